@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import copy
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -10,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from rdkit import Chem
 
 from graphcnf.compute.parallel import available_cores
 from graphcnf.datasets.references import HELD_OUT, OFFICIAL, Rows, held_out, load_reference
 from graphcnf.datasets.smiles_file import load_smiles_file
 from graphcnf.errors import UserError, require, say
-from graphcnf.evaluation import measures
 from graphcnf.evaluation.metrics import COMPARED, Feature, chosen_metrics, features_of
 from graphcnf.evaluation.statistics import Comparison, compare, set_statistics
 from graphcnf.evaluation.summary import (
@@ -24,13 +26,15 @@ from graphcnf.evaluation.summary import (
     Records,
     Summary,
     look_at,
+    mean_and_sd,
     score_chunk,
     share,
     summarize_blocks,
 )
 from graphcnf.evaluation.tables import Distances, Evaluation
-from graphcnf.graphs import GraphCNF
-from graphcnf.graphs.record_blocks import together_on
+from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
+from graphcnf.graphs.isomorphism import isomorphic, labelling_bits
+from graphcnf.graphs.record_blocks import batches, together_on
 from graphcnf.limits import check_integer, check_seed, check_temperature
 from graphcnf.molecules.codec import UnparsableSmiles, dropped, parse, quiet
 from graphcnf.molecules.flow import MoleculeFlow
@@ -43,6 +47,9 @@ from graphcnf.sampling.records import draw_block, first_blocks, sampling_process
 
 if TYPE_CHECKING:
     from graphcnf.compute.parallel import Cluster
+
+BATCH = 128
+"""Held-out graphs that are measured together."""
 
 MEASURED = 2000
 """Held-out molecules whose reconstruction and likelihood are measured."""
@@ -396,7 +403,7 @@ def _evaluate_model(
     training = model.metadata.get("training", {})
     result.figures = {
         "name": name,
-        **measures.mean_and_sd(runs),
+        **mean_and_sd(runs),
         **fixed,
         "temperature": temperature,
         "seed": seeds[0] if len(seeds) == 1 else ",".join(map(str, seeds)),
@@ -451,7 +458,7 @@ def _held_out_figures(
         return figures
     chosen = dataset.take(held_out(dataset, reconstruct)).graphs
     if len(chosen):
-        figures["reconstruction"] = measures.reconstruction(model, chosen)
+        figures["reconstruction"] = reconstruction(model, chosen)
         figures["reconstruction_molecules"] = len(chosen)
         notes.append(
             "reconstruction: the share of held-out molecules whose latents decode to the same "
@@ -459,9 +466,62 @@ def _held_out_figures(
         )
     chosen = dataset.take(held_out(dataset, likelihood)).graphs
     if len(chosen):
-        figures |= measures.bits(model, chosen)
+        figures |= bits(model, chosen)
         figures["bits_molecules"] = len(chosen)
         notes.append(
             f"bits: upper bounds for {len(chosen):,} held-out molecules, given the number of atoms."
         )
     return figures
+
+
+def bits(model: GraphCNF, graphs: PackedGraphs, seed: int = 0) -> dict[str, float]:
+    """Return mean bits per node and per molecule, given the number of nodes, from one draw.
+
+    Means of per-molecule figures; an upper bound where the model's likelihood is a lower one. For a
+    model without a node order, the bits per molecule are those of the molecule, not of one of its
+    labellings; the bits per node, as published, are those of a labelling.
+    """
+    total = np.zeros(len(graphs))
+    with _fixed_noise(model, seed):
+        for chosen in batches(graphs.node_counts, size=BATCH):
+            batch = GraphBatch.collate(graphs, chosen).to(model.device)
+            total[chosen] = -model.log_prob(batch).cpu().double().numpy() / np.log(2)
+    spent = 0 if model.ordered else labelling_bits(graphs).mean()
+    return {
+        "bits_per_node": float((total / graphs.node_counts).mean()),
+        "bits_per_molecule": float(total.mean() - spent),
+    }
+
+
+def reconstruction(
+    model: GraphCNF, graphs: PackedGraphs, seed: int = 0, *, double: bool = True
+) -> float:
+    """Return the share of graphs whose latents decode to the same graph, in float64 or float32.
+
+    A graph that comes back with other numbers of its nodes is the same graph.
+    """
+    exact, same = copy.deepcopy(model), 0
+    if double and model.device.type == "mps":  # which has no float64
+        exact = exact.cpu()
+    exact = exact.double() if double else exact.float()
+    with _fixed_noise(model, seed):
+        for chosen in batches(graphs.node_counts, size=BATCH):
+            batch = GraphBatch.collate(graphs, chosen).to(exact.device)
+            decoded = exact.decode(exact.encode(batch), batch.mask).cleared()
+            nodes = ((decoded.node_types == batch.node_types) & (decoded.mask == batch.mask)).all(1)
+            equal = nodes & (decoded.bonds == batch.bonds).flatten(1).all(1)
+            one, other = batch.to_packed(), decoded.to_packed()
+            same += sum(
+                yes or isomorphic(one.graph(k), other.graph(k))
+                for k, yes in enumerate(equal.tolist())
+            )
+    return same / len(graphs)
+
+
+@contextmanager
+def _fixed_noise(model: GraphCNF, seed: int) -> Iterator[None]:
+    """Let the encoder draw the same noise every time, and keep the caller's random state."""
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.no_grad(), torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        yield

@@ -6,8 +6,9 @@ Uniqueness is distinct / valid, novelty is (valid and not in the training set) /
 
 from __future__ import annotations
 
+import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -155,6 +156,24 @@ def figure_key(convention: str, name: str) -> str:
 def share(part: float, whole: int) -> float:
     """Return a fraction, 0 where there is nothing."""
     return part / whole if whole else 0.0
+
+
+def mean_and_sd(summaries: Sequence[dict]) -> dict[str, Any]:
+    """Return means over seeds; with more than one, standard deviations (n - 1) as `<name>_sd`.
+
+    Counts are means, too, rounded to whole numbers.
+    """
+    if len(summaries) == 1:
+        return dict(summaries[0])
+    result: dict[str, Any] = {}
+    for name, first in summaries[0].items():
+        values = [summary[name] for summary in summaries]
+        result[name] = None if None in values else first
+        if None not in values and isinstance(first, float):
+            result |= {name: statistics.fmean(values), f"{name}_sd": statistics.stdev(values)}
+        elif None not in values and isinstance(first, int):
+            result[name] = round(statistics.fmean(values))
+    return result
 
 
 def summarize_blocks(

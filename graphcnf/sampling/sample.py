@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from graphcnf.compute.cpu import environment
 from graphcnf.compute.parallel import WorkerDied, ordered_map
+from graphcnf.compute.partial_file import PartialFile, fingerprint, partial_file
 from graphcnf.compute.progress import progress_bar
 from graphcnf.compute.signals import termination_raises
 from graphcnf.errors import UserError, say
@@ -21,7 +22,6 @@ from graphcnf.molecules.filters import passing_shares, passing_text
 from graphcnf.molecules.hashing import HashSet
 from graphcnf.molecules.standardize import protonation_hash
 from graphcnf.sampling.formats import Conversion, entries, header
-from graphcnf.sampling.partial_file import PartialFile, fingerprint, partial_file
 from graphcnf.sampling.records import (
     Recipe,
     Record,

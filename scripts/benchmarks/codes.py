@@ -12,7 +12,7 @@ from rdkit import Chem
 
 from graphcnf.datasets import references
 from graphcnf.errors import UserError
-from graphcnf.evaluation import measures
+from graphcnf.evaluation.evaluate import reconstruction
 from graphcnf.evaluation.formats import Column, number, percent, text
 from graphcnf.graphs import GraphBatch, GraphCNF
 from graphcnf.graphs.batch import PackedGraphs
@@ -57,7 +57,7 @@ def codes(
     if reconstruct:
         graphs = dataset.graphs.subset(references.held_out(dataset, reconstruct))
         for double in (True, False):
-            back = measures.reconstruction(loaded, graphs, double=double)
+            back = reconstruction(loaded, graphs, double=double)
             failed = round((1 - back) * len(graphs))
             what = f"come back in float{64 if double else 32}: all but {failed} of {len(graphs):,}"
             rows.append({"what": what, "share": back})

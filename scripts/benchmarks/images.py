@@ -23,7 +23,7 @@ from graphcnf.compute.files import expand_user
 from graphcnf.datasets.images import ImageDataset, images_of_model, read_digits
 from graphcnf.errors import UserError
 from graphcnf.evaluation.formats import Column, Row, number, text
-from graphcnf.evaluation.measures import mean_and_sd
+from graphcnf.evaluation.summary import mean_and_sd
 from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.images.model import BLOCK
 from graphcnf.images.pictures import write_grid

@@ -8,7 +8,7 @@ from typing import Any
 from graphcnf.datasets.sets import TASKS
 from graphcnf.errors import UserError
 from graphcnf.evaluation.formats import Column, number, text
-from graphcnf.evaluation.measures import mean_and_sd
+from graphcnf.evaluation.summary import mean_and_sd
 from graphcnf.scripts.benchmarks.runner import (
     Out,
     Places,

@@ -16,7 +16,7 @@ from graphcnf.compute.files import expand_user
 from graphcnf.datasets import references
 from graphcnf.datasets.molecules import MoleculeDataset
 from graphcnf.errors import require
-from graphcnf.evaluation import measures
+from graphcnf.evaluation.evaluate import bits, reconstruction
 from graphcnf.evaluation.formats import Column, number, percent, text, turned
 from graphcnf.evaluation.statistics import compare, set_statistics
 from graphcnf.evaluation.summary import look_at
@@ -145,10 +145,10 @@ def _row(
     ])  # fmt: skip
     return {
         "model": run.path.parent.name,
-        "bits": measures.bits(model, graphs)["bits_per_molecule"] + size_bits,
+        "bits": bits(model, graphs)["bits_per_molecule"] + size_bits,
         "temperature": temperature,
         "parallel": "yes" if model.steps.parallel else "no",
-        "reconstruction": measures.reconstruction(model, graphs),
+        "reconstruction": reconstruction(model, graphs),
         **_figures(
             model, rate, [evaluate_records(part, dataset.vocabulary) for part in drawn], dataset
         ),

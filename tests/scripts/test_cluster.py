@@ -22,9 +22,9 @@ from graphcnf.compute.parallel import (
     ordered_map,
     parallel_map,
 )
+from graphcnf.compute.partial_file import PartialFile
 from graphcnf.optimization.objectives import Goal
 from graphcnf.optimization.oracle import Oracle
-from graphcnf.sampling.partial_file import PartialFile
 
 dask = pytest.importorskip("dask")
 distributed = pytest.importorskip("distributed")

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from graphcnf.sampling import partial_file as partial
+from graphcnf.compute import partial_file as partial
+from graphcnf.compute.partial_file import PartialFile
 from graphcnf.sampling.formats import KINDS
-from graphcnf.sampling.partial_file import PartialFile
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from graphcnf.compute import parallel
-from graphcnf.sampling.partial_file import PartialFile, partial_file
+from graphcnf.compute.partial_file import PartialFile, partial_file
 
 RUN = "import sys; from graphcnf.scripts.cli import main; main(sys.argv[1:])"
 

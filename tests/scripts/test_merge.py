@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from graphcnf.compute.partial_file import PartialFile
 from graphcnf.graphs.record_blocks import block_count, blocks, share_of
 from graphcnf.molecules.standardize import protonation_hash
 from graphcnf.sampling import shards as parts
-from graphcnf.sampling.partial_file import PartialFile
 
 NUMBER = 2100
 """Graphs in 5 blocks."""

@@ -9,9 +9,9 @@ from contextlib import suppress
 
 import pytest
 
+from graphcnf.compute import partial_file as partial
+from graphcnf.compute.partial_file import fingerprint, partial_file
 from graphcnf.errors import UserError
-from graphcnf.sampling import partial_file as partial
-from graphcnf.sampling.partial_file import fingerprint, partial_file
 
 NAME = fingerprint({"seed": 0})
 PIECES = [f"piece {k} {'ä' * k}\n" for k in range(4)]
@@ -161,7 +161,7 @@ def test_the_lock_of_a_killed_process_keeps_nobody_out(folder):
     target = folder / "x.csv"
     program = (
         "import sys, time; from pathlib import Path\n"
-        "from graphcnf.sampling.partial_file import partial_file\n"
+        "from graphcnf.compute.partial_file import partial_file\n"
         "with partial_file(Path(sys.argv[1]), sys.argv[2]) as file:\n"
         "    file.commit(sys.argv[3], {'pieces': 1}); print(flush=True); time.sleep(60)\n"
     )

@@ -21,7 +21,6 @@ from typing import Any
 
 from graphcnf.compute.files import file_lock, inside, open_kept, open_new, read_json
 from graphcnf.errors import UserError
-from graphcnf.sampling.formats import Conversion
 
 READ = 1 << 20
 DIGITS = 16
@@ -118,7 +117,9 @@ class PartialFile:
         return [path for path in found if path not in self._own]
 
     def finish(
-        self, convert: Conversion = None, beside: Callable[[Path], None] | None = None
+        self,
+        convert: Callable[[Path, Path], None] | None = None,
+        beside: Callable[[Path], None] | None = None,
     ) -> None:
         """Give the file its name, and delete what is left beside it.
 
