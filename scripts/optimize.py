@@ -133,17 +133,19 @@ def optimize(
     from graphcnf.compute.parallel import open_workers
     from graphcnf.molecules.flow import MoleculeFlow
     from graphcnf.optimization.objectives import Goal
+    from graphcnf.optimization.run import forget_search
     from graphcnf.optimization.run import optimize as run
 
     goal, flow = Goal.of(score), MoleculeFlow(options.load_model(model))
     leads = _leads(start, flow, standardize) if start is not None else []
     seconds, began = TIMEOUT if timeout is None else timeout, time.perf_counter()
     folder = expand_user(folder or Path("runs", "optimize", f"{_label(score)}-seed-{seed}"))
+    if restart:
+        forget_search(folder)
     with open_workers(cluster, workers) as engine:
         result = run(
             goal, model=flow, budget=budget, seed=seed, folder=folder, start=leads,
-            settings=settings, restart=restart, fragment=fragment, filters=filters,
-            workers=engine, timeout=seconds,
+            settings=settings, fragment=fragment, filters=filters, workers=engine, timeout=seconds,
             stop_on_error=on_error == "stop", note=lambda line: say(f"note: {line}"),
         )  # fmt: skip
     _write(result, None if everything else number or NUMBER, diverse, kind, out)

@@ -11,9 +11,10 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from rdkit import Chem
 from rdkit.DataStructs import BulkTanimotoSimilarity
 from rdkit.ML.Cluster import Butina
 
-from graphcnf.compute.files import claim, file_lock, inside, replace_file
+from graphcnf.compute.files import claim, file_lock, inside, is_claimed, replace_file
 from graphcnf.compute.progress import progress_bar
 from graphcnf.errors import UserError
 from graphcnf.graphs.record_blocks import one_thread
@@ -43,6 +44,9 @@ from graphcnf.pretrained import read_tensors
 
 if TYPE_CHECKING:
     import pandas as pd
+
+STATE, LOCK = "state.safetensors", "run.lock"
+"""Files of a run's folder: the state of the search, and one that is locked while it runs."""
 
 CHECKPOINT_SECONDS = 30.0
 
@@ -130,7 +134,6 @@ def optimize(
     folder: str | Path | None = None,
     start: Sequence[str] = (),
     settings: SearchSettings | None = None,
-    restart: bool = False,
     fragment: tuple[str, str] | None = None,
     filters: Filters = NO_FILTERS,
     **calls: Any,
@@ -147,7 +150,6 @@ def optimize(
         folder: Folder of calls and state, to go on after an interruption; None for a temporary one.
         start: SMILES to score first, whatever the fragment and the filters are.
         settings: Settings of the search.
-        restart: Begin again where the folder holds another run of the score; its answers stay.
         fragment: Task and fragment of `MoleculeFlow.grow`, as ("decorate", "[*:1]c1ccccc1"), that
             all other molecules hold.
         filters: Filters that all other molecules pass.
@@ -177,16 +179,36 @@ def optimize(
     with ExitStack() as stack:
         folder = Path(folder or stack.enter_context(TemporaryDirectory(prefix="graphcnf-")))
         claim(folder, "optimization")
-        stack.enter_context(file_lock(inside(folder, "run.lock"), folder))
+        stack.enter_context(file_lock(inside(folder, LOCK), folder))
         oracle = stack.enter_context(Oracle(goal, folder, **calls))
-        state = inside(folder, "state.safetensors")
+        state = inside(folder, STATE)
         rules = [list(fragment or ()), filters.identity] if fragment or filters else []
         identity = run_identity(goal, flow, settings, seed, start, rules)
-        if state.exists() and not restart:
+        if state.exists():
             _load(state, identity, search, oracle.answers)
         stack.enter_context(one_thread(flow.model.device))
-        show = stack.enter_context(progress_bar("calls", budget))
-        saved, without = time.monotonic(), 0
+        _search(search, oracle, budget, partial(_save, state, identity, search))
+        answers = [oracle.answers[s] for s in search.memory.smiles]
+    return OptimizationResult(
+        answers, search.memory.sources, oracle.calls, MoleculeFlow(policy.model)
+    )
+
+
+def forget_search(folder: Path) -> None:
+    """Drop the state of the search in a folder, so that the next one begins again; answers stay.
+
+    Raises:
+        UserError: The folder holds something else, or another process is writing it.
+    """
+    if is_claimed(folder, "optimization"):
+        with file_lock(inside(folder, LOCK), folder):
+            inside(folder, STATE).unlink(missing_ok=True)
+
+
+def _search(search: Search, oracle: Oracle, budget: int, save: Callable[[], None]) -> None:
+    """Propose and score molecules until the budget is spent, or nothing new is proposed."""
+    saved, without = time.monotonic(), 0
+    with progress_bar("calls", budget) as show:
         while len(search.memory) < budget and without < PATIENCE:
             proposed = search.propose(budget - len(search.memory))
             if not proposed:
@@ -199,16 +221,12 @@ def optimize(
             search.learn(proposed, [answer.score for answer in answers])
             show(len(search.memory))
             if time.monotonic() - saved > CHECKPOINT_SECONDS:
-                _save(state, identity, search)
+                save()
                 saved = time.monotonic()
-        if without:
-            made = f"{len(search.memory):,} calls"
-            oracle.note(f"no new molecules after {made}: the search has ended")
-        _save(state, identity, search)
-        answers = [oracle.answers[s] for s in search.memory.smiles]
-    return OptimizationResult(
-        answers, search.memory.sources, oracle.calls, MoleculeFlow(policy.model)
-    )
+    if without:
+        made = f"{len(search.memory):,} calls"
+        oracle.note(f"no new molecules after {made}: the search has ended")
+    save()
 
 
 def _load(path: Path, identity: str, search: Search, answers: Mapping[str, Answer]) -> None:

@@ -112,53 +112,61 @@ def finetune(
         True
     """
     require("lightning", "training", "train")
-    import tomli_w
-
     from graphcnf.training.loop import fit
 
     out, before = Path(out), flow
     say = say if is_main() else lambda line: None
     flow, data = _prepared(flow, data)
-    learned, held_out, new = len(data.split("train")), len(data.split("test")), _news(before, flow)
-    others = f"{held_out:,} held out" if held_out else "each held out once by cross-validation"
-    say(f"{len(data):,} molecules: {learned:,} to learn from, {others}")
-    known = "the weights have a category for all in them"
-    say(f"new to the weights: {'; '.join(new)}" if new else known)
+    new = _news(before, flow)
+    _say_data(data, new, say)
     request = _request(before, data, minutes=minutes, seed=seed, settings=settings)
-    resume, config = _resumable(out, request), inside(out, "config.toml")
+    resume = _resumable(out, request)
     if resume:
-        chosen = TrainingSettings.from_dict(load_config(config)["training"])
+        config = load_config(inside(out, "config.toml"))
+        chosen = TrainingSettings.from_dict(config["training"])
     else:
         check("fine-tuning", settings or {}, TrainingSettings)
         lacking = flow.vocabulary != before.vocabulary
-        options = {**(settings or {}), "new": lacking, "held_out": held_out, "seed": seed}
-        chosen = plan(learned, **options)
-        if minutes is not None:
-            # Steps, not seconds, so that a run that is killed and goes on ends with the same bytes.
-            most = _steps_within(minutes, _experiment(flow, data, chosen.batch_size), chosen)
-            chosen = plan(learned, **{**options, "steps": min(most, chosen.steps or most)})
+        chosen = _planned(flow, data, minutes, {**(settings or {}), "new": lacking, "seed": seed})
     say(
         f"plan: up to {chosen.steps} steps of {chosen.batch_size} molecules, learning rate "
         f"{chosen.learning_rate:g} after {chosen.warmup_steps} steps, average over the last "
         f"{chosen.ema_horizon:g}, {chosen.patience} worse evaluations end it"
     )
     if not resume:
-        claim(out, "training")
-        replace_file(config, tomli_w.dumps({"training": chosen.to_dict()}).encode())
-        replace_file(inside(out, REQUEST), (json.dumps(request, indent=1) + "\n").encode())
+        _begin(out, request, chosen)
     result = fit(_experiment(flow, data, chosen.batch_size), chosen, out, resume)
     leave_unless_main()
     if not result.finished:
         return FineTuning(flow, {}, [], result.signal)
-    flow = MoleculeFlow.from_pretrained(inside(out, "model"))
-    # Any of them: a file may be sorted by size.
-    scored = np.random.default_rng(0).permutation(data.split("train"))[:1000]
-    flow.learn_percentiles(data.graphs.subset(scored))
-    flow.save_pretrained(out / "model")
+    flow = _with_percentiles(inside(out, "model"), data)
     figures = _figures(data, chosen, result) | {"new": new, "seed": seed}
     if samples:
         figures |= _sampled(before, flow, data, features, samples, seed)
     return FineTuning(flow, figures, _story(figures))
+
+
+def _planned(
+    flow: MoleculeFlow, data, minutes: float | None, options: dict[str, Any]
+) -> TrainingSettings:
+    """Return the `plan` for the molecules of a data set, with fewer steps where time is short."""
+    learned, options = len(data.split("train")), {**options, "held_out": len(data.split("test"))}
+    chosen = plan(learned, **options)
+    if minutes is None:
+        return chosen
+    # Steps, not seconds, so that a run that is killed and goes on ends with the same bytes.
+    most = _steps_within(minutes, _experiment(flow, data, chosen.batch_size), chosen)
+    return plan(learned, **{**options, "steps": min(most, chosen.steps or most)})
+
+
+def _with_percentiles(folder: Path, data) -> MoleculeFlow:
+    """Return the model in a folder, once its percentiles are those of the learned molecules."""
+    flow = MoleculeFlow.from_pretrained(folder)
+    # Any of them: a file may be sorted by size.
+    scored = np.random.default_rng(0).permutation(data.split("train"))[:1000]
+    flow.learn_percentiles(data.graphs.subset(scored))
+    flow.save_pretrained(folder)
+    return flow
 
 
 def _figures(data, chosen: TrainingSettings, result) -> dict[str, Any]:
@@ -341,6 +349,25 @@ def _resumable(out: Path, request: dict[str, Any]) -> bool:
         other = ", ".join(k for k, v in request.items() if stored.get(k) != v) or "arguments"
         raise UserError(f"{out} holds a run with other {other}: choose another folder")
     return True
+
+
+def _say_data(data, new: list[str], say: Callable[[str], None]) -> None:
+    """Say how many molecules are learned and held out, and what the weights lack."""
+    learned, held_out = len(data.split("train")), len(data.split("test"))
+    others = f"{held_out:,} held out" if held_out else "each held out once by cross-validation"
+    say(f"{len(data):,} molecules: {learned:,} to learn from, {others}")
+    known = "the weights have a category for all in them"
+    say(f"new to the weights: {'; '.join(new)}" if new else known)
+
+
+def _begin(out: Path, request: dict[str, Any], chosen: TrainingSettings) -> None:
+    """Make the folder of a run, with its settings and its arguments."""
+    import tomli_w
+
+    claim(out, "training")
+    config = tomli_w.dumps({"training": chosen.to_dict()})
+    replace_file(inside(out, "config.toml"), config.encode())
+    replace_file(inside(out, REQUEST), (json.dumps(request, indent=1) + "\n").encode())
 
 
 def _experiment(flow: MoleculeFlow, data, batch_size: int) -> Experiment:

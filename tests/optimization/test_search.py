@@ -17,7 +17,7 @@ from graphcnf.graphs import GraphCNF
 from graphcnf.molecules.codec import canonical_smiles
 from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.optimization.policy import Policy
-from graphcnf.optimization.run import optimize
+from graphcnf.optimization.run import forget_search, optimize
 from graphcnf.optimization.search import (
     ReplayMemory,
     SearchSettings,
@@ -144,7 +144,8 @@ def test_an_interrupted_run_comes_to_the_same_molecules(flow, tmp_path, monkeypa
     assert more.answers[:50] == whole.answers and more.paid == 10
     with pytest.raises(UserError, match="a run with other options"):
         optimize(score, folder=tmp_path / "broken", **{**how, "seed": 4})
-    again = optimize(score, folder=tmp_path / "broken", restart=True, **{**how, "seed": 4})
+    forget_search(tmp_path / "broken")
+    again = optimize(score, folder=tmp_path / "broken", **{**how, "seed": 4})
     assert again.paid == len(again) - len(
         {a.smiles for a in again.answers} & {a.smiles for a in more.answers}
     )
