@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+from platformdirs import user_cache_dir
 
 from graphcnf.compute.files import expand_user, leftovers, open_input, replace_file
 from graphcnf.errors import say
@@ -29,7 +30,6 @@ def cache_folder() -> Path:
     chosen = os.environ.get("GRAPHCNF_CACHE")
     if chosen:
         return expand_user(chosen)
-    from platformdirs import user_cache_dir
 
     return Path(user_cache_dir("graphcnf", appauthor=False))
 

@@ -14,6 +14,9 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as save_arrays
+from safetensors.torch import save
 from torch import nn
 
 from graphcnf.compute.files import (
@@ -72,9 +75,6 @@ def save_model(
         half: Round parameters to float16, for half the size; they are loaded in float32.
         **arrays: Further arrays, each written to a safetensors file of its name.
     """
-    from safetensors.numpy import save as save_arrays
-    from safetensors.torch import save
-
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
@@ -238,8 +238,6 @@ def read_tensors(path: Path, framework: str = "pt") -> tuple[dict[str, Any], dic
         OSError: There is no such file, or it is no regular one.
         ValueError: It is damaged, or has more than `LARGEST_TENSORS`.
     """
-    from safetensors import SafetensorError, safe_open
-
     with open_input(path) as content:
         length = int.from_bytes(content.read(8), "little")
         if length > LARGEST_TEXT:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_type_hints
 
 import typer
 
+from graphcnf.compute.parallel import check_cluster
 from graphcnf.errors import UserError, say
 from graphcnf.limits import (
     LARGEST_COUNT,
@@ -23,6 +24,7 @@ from graphcnf.limits import (
     check_seed,
     check_temperature,
 )
+from graphcnf.molecules.vocabulary import MoleculeVocabulary
 
 if TYPE_CHECKING:
     from graphcnf.graphs import GraphCNF
@@ -375,7 +377,6 @@ def load_model(name: str, device: str = "cpu", *, support: bool = True) -> Graph
     """
     from graphcnf.baselines.image_models import is_image_model
     from graphcnf.graphs import GraphCNF
-    from graphcnf.molecules.vocabulary import MoleculeVocabulary
 
     if is_image_model(name):
         raise UserError(f"{name} is a model of images: its commands are graphcnf images ...")
@@ -402,7 +403,6 @@ def check_cluster_options(cluster: str | None, workers: int | None, device: str)
     """Raise `typer.BadParameter` where --cluster is wrong, or does not fit the other options."""
     if cluster is None:
         return
-    from graphcnf.compute.parallel import check_cluster
 
     if device != "cpu":
         raise typer.BadParameter("workers of --cluster draw on CPUs", param_hint="'--device'")

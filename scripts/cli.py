@@ -10,6 +10,7 @@ from importlib import import_module
 
 import typer
 
+from graphcnf import __version__
 from graphcnf.compute.signals import interrupts_heard
 from graphcnf.errors import UserError, say
 from graphcnf.scripts._output import ReaderGone, StreamFailed
@@ -24,8 +25,6 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from graphcnf import __version__
-
         print(f"graphcnf {__version__}")
         raise typer.Exit
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from graphcnf import datasets
+from graphcnf.compute.parallel import Workers, open_workers
 from graphcnf.datasets import MOLECULES
 from graphcnf.errors import UserError, say
 from graphcnf.evaluation.formats import json_text, markdown, text
 from graphcnf.scripts import _options as options
 from graphcnf.scripts._output import write_text
-
-if TYPE_CHECKING:
-    from graphcnf.compute.parallel import Workers
 
 app = typer.Typer(
     help="List data sets, prepare them, show their info and check them.", no_args_is_help=True
@@ -56,8 +55,6 @@ def prepare(
     cluster: options.Cluster = None,
 ) -> None:
     """Encode a data set's molecules as graphs and cache them, unless that is done."""
-    from graphcnf.compute.parallel import open_workers
-
     options.check_cluster_options(cluster, workers, "cpu")
     with open_workers(cluster, workers) as engine:
         dataset = _load(name, column, engine)
@@ -119,8 +116,6 @@ def check(
 
 
 def _load(name: str, column: str | None, workers: Workers = None):
-    from graphcnf import datasets
-
     if name in MOLECULES:
         if column is not None:
             raise typer.BadParameter("--column goes with a file")

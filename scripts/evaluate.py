@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 import graphcnf
+from graphcnf.compute.parallel import open_workers
 from graphcnf.scripts import _options as options
 from graphcnf.scripts import _output as output
 from graphcnf.scripts._options import option
@@ -92,7 +93,6 @@ def evaluate(
     Validity in four conventions, uniqueness, novelty, reconstruction and
     distances to held-out molecules, with those of the training data.
     """
-    from graphcnf.compute.parallel import open_workers
     from graphcnf.evaluation.evaluate import Reference
     from graphcnf.evaluation.metrics import METRICS
     from graphcnf.evaluation.summary import Records

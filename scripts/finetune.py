@@ -9,7 +9,9 @@ import typer
 
 from graphcnf.compute.files import expand_user
 from graphcnf.errors import UserError, say
+from graphcnf.evaluation.formats import markdown, text
 from graphcnf.scripts import _options as options
+from graphcnf.scripts._output import json_text, write_text
 from graphcnf.training.settings import apply_overrides
 
 
@@ -87,7 +89,6 @@ def finetune(
     from graphcnf.molecules.flow import MoleculeFlow
     from graphcnf.molecules.properties import has_pattern, has_property
     from graphcnf.molecules.standardize import deviations
-    from graphcnf.scripts._output import json_text, write_text
     from graphcnf.training.finetuning import finetune as fine_tune
 
     features = [*map(has_pattern, smarts or []), *map(has_property, properties or [])]
@@ -119,8 +120,6 @@ def finetune(
 
 def _table(figures: dict) -> str:
     """Return a table of the figures before and after, and those of the molecules themselves."""
-    from graphcnf.evaluation.formats import markdown, text
-
     held_out = f" of {figures['folds']} folds" if figures["folds"] else ""
     bits = f"bits per molecule, {figures['evaluated']:,} held out{held_out}, number of atoms given"
     rows = [(bits, figures["bits_per_molecule"], "{:.2f}")]

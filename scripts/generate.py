@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
+from graphcnf.compute.parallel import open_workers
 from graphcnf.errors import UserError, say
 from graphcnf.limits import LARGEST_COUNT, MOST_CANDIDATES
 from graphcnf.sampling.formats import columns_of, conversion, entries, open_lines, plain_kind
@@ -147,7 +148,6 @@ def generate(
     if workers is not None and workers > 1 and network.device.type != "cpu":
         raise typer.BadParameter("on a GPU one process draws", param_hint="'--workers'")
 
-    from graphcnf.compute.parallel import open_workers
     from graphcnf.molecules.properties import conditions_of, outside_training
     from graphcnf.molecules.stereo_flow import stereo_of
     from graphcnf.sampling.records import Recipe, model_digest

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from graphcnf.compute.files import expand_user
+from graphcnf.compute.parallel import open_workers
 from graphcnf.errors import UserError, say
 from graphcnf.sampling.formats import WRITERS, columns_of, conversion, header, plain_kind
 from graphcnf.scripts import _options as options
@@ -130,7 +132,6 @@ def optimize(
     fragment, filters = around.task(), chosen.filters()
     settings, save = parse_settings(assignments or []), _checked_folder(save)
 
-    from graphcnf.compute.parallel import open_workers
     from graphcnf.molecules.flow import MoleculeFlow
     from graphcnf.optimization.objectives import Goal
     from graphcnf.optimization.run import forget_search
@@ -168,8 +169,6 @@ def parse_settings(assignments: list[str]) -> SearchSettings:
     Raises:
         typer.BadParameter: There is no such setting, or the value has another type.
     """
-    from dataclasses import fields
-
     from graphcnf.optimization.search import SearchSettings
 
     types = {f.name: type(f.default) for f in fields(SearchSettings)}

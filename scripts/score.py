@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from graphcnf.compute.parallel import open_workers
 from graphcnf.errors import say
 from graphcnf.limits import LARGEST_ORDERS
 from graphcnf.scripts import _options as options
@@ -56,7 +57,6 @@ def score(
     shown = "standard input" if file == "-" else file
     records = read_smiles(shown, column=column, content=content, others=True)
 
-    from graphcnf.compute.parallel import open_workers
     from graphcnf.molecules.flow import MoleculeFlow
     from graphcnf.molecules.standardize import deviations
 

@@ -24,6 +24,9 @@ from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
 from graphcnf.graphs.record_blocks import RecordNoise, one_thread
 from graphcnf.limits import MOST_CANDIDATES, check_integer, check_range
 from graphcnf.molecules import codec
+from graphcnf.molecules.analogs import analogs_of
+from graphcnf.molecules.drawing import draw_svg
+from graphcnf.molecules.growth import Growth, read_fragment
 from graphcnf.molecules.properties import conditions_of, nearest_of
 from graphcnf.molecules.standardize import GROUPS, charge_states, parse_standardized
 from graphcnf.molecules.stereo import Code, Frame, encode
@@ -77,8 +80,6 @@ class MoleculeSample(Sequence):
         return pd.DataFrame({"record": range(len(self)), "smiles": self.smiles, "valid": valid})
 
     def _repr_html_(self) -> str:
-        from graphcnf.molecules.drawing import draw_svg
-
         valid = [(record, s) for record, s in enumerate(self.smiles) if s is not None]
         cells = [
             "<div style='display:inline-block;text-align:center;font-size:11px'>"
@@ -198,8 +199,6 @@ class MoleculeFlow:
             **options: `seed`, `temperature`, `atoms`, `particles` and `filters`
                 (`graphcnf.molecules.growth.Growth`).
         """
-        from graphcnf.molecules.growth import Growth, read_fragment
-
         part = read_fragment(fragment, task, self.vocabulary)
         return self._taken(Growth(self.model, self.vocabulary, part, **options), n, stereo)
 
@@ -211,8 +210,6 @@ class MoleculeFlow:
         With `stereo`, marks of the molecule stay where it stays, and the others are drawn. Options
         are those of `graphcnf.molecules.analogs.analogs_of`, such as `keep` and `similar`.
         """
-        from graphcnf.molecules.analogs import analogs_of
-
         return self._taken(analogs_of(self, molecule, **options), n, stereo)
 
     def _taken(self, search, n: int, stereo: bool) -> MoleculeSample:

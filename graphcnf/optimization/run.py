@@ -20,6 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import safetensors.torch
 import torch
 from rdkit import Chem
@@ -91,8 +92,6 @@ class OptimizationResult:
         Where `diverse`, of each cluster of the `CLUSTERED` best the first one alone.
         Columns: `call` (from 1), `smiles`, `score`, one per objective, `source`, of all `error`.
         """
-        import pandas as pd
-
         rows = [{"smiles": a.smiles, "score": a.score, **a.values} for a in self.answers]
         frame = pd.DataFrame(rows, columns=None if rows else ["smiles", "score"])
         frame.insert(0, "call", range(1, len(rows) + 1))

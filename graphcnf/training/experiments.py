@@ -17,6 +17,8 @@ import torch
 
 import graphcnf.baselines  # noqa: F401  (its graph models can be trained by name)
 from graphcnf import datasets
+from graphcnf.baselines.image_models import image_model_class
+from graphcnf.categorical import SetFlow
 from graphcnf.compute.cpu import memory
 from graphcnf.compute.files import (
     RUN_MARK,
@@ -27,9 +29,16 @@ from graphcnf.compute.files import (
     replace_file,
 )
 from graphcnf.compute.parallel import chunked
+from graphcnf.datasets.cache import cached
+from graphcnf.datasets.coloring import load_coloring
+from graphcnf.datasets.images import load_images
+from graphcnf.datasets.molecules import cache_path
+from graphcnf.datasets.sets import TASKS
 from graphcnf.errors import UserError, require, suggest
 from graphcnf.graphs import GraphBatch, GraphCNF
 from graphcnf.graphs.model import model_class
+from graphcnf.graphs.networks import condition_tables
+from graphcnf.images import MODELS, ConvolutionNetwork, ImageFlow
 from graphcnf.limits import Range, is_integer, limited_parameters
 from graphcnf.molecules.vocabulary import CODEC_VERSION, MoleculeVocabulary
 from graphcnf.training.arguments import call, check
@@ -138,8 +147,6 @@ def _of_molecules(name: str, model: dict, data: dict, settings: TrainingSettings
     if network is not None:
         _check_known(network, model["start"], dataset)
     if names is not None:
-        from graphcnf.graphs.networks import condition_tables
-
         dataset = replace(dataset, targets=property_values(dataset, names))
         tables = condition_tables(names, dataset.targets[train]) if learns_conditions else None
     metadata = {
@@ -202,8 +209,6 @@ def _property_names(names: Any) -> list[str]:
 
 def property_values(dataset: MoleculeDataset, names: Sequence[str]) -> np.ndarray:
     """Return properties of every molecule, (M, P) float64, from the cache where they are known."""
-    from graphcnf.datasets.cache import cached
-    from graphcnf.datasets.molecules import cache_path
     from graphcnf.molecules.properties import property_table
 
     def compute() -> dict[str, np.ndarray]:
@@ -259,8 +264,6 @@ def _loaded(load: Callable, options: dict, **known) -> Any:
 
 
 def _sets(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
-    from graphcnf.categorical import SetFlow
-    from graphcnf.datasets.sets import TASKS
 
     task = data.pop("task", "shuffling")
     if not isinstance(task, str) or task not in TASKS:
@@ -274,7 +277,6 @@ def _sets(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
 
 def _coloring(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
     from graphcnf.coloring import ColoringFlow
-    from graphcnf.datasets.coloring import load_coloring
 
     check("[model]", model, ColoringFlow, fixed=("colors",))
     dataset = _loaded(load_coloring, data)
@@ -295,9 +297,6 @@ def _stereo(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
 
 
 def _images(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
-    from graphcnf.baselines.image_models import image_model_class
-    from graphcnf.datasets.images import load_images
-    from graphcnf.images import MODELS, ConvolutionNetwork, ImageFlow
 
     shift, size = data.pop("shift", 0), settings.batch_size
     if not (is_integer(shift) and shift in Range(0, 1000)):

