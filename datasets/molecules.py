@@ -114,10 +114,12 @@ class MoleculeDataset:
         owners = np.repeat(np.arange(len(graphs)), graphs.node_counts)
         sizes = {
             f"{what}_per_molecule": {
-                "least": int(counts.min()), "mean": float(counts.mean()), "most": int(counts.max()),
+                "least": int(counts.min()),
+                "mean": float(counts.mean()),
+                "most": int(counts.max()),
             }
             for what, counts in (("atoms", graphs.node_counts), ("bonds", graphs.edge_counts))
-        }  # fmt: skip
+        }
         return {
             "name": self.name,
             "molecules": len(self),
@@ -295,9 +297,12 @@ def _encode_chunk(
         for line, text in enumerate(lines, 1):
             try:
                 written, names, pairs, bond_names = codec.named_graph(
-                    read(text), marked=marked, vocabulary=vocabulary, max_atoms=max_atoms,
+                    read(text),
+                    marked=marked,
+                    vocabulary=vocabulary,
+                    max_atoms=max_atoms,
                     exact=exact,
-                )  # fmt: skip
+                )
             except codec.MoleculeNotRepresentable as error:
                 skipped.append(Skipped(line, text[:200], str(error)))
                 continue

@@ -125,18 +125,25 @@ def load_smiles_file(
         raise ValueError(f"max_atoms must be 1 to {MAX_NODES}, got {max_atoms}")
     content = _read(path)
     key = (
-        hashlib.sha256(content).hexdigest(), path.suffixes[-2:], column, max_atoms,
+        hashlib.sha256(content).hexdigest(),
+        path.suffixes[-2:],
+        column,
+        max_atoms,
         vocabulary.to_dict() if vocabulary else None,
         None if standardize is None else sorted(standardize),
-    )  # fmt: skip
+    )
     name = path.name.removesuffix(".gz").rsplit(".", 1)[0] or "molecules"
 
     def encoded():
         numbers, smiles, *_ = read_smiles(path, column=column, content=content)
         dataset = encode(
-            name, smiles, vocabulary=vocabulary, max_atoms=max_atoms, workers=workers,
+            name,
+            smiles,
+            vocabulary=vocabulary,
+            max_atoms=max_atoms,
+            workers=workers,
             standardize=standardize,
-        )  # fmt: skip
+        )
         dataset.skipped = [s._replace(line=numbers[s.line - 1]) for s in dataset.skipped]
         return dataset.to_arrays()
 

@@ -150,8 +150,10 @@ def _indexed_rows(source: Source) -> Zinc250kRows | None:
     except (OSError, ValueError, UserError):
         return None
     if hashes is None or [about["source"], about["codec"], about["hashes"]] != [
-        _digest(source.content), CODEC_VERSION, _digest(hashes)
-    ]:  # fmt: skip
+        _digest(source.content),
+        CODEC_VERSION,
+        _digest(hashes),
+    ]:
         return None
     lines = source.smiles()
     bits = np.frombuffer(zlib.decompress(base64.b64decode(about["held_out"])), np.uint8)

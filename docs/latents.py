@@ -165,7 +165,7 @@ def _draw(types: Tensor, steps: int) -> Figure:
     axes = figure.subplot_mosaic(
         [list(ENCODINGS), [f"{name}, flow" for name in ENCODINGS], ["interval"] * len(ENCODINGS)],
         height_ratios=(2.6, 2.6, 1),
-    )  # fmt: skip
+    )
     for name in ENCODINGS:
         # Two signs tell four categories apart.
         few = types.clamp(max=3) if name == "argmax" else types
@@ -213,9 +213,14 @@ def _draw_encoder(axes: Axes, flow: CategoricalFlow, names: Sequence[str]) -> No
     for drawn, name in zip(z, names, strict=True):
         axes.scatter(*drawn.T, s=4, color=COLOURS[name], alpha=0.75, linewidths=0)
         axes.text(
-            *drawn.mean(0), name, fontsize=12, weight="bold", ha="center", va="center",
+            *drawn.mean(0),
+            name,
+            fontsize=12,
+            weight="bold",
+            ha="center",
+            va="center",
             path_effects=[withStroke(linewidth=3, foreground="white")],
-        )  # fmt: skip
+        )
     axes.set(xlim=extent[:2], ylim=extent[2:], xticks=[], yticks=[])
 
 

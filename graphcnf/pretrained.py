@@ -191,9 +191,14 @@ def _check_sizes(config: Any, name: str = "model") -> None:
 def _check_metadata(metadata: Any) -> None:
     """Refuse what would fail where it is used, long after it was read."""
     kinds: dict[str, type] = {
-        "training": dict, "vocabulary": dict, "dataset": str, "size_histogram": list,
-        "likelihood_quantiles": list, "weights": dict, "codec": int,
-    }  # fmt: skip
+        "training": dict,
+        "vocabulary": dict,
+        "dataset": str,
+        "size_histogram": list,
+        "likelihood_quantiles": list,
+        "weights": dict,
+        "codec": int,
+    }
     if not isinstance(metadata, dict):
         raise ValueError("metadata is no object")
     for name, kind in kinds.items():

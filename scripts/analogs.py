@@ -66,10 +66,16 @@ def analogs(
     marked = options.draws_stereo(network, draw.model, stereo)
     states = None if standardize else flow.charge_states
     found = analogs_of(
-        flow, flow.standardized(molecule) if standardize else molecule, keep=keep, similar=similar,
-        seed=draw.seed, temperature=draw.temperature, atoms=draw.size,
-        particles=particles or options.PARTICLES, filters=filters,
-    )  # fmt: skip
+        flow,
+        flow.standardized(molecule) if standardize else molecule,
+        keep=keep,
+        similar=similar,
+        seed=draw.seed,
+        temperature=draw.temperature,
+        atoms=draw.size,
+        particles=particles or options.PARTICLES,
+        filters=filters,
+    )
     options.say_deviations(deviations([molecule], states, marked=marked), 1)
     origin = found.origin
 

@@ -120,8 +120,12 @@ def evaluate(
         raise typer.BadParameter("--test goes with --metrics, --fcd or --html")
     for name in models if len(named) > 1 else ():
         options.load_model(name, device)
-    of_models = {"samples": samples, "temperature": temperature, "reconstruct": reconstruct,
-                 "likelihood": likelihood}  # fmt: skip
+    of_models = {
+        "samples": samples,
+        "temperature": temperature,
+        "reconstruct": reconstruct,
+        "likelihood": likelihood,
+    }
     numbers = options.parse_numbers(seeds, "--seeds") if seeds is not None else [seed]
     with open_workers(cluster) as workers:
         against = Reference(reference, test, chosen, device, workers)

@@ -103,9 +103,16 @@ def finetune(
     if not standardize and any("separate fragments" in s.reason for s in data.skipped):
         say("note: --standardize keeps the largest fragment of salts and mixtures")
     result = fine_tune(
-        flow, data, out, minutes=minutes, seed=seed, settings={**config["training"], **given},
-        features=features, samples=samples, say=say,
-    )  # fmt: skip
+        flow,
+        data,
+        out,
+        minutes=minutes,
+        seed=seed,
+        settings={**config["training"], **given},
+        features=features,
+        samples=samples,
+        say=say,
+    )
     if result.signal is not None:
         say(f"the same command goes on from there: {out}")
         raise typer.Exit(128 + result.signal)

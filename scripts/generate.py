@@ -162,11 +162,18 @@ def generate(
     plain, more = plain_kind(kind), (("log_likelihood",) if likelihood else ())
     properties = tuple(draw.properties or ())
     recipe = Recipe(
-        draw.seed, draw.temperature, draw.size, plain,
-        columns_of(plain, (*more, *properties), everything=everything), everything, properties,
-        targets, best_of, filters,
+        draw.seed,
+        draw.temperature,
+        draw.size,
+        plain,
+        columns_of(plain, (*more, *properties), everything=everything),
+        everything,
+        properties,
+        targets,
+        best_of,
+        filters,
         model_digest(stereo_of(network)) if marked else "",
-    )  # fmt: skip
+    )
     records = range(first, first + (draw.number if everything or shard else LARGEST_COUNT))
     parts = [(draw.out, None)]
     if shard:

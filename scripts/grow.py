@@ -50,10 +50,15 @@ def grow(
     fragment = read_fragment(text, task, flow.vocabulary)
     options.say_deviations(deviations([text], None, marked=marked), 1)
     growth = Growth(
-        network, flow.vocabulary, fragment, seed=draw.seed,
-        temperature=draw.temperature, atoms=draw.size, particles=particles or options.PARTICLES,
+        network,
+        flow.vocabulary,
+        fragment,
+        seed=draw.seed,
+        temperature=draw.temperature,
+        atoms=draw.size,
+        particles=particles or options.PARTICLES,
         filters=filters,
-    )  # fmt: skip
+    )
     distinct = {name: set() for name, _ in fragment.points}
 
     def groups(mol):
@@ -71,9 +76,12 @@ def grow(
         passing_text(filters.checks, growth.outcomes),
     )
     figures = {
-        "written": draw.number, "distinct": draw.number, "walks": growth.walks,
-        "placed": growth.ended, "valid": growth.valid,
-    }  # fmt: skip
+        "written": draw.number,
+        "distinct": draw.number,
+        "walks": growth.walks,
+        "placed": growth.ended,
+        "valid": growth.valid,
+    }
     sentence = (
         f"{draw.number:,} distinct molecules with {text}; {growth.ended:,} of {growth.walks:,} "
         f"walks placed all of it, {share:.1%} of these are valid{passed and f', of which {passed}'}"

@@ -145,10 +145,20 @@ def optimize(
         forget_search(folder)
     with open_workers(cluster, workers) as engine:
         result = run(
-            goal, model=flow, budget=budget, seed=seed, folder=folder, start=leads,
-            settings=settings, fragment=fragment, filters=filters, workers=engine, timeout=seconds,
-            stop_on_error=on_error == "stop", note=lambda line: say(f"note: {line}"),
-        )  # fmt: skip
+            goal,
+            model=flow,
+            budget=budget,
+            seed=seed,
+            folder=folder,
+            start=leads,
+            settings=settings,
+            fragment=fragment,
+            filters=filters,
+            workers=engine,
+            timeout=seconds,
+            stop_on_error=on_error == "stop",
+            note=lambda line: say(f"note: {line}"),
+        )
     _write(result, None if everything else number or NUMBER, diverse, kind, out)
     failed = [answer.error for answer in result.answers if answer.error is not None]
     if len(failed) == len(result) > 0:

@@ -77,8 +77,14 @@ def train(
         for key in ("minutes", "steps"):
             config["training"].pop(key, None)
     config = apply_overrides(config, assignments or [])
-    given = dict(minutes=minutes, steps=steps, seed=seed, devices=devices,
-                 accelerator=accelerator, threads=threads)  # fmt: skip
+    given = dict(
+        minutes=minutes,
+        steps=steps,
+        seed=seed,
+        devices=devices,
+        accelerator=accelerator,
+        threads=threads,
+    )
     config["training"].update({key: value for key, value in given.items() if value is not None})
     if is_main() and not resume and (out / "metrics.csv").exists():
         raise UserError(f"{out} holds a run: resume it with --resume, or choose another --out")

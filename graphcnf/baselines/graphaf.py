@@ -244,12 +244,11 @@ class GraphAFModel(GraphModel):
         queries = self.queries(before, batch.node_types[at, rows])
         messages = along(before.sent, bonds[at, rows])
         received = messages.cumsum(2) - messages
-        latents, bounds = {}, {}
+        edge_z, latents, bounds = edge.z.unflatten(1, bonds.shape[1:]), {}, {}
         for name, encoded, x, there, (mean, log_scale) in (
             ("nodes", node, node.z, mask, self.of_node(before)),
-            ("bonds", edge, edge.z.unflatten(1, bonds.shape[1:]), real,
-             self.of_edge(queries, received)),
-        ):  # fmt: skip
+            ("bonds", edge, edge_z, real, self.of_edge(queries, received)),
+        ):
             x, there = x[at, rows], there[at, rows]
             z = masked((x - mean.to(x)) * torch.exp(-log_scale.to(x)), there)
             log_flow = self.base.log_prob(z, there) - sum_log_term(log_scale, there)

@@ -176,9 +176,15 @@ class Attachments(nn.Module):
     adds: Tensor  # least number of nodes that cluster j adds when attached to cluster i, (V, V)
 
     def __init__(
-        self, vocabulary: Vocabulary, node_categories: int, bond_categories: int, latent_dim: int,
-        node_width: int, width: int, layers: int,
-    ):  # fmt: skip
+        self,
+        vocabulary: Vocabulary,
+        node_categories: int,
+        bond_categories: int,
+        latent_dim: int,
+        node_width: int,
+        width: int,
+        layers: int,
+    ):
         super().__init__()
         self._measure(vocabulary, node_categories)
         nodes = int(self.size.sum())
@@ -259,9 +265,14 @@ class TreeDecoder:
     """
 
     def __init__(
-        self, model: JunctionTreeVAE, sizes: list[int], z_tree: Tensor, z_graph: Tensor,
-        generator: Generators, sample: bool,
-    ):  # fmt: skip
+        self,
+        model: JunctionTreeVAE,
+        sizes: list[int],
+        z_tree: Tensor,
+        z_graph: Tensor,
+        generator: Generators,
+        sample: bool,
+    ):
         self.model, self.generator, self.sample = model, generator, sample
         self.z_tree, self.z_graph = z_tree, z_graph
         self.graphs = [PartialGraph(model.vocabulary, size) for size in sizes]
@@ -288,8 +299,10 @@ class TreeDecoder:
         if self.sample:
             self.uniforms = draw_uniform(
                 (len(self.graphs), len(self.model.vocabulary) + 2),
-                generator=self.generator, device=self.z_tree.device, dtype=torch.float64,
-            )  # fmt: skip
+                generator=self.generator,
+                device=self.z_tree.device,
+                dtype=torch.float64,
+            )
 
     def _to_come(self, rows: list[int]) -> Tensor:
         return _long([self.graphs[b].to_come for b in rows], self.x.device)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
 from functools import cached_property, lru_cache
-from itertools import islice
+from itertools import islice, product
 
 import networkx as nx
 import numpy as np
@@ -215,12 +215,11 @@ def canonical(host: Cluster, guest: Cluster, fixed: Site, place: Site, site: Sit
 
     Also the symmetries of host and guest that lead there; `fixed` nodes of the host stay in place.
     """
-    images = [
-        (tuple(zip(*sorted((s[a], t[b]) for a, b in zip(place, site, strict=True)), strict=True)),
-         s, t)
-        for s in host.symmetries if all(s[v] == v for v in fixed)
-        for t in guest.symmetries
-    ]  # fmt: skip
+    images = []
+    for s, t in product(host.symmetries, guest.symmetries):
+        if all(s[v] == v for v in fixed):
+            pairs = sorted((s[a], t[b]) for a, b in zip(place, site, strict=True))
+            images.append((tuple(zip(*pairs, strict=True)), s, t))
     return min(images, key=lambda image: image[0])
 
 
@@ -239,10 +238,15 @@ def attachments(
         if len(guest.types) - len(site) > most:
             continue
         for place in host.sites:
-            fits = place[0] <= place[-1] and len(place) == len(site) and all(
-                host.types[a] == guest.types[b] and guest.sums[b] - guest.shared(site) <= free[a]
-                for a, b in zip(place, site, strict=True)
-            )  # fmt: skip
+            fits = (
+                place[0] <= place[-1]
+                and len(place) == len(site)
+                and all(
+                    host.types[a] == guest.types[b]
+                    and guest.sums[b] - guest.shared(site) <= free[a]
+                    for a, b in zip(place, site, strict=True)
+                )
+            )
             if fits and (len(site) == 1 or host.edges[place] == guest.edges[site]):
                 found.add(canonical(host, guest, fixed, place, site)[0])
     return sorted(found)

@@ -224,8 +224,10 @@ class PixelCNN(ImageModel):
         channels, height, width = self.shape
         uniform = draw_uniform(
             (count, 1 + channels, height, width),
-            generator=generator, device=self.device, dtype=torch.float64,
-        )  # fmt: skip
+            generator=generator,
+            device=self.device,
+            dtype=torch.float64,
+        )
         images = torch.zeros((count, *self.shape), dtype=torch.uint8, device=self.device)
         rows: Memory = {}
         outside = self.positions.new_zeros((count, channels, 1, width), dtype=self.dtype)

@@ -97,9 +97,14 @@ class ColoringFlow(Pretrained, nn.Module):
                     f'coupling "{coupling}" takes the encoding "interval" with latent_dim 1 only'
                 )
             network = ColoringNetwork(
-                colors, width=width, encoder_layers=encoder_layers, heads=heads, ahead=ahead,
-                rounds=rounds, waves=coupling == "waves",
-            )  # fmt: skip
+                colors,
+                width=width,
+                encoder_layers=encoder_layers,
+                heads=heads,
+                ahead=ahead,
+                rounds=rounds,
+                waves=coupling == "waves",
+            )
             self.flow = AutoregressiveFlow(network, single=True)
         else:
             latents = make_encoding(

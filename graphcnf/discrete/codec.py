@@ -125,9 +125,12 @@ class RowCodec:
     flow_class: ClassVar[Any]
     headline: ClassVar[str] = "bits_per_variable"
     settings: ClassVar[dict[str, Any]] = {
-        "batch_size": 128, "learning_rate": 3e-3, "weight_decay": 0.05, "warmup_steps": 100,
+        "batch_size": 128,
+        "learning_rate": 3e-3,
+        "weight_decay": 0.05,
+        "warmup_steps": 100,
         "decay_fraction": 0.5,
-    }  # fmt: skip
+    }
     arguments: ClassVar[tuple]
     fixed: ClassVar[tuple[str, ...]]
 

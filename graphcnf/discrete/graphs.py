@@ -147,9 +147,12 @@ class GraphCodec:
     def build(self, graphs: PackedGraphs, chosen: np.ndarray, /, **network) -> GraphCNF:
         """Return an untrained flow that represents some graphs."""
         options: dict[str, Any] = {
-            "node_categories": len(self.nodes), "bond_categories": max(len(self.edges), 1),
-            "support": False, **NETWORK, **network,
-        }  # fmt: skip
+            "node_categories": len(self.nodes),
+            "bond_categories": max(len(self.edges), 1),
+            "support": False,
+            **NETWORK,
+            **network,
+        }
         return GraphCNF.for_graphs(graphs, **options)
 
     def sizes(self, graphs: PackedGraphs) -> np.ndarray:

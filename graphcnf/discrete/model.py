@@ -277,9 +277,10 @@ class CategoricalModel(nn.Module):
         known = _all_encoded(codec, x)
         known.mask[:, k] = False
         return pd.DataFrame(
-            codec.conditional(self.flow, known, k, orders), index=x.index,
+            codec.conditional(self.flow, known, k, orders),
+            index=x.index,
             columns=pd.Index(codec.columns[k].labels, dtype=object, tupleize_cols=False),
-        )  # fmt: skip
+        )
 
     def impute(self, x: pd.DataFrame, *, seed: int = 0, draw: bool = True) -> pd.DataFrame:
         """Return the table with its missing entries filled.
@@ -384,9 +385,12 @@ def _settings(codec: Codec, seed, minutes, steps, keep_best, given: dict) -> Tra
     else:
         check_minutes(minutes)
         table |= {
-            "minutes": minutes, "eval_minutes": minutes / EVALUATIONS, "eval_batches": EVALUATED,
-            "final_eval_batches": EVALUATED, "keep_best": keep_best,
-        }  # fmt: skip
+            "minutes": minutes,
+            "eval_minutes": minutes / EVALUATIONS,
+            "eval_batches": EVALUATED,
+            "final_eval_batches": EVALUATED,
+            "keep_best": keep_best,
+        }
     return TrainingSettings.from_dict({**table, **given}, "fit")
 
 

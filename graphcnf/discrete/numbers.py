@@ -166,11 +166,13 @@ class Bins:
     def labels(self) -> list[Any]:
         """Value of each bin with one, intervals of numbers for the others."""
         return [
-            low if parts == 1 else pd.Interval(
+            low
+            if parts == 1
+            else pd.Interval(
                 -np.inf if parts == BELOW else low, np.inf if parts == ABOVE else high, "left"
             )
             for low, high, parts in self.edges
-        ]  # fmt: skip
+        ]
 
 
 def is_numeric(dtype) -> bool:

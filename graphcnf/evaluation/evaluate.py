@@ -263,9 +263,12 @@ def _evaluate_records(records: Records, reference: Reference, standardize: bool)
     # Files of a folder are read one after the other: each may have marks.
     marked = records.records is None or any("stereo" in dropped(s) for s in records.records.smiles)
     summary = summarize_blocks(
-        partial(score_chunk, features, reference.device, states, marked), records.chunks(),
-        total=records.count, label="scoring molecules", workers=workers,
-    )  # fmt: skip
+        partial(score_chunk, features, reference.device, states, marked),
+        records.chunks(),
+        total=records.count,
+        label="scoring molecules",
+        workers=workers,
+    )
     _tell_unreadable(records, summary)
     figures = summary.figures(hashes)
     valid = figures["strict_valid"]
@@ -362,9 +365,11 @@ def _evaluate_model(
 ) -> Evaluation:
     MoleculeVocabulary.of_model(model)
     for key, value, least in (
-        ("samples", samples, 1), ("number of seeds", len(seeds), 1),
-        ("reconstruct", reconstruct, 0), ("likelihood", likelihood, 0),
-    ):  # fmt: skip
+        ("samples", samples, 1),
+        ("number of seeds", len(seeds), 1),
+        ("reconstruct", reconstruct, 0),
+        ("likelihood", likelihood, 0),
+    ):
         check_integer(key, value, least)
     for seed in seeds:
         check_seed(seed)
@@ -380,10 +385,12 @@ def _evaluate_model(
         summarize_blocks(
             partial(draw_part, model, seed, temperature, features, reference.device),
             first_blocks(samples, together_on(model.device)),
-            total=samples, label=f"sampling, seed {seed}", workers=workers,
+            total=samples,
+            label=f"sampling, seed {seed}",
+            workers=workers,
         )
         for seed in seeds
-    ]  # fmt: skip
+    ]
     runs = [summary.figures(hashes) for summary in summaries]
     notes = list(NOTES)
     made_with, installed = model.metadata.get("rdkit"), version("rdkit")
@@ -422,9 +429,13 @@ def _evaluate_model(
 
 
 def _hold_against(
-    result: Evaluation, reference: Reference, dataset: Rows, seed: int,
-    summaries: Sequence[Summary], test: list[str],
-) -> list[dict[str, Any]]:  # fmt: skip
+    result: Evaluation,
+    reference: Reference,
+    dataset: Rows,
+    seed: int,
+    summaries: Sequence[Summary],
+    test: list[str],
+) -> list[dict[str, Any]]:
     """Add the row of the training data; return the distribution metrics of each seed."""
     hashes = result.training_hashes
     assert hashes is not None
@@ -448,9 +459,14 @@ def _held_out_figures(
 ) -> dict[str, Any]:
     """Measure a model on held-out molecules, and add footnotes."""
     figures: dict[str, Any] = dict.fromkeys(
-        ("reconstruction", "reconstruction_molecules", "bits_per_node", "bits_per_molecule",
-         "bits_molecules")
-    )  # fmt: skip
+        (
+            "reconstruction",
+            "reconstruction_molecules",
+            "bits_per_node",
+            "bits_per_molecule",
+            "bits_molecules",
+        )
+    )
     if dataset is None:
         return figures
     if not numbers_atoms_as_here(model):

@@ -56,9 +56,12 @@ GENERATED = ("#0b6e99", "#d1582b", "#3a8f4d", "#7a4fa3", "#b8860b", "#444444")
 """Colours of the sets, repeated where there are more."""
 
 STYLE: Any = {
-    "font.size": 10, "svg.fonttype": "path", "svg.hashsalt": "graphcnf",
-    "axes.spines.top": False, "axes.spines.right": False,
-}  # fmt: skip
+    "font.size": 10,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "graphcnf",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
 
 Curves = Sequence[tuple[str, Mapping[str, int], str]]
 """Label, counts and colour of each set, the held-out molecules first."""
@@ -143,11 +146,18 @@ def _molecule_table(results: Sequence[Evaluation], most: int) -> str:
     if len(results) == 1:
         shown = shown.drop(columns="set")
     table = itables.to_html_datatable(
-        shown.dropna(axis="columns", how="all"), connected=False, allow_html=True, showIndex=False,
-        maxBytes=0, maxColumns=0, classes="display compact molecules",
-        style="width:100%;margin:auto", lengthMenu=[10, 25, 100, MOLECULES],
-        display_logo_when_loading=False, text_in_header_can_be_selected=False,
-    )  # fmt: skip
+        shown.dropna(axis="columns", how="all"),
+        connected=False,
+        allow_html=True,
+        showIndex=False,
+        maxBytes=0,
+        maxColumns=0,
+        classes="display compact molecules",
+        style="width:100%;margin:auto",
+        lengthMenu=[10, 25, 100, MOLECULES],
+        display_logo_when_loading=False,
+        text_in_header_can_be_selected=False,
+    )
     return generate_init_offline_itables_html(itables.options.dt_bundle) + table
 
 

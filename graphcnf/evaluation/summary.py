@@ -230,9 +230,11 @@ class Records:
         parts = sorted(
             part
             for part in Path(file).iterdir()
-            if part.name.lower().endswith(SUFFIXES) and not part.name.startswith(".")
-            and part.is_file() and part.stat().st_size
-        )  # fmt: skip
+            if part.name.lower().endswith(SUFFIXES)
+            and not part.name.startswith(".")
+            and part.is_file()
+            and part.stat().st_size
+        )
         if not parts:
             known = ", ".join(SUFFIXES)
             raise UserError(f"{file} is a folder without files of molecules ({known})")
@@ -267,9 +269,12 @@ class Records:
 
 
 def score_chunk(
-    features: tuple[Feature, ...], device: str, states: frozenset[str] | None, marked: bool,
+    features: tuple[Feature, ...],
+    device: str,
+    states: frozenset[str] | None,
+    marked: bool,
     chunk: Chunk,
-) -> Summary:  # fmt: skip
+) -> Summary:
     """Summarize the molecules of a chunk, as `parse_standardized` writes them in charge states.
 
     Molecules that it refuses are taken as they are, as all are without charge states. If `marked`,

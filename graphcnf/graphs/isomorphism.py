@@ -191,8 +191,11 @@ def automorphisms(graph: nx.Graph) -> int:
     known: dict[tuple, tuple] = {}
     # Branches are cut off leaf by leaf, and the node that they hang on keeps their categories in
     # mind: alike ones may change places, and only what is left must be looked at one by one.
-    while leaves := [v for v, branch in graph.adj.items()
-                     if len(branch) == 1 and graph.degree[next(iter(branch))] > 1]:  # fmt: skip
+    while leaves := [
+        v
+        for v, branch in graph.adj.items()
+        if len(branch) == 1 and graph.degree[next(iter(branch))] > 1
+    ]:
         hanging: dict[int, Counter] = defaultdict(Counter)
         for v in leaves:
             ((parent, edge),) = graph.adj[v].items()

@@ -152,9 +152,15 @@ def simple(
 
 
 def vardeq(
-    shape: Shape, levels: int, *, coupling="affine", couplings=8, dequantization=4, alpha=1e-5,
+    shape: Shape,
+    levels: int,
+    *,
+    coupling="affine",
+    couplings=8,
+    dequantization=4,
+    alpha=1e-5,
     **network,
-) -> Layers:  # fmt: skip
+) -> Layers:
     """Return `simple` with variational dequantization of ``dequantization`` couplings."""
     layers = Layers(shape, **network)
     layers.dequantize(levels, alpha, coupling, dequantization)
@@ -163,9 +169,16 @@ def vardeq(
 
 
 def multiscale(
-    shape: Shape, levels: int, *, coupling="affine", couplings=(2, 2, 4), dequantization=4,
-    prior=None, alpha=1e-5, **network,
-) -> Layers:  # fmt: skip
+    shape: Shape,
+    levels: int,
+    *,
+    coupling="affine",
+    couplings=(2, 2, 4),
+    dequantization=4,
+    prior=None,
+    alpha=1e-5,
+    **network,
+) -> Layers:
     """Return a flow of two scales: half of the dimensions leave at half the size.
 
     Four must divide the sides. ``couplings`` are the numbers of couplings with checkerboard masks,
@@ -205,10 +218,21 @@ def realnvp(
 
 
 def glow(
-    shape: Shape, levels: int, *, scales=2, steps=8, pixels: Annotated[int, Range()] = 2,
-    mixtures=6, coupling="affine", prior=None, block="pointwise", layers=1, position=False,
-    alpha=1e-5, **network,
-) -> Layers:  # fmt: skip
+    shape: Shape,
+    levels: int,
+    *,
+    scales=2,
+    steps=8,
+    pixels: Annotated[int, Range()] = 2,
+    mixtures=6,
+    coupling="affine",
+    prior=None,
+    block="pointwise",
+    layers=1,
+    position=False,
+    alpha=1e-5,
+    **network,
+) -> Layers:
     """Return steps of ActNorm, invertible 1x1 convolution and coupling, at several scales.
 
     Scales are as in `realnvp`, of ``steps`` couplings each. Unlike in the original (Kingma &
@@ -231,9 +255,16 @@ def glow(
 
 
 def flowpp(
-    shape: Shape, levels: int, *, couplings=(4, 2, 3), mixtures=8, dequantization=4, heads=2,
-    alpha=1e-5, **network,
-) -> Layers:  # fmt: skip
+    shape: Shape,
+    levels: int,
+    *,
+    couplings=(4, 2, 3),
+    mixtures=8,
+    dequantization=4,
+    heads=2,
+    alpha=1e-5,
+    **network,
+) -> Layers:
     """Return mixture-of-logistics couplings with self-attention.
 
     Four must divide the sides. ``couplings`` are the numbers of couplings with checkerboard masks,

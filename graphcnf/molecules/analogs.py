@@ -280,9 +280,16 @@ class NearAnalogs:
     """
 
     def __init__(
-        self, flow: MoleculeFlow, origin: Origin, keep: str, *, seed: int, temperature: float,
-        particles: int, filters: Filters,
-    ):  # fmt: skip
+        self,
+        flow: MoleculeFlow,
+        origin: Origin,
+        keep: str,
+        *,
+        seed: int,
+        temperature: float,
+        particles: int,
+        filters: Filters,
+    ):
         check_temperature(temperature)
         check_seed(seed)
         check_integer("particles", particles, 1, PROPOSALS)
@@ -306,9 +313,10 @@ class NearAnalogs:
         self._highest = 2 if orders else len(_ORDERS)
         free = [not orders or bond.GetIsAromatic() for bond in origin.mol.GetBonds()]
         self._rings = [
-            list(ring) for ring in origin.mol.GetRingInfo().BondRings()
+            list(ring)
+            for ring in origin.mol.GetRingInfo().BondRings()
             if len(ring) <= LARGEST_RING and all(free[bond] for bond in ring)
-        ]  # fmt: skip
+        ]
         # Each atom with its neighbours and the bonds between them; bonds come after all atoms.
         self._stars = [[k] for k in range(self._size)]
         for number, (i, j) in enumerate(self._ends):
@@ -443,8 +451,11 @@ def analogs_of(
         )
     origin = Origin(molecule, flow.vocabulary, flow.model.max_nodes, similar)
     options: dict[str, Any] = {
-        "seed": seed, "temperature": temperature, "particles": particles, "filters": filters,
-    }  # fmt: skip
+        "seed": seed,
+        "temperature": temperature,
+        "particles": particles,
+        "filters": filters,
+    }
     if similar and keep != "scaffold":
         return NearAnalogs(flow, origin, keep, **options)
     return RedrawnAnalogs(flow, origin, keep, atoms=atoms, **options)

@@ -37,9 +37,17 @@ INSIDE, MOST = 0.02, 1000
 
 
 def interpolate(
-    flow: MoleculeFlow, first: str, last: str, *, steps: int = 10, paths: int = 32, seed: int = 0,
-    filters: Filters = NO_FILTERS, outcomes: Counter[str] | None = None, stereo: bool = True,
-) -> list[dict[str, Any]]:  # fmt: skip
+    flow: MoleculeFlow,
+    first: str,
+    last: str,
+    *,
+    steps: int = 10,
+    paths: int = 32,
+    seed: int = 0,
+    filters: Filters = NO_FILTERS,
+    outcomes: Counter[str] | None = None,
+    stereo: bool = True,
+) -> list[dict[str, Any]]:
     """Return a path between two molecules through the latents.
 
     Latents that may be anywhere, where intervals overlap and for atoms that only one molecule has,
@@ -89,10 +97,15 @@ def interpolate(
     if stereo and flow.stereo is not None:
         texts = _marked(flow.stereo, texts, first, last, seed)
     return [
-        {"t": round(t, 6), "smiles": s, "similarity_a": round(a, 4), "similarity_b": round(b, 4),
-         "log_likelihood": round(nats, 4) if math.isfinite(nats) else None}
+        {
+            "t": round(t, 6),
+            "smiles": s,
+            "similarity_a": round(a, 4),
+            "similarity_b": round(b, 4),
+            "log_likelihood": round(nats, 4) if math.isfinite(nats) else None,
+        }
         for t, s, (_, a, b), nats in zip(share.tolist(), texts, path, values, strict=True)
-    ]  # fmt: skip
+    ]
 
 
 def _marked(

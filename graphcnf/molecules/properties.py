@@ -72,9 +72,13 @@ COUNTS = ("atoms", "rings", "aromatic_rings", "rotatable_bonds", "hbd", "hba", "
 """Properties that are integers."""
 
 RANGES = {
-    "qed": (0, 1), "fsp3": (0, 1), "sa": (1, 10), "weight": (0, math.inf), "tpsa": (0, math.inf),
+    "qed": (0, 1),
+    "fsp3": (0, 1),
+    "sa": (1, 10),
+    "weight": (0, math.inf),
+    "tpsa": (0, math.inf),
     **dict.fromkeys(COUNTS[:-1], (0, math.inf)),
-}  # fmt: skip
+}
 """Lowest and highest value of a property; those without an entry have no limits."""
 
 PROPERTIES: dict[str, Callable[[Chem.Mol], float]] = {
@@ -156,9 +160,13 @@ def _rows(names: tuple[str, ...], smiles: Sequence[str]) -> np.ndarray:
 
 
 _OPERATORS = {
-    "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
-    "==": operator.eq, "!=": operator.ne,
-}  # fmt: skip
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "==": operator.eq,
+    "!=": operator.ne,
+}
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 

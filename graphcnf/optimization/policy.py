@@ -48,8 +48,8 @@ class Policy:
         self.model = copy.deepcopy(flow.model).eval()
         self.sigma = sigma
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.0,
-        )  # fmt: skip
+            self.model.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.0
+        )
         # Log-likelihoods under the prior by molecule, -inf outside of the model. They are kept with
         # a search: computed again, they might be rounded otherwise.
         self.nats: dict[str, float] = {}
@@ -60,9 +60,10 @@ class Policy:
         """Return True for each molecule that the model can give a probability."""
         known = self.nats
         new = [
-            s for s in dict.fromkeys(molecules)
+            s
+            for s in dict.fromkeys(molecules)
             if s not in self._graphs and known.get(s) != -math.inf
-        ]  # fmt: skip
+        ]
         with codec.quiet():
             graphs, reasons = self.prior.graphs(new)
         inside = [s for s, reason in zip(new, reasons, strict=True) if reason is None]

@@ -300,9 +300,13 @@ def starting_molecules(smiles: Sequence[str]) -> list[str]:
 
 
 def run_identity(
-    goal: Goal, flow: MoleculeFlow, settings: SearchSettings, seed: int,
-    start: Sequence[str] = (), rules: Sequence[Any] = (),
-) -> str:  # fmt: skip
+    goal: Goal,
+    flow: MoleculeFlow,
+    settings: SearchSettings,
+    seed: int,
+    start: Sequence[str] = (),
+    rules: Sequence[Any] = (),
+) -> str:
     """Return a fingerprint of everything that determines the molecules, apart from the budget."""
     model = flow.model
     weights = hashlib.sha256(json.dumps([model.config, model.metadata]).encode())
@@ -310,7 +314,11 @@ def run_identity(
         weights.update(name.encode())
         weights.update(value.detach().cpu().contiguous().numpy().tobytes())
     content = {
-        "goal": goal.identity, "settings": asdict(settings), "seed": seed,
-        "start": list(start), "rules": list(rules), "model": weights.hexdigest(),
-    }  # fmt: skip
+        "goal": goal.identity,
+        "settings": asdict(settings),
+        "seed": seed,
+        "start": list(start),
+        "rules": list(rules),
+        "model": weights.hexdigest(),
+    }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -53,9 +53,7 @@ _ELEMENTS = ("C", "N", "O", "F", "P", "S", "Cl", "Br")
 _SCALES = np.array(
     [1.4, 25.0, 60.0, 5.0, 1.0, 1.0, 1.5, 1.0, 2.0, 5.0, *(3.5, 1.4, 1.4, 0.7, 0.3, 0.7, 0.5, 0.5)]
 )
-MIXTURES = (
-    (1.0, 0.0, 0.3), (0.3, 0.7, 0.3), (0.5, 0.2, 1.0), (0.2, 0.1, 2.0), (0.6, 0.6, 0.0),
-)  # fmt: skip
+MIXTURES = ((1.0, 0.0, 0.3), (0.3, 0.7, 0.3), (0.5, 0.2, 1.0), (0.2, 0.1, 2.0), (0.6, 0.6, 0.0))
 """Weights of the three kernels (Morgan, atom pairs, descriptors) to choose from."""
 
 NOISES = (1e-3, 1e-2, 1e-1)
@@ -172,13 +170,18 @@ def features(smiles: str) -> tuple[np.ndarray, np.ndarray]:
     symbols = [atom.GetSymbol() for atom in mol.GetAtoms()]
     logp, _ = rdMolDescriptors.CalcCrippenDescriptors(mol)
     values = [
-        logp, rdMolDescriptors.CalcTPSA(mol), rdMolDescriptors.CalcExactMolWt(mol), len(symbols),
-        rdMolDescriptors.CalcNumRings(mol), rdMolDescriptors.CalcNumAromaticRings(mol),
-        rdMolDescriptors.CalcNumHBD(mol), rdMolDescriptors.CalcNumAliphaticRings(mol),
+        logp,
+        rdMolDescriptors.CalcTPSA(mol),
+        rdMolDescriptors.CalcExactMolWt(mol),
+        len(symbols),
+        rdMolDescriptors.CalcNumRings(mol),
+        rdMolDescriptors.CalcNumAromaticRings(mol),
+        rdMolDescriptors.CalcNumHBD(mol),
+        rdMolDescriptors.CalcNumAliphaticRings(mol),
         rdMolDescriptors.CalcNumRotatableBonds(mol),
         sum(atom.GetTotalNumHs() for atom in mol.GetAtoms()),
         *(symbols.count(element) for element in _ELEMENTS),
-    ]  # fmt: skip
+    ]
     return np.packbits(bits), (np.array(values) / _SCALES).astype(np.float32)
 
 

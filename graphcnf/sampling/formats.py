@@ -106,8 +106,11 @@ def _sdf(row: Mapping[str, Any]) -> str:
 
 
 WRITERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
-    "smi": _smi, "csv": _csv, "jsonl": _jsonl, "sdf": _sdf,
-}  # fmt: skip
+    "smi": _smi,
+    "csv": _csv,
+    "jsonl": _jsonl,
+    "sdf": _sdf,
+}
 """Text of a record, given its values by column in the order of the columns, by plain kind."""
 
 

@@ -88,9 +88,13 @@ def draw_block(
     """
     vocabulary = MoleculeVocabulary.of_model(model)
     graphs = model.sample_records(
-        records.start * best_of, len(records) * best_of,
-        seed=seed, temperature=temperature, sizes=sizes, conditions=targets,
-    )  # fmt: skip
+        records.start * best_of,
+        len(records) * best_of,
+        seed=seed,
+        temperature=temperature,
+        sizes=sizes,
+        conditions=targets,
+    )
     if targets is not None and best_of > 1:
         smiles = strict_smiles(graphs, vocabulary)
         graphs = graphs.subset(nearest_of(smiles, targets, model.conditions, best_of))
@@ -103,9 +107,16 @@ def draw_block(
 def block_records(model: GraphCNF, recipe: Recipe, block: range) -> list[Record]:
     """Draw and write a whole block of records."""
     graphs, frame = draw_block(
-        model, block, seed=recipe.seed, temperature=recipe.temperature, sizes=recipe.sizes,
-        targets=recipe.targets, best_of=recipe.best_of, conventions=(), keep=bool(recipe.stereo),
-    )  # fmt: skip
+        model,
+        block,
+        seed=recipe.seed,
+        temperature=recipe.temperature,
+        sizes=recipe.sizes,
+        targets=recipe.targets,
+        best_of=recipe.best_of,
+        conventions=(),
+        keep=bool(recipe.stereo),
+    )
     marked = list(frame["smiles"])
     if recipe.stereo:
         stereo = stereo_of(model)
@@ -138,9 +149,12 @@ def block_records(model: GraphCNF, recipe: Recipe, block: range) -> list[Record]
 
 
 def block_log_likelihoods(
-    model: GraphCNF, graphs: PackedGraphs, block: range, seed: int,
+    model: GraphCNF,
+    graphs: PackedGraphs,
+    block: range,
+    seed: int,
     targets: Sequence[float | None] | None = None,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """Return lower bounds on log p(graph | number of nodes, targets) of a whole block, (M,) nats.
 
     Each is one draw of the bound, with noise that is a function of the seed and the record's
@@ -159,9 +173,13 @@ def block_log_likelihoods(
 
 
 def molecule_log_likelihoods(
-    model: GraphCNF, graphs: PackedGraphs, block: range, frame: pd.DataFrame, seed: int,
+    model: GraphCNF,
+    graphs: PackedGraphs,
+    block: range,
+    frame: pd.DataFrame,
+    seed: int,
     targets: Sequence[float | None] | None = None,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """Return lower bounds on log p(molecule | number of atoms, targets), (M,) nats or None.
 
     A model without a node order gives all labellings of a molecule the same probability, and a

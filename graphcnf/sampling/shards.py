@@ -195,11 +195,11 @@ def survey(paths: Iterable[Path]) -> tuple[list[ShardFile], list[str], list[str]
             problems.append(f"missing: {shown}, graphs {low} to {high}")
     kept = [chosen[number] for number in sorted(chosen)]
     kinds = Counter(json.dumps(shard["environment"]) for _, shard in kept)
-    notes = [] if len(kinds) == 1 else [
+    notes = [
         "the shards were drawn with different versions or processors, which may round otherwise: "
         "single graphs may differ from those of one machine (" + "; ".join(kinds) + ")"
-    ]  # fmt: skip
-    return kept, problems, notes
+    ]
+    return kept, problems, notes if len(kinds) > 1 else []
 
 
 def _sample_of(shard: Shard) -> dict[str, Any]:

@@ -143,9 +143,14 @@ def fit(
         with launched(settings, out_dir) as fabric:
             run.train(fabric, full.encode())
         return FitResult(
-            run.finished, run.signal, run.at.step, run.at.seconds / 60, run.latest,
-            run.headline(run.latest), run.best,
-        )  # fmt: skip
+            run.finished,
+            run.signal,
+            run.at.step,
+            run.at.seconds / 60,
+            run.latest,
+            run.headline(run.latest),
+            run.best,
+        )
 
 
 class Objective(nn.Module):
@@ -170,9 +175,13 @@ class Run:
     """One run of an experiment, from a checkpoint's state or from the beginning."""
 
     def __init__(
-        self, experiment: Experiment, settings: TrainingSettings, out_dir: Path,
-        state: dict | None, lines: bool = True,
-    ):  # fmt: skip
+        self,
+        experiment: Experiment,
+        settings: TrainingSettings,
+        out_dir: Path,
+        state: dict | None,
+        lines: bool = True,
+    ):
         self.experiment, self.settings, self.out_dir = experiment, settings, out_dir
         self.start, self.lines = state, lines
         self.model: nn.Module = experiment.model

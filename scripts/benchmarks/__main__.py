@@ -18,10 +18,25 @@ from graphcnf.scripts.cli import run
 
 app = typer.Typer(
     help="Benchmarks of this package's models, beside published figures.",
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-)  # fmt: skip
-for _command in (codes, fragments, properties, systems, images, sets, coloring, pmo, constrained,
-                 own_molecules, moses, zinc_fold, tables):  # fmt: skip
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for _command in (
+    codes,
+    fragments,
+    properties,
+    systems,
+    images,
+    sets,
+    coloring,
+    pmo,
+    constrained,
+    own_molecules,
+    moses,
+    zinc_fold,
+    tables,
+):
     app.command(_command.__name__)(_command)
 
 if __name__ == "__main__":

@@ -76,14 +76,16 @@ def coloring(
     ]
     for place, model in zip(places, models, strict=True):
         samples = sample_all(model, batches)
-        rows.append({
-            "method": f"{place}: {WAYS[model.config['coupling']]}",
-            **sampling_figures(samples),
-            "rounds": _evaluations(model, samples),
-            "bits": _bits_per_node(model, batches),
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "minutes": model.metadata.get("training", {}).get("minutes"),
-        })  # fmt: skip
+        rows.append(
+            {
+                "method": f"{place}: {WAYS[model.config['coupling']]}",
+                **sampling_figures(samples),
+                "rounds": _evaluations(model, samples),
+                "bits": _bits_per_node(model, batches),
+                "parameters": sum(p.numel() for p in model.parameters()),
+                "minutes": model.metadata.get("training", {}).get("minutes"),
+            }
+        )
     notes = [
         f"One colouring each of {graphs:,} held-out graphs, temperature 1. Bits are upper bounds; "
         "those of the data are their entropy under the search that drew them.",

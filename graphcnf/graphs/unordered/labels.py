@@ -344,10 +344,16 @@ class PartialGraph:
         around = (in_ring & mask[:, None]).sum(2)
         parts = [size, of_chains, of_rings, exits, around, sums(in_ring, rings)]
         return Known(
-            candidates, torch.stack(parts, -1), torch.stack([count, connecting, closing], -1),
-            distance, together, in_ring, torch.where(needed[..., None], demanded, fits), needed,
+            candidates,
+            torch.stack(parts, -1),
+            torch.stack([count, connecting, closing], -1),
+            distance,
+            together,
+            in_ring,
+            torch.where(needed[..., None], demanded, fits),
+            needed,
             others,
-        )  # fmt: skip
+        )
 
 
 class Known(NamedTuple):
@@ -415,9 +421,15 @@ class EdgeChoices:
 
     @classmethod
     def of(
-        cls, partial: PartialGraph, known: Known, mask: Tensor, rows, partner: Tensor,
-        scores: Tensor, kinds: Tensor,
-    ) -> EdgeChoices:  # fmt: skip
+        cls,
+        partial: PartialGraph,
+        known: Known,
+        mask: Tensor,
+        rows,
+        partner: Tensor,
+        scores: Tensor,
+        kinds: Tensor,
+    ) -> EdgeChoices:
         """Return the state before the first choice of nodes `rows` (graph and node, (M,) long).
 
         `partner` (M, N) long holds the numbers of the nodes in random order.
