@@ -8,7 +8,6 @@ from graphcnf.scripts.benchmarks.constrained import constrained
 from graphcnf.scripts.benchmarks.fragments import fragments
 from graphcnf.scripts.benchmarks.images import images
 from graphcnf.scripts.benchmarks.moses import moses, zinc_fold
-from graphcnf.scripts.benchmarks.own_molecules import own_molecules
 from graphcnf.scripts.benchmarks.pmo import pmo
 from graphcnf.scripts.benchmarks.properties import properties
 from graphcnf.scripts.benchmarks.sets import sets
@@ -32,7 +31,6 @@ for _command in (
     coloring,
     pmo,
     constrained,
-    own_molecules,
     moses,
     zinc_fold,
     tables,
