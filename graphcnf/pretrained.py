@@ -274,6 +274,15 @@ def _digest_of_tensors(tensors: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
+def model_digest(model: nn.Module) -> str:
+    """Return the SHA-256 of the configuration, metadata and weights of a model in memory."""
+    digest = hashlib.sha256(json.dumps([model.config, model.metadata]).encode())
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 class Pretrained(nn.Module):
     """Saving to a folder and loading, for modules with `config` and `metadata`."""
 

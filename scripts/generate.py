@@ -150,7 +150,8 @@ def generate(
 
     from graphcnf.molecules.properties import conditions_of, outside_training
     from graphcnf.molecules.stereo_flow import stereo_of
-    from graphcnf.sampling.records import Recipe, model_digest
+    from graphcnf.pretrained import model_digest
+    from graphcnf.sampling.records import Recipe
     from graphcnf.sampling.shards import shards_of
 
     if not network.is_raw:

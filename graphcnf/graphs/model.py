@@ -19,7 +19,7 @@ from graphcnf.flows.modules import evaluates
 from graphcnf.flows.transform import Noise
 from graphcnf.graphs.batch import GraphBatch, Latents, PackedGraphs
 from graphcnf.graphs.networks import condition_row
-from graphcnf.graphs.record_blocks import BATCH, one_thread, record_batches, together_on
+from graphcnf.graphs.record_blocks import BATCH, batches, one_thread, record_batches, together_on
 from graphcnf.limits import (
     LARGEST_ORDERS,
     check_integer,
@@ -145,7 +145,7 @@ def model_class(architecture: str, order: str = "canonical") -> type[GraphModel]
     return found
 
 
-@evaluates("log_prob", "encode", "decode", "sample", "sample_records")
+@evaluates("log_prob", "log_probs", "encode", "decode", "sample", "sample_records")
 class GraphCNF(nn.Module):
     """Density of typed graphs: atom by atom along a depth-first path, or in one shot.
 
@@ -312,6 +312,35 @@ class GraphCNF(nn.Module):
         bounds = (self.bounds(batch, noise).values() for _ in range(samples))
         draws: list[Any] = [sum(bound.value() for bound in terms) for terms in bounds]
         return torch.logsumexp(torch.stack(draws), 0) - math.log(samples)
+
+    @torch.no_grad()
+    def log_probs(
+        self,
+        graphs: PackedGraphs,
+        noise: Callable[[np.ndarray], Noise] | None = None,
+        *,
+        orders: int = 1,
+        conditions: Sequence[float | None] | None = None,
+        size: int = BATCH,
+    ) -> np.ndarray:
+        """Return `log_prob` of many graphs, (M,) nats in float64, without gradients.
+
+        Args:
+            graphs: The graphs, numbered as the model needs them.
+            noise: Function that gives the tape of a batch, given the indices of its graphs.
+            orders: As in `log_prob`.
+            conditions: The same (P,) for all graphs, None for an unknown one.
+            size: Graphs of like size in a batch.
+        """
+        nats = np.zeros(len(graphs))
+        for chosen in batches(graphs.node_counts, size=size):
+            batch = GraphBatch.collate(graphs, chosen)
+            if conditions is not None:
+                batch.conditions = condition_row(conditions).expand(len(chosen), -1)
+            tape = None if noise is None else noise(chosen)
+            value = self.log_prob(batch.to(self.device), noise=tape, orders=orders)
+            nats[chosen] = value.cpu().double().numpy()
+        return nats
 
     def training_loss(self, batch: GraphBatch, *, beta: float = 1.0):
         """Return the negative bound in nats per node, decoder terms weighted with `beta`.

@@ -321,18 +321,14 @@ class MoleculeFlow:
         sizes = torch.from_numpy(np.asarray(graphs.node_counts)).to(self.model.device)
         return self.model.size_log_prob(sizes).cpu().double().numpy()
 
-    @torch.no_grad()
     def _given_size(self, graphs: PackedGraphs, orders: int = 1) -> np.ndarray:
-        nats = np.zeros(len(graphs))
-        by_size = np.argsort(graphs.node_counts, kind="stable")
-        for start in range(0, len(by_size), BATCH):
-            chosen = by_size[start : start + BATCH]
-            batch = GraphBatch.collate(graphs, chosen).to(self.model.device)
-            # Every molecule has the same noise: its figure depends on nothing but itself.
-            noise = RecordNoise(0, [0] * len(chosen))
-            value = self.model.log_prob(batch, noise=noise, orders=orders)
-            nats[chosen] = value.cpu().double().numpy()
-        return nats
+        """Return log p(graph | number of atoms), (M,) nats."""
+
+        def noise(chosen: np.ndarray) -> RecordNoise:
+            # Every molecule has the same: its figure depends on nothing but itself.
+            return RecordNoise(0, [0] * len(chosen))
+
+        return self.model.log_probs(graphs, noise, orders=orders, size=BATCH)
 
     def score(
         self,

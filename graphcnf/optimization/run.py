@@ -41,7 +41,7 @@ from graphcnf.optimization.objectives import Goal
 from graphcnf.optimization.oracle import INVALID, Answer, Oracle
 from graphcnf.optimization.policy import Policy
 from graphcnf.optimization.search import Search, SearchSettings
-from graphcnf.pretrained import read_tensors
+from graphcnf.pretrained import model_digest, read_tensors
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -308,17 +308,12 @@ def run_identity(
     rules: Sequence[Any] = (),
 ) -> str:
     """Return a fingerprint of everything that determines the molecules, apart from the budget."""
-    model = flow.model
-    weights = hashlib.sha256(json.dumps([model.config, model.metadata]).encode())
-    for name, value in sorted(model.state_dict().items()):
-        weights.update(name.encode())
-        weights.update(value.detach().cpu().contiguous().numpy().tobytes())
     content = {
         "goal": goal.identity,
         "settings": asdict(settings),
         "seed": seed,
         "start": list(start),
         "rules": list(rules),
-        "model": weights.hexdigest(),
+        "model": model_digest(flow.model),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

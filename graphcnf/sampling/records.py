@@ -6,7 +6,6 @@ A record is a function of model, seed and number; records are drawn in the block
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -16,13 +15,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 from rdkit import Chem
 
 from graphcnf.compute.parallel import available_cores
-from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
-from graphcnf.graphs.networks import condition_row
-from graphcnf.graphs.record_blocks import BLOCK, RecordNoise, batches, blocks, one_thread
+from graphcnf.graphs import GraphCNF, PackedGraphs
+from graphcnf.graphs.record_blocks import BLOCK, RecordNoise, blocks, one_thread
 from graphcnf.molecules.filters import NO_FILTERS, Filters
 from graphcnf.molecules.properties import described, nearest_of
 from graphcnf.molecules.standardize import protonation_hash
@@ -148,30 +145,6 @@ def block_records(model: GraphCNF, recipe: Recipe, block: range) -> list[Record]
     return records
 
 
-def block_log_likelihoods(
-    model: GraphCNF,
-    graphs: PackedGraphs,
-    block: range,
-    seed: int,
-    targets: Sequence[float | None] | None = None,
-) -> np.ndarray:
-    """Return lower bounds on log p(graph | number of nodes, targets) of a whole block, (M,) nats.
-
-    Each is one draw of the bound, with noise that is a function of the seed and the record's
-    number. The graphs count with the numbering that they were drawn with.
-    """
-    nats = np.zeros(len(graphs))
-    with torch.no_grad(), one_thread(model.device):
-        for chosen in batches(graphs.node_counts):
-            noise = RecordNoise(seed, [block[k] for k in chosen])
-            batch = GraphBatch.collate(graphs, chosen)
-            if targets is not None:
-                batch.conditions = condition_row(targets).expand(len(chosen), -1)
-            batch = batch.to(model.device)
-            nats[chosen] = model.log_prob(batch, noise=noise).cpu().double().numpy()
-    return nats
-
-
 def molecule_log_likelihoods(
     model: GraphCNF,
     graphs: PackedGraphs,
@@ -180,13 +153,21 @@ def molecule_log_likelihoods(
     seed: int,
     targets: Sequence[float | None] | None = None,
 ) -> np.ndarray:
-    """Return lower bounds on log p(molecule | number of atoms, targets), (M,) nats or None.
+    """Return lower bounds on log p(molecule | number of atoms, targets) of a block, nats or None.
+
+    Each, (M,), is one draw of the bound, with noise that is a function of the seed and the record's
+    number, and of the numbering that the graph was drawn with.
 
     A model without a node order gives all labellings of a molecule the same probability, and a
     molecule the sum of them. Graphs that are no molecules have no likelihood of that kind: nothing
     bounds the number of their symmetries, which would have to be counted one by one.
     """
-    nats = block_log_likelihoods(model, graphs, block, seed, targets)
+
+    def noise(chosen: np.ndarray) -> RecordNoise:
+        return RecordNoise(seed, [block[k] for k in chosen])
+
+    with one_thread(model.device):
+        nats = model.log_probs(graphs, noise, conditions=targets)
     known = frame["strict"].to_numpy() | model.ordered
     if not model.ordered:
         # It imports networkx, which would delay the first molecule of all others.
@@ -220,12 +201,3 @@ def sampling_processes(
     if workers is None:
         return max(1, min(available_cores(), round(records / WORTHWHILE)))
     return max(1, min(workers, math.ceil(records / BLOCK)))
-
-
-def model_digest(model: GraphCNF) -> str:
-    """Return the SHA-256 of a model's configuration, metadata and weights."""
-    digest = hashlib.sha256(json.dumps([model.config, model.metadata]).encode())
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

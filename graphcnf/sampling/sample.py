@@ -21,12 +21,12 @@ from graphcnf.graphs.record_blocks import blocks, together_on
 from graphcnf.molecules.filters import passing_shares, passing_text
 from graphcnf.molecules.hashing import HashSet
 from graphcnf.molecules.standardize import protonation_hash
+from graphcnf.pretrained import model_digest
 from graphcnf.sampling.formats import Conversion, entries, header
 from graphcnf.sampling.records import (
     Recipe,
     Record,
     block_records,
-    model_digest,
     sampling_processes,
 )
 

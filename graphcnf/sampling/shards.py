@@ -24,8 +24,9 @@ from graphcnf.errors import UserError
 from graphcnf.graphs.record_blocks import block_count, share_of
 from graphcnf.molecules.hashing import HashSet
 from graphcnf.molecules.standardize import protonation_hash
+from graphcnf.pretrained import model_digest
 from graphcnf.sampling.formats import WRITERS, entries, header, open_lines
-from graphcnf.sampling.records import Recipe, model_digest
+from graphcnf.sampling.records import Recipe
 from graphcnf.sampling.sample import Sample, SampleCounts
 
 if TYPE_CHECKING:

@@ -28,6 +28,7 @@ from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.molecules.hashing import contains, hash_each
 from graphcnf.molecules.properties import Feature, has_element, property_table
 from graphcnf.molecules.vocabulary import CODEC_VERSION
+from graphcnf.pretrained import model_digest
 from graphcnf.training.arguments import check
 from graphcnf.training.processes import is_main, leave_unless_main
 from graphcnf.training.settings import Experiment, TrainingSettings, load_config
@@ -324,11 +325,8 @@ def _steps_within(minutes: float, experiment: Experiment, chosen: TrainingSettin
 
 def _request(flow: MoleculeFlow, data, **given) -> dict[str, Any]:
     """Return the arguments that determine a run, in a form that can be compared."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(flow.model.state_dict().items()):
-        digest.update(name.encode() + tensor.detach().cpu().numpy().tobytes())
     molecules = hashlib.sha256("\n".join(data.smiles).encode())
-    request = {"weights": digest.hexdigest(), "molecules": molecules.hexdigest(), **given}
+    request = {"weights": model_digest(flow.model), "molecules": molecules.hexdigest(), **given}
     return json.loads(json.dumps(request, sort_keys=True))
 
 

@@ -192,8 +192,9 @@ def test_gives_up_and_leaves_the_old_file(graphcnf, model_folder, monkeypatch, s
 def test_python_writes_the_file_of_the_command(generate, model_folder, surroundings):
     from graphcnf.graphs import GraphCNF
     from graphcnf.molecules.stereo_flow import shipped_stereo
+    from graphcnf.pretrained import model_digest
     from graphcnf.sampling.formats import columns_of
-    from graphcnf.sampling.records import Recipe, model_digest
+    from graphcnf.sampling.records import Recipe
 
     generate("-n", 20, "--seed", 2, "--size", "2-4", "--out", "command.csv")
     model = GraphCNF.from_pretrained(model_folder)
@@ -263,7 +264,8 @@ def test_likelihoods_without_an_order_are_those_of_the_molecule(zinc_smiles):
     from graphcnf.datasets.molecules import encode
     from graphcnf.graphs import GraphCNF
     from graphcnf.graphs.isomorphism import labelling_bits
-    from graphcnf.sampling.records import block_log_likelihoods, molecule_log_likelihoods
+    from graphcnf.graphs.record_blocks import RecordNoise
+    from graphcnf.sampling.records import molecule_log_likelihoods
 
     graphs, block = encode("zinc250k", zinc_smiles[:200]).graphs.subset(range(128)), range(128)
     step = {"couplings": 1, "width": 8, "layers": 1, "heads": 1}
@@ -274,7 +276,7 @@ def test_likelihoods_without_an_order_are_those_of_the_molecule(zinc_smiles):
     ).eval()  # fmt: skip
     frame = evaluate_records(zinc_smiles[:128])
     frame.loc[5, "strict"] = False
-    labelled = block_log_likelihoods(model, graphs, block, seed=0)
+    labelled = model.log_probs(graphs, lambda chosen: RecordNoise(0, chosen))
     found = molecule_log_likelihoods(model, graphs, block, frame, 0)
     assert found[5] is None
     for k in (0, 6, 100):
