@@ -13,6 +13,7 @@ from graphcnf.datasets import MOLECULES
 from graphcnf.errors import UserError, say
 from graphcnf.evaluation.formats import json_text, markdown, text
 from graphcnf.scripts import _options as options
+from graphcnf.scripts._options import option
 from graphcnf.scripts._output import write_text
 
 app = typer.Typer(
@@ -30,7 +31,7 @@ KNOWN = {
 Name = Annotated[
     str, typer.Argument(metavar="|".join([*MOLECULES, "FILE"]), help="A data set, or a file.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object.")]
+Json = Annotated[bool, option("One JSON object.", "--json")]
 
 
 @app.command("list")

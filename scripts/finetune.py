@@ -11,6 +11,7 @@ from graphcnf.compute.files import expand_user
 from graphcnf.errors import UserError, say
 from graphcnf.evaluation.formats import markdown, text
 from graphcnf.scripts import _options as options
+from graphcnf.scripts._options import option
 from graphcnf.scripts._output import json_text, write_text
 from graphcnf.training.settings import apply_overrides
 
@@ -22,50 +23,46 @@ def finetune(
     column: options.Column = None,
     weights: options.Model = "zinc250k",
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the run.", show_default="runs/finetune-FILE")
+        Path | None, option("Folder of the run.", show_default="runs/finetune-FILE")
     ] = None,
     standardize: options.Standardize = False,
     smarts: Annotated[
         list[str] | None,
-        typer.Option(help="Report the share of molecules with this pattern. Repeatable."),
+        option("Report the share of molecules with this pattern. Repeatable."),
     ] = None,
     properties: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
+            "Report the mean of a property, or the share of molecules in a range: logp, "
+            "qed>=0.6, tpsa<90. Repeatable.",
             "--property",
             metavar="NAME|NAME>=X",
-            help="Report the mean of a property, or the share of molecules in a range: logp, "
-            "qed>=0.6, tpsa<90. Repeatable.",
         ),
     ] = None,
     samples: Annotated[
         int,
-        typer.Option("--samples", "-n", min=0, help="Samples before and after, 0 for none."),
+        option("Samples before and after, 0 for none.", "--samples", "-n", min=0),
     ] = 1000,
-    as_json: Annotated[bool, typer.Option("--json", help="Figures as JSON.")] = False,
+    as_json: Annotated[bool, option("Figures as JSON.", "--json")] = False,
     minutes: Annotated[
         float | None,
-        typer.Option(callback=options.checked_minutes, help="Minutes of training at most, about."),
+        option("Minutes of training at most, about.", callback=options.checked_minutes),
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(min=1, help="Steps at most.", show_default="12 passes, fewer over many"),
+        option("Steps at most.", min=1, show_default="12 passes, fewer over many"),
     ] = None,
-    seed: Annotated[
-        int, typer.Option(callback=options.checked_seed, help="Seed of everything random.")
-    ] = 0,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads of torch.", show_default="1")
-    ] = None,
+    seed: Annotated[int, option("Seed of everything random.", callback=options.checked_seed)] = 0,
+    threads: Annotated[int | None, option("CPU threads of torch.", min=1, show_default="1")] = None,
     assignments: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
+            "Another setting of training, such as learning_rate=3e-4. Repeatable.",
             "--set",
             metavar="KEY=VALUE",
-            help="Another setting of training, such as learning_rate=3e-4. Repeatable.",
         ),
     ] = None,
-    accelerator: Annotated[str, typer.Option(help="auto, cpu, cuda, mps ...")] = "cpu",
+    accelerator: Annotated[str, option("auto, cpu, cuda, mps ...")] = "cpu",
 ) -> None:
     """Teach trained weights your own molecules; on held-out ones the result is never worse.
 

@@ -14,6 +14,7 @@ from graphcnf.compute.parallel import open_workers
 from graphcnf.errors import UserError, say
 from graphcnf.sampling.formats import WRITERS, columns_of, conversion, header, plain_kind
 from graphcnf.scripts import _options as options
+from graphcnf.scripts._options import option
 from graphcnf.scripts._output import check_not_read, check_target, molecule_kind, open_output
 
 if TYPE_CHECKING:
@@ -25,18 +26,18 @@ NUMBER, TIMEOUT = 100, 600
 
 Score = Annotated[
     str,
-    typer.Option(
-        metavar="WHAT",
-        help="What to make large: qed, logp or another name (a wrong one lists all), "
+    option(
+        "What to make large: qed, logp or another name (a wrong one lists all), "
         "FILE.py:FUNCTION of an RDKit molecule or of a SMILES, or FILE.toml with several "
         "objectives.",
+        metavar="WHAT",
     ),
 ]
 Workers = Annotated[
     int | None,
-    typer.Option(
+    option(
+        "Processes that compute scores; 0 for none but this one, without --timeout.",
         min=0,
-        help="Processes that compute scores; 0 for none but this one, without --timeout.",
         show_default="one per core",
     ),
 ]
@@ -46,43 +47,39 @@ Workers = Annotated[
 def optimize(
     *,
     score: Score,
-    budget: Annotated[
-        int, typer.Option(min=1, help="Molecules to ask the score for, each once.")
-    ] = 10_000,
+    budget: Annotated[int, option("Molecules to ask the score for, each once.", min=1)] = 10_000,
     number: Annotated[
         int | None,
-        typer.Option("--number", "-n", min=1, help="Best molecules to write.", show_default="100"),
+        option("Best molecules to write.", "--number", "-n", min=1, show_default="100"),
     ] = None,
     diverse: Annotated[
         bool,
-        typer.Option(
-            "--diverse", help="Write the best of each cluster of similar molecules (Butina)."
-        ),
+        option("Write the best of each cluster of similar molecules (Butina).", "--diverse"),
     ] = False,
     everything: Annotated[
-        bool, typer.Option("--all", help="Write every call in order, failed ones with the reason.")
+        bool, option("Write every call in order, failed ones with the reason.", "--all")
     ] = False,
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="File to write: .smi, .csv, .sdf or .jsonl, also with .gz, or .parquet.",
+        option(
+            "File to write: .smi, .csv, .sdf or .jsonl, also with .gz, or .parquet.",
             show_default="CSV to stdout",
         ),
     ] = None,
     force: options.Force = False,
     folder: Annotated[
         Path | None,
-        typer.Option(
-            help="Where calls and state are kept; the same command goes on from there.",
+        option(
+            "Where calls and state are kept; the same command goes on from there.",
             show_default="runs/optimize/SCORE-seed-SEED",
         ),
     ] = None,
     restart: Annotated[
-        bool, typer.Option("--restart", help="Begin again in a folder with another run's answers.")
+        bool, option("Begin again in a folder with another run's answers.", "--restart")
     ] = False,
     start: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Molecules to ask for first, in a file such as --out."),
+        option("Molecules to ask for first, in a file such as --out.", metavar="FILE"),
     ] = None,
     standardize: options.Standardize = False,
     around: options.Fragment,
@@ -90,22 +87,22 @@ def optimize(
     model: options.Model = "zinc250k",
     save: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Where to write the model as it is at the end."),
+        option("Where to write the model as it is at the end.", metavar="DIR"),
     ] = None,
     seed: options.Seed = 0,
     workers: Workers = None,
     cluster: options.Cluster = None,
     timeout: Annotated[
         float | None,
-        typer.Option(help="Seconds after which a call has failed.", show_default="600"),
+        option("Seconds after which a call has failed.", show_default="600"),
     ] = None,
     on_error: Annotated[
         Literal["skip", "stop"],
-        typer.Option(help="A call that fails counts, or ends the run, to go on later."),
+        option("A call that fails counts, or ends the run, to go on later."),
     ] = "skip",
     assignments: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the search. Repeatable."),
+        option("A setting of the search. Repeatable.", "--set", metavar="KEY=VALUE"),
     ] = None,
 ) -> None:
     """Look for molecules that score high, with as few calls of the score as possible.
@@ -120,7 +117,7 @@ def optimize(
     check_target(out, kind, force)
     check_not_read([out], [start] if start else [])
     options.check_cluster_options(cluster, workers, "cpu")
-    for is_wrong, option, reason in (
+    for is_wrong, name, reason in (
         (standardize and start is None, "--standardize", "it goes with --start"),
         (everything and number is not None, "--all", "it writes every call: leave out -n"),
         (everything and diverse, "--all", "it writes every call: leave out --diverse"),
@@ -128,7 +125,7 @@ def optimize(
         (workers == 0 and cluster is not None, "--workers", "a cluster has at least one worker"),
     ):
         if is_wrong:
-            raise typer.BadParameter(reason, param_hint=f"'{option}'")
+            raise typer.BadParameter(reason, param_hint=f"'{name}'")
     fragment, filters = around.task(), chosen.filters()
     settings, save = parse_settings(assignments or []), _checked_folder(save)
 

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-import typer
 from rdkit import Chem
 
 from graphcnf.datasets import references
@@ -19,7 +18,7 @@ from graphcnf.graphs.batch import PackedGraphs
 from graphcnf.graphs.isomorphism import canonicalise
 from graphcnf.molecules import codec
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
-from graphcnf.scripts._options import load_model
+from graphcnf.scripts._options import load_model, option
 from graphcnf.scripts.benchmarks.runner import Model, Out, Reference, Samples, write
 
 # Held-out molecules whose bits are computed, and numbers of numberings to sum over.
@@ -35,9 +34,7 @@ COLUMNS: list[Column] = [
 def codes(
     model: Model = "zinc250k",
     samples: Samples = 2000,
-    reconstruct: Annotated[
-        int, typer.Option(min=0, help="Held-out molecules to encode and decode.")
-    ] = 0,
+    reconstruct: Annotated[int, option("Held-out molecules to encode and decode.", min=0)] = 0,
     reference: Reference = None,
     out: Out = None,
 ) -> None:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple
 
 import torch
-import typer
 from torch import Tensor
 
 from graphcnf.coloring import ColoringFlow, conflicts
@@ -19,6 +18,7 @@ from graphcnf.errors import UserError, counted
 from graphcnf.evaluation.formats import Column, number, percent, text
 from graphcnf.flows.base import record_generators
 from graphcnf.graphs import GraphBatch
+from graphcnf.scripts._options import option
 from graphcnf.scripts.benchmarks.runner import Out, Places, published, write
 from graphcnf.training.arguments import call, check
 
@@ -49,9 +49,7 @@ WAYS = {"nodes": "one node at a time", "waves": "waves", "channels": "parallel"}
 
 def coloring(
     places: Places,
-    graphs: Annotated[
-        int, typer.Option("--graphs", "-n", min=1, help="Held-out graphs to colour.")
-    ] = 2000,
+    graphs: Annotated[int, option("Held-out graphs to colour.", "--graphs", "-n", min=1)] = 2000,
     out: Out = None,
 ) -> None:
     """Colour held-out graphs with trained models, and count the colourings without a conflict."""

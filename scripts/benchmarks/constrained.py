@@ -22,7 +22,7 @@ from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.optimization.objectives import penalized_logp, similarity
 from graphcnf.optimization.run import optimize
 from graphcnf.optimization.search import SearchSettings
-from graphcnf.scripts._options import load_model
+from graphcnf.scripts._options import load_model, option
 from graphcnf.scripts.benchmarks.runner import Folder, Model, Out, published, write
 
 MOLECULES = 800  # to improve
@@ -63,11 +63,9 @@ class Improvement:
 
 def constrained(
     similarities: Annotated[
-        str, typer.Option(metavar="NUMBER,...", help="Similarities to reach, from 0 to 1.")
+        str, option("Similarities to reach, from 0 to 1.", metavar="NUMBER,...")
     ] = "0,0.2,0.4,0.6",
-    budget: Annotated[
-        int, typer.Option(min=1, help="Calls for each molecule and similarity.")
-    ] = 200,
+    budget: Annotated[int, option("Calls for each molecule and similarity.", min=1)] = 200,
     folder: Folder = Path("runs/constrained"),
     model: Model = "zinc250k",
     out: Out = None,

@@ -14,7 +14,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-import typer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,7 +27,7 @@ from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.images.model import BLOCK
 from graphcnf.images.pictures import write_grid
 from graphcnf.images.scores import score_image_models
-from graphcnf.scripts._options import parse_numbers
+from graphcnf.scripts._options import option, parse_numbers
 from graphcnf.scripts._output import check_place, output_kind
 from graphcnf.scripts.benchmarks.runner import (
     Folder,
@@ -76,9 +75,9 @@ def images(
     seeds: Seeds = "0",
     folder: Folder = Path("runs/images-table"),
     samples: Annotated[
-        int, typer.Option("--samples", "-n", min=2, help="Samples of each model to score.")
+        int, option("Samples of each model to score.", "--samples", "-n", min=2)
     ] = 500,
-    png: Annotated[Path | None, typer.Option(help="Picture of samples, a row per model.")] = None,
+    png: Annotated[Path | None, option("Picture of samples, a row per model.")] = None,
     out: Out = None,
 ) -> None:
     """Compare PixelCNN, VAE, GAN and flows of images, trained for the same CPU time."""

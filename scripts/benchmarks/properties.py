@@ -18,7 +18,7 @@ from graphcnf.evaluation.formats import Column, number, percent, text
 from graphcnf.graphs import GraphCNF
 from graphcnf.molecules.properties import conditions_of, described
 from graphcnf.sampling.records import draw_block
-from graphcnf.scripts._options import load_model
+from graphcnf.scripts._options import load_model, option
 from graphcnf.scripts.benchmarks.runner import Out, Reference, published, write
 
 VALUES, EACH = 100, 10  # held-out molecules that give values, molecules drawn for each value
@@ -37,12 +37,10 @@ def properties(
     model: Annotated[
         str, typer.Argument(metavar="NAME|DIR", help="A model that was trained with properties.")
     ],
-    best_of: Annotated[
-        int, typer.Option(min=1, help="Samples for each molecule; the nearest is kept.")
-    ] = 1,
+    best_of: Annotated[int, option("Samples for each molecule; the nearest is kept.", min=1)] = 1,
     conditions: Annotated[
         str | None,
-        typer.Option(metavar="NAME,...", help="Properties.", show_default="all of the model"),
+        option("Properties.", metavar="NAME,...", show_default="all of the model"),
     ] = None,
     reference: Reference = None,
     out: Out = None,

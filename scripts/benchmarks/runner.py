@@ -17,7 +17,7 @@ from graphcnf.compute.files import inside, read_json
 from graphcnf.datasets.molecules import MoleculeDataset
 from graphcnf.errors import UserError
 from graphcnf.evaluation.formats import Column, Row
-from graphcnf.scripts._options import checked_minutes, checked_seed
+from graphcnf.scripts._options import checked_minutes, checked_seed, option
 from graphcnf.scripts._output import table_kind, write_table
 from graphcnf.training.experiments import MOLECULES, load_molecules
 from graphcnf.training.settings import TrainingSettings, load_config
@@ -30,10 +30,10 @@ def _checked_table(out: Path | None) -> Path | None:
     return out
 
 
-Model = Annotated[str, typer.Option(metavar="NAME|DIR", help="Shipped weights, or a run.")]
-Samples = Annotated[int, typer.Option("--samples", "-n", min=1, help="Samples to score.")]
-Seed = Annotated[int, typer.Option(callback=checked_seed, help="Seed of everything random.")]
-Seeds = Annotated[str, typer.Option(metavar="S,S,...", help="Seeds of training and sampling.")]
+Model = Annotated[str, option("Shipped weights, or a run.", metavar="NAME|DIR")]
+Samples = Annotated[int, option("Samples to score.", "--samples", "-n", min=1)]
+Seed = Annotated[int, option("Seed of everything random.", callback=checked_seed)]
+Seeds = Annotated[str, option("Seeds of training and sampling.", metavar="S,S,...")]
 Presets = Annotated[
     list[str] | None,
     typer.Argument(metavar="PRESET|FILE.toml...", help="Models.", show_default="six presets"),
@@ -42,22 +42,16 @@ Places = Annotated[
     list[Path], typer.Argument(metavar="RUN|DIR", help="Runs, or folders that hold runs.")
 ]
 Minutes = Annotated[
-    float, typer.Option(callback=checked_minutes, help="CPU minutes of one thread for each run.")
+    float, option("CPU minutes of one thread for each run.", callback=checked_minutes)
 ]
-Folder = Annotated[
-    Path, typer.Option(help="Folder of the runs: finished ones count, others are continued.")
-]
+Folder = Annotated[Path, option("Folder of the runs: finished ones count, others are continued.")]
 Reference = Annotated[
     str | None,
-    typer.Option(
-        metavar="NAME|FILE", help="Data with held-out molecules.", show_default="the model's own"
-    ),
+    option("Data with held-out molecules.", metavar="NAME|FILE", show_default="the model's own"),
 ]
 Out = Annotated[
     Path | None,
-    typer.Option(
-        callback=_checked_table, help="File to write: .md, .csv or .json.", show_default="stdout"
-    ),
+    option("File to write: .md, .csv or .json.", callback=_checked_table, show_default="stdout"),
 ]
 
 

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 import pandas as pd
 import torch
-import typer
 
 from graphcnf.compute.files import expand_user
 from graphcnf.datasets import references
@@ -24,7 +23,7 @@ from graphcnf.graphs import GraphCNF
 from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.molecules.validity import evaluate_records
 from graphcnf.sampling.records import first_blocks
-from graphcnf.scripts._options import parse_numbers
+from graphcnf.scripts._options import option, parse_numbers
 from graphcnf.scripts.benchmarks.runner import (
     Folder,
     Minutes,
@@ -88,7 +87,7 @@ def systems(
     minutes: Minutes = 30,
     seeds: Seeds = "0",
     language: Annotated[
-        bool, typer.Option("--language", help="Also an LSTM of SMILES, on the first model's data.")
+        bool, option("Also an LSTM of SMILES, on the first model's data.", "--language")
     ] = False,
     folder: Folder = Path("runs/systems"),
     samples: Samples = 10_000,
