@@ -82,7 +82,7 @@ def load_published(
     vocabulary: MoleculeVocabulary | None = None,
     workers: Workers = None,
 ) -> MoleculeDataset:
-    """Return a data set from the cache or, the first time, encoded; all rows stay in place.
+    """Return a published data set with all its rows in order, encoded the first time, then cached.
 
     The cache file depends on the source's content. Raises `UserError` where a row cannot be
     encoded.

@@ -49,7 +49,7 @@ SPARE = 1 << 24
 """Parameters that a constructor may make and replace, beside those of the weights file."""
 
 VALUES = frozenset({"mean", "deviation", "prior", "separation", "spread", "drift"})
-"""Names in a configuration of what is no size."""
+"""Names of numbers in a configuration that are no sizes."""
 
 REAL = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 """Types of weights; one is converted to another."""
@@ -172,7 +172,7 @@ def check_device(device: Any) -> torch.device:
 
 
 def _check_sizes(config: Any, name: str = "model") -> None:
-    """Refuse what would take all memory or never end, before anything is built."""
+    """Raise `ValueError` for sizes that would take all memory, before anything is built."""
     if isinstance(config, Mapping):
         for key, value in config.items():
             if key not in VALUES:
@@ -189,7 +189,7 @@ def _check_sizes(config: Any, name: str = "model") -> None:
 
 
 def _check_metadata(metadata: Any) -> None:
-    """Refuse what would fail where it is used, long after it was read."""
+    """Raise `ValueError` for metadata that would fail later, where they are used."""
     kinds: dict[str, type] = {
         "training": dict,
         "vocabulary": dict,

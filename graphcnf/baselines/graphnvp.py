@@ -134,7 +134,7 @@ def _categories(x: Tensor, real: Tensor) -> Tensor:
 
 
 class ColumnCouplings(OneByOne):
-    """Couplings of the adjacency tensor (B, N N, channels), one per column but the last.
+    """Couplings of the adjacency tensor (B, N * N, channels), one per column but the last.
 
     Column j holds the pairs of node j with later nodes, see `later_pairs`. `width` gives the
     channels of the two hidden layers.

@@ -388,7 +388,7 @@ class PartialGraph:
         return any(self.free(v) > taken.get(v, 0) for v in self.open(parent))
 
     def add(self, label: int, parent: int = -1, place: Site = (), site: Site = ()) -> None:
-        """Add a cluster; nodes `place` of its parent become its nodes `site`."""
+        """Add a cluster whose nodes `site` are the nodes `place` of its parent."""
         guest = self.vocabulary.clusters[label]
         self.remaining.append(self.to_come)
         known = dict(zip(site, (self.nodes[parent][v] for v in place), strict=True))

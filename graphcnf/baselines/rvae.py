@@ -285,8 +285,8 @@ class RegularizedVAE(GraphVAE):
 
         Args:
             nodes: Probabilities of the node categories, (B, N, T); 0 where masked.
-            edges: Those of the edge categories, (B, N, N, K), symmetric; 0 where masked and on the
-                diagonal.
+            edges: Probabilities of the edge categories, (B, N, N, K), symmetric; 0 where masked and
+                on the diagonal.
             mask: (B, N) bool.
 
         Returns:

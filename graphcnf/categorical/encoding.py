@@ -152,8 +152,9 @@ def assemble(
 
 
 def grid_means(categories: int, latent_dim: int) -> tuple[Tensor, float]:
-    """Return points (K, D) float64 that differ by `spacing` in a coordinate, or two if possible.
+    """Return points of K categories, (K, D) float64, and the least distance along a coordinate.
 
+    Two points differ in at least one coordinate, where possible in two.
     Category k gets the digits of k in the smallest base that `latent_dim` digits allow. Where one
     digit less suffices in base 2, the last one is the parity of the others, as in an
     error-detecting code; where still fewer do, the digits repeat. The points are centred, with

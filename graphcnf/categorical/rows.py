@@ -86,7 +86,7 @@ class CausalAttention(Network):
         self.bias.copy_((counts.to(self.bias) + 0.5).log())
 
     def before(self, x: Tensor) -> Tensor:
-        """Return the last categories before each position of x (B, L), (B, L, grams)."""
+        """Return the `grams` categories before each position of x (B, L), (B, L, grams) long."""
         start = x.new_full((len(x), self.grams), self.cardinalities[0])
         return torch.cat([start, x], 1).unfold(1, self.grams, 1)[:, : x.shape[1]]
 

@@ -180,7 +180,7 @@ class SetNetwork(nn.Module):
 
 
 class CausalSetNetwork(SetNetwork):
-    """Parameters for the k-th of up to `elements` from those before it, and how many follow."""
+    """Parameters of each element, given the elements before it and the number to come."""
 
     def __init__(self, inputs: int, outputs: int, *, elements: int, width: int, **sizes):
         super().__init__(inputs, outputs, width=width, **sizes)
@@ -424,7 +424,7 @@ class GroupNetwork(Network):
 
 
 class GroupState:
-    """Sets so far: sums over their elements."""
+    """Partly drawn sets: their numbers of elements, and sums over the elements' embeddings."""
 
     def __init__(self, network: GroupNetwork, context):
         self.network, self.order = network, InSequence(context.mask)
@@ -462,11 +462,11 @@ class GroupCoupling(Bijection):
         self.coupling = AutoregressiveCoupling(network)
 
     def forward(self, x, context=Context()):
-        """Map x (B, L, 2)."""
+        """Map x (B, L, 2) to z and the log-det, (B,)."""
         return self._apply_to_groups(self.coupling, x, context)
 
     def inverse_and_logdet(self, z, context=Context()):
-        """Map back, without gradients; a temperature below 1 sharpens the probabilities."""
+        """Invert `forward`, without gradients; a temperature below 1 sharpens the probabilities."""
         return self._apply_to_groups(self.coupling.inverse_and_logdet, z, context)
 
     def _apply_to_groups(self, function, x, context):

@@ -55,7 +55,7 @@ class SaturationOrder:
         return graph, node
 
     def settle(self, graph: Tensor, node: Tensor, category: Tensor) -> None:
-        """Give nodes their categories, (M,) long each."""
+        """Set the categories of nodes, (M,) long each, and count them at their neighbours."""
         members = torch.zeros_like(self.open)
         members[graph, node] = True
         own = F.one_hot(category, self.categories)[:, None]

@@ -41,7 +41,7 @@ LEAST_UNPACKED, MOST_TIMES = 64 << 20, 100
 
 
 def expand_user(path: str | Path) -> Path:
-    """Return the path with ~ and ~name spelt out; raises `UserError` without such a user."""
+    """Return the path with ~ and ~name spelt out; raises `UserError` for an unknown user."""
     try:
         return Path(path).expanduser()
     except RuntimeError:

@@ -81,7 +81,7 @@ class Cluster:
 
     @contextmanager
     def ordered_map(self, function: Callable, chunks: Iterable) -> Iterator[Iterator]:
-        """Do as the function `ordered_map`."""
+        """Apply a function to tasks as the function `ordered_map` does."""
         name = f"graphcnf-{uuid.uuid4().hex}"
         # No argument of the tasks: Dask would rather leave them all to the worker that has it.
         plugin = _plugin(name, pickle.dumps(function))
@@ -251,7 +251,7 @@ class Worker:
         self._unsent = function
 
     def apply(self, chunk: object) -> tuple[bool, bytes]:
-        """Return whether the function returned, with the pickled result or exception.
+        """Return True if the function returned, with the pickled result or exception.
 
         Raises:
             WorkerDied: The process ended without a reply.
@@ -283,7 +283,7 @@ class Worker:
         self._ending()
 
     def _ending(self) -> str:
-        """Return how the process ended; it is killed after `GRACE` seconds."""
+        """Say how the process ended, which is killed after `GRACE` seconds."""
         try:
             code = self.process.wait(GRACE)
         except subprocess.TimeoutExpired:

@@ -168,7 +168,7 @@ def _plain(table: pd.DataFrame, numeric: list) -> pd.DataFrame:
 
 
 def _records(codes: dict[str, np.ndarray], kinds: np.ndarray, seed: int) -> dict[str, float]:
-    """Return how close synthetic and held-out rows come to real ones, and the share of copies."""
+    """Return distances of synthetic and held-out rows to real ones, and the share of copies."""
     random, most = np.random.default_rng(seed), min(MOST_ROWS, *map(len, codes.values()))
     few = {name: x[random.permutation(len(x))[:most]] for name, x in codes.items()}
     real = codes["real"]

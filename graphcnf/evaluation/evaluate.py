@@ -113,7 +113,7 @@ class Reference:
         """Return the molecules that distributions are compared with, at most `HELD_OUT`.
 
         Raises:
-            UserError: There are none, or a package is missing without which there is no figure.
+            UserError: There are too few, or the package of the FCD is missing.
         """
         if self.test is None and not self.metrics:
             return []

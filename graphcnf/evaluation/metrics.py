@@ -273,7 +273,7 @@ def internal_diversity(generated: np.ndarray, reference: Any = None, power: int 
 
 
 def _similarities(rows: np.ndarray, columns: np.ndarray, reduced: Callable, add: Callable):
-    """Return what is left of each row of similarities, (M,), reduced block by block and added."""
+    """Return each row of similarities reduced block by block, the parts put together, (M,)."""
 
     def unpacked(packed: np.ndarray) -> Iterator[np.ndarray]:
         for start in range(0, len(packed), BLOCK):

@@ -130,7 +130,7 @@ def set_statistics(
     label: str = "",
     use_cache: bool = False,
 ) -> SetStatistics:
-    """Look at every molecule of a set once.
+    """Compute the statistics of a set, in one pass over its molecules.
 
     Args:
         molecules: Valid molecules or SMILES; stereo is dropped.

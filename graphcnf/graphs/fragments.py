@@ -87,9 +87,10 @@ class Steps:
 
 
 class Progress:
-    """State of the placement in P walks to graphs of `sizes` (P,) nodes with `closures` each.
+    """Placement of a fragment so far in P walks, each of which draws a graph node by node.
 
-    Raises UserError where a graph is too small.
+    `sizes` (P,) are the numbers of nodes of the graphs, `closures` is the largest number of rings
+    that a node closes. Raises UserError where a graph is too small.
     """
 
     def __init__(self, fragment: Fragment, sizes: Tensor, support: Support, closures: int):
@@ -135,7 +136,7 @@ class Progress:
         return self.level == UNPLACED
 
     def look(self) -> None:
-        """Work out what the masks and steps for the next node are made of."""
+        """Compute the tables that the masks and steps for the next node are read from."""
         f = self.fragment
         unplaced = self.unplaced
         pending = (unplaced.float() @ f.adjacency.float()) > 0
@@ -164,7 +165,7 @@ class Progress:
         self.needed = needed.long() + self.attachments
 
     def free_fits(self, back: Tensor) -> Tensor:
-        """Return a mask (P, M) of the steps back (P or 1, M) after which a free node may come."""
+        """Return which of the steps back (P or 1, M) a free node may follow, (P, M) bool."""
         parent = self.depth[:, None] - back
         at = parent.clamp(min=0)
         attaches = (self.attachments_at.gather(1, at) > 0) & (parent >= 0)

@@ -109,7 +109,7 @@ def all_pairs(mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def dense(values: Tensor, index: Tensor, nodes: int) -> Tensor:
-    """Return a symmetric (B, N, N, ...) with the values (B, P, ...) of pairs, all distinct."""
+    """Return a symmetric tensor (B, N, N, ...) of the values (B, P, ...) of distinct pairs."""
     rows = torch.arange(len(index), device=index.device)[:, None]
     i, j = index.unbind(-1)
     out = values.new_zeros(len(values), nodes, nodes, *values.shape[2:])

@@ -73,7 +73,7 @@ class Layers:
         self.steps += [noise, Affine(1 / levels), Logit(alpha)]
 
     def squeeze(self, step: Squeeze | None = None) -> None:
-        """Halve the sides, which must be even: four times as many channels."""
+        """Halve height and width, which must be even, and quadruple the channels."""
         channels, height, width = self.shape
         if height % 2 or width % 2:
             raise UserError(

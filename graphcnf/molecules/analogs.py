@@ -57,7 +57,7 @@ _SMARTS = {"SINGLE": "-", "DOUBLE": "=", "TRIPLE": "#", "AROMATIC": ":"}
 
 
 class Origin:
-    """The molecule that analogues are of; counts the `others` so far that share what is kept."""
+    """Molecule that analogues are drawn of, with counts of those drawn so far."""
 
     def __init__(
         self, molecule: str | Chem.Mol, vocabulary: MoleculeVocabulary, most: int, similar: float

@@ -85,7 +85,7 @@ def parse_smarts(smarts: str, *, kind: str = "SMARTS") -> Chem.Mol:
 
 
 def dropped(text: str) -> list[str]:
-    """Return what of a SMILES or SMARTS no graph holds: "stereo", "isotopes", both or nothing.
+    """Return the parts of a SMILES or SMARTS that graphs lack: "stereo", "isotopes" or both.
 
     Examples:
         >>> dropped("C[C@H](N)C(=O)O"), dropped("[13CH4]"), dropped("[1*]c1ccccc1")

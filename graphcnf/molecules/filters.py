@@ -97,7 +97,7 @@ class Filters:
         return found
 
     def refusal(self, mol: Chem.Mol) -> str:
-        """Return what the first filter that a molecule does not pass asks for, "" without one."""
+        """Return the name of the first filter that a molecule does not pass, "" for none."""
         return next((name for name, passes in self.checks.items() if not passes(mol)), "")
 
 

@@ -75,7 +75,7 @@ class MoleculeSample(Sequence):
         return [None if s is None else Chem.MolFromSmiles(s) for s in self.smiles]
 
     def to_frame(self) -> pd.DataFrame:
-        """Columns `record`, `smiles`, `valid`."""
+        """Return a table with the columns `record`, `smiles` and `valid`."""
         valid = [s is not None for s in self.smiles]
         return pd.DataFrame({"record": range(len(self)), "smiles": self.smiles, "valid": valid})
 
@@ -403,7 +403,7 @@ class MoleculeFlow:
         return frame.assign(reason=pd.Series(reasons, dtype=object))
 
     def learn_percentiles(self, molecules: PackedGraphs) -> None:
-        """Keep how likely some training molecules are, for `score`.
+        """Store the likelihoods of some training molecules, which `score` compares with.
 
         As JSON in the model's metadata: for each group of neighbouring sizes `largest`, its largest
         number of atoms, and `quantiles` of the bits per atom given the size, in even steps from 0

@@ -68,7 +68,7 @@ class MoleculeFragment:
     marked: MarkedPart | None = None
 
     def match(self, molecule: Chem.Mol) -> tuple[int, ...]:
-        """Return the atoms of a molecule at the first place of the fragment that RDKit finds."""
+        """Return the atoms of a molecule that are the fragment, by RDKit's first match."""
         return molecule.GetSubstructMatch(self.query)
 
     def groups(self, molecule: Chem.Mol) -> dict[str, str]:
@@ -223,7 +223,7 @@ def _of_smiles(shown: str, given: Chem.Mol, vocabulary: MoleculeVocabulary, is_o
 
 
 def _kekule_structures(mol: Chem.Mol) -> list[tuple]:
-    """Types of the bonds in each Kekulé structure of a molecule."""
+    """Return the types of the bonds in each Kekulé structure of a molecule."""
     charges = [atom.GetFormalCharge() for atom in mol.GetAtoms()]
     found: dict[tuple, None] = {}
     for structure in Chem.ResonanceMolSupplier(mol, Chem.KEKULE_ALL, STRUCTURES):

@@ -226,5 +226,5 @@ def protonation_hash(smiles: str) -> int:
 
 @cache
 def _uncharger(force: bool) -> rdMolStandardize.Uncharger:
-    """With `force`, also where a charge stays that no hydrogen takes away: in betaines."""
+    """Return an `Uncharger`; with `force`, one that neutralises the anions of betaines, too."""
     return rdMolStandardize.Uncharger(True, force)

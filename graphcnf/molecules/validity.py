@@ -222,7 +222,7 @@ class Failure(NamedTuple):
 
 
 def failures(mol: Chem.Mol | None) -> list[Failure]:
-    """Return what keeps an unsanitized molecule, None if unreadable, from being `strict`."""
+    """Return the reasons why an unsanitized molecule (None: unreadable) is not `strict`."""
     if mol is None:
         return [Failure("unreadable")]
     if not mol.GetNumAtoms():

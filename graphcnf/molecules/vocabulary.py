@@ -115,12 +115,12 @@ class MoleculeVocabulary:
         return vocabulary
 
     def to_dict(self) -> dict[str, list]:
-        """JSON form: {"atoms": [["C", 0, false], ...], "bonds": ["SINGLE", ...]}."""
+        """Return JSON values: {"atoms": [["C", 0, false], ...], "bonds": ["SINGLE", ...]}."""
         return {"atoms": [list(a) for a in self.atoms], "bonds": list(self.bonds)}
 
     @classmethod
     def from_dict(cls, data: Mapping) -> MoleculeVocabulary:
-        """Inverse of `to_dict`."""
+        """Return the vocabulary of what `to_dict` returned."""
         atoms = tuple(AtomCategory(str(s), int(c), bool(mark)) for s, c, mark in data["atoms"])
         return cls(atoms, tuple(str(bond) for bond in data["bonds"]))
 

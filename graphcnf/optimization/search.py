@@ -280,7 +280,7 @@ class Search:
         return [(s, pool[s]) for s in self._chosen(list(pool), wanted)]
 
     def learn(self, proposed: Sequence[tuple[str, str]], scores: Sequence[float]) -> None:
-        """End the round with the score of each proposal; NaN where it failed."""
+        """Learn the score of each proposal, NaN for a failed call, and end the round."""
         for (smiles, source), score in zip(proposed, scores, strict=True):
             self.memory.add(smiles, source, score)
         if self.settings.steps and self.round % self.settings.every == 0:

@@ -66,7 +66,7 @@ class SampleCounts:
 
     @property
     def sampled(self) -> int:
-        """Records so far."""
+        """Number of records drawn so far."""
         return self.record - self.first
 
     def add(self, record: Record, written: bool) -> None:

@@ -136,7 +136,7 @@ def _rule_of_lists(origin: type, inner: tuple, bounds: Range) -> Rule:
 
 
 def _usable(value: Any) -> bool:
-    """Return True unless a value holds a number that no model has, or a zero character."""
+    """Return False for numbers outside 0 to `LARGEST_SIZE`, and texts with zero characters."""
     if isinstance(value, Mapping | list | tuple):
         return all(map(_usable, value.values() if isinstance(value, Mapping) else value))
     if isinstance(value, str):

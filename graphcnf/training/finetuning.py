@@ -171,7 +171,7 @@ def _with_percentiles(folder: Path, data) -> MoleculeFlow:
 
 
 def _figures(data, chosen: TrainingSettings, result) -> dict[str, Any]:
-    """Return what a finished run learned from, its bits before and after, and its steps."""
+    """Return numbers of molecules and steps of a finished run, and its bits before and after."""
     best, held_out = result.best, len(data.split("test"))
     return {
         "molecules": len(data),

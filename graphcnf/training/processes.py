@@ -43,7 +43,7 @@ def as_launched(settings: TrainingSettings) -> TrainingSettings:
 
 
 def leave_unless_main() -> None:
-    """End a process that only helped the first one to train, which alone goes on in a script."""
+    """End every process but the first one, which alone goes on with the caller's script."""
     if not is_main():
         sys.exit(0)
 

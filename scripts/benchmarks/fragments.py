@@ -104,7 +104,7 @@ def _score(
 
 
 def _holds(mol: Chem.Mol, given: str) -> bool:
-    """Return whether the atoms and bonds of a fragment are in a molecule, found by RDKit alone.
+    """Return True if RDKit finds the atoms and bonds of a fragment in a molecule.
 
     The pieces of a linker's fragment have atoms of their own, but one atom may be the neighbour of
     both: with attachment points, pieces are looked for one by one.

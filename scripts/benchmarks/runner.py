@@ -108,7 +108,7 @@ class TrainedRun:
         return self._figures[figure]
 
     def check_finished(self) -> None:
-        """Raise `UserError` unless the model is the one at the end of the budget."""
+        """Raise `UserError` unless the run has a model and has spent its budget."""
         settings, progress = TrainingSettings.from_dict(self.config["training"]), 0.0
         if self.trained:
             # The file rounds minutes to two decimals.

@@ -177,7 +177,7 @@ def _language_row(model: SmilesLSTM, run: TrainedRun, samples: int) -> dict[str,
 
 
 def _timed(samples: int, draw: Callable[[], list]) -> tuple[list, float]:
-    """Return what one thread draws, and samples per second of CPU time."""
+    """Draw with one thread; return the samples, and their number per second of CPU time."""
     with one_thread(torch.device("cpu")):
         began = time.process_time()
         drawn = draw()

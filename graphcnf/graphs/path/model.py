@@ -76,7 +76,7 @@ class PathModel(GraphModel):
 
     @staticmethod
     def measure(graphs: PackedGraphs, **options) -> dict:
-        """Return what follows from graphs; of one or two nodes leave nothing to limit."""
+        """Return `measured` arguments; graphs of one or two nodes set no limit on sums."""
         limits = Support.limits(graphs, **options)
         if graphs.node_counts.max() < 3:
             limits["largest_sums"] = None

@@ -312,7 +312,7 @@ class Support(nn.Module):
         return Places(free, within, depth, last, depth, depth)
 
     def allowed(self, s: Places) -> Tensor:
-        """Return the possible categories of the next variable, (M, C) bool, at least one."""
+        """Return the possible categories of the next variable, (M, C) bool, at least one a row."""
         k = len(s.x)
         role = AtomCode.role(k)
         value = torch.arange(self.cardinalities[k], device=s.depth.device)

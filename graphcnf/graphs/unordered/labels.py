@@ -239,7 +239,7 @@ class PartialGraph:
 
     @classmethod
     def start(cls, table: NodeLabels, labels: Tensor) -> PartialGraph:
-        """Return the graphs before the first round."""
+        """Return graphs of labelled nodes before any edge is decided."""
         none = torch.zeros_like(labels, dtype=torch.bool)
         kinds = labels.new_zeros(*labels.shape, labels.shape[1])
         return cls(table, kinds, none, none, table.ends[labels])
