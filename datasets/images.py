@@ -16,10 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphcnf.compute.files import NotUnpacked, expand_user, gunzip, read_file
+from graphcnf.compute.files import NotUnpacked, expand_user, gunzip, installed_file, read_file
 from graphcnf.errors import UserError
 from graphcnf.limits import check_integer
-from graphcnf.molecules.optional import installed_file
 
 PARTS = ("train", "validation", "test")
 SPLIT_SEED = 0

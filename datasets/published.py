@@ -22,13 +22,12 @@ from pathlib import Path
 
 import numpy as np
 
-from graphcnf.compute.files import read_file
+from graphcnf.compute.files import installed_file, read_file
 from graphcnf.compute.parallel import Workers
 from graphcnf.datasets import cache
 from graphcnf.datasets.molecules import MoleculeDataset, cache_path, encode
 from graphcnf.errors import UserError
 from graphcnf.graphs.batch import PackedGraphs
-from graphcnf.molecules.optional import installed_file
 from graphcnf.molecules.vocabulary import BONDS, MARK, AtomCategory, MoleculeVocabulary
 
 MOSES_ROWS = {"train": 1_584_663, "test": 176_074, "test_scaffolds": 176_225}

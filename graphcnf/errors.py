@@ -17,6 +17,10 @@ class UserError(Exception):
     """
 
 
+class Unavailable(ValueError):
+    """A figure cannot be computed; the message says why in one line."""
+
+
 def require(package: str, what: str, extra: str) -> None:
     """Raise `UserError` unless `what` finds the package that graphcnf's extra brings."""
     if importlib.util.find_spec(package) is None:

@@ -125,16 +125,14 @@ class AutoregressiveCoupling(Bijection):
 
     With u = sigmoid(z), the category x that z encodes, and the conditional distribution function F
     of the categories, u' = F(x - 1) + p(x) (u - lower(x)) / width(x). The output is logit(u').
-    `rules(hidden)` returns the allowed categories (M, C) bool of the next variable, if there are
-    further limits; probabilities are normalised over the allowed ones.
     """
 
     tempers = True
     network: Any  # a `Network`, with the methods of its class
 
-    def __init__(self, network: Network, rules: Callable[[Any], Tensor] | None = None):
+    def __init__(self, network: Network):
         super().__init__()
-        self.network, self.rules = network, rules
+        self.network = network
 
     def categories(self, z: Tensor, mask: Tensor) -> Tensor:
         """Return the categories (B, N, V) of latents; the number of categories where masked."""
@@ -151,10 +149,7 @@ class AutoregressiveCoupling(Bijection):
         rows: Any = slice(None)
         last = len(self.network.cardinalities) - 1
         for k in range(last + 1):
-            logits = self.network.logits(hidden)
-            if self.rules is not None:
-                logits = logits.masked_fill(~self.rules(hidden), -math.inf)
-            x = choose((rows, k), logits / temperature)
+            x = choose((rows, k), self.network.logits(hidden) / temperature)
             if k < last:
                 hidden, kept = self.network.embed(hidden, x)
                 if kept is not None:

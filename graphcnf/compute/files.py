@@ -18,6 +18,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -46,6 +47,21 @@ def expand_user(path: str | Path) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         raise UserError(f"{path}: there is no such home directory") from None
+
+
+def installed_file(package: str, *parts: str) -> Path | None:
+    """Return a file of an installed package without importing it; None where there is none.
+
+    Args:
+        package: Name that it is imported by.
+        parts: Folders and name of the file, below the package.
+    """
+    spec = find_spec(package)
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        path = Path(folder, *parts)
+        if path.is_file():
+            return path
+    return None
 
 
 def inside(folder: str | Path, *parts: str) -> Path:

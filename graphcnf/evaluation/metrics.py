@@ -28,9 +28,9 @@ from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
 from rdkit.Chem.rdmolops import FragmentOnBRICSBonds
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
-from graphcnf.errors import UserError
+from graphcnf.compute.files import installed_file
+from graphcnf.errors import Unavailable, UserError
 from graphcnf.molecules import properties
-from graphcnf.molecules.optional import Unavailable, installed_file
 
 Histogram = Mapping[str, int]
 """Counts by text: an element, a scaffold, a property's value written as a decimal."""

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from graphcnf.compute.files import write_file
-from graphcnf.errors import require
+from graphcnf.errors import Unavailable, require
 from graphcnf.evaluation.formats import number, percent, shown_columns
 from graphcnf.evaluation.metrics import Metric, values_and_counts, wasserstein
 from graphcnf.evaluation.tables import Distances, Evaluation, all_notes, tables
@@ -25,7 +25,6 @@ from graphcnf.molecules import properties
 from graphcnf.molecules.codec import parse
 from graphcnf.molecules.drawing import draw_svg
 from graphcnf.molecules.hashing import contains, hash_each
-from graphcnf.molecules.optional import Unavailable
 from graphcnf.molecules.validity import failures, molecules
 
 MOLECULES = 200

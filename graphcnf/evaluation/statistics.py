@@ -18,9 +18,9 @@ from rdkit import Chem
 from graphcnf.compute.parallel import Workers, chunked, parallel_map
 from graphcnf.datasets import cache
 from graphcnf.datasets.molecules import cache_path
+from graphcnf.errors import Unavailable
 from graphcnf.evaluation.metrics import Feature, chosen_metrics, features_of
 from graphcnf.molecules import codec
-from graphcnf.molecules.optional import Unavailable
 
 STATISTICS_VERSION = 3
 """Raised when the same molecules would give other statistics, so that caches are rebuilt."""

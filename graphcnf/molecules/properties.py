@@ -19,9 +19,8 @@ from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
 from rdkit.DataStructs import TanimotoSimilarity
 
 from graphcnf.compute.parallel import Workers, chunked, parallel_map
-from graphcnf.errors import UserError, suggest
+from graphcnf.errors import Unavailable, UserError, suggest
 from graphcnf.molecules.codec import parse_smarts, quiet
-from graphcnf.molecules.optional import Unavailable
 
 if TYPE_CHECKING:
     from graphcnf.graphs import GraphCNF

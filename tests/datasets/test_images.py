@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from graphcnf.compute.files import installed_file
 from graphcnf.datasets import images
 from graphcnf.datasets.images import load_images, read_digits
 from graphcnf.errors import UserError
-from graphcnf.molecules.optional import installed_file
 
 
 def pixels(count, *shape, seed=0):

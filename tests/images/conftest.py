@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
+from graphcnf.compute.files import installed_file
 from graphcnf.images import MODELS, ImageFlow
-from graphcnf.molecules.optional import installed_file
 from graphcnf.scripts.cli import main
 from graphcnf.training import load_preset
 
