@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from graphcnf.arguments import assigned, check
 from graphcnf.compute.files import expand_user
 from graphcnf.compute.parallel import open_workers
 from graphcnf.errors import UserError, say
@@ -41,6 +41,17 @@ Workers = Annotated[
         show_default="one per core",
     ),
 ]
+
+
+def _parse_settings(texts: list[str]) -> SearchSettings | None:
+    """Return the settings of the search, some of them given as KEY=VALUE; None without any."""
+    if not texts:
+        return None
+    from graphcnf.optimization.search import SearchSettings
+
+    given = dict(map(assigned, texts))
+    check("search", given, SearchSettings)
+    return SearchSettings(**given)
 
 
 @options.grouped
@@ -100,9 +111,14 @@ def optimize(
         Literal["skip", "stop"],
         option("A call that fails counts, or ends the run, to go on later."),
     ] = "skip",
-    assignments: Annotated[
+    settings: Annotated[
         list[str] | None,
-        option("A setting of the search. Repeatable.", "--set", metavar="KEY=VALUE"),
+        option(
+            "A setting of the search. Repeatable.",
+            "--set",
+            metavar="KEY=VALUE",
+            parse=_parse_settings,
+        ),
     ] = None,
 ) -> None:
     """Look for molecules that score high, with as few calls of the score as possible.
@@ -127,7 +143,7 @@ def optimize(
         if is_wrong:
             raise typer.BadParameter(reason, param_hint=f"'{name}'")
     fragment, filters = around.task(), chosen.filters()
-    settings, save = parse_settings(assignments or []), _checked_folder(save)
+    save = _checked_folder(save)
 
     from graphcnf.molecules.flow import MoleculeFlow
     from graphcnf.optimization.objectives import Goal
@@ -168,29 +184,6 @@ def optimize(
         f"s{shown}: the best scores {result.top(1):.4f}, the ten best {result.top():.4f}; kept in "
         f"{folder}"
     )
-
-
-def parse_settings(assignments: list[str]) -> SearchSettings:
-    """Return the settings of the search, some of them given as KEY=VALUE.
-
-    Raises:
-        typer.BadParameter: There is no such setting, or the value has another type.
-    """
-    from graphcnf.optimization.search import SearchSettings
-
-    types = {f.name: type(f.default) for f in fields(SearchSettings)}
-    given = {}
-    for text in assignments:
-        key, equals, value = text.partition("=")
-        if key not in types or not equals:
-            known = ", ".join(types)
-            raise typer.BadParameter(f"{text!r}: KEY=VALUE with {known}", param_hint="'--set'")
-        try:
-            given[key] = types[key](value)
-        except ValueError:
-            noun = "a whole number" if types[key] is int else "a number"
-            raise typer.BadParameter(f"{text!r}: not {noun}", param_hint="'--set'") from None
-    return SearchSettings(**given)
 
 
 def _checked_folder(save: Path | None) -> Path | None:

@@ -38,7 +38,7 @@ ALLOWED = {
     },
 }
 NOT_IN_THE_WHEEL = ("graphcnf.scripts.benchmarks",)
-EVERYWHERE = {"compute", "errors", "limits", "pretrained", "testing"}
+EVERYWHERE = {"arguments", "compute", "errors", "limits", "pretrained", "testing"}
 
 
 def folder(part):

@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from graphcnf.arguments import check
 from graphcnf.categorical import Rows
 from graphcnf.compute.files import inside, read_json
 from graphcnf.discrete.codec import Reasons, RowCodec, SequenceCodec, from_json, to_json
@@ -35,7 +36,6 @@ from graphcnf.limits import (
     plain,
 )
 from graphcnf.pretrained import locate
-from graphcnf.training.arguments import check
 from graphcnf.training.processes import leave_unless_main
 from graphcnf.training.settings import Experiment, TrainingSettings
 

@@ -12,10 +12,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from itertools import product
 from random import Random
+from typing import Annotated
 
 import numpy as np
 from mol_ga.graph_ga.gen_candidates import mutate, reproduce
@@ -25,8 +26,8 @@ from rdkit.Chem.rdFingerprintGenerator import GetAtomPairGenerator, GetMorganGen
 from rdkit.Chem.Scaffolds import MurckoScaffold
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 
-from graphcnf.errors import UserError
-from graphcnf.limits import is_number
+from graphcnf.arguments import check
+from graphcnf.limits import Range
 from graphcnf.molecules.codec import canonical_smiles, quiet
 from graphcnf.molecules.filters import NO_FILTERS, Filters
 from graphcnf.molecules.growth import MoleculeFragment
@@ -65,34 +66,33 @@ WORST = 0.05
 CHOSEN_ON = 250
 """Molecules that the evidence of a choice is computed on, at most."""
 
-POSITIVE = {"batch", "first", "every", "parents", "replay", "step_size", "sigma", "most_atoms"}
+Count = Annotated[int, Range(0, 1_000_000)]
+Positive = Annotated[int, Range(1, 1_000_000)]
+Number = Annotated[float, Range(0, 1_000_000)]
 
 
 @dataclass(frozen=True)
 class SearchSettings:
     """Settings of a search; the defaults were chosen on PMO tasks (docs/optimising.md)."""
 
-    batch: int = 20  # molecules to score in a round
-    first: int = 100  # molecules to score in the first round
-    every: int = 8  # rounds from one turn of the policy, to propose and be trained, to the next
-    sampled: float = 0.8  # molecules that it draws, per molecule of all rounds until its next turn
-    bred: float = 4.0  # offspring per molecule of the batch
-    parents: int = 200  # best molecules that have offspring
-    replay: int = 200  # best molecules that the policy learns from
-    steps: int = 4  # training steps in a round with the policy
-    step_size: int = 32  # molecules of a step
-    learning_rate: float = 5e-4  # of the policy
-    sigma: float = 60.0  # nats that the best molecules gain over the prior
-    fitted: int = 1000  # molecules the surrogate is fitted to, half of them the best; 0 for none
-    boldness: float = 0.5  # standard deviations that are added to the surrogate's mean
-    per_scaffold: int = 0  # most molecules of one scaffold among the best; 0 for any number
-    most_atoms: int = 80  # heavy atoms of the largest offspring
+    batch: Positive = 20  # molecules to score in a round
+    first: Positive = 100  # molecules to score in the first round
+    every: Positive = 8  # rounds from one turn of the policy (proposals, training) to the next
+    sampled: Number = 0.8  # molecules that it draws, per molecule of all rounds until its next turn
+    bred: Number = 4.0  # offspring per molecule of the batch
+    parents: Positive = 200  # best molecules that have offspring
+    replay: Positive = 200  # best molecules that the policy learns from
+    steps: Count = 4  # training steps in a round with the policy
+    step_size: Positive = 32  # molecules of a step
+    learning_rate: Number = 5e-4  # of the policy
+    sigma: Annotated[float, Range(1, 1_000_000)] = 60.0  # nats that the best gain
+    fitted: Count = 1000  # molecules the surrogate is fitted to, half of them the best; 0 for none
+    boldness: Number = 0.5  # standard deviations that are added to the surrogate's mean
+    per_scaffold: Count = 0  # most molecules of one scaffold among the best; 0 for any number
+    most_atoms: Positive = 80  # heavy atoms of the largest offspring
 
     def __post_init__(self):
-        for setting in fields(self):
-            value, low = getattr(self, setting.name), 1 if setting.name in POSITIVE else 0
-            if not (is_number(value) and low <= value < math.inf):
-                raise UserError(f"{setting.name} must be a number ≥ {low}, got {value!r}")
+        check("search", asdict(self), type(self))
 
 
 def offspring(first: str, second: str, seed: tuple[int, ...], most_atoms: int = 80) -> str | None:

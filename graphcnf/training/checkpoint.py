@@ -18,11 +18,11 @@ import torch.distributed as dist
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from graphcnf.arguments import check
 from graphcnf.compute.cpu import memory
 from graphcnf.compute.files import read_file, replace_file
 from graphcnf.errors import UserError
 from graphcnf.limits import LARGEST_COUNT, Range
-from graphcnf.training.arguments import check
 
 FORMAT = 6
 MAGIC = b"graphcnf checkpoint\n"

@@ -17,6 +17,7 @@ import torch
 
 import graphcnf.baselines  # noqa: F401  (its graph models can be trained by name)
 from graphcnf import datasets
+from graphcnf.arguments import call, check
 from graphcnf.baselines.image_models import image_model_class
 from graphcnf.categorical import SetFlow
 from graphcnf.compute.cpu import memory
@@ -41,7 +42,6 @@ from graphcnf.graphs.networks import condition_tables
 from graphcnf.images import MODELS, ConvolutionNetwork, ImageFlow
 from graphcnf.limits import Range, is_integer, limited_parameters
 from graphcnf.molecules.vocabulary import CODEC_VERSION, MoleculeVocabulary
-from graphcnf.training.arguments import call, check
 from graphcnf.training.processes import is_main
 from graphcnf.training.settings import Experiment, TrainingSettings
 

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from graphcnf.arguments import check
 from graphcnf.compute.files import claim, inside, is_claimed, read_json, replace_file
 from graphcnf.errors import UserError, require
 from graphcnf.graphs.batch import GraphBatch
@@ -29,7 +30,6 @@ from graphcnf.molecules.hashing import contains, hash_each
 from graphcnf.molecules.properties import Feature, has_element, property_table
 from graphcnf.molecules.vocabulary import CODEC_VERSION
 from graphcnf.pretrained import model_digest
-from graphcnf.training.arguments import check
 from graphcnf.training.processes import is_main, leave_unless_main
 from graphcnf.training.settings import Experiment, TrainingSettings, load_config
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from graphcnf.arguments import assigned, check
 from graphcnf.compute.files import LARGEST_TEXT, read_file
 from graphcnf.errors import UserError, suggest
 from graphcnf.limits import LARGEST_MINUTES, LARGEST_SEED, Range, plain
-from graphcnf.training.arguments import check
 
 if TYPE_CHECKING:
     from torch import nn
@@ -223,19 +223,12 @@ def apply_overrides(config: dict[str, Any], assignments: list[str]) -> dict[str,
     """
     result = {table: dict(values) for table, values in config.items()}
     for assignment in assignments:
-        key, equals, text = assignment.partition("=")
-        is_text = assignment.encode(errors="ignore").decode() == assignment
-        if not equals or not key.strip() or not is_text:
-            raise UserError(f"--set {assignment}: write it as key=value")
-        *path, name = key.strip().split(".")
+        key, value = assigned(assignment)
+        *path, name = key.split(".")
         table = path.pop(0) if path else "training"
         if table not in TABLES:
             known = suggest(table, list(TABLES))
             raise UserError(f"--set {assignment}: unknown table {table!r}{known}")
-        try:
-            value = tomllib.loads(f"value = {text}")["value"]
-        except (tomllib.TOMLDecodeError, RecursionError):
-            value = text.strip()
         target = result[table]
         for part in path:
             inner = target.get(part, {})

@@ -11,6 +11,7 @@ from typing import Annotated, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from graphcnf.arguments import call, check
 from graphcnf.coloring import ColoringFlow, conflicts
 from graphcnf.coloring.network import SaturationOrder, undecided
 from graphcnf.datasets.coloring import ColoringDataset, load_coloring
@@ -20,7 +21,6 @@ from graphcnf.flows.base import record_generators
 from graphcnf.graphs import GraphBatch
 from graphcnf.scripts._options import option
 from graphcnf.scripts.benchmarks.runner import Out, Places, published, write
-from graphcnf.training.arguments import call, check
 
 GRAPHS_PER_BATCH = 128
 

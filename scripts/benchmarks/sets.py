@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from graphcnf.arguments import call, check
 from graphcnf.datasets.sets import TASKS
 from graphcnf.errors import UserError
 from graphcnf.evaluation.formats import Column, number, text
@@ -17,7 +18,6 @@ from graphcnf.scripts.benchmarks.runner import (
     published,
     write,
 )
-from graphcnf.training.arguments import call, check
 
 METHODS = {
     "uniform-dequantization": "Uniform dequantization",

@@ -1,8 +1,9 @@
-"""Arguments from a configuration, checked against the signatures that take them."""
+"""Arguments from configurations and command lines, checked against what takes them."""
 
 from __future__ import annotations
 
 import inspect
+import tomllib
 import types
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -75,6 +76,22 @@ def check(
         if not fits(value):
             must = f"must be {wanted}, got {_shown(value)}" if wanted else "cannot be set"
             raise UserError(f"{what}: {name} {must}")
+
+
+def assigned(text: str) -> tuple[str, Any]:
+    """Return key and value of "key=value", the value read as TOML, or as text where that fails.
+
+    Raises:
+        UserError: There is no key.
+    """
+    key, equals, value = text.partition("=")
+    is_text = text.encode(errors="ignore").decode() == text
+    if not equals or not key.strip() or not is_text:
+        raise UserError(f"--set {text}: write it as key=value")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except (tomllib.TOMLDecodeError, RecursionError):
+        return key.strip(), value.strip()
 
 
 @cache

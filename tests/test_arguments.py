@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 
 import pytest
 
+from graphcnf.arguments import call, check
 from graphcnf.errors import UserError
 from graphcnf.limits import LARGEST_SEED, Range, check_minutes, check_seed, check_temperature
-from graphcnf.training.arguments import call, check
 
 
 def build(
