@@ -13,7 +13,6 @@ import math
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 
@@ -62,8 +61,8 @@ class ColoringDataset:
     ) -> Iterator[GraphBatch]:
         """Yield batches of an epoch from number `start` on, the colours of graphs permuted."""
         train = self.split("train")
-        batches = size_bucketed_batches(self.graphs.node_counts[train], batch_size, seed, epoch)
-        for number, index in islice(enumerate(batches), start, None):
+        sizes = self.graphs.node_counts[train]
+        for number, index in size_bucketed_batches(sizes, batch_size, seed, epoch, start):
             chance = np.random.default_rng((seed, epoch, number))
             part = self.graphs.subset(train[index])
             renamed = chance.permuted(np.tile(np.arange(self.colors), (len(part), 1)), axis=1)

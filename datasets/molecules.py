@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -179,8 +178,8 @@ class MoleculeDataset:
     ) -> Iterator[GraphBatch]:
         """Yield the batches of an epoch over the training part, from number `start` on."""
         train = self.split("train")
-        numbers = size_bucketed_batches(self.graphs.node_counts[train], batch_size, seed, epoch)
-        for number, index in enumerate(islice(numbers, start, None), start):
+        sizes = self.graphs.node_counts[train]
+        for number, index in size_bucketed_batches(sizes, batch_size, seed, epoch, start):
             yield self._batch(train[index], (seed, epoch, number))
 
     def test_batches(self, batch_size: int) -> Iterator[GraphBatch]:

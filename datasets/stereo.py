@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +70,8 @@ class StereoDataset:
     ) -> Iterator[StereoGraphs]:
         """Yield the batches of an epoch over the training part, from number `start` on."""
         train = self.split("train")
-        numbers = size_bucketed_batches(self.graphs.counts[train].numpy(), batch_size, seed, epoch)
-        for index in islice(numbers, start, None):
+        sizes = self.graphs.counts[train].numpy()
+        for _, index in size_bucketed_batches(sizes, batch_size, seed, epoch, start):
             yield self.graphs[torch.from_numpy(train[index])]
 
     def test_batches(self, batch_size: int) -> Iterator[StereoGraphs]:

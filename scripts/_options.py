@@ -239,6 +239,12 @@ class Draw:
     as_json: Json = False
     device: Device = "cpu"
 
+    def search(self, particles: int | None, filters: Filters) -> dict[str, Any]:
+        """Return the options of a search for molecules that hold a part."""
+        walks = particles or PARTICLES
+        options = {"seed": self.seed, "temperature": self.temperature, "atoms": self.size}
+        return {**options, "particles": walks, "filters": filters}
+
 
 @dataclass
 class Fragment:

@@ -65,17 +65,9 @@ def analogs(
     flow = MoleculeFlow(network)
     marked = options.draws_stereo(network, draw.model, stereo)
     states = None if standardize else flow.charge_states
-    found = analogs_of(
-        flow,
-        flow.standardized(molecule) if standardize else molecule,
-        keep=keep,
-        similar=similar,
-        seed=draw.seed,
-        temperature=draw.temperature,
-        atoms=draw.size,
-        particles=particles or options.PARTICLES,
-        filters=filters,
-    )
+    given = flow.standardized(molecule) if standardize else molecule
+    search = draw.search(particles, filters)
+    found = analogs_of(flow, given, keep=keep, similar=similar, **search)
     options.say_deviations(deviations([molecule], states, marked=marked), 1)
     origin = found.origin
 

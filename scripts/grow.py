@@ -49,16 +49,7 @@ def grow(
     marked = options.draws_stereo(network, draw.model, stereo)
     fragment = read_fragment(text, task, flow.vocabulary)
     options.say_deviations(deviations([text], None, marked=marked), 1)
-    growth = Growth(
-        network,
-        flow.vocabulary,
-        fragment,
-        seed=draw.seed,
-        temperature=draw.temperature,
-        atoms=draw.size,
-        particles=particles or options.PARTICLES,
-        filters=filters,
-    )
+    growth = Growth(network, flow.vocabulary, fragment, **draw.search(particles, filters))
     distinct = {name: set() for name, _ in fragment.points}
 
     def groups(mol):

@@ -11,7 +11,7 @@ import typer
 from graphcnf.errors import UserError, say
 from graphcnf.sampling.formats import conversion, plain_kind
 from graphcnf.scripts._options import Force, option
-from graphcnf.scripts._output import check_target, molecule_kind, open_output
+from graphcnf.scripts._output import check_not_read, check_target, molecule_kind, open_output
 
 
 def merge(
@@ -57,8 +57,7 @@ def merge(
     for path in shards:
         if path.is_dir():
             raise UserError(f"{path} is a folder: name the shards in it")
-        if out is not None and out.exists() and path.exists() and out.samefile(path):
-            raise typer.BadParameter(f"{out} is a shard to merge", param_hint="'--out'")
+    check_not_read([out], shards)
 
     from graphcnf.sampling.shards import merged, survey, totals
 

@@ -12,7 +12,7 @@ from graphcnf.errors import say
 from graphcnf.limits import LARGEST_ORDERS
 from graphcnf.scripts import _options as options
 from graphcnf.scripts._options import option
-from graphcnf.scripts._output import output_kind, read_stdin, write_rows
+from graphcnf.scripts._output import check_not_read, output_kind, read_stdin, write_rows
 
 
 def score(
@@ -47,8 +47,7 @@ def score(
     kind = output_kind(out, ("csv", "json")) or ("json" if as_json else "csv")
     if as_json and kind == "csv":
         raise typer.BadParameter(f"--json does not fit {out}", param_hint="'--out'")
-    if out is not None and file != "-" and out.exists() and out.samefile(file):
-        raise typer.BadParameter(f"{out} is the file to score", param_hint="'--out'")
+    check_not_read([out], [] if file == "-" else [file])
     options.check_cluster_options(cluster, workers, device)
 
     from graphcnf.datasets.smiles_file import read_smiles

@@ -74,8 +74,7 @@ class Comparison:
 
     values: dict[str, float | None]  # of each metric; None where it could not be computed
     missing: dict[str, str]  # reason in one line for each of those
-    generated: int  # molecules
-    reference: int
+    generated: int  # number of molecules
 
 
 Molecules = SetStatistics | Iterable[Chem.Mol | str]
@@ -109,7 +108,7 @@ def compare(
             )
         except Unavailable as error:
             values[metric.name], missing[metric.name] = None, str(error)
-    return Comparison(values, missing, one.size, other.size)
+    return Comparison(values, missing, one.size)
 
 
 def _value(statistics: SetStatistics, feature: str, which: str) -> Any:

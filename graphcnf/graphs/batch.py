@@ -299,9 +299,9 @@ class GraphBatch:
 
 
 def size_bucketed_batches(
-    node_counts: np.ndarray, batch_size: int, seed: int, epoch: int
-) -> Iterator[np.ndarray]:
-    """Yield one epoch of shuffled batches, at most `batch_size` positions in `node_counts` each.
+    node_counts: np.ndarray, batch_size: int, seed: int, epoch: int, first: int = 0
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield number and positions in `node_counts` of the batches of an epoch, from `first` on.
 
     The graphs are shuffled, cut into buckets of 20 batches, sorted by size inside a bucket and cut
     into batches; then all batches are shuffled. A function of (seed, epoch), so a run can resume.
@@ -311,5 +311,6 @@ def size_bucketed_batches(
     order = random.permutation(len(node_counts))
     # Graphs are in random order, so a stable sort by (bucket, size) leaves ties shuffled.
     order = order[np.lexsort((node_counts[order], np.arange(len(order)) // (20 * batch_size)))]
-    for start in random.permutation(np.arange(0, len(order), batch_size)):
-        yield order[start : start + batch_size]
+    starts = random.permutation(np.arange(0, len(order), batch_size)).tolist()
+    for number in range(first, len(starts)):
+        yield number, order[starts[number] : starts[number] + batch_size]

@@ -138,7 +138,8 @@ SIZES = np.random.default_rng(0).normal(23, 4.5, 10_007).round().clip(6, 38).ast
 
 
 def test_every_graph_once_with_little_padding():
-    batches = list(size_bucketed_batches(SIZES, 32, seed=1, epoch=0))
+    numbers, batches = zip(*size_bucketed_batches(SIZES, 32, seed=1, epoch=0), strict=True)
+    assert numbers == tuple(range(len(batches)))
     assert sorted(np.concatenate(batches)) == list(range(len(SIZES)))
     assert sorted(map(len, batches))[1:] == [32] * (len(batches) - 1)
     padded = sum(len(b) * SIZES[b].max() for b in batches)
@@ -147,5 +148,5 @@ def test_every_graph_once_with_little_padding():
     # Batches come in random order of size, others for another seed or epoch.
     assert abs(np.corrcoef(means[1:], means[:-1])[0, 1]) < 0.2
     for seed, epoch, same in ((1, 0, True), (1, 1, False), (2, 0, False)):
-        again = list(size_bucketed_batches(SIZES, 32, seed, epoch))
+        again = [batch for _, batch in size_bucketed_batches(SIZES, 32, seed, epoch)]
         assert np.array_equal(np.concatenate(again), np.concatenate(batches)) == same

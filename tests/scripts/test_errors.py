@@ -83,7 +83,7 @@ def places(model_folder, surroundings):
         ([*EVALUATE, "--seeds", "1,1"], 2, "twice"),
         ([*EVALUATE, "--seeds", "1,2", "--seed", "3"], 2, "exclude each other"),
         ([*EVALUATE, "--reference", "words.txt"], 1, "no usable molecule"),
-        (["score", "table.csv", "--out", "table.csv"], 2, "is the file to score"),
+        (["score", "table.csv", "--out", "table.csv"], 2, "is a file to read"),
         (["score", "good.smi", "--json", "--out", "x.csv"], 2, "--json does not fit x.csv"),
         (["score", "good.smi", "--cluster", "bad.json"], 1, "not the file of a scheduler of Dask"),
         (["finetune", "good.smi", "--set", "seed=4"], 2, "seed: give it as --seed alone"),
