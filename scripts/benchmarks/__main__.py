@@ -10,7 +10,6 @@ from graphcnf.scripts.benchmarks.images import images
 from graphcnf.scripts.benchmarks.moses import moses, zinc_fold
 from graphcnf.scripts.benchmarks.pmo import pmo
 from graphcnf.scripts.benchmarks.properties import properties
-from graphcnf.scripts.benchmarks.sets import sets
 from graphcnf.scripts.benchmarks.systems import systems
 from graphcnf.scripts.benchmarks.tables import tables
 from graphcnf.scripts.cli import run
@@ -27,7 +26,6 @@ for _command in (
     properties,
     systems,
     images,
-    sets,
     coloring,
     pmo,
     constrained,

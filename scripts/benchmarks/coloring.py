@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple
 
 import torch
+import typer
 from torch import Tensor
 
 from graphcnf.arguments import call, check
@@ -20,7 +21,7 @@ from graphcnf.evaluation.formats import Column, number, percent, text
 from graphcnf.flows.base import record_generators
 from graphcnf.graphs import GraphBatch
 from graphcnf.scripts._options import option
-from graphcnf.scripts.benchmarks.runner import Out, Places, published, write
+from graphcnf.scripts.benchmarks.runner import Out, published, write
 
 GRAPHS_PER_BATCH = 128
 
@@ -48,7 +49,7 @@ WAYS = {"nodes": "one node at a time", "waves": "waves", "channels": "parallel"}
 
 
 def coloring(
-    places: Places,
+    places: Annotated[list[str], typer.Argument(metavar="RUN...", help="Folders of models.")],
     graphs: Annotated[int, option("Held-out graphs to colour.", "--graphs", "-n", min=1)] = 2000,
     out: Out = None,
 ) -> None:

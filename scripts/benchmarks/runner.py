@@ -38,9 +38,6 @@ Presets = Annotated[
     list[str] | None,
     typer.Argument(metavar="PRESET|FILE.toml...", help="Models.", show_default="six presets"),
 ]
-Places = Annotated[
-    list[Path], typer.Argument(metavar="RUN|DIR", help="Runs, or folders that hold runs.")
-]
 Minutes = Annotated[
     float, option("CPU minutes of one thread for each run.", callback=checked_minutes)
 ]
@@ -90,22 +87,14 @@ class TrainedRun:
     def __init__(self, path: Path):
         self.path, self.config = path, load_config(inside(path, "config.toml"))
         self.trained: dict[str, float] = {}
-        self._figures: dict[str, Any] = {}
         file = inside(path, "model", "config.json")
         try:
             trained = read_json(file)["metadata"]["training"]
             self.trained = {k: float(trained[k]) for k in ("steps", "minutes")}
-            self._figures = {k: float(v) for k, v in trained["held_out"].items()}
         except FileNotFoundError:
             pass
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise UserError(f"{file}: damaged ({error})") from None
-
-    def held_out(self, figure: str) -> float:
-        """Return a figure of the model on held-out data; raise `UserError` where it is missing."""
-        if figure not in self._figures:
-            raise UserError(f"{self.path}/model/config.json: damaged (no {figure})")
-        return self._figures[figure]
 
     def check_finished(self) -> None:
         """Raise `UserError` unless the run has a model and has spent its budget."""
@@ -183,15 +172,3 @@ def run_child(arguments: Sequence[str]) -> None:
     code = subprocess.call([sys.executable, *arguments], env=environment, stdout=sys.stderr)
     if code:
         raise UserError(f"training failed (exit code {code}), see above")
-
-
-def find_runs(places: Sequence[Path]) -> list[TrainedRun]:
-    """Return the named runs, and those up to two levels deep in named folders, in order."""
-    found: dict[Path, None] = {}
-    for place in places:
-        levels = ("config.toml", "*/config.toml", "*/*/config.toml")
-        runs = sorted(file.parent for level in levels for file in place.glob(level))
-        if not runs:
-            raise UserError(f"{place}: no run there (a run directory has a config.toml)")
-        found |= dict.fromkeys(runs)
-    return [TrainedRun(path) for path in found]

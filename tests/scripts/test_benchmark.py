@@ -15,7 +15,7 @@ from graphcnf.datasets.molecules import encode
 from graphcnf.errors import UserError
 from graphcnf.molecules.validity import evaluate_records
 from graphcnf.scripts.benchmarks import constrained, moses
-from graphcnf.scripts.benchmarks.runner import TrainedRun, find_runs, train_all
+from graphcnf.scripts.benchmarks.runner import TrainedRun, train_all
 
 
 @pytest.fixture
@@ -44,7 +44,6 @@ def make_run(surroundings, zinc_smiles):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["sets", "runs"], 1, "runs: no run there"),
         (["systems", "a", "--minutes", "-1"], 2, "greater than 0"),
         (["systems", "a", "--seeds", "1,x"], 2, "'--seeds'"),
     ],
@@ -54,17 +53,13 @@ def test_errors(bench, arguments, code, message):
     assert found == code and message in err
 
 
-def test_runs_are_found_in_folders(make_run, surroundings):
-    for name in ("x/a/seed-0", "x/a/seed-1", "x/b", "y/c"):
-        make_run(name)
-    runs = find_runs([surroundings / name for name in ("y/c", "x")])
-    found = [str(run.path.relative_to(surroundings)) for run in runs]
-    assert found == ["y/c", "x/a/seed-0", "x/a/seed-1", "x/b"]
-    assert len(runs[0].molecules()) == 200
-    config = surroundings / "x/b/config.toml"
+def test_the_molecules_of_a_run(make_run):
+    path = make_run("x")
+    assert len(TrainedRun(path).molecules()) == 200
+    config = path / "config.toml"
     config.write_text(config.read_text().replace("smiles_file", "images"))
-    with pytest.raises(UserError, match="x/b: the data set 'images' holds no molecules"):
-        TrainedRun(surroundings / "x/b").molecules()
+    with pytest.raises(UserError, match="x: the data set 'images' holds no molecules"):
+        TrainedRun(path).molecules()
 
 
 def test_a_run_is_finished_when_its_budget_is_spent(make_run):

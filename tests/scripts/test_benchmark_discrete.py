@@ -1,11 +1,10 @@
-"""The commands that print the figures of sets and colourings."""
+"""The command that prints the figures of colourings."""
 
 import csv
 import json
 import math
 
 import pytest
-import tomli_w
 import torch
 
 from graphcnf.coloring import ColoringFlow
@@ -23,29 +22,6 @@ DATA = {"size": "small", "graphs": 1500, "seed": 3}
 
 
 @pytest.fixture
-def set_run(surroundings):
-    """Write a finished run on sets."""
-
-    def write(place, bits, steps=10, **config):
-        folder = surroundings / place
-        folder.mkdir(parents=True)
-        model = {"encoding": config.pop("encoding", "mixture"), **config.pop("model", {})}
-        tables = {
-            "model": model,
-            "data": {"name": "sets", **config},
-            "training": {"steps": 10},
-        }
-        (folder / "config.toml").write_text(tomli_w.dumps(tables))
-        trained = {"steps": steps, "minutes": 2.5, "held_out": {"bits_per_variable": bits}}
-        (folder / "model").mkdir()
-        content = {"metadata": {"training": trained}}
-        (folder / "model" / "config.json").write_text(json.dumps(content))
-        return folder
-
-    return write
-
-
-@pytest.fixture
 def model(surroundings):
     torch.manual_seed(0)
     options = {"width": 16, "encoder_layers": 1, "layers": 1, "heads": 2}
@@ -53,54 +29,6 @@ def model(surroundings):
     model.metadata = {"dataset": "coloring", "data": DATA, "training": {"minutes": 1.5}}
     model.save_pretrained(surroundings / "run" / "model")
     return model
-
-
-def test_table_of_sets(set_run, surroundings, bench):
-    set_run("a/seed-0", 2.79)
-    set_run("a/seed-1", 2.77)
-    set_run("b", 2.95, encoding="uniform-dequantization")
-    set_run("c", 2.2501, task="summation", encoding="linear")
-    set_run("d", 2.9, model={"coupling": "channels"})
-    set_run("e", 2.775, encoding="interval", model={"coupling": "groups", "couplings": 4})
-    set_run("f", 2.0, elements=8)
-    code, out, _ = bench("sets", surroundings)
-    assert code == 0
-    lines = [[c.strip() for c in line.split("|")[1:-1]] for line in out.splitlines()]
-    table = {tuple(line[:3]): line[3] for line in lines if len(line) == 5}
-    optimum = math.log2(math.factorial(16)) / 16
-    assert table["shuffling", "Optimum", "-"] == f"{optimum:.3f}"
-    assert table["summation", "Optimum", "-"] == "2.243"
-    assert table["shuffling", "Mixture of logistics", "elements"] == "2.780 ± 0.014"
-    assert table["shuffling", "Mixture of logistics", "channels"] == "2.900"
-    assert table["shuffling", "Mixture of logistics (published)", "channels"] == "2.780"
-    assert table["shuffling", "Uniform dequantization", "elements"] == "2.950"
-    assert table["shuffling", "Intervals", "4 groups"] == "2.775"
-    assert table["summation", "Linear flows", "elements"] == "2.250"
-    assert table["summation", "Discrete flow (published)", "-"] == "2.510"
-    # Sets of other sizes have an optimum of their own, and no published figures.
-    others = {key: value for key, value in table.items() if key[0] == "shuffling, elements = 8"}
-    assert list(others.values()) == [f"{math.log2(math.factorial(8)) / 8:.3f}", "2.000"]
-
-
-def test_unlike_runs_are_not_averaged(set_run, surroundings, bench):
-    set_run("a", 2.79)
-    set_run("b", 2.95, model={"latent_dim": 2})
-    code, _, err = bench("sets", surroundings, "--out", "x.csv")
-    assert code == 0, err
-    rows = [row for row in csv.DictReader(open("x.csv")) if row["method"] == "Mixture of logistics"]
-    assert [row["bits"] for row in rows] == ["2.79", "2.95"]
-
-
-def test_errors_of_sets(set_run, surroundings, bench):
-    code, _, err = bench("sets", surroundings / "none")
-    assert code == 1 and "no run there" in err
-    set_run("a", 3.0, steps=5)
-    code, _, err = bench("sets", "a")
-    assert code == 1 and "not finished" in err
-    set_run("b", 3.0, name="zinc250k")
-    code, _, err = bench("sets", "b")
-    assert code == 1 and "not on sets (its data are zinc250k)" in err
-    assert len(err.splitlines()) == 1
 
 
 def test_table_of_colourings(model, surroundings, bench):
