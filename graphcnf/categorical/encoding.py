@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphcnf.errors import UserError
-from graphcnf.flows.base import draw_uniform
+from graphcnf.flows.base import draw_uniform, logistic_log_density
 from graphcnf.flows.coupling import AffineCoupling, MixtureLogisticCoupling, halves
 from graphcnf.flows.dequantization import UniformDequantization, VariationalDequantization
 from graphcnf.flows.linear import InvertibleLinear
@@ -130,12 +130,6 @@ def logistic_noise(shape: Sequence[int], like: Tensor, noise: Noise | None = Non
     # The tape is float64, and so are uniform numbers: in float32 they are too coarse for the tails.
     draw = take(noise, lambda: torch.rand(shape, dtype=torch.float64, device=like.device))
     return torch.logit(draw.clamp(1e-16, 1 - 1e-16)).to(like.dtype)
-
-
-def logistic_log_density(z: Tensor) -> Tensor:
-    """Return the elementwise log-density of the standard logistic distribution, nats."""
-    z = z.abs()
-    return -z - 2 * F.softplus(-z)
 
 
 def assemble(

@@ -20,13 +20,13 @@ from graphcnf.categorical.autoregressive import AutoregressiveCoupling, InSequen
 from graphcnf.categorical.encoding import (
     Encoded,
     Encoding,
-    logistic_log_density,
     logistic_noise,
     make_encoding,
 )
 from graphcnf.categorical.flow import CategoricalFlow
 from graphcnf.categorical.transformer import HIDDEN, Transformer
 from graphcnf.errors import UserError
+from graphcnf.flows.base import logistic_log_density
 from graphcnf.flows.coupling import coupling_stack
 from graphcnf.flows.logistic_mixture import (
     bounded_log_scale,

@@ -83,6 +83,12 @@ def draw_uniform(shape: Sequence[int], **options) -> Tensor:
     return draw_normal(shape, uniform=True, **options)
 
 
+def logistic_log_density(z: Tensor) -> Tensor:
+    """Return the standard logistic log-density of every element, nats."""
+    z = z.abs()
+    return -z - 2 * F.softplus(-z)
+
+
 class BaseDensity(nn.Module):
     """Factorized density of the latents of a flow; subclasses write `log_density` and `sample`."""
 
@@ -116,8 +122,7 @@ class StandardLogistic(BaseDensity):
 
     def log_density(self, z):
         """Return ``log sigmoid(z) + log sigmoid(-z)``."""
-        z = z.abs()
-        return -z - 2 * F.softplus(-z)
+        return logistic_log_density(z)
 
     def sample(self, shape, *, temperature=1.0, mask=None, dtype=None, **options):
         """Draw ``(B, ..., D)``, multiplied by ``temperature``."""

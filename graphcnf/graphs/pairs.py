@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphcnf.categorical import make_encoding
-from graphcnf.categorical.encoding import logistic_log_density, logistic_noise
+from graphcnf.categorical.encoding import logistic_noise
 from graphcnf.categorical.flow import Bound
 from graphcnf.categorical.sets import EXPANSION
 from graphcnf.categorical.transformer import HIDDEN, Transformer
 from graphcnf.errors import UserError
-from graphcnf.flows.base import StandardLogistic, draw_uniform
+from graphcnf.flows.base import StandardLogistic, draw_uniform, logistic_log_density
 from graphcnf.flows.coupling import MixtureLogisticCoupling, coupling_stack, halves
 from graphcnf.flows.linear import ActNorm, InvertibleLinear
 from graphcnf.flows.modules import ReadOut, zero_init
