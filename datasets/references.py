@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from graphcnf import datasets
+from graphcnf.datasets import MOLECULES
 from graphcnf.datasets.molecules import MoleculeDataset
-from graphcnf.datasets.published import load_moses, load_qm9
 from graphcnf.datasets.smiles_file import load_smiles_file
-from graphcnf.datasets.zinc250k import Zinc250kRows, load_zinc250k, zinc250k_rows
+from graphcnf.datasets.zinc250k import Zinc250kRows, zinc250k_rows
 from graphcnf.errors import UserError
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
 
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
 HELD_OUT = 10_000
 """Largest number of held-out molecules that samples are compared with."""
 
-OFFICIAL = {"zinc250k": load_zinc250k, "moses": load_moses, "qm9": load_qm9}
-"""Loaders of the data sets with a held-out part of their own."""
-
 Rows = MoleculeDataset | Zinc250kRows
 """A data set, or one that encodes a row when it is taken."""
 
@@ -31,7 +29,7 @@ def load_reference(name: str | None, model: GraphCNF | None = None, by_row: bool
     """Load training data, in the vocabulary of a model where one is given.
 
     Args:
-        name: One of `OFFICIAL`, or a file; None for the data that the model was trained on.
+        name: One of `MOLECULES`, or a file; None for the data that the model was trained on.
         model: The model.
         by_row: Encode no more than the rows that are taken, where the data set allows it.
 
@@ -47,8 +45,8 @@ def load_reference(name: str | None, model: GraphCNF | None = None, by_row: bool
         rows = zinc250k_rows()
         if vocabulary in (None, rows.vocabulary):
             return rows
-    if name in OFFICIAL:
-        dataset = OFFICIAL[name]()
+    if name in MOLECULES:
+        dataset = getattr(datasets, f"load_{name}")()
         if vocabulary is None:
             return dataset
         dataset = dataset if vocabulary.marked else dataset.without_marks()
@@ -59,7 +57,7 @@ def load_reference(name: str | None, model: GraphCNF | None = None, by_row: bool
         return dataset
     if not name or not Path(name).exists():
         raise UserError(
-            f"no reference {name!r}: --reference takes {', '.join(OFFICIAL)} or a file of SMILES"
+            f"no reference {name!r}: --reference takes {', '.join(MOLECULES)} or a file of SMILES"
         )
     if model is None:
         return load_smiles_file(name)

@@ -16,7 +16,8 @@ import torch
 from rdkit import Chem
 
 from graphcnf.compute.parallel import available_cores
-from graphcnf.datasets.references import HELD_OUT, OFFICIAL, Rows, held_out, load_reference
+from graphcnf.datasets import MOLECULES
+from graphcnf.datasets.references import HELD_OUT, Rows, held_out, load_reference
 from graphcnf.datasets.smiles_file import load_smiles_file
 from graphcnf.errors import UserError, require, say
 from graphcnf.evaluation.metrics import COMPARED, Feature, chosen_metrics, features_of
@@ -74,7 +75,7 @@ _CAME_BACK = "the share of valid molecules that come back from their graphs as t
 class Reference:
     """Molecules that samples are held against; several sets may share one.
 
-    The name is one of `OFFICIAL`, "none", or a file of training molecules; None for a model's own
+    The name is one of `MOLECULES`, "none", or a file of training molecules; None for a model's own
     data, or zinc250k.
     """
 
@@ -97,7 +98,7 @@ class Reference:
         name = self.name or "zinc250k"
         if self.name is None and model is not None:
             own = model.metadata.get("dataset")
-            name = str(own) if own in OFFICIAL else "none"
+            name = str(own) if own in MOLECULES else "none"
             if name == "none":
                 say(
                     "note: without the training data, named with --reference, there is no data "
@@ -250,7 +251,7 @@ def _evaluate_records(records: Records, reference: Reference, standardize: bool)
     hashes = states = None
     if dataset is not None:
         # A file of one's own has no official held-out part: it is training data throughout.
-        official = source in OFFICIAL
+        official = source in MOLECULES
         hashes = dataset.training_hashes() if official else np.unique(dataset.hashes)
     if standardize:
         known = [] if dataset is None else dataset.take(dataset.split("train")[:STATES]).smiles
