@@ -43,17 +43,6 @@ Workers = Annotated[
 ]
 
 
-def _parse_settings(texts: list[str]) -> SearchSettings | None:
-    """Return the settings of the search, some of them given as KEY=VALUE; None without any."""
-    if not texts:
-        return None
-    from graphcnf.optimization.search import SearchSettings
-
-    given = dict(map(assigned, texts))
-    check("search", given, SearchSettings)
-    return SearchSettings(**given)
-
-
 @options.grouped
 def optimize(
     *,
@@ -111,14 +100,9 @@ def optimize(
         Literal["skip", "stop"],
         option("A call that fails counts, or ends the run, to go on later."),
     ] = "skip",
-    settings: Annotated[
+    assignments: Annotated[
         list[str] | None,
-        option(
-            "A setting of the search. Repeatable.",
-            "--set",
-            metavar="KEY=VALUE",
-            parse=_parse_settings,
-        ),
+        option("A setting of the search. Repeatable.", "--set", metavar="KEY=VALUE"),
     ] = None,
 ) -> None:
     """Look for molecules that score high, with as few calls of the score as possible.
@@ -143,7 +127,7 @@ def optimize(
         if is_wrong:
             raise typer.BadParameter(reason, param_hint=f"'{name}'")
     fragment, filters = around.task(), chosen.filters()
-    save = _checked_folder(save)
+    settings, save = _settings(assignments or []), _checked_folder(save)
 
     from graphcnf.molecules.flow import MoleculeFlow
     from graphcnf.optimization.objectives import Goal
@@ -184,6 +168,18 @@ def optimize(
         f"s{shown}: the best scores {result.top(1):.4f}, the ten best {result.top():.4f}; kept in "
         f"{folder}"
     )
+
+
+def _settings(assignments: list[str]) -> SearchSettings:
+    """Return the settings of the search, some of them given as KEY=VALUE."""
+    from graphcnf.optimization.search import SearchSettings
+
+    try:
+        given = dict(map(assigned, assignments))
+        check("search", given, SearchSettings)
+        return SearchSettings(**given)
+    except UserError as error:
+        raise typer.BadParameter(str(error), param_hint="'--set'") from None
 
 
 def _checked_folder(save: Path | None) -> Path | None:
