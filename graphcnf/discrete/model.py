@@ -6,7 +6,6 @@ import math
 import signal
 import tempfile
 from collections.abc import Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -419,8 +418,7 @@ def experiment_of(
     test = test if len(test) else rest
 
     def train_batches(epoch, seed, start):
-        batches = size_bucketed_batches(sizes[rest], batch_size, seed, epoch)
-        for chosen in islice(batches, start, None):
+        for _, chosen in size_bucketed_batches(sizes[rest], batch_size, seed, epoch, start):
             yield codec.batch(data, rest[chosen])
 
     def eval_batches():
