@@ -540,6 +540,7 @@ def dropped_marks(smiles: str) -> list[str]:
     """
     with quiet():
         raw, mol = parse(smiles, sanitize=False), parse(smiles)
+    Chem.FastFindRings(raw)
     found, atoms, bonds = set(), 0, 0
     used: set[int] = set()
     for bond in raw.GetBonds():
@@ -550,12 +551,18 @@ def dropped_marks(smiles: str) -> list[str]:
                 raise MoleculeNotRepresentable(
                     f"marks at a double bond contradict each other: {smiles[:80]}"
                 )
-            bonds += 1
             used.update(*sides)
+            beyond = [
+                raw.GetBondWithIdx(k).GetOtherAtom(end)
+                for end, side in zip(ends, sides, strict=True)
+                for k in side
+            ]
+            # In a small ring, marks may be those of the double bonds beside it alone.
+            small = any(bond.IsInRingSize(n) for n in range(3, 8))
+            bonds += not (small and all(_doubles(atom) for atom in beyond))
     for atom in raw.GetAtoms():
         tag, near = atom.GetChiralTag(), atom.GetDegree()
-        doubles = sum(b.GetBondType() == Chem.BondType.DOUBLE for b in atom.GetBonds())
-        cumulated = near == doubles == 2
+        cumulated = near == _doubles(atom) == 2
         if cumulated and any(set(_directions(a)) - used for a in atom.GetNeighbors()):
             found.add("cumulene")
         if tag == Chem.ChiralType.CHI_UNSPECIFIED:
@@ -575,6 +582,11 @@ def dropped_marks(smiles: str) -> list[str]:
     if held[False] < atoms or held[True] < bonds:
         found.add("no stereo element")
     return sorted(found)
+
+
+def _doubles(atom: Chem.Atom) -> int:
+    """Count the double bonds of an atom."""
+    return sum(bond.GetBondType() == Chem.BondType.DOUBLE for bond in atom.GetBonds())
 
 
 def _directions(end: Chem.Atom) -> dict[int, bool]:

@@ -202,6 +202,8 @@ def test_given_marks_are_kept(zinc_smiles):
         ("C/C=C=C=C/C", ["cumulene"]),
         ("F[Pt@SP1](Cl)(Br)I", ["metal"]),
         ("C[C@H](C)C", ["no stereo element"]),
+        ("C1C/C=C/CC1", ["no stereo element"]),
+        ("O=C1OC(/C=C\\c2ccccc2)=N/C1=C\\C", []),
         ("Cc1cccc(F)c1-c1c(C)cccc1F |wD:7.7|", ["atropisomer"]),
     ],
 )
