@@ -17,7 +17,8 @@ from graphcnf.scripts._options import option
 _model = partial(option, rich_help_panel="With --model")
 _written = partial(option, rich_help_panel="Output")
 
-OF_MODELS = {"samples", "seed", "seeds", "temperature", "support", "reconstruct", "likelihood"}
+OF_MODELS = {"samples", "seed", "seeds", "temperature", "support", "reconstruct", "likelihood",
+             "stereo"}  # fmt: skip
 """Options that go with --model only."""
 
 
@@ -73,6 +74,14 @@ def evaluate(
     support: options.Support = True,
     reconstruct: Annotated[int, _model("Held-out molecules to encode and decode.", min=0)] = 2000,
     likelihood: Annotated[int, _model("Held-out molecules to take the bits of.", min=0)] = 2000,
+    stereo: Annotated[
+        bool | None,
+        _model(
+            "Draw stereo marks, too, and tell how they are set.",
+            "--stereo/--no-stereo",
+            show_default="where the model has them",
+        ),
+    ] = None,
     device: options.Device = "cpu",
     cluster: options.Cluster = None,
     html: Annotated[
@@ -135,6 +144,7 @@ def evaluate(
             # The last part of a folder, where it still tells all sets apart.
             last = Path(name).name
             shown = last if [Path(n).name for n in named].count(last) == 1 else name
+            of_models["stereo"] = options.draws_stereo(model, name, stereo)
             results.append(
                 graphcnf.evaluate(model, against, name=shown, seeds=numbers, **of_models)
             )

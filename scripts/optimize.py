@@ -89,6 +89,14 @@ def optimize(
         Path | None,
         option("Where to write the model as it is at the end.", metavar="DIR"),
     ] = None,
+    stereo: Annotated[
+        bool | None,
+        typer.Option(
+            "--stereo/--no-stereo",
+            help="Search among molecules with stereo marks.",
+            show_default="where --start, the fragment or a fingerprint has some",
+        ),
+    ] = None,
     seed: options.Seed = 0,
     workers: Workers = None,
     cluster: options.Cluster = None,
@@ -135,7 +143,8 @@ def optimize(
     from graphcnf.optimization.run import optimize as run
 
     goal, flow = Goal.of(score), MoleculeFlow(options.load_model(model))
-    leads = _leads(start, flow, standardize) if start is not None else []
+    marked = options.draws_stereo(flow.model, model, stereo)
+    leads = _leads(start, flow, standardize, marked) if start is not None else []
     seconds, began = TIMEOUT if timeout is None else timeout, time.perf_counter()
     folder = expand_user(folder or Path("runs", "optimize", f"{_label(score)}-seed-{seed}"))
     if restart:
@@ -151,6 +160,7 @@ def optimize(
             settings=settings,
             fragment=fragment,
             filters=filters,
+            stereo=stereo,
             workers=engine,
             timeout=seconds,
             stop_on_error=on_error == "stop",
@@ -199,13 +209,13 @@ def _label(score: str) -> str:
     return plain.strip("-").lower()[-60:] or "score"
 
 
-def _leads(path: Path, flow: MoleculeFlow, standardize: bool) -> list[str]:
+def _leads(path: Path, flow: MoleculeFlow, standardize: bool, marked: bool) -> list[str]:
     """Return the SMILES of a file, with a note on what the model's data have not."""
     from graphcnf.molecules.standardize import deviations
 
     smiles = options.read_molecules(path)
     states = None if standardize else flow.charge_states
-    options.say_deviations(deviations(smiles, states), len(smiles))
+    options.say_deviations(deviations(smiles, states, marked=marked), len(smiles))
     return [flow.standardized(s) for s in smiles] if standardize else smiles
 
 

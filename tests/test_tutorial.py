@@ -36,6 +36,6 @@ def test_the_tutorial_runs(tmp_path, monkeypatch, capfd):
                 main(arguments)
             commands += 1
             assert not ended.value.code, capfd.readouterr().err
-    assert commands == 4
+    assert commands == 5
     written = sorted(path.name for path in tmp_path.iterdir() if path.is_file())
-    assert written == ["drawn.csv", "scores.csv", "small.html", "small.sdf"]
+    assert written == ["drawn.csv", "isomers.svg", "scores.csv", "small.html", "small.sdf"]

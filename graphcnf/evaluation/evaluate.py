@@ -35,13 +35,13 @@ from graphcnf.evaluation.summary import (
 from graphcnf.evaluation.tables import Distances, Evaluation
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
 from graphcnf.graphs.isomorphism import isomorphic, labelling_bits
-from graphcnf.graphs.record_blocks import batches, together_on
+from graphcnf.graphs.record_blocks import batches, one_thread, together_on
 from graphcnf.limits import check_integer, check_seed, check_temperature
 from graphcnf.molecules.codec import UnparsableSmiles, dropped, parse, quiet
 from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.molecules.standardize import charge_states
 from graphcnf.molecules.stereo import mark_figures
-from graphcnf.molecules.stereo_flow import shipped_stereo
+from graphcnf.molecules.stereo_flow import shipped_stereo, stereo_of
 from graphcnf.molecules.validity import evaluate_records
 from graphcnf.molecules.vocabulary import OTHER_CODEC, MoleculeVocabulary, numbers_atoms_as_here
 from graphcnf.sampling.records import draw_block, first_blocks, sampling_processes
@@ -207,6 +207,7 @@ def evaluate(
     reconstruct: int = MEASURED,
     likelihood: int = MEASURED,
     standardize: bool = False,
+    stereo: bool = True,
 ) -> Evaluation:
     """Evaluate molecules, or the raw samples of a model.
 
@@ -223,6 +224,8 @@ def evaluate(
         likelihood: Held-out molecules whose likelihood under a model is taken.
         standardize: Take molecules as `parse_standardized` writes them, in the charge states of the
             reference, or neutral without one.
+        stereo: Draw marks from a model that has some, too, with the first seed, and tell how they
+            are set.
 
     Raises:
         UserError: There are no molecules, no such file or reference, or a number is out of range.
@@ -239,7 +242,9 @@ def evaluate(
         model = Records.read(str(model))
     if isinstance(model, GraphCNF):
         sizes = {"samples": samples, "reconstruct": reconstruct, "likelihood": likelihood}
-        return _evaluate_model(model, reference, name or "model", list(seeds), temperature, **sizes)
+        return _evaluate_model(
+            model, reference, name or "model", list(seeds), temperature, stereo=stereo, **sizes
+        )
     records = model if isinstance(model, Records) else Records.of(model, name or "molecules")
     return _evaluate_records(records, reference, standardize)
 
@@ -346,11 +351,21 @@ def draw_part(
     temperature: float,
     features: tuple[Feature, ...],
     device: str,
+    stereo: bool,
     records: range,
 ) -> Summary:
-    """Draw a block of raw samples, and summarize it."""
-    _, frame = draw_block(model, records, seed=seed, temperature=temperature)
-    return look_at(frame, features, device)
+    """Draw a block of raw samples, also the marks of valid ones if `stereo`, and summarize it."""
+    _, frame = draw_block(model, records, seed=seed, temperature=temperature, keep=stereo)
+    summary = look_at(frame.drop(columns="mol", errors="ignore"), features, device)
+    density = stereo_of(model) if stereo else None
+    if density is not None:
+        options: Any = {"seed": seed, "first": records.start, "temperature": temperature}
+        with one_thread(model.device):
+            marked = density.marked(list(frame["smiles"]), frame["mol"], **options)
+        summary.add_marks(
+            s for s, valid in zip(marked, frame["strict"], strict=True) if s and valid
+        )
+    return summary
 
 
 def _evaluate_model(
@@ -363,6 +378,7 @@ def _evaluate_model(
     samples: int,
     reconstruct: int,
     likelihood: int,
+    stereo: bool,
 ) -> Evaluation:
     MoleculeVocabulary.of_model(model)
     for key, value, least in (
@@ -384,7 +400,15 @@ def _evaluate_model(
     workers = sampling_processes(model, samples, reference.workers)
     summaries = [
         summarize_blocks(
-            partial(draw_part, model, seed, temperature, features, reference.device),
+            partial(
+                draw_part,
+                model,
+                seed,
+                temperature,
+                features,
+                reference.device,
+                stereo and seed == seeds[0],
+            ),
             first_blocks(samples, together_on(model.device)),
             total=samples,
             label=f"sampling, seed {seed}",
@@ -393,6 +417,7 @@ def _evaluate_model(
         for seed in seeds
     ]
     runs = [summary.figures(hashes) for summary in summaries]
+    marks = [stereo_figures(own, source) for own in summaries if own.marks]
     notes = list(NOTES)
     made_with, installed = model.metadata.get("rdkit"), version("rdkit")
     if hashes is not None:
@@ -422,6 +447,7 @@ def _evaluate_model(
         "training_minutes": training.get("minutes"),
         "training_steps": training.get("steps"),
         "failures": dict(summaries[0].failures.most_common()),
+        **({"stereo": marks[0]} if marks else {}),
     }
     if len(seeds) > 1:
         result.figures["runs"] = [{"seed": s, **run} for s, run in zip(seeds, runs, strict=True)]

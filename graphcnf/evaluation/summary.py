@@ -28,7 +28,7 @@ from graphcnf.evaluation.statistics import SetStatistics, chunk_statistics
 from graphcnf.molecules.codec import MoleculeNotRepresentable, quiet
 from graphcnf.molecules.hashing import contains, hash_each
 from graphcnf.molecules.standardize import parse_standardized
-from graphcnf.molecules.stereo import isomeric_smiles, mark_counts
+from graphcnf.molecules.stereo import look_at_marks
 from graphcnf.molecules.validity import (
     CONVENTIONS,
     evaluate_records,
@@ -65,7 +65,7 @@ class Summary:
     failures: Counter[str] = field(default_factory=Counter)  # samples that fail for each reason
     heads: list[pd.DataFrame] = field(default_factory=list)  # `evaluate_records` of the first ones
     first_unreadable: tuple[str, str] | None = None  # place ("line 3") and text
-    marks: Counter[str] = field(default_factory=Counter)  # `mark_counts` of the strictly valid
+    marks: Counter[str] = field(default_factory=Counter)  # `look_at_marks`, strictly valid ones
     isomers: list[np.ndarray] = field(default_factory=list)  # hashes of their isomeric SMILES
 
     def add(self, block: Summary) -> None:
@@ -79,6 +79,12 @@ class Summary:
         self.marks.update(block.marks)
         self.isomers += block.isomers
         self.first_unreadable = self.first_unreadable or block.first_unreadable
+
+    def add_marks(self, smiles: Iterable[str]) -> None:
+        """Count the stereo marks of strictly valid molecules."""
+        counts, isomers = look_at_marks(smiles)
+        self.marks.update(counts)
+        self.isomers.append(hash_each(isomers))
 
     @property
     def head(self) -> pd.DataFrame:
@@ -295,8 +301,7 @@ def score_chunk(
     summary.sums["unreadable"] = len(bad)
     if marked:
         isomers = [text for text, is_valid in zip(smiles, frame["strict"], strict=True) if is_valid]
-        summary.marks.update(mark_counts(isomers))
-        summary.isomers.append(hash_each(map(isomeric_smiles, isomers)))
+        summary.add_marks(isomers)
     if len(bad):
         summary.first_unreadable = places[bad[0]], given[bad[0]]
     return summary

@@ -492,30 +492,34 @@ def isomeric_smiles(smiles: str) -> str:
     return Chem.MolToSmiles(frame.decode(code))
 
 
-def mark_counts(smiles: Iterable[str]) -> Counter[str]:
-    """Count stereo elements and marks of sanitizable SMILES.
+def look_at_marks(smiles: Iterable[str]) -> tuple[Counter[str], list[str]]:
+    """Count stereo elements and marks of sanitizable SMILES; return their isomeric SMILES, too.
 
     By kind of element ("chain", "ring", "double") those there are, and as "marked chain" those with
     a mark; as "3 marks" the molecules with as many; as "kept" those whose marks are all read as
-    they are written, and as "written" those that write some.
+    they are written, and as "written" those that write some. What has too many symmetries is left
+    out.
     """
     found: Counter[str] = Counter()
+    isomers = []
     for text in smiles:
         with suppress(MoleculeNotRepresentable), quiet():
-            frame, code = encode(parse(text))
+            mol = parse(text)
+            frame, code = encode(mol)
+            isomers.append(Chem.MolToSmiles(frame.decode(code)))
             found.update(frame.kinds)
             marked = [f"marked {kind}" for kind, c in zip(frame.kinds, code, strict=True) if c]
             found.update([*marked, f"{len(marked)} marks"])
             if "@" in text or "/" in text or "\\" in text:
                 found["written"] += 1
-                found["kept"] += not dropped_marks(text)
-    return found
+                found["kept"] += not _dropped(text, mol, frame, code)
+    return found, isomers
 
 
 def mark_figures(counts: Mapping[str, int]) -> dict[str, Any]:
     """Return shares of marked elements by kind, None without any, and of molecules by marks.
 
-    Of `mark_counts`: `chain`, `ring`, `double`; `marks`, the shares of molecules with 0, 1, ...
+    Of `look_at_marks`: `chain`, `ring`, `double`; `marks`, the shares of molecules with 0, 1, ...
     marks; `kept`, of molecules that write marks those that keep all.
     """
     shares: dict[str, Any] = {
@@ -539,7 +543,13 @@ def dropped_marks(smiles: str) -> list[str]:
         MoleculeNotRepresentable: The marks at a double bond contradict each other.
     """
     with quiet():
-        raw, mol = parse(smiles, sanitize=False), parse(smiles)
+        mol = parse(smiles)
+        return _dropped(smiles, mol, *encode(mol))
+
+
+def _dropped(smiles: str, mol: Chem.Mol, frame: Frame, code: Code) -> list[str]:
+    with quiet():
+        raw = parse(smiles, sanitize=False)
     Chem.FastFindRings(raw)
     found, atoms, bonds = set(), 0, 0
     used: set[int] = set()
@@ -577,7 +587,6 @@ def dropped_marks(smiles: str) -> list[str]:
             atoms += 1
     if any(bond.GetStereo() in _ATROPISOMERS for bond in mol.GetBonds()):
         found.add("atropisomer")
-    frame, code = encode(mol)
     held = Counter(kind == "double" for kind, c in zip(frame.kinds, code, strict=True) if c)
     if held[False] < atoms or held[True] < bonds:
         found.add("no stereo element")

@@ -61,18 +61,22 @@ PLAIN: dict[str, Score] = {
 }
 """Scores without parameters."""
 
-_GENERATORS: dict[str, Callable[[], Any]] = {
+_GENERATORS: dict[str, Callable[..., Any]] = {
     "ECFP4": partial(GetMorganGenerator, radius=2),
     "ECFP6": partial(GetMorganGenerator, radius=3),
-    "FCFP4": lambda: GetMorganGenerator(
-        radius=2, atomInvariantsGenerator=GetMorganFeatureAtomInvGen()
+    "FCFP4": lambda **chirality: GetMorganGenerator(
+        radius=2, atomInvariantsGenerator=GetMorganFeatureAtomInvGen(), **chirality
     ),
     "AP": partial(GetAtomPairGenerator, maxDistance=10),
 }
+CHIRAL = "-chiral"
 
 
 def similarity(to: str, fingerprint: str = "ECFP4") -> Score:
-    """Return a score: Tanimoto similarity to a SMILES, in [0, 1]; fingerprints as in GuacaMol."""
+    """Return a score: Tanimoto similarity to a SMILES, in [0, 1].
+
+    Fingerprints as in GuacaMol; those with "-chiral" behind their name also tell stereo marks.
+    """
     try:
         with quiet():
             mol = parse(to)
@@ -83,10 +87,11 @@ def similarity(to: str, fingerprint: str = "ECFP4") -> Score:
         from rdkit.Chem.Pharm2D import Generate, Gobbi_Pharm2D
 
         of = partial(Generate.Gen2DFingerprint, sigFactory=Gobbi_Pharm2D.factory)
-    elif fingerprint in _GENERATORS:
-        of = _GENERATORS[fingerprint]().GetSparseCountFingerprint
+    elif (name := fingerprint.removesuffix(CHIRAL)) in _GENERATORS:
+        chiral = name != fingerprint
+        of = _GENERATORS[name](includeChirality=chiral).GetSparseCountFingerprint
     else:
-        known = ", ".join([*_GENERATORS, "PHCO"])
+        known = ", ".join([*_GENERATORS, "PHCO", f"ECFP4{CHIRAL}"])
         raise UserError(f"fingerprint must be one of {known}, got {fingerprint!r}")
     own = of(mol)
     return lambda mol: TanimotoSimilarity(own, of(mol))
@@ -282,6 +287,12 @@ class Goal:
         if not any(objective.weight > 0 for objective in made.values()):
             raise UserError(f"{self.source}: no weight is above 0")
         return list(made.values())
+
+    @property
+    def is_chiral(self) -> bool:
+        """True where a fingerprint tells stereo marks."""
+        prints = [str(table.get("fingerprint", "")) for table in self.tables]
+        return any(name.endswith(CHIRAL) for name in prints)
 
     def __getstate__(self):
         return {name: value for name, value in self.__dict__.items() if name != "objectives"}

@@ -37,6 +37,7 @@ from graphcnf.molecules.filters import NO_FILTERS, Filters
 from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.molecules.growth import read_fragment
 from graphcnf.molecules.properties import ECFP4
+from graphcnf.molecules.stereo import isomeric_smiles
 from graphcnf.optimization.objectives import Goal
 from graphcnf.optimization.oracle import INVALID, Answer, Oracle
 from graphcnf.optimization.policy import Policy
@@ -135,6 +136,7 @@ def optimize(
     settings: SearchSettings | None = None,
     fragment: tuple[str, str] | None = None,
     filters: Filters = NO_FILTERS,
+    stereo: bool | None = None,
     **calls: Any,
 ) -> OptimizationResult:
     """Look for molecules that score high, with no more than `budget` calls of the score.
@@ -152,6 +154,8 @@ def optimize(
         fragment: Task and fragment of `MoleculeFlow.grow`, as ("decorate", "[*:1]c1ccccc1"), that
             all other molecules hold.
         filters: Filters that all other molecules pass.
+        stereo: Search among molecules with stereo marks; None to do so where `start`, the fragment
+            or a fingerprint of the score has some, and the model draws them.
         **calls: Options of the `Oracle`: `workers` (None for one process per core, 0 for none but
             this one), `timeout` (seconds for one molecule), `stop_on_error`, `note`.
 
@@ -165,16 +169,23 @@ def optimize(
     """
     check_integer("budget", budget, 1)
     check_seed(seed)
-    start = starting_molecules([start] if isinstance(start, str) else start)
+    start = [start] if isinstance(start, str) else list(start)
     goal, settings = Goal.of(score), settings or SearchSettings()
     flow = model if isinstance(model, MoleculeFlow) else MoleculeFlow.from_pretrained(model)
     if not flow.model.steps.supports_fragments:
         raise UserError('optimisation needs a model that draws atom by atom ("path")')
+    if stereo and flow.stereo is None:
+        raise UserError("the model has no stereo: leave stereo out")
+    if stereo is None:
+        given = [*start, *(fragment or ())[1:]]
+        stereo = goal.is_chiral or any("stereo" in codec.dropped(text) for text in given)
+    density = flow.stereo if stereo else None
+    start = starting_molecules(start, density is not None)
     policy = Policy(flow, learning_rate=settings.learning_rate, sigma=settings.sigma)
     held = read_fragment(fragment[1], fragment[0], flow.vocabulary) if fragment else None
     if held:
         policy.grow(0, held, (seed,))  # refuses what does not fit before the first call
-    search = Search(policy, settings, seed, start, held, filters)
+    search = Search(policy, settings, seed, start, held, filters, density)
     with ExitStack() as stack:
         folder = Path(folder or stack.enter_context(TemporaryDirectory(prefix="graphcnf-")))
         claim(folder, "optimization")
@@ -182,6 +193,7 @@ def optimize(
         oracle = stack.enter_context(Oracle(goal, folder, **calls))
         state = inside(folder, STATE)
         rules = [list(fragment or ()), filters.identity] if fragment or filters else []
+        rules += ["stereo"] if density is not None else []
         identity = run_identity(goal, flow, settings, seed, start, rules)
         if state.exists():
             _load(state, identity, search, oracle.answers)
@@ -287,13 +299,14 @@ def _report_failures(answers: list[Answer], search: Search, oracle: Oracle) -> N
         )
 
 
-def starting_molecules(smiles: Sequence[str]) -> list[str]:
-    """Return distinct canonical SMILES without stereo; raise `UserError` for no molecule."""
+def starting_molecules(smiles: Sequence[str], stereo: bool = False) -> list[str]:
+    """Return distinct canonical SMILES, if `stereo` with marks; else `UserError`."""
     molecules: dict[str, None] = {}
     with codec.quiet():
         for number, text in enumerate(smiles, 1):
             try:
-                molecules[codec.canonical_smiles(codec.parse(text))] = None
+                plain = codec.canonical_smiles(codec.parse(text))
+                molecules[isomeric_smiles(text) if stereo else plain] = None
             except codec.MoleculeNotRepresentable as error:
                 raise UserError(f"molecule {number} to start from: {error}") from None
     return list(molecules)

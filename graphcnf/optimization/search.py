@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from itertools import product
@@ -28,10 +29,18 @@ from scipy.linalg import cho_factor, cho_solve, solve_triangular
 
 from graphcnf.arguments import check
 from graphcnf.limits import Range
-from graphcnf.molecules.codec import canonical_smiles, quiet
+from graphcnf.molecules.codec import (
+    MoleculeNotRepresentable,
+    canonical_smiles,
+    dropped,
+    parse,
+    quiet,
+)
 from graphcnf.molecules.filters import NO_FILTERS, Filters
 from graphcnf.molecules.growth import MoleculeFragment
 from graphcnf.molecules.properties import similarities
+from graphcnf.molecules.stereo import encode, isomeric_smiles
+from graphcnf.molecules.stereo_flow import StereoFlow
 from graphcnf.optimization.policy import Policy
 
 MUTATION = 0.1
@@ -40,6 +49,9 @@ MUTATION = 0.1
 AFTERWARDS = 0.01
 """Probability that a child of two parents is mutated as well."""
 
+ISOMERS = 0.1
+"""Share of the offspring that are a parent with one stereo mark changed, where marks are drawn."""
+
 RANK_SHARE = 0.01
 """Steepness of the replay: place k of K has the weight `1 / (RANK_SHARE K + k)`."""
 
@@ -47,7 +59,7 @@ FEWEST = 10
 """Scored molecules that a surrogate needs."""
 
 BITS = 1024
-_MORGAN = GetMorganGenerator(radius=2, fpSize=BITS, countSimulation=True)
+_MORGAN = GetMorganGenerator(radius=2, fpSize=BITS, countSimulation=True, includeChirality=True)
 _PAIRS = GetAtomPairGenerator(maxDistance=10, fpSize=BITS, countSimulation=True)
 _ELEMENTS = ("C", "N", "O", "F", "P", "S", "Cl", "Br")
 # About the standard deviation of each descriptor in drug-like molecules.
@@ -95,14 +107,20 @@ class SearchSettings:
         check("search", asdict(self), type(self))
 
 
-def offspring(first: str, second: str, seed: tuple[int, ...], most_atoms: int = 80) -> str | None:
+def offspring(
+    first: str, second: str, seed: tuple[int, ...], most_atoms: int = 80, *, stereo: bool = False
+) -> str | None:
     """Return a child of two molecules, or of the first of them alone, by the operators of mol_ga.
 
     Jensen 2019, Chem. Sci. 10, 3567; Tripp & Hernandez-Lobato 2023, arXiv 2310.09267. None where
     they find no molecule of one fragment, without radicals and of at most `most_atoms` heavy atoms.
+    With `stereo`, atoms that the operators keep have their marks, and some children are isomers of
+    the first.
     """
     random = Random(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]))
     with quiet():
+        if stereo and random.random() < ISOMERS:
+            return isomer(first, random)
         if random.random() < MUTATION:
             child = mutate(first, random)
         else:
@@ -111,7 +129,19 @@ def offspring(first: str, second: str, seed: tuple[int, ...], most_atoms: int = 
         if mol is None or not 0 < mol.GetNumAtoms() <= most_atoms:
             return None
         radical = any(atom.GetNumRadicalElectrons() for atom in mol.GetAtoms())
-        return None if radical or len(Chem.GetMolFrags(mol)) > 1 else canonical_smiles(mol)
+        if radical or len(Chem.GetMolFrags(mol)) > 1:
+            return None
+        return isomeric_smiles(child) if stereo else canonical_smiles(mol)
+
+
+def isomer(smiles: str, random: Random) -> str | None:
+    """Return a molecule with another mark at one stereo element, None for one without elements."""
+    frame, code = encode(parse(smiles))
+    if not code:
+        return None
+    k = random.randrange(len(code))
+    other = 3 - code[k] if code[k] else random.randint(1, 2)
+    return Chem.MolToSmiles(frame.decode(frame.normal((*code[:k], other, *code[k + 1 :]))))
 
 
 @dataclass
@@ -123,6 +153,8 @@ class ReplayMemory:
     sources: list[str] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
     known: set[str] = field(default_factory=set)
+    graphs: dict[str, float] = field(default_factory=dict)  # without marks, with the first score
+    isomers: Counter[bool] = field(default_factory=Counter)  # of these, True for the same score
 
     def __len__(self) -> int:
         return len(self.smiles)
@@ -133,6 +165,14 @@ class ReplayMemory:
         self.smiles.append(smiles)
         self.sources.append(source)
         self.scores.append(score)
+        if (graph := without_marks(smiles)) in self.graphs:
+            self.isomers[score == self.graphs[graph]] += 1
+        self.graphs.setdefault(graph, score)
+
+    @property
+    def tells_isomers(self) -> bool:
+        """True where further isomers are worth a call: their scores differ, or few were asked."""
+        return self.isomers[True] <= self.isomers[False] + len(self) // 100
 
     def best(self, count: int) -> np.ndarray:
         """Return the indices of the `count` best scores, best first, on ties the earlier first."""
@@ -148,6 +188,12 @@ class ReplayMemory:
             if seen[scaffold] <= self.per_scaffold:
                 chosen.append(index)
         return np.array(chosen[:count], dtype=np.int64)
+
+
+@lru_cache(maxsize=100_000)
+def without_marks(smiles: str) -> str:
+    """Return a canonical SMILES without stereo."""
+    return canonical_smiles(parse(smiles)) if "stereo" in dropped(smiles) else smiles
 
 
 @lru_cache(maxsize=100_000)
@@ -240,7 +286,8 @@ def _process(kernels, y, weights, noise):
 class Search:
     """Proposes molecules, those in `start` first, and learns from their scores.
 
-    All others hold the fragment, if there is one, and pass the filters.
+    All others hold the fragment, if there is one, and pass the filters. With `stereo` they have
+    marks, those of the fragment and those that genetic operators leave; the others are drawn.
     """
 
     def __init__(
@@ -251,8 +298,9 @@ class Search:
         start: Sequence[str] = (),
         fragment: MoleculeFragment | None = None,
         filters: Filters = NO_FILTERS,
+        stereo: StereoFlow | None = None,
     ):
-        self.fragment, self.filters = fragment, filters
+        self.fragment, self.filters, self.stereo = fragment, filters, stereo
         self.policy, self.settings, self.seed, self.start = policy, settings, seed, list(start)
         self.memory = ReplayMemory(settings.per_scaffold)
         self.round = 0
@@ -265,7 +313,7 @@ class Search:
             return [(s, "start") for s in waiting[:count]]
         if not len(self.memory.best(1)):
             wanted = min(count, settings.first)
-            return [(s, "model") for s in self._sampled(2 * wanted)[:wanted]]
+            return self._marked([(s, "model") for s in self._sampled(2 * wanted)[:wanted]])
         wanted = min(count, settings.batch)
         drawn = math.ceil(settings.sampled * settings.every * wanted)
         pool: dict[str, str] = {}
@@ -277,7 +325,23 @@ class Search:
         least = wanted if self.fragment else 1
         if len(pool) < least and self.round % settings.every:
             pool |= dict.fromkeys(self._sampled(drawn), "model")
-        return [(s, pool[s]) for s in self._chosen(list(pool), wanted)]
+        return self._marked([(s, pool[s]) for s in self._chosen(list(pool), wanted)])
+
+    def _marked(self, proposed: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Return new proposals with marks drawn at all elements that have none."""
+        if self.stereo is None:
+            return proposed
+        found: dict[str, str] = {}
+        part, random = self.fragment and self.fragment.marked, self._random(6)
+        for smiles, source in proposed:
+            with quiet(), suppress(MoleculeNotRepresentable):
+                frame, code = encode(parse(smiles))
+                given = frame.given(part) if part else [(0,) * len(code)]
+                given = [tuple(g or c for g, c in zip(own, code, strict=True)) for own in given]
+                marked = self.stereo.draw_given(frame, given, random)
+                if marked is not None:
+                    found.setdefault(Chem.MolToSmiles(frame.decode(marked)), source)
+        return [(s, found[s]) for s in self._new(found)]
 
     def learn(self, proposed: Sequence[tuple[str, str]], scores: Sequence[float]) -> None:
         """Learn the score of each proposal, NaN for a failed call, and end the round."""
@@ -303,6 +367,8 @@ class Search:
     def _new(self, molecules: Iterable[str]) -> list[str]:
         """Return the molecules that were not scored, hold the fragment and pass the filters."""
         found = [s for s in molecules if s not in self.memory.known]
+        if self.stereo is not None and not self.memory.tells_isomers:
+            found = [s for s in found if without_marks(s) not in self.memory.graphs]
         if not (self.fragment or self.filters):
             return found
         with quiet():
@@ -319,7 +385,10 @@ class Search:
         children: dict[str | None, None] = {}
         for number, (first, second) in enumerate(pairs):
             seed = self.seed, self.round, 3, number
-            child = offspring(smiles[first], smiles[second], seed, self.settings.most_atoms)
+            child = offspring(
+                smiles[first], smiles[second], seed, self.settings.most_atoms,
+                stereo=self.stereo is not None,
+            )  # fmt: skip
             children[child] = None
         return self._new(s for s in children if s is not None)
 

@@ -16,6 +16,7 @@ from graphcnf.errors import UserError
 from graphcnf.graphs import GraphCNF
 from graphcnf.molecules.codec import canonical_smiles
 from graphcnf.molecules.flow import MoleculeFlow
+from graphcnf.molecules.stereo_flow import shipped_stereo
 from graphcnf.optimization.policy import Policy
 from graphcnf.optimization.run import forget_search, optimize
 from graphcnf.optimization.search import (
@@ -185,3 +186,34 @@ def test_area_under_the_best_ten():
     assert top_auc(np.full(250, np.nan), 1000) == 0
     rising = np.concatenate([np.zeros(500), np.ones(500)])
     assert top_auc(rising, 1000) == pytest.approx((0.5 * 100 + 400) / 1000)
+
+
+@pytest.fixture(scope="module")
+def marking(flow):
+    """The model with the density of marks of ZINC250k."""
+    return MoleculeFlow(flow.model, shipped_stereo("zinc250k"))
+
+
+def test_an_isomer_is_found(marking):
+    target = "C[C@H](O)[C@@H](N)CF"
+    goal = [{"score": "similarity", "to": target, "fingerprint": "ECFP4-chiral"}]
+    start = ["CC(O)C(N)CF", "CCCO"]
+    found = optimize(goal, model=marking, budget=50, settings=SMALL, workers=0, start=start)
+    best = found.to_frame(best=1)
+    assert best.score[0] == 1 and best.smiles[0] == Chem.CanonSmiles(target)
+
+
+def test_marks_of_a_fragment_hold_and_isomers_of_equal_scores_are_few(marking):
+    fragment = "grow", "C[C@H](O)CC"
+    found = optimize(
+        "qed", model=marking, budget=50, settings=SMALL, workers=0, fragment=fragment
+    ).to_frame()
+    pattern = Chem.MolFromSmiles(fragment[1])
+    graphs = set()
+    for smiles in found.smiles:
+        mol = Chem.MolFromSmiles(smiles)
+        assert mol.HasSubstructMatch(pattern, useChirality=True)
+        graphs.add(canonical_smiles(mol))
+    assert len(graphs) >= len(found) - 12  # a round at most before the first scores are compared
+    plain = optimize(size, model=marking, budget=20, settings=SMALL, workers=0, stereo=False)
+    assert not set("@/\\") & set("".join(plain.to_frame().smiles))

@@ -28,8 +28,9 @@ def test_a_model_without_stereo_says_so(graphcnf, surroundings):
 
 @pytest.mark.parametrize(
     "command",
-    [("grow", "--grow", "CC"), ("analogs", "CCO"), ("interpolate", "CCO", "CCN")],
-)
+    [("grow", "--grow", "CC"), ("analogs", "CCO"), ("interpolate", "CCO", "CCN"),
+     ("optimize", "--score", "qed"), ("evaluate", "--reference", "none")],
+)  # fmt: skip
 def test_every_command_says_so(graphcnf, surroundings, command):
     code, out, err = graphcnf(*command, "--model", "moses", "--stereo")
     assert (code, out, err) == (1, "", "error: moses has no stereo: leave --stereo out\n")
@@ -82,6 +83,14 @@ def test_evaluate_counts_marks(graphcnf, surroundings):
     assert code == 0 and found["chain"] == 3 / 4 and found["double"] == 1 and found["ring"] == 0
     assert found["marks"] == [2 / 5, 2 / 5, 1 / 5] and found["kept"] == 3 / 4
     assert found["uniqueness"] == 1 and json.loads(out)["uniqueness"] == 4 / 5
+
+
+def test_evaluate_counts_the_marks_that_a_model_draws(graphcnf, surroundings):
+    how = ("--model", "zinc250k", "-n", 40, "--reference", "none", "--json")
+    figures = [json.loads(graphcnf("evaluate", *how, *more)[1]) for more in ((), ("--no-stereo",))]
+    marks = figures[0].pop("stereo")
+    assert figures[0] == figures[1] and marks["uniqueness"] == marks["kept"] == 1
+    assert marks["ring"] > 0.7 and sum(marks["marks"]) == pytest.approx(1)
 
 
 def test_a_file_is_data(surroundings):
