@@ -151,7 +151,7 @@ def test_only_chemistry_imports_rdkit(part):
 def test_help_imports_nothing_heavy():
     code = (
         "import sys, graphcnf.scripts.cli, graphcnf.scripts.generate\n"
-        "heavy = {'torch', 'rdkit', 'numpy', 'lightning', 'pandas'} & set(sys.modules)\n"
+        "heavy = {'torch', 'rdkit', 'numpy', 'lightning_fabric', 'pandas'} & set(sys.modules)\n"
         "sys.exit(', '.join(sorted(heavy)) or 0)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

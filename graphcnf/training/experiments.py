@@ -80,7 +80,7 @@ def fit_config(
     Raises:
         UserError: as `build_experiment` and `fit`.
     """
-    require("lightning", "training", "train")
+    require("lightning_fabric", "training", "train")
     out = Path(out)
     settings = TrainingSettings.from_dict(config["training"], f"{source} [training]".lstrip())
     if settings.minutes is None and settings.steps is None:

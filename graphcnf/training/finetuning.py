@@ -112,7 +112,7 @@ def finetune(
         >>> bits["after"] <= bits["before"]
         True
     """
-    require("lightning", "training", "train")
+    require("lightning_fabric", "training", "train")
     from graphcnf.training.loop import fit
 
     out, before = Path(out), flow

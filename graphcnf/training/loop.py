@@ -18,7 +18,7 @@ import numpy as np
 import tomli_w
 import torch
 import torch.distributed as dist
-from lightning.fabric import Fabric
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from graphcnf import pretrained

@@ -19,7 +19,7 @@ from graphcnf.errors import UserError
 from graphcnf.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
-    from lightning.fabric import Fabric
+    from lightning_fabric import Fabric
 
 LOST_CONNECTION = ("gloo", "nccl", "connection", "peer", "timed out", "timeout", "rendezvous")
 """Words in the errors of processes whose partner has ended."""
@@ -58,9 +58,9 @@ def launched(settings: TrainingSettings, out_dir: Path) -> Iterator[Fabric]:
     import torch.distributed as dist
 
     # Advice that does not apply to a loop with its own data and files.
-    for name in ("lightning.fabric", "lightning.pytorch", "lightning_utilities"):
+    for name in ("lightning_fabric", "lightning_utilities"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module=r"lightning\..*")
+    warnings.filterwarnings("ignore", module=r"lightning_fabric\..*")
     warnings.filterwarnings("ignore", message=".*find_unused_parameters=True.*")
     fabric = _fabric(settings)
     if fabric.device.type == "cpu":
@@ -92,8 +92,8 @@ def launched(settings: TrainingSettings, out_dir: Path) -> Iterator[Fabric]:
 
 def _fabric(settings: TrainingSettings) -> Fabric:
     import torch
-    from lightning.fabric import Fabric
-    from lightning.fabric.plugins.environments import LightningEnvironment
+    from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments import LightningEnvironment
 
     cuda = settings.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     most = torch.cuda.device_count() if cuda else 2 * (os.cpu_count() or 1)

@@ -139,8 +139,9 @@ def test_unordered_bound_is_invariant_to_renumbering():
 
 
 def every_graph_of_three():
+    """Two categories of nodes and one of bonds."""
     types = torch.tensor(list(itertools.product(range(2), repeat=3)))
-    kinds = torch.tensor(list(itertools.product(range(3), repeat=3)))
+    kinds = torch.tensor(list(itertools.product(range(2), repeat=3)))
     bonds = torch.zeros(len(kinds), 3, 3, dtype=torch.long)
     for column, (i, j) in enumerate([(1, 0), (2, 0), (2, 1)]):
         bonds[:, i, j] = bonds[:, j, i] = kinds[:, column]
@@ -151,9 +152,10 @@ def every_graph_of_three():
     )
 
 
-def fitted(order, space, steps=240):
+def fitted(order, space, steps=120):
     """A small model fitted to the space: at random weights the estimate is far too noisy."""
-    model = initialised(pair_model(order, node_dim=2, node_mixtures=3, pair_mixtures=3), space)
+    model = pair_model(order, bonds=1, node_dim=2, node_mixtures=3, pair_mixtures=3)
+    model = initialised(model, space)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     for step in range(steps):
         for group in optimizer.param_groups:
@@ -170,13 +172,13 @@ def test_probabilities_of_all_graphs_of_three_nodes_sum_to_one(order):
     space = every_graph_of_three()
     model = fitted(order, space)
     assert_normalised(
-        lambda x, k: model.log_prob(x, k), space, samples=8, repeats=20, max_error=0.25
+        lambda x, k: model.log_prob(x, k), space, samples=8, repeats=10, max_error=0.1
     )
 
 
 def test_more_samples_tighten_the_bound():
     space = every_graph_of_three()
-    model = initialised(pair_model("none"), space)
+    model = initialised(pair_model("none", bonds=1), space)
     with torch.no_grad():
         means = [
             torch.stack([model.log_prob(space, k) for _ in range(32 // k)]).mean()

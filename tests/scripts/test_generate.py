@@ -294,14 +294,14 @@ def test_generation_imports_no_training_library(model_folder):
     program = (
         "import sys; from graphcnf.scripts.cli import app\n"
         "app(sys.argv[1:], standalone_mode=False)\n"
-        "heavy = {'torch_geometric', 'lightning', 'matplotlib', 'networkx'} & set(sys.modules)\n"
+        "heavy = {'torch_geometric', 'lightning_fabric', 'matplotlib', 'networkx'} & set(sys.modules)\n"
         "print(*heavy)"
     )
     done = run("-c", program, "generate", "-n", 2, "--model", model_folder)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     # torch itself may import networkx.
-    assert len(lines) == 3 and not {"torch_geometric", "lightning"} & set(lines[2].split())
+    assert len(lines) == 3 and not {"torch_geometric", "lightning_fabric"} & set(lines[2].split())
 
 
 @pytest.mark.skipif(os.name == "nt", reason="pipes of POSIX")

@@ -12,9 +12,11 @@ import pytest
 
 from graphcnf.compute import partial_file as partial
 from graphcnf.compute.partial_file import PartialFile
-from graphcnf.sampling.formats import KINDS
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+KINDS = ("smi", "csv.gz", "parquet")
+"""Plain text, compressed text, and a binary format; the others are written like the first."""
 
 NUMBER = 200
 """Records: two pieces, of 128 and of 72."""
@@ -33,7 +35,7 @@ def kind(request):
 @pytest.fixture
 def generate(graphcnf, model_folder):
     def run(out, code=0):
-        more = () if out.endswith(("smi", "smi.gz")) else ("--likelihood",)
+        more = () if out.endswith("smi") else ("--likelihood",)
         arguments = ("--model", model_folder, "-n", NUMBER, "--all", "--workers", 1, *more)
         found, printed, err = graphcnf("generate", *arguments, "--out", out)
         assert (found, printed) == (code, "") and len(err.splitlines()) <= 2, err
@@ -42,12 +44,19 @@ def generate(graphcnf, model_folder):
     return run
 
 
+@pytest.fixture(scope="module")
+def written():
+    return {}
+
+
 @pytest.fixture
-def whole(generate, kind, tmp_path):
+def whole(generate, kind, tmp_path, written):
     """What an undisturbed command writes."""
-    path = tmp_path / f"whole.{kind}"
-    generate(str(path))
-    return path.read_bytes()
+    if kind not in written:
+        path = tmp_path / f"whole.{kind}"
+        generate(str(path))
+        written[kind] = path.read_bytes()
+    return written[kind]
 
 
 def hidden(folder="."):
