@@ -18,6 +18,8 @@ def test_there_are_notebooks():
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_runs(path, tmp_path):
     notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:  # a third of the training, which shows nothing less
+        cell.source = cell.source.replace("for epoch in range(3)", "for epoch in range(1)")
     NotebookClient(
         notebook, timeout=None, resources={"metadata": {"path": str(tmp_path)}}
     ).execute()

@@ -120,24 +120,13 @@ def test_the_first_of_each_cluster():
 
 
 @pytest.mark.slow
-def test_killed_again_and_again(model_folder, score, surroundings):
+def test_killed_again_and_again(graphcnf, model_folder, score, surroundings, monkeypatch):
     """Kill -9 at two moments: the same file as without, and every call made once."""
 
-    def start(name):
-        code = "import sys; from graphcnf.scripts.cli import main; main(sys.argv[1:])"
-        arguments = ["optimize", "--score", score, "--budget", "40", "--model", str(model_folder),
-                     *SMALL, "--workers", "2", "--folder", name, "--all", "--out",
-                     f"{name}.csv"]  # fmt: skip
-        environment = {**os.environ, "CALLED": str(surroundings / f"{name}.called")}
-        return subprocess.Popen([sys.executable, "-c", code, *arguments], env=environment,
-                                stderr=subprocess.PIPE)  # fmt: skip
-
-    def end(process):
-        try:
-            _, errors = process.communicate(timeout=900)
-        finally:
-            process.kill()
-        assert process.returncode == 0, errors
+    def arguments(name, workers):
+        return ["optimize", "--score", score, "--budget", "40", "--model", str(model_folder),
+                *SMALL, "--workers", workers, "--folder", name, "--all", "--out",
+                f"{name}.csv"]  # fmt: skip
 
     def answers(folder):
         with suppress(sqlite3.OperationalError):
@@ -146,9 +135,12 @@ def test_killed_again_and_again(model_folder, score, surroundings):
                 return database.execute("SELECT count(*) FROM answers").fetchone()[0]
         return 0
 
-    end(start("whole"))
+    assert graphcnf(*arguments("whole", "0"))[0] == 0
+    monkeypatch.setenv("CALLED", str(surroundings / "broken.called"))
     for calls in (4, 18):
-        process = start("broken")
+        code = "import sys; from graphcnf.scripts.cli import main; main(sys.argv[1:])"
+        command = [sys.executable, "-c", code, *arguments("broken", "2")]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE)
         while process.poll() is None:
             if answers(Path("broken")) > calls:
                 process.send_signal(signal.SIGKILL)
@@ -156,7 +148,8 @@ def test_killed_again_and_again(model_folder, score, surroundings):
             time.sleep(0.01)
         assert process.wait(60) == -signal.SIGKILL
         process.stderr.close()
-    end(start("broken"))
+    code, _, err = graphcnf(*arguments("broken", "0"))
+    assert code == 0, err
     assert Path("broken.csv").read_bytes() == Path("whole.csv").read_bytes()
     called = Path("broken.called").read_text().split()
     assert len(called) == len(set(called)) == 40
