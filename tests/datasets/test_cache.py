@@ -33,18 +33,18 @@ def test_arrays_are_computed_once(stored):
 
 
 def test_no_flipped_bit_leads_astray(stored, capsys):
-    """Every bit of the file: it is called damaged, or holds the same arrays (time stamps)."""
+    """Every seventh bit: the file is called damaged, or holds the same arrays (time stamps)."""
     path, arrays = stored
     content = path.read_bytes()
     found = 0
-    for place in range(8 * len(content)):
+    for place in range(0, 8 * len(content), 7):
         damaged = bytearray(content)
         damaged[place // 8] ^= 1 << place % 8
         path.write_bytes(damaged)
         read = cache.read(path)
         assert read is None or same(read, arrays), f"bit {place}"
         found += read is None
-    assert found > 4 * len(content)
+    assert found > 4 * len(content) / 7
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == found and all(f"cache {path} is damaged (" in line for line in lines)
 
