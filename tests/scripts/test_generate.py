@@ -294,8 +294,8 @@ def test_generation_imports_no_training_library(model_folder):
     program = (
         "import sys; from graphcnf.scripts.cli import app\n"
         "app(sys.argv[1:], standalone_mode=False)\n"
-        "heavy = {'torch_geometric', 'lightning_fabric', 'matplotlib', 'networkx'} & set(sys.modules)\n"
-        "print(*heavy)"
+        "heavy = {'torch_geometric', 'lightning_fabric', 'matplotlib', 'networkx'}\n"
+        "print(*heavy & set(sys.modules))"
     )
     done = run("-c", program, "generate", "-n", 2, "--model", model_folder)
     assert done.returncode == 0, done.stderr

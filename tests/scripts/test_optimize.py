@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 import resource
 import signal
 import sqlite3
@@ -20,7 +19,6 @@ from graphcnf.datasets.smiles_file import read_smiles
 from graphcnf.optimization.run import first_of_clusters
 
 SCORE = """
-import os
 from rdkit import Chem
 
 def f(mol):
