@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Annotated
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphcnf.categorical.autoregressive import AutoregressiveFlow, Network, Step, locate
+from graphcnf.categorical.counts import LARGEST_COUNTS, Counts
 from graphcnf.categorical.flow import check_rows
 from graphcnf.categorical.rows import Rows, checked_network
 from graphcnf.categorical.transformer import HIDDEN, Transformer
@@ -23,15 +24,6 @@ from graphcnf.pretrained import Pretrained
 
 LARGEST_PAIRS = 2048
 """Largest number of categories of all columns with a table of their pairs."""
-
-CANDIDATES = 16
-"""Columns that are tried as a second parent of each column."""
-
-GAIN = 4.0
-"""Nats that a second parent has to gain: more than the best of some useless ones does."""
-
-LARGEST_COUNTS = 1_000_000
-"""Largest number of counts of three columns."""
 
 
 class ColumnAttention(Network):
@@ -144,11 +136,11 @@ class ColumnAttention(Network):
             nn.init.normal_(table.weight, std=0.3)
 
     @torch.no_grad()
-    def start_from(self, counts: Counts) -> None:
-        """Let training begin with counts, and in their order."""
-        self.bias.copy_(torch.from_numpy(counts.log_p))
+    def start_from(self, counts: Counts, before: Counts | None = None) -> None:
+        """Let training begin with counts, and in their order; or go on from those `before`."""
+        self.bias.add_(torch.from_numpy(counts.log_p - (before.log_p if before else 0)))
         if self.tree.numel():
-            self.tree.copy_(torch.from_numpy(counts.information))
+            self.tree.copy_(torch.from_numpy(counts.information + counts.weights))
             self.order.copy_(torch.from_numpy(counts.order))
         if self.parented:
             rows = [np.zeros((1, self.beyond.shape[1]))]
@@ -227,14 +219,20 @@ class ColumnAttention(Network):
         before = number.gather(1, order)[:, :-1], inside.gather(1, order)[:, :-1]
         first = self._input(order[:, :1], None, None)
         h = torch.cat([first, self._input(order[:, 1:], *before)], 1)
-        bias = self.by_pair[:, order[:, :, None], self.sources(order)[:, None]].transpose(0, 1)
+        # Rows with the same order share its bias, of which there is one gradient then.
+        orders, which = order.unique(dim=0, return_inverse=True)
+        bias = self.by_pair[:, orders[:, :, None], self.sources(orders)[:, None]].transpose(0, 1)
+        bias = bias if len(orders) == 1 else bias[which]
         h = self.norm(self.blocks(h, bias + HIDDEN * (step[:, None] < step)))
         h = h.gather(1, place[..., None].expand_as(h))
         logits = torch.einsum("bnc,nkc->bnk", h, self.weight[slot]) + self.bias[slot]
         if self.tree.numel():
-            known = (place[:, :, None] < place[:, None]).to(h.dtype)
-            share = (self.pairs + self.tree)[:, slot][number]  # (B, N, N, K)
-            logits = logits + torch.einsum("bijk,bij->bjk", share, known)
+            # A matrix product for each column: of the known categories and what they add.
+            known = (place[:, None] < place[:, :, None]).to(h.dtype)
+            one = torch.zeros(*x.shape, len(self.tree), dtype=h.dtype, device=h.device)
+            one.scatter_(2, number[:, None].expand(-1, x.shape[1], -1), known)
+            share = (self.pairs + self.tree)[:, slot].transpose(0, 1)
+            logits = logits + (one.transpose(0, 1) @ share).transpose(0, 1)
         if self.parented:
             earlier = place[:, None] < place[:, :, None]
             logits = logits + self._beyond(x, earlier, step.expand(x.shape)).to(h.dtype)
@@ -308,112 +306,6 @@ def split(x: Tensor) -> tuple[Tensor, Tensor]:
     if not x.is_floating_point():
         return x.long(), torch.zeros_like(x, dtype=torch.float64)
     return x.floor().long(), (x - x.floor()).double()
-
-
-@dataclass
-class Counts:
-    """Bayesian network of columns with at most two parents, from counts of categories.
-
-    Half a row is added to the counts of each category, and a row with independent columns to those
-    of pairs. A second parent is there where it gains by leave-one-out: with strengths of 1 to 64
-    rows, the probabilities given one parent are mixed with the counts given both.
-
-    Attributes:
-        order: The columns, parents before children, (N,).
-        log_p: Log-probabilities of the S categories of all columns.
-        information: Pointwise mutual information of neighbours in the tree of first parents, 0
-            elsewhere, (S, S) in nats.
-        parents: The two parents of each column, None for a column with fewer.
-        beyond: For each column with two parents, what the second one adds to the logarithm of the
-            conditional probability given the first, (A * B, C).
-
-    References:
-        Chow & Liu, *Approximating discrete probability distributions with dependence trees*, 1968.
-    """
-
-    order: np.ndarray
-    log_p: np.ndarray
-    information: np.ndarray
-    parents: list[list[int] | None]
-    beyond: list[np.ndarray]
-
-    @classmethod
-    def of(cls, x: np.ndarray, cardinalities: Sequence[int], second: bool = True) -> Counts:
-        """Return the network of categories x (M, N), of trees only without `second` parents."""
-        sizes = np.array(cardinalities, dtype=np.int64)
-        ends = sizes.cumsum()
-        starts = ends - sizes
-        rows, total = len(x), int(ends[-1])
-        one = np.zeros((rows, total))
-        np.put_along_axis(one, x + starts, 1, 1)
-        counts = one.sum(0) + 0.5
-        p = counts / np.add.reduceat(counts, starts)[np.repeat(np.arange(len(ends)), sizes)]
-        both = (one.T @ one + np.outer(p, p)) / (rows + 1)
-        # The margins of `both` are those of the counts with one row added, in each of two columns.
-        margin = (one.sum(0) + p) / (rows + 1)
-        information = np.log(both / np.outer(margin, margin))
-        shared = np.add.reduceat(np.add.reduceat(both * information, starts, 0), starts, 1)
-        # Prim's algorithm, from the column that shares the most.
-        np.fill_diagonal(shared, 0)
-        order = [int(shared.sum(1).argmax())]
-        best, parent = shared[order[0]].copy(), np.full(len(ends), order[0])
-        left, kept = np.arange(len(ends)) != order[0], np.zeros_like(information)
-        while left.any():
-            child = int(np.where(left, best, -np.inf).argmax())
-            a, b = (slice(starts[k], ends[k]) for k in (child, parent[child]))
-            kept[a, b], kept[b, a] = information[a, b], information[b, a]
-            order.append(child)
-            left[child] = False
-            closer = left & (shared[child] > best)
-            best, parent = np.where(closer, shared[child], best), np.where(closer, child, parent)
-        found = cls(np.array(order), np.log(margin), kept, [None] * len(ends), [])
-        if second:
-            tables = {}
-            for place, child in enumerate(order[2:], 2):
-                # Columns that share the most with the child, but for its parent.
-                others = [k for k in order[:place] if k != parent[child]]
-                others = sorted(others, key=lambda k: -shared[child, k])[:CANDIDATES]
-                own = slice(starts[child], ends[child])
-                first = slice(starts[parent[child]], ends[parent[child]])
-                given = np.exp(found.log_p[own] + kept[first, own])
-                pair = _second_parent(x, sizes, child, int(parent[child]), others, given)
-                if pair is not None:
-                    found.parents[child], tables[child] = [int(parent[child]), pair[0]], pair[1]
-            found.beyond = [tables[k] for k in sorted(tables)]
-        return found
-
-
-def _second_parent(
-    x: np.ndarray, sizes: np.ndarray, child: int, first: int, others: list[int], given: np.ndarray
-) -> tuple[int, np.ndarray] | None:
-    """Return the second parent of a column, and its table; None where none gains.
-
-    `given` (A, C) are probabilities of the child's categories given the first parent.
-    """
-    a, c = x[:, first], x[:, child]
-    n = np.zeros(given.shape)
-    np.add.at(n, (a, c), 1)
-    # Without the row itself; one row of the prior is left.
-    q = ((n - 1).clip(min=0) + given)[a, c] / n.sum(1)[a]
-    best, found = np.log(q).sum() + GAIN, None
-    for other in others:
-        if sizes[first] * sizes[other] * sizes[child] > LARGEST_COUNTS:
-            continue
-        both = a * sizes[other] + x[:, other]
-        n = np.zeros((sizes[first] * sizes[other], sizes[child]))
-        np.add.at(n, (both, c), 1)
-        total = n.sum(1)
-        for strength in (1, 4, 16, 64):
-            left = (n[both, c] - 1 + strength * q) / (total[both] - 1 + strength)
-            score = np.log(left).sum()
-            if score > best:
-                best, found = score, (other, n, total, strength)
-    if found is None:
-        return None
-    other, n, total, strength = found
-    prior = np.repeat(given, sizes[other], 0)
-    p = (n + strength * prior) / (total + strength)[:, None]
-    return other, np.log(p / prior)
 
 
 @evaluates("log_prob", "encode", "decode", "sample", "conditional")
@@ -529,7 +421,7 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
         order = self.network.ordered(batch.mask)
         if self.training:
             mask = batch.mask[3::4]
-            order[3::4] = (torch.rand(mask.shape, device=mask.device) + ~mask).argsort(1)
+            order[3::4] = (torch.rand(mask[:1].shape, device=mask.device) + ~mask).argsort(1)
         nats = self._log_prob(batch.values, Context(batch.mask, conditions=order))
         variables = batch.mask.sum()
         with torch.no_grad():

@@ -12,7 +12,8 @@ import torch
 from pandas.api import types
 
 from graphcnf.categorical import ColumnFlow, Rows
-from graphcnf.categorical.columns import LARGEST_PAIRS, Counts
+from graphcnf.categorical.columns import LARGEST_PAIRS
+from graphcnf.categorical.counts import Counts
 from graphcnf.discrete.codec import Reasons, RowCodec, Vocabulary, distinct, draw_rows
 from graphcnf.discrete.numbers import FEW, Bins, default_bins, is_numeric
 from graphcnf.errors import UserError, suggest
@@ -228,12 +229,17 @@ class TableCodec(RowCodec):
         """Return an untrained flow that is a Bayesian network of the `chosen` rows."""
         parts = [n for column in self.columns for n in column.parts]
         own: dict[str, Any] = {"parts": parts} if set(parts) != {1} else {}
-        counts = Counts.of(rows.values.numpy()[chosen].astype(int), self.cardinalities)
-        if any(counts.parents) and sum(self.cardinalities) <= LARGEST_PAIRS:
-            own["parents"] = counts.parents
+        self.counts = Counts.of(rows.values.numpy()[chosen].astype(int), self.cardinalities)
+        if any(self.counts.parents) and sum(self.cardinalities) <= LARGEST_PAIRS:
+            own["parents"] = self.counts.parents
         flow = ColumnFlow(self.cardinalities, **own, **network)
-        flow.network.start_from(counts)
+        flow.network.start_from(self.counts)
         return flow
+
+    def finish(self, flow, rows, chosen):
+        """Replace the Bayesian network of `build` by that of more rows with the same parents."""
+        x = rows.values.numpy()[chosen].astype(int)
+        flow.network.start_from(Counts.of(x, self.cardinalities, self.counts), self.counts)
 
     def number(self, label: Any, what: str) -> int:
         """Return the number of a column; raise UserError, which begins with `what`, without it."""

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 import typer
 
-from graphcnf.categorical.columns import Counts
+from graphcnf.categorical.counts import Counts
 from graphcnf.discrete import CategoricalModel
 from graphcnf.errors import UserError, require, say, suggest
 from graphcnf.evaluation.formats import Column, number, text
@@ -150,7 +150,7 @@ def _independent(train, test, seed, minutes):
 
 def _tree(train, test, seed, minutes):
     (known, sizes), (x, _) = _codes(train), _codes(test)
-    tree = Counts.of(known, sizes, second=False)
+    tree = Counts.of(known, sizes, tree=True)
     starts = np.cumsum(sizes) - sizes
     bits, before = np.zeros(len(x)), np.zeros((len(x), sum(sizes)))
     for k in tree.order:
