@@ -33,7 +33,9 @@ LARGEST_ORDERS = 1024
 
 
 LARGEST_SIZE = 100_000
-LARGEST_SIZES = {"layers": 1000, "couplings": 1000, "heads": 1000, "width": 16_384}
+LARGEST_SIZES = {
+    "layers": 1000, "couplings": 1000, "heads": 1000, "width": 16_384, "sizes": 50_000_000,
+}  # fmt: skip
 """Largest sizes of a model by name, instead of `LARGEST_SIZE`; more would take all memory."""
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphcnf.categorical.autoregressive import AutoregressiveFlow, Network, Step, locate
-from graphcnf.categorical.counts import LARGEST_COUNTS, Counts
+from graphcnf.categorical.counts import LARGEST_PAIRS, ColumnCounts, Counts
 from graphcnf.categorical.flow import check_rows
 from graphcnf.categorical.rows import Rows, checked_network
 from graphcnf.categorical.transformer import HIDDEN, Transformer
@@ -22,19 +22,16 @@ from graphcnf.flows.transform import Context
 from graphcnf.limits import Range, check_temperature
 from graphcnf.pretrained import Pretrained
 
-LARGEST_PAIRS = 2048
-"""Largest number of categories of all columns with a table of their pairs."""
-
 
 class ColumnAttention(Network):
     """Causal attention over columns in an order that each row may choose.
 
     Step k of a row knows the categories of the columns of the steps before, and which column comes
-    next (Hoogeboom et al. 2022, arXiv 2110.02037; Pannatier et al. 2024, arXiv 2404.09562). To the
-    attention's logits a log-linear part adds one number for each pair of a known category and a
-    possible one. It starts from the pointwise mutual informations of a Chow-Liu tree, and where a
-    column has a second parent, from what the counts of the three say beyond that. With parents
-    before children, the untrained network is that Bayesian network (`Counts`).
+    next (Hoogeboom et al. 2022, arXiv 2110.02037; Pannatier et al. 2024, arXiv 2404.09562). The
+    attention's logits are added to those of counts given the parents of the column (`Counts`), and
+    to a number for each pair of a known category and a possible one: the weights of the regression
+    where the columns of `order` are known that stand before the next one, weights that are trained
+    where others are. Untrained and in `order`, the network is the density of the counts.
 
     Categories may be bins of numbers. A category with a place inside is the float k + u, 0 <= u <
     1. The place has the density 1 + s (2 u - 1), with -1 < s < 1 from the hidden state (a monotone
@@ -49,7 +46,7 @@ class ColumnAttention(Network):
         cardinalities: Number of categories of each column.
         parts: For each category of each column, one column after the other, the number of parts
             that it is divided into: 1 for none, 0 for a continuum.
-        parents: For each column its two parents in the counts that the network starts from.
+        counts: `parents`, `strengths` and `sizes` of `ColumnCounts`, for a network with counts.
         width: Channels of a column.
         layers: Attention blocks.
         heads: Attention heads.
@@ -64,18 +61,15 @@ class ColumnAttention(Network):
     possible: Tensor
     order: Tensor
     tree: Tensor
+    weights: Tensor
     parts: Tensor
-    parents: Tensor
-    first: Tensor
-    sizes: Tensor
-    beyond: Tensor
 
     def __init__(
         self,
         cardinalities: Sequence[int],
         *,
         parts: Sequence[int] | None = None,
-        parents: Sequence[Sequence[int] | None] | None = None,
+        counts: Mapping[str, Any] | None = None,
         width: int,
         layers: int,
         heads: int = 4,
@@ -96,7 +90,8 @@ class ColumnAttention(Network):
         self.register_buffer("order", torch.arange(self.columns))
         self.initial = nn.Parameter(0.3 * torch.randn(width))
         self.values = nn.Embedding(total, width)
-        self.target = nn.Embedding(self.columns, width)
+        # The second half is for columns before which those of `order` are known.
+        self.target = nn.Embedding(2 * self.columns, width)
         # Added to attention scores: of the column that comes next, for the column whose category a
         # step holds, N for the first step.
         self.by_pair = nn.Parameter(torch.zeros(layers * heads, self.columns, self.columns + 1))
@@ -115,51 +110,25 @@ class ColumnAttention(Network):
         paired = total if total <= LARGEST_PAIRS else 0
         self.pairs = nn.Parameter(torch.zeros(paired, paired))
         self.register_buffer("tree", torch.zeros(paired, paired))
-        self.parented = parents is not None
-        if parents is not None:
-            for pair in parents:
-                if pair and not (len(pair) == 2 and all(0 <= k < len(known) for k in pair)):
-                    raise ValueError(f"parents {pair} of a column among {len(known)}")
-                if pair and math.prod(cardinalities[k] for k in pair) > LARGEST_COUNTS:
-                    raise ValueError(f"parents {pair} with more than {LARGEST_COUNTS:,} categories")
-            if len(parents) != len(known):
-                raise ValueError(f"parents of {len(parents)} columns for {len(known)}")
-            pairs = torch.tensor([pair or (0, 0) for pair in parents])
-            rows = known[pairs].prod(1) * torch.tensor([pair is not None for pair in parents])
-            # Row 0 of the table is for columns without two parents.
-            first = torch.where(rows > 0, rows.cumsum(0) - rows + 1, 0)
-            self.register_buffer("parents", pairs, persistent=False)
-            self.register_buffer("first", first, persistent=False)
-            self.register_buffer("sizes", known, persistent=False)
-            self.register_buffer("beyond", torch.zeros(int(rows.sum()) + 1, *self.cardinalities))
+        self.register_buffer("weights", torch.zeros(paired, paired))
+        self.counts = None if counts is None else ColumnCounts(cardinalities, **counts)
         for table in (self.values, self.target):
             nn.init.normal_(table.weight, std=0.3)
 
     @torch.no_grad()
-    def start_from(self, counts: Counts, before: Counts | None = None) -> None:
-        """Let training begin with counts, and in their order; or go on from those `before`."""
-        self.bias.add_(torch.from_numpy(counts.log_p - (before.log_p if before else 0)))
+    def start_from(self, counts: Counts) -> None:
+        """Take over counts and their order."""
+        self.order.copy_(torch.from_numpy(counts.order))
+        if self.counts is not None:
+            self.counts.counts = counts.columns.counts.to(self.order.device)
         if self.tree.numel():
-            self.tree.copy_(torch.from_numpy(counts.information + counts.weights))
-            self.order.copy_(torch.from_numpy(counts.order))
-        if self.parented:
-            rows = [np.zeros((1, self.beyond.shape[1]))]
-            for table in counts.beyond:
-                rows.append(np.pad(table, ((0, 0), (0, self.beyond.shape[1] - table.shape[1]))))
-            self.beyond.copy_(torch.from_numpy(np.concatenate(rows)))
+            self.tree.copy_(torch.from_numpy(counts.information))
+            self.weights.copy_(torch.from_numpy(counts.weights))
 
-    def _beyond(self, x: Tensor, known: Tensor, column: Tensor) -> Tensor:
-        """Return what two parents add to logits of a column (B, M), (B, M, C).
-
-        `x` (B, N) are categories, and `known` (B, M, N) says which are known.
-        """
-        a, b = self.parents[column].unbind(-1)
-        # Numbers beyond a column's categories are impossible, and need only a valid index here.
-        first, second = (x.gather(1, k).minimum(self.sizes[k] - 1) for k in (a, b))
-        start = self.first[column]
-        both = known.gather(2, a[..., None]) & known.gather(2, b[..., None])
-        there = (start > 0) & both[..., 0]
-        return self.beyond[torch.where(there, start + first * self.sizes[b] + second, 0)]
+    def _in_order(self, known: Tensor, column: Tensor) -> Tensor:
+        """Return whether the known columns (B, M, N) are those of `order` before a column."""
+        rank = self.order.argsort()
+        return (known == (rank < rank[:, None])[column]).all(-1)
 
     def ordered(self, mask: Tensor, given: Tensor | None = None, number: int = 0) -> Tensor:
         """Return an order (B, N) in which `given` columns come first, and masked ones last.
@@ -176,7 +145,7 @@ class ColumnAttention(Network):
         return rank.argsort(1)
 
     def _input(self, column: Tensor, before: Tensor | None, place: Tensor | None) -> Tensor:
-        """Return input channels (..., C) of columns, after a category number and a place in it."""
+        """Return input channels (..., C) of targets, after a category number and a place in it."""
         value = self.initial if before is None else self.values(before)
         if before is not None and place is not None and self.divided:
             parts = self.parts[before]
@@ -217,8 +186,11 @@ class ColumnAttention(Network):
         step = torch.arange(x.shape[1], device=x.device)
         number = slot[step, x]
         before = number.gather(1, order)[:, :-1], inside.gather(1, order)[:, :-1]
-        first = self._input(order[:, :1], None, None)
-        h = torch.cat([first, self._input(order[:, 1:], *before)], 1)
+        column, known = step.expand(x.shape), place[:, None] < place[:, :, None]
+        direct = self._in_order(known, column)
+        target = order + self.columns * direct.gather(1, order)
+        first = self._input(target[:, :1], None, None)
+        h = torch.cat([first, self._input(target[:, 1:], *before)], 1)
         # Rows with the same order share its bias, of which there is one gradient then.
         orders, which = order.unique(dim=0, return_inverse=True)
         bias = self.by_pair[:, orders[:, :, None], self.sources(orders)[:, None]].transpose(0, 1)
@@ -227,15 +199,18 @@ class ColumnAttention(Network):
         h = h.gather(1, place[..., None].expand_as(h))
         logits = torch.einsum("bnc,nkc->bnk", h, self.weight[slot]) + self.bias[slot]
         if self.tree.numel():
-            # A matrix product for each column: of the known categories and what they add.
-            known = (place[:, None] < place[:, :, None]).to(h.dtype)
+            # Matrix products for each column: of the known categories and what they add.
             one = torch.zeros(*x.shape, len(self.tree), dtype=h.dtype, device=h.device)
-            one.scatter_(2, number[:, None].expand(-1, x.shape[1], -1), known)
-            share = (self.pairs + self.tree)[:, slot].transpose(0, 1)
-            logits = logits + (one.transpose(0, 1) @ share).transpose(0, 1)
-        if self.parented:
-            earlier = place[:, None] < place[:, :, None]
-            logits = logits + self._beyond(x, earlier, step.expand(x.shape)).to(h.dtype)
+            one.scatter_(2, number[:, None].expand(known.shape), known.to(h.dtype))
+            one = one.transpose(0, 1)
+            in_order, others = (
+                (one @ table[:, slot].transpose(0, 1)).transpose(0, 1)
+                for table in (self.weights, self.pairs + self.tree)
+            )
+            logits = logits + torch.where(direct[..., None], in_order, others)
+        if self.counts is not None:
+            counted = x if self.training else None
+            logits = logits + self.counts(x, known, column, counted).to(h.dtype)
         logits = logits.masked_fill(~possible, -math.inf)
         yield Step(mask.nonzero(as_tuple=True), (logits[mask], h[mask]))
 
@@ -254,7 +229,8 @@ class ColumnState:
         self.possible = possible.expand(len(self.mask), -1, -1)
         self.before: Tensor | None = None
         self.place: Tensor | None = None
-        self.sums = network.bias.expand(len(self.mask), -1)
+        # Of the trained pairs, and of the weights of the regression.
+        self.sums = network.bias.expand(2, len(self.mask), -1)
         self.x = torch.zeros_like(self.order)
 
     def step(self) -> Step | None:
@@ -266,13 +242,14 @@ class ColumnState:
         column = self.order[:, self.number]
         source = net.sources(self.order)[:, : self.number + 1]
         bias = net.by_pair[:, column[:, None], source].permute(2, 1, 0)
-        h = net._input(column, self.before, self.place)
+        known = self.order.argsort(1)[:, None] < self.number
+        direct = net._in_order(known, column[:, None])[:, 0]
+        h = net._input(column + net.columns * direct, self.before, self.place)
         h = net.norm(net.blocks.step(h, bias, self.cache))
-        slot = net.slot[column]
-        logits = (net.weight[slot] @ h[..., None])[..., 0] + self.sums.gather(1, slot)
-        if net.parented:
-            place = self.order.argsort(1)[:, None]
-            logits = logits + net._beyond(self.x, place < self.number, column[:, None])[:, 0]
+        slot, sums = net.slot[column], torch.where(direct[:, None], self.sums[1], self.sums[0])
+        logits = (net.weight[slot] @ h[..., None])[..., 0] + sums.gather(1, slot)
+        if net.counts is not None:
+            logits = logits + net.counts(self.x, known, column[:, None])[:, 0].to(h.dtype)
         logits = logits.masked_fill(~self.possible[batch, column], -math.inf)
         self.rows = batch[self.mask[batch, column]]
         return Step((self.rows, column[self.rows]), (logits[self.rows], h[self.rows]))
@@ -286,7 +263,8 @@ class ColumnState:
         self.x = self.x.scatter(1, column[:, None], category[:, None])
         self.before = net.slot[column, category]
         if net.tree.numel():
-            self.sums = self.sums + net.pairs[self.before] + net.tree[self.before]
+            tables = torch.stack([net.pairs + net.tree, net.weights])
+            self.sums = self.sums + tables[:, self.before]
 
     def take(self, rows: Tensor) -> None:
         """Replace the batch by the given rows of it."""
@@ -296,7 +274,7 @@ class ColumnState:
             self.order[rows],
             self.possible[rows],
         )
-        self.sums, self.x = self.sums[rows], self.x[rows]
+        self.sums, self.x = self.sums[:, rows], self.x[rows]
         if self.before is not None and self.place is not None:
             self.before, self.place = self.before[rows], self.place[rows]
 
@@ -333,7 +311,7 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
         cardinalities: list[int],
         *,
         parts: list[int] | None = None,
-        parents: list[list[int] | None] | None = None,
+        counts: dict[str, Any] | None = None,
         width: int = 64,
         layers: int = 2,
         heads: int = 4,
@@ -344,6 +322,12 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
         super().__init__(checked_network(ColumnAttention, config), single=True)
         self.config = config
         self.metadata: dict = {}
+
+    def start_from(self, counts: Counts) -> None:
+        """Take over counts and their order."""
+        self.network.start_from(counts)
+        if self.config["counts"] is not None:
+            self.config["counts"] = counts.arguments
 
     def log_prob(self, x, context: Context = Context(), *, samples: int = 1) -> Tensor:
         """Return log p(x) of the columns of x (B, N) that the mask keeps, (B,) nats.

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from graphcnf.categorical.contexts import ContextCounts
+from graphcnf.flows.transform import log_term_dtype
+
+LARGEST_PAIRS = 2048
+"""Largest number of categories of all columns with a table of their pairs."""
 
 CANDIDATES = 16
-"""Columns that are tried as a second parent of each column."""
+"""Columns that are tried as a further parent of each column."""
+
+STRENGTHS = (1, 4, 16, 64)
+"""Rows that the probabilities given fewer parents count for."""
 
 GAIN = 10.0
-"""Nats that a second parent has to gain: more than the best of some useless ones does."""
+"""Nats that a further parent has to gain: more than the best of many useless ones does."""
 
-LARGEST_COUNTS = 1_000_000
-"""Largest number of counts of three columns."""
+LARGEST_KEY = 2**48
+"""Largest number of combinations of the categories of parents."""
 
 PENALTIES = (64.0, 16.0, 4.0)
-"""Penalties that are tried for the weights of a regression, halves of their squares in nats."""
+"""Penalties that are tried for the weights of a regression, on halves of their squares in nats."""
 
 ITERATIONS = 25
 """Steps of L-BFGS for each penalty."""
@@ -31,25 +44,117 @@ LARGEST_REGRESSION = 1e9
 """Largest number of products of a step; a regression leaves out rows beyond that."""
 
 
+class ColumnCounts(nn.Module):
+    """Probabilities of the categories of columns given their parents, from counts.
+
+    Of the parents of a column those before the first one that is not known count. The strength of
+    so many rows is given to the probabilities that one parent less leads to.
+
+    Args:
+        cardinalities: Number of categories of each column, (N,).
+        parents: Parents of each column, the most telling one first.
+        strengths: Their strengths.
+        sizes: Those of `ContextCounts`.
+    """
+
+    parents: Tensor
+    starts: Tensor
+    strengths: Tensor
+    cardinalities: Tensor
+    uniform: Tensor
+
+    def __init__(
+        self,
+        cardinalities: Sequence[int],
+        parents: Sequence[Sequence[int]],
+        strengths: Sequence[Sequence[int]],
+        sizes: Sequence[int] = (0, 0),
+    ):
+        super().__init__()
+        if not len(cardinalities) == len(parents) == len(strengths):
+            raise ValueError(f"parents of {len(parents)} columns for {len(cardinalities)}")
+        levels, first = max(map(len, parents), default=0), 0
+        known = torch.tensor(cardinalities)
+        table = torch.full((len(known), levels), -1)
+        weights = torch.zeros(len(known), levels + 1)
+        starts = torch.zeros(len(known), levels + 1, dtype=torch.long)
+        for k, (own, strength) in enumerate(zip(parents, strengths, strict=True)):
+            if len(own) != len(strength) or not all(0 <= parent < len(known) for parent in own):
+                raise ValueError(f"parents {own} of a column among {len(known)}")
+            table[k, : len(own)] = torch.tensor(own, dtype=torch.long)
+            weights[k, 1 : len(own) + 1] = torch.tensor(strength)
+            for level in range(len(own) + 1):
+                starts[k, level] = first
+                first += math.prod(int(cardinalities[parent]) for parent in own[:level])
+                if first > LARGEST_KEY:
+                    raise ValueError(f"parents {own} with more than {LARGEST_KEY:,} categories")
+        # Half a row of each category.
+        weights[:, 0] = known / 2
+        possible = torch.arange(int(known.max())) < known[:, None]
+        named = {
+            "parents": table, "starts": starts, "strengths": weights, "cardinalities": known,
+            "uniform": possible / known[:, None],
+        }  # fmt: skip
+        for name, value in named.items():
+            self.register_buffer(name, value, persistent=False)
+        self.counts = ContextCounts(sizes)
+
+    def keys(self, x: Tensor, known: Tensor, column: Tensor) -> Tensor:
+        """Return the contexts (B, M, L) of columns (B, M), -1 where there are none.
+
+        `x` (B, N) are categories, and `known` (B, M, N) says which are known.
+        """
+        number, there = torch.zeros_like(column), torch.ones_like(column, dtype=torch.bool)
+        found = [self.starts[column, 0]]
+        for level, parent in enumerate(self.parents[column].unbind(-1), 1):
+            there = there & (parent >= 0)
+            parent = parent.clamp(min=0)
+            there = there & known.gather(2, parent[..., None])[..., 0]
+            size = self.cardinalities[parent]
+            # Numbers beyond a column's categories are impossible, and need only a valid context.
+            number = number * size + x.gather(1, parent).minimum(size - 1)
+            found.append(torch.where(there, self.starts[column, level] + number, -1))
+        return torch.stack(found, -1)
+
+    def forward(
+        self, x: Tensor, known: Tensor, column: Tensor, own: Tensor | None = None
+    ) -> Tensor:
+        """Return log-probabilities (B, M, C) of columns (B, M), see `keys`.
+
+        Categories `own` (B, M) of rows that have been counted are left out of the counts.
+        """
+        keys, flat = self.keys(x, known, column).flatten(0, 1), column.flatten()
+        kind = log_term_dtype(self.uniform)
+        p, strengths = (table[flat].to(kind) for table in (self.uniform, self.strengths))
+        log_p = self.counts(keys, p, strengths, None if own is None else own.flatten())
+        return log_p.unflatten(0, column.shape)
+
+    def count(self, x: Tensor) -> None:
+        """Count rows x (M, N)."""
+        columns = range(x.shape[1])
+        known = torch.ones(*x.shape, len(columns), dtype=torch.bool)
+        keys = self.keys(x, known, torch.tensor(columns).expand(x.shape))
+        levels = [(k, keys[:, k, level]) for level in range(keys.shape[2]) for k in columns]
+        seen = [(key.numpy(), x[:, k].numpy()) for k, key in levels if key[0] >= 0]
+        self.counts = ContextCounts.of(*zip(*seen, strict=True))
+
+
 @dataclass
 class Counts:
-    """Density of the rows of a table: a Chow-Liu tree, second parents, and a regression.
+    """Bayesian network of columns, from counts, with a ridge regression on top.
 
-    Half a row is added to the counts of each category, and a row with independent columns to those
-    of pairs. A second parent is there where it gains by leave-one-out: with strengths of 1 to 64
-    rows, the probabilities given one parent are mixed with the counts given both. A ridge
-    regression adds to the logits of each column one number for each category of the columns before
-    it; the penalty is that which does best on rows that were left out.
+    Columns come in the order of a Chow-Liu tree. Each has parents among those before it; parents
+    and strengths are those that gain the most by leave-one-out. The regression adds to the logits
+    of each column a number for each category of the columns before it. Its penalty is the one that
+    does best on rows that were left out.
 
     Attributes:
-        order: The columns, parents before children, (N,).
-        first: The parent of each column in the tree, (N,); of the first one itself.
-        log_p: Log-probabilities of the S categories of all columns.
-        information: Pointwise mutual information of neighbours in the tree, 0 elsewhere, (S, S) in
-            nats.
-        second: For each column its second parent and the strength, None for a column without.
-        beyond: For each column with two parents, what the second one adds to the logarithm of the
-            conditional probability given the first, (A * B, C).
+        order: The columns, (N,).
+        parents: Parents of each column, see `ColumnCounts`.
+        strengths: Their strengths.
+        columns: Their counts.
+        information: Pointwise mutual information of the categories of a column and those of its
+            first parent, (S, S) nats in that direction; 0 elsewhere.
         weights: Weights of the regression, (S, S): of the known category and the possible one.
         penalties: Penalties of the regression of each column, infinite where it gains nothing.
 
@@ -58,83 +163,43 @@ class Counts:
     """
 
     order: np.ndarray
-    first: np.ndarray
-    log_p: np.ndarray
+    parents: list[list[int]]
+    strengths: list[list[int]]
+    columns: ColumnCounts
     information: np.ndarray
-    second: list[tuple[int, int] | None]
-    beyond: list[np.ndarray]
-    weights: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    penalties: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    weights: np.ndarray
+    penalties: np.ndarray
 
     @property
-    def parents(self) -> list[list[int] | None]:
-        """The two parents of each column, None for a column with fewer."""
-        pairs = zip(self.first.tolist(), self.second, strict=True)
-        return [[a, b[0]] if b else None for a, b in pairs]
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of `ColumnCounts`, as JSON."""
+        sizes = self.columns.counts.sizes
+        return {"parents": self.parents, "strengths": self.strengths, "sizes": sizes}
 
     @classmethod
-    def of(
-        cls,
-        x: np.ndarray,
-        cardinalities: Sequence[int],
-        like: Counts | None = None,
-        *,
-        tree: bool = False,
-    ) -> Counts:
-        """Return the density of categories x (M, N), or the tree only.
-
-        With `like`, columns have its order, parents and penalties.
-        """
+    def of(cls, x: np.ndarray, cardinalities: Sequence[int], like: Counts | None = None) -> Counts:
+        """Return the density of categories x (M, N), with the structure of `like` if given."""
         sizes = np.array(cardinalities, dtype=np.int64)
-        found, shared = _tree(x, sizes, like)
-        if tree:
-            return found
-        tables = {}
-        starts, order = sizes.cumsum() - sizes, found.order.tolist()
-        for place, child in enumerate(order[2:], 2):
-            parent = found.first[child]
-            own, above = (slice(starts[k], starts[k] + sizes[k]) for k in (child, parent))
-            given = np.exp(found.log_p[own] + found.information[above, own])
-            if like is None:
-                # Columns that share the most with the child, but for its parent.
-                others = [k for k in order[:place] if k != parent]
-                others = sorted(others, key=lambda k: -shared[child, k])[:CANDIDATES]
-                chosen = _second_parent(x, sizes, child, x[:, parent], others, given)
-            else:
-                chosen = like.second[child]
-            if chosen is not None:
-                other, strength = chosen
-                both = x[:, parent] * sizes[other] + x[:, other]
-                n = _count(both, x[:, child], sizes[other], given)
-                prior = np.repeat(given, sizes[other], 0)
-                p = (n + strength * prior) / (n.sum(1, keepdims=True) + strength)
-                found.second[child], tables[child] = chosen, np.log(p / prior)
-        found.beyond = [tables[k] for k in sorted(tables)]
+        shared, every = mutual_information(x, sizes)
         if like is None:
-            found.weights, found.penalties = _regressed(x, sizes, found, None)
-        elif len(like.penalties):
-            found.weights, found.penalties = _regressed(x, sizes, found, like.penalties)
-        return found
-
-
-def _tree(x: np.ndarray, sizes: np.ndarray, like: Counts | None) -> tuple[Counts, np.ndarray]:
-    """Return the tree of categories x (M, N), and the information (N, N) that columns share."""
-    ends = sizes.cumsum()
-    starts = ends - sizes
-    one = _one_hot(x, sizes)
-    counts = one.sum(0) + 0.5
-    p = counts / np.add.reduceat(counts, starts)[np.repeat(np.arange(len(ends)), sizes)]
-    both = (one.T @ one + np.outer(p, p)) / (len(x) + 1)
-    # The margins of `both` are those of the counts with one row added, in each of two columns.
-    margin = (one.sum(0) + p) / (len(x) + 1)
-    information = np.log(both / np.outer(margin, margin))
-    shared = np.add.reduceat(np.add.reduceat(both * information, starts, 0), starts, 1)
-    order, first = _spanning_tree(shared) if like is None else (like.order, like.first)
-    kept = np.zeros_like(information)
-    for child in order[1:]:
-        a, b = (slice(starts[k], ends[k]) for k in (child, first[child]))
-        kept[a, b], kept[b, a] = information[a, b], information[b, a]
-    return Counts(order, first, np.log(margin), kept, [None] * len(sizes), []), shared
+            order = spanning_tree(shared)[0]
+            found = [_parents(x, sizes, k, order, shared) for k in range(len(sizes))]
+            parents, strengths = ([pair[i] for pair in found] for i in (0, 1))
+        else:
+            order, parents, strengths = like.order, like.parents, like.strengths
+        columns = ColumnCounts(sizes.tolist(), parents, strengths)
+        columns.count(torch.from_numpy(x))
+        ends, information = sizes.cumsum(), np.zeros_like(every)
+        for k, own in enumerate(parents):
+            if own:
+                a, b = (slice(ends[j] - sizes[j], ends[j]) for j in (k, own[0]))
+                information[a, b] = every[a, b]
+        penalties = np.full(len(sizes), np.inf) if like is None else like.penalties
+        made = cls(order, parents, strengths, columns, information, np.zeros_like(every), penalties)
+        if sizes.sum() <= LARGEST_PAIRS and len(x) >= 8:
+            made.penalties = _penalties(x, sizes, made) if like is None else penalties
+            made.weights = _Regression(x, sizes, made, True).fit(made.penalties).numpy()
+        return made
 
 
 def _one_hot(x: np.ndarray, sizes: np.ndarray) -> np.ndarray:
@@ -143,10 +208,30 @@ def _one_hot(x: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     return one
 
 
-def _spanning_tree(shared: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return columns, parents first, and the parents, by the information (N, N) they share."""
-    # Prim's algorithm, from the column that shares the most.
+def mutual_information(x: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the information of columns about each other (N, N), and of their categories (S, S).
+
+    Of categories x (M, N), in nats. Half a row is added to the counts of each category, and a row
+    with independent columns to those of pairs.
+    """
+    starts = sizes.cumsum() - sizes
+    one = _one_hot(x, sizes)
+    counts = one.sum(0) + 0.5
+    p = counts / np.add.reduceat(counts, starts).repeat(sizes)
+    both = (one.T @ one + np.outer(p, p)) / (len(x) + 1)
+    # The margins of `both` are those of the counts with one row added, in each of two columns.
+    margin = (one.sum(0) + p) / (len(x) + 1)
+    information = np.log(both / np.outer(margin, margin))
+    shared = np.add.reduceat(np.add.reduceat(both * information, starts, 0), starts, 1)
     np.fill_diagonal(shared, 0)
+    return shared, information
+
+
+def spanning_tree(shared: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the columns in the order of a Chow-Liu tree, and their parents in it, (N,) each.
+
+    By Prim's algorithm, from the column that shares the most of the information (N, N).
+    """
     order = [int(shared.sum(1).argmax())]
     best, parent = shared[order[0]].copy(), np.full(len(shared), order[0])
     left = np.arange(len(shared)) != order[0]
@@ -159,113 +244,100 @@ def _spanning_tree(shared: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.array(order), parent
 
 
-def _count(both: np.ndarray, c: np.ndarray, size: int, given: np.ndarray) -> np.ndarray:
-    """Return how often categories c (M,) occur with each pair of categories of the parents."""
-    n = np.zeros((len(given) * size, given.shape[1]))
-    np.add.at(n, (both, c), 1)
-    return n
-
-
-def _second_parent(
-    x: np.ndarray,
-    sizes: np.ndarray,
-    child: int,
-    a: np.ndarray,
-    others: list[int],
-    given: np.ndarray,
-) -> tuple[int, int] | None:
-    """Return the second parent of a column, and its strength; None where none gains.
-
-    `given` (A, C) are probabilities of the child's categories given the first parent, `a` (M,).
-    """
-    c, first = x[:, child], len(given)
-    n = _count(a, c, 1, given)
-    # Without the row itself; one row of the prior is left.
-    q = ((n - 1).clip(min=0) + given)[a, c] / n.sum(1)[a]
-    best, found = np.log(q).sum() + GAIN, None
-    for other in others:
-        if first * sizes[other] * sizes[child] > LARGEST_COUNTS:
-            continue
-        both = a * sizes[other] + x[:, other]
-        n = _count(both, c, sizes[other], given)
-        total = n.sum(1)
-        for strength in (1, 4, 16, 64):
-            left = (n[both, c] - 1 + strength * q) / (total[both] - 1 + strength)
-            score = np.log(left).sum()
-            if score > best:
-                best, found = score, (other, strength)
-    return found
+def _parents(
+    x: np.ndarray, sizes: np.ndarray, child: int, order: np.ndarray, shared: np.ndarray
+) -> tuple[list[int], list[int]]:
+    """Return the parents of a column and their strengths: each the one that gains the most."""
+    c, parents, strengths = x[:, child], list[int](), list[int]()
+    before = order[: order.tolist().index(child)]
+    # Columns that share the most with the child.
+    left = before[shared[child, before].argsort()[::-1][:CANDIDATES]].tolist()
+    n = np.bincount(c, minlength=sizes[child]) + 0.5
+    q = (n[c] - 1) / (n.sum() - 1)  # without the row itself
+    context, combinations = np.zeros(len(x), dtype=np.int64), 1
+    while left:
+        best, found = np.log(q).sum() + GAIN, None
+        for parent in left:
+            pair = context * sizes[parent] + x[:, parent]
+            _, both = np.unique(pair, return_inverse=True)
+            n = np.bincount(both)[both] - 1
+            _, joint = np.unique(both * sizes[child] + c, return_inverse=True)
+            same = np.bincount(joint)[joint] - 1
+            for strength in STRENGTHS:
+                p = (same + strength * q) / (n + strength)
+                if (score := np.log(p).sum()) > best:
+                    best, found = score, (parent, strength, both, p)
+        if found is None or combinations * sizes[found[0]] > LARGEST_KEY / 2**12:
+            break
+        parent, strength, context, q = found
+        combinations *= int(sizes[parent])
+        left.remove(parent)
+        parents.append(parent)
+        strengths.append(strength)
+    return parents, strengths
 
 
 class _Regression:
-    """Ridge regressions of all columns on the categories of the columns before them."""
+    """Ridge regressions of all columns on the categories of the columns before them.
 
-    def __init__(self, x: np.ndarray, sizes: np.ndarray, counts: Counts):
+    With `counted`, each row is left out of the counts, which it is among, for itself.
+    """
+
+    def __init__(self, x: np.ndarray, sizes: np.ndarray, counts: Counts, counted: bool):
+        total = int(sizes.sum())
+        x = x[: max(int(LARGEST_REGRESSION / total**2), 1)]
         column, rank = np.repeat(np.arange(len(sizes)), sizes), counts.order.argsort()
-        number, starts = np.arange(sizes.max()), sizes.cumsum() - sizes
-        one = _one_hot(x, sizes)
-        earlier = rank[column][:, None] < rank[column]
-        logits = counts.log_p + one @ np.where(earlier, counts.information, 0)
-        tables = iter(counts.beyond)
-        for child, parents in enumerate(counts.parents):
-            if parents is not None:
-                a, b = parents
-                own = slice(starts[child], starts[child] + sizes[child])
-                logits[:, own] += next(tables)[x[:, a] * sizes[b] + x[:, b]]
-        self.column, self.earlier = column, torch.from_numpy(earlier)
-        self.slot = torch.from_numpy(starts[:, None] + number.clip(max=sizes[:, None] - 1))
-        self.possible = torch.from_numpy(number < sizes[:, None])
-        self.one, self.logits = torch.from_numpy(one).float(), torch.from_numpy(logits).float()
+        rows, every = torch.from_numpy(x), torch.arange(len(sizes)).expand(x.shape)
+        before = torch.from_numpy(rank < rank[:, None]).expand(len(x), -1, -1)
+        self.start = counts.columns(rows, before, every, rows if counted else None)
+        self.x, self.one = rows, torch.from_numpy(_one_hot(x, sizes)).float()
+        self.column, self.earlier = column, torch.from_numpy(rank[column][:, None] < rank[column])
+        number = np.arange(sizes.max()).clip(max=sizes[:, None] - 1)
+        self.slot = torch.from_numpy((sizes.cumsum() - sizes)[:, None] + number)
 
     def nats(self, weights: Tensor) -> Tensor:
         """Return the -log p of the columns, (N,) nats, summed over the rows."""
-        logits = self.logits + self.one @ (weights * self.earlier)
-        every = logits[:, self.slot].masked_fill(~self.possible, -torch.inf)
-        own = (logits * self.one)[:, self.slot].masked_fill(~self.possible, 0).sum(-1)
-        return (every.logsumexp(-1) - own).sum(0)
+        logits = self.start + (self.one @ (weights * self.earlier))[:, self.slot]
+        return F.cross_entropy(logits.transpose(1, 2), self.x, reduction="none").sum(0)
 
-    def fit(self, weights: Tensor, penalties: np.ndarray) -> Tensor:
+    def fit(self, penalties: np.ndarray, weights: Tensor | None = None) -> Tensor:
         """Return weights (S, S) for penalties (N,), from others that are close to them."""
-        known = torch.from_numpy(penalties[self.column]).float()
-        free = known.isfinite()
-        known = torch.where(free, known, 0) / 2
-        weights = weights.clone().requires_grad_()
+        penalty = torch.from_numpy(penalties[self.column]).float()
+        free = penalty.isfinite()
+        penalty = torch.where(free, penalty, 0) / 2
+        size = len(self.column)
+        weights = (torch.zeros(size, size) if weights is None else weights).requires_grad_()
         optimizer = torch.optim.LBFGS(
             [weights], max_iter=ITERATIONS, history_size=10, line_search_fn="strong_wolfe"
         )
 
         def loss():
             optimizer.zero_grad()
-            value = self.nats(weights * free).sum() + (weights.square() * known).sum()
-            (value / len(self.one)).backward()
-            return value.detach() / len(self.one)
+            value = self.nats(weights * free).sum() + (weights.square() * penalty).sum()
+            (value / len(self.x)).backward()
+            return value.detach() / len(self.x)
 
-        optimizer.step(loss)
+        if free.any():
+            optimizer.step(loss)
         return weights.detach() * free * self.earlier
 
 
-def _regressed(
-    x: np.ndarray, sizes: np.ndarray, counts: Counts, penalties: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return weights (S, S) beyond `counts` and penalties (N,), those with the best score if None.
+def _penalties(x: np.ndarray, sizes: np.ndarray, counts: Counts) -> np.ndarray:
+    """Return the penalty of each column that does best on rows left out, (N,).
 
     Every penalty is scored on a quarter of the rows, and where they are few on each quarter.
     """
-    total = int(sizes.sum())
-    x = x[: max(int(LARGEST_REGRESSION / total**2), 1)]
-    zero, quarter = torch.zeros(total, total), len(x) // 4
-    if penalties is None:
-        scores = np.zeros((len(PENALTIES) + 1, len(sizes)))
-        for fold in range(4 if len(x) < FOLDED else 1):
-            out = np.arange(fold * quarter, (fold + 1) * quarter)
-            rest, weights = np.delete(x, out, 0), zero
-            part = Counts.of(rest, sizes, counts)
-            inside, outside = (_Regression(rows, sizes, part) for rows in (rest, x[out]))
-            scores[0] += outside.nats(weights).numpy()
-            for k, penalty in enumerate(PENALTIES, 1):
-                weights = inside.fit(weights, np.full(len(sizes), penalty))
-                scores[k] += outside.nats(weights).numpy()
-        penalties = np.array([np.inf, *PENALTIES])[scores.argmin(0)]
-    if np.isinf(penalties).all():
-        return zero.numpy(), penalties
-    return _Regression(x, sizes, counts).fit(zero, penalties).numpy(), penalties
+    x = x[: max(int(LARGEST_REGRESSION / sizes.sum() ** 2), 8)]
+    scores, quarter = np.zeros((len(PENALTIES) + 1, len(sizes))), len(x) // 4
+    for fold in range(4 if len(x) < FOLDED else 1):
+        out = np.arange(fold * quarter, (fold + 1) * quarter)
+        rest, weights = np.delete(x, out, 0), None
+        part = replace(counts, columns=copy.deepcopy(counts.columns))
+        part.columns.count(torch.from_numpy(rest))
+        inside = _Regression(rest, sizes, part, True)
+        outside = _Regression(x[out], sizes, part, False)
+        scores[0] += outside.nats(torch.zeros(len(inside.column), len(inside.column))).numpy()
+        for k, penalty in enumerate(PENALTIES, 1):
+            weights = inside.fit(np.full(len(sizes), penalty), weights)
+            scores[k] += outside.nats(weights).numpy()
+    return np.array([np.inf, *PENALTIES])[scores.argmin(0)]

@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from graphcnf.categorical.autoregressive import AutoregressiveFlow, InSequence, Network, Step
+from graphcnf.categorical.contexts import ContextCounts
 from graphcnf.categorical.flow import check_rows
 from graphcnf.categorical.transformer import HIDDEN, Transformer
 from graphcnf.errors import UserError
 from graphcnf.flows.modules import evaluates
-from graphcnf.flows.transform import Context
+from graphcnf.flows.transform import Context, log_term_dtype
 from graphcnf.limits import Range
 from graphcnf.pretrained import Pretrained
 
 TABLE_ROWS = 8191
 """Largest number of rows of a table of n-grams; a prime, so that remainders spread."""
+
+REACH = 6
+"""Largest number of categories before the next one that counts look back."""
+
+LARGEST_COUNTS = 2_000_000
+"""Largest number of different n-grams that are counted; of more data they are shorter."""
 
 
 class CausalAttention(Network):
@@ -29,7 +37,7 @@ class CausalAttention(Network):
 
     One stream: position i holds what is known before its category (the last categories, each and
     as n-grams by a hash, and how many positions are still to come) and gives the probabilities of
-    its own.
+    its own. With `counts`, its logits are added to those of counts of n-grams (`ContextCounts`).
 
     Args:
         cardinality: Number of categories, the same at all positions.
@@ -40,6 +48,8 @@ class CausalAttention(Network):
         expansion: Feed-forward hidden channels as a multiple of `width`.
         dropout: Share of the channels that training leaves out.
         grams: Length of the longest n-grams of categories with channels of their own, 1 for none.
+        counts: `reach`, how many categories before the next one are looked at, and `sizes` of
+            `ContextCounts`; for a network with counts.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -56,6 +66,7 @@ class CausalAttention(Network):
         expansion: float = 3,
         dropout: float = 0.0,
         grams: int = 1,
+        counts: Mapping[str, Any] | None = None,
     ):
         super().__init__()
         if cardinality < 1 or positions < 1:
@@ -63,7 +74,8 @@ class CausalAttention(Network):
                 f"positions and categories must be positive: {positions}, {cardinality}"
             )
         self.positions, self.cardinalities = positions, [cardinality]
-        self.grams = grams
+        self.grams, self.reach = grams, counts["reach"] if counts else 0
+        self.counts = ContextCounts(counts["sizes"]) if counts else None
         # The category after the last one stands before the first position.
         self.values = nn.Embedding(cardinality + 1, width)
         rows = [min((cardinality + 1) ** n, TABLE_ROWS) for n in range(2, grams + 1)]
@@ -80,15 +92,18 @@ class CausalAttention(Network):
         for table in (self.values, self.position, self.remaining, *self.tables):
             nn.init.normal_(table.weight, std=0.3 if table not in self.tables else 0.1)
 
-    @torch.no_grad()
-    def start_from(self, counts: Tensor) -> None:
-        """Let training begin with `counts` of categories, (C,)."""
-        self.bias.copy_((counts.to(self.bias) + 0.5).log())
-
     def before(self, x: Tensor) -> Tensor:
-        """Return the `grams` categories before each position of x (B, L), (B, L, grams) long."""
-        start = x.new_full((len(x), self.grams), self.cardinalities[0])
-        return torch.cat([start, x], 1).unfold(1, self.grams, 1)[:, : x.shape[1]]
+        """Return the last categories before each position of x (B, L), (B, L, M)."""
+        count = max(self.grams, self.reach)
+        start = x.new_full((len(x), count), self.cardinalities[0])
+        return torch.cat([start, x], 1).unfold(1, count, 1)[:, : x.shape[1]]
+
+    def counted(self, before: Tensor, x: Tensor | None) -> Tensor:
+        """Return log-probabilities (M, C) of counts, in which categories x (M,) are left out."""
+        keys = contexts(before, self.cardinalities[0], self.reach)
+        shape, kind = (len(before), self.cardinalities[0]), log_term_dtype(self.weight)
+        p = torch.full(shape, 1 / shape[1], dtype=kind, device=before.device)
+        return self.counts(keys, p, x=x)
 
     def _inputs(self, before: Tensor, first: int, to_come: Tensor) -> Tensor:
         """Return input channels (B, M, C) of positions `first` to `first + M - 1`.
@@ -108,8 +123,9 @@ class CausalAttention(Network):
         if length > self.positions:
             raise ValueError(f"{length} positions, but the model knows up to {self.positions}")
 
-    def _logits(self, h: Tensor) -> Tensor:
-        return nn.functional.linear(h, self.weight, self.bias)
+    def _logits(self, h: Tensor, before: Tensor, x: Tensor | None = None) -> Tensor:
+        logits = nn.functional.linear(h, self.weight, self.bias)
+        return logits if self.counts is None else logits + self.counted(before, x).to(h.dtype)
 
     def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
         """Yield all positions in one step."""
@@ -121,7 +137,8 @@ class CausalAttention(Network):
         distance = number[:, None] - number
         bias = self.by_distance[:, distance.clamp(min=0)] + HIDDEN * (distance < 0)
         h = self.norm(self.blocks(h, bias[None]))
-        yield Step(mask.nonzero(as_tuple=True), self._logits(h[mask]))
+        counted = x[mask][:, 0] if self.training else None
+        yield Step(mask.nonzero(as_tuple=True), self._logits(h[mask], before[mask], counted))
 
     def start(self, context: Context) -> CausalState:
         """Return the state before the first position."""
@@ -149,7 +166,7 @@ class CausalState:
         # The distances number, ..., 0 of the positions so far.
         bias = net.by_distance[:, : number + 1].flip(1).t()[:, None]
         h = net.norm(net.blocks.step(h, bias, self.cache))
-        return Step(at, net._logits(h))
+        return Step(at, net._logits(h, before[:, 0]))
 
     def update(self, x: Tensor) -> None:
         """Append the categories x (M, 1) of the current position."""
@@ -160,6 +177,14 @@ class CausalState:
         index = self.order.take(rows)
         self.cache.take(index)
         self.before = self.before[index]
+
+
+def contexts(before: Tensor, cardinality: int, reach: int) -> Tensor:
+    """Return numbers of the last 0 to `reach` of the categories `before` (M, N), (M, reach + 1)."""
+    # Digits are at least 1, so contexts of different lengths have different numbers.
+    digits = before.flip(-1)[:, :reach] + 1
+    powers = (cardinality + 2) ** torch.arange(reach, device=before.device)
+    return F.pad((digits * powers).cumsum(-1), (1, 0))
 
 
 @dataclass
@@ -231,6 +256,7 @@ class RowFlow(Pretrained, AutoregressiveFlow):
         expansion: float = 3,
         dropout: Annotated[float, Range(0, 1)] = 0.1,
         grams: Annotated[int, Range(1, 4)] = 1,
+        counts: dict[str, Any] | None = None,
     ):
         config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__(checked_network(CausalAttention, config), single=True)
@@ -256,6 +282,23 @@ class RowFlow(Pretrained, AutoregressiveFlow):
     def decode(self, z, context: Context = Context(), *, sample: bool = False) -> Tensor:
         """Return categories (B, L) of latents."""
         return super().decode(z, _with_mask(z[..., 0], context), sample=sample)
+
+    @classmethod
+    def counting(cls, rows: Rows, cardinality: int, **network) -> RowFlow:
+        """Return an untrained flow that has the probabilities of n-grams of some rows."""
+        reach = REACH
+        while (cardinality + 2) ** (reach + 1) > 2**62:
+            reach -= 1
+        before = torch.cat([rows.values.new_full((len(rows), reach), cardinality), rows.values], 1)
+        windows = before.unfold(1, reach + 1, 1)[rows.mask]
+        keys, x = contexts(windows[:, :-1], cardinality, reach).T.numpy(), windows[:, -1].numpy()
+        # Contexts of which there are too many are left out.
+        pairs = np.cumsum([len(np.unique(key * cardinality + x)) for key in keys])
+        reach = max(int((pairs <= LARGEST_COUNTS).sum()) - 1, 0)
+        found = ContextCounts.of(keys[: reach + 1], [x] * (reach + 1))
+        flow = cls(cardinality, counts={"reach": reach, "sizes": found.sizes}, **network)
+        flow.network.counts = found
+        return flow
 
     def length_probabilities(self, lengths: tuple[int, int] | None = None) -> np.ndarray:
         """Return the prior over lengths 0 to `positions`, restricted to a range if given.
@@ -316,7 +359,7 @@ def checked_network(network: type[Network], config: dict[str, Any]) -> Any:
     """Return a network with the arguments `config`; raise UserError where one is out of range."""
     for name, value in config.items():
         if (
-            name not in ("cardinality", "cardinalities", "parts", "parents", "dropout")
+            name not in ("cardinality", "cardinalities", "parts", "counts", "dropout")
             and not value >= 1
         ):
             raise UserError(f"{name} must be at least 1, not {value}")

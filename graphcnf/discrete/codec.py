@@ -175,7 +175,7 @@ class SequenceCodec(RowCodec):
     kind = "sequences"
     flow_class = RowFlow
     arguments = (RowFlow,)
-    fixed = ("cardinality", "positions")
+    fixed = ("cardinality", "positions", "counts")
 
     symbols: list
     container: str
@@ -251,12 +251,10 @@ class SequenceCodec(RowCodec):
         return items
 
     def build(self, rows, chosen, /, **network):
-        """Return an untrained flow that starts from the frequencies of the symbols."""
-        flow = RowFlow(self.cardinality, positions=self.longest, **network)
-        flow.metadata["length_histogram"] = torch.bincount(rows.lengths).tolist()
+        """Return an untrained flow that starts from the n-grams of the `chosen` rows."""
         part = self.batch(rows, chosen)
-        counts = torch.bincount(part.values[part.mask], minlength=self.cardinality)
-        flow.network.start_from(counts)
+        flow = RowFlow.counting(part, self.cardinality, positions=self.longest, **network)
+        flow.metadata["length_histogram"] = torch.bincount(rows.lengths).tolist()
         return flow
 
     def batch(self, rows, chosen):

@@ -12,7 +12,6 @@ import torch
 from pandas.api import types
 
 from graphcnf.categorical import ColumnFlow, Rows
-from graphcnf.categorical.columns import LARGEST_PAIRS
 from graphcnf.categorical.counts import Counts
 from graphcnf.discrete.codec import Reasons, RowCodec, Vocabulary, distinct, draw_rows
 from graphcnf.discrete.numbers import FEW, Bins, default_bins, is_numeric
@@ -155,7 +154,7 @@ class TableCodec(RowCodec):
     kind = "table"
     flow_class = ColumnFlow
     arguments = (ColumnFlow,)
-    fixed = ("cardinalities", "parts", "parents")
+    fixed = ("cardinalities", "parts", "counts")
 
     columns: list[Column]
     array: str | None = None
@@ -226,20 +225,19 @@ class TableCodec(RowCodec):
         return pd.concat(parts, axis=1, keys=[column.name for column in self.columns])
 
     def build(self, rows, chosen, /, **network):
-        """Return an untrained flow that is a Bayesian network of the `chosen` rows."""
+        """Return an untrained flow that is the density of the `chosen` rows' counts."""
         parts = [n for column in self.columns for n in column.parts]
         own: dict[str, Any] = {"parts": parts} if set(parts) != {1} else {}
-        self.counts = Counts.of(rows.values.numpy()[chosen].astype(int), self.cardinalities)
-        if any(self.counts.parents) and sum(self.cardinalities) <= LARGEST_PAIRS:
-            own["parents"] = self.counts.parents
-        flow = ColumnFlow(self.cardinalities, **own, **network)
-        flow.network.start_from(self.counts)
+        x = rows.values.numpy()[chosen].astype(int)
+        self.counts = Counts.of(x, self.cardinalities)
+        flow = ColumnFlow(self.cardinalities, counts=self.counts.arguments, **own, **network)
+        flow.start_from(self.counts)
         return flow
 
     def finish(self, flow, rows, chosen):
-        """Replace the Bayesian network of `build` by that of more rows with the same parents."""
+        """Replace the counts of `build` by those of more rows, with the same structure."""
         x = rows.values.numpy()[chosen].astype(int)
-        flow.network.start_from(Counts.of(x, self.cardinalities, self.counts), self.counts)
+        flow.start_from(Counts.of(x, self.cardinalities, self.counts))
 
     def number(self, label: Any, what: str) -> int:
         """Return the number of a column; raise UserError, which begins with `what`, without it."""

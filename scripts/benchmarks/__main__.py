@@ -12,6 +12,7 @@ from graphcnf.scripts.benchmarks.pmo import pmo
 from graphcnf.scripts.benchmarks.properties import properties
 from graphcnf.scripts.benchmarks.systems import systems
 from graphcnf.scripts.benchmarks.tables import tables
+from graphcnf.scripts.benchmarks.text import english_text
 from graphcnf.scripts.cli import run
 
 app = typer.Typer(
@@ -32,6 +33,7 @@ for _command in (
     moses,
     zinc_fold,
     tables,
+    english_text,
 ):
     app.command(_command.__name__)(_command)
 

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 import typer
 
-from graphcnf.categorical.counts import Counts
+from graphcnf.categorical.counts import mutual_information, spanning_tree
 from graphcnf.discrete import CategoricalModel
 from graphcnf.errors import UserError, require, say, suggest
 from graphcnf.evaluation.formats import Column, number, text
@@ -150,16 +150,18 @@ def _independent(train, test, seed, minutes):
 
 def _tree(train, test, seed, minutes):
     (known, sizes), (x, _) = _codes(train), _codes(test)
-    tree = Counts.of(known, sizes, tree=True)
-    starts = np.cumsum(sizes) - sizes
-    bits, before = np.zeros(len(x)), np.zeros((len(x), sum(sizes)))
-    for k in tree.order:
-        own = slice(starts[k], starts[k] + sizes[k])
-        logits = tree.log_p[own] + before[:, own]
-        bits -= (logits - np.log(np.exp(logits).sum(1, keepdims=True)))[
-            np.arange(len(x)), x[:, k]
-        ] / np.log(2)
-        before += tree.information[starts[k] + x[:, k]]
+    order, parent = spanning_tree(mutual_information(known, np.array(sizes))[0])
+    bits = np.zeros(len(x))
+    for k, size in enumerate(sizes):
+        counts = np.bincount(known[:, k], minlength=size) + 0.5
+        p = counts / counts.sum()
+        if k != order[0]:
+            joint = np.zeros((sizes[parent[k]], size))
+            np.add.at(joint, (known[:, parent[k]], known[:, k]), 1)
+            # A row with independent columns is added.
+            p = (joint + p) / (joint.sum(1, keepdims=True) + 1)
+            p = p[x[:, parent[k]]]
+        bits -= np.log2(np.broadcast_to(p, (len(x), size))[np.arange(len(x)), x[:, k]])
     return bits
 
 

@@ -13,8 +13,11 @@ from graphcnf.categorical import (
     InSequence,
     IntervalEncoding,
     Network,
+    RowFlow,
+    Rows,
     Step,
 )
+from graphcnf.categorical.counts import ColumnCounts
 from graphcnf.flows.transform import Context
 
 SMALL = {"width": 16, "layers": 2, "heads": 2}
@@ -23,13 +26,20 @@ UNLIKE = [3, 1, 5, 2, 3, 4, 2, 3, 3, 2, 5, 2]
 
 
 def network_of(kind, most):
+    mask = torch.ones(40, 12, dtype=torch.bool)
     if kind == "sequences":
-        return CausalAttention(5, positions=12, grams=3, **SMALL)
+        rows = Rows(torch.randint(0, 5, mask.shape), mask)
+        return RowFlow.counting(rows, 5, positions=12, grams=3, **SMALL).network
     # Parents stand before their children, since rows of different lengths are their first columns.
-    parents = [[0, 2] if k in (4, 7) else None for k in range(most)]
-    network = ColumnAttention(UNLIKE[:most], parents=parents, **SMALL)
-    network.beyond.copy_(torch.randn(network.beyond.shape))
-    network.beyond[0] = 0
+    parents = [[0, 2] if k in (4, 7) else [] for k in range(most)]
+    strengths = [[4] * len(own) for own in parents]
+    counts = ColumnCounts(UNLIKE[:most], parents, strengths)
+    counts.count((torch.rand(40, most) * torch.tensor(UNLIKE[:most])).long())
+    sizes = counts.counts.sizes
+    own = {"parents": parents, "strengths": strengths, "sizes": sizes}
+    network = ColumnAttention(UNLIKE[:most], counts=own, **SMALL)
+    network.counts = counts
+    network.weights.copy_(torch.randn(network.weights.shape))
     return network
 
 
@@ -159,7 +169,8 @@ def test_what_does_not_fit_is_refused():
 
 def test_a_flow_that_sharpens_is_given_latents_as_they_are():
     network = CausalAttention(2, positions=4, **SMALL)
-    network.start_from(torch.tensor([10_000, 30_000]))
+    with torch.no_grad():
+        network.bias.copy_(torch.tensor([1.0, 3.0]).log())
     flow = AutoregressiveFlow(network)
     mask = torch.ones(4000, 4, dtype=torch.bool)
     for temperature, share in ((1.0, 0.75), (0.5, 0.9)):

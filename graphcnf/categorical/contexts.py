@@ -1,0 +1,91 @@
+"""Probabilities of categories from counts in ever longer contexts, with which a network starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+class ContextCounts(nn.Module):
+    """Interpolated probabilities of a category in contexts s_0, s_1, ..., each more special.
+
+        p_k(c) = (n(s_k, c) + a(s_k) p_{k-1}(c)) / (n(s_k) + a(s_k))
+
+    Category c has been seen n(s, c) times in the context s, and n(s) any. The weight a(s) is the
+    number of different categories seen in s (Witten & Bell 1991, *The zero-frequency problem*), if
+    it is not given. Contexts are numbers, at least 0.
+
+    Args:
+        sizes: Number of contexts, and of pairs of a context and a category.
+    """
+
+    contexts: Tensor
+    first: Tensor
+    symbols: Tensor
+    often: Tensor
+
+    def __init__(self, sizes: Sequence[int]):
+        super().__init__()
+        contexts, pairs = sizes
+        self.register_buffer("contexts", torch.zeros(contexts, dtype=torch.long))
+        self.register_buffer("first", torch.zeros(contexts + 1, dtype=torch.long))
+        self.register_buffer("symbols", torch.zeros(pairs, dtype=torch.int32))
+        self.register_buffer("often", torch.zeros(pairs, dtype=torch.int32))
+
+    @classmethod
+    def of(cls, keys: Sequence[np.ndarray], x: Sequence[np.ndarray]) -> ContextCounts:
+        """Count categories x in the contexts `keys`, each a list of arrays (M,) of one length."""
+        width = max(int(part.max(initial=0)) for part in x) + 1
+        found = [
+            np.unique(key * width + part, return_counts=True)
+            for key, part in zip(keys, x, strict=True)
+        ]
+        pairs = np.concatenate([pair for pair, _ in found])
+        by_context = pairs.argsort(kind="stable")
+        pairs = pairs[by_context]
+        contexts, first = np.unique(pairs // width, return_index=True)
+        made = cls((len(contexts), len(pairs)))
+        made.contexts.copy_(torch.from_numpy(contexts))
+        made.first.copy_(torch.from_numpy(np.append(first, len(pairs))))
+        made.symbols.copy_(torch.from_numpy(pairs % width))
+        made.often.copy_(torch.from_numpy(np.concatenate([n for _, n in found])[by_context]))
+        return made
+
+    @property
+    def sizes(self) -> list[int]:
+        """The argument of that name."""
+        return [len(self.contexts), len(self.symbols)]
+
+    @torch.no_grad()
+    def forward(
+        self, keys: Tensor, p: Tensor, weights: Tensor | None = None, x: Tensor | None = None
+    ) -> Tensor:
+        """Return log-probabilities (M, C) in contexts `keys` (M, K) of what before them has `p`.
+
+        Contexts without counts, as the number -1, change nothing. Categories x (M,) that have been
+        counted are left out of the counts, each for itself. `weights` (M, K) are a(s_k).
+        """
+        for k in range(keys.shape[1]):
+            key = keys[:, k].contiguous()
+            place = torch.searchsorted(self.contexts, key).clamp(max=len(self.contexts) - 1)
+            first = self.first[place]
+            size = torch.where(self.contexts[place] == key, self.first[place + 1] - first, 0)
+            row = torch.arange(len(p), device=p.device).repeat_interleave(size)
+            shift = first - size.cumsum(0) + size
+            pair = torch.arange(len(row), device=p.device) + shift[row]
+            symbol, often = self.symbols[pair].long(), self.often[pair].to(p.dtype)
+            if x is not None:
+                often = often - (symbol == x[row]).to(p.dtype)
+            total = p.new_zeros(len(p)).index_add_(0, row, often)
+            if weights is None:
+                weight = p.new_zeros(len(p)).index_add_(0, row, (often > 0).to(p.dtype))
+            else:
+                weight = weights[:, k]
+            mixed = p * weight[:, None]
+            mixed.view(-1).index_add_(0, row * p.shape[1] + symbol, often)
+            share = mixed / (total + weight).clamp(min=1e-9)[:, None]
+            p = torch.where((total > 0)[:, None], share, p)
+        return p.log()

