@@ -128,7 +128,8 @@ class ColumnAttention(Network):
     def _in_order(self, known: Tensor, column: Tensor) -> Tensor:
         """Return whether the known columns (B, M, N) are those of `order` before a column."""
         rank = self.order.argsort()
-        return (known == (rank < rank[:, None])[column]).all(-1)
+        before = (rank < rank[:, None])[:, : known.shape[-1]]
+        return (known == before[column]).all(-1)
 
     def ordered(self, mask: Tensor, given: Tensor | None = None, number: int = 0) -> Tensor:
         """Return an order (B, N) in which `given` columns come first, and masked ones last.
