@@ -46,7 +46,7 @@ class ColumnAttention(Network):
         cardinalities: Number of categories of each column.
         parts: For each category of each column, one column after the other, the number of parts
             that it is divided into: 1 for none, 0 for a continuum.
-        counts: `parents`, `strengths` and `sizes` of `ColumnCounts`, for a network with counts.
+        counts: `parents`, `factors` and `sizes` of `ColumnCounts`, for a network with counts.
         width: Channels of a column.
         layers: Attention blocks.
         heads: Attention heads.

@@ -8,6 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+FACTORS = (1, 2, 4, 8, 16, 32)
+"""Factors that are tried, see `ContextCounts`."""
+
+GAIN = 10.0
+"""Nats that a longer context has to gain: more than the best of many useless ones does."""
+
 
 class ContextCounts(nn.Module):
     """Interpolated probabilities of a category in contexts s_0, s_1, ..., each more special.
@@ -15,8 +21,8 @@ class ContextCounts(nn.Module):
         p_k(c) = (n(s_k, c) + a(s_k) p_{k-1}(c)) / (n(s_k) + a(s_k))
 
     Category c has been seen n(s, c) times in the context s, and n(s) any. The weight a(s) is the
-    number of different categories seen in s (Witten & Bell 1991, *The zero-frequency problem*), if
-    it is not given. Contexts are numbers, at least 0.
+    number of different categories seen in s (Witten & Bell 1991, *The zero-frequency problem*),
+    times a factor. Contexts are numbers, at least 0.
 
     Args:
         sizes: Number of contexts, and of pairs of a context and a category.
@@ -60,13 +66,11 @@ class ContextCounts(nn.Module):
         return [len(self.contexts), len(self.symbols)]
 
     @torch.no_grad()
-    def forward(
-        self, keys: Tensor, p: Tensor, weights: Tensor | None = None, x: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, keys: Tensor, p: Tensor, factors: Tensor, x: Tensor | None = None) -> Tensor:
         """Return log-probabilities (M, C) in contexts `keys` (M, K) of what before them has `p`.
 
         Contexts without counts, as the number -1, change nothing. Categories x (M,) that have been
-        counted are left out of the counts, each for itself. `weights` (M, K) are a(s_k).
+        counted are left out of the counts, each for itself. `factors` (M or 1, K) are those of a.
         """
         for k in range(keys.shape[1]):
             key = keys[:, k].contiguous()
@@ -80,12 +84,33 @@ class ContextCounts(nn.Module):
             if x is not None:
                 often = often - (symbol == x[row]).to(p.dtype)
             total = p.new_zeros(len(p)).index_add_(0, row, often)
-            if weights is None:
-                weight = p.new_zeros(len(p)).index_add_(0, row, (often > 0).to(p.dtype))
-            else:
-                weight = weights[:, k]
+            different = p.new_zeros(len(p)).index_add_(0, row, (often > 0).to(p.dtype))
+            weight = different * factors[:, k]
             mixed = p * weight[:, None]
             mixed.view(-1).index_add_(0, row * p.shape[1] + symbol, often)
             share = mixed / (total + weight).clamp(min=1e-9)[:, None]
             p = torch.where((total > 0)[:, None], share, p)
         return p.log()
+
+
+def best_factor(context: np.ndarray, x: np.ndarray, q: np.ndarray) -> tuple[int, np.ndarray, float]:
+    """Return the factor by which categories x (M,) in contexts (M,) are the most probable.
+
+    Each is left out of the counts for itself, and has the probability q (M,) in the shorter
+    context.
+
+    Returns:
+        The factor, the probabilities (M,) with it, and the sum of their logarithms.
+    """
+    _, s = np.unique(context, return_inverse=True)
+    width = int(x.max(initial=0)) + 1
+    pairs, joint, often = np.unique(s * width + x, return_inverse=True, return_counts=True)
+    others, same = np.bincount(s)[s] - 1, often[joint] - 1
+    different = np.bincount(pairs // width)[s] - (same == 0)
+    found = (1, q, -np.inf)
+    for factor in FACTORS:
+        weight = factor * different
+        p = np.where(others > 0, (same + weight * q) / np.maximum(others + weight, 1), q)
+        if (score := float(np.log(p).sum())) > found[2]:
+            found = factor, p, score
+    return found

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.categorical.contexts import ContextCounts
+from graphcnf.categorical.contexts import GAIN, ContextCounts, best_factor
 from graphcnf.flows.transform import log_term_dtype
 
 LARGEST_PAIRS = 2048
@@ -21,12 +21,6 @@ LARGEST_PAIRS = 2048
 
 CANDIDATES = 16
 """Columns that are tried as a further parent of each column."""
-
-STRENGTHS = (1, 4, 16, 64)
-"""Rows that the probabilities given fewer parents count for."""
-
-GAIN = 10.0
-"""Nats that a further parent has to gain: more than the best of many useless ones does."""
 
 LARGEST_KEY = 2**48
 """Largest number of combinations of the categories of parents."""
@@ -47,19 +41,19 @@ LARGEST_REGRESSION = 1e9
 class ColumnCounts(nn.Module):
     """Probabilities of the categories of columns given their parents, from counts.
 
-    Of the parents of a column those before the first one that is not known count. The strength of
-    so many rows is given to the probabilities that one parent less leads to.
+    Of the parents of a column those before the first one that is not known count: a context is the
+    categories of one parent more than the context before it, see `ContextCounts`.
 
     Args:
         cardinalities: Number of categories of each column, (N,).
         parents: Parents of each column, the most telling one first.
-        strengths: Their strengths.
+        factors: Their factors.
         sizes: Those of `ContextCounts`.
     """
 
     parents: Tensor
     starts: Tensor
-    strengths: Tensor
+    factors: Tensor
     cardinalities: Tensor
     uniform: Tensor
 
@@ -67,32 +61,31 @@ class ColumnCounts(nn.Module):
         self,
         cardinalities: Sequence[int],
         parents: Sequence[Sequence[int]],
-        strengths: Sequence[Sequence[int]],
+        factors: Sequence[Sequence[int]],
         sizes: Sequence[int] = (0, 0),
     ):
         super().__init__()
-        if not len(cardinalities) == len(parents) == len(strengths):
+        if not len(cardinalities) == len(parents) == len(factors):
             raise ValueError(f"parents of {len(parents)} columns for {len(cardinalities)}")
         levels, first = max(map(len, parents), default=0), 0
         known = torch.tensor(cardinalities)
         table = torch.full((len(known), levels), -1)
         weights = torch.zeros(len(known), levels + 1)
         starts = torch.zeros(len(known), levels + 1, dtype=torch.long)
-        for k, (own, strength) in enumerate(zip(parents, strengths, strict=True)):
-            if len(own) != len(strength) or not all(0 <= parent < len(known) for parent in own):
+        for k, (own, factor) in enumerate(zip(parents, factors, strict=True)):
+            if len(own) != len(factor) or not all(0 <= parent < len(known) for parent in own):
                 raise ValueError(f"parents {own} of a column among {len(known)}")
             table[k, : len(own)] = torch.tensor(own, dtype=torch.long)
-            weights[k, 1 : len(own) + 1] = torch.tensor(strength)
+            weights[k, 1 : len(own) + 1] = torch.tensor(factor)
             for level in range(len(own) + 1):
                 starts[k, level] = first
                 first += math.prod(int(cardinalities[parent]) for parent in own[:level])
                 if first > LARGEST_KEY:
                     raise ValueError(f"parents {own} with more than {LARGEST_KEY:,} categories")
-        # Half a row of each category.
-        weights[:, 0] = known / 2
+        weights[:, 0] = 0.5  # half a row of each category
         possible = torch.arange(int(known.max())) < known[:, None]
         named = {
-            "parents": table, "starts": starts, "strengths": weights, "cardinalities": known,
+            "parents": table, "starts": starts, "factors": weights, "cardinalities": known,
             "uniform": possible / known[:, None],
         }  # fmt: skip
         for name, value in named.items():
@@ -125,8 +118,8 @@ class ColumnCounts(nn.Module):
         """
         keys, flat = self.keys(x, known, column).flatten(0, 1), column.flatten()
         kind = log_term_dtype(self.uniform)
-        p, strengths = (table[flat].to(kind) for table in (self.uniform, self.strengths))
-        log_p = self.counts(keys, p, strengths, None if own is None else own.flatten())
+        p, factors = (table[flat].to(kind) for table in (self.uniform, self.factors))
+        log_p = self.counts(keys, p, factors, None if own is None else own.flatten())
         return log_p.unflatten(0, column.shape)
 
     def count(self, x: Tensor) -> None:
@@ -144,14 +137,14 @@ class Counts:
     """Bayesian network of columns, from counts, with a ridge regression on top.
 
     Columns come in the order of a Chow-Liu tree. Each has parents among those before it; parents
-    and strengths are those that gain the most by leave-one-out. The regression adds to the logits
+    and factors are those that gain the most by leave-one-out. The regression adds to the logits
     of each column a number for each category of the columns before it. Its penalty is the one that
     does best on rows that were left out.
 
     Attributes:
         order: The columns, (N,).
         parents: Parents of each column, see `ColumnCounts`.
-        strengths: Their strengths.
+        factors: Their factors.
         columns: Their counts.
         information: Pointwise mutual information of the categories of a column and those of its
             first parent, (S, S) nats in that direction; 0 elsewhere.
@@ -164,7 +157,7 @@ class Counts:
 
     order: np.ndarray
     parents: list[list[int]]
-    strengths: list[list[int]]
+    factors: list[list[int]]
     columns: ColumnCounts
     information: np.ndarray
     weights: np.ndarray
@@ -174,7 +167,7 @@ class Counts:
     def arguments(self) -> dict[str, Any]:
         """Arguments of `ColumnCounts`, as JSON."""
         sizes = self.columns.counts.sizes
-        return {"parents": self.parents, "strengths": self.strengths, "sizes": sizes}
+        return {"parents": self.parents, "factors": self.factors, "sizes": sizes}
 
     @classmethod
     def of(cls, x: np.ndarray, cardinalities: Sequence[int], like: Counts | None = None) -> Counts:
@@ -184,10 +177,10 @@ class Counts:
         if like is None:
             order = spanning_tree(shared)[0]
             found = [_parents(x, sizes, k, order, shared) for k in range(len(sizes))]
-            parents, strengths = ([pair[i] for pair in found] for i in (0, 1))
+            parents, factors = ([pair[i] for pair in found] for i in (0, 1))
         else:
-            order, parents, strengths = like.order, like.parents, like.strengths
-        columns = ColumnCounts(sizes.tolist(), parents, strengths)
+            order, parents, factors = like.order, like.parents, like.factors
+        columns = ColumnCounts(sizes.tolist(), parents, factors)
         columns.count(torch.from_numpy(x))
         ends, information = sizes.cumsum(), np.zeros_like(every)
         for k, own in enumerate(parents):
@@ -195,7 +188,7 @@ class Counts:
                 a, b = (slice(ends[j] - sizes[j], ends[j]) for j in (k, own[0]))
                 information[a, b] = every[a, b]
         penalties = np.full(len(sizes), np.inf) if like is None else like.penalties
-        made = cls(order, parents, strengths, columns, information, np.zeros_like(every), penalties)
+        made = cls(order, parents, factors, columns, information, np.zeros_like(every), penalties)
         if sizes.sum() <= LARGEST_PAIRS and len(x) >= 8:
             made.penalties = _penalties(x, sizes, made) if like is None else penalties
             made.weights = _Regression(x, sizes, made, True).fit(made.penalties).numpy()
@@ -247,34 +240,26 @@ def spanning_tree(shared: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _parents(
     x: np.ndarray, sizes: np.ndarray, child: int, order: np.ndarray, shared: np.ndarray
 ) -> tuple[list[int], list[int]]:
-    """Return the parents of a column and their strengths: each the one that gains the most."""
-    c, parents, strengths = x[:, child], list[int](), list[int]()
+    """Return the parents of a column and their factors: each the one that gains the most."""
+    c, parents, factors = x[:, child], list[int](), list[int]()
     before = order[: order.tolist().index(child)]
     # Columns that share the most with the child.
     left = before[shared[child, before].argsort()[::-1][:CANDIDATES]].tolist()
     n = np.bincount(c, minlength=sizes[child]) + 0.5
     q = (n[c] - 1) / (n.sum() - 1)  # without the row itself
-    context, combinations = np.zeros(len(x), dtype=np.int64), 1
+    context, combinations, score = np.zeros(len(x), dtype=np.int64), 1, float(np.log(q).sum())
     while left:
-        best, found = np.log(q).sum() + GAIN, None
-        for parent in left:
-            pair = context * sizes[parent] + x[:, parent]
-            _, both = np.unique(pair, return_inverse=True)
-            n = np.bincount(both)[both] - 1
-            _, joint = np.unique(both * sizes[child] + c, return_inverse=True)
-            same = np.bincount(joint)[joint] - 1
-            for strength in STRENGTHS:
-                p = (same + strength * q) / (n + strength)
-                if (score := np.log(p).sum()) > best:
-                    best, found = score, (parent, strength, both, p)
-        if found is None or combinations * sizes[found[0]] > LARGEST_KEY / 2**12:
+        tried = [best_factor(context * sizes[k] + x[:, k], c, q) for k in left]
+        best = max(range(len(left)), key=lambda k: tried[k][2])
+        combinations *= int(sizes[left[best]])
+        if tried[best][2] < score + GAIN or combinations > LARGEST_KEY / 2**12:
             break
-        parent, strength, context, q = found
-        combinations *= int(sizes[parent])
-        left.remove(parent)
+        factor, q, score = tried[best]
+        parent = left.pop(best)
+        _, context = np.unique(context * sizes[parent] + x[:, parent], return_inverse=True)
         parents.append(parent)
-        strengths.append(strength)
-    return parents, strengths
+        factors.append(factor)
+    return parents, factors
 
 
 class _Regression:

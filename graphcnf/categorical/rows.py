@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphcnf.categorical.autoregressive import AutoregressiveFlow, InSequence, Network, Step
-from graphcnf.categorical.contexts import ContextCounts
+from graphcnf.categorical.contexts import GAIN, ContextCounts, best_factor
 from graphcnf.categorical.flow import check_rows
 from graphcnf.categorical.transformer import HIDDEN, Transformer
 from graphcnf.errors import UserError
@@ -48,12 +48,14 @@ class CausalAttention(Network):
         expansion: Feed-forward hidden channels as a multiple of `width`.
         dropout: Share of the channels that training leaves out.
         grams: Length of the longest n-grams of categories with channels of their own, 1 for none.
-        counts: `reach`, how many categories before the next one are looked at, and `sizes` of
-            `ContextCounts`; for a network with counts.
+        counts: `factors` and `sizes` of `ContextCounts`, for a network with counts. Contexts are
+            the last 0, 1, ... categories.
 
     Raises:
         ValueError: if an argument is out of range.
     """
+
+    factors: Tensor
 
     def __init__(
         self,
@@ -74,7 +76,9 @@ class CausalAttention(Network):
                 f"positions and categories must be positive: {positions}, {cardinality}"
             )
         self.positions, self.cardinalities = positions, [cardinality]
-        self.grams, self.reach = grams, counts["reach"] if counts else 0
+        self.grams, self.reach = grams, len(counts["factors"]) - 1 if counts else 0
+        factors = torch.tensor([counts["factors"]] if counts else [], dtype=torch.float32)
+        self.register_buffer("factors", factors, persistent=False)
         self.counts = ContextCounts(counts["sizes"]) if counts else None
         # The category after the last one stands before the first position.
         self.values = nn.Embedding(cardinality + 1, width)
@@ -103,7 +107,7 @@ class CausalAttention(Network):
         keys = contexts(before, self.cardinalities[0], self.reach)
         shape, kind = (len(before), self.cardinalities[0]), log_term_dtype(self.weight)
         p = torch.full(shape, 1 / shape[1], dtype=kind, device=before.device)
-        return self.counts(keys, p, x=x)
+        return self.counts(keys, p, self.factors.to(kind), x)
 
     def _inputs(self, before: Tensor, first: int, to_come: Tensor) -> Tensor:
         """Return input channels (B, M, C) of positions `first` to `first + M - 1`.
@@ -292,11 +296,16 @@ class RowFlow(Pretrained, AutoregressiveFlow):
         before = torch.cat([rows.values.new_full((len(rows), reach), cardinality), rows.values], 1)
         windows = before.unfold(1, reach + 1, 1)[rows.mask]
         keys, x = contexts(windows[:, :-1], cardinality, reach).T.numpy(), windows[:, -1].numpy()
-        # Contexts of which there are too many are left out.
-        pairs = np.cumsum([len(np.unique(key * cardinality + x)) for key in keys])
-        reach = max(int((pairs <= LARGEST_COUNTS).sum()) - 1, 0)
-        found = ContextCounts.of(keys[: reach + 1], [x] * (reach + 1))
-        flow = cls(cardinality, counts={"reach": reach, "sizes": found.sizes}, **network)
+        p, best, factors, pairs = np.full(len(x), 1 / cardinality), -np.inf, list[int](), 0
+        for key in keys:
+            factor, longer, score = best_factor(key, x, p)
+            pairs += len(np.unique(key * cardinality + x))
+            if len(factors) and (score < best + GAIN or pairs > LARGEST_COUNTS):
+                break
+            factors.append(factor)
+            p, best = longer, score
+        found = ContextCounts.of(keys[: len(factors)], [x] * len(factors))
+        flow = cls(cardinality, counts={"factors": factors, "sizes": found.sizes}, **network)
         flow.network.counts = found
         return flow
 

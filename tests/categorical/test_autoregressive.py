@@ -32,11 +32,11 @@ def network_of(kind, most):
         return RowFlow.counting(rows, 5, positions=12, grams=3, **SMALL).network
     # Parents stand before their children, since rows of different lengths are their first columns.
     parents = [[0, 2] if k in (4, 7) else [] for k in range(most)]
-    strengths = [[4] * len(own) for own in parents]
-    counts = ColumnCounts(UNLIKE[:most], parents, strengths)
+    factors = [[4] * len(own) for own in parents]
+    counts = ColumnCounts(UNLIKE[:most], parents, factors)
     counts.count((torch.rand(40, most) * torch.tensor(UNLIKE[:most])).long())
     sizes = counts.counts.sizes
-    own = {"parents": parents, "strengths": strengths, "sizes": sizes}
+    own = {"parents": parents, "factors": factors, "sizes": sizes}
     network = ColumnAttention(UNLIKE[:most], counts=own, **SMALL)
     network.counts = counts
     network.weights.copy_(torch.randn(network.weights.shape))
