@@ -111,6 +111,7 @@ def best_factor(context: np.ndarray, x: np.ndarray, q: np.ndarray) -> tuple[int,
     for factor in FACTORS:
         weight = factor * different
         p = np.where(others > 0, (same + weight * q) / np.maximum(others + weight, 1), q)
-        if (score := float(np.log(p).sum())) > found[2]:
-            found = factor, p, score
+        if (score := float(np.log(p).sum())) <= found[2]:
+            break
+        found = factor, p, score
     return found

@@ -102,8 +102,9 @@ class CausalAttention(Network):
         start = x.new_full((len(x), count), self.cardinalities[0])
         return torch.cat([start, x], 1).unfold(1, count, 1)[:, : x.shape[1]]
 
-    def counted(self, before: Tensor, x: Tensor | None) -> Tensor:
+    def _start(self, before: Tensor, x: Tensor | None) -> Tensor:
         """Return log-probabilities (M, C) of counts, in which categories x (M,) are left out."""
+        assert self.counts is not None
         keys = contexts(before, self.cardinalities[0], self.reach)
         shape, kind = (len(before), self.cardinalities[0]), log_term_dtype(self.weight)
         p = torch.full(shape, 1 / shape[1], dtype=kind, device=before.device)
@@ -129,7 +130,7 @@ class CausalAttention(Network):
 
     def _logits(self, h: Tensor, before: Tensor, x: Tensor | None = None) -> Tensor:
         logits = nn.functional.linear(h, self.weight, self.bias)
-        return logits if self.counts is None else logits + self.counted(before, x).to(h.dtype)
+        return logits if self.counts is None else logits + self._start(before, x).to(h.dtype)
 
     def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
         """Yield all positions in one step."""
@@ -289,25 +290,31 @@ class RowFlow(Pretrained, AutoregressiveFlow):
 
     @classmethod
     def counting(cls, rows: Rows, cardinality: int, **network) -> RowFlow:
-        """Return an untrained flow that has the probabilities of n-grams of some rows."""
+        """Return an untrained flow with the probabilities of n-grams of some rows.
+
+        Contexts get longer as long as that gains by leave-one-out.
+        """
         reach = REACH
         while (cardinality + 2) ** (reach + 1) > 2**62:
             reach -= 1
-        before = torch.cat([rows.values.new_full((len(rows), reach), cardinality), rows.values], 1)
-        windows = before.unfold(1, reach + 1, 1)[rows.mask]
-        keys, x = contexts(windows[:, :-1], cardinality, reach).T.numpy(), windows[:, -1].numpy()
+        keys, x = _counted(rows, cardinality, reach)
         p, best, factors, pairs = np.full(len(x), 1 / cardinality), -np.inf, list[int](), 0
         for key in keys:
             factor, longer, score = best_factor(key, x, p)
             pairs += len(np.unique(key * cardinality + x))
-            if len(factors) and (score < best + GAIN or pairs > LARGEST_COUNTS):
+            if factors and (score < best + GAIN or pairs > LARGEST_COUNTS):
                 break
             factors.append(factor)
             p, best = longer, score
-        found = ContextCounts.of(keys[: len(factors)], [x] * len(factors))
-        flow = cls(cardinality, counts={"factors": factors, "sizes": found.sizes}, **network)
-        flow.network.counts = found
+        flow = cls(cardinality, counts={"factors": factors, "sizes": [0, 0]}, **network)
+        flow.count(rows)
         return flow
+
+    def count(self, rows: Rows) -> None:
+        """Replace the counts by those of some rows."""
+        keys, x = _counted(rows, self.network.cardinalities[0], self.network.reach)
+        self.network.counts = ContextCounts.of(list(keys), [x] * len(keys)).to(self.device)
+        self.config["counts"] = {**self.config["counts"], "sizes": self.network.counts.sizes}
 
     def length_probabilities(self, lengths: tuple[int, int] | None = None) -> np.ndarray:
         """Return the prior over lengths 0 to `positions`, restricted to a range if given.
@@ -362,6 +369,14 @@ class RowFlow(Pretrained, AutoregressiveFlow):
             count = torch.tensor(float(len(batch)), device=nats.device)
             metrics = {"bits_per_variable": (bits, variables), "bits_per_row": (bits, count)}
         return -nats.sum() / variables, metrics
+
+
+def _counted(rows: Rows, cardinality: int, reach: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the contexts (reach + 1, M) of all real categories, and these, (M,)."""
+    start = rows.values.new_full((len(rows), reach), cardinality)
+    windows = torch.cat([start, rows.values], 1).unfold(1, reach + 1, 1)[rows.mask]
+    keys = contexts(windows[:, :-1], cardinality, reach)
+    return keys.T.contiguous().numpy(), windows[:, -1].numpy()
 
 
 def checked_network(network: type[Network], config: dict[str, Any]) -> Any:

@@ -153,6 +153,10 @@ class RowCodec:
         """Return an untrained flow that starts from counts of the `chosen` rows."""
         raise NotImplementedError
 
+    def finish(self, flow, rows: Rows, chosen: np.ndarray) -> None:
+        """Replace the counts that a flow started from by those of more rows."""
+        flow.count(self.batch(rows, chosen))
+
     def sizes(self, rows: Rows) -> np.ndarray:
         """Return the number of positions of each row, (M,)."""
         return rows.lengths.numpy()

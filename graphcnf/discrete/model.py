@@ -170,7 +170,7 @@ class CategoricalModel(nn.Module):
             if not (folder / "model" / "config.json").exists():
                 raise KeyboardInterrupt
             flow = model.codec.flow_class.from_pretrained(folder, flow.device)
-            if isinstance(model.codec, TableCodec):
+            if not isinstance(model.codec, GraphCodec):
                 model.codec.finish(flow, data, split(model.codec.sizes(data), seed, 0.0)[0])
                 flow.save_pretrained(folder / "model")
         return cls(model.codec, flow)
