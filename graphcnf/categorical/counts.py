@@ -275,7 +275,7 @@ class _Regression:
         rows, every = torch.from_numpy(x), torch.arange(len(sizes)).expand(x.shape)
         before = torch.from_numpy(rank < rank[:, None]).expand(len(x), -1, -1)
         self.start = counts.columns(rows, before, every, rows if counted else None)
-        self.x, self.one = rows, torch.from_numpy(_one_hot(x, sizes)).float()
+        self.x, self.one = rows, torch.from_numpy(_one_hot(x, sizes)).to(self.start)
         self.column, self.earlier = column, torch.from_numpy(rank[column][:, None] < rank[column])
         number = np.arange(sizes.max()).clip(max=sizes[:, None] - 1)
         self.slot = torch.from_numpy((sizes.cumsum() - sizes)[:, None] + number)
@@ -287,7 +287,7 @@ class _Regression:
 
     def fit(self, penalties: np.ndarray, weights: Tensor | None = None) -> Tensor:
         """Return weights (S, S) for penalties (N,), from others that are close to them."""
-        penalty = torch.from_numpy(penalties[self.column]).float()
+        penalty = torch.from_numpy(penalties[self.column]).to(self.start)
         free = penalty.isfinite()
         penalty = torch.where(free, penalty, 0) / 2
         size = len(self.column)
