@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from graphcnf.compute.parallel import available_cores
 from graphcnf.datasets import MOLECULES
 from graphcnf.datasets.references import HELD_OUT, Rows, held_out, load_reference
 from graphcnf.datasets.smiles_file import load_smiles_file
+from graphcnf.datasets.zinc250k import zinc250k_table
 from graphcnf.errors import UserError, require, say
 from graphcnf.evaluation.metrics import COMPARED, Feature, chosen_metrics, features_of
 from graphcnf.evaluation.statistics import Comparison, compare, set_statistics
@@ -39,8 +41,9 @@ from graphcnf.graphs.record_blocks import batches, one_thread, together_on
 from graphcnf.limits import check_integer, check_seed, check_temperature
 from graphcnf.molecules.codec import UnparsableSmiles, dropped, parse, quiet
 from graphcnf.molecules.flow import MoleculeFlow
+from graphcnf.molecules.hashing import contains, hash_each
 from graphcnf.molecules.standardize import charge_states
-from graphcnf.molecules.stereo import mark_figures
+from graphcnf.molecules.stereo import look_at_marks, mark_figures
 from graphcnf.molecules.stereo_flow import shipped_stereo, stereo_of
 from graphcnf.molecules.validity import evaluate_records
 from graphcnf.molecules.vocabulary import OTHER_CODEC, MoleculeVocabulary, numbers_atoms_as_here
@@ -288,7 +291,7 @@ def _evaluate_records(records: Records, reference: Reference, standardize: bool)
         "failures": dict(summary.failures.most_common()),
     }
     if summary.marks["written"]:
-        main["stereo"] = stereo_figures(summary, source)
+        main["stereo"] = stereo_figures(summary, source, hashes)
     notes = [*NOTES, f"reconstruction: {_CAME_BACK}."]
     if states is not None:
         charged = ", ".join(sorted(states)) or "none"
@@ -305,16 +308,20 @@ def _evaluate_records(records: Records, reference: Reference, standardize: bool)
     return result
 
 
-def stereo_figures(summary: Summary, source: str) -> dict[str, Any]:
-    """Return figures of the stereo marks of a summary.
+def stereo_figures(summary: Summary, source: str, training: np.ndarray | None) -> dict[str, Any]:
+    """Return figures of the stereo marks of a summary, given the training hashes or None.
 
-    Those of `mark_figures`; `uniqueness`, distinct isomers of the strictly valid ones; and where
+    Those of `mark_figures`; `uniqueness`, distinct isomers of the strictly valid ones; `novelty`,
+    of the first of these, isomers that the training data of ZINC250k lack, else None; and where
     the model of the training data's stereo knows those data, `training` with their shares and
     `marks_jsd`, the Jensen-Shannon distance (base 2) of marks per molecule to theirs.
     """
     hashes = np.concatenate(summary.isomers)
     found = {**mark_figures(summary.marks), "uniqueness": share(len(set(hashes)), len(hashes))}
     model = shipped_stereo(source)
+    found["novelty"] = (
+        None if model is None or training is None else isomer_novelty(summary, training)
+    )
     known = None if model is None else model.metadata.get("marks")
     if known is not None:
         from scipy.spatial.distance import jensenshannon
@@ -324,6 +331,25 @@ def stereo_figures(summary: Summary, source: str) -> dict[str, Any]:
         pair = (np.pad(part, (0, most - len(part))) for part in (own, theirs))
         found |= {"training": known, "marks_jsd": float(jensenshannon(*pair, base=2))}
     return found
+
+
+def isomer_novelty(summary: Summary, hashes: np.ndarray) -> float:
+    """Return the share of isomers that ZINC250k lacks, up to the `MEASURED`-th known graph.
+
+    Of a known graph, the lines with the same letters but H are read: few enough to do it each time.
+    """
+    plain = list(summary.head["smiles"][summary.head["strict"]])
+    known = contains(hashes, hash_each(plain))
+    known = known[: np.searchsorted(known.cumsum(), MEASURED, "right")]
+    letters = {_letters(s) for s, there in zip(plain, known, strict=False) if there}
+    lines = [s for s in zinc250k_table().smiles() if _letters(s) in letters]
+    theirs = np.unique(hash_each(look_at_marks(lines)[1]))
+    isomers = np.concatenate(summary.isomers)[: len(known)]
+    return 1 - share((known & contains(theirs, isomers)).sum(), len(known))
+
+
+def _letters(smiles: str) -> str:
+    return "".join(sorted(re.sub("[^A-GI-Za-z]", "", smiles)))
 
 
 def _tell_unreadable(records: Records, summary: Summary) -> None:
@@ -417,7 +443,7 @@ def _evaluate_model(
         for seed in seeds
     ]
     runs = [summary.figures(hashes) for summary in summaries]
-    marks = [stereo_figures(own, source) for own in summaries if own.marks]
+    marks = [stereo_figures(own, source, hashes) for own in summaries if own.marks]
     notes = list(NOTES)
     made_with, installed = model.metadata.get("rdkit"), version("rdkit")
     if hashes is not None:

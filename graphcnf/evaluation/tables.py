@@ -209,6 +209,7 @@ _STEREO: list[Column] = [
     ("marks per molecule", number("mean", 2)),
     ("JS distance", number("marks_jsd", 4)),
     ("unique isomers", percent("uniqueness")),
+    ("novel isomers", percent("novelty")),
     ("marks kept", percent("kept")),
 ]
 

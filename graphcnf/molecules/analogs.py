@@ -28,7 +28,7 @@ from graphcnf.molecules import codec, growth
 from graphcnf.molecules.filters import NO_FILTERS, Filters, passing_text
 from graphcnf.molecules.properties import similarity_to
 from graphcnf.molecules.standardize import protonation_hash
-from graphcnf.molecules.stereo import MarkedPart, dropped_marks
+from graphcnf.molecules.stereo import MarkedPart, dropped_marks, heavy_atoms
 from graphcnf.molecules.validity import strict
 from graphcnf.molecules.vocabulary import MARK, AtomCategory, MoleculeVocabulary
 
@@ -76,7 +76,7 @@ class Origin:
         self.smiles = Chem.MolToSmiles(plain)
         self.mol, self._key = codec.parse(self.smiles), protonation_hash(self.smiles)
         order = json.loads(plain.GetProp("_smilesAtomOutputOrder"))
-        marked = Chem.RenumberAtoms(Chem.RemoveHs(given), order)
+        marked = Chem.RenumberAtoms(heavy_atoms(given), order)
         self.marked = MarkedPart.of(marked, self.places, strict=False)
         self.similar, self.similarity = similar, similarity_to(self.mol)
         self.query: Chem.Mol | None = None  # of all its atoms, where every analogue has them

@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
 BATCH = 128
 
+MOST_LEFT_OUT = 1000
+"""Molecules in a row that cannot have the marks of a fragment, after which a search ends."""
+
 CHUNK = 512
 """Molecules that a process scores at a time."""
 
@@ -228,6 +231,7 @@ class MoleculeFlow:
         if not stereo or self.stereo is None:
             yield from search.molecules()
             return
+        left_out = 0
         for number, one in enumerate(search.molecules()):
             molecule = Chem.MolFromSmiles(one.smiles)
             (smiles,) = self.stereo.marked(
@@ -236,6 +240,11 @@ class MoleculeFlow:
             )  # fmt: skip
             if smiles is not None:
                 yield one._replace(smiles=smiles)
+            left_out = 0 if smiles is not None else left_out + 1
+            if left_out == MOST_LEFT_OUT:
+                raise UserError(
+                    f"{left_out:,} molecules in a row cannot have the marks: leave some"
+                )
 
     def graphs(self, molecules: str | Chem.Mol | Iterable) -> tuple[PackedGraphs, list[str | None]]:
         """Return graphs of molecules or SMILES, and for each why it has none, or None."""

@@ -85,9 +85,9 @@ class MarkedPart:
     @classmethod
     def of(cls, mol: Chem.Mol, places: Callable, strict: bool = True) -> MarkedPart | None:
         """Return a part, None for one without marks."""
-        atoms, bonds = mol.GetAtoms(), mol.GetBonds()
+        atoms = [atom for atom in mol.GetAtoms() if _may_be_centre(atom)]
         marked = any(atom.GetChiralTag() in _TETRAHEDRAL for atom in atoms)
-        marked = marked or any(bond.GetStereo() in _CIS + _TRANS for bond in bonds)
+        marked = marked or any(bond.GetStereo() in _CIS + _TRANS for bond in mol.GetBonds())
         return cls(mol, places, strict) if marked else None
 
 
@@ -227,7 +227,7 @@ class Frame:
         found: dict[tuple[int, ...], tuple[int, ...]] = {}
         for atom in mol.GetAtoms():
             tag, here = atom.GetChiralTag(), number.get(atom.GetIdx())
-            if tag not in _TETRAHEDRAL or here is None:
+            if tag not in _TETRAHEDRAL or here is None or not _may_be_centre(atom):
                 continue
             near = [number.get(b.GetOtherAtomIdx(atom.GetIdx())) for b in atom.GetBonds()]
             odd = self._is_odd(near, here)
@@ -389,12 +389,17 @@ def frame_as_written(smiles: str, plain: Chem.Mol) -> tuple[Frame, list[int]]:
 
 def encode(mol: Chem.Mol) -> tuple[Frame, Code]:
     """Return the frame of a sanitized molecule, and its normal code."""
+    mol = heavy_atoms(mol)
+    frame, order = frame_of(mol)
+    return frame, frame.normal(frame.read(mol, order))
+
+
+def heavy_atoms(mol: Chem.Mol) -> Chem.Mol:
+    """Return a copy with its marks, without hydrogens and isotopes."""
     mol = Chem.Mol(mol)
     for atom in mol.GetAtoms():
         atom.SetIsotope(0)
-    mol = Chem.RemoveHs(mol) if any(a.GetAtomicNum() == 1 for a in mol.GetAtoms()) else mol
-    frame, order = frame_of(mol)
-    return frame, frame.normal(frame.read(mol, order))
+    return Chem.RemoveHs(mol) if any(a.GetAtomicNum() == 1 for a in mol.GetAtoms()) else mol
 
 
 def _neighbours_in_rings(mol: Chem.Mol) -> dict[int, tuple[int, int]]:
@@ -444,8 +449,7 @@ def _find_elements(mol: Chem.Mol) -> tuple[Element, ...]:
         if info.type == Chem.StereoType.Atom_Tetrahedral:
             atom = mol.GetAtomWithIdx(info.centeredOn)
             near = tuple(sorted(a.GetIdx() for a in atom.GetNeighbors()))
-            number = atom.GetAtomicNum()
-            if number in CENTRES and len(near) > (3 if number == 7 else 2):
+            if _may_be_centre(atom):
                 found.append(Element((info.centeredOn,), near))
         elif info.type == Chem.StereoType.Bond_Double:
             bond = mol.GetBondWithIdx(info.centeredOn)
@@ -454,6 +458,11 @@ def _find_elements(mol: Chem.Mol) -> tuple[Element, ...]:
             if low is not None and high is not None:
                 found.append(Element(ends, (low, high)))
     return tuple(sorted(found))
+
+
+def _may_be_centre(atom: Chem.Atom) -> bool:
+    number = atom.GetAtomicNum()
+    return number in CENTRES and atom.GetDegree() > (3 if number == 7 else 2)
 
 
 def _lowest(mol: Chem.Mol, end: int, other: int) -> int | None:
@@ -497,16 +506,17 @@ def look_at_marks(smiles: Iterable[str]) -> tuple[Counter[str], list[str]]:
 
     By kind of element ("chain", "ring", "double") those there are, and as "marked chain" those with
     a mark; as "3 marks" the molecules with as many; as "kept" those whose marks are all read as
-    they are written, and as "written" those that write some. What has too many symmetries is left
-    out.
+    they are written, and as "written" those that write some. What has too many symmetries does not
+    count, and its SMILES stays.
     """
     found: Counter[str] = Counter()
     isomers = []
     for text in smiles:
+        isomers.append(text)
         with suppress(MoleculeNotRepresentable), quiet():
             mol = parse(text)
             frame, code = encode(mol)
-            isomers.append(Chem.MolToSmiles(frame.decode(code)))
+            isomers[-1] = Chem.MolToSmiles(frame.decode(code))
             found.update(frame.kinds)
             marked = [f"marked {kind}" for kind, c in zip(frame.kinds, code, strict=True) if c]
             found.update([*marked, f"{len(marked)} marks"])

@@ -49,7 +49,7 @@ MUTATION = 0.1
 AFTERWARDS = 0.01
 """Probability that a child of two parents is mutated as well."""
 
-ISOMERS = 0.1
+ISOMERS = 0.03
 """Share of the offspring that are a parent with one stereo mark changed, where marks are drawn."""
 
 RANK_SHARE = 0.01
@@ -367,12 +367,20 @@ class Search:
     def _new(self, molecules: Iterable[str]) -> list[str]:
         """Return the molecules that were not scored, hold the fragment and pass the filters."""
         found = [s for s in molecules if s not in self.memory.known]
-        if self.stereo is not None and not self.memory.tells_isomers:
-            found = [s for s in found if without_marks(s) not in self.memory.graphs]
+        if self.stereo is not None:
+            found = [
+                s for s in found if without_marks(s) not in self.memory.graphs or self._is_isomer(s)
+            ]
         if not (self.fragment or self.filters):
             return found
         with quiet():
             return [s for s in found if self._is_wanted(Chem.MolFromSmiles(s))]
+
+    def _is_isomer(self, smiles: str) -> bool:
+        """Return True if a molecule with a known graph is worth a call: all its marks are new."""
+        with quiet(), suppress(MoleculeNotRepresentable):
+            return self.memory.tells_isomers and all(encode(parse(smiles))[1])
+        return False
 
     def _is_wanted(self, mol: Chem.Mol) -> bool:
         held = self.fragment is None or self.fragment.places(mol) > 0

@@ -11,6 +11,7 @@ import graphcnf
 from graphcnf.errors import UserError
 from graphcnf.molecules import codec, growth
 from graphcnf.molecules.growth import atom_could_be, bond_could_be, read_fragment
+from graphcnf.molecules.stereo import encode
 from graphcnf.molecules.vocabulary import AtomCategory
 
 
@@ -226,6 +227,12 @@ def test_marks_of_the_fragment_are_kept(flow, task, fragment):
         pattern = Chem.AdjustQueryProperties(pattern, how)
         for mol in sample.molecules:
             assert mol.HasSubstructMatch(pattern, useChirality=True), Chem.MolToSmiles(mol)
+
+
+def test_a_mark_at_an_amine_holds_nothing_up(flow):
+    part = read(flow, "CC1C[N@]2CC[C@@H]1C2").marked
+    frame, code = encode(part.mol)
+    assert frame.given(part) == [code] and sum(map(bool, code)) == 1
 
 
 def test_contradictory_marks_of_a_fragment_are_one_line(flow):
