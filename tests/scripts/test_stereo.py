@@ -4,11 +4,15 @@ import csv
 import io
 import json
 
+import numpy as np
 import pytest
 from rdkit import Chem
 
 from graphcnf.datasets.stereo import load_stereo
+from graphcnf.evaluation.evaluate import isomer_novelty
+from graphcnf.evaluation.summary import score_chunk
 from graphcnf.molecules.codec import canonical_smiles
+from graphcnf.molecules.hashing import hash_each
 
 
 def test_marks_change_no_graph(graphcnf, surroundings):
@@ -100,3 +104,11 @@ def test_a_file_is_data(surroundings):
     assert data.marks()["marks"] == [21 / 23, 2 / 23]
     batches = list(data.train_batches(8, 0, 0)) + list(data.test_batches(8))
     assert sum(len(batch) for batch in batches) == 22
+
+
+def test_isomers_that_the_data_lack(zinc_smiles):
+    marked = [smiles for smiles in zinc_smiles if "@" in smiles and "/" not in smiles][:6]
+    plain = [canonical_smiles(Chem.MolFromSmiles(smiles)) for smiles in marked]
+    both = (0, ["line"] * 6, marked[:3] + plain[3:])  # the data have marks at all of these
+    summary = score_chunk((), "cpu", None, True, both)
+    assert isomer_novelty(summary, np.unique(hash_each(plain[1:]))) == pytest.approx(4 / 6)
