@@ -122,6 +122,14 @@ def check_shown(draw: Draw) -> None:
     output_kind(draw.html, ("html",), "--html")
 
 
+def written_kind(draw: Draw) -> str:
+    """Return the kind of the text of a command that draws, once all its files can be written."""
+    kind = molecule_kind(draw.out, draw.as_json)
+    check_target(draw.out, kind, draw.force)
+    check_shown(draw)
+    return kind
+
+
 def table_kind(out: Path | None, as_csv: bool, as_json: bool) -> str:
     """Return "md", "csv" or "json", as the flags or else the name of the file say.
 

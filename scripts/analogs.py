@@ -9,13 +9,7 @@ import typer
 from graphcnf.errors import say
 from graphcnf.scripts import _options as options
 from graphcnf.scripts._options import option
-from graphcnf.scripts._output import (
-    check_shown,
-    check_target,
-    molecule_kind,
-    show_molecules,
-    write_found,
-)
+from graphcnf.scripts._output import show_molecules, write_found, written_kind
 
 
 @options.grouped
@@ -51,9 +45,7 @@ def analogs(
     They are distinct and valid, never the molecule itself, and the same ones for the same seed; a
     larger -n begins with the same analogues.
     """
-    kind, filters = molecule_kind(draw.out, draw.as_json), chosen.filters()
-    check_target(draw.out, kind, draw.force)
-    check_shown(draw)
+    kind, filters = written_kind(draw), chosen.filters()
     network = options.load_model(draw.model, draw.device)
 
     from graphcnf.molecules.analogs import analogs_of

@@ -8,13 +8,7 @@ import typer
 
 from graphcnf.errors import say
 from graphcnf.scripts import _options as options
-from graphcnf.scripts._output import (
-    check_shown,
-    check_target,
-    molecule_kind,
-    show_molecules,
-    write_found,
-)
+from graphcnf.scripts._output import show_molecules, write_found, written_kind
 
 
 @options.grouped
@@ -35,9 +29,7 @@ def grow(
     if chosen_task is None:
         raise typer.BadParameter("name the fragment: --scaffold, --grow, --link or --decorate")
     task, text = chosen_task
-    kind, filters = molecule_kind(draw.out, draw.as_json), chosen.filters()
-    check_target(draw.out, kind, draw.force)
-    check_shown(draw)
+    kind, filters = written_kind(draw), chosen.filters()
     network = options.load_model(draw.model, draw.device)
 
     from graphcnf.molecules.filters import passing_shares, passing_text
@@ -62,10 +54,8 @@ def grow(
         flow.found(growth, marked), draw, kind, dict.fromkeys(distinct, "string"), groups
     )
     show_molecules(flow, rows, draw, f"{len(rows)} molecules with {text}", fragment.match)
-    share, passed = (
-        growth.valid / max(growth.ended, 1),
-        passing_text(filters.checks, growth.outcomes),
-    )
+    share = growth.valid / max(growth.ended, 1)
+    passed = passing_text(filters.checks, growth.outcomes)
     figures = {
         "written": draw.number,
         "distinct": draw.number,
