@@ -188,10 +188,8 @@ class RedrawnAnalogs(growth.Growth):
     def _round(self, number: int) -> dict[str, growth.Result]:
         others, similar_ones = self.origin.others, self.origin.similar_ones
         found = super()._round(number)
-        others, similar_ones = (
-            self.origin.others - others,
-            self.origin.similar_ones - similar_ones,
-        )
+        others = self.origin.others - others
+        similar_ones = self.origin.similar_ones - similar_ones
         if self.keep == "scaffold" and self.origin.similar:
             if similar_ones < FEW * others:
                 self._halvings = min(self._halvings + 1, len(self._parts).bit_length())
