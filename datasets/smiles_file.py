@@ -150,23 +150,31 @@ def load_smiles_file(
     stored = cache_path(f"file-{name}", *key)
     dataset = MoleculeDataset.from_arrays(name, cache.cached(stored, encoded))
     if dataset.skipped:
-        first, unit, count = dataset.skipped[0], _unit(path, content), len(dataset.skipped)
-        if not len(dataset):
-            many = f" (and {count - 1} more)" if count > 1 else ""
-            place = f"{path}, {unit} {first.line}"
-            raise DataFileError(f"no usable molecule: {place}: {first.reason}{many}")
-        listing = stored.with_suffix(".skipped.tsv")
-        rows = [f"{s.line}\t{s.text}\t{s.reason}\n" for s in dataset.skipped]
-        try:
-            listing.write_text(f"{unit}\tsmiles\treason\n" + "".join(rows), encoding="utf-8")
-            where = f"; all are listed in {listing}"
-        except OSError as error:
-            where = f"; cannot write {listing}: {error.strerror}"
-        cache.note(
-            f"{path}: left out {count} of {count + len(dataset)} molecules, the first at {unit} "
-            f"{first.line}: {first.reason}{where}"
-        )
+        _tell_skipped(path, _unit(path, content), dataset, stored.with_suffix(".skipped.tsv"))
     return dataset if aromatic or vocabulary is not None else dataset.without_marks()
+
+
+def _tell_skipped(path: Path, unit: str, dataset: MoleculeDataset, listing: Path) -> None:
+    """List the records that were left out in a file, and note the first.
+
+    Raises:
+        DataFileError: There are no others.
+    """
+    first, count = dataset.skipped[0], len(dataset.skipped)
+    if not len(dataset):
+        many = f" (and {count - 1} more)" if count > 1 else ""
+        place = f"{path}, {unit} {first.line}"
+        raise DataFileError(f"no usable molecule: {place}: {first.reason}{many}")
+    rows = [f"{s.line}\t{s.text}\t{s.reason}\n" for s in dataset.skipped]
+    try:
+        listing.write_text(f"{unit}\tsmiles\treason\n" + "".join(rows), encoding="utf-8")
+        where = f"; all are listed in {listing}"
+    except OSError as error:
+        where = f"; cannot write {listing}: {error.strerror}"
+    cache.note(
+        f"{path}: left out {count} of {count + len(dataset)} molecules, the first at {unit} "
+        f"{first.line}: {first.reason}{where}"
+    )
 
 
 def read_smiles(

@@ -444,26 +444,16 @@ def _evaluate_model(
     ]
     runs = [summary.figures(hashes) for summary in summaries]
     marks = [stereo_figures(own, source, hashes) for own in summaries if own.marks]
-    notes = list(NOTES)
-    made_with, installed = model.metadata.get("rdkit"), version("rdkit")
-    if hashes is not None:
-        notes.append(f"training molecules: {len(hashes):,} distinct ones.")
-        if hashes is model.training_hashes and made_with not in (None, installed):
-            notes.append(
-                f"training molecules: hashed with RDKit {made_with}, here is {installed}; "
-                "where their canonical SMILES differ, novelty is overstated."
-            )
-    notes += model.steps.notes(model.has_rules)
+    notes = _notes_of_model(model, hashes)
     result = Evaluation({}, None, notes, summaries[0].head, training_hashes=hashes)
     if dataset is not None:
         compared = _hold_against(result, reference, dataset, seeds[0], summaries, test)
         runs = [{**run, **found} for run, found in zip(runs, compared, strict=True)]
-    fixed = _held_out_figures(model, dataset, reconstruct, likelihood, notes)
     training = model.metadata.get("training", {})
     result.figures = {
         "name": name,
         **mean_and_sd(runs),
-        **fixed,
+        **_held_out_figures(model, dataset, reconstruct, likelihood, notes),
         "temperature": temperature,
         "seed": seeds[0] if len(seeds) == 1 else ",".join(map(str, seeds)),
         "decoding": "argmax" if model.is_raw else "argmax, valency check",
@@ -479,6 +469,20 @@ def _evaluate_model(
         result.figures["runs"] = [{"seed": s, **run} for s, run in zip(seeds, runs, strict=True)]
         notes.append(f"means and standard deviations over {len(seeds)} seeds.")
     return result
+
+
+def _notes_of_model(model: GraphCNF, hashes: np.ndarray | None) -> list[str]:
+    """Return footnotes on the training molecules, of some hashes, and on the rules of a model."""
+    notes = list(NOTES)
+    made_with, installed = model.metadata.get("rdkit"), version("rdkit")
+    if hashes is not None:
+        notes.append(f"training molecules: {len(hashes):,} distinct ones.")
+        if hashes is model.training_hashes and made_with not in (None, installed):
+            notes.append(
+                f"training molecules: hashed with RDKit {made_with}, here is {installed}; "
+                "where their canonical SMILES differ, novelty is overstated."
+            )
+    return notes + model.steps.notes(model.has_rules)
 
 
 def _hold_against(

@@ -235,9 +235,13 @@ class MoleculeFlow:
         for number, one in enumerate(search.molecules()):
             molecule = Chem.MolFromSmiles(one.smiles)
             (smiles,) = self.stereo.marked(
-                [Chem.MolToSmiles(molecule)], [molecule],
-                seed=search.seed, first=number, temperature=search.temperature, part=search.marked,
-            )  # fmt: skip
+                [Chem.MolToSmiles(molecule)],
+                [molecule],
+                seed=search.seed,
+                first=number,
+                temperature=search.temperature,
+                part=search.marked,
+            )
             if smiles is not None:
                 yield one._replace(smiles=smiles)
             left_out = 0 if smiles is not None else left_out + 1

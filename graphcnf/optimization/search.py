@@ -394,9 +394,12 @@ class Search:
         for number, (first, second) in enumerate(pairs):
             seed = self.seed, self.round, 3, number
             child = offspring(
-                smiles[first], smiles[second], seed, self.settings.most_atoms,
+                smiles[first],
+                smiles[second],
+                seed,
+                self.settings.most_atoms,
                 stereo=self.stereo is not None,
-            )  # fmt: skip
+            )
             children[child] = None
         return self._new(s for s in children if s is not None)
 
