@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from graphcnf.molecules import optional
+from graphcnf.compute import files
 
 
 def test_list(graphcnf):
@@ -55,6 +55,6 @@ def test_check(graphcnf, small_zinc, surroundings):
     [("moses", "pip install --no-deps molsets"), ("qm9", "pip install 'graphcnf[qm9]'")],
 )
 def test_what_to_install(graphcnf, monkeypatch, name, cure):
-    monkeypatch.setattr(optional, "find_spec", lambda package: None)
+    monkeypatch.setattr(files, "find_spec", lambda package: None)
     code, out, err = graphcnf("datasets", "check", name)
     assert code == 1 and out == "" and cure in err and err.count("\n") == 1
