@@ -17,8 +17,16 @@ from graphcnf.scripts._options import option
 _model = partial(option, rich_help_panel="With --model")
 _written = partial(option, rich_help_panel="Output")
 
-OF_MODELS = {"samples", "seed", "seeds", "temperature", "support", "reconstruct", "likelihood",
-             "stereo"}  # fmt: skip
+OF_MODELS = {
+    "samples",
+    "seed",
+    "seeds",
+    "temperature",
+    "support",
+    "reconstruct",
+    "likelihood",
+    "stereo",
+}
 """Options that go with --model only."""
 
 

@@ -251,7 +251,7 @@ class Worker:
         self._unsent = function
 
     def apply(self, chunk: object) -> tuple[bool, bytes]:
-        """Return True if the function returned, with the pickled result or exception.
+        """Return a success flag, and the pickled result or exception.
 
         Raises:
             WorkerDied: The process ended without a reply.
