@@ -13,8 +13,8 @@ from graphcnf.errors import UserError
 LARGEST_SEED = 2**63 - 1
 """More do not fit into torch's random generators."""
 
-LARGEST_COUNT = 2**60
-"""Numbers of records fit into 64 bits, with room for what is added to them."""
+LARGEST_COUNT = 10**12
+"""Upper limit of numbers of records that catches typing errors."""
 
 TEMPERATURES = (1e-3, 1e3)
 """Beyond them, probabilities divided or multiplied by the temperature leave float32."""

@@ -194,7 +194,8 @@ def marking(flow):
     return MoleculeFlow(flow.model, shipped_stereo("zinc250k"))
 
 
-def test_an_isomer_is_found(marking):
+def test_an_isomer_is_found(marking, monkeypatch):
+    monkeypatch.setattr("graphcnf.optimization.search.ISOMERS", 0.2)
     target = "C[C@H](O)[C@@H](N)CF"
     goal = [{"score": "similarity", "to": target, "fingerprint": "ECFP4-chiral"}]
     start = ["CC(O)C(N)CF", "CCCO"]
