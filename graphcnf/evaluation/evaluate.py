@@ -345,7 +345,7 @@ def isomer_novelty(summary: Summary, hashes: np.ndarray) -> float:
     lines = [s for s in zinc250k_table().smiles() if _letters(s) in letters]
     theirs = np.unique(hash_each(look_at_marks(lines)[1]))
     isomers = np.concatenate(summary.isomers)[: len(known)]
-    return 1 - share((known & contains(theirs, isomers)).sum(), len(known))
+    return 1 - share(int((known & contains(theirs, isomers)).sum()), len(known))
 
 
 def _letters(smiles: str) -> str:

@@ -132,7 +132,7 @@ class Origin:
 
 def common_places(first: Chem.Mol, second: Chem.Mol) -> list[dict[int, int]]:
     """Return the places of the largest common substructure: atoms of the second by the first's."""
-    found = rdFMCS.FindMCS([first, second], timeout=1, ringMatchesRingOnly=True)
+    found = rdFMCS.FindMCS([first, second], timeout=10, ringMatchesRingOnly=True)
     query = Chem.MolFromSmarts(found.smartsString)
     own = first.GetSubstructMatch(query)
     others = second.GetSubstructMatches(query, uniquify=False, maxMatches=growth.MATCHES)

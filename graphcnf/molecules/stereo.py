@@ -546,8 +546,8 @@ def mark_figures(counts: Mapping[str, int]) -> dict[str, Any]:
 def dropped_marks(smiles: str) -> list[str]:
     """Return kinds of the stereo marks of a readable SMILES that no code holds, sorted.
 
-    "allene", "amine", "atropisomer", "cumulene", "metal" (or another coordination centre), and "no
-    stereo element" for marks at something that RDKit takes for none.
+    "allene", "amine", "atropisomer", "cumulene", "metal" (or another coordination centre), and
+    "places without isomers" for marks at something that RDKit takes for no stereo element.
 
     Raises:
         MoleculeNotRepresentable: The marks at a double bond contradict each other.
@@ -599,7 +599,7 @@ def _dropped(smiles: str, mol: Chem.Mol, frame: Frame, code: Code) -> list[str]:
         found.add("atropisomer")
     held = Counter(kind == "double" for kind, c in zip(frame.kinds, code, strict=True) if c)
     if held[False] < atoms or held[True] < bonds:
-        found.add("no stereo element")
+        found.add("places without isomers")
     return sorted(found)
 
 
