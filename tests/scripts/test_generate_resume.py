@@ -100,7 +100,8 @@ def test_an_interrupted_command_goes_on_to_the_same_file(generate, suffix, optio
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_a_run_that_is_killed_again_and_again_ends_in_the_same_file(generate, model_folder):
-    dice, number, killed = random.Random(0), 2000, []
+    # Blocks of 1,024 records: whatever kill it is, one is left to draw.
+    dice, number, killed = random.Random(0), 4000, []
     tail = ["-n", str(number), "--all", "--model", str(model_folder), "--out"]
     command = [sys.executable, "-c", RUN, "generate", *tail, "x.csv", "--workers"]
     # The second block is the first one that comes from another process.
