@@ -25,6 +25,9 @@ MOST = 1000
 SCORED = 256
 """Rows that are scored at a time."""
 
+COMPETING = 32
+"""Categories of an unknown entry that compete by the density of the row, at most."""
+
 
 @dataclass
 class Column:
@@ -359,9 +362,35 @@ class TableCodec(RowCodec):
                 continue
             part = Rows(known.values[rows], known.mask[rows])
             p = self.conditional(flow, part, k)[:, : len(column.values)]
+            p = self._competing(flow, part, k, p)
             below = p.cumsum(1) < p.sum(1, keepdims=True) / 2
             codes[rows, k] = 0.5 + below.sum(1) if column.bins else p.argmax(1)
         return self._table(codes)
+
+    @torch.no_grad()
+    def _competing(self, flow, known: Rows, k: int, p: np.ndarray) -> np.ndarray:
+        """Return the probabilities p (M, C) of column k by `log_prob` of the known columns with it.
+
+        Those that the model starts from know an order of the columns: the densities of rows in that
+        order say more about a column than what is learned of it in others. Of many categories those
+        with the largest p share their sum.
+        """
+        rows = Rows(known.values.clone(), known.mask.clone())
+        rows.mask[:, k] = True
+        best = (-p).argsort(1)[:, :COMPETING]
+        nats = np.zeros(best.shape)
+        for i in range(best.shape[1]):
+            rows.values[:, k] = torch.from_numpy(best[:, i]) + 0.5  # the middle of a bin
+            for start in range(0, len(known), SCORED):
+                part = slice(start, start + SCORED)
+                own = rows[part].to(flow.device)
+                order = flow.network.ordered(own.mask)
+                nats[part, i] = flow.log_prob(own.values, Context(own.mask, conditions=order)).cpu()
+        share = np.exp(nats - nats.max(1, keepdims=True))
+        share *= np.take_along_axis(p, best, 1).sum(1, keepdims=True) / share.sum(1, keepdims=True)
+        p = p.copy()
+        np.put_along_axis(p, best, share, 1)
+        return p
 
     def __str__(self) -> str:
         what = "tables" if self.array is None else "arrays"
