@@ -22,6 +22,9 @@ LARGEST_PAIRS = 2048
 CANDIDATES = 16
 """Columns that are tried as a further parent of each column."""
 
+CHOOSING = 20_000
+"""Largest number of rows by which parents are chosen."""
+
 LARGEST_KEY = 2**48
 """Largest number of combinations of the categories of parents."""
 
@@ -125,7 +128,7 @@ class ColumnCounts(nn.Module):
     def count(self, x: Tensor) -> None:
         """Count rows x (M, N)."""
         columns = range(x.shape[1])
-        known = torch.ones(*x.shape, len(columns), dtype=torch.bool)
+        known = torch.tensor(True).expand(*x.shape, len(columns))
         keys = self.keys(x, known, torch.tensor(columns).expand(x.shape))
         levels = [(k, keys[:, k, level]) for level in range(keys.shape[2]) for k in columns]
         seen = [(key.numpy(), x[:, k].numpy()) for k, key in levels if key[0] >= 0]
@@ -176,7 +179,8 @@ class Counts:
         shared, every = mutual_information(x, sizes)
         if like is None:
             order = spanning_tree(shared)[0]
-            found = [_parents(x, sizes, k, order, shared) for k in range(len(sizes))]
+            some = x[:CHOOSING]
+            found = [_parents(some, sizes, k, order, shared) for k in range(len(sizes))]
             parents, factors = ([pair[i] for pair in found] for i in (0, 1))
         else:
             order, parents, factors = like.order, like.parents, like.factors
