@@ -22,9 +22,6 @@ from graphcnf.flows.transform import Context, log_term_dtype
 from graphcnf.limits import Range
 from graphcnf.pretrained import Pretrained
 
-TABLE_ROWS = 8191
-"""Largest number of rows of a table of n-grams; a prime, so that remainders spread."""
-
 REACH = 6
 """Largest number of categories before the next one that counts look back."""
 
@@ -35,9 +32,9 @@ LARGEST_COUNTS = 2_000_000
 class CausalAttention(Network):
     """Causal attention: one category per position, each given those before it.
 
-    One stream: position i holds what is known before its category (the last categories, each and
-    as n-grams by a hash, and how many positions are still to come) and gives the probabilities of
-    its own. With `counts`, its logits are added to those of counts of n-grams (`ContextCounts`).
+    One stream: position i holds what is known before its category (the last one, and how many
+    positions are still to come) and gives the probabilities of its own. With `counts`, its logits
+    are added to those of counts of n-grams (`ContextCounts`).
 
     Args:
         cardinality: Number of categories, the same at all positions.
@@ -47,7 +44,6 @@ class CausalAttention(Network):
         heads: Attention heads.
         expansion: Feed-forward hidden channels as a multiple of `width`.
         dropout: Share of the channels that training leaves out.
-        grams: Length of the longest n-grams of categories with channels of their own, 1 for none.
         counts: `factors` and `sizes` of `ContextCounts`, for a network with counts. Contexts are
             the last 0, 1, ... categories.
 
@@ -67,7 +63,6 @@ class CausalAttention(Network):
         heads: int = 4,
         expansion: float = 3,
         dropout: float = 0.0,
-        grams: int = 1,
         counts: Mapping[str, Any] | None = None,
     ):
         super().__init__()
@@ -76,15 +71,12 @@ class CausalAttention(Network):
                 f"positions and categories must be positive: {positions}, {cardinality}"
             )
         self.positions, self.cardinalities = positions, [cardinality]
-        self.grams, self.reach = grams, len(counts["factors"]) - 1 if counts else 0
+        self.reach = len(counts["factors"]) - 1 if counts else 0
         factors = torch.tensor([counts["factors"]] if counts else [], dtype=torch.float32)
         self.register_buffer("factors", factors, persistent=False)
         self.counts = ContextCounts(counts["sizes"]) if counts else None
         # The category after the last one stands before the first position.
         self.values = nn.Embedding(cardinality + 1, width)
-        rows = [min((cardinality + 1) ** n, TABLE_ROWS) for n in range(2, grams + 1)]
-        self.rows = rows
-        self.tables = nn.ModuleList(nn.Embedding(count, width) for count in rows)
         self.position = nn.Embedding(positions, width)
         self.remaining = nn.Embedding(positions + 1, width)
         self.by_distance = nn.Parameter(torch.zeros(layers * heads, positions))
@@ -93,12 +85,12 @@ class CausalAttention(Network):
         self.norm = nn.LayerNorm(width)
         self.weight = nn.Parameter(torch.zeros(cardinality, width))
         self.bias = nn.Parameter(torch.zeros(cardinality))
-        for table in (self.values, self.position, self.remaining, *self.tables):
-            nn.init.normal_(table.weight, std=0.3 if table not in self.tables else 0.1)
+        for table in (self.values, self.position, self.remaining):
+            nn.init.normal_(table.weight, std=0.3)
 
     def before(self, x: Tensor) -> Tensor:
         """Return the last categories before each position of x (B, L), (B, L, M)."""
-        count = max(self.grams, self.reach)
+        count = max(self.reach, 1)
         start = x.new_full((len(x), count), self.cardinalities[0])
         return torch.cat([start, x], 1).unfold(1, count, 1)[:, : x.shape[1]]
 
@@ -113,15 +105,11 @@ class CausalAttention(Network):
     def _inputs(self, before: Tensor, first: int, to_come: Tensor) -> Tensor:
         """Return input channels (B, M, C) of positions `first` to `first + M - 1`.
 
-        `before` are the last categories before each of them, (B, M, grams), and `to_come` counts
+        `before` are the last categories before each of them, see `before`, and `to_come` counts
         the positions to come, they themselves included, (B, M).
         """
         number = torch.arange(first, first + to_come.shape[1], device=to_come.device)
-        key = before[..., -1]
-        h = self.values(key) + self.position(number) + self.remaining(to_come)
-        for n, (rows, table) in enumerate(zip(self.rows, self.tables, strict=True), 2):
-            key = key * (self.cardinalities[0] + 1) + before[..., -n]
-            h = h + table(key % rows)
+        h = self.values(before[..., -1]) + self.position(number) + self.remaining(to_come)
         return self.dropout(h)
 
     def _check_length(self, length: int) -> None:
@@ -260,7 +248,6 @@ class RowFlow(Pretrained, AutoregressiveFlow):
         heads: int = 4,
         expansion: float = 3,
         dropout: Annotated[float, Range(0, 1)] = 0.1,
-        grams: Annotated[int, Range(1, 4)] = 1,
         counts: dict[str, Any] | None = None,
     ):
         config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}

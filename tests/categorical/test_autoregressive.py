@@ -29,7 +29,7 @@ def network_of(kind, most):
     mask = torch.ones(40, 12, dtype=torch.bool)
     if kind == "sequences":
         rows = Rows(torch.randint(0, 5, mask.shape), mask)
-        return RowFlow.counting(rows, 5, positions=12, grams=3, **SMALL).network
+        return RowFlow.counting(rows, 5, positions=12, **SMALL).network
     # Parents stand before their children, since rows of different lengths are their first columns.
     parents = [[0, 2] if k in (4, 7) else [] for k in range(most)]
     factors = [[4] * len(own) for own in parents]
@@ -118,7 +118,7 @@ def test_a_latent_at_a_border_has_the_category_that_was_conditioned_on(dtype):
 
 
 def test_fresh_networks_are_the_identity(double):
-    coupling = AutoregressiveCoupling(CausalAttention(3, positions=7, grams=2, **SMALL))
+    coupling = AutoregressiveCoupling(CausalAttention(3, positions=7, **SMALL))
     context = Context(torch.ones(2, 7, dtype=torch.bool))
     z = IntervalEncoding([3]).encode(torch.randint(0, 3, (2, 7, 1))).z
     # They predict every category with the same probability.

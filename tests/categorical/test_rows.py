@@ -13,7 +13,7 @@ SMALL = {"width": 8, "layers": 1, "heads": 2}
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    return RowFlow(4, positions=3, grams=3, **SMALL).eval()
+    return RowFlow(4, positions=3, **SMALL).eval()
 
 
 def test_what_stands_at_padding_does_not_count(model):

@@ -19,6 +19,7 @@ from graphcnf.datasets.smiles_file import read_smiles
 from graphcnf.optimization.run import first_of_clusters
 
 SCORE = """
+import os
 from rdkit import Chem
 
 def f(mol):
@@ -46,7 +47,7 @@ def test_files_of_all_kinds_and_no_call_twice(graphcnf, model_folder, score, sur
            "--workers", 0, "--folder", "run"]  # fmt: skip
     code, out, err = graphcnf(*how, "-n", 5, "--save", "tuned")
     rows = list(csv.DictReader(io.StringIO(out)))
-    assert code == 0 and len(rows) == 5
+    assert code == 0 and len(rows) == 5, err
     assert [float(r["score"]) for r in rows] == sorted(float(r["score"]) for r in rows)[::-1]
     *notes, summary = err.splitlines()
     assert "40 calls, 40 of them now" in summary
