@@ -39,10 +39,11 @@ def english_text(
     for name, score in METHODS.items():
         start = time.process_time()
         bits = score(known, held_out, seed, minutes) / LENGTH
-        error = bits.std(ddof=1) / len(bits) ** 0.5
-        rows.append({"model": name, "bits": bits.mean(), "error": error})
-        rows[-1]["seconds"] = time.process_time() - start
-        say(str(rows[-1]))
+        error, seconds = bits.std(ddof=1) / len(bits) ** 0.5, time.process_time() - start
+        rows.append(
+            {"model": name, "bits": float(bits.mean()), "error": float(error), "seconds": seconds}
+        )
+        say(f"{name}: {bits.mean():.3f} bits per character")
     columns: list[Column] = [
         ("Model", text("model")),
         ("Bits per character", number("bits", 3)),

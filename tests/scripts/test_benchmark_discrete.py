@@ -10,6 +10,7 @@ import torch
 from graphcnf.coloring import ColoringFlow
 from graphcnf.datasets.coloring import load_coloring
 from graphcnf.graphs import GraphBatch
+from graphcnf.scripts.benchmarks import text
 from graphcnf.scripts.benchmarks.coloring import (
     Colored,
     held_out,
@@ -29,6 +30,19 @@ def model(surroundings):
     model.metadata = {"dataset": "coloring", "data": DATA, "training": {"minutes": 1.5}}
     model.save_pretrained(surroundings / "run" / "model")
     return model
+
+
+def test_table_of_texts(surroundings, bench, monkeypatch):
+    """A text of 0 and 1 in turn has no bits; a half of the chunks begins with each."""
+    monkeypatch.setattr(text, "_chunks", lambda: ["01" * 8, "10" * 8] * 150)
+    monkeypatch.setattr(text, "LENGTH", 16)
+    monkeypatch.setattr(text, "HIDDEN", 16)
+    code, _, err = bench("english_text", "--minutes", 0.03, "--out", "x.json")
+    assert code == 0, err
+    rows = json.loads((surroundings / "x.json").read_text())
+    assert [row["model"] for row in rows] == ["n-grams", "LSTM", "CategoricalModel"]
+    for row in rows:
+        assert 1 / 16 - 0.01 < row["bits"] < (1 if row["model"] == "LSTM" else 0.15)
 
 
 def test_table_of_colourings(model, surroundings, bench):
