@@ -369,11 +369,10 @@ class TableCodec(RowCodec):
 
     @torch.no_grad()
     def _competing(self, flow, known: Rows, k: int, p: np.ndarray) -> np.ndarray:
-        """Return the probabilities p (M, C) of column k by `log_prob` of the known columns with it.
+        """Return probabilities (M, C) of column k by the density of each row with each category.
 
-        Those that the model starts from know an order of the columns: the densities of rows in that
-        order say more about a column than what is learned of it in others. Of many categories those
-        with the largest p share their sum.
+        Densities are taken in the default order of columns, in which counts and regressions apply.
+        Only the `COMPETING` categories with the largest p (M, C) change; their sum stays.
         """
         rows = Rows(known.values.clone(), known.mask.clone())
         rows.mask[:, k] = True

@@ -72,10 +72,13 @@ class Element(NamedTuple):
 
 @dataclass(frozen=True)
 class MarkedPart:
-    """A molecule or fragment whose marks other molecules are to have, where they hold it.
+    """Molecule or fragment whose stereo marks are kept in molecules that contain it.
 
-    `places` are functions of a stereo-free molecule: the atom of it for each atom of the part that
-    is there. In one place of a `strict` part every mark has to be that of an element.
+    Attributes:
+        mol: The part with its marks.
+        places: Returns the matches in a stereo-free molecule, each the molecule's atoms by the
+            part's; atoms of the part may be missing.
+        strict: Whether, in at least one match, every mark must be at a stereo element.
     """
 
     mol: Chem.Mol
@@ -201,10 +204,10 @@ class Frame:
         return tuple(found.get(e.atoms, (0,))[0] for e in self.elements)
 
     def given(self, part: MarkedPart) -> list[Code]:
-        """Return the marks of a part at each of its places, 0 for elements that have none.
+        """Return the marks of a part in each of its matches, 0 for elements that it does not mark.
 
-        Where two new neighbours leave open which of them has which place, with either mark. Nothing
-        where every place of a strict part lacks the element of a mark; of another part, no marks.
+        A centre with two neighbours that the part lacks gives two codes, one for each mark. Without
+        a match that has all marks, a strict part gives no code, another part the one without marks.
         """
         known = {e.atoms for e in self.elements}
         codes: dict[Code, None] = {}
