@@ -41,7 +41,7 @@ def _graphcnf(
 # The modules import nothing heavy before a command runs, so that --help answers at once.
 for _name in (
     "generate", "grow", "analogs", "interpolate", "optimize", "score", "stereoisomers", "evaluate",
-    "train", "finetune", "merge",
+    "train", "plot", "finetune", "merge",
 ):  # fmt: skip
     app.command(_name)(getattr(import_module(f"graphcnf.scripts.{_name}"), _name))
 for _name in ("datasets", "images"):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import signal
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import networkx as nx
 import numpy as np
@@ -38,6 +39,9 @@ from graphcnf.pretrained import locate
 from graphcnf.training.processes import leave_unless_main
 from graphcnf.training.settings import Experiment, TrainingSettings
 
+if TYPE_CHECKING:
+    from graphcnf.training.history import History
+
 Codec = RowCodec | GraphCodec
 CODECS: dict[str, Any] = {codec.kind: codec for codec in (TableCodec, SequenceCodec, GraphCodec)}
 
@@ -54,11 +58,25 @@ EVALUATED = 16
 """Batches of every evaluation, the last one included, so that the best can be told apart."""
 
 
+class _Fit:
+    """Method that makes its model when it is called on the class, with a model's own options."""
+
+    def __init__(self, function: Callable[..., CategoricalModel]):
+        self.function, self.__doc__ = function, function.__doc__
+
+    def __get__(self, model: CategoricalModel | None, kind) -> Callable[..., CategoricalModel]:
+        if model is None:
+            return self.function.__get__(kind())
+        return partial(self.function, model, **model.options)
+
+
 @evaluates("log_prob", "sample")
 class CategoricalModel(nn.Module):
     """Density of discrete data of a user's own type; samples have that type, too.
 
-    Made by `fit`, `for_data` or `from_pretrained`. Data are one of
+    `CategoricalModel.fit(x, minutes=1)` trains one. `CategoricalModel(minutes=1)` has not learned
+    yet, and is what scikit-learn takes as an estimator, for instance as the last step of a
+    Pipeline. Data are one of
 
     - a pandas DataFrame. Columns are categories, or numbers and times, of which `log_prob` is a
       density in their units (of times: days, hours, ..., the largest of which all are multiples);
@@ -69,20 +87,41 @@ class CategoricalModel(nn.Module):
     - an array (N, D) of whole numbers, numpy's or torch's;
     - a list of connected `nx.Graph` or `torch_geometric.data.Data` with labels.
 
+    Args:
+        **options: Arguments of `fit`.
+
+    Attributes:
+        history: Course of the training, whose `plot` draws its curves; None without one.
+
     Examples:
         >>> model = CategoricalModel.fit(["anna", "hannah", "otto"] * 20, steps=20)
         >>> len(model.sample(3)), model.log_prob(["anna"]).shape
         (3, (1,))
     """
 
-    def __init__(self, codec: Codec, flow):
-        if not isinstance(codec, Codec):
-            raise UserError(
-                "make one with CategoricalModel.fit(x), .for_data(x) or .from_pretrained(folder)"
-            )
+    codec: Any
+    flow: Any
+
+    def __init__(self, **options):
         super().__init__()
-        self.codec, self.flow = codec, flow
+        self.options, self.history = options, None
+
+    @classmethod
+    def _of(cls, codec: Codec, flow) -> CategoricalModel:
+        return cls()._learned(codec, flow)
+
+    def _learned(self, codec: Codec, flow, history: History | None = None) -> CategoricalModel:
+        self.codec, self.flow, self.history = codec, flow, history
         self.training = flow.training
+        return self
+
+    def __getattr__(self, name: str):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name not in ("codec", "flow"):
+                raise
+            raise UserError("this model has not learned from data yet: call its fit(x)") from None
 
     @classmethod
     def for_data(
@@ -113,10 +152,11 @@ class CategoricalModel(nn.Module):
         labels = {"node_label": node_label, "edge_label": edge_label}
         return cls._build(x, seed, 0.0, network, bins=bins, **labels)[0]
 
-    @classmethod
+    @_Fit
     def fit(
-        cls,
+        self,
         x,
+        y: None = None,
         *,
         seed: int = 0,
         minutes: float | None = 1.0,
@@ -128,8 +168,11 @@ class CategoricalModel(nn.Module):
     ) -> CategoricalModel:
         """Train a model on `x`, with its progress on a terminal; Ctrl-C ends training early.
 
+        On a model, its `options` are the defaults, and it is trained itself.
+
         Args:
             x: The data.
+            y: None, what a Pipeline gives: a target is a column of `x`, see `predict_proba`.
             seed: Seed of everything random.
             minutes: Time budget. The weights that score best on held-out data are kept.
             steps: Budget in steps instead, with which the model is a function of `x` and `seed`.
@@ -144,6 +187,8 @@ class CategoricalModel(nn.Module):
             UserError: as `for_data`, if a setting is out of range, or Lightning is not installed.
             KeyboardInterrupt: if Ctrl-C ended the run before its first evaluation.
         """
+        if y is not None:
+            raise UserError("y must be None: make the target a column of x")
         if not isinstance(network, Mapping | None):
             raise UserError(f'network must be a dict, {{"width": 64}}, got {network!r}')
         described = {name: options.pop(name) for name in DESCRIBED if name in options}
@@ -151,7 +196,7 @@ class CategoricalModel(nn.Module):
             held_out = min(0.25, max(0.1, 30 / max(len(x), 1))) if hasattr(x, "__len__") else 0.1
         if not (is_number(held_out) and 0 <= held_out < 1):
             raise UserError(f"held_out must be a share of the data in [0, 1), got {held_out!r}")
-        model, data = cls._build(x, seed, held_out, network or {}, **described)
+        model, data = type(self)._build(x, seed, held_out, network or {}, **described)
         if not isinstance(out, str | Path | None):
             raise UserError(f"out must be the path of a folder, got {out!r}")
         settings = _settings(model.codec, seed, minutes, steps or None, held_out > 0, options)
@@ -173,7 +218,7 @@ class CategoricalModel(nn.Module):
             if not isinstance(model.codec, GraphCodec):
                 model.codec.finish(flow, data, split(model.codec.sizes(data), seed, 0.0)[0])
                 flow.save_pretrained(folder / "model")
-        return cls(model.codec, flow)
+        return self._learned(model.codec, flow, result.history)
 
     @classmethod
     def _build(cls, x, seed, held_out, network, **described) -> tuple[CategoricalModel, Any]:
@@ -189,7 +234,24 @@ class CategoricalModel(nn.Module):
         except (TypeError, ValueError) as error:
             raise UserError(f"network: {str(error).split('() ')[-1]}") from None
         flow.metadata["data"] = {"kind": codec.kind, **to_json(codec)}
-        return cls(codec, flow), data
+        return cls._of(codec, flow), data
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the options, as scikit-learn's `clone` and searches ask for them."""
+        return dict(self.options)
+
+    def set_params(self, **options) -> CategoricalModel:
+        """Change options; the next `fit` follows them."""
+        self.options |= options
+        return self
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return "codec" in vars(self)
+
+    def __sklearn_tags__(self):
+        from sklearn.utils import Tags, TargetTags
+
+        return Tags(estimator_type=None, target_tags=TargetTags(required=False))
 
     @property
     def exact(self) -> bool:
@@ -197,6 +259,9 @@ class CategoricalModel(nn.Module):
         return self.codec.exact
 
     def __repr__(self) -> str:
+        if not self.__sklearn_is_fitted__():
+            given = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+            return f"CategoricalModel({given})"
         count = sum(p.numel() for p in self.parameters())
         return f"CategoricalModel({self.codec}: {count:,} parameters)"
 
@@ -374,12 +439,12 @@ class CategoricalModel(nn.Module):
                 raise ValueError("the vocabulary does not fit the model")
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             raise UserError(f"{source}: unreadable vocabulary ({error})") from None
-        return cls(codec, flow)
+        return cls._of(codec, flow)
 
 
 def _settings(codec: Codec, seed, minutes, steps, keep_best, given: dict) -> TrainingSettings:
     """Return checked settings; a run of steps is scored at its end only."""
-    table: dict[str, Any] = {**codec.settings, "seed": seed, "log_every": 1_000_000}
+    table: dict[str, Any] = {**codec.settings, "seed": seed, "log_every": 100}
     if steps is not None:
         table |= {"steps": steps, "eval_minutes": 0.0}
     elif minutes is None:

@@ -59,7 +59,7 @@ def evaluates(*names: str) -> Callable[[Model], Model]:
     def evaluated(method: Callable) -> Callable:
         @wraps(method)
         def call(self, *args, **options):
-            own = next(self.parameters()).dtype
+            own = next(self.parameters(), torch.empty(0)).dtype
             if method.__name__ == "encode" and own in HALF:
                 raise UserError(
                     f"latents in {own} would not decode to what was encoded: use model.float()"

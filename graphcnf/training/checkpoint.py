@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -108,54 +106,6 @@ def of_all_processes(sums: Sums) -> Sums:
     for part in parts:
         add(total, part)
     return total
-
-
-class MetricsFile:
-    """A CSV file with a row per log line, without rows of steps after `last_step`.
-
-    A row with further columns rewrites the file.
-    """
-
-    def __init__(self, path: Path, last_step: int):
-        self.path, self.columns = path, list[str]()
-        if path.exists():
-            self._write([row for row in self._read() if int(row["step"]) <= last_step])
-
-    def _read(self) -> list[dict[str, str]]:
-        try:
-            text = read_file(self.path).decode(errors="replace")
-        except OSError as error:
-            raise UserError(f"{self.path}: {error.strerror}") from None
-        # A kill while a line is being written leaves it without its line end.
-        reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
-        self.columns = list(reader.fieldnames or [])
-        whole = (row for row in reader if None not in row and None not in row.values())
-        return [row for row in whole if re.fullmatch("[0-9]{1,18}", row.get("step", ""))]
-
-    def _write(self, rows: list[dict[str, str]]) -> None:
-        buffer = io.StringIO()
-        writer = csv.DictWriter(buffer, self.columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        replace_file(self.path, buffer.getvalue().encode())
-
-    def append(self, row: dict[str, object]) -> None:
-        """Write one row; it must have a `step`."""
-        further = [name for name in row if name not in self.columns]
-        if further:
-            rows = self._read() if self.columns else []
-            self.columns += further
-            self._write(rows)
-        with self.path.open("a", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, self.columns, lineterminator="\n")
-            writer.writerow({name: figure(value, ".7g", "") for name, value in row.items()})
-
-
-def figure(value: Any, form: str, missing: str) -> str:
-    """Return a value of a row as text, `missing` for a number that is not finite."""
-    if isinstance(value, float):
-        return format(value, form) if math.isfinite(value) else missing
-    return "" if value is None else str(value)
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

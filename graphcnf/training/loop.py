@@ -29,24 +29,20 @@ from graphcnf.limits import LARGEST_SEED
 from graphcnf.training.checkpoint import (
     Best,
     Counters,
-    MetricsFile,
     Sums,
     add,
     check_finite,
     damage_named,
-    figure,
     means,
     of_all_processes,
     save_checkpoint,
     save_model,
     starting_state,
 )
+from graphcnf.training.history import HEADLINES, History, MetricsFile, figure
 from graphcnf.training.optimizers import averaged, optimizers_of, restore
 from graphcnf.training.processes import as_launched, is_main, launched
 from graphcnf.training.settings import Experiment, TrainingSettings
-
-HEADLINES = ("bits_per_node", "bits_per_element", "bits_per_variable", "bits_per_dimension")
-"""Usual names of the metric to minimise."""
 
 STEPS_PER_EVALUATION_BATCH = 8
 """Training steps taken per held-out batch of an evaluation, which costs up to four steps."""
@@ -68,6 +64,7 @@ class FitResult:
         step: steps of the run, in `minutes`.
         metrics: the last evaluation of the averaged weights; `headline` is the one to minimise.
         best: first and best evaluation, where the run keeps the best weights.
+        history: the lines of the log; None before the first one, and in all processes but one.
     """
 
     finished: bool
@@ -77,6 +74,7 @@ class FitResult:
     metrics: dict[str, float]
     headline: str
     best: Best | None = None
+    history: History | None = None
 
 
 def fit(
@@ -142,6 +140,7 @@ def fit(
         full = tomli_w.dumps({**(config or {}), "training": settings.to_dict()})
         with launched(settings, out_dir) as fabric:
             run.train(fabric, full.encode())
+        logged = main and (out_dir / "metrics.csv").exists()
         return FitResult(
             run.finished,
             run.signal,
@@ -150,6 +149,7 @@ def fit(
             run.latest,
             run.headline(run.latest),
             run.best,
+            History.read(out_dir) if logged else None,
         )
 
 

@@ -48,12 +48,35 @@ def test_a_run_of_minutes_keeps_what_was_best_on_the_held_out(tmp_path, capsys):
     data, out = dependent(40), tmp_path / "run"
     model = CategoricalModel.fit(data, minutes=0.04, out=out, network=SMALL, learning_rate=0.03)
     assert "bits_per_variable" in capsys.readouterr().err
-    rows = pd.read_csv(out / "metrics.csv")
+    rows = model.history.rows
+    assert set(rows["phase"]) == {"train", "eval"}
+    assert model.history.plot().axes[0].get_title() == "bits per variable"
     rows = rows[rows["phase"] == "eval"]
     best = rows.loc[rows["bits_per_variable"].idxmin(), "step"]
     assert model.flow.metadata["training"]["steps"] == best
     kept = CategoricalModel.from_pretrained(out)
     assert np.array_equal(kept.log_prob(data), model.log_prob(data))
+
+
+def test_a_model_is_the_last_step_of_a_pipeline():
+    pytest.importorskip("sklearn")
+    from sklearn.base import clone
+    from sklearn.pipeline import Pipeline
+    from sklearn.preprocessing import FunctionTransformer
+
+    data = dependent(200)
+    steps = FunctionTransformer(pd.DataFrame.drop, kw_args={"columns": "c"}), CategoricalModel()
+    pipeline = Pipeline([("drop", steps[0]), ("model", steps[1])])
+    pipeline.set_params(model__steps=4, model__network=SMALL)
+    fitted = clone(pipeline).fit(data, model__seed=2)
+    alone = CategoricalModel.fit(data[["a", "b"]], steps=4, seed=2, network=SMALL)
+    assert np.array_equal(fitted.score_samples(data), alone.log_prob(data[["a", "b"]]))
+    p = fitted.predict_proba(data, column="b")
+    assert p.equals(alone.predict_proba(data[["a", "b"]], "b"))
+    assert fitted[-1].sample(5).equals(alone.sample(5))
+    assert repr(steps[1]).startswith("CategoricalModel(steps=4, network=")
+    with pytest.raises(UserError, match="y must be None: make the target a column of x"):
+        pipeline.fit(data, data["a"])
 
 
 def test_ctrl_c_ends_training_early_and_gives_the_model_as_it_is(monkeypatch):

@@ -111,8 +111,9 @@ def test_bins_are_for_tables_and_labels_for_networkx():
         for label in ("node_label", "edge_label"):
             with pytest.raises(UserError, match="edge_label are for lists of nx.Graph"):
                 CategoricalModel.for_data(x, **{label: "x"})
-    with pytest.raises(UserError, match="make one with CategoricalModel.fit"):
-        CategoricalModel(["a"], None)
+    for call in (CategoricalModel(steps=5).sample, CategoricalModel().log_prob):
+        with pytest.raises(UserError, match="has not learned from data yet: call its fit"):
+            call(3)
 
 
 @pytest.mark.parametrize(

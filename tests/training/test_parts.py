@@ -13,13 +13,13 @@ from graphcnf.errors import UserError
 from graphcnf.flows.modules import ReadOut
 from graphcnf.training import TrainingSettings, fit
 from graphcnf.training.checkpoint import (
-    MetricsFile,
     add,
     load_checkpoint,
     means,
     save_checkpoint,
     save_model,
 )
+from graphcnf.training.history import History, MetricsFile
 from graphcnf.training.optimizers import Muon, averaged, hidden_matrices, optimizers_of, orthogonal
 
 SETTINGS = TrainingSettings(steps=20, threads=1, accelerator="cpu", warmup_steps=2,
@@ -136,6 +136,40 @@ def test_metrics_file_drops_what_lies_beyond_the_checkpoint_and_takes_further_co
             {"step": "30", "loss": "0.5", "accuracy": ""},
             {"step": "40", "loss": "", "accuracy": "0.25"},
         ]
+
+
+def test_curves_of_a_run_are_drawn_from_whole_lines(tmp_path):
+    file = MetricsFile(tmp_path / "metrics.csv", 0)
+    for step in (10, 20, 30):
+        file.append({"step": step, "phase": "train", "learning_rate": 1e-3, "loss": 1 / step})
+    file.append({"step": 30, "phase": "eval", "loss": 0.1, "bits_per_node": 1e300, "$x_{": 1.0})
+    with file.path.open("a") as torn:
+        torn.write("40,train,0.")
+    history = History.read(tmp_path)
+    assert history.rows["loss"].tolist() == pytest.approx([0.1, 0.05, 1 / 30, 0.1], rel=1e-5)
+    for name in ("a.svg", "a.png"):
+        figure = history.plot(tmp_path / name)
+    titles = [axis.get_title() for axis in figure.axes]
+    assert titles[0] == "bits per node" and titles[-1] == "learning rate" and len(titles) == 4
+    lines = figure.axes[titles.index("loss")].lines
+    assert [list(line.get_xdata()) for line in lines] == [[10, 20, 30], [30]]
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    first = (tmp_path / "a.svg").read_bytes()
+    history.plot(tmp_path / "a.svg")
+    assert first == (tmp_path / "a.svg").read_bytes()
+
+
+def test_what_cannot_be_drawn_is_refused(tmp_path):
+    with pytest.raises(UserError, match="metrics.csv: No such file.*name the folder of a run"):
+        History.read(tmp_path)
+    (tmp_path / "metrics.csv").write_text("step,loss\n1,2\n")
+    with pytest.raises(UserError, match="metrics.csv: no metrics of a run yet"):
+        History.read(tmp_path)
+    (tmp_path / "metrics.csv").write_text("step,phase,loss\n1,train,x\n")
+    with pytest.raises(UserError, match="the run has no metrics yet"):
+        History.read(tmp_path).plot()
+    with pytest.raises(UserError, match="a.pdf: write to a file that ends in .png or .svg"):
+        History.read(tmp_path).plot(tmp_path / "a.pdf")
 
 
 def test_a_flipped_bit_of_a_checkpoint_is_found(tmp_path):

@@ -1,0 +1,166 @@
+"""Course of a training: the file of its metrics, and their curves."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from graphcnf.compute.files import inside, read_file, replace_file, write_file
+from graphcnf.errors import UserError, require
+
+HEADLINES = ("bits_per_node", "bits_per_element", "bits_per_variable", "bits_per_dimension")
+"""Usual names of the metric to minimise."""
+
+NOT_DRAWN = ("step", "phase", "minutes", "beta", "samples_per_second", "skipped_steps")
+"""Columns of `metrics.csv` that have no curve."""
+
+MOST_CURVES = 12
+"""Curves of a picture, at most."""
+
+FORMATS: dict[str, dict[str, Any]] = {".png": {}, ".svg": {"Date": None}}
+"""Suffixes of pictures, and what their files say of themselves."""
+
+
+class MetricsFile:
+    """A CSV file with a row per log line, without rows of steps after `last_step`.
+
+    A row with further columns rewrites the file.
+    """
+
+    def __init__(self, path: Path, last_step: int):
+        self.path, self.columns = path, list[str]()
+        if path.exists():
+            self._write([row for row in self._read() if int(row["step"]) <= last_step])
+
+    def _read(self) -> list[dict[str, str]]:
+        try:
+            self.columns, rows = read_rows(self.path)
+        except OSError as error:
+            raise UserError(f"{self.path}: {error.strerror}") from None
+        return rows
+
+    def _write(self, rows: list[dict[str, str]]) -> None:
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, self.columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        replace_file(self.path, buffer.getvalue().encode())
+
+    def append(self, row: dict[str, object]) -> None:
+        """Write one row; it must have a `step`."""
+        further = [name for name in row if name not in self.columns]
+        if further:
+            rows = self._read() if self.columns else []
+            self.columns += further
+            self._write(rows)
+        with self.path.open("a", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, self.columns, lineterminator="\n")
+            writer.writerow({name: figure(value, ".7g", "") for name, value in row.items()})
+
+
+def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Return columns and rows of a file of metrics; raises OSError as `read_file`."""
+    text = read_file(path).decode(errors="replace")
+    # A kill while a line is being written leaves it without its line end.
+    reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
+    columns = list(reader.fieldnames or [])
+    whole = (row for row in reader if None not in row and None not in row.values())
+    return columns, [row for row in whole if re.fullmatch("[0-9]{1,18}", row.get("step", ""))]
+
+
+def figure(value: Any, form: str, missing: str) -> str:
+    """Return a value of a row as text, `missing` for a number that is not finite."""
+    if isinstance(value, float):
+        return format(value, form) if math.isfinite(value) else missing
+    return "" if value is None else str(value)
+
+
+@dataclass
+class History:
+    """Course of a training.
+
+    Attributes:
+        rows: A row for each line of the log: `step`, `phase` ("train" or "eval"), `minutes`,
+            `learning_rate`, and the metrics, those of training as means since the line before.
+    """
+
+    rows: pd.DataFrame
+
+    @classmethod
+    def read(cls, run: str | Path) -> History:
+        """Return the history of a run, also of one that still trains.
+
+        Raises:
+            UserError: The folder holds no metrics.
+        """
+        path = inside(run, "metrics.csv")
+        try:
+            columns, found = read_rows(path)
+        except OSError as error:
+            raise UserError(f"{path}: {error.strerror}: name the folder of a run") from None
+        if not found or "phase" not in columns:
+            raise UserError(f"{path}: no metrics of a run yet")
+        rows = pd.DataFrame(found)
+        numbers = rows.columns.drop("phase")
+        rows[numbers] = rows[numbers].apply(pd.to_numeric, errors="coerce")
+        return cls(rows)
+
+    def plot(self, path: str | Path | None = None) -> Any:
+        """Draw a curve for each metric, of training batches and of held-out ones.
+
+        Args:
+            path: PNG or SVG file to write the picture to, too.
+
+        Returns:
+            The matplotlib figure, which a notebook shows.
+
+        Raises:
+            UserError: There is nothing to draw, matplotlib is not installed, or the file cannot be
+                written.
+        """
+        require("matplotlib", "a plot", "train")
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
+
+        kind = "" if path is None else Path(path).suffix.lower()
+        if path is not None and kind not in FORMATS:
+            raise UserError(f"{path}: write to a file that ends in {' or '.join(FORMATS)}")
+        drawn = [name for name in self.rows if name not in NOT_DRAWN and self.rows[name].count()]
+        drawn.sort(key=lambda name: (name not in HEADLINES, name == "learning_rate"))
+        if not drawn:
+            raise UserError("the run has no metrics yet")
+        drawn = drawn[:MOST_CURVES]
+        columns = min(3, len(drawn))
+        lines = -(-len(drawn) // columns)
+        figure = Figure((4 * columns, 2.8 * lines), layout="constrained")
+        for number, name in enumerate(drawn, 1):
+            self._draw(figure.add_subplot(lines, columns, number), str(name))
+        if path is not None:
+            content = io.BytesIO()
+            with rc_context({"svg.hashsalt": "graphcnf"}):
+                figure.savefig(content, format=kind[1:], dpi=150, metadata=FORMATS[kind])
+            write_file(Path(path), content.getvalue())
+        return figure
+
+    def _draw(self, axis, name: str) -> None:
+        for phase, label, style in (("train", "training", "-"), ("eval", "held out", "o-")):
+            part = self.rows[(self.rows["phase"] == phase) & self.rows[name].notna()]
+            # The learning rate is the same in both.
+            if not len(part) or (name == "learning_rate" and phase == "eval"):
+                continue
+            # A single point has no line.
+            axis.plot(part["step"], part[name], "o" if len(part) == 1 else style, ms=3, label=label)
+        # A dollar sign would begin a formula.
+        axis.set_title(name.replace("_", " ").replace("$", r"\$"), fontsize=10)
+        axis.set_xlabel("step", fontsize=9)
+        axis.tick_params(labelsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
+        if axis.lines and name != "learning_rate":
+            axis.legend(frameon=False, fontsize=8)

@@ -1,0 +1,27 @@
+"""The `plot` command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from graphcnf.compute.files import expand_user, inside
+from graphcnf.errors import say
+from graphcnf.scripts._options import option
+
+
+def plot(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run of training.")],
+    out: Annotated[
+        Path | None, option("File: .svg or .png.", show_default="RUN/curves.svg")
+    ] = None,
+) -> None:
+    """Draw the curves of a training, also of one that goes on."""
+    from graphcnf.training.history import History
+
+    run = expand_user(run)
+    path = inside(run, "curves.svg") if out is None else expand_user(out)
+    History.read(run).plot(path)
+    say(f"curves in {path}")
