@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -21,14 +22,20 @@ from graphcnf.compute.parallel import Workers, chunked, parallel_map
 from graphcnf.errors import UserError, counted
 from graphcnf.flows.modules import evaluation_mode
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
-from graphcnf.graphs.record_blocks import RecordNoise, one_thread
+from graphcnf.graphs.record_blocks import RecordNoise, blocks, one_thread
 from graphcnf.limits import MOST_CANDIDATES, check_integer, check_range
 from graphcnf.molecules import codec
 from graphcnf.molecules.analogs import analogs_of
 from graphcnf.molecules.drawing import draw_svg
+from graphcnf.molecules.filters import NO_FILTERS, Filters, passing_text
 from graphcnf.molecules.growth import Growth, read_fragment
 from graphcnf.molecules.properties import conditions_of, nearest_of
-from graphcnf.molecules.standardize import GROUPS, charge_states, parse_standardized
+from graphcnf.molecules.standardize import (
+    GROUPS,
+    charge_states,
+    parse_standardized,
+    protonation_hash,
+)
 from graphcnf.molecules.stereo import Code, Frame, encode
 from graphcnf.molecules.stereo_flow import StereoFlow, stereo_of
 from graphcnf.molecules.validity import strict_molecules, strict_smiles
@@ -42,6 +49,9 @@ BATCH = 128
 
 MOST_LEFT_OUT = 1000
 """Molecules in a row that cannot have the marks of a fragment, after which a search ends."""
+
+MOST_REFUSED = 100_000
+"""Records in a row without a further molecule that passes, after which a sample ends."""
 
 CHUNK = 512
 """Molecules that a process scores at a time."""
@@ -147,8 +157,9 @@ class MoleculeFlow:
         properties: Mapping[str, float] | None = None,
         best_of: int = 1,
         stereo: bool = True,
+        filters: Filters = NO_FILTERS,
     ) -> MoleculeSample:
-        """Draw raw samples, the same ones for the same seed.
+        """Draw raw samples, the same ones for the same seed; with filters, what `generate` writes.
 
         Args:
             n: Number of molecules; a larger one begins with the same molecules.
@@ -159,9 +170,11 @@ class MoleculeFlow:
                 filtered.
             best_of: Candidates for each molecule, of which the nearest to the properties is kept.
             stereo: Draw stereo marks, too, where the model has `stereo`.
+            filters: Filters that all molecules pass, which are then valid and distinct.
 
         Raises:
-            UserError: A number is out of range, or the model knows no such property.
+            UserError: A number is out of range, the model knows no such property, or no further
+                molecule passes.
         """
         check_integer("n", n)
         if atoms is not None:
@@ -174,16 +187,27 @@ class MoleculeFlow:
             raise UserError(
                 f"best of {best_of}: the best is the nearest to a property; ask for one"
             )
-        graphs = self.model.sample_records(
-            0, n * best_of, seed=seed, temperature=temperature, sizes=atoms, conditions=wanted
-        )
-        if wanted is not None and best_of > 1:
-            smiles = strict_smiles(graphs, self.vocabulary)
-            graphs = graphs.subset(nearest_of(smiles, wanted, self.model.conditions, best_of))
-        molecules = strict_molecules(graphs, self.vocabulary)
-        smiles = [None if mol is None else Chem.MolToSmiles(mol) for mol in molecules]
-        if stereo and self.stereo is not None:
-            smiles = self.stereo.marked(smiles, molecules, seed=seed, temperature=temperature)
+        drawn: dict[str, Any] = {"seed": seed, "temperature": temperature}
+
+        def draw(records: range) -> tuple[PackedGraphs, list[str | None], list[str | None]]:
+            """Return graphs, their SMILES, and these with marks."""
+            first, count = records.start * best_of, len(records) * best_of
+            graphs = self.model.sample_records(
+                first, count, sizes=atoms, conditions=wanted, **drawn
+            )
+            if wanted is not None and best_of > 1:
+                smiles = strict_smiles(graphs, self.vocabulary)
+                graphs = graphs.subset(nearest_of(smiles, wanted, self.model.conditions, best_of))
+            molecules = strict_molecules(graphs, self.vocabulary)
+            smiles = [None if mol is None else Chem.MolToSmiles(mol) for mol in molecules]
+            if not stereo or self.stereo is None:
+                return graphs, smiles, smiles
+            marked = self.stereo.marked(smiles, molecules, first=records.start, **drawn)
+            return graphs, smiles, marked
+
+        if filters and n:
+            return _passing(n, filters, draw)
+        graphs, _, smiles = draw(range(n))
         return MoleculeSample(graphs, smiles)
 
     def grow(
@@ -454,6 +478,31 @@ class MoleculeFlow:
     def decode(self, latents: dict, mask: torch.Tensor) -> list[str | None]:
         """Return SMILES of latents, None where they are no valid molecule."""
         return strict_smiles(self.model.decode(latents, mask).to_packed(), self.vocabulary)
+
+
+def _passing(n: int, filters: Filters, draw: Callable[[range], tuple]) -> MoleculeSample:
+    """Return the first n distinct molecules that pass, of the records that `draw` gives."""
+    seen, outcomes, last = set[int](), Counter[str](), 0
+    graphs: list[codec.Graph] = []
+    smiles: list[str | None] = []
+    for block in blocks(0):
+        drawn, plain, marked = draw(block)
+        for k in np.flatnonzero([text is not None for text in plain]):
+            refusal = filters.refusal(Chem.MolFromSmiles(plain[k]))
+            outcomes[refusal] += 1
+            key = protonation_hash(plain[k])
+            if refusal or key in seen:
+                continue
+            seen.add(key)
+            graphs.append(drawn.graph(int(k)))
+            smiles.append(marked[k])
+            last = block.stop
+            if len(smiles) == n:
+                return MoleculeSample(PackedGraphs.from_lists(graphs), smiles)
+        if block.stop - last >= MOST_REFUSED:
+            break
+    passed = passing_text(filters.checks, outcomes)
+    raise UserError(f"{len(smiles)} molecules found and no further one comes up: {passed}")
 
 
 def percentiles(table: list[dict[str, Any]], sizes: np.ndarray, bits: np.ndarray) -> np.ndarray:

@@ -5,10 +5,17 @@ import io
 import json
 
 import pytest
+import torch
 from rdkit import Chem
 
+from graphcnf.errors import UserError
+from graphcnf.graphs import GraphCNF
 from graphcnf.molecules import analogs, growth
+from graphcnf.molecules import flow as flow_module
 from graphcnf.molecules.filters import Filters
+from graphcnf.molecules.flow import MoleculeFlow
+
+distributed = pytest.importorskip("distributed")
 
 KNOWN = ["CCO", "CCN", "CC(N)=O", "CCCN", "NCC=O"]
 
@@ -24,7 +31,8 @@ FILTERS = {
 
 WAYS = {
     "generate": ("generate", "-n", 8),
-    "two processes": ("generate", "-n", 8, "--workers", 2),
+    "cluster": ("generate", "-n", 60, "--cluster", "SCHEDULER"),
+    "property": ("generate", "-n", 8, "--property", "logp=1.5", "--best-of", 2),
     "likelihood": ("generate", "-n", 8, "--likelihood", "--properties", "qed"),
     "shard": ("generate", "-n", 120, "--shard", "1/1", "--out", "x.jsonl"),
     "scaffold": ("grow", "-n", 4, "--scaffold", "CC"),
@@ -46,13 +54,39 @@ def small_rounds(monkeypatch, surroundings):
     (surroundings / "known.smi").write_text("\n".join(KNOWN) + "\n")
 
 
+@pytest.fixture(scope="module")
+def scheduler():
+    """Address of a Dask cluster with one worker, a thread, to which everything goes over TCP."""
+    options = {"dashboard_address": "127.0.0.1:0", "scheduler_kwargs": {"dashboard": False}}
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, protocol="tcp", host="127.0.0.1",
+        silence_logs=50, **options,
+    ) as started:  # fmt: skip
+        yield started.scheduler_address
+
+
+@pytest.fixture(scope="session")
+def model_of_properties(model_folder, tmp_path_factory):
+    """The small model with a condition, which changes what it draws."""
+    tables = [{"name": "logp", "mean": 0.0, "deviation": 1.0}]
+    model = GraphCNF.from_pretrained(model_folder).with_conditions(tables)
+    (weight,) = (p for n, p in model.named_parameters() if n.endswith("conditions.leave.weight"))
+    torch.nn.init.normal_(weight, generator=torch.Generator().manual_seed(0))
+    folder = tmp_path_factory.mktemp("models") / "conditional"
+    model.save_pretrained(folder)
+    return folder
+
+
 @pytest.mark.parametrize("name", FILTERS)
 @pytest.mark.parametrize("way", WAYS)
-def test_what_is_written_passes(graphcnf, model_folder, surroundings, way, name):
+def test_what_is_written_passes(request, graphcnf, model_folder, surroundings, way, name):
     options, arguments = FILTERS[name]
     path = way == "interpolate"
-    json_ = () if path else ("--json",)
-    code, out, err = graphcnf(*WAYS[way], *options, *json_, "--model", model_folder)
+    command = [*WAYS[way], *options, *(() if path else ("--json",))]
+    if way == "cluster":
+        command[command.index("SCHEDULER")] = request.getfixturevalue("scheduler")
+    model = request.getfixturevalue("model_of_properties") if way == "property" else model_folder
+    code, out, err = graphcnf(*command, "--model", model)
     assert code == 0, err
     filters, summary = Filters(**arguments), err.splitlines()[-1]
     if way == "shard":
@@ -65,10 +99,12 @@ def test_what_is_written_passes(graphcnf, model_folder, surroundings, way, name)
     refused = {row["smiles"]: filters.refusal(Chem.MolFromSmiles(row["smiles"])) for row in rows}
     assert not path or {"CCO", "CCCN"} >= {s for s, refusal in refused.items() if refusal}
     assert path or not any(refused.values())
+    # The first block, which the command itself draws, was not all.
+    assert way != "cluster" or json.loads(summary)["sampled"] > 128
     assert all(f"{check} " in summary or f'"{check}": ' in summary for check in filters.checks)
 
 
-def test_filters_only_select_whatever_else_is_asked(graphcnf, model_folder):
+def test_filters_only_select_whatever_else_is_asked(graphcnf, model_folder, monkeypatch):
     """Of `generate`: what is written is what a whole sample holds of it, in its order."""
     options, arguments = zip(*FILTERS.values(), strict=True)
     filters = Filters(**{k: v for one in arguments for k, v in one.items() if k != "exclude"})
@@ -83,3 +119,11 @@ def test_filters_only_select_whatever_else_is_asked(graphcnf, model_folder):
     written = [json.loads(line)["smiles"] for line in out.splitlines()]
     assert written == list(dict.fromkeys(passing))
     assert figures["accepted"] == len(passing) and set(figures["filters"]) == set(filters.checks)
+    # The library draws the same molecules, and ends where none comes up.
+    flow = MoleculeFlow.from_pretrained(model_folder)
+    sample = flow.sample(4, filters=filters)
+    assert sample.smiles == written
+    assert sample.graphs.node_counts.tolist() == [m.GetNumAtoms() for m in sample.molecules]
+    monkeypatch.setattr(flow_module, "MOST_REFUSED", 100)
+    with pytest.raises(UserError, match="0 molecules found .*: 0.0% pass the filters .rings == 5"):
+        flow.sample(1, filters=Filters(require=["rings == 5"]))
