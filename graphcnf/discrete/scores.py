@@ -8,7 +8,7 @@ with the distance of two halves of the data.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -21,6 +21,9 @@ from graphcnf.limits import check_integer, check_seed
 
 MOST_ROWS = 5000
 """Rows of a table at most whose distances to all rows of another are computed."""
+
+LEVELS = np.linspace(0, 1, 30)
+"""Shares of the rows around a centre that alpha-precision and beta-recall look at."""
 
 
 def total_variation(first: Iterable[Hashable], second: Iterable[Hashable]) -> float:
@@ -98,6 +101,11 @@ def evaluate_table(
         with ten bins between the least and the greatest number of each table.
         `detection`: area under the ROC curve of a classifier of real and synthetic rows (Lopez-Paz
         & Oquab 2017, arXiv 1610.06545), by cross-validation; 0.5 where it cannot tell them apart.
+        `alpha_precision` and `beta_recall` (Alaa et al. 2022, arXiv 2102.08921), integrated over
+        alpha and beta as their code does it, 1 for the best: whether as many synthetic rows lie
+        around the centre of the real ones as these do, and whether real rows have a synthetic one
+        that is no further than the next real one. Without an embedding: squared differences of
+        numbers, as parts of their range, and 2 for each other category.
         `closest`: median distance of a synthetic row to the closest real one: the share of columns
         with other categories, numbers differing by parts of their range.
         With `held_out`: `closest_held_out`, the same of the held-out rows, and `copies`, the share
@@ -170,15 +178,17 @@ def _plain(table: pd.DataFrame, numeric: list) -> pd.DataFrame:
 def _records(codes: dict[str, np.ndarray], kinds: np.ndarray, seed: int) -> dict[str, float]:
     """Return distances of synthetic and held-out rows to real ones, and the share of copies."""
     random, most = np.random.default_rng(seed), min(MOST_ROWS, *map(len, codes.values()))
-    few = {name: x[random.permutation(len(x))[:most]] for name, x in codes.items()}
-    real = codes["real"]
-    nearest = _nearest(few["synthetic"], real, real, kinds)
-    figures = {"closest": float(np.median(nearest))}
+    width = np.nanmax(codes["real"], 0) - np.nanmin(codes["real"], 0)
+    width = np.where(kinds | ~(width > 0), 1, width)
+    scaled = {name: x / width for name, x in codes.items()}
+    few = {name: x[random.permutation(len(x))[:most]] for name, x in scaled.items()}
+    figures = _supports(few["real"], few["synthetic"], kinds)
+    nearest = _nearest(few["synthetic"], scaled["real"], kinds)
+    figures["closest"] = float(np.median(nearest))
     if "held_out" in codes:
-        far = _nearest(few["held_out"], real, real, kinds)
+        far = _nearest(few["held_out"], scaled["real"], kinds)
         figures["closest_held_out"] = float(np.median(far))
-        own = _nearest(few["synthetic"], few["real"], real, kinds)
-        other = _nearest(few["synthetic"], few["held_out"], real, kinds)
+        own, other = (_nearest(few["synthetic"], few[k], kinds) for k in ("real", "held_out"))
         figures["copies"] = float(((own < other) + 0.5 * (own == other)).mean())
     return figures
 
@@ -238,16 +248,52 @@ def _detection(real: np.ndarray, synthetic: np.ndarray, seed: int) -> float:
     return float(roc_auc_score(y, score[:, 1]))
 
 
-def _nearest(
-    rows: np.ndarray, others: np.ndarray, scale: np.ndarray, kinds: np.ndarray
-) -> np.ndarray:
-    """Return the distance of each row to the closest of the others, in the units of `scale`."""
-    width = np.nanmax(scale, 0) - np.nanmin(scale, 0)
-    width = np.where(kinds | ~(width > 0), 1, width)
-    found = np.empty(len(rows))
-    for k, row in enumerate(rows):
-        away = np.where(kinds, others != row, abs(others - row) / width)
+def _apart(rows: np.ndarray, others: np.ndarray, kinds: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield for each row its distances (M, D) to others by columns, 1 for another category."""
+    for row in rows:
+        away = np.where(kinds, others != row, abs(others - row))
         # A missing number differs from every other one.
         missing = np.isnan(others) != np.isnan(row)
-        found[k] = np.where(missing, 1, np.nan_to_num(away)).clip(max=1).mean(1).min()
-    return found
+        yield np.where(missing, 1, np.nan_to_num(away))
+
+
+def _nearest(rows: np.ndarray, others: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+    """Return the mean distance over columns of each row to the closest of the others."""
+    return np.array([away.clip(max=1).mean(1).min() for away in _apart(rows, others, kinds)])
+
+
+def _supports(real: np.ndarray, synthetic: np.ndarray, kinds: np.ndarray) -> dict[str, float]:
+    """Return alpha-precision and beta-recall of equally many rows."""
+    weight = np.where(kinds, 2, 1)
+    to_real = np.empty(len(real))
+    for k, away in enumerate(_apart(real, real, kinds)):
+        squares = away**2 @ weight
+        squares[k] = np.inf
+        to_real[k] = squares.min()
+    to_synthetic, closest = np.empty(len(real)), np.empty(len(real), dtype=int)
+    for k, away in enumerate(_apart(real, synthetic, kinds)):
+        squares = away**2 @ weight
+        closest[k], to_synthetic[k] = squares.argmin(), squares.min()
+    inside = _from_centre(synthetic, real, kinds)
+    precision = inside[:, None] <= np.quantile(_from_centre(real, real, kinds), LEVELS)
+    around = _from_centre(synthetic, synthetic, kinds)[closest]
+    near = (to_synthetic <= to_real)[:, None]
+    curves = {
+        "alpha_precision": precision,
+        "beta_recall": near & (around[:, None] <= np.quantile(around, LEVELS)),
+    }
+    return {k: 1 - float(abs(LEVELS - p.mean(0)).sum() / LEVELS.sum()) for k, p in curves.items()}
+
+
+def _from_centre(rows: np.ndarray, others: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+    """Return squared distances of rows to the mean of others, categories one-hot, (M,)."""
+    total = np.zeros(len(rows))
+    for x, mine, kind in zip(rows.T, others.T, kinds, strict=True):
+        if kind:
+            share = pd.Series(mine).value_counts(normalize=True)
+            own = pd.Series(x).map(share).fillna(0).to_numpy()
+            total += 1 - 2 * own + (share**2).sum()
+        else:
+            mean = np.nanmean(mine) if np.isfinite(mine).any() else 0
+            total += np.nan_to_num((x - mean) ** 2, nan=1)
+    return total

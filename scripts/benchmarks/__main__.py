@@ -10,6 +10,7 @@ from graphcnf.scripts.benchmarks.images import images
 from graphcnf.scripts.benchmarks.moses import moses, zinc_fold
 from graphcnf.scripts.benchmarks.pmo import pmo
 from graphcnf.scripts.benchmarks.properties import properties
+from graphcnf.scripts.benchmarks.synthetic import synthetic
 from graphcnf.scripts.benchmarks.systems import systems
 from graphcnf.scripts.benchmarks.tables import tables
 from graphcnf.scripts.benchmarks.text import english_text
@@ -32,6 +33,7 @@ for _command in (
     constrained,
     moses,
     zinc_fold,
+    synthetic,
     tables,
     english_text,
 ):

@@ -44,6 +44,33 @@ def test_equal_tables_have_no_errors_and_others_have():
     assert found["shape_error"] == pytest.approx(100 * expected)
 
 
+def test_supports_are_those_of_the_authors_code():
+    """Alaa et al. 2022, `evaluating-generative-models`: written out on one-hot categories."""
+    names, kinds = ["x", "n", "kind"], ["kind"]
+    real, synthetic = (t[names].dropna().head(300) for t in (REAL, SHIFTED))
+    whole = pd.get_dummies(pd.concat([real, synthetic]), columns=kinds).astype(float)
+    low, high = real[["x", "n"]].min(), real[["x", "n"]].max()
+    whole[["x", "n"]] = (whole[["x", "n"]] - low) / (high - low)
+    a, b = whole.to_numpy()[:300], whole.to_numpy()[300:]
+    levels = np.linspace(0, 1, 30)
+    radii = np.quantile(np.linalg.norm(a - a.mean(0), axis=1), levels)
+    precision = [(np.linalg.norm(b - a.mean(0), axis=1) <= radius).mean() for radius in radii]
+    apart = np.linalg.norm(a[:, None] - a, axis=2) + 9 * np.eye(300)
+    across = np.linalg.norm(a[:, None] - b, axis=2)
+    closest = np.linalg.norm(b[across.argmin(1)] - b.mean(0), axis=1)
+    recall = [
+        ((across.min(1) <= apart.min(1)) & (closest <= radius)).mean()
+        for radius in np.quantile(closest, levels)
+    ]
+    found = evaluate_table(real, synthetic)
+    for name, curve in (("alpha_precision", precision), ("beta_recall", recall)):
+        expected = 1 - abs(levels - curve).sum() / levels.sum()
+        assert found[name] == pytest.approx(expected, abs=0.01)
+    same = evaluate_table(REAL, REAL.sample(frac=1, random_state=0))
+    assert same["alpha_precision"] == pytest.approx(1, abs=0.01)
+    assert same["beta_recall"] == pytest.approx(1, abs=0.01)
+
+
 def test_copies_are_found_and_a_target_is_predicted():
     held_out = table(600, 3)
     options = {"held_out": held_out, "target": "kind"}
