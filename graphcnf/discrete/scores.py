@@ -10,12 +10,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from pandas.api import types
 
+from graphcnf.compute.files import check_output
 from graphcnf.discrete.numbers import as_numbers, is_numeric
+from graphcnf.discrete.report import write_report
 from graphcnf.errors import UserError, require
 from graphcnf.limits import check_integer, check_seed
 
@@ -83,6 +86,7 @@ def evaluate_table(
     held_out: pd.DataFrame | None = None,
     target=None,
     seed: int = 0,
+    html: str | Path | None = None,
 ) -> dict[str, float]:
     """Return figures of a synthetic table beside the real one that it was learned from.
 
@@ -92,6 +96,7 @@ def evaluate_table(
         held_out: Rows that were not learned from, for the closest records and a target.
         target: Column of categories that a classifier predicts from the others.
         seed: Seed of classifiers, and of the rows that are chosen where there are many.
+        html: File of a page with the figures and with bars of every column.
 
     Returns:
         `shape_error` and `trend_error`, in percent: the means over columns and pairs of columns, as
@@ -115,7 +120,8 @@ def evaluate_table(
         classifier predicts when it has learned from synthetic and from real rows.
 
     Raises:
-        UserError: if the columns differ, a table is empty, or scikit-learn is not installed.
+        UserError: if the columns differ, a table is empty, scikit-learn or jinja2 is not installed,
+            or the page cannot be written.
 
     Example:
         >>> import pandas as pd
@@ -124,7 +130,10 @@ def evaluate_table(
         >>> figures["shape_error"], figures["trend_error"], figures["closest"]
         (0.0, 0.0, 0.0)
     """
-    require("sklearn", "evaluate_table", "tables")
+    for package in ["sklearn"] + ["jinja2"] * (html is not None):
+        require(package, "evaluate_table", "tables")
+    if html is not None:
+        check_output(Path(html))
     check_seed(seed)
     tables = {"real": real, "synthetic": synthetic}
     if held_out is not None:
@@ -139,14 +148,14 @@ def evaluate_table(
     numeric = [c for c in real.columns if is_numeric(real[c].dtype)]
     plain = {name: _plain(table[real.columns], numeric) for name, table in tables.items()}
     mine, others = plain["real"], plain["synthetic"]
-    shapes = [_shape_error(mine[c], others[c], c in numeric) for c in real.columns]
-    trends = [
-        _trend_error(mine[[a, b]], others[[a, b]], [c for c in (a, b) if c in numeric])
+    shapes = {c: _shape_error(mine[c], others[c], c in numeric) for c in real.columns}
+    trends = {
+        (a, b): _trend_error(mine[[a, b]], others[[a, b]], [c for c in (a, b) if c in numeric])
         for a, b in combinations(real.columns, 2)
-    ]
+    }
     figures = {
-        "shape_error": 100 * float(np.nanmean(shapes)),
-        "trend_error": 100 * float(np.nanmean(trends)) if trends else 0.0,
+        "shape_error": 100 * float(np.nanmean([*shapes.values()])),
+        "trend_error": 100 * float(np.nanmean([*trends.values()])) if trends else 0.0,
     }
     codes, kinds = _coded(plain, numeric)
     figures["detection"] = _detection(codes["real"], codes["synthetic"], seed)
@@ -158,6 +167,8 @@ def evaluate_table(
             model.fit(np.delete(codes[part], k, 1), codes[part][:, k])
             x, y = np.delete(codes["held_out"], k, 1), codes["held_out"][:, k]
             figures[name] = float((model.predict(x) == y).mean())
+    if html is not None:
+        write_report(html, plain, real.dtypes, figures, shapes, trends)
     return figures
 
 

@@ -97,6 +97,25 @@ def test_errors_are_those_of_sdmetrics():
     assert found["trend_error"] == pytest.approx(100 * (1 - trend), abs=1e-6)
 
 
+def test_the_page_shows_every_column_and_needs_nothing_else(tmp_path):
+    pytest.importorskip("jinja2")
+    names = {"x": "<b>x</b>", "day": "day"}
+    real, synthetic = (t[["x", "kind", "day"]].rename(columns=names) for t in (REAL, SHIFTED))
+    real, synthetic = real.replace("a", "a&b"), synthetic.replace("a", "a&b")
+    figures = evaluate_table(real, synthetic, html=tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "http" not in page and "<script" not in page and "600 synthetic rows" in page
+    for name in ("shape_error", "trend_error"):
+        assert f"{figures[name]:.3g} %" in page
+    # Names and values of others are text.
+    assert "&lt;b&gt;x&lt;/b&gt;" in page and "<b>x" not in page and ">a&amp;b<" in page
+    share = (real["kind"] == "b").mean(), (synthetic["kind"] == "b").mean()
+    assert f"real {100 * share[0]:.2f} %, synthetic {100 * share[1]:.2f} %" in page
+    assert page.count(">missing<") == 2 and "2024-03-" in page
+    with pytest.raises(UserError, match="is a folder: write to another one"):
+        evaluate_table(real, synthetic, html=tmp_path)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -1,0 +1,131 @@
+"""Page of an evaluation of a synthetic table, which needs no network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pandas.api import types
+
+from graphcnf.compute.files import write_file
+
+BARS = 12
+"""Values or intervals of a column that are drawn, at most."""
+
+SQUARES = 60
+"""Columns at most for squares of their pairs."""
+
+WORST = 10
+"""Pairs with the largest errors that are listed."""
+
+FIGURES = {
+    "shape_error": ("Shape error", "%", "mean over columns; 0 for equal frequencies"),
+    "trend_error": ("Trend error", "%", "mean over pairs of columns"),
+    "detection": ("Detection", "", "area under the ROC curve of real or synthetic; 0.5 is best"),
+    "alpha_precision": ("α-precision", "", "synthetic rows lie where real ones do; 1 is best"),
+    "beta_recall": ("β-recall", "", "real rows have a synthetic one close by; 1 is best"),
+    "closest": ("Closest record", "", "median distance of a synthetic row to a real one"),
+    "closest_held_out": ("Closest record, held out", "", "the same of held-out rows"),
+    "copies": ("Copies", "", "share closer to a real row than to a held-out one; 0.5 is none"),
+    "utility": ("Utility", "", "held-out rows predicted right after learning synthetic ones"),
+    "utility_real": ("Utility of real rows", "", "the same after learning real ones"),
+}
+"""Title, unit and meaning of each figure."""
+
+
+def write_report(
+    path: str | Path,
+    tables: Mapping[str, pd.DataFrame],
+    dtypes: Mapping[Any, Any],
+    figures: Mapping[str, float],
+    shapes: Mapping[Any, float],
+    trends: Mapping[tuple[Any, Any], float],
+) -> None:
+    """Write the page.
+
+    Args:
+        path: HTML file.
+        tables: The real table and the others, numbers and times as floats.
+        dtypes: Types of the columns as they were.
+        figures: Those of `evaluate_table`.
+        shapes: Error of each column, 0 to 1.
+        trends: Error of each pair of columns, 0 to 1.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    from jinja2 import Environment, FileSystemLoader
+
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    both = tables["real"], tables["synthetic"]
+    place = {name: k for k, name in enumerate(both[0].columns)}
+    known = {pair: error for pair, error in trends.items() if not math.isnan(error)}
+    most = max(known.values(), default=0) or 1
+    worst = sorted(known, key=lambda pair: -known[pair])[:WORST]
+    page = environment.get_template("report.html").render(
+        counts=", ".join(f"{len(t):,} {k.replace('_', '-')} rows" for k, t in tables.items()),
+        date=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        version=version("graphcnf"),
+        figures=[
+            (FIGURES[k][0], f"{value:.3g} {FIGURES[k][1]}", FIGURES[k][2])
+            for k, value in figures.items()
+        ],
+        columns=[
+            _column(name, shapes[name], both[0][name], both[1][name], dtypes[name])
+            for name in sorted(place, key=lambda name: -np.nan_to_num(shapes[name]))
+        ],
+        side=len(place),
+        cells=[
+            (x, y, f"{error / most:.3f}", f"{a}, {b}: {100 * error:.2f} %")
+            for (a, b), error in known.items()
+            for x, y in ((place[a], place[b]), (place[b], place[a]))
+            if len(place) <= SQUARES
+        ],
+        pairs=[(*pair, f"{100 * known[pair]:.2f} %") for pair in worst],
+    )
+    write_file(Path(path), page.encode())
+
+
+def _column(
+    name: Any, error: float, real: pd.Series, synthetic: pd.Series, dtype: Any
+) -> dict[str, Any]:
+    """Return title and bars of a column: label and share of both tables."""
+    parts = [part.dropna() for part in (real, synthetic)]
+    if real.dtype == float and real.nunique() > BARS:
+        low, high = real.quantile([0.01, 0.99])
+        edges = np.linspace(low, high, BARS + 1)
+        # Numbers beyond the edges are in the outer intervals.
+        parts = [pd.Series(np.searchsorted(edges[1:-1], part, "right")) for part in parts]
+        labels = {
+            k: f"{'from' if k else 'below'} {_shown(edges[k or 1], dtype)}" for k in range(BARS)
+        }
+    else:
+        common = pd.concat(parts).value_counts().index[:BARS]
+        ordered = sorted(common) if real.dtype == float else common
+        labels = {value: _shown(value, dtype) for value in ordered}
+    counts = [part.value_counts() for part in parts]
+    bars = [
+        (label, counts[0].get(k, 0) / len(real), counts[1].get(k, 0) / len(synthetic))
+        for k, label in labels.items()
+    ]
+    absent = [part.isna().mean() for part in (real, synthetic)]
+    bars += [("missing", *absent)] if any(absent) else []
+    most = max((share for _, *shares in bars for share in shares), default=0)
+    shown = "" if math.isnan(error) else f"{100 * error:.2f} %"
+    return {"name": name, "error": shown, "bars": bars, "most": most or 1}
+
+
+def _shown(value: Any, dtype: Any) -> str:
+    """Return a value of a column as a label; times are numbers of nanoseconds."""
+    if types.is_datetime64_any_dtype(dtype):
+        return str(pd.Timestamp(int(value)))[:16]
+    if types.is_timedelta64_dtype(dtype):
+        return str(pd.Timedelta(int(value)).round("s"))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
