@@ -20,7 +20,7 @@ from graphcnf.evaluation.formats import Column, Row
 from graphcnf.scripts._options import checked_minutes, checked_seed, option
 from graphcnf.scripts._output import table_kind, write_table
 from graphcnf.training.experiments import MOLECULES, load_molecules
-from graphcnf.training.settings import TrainingSettings, load_config
+from graphcnf.training.settings import load_config
 
 HERE = Path(__file__).parent
 
@@ -81,33 +81,20 @@ class TrainedRun:
 
     Attributes:
         config: Tables `model`, `data` and `training`.
-        trained: `steps` and `minutes` of the model; empty without one.
     """
 
     def __init__(self, path: Path):
         self.path, self.config = path, load_config(inside(path, "config.toml"))
-        self.trained: dict[str, float] = {}
-        file = inside(path, "model", "config.json")
-        try:
-            trained = read_json(file)["metadata"]["training"]
-            self.trained = {k: float(trained[k]) for k in ("steps", "minutes")}
-        except FileNotFoundError:
-            pass
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise UserError(f"{file}: damaged ({error})") from None
 
-    def check_finished(self) -> None:
-        """Raise `UserError` unless the run has a model and has spent its budget."""
-        settings, progress = TrainingSettings.from_dict(self.config["training"]), 0.0
-        if self.trained:
-            # The file rounds minutes to two decimals.
-            seconds = 60 * (self.trained["minutes"] + 5e-3)
-            progress = settings.progress(int(self.trained["steps"]), seconds)
-        if progress < 1:
-            raise UserError(
-                f"{self.path}: the run is not finished ({int(100 * progress)} % of its budget): "
-                f"graphcnf train --resume --out {self.path}"
-            )
+    def minutes(self) -> float | None:
+        """Return the minutes that the model was trained for, None without one."""
+        file = inside(self.path, "model", "config.json")
+        try:
+            return float(read_json(file)["metadata"]["training"]["minutes"])
+        except FileNotFoundError:
+            return None
+        except (ValueError, LookupError, TypeError) as error:
+            raise UserError(f"{file}: damaged ({error})") from None
 
     def molecules(self) -> MoleculeDataset:
         """Load the data set that the run was trained on; raise `UserError` for no molecules."""
@@ -139,9 +126,9 @@ def _train(preset: str, path: Path, seed: int, minutes: float) -> TrainedRun:
     begun = (path / "config.toml").is_file()
     if begun:
         run = TrainedRun(path)
-        check_minutes(path, run.config["training"].get("minutes", 0), minutes)
-        with suppress(UserError):
-            run.check_finished()
+        budget, trained = run.config["training"].get("minutes", 0), run.minutes()
+        check_minutes(path, budget, minutes)
+        if trained is not None and trained + 5e-3 >= budget:  # the file has two decimals
             return run
     options = [
         f"--minutes={minutes}",
@@ -153,10 +140,12 @@ def _train(preset: str, path: Path, seed: int, minutes: float) -> TrainedRun:
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
     resume = ["--resume"] if begun else []
-    run_child(["-m", "graphcnf", "train", preset, f"--out={path}", *options, *resume])
-    run = TrainedRun(path)
-    run.check_finished()
-    return run
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "graphcnf", "train", preset, f"--out={path}"]
+    code = subprocess.call([*command, *options, *resume], env=environment, stdout=sys.stderr)
+    if code:
+        raise UserError(f"training failed (exit code {code}), see above")
+    return TrainedRun(path)
 
 
 def check_minutes(path: Path, found: float, wanted: float) -> None:
@@ -164,11 +153,3 @@ def check_minutes(path: Path, found: float, wanted: float) -> None:
     # The last step may take a little longer.
     if abs(found - wanted) > 0.02 * wanted + 0.02:
         raise UserError(f"{path} was trained for {found:g} minutes, not {wanted:g}: delete it")
-
-
-def run_child(arguments: Sequence[str]) -> None:
-    """Run Python with these arguments in a process of one thread; raise `UserError` if it fails."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    code = subprocess.call([sys.executable, *arguments], env=environment, stdout=sys.stderr)
-    if code:
-        raise UserError(f"training failed (exit code {code}), see above")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,8 +22,9 @@ from torch.nn.utils.rnn import pad_sequence
 from graphcnf.compute.parallel import chunked
 from graphcnf.datasets.molecules import MoleculeDataset
 from graphcnf.errors import UserError, say
+from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.pretrained import Pretrained
-from graphcnf.scripts.benchmarks.runner import TrainedRun, check_minutes, run_child
+from graphcnf.scripts.benchmarks.runner import TrainedRun, check_minutes
 
 _TOKEN = re.compile(r"\[[^\]]+\]|Br|Cl|.")
 PADDING, START, END = 0, 1, 2
@@ -135,23 +135,17 @@ def bits_per_molecule(model: SmilesLSTM, smiles: Sequence[str]) -> float:
 
 
 def train_beside(run: TrainedRun, minutes: float) -> SmilesLSTM:
-    """Train on the data of a run, with its seed, in a process of one thread.
+    """Train on the data of a run, with its seed and one thread.
 
     A finished training is kept, in `smiles-lstm/seed-N` beside the folder of the run's preset.
     """
     place = run.path.parents[1] / "smiles-lstm" / run.path.name
     if not (place / "config.json").is_file():
-        run_child(["-m", __name__, str(place), str(minutes), str(run.path)])
+        seed, data = run.config["training"]["seed"], run.config["data"]
+        with one_thread(torch.device("cpu")):
+            train(run.molecules(), place, minutes=minutes, seed=seed, source=data)
     model = SmilesLSTM.from_pretrained(place)
     check_minutes(place, model.metadata["training"]["minutes"], minutes)
     if model.metadata["source"] not in (None, run.config["data"]):
         raise UserError(f"{place} was trained on other data than {run.path}: delete it")
     return model
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    _place, _minutes, _path = sys.argv[1:]
-    _run = TrainedRun(Path(_path))
-    _seed, _data = _run.config["training"]["seed"], _run.config["data"]
-    train(_run.molecules(), Path(_place), minutes=float(_minutes), seed=_seed, source=_data)

