@@ -29,16 +29,9 @@ def call(what: str, function: Callable, *fixed, known: Mapping[str, Any], **opti
         return function(*fixed, **known, **options)
     except UserError as error:
         message, cause = str(error), None
-    except (
-        ArithmeticError,
-        AssertionError,
-        AttributeError,
-        LookupError,
-        MemoryError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except (ImportError, OSError):  # of a package or file, not of an argument
+        raise
+    except Exception as error:
         # Sizes of a network that do not go together fail where tensors meet.
         reason = " ".join(str(error).split()).split("() ")[-1][:200] or "not possible"
         given = ", ".join(f"{name} = {_shown(value)}" for name, value in options.items())

@@ -72,11 +72,10 @@ class Cluster:
 
     Args:
         client: Connection to their scheduler.
-        note: Called with a line that the user should see.
     """
 
-    def __init__(self, client: Client, note: Callable[[str], None]):
-        self.client, self.note = client, note
+    def __init__(self, client: Client):
+        self.client = client
         self._noted: set[str] = set()
 
     @contextmanager
@@ -144,7 +143,7 @@ class Cluster:
     def _note_once(self, text: str) -> None:
         if text not in self._noted:
             self._noted.add(text)
-            self.note(text)
+            say(f"note: {text}")
 
 
 Workers = int | Cluster | None
@@ -420,17 +419,12 @@ def check_cluster(cluster: str) -> None:
 
 
 @contextmanager
-def open_workers(
-    cluster: str | None,
-    workers: int | None = None,
-    note: Callable[[str], None] = lambda text: say(f"note: {text}"),
-) -> Iterator[Workers]:
+def open_workers(cluster: str | None, workers: int | None = None) -> Iterator[Workers]:
     """Open a cluster, as `check_cluster` knows it, and yield its workers.
 
     Args:
         cluster: None for no cluster, which yields `workers`.
         workers: Number of processes; None for one per core, and for a remote cluster.
-        note: Called with a line that the user should see.
 
     Raises:
         UserError: The cluster cannot be reached or started.
@@ -475,7 +469,7 @@ def open_workers(
             raise UserError(
                 f"cannot reach the Dask scheduler of {cluster}: {reason:.200}"
             ) from None
-        yield Cluster(stack.enter_context(client), note)
+        yield Cluster(stack.enter_context(client))
 
 
 @contextmanager

@@ -73,13 +73,10 @@ def local(work):
 
 @pytest.fixture
 def two(local):
-    """The processes as an engine, and the notes of it."""
+    """The processes as an engine."""
     with distributed.Client(local, set_as_default=False) as client:
         client.wait_for_workers(2, timeout=60)
-        notes = []
-        engine = Cluster(client, notes.append)
-        engine.notes = notes
-        yield engine
+        yield Cluster(client)
 
 
 @pytest.fixture
@@ -99,10 +96,10 @@ def pids(engine):
     return sorted(engine.client.run(os.getpid).values())
 
 
-def test_results_come_in_the_order_of_the_chunks_from_all_workers(two, work):
+def test_results_come_in_the_order_of_the_chunks_from_all_workers(two, work, capfd):
     found = parallel_map(work.slow_first, list(range(40)), workers=two)
     assert [value for value, _ in found] == [k * k for k in range(40)]
-    assert {pid for _, pid in found} == set(pids(two)) and two.notes == []
+    assert {pid for _, pid in found} == set(pids(two)) and "note: " not in capfd.readouterr().err
 
 
 def test_errors_come_after_what_is_before_them(two, work):
@@ -139,16 +136,15 @@ def test_work_that_kills_its_workers_is_given_up(two, local, work, monkeypatch):
     two.client.wait_for_workers(2, timeout=60)
 
 
-def test_without_a_worker_it_waits_for_one(few, work, monkeypatch):
+def test_without_a_worker_it_waits_for_one(few, work, monkeypatch, capfd):
     monkeypatch.setattr(clusters, "PATIENCE", 0.1)
     started, client = few
-    notes = []
     joining = Timer(0.5, started.scale, [1])
     joining.start()
-    found = parallel_map(work.slow_first, [3, 4], workers=Cluster(client, notes.append))
+    found = parallel_map(work.slow_first, [3, 4], workers=Cluster(client))
     joining.join()
     assert [value for value, _ in found] == [9, 16]
-    assert notes == ["there is no Dask worker; waiting for one"]
+    assert capfd.readouterr().err.count("note: there is no Dask worker; waiting for one\n") == 1
 
 
 def test_a_scheduler_that_ends_is_one_error(few, work, monkeypatch):
@@ -157,7 +153,7 @@ def test_a_scheduler_that_ends_is_one_error(few, work, monkeypatch):
     client._timeout = 0.5  # for which it tries to come back
     started.scale(1)
     client.wait_for_workers(1, timeout=60)
-    with ordered_map(work.slow_first, count(), workers=Cluster(client, print)) as results:
+    with ordered_map(work.slow_first, count(), workers=Cluster(client)) as results:
         stream = iter(results)
         assert next(stream)[0] == 0
         started.close()
@@ -165,7 +161,7 @@ def test_a_scheduler_that_ends_is_one_error(few, work, monkeypatch):
             list(stream)
     with (
         pytest.raises(WorkerDied, match="the Dask scheduler is gone"),
-        Cluster(client, print).ordered_map(work.slow_first, count()),
+        Cluster(client).ordered_map(work.slow_first, count()),
     ):
         pass
 
