@@ -1,4 +1,4 @@
-"""The tutorial runs from top to bottom, but for its training; so does the Python on training."""
+"""The tutorial runs from top to bottom, but for its training."""
 
 import re
 import shlex
@@ -10,14 +10,6 @@ from graphcnf.scripts.cli import main
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 DRAWING = (DOCS / "tutorial.md").read_text().split("## 5. Train")[0]
-
-
-def test_training_of_ones_own_model(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (block,) = re.findall(r"```python\n(.*?)```", (DOCS / "training.md").read_text(), re.DOTALL)
-    names = {}
-    exec(compile(block, "training.md", "exec"), names)
-    assert names["result"].finished and (tmp_path / "runs" / "cards" / "metrics.csv").exists()
 
 
 def test_the_tutorial_runs(tmp_path, monkeypatch, capfd):
