@@ -71,7 +71,6 @@ MODELS |= {
         lambda: RowFlow(4, positions=4, dropout=0.5, **SMALL),
         torch.randint(4, (3, 4)),
     ),
-    "images, dropout": (lambda: image_model("vardeq", couplings=2, dropout=0.5), IMAGES),
     "images, pixelcnn": (lambda: IMAGE_MODELS["pixelcnn"](shape=(1, 8, 8), width=4), IMAGES),
     "images, vae": (lambda: IMAGE_MODELS["vae"](shape=(1, 8, 8), width=4, latents=2), IMAGES),
 }

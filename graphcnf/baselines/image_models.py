@@ -207,8 +207,6 @@ class GAN(ImageModel):
         architecture: str = "gan",
     ):
         super().__init__(architecture, shape, levels, latents=latents, width=width, penalty=penalty)
-        if not penalty >= 0:
-            raise UserError(f"penalty must be at least 0, got {penalty}")
         channels, *size = shape
         self.latent_size, self.penalty = latents, penalty
         # Without a tanh, which has no slope where all pixels are black: training got stuck there.

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from graphcnf.arguments import check
 from graphcnf.categorical import CategoricalFlow, make_encoding
 from graphcnf.categorical.autoregressive import AutoregressiveFlow
 from graphcnf.categorical.flow import Bound
@@ -20,13 +21,11 @@ from graphcnf.flows.modules import evaluates
 from graphcnf.flows.transform import Context, Noise
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 from graphcnf.graphs.networks import walk_features
-from graphcnf.limits import is_integer
+from graphcnf.limits import Range, is_integer
 from graphcnf.pretrained import Pretrained
 
 if TYPE_CHECKING:
     import networkx as nx
-
-COUPLINGS = ("nodes", "waves", "channels")
 
 
 @evaluates("log_prob", "sample", "encode", "decode")
@@ -66,7 +65,7 @@ class ColoringFlow(Pretrained, nn.Module):
         self,
         colors: int,
         *,
-        coupling: str = "nodes",
+        coupling: Literal["nodes", "waves", "channels"] = "nodes",
         encoding: str | None = None,
         latent_dim: int | None = None,
         encoding_options: dict | None = None,
@@ -77,18 +76,13 @@ class ColoringFlow(Pretrained, nn.Module):
         layers: int = 3,
         heads: int = 8,
         ahead: int = 32,
-        rounds: int = 6,
+        rounds: Annotated[int, Range()] = 6,
     ):
         super().__init__()
         self.flow: CategoricalFlow
         self.config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         self.metadata: dict = {}
-        if coupling not in COUPLINGS:
-            raise UserError(f"coupling must be one of {', '.join(COUPLINGS)}, not {coupling!r}")
-        for name, value in self.config.items():
-            least = 0 if name == "rounds" else 1
-            if name != "latent_dim" and isinstance(value, int) and value < least:
-                raise UserError(f"{name} must be at least {least}, not {value}")
+        check("ColoringFlow", self.config, ColoringFlow)
         if width % heads:
             raise UserError(f"heads must divide the width, got {heads} and {width}")
         if coupling != "channels":

@@ -93,51 +93,35 @@ class Checkerboard(Squeeze):
 
 
 class Split(Transform):
-    """Multi-scale split ``z = x[:, :keep]``; the rest has a density of its own.
+    """Multi-scale split ``z = x[:, :keep]``, the larger half; the rest has a density of its own.
 
-    The log term is ``log p(rest | z)``. `forward` appends the rest, as a latent of the base
-    density, to ``context.discarded``, and `inverse` pops it from there, or else draws it.
+    The log term is ``log p(rest)``. `forward` appends the rest to ``context.discarded``, and
+    `inverse` pops it from there, or else draws it.
     Dinh et al., *Density estimation using Real NVP*, ICLR 2017, arXiv 1605.08803, section 3.6.
-    Kingma & Dhariwal, *Glow*, NeurIPS 2018, arXiv 1807.03039 (the conditional prior of its
-    code).
 
     Args:
         channels: channels of ``x``.
-        keep: number of channels of ``z``, the larger half if None.
         base: density of the rest, standard normal if None.
-        prior: a bijection of ``x`` that leaves the first ``keep`` channels as they are and maps the
-            rest to the base density, as ``ChannelsFirst(AffineCoupling(network, split=keep))``.
 
     Raises:
-        ValueError: if ``keep`` is not positive and smaller than ``channels``.
+        ValueError: if there are fewer than 2 channels.
     """
 
-    def __init__(
-        self,
-        channels: int,
-        keep: int | None = None,
-        *,
-        base: BaseDensity | None = None,
-        prior: Bijection | None = None,
-    ):
+    def __init__(self, channels: int, base: BaseDensity | None = None):
         super().__init__()
-        keep = channels - channels // 2 if keep is None else keep
-        if not 0 < keep < channels:
-            raise ValueError(f"cannot keep {keep} of {channels} channels and factor out the rest")
-        self.channels, self.keep, self.prior = channels, keep, prior
+        if channels < 2:
+            raise ValueError(f"a split needs at least 2 channels, got {channels}")
+        self.channels, self.keep = channels, channels - channels // 2
         self.base: BaseDensity = StandardNormal() if base is None else base
 
     def forward(self, x, context=Context()):
-        """Return the first ``keep`` channels, and ``log p(rest | z)``."""
+        """Return the first ``keep`` channels, and ``log p(rest)``."""
         if x.shape[1] != self.channels:
             raise ValueError(f"a split of {self.channels} channels got {x.shape[1]}")
-        x, log_term = x.to(log_term_dtype(x)), 0.0
-        if self.prior is not None:
-            x, log_term = self.prior(x, context)
-        rest = x[:, self.keep :]
+        z, rest = x.to(log_term_dtype(x)).tensor_split([self.keep], 1)
         if context.discarded is not None:
             context.discarded.append(rest)
-        return x[:, : self.keep], log_term + self.base.log_prob(rest)
+        return z, self.base.log_prob(rest)
 
     def inverse(self, z, context=Context()):
         """Return ``z`` with the rest that `forward` has factored out, or with a new one.
@@ -158,8 +142,7 @@ class Split(Transform):
             rest = context.discarded.pop().to(z)
         else:
             raise ValueError("discarded is empty: it must be the list that forward has filled")
-        x = torch.cat((z, rest), 1)
-        return x if self.prior is None else self.prior.inverse(x, context)
+        return torch.cat((z, rest), 1)
 
 
 def _check_image(x: Tensor) -> None:

@@ -33,7 +33,7 @@ from graphcnf.flows.pixels import ChannelsFirst, Checkerboard, Split, Squeeze
 from graphcnf.flows.transform import Bijection, Context, Inverse, Noise, Sequential, Transform
 from graphcnf.images.model import ImageLatents, ImageModel
 from graphcnf.images.networks import ConvolutionNetwork, ImageEncoder
-from graphcnf.limits import Range, check_integer, is_number
+from graphcnf.limits import Range
 
 Shape = Sequence[int]
 COUPLINGS: dict[str, type[Coupling]] = {"additive": AdditiveCoupling, "affine": AffineCoupling}
@@ -58,9 +58,6 @@ class Layers:
 
     def dequantize(self, levels: int, alpha: float, kind: str = "", couplings: int = 0) -> None:
         """Map integers 0 to levels - 1 to the real line; the noise is uniform for 0 couplings."""
-        # At 0, black pixels would lie at minus infinity.
-        if not is_number(alpha) or not 0 < alpha < 1:
-            raise UserError(f"alpha must be a number between 0 and 1, got {alpha!r}")
         noise: Transform = UniformDequantization(levels)
         if couplings:
             channels, height, breadth = self.shape
@@ -105,11 +102,10 @@ class Layers:
         self.steps.append(Inverse(Checkerboard()))
         self.shape = shape
 
-    def split(self, prior: str | None = None) -> None:
-        """Factor out half of the channels; ``prior`` is the kind of a coupling given the rest."""
+    def split(self) -> None:
+        """Factor out half of the channels."""
         channels, height, width = self.shape
-        coupling = None if prior is None else ChannelsFirst(self._coupling(prior))
-        self.steps.append(Split(channels, channels // 2, base=self.base, prior=coupling))
+        self.steps.append(Split(channels, self.base))
         self.shape = (channels // 2, height, width)
 
     def _coupling(self, kind: str, swap: bool = False, **network: Any) -> Coupling:
@@ -117,13 +113,13 @@ class Layers:
         channels, *size = self.shape
         if channels < 2:
             raise UserError("a coupling needs at least 2 channels: squeeze before")
-        name, _, mixtures = str(kind).partition("-")
+        name, _, mixtures = kind.partition("-")
         options: dict[str, Any] = {"split": channels // 2, "swap": swap}
         if name == "mixture" and mixtures.isdecimal() and int(mixtures) > 0:
             options["mixtures"] = int(mixtures)
             cls: type[Coupling] = MixtureLogisticCoupling
             parameters = 3 * int(mixtures) + 2
-        elif str(kind) in COUPLINGS:
+        elif kind in COUPLINGS:
             cls = COUPLINGS[kind]
             parameters = cls.parameters_per_channel
         else:
@@ -175,15 +171,13 @@ def multiscale(
     coupling="affine",
     couplings=(2, 2, 4),
     dequantization=4,
-    prior=None,
     alpha=1e-5,
     **network,
 ) -> Layers:
     """Return a flow of two scales: half of the dimensions leave at half the size.
 
     Four must divide the sides. ``couplings`` are the numbers of couplings with checkerboard masks,
-    and of channels at half and at a quarter of the size; that of kind ``prior`` conditions what
-    leaves on what stays.
+    and of channels at half and at a quarter of the size.
     """
     checkerboards, halves, quarters = _three(couplings)
     layers = Layers(shape, **network)
@@ -191,7 +185,7 @@ def multiscale(
     layers.checkerboard(coupling, checkerboards)
     layers.squeeze()
     layers.couplings(coupling, halves)
-    layers.split(prior)
+    layers.split()
     layers.squeeze()
     layers.couplings(coupling, quarters)
     return layers
@@ -226,7 +220,6 @@ def glow(
     pixels: Annotated[int, Range()] = 2,
     mixtures=6,
     coupling="affine",
-    prior=None,
     block="pointwise",
     layers=1,
     position=False,
@@ -250,7 +243,7 @@ def glow(
         model.squeeze()
         model.couplings(coupling, steps if scale else steps - pixels, mix=True)
         if scale < scales - 1:
-            model.split(prior)
+            model.split()
     return model
 
 
@@ -322,12 +315,11 @@ class ImageFlow(ImageModel):
     def __init__(
         self, *, architecture: str, shape: Sequence[int], levels: int = 256, **options: Any
     ):
-        super().__init__(architecture, shape, levels, **options)
         if architecture not in MODELS:
             known = ", ".join(MODELS)
             raise UserError(f"architecture must be one of {known}, got {architecture!r}")
+        super().__init__(architecture, shape, levels, **options)
         try:
-            _check_options(options)
             layers = MODELS[architecture](tuple(shape), levels, **options)
         except (UserError, ValueError, TypeError) as error:
             raise UserError(f"architecture {architecture}: {error}") from None
@@ -335,6 +327,11 @@ class ImageFlow(ImageModel):
         self.base: BaseDensity = layers.base
         self.latent_shape = layers.shape
         self.latent_size = math.prod(self.shape)
+
+    @classmethod
+    def parts(cls, architecture):
+        """Return the function of the architecture, and the networks of its couplings."""
+        return MODELS[architecture], ConvolutionNetwork
 
     def _terms(self, x, noise=None):
         z, log_term = self.flow(self.checked(x).to(self.dtype), Context(noise=noise))
@@ -363,16 +360,3 @@ class ImageFlow(ImageModel):
     def _double(self) -> ImageFlow:
         """Return a copy in float64 and evaluation mode: float32 would lose a pixel now and then."""
         return copy.deepcopy(self).double().eval()
-
-
-def _check_options(options: dict[str, Any]) -> None:
-    """Raise `UserError` for numbers out of range that neither `ImageModel` nor a layer checks."""
-    if "context" in options:
-        raise UserError("no option 'context': images have none")
-    couplings = options.get("couplings", 1)
-    several = couplings if isinstance(couplings, list | tuple) else [couplings or -1]
-    for name, count in [("pixels", options.get("pixels", 0)), *(("couplings", n) for n in several)]:
-        check_integer(name, count)
-    for name in ("heads", "dropout"):
-        if not is_number(options.get(name, 0)):
-            raise UserError(f"{name} must be a number, got {options[name]!r}")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from graphcnf.arguments import check
 from graphcnf.errors import UserError
 from graphcnf.flows.base import Generators, record_generators
 from graphcnf.flows.modules import evaluates
@@ -18,9 +19,10 @@ from graphcnf.flows.transform import Noise, log_term_dtype
 from graphcnf.limits import check_integer
 from graphcnf.pretrained import Pretrained
 
+FIXED = ("inputs", "outputs", "size", "context", "shape", "levels", "architecture")
+"""Arguments of the parts of a model that are no options."""
+
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-# Options of models that are integers of at least 1.
-SIZES = ("width", "layers", "mixtures", "latents", "scales", "steps", "dequantization")
 
 BLOCK = 32  # records that are drawn together: rounding in float32 depends on the size of a batch
 
@@ -62,12 +64,16 @@ class ImageModel(Pretrained, ABC):
         if len(shape) != 3 or not all(isinstance(size, int) and size > 0 for size in shape):
             raise UserError(f"shape must be channels, height and width, got {list(shape)}")
         check_integer("levels", levels, 2, 256)
-        for name in SIZES:
-            check_integer(name, options.get(name, 1), 1)
+        check(f"architecture {architecture}", options, *self.parts(architecture), fixed=FIXED)
         self.config = {"architecture": architecture, "shape": list(shape), "levels": levels}
         self.config |= options
         self.metadata: dict = {}
         self.shape, self.levels = (shape[0], shape[1], shape[2]), levels
+
+    @classmethod
+    def parts(cls, architecture: str) -> Sequence[Callable]:
+        """Return the functions and classes that take the options of an architecture."""
+        return (cls,)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from graphcnf.flows.modules import zero_init
 from graphcnf.flows.pixels import Checkerboard
 from graphcnf.flows.transform import Context
-from graphcnf.limits import check_integer, is_integer
+from graphcnf.limits import is_integer
 
 
 def channels_last(module: nn.Module) -> None:
@@ -32,7 +32,6 @@ class ConvolutionNetwork(nn.Module):
         layers: number of blocks.
         block: "gated", "residual" or "pointwise".
         heads: heads of self-attention after the last block, 0 for none; must divide ``width``.
-        dropout: share of channels of a block that are dropped in training.
         context: channels of the context's features, 0 for none.
         position: True for a learned vector of each pixel, added after the first convolution.
         kernels: sizes of the first and the last convolution, odd.
@@ -51,27 +50,22 @@ class ConvolutionNetwork(nn.Module):
         layers: int = 2,
         block: str = "gated",
         heads: int = 0,
-        dropout: float = 0.0,
         context: int = 0,
         position: bool = True,
         kernels: tuple[int, int] = (3, 3),
     ):
         super().__init__()
-        check_integer("width", width, 1)
-        check_integer("layers", layers, 1)
-        if not isinstance(block, str) or block not in BLOCKS:
+        if block not in BLOCKS:
             raise ValueError(f"block must be one of {', '.join(BLOCKS)}, got {block!r}")
-        if heads < 0 or width % max(heads, 1):
+        if width % max(heads, 1):
             raise ValueError(f"heads must divide the width, got {heads} and {width}")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
         odd = isinstance(kernels, list | tuple) and [k for k in kernels if is_integer(k) and k % 2]
         if not odd or not len(odd) == len(kernels) == 2 or min(odd) < 1:
             raise ValueError(f"kernels must be two odd sizes, got {kernels!r}")
         first, last = kernels
         self.enter = nn.Conv2d(inputs + context, width, first, padding=first // 2)
         self.position = nn.Parameter(torch.zeros(1, width, *size)) if position else None
-        self.blocks = nn.ModuleList(BLOCKS[block](width, dropout) for _ in range(layers))
+        self.blocks = nn.ModuleList(BLOCKS[block](width) for _ in range(layers))
         if heads:
             self.blocks.append(PixelAttention(width, heads, size))
         self.leave = zero_init(nn.Conv2d(width, outputs, last, padding=last // 2))
@@ -122,46 +116,43 @@ class ChannelNorm(nn.LayerNorm):
 class GatedBlock(nn.Module):
     """``h + a sigmoid(b)``, (a, b) from 3x3 and 1x1 convolutions of the normalised h (Flow++)."""
 
-    def __init__(self, width: int, dropout: float = 0.0):
+    def __init__(self, width: int):
         super().__init__()
         self.norm = ChannelNorm(width)
         self.convolution = nn.Conv2d(width, width, 3, padding=1)
-        self.dropout = nn.Dropout2d(dropout)
         self.gate = nn.Conv2d(width, 2 * width, 1)
 
     def forward(self, h: Tensor) -> Tensor:
         """Update ``h (B, C, H, W)``."""
-        u = self.dropout(F.silu(self.convolution(self.norm(h))))
+        u = F.silu(self.convolution(self.norm(h)))
         return h + F.glu(self.gate(u), 1)
 
 
 class ResidualBlock(nn.Module):
     """``h`` plus two 3x3 convolutions of the normalised ``h``, as in RealNVP (arXiv 1605.08803)."""
 
-    def __init__(self, width: int, dropout: float = 0.0):
+    def __init__(self, width: int):
         super().__init__()
         self.norm = ChannelNorm(width)
         self.first = nn.Conv2d(width, width, 3, padding=1)
-        self.dropout = nn.Dropout2d(dropout)
         self.second = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, h: Tensor) -> Tensor:
         """Update ``h (B, C, H, W)``."""
         u = F.relu(self.first(F.relu(self.norm(h))))
-        return h + self.second(self.dropout(u))
+        return h + self.second(u)
 
 
 class PointwiseBlock(nn.Module):
     """1x1 convolution of ``relu(h)``, as in the middle of Glow's networks (arXiv 1807.03039)."""
 
-    def __init__(self, width: int, dropout: float = 0.0):
+    def __init__(self, width: int):
         super().__init__()
-        self.dropout = nn.Dropout2d(dropout)
         self.convolution = nn.Conv2d(width, width, 1)
 
     def forward(self, h: Tensor) -> Tensor:
         """Map ``h (B, C, H, W)``, which is overwritten."""
-        return self.convolution(self.dropout(F.relu_(h)))
+        return self.convolution(F.relu_(h))
 
 
 class PixelAttention(nn.Module):

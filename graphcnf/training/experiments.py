@@ -21,26 +21,22 @@ from graphcnf.arguments import call, check
 from graphcnf.baselines.image_models import image_model_class
 from graphcnf.categorical import SetFlow
 from graphcnf.compute.cpu import memory
-from graphcnf.compute.files import (
-    RUN_MARK,
-    claim,
-    expand_user,
-    inside,
-    is_claimed,
-    replace_file,
-)
+from graphcnf.compute.files import RUN_MARK, claim, expand_user, inside, replace_file
 from graphcnf.compute.parallel import chunked
 from graphcnf.datasets.cache import cached
 from graphcnf.datasets.coloring import load_coloring
 from graphcnf.datasets.images import load_images
 from graphcnf.datasets.molecules import cache_path
 from graphcnf.datasets.sets import TASKS
+from graphcnf.datasets.stereo import load_stereo
 from graphcnf.errors import UserError, require, suggest
 from graphcnf.graphs import GraphBatch, GraphCNF
 from graphcnf.graphs.model import model_class
 from graphcnf.graphs.networks import condition_tables
-from graphcnf.images import MODELS, ConvolutionNetwork, ImageFlow
+from graphcnf.images.model import FIXED
 from graphcnf.limits import Range, is_integer, limited_parameters
+from graphcnf.molecules.properties import parse_names, property_table
+from graphcnf.molecules.stereo_flow import StereoFlow
 from graphcnf.molecules.vocabulary import CODEC_VERSION, MoleculeVocabulary
 from graphcnf.training.processes import is_main
 from graphcnf.training.settings import Experiment, TrainingSettings
@@ -87,19 +83,15 @@ def fit_config(
         raise UserError("a run needs a budget: give minutes or steps")
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    if is_main():
-        is_claimed(out, "training")
-    file, mark = inside(out, "config.toml"), inside(out, RUN_MARK)
-    new = is_main() and not file.exists()
-    if new:
-        claim(out, "training")
+    file, new = inside(out, "config.toml"), is_main() and claim(out, "training")
+    if is_main() and not file.exists():
         replace_file(file, tomli_w.dumps({**config, "training": settings.to_dict()}).encode())
     try:
         experiment = build_experiment(config)
     except Exception as error:
         if new:
             file.unlink(missing_ok=True)
-            mark.unlink(missing_ok=True)
+            inside(out, RUN_MARK).unlink(missing_ok=True)
             with suppress(OSError):  # somebody has put something there
                 out.rmdir()
         if isinstance(error, UserError) and str(error).startswith("["):
@@ -198,8 +190,6 @@ def _experiment(model, dataset, size: int, held_out: int) -> Experiment:
 
 def _property_names(names: Any) -> list[str]:
     """Return the properties that `[model]` names; raises `UserError`."""
-    from graphcnf.molecules.properties import parse_names
-
     if not (isinstance(names, list) and names and all(isinstance(n, str) for n in names)):
         raise UserError(
             f'[model]: properties must be a list such as ["logp", "qed"], got {names!r}'
@@ -209,7 +199,6 @@ def _property_names(names: Any) -> list[str]:
 
 def property_values(dataset: MoleculeDataset, names: Sequence[str]) -> np.ndarray:
     """Return properties of every molecule, (M, P) float64, from the cache where they are known."""
-    from graphcnf.molecules.properties import property_table
 
     def compute() -> dict[str, np.ndarray]:
         label = f"properties of {dataset.name}"
@@ -264,7 +253,6 @@ def _loaded(load: Callable, options: dict, **known) -> Any:
 
 
 def _sets(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
-
     task = data.pop("task", "shuffling")
     if not isinstance(task, str) or task not in TASKS:
         raise UserError(f"[data]: unknown task {task!r}{suggest(str(task), list(TASKS))}")
@@ -276,7 +264,7 @@ def _sets(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
 
 
 def _coloring(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
-    from graphcnf.coloring import ColoringFlow
+    from graphcnf.coloring import ColoringFlow  # torch_geometric takes a second
 
     check("[model]", model, ColoringFlow, fixed=("colors",))
     dataset = _loaded(load_coloring, data)
@@ -286,9 +274,6 @@ def _coloring(model: dict, data: dict, settings: TrainingSettings) -> Experiment
 
 
 def _stereo(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
-    from graphcnf.datasets.stereo import load_stereo
-    from graphcnf.molecules.stereo_flow import StereoFlow
-
     check("[model]", model, StereoFlow)
     dataset = _loaded(load_stereo, data)
     network = call("[model]", StereoFlow, known={}, **model)
@@ -297,7 +282,6 @@ def _stereo(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
 
 
 def _images(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
-
     shift, size = data.pop("shift", 0), settings.batch_size
     if not (is_integer(shift) and shift in Range(0, 1000)):
         raise UserError(f"[data]: shift must be a number of pixels from 0 to 1000, got {shift!r}")
@@ -307,11 +291,10 @@ def _images(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
     if "path" in data:
         # The model remembers it, and may be evaluated from elsewhere.
         data["path"] = str(call("[data]", expand_user, data["path"], known={}).absolute())
-    kind = call("[model]", image_model_class, model["architecture"], known={})
-    # The networks of a flow take the arguments that its architecture does not take.
-    parts = (MODELS[model["architecture"]], ConvolutionNetwork) if kind is ImageFlow else ()
-    fixed = ("inputs", "outputs", "size", "context", "shape", "levels")
-    check("[model]", model, kind, *parts, fixed=fixed)
+    options = dict(model)
+    architecture = options.pop("architecture")
+    kind = call("[model]", image_model_class, architecture, known={})
+    check("[model]", options, *kind.parts(architecture), fixed=FIXED)
     dataset = _loaded(load_images, data)
     known = {"shape": dataset.shape, "levels": dataset.levels}
     network = call("[model]", kind, known=known, **model)

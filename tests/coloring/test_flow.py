@@ -316,13 +316,13 @@ def test_input_is_checked(batch, coupling):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"coupling": "pairs"}, "nodes, waves, channels"),
+        ({"coupling": "pairs"}, '"nodes" or "waves" or "channels"'),
         ({"encoding": "mixture"}, "interval"),
         ({"coupling": "channels", "encoding": "interval"}, "at least 2 latents"),
         ({"width": 10}, "divide"),
         ({"layers": 0}, "layers must be"),
         ({"ahead": 0}, "ahead must be"),
-        ({"rounds": -1}, "rounds must be at least 0"),
+        ({"rounds": -1}, "rounds must be an integer from 0"),
     ],
 )
 def test_errors(options, message):

@@ -179,7 +179,7 @@ def test_bounds_of_a_flow_with_dequantization_sum_to_one():
             Logit(0.0),
             Squeeze(),
             ChannelsFirst(InvertibleLinear(4)),
-            Split(4, prior=ChannelsFirst(AffineCoupling(Convolutions(2, 4), split=2))),
+            Split(4),
             ChannelsFirst(ActNorm(2)),
         ),
         by=0.1,

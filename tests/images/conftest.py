@@ -65,7 +65,7 @@ def small_model(photographs):
     torch.manual_seed(0)
     flow = ImageFlow(
         architecture="multiscale", shape=(3, 8, 12), levels=32, couplings=(1, 1, 1),
-        dequantization=2, prior="mixture-3", coupling="affine", **TINY,
+        dequantization=2, coupling="affine", **TINY,
     )  # fmt: skip
     return away_from_start(flow, photographs)
 

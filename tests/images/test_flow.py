@@ -129,12 +129,11 @@ def test_save_and_load(model, digits, tmp_path):
         ({"foo": 3}, "foo"),
         ({"levels": 300}, "levels must be an integer from 2 to 256"),
         ({"coupling": "mixture-0"}, "additive, affine or mixture-8"),
-        ({"coupling": ["affine"]}, "additive, affine or mixture-8"),
+        ({"coupling": ["affine"]}, "coupling must be text"),
         ({"width": "wide"}, "width must be an integer"),
-        ({"dropout": 1.0}, "dropout"),
-        ({"block": ["dense"]}, "block must be one of gated"),
+        ({"block": "dense"}, "block must be one of gated"),
         ({"heads": 3, "width": 8}, "heads must divide"),
-        ({"heads": "two"}, "heads must be a number"),
+        ({"heads": "two"}, "heads must be an integer"),
         ({"alpha": "x"}, "alpha must be a number"),
         ({"pixels": [2]}, "pixels must be an integer"),
         ({"pixels": 0, "kernels": [2, 3]}, "kernels must be two odd sizes"),
@@ -171,7 +170,6 @@ OPTIONS = {
     "pointwise": {"block": "pointwise", "layers": 1},
     "attention": {"heads": 2},
     "context": {"context": 3},
-    "dropout": {"dropout": 0.5},
 }
 
 

@@ -78,7 +78,7 @@ EXPERIMENTS: dict[str, tuple[dict, dict, dict[str, tuple], dict[str, tuple]]] = 
         {"architecture": "simple", "couplings": 2, "width": 4, "layers": 1},
         {"name": "images", "path": "{photos}", "bits": 2},
         {"architecture": (*NAME, "realnvp9"), "couplings": SIZE, "width": SIZE, "layers": SIZE,
-         "coupling": NAME, "alpha": (*REAL, 0, 2.0), "block": NAME, "dropout": (*REAL, 1.0),
+         "coupling": NAME, "alpha": (*REAL, 0, 2.0), "block": NAME,
          "heads": ("x", 1.5, -1, 3, True, [1]), "position": FLAG, "shape": ([1, 4, 4],),
          "levels": (4,), "context": (3,), "kernels": ("x", [3], [2, 2], [3, 3, 3])},
         {"path": (*FILE, "{molecules}"), "bits": (*SIZE, 9), "shift": WHOLE},
