@@ -12,8 +12,13 @@ import typer
 from graphcnf.compute.files import expand_user, inside
 from graphcnf.errors import UserError, say
 from graphcnf.scripts._options import checked_seed, option
-from graphcnf.training.processes import by_torchrun, is_main
-from graphcnf.training.settings import apply_overrides, load_config, load_preset
+from graphcnf.training.settings import (
+    apply_overrides,
+    by_torchrun,
+    is_main,
+    load_config,
+    load_preset,
+)
 
 budget = partial(option, rich_help_panel="Budget")
 on_machine = partial(option, rich_help_panel="Machine")

@@ -36,8 +36,7 @@ from graphcnf.limits import (
     plain,
 )
 from graphcnf.pretrained import locate
-from graphcnf.training.processes import leave_unless_main
-from graphcnf.training.settings import Experiment, TrainingSettings
+from graphcnf.training.settings import Experiment, TrainingSettings, leave_unless_main
 
 if TYPE_CHECKING:
     from graphcnf.training.history import History

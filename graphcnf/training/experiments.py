@@ -38,8 +38,7 @@ from graphcnf.limits import Range, is_integer, limited_parameters
 from graphcnf.molecules.properties import parse_names, property_table
 from graphcnf.molecules.stereo_flow import StereoFlow
 from graphcnf.molecules.vocabulary import CODEC_VERSION, MoleculeVocabulary
-from graphcnf.training.processes import is_main
-from graphcnf.training.settings import Experiment, TrainingSettings
+from graphcnf.training.settings import Experiment, TrainingSettings, is_main
 
 if TYPE_CHECKING:
     from graphcnf.datasets.molecules import MoleculeDataset

@@ -30,8 +30,13 @@ from graphcnf.molecules.hashing import contains, hash_each
 from graphcnf.molecules.properties import Feature, has_element, property_table
 from graphcnf.molecules.vocabulary import CODEC_VERSION
 from graphcnf.pretrained import model_digest
-from graphcnf.training.processes import is_main, leave_unless_main
-from graphcnf.training.settings import Experiment, TrainingSettings, load_config
+from graphcnf.training.settings import (
+    Experiment,
+    TrainingSettings,
+    is_main,
+    leave_unless_main,
+    load_config,
+)
 
 REQUEST = "finetune.json"
 """File of a run's folder with the arguments of the run."""

@@ -41,8 +41,8 @@ from graphcnf.training.checkpoint import (
 )
 from graphcnf.training.history import HEADLINES, History, MetricsFile, figure
 from graphcnf.training.optimizers import averaged, optimizers_of, restore
-from graphcnf.training.processes import as_launched, is_main, launched
-from graphcnf.training.settings import Experiment, TrainingSettings
+from graphcnf.training.processes import launched
+from graphcnf.training.settings import Experiment, TrainingSettings, is_main
 
 STEPS_PER_EVALUATION_BATCH = 8
 """Training steps taken per held-out batch of an evaluation, which costs up to four steps."""
@@ -120,7 +120,7 @@ def fit(
         raise UserError("a run needs a budget: give minutes or steps")
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    settings = as_launched(settings)
+    settings = settings.as_launched()
     if main:
         claim(out_dir, "training")
     with file_lock(inside(out_dir, ".lock"), out_dir) if main else nullcontext():

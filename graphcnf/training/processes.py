@@ -1,51 +1,27 @@
-"""Processes of a run: what their launcher says of this one, and the group that they form."""
+"""The group that the processes of a run form."""
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import logging
 import os
-import sys
 import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import LightningEnvironment
 
 from graphcnf.compute.cpu import keep_kernels, keep_memory
 from graphcnf.errors import UserError
-from graphcnf.training.settings import TrainingSettings
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
+from graphcnf.training.settings import TrainingSettings, by_torchrun
 
 LOST_CONNECTION = ("gloo", "nccl", "connection", "peer", "timed out", "timeout", "rendezvous")
 """Words in the errors of processes whose partner has ended."""
-
-
-def is_main() -> bool:
-    """Return True in the first process of the first node, which writes files and messages."""
-    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
-
-
-def by_torchrun() -> bool:
-    """Return True where `torchrun` started this process."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
-
-
-def as_launched(settings: TrainingSettings) -> TrainingSettings:
-    """Return the settings with the processes that `torchrun` started on this node, if it did."""
-    if by_torchrun():
-        return dataclasses.replace(settings, devices=int(os.environ["LOCAL_WORLD_SIZE"]))
-    return settings
-
-
-def leave_unless_main() -> None:
-    """End every process but the first one, which alone goes on with the caller's script."""
-    if not is_main():
-        sys.exit(0)
 
 
 @contextmanager
@@ -55,8 +31,6 @@ def launched(settings: TrainingSettings, out_dir: Path) -> Iterator[Fabric]:
     Raises:
         UserError: the machine lacks the devices, or another process has ended.
     """
-    import torch.distributed as dist
-
     # Advice that does not apply to a loop with its own data and files.
     for name in ("lightning_fabric", "lightning_utilities"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -91,10 +65,6 @@ def launched(settings: TrainingSettings, out_dir: Path) -> Iterator[Fabric]:
 
 
 def _fabric(settings: TrainingSettings) -> Fabric:
-    import torch
-    from lightning_fabric import Fabric
-    from lightning_fabric.plugins.environments import LightningEnvironment
-
     cuda = settings.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     most = torch.cuda.device_count() if cuda else 2 * (os.cpu_count() or 1)
     if settings.devices > most and (cuda or settings.accelerator in ("auto", "cpu")):
@@ -117,8 +87,6 @@ def _fabric(settings: TrainingSettings) -> Fabric:
 
 
 def _in_group() -> bool:
-    import torch.distributed as dist
-
     return dist.is_available() and dist.is_initialized()
 
 
@@ -129,8 +97,6 @@ def _leave_group(joined: bool) -> None:
     or they may abort the process at its end; and this thread has to wait for them without the lock,
     as the group's own destructor does, but not that of a parallel model which holds the group.
     """
-    import torch.distributed as dist
-
     if joined and _in_group():
         gc.collect()
         group = dist.group.WORLD

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
+import sys
 import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -121,6 +123,12 @@ class TrainingSettings:
         """Return all settings that have a value, as a `[training]` table."""
         return {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
 
+    def as_launched(self) -> TrainingSettings:
+        """Return the settings for the processes that `torchrun` started on this node, if any."""
+        if by_torchrun():
+            return dataclasses.replace(self, devices=int(os.environ["LOCAL_WORLD_SIZE"]))
+        return self
+
     def progress(self, step: int, seconds: float) -> float:
         """Return the share of the budget spent after `step` steps and `seconds` seconds (>= 0)."""
         of_time = seconds / (60 * self.minutes) if self.minutes is not None else 0.0
@@ -165,6 +173,22 @@ class Experiment:
     eval_batches: Callable[[], Iterable[Any]]
     headline: str | None = None
     words: Callable[[dict[str, Any]], str | None] | None = None
+
+
+def is_main() -> bool:
+    """Return True in the first process of the first node, which writes files and messages."""
+    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
+
+
+def leave_unless_main() -> None:
+    """End every process but the first one, which alone goes on with the caller's script."""
+    if not is_main():
+        sys.exit(0)
+
+
+def by_torchrun() -> bool:
+    """Return True where `torchrun` started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def preset_names() -> list[str]:

@@ -19,8 +19,7 @@ import torch
 from graphcnf.training import TrainingSettings, fit
 from graphcnf.training.checkpoint import load_checkpoint
 from graphcnf.training.loop import Run
-from graphcnf.training.processes import as_launched, is_main
-from graphcnf.training.settings import load_config
+from graphcnf.training.settings import is_main, load_config
 
 SETTINGS = dict(steps=24, threads=1, accelerator="cpu", log_every=4, warmup_steps=5,
                 eval_minutes=0, final_eval_batches=5, batch_size=8,
@@ -169,4 +168,4 @@ def test_what_a_launcher_says(monkeypatch, environment, main, devices):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert is_main() == main
-    assert as_launched(TrainingSettings(steps=1)).devices == devices
+    assert TrainingSettings(steps=1).as_launched().devices == devices
