@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from graphcnf.categorical.autoregressive import AutoregressiveFlow, Network, Step, locate
 from graphcnf.categorical.counts import LARGEST_PAIRS, ColumnCounts, Counts
 from graphcnf.categorical.flow import check_rows
-from graphcnf.categorical.rows import Rows, checked_network
+from graphcnf.categorical.rows import Rows, checked_network, loss_of
 from graphcnf.categorical.transformer import HIDDEN, Transformer
 from graphcnf.flows.modules import evaluates
 from graphcnf.flows.transform import Context
@@ -267,18 +267,6 @@ class ColumnState:
             tables = torch.stack([net.pairs + net.tree, net.weights])
             self.sums = self.sums + tables[:, self.before]
 
-    def take(self, rows: Tensor) -> None:
-        """Replace the batch by the given rows of it."""
-        self.cache.take(rows)
-        self.mask, self.order, self.possible = (
-            self.mask[rows],
-            self.order[rows],
-            self.possible[rows],
-        )
-        self.sums, self.x = self.sums[:, rows], self.x[rows]
-        if self.before is not None and self.place is not None:
-            self.before, self.place = self.before[rows], self.place[rows]
-
 
 def split(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return categories, long, and places in them, float64, of floats k + u; 0 for long ones."""
@@ -408,9 +396,4 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
             mask = batch.mask[3::4]
             order[3::4] = (torch.rand(mask[:1].shape, device=mask.device) + ~mask).argsort(1)
         nats = self._log_prob(batch.values, Context(batch.mask, conditions=order))
-        variables = batch.mask.sum()
-        with torch.no_grad():
-            bits = -nats.sum() / math.log(2)
-            count = torch.tensor(float(len(batch)), device=nats.device)
-            metrics = {"bits_per_variable": (bits, variables), "bits_per_row": (bits, count)}
-        return -nats.sum() / variables, metrics
+        return loss_of(nats, batch.mask)

@@ -42,6 +42,7 @@ from graphcnf.flows.transform import (
 DRIFT = 0.1
 HIDDEN = 64  # hidden channels of learned posteriors and of conditioners
 EMBEDDING = 16  # channels of the embedding of a category
+MIXTURES = 4  # logistics of a conditional coupling
 # Share of an interval that stays free at either end: rounding never moves a latent into the
 # neighbouring category. It costs -log2(1 - 2 MARGIN) = 0.0003 bits per variable.
 MARGIN = 1e-4
@@ -173,13 +174,12 @@ class MixtureEncoding(Encoding):
     """Independent logistics per category and latent: `z = mean_x + exp(log_scale_x) g_x(e)`.
 
     Here g is the identity, and e standard logistic noise. The means start on a grid, so that
-    training begins with distinguishable latents.
+    training begins with distinguishable latents. The posterior inverts the encoding exactly:
+    p(x|z) = q(z|x) p(x) / sum_x' q(z|x') p(x') with a learned prior p(x).
 
     Args:
         categories: Number of categories K.
         latent_dim: Latents D of a position.
-        posterior: "bayes" inverts the encoding exactly, p(x|z) = q(z|x) p(x) / sum_x' q(z|x')
-            p(x') with a learned prior p(x); "learned" is a small network.
         separation: Distance at which the means of neighbouring categories start, in units of their
             logistic scale.
 
@@ -190,23 +190,13 @@ class MixtureEncoding(Encoding):
     cardinalities: int
     start: Tensor
 
-    def __init__(
-        self,
-        categories: int,
-        latent_dim: int,
-        *,
-        posterior: str = "bayes",
-        separation: float = 26.0,
-    ):
+    def __init__(self, categories: int, latent_dim: int, *, separation: float = 26.0):
         super().__init__()
         if latent_dim < 1:
             raise ValueError(f"latents must be at least 1, got {latent_dim}")
-        if posterior not in ("bayes", "learned"):
-            raise ValueError(f'posterior must be "bayes" or "learned", got {posterior!r}')
         if not separation > 0:
             raise ValueError(f"separation must be greater than 0, got {separation}")
         self.cardinalities, self.latent_dim = int(categories), int(latent_dim)
-        self.posterior = posterior
         means, self.spacing = grid_means(categories, latent_dim)
         scale = self.spacing / separation
         start = means.to(torch.get_default_dtype())
@@ -214,10 +204,11 @@ class MixtureEncoding(Encoding):
         self.start_log_scale = math.log(scale)
         self.shift = nn.Parameter(torch.zeros_like(self.start))
         self.growth = nn.Parameter(torch.zeros_like(self.start))
-        if posterior == "learned":
-            self.decoder = LearnedPosterior(means, scale)
-        else:
-            self.log_prior = nn.Parameter(torch.zeros_like(self.start[:, 0]))
+        self.start_posterior(means, scale)
+
+    def start_posterior(self, means: Tensor, scale: float) -> None:
+        """Make the parameters of the posterior, for these means and this scale of the clusters."""
+        self.log_prior = nn.Parameter(torch.zeros_like(self.start[:, 0]))
 
     @property
     def mean(self) -> Tensor:
@@ -249,8 +240,6 @@ class MixtureEncoding(Encoding):
 
     def log_posterior(self, z: Tensor) -> Tensor:
         """Return log p(x|z) of every category x, (..., D) -> (..., K)."""
-        if self.posterior == "learned":
-            return self.decoder(z.to(self.start.dtype))
         return (self.log_density(z) + self.log_prior.log_softmax(0)).log_softmax(-1)
 
     def encode(self, x, context=Context()):
@@ -328,33 +317,32 @@ class LinearFlowEncoding(MixtureEncoding):
 
 
 class VariationalEncoding(LinearFlowEncoding):
-    """Mixture whose g_x has couplings of `mixtures` logistics as well; p(x|z) is learned.
+    """Mixture whose g_x has couplings of mixtures of logistics as well; p(x|z) is a network.
 
     A coupling splits the latents, of which there must be two.
     """
 
-    def __init__(
-        self,
-        categories: int,
-        latent_dim: int,
-        *,
-        posterior: str = "learned",
-        mixtures: int = 4,
-        **options,
-    ):
+    def __init__(self, categories: int, latent_dim: int, **options):
         if latent_dim < 2:
             raise ValueError(f"the variational encoding needs at least 2 latents, got {latent_dim}")
-        self.mixtures = mixtures
-        super().__init__(categories, latent_dim, posterior=posterior, **options)
+        super().__init__(categories, latent_dim, **options)
+
+    def start_posterior(self, means, scale):
+        """Make the network of the posterior."""
+        self.decoder = LearnedPosterior(means, scale)
+
+    def log_posterior(self, z):
+        """Return log p(x|z) of every category x, (..., D) -> (..., K)."""
+        return self.decoder(z.to(self.start.dtype))
 
     def steps(self, number):
         """Return the maps of a linear flow, then a conditional mixture coupling."""
         split, swap, fixed = halves(self.latent_dim, number)
-        outputs = (3 * self.mixtures + 2) * (self.latent_dim - fixed)
+        outputs = (3 * MIXTURES + 2) * (self.latent_dim - fixed)
         network = Conditioner(
             nn.Linear(fixed + EMBEDDING, HIDDEN), nn.GELU(), zero_init(nn.Linear(HIDDEN, outputs))
         )
-        coupling = MixtureLogisticCoupling(network, split=split, swap=swap, mixtures=self.mixtures)
+        coupling = MixtureLogisticCoupling(network, split=split, swap=swap, mixtures=MIXTURES)
         return [*super().steps(number), coupling]
 
 
@@ -497,20 +485,20 @@ class DequantizationEncoding(Encoding):
     The treatment of ordinal data, as a baseline: it gives the K categories an order and neighbours
     without meaning (Lippe & Gavves 2021, section 5.2). The mass of p(z) beyond the first and the
     last cell is lost, as with `ArgmaxEncoding`: see `overflow`. `variational` learns a distribution
-    of u for each category (Ho et al. 2019, arXiv 1902.00275) with `mixtures` components.
+    of u for each category (Ho et al. 2019, arXiv 1902.00275).
     """
 
     cardinalities: int
     like: Tensor
 
-    def __init__(self, categories: int, *, variational: bool = False, mixtures: int = 4):
+    def __init__(self, categories: int, *, variational: bool = False):
         super().__init__()
         self.cardinalities, self.latent_dim = categories, 1
         self.scale = math.sqrt(12) / categories
         self.noise: Transform = UniformDequantization(categories)
         if variational:
-            network = Conditioner(zero_init(nn.Linear(EMBEDDING, 3 * mixtures + 2)))
-            flow = MixtureLogisticCoupling(network, split=0, mixtures=mixtures)
+            network = Conditioner(zero_init(nn.Linear(EMBEDDING, 3 * MIXTURES + 2)))
+            flow = MixtureLogisticCoupling(network, split=0, mixtures=MIXTURES)
             embedding = CategoryEmbedding(categories, EMBEDDING)
             self.noise = VariationalDequantization(categories, flow, embedding)
         # Carries the type of the module: there may be no parameters.

@@ -165,12 +165,6 @@ class CausalState:
         """Append the categories x (M, 1) of the current position."""
         self.before[: len(x)] = torch.cat([self.before[: len(x), 1:], x], 1)
 
-    def take(self, rows: Tensor) -> None:
-        """Replace the batch by the given rows of it."""
-        index = self.order.take(rows)
-        self.cache.take(index)
-        self.before = self.before[index]
-
 
 def contexts(before: Tensor, cardinality: int, reach: int) -> Tensor:
     """Return numbers of the last 0 to `reach` of the categories `before` (M, N), (M, reach + 1)."""
@@ -349,13 +343,15 @@ class RowFlow(Pretrained, AutoregressiveFlow):
         The metrics are `bits_per_variable` and `bits_per_row`, as pairs (sum, number).
         """
         batch = batch[batch.mask.any(1)]
-        nats = self.flow.log_prob(batch.values[..., None], Context(batch.mask))
-        variables = batch.mask.sum()
-        with torch.no_grad():
-            bits = -nats.sum() / math.log(2)
-            count = torch.tensor(float(len(batch)), device=nats.device)
-            metrics = {"bits_per_variable": (bits, variables), "bits_per_row": (bits, count)}
-        return -nats.sum() / variables, metrics
+        return loss_of(self.flow.log_prob(batch.values[..., None], Context(batch.mask)), batch.mask)
+
+
+def loss_of(nats: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
+    """Return the loss per position and the metrics of rows with log-likelihoods (B,)."""
+    variables, bits = mask.sum(), -nats.detach().sum() / math.log(2)
+    count = torch.tensor(float(len(nats)), device=nats.device)
+    metrics = {"bits_per_variable": (bits, variables), "bits_per_row": (bits, count)}
+    return -nats.sum() / variables, metrics
 
 
 def _counted(rows: Rows, cardinality: int, reach: int) -> tuple[np.ndarray, np.ndarray]:

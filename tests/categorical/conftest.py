@@ -11,17 +11,9 @@ CATEGORIES = 3
 WIDE = {"separation": 1.0}
 ENCODINGS = {
     "mixture": lambda: make_encoding("mixture", CATEGORIES, 2, **WIDE),
-    "mixture, learned": lambda: make_encoding(
-        "mixture", CATEGORIES, 1, posterior="learned", **WIDE
-    ),
     "linear": lambda: make_encoding("linear", CATEGORIES, 2, flows=2, **WIDE),
-    "linear, learned": lambda: make_encoding(
-        "linear", CATEGORIES, 1, flows=2, posterior="learned", **{**WIDE, "separation": 0.5}
-    ),
+    "linear, one latent": lambda: make_encoding("linear", CATEGORIES, 1, flows=2, separation=0.5),
     "variational": lambda: make_encoding("variational", CATEGORIES, 2, flows=2, **WIDE),
-    "variational, bayes": lambda: make_encoding(
-        "variational", CATEGORIES, 2, flows=2, posterior="bayes", **WIDE
-    ),
     "argmax": lambda: make_encoding("argmax", CATEGORIES),
     "interval": lambda: make_encoding("interval", CATEGORIES),
     "uniform dequantization": lambda: make_encoding("uniform-dequantization", CATEGORIES),

@@ -1,5 +1,4 @@
 import math
-from dataclasses import replace
 
 import couplings
 import pytest
@@ -138,25 +137,6 @@ def test_rows_leave_when_they_are_complete_and_multiply():
     assert order.next()[0].tolist() == [3, 1, 2]
     rows, number = order.next()
     assert rows.tolist() == [3] and number == 3 and order.next() is None
-
-
-def test_particles_go_on_from_where_they_were(double):
-    network = couplings.perturb(CausalAttention(5, positions=6, **SMALL)).eval()
-    x, rows = torch.randint(0, 5, (4, 6, 1)), torch.tensor([2, 0, 2, 3, 1])
-    context = Context(torch.ones(4, 6, dtype=torch.bool))
-    with torch.no_grad():
-        state, expected = network.start(context), []
-        for number, step in enumerate(
-            Network.steps(network, x[rows], replace(context, mask=context.mask[rows]))
-        ):
-            expected.append(step.hidden)
-            got = state.step()
-            torch.testing.assert_close(
-                got.hidden, expected[-1] if number > 2 else step.hidden[[1, 4, 0, 3]]
-            )
-            state.update((x[rows] if number > 2 else x)[got.at])
-            if number == 2:
-                state.take(rows)
 
 
 def test_what_does_not_fit_is_refused():

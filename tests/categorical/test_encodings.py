@@ -91,7 +91,7 @@ def test_the_encoder_is_a_density(encoding):
     """With one latent, by quadrature: the integral of q(z|x) is 1."""
     if not hasattr(encoding, "log_density") or encoding.latent_dim > 1:
         pytest.skip("no density over one latent")
-    z = torch.linspace(-60, 60, 40_001, dtype=torch.float64)[:, None]
+    z = torch.linspace(-120, 120, 80_001, dtype=torch.float64)[:, None]
     density = copy.deepcopy(encoding).double().log_density(z).exp()
     torch.testing.assert_close(
         torch.trapezoid(density, z, dim=0), torch.ones(3, dtype=torch.float64), atol=1e-5, rtol=0
@@ -117,10 +117,9 @@ def test_gradients(encoding):
 
 
 @pytest.mark.parametrize("name", ["mixture", "linear", "variational"])
-@pytest.mark.parametrize("posterior", ["bayes", "learned"])
 @pytest.mark.parametrize("categories", [1, 2, 9])
-def test_categories_start_apart(name, posterior, categories):
-    encoding = make_encoding(name, categories, posterior=posterior, separation=25)
+def test_categories_start_apart(name, categories):
+    encoding = make_encoding(name, categories, separation=25)
     x = torch.arange(categories).repeat(200)[None]
     encoded = encoding.encode(x)
     assert encoded.correct.item() > 0.999
@@ -254,7 +253,6 @@ def test_every_category_has_its_embedding(categories):
         (("mixture", 0), {}, "at least 1"),
         (("mixture", 3, 0), {}, "at least 1"),
         (("variational", 3, 1), {}, "at least 2 latents"),
-        (("mixture", 3), {"posterior": "exact"}, "posterior must be"),
         (("linear", 3), {"flows": 0}, "flows must be"),
         (("mixture", 3), {"separation": 0}, "greater than 0"),
         (("mixture", 3), {"flows": 2}, "flows"),
