@@ -542,7 +542,7 @@ class CategoryEmbedding(nn.Module):
         return self.table(index.clamp(0, categories - 1))
 
 
-DENSITIES = {
+DENSITIES: dict[str, Any] = {
     "mixture": MixtureEncoding,
     "linear": LinearFlowEncoding,
     "variational": VariationalEncoding,

@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from couplings import perturb
 from torch_geometric.data import Data
 
 from graphcnf import CategoricalModel
@@ -75,10 +76,6 @@ DATA = {
 }
 
 
-def network(name):
-    return SMALL | ({"head_width": 8, "table_rows": 16} if name in OF_GRAPHS else {})
-
-
 OF_GRAPHS = ("networkx", "unlabelled", "data")
 
 
@@ -96,9 +93,5 @@ def data(kind):
 @pytest.fixture
 def model(kind, data):
     """An untrained model, away from its initialisation."""
-    model = CategoricalModel.for_data(data, **network(kind))
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return model
+    options = SMALL | ({"head_width": 8, "table_rows": 16} if kind in OF_GRAPHS else {})
+    return perturb(CategoricalModel.for_data(data, **options), 0.1)

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-import torch
+from couplings import perturb
 
 from graphcnf import CategoricalModel
 
@@ -21,12 +21,7 @@ EVERY = pd.DataFrame(
 @pytest.fixture
 def model(double):
     """An untrained model, away from its initialisation."""
-    model = CategoricalModel.for_data(KNOWN, width=16, layers=1, heads=2)
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    return model
+    return perturb(CategoricalModel.for_data(KNOWN, width=16, layers=1, heads=2))
 
 
 @pytest.mark.parametrize("orders", [1, 3])

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from couplings import perturb
 from torch_geometric.data import Data
 
 from graphcnf import CategoricalModel
@@ -151,13 +152,6 @@ def test_what_is_outside_has_no_probability_and_a_reason(kind, data, model):
     assert (model.log_prob(wrong) == -math.inf).tolist() == outside
     with pytest.raises(UserError, match="^item 0: "):
         model.training_loss(wrong)
-
-
-def perturb(model, size=0.3):
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(size * torch.randn_like(parameter))
 
 
 def test_labels_that_the_first_graph_lacks():

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-import torch
+from couplings import perturb
 
 from graphcnf import CategoricalModel
 from graphcnf.discrete.numbers import Bins
@@ -16,12 +16,7 @@ WHOLE = pd.Series(np.where(RANDOM.random(400) < 0.3, 7, RANDOM.integers(-50, 300
 
 def moved(table, bins=6):
     """An untrained model, away from its initialisation."""
-    model = CategoricalModel.for_data(table, bins=bins, width=16, layers=1, heads=2)
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    return model
+    return perturb(CategoricalModel.for_data(table, bins=bins, width=16, layers=1, heads=2), 0.2)
 
 
 @pytest.mark.parametrize("x", [FLOATS, WHOLE, FLOATS.abs() + 1, WHOLE.abs()], ids=str)
