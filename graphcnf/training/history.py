@@ -119,14 +119,13 @@ class History:
             path: PNG or SVG file to write the picture to, too.
 
         Returns:
-            The matplotlib figure, which a notebook shows.
+            The matplotlib figure; a notebook shows that of a history itself.
 
         Raises:
             UserError: There is nothing to draw, matplotlib is not installed, or the file cannot be
                 written.
         """
         require("matplotlib", "a plot", "train")
-        from matplotlib import rc_context
         from matplotlib.figure import Figure
 
         kind = "" if path is None else Path(path).suffix.lower()
@@ -143,11 +142,11 @@ class History:
         for number, name in enumerate(drawn, 1):
             self._draw(figure.add_subplot(lines, columns, number), str(name))
         if path is not None:
-            content = io.BytesIO()
-            with rc_context({"svg.hashsalt": "graphcnf"}):
-                figure.savefig(content, format=kind[1:], dpi=150, metadata=FORMATS[kind])
-            write_file(Path(path), content.getvalue())
+            write_file(Path(path), _picture(figure, kind))
         return figure
+
+    def _repr_svg_(self) -> str:
+        return _picture(self.plot(), ".svg").decode()
 
     def _draw(self, axis, name: str) -> None:
         for phase, label, style in (("train", "training", "-"), ("eval", "held out", "o-")):
@@ -164,3 +163,13 @@ class History:
         axis.spines[["top", "right"]].set_visible(False)
         if axis.lines and name != "learning_rate":
             axis.legend(frameon=False, fontsize=8)
+
+
+def _picture(figure: Any, kind: str) -> bytes:
+    """Return the content of a PNG or SVG file, the same for the same figure."""
+    from matplotlib import rc_context
+
+    content = io.BytesIO()
+    with rc_context({"svg.hashsalt": "graphcnf"}):
+        figure.savefig(content, format=kind[1:], dpi=150, metadata=FORMATS[kind])
+    return content.getvalue()

@@ -156,7 +156,7 @@ def test_curves_of_a_run_are_drawn_from_whole_lines(tmp_path):
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     first = (tmp_path / "a.svg").read_bytes()
     history.plot(tmp_path / "a.svg")
-    assert first == (tmp_path / "a.svg").read_bytes()
+    assert first == (tmp_path / "a.svg").read_bytes() == history._repr_svg_().encode()
 
 
 def test_what_cannot_be_drawn_is_refused(tmp_path):
