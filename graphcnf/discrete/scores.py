@@ -120,8 +120,8 @@ def evaluate_table(
         classifier predicts when it has learned from synthetic and from real rows.
 
     Raises:
-        UserError: if the columns differ, a table is empty, scikit-learn or jinja2 is not installed,
-            or the page cannot be written.
+        UserError: if the columns or their types differ, a number is infinite, a table is empty,
+            scikit-learn or jinja2 is not installed, or the page cannot be written.
 
     Example:
         >>> import pandas as pd
@@ -146,7 +146,7 @@ def evaluate_table(
     if target is not None and target not in real.columns:
         raise UserError(f"target: the table has no column {target!r}")
     numeric = [c for c in real.columns if is_numeric(real[c].dtype)]
-    plain = {name: _plain(table[real.columns], numeric) for name, table in tables.items()}
+    plain = {name: _plain(name, table[real.columns], numeric) for name, table in tables.items()}
     mine, others = plain["real"], plain["synthetic"]
     shapes = {c: _shape_error(mine[c], others[c], c in numeric) for c in real.columns}
     trends = {
@@ -172,17 +172,22 @@ def evaluate_table(
     return figures
 
 
-def _plain(table: pd.DataFrame, numeric: list) -> pd.DataFrame:
+def _plain(what: str, table: pd.DataFrame, numeric: list) -> pd.DataFrame:
     """Return the table with numbers and times as floats, all else as objects, None if missing."""
     table = table.reset_index(drop=True)
     columns = {}
     for name in table.columns:
         column = table[name]
-        if name in numeric:
+        if name not in numeric:
+            columns[name] = column.astype(object).where(column.notna(), None)
+            continue
+        try:
             unit = None if types.is_numeric_dtype(column.dtype) else 1
             columns[name] = pd.Series(as_numbers(column, unit))
-        else:
-            columns[name] = column.astype(object).where(column.notna(), None)
+        except (ValueError, TypeError):
+            raise UserError(f"{what}: column {name!r} must hold numbers as the real one") from None
+        if np.isinf(columns[name]).any():
+            raise UserError(f"{what}: column {name!r} holds infinite numbers: replace them")
     return pd.DataFrame(columns)
 
 

@@ -123,6 +123,8 @@ def test_the_page_shows_every_column_and_needs_nothing_else(tmp_path):
         (lambda: evaluate_table(REAL, REAL.head(0)), "synthetic: the table has no rows"),
         (lambda: evaluate_table(REAL, ALIKE, target="y"), "target: the table has no column 'y'"),
         (lambda: evaluate_table(REAL, ALIKE, seed=-1), "seed must be an integer"),
+        (lambda: evaluate_table(REAL, ALIKE.assign(n="3")), "synthetic: column 'n' must hold num"),
+        (lambda: evaluate_table(REAL.assign(n=np.inf), ALIKE), "real: column 'n' holds infinite"),
     ],
 )
 def test_what_does_not_fit_is_refused(call, message):
