@@ -9,6 +9,7 @@ import typer
 
 from graphcnf.compute.files import expand_user, inside
 from graphcnf.errors import say
+from graphcnf.scripts import _output as output
 from graphcnf.scripts._options import option
 
 
@@ -19,6 +20,7 @@ def plot(
     ] = None,
 ) -> None:
     """Draw the curves of a training, also of one that goes on."""
+    output.output_kind(out, ("svg", "png"))
     from graphcnf.training.history import History
 
     run = expand_user(run)

@@ -72,6 +72,7 @@ USUAL: dict[tuple[str, ...], tuple[str, ...]] = {
     ("score",): ("{molecules}", *MODEL),
     ("stereoisomers",): ("CC(O)F",),
     ("train",): ("{preset}", "--out", "run"),
+    ("plot",): ("{run}", "--out", "x.svg"),
     ("finetune",): ("{molecules}", "--weights", "{model}", "--steps", "1", "-n", "0",
                     "--out", "run"),
     ("optimize",): ("--score", "qed", "--budget", "3", *MODEL, "--workers", "0",
@@ -89,7 +90,7 @@ USUAL: dict[tuple[str, ...], tuple[str, ...]] = {
 """Arguments of every command when all is well."""
 
 SUFFIXES = {"generate": ".smi", "grow": ".smi", "merge": ".smi", "score": ".csv",
-            "stereoisomers": ".csv", "train": "",
+            "stereoisomers": ".csv", "train": "", "plot": ".svg",
             "finetune": "", "optimize": ".csv", "analogs": ".smi", "interpolate": ".csv",
             "images generate": ".png", "images interpolate": ".png"}  # fmt: skip
 """Suffix of what a command writes to --out, .md for others, none for a folder."""

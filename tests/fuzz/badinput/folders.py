@@ -39,6 +39,7 @@ RUNS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "resume": ("run", ("train", "--resume", "--out", "x", "--steps", "3"),
                ("config.toml", "checkpoints/last.ckpt", "metrics.csv", "checkpoints", "model",
                 "snapshots", "model/config.json", "run.json")),
+    "plot": ("run", ("plot", "x"), ("metrics.csv", "curves.svg")),
     "generate of a run": ("run", ("generate", "--model", "x", "-n", "2", "--out", "out.smi"),
                           ("model", "model/config.json", "model/model.safetensors")),
     "optimize": ("optimized", ("optimize", "--score", "qed", "--budget", "4", "--model", "{model}",
