@@ -82,3 +82,29 @@ def cache_folder(tmp_path, monkeypatch):
     folder = tmp_path / "cache"
     monkeypatch.setenv("GRAPHCNF_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture
+def in_this_process(capfd):
+    """Function that gives a command line as a function: exit code, stdout, stderr."""
+    from graphcnf.scripts.cli import run
+
+    def command(app):
+        def call(*arguments):
+            with pytest.raises(SystemExit) as caught:
+                run(app, [str(a) for a in arguments])
+            out, err = capfd.readouterr()
+            assert "Traceback" not in err
+            return caught.value.code or 0, out, err
+
+        return call
+
+    return command
+
+
+@pytest.fixture
+def graphcnf(in_this_process):
+    """Run the command in this process: exit code, stdout, stderr."""
+    from graphcnf.scripts.cli import app
+
+    return in_this_process(app)

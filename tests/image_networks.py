@@ -1,6 +1,7 @@
 """A network for the tests of couplings of images, and how modules get away from their start."""
 
 import torch
+from couplings import perturb
 from torch import nn
 
 
@@ -22,7 +23,4 @@ class Convolutions(nn.Module):
 
 def moved_away(module, by=0.3):
     """The module, away from its (possibly symmetric) initialisation."""
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(by * torch.randn_like(parameter))
-    return module.eval()
+    return perturb(module, by).eval()

@@ -1,7 +1,10 @@
-"""Every model works in half precision as well, and in either mode."""
+"""Every model works in half precision as well, in either mode, and from a folder."""
+
+import pickle
 
 import pytest
 import torch
+from couplings import perturb
 
 from graphcnf.baselines.image_models import IMAGE_MODELS
 from graphcnf.categorical import RowFlow, SetFlow
@@ -80,11 +83,7 @@ def built(name):
     """A model away from its start, where networks give zeros."""
     torch.manual_seed(0)
     build, data = MODELS[name]
-    model = build()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    return model, data
+    return perturb(build(), 0.05), data
 
 
 def likelihood(model, data):
@@ -112,6 +111,21 @@ def test_likelihoods_do_not_depend_on_the_mode_and_leave_it(name):
     assert torch.equal(found, expected) and found.requires_grad
     draw(model, data)
     assert [part.training for part in model.modules()] == modes
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models_are_saved_loaded_and_pickled(name, tmp_path):
+    model, data = built(name)
+    model.metadata["note"] = "kept"
+    expected = likelihood(model.eval(), data)
+    model.save_pretrained(tmp_path / "model")
+    for folder in (tmp_path, tmp_path / "model"):
+        loaded = type(model).from_pretrained(folder)
+        for again in (loaded, pickle.loads(pickle.dumps(model))):
+            assert again.config == model.config and again.metadata == model.metadata
+            assert torch.equal(likelihood(again, data), expected) and not again.training
+    with pytest.raises(UserError, match="config.json"):
+        type(model).from_pretrained(tmp_path / "none")
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

@@ -284,17 +284,6 @@ def test_from_networkx():
         from_networkx([graph], [{}, {}])
 
 
-def test_saved_and_loaded(batch, coupling, tmp_path):
-    model = model_of(coupling)
-    model.save_pretrained(tmp_path / "model")
-    loaded, tape = ColoringFlow.from_pretrained(tmp_path), Noise()
-    assert loaded.config == model.config
-    expected = model.log_prob(batch, noise=tape)
-    assert torch.equal(loaded.log_prob(batch, noise=tape.rewind()), expected)
-    with pytest.raises(UserError, match="config.json"):
-        ColoringFlow.from_pretrained(tmp_path / "none")
-
-
 def test_input_is_checked(batch, coupling):
     model = model_of(coupling)
     wrong = GraphBatch(batch.node_types + 1, batch.bonds, batch.mask)

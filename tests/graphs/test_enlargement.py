@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from couplings import perturb
 
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
@@ -31,10 +32,7 @@ def model():
     model = GraphCNF.for_graphs(
         KNOWN, node_categories=2, bond_categories=2, edge_weights=[1, 2], **TINY
     )
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    return model.eval()
+    return perturb(model, 0.2).eval()
 
 
 def log_prob(model, graphs):
@@ -104,10 +102,7 @@ def test_the_grown_model_samples_and_learns(model):
 
 def test_what_may_be_asked_is_heeded_as_before(model):
     tables = [{"name": "size", "mean": 3.0, "deviation": 1.0}]
-    known = model.with_conditions(tables).eval()
-    with torch.no_grad():
-        for parameter in known.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
+    known = perturb(model.with_conditions(tables).eval(), 0.2)
     chain = graph([0, 2, 0, 1, 0, 0, 0, 1], CHAIN)
     graphs = PackedGraphs.from_lists([chain, *(KNOWN.graph(k) for k in range(3))])
     same = grown(known, KNOWN)

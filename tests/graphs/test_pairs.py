@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+from couplings import perturb
 
 from graphcnf.flows import Context, Noise
 from graphcnf.graphs import GraphBatch, GraphCNF
@@ -31,10 +32,7 @@ def pair_model(order, nodes=2, bonds=2, most=3, seed=0, **options):
             **options,
         },
     )
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return model.double()
+    return perturb(model, 0.1).double()
 
 
 def random_graphs(count, most, nodes, bonds, seed=0):

@@ -6,6 +6,7 @@ import couplings
 import networkx as nx
 import pytest
 import torch
+from couplings import perturb
 
 from graphcnf.graphs import GraphBatch
 from graphcnf.graphs.path.code import AtomCode
@@ -91,9 +92,8 @@ def test_random_weights_are_a_normalised_density(double, nodes, support):
         node_categories=1, bond_categories=1, max_nodes=nodes, back=nodes, closures=[nodes, nodes],
         largest_sums=[3] if support else None, width=8, layers=1, heads=2, head_width=8,
     )  # fmt: skip
+    perturb(steps, 1.0)
     with torch.no_grad():
-        for parameter in steps.parameters():
-            parameter.add_(torch.randn_like(parameter))
         log_p = []
         for part in codes.split(4096):
             batch = code.decode(part, torch.ones(part.shape[:2], dtype=torch.bool))

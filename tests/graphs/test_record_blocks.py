@@ -5,6 +5,7 @@ from itertools import islice, pairwise
 import numpy as np
 import pytest
 import torch
+from couplings import perturb
 
 from graphcnf.flows.base import record_generators
 from graphcnf.graphs import GraphBatch, GraphCNF
@@ -43,10 +44,7 @@ def pair_model(random_graphs):
         bonds=step,
         adjacency_step=step,
     )
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return model
+    return perturb(model, 0.1)
 
 
 def test_blocks_hold_every_record_once_in_full_batches():

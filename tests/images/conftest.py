@@ -1,10 +1,12 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
+from couplings import perturb
 
 from graphcnf.compute.files import installed_file
 from graphcnf.images import MODELS, ImageFlow
-from graphcnf.scripts.cli import main
 from graphcnf.training import load_preset
 
 PRESETS = [f"images-{name}" for name in MODELS]
@@ -26,9 +28,7 @@ def away_from_start(model, images):
     torch.manual_seed(0)
     with torch.no_grad():
         model.train().training_loss(images)
-        for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    return model.eval()
+    return perturb(model, 0.05).eval()
 
 
 def tiny_options(preset):
@@ -83,13 +83,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def command(capfd, tmp_path, monkeypatch):
+def command(graphcnf, tmp_path, monkeypatch):
     """Run an `images` command in an empty folder: exit code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            main(["images", *map(str, arguments)])
-        return caught.value.code or 0, *capfd.readouterr()
-
-    return call
+    return partial(graphcnf, "images")

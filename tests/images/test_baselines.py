@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from couplings import perturb
 from torch.nn import functional as F
 
 from graphcnf.baselines.image_models import IMAGE_MODELS
@@ -25,10 +26,7 @@ def build(name, shape, levels, noise=0.3, **options):
     """A float64 model whose weights are away from their start."""
     torch.manual_seed(0)
     model = IMAGE_MODELS[name](shape=shape, levels=levels, **{**SMALL[name], **options})
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(noise * torch.randn_like(parameter))
-    return model.double().eval()
+    return perturb(model, noise).double().eval()
 
 
 def every_image(shape, levels):

@@ -6,12 +6,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from couplings import perturb
 
 from graphcnf.baselines.image_models import IMAGE_MODELS, is_image_model, load_image_model
 from graphcnf.datasets.images import images_of_model, load_images
 from graphcnf.errors import UserError
 from graphcnf.images import MODELS, ImageFlow
-from graphcnf.scripts.cli import main
 from graphcnf.scripts.images import evaluate, generate, score_folders
 from graphcnf.training import TrainingSettings, fit, load_preset
 from graphcnf.training.experiments import build_experiment
@@ -37,9 +37,7 @@ def runs(folder, tmp_path_factory):
         torch.manual_seed(seed)
         with torch.no_grad():
             model.train().training_loss(next(load_images(folder).train_batches(40, 0, 0)) // 16)
-            for parameter in model.parameters():
-                parameter.add_(0.05 * torch.randn_like(parameter))
-        model.save_pretrained(place / name / "model")
+        perturb(model, 0.05).save_pretrained(place / name / "model")
     settings = TrainingSettings(steps=2, accelerator="cpu", batch_size=16, eval_batches=1)
     for name in OTHERS:
         built = experiment(folder, name, {"width": 4})
@@ -207,12 +205,10 @@ def test_evaluate_names_what_is_missing(runs, tmp_path):
             score_folders([str(tmp_path / "other")])
 
 
-def test_commands_of_molecules_name_the_right_one(runs, tmp_path, capfd, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for arguments in (["generate"], ["evaluate"]):
-        with pytest.raises(SystemExit) as caught:
-            main([*arguments, "--model", str(runs / "a")])
-        assert caught.value.code == 1 and "graphcnf images" in capfd.readouterr().err
+@pytest.mark.parametrize("name", ["generate", "evaluate"])
+def test_commands_of_molecules_name_the_right_one(runs, graphcnf, name):
+    code, _, err = graphcnf(name, "--model", runs / "a")
+    assert code == 1 and "graphcnf images" in err
 
 
 @pytest.mark.parametrize("name", ["a", "vae", "gan"])

@@ -6,8 +6,6 @@ import pytest
 from graphcnf.datasets import zinc250k
 from graphcnf.datasets.molecules import encode
 from graphcnf.scripts.benchmarks.__main__ import app as benchmarks
-from graphcnf.scripts.cli import main
-from graphcnf.scripts.cli import run as run_command
 
 
 @pytest.fixture(scope="session")
@@ -77,28 +75,6 @@ def model_folder(tmp_path_factory, zinc_smiles):
 
 
 @pytest.fixture
-def graphcnf(capfd):
-    """Run the command in this process: exit code, stdout, stderr."""
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            main([str(a) for a in arguments])
-        out, err = capfd.readouterr()
-        assert "Traceback" not in err
-        return caught.value.code or 0, out, err
-
-    return run
-
-
-@pytest.fixture
-def bench(capfd):
+def bench(in_this_process):
     """Run a benchmark in this process: exit code, stdout, stderr."""
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            run_command(benchmarks, [str(a) for a in arguments], "benchmarks")
-        out, err = capfd.readouterr()
-        assert "Traceback" not in err
-        return caught.value.code or 0, out, err
-
-    return call
+    return in_this_process(benchmarks)

@@ -141,27 +141,3 @@ def test_a_path_and_its_picture(run, surroundings):
     code, out, _ = run(*ends, "--out", "path.smi")
     lines = (surroundings / "path.smi").read_text().split()
     assert lines == [row["smiles"] for row in rows if row["smiles"]] and not out
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "message"),
-    [
-        (("analogs", "C1CC"), 1, "not a SMILES"),
-        (("analogs", "CCO", "--keep", "nothing"), 2, "'--keep'"),
-        (("analogs", "CCO", "--similar", 2), 2, "'--similar'"),
-        (("analogs", "CCO", "--size", "3-5"), 1, "same number of atoms"),
-        (("analogs", "CCO", "--keep", "scaffold"), 1, "no ring"),
-        (("analogs", "CCO", "--properties", "beauty"), 2, "no property"),
-        (("analogs", "CCO", "--out", "a.xyz"), 2, "must end in"),
-        (("interpolate", "CCO", "C1C"), 1, "not a SMILES"),
-        (("interpolate", "CCO", "C" * 60), 1, "at most"),
-        (("interpolate", "CCO", "CCN", "--picture", "a.gif"), 2, "one of .png, .svg, .pdf"),
-        (("generate", "--html", "x.pdf"), 2, "must end in .html"),
-        (("generate", "--all", "--html", "x.html"), 2, "do not go with --all"),
-        (("interpolate", "CCO", "CCN", "--steps", 0), 2, "--steps"),
-    ],
-)
-def test_one_line_says_what_is_wrong(run, surroundings, arguments, code, message):
-    found, out, err = run(*arguments)
-    assert found == code and message in " ".join(err.split()) and not out
-    assert not list(surroundings.iterdir())

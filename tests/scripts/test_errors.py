@@ -8,20 +8,21 @@ import time
 
 import pytest
 
-GENERATE = ["generate", "--model", "{model}"]
-GROW = ["grow", "--model", "{model}"]
-EVALUATE = ["evaluate", "--model", "{model}"]
+MODEL = "--model", "{model}"
+GENERATE, GROW, EVALUATE = (["generate", *MODEL], ["grow", *MODEL], ["evaluate", *MODEL])
+ANALOGS, OPTIMIZE = ["analogs", "CCO", *MODEL], ["optimize", *MODEL, "--score"]
 
 
 @pytest.fixture
 def places(model_folder, surroundings):
     """Names for the arguments below; the folder has the same files afterwards."""
     files = {"words.txt": "nothing here\nis a molecule\n", "table.csv": "a,b\n1,2\n",
-             "good.smi": "CCO\nCCN\n", "bad.json": "{"}  # fmt: skip
+             "good.smi": "CCO\nCCN\n", "bad.json": "{", "my.py": "", "broken.py": "def f(:\n",
+             }  # fmt: skip
     for name, content in files.items():
         (surroundings / name).write_text(content)
     yield {"model": model_folder}
-    assert sorted(os.listdir()) == sorted(files)
+    assert set(os.listdir()) - {"__pycache__"} == set(files)
 
 
 @pytest.mark.parametrize(
@@ -59,6 +60,35 @@ def places(model_folder, surroundings):
         ([*GENERATE, "--cluster", "here"], 2, "'--cluster': no cluster 'here'"),
         ([*GENERATE, "--cluster", "tcp://h:1", "--workers", "2"], 2, "has its own number"),
         ([*GENERATE, "--cluster", "local", "--device", "cuda"], 2, "'--device': workers of"),
+        (["analogs", "C1CC", *MODEL], 1, "not a SMILES"),
+        ([*ANALOGS, "--keep", "nothing"], 2, "'--keep'"),
+        ([*ANALOGS, "--similar", "2"], 2, "'--similar'"),
+        ([*ANALOGS, "--size", "3-5"], 1, "same number of atoms"),
+        ([*ANALOGS, "--keep", "scaffold"], 1, "no ring"),
+        ([*ANALOGS, "--properties", "beauty"], 2, "no property"),
+        ([*ANALOGS, "--out", "a.xyz"], 2, "must end in"),
+        (["interpolate", "CCO", "C1C", *MODEL], 1, "not a SMILES"),
+        (["interpolate", "CCO", "C" * 60, *MODEL], 1, "at most"),
+        (["interpolate", "CCO", "CCN", *MODEL, "--picture", "a.gif"], 2, "one of .png, .svg, .pdf"),
+        (["interpolate", "CCO", "CCN", *MODEL, "--steps", "0"], 2, "--steps"),
+        ([*GENERATE, "--html", "x.pdf"], 2, "must end in .html"),
+        ([*GENERATE, "--all", "--html", "x.html"], 2, "do not go with --all"),
+        ([*OPTIMIZE, "quality"], 1, "no score 'quality': give FILE.py:FUNCTION or one of qed"),
+        ([*OPTIMIZE, "none.toml"], 1, "none.toml: No such file"),
+        ([*OPTIMIZE, "my.py:g"], 1, "my.py has no function 'g'"),
+        ([*OPTIMIZE, "broken.py:f"], 1, "broken.py: SyntaxError"),
+        ([*OPTIMIZE, "qed", "--out", "good.smi"], 1, "good.smi exists"),
+        ([*OPTIMIZE, "qed", "--start", "good.smi", "--out", "good.smi", "--force"], 2, "to read"),
+        ([*OPTIMIZE, "qed", "--set", "batch=many"], 2, "batch must be an integer from 1"),
+        ([*OPTIMIZE, "qed", "--set", "speed=1"], 2, "no option 'speed'"),
+        ([*OPTIMIZE, "qed", "--on-error", "go"], 2, "is not one of 'skip', 'stop'"),
+        ([*OPTIMIZE, "qed", "--timeout", "9", "--workers", "0"], 2, "no use with --workers 0"),
+        ([*OPTIMIZE, "qed", "--all", "-n", "5"], 2, "leave out -n"),
+        ([*OPTIMIZE, "qed", "--all", "--diverse"], 2, "leave out --diverse"),
+        ([*OPTIMIZE, "qed", "--decorate", "CC"], 1, "attachment points"),
+        ([*OPTIMIZE, "qed", "--scaffold", "C" * 60], 1, "has 60 atoms and needs 61 or more"),
+        ([*OPTIMIZE, "qed", "--grow", "C", "--scaffold", "C"], 2, "exclude each other"),
+        ([*OPTIMIZE, "qed", "--start", "words.txt"], 1, "words.txt, line 1: not a SMILES"),
         (["generate", "--model", "nosuch"], 1, "no model 'nosuch'"),
         (["merge", "."], 1, ". is a folder: name the shards in it"),
         (["evaluate"], 2, "name files of SMILES"),

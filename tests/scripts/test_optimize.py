@@ -154,35 +154,6 @@ def test_killed_again_and_again(graphcnf, model_folder, score, surroundings, mon
     assert len(called) == len(set(called)) == 40
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "message"),
-    [
-        (["--score", "quality"], 1, "no score 'quality': give FILE.py:FUNCTION or one of qed"),
-        (["--score", "none.toml"], 1, "none.toml: No such file"),
-        (["--score", "my.py:g"], 1, "my.py has no function 'g'"),
-        (["--score", "broken.py:f"], 1, "broken.py: SyntaxError"),
-        (["--score", "qed", "--out", "my.smi"], 1, "my.smi exists"),
-        (["--score", "qed", "--start", "my.smi", "--out", "my.smi", "--force"], 2, "file to read"),
-        (["--score", "qed", "--set", "batch=many"], 2, "batch must be an integer from 1"),
-        (["--score", "qed", "--set", "speed=1"], 2, "no option 'speed'"),
-        (["--score", "qed", "--on-error", "go"], 2, "is not one of 'skip', 'stop'"),
-        (["--score", "qed", "--timeout", "9", "--workers", "0"], 2, "no use with --workers 0"),
-        (["--score", "qed", "--all", "-n", "5"], 2, "leave out -n"),
-        (["--score", "qed", "--all", "--diverse"], 2, "leave out --diverse"),
-        (["--score", "qed", "--decorate", "CC"], 1, "attachment points"),
-        (["--score", "qed", "--scaffold", "C" * 60], 1, "has 60 atoms and needs 61 or more"),
-        (["--score", "qed", "--grow", "C", "--scaffold", "C"], 2, "exclude each other"),
-        (["--score", "qed", "--start", "bad.smi"], 1, "bad.smi, line 2: not a SMILES"),
-    ],
-)
-def test_one_clear_line(graphcnf, model_folder, score, surroundings, arguments, code, message):
-    (surroundings / "my.smi").write_text("CCO\n")
-    (surroundings / "bad.smi").write_text("CCO\nC1CC\n")
-    (surroundings / "broken.py").write_text("def f(:\n")
-    found, out, err = graphcnf("optimize", *arguments, "--model", model_folder)
-    assert (found, out) == (code, "") and message in err and len(err.splitlines()) == 1
-
-
 def test_a_score_that_always_fails_is_no_success(graphcnf, model_folder, surroundings):
     (surroundings / "bad.py").write_text("def f(mol):\n    raise RuntimeError('no licence')\n")
     how = ["--score", "bad.py:f", "--budget", 3, "--workers", 0, "--model", model_folder, *SMALL]

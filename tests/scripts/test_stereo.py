@@ -25,17 +25,12 @@ def test_marks_change_no_graph(graphcnf, surroundings):
     assert [Chem.CanonSmiles(smiles) for smiles in marked.split()] == marked.split()
 
 
-def test_a_model_without_stereo_says_so(graphcnf, surroundings):
-    code, out, err = graphcnf("generate", "--model", "moses", "--stereo")
-    assert (code, out) == (1, "") and err == "error: moses has no stereo: leave --stereo out\n"
-
-
 @pytest.mark.parametrize(
     "command",
-    [("grow", "--grow", "CC"), ("analogs", "CCO"), ("interpolate", "CCO", "CCN"),
+    [("generate",), ("grow", "--grow", "CC"), ("analogs", "CCO"), ("interpolate", "CCO", "CCN"),
      ("optimize", "--score", "qed"), ("evaluate", "--reference", "none")],
 )  # fmt: skip
-def test_every_command_says_so(graphcnf, surroundings, command):
+def test_a_model_without_stereo_says_so(graphcnf, surroundings, command):
     code, out, err = graphcnf(*command, "--model", "moses", "--stereo")
     assert (code, out, err) == (1, "", "error: moses has no stereo: leave --stereo out\n")
 

@@ -6,7 +6,6 @@ import os
 import pytest
 
 from graphcnf.errors import UserError
-from graphcnf.scripts.cli import main
 from graphcnf.training import experiments
 from graphcnf.training.loop import HEADLINES
 from graphcnf.training.settings import load_preset
@@ -38,16 +37,6 @@ def test_a_mistake_in_the_model_is_found_before_data_are_read(name, model, messa
     with pytest.raises(UserError, match=message):
         build({"name": name, **path}, model)
     assert not loads
-
-
-@pytest.mark.parametrize("key", ["skipped_file", "out", "log"])
-def test_data_from_elsewhere_name_no_file_to_write(tmp_path, key):
-    victim, molecules = tmp_path / "victim", tmp_path / "x.smi"
-    victim.write_text("precious")
-    molecules.write_text("CCO\nnonsense\n" * 20)
-    with pytest.raises(UserError, match=key):
-        build({"name": "smiles_file", "path": str(molecules), key: str(victim)})
-    assert victim.read_text() == "precious"
 
 
 def shipped(name, **data):
@@ -108,38 +97,32 @@ def preset(tiny, tmp_path, monkeypatch):
     return path
 
 
-def graphcnf(capfd, *arguments) -> tuple[int, str]:
-    with pytest.raises(SystemExit) as caught:
-        main([str(a) for a in arguments])
-    return caught.value.code or 0, capfd.readouterr().err
-
-
-def test_train_and_resume(preset, tmp_path, capfd):
+def test_train_and_resume(preset, tmp_path, graphcnf):
     out = tmp_path / "run"
-    code, err = graphcnf(
-        capfd, "train", preset, "--out", out, "--steps", 10, "--set", "learning_rate=0.01"
+    code, _, err = graphcnf(
+        "train", preset, "--out", out, "--steps", 10, "--set", "learning_rate=0.01"
     )
     assert code == 0 and "finished: 10 steps" in err and "bits_per_variable" in err
     text = (out / "config.toml").read_text()
     assert text.index("[data]") < text.index("[training]")
     assert "learning_rate = 0.01" in text and "\nminutes =" not in text
 
-    code, err = graphcnf(capfd, "train", preset, "--out", out, "--steps", 10)
+    code, _, err = graphcnf("train", preset, "--out", out, "--steps", 10)
     assert code == 1 and err.splitlines()[-1].startswith("error: ") and "--resume" in err
 
-    code, err = graphcnf(capfd, "train", "--out", out, "--resume", "--steps", 20)
+    code, _, err = graphcnf("train", "--out", out, "--resume", "--steps", 20)
     assert code == 0 and "from step 10" in err and "finished: 20 steps" in err
     assert "do not count" not in err
     steps = [r["step"] for r in csv.DictReader((out / "metrics.csv").open())]
     assert steps == ["5", "10", "10", "15", "20", "20"]
 
     preset.write_text(preset.read_text().replace("log_every = 5", "log_every = 2"))
-    code, err = graphcnf(capfd, "train", preset, "--out", out, "--resume")
+    code, _, err = graphcnf("train", preset, "--out", out, "--resume")
     assert code == 0 and f"minutes, log_every of {preset} do not count" in err
 
 
 def test_a_first_start_that_is_stopped_while_it_loads_is_resumed(
-    preset, tmp_path, capfd, monkeypatch
+    preset, tmp_path, graphcnf, monkeypatch
 ):
     build, out = experiments.EXPERIMENTS["tiny"], tmp_path / "run"
 
@@ -147,17 +130,17 @@ def test_a_first_start_that_is_stopped_while_it_loads_is_resumed(
         raise KeyboardInterrupt
 
     monkeypatch.setitem(experiments.EXPERIMENTS, "tiny", stopped)
-    code, _ = graphcnf(capfd, "train", preset, "--out", out, "--steps", 3)
+    code, *_ = graphcnf("train", preset, "--out", out, "--steps", 3)
     assert code == 130 and sorted(os.listdir(out)) == ["config.toml", "run.json"]
     monkeypatch.setitem(experiments.EXPERIMENTS, "tiny", build)
-    code, err = graphcnf(capfd, "train", "--resume", "--out", out)
+    code, _, err = graphcnf("train", "--resume", "--out", out)
     assert code == 0 and "finished: 3 steps" in err
 
 
-def test_a_first_start_that_fails_leaves_nothing(preset, tmp_path, capfd):
+def test_a_first_start_that_fails_leaves_nothing(preset, tmp_path, graphcnf):
     out = tmp_path / "run"
-    code, err = graphcnf(
-        capfd, "train", preset, "--out", out, "--steps", 3, "--set", "data.name=nowhere"
+    code, _, err = graphcnf(
+        "train", preset, "--out", out, "--steps", 3, "--set", "data.name=nowhere"
     )
     assert code == 1 and f"{preset} [data] name: unknown data set 'nowhere'" in err
     assert not out.exists()

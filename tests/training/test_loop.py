@@ -146,17 +146,20 @@ def last_step(checkpoint: Path) -> int:
     return load_checkpoint(checkpoint)["at"]["step"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signal_saves_and_the_run_goes_on(tiny, tmp_path, capfd, number):
-    fit(tiny.make_experiment(), SETTINGS, tmp_path / "whole")
+@pytest.mark.parametrize(
+    ("number", "optimizer"), [(signal.SIGTERM, "adamw"), (signal.SIGINT, "muon")]
+)
+def test_signal_saves_and_the_run_goes_on(tiny, tmp_path, capfd, number, optimizer):
+    settings = replace(SETTINGS, optimizer=optimizer)
+    fit(tiny.make_experiment(), settings, tmp_path / "whole")
     experiment = tiny.make_experiment()
     experiment.model.hook = lambda model: model.calls == 16 and os.kill(os.getpid(), number)
     before = signal.getsignal(number)
-    result = fit(experiment, SETTINGS, tmp_path / "cut")
+    result = fit(experiment, settings, tmp_path / "cut")
     assert signal.getsignal(number) is before
     assert not result.finished and result.signal == number and result.step == 17
     assert "saved step 17" in capfd.readouterr().err
-    fit(tiny.make_experiment(), SETTINGS, tmp_path / "cut", resume=True)
+    fit(tiny.make_experiment(), settings, tmp_path / "cut", resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
@@ -248,14 +251,6 @@ def test_nothing_is_deleted_but_what_a_run_wrote(tiny, tmp_path):
     fit(tiny.make_experiment(), replace(often, steps=3), tmp_path, resume=True)
     assert all((tmp_path / name).exists() for name in mine)
     assert not any((tmp_path / name).exists() for name in theirs)
-
-
-def test_a_folder_that_is_no_run_stays_as_it_is(tiny, tmp_path):
-    (tmp_path / "notes").write_text("mine")
-    for resume in (False, True):
-        with pytest.raises(UserError, match="not empty and holds no training run"):
-            fit(tiny.make_experiment(), SETTINGS, tmp_path, resume=resume)
-    assert [path.name for path in tmp_path.iterdir()] == ["notes"]
 
 
 def test_the_best_averaged_weights_are_kept_and_patience_ends_a_run(tiny, tmp_path):

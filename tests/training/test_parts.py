@@ -1,22 +1,17 @@
 """Optimizers, moving average, metrics and checkpoint files."""
 
 import csv
-import dataclasses
-import re
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from graphcnf.errors import UserError
 from graphcnf.flows.modules import ReadOut
-from graphcnf.training import TrainingSettings, fit
+from graphcnf.training import TrainingSettings
 from graphcnf.training.checkpoint import (
     add,
-    load_checkpoint,
     means,
-    save_checkpoint,
     save_model,
 )
 from graphcnf.training.history import History, MetricsFile
@@ -78,20 +73,6 @@ def test_what_muon_takes():
     assert [g["weight_decay"] for g in adamw.param_groups] == [SETTINGS.weight_decay, 0.0]
     with pytest.raises(UserError, match="no linear layers"):
         optimizers_of(nn.Embedding(4, 4), SETTINGS)
-
-
-def test_a_run_with_muon_goes_on_as_if_nothing_had_happened(tiny, tmp_path):
-    fit(tiny.make_experiment(), SETTINGS, tmp_path / "whole")
-    plateau = dataclasses.replace(SETTINGS, decay_fraction=0.0)
-    fit(tiny.make_experiment(), plateau, tmp_path / "a")
-    fit(tiny.make_experiment(), dataclasses.replace(plateau, steps=9), tmp_path / "b")
-    fit(tiny.make_experiment(), plateau, tmp_path / "b", resume=True)
-    a, b = (load_checkpoint(tmp_path / n / "checkpoints" / "last.ckpt") for n in "ab")
-    for key in ("model", "average", "optimizers"):
-        torch.testing.assert_close(a[key], b[key], rtol=0, atol=0)
-    with pytest.raises(UserError, match="another optimizer"):
-        other = dataclasses.replace(plateau, optimizer="adamw", steps=30)
-        fit(tiny.make_experiment(), other, tmp_path / "b", resume=True)
 
 
 def test_moving_average_formula():
@@ -170,19 +151,6 @@ def test_what_cannot_be_drawn_is_refused(tmp_path):
         History.read(tmp_path).plot()
     with pytest.raises(UserError, match="a.pdf: write to a file that ends in .png or .svg"):
         History.read(tmp_path).plot(tmp_path / "a.pdf")
-
-
-def test_a_flipped_bit_of_a_checkpoint_is_found(tmp_path):
-    path, random = tmp_path / "a.ckpt", np.random.default_rng(0)
-    save_checkpoint(path, {"x": torch.arange(1000)})
-    assert torch.equal(load_checkpoint(path)["x"], torch.arange(1000))
-    content = path.read_bytes()
-    for place in random.integers(0, 8 * len(content), 60):
-        changed = bytearray(content)
-        changed[place // 8] ^= 1 << place % 8
-        path.write_bytes(changed)
-        with pytest.raises(UserError, match=re.escape(str(path))):
-            load_checkpoint(path)
 
 
 def test_a_model_without_a_way_to_be_saved_leaves_its_weights(tmp_path):

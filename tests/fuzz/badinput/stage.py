@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import io
 import os
 import resource
@@ -214,19 +213,9 @@ def _streams(case: Case, out: io.BytesIO, err: TextIO):
             stdout.detach()
 
 
-def _children() -> list[int]:
-    """Processes that this one has started and that still run."""
-    lists = Path("/proc/self/task").glob("*/children")
-    return [int(number) for found in lists for number in found.read_text().split()]
-
-
 @contextlib.contextmanager
 def _limits():
-    """An end after some time, and no more memory than the machine has to spare.
-
-    What never comes back from a library has this whole process ended with a traceback: with
-    pytest-xdist that is one failure, and the others go on.
-    """
+    """An end after some time, and no more memory than the machine has to spare."""
 
     def stop(number, frame):
         raise Hung
@@ -238,18 +227,10 @@ def _limits():
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, hard))
     # Again and again, should something catch it.
     signal.setitimer(signal.ITIMER_REAL, PATIENCE, 5)
-    faulthandler.dump_traceback_later(3 * PATIENCE, exit=True, file=sys.__stderr__)
-    children = set(_children())
     try:
         yield
-    except Hung:
-        for child in set(_children()) - children:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(child, signal.SIGKILL)
-        raise
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        faulthandler.cancel_dump_traceback_later()
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
         signal.signal(signal.SIGALRM, handler)
         torch.set_num_threads(threads)
