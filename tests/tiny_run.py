@@ -67,7 +67,8 @@ def make_experiment(batch_size=8, epoch_batches=7, delay=0.0, noise=True) -> Exp
 
 
 if __name__ == "__main__":
-    from graphcnf.training import TrainingSettings, fit
+    from graphcnf.training import TrainingSettings
+    from graphcnf.training.loop import fit
 
     options = json.loads(sys.argv[1])
     out, resume, delay = options.pop("out"), options.pop("resume"), options.pop("delay")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from graphcnf.arguments import check
 from graphcnf.categorical import make_encoding
 from graphcnf.categorical.encoding import logistic_noise
 from graphcnf.categorical.flow import Bound
@@ -322,6 +323,8 @@ class PairsModel(GraphModel):
         typed["pair_features"] += bond_categories
         nodes, bonds, joint = (dict(step or {}) for step in (nodes, bonds, adjacency_step))
         number = [step.pop("couplings", k) for step, k in ((nodes, 3), (bonds, 3), (joint, 6))]
+        for name, step in (("nodes", nodes), ("bonds", bonds), ("adjacency_step", joint)):
+            check(name, step, PairNetwork)
         self.nodes = coupling_stack(
             partial(PairNetwork, **typed, **nodes),
             channels=node_dim,

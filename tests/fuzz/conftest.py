@@ -50,10 +50,7 @@ def pytest_generate_tests(metafunc):
         quick = [[case for case in family if not case.starts] for family in drawn]
         drawn = [Random(SEED).sample(some, min(SAMPLE, len(some))) for some in quick]
     cases = [case for family in drawn for case in family]
-    marks = [pytest.mark.xdist_group(f"fuzz-{k % 8}") for k in range(8)]
-    metafunc.parametrize(
-        "case", [pytest.param(c, id=c.name, marks=marks[k % 8]) for k, c in enumerate(cases)]
-    )
+    metafunc.parametrize("case", cases, ids=[case.name for case in cases])
 
 
 @pytest.fixture(scope="session")

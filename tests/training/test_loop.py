@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 from graphcnf.compute.files import file_lock
 from graphcnf.errors import UserError
 from graphcnf.pretrained import load_model
-from graphcnf.training import TrainingSettings, fit
+from graphcnf.training import TrainingSettings
 from graphcnf.training.checkpoint import load_checkpoint
+from graphcnf.training.loop import fit
 
 SETTINGS = TrainingSettings(steps=60, threads=1, accelerator="cpu", log_every=10, warmup_steps=5,
                             eval_minutes=0, final_eval_batches=3)  # fmt: skip

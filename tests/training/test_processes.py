@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import torch
 
-from graphcnf.training import TrainingSettings, fit
+from graphcnf.training import TrainingSettings
 from graphcnf.training.checkpoint import load_checkpoint
-from graphcnf.training.loop import Run
+from graphcnf.training.loop import Run, fit
 from graphcnf.training.settings import is_main, load_config
 
 SETTINGS = dict(steps=24, threads=1, accelerator="cpu", log_every=4, warmup_steps=5,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from random import Random
 from typing import Any
+
+from tomli_w import dumps
 
 from badinput.case import Case, written
 
@@ -92,6 +93,7 @@ EXPERIMENTS: dict[str, tuple[dict, dict, dict[str, tuple], dict[str, tuple]]] = 
 }  # fmt: skip
 """What can be trained: `[model]`, `[data]`, and bad values of the entries of both."""
 
+RUN = ("train", "x.toml", "--out", "run")
 TRAIN = {"steps": 1, "batch_size": 4, "eval_batches": 1, "final_eval_batches": 1,
          "accelerator": "cpu"}  # fmt: skip
 
@@ -108,63 +110,36 @@ TEXTS = {
 """Presets that are none."""
 
 
-def toml(value: Any) -> str:
-    """A value as TOML writes it."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float) and value != value:
-        return "nan"
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{k} = {toml(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(toml, value)) + "]"
-    return json.dumps(value) if isinstance(value, str) else repr(value)
-
-
-def preset(model: dict, data: dict, training: dict) -> str:
-    """The text of a preset."""
-    tables = {"model": model, "data": data, "training": training}
-    return "\n".join(
-        f"[{name}]\n" + "".join(f"{k} = {toml(v)}\n" for k, v in table.items())
-        for name, table in tables.items()
-    )
-
-
 def configuration_cases(seed: int) -> Iterator[Case]:
     """Bad values in every entry of presets, in files and as overrides; presets that are none."""
     dice = Random(f"configurations {seed}")
     for name, (model, data, bad_model, bad_data) in EXPERIMENTS.items():
+        good = {"model": model, "data": data, "training": TRAIN}
         for table, entries in (("model", bad_model), ("data", bad_data)):
             for key, values in entries.items():
                 for value in values:
-                    changed = {"model": model, "data": data}
-                    changed[table] = {**changed[table], key: value}
-                    text = preset(changed["model"], changed["data"], TRAIN)
-                    label = f"{name} {table}.{key}={toml(value)[:40]}"
-                    yield Case(label, ("train", "x.toml", "--out", "run"),
+                    text = dumps({**good, table: {**good[table], key: value}})
+                    yield Case(f"{name} {table}.{key}={value!r:.40}", RUN,
                                _named(key, value), written("x.toml", text))  # fmt: skip
-        good = preset(model, data, TRAIN)
-        for table in ("model", "data", "training"):
+        for table in good:
             word = "".join(dice.choices("abcdefgh", k=7))
-            yield Case(f"{name} {table}.{word}", 
-                       ("train", "x.toml", "--out", "run", "--set", f"{table}.{word}=1"),
-                       (word,), written("x.toml", good))  # fmt: skip
+            yield Case(f"{name} {table}.{word}", (*RUN, "--set", f"{table}.{word}=1"),
+                       (word,), written("x.toml", dumps(good)))  # fmt: skip
     model, data, *_ = EXPERIMENTS["sets"]
+    good = {"model": model, "data": data, "training": TRAIN}
     for key, values in TRAINING.items():
         late = key in ("accelerator", "devices")
         named = (key,) if late else ("x.toml", key)
         for value in values:
-            label = f"training.{key}={toml(value)[:40]}"
-            text = preset(model, data, {**TRAIN, key: value})
-            yield Case(label, ("train", "x.toml", "--out", "run"), named,
+            text = dumps({**good, "training": {**TRAIN, key: value}})
+            yield Case(f"training.{key}={value!r:.40}", RUN, named,
                        written("x.toml", text), starts=late)  # fmt: skip
-        value = dice.choice(values)
-        assigned = f"{key}={toml(value)}"
-        yield Case(f"--set {assigned[:40]}",
-                   ("train", "x.toml", "--out", "run", "--set", assigned), named,
-                   written("x.toml", preset(model, data, TRAIN)), starts=late)  # fmt: skip
+        value = dice.choice([v for v in values if not isinstance(v, Mapping)])
+        assigned = dumps({key: value}).strip().replace(" = ", "=", 1)
+        yield Case(f"--set {assigned[:40]}", (*RUN, "--set", assigned), named,
+                   written("x.toml", dumps(good)), starts=late)  # fmt: skip
     for label, content in TEXTS.items():
-        yield Case(f"preset: {label}", ("train", "x.toml", "--out", "run"), (),
+        yield Case(f"preset: {label}", RUN, (),
                    written("x.toml", content))  # fmt: skip
 
 
