@@ -37,7 +37,7 @@ from graphcnf.evaluation.summary import (
 from graphcnf.evaluation.tables import Distances, Evaluation
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
 from graphcnf.graphs.isomorphism import isomorphic, labelling_bits
-from graphcnf.graphs.record_blocks import batches, one_thread, together_on
+from graphcnf.graphs.record_blocks import batches, together_on
 from graphcnf.limits import check_integer, check_seed, check_temperature
 from graphcnf.molecules.codec import UnparsableSmiles, dropped, parse, quiet
 from graphcnf.molecules.flow import MoleculeFlow
@@ -381,16 +381,12 @@ def draw_part(
     records: range,
 ) -> Summary:
     """Draw a block of raw samples, also the marks of valid ones if `stereo`, and summarize it."""
-    _, frame = draw_block(model, records, seed=seed, temperature=temperature, keep=stereo)
-    summary = look_at(frame.drop(columns="mol", errors="ignore"), features, device)
     density = stereo_of(model) if stereo else None
+    _, frame = draw_block(model, records, seed=seed, temperature=temperature, stereo=density)
+    isomers = frame.pop("isomer")[frame["strict"]]
+    summary = look_at(frame, features, device)
     if density is not None:
-        options: Any = {"seed": seed, "first": records.start, "temperature": temperature}
-        with one_thread(model.device):
-            marked = density.marked(list(frame["smiles"]), frame["mol"], **options)
-        summary.add_marks(
-            s for s, valid in zip(marked, frame["strict"], strict=True) if s and valid
-        )
+        summary.add_marks(isomers)
     return summary
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,11 +25,12 @@ from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
 from graphcnf.graphs.record_blocks import RecordNoise, blocks, one_thread
 from graphcnf.limits import MOST_CANDIDATES, check_integer, check_range
 from graphcnf.molecules import codec
-from graphcnf.molecules.analogs import analogs_of
+from graphcnf.molecules.analogs import NearAnalogs, analogs_of
 from graphcnf.molecules.drawing import draw_svg
 from graphcnf.molecules.filters import NO_FILTERS, Filters, passing_text
-from graphcnf.molecules.growth import Growth, read_fragment
-from graphcnf.molecules.properties import conditions_of, nearest_of
+from graphcnf.molecules.growth import Growth, Result, read_fragment
+from graphcnf.molecules.properties import conditions_of
+from graphcnf.molecules.records import draw_block
 from graphcnf.molecules.standardize import (
     GROUPS,
     charge_states,
@@ -38,12 +39,8 @@ from graphcnf.molecules.standardize import (
 )
 from graphcnf.molecules.stereo import Code, Frame, encode
 from graphcnf.molecules.stereo_flow import StereoFlow, stereo_of
-from graphcnf.molecules.validity import strict_molecules, strict_smiles
+from graphcnf.molecules.validity import strict_smiles
 from graphcnf.molecules.vocabulary import OTHER_CODEC, MoleculeVocabulary, numbers_atoms_as_here
-
-if TYPE_CHECKING:
-    from graphcnf.molecules.analogs import NearAnalogs
-    from graphcnf.molecules.growth import Growth, Result
 
 BATCH = 128
 
@@ -187,28 +184,22 @@ class MoleculeFlow:
             raise UserError(
                 f"best of {best_of}: the best is the nearest to a property; ask for one"
             )
-        drawn: dict[str, Any] = {"seed": seed, "temperature": temperature}
-
-        def draw(records: range) -> tuple[PackedGraphs, list[str | None], list[str | None]]:
-            """Return graphs, their SMILES, and these with marks."""
-            first, count = records.start * best_of, len(records) * best_of
-            graphs = self.model.sample_records(
-                first, count, sizes=atoms, conditions=wanted, **drawn
-            )
-            if wanted is not None and best_of > 1:
-                smiles = strict_smiles(graphs, self.vocabulary)
-                graphs = graphs.subset(nearest_of(smiles, wanted, self.model.conditions, best_of))
-            molecules = strict_molecules(graphs, self.vocabulary)
-            smiles = [None if mol is None else Chem.MolToSmiles(mol) for mol in molecules]
-            if not stereo or self.stereo is None:
-                return graphs, smiles, smiles
-            marked = self.stereo.marked(smiles, molecules, first=records.start, **drawn)
-            return graphs, smiles, marked
-
+        draw = partial(
+            draw_block,
+            self.model,
+            seed=seed,
+            temperature=temperature,
+            sizes=atoms,
+            targets=wanted,
+            best_of=best_of,
+            conventions=(),
+            stereo=self.stereo if stereo else None,
+        )
         if filters and n:
             return _passing(n, filters, draw)
-        graphs, _, smiles = draw(range(n))
-        return MoleculeSample(graphs, smiles)
+        graphs, frame = draw(range(n))
+        pairs = zip(frame["isomer"], frame["strict"], strict=True)
+        return MoleculeSample(graphs, [smiles if valid else None for smiles, valid in pairs])
 
     def grow(
         self, fragment: str, n: int = 100, *, task: str = "grow", stereo: bool = True, **options
@@ -486,16 +477,16 @@ def _passing(n: int, filters: Filters, draw: Callable[[range], tuple]) -> Molecu
     graphs: list[codec.Graph] = []
     smiles: list[str | None] = []
     for block in blocks(0):
-        drawn, plain, marked = draw(block)
-        for k in np.flatnonzero([text is not None for text in plain]):
-            refusal = filters.refusal(Chem.MolFromSmiles(plain[k]))
+        drawn, frame = draw(block)
+        for k, plain, isomer in frame.loc[frame["strict"], ["smiles", "isomer"]].itertuples():
+            refusal = filters.refusal(Chem.MolFromSmiles(plain))
             outcomes[refusal] += 1
-            key = protonation_hash(plain[k])
+            key = protonation_hash(plain)
             if refusal or key in seen:
                 continue
             seen.add(key)
-            graphs.append(drawn.graph(int(k)))
-            smiles.append(marked[k])
+            graphs.append(drawn.graph(k))
+            smiles.append(isomer)
             last = block.stop
             if len(smiles) == n:
                 return MoleculeSample(PackedGraphs.from_lists(graphs), smiles)

@@ -323,28 +323,3 @@ def outside_training(
         for table, value in zip(tables, conditions, strict=True)
         if value is not None and (away := abs(value - table["mean"]) / table["deviation"]) > 3
     ]
-
-
-def nearest_of(
-    smiles: Sequence[str | None],
-    conditions: Sequence[float | None],
-    tables: Sequence[Mapping[str, Any]],
-    best_of: int,
-) -> np.ndarray:
-    """Return the indices (M,) of the nearest to the conditions in each `best_of` of M * best_of.
-
-    By Euclidean distance in the deviations of the training data (`outside_training`): the first of
-    equal ones, and of invalid ones, which are None.
-    """
-    wanted = {
-        table["name"]: (value, table["deviation"])
-        for table, value in zip(tables, conditions, strict=True)
-        if value is not None
-    }
-    distances = np.full(len(smiles), math.inf)
-    for k, text in enumerate(smiles):
-        if text is not None:
-            found = described(Chem.MolFromSmiles(text), wanted)
-            distances[k] = math.hypot(*((found[n] - v) / sd for n, (v, sd) in wanted.items()))
-    rows = distances.reshape(-1, best_of)
-    return np.arange(len(rows)) * best_of + rows.argmin(1)

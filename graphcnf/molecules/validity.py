@@ -73,20 +73,9 @@ def _written(mol: Chem.Mol | None) -> str | None:
 
 def strict_smiles(graphs: PackedGraphs, vocabulary: MoleculeVocabulary) -> list[str | None]:
     """Return the `strict` SMILES of every graph, None where it is not valid."""
-    return [_written(mol) for mol in strict_molecules(graphs, vocabulary)]
-
-
-def strict_molecules(graphs: PackedGraphs, vocabulary: MoleculeVocabulary) -> list[Chem.Mol | None]:
-    """Return the `strict_molecule` of every graph."""
     every = map(graphs.graph, range(len(graphs)))
     with quiet():
-        return [strict_molecule(graph_to_molecule(*graph, vocabulary)) for graph in every]
-
-
-def largest_fragment(mol: Chem.Mol) -> tuple[str | None, float]:
-    """Return the `strict` SMILES of the largest fragment, and its share of the atoms, or 0."""
-    part = _largest(mol)
-    return strict(part), part.GetNumAtoms() / max(mol.GetNumAtoms(), 1)
+        return [strict(graph_to_molecule(*graph, vocabulary)) for graph in every]
 
 
 def valence_only(mol: Chem.Mol) -> str | None:

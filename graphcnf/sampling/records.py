@@ -11,25 +11,21 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from rdkit import Chem
 
-from graphcnf.compute.parallel import available_cores
+from graphcnf.compute.parallel import Cluster, Workers, available_cores
 from graphcnf.graphs import GraphCNF, PackedGraphs
 from graphcnf.graphs.record_blocks import BLOCK, RecordNoise, blocks, one_thread
 from graphcnf.molecules.filters import NO_FILTERS, Filters
-from graphcnf.molecules.properties import described, nearest_of
+from graphcnf.molecules.properties import described
+from graphcnf.molecules.records import draw_block
 from graphcnf.molecules.standardize import protonation_hash
 from graphcnf.molecules.stereo_flow import stereo_of
-from graphcnf.molecules.validity import CONVENTIONS, evaluate_records, strict_smiles
-from graphcnf.molecules.vocabulary import MoleculeVocabulary
 from graphcnf.sampling.formats import WRITERS
-
-if TYPE_CHECKING:
-    from graphcnf.compute.parallel import Cluster
 
 WORTHWHILE = 1000
 """Records for which another process pays: it starts in the time that half of them take."""
@@ -67,40 +63,6 @@ class Record(NamedTuple):
     reached: dict[str, tuple[float, float]]  # value asked for and value had, by property
 
 
-def draw_block(
-    model: GraphCNF,
-    records: range,
-    *,
-    seed: int,
-    temperature: float = 1.0,
-    sizes: tuple[int, int] | None = None,
-    targets: Sequence[float | None] | None = None,
-    best_of: int = 1,
-    conventions: tuple[str, ...] = CONVENTIONS,
-    keep: bool = False,
-) -> tuple[PackedGraphs, pd.DataFrame]:
-    """Draw records, and return the graphs with a row of `evaluate_records` for each.
-
-    For the options see `Recipe`, and `evaluate_records` for `conventions` and `keep`.
-    """
-    vocabulary = MoleculeVocabulary.of_model(model)
-    graphs = model.sample_records(
-        records.start * best_of,
-        len(records) * best_of,
-        seed=seed,
-        temperature=temperature,
-        sizes=sizes,
-        conditions=targets,
-    )
-    if targets is not None and best_of > 1:
-        smiles = strict_smiles(graphs, vocabulary)
-        graphs = graphs.subset(nearest_of(smiles, targets, model.conditions, best_of))
-    frame = evaluate_records(
-        graphs, vocabulary, first=records.start, conventions=conventions, keep=keep
-    )
-    return graphs, frame
-
-
 def block_records(model: GraphCNF, recipe: Recipe, block: range) -> list[Record]:
     """Draw and write a whole block of records."""
     graphs, frame = draw_block(
@@ -112,15 +74,8 @@ def block_records(model: GraphCNF, recipe: Recipe, block: range) -> list[Record]
         targets=recipe.targets,
         best_of=recipe.best_of,
         conventions=(),
-        keep=bool(recipe.stereo),
+        stereo=stereo_of(model) if recipe.stereo else None,
     )
-    marked = list(frame["smiles"])
-    if recipe.stereo:
-        stereo = stereo_of(model)
-        assert stereo is not None
-        options: dict = {"first": block.start, "temperature": recipe.temperature}
-        with one_thread(model.device):
-            marked = stereo.marked(marked, frame["mol"], seed=recipe.seed, **options)
     if "log_likelihood" in recipe.columns:
         frame["log_likelihood"] = molecule_log_likelihoods(
             model, graphs, block, frame, recipe.seed, recipe.targets
@@ -129,7 +84,7 @@ def block_records(model: GraphCNF, recipe: Recipe, block: range) -> list[Record]
     names = [table["name"] for table in model.conditions]
     asked = {k: v for k, v in zip(names, recipe.targets or (), strict=False) if v is not None}
     chemistry = bool(recipe.properties or recipe.filters or asked)
-    for row, smiles in zip(frame.to_dict("records"), marked, strict=True):
+    for row in frame.to_dict("records"):
         mol = Chem.MolFromSmiles(row["smiles"]) if chemistry and row["strict"] else None
         refusal = "" if mol is None else recipe.filters.refusal(mol)
         hash_, text, reached = None, "", {}
@@ -137,7 +92,7 @@ def block_records(model: GraphCNF, recipe: Recipe, block: range) -> list[Record]
             hash_ = None if recipe.everything else protonation_hash(row["smiles"])
             unknown = dict.fromkeys(recipe.properties)
             row |= unknown if mol is None else described(mol, recipe.properties)
-            row["smiles"] = smiles
+            row["smiles"] = row["isomer"]
             text = write({name: row[name] for name in recipe.columns})
             found = {} if mol is None else described(mol, asked)
             reached = {k: (asked[k], v) for k, v in found.items() if math.isfinite(v)}
@@ -187,9 +142,7 @@ def first_blocks(number: int, together: int = 1) -> Iterator[range]:
     return (range(block.start, min(block.stop, number)) for block in needed)
 
 
-def sampling_processes(
-    model: GraphCNF, records: float, workers: int | Cluster | None = None
-) -> int | Cluster:
+def sampling_processes(model: GraphCNF, records: float, workers: Workers = None) -> int | Cluster:
     """Return the number of processes that draw about `records` records, or the cluster.
 
     One process draws from a model on a GPU, and none is started without a block to draw.
