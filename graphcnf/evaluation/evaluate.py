@@ -10,19 +10,19 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from rdkit import Chem
 
-from graphcnf.compute.parallel import available_cores
+from graphcnf.compute.parallel import Workers, available_cores
 from graphcnf.datasets import MOLECULES
 from graphcnf.datasets.references import HELD_OUT, Rows, held_out, load_reference
 from graphcnf.datasets.smiles_file import load_smiles_file
 from graphcnf.datasets.zinc250k import zinc250k_table
 from graphcnf.errors import UserError, require, say
-from graphcnf.evaluation.metrics import COMPARED, Feature, chosen_metrics, features_of
+from graphcnf.evaluation.metrics import COMPARED, Statistic, chosen_metrics, statistics_of
 from graphcnf.evaluation.statistics import Comparison, compare, set_statistics
 from graphcnf.evaluation.summary import (
     CHUNK,
@@ -48,9 +48,6 @@ from graphcnf.molecules.stereo_flow import shipped_stereo, stereo_of
 from graphcnf.molecules.validity import evaluate_records
 from graphcnf.molecules.vocabulary import OTHER_CODEC, MoleculeVocabulary, numbers_atoms_as_here
 from graphcnf.sampling.records import draw_block, first_blocks, sampling_processes
-
-if TYPE_CHECKING:
-    from graphcnf.compute.parallel import Cluster
 
 BATCH = 128
 """Held-out graphs that are measured together."""
@@ -86,7 +83,7 @@ class Reference:
     test: str | None = None  # file to compare distributions with, instead of the held-out part
     metrics: Sequence[str] = ()  # names of distribution metrics
     device: str = "cpu"  # of ChemNet
-    workers: int | Cluster | None = None  # None for as many as pay
+    workers: Workers = None  # None for as many as pay
     _known: dict[tuple, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self):
@@ -141,6 +138,10 @@ class Reference:
         if flag == "--fcd":
             require("fcd_torch", "the FCD", "fcd")
         return dataset.take(held_out(dataset, HELD_OUT)).smiles
+
+    def statistics(self, dataset: Rows | None) -> tuple[Statistic, ...]:
+        """Return the statistics that the metrics need; none without data to compare with."""
+        return statistics_of(self.metrics if dataset else (), self.device)
 
     def data_row(
         self, dataset: Rows, count: int, seed: int, hashes: np.ndarray
@@ -268,11 +269,10 @@ def _evaluate_records(records: Records, reference: Reference, standardize: bool)
     if workers is None:
         # Another process takes a while to start.
         workers = 1 if records.count <= 4 * CHUNK else available_cores()
-    features = features_of(reference.metrics if dataset else ())
     # Files of a folder are read one after the other: each may have marks.
     marked = records.records is None or any("stereo" in dropped(s) for s in records.records.smiles)
     summary = summarize_blocks(
-        partial(score_chunk, features, reference.device, states, marked),
+        partial(score_chunk, reference.statistics(dataset), states, marked),
         records.chunks(),
         total=records.count,
         label="scoring molecules",
@@ -375,8 +375,7 @@ def draw_part(
     model: GraphCNF,
     seed: int,
     temperature: float,
-    features: tuple[Feature, ...],
-    device: str,
+    wanted: tuple[Statistic, ...],
     stereo: bool,
     records: range,
 ) -> Summary:
@@ -384,7 +383,7 @@ def draw_part(
     density = stereo_of(model) if stereo else None
     _, frame = draw_block(model, records, seed=seed, temperature=temperature, stereo=density)
     isomers = frame.pop("isomer")[frame["strict"]]
-    summary = look_at(frame, features, device)
+    summary = look_at(frame, wanted)
     if density is not None:
         summary.add_marks(isomers)
     return summary
@@ -418,19 +417,11 @@ def _evaluate_model(
     hashes = model.training_hashes
     if dataset is not None and (hashes is None or reference.name not in (None, "none")):
         hashes = dataset.training_hashes()
-    features = features_of(reference.metrics if dataset else ())
+    wanted = reference.statistics(dataset)
     workers = sampling_processes(model, samples, reference.workers)
     summaries = [
         summarize_blocks(
-            partial(
-                draw_part,
-                model,
-                seed,
-                temperature,
-                features,
-                reference.device,
-                stereo and seed == seeds[0],
-            ),
+            partial(draw_part, model, seed, temperature, wanted, stereo and seed == seeds[0]),
             first_blocks(samples, together_on(model.device)),
             total=samples,
             label=f"sampling, seed {seed}",

@@ -16,7 +16,7 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial, reduce
 from operator import iadd
 from typing import Any
@@ -58,7 +58,7 @@ def add_counts(one: Counter, other: Counter) -> Counter:
 
 
 @dataclass(frozen=True)
-class Feature:
+class Statistic:
     """A statistic of a set of molecules; that of the whole is the sum of those of its parts.
 
     Its value for a list of sanitized molecules is a `Counter` of texts or an array. `of` is a
@@ -69,23 +69,24 @@ class Feature:
     name: str  # key in `SetStatistics.values`
     of: Callable[..., Any]
     add: Callable[[Any, Any], Any] = add_counts  # value of two lists, maybe the first one's
-    on_device: bool = False  # True where `of` takes a `device` as well
+    on_device: bool = False  # True where `of` takes a `device`, which `statistics_of` gives
 
 
 @dataclass(frozen=True)
 class Metric:
     """A figure of a generated set, given a reference.
 
-    `function` takes the feature of the generated and of the reference set, and raises `Unavailable`
-    where there is no figure. A Wasserstein distance is one of decimals, others of categories.
+    `function` takes the statistic of the generated and of the reference set, and raises
+    `Unavailable` where there is no figure. A Wasserstein distance is one of decimals, others of
+    categories.
     """
 
     name: str  # for the command line, JSON and CSV
     title: str  # in tables
     better: str  # "lower", "higher", or "as the reference"
-    needs: Feature
+    needs: Statistic
     function: Callable[[Any, Any], float]
-    axis: str = ""  # label of the feature's histogram in reports, "" for none
+    axis: str = ""  # label of the statistic's histogram in reports, "" for none
 
 
 def histogram(function: Callable[[Chem.Mol], Iterable[str]], mols: Sequence[Chem.Mol]) -> Counter:
@@ -121,7 +122,7 @@ def _kekule_bonds(mol: Chem.Mol) -> list[str]:
 
 def _ring_sizes(mol: Chem.Mol) -> list[str]:
     # Sanitization finds the symmetrized set, which may hold more rings than are independent, and
-    # which other features want: in a copy, GetSSSR puts another in the place of it.
+    # which other statistics want: in a copy, GetSSSR puts another in the place of it.
     return [str(len(ring)) for ring in Chem.GetSSSR(Chem.Mol(mol))]
 
 
@@ -391,27 +392,27 @@ def _fcd_torch():
     return fcd_torch
 
 
-def _counted(name: str, function: Callable) -> Feature:
-    return Feature(name, partial(histogram, function))
+def _counted(name: str, function: Callable) -> Statistic:
+    return Statistic(name, partial(histogram, function))
 
 
 def _w1(name: str, title: str, axis: str, function: Callable, decimals: int) -> Metric:
-    feature = _counted(name, partial(_decimal, function, decimals))
-    return Metric(f"{name}_w1", f"{title}, Wasserstein", "lower", feature, wasserstein, axis)
+    counts = _counted(name, partial(_decimal, function, decimals))
+    return Metric(f"{name}_w1", f"{title}, Wasserstein", "lower", counts, wasserstein, axis)
 
 
 def _tv(name: str, title: str, axis: str, function: Callable) -> Metric:
-    feature, title = _counted(name, function), f"{title}, total variation"
-    return Metric(f"{name}_tv", title, "lower", feature, total_variation, axis)
+    counts, title = _counted(name, function), f"{title}, total variation"
+    return Metric(f"{name}_tv", title, "lower", counts, total_variation, axis)
 
 
 def _passed(name: str, title: str, function: Callable) -> Metric:
     return Metric(name, title, "higher", _counted(name, partial(_outcome, function)), passed_share)
 
 
-_CHEMNET = Feature("chemnet", chemnet_sums, iadd, on_device=True)
-_NSPDK = Feature("nspdk", nspdk_sums, iadd)
-_PRINTS = Feature("fingerprints", fingerprints, _add_fingerprints)
+_CHEMNET = Statistic("chemnet", chemnet_sums, iadd, on_device=True)
+_NSPDK = Statistic("nspdk", nspdk_sums, iadd)
+_PRINTS = Statistic("fingerprints", fingerprints, _add_fingerprints)
 _TABLE = (
     Metric("fcd", "FCD", "lower", _CHEMNET, frechet_distance),
     Metric("nspdk", "NSPDK MMD", "lower", _NSPDK, nspdk_distance),
@@ -449,9 +450,16 @@ def chosen_metrics(names: Sequence[str] | None = None) -> tuple[Metric, ...]:
     return tuple(METRICS[name] for name in chosen)
 
 
-def features_of(names: Sequence[str] | None = None) -> tuple[Feature, ...]:
-    """Return the features that metrics need, each once; see `chosen_metrics`."""
-    return tuple({metric.needs.name: metric.needs for metric in chosen_metrics(names)}.values())
+def statistics_of(names: Sequence[str] | None = None, device: str = "cpu") -> tuple[Statistic, ...]:
+    """Return the statistics that metrics need, each once, computed on a device.
+
+    Raises `UserError` as `chosen_metrics`.
+    """
+    needed = {metric.needs.name: metric.needs for metric in chosen_metrics(names)}
+    return tuple(
+        replace(one, of=partial(one.of, device=device)) if one.on_device else one
+        for one in needed.values()
+    )
 
 
 def parse_metrics(text: str) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from graphcnf.compute.parallel import Workers, chunked, parallel_map
 from graphcnf.datasets import cache
 from graphcnf.datasets.molecules import cache_path
 from graphcnf.errors import Unavailable
-from graphcnf.evaluation.metrics import Feature, chosen_metrics, features_of
+from graphcnf.evaluation.metrics import Statistic, chosen_metrics, statistics_of
 from graphcnf.molecules import codec
 
 STATISTICS_VERSION = 3
@@ -37,7 +37,7 @@ class SetStatistics:
     """Statistics of a set of molecules."""
 
     size: int  # number of molecules
-    values: dict[str, Any] = field(default_factory=dict)  # of the features
+    values: dict[str, Any] = field(default_factory=dict)  # of each `Statistic`
     missing: dict[str, str] = field(default_factory=dict)  # reason in a line where there is none
 
     def add(self, other: SetStatistics) -> None:
@@ -45,10 +45,9 @@ class SetStatistics:
         if not self.size:
             self.values = other.values
         elif other.size:
-            for feature in features_of():
-                if feature.name in self.values and feature.name in other.values:
-                    pair = self.values[feature.name], other.values[feature.name]
-                    self.values[feature.name] = feature.add(*pair)
+            for one in statistics_of():
+                if one.name in self.values and one.name in other.values:
+                    self.values[one.name] = one.add(self.values[one.name], other.values[one.name])
         self.missing = {**other.missing, **self.missing}
         self.size += other.size
 
@@ -111,13 +110,13 @@ def compare(
     return Comparison(values, missing, one.size)
 
 
-def _value(statistics: SetStatistics, feature: str, which: str) -> Any:
+def _value(statistics: SetStatistics, name: str, which: str) -> Any:
     if not statistics.size:
         raise Unavailable(f"there are no {which} molecules")
-    if feature not in statistics.values:
-        without = f"the statistics of the {which} molecules were made without {feature}"
-        raise Unavailable(statistics.missing.get(feature, without))
-    return statistics.values[feature]
+    if name not in statistics.values:
+        without = f"the statistics of the {which} molecules were made without {name}"
+        raise Unavailable(statistics.missing.get(name, without))
+    return statistics.values[name]
 
 
 def set_statistics(
@@ -143,19 +142,19 @@ def set_statistics(
         UserError: There is no such metric.
         ValueError: A SMILES is not valid.
     """
-    features = features_of(metrics)
+    wanted = statistics_of(metrics, device)
     if isinstance(molecules, str | Chem.Mol):
         molecules = [molecules]
     smiles = [m if isinstance(m, str) else codec.canonical_smiles(m) for m in molecules]
     digest = hashlib.sha256("\n".join(smiles).encode()).hexdigest()
-    names = sorted(feature.name for feature in features)
+    names = sorted(one.name for one in wanted)
     # The features of NSPDK are hashes of Python's.
     key = (STATISTICS_VERSION, names, digest, sys.version_info[:2], *map(_version, _PACKAGES))
     path = cache_path(f"statistics-{label or 'molecules'}", *key)
 
     def compute() -> dict[str, np.ndarray]:
         result = SetStatistics(0)
-        describe = partial(chunk_statistics, features, device)
+        describe = partial(chunk_statistics, wanted)
         chunks = list(enumerate(chunked(smiles, CHUNK)))
         title = f"describing {label}" if label else ""
         for part in parallel_map(describe, chunks, workers=workers, label=title):
@@ -166,7 +165,7 @@ def set_statistics(
 
 
 def chunk_statistics(
-    features: tuple[Feature, ...], device: str, chunk: tuple[int, Sequence[str]]
+    wanted: tuple[Statistic, ...], chunk: tuple[int, Sequence[str]]
 ) -> SetStatistics:
     """Return the statistics of a chunk, its number among those of a set and SMILES.
 
@@ -175,7 +174,7 @@ def chunk_statistics(
     """
     number, smiles = chunk
     result, mols = SetStatistics(len(smiles)), []
-    if not features:
+    if not wanted:
         return result
     with codec.quiet():
         for k, text in enumerate(smiles, number * CHUNK):
@@ -183,12 +182,11 @@ def chunk_statistics(
                 mols.append(codec.parse(codec.canonical_smiles(codec.parse(text))))
             except codec.UnparsableSmiles as error:
                 raise codec.UnparsableSmiles(f"molecules[{k}]: {error}") from error
-        for feature in features if mols else ():
-            options = {"device": device} if feature.on_device else {}
+        for one in wanted if mols else ():
             try:
-                result.values[feature.name] = feature.of(mols, **options)
+                result.values[one.name] = one.of(mols)
             except Unavailable as error:
-                result.missing[feature.name] = str(error)
+                result.missing[one.name] = str(error)
     return result
 
 

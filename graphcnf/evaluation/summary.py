@@ -12,18 +12,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from rdkit import Chem
 
-from graphcnf.compute.parallel import ordered_map
+from graphcnf.compute.parallel import Cluster, ordered_map
 from graphcnf.compute.progress import progress_bar
 from graphcnf.datasets.molecules import encode
 from graphcnf.datasets.smiles_file import SUFFIXES, FileRecords, NoMolecules, read_smiles
 from graphcnf.errors import UserError
-from graphcnf.evaluation.metrics import Feature
+from graphcnf.evaluation.metrics import Statistic
 from graphcnf.evaluation.statistics import SetStatistics, chunk_statistics
 from graphcnf.molecules.codec import MoleculeNotRepresentable, quiet
 from graphcnf.molecules.hashing import contains, hash_each
@@ -36,9 +36,6 @@ from graphcnf.molecules.validity import (
     molecules,
     unsanitized_smiles,
 )
-
-if TYPE_CHECKING:
-    from graphcnf.compute.parallel import Cluster
 
 HEAD = 10_000
 """Samples whose rows are kept, the first ones: for pictures."""
@@ -131,12 +128,10 @@ class Summary:
         return {**found, "connected": share(self.sums["connected"], samples)}
 
 
-def look_at(
-    records: pd.DataFrame, features: tuple[Feature, ...] = (), device: str = "cpu"
-) -> Summary:
+def look_at(records: pd.DataFrame, wanted: tuple[Statistic, ...] = ()) -> Summary:
     """Summarize a table of `evaluate_records` in all conventions, numbered throughout.
 
-    The features are those of the strictly valid molecules; the device is ChemNet's.
+    The statistics are those of the strictly valid molecules.
     """
     strict, kept = records["strict"], records["kept"]
     valid = list(records["smiles"][strict])
@@ -147,7 +142,7 @@ def look_at(
     return Summary(
         sums,
         {"strict": [hash_each(valid)], **hashes},
-        chunk_statistics(features, device, (0, valid)),
+        chunk_statistics(wanted, (0, valid)),
         Counter(f.reason for m in molecules(records["smiles"][~strict]) for f in failures(m)),
         [records] if among_first else [],
     )
@@ -275,11 +270,7 @@ class Records:
 
 
 def score_chunk(
-    features: tuple[Feature, ...],
-    device: str,
-    states: frozenset[str] | None,
-    marked: bool,
-    chunk: Chunk,
+    wanted: tuple[Statistic, ...], states: frozenset[str] | None, marked: bool, chunk: Chunk
 ) -> Summary:
     """Summarize the molecules of a chunk, as `parse_standardized` writes them in charge states.
 
@@ -293,7 +284,7 @@ def score_chunk(
             with suppress(MoleculeNotRepresentable), quiet():
                 smiles[k] = Chem.MolToSmiles(parse_standardized(text, states))
     frame = evaluate_records(smiles, first=first)
-    summary = look_at(frame, features, device)
+    summary = look_at(frame, wanted)
     valid = list(frame["smiles"][frame["strict"]])
     bad = np.flatnonzero(frame["atoms"] == 0)
     # Molecules that do not come back are left out.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from rdkit import Chem
@@ -25,12 +25,10 @@ from graphcnf.limits import check_integer
 from graphcnf.molecules import codec
 from graphcnf.molecules.analogs import common_places
 from graphcnf.molecules.filters import NO_FILTERS, Filters
+from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.molecules.properties import similarity_to
 from graphcnf.molecules.stereo import MarkedPart, isomeric_smiles
-
-if TYPE_CHECKING:
-    from graphcnf.molecules.flow import MoleculeFlow
-    from graphcnf.molecules.stereo_flow import StereoFlow
+from graphcnf.molecules.stereo_flow import StereoFlow
 
 INSIDE, MOST = 0.02, 1000
 """Share of an interval that stays between a point of a box and its edge; most steps and paths."""

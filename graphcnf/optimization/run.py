@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -43,9 +43,6 @@ from graphcnf.optimization.oracle import INVALID, Answer, Oracle
 from graphcnf.optimization.policy import Policy
 from graphcnf.optimization.search import Search, SearchSettings
 from graphcnf.pretrained import model_digest, read_tensors
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 STATE, LOCK = "state.safetensors", "run.lock"
 """Files of a run's folder: the state of the search, and one that is locked while it runs."""

@@ -9,14 +9,15 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 from graphcnf.compute.cpu import environment
-from graphcnf.compute.parallel import WorkerDied, ordered_map
+from graphcnf.compute.parallel import WorkerDied, Workers, ordered_map
 from graphcnf.compute.partial_file import PartialFile, fingerprint, partial_file
 from graphcnf.compute.progress import progress_bar
 from graphcnf.compute.signals import termination_raises
 from graphcnf.errors import UserError, say
+from graphcnf.graphs import GraphCNF
 from graphcnf.graphs.record_blocks import blocks, together_on
 from graphcnf.molecules.filters import passing_shares, passing_text
 from graphcnf.molecules.hashing import HashSet
@@ -29,10 +30,6 @@ from graphcnf.sampling.records import (
     block_records,
     sampling_processes,
 )
-
-if TYPE_CHECKING:
-    from graphcnf.compute.parallel import Cluster
-    from graphcnf.graphs import GraphCNF
 
 AGAIN = "the same command goes on from there"
 
@@ -142,7 +139,7 @@ class Sample:
         recipe: Recipe,
         records: range,
         number: int | None = None,
-        workers: int | Cluster | None = None,
+        workers: Workers = None,
     ) -> None:
         self.model, self.recipe, self.workers = model, recipe, workers
         self.records, self.number = records, number

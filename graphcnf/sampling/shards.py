@@ -16,11 +16,12 @@ from dataclasses import asdict, fields
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from graphcnf.compute.cpu import environment
 from graphcnf.compute.files import inside, open_input, read_json, replace_file
 from graphcnf.errors import UserError
+from graphcnf.graphs import GraphCNF
 from graphcnf.graphs.record_blocks import block_count, share_of
 from graphcnf.molecules.hashing import HashSet
 from graphcnf.molecules.standardize import protonation_hash
@@ -28,9 +29,6 @@ from graphcnf.pretrained import model_digest
 from graphcnf.sampling.formats import WRITERS, entries, header, open_lines
 from graphcnf.sampling.records import Recipe
 from graphcnf.sampling.sample import Sample, SampleCounts
-
-if TYPE_CHECKING:
-    from graphcnf.graphs import GraphCNF
 
 FORMAT = 1
 

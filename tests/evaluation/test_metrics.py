@@ -7,7 +7,7 @@ from rdkit import Chem
 
 from graphcnf.compute.files import installed_file
 from graphcnf.evaluation import metrics
-from graphcnf.evaluation.metrics import METRICS, features_of
+from graphcnf.evaluation.metrics import METRICS, statistics_of
 
 CONTENTS = ("atoms", "elements", "charges", "bonds", "rings")
 
@@ -101,9 +101,9 @@ def test_distances_of_distributions_by_hand():
     assert metrics.wasserstein({"1.00": 3}, {"4.00": 1}) == pytest.approx(3)
 
 
-def test_features_can_be_sent_to_processes():
-    names = [feature.name for feature in pickle.loads(pickle.dumps(features_of()))]
-    assert names == [feature.name for feature in features_of()] and len(set(names)) == len(names)
+def test_statistics_can_be_sent_to_processes():
+    names = [one.name for one in pickle.loads(pickle.dumps(statistics_of()))]
+    assert names == [one.name for one in statistics_of()] and len(set(names)) == len(names)
 
 
 def test_filters():

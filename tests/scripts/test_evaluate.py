@@ -171,14 +171,14 @@ def test_distribution_metrics_against_the_held_out_part(graphcnf, score, zinc_sm
 
 OWN_METRIC = """
 from functools import partial
-from graphcnf.evaluation.metrics import METRICS, Feature, Metric, histogram, total_variation
+from graphcnf.evaluation.metrics import METRICS, Metric, Statistic, histogram, total_variation
 
 def oxygens(mol):
     return [str(sum(atom.GetSymbol() == "O" for atom in mol.GetAtoms()))]
 
-FEATURE = Feature("oxygens", partial(histogram, oxygens))
+OXYGENS = Statistic("oxygens", partial(histogram, oxygens))
 METRICS["oxygen_tv"] = Metric(
-    "oxygen_tv", "oxygen atoms", "lower", FEATURE, total_variation, axis="oxygen atoms here"
+    "oxygen_tv", "oxygen atoms", "lower", OXYGENS, total_variation, axis="oxygen atoms here"
 )
 """
 
