@@ -200,18 +200,47 @@ class Reference:
         return self._known[key]
 
 
+@dataclass(frozen=True)
+class ModelSamples:
+    """Samples of a model, and numbers of held-out molecules that it is measured on.
+
+    Attributes:
+        samples: Samples per seed.
+        seeds: Seeds; with more than one, means and standard deviations are given.
+        temperature: Temperature of sampling.
+        reconstruct: Held-out molecules that the model encodes and decodes.
+        likelihood: Held-out molecules whose likelihood is taken.
+        stereo: Draw marks from a model that has some, too, with the first seed, and tell how they
+            are set.
+
+    Raises:
+        UserError: A number is out of range.
+    """
+
+    samples: int = 10_000
+    seeds: Sequence[int] = (0,)
+    temperature: float = 1.0
+    reconstruct: int = MEASURED
+    likelihood: int = MEASURED
+    stereo: bool = True
+
+    def __post_init__(self):
+        check_integer("samples", self.samples, 1)
+        check_integer("number of seeds", len(self.seeds), 1)
+        check_integer("reconstruct", self.reconstruct)
+        check_integer("likelihood", self.likelihood)
+        for seed in self.seeds:
+            check_seed(seed)
+        check_temperature(self.temperature)
+
+
 def evaluate(
     subject: GraphCNF | MoleculeFlow | Records | str | Path | Iterable[str | Chem.Mol | None],
     reference: Reference | str | None = None,
     *,
     name: str = "",
-    samples: int = 10_000,
-    seeds: Sequence[int] = (0,),
-    temperature: float = 1.0,
-    reconstruct: int = MEASURED,
-    likelihood: int = MEASURED,
     standardize: bool = False,
-    stereo: bool = True,
+    **drawn: Any,
 ) -> Evaluation:
     """Evaluate molecules, or the raw samples of a model.
 
@@ -221,15 +250,10 @@ def evaluate(
         reference: Molecules to hold them against, or their name: zinc250k, moses, qm9, "none", a
             file; None for a model's own data, or zinc250k.
         name: Name of a model or a list in tables.
-        samples: Samples per seed of a model.
-        seeds: Seeds of a model; with more than one, means and standard deviations are given.
-        temperature: Temperature of sampling from a model.
-        reconstruct: Held-out molecules that a model encodes and decodes.
-        likelihood: Held-out molecules whose likelihood under a model is taken.
         standardize: Take molecules as `parse_standardized` writes them, in the charge states of the
             reference, or neutral without one.
-        stereo: Draw marks from a model that has some, too, with the first seed, and tell how they
-            are set.
+        **drawn: Of a model, what `ModelSamples` holds: `samples` (10,000), `seeds` ((0,)),
+            `temperature`, `reconstruct`, `likelihood` and `stereo`.
 
     Raises:
         UserError: There are no molecules, no such file or reference, or a number is out of range.
@@ -241,14 +265,12 @@ def evaluate(
     """
     if not isinstance(reference, Reference):
         reference = Reference(reference)
+    samples = ModelSamples(**drawn)
     model = subject.model if isinstance(subject, MoleculeFlow) else subject
     if isinstance(model, str | Path):
         model = Records.read(str(model))
     if isinstance(model, GraphCNF):
-        sizes = {"samples": samples, "reconstruct": reconstruct, "likelihood": likelihood}
-        return _evaluate_model(
-            model, reference, name or "model", list(seeds), temperature, stereo=stereo, **sizes
-        )
+        return _evaluate_model(model, reference, name or "model", samples)
     records = model if isinstance(model, Records) else Records.of(model, name or "molecules")
     return _evaluate_records(records, reference, standardize)
 
@@ -373,15 +395,15 @@ def _tell_unreadable(records: Records, summary: Summary) -> None:
 
 def draw_part(
     model: GraphCNF,
+    drawn: ModelSamples,
     seed: int,
-    temperature: float,
     wanted: tuple[Statistic, ...],
-    stereo: bool,
     records: range,
 ) -> Summary:
-    """Draw a block of raw samples, also the marks of valid ones if `stereo`, and summarize it."""
-    density = stereo_of(model) if stereo else None
-    _, frame = draw_block(model, records, seed=seed, temperature=temperature, stereo=density)
+    """Draw a block of raw samples, with the first seed also their marks, and summarize it."""
+    density = stereo_of(model) if drawn.stereo and seed == drawn.seeds[0] else None
+    how: dict[str, Any] = {"temperature": drawn.temperature, "stereo": density}
+    _, frame = draw_block(model, records, seed=seed, **how)
     isomers = frame.pop("isomer")[frame["strict"]]
     summary = look_at(frame, wanted)
     if density is not None:
@@ -390,42 +412,22 @@ def draw_part(
 
 
 def _evaluate_model(
-    model: GraphCNF,
-    reference: Reference,
-    name: str,
-    seeds: list[int],
-    temperature: float,
-    *,
-    samples: int,
-    reconstruct: int,
-    likelihood: int,
-    stereo: bool,
+    model: GraphCNF, reference: Reference, name: str, drawn: ModelSamples
 ) -> Evaluation:
     MoleculeVocabulary.of_model(model)
-    for key, value, least in (
-        ("samples", samples, 1),
-        ("number of seeds", len(seeds), 1),
-        ("reconstruct", reconstruct, 0),
-        ("likelihood", likelihood, 0),
-    ):
-        check_integer(key, value, least)
-    for seed in seeds:
-        check_seed(seed)
-    check_temperature(temperature)
     source, dataset = reference.load(model)
     test = reference.held_out(dataset)
     hashes = model.training_hashes
     if dataset is not None and (hashes is None or reference.name not in (None, "none")):
         hashes = dataset.training_hashes()
-    wanted = reference.statistics(dataset)
-    workers = sampling_processes(model, samples, reference.workers)
+    wanted, seeds = reference.statistics(dataset), list(drawn.seeds)
     summaries = [
         summarize_blocks(
-            partial(draw_part, model, seed, temperature, wanted, stereo and seed == seeds[0]),
-            first_blocks(samples, together_on(model.device)),
-            total=samples,
+            partial(draw_part, model, drawn, seed, wanted),
+            first_blocks(drawn.samples, together_on(model.device)),
+            total=drawn.samples,
             label=f"sampling, seed {seed}",
-            workers=workers,
+            workers=sampling_processes(model, drawn.samples, reference.workers),
         )
         for seed in seeds
     ]
@@ -440,8 +442,8 @@ def _evaluate_model(
     result.figures = {
         "name": name,
         **mean_and_sd(runs),
-        **_held_out_figures(model, dataset, reconstruct, likelihood, notes),
-        "temperature": temperature,
+        **_held_out_figures(model, dataset, drawn, notes),
+        "temperature": drawn.temperature,
         "seed": seeds[0] if len(seeds) == 1 else ",".join(map(str, seeds)),
         "decoding": "argmax" if model.is_raw else "argmax, valency check",
         "reference": source,
@@ -499,7 +501,7 @@ def _hold_against(
 
 
 def _held_out_figures(
-    model: GraphCNF, dataset: Rows | None, reconstruct: int, likelihood: int, notes: list[str]
+    model: GraphCNF, dataset: Rows | None, drawn: ModelSamples, notes: list[str]
 ) -> dict[str, Any]:
     """Measure a model on held-out molecules, and add footnotes."""
     figures: dict[str, Any] = dict.fromkeys(
@@ -516,7 +518,7 @@ def _held_out_figures(
     if not numbers_atoms_as_here(model):
         notes.append(OTHER_CODEC + ".")
         return figures
-    chosen = dataset.take(held_out(dataset, reconstruct)).graphs
+    chosen = dataset.take(held_out(dataset, drawn.reconstruct)).graphs
     if len(chosen):
         figures["reconstruction"] = reconstruction(model, chosen)
         figures["reconstruction_molecules"] = len(chosen)
@@ -524,7 +526,7 @@ def _held_out_figures(
             "reconstruction: the share of held-out molecules whose latents decode to the same "
             f"graph, in float64; of the data: {_CAME_BACK}."
         )
-    chosen = dataset.take(held_out(dataset, likelihood)).graphs
+    chosen = dataset.take(held_out(dataset, drawn.likelihood)).graphs
     if len(chosen):
         figures |= bits(model, chosen)
         figures["bits_molecules"] = len(chosen)

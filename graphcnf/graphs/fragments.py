@@ -31,7 +31,7 @@ UNPLACED, LEFT = -1, -2  # sentinel path levels: not placed yet, already off the
 
 
 @dataclass
-class Fragment:
+class GraphFragment:
     """Nodes and edges that a graph has to hold, and where it may grow from them."""
 
     categories: Tensor  # possible categories of each node, (U, node categories) bool
@@ -61,11 +61,11 @@ class Fragment:
     def __len__(self) -> int:
         return len(self.categories)
 
-    def to(self, device) -> Fragment:
+    def to(self, device) -> GraphFragment:
         """Move every tensor."""
         values = (getattr(self, f.name) for f in fields(self))
         moved: list[Any] = [v.to(device) if isinstance(v, Tensor) else v for v in values]
-        return Fragment(*moved)
+        return GraphFragment(*moved)
 
     @property
     def fewest_free(self) -> int:
@@ -93,7 +93,7 @@ class Progress:
     that a node closes. Raises UserError where a graph is too small.
     """
 
-    def __init__(self, fragment: Fragment, sizes: Tensor, support: Support, closures: int):
+    def __init__(self, fragment: GraphFragment, sizes: Tensor, support: Support, closures: int):
         least, count = len(fragment) + fragment.fewest_free, len(sizes)
         if bool((sizes < least).any()):
             raise UserError(f"graphs with this fragment have at least {least} nodes")
@@ -404,11 +404,22 @@ class Particles:
     ancestor: Tensor
 
 
-class Proposal:
-    """Proposal of walks with a fragment of U nodes, learnt from earlier ones."""
+class ParticleSampler:
+    """Sampler of graphs that contain a fragment of U nodes, which learns from earlier draws.
 
-    def __init__(self, size: int, device=None):
-        self.counts = torch.zeros(size + 2, size, dtype=torch.float64, device=device)
+    Args:
+        steps: A `PathModel`.
+        fragment: Nodes and edges of every graph.
+        temperature: Below 1 for more probable graphs.
+    """
+
+    def __init__(self, steps, fragment: GraphFragment, *, temperature: float = 1.0):
+        self.steps, self.network = steps, steps.network
+        self.fragment, self.temperature = fragment, temperature
+        self.fixed = bool((fragment.categories.sum(1) == 1).all())
+        size = len(fragment)
+        # By `Progress.source` and node, and by node, of the draws that were learnt from.
+        self.counts = fragment.valence.new_zeros(size + 2, size, dtype=torch.float64)
         self.sums = self.counts.new_zeros(size)
         self.seen = 0.0
 
@@ -444,17 +455,8 @@ class Proposal:
         self.sums = self.sums + share @ walks.prices.masked_fill(~walks.prices.isfinite(), 0.0)
         self.seen += 1
 
-
-class ParticleSampler:
-    """Sampler of graphs that contain a fragment, from a `PathModel` at a temperature."""
-
-    def __init__(self, steps, fragment: Fragment, *, temperature: float = 1.0):
-        self.steps, self.network = steps, steps.network
-        self.fragment, self.temperature = fragment, temperature
-        self.fixed = bool((fragment.categories.sum(1) == 1).all())
-
     @torch.no_grad()
-    def draw(self, sizes: Tensor, proposal: Proposal, generator: torch.Generator) -> Particles:
+    def draw(self, sizes: Tensor, generator: torch.Generator) -> Particles:
         """Draw graphs of the numbers of nodes `sizes` (P,), with a generator on the CPU.
 
         Raises UserError where a size is too small for the fragment.
@@ -468,7 +470,7 @@ class ParticleSampler:
         progress = Progress(self.fragment, sizes, network.support, code.entries - 1)
         known = sizes.new_zeros(count, largest, len(network.cardinalities))
         self.generator = generator
-        self.guide, costs = proposal.guide, proposal.costs
+        guide, costs = self.guide, self.costs
         log_weights = torch.zeros_like(sizes, dtype=torch.float64)
         place = torch.arange(count, device=sizes.device)
         ancestor = place.clone()
@@ -480,7 +482,7 @@ class ParticleSampler:
             order = step.at[0]
             hidden = step.hidden[order.argsort()]
             progress.look()
-            log_weights = log_weights + self._step(hidden, i, progress, known)
+            log_weights = log_weights + self._step(hidden, i, progress, known, guide)
             state.update(known[order, i])
             # Complete graphs and dead ends leave.
             complete = ~progress.unplaced.any(1) & (progress.attachments == 0).all(1)
@@ -526,7 +528,9 @@ class ParticleSampler:
         below = share.cumsum(0)
         return torch.searchsorted(below, places * below[-1], right=True).clamp(max=count - 1)
 
-    def _step(self, hidden: Nodes, i: int, progress: Progress, known: Tensor) -> Tensor:
+    def _step(
+        self, hidden: Nodes, i: int, progress: Progress, known: Tensor, guide: Tensor
+    ) -> Tensor:
         """Draw node i of every walk into `known`; return log factors of the weights, (P,)."""
         count = len(known)
         everyone = torch.arange(count, device=known.device)
@@ -543,13 +547,13 @@ class ParticleSampler:
             # Every node of the fragment has to come some time, at much the same price: what counts
             # is when, which the step back says, and which of those that come after the same one.
             price = drawn[:, 1:].sum(1)
-            rest = price + self.guide[progress.source(forward), forward.node].log()
+            rest = price + guide[progress.source(forward), forward.node].log()
             same = forward.owner * (int(forward.back.max()) + 1) + forward.back
             rest = drawn[:, 0] + rest - _logsumexp_by(same, rest, int(same.max()) + 1)[same]
             parts.append((forward, own, price, drawn.sum(1), rest))
         uniform, entry = self._uniform(count), None
         if i == 0 or bool(progress.not_entered.any()):
-            entry = progress.entries(back, uniform, self.guide)
+            entry = progress.entries(back, uniform, guide)
         if entry is not None:
             steps, among = entry
             own, drawn = self._draw_steps(hidden, steps, progress)

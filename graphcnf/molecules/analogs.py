@@ -150,7 +150,7 @@ class RedrawnAnalogs(growth.Growth):
             near = max(1, count - NEAR), min(model.max_nodes, count + NEAR)
             options["atoms"] = options.get("atoms") or near
             self._murcko = MurckoScaffold.MurckoScaffoldSmiles(mol=mol)
-            self._scaffold, self._parts = scaffold_and_rest(mol)
+            self._scaffold, self._hanging = scaffold_and_rest(mol)
             fragment = _around(mol, vocabulary, self._scaffold)
         else:
             fragment = _bare(mol, vocabulary, orders=keep == "bonds")
@@ -158,26 +158,26 @@ class RedrawnAnalogs(growth.Growth):
         self._atoms = options.get("atoms")
         super().__init__(model, vocabulary, fragment, **options)
         if keep != "scaffold":
-            self._whole.experience.prefer_order()
+            self._whole.sampler.prefer_order()
         self.text, self.advice, self.marked = origin.smiles, origin.advice, origin.marked
         self._halvings = 0
-        self._goals: dict[frozenset[int], growth.Goal] = {}
+        self._with: dict[frozenset[int], growth.Part] = {}
 
-    def _goal_of(self, number: int) -> growth.Goal:
+    def _part_of(self, number: int) -> growth.Part:
         """Return the scaffold, with the more of what hangs on it the fewer were similar enough."""
         if self.keep != "scaffold" or not self._halvings:
             return self._whole
         random = np.random.default_rng((self.seed, number, 2))
-        order = random.permutation(len(self._parts)).tolist()
+        order = random.permutation(len(self._hanging)).tolist()
         kept = frozenset(order[len(order) >> self._halvings :])
-        if kept not in self._goals:
-            atoms = self._scaffold.union(*(self._parts[k] for k in kept))
+        if kept not in self._with:
+            atoms = self._scaffold.union(*(self._hanging[k] for k in kept))
             try:
                 fragment = _around(self.origin.mol, self.vocabulary, atoms)
-                self._goals[kept] = self._goal(fragment, self._atoms)
+                self._with[kept] = self._part(fragment, self._atoms)
             except UserError:  # No hydrogen is left, or no room for a further atom.
-                self._goals[kept] = self._whole
-        return self._goals[kept]
+                self._with[kept] = self._whole
+        return self._with[kept]
 
     def _accepts(self, smiles: str, molecule: Chem.Mol) -> bool:
         if self.keep == "scaffold":
@@ -192,7 +192,7 @@ class RedrawnAnalogs(growth.Growth):
         similar_ones = self.origin.similar_ones - similar_ones
         if self.keep == "scaffold" and self.origin.similar:
             if similar_ones < FEW * others:
-                self._halvings = min(self._halvings + 1, len(self._parts).bit_length())
+                self._halvings = min(self._halvings + 1, len(self._hanging).bit_length())
             elif similar_ones >= MANY * others:
                 self._halvings = max(self._halvings - 1, 0)
         return found

@@ -25,7 +25,7 @@ from torch.nn.functional import one_hot
 
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphCNF
-from graphcnf.graphs.fragments import Fragment, Particles, ParticleSampler, Proposal
+from graphcnf.graphs.fragments import GraphFragment, Particles, ParticleSampler
 from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.limits import check_integer, check_seed, check_temperature
 from graphcnf.molecules import codec
@@ -62,7 +62,7 @@ class MoleculeFragment:
     """
 
     text: str
-    fragment: Fragment
+    fragment: GraphFragment
     query: Chem.Mol
     points: Sequence[tuple[str, int]] = ()
     marked: MarkedPart | None = None
@@ -289,10 +289,10 @@ def make_fragment(
     attachments,
     *,
     rings: bool,
-) -> Fragment:
-    """Return a `Fragment`; edges and numbers are lists."""
+) -> GraphFragment:
+    """Return a `GraphFragment`; edges and numbers are lists."""
     plain = [False, *(not name.startswith(MARK) for name in vocabulary.bonds)]
-    return Fragment(
+    return GraphFragment(
         categories=categories,
         edges=torch.tensor(edges, dtype=torch.long).reshape(-1, 2),
         structures=structures,
@@ -380,13 +380,12 @@ class Result(NamedTuple):
     ancestor: int = 0
 
 
-class Goal(NamedTuple):
-    """Fragment of a round, probabilities of sizes from 0 on, and the proposal."""
+class Part(NamedTuple):
+    """Fragment of a round, probabilities of sizes from 0 on, and the sampler of both."""
 
     fragment: MoleculeFragment
     sizes: np.ndarray
-    walk: ParticleSampler
-    experience: Proposal
+    sampler: ParticleSampler
 
 
 class Growth:
@@ -429,7 +428,7 @@ class Growth:
         self.filters, self.outcomes = filters, Counter[str]()
         self.walks = self.ended = self.valid = 0
         self.text, self.marked = fragment.text, fragment.marked
-        self._whole = self._goal(fragment, atoms)
+        self._whole = self._part(fragment, atoms)
         self._weights: deque[np.ndarray] = deque(maxlen=ROUNDS)
 
     def molecules(self) -> Generator[Result]:
@@ -456,7 +455,7 @@ class Growth:
             f"{patience * ROUND:,} tries; {passed and f'of the valid ones {passed}; '}{advice}"
         )
 
-    def _goal(self, fragment: MoleculeFragment, atoms: tuple[int, int] | None) -> Goal:
+    def _part(self, fragment: MoleculeFragment, atoms: tuple[int, int] | None) -> Part:
         part, count, most = (fragment.fragment, len(fragment.fragment), self.model.max_nodes)
         grows = bool((part.valence + part.attachments).any())
         least = count + max(part.fewest_free, int(grows))
@@ -468,12 +467,12 @@ class Growth:
                 f"molecules of up to {min(high, most)} are drawn"
             )
         sizes = self.model.size_probabilities((low, high))
-        device = self.model.device
-        walk = ParticleSampler(self.model.steps, part.to(device), temperature=self.temperature)
-        return Goal(fragment, sizes, walk, Proposal(count, device))
+        part = part.to(self.model.device)
+        sampler = ParticleSampler(self.model.steps, part, temperature=self.temperature)
+        return Part(fragment, sizes, sampler)
 
-    def _goal_of(self, number: int) -> Goal:
-        """Return the goal of a round."""
+    def _part_of(self, number: int) -> Part:
+        """Return the part of a round."""
         return self._whole
 
     def _accepts(self, smiles: str, molecule: Chem.Mol) -> bool:
@@ -482,10 +481,10 @@ class Growth:
 
     def _round(self, number: int) -> dict[str, Result]:
         """Return molecules by SMILES, with the summed weights of their particles."""
-        goal = self._goal_of(number)
-        if not goal.experience.seen:
-            self._draw(goal, 0, TRIAL)
-        walks = self._draw(goal, number + 1, ROUND)
+        part = self._part_of(number)
+        if not part.sampler.seen:
+            self._draw(part, 0, TRIAL)
+        walks = self._draw(part, number + 1, ROUND)
         graphs = walks.graphs.to_packed()
         found: dict[str, Result] = {}
         log_weights, ancestor = walks.log_weights.cpu().numpy(), walks.ancestor.tolist()
@@ -499,7 +498,7 @@ class Growth:
                 if smiles is None:
                     continue
                 molecule = Chem.MolFromSmiles(smiles)
-                places = goal.fragment.places(molecule) if molecule else 0
+                places = part.fragment.places(molecule) if molecule else 0
                 if not places:
                     continue
                 self.valid += 1
@@ -515,20 +514,20 @@ class Growth:
                 found[smiles] = Result(smiles, graph, weight, ancestor[k])
         return found
 
-    def _draw(self, goal: Goal, number: int, count: int) -> Particles:
+    def _draw(self, part: Part, number: int, count: int) -> Particles:
         random = np.random.default_rng((self.seed, number))
         generator = torch.Generator().manual_seed(int(random.integers(1 << 62)))
-        sizes = self._sizes(goal, number, count)
+        sizes = self._sizes(part, number, count)
         with one_thread(self.model.device):
-            walks = goal.walk.draw(torch.from_numpy(sizes), goal.experience, generator)
-        goal.experience.learn(walks)
+            walks = part.sampler.draw(torch.from_numpy(sizes), generator)
+        part.sampler.learn(walks)
         return walks
 
-    def _sizes(self, goal: Goal, number: int, count: int) -> np.ndarray:
+    def _sizes(self, part: Part, number: int, count: int) -> np.ndarray:
         """Return numbers of atoms, spread over their distribution, (count,)."""
         start = np.random.default_rng((self.seed, 0, 3)).random()
         places = (start + (number * ROUND + np.arange(count)) * GOLDEN) % 1
-        cumulative = np.cumsum(goal.sizes)
+        cumulative = np.cumsum(part.sizes)
         return np.searchsorted(cumulative, places * cumulative[-1], side="right")
 
     def _choose(self, found: list[Result], number: int) -> list[Result]:

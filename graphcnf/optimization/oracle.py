@@ -16,16 +16,17 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import cloudpickle
 from rdkit import Chem
 
-from graphcnf.compute.files import check_output, inside
+from graphcnf.compute.files import check_output, claim, file_lock, inside
 from graphcnf.compute.parallel import (
     Worker,
     WorkerDied,
@@ -53,6 +54,9 @@ INVALID = (ValueError, LookupError, TypeError, AttributeError, OverflowError, Re
 
 LONGEST_ERROR = 300
 """Characters of an exception's message that are stored."""
+
+RUN_LOCK = "run.lock"
+"""File that is locked while an `Oracle` uses the folder."""
 
 BUSY, START = 60.0, 120.0
 """Seconds to wait for another process that stores an answer, and for a process to start."""
@@ -185,7 +189,8 @@ class Oracle:
 
     Args:
         goal: Objectives of the score.
-        folder: Folder of the journal; the answers of an existing one count.
+        folder: Folder of the journal, which becomes that of an optimisation; the answers of an
+            existing one count. None for a temporary one.
         workers: Child processes; None for one per core, 0 to compute in this process, without a
             time limit; or a cluster, each worker of which has a child process of its own (answers
             of calls that are under way when this process dies are lost, then).
@@ -194,14 +199,18 @@ class Oracle:
         note: Called with a line for each call that fails, and other news.
 
     Attributes:
+        folder: The folder.
         answers: All answers, by molecule.
         calls: Calls that this object has made.
+
+    Raises:
+        UserError: The folder holds something else, or another process is using it.
     """
 
     def __init__(
         self,
         goal: Goal,
-        folder: Path,
+        folder: str | Path | None = None,
         *,
         workers: Workers = None,
         timeout: float = 600.0,
@@ -210,16 +219,19 @@ class Oracle:
     ):
         if not (is_number(timeout) and 0 < timeout < math.inf):
             raise UserError(f"timeout must be a number of seconds greater than 0, got {timeout!r}")
-        self.goal, self.folder, self.timeout = goal, folder, timeout
+        self.goal, self.timeout = goal, timeout
         self.stop_on_error, self.note, self.calls = stop_on_error, note, 0
         self.workers = available_cores() if workers is None else workers
-        self._journal = Journal(folder, goal.identity)
-        try:
+        with ExitStack() as stack:
+            folder = folder or stack.enter_context(TemporaryDirectory(prefix="graphcnf-"))
+            self.folder = Path(folder)
+            claim(self.folder, "optimization")
+            stack.enter_context(file_lock(inside(self.folder, RUN_LOCK), self.folder))
+            self._journal = Journal(self.folder, goal.identity)
+            stack.callback(self._journal.close)
             self._journal.wait_for_writers(timeout + START, note)
             self.answers = self._journal.read()
-        except BaseException:
-            self._journal.close()
-            raise
+            self._opened = stack.pop_all()
         self._threads = ThreadPoolExecutor(isinstance(self.workers, int) and self.workers or 1)
         self._own = threading.local()
         self._processes: list[ScoreProcess] = []
@@ -232,7 +244,7 @@ class Oracle:
         self._threads.shutdown(cancel_futures=True)
         for process in self._processes:
             process.close()
-        self._journal.close()
+        self._opened.close()
 
     def __call__(self, molecules: Iterable[str]) -> list[Answer]:
         """Return the answers for some molecules, in their order."""

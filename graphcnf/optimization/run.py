@@ -12,11 +12,9 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -27,7 +25,7 @@ from rdkit import Chem
 from rdkit.DataStructs import BulkTanimotoSimilarity
 from rdkit.ML.Cluster import Butina
 
-from graphcnf.compute.files import claim, file_lock, inside, is_claimed, replace_file
+from graphcnf.compute.files import file_lock, inside, is_claimed, replace_file
 from graphcnf.compute.progress import progress_bar
 from graphcnf.errors import UserError
 from graphcnf.graphs.record_blocks import one_thread
@@ -39,13 +37,13 @@ from graphcnf.molecules.growth import read_fragment
 from graphcnf.molecules.properties import ECFP4
 from graphcnf.molecules.stereo import isomeric_smiles
 from graphcnf.optimization.objectives import Goal
-from graphcnf.optimization.oracle import INVALID, Answer, Oracle
+from graphcnf.optimization.oracle import INVALID, RUN_LOCK, Answer, Oracle
 from graphcnf.optimization.policy import Policy
 from graphcnf.optimization.search import Search, SearchSettings
 from graphcnf.pretrained import model_digest, read_tensors
 
-STATE, LOCK = "state.safetensors", "run.lock"
-"""Files of a run's folder: the state of the search, and one that is locked while it runs."""
+STATE = "state.safetensors"
+"""File of a run's folder with the state of the search."""
 
 CHECKPOINT_SECONDS = 30.0
 
@@ -128,7 +126,6 @@ def optimize(
     model: str | Path | MoleculeFlow = "zinc250k",
     budget: int = 10_000,
     seed: int = 0,
-    folder: str | Path | None = None,
     start: Sequence[str] = (),
     settings: SearchSettings | None = None,
     fragment: tuple[str, str] | None = None,
@@ -145,7 +142,6 @@ def optimize(
         model: Shipped weights, a folder or a model.
         budget: Molecules to score, each once; one that fails counts.
         seed: The molecules are a function of the seed, the model and the scores.
-        folder: Folder of calls and state, to go on after an interruption; None for a temporary one.
         start: SMILES to score first, whatever the fragment and the filters are.
         settings: Settings of the search.
         fragment: Task and fragment of `MoleculeFlow.grow`, as ("decorate", "[*:1]c1ccccc1"), that
@@ -153,8 +149,9 @@ def optimize(
         filters: Filters that all other molecules pass.
         stereo: Search among molecules with stereo marks; None to do so where `start`, the fragment
             or a fingerprint of the score has some, and the model draws them.
-        **calls: Options of the `Oracle`: `workers` (None for one process per core, 0 for none but
-            this one), `timeout` (seconds for one molecule), `stop_on_error`, `note`.
+        **calls: Options of the `Oracle`: `folder` (of calls and state, to go on after an
+            interruption; None for a temporary one), `workers` (None for one process per core, 0 for
+            none but this one), `timeout` (seconds for one molecule), `stop_on_error`, `note`.
 
     Raises:
         UserError: An argument is wrong, the folder holds another run, or the score fails.
@@ -183,18 +180,13 @@ def optimize(
     if held:
         policy.grow(0, held, (seed,))  # refuses what does not fit before the first call
     search = Search(policy, settings, seed, start, held, filters, density)
-    with ExitStack() as stack:
-        folder = Path(folder or stack.enter_context(TemporaryDirectory(prefix="graphcnf-")))
-        claim(folder, "optimization")
-        stack.enter_context(file_lock(inside(folder, LOCK), folder))
-        oracle = stack.enter_context(Oracle(goal, folder, **calls))
-        state = inside(folder, STATE)
-        rules = [list(fragment or ()), filters.identity] if fragment or filters else []
-        rules += ["stereo"] if density is not None else []
-        identity = run_identity(goal, flow, settings, seed, start, rules)
+    rules = [list(fragment or ()), filters.identity] if fragment or filters else []
+    rules += ["stereo"] if density is not None else []
+    identity = run_identity(goal, flow, settings, seed, start, rules)
+    with Oracle(goal, **calls) as oracle, one_thread(flow.model.device):
+        state = inside(oracle.folder, STATE)
         if state.exists():
             _load(state, identity, search, oracle.answers)
-        stack.enter_context(one_thread(flow.model.device))
         _search(search, oracle, budget, partial(_save, state, identity, search))
         answers = [oracle.answers[s] for s in search.memory.smiles]
     return OptimizationResult(
@@ -209,7 +201,7 @@ def forget_search(folder: Path) -> None:
         UserError: The folder holds something else, or another process is writing it.
     """
     if is_claimed(folder, "optimization"):
-        with file_lock(inside(folder, LOCK), folder):
+        with file_lock(inside(folder, RUN_LOCK), folder):
             inside(folder, STATE).unlink(missing_ok=True)
 
 

@@ -7,7 +7,7 @@ import torch
 
 from graphcnf.errors import UserError
 from graphcnf.graphs import PackedGraphs
-from graphcnf.graphs.fragments import Fragment, ParticleSampler, Proposal
+from graphcnf.graphs.fragments import GraphFragment, ParticleSampler
 
 
 def tree(random):
@@ -32,7 +32,7 @@ def fragment(kinds, edges, *, room=9, sockets=None, categories=2, rings=False):
     allowed[range(len(kinds)), kinds] = True
     forms = torch.zeros(1, len(edges), 2, dtype=torch.bool)
     forms[..., 1] = True
-    return Fragment(
+    return GraphFragment(
         categories=allowed,
         edges=torch.tensor(edges).reshape(-1, 2),
         structures=forms,
@@ -79,13 +79,11 @@ def test_weights_are_proper(tree_model, experienced):
 
     Without closures every depth-first code can be reached, so nothing is left out.
     """
-    walk = ParticleSampler(tree_model.steps, fragment(KINDS, EDGES))
-    experience = Proposal(3)
+    sampler = ParticleSampler(tree_model.steps, fragment(KINDS, EDGES))
     if experienced:
-        experience.learn(walk.draw(sizes(5, 100), experience, generator(9)))
+        sampler.learn(sampler.draw(sizes(5, 100), generator(9)))
     weights = torch.stack([
-        walk.draw(sizes(5, 150), experience, generator(seed)).log_weights.exp().mean()
-        for seed in range(12)
+        sampler.draw(sizes(5, 150), generator(seed)).log_weights.exp().mean() for seed in range(12)
     ])  # fmt: skip
     plain = tree_model.sample(torch.full((3000,), 5), generator=generator(0))
     counts = places(plain, KINDS, EDGES)
@@ -96,9 +94,9 @@ def test_weights_are_proper(tree_model, experienced):
 
 def test_weights_are_proper_with_graphs_of_different_sizes(tree_model):
     """As above; walks with complete graphs leave, and the others are resampled among them."""
-    walk, nodes = ParticleSampler(tree_model.steps, fragment(KINDS, EDGES)), (4, 6)
+    sampler, nodes = ParticleSampler(tree_model.steps, fragment(KINDS, EDGES)), (4, 6)
     each = torch.tensor(nodes).repeat(75)
-    draws = [walk.draw(each, Proposal(3), generator(seed)) for seed in range(24)]
+    draws = [sampler.draw(each, generator(seed)) for seed in range(24)]
     for size in nodes:
         weights = np.array([float(w.log_weights[w.graphs.sizes == size].exp().sum() / 75)
                             for w in draws])  # fmt: skip
@@ -114,7 +112,7 @@ def test_the_fragment_is_in_every_graph(build_model, random_graphs):
     forced = fragment(kinds, edges, categories=3, rings=True)
     forced.structures = torch.cat([forced.structures, torch.zeros(1, 4, 1, dtype=torch.bool)], -1)
     forced.plain = torch.tensor([False, True, True])
-    walks = ParticleSampler(model.steps, forced).draw(sizes(8, 40), Proposal(4), generator(0))
+    walks = ParticleSampler(model.steps, forced).draw(sizes(8, 40), generator(0))
     alive = torch.isfinite(walks.log_weights)
     assert alive.float().mean() > 0.8
     found = places(walks.graphs, kinds, edges)
@@ -125,7 +123,7 @@ def test_closed_nodes_get_what_their_sockets_say(tree_model):
     kinds, edges = [0, 1, 0], [(0, 1), (1, 2)]
     closed = fragment(kinds, edges, room=0, sockets=[1, 0, 1])
     assert closed.fewest_free == 2
-    walks = ParticleSampler(tree_model.steps, closed).draw(sizes(6, 40), Proposal(3), generator(0))
+    walks = ParticleSampler(tree_model.steps, closed).draw(sizes(6, 40), generator(0))
     alive = torch.isfinite(walks.log_weights).nonzero()[:, 0].tolist()
     assert len(alive) > 20
     for k in alive:
@@ -135,13 +133,13 @@ def test_closed_nodes_get_what_their_sockets_say(tree_model):
             all(types[u] == 0 and graph.degree(u) == 2 for u in graph.neighbors(v)) for v in middle
         )
     with pytest.raises(UserError, match="at least 5 nodes"):
-        ParticleSampler(tree_model.steps, closed).draw(sizes(4, 2), Proposal(3), generator(0))
+        ParticleSampler(tree_model.steps, closed).draw(sizes(4, 2), generator(0))
 
 
 def test_two_parts_are_linked_by_free_nodes(tree_model):
     parts = fragment([0, 0, 1, 1], [(0, 1), (2, 3)], room=0, sockets=[1, 0, 0, 1])
     assert parts.components == 2 and parts.fewest_free == 1
-    walks = ParticleSampler(tree_model.steps, parts).draw(sizes(6, 40), Proposal(4), generator(0))
+    walks = ParticleSampler(tree_model.steps, parts).draw(sizes(6, 40), generator(0))
     alive = torch.isfinite(walks.log_weights).nonzero()[:, 0].tolist()
     assert len(alive) > 10
     for k in alive:
@@ -167,8 +165,8 @@ def test_a_whole_skeleton_with_categories_of_its_own(build_model):
     star = [(0, 1), (0, 2), (0, 3), (3, 4)]
     skeleton = fragment([0] * 5, star, room=0)
     skeleton.categories[:] = True
-    walk, experience = ParticleSampler(model.steps, skeleton), Proposal(5)
-    walks = [walk.draw(sizes(5, 200), experience, generator(seed)) for seed in range(10)]
+    sampler = ParticleSampler(model.steps, skeleton)
+    walks = [sampler.draw(sizes(5, 200), generator(seed)) for seed in range(10)]
     weights = torch.stack([w.log_weights.exp().mean() for w in walks])
     assert all(torch.isfinite(w.log_weights).all() for w in walks)
     for drawn in walks:

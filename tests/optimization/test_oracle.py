@@ -109,7 +109,7 @@ def score(smiles):
     return 7
 
 if __name__ == "__main__":
-    with Oracle(Goal.of(score), Path("."), workers=1) as oracle:
+    with Oracle(Goal.of(score), "run", workers=1) as oracle:
         oracle(["C", "CC"])
 """
 
@@ -120,9 +120,9 @@ def test_a_call_that_is_under_way_when_the_run_is_killed_is_waited_for(tmp_path)
         while not (tmp_path / "called").exists():
             time.sleep(0.05)
         run.kill()
-    with closing(sqlite3.connect(tmp_path / "calls.sqlite")) as database:
+    with closing(sqlite3.connect(tmp_path / "run" / "calls.sqlite")) as database:
         (identity,) = database.execute("SELECT identity FROM goal").fetchone()
-    notes, journal = [], Journal(tmp_path, identity)
+    notes, journal = [], Journal(tmp_path / "run", identity)
     journal.wait_for_writers(30, notes.append)
     assert notes == ["waiting for the calls that an interrupted run left behind"]
     assert journal.read() == {"C": Answer("C", 7.0, {"score_value": 7.0})}

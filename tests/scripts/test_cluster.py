@@ -214,7 +214,7 @@ def test_an_oracle_asks_the_workers_and_survives_what_they_do(two, tmp_path):
     )
     goal = Goal.of(f"{script}:odd")
     molecules = ["C" * n for n in range(1, 8)]
-    with Oracle(goal, tmp_path, workers=two, timeout=3.0) as oracle:
+    with Oracle(goal, tmp_path / "run", workers=two, timeout=3.0) as oracle:
         answers = oracle(molecules)
         assert oracle.calls == 7 and oracle(molecules) == answers and oracle.calls == 7
     assert [a.error for a in answers] == [
@@ -222,7 +222,8 @@ def test_an_oracle_asks_the_workers_and_survives_what_they_do(two, tmp_path):
         "no answer within 3 s", None, None,
     ]  # fmt: skip
     assert [a.score for a in answers if a.error is None] == pytest.approx([0.1, 0.2, 0.6, 0.7])
-    kept = Oracle(goal, tmp_path, workers=0).answers
+    with Oracle(goal, tmp_path / "run", workers=0) as again:
+        kept = again.answers
     assert list(map(repr, kept.values())) == list(map(repr, oracle.answers.values()))
 
 
