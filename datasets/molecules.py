@@ -92,9 +92,9 @@ class MoleculeDataset:
             targets=None if self.targets is None else self.targets[rows],
         )
 
-    def size_histogram(self, part: str = "train") -> np.ndarray:
-        """Count the molecules of each size; the index is the number of atoms."""
-        return np.bincount(self.graphs.node_counts[self.split(part)])
+    def size_histogram(self) -> np.ndarray:
+        """Count the training molecules of each size; the index is the number of atoms."""
+        return np.bincount(self.graphs.node_counts[self.split("train")])
 
     def atom_counts(self) -> Counter[AtomCategory]:
         """Count the atoms of each category, in all molecules."""

@@ -148,11 +148,18 @@ def test_only_chemistry_imports_rdkit(part):
     ]
 
 
-def test_help_imports_nothing_heavy():
+@pytest.mark.parametrize(
+    ("modules", "heavy"),
+    [
+        ("scripts.cli scripts.generate", "torch rdkit numpy lightning_fabric pandas"),
+        ("molecules.hashing molecules.vocabulary datasets.smiles_file datasets.zinc250k", "rdkit"),
+        ("optimization.oracle", "torch"),  # of every process that scores
+    ],
+)
+def test_modules_import_nothing_heavy(modules, heavy):
     code = (
-        "import sys, graphcnf.scripts.cli, graphcnf.scripts.generate\n"
-        "heavy = {'torch', 'rdkit', 'numpy', 'lightning_fabric', 'pandas'} & set(sys.modules)\n"
-        "sys.exit(', '.join(sorted(heavy)) or 0)"
+        f"import sys, {', '.join(f'graphcnf.{name}' for name in modules.split())}\n"
+        f"sys.exit(', '.join({set(heavy.split())} & set(sys.modules)) or 0)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

@@ -14,7 +14,6 @@ from dataclasses import replace
 from itertools import compress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import networkx as nx
 import numpy as np
 import torch
 from rdkit import Chem
@@ -239,9 +238,11 @@ def scaffold_and_rest(mol: Chem.Mol) -> tuple[set[int], list[set[int]]]:
             f"{Chem.MolToSmiles(mol)[:80]!r} has no ring, so no scaffold: keep the skeleton or the "
             "bonds instead"
         )
-    rest = nx.Graph(codec.bond_ends(mol))
-    rest.remove_nodes_from(inside)
-    return inside, sorted(nx.connected_components(rest), key=min)
+    rest = Chem.RWMol(numbered)
+    for number in sorted(inside, reverse=True):
+        rest.RemoveAtom(number)
+    left = [atom.GetIntProp("number") for atom in rest.GetAtoms()]
+    return inside, [{left[k] for k in part} for part in Chem.GetMolFrags(rest)]
 
 
 def _around(

@@ -361,10 +361,6 @@ class Frame:
 
         return [code for code in product(*free) if fits(code)]
 
-    def codes(self, values: Sequence[int] = (0, 1, 2)) -> list[Code]:
-        """Return the normal codes of all codes with these values, (1, 2) for fully marked ones."""
-        return sorted({self.normal(c) for c in product(values, repeat=len(self.elements))})
-
 
 @contextmanager
 def legacy_perception() -> Iterator[None]:

@@ -207,7 +207,7 @@ def test_an_isomer_is_found(marking, monkeypatch):
 def test_marks_of_a_fragment_hold_and_isomers_of_equal_scores_are_few(marking):
     fragment = "grow", "C[C@H](O)CC"
     found = optimize(
-        "qed", model=marking, budget=50, settings=SMALL, workers=0, fragment=fragment
+        "qed", model=marking, budget=30, settings=SMALL, workers=0, fragment=fragment
     ).to_frame()
     pattern = Chem.MolFromSmiles(fragment[1])
     graphs = set()
