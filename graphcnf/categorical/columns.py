@@ -46,7 +46,7 @@ class ColumnAttention(Network):
         cardinalities: Number of categories of each column.
         parts: For each category of each column, one column after the other, the number of parts
             that it is divided into: 1 for none, 0 for a continuum.
-        counts: `parents`, `factors` and `sizes` of `ColumnCounts`, for a network with counts.
+        counts: `parents`, `factors` and `sizes` of `ColumnCounts`.
         width: Channels of a column.
         layers: Attention blocks.
         heads: Attention heads.
@@ -68,8 +68,8 @@ class ColumnAttention(Network):
         self,
         cardinalities: Sequence[int],
         *,
+        counts: Mapping[str, Any],
         parts: Sequence[int] | None = None,
-        counts: Mapping[str, Any] | None = None,
         width: int,
         layers: int,
         heads: int = 4,
@@ -111,19 +111,9 @@ class ColumnAttention(Network):
         self.pairs = nn.Parameter(torch.zeros(paired, paired))
         self.register_buffer("tree", torch.zeros(paired, paired))
         self.register_buffer("weights", torch.zeros(paired, paired))
-        self.counts = None if counts is None else ColumnCounts(cardinalities, **counts)
+        self.counts = ColumnCounts(cardinalities, **counts)
         for table in (self.values, self.target):
             nn.init.normal_(table.weight, std=0.3)
-
-    @torch.no_grad()
-    def start_from(self, counts: Counts) -> None:
-        """Take over counts and their order."""
-        self.order.copy_(torch.from_numpy(counts.order))
-        if self.counts is not None:
-            self.counts.counts = counts.columns.counts.to(self.order.device)
-        if self.tree.numel():
-            self.tree.copy_(torch.from_numpy(counts.information))
-            self.weights.copy_(torch.from_numpy(counts.weights))
 
     def _in_order(self, known: Tensor, column: Tensor) -> Tensor:
         """Return whether the known columns (B, M, N) are those of `order` before a column."""
@@ -209,9 +199,8 @@ class ColumnAttention(Network):
                 for table in (self.weights, self.pairs + self.tree)
             )
             logits = logits + torch.where(direct[..., None], in_order, others)
-        if self.counts is not None:
-            counted = x if self.training else None
-            logits = logits + self.counts(x, known, column, counted).to(h.dtype)
+        counted = x if self.training else None
+        logits = logits + self.counts(x, known, column, counted).to(h.dtype)
         logits = logits.masked_fill(~possible, -math.inf)
         yield Step(mask.nonzero(as_tuple=True), (logits[mask], h[mask]))
 
@@ -249,8 +238,7 @@ class ColumnState:
         h = net.norm(net.blocks.step(h, bias, self.cache))
         slot, sums = net.slot[column], torch.where(direct[:, None], self.sums[1], self.sums[0])
         logits = (net.weight[slot] @ h[..., None])[..., 0] + sums.gather(1, slot)
-        if net.counts is not None:
-            logits = logits + net.counts(self.x, known, column[:, None])[:, 0].to(h.dtype)
+        logits = logits + net.counts(self.x, known, column[:, None])[:, 0].to(h.dtype)
         logits = logits.masked_fill(~self.possible[batch, column], -math.inf)
         self.rows = batch[self.mask[batch, column]]
         return Step((self.rows, column[self.rows]), (logits[self.rows], h[self.rows]))
@@ -299,8 +287,8 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
         self,
         cardinalities: list[int],
         *,
+        counts: dict[str, Any],
         parts: list[int] | None = None,
-        counts: dict[str, Any] | None = None,
         width: int = 64,
         layers: int = 2,
         heads: int = 4,
@@ -312,11 +300,15 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
         self.config = config
         self.metadata: dict = {}
 
+    @torch.no_grad()
     def start_from(self, counts: Counts) -> None:
-        """Take over counts and their order."""
-        self.network.start_from(counts)
-        if self.config["counts"] is not None:
-            self.config["counts"] = counts.arguments
+        """Take over counts, their order and the weights of their regression."""
+        network, self.config["counts"] = self.network, counts.arguments
+        network.order.copy_(torch.from_numpy(counts.order))
+        network.counts.counts = counts.columns.counts.to(self.device)
+        if network.tree.numel():
+            network.tree.copy_(torch.from_numpy(counts.information))
+            network.weights.copy_(torch.from_numpy(counts.weights))
 
     def log_prob(self, x, context: Context = Context(), *, samples: int = 1) -> Tensor:
         """Return log p(x) of the columns of x (B, N) that the mask keeps, (B,) nats.
