@@ -20,7 +20,7 @@ def pytest_addoption(parser):
     parser.addoption("--fuzz-all", action="store_true", help="play all cases of tests/fuzz")
     parser.addoption("--fuzz-seed", type=int, default=0, help="of the cases of tests/fuzz")
     parser.addoption(
-        "--roundtrip-all", action="store_true", help="82,000 molecules in test_roundtrip.py"
+        "--roundtrip-all", action="store_true", help="82,000 molecules in test_codec.py"
     )
 
 

@@ -262,7 +262,7 @@ def _around(
     return replace(found, fragment=replace(found.fragment, acyclic=True))
 
 
-class State(NamedTuple):
+class Substituted(NamedTuple):
     """A molecule on a skeleton: numbers of its atoms in the elements, and of its bond orders."""
 
     atoms: tuple[int, ...]
@@ -323,7 +323,7 @@ class NearAnalogs:
             self._stars[i] += [j, *bond]
             self._stars[j] += [i, *bond]
         atoms = [self._elements.index(AtomCategory.of(atom)) for atom in plain.GetAtoms()]
-        start = State(tuple(atoms), tuple(map(_ORDERS.index, types)), origin.smiles)
+        start = Substituted(tuple(atoms), tuple(map(_ORDERS.index, types)), origin.smiles)
         self._pool, self._seen = [(start, 0.0)], {origin.smiles}
 
     def molecules(self) -> Generator[growth.Result]:
@@ -357,7 +357,7 @@ class NearAnalogs:
             f"{self.origin.advice}"
         )
 
-    def _round(self) -> list[tuple[State, float]]:
+    def _round(self) -> list[tuple[Substituted, float]]:
         """Put up to `PROPOSALS` more molecules into the pool; return those that pass, with log p.
 
         Substitutions may begin with one that does not pass: the next one may.
@@ -367,7 +367,7 @@ class NearAnalogs:
         nats = np.array([value for _, value in self._pool[1:]])
         ranked = np.argsort(-(nats / self.temperature + noise))
         parents = [self._pool[k][0] for k in [0, *(1 + ranked[: PARENTS - 1])]]
-        new: list[State] = []
+        new: list[Substituted] = []
         refusals: list[str] = []
         for k in range(PROPOSALS):
             for _ in range(TRIES):
@@ -391,7 +391,7 @@ class NearAnalogs:
         self.outcomes.update(refusals)
         return [pair for pair, refusal in zip(found, refusals, strict=True) if not refusal]
 
-    def _substituted(self, state: State) -> State | None:
+    def _substituted(self, state: Substituted) -> Substituted | None:
         """Return another molecule next to this one; None where the substitution gives none."""
         random, atoms, bonds, most = (self._random, [*state.atoms], [*state.bonds], self._highest)
         if self._rings and random.random() < RINGS:
@@ -412,7 +412,7 @@ class NearAnalogs:
             return None
         elements, orders = ([self._elements[k] for k in atoms], [_ORDERS[k] for k in bonds])
         smiles = strict(codec.plain_molecule(elements, self._ends, orders))
-        return State(tuple(atoms), tuple(bonds), smiles) if smiles else None
+        return Substituted(tuple(atoms), tuple(bonds), smiles) if smiles else None
 
 
 def analogs_of(
