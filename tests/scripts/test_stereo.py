@@ -105,5 +105,5 @@ def test_isomers_that_the_data_lack(zinc_smiles):
     marked = [smiles for smiles in zinc_smiles if "@" in smiles and "/" not in smiles][:6]
     plain = [canonical_smiles(Chem.MolFromSmiles(smiles)) for smiles in marked]
     both = (0, ["line"] * 6, marked[:3] + plain[3:])  # the data have marks at all of these
-    summary = score_chunk((), "cpu", None, True, both)
+    summary = score_chunk((), None, True, both)
     assert isomer_novelty(summary, np.unique(hash_each(plain[1:]))) == pytest.approx(4 / 6)
