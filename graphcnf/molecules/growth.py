@@ -460,6 +460,8 @@ class Growth:
         grows = bool((part.valence + part.attachments).any())
         least = count + max(part.fewest_free, int(grows))
         low, high = atoms or (least, most if grows else least)
+        if atoms is not None:
+            self.model.size_probabilities(atoms)  # raises where it does not know them
         low = max(low, least)
         if low > min(high, most):
             raise UserError(
