@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -12,12 +13,14 @@ from graphcnf.compute.parallel import Workers, open_workers
 from graphcnf.datasets import MOLECULES
 from graphcnf.errors import UserError, say
 from graphcnf.evaluation.formats import json_text, markdown, text
+from graphcnf.limits import LARGEST_COUNT
 from graphcnf.scripts import _options as options
 from graphcnf.scripts._options import option
-from graphcnf.scripts._output import write_text
+from graphcnf.scripts._output import check_target, output_kind, write_text
 
 app = typer.Typer(
-    help="List data sets, prepare them, show their info and check them.", no_args_is_help=True
+    help="List data sets, prepare them, show their info, check them, and join their molecules.",
+    no_args_is_help=True,
 )
 
 ROUND_TRIP = 0.99999
@@ -116,12 +119,53 @@ def check(
         raise UserError(f"{dataset.name}: {same:.5%} is less than {ROUND_TRIP:.3%}")
 
 
+@app.command()
+def join(
+    name: Name,
+    column: options.Column = None,
+    number: Annotated[
+        int, option("Molecules to write.", "-n", "--number", min=1, max=LARGEST_COUNT)
+    ] = 1000,
+    atoms: Annotated[
+        options.Sizes, option("Number of atoms.", metavar="LO-HI", parser=options.Sizes.parse)
+    ] = "40-80",  # type: ignore[assignment]  # read by the parser
+    ends: Annotated[
+        Path | None,
+        option("File of molecules of which one is in every molecule.", "--with", metavar="FILE"),
+    ] = None,
+    seed: options.Seed = 0,
+    out: Annotated[Path | None, option("File to write, .smi.", show_default="stdout")] = None,
+    force: options.Force = False,
+) -> None:
+    """Write larger molecules: two or three of a data set, joined by reactions.
+
+    By amides, ethers, amines (reductive amination) and triazoles, where the molecules have the
+    groups for it. They are made up: nothing says that they can be made.
+    """
+    check_target(out, output_kind(out, ("smi",)) or "smi", force)
+    from graphcnf.datasets.smiles_file import read_smiles
+    from graphcnf.molecules.joining import joined
+
+    if name in MOLECULES:
+        molecules = _load(name, column).smiles
+    else:
+        molecules = read_smiles(_file(name), column=column).smiles
+    parts = options.read_molecules(ends) if ends else []
+    found = list(islice(joined(molecules, ends=parts, seed=seed, atoms=atoms), number))
+    write_text("".join(f"{smiles}\n" for smiles in found), out)
+    say(f"{len(found):,} molecules of {atoms.low} to {atoms.high} atoms, joined by reactions")
+
+
+def _file(name: str) -> Path:
+    if not Path(name).exists():
+        known = ", ".join(MOLECULES)
+        raise UserError(f"no data set and no file {name!r}: give {known} or a file of SMILES")
+    return Path(name)
+
+
 def _load(name: str, column: str | None, workers: Workers = None):
     if name in MOLECULES:
         if column is not None:
             raise typer.BadParameter("--column goes with a file")
         return getattr(datasets, f"load_{name}")(workers=workers)
-    if not Path(name).exists():
-        known = ", ".join(MOLECULES)
-        raise UserError(f"no data set and no file {name!r}: give {known} or a file of SMILES")
-    return datasets.load_smiles_file(name, column=column, workers=workers)
+    return datasets.load_smiles_file(_file(name), column=column, workers=workers)

@@ -10,6 +10,7 @@ import typer
 from graphcnf.compute.files import expand_user
 from graphcnf.errors import UserError, say
 from graphcnf.evaluation.formats import markdown, text
+from graphcnf.limits import MAX_NODES
 from graphcnf.scripts import _options as options
 from graphcnf.scripts._options import option
 from graphcnf.scripts._output import json_text, write_text
@@ -44,6 +45,15 @@ def finetune(
         option("Samples before and after, 0 for none.", "--samples", "-n", min=0),
     ] = 1000,
     as_json: Annotated[bool, option("Figures as JSON.", "--json")] = False,
+    atoms: Annotated[
+        int | None,
+        option(
+            "Largest molecule to learn and to draw; the file has one of that size.",
+            min=1,
+            max=MAX_NODES,
+            show_default="that of the file",
+        ),
+    ] = None,
     minutes: Annotated[
         float | None,
         option("Minutes of training at most, about.", callback=options.checked_minutes),
@@ -91,7 +101,13 @@ def finetune(
     features = [*map(has_pattern, smarts or []), *map(has_property, properties or [])]
     flow = MoleculeFlow(options.load_model(weights))
     states = flow.charge_states if standardize else None
-    data = load_smiles_file(file, column=column, standardize=states)
+    most = atoms or MAX_NODES
+    data = load_smiles_file(file, column=column, standardize=states, max_atoms=most)
+    if atoms and (largest := int(data.graphs.node_counts.max())) < atoms:
+        raise UserError(
+            f"{file}: the largest molecule has {largest} atoms, not {atoms}: give --atoms "
+            f"{largest}, or larger molecules (graphcnf datasets join makes some)"
+        )
     smiles = read_smiles(file, column=column).smiles
     found = deviations(smiles, None if standardize else flow.charge_states)
     options.say_deviations(found, len(smiles))

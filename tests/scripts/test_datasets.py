@@ -1,8 +1,10 @@
 import json
 
 import pytest
+from rdkit import Chem
 
 from graphcnf.compute import files
+from graphcnf.molecules.joining import REACTIONS
 
 
 def test_list(graphcnf):
@@ -58,3 +60,54 @@ def test_what_to_install(graphcnf, monkeypatch, name, cure):
     monkeypatch.setattr(files, "find_spec", lambda package: None)
     code, out, err = graphcnf("datasets", "check", name)
     assert code == 1 and out == "" and cure in err and err.count("\n") == 1
+
+
+PARTS = [
+    "OC(=O)c1ccccc1", "C[NH2+]CC1CC1", "OCCOCC", "Oc1ccncc1", "O=C1CCNCC1", "NCCCO", "C#CCOC",
+    "CC(C)C",
+]  # fmt: skip
+
+
+def test_join(graphcnf, surroundings):
+    """What is written holds two or three of the molecules, bonded by the reactions."""
+    (surroundings / "parts.smi").write_text("\n".join([*PARTS, "junk"]))
+    command = ("datasets", "join", "parts.smi", "--atoms", "8-26", "-n", 25)
+    code, out, err = graphcnf(*command, "--seed", 1)
+    assert code == 0 and "25 molecules of 8 to 26 atoms" in err
+    mols = [Chem.MolFromSmiles(line) for line in out.splitlines()]
+    assert all(8 <= m.GetNumAtoms() <= 26 for m in mols) and len(set(out.splitlines())) == 25
+    made = {"amide": "O=C(c1ccccc1)N", "ether": "[c,CX4]OCCOCC", "amine": "C1(CCNCC1)N",
+            "triazole": "[CX4]n1cc(COC)nn1"}  # fmt: skip
+    assert set(made) == set(REACTIONS)
+    for bond in made.values():
+        pattern = Chem.MolFromSmarts(bond)
+        assert any(m.HasSubstructMatch(pattern) for m in mols), bond
+    assert graphcnf(*command, "--seed", 1)[1] == out != graphcnf(*command, "--seed", 2)[1]
+    # Atoms are those of the parts, less the water that leaves, or two more in a triazole.
+    sizes = {Chem.MolFromSmiles(s).GetNumAtoms() for s in PARTS}
+    two = {a + b + more for a in sizes for b in sizes for more in (-1, 2)}
+    three = {a + b + more for a in two for b in sizes for more in (-1, 2)}
+    assert {m.GetNumAtoms() for m in mols} <= two | three
+    (surroundings / "ends.smi").write_text("Brc1ccc(CN)cc1\n")
+    _, out, _ = graphcnf(*command[:-2], "-n", 4, "--with", "ends.smi")
+    assert out.count("\n") == 4 == sum("Br" in line for line in out.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["none.smi"], "no data set and no file 'none.smi'"),
+        (
+            ["parts.smi", "--atoms", "90-99"],
+            "0 molecules of 90 to 99 atoms come of joining 8, and no",
+        ),
+        (["parts.smi", "--atoms", "9-3"], "smaller number first"),
+        (["parts.smi", "--with", "none.smi"], "no such file: none.smi"),
+        (["parts.smi", "--out", "x.csv"], "must end in .smi"),
+        (["parts.smi", "--out", "parts.smi"], "parts.smi exists"),
+    ],
+)
+def test_join_refuses(graphcnf, surroundings, arguments, message):
+    (surroundings / "parts.smi").write_text("\n".join(PARTS))
+    code, out, err = graphcnf("datasets", "join", *arguments)
+    assert code and out == "" and message in " ".join(err.split())

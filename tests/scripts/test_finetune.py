@@ -140,6 +140,7 @@ def test_few_molecules_are_learned(surroundings):
         (["few.smi"], 1, "too few to fine-tune"),
         (["mine.smi", "--property", "taste"], 1, "no property 'taste'"),
         (["mine.smi", "--minutes", "0"], 2, "minutes must be"),
+        (["mine.smi", "--atoms", "80"], 1, "atoms, not 80: give --atoms 3"),
         (["mine.smi", "--set", "model.width=8"], 1, "only settings of training"),
         (["mine.smi", "--set", "learning_rat=1"], 1, "did you mean 'learning_rate'"),
         (["mine.smi", "--set", "keep_best=false"], 1, "keep_best cannot be false"),

@@ -1,0 +1,116 @@
+"""Larger molecules of smaller ones, joined by reactions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+
+import numpy as np
+from rdkit import Chem
+from rdkit.Chem.rdChemReactions import ReactionFromSmarts
+
+from graphcnf.errors import UserError
+from graphcnf.limits import check_range, check_seed
+from graphcnf.molecules import codec
+from graphcnf.molecules.standardize import parse_standardized
+
+AMINE = "[NX3;H1,H2;!$(N[C,S,P]=*);!$(N[N,O]):2]"
+ALKYL = "[CX4;H1,H2;!$(C([OH])[!#6;!H]):2]"
+
+REACTIONS = {
+    "amide": f"[CX3:1](=[O:3])[OX2H1].{AMINE}>>[C:1](=[O:3])[N:2]",
+    "ether": f"[c,CX4;!$(C[OH][OH]):1][OX2H1:3].{ALKYL}[OX2H1]>>[*:1][O:3][C:2]",
+    "amine": f"[CX3;$(C([#6])[#6,#1]);!$(C[!#6]):1]=[OX1].{AMINE}>>[C:1][N:2]",
+    "triazole": "[CX4:1][NX3H2:2].[CX2H1:3]#[CX2:4]>>[C:1][n:2]1[cH:3][c:4]nn1",
+}
+"""Bonds that join two molecules: of an acid and an amine; of two alcohols, the first one may be a
+phenol; of an aldehyde or a ketone and an amine (reductive amination); of a primary amine, taken as
+the azide that can be made of it, and a terminal alkyne."""
+
+MOST = 2000
+"""Molecules that are joined, drawn at random where there are more."""
+
+PATIENCE = 1000
+"""Tries in a row without a further molecule after which the search ends."""
+
+
+def joined(
+    molecules: Sequence[str],
+    *,
+    ends: Sequence[str] = (),
+    seed: int = 0,
+    atoms: tuple[int, int] = (1, 80),
+) -> Iterator[str]:
+    """Yield distinct SMILES of two or three of some molecules, joined by `REACTIONS`.
+
+    Molecules are made neutral first (`parse_standardized`). A reaction is drawn, and two molecules
+    that have its groups; every second product is joined to a third molecule. Nothing is asked about
+    yields, or about other groups that would react.
+
+    Args:
+        molecules: SMILES; those that RDKit does not read are left out.
+        ends: SMILES of which one is in every molecule, if there are any.
+        seed: Seed of everything random.
+        atoms: Lowest and highest number of heavy atoms.
+
+    Raises:
+        UserError: No further molecule is found.
+
+    Examples:
+        >>> next(joined(["OC(=O)c1ccccc1", "NCC1CC1"], atoms=(13, 13)))
+        'O=C(NCC1CC1)c1ccccc1'
+    """
+    check_seed(seed)
+    check_range("atoms", atoms)
+    random = np.random.default_rng(seed)
+    reactions = [ReactionFromSmarts(text) for text in REACTIONS.values()]
+    groups = [list(reaction.GetReactants()) for reaction in reactions]
+    some = [molecules[k] for k in random.permutation(len(molecules))[:MOST]]
+    read, first_ones = _neutral(some), _neutral(ends)
+    partners = [[[m for m in read if m.HasSubstructMatch(g)] for g in pair] for pair in groups]
+
+    def join(first: Chem.Mol | None) -> Chem.Mol | None:
+        """Return a molecule, or any, joined to another one; None where it cannot be."""
+        ways = [
+            (reaction, one if first is None else [first], other, turned)
+            for reaction, pair, there in zip(reactions, groups, partners, strict=True)
+            for turned, (one, other) in enumerate((there, there[::-1]))
+            if one and other and (first is None or first.HasSubstructMatch(pair[turned]))
+        ]
+        if not ways:
+            return None
+        reaction, *sides, turned = ways[random.integers(len(ways))]
+        pair = [side[random.integers(len(side))] for side in sides]
+        products = reaction.RunReactants(pair[::-1] if turned else pair, 100)
+        product = products[random.integers(len(products))][0]
+        return None if Chem.SanitizeMol(product, catchErrors=True) else product
+
+    seen: set[str] = set()
+    idle = 0
+    while idle < PATIENCE:
+        idle += 1
+        with codec.quiet():
+            product = join(first_ones[random.integers(len(first_ones))] if first_ones else None)
+            if product is not None and random.random() < 0.5:
+                product = join(product)
+        if product is None or not atoms[0] <= product.GetNumHeavyAtoms() <= atoms[1]:
+            continue
+        text = Chem.MolToSmiles(product)
+        if text not in seen:
+            seen.add(text)
+            idle = 0
+            yield text
+    raise UserError(
+        f"{len(seen)} molecules of {atoms[0]} to {atoms[1]} atoms come of joining {len(read)}, and "
+        f"no further one in {PATIENCE:,} tries"
+    )
+
+
+def _neutral(molecules: Sequence[str]) -> list[Chem.Mol]:
+    """Return the neutral molecules of those SMILES that RDKit reads."""
+    found = []
+    with codec.quiet():
+        for text in molecules:
+            with suppress(codec.MoleculeNotRepresentable):
+                found.append(parse_standardized(text, frozenset()))
+    return found
