@@ -113,7 +113,9 @@ class History:
         return cls(rows)
 
     def plot(self, path: str | Path | None = None) -> Any:
-        """Draw a curve for each metric, of training batches and of held-out ones.
+        """Draw a curve for each metric that changes, of training batches and of held-out ones.
+
+        Axes fit the values after the first tenth of the steps: the start may lie outside.
 
         Args:
             path: PNG or SVG file to write the picture to, too.
@@ -131,7 +133,8 @@ class History:
         kind = "" if path is None else Path(path).suffix.lower()
         if path is not None and kind not in FORMATS:
             raise UserError(f"{path}: write to a file that ends in {' or '.join(FORMATS)}")
-        drawn = [name for name in self.rows if name not in NOT_DRAWN and self.rows[name].count()]
+        changes = self.rows.apply(lambda column: column.nunique() > 1 or column.count() == 1)
+        drawn = [name for name in self.rows if name not in NOT_DRAWN and changes[name]]
         drawn.sort(key=lambda name: (name not in HEADLINES, name == "learning_rate"))
         if not drawn:
             raise UserError("the run has no metrics yet")
@@ -156,6 +159,10 @@ class History:
                 continue
             # A single point has no line.
             axis.plot(part["step"], part[name], "o" if len(part) == 1 else style, ms=3, label=label)
+        late = self.rows[name][self.rows["step"] >= self.rows["step"].max() / 10]
+        if late.nunique() > 1:
+            margin = (late.max() - late.min()) / 20
+            axis.set_ylim(late.min() - margin, late.max() + margin)
         # A dollar sign would begin a formula.
         axis.set_title(name.replace("_", " ").replace("$", r"\$"), fontsize=10)
         axis.set_xlabel("step", fontsize=9)

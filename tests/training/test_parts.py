@@ -122,7 +122,8 @@ def test_metrics_file_drops_what_lies_beyond_the_checkpoint_and_takes_further_co
 def test_curves_of_a_run_are_drawn_from_whole_lines(tmp_path):
     file = MetricsFile(tmp_path / "metrics.csv", 0)
     for step in (10, 20, 30):
-        file.append({"step": step, "phase": "train", "learning_rate": 1e-3, "loss": 1 / step})
+        row = {"step": step, "phase": "train", "learning_rate": 1e-3 / step, "loss": 1 / step}
+        file.append({**row, "accuracy": 1})
     file.append({"step": 30, "phase": "eval", "loss": 0.1, "bits_per_node": 1e300, "$x_{": 1.0})
     with file.path.open("a") as torn:
         torn.write("40,train,0.")
