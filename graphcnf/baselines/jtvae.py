@@ -533,7 +533,7 @@ class JunctionTreeVAE(GraphVAE):
             return self.bounds(batch)
         weight = 0.0 if self.seen < self.kl_free else self.kl_weight
         self.seen += len(batch)
-        return self._drawn(batch, weight=weight)
+        return self.bounds(batch, weight=weight)
 
     def _likelihood(self, reading: Reading, z: Latents) -> dict[str, Bound]:
         """Return log p(x|z) of turns, labels and attachments."""

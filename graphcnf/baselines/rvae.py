@@ -114,18 +114,16 @@ class GraphVAE(GraphModel):
         """Return the parts of log p(x|z)."""
         raise NotImplementedError
 
-    def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
+    def bounds(
+        self, batch: GraphBatch, noise: Noise | None = None, weight: float | None = None
+    ) -> dict[str, Bound]:
         """Draw the bound once: log p(z) - log q(z|x) of the latents, and log p(x|z) in parts.
+
+        With a weight, the exact -KL(q(z|x) | p(z)) times the weight stands for the latents.
 
         Raises:
             ValueError: A graph is not known.
         """
-        return self._drawn(batch, noise)
-
-    def _drawn(
-        self, batch: GraphBatch, noise: Noise | None = None, weight: float | None = None
-    ) -> dict[str, Bound]:
-        """Draw the bound; with a weight for the exact KL divergence from the prior in it."""
         reading, latents, z = self._read(batch), {}, {}
         for name, posterior in self._posteriors(reading).items():
             z[name] = posterior.draw(noise)
@@ -272,7 +270,7 @@ class RegularizedVAE(GraphVAE):
         """
         if not self.training:
             return self.bounds(batch)
-        bounds, mask = self._drawn(batch, weight=1.0), batch.mask
+        bounds, mask = self.bounds(batch, weight=1.0), batch.mask
         nodes, pairs = self._matrices(self.base_sample(mask)["graph"], mask)
         index, real = all_pairs(mask)
         edges = dense(masked(pairs.exp()[..., 1:], real), index, mask.shape[1])

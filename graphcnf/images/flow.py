@@ -169,7 +169,7 @@ def multiscale(
     levels: int,
     *,
     coupling="affine",
-    couplings=(2, 2, 4),
+    couplings: tuple[int, int, int] = (2, 2, 4),
     dequantization=4,
     alpha=1e-5,
     **network,
@@ -179,7 +179,7 @@ def multiscale(
     Four must divide the sides. ``couplings`` are the numbers of couplings with checkerboard masks,
     and of channels at half and at a quarter of the size.
     """
-    checkerboards, halves, quarters = _three(couplings)
+    checkerboards, halves, quarters = couplings
     layers = Layers(shape, **network)
     layers.dequantize(levels, alpha, coupling, dequantization)
     layers.checkerboard(coupling, checkerboards)
@@ -251,7 +251,7 @@ def flowpp(
     shape: Shape,
     levels: int,
     *,
-    couplings=(4, 2, 3),
+    couplings: tuple[int, int, int] = (4, 2, 3),
     mixtures=8,
     dequantization=4,
     heads=2,
@@ -264,7 +264,7 @@ def flowpp(
     with channel masks after a squeeze and with checkerboard masks after it, all of ``mixtures``
     components (Ho et al. 2019, arXiv 1902.00275).
     """
-    first, channels, second = _three(couplings)
+    first, channels, second = couplings
     kind = f"mixture-{mixtures}"
     layers = Layers(shape, StandardLogistic(), heads=heads, **network)
     layers.dequantize(levels, alpha, kind, dequantization)
@@ -273,12 +273,6 @@ def flowpp(
     layers.couplings(kind, channels, mix=True)
     layers.checkerboard(kind, second)
     return layers
-
-
-def _three(couplings: Any) -> Sequence[int]:
-    if not isinstance(couplings, list | tuple) or len(couplings) != 3:
-        raise UserError(f"couplings must be three numbers such as [2, 2, 4], got {couplings!r}")
-    return couplings
 
 
 MODELS: dict[str, Callable[..., Layers]] = {

@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from graphcnf.flows.modules import zero_init
 from graphcnf.flows.pixels import Checkerboard
 from graphcnf.flows.transform import Context
-from graphcnf.limits import is_integer
 
 
 def channels_last(module: nn.Module) -> None:
@@ -59,10 +58,9 @@ class ConvolutionNetwork(nn.Module):
             raise ValueError(f"block must be one of {', '.join(BLOCKS)}, got {block!r}")
         if width % max(heads, 1):
             raise ValueError(f"heads must divide the width, got {heads} and {width}")
-        odd = isinstance(kernels, list | tuple) and [k for k in kernels if is_integer(k) and k % 2]
-        if not odd or not len(odd) == len(kernels) == 2 or min(odd) < 1:
-            raise ValueError(f"kernels must be two odd sizes, got {kernels!r}")
         first, last = kernels
+        if not (first % 2 and last % 2):
+            raise ValueError(f"kernels must be two odd sizes, got {kernels!r}")
         self.enter = nn.Conv2d(inputs + context, width, first, padding=first // 2)
         self.position = nn.Parameter(torch.zeros(1, width, *size)) if position else None
         self.blocks = nn.ModuleList(BLOCKS[block](width) for _ in range(layers))

@@ -120,7 +120,7 @@ def test_a_record_does_not_depend_on_how_many_are_drawn(small_model):
         ({"pixels": 0, "kernels": [2, 3]}, "kernels must be two odd sizes"),
         ({"context": 3}, "no option 'context'"),
         ({"architecture": "simple", "couplings": 0}, "couplings must be an integer"),
-        ({"architecture": "multiscale", "couplings": (1, 2)}, "three numbers"),
+        ({"architecture": "multiscale", "couplings": (1, 2)}, "a list of 3"),
     ],
     ids=str,
 )

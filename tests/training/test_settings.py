@@ -53,8 +53,9 @@ def test_plans_follow_the_number_of_molecules():
         assert settings.ema_horizon <= settings.steps / 10
     assert plan(450, held_out=50, steps=1).eval_steps == 1
     assert plan(450, held_out=50, learning_rate=0.1).learning_rate == 0.1
-    with pytest.raises(UserError, match="did you mean 'steps'"):
-        plan(450, step=3)
+    for wrong, message in (({"step": 3}, "did you mean 'steps'"), ({"keep_best": False}, "cannot")):
+        with pytest.raises(UserError, match=message):
+            plan(450, **wrong)
 
 
 def test_every_shipped_preset_loads():
