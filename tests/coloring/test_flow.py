@@ -8,6 +8,7 @@ import networkx as nx
 import pytest
 import torch
 from couplings import perturb
+from torch.nn.functional import pad
 
 from graphcnf.categorical.encoding import MARGIN
 from graphcnf.coloring import ColoringFlow, conflicts, from_networkx
@@ -108,18 +109,16 @@ def test_padding_changes_nothing(double, batch, coupling):
     x = torch.randn(*batch.mask.shape, model.flow.encoding.latent_dim)
     flow(x, context)
     assert_mask_invariance(flow, x, context, extend=0, vary=())
-    # The same graphs with two more columns of padding.
+    # The same graphs with two more columns of padding, and colours and edges there.
     wider = GraphBatch(
-        torch.nn.functional.pad(batch.node_types, (0, 2), value=1),
-        torch.nn.functional.pad(batch.bonds, (0, 2, 0, 2)),
-        torch.nn.functional.pad(batch.mask, (0, 2)),
+        pad(batch.node_types, (0, 2), value=77),
+        pad(batch.bonds, (0, 2, 0, 2), value=1),
+        pad(batch.mask, (0, 2)),
     )
     z = model.flow.base.sample(x.shape, mask=batch.mask)
     with torch.no_grad():
-        torch.testing.assert_close(
-            model.decode(torch.nn.functional.pad(z, (0, 0, 0, 2)), wider)[:, : x.shape[1]],
-            model.decode(z, batch),
-        )
+        decoded = model.decode(pad(z, (0, 0, 0, 2), value=math.nan), wider)
+        torch.testing.assert_close(decoded[:, : x.shape[1]], model.decode(z, batch))
         if coupling != "channels":
             torch.testing.assert_close(model.log_prob(wider), model.log_prob(batch))
 

@@ -7,7 +7,6 @@ import torch
 from couplings import perturb
 
 from graphcnf.categorical import SetFlow
-from graphcnf.coloring import ColoringFlow
 from graphcnf.flows import Context, Noise, StandardLogistic
 from graphcnf.graphs import GraphBatch, GraphCNF
 
@@ -17,7 +16,6 @@ PAIRS |= {
     for part in ("nodes", "bonds", "adjacency_step")
 }
 PATH = {"width": 16, "layers": 1, "heads": 2, "head_width": 8, "level_width": 4, "table_rows": 64}
-COLORING = {"width": 16, "layers": 1, "heads": 2, "couplings": 2, "mixtures": 2}
 
 
 def graph_model(graphs, **options):
@@ -28,8 +26,6 @@ MODELS = {
     "path": lambda graphs: graph_model(graphs, **PATH),
     "pairs": lambda graphs: graph_model(graphs, **PAIRS),
     "pairs, unordered": lambda graphs: graph_model(graphs, order="none", **PAIRS),
-    "colouring, nodes": lambda graphs: ColoringFlow(3, **COLORING, ahead=4, rounds=1),
-    "colouring, channels": lambda graphs: ColoringFlow(3, coupling="channels", **COLORING),
 }
 
 
@@ -95,13 +91,6 @@ def test_graphs_may_be_padded_wider_than_the_model_draws_them(random_graphs, nam
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1e30])
 def test_decoded_graphs_do_not_see_padding(model, batch, value):
     noise = Noise()
-    if isinstance(model, ColoringFlow):
-        z = model.encode(batch, noise)
-        torch.testing.assert_close(model.encode(soiled(batch), noise.rewind()), z)
-        other = torch.where(batch.mask[..., None], z, value)
-        colors = model.decode(z, batch)
-        assert torch.equal(model.decode(other, soiled(batch)), colors)
-        return
     latents = model.encode(batch, noise)
     again = model.encode(soiled(batch), noise.rewind())
     pairs = torch.tril_indices(batch.mask.shape[1], batch.mask.shape[1], -1)

@@ -8,7 +8,7 @@ import pytest
 from graphcnf.errors import UserError
 from graphcnf.training import experiments
 from graphcnf.training.loop import HEADLINES
-from graphcnf.training.settings import load_preset
+from graphcnf.training.settings import load_preset, preset_names
 
 pytestmark = pytest.mark.usefixtures("cache_folder")
 
@@ -50,6 +50,15 @@ def first_step(experiment):
     loss, metrics = experiment.model.training_loss(batch)
     assert loss.isfinite() and set(HEADLINES) & set(metrics)
     return batch
+
+
+def test_presets_of_molecules_fit_their_models():
+    configs = map(load_preset, preset_names())
+    models = [c["model"] for c in configs if c["data"]["name"] in experiments.MOLECULES]
+    assert len(models) > 8
+    for model in models:
+        if "start" not in model:
+            experiments._check_model(model, None)
 
 
 @pytest.mark.parametrize("name", ["set-shuffling-groups", "set-summation-groups"])
