@@ -167,7 +167,7 @@ def _digest(content: bytes | np.ndarray) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def write_index(path: Path = INDEX) -> None:
+def write_index() -> None:
     """Write the index of the rows from the whole data set."""
     dataset = load_zinc250k()
     held_out = np.zeros(len(dataset), dtype=bool)
@@ -180,4 +180,4 @@ def write_index(path: Path = INDEX) -> None:
         "vocabulary": dataset.vocabulary.to_dict(),
         "held_out": base64.b64encode(zlib.compress(np.packbits(held_out), 9)).decode(),
     }
-    path.write_text(json.dumps(about, indent=1) + "\n")
+    INDEX.write_text(json.dumps(about, indent=1) + "\n")

@@ -25,7 +25,7 @@ from graphcnf.molecules import properties
 from graphcnf.molecules.codec import parse
 from graphcnf.molecules.drawing import draw_svg
 from graphcnf.molecules.hashing import contains, hash_each
-from graphcnf.molecules.validity import failures, molecules
+from graphcnf.molecules.validity import as_written, failures
 
 MOLECULES = 200
 """Molecules in the table."""
@@ -120,7 +120,7 @@ def _failures(result: Evaluation) -> list[dict[str, Any]]:
     pictures: dict[str, list[dict[str, Any]]] = defaultdict(list)
     reasons = list(result.figures["failures"])[:REASONS]
     for record, smiles in zip(failed["record"], failed["smiles"], strict=True):
-        mol = next(iter(molecules([smiles])))
+        mol = as_written(smiles)
         for failure in failures(mol):
             drawn = pictures[failure.reason]
             wanted = failure.reason in reasons and len(drawn) < PER_REASON

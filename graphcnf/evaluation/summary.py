@@ -31,9 +31,9 @@ from graphcnf.molecules.standardize import parse_standardized
 from graphcnf.molecules.stereo import look_at_marks
 from graphcnf.molecules.validity import (
     CONVENTIONS,
+    as_written,
     evaluate_records,
     failures,
-    molecules,
     unsanitized_smiles,
 )
 
@@ -143,7 +143,7 @@ def look_at(records: pd.DataFrame, wanted: tuple[Statistic, ...] = ()) -> Summar
         sums,
         {"strict": [hash_each(valid)], **hashes},
         chunk_statistics(wanted, (0, valid)),
-        Counter(f.reason for m in molecules(records["smiles"][~strict]) for f in failures(m)),
+        Counter(f.reason for s in records["smiles"][~strict] for f in failures(as_written(s))),
         [records] if among_first else [],
     )
 

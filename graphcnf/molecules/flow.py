@@ -310,15 +310,16 @@ class MoleculeFlow:
         taken as not given.
         """
         nats, exact = np.zeros(len(molecules)), np.ones(len(molecules), dtype=bool)
+        if self.stereo is None:
+            return nats, exact
         frames: dict[int, tuple[Frame, Code]] = {}
-        stereo = self.stereo
-        for k, mol in enumerate(molecules) if stereo is not None else ():
+        for k, mol in enumerate(molecules):
             if not isinstance(mol, str) or "stereo" in codec.dropped(mol):
                 with codec.quiet(), suppress(codec.MoleculeNotRepresentable):
                     frames[k] = encode(codec.parse(mol) if isinstance(mol, str) else mol)
-        if frames and stereo is not None:
+        if frames:
             places = list(frames)
-            nats[places], exact[places] = stereo.log_prob(*zip(*frames.values(), strict=True))
+            nats[places], exact[places] = self.stereo.log_prob(*zip(*frames.values(), strict=True))
         return nats, exact
 
     @cached_property

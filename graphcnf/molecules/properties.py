@@ -18,7 +18,7 @@ from rdkit.Chem import QED, Crippen, Descriptors, rdMolDescriptors
 from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
 from rdkit.DataStructs import TanimotoSimilarity
 
-from graphcnf.compute.parallel import Workers, chunked, parallel_map
+from graphcnf.compute.parallel import chunked, parallel_map
 from graphcnf.errors import Unavailable, UserError, suggest
 from graphcnf.molecules.codec import parse_smarts, quiet
 
@@ -138,17 +138,12 @@ def described(mol: Chem.Mol, names: Iterable[str]) -> dict[str, float]:
     return {k: v if isinstance(v, int) else round(v, DECIMALS) for k, v in values.items()}
 
 
-def property_table(
-    smiles: Sequence[str], names: Sequence[str], workers: Workers = None, label: str = ""
-) -> np.ndarray:
-    """Return P properties of M valid SMILES, (M, P) float64.
-
-    By one process per core where `workers` is None, if they are not few.
-    """
+def property_table(smiles: Sequence[str], names: Sequence[str], label: str = "") -> np.ndarray:
+    """Return P properties of M valid SMILES, (M, P) float64, by one process per core if many."""
     parts = chunked(smiles, CHUNK)
-    if len(parts) <= 2:
-        workers, label = 1, ""
-    rows = parallel_map(partial(_rows, tuple(names)), parts, workers=workers, label=label)
+    few = len(parts) <= 2
+    how: dict[str, Any] = {"workers": 1 if few else None, "label": "" if few else label}
+    rows = parallel_map(partial(_rows, tuple(names)), parts, **how)
     return np.concatenate([np.empty((0, len(names))), *rows])
 
 

@@ -41,6 +41,9 @@ CENTRES = frozenset({6, 7, 14, 15, 16, 34})
 MOST_MATCHES = 10_000
 """Automorphisms of a frame, at most."""
 
+MOST_CODES = 1 << 12
+"""Codes of a molecule that are looked at, at most."""
+
 _TETRAHEDRAL = Chem.ChiralType.CHI_TETRAHEDRAL_CCW, Chem.ChiralType.CHI_TETRAHEDRAL_CW
 _CIS = Chem.BondStereo.STEREOZ, Chem.BondStereo.STEREOCIS
 _TRANS = Chem.BondStereo.STEREOE, Chem.BondStereo.STEREOTRANS
@@ -329,27 +332,25 @@ class Frame:
             mol = Chem.MolFromSmiles(smiles)
         return self.read(mol, sorted(range(len(written)), key=written.__getitem__))
 
-    def spellings(self, code: Code, most: int = 1 << 12) -> list[Code] | None:
-        """Return all codes with this normal one; None where more than `most` had to be tried."""
+    def spellings(self, code: Code) -> list[Code] | None:
+        """Return all codes with this normal one; None if over `MOST_CODES` had to be tried."""
         if not self.actions:
             return [code]
         free = set(self.dependent)
         fixed = {tuple(-1 if k in free else c for k, c in enumerate(o)) for o in self.orbit(code)}
-        if len(fixed) * 3 ** len(free) > most:
+        if len(fixed) * 3 ** len(free) > MOST_CODES:
             return None
         options = ([(0, 1, 2) if c < 0 else (c,) for c in own] for own in fixed)
         return sorted(c for own in options for c in product(*own) if self.normal(c) == code)
 
-    def matching(
-        self, given: Code, values: Sequence[int] = (0, 1, 2), most: int = 1 << 12
-    ) -> list[Code] | None:
+    def matching(self, given: Code, values: Sequence[int] = (0, 1, 2)) -> list[Code] | None:
         """Return the codes whose molecules have the marks of a given one, and perhaps more.
 
-        Elements without a mark, 0 in `given`, have any of the values. None where more than `most`
-        codes had to be tried.
+        Elements without a mark, 0 in `given`, have any of the values. None where more than
+        `MOST_CODES` codes had to be tried.
         """
         free = [values if self.actions or not c else (c,) for c in given]
-        if math.prod(map(len, free)) > most:
+        if math.prod(map(len, free)) > MOST_CODES:
             return None
         if not self.actions:
             return list(product(*free))

@@ -23,6 +23,7 @@ from graphcnf.flows.transform import Context, Generators
 from graphcnf.limits import Range
 from graphcnf.molecules.codec import parse, quiet
 from graphcnf.molecules.stereo import (
+    MOST_CODES,
     Code,
     Frame,
     MarkedPart,
@@ -37,9 +38,6 @@ if TYPE_CHECKING:
 
 CATEGORIES = 3
 """Categories of an element: unspecified and the two parities."""
-
-MOST_CODES = 1 << 12
-"""Codes of a molecule whose probabilities are summed."""
 
 ROWS = 512
 """Codes that a network evaluates at once."""
@@ -435,9 +433,9 @@ class StereoFlow(Pretrained, nn.Module):
             # Without symmetry, what follows the last mark sums to 1.
             first = len(code) if frame.actions else max(j for j, c in enumerate(code) if c) + 1
             if frame.actions and all(code):
-                found = frame.spellings(frame.normal(code), MOST_CODES)
+                found = frame.spellings(frame.normal(code))
             else:
-                found = frame.matching(code[:first], most=MOST_CODES)
+                found = frame.matching(code[:first])
             exact[k], nats[k] = found is not None, -math.inf
             todo += [(k, first, c + code[first:]) for c in found or [code]]
         for start in range(0, len(todo), ROWS):
@@ -462,7 +460,7 @@ class StereoFlow(Pretrained, nn.Module):
                 dropped_marks(molecule)
                 molecule = parse(molecule)
             frame, given = encode(molecule)
-        codes = frame.matching(given, (1, 2), MOST_CODES)
+        codes = frame.matching(given, (1, 2))
         if codes is None:
             raise UserError(
                 f"{2 ** given.count(0):,} isomers of {frame.smiles}, at most {MOST_CODES:,} are "

