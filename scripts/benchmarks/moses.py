@@ -28,8 +28,9 @@ from graphcnf.graphs import GraphCNF
 from graphcnf.molecules.hashing import contains, hash_each
 from graphcnf.molecules.validity import evaluate_records
 from graphcnf.sampling.records import draw_block, first_blocks
-from graphcnf.scripts._options import load_model
+from graphcnf.scripts._options import load_model, option
 from graphcnf.scripts.benchmarks.runner import Out, Seed, published, write
+from graphcnf.scripts.benchmarks.smiles_lstm import SmilesLSTM
 
 # Raw samples of each protocol; the second takes the first ones of the first.
 PROTOCOLS = {"official": 30_000, "graphs": 25_000}
@@ -81,12 +82,14 @@ def moses(
         list[str] | None,
         typer.Argument(metavar="NAME|DIR...", help="Weights.", show_default="moses"),
     ] = None,
+    lstm: Annotated[Path | None, option("Also an LSTM of SMILES, from its folder.")] = None,
     seed: Seed = 1,
     out: Out = None,
 ) -> None:
     """MOSES: raw samples by both protocols, beside published figures."""
     require("fcd_torch", "the FCD", "fcd")
     loaded = {name: load_model(name) for name in models or ["moses"]}
+    language = None if lstm is None else SmilesLSTM.from_pretrained(lstm)
     dataset = load_moses()
     references = {
         key: describe(
@@ -94,8 +97,11 @@ def moses(
         )
         for key, part in PARTS.items()
     }
-    rows = []
-    for name, frame in raw_samples(loaded, dataset, max(PROTOCOLS.values()), seed).items():
+    count, rows = max(PROTOCOLS.values()), []
+    sets = raw_samples(loaded, dataset, count, seed)
+    if language is not None:
+        sets["SMILES LSTM"] = evaluate_records(list(language.sample(count, seed)))
+    for name, frame in sets.items():
         for protocol, found in figures(frame, dataset, references):
             rows.append({"protocol": protocol, "method": name, **found})
     table: list[dict[str, Any]] = []
