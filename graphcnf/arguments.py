@@ -6,15 +6,15 @@ import inspect
 import tomllib
 import types
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from graphcnf.errors import UserError, suggest
 from graphcnf.limits import LARGEST_SIZE, LARGEST_SIZES, Range, is_integer, is_number
 
-Rule = tuple[Callable[[Any], bool], str]
-"""Test of a value, and the values that pass it in words, which are empty where none can be set."""
+NOTHING = object()
+"""A value of no type."""
 
 
 def call(what: str, function: Callable, *fixed, known: Mapping[str, Any], **options) -> Any:
@@ -58,15 +58,15 @@ def check(
     Raises:
         UserError: No function has such an argument, or its value is of another type or range.
     """
-    rules: dict[str, Rule] = {}
+    kinds: dict[str, tuple[Any, Range]] = {}
     for function in functions:
-        rules = {**_rules(function), **rules}
-    known = sorted(set(rules) - set(fixed))
+        kinds = {**_kinds(function), **kinds}
+    known = sorted(set(kinds) - set(fixed))
     for name, value in options.items():
         if name not in known:
             raise UserError(f"{what}: no option {name!r}{suggest(name, known)}")
-        fits, wanted = rules[name]
-        if not fits(value):
+        wanted = _wanted(*kinds[name], value)
+        if wanted is not None:
             must = f"must be {wanted}, got {_shown(value)}" if wanted else "cannot be set"
             raise UserError(f"{what}: {name} {must}")
 
@@ -88,8 +88,8 @@ def assigned(text: str) -> tuple[str, Any]:
 
 
 @cache
-def _rules(function: Callable) -> dict[str, Rule]:
-    """Return the rule of each parameter of a function or class."""
+def _kinds(function: Callable) -> dict[str, tuple[Any, Range]]:
+    """Return the type of each parameter of a function or class, and a range for its numbers."""
     made = function.__init__ if inspect.isclass(function) else function
     hints = get_type_hints(made, include_extras=True)
     found = {}
@@ -98,51 +98,47 @@ def _rules(function: Callable) -> dict[str, Rule]:
             default = parameter.default
             guess = Any if default in (None, parameter.empty) else type(default)
             most = LARGEST_SIZES.get(name, LARGEST_SIZE)
-            found[name] = _rule(hints.get(name, guess), Range(0, most, above=default != 0))
+            found[name] = hints.get(name, guess), Range(0, most, above=default != 0)
     return found
 
 
-def _rule(kind: Any, bounds: Range) -> Rule:
-    """Return the rule of a type, with the range of a number without one of its own."""
+def _wanted(kind: Any, bounds: Range, value: Any) -> str | None:
+    """Return None for a value of a type, or else what is of that type in words.
+
+    The words are empty where nothing can be set. `bounds` is for numbers without a `Range`.
+    """
     origin, inner = get_origin(kind) or kind, get_args(kind)
     if origin is Annotated:
-        return _rule(inner[0], inner[1])
+        return _wanted(inner[0], inner[1], value)
     if origin in (Union, types.UnionType):
-        rules = [_rule(k, bounds) for k in inner]
-        texts = dict.fromkeys(text for _, text in rules if text)
-        return lambda value: any(fits(value) for fits, _ in rules), " or ".join(texts)
+        found = [_wanted(k, bounds, value) for k in inner]
+        return None if None in found else " or ".join(dict.fromkeys(filter(None, found)))
     if origin is Literal:
-        choices = " or ".join(f'"{choice}"' for choice in inner)
-        return lambda value: isinstance(value, str) and value in inner, choices
-    if origin in (int, float):
+        fits = isinstance(value, str) and value in inner
+        words = " or ".join(f'"{choice}"' for choice in inner)
+    elif origin in (int, float):
         right, noun = (is_integer, "an integer") if origin is int else (is_number, "a number")
-        return lambda value: right(value) and value in bounds, f"{noun} {bounds}"
-    if origin in (str, Path):
-        text = "text in quotes, without zero characters"
-        return lambda value: isinstance(value, str) and _usable(value), text
-    if origin in (dict, Mapping):
-        table = "a table of numbers and texts"
-        return lambda value: isinstance(value, Mapping) and _usable(value), table
-    if inspect.isclass(origin) and issubclass(origin, Sequence):
-        return _rule_of_lists(origin, inner, bounds)
-    if kind is Any:
-        return lambda value: not isinstance(value, Mapping) and _usable(value), ""
-    known = inspect.isclass(origin)
-    noun = "true or false" if origin is bool else ""
-    return lambda value: known and isinstance(value, origin), noun
-
-
-def _rule_of_lists(origin: type, inner: tuple, bounds: Range) -> Rule:
-    """Return the rule of a sequence; an entry may be 0 where the whole may not."""
-    fits, entries = _rule(inner[0] if inner else Any, Range(0, bounds.most))
-    length = len(inner) if origin is tuple and inner and Ellipsis not in inner else None
-
-    def fit(value: Any) -> bool:
+        fits, words = right(value) and value in bounds, f"{noun} {bounds}"
+    elif origin in (str, Path):
+        words = "text in quotes, without zero characters"
+        fits = isinstance(value, str) and _usable(value)
+    elif origin in (dict, Mapping):
+        words = "a table of numbers and texts"
+        fits = isinstance(value, Mapping) and _usable(value)
+    elif inspect.isclass(origin) and issubclass(origin, Sequence):
+        # An entry may be 0 where the whole may not.
+        entry = partial(_wanted, inner[0] if inner else Any, Range(0, bounds.most))
+        length = len(inner) if origin is tuple and inner and Ellipsis not in inner else None
         right = isinstance(value, list | tuple) and length in (None, len(value))
-        return right and all(map(fits, value))
-
-    text = "a list" + (f" of {length}" if length else "") + (f", each {entries}" if entries else "")
-    return fit, text
+        fits = right and all(entry(v) is None for v in value)
+        each = entry(NOTHING)
+        words = "a list" + (f" of {length}" if length else "") + (f", each {each}" if each else "")
+    elif kind is Any:
+        fits, words = not isinstance(value, Mapping) and _usable(value), ""
+    else:
+        fits = inspect.isclass(origin) and isinstance(value, origin)
+        words = "true or false" if origin is bool else ""
+    return None if fits else words
 
 
 def _usable(value: Any) -> bool:
