@@ -129,8 +129,8 @@ def _wanted(kind: Any, bounds: Range, value: Any) -> str | None:
         # An entry may be 0 where the whole may not.
         entry = partial(_wanted, inner[0] if inner else Any, Range(0, bounds.most))
         length = len(inner) if origin is tuple and inner and Ellipsis not in inner else None
-        right = isinstance(value, list | tuple) and length in (None, len(value))
-        fits = right and all(entry(v) is None for v in value)
+        is_list = isinstance(value, list | tuple) and length in (None, len(value))
+        fits = is_list and all(entry(v) is None for v in value)
         each = entry(NOTHING)
         words = "a list" + (f" of {length}" if length else "") + (f", each {each}" if each else "")
     elif kind is Any:

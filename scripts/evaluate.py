@@ -135,8 +135,7 @@ def evaluate(
     output.check_not_read((out, html), read)
     if test is not None and not chosen:
         raise typer.BadParameter("--test goes with --metrics, --fcd or --html")
-    for name in models if len(named) > 1 else ():
-        options.load_model(name, device)
+    loaded = {name: options.load_model(name, device, support=support) for name in models}
     of_models = {
         "samples": samples,
         "temperature": temperature,
@@ -147,8 +146,7 @@ def evaluate(
     with open_workers(cluster) as workers:
         against = Reference(reference, test, chosen, device, workers)
         results = [graphcnf.evaluate(r, against, standardize=standardize) for r in records]
-        for name in models:
-            model = options.load_model(name, device, support=support)
+        for name, model in loaded.items():
             # The last part of a folder, where it still tells all sets apart.
             last = Path(name).name
             shown = last if [Path(n).name for n in named].count(last) == 1 else name
