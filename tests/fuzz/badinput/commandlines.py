@@ -86,13 +86,15 @@ USUAL: dict[tuple[str, ...], tuple[str, ...]] = {
     ("datasets", "prepare"): ("{molecules}",),
     ("datasets", "info"): ("{molecules}",),
     ("datasets", "check"): ("{molecules}",),
+    ("datasets", "join"): ("{molecules}", "-n", "2", "--atoms", "4-30"),
 }  # fmt: skip
 """Arguments of every command when all is well."""
 
 SUFFIXES = {"generate": ".smi", "grow": ".smi", "merge": ".smi", "score": ".csv",
             "stereoisomers": ".csv", "train": "", "plot": ".svg",
             "finetune": "", "optimize": ".csv", "analogs": ".smi", "interpolate": ".csv",
-            "images generate": ".png", "images interpolate": ".png"}  # fmt: skip
+            "images generate": ".png", "images interpolate": ".png",
+            "datasets join": ".smi"}  # fmt: skip
 """Suffix of what a command writes to --out, .md for others, none for a folder."""
 
 TAKEN = {("evaluate", "--metrics"): ("", ",", "fcd,,snn", "ALL "), ("evaluate", "--model"): ("",)}
