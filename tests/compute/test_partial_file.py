@@ -2,8 +2,6 @@
 
 import json
 import os
-import signal
-import subprocess
 import sys
 from contextlib import suppress
 
@@ -15,12 +13,6 @@ from graphcnf.errors import UserError
 
 NAME = fingerprint({"seed": 0})
 PIECES = [f"piece {k} {'ä' * k}\n" for k in range(4)]
-
-
-@pytest.fixture
-def folder(surroundings):
-    """An empty one."""
-    return surroundings
 
 
 def write(target, convert=None, name=NAME):
@@ -46,18 +38,18 @@ def doubled(source, target):
 
 
 @pytest.mark.parametrize("pieces", range(len(PIECES) + 1))
-def test_what_was_committed_is_taken_up(folder, pieces):
-    target = folder / "x.csv"
+def test_what_was_committed_is_taken_up(tmp_path, pieces):
+    target = tmp_path / "x.csv"
     interrupted(target, pieces)
-    assert not target.exists() and bool(os.listdir(folder)) == bool(pieces)
+    assert not target.exists() and bool(os.listdir(tmp_path)) == bool(pieces)
     assert write(target) == pieces
-    assert target.read_text() == "".join(PIECES) and os.listdir(folder) == ["x.csv"]
+    assert target.read_text() == "".join(PIECES) and os.listdir(tmp_path) == ["x.csv"]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("convert", [None, doubled])
-def test_a_kill_at_any_line_loses_nothing_that_was_committed(folder, convert):
-    target, expected = folder / "x.csv", "".join(PIECES) * (2 if convert else 1)
+def test_a_kill_at_any_line_loses_nothing_that_was_committed(tmp_path, convert):
+    target, expected = tmp_path / "x.csv", "".join(PIECES) * (2 if convert else 1)
     moment, committed, taken_up = 0, 0, set()
     while True:
         pid = os.fork()
@@ -69,14 +61,14 @@ def test_a_kill_at_any_line_loses_nothing_that_was_committed(folder, convert):
         # Either it was finished, or what the journal vouches for is there.
         if target.exists():
             assert target.read_text() == expected
-        committed = pieces_in_journal(folder)
+        committed = pieces_in_journal(tmp_path)
         if committed is not None:
-            found = (folder / f".x.csv.{NAME}.partial").read_text()
+            found = (tmp_path / f".x.csv.{NAME}.partial").read_text()
             assert found.startswith("".join(PIECES[:committed]))
         there = write(target, convert)
         assert there == (committed or 0)
         taken_up.add(there)
-        assert target.read_text() == expected and os.listdir(folder) == ["x.csv"]
+        assert target.read_text() == expected and os.listdir(tmp_path) == ["x.csv"]
         target.unlink()
         moment += 5
     assert moment > 100 and taken_up == set(range(len(PIECES) + 1))
@@ -104,9 +96,9 @@ def die_at_line(number, work):
         os._exit(1)
 
 
-def pieces_in_journal(folder):
+def pieces_in_journal(tmp_path):
     """As many as are committed; None without a journal, or where only that is left."""
-    journal, part = (folder / f".x.csv.{NAME}.{suffix}" for suffix in ("json", "partial"))
+    journal, part = (tmp_path / f".x.csv.{NAME}.{suffix}" for suffix in ("json", "partial"))
     if not journal.exists() or not part.exists():
         return None
     return json.loads(journal.read_text())["entry"]["pieces"]
@@ -128,48 +120,31 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_what_is_damaged_is_thrown_away(folder, damage):
-    target = folder / "x.csv"
+def test_what_is_damaged_is_thrown_away(tmp_path, damage):
+    target = tmp_path / "x.csv"
     interrupted(target, 3)
-    part, journal = (folder / f".x.csv.{NAME}.{suffix}" for suffix in ("partial", "json"))
+    part, journal = (tmp_path / f".x.csv.{NAME}.{suffix}" for suffix in ("partial", "json"))
     before = part.read_bytes(), journal.read_bytes()
     DAMAGES[damage](part, journal)
     assert (part.read_bytes(), journal.read_bytes()) != before
     with partial_file(target, NAME) as file:
         assert file.damaged and file.entry is None and file.path.read_text() == ""
-    assert os.listdir(folder) == []
+    assert os.listdir(tmp_path) == []
     assert write(target) == 0 and target.read_text() == "".join(PIECES)
 
 
-def test_another_content_has_a_part_of_its_own_until_one_is_finished(folder):
-    target, other = folder / "x.csv", fingerprint({"seed": 1})
+def test_another_content_has_a_part_of_its_own_until_one_is_finished(tmp_path):
+    target, other = tmp_path / "x.csv", fingerprint({"seed": 1})
     assert other != NAME and fingerprint({"seed": 0}) == NAME
     interrupted(target, 3)
-    interrupted(folder / "x.csv.gz", 3)
+    interrupted(tmp_path / "x.csv.gz", 3)
     interrupted(target, 1, other)
     with partial_file(target, other) as file:
         assert file.entry == {"pieces": 1}
         assert {path.name.split(".")[3] for path in file.others()} == {NAME}
-    assert write(target) == 3
-    # The part of the file with the longer name is not touched.
-    assert all(name == "x.csv" or name.startswith(".x.csv.gz.") for name in os.listdir(folder))
-    assert write(folder / "x.csv.gz") == 3
-
-
-@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
-def test_the_lock_of_a_killed_process_keeps_nobody_out(folder):
-    target = folder / "x.csv"
-    program = (
-        "import sys, time; from pathlib import Path\n"
-        "from graphcnf.compute.partial_file import partial_file\n"
-        "with partial_file(Path(sys.argv[1]), sys.argv[2]) as file:\n"
-        "    file.commit(sys.argv[3], {'pieces': 1}); print(flush=True); time.sleep(60)\n"
-    )
-    arguments = [sys.executable, "-c", program, target, NAME, PIECES[0]]
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE) as process:
-        process.stdout.readline()
         with pytest.raises(UserError, match="another process"):
             write(target)
-        process.send_signal(signal.SIGKILL)
-    assert write(target) == 1
-    assert target.read_text() == "".join(PIECES) and os.listdir(folder) == ["x.csv"]
+    assert write(target) == 3
+    # The part of the file with the longer name is not touched.
+    assert all(name == "x.csv" or name.startswith(".x.csv.gz.") for name in os.listdir(tmp_path))
+    assert write(tmp_path / "x.csv.gz") == 3
