@@ -11,57 +11,16 @@ from functools import partial
 from itertools import count, islice
 
 import pytest
+import worker_tasks as work
 
 from graphcnf.compute import parallel
 from graphcnf.compute.cpu import cpu_quota
 from graphcnf.compute.parallel import WorkerDied, available_cores, ordered_map, parallel_map
 from graphcnf.errors import UserError
 
-WORK = """
-import os, signal, time
-
-class Stubborn(Exception):
-    def __init__(self, first, second):
-        super().__init__(f"{first} and {second}")
-
-def slow_first(k):
-    time.sleep(0.3 if k == 0 else 0)
-    print("noise among the replies")
-    return k * k, os.getpid()
-
-def scaled(factor, k):
-    return factor * k
-
-def reciprocal(k):
-    return 1 / (3 - k)
-
-def stubborn(k):
-    raise Stubborn(k, k)
-
-def lambdas(k):
-    return lambda: k
-
-def killed_at_three(k):
-    if k == 3:
-        time.sleep(0.5)
-        os.kill(os.getpid(), signal.SIGKILL)
-    return k
-"""
-
-
-@pytest.fixture
-def work(tmp_path, monkeypatch):
-    """A module that child processes can import, too."""
-    (tmp_path / "work_for_children.py").write_text(WORK)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "work_for_children", raising=False)
-    import work_for_children
-
-    return work_for_children
-
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_results_come_in_the_order_of_the_chunks(work, workers):
+def test_results_come_in_the_order_of_the_chunks(workers):
     with ordered_map(work.slow_first, range(20), workers=workers) as results:
         values, pids = zip(*results, strict=True)
     assert values == tuple(k * k for k in range(20))
@@ -72,7 +31,7 @@ def test_results_come_in_the_order_of_the_chunks(work, workers):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_endless_chunks_are_taken_as_they_are_needed(work, workers):
+def test_endless_chunks_are_taken_as_they_are_needed(workers):
     taken = []
     chunks = (taken.append(k) or k for k in count())
     double = partial(work.scaled, 2)
@@ -100,7 +59,7 @@ def test_nothing_is_waited_for_when_the_context_ends_early(monkeypatch):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_an_exception_comes_in_its_place(work, workers):
+def test_an_exception_comes_in_its_place(workers):
     found = []
     with (
         pytest.raises(ZeroDivisionError) as caught,
@@ -114,7 +73,7 @@ def test_an_exception_comes_in_its_place(work, workers):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_an_exception_of_the_chunks_is_not_taken_for_a_dead_worker(work, workers):
+def test_an_exception_of_the_chunks_is_not_taken_for_a_dead_worker(workers):
     def chunks():
         yield 1
         raise FileNotFoundError("no chunks.txt")
@@ -126,7 +85,7 @@ def test_an_exception_of_the_chunks_is_not_taken_for_a_dead_worker(work, workers
         list(results)
 
 
-def test_exceptions_and_results_that_cannot_be_pickled_are_told(work):
+def test_exceptions_and_results_that_cannot_be_pickled_are_told():
     for function, message in (
         (work.stubborn, "Stubborn: 0 and 0"),
         (work.lambdas, "lambda"),
@@ -149,7 +108,7 @@ def test_a_function_that_the_children_cannot_import_is_named(monkeypatch):
         list(results)
 
 
-def test_a_killed_worker_is_told_in_one_line_after_what_is_complete(work):
+def test_a_killed_worker_is_told_in_one_line_after_what_is_complete():
     found = []
     with (
         pytest.raises(WorkerDied, match="worker process died.*signal 9") as caught,
@@ -201,7 +160,7 @@ def test_children_end_when_their_parent_is_killed():
     assert len(pids) == 2 and err == ""
 
 
-def test_parallel_map_is_the_loop(work):
+def test_parallel_map_is_the_loop():
     assert parallel_map(work.scaled, []) == []
     for workers in (None, 1, 2):
         assert parallel_map(partial(work.scaled, 3), range(10), workers=workers) == [

@@ -12,6 +12,7 @@ from pathlib import Path
 from threading import Timer
 
 import pytest
+import worker_tasks as work
 
 from graphcnf.compute import parallel as clusters
 from graphcnf.compute.parallel import (
@@ -29,37 +30,9 @@ from graphcnf.optimization.oracle import Oracle
 dask = pytest.importorskip("dask")
 distributed = pytest.importorskip("distributed")
 
-WORK = """
-import os, signal, time
-
-def slow_first(k):
-    time.sleep(0.3 if k == 0 else 0.01)
-    return k * k, os.getpid()
-
-def reciprocal(k):
-    return 1 / (3 - k)
-
-def deadly(k):
-    if k == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return k
-"""
-
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory):
-    """A module that the workers can import, too."""
-    folder = tmp_path_factory.mktemp("work")
-    (folder / "work_for_workers.py").write_text(WORK)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(folder)
-        import work_for_workers
-
-        yield work_for_workers
-
-
-@pytest.fixture(scope="module")
-def local(work):
+def local():
     """Two worker processes."""
     options = {"dashboard_address": "127.0.0.1:0", "scheduler_kwargs": {"dashboard": False}}
     with (
@@ -96,13 +69,13 @@ def pids(engine):
     return sorted(engine.client.run(os.getpid).values())
 
 
-def test_results_come_in_the_order_of_the_chunks_from_all_workers(two, work, capfd):
+def test_results_come_in_the_order_of_the_chunks_from_all_workers(two, capfd):
     found = parallel_map(work.slow_first, list(range(40)), workers=two)
     assert [value for value, _ in found] == [k * k for k in range(40)]
     assert {pid for _, pid in found} == set(pids(two)) and "note: " not in capfd.readouterr().err
 
 
-def test_errors_come_after_what_is_before_them(two, work):
+def test_errors_come_after_what_is_before_them(two):
     found = []
     with (
         pytest.raises(ZeroDivisionError) as caught,
@@ -110,11 +83,11 @@ def test_errors_come_after_what_is_before_them(two, work):
     ):
         for value in results:
             found.append(value)
-    assert len(found) == 3 and "work_for_workers.py" in caught.value.__notes__[0]
+    assert len(found) == 3 and "worker_tasks.py" in caught.value.__notes__[0]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
-def test_a_killed_worker_costs_nothing_but_time(two, work):
+def test_a_killed_worker_costs_nothing_but_time(two):
     before, found = pids(two), []
     with ordered_map(work.slow_first, range(60), workers=two) as results:
         for value, _ in results:
@@ -126,17 +99,17 @@ def test_a_killed_worker_costs_nothing_but_time(two, work):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
-def test_work_that_kills_its_workers_is_given_up(two, local, work, monkeypatch):
+def test_work_that_kills_its_workers_is_given_up(two, local, monkeypatch):
     monkeypatch.setattr(local.scheduler, "allowed_failures", 0)
     with (
         pytest.raises(WorkerDied, match="several workers died"),
-        ordered_map(work.deadly, [1, 2, 3], workers=two) as results,
+        ordered_map(work.killed_at_three, [1, 2, 3], workers=two) as results,
     ):
         list(results)
     two.client.wait_for_workers(2, timeout=60)
 
 
-def test_without_a_worker_it_waits_for_one(few, work, monkeypatch, capfd):
+def test_without_a_worker_it_waits_for_one(few, monkeypatch, capfd):
     monkeypatch.setattr(clusters, "PATIENCE", 0.1)
     started, client = few
     joining = Timer(0.5, started.scale, [1])
@@ -147,7 +120,7 @@ def test_without_a_worker_it_waits_for_one(few, work, monkeypatch, capfd):
     assert capfd.readouterr().err.count("note: there is no Dask worker; waiting for one\n") == 1
 
 
-def test_a_scheduler_that_ends_is_one_error(few, work, monkeypatch):
+def test_a_scheduler_that_ends_is_one_error(few, monkeypatch):
     monkeypatch.setattr(clusters, "PATIENCE", 0.1)
     started, client = few
     client._timeout = 0.5  # for which it tries to come back
