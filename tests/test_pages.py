@@ -1,36 +1,80 @@
-"""The Python of the README and of pages runs from top to bottom; a page refuses what it says."""
+"""The Python of the README and of pages runs from top to bottom, the tutorial with its commands."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+from rdkit import Chem
 
 from graphcnf.discrete import scores
 from graphcnf.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
-REFUSED = re.compile(r"^\| `([^`]+)` \| `(.+)` \|$", flags=re.MULTILINE)
-PAGES = {"README": 1, "docs/how-it-works": 1, "docs/training": 1, "docs/discrete-data": 6,
-         "docs/own-data": 6}  # fmt: skip
+PAGES = {"README": 1, "docs/how-it-works": 1, "docs/training": 1, "docs/discrete-data": 6}
 """Pages, and the least number of their blocks."""
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch):
-    text = (ROOT / f"{page}.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    assert len(blocks) >= PAGES[page]
+@pytest.fixture(autouse=True)
+def fresh(tmp_path, monkeypatch):
+    """A fresh machine."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(scores, "MOST_ROWS", 200)
+    monkeypatch.setenv("GRAPHCNF_CACHE", str(tmp_path / "cache"))
+
+
+def run(page, change=lambda block: block, least=1):
+    """Run the Python of a page, and return its names."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / f"{page}.md").read_text(), flags=re.DOTALL)
+    assert len(blocks) >= least
     names = {}
     for number, block in enumerate(blocks, 1):
-        if page == "docs/own-data":  # what takes minutes on the page takes steps here
-            block = re.sub(r"minutes=[0-9.]+|steps=\d+", "steps=3", block)
-        exec(compile(block, f"{page}.md, Python block {number}", "exec"), names)
-    refused = REFUSED.findall(text) if page == "docs/own-data" else []
-    assert (len(refused) > 5) == (page == "docs/own-data")
+        exec(compile(change(block), f"{page}.md, Python block {number}", "exec"), names)
+    return names
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_python_of_a_page_runs(page):
+    run(page, least=PAGES[page])
+
+
+def test_own_data_are_learned_and_what_is_none_is_refused_as_the_page_says(monkeypatch):
+    monkeypatch.setattr(scores, "MOST_ROWS", 200)
+    # What takes minutes on the page takes steps here.
+    names = run("docs/own-data", lambda b: re.sub(r"minutes=[0-9.]+|steps=\d+", "steps=3", b), 6)
+    names["fit"] = names["CategoricalModel"].fit
+    page = (ROOT / "docs" / "own-data.md").read_text()
+    refused = re.findall(r"^\| `([^`]+)` \| `(.+)` \|$", page, flags=re.MULTILINE)
+    assert len(refused) > 5
     for mistake, message in refused:
-        names["fit"] = names["CategoricalModel"].fit
         with pytest.raises(UserError) as caught:
             eval(mistake, names)
         assert str(caught.value) == message
+
+
+def test_recipes_for_building_blocks():
+    """Docking and routes are only defined."""
+    Path("catalogue.smi").write_text("c1ccc2[nH]ccc2c1\nCN\nCCO\n")
+    names = run("docs/recipes")
+    assert {"drd2", "has_route"} <= set(names)
+    # N-phenylacetamide is cut at its amide; an indole stays whole, with its hydrogen.
+    paracetamol, indole = map(Chem.MolFromSmiles, ("CC(=O)Nc1ccc(O)cc1", "c1ccc2[nH]ccc2c1"))
+    found = {Chem.MolToSmiles(block) for block in names["blocks"](paracetamol)}
+    assert found == {"CC=O", "N", "Oc1ccccc1"}
+    assert names["buyable"](indole) == 1 and names["buyable"](paracetamol) == 0
+
+
+def test_the_tutorial_runs_but_for_its_training(graphcnf, tmp_path):
+    drawing = (ROOT / "docs" / "tutorial.md").read_text().split("## 5. Train")[0]
+    names, commands = {}, 0
+    for kind, block in re.findall(r"```(python|bash)\n(.*?)```", drawing, flags=re.DOTALL):
+        if kind == "python":
+            exec(compile(block, "tutorial.md", "exec"), names)
+            continue
+        for line in block.splitlines():
+            program, *arguments = shlex.split(line, comments=True)
+            code, _, err = graphcnf(*arguments)
+            assert program == "graphcnf" and code == 0, err
+            commands += 1
+    assert commands == 5
+    written = sorted(path.name for path in tmp_path.iterdir() if path.is_file())
+    assert written == ["drawn.csv", "isomers.svg", "scores.csv", "small.html", "small.sdf"]
