@@ -164,7 +164,7 @@ Support = Annotated[
     bool,
     option(
         "Keep an atom's sum of bond orders within what atoms of its category have in the "
-        "training data (zinc250k-unordered: give a place that no bond fits another kind).",
+        "training data.",
         "--support/--no-support",
     ),
 ]

@@ -58,13 +58,15 @@ MODELS = {
 }
 
 
-SIDE = {"nodes": {"width": 8, "layers": 1}, "pairs": {**SMALL, "pair_width": 4}}
 MODELS |= {
     "path, dropout": (
         lambda: graph_model(**SMALL, head_width=4, level_width=2, table_rows=16, dropout=0.5),
         BATCH,
     ),
-    "rounds": (lambda: graph_model(architecture="unordered", order="none", **SIDE), BATCH),
+    "path, unordered": (
+        lambda: graph_model(architecture="unordered", order="none", **SMALL, table_rows=16),
+        BATCH,
+    ),
     "graphnvp": (
         lambda: graph_model(architecture="graphnvp", width=[8, 6], node_width=4, layers=1),
         BATCH,

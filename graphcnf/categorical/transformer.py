@@ -44,36 +44,44 @@ class Block(nn.Module):
         """Update x (..., C) by the attended values (..., C) and the hidden channels."""
         return x + self.dropout(self.leave(torch.cat([seen, hidden * F.relu(hidden)], -1)))
 
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        """Update all positions x (B, N, C).
+    def keys(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return keys and values (..., C) of x (..., C), as in `read`."""
+        _, *parts, _ = self.parts
+        weight, bias = (p.split(self.parts)[1:3] for p in (self.enter.weight, self.enter.bias))
+        return F.linear(self.norm(x), torch.cat(weight), torch.cat(bias)).split(parts, -1)
+
+    def forward(self, x: Tensor, bias: Tensor, source: Tensor | None = None) -> Tensor:
+        """Update all positions x (B, N, C) by what they attend to: x, or another `source`.
 
         `bias` (B or 1, heads or 1, N, N) is added to the attention scores.
         """
         *parts, hidden = self.read(x)
+        if source is not None:
+            parts[1:] = self.keys(source)
         query, key, value = (p.unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in parts)
         scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5 + bias
         seen = (scores.softmax(-1).to(value.dtype) @ value).transpose(1, 2).flatten(2)
         return self.write(x, seen, hidden)
 
     def step(self, x: Tensor, bias: Tensor, extend: Callable) -> Tensor:
-        """Update the next position x (B, C) of every row.
+        """Update the next M positions x (M, B, C) of every row.
 
-        `bias` (N, B or 1, heads) is added to the attention scores of the N positions so far, and
-        `extend` is a function of keys and values (B, C) to those of all N positions (N, B, C).
+        `bias` (M, N, B or 1, heads) is added to their attention scores of the N positions so far,
+        and `extend` is a function of keys and values (M, B, C) to those of all N (N, B, C).
         """
         query, key, value, hidden = self.read(x)
         keys, values = extend(key, value)
-        seen = attend(query, keys, values, bias.expand(-1, len(x), -1))
-        return self.write(x, seen, hidden)
+        seen = [attend(q, keys, values, own) for q, own in zip(query, bias, strict=True)]
+        return self.write(x, torch.stack(seen), hidden)
 
 
 def attend(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
     """Return the attention (B, C) of one query (B, C) per row to N positions (N, B, C).
 
     One query per row is no matrix product: sums over what streams through the cache are faster.
-    `bias` (N, B, heads) is added to the scores.
+    `bias` (N, B or 1, heads) is added to the scores.
     """
-    heads = bias.shape[-1], -1
+    heads, bias = (bias.shape[-1], -1), bias.expand(-1, len(query), -1)
     scale = (query.shape[-1] // heads[0]) ** -0.5
     size = ROWS if query.device.type == "cpu" else max(1, len(query))
     parts = []
@@ -99,12 +107,12 @@ class Cache:
         self.filled = 0
 
     def extend(self, block: int, key: Tensor, value: Tensor) -> Tensor:
-        """Add the keys and values (B, C) of the next position; return all so far, (2, N, B, C).
+        """Add keys and values (M, B, C) of the next positions; return all so far, (2, N, B, C).
 
         Rows that have left the batch are the last ones.
         """
-        own = self.table[block, :, : self.filled + 1, : len(key)]
-        own[0, -1], own[1, -1] = key, value
+        own = self.table[block, :, : self.filled + len(key), : key.shape[1]]
+        own[0, self.filled :], own[1, self.filled :] = key, value
         return own
 
     def take(self, rows: Tensor) -> None:
@@ -135,9 +143,13 @@ class Transformer(nn.ModuleList):
 
     def step(self, h: Tensor, bias: Tensor, cache: Cache) -> Tensor:
         """Update the next position h (B, C); `bias` is (N, B or 1, layers * heads)."""
+        return self.steps(h[None], bias[None], cache)[0]
+
+    def steps(self, h: Tensor, bias: Tensor, cache: Cache) -> Tensor:
+        """Update the next M positions h (M, B, C) at once; `bias` has one for each, (M, N, ...)."""
         for k, (block, own) in enumerate(self.each(bias, -1)):
             h = block.step(h, own, partial(cache.extend, k))
-        cache.filled += 1
+        cache.filled += len(h)
         return h
 
     def cache(self, mask: Tensor) -> Cache:

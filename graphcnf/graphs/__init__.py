@@ -4,7 +4,7 @@ from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 from graphcnf.graphs.model import GraphCNF, GraphModel, graph_model
 from graphcnf.graphs.pairs import PairsModel
 from graphcnf.graphs.path.model import PathModel
-from graphcnf.graphs.unordered.model import UnorderedModel
+from graphcnf.graphs.path.unordered import UnorderedModel
 
 __all__ = [
     "GraphBatch",

@@ -45,7 +45,7 @@ class GraphModel(nn.Module, ABC):
     measured: ClassVar[tuple[str, ...]] = ()  # arguments that `measure` returns
     rules: ClassVar[Mapping[str, Any]] = {}  # arguments that leave out what is not learned
     redraws: ClassVar[bool] = False  # True where rules are a check while drawing
-    parallel: ClassVar[bool] = False  # True where evaluations do not grow with the graph
+    parallel: ClassVar[bool] = False  # True where evaluations have a bound, whatever the size
     supports_fragments: ClassVar[bool] = False  # True where graphs grow around fragments
     takes_conditions: ClassVar[bool] = False  # True where the constructor takes `conditions`
     batch_size: ClassVar[int] = BATCH  # graphs that are drawn at once
@@ -155,7 +155,7 @@ class GraphCNF(nn.Module):
 
     Args:
         architecture: Name of the graph model: "path" (node by node along the path of a depth-first
-            numbering), "unordered" (labels of all nodes, then the edges, in a random order),
+            numbering), "unordered" (along a random one, several nodes in each evaluation),
             "pairs" (one latent per pair of nodes, the paper's three steps), or another one that
             `graph_model` has registered.
         order: "canonical" if graphs come in a canonical node order that the networks may use,

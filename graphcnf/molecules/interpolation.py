@@ -69,7 +69,7 @@ def interpolate(
         molecule), `similarity_a` and `similarity_b` to the first and the last molecule (Tanimoto,
         ECFP4, 0 for None) and `log_likelihood` (of the graph, nats, or None).
     """
-    if not isinstance(flow.model.steps, PathModel):
+    if not isinstance(flow.model.steps, PathModel) or not flow.model.ordered:
         raise UserError("only the latents of a model that goes atom by atom make such a path")
     check_integer("steps", steps, 1, MOST)
     check_integer("paths", paths, 1, MOST)

@@ -24,6 +24,9 @@ def graph_model(graphs, **options):
 
 MODELS = {
     "path": lambda graphs: graph_model(graphs, **PATH),
+    "path, unordered": lambda graphs: graph_model(
+        graphs, architecture="unordered", order="none", **PATH
+    ),
     "pairs": lambda graphs: graph_model(graphs, **PAIRS),
     "pairs, unordered": lambda graphs: graph_model(graphs, order="none", **PAIRS),
 }

@@ -39,7 +39,7 @@ def enlarged(
     models, and where the graphs have closures but the model knows none.
     """
     known, steps = model.config["steps"], model.steps
-    if not isinstance(steps, PathModel):
+    if not isinstance(steps, PathModel) or not model.ordered:
         raise UserError('only models that draw graphs atom by atom ("path") can grow')
     needed: dict = {"node_categories": len(node_sources), "bond_categories": len(edge_sources)}
     options = {"edge_weights": list(edge_weights), "support": known.get("largest_sums") is not None}

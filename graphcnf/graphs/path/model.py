@@ -39,6 +39,7 @@ class PathModel(GraphModel):
     supports_fragments = takes_conditions = True
     batch_size = BLOCK  # Complete graphs leave a batch, so their sizes may differ.
     unknown = "a longer ring or branch than the model knows"
+    network_class = PathNetwork
 
     def __init__(
         self,
@@ -59,7 +60,7 @@ class PathModel(GraphModel):
         weights = [1] * bond_categories if edge_weights is None else edge_weights
         support = Support(self.code, weights, largest_sums)
         network = {"max_nodes": max_nodes, "conditions": conditions, **network}
-        probabilities = PathNetwork(self.code, support, **network)
+        probabilities = self.network_class(self.code, support, **network)
         # Conditions of a graph also say how many nodes it has.
         self.sizes = None if conditions is None else ConditionEmbedding(conditions, max_nodes + 1)
         self.flow = AutoregressiveFlow(probabilities)

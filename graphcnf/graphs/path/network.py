@@ -163,6 +163,10 @@ class PathNetwork(Network):
         levels[..., 0] = 0
         return near + (self.by_level @ levels.flatten(2)).unflatten(2, (size, size))
 
+    def attended(self, h: Tensor, bias: Tensor) -> Tensor:
+        """Return channels h (B, N, C) after attention with a `bias` for all blocks."""
+        return self.blocks(h, bias)
+
     def conditioned(self, conditions: Tensor, added: Tensor) -> Tensor:
         """Return channels (B, M, C) of conditions (B, P), less the shares `added` (B, M, P)."""
         assert self.conditions is not None and self.shares is not None
@@ -196,7 +200,7 @@ class PathNetwork(Network):
             added = self.added(x.flatten(0, 1), path).unflatten(0, mask.shape).cumsum(1)[:, :-1]
             h = h + self.conditioned(conditions, F.pad(added, (0, 0, 1, 0)))
         bias = self._biases(number, at[NODE].unflatten(0, mask.shape))
-        h = self.norm(self.blocks(self.dropout(h), bias))
+        h = self.norm(self.attended(self.dropout(h), bias))
         path = path.take(mask.flatten().nonzero()[:, 0])
         places = self.support.places(self.support.free(path.tables), path.depth, to_come[mask] == 1)
         h = h[mask]
@@ -273,11 +277,15 @@ class PathState:
         level[0] = LEVELS
         near = net.by_distance[:, : number + 1].flip(1).t()[:, None]
         bias = F.embedding(level, self.by_level) + near
-        h = net.norm(net.blocks.step(h, bias, self.cache))
+        h = net.norm(self.attended(h, bias))
         free = self.free[:count, : net.support.pad + number + 1]
         places = net.support.places(free, self.path.depth[:count], to_come == 1)
         common = F.linear(h, self.tables.weight, self.tables.bias)
         return Step(at, Nodes(h, common, None, places))
+
+    def attended(self, h: Tensor, bias: Tensor) -> Tensor:
+        """Return channels h (B, C) of the next position after attention, see `PathNetwork`."""
+        return self.network.blocks.step(h, bias, self.cache)
 
     def _add(self, number: int, x: Tensor) -> None:
         """Append node `number`, of categories x (R, V), to the paths of R graphs."""

@@ -1,0 +1,219 @@
+"""GraphCNF in any order of nodes: a random depth-first order of each graph, several nodes at once.
+
+The order is a latent: the bound on log p(graph) is that of one draw, and its expectation over draws
+does not depend on how the nodes are numbered.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from graphcnf.categorical import Bound
+from graphcnf.categorical.transformer import HIDDEN, Block, Cache
+from graphcnf.flows.base import draw_uniform
+from graphcnf.flows.transform import Noise, take
+from graphcnf.graphs.batch import GraphBatch, Latents, PackedGraphs
+from graphcnf.graphs.model import GraphModel, graph_model
+from graphcnf.graphs.path.model import PathModel
+from graphcnf.graphs.path.network import PathNetwork, PathState
+from graphcnf.graphs.path.support import LEVELS, Support
+
+
+def bridges(adjacency: Tensor) -> Tensor:
+    """Return the edges that lie on no ring, (B, N, N) bool, of graphs (B, N, N) bool.
+
+    The effective resistance between the ends of a bridge in a network of unit resistors is 1; on a
+    ring of n nodes it is at most 1 - 1/n.
+    """
+    conductance = adjacency.double()
+    # A little of a resistor from each node to the ground: padding has no edges.
+    grounded = torch.diag_embed(conductance.sum(1) + 1e-6) - conductance
+    potential = torch.linalg.inv(grounded)
+    itself = potential.diagonal(dim1=1, dim2=2)
+    resistance = itself[:, :, None] + itself[:, None] - 2 * potential
+    return adjacency & (resistance > 1 - 0.5 / adjacency.shape[1])
+
+
+def depth_first(adjacency: Tensor, sizes: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """Return random depth-first orders of connected graphs (B, N, N), rings before branches.
+
+    New node i is old node `order[i]`, (B, N) long, padding last. The first node is any, and at a
+    branch any of the edges on rings is followed first, then any of the others, as `uniforms` (B, N,
+    N or more) say: entry [b, i, t] decides whether node i is the one at place t. Also returns the
+    log-probabilities (B,) of the orders.
+    """
+    batch, nodes = adjacency.shape[:2]
+    rows, number = (torch.arange(n, device=adjacency.device) for n in (batch, nodes))
+    on_ring = adjacency & ~bridges(adjacency)
+    unvisited = number < sizes[:, None]
+    candidates, depth = unvisited, torch.full_like(unvisited, -1, dtype=torch.long)
+    order, level = [], torch.zeros_like(sizes)
+    log_p = torch.zeros(batch, dtype=torch.double, device=adjacency.device)
+    for t in range(nodes):
+        # Where nothing is left to visit, padding; in parts of their own, any node.
+        rest = candidates.any(1, keepdim=True)
+        candidates = torch.where(rest, candidates, unvisited)
+        candidates = torch.where(candidates.any(1, keepdim=True), candidates, number == t)
+        node = uniforms[..., t].masked_fill(~candidates, 2.0).argmin(1)
+        log_p = log_p - candidates.sum(1).log()
+        order.append(node)
+        unvisited, depth = unvisited.clone(), depth.clone()
+        unvisited[rows, node], depth[rows, node] = False, level
+        # Of the visited nodes with edges to others, the last one on the path goes on.
+        ahead = adjacency & unvisited[:, None]
+        last = torch.where(ahead.any(-1), depth, -1)
+        level, current = last.max(1)
+        level = level + 1
+        candidates = ahead[rows, current] & (level > 0)[:, None]
+        rings = candidates & on_ring[rows, current]
+        candidates = torch.where(rings.any(1, keepdim=True), rings, candidates)
+    return torch.stack(order, 1), log_p
+
+
+class RoundNetwork(PathNetwork):
+    """`PathNetwork` that is evaluated at most `rounds` times for a graph, whatever its size.
+
+    A round is as many nodes as that takes. The blocks see the nodes before the round; the nodes of
+    the round come one after the other with all features of the path, which follow each of them,
+    and attend by one more block to what the blocks have said. The other arguments are those of
+    `PathNetwork`. Raises ValueError where `rounds` is less than 1.
+    """
+
+    def __init__(self, code, support, *, max_nodes: int, rounds: int = 16, **network):
+        super().__init__(code, support, max_nodes=max_nodes, **network)
+        if rounds < 1:
+            raise ValueError(f"rounds must be at least 1, got {rounds}")
+        self.per_round = -(-max_nodes // rounds)
+        block = self.blocks[0]
+        assert isinstance(block, Block)
+        width, _, _, hidden = block.parts
+        self.last = Block(width, block.heads, hidden / width, block.dropout.p)
+        heads = (len(self.blocks) + 1) * block.heads
+        self.by_distance = nn.Parameter(torch.zeros(heads, max_nodes))
+        self.by_level = nn.Parameter(torch.zeros(heads, LEVELS))
+
+    def attended(self, h, bias):
+        """Return channels h (B, N, C) after attention with a `bias` for all blocks."""
+        heads, number = self.last.heads, torch.arange(h.shape[1], device=h.device)
+        own = bias[:, -heads:].masked_fill(number > self.first(number)[:, None], HIDDEN)
+        return self.last(h, own, self.blocks(h, bias[:, :-heads]))
+
+    def first(self, number):
+        """Return the first node of the round that node `number` is in."""
+        return number // self.per_round * self.per_round
+
+    def start(self, context):
+        """Return the state before the first node of every graph."""
+        return RoundState(self, context.mask, context.conditions)
+
+
+class RoundState(PathState):
+    """Graphs that grow node by node; the blocks are evaluated for all nodes of a round at once."""
+
+    network: RoundNetwork
+
+    def __init__(self, network: RoundNetwork, mask: Tensor, conditions: Tensor | None):
+        super().__init__(network, mask, conditions)
+        self.last_cache = Cache(1, mask, network.last.norm.weight)
+        self.waiting: list[tuple[Tensor, Tensor]] = []
+
+    def attended(self, h: Tensor, bias: Tensor) -> Tensor:
+        """Return channels h (B, C) of the next position, see `RoundNetwork.attended`."""
+        net = self.network
+        number, rows, heads = len(bias) - 1, len(h), net.last.heads
+        self.waiting.append((h, bias[..., :-heads].expand(-1, rows, -1)))
+        if number == net.first(number):
+            inputs = torch.stack([h[:rows] for h, _ in self.waiting])
+            shape = len(inputs), number + 1, rows, bias.shape[-1] - heads
+            biases = inputs.new_full(shape, HIDDEN)
+            for one, (_, known) in zip(biases, self.waiting, strict=True):
+                one[: len(known)] = known[:, :rows]
+            self.waiting = []
+            found = net.blocks.steps(inputs, biases, self.cache)
+            self.last_cache.extend(0, *net.last.keys(found))
+            self.last_cache.filled += len(found)
+        seen = self.last_cache.filled
+        known = self.last_cache.table[0, :, :seen, :rows]
+        return net.last.step(h[None], bias[None, :seen, :, -heads:], lambda *_: known)[0]
+
+
+@graph_model("unordered")
+class UnorderedModel(PathModel):
+    """p(graph) by a random depth-first order of its nodes, in at most 16 evaluations of a network.
+
+    The arguments are those of `PathModel` and, in place of `PathNetwork`'s, of `RoundNetwork`.
+    """
+
+    orders = ("none",)
+    supports_fragments = takes_conditions = False
+    parallel = True
+    unknown = "a node with more edges than nodes of the training data have"
+    network_class = RoundNetwork
+
+    @classmethod
+    def options(cls):
+        """Return the networks, whose arguments a configuration may set."""
+        return PathNetwork, RoundNetwork
+
+    @staticmethod
+    def measure(graphs: PackedGraphs, **options) -> dict:
+        """Return `measured` arguments, which fit any depth-first order."""
+        starts = np.repeat(graphs.node_starts[:-1], graphs.edge_counts)
+        degrees = np.bincount((graphs.edges + starts[:, None]).flatten(), minlength=1)
+        longest = max(int(graphs.node_counts.max()) - 1, 1)
+        closures = [longest] * max(int(degrees.max()) - 1, 0) if longest > 1 else []
+        limits = Support.limits(graphs, **options)
+        if graphs.node_counts.max() < 3:
+            limits["largest_sums"] = None
+        return {"back": longest, "closures": closures, **limits}
+
+    def knows(self, batch: GraphBatch) -> Tensor:
+        """Return which graphs the model can represent, (B,) bool: the connected ones, as a rule."""
+        reached = torch.zeros_like(batch.mask)
+        reached[:, :1] = True
+        for _ in range(batch.mask.shape[1]):
+            reached = reached | (batch.adjacency & reached[:, None]).any(-1)
+        few = (batch.adjacency.sum(-1) <= self.code.entries).all(1)
+        return (reached | ~batch.mask).all(1) & few & batch.mask.any(1)
+
+    log_prob_of_orders = GraphModel.log_prob_of_orders
+
+    def _ordered(self, batch: GraphBatch, noise: Noise | None) -> tuple[GraphBatch, Tensor, Tensor]:
+        """Return graphs in an order, the order and its log-probability, see `depth_first`."""
+        shape, device = (*batch.mask.shape, self.network.max_nodes), batch.mask.device
+        uniforms = take(noise, lambda: torch.rand(shape, dtype=torch.float64, device=device))
+        order, log_p = depth_first(batch.adjacency, batch.sizes, uniforms)
+        return batch.permute(order), order, log_p
+
+    def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
+        """Return log p(graph | one random order), exact; see `depth_first`.
+
+        Over orders its mean is a lower bound on log p(graph), and more in a logsumexp tighten it.
+        The graph is that of numbered nodes, all numberings being equally likely.
+        """
+        graphs, _, log_p = self._ordered(batch, noise)
+        numberings = torch.lgamma(batch.sizes + 1.0)
+        return {**super().bounds(graphs), "order": Bound.exact(-log_p.to(numberings) - numberings)}
+
+    def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
+        """Return latents of the base space: atoms (B, N, V), and order (B, N, 1), see `decode`."""
+        graphs, order, _ = self._ordered(batch, noise)
+        uniforms = take(noise, lambda: torch.rand_like(order, dtype=torch.float64))
+        uniforms = uniforms.masked_fill(~batch.mask, 2.0).sort(1).values.gather(1, order.argsort(1))
+        uniforms = uniforms.masked_fill(~batch.mask, 0.0)[..., None]
+        return {**super().encode(graphs, noise), "order": uniforms}
+
+    def base_sample(self, mask: Tensor, generator=None) -> Latents:
+        """Draw latents for graphs with real nodes `mask` (B, N)."""
+        latents = super().base_sample(mask, generator)
+        options = {"mask": mask, "generator": generator, "device": mask.device}
+        uniforms = draw_uniform((*mask.shape, 1), dtype=torch.float64, **options)
+        return {**latents, "order": uniforms}
+
+    def decode(self, latents: Latents, mask: Tensor, *, sample: bool = False, **draw) -> GraphBatch:
+        """Return graphs of latents; a node's rank in "order" is its place in the order drawn."""
+        graphs = super().decode(latents, mask, sample=sample, **draw)
+        uniforms = latents["order"][..., 0].masked_fill(~mask, 2.0)
+        return graphs.permute(uniforms.argsort(1).argsort(1))
