@@ -5,6 +5,7 @@ import typer
 from graphcnf.scripts.benchmarks.codes import codes
 from graphcnf.scripts.benchmarks.coloring import coloring
 from graphcnf.scripts.benchmarks.constrained import constrained
+from graphcnf.scripts.benchmarks.digits import digits
 from graphcnf.scripts.benchmarks.fragments import fragments
 from graphcnf.scripts.benchmarks.images import images
 from graphcnf.scripts.benchmarks.moses import moses, zinc_fold
@@ -35,6 +36,7 @@ for _command in (
     zinc_fold,
     synthetic,
     tables,
+    digits,
     english_text,
 ):
     app.command(_command.__name__)(_command)

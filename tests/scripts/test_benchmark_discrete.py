@@ -12,8 +12,9 @@ import torch
 
 from graphcnf.coloring import ColoringFlow
 from graphcnf.datasets.coloring import load_coloring
+from graphcnf.datasets.images import PARTS, ImageDataset
 from graphcnf.graphs import GraphBatch
-from graphcnf.scripts.benchmarks import synthetic, text
+from graphcnf.scripts.benchmarks import digits, synthetic, text
 from graphcnf.scripts.benchmarks.coloring import (
     Colored,
     held_out,
@@ -46,6 +47,19 @@ def test_table_of_texts(surroundings, bench, monkeypatch):
     assert [row["model"] for row in rows] == ["n-grams", "LSTM", "CategoricalModel"]
     for row in rows:
         assert 1 / 16 - 0.01 < row["bits"] < (1 if row["model"] == "LSTM" else 0.15)
+
+
+def test_table_of_digits(surroundings, bench, monkeypatch):
+    """Images of one colour: four pixels of a bit each, which the first of them tells."""
+    images = np.zeros((400, 1, 4, 4), np.uint8)
+    images[np.random.default_rng(0).random(400) < 0.5] = 255
+    parts = dict(zip(PARTS, np.split(np.arange(400), [250, 300]), strict=True))
+    data = ImageDataset("colours", images, 256, parts)
+    monkeypatch.setattr(digits, "load_images", lambda: data)
+    code, _, err = bench("digits", "--minutes", 0.01, "--out", "x.json")
+    assert code == 0, err
+    bits = [row["bits"] for row in json.loads((surroundings / "x.json").read_text())]
+    assert bits == pytest.approx([4, 1, 1], abs=0.2)
 
 
 def test_synthetic_tables_beside_published_ones(surroundings, bench, monkeypatch):
