@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from graphcnf.datasets import cache, load_coloring
+from graphcnf.datasets import cache
 
 
 @pytest.fixture
@@ -49,17 +49,12 @@ def test_no_flipped_bit_leads_astray(stored, capsys):
     assert len(lines) == found and all(f"cache {path} is damaged (" in line for line in lines)
 
 
-def test_a_loader_rebuilds_what_is_anothers(cache_folder, capfd):
-    options = {"nodes": (4, 6), "graphs": 20, "workers": 1}
-    first = load_coloring(seed=0, **options)
-    (of_first,) = cache_folder.iterdir()
-    second = load_coloring(seed=1, **options)
-    (of_second,) = set(cache_folder.iterdir()) - {of_first}
-    assert first.graphs != second.graphs
-    shutil.copy(of_first, of_second)
-    capfd.readouterr()
-    assert load_coloring(seed=1, **options).graphs == second.graphs
-    error = capfd.readouterr().err
-    assert f"{of_second} is damaged" in error and "under this name" in error
-    assert load_coloring(seed=1, **options).graphs == second.graphs
-    assert capfd.readouterr().err == ""
+def test_what_is_anothers_is_built_anew(stored, capsys):
+    path, arrays = stored
+    other = path.with_name("other-4567.npz")
+    shutil.copy(path, other)
+    own = {"numbers": np.arange(3)}
+    assert same(cache.cached(other, lambda: own), own)
+    error = capsys.readouterr().err
+    assert f"{other} is damaged" in error and "under this name" in error
+    assert same(cache.cached(other, pytest.fail), own) and capsys.readouterr().err == ""

@@ -1,8 +1,8 @@
 import pytest
 import torch
+from small_molecules import small_model
 
 from graphcnf.datasets.molecules import encode
-from graphcnf.graphs import GraphCNF
 from graphcnf.molecules.flow import MoleculeFlow
 
 
@@ -15,18 +15,8 @@ def data(zinc_smiles):
 @pytest.fixture(scope="module")
 def flow(data):
     """A small model of molecules, away from its initialisation."""
-    torch.manual_seed(0)
-    model = GraphCNF.for_graphs(
-        data.graphs,
-        node_categories=len(data.vocabulary.atoms),
-        bond_categories=len(data.vocabulary.bonds),
-        edge_weights=data.vocabulary.bond_orders,
-        metadata={"vocabulary": data.vocabulary.to_dict(), "dataset": "zinc250k"},
-        width=16,
-        layers=1,
-        heads=2,
-        table_rows=64,
-    )
+    orders = data.vocabulary.bond_orders
+    model = small_model(data, {"dataset": "zinc250k"}, edge_weights=orders)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))

@@ -9,11 +9,11 @@ import pytest
 import torch
 from rdkit import Chem
 from rdkit.Chem import Crippen
+from small_molecules import small_model
 
 from graphcnf.datasets.molecules import encode
 from graphcnf.datasets.zinc250k import zinc250k_source
 from graphcnf.errors import UserError
-from graphcnf.graphs import GraphCNF
 from graphcnf.molecules.codec import canonical_smiles
 from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.molecules.stereo_flow import shipped_stereo
@@ -41,17 +41,8 @@ def zinc():
 def flow(zinc):
     """A small model with random weights that draws 3 to 6 atoms, nearly all of them valid."""
     data = encode("zinc250k", zinc)
-    torch.manual_seed(0)
-    model = GraphCNF.for_graphs(
-        data.graphs, node_categories=len(data.vocabulary.atoms),
-        bond_categories=len(data.vocabulary.bonds), width=16, layers=1, heads=2, table_rows=64,
-        dropout=0.2,
-        metadata={
-            "vocabulary": data.vocabulary.to_dict(), "size_histogram": [0, 0, 0, 4, 3, 2, 1],
-        },
-        edge_weights=data.vocabulary.bond_orders,
-    )  # fmt: skip
-    return MoleculeFlow(model)
+    sizes, orders = {"size_histogram": [0, 0, 0, 4, 3, 2, 1]}, data.vocabulary.bond_orders
+    return MoleculeFlow(small_model(data, sizes, dropout=0.2, edge_weights=orders))
 
 
 def size(mol):

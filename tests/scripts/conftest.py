@@ -39,28 +39,18 @@ def small_zinc(tmp_path, monkeypatch, zinc_smiles):
 def model_folder(tmp_path_factory, zinc_smiles):
     """A small model after a few steps of training; it draws 2 to 6 atoms, and most are valid."""
     import torch
+    from small_molecules import small_model
 
-    from graphcnf.graphs import GraphBatch, GraphCNF
+    from graphcnf.graphs import GraphBatch
 
     data = encode("zinc250k", zinc_smiles)
     with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = GraphCNF.for_graphs(
-            data.graphs,
-            node_categories=len(data.vocabulary.atoms),
-            bond_categories=len(data.vocabulary.bonds),
-            metadata={
-                "dataset": "zinc250k",
-                "vocabulary": data.vocabulary.to_dict(),
-                "size_histogram": [0, 0, 4, 4, 3, 2, 1],
-            },
+        model = small_model(
+            data,
+            {"dataset": "zinc250k", "size_histogram": [0, 0, 4, 4, 3, 2, 1]},
             training_hashes=np.unique(data.hashes[data.split("train")]),
             # Small molecules are nearly always valid with it.
             support=False,
-            width=16,
-            layers=1,
-            heads=2,
-            table_rows=64,
         )
         optimizer, random = torch.optim.Adam(model.parameters(), 1e-2), np.random.default_rng(0)
         for _ in range(20):
