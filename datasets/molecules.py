@@ -254,11 +254,17 @@ def encode(
         standardize: Charge states to take each molecule in, as `parse_standardized` gives it; None
             for the molecule as it is.
     """
-    chunks = [(c, vocabulary, max_atoms, exact, standardize) for c in chunked(lines, _CHUNK)]
+    encode_chunk = partial(
+        _encode_chunk,
+        vocabulary=vocabulary,
+        standardize=standardize,
+        max_atoms=max_atoms,
+        exact=exact,
+    )
     if len(lines) <= 2 * _CHUNK:
         workers = 1
     label = f"encoding {name}" if len(lines) > _CHUNK else ""
-    parts = parallel_map(_encode_chunk, chunks, workers=workers, label=label)
+    parts = parallel_map(encode_chunk, chunked(lines, _CHUNK), workers=workers, label=label)
     if vocabulary is None:
         atoms = sum((part.atom_counts() for part in parts), Counter())
         bonds = sum((part.bond_counts() for part in parts), Counter())
@@ -279,11 +285,14 @@ def encode(
 
 
 def _encode_chunk(
-    task: tuple[list[str], MoleculeVocabulary | None, int, bool, frozenset[str] | None],
+    lines: Sequence[str],
+    *,
+    vocabulary: MoleculeVocabulary | None,
+    standardize: frozenset[str] | None,
+    **how: Any,
 ) -> MoleculeDataset:
     from graphcnf.molecules import codec
 
-    lines, vocabulary, max_atoms, exact, standardize = task
     read = codec.parse
     if standardize is not None:
         from graphcnf.molecules.standardize import parse_standardized
@@ -296,11 +305,7 @@ def _encode_chunk(
         for line, text in enumerate(lines, 1):
             try:
                 written, names, pairs, bond_names = codec.named_graph(
-                    read(text),
-                    marked=marked,
-                    vocabulary=vocabulary,
-                    max_atoms=max_atoms,
-                    exact=exact,
+                    read(text), marked=marked, vocabulary=vocabulary, **how
                 )
             except codec.MoleculeNotRepresentable as error:
                 skipped.append(Skipped(line, text[:200], str(error)))
