@@ -29,7 +29,11 @@ FIGURES = {
     "trend_error": ("Trend error", "%", "mean over pairs of columns"),
     "detection": ("Detection", "", "area under the ROC curve of real or synthetic; 0.5 is best"),
     "alpha_precision": ("α-precision", "", "synthetic rows lie where real ones do; 1 is best"),
-    "beta_recall": ("β-recall", "", "real rows have a synthetic one close by; 1 is best"),
+    "beta_recall": (
+        "β-recall",
+        "",
+        "real rows have a synthetic one close by; about 0.5 for other real rows",
+    ),
     "closest": ("Closest record", "", "median distance of a synthetic row to a real one"),
     "closest_held_out": ("Closest record, held out", "", "the same of held-out rows"),
     "copies": ("Copies", "", "share closer to a real row than to a held-out one; 0.5 is none"),

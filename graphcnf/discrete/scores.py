@@ -107,10 +107,11 @@ def evaluate_table(
         `detection`: area under the ROC curve of a classifier of real and synthetic rows (Lopez-Paz
         & Oquab 2017, arXiv 1610.06545), by cross-validation; 0.5 where it cannot tell them apart.
         `alpha_precision` and `beta_recall` (Alaa et al. 2022, arXiv 2102.08921), integrated over
-        alpha and beta as their code does it, 1 for the best: whether as many synthetic rows lie
-        around the centre of the real ones as these do, and whether real rows have a synthetic one
-        that is no further than the next real one. Without an embedding: squared differences of
-        numbers, as parts of their range, and 2 for each other category.
+        alpha and beta as their code does it: whether as many synthetic rows lie around the centre
+        of the real ones as these do (1 is best), and whether real rows have a synthetic one that is
+        no further than the next real one (about 0.5 for other rows of the same distribution, more
+        for copies). Without an embedding: squared differences of numbers, as parts of their range,
+        and 2 for each other category.
         `closest`: median distance of a synthetic row to the closest real one: the share of columns
         with other categories, numbers differing by parts of their range.
         With `held_out`: `closest_held_out`, the same of the held-out rows, and `copies`, the share
