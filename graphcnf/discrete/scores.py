@@ -3,6 +3,29 @@
 Total variations are half the sum of the absolute differences of frequencies: 0 for equal
 frequencies, 1 if no value occurs in both. Finite samples of one density are apart, too; compare
 with the distance of two halves of the data.
+
+Figures of a synthetic table:
+
+- `shape_error` and `trend_error`, in percent: the means over columns and pairs of columns, as
+  `sdmetrics` 0.32 computes them (its report leaves out pairs with little dependence). Of
+  numbers the distance of Kolmogorov and Smirnov, and half the difference of Pearson
+  correlations; of categories total variations; of a category with a number total variations,
+  with ten bins between the least and the greatest number of each table.
+- `detection`: area under the ROC curve of a classifier of real and synthetic rows (Lopez-Paz &
+  Oquab 2017, arXiv 1610.06545), by cross-validation; 0.5 where it cannot tell them apart.
+- `alpha_precision` and `beta_recall` (Alaa et al. 2022, arXiv 2102.08921), integrated over
+  alpha and beta as their code does it: whether as many synthetic rows lie around the centre of
+  the real ones as these do (1 is best), and whether real rows have a synthetic one that is no
+  further than the next real one (about 0.5 for other rows of the same distribution, more for
+  copies). Without an embedding: squared differences of numbers, as parts of their range, and 2
+  for each other category.
+- `closest`: median distance of a synthetic row to the closest real one: the share of columns
+  with other categories, numbers differing by parts of their range.
+- With `held_out`: `closest_held_out`, the same of the held-out rows, and `copies`, the share of
+  synthetic rows that are closer to a real row than to a held-out one, of tables of equal size,
+  where 0.5 is no copying.
+- With `target`, too: `utility` and `utility_real`, the share of held-out rows that a classifier
+  predicts when it has learned from synthetic and from real rows.
 """
 
 from __future__ import annotations
@@ -99,26 +122,8 @@ def evaluate_table(
         html: File of a page with the figures and with bars of every column.
 
     Returns:
-        `shape_error` and `trend_error`, in percent: the means over columns and pairs of columns, as
-        `sdmetrics` 0.32 computes them (its report leaves out pairs with little dependence). Of
-        numbers the distance of Kolmogorov and Smirnov, and half the difference of Pearson
-        correlations; of categories total variations; of a category with a number total variations,
-        with ten bins between the least and the greatest number of each table.
-        `detection`: area under the ROC curve of a classifier of real and synthetic rows (Lopez-Paz
-        & Oquab 2017, arXiv 1610.06545), by cross-validation; 0.5 where it cannot tell them apart.
-        `alpha_precision` and `beta_recall` (Alaa et al. 2022, arXiv 2102.08921), integrated over
-        alpha and beta as their code does it: whether as many synthetic rows lie around the centre
-        of the real ones as these do (1 is best), and whether real rows have a synthetic one that is
-        no further than the next real one (about 0.5 for other rows of the same distribution, more
-        for copies). Without an embedding: squared differences of numbers, as parts of their range,
-        and 2 for each other category.
-        `closest`: median distance of a synthetic row to the closest real one: the share of columns
-        with other categories, numbers differing by parts of their range.
-        With `held_out`: `closest_held_out`, the same of the held-out rows, and `copies`, the share
-        of synthetic rows that are closer to a real row than to a held-out one, of tables of equal
-        size, where 0.5 is no copying.
-        With `target`, too: `utility` and `utility_real`, the share of held-out rows that a
-        classifier predicts when it has learned from synthetic and from real rows.
+        Figures by name, see above; `closest_held_out` and `copies` with `held_out`, `utility` and
+        `utility_real` with a target as well.
 
     Raises:
         UserError: if the columns or their types differ, a number is infinite, a table is empty,
