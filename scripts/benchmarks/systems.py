@@ -112,7 +112,7 @@ def systems(
         "molecules.",
         "Published: quoted, of the systems that the presets are written after, which differ from "
         "them in size and otherwise, were trained for longer, and mostly leave charges out.",
-        "Parallel: as many evaluations of a network whatever the size of the graph.",
+        "Parallel: the evaluations of a network have a bound, whatever the size of the graph.",
     ]
     # Models are few, figures many.
     text_table = out is None or out.suffix in (".md", ".txt")
