@@ -51,7 +51,7 @@ class Block(nn.Module):
         return F.linear(self.norm(x), torch.cat(weight), torch.cat(bias)).split(parts, -1)
 
     def forward(self, x: Tensor, bias: Tensor, source: Tensor | None = None) -> Tensor:
-        """Update all positions x (B, N, C) by what they attend to: x, or another `source`.
+        """Update all positions x (B, N, C) by what they attend to: x, or a `source` (B, N, C).
 
         `bias` (B or 1, heads or 1, N, N) is added to the attention scores.
         """

@@ -77,11 +77,16 @@ class PathModel(GraphModel):
 
     @staticmethod
     def measure(graphs: PackedGraphs, **options) -> dict:
-        """Return `measured` arguments; graphs of one or two nodes set no limit on sums."""
+        """Return `measured` arguments, see `limits`."""
+        return {**AtomCode.measure(graphs), **PathModel.limits(graphs, **options)}
+
+    @staticmethod
+    def limits(graphs: PackedGraphs, **options) -> dict:
+        """Return `Support.limits`; graphs of one or two nodes set no limit on sums."""
         limits = Support.limits(graphs, **options)
         if graphs.node_counts.max() < 3:
             limits["largest_sums"] = None
-        return {**AtomCode.measure(graphs), **limits}
+        return limits
 
     def knows(self, batch: GraphBatch) -> Tensor:
         """Return which depth-first numbered graphs the model can represent, (B,) bool."""

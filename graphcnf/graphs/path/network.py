@@ -164,7 +164,7 @@ class PathNetwork(Network):
         return near + (self.by_level @ levels.flatten(2)).unflatten(2, (size, size))
 
     def attended(self, h: Tensor, bias: Tensor) -> Tensor:
-        """Return channels h (B, N, C) after attention with a `bias` for all blocks."""
+        """Return channels h (B, N, C) after attention; `bias` is (B, layers * heads, N, N)."""
         return self.blocks(h, bias)
 
     def conditioned(self, conditions: Tensor, added: Tensor) -> Tensor:
@@ -284,7 +284,7 @@ class PathState:
         return Step(at, Nodes(h, common, None, places))
 
     def attended(self, h: Tensor, bias: Tensor) -> Tensor:
-        """Return channels h (B, C) of the next position after attention, see `PathNetwork`."""
+        """Return channels h (B, C) of the next position; `bias` is (positions, B or 1, heads)."""
         return self.network.blocks.step(h, bias, self.cache)
 
     def _add(self, number: int, x: Tensor) -> None:

@@ -18,7 +18,7 @@ from graphcnf.graphs.batch import GraphBatch, Latents, PackedGraphs
 from graphcnf.graphs.model import GraphModel, graph_model
 from graphcnf.graphs.path.model import PathModel
 from graphcnf.graphs.path.network import PathNetwork, PathState
-from graphcnf.graphs.path.support import LEVELS, Support
+from graphcnf.graphs.path.support import LEVELS
 
 
 def bridges(adjacency: Tensor) -> Tensor:
@@ -73,12 +73,12 @@ def depth_first(adjacency: Tensor, sizes: Tensor, uniforms: Tensor) -> tuple[Ten
 
 
 class RoundNetwork(PathNetwork):
-    """`PathNetwork` that is evaluated at most `rounds` times for a graph, whatever its size.
+    """`PathNetwork` whose blocks are evaluated at most `rounds` times for a graph of any size.
 
-    A round is as many nodes as that takes. The blocks see the nodes before the round; the nodes of
-    the round come one after the other with all features of the path, which follow each of them,
-    and attend by one more block to what the blocks have said. The other arguments are those of
-    `PathNetwork`. Raises ValueError where `rounds` is less than 1.
+    A round has `max_nodes` / `rounds` nodes, rounded up. The blocks see the nodes before the round.
+    The nodes of the round come one after the other: each has the features of the path as it is
+    then, and attends by one more block to the results of the blocks. The other arguments are those
+    of `PathNetwork`. Raises ValueError where `rounds` is less than 1.
     """
 
     def __init__(self, code, support, *, max_nodes: int, rounds: int = 16, **network):
@@ -95,7 +95,7 @@ class RoundNetwork(PathNetwork):
         self.by_level = nn.Parameter(torch.zeros(heads, LEVELS))
 
     def attended(self, h, bias):
-        """Return channels h (B, N, C) after attention with a `bias` for all blocks."""
+        """Return channels h (B, N, C) after attention; `bias` is (B, heads of all blocks, N, N)."""
         heads, number = self.last.heads, torch.arange(h.shape[1], device=h.device)
         own = bias[:, -heads:].masked_fill(number > self.first(number)[:, None], HIDDEN)
         return self.last(h, own, self.blocks(h, bias[:, :-heads]))
@@ -120,7 +120,7 @@ class RoundState(PathState):
         self.waiting: list[tuple[Tensor, Tensor]] = []
 
     def attended(self, h: Tensor, bias: Tensor) -> Tensor:
-        """Return channels h (B, C) of the next position, see `RoundNetwork.attended`."""
+        """Return channels h (B, C) of the next position; `bias` is (positions, B or 1, heads)."""
         net = self.network
         number, rows, heads = len(bias) - 1, len(h), net.last.heads
         self.waiting.append((h, bias[..., :-heads].expand(-1, rows, -1)))
@@ -141,9 +141,11 @@ class RoundState(PathState):
 
 @graph_model("unordered")
 class UnorderedModel(PathModel):
-    """p(graph) by a random depth-first order of its nodes, in at most 16 evaluations of a network.
+    """p(graph) along a random depth-first order of its nodes, by a `RoundNetwork`.
 
-    The arguments are those of `PathModel` and, in place of `PathNetwork`'s, of `RoundNetwork`.
+    The order is a latent: `bounds` is exact for one draw of it (see `depth_first`). The arguments
+    are those of `PathModel` and, in place of `PathNetwork`'s, of `RoundNetwork`. `bounds` and
+    `encode` raise ValueError for a graph that is not known.
     """
 
     orders = ("none",)
@@ -164,13 +166,10 @@ class UnorderedModel(PathModel):
         degrees = np.bincount((graphs.edges + starts[:, None]).flatten(), minlength=1)
         longest = max(int(graphs.node_counts.max()) - 1, 1)
         closures = [longest] * max(int(degrees.max()) - 1, 0) if longest > 1 else []
-        limits = Support.limits(graphs, **options)
-        if graphs.node_counts.max() < 3:
-            limits["largest_sums"] = None
-        return {"back": longest, "closures": closures, **limits}
+        return {"back": longest, "closures": closures, **PathModel.limits(graphs, **options)}
 
     def knows(self, batch: GraphBatch) -> Tensor:
-        """Return which graphs the model can represent, (B,) bool: the connected ones, as a rule."""
+        """Return which graphs are connected and have no node with too many edges, (B,) bool."""
         reached = torch.zeros_like(batch.mask)
         reached[:, :1] = True
         for _ in range(batch.mask.shape[1]):
@@ -188,7 +187,7 @@ class UnorderedModel(PathModel):
         return batch.permute(order), order, log_p
 
     def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
-        """Return log p(graph | one random order), exact; see `depth_first`.
+        """Return the parts of log p(graph, order) - log q(order | graph) for one draw, (B,) nats.
 
         Over orders its mean is a lower bound on log p(graph), and more in a logsumexp tighten it.
         The graph is that of numbered nodes, all numberings being equally likely.
