@@ -67,6 +67,10 @@ MODELS |= {
         lambda: graph_model(architecture="unordered", order="none", **SMALL, table_rows=16),
         BATCH,
     ),
+    "growth": (
+        lambda: graph_model(architecture="growth", order="none", **SMALL, dropout=0.5),
+        BATCH,
+    ),
     "graphnvp": (
         lambda: graph_model(architecture="graphnvp", width=[8, 6], node_width=4, layers=1),
         BATCH,

@@ -44,8 +44,8 @@ class Step:
 class State(Protocol):
     """The partly decided rows of a batch, and the order of their positions; made for drawing.
 
-    States of networks that decide position after position also have `take(rows)`, which replaces
-    the batch by the given rows of it, with repeats (resampling of particles).
+    States that particles are made of also have `take(rows)`, which replaces the batch by the given
+    rows of it, with repeats.
     """
 
     def step(self) -> Step | None:
@@ -81,6 +81,10 @@ class Network(nn.Module):
         None for all: the later variables of all others are 0 for certain.
         """
         raise NotImplementedError
+
+    def settle(self, hidden, x: Tensor) -> Tensor:
+        """Return categories x (M,) that were drawn as rules leave them which no density knows."""
+        return x
 
     def steps(self, x: Tensor, context: Any) -> Iterator[Step]:
         """Yield the steps of known categories x (B, N, V), in as few as suits the network."""
@@ -143,13 +147,14 @@ class AutoregressiveCoupling(Bijection):
     def _decide(self, hidden, choose: Callable, temperature: float = 1.0) -> None:
         """Decide the variables of the M positions of a step one after the other.
 
-        `choose` is a function of the index of R positions and a variable in (M, V), and of the
-        logits (R, C), to categories (R,). What it is not called for is 0 for certain.
+        `choose` is a function of the index of R positions and a variable in (M, V), of the logits
+        (R, C) and of the hidden state, to categories (R,). What it is not called for is 0 for
+        certain.
         """
         rows: Any = slice(None)
         last = len(self.network.cardinalities) - 1
         for k in range(last + 1):
-            x = choose((rows, k), self.network.logits(hidden) / temperature)
+            x = choose((rows, k), self.network.logits(hidden) / temperature, hidden)
             if k < last:
                 hidden, kept = self.network.embed(hidden, x)
                 if kept is not None:
@@ -183,7 +188,7 @@ class AutoregressiveCoupling(Bijection):
             log_p = torch.where(own == 0, 0.0, -math.inf).to(dtype)
             lower = torch.zeros(own.shape, dtype=torch.float64, device=x.device)
 
-            def choose(at, logits, own=own, log_p=log_p, lower=lower):
+            def choose(at, logits, hidden, own=own, log_p=log_p, lower=lower):
                 value = own[at].clamp(max=logits.shape[-1] - 1)
                 if ends:
                     log_all = logits.log_softmax(-1)
@@ -219,8 +224,9 @@ class AutoregressiveCoupling(Bijection):
             own = torch.zeros(own_u.shape, dtype=torch.long, device=z.device)
             lower, log_p = torch.zeros_like(own_u), torch.zeros_like(own_u)
 
-            def choose(at, logits, own=own, own_u=own_u, here=here, lower=lower, log_p=log_p):
-                value, below, log_width = locate(logits, own_u[at])
+            def choose(at, logits, hidden, own=own, u=own_u, here=here, lower=lower, log_p=log_p):
+                value, below, log_width = locate(logits, u[at])
+                value = self.network.settle(hidden, value)
                 if ends:
                     lower[at], log_p[at] = below, log_width
                 if each:

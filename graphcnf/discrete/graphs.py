@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
@@ -16,14 +16,15 @@ from graphcnf.discrete.codec import Reasons, Vocabulary, distinct
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
 from graphcnf.graphs.isomorphism import canonicalise
+from graphcnf.graphs.model import GraphModel, model_class
 from graphcnf.graphs.path.network import PathNetwork
-from graphcnf.graphs.record_blocks import BATCH
+from graphcnf.graphs.record_blocks import BATCH, RecordNoise
 
 MOST = 255
 """Largest number of labels, of nodes and of edges."""
 
 NETWORK = {"width": 96, "layers": 3, "head_width": 64, "table_rows": 1024}
-"""Arguments of the network of graphs that fit less than a molecule model's data."""
+"""Arguments of networks along a path, for graphs that fit less than a molecule model's data."""
 
 Triple = tuple[list, list, list]
 """Node labels, edges as pairs of node numbers, edge labels."""
@@ -31,9 +32,7 @@ Triple = tuple[list, list, list]
 
 @dataclass
 class GraphCodec:
-    """Codec of connected graphs with labels, for a `GraphCNF` that codes them along a path.
-
-    It has the methods of `RowCodec`.
+    """Codec of graphs with labels, for a `GraphCNF`, with the methods of `RowCodec`.
 
     Attributes:
         nodes: Labels of nodes.
@@ -41,23 +40,38 @@ class GraphCodec:
         source: "networkx" or "data" (torch-geometric).
         names: For networkx the attributes of nodes and edges that hold the labels, for Data the
             numbers of axes of `x` and `edge_attr`; None where there are no labels.
+        architecture: Name of the graph model.
     """
 
     kind, exact = "graphs", False
     flow_class = GraphCNF
     headline = "bits_per_node"
     settings = {"batch_size": 32}
-    arguments = (GraphCNF.for_graphs, PathNetwork)
     fixed = ("graphs", "node_categories", "bond_categories", "code", "max_nodes", "targets")
 
     nodes: list
     edges: list
     source: str
     names: list
+    architecture: str = "path"
+
+    @property
+    def model(self) -> type[GraphModel]:
+        """Class of the graph model, for its first order; UserError where there is none."""
+        return model_class(self.architecture, None)
+
+    @property
+    def arguments(self) -> tuple[Callable, ...]:
+        """Callables whose arguments a network may have."""
+        return GraphCNF.for_graphs, *self.model.options()
 
     @classmethod
     def of(
-        cls, graphs: Sequence, node_label: str | None = None, edge_label: str | None = None
+        cls,
+        graphs: Sequence,
+        node_label: str | None = None,
+        edge_label: str | None = None,
+        architecture: str = "path",
     ) -> GraphCodec:
         """Return the codec of some graphs, `nx.Graph` or `Data` throughout.
 
@@ -83,12 +97,12 @@ class GraphCodec:
                 for name in ("x", "edge_attr")
             ]
             source = "data"
-        triples = cls([], [], source, names).triples(graphs)
+        triples = cls([], [], source, names, architecture).triples(graphs)
         nodes, edges = (distinct(v for triple in triples for v in triple[k]) for k in (0, 2))
         for what, found in (("node", nodes), ("edge", edges)):
             if len(found) > MOST:
                 raise UserError(f"{len(found)} {what} labels, at most {MOST} are learned")
-        return cls(nodes, edges, source, names)
+        return cls(nodes, edges, source, names, architecture)
 
     def triples(self, graphs: Sequence) -> list[Triple]:
         """Return labels and edges of graphs; raise UserError for one of another type."""
@@ -105,7 +119,8 @@ class GraphCodec:
         return triples
 
     def encode(self, graphs: Sequence, flow: GraphCNF | None = None) -> tuple[Any, Reasons]:
-        """Encode graphs in canonical depth-first order."""
+        """Encode graphs, in canonical depth-first order if the model needs one."""
+        ordered = self.model.orders[0] == "canonical"
         vocabularies = {"node": Vocabulary(self.nodes), "edge": Vocabulary(self.edges)}
         parts: list[PackedGraphs] = []
         reasons: Reasons = []
@@ -119,9 +134,11 @@ class GraphCodec:
             if reason is None:
                 try:
                     graph = PackedGraphs.from_lists([(codes[0], edges, codes[1])])
-                    parts.append(canonicalise(graph))
+                    parts.append(canonicalise(graph) if ordered else graph)
                 except ValueError as error:
                     reason = str(error).removeprefix("graph 0: ").removeprefix("graph 0 ")
+                    if ordered:
+                        reason += ' (network={"architecture": "growth"} takes any graph)'
             reasons.append(reason)
         packed = PackedGraphs.concatenate(parts)
         if flow is None:
@@ -131,7 +148,7 @@ class GraphCodec:
             known[chosen] &= flow.steps.knows(GraphBatch.collate(packed, chosen)).numpy()
         numbers = [number for number, reason in enumerate(reasons) if reason is None]
         for k in np.flatnonzero(~known):
-            reasons[numbers[k]] = "more nodes, a longer ring or branch than the model knows"
+            reasons[numbers[k]] = f"more nodes than the model knows, or {flow.steps.unknown}"
         return packed.subset(known), reasons
 
     def decode(self, graphs: PackedGraphs) -> list:
@@ -149,8 +166,9 @@ class GraphCodec:
         options: dict[str, Any] = {
             "node_categories": len(self.nodes),
             "bond_categories": max(len(self.edges), 1),
-            "support": False,
-            **NETWORK,
+            "architecture": self.architecture,
+            "order": self.model.orders[0],
+            **({"support": False, **NETWORK} if PathNetwork in self.model.options() else {}),
             **network,
         }
         return GraphCNF.for_graphs(graphs, **options)
@@ -165,7 +183,9 @@ class GraphCodec:
 
     def log_prob(self, flow: GraphCNF, batch: GraphBatch, orders: int = 1) -> torch.Tensor:
         """Return lower bounds on the log-likelihoods, (B,) nats in float64."""
-        value = flow.log_prob(batch, orders=orders).cpu().double()
+        several = {"orders": orders} if flow.ordered else {"samples": orders}
+        noise = None if flow.ordered or orders > 1 else RecordNoise(0, [0] * len(batch))
+        value = flow.log_prob(batch, noise=noise, **several).cpu().double()
         return value + flow.size_log_prob(batch.sizes).cpu().double()
 
     def draw(self, flow: GraphCNF, count: int, **options) -> PackedGraphs:

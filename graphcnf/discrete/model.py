@@ -84,7 +84,8 @@ class CategoricalModel(nn.Module):
     - a list of strings, or of lists or tuples of hashable symbols. The length is part of the
       density;
     - an array (N, D) of whole numbers, numpy's or torch's;
-    - a list of connected `nx.Graph` or `torch_geometric.data.Data` with labels.
+    - a list of `nx.Graph` or `torch_geometric.data.Data` with labels: connected ones, or any with
+      the `network` `{"architecture": "growth"}`.
 
     Args:
         **options: Arguments of `fit`.
@@ -222,7 +223,7 @@ class CategoricalModel(nn.Module):
     @classmethod
     def _build(cls, x, seed, held_out, network, **described) -> tuple[CategoricalModel, Any]:
         check_seed(seed)
-        codec = _codec_for(x, **described)
+        codec = _codec_for(x, (network or {}).get("architecture"), **described)
         data = _all_encoded(codec, x)
         network = {name: plain(value) for name, value in network.items()}
         check("network", network, *codec.arguments, fixed=codec.fixed)
@@ -504,15 +505,15 @@ def _all_encoded(codec: Codec, x, flow=None) -> Any:
     return data
 
 
-def _codec_for(x, bins=None, node_label=None, edge_label=None) -> Codec:
-    """Return the codec for data of this type."""
+def _codec_for(x, architecture=None, bins=None, node_label=None, edge_label=None) -> Codec:
+    """Return the codec for data of this type, of graphs for a graph model of this name."""
     from torch_geometric.data import Data
 
     if bins is not None and not isinstance(x, pd.DataFrame):
         raise UserError("bins are for the columns of a DataFrame")
     several = isinstance(x, list | tuple) and len(x) > 0
     if several and isinstance(x[0], nx.Graph | Data):
-        return GraphCodec.of(x, node_label, edge_label)
+        return GraphCodec.of(x, node_label, edge_label, architecture or "path")
     if node_label is not None or edge_label is not None:
         raise UserError("node_label and edge_label are for lists of nx.Graph")
     if isinstance(x, pd.DataFrame | np.ndarray | torch.Tensor):

@@ -218,6 +218,14 @@ class GraphBatch:
         """Pairs of nodes that share an edge, (B, N, N) bool."""
         return self.bonds > 0
 
+    def connected(self) -> Tensor:
+        """Return which graphs hang together, (B,) bool."""
+        reached = torch.zeros_like(self.mask)
+        reached[:, :1] = True
+        for _ in range(self.mask.shape[1]):
+            reached = reached | (self.adjacency & reached[:, None]).any(-1)
+        return (reached | ~self.mask).all(1)
+
     def cleared(self) -> GraphBatch:
         """Return the same graphs with zeros at padding, whatever stands there."""
         real = self.mask[:, :, None] & self.mask[:, None, :]

@@ -130,17 +130,17 @@ def graph_model(name: str) -> Callable[[AnyModel], AnyModel]:
     return register
 
 
-def model_class(architecture: str, order: str = "canonical") -> type[GraphModel]:
-    """Return the class of a graph model for an order; UserError where there is none."""
+def model_class(architecture: str, order: str | None = "canonical") -> type[GraphModel]:
+    """Return the class of a graph model for an order, None for any; UserError: there is none."""
     if architecture not in GRAPH_MODELS:
         raise UserError(
             f"architecture must be the name of a graph model, got {architecture!r}"
             f"{suggest(str(architecture), list(GRAPH_MODELS))}"
         )
-    if order not in ORDERS:
+    if order not in (None, *ORDERS):
         raise UserError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
     found = GRAPH_MODELS[architecture]
-    if order not in found.orders:
+    if order not in (None, *found.orders):
         raise UserError(f'architecture "{architecture}" needs order "{found.orders[0]}"')
     return found
 
@@ -156,10 +156,11 @@ class GraphCNF(nn.Module):
     Args:
         architecture: Name of the graph model: "path" (node by node along the path of a depth-first
             numbering), "unordered" (along a random one, several nodes in each evaluation),
-            "pairs" (one latent per pair of nodes, the paper's three steps), or another one that
-            `graph_model` has registered.
+            "growth" (node by node, for graphs of any kind), "pairs" (one latent per pair of nodes,
+            the paper's three steps), or another one that `graph_model` has registered.
         order: "canonical" if graphs come in a canonical node order that the networks may use,
-            "none" for a model that is invariant to it: "unordered" needs it, "pairs" takes both.
+            "none" for a model that is invariant to it: "unordered" and "growth" need it, "pairs"
+            takes both.
         steps: Arguments of the graph model, such as `PathModel`.
 
     Attributes:

@@ -7,6 +7,7 @@ from graphcnf.scripts.benchmarks.coloring import coloring
 from graphcnf.scripts.benchmarks.constrained import constrained
 from graphcnf.scripts.benchmarks.digits import digits
 from graphcnf.scripts.benchmarks.fragments import fragments
+from graphcnf.scripts.benchmarks.graphs import graphs
 from graphcnf.scripts.benchmarks.images import images
 from graphcnf.scripts.benchmarks.moses import moses, zinc_fold
 from graphcnf.scripts.benchmarks.pmo import pmo
@@ -30,6 +31,7 @@ for _command in (
     systems,
     images,
     coloring,
+    graphs,
     pmo,
     constrained,
     moses,

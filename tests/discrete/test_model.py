@@ -109,6 +109,24 @@ def test_numberings_of_a_graph_do_not_count():
     assert model.log_prob([relabelled]) == model.log_prob([nx.star_graph(4)])
 
 
+def test_graphs_of_any_kind_grow(tmp_path):
+    """In parts, and with as many edges at a node as there are others."""
+    graphs = [nx.disjoint_union(nx.complete_graph(7), nx.star_graph(3)), nx.empty_graph(4)] * 10
+    network = {"architecture": "growth", "width": 12, "layers": 1, "heads": 2}
+    model = CategoricalModel.fit(graphs, network=network, steps=2)
+    relabelled = nx.relabel_nodes(graphs[0], lambda v: str(v))
+    first, *others = model.log_prob([relabelled, *graphs])
+    assert first == others[0] and np.isfinite(others).all() and not model.exact
+    # More draws of the order tighten the bound.
+    assert model.log_prob(graphs[:1], orders=64) > first
+    drawn = model.sample(30)
+    assert all(type(graph) is nx.Graph and len(graph) in (11, 4) for graph in drawn)
+    assert not all(nx.is_connected(graph) for graph in drawn)
+    model.save_pretrained(tmp_path / "model")
+    again = CategoricalModel.from_pretrained(tmp_path / "model")
+    assert np.array_equal(again.log_prob(drawn), model.log_prob(drawn))
+
+
 def test_lengths_and_sizes_can_be_chosen(kind, model):
     if kind in ("strings", "lists"):
         assert {len(item) for item in model.sample(40, sizes=(3, 3))} == {3}

@@ -27,6 +27,9 @@ MODELS = {
     "path, unordered": lambda graphs: graph_model(
         graphs, architecture="unordered", order="none", **PATH
     ),
+    "growth": lambda graphs: graph_model(
+        graphs, architecture="growth", order="none", width=16, layers=1, heads=2, head_width=8
+    ),
     "pairs": lambda graphs: graph_model(graphs, **PAIRS),
     "pairs, unordered": lambda graphs: graph_model(graphs, order="none", **PAIRS),
 }

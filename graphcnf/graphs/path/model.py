@@ -9,11 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphcnf.categorical import Bound
 from graphcnf.categorical.autoregressive import AutoregressiveFlow
-from graphcnf.flows.transform import Context, Noise
-from graphcnf.graphs.batch import GraphBatch, Latents, PackedGraphs
-from graphcnf.graphs.model import GraphModel, graph_model
+from graphcnf.graphs.batch import GraphBatch, PackedGraphs
+from graphcnf.graphs.coded import CodedModel
+from graphcnf.graphs.model import graph_model
 from graphcnf.graphs.networks import ConditionEmbedding
 from graphcnf.graphs.path.code import AtomCode
 from graphcnf.graphs.path.network import PathNetwork
@@ -21,12 +20,10 @@ from graphcnf.graphs.path.support import Path, Support, limit_note
 from graphcnf.graphs.record_blocks import BLOCK, batches
 
 DETOUR = 0.2  # probability of leaving the given order at a branch, or of another first node
-# The variables of a node by the three steps of the published model.
-STEPS = {"adjacency": ("back", "length"), "bonds": ("edge",), "nodes": ("node",)}
 
 
 @graph_model("path")
-class PathModel(GraphModel):
+class PathModel(CodedModel):
     """p(graph) as a product over its nodes in depth-first order.
 
     `back` and `closures` are those of `AtomCode`, `edge_weights` (bond orders; 1 each when None)
@@ -64,11 +61,6 @@ class PathModel(GraphModel):
         # Conditions of a graph also say how many nodes it has.
         self.sizes = None if conditions is None else ConditionEmbedding(conditions, max_nodes + 1)
         self.flow = AutoregressiveFlow(probabilities)
-
-    @property
-    def network(self) -> PathNetwork:
-        """Network of the conditional probabilities."""
-        return self.flow.network
 
     @classmethod
     def options(cls):
@@ -109,14 +101,6 @@ class PathModel(GraphModel):
         links = path.links(x.flatten(0, 1)).unflatten(0, batch.mask.shape)
         shares.fit(x, links, batch.mask, batch.conditions)
 
-    def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
-        """Return the exact log-probability of the code by `STEPS`; `noise` is not needed."""
-        context = Context(batch.mask, conditions=batch.conditions)
-        parts = self.flow.flow.log_probs(self.code.encode(batch), context).sum(1)
-        own = [AtomCode.role(k) for k in range(parts.shape[1])]
-        places = {s: [k for k, role in enumerate(own) if role in STEPS[s]] for s in STEPS}
-        return {s: Bound.exact(parts[:, place].sum(1)) for s, place in places.items()}
-
     def log_prob_of_orders(self, batch: GraphBatch, count: int) -> Tensor:
         """Return the log of the summed probabilities of `count` numberings, (B,) nats.
 
@@ -139,22 +123,6 @@ class PathModel(GraphModel):
             for k in owner.unique().tolist():
                 total[k] = torch.logaddexp(total[k], torch.logsumexp(log_p[owner == k], 0))
         return total
-
-    def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
-        """Return latents of the base space, (B, N, V)."""
-        context = Context(batch.mask, conditions=batch.conditions, noise=noise)
-        return {"atoms": self.flow.encode(self.code.encode(batch), context)}
-
-    def base_sample(self, mask: Tensor, generator=None) -> Latents:
-        """Draw latents for graphs with real nodes `mask` (B, N)."""
-        shape = (*mask.shape, len(self.code.cardinalities))
-        options: dict[str, Any] = {"device": mask.device, "dtype": self.network.initial.dtype}
-        return {"atoms": self.flow.base.sample(shape, mask=mask, generator=generator, **options)}
-
-    def decode(self, latents: Latents, mask: Tensor, *, sample: bool = False, **draw) -> GraphBatch:
-        """Return graphs of latents, given `conditions` (B, P), temperature and generator."""
-        x = self.flow.decode(latents["atoms"], Context(mask, **draw), sample=sample)
-        return self.code.decode(x, mask)
 
 
 def random_depth_first(

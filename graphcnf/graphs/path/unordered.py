@@ -10,11 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from graphcnf.categorical import Bound
 from graphcnf.categorical.transformer import HIDDEN, Block, Cache
-from graphcnf.flows.base import draw_uniform
-from graphcnf.flows.transform import Noise, take
-from graphcnf.graphs.batch import GraphBatch, Latents, PackedGraphs
+from graphcnf.graphs.batch import GraphBatch, PackedGraphs
+from graphcnf.graphs.coded import RandomOrder
 from graphcnf.graphs.model import GraphModel, graph_model
 from graphcnf.graphs.path.model import PathModel
 from graphcnf.graphs.path.network import PathNetwork, PathState
@@ -140,7 +138,7 @@ class RoundState(PathState):
 
 
 @graph_model("unordered")
-class UnorderedModel(PathModel):
+class UnorderedModel(RandomOrder, PathModel):
     """p(graph) along a random depth-first order of its nodes, by a `RoundNetwork`.
 
     The order is a latent: `bounds` is exact for one draw of it (see `depth_first`). The arguments
@@ -148,7 +146,7 @@ class UnorderedModel(PathModel):
     `encode` raise ValueError for a graph that is not known.
     """
 
-    orders = ("none",)
+    draw_order = staticmethod(depth_first)
     supports_fragments = takes_conditions = False
     parallel = True
     unknown = "a node with more edges than nodes of the training data have"
@@ -170,49 +168,7 @@ class UnorderedModel(PathModel):
 
     def knows(self, batch: GraphBatch) -> Tensor:
         """Return which graphs are connected and have no node with too many edges, (B,) bool."""
-        reached = torch.zeros_like(batch.mask)
-        reached[:, :1] = True
-        for _ in range(batch.mask.shape[1]):
-            reached = reached | (batch.adjacency & reached[:, None]).any(-1)
         few = (batch.adjacency.sum(-1) <= self.code.entries).all(1)
-        return (reached | ~batch.mask).all(1) & few & batch.mask.any(1)
+        return batch.connected() & few & batch.mask.any(1)
 
     log_prob_of_orders = GraphModel.log_prob_of_orders
-
-    def _ordered(self, batch: GraphBatch, noise: Noise | None) -> tuple[GraphBatch, Tensor, Tensor]:
-        """Return graphs in an order, the order and its log-probability, see `depth_first`."""
-        shape, device = (*batch.mask.shape, self.network.max_nodes), batch.mask.device
-        uniforms = take(noise, lambda: torch.rand(shape, dtype=torch.float64, device=device))
-        order, log_p = depth_first(batch.adjacency, batch.sizes, uniforms)
-        return batch.permute(order), order, log_p
-
-    def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
-        """Return the parts of log p(graph, order) - log q(order | graph) for one draw, (B,) nats.
-
-        Over orders its mean is a lower bound on log p(graph), and more in a logsumexp tighten it.
-        The graph is that of numbered nodes, all numberings being equally likely.
-        """
-        graphs, _, log_p = self._ordered(batch, noise)
-        numberings = torch.lgamma(batch.sizes + 1.0)
-        return {**super().bounds(graphs), "order": Bound.exact(-log_p.to(numberings) - numberings)}
-
-    def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
-        """Return latents of the base space: atoms (B, N, V), and order (B, N, 1), see `decode`."""
-        graphs, order, _ = self._ordered(batch, noise)
-        uniforms = take(noise, lambda: torch.rand_like(order, dtype=torch.float64))
-        uniforms = uniforms.masked_fill(~batch.mask, 2.0).sort(1).values.gather(1, order.argsort(1))
-        uniforms = uniforms.masked_fill(~batch.mask, 0.0)[..., None]
-        return {**super().encode(graphs, noise), "order": uniforms}
-
-    def base_sample(self, mask: Tensor, generator=None) -> Latents:
-        """Draw latents for graphs with real nodes `mask` (B, N)."""
-        latents = super().base_sample(mask, generator)
-        options = {"mask": mask, "generator": generator, "device": mask.device}
-        uniforms = draw_uniform((*mask.shape, 1), dtype=torch.float64, **options)
-        return {**latents, "order": uniforms}
-
-    def decode(self, latents: Latents, mask: Tensor, *, sample: bool = False, **draw) -> GraphBatch:
-        """Return graphs of latents; a node's rank in "order" is its place in the order drawn."""
-        graphs = super().decode(latents, mask, sample=sample, **draw)
-        uniforms = latents["order"][..., 0].masked_fill(~mask, 2.0)
-        return graphs.permute(uniforms.argsort(1).argsort(1))

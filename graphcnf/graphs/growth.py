@@ -1,0 +1,475 @@
+"""GraphCNF for graphs of any kind: nodes join a growing graph with all their edges to it.
+
+The order of the nodes is a latent, drawn by maximum cardinality search (Tarjan & Yannakakis 1984):
+the next node is one with the most edges to the nodes before, so that what has grown stays compact
+and dense parts come one after the other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import networkx as nx
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from graphcnf.categorical.autoregressive import AutoregressiveFlow, InSequence, Network, Step
+from graphcnf.categorical.transformer import HIDDEN, Transformer
+from graphcnf.flows.modules import zero_init
+from graphcnf.flows.transform import Context
+from graphcnf.graphs.batch import GraphBatch, PackedGraphs
+from graphcnf.graphs.coded import RandomOrder
+from graphcnf.graphs.model import graph_model
+
+# Counts around an edge that is to be decided, see `GrowingGraphs.counts`, and the smallest and the largest
+# value of each that are told apart.
+DEGREE, FREE, LINKED, OPEN, OVER_TWO, EDGES, PIECES = range(7)
+RANGES = ((0, 31), (0, 7), (0, 11), (0, 7), (0, 6), (0, 15), (-4, 7))
+# Two counts together are a category, and so are all of these up to some values.
+COUNTED = ((DEGREE, FREE), (EDGES, LINKED), (EDGES, OPEN), (EDGES, OVER_TWO), (EDGES, PIECES))
+TOGETHER = ((FREE, 4), (LINKED, 3), (OPEN, 3), (OVER_TWO, 3), (EDGES, 4), (PIECES, 2))
+SHARED = 4  # nodes that two others may both have edges to, for the biases of attention
+CELLS = 2**24  # pairs of nodes whose features are computed at once
+
+
+def most_edges_first(adjacency: Tensor, sizes: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """Return random orders of graphs (B, N, N) in which the next node has the most edges.
+
+    Edges to the nodes before count, then, where they are as many, edges among the ends of these.
+    Among nodes alike in that, `uniforms` (B, N, N or more) decide: of place t entry [b, i, t]. New
+    node i is old node `order[i]`, (B, N) long, padding last. Also returns the log-probabilities
+    (B,) of the orders.
+    """
+    batch, nodes = adjacency.shape[:2]
+    rows, links = torch.arange(batch, device=adjacency.device), adjacency.double()
+    number = torch.arange(nodes, device=adjacency.device)
+    waiting, order = number < sizes[:, None], []
+    edges, among = (torch.zeros_like(waiting, dtype=torch.double) for _ in range(2))
+    log_p = torch.zeros(batch, dtype=torch.double, device=adjacency.device)
+    for t in range(nodes):
+        score = (edges * nodes**2 + among).masked_fill(~waiting, -1.0)
+        # Where nothing is left to visit, padding.
+        score[:, t] = torch.where(waiting.any(1), score[:, t], math.inf)
+        candidates = score == score.amax(1, keepdim=True)
+        node = uniforms[..., t].masked_fill(~candidates, 2.0).argmin(1)
+        log_p = log_p - candidates.sum(1).log()
+        order.append(node)
+        waiting = waiting.clone()
+        waiting[rows, node] = False
+        own = links[rows, node]
+        visited = own * (~waiting & (number < sizes[:, None]))
+        among = among + own * torch.einsum("bij,bj->bi", links, visited)
+        edges = edges + own
+    return torch.stack(order, 1), log_p
+
+
+class RowCode:
+    """One-to-one map of numbered graphs to categories of each node.
+
+    The variables of a node: its category, then that of the edge to each node before plus 1, 0 for
+    none, the nearest in the order first.
+    """
+
+    def __init__(self, max_nodes: int, *, node_categories: int, bond_categories: int):
+        self.cardinalities = [node_categories, *[bond_categories + 1] * (max_nodes - 1)]
+
+    @staticmethod
+    def role(k: int) -> str:
+        """Return the meaning of variable k: "node", "edge"."""
+        return "edge" if k else "node"
+
+    def encode(self, batch: GraphBatch) -> Tensor:
+        """Return categories (B, N, V) of graphs, 0 at padding."""
+        number = torch.arange(batch.mask.shape[1], device=batch.mask.device)
+        far = number[:, None] - torch.arange(1, len(self.cardinalities), device=number.device)
+        edges = batch.bonds.gather(2, far.clamp(min=0).expand(len(batch), -1, -1))
+        return torch.cat([batch.node_types[..., None], torch.where(far >= 0, edges, 0)], -1)
+
+    def decode(self, x: Tensor, mask: Tensor) -> GraphBatch:
+        """Return the graphs (B, N) of categories x (B, N, V)."""
+        x = torch.where(mask[..., None], x, 0)
+        bonds = rows(x)
+        return GraphBatch(x[..., 0], bonds + bonds.mT, mask)
+
+
+def rows(x: Tensor) -> Tensor:
+    """Return the edges plus 1 of each node to those before, (B, N, N) long, of x (B, N, V)."""
+    number = torch.arange(x.shape[1], device=x.device)
+    back = (number[:, None] - number).clamp(min=0)
+    return x.gather(2, back.expand(len(x), -1, -1)).tril(-1)
+
+
+class GrowingGraphs:
+    """M graphs that a node joins each, and its edges so far; N is the largest number of nodes.
+
+    Attributes:
+        links: Edges of the graphs, (M, N, N) bool.
+        open: Those that lie in fewer than two triangles, (M, N, N) bool.
+        number: Nodes of the graphs, (M,) long.
+        joined: Ends of the new node's edges, (M, N) bool.
+        reached: How many of them have an open edge to each node, (M, N) long.
+        edges: Edges of the new node, (M,) long.
+        pieces: These minus the open edges between their ends, (M,) long.
+    """
+
+    def __init__(self, links: Tensor, number: Tensor):
+        self.links, self.open = links, links & (_shared(links, links) < 2)
+        self.number = number
+        self.joined = links.new_zeros(links.shape[:2])
+        self.reached = number.new_zeros(links.shape[:2])
+        self.edges, self.pieces = number.new_zeros(2, len(number))
+
+    def join(self, at: Tensor, far: Tensor) -> None:
+        """Add edges between the new nodes of graphs `at` (R,) and their nodes `far` (R,)."""
+        self.edges[at] += 1
+        self.pieces[at] += 1 - self.reached[at, far]
+        self.joined[at, far] = True
+        self.reached[at] += self.open[at, far]
+
+    def counts(self, at: Tensor, far: Tensor) -> list[Tensor]:
+        """Return the counts of `RANGES`, (R,) long each, of nodes `far` (R,) of graphs `at` (R,).
+
+        Their edges and open edges; how many ends of the new node's edges have an edge to them, an
+        open edge, and ways over two open edges and a node before them; its edges and pieces.
+        """
+        links, free, reached = self.links[at, far], self.open[at, far], self.reached[at]
+        before = torch.arange(links.shape[1], device=far.device) < far[:, None]
+        return [
+            links.sum(-1),
+            free.sum(-1),
+            (links & self.joined[at]).sum(-1),
+            reached.gather(1, far[:, None])[:, 0],
+            (reached * (free & before)).sum(-1),
+            self.edges[at],
+            self.pieces[at],
+        ]
+
+
+def _shared(links: Tensor, others: Tensor) -> Tensor:
+    """Return how many nodes have edges to both of two, (M, N, N), in two graphs (M, N, N) bool."""
+    return links.float() @ others.float()
+
+
+@dataclass
+class NewNodes:
+    """M nodes whose variables are decided one after the other, see `RowCode`."""
+
+    grown: GrowingGraphs
+    nodes: Tensor  # channels of the nodes of B graphs, (B, N, 3 * H)
+    graph: Tensor  # which of them the nodes join, (M,) long
+    at: Tensor  # which of `grown`, (M,) long
+    h: Tensor  # channels of the graphs, (M, C)
+    own: Tensor  # channels of the nodes for all edges, (M, H)
+    ends: Tensor  # sum over the edges so far, (M, H)
+    decided: int = 0  # variables
+
+
+class GrowthNetwork(Network):
+    """Probabilities of the edges of each node to those before.
+
+    Causal attention over the nodes says what has grown, biased by distance in the order, edges and
+    shared neighbours. An edge is decided by the channels of both nodes and of the ends so far, and
+    by counts around them in the graph as it is, see `GrowingGraphs.counts`.
+
+    Attention blocks have `layers`, `heads`, `width` channels and `expansion` times as many in the
+    feed-forward part; an edge is read out with `head_width`. With `connected`, every node but the
+    first has an edge. With `planar`, drawing leaves out an edge with which a graph could not be
+    drawn in the plane; the density knows nothing of that. Raises ValueError for a `dropout` outside
+    [0, 1).
+    """
+
+    starts: Tensor
+
+    def __init__(
+        self,
+        code: RowCode,
+        *,
+        max_nodes: int,
+        connected: bool,
+        planar: bool,
+        width: int = 96,
+        layers: int = 4,
+        heads: int = 6,
+        expansion: float = 3,
+        head_width: int = 64,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
+        self.cardinalities, self.head_width = code.cardinalities, head_width
+        self.max_nodes, self.connected, self.planar = max_nodes, connected, planar
+        categories, kinds = code.cardinalities[0], max(code.cardinalities[1:], default=2)
+        self.initial = nn.Parameter(0.2 * torch.randn(width))
+        self.types = nn.Embedding(categories, width)
+        self.position = nn.Embedding(max_nodes, width)
+        self.remaining = nn.Embedding(max_nodes + 1, width)
+        self.joined = nn.Embedding(_size(EDGES) * _size(PIECES), width)
+        self.back = nn.Parameter(0.1 * torch.randn(kinds - 1, max_nodes, width))
+        self.by_distance = nn.Parameter(torch.zeros(layers * heads, max_nodes))
+        self.by_link = nn.Parameter(torch.zeros(layers * heads, 2 * (SHARED + 1)))
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = Transformer(width, heads, expansion, layers, dropout=dropout)
+        self.norm = nn.LayerNorm(width)
+        self.as_node = nn.Linear(width, 3 * head_width)
+        self.as_graph = nn.Linear(width, head_width)
+        self.node = zero_init(nn.Linear(width, categories))
+        self.chosen = nn.Embedding(categories, head_width)
+        self.bond = nn.Embedding(kinds, head_width)
+        self.distance = nn.Embedding(max_nodes, head_width)
+        sizes = [math.prod(most + 1 for _, most in TOGETHER)]
+        sizes += [_size(a) * _size(b) for a, b in COUNTED]
+        self.counts = nn.Embedding(sum(sizes), head_width)
+        self.register_buffer("starts", torch.tensor([0, *sizes[:-1]]).cumsum(0), persistent=False)
+        self.hidden = nn.ModuleList(nn.Linear(head_width, head_width) for _ in range(2))
+        self.edge = zero_init(nn.Linear(head_width, kinds))
+        nn.init.constant_(self.edge.bias[:1], 3.0)  # Most pairs have no edge.
+        tables = [self.types, self.position, self.remaining, self.joined, self.distance]
+        for table in [*tables, self.chosen, self.bond, self.counts]:
+            nn.init.normal_(table.weight, std=0.2)
+        nn.init.zeros_(self.counts.weight[: sizes[0]])
+
+    def inputs(
+        self, x: Tensor, number: Tensor | int, sizes: Tensor, edges: Tensor, pieces: Tensor
+    ) -> Tensor:
+        """Return channels (M, C) of nodes x (M, V) with all their edges, before attention.
+
+        `number` is their place, (M,) or the same for all, `sizes` (M,) those of their graphs;
+        `edges` and `pieces` (M,) are those of `GrowingGraphs`.
+        """
+        joined = _within(edges, EDGES) * _size(PIECES) + _within(pieces, PIECES)
+        h = self.types(x[:, 0]) + self.joined(joined) + self.position.weight[number]
+        h = h + self.remaining((sizes - 1 - number).clamp(min=0))
+        for kind, table in enumerate(self.back, 1):
+            h = h + (x[:, 1:] == kind).to(table.dtype) @ table[1:]
+        return h
+
+    def biases(self, links: Tensor, shared: Tensor, back: Tensor) -> Tensor:
+        """Return attention biases (..., layers * heads) of nodes `back` (...) places before.
+
+        `links` (...) bool says to which of them there is an edge, `shared` (...) how many
+        neighbours are the same.
+        """
+        kind = links.long() * (SHARED + 1) + shared.long().clamp(max=SHARED)
+        return self.by_distance.t()[back] + self.by_link.t()[kind]
+
+    def new_nodes(self, grown: GrowingGraphs, nodes: Tensor, graph: Tensor, h: Tensor) -> NewNodes:
+        """Return nodes none of whose variables is decided, of graphs with channels h (M, C)."""
+        own = self.as_graph(h)
+        at = torch.arange(len(h), device=h.device)
+        return NewNodes(grown, nodes, graph, at, h, own, torch.zeros_like(own))
+
+    def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
+        """Yield nodes of known categories in few steps, the attention in one pass."""
+        mask: Any = context.mask
+        x = torch.where(mask[..., None], x, 0)
+        size, sizes = mask.shape[1], mask.sum(1)
+        bonds = rows(x)
+        earlier, links = bonds > 0, bonds + bonds.mT > 0
+        graph, place = mask.nonzero(as_tuple=True)
+        number = torch.arange(size, device=mask.device)
+        h, parts = self.initial.new_zeros(*mask.shape, len(self.initial)), []
+        for own in torch.arange(len(graph), device=graph.device).split(max(1, CELLS // size**2)):
+            at = graph[own], place[own]
+            before = number < at[1][:, None]
+            grown = GrowingGraphs(links[at[0]] & before[:, None] & before[..., None], at[1])
+            parts.append((at, grown))
+            ends = earlier[at].float()
+            inner = torch.einsum("mi,mij,mj->m", ends, grown.open.tril(-1).float(), ends)
+            edges = ends.sum(-1).long()
+            h = h.index_put(
+                at, self.inputs(x[at], at[1], sizes[at[0]], edges, edges - inner.long())
+            )
+        back = (number[:, None] - number).clamp(min=0)
+        bias = self.biases(earlier, _shared(earlier, links), back).movedim(-1, 1)
+        bias = bias.masked_fill(number > number[:, None], HIDDEN)
+        h = self.norm(self.blocks(self.dropout(h), bias))
+        nodes = self.as_node(h)
+        h = torch.cat([self.initial.expand(len(h), 1, -1).to(h), h[:, :-1]], 1)
+        for at, grown in parts:
+            yield Step(at, self.new_nodes(grown, nodes, at[0], h[at]))
+
+    def start(self, context: Context) -> GrowthState:
+        """Return the state before the first node of every graph."""
+        assert context.mask is not None
+        return GrowthState(self, context.mask)
+
+    def logits(self, hidden: NewNodes) -> Tensor:
+        """Return logits (M, cardinality) of the next variable; -inf where impossible."""
+        if not hidden.decided:
+            return super().logits(self.node(hidden.h))
+        grown, at = hidden.grown, hidden.at
+        far = grown.number[at] - hidden.decided
+        node, gate, _ = hidden.nodes[hidden.graph, far].split(self.head_width, -1)
+        own = hidden.own + hidden.ends
+        h = own + node + own * gate + self.distance.weight[hidden.decided]
+        h = F.relu(h + self.counts(self._kinds(grown.counts(at, far))).sum(1))
+        h = h + self.hidden[1](F.relu(self.hidden[0](h)))
+        logits = super().logits(self.edge(F.relu(h)))
+        if self.connected:
+            needed = (far == 0) & (grown.edges[at] == 0)
+            none = torch.arange(logits.shape[1], device=far.device) == 0
+            logits = logits.masked_fill(needed[:, None] & none, -math.inf)
+        return logits
+
+    def _kinds(self, counts: list[Tensor]) -> Tensor:
+        """Return rows (R, 1 + len(COUNTED)) of the table of counts (R,)."""
+        together = torch.zeros_like(counts[0])
+        for name, most in TOGETHER:
+            together = together * (most + 1) + counts[name].clamp(0, most)
+        pairs = (_within(counts[a], a) * _size(b) + _within(counts[b], b) for a, b in COUNTED)
+        return torch.stack([together, *pairs], -1) + self.starts
+
+    def embed(self, hidden: NewNodes, x: Tensor) -> tuple[NewNodes, Tensor | None]:
+        """Add a variable x (M,); a node with an edge decided to all nodes before is complete."""
+        grown, at, k, ends = hidden.grown, hidden.at, hidden.decided, hidden.ends
+        x = x.clamp(max=self.cardinalities[k] - 1)
+        own = hidden.own
+        if k:
+            new = x.nonzero()[:, 0]
+            far = grown.number[at[new]] - k
+            grown.join(at[new], far)
+            node = hidden.nodes[hidden.graph[new], far, -self.head_width :]
+            ends = ends.index_add(0, new, (node + self.bond(x[new])).to(ends))
+        else:
+            own = own + self.chosen(x)
+        kept = (grown.number[at] > k).nonzero()[:, 0]
+        graph, h, own, ends = (part[kept] for part in (hidden.graph, hidden.h, own, ends))
+        return NewNodes(grown, hidden.nodes, graph, at[kept], h, own, ends, k + 1), kept
+
+    def settle(self, hidden: NewNodes, x: Tensor) -> Tensor:
+        """Leave out edges x (M,) with which graphs could not be drawn in the plane, if planar."""
+        if not self.planar or not hidden.decided:
+            return x
+        grown, x = hidden.grown, x.clone()
+        # A first edge crosses no other.
+        for k in ((x > 0) & (grown.edges[hidden.at] > 0)).nonzero()[:, 0].tolist():
+            at = hidden.at[k]
+            number = int(grown.number[at])
+            graph = nx.from_numpy_array(grown.links[at, :number, :number].cpu().numpy())
+            ends = [*grown.joined[at].nonzero()[:, 0].tolist(), number - hidden.decided]
+            graph.add_edges_from((number, end) for end in ends)
+            if not nx.check_planarity(graph)[0]:
+                x[k] = 0
+        return x
+
+
+def _size(name: int) -> int:
+    low, high = RANGES[name]
+    return high - low + 1
+
+
+def _within(count: Tensor, name: int) -> Tensor:
+    """Return a count as a number from 0, of those in its range."""
+    low, high = RANGES[name]
+    return count.clamp(low, high) - low
+
+
+class GrowthState:
+    """Graphs that grow node by node, in place; the rows of complete graphs are the last ones."""
+
+    def __init__(self, network: GrowthNetwork, mask: Tensor):
+        self.network, self.order = network, InSequence(mask)
+        self.cache = network.blocks.cache(mask)
+        batch, size = mask.shape
+        self.links = mask.new_zeros(batch, size, size)
+        self.nodes = network.initial.new_zeros(batch, size, 3 * network.head_width)
+
+    def step(self) -> Step | None:
+        """Return the next node of all unfinished graphs; None at the end."""
+        at, net = self.order.next(), self.network
+        if at is None:
+            return None
+        count, number = len(at[0]), at[1]
+        h = net.initial.expand(count, -1)
+        if number:
+            h = self._attended(number - 1, count)
+            self.nodes[:count, number - 1] = net.as_node(h)
+        self.grown = GrowingGraphs(
+            self.links[:count, :number, :number], torch.full_like(at[0], number)
+        )
+        graph = torch.arange(count, device=h.device)
+        return Step(at, net.new_nodes(self.grown, self.nodes, graph, h))
+
+    def _attended(self, last: int, count: int) -> Tensor:
+        """Return channels (R, C) of the first R graphs after their node number `last`."""
+        net, x = self.network, self.x[:count]
+        number = torch.arange(last + 1, device=x.device)
+        links = self.links[:count, : last + 1, : last + 1]
+        own = links[:, last:]
+        bias = net.biases(own, _shared(own, links), last - number)[:, 0]
+        edges, pieces = self.grown.edges[:count], self.grown.pieces[:count]
+        h = net.inputs(x, last, self.order.sizes[:count], edges, pieces)
+        return net.norm(net.blocks.step(h, bias.transpose(0, 1), self.cache))
+
+    def update(self, x: Tensor) -> None:
+        """Append the categories x (M, V) of the current node."""
+        number = self.order.number
+        edges = x[:, 1 : number + 1].flip(1) > 0
+        self.links[: len(x), number, :number] = edges
+        self.links[: len(x), :number, number] = edges
+        self.x = x
+
+
+@graph_model("growth")
+class GrowthModel(RandomOrder):
+    """p(graph) node by node, each with its edges to all nodes before, by a `GrowthNetwork`.
+
+    The order is a latent: `bounds` is exact for one draw of it (see `most_edges_first`).
+    `connected` and `planar` are measured: True where all graphs are. The other arguments are those
+    of `GrowthNetwork`.
+    """
+
+    measured = ("connected", "planar")
+    rules = {"planar": False}
+    redraws = True
+    unknown = "parts without an edge between them, which no training graph has"
+    draw_order = staticmethod(most_edges_first)
+
+    def __init__(
+        self,
+        *,
+        node_categories: int,
+        bond_categories: int,
+        max_nodes: int,
+        connected: bool = True,
+        planar: bool = False,
+        **network,
+    ):
+        super().__init__()
+        categories = {"node_categories": node_categories, "bond_categories": bond_categories}
+        self.code = RowCode(max_nodes, **categories)
+        network |= {"max_nodes": max_nodes, "connected": connected, "planar": planar}
+        self.flow = AutoregressiveFlow(GrowthNetwork(self.code, **network))
+
+    @classmethod
+    def options(cls):
+        """Return the network, whose arguments a configuration may set."""
+        return (GrowthNetwork,)
+
+    @staticmethod
+    def measure(graphs: PackedGraphs, **options) -> dict:
+        """Return whether all graphs are connected and, with `support`, all planar."""
+        every = [nx.Graph() for _ in range(len(graphs))]
+        for k, graph in enumerate(every):
+            types, edges, _ = graphs.graph(k)
+            graph.add_nodes_from(range(len(types)))
+            graph.add_edges_from(edges.tolist())
+        planar = options.get("support", True) and all(nx.check_planarity(g)[0] for g in every)
+        return {"connected": all(map(nx.is_connected, every)), "planar": planar}
+
+    def knows(self, batch: GraphBatch) -> Tensor:
+        """Return which graphs are connected, or any where the model knows others, (B,) bool."""
+        there = batch.mask.any(1)
+        return there & batch.connected() if self.network.connected else there
+
+    def notes(self, rules: bool) -> list[str]:
+        """Return footnotes on connected and planar graphs."""
+        notes = ["connected: every node but the first has an edge."] * self.network.connected
+        if rules:
+            notes.append("planar: an edge that no plane drawing could have is left out.")
+        return notes
