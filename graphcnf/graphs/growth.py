@@ -25,8 +25,8 @@ from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 from graphcnf.graphs.coded import RandomOrder
 from graphcnf.graphs.model import graph_model
 
-# Counts around an edge that is to be decided, see `GrowingGraphs.counts`, and the smallest and the largest
-# value of each that are told apart.
+# Counts around an edge that is to be decided, see `GrowingGraphs.counts`, and the smallest and the
+# largest value of each that are told apart.
 DEGREE, FREE, LINKED, OPEN, OVER_TWO, EDGES, PIECES = range(7)
 RANGES = ((0, 31), (0, 7), (0, 11), (0, 7), (0, 6), (0, 15), (-4, 7))
 # Two counts together are a category, and so are all of these up to some values.
