@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import networkx as nx
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -345,6 +344,8 @@ class GrowthNetwork(Network):
         """Leave out edges x (M,) with which graphs could not be drawn in the plane, if planar."""
         if not self.planar or not hidden.decided:
             return x
+        import networkx as nx  # Other models do without: it takes a while.
+
         grown, x = hidden.grown, x.clone()
         # A first edge crosses no other.
         for k in ((x > 0) & (grown.edges[hidden.at] > 0)).nonzero()[:, 0].tolist():
@@ -454,6 +455,8 @@ class GrowthModel(RandomOrder):
     @staticmethod
     def measure(graphs: PackedGraphs, **options) -> dict:
         """Return whether all graphs are connected and, with `support`, all planar."""
+        import networkx as nx
+
         every = [nx.Graph() for _ in range(len(graphs))]
         for k, graph in enumerate(every):
             types, edges, _ = graphs.graph(k)

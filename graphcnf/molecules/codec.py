@@ -15,8 +15,9 @@ import re
 import unicodedata
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import partial
+from functools import cache, partial
 
+import numpy as np
 from rdkit import Chem, rdBase
 
 from graphcnf.errors import UserError
@@ -257,17 +258,24 @@ def graph_to_molecule(node_types, edges, bond_types, vocabulary: MoleculeVocabul
     Of node categories (n), pairs of node numbers (m, 2), each edge once, and bond categories (m).
     """
     types = [Chem.BondType.names[name] for name in vocabulary.bond_types]
-    atoms = [vocabulary.atoms[k] for k in node_types]
-    return plain_molecule(atoms, edges, [types[k] for k in bond_types])
+    atoms = [vocabulary.atoms[k] for k in np.asarray(node_types).tolist()]
+    bonds = [types[k] for k in np.asarray(bond_types).tolist()]
+    return plain_molecule(atoms, np.asarray(edges).tolist(), bonds)
 
 
 def plain_molecule(atoms, edges, types) -> Chem.Mol:
     """Return an unsanitized molecule of atom categories, pairs of numbers and bond types."""
     mol = Chem.RWMol()
     for category in atoms:
-        atom = Chem.Atom(category.symbol)
-        atom.SetFormalCharge(category.charge)
-        mol.AddAtom(atom)
+        mol.AddAtom(_atom(category.symbol, category.charge))
     for (i, j), kind in zip(edges, types, strict=True):
         mol.AddBond(int(i), int(j), kind)
     return mol.GetMol()
+
+
+@cache
+def _atom(symbol: str, charge: int) -> Chem.Atom:
+    """Return an atom of no molecule, of which `AddAtom` takes a copy."""
+    atom = Chem.Atom(symbol)
+    atom.SetFormalCharge(charge)
+    return atom

@@ -37,20 +37,26 @@ _OVERFULL = {"N": 4, "O": 3, "S": 3}
 """Valence of an uncharged atom that the literature reads as N+, O+ or S+."""
 
 
-def _sanitized(mol: Chem.Mol) -> Chem.Mol | None:
-    """Return a sanitized copy without stereo, None where RDKit refuses."""
+def _sanitized(mol: Chem.Mol, bare: bool = False) -> Chem.Mol | None:
+    """Return a sanitized copy without stereo, None where RDKit refuses.
+
+    A `bare` molecule has nothing that `without_stereo` takes away, which would take its time.
+    """
     mol = Chem.Mol(mol)
     with quiet():
         try:
             Chem.SanitizeMol(mol)
         except (ValueError, RuntimeError):  # sanitization errors derive from ValueError
             return None
-    return without_stereo(mol)
+    return mol if bare else without_stereo(mol)
 
 
-def strict_molecule(mol: Chem.Mol) -> Chem.Mol | None:
-    """Return a sanitized copy without stereo, None where the molecule is not valid in one piece."""
-    return _sanitized(mol) if len(Chem.GetMolFrags(mol)) == 1 else None
+def strict_molecule(mol: Chem.Mol, bare: bool = False) -> Chem.Mol | None:
+    """Return a sanitized copy without stereo, None where the molecule is not valid in one piece.
+
+    A `bare` molecule has neither stereo nor isotopes, atom numbers, explicit hydrogens.
+    """
+    return _sanitized(mol, bare) if len(Chem.GetMolFrags(mol)) == 1 else None
 
 
 def strict(mol: Chem.Mol) -> str | None:
@@ -156,8 +162,10 @@ def evaluate_records(
         SMILES or None); `atoms`; `kept` (share of the atoms in the largest fragment); and one
         column of SMILES or None per further convention.
     """
+    bare = False
     if isinstance(samples, PackedGraphs):
         assert vocabulary is not None
+        bare = all(category.symbol != "H" for category in vocabulary.atoms)
         graphs = map(samples.graph, range(len(samples)))
         samples = (graph_to_molecule(*graph, vocabulary) for graph in graphs)
     further = {"valence_only": valence_only, "repaired": repaired}
@@ -166,7 +174,7 @@ def evaluate_records(
     for record, given in enumerate(map(as_written, samples), first):
         mol = Chem.Mol() if given is None else given
         part = _largest(mol)
-        found = strict_molecule(part)
+        found = strict_molecule(part, bare)
         fragment, kept = _written(found), part.GetNumAtoms() / max(mol.GetNumAtoms(), 1)
         # A connected molecule is its own largest fragment.
         valid = fragment is not None and kept == 1
