@@ -44,8 +44,8 @@ class Skipped(NamedTuple):
 class MoleculeDataset:
     """Molecules as graphs, in the order of their file, duplicates included.
 
-    A molecule belongs to the test set when the hash of its canonical SMILES says so (one in ten):
-    the split does not depend on the order of the file, and equal molecules share a side.
+    Without `test_indices`, the hash of its canonical SMILES puts one molecule in ten into the test
+    set. This split does not depend on the order of the file, and equal molecules stay together.
     """
 
     name: str

@@ -129,7 +129,7 @@ class Zinc250kRows:
         return part
 
     def is_as_written(self, rows) -> bool:
-        """Return True if the installed RDKit writes these rows as the index's did."""
+        """Return True if the installed RDKit writes these rows as the RDKit of the index did."""
         known = contains(self.hashes, self.take(rows).hashes)
         return bool((known != self.held_out[rows]).all())
 

@@ -35,11 +35,11 @@ PARTICLES = 8
 
 
 def checked(check: Callable[[Any], Any], *, changed: bool = False) -> Callable[[Any], Any]:
-    """Return the callback of an option: a `UserError` of `check` becomes wrong usage.
+    """Return an option's callback, which raises a `UserError` of `check` as `BadParameter`.
 
     Args:
-        check: Called with the value, unless the option is not given.
-        changed: True for the result of `check` as the value of the option.
+        check: Function of the value; not called for an option that is not given.
+        changed: True if the option takes the result of `check` as its value.
     """
 
     def callback(value: Any) -> Any:
@@ -58,7 +58,7 @@ checked_seed = checked(check_seed)
 
 
 def option(help: str, *names: str, parse: Callable[[Any], Any] | None = None, **more: Any) -> Any:
-    """Return an option of a command; a `UserError` of `parse`, which gives its value, is usage."""
+    """Return an option; `parse` converts its value, and may raise `UserError` for wrong usage."""
     callback = {"callback": checked(parse, changed=True)} if parse else {}
     return typer.Option(*names, help=help, **callback, **more)
 

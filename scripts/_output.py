@@ -50,10 +50,10 @@ NOTE = (
 
 
 def output_kind(path: Path | None, kinds: tuple[str, ...], option: str = "--out") -> str | None:
-    """Return the one of `kinds` ("csv", "csv.gz" ...) that a file's name ends in, None without one.
+    """Return which of `kinds` ("csv", "csv.gz" ...) a file's name ends in; None without a file.
 
     Raises:
-        typer.BadParameter: It ends in none of them.
+        typer.BadParameter: The name ends in none of them.
         UserError: The file cannot be written.
     """
     kind = _ending(path, kinds, option)
@@ -96,10 +96,10 @@ def check_not_read(written: Iterable[Path | None], read: Iterable[Path | str]) -
 
 
 def molecule_kind(out: Path | None, as_json: bool, default: str = "smi") -> str:
-    """Return the kind of the file that molecules are written to, or of the text on stdout.
+    """Return the kind of a molecule file by its suffix; for stdout "jsonl" or `default`.
 
     Raises:
-        typer.BadParameter: The file's name ends otherwise, or does not go together with --json.
+        typer.BadParameter: `out` has a suffix not in `KINDS`, or another one than --json writes.
     """
     kind = _ending(out, KINDS)
     if as_json and kind is not None and kind.partition(".")[0] != "jsonl":

@@ -177,7 +177,7 @@ class GraphAFModel(GraphModel):
 
     @property
     def unknown(self) -> str:
-        """Reason why a graph is not known, where `knows` says so."""
+        """Reason why `knows` rejects a graph, for messages."""
         return f"a bond between atoms more than {self.window} apart in breadth-first order"
 
     def knows(self, batch: GraphBatch) -> Tensor:

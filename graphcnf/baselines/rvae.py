@@ -134,7 +134,7 @@ class GraphVAE(GraphModel):
         return {**latents, **self._likelihood(reading, z)}
 
     def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
-        """Return means of q(z|x), (B, D) each; raises as `bounds`."""
+        """Return means of q(z|x), (B, D) each; raise ValueError for a graph that is not known."""
         posteriors = self._posteriors(self._read(batch))
         return {name: posterior.mean for name, posterior in posteriors.items()}
 

@@ -77,13 +77,13 @@ class Network(nn.Module):
     def embed(self, hidden, x: Tensor) -> tuple[Any, Tensor | None]:
         """Add the decided variable x (M,) to `hidden`; never called after the last variable.
 
-        Returns the hidden state of the next variable, and the rows (R,) of `hidden` that have one,
-        None for all: the later variables of all others are 0 for certain.
+        Returns the hidden state of the next variable, and the rows (R,) of `hidden` that have a
+        next variable, None if all have. The later variables of all other rows can only be 0.
         """
         raise NotImplementedError
 
     def settle(self, hidden, x: Tensor) -> Tensor:
-        """Return categories x (M,) that were drawn as rules leave them which no density knows."""
+        """Return drawn categories x (M,) after sampling rules that the density does not include."""
         return x
 
     def steps(self, x: Tensor, context: Any) -> Iterator[Step]:
@@ -147,9 +147,9 @@ class AutoregressiveCoupling(Bijection):
     def _decide(self, hidden, choose: Callable, temperature: float = 1.0) -> None:
         """Decide the variables of the M positions of a step one after the other.
 
-        `choose` is a function of the index of R positions and a variable in (M, V), of the logits
-        (R, C) and of the hidden state, to categories (R,). What it is not called for is 0 for
-        certain.
+        `choose(at, logits, hidden)` returns the categories (R,) of one variable at R positions,
+        given its logits (R, C); `at` is their index into (M, V). Variables for which it is not
+        called can only be 0.
         """
         rows: Any = slice(None)
         last = len(self.network.cardinalities) - 1
@@ -293,8 +293,9 @@ def _of_positions(context: Context) -> Context:
 
 
 class AutoregressiveFlow(CategoricalFlow):
-    """Categorical flow of an autoregressive coupling: exact but for the margins of the intervals.
+    """Categorical flow of an autoregressive coupling.
 
+    The bound on log p(x) is exact up to the margins at the ends of `IntervalEncoding`'s intervals.
     With `single`, categories are (B, N), of one variable per position, instead of (B, N, V).
     """
 

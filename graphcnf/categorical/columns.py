@@ -157,7 +157,7 @@ class ColumnAttention(Network):
         return torch.where(self.parts[number] == 1, 0.0, s)
 
     def logits(self, hidden) -> Tensor:
-        """Return the first part of the hidden states, which are logits and channels."""
+        """Return the logits (M, C) in `hidden`, a pair of logits and channels."""
         return super().logits(hidden[0])
 
     def _limits(self, context: Context) -> tuple[Tensor, Tensor]:
@@ -170,7 +170,7 @@ class ColumnAttention(Network):
         )
 
     def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
-        """Yield all columns in one step; its hidden states are logits and channels."""
+        """Yield all columns in one step; `hidden` is logits (M, C) and channels (M, width)."""
         mask, (x, inside) = context.mask, split(torch.where(context.mask, x[..., 0], 0))
         order, possible = self._limits(context)
         slot, place = self.slot[: x.shape[1]], order.argsort(1)
@@ -244,7 +244,7 @@ class ColumnState:
         return Step((self.rows, column[self.rows]), (logits[self.rows], h[self.rows]))
 
     def update(self, x: Tensor) -> None:
-        """Append the categories x (M, 1) of the current columns, with places if they are floats."""
+        """Append the categories x (M, 1) of the current columns; a float k + u has the place u."""
         net, column = self.network, self.order[:, self.number]
         x, place = split(x[:, 0])
         category = torch.zeros_like(column).index_copy(0, self.rows, x)

@@ -67,10 +67,10 @@ class ContextCounts(nn.Module):
 
     @torch.no_grad()
     def forward(self, keys: Tensor, p: Tensor, factors: Tensor, x: Tensor | None = None) -> Tensor:
-        """Return log-probabilities (M, C) in contexts `keys` (M, K) of what before them has `p`.
+        """Return log-probabilities (M, C) in contexts `keys` (M, K), interpolated from p (M, C).
 
-        Contexts without counts, as the number -1, change nothing. Categories x (M,) that have been
-        counted are left out of the counts, each for itself. `factors` (M or 1, K) are those of a.
+        A context without counts, such as -1, changes nothing. `factors` (M or 1, K) multiply the
+        weights a. If given, x (M,) are counted categories: each row leaves its own one out.
         """
         for k in range(keys.shape[1]):
             key = keys[:, k].contiguous()

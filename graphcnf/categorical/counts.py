@@ -44,8 +44,8 @@ LARGEST_REGRESSION = 1e9
 class ColumnCounts(nn.Module):
     """Probabilities of the categories of columns given their parents, from counts.
 
-    Of the parents of a column those before the first one that is not known count: a context is the
-    categories of one parent more than the context before it, see `ContextCounts`.
+    The contexts of a column (see `ContextCounts`) are the categories of no parent, of the first
+    parent, of the first two, and so on, until a parent is not known.
 
     Args:
         cardinalities: Number of categories of each column, (N,).
@@ -206,10 +206,10 @@ def _one_hot(x: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 
 
 def mutual_information(x: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the information of columns about each other (N, N), and of their categories (S, S).
+    """Return mutual information of columns (N, N), and pointwise of their categories (S, S), nats.
 
-    Of categories x (M, N), in nats. Half a row is added to the counts of each category, and a row
-    with independent columns to those of pairs.
+    It is that of the rows x (M, N). Half a row is added to the counts of each category, and a row
+    with independent columns to the counts of pairs.
     """
     starts = sizes.cumsum() - sizes
     one = _one_hot(x, sizes)

@@ -346,14 +346,15 @@ class ElementCoupling(Bijection):
 class GroupNetwork(Network):
     """Conditional distributions of the elements of a group.
 
-    A position is a group, its V variables are its elements. What is known of the groups before is a
-    sum over their elements (Zaheer et al. 2017, *Deep Sets*, arXiv 1703.06114). The elements of a
-    group must not be independent: they go, one after another, through a read-out of one hidden
-    layer, to which every element decided so far has added its row of a table (as in NADE,
-    Larochelle & Murray 2011).
+    A position is a group, and its V variables are its elements. A group depends on the earlier
+    groups through a sum over their elements (Zaheer et al. 2017, *Deep Sets*, arXiv 1703.06114).
+    Elements of one group depend on each other, too: they are decided one after another, and the
+    sum of the embeddings of all elements so far enters the hidden layer of the read-out (as in
+    NADE, Larochelle & Murray 2011).
 
-    The hidden state of M groups is that of the groups before, (M, C); the sum of the rows of the
-    elements before, (M, C); the number of elements still to come, those of the group included.
+    The hidden state of M groups has three parts: channels of the earlier groups, (M, C); the sum of
+    the embeddings of all elements so far, (M, C); the number of elements to come, the next one
+    included, (M,).
     """
 
     def __init__(self, categories: int, elements: int, groups: int, width: int, layers: int):

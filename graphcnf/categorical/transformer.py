@@ -64,10 +64,11 @@ class Block(nn.Module):
         return self.write(x, seen, hidden)
 
     def step(self, x: Tensor, bias: Tensor, extend: Callable) -> Tensor:
-        """Update the next M positions x (M, B, C) of every row.
+        """Return the next M positions x (M, B, C) of every row, updated.
 
-        `bias` (M, N, B or 1, heads) is added to their attention scores of the N positions so far,
-        and `extend` is a function of keys and values (M, B, C) to those of all N (N, B, C).
+        `bias` (M, N, B or 1, heads) is added to their attention scores of the N positions so far.
+        `extend` takes the keys and values (M, B, C) of the new positions, and returns the keys and
+        values (N, B, C) of all N.
         """
         query, key, value, hidden = self.read(x)
         keys, values = extend(key, value)
@@ -142,11 +143,15 @@ class Transformer(nn.ModuleList):
         return h
 
     def step(self, h: Tensor, bias: Tensor, cache: Cache) -> Tensor:
-        """Update the next position h (B, C); `bias` is (N, B or 1, layers * heads)."""
+        """Return the next position h (B, C) after all blocks; its keys and values enter the cache.
+
+        `bias` (N, B or 1, layers * heads) is added to its attention scores of the N positions so
+        far, itself included.
+        """
         return self.steps(h[None], bias[None], cache)[0]
 
     def steps(self, h: Tensor, bias: Tensor, cache: Cache) -> Tensor:
-        """Update the next M positions h (M, B, C) at once; `bias` has one for each, (M, N, ...)."""
+        """Do `step` for the next M positions h (M, B, C) at once; `bias` is (M, N, ...)."""
         for k, (block, own) in enumerate(self.each(bias, -1)):
             h = block.step(h, own, partial(cache.extend, k))
         cache.filled += len(h)

@@ -123,7 +123,11 @@ class ColoringFlow(Pretrained, nn.Module):
         return self.flow.bound(batch.node_types, self._context(batch, noise=noise))
 
     def log_prob(self, batch: GraphBatch, samples: int = 1, noise: Noise | None = None) -> Tensor:
-        """Return lower bounds on log p(colours | graph), (B,) nats; raises as `bound`."""
+        """Return lower bounds on log p(colours | graph), (B,) nats, from `samples` draws.
+
+        Raises `ValueError` if a graph has no nodes or a loop, there is no such colour, or `samples`
+        is not positive.
+        """
         context = self._context(batch, noise=noise)
         return self.flow.log_prob(batch.node_types, context, samples=samples)
 
@@ -158,7 +162,10 @@ class ColoringFlow(Pretrained, nn.Module):
 
     @torch.no_grad()
     def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Tensor:
-        """Return latents of the base space, (B, N, D); raises as `bound`."""
+        """Return latents of the base space, (B, N, D).
+
+        Raises `ValueError` if a graph has no nodes or a loop, or there is no such colour.
+        """
         return self.flow.encode(batch.node_types, self._context(batch, noise=noise))
 
     @torch.no_grad()

@@ -26,8 +26,8 @@ class SaturationOrder:
     edges, then the lowest number. In waves, nodes whose neighbours leave them one category or none
     get theirs at once, each as if the others of the wave had none yet.
 
-    `counts` (B, N, K) are neighbours of each category that had their turn, and `rank` (B, N) the
-    turn of each node, N for none yet; in a wave, lower numbers come first.
+    `counts` (B, N, K) is the number of a node's neighbours that have each category so far. `rank`
+    (B, N) is the turn of each node, N for none yet; in a wave, lower numbers come first.
     """
 
     def __init__(self, adjacency: Tensor, mask: Tensor, categories: int, waves: bool = False):
@@ -70,7 +70,11 @@ class SaturationOrder:
 def turns(
     x: Tensor, context: Context, categories: int, waves: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Return the turns (B, N) of categories x (B, N), and `counts` before each, (B, N, N, K)."""
+    """Return the turn (B, N) of each node, and the counts (B, N, N, K) before each turn.
+
+    Nodes have the categories x (B, N). Turns and counts are `rank` and `counts` of
+    `SaturationOrder`; turns of one wave have the same counts.
+    """
     order = SaturationOrder(context.adjacency, context.mask, categories, waves)
     known = x.clamp(0, categories - 1)
     history: list[Tensor] = []
@@ -176,10 +180,10 @@ class LookAhead(nn.Module):
     def forward(
         self, adjacency: Tensor, blocked: Tensor, waiting: Tensor, h: Tensor, scored: Tensor
     ) -> Tensor:
-        """Return scores (D, K) of the colours of the nodes `scored` (D,), 0 of blocked ones.
+        """Return scores (D, K) of the colours of one node `scored` (D,) per graph, 0 if blocked.
 
-        Of D graphs with `adjacency` (D, M, M), colours that a neighbour has `blocked` (D, M, K),
-        nodes without a colour `waiting` (D, M) and encoded nodes h (D, M, features).
+        The D graphs have `adjacency` (D, M, M) and encoded nodes h (D, M, features). `blocked`
+        (D, M, K) are colours that a neighbour has, `waiting` (D, M) nodes without a colour.
         """
         colors = blocked.shape[-1]
         rows = torch.arange(len(scored), device=scored.device)

@@ -105,9 +105,10 @@ def _regular(path: str | Path, flags: int, mode: str) -> Any:
 
 
 def read_file(path: str | Path, most: int | None = None) -> bytes:
-    """Return the content of a regular file; raises as `open_input`.
+    """Return the content of a regular file of at most `most` bytes.
 
-    `most` bytes may be in it, 1/`MEMORY_SHARE` of the memory by default.
+    By default, `most` is 1/`MEMORY_SHARE` of the memory. Raises OSError if the file is missing,
+    larger, or no regular file.
     """
     with open_input(path, memory() // MEMORY_SHARE if most is None else most) as file:
         return file.read()
@@ -126,7 +127,7 @@ class NotUnpacked(ValueError):
 
 
 def most_unpacked(data: bytes) -> int:
-    """Return the bytes that the content of a packed file may come to."""
+    """Return the largest number of bytes that packed `data` may unpack to."""
     return max(LEAST_UNPACKED, MOST_TIMES * len(data))
 
 
@@ -206,7 +207,10 @@ def claim(folder: Path, kind: str) -> bool:
 
 
 def is_claimed(folder: Path, kind: str) -> bool:
-    """Return True if the folder is marked; raises as `claim`, and makes nothing."""
+    """Return True if a run of this kind has marked the folder; change nothing.
+
+    Raises `UserError` if it holds something, but no such run.
+    """
     with suppress(OSError):
         if read_file(inside(folder, RUN_MARK), 1000) == _mark(kind):
             return True

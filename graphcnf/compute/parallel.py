@@ -156,21 +156,21 @@ def ordered_map(
 ) -> Iterator[Iterator]:
     """Context with an iterator over `function(chunk)` for every chunk, in order, computed ahead.
 
-    Work ends with the context, finished or not; when this process dies, the children end after the
-    chunk that they are at. At most `workers * AHEAD` chunks are taken before their results are.
+    At most `workers * AHEAD` chunks are pending at a time. Leaving the context stops all work. When
+    this process dies, each child ends after its current chunk.
 
     Args:
         function: A function at the top level of an importable module, or a `functools.partial` of
             one; it is pickled and sent to every process once.
         chunks: Arguments, possibly without end; they and the results are pickled.
-        workers: Processes; 1 for none but this one, which then works on demand; or a cluster.
+        workers: Number of processes, or a cluster. With 1, this process computes each result when
+            it is asked for.
 
     Raises:
-        UserError: A process cannot be started, or, while iterating, the thread that it needs.
-        WorkerDied: While iterating, after the results that are complete up to there.
-        Exception: While iterating, after the results before it, what the function raised for a
-            chunk, with the traceback as a note; a `RuntimeError` in place of an exception that
-            cannot be pickled.
+        UserError: A process cannot be started or, while iterating, a thread.
+        WorkerDied: While iterating, in place of a result: a process or the scheduler died.
+        Exception: While iterating, in place of a result: what the function raised, with its
+            traceback as a note; a `RuntimeError` for an exception that cannot be pickled.
     """
     if not isinstance(workers, int):
         with workers.ordered_map(function, chunks) as results:

@@ -182,7 +182,7 @@ def is_numeric(dtype) -> bool:
 
 
 def _unit(series: pd.Series) -> int | None:
-    """Return the largest unit of which all times are multiples, None for numbers."""
+    """Return the largest of `UNITS` (ns) that divides all times, or the last; None for numbers."""
     if not types.is_datetime64_any_dtype(series.dtype) and not types.is_timedelta64_dtype(
         series.dtype
     ):

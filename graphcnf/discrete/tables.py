@@ -286,10 +286,10 @@ class TableCodec(RowCodec):
         return {"conditions": order.to(flow.device), "features": features.to(flow.device)}
 
     def log_prob(self, flow, rows, orders=1, given=()):
-        """Return log-likelihoods of the columns that a row has given some of them, (B,) nats.
+        """Return log p(other columns | columns `given`) of each row, (B,) nats in float64.
 
-        In float64; exact for one order of the columns, or for the mean of the densities of
-        `orders`.
+        Masked entries are marginalised. It is exact for one order of the columns, or for the mean
+        of the densities of `orders`.
         """
         check_integer("orders", orders, 1, LARGEST_ORDERS)
         first = torch.zeros_like(rows.mask)

@@ -153,10 +153,10 @@ def passes_mcf(mol: Chem.Mol) -> bool:
 
 
 def passes_filters(mol: Chem.Mol) -> bool:
-    """Return True for a molecule that counts for "Filters" of MOSES; raises as `passes_mcf`.
+    """Return True if a molecule passes the "Filters" of MOSES.
 
     It has no PAINS or MCF alert, no charge, no ring of eight or more atoms, and C, N, S, O, F, Cl,
-    Br and H only.
+    Br and H only. Raises `Unavailable` without the package molsets.
     """
     return (
         all(a.GetSymbol() in ELEMENTS and not a.GetFormalCharge() for a in mol.GetAtoms())
@@ -189,7 +189,7 @@ def passed_share(generated: Histogram, reference: Histogram) -> float:
 
 
 def values_and_counts(counts: Histogram) -> tuple[np.ndarray, np.ndarray]:
-    """Return values that are written as decimals, and their counts, both (K,) float64."""
+    """Return the values in a histogram of decimals, and their counts, (K,) float64 each."""
     return np.array([*map(float, counts)]), np.array([*map(float, counts.values())])
 
 
@@ -321,11 +321,12 @@ def _nspdk_graph(mol: Chem.Mol):
 
 
 def nspdk_distance(generated: np.ndarray, reference: np.ndarray) -> float:
-    """Return the NSPDK-MMD of GDSS (Jo et al. 2022, arXiv 2202.02514), squared and biased.
+    """Return the biased estimate of the squared NSPDK-MMD, as in GDSS.
 
-    `mean k(x, x') + mean k(y, y') - 2 mean k(x, y)` over all pairs of two `nspdk_sums`, those of a
-    graph with itself included. The kernel is linear in the features, so that is the squared
-    distance between their means. In [0, 2], lower is better; it falls with the number of molecules.
+    `mean k(x, x') + mean k(y, y') - 2 mean k(x, y)` over all pairs, a graph with itself included
+    (Jo et al. 2022, arXiv 2202.02514). The kernel is linear in the features, so this is the squared
+    distance between the mean features. Arguments are `nspdk_sums`. In [0, 2], lower is better; it
+    falls with the number of molecules.
     """
     one, other = (sums[:-1] / sums[-1] for sums in (generated, reference))
     return float(np.square(one - other).sum())

@@ -52,7 +52,7 @@ class GraphModel(nn.Module, ABC):
 
     @property
     def unknown(self) -> str:
-        """Reason why a graph is not known, where `knows` says so."""
+        """Reason why `knows` rejects a graph, for messages."""
         return "nothing"
 
     @classmethod
@@ -367,7 +367,7 @@ class GraphCNF(nn.Module):
 
     @torch.no_grad()
     def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
-        """Return latents of the base space; raises as `bounds`."""
+        """Return latents of the base space; raise ValueError for a graph outside of the model."""
         return self.steps.encode(self._checked(batch), noise)
 
     @torch.no_grad()

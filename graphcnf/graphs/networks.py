@@ -168,16 +168,19 @@ class Shares(nn.Module):
         return (added + self.edges(self._rows(links)).sum(-2)) * self.deviations
 
     def forward(self, conditions: Tensor, added: Tensor) -> Tensor:
-        """Return channels (B, M, width) of conditions (B, P), less what is `added` (B, M, P)."""
+        """Return channels (B, M, width) of `conditions - added` and of `added`.
+
+        `conditions` (B, P) are those of a graph; `added` (B, M, P) is what its nodes have added.
+        """
         anything = ~conditions.isnan().all(-1)[:, None, None]
         so_far = torch.where(anything, self.so_far(added), 0.0)
         return self.to_come(conditions[:, None] - added) + so_far
 
     @torch.no_grad()
     def fit(self, x: Tensor, links: Tensor, mask: Tensor, conditions: Tensor) -> None:
-        """Set the shares by least squares, those of edges by what the categories leave.
+        """Fit the shares by least squares: categories first, then edges to the residual.
 
-        Of graphs x (B, N, V) with `links` (B, N, K), `mask` (B, N) and `conditions` (B, P).
+        Graphs have categories x (B, N, V), `links` (B, N, K), `mask` (B, N), `conditions` (B, P).
         """
         from scipy.sparse import coo_array
         from scipy.sparse.linalg import lsmr

@@ -184,7 +184,7 @@ class PairNetwork(nn.Module):
     def forward(self, nodes: Tensor, context: Context, pairs=None, latents=None):
         """Return parameters (B, N, node_out), and (B, P, pair_out) if there are pairs.
 
-        Of untransformed channels `nodes` (B, N, node_in) and `pairs` (B, P, pair_in) of `latents`.
+        `nodes` (B, N, node_in) and `pairs` (B, P, pair_in) are untransformed channels of `latents`.
         """
         mask = context.mask
         count = mask.shape[1]

@@ -148,7 +148,10 @@ class ImageModel(Pretrained, ABC):
         return torch.cat(drawn)[first - start :][:count]
 
     def encode(self, x: Tensor) -> ImageLatents:
-        """Return latents of images (B, C, H, W); raises as `interpolate`."""
+        """Return latents of images (B, C, H, W).
+
+        Raises `UserError` if the model has no latents, ValueError for images of another kind.
+        """
         raise self._lacks("latents")
 
     def decode(self, latents: ImageLatents) -> Tensor:

@@ -255,7 +255,8 @@ def molecule_to_graph(
 def graph_to_molecule(node_types, edges, bond_types, vocabulary: MoleculeVocabulary) -> Chem.Mol:
     """Return the molecule of a graph, valid or not: unsanitized, hydrogens left to RDKit.
 
-    Of node categories (n), pairs of node numbers (m, 2), each edge once, and bond categories (m).
+    The graph has node categories (n,), edges (m, 2) as pairs of node numbers, each edge once, and
+    bond categories (m,).
     """
     types = [Chem.BondType.names[name] for name in vocabulary.bond_types]
     atoms = [vocabulary.atoms[k] for k in np.asarray(node_types).tolist()]

@@ -48,26 +48,30 @@ def interpolate(
 ) -> list[dict[str, Any]]:
     """Return a path between two molecules through the latents.
 
-    Latents that may be anywhere, where intervals overlap and for atoms that only one molecule has,
-    are drawn for several paths. The one with the least energy is taken: the sum of the squares of
-    one minus the similarity from each molecule to the next.
+    Latents are free where the intervals of both molecules overlap, and for atoms that only one
+    molecule has. They are drawn anew for each of `paths` paths, and the path of least energy is
+    returned. The energy is the sum of (1 - similarity)^2 over neighbouring molecules of a path.
 
     Args:
         flow: A model that goes atom by atom.
         first: SMILES.
         last: SMILES.
-        steps: Equal steps from the one to the other, also of the number of atoms.
+        steps: Number of equal steps; the number of atoms changes evenly, too.
         paths: Number of paths that are compared.
         seed: Seed of the paths.
-        filters: A molecule between the two that does not pass counts as none.
-        outcomes: Counter of the molecules of all paths by their `Filters.refusal`.
-        stereo: Give the ends their marks, and each molecule those of its neighbour towards an end,
-            where the model has stereo; the others are drawn.
+        filters: Filters of the molecules between the ends; one that does not pass becomes None.
+        outcomes: Counter to which the `Filters.refusal` of these molecules, of all paths, is added.
+        stereo: Keep the stereo marks of both ends where the model has stereo. Each molecule takes
+            over marks from its neighbour towards the nearer end, and the others are drawn.
 
     Returns:
         `steps` + 1 points with `t` from 0 to 1, `smiles` (None where the point is no valid
         molecule), `similarity_a` and `similarity_b` to the first and the last molecule (Tanimoto,
         ECFP4, 0 for None) and `log_likelihood` (of the graph, nats, or None).
+
+    Raises:
+        UserError: The model does not go atom by atom, cannot represent an end, or a number is out
+            of range.
     """
     if not isinstance(flow.model.steps, PathModel) or not flow.model.ordered:
         raise UserError("only the latents of a model that goes atom by atom make such a path")

@@ -110,9 +110,9 @@ def similarity_to(mol: Chem.Mol) -> Callable[[Chem.Mol], float]:
 
 
 def similarities(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Return the Tanimoto similarities of fingerprints of 0 and 1, (M, N) float32.
+    """Return the Tanimoto similarities (M, N) float32 of fingerprints of 0 and 1.
 
-    Of (M, bits) and (N, bits) float32; two empty ones have similarity 1.
+    Arguments are (M, bits) and (N, bits) float32; two empty fingerprints have similarity 1.
     """
     shared = left @ right.T
     union = left.sum(1)[:, None] + right.sum(1) - shared

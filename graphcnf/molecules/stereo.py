@@ -90,7 +90,7 @@ class MarkedPart:
 
     @classmethod
     def of(cls, mol: Chem.Mol, places: Callable, strict: bool = True) -> MarkedPart | None:
-        """Return a part, None for one without marks."""
+        """Return the part with the stereo marks of `mol`, or None if it has no marks."""
         atoms = [atom for atom in mol.GetAtoms() if _may_be_centre(atom)]
         marked = any(atom.GetChiralTag() in _TETRAHEDRAL for atom in atoms)
         marked = marked or any(bond.GetStereo() in _CIS + _TRANS for bond in mol.GetBonds())
@@ -504,10 +504,10 @@ def isomeric_smiles(smiles: str) -> str:
 def look_at_marks(smiles: Iterable[str]) -> tuple[Counter[str], list[str]]:
     """Count stereo elements and marks of sanitizable SMILES; return their isomeric SMILES, too.
 
-    By kind of element ("chain", "ring", "double") those there are, and as "marked chain" those with
-    a mark; as "3 marks" the molecules with as many; as "kept" those whose marks are all read as
-    they are written, and as "written" those that write some. What has too many symmetries does not
-    count, and its SMILES stays.
+    Elements are counted by kind ("chain", "ring", "double"), and those with a mark as "marked
+    chain" etc. as well. Molecules are counted by their number of marks ("3 marks"), as "written" if
+    their SMILES has marks, and as "kept" if all of these are read. Molecules with too many
+    symmetries are not counted, and their SMILES stay as they are.
     """
     found: Counter[str] = Counter()
     isomers = []
@@ -527,10 +527,11 @@ def look_at_marks(smiles: Iterable[str]) -> tuple[Counter[str], list[str]]:
 
 
 def mark_figures(counts: Mapping[str, int]) -> dict[str, Any]:
-    """Return shares of marked elements by kind, None without any, and of molecules by marks.
+    """Return shares of marked elements and of molecules, from the counts of `look_at_marks`.
 
-    Of `look_at_marks`: `chain`, `ring`, `double`; `marks`, the shares of molecules with 0, 1, ...
-    marks; `kept`, of molecules that write marks those that keep all.
+    `chain`, `ring` and `double` are the shares of elements that have a mark (None without such an
+    element), `marks` the shares of molecules with 0, 1, ... marks, and `kept` the share of "kept"
+    molecules among the "written" ones (None without any).
     """
     shares: dict[str, Any] = {
         kind: counts[f"marked {kind}"] / counts[kind] if counts.get(kind) else None
@@ -609,7 +610,7 @@ def _doubles(atom: Chem.Atom) -> int:
 
 
 def _directions(end: Chem.Atom) -> dict[int, bool]:
-    """Return for each bond of an atom that is marked so whether it leads up from it."""
+    """Return for each bond of `end` with an up or down mark, by index, True if it leads up."""
     return {
         bond.GetIdx(): (bond.GetBondDir() == _UP) == (bond.GetBeginAtomIdx() == end.GetIdx())
         for bond in end.GetBonds()

@@ -65,7 +65,10 @@ BOND_CATEGORIES = 1 + (len(_ORDERS) + 1) * (_RINGS + 1) * (SLOTS + 1)
 
 @dataclass
 class StereoGraphs:
-    """B molecules with their stereo elements, one after the other; numbers of atoms start at 1."""
+    """B molecules with their stereo elements, concatenated: A atoms and S elements in all.
+
+    Atoms are numbered from 1 in each molecule; 0 stands for no atom.
+    """
 
     sizes: Tensor  # atoms of each molecule, (B,) long
     atoms: Tensor  # categories, (A,) uint8
@@ -409,7 +412,10 @@ class StereoFlow(Pretrained, nn.Module):
 
     @torch.no_grad()
     def log_probs(self, frames: Sequence[Frame], codes: Sequence[Code]) -> list[np.ndarray]:
-        """Return the conditional log-probability of each element of codes, spelled so, nats."""
+        """Return for each code the conditional log-probabilities of its elements, nats.
+
+        Other spellings of a code (`Frame.spellings`) do not count.
+        """
         if not frames:
             return []
         graphs = StereoGraphs.of(frames, codes).to(self.device)

@@ -298,7 +298,10 @@ class Goal:
         return {name: value for name, value in self.__dict__.items() if name != "objectives"}
 
     def __call__(self, mol: Chem.Mol, smiles: str) -> tuple[float, dict[str, float]]:
-        """Return the score of a molecule, and the value of each objective, or raise as they do."""
+        """Return the score of a molecule, and the value of each objective.
+
+        Raises what an objective raises, and `NotANumber` for a value that is no finite number.
+        """
         values = {o.name: _number(o.function(mol, smiles)) for o in self.objectives}
         worth = [o.worth(values[o.name]) for o in self.objectives]
         if len(worth) == 1:

@@ -317,7 +317,10 @@ def _answer_of(goal: Goal, smiles: str) -> Answer:
 def _opened(
     pickled: bytes, folder: Path | None, identity: str
 ) -> tuple[Goal | BaseException, Journal | None]:
-    """Return the goal of a child process, or the reason why there is none, and the journal."""
+    """Load the goal and open the journal in a child process; return both.
+
+    An error of loading is returned in place of the goal. Without a folder the journal is None.
+    """
     # Ctrl-C is for the parent; a call that is under way ends by itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     journal = Journal(folder, identity) if folder else None
@@ -334,7 +337,7 @@ def _opened(
 def _score_in_child(
     pickled: bytes, folder: Path | None, identity: str, smiles: str | None
 ) -> Answer | None:
-    """Score a molecule in a child process, and store the answer; without one, only start."""
+    """Score a molecule in a child process and store the answer; for None, only load the goal."""
     goal, journal = _opened(pickled, folder, identity)
     if smiles is None:
         return None

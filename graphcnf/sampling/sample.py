@@ -48,8 +48,9 @@ class Exhausted(UserError):
 class SampleCounts:
     """Counts of a sample so far; its journal and the descriptions of shards keep them.
 
-    For each property that was asked for, `reached` holds the value asked, the number of written
-    molecules that have one, the sum of theirs, and that of their distances from it.
+    `reached` holds four numbers for each property that was asked for: the value asked for, the
+    number of written molecules with that property, the sum of their values, and the sum of the
+    distances of their values from the one asked for.
     """
 
     first: int = 0  # number of the first record

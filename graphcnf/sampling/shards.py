@@ -105,7 +105,10 @@ def _seal(file: Path) -> dict[str, Any]:
 
 
 def _read_shard(path: Path) -> tuple[Shard | None, str]:
-    """Return the description of a shard, or None, and what is wrong with it, or ""."""
+    """Return the description of a shard, and a text that says what is wrong with the shard.
+
+    The description is None if it cannot be used; the text is "" for an intact shard.
+    """
     name = _described(path).name
     try:
         shard = read_json(inside(path.parent, name))
@@ -127,7 +130,7 @@ def _read_shard(path: Path) -> tuple[Shard | None, str]:
 
 
 def _check(shard: Shard) -> None:
-    """Raise an error where the description of a shard cannot be true."""
+    """Raise one of the errors that `_read_shard` catches for an inconsistent description."""
     recipe, sample = shard["recipe"], range(*shard["sample"])
     counts = SampleCounts(**shard["progress"])
     records = _shard_records(sample, *shard["part"])

@@ -53,9 +53,10 @@ class Best:
 
     Attributes:
         first: metrics before the first step.
-        metrics: metrics of the evaluation that is kept, at `step`, -1 before any.
-        least: lowest headline so far.
-        worse: number of evaluations since the one that is kept.
+        metrics: metrics of the evaluation whose weights are kept.
+        step: step of that evaluation; -1 before the first one.
+        least: lowest value of the headline metric so far.
+        worse: number of evaluations since the kept one.
     """
 
     first: dict[str, float] = field(default_factory=dict)

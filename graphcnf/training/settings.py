@@ -218,7 +218,7 @@ def load_preset(name_or_path: str | Path) -> dict[str, Any]:
 
 
 def load_config(path: Path) -> dict[str, Any]:
-    """Read a configuration file; raises as `load_preset`."""
+    """Read a TOML configuration; raise `UserError` for a bad file, an unknown table or setting."""
     try:
         config = tomllib.loads(read_file(path, LARGEST_TEXT).decode())
     except UnicodeDecodeError:

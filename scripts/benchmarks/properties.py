@@ -1,7 +1,7 @@
-"""Errors of the properties that molecules are conditioned on.
+"""Conditional generation: distance of drawn molecules to the properties asked for.
 
-The protocol of FreeGress (Ninniri et al. 2024): 100 held-out molecules give the values, each of one
-property alone, and 10 molecules are drawn for each value.
+The protocol of FreeGress (Ninniri et al. 2024): the values are those of 100 held-out molecules, one
+property is conditioned on at a time, and 10 molecules are drawn for each value.
 """
 
 from __future__ import annotations

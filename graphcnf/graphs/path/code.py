@@ -18,12 +18,13 @@ from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 
 
 def depth_first_code(adjacency: Tensor, mask: Tensor, entries: int) -> tuple[Tensor, Tensor]:
-    """Return the code of the connectivity (B, N, N) of depth-first numbered graphs, (B, N, K) long.
+    """Return the code of depth-first numbered graphs, and the neighbour that each entry stands for.
 
-    Of up to K = `entries` earlier neighbours: levels stepped back, then lengths of the closures,
-    increasing, 0 for none, as for the first node and padding. Also the neighbour that each stands
-    for, (B, N, K) long, -1 for none. Raises ValueError for a graph that is not connected, not
-    numbered depth-first, or has a node with more earlier neighbours.
+    Both are (B, N, K) long, for up to K = `entries` earlier neighbours of a node. The code of a
+    node is the number of levels stepped back, then the lengths of its closures, increasing; 0 for
+    none, and for the first node and padding. Neighbours are -1 for none. Raises ValueError for a
+    graph that is not connected, not numbered depth-first, or has a node with more earlier
+    neighbours.
     """
     batch, nodes = mask.shape
     number = torch.arange(nodes, device=mask.device)

@@ -145,7 +145,10 @@ class PathNetwork(Network):
         return self.path(channels.flatten(1)) + self.joined(torch.cat(parts, -1))
 
     def channels(self, codes: Tensor, around: Tensor, tables: Tables) -> Tensor:
-        """Return channels (R, level width) of levels from codes (R,) and neighbours (R, K)."""
+        """Return channels (R, level width) of R levels of paths.
+
+        The levels have `codes` (R,), see `level_codes`, and neighbours (R, K), see `Path.around`.
+        """
         pairs = around // CATEGORIES * self.cardinalities[2] + around % CATEGORIES
         return F.embedding(codes, tables.levels) + self.neighbours(pairs[:, :NEIGHBOURS])
 
@@ -168,13 +171,19 @@ class PathNetwork(Network):
         return self.blocks(h, bias)
 
     def conditioned(self, conditions: Tensor, added: Tensor) -> Tensor:
-        """Return channels (B, M, C) of conditions (B, P), less the shares `added` (B, M, P)."""
+        """Return channels (B, M, C) for M nodes of graphs with conditions (B, P).
+
+        `added` (B, M, P) are the shares of the conditions that the nodes before each have added.
+        """
         assert self.conditions is not None and self.shares is not None
         conditions = conditions.to(self.initial.dtype)
         return self.conditions(conditions)[:, None] + self.shares(conditions, added)
 
     def added(self, x: Tensor, path: Path) -> Tensor:
-        """Return the shares (R, P) of conditions that nodes x (R, V) after R paths have."""
+        """Return the shares (R, P) of the conditions that nodes x (R, V) add to R paths.
+
+        Raises ValueError if the model was trained without conditions.
+        """
         if self.shares is None:
             raise ValueError("this model was trained without conditions")
         return self.shares.of(x, path.links(x))

@@ -24,7 +24,7 @@ NODE, CATEGORY, USED, DEGREE, RING = range(5)  # rows of the tables of a `Path`
 
 
 def hashed(key: Tensor, value: Tensor) -> Tensor:
-    """Return the hash of a sequence whose hash so far is `key` and that `value` continues."""
+    """Return the hash of a sequence with last entry `value`, given the hash `key` of the rest."""
     return (key * HASH_MULTIPLIER + value) % HASH_MODULUS
 
 
@@ -163,10 +163,11 @@ class Path:
 
 
 def _neighbours(category: Tensor, linked: Tensor, ends: Tensor, later: Tensor) -> Tensor:
-    """Return the neighbours of every node in the end as `Path.around`, in the order they come.
+    """Return the neighbours of every node once all are placed, in the format of `Path.around`.
 
-    Of nodes of a `category` (B, N), with edges `linked` (B, N, E, category plus 1, 0 for none) to
-    the earlier nodes `ends` (N for none); `later` [j, i] says whether j > i has one to i.
+    Nodes have a `category` (B, N), and edges to earlier nodes: `linked` (B, N, E) are their
+    categories plus 1 (0 for none), `ends` (B, N, E) the earlier nodes (N for none). `later` [j, i]
+    is 1 if node j > i has an edge to i. Neighbours stand in the order in which their edges come.
     """
     batch, nodes, _ = linked.shape
     own = (linked > 0).long()
@@ -184,7 +185,7 @@ def _neighbours(category: Tensor, linked: Tensor, ends: Tensor, later: Tensor) -
 
 
 def level_codes(tables: Tensor) -> Tensor:
-    """Return the tables (5, ...) of a `Path` at some places as one number, 0 for no level."""
+    """Return one number (...) for each level from its `Path.tables` (5, ...); 0 for no level."""
     node, category, used, degree, ring = tables
     code = category * SUMS + used.clamp(max=SUMS - 1)
     code = (code * DEGREES + degree.clamp(max=DEGREES - 1)) * 2 + ring + 1
