@@ -19,6 +19,7 @@ from functools import cache, partial
 
 import numpy as np
 from rdkit import Chem, rdBase
+from rdkit.Chem import rdqueries
 
 from graphcnf.errors import UserError
 from graphcnf.limits import MAX_NODES
@@ -45,6 +46,26 @@ class UnparsableSmiles(MoleculeNotRepresentable):
     """RDKit does not read it."""
 
 
+def _any_of(*queries: Chem.QueryAtom) -> Chem.QueryAtom:
+    """Return a query for atoms that meet any of several, which is faster than a loop."""
+    for other in queries[1:]:
+        queries[0].ExpandQuery(other, Chem.CompositeQueryType.COMPOSITE_OR)
+    return queries[0]
+
+
+_BEYOND = rdqueries.AtomNumGreaterQueryAtom(LAST_ELEMENT)
+_LABELLED = _any_of(
+    rdqueries.IsotopeGreaterQueryAtom(0),
+    rdqueries.HasPropQueryAtom("molAtomMapNumber"),
+    rdqueries.AtomNumEqualsQueryAtom(1),
+)
+_NO_CATEGORY = _any_of(
+    rdqueries.AtomNumEqualsQueryAtom(0),
+    rdqueries.AtomNumGreaterQueryAtom(LAST_ELEMENT),
+    rdqueries.NumRadicalElectronsGreaterQueryAtom(0),
+)
+
+
 def quiet() -> AbstractContextManager:
     """Context without RDKit's log messages."""
     return rdBase.BlockLogs()
@@ -66,8 +87,8 @@ def _read(text: str, kind: str, error: type[Exception], read: Callable) -> Chem.
         raise error(f"not a {kind} that RDKit accepts: {shown}")
     if not mol.GetNumAtoms():
         raise error(f"not a {kind}: no atoms in {shown}")
-    if (number := max(atom.GetAtomicNum() for atom in mol.GetAtoms())) > LAST_ELEMENT:
-        raise error(f"no element has the atomic number {number}: {shown}")
+    for atom in mol.GetAtomsMatchingQuery(_BEYOND):
+        raise error(f"no element has the atomic number {atom.GetAtomicNum()}: {shown}")
     return mol
 
 
@@ -100,7 +121,7 @@ def without_stereo(mol: Chem.Mol) -> Chem.Mol:
     """Return a copy of a sanitized molecule without stereo, isotopes, atom numbers, hydrogens."""
     mol = Chem.Mol(mol)
     hydrogens = False
-    for atom in mol.GetAtoms():
+    for atom in mol.GetAtomsMatchingQuery(_LABELLED):
         atom.SetIsotope(0)
         atom.SetAtomMapNum(0)
         hydrogens |= atom.GetAtomicNum() == 1
@@ -170,16 +191,13 @@ def named_graph(
         raise MoleculeNotRepresentable(
             f"{count} separate fragments, a molecule needs to be connected"
         )
-    for atom in mol.GetAtoms():
+    for atom in mol.GetAtomsMatchingQuery(_NO_CATEGORY):
         number, symbol = atom.GetAtomicNum(), atom.GetSymbol()
         if not number:
             raise MoleculeNotRepresentable(f"{symbol} is no element")
         if number > LAST_ELEMENT:
             raise MoleculeNotRepresentable(f"no element has the atomic number {number}")
-        if atom.GetNumRadicalElectrons():
-            raise MoleculeNotRepresentable(
-                f"radical at {symbol}, which implicit hydrogens would fill"
-            )
+        raise MoleculeNotRepresentable(f"radical at {symbol}, which implicit hydrogens would fill")
     smiles = canonical_smiles(mol)
     mol = _canonical(smiles)
     rows = []
