@@ -35,7 +35,7 @@ INDEX = Path(__file__).parent / "zinc250k_rows.json"
 """Held-out rows and categories, written by `write_index`."""
 
 CHECKED = 500
-"""Rows that another version of RDKit than the index's must write as that one did."""
+"""Rows that are compared if the installed RDKit is not the version that wrote the index."""
 
 
 def zinc250k_source() -> Path:

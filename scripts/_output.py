@@ -131,7 +131,7 @@ def written_kind(draw: Draw) -> str:
 
 
 def table_kind(out: Path | None, as_csv: bool, as_json: bool) -> str:
-    """Return "md", "csv" or "json", as the flags or else the name of the file say.
+    """Return "md", "csv" or "json": the flag, or else the suffix of the file.
 
     Raises:
         typer.BadParameter: They contradict each other, or the file has another suffix.

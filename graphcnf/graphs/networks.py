@@ -89,7 +89,7 @@ def condition_tables(names: Sequence[str], values: np.ndarray) -> list[dict[str,
 
 
 def partly_known(values: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Return values (B, P), some NaN: every number of known ones is equally frequent."""
+    """Hide some of the values (B, P) as NaN; every number of known ones is equally likely."""
     known = random.random(values.shape) < random.random((len(values), 1))
     known &= random.random((len(values), 1)) >= UNCONDITIONAL
     return np.where(known, values, np.nan)

@@ -93,9 +93,9 @@ def charge_states(smiles: Iterable[str]) -> frozenset[str]:
 
 
 def _unusual_groups(mol: Chem.Mol, states: frozenset[str]) -> list[str]:
-    """Return the groups of a molecule in another charge state, as "neutral amine".
+    """Return the groups of a molecule in an unusual charge state, as "neutral amine".
 
-    Of several bases, one charged one is as many as are expected.
+    A molecule with several bases is usual if one of them is charged.
     """
     found = []
     for group in GROUPS:

@@ -381,7 +381,7 @@ def frame_of(mol: Chem.Mol) -> tuple[Frame, list[int]]:
 
 
 def frame_as_written(smiles: str, plain: Chem.Mol) -> tuple[Frame, list[int]]:
-    """Return what `frame_of` does, of a stereo-free molecule that RDKit has just written."""
+    """Return the result of `frame_of` for a molecule without marks that was just written."""
     order = json.loads(plain.GetProp("_smilesAtomOutputOrder"))
     plain = Chem.RenumberAtoms(plain, order)
     return Frame(smiles, plain, _find_elements(plain)), order

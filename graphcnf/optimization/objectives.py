@@ -417,7 +417,7 @@ def _named(score: str, folder: Path) -> Callable:
 
 
 def _of_both(score: Callable) -> Callable[[Chem.Mol, str], Any]:
-    """Return a function of molecule and SMILES, of which the score wants one."""
+    """Return `score` as a function of molecule and SMILES; it gets the one that it takes."""
     first = None
     with suppress(TypeError, ValueError):  # built in
         first = next(iter(inspect.signature(score).parameters.values()), None)

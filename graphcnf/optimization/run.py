@@ -85,8 +85,9 @@ class OptimizationResult:
     def to_frame(self, best: int | None = None, *, diverse: bool = False) -> pd.DataFrame:
         """Return the `best` molecules, best first, or every call in order.
 
-        Where `diverse`, of each cluster of the `CLUSTERED` best the first one alone.
-        Columns: `call` (from 1), `smiles`, `score`, one per objective, `source`, of all `error`.
+        With `diverse`, the `CLUSTERED` best are clustered, and only the best of a cluster stays.
+        Columns: `call` (from 1), `smiles`, `score`, one per objective, `source`; `error` for every
+        call.
         """
         rows = [{"smiles": a.smiles, "score": a.score, **a.values} for a in self.answers]
         frame = pd.DataFrame(rows, columns=None if rows else ["smiles", "score"])

@@ -135,7 +135,7 @@ def offspring(
 
 
 def isomer(smiles: str, random: Random) -> str | None:
-    """Return a molecule with another mark at one stereo element, None for one without elements."""
+    """Return the SMILES with another mark at one random stereo element, None if it has none."""
     frame, code = encode(parse(smiles))
     if not code:
         return None

@@ -39,7 +39,7 @@ ShardFile = tuple[Path, Shard]
 
 
 def _shard_records(sample: range, number: int, parts: int) -> range:
-    """Return the records of a shard; no block of them is drawn for two."""
+    """Return the records of a shard; shards share no block."""
     if not 1 <= number <= parts:
         raise ValueError
     blocks = block_count(sample)
