@@ -86,8 +86,8 @@ class OptimizationResult:
         """Return the `best` molecules, best first, or every call in order.
 
         With `diverse`, the `CLUSTERED` best are clustered, and only the best of a cluster stays.
-        Columns: `call` (from 1), `smiles`, `score`, one per objective, `source`; `error` for every
-        call.
+        Columns: `call` (from 1), `smiles`, `score`, one per objective, `source`, and without `best`
+        also `error`.
         """
         rows = [{"smiles": a.smiles, "score": a.score, **a.values} for a in self.answers]
         frame = pd.DataFrame(rows, columns=None if rows else ["smiles", "score"])
