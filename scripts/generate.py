@@ -155,7 +155,7 @@ def generate(
     from graphcnf.sampling.shards import shards_of
 
     if not network.is_raw:
-        say("note: valency check on: bonds that do not fit are drawn again (not with --no-support)")
+        say(f"note: {network.steps.check} on (not with --no-support)")
     targets = conditions_of(network, dict(wanted or ()))
     for sentence in outside_training(targets, network.conditions) if targets else ():
         say(f"note: {sentence}")

@@ -114,7 +114,7 @@ class GraphAFModel(GraphModel):
 
     measured = ("edge_weights", "largest_sums")
     rules = {"largest_sums": None}
-    redraws = True
+    check = "valency check"
 
     weights: Tensor
     sums: Tensor

@@ -226,7 +226,8 @@ class AutoregressiveCoupling(Bijection):
 
             def choose(at, logits, hidden, own=own, u=own_u, here=here, lower=lower, log_p=log_p):
                 value, below, log_width = locate(logits, u[at])
-                value = self.network.settle(hidden, value)
+                if not ends:  # The inverse is that of the density, without the rules.
+                    value = self.network.settle(hidden, value)
                 if ends:
                     lower[at], log_p[at] = below, log_width
                 if each:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -19,12 +20,13 @@ from graphcnf.graphs.isomorphism import canonicalise
 from graphcnf.graphs.model import GraphModel, model_class
 from graphcnf.graphs.path.network import PathNetwork
 from graphcnf.graphs.record_blocks import BATCH, RecordNoise
+from graphcnf.limits import LARGEST_ORDERS, check_integer
 
 MOST = 255
 """Largest number of labels, of nodes and of edges."""
 
 NETWORK = {"width": 96, "layers": 3, "head_width": 64, "table_rows": 1024}
-"""Arguments of networks along a path, for graphs that fit less than a molecule model's data."""
+"""Defaults of networks along a path, smaller than for molecules."""
 
 Triple = tuple[list, list, list]
 """Node labels, edges as pairs of node numbers, edge labels."""
@@ -47,7 +49,15 @@ class GraphCodec:
     flow_class = GraphCNF
     headline = "bits_per_node"
     settings = {"batch_size": 32}
-    fixed = ("graphs", "node_categories", "bond_categories", "code", "max_nodes", "targets")
+    fixed = (
+        "graphs",
+        "node_categories",
+        "bond_categories",
+        "code",
+        "max_nodes",
+        "connected",
+        "planar",
+    )
 
     nodes: list
     edges: list
@@ -57,7 +67,7 @@ class GraphCodec:
 
     @property
     def model(self) -> type[GraphModel]:
-        """Class of the graph model, for its first order; UserError where there is none."""
+        """Class of the graph model; UserError for an unknown name."""
         return model_class(self.architecture, None)
 
     @property
@@ -131,24 +141,31 @@ class GraphCodec:
                 if -1 in codes[-1]:
                     unknown = given[int((codes[-1] < 0).argmax())]
                     reason = f"the {what} label {unknown!r}, which no training graph has"
+            if not nodes:
+                reason = "no nodes"
             if reason is None:
                 try:
                     graph = PackedGraphs.from_lists([(codes[0], edges, codes[1])])
-                    parts.append(canonicalise(graph) if ordered else graph)
+                    if not ordered:
+                        parts.append(graph)
+                    elif GraphBatch.collate(graph).connected().all():
+                        parts.append(canonicalise(graph))
+                    else:
+                        reason = 'not connected: network={"architecture": "growth"} learns these'
                 except ValueError as error:
                     reason = str(error).removeprefix("graph 0: ").removeprefix("graph 0 ")
-                    if ordered:
-                        reason += ' (network={"architecture": "growth"} takes any graph)'
             reasons.append(reason)
         packed = PackedGraphs.concatenate(parts)
         if flow is None:
             return packed, reasons
-        known = packed.node_counts <= flow.max_nodes
+        large = packed.node_counts > flow.max_nodes
+        known = ~large
         for chosen in chunked(range(len(packed)), BATCH):
             known[chosen] &= flow.steps.knows(GraphBatch.collate(packed, chosen)).numpy()
         numbers = [number for number, reason in enumerate(reasons) if reason is None]
         for k in np.flatnonzero(~known):
-            reasons[numbers[k]] = f"more nodes than the model knows, or {flow.steps.unknown}"
+            reason = f"more than the {flow.max_nodes} nodes that the model knows"
+            reasons[numbers[k]] = reason if large[k] else flow.steps.unknown
         return packed.subset(known), reasons
 
     def decode(self, graphs: PackedGraphs) -> list:
@@ -183,9 +200,14 @@ class GraphCodec:
 
     def log_prob(self, flow: GraphCNF, batch: GraphBatch, orders: int = 1) -> torch.Tensor:
         """Return lower bounds on the log-likelihoods, (B,) nats in float64."""
-        several = {"orders": orders} if flow.ordered else {"samples": orders}
-        noise = None if flow.ordered or orders > 1 else RecordNoise(0, [0] * len(batch))
-        value = flow.log_prob(batch, noise=noise, **several).cpu().double()
+        if flow.ordered:
+            value = flow.log_prob(batch, orders=orders)
+        else:
+            check_integer("orders", orders, 1, LARGEST_ORDERS)
+            noise = (RecordNoise(k, [0] * len(batch)) for k in range(orders))
+            draws = torch.stack([flow.log_prob(batch, noise=own) for own in noise])
+            value = draws.logsumexp(0) - math.log(orders)
+        value = value.cpu().double()
         return value + flow.size_log_prob(batch.sizes).cpu().double()
 
     def draw(self, flow: GraphCNF, count: int, **options) -> PackedGraphs:

@@ -223,7 +223,7 @@ class CategoricalModel(nn.Module):
     @classmethod
     def _build(cls, x, seed, held_out, network, **described) -> tuple[CategoricalModel, Any]:
         check_seed(seed)
-        codec = _codec_for(x, (network or {}).get("architecture"), **described)
+        codec = _codec_for(x, network.get("architecture"), **described)
         data = _all_encoded(codec, x)
         network = {name: plain(value) for name, value in network.items()}
         check("network", network, *codec.arguments, fixed=codec.fixed)
@@ -287,9 +287,11 @@ class CategoricalModel(nn.Module):
         """Return log-likelihoods, (M,) nats, with the length of a sequence or size of a graph.
 
         They are exact, except for graphs: those are lower bounds, for one numbering of the nodes,
-        or for so many `orders` (see `GraphCNF.log_prob`). Of a table, the density is that of one
-        order of the columns, from which `sample` draws as well; `orders` gives the mean of the
-        densities of several. A missing entry of a table is marginalised, unless it is a category.
+        or for so many `orders` (see `GraphCNF.log_prob`). Of models without an order, such as
+        "growth", they are those of a graph with numbered nodes: log(n! / |Aut|) less. Of a table,
+        the density is that of one order of the columns, from which `sample` draws as well; `orders`
+        gives the mean of the densities of several. A missing entry of a table is marginalised,
+        unless it is a category.
         An item with probability 0 has -inf; `reasons` says why.
 
         Args:
@@ -506,7 +508,7 @@ def _all_encoded(codec: Codec, x, flow=None) -> Any:
 
 
 def _codec_for(x, architecture=None, bins=None, node_label=None, edge_label=None) -> Codec:
-    """Return the codec for data of this type, of graphs for a graph model of this name."""
+    """Return the codec for data of this type; `architecture` is that of a graph model."""
     from torch_geometric.data import Data
 
     if bins is not None and not isinstance(x, pd.DataFrame):

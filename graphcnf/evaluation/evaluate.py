@@ -445,7 +445,7 @@ def _evaluate_model(
         **_held_out_figures(model, dataset, drawn, notes),
         "temperature": drawn.temperature,
         "seed": seeds[0] if len(seeds) == 1 else ",".join(map(str, seeds)),
-        "decoding": "argmax" if model.is_raw else "argmax, valency check",
+        "decoding": "argmax" if model.is_raw else f"argmax, {model.steps.check}",
         "reference": source,
         "architecture": model.config["architecture"],
         "parameters": sum(p.numel() for p in model.parameters()),

@@ -219,7 +219,7 @@ class GraphBatch:
         return self.bonds > 0
 
     def connected(self) -> Tensor:
-        """Return which graphs hang together, (B,) bool."""
+        """Return which graphs are connected, (B,) bool."""
         reached = torch.zeros_like(self.mask)
         reached[:, :1] = True
         for _ in range(self.mask.shape[1]):

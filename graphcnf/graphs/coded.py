@@ -45,7 +45,7 @@ class CodedModel(GraphModel):
         parts = self.flow.flow.log_probs(self.code.encode(batch), context).sum(1)
         own = [self.code.role(k) for k in range(parts.shape[1])]
         places = {s: [k for k, role in enumerate(own) if role in STEPS[s]] for s in STEPS}
-        return {s: Bound.exact(parts[:, place].sum(1)) for s, place in places.items()}
+        return {s: Bound.exact(parts[:, place].sum(1)) for s, place in places.items() if place}
 
     def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
         """Return latents of the base space, (B, N, V)."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -24,24 +25,38 @@ from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 from graphcnf.graphs.coded import RandomOrder
 from graphcnf.graphs.model import graph_model
 
-# Counts around an edge that is to be decided, see `GrowingGraphs.counts`, and the smallest and the
-# largest value of each that are told apart.
-DEGREE, FREE, LINKED, OPEN, OVER_TWO, EDGES, PIECES = range(7)
+# Features of a candidate for an edge, see `GrowingGraphs.counts`, and the range of each, to which
+# it is clamped.
+DEGREE, OPEN_DEGREE, COMMON, OPEN_COMMON, TWO_STEPS, EDGES, PIECES = range(7)
 RANGES = ((0, 31), (0, 7), (0, 11), (0, 7), (0, 6), (0, 15), (-4, 7))
-# Two counts together are a category, and so are all of these up to some values.
-COUNTED = ((DEGREE, FREE), (EDGES, LINKED), (EDGES, OPEN), (EDGES, OVER_TWO), (EDGES, PIECES))
-TOGETHER = ((FREE, 4), (LINKED, 3), (OPEN, 3), (OVER_TWO, 3), (EDGES, 4), (PIECES, 2))
+# Pairs of features with an embedding each. All of `TOGETHER`, clamped from 0 to these values, share
+# one more.
+COUNTED = (
+    (DEGREE, OPEN_DEGREE),
+    (EDGES, COMMON),
+    (EDGES, OPEN_COMMON),
+    (EDGES, TWO_STEPS),
+    (EDGES, PIECES),
+)
+TOGETHER = (
+    (OPEN_DEGREE, 4),
+    (COMMON, 3),
+    (OPEN_COMMON, 3),
+    (TWO_STEPS, 3),
+    (EDGES, 4),
+    (PIECES, 2),
+)
 SHARED = 4  # nodes that two others may both have edges to, for the biases of attention
 CELLS = 2**24  # pairs of nodes whose features are computed at once
 
 
 def most_edges_first(adjacency: Tensor, sizes: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-    """Return random orders of graphs (B, N, N) in which the next node has the most edges.
+    """Return random orders of graphs (B, N, N) by maximum cardinality search.
 
-    Edges to the nodes before count, then, where they are as many, edges among the ends of these.
-    Among nodes alike in that, `uniforms` (B, N, N or more) decide: of place t entry [b, i, t]. New
-    node i is old node `order[i]`, (B, N) long, padding last. Also returns the log-probabilities
-    (B,) of the orders.
+    The next node is one with the most edges to earlier nodes; among those, one with the most edges
+    between these neighbours; among those, for place t the one with the least `uniforms[b, i, t]`,
+    which are (B, N, N or more). New node i is old node `order[i]`, (B, N) long, padding last. Also
+    returns the log-probabilities (B,) of the orders.
     """
     batch, nodes = adjacency.shape[:2]
     rows, links = torch.arange(batch, device=adjacency.device), adjacency.double()
@@ -91,11 +106,11 @@ class RowCode:
     def decode(self, x: Tensor, mask: Tensor) -> GraphBatch:
         """Return the graphs (B, N) of categories x (B, N, V)."""
         x = torch.where(mask[..., None], x, 0)
-        bonds = rows(x)
+        bonds = edges_of(x)
         return GraphBatch(x[..., 0], bonds + bonds.mT, mask)
 
 
-def rows(x: Tensor) -> Tensor:
+def edges_of(x: Tensor) -> Tensor:
     """Return the edges plus 1 of each node to those before, (B, N, N) long, of x (B, N, V)."""
     number = torch.arange(x.shape[1], device=x.device)
     back = (number[:, None] - number).clamp(min=0)
@@ -103,16 +118,16 @@ def rows(x: Tensor) -> Tensor:
 
 
 class GrowingGraphs:
-    """M graphs that a node joins each, and its edges so far; N is the largest number of nodes.
+    """M partial graphs of up to N nodes, each with a new node and its edges so far.
 
     Attributes:
         links: Edges of the graphs, (M, N, N) bool.
         open: Those that lie in fewer than two triangles, (M, N, N) bool.
         number: Nodes of the graphs, (M,) long.
         joined: Ends of the new node's edges, (M, N) bool.
-        reached: How many of them have an open edge to each node, (M, N) long.
+        reached: Number of `joined` nodes with an open edge to each node, (M, N) long.
         edges: Edges of the new node, (M,) long.
-        pieces: These minus the open edges between their ends, (M,) long.
+        pieces: `edges` minus the open edges among `joined`, (M,) long.
     """
 
     def __init__(self, links: Tensor, number: Tensor):
@@ -130,19 +145,20 @@ class GrowingGraphs:
         self.reached[at] += self.open[at, far]
 
     def counts(self, at: Tensor, far: Tensor) -> list[Tensor]:
-        """Return the counts of `RANGES`, (R,) long each, of nodes `far` (R,) of graphs `at` (R,).
+        """Return the features of `RANGES`, (R,) long each, of nodes `far` (R,) of graphs `at` (R,).
 
-        Their edges and open edges; how many ends of the new node's edges have an edge to them, an
-        open edge, and ways over two open edges and a node before them; its edges and pieces.
+        Degree and open degree of `far`; number of `joined` nodes with an edge to it, with an open
+        edge, and of open two-step paths from them over a node before it; edges and pieces of the
+        new node.
         """
-        links, free, reached = self.links[at, far], self.open[at, far], self.reached[at]
+        links, open_edges, reached = self.links[at, far], self.open[at, far], self.reached[at]
         before = torch.arange(links.shape[1], device=far.device) < far[:, None]
         return [
             links.sum(-1),
-            free.sum(-1),
+            open_edges.sum(-1),
             (links & self.joined[at]).sum(-1),
             reached.gather(1, far[:, None])[:, 0],
-            (reached * (free & before)).sum(-1),
+            (reached * (open_edges & before)).sum(-1),
             self.edges[at],
             self.pieces[at],
         ]
@@ -170,15 +186,14 @@ class NewNodes:
 class GrowthNetwork(Network):
     """Probabilities of the edges of each node to those before.
 
-    Causal attention over the nodes says what has grown, biased by distance in the order, edges and
-    shared neighbours. An edge is decided by the channels of both nodes and of the ends so far, and
-    by counts around them in the graph as it is, see `GrowingGraphs.counts`.
+    Causal attention over the nodes encodes the partial graph, biased by distance in the order,
+    edges and shared neighbours. An edge is decided by the channels of both nodes and of the ends so
+    far, and by counts in the partial graph, see `GrowingGraphs.counts`.
 
     Attention blocks have `layers`, `heads`, `width` channels and `expansion` times as many in the
     feed-forward part; an edge is read out with `head_width`. With `connected`, every node but the
-    first has an edge. With `planar`, drawing leaves out an edge with which a graph could not be
-    drawn in the plane; the density knows nothing of that. Raises ValueError for a `dropout` outside
-    [0, 1).
+    first has an edge. With `planar`, drawing drops edges that would make a graph non-planar; the
+    density does not include this rule. Raises ValueError for a `dropout` outside [0, 1).
     """
 
     starts: Tensor
@@ -257,7 +272,7 @@ class GrowthNetwork(Network):
         return self.by_distance.t()[back] + self.by_link.t()[kind]
 
     def new_nodes(self, grown: GrowingGraphs, nodes: Tensor, graph: Tensor, h: Tensor) -> NewNodes:
-        """Return nodes none of whose variables is decided, of graphs with channels h (M, C)."""
+        """Return the state of new nodes before their first variable, given channels h (M, C)."""
         own = self.as_graph(h)
         at = torch.arange(len(h), device=h.device)
         return NewNodes(grown, nodes, graph, at, h, own, torch.zeros_like(own))
@@ -267,30 +282,35 @@ class GrowthNetwork(Network):
         mask: Any = context.mask
         x = torch.where(mask[..., None], x, 0)
         size, sizes = mask.shape[1], mask.sum(1)
-        bonds = rows(x)
+        bonds = edges_of(x)
         earlier, links = bonds > 0, bonds + bonds.mT > 0
-        graph, place = mask.nonzero(as_tuple=True)
         number = torch.arange(size, device=mask.device)
-        h, parts = self.initial.new_zeros(*mask.shape, len(self.initial)), []
-        for own in torch.arange(len(graph), device=graph.device).split(max(1, CELLS // size**2)):
-            at = graph[own], place[own]
-            before = number < at[1][:, None]
-            grown = GrowingGraphs(links[at[0]] & before[:, None] & before[..., None], at[1])
-            parts.append((at, grown))
+
+        each = [t.split(max(1, CELLS // size**2)) for t in mask.nonzero(as_tuple=True)]
+        parts = list(zip(*each, strict=True))
+
+        @lru_cache(maxsize=4)  # All of a large batch might not fit into memory.
+        def before(part: int) -> GrowingGraphs:
+            graph, place = parts[part]
+            real = number < place[:, None]
+            return GrowingGraphs(links[graph] & real[:, None] & real[..., None], place)
+
+        h = self.initial.new_zeros(*mask.shape, len(self.initial))
+        for k, at in enumerate(parts):
             ends = earlier[at].float()
-            inner = torch.einsum("mi,mij,mj->m", ends, grown.open.tril(-1).float(), ends)
-            edges = ends.sum(-1).long()
-            h = h.index_put(
-                at, self.inputs(x[at], at[1], sizes[at[0]], edges, edges - inner.long())
-            )
+            among = before(k).open.tril(-1).float()
+            edges = ends.sum(-1)
+            pieces = edges - torch.einsum("mi,mij,mj->m", ends, among, ends)
+            given = x[at], at[1], sizes[at[0]], edges.long(), pieces.long()
+            h = h.index_put(at, self.inputs(*given))
         back = (number[:, None] - number).clamp(min=0)
         bias = self.biases(earlier, _shared(earlier, links), back).movedim(-1, 1)
         bias = bias.masked_fill(number > number[:, None], HIDDEN)
         h = self.norm(self.blocks(self.dropout(h), bias))
         nodes = self.as_node(h)
         h = torch.cat([self.initial.expand(len(h), 1, -1).to(h), h[:, :-1]], 1)
-        for at, grown in parts:
-            yield Step(at, self.new_nodes(grown, nodes, at[0], h[at]))
+        for k, at in enumerate(parts):
+            yield Step(at, self.new_nodes(before(k), nodes, at[0], h[at]))
 
     def start(self, context: Context) -> GrowthState:
         """Return the state before the first node of every graph."""
@@ -341,13 +361,13 @@ class GrowthNetwork(Network):
         return NewNodes(grown, hidden.nodes, graph, at[kept], h, own, ends, k + 1), kept
 
     def settle(self, hidden: NewNodes, x: Tensor) -> Tensor:
-        """Leave out edges x (M,) with which graphs could not be drawn in the plane, if planar."""
+        """Drop drawn edges x (M,) that would make a graph non-planar, if `planar`."""
         if not self.planar or not hidden.decided:
             return x
         import networkx as nx  # Other models do without: it takes a while.
 
         grown, x = hidden.grown, x.clone()
-        # A first edge crosses no other.
+        # A first edge keeps a graph planar.
         for k in ((x > 0) & (grown.edges[hidden.at] > 0)).nonzero()[:, 0].tolist():
             at = hidden.at[k]
             number = int(grown.number[at])
@@ -427,8 +447,8 @@ class GrowthModel(RandomOrder):
 
     measured = ("connected", "planar")
     rules = {"planar": False}
-    redraws = True
-    unknown = "parts without an edge between them, which no training graph has"
+    check = "planarity check"
+    unknown = "not connected, as all training graphs are"
     draw_order = staticmethod(most_edges_first)
 
     def __init__(
@@ -457,22 +477,25 @@ class GrowthModel(RandomOrder):
         """Return whether all graphs are connected and, with `support`, all planar."""
         import networkx as nx
 
-        every = [nx.Graph() for _ in range(len(graphs))]
-        for k, graph in enumerate(every):
+        connected = all(bool(batch.connected().all()) for batch in GraphBatch.chunks(graphs))
+
+        def planar(k: int) -> bool:
             types, edges, _ = graphs.graph(k)
-            graph.add_nodes_from(range(len(types)))
-            graph.add_edges_from(edges.tolist())
-        planar = options.get("support", True) and all(nx.check_planarity(g)[0] for g in every)
-        return {"connected": all(map(nx.is_connected, every)), "planar": planar}
+            # A graph that is not planar has four independent rings or more.
+            few = connected and len(edges) - len(types) < 3
+            return few or nx.check_planarity(nx.Graph(edges.tolist()))[0]
+
+        checked = options.get("support", True) and all(map(planar, range(len(graphs))))
+        return {"connected": connected, "planar": checked}
 
     def knows(self, batch: GraphBatch) -> Tensor:
         """Return which graphs are connected, or any where the model knows others, (B,) bool."""
-        there = batch.mask.any(1)
-        return there & batch.connected() if self.network.connected else there
+        real = batch.mask.any(1)
+        return real & batch.connected() if self.network.connected else real
 
     def notes(self, rules: bool) -> list[str]:
         """Return footnotes on connected and planar graphs."""
         notes = ["connected: every node but the first has an edge."] * self.network.connected
         if rules:
-            notes.append("planar: an edge that no plane drawing could have is left out.")
+            notes.append("planar: edges that would make a graph non-planar are left out.")
         return notes

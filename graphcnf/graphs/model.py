@@ -44,7 +44,7 @@ class GraphModel(nn.Module, ABC):
     orders: ClassVar[tuple[str, ...]] = ("canonical",)  # those of `ORDERS` that it goes with
     measured: ClassVar[tuple[str, ...]] = ()  # arguments that `measure` returns
     rules: ClassVar[Mapping[str, Any]] = {}  # arguments that leave out what is not learned
-    redraws: ClassVar[bool] = False  # True where rules are a check while drawing
+    check: ClassVar[str] = ""  # name of the check that rules do while drawing, if they do
     parallel: ClassVar[bool] = False  # True where evaluations have a bound, whatever the size
     supports_fragments: ClassVar[bool] = False  # True where graphs grow around fragments
     takes_conditions: ClassVar[bool] = False  # True where the constructor takes `conditions`
@@ -132,7 +132,7 @@ def graph_model(name: str) -> Callable[[AnyModel], AnyModel]:
 
 def model_class(architecture: str, order: str | None = "canonical") -> type[GraphModel]:
     """Return the class of a graph model for an order, None for any; UserError: there is none."""
-    if architecture not in GRAPH_MODELS:
+    if not isinstance(architecture, str) or architecture not in GRAPH_MODELS:
         raise UserError(
             f"architecture must be the name of a graph model, got {architecture!r}"
             f"{suggest(str(architecture), list(GRAPH_MODELS))}"
@@ -159,8 +159,8 @@ class GraphCNF(nn.Module):
             "growth" (node by node, for graphs of any kind), "pairs" (one latent per pair of nodes,
             the paper's three steps), or another one that `graph_model` has registered.
         order: "canonical" if graphs come in a canonical node order that the networks may use,
-            "none" for a model that is invariant to it: "unordered" and "growth" need it, "pairs"
-            takes both.
+            "none" for a model that is invariant to it: "unordered" and "growth" need "none",
+            "pairs" takes both.
         steps: Arguments of the graph model, such as `PathModel`.
 
     Attributes:
@@ -280,7 +280,7 @@ class GraphCNF(nn.Module):
     @property
     def is_raw(self) -> bool:
         """False where a rule of the model draws again what breaks it."""
-        return not (self.steps.redraws and self.has_rules)
+        return not (self.steps.check and self.has_rules)
 
     def _checked(self, batch: GraphBatch) -> GraphBatch:
         steps = self.config["steps"]

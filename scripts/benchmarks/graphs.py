@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +23,15 @@ from graphcnf.discrete import CategoricalModel
 from graphcnf.errors import UserError, say, suggest
 from graphcnf.evaluation.formats import Column, number, percent, text
 from graphcnf.scripts._options import option
-from graphcnf.scripts.benchmarks.runner import Folder, Minutes, Out, Samples, Seed, published, write
+from graphcnf.scripts.benchmarks.runner import (
+    Minutes,
+    Out,
+    Samples,
+    Seed,
+    check_minutes,
+    published,
+    write,
+)
 
 TRAINING, VALIDATION = 128, 32
 NODES = 64  # of a planar graph
@@ -30,6 +39,7 @@ BLOCKS, IN_BLOCK = (2, 5), (20, 40)  # fewest and most blocks, and nodes in one
 INSIDE, BETWEEN = 0.3, 0.005  # probabilities of an edge in a block and between two
 SETTINGS: dict[str, dict[str, Any]] = {"planar": {"batch_size": 16}, "blocks": {"batch_size": 8}}
 RATE = 2e-3  # learning rate
+PENALTY = 20  # of a block, in log N nats
 
 
 def graphs(
@@ -40,7 +50,9 @@ def graphs(
     seed: Seed = 0,
     minutes: Minutes = 60,
     samples: Samples = 100,
-    folder: Folder = Path("runs/graphs"),
+    folder: Annotated[Path, option("Folder of the runs; finished ones are kept.")] = Path(
+        "runs/graphs"
+    ),
     picture: Annotated[Path | None, option("Also draw some graphs: .png or .svg.")] = None,
     out: Out = None,
 ) -> None:
@@ -68,11 +80,12 @@ def graphs(
                 **SETTINGS[kind],
             )
         model = CategoricalModel.from_pretrained(place)
-        other = [make(random) for _ in range(samples)]
-        drawn = {"new graphs of the data": other, "GraphCNF": model.sample(samples, seed=seed)}
+        check_minutes(place, model.flow.metadata["training"]["minutes"], minutes)
+        drawn = {"data, drawn anew": [make(random) for _ in range(samples)]}
         if model.flow.has_rules:
+            drawn["GraphCNF, planar by rule"] = model.sample(samples, seed=seed)
             model.flow = model.flow.without_rules()
-            drawn["GraphCNF, without the rule"] = model.sample(samples, seed=seed)
+        drawn["GraphCNF"] = model.sample(samples, seed=seed)
         for method, found in drawn.items():
             rows.append({"kind": kind, "method": method, **count(found, known, VALID[kind])})
             say(f"{kind}, {method}: {rows[-1]}")
@@ -93,8 +106,10 @@ def graphs(
         f"{samples} graphs each at temperature 1, seed {seed}; {minutes:g} minutes of CPU time for "
         f"each training. Valid: planar of {NODES} nodes and connected; block models of "
         f"{BLOCKS[0]} to {BLOCKS[1]} blocks of {IN_BLOCK[0]} to {IN_BLOCK[1]} nodes that pass the "
-        "likelihood-ratio test, with the blocks of the largest likelihood. The rule leaves out an "
-        "edge with which a graph could not be drawn in the plane, as all graphs of the data can.",
+        "likelihood-ratio test; blocks are found by modularity, then nodes move to the block of "
+        "the largest likelihood. The rule drops edges that would make a graph non-planar, so that "
+        "each connected graph of 64 nodes is valid, of an untrained model as well: compare edges "
+        "and triangles.",
     ]
     write(out, rows, columns, notes)
     if picture is not None:
@@ -131,7 +146,8 @@ def likely_blocks(graph: nx.Graph) -> np.ndarray:
     """Return the number of each node's block, of the most likely division that was found.
 
     Communities by modularity (Blondel et al. 2008) at several resolutions; then nodes move one by
-    one to the block that raises the likelihood most. A block costs 20 log N nats.
+    one to the block that raises the likelihood most. A block costs `PENALTY` log N nats, so that
+    none is split.
     """
     adjacency = nx.to_numpy_array(graph, weight=None) > 0
     weight = np.where(adjacency, math.log(INSIDE / BETWEEN), math.log((1 - INSIDE) / (1 - BETWEEN)))
@@ -151,7 +167,7 @@ def likely_blocks(graph: nx.Graph) -> np.ndarray:
                 break
             block[gain.argmax()] = score[gain.argmax()].argmax()
         used = len(np.unique(block))
-        total = weight[block[:, None] == block].sum() / 2 - 20 * used * math.log(len(graph))
+        total = weight[block[:, None] == block].sum() / 2 - PENALTY * used * math.log(len(graph))
         if total > best:
             best, found = total, np.unique(block, return_inverse=True)[1]
     return found
@@ -180,7 +196,9 @@ KINDS = {"planar": planar, "blocks": block_model}
 VALID = {"planar": is_planar, "blocks": is_block_model}
 
 
-def count(found: list[nx.Graph], known: list[nx.Graph], valid) -> dict[str, float]:
+def count(
+    found: list[nx.Graph], known: list[nx.Graph], valid: Callable[[nx.Graph], bool]
+) -> dict[str, float]:
     """Return the shares of graphs that are valid, unique and novel, and means of counts.
 
     Graphs with the same hash of neighbourhoods (Shervashidze et al. 2011) count as one.

@@ -186,15 +186,17 @@ def test_reconstruction_is_exact(parts, double):
     assert model.decode(model.encode(batch), batch.mask).to_packed() == batch.to_packed()
 
 
-@pytest.mark.parametrize("cells", [2**24, 300])
+@pytest.mark.parametrize(("cells", "planar"), [(2**24, False), (300, True)])
 @pytest.mark.parametrize(
     "check", [couplings.stepping_equals_all_at_once, couplings.round_trips_and_log_dets_cancel]
 )
-def test_the_coupling(parts, double, check, cells, monkeypatch):
+def test_the_coupling(parts, double, check, cells, planar, monkeypatch):
+    """The rule of planar graphs is no part of it."""
     monkeypatch.setattr("graphcnf.graphs.growth.CELLS", cells)
 
     def make(count, most):
         model = grown(parts)
+        model.steps.network.planar = planar
         batch = GraphBatch.collate(parts, np.flatnonzero(parts.node_counts <= most)[:count])
         order, _ = most_edges_first(batch.adjacency, batch.sizes, torch.rand(*batch.mask.shape, 9))
         values = model.steps.code.encode(batch.permute(order))

@@ -85,13 +85,17 @@ def test_table_of_graphs(surroundings, bench, monkeypatch):
     arguments = ["planar", "--minutes", 0.01, "--samples", 12, "--folder", "runs"]
     code, _, err = bench("graphs", *arguments, "--out", "x.json", "--picture", "x.png")
     assert code == 0, err
-    data, model, free, *published = json.loads((surroundings / "x.json").read_text())
+    data, ruled, free, *published = json.loads((surroundings / "x.json").read_text())
     assert data["valid"] == 1 and 13 < data["edges"] <= 18
-    assert model["valid"] == 1 and free["method"].endswith("without the rule")
+    assert (
+        ruled["valid"] == 1 and ruled["method"].endswith("by rule") and "rule" not in free["method"]
+    )
     assert [row["vun"] for row in published] == [0.995, 0.775]
     assert (surroundings / "x.png").stat().st_size > 1000
     code, _, err = bench("graphs", *arguments)
     assert code == 0 and "training" not in err
+    code, _, err = bench("graphs", *arguments[:2], 5, *arguments[3:])
+    assert code and "was trained for" in err
     code, _, err = bench("graphs", "planer")
     assert code and "planer: no such graphs; did you mean 'planar'?" in err
 

@@ -40,7 +40,7 @@ def enlarged(
     """
     known, steps = model.config["steps"], model.steps
     if not isinstance(steps, PathModel) or not model.ordered:
-        raise UserError('only models that draw graphs atom by atom ("path") can grow')
+        raise UserError('new sizes and categories need a model that draws atom by atom ("path")')
     needed: dict = {"node_categories": len(node_sources), "bond_categories": len(edge_sources)}
     options = {"edge_weights": list(edge_weights), "support": known.get("largest_sums") is not None}
     needed |= steps.measure(graphs, **needed, **options)
