@@ -226,10 +226,10 @@ class AutoregressiveCoupling(Bijection):
 
             def choose(at, logits, hidden, own=own, u=own_u, here=here, lower=lower, log_p=log_p):
                 value, below, log_width = locate(logits, u[at])
-                if not ends:  # The inverse is that of the density, without the rules.
-                    value = self.network.settle(hidden, value)
                 if ends:
                     lower[at], log_p[at] = below, log_width
+                else:  # The inverse is that of the density, without the rules.
+                    value = self.network.settle(hidden, value)
                 if each:
                     value = torch.where(here[at], value, logits.shape[-1])
                 own[at] = value

@@ -1,4 +1,4 @@
-"""Labelled graphs, as networkx or torch-geometric has them, numbered depth-first."""
+"""Labelled graphs, as networkx or torch-geometric has them."""
 
 from __future__ import annotations
 
@@ -71,6 +71,11 @@ class GraphCodec:
         return model_class(self.architecture, None)
 
     @property
+    def order(self) -> str:
+        """Order of the nodes, of `GraphCNF`."""
+        return self.model.orders[0]
+
+    @property
     def arguments(self) -> tuple[Callable, ...]:
         """Callables whose arguments a network may have."""
         return GraphCNF.for_graphs, *self.model.options()
@@ -130,7 +135,7 @@ class GraphCodec:
 
     def encode(self, graphs: Sequence, flow: GraphCNF | None = None) -> tuple[Any, Reasons]:
         """Encode graphs, in canonical depth-first order if the model needs one."""
-        ordered = self.model.orders[0] == "canonical"
+        ordered = self.order == "canonical"
         vocabularies = {"node": Vocabulary(self.nodes), "edge": Vocabulary(self.edges)}
         parts: list[PackedGraphs] = []
         reasons: Reasons = []
@@ -184,7 +189,7 @@ class GraphCodec:
             "node_categories": len(self.nodes),
             "bond_categories": max(len(self.edges), 1),
             "architecture": self.architecture,
-            "order": self.model.orders[0],
+            "order": self.order,
             **({"support": False, **NETWORK} if PathNetwork in self.model.options() else {}),
             **network,
         }
