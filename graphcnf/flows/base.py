@@ -14,9 +14,10 @@ from graphcnf.flows.transform import Generators, log_term_dtype, masked, sum_log
 
 
 def record_generators(seed: int, first: int, count: int) -> list[np.random.Generator]:
-    """Return random generators for the records ``first`` to ``first + count - 1``.
+    """Return a random generator for each of the records ``first`` to ``first + count - 1``.
 
-    Each is a function of the seed and the number of its record (Philox, keyed with both).
+    A generator depends on nothing but the seed and the number of its record (Philox, keyed with
+    both).
 
     Examples:
         >>> third = record_generators(0, 2, 1)[0].random()
@@ -43,18 +44,18 @@ def draw_normal(
     Args:
         shape: ``(B, ..., D)``.
         mask: ``shape[:-1]`` bool; masked entries are 0.
-        generator: None for torch's global one, one of torch's for all, or a sequence of B numpy
-            generators, each of which draws the real entries of its record.
-        device: Of the result, as ``dtype`` (torch's default type if None).
-        dtype: See ``device``.
-        uniform: True for uniform numbers in [0, 1) instead.
+        generator: torch generator for the whole batch (None for torch's global generator), or B
+            numpy generators, each of which draws the real entries of its own record.
+        device: device of the result.
+        dtype: type of the result, torch's default type if None.
+        uniform: True draws uniform numbers in [0, 1) instead.
 
     Raises:
-        ValueError: if a sequence of generators does not have B of them.
+        ValueError: if the number of numpy generators is not B.
     """
     dtype = dtype or torch.get_default_dtype()
     if generator is None or isinstance(generator, torch.Generator):
-        # A generator is bound to its own device, which may not be that of the result.
+        # A torch generator draws on its own device only, which may differ from the result's.
         source = device if generator is None else generator.device
         draw = torch.rand if uniform else torch.randn
         noise = draw(shape, generator=generator, device=source, dtype=dtype)

@@ -1,4 +1,4 @@
-"""Coupling layers, in which some channels transform the others, and stacks of them."""
+"""Coupling layers, where some channels parametrize the map of the others, and their stack."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class Coupling(Bijection):
         network: called as ``network(x_a, context)`` with the untransformed channels
             ``(B, ..., A)``; returns ``(B, ..., P C)`` for C transformed channels with
             P = `parameters_per_channel` each, in the order ``(P, C)``, finite and in any precision.
-        split: index of the last axis at which the channels are cut; with 0 all are transformed,
-            by parameters that depend on the context only.
+        split: index of the last axis at which the channels are cut. With 0 all channels are
+            transformed, and the parameters depend on the context only.
         swap: False transforms the second part, True the first.
 
     Raises:
-        ValueError: when called, if the network returns another number of parameters.
+        ValueError: when called, if the network does not return ``P C`` numbers.
     """
 
     parameters_per_channel: int
@@ -121,8 +121,9 @@ class AffineCoupling(Coupling):
 class MixtureLogisticCoupling(Coupling):
     """Coupling ``z_b = exp(s) logit(CDF(x_b)) + t`` with the CDF of a mixture of K logistics.
 
-    Parameters ``(t, s, K logits, K means, K log-scales)``, log-scales within +-3. Constants from -1
-    to 1 are added to the means, so that components differ where the network's output is zero.
+    Parameters ``(t, s, K logits, K means, K log-scales)``; s and the log-scales are bounded to +-3.
+    Constants from -1 to 1 are added to the means, so that the components differ even where the
+    network returns zeros.
     Ho et al., *Flow++*, ICML 2019, arXiv 1902.00275.
     Lippe & Gavves 2021, arXiv 2006.09790, appendix A.
     """
@@ -150,7 +151,7 @@ class MixtureLogisticCoupling(Coupling):
         return x.t().reshape(z.shape)
 
     def _arrange(self, x: Tensor, parameters: Tensor):
-        """Bring entries to the last axis: ``x (C, N)``, components ``(K, C, N)``."""
+        """Move the N = B ... entries to the last axis: ``x (C, N)``, components ``(K, C, N)``."""
         channels = x.shape[-1]
         # One transposition here makes all later passes contiguous along the entries.
         flat = x.reshape(-1, channels).t().contiguous()
@@ -162,7 +163,9 @@ class MixtureLogisticCoupling(Coupling):
 
 
 def halves(channels: int, number: int) -> tuple[int, bool, int]:
-    """Return `split` and `swap` of coupling ``number`` of a stack, and the channels that it sees.
+    """Return `split`, `swap` and the number of untransformed channels of a coupling in a stack.
+
+    Couplings with an even ``number`` transform the second half of the channels, others the first.
 
     Raises:
         UserError: there are fewer than 2 channels.
@@ -178,7 +181,7 @@ def coupling_stack(
 ) -> Sequential:
     """Build blocks of actnorm, invertible linear map and mixture-of-logistics coupling.
 
-    ``network(inputs, outputs)`` builds the network of one of the couplings; see `Coupling`.
+    ``network(inputs, outputs)`` builds the network of each coupling; see `Coupling`.
 
     Raises:
         UserError: there are fewer than 2 channels.

@@ -1,6 +1,6 @@
-"""Dequantization of integers by noise within the unit cell of each, and the logit map.
+"""Dequantization, which adds noise to integers within their unit cells, and the logit map.
 
-A density of the sum bounds the probability of the integers:
+A density of x + u bounds the probability of the integers x from below:
 ``log P(x) >= E_{u~q(u|x)}[log p(x + u) - log q(u|x)]``, and K draws in a logsumexp tighten it.
 """
 
@@ -24,19 +24,19 @@ from graphcnf.flows.transform import (
     take,
 )
 
-MARGIN = 1e-4  # share of a cell that stays free at either end, so that rounding never leaves it
-MOST_LEVELS = 2**18  # beyond it float32 has too few numbers in a cell
+MARGIN = 1e-4  # share of a cell kept free at either end: rounding cannot reach the next cell
+MOST_LEVELS = 2**18  # with more levels, float32 has too few numbers in a cell
 
 
 class Dequantization(Transform):
     """Base of the dequantizations: ``z = x + m + (1 - 2 m) u``; `inverse` rounds down.
 
-    The noise u in [0, 1] leaves a margin m free at either end of its cell, so that x comes back
-    from rounded numbers; that costs ``-log2(1 - 2 m)`` bits per variable. ``x (B, ..., D)`` holds
-    whole numbers 0 to ``levels - 1``, in any type; `inverse` clips to them.
+    ``x (B, ..., D)`` holds whole numbers from 0 to ``levels - 1``, in any type; `inverse` clips to
+    this range. The noise u lies in [0, 1]. The margin m at either end of a cell keeps rounding from
+    changing x, and costs ``-log2(1 - 2 m)`` bits per variable.
 
     Raises:
-        ValueError: if there are no levels, or more than `MOST_LEVELS`.
+        ValueError: if ``levels`` is less than 1 or greater than `MOST_LEVELS`.
     """
 
     exact = False
@@ -45,7 +45,7 @@ class Dequantization(Transform):
         super().__init__()
         if not 1 <= levels <= MOST_LEVELS:
             raise ValueError(f"levels must be at least 1 and at most {MOST_LEVELS}, got {levels}")
-        # For more than 400 levels float32 is coarse.
+        # Above 400 levels the rounding of float32 needs a wider margin.
         self.levels, self.margin = levels, max(MARGIN, levels * 2.0**-22)
 
     def place(self, x: Tensor, u: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -76,8 +76,8 @@ class UniformDequantization(Dequantization):
 class VariationalDequantization(Dequantization):
     """Dequantization with ``u = sigmoid(f(e; x))``, ``e`` logistic noise.
 
-    The log term is ``-log q(z|x)``. ``flow`` is f, a bijection of the shape of ``x``, given as
-    features what ``encoder`` makes of ``x`` scaled to (-1, 1), or that as it is.
+    The log term is ``-log q(z|x)``. ``flow`` is the bijection f. Its context has as features ``x``
+    scaled to (-1, 1), after the network ``encoder`` if there is one.
     Ho et al., *Flow++*, ICML 2019, arXiv 1902.00275, section 3.1.
     """
 
@@ -86,7 +86,7 @@ class VariationalDequantization(Dequantization):
         self.flow, self.encoder, self.base = flow, encoder, StandardLogistic()
 
     def forward(self, x, context=Context()):
-        """Add the noise; of the context only mask and noise are used."""
+        """Add the noise; uses the mask and the noise of the context."""
         mask, x = context.mask, prepare(x, context.mask)
         options = {"mask": mask, "device": x.device, "dtype": x.dtype}
         e = take(context.noise, lambda: self.base.sample(x.shape, **options)).to(x)

@@ -1,4 +1,4 @@
-"""Affine maps of the channels, the same for every entry."""
+"""Affine maps of the channels, the same at every position."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from graphcnf.flows.transform import Bijection, Context, count_entries, masked, prepare
 
-# Channels whose standard deviation is below this count as constant, and keep their scale.
+# `ActNorm` takes channels with a smaller standard deviation as constant, and does not scale them.
 SMALLEST_DEVIATION = 1e-4
 
 
@@ -45,9 +45,9 @@ class Affine(Bijection):
 class ActNorm(Bijection):
     """Activation normalisation ``z = exp(s) (x + b)`` of each of D channels.
 
-    The first forward pass in training mode on finite entries sets ``b`` and ``s`` such that every
-    channel of its output has mean 0 and variance 1 over the real entries (of all processes, under
-    `torch.distributed`); a constant channel is only shifted. Until then the map is the identity.
+    The map is the identity until the first forward pass in training mode on finite entries. That
+    pass sets ``b`` and ``s`` such that every output channel has mean 0 and variance 1 over the real
+    entries (of all processes, under `torch.distributed`); a constant channel is only shifted.
     Kingma & Dhariwal, *Glow*, NeurIPS 2018, arXiv 1807.03039, section 3.1.
 
     Examples:
@@ -99,7 +99,7 @@ class InvertibleLinear(Bijection):
     """Linear map of D channels ``z = W x`` with ``W = P L (U + diag(sign exp(s)))``.
 
     P is a fixed permutation, L unit lower and U strictly upper triangular; ``log|det W| = sum(s)``.
-    Starts as a random rotation.
+    W starts as a random rotation.
     Kingma & Dhariwal, *Glow*, NeurIPS 2018, arXiv 1807.03039, eq. 10 and 11.
     """
 

@@ -2,9 +2,9 @@
 
     f(x) = log CDF(x) - log SF(x),   CDF(x) = sum_k w_k sigmoid((x - m_k) / s_k),   SF = 1 - CDF
 
-Both logarithms are taken with relative precision, so ``f`` and its inverse hold far into the tails
-(Ho et al., *Flow++*, ICML 2019, arXiv 1902.00275). Mixture components lie on the FIRST axis of all
-parameters: reductions over a short last axis are several times slower.
+Both logarithms keep their relative precision, so ``f`` and its inverse are accurate far into the
+tails (Ho et al., *Flow++*, ICML 2019, arXiv 1902.00275). Mixture components lie on the FIRST axis
+of all parameters: reductions over a short last axis are several times slower.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from torch.autograd.function import once_differentiable
 
 from graphcnf.flows.transform import log_term_dtype
 
-# Bisections and Newton steps of the inverse: to about the precision of the type, with log-scales
-# within +-3 and means up to two hundred of the widest component's scales apart.
+# Numbers of bisections and of Newton steps of the inverse. They reach about the precision of the
+# type if log-scales lie within +-3 and means at most 200 scales of the widest component apart.
 STEPS = {torch.float64: (14, 6), torch.float32: (14, 4)}
-SMALLEST_LOG_SLOPE = -30.0  # in derivatives of the inverse
+SMALLEST_LOG_SLOPE = -30.0  # lower limit of log f' in the derivative of the inverse
 
 
 def bounded_log_scale(x: Tensor) -> Tensor:
@@ -30,10 +30,10 @@ def bounded_log_scale(x: Tensor) -> Tensor:
 def logistic_mixture(
     x: Tensor, logits: Tensor, means: Tensor, log_scales: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return ``f(x)`` and ``log f'(x)`` elementwise, differentiable once in everything.
+    """Return ``f(x)`` and ``log f'(x)`` elementwise, differentiable once in all arguments.
 
-    ``x`` is float32 or float64; unnormalised log-weights, means and log-scales (within +-3 or so)
-    of the components are ``(K, *x.shape)``.
+    ``x`` is float32 or float64. ``logits`` (unnormalised log-weights), ``means`` and ``log_scales``
+    (within about +-3) of the K components are ``(K, *x.shape)``.
     """
     return _LogisticMixture.apply(x, logits, means, log_scales)
 
@@ -41,14 +41,14 @@ def logistic_mixture(
 def logistic_mixture_inverse(
     y: Tensor, logits: Tensor, means: Tensor, log_scales: Tensor
 ) -> Tensor:
-    """Solve ``f(x) = y`` of `logistic_mixture` elementwise, differentiable in everything."""
+    """Solve ``f(x) = y`` of `logistic_mixture` elementwise, differentiable in all arguments."""
     y = y.to(log_term_dtype(y))
     parameters = [part.to(y.dtype) for part in (logits, means, log_scales)]
     with torch.no_grad():
         x = _solve(y, *parameters)
     if torch.is_grad_enabled():
         # The derivative of a Newton step at the root, without the step itself: where f is nearly
-        # flat, it could leave a root that is not exact to the last digit.
+        # flat, the step could move x away from a root that is not exact to the last digit.
         value, log_slope = logistic_mixture(x, *parameters)
         step = (y - value) * torch.exp(-log_slope.detach().clamp(min=SMALLEST_LOG_SLOPE))
         x = x + (step - step.detach())
@@ -56,7 +56,7 @@ def logistic_mixture_inverse(
 
 
 class _LogisticMixture(torch.autograd.Function):
-    """`logistic_mixture` with a gradient of its own, in a third of autograd's memory passes."""
+    """`logistic_mixture` with its own gradient, which takes a third of autograd's memory passes."""
 
     @staticmethod
     def forward(ctx, x, logits, means, log_scales):
@@ -102,9 +102,9 @@ class _LogisticMixture(torch.autograd.Function):
 
 
 def _solve(y: Tensor, logits: Tensor, means: Tensor, log_scales: Tensor) -> Tensor:
-    """Solve ``f(x) = y``: bisections within the component quantiles, then Newton steps there."""
+    """Solve ``f(x) = y`` by bisections between component quantiles, then bounded Newton steps."""
     bisections, newton_steps = STEPS[y.dtype]
-    # Mirrored so that y <= 0: there CDF(x) = sigmoid(y) keeps its relative precision.
+    # The problem is mirrored so that y <= 0: there CDF(x) = sigmoid(y) keeps relative precision.
     sign = torch.copysign(torch.ones_like(y), -y)
     y = -y.abs()
     means = means * sign
@@ -117,8 +117,8 @@ def _solve(y: Tensor, logits: Tensor, means: Tensor, log_scales: Tensor) -> Tens
     weights = weights * (1 + exp_y)
     offsets = torch.addcmul(y, means, inverse_scales)
 
-    # The mixture reaches y between the smallest and the largest of its components' quantiles. The
-    # bracket is kept as middle and half width: torch.where takes as long as all else here.
+    # The root lies between the smallest and the largest component quantile. The bracket is stored
+    # as its middle and half width: torch.where would take as long as the rest of the loop.
     quantiles = torch.addcmul(means, scales, y)
     low, high = quantiles.amin(0), quantiles.amax(0)
     x, half = 0.5 * (low + high), 0.5 * (high - low)

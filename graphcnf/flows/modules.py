@@ -1,4 +1,4 @@
-"""Last layers of networks, and evaluation mode."""
+"""Output layers of networks, and evaluation mode."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Model = TypeVar("Model", bound=type[nn.Module])
 
 
 class ReadOut(nn.Linear):
-    """Linear layer whose outputs are parameters of a distribution, not channels.
+    """Linear output layer, whose outputs are parameters of a distribution.
 
-    Optimizers with rules of their own for hidden matrices skip it.
+    Optimizers with a special rule for hidden matrices, as Muon, do not apply it to this layer.
     """
 
 
@@ -34,9 +34,9 @@ def zero_init(layer: Layer) -> Layer:
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode, and each of its parts back into its own mode at the end.
+    """Put a model into evaluation mode, and restore the mode of every submodule at the end.
 
-    Networks with weights of half precision compute in that type, by autocast.
+    A model with weights in half precision runs under autocast to their type.
     """
     training = [part for part in model.modules() if part.training]
     own: Tensor = next(model.parameters(), torch.empty(0))
@@ -53,7 +53,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 def evaluates(*names: str) -> Callable[[Model], Model]:
     """Return a class decorator that runs the methods of these names in `evaluation_mode`.
 
-    `encode` raises UserError in half precision.
+    A method `encode` then raises UserError if the weights are in half precision.
     """
 
     def evaluated(method: Callable) -> Callable:

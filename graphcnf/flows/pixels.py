@@ -1,6 +1,6 @@
-"""Steps for images ``(B, C, H, W)``: lifting, rearranging, factoring out.
+"""Transforms of images ``(B, C, H, W)``: channels first, squeeze, multi-scale split.
 
-Images have no padding: these steps ignore a mask, but for `ChannelsFirst`.
+Images have no padding: all of these but `ChannelsFirst` ignore the mask.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from graphcnf.flows.transform import (
 class ChannelsFirst(Sequential):
     """Composition of bijections of ``(B, H, W, C)``, applied to images ``(B, C, H, W)``.
 
-    Any transform of the last axis then acts on the channels of every pixel: `InvertibleLinear` is
-    an invertible 1x1 convolution. A mask is ``(B, H, W)``.
+    A transform of the last axis then acts on the channels of every pixel: `InvertibleLinear`
+    becomes an invertible 1x1 convolution. The mask is ``(B, H, W)``.
     """
 
     def __init__(self, *steps: Bijection):
@@ -55,7 +55,7 @@ class Squeeze(Bijection):
     """Rearrangement of space to channels: ``(B, C, H, W)`` to ``(B, 4 C, H / 2, W / 2)``.
 
     Channel ``(2 i + j) C + c`` of the output holds the pixels of channel c in the rows ``i, i + 2,
-    ...`` and columns ``j, j + 2, ...``: its halves are the even and the odd rows.
+    ...`` and columns ``j, j + 2, ...``, so the first half of the channels holds the even rows.
     Dinh et al., *Density estimation using Real NVP*, ICLR 2017, arXiv 1605.08803, section 3.6.
     """
 
@@ -73,7 +73,7 @@ class Squeeze(Bijection):
         return z[:, :, self.order].transpose(1, 2).flatten(1, 2), zero_log_term(x)
 
     def inverse_and_logdet(self, z, context=Context()):
-        """Rearrange channels to space; ValueError unless there are a multiple of 4."""
+        """Rearrange channels to space; ValueError unless their number is a multiple of 4."""
         _check_image(z)
         if z.shape[1] % 4:
             raise ValueError(f"unsqueezing needs a multiple of 4 channels, got {z.shape[1]}")
@@ -83,20 +83,21 @@ class Squeeze(Bijection):
 
 
 class Checkerboard(Squeeze):
-    """`Squeeze` that puts the colours of a checkerboard one after the other.
+    """`Squeeze` with the output channels ordered by the colours of a checkerboard.
 
-    The first half of the output's channels holds the pixels whose row plus column is even, so that
-    a coupling split in the middle is RealNVP's coupling with a checkerboard mask.
+    The first half of the channels holds the pixels whose row plus column is even. A coupling that
+    splits the channels in the middle is then RealNVP's coupling with a checkerboard mask.
     """
 
     order = [0, 3, 1, 2]
 
 
 class Split(Transform):
-    """Multi-scale split ``z = x[:, :keep]``, the larger half; the rest has a density of its own.
+    """Multi-scale split ``z = x[:, :keep]`` with the log term ``log p(rest)``.
 
-    The log term is ``log p(rest)``. `forward` appends the rest to ``context.discarded``, and
-    `inverse` pops it from there, or else draws it.
+    ``keep`` is half of the channels, rounded up. `forward` appends the rest to
+    ``context.discarded`` if that is a list. `inverse` pops the rest from this list, or draws the
+    rest if there is no list.
     Dinh et al., *Density estimation using Real NVP*, ICLR 2017, arXiv 1605.08803, section 3.6.
 
     Args:
@@ -124,10 +125,10 @@ class Split(Transform):
         return z, self.base.log_prob(rest)
 
     def inverse(self, z, context=Context()):
-        """Return ``z`` with the rest that `forward` has factored out, or with a new one.
+        """Append the rest to the channels of ``z``: popped from the context, or drawn.
 
         Raises:
-            ValueError: if ``context.discarded`` is used up.
+            ValueError: if ``context.discarded`` is an empty list.
         """
         z = z.to(log_term_dtype(z))
         if context.discarded is None:

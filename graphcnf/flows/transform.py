@@ -1,9 +1,10 @@
-"""The contract that every transform keeps, and composition.
+"""The interface of all transforms, and their composition.
 
-A transform maps data ``x`` to latents ``z`` and returns with them one scalar per sample, the log
-term, such that ``p(x) = E[exp(log p(z) + log_term)]``: for a bijection ``log|det dz/dx|``, for a
-stochastic step (dequantization, categorical encoding) one draw of a lower bound (Nielsen et al.,
-*SurVAE Flows*, NeurIPS 2020, arXiv 2007.02731).
+A transform maps data ``x`` to latents ``z`` and also returns one scalar per sample, the log term,
+such that ``p(x) = E[exp(log p(z) + log_term)]``. The log term of a bijection is
+``log|det dz/dx|``; for a stochastic step (dequantization, categorical encoding), ``log p(z)`` plus
+the log term is one draw of a lower bound (Nielsen et al., *SurVAE Flows*, NeurIPS 2020, arXiv
+2007.02731).
 """
 
 from __future__ import annotations
@@ -20,20 +21,20 @@ Generators = torch.Generator | Sequence[np.random.Generator] | None
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """Inputs of a transform or network besides ``x``; a step ignores those that it does not use.
+    """Inputs of a transform or network besides ``x``; each ignores the inputs it does not use.
 
     Attributes:
         mask: ``x.shape[:-1]`` bool, True where an entry is real; ``(B, L)`` for ``(B, L, D)``.
         features: features of the entries, ``(B, ..., F)``.
         adjacency: edges ``(B, N, N)`` bool, or features of the pairs of entries ``(B, N, N, P)``.
         conditions: conditioning variables of each sample, ``(B, P)``.
-        noise: a `Noise`, into which stochastic steps record, or which they replay once rewound.
-        discarded: list of the latents that `Split` factors out.
+        noise: tape on which stochastic steps record their draws; once rewound, they replay it.
+        discarded: list to which `Split` appends the latents that it factors out.
         temperature: scale of the latents that `inverse` draws.
         generator: random generator of `inverse`, see `graphcnf.flows.draw_normal`.
     """
 
-    # Typed as tensors, without None: a network requires those that it uses.
+    # Typed as tensors without None: a network may rely on the inputs that it requires.
     mask: Tensor = None  # type: ignore[assignment]
     features: Tensor = None  # type: ignore[assignment]
     adjacency: Tensor = None  # type: ignore[assignment]
@@ -48,9 +49,9 @@ class Transform(nn.Module):
     """A map from data to latents with a log term per sample.
 
     Attributes:
-        exact: False where the log term is one draw of a stochastic bound.
-        tempers: True where `inverse` applies the temperature itself, by sharpening conditional
-            probabilities. Elsewhere the caller scales the latents.
+        exact: False if the log term is one draw of a stochastic bound.
+        tempers: True if `inverse` applies the temperature itself, by sharpening conditional
+            probabilities. If False, the caller multiplies the latents by the temperature.
     """
 
     exact: bool = True
@@ -136,7 +137,7 @@ class Sequential(Bijection):
         return z if len(self.transforms) else masked(z, context.mask)
 
     def inverse_and_logdet(self, z, context=Context()):
-        """Undo the steps in reverse order; TypeError if one is no `Bijection`."""
+        """Undo the steps in reverse order; TypeError if a step is no `Bijection`."""
         if not len(self.transforms):
             return masked(z, context.mask), zero_log_term(z)
         total = 0.0
@@ -149,7 +150,7 @@ class Sequential(Bijection):
 
 
 class Inverse(Bijection):
-    """``z = f^-1(x)`` for a bijection ``f``."""
+    """Inverse ``z = f^-1(x)`` of a bijection ``f``."""
 
     def __init__(self, bijection: Bijection):
         super().__init__()
@@ -165,7 +166,7 @@ class Inverse(Bijection):
 
 
 class Noise:
-    """A tape of the random draws of a forward pass, to repeat the pass with the same noise.
+    """Tape of the random draws of a forward pass, to repeat the pass with the same noise.
 
     Examples:
         >>> from graphcnf.flows import UniformDequantization
@@ -189,13 +190,13 @@ class Noise:
         return self.draws[self.position - 1]
 
     def rewind(self) -> Noise:
-        """Go back to the beginning, and return self."""
+        """Go back to the beginning of the tape, and return the tape."""
         self.position = 0
         return self
 
 
 def take(noise: Noise | None, draw: Callable[[], Tensor]) -> Tensor:
-    """Return ``draw()``, or the recorded draw when a tape is given."""
+    """Return ``draw()`` itself, or what ``noise.take(draw)`` returns if there is a tape."""
     return draw() if noise is None else noise.take(draw)
 
 
