@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from graphcnf.compute.files import NotUnpacked, gunzip, most_unpacked, read_file
+from graphcnf.compute.files import NotUnpacked, gunzip, read_file, unpacked_limit
 from graphcnf.compute.parallel import Workers
 from graphcnf.datasets import cache
 from graphcnf.datasets.molecules import MoleculeDataset, cache_path, encode
@@ -402,7 +402,7 @@ def _smiles_of_block(block: str) -> str:
 
 def _parquet(path: Path, content: bytes, column: str | None, others: bool) -> Iterator[Row]:
     """Yield the rows of a Parquet file, counted from 1."""
-    most = most_unpacked(content)
+    most = unpacked_limit(content)
     try:
         from pyarrow.parquet import ParquetFile
 

@@ -11,7 +11,7 @@ from importlib import import_module
 import typer
 
 from graphcnf import __version__
-from graphcnf.compute.signals import interrupts_heard
+from graphcnf.compute.signals import prompt_interrupts
 from graphcnf.errors import UserError, say
 from graphcnf.scripts._output import ReaderGone, StreamFailed
 
@@ -66,7 +66,7 @@ def run(command: typer.Typer, arguments: list[str] | None = None, name: str = "g
         if isinstance(stream, io.TextIOWrapper):  # a terminal may know ASCII alone
             stream.reconfigure(errors="backslashreplace")
     try:
-        with interrupts_heard():
+        with prompt_interrupts():
             code = command(arguments, standalone_mode=False, prog_name=name)
         sys.stdout.flush()
     except (BrokenPipeError, ReaderGone):

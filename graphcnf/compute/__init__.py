@@ -1,1 +1,1 @@
-"""Machines and files: where work runs, which files are opened, locked and replaced."""
+"""Child processes and Dask clusters; safe opening, locking and replacing of files."""

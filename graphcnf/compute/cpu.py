@@ -1,4 +1,4 @@
-"""Processor, memory and versions of the machine that a process runs on."""
+"""Cores, memory and package versions of this machine."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("graphcnf", "numpy", "rdkit", "torch")
+"""Packages whose versions `environment` reports."""
 
 
 def keep_memory() -> None:
@@ -24,28 +25,28 @@ def keep_memory() -> None:
 
 
 def keep_kernels() -> None:
-    """Let oneDNN, before its first use, keep bfloat16 kernels of all shapes (a fifth faster)."""
+    """Enlarge oneDNN's cache of bfloat16 kernels (a fifth faster); call before its first use."""
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
 
 
 def cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> float:
-    """Return the cores' worth of time that a container grants, infinite where it sets no limit."""
+    """Return the container's CPU quota in cores (2.5 is possible), infinity without a limit."""
     for names in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
-        with contextlib.suppress(OSError, ValueError):  # no container, or "max"
+        with contextlib.suppress(OSError, ValueError):  # no such file, or it says "max"
             quota, period = map(int, " ".join((root / n).read_text() for n in names).split())
             return quota / period if quota > 0 else math.inf
     return math.inf
 
 
 def memory() -> int:
-    """Return the bytes of memory that this process may take, a container's limit included."""
+    """Return the bytes of memory that this process may use, within its container's limit."""
     if os.name != "posix":
         return 8 << 30
     import resource
 
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError):  # no container, or "max"
+        with contextlib.suppress(OSError, ValueError):  # no such file, or it says "max"
             limits.append(int(Path("/sys/fs/cgroup", name).read_text()))
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     return min([*limits, soft] if soft != resource.RLIM_INFINITY else limits)
@@ -53,7 +54,7 @@ def memory() -> int:
 
 @cache
 def environment(device: str = "cpu") -> dict[str, Any]:
-    """Return versions of packages and a device's processor; others may round otherwise."""
+    """Return package versions and the device's processor, on which rounding depends."""
     import torch
 
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else device

@@ -1,8 +1,8 @@
-"""The one place where files are opened, replaced, locked and cleaned away.
+"""Opening, replacing and locking of files.
 
-Models, runs and data come from strangers: what is read is a regular file of bounded size, no path
-below a model's or a run's folder is followed through a link, and only a folder that a run has
-marked as its own is written to.
+Models, runs and data may come from strangers. So only regular files of bounded size are read, no
+symbolic link below a model's or run's folder is followed, and a run writes only into a folder that
+it has marked as its own.
 """
 
 from __future__ import annotations
@@ -29,20 +29,23 @@ _PLAIN = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 NO_LINK = getattr(os, "O_NOFOLLOW", 0) | _PLAIN
 
 LARGEST_TEXT = 64 << 20
-"""Bytes of the largest configuration, journal or other file of text."""
+"""Size limit of configurations, journals and other text files, in bytes."""
 
 MEMORY_SHARE = 8
-"""A data file may take 1/8 of the memory: what is made of it takes several times as much."""
+"""A data file may be as large as 1/8 of the memory, since decoding it takes several times more."""
 
 RUN_MARK = "run.json"
-"""File that a run writes first into its folder."""
+"""File that marks a folder as that of a run."""
 
-LEAST_UNPACKED, MOST_TIMES = 64 << 20, 100
-"""Bytes that a packed file may hold in any case, and times its size; data shrink to a twentieth."""
+LEAST_UNPACKED, LARGEST_RATIO = 64 << 20, 100
+"""A gzip file may unpack to 64 MiB or to 100 times its size, whichever is more.
+
+Molecule files shrink to about a twentieth.
+"""
 
 
 def expand_user(path: str | Path) -> Path:
-    """Return the path with ~ and ~name spelt out; raises `UserError` for an unknown user."""
+    """Return the path with a leading ~ or ~name expanded; raise `UserError` for unknown users."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -50,10 +53,10 @@ def expand_user(path: str | Path) -> Path:
 
 
 def installed_file(package: str, *parts: str) -> Path | None:
-    """Return a file of an installed package without importing it; None where there is none.
+    """Return the path of a file in an installed package, or None; the package is not imported.
 
     Args:
-        package: Name that it is imported by.
+        package: Import name of the package.
         parts: Folders and name of the file, below the package.
     """
     spec = find_spec(package)
@@ -65,35 +68,37 @@ def installed_file(package: str, *parts: str) -> Path | None:
 
 
 def inside(folder: str | Path, *parts: str) -> Path:
-    """Return a path below a folder that a stranger may have made.
+    """Return the path `folder/parts...`; raise `UserError` if one of `parts` is a symbolic link.
 
-    Raises `UserError` where a part of it, but not the folder, is a symbolic link.
+    The folder itself may be one: its owner is the user, its content may be a stranger's.
     """
     path = Path(folder)
     for part in parts:
         path = path / part
         if os.path.islink(path):
             raise UserError(
-                f"{path} is a symbolic link: below the folder of a model or run none is followed"
+                f"{path} is a symbolic link: links inside the folder of a model or run are not "
+                "followed"
             )
     return path
 
 
-def open_input(path: str | Path, most: int | None = None) -> BinaryIO:
-    """Open a regular file of at most `most` bytes, or a link to one, for reading.
+def open_input(path: str | Path, limit: int | None = None) -> BinaryIO:
+    """Open a regular file of at most `limit` bytes, or a link to one, for reading.
 
     Raises:
-        OSError: There is no such file, it is something else (a pipe is not waited for), or larger.
+        OSError: The file is missing, too large, or a folder, pipe or device.
     """
-    file = _regular(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _PLAIN, "rb")
+    file = _open_regular(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _PLAIN, "rb")
     size = os.fstat(file.fileno()).st_size
-    if most is not None and size > most:
+    if limit is not None and size > limit:
         file.close()
-        raise OSError(errno.EFBIG, f"{size:,} bytes, at most {most:,} are read", str(path))
+        raise OSError(errno.EFBIG, f"{size:,} bytes, the limit is {limit:,}", str(path))
     return file
 
 
-def _regular(path: str | Path, flags: int, mode: str) -> Any:
+def _open_regular(path: str | Path, flags: int, mode: str) -> Any:
+    """Open a file with flags of `os.open`; raise OSError for anything but a regular file."""
     handle = os.open(path, flags, 0o666)
     kind = os.fstat(handle).st_mode
     if stat.S_ISREG(kind):
@@ -104,51 +109,50 @@ def _regular(path: str | Path, flags: int, mode: str) -> Any:
     raise OSError(errno.EINVAL, "a pipe or device, no regular file", str(path))
 
 
-def read_file(path: str | Path, most: int | None = None) -> bytes:
-    """Return the content of a regular file of at most `most` bytes.
+def read_file(path: str | Path, limit: int | None = None) -> bytes:
+    """Return the content of a regular file; raise OSError as `open_input` does.
 
-    By default, `most` is 1/`MEMORY_SHARE` of the memory. Raises OSError if the file is missing,
-    larger, or no regular file.
+    The default `limit` is 1/`MEMORY_SHARE` of the memory.
     """
-    with open_input(path, memory() // MEMORY_SHARE if most is None else most) as file:
+    with open_input(path, memory() // MEMORY_SHARE if limit is None else limit) as file:
         return file.read()
 
 
 def read_json(path: str | Path) -> Any:
-    """Return the value of a JSON file; raises OSError as `open_input`, ValueError for no JSON."""
+    """Return the value in a JSON file; raise OSError as `open_input`, ValueError for other text."""
     try:
         return json.loads(read_file(path, LARGEST_TEXT))
     except RecursionError:
-        raise ValueError("brackets within brackets without end") from None
+        raise ValueError("brackets are nested too deeply") from None
 
 
 class NotUnpacked(ValueError):
-    """Content of a gzip file that cannot be had; the message says why."""
+    """A gzip file is damaged or would unpack to too many bytes; the message says which."""
 
 
-def most_unpacked(data: bytes) -> int:
-    """Return the largest number of bytes that packed `data` may unpack to."""
-    return max(LEAST_UNPACKED, MOST_TIMES * len(data))
+def unpacked_limit(data: bytes) -> int:
+    """Return the largest number of bytes that compressed `data` may unpack to."""
+    return max(LEAST_UNPACKED, LARGEST_RATIO * len(data))
 
 
 def gunzip(data: bytes) -> bytes:
-    """Return the content of a gzip file; raises `NotUnpacked` where it is damaged or too large."""
-    most = most_unpacked(data)
+    """Return the content of a gzip file; raise `NotUnpacked` if it is damaged or too large."""
+    limit = unpacked_limit(data)
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
-            content = file.read(most + 1)
+            content = file.read(limit + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise NotUnpacked(f"no intact gzip file: {error}") from error
-    if len(content) > most:
+    if len(content) > limit:
         raise NotUnpacked(
-            f"a gzip file of {len(data):,} bytes that holds more than {most:,}: unpack it first, "
+            f"a gzip file of {len(data):,} bytes that holds more than {limit:,}: unpack it first, "
             "if that is meant"
         )
     return content
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Write `data` under a temporary name in the same folder, then rename it to `path`."""
+    """Replace a file atomically: write a temporary file in its folder, then rename that."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open_new(temporary) as file:
@@ -157,7 +161,7 @@ def replace_file(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        if error.filename is None:  # as where the disk is full
+        if error.filename is None:  # for example, the disk is full
             error.filename = str(path)
         raise
     finally:
@@ -165,14 +169,14 @@ def replace_file(path: Path, data: bytes) -> None:
 
 
 def check_output(path: Path) -> None:
-    """Raise `UserError` where replacing the file would replace a link, a pipe or a device."""
+    """Raise `UserError` if the path is a link, folder, pipe or device: these are not replaced."""
     if os.path.islink(path) or (path.exists() and not path.is_file()):
         kind = "a folder" if path.is_dir() else "a link or no regular file"
         raise UserError(f"{path} is {kind}: write to another one")
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a file that a user asked for as `replace_file`; raises `UserError`."""
+    """Write an output file of the user with `replace_file`; raise `UserError` if that fails."""
     check_output(path)
     try:
         replace_file(path, data)
@@ -181,7 +185,7 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def leftovers(path: Path) -> list[Path]:
-    """Return the temporary files that killed writers of `path` have left beside it."""
+    """Return the temporary files that killed calls of `replace_file` have left beside `path`."""
     name = re.compile(rf"\.{re.escape(path.name)}\.[0-9]+\.tmp")
     try:
         names = os.listdir(path.parent)
@@ -192,12 +196,12 @@ def leftovers(path: Path) -> list[Path]:
 
 
 def claim(folder: Path, kind: str) -> bool:
-    """Make and mark the folder of a run; return True where it was not marked before.
+    """Create the folder of a run and mark it; return False if it was marked before.
 
     `kind` is "training" or "optimization".
 
     Raises:
-        UserError: The folder holds something, and no run of this kind.
+        UserError: The folder is not empty, and is not that of a run of this kind.
     """
     if is_claimed(folder, kind):
         return False
@@ -207,9 +211,9 @@ def claim(folder: Path, kind: str) -> bool:
 
 
 def is_claimed(folder: Path, kind: str) -> bool:
-    """Return True if a run of this kind has marked the folder; change nothing.
+    """Return whether the folder is marked as that of a run of this kind.
 
-    Raises `UserError` if it holds something, but no such run.
+    Raises `UserError` if it is not empty and not marked.
     """
     with suppress(OSError):
         if read_file(inside(folder, RUN_MARK), 1000) == _mark(kind):
@@ -231,36 +235,36 @@ def _mark(kind: str) -> bytes:
 
 
 def open_new(path: Path) -> Any:
-    """Return an empty binary file of this name, in place of whatever has it."""
+    """Open a new empty binary file; an existing file or link of this name is deleted."""
     path.unlink(missing_ok=True)
     return open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | NO_LINK, 0o666), "r+b")
 
 
 def open_kept(path: Path) -> Any:
-    """Return a binary file with what it holds, made if missing; raises OSError for a link."""
-    return _regular(path, os.O_RDWR | os.O_CREAT | NO_LINK, "r+b")
+    """Open a binary file for update, created if missing; raise OSError for a link."""
+    return _open_regular(path, os.O_RDWR | os.O_CREAT | NO_LINK, "r+b")
 
 
 @contextmanager
 def file_lock(lock: Path, what: Path | str) -> Iterator[None]:
-    """Keep other processes out; the kernel lets go of the lock when this one dies.
+    """Context that holds a lock file; the kernel frees the lock if this process dies.
 
     Args:
-        lock: File that is locked, and deleted at the end.
+        lock: Lock file, deleted at the end.
         what: Name of what is being written, for the message.
 
     Raises:
-        UserError: Another process holds the lock, or the file is a link.
+        UserError: Another process holds the lock, or the lock file is a link.
     """
     from filelock import FileLock, Timeout
 
-    if not lock.parent.is_dir():  # FileLock would make it
+    if not lock.parent.is_dir():  # FileLock would create the folder
         code = errno.ENOTDIR if lock.parent.exists() else errno.ENOENT
         raise OSError(code, os.strerror(code), str(lock))
     check_output(lock)
     held = FileLock(lock, timeout=0)
     try:
-        # Where the kernel knows no locks, the file itself is one; FileLock would warn of it.
+        # On file systems without locks, FileLock warns that the file itself serves as the lock.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             held.acquire()
@@ -269,7 +273,7 @@ def file_lock(lock: Path, what: Path | str) -> Iterator[None]:
     try:
         yield
     finally:
-        # Before it is released: who comes next makes a new one. Windows deletes it by itself.
+        # Delete before releasing: the next process creates a new file. On Windows release deletes.
         with suppress(PermissionError):
             lock.unlink(missing_ok=True)
         held.release()

@@ -1,7 +1,8 @@
-"""Map a function over chunks, in child processes or on the workers of a Dask cluster.
+"""Parallel map of a function over chunks, in child processes or on a Dask cluster.
 
-`multiprocessing` with 'spawn' runs the caller's main module again, 'fork' deadlocks next to the
-threads of torch; plain child processes that talk over pipes do neither, and end with this one.
+The children are plain processes that read and write pipes, and end with this process.
+`multiprocessing` would run the caller's main module again with 'spawn', and can deadlock with
+'fork' beside the threads of torch.
 """
 
 from __future__ import annotations
@@ -38,40 +39,40 @@ if TYPE_CHECKING:
     from distributed import Future as Task
 
 GRACE = 10.0
-"""Seconds that a process which answers no more has left to end by itself."""
+"""Seconds before a child process that does not end by itself is killed."""
 
 AHEAD = 3
-"""Chunks per process that are worked on before they are asked for."""
+"""Chunks per process that are computed before their results are requested."""
 
 CONNECT, PATIENCE = 10.0, 10.0
-"""Seconds to reach a scheduler, and without a result until the workers of a cluster are counted."""
+"""Seconds to reach a scheduler; seconds without a result until a cluster's workers are counted."""
 
 LOCAL = {
-    # A worker that died is given up after 15 s, which a busy machine takes for the imports alone.
+    # Dask's 15 s are too few on a busy machine, where the imports of a new worker take as long.
     "distributed.deploy.lost-worker-timeout": 300.0,
-    # The stacks of an hour are kept, some 100 KB for each second.
+    # The profiler keeps the stacks of an hour, some 100 KB per second.
     "distributed.worker.profile.enabled": False,
 }
-"""Settings of Dask for a local cluster, in the place of its own."""
+"""Dask settings of a local cluster that differ from Dask's defaults."""
 
 _ADDRESS = re.compile(r"(tcp|tls)://[^\s/]+:[0-9]{1,5}")
 _LOCK = threading.Lock()
 _functions: dict[str, bytes] = {}
-"""Pickled functions in a process that is a worker of a cluster."""
+"""In a Dask worker: the pickled functions that it has received, by name."""
 
 
 class WorkerDied(UserError, RuntimeError):
-    """A process ended without an answer: killed, out of memory, or the scheduler of a cluster."""
+    """A child process, a Dask worker or the Dask scheduler died before it returned a result."""
 
 
 class Cluster:
-    """Workers of Dask, in the place of a number of processes.
+    """Workers of a Dask cluster, accepted wherever a number of processes is.
 
-    Another worker repeats the chunk of one that died; workers that join get work at once. The
-    function, with the model in it, goes to every worker once; then only chunks and results travel.
+    If a worker dies, another one repeats its chunk; workers that join later get work at once. A
+    function, with the model in it, is sent to every worker once, then only chunks and results.
 
     Args:
-        client: Connection to their scheduler.
+        client: Connection to the scheduler.
     """
 
     def __init__(self, client: Client):
@@ -80,9 +81,9 @@ class Cluster:
 
     @contextmanager
     def ordered_map(self, function: Callable, chunks: Iterable) -> Iterator[Iterator]:
-        """Apply a function to tasks as the function `ordered_map` does."""
+        """Map a function over chunks as the function `ordered_map` does."""
         name = f"graphcnf-{uuid.uuid4().hex}"
-        # No argument of the tasks: Dask would rather leave them all to the worker that has it.
+        # Not as an argument of the tasks: Dask prefers the worker that has the argument already.
         plugin = _plugin(name, pickle.dumps(function))
         with self._reached():
             self.client.register_plugin(plugin, name)
@@ -96,9 +97,9 @@ class Cluster:
         try:
             yield results
         finally:
-            results.close()  # Dask drops what nobody waits for
+            results.close()  # Dask cancels tasks whose results nobody holds
             if self.client.status == "running":
-                # A scheduler that is gone as well has nothing left to clear up.
+                # Fails if the scheduler dies meanwhile; then nothing is left to clean up.
                 with suppress(OSError, ValueError, CancelledError):
                     self.client.unregister_worker_plugin(name)
 
@@ -108,7 +109,7 @@ class Cluster:
 
     @contextmanager
     def _reached(self) -> Iterator[None]:
-        """Turn errors of Dask into errors of this package."""
+        """Context that turns errors of Dask into `WorkerDied`."""
         from distributed.scheduler import KilledWorker
 
         try:
@@ -123,6 +124,7 @@ class Cluster:
             raise
 
     def _result(self, task: Task) -> Any:
+        """Wait for the result of a task; note a cluster without workers or with other versions."""
         with self._reached():
             while True:
                 try:
@@ -135,8 +137,8 @@ class Cluster:
                         self._note_once("there is no Dask worker; waiting for one")
         if where != (own := json.dumps(environment())):
             self._note_once(
-                "workers have other versions or processors, which may round otherwise: single "
-                f"results may differ from those of this machine ({where}; here {own})"
+                "workers have other package versions or processors, so rounding may differ, and "
+                f"single results with it ({where}; here {own})"
             )
         return result_of(reply)
 
@@ -147,30 +149,30 @@ class Cluster:
 
 
 Workers = int | Cluster | None
-"""Processes, or workers elsewhere; None for one process per available core."""
+"""A number of processes, a cluster, or None for one process per available core."""
 
 
 @contextmanager
 def ordered_map(
     function: Callable, chunks: Iterable, *, workers: int | Cluster
 ) -> Iterator[Iterator]:
-    """Context with an iterator over `function(chunk)` for every chunk, in order, computed ahead.
+    """Context with an iterator over `function(chunk)` for every chunk, in the order of the chunks.
 
-    At most `workers * AHEAD` chunks are pending at a time. Leaving the context stops all work. When
-    this process dies, each child ends after its current chunk.
+    Up to `workers * AHEAD` results are computed before they are requested. Leaving the context
+    stops all work. If this process dies, each child ends after its current chunk.
 
     Args:
         function: A function at the top level of an importable module, or a `functools.partial` of
             one; it is pickled and sent to every process once.
-        chunks: Arguments, possibly without end; they and the results are pickled.
+        chunks: Arguments, possibly endless; they and the results are pickled.
         workers: Number of processes, or a cluster. With 1, this process computes each result when
-            it is asked for.
+            the iterator is asked for it.
 
     Raises:
         UserError: A process cannot be started or, while iterating, a thread.
-        WorkerDied: While iterating, in place of a result: a process or the scheduler died.
-        Exception: While iterating, in place of a result: what the function raised, with its
-            traceback as a note; a `RuntimeError` for an exception that cannot be pickled.
+        WorkerDied: While iterating: a process or the scheduler died.
+        Exception: While iterating: the function raised it; its traceback is attached as a note. An
+            exception that cannot be pickled becomes a `RuntimeError`.
     """
     if not isinstance(workers, int):
         with workers.ordered_map(function, chunks) as results:
@@ -193,7 +195,7 @@ def ordered_map(
     def submit(chunk: object) -> Callable[[], Any]:
         try:
             task = threads.submit(apply, chunk)
-        except RuntimeError as error:  # as many threads as there may be
+        except RuntimeError as error:  # the system's limit of threads is reached
             raise UserError(f"cannot start {workers} worker processes: {error}") from None
         return lambda: result_of(task.result())
 
@@ -216,9 +218,9 @@ def ordered_map(
 
 
 def _in_order(chunks: Iterable, submit: Callable, most: Callable[[], int]) -> Any:
-    """Yield results in the order of the chunks, with at most `most()` tasks pending.
+    """Yield the results of all chunks in order, with at most `most()` tasks pending.
 
-    `submit(chunk)` starts a task and returns a function that waits for its result.
+    `submit(chunk)` starts a task and returns a function that waits for the task's result.
     """
     waiting: deque[Callable[[], Any]] = deque()
     for chunk in chunks:
@@ -230,15 +232,14 @@ def _in_order(chunks: Iterable, submit: Callable, most: Callable[[], int]) -> An
 
 
 class Worker:
-    """A child process that applies one function, as `framed` gives it, to one chunk at a time.
+    """A child process that applies one function to one chunk at a time.
 
-    Raises:
-        OSError: The process cannot be started.
+    `function` is the function as packed by `framed`. Raises OSError if the process cannot start.
     """
 
     def __init__(self, function: bytes):
         paths = os.pathsep.join(os.path.abspath(p) for p in sys.path)
-        # A group of their own: Ctrl-C and `timeout` reach this process only, which ends them.
+        # In a process group of its own, Ctrl-C and `timeout` do not reach the child.
         apart: dict[str, Any] = {"process_group": 0} if os.name == "posix" else {}
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-c", f"from {__name__} import _serve; _serve()"],
@@ -250,10 +251,9 @@ class Worker:
         self._unsent = function
 
     def apply(self, chunk: object) -> tuple[bool, bytes]:
-        """Return a success flag, and the pickled result or exception.
+        """Return whether the call succeeded, and the pickled result or exception.
 
-        Raises:
-            WorkerDied: The process ended without a reply.
+        Raises `WorkerDied` if the process ends without a reply.
         """
         stdin, stdout = self.process.stdin, self.process.stdout
         assert stdin is not None and stdout is not None
@@ -266,7 +266,7 @@ class Worker:
             raise WorkerDied(f"a worker process died ({self._ending()})") from None
 
     def kill(self) -> None:
-        """Kill the process, and on POSIX systems the programs that it has started."""
+        """Kill the process and, on POSIX systems, its own child processes."""
         with suppress(OSError):
             if os.name == "posix" and self.process.returncode is None:
                 os.killpg(self.process.pid, signal.SIGKILL)
@@ -274,7 +274,7 @@ class Worker:
                 self.process.kill()
 
     def close(self) -> None:
-        """Close the pipes, upon which the process ends, and wait for that."""
+        """Close the pipes, which ends the process, and wait for its end."""
         for pipe in (self.process.stdin, self.process.stdout):
             assert pipe is not None
             with suppress(OSError):
@@ -282,7 +282,7 @@ class Worker:
         self._ending()
 
     def _ending(self) -> str:
-        """Say how the process ended, which is killed after `GRACE` seconds."""
+        """Wait for the end of the process, kill it after `GRACE` seconds; say how it ended."""
         try:
             code = self.process.wait(GRACE)
         except subprocess.TimeoutExpired:
@@ -295,7 +295,7 @@ class Worker:
 
 
 def result_of(reply: tuple[bool, bytes]) -> Any:
-    """Return the result in a reply of a worker, or raise the exception in it."""
+    """Return the result in a worker's reply, or raise the exception in it."""
     succeeded, data = reply
     value = pickle.loads(data)
     if not succeeded:
@@ -306,9 +306,9 @@ def result_of(reply: tuple[bool, bytes]) -> Any:
 def parallel_map(
     function: Callable, chunks: Sequence, *, workers: Workers = None, label: str = ""
 ) -> list:
-    """Return `[function(chunk) for chunk in chunks]`, computed as by `ordered_map`.
+    """Return `[function(chunk) for chunk in chunks]`, computed by `ordered_map`.
 
-    `workers` None takes one process per available core; a `label` shows a bar on a terminal.
+    `workers` None means one process per available core; a `label` shows a progress bar.
     """
     if workers is None or isinstance(workers, int):
         workers = min(workers or available_cores(), len(chunks))
@@ -329,21 +329,24 @@ def chunked(items: Sequence, size: int) -> list:
 
 
 def available_cores() -> int:
-    """Return the cores that this process may use, by its affinity and a container's quota."""
+    """Return the number of cores that CPU affinity and the container's quota allow."""
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     return max(1, math.ceil(min(cores, cpu_quota())))
 
 
 def framed(value: object) -> bytes:
-    """Return pickled bytes of pickled bytes, read to the end even where a class is missing."""
+    """Return a value pickled twice.
+
+    The receiver can then read the whole message from its pipe even if it cannot unpickle the value.
+    """
     return pickle.dumps(pickle.dumps(value))
 
 
 def _serve() -> None:
-    """Apply the function that comes first on stdin to what follows, until the parent closes it."""
+    """Run a `Worker`: read a function, then chunks from stdin, and write a reply for each."""
     replies = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # nothing that prints may end up among the replies
+    os.dup2(2, 1)  # what libraries print must not get between the replies
     requests = sys.stdin.buffer
     try:
         function = pickle.load(requests)
@@ -352,36 +355,39 @@ def _serve() -> None:
             pickle.dump(_answer(function, chunk), replies)
             replies.flush()
     except (EOFError, BrokenPipeError, KeyboardInterrupt, pickle.UnpicklingError):
-        os._exit(0)  # without another attempt to flush
+        os._exit(0)  # skip the flush at exit: the pipe is closed
 
 
 _unpickled = lru_cache(maxsize=2)(pickle.loads)
 
 
 def _answer(function: bytes, chunk: bytes) -> tuple[bool, bytes]:
-    """Return a success flag, and the pickled result or exception."""
+    """Apply a function to a chunk; return whether that succeeded, and the result or exception.
+
+    All of them are pickled.
+    """
     try:
         return True, pickle.dumps(_unpickled(function)(pickle.loads(chunk)))
     except Exception as error:
         error.add_note(traceback.format_exc())
         try:
             data = pickle.dumps(error)
-            pickle.loads(data)  # some exceptions are pickled, but never unpickled
+            pickle.loads(data)  # some exceptions can be pickled but not unpickled
         except Exception:
             data = pickle.dumps(RuntimeError(f"{type(error).__name__}: {error}"))
         return False, data
 
 
 def _plugin(name: str, message: bytes) -> Any:
-    """Return the plugin that Dask gives to every worker when it joins."""
+    """Return the plugin by which every Dask worker receives a pickled function when it joins."""
     from distributed import WorkerPlugin
 
     class Message(WorkerPlugin):
-        # It is pickled by value: only an import reaches the module of the worker.
+        # Pickled by value: only an import inside the method reaches the worker's own module.
         def setup(self, worker) -> None:
             from graphcnf.compute import cpu, parallel
 
-            # Dask starts workers with MALLOC_TRIM_THRESHOLD_=65536.
+            # Dask sets MALLOC_TRIM_THRESHOLD_=65536, which hands memory back early.
             cpu.keep_memory()
             parallel._functions[name] = message
 
@@ -394,13 +400,13 @@ def _plugin(name: str, message: bytes) -> Any:
 
 
 def _work(name: str, chunk: bytes) -> tuple[str, tuple[bool, bytes]]:
-    """Return the versions of a worker, and the answer of a function to a chunk."""
-    with _LOCK:  # torch's number of threads belongs to the whole process
+    """Apply a received function to a chunk in a Dask worker; return its versions and `_answer`."""
+    with _LOCK:  # torch's number of threads is a setting of the whole process
         return json.dumps(environment()), _answer(_functions[name], chunk)
 
 
 def check_cluster(cluster: str) -> None:
-    """Raise `UserError` where a cluster is not named as it should be, or Dask is missing.
+    """Raise `UserError` if a cluster is misspelt, or Dask is not installed.
 
     Args:
         cluster: "local" for processes of this machine, the address of a scheduler
@@ -409,8 +415,8 @@ def check_cluster(cluster: str) -> None:
     if cluster != "local" and not _ADDRESS.fullmatch(cluster):
         if not cluster.lower().endswith(".json"):
             raise UserError(
-                f"no cluster {cluster!r}: write local, the address of a scheduler as in "
-                "tcp://host:8786, or the name of the .json file that it wrote"
+                f"cluster must be local, the address of a scheduler such as tcp://host:8786, or "
+                f"the .json file that a scheduler wrote, got {cluster!r}"
             )
         if not Path(cluster).is_file():
             raise UserError(f"no such file: {cluster}")
@@ -420,11 +426,12 @@ def check_cluster(cluster: str) -> None:
 
 @contextmanager
 def open_workers(cluster: str | None, workers: int | None = None) -> Iterator[Workers]:
-    """Open a cluster, as `check_cluster` knows it, and yield its workers.
+    """Context with the workers of a cluster, or with `workers` where `cluster` is None.
 
     Args:
-        cluster: None for no cluster, which yields `workers`.
-        workers: Number of processes; None for one per core, and for a remote cluster.
+        cluster: See `check_cluster`.
+        workers: Number of processes of a local cluster, or without a cluster; None for one per
+            core, and for a remote cluster.
 
     Raises:
         UserError: The cluster cannot be reached or started.
@@ -436,22 +443,22 @@ def open_workers(cluster: str | None, workers: int | None = None) -> Iterator[Wo
     import dask
     from distributed import Client, LocalCluster
 
-    # Dask tells of every worker that dies, which is no failure here, and prints a traceback where
-    # the scheduler does, which is one line of ours. Its configuration gives both names a level.
+    # A worker's death is no failure here, and the scheduler's is reported in one line: silence
+    # Dask's own warnings and tracebacks. Its configuration sets a level for both names.
     level = logging.WARNING if os.environ.get("GRAPHCNF_DEBUG") else logging.CRITICAL
     for name in ("distributed", "distributed.client"):
         logging.getLogger(name).setLevel(level)
     with ExitStack() as stack:
         address: Any = cluster
         if cluster == "local":
-            # It is read whenever a worker dies.
+            # Dask reads these settings whenever a worker dies, so they stay for the whole context.
             stack.enter_context(dask.config.set(LOCAL))
-            with _deaf_to_interrupts():
+            with _interrupts_blocked():
                 local = LocalCluster(
                     n_workers=workers or available_cores(),
                     threads_per_worker=1,
                     silence_logs=level,
-                    # Others on this machine can reach its ports: keys of its own keep them out.
+                    # Other users of this machine can reach its ports; TLS keys keep them out.
                     security=True,
                     dashboard_address="127.0.0.1:0",
                     scheduler_kwargs={"dashboard": False},
@@ -461,7 +468,7 @@ def open_workers(cluster: str | None, workers: int | None = None) -> Iterator[Wo
             try:
                 address = str(read_json(cluster)["address"])
             except (OSError, ValueError, KeyError, TypeError):
-                raise UserError(f"{cluster}: not the file of a scheduler of Dask") from None
+                raise UserError(f"{cluster}: not the file of a Dask scheduler") from None
         try:
             client = Client(address, set_as_default=False, timeout=CONNECT)
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -473,12 +480,15 @@ def open_workers(cluster: str | None, workers: int | None = None) -> Iterator[Wo
 
 
 @contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """Context in which new threads and processes leave Ctrl-C to this thread, which ends them."""
+def _interrupts_blocked() -> Iterator[None]:
+    """Context in which new threads and processes start with SIGINT blocked, and so ignore Ctrl-C.
+
+    This thread handles Ctrl-C, and ends them.
+    """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    # It would be started with the first process, and hear of Ctrl-C for that thread.
+    # Starting the tracker unblocks SIGINT in this thread, so it has to run before.
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:

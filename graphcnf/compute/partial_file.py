@@ -1,10 +1,10 @@
-"""A file that grows piece by piece, and survives a kill at any moment.
+"""A file that is written piece by piece, and can be continued after a kill at any moment.
 
-The complete part of `molecules.csv` lies beside it as `.molecules.csv.<fingerprint>.partial`, where
-the fingerprint stands for everything that determines the content. A journal of the same name holds
-the number of complete bytes, and an entry of the writer; it is replaced after each piece, once the
-piece is on the disk. Bytes that the journal does not vouch for are cut off when the file is opened
-again.
+The pieces of `molecules.csv` so far lie beside it in `.molecules.csv.<fingerprint>.partial`; the
+fingerprint is that of everything that determines the content. A journal beside this partial file
+holds the number of committed bytes, their checksum and an entry of the writer; it is replaced after
+each piece, once the piece is on the disk. When the partial file is opened again, bytes after the
+committed ones are cut off.
 """
 
 from __future__ import annotations
@@ -23,25 +23,28 @@ from graphcnf.compute.files import file_lock, inside, open_kept, open_new, read_
 from graphcnf.errors import UserError
 
 READ = 1 << 20
+"""Bytes that are read at a time for a checksum."""
+
 DIGITS = 16
+"""Hexadecimal digits of a fingerprint."""
 
 
 def fingerprint(content: dict[str, Any]) -> str:
-    """Return a short name for JSON values."""
+    """Return a short hash of JSON values."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:DIGITS]
 
 
 class PartialFile:
-    """The complete part of a file that is being written; `partial_file` makes one.
+    """The committed pieces of a file that is being written; opened by `partial_file`.
 
     Args:
         target: The file.
         name: Fingerprint of its content.
 
     Attributes:
-        path: File with the complete part.
-        entry: Entry of the last `commit`; None at the beginning.
-        damaged: True where there was a part that could not be used.
+        path: File with the committed pieces.
+        entry: Entry of the last `commit`; None before the first one.
+        damaged: True if an earlier partial file was unusable and has been dropped.
     """
 
     def __init__(self, target: Path, name: str):
@@ -55,6 +58,7 @@ class PartialFile:
         self.damaged = self._recover()
 
     def _recover(self) -> bool:
+        """Take up the committed pieces; return True if there were some but damaged."""
         there = os.fstat(self._file.fileno()).st_size
         try:
             found = read_json(inside(self._journal.parent, self._journal.name))
@@ -68,7 +72,7 @@ class PartialFile:
             good = False
         if not good:
             self.restart()
-            # Nothing but a journal is the trace of a file that was finished.
+            # A journal without a partial file is left over from a file that was finished.
             return there > 0
         self._file.truncate(size)
         self._file.seek(size)
@@ -84,18 +88,18 @@ class PartialFile:
         return found
 
     def restart(self) -> None:
-        """Drop all that was committed."""
+        """Drop all committed pieces."""
         self._journal.unlink(missing_ok=True)
         self._file.seek(0)
         self._file.truncate()
         self._size, self._sum, self.entry = 0, 0, None
 
     def commit(self, text: str, entry: dict[str, Any]) -> None:
-        """Append a piece; once this returns, a kill does not take it away.
+        """Append a piece, which survives a kill once this returns.
 
         Args:
             text: The piece.
-            entry: JSON values for whoever opens the file again.
+            entry: JSON values that a later process finds in the attribute `entry`.
         """
         data = text.encode()
         _write_through(self._file, data)
@@ -107,12 +111,12 @@ class PartialFile:
         self._size, self._sum, self.entry = size, checksum, entry
 
     def others(self) -> list[Path]:
-        """Return the files that unfinished commands with other fingerprints have left."""
+        """Return the partial files and journals of the same target with other fingerprints."""
         name = re.compile(
             rf"\.{re.escape(self.target.name)}\.[0-9a-f]{{{DIGITS}}}\.(partial|json|tmp)"
         )
         found: list[Path] = []
-        with suppress(OSError):  # who may write to a folder may not always list it
+        with suppress(OSError):  # a folder may be writable without being readable
             found = [p for p in self.target.parent.iterdir() if name.fullmatch(p.name)]
         return [path for path in found if path not in self._own]
 
@@ -121,11 +125,12 @@ class PartialFile:
         convert: Callable[[Path, Path], None] | None = None,
         beside: Callable[[Path], None] | None = None,
     ) -> None:
-        """Give the file its name, and delete what is left beside it.
+        """Rename the file to its target, and delete the partial files and journals beside it.
 
         Args:
-            convert: Makes the file of the text.
-            beside: Called with the whole file before it has its name.
+            convert: Function that converts the text (first path) into the target's format (second
+                path), such as gzip.
+            beside: Function that is called with the path of the whole file before the renaming.
         """
         self._file.close()
         whole = self.path
@@ -142,8 +147,8 @@ class PartialFile:
             path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Close the complete part; without a commit, delete it."""
-        with suppress(OSError):  # what the disk did not take is not committed
+        """Close the partial file; delete it if nothing was committed."""
+        with suppress(OSError):  # a failed flush concerns uncommitted bytes only
             self._file.close()
         for path in self._own if self.entry is None else (self._temporary,):
             path.unlink(missing_ok=True)
@@ -151,9 +156,9 @@ class PartialFile:
 
 @contextmanager
 def partial_file(target: Path, name: str) -> Iterator[PartialFile]:
-    """Open the part of a file that earlier commands with this fingerprint have completed.
+    """Context with the `PartialFile` of a target and fingerprint, continued where there is one.
 
-    An error leaves what was committed for the next one.
+    After an error the committed pieces stay for the next process.
 
     Raises:
         UserError: The file cannot be written, or another process is writing it.
@@ -174,7 +179,7 @@ def partial_file(target: Path, name: str) -> Iterator[PartialFile]:
 
 
 def _check(size: int, entry: Any, checksum: int) -> int:
-    """Return the checksum of a journal and, given its own, of the part that it vouches for."""
+    """Return the checksum of a journal's content and, by `checksum`, of the committed bytes."""
     return zlib.crc32(json.dumps([size, entry]).encode(), checksum)
 
 

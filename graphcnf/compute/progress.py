@@ -13,7 +13,7 @@ from graphcnf.errors import printable
 def progress_bar(
     label: str, total: float, *, hidden: bool = False
 ) -> Iterator[Callable[..., None]]:
-    """Context with a function `show(done, label=None)` that draws a bar on a terminal."""
+    """Context with a function `show(done, label=None)` that updates a bar on a terminal."""
     if hidden or not sys.stderr.isatty():
         yield lambda done, label=None: None
         return

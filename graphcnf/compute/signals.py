@@ -1,4 +1,4 @@
-"""Signals that a process hears at once, and ends in order."""
+"""Prompt and orderly reactions to SIGINT and SIGTERM."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def interrupts_heard() -> Iterator[None]:
-    """Let Ctrl-C reach Python's handler even while a library has put its own in the place.
+def prompt_interrupts() -> Iterator[None]:
+    """Context in which Ctrl-C reaches Python's handler even while a library has its own installed.
 
-    RDKit does so in a substructure search: it cuts the search short, and only its log says so.
-    With SIGINT blocked in all threads, one of them waits for it and wakes the main one by SIGURG.
+    RDKit's substructure search installs one, which only cuts the search short. Here SIGINT is
+    blocked in all threads; a waiting thread receives it and wakes the main thread by SIGURG.
     """
     main = threading.main_thread()
     if not hasattr(signal, "pthread_sigmask") or threading.current_thread() is not main:
@@ -46,7 +46,7 @@ def interrupts_heard() -> Iterator[None]:
 
 @contextmanager
 def termination_raises() -> Iterator[None]:
-    """Let SIGTERM raise SystemExit, as Ctrl-C raises KeyboardInterrupt."""
+    """Context in which SIGTERM raises SystemExit, as Ctrl-C raises KeyboardInterrupt."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

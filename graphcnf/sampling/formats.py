@@ -1,4 +1,8 @@
-"""Records as text: .smi, .csv, .sdf and .jsonl files, gzip and Parquet files made of them."""
+"""File formats of molecules: .smi, .csv, .sdf and .jsonl text, converted to gzip or Parquet.
+
+The *kind* of a file is its ending, such as "csv.gz"; its *plain kind* is that of the text that is
+converted: "csv" for "csv.gz", "jsonl" for "parquet".
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,7 @@ from graphcnf.compute.files import open_input
 from graphcnf.errors import csv_cell, require
 
 KINDS = ("smi", "csv", "sdf", "jsonl", "parquet", "smi.gz", "csv.gz", "sdf.gz", "jsonl.gz")
-"""Endings of the files that molecules are written to."""
+"""Kinds of molecule files that can be written."""
 
 ROWS = 1 << 14
 """Rows in a row group of a Parquet file."""
@@ -36,17 +40,17 @@ TYPES = {
 
 
 def plain_kind(kind: str) -> str:
-    """Return the format of the text that a file of this kind is made of."""
+    """Return the plain kind of a kind."""
     return "jsonl" if kind == "parquet" else kind.removesuffix(".gz")
 
 
 def columns_of(kind: str, more: Sequence[str] = (), *, everything: bool = False) -> tuple[str, ...]:
-    """Return the columns of a file of a plain kind; .smi files have the SMILES first.
+    """Return the columns of a file of a plain kind; in .smi files the SMILES come first.
 
     Args:
         kind: Plain kind.
-        more: Columns beside the usual ones.
-        everything: True for the columns of a sample with invalid graphs.
+        more: Further columns.
+        everything: True to add the columns that tell valid from invalid graphs.
     """
     columns = ["record", "smiles"]
     if kind == "smi":
@@ -56,7 +60,7 @@ def columns_of(kind: str, more: Sequence[str] = (), *, everything: bool = False)
 
 
 def header(kind: str, columns: Sequence[str]) -> str:
-    """Return the text that a file of a plain kind begins with."""
+    """Return the header line of a file of a plain kind, "" if that has none."""
     if kind == "smi" and len(columns) > 1:
         return "# " + "\t".join(columns) + "\n"
     return _csv(dict(zip(columns, columns, strict=True))) if kind == "csv" else ""
@@ -77,7 +81,7 @@ def _jsonl(row: Mapping[str, Any]) -> str:
 
 
 def _sdf(row: Mapping[str, Any]) -> str:
-    """Return a record with 2D coordinates; a molecule that does not sanitize is drawn as it is."""
+    """Return an SD record with 2D coordinates; an invalid molecule is written unsanitized."""
     from rdkit import Chem
     from rdkit.Chem import rdDepictor
 
@@ -87,7 +91,7 @@ def _sdf(row: Mapping[str, Any]) -> str:
     with quiet():
         mol = Chem.MolFromSmiles(row["smiles"] or "", sanitize=valid)
         if valid:
-            # Flat coordinates would otherwise say cis or trans.
+            # Without this mark, the coordinates would imply cis or trans.
             for place in Chem.FindPotentialStereo(mol):
                 if place.type == Chem.StereoType.Bond_Double:
                     bond = mol.GetBondWithIdx(place.centeredOn)
@@ -96,7 +100,7 @@ def _sdf(row: Mapping[str, Any]) -> str:
         else:
             mol.UpdatePropertyCache(strict=False)
             Chem.FastFindRings(mol)
-        # CoordGen, which somebody may have switched on, does not always end at the same place.
+        # CoordGen, which the caller may have switched on, is not deterministic.
         with rdDepictor.UsingCoordGen(False):
             rdDepictor.Compute2DCoords(mol)
         mol.SetProp("_Name", str(row["record"]))
@@ -111,11 +115,11 @@ WRITERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "jsonl": _jsonl,
     "sdf": _sdf,
 }
-"""Text of a record, given its values by column in the order of the columns, by plain kind."""
+"""By plain kind, the function that turns a record's values, in the order of columns, into text."""
 
 
 def entries(lines: Iterable[str], kind: str, columns: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield text and SMILES ("" without one) of each record of a file of a plain kind."""
+    """Yield text and SMILES ("" if none) of each record in the lines of a file of a plain kind."""
     lines = iter(lines)
     if header(kind, columns):
         next(lines, None)
@@ -137,18 +141,18 @@ def entries(lines: Iterable[str], kind: str, columns: Sequence[str]) -> Iterator
 
 
 Conversion = Callable[[Path, Path], None] | None
-"""Function that makes the second file of the first, a text; None where the text is the file."""
+"""Function that converts a text file (first path) to another file (second path), or None."""
 
 
 def conversion(
     kind: str, columns: Sequence[str], types: Mapping[str, str] | None = None
 ) -> Conversion:
-    """Return the function that turns a file of the plain kind into one of this kind.
+    """Return the conversion of a file of the plain kind to this kind, None if they are the same.
 
     Args:
         kind: One of `KINDS`.
         columns: Columns of the file.
-        types: Types of Parquet columns, instead of those in `TYPES`.
+        types: Types of Parquet columns that override `TYPES`.
     """
     if kind == "parquet":
         return partial(to_parquet, columns=columns, types=types)
@@ -156,7 +160,7 @@ def conversion(
 
 
 def _compress(source: Path, target: Path) -> None:
-    """Write a gzip file without name and time, so that it depends on nothing else."""
+    """Write a gzip file without name and time, so that equal content gives equal bytes."""
     with (
         open(source, "rb") as plain,
         open(target, "wb") as file,
@@ -166,14 +170,14 @@ def _compress(source: Path, target: Path) -> None:
 
 
 def check_parquet() -> None:
-    """Raise UserError without the package that reads and writes Parquet files."""
+    """Raise `UserError` if pyarrow, which reads and writes Parquet files, is not installed."""
     require("pyarrow", ".parquet", "parquet")
 
 
 def to_parquet(
     source: Path, target: Path, columns: Sequence[str], types: Mapping[str, str] | None = None
 ) -> None:
-    """Write the Parquet file of a .jsonl file; arguments as in `conversion`."""
+    """Convert a .jsonl file to Parquet; arguments as in `conversion`."""
     check_parquet()
     import pyarrow as pa
     from pyarrow import parquet
@@ -191,10 +195,10 @@ def to_parquet(
 
 @contextmanager
 def open_lines(path: Path) -> Iterator[Iterable[str]]:
-    """Open a file of any kind for reading the lines of its plain kind.
+    """Context with the lines of a file of any kind, in the format of its plain kind.
 
     Raises:
-        UserError: The package that reads Parquet files is missing.
+        UserError: pyarrow is needed and not installed.
     """
     with open_input(path) as file:
         magic = file.read(4)

@@ -1,7 +1,6 @@
-"""Records of a sample drawn, scored and written as text: what runs in every process.
+"""Drawing of a block of records, filtering, and conversion to text, in every worker process.
 
-A record is a function of model, seed and number; records are drawn in the blocks of
-`graphcnf.graphs.record_blocks`.
+A record is a function of model, seed and number. `graphcnf.graphs.record_blocks` defines blocks.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from graphcnf.molecules.stereo_flow import stereo_of
 from graphcnf.sampling.formats import WRITERS
 
 WORTHWHILE = 1000
-"""Records for which another process pays: it starts in the time that half of them take."""
+"""Records that are worth another process, which takes as long to start as 500 records to draw."""
 
 
 @dataclass(frozen=True)
@@ -40,15 +39,15 @@ class Recipe:
     sizes: tuple[int, int] | None  # lowest and highest number of atoms
     kind: str  # "smi", "csv", "sdf" or "jsonl"
     columns: tuple[str, ...]
-    everything: bool  # invalid graphs and repeats, too
-    properties: tuple[str, ...] = ()  # columns that are properties of a valid molecule
+    everything: bool  # True to write invalid graphs and repeats as well
+    properties: tuple[str, ...] = ()  # properties of molecules, also among the columns
     targets: tuple[float | None, ...] | None = None  # conditions of `GraphCNF.sample_records`
-    best_of: int = 1  # candidates for each record, of which the nearest to the targets is kept
+    best_of: int = 1  # candidates per record; the one nearest to the targets is kept
     filters: Filters = NO_FILTERS
-    stereo: str = ""  # digest of the density that draws stereo marks; without one, none are drawn
+    stereo: str = ""  # digest of the model that draws stereo marks, "" to draw none
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the recipe as JSON values: equal ones determine equal records."""
+        """Return the recipe as JSON values; equal values determine equal records."""
         return json.loads(json.dumps({**vars(self), "filters": self.filters.identity}))
 
 
@@ -56,15 +55,15 @@ class Record(NamedTuple):
     """A drawn record."""
 
     number: int
-    strict: bool  # a valid molecule as it is, in one piece
-    refusal: str  # of a valid molecule, see `Filters.refusal`
-    hash: int | None  # of its SMILES; None where repeats are wanted
-    text: str  # "" for a graph that is not wanted
-    reached: dict[str, tuple[float, float]]  # value asked for and value had, by property
+    strict: bool  # True for a connected valid molecule
+    refusal: str  # `Filters.refusal` of a valid molecule, else ""
+    hash: int | None  # `protonation_hash`; None if repeats are written
+    text: str  # "" for a graph that is not written
+    reached: dict[str, tuple[float, float]]  # target and value of each conditioned property
 
 
 def block_records(model: GraphCNF, recipe: Recipe, block: range) -> list[Record]:
-    """Draw and write a whole block of records."""
+    """Draw a block of records, and convert each to its text."""
     graphs, frame = draw_block(
         model,
         block,
@@ -108,14 +107,14 @@ def molecule_log_likelihoods(
     seed: int,
     targets: Sequence[float | None] | None = None,
 ) -> np.ndarray:
-    """Return lower bounds on log p(molecule | number of atoms, targets) of a block, nats or None.
+    """Return lower bounds on log p(molecule | number of atoms, targets) of a block, (M,) nats.
 
-    Each, (M,), is one draw of the bound, with noise that is a function of the seed and the record's
-    number, and of the numbering that the graph was drawn with.
+    Each bound is one draw, with noise that is a function of the seed and the record's number; the
+    graph keeps the numbering in which it was drawn.
 
-    A model without a node order gives all labellings of a molecule the same probability, and a
-    molecule the sum of them. Graphs that are no molecules have no likelihood of that kind: nothing
-    bounds the number of their symmetries, which would have to be counted one by one.
+    Under a model without a node order, all labellings of a molecule are equally probable, and the
+    molecule has their sum. Such a model gives None for graphs that are no valid molecules, since
+    counting the symmetries of an arbitrary graph may take forever.
     """
 
     def noise(chosen: np.ndarray) -> RecordNoise:
@@ -125,7 +124,7 @@ def molecule_log_likelihoods(
         nats = model.log_probs(graphs, noise, conditions=targets)
     known = frame["strict"].to_numpy() | model.ordered
     if not model.ordered:
-        # It imports networkx, which would delay the first molecule of all others.
+        # Imports networkx, which would delay the first molecule of ordered models.
         from graphcnf.graphs.isomorphism import labelling_bits
 
         nats[known] += labelling_bits(graphs.subset(known)) * math.log(2)
@@ -137,15 +136,15 @@ def molecule_log_likelihoods(
 
 
 def first_blocks(number: int, together: int = 1) -> Iterator[range]:
-    """Yield the blocks of the first `number` records, the last one cut."""
+    """Yield the blocks of the first `number` records; the last block may be shorter."""
     needed = takewhile(lambda block: block.start < number, blocks(0, together))
     return (range(block.start, min(block.stop, number)) for block in needed)
 
 
 def sampling_processes(model: GraphCNF, records: float, workers: Workers = None) -> int | Cluster:
-    """Return the number of processes that draw about `records` records, or the cluster.
+    """Return the number of processes to draw about `records` records with, or the given cluster.
 
-    One process draws from a model on a GPU, and none is started without a block to draw.
+    One process for a model on a GPU, and never more processes than blocks.
     """
     if workers is not None and not isinstance(workers, int):
         return workers

@@ -1,4 +1,4 @@
-"""A sample drawn in the order of its records, into a stream or a file that survives a kill."""
+"""Drawing of a sample, record by record, into a stream or a file that can be continued."""
 
 from __future__ import annotations
 
@@ -34,32 +34,31 @@ from graphcnf.sampling.records import (
 AGAIN = "the same command goes on from there"
 
 PATIENCE = 10_000
-"""Records in a row without a further valid molecule after which the search is given up."""
+"""Consecutive records without a new valid molecule after which drawing is given up."""
 
 PATIENCE_FACTOR = 10
-"""Multiplies `PATIENCE` where there are filters."""
+"""Multiplies `PATIENCE` when a filter is active."""
 
 
 class Exhausted(UserError):
-    """The search for further molecules was given up."""
+    """Drawing was given up: no new molecules appeared for a long time."""
 
 
 @dataclass
 class SampleCounts:
-    """Counts of a sample so far; its journal and the descriptions of shards keep them.
+    """Counts of a sample so far, stored in its journal and in the descriptions of shards.
 
-    `reached` holds four numbers for each property that was asked for: the value asked for, the
-    number of written molecules with that property, the sum of their values, and the sum of the
-    distances of their values from the one asked for.
+    `reached` holds four numbers for each conditioned property: the target value; over the written
+    molecules with a finite value, their number, the sum of values, and the sum of absolute errors.
     """
 
     first: int = 0  # number of the first record
     record: int = 0  # number of the next record
-    written: int = 0  # records that count
+    written: int = 0  # records written
     valid: int = 0
-    last: int = 0  # number of the record after the last one that counts
+    last: int = 0  # number of the record after the last one written
     seconds: float = 0.0
-    outcomes: dict[str, int] = field(default_factory=dict)  # valid ones by `Filters.refusal`
+    outcomes: dict[str, int] = field(default_factory=dict)  # valid molecules by `Filters.refusal`
     reached: dict[str, list[float]] = field(default_factory=dict)
 
     @property
@@ -68,7 +67,7 @@ class SampleCounts:
         return self.record - self.first
 
     def add(self, record: Record, written: bool) -> None:
-        """Count the next record, and its properties where it is written."""
+        """Count the next record and, if it is written, its conditioned properties."""
         self.record = record.number + 1
         if record.strict:
             self.valid += 1
@@ -82,11 +81,13 @@ class SampleCounts:
             self.reached[name] = [asked, count + 1, total + value, distance + abs(value - asked)]
 
     def figures(self, distinct: bool, filters: Collection[str]) -> dict[str, Any]:
-        """Return numbers of graphs, and shares in [0, 1] of valid ones and of those that pass.
+        """Return counts of graphs, and the shares in [0, 1] that are valid and pass the filters.
 
-        Where properties were asked for, `asked` has for each the value, and of the written
-        molecules the mean and the mean absolute error (MAE). `distinct` is 0 with repeats, and
-        `filters` are the names of `Filters.checks`.
+        `asked` holds target, mean and mean absolute error of each conditioned property.
+
+        Args:
+            distinct: False if repeats are written; `distinct` of the result is 0 then.
+            filters: Names of `Filters.checks`.
         """
         asked = {
             name: {"value": value, "mean": total / count, "mae": distance / count}
@@ -107,14 +108,14 @@ class SampleCounts:
         }
 
     def summary(self, distinct: bool, filters: Collection[str]) -> str:
-        """Return one line, with the share that passes each filter."""
+        """Return a one-line summary, with the share of molecules that passes each filter."""
         figures = self.figures(distinct, filters)
         passed = passing_text(filters, self.outcomes)
         shown = f", of these {passed}" if passed else ""
         shown += f", {self.written:,} distinct" if distinct and self.written else ""
         for name, found in figures.get("asked", {}).items():
             shown += (
-                f"; {name}={found['value']:g} asked for, mean {found['mean']:.4g}, "
+                f"; {name}={found['value']:g} requested, mean {found['mean']:.4g}, "
                 f"mean absolute error {found['mae']:.3g}"
             )
         return (
@@ -124,14 +125,14 @@ class SampleCounts:
 
 
 class Sample:
-    """A sample of a model of molecules, with the `counts` of its records so far.
+    """A sample of a molecule model; `counts` are those of the records so far.
 
     Args:
         model: Model to draw from.
-        recipe: Determines the records and their text.
-        records: Numbers of the records that may be drawn.
-        number: Records that have to count; None for all of `records` that do.
-        workers: Processes, or a cluster; None for as many as pay.
+        recipe: Options that determine the records and their text.
+        records: Numbers of the records to draw from.
+        number: Records to write, after which drawing stops; None to draw all of `records`.
+        workers: Processes, or a cluster; None for a number that suits the size of the sample.
     """
 
     def __init__(
@@ -162,17 +163,17 @@ class Sample:
         return self.counts.record >= self.records.stop or self.counts.written == self.number
 
     def write(self, stream: TextIO) -> None:
-        """Draw the sample into a text stream, which is flushed after each piece.
+        """Draw the sample into a text stream, which is flushed after each block.
 
         Raises:
-            Exhausted: There are too few molecules.
+            Exhausted: Drawing was given up before `number` records were written.
         """
 
         def write(text: str) -> None:
             stream.write(text)
             stream.flush()
 
-        # A bar and molecules on one terminal would run into each other.
+        # A progress bar would be mixed up with molecules on the same terminal.
         self._write(write, hidden=stream.isatty())
 
     def save(
@@ -183,15 +184,20 @@ class Sample:
         beside: Callable[[Path], None] | None = None,
         force: bool = False,
     ) -> None:
-        """Draw the sample into a file, from where an interrupted process left it.
+        """Draw the sample into a file, continuing what an interrupted process has drawn.
 
-        The file is replaced when the sample is complete (`PartialFile.finish`); `force` drops what
-        other options left unfinished.
+        The file is replaced once the sample is complete.
+
+        Args:
+            out: File to write.
+            convert: See `PartialFile.finish`.
+            beside: See `PartialFile.finish`.
+            force: Delete unfinished samples of this file with other options.
 
         Raises:
-            UserError: The file cannot be written, a process died, or there are too few molecules.
+            UserError: The file cannot be written, a process died, or drawing was given up.
         """
-        # A larger number begins with the same molecules, but another part of the records does not.
+        # Samples of different `number` share a partial file, since one begins with the other.
         last = self.records.stop if self.number is None else None
         name = fingerprint(
             {
@@ -230,7 +236,7 @@ class Sample:
                 show(self._done())
 
     def _texts(self) -> Generator[str]:
-        """Yield the text piece after piece until there is enough; `counts` keep up with it."""
+        """Yield the text of block after block until the sample is complete; update `counts`."""
         recipe, counts = self.recipe, self.counts
         patience = PATIENCE * (PATIENCE_FACTOR if recipe.filters else 1)
         beginning = "" if counts.sampled else header(recipe.kind, recipe.columns)
@@ -253,7 +259,7 @@ class Sample:
                     raise Exhausted(_advice(counts, recipe.filters.checks))
 
     def _blocks(self) -> Generator[list[Record]]:
-        """Yield drawn blocks, the first of them from this process: it is there soon."""
+        """Yield drawn blocks; this process draws the first, since others take time to start."""
         counts, stop = self.counts, self.records.stop
         draw = partial(block_records, self.model, self.recipe)
         together = together_on(self.model.device)
@@ -272,7 +278,7 @@ class Sample:
             yield from drawn
 
     def _resume(self, file: PartialFile, out: Path, force: bool) -> None:
-        """Take up the counts of the unfinished file, and the hashes of its molecules."""
+        """Restore the counts of the unfinished file, and the hashes of its molecules."""
         recipe, number, damaged = self.recipe, self.number, file.damaged
         self._restart()
         try:
@@ -283,9 +289,8 @@ class Sample:
             damaged = True
         if file.others() and not force:
             raise UserError(
-                f"a command with other options, or by other versions or on another kind of "
-                f"processor, left an unfinished {out}: go on as it began, or delete what it left "
-                "with --force"
+                f"a command with other options, versions or on another kind of processor left an "
+                f"unfinished {out}: repeat that command, or delete its part with --force"
             )
         if damaged:
             say(f"note: what an interrupted command left of {out} is damaged; starting afresh")
@@ -306,6 +311,7 @@ class Sample:
 
 
 def _advice(counts: SampleCounts, filters: Collection[str]) -> str:
+    """Return the message of `Exhausted`: what was found, and what to change."""
     if filters and counts.valid:
         return (
             f"of {counts.valid:,} valid molecules {passing_text(filters, counts.outcomes)}, "

@@ -1,9 +1,9 @@
-"""Shards: parts of a sample that are drawn apart, and the one file that they are merged into.
+"""Shards: parts of a sample, drawn independently and merged into one file.
 
-`part-3.smi` has the JSON file `part-3.smi.shard.json` beside it: number and count of the parts, the
-records of the sample and of the part (the first one, and the one after the last), model, recipe and
-environment, the counts of the part, length and checksum of its file. That is there before the file
-is, so that a file without one is no shard.
+The shard `part-3.smi` is described by `part-3.smi.shard.json` beside it: number and count of the
+shards; first record and end of the sample and of the shard; model, recipe and environment; counts
+of the shard; length and checksum of its file. The description is written before the file gets its
+name, so every complete shard has one.
 """
 
 from __future__ import annotations
@@ -31,22 +31,24 @@ from graphcnf.sampling.records import Recipe
 from graphcnf.sampling.sample import Sample, SampleCounts
 
 FORMAT = 1
+"""Version of the description's layout."""
 
 Shard = dict[str, Any]
-"""Content of the JSON file beside a shard; `progress`, `bytes` and `sha256` once it is drawn."""
+"""Description of a shard; `progress`, `bytes` and `sha256` are added once the shard is drawn."""
 
 ShardFile = tuple[Path, Shard]
+"""File of a shard and its description."""
 
 
 def _shard_records(sample: range, number: int, parts: int) -> range:
-    """Return the records of a shard; shards share no block."""
+    """Return the records of a shard, which are whole blocks; raise ValueError for a bad number."""
     if not 1 <= number <= parts:
         raise ValueError
     blocks = block_count(sample)
     if parts > blocks:
         raise UserError(
             f"{parts:,} shards: {len(sample):,} graphs are drawn in {blocks:,} "
-            f"block{'s' if blocks > 1 else ''}, so there are at most as many"
+            f"block{'s' if blocks > 1 else ''}, and a shard is at least one block"
         )
     return share_of(sample, number, parts)
 
@@ -54,9 +56,9 @@ def _shard_records(sample: range, number: int, parts: int) -> range:
 def shards_of(
     model: GraphCNF, recipe: Recipe, sample: range, out: Path, number: int, parts: int
 ) -> list[ShardFile]:
-    """Return one shard of a sample with its file, or all of them for the number 0.
+    """Return file and description of shard `number`, or of all shards for the number 0.
 
-    For all of them, the file m.smi.gz becomes m-1.smi.gz, m-2.smi.gz ...
+    The files of all shards are numbered: m.smi.gz becomes m-1.smi.gz, m-2.smi.gz ...
 
     Raises:
         UserError: There are fewer blocks than shards.
@@ -79,13 +81,16 @@ def shards_of(
 
 
 def write_description(out: Path, shard: Shard, sample: Sample, file: Path) -> None:
-    """Write the description of a shard, given its final name and its present file."""
+    """Write the description of a drawn shard.
+
+    `out` is the final name of its file, `file` the temporary one.
+    """
     content = {**shard, "progress": asdict(sample.counts), **_seal(file)}
     replace_file(_described(out), (json.dumps(content, indent=1) + "\n").encode())
 
 
 def is_complete(out: Path, shard: Shard) -> bool:
-    """Return True where the file is this shard already, drawn by whatever machine."""
+    """Return True if the file exists and is this shard, drawn on any machine."""
     try:
         found = read_json(inside(out.parent, _described(out).name))
         return {**found, "environment": shard["environment"]} == {**found, **shard, **_seal(out)}
@@ -94,6 +99,7 @@ def is_complete(out: Path, shard: Shard) -> bool:
 
 
 def _described(out: Path) -> Path:
+    """Return the path of the description of a shard's file."""
     return out.with_name(f"{out.name}.shard.json")
 
 
@@ -105,10 +111,7 @@ def _seal(file: Path) -> dict[str, Any]:
 
 
 def _read_shard(path: Path) -> tuple[Shard | None, str]:
-    """Return the description of a shard, and a text that says what is wrong with the shard.
-
-    The description is None if it cannot be used; the text is "" for an intact shard.
-    """
+    """Return a shard's description, None if unusable, and what is wrong with the shard, or ""."""
     name = _described(path).name
     try:
         shard = read_json(inside(path.parent, name))
@@ -130,7 +133,7 @@ def _read_shard(path: Path) -> tuple[Shard | None, str]:
 
 
 def _check(shard: Shard) -> None:
-    """Raise one of the errors that `_read_shard` catches for an inconsistent description."""
+    """Raise an error that `_read_shard` catches, if a description is inconsistent."""
     recipe, sample = shard["recipe"], range(*shard["sample"])
     counts = SampleCounts(**shard["progress"])
     records = _shard_records(sample, *shard["part"])
@@ -150,11 +153,13 @@ def _check(shard: Shard) -> None:
 
 
 def survey(paths: Iterable[Path]) -> tuple[list[ShardFile], list[str], list[str]]:
-    """Check every file.
+    """Check files that should be the shards of one sample.
+
+    If they belong to several samples, the most frequent one counts.
 
     Returns:
-        The whole shards of the sample that most files are of, in the order of their records; a line
-        for each file that is left out, and for each gap; further sentences for the user.
+        The intact shards of the sample, in the order of their records; a line for each file that is
+        left out and for each missing shard; notes for the user.
     """
     files: list[ShardFile] = []
     bad, problems = [], []
@@ -183,7 +188,7 @@ def survey(paths: Iterable[Path]) -> tuple[list[ShardFile], list[str], list[str]
         if others:
             problems.append(f"{path}: of another sample than most: {', '.join(others)}")
         elif number in chosen:
-            problems.append(f"{path}: shard {number}/{count} as {chosen[number][0]} is")
+            problems.append(f"{path}: shard {number}/{count}, like {chosen[number][0]}")
         else:
             chosen[number] = path, shard
     damaged = {shard["part"][0] for shard in bad if _sample_of(shard) == expected}
@@ -198,20 +203,20 @@ def survey(paths: Iterable[Path]) -> tuple[list[ShardFile], list[str], list[str]
     kept = [chosen[number] for number in sorted(chosen)]
     kinds = Counter(json.dumps(shard["environment"]) for _, shard in kept)
     notes = [
-        "the shards were drawn with different versions or processors, which may round otherwise: "
-        "single graphs may differ from those of one machine (" + "; ".join(kinds) + ")"
+        "the shards were drawn with different versions or processors, so rounding may differ, and "
+        "single graphs with it (" + "; ".join(kinds) + ")"
     ]
     return kept, problems, notes if len(kinds) > 1 else []
 
 
 def _sample_of(shard: Shard) -> dict[str, Any]:
-    """Return everything that the shards of one sample agree on."""
+    """Return the part of a description that all shards of a sample have in common."""
     parts = {"model": shard["model"][:16], "graphs": shard["sample"], "shards": shard["part"][1]}
     return {**shard["recipe"], **parts}
 
 
 def totals(shards: Sequence[ShardFile]) -> SampleCounts:
-    """Return the counts of all shards together."""
+    """Return the summed counts of all shards."""
     each = [SampleCounts(**shard["progress"]) for _, shard in shards]
     outcomes: Counter[str] = sum((Counter(counts.outcomes) for counts in each), Counter())
     return SampleCounts(
@@ -224,9 +229,9 @@ def totals(shards: Sequence[ShardFile]) -> SampleCounts:
 
 
 def merged(shards: Sequence[ShardFile], counts: SampleCounts, *, unique: bool) -> Iterator[str]:
-    """Yield the text of one file of a sample's shards, record after record, and count these.
+    """Yield the text of the merged file record by record, and count the records in `counts`.
 
-    Where molecules are `unique`, those that came before are left out; a graph without SMILES stays.
+    With `unique`, repeats of a molecule are left out; graphs without SMILES stay.
 
     Raises:
         UserError: A shard changes while it is read.

@@ -226,7 +226,7 @@ def load_config(path: Path) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path}: {error}") from None
     except RecursionError:
-        raise UserError(f"{path}: brackets within brackets without end") from None
+        raise UserError(f"{path}: brackets are nested too deeply") from None
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from None
     for key, value in config.items():

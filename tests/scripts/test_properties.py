@@ -201,4 +201,4 @@ def test_the_summary_says_how_near_molecules_came(graphcnf, trained):
     assert found["value"] == 1.5 and found["mean"] == pytest.approx(np.mean(values))
     assert found["mae"] == pytest.approx(np.abs(np.array(values) - 1.5).mean())
     code, _, err = graphcnf(*arguments)
-    assert code == 0 and "logp=1.5 asked for, mean " in err and "outside" not in err
+    assert code == 0 and "logp=1.5 requested, mean " in err and "outside" not in err
