@@ -1,14 +1,14 @@
-"""Autoregressive flows over categories: the one contract of networks, and the coupling on top.
+"""Autoregressive flows over categories: the interface of their networks, and the coupling.
 
-A network decides the categories of some positions at a time, a step, each given the steps before.
-`Network.steps` gives all steps of known categories (teacher forcing: in one, where the network
-evaluates all positions in one pass); `Network.start` gives a `State` that takes them one after the
-other, for drawing.
+A network gives the probabilities of categories step by step. A step decides the categories of some
+positions together, given all earlier steps. `Network.steps` yields the steps of known categories
+(teacher forcing); a network that evaluates all positions in one pass yields one step. For drawing,
+`Network.start` returns a `State`, which goes on step by step.
 
-The coupling makes a bijection of that: each category owns an interval of the unit line
-(`IntervalEncoding`), and a monotone piecewise linear map (Mueller et al. 2019, arXiv 1808.03856)
-with its knots at the ends of the intervals gives every interval the conditional probability of its
-category as its new width. Its log-det is the log-probability of the category, up to constants.
+The coupling is a bijection with these probabilities. Each category owns an interval of the unit
+line (`IntervalEncoding`). A monotone piecewise linear map (Mueller et al. 2019, arXiv 1808.03856)
+with knots at the ends of the intervals makes each interval as wide as the conditional probability
+of its category. The log-det is the log-probability of the category, up to constants.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ from graphcnf.limits import check_temperature
 class Step:
     """M positions that are decided together, with the hidden state of their first variable."""
 
-    at: tuple  # their index in categories (B, N, V)
+    at: tuple  # index of the positions into categories (B, N, V)
     hidden: Any
 
 
 class State(Protocol):
-    """The partly decided rows of a batch, and the order of their positions; made for drawing.
+    """Partly drawn rows of a batch, and the order of their positions.
 
-    States that particles are made of also have `take(rows)`, which replaces the batch by the given
-    rows of it, with repeats.
+    A state for particles also has `take(rows)`, which replaces the batch by the given rows of it;
+    rows may repeat.
     """
 
     def step(self) -> Step | None:
@@ -56,9 +56,11 @@ class State(Protocol):
 
 
 class Network(nn.Module):
-    """Conditional probabilities of the categories of positions, each given the steps before.
+    """Network of the conditional probabilities of the categories of a step, given earlier steps.
 
-    With one variable per position, `hidden` may be the logits themselves: the default.
+    The V variables of a position are decided one after the other: `logits` reads the next one off
+    the hidden state, `embed` adds its category to the hidden state. With V = 1 the hidden state may
+    be the logits themselves, as the default of `logits` has it.
 
     Attributes:
         cardinalities: Number of categories of each of the V variables of a position.
@@ -78,16 +80,16 @@ class Network(nn.Module):
         """Add the decided variable x (M,) to `hidden`; never called after the last variable.
 
         Returns the hidden state of the next variable, and the rows (R,) of `hidden` that have a
-        next variable, None if all have. The later variables of all other rows can only be 0.
+        next variable, None if all have. In the other rows all later variables are 0 for certain.
         """
         raise NotImplementedError
 
     def settle(self, hidden, x: Tensor) -> Tensor:
-        """Return drawn categories x (M,) after sampling rules that the density does not include."""
+        """Apply rules of sampling, which the density does not include, to drawn categories (M,)."""
         return x
 
     def steps(self, x: Tensor, context: Any) -> Iterator[Step]:
-        """Yield the steps of known categories x (B, N, V), in as few as suits the network."""
+        """Yield the steps of known categories x (B, N, V); by default, as in drawing."""
         state = self.start(context)
         while (step := state.step()) is not None:
             yield step
@@ -95,10 +97,10 @@ class Network(nn.Module):
 
 
 class InSequence:
-    """Positions one after the other; rows that are complete leave the batch.
+    """Order of drawing from the first position to the last, where complete rows leave the batch.
 
-    The real positions of a row, those of the mask (B, N), come first. `rows` are the numbers of the
-    rows (B,), the longest first, `sizes` (B,) their numbers of positions.
+    The real positions of each row of the mask (B, N) come first. `rows` (B,) are the numbers of the
+    rows, the longest row first; `sizes` (B,) are the lengths of the rows in this order.
     """
 
     def __init__(self, mask: Tensor):
@@ -112,7 +114,7 @@ class InSequence:
         return self.rows
 
     def next(self) -> tuple[Tensor, int] | None:
-        """Return the rows that have a next position, and its number; None where there are none."""
+        """Return the rows that have a next position, and its number; None after the last one."""
         self.number += 1
         if self.number == self.length or not self.counts[self.number]:
             return None
@@ -125,21 +127,22 @@ class InSequence:
 
 
 class AutoregressiveCoupling(Bijection):
-    """Map of each category's interval to one as wide as its conditional probability.
+    """Bijection that makes the interval of each category as wide as its conditional probability.
 
-    With u = sigmoid(z), the category x that z encodes, and the conditional distribution function F
-    of the categories, u' = F(x - 1) + p(x) (u - lower(x)) / width(x). The output is logit(u').
+    A latent z lies in the interval of its category x: u = sigmoid(z) >= lower(x). It becomes
+    logit(u') with u' = F(x - 1) + p(x) (u - lower(x)) / width(x), where p are the conditional
+    probabilities of the categories and F their cumulative sums.
     """
 
     tempers = True
-    network: Any  # a `Network`, with the methods of its class
+    network: Any  # a `Network`; callers use methods of its own class
 
     def __init__(self, network: Network):
         super().__init__()
         self.network = network
 
     def categories(self, z: Tensor, mask: Tensor) -> Tensor:
-        """Return the categories (B, N, V) of latents; the number of categories where masked."""
+        """Return the categories (B, N, V) of latents; masked ones are the cardinality."""
         known = self.network.cardinalities
         absent = torch.tensor(known, device=z.device)
         return torch.where(expand(mask, z), interval_category(torch.sigmoid(z), known), absent)
@@ -148,8 +151,8 @@ class AutoregressiveCoupling(Bijection):
         """Decide the variables of the M positions of a step one after the other.
 
         `choose(at, logits, hidden)` returns the categories (R,) of one variable at R positions,
-        given its logits (R, C); `at` is their index into (M, V). Variables for which it is not
-        called can only be 0.
+        given its logits (R, C); `at` is the index of these entries into (M, V). Entries for which
+        `choose` is not called are 0.
         """
         rows: Any = slice(None)
         last = len(self.network.cardinalities) - 1
@@ -165,7 +168,8 @@ class AutoregressiveCoupling(Bijection):
     def log_probs(self, x: Tensor, context: Context) -> Tensor:
         """Return the conditional log-probabilities of categories x, (B, N, V) nats.
 
-        Entries of masked positions mean nothing. An absent variable has the number of categories.
+        Entries of masked positions are arbitrary. A variable that is absent has the value
+        `cardinality`, one more than the last category.
         """
         return self._given(x, context)[0]
 
@@ -174,17 +178,18 @@ class AutoregressiveCoupling(Bijection):
         return sum_log_term(self._given(x, context)[0], expand(context.mask, x))
 
     def ends(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor]:
-        """Return lower ends and widths (B, N, V) float64 of the intervals that categories get."""
+        """Return lower ends and widths (B, N, V) float64 of the output intervals of categories."""
         log_p, lower = self._given(x, context, ends=True)
         return lower, log_p.double().exp()
 
     def _given(self, x: Tensor, context: Context, ends: bool = False) -> tuple[Tensor, Tensor]:
+        """Return `log_probs` and, if `ends`, lower ends of the output intervals, (B, N, V) each."""
         dtype = log_term_dtype(next(self.network.parameters()))
         all_log_p = torch.zeros(x.shape, dtype=dtype, device=x.device)
         all_lower = torch.zeros_like(all_log_p, dtype=torch.float64)
         for step in self.network.steps(x, _of_positions(context)):
             own = x[step.at]
-            # Where a variable is 0 for certain, nothing else is possible.
+            # For variables that are not decided: 0 for certain, anything else is impossible.
             log_p = torch.where(own == 0, 0.0, -math.inf).to(dtype)
             lower = torch.zeros(own.shape, dtype=torch.float64, device=x.device)
 
@@ -212,7 +217,7 @@ class AutoregressiveCoupling(Bijection):
         return self._drawn(z, context, ends=False)[0]
 
     def _drawn(self, z: Tensor, context: Context, ends: bool) -> tuple[Tensor, ...]:
-        """Return categories and, if `ends`, lower ends and log-widths of intervals, (B, N, V)."""
+        """Draw categories; return them and, if `ends`, lower ends and log-widths, (B, N, V)."""
         mask, each = context.mask, context.mask.dim() == 3
         absent = torch.tensor(self.network.cardinalities, device=z.device)
         u = torch.sigmoid(z.double())
@@ -243,7 +248,7 @@ class AutoregressiveCoupling(Bijection):
         return x, all_lower, all_log_p
 
     def forward(self, x, context=Context()):
-        """Map latents (B, N, V); the mask is (B, N) or, one variable at a time, (B, N, V)."""
+        """Map latents (B, N, V); the mask is (B, N), or (B, N, V) to mask single variables."""
         mask = expand(context.mask, x)
         x = masked(x, mask)
         category = self.categories(x, mask)
@@ -252,7 +257,7 @@ class AutoregressiveCoupling(Bijection):
 
     @torch.no_grad()
     def inverse_and_logdet(self, z, context=Context()):
-        """Map back, without gradients; a temperature below 1 sharpens the probabilities."""
+        """Invert `forward`, without gradients; a temperature below 1 sharpens the probabilities."""
         z = masked(z, context.mask)
         category, *drawn = self._drawn(z, context, ends=True)
         # Far enough from the ends that rounding to the type of z keeps the category.
@@ -260,10 +265,10 @@ class AutoregressiveCoupling(Bijection):
         return self._moved(z, category, drawn, None, expand(context.mask, z), margin)
 
     def _moved(self, z, category, source, target, mask, margin) -> tuple[Tensor, Tensor]:
-        """Map sigmoid(z) linearly from intervals to others: logits (B, N, V) and the log-det.
+        """Map sigmoid(z) linearly from `source` to `target` intervals; return logits and log-det.
 
-        Intervals are lower ends and logs of the widths, None for those of the encoding; `margin` is
-        the share that is kept free at either end.
+        Intervals are lower ends and log-widths, None for those of the encoding. `margin` is the
+        share of a source interval that is kept free at either end.
         """
         lower, width = interval_bounds(category, self.network.cardinalities)
         own = lower, width.log()
@@ -278,7 +283,10 @@ class AutoregressiveCoupling(Bijection):
 
 
 def locate(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the categories (M,) whose intervals hold u (M,), lower ends and logs of the widths."""
+    """Return the categories (M,) whose intervals contain u (M,), their lower ends and log-widths.
+
+    The intervals are as wide as the probabilities, given by `logits` (M, C).
+    """
     log_all = logits.log_softmax(-1).double()
     upper = log_all.exp().cumsum(-1)
     # The last possible category takes what rounding leaves.
@@ -288,16 +296,16 @@ def locate(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _of_positions(context: Context) -> Context:
-    """Return the context with a mask of whole positions (B, N)."""
+    """Return the context with the mask reduced to positions (B, N)."""
     mask = context.mask
     return context if mask.dim() == 2 else replace(context, mask=mask.any(-1))
 
 
 class AutoregressiveFlow(CategoricalFlow):
-    """Categorical flow of an autoregressive coupling.
+    """Categorical flow with an autoregressive coupling.
 
-    The bound on log p(x) is exact up to the margins at the ends of `IntervalEncoding`'s intervals.
-    With `single`, categories are (B, N), of one variable per position, instead of (B, N, V).
+    The bound on log p(x) is exact up to the margins of the intervals of `IntervalEncoding`. With
+    `single`, a position has one variable, and categories are (B, N) instead of (B, N, V).
     """
 
     flow: AutoregressiveCoupling
@@ -314,7 +322,7 @@ class AutoregressiveFlow(CategoricalFlow):
         return self.flow.network
 
     def decode(self, z, context: Context = Context(), *, sample: bool = False) -> Tensor:
-        """Return the categories of base latents; see `CategoricalFlow.decode`."""
+        """Decode base latents to categories, see `CategoricalFlow.decode`; `sample` is ignored."""
         check_temperature(context.temperature)
         x = self.flow.draw(masked(z, context.mask), context)
         x = torch.where(expand(context.mask, x), x, 0)

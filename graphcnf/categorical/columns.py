@@ -1,4 +1,4 @@
-"""Categorical normalizing flow over the columns of a table, decided in any order."""
+"""Categorical normalizing flow over the columns of a table, in any order of the columns."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ from graphcnf.pretrained import Pretrained
 
 
 class ColumnAttention(Network):
-    """Causal attention over columns in an order that each row may choose.
+    """Causal attention over the columns of a row; each row may have an order of its own.
 
-    Step k of a row knows the categories of the columns of the steps before, and which column comes
-    next (Hoogeboom et al. 2022, arXiv 2110.02037; Pannatier et al. 2024, arXiv 2404.09562). The
-    attention's logits are added to those of counts given the parents of the column (`Counts`), and
-    to a number for each pair of a known category and a possible one: the weights of the regression
-    where the columns of `order` are known that stand before the next one, weights that are trained
-    where others are. Untrained and in `order`, the network is the density of the counts.
+    Step k of a row knows the categories of the columns of steps 0 to k - 1, and which column comes
+    next (Hoogeboom et al. 2022, arXiv 2110.02037; Pannatier et al. 2024, arXiv 2404.09562). Its
+    logits are the sum of three terms: those of the attention; the log-probabilities of counts given
+    the parents of the column (`Counts`); a weight for each pair of a known category and a possible
+    one. These weights are those of the regression if the known columns are exactly those that stand
+    before the next one in `order`, and otherwise trained ones. Untrained and in `order`, the
+    network is the density of the counts.
 
-    Categories may be bins of numbers. A category with a place inside is the float k + u, 0 <= u <
-    1. The place has the density 1 + s (2 u - 1), with -1 < s < 1 from the hidden state (a monotone
-    quadratic map of the uniform density; Mueller et al. 2019, arXiv 1808.03856).
+    Categories may be bins of numbers. Category k with a place u inside the bin, 0 <= u < 1, is the
+    float k + u. The place has the density 1 + s (2 u - 1), with -1 < s < 1 from the hidden state (a
+    monotone quadratic map of the uniform density; Mueller et al. 2019, arXiv 1808.03856).
 
-    In a `Context`, `conditions` (B, N) long are the columns in the order of their steps, `order`
-    where None; `features` (B, N, C + 1) the categories that are allowed, and the place inside if it
-    is known, nan otherwise. Columns that the mask leaves out have to be last: they are
-    marginalised.
+    In a `Context`, `conditions` (B, N) long are the columns in the order of their steps, None for
+    `order`. `features` (B, N, C + 1) are the allowed categories and, last, the place inside, nan if
+    it is not known. Columns that the mask leaves out must come last: they are marginalised.
 
     Args:
         cardinalities: Number of categories of each column.
-        parts: For each category of each column, one column after the other, the number of parts
-            that it is divided into: 1 for none, 0 for a continuum.
+        parts: Number of parts of each category, all columns concatenated: 1 if it is not divided, 0
+            for a continuum.
         counts: `parents`, `factors` and `sizes` of `ColumnCounts`.
         width: Channels of a column.
         layers: Attention blocks.
@@ -83,17 +83,17 @@ class ColumnAttention(Network):
         self.columns, self.cardinalities, total = len(known), [int(known.max())], int(known.sum())
         number = torch.arange(self.cardinalities[0])
         possible = number < known[:, None]
-        # The number of each category of each column among those of all columns.
+        # The number of each category when the categories of all columns are concatenated.
         slot = (known.cumsum(0) - known)[:, None] + number.minimum(known[:, None] - 1)
         self.register_buffer("slot", slot, persistent=False)
         self.register_buffer("possible", possible, persistent=False)
         self.register_buffer("order", torch.arange(self.columns))
         self.initial = nn.Parameter(0.3 * torch.randn(width))
         self.values = nn.Embedding(total, width)
-        # The second half is for columns before which those of `order` are known.
+        # The second half is for columns whose known columns are those before them in `order`.
         self.target = nn.Embedding(2 * self.columns, width)
-        # Added to attention scores: of the column that comes next, for the column whose category a
-        # step holds, N for the first step.
+        # Added to attention scores, by the next column of the step that attends and the column
+        # whose category the other step holds (N for the first step, which holds none).
         self.by_pair = nn.Parameter(torch.zeros(layers * heads, self.columns, self.columns + 1))
         self.dropout = nn.Dropout(dropout)
         self.blocks = Transformer(width, heads, expansion, layers, dropout=dropout)
@@ -116,15 +116,16 @@ class ColumnAttention(Network):
             nn.init.normal_(table.weight, std=0.3)
 
     def _in_order(self, known: Tensor, column: Tensor) -> Tensor:
-        """Return whether the known columns (B, M, N) are those of `order` before a column."""
+        """Return True where the known columns (B, M, N) are those before `column` in `order`."""
         rank = self.order.argsort()
         before = (rank < rank[:, None])[:, : known.shape[-1]]
         return (known == before[column]).all(-1)
 
     def ordered(self, mask: Tensor, given: Tensor | None = None, number: int = 0) -> Tensor:
-        """Return an order (B, N) in which `given` columns come first, and masked ones last.
+        """Return orders (B, N) in which `given` columns come first, and masked ones last.
 
-        The other columns keep the order `number`: 0 for `order`, others are random and fixed.
+        Otherwise columns stand as in order `number`: 0 is `order`, each other number stands for a
+        fixed random order.
         """
         order = self.order[self.order < mask.shape[1]]
         if number:
@@ -136,7 +137,11 @@ class ColumnAttention(Network):
         return rank.argsort(1)
 
     def _input(self, column: Tensor, before: Tensor | None, place: Tensor | None) -> Tensor:
-        """Return input channels (..., C) of targets, after a category number and a place in it."""
+        """Return input channels (..., C) of steps with next columns `column`, as `target` rows.
+
+        `before` is the number of the previous category, None in the first step, `place` the place
+        inside it.
+        """
         value = self.initial if before is None else self.values(before)
         if before is not None and place is not None and self.divided:
             parts = self.parts[before]
@@ -146,18 +151,18 @@ class ColumnAttention(Network):
         return self.dropout(self.target(column) + value)
 
     def sources(self, order: Tensor) -> Tensor:
-        """Return the columns whose categories the steps of an order (B, N) hold, (B, N)."""
+        """Return the column whose category each step of an order (B, N) holds, N for the first."""
         return torch.cat([torch.full_like(order[:, :1], self.columns), order[:, :-1]], 1)
 
     def tilts(self, h: Tensor, number: Tensor) -> Tensor:
-        """Return s (M,) float64 of places in the categories with these numbers."""
+        """Return the slopes s (M,) float64 of the densities of places in categories `number`."""
         if not self.divided:
             return torch.zeros(len(number), dtype=torch.float64, device=h.device)
         s = 0.999 * torch.tanh((h * self.tilt[number]).sum(-1).double())
         return torch.where(self.parts[number] == 1, 0.0, s)
 
     def logits(self, hidden) -> Tensor:
-        """Return the logits (M, C) in `hidden`, a pair of logits and channels."""
+        """Return the logits (M, C), which are the first of the pair `hidden`."""
         return super().logits(hidden[0])
 
     def _limits(self, context: Context) -> tuple[Tensor, Tensor]:
@@ -182,7 +187,7 @@ class ColumnAttention(Network):
         target = order + self.columns * direct.gather(1, order)
         first = self._input(target[:, :1], None, None)
         h = torch.cat([first, self._input(target[:, 1:], *before)], 1)
-        # Rows with the same order share its bias, of which there is one gradient then.
+        # Rows with the same order share one bias, so its gradient is computed once.
         orders, which = order.unique(dim=0, return_inverse=True)
         bias = self.by_pair[:, orders[:, :, None], self.sources(orders)[:, None]].transpose(0, 1)
         bias = bias if len(orders) == 1 else bias[which]
@@ -190,7 +195,7 @@ class ColumnAttention(Network):
         h = h.gather(1, place[..., None].expand_as(h))
         logits = torch.einsum("bnc,nkc->bnk", h, self.weight[slot]) + self.bias[slot]
         if self.tree.numel():
-            # Matrix products for each column: of the known categories and what they add.
+            # One matrix product per column: one-hot known categories times their weights.
             one = torch.zeros(*x.shape, len(self.tree), dtype=h.dtype, device=h.device)
             one.scatter_(2, number[:, None].expand(known.shape), known.to(h.dtype))
             one = one.transpose(0, 1)
@@ -210,7 +215,7 @@ class ColumnAttention(Network):
 
 
 class ColumnState:
-    """Rows so far: keys and values of the steps, the last category, and the sum of the pairs."""
+    """State of partly drawn rows: cached keys and values, last categories, sums of pair weights."""
 
     def __init__(self, network: ColumnAttention, context: Context):
         self.network, self.mask, self.number = network, context.mask, -1
@@ -219,7 +224,7 @@ class ColumnState:
         self.possible = possible.expand(len(self.mask), -1, -1)
         self.before: Tensor | None = None
         self.place: Tensor | None = None
-        # Of the trained pairs, and of the weights of the regression.
+        # Sums of the trained pair weights, and of those of the regression.
         self.sums = network.bias.expand(2, len(self.mask), -1)
         self.x = torch.zeros_like(self.order)
 
@@ -257,7 +262,7 @@ class ColumnState:
 
 
 def split(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return categories, long, and places in them, float64, of floats k + u; 0 for long ones."""
+    """Split floats k + u into categories k, long, and places u, float64; u = 0 for integers."""
     if not x.is_floating_point():
         return x.long(), torch.zeros_like(x, dtype=torch.float64)
     return x.floor().long(), (x - x.floor()).double()
@@ -265,19 +270,18 @@ def split(x: Tensor) -> tuple[Tensor, Tensor]:
 
 @evaluates("log_prob", "encode", "decode", "sample", "conditional")
 class ColumnFlow(Pretrained, AutoregressiveFlow):
-    """Density of the rows of a table of categories, one column given others, in any order.
+    """Density of the rows of a table of categories, column by column in any order.
 
-    An interval of the unit line is mapped to one as long as its category's probability, as in
-    `RowFlow`. Each order of the columns gives an exact density, and training draws the orders, so
-    that every subset of columns can come first: as a condition, or as what is left when the others
-    are marginalised. The densities of several orders are alike, not equal; `log_prob` is that of
-    one order. The arguments are those of `ColumnAttention`.
+    Every order of the columns gives an exact density, by a flow as in `RowFlow`. Training draws
+    orders, so that any subset of the columns can come first: as a condition, or as the columns that
+    remain when the others are marginalised. Densities of different orders are similar, not equal;
+    `log_prob` is that of one order. The arguments are those of `ColumnAttention`.
 
-    Categories divided into `parts` are given and drawn as floats, see `ColumnAttention`; the
-    density is that of the place in the category.
+    Categories divided into `parts` are given and drawn as floats, see `ColumnAttention`; their
+    density includes that of the place inside the category.
 
     Attributes:
-        metadata: What is known of the data, JSON.
+        metadata: Facts about the data, JSON.
 
     Raises:
         UserError: if an argument is out of range.
@@ -302,7 +306,7 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
 
     @torch.no_grad()
     def start_from(self, counts: Counts) -> None:
-        """Take over counts, their order and the weights of their regression."""
+        """Copy counts, their order and the weights of their regression into the network."""
         network, self.config["counts"] = self.network, counts.arguments
         network.order.copy_(torch.from_numpy(counts.order))
         network.counts.counts = counts.columns.counts.to(self.device)
@@ -313,8 +317,8 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
     def log_prob(self, x, context: Context = Context(), *, samples: int = 1) -> Tensor:
         """Return log p(x) of the columns of x (B, N) that the mask keeps, (B,) nats.
 
-        `context` has the order of the columns and what is allowed, see `ColumnAttention`;
-        `samples` has no influence.
+        `context` has the order of the columns and the allowed categories, see `ColumnAttention`;
+        `samples` is ignored.
 
         Raises:
             ValueError: if `x` or the mask is not what the model takes.
@@ -337,7 +341,7 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
         return log_p.new_zeros(x.shape).index_put(step.at, log_p).sum(1)
 
     def conditional(self, x: Tensor, column: int, context: Context) -> Tensor:
-        """Return log-probabilities (B, C) of the categories of a column given those before it."""
+        """Return log-probabilities (B, C) of the categories of a column given earlier columns."""
         step = next(self.network.steps(x[..., None], context))
         return self.network.logits(step.hidden)[step.at[1] == column].log_softmax(-1)
 
@@ -355,7 +359,7 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
 
     @torch.no_grad()
     def decode(self, z, context: Context = Context(), *, sample: bool = False) -> Tensor:
-        """Return rows (B, N) of latents (B, N, 1), as `sample` does."""
+        """Decode base latents (B, N, 1) to rows (B, N), as in `sample`."""
         check_temperature(context.temperature)
         if context.mask is None:
             context = replace(context, mask=torch.ones_like(z[..., 0], dtype=torch.bool))
@@ -379,8 +383,8 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
     def training_loss(self, batch: Rows, *, beta: float = 1.0):
         """Return the negative log-likelihood in nats per column, and metrics.
 
-        In training mode the columns come in a random order for every fourth row. `beta` is
-        ignored: there is no decoder to weigh. The metrics are `bits_per_variable` and
+        In training mode every fourth row has a random order of the columns. `beta`, the weight of a
+        decoder, is ignored: there is no decoder. The metrics are `bits_per_variable` and
         `bits_per_row`, as pairs (sum, number).
         """
         order = self.network.ordered(batch.mask)

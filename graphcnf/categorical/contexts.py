@@ -1,4 +1,4 @@
-"""Probabilities of categories from counts in ever longer contexts, with which a network starts."""
+"""Probabilities of categories from counts in contexts of growing length, as of n-grams."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import torch
 from torch import Tensor, nn
 
 FACTORS = (1, 2, 4, 8, 16, 32)
-"""Factors that are tried, see `ContextCounts`."""
+"""Factors of the weights in `ContextCounts` from which `best_factor` chooses."""
 
 GAIN = 10.0
-"""Nats that a longer context has to gain: more than the best of many useless ones does."""
+"""Least gain in nats of a longer context: the best of many useless contexts gains less."""
 
 
 class ContextCounts(nn.Module):
-    """Interpolated probabilities of a category in contexts s_0, s_1, ..., each more special.
+    """Probabilities of a category, interpolated over ever more specific contexts s_0, s_1, ...
 
         p_k(c) = (n(s_k, c) + a(s_k) p_{k-1}(c)) / (n(s_k) + a(s_k))
 
-    Category c has been seen n(s, c) times in the context s, and n(s) any. The weight a(s) is the
-    number of different categories seen in s (Witten & Bell 1991, *The zero-frequency problem*),
-    times a factor. Contexts are numbers, at least 0.
+    n(s, c) counts category c in context s, and n(s) counts all categories in it. The weight a(s) is
+    the number of different categories in s (Witten & Bell 1991, *The zero-frequency problem*),
+    times a factor. A context is an integer, at least 0.
 
     Args:
         sizes: Number of contexts, and of pairs of a context and a category.
@@ -43,7 +43,7 @@ class ContextCounts(nn.Module):
 
     @classmethod
     def of(cls, keys: Sequence[np.ndarray], x: Sequence[np.ndarray]) -> ContextCounts:
-        """Count categories x in the contexts `keys`, each a list of arrays (M,) of one length."""
+        """Count the categories x[k] (M,) in the contexts keys[k] (M,), for every k."""
         width = max(int(part.max(initial=0)) for part in x) + 1
         found = [
             np.unique(key * width + part, return_counts=True)
@@ -62,7 +62,7 @@ class ContextCounts(nn.Module):
 
     @property
     def sizes(self) -> list[int]:
-        """The argument of that name."""
+        """Argument `sizes` of the constructor."""
         return [len(self.contexts), len(self.symbols)]
 
     @torch.no_grad()
@@ -70,7 +70,8 @@ class ContextCounts(nn.Module):
         """Return log-probabilities (M, C) in contexts `keys` (M, K), interpolated from p (M, C).
 
         A context without counts, such as -1, changes nothing. `factors` (M or 1, K) multiply the
-        weights a. If given, x (M,) are counted categories: each row leaves its own one out.
+        weights a. If the rows themselves have been counted, x (M,) are their categories: each row
+        is left out of its own counts.
         """
         for k in range(keys.shape[1]):
             key = keys[:, k].contiguous()
@@ -94,10 +95,10 @@ class ContextCounts(nn.Module):
 
 
 def best_factor(context: np.ndarray, x: np.ndarray, q: np.ndarray) -> tuple[int, np.ndarray, float]:
-    """Return the factor by which categories x (M,) in contexts (M,) are the most probable.
+    """Return the factor of `FACTORS` with the highest leave-one-out likelihood of categories.
 
-    Each is left out of the counts for itself, and has the probability q (M,) in the shorter
-    context.
+    Row m has the category x[m] in the context `context[m]`, and q[m] is the probability of this
+    category in the next shorter context.
 
     Returns:
         The factor, the probabilities (M,) with it, and the sum of their logarithms.

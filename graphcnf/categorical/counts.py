@@ -1,4 +1,4 @@
-"""Densities of the rows of a table from counts and regressions, with which a network starts."""
+"""Density of the rows of a table from counts and ridge regressions, the start of a network."""
 
 from __future__ import annotations
 
@@ -17,41 +17,41 @@ from graphcnf.categorical.contexts import GAIN, ContextCounts, best_factor
 from graphcnf.flows.transform import log_term_dtype
 
 LARGEST_PAIRS = 2048
-"""Largest number of categories of all columns with a table of their pairs."""
+"""Largest number of categories (of all columns together) for which pairs get weights."""
 
 CANDIDATES = 16
-"""Columns that are tried as a further parent of each column."""
+"""Number of columns that are tried as the next parent of a column."""
 
 CHOOSING = 20_000
-"""Largest number of rows by which parents are chosen."""
+"""Number of rows by which parents are chosen, at most."""
 
 LARGEST_KEY = 2**48
 """Largest number of combinations of the categories of parents."""
 
 PENALTIES = (64.0, 16.0, 4.0)
-"""Penalties that are tried for the weights of a regression, on halves of their squares in nats."""
+"""Candidate penalties of a regression: nats per half of a squared weight, from high to low."""
 
 ITERATIONS = 25
 """Steps of L-BFGS for each penalty."""
 
 FOLDED = 500
-"""Fewest rows of which only one quarter scores the penalties."""
+"""Number of rows from which on one quarter scores the penalties, instead of all four in turn."""
 
 LARGEST_REGRESSION = 1e9
-"""Largest number of products of a step; a regression leaves out rows beyond that."""
+"""Largest number of products in a step of a regression; rows beyond that are left out."""
 
 
 class ColumnCounts(nn.Module):
     """Probabilities of the categories of columns given their parents, from counts.
 
-    The contexts of a column (see `ContextCounts`) are the categories of no parent, of the first
-    parent, of the first two, and so on, until a parent is not known.
+    The contexts of a column (see `ContextCounts`) are the categories of its first 0, 1, 2, ...
+    parents, up to the first parent that is not known.
 
     Args:
         cardinalities: Number of categories of each column, (N,).
-        parents: Parents of each column, the most telling one first.
-        factors: Their factors.
-        sizes: Those of `ContextCounts`.
+        parents: Parents of each column, the most informative one first.
+        factors: Factor of `ContextCounts` for each parent of each column.
+        sizes: Argument of `ContextCounts`.
     """
 
     parents: Tensor
@@ -96,9 +96,9 @@ class ColumnCounts(nn.Module):
         self.counts = ContextCounts(sizes)
 
     def keys(self, x: Tensor, known: Tensor, column: Tensor) -> Tensor:
-        """Return the contexts (B, M, L) of columns (B, M), -1 where there are none.
+        """Return the contexts (B, M, L) of columns (B, M), -1 where a parent is not known.
 
-        `x` (B, N) are categories, and `known` (B, M, N) says which are known.
+        `x` (B, N) are categories; `known` (B, M, N) is True for those that are known.
         """
         number, there = torch.zeros_like(column), torch.ones_like(column, dtype=torch.bool)
         found = [self.starts[column, 0]]
@@ -107,7 +107,7 @@ class ColumnCounts(nn.Module):
             parent = parent.clamp(min=0)
             there = there & known.gather(2, parent[..., None])[..., 0]
             size = self.cardinalities[parent]
-            # Numbers beyond a column's categories are impossible, and need only a valid context.
+            # Categories that the column does not have are impossible: any valid context will do.
             number = number * size + x.gather(1, parent).minimum(size - 1)
             found.append(torch.where(there, self.starts[column, level] + number, -1))
         return torch.stack(found, -1)
@@ -115,9 +115,10 @@ class ColumnCounts(nn.Module):
     def forward(
         self, x: Tensor, known: Tensor, column: Tensor, own: Tensor | None = None
     ) -> Tensor:
-        """Return log-probabilities (B, M, C) of columns (B, M), see `keys`.
+        """Return log-probabilities (B, M, C) of the categories of columns (B, M), see `keys`.
 
-        Categories `own` (B, M) of rows that have been counted are left out of the counts.
+        If the rows themselves have been counted, `own` (B, M) are their categories in the columns:
+        each row is left out of its own counts.
         """
         keys, flat = self.keys(x, known, column).flatten(0, 1), column.flatten()
         kind = log_term_dtype(self.uniform)
@@ -126,7 +127,7 @@ class ColumnCounts(nn.Module):
         return log_p.unflatten(0, column.shape)
 
     def count(self, x: Tensor) -> None:
-        """Count rows x (M, N)."""
+        """Replace the counts by those of rows x (M, N)."""
         columns = range(x.shape[1])
         known = torch.tensor(True).expand(*x.shape, len(columns))
         keys = self.keys(x, known, torch.tensor(columns).expand(x.shape))
@@ -139,20 +140,20 @@ class ColumnCounts(nn.Module):
 class Counts:
     """Bayesian network of columns, from counts, with a ridge regression on top.
 
-    Columns come in the order of a Chow-Liu tree. Each has parents among those before it; parents
-    and factors are those that gain the most by leave-one-out. The regression adds to the logits
-    of each column a number for each category of the columns before it. Its penalty is the one that
-    does best on rows that were left out.
+    Columns come in the order of a Chow-Liu tree. The parents of a column stand before it; parents
+    and factors are chosen greedily by leave-one-out likelihood. The regression adds to the logits
+    of a column a weight for each category of the columns before it. Its penalty is the one with the
+    highest likelihood of held-out rows. S is the number of categories of all columns.
 
     Attributes:
-        order: The columns, (N,).
+        order: The columns in order, (N,).
         parents: Parents of each column, see `ColumnCounts`.
-        factors: Their factors.
-        columns: Their counts.
-        information: Pointwise mutual information of the categories of a column and those of its
-            first parent, (S, S) nats in that direction; 0 elsewhere.
-        weights: Weights of the regression, (S, S): of the known category and the possible one.
-        penalties: Penalties of the regression of each column, infinite where it gains nothing.
+        factors: Factors of the parents of each column.
+        columns: Counts of the columns given their parents.
+        information: Pointwise mutual information (S, S), nats, of the categories of a column (first
+            axis) and of its first parent (second axis); 0 elsewhere.
+        weights: Weights of the regression, (S, S), by known category and possible category.
+        penalties: Penalty of the regression of each column, (N,); infinite for no regression.
 
     References:
         Chow & Liu, *Approximating discrete probability distributions with dependence trees*, 1968.
@@ -174,7 +175,7 @@ class Counts:
 
     @classmethod
     def of(cls, x: np.ndarray, cardinalities: Sequence[int], like: Counts | None = None) -> Counts:
-        """Return the density of categories x (M, N), with the structure of `like` if given."""
+        """Fit to categories x (M, N), with the order, parents and penalties of `like` if given."""
         sizes = np.array(cardinalities, dtype=np.int64)
         shared, every = mutual_information(x, sizes)
         if like is None:
@@ -206,10 +207,10 @@ def _one_hot(x: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 
 
 def mutual_information(x: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mutual information of columns (N, N), and pointwise of their categories (S, S), nats.
+    """Return the mutual information of columns (N, N), and pointwise of categories (S, S), nats.
 
-    It is that of the rows x (M, N). Half a row is added to the counts of each category, and a row
-    with independent columns to the counts of pairs.
+    Estimated from rows x (M, N), with half a row added to the counts of each category, and to those
+    of pairs one row with independent columns.
     """
     starts = sizes.cumsum() - sizes
     one = _one_hot(x, sizes)
@@ -225,9 +226,9 @@ def mutual_information(x: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np
 
 
 def spanning_tree(shared: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the columns in the order of a Chow-Liu tree, and their parents in it, (N,) each.
+    """Return the columns in the order of a Chow-Liu tree, and the parent of each, (N,) both.
 
-    By Prim's algorithm, from the column that shares the most of the information (N, N).
+    Prim's algorithm for the mutual information `shared` (N, N), from the column with the most.
     """
     order = [int(shared.sum(1).argmax())]
     best, parent = shared[order[0]].copy(), np.full(len(shared), order[0])
@@ -244,7 +245,7 @@ def spanning_tree(shared: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _parents(
     x: np.ndarray, sizes: np.ndarray, child: int, order: np.ndarray, shared: np.ndarray
 ) -> tuple[list[int], list[int]]:
-    """Return the parents of a column and their factors: each the one that gains the most."""
+    """Choose parents of column `child` greedily by likelihood; return them and their factors."""
     c, parents, factors = x[:, child], list[int](), list[int]()
     before = order[: order.tolist().index(child)]
     # Columns that share the most with the child.
@@ -269,7 +270,7 @@ def _parents(
 class _Regression:
     """Ridge regressions of all columns on the categories of the columns before them.
 
-    With `counted`, each row is left out of the counts, which it is among, for itself.
+    `counted` says that `counts` include the rows x: each is then left out of its own counts.
     """
 
     def __init__(self, x: np.ndarray, sizes: np.ndarray, counts: Counts, counted: bool):
@@ -285,12 +286,12 @@ class _Regression:
         self.slot = torch.from_numpy((sizes.cumsum() - sizes)[:, None] + number)
 
     def nats(self, weights: Tensor) -> Tensor:
-        """Return the -log p of the columns, (N,) nats, summed over the rows."""
+        """Return -log p of each column, (N,) nats, summed over the rows."""
         logits = self.start + (self.one @ (weights * self.earlier))[:, self.slot]
         return F.cross_entropy(logits.transpose(1, 2), self.x, reduction="none").sum(0)
 
     def fit(self, penalties: np.ndarray, weights: Tensor | None = None) -> Tensor:
-        """Return weights (S, S) for penalties (N,), from others that are close to them."""
+        """Return the best weights (S, S) for penalties (N,), by L-BFGS from `weights` or zeros."""
         penalty = torch.from_numpy(penalties[self.column]).to(self.start)
         free = penalty.isfinite()
         penalty = torch.where(free, penalty, 0) / 2
@@ -312,9 +313,9 @@ class _Regression:
 
 
 def _penalties(x: np.ndarray, sizes: np.ndarray, counts: Counts) -> np.ndarray:
-    """Return the penalty of each column that does best on rows left out, (N,).
+    """Return the penalty of each column with the highest held-out likelihood, (N,).
 
-    Every penalty is scored on a quarter of the rows, and where they are few on each quarter.
+    A quarter of the rows is held out; if rows are few, each quarter in turn.
     """
     x = x[: max(int(LARGEST_REGRESSION / sizes.sum() ** 2), 8)]
     scores, quarter = np.zeros((len(PENALTIES) + 1, len(sizes))), len(x) // 4

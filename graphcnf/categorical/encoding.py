@@ -1,9 +1,10 @@
 """Encodings of categories as continuous latents, with factorized posteriors.
 
-`MixtureEncoding`, `LinearFlowEncoding` and `VariationalEncoding` have densities on all of space:
-volumes overlap, less and less in training (Lippe & Gavves, *Categorical Normalizing Flows via
-Continuous Transformations*, ICLR 2021, arXiv 2006.09790, section 2.2 and appendix A.1). The volumes
-of all others are disjoint: log p(x|z) = 0, and reconstruction is exact.
+In `MixtureEncoding`, `LinearFlowEncoding` and `VariationalEncoding` every category has a density on
+the whole latent space. These overlap, less and less in training (Lippe & Gavves, *Categorical
+Normalizing Flows via Continuous Transformations*, ICLR 2021, arXiv 2006.09790, section 2.2 and
+appendix A.1). In the other encodings categories have disjoint volumes: log p(x|z) = 0, and
+reconstruction is exact.
 """
 
 from __future__ import annotations
@@ -36,15 +37,14 @@ from graphcnf.flows.transform import (
     take,
 )
 
-# Largest move of a mean along a latent, as a share of the distance between neighbours at the start,
-# and largest relative change of its scale: without a limit the volumes of a mixture creep together
-# in long trainings.
+# Limit of training on the means of a mixture (share of the initial distance between neighbours) and
+# on its scales (relative change): without it, the categories approach each other in long trainings.
 DRIFT = 0.1
 HIDDEN = 64  # hidden channels of learned posteriors and of conditioners
 EMBEDDING = 16  # channels of the embedding of a category
-MIXTURES = 4  # logistics of a conditional coupling
-# Share of an interval that stays free at either end: rounding never moves a latent into the
-# neighbouring category. It costs -log2(1 - 2 MARGIN) = 0.0003 bits per variable.
+MIXTURES = 4  # components of a coupling of mixtures of logistics
+# Share of an interval that is kept free at either end: rounding never moves a latent into the
+# next category. It costs -log2(1 - 2 MARGIN) = 0.0003 bits per variable.
 MARGIN = 1e-4
 
 
@@ -62,13 +62,12 @@ class Encoded:
 class Encoding(Transform):
     """Stochastic encoder q(z|x) of categories, with a factorized posterior p(x|z).
 
-    `forward` is one draw of the bound: its log term is log p(x|z) - log q(z|x), so that
-    log p(x) >= E[log p(z) + log term] (Lippe & Gavves 2021, eq. 3). `inverse` decodes to the most
-    probable category.
+    `forward` draws z; its log term is log p(x|z) - log q(z|x), so that log p(x) >= E[log p(z) + log
+    term] (Lippe & Gavves 2021, eq. 3). `inverse` decodes to the most probable category.
 
     Attributes:
-        cardinalities: Number of categories. An int for one variable per position, x (B, L); a
-            tuple of V of them for V variables per position, x (B, L, V).
+        cardinalities: Number of categories: an int for one variable per position, x (B, L), or a
+            tuple of V ints for V variables per position, x (B, L, V).
         latent_dim: Latents D of a position.
     """
 
@@ -77,7 +76,7 @@ class Encoding(Transform):
     latent_dim: int
 
     def check(self, x: Tensor, mask: Tensor | None = None) -> None:
-        """Raise ValueError unless `encode` takes `x`, where it is not masked, and `mask`."""
+        """Raise ValueError if `mask`, or `x` at an unmasked entry, is invalid for `encode`."""
         if not isinstance(x, Tensor):
             raise ValueError(f"categories must be a torch tensor, got a {type(x).__name__}")
         limits = torch.tensor(self.cardinalities, device=x.device)
@@ -105,9 +104,9 @@ class Encoding(Transform):
         raise NotImplementedError
 
     def decode(self, z: Tensor, context: Context = Context(), *, sample: bool = False) -> Tensor:
-        """Return categories of latents `z` (B, L, D): argmax of p(x|z), or a draw if `sample`.
+        """Decode latents `z` (B, L, D): argmax of p(x|z), or a draw from it if `sample`.
 
-        A draw uses the generator of the context. Masked positions decode to 0.
+        Draws use the context's generator. Masked positions decode to 0.
         """
         raise NotImplementedError
 
@@ -122,7 +121,7 @@ class Encoding(Transform):
 
 
 def expand(mask: Tensor, like: Tensor) -> Tensor:
-    """Broadcast a (B, L) mask to the shape of a (B, L, V) tensor; (B, L, V) passes through."""
+    """Broadcast a mask (B, L) to the shape (B, L, V) of `like`; return (B, L, V) unchanged."""
     return mask if mask.dim() == like.dim() else mask.unsqueeze(-1).expand_as(like)
 
 
@@ -136,9 +135,10 @@ def logistic_noise(shape: Sequence[int], like: Tensor, noise: Noise | None = Non
 def assemble(
     z: Tensor, log_p: Tensor, log_q: Tensor, correct: Tensor, mask: Tensor | None
 ) -> Encoded:
-    """Sum log p(x_i|z_i) and log q(z_i|x_i), (B, L) or (B, L, V), over the real variables.
+    """Build `Encoded`: sum log p(x_i|z_i) and log q(z_i|x_i) over the real variables.
 
-    `correct` is True where the most probable category is the encoded one.
+    Both and `correct`, which is True where the most probable category is the encoded one, are (B,
+    L) or (B, L, V).
     """
     real = torch.ones_like(correct) if mask is None else expand(mask, correct)
     wrong = (real & ~correct).flatten(1).sum(1) / real.flatten(1).sum(1).clamp(min=1)
@@ -147,13 +147,12 @@ def assemble(
 
 
 def grid_means(categories: int, latent_dim: int) -> tuple[Tensor, float]:
-    """Return points of K categories, (K, D) float64, and the least distance along a coordinate.
+    """Return grid points of K categories, (K, D) float64, and the least distance of neighbours.
 
-    Two points differ in at least one coordinate, where possible in two.
-    Category k gets the digits of k in the smallest base that `latent_dim` digits allow. Where one
-    digit less suffices in base 2, the last one is the parity of the others, as in an
-    error-detecting code; where still fewer do, the digits repeat. The points are centred, with
-    standard deviation 1 along a coordinate.
+    The coordinates of category k are its digits in the smallest base in which D digits suffice. In
+    base 2 with digits to spare, one more coordinate is the parity of the digits, so that any two
+    points differ in two coordinates; further coordinates repeat these. Points are centred, with
+    standard deviation 1 along each coordinate.
     """
     base, digits = 2, 1
     while base**latent_dim < categories:
@@ -171,11 +170,11 @@ def grid_means(categories: int, latent_dim: int) -> tuple[Tensor, float]:
 
 
 class MixtureEncoding(Encoding):
-    """Independent logistics per category and latent: `z = mean_x + exp(log_scale_x) g_x(e)`.
+    """Logistic density of each category and latent: `z = mean_x + exp(log_scale_x) g_x(e)`.
 
-    Here g is the identity, and e standard logistic noise. The means start on a grid, so that
-    training begins with distinguishable latents. The posterior inverts the encoding exactly:
-    p(x|z) = q(z|x) p(x) / sum_x' q(z|x') p(x') with a learned prior p(x).
+    The noise e is standard logistic; g is the identity here and a flow in subclasses. The means
+    start on a grid, so that training begins with distinguishable latents. The posterior is that of
+    Bayes: p(x|z) = q(z|x) p(x) / sum_x' q(z|x') p(x') with a learned prior p(x).
 
     Args:
         categories: Number of categories K.
@@ -207,7 +206,7 @@ class MixtureEncoding(Encoding):
         self.start_posterior(means, scale)
 
     def start_posterior(self, means: Tensor, scale: float) -> None:
-        """Make the parameters of the posterior, for these means and this scale of the clusters."""
+        """Create the parameters of p(x|z), for initial means (K, D) and a logistic scale."""
         self.log_prior = nn.Parameter(torch.zeros_like(self.start[:, 0]))
 
     @property
@@ -222,15 +221,15 @@ class MixtureEncoding(Encoding):
         return self.start_log_scale + limit * torch.tanh(self.growth / limit)
 
     def shape_noise(self, e: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return g_x(e) and log|det dg_x/de|; e (M, D), x (M,) long -> (M, D), (M,)."""
+        """Return g_x(e), (M, D), and log|det dg_x/de|, (M,), of e (M, D) and x (M,) long."""
         return e, torch.zeros_like(e[..., 0])
 
     def recover_noise(self, u: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Invert `shape_noise`: g_x^-1(u) and its log|det|."""
+        """Return g_x^-1(u), (M, D), and log|det dg_x^-1/du|, (M,); see `shape_noise`."""
         return u, torch.zeros_like(u[..., 0])
 
     def log_density(self, z: Tensor) -> Tensor:
-        """Return log q(z|x) of every category x, (..., D) -> (..., K)."""
+        """Return log q(z|x) (..., K) of all categories x, for latents z (..., D)."""
         mean, log_scale = self.mean, self.log_scale
         u = (z.to(mean.dtype).unsqueeze(-2) - mean) * torch.exp(-log_scale)
         x = torch.arange(self.cardinalities, device=z.device).expand(u.shape[:-1])
@@ -239,7 +238,7 @@ class MixtureEncoding(Encoding):
         return log_q.reshape(u.shape[:-1]) - log_scale.sum(-1)
 
     def log_posterior(self, z: Tensor) -> Tensor:
-        """Return log p(x|z) of every category x, (..., D) -> (..., K)."""
+        """Return log p(x|z) (..., K) of all categories x, for latents z (..., D)."""
         return (self.log_density(z) + self.log_prior.log_softmax(0)).log_softmax(-1)
 
     def encode(self, x, context=Context()):
@@ -270,8 +269,8 @@ class MixtureEncoding(Encoding):
 class LearnedPosterior(nn.Module):
     """Posterior p(x|z) = softmax(W z + b + MLP(z)).
 
-    Starts as the Bayes classifier of normal clusters with means (K, D) and the variance of logistic
-    ones of a common scale.
+    Initially the Bayes classifier of normal clusters with the given means (K, D), whose variance is
+    that of logistic clusters of the given scale.
     """
 
     def __init__(self, means: Tensor, scale: float):
@@ -292,7 +291,7 @@ class LearnedPosterior(nn.Module):
 
 
 class LinearFlowEncoding(MixtureEncoding):
-    """Mixture whose g_x is `flows` affine maps conditioned on x, with linear maps between."""
+    """`MixtureEncoding` whose g_x is a flow: `flows` affine maps of x, linear maps between them."""
 
     def __init__(self, categories: int, latent_dim: int, *, flows: int = 4, **options):
         super().__init__(categories, latent_dim, **options)
@@ -302,7 +301,7 @@ class LinearFlowEncoding(MixtureEncoding):
         self.flow = Sequential(*(step for k in range(flows) for step in self.steps(k)))
 
     def steps(self, number: int) -> list[Bijection]:
-        """Return a conditional affine map, then an invertible linear map."""
+        """Return steps of the flow: an affine map conditioned on x, and a linear map."""
         network = Conditioner(zero_init(nn.Linear(EMBEDDING, 2 * self.latent_dim)))
         affine = AffineCoupling(network, split=0)
         return [affine, InvertibleLinear(self.latent_dim)] if self.latent_dim > 1 else [affine]
@@ -317,9 +316,9 @@ class LinearFlowEncoding(MixtureEncoding):
 
 
 class VariationalEncoding(LinearFlowEncoding):
-    """Mixture whose g_x has couplings of mixtures of logistics as well; p(x|z) is a network.
+    """`LinearFlowEncoding` with further couplings, of mixtures of logistics; p(x|z) is a network.
 
-    A coupling splits the latents, of which there must be two.
+    Raises ValueError for fewer than two latents: a coupling splits them.
     """
 
     def __init__(self, categories: int, latent_dim: int, **options):
@@ -328,15 +327,15 @@ class VariationalEncoding(LinearFlowEncoding):
         super().__init__(categories, latent_dim, **options)
 
     def start_posterior(self, means, scale):
-        """Make the network of the posterior."""
+        """Create the network of p(x|z)."""
         self.decoder = LearnedPosterior(means, scale)
 
     def log_posterior(self, z):
-        """Return log p(x|z) of every category x, (..., D) -> (..., K)."""
+        """Return log p(x|z) (..., K) of all categories x, for latents z (..., D)."""
         return self.decoder(z.to(self.start.dtype))
 
     def steps(self, number):
-        """Return the maps of a linear flow, then a conditional mixture coupling."""
+        """Return the steps of `LinearFlowEncoding`, then a mixture coupling conditioned on x."""
         split, swap, fixed = halves(self.latent_dim, number)
         outputs = (3 * MIXTURES + 2) * (self.latent_dim - fixed)
         network = Conditioner(
@@ -347,42 +346,43 @@ class VariationalEncoding(LinearFlowEncoding):
 
 
 class Conditioner(nn.Module):
-    """Network of a coupling: layers over the untransformed latents and the features."""
+    """Conditioner of a coupling: layers applied to its fixed latents and the context's features."""
 
     def __init__(self, *layers: nn.Module):
         super().__init__()
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x, context):
-        """Return parameters of the coupling, (..., P)."""
+        """Return the parameters (..., P) of the coupling."""
         return self.layers(torch.cat([x, context.features], -1))
 
 
 def interval_category(u: Tensor, cardinalities: Sequence[int]) -> Tensor:
-    """Return the categories whose intervals hold u (..., V) in (0, 1), (..., V) long.
+    """Return the categories (..., V) long whose intervals contain u (..., V), in (0, 1).
 
-    The intervals of a variable have equal widths: a coupling rescales them to the conditional
-    probabilities anyway, and none comes near the resolution of floating point.
+    The intervals of a variable are equally wide, whatever the probabilities of its categories: a
+    coupling rescales them, and no interval is too narrow for floating point.
     """
     counts = torch.tensor(cardinalities, device=u.device)
     return (u.double() * counts).long().clamp(min=0).minimum(counts - 1)
 
 
 def interval_bounds(x: Tensor, cardinalities: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Return lower ends and widths of the intervals of categories x, (..., V) float64 each."""
+    """Return lower ends and widths (..., V) float64 of the intervals of categories x (..., V)."""
     counts = torch.tensor(cardinalities, device=x.device, dtype=torch.float64)
     return x.double() / counts, (1 / counts).expand(x.shape)
 
 
 class IntervalEncoding(Encoding):
-    """Encoding z = logit(u), u uniform on the interval of category x; p(x|z) is an indicator.
+    """Encoding z = logit(u) with u uniform on the interval of category x, one latent per variable.
 
-    One latent per variable. Made for `AutoregressiveCoupling`, which rescales each interval to the
-    conditional probability of its category; a base logistic density makes u uniform.
+    Intervals are disjoint, so p(x|z) is 0 or 1. `AutoregressiveCoupling` makes each interval as
+    wide as the conditional probability of its category; under a logistic base density, u is
+    uniform.
 
     Args:
-        cardinalities: Number of categories of each of the V variables at a position, or an int
-            for one variable per position without an axis of its own.
+        cardinalities: Number of categories of each of the V variables at a position, x (B, L, V),
+            or an int for a single variable, x (B, L).
 
     Examples:
         >>> encoding = IntervalEncoding(4)
@@ -405,7 +405,7 @@ class IntervalEncoding(Encoding):
         self.register_buffer("like", torch.empty(0), persistent=False)
 
     def encode(self, x, context=Context()):
-        """Draw z (B, L, V) for categories x (B, L, V) long, or (B, L) and V = 1."""
+        """Draw z (B, L, V) for categories x (B, L, V) long, or for x (B, L) and V = 1."""
         x = x.unsqueeze(-1) if self.single else x
         v = take(context.noise, lambda: torch.rand(x.shape, device=x.device, dtype=torch.float64))
         lower, width = interval_bounds(x, self.known)
@@ -417,21 +417,20 @@ class IntervalEncoding(Encoding):
         return assemble(z, torch.zeros_like(log_q), log_q, right, context.mask)
 
     def decode(self, z, context=Context(), *, sample=False):
-        """Return the category of each latent, (B, L, V) long or (B, L); 0 where masked."""
+        """Return the categories (B, L, V) or (B, L) long of latents (B, L, V); 0 where masked."""
         x = masked(interval_category(torch.sigmoid(z.double()), self.known), context.mask)
         return x.squeeze(-1) if self.single else x
 
 
 class ArgmaxEncoding(Encoding):
-    """Encoding z_m = +-softplus(a_m), with the sign of binary digit m of x and logistic a_m.
+    """Encoding z_m = +-softplus(a_m) with logistic a_m; the sign is + if binary digit m of x is 1.
 
-    K categories take M = max(1, ceil(log2 K)) latents each; the volume of a category is an orthant.
-    Location and scale of a_m are learned per category and digit.
+    There are M = max(1, ceil(log2 K)) latents, and the volume of a category is an orthant. The
+    location and scale of a_m are learned for each category and digit.
 
-    Where K is no power of two, 2^M - K codes stand for no category, and the model loses the mass
-    of p(z) on them: the bound stays a valid lower bound, and the probabilities of all x sum to 1
-    minus that mass. `overflow` finds such latents. They decode to the code without its leading
-    digit, which is always a category.
+    If K is no power of two, 2^M - K orthants belong to no category. The bound remains a lower
+    bound, and the probabilities of all x sum to 1 minus the mass of p(z) in these orthants.
+    `overflow` finds latents there; `decode` drops the leading digit, which gives a category.
 
     References:
         Hoogeboom et al., *Argmax Flows and Multinomial Diffusion*, NeurIPS 2021, arXiv 2102.05379,
@@ -463,12 +462,12 @@ class ArgmaxEncoding(Encoding):
         return assemble(z, torch.zeros_like(log_q), log_q, self.decode(z) == x, context.mask)
 
     def code(self, z: Tensor) -> Tensor:
-        """Return the number whose binary digits are the signs, (..., M) -> (...) long."""
+        """Return the numbers (...) long whose binary digits are the signs of z (..., M)."""
         powers = 2 ** torch.arange(self.latent_dim, device=z.device)
         return ((z > 0) * powers).sum(-1)
 
     def overflow(self, z: Tensor) -> Tensor:
-        """Return True where latents stand for no category, (..., M) -> (...) bool."""
+        """Return True where latents z (..., M) belong to no category, (...) bool."""
         return self.code(z) >= self.cardinalities
 
     def decode(self, z, context=Context(), *, sample=False):
@@ -480,12 +479,12 @@ class ArgmaxEncoding(Encoding):
 
 
 class DequantizationEncoding(Encoding):
-    """Encoding z = s (x + u - K / 2) with u in (0, 1); s gives uniform categories variance 1.
+    """Encoding z = s (x + u - K / 2) with u in (0, 1), and s = sqrt(12) / K.
 
-    The treatment of ordinal data, as a baseline: it gives the K categories an order and neighbours
-    without meaning (Lippe & Gavves 2021, section 5.2). The mass of p(z) beyond the first and the
-    last cell is lost, as with `ArgmaxEncoding`: see `overflow`. `variational` learns a distribution
-    of u for each category (Ho et al. 2019, arXiv 1902.00275).
+    This is dequantization as for ordinal data, a baseline: its order of the K categories is
+    meaningless (Lippe & Gavves 2021, section 5.2). As in `ArgmaxEncoding`, the mass of p(z) outside
+    of the cells is lost, see `overflow`. u is uniform, or with `variational` has a learned density
+    for each category (Ho et al. 2019, arXiv 1902.00275).
     """
 
     cardinalities: int
@@ -509,7 +508,7 @@ class DequantizationEncoding(Encoding):
         x, mask = masked(x, context.mask), context.mask
         point, log_term = self.noise(x.unsqueeze(-1).to(self.like.dtype), context)
         z = self.scale * (point - self.cardinalities / 2)
-        # log s for every variable; the rest of log q(z|x) is that of the noise.
+        # The scale contributes -log s to log q(z|x), the noise the rest.
         log_scale = torch.full_like(z[..., 0], math.log(self.scale))
         encoded = assemble(z, torch.zeros_like(log_scale), -log_scale, self.decode(z) == x, mask)
         return replace(encoded, log_encoder=encoded.log_encoder - log_term)
@@ -518,7 +517,7 @@ class DequantizationEncoding(Encoding):
         return z[..., 0].double() / self.scale + self.cardinalities / 2
 
     def overflow(self, z: Tensor) -> Tensor:
-        """Return True where latents stand for no category, (..., 1) -> (...) bool."""
+        """Return True where latents z (..., 1) belong to no category, (...) bool."""
         point = self._point(z)
         return (point < 0) | (point >= self.cardinalities)
 
@@ -529,7 +528,7 @@ class DequantizationEncoding(Encoding):
 
 
 class CategoryEmbedding(nn.Module):
-    """Embedding of K categories scaled to (-1, 1), which `VariationalDequantization` gives it."""
+    """Embedding of K categories, given as numbers in (-1, 1) by `VariationalDequantization`."""
 
     def __init__(self, categories: int, channels: int):
         super().__init__()
@@ -557,18 +556,18 @@ ENCODINGS: dict[str, Any] = {
 
 
 def make_encoding(name: str, categories: int, latent_dim: int | None = None, **options) -> Encoding:
-    """Build the encoding `name` (of `ENCODINGS`) of one variable per position, x (B, L).
+    """Build the encoding `name` of `ENCODINGS`, for one variable per position, x (B, L).
 
     Args:
         name: "mixture", "linear", "variational", "argmax", "interval", or, as baselines,
             "uniform-dequantization" or "variational-dequantization".
         categories: Number of categories.
-        latent_dim: Latents of a position; None for max(2, ceil(log2 categories)). From "argmax" on
-            the encoding determines it.
+        latent_dim: Latents of a position; None for max(2, ceil(log2 categories)) or, from "argmax"
+            on, for the number that the encoding determines.
         **options: Further arguments of the encoding's class.
 
     Raises:
-        UserError: if there is no such encoding, or it does not take these arguments.
+        UserError: if there is no encoding `name`, or it does not take the other arguments.
 
     Examples:
         >>> make_encoding("argmax", 5).latent_dim

@@ -16,9 +16,10 @@ from graphcnf.limits import check_temperature
 
 @dataclass
 class Bound:
-    """One draw of the variational bound, every entry (B,) in nats.
+    """Terms of one draw of the variational bound, (B,) nats each.
 
-    `log_flow` is log p(z), base density plus log terms of the flow; `Encoded` has the others.
+    `log_flow` is log p(z): the base density plus the log term of the flow. `Encoded` describes the
+    other three; `correct` is a share.
     """
 
     log_flow: Tensor
@@ -28,12 +29,12 @@ class Bound:
 
     @classmethod
     def of(cls, log_flow: Tensor, encoded: Encoded) -> Bound:
-        """Return the bound of log p(z) (B,) and one draw of the encoder."""
+        """Combine log p(z), (B,), with the terms of one draw of the encoder."""
         return cls(log_flow, encoded.log_posterior, encoded.log_encoder, encoded.correct)
 
     @classmethod
     def exact(cls, value: Tensor) -> Bound:
-        """Return the bound whose only term is `value` (B,)."""
+        """Return an exact log-probability `value` (B,) as a bound without encoder terms."""
         zero = torch.zeros_like(value)
         return cls(value, zero, zero, torch.ones_like(value))
 
@@ -49,7 +50,7 @@ class CategoricalFlow(nn.Module):
     """Density of categories: log p(x) >= E_q[log p(z) + log p(x|z) - log q(z|x)].
 
     Lippe & Gavves, *Categorical Normalizing Flows via Continuous Transformations*, ICLR 2021,
-    arXiv 2006.09790, eq. 3. The base density of what the flow returns is standard logistic.
+    arXiv 2006.09790, eq. 3. The base density, of the flow's output, is standard logistic.
 
     Examples:
         >>> from graphcnf.categorical import make_encoding
@@ -74,15 +75,15 @@ class CategoricalFlow(nn.Module):
         return encoded, *self.flow(encoded.z, context)
 
     def bound(self, x, context: Context = Context()) -> Bound:
-        """Draw the terms of the bound for categories `x`; ValueError as `Encoding.check`."""
+        """Draw the terms of the bound for categories `x`, which `Encoding.check` checks."""
         encoded, z, log_term = self._encoded(x, context)
         return Bound.of(self.base.log_prob(z, context.mask) + log_term, encoded)
 
     def log_prob(self, x, context: Context = Context(), *, samples: int = 1) -> Tensor:
         """Return a lower bound on log p(x), (B,) nats, from `samples` draws of the encoder.
 
-        More draws tighten the bound (Burda et al. 2016, arXiv 1509.00519). Raises ValueError as
-        `check_rows` and `Encoding.check`, and where `samples` is not positive.
+        More draws tighten the bound (Burda et al. 2016, arXiv 1509.00519). Raises ValueError if
+        `check_rows` or `Encoding.check` does, or `samples` is not positive.
         """
         if samples < 1:
             raise ValueError(f"samples must be positive, got {samples}")
@@ -91,14 +92,14 @@ class CategoricalFlow(nn.Module):
         return torch.logsumexp(torch.stack(draws), 0) - math.log(samples)
 
     def encode(self, x, context: Context = Context()) -> Tensor:
-        """Return latents of the base space, (B, L, D)."""
+        """Encode categories `x` and return one draw of their base latents, (B, L, D)."""
         return self._encoded(x, context)[1]
 
     def decode(self, z, context: Context = Context(), *, sample: bool = False) -> Tensor:
-        """Return categories of latents of the base space: argmax of p(x|z), or a draw if `sample`.
+        """Decode base latents to categories: argmax of p(x|z), or a draw from it if `sample`.
 
-        A temperature other than 1 scales the latents, or sharpens the conditional probabilities of
-        a flow that `tempers` itself. Raises UserError where it is out of range.
+        The temperature multiplies the latents; a flow that `tempers` sharpens its conditional
+        probabilities instead. Raises UserError if the temperature is out of range.
         """
         check_temperature(context.temperature)
         if not self.flow.tempers:
@@ -113,10 +114,10 @@ class CategoricalFlow(nn.Module):
         *,
         sample_posterior: bool = False,
     ) -> Tensor:
-        """Draw `count` samples of `length` positions (taken from the mask when given).
+        """Draw `count` samples, each of `length` positions or, with a mask, of its real positions.
 
-        Raises ValueError where there is neither, the mask has not `count` rows, or a row is masked
-        altogether, UserError where the temperature is out of range.
+        Raises ValueError if length and mask are both missing, the mask does not have `count` rows,
+        or a row has no real position; UserError if the temperature is out of range.
         """
         mask, positions = context.mask, context.mask
         if mask is not None:
@@ -136,9 +137,9 @@ class CategoricalFlow(nn.Module):
 
 
 def check_rows(mask: Tensor | None) -> None:
-    """Raise ValueError where a row of `mask` (B, L) or (B, L, V) has no real position.
+    """Raise ValueError if a row of `mask` (B, L) or (B, L, V) has no real position.
 
-    A sample of nothing has log-probability 0, which hides that a mask is the wrong way round.
+    Such a row would have log-probability 0, and an inverted mask would go unnoticed.
     """
     if mask is None:
         return

@@ -23,18 +23,18 @@ from graphcnf.limits import Range
 from graphcnf.pretrained import Pretrained
 
 REACH = 6
-"""Largest number of categories before the next one that counts look back."""
+"""Longest context of the counts, in categories."""
 
 LARGEST_COUNTS = 2_000_000
-"""Largest number of different n-grams that are counted; of more data they are shorter."""
+"""Largest number of different n-grams that are counted; with more, contexts stay shorter."""
 
 
 class CausalAttention(Network):
-    """Causal attention: one category per position, each given those before it.
+    """Causal attention over a sequence: the category of each position, given the earlier ones.
 
-    One stream: position i holds what is known before its category (the last one, and how many
-    positions are still to come) and gives the probabilities of its own. With `counts`, its logits
-    are added to those of counts of n-grams (`ContextCounts`).
+    The input of position i is what is known before its category: the previous category and the
+    number of positions to come. The output is the logits of its category. With `counts`, the log
+    probabilities of n-gram counts (`ContextCounts`) are added to them.
 
     Args:
         cardinality: Number of categories, the same at all positions.
@@ -44,8 +44,8 @@ class CausalAttention(Network):
         heads: Attention heads.
         expansion: Feed-forward hidden channels as a multiple of `width`.
         dropout: Share of the channels that training leaves out.
-        counts: `factors` and `sizes` of `ContextCounts`, for a network with counts. Contexts are
-            the last 0, 1, ... categories.
+        counts: `factors` and `sizes` of `ContextCounts`, whose contexts are the last 0, 1, ...
+            categories; None for a network without counts.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -95,7 +95,7 @@ class CausalAttention(Network):
         return torch.cat([start, x], 1).unfold(1, count, 1)[:, : x.shape[1]]
 
     def _start(self, before: Tensor, x: Tensor | None) -> Tensor:
-        """Return log-probabilities (M, C) of counts, in which categories x (M,) are left out."""
+        """Return log-probabilities (M, C) from counts; x (M,) is that of `ContextCounts`."""
         assert self.counts is not None
         keys = contexts(before, self.cardinalities[0], self.reach)
         shape, kind = (len(before), self.cardinalities[0]), log_term_dtype(self.weight)
@@ -105,8 +105,8 @@ class CausalAttention(Network):
     def _inputs(self, before: Tensor, first: int, to_come: Tensor) -> Tensor:
         """Return input channels (B, M, C) of positions `first` to `first + M - 1`.
 
-        `before` are the last categories before each of them, see `before`, and `to_come` counts
-        the positions to come, they themselves included, (B, M).
+        `before` (B, M, K) are the last categories before each position, see the method; `to_come`
+        (B, M) counts the positions from each one to the end of its row.
         """
         number = torch.arange(first, first + to_come.shape[1], device=to_come.device)
         h = self.values(before[..., -1]) + self.position(number) + self.remaining(to_come)
@@ -140,7 +140,7 @@ class CausalAttention(Network):
 
 
 class CausalState:
-    """Rows so far: the keys and values of their positions, and the last category."""
+    """State of partly drawn rows: cached keys and values, and the last categories."""
 
     def __init__(self, network: CausalAttention, mask: Tensor):
         self.network, self.order = network, InSequence(mask)
@@ -167,7 +167,7 @@ class CausalState:
 
 
 def contexts(before: Tensor, cardinality: int, reach: int) -> Tensor:
-    """Return numbers of the last 0 to `reach` of the categories `before` (M, N), (M, reach + 1)."""
+    """Return a number (M, reach + 1) for each context of 0 to `reach` last categories (M, N)."""
     # Digits are at least 1, so contexts of different lengths have different numbers.
     digits = before.flip(-1)[:, :reach] + 1
     powers = (cardinality + 2) ** torch.arange(reach, device=before.device)
@@ -208,7 +208,7 @@ class Rows:
         return Rows(self.values[chosen], self.mask[chosen])
 
     def cut(self) -> Rows:
-        """Return the rows without the positions after the longest of them."""
+        """Return the rows without the columns that are padding in all of them."""
         longest = int(self.lengths.max()) if len(self) else 0
         return Rows(self.values[:, :longest], self.mask[:, :longest])
 
@@ -219,14 +219,14 @@ class Rows:
 
 @evaluates("log_prob", "encode", "decode", "sample")
 class RowFlow(Pretrained, AutoregressiveFlow):
-    """Density of rows of categories, one position given the ones before, and their number first.
+    """Density of sequences: the length first, then each category given the earlier ones.
 
-    An interval of the unit line is mapped to one as long as its category's probability, so the
-    density of the latents, integrated over the intervals, is the product of the conditional
-    probabilities: `log_prob` is exact. The arguments are those of `CausalAttention`.
+    The flow maps the interval of a category to one as wide as its probability. Integrated over the
+    intervals, the density of the latents is the product of the conditional probabilities, so
+    `log_prob` is exact. The arguments are those of `CausalAttention`.
 
     Attributes:
-        metadata: What is known of the data, JSON; `length_histogram` (index: number of positions).
+        metadata: Facts about the data, JSON; `length_histogram` counts rows by length.
 
     Raises:
         UserError: if an argument is out of range.
@@ -252,7 +252,7 @@ class RowFlow(Pretrained, AutoregressiveFlow):
     def log_prob(self, x, context: Context = Context(), *, samples: int = 1) -> Tensor:
         """Return the exact log p(x | number of positions) of x (B, L), (B,) nats.
 
-        The real positions are the first ones of a row. `samples` has no influence.
+        The real positions of a row come first. `samples` is ignored.
 
         Raises:
             ValueError: if `x` or the mask is not what the model takes.
@@ -266,14 +266,14 @@ class RowFlow(Pretrained, AutoregressiveFlow):
         return super()._encoded(x, _with_mask(x, context))
 
     def decode(self, z, context: Context = Context(), *, sample: bool = False) -> Tensor:
-        """Return categories (B, L) of latents."""
+        """Decode base latents (B, L, 1) to categories (B, L)."""
         return super().decode(z, _with_mask(z[..., 0], context), sample=sample)
 
     @classmethod
     def counting(cls, rows: Rows, cardinality: int, **network) -> RowFlow:
-        """Return an untrained flow with the probabilities of n-grams of some rows.
+        """Return an untrained flow whose probabilities are those of the n-grams of `rows`.
 
-        Contexts get longer as long as that gains by leave-one-out.
+        Contexts are lengthened as long as this raises the leave-one-out likelihood.
         """
         reach = REACH
         while (cardinality + 2) ** (reach + 1) > 2**62:
@@ -292,7 +292,7 @@ class RowFlow(Pretrained, AutoregressiveFlow):
         return flow
 
     def count(self, rows: Rows) -> None:
-        """Replace the counts by those of some rows."""
+        """Replace the counts by those of `rows`."""
         keys, x = _counted(rows, self.network.cardinalities[0], self.network.reach)
         self.network.counts = ContextCounts.of(list(keys), [x] * len(keys)).to(self.device)
         self.config["counts"] = {**self.config["counts"], "sizes": self.network.counts.sizes}
@@ -300,12 +300,12 @@ class RowFlow(Pretrained, AutoregressiveFlow):
     def length_probabilities(self, lengths: tuple[int, int] | None = None) -> np.ndarray:
         """Return the prior over lengths 0 to `positions`, restricted to a range if given.
 
-        The frequencies of `metadata["length_histogram"]`. Lengths between the shortest and the
-        longest that occur nowhere get, together, the share of the rows whose length occurs once
-        (Good & Turing: Good 1953, *The population frequencies of species*).
+        Its probabilities are the frequencies in `metadata["length_histogram"]`. Missing lengths
+        between the shortest and the longest one share the frequency of the lengths that occur once
+        (Good-Turing estimate: Good 1953, *The population frequencies of species*).
 
         Raises:
-            UserError: if no length of the range has a probability.
+            UserError: if every length of the range has probability 0.
         """
         seen = np.zeros(self.network.positions + 1)
         known = np.asarray(self.metadata.get("length_histogram", []), dtype=float)[: len(seen)]
@@ -330,7 +330,7 @@ class RowFlow(Pretrained, AutoregressiveFlow):
         return seen / seen.sum()
 
     def length_log_prob(self, lengths: Tensor) -> Tensor:
-        """Return the log-probability of each length, (B,) nats; -inf beyond the known ones."""
+        """Return the log-prior of lengths (B,), nats; -inf for more than `positions`."""
         prior = torch.as_tensor(self.length_probabilities()).log()
         known = lengths.cpu().clamp(0, len(prior) - 1)
         value = torch.where(known == lengths.cpu(), prior[known], -math.inf)
@@ -339,7 +339,7 @@ class RowFlow(Pretrained, AutoregressiveFlow):
     def training_loss(self, batch: Rows, *, beta: float = 1.0):
         """Return the negative log-likelihood in nats per position, given the length, and metrics.
 
-        Rows without a position count nothing, and `beta` is ignored: there is no decoder to weigh.
+        Empty rows are left out. `beta`, the weight of a decoder, is ignored: there is no decoder.
         The metrics are `bits_per_variable` and `bits_per_row`, as pairs (sum, number).
         """
         batch = batch[batch.mask.any(1)]
@@ -347,7 +347,7 @@ class RowFlow(Pretrained, AutoregressiveFlow):
 
 
 def loss_of(nats: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
-    """Return the loss per position and the metrics of rows with log-likelihoods (B,)."""
+    """Return the loss per position and the metrics, from log-likelihoods `nats` (B,) of rows."""
     variables, bits = mask.sum(), -nats.detach().sum() / math.log(2)
     count = torch.tensor(float(len(nats)), device=nats.device)
     metrics = {"bits_per_variable": (bits, variables), "bits_per_row": (bits, count)}
@@ -355,7 +355,7 @@ def loss_of(nats: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, tuple[Tensor,
 
 
 def _counted(rows: Rows, cardinality: int, reach: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the contexts (reach + 1, M) of all real categories, and these, (M,)."""
+    """Return contexts (reach + 1, M) and categories (M,) of all M real positions."""
     start = rows.values.new_full((len(rows), reach), cardinality)
     windows = torch.cat([start, rows.values], 1).unfold(1, reach + 1, 1)[rows.mask]
     keys = contexts(windows[:, :-1], cardinality, reach)
@@ -363,7 +363,7 @@ def _counted(rows: Rows, cardinality: int, reach: int) -> tuple[np.ndarray, np.n
 
 
 def checked_network(network: type[Network], config: dict[str, Any]) -> Any:
-    """Return a network with the arguments `config`; raise UserError where one is out of range."""
+    """Build a network with the arguments `config`; raise UserError if one is out of range."""
     for name, value in config.items():
         if (
             name not in ("cardinality", "cardinalities", "parts", "counts", "dropout")
@@ -379,7 +379,7 @@ def checked_network(network: type[Network], config: dict[str, Any]) -> Any:
 
 
 def _with_mask(x: Tensor, context: Context) -> Context:
-    """Add a mask for x (B, L) where there is none; ValueError unless the first ones are real."""
+    """Add a full mask for x (B, L) if there is none; ValueError if padding is not at the end."""
     mask = context.mask
     if mask is None:
         return replace(context, mask=torch.ones_like(x, dtype=torch.bool))

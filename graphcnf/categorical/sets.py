@@ -1,8 +1,9 @@
 """Categorical normalizing flow over sets, whose density does not depend on the order of elements.
 
-Networks know no positions. Where elements follow each other, their order is a latent of their own,
-pure noise that the flow leaves alone (the encoder and the base density give it the same density, so
-it costs no bits): the map stays equivariant under permutations of the set.
+Networks have no positional inputs. A coupling that goes element by element needs an order: each
+element gets one more latent, and elements are sorted by it. This latent is noise that the flow
+leaves unchanged. Encoder and base density give it the same density, so it costs no bits, and the
+flow remains equivariant under permutations of the set.
 """
 
 from __future__ import annotations
@@ -45,25 +46,27 @@ from graphcnf.flows.transform import (
 )
 from graphcnf.pretrained import Pretrained
 
-EXPANSION = 2  # hidden channels of the feed-forward part of a block, as a multiple of its width
+EXPANSION = 2  # hidden channels of a block's feed-forward part, as a multiple of the width
 COUPLINGS = ("elements", "groups", "channels")
 
 
 @evaluates("log_prob", "encode", "decode", "sample")
 class SetFlow(Pretrained, CategoricalFlow):
-    """Density of categorical sets (B, L): permuting a set leaves its density as it is.
+    """Density of categorical sets (B, L), invariant under permutations of the elements.
 
     Args:
-        elements: Largest number of elements of a set, and the number that `sample` draws.
+        elements: Largest number of elements of a set, and the default number in `sample`.
         categories: Number of categories of an element.
-        encoding: Name of the encoding, see `make_encoding`; None for "interval" ("groups", which
-            takes no other) or "mixture".
-        latent_dim: Latents of an element; None for what the encoding takes by default.
+        encoding: Name of the encoding, see `make_encoding`. None for "mixture", or with "groups"
+            for "interval", the only encoding that "groups" takes.
+        latent_dim: Latents of an element; None for the default of the encoding.
         encoding_options: Further arguments of the encoding.
-        coupling: "elements" (`ElementCoupling`, one after another in a random order), "groups"
-            (`GroupCoupling`, random groups of them) or "channels" (`coupling_stack`, half of the
-            latents of all elements given the other half; Lippe & Gavves 2021, section 4.1).
-        couplings: Number of couplings ("channels"), or of groups; None for 8. "elements" has 1.
+        coupling: "elements" (`ElementCoupling`, one element after another in a random order),
+            "groups" (`GroupCoupling`, one random group of elements after another) or "channels"
+            (`coupling_stack`, half of the latents of all elements given the other half; Lippe &
+            Gavves 2021, section 4.1).
+        couplings: Number of couplings ("channels") or of groups ("groups"); None for 8. "elements"
+            has one coupling.
         mixtures: Components of the mixtures; None for `categories` ("elements") or 8.
         width, layers, heads: Sizes of the networks.
 
@@ -135,8 +138,8 @@ class SetFlow(Pretrained, CategoricalFlow):
     def training_loss(self, batch: Tensor, *, beta: float = 1.0):
         """Return the negative bound of sets (B, L) in nats per element, and metrics.
 
-        `bits_per_variable` (beta = 1) and `accuracy` (share of elements that p(x|z) decodes to what
-        was encoded) are pairs (sum over sets, number of sets).
+        `bits_per_variable` (at beta = 1) and `accuracy` (share of elements whose most probable
+        category under p(x|z) is the encoded one) are pairs (sum over sets, number of sets).
         """
         bound = self.bound(batch)
         loss = -bound.value(beta).mean() / batch.shape[1]
@@ -157,7 +160,7 @@ class SetFlow(Pretrained, CategoricalFlow):
 
 
 class SetNetwork(nn.Module):
-    """Attention network of a coupling of channels: parameters for every element from all."""
+    """Attention network of a coupling: parameters of each element, given all elements."""
 
     def __init__(self, inputs: int, outputs: int, *, width: int, layers: int, heads: int):
         super().__init__()
@@ -167,20 +170,20 @@ class SetNetwork(nn.Module):
 
     def forward(self, x: Tensor, context: Context = Context()) -> Tensor:
         """Map (B, L, inputs) to (B, L, outputs)."""
-        # A padded element sees itself: attention to nothing would not be a number.
+        # A padded element attends to itself: a softmax over nothing would be NaN.
         itself = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)[None, None]
         real = True if context.mask is None else context.mask[:, None, None]
         return self.attended(self.enter(x), itself | real)
 
     def attended(self, h: Tensor, visible: Tensor) -> Tensor:
-        """Return (B, L, outputs) of h (B, L, width) where i sees j if `visible` (B, 1, L, L)."""
+        """Map h (B, L, width) to (B, L, outputs); i attends to j where `visible` (B, 1, L, L)."""
         for block in self.blocks:
             h = block(h, HIDDEN * ~visible)
         return self.leave(h)
 
 
 class CausalSetNetwork(SetNetwork):
-    """Parameters of each element, given the elements before it and the number to come."""
+    """Causal `SetNetwork`: parameters of an element, given earlier ones and the number to come."""
 
     def __init__(self, inputs: int, outputs: int, *, elements: int, width: int, **sizes):
         super().__init__(inputs, outputs, width=width, **sizes)
@@ -192,7 +195,10 @@ class CausalSetNetwork(SetNetwork):
             nn.init.normal_(table.weight, std=0.1)
 
     def forward(self, features, sizes):
-        """Map features (B, K, inputs) of the first K of `sizes` (B,) to (B, K + 1, outputs)."""
+        """Map features (B, K, inputs) of the first K elements of sets to (B, K + 1, outputs).
+
+        `sizes` (B,) are the numbers of elements of the sets.
+        """
         batch, known = features.shape[:2]
         number = torch.arange(known + 1, device=features.device)
         entered = self.enter(features)
@@ -203,7 +209,7 @@ class CausalSetNetwork(SetNetwork):
 
 
 class OrderedEncoding(Encoding):
-    """Another encoding with a standard logistic latent in front that knows nothing of x."""
+    """An `encoding` with one more latent in front: standard logistic noise, independent of x."""
 
     def __init__(self, encoding: Encoding):
         super().__init__()
@@ -224,9 +230,9 @@ class OrderedEncoding(Encoding):
 
 
 def ranking(key: Tensor, mask: Tensor | None, most: int) -> tuple[Tensor, Tensor]:
-    """Return the places (B, L) of elements by ascending key, padding last, and their numbers (B,).
+    """Return the indices (B, L) that sort elements by key, padding last, and set sizes (B,).
 
-    Raises ValueError where there are more than `most`.
+    Raises ValueError for sets of more than `most` elements.
     """
     if key.shape[1] > most:
         raise ValueError(f"sets of {key.shape[1]} elements, but the model knows up to {most}")
@@ -239,9 +245,10 @@ def ranking(key: Tensor, mask: Tensor | None, most: int) -> tuple[Tensor, Tensor
 
 @torch.no_grad()
 def components(encoding: Encoding, count: int, draws: int = 256) -> tuple[Tensor, Tensor]:
-    """Return mean and log-scale (count, D) of the latents of the categories, in turn.
+    """Return initial means and log-scales (count, D) of mixture components, one per category.
 
-    Components beyond the number of categories start beside the mean of their category.
+    They are those of the latents of the category. Components beyond the number of categories go
+    through the categories again, with a random offset of the mean.
     """
     categories = encoding.cardinalities
     assert isinstance(categories, int)
@@ -255,14 +262,14 @@ def components(encoding: Encoding, count: int, draws: int = 256) -> tuple[Tensor
 
 
 class ElementCoupling(Bijection):
-    """Elements, in the order of their first latent, through a mixture given the ones before.
+    """Autoregressive map of elements, sorted by their first latent, with mixtures of logistics.
 
-    The other D latents of an element map such that a standard logistic base density gives them the
-    density `sum_c w_c prod_d Logistic(x_d; m_cd, s_cd)`, whose parameters come from a causal
-    attention network: latent d goes through the distribution function of its conditional density
-    given the latents before it, which is again a mixture of logistics, with the weights
-    `w_c prod_{e<d} Logistic(x_e; m_ce, s_ce)` (the triangular map of Rosenblatt 1952). Components
-    start at `means` and `log_scales` (C, D); `network` are sizes of the attention network.
+    A causal attention network gives the parameters of a density of the other D latents of an
+    element, `sum_c w_c prod_d Logistic(x_d; m_cd, s_cd)`, from the elements before it. The map
+    turns this density into the standard logistic one (triangular map of Rosenblatt 1952): latent d
+    goes through the distribution function of its conditional density given latents e < d, a mixture
+    of logistics with the weights `w_c prod_{e<d} Logistic(x_e; m_ce, s_ce)`. Components start at
+    `means` and `log_scales` (C, D); `network` are arguments of `CausalSetNetwork`.
     """
 
     def __init__(self, means: Tensor, log_scales: Tensor, elements: int, **network):
@@ -274,7 +281,7 @@ class ElementCoupling(Bijection):
         self.network = CausalSetNetwork(latents + count, outputs, elements=elements, **network)
 
     def forward(self, x, context=Context()):
-        """Map x (B, L, 1 + D); the order channel stays as it is."""
+        """Map x (B, L, 1 + D); the first latent does not change."""
         x, mask = prepare(x, context.mask), context.mask
         index, sizes = self._order(x, mask)
         v = x.gather(1, index)[..., 1:]
@@ -288,7 +295,7 @@ class ElementCoupling(Bijection):
         return self._finish(x, index, mask, moved, slopes)
 
     def inverse_and_logdet(self, z, context=Context()):
-        """Map back, element by element."""
+        """Invert `forward`, element by element."""
         z, mask = prepare(z, context.mask), context.mask
         index, sizes = self._order(z, mask)
         y = z.gather(1, index)[..., 1:]
@@ -312,12 +319,12 @@ class ElementCoupling(Bijection):
         return self._finish(z, index, mask, known.unbind(-1), slopes)
 
     def _order(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return places (B, L, 1 + D) in the order of the first channel, and sizes (B,)."""
+        """Return the indices (B, L, 1 + D) that sort by the first latent, and set sizes (B,)."""
         index, sizes = ranking(x[..., 0], mask, self.network.elements)
         return index.unsqueeze(-1).expand_as(x), sizes
 
     def _finish(self, x, index, mask, moved, slopes) -> tuple[Tensor, Tensor]:
-        """Restore the order of the input; return the output and the log term (B,)."""
+        """Return the output in the order of the input, and the log term (B,)."""
         sums = sum(slopes)
         if mask is not None:
             sums = sums.masked_fill(~mask.gather(1, index[..., 0]), 0)
@@ -328,7 +335,7 @@ class ElementCoupling(Bijection):
     def _mixtures(self, known: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return logits (C, B, K + 1), means, log-scales (D, C, B, K + 1), given K elements."""
         start, start_scales = (p.t()[..., None, None] for p in (self.means, self.log_scales))
-        # Which component an element lies on tells more than where it lies.
+        # The component that an element lies on is more informative than its position.
         each = self._log_densities(known.movedim(-1, 0)[:, None], start, start_scales)
         features = torch.cat([known, each.sum(0).softmax(0).movedim(0, -1)], -1)
         out = self.network(features, sizes).to(known.dtype).permute(2, 0, 1).contiguous()
@@ -344,31 +351,30 @@ class ElementCoupling(Bijection):
 
 
 class GroupNetwork(Network):
-    """Conditional distributions of the elements of a group.
+    """Network of the conditional distributions of the elements of groups.
 
-    A position is a group, and its V variables are its elements. A group depends on the earlier
-    groups through a sum over their elements (Zaheer et al. 2017, *Deep Sets*, arXiv 1703.06114).
-    Elements of one group depend on each other, too: they are decided one after another, and the
-    sum of the embeddings of all elements so far enters the hidden layer of the read-out (as in
-    NADE, Larochelle & Murray 2011).
+    A position is a group, and its V variables are the elements of the group. A group depends on
+    earlier groups through a sum over their elements (Zaheer et al. 2017, *Deep Sets*, arXiv
+    1703.06114). The elements of a group are decided one after another: the sum of the embeddings of
+    all elements so far enters the hidden layer of the read-out (as in NADE, Larochelle & Murray
+    2011).
 
-    The hidden state of M groups has three parts: channels of the earlier groups, (M, C); the sum of
-    the embeddings of all elements so far, (M, C); the number of elements to come, the next one
-    included, (M,).
+    The hidden state of M groups is a triple: channels of the earlier groups, (M, C); the sum of the
+    embeddings of all elements so far, (M, C); the number of elements to come, (M,).
     """
 
     def __init__(self, categories: int, elements: int, groups: int, width: int, layers: int):
         super().__init__()
         self.elements, self.groups = elements, groups
         self.cardinalities = [categories] * -(-elements // groups)
-        # The last row of either table stands for an element that is not there: 0.
+        # The last row of either table, 0, is for an element that is absent.
         self.values = nn.Embedding(categories + 1, width, padding_idx=categories)
         self.decided = nn.Embedding(categories + 1, width, padding_idx=categories)
-        # What a sum means depends on how many elements are still to come: they scale it.
+        # The number of elements to come scales the sums over elements.
         self.scales = nn.Embedding(elements + 1, 2 * width)
         self.before = nn.Embedding(elements + 1, width)
         self.after = nn.Embedding(elements + 1, 2 * width)
-        # Nothing is normalised: how large a sum over elements is matters.
+        # Nothing is normalised: the size of a sum over elements matters.
         self.blocks = nn.ModuleList()
         for _ in range(layers):
             enter, leave = nn.Linear(width, 2 * width), zero_init(nn.Linear(2 * width, width))
@@ -382,10 +388,11 @@ class GroupNetwork(Network):
         nn.init.ones_(self.scales.weight)
 
     def groups_after(self, values: Tensor, decided: Tensor, before: Tensor, after: Tensor):
-        """Return the hidden states of M groups.
+        """Return the hidden states of M groups before their first element.
 
-        `values` and `decided` are sums (M, C) of rows of these tables over all elements of earlier
-        groups. `before` counts these, `after` the elements to come, this group's included, (M,).
+        `values` and `decided` (M, C) are sums over the elements of earlier groups of their rows in
+        the tables `self.values` and `self.decided`. `before` (M,) counts these elements, `after`
+        (M,) all others.
         """
         scale, shift = self.scales(after).chunk(2, -1)[0], self.after(after).chunk(2, -1)[0]
         h = scale * values + shift + self.before(before)
@@ -400,9 +407,9 @@ class GroupNetwork(Network):
         return super().logits(self.outputs(F.gelu(h + scale * decided + shift)))
 
     def embed(self, hidden, x):
-        """Add an element x (M,), the number of categories where a group has no further one."""
+        """Add an element x (M,); the number of categories stands for no element."""
         h, decided, after = hidden
-        # All elements of a group but the last ones are there whenever a later one is.
+        # Absent elements are the last ones of a group: they change no count that is still read.
         return (h, decided + self.decided(x), (after - 1).clamp(min=0)), None
 
     def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
@@ -414,18 +421,18 @@ class GroupNetwork(Network):
         sums = []
         for table in (self.values, self.decided):
             each = table(x[:, :-1]).sum(2)
-            # Of the groups before only: a difference of two sums would round by the own one.
+            # Shifted by one group. Subtracting the group's own sum would leave its rounding error.
             sums.append(F.pad(each, (0, 0, 1, 0)).cumsum(1)[mask])
         groups = self.groups_after(sums[0], sums[1], before[mask], after[mask])
         yield Step(mask.nonzero(as_tuple=True), groups)
 
     def start(self, context: Context) -> GroupState:
-        """Return the state before the first group; `context.features` count their elements."""
+        """Return the state before the first group; `context.features` are the group sizes."""
         return GroupState(self, context)
 
 
 class GroupState:
-    """Partly drawn sets: their numbers of elements, and sums over the elements' embeddings."""
+    """State of partly drawn sets: numbers of elements, and sums of their embeddings."""
 
     def __init__(self, network: GroupNetwork, context):
         self.network, self.order = network, InSequence(context.mask)
@@ -450,10 +457,10 @@ class GroupState:
 
 
 class GroupCoupling(Bijection):
-    """`AutoregressiveCoupling` over groups of elements, ranked by the first of their two latents.
+    """`AutoregressiveCoupling` over groups of elements with two latents, sorted by the first.
 
-    The element of rank r belongs to group r mod G, so the network is evaluated at most G times,
-    however many elements there are. The first latent stays as it is.
+    The element of rank r belongs to group r mod G, so drawing evaluates the network at most G
+    times, however many elements there are. The first latent does not change.
     """
 
     tempers = True

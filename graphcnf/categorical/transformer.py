@@ -1,4 +1,4 @@
-"""The attention block of every network, for all positions in one pass or position by position."""
+"""Attention blocks, evaluated for all positions in one pass or position by position."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-HIDDEN = -3e4  # added to the attention score of a position that may not be seen
-ROWS = 256  # rows of a batch whose attention a CPU computes at once, so that its caches hold them
+HIDDEN = -3e4  # added to the attention scores of positions that may not be attended to
+ROWS = 256  # rows whose attention a CPU computes at once: as many as fit into its caches
 
 
 class Block(nn.Module):
-    """Pre-norm block with attention and feed-forward part side by side, the identity at the start.
+    """Pre-norm block with attention and feed-forward part in parallel, initially the identity.
 
-    Both read the same normalised input and are added (Wang & Komatsuzaki 2021, GPT-J; Chowdhery et
-    al. 2022, arXiv 2204.02311), with a squared ReLU (So et al. 2021, arXiv 2109.08668): two matrix
-    products instead of four. `expansion` is the number of hidden channels of the feed-forward part
-    as a multiple of `width`, `dropout` the share of the update's channels that training leaves out.
-    Raises ValueError where `heads` does not divide `width`.
+    Both parts read the same normalised input, and their outputs are added: two matrix products
+    instead of four (Wang & Komatsuzaki 2021, GPT-J; Chowdhery et al. 2022, arXiv 2204.02311). The
+    feed-forward part has `expansion` times `width` hidden channels and a squared ReLU (So et al.
+    2021, arXiv 2109.08668). `dropout` is applied to the update. Raises ValueError if `heads` does
+    not divide `width`.
     """
 
     def __init__(self, width: int, heads: int, expansion: float, dropout: float = 0.0):
@@ -45,13 +45,13 @@ class Block(nn.Module):
         return x + self.dropout(self.leave(torch.cat([seen, hidden * F.relu(hidden)], -1)))
 
     def keys(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return keys and values (..., C) of x (..., C), as in `read`."""
+        """Return the keys and values (..., C) of x (..., C) alone, the same as in `read`."""
         _, *parts, _ = self.parts
         weight, bias = (p.split(self.parts)[1:3] for p in (self.enter.weight, self.enter.bias))
         return F.linear(self.norm(x), torch.cat(weight), torch.cat(bias)).split(parts, -1)
 
     def forward(self, x: Tensor, bias: Tensor, source: Tensor | None = None) -> Tensor:
-        """Update all positions x (B, N, C) by what they attend to: x, or a `source` (B, N, C).
+        """Update positions x (B, N, C), which attend to x or, if given, to `source` (B, N, C).
 
         `bias` (B or 1, heads or 1, N, N) is added to the attention scores.
         """
@@ -64,11 +64,11 @@ class Block(nn.Module):
         return self.write(x, seen, hidden)
 
     def step(self, x: Tensor, bias: Tensor, extend: Callable) -> Tensor:
-        """Return the next M positions x (M, B, C) of every row, updated.
+        """Update the next M positions x (M, B, C) of every row.
 
-        `bias` (M, N, B or 1, heads) is added to their attention scores of the N positions so far.
-        `extend` takes the keys and values (M, B, C) of the new positions, and returns the keys and
-        values (N, B, C) of all N.
+        They attend to all N positions so far, themselves included; `bias` (M, N, B or 1, heads) is
+        added to the attention scores. `extend` takes the keys and values (M, B, C) of the new
+        positions, and returns those of all N positions, (N, B, C).
         """
         query, key, value, hidden = self.read(x)
         keys, values = extend(key, value)
@@ -77,10 +77,10 @@ class Block(nn.Module):
 
 
 def attend(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-    """Return the attention (B, C) of one query (B, C) per row to N positions (N, B, C).
+    """Return the attended values (B, C) of one query (B, C) per row over N positions (N, B, C).
 
-    One query per row is no matrix product: sums over what streams through the cache are faster.
-    `bias` (N, B or 1, heads) is added to the scores.
+    With one query per row, elementwise products and sums over the cached keys and values are faster
+    than matrix products. `bias` (N, B or 1, heads) is added to the scores.
     """
     heads, bias = (bias.shape[-1], -1), bias.expand(-1, len(query), -1)
     scale = (query.shape[-1] // heads[0]) ** -0.5
@@ -96,10 +96,10 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
 
 
 class Cache:
-    """Keys and values of the positions so far, for drawing: written in place, without gradients.
+    """Key-value cache for drawing, written in place and without gradients.
 
-    Positions come first: a step writes one contiguous slice and streams over those before it.
-    `like` (C,) has the type and the device.
+    Positions are the first axis: a step writes one contiguous slice, and reads those before it in
+    order. `like` (C,) gives type and device.
     """
 
     def __init__(self, blocks: int, mask: Tensor, like: Tensor):
@@ -110,7 +110,7 @@ class Cache:
     def extend(self, block: int, key: Tensor, value: Tensor) -> Tensor:
         """Add keys and values (M, B, C) of the next positions; return all so far, (2, N, B, C).
 
-        Rows that have left the batch are the last ones.
+        B may be less than before: the last rows have left the batch.
         """
         own = self.table[block, :, : self.filled + len(key), : key.shape[1]]
         own[0, self.filled :], own[1, self.filled :] = key, value
@@ -124,7 +124,7 @@ class Cache:
 
 
 class Transformer(nn.ModuleList):
-    """Blocks, one after the other, with the arguments of `Block`."""
+    """Sequence of `layers` blocks; the other arguments are those of `Block`."""
 
     def __init__(
         self, width: int, heads: int, expansion: float, layers: int, *, dropout: float = 0.0
@@ -133,7 +133,7 @@ class Transformer(nn.ModuleList):
         self.heads = heads
 
     def each(self, bias: Tensor, axis: int) -> Iterator[tuple[Block, Tensor]]:
-        """Pair every block with its own heads of a bias for all blocks."""
+        """Pair every block with its heads' slice of a bias along the given axis."""
         return zip(self, bias.split(self.heads, axis), strict=True)  # type: ignore[arg-type]
 
     def forward(self, h: Tensor, bias: Tensor) -> Tensor:
@@ -143,15 +143,15 @@ class Transformer(nn.ModuleList):
         return h
 
     def step(self, h: Tensor, bias: Tensor, cache: Cache) -> Tensor:
-        """Return the next position h (B, C) after all blocks; its keys and values enter the cache.
+        """Return the next position h (B, C) of every row after all blocks, and fill the cache.
 
-        `bias` (N, B or 1, layers * heads) is added to its attention scores of the N positions so
-        far, itself included.
+        `bias` (N, B or 1, layers * heads) is added to the attention scores of the N positions so
+        far, the new one included.
         """
         return self.steps(h[None], bias[None], cache)[0]
 
     def steps(self, h: Tensor, bias: Tensor, cache: Cache) -> Tensor:
-        """Do `step` for the next M positions h (M, B, C) at once; `bias` is (M, N, ...)."""
+        """Do `step` for the next M positions h (M, B, C) at once, with a `bias` (M, N, ...)."""
         for k, (block, own) in enumerate(self.each(bias, -1)):
             h = block.step(h, own, partial(cache.extend, k))
         cache.filled += len(h)
