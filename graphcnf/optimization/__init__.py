@@ -1,1 +1,1 @@
-"""Goal-directed generation: molecules that score high, found with few calls of the score."""
+"""Goal-directed generation: find molecules that score high, with few calls of the score."""

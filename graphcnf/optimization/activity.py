@@ -2,7 +2,7 @@
 
 A support vector machine (Olivecrona et al. 2017, arXiv 1704.07555) and two random forests (Li et
 al. 2018, arXiv 1801.07299), as in PMO (Gao et al. 2022, arXiv 2206.12411). The package molscore
-carries them as pickles of scikit-learn: they are read into arrays, and evaluated with numpy.
+contains them as pickles of scikit-learn, which are read without scikit-learn into numpy arrays.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ FILES = {
     "gsk3b": "d3a20701b80e5179c88c3ad4dc3483dd7ab35c50dc055c6773a7f5b63e89b6d5",
     "jnk3": "cde8576fb4fa3f60b9f258ff9cf1b9ff346eb50d196d5cbbe25965efc1864889",
 }
-"""Oracles, and the SHA-256 of the file of each in molscore 1.9.5."""
+"""SHA-256 of each oracle's file in molscore 1.9.5, by protein."""
 
 BITS = 2048
+"""Length of the Morgan fingerprints."""
 
 _ARRAYS = {
     ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
@@ -40,14 +41,14 @@ _ESTIMATORS = {"SVC", "RandomForestClassifier", "DecisionTreeClassifier", "Tree"
 
 
 class _Estimator:
-    """State of an estimator of scikit-learn, without its code."""
+    """Holder of the attributes of a scikit-learn estimator."""
 
     def __init__(self, *arguments: Any):
         pass
 
 
 class _Reader(pickle.Unpickler):
-    """Unpickler that admits arrays and the states of four estimators."""
+    """Unpickler that accepts numpy arrays and the attributes of four estimators, nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in _ARRAYS:
@@ -62,8 +63,8 @@ def activity(protein: str) -> Callable[[Chem.Mol], float]:
     """Return a score: predicted probability of activity at a protein in `FILES`, in [0, 1].
 
     Raises:
-        UserError: There is no such protein, molscore is not installed, or its file is not the one
-            expected.
+        UserError: The protein is unknown, molscore is not installed, or its file has another
+            checksum.
     """
     if protein not in FILES:
         raise UserError(f"no protein {protein!r}{suggest(protein, list(FILES))}")
@@ -80,7 +81,10 @@ def activity(protein: str) -> Callable[[Chem.Mol], float]:
 
 
 def _support_vectors(model: Any) -> Callable[[Chem.Mol], float]:
-    """Return Platt's probability of a machine with a Gaussian kernel, on counts of features."""
+    """Return the score of a support vector machine on feature-based Morgan counts.
+
+    The decision value of the Gaussian kernel is turned into a probability by Platt scaling.
+    """
     vectors, weights = model.support_vectors_, model._dual_coef_[0]
     squares = (vectors**2).sum(1)
     gamma, intercept = model._gamma, float(model._intercept_[0])
@@ -94,17 +98,17 @@ def _support_vectors(model: Any) -> Callable[[Chem.Mol], float]:
             counts[bit % BITS] += count
         distances = squares - 2 * vectors @ counts + counts @ counts
         decision = weights @ np.exp(-gamma * distances) + intercept
-        # The sigmoid is that of the first class, of the inactive molecules.
+        # The sigmoid gives the probability of the first class, inactive.
         return _coupled(float(np.clip(1 / (1 + np.exp(slope * decision + offset)), 1e-7, 1 - 1e-7)))
 
     return probability
 
 
 def _coupled(first: float) -> float:
-    """Return the probability of the second of two classes as libsvm has it.
+    """Return the probability of the second of two classes, exactly as libsvm computes it.
 
-    It is `1 - first` within 0.0025, where libsvm's iteration ends (Wu, Lin & Weng 2004, J. Mach.
-    Learn. Res. 5, 975, algorithm 2).
+    libsvm's iteration stops within 0.0025 of `1 - first` (Wu, Lin & Weng 2004, J. Mach. Learn.
+    Res. 5, 975, algorithm 2).
     """
     second = 1 - first
     q = np.array([[second**2, -first * second], [-first * second, first**2]])
@@ -117,7 +121,7 @@ def _coupled(first: float) -> float:
 
 
 def _forest(model: Any) -> Callable[[Chem.Mol], float]:
-    """Return the mean share of active molecules in the trees' leaves, on Morgan fingerprints."""
+    """Return the score of a random forest on Morgan fingerprints: mean active share in leaves."""
     trees = [tree.tree_ for tree in model.estimators_]
     counts = [len(tree.nodes) for tree in trees]
     roots = np.cumsum([0, *counts[:-1]])

@@ -1,7 +1,7 @@
-"""Goals of an optimisation: scores of a molecule, and objectives that a mean joins.
+"""Goals of an optimisation: a goal is the weighted mean of objectives.
 
-An objective is a score (a name, a Python function or `FILE.py:FUNCTION`), a map from its value to
-[0, 1], and a weight.
+An objective is a score (a name, a Python function or `FILE.py:FUNCTION`), a desirability that maps
+the score to [0, 1], and a weight.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Score = Callable[[Chem.Mol], float]
 
 
 def penalized_logp(mol: Chem.Mol) -> float:
-    """Return the logP less synthetic accessibility and long rings, each standardised over ZINC250k.
+    """Return logP minus SA score minus long-ring penalty, each standardised over ZINC250k.
 
     Gomez-Bombarelli et al. 2018 (arXiv 1610.02415), constants of Kusner et al. 2017 (1703.01925).
     """
@@ -73,9 +73,9 @@ CHIRAL = "-chiral"
 
 
 def similarity(to: str, fingerprint: str = "ECFP4") -> Score:
-    """Return a score: Tanimoto similarity to a SMILES, in [0, 1].
+    """Return a score: Tanimoto similarity to the SMILES `to`, in [0, 1].
 
-    Fingerprints as in GuacaMol; those with "-chiral" behind their name also tell stereo marks.
+    Fingerprints as in GuacaMol; with "-chiral" appended to the name, stereo marks count as well.
     """
     try:
         with quiet():
@@ -83,7 +83,7 @@ def similarity(to: str, fingerprint: str = "ECFP4") -> Score:
     except UnparsableSmiles as error:
         raise UserError(str(error)) from None
     if fingerprint == "PHCO":
-        # Slow to import, and to compute.
+        # Slow to import.
         from rdkit.Chem.Pharm2D import Generate, Gobbi_Pharm2D
 
         of = partial(Generate.Gen2DFingerprint, sigFactory=Gobbi_Pharm2D.factory)
@@ -98,16 +98,16 @@ def similarity(to: str, fingerprint: str = "ECFP4") -> Score:
 
 
 def smarts(pattern: str) -> Score:
-    """Return a score: 1 where a SMARTS pattern matches, else 0."""
+    """Return a score: 1 for molecules that match a SMARTS pattern, else 0."""
     query = parse_smarts(pattern)
     return lambda mol: float(mol.HasSubstructMatch(query))
 
 
 def formula(of: str) -> Score:
-    """Return a score: closeness to a sum formula such as C7H8N2O2, in [0, 1].
+    """Return a score: closeness to a molecular formula such as C7H8N2O2, in [0, 1].
 
-    The isomer score of GuacaMol: the geometric mean of Gaussians of the numbers of atoms of each
-    element (width 1) and of all atoms (width 2), hydrogens included.
+    The isomer score of GuacaMol: the geometric mean of a Gaussian for each element's number of
+    atoms (width 1) and one for the total number of atoms (width 2), hydrogens included.
     """
     parts = re.findall(r"([A-Z][a-z]?)(\d*)", of)
     if not parts or "".join(map("".join, parts)) != of:
@@ -127,7 +127,7 @@ def formula(of: str) -> Score:
 
 
 def count(element: str) -> Score:
-    """Return a score: number of atoms of an element, hydrogens included."""
+    """Return a score: number of atoms of an element, which may be H."""
     _check_element(element)
     return lambda mol: float(_composition(mol)[element])
 
@@ -148,7 +148,7 @@ def _check_element(symbol: str) -> None:
 MAKERS: dict[str, Callable[..., Score]] = {
     maker.__name__: maker for maker in (similarity, smarts, formula, count, activity)
 }
-"""Scores with parameters, all of them text."""
+"""Functions that make a score from parameters, which are text."""
 
 
 def gaussian(value: float, centre: float, width: float) -> float:
@@ -157,7 +157,7 @@ def gaussian(value: float, centre: float, width: float) -> float:
 
 
 def geometric(values, weights) -> float:
-    """Return the weighted geometric mean; 0 where a value with weight is not above 0."""
+    """Return the weighted geometric mean; 0 if a value with positive weight is 0 or negative."""
     values, weights = np.asarray(values, dtype=float), np.asarray(weights, dtype=float)
     if (values[weights > 0] <= 0).any():
         return 0.0
@@ -170,23 +170,25 @@ MEANS: dict[str, Callable[..., float]] = {
 }
 
 SHAPES = ("clip", "target", "at_least", "at_most")
+"""Keys that name a `desirability`."""
+
 KEYS = {"score", "name", "weight", "width", *SHAPES}
-"""Maps to [0, 1], and keys of every objective; scores with parameters have those beside them."""
+"""Keys of every objective; a score in `MAKERS` adds its parameters."""
 
 COLUMNS = ("call", "record", "smiles", "score", "source", "error")
-"""Columns of a table of results that no objective may be called like."""
+"""Columns of a table of results, which are no names for an objective."""
 
 
 class NotANumber(ValueError):
-    """A score that is no finite number."""
+    """A score function returned something other than a finite number."""
 
 
 class Objective(NamedTuple):
-    """Column of a score, its function of molecule and SMILES, worth of a value, and weight."""
+    """One objective of a goal."""
 
     name: str
-    function: Callable[[Chem.Mol, str], Any]
-    worth: Callable[[float], float]
+    function: Callable[[Chem.Mol, str], Any]  # score of a molecule and its SMILES
+    desirability: Callable[[float], float]
     weight: float
 
 
@@ -194,10 +196,11 @@ BENCHMARKS = {"pmo": ("pmo.toml",), "guacamol": ("pmo.toml", "guacamol.toml")}
 """Files with the tasks of each benchmark."""
 
 ONLY_PMO = ("isomers_c7h8n2o2", "qed", "drd2", "gsk3b", "jnk3")
+"""Tasks in `pmo.toml` that GuacaMol does not have."""
 
 
 def benchmark_tasks(suite: str) -> dict[str, dict[str, Any]]:
-    """Return the tables of the tasks of a benchmark, by name: 23 of PMO, 20 of GuacaMol."""
+    """Return the goals of a benchmark's tasks as TOML tables: 23 of PMO, 20 of GuacaMol."""
     tables: dict[str, dict[str, Any]] = {}
     for name in BENCHMARKS[suite]:
         tables |= tomllib.loads(Path(__file__).with_name(name).read_text(encoding="utf-8"))
@@ -206,7 +209,7 @@ def benchmark_tasks(suite: str) -> dict[str, dict[str, Any]]:
 
 @dataclass
 class Goal:
-    """Score of a molecule, the weighted mean of its objectives; picklable by cloudpickle.
+    """Score of a molecule: the weighted mean of objectives. Can be pickled by cloudpickle.
 
     Examples:
         >>> goal = Goal([{"score": "qed"}, {"score": "logp", "clip": [6, 3], "weight": 2}])
@@ -220,25 +223,25 @@ class Goal:
     tables: Sequence[Mapping[str, Any]]
     mean: str = "geometric"
     source: str = "objective"  # origin of the tables, named in errors
-    folder: Path = field(default_factory=Path)  # that `FILE.py:FUNCTION` is relative to
+    folder: Path = field(default_factory=Path)  # to which `FILE.py:FUNCTION` is relative
 
     def __post_init__(self):
         tables = self.tables if isinstance(self.tables, Sequence) else ()
         if not tables or not all(isinstance(table, Mapping) for table in tables):
             raise UserError(
-                f"{self.source}: objectives are tables, as [{{'score': 'qed'}}], in a file "
-                "[[objective]]"
+                f"{self.source}: objectives must be tables such as [{{'score': 'qed'}}], written "
+                "[[objective]] in a file"
             )
         if self.mean not in MEANS:
             raise UserError(f"{self.source}: mean must be {' or '.join(MEANS)}, got {self.mean!r}")
-        self.objectives  # noqa: B018  (errors come now)
+        self.objectives  # noqa: B018  (raises errors now)
 
     @classmethod
     def of(cls, score: str | Callable | Goal | Mapping | Sequence[Mapping]) -> Goal:
-        """Return the goal in a function; in a table or several; or in text.
+        """Return the goal that a score function, one or several tables, or a text stands for.
 
-        Text is a name in `PLAIN`, `FILE.py:FUNCTION`, `FILE.toml` with a `mean` and a table
-        `objective` for each objective, or a task of a benchmark, as `pmo:qed`.
+        The text is a name in `PLAIN`, `FILE.py:FUNCTION`, `FILE.toml` with a `mean` and a table
+        `[[objective]]` for each objective, or a benchmark's task such as `pmo:qed`.
         """
         if isinstance(score, Goal):
             return score
@@ -273,7 +276,7 @@ class Goal:
 
     @cached_property
     def objectives(self) -> list[Objective]:
-        """The objectives, made anew in every process."""
+        """The objectives; not pickled, but rebuilt in every process."""
         made: dict[str, Objective] = {}
         for number, table in enumerate(self.tables, 1):
             where = f"{self.source} {number}" if len(self.tables) > 1 else self.source
@@ -290,7 +293,7 @@ class Goal:
 
     @property
     def is_chiral(self) -> bool:
-        """True where a fingerprint tells stereo marks."""
+        """True if a fingerprint of the goal distinguishes stereoisomers."""
         prints = [str(table.get("fingerprint", "")) for table in self.tables]
         return any(name.endswith(CHIRAL) for name in prints)
 
@@ -298,19 +301,19 @@ class Goal:
         return {name: value for name, value in self.__dict__.items() if name != "objectives"}
 
     def __call__(self, mol: Chem.Mol, smiles: str) -> tuple[float, dict[str, float]]:
-        """Return the score of a molecule, and the value of each objective.
+        """Return the score of a molecule, and the value of each objective by name.
 
         Raises what an objective raises, and `NotANumber` for a value that is no finite number.
         """
         values = {o.name: _number(o.function(mol, smiles)) for o in self.objectives}
-        worth = [o.worth(values[o.name]) for o in self.objectives]
-        if len(worth) == 1:
-            return worth[0], values
-        return MEANS[self.mean](worth, [o.weight for o in self.objectives]), values
+        mapped = [o.desirability(values[o.name]) for o in self.objectives]
+        if len(mapped) == 1:
+            return mapped[0], values
+        return MEANS[self.mean](mapped, [o.weight for o in self.objectives]), values
 
     @cached_property
     def identity(self) -> str:
-        """Fingerprint of scores and maps; taken once, since an object may count its calls."""
+        """Hash of the objectives; computed once, since calls may change a score object's state."""
         parts = [self.mean]
         for table in self.tables:
             for key, value in sorted(table.items()):
@@ -321,6 +324,7 @@ class Goal:
 
 
 def _objective(table: Mapping[str, Any], folder: Path) -> Objective:
+    """Return the objective of a table; paths are relative to `folder`."""
     score = table.get("score")
     maker = MAKERS.get(score) if isinstance(score, str) else None
     parameters = tuple(inspect.signature(maker).parameters) if maker else ()
@@ -348,7 +352,7 @@ def _objective(table: Mapping[str, Any], folder: Path) -> Objective:
 
 
 def desirability(table: Mapping[str, Any]) -> Callable[[float], float]:
-    """Return the map to [0, 1] in an objective's table; the identity where it has none.
+    """Return the map to [0, 1] that an objective's table names; the identity if it names none.
 
     As in GuacaMol (Brown et al. 2019, arXiv 1811.09621, section 7): `clip = [low, high]`, a line
     from 0 at `low` (which may be the larger one) to 1 at `high`; or `target`, `at_least` or
@@ -392,7 +396,7 @@ def _number(value: Any) -> float:
 
 
 def _named(score: str, folder: Path) -> Callable:
-    """Return the function of a name in `PLAIN`, or of a Python file."""
+    """Return the score function with a name in `PLAIN`, or that of `FILE.py:FUNCTION`."""
     if score in PLAIN:
         return PLAIN[score]
     file, _, name = score.rpartition(":")
@@ -402,7 +406,7 @@ def _named(score: str, folder: Path) -> Callable:
     path = folder / file
     if not path.is_file():
         raise UserError(f"no file {path}")
-    # The file may import modules that lie beside it.
+    # The file may import modules from its folder.
     sys.path.insert(0, str(path.parent.resolve()))
     try:
         function = runpy.run_path(str(path), run_name=f"graphcnf_score_{path.stem}").get(name)
@@ -417,7 +421,7 @@ def _named(score: str, folder: Path) -> Callable:
 
 
 def _of_both(score: Callable) -> Callable[[Chem.Mol, str], Any]:
-    """Return `score` as a function of molecule and SMILES; it gets the one that it takes."""
+    """Return a function of molecule and SMILES that passes `score` the argument it takes."""
     first = None
     with suppress(TypeError, ValueError):  # built in
         first = next(iter(inspect.signature(score).parameters.values()), None)
@@ -429,7 +433,10 @@ def _of_both(score: Callable) -> Callable[[Chem.Mol, str], Any]:
 
 
 def _score_identity(score: Any, folder: Path) -> str:
-    """Return text that tells scores apart: the attribute `identity`, or source and bound values."""
+    """Return text that differs between scores.
+
+    That is the attribute `identity` of an object, or else the source code with its bound values.
+    """
     if isinstance(score, str) and ".py:" in score:
         path = folder / score.rpartition(":")[0]
         return f"{score} {hashlib.sha256(read_file(path)).hexdigest()}"
@@ -456,7 +463,10 @@ def _score_identity(score: Any, folder: Path) -> str:
 
 
 def _shown(value: Any) -> str:
-    """Return numbers and text, also in tuples; of what may change during a search, the type."""
+    """Return the repr of numbers, text and tuples of them; the type name of any other object.
+
+    Other objects may change during a search, and their repr with them.
+    """
     if value is None or isinstance(value, bool | int | float | complex | str | bytes):
         return repr(value)
     if isinstance(value, tuple):

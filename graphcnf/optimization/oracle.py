@@ -1,8 +1,8 @@
-"""Calls of a score in child processes, and the journal of their answers.
+"""Calls of a score in child processes, and a journal of the answers.
 
-An exception, a value that is no number, a hang and a crash are answers like any other: they are
-stored, and the next molecule has its turn. The process that computes an answer stores it before any
-other process hears of it; a kill at any moment leaves a file with all answers before it.
+An exception, a value that is no number, a time-out and a crash are stored as answers, too, and the
+search goes on. The process that computes an answer stores it before it returns it, so that a kill
+at any moment loses no answer.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ from graphcnf.molecules.codec import quiet
 from graphcnf.optimization.objectives import Goal, NotANumber
 
 NAME, LOCK = "calls.sqlite", "calls.lock"
-"""Database of the answers, and an empty one that the processes which add to it keep locked."""
+"""Database of the answers, and an empty database that processes which add answers keep locked."""
 
 SCHEMA = [
     'CREATE TABLE answers (smiles TEXT PRIMARY KEY, score REAL, "values" TEXT, error TEXT)',
     "CREATE TABLE goal (identity TEXT)",
 ]
-"""Statements that make the tables; a file with other tables, views or triggers is refused."""
+"""Statements that create the tables; a file with another schema is refused."""
 
 INVALID = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
-"""Exceptions that stored values of a wrong type raise where they are used."""
+"""Exceptions that stored values of a wrong type can raise."""
 
 LONGEST_ERROR = 300
 """Characters of an exception's message that are stored."""
@@ -59,12 +59,12 @@ RUN_LOCK = "run.lock"
 """File that is locked while an `Oracle` uses the folder."""
 
 BUSY, START = 60.0, 120.0
-"""Seconds to wait for another process that stores an answer, and for a process to start."""
+"""Seconds to wait for a database that another process writes, and for a process to start."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Score of a molecule with the value of each objective, or NaN and an error of one line."""
+    """Score of a molecule and value of each objective; NaN and a one-line error if that failed."""
 
     smiles: str
     score: float
@@ -73,7 +73,7 @@ class Answer:
 
     @classmethod
     def failed(cls, smiles: str, error: str | BaseException) -> Answer:
-        """Return an answer without a score."""
+        """Return the answer of a failed call."""
         if isinstance(error, BaseException) and not isinstance(error, NotANumber):
             error = ": ".join(filter(None, [type(error).__name__, str(error)]))
         line = printable(" ".join(str(error).split()))[:LONGEST_ERROR]
@@ -81,7 +81,7 @@ class Answer:
 
     @classmethod
     def of_row(cls, smiles: str, score: float, values: str, error: str | None) -> Answer:
-        """Return the answer in a row; raise one of `INVALID` where there is none."""
+        """Return the answer in a row of the database; raise one of `INVALID` for a bad row."""
         if not (isinstance(smiles, str) and isinstance(error, str | None)):
             raise TypeError(f"{smiles!r:.40} is not text")
         if error is not None:
@@ -93,22 +93,22 @@ class Answer:
 
 
 class Journal:
-    """Answers to one goal in an SQLite file, which several processes may add to at once.
+    """SQLite file with the answers of one goal; several processes may add to it at once.
 
     Raises:
-        UserError: The file holds answers to another goal, is damaged, or cannot be written.
+        UserError: The file belongs to another goal, is damaged, or cannot be written.
     """
 
     def __init__(self, folder: Path, goal: str):
         self.path = inside(folder, NAME)
-        # SQLite follows links, also those of the files that it keeps beside a database.
+        # SQLite would follow links, also in place of the files that it keeps beside a database.
         for name in (NAME, LOCK):
             for suffix in ("", "-wal", "-shm", "-journal"):
                 check_output(inside(folder, name + suffix))
         with self._reporting():
             self._database = sqlite3.connect(self.path, timeout=BUSY, isolation_level=None)
             self._lock = sqlite3.connect(folder / LOCK, timeout=0, isolation_level=None)
-            # No `fsync` per answer, and a loss of power costs the last ones only.
+            # No `fsync` per answer: only a loss of power can lose the last answers.
             self._database.execute("PRAGMA journal_mode = WAL")
             self._database.execute("PRAGMA synchronous = NORMAL")
             with self._database:
@@ -141,7 +141,7 @@ class Journal:
             return Answer.of_row(*self._rows("SELECT * FROM answers WHERE smiles = ?", row[:1])[0])
 
     def wait_for_writers(self, patience: float, note: Callable[[str], None]) -> None:
-        """Wait some seconds for processes of a killed run, which store their last answers."""
+        """Wait up to `patience` seconds for child processes of a killed run to store answers."""
         until, noted = time.monotonic() + patience, False
         with self._reporting():
             while time.monotonic() < until:
@@ -158,13 +158,13 @@ class Journal:
                 time.sleep(0.1)
 
     def hold(self) -> None:
-        """Let `wait_for_writers` wait until this process ends."""
+        """Make `wait_for_writers` of other processes wait until this process ends."""
         with self._reporting():
             self._lock.execute("BEGIN")
             self._lock.execute("SELECT * FROM sqlite_master").fetchall()
 
     def close(self) -> None:
-        """Close the files."""
+        """Close the databases."""
         self._database.close()
         self._lock.close()
 
@@ -173,10 +173,10 @@ class Journal:
 
     @contextmanager
     def _reporting(self) -> Iterator[None]:
-        """Context that turns the errors of SQLite into lines that name the file."""
+        """Context that turns errors of SQLite into `UserError` with the name of the file."""
         try:
             yield
-        except sqlite3.OperationalError as error:  # as where the disk is full
+        except sqlite3.OperationalError as error:  # for example, the disk is full
             raise UserError(f"{self.path}: {error}") from None
         except (sqlite3.DatabaseError, *INVALID) as error:
             raise UserError(
@@ -185,26 +185,26 @@ class Journal:
 
 
 class Oracle:
-    """Scores of molecules, each computed once; a context manager.
+    """Scores of molecules, each computed once and stored in a journal; a context manager.
 
     Args:
-        goal: Objectives of the score.
-        folder: Folder of the journal, which becomes that of an optimisation; the answers of an
-            existing one count. None for a temporary one.
-        workers: Child processes; None for one per core, 0 to compute in this process, without a
-            time limit; or a cluster, each worker of which has a child process of its own (answers
-            of calls that are under way when this process dies are lost, then).
-        timeout: Seconds for one molecule, after which its call has failed.
-        stop_on_error: True to end a run, which may go on later, with the first call that fails.
-        note: Called with a line for each call that fails, and other news.
+        goal: Goal that scores molecules.
+        folder: Folder of the journal; answers that it contains are not computed again. None for a
+            temporary folder.
+        workers: Number of child processes; None for one per core; 0 to compute in this process,
+            without a time limit; or a cluster, whose workers have one child process each (if this
+            process dies, the answers of calls in progress are lost).
+        timeout: Seconds per molecule; a longer call fails.
+        stop_on_error: True to end the run at the first failed call; the run can be continued.
+        note: Function that receives a line for each failed call, and other messages.
 
     Attributes:
         folder: The folder.
         answers: All answers, by molecule.
-        calls: Calls that this object has made.
+        calls: Number of calls made by this object.
 
     Raises:
-        UserError: The folder holds something else, or another process is using it.
+        UserError: The folder is not that of an optimisation, or another process uses it.
     """
 
     def __init__(
@@ -240,14 +240,14 @@ class Oracle:
         return self
 
     def __exit__(self, *exception) -> None:
-        # Also after an error: calls that are under way are paid for, and their answers stored.
+        # Also after an error: finish the calls in progress and store their answers.
         self._threads.shutdown(cancel_futures=True)
         for process in self._processes:
             process.close()
         self._opened.close()
 
     def __call__(self, molecules: Iterable[str]) -> list[Answer]:
-        """Return the answers for some molecules, in their order."""
+        """Return the answers for molecules, in their order; call the score for new ones."""
         molecules = list(molecules)
         new = [s for s in dict.fromkeys(molecules) if s not in self.answers]
         self.calls += len(new)
@@ -256,7 +256,7 @@ class Oracle:
         return [self.answers[smiles] for smiles in molecules]
 
     def _computed(self, molecules: list[str]) -> Iterator[Answer]:
-        """Yield the answers as they come."""
+        """Compute answers for molecules, and yield each once it is known."""
         if not isinstance(self.workers, int):
             score = partial(_score_on_worker, self._function, self.timeout)
             with self.workers.ordered_map(score, molecules) as answers:
@@ -269,13 +269,13 @@ class Oracle:
 
     @cached_property
     def _function(self) -> bytes:
-        """Function of a child process; functions of the calling script are sent by value."""
+        """Function of the child processes; functions of the caller's script are sent by value."""
         goal = cloudpickle.dumps(self.goal)
         folder = self.folder if isinstance(self.workers, int) else None
         return framed(partial(_score_in_child, goal, folder, self.goal.identity))
 
     def _score(self, smiles: str) -> Answer:
-        """Return the answer of the process that belongs to this thread."""
+        """Compute an answer in the child process of this thread, started at the first call."""
         if not hasattr(self._own, "process"):
             self._own.process = ScoreProcess(self._function, self.timeout)
             self._processes.append(self._own.process)
@@ -283,9 +283,9 @@ class Oracle:
 
 
 def _answer_of(goal: Goal, smiles: str) -> Answer:
-    """Return the score of a molecule, or the reason why its computation failed.
+    """Score a molecule; return the answer, also for a failed call.
 
-    Ctrl-C is raised, even where the goal's code caught it.
+    Ctrl-C raises KeyboardInterrupt, even if the score's own code catches that.
     """
     interrupted = False
 
@@ -294,7 +294,7 @@ def _answer_of(goal: Goal, smiles: str) -> Answer:
         interrupted = True
         before(number, frame)
 
-    # Only the handler tells Ctrl-C from a KeyboardInterrupt that the goal raises by itself.
+    # A handler, since the score may raise KeyboardInterrupt without Ctrl-C.
     before = signal.getsignal(signal.SIGINT)
     listening = callable(before) and threading.current_thread() is threading.main_thread()
     if listening:
@@ -317,11 +317,12 @@ def _answer_of(goal: Goal, smiles: str) -> Answer:
 def _opened(
     pickled: bytes, folder: Path | None, identity: str
 ) -> tuple[Goal | BaseException, Journal | None]:
-    """Load the goal and open the journal in a child process; return both.
+    """Load the goal and open the journal in a child process, once; return both.
 
-    An error of loading is returned in place of the goal. Without a folder the journal is None.
+    If the goal cannot be loaded, the exception takes its place. Without a folder the journal is
+    None.
     """
-    # Ctrl-C is for the parent; a call that is under way ends by itself.
+    # The parent handles Ctrl-C; the call in progress is finished.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     journal = Journal(folder, identity) if folder else None
     if journal:
@@ -337,7 +338,7 @@ def _opened(
 def _score_in_child(
     pickled: bytes, folder: Path | None, identity: str, smiles: str | None
 ) -> Answer | None:
-    """Score a molecule in a child process and store the answer; for None, only load the goal."""
+    """Score a molecule in a child process and store the answer; if None, only load the goal."""
     goal, journal = _opened(pickled, folder, identity)
     if smiles is None:
         return None
@@ -349,9 +350,10 @@ def _score_in_child(
 
 
 class ScoreProcess:
-    """A child process with a `framed` function, started again after a time-out or a crash.
+    """A child process that scores molecules, restarted after a time-out or a crash.
 
-    It ends after its current call where this process dies.
+    `function` is `_score_in_child` packed by `framed`. If this process dies, the child ends after
+    its current call.
     """
 
     def __init__(self, function: bytes, timeout: float):
@@ -361,7 +363,7 @@ class ScoreProcess:
     def __call__(self, smiles: str) -> Answer:
         """Return the answer for a molecule."""
         if self._worker is not None and self._worker.process.poll() is not None:
-            self.close()  # it was killed between two calls
+            self.close()  # the process was killed between two calls
         try:
             if self._worker is None:
                 self._worker = Worker(self._function)
@@ -376,6 +378,7 @@ class ScoreProcess:
             raise UserError(f"cannot start a worker process: {error.strerror or error}") from None
 
     def _apply(self, worker: Worker, smiles: str | None, limit: float) -> Any:
+        """Call the function in a worker; kill it and raise TimeoutError after `limit` seconds."""
         until = time.monotonic() + limit
         timer = threading.Timer(min(limit, threading.TIMEOUT_MAX), worker.kill)
         timer.start()
@@ -402,5 +405,5 @@ _process_of_worker = lru_cache(maxsize=1)(ScoreProcess)
 
 
 def _score_on_worker(function: bytes, timeout: float, smiles: str) -> Answer:
-    """Return the answer of the child process of a cluster's worker."""
+    """Score a molecule on a cluster's worker, in the worker's one child process."""
     return _process_of_worker(function, timeout)(smiles)

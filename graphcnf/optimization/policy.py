@@ -1,12 +1,12 @@
-"""Training of a model towards molecules that score high.
+"""Reinforcement learning: train a model towards molecules that score high.
 
-The log-likelihood of a code is exact, so the loss is a function of molecules: the augmented
-likelihood of REINVENT (Olivecrona et al. 2017, arXiv 1704.07555),
+The loss is the augmented likelihood of REINVENT (Olivecrona et al. 2017, arXiv 1704.07555), with
+the model's exact log-likelihood of a molecule's canonical code,
 
     log p_target(x) = log p_prior(x) + sigma r(x),    loss = (log p_target(x) - log p(x))^2,
 
-with rewards r in [0, 1], on molecules that are replayed (Guo & Schwaller 2023, arXiv 2305.16160).
-The prior is the model as it was given.
+with rewards r in [0, 1], on replayed molecules (Guo & Schwaller 2023, arXiv 2305.16160). The prior
+is the model before training.
 """
 
 from __future__ import annotations
@@ -30,34 +30,34 @@ from graphcnf.molecules.growth import Growth, MoleculeFragment
 from graphcnf.molecules.validity import strict_smiles
 
 PARTICLES = 2
-"""Particles for each molecule with a fragment: few, for the score is to choose."""
+"""Particles per molecule with a fragment: few, since the score selects among the molecules."""
 
 SIZES_FROM_PRIOR = 0.2
-"""Share of the molecules whose size is drawn from the prior of the training data."""
+"""Weight of the training data's size distribution in that of proposals."""
 
 SIZE_WIDTH = 1.5
-"""Standard deviation, in atoms, of sizes around those of good molecules."""
+"""Standard deviation, in atoms, by which the sizes of good molecules are blurred."""
 
 
 class Policy:
-    """A copy of a model that is trained; the model itself, the prior, stays as it is."""
+    """A trainable copy of a model, beside the model itself as the prior."""
 
     def __init__(self, flow: MoleculeFlow, *, learning_rate: float, sigma: float):
         self.prior = flow
-        # Without dropout, whose masks would be others after an interruption.
+        # No dropout: its random masks would differ after an interruption.
         self.model = copy.deepcopy(flow.model).eval()
         self.sigma = sigma
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.0
         )
-        # Log-likelihoods under the prior by molecule, -inf outside of the model. They are kept with
-        # a search: computed again, they might be rounded otherwise.
+        # Log-likelihoods under the prior by molecule, -inf if it cannot represent the molecule.
+        # They are saved with a search, since recomputing them could round differently.
         self.nats: dict[str, float] = {}
         self._graphs: dict[str, tuple] = {}
 
     @torch.no_grad()
     def learnable(self, molecules: Sequence[str]) -> list[bool]:
-        """Return True for each molecule that the model can give a probability."""
+        """Return for each molecule whether the prior can represent it."""
         known = self.nats
         new = [
             s
@@ -69,7 +69,7 @@ class Policy:
         inside = [s for s, reason in zip(new, reasons, strict=True) if reason is None]
         self._graphs |= {s: graphs.graph(k) for k, s in enumerate(inside)}
         known |= dict.fromkeys(set(new) - set(inside), -math.inf)
-        # In batches of molecules without a value alone, which are the same after an interruption.
+        # Batches contain only molecules without a value, as they would after an interruption.
         for part in chunked([k for k, s in enumerate(inside) if s not in known], 64):
             batch = GraphBatch.collate(graphs, part).to(self.model.device)
             nats = self.prior.model.log_prob(batch).cpu().double()
@@ -91,7 +91,10 @@ class Policy:
         self.optimizer.step()
 
     def sample(self, count: int, sizes: np.ndarray, seed: tuple[int, ...]) -> list[str]:
-        """Draw distinct valid molecules, with probabilities `sizes` (K,) of 0 to K - 1 atoms."""
+        """Draw `count` graphs and return the distinct valid molecules among them.
+
+        `sizes` (K,) are the probabilities of 0 to K - 1 atoms.
+        """
         generators = [
             np.random.Generator(np.random.Philox(np.random.SeedSequence((*seed, k))))
             for k in range(count)
@@ -113,19 +116,22 @@ class Policy:
         """Draw up to `count` distinct molecules with a fragment, as canonical SMILES.
 
         Raises:
-            UserError: Molecules of the model's sizes cannot hold it.
+            UserError: The fragment is too large for the model.
         """
         number = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 1)
         growth = Growth(
             self.model, self.prior.vocabulary, fragment, seed=number, particles=PARTICLES
         )
         found: list[str] = []
-        with suppress(UserError):  # there are no further ones
+        with suppress(UserError):  # the search for further molecules was given up
             found.extend(one.smiles for one in islice(growth.molecules(), count))
         return found
 
     def sizes(self, molecules: Sequence[str]) -> np.ndarray:
-        """Return probabilities (K,) of 0 to K - 1 atoms: good molecules, blurred, and the prior."""
+        """Return probabilities (K,) of 0 to K - 1 atoms, after given good molecules.
+
+        A mixture of the training data's sizes and the blurred sizes of the molecules.
+        """
         prior = self.prior.model.size_probabilities()
         counts = np.zeros_like(prior)
         for smiles, inside in zip(molecules, self.learnable(molecules), strict=True):
@@ -140,7 +146,7 @@ class Policy:
         return SIZES_FROM_PRIOR * prior + (1 - SIZES_FROM_PRIOR) * good / good.sum()
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the weights and the optimizer's moments, by name."""
+        """Return weights and optimizer moments by name."""
         named = dict(self.model.named_parameters())
         state = {f"weight.{name}": p.detach() for name, p in named.items()}
         for name, p in named.items():
@@ -149,7 +155,7 @@ class Policy:
         return state
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Restore weights and moments, or raise `KeyError`, `ValueError` or `RuntimeError`."""
+        """Restore the result of `tensors`; raise KeyError, ValueError or RuntimeError if damaged."""
         with torch.no_grad():
             for name, p in self.model.named_parameters():
                 p.copy_(tensors[f"weight.{name}"])

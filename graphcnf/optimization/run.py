@@ -1,13 +1,12 @@
-"""A search from the first call to the last, in a folder that survives a kill at any moment.
+"""A whole search, in a folder from which it can be continued after a kill.
 
-The folder holds the journal of all calls and the state of the search, at most half a minute old. A
-run that is started again takes up that state; calls made since then are in the journal, so it comes
-to the same molecules as an unbroken run and makes no call twice.
+The folder holds the journal of all calls, and a state of the search that is at most half a minute
+old. A continued run starts from that state and finds later calls in the journal. So it makes no
+call twice, and ends with the same molecules as an uninterrupted run.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import time
@@ -26,6 +25,7 @@ from rdkit.DataStructs import BulkTanimotoSimilarity
 from rdkit.ML.Cluster import Butina
 
 from graphcnf.compute.files import file_lock, inside, is_claimed, replace_file
+from graphcnf.compute.partial_file import fingerprint
 from graphcnf.compute.progress import progress_bar
 from graphcnf.errors import UserError
 from graphcnf.graphs.record_blocks import one_thread
@@ -43,27 +43,27 @@ from graphcnf.optimization.search import Search, SearchSettings
 from graphcnf.pretrained import model_digest, read_tensors
 
 STATE = "state.safetensors"
-"""File of a run's folder with the state of the search."""
+"""File in a run's folder with the state of the search."""
 
 CHECKPOINT_SECONDS = 30.0
 
 HOPELESS = 10
-"""Calls in a row from the first one on that may fail."""
+"""A search is given up if its first 10 calls, or more, have all failed."""
 
 CLUSTERED, DISTANCE = 2000, 0.4
-"""Best molecules that are clustered, and the largest distance from the centre of a cluster."""
+"""Number of best molecules that are clustered, and largest distance from a cluster's centre."""
 
 PATIENCE = 5
-"""Rounds in a row without a proposal after which the search ends."""
+"""Consecutive rounds without a proposal after which the search ends."""
 
 
 @dataclass(repr=False)
 class OptimizationResult:
-    """Calls of a search, in order."""
+    """Calls of a search, in order, and the trained model."""
 
     answers: list[Answer]
     sources: list[str]  # "start", "model" or "genetic"
-    paid: int  # calls that were made now; the others came from the journal
+    paid: int  # calls made by this run; the other answers were in the journal
     policy: MoleculeFlow  # the model at the end
 
     def __len__(self) -> int:
@@ -78,16 +78,16 @@ class OptimizationResult:
         return np.array([answer.score for answer in self.answers])
 
     def top(self, count: int = 10) -> float:
-        """Return the mean of the `count` best scores, of all if there are fewer, NaN for none."""
+        """Return the mean of the `count` best scores, of all if there are fewer; NaN if none."""
         best = np.sort(self.scores[np.isfinite(self.scores)])[::-1][:count]
         return float(best.mean()) if len(best) else math.nan
 
     def to_frame(self, best: int | None = None, *, diverse: bool = False) -> pd.DataFrame:
-        """Return the `best` molecules, best first, or every call in order.
+        """Return a table of the `best` molecules, best first; if None, of all calls in order.
 
-        With `diverse`, the `CLUSTERED` best are clustered, and only the best of a cluster stays.
-        Columns: `call` (from 1), `smiles`, `score`, one per objective, `source`, and without `best`
-        also `error`.
+        With `diverse`, the `CLUSTERED` best molecules are clustered, and only the best of each
+        cluster is kept. Columns: `call` (from 1), `smiles`, `score`, one per objective, `source`,
+        and for all calls also `error`.
         """
         rows = [{"smiles": a.smiles, "score": a.score, **a.values} for a in self.answers]
         frame = pd.DataFrame(rows, columns=None if rows else ["smiles", "score"])
@@ -107,10 +107,10 @@ class OptimizationResult:
 
 
 def first_of_clusters(smiles: Sequence[str]) -> list[int]:
-    """Return the index of the first molecule of each cluster, in order.
+    """Return the index of the first molecule of each cluster, ascending.
 
-    Clusters of Butina 1999 (J. Chem. Inf. Comput. Sci. 39, 747): molecules at a Tanimoto distance
-    of ECFP4 fingerprints of at most `DISTANCE` from a centre.
+    Butina clustering (1999, J. Chem. Inf. Comput. Sci. 39, 747): the Tanimoto distance of ECFP4
+    fingerprints from a cluster's centre is at most `DISTANCE`.
     """
     with codec.quiet():
         prints = [ECFP4.GetFingerprint(Chem.MolFromSmiles(s)) for s in smiles]
@@ -134,28 +134,28 @@ def optimize(
     stereo: bool | None = None,
     **calls: Any,
 ) -> OptimizationResult:
-    """Look for molecules that score high, with no more than `budget` calls of the score.
+    """Search for molecules that score high, with at most `budget` calls of the score.
 
     Args:
         score: A function of an RDKit molecule, or of a SMILES (its first parameter is called
-            `smiles`, or is annotated as str); tables of objectives, a `Goal`, or text as
-            `graphcnf optimize --score` takes it. Higher is better.
-        model: Shipped weights, a folder or a model.
-        budget: Molecules to score, each once; one that fails counts.
+            `smiles`, or is annotated as str); tables of objectives, a `Goal`, or the text of
+            `graphcnf optimize --score`. Higher is better.
+        model: Name of shipped weights, a folder or a model.
+        budget: Molecules to score, each once; failed calls count.
         seed: The molecules are a function of the seed, the model and the scores.
-        start: SMILES to score first, whatever the fragment and the filters are.
+        start: SMILES to score first; the fragment and the filters do not apply to them.
         settings: Settings of the search.
-        fragment: Task and fragment of `MoleculeFlow.grow`, as ("decorate", "[*:1]c1ccccc1"), that
-            all other molecules hold.
+        fragment: Task and fragment of `MoleculeFlow.grow`, such as ("decorate", "[*:1]c1ccccc1"),
+            that all other molecules contain.
         filters: Filters that all other molecules pass.
-        stereo: Search among molecules with stereo marks; None to do so where `start`, the fragment
-            or a fingerprint of the score has some, and the model draws them.
-        **calls: Options of the `Oracle`: `folder` (of calls and state, to go on after an
+        stereo: True to search among stereoisomers; None to do so if `start`, the fragment or a
+            fingerprint of the score has stereo marks, and the model draws them.
+        **calls: Options of the `Oracle`: `folder` (of calls and state, to continue after an
             interruption; None for a temporary one), `workers` (None for one process per core, 0 for
-            none but this one), `timeout` (seconds for one molecule), `stop_on_error`, `note`.
+            this process alone), `timeout` (seconds per molecule), `stop_on_error`, `note`.
 
     Raises:
-        UserError: An argument is wrong, the folder holds another run, or the score fails.
+        UserError: An argument is wrong, the folder holds another run, or all calls fail.
 
     Examples:
         >>> result = optimize("qed", budget=20, workers=0)
@@ -179,7 +179,7 @@ def optimize(
     policy = Policy(flow, learning_rate=settings.learning_rate, sigma=settings.sigma)
     held = read_fragment(fragment[1], fragment[0], flow.vocabulary) if fragment else None
     if held:
-        policy.grow(0, held, (seed,))  # refuses what does not fit before the first call
+        policy.grow(0, held, (seed,))  # raises for an unsuitable fragment before the first call
     search = Search(policy, settings, seed, start, held, filters, density)
     rules = [list(fragment or ()), filters.identity] if fragment or filters else []
     rules += ["stereo"] if density is not None else []
@@ -196,10 +196,10 @@ def optimize(
 
 
 def forget_search(folder: Path) -> None:
-    """Drop the state of the search in a folder, so that the next one begins again; answers stay.
+    """Delete the state of a search, so that the next search starts anew with the known answers.
 
     Raises:
-        UserError: The folder holds something else, or another process is writing it.
+        UserError: The folder is not that of an optimisation, or another process writes it.
     """
     if is_claimed(folder, "optimization"):
         with file_lock(inside(folder, RUN_LOCK), folder):
@@ -207,7 +207,7 @@ def forget_search(folder: Path) -> None:
 
 
 def _search(search: Search, oracle: Oracle, budget: int, save: Callable[[], None]) -> None:
-    """Propose and score molecules until the budget is spent, or nothing new is proposed."""
+    """Propose and score molecules until the budget is spent, or proposals run out."""
     saved, without = time.monotonic(), 0
     with progress_bar("calls", budget) as show:
         while len(search.memory) < budget and without < PATIENCE:
@@ -231,21 +231,21 @@ def _search(search: Search, oracle: Oracle, budget: int, save: Callable[[], None
 
 
 def _load(path: Path, identity: str, search: Search, answers: Mapping[str, Answer]) -> None:
-    """Restore a search; raise `UserError` for a state of another run, or a damaged one."""
+    """Restore a search from its state; raise `UserError` if that is damaged, or of another run."""
     try:
         tensors, metadata = read_tensors(path)
         state = json.loads(metadata["state"])
         if state["identity"] != identity:
             raise UserError(
-                f"{path.parent} holds a run with other options: give those options again, "
-                "another folder, or --restart to begin again with its answers"
+                f"{path.parent} holds a run with other options: repeat those options, choose "
+                "another folder, or --restart to start anew with its answers"
             )
         nats = tensors.pop("prior_nats").tolist()
         for (smiles, source), value in zip(state["molecules"], nats, strict=True):
             if smiles not in answers:
                 raise UserError(
                     f"{path.parent}: the journal lacks {smiles}, which the state has; delete "
-                    f"{path.name}, and the run starts again with the answers that are there"
+                    f"{path.name} to start anew with the answers in the journal"
                 )
             search.memory.add(smiles, str(source), answers[smiles].score)
             if not math.isnan(value):
@@ -256,13 +256,12 @@ def _load(path: Path, identity: str, search: Search, answers: Mapping[str, Answe
         search.policy.load(tensors)
     except (OSError, RuntimeError, *INVALID):
         raise UserError(
-            f"{path} is damaged: delete it, and the run starts again; the calls that were made "
-            "count"
+            f"{path} is damaged: delete it to start the search anew; no call is made twice"
         ) from None
 
 
 def _save(path: Path, identity: str, search: Search) -> None:
-    """Write the state of a search; the one before stays until it is complete."""
+    """Replace the state of a search atomically."""
     memory, known = search.memory, search.policy.nats
     molecules = list(zip(memory.smiles, memory.sources, strict=True))
     state = {"identity": identity, "round": search.round, "molecules": molecules}
@@ -273,7 +272,7 @@ def _save(path: Path, identity: str, search: Search) -> None:
 
 
 def _report_failures(answers: list[Answer], search: Search, oracle: Oracle) -> None:
-    """Note calls that failed; raise `UserError` for the first, or where nothing has a score."""
+    """Note failed calls; raise `UserError` if the first is to end the run, or all have failed."""
     first = len(search.memory)
     failed = [(k, a) for k, a in enumerate(answers, first + 1) if a.error is not None]
     for call, answer in failed:
@@ -290,7 +289,7 @@ def _report_failures(answers: list[Answer], search: Search, oracle: Oracle) -> N
 
 
 def starting_molecules(smiles: Sequence[str], stereo: bool = False) -> list[str]:
-    """Return distinct canonical SMILES, if `stereo` with marks; else `UserError`."""
+    """Return distinct canonical SMILES, isomeric with `stereo`; raise `UserError` for a bad one."""
     molecules: dict[str, None] = {}
     with codec.quiet():
         for number, text in enumerate(smiles, 1):
@@ -298,7 +297,7 @@ def starting_molecules(smiles: Sequence[str], stereo: bool = False) -> list[str]
                 plain = codec.canonical_smiles(codec.parse(text))
                 molecules[isomeric_smiles(text) if stereo else plain] = None
             except codec.MoleculeNotRepresentable as error:
-                raise UserError(f"molecule {number} to start from: {error}") from None
+                raise UserError(f"starting molecule {number}: {error}") from None
     return list(molecules)
 
 
@@ -310,13 +309,14 @@ def run_identity(
     start: Sequence[str] = (),
     rules: Sequence[Any] = (),
 ) -> str:
-    """Return a fingerprint of everything that determines the molecules, apart from the budget."""
-    content = {
-        "goal": goal.identity,
-        "settings": asdict(settings),
-        "seed": seed,
-        "start": list(start),
-        "rules": list(rules),
-        "model": model_digest(flow.model),
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    """Return a hash of everything that determines a search, apart from the budget."""
+    return fingerprint(
+        {
+            "goal": goal.identity,
+            "settings": asdict(settings),
+            "seed": seed,
+            "start": list(start),
+            "rules": list(rules),
+            "model": model_digest(flow.model),
+        }
+    )

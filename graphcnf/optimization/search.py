@@ -2,9 +2,9 @@
 
 A round is a function of the seed, its number, the scores so far and the policy's weights.
 
-The surrogate is a Gaussian process over the scored molecules. Its kernel is a sum of Tanimoto
-kernels of fingerprints (Ralaivola et al. 2005, Neural Networks 18, 1093) and a Gaussian kernel of a
-few descriptors. Their weights and the noise are those of a few choices that maximize the evidence.
+The surrogate is a Gaussian process on the scored molecules. Its kernel is a weighted mean of two
+Tanimoto kernels of fingerprints (Ralaivola et al. 2005, Neural Networks 18, 1093) and a Gaussian
+kernel of descriptors. A grid search over `MIXTURES` and `NOISES` maximizes the evidence.
 """
 
 from __future__ import annotations
@@ -46,37 +46,39 @@ from graphcnf.optimization.policy import Policy
 MUTATION = 0.1
 """Share of the offspring that are mutations of one parent; the others have two parents."""
 
-AFTERWARDS = 0.01
+CHILD_MUTATION = 0.01
 """Probability that a child of two parents is mutated as well."""
 
 ISOMERS = 0.03
-"""Share of the offspring that are a parent with one stereo mark changed, where marks are drawn."""
+"""Share of the offspring, in a search with stereo, that are a parent with one mark changed."""
 
 RANK_SHARE = 0.01
-"""Steepness of the replay: place k of K has the weight `1 / (RANK_SHARE K + k)`."""
+"""Steepness of the choice by rank: rank k of K, from 0, has the weight `1 / (RANK_SHARE K + k)`."""
 
 FEWEST = 10
-"""Scored molecules that a surrogate needs."""
+"""Scored molecules at least for a surrogate; with fewer, proposals are chosen at random."""
 
 BITS = 1024
+"""Length of each of the two fingerprints."""
+
 _MORGAN = GetMorganGenerator(radius=2, fpSize=BITS, countSimulation=True, includeChirality=True)
 _PAIRS = GetAtomPairGenerator(maxDistance=10, fpSize=BITS, countSimulation=True)
 _ELEMENTS = ("C", "N", "O", "F", "P", "S", "Cl", "Br")
-# About the standard deviation of each descriptor in drug-like molecules.
+# Approximate standard deviation of each descriptor in drug-like molecules.
 _SCALES = np.array(
     [1.4, 25.0, 60.0, 5.0, 1.0, 1.0, 1.5, 1.0, 2.0, 5.0, *(3.5, 1.4, 1.4, 0.7, 0.3, 0.7, 0.5, 0.5)]
 )
 MIXTURES = ((1.0, 0.0, 0.3), (0.3, 0.7, 0.3), (0.5, 0.2, 1.0), (0.2, 0.1, 2.0), (0.6, 0.6, 0.0))
-"""Weights of the three kernels (Morgan, atom pairs, descriptors) to choose from."""
+"""Candidate weights of the three kernels: Morgan, atom pairs, descriptors."""
 
 NOISES = (1e-3, 1e-2, 1e-1)
-"""Variances of the noise to choose from, for scores of variance 1."""
+"""Candidate variances of the noise, for scores of variance 1."""
 
-WORST = 0.05
-"""Quantile of the scores below which all count alike."""
+CLIPPED = 0.05
+"""Quantile to which lower scores are raised before the surrogate is fitted."""
 
-CHOSEN_ON = 250
-"""Molecules that the evidence of a choice is computed on, at most."""
+EVIDENCE_SIZE = 250
+"""Molecules at most on which the evidence of a kernel is computed."""
 
 Count = Annotated[int, Range(0, 1_000_000)]
 Positive = Annotated[int, Range(1, 1_000_000)]
@@ -89,19 +91,19 @@ class SearchSettings:
 
     batch: Positive = 20  # molecules to score in a round
     first: Positive = 100  # molecules to score in the first round
-    every: Positive = 8  # rounds from one turn of the policy (proposals, training) to the next
-    sampled: Number = 0.8  # molecules that it draws, per molecule of all rounds until its next turn
+    every: Positive = 8  # the policy draws proposals and is trained in every 8th round
+    sampled: Number = 0.8  # molecules that it draws then, per molecule to score in these rounds
     bred: Number = 4.0  # offspring per molecule of the batch
-    parents: Positive = 200  # best molecules that have offspring
+    parents: Positive = 200  # best molecules that can be parents
     replay: Positive = 200  # best molecules that the policy learns from
-    steps: Count = 4  # training steps in a round with the policy
-    step_size: Positive = 32  # molecules of a step
+    steps: Count = 4  # training steps of the policy in such a round
+    step_size: Positive = 32  # molecules in a training step
     learning_rate: Number = 5e-4  # of the policy
-    sigma: Annotated[float, Range(1, 1_000_000)] = 60.0  # nats that the best gain
+    sigma: Annotated[float, Range(1, 1_000_000)] = 60.0  # nats that a reward of 1 adds to log p
     fitted: Count = 1000  # molecules the surrogate is fitted to, half of them the best; 0 for none
-    boldness: Number = 0.5  # standard deviations that are added to the surrogate's mean
-    per_scaffold: Count = 0  # most molecules of one scaffold among the best; 0 for any number
-    most_atoms: Positive = 80  # heavy atoms of the largest offspring
+    boldness: Number = 0.5  # standard deviations added to the surrogate's mean, for exploration
+    per_scaffold: Count = 0  # molecules of one scaffold at most among the best; 0 for any number
+    most_atoms: Positive = 80  # heavy atoms of offspring at most
 
     def __post_init__(self):
         check("search", asdict(self), type(self))
@@ -110,12 +112,12 @@ class SearchSettings:
 def offspring(
     first: str, second: str, seed: tuple[int, ...], most_atoms: int = 80, *, stereo: bool = False
 ) -> str | None:
-    """Return a child of two molecules, or of the first of them alone, by the operators of mol_ga.
+    """Return the SMILES of a crossover of two molecules or a mutation of the first, or None.
 
-    Jensen 2019, Chem. Sci. 10, 3567; Tripp & Hernandez-Lobato 2023, arXiv 2310.09267. None where
-    they find no molecule of one fragment, without radicals and of at most `most_atoms` heavy atoms.
-    With `stereo`, atoms that the operators keep have their marks, and some children are isomers of
-    the first.
+    Operators of mol_ga (Jensen 2019, Chem. Sci. 10, 3567; Tripp & Hernandez-Lobato 2023, arXiv
+    2310.09267). None if the child is no connected molecule of at most `most_atoms` heavy atoms
+    without radicals. With `stereo`, atoms keep their stereo marks, and some children are
+    stereoisomers of the first molecule.
     """
     random = Random(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]))
     with quiet():
@@ -124,7 +126,7 @@ def offspring(
         if random.random() < MUTATION:
             child = mutate(first, random)
         else:
-            child = reproduce(first, second, AFTERWARDS, random)
+            child = reproduce(first, second, CHILD_MUTATION, random)
         mol = None if child is None else Chem.MolFromSmiles(child)
         if mol is None or not 0 < mol.GetNumAtoms() <= most_atoms:
             return None
@@ -135,7 +137,7 @@ def offspring(
 
 
 def isomer(smiles: str, random: Random) -> str | None:
-    """Return the SMILES with another mark at one random stereo element, None if it has none."""
+    """Return a stereoisomer with another mark at one random stereo element, None without any."""
     frame, code = encode(parse(smiles))
     if not code:
         return None
@@ -146,21 +148,25 @@ def isomer(smiles: str, random: Random) -> str | None:
 
 @dataclass
 class ReplayMemory:
-    """Molecules, their sources and scores (NaN for none), in the order of the proposals."""
+    """Scored molecules with their sources, in the order of the proposals.
+
+    `graphs` maps SMILES without stereo to the score of the first isomer. `isomers` counts the later
+    isomers, by whether they have the same score.
+    """
 
     per_scaffold: int = 0
     smiles: list[str] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)
-    scores: list[float] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)  # NaN for failed calls
     known: set[str] = field(default_factory=set)
-    graphs: dict[str, float] = field(default_factory=dict)  # without marks, with the first score
-    isomers: Counter[bool] = field(default_factory=Counter)  # of these, True for the same score
+    graphs: dict[str, float] = field(default_factory=dict)
+    isomers: Counter[bool] = field(default_factory=Counter)
 
     def __len__(self) -> int:
         return len(self.smiles)
 
     def add(self, smiles: str, source: str, score: float) -> None:
-        """Append a molecule that is not there yet."""
+        """Append a new molecule."""
         self.known.add(smiles)
         self.smiles.append(smiles)
         self.sources.append(source)
@@ -171,11 +177,14 @@ class ReplayMemory:
 
     @property
     def tells_isomers(self) -> bool:
-        """True where further isomers are worth a call: their scores differ, or few were asked."""
+        """True if isomers of known graphs are worth a call.
+
+        That is so until calls have shown that isomers mostly have equal scores.
+        """
         return self.isomers[True] <= self.isomers[False] + len(self) // 100
 
     def best(self, count: int) -> np.ndarray:
-        """Return the indices of the `count` best scores, best first, on ties the earlier first."""
+        """Return the indices of the `count` best molecules, best first, earlier first on ties."""
         scores = np.array(self.scores)
         order = np.argsort(-scores, kind="stable")[: np.isfinite(scores).sum()]
         if not self.per_scaffold:
@@ -192,7 +201,7 @@ class ReplayMemory:
 
 @lru_cache(maxsize=100_000)
 def without_marks(smiles: str) -> str:
-    """Return a canonical SMILES without stereo."""
+    """Return the canonical SMILES without stereo of an isomeric one."""
     return canonical_smiles(parse(smiles)) if "stereo" in dropped(smiles) else smiles
 
 
@@ -203,14 +212,17 @@ def _scaffold(smiles: str) -> str:
 
 
 def rank_probabilities(count: int) -> np.ndarray:
-    """Return probabilities (count,), best first (Tripp et al. 2020, arXiv 2006.09191)."""
+    """Return probabilities of ranks (count,), best first (Tripp et al. 2020, arXiv 2006.09191)."""
     weights = 1 / (RANK_SHARE * count + np.arange(count)) if count > 1 else np.ones(count)
     return weights / weights.sum()
 
 
 @lru_cache(maxsize=20_000)
 def features(smiles: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return packed fingerprints (2 * BITS / 8,) uint8 and scaled descriptors (D,) float32."""
+    """Return the surrogate's features of a molecule.
+
+    Packed fingerprints (2 * BITS / 8,) uint8, and scaled descriptors (D,) float32.
+    """
     mol = Chem.MolFromSmiles(smiles)
     bits = np.concatenate([_MORGAN.GetFingerprintAsNumPy(mol), _PAIRS.GetFingerprintAsNumPy(mol)])
     symbols = [atom.GetSymbol() for atom in mol.GetAtoms()]
@@ -234,22 +246,22 @@ def features(smiles: str) -> tuple[np.ndarray, np.ndarray]:
 def predict(
     smiles: Sequence[str], scores: np.ndarray, proposed: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Fit the process to at least two molecules with scores (M,), and predict P other ones.
+    """Fit the Gaussian process to scored molecules, at least two, and predict P proposals.
 
     Returns:
         Expected scores and standard deviations of the proposals, (P,) each.
     """
     known = _arrays(smiles)
-    # A penalty of a million says nothing of the other molecules.
-    scores = np.maximum(scores, np.quantile(scores, WORST))
+    # Otherwise a penalty of, say, -1e6 would hide the differences of all other scores.
+    scores = np.maximum(scores, np.quantile(scores, CLIPPED))
     centre, scale = float(np.mean(scores)), float(np.std(scores)) or 1.0
     y = (scores - centre) / scale
     kernels = _kernels(known, known)
-    some = np.arange(0, len(y), math.ceil(len(y) / CHOSEN_ON))
+    some = np.arange(0, len(y), math.ceil(len(y) / EVIDENCE_SIZE))
     few = [kernel[np.ix_(some, some)] for kernel in kernels]
     choices = product(MIXTURES, NOISES)
-    weights, noise = max(choices, key=lambda choice: _process(few, y[some], *choice)[0])
-    _, factor, dual, variance = _process(kernels, y, weights, noise)
+    weights, noise = max(choices, key=lambda choice: _fit(few, y[some], *choice)[0])
+    _, factor, dual, variance = _fit(kernels, y, weights, noise)
     cross = _mixed(_kernels(_arrays(proposed), known), weights)
     solved = solve_triangular(factor, cross.T, lower=True, check_finite=False)
     deviation = np.sqrt(np.maximum(1 - (solved**2).sum(0), 1e-9) * variance)
@@ -257,12 +269,14 @@ def predict(
 
 
 def _arrays(smiles: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return both fingerprints (M, BITS) and the descriptors (M, D) of molecules, float32."""
     packed, descriptors = zip(*map(features, smiles), strict=True)
     bits = np.unpackbits(np.stack(packed), axis=1).astype(np.float32)
     return bits[:, :BITS], bits[:, BITS:], np.stack(descriptors)
 
 
 def _kernels(left, right) -> list[np.ndarray]:
+    """Return the three kernel matrices (M, N) between two results of `_arrays`."""
     parts = [similarities(left[0], right[0]), similarities(left[1], right[1])]
     squares = (left[2] ** 2).sum(1)[:, None] + (right[2] ** 2).sum(1)
     distance = np.maximum(squares - 2 * left[2] @ right[2].T, 0)
@@ -273,8 +287,11 @@ def _mixed(kernels, weights) -> np.ndarray:
     return sum(w * k for w, k in zip(weights, kernels, strict=True)) / sum(weights)
 
 
-def _process(kernels, y, weights, noise):
-    """Return log evidence (scale at its optimum, no constant), Cholesky factor, dual, variance."""
+def _fit(kernels, y, weights, noise):
+    """Return log evidence, Cholesky factor, dual coefficients and variance of a Gaussian process.
+
+    The variance is its maximum-likelihood value; the evidence lacks a constant.
+    """
     matrix = _mixed(kernels, weights).astype(np.float64) + noise * np.eye(len(y))
     factor = cho_factor(matrix, lower=True, check_finite=False)
     dual = cho_solve(factor, y, check_finite=False)
@@ -284,10 +301,11 @@ def _process(kernels, y, weights, noise):
 
 
 class Search:
-    """Proposes molecules, those in `start` first, and learns from their scores.
+    """Search that proposes molecules and learns from their scores.
 
-    All others hold the fragment, if there is one, and pass the filters. With `stereo` they have
-    marks, those of the fragment and those that genetic operators leave; the others are drawn.
+    The molecules in `start` come first. All others contain the fragment, if any, and pass the
+    filters. With `stereo`, marks of the fragment and marks that genetic operators keep stay, and
+    all other stereo elements get drawn marks.
     """
 
     def __init__(
@@ -306,7 +324,7 @@ class Search:
         self.round = 0
 
     def propose(self, count: int) -> list[tuple[str, str]]:
-        """Return at most `count` molecules that were not scored yet, each with its source."""
+        """Return at most `count` new molecules to score, each with its source."""
         settings = self.settings
         waiting = [s for s in self.start if s not in self.memory.known]
         if waiting:
@@ -321,14 +339,14 @@ class Search:
             pool |= dict.fromkeys(self._sampled(drawn), "model")
         for smiles in self._bred(math.ceil(settings.bred * wanted)):
             pool.setdefault(smiles, "genetic")
-        # The operators have found all they can; few offspring hold a fragment.
+        # Genetic operators can run out of new molecules, and few offspring contain a fragment.
         least = wanted if self.fragment else 1
         if len(pool) < least and self.round % settings.every:
             pool |= dict.fromkeys(self._sampled(drawn), "model")
         return self._marked([(s, pool[s]) for s in self._chosen(list(pool), wanted)])
 
     def _marked(self, proposed: list[tuple[str, str]]) -> list[tuple[str, str]]:
-        """Return new proposals with marks drawn at all elements that have none."""
+        """Draw marks at all unmarked stereo elements of proposals; return those that are new."""
         if self.stereo is None:
             return proposed
         found: dict[str, str] = {}
@@ -344,7 +362,7 @@ class Search:
         return [(s, found[s]) for s in self._new(found)]
 
     def learn(self, proposed: Sequence[tuple[str, str]], scores: Sequence[float]) -> None:
-        """Learn the score of each proposal, NaN for a failed call, and end the round."""
+        """Learn from the scores of a round's proposals, NaN for failed calls, and end the round."""
         for (smiles, source), score in zip(proposed, scores, strict=True):
             self.memory.add(smiles, source, score)
         if self.settings.steps and self.round % self.settings.every == 0:
@@ -352,10 +370,11 @@ class Search:
         self.round += 1
 
     def _random(self, purpose: int) -> np.random.Generator:
+        """Return the random generator of this round for one purpose, told apart by numbers."""
         return np.random.default_rng((self.seed, self.round, purpose))
 
     def _sampled(self, count: int) -> list[str]:
-        """Return new molecules among `count` that the policy draws."""
+        """Let the policy draw `count` molecules; return those that are new and wanted."""
         if not count:
             return []
         seed = (self.seed, self.round, 1)
@@ -365,7 +384,7 @@ class Search:
         return self._new(self.policy.sample(count, self.policy.sizes(good), seed))
 
     def _new(self, molecules: Iterable[str]) -> list[str]:
-        """Return the molecules that were not scored, hold the fragment and pass the filters."""
+        """Return the unscored molecules that contain the fragment and pass the filters."""
         found = [s for s in molecules if s not in self.memory.known]
         if self.stereo is not None:
             found = [
@@ -377,7 +396,7 @@ class Search:
             return [s for s in found if self._is_wanted(Chem.MolFromSmiles(s))]
 
     def _is_isomer(self, smiles: str) -> bool:
-        """Return True if a molecule with a known graph is worth a call: all its marks are new."""
+        """Return True if a molecule with a known graph is worth a call: it is fully marked."""
         with quiet(), suppress(MoleculeNotRepresentable):
             return self.memory.tells_isomers and all(encode(parse(smiles))[1])
         return False
@@ -387,7 +406,7 @@ class Search:
         return held and not self.filters.refusal(mol)
 
     def _bred(self, count: int) -> list[str]:
-        """Return new molecules among `count` offspring of the best."""
+        """Breed `count` offspring of the best molecules; return those that are new and wanted."""
         best, smiles = self.memory.best(self.settings.parents), self.memory.smiles
         pairs = self._random(2).choice(best, (2, count), p=rank_probabilities(len(best))).T
         children: dict[str | None, None] = {}
@@ -404,7 +423,7 @@ class Search:
         return self._new(s for s in children if s is not None)
 
     def _chosen(self, pool: Sequence[str], wanted: int) -> list[str]:
-        """Return the proposals of the highest upper confidence bound."""
+        """Return the proposals with the highest upper confidence bounds of their scores."""
         random, memory = self._random(4), self.memory
         scored = memory.best(len(memory))
         if not self.settings.fitted or len(pool) <= wanted or len(scored) < FEWEST:
@@ -420,7 +439,7 @@ class Search:
         return [pool[k] for k in order[:wanted]]
 
     def _train(self) -> None:
-        """Train the policy on the best molecules, drawn by rank."""
+        """Train the policy on the best molecules, sampled by rank."""
         settings, memory = self.settings, self.memory
         best = memory.best(2 * settings.replay)
         learnable = self.policy.learnable([memory.smiles[k] for k in best])
@@ -428,7 +447,7 @@ class Search:
         if len(best) < 2:
             return
         scores = np.array(memory.scores)[best]
-        # Rewards between those of a usual molecule, 0, and the best, 1, whatever the score's unit.
+        # Rewards do not depend on the score's unit: 0 for the first round's median, 1 for the best.
         first = [s for s in memory.scores[: settings.first] if np.isfinite(s)]
         span = scores.max() - np.median(first or [scores.min()])
         rewards = np.clip(1 - (scores.max() - scores) / max(span, 1e-9), 0, 1)

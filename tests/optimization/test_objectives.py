@@ -202,5 +202,5 @@ def test_only_a_score_is_a_file():
 
 @pytest.mark.parametrize("wrong", [["qed", "logp"], 5, [None]])
 def test_what_is_no_goal(wrong):
-    with pytest.raises(UserError, match="objectives are tables"):
+    with pytest.raises(UserError, match="objectives must be tables"):
         Goal.of(wrong)

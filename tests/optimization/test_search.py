@@ -166,7 +166,7 @@ def test_what_to_start_from_comes_first(flow):
     found = optimize(size, model=flow, budget=30, settings=SMALL, workers=0, start=["OCC", "CCO"])
     assert found.answers[0].smiles == "CCO" and found.sources[0] == "start"
     assert len(found) == 30 and "start" not in found.sources[1:]
-    with pytest.raises(UserError, match="molecule 2 to start from: not a SMILES"):
+    with pytest.raises(UserError, match="starting molecule 2: not a SMILES"):
         optimize(size, model=flow, start=["C", "C1"])
 
 
