@@ -129,7 +129,7 @@ def finetune(
     if result.signal is not None:
         say(f"the same command goes on from there: {out}")
         raise typer.Exit(128 + result.signal)
-    for sentence in result.story:
+    for sentence in result.summary:
         say(sentence)
     say(f"model in {out / 'model'}: graphcnf generate --model {out}")
     figures = {**result.figures, "left_out": len(data.skipped)}

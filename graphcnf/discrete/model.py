@@ -36,7 +36,7 @@ from graphcnf.limits import (
     plain,
 )
 from graphcnf.pretrained import locate
-from graphcnf.training.settings import Experiment, TrainingSettings, leave_unless_main
+from graphcnf.training.settings import Experiment, TrainingSettings, exit_unless_main
 
 if TYPE_CHECKING:
     from graphcnf.training.history import History
@@ -209,7 +209,7 @@ class CategoricalModel(nn.Module):
         with tempfile.TemporaryDirectory(prefix="graphcnf-") as temporary:
             folder = Path(temporary if out is None else out)
             result = fit(experiment, settings, folder, lines=out is not None)
-            leave_unless_main()
+            exit_unless_main()
             if result.signal not in (None, signal.SIGINT):
                 raise SystemExit(128 + result.signal)
             if not (folder / "model" / "config.json").exists():

@@ -155,7 +155,7 @@ class Policy:
         return state
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Restore the result of `tensors`; raise KeyError, ValueError or RuntimeError if damaged."""
+        """Restore the result of `tensors`; raise KeyError, RuntimeError, ValueError if damaged."""
         with torch.no_grad():
             for name, p in self.model.named_parameters():
                 p.copy_(tensors[f"weight.{name}"])

@@ -1,3 +1,3 @@
-"""The one training loop, its settings and presets; `graphcnf.fit` imports the loop."""
+"""The training loop, its settings and presets."""
 
 from graphcnf.training.settings import Experiment, TrainingSettings, load_preset, preset_names

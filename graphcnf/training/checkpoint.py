@@ -1,4 +1,4 @@
-"""State of a run and its files: metrics, checkpoints and models, never half written."""
+"""State of a run, and its checkpoints and models on disk."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ Sums = dict[str, tuple[float, float]]
 
 @dataclass
 class Counters:
-    """Place of a run in its budget (seconds in the loop) and its data (the next batch).
+    """Progress of a run: steps and seconds of its budget, epoch and number of the next batch.
 
-    `evaluation_due` is set where a signal has interrupted the evaluation after the last step.
+    `evaluation_due` is True if a signal has interrupted the evaluation after the last step.
     """
 
     step: Count = 0
@@ -54,7 +54,7 @@ class Best:
     Attributes:
         first: metrics before the first step.
         metrics: metrics of the evaluation whose weights are kept.
-        step: step of that evaluation; -1 before the first one.
+        step: step of that evaluation; -1 before the first evaluation.
         least: lowest value of the headline metric so far.
         worse: number of evaluations since the kept one.
     """
@@ -66,10 +66,10 @@ class Best:
     worse: int = 0
 
     def offer(self, step: int, metrics: dict[str, float], headline: str, tolerance: float) -> bool:
-        """Take an evaluation, and return True where its weights are to be kept.
+        """Record an evaluation; return True if its weights are to be kept.
 
-        A later one may be worse than the lowest headline by the share `tolerance` if it is better
-        than the first one.
+        They are kept if the headline metric is lower than ever, or at most the share `tolerance`
+        above its lowest value and below that of the first evaluation.
         """
         if self.step < 0:
             self.first = metrics
@@ -86,19 +86,19 @@ class Best:
 
 
 def add(sums: Sums, metrics: Mapping[str, tuple[Tensor | float, Tensor | float]]) -> None:
-    """Add the pairs of one batch to sums."""
+    """Add the numerators and denominators of one batch to the sums."""
     for name, (top, bottom) in metrics.items():
         before = sums.get(name, (0.0, 0.0))
         sums[name] = before[0] + float(top), before[1] + float(bottom)
 
 
 def means(sums: Sums) -> dict[str, float]:
-    """Return numerator over denominator per metric, NaN where the denominator is 0."""
+    """Return numerator / denominator of each metric, NaN if the denominator is 0."""
     return {name: top / bottom if bottom else math.nan for name, (top, bottom) in sums.items()}
 
 
-def of_all_processes(sums: Sums) -> Sums:
-    """Return the sums over all processes of a run, in every one of them."""
+def sum_over_processes(sums: Sums) -> Sums:
+    """Return, in every process of a run, the sums over all its processes."""
     if not (dist.is_available() and dist.is_initialized()):
         return sums
     parts: list = [None] * dist.get_world_size()
@@ -110,7 +110,7 @@ def of_all_processes(sums: Sums) -> Sums:
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint of tensors and plain values, atomically."""
+    """Write a checkpoint of tensors and plain values atomically."""
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **state}, buffer)
     content = buffer.getvalue()
@@ -118,7 +118,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint to the CPU; raises `UserError` for a missing, damaged or older one."""
+    """Read a checkpoint to the CPU; raise `UserError` if missing, damaged or of another version."""
     try:
         whole = read_file(path, memory() // 2)
         digest, content = whole[len(MAGIC) : len(MAGIC) + 32], whole[len(MAGIC) + 32 :]
@@ -129,7 +129,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         if not isinstance(state, dict) or state.get("format") != FORMAT:
             raise ValueError("written by another version of graphcnf")
-    except Exception as error:  # whatever a hostile file brings about
+    except Exception as error:  # a manipulated file can raise anything
         reason = getattr(error, "strerror", None) or str(error) or "damaged"
         raise UserError(
             f"{path}: not a readable checkpoint ({reason.splitlines()[0][:120]})"
@@ -138,9 +138,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def starting_state(path: Path) -> dict[str, Any]:
-    """Return a checkpoint with the classes of its figures, and its path; raises `UserError`."""
+    """Return a checkpoint with its `path`, counters as `Counters` and figures as `Best`.
+
+    Raises:
+        UserError: It is missing, damaged or of another version.
+    """
     state = load_checkpoint(path)
-    with damage_named(path):
+    with checkpoint_errors(path):
         check(str(path), state["at"], Counters)
         state["at"] = Counters(**state["at"])
         state["metrics"] = _numbers(state["metrics"])
@@ -160,8 +164,8 @@ def _numbers(values: dict) -> dict[str, float]:
 
 
 @contextmanager
-def damage_named(path: Path) -> Iterator[None]:
-    """Context that turns errors while a checkpoint is restored into one line with its name."""
+def checkpoint_errors(path: Path) -> Iterator[None]:
+    """Context that turns errors of restoring a checkpoint into `UserError` with its path."""
     try:
         yield
     except KeyError as error:
@@ -172,18 +176,18 @@ def damage_named(path: Path) -> Iterator[None]:
 
 
 def check_finite(tensors: Iterable[torch.Tensor], what: str) -> None:
-    """Raise ValueError where some of the tensors hold infinities or NaN."""
+    """Raise ValueError if a tensor contains infinities or NaN."""
     if not all(bool(tensor.isfinite().all()) for tensor in tensors):
         raise ValueError(f"{what} must be finite numbers")
 
 
 def save_model(folder: Path, model: nn.Module) -> None:
-    """Write a model by its `save_pretrained`, or the weights of one without it."""
+    """Write a model by its method `save_pretrained`; a model without it, as weights alone."""
     save_pretrained: Any = getattr(model, "save_pretrained", None)
     if save_pretrained is not None:
         save_pretrained(folder)
         return
     folder.mkdir(parents=True, exist_ok=True)
-    # Copies: weights that two layers share are refused otherwise.
+    # Copies, since safetensors refuses tensors that share memory.
     weights = {k: v.detach().cpu().clone().contiguous() for k, v in model.state_dict().items()}
     replace_file(folder / "weights.safetensors", save(weights))

@@ -1,4 +1,4 @@
-"""Experiments that a preset can name: each joins a data set with a model."""
+"""Experiments of presets: for each data set, a function that builds the model and its batches."""
 
 from __future__ import annotations
 
@@ -45,31 +45,31 @@ if TYPE_CHECKING:
     from graphcnf.training.loop import FitResult
 
 MOLECULES = (*datasets.MOLECULES, "smiles_file")
-"""Names of data sets of molecules, each loaded by `graphcnf.datasets.load_<name>`."""
+"""Names of molecule data sets, each loaded by `graphcnf.datasets.load_<name>`."""
 
 PARAMETER_BYTES = 24
-"""Memory of a parameter in training: weight, gradient, two moments, average, best average."""
+"""Bytes of a parameter in training: weight, gradient, two moments, average, best average."""
 
 FITTED = 10_000
-"""Training molecules to which the parts of properties per category are fitted before training."""
+"""Training molecules that `fit_conditions` uses to initialise the conditioning on properties."""
 
-FOLLOWING = ("graphs", "code", "max_nodes", "ordered", "conditions", "node_categories",
+DERIVED = ("graphs", "code", "max_nodes", "ordered", "conditions", "node_categories",
              "bond_categories", "metadata", "training_hashes", "edge_weights")  # fmt: skip
-"""Arguments of every model that follow from its data."""
+"""Arguments of graph models that follow from the data, and cannot be set in `[model]`."""
 
 
 def fit_config(
     config: dict[str, Any], out: str | Path, *, resume: bool = False, source: str = ""
 ) -> FitResult:
-    """Train the model of a preset on its data; see `fit` for the folder.
+    """Train the model of a preset on its data; see `fit` for the content of the run directory.
 
-    The folder of a new run holds its configuration while data are loaded, which may take minutes,
-    so that a run that is stopped there can be resumed.
+    The configuration is written before data are loaded, which may take minutes, so that a run that
+    is stopped meanwhile can be resumed.
 
     Args:
         config: a preset: the tables `model`, `data` and `training`.
         out: run directory.
-        resume: go on with the run in it.
+        resume: continue the run in it.
         source: file of the preset, for messages.
 
     Raises:
@@ -91,7 +91,7 @@ def fit_config(
         if new:
             file.unlink(missing_ok=True)
             inside(out, RUN_MARK).unlink(missing_ok=True)
-            with suppress(OSError):  # somebody has put something there
+            with suppress(OSError):  # the folder may contain other files by now
                 out.rmdir()
         if isinstance(error, UserError) and str(error).startswith("["):
             raise UserError(f"{source} {error}".lstrip()) from error
@@ -102,10 +102,10 @@ def fit_config(
 
 
 def build_experiment(config: dict[str, Any]) -> Experiment:
-    """Build the model and data of a preset, the weights initialised from `[training].seed`.
+    """Load the data of a preset and build its model, initialised from `[training].seed`.
 
     Raises:
-        UserError: an unknown data set, or arguments that it or the model does not take.
+        UserError: unknown data set, or arguments that the data set or the model does not take.
     """
     options = dict(config["data"])
     name = options.pop("name", None)
@@ -122,14 +122,17 @@ def build_experiment(config: dict[str, Any]) -> Experiment:
 
 
 def _of_molecules(name: str, model: dict, data: dict, settings: TrainingSettings) -> Experiment:
-    """Join molecules with a model, checked before they are loaded, which may take minutes."""
+    """Return the experiment of a molecule data set and a `GraphCNF`.
+
+    The model's arguments are checked before the molecules are loaded, which may take minutes.
+    """
     names = _property_names(model.pop("properties")) if "properties" in model else None
-    network = _trained(model, names) if "start" in model else None
+    network = _start_model(model, names) if "start" in model else None
     if network is None:
         _check_model(model, names)
     elif network.conditions:
         names = [table["name"] for table in network.conditions]
-    # The properties of a model keep their means and deviations, and with them their meaning.
+    # A trained model keeps the means and deviations by which its properties are standardised.
     learns_conditions = names is not None and not (network and network.conditions)
     dataset, tables = load_molecules(name, data), None
     train, held_out = dataset.split("train"), dataset.split("test")
@@ -144,7 +147,7 @@ def _of_molecules(name: str, model: dict, data: dict, settings: TrainingSettings
         "dataset": dataset.name,
         "vocabulary": dataset.vocabulary.to_dict(),
         "size_histogram": dataset.size_histogram().tolist(),
-        # Canonical SMILES, and with them the hashes, may change between versions.
+        # Canonical SMILES, and so the hashes, may differ between versions.
         "rdkit": version("rdkit"),
         "codec": CODEC_VERSION,
     }
@@ -173,12 +176,12 @@ def _of_molecules(name: str, model: dict, data: dict, settings: TrainingSettings
 
 
 def _check_model(model: dict, names: list[str] | None) -> None:
-    """Raise `UserError` where a `[model]` table does not fit the model that it names."""
+    """Raise `UserError` if the model that a `[model]` table names does not take its options."""
     architecture, order = str(model.get("architecture", "path")), model.get("order", "canonical")
     found = call("[model]", model_class, architecture, order, known={})
     if names is not None and not found.takes_conditions:
         raise UserError('[model]: properties need a model that draws atom by atom ("path")')
-    fixed = (*FOLLOWING, *found.measured)
+    fixed = (*DERIVED, *found.measured)
     check("[model]", model, GraphCNF.for_graphs, *found.options(), fixed=fixed)
 
 
@@ -188,7 +191,7 @@ def _experiment(model, dataset, size: int, held_out: int) -> Experiment:
 
 
 def _property_names(names: Any) -> list[str]:
-    """Return the properties that `[model]` names; raises `UserError`."""
+    """Return the names in `[model] properties`; raise `UserError` for anything else."""
     if not (isinstance(names, list) and names and all(isinstance(n, str) for n in names)):
         raise UserError(
             f'[model]: properties must be a list such as ["logp", "qed"], got {names!r}'
@@ -197,7 +200,7 @@ def _property_names(names: Any) -> list[str]:
 
 
 def property_values(dataset: MoleculeDataset, names: Sequence[str]) -> np.ndarray:
-    """Return properties of every molecule, (M, P) float64, from the cache where they are known."""
+    """Return properties of every molecule, (M, P) float64, computed once and then cached."""
 
     def compute() -> dict[str, np.ndarray]:
         label = f"properties of {dataset.name}"
@@ -207,8 +210,8 @@ def property_values(dataset: MoleculeDataset, names: Sequence[str]) -> np.ndarra
     return cached(cache_path(f"properties-{dataset.name}", names, digest), compute)["values"]
 
 
-def _trained(options: dict[str, Any], names: list[str] | None) -> GraphCNF:
-    """Return the model whose weights and sizes a training begins with."""
+def _start_model(options: dict[str, Any], names: list[str] | None) -> GraphCNF:
+    """Return the trained model that `[model] start` names, to train it further."""
     start = options["start"]
     if other := set(options) - {"start"}:
         raise UserError(f"[model]: {other.pop()} follows from start")
@@ -222,7 +225,7 @@ def _trained(options: dict[str, Any], names: list[str] | None) -> GraphCNF:
 
 
 def _check_known(model: GraphCNF, start: str, dataset: MoleculeDataset) -> None:
-    """Raise `UserError` where a trained model does not know all of the molecules."""
+    """Raise `UserError` if a trained model cannot represent all molecules of a data set."""
     if MoleculeVocabulary.of_model(model) != dataset.vocabulary:
         raise UserError(f"[model]: {start} has other categories of atoms or bonds than the data")
     graphs = dataset.graphs
@@ -230,11 +233,13 @@ def _check_known(model: GraphCNF, start: str, dataset: MoleculeDataset) -> None:
         model.steps.knows(GraphBatch.collate(graphs, part)).all()
         for part in chunked(range(len(graphs)), 4096)
     ):
-        raise UserError(f"[model]: {start} does not know all the molecules: see graphcnf finetune")
+        raise UserError(
+            f"[model]: {start} cannot represent all the molecules: see graphcnf finetune"
+        )
 
 
 def load_molecules(name: str, data: dict[str, Any]) -> MoleculeDataset:
-    """Load molecules, one of `MOLECULES`, with the options of a `[data]` table."""
+    """Load one of `MOLECULES` with the options of a `[data]` table."""
     options, known = dict(data), {}
     if name == "smiles_file":
         path = options.pop("path", None)
@@ -246,7 +251,7 @@ def load_molecules(name: str, data: dict[str, Any]) -> MoleculeDataset:
 
 
 def _loaded(load: Callable, options: dict, **known) -> Any:
-    """Call a loader with the options of `[data]`; `known` are arguments from elsewhere."""
+    """Call a loader with the options of `[data]`, which may not contain the arguments `known`."""
     check("[data]", options, load, fixed=tuple(known))
     return call("[data]", load, known=known, **options)
 
@@ -288,7 +293,7 @@ def _images(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
         raise UserError("[model]: images need an architecture, such as glow")
     check("[data]", data, load_images)
     if "path" in data:
-        # The model remembers it, and may be evaluated from elsewhere.
+        # The model stores the path, and may be evaluated in another working directory.
         data["path"] = str(call("[data]", expand_user, data["path"], known={}).absolute())
     options = dict(model)
     architecture = options.pop("architecture")
@@ -309,3 +314,4 @@ EXPERIMENTS: dict[str, Callable[[dict, dict, TrainingSettings], Experiment]] = {
     "stereo": _stereo,
     "images": _images,
 }
+"""Function that makes the experiment of the tables `model`, `data` and settings, by data set."""

@@ -1,4 +1,4 @@
-"""Fine-tuning: trained weights learn the molecules of a user, and never get worse on them."""
+"""Fine-tuning of a trained model on a user's molecules, without getting worse on held-out ones."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ from graphcnf.pretrained import model_digest
 from graphcnf.training.settings import (
     Experiment,
     TrainingSettings,
+    exit_unless_main,
     is_main,
-    leave_unless_main,
     load_config,
 )
 
 REQUEST = "finetune.json"
-"""File of a run's folder with the arguments of the run."""
+"""File in a run's folder with the arguments that determine the run."""
 
 FEW_HELD_OUT = 30
-"""With fewer held-out molecules by hash, the number of steps is chosen by cross-validation."""
+"""With fewer held-out molecules, cross-validation chooses the number of steps."""
 
 FOLDS = 4
 """Folds of the cross-validation."""
 
 DROPOUT = 0.3
-"""Dropout in cross-validation, which delays learning few molecules by heart."""
+"""Dropout in cross-validation, which delays overfitting to few molecules."""
 
 
 @dataclass
@@ -56,18 +56,19 @@ class FineTuning:
     """Result of a fine-tuning.
 
     Attributes:
-        flow: The fine-tuned model, that of the best evaluation.
+        flow: The fine-tuned model of the best evaluation.
         figures: Numbers of molecules; `new` (categories and sizes that the weights lacked);
-            `bits_per_molecule` and `bits_per_node` of held-out molecules, number of atoms given,
-            each with `before` and `after`; steps and minutes; shares of `samples` before and after;
-            `features` (each with `name`, `before`, `after`, `data`).
-        story: The outcome, in sentences.
-        signal: Number of the signal that interrupted it, or None; the figures are empty then.
+            `bits_per_molecule` and `bits_per_node` of held-out molecules, given the number of
+            atoms, each with `before` and `after`; steps and minutes; shares of `samples` before
+            and after; `features` (each with `name`, `before`, `after`, `data`).
+        summary: The outcome, in sentences.
+        signal: Number of the signal that interrupted the run, or None. After a signal, `figures`
+            and `summary` are empty.
     """
 
     flow: MoleculeFlow
     figures: dict[str, Any]
-    story: list[str]
+    summary: list[str]
     signal: int | None = None
 
 
@@ -83,28 +84,30 @@ def finetune(
     samples: int = 1000,
     say: Callable[[str], None] = print,
 ) -> FineTuning:
-    """Teach a model some molecules.
+    """Fine-tune a model on molecules.
 
-    The weights are evaluated on held-out molecules before the first step and then every half pass;
-    those of the best evaluation are kept, and training ends when several in a row are worse. Where
-    one molecule in ten is fewer than `FEW_HELD_OUT`, all are learned, and copies of the model, each
-    without one of `FOLDS` folds, say which step is the best. A call with the same arguments after a
-    kill goes on where the run was.
+    The weights are evaluated on held-out molecules before the first step and after every half
+    epoch. Those of the best evaluation are kept, and training ends after several worse ones in a
+    row. If one molecule in ten is fewer than `FEW_HELD_OUT`, the model learns all molecules, and
+    cross-validation chooses the step: beside it, each of `FOLDS` copies learns all but one fold.
+    After a kill, a call with the same arguments continues the run.
 
     Args:
-        flow: A model that draws molecules atom by atom. It stays as it is.
-        data: A `MoleculeDataset`, such as `graphcnf.datasets.load_smiles_file` makes.
-        out: Folder of the run; `model/` in it will hold the fine-tuned weights.
-        minutes: Time at most, about, as the machine is at the start; when None, the time that
-            follows from the number of molecules.
+        flow: A model that draws molecules atom by atom; it is not changed.
+        data: A `MoleculeDataset`, such as `graphcnf.datasets.load_smiles_file` returns.
+        out: Folder of the run; its `model/` will contain the fine-tuned weights.
+        minutes: Approximate time limit, at the machine's speed when training starts; None for the
+            time that follows from the number of molecules.
         seed: Seed of everything random.
-        settings: Entries of `TrainingSettings` to use instead of those chosen.
-        features: Patterns and properties whose share or mean samples before and after are reported.
-        samples: Samples before and after, 0 for none.
-        say: Takes lines that say what goes on.
+        settings: Entries of `TrainingSettings` that override those of `plan`.
+        features: Patterns and properties to report, for the molecules and for samples before and
+            after.
+        samples: Number of samples before and after, 0 for none.
+        say: Function that prints a line about progress.
 
     Raises:
-        UserError: Too few molecules, a model of another kind, or a folder with another run.
+        UserError: There are too few molecules, the model does not draw atom by atom, or the folder
+            belongs to another run.
 
     Examples:
         >>> from graphcnf.datasets import load_smiles_file
@@ -123,7 +126,7 @@ def finetune(
     out, before = Path(out), flow
     say = say if is_main() else lambda line: None
     flow, data = _prepared(flow, data)
-    new = _news(before, flow)
+    new = _additions(before, flow)
     _say_data(data, new, say)
     request = _request(before, data, minutes=minutes, seed=seed, settings=settings)
     resume = _resumable(out, request)
@@ -142,33 +145,33 @@ def finetune(
     if not resume:
         _begin(out, request, chosen)
     result = fit(_experiment(flow, data, chosen.batch_size), chosen, out, resume)
-    leave_unless_main()
+    exit_unless_main()
     if not result.finished:
         return FineTuning(flow, {}, [], result.signal)
     flow = _with_percentiles(inside(out, "model"), data)
     figures = _figures(data, chosen, result) | {"new": new, "seed": seed}
     if samples:
         figures |= _sampled(before, flow, data, features, samples, seed)
-    return FineTuning(flow, figures, _story(figures))
+    return FineTuning(flow, figures, _summary(figures))
 
 
 def _planned(
     flow: MoleculeFlow, data, minutes: float | None, options: dict[str, Any]
 ) -> TrainingSettings:
-    """Return the `plan` for the molecules of a data set, with fewer steps where time is short."""
+    """Return the `plan` for a data set, with as many steps as fit into `minutes`."""
     learned, options = len(data.split("train")), {**options, "held_out": len(data.split("test"))}
     chosen = plan(learned, **options)
     if minutes is None:
         return chosen
-    # Steps, not seconds, so that a run that is killed and goes on ends with the same bytes.
+    # A limit of steps, not of time, so that a resumed run gives the same weights.
     most = _steps_within(minutes, _experiment(flow, data, chosen.batch_size), chosen)
     return plan(learned, **{**options, "steps": min(most, chosen.steps or most)})
 
 
 def _with_percentiles(folder: Path, data) -> MoleculeFlow:
-    """Return the model in a folder, once its percentiles are those of the learned molecules."""
+    """Load a model, recompute its likelihood percentiles from learned molecules, and save it."""
     flow = MoleculeFlow.from_pretrained(folder)
-    # Any of them: a file may be sorted by size.
+    # Random molecules, since a file may be sorted.
     scored = np.random.default_rng(0).permutation(data.split("train"))[:1000]
     flow.learn_percentiles(data.graphs.subset(scored))
     flow.save_pretrained(folder)
@@ -176,7 +179,7 @@ def _with_percentiles(folder: Path, data) -> MoleculeFlow:
 
 
 def _figures(data, chosen: TrainingSettings, result) -> dict[str, Any]:
-    """Return numbers of molecules and steps of a finished run, and its bits before and after."""
+    """Return molecule counts, steps, and bits before and after of a finished run."""
     best, held_out = result.best, len(data.split("test"))
     return {
         "molecules": len(data),
@@ -197,11 +200,11 @@ def _figures(data, chosen: TrainingSettings, result) -> dict[str, Any]:
 
 
 def _prepared(flow: MoleculeFlow, data) -> tuple[MoleculeFlow, Any]:
-    """Return a model that can represent all of the data, and the data in its categories."""
+    """Enlarge a model to represent all molecules; return it, and the data in its categories."""
     if (distinct := len(np.unique(data.hashes))) < 20:
         raise UserError(
-            f"{distinct} distinct molecules: too few to fine-tune; 20 are the least, some hundreds "
-            "are better"
+            f"{distinct} distinct molecules: too few to fine-tune; give 20 at least, better some "
+            "hundreds"
         )
     if len(data.split("test")) < FEW_HELD_OUT:
         data = replace(data, test_indices=np.array([], dtype=int))
@@ -217,9 +220,9 @@ def _prepared(flow: MoleculeFlow, data) -> tuple[MoleculeFlow, Any]:
         edge_weights=vocabulary.bond_orders,
     )
     hashes, own = flow.model.training_hashes, data.training_hashes()
-    # Molecules that the weights were trained on are not novel.
+    # Novelty also excludes the molecules that the given weights were trained on.
     model.training_hashes = own if hashes is None else np.union1d(hashes, own)
-    # One more molecule, spread over the known sizes, so that each of them keeps a probability.
+    # The sizes of the given weights count as one more molecule, so that none becomes impossible.
     sizes, known_sizes = data.size_histogram(), flow.model.size_probabilities()
     histogram = np.zeros(max(len(sizes), len(known_sizes)))
     histogram[: len(sizes)] = sizes
@@ -240,8 +243,8 @@ def _prepared(flow: MoleculeFlow, data) -> tuple[MoleculeFlow, Any]:
     return MoleculeFlow(model), data
 
 
-def _news(before: MoleculeFlow, flow: MoleculeFlow) -> list[str]:
-    """List the atoms, bonds and sizes that the model can represent and the one before could not."""
+def _additions(before: MoleculeFlow, flow: MoleculeFlow) -> list[str]:
+    """List the atoms, bonds, sizes and rings that an enlarged model adds to the one before."""
     known, vocabulary = before.vocabulary, flow.vocabulary
     found = []
     for what, labels, old, sources in (
@@ -265,19 +268,19 @@ def _news(before: MoleculeFlow, flow: MoleculeFlow) -> list[str]:
 
 
 def plan(molecules: int, *, held_out: int = 0, new: bool = False, **given) -> TrainingSettings:
-    """Return settings for a number of molecules to learn from.
+    """Return training settings that suit a number of molecules.
 
-    Molecules that are like those of the weights are learned within two or three passes and by heart
-    after; a new element takes more. So the plan is long, and patience ends it.
+    Molecules like those of the given weights are learned within two or three epochs, and overfitted
+    after; new elements take longer. So many epochs are planned, and early stopping ends training.
 
     Args:
         molecules: Number of molecules to learn from.
         held_out: Number of held-out molecules, 0 for cross-validation.
-        new: True where they have categories that the weights do not know.
-        **given: Settings to use instead; the number of steps decides on those that go with it.
+        new: True if the molecules have categories that the given weights lack.
+        **given: Settings that override the plan; `steps` also sets warm-up, decay and the like.
 
     Raises:
-        UserError: An unknown setting, or a bad value.
+        UserError: Unknown setting, or a bad value.
     """
     few = not held_out
     given = {"keep_best": True, **({"batch_size": 16} if few else {}), **given}
@@ -286,12 +289,12 @@ def plan(molecules: int, *, held_out: int = 0, new: bool = False, **given) -> Tr
     checked = TrainingSettings.from_dict(given, "fine-tuning")
     size = checked.batch_size
     passes = max(3, min(12, 12 * math.sqrt(3000 / molecules))) * (3 if new else 1)
-    least = 200 if few else 1  # the evaluations end it long before
+    least = 200 if few else 1  # early stopping mostly ends training before
     steps = checked.steps or max(least, round(passes * molecules / size))
-    # Cross-validation finds the step at which to end; otherwise fewer molecules are learned slower.
+    # The fewer molecules, the lower the rate, unless cross-validation chooses the step anyway.
     rate = 1e-3 if few else 1e-3 * math.sqrt(min(1.0, molecules / 2000))
     tenth, half_a_pass = max(1, steps // 10), max(5, round(molecules / size / 2))
-    # All held-out molecules up to 1,000; a fold is evaluated in batches of its own.
+    # All held-out molecules up to 1,000; in cross-validation all batches of all folds.
     batches = -(-min(held_out, 1000) // (4 * size)) or molecules
     chosen = {
         "steps": steps,
@@ -304,7 +307,7 @@ def plan(molecules: int, *, held_out: int = 0, new: bool = False, **given) -> Tr
         "eval_steps": min(tenth, half_a_pass),
         "eval_batches": batches,
         "final_eval_batches": batches,
-        # Samples of later steps are more like the molecules.
+        # Later weights draw samples that resemble the molecules more.
         "tolerance": 0.03 if few else 0.0,
         "patience": 4,
         "checkpoint_minutes": 0.5,
@@ -314,7 +317,7 @@ def plan(molecules: int, *, held_out: int = 0, new: bool = False, **given) -> Tr
 
 
 def _steps_within(minutes: float, experiment: Experiment, chosen: TrainingSettings) -> int:
-    """Return the number of steps, evaluations included, that this machine takes in some minutes."""
+    """Return the number of steps, with their evaluations, that fit into `minutes` here."""
     torch.set_num_threads(chosen.threads or torch.get_num_threads())
     model: Any = copy.deepcopy(experiment.model)
     seconds = []
@@ -322,21 +325,21 @@ def _steps_within(minutes: float, experiment: Experiment, chosen: TrainingSettin
         began = time.perf_counter()
         model.training_loss(batch)[0].backward()
         seconds.append(time.perf_counter() - began)
-    # A held-out batch is four times as large, and has no gradients: about a step.
+    # A held-out batch is four times larger and without gradients, so costs about a step.
     held_out = sum(1 for _ in islice(experiment.eval_batches(), chosen.eval_batches))
     step = sum(seconds) / len(seconds) * (1 + held_out / chosen.eval_steps)
     return max(1, int(60 * minutes / step))
 
 
 def _request(flow: MoleculeFlow, data, **given) -> dict[str, Any]:
-    """Return the arguments that determine a run, in a form that can be compared."""
+    """Return the arguments that determine a run, as JSON values."""
     molecules = hashlib.sha256("\n".join(data.smiles).encode())
     request = {"weights": model_digest(flow.model), "molecules": molecules.hexdigest(), **given}
     return json.loads(json.dumps(request, sort_keys=True))
 
 
 def _resumable(out: Path, request: dict[str, Any]) -> bool:
-    """Return True where the folder holds this run; raise where it holds another one."""
+    """Return True if the folder contains this run; raise `UserError` if it contains another."""
     if is_main():
         is_claimed(out, "training")
     path = inside(out, REQUEST)
@@ -355,16 +358,16 @@ def _resumable(out: Path, request: dict[str, Any]) -> bool:
 
 
 def _say_data(data, new: list[str], say: Callable[[str], None]) -> None:
-    """Say how many molecules are learned and held out, and what the weights lack."""
+    """Print the numbers of molecules learned and held out, and what the weights lack."""
     learned, held_out = len(data.split("train")), len(data.split("test"))
     others = f"{held_out:,} held out" if held_out else "each held out once by cross-validation"
     say(f"{len(data):,} molecules: {learned:,} to learn from, {others}")
-    known = "the weights have a category for all in them"
+    known = "the weights have categories for all their atoms and bonds"
     say(f"new to the weights: {'; '.join(new)}" if new else known)
 
 
 def _begin(out: Path, request: dict[str, Any], chosen: TrainingSettings) -> None:
-    """Make the folder of a run, with its settings and its arguments."""
+    """Create the folder of a run, with files of its settings and arguments."""
     import tomli_w
 
     claim(out, "training")
@@ -374,9 +377,9 @@ def _begin(out: Path, request: dict[str, Any], chosen: TrainingSettings) -> None
 
 
 def _experiment(flow: MoleculeFlow, data, batch_size: int) -> Experiment:
-    """Join a model with the molecules, cross-validated where none are held out."""
+    """Return the training of a model on molecules, cross-validated if none are held out."""
 
-    def words(row: dict[str, Any]) -> str | None:
+    def log_line(row: dict[str, Any]) -> str | None:
         if row["phase"] != "eval":
             return None
         return f"step {row['step']}: {row['bits_per_molecule']:.3f} bits per held-out molecule"
@@ -390,7 +393,7 @@ def _experiment(flow: MoleculeFlow, data, batch_size: int) -> Experiment:
         found = Experiment(model, partial(train.train_batches, batch_size), held_out)
     else:
         found = fold_experiment(model, train, FOLDS, batch_size)
-    found.headline, found.words = "bits_per_molecule", words
+    found.headline, found.log_line = "bits_per_molecule", log_line
     return found
 
 
@@ -402,7 +405,7 @@ def _sampled(
     samples: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Return figures of samples before and after, and of the molecules to learn from."""
+    """Draw samples before and after; return their figures beside those of the learned molecules."""
     known = {atom.symbol for atom in before.vocabulary.atoms}
     new = dict.fromkeys(a.symbol for a in flow.vocabulary.atoms if a.symbol not in known)
     own, train = data.training_hashes(), data.split("train")
@@ -425,36 +428,36 @@ def _sampled(
     return figures
 
 
-def _story(figures: dict[str, Any]) -> list[str]:
-    """Say in sentences what the figures mean."""
-    bits, step, story = figures["bits_per_molecule"], figures["best_step"], []
+def _summary(figures: dict[str, Any]) -> list[str]:
+    """Return sentences about the outcome."""
+    bits, step, sentences = figures["bits_per_molecule"], figures["best_step"], []
     if "samples" in figures:
         copied = f"{figures['after']['copied']:.1%} of the samples after"
-        story.append(f"{copied} are copies of molecules that it learned from.")
+        sentences.append(f"{copied} are copies of molecules that it learned from.")
     if step == 0:
-        story.append(
+        sentences.append(
             f"No evaluation was better than the start ({bits['before']:.2f} bits per held-out "
             "molecule): the model is the one it started from. A lower learning rate, or more "
             "molecules, may help."
         )
     else:
-        story.append(
+        sentences.append(
             f"Held-out bits per molecule fell from {bits['before']:.2f} to {bits['after']:.2f} "
             f"({bits['after'] - bits['before']:+.2f}); the model is that of step {step}."
         )
     if figures["stopped"]:
-        story.append(
-            f"Training ended by itself at step {figures['steps']} of {figures['planned_steps']}: "
-            "the last evaluations were worse, the molecules were being learned by heart."
+        sentences.append(
+            f"Training stopped early, at step {figures['steps']} of {figures['planned_steps']}: "
+            "the last evaluations were worse, because of overfitting."
         )
     elif step == figures["steps"]:
-        story.append("The last evaluation was the best: more steps may go further.")
-    return story
+        sentences.append("The last evaluation was the best: more steps may improve the model.")
+    return sentences
 
 
 @dataclass
 class FoldBatch:
-    """Batches for copies of a model, None for a copy that has nothing to do."""
+    """One batch for each copy of a model, None for copies without one."""
 
     parts: list[GraphBatch | None]
 
@@ -465,15 +468,15 @@ class FoldBatch:
         return FoldBatch([part and part[index] for part in self.parts])
 
     def to(self, device) -> FoldBatch:
-        """Return the same batches on a device."""
+        """Return the batches on a device."""
         return FoldBatch([part and part.to(device) for part in self.parts])
 
 
 class Folds(nn.Module):
-    """A model that learns all molecules, and a copy for each fold that learns all but the fold.
+    """A model that learns all molecules, beside a copy for each fold that learns all but the fold.
 
-    All take the same number of steps, and each molecule is held out by one copy (Stone 1974,
-    "Cross-validatory choice and assessment of statistical predictions").
+    All take the same number of steps, and each molecule is held out by one copy: cross-validation
+    (Stone 1974, "Cross-validatory choice and assessment of statistical predictions").
     """
 
     def __init__(self, model: GraphCNF, folds: int):
@@ -485,7 +488,7 @@ class Folds(nn.Module):
         self.metadata, self.save_pretrained = model.metadata, model.save_pretrained
 
     def training_loss(self, batch: FoldBatch, *, beta: float = 1.0):
-        """Return the sum of the copies' losses, and metrics over the graphs of all of them."""
+        """Return the sum of all copies' losses, and metrics over the graphs of all copies."""
         losses: list[Tensor] = []
         sums: dict[str, tuple] = {}
         for model, part in zip(self.models, batch.parts, strict=True):
@@ -500,11 +503,11 @@ class Folds(nn.Module):
 
 
 def fold_experiment(model: GraphCNF, data, folds: int, batch_size: int) -> Experiment:
-    """Return the training of `Folds` on a `MoleculeDataset`; equal molecules share a fold.
+    """Return the cross-validated training of a model; repeats of a molecule share a fold.
 
     Args:
         model: The model that is to learn all molecules.
-        data: The molecules.
+        data: A `MoleculeDataset`.
         folds: Number of folds, from 2 to the number of distinct molecules.
         batch_size: Molecules per step of each copy.
     """
@@ -519,7 +522,7 @@ def fold_experiment(model: GraphCNF, data, folds: int, batch_size: int) -> Exper
             yield from one.train_batches(batch_size, epoch, seed, start if epoch == first else 0)
 
     def train_batches(epoch: int, seed: int, start: int) -> Iterator[FoldBatch]:
-        # One endless epoch: the sets differ in length, and the copies must not in steps.
+        # One endless epoch, since the sets differ in length and all copies take equal steps.
         for parts in zip(*(endless(one, seed, start) for one in sets), strict=True):
             yield FoldBatch(list(parts))
 

@@ -1,4 +1,4 @@
-"""Course of a training: the file of its metrics, and their curves."""
+"""Metrics over the course of a training: their CSV file and their curves."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from graphcnf.compute.files import inside, read_file, replace_file, write_file
 from graphcnf.errors import UserError, require
 
 HEADLINES = ("bits_per_node", "bits_per_element", "bits_per_variable", "bits_per_dimension")
-"""Usual names of the metric to minimise."""
+"""Metrics to minimise, in order of preference."""
 
 NOT_DRAWN = ("step", "phase", "minutes", "beta", "samples_per_second", "skipped_steps")
 """Columns of `metrics.csv` that have no curve."""
@@ -25,13 +25,13 @@ MOST_CURVES = 12
 """Curves of a picture, at most."""
 
 FORMATS: dict[str, dict[str, Any]] = {".png": {}, ".svg": {"Date": None}}
-"""Suffixes of pictures, and what their files say of themselves."""
+"""Suffixes of pictures, and metadata for their files; SVG files are written without a date."""
 
 
 class MetricsFile:
-    """A CSV file with a row per log line, without rows of steps after `last_step`.
+    """A CSV file with a row per log line; existing rows after `last_step` are deleted.
 
-    A row with further columns rewrites the file.
+    A row with new columns rewrites the file.
     """
 
     def __init__(self, path: Path, last_step: int):
@@ -54,7 +54,7 @@ class MetricsFile:
         replace_file(self.path, buffer.getvalue().encode())
 
     def append(self, row: dict[str, object]) -> None:
-        """Write one row; it must have a `step`."""
+        """Append one row, which has a `step`."""
         further = [name for name in row if name not in self.columns]
         if further:
             rows = self._read() if self.columns else []
@@ -66,9 +66,9 @@ class MetricsFile:
 
 
 def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Return columns and rows of a file of metrics; raises OSError as `read_file`."""
+    """Return columns and rows of a file of metrics; raise OSError as `read_file` does."""
     text = read_file(path).decode(errors="replace")
-    # A kill while a line is being written leaves it without its line end.
+    # A last line without a line end was cut by a kill, and is dropped.
     reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
     columns = list(reader.fieldnames or [])
     whole = (row for row in reader if None not in row and None not in row.values())
@@ -76,7 +76,7 @@ def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
 
 
 def figure(value: Any, form: str, missing: str) -> str:
-    """Return a value of a row as text, `missing` for a number that is not finite."""
+    """Return a metric as text, `missing` for a number that is not finite."""
     if isinstance(value, float):
         return format(value, form) if math.isfinite(value) else missing
     return "" if value is None else str(value)
@@ -84,18 +84,18 @@ def figure(value: Any, form: str, missing: str) -> str:
 
 @dataclass
 class History:
-    """Course of a training.
+    """Metrics over the course of a training.
 
     Attributes:
         rows: A row for each line of the log: `step`, `phase` ("train" or "eval"), `minutes`,
-            `learning_rate`, and the metrics, those of training as means since the line before.
+            `learning_rate`, and the metrics. Training metrics are means since the previous line.
     """
 
     rows: pd.DataFrame
 
     @classmethod
     def read(cls, run: str | Path) -> History:
-        """Return the history of a run, also of one that still trains.
+        """Return the history of a run, which may still be training.
 
         Raises:
             UserError: The folder holds no metrics.
@@ -113,15 +113,15 @@ class History:
         return cls(rows)
 
     def plot(self, path: str | Path | None = None) -> Any:
-        """Draw a curve for each metric that changes, of training batches and of held-out ones.
+        """Draw the curve of each metric that changes, for training and held-out batches.
 
-        Axes fit the values after the first tenth of the steps: the start may lie outside.
+        The axes fit the values after the first tenth of the steps, so the start may lie outside.
 
         Args:
-            path: PNG or SVG file to write the picture to, too.
+            path: PNG or SVG file to write, if any.
 
         Returns:
-            The matplotlib figure; a notebook shows that of a history itself.
+            The matplotlib figure.
 
         Raises:
             UserError: There is nothing to draw, matplotlib is not installed, or the file cannot be
@@ -154,7 +154,7 @@ class History:
     def _draw(self, axis, name: str) -> None:
         for phase, label, style in (("train", "training", "-"), ("eval", "held out", "o-")):
             part = self.rows[(self.rows["phase"] == phase) & self.rows[name].notna()]
-            # The learning rate is the same in both.
+            # The learning rate is the same in both phases.
             if not len(part) or (name == "learning_rate" and phase == "eval"):
                 continue
             # A single point has no line.
@@ -163,7 +163,7 @@ class History:
         if late.nunique() > 1:
             margin = (late.max() - late.min()) / 20
             axis.set_ylim(late.min() - margin, late.max() + margin)
-        # A dollar sign would begin a formula.
+        # Matplotlib would read a dollar sign as the start of a formula.
         axis.set_title(name.replace("_", " ").replace("$", r"\$"), fontsize=10)
         axis.set_xlabel("step", fontsize=9)
         axis.tick_params(labelsize=8)
@@ -173,7 +173,7 @@ class History:
 
 
 def _picture(figure: Any, kind: str) -> bytes:
-    """Return the content of a PNG or SVG file, the same for the same figure."""
+    """Return a figure as PNG or SVG bytes, which are equal for equal figures."""
     from matplotlib import rc_context
 
     content = io.BytesIO()

@@ -1,4 +1,4 @@
-"""The training loop: steps, evaluations and checkpoints, until a budget or a signal ends it."""
+"""The training loop: steps, evaluations and checkpoints until the budget is spent or a signal."""
 
 from __future__ import annotations
 
@@ -32,39 +32,45 @@ from graphcnf.training.checkpoint import (
     Sums,
     add,
     check_finite,
-    damage_named,
+    checkpoint_errors,
     means,
-    of_all_processes,
     save_checkpoint,
     save_model,
     starting_state,
+    sum_over_processes,
 )
 from graphcnf.training.history import HEADLINES, History, MetricsFile, figure
-from graphcnf.training.optimizers import averaged, optimizers_of, restore
-from graphcnf.training.processes import launched
+from graphcnf.training.optimizers import moving_average, optimizers_of, restore
+from graphcnf.training.processes import launch
 from graphcnf.training.settings import Experiment, TrainingSettings, is_main
 
 STEPS_PER_EVALUATION_BATCH = 8
-"""Training steps taken per held-out batch of an evaluation, which costs up to four steps."""
+"""Training steps so far for each held-out batch that an evaluation may take.
+
+A held-out batch costs up to four steps, so this keeps early evaluations short.
+"""
 
 RUN_FILES = (
     "config.toml", "metrics.csv", "finetune.json", "checkpoints/last.ckpt", "model/config.json",
     "model/model.safetensors", "model/weights.safetensors", "model/training_hashes.safetensors",
 )  # fmt: skip
-"""Files of a run that are replaced again and again."""
+"""Files of a run that are replaced during training, and may leave temporary files after a kill."""
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """End of a run.
+    """Result of a run.
 
     Attributes:
-        finished: True where the budget is spent, or the run has lost its patience.
+        finished: True if the budget is spent, or `patience` has ended the run.
         signal: number of the signal that interrupted the run, or None.
-        step: steps of the run, in `minutes`.
-        metrics: the last evaluation of the averaged weights; `headline` is the one to minimise.
-        best: first and best evaluation, where the run keeps the best weights.
-        history: the lines of the log; None before the first one, and in all processes but one.
+        step: steps of the run.
+        minutes: minutes in the loop, over all resumes.
+        metrics: last evaluation of the averaged weights.
+        headline: name of the metric to minimise.
+        best: first and best evaluation, with `keep_best`.
+        history: metrics over the course of the run; None before the first line of the log, and in
+            all processes but the first.
     """
 
     finished: bool
@@ -86,23 +92,23 @@ def fit(
     config: dict[str, Any] | None = None,
     lines: bool = True,
 ) -> FitResult:
-    """Train until the budget is spent or a signal asks to stop.
+    """Train until the budget is spent or a signal interrupts.
 
-    The run directory holds `config.toml`, `metrics.csv`, `checkpoints/last.ckpt` and `model/` (the
-    averaged weights, rewritten with every checkpoint; with `keep_best`, those of the best
-    evaluation at the end).
+    The run directory will contain `config.toml`, `metrics.csv`, `checkpoints/last.ckpt` and
+    `model/`: the averaged weights, rewritten with every checkpoint. With `keep_best`, `model/` has
+    those of the best evaluation at the end.
 
     Args:
         experiment: model and data.
-        settings: budget and everything else about the loop.
+        settings: budget and all other settings of the loop.
         out_dir: run directory.
-        resume: go on with the run that `out_dir` holds.
-        config: written to `config.toml`, with `settings` as its `[training]` table.
-        lines: write log lines to stderr; a terminal gets a bar anyhow.
+        resume: continue the run in `out_dir`.
+        config: tables to write to `config.toml`, beside `settings` as its `[training]` table.
+        lines: write log lines to stderr; a terminal shows a progress bar in any case.
 
     Raises:
-        UserError: a directory in use, an alien checkpoint, or `max_bad_steps` non-finite steps in
-            a row.
+        UserError: the directory is in use, the checkpoint is of another run, or `max_bad_steps`
+            steps in a row had a non-finite loss or gradient.
 
     Examples:
         >>> from functools import partial
@@ -127,7 +133,7 @@ def fit(
         last = inside(out_dir, "checkpoints", "last.ckpt")
         state = starting_state(last) if resume and last.exists() else None
         if main:
-            # A start that failed before its first checkpoint has left nothing worth keeping.
+            # Without a checkpoint, a run may start anew: it failed before the first one.
             saved = "model" if resume else "metrics.csv"
             if state is None and (last.exists() or inside(out_dir, saved).exists()):
                 cure = f"put back {last}" if resume else "resume it"
@@ -138,7 +144,7 @@ def fit(
                     path.unlink(missing_ok=True)
         run = Run(experiment, settings, out_dir, state, lines)
         full = tomli_w.dumps({**(config or {}), "training": settings.to_dict()})
-        with launched(settings, out_dir) as fabric:
+        with launch(settings, out_dir) as fabric:
             run.train(fabric, full.encode())
         logged = main and (out_dir / "metrics.csv").exists()
         return FitResult(
@@ -154,14 +160,14 @@ def fit(
 
 
 class Objective(nn.Module):
-    """Training loss and metrics of a batch; gradients flow from the loss only."""
+    """Module that returns a model's training loss and its detached metrics."""
 
     def __init__(self, model: nn.Module, bf16: bool):
         super().__init__()
         self.model, self.bf16 = model, bf16
 
     def forward(self, batch: Any, beta: float, device: torch.device):
-        """Return loss and metrics as `Experiment` has them."""
+        """Return the loss and metrics of a batch, see `Experiment.model`."""
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
             training_loss: Any = self.model.training_loss
             loss, metrics = training_loss(batch, beta=beta)
@@ -172,7 +178,7 @@ class Objective(nn.Module):
 
 
 class Run:
-    """One run of an experiment, from a checkpoint's state or from the beginning."""
+    """One run of an experiment, started anew or from the state of a checkpoint."""
 
     def __init__(
         self,
@@ -193,9 +199,9 @@ class Run:
         self.best = Best() if settings.keep_best else None
         self.bad_in_a_row = self.samples = 0
         self.heard: int | None = None
-        self.signal: int | None = None  # the one that all processes have agreed on
+        self.signal: int | None = None  # received by any process, agreed on by all
         if state is not None:
-            with damage_named(state["path"]):
+            with checkpoint_errors(state["path"]):
                 self.model.load_state_dict(state["model"])
                 check_finite(self.model.parameters(), "weights")
             self.at, self.latest = state["at"], state["metrics"]
@@ -206,7 +212,7 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """True where the budget is spent, or the patience."""
+        """True if the budget is spent, or too many evaluations in a row were worse."""
         patience = self.settings.patience
         if self.at.evaluation_due:
             return False
@@ -238,20 +244,20 @@ class Run:
             say(line)
 
     def _set_up(self, config: bytes) -> None:
-        """Restore what needs the optimizers and the device, then open the files of the run."""
+        """Create optimizers and averages, restore a checkpoint, and open the files of the run."""
         fabric, start, settings, at = self.fabric, self.start, self.settings, self.at
         self.parallel = fabric.setup_module(self.objective)
         self.parallel.train()
         self.steppers = optimizers_of(self.model, settings)
         groups = [group for stepper in self.steppers for group in stepper.param_groups]
         self.trainable = [p for group in groups for p in group["params"]]
-        self.average = averaged(self.objective, settings.ema_horizon)
+        self.average = moving_average(self.objective, settings.ema_horizon)
         self.averaged: Any = self.average.module.model
         self.best_model: Any = self.averaged if self.best is None else copy.deepcopy(self.averaged)
         seed = settings.seed * 1009 + fabric.global_rank * 7919 + at.step
         torch.manual_seed(seed % (LARGEST_SEED + 1))
         if start is not None:
-            with damage_named(start["path"]):
+            with checkpoint_errors(start["path"]):
                 self._restore(start)
         if fabric.world_size > 1:
             steps: list = [None] * fabric.world_size
@@ -284,9 +290,9 @@ class Run:
         if self.best is not None and start["best"] is not None:
             self.best_model.load_state_dict(start["best"]["weights"])
             check_finite(self.best_model.parameters(), "best weights")
-        if self.main:  # they are the sums of all
+        if self.main:  # the stored sums are those of all processes
             self.sums = start["sums"]
-        if self.fabric.world_size == 1:  # one process's state must not become everyone's
+        if self.fabric.world_size == 1:  # else all processes would draw the same noise
             torch.set_rng_state(start["random"]["cpu"])
             if device.type == "cuda" and start["random"]["cuda"] is not None:
                 torch.cuda.set_rng_state(start["random"]["cuda"], device)
@@ -297,7 +303,7 @@ class Run:
         self.heard = number
 
     def _agree(self, *values) -> list[float]:
-        """Return the largest of each value over all processes, which agree on a signal, too."""
+        """Return the maximum of each value over all processes; also agree on a signal."""
         found = [float(value) for value in (*values, self.heard or 0)]
         if self.fabric.world_size > 1:
             shared = torch.tensor(found, dtype=torch.float64, device=self.fabric.device)
@@ -309,11 +315,11 @@ class Run:
     # Steps
 
     def _take_steps(self) -> None:
-        if self.finished:  # perhaps it was killed before it wrote its model
+        if self.finished:  # the run may have been killed before it wrote its model
             return self._save()
-        # The clock counts what the budget is about: the loop with its evaluations and files.
+        # The time budget covers the loop with its evaluations and checkpoints.
         self.clock = self.now() - self.at.seconds
-        if self.at.evaluation_due:  # the row about it has the rate of its step
+        if self.at.evaluation_due:  # report it with the learning rate of its step
             self.rate = self.steppers[0].param_groups[0]["lr"]
         else:
             self._set_learning_rate()
@@ -328,7 +334,7 @@ class Run:
                 return
 
     def _batches(self) -> Iterator[tuple[int, int, Any]]:
-        """Yield epoch, number and content of endless batches, whatever the number of processes."""
+        """Yield endless batches with their epoch and number, the same ones in every process."""
         epoch, start = self.at.epoch, self.at.batch
         empty = 0
         while empty < 3:
@@ -342,7 +348,7 @@ class Run:
         raise UserError("the training data give no batch; is the batch size too large?")
 
     def take_step(self, epoch: int, number: int, batch: Any) -> None:
-        """Take one optimizer step; with a non-finite loss or gradient it changes nothing."""
+        """Take one optimizer step; skip it if the loss or a gradient is not finite."""
         fabric, device, count = self.fabric, self.fabric.device, len(batch)
         part = batch if fabric.world_size == 1 else batch[fabric.global_rank :: fabric.world_size]
         weight = len(part) * fabric.world_size / count
@@ -364,14 +370,14 @@ class Run:
             self.at.bad_steps += 1
             self.bad_in_a_row += 1
         if self.at.step == 0 and fabric.world_size > 1:
-            # Layers that initialise themselves from data did so from each process's own batch.
+            # Layers with data-dependent initialisation have used each process's own batch.
             for tensor in [*self.model.parameters(), *self.model.buffers()]:
                 dist.broadcast(tensor.detach(), 0)
         self.samples += count
         self.at.epoch, self.at.batch = epoch, number + 1
 
     def _after_step(self) -> bool:
-        """Log, evaluate and save where it is time to; return True where the run ends here."""
+        """Count and log the step, then end it; return True if the run ends here."""
         settings, at = self.settings, self.at
         at.step += 1
         self.progress = settings.progress(at.step, at.seconds)
@@ -382,20 +388,20 @@ class Run:
             )
         spent = self.progress >= 1
         if at.step % settings.log_every == 0 or spent:
-            row = self._row("train", means(of_all_processes(self.sums)))
+            row = self._row("train", means(sum_over_processes(self.sums)))
             now = time.perf_counter()
             rate = self.samples / max(now - self.window, 1e-9)
             self._report({**row, "samples_per_second": round(rate, 2)})
             self.samples, self.window, self.sums = 0, now, {}
         every = 60 * settings.eval_minutes
         wanted = every and at.seconds - at.last_eval >= every and self.signal is None
-        # Evaluations by steps are part of what a run is: a signal leaves none of them out.
+        # Evaluations by steps determine the result of a run, so a signal must not skip any.
         wanted = wanted or (settings.eval_steps and at.step % settings.eval_steps == 0)
         at.evaluation_due = bool(spent or wanted)
         return self._end_step()
 
     def _end_step(self) -> bool:
-        """Evaluate and save where it is time to; return True where the run ends here."""
+        """Evaluate and save if due; return True if the run ends here."""
         settings, at, began = self.settings, self.at, time.perf_counter()
         if at.evaluation_due:
             at.evaluation_due = not self._evaluate(self.progress >= 1)
@@ -417,7 +423,7 @@ class Run:
     # Log, evaluation, checkpoints
 
     def headline(self, row: dict[str, Any]) -> str:
-        """Return the name of the metric to minimise among those of a row."""
+        """Return the name of the metric to minimise, among those in a row."""
         names = (self.experiment.headline, *HEADLINES)
         return next((name for name in names if name in row), "loss")
 
@@ -434,21 +440,21 @@ class Run:
         }
 
     def _report(self, row: dict[str, Any]) -> None:
-        """Write a row to the file and, the headline first, to stderr."""
+        """Write a row to `metrics.csv` and, with the headline metric first, to stderr."""
         if not self.main:
             return
         self.metrics_file.append(row)
         names = dict.fromkeys(("step", "phase", "minutes", self.headline(row), *row))
         parts = [f"{n} {figure(row[n], '.5g', '-')}" for n in names if row.get(n) is not None]
-        words = self.experiment.words
-        line = "  ".join(parts) if words is None else words(row)
+        show = self.experiment.log_line
+        line = "  ".join(parts) if show is None else show(row)
         if line is not None:
             self._print(line)
 
     def _evaluate(self, finished: bool) -> bool:
-        """Evaluate the averaged weights; return False where a signal has interrupted it."""
+        """Evaluate the averaged weights; return False if a signal interrupts."""
         settings, step, best = self.settings, self.at.step, self.best
-        last = finished and best is None  # what is to be the best is held against its like
+        last = finished and best is None  # `keep_best` compares evaluations of equal length
         limit = settings.final_eval_batches if last else settings.eval_batches
         if best is None and settings.final_eval_batches != settings.eval_batches:
             limit = min(limit, max(1, step // STEPS_PER_EVALUATION_BATCH))
@@ -458,7 +464,7 @@ class Run:
         self.latest = metrics
         if settings.snapshots and self.main and hasattr(self.averaged, "config"):
             self._describe(self.averaged, step, metrics)
-            # Without further arrays: hashes of the training molecules alone would fill a disk.
+            # Weights only: many copies of the training molecules' hashes would fill the disk.
             folder = inside(self.out_dir, "snapshots", f"{step:08d}")
             pretrained.save_model(self.averaged, folder)
         self._report(self._row("eval", metrics))
@@ -476,9 +482,9 @@ class Run:
 
     @torch.no_grad()
     def _held_out(self, limit: int) -> dict[str, float] | None:
-        """Return metrics of the first `limit` held-out batches, None where a signal asks to stop.
+        """Return metrics of the first `limit` held-out batches, None if a signal interrupts.
 
-        The noise is the same every time. Each process takes some of the batches.
+        The noise is the same every time. The batches are divided among the processes.
         """
         sums: Sums = {}
         world, device = self.fabric.world_size, self.fabric.device
@@ -494,10 +500,10 @@ class Run:
                     torch.manual_seed(int(key.generate_state(1)[0]))
                     loss, metrics = self.average.module(batch.to(device), 1.0, device)
                     add(sums, {"loss": (loss, 1.0), **metrics})
-        return means(of_all_processes(sums))
+        return means(sum_over_processes(sums))
 
     def _save(self) -> None:
-        total = of_all_processes(self.sums)
+        total = sum_over_processes(self.sums)
         self.sums = total if self.main else {}
         self.last_checkpoint = self.at.seconds
         if not self.main:
@@ -527,7 +533,7 @@ class Run:
         save_model(inside(self.out_dir, "model"), model)
 
     def _describe(self, model: Any, step: int, metrics: dict[str, float]) -> None:
-        """Write the course of training into the metadata of a model that has such."""
+        """Store steps, minutes and held-out metrics in the model's metadata, if it has any."""
         metadata = getattr(model, "metadata", None)
         if isinstance(metadata, dict):
             metadata["training"] = {

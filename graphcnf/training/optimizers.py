@@ -1,4 +1,4 @@
-"""Optimizers of a run, and the moving average of its weights."""
+"""Optimizers, and the moving average of the weights."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from graphcnf.training.checkpoint import check_finite
 from graphcnf.training.settings import TrainingSettings
 
 SMALLEST = 16
-"""Least rows and columns of a matrix that Muon takes."""
+"""Rows and columns at least of a matrix that Muon optimizes."""
 
 MOMENTUM, ITERATIONS = 0.95, 5
-"""Constants of Muon."""
+"""Momentum of Muon, and its number of Newton-Schulz iterations."""
 
 
 def optimizers_of(model: nn.Module, settings: TrainingSettings) -> list[torch.optim.Optimizer]:
-    """Make AdamW, without decay on vectors; with `optimizer = "muon"`, Muon for hidden matrices."""
+    """Return AdamW, without weight decay on vectors, or Muon for hidden matrices and AdamW."""
     trainable = [p for p in model.parameters() if p.requires_grad]
     common: dict[str, Any] = dict(lr=settings.learning_rate, weight_decay=settings.weight_decay)
     matrices = hidden_matrices(model) if settings.optimizer == "muon" else []
@@ -46,7 +46,7 @@ def optimizers_of(model: nn.Module, settings: TrainingSettings) -> list[torch.op
 
 
 def hidden_matrices(model: nn.Module) -> list[Tensor]:
-    """Return the weights of the linear layers between a network's inputs and its read-out."""
+    """Return the large weights of linear layers, except a network's output layers (`ReadOut`)."""
     found = {
         id(module.weight): module.weight
         for module in model.modules()
@@ -56,7 +56,7 @@ def hidden_matrices(model: nn.Module) -> list[Tensor]:
 
 
 def restore(optimizers: list[torch.optim.Optimizer], states: list[dict]) -> None:
-    """Load the states of a checkpoint; weight decay stays that of the present settings."""
+    """Load optimizer states from a checkpoint; the weight decay of the present settings stays."""
     own = [[len(group["params"]) for group in o.param_groups] for o in optimizers]
     if [[len(group["params"]) for group in s["param_groups"]] for s in states] != own:
         raise UserError("the checkpoint belongs to a run with another optimizer")
@@ -74,11 +74,11 @@ def restore(optimizers: list[torch.optim.Optimizer], states: list[dict]) -> None
             group["weight_decay"] = decay
 
 
-def averaged(model: nn.Module, horizon: float) -> AveragedModel:
-    """Return a copy of a model for the moving average `a <- d a + (1 - d) w` of its weights.
+def moving_average(model: nn.Module, horizon: float) -> AveragedModel:
+    """Return a copy of a model for the moving average `a <- d a + (1 - d) w` of its weights w.
 
     The decay of update t = 0, 1, ... is `d = min(1 - 1 / horizon, t / (t + 9))`: the first update
-    copies the weights, and early averages look back over the last tenth of the run.
+    copies the weights, and early averages are over about the last tenth of the steps so far.
     """
 
     @torch.no_grad()
@@ -92,10 +92,10 @@ def averaged(model: nn.Module, horizon: float) -> AveragedModel:
 class Muon(torch.optim.Optimizer):
     """Muon (Jordan et al. 2024) with Nesterov momentum and decoupled weight decay.
 
-    Updates have the size of those of AdamW, so that both go with the same learning rate and decay:
-    `0.2 * sqrt(max(rows, columns))` times an orthogonal matrix (Liu et al. 2025, arXiv 2502.16982).
-    `torch.optim.Muon` iterates in bfloat16 always, which processors without it take ten times as
-    long for; here it is used where the hardware has it. Matrices of one shape go together.
+    An update is `0.2 * sqrt(max(rows, columns))` times an orthogonal matrix, which matches the size
+    of AdamW's updates, so that both share learning rate and decay (Liu et al. 2025, arXiv
+    2502.16982). `torch.optim.Muon` always iterates in bfloat16, ten times slower on processors
+    without bfloat16; here only hardware that has it uses it. Matrices of equal shape are batched.
     """
 
     def __init__(self, matrices: Iterable[Tensor], lr: float, weight_decay: float):
@@ -122,7 +122,10 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """Return matrices (K, rows, columns) with their singular values moved to near 1."""
+    """Return matrices (K, rows, columns) with singular values near 1 and unchanged directions.
+
+    By Newton-Schulz iterations.
+    """
     kind, short = matrices.device.type, torch.float32
     if kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         short = torch.bfloat16
@@ -133,7 +136,7 @@ def orthogonal(matrices: Tensor) -> Tensor:
     if rows > columns:
         x = x.transpose(1, 2)
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
-    # The coefficients let small singular values grow fastest (Jordan et al. 2024).
+    # Coefficients by which small singular values grow fastest (Jordan et al. 2024).
     a, b, c = 3.4445, -4.7750, 2.0315
     for _ in range(ITERATIONS):
         square = x @ x.transpose(1, 2)

@@ -1,4 +1,4 @@
-"""The group that the processes of a run form."""
+"""Start and end of the process group of a distributed run."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from graphcnf.errors import UserError
 from graphcnf.training.settings import TrainingSettings, by_torchrun
 
 LOST_CONNECTION = ("gloo", "nccl", "connection", "peer", "timed out", "timeout", "rendezvous")
-"""Words in the errors of processes whose partner has ended."""
+"""Words in the errors of a process whose connection to another one is lost."""
 
 
 @contextmanager
-def launched(settings: TrainingSettings, out_dir: Path) -> Iterator[Fabric]:
-    """Context in which all processes of a run take part, on Lightning Fabric.
+def launch(settings: TrainingSettings, out_dir: Path) -> Iterator[Fabric]:
+    """Context that runs in every process of a training, which Lightning Fabric starts.
 
     Raises:
         UserError: the machine lacks the devices, or another process has ended.
     """
-    # Advice that does not apply to a loop with its own data and files.
+    # Silence advice that does not apply to a loop with its own data and files.
     for name in ("lightning_fabric", "lightning_utilities"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"lightning_fabric\..*")
@@ -40,17 +40,17 @@ def launched(settings: TrainingSettings, out_dir: Path) -> Iterator[Fabric]:
     if fabric.device.type == "cpu":
         keep_memory()
         keep_kernels()
-    joined = not _in_group()  # otherwise the group is the caller's
+    joined = not _in_group()  # otherwise the caller has made the group
     try:
         fabric.launch()
-        # Fabric kills this process where one that it started fails; now each ends by itself.
+        # Otherwise Fabric kills this process if another one fails; each shall end by itself.
         getattr(fabric.strategy.launcher, "procs", []).clear()
         yield fabric
-        fabric.barrier()  # until the first has saved
+        fabric.barrier()  # wait until the first process has saved
         _leave_group(joined)
     except Exception as error:
         if joined and _in_group():
-            traceback.clear_frames(error.__traceback__)  # they hold the parallel model
+            traceback.clear_frames(error.__traceback__)  # the frames hold the parallel model
         _leave_group(joined)
         text = str(error).lower()
         lost = isinstance(error, dist.DistError) or (
@@ -59,12 +59,13 @@ def launched(settings: TrainingSettings, out_dir: Path) -> Iterator[Fabric]:
         if fabric.world_size == 1 or not lost:
             raise
         raise UserError(
-            "another process of this run has ended, or cannot be reached; resuming the run goes on "
-            f"from the last checkpoint in {out_dir}"
+            "another process of this run has ended, or cannot be reached; resume the run from the "
+            f"last checkpoint in {out_dir}"
         ) from error
 
 
 def _fabric(settings: TrainingSettings) -> Fabric:
+    """Return Lightning Fabric on the devices of the settings; raise `UserError` without them."""
     cuda = settings.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     most = torch.cuda.device_count() if cuda else 2 * (os.cpu_count() or 1)
     if settings.devices > most and (cuda or settings.accelerator in ("auto", "cpu")):
@@ -77,10 +78,10 @@ def _fabric(settings: TrainingSettings) -> Fabric:
             devices=settings.devices,
             num_nodes=world // settings.devices,
             strategy="ddp_find_unused_parameters_true" if world > 1 else "auto",
-            # Fabric knows torchrun; a job of Slurm it would take for one of several tasks.
+            # Fabric detects torchrun, but would take a Slurm job for one of several tasks.
             plugins=None if by_torchrun() else [LightningEnvironment()],
         )
-    except Exception as error:  # Fabric has an exception of its own for each
+    except Exception as error:  # Fabric raises a different class for each accelerator
         raise UserError(
             f"accelerator {settings.accelerator!r}, devices {settings.devices}: {error}"
         ) from None
@@ -91,11 +92,12 @@ def _in_group() -> bool:
 
 
 def _leave_group(joined: bool) -> None:
-    """Take the group of processes down, if this run has made it.
+    """Destroy the process group, if this run has made it.
 
-    Threads of gloo need Python's lock to let go of tensors. So they have to end while Python runs,
-    or they may abort the process at its end; and this thread has to wait for them without the lock,
-    as the group's own destructor does, but not that of a parallel model which holds the group.
+    The threads of gloo need Python's global lock to release tensors, and can abort the process if
+    they still run at its exit. So they have to end now, while this thread waits without the lock.
+    The group's destructor waits like that; the destructor of a parallel model, which may hold the
+    last reference to the group, does not.
     """
     if joined and _in_group():
         gc.collect()

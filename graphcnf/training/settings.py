@@ -1,4 +1,4 @@
-"""Settings of the training loop and its schedules, TOML files of settings, and experiments."""
+"""Settings and schedules of the training loop, presets in TOML, and the `Experiment`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 PRESETS = Path(__file__).parent / "presets"
+
 TABLES = ("model", "data", "training")
+"""Tables of a preset."""
 
 Count = Annotated[int, Range(0, 10**12)]
 Positive = Annotated[int, Range(1, 10**12)]
@@ -34,39 +36,38 @@ class TrainingSettings:
     """Settings of a training, the `[training]` table of a preset.
 
     Attributes:
-        minutes: time budget of the run (inside the loop, summed over resumes).
+        minutes: time budget of the run (time in the loop, summed over resumes).
         clock: "wall", or "cpu" for the CPU time of the process.
-        steps: step budget; the budget that runs out first ends the run.
+        steps: step budget; the budget that is spent first ends the run.
         batch_size: samples per step, of all processes together.
-        optimizer: "adamw", or "muon" for the matrices between inputs and read-outs, AdamW for the
-            rest.
+        optimizer: "adamw", or "muon" for Muon on hidden matrices and AdamW on the rest.
         learning_rate: learning rate on the plateau.
         weight_decay: decoupled decay, on tensors of two or more dimensions.
         warmup_steps: steps over which the learning rate rises linearly from 0.
-        decay_fraction: last share of the budget, over which the learning rate falls linearly to 0.
-        beta_start: weight of the decoder terms of the training loss at step 0; tends to 1.
-        beta_halflife: steps in which the excess of that weight over 1 halves.
+        decay_fraction: final share of the budget in which the learning rate falls linearly to 0.
+        beta_start: weight of the decoder terms in the training loss at step 0; it tends to 1.
+        beta_halflife: steps in which the difference of that weight from 1 halves.
         gradient_clip: largest gradient norm; 0 switches clipping off.
-        ema_horizon: steps that the moving average of the weights looks back.
+        ema_horizon: steps over which the weights are averaged: the decay is 1 - 1 / ema_horizon.
         bf16: run the loss under bfloat16 autocast.
         log_every: steps per line of the log.
-        eval_minutes: minutes between two evaluations on held-out batches; 0 for the end only.
-        eval_steps: steps between two evaluations; 0 leaves it to `eval_minutes`.
-        eval_batches: held-out batches per evaluation, at most one for every eight steps so far.
-        final_eval_batches: held-out batches of the evaluation at the end, limited likewise. Where
-            it equals `eval_batches`, no evaluation is shorter; `keep_best` ignores it.
-        keep_best: evaluate the starting weights, too, and end with the averaged weights of the best
-            evaluation as the model instead of the last ones.
-        tolerance: with `keep_best`, the share of the best value by which a later evaluation may be
-            worse and still be kept.
-        patience: evaluations in a row of which none is kept that end the run; 0 for no such end.
-        checkpoint_minutes: minutes between two checkpoints.
+        eval_minutes: minutes between evaluations on held-out batches; 0 for the end only.
+        eval_steps: steps between evaluations, in addition; 0 for none.
+        eval_batches: held-out batches per evaluation; at most one for every eight steps so far.
+        final_eval_batches: held-out batches of the last evaluation, with the same limit. If it
+            equals `eval_batches`, the limit does not apply; `keep_best` ignores it.
+        keep_best: evaluate the starting weights as well, and return the averaged weights of the
+            best evaluation instead of the last ones.
+        tolerance: with `keep_best`, a later evaluation is kept even if it is worse than the best
+            by this share.
+        patience: evaluations in a row without a kept one after which the run ends; 0 for never.
+        checkpoint_minutes: minutes between checkpoints.
         snapshots: keep the averaged model of every evaluation in `snapshots/`.
-        max_bad_steps: steps in a row with a non-finite loss or gradient that end the run.
+        max_bad_steps: steps in a row with a non-finite loss or gradient after which the run fails.
         seed: seed of initialisation, data order and noise.
-        threads: CPU threads of torch; 0 leaves torch's own choice.
+        threads: CPU threads of torch; 0 for torch's default.
         accelerator: `auto`, `cpu`, `cuda`, ... as Lightning names them.
-        devices: devices, a process each; on a CPU, processes. `torchrun` overrules it.
+        devices: number of devices or, on a CPU, of processes; overridden by `torchrun`.
     """
 
     minutes: PositiveMinutes | None = None
@@ -105,13 +106,13 @@ class TrainingSettings:
             raise UserError("patience needs keep_best = true")
         if self.batch_size < self.devices:
             raise UserError(
-                f"batch_size must be at least the {self.devices} devices, a sample for each, "
-                f"got {self.batch_size}"
+                f"batch_size must be at least {self.devices}, a sample for each device, got "
+                f"{self.batch_size}"
             )
 
     @classmethod
     def from_dict(cls, table: dict[str, Any], source: str = "[training]") -> TrainingSettings:
-        """Build settings from a `[training]` table; raises `UserError` for a bad key or value."""
+        """Return the settings in a `[training]` table; raise `UserError` for a bad key or value."""
         table = {key: plain(value) for key, value in table.items()}
         check(source, table, cls)
         try:
@@ -120,25 +121,25 @@ class TrainingSettings:
             raise UserError(f"{source}: {error}") from None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all settings that have a value, as a `[training]` table."""
+        """Return the `[training]` table of the settings, without those that are None."""
         return {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
 
     def as_launched(self) -> TrainingSettings:
-        """Return the settings for the processes that `torchrun` started on this node, if any."""
+        """Return the settings with the number of devices that `torchrun` gives, if it is used."""
         if by_torchrun():
             return dataclasses.replace(self, devices=int(os.environ["LOCAL_WORLD_SIZE"]))
         return self
 
     def progress(self, step: int, seconds: float) -> float:
-        """Return the share of the budget spent after `step` steps and `seconds` seconds (>= 0)."""
+        """Return the spent share of the budget, which may exceed 1, after steps and seconds."""
         of_time = seconds / (60 * self.minutes) if self.minutes is not None else 0.0
         return max(of_time, step / self.steps if self.steps is not None else 0.0)
 
     def learning_rate_at(self, step: int, progress: float) -> float:
-        """Return the rate of step `step` (0-based), begun at share `progress` of the budget.
+        """Return the learning rate of a step, counted from 0, at a spent share of the budget.
 
-        Warm-up, plateau and decay multiply: `learning_rate * min(1, (step + 1) / warmup_steps)
-        * min(1, (1 - progress) / decay_fraction)`.
+        `learning_rate * min(1, (step + 1) / warmup_steps) * min(1, (1 - progress) /
+        decay_fraction)`.
         """
         warmup = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
         left = max(0.0, 1.0 - progress)
@@ -156,23 +157,22 @@ class Experiment:
 
     Attributes:
         model: a module with `training_loss(batch, *, beta=1.0) -> (loss, metrics)`: a scalar
-            tensor, and per metric a pair of scalar tensors (numerator, denominator) that the loop
-            sums over batches before it divides. The moving average of its weights is kept in a
-            deep copy.
-        train_batches: `train_batches(epoch, seed, start)` yields the batches of one epoch from
-            number `start` on, a function of (epoch, seed) alone, so that a resumed run sees the
-            same data. Where several processes train, each takes `batch[rank::processes]`.
+            tensor, and for each metric a pair of scalars (numerator, denominator), which are summed
+            over batches before the division. A deep copy holds the average of its weights.
+        train_batches: `train_batches(epoch, seed, start)` yields the batches of an epoch from
+            number `start` on. They must be a function of epoch and seed, so that a resumed run sees
+            the same data. With several processes, each takes `batch[rank::processes]`.
         eval_batches: yields the held-out batches, the same ones in the same order every time.
-        headline: metric to minimise; None takes the first of the usual names the model reports.
-        words: turns a row of metrics into a line of the log, None for no line; without it, a line
-            gives every metric.
+        headline: metric to minimise; None for the first of `HEADLINES` that the model reports.
+        log_line: function that turns a row of metrics into a line of the log, or None for no line;
+            by default a line has all metrics.
     """
 
     model: nn.Module
     train_batches: Callable[[int, int, int], Iterator[Any]]
     eval_batches: Callable[[], Iterable[Any]]
     headline: str | None = None
-    words: Callable[[dict[str, Any]], str | None] | None = None
+    log_line: Callable[[dict[str, Any]], str | None] | None = None
 
 
 def is_main() -> bool:
@@ -180,24 +180,24 @@ def is_main() -> bool:
     return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
 
 
-def leave_unless_main() -> None:
-    """End every process but the first one, which alone goes on with the caller's script."""
+def exit_unless_main() -> None:
+    """End this process unless it is the first, which continues the caller's script alone."""
     if not is_main():
         sys.exit(0)
 
 
 def by_torchrun() -> bool:
-    """Return True where `torchrun` started this process."""
+    """Return True if `torchrun` started this process."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def preset_names() -> list[str]:
-    """Return the names of the presets that ship with the package, sorted."""
+    """Return the sorted names of the shipped presets."""
     return sorted(path.stem for path in PRESETS.glob("*.toml"))
 
 
 def load_preset(name_or_path: str | Path) -> dict[str, Any]:
-    """Return the tables `model`, `data` and `training` of a preset by its name, or of a TOML file.
+    """Return the tables `model`, `data` and `training` of a shipped preset or of a TOML file.
 
     Raises:
         UserError: unknown preset, unreadable or broken file, unknown table or setting.
@@ -218,7 +218,7 @@ def load_preset(name_or_path: str | Path) -> dict[str, Any]:
 
 
 def load_config(path: Path) -> dict[str, Any]:
-    """Read a TOML configuration; raise `UserError` for a bad file, an unknown table or setting."""
+    """Read a TOML configuration; raise `UserError` for a bad file, table or setting."""
     try:
         config = tomllib.loads(read_file(path, LARGEST_TEXT).decode())
     except UnicodeDecodeError:
@@ -242,8 +242,8 @@ def load_config(path: Path) -> dict[str, Any]:
 def apply_overrides(config: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
     """Return `config` with `key=value` assignments applied.
 
-    A key is `table.name` (`model.width=96`); without a table it means `[training]`. A value is
-    read as TOML, or as plain text where that fails. Raises `UserError` for anything else.
+    A key is `table.name` (`model.width=96`), or the name of a setting in `[training]`. A value is
+    read as TOML, or as plain text if that fails. Raises `UserError` for an unknown table.
     """
     result = {table: dict(values) for table, values in config.items()}
     for assignment in assignments:

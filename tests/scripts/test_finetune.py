@@ -73,7 +73,7 @@ def test_what_makes_it_worse_is_thrown_away(graphcnf, mine, model_folder, zinc_s
     )  # fmt: skip
     assert code == 0, err
     assert "No evaluation was better than the start" in err
-    assert "ended by itself at step 20 of 60" in err and "bits per molecule" in out
+    assert "stopped early, at step 20 of 60" in err and "bits per molecule" in out
     for name, value in weights_of(model_folder).items():
         assert torch.equal(weights_of("run")[name], value), name
 
@@ -123,7 +123,7 @@ def test_few_molecules_are_learned(surroundings):
     )  # fmt: skip
     (core,) = tuned.figures["features"]
     assert core["data"] == 1.0 and core["before"] < 0.05 and core["after"] > 0.15
-    assert tuned.story[0].endswith("copies of molecules that it learned from.")
+    assert tuned.summary[0].endswith("copies of molecules that it learned from.")
     # Ordinary molecules, and sizes that no steroid of these has, keep a score.
     ordinary = ["CC(=O)Nc1ccc(O)cc1", "Cc1ccc(S(=O)(=O)N2CCN(Cc3ccc(Br)cc3)CC2)cc1C(=O)Nc1ccccc1F"]
     score = tuned.flow.score(ordinary)

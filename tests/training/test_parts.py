@@ -15,7 +15,13 @@ from graphcnf.training.checkpoint import (
     save_model,
 )
 from graphcnf.training.history import History, MetricsFile
-from graphcnf.training.optimizers import Muon, averaged, hidden_matrices, optimizers_of, orthogonal
+from graphcnf.training.optimizers import (
+    Muon,
+    hidden_matrices,
+    moving_average,
+    optimizers_of,
+    orthogonal,
+)
 
 SETTINGS = TrainingSettings(steps=20, threads=1, accelerator="cpu", warmup_steps=2,
                             eval_minutes=0, final_eval_batches=1, optimizer="muon")  # fmt: skip
@@ -77,7 +83,7 @@ def test_what_muon_takes():
 
 def test_moving_average_formula():
     module = nn.Linear(3, 2).double()
-    average = averaged(module, horizon=4)
+    average = moving_average(module, horizon=4)
     expected = [p.detach().clone() for p in module.parameters()]
     for t in range(40):
         with torch.no_grad():

@@ -129,7 +129,7 @@ def test_one_process_two_of_which_one_is_killed_and_one_again(tiny, tmp_path, al
     os.kill(int(second), signal.SIGKILL)
     said = process.communicate(timeout=120)[1]
     assert process.returncode == 1 and "2 x cpu" in said, said
-    assert re.search("another process of this run has ended.*resuming the run goes on", said)
+    assert re.search("another process of this run has ended.*resume the run", said)
     assert "Traceback" not in said
     assert 7 < last(run)["at"]["step"] < 24
     here(tiny, run, resume=True)

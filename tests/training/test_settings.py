@@ -32,7 +32,7 @@ def test_beta_halves_its_excess():
 
 def test_settings_that_do_not_go_together_are_named():
     for table, message in (
-        ({"batch_size": 3, "devices": 4}, "at least the 4 devices"),
+        ({"batch_size": 3, "devices": 4}, "at least 4, a sample for each device"),
         ({"patience": 3}, "needs keep_best"),
     ):
         with pytest.raises(UserError, match=rf"\[training\].*{message}"):
