@@ -258,7 +258,7 @@ def write_found(
     """
     from rdkit import Chem
 
-    from graphcnf.molecules.properties import described
+    from graphcnf.molecules.properties import properties_of
 
     plain, properties = plain_kind(kind), draw.properties or ()
     columns = columns_of(plain, (*(types if plain != "smi" else ()), *properties))
@@ -274,7 +274,7 @@ def write_found(
         for record, one in enumerate(islice(molecules, draw.number)):
             mol = Chem.MolFromSmiles(one.smiles)
             row = {"record": record, "smiles": one.smiles, **more(mol)}
-            row |= described(mol, properties)
+            row |= properties_of(mol, properties)
             if record < LISTED:
                 rows.append(row)
             stream.write(WRITERS[plain]({name: row[name] for name in columns}))

@@ -191,7 +191,7 @@ def _write_samples(
     from rdkit import Chem
 
     from graphcnf.molecules.flow import MoleculeFlow
-    from graphcnf.molecules.properties import described
+    from graphcnf.molecules.properties import properties_of
     from graphcnf.sampling.sample import Sample
     from graphcnf.sampling.shards import is_complete, write_description
 
@@ -223,6 +223,7 @@ def _write_samples(
             with open_lines(out) if out else text as lines:
                 smiles = [s for _, s in islice(entries(lines, recipe.kind, recipe.columns), LISTED)]
             rows = [
-                {"smiles": s, **described(Chem.MolFromSmiles(s), recipe.properties)} for s in smiles
+                {"smiles": s, **properties_of(Chem.MolFromSmiles(s), recipe.properties)}
+                for s in smiles
             ]
             show_molecules(MoleculeFlow(network), rows, draw, f"{len(rows)} molecules")

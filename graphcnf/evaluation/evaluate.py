@@ -28,10 +28,10 @@ from graphcnf.evaluation.summary import (
     CHUNK,
     Records,
     Summary,
-    look_at,
     mean_and_sd,
     score_chunk,
     share,
+    summarize,
     summarize_blocks,
 )
 from graphcnf.evaluation.tables import Distances, Evaluation
@@ -50,13 +50,13 @@ from graphcnf.molecules.vocabulary import OTHER_CODEC, MoleculeVocabulary, numbe
 from graphcnf.sampling.records import draw_block, first_blocks, sampling_processes
 
 BATCH = 128
-"""Held-out graphs that are measured together."""
+"""Held-out graphs that are encoded or scored at a time."""
 
 MEASURED = 2000
-"""Held-out molecules whose reconstruction and likelihood are measured."""
+"""Default number of held-out molecules for reconstruction and likelihood."""
 
 STATES = 2000
-"""Molecules of the reference that its charge states are taken from."""
+"""Molecules of the reference from which its charge states are inferred."""
 
 NOTES = (
     "strict: sanitizes as it is and is in one piece; largest fragment: its largest piece "
@@ -68,32 +68,32 @@ NOTES = (
 )
 """Footnotes of the overview."""
 
-_CAME_BACK = "the share of valid molecules that come back from their graphs as they were"
+_ROUND_TRIP = "the share of valid molecules that come back unchanged from their graphs"
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Molecules that samples are held against; several sets may share one.
+    """Training and held-out molecules that samples are compared with; several sets can share it.
 
     The name is one of `MOLECULES`, "none", or a file of training molecules; None for a model's own
-    data, or zinc250k.
+    data, or zinc250k for molecules of another source.
     """
 
     name: str | None = None
-    test: str | None = None  # file to compare distributions with, instead of the held-out part
+    test: str | None = None  # file of molecules to use instead of the held-out part
     metrics: Sequence[str] = ()  # names of distribution metrics
     device: str = "cpu"  # of ChemNet
-    workers: Workers = None  # None for as many as pay
+    workers: Workers = None  # None for a number that suits the size of the set
     _known: dict[tuple, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self):
         chosen_metrics(self.metrics)
 
     def load(self, model: GraphCNF | None = None) -> tuple[str, Rows | None]:
-        """Return name and training data in the vocabulary of a model; or "none" and None.
+        """Return name and data set, in the vocabulary of a model if given; "none" and None if none.
 
         Raises:
-            UserError: There is no such data, or the model has other categories.
+            UserError: The data set is unknown, or the model has other categories.
         """
         name = self.name or "zinc250k"
         if self.name is None and model is not None:
@@ -111,7 +111,7 @@ class Reference:
         return name, self._once(key, lambda: load_reference(name, model, by_row=True))
 
     def held_out(self, dataset: Rows | None) -> list[str]:
-        """Return the molecules that distributions are compared with, at most `HELD_OUT`.
+        """Return at most `HELD_OUT` held-out molecules for the distribution metrics.
 
         Raises:
             UserError: There are too few, or the package of the FCD is missing.
@@ -140,16 +140,16 @@ class Reference:
         return dataset.take(held_out(dataset, HELD_OUT)).smiles
 
     def statistics(self, dataset: Rows | None) -> tuple[Statistic, ...]:
-        """Return the statistics that the metrics need; none without data to compare with."""
+        """Return the statistics that the metrics need; none without a data set."""
         return statistics_of(self.metrics if dataset else (), self.device)
 
     def data_row(
         self, dataset: Rows, count: int, seed: int, hashes: np.ndarray
     ) -> tuple[dict[str, Any], list[str]]:
-        """Return the figures and SMILES of at most `COMPARED` training molecules.
+        """Return the figures and SMILES of random training molecules, at most `COMPARED`.
 
-        No model in their vocabulary can beat them; `reconstruction` is the share that come back
-        from their graphs as they were.
+        The figures are the ceiling for models with this vocabulary; `reconstruction` is the share
+        of molecules that come back unchanged from their graphs.
         """
         count = min(count, COMPARED)
 
@@ -160,7 +160,7 @@ class Reference:
             same = (records["strict"] & (records["smiles"] == chosen.smiles)).sum()
             return {
                 "name": "training data through the same pipeline",
-                **look_at(records).figures(hashes),
+                **summarize(records).figures(hashes),
                 "reconstruction": share(int(same), len(records)),
                 "reconstruction_molecules": len(records),
                 "reference": dataset.name,
@@ -171,7 +171,7 @@ class Reference:
     def distances(
         self, dataset: Rows, summaries: Sequence[Summary], training: list[str], test: list[str]
     ) -> Distances:
-        """Compare samples of each seed, and training molecules, with held-out molecules."""
+        """Compare the samples of each seed, and training molecules, with held-out molecules."""
         names = self.metrics
         describe = partial(set_statistics, metrics=names, workers=self.workers, device=self.device)
 
@@ -182,9 +182,9 @@ class Reference:
         label = f"{'file' if self.test else dataset.name}-test"
         reference = describe(test, label=label, use_cache=True)
         generated = [summary.statistics for summary in summaries]
-        # Distances fall with the number of molecules: the floor is of as many, if not too many.
+        # Distances depend on the number of molecules, so the floor has as many as the samples.
         count, key = min(len(training), generated[0].size), ("floor", dataset.name)
-        # Sets that differ in size by less than 5 % share the figures of the first one.
+        # Sets that differ in size by less than 5 % share one floor.
         sizes = [known[2] for known in self._known if known[:2] == key]
         near = next((n for n in sizes if abs(n - count) < 0.05 * n), count)
         compared = [compare(own, reference, metrics=names) for own in generated]
@@ -194,7 +194,7 @@ class Reference:
         )
 
     def _once(self, key: tuple, compute: Callable[[], Any]) -> Any:
-        """Return `compute()`, computed for the first of several sets that ask for `key`."""
+        """Return `compute()`, stored under `key` for the other sets that share this reference."""
         if key not in self._known:
             self._known[key] = compute()
         return self._known[key]
@@ -202,16 +202,15 @@ class Reference:
 
 @dataclass(frozen=True)
 class ModelSamples:
-    """Samples of a model, and numbers of held-out molecules that it is measured on.
+    """Options of the evaluation of a model.
 
     Attributes:
         samples: Samples per seed.
-        seeds: Seeds; with more than one, means and standard deviations are given.
+        seeds: Seeds; with more than one, means and standard deviations are reported.
         temperature: Temperature of sampling.
-        reconstruct: Held-out molecules that the model encodes and decodes.
-        likelihood: Held-out molecules whose likelihood is taken.
-        stereo: Draw marks from a model that has some, too, with the first seed, and tell how they
-            are set.
+        reconstruct: Number of held-out molecules to encode and decode.
+        likelihood: Number of held-out molecules to compute the likelihood of.
+        stereo: Also draw and evaluate stereo marks, with the first seed, if the model has stereo.
 
     Raises:
         UserError: A number is out of range.
@@ -245,18 +244,19 @@ def evaluate(
     """Evaluate molecules, or the raw samples of a model.
 
     Args:
-        subject: A model; or the name of a file of molecules or a folder of such, its records, or a
-            list of SMILES and molecules, in which None counts as invalid.
-        reference: Molecules to hold them against, or their name: zinc250k, moses, qm9, "none", a
+        subject: A model, a file of molecules, a folder of such files, `Records`, or a list of
+            SMILES and RDKit molecules, in which None counts as invalid.
+        reference: Molecules to compare with, or their name: zinc250k, moses, qm9, "none", or a
             file; None for a model's own data, or zinc250k.
         name: Name of a model or a list in tables.
-        standardize: Take molecules as `parse_standardized` writes them, in the charge states of the
-            reference, or neutral without one.
-        **drawn: Of a model, what `ModelSamples` holds: `samples` (10,000), `seeds` ((0,)),
+        standardize: True to evaluate molecules of files and lists as `parse_standardized` writes
+            them, in the charge states of the reference, or neutral without a reference.
+        **drawn: For a model, the attributes of `ModelSamples`: `samples` (10,000), `seeds` ((0,)),
             `temperature`, `reconstruct`, `likelihood` and `stereo`.
 
     Raises:
-        UserError: There are no molecules, no such file or reference, or a number is out of range.
+        UserError: There are no molecules, a file or reference is unknown, or a number is out of
+            range.
 
     Examples:
         >>> found = evaluate(["CCO", "OCC", "CC.O", "C(C)(C)(C)(C)C"], "none")
@@ -276,12 +276,12 @@ def evaluate(
 
 
 def _evaluate_records(records: Records, reference: Reference, standardize: bool) -> Evaluation:
-    # A missing reference comes to light before the long work.
+    # Load the reference first, so that its errors appear before the long work.
     source, dataset = reference.load()
     test = reference.held_out(dataset)
     hashes = states = None
     if dataset is not None:
-        # A file of one's own has no official held-out part: it is training data throughout.
+        # Only published data sets have a held-out part; a user's file is training data as a whole.
         official = source in MOLECULES
         hashes = dataset.training_hashes() if official else np.unique(dataset.hashes)
     if standardize:
@@ -289,9 +289,9 @@ def _evaluate_records(records: Records, reference: Reference, standardize: bool)
         states = charge_states(known)
     workers = reference.workers
     if workers is None:
-        # Another process takes a while to start.
+        # For few molecules, starting processes takes longer than it saves.
         workers = 1 if records.count <= 4 * CHUNK else available_cores()
-    # Files of a folder are read one after the other: each may have marks.
+    # The files of a folder are not read yet, so each may have stereo marks.
     marked = records.records is None or any("stereo" in dropped(s) for s in records.records.smiles)
     summary = summarize_blocks(
         partial(score_chunk, reference.statistics(dataset), states, marked),
@@ -300,7 +300,7 @@ def _evaluate_records(records: Records, reference: Reference, standardize: bool)
         label="scoring molecules",
         workers=workers,
     )
-    _tell_unreadable(records, summary)
+    _note_unreadable(records, summary)
     figures = summary.figures(hashes)
     valid = figures["strict_valid"]
     main = {
@@ -314,29 +314,35 @@ def _evaluate_records(records: Records, reference: Reference, standardize: bool)
     }
     if summary.marks["written"]:
         main["stereo"] = stereo_figures(summary, source, hashes)
-    notes = [*NOTES, f"reconstruction: {_CAME_BACK}."]
+    notes = [*NOTES, f"reconstruction: {_ROUND_TRIP}."]
     if states is not None:
         charged = ", ".join(sorted(states)) or "none"
         notes.append(f"standardized: largest organic fragment, charged groups: {charged}.")
     if main["strict_validity"] == 1:
         notes.append(
             "every record is valid: if the file was filtered, as graphcnf generate does without "
-            "--all, validity says nothing about what it comes from."
+            "--all, validity says nothing about the model."
         )
     result = Evaluation(main, None, notes, summary.head, training_hashes=hashes)
     if dataset is not None:
         notes.append(f"training molecules: of {source}.")
-        main |= _hold_against(result, reference, dataset, 0, [summary], test)[0]
+        main |= _compare_with_training(result, reference, dataset, 0, [summary], test)[0]
     return result
 
 
 def stereo_figures(summary: Summary, source: str, training: np.ndarray | None) -> dict[str, Any]:
-    """Return figures of the stereo marks of a summary, given the training hashes or None.
+    """Return figures about the stereo marks of strictly valid molecules.
 
-    Those of `mark_figures`; `uniqueness`, distinct isomers of the strictly valid ones; `novelty`,
-    of the first of these, isomers that the training data of ZINC250k lack, else None; and where
-    the model of the training data's stereo knows those data, `training` with their shares and
-    `marks_jsd`, the Jensen-Shannon distance (base 2) of marks per molecule to theirs.
+    Args:
+        summary: Summary with `marks` and `isomers`.
+        source: Name of the training data.
+        training: Sorted hashes of the training molecules, or None.
+
+    Returns:
+        `mark_figures`; `uniqueness`, the share of distinct stereoisomers; `novelty`, see
+        `isomer_novelty`, or None. If shipped stereo weights know the training data's figures, also
+        `training` with those, and `marks_jsd`, the Jensen-Shannon distance (base 2) between both
+        distributions of marks per molecule.
     """
     hashes = np.concatenate(summary.isomers)
     found = {**mark_figures(summary.marks), "uniqueness": share(len(set(hashes)), len(hashes))}
@@ -356,9 +362,10 @@ def stereo_figures(summary: Summary, source: str, training: np.ndarray | None) -
 
 
 def isomer_novelty(summary: Summary, hashes: np.ndarray) -> float:
-    """Return the share of isomers that ZINC250k lacks, up to the `MEASURED`-th known graph.
+    """Return the share of stereoisomers that ZINC250k does not contain.
 
-    Of a known graph, the lines with the same letters but H are read: few enough to do it each time.
+    Taken over the first molecules, up to the `MEASURED`-th whose graph ZINC250k contains. To save
+    time, only lines of ZINC250k with the same letters (but H) as one of these are parsed.
     """
     plain = list(summary.head["smiles"][summary.head["strict"]])
     known = contains(hashes, hash_each(plain))
@@ -371,11 +378,12 @@ def isomer_novelty(summary: Summary, hashes: np.ndarray) -> float:
 
 
 def _letters(smiles: str) -> str:
+    """Return the sorted letters of a SMILES without H, which all its spellings share."""
     return "".join(sorted(re.sub("[^A-GI-Za-z]", "", smiles)))
 
 
-def _tell_unreadable(records: Records, summary: Summary) -> None:
-    """Print a note about records that are no SMILES; raise UserError where none is one."""
+def _note_unreadable(records: Records, summary: Summary) -> None:
+    """Print a note about unreadable records; raise `UserError` if all are unreadable."""
     if summary.first_unreadable is None:
         return
     count, (place, text) = summary.sums["unreadable"], summary.first_unreadable
@@ -400,12 +408,12 @@ def draw_part(
     wanted: tuple[Statistic, ...],
     records: range,
 ) -> Summary:
-    """Draw a block of raw samples, with the first seed also their marks, and summarize it."""
+    """Draw and summarize a block of raw samples; with the first seed, also draw stereo marks."""
     density = stereo_of(model) if drawn.stereo and seed == drawn.seeds[0] else None
     how: dict[str, Any] = {"temperature": drawn.temperature, "stereo": density}
     _, frame = draw_block(model, records, seed=seed, **how)
     isomers = frame.pop("isomer")[frame["strict"]]
-    summary = look_at(frame, wanted)
+    summary = summarize(frame, wanted)
     if density is not None:
         summary.add_marks(isomers)
     return summary
@@ -436,7 +444,7 @@ def _evaluate_model(
     notes = _notes_of_model(model, hashes)
     result = Evaluation({}, None, notes, summaries[0].head, training_hashes=hashes)
     if dataset is not None:
-        compared = _hold_against(result, reference, dataset, seeds[0], summaries, test)
+        compared = _compare_with_training(result, reference, dataset, seeds[0], summaries, test)
         runs = [{**run, **found} for run, found in zip(runs, compared, strict=True)]
     training = model.metadata.get("training", {})
     result.figures = {
@@ -461,7 +469,7 @@ def _evaluate_model(
 
 
 def _notes_of_model(model: GraphCNF, hashes: np.ndarray | None) -> list[str]:
-    """Return footnotes on the training molecules, of some hashes, and on the rules of a model."""
+    """Return footnotes on the training molecules with these hashes, and on a model's rules."""
     notes = list(NOTES)
     made_with, installed = model.metadata.get("rdkit"), version("rdkit")
     if hashes is not None:
@@ -474,7 +482,7 @@ def _notes_of_model(model: GraphCNF, hashes: np.ndarray | None) -> list[str]:
     return notes + model.steps.notes(model.has_rules)
 
 
-def _hold_against(
+def _compare_with_training(
     result: Evaluation,
     reference: Reference,
     dataset: Rows,
@@ -482,7 +490,7 @@ def _hold_against(
     summaries: Sequence[Summary],
     test: list[str],
 ) -> list[dict[str, Any]]:
-    """Add the row of the training data; return the distribution metrics of each seed."""
+    """Add the training data's row and the distances to a result; return each seed's metrics."""
     hashes = result.training_hashes
     assert hashes is not None
     count = summaries[0].sums["samples"]
@@ -503,7 +511,7 @@ def _hold_against(
 def _held_out_figures(
     model: GraphCNF, dataset: Rows | None, drawn: ModelSamples, notes: list[str]
 ) -> dict[str, Any]:
-    """Measure a model on held-out molecules, and add footnotes."""
+    """Return reconstruction and bits of a model on held-out molecules; add footnotes to `notes`."""
     figures: dict[str, Any] = dict.fromkeys(
         (
             "reconstruction",
@@ -524,7 +532,7 @@ def _held_out_figures(
         figures["reconstruction_molecules"] = len(chosen)
         notes.append(
             "reconstruction: the share of held-out molecules whose latents decode to the same "
-            f"graph, in float64; of the data: {_CAME_BACK}."
+            f"graph, in float64; of the data: {_ROUND_TRIP}."
         )
     chosen = dataset.take(held_out(dataset, drawn.likelihood)).graphs
     if len(chosen):
@@ -537,11 +545,11 @@ def _held_out_figures(
 
 
 def bits(model: GraphCNF, graphs: PackedGraphs) -> dict[str, float]:
-    """Return mean bits per node and per molecule, given the number of nodes, from one draw.
+    """Return mean bits per node and per molecule, given the number of nodes.
 
-    Means of per-molecule figures; an upper bound where the model's likelihood is a lower one. For a
-    model without a node order, the bits per molecule are those of the molecule, not of one of its
-    labellings; the bits per node, as published, are those of a labelling.
+    Both are means over molecules, and upper bounds if the model's log-likelihood is a lower bound
+    (one draw of it is taken). For a model without a node order, the bits per molecule sum over all
+    labellings of the molecule, while the bits per node are, as published, those of one labelling.
     """
     with _fixed_noise(model):
         total = -model.log_probs(graphs, size=BATCH) / np.log(2)
@@ -553,12 +561,12 @@ def bits(model: GraphCNF, graphs: PackedGraphs) -> dict[str, float]:
 
 
 def reconstruction(model: GraphCNF, graphs: PackedGraphs, *, double: bool = True) -> float:
-    """Return the share of graphs whose latents decode to the same graph, in float64 or float32.
+    """Return the share of graphs whose latents decode to an isomorphic graph.
 
-    A graph that comes back with other numbers of its nodes is the same graph.
+    Computed in float64 with `double`, else in float32.
     """
     exact, same = copy.deepcopy(model), 0
-    if double and model.device.type == "mps":  # which has no float64
+    if double and model.device.type == "mps":  # MPS has no float64
         exact = exact.cpu()
     exact = exact.double() if double else exact.float()
     with _fixed_noise(model):
@@ -577,7 +585,7 @@ def reconstruction(model: GraphCNF, graphs: PackedGraphs, *, double: bool = True
 
 @contextmanager
 def _fixed_noise(model: GraphCNF) -> Iterator[None]:
-    """Let the encoder draw the same noise every time, and keep the caller's random state."""
+    """Context in which the encoder draws fixed noise; the caller's random state is kept."""
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.no_grad(), torch.random.fork_rng(devices):
         torch.manual_seed(0)

@@ -13,11 +13,11 @@ from graphcnf.errors import csv_cell
 
 Row = Mapping[str, Any]
 Column = tuple[str, Callable[[Row], str]]
-"""Heading, and the function that shows a row's cell ("" for nothing)."""
+"""Heading, and the function that returns a row's cell as text ("" for an empty cell)."""
 
 
 def markdown(rows: Sequence[Row], columns: Sequence[Column], notes: Sequence[str] = ()) -> str:
-    """Return a table with aligned bars; a column that shows nothing in any row is left out."""
+    """Return an aligned Markdown table with footnotes; empty columns are left out."""
     cells = shown_columns(rows, columns)
     if not cells:
         return ""
@@ -33,14 +33,14 @@ def markdown(rows: Sequence[Row], columns: Sequence[Column], notes: Sequence[str
 
 
 def shown_columns(rows: Sequence[Row], columns: Sequence[Column]) -> list[list[str]]:
-    """Return heading and cells of each column that shows something in some row."""
+    """Return heading and cells of each column that is not empty; empty cells become "-"."""
     cells = [[title, *(show(row) for row in rows)] for title, show in columns]
     cells = [column for column in cells if any(column[1:])]
     return [[cell or "-" for cell in column] if column[0] else column for column in cells]
 
 
-def turned(rows: Sequence[Row], columns: Sequence[Column]) -> tuple[list[Row], list[Column]]:
-    """Return the same table with a column for each row: for few rows with many figures."""
+def transposed(rows: Sequence[Row], columns: Sequence[Column]) -> tuple[list[Row], list[Column]]:
+    """Return the transposed table, for few rows with many figures."""
     head, *lines = shown_columns(rows, columns)
     keys = [str(k) for k in range(len(head))]
     titles = [(title, text(key)) for title, key in zip(head, keys, strict=True)]
@@ -48,7 +48,7 @@ def turned(rows: Sequence[Row], columns: Sequence[Column]) -> tuple[list[Row], l
 
 
 def csv_text(rows: Sequence[Row]) -> str:
-    """Return comma-separated values of everything in the rows that is not nested."""
+    """Return rows as comma-separated values, without lists and nested tables."""
     names = dict.fromkeys(
         name for row in rows for name, value in row.items() if not isinstance(value, dict | list)
     )
@@ -77,14 +77,15 @@ def _finite(content: Any) -> Any:
 
 
 def text(key: str, form: str = "{}") -> Callable[[Row], str]:
-    """Return a function that shows a value in a format."""
+    """Return a function that formats the value `key` of a row."""
     return lambda row: "" if row.get(key) is None else form.format(row[key])
 
 
 def number(key: str, decimals: int = 2, *, digits: int | None = None) -> Callable[[Row], str]:
-    """Return a function that shows a number, and its deviation where the row has `<key>_sd`.
+    """Return a function that formats a number, and its standard deviation `<key>_sd` if present.
 
-    The number has `decimals`, or else so many significant `digits`, its deviation two of these.
+    Both have `decimals`; or, if given, the number has `digits` significant digits, and the
+    deviation two.
     """
     form, spread = (f",.{decimals}f",) * 2 if digits is None else (f".{digits}g", ".2g")
 
@@ -98,7 +99,7 @@ def number(key: str, decimals: int = 2, *, digits: int | None = None) -> Callabl
 
 
 def percent(key: str, of: str | None = None) -> Callable[[Row], str]:
-    """Return a function that shows a fraction in per cent, and the count `of` it is a part of."""
+    """Return a function that formats a fraction in per cent, with the count `of` of the whole."""
 
     def show(row: Row) -> str:
         value, sd = row.get(key), row.get(f"{key}_sd")

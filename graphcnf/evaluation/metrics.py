@@ -1,8 +1,8 @@
-"""Distribution metrics: what they read off molecules, their formulas, and the table of them all.
+"""Distribution metrics: statistics of molecule sets, formulas that compare two sets, `METRICS`.
 
-All of them compare valid molecules without stereo; invalid samples have to be left out and reported
-beside the figures, and duplicates count as often as they occur. Distances between finite sets are
-above 0 even for two samples of one distribution: hold them against the distance of the reference to
+All metrics compare valid molecules without stereo. Invalid samples have to be left out and reported
+beside the metrics; duplicates count as often as they occur. Distances between finite sets are above
+0 even for two samples of one distribution: compare them with the distance between the reference and
 another set of real molecules of the same size.
 
 "MOSES" is Polykovskiy et al. 2020, "Molecular Sets (MOSES)", arXiv 1811.12823, section 4, and the
@@ -33,64 +33,74 @@ from graphcnf.errors import Unavailable, UserError
 from graphcnf.molecules import properties
 
 Histogram = Mapping[str, int]
-"""Counts by text: an element, a scaffold, a property's value written as a decimal."""
+"""Counts by text, such as an element, a scaffold, or a property's value written as a decimal."""
 
 ELEMENTS = frozenset(("C", "N", "S", "O", "F", "Cl", "Br", "H"))
-"""Elements that the filters of MOSES let pass."""
+"""Elements that the filters of MOSES allow."""
 
 RADIUS, BITS = 2, 1024
 """Radius and length of the Morgan fingerprints."""
 
 KEPT, COMPARED = 200_000, 30_000
-"""Molecules of a set, the first ones, whose fingerprints are kept, and compared if generated.
+"""Numbers of first molecules whose fingerprints are stored, and that are compared if generated.
 
 Each test part of MOSES has fewer than 200,000; its protocol compares 30,000.
 """
 
 BLOCK = 2000
-"""Molecules of either set that are compared at once; bounds the memory at some 70 MB."""
+"""Molecules of each set whose similarities are computed at once, in some 70 MB."""
 
 
 def add_counts(one: Counter, other: Counter) -> Counter:
     """Return the first histogram with the counts of the second added in place."""
-    one.update(other)  # += would look at all that are there, each time
+    one.update(other)  # += would visit all keys of `one` each time
     return one
 
 
 @dataclass(frozen=True)
 class Statistic:
-    """A statistic of a set of molecules; that of the whole is the sum of those of its parts.
+    """An additive statistic of molecule sets: a histogram or an array.
 
-    Its value for a list of sanitized molecules is a `Counter` of texts or an array. `of` is a
-    function at the top level of a module, or a partial of one, so that worker processes can find
-    it, and raises `Unavailable` where a package is missing.
+    Attributes:
+        name: Key in `SetStatistics.values`.
+        of: Function that returns the statistic of a list of sanitized molecules, or raises
+            `Unavailable` if a package is missing. To be found by worker processes, it is at the top
+            level of a module, or a partial of such a function.
+        add: Function that returns the statistic of two lists together, and may change the first.
+        on_device: True if `of` has a parameter `device`.
     """
 
-    name: str  # key in `SetStatistics.values`
+    name: str
     of: Callable[..., Any]
-    add: Callable[[Any, Any], Any] = add_counts  # value of two lists, maybe the first one's
-    on_device: bool = False  # True where `of` takes a `device`, which `statistics_of` gives
+    add: Callable[[Any, Any], Any] = add_counts
+    on_device: bool = False
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure of a generated set, given a reference.
+    """A metric of a generated set, given a reference set.
 
-    `function` takes the statistic of the generated and of the reference set, and raises
-    `Unavailable` where there is no figure. A Wasserstein distance is one of decimals, others of
-    categories.
+    Attributes:
+        name: Name on the command line, in JSON and CSV.
+        title: Name in tables.
+        better: "lower", "higher", or "as the reference".
+        needs: Statistic of both sets.
+        function: Function of the statistics of the generated and the reference set; raises
+            `Unavailable` if there is no value.
+        axis: Label of the histogram in reports; "" for none. The histogram is one of numbers if
+            `function` is `wasserstein`, else of categories.
     """
 
-    name: str  # for the command line, JSON and CSV
-    title: str  # in tables
-    better: str  # "lower", "higher", or "as the reference"
+    name: str
+    title: str
+    better: str
     needs: Statistic
     function: Callable[[Any, Any], float]
-    axis: str = ""  # label of the statistic's histogram in reports, "" for none
+    axis: str = ""
 
 
 def histogram(function: Callable[[Chem.Mol], Iterable[str]], mols: Sequence[Chem.Mol]) -> Counter:
-    """Count the texts that a function has for each molecule."""
+    """Count the texts that a function returns for the molecules."""
     return Counter(text for mol in mols for text in function(mol))
 
 
@@ -121,42 +131,42 @@ def _kekule_bonds(mol: Chem.Mol) -> list[str]:
 
 
 def _ring_sizes(mol: Chem.Mol) -> list[str]:
-    # Sanitization finds the symmetrized set, which may hold more rings than are independent, and
-    # which other statistics want: in a copy, GetSSSR puts another in the place of it.
+    # Sanitization stores a symmetrized set of rings, which may be larger than the smallest set.
+    # A copy, since GetSSSR replaces the stored rings, which other statistics need.
     return [str(len(ring)) for ring in Chem.GetSSSR(Chem.Mol(mol))]
 
 
 def brics_fragments(mol: Chem.Mol) -> list[str]:
-    """Return SMILES of the pieces after all BRICS bonds are cut, cuts marked by dummy atoms."""
+    """Return the SMILES of a molecule's BRICS fragments, with dummy atoms at the cut bonds."""
     return Chem.MolToSmiles(FragmentOnBRICSBonds(mol)).split(".")
 
 
 def scaffolds(mol: Chem.Mol) -> list[str]:
-    """Return the SMILES of the Bemis-Murcko scaffold; nothing where it has fewer than two rings."""
+    """Return the SMILES of the Bemis-Murcko scaffold; none if it has fewer than two rings."""
     core = MurckoScaffold.GetScaffoldForMol(mol)
     large = core.GetRingInfo().NumRings() >= 2
     return [Chem.MolToSmiles(core)] if large else []
 
 
 def passes_pains(mol: Chem.Mol) -> bool:
-    """Return True without any of the 480 PAINS alerts A, B and C (Baell & Holloway 2010)."""
+    """Return True if none of the 480 PAINS alerts A, B and C match (Baell & Holloway 2010)."""
     return not _pains().HasMatch(mol)
 
 
 def passes_mcf(mol: Chem.Mol) -> bool:
-    """Return True without any of MOSES' 22 medicinal chemistry filters.
+    """Return True if none of MOSES' 22 medicinal chemistry filters (MCF) match.
 
-    Raises `Unavailable` without the package molsets, which brings the list.
+    Raises `Unavailable` without the package molsets, which contains the patterns.
     """
-    with_hydrogens = Chem.AddHs(mol)  # which the patterns name
+    with_hydrogens = Chem.AddHs(mol)  # the patterns contain hydrogens
     return not any(with_hydrogens.HasSubstructMatch(pattern) for pattern in _mcf())
 
 
 def passes_filters(mol: Chem.Mol) -> bool:
     """Return True if a molecule passes the "Filters" of MOSES.
 
-    It has no PAINS or MCF alert, no charge, no ring of eight or more atoms, and C, N, S, O, F, Cl,
-    Br and H only. Raises `Unavailable` without the package molsets.
+    These require no PAINS or MCF alert, no charge, no ring of eight or more atoms, and only C, N,
+    S, O, F, Cl, Br and H. Raises `Unavailable` without the package molsets.
     """
     return (
         all(a.GetSymbol() in ELEMENTS and not a.GetFormalCharge() for a in mol.GetAtoms())
@@ -181,9 +191,10 @@ def _mcf() -> list[Chem.Mol]:
 
 
 def passed_share(generated: Histogram, reference: Histogram) -> float:
-    """Return the share of the generated molecules that pass a filter (MOSES).
+    """Return the share of generated molecules that pass a filter, as in MOSES.
 
-    In [0, 1], higher is better; the reference, which is not used, may be far from 1 itself.
+    In [0, 1], higher is better; the value of the reference, which is not used here, may be far
+    below 1.
     """
     return generated.get("passed", 0) / sum(generated.values())
 
@@ -209,7 +220,7 @@ def total_variation(generated: Histogram, reference: Histogram) -> float:
     """Return the total variation distance between two histograms, `1/2 sum_k |p_k - q_k|`.
 
     The share of one histogram that has to be moved to turn it into the other. In [0, 1], lower is
-    better. A histogram without any entry is at distance 1 from every other one.
+    better; 1 if one histogram is empty and the other is not.
     """
     totals = [sum(generated.values()), sum(reference.values())]
     if 0 in totals:
@@ -221,7 +232,7 @@ def total_variation(generated: Histogram, reference: Histogram) -> float:
 
 
 def cosine(generated: Histogram, reference: Histogram) -> float:
-    """Return the cosine of the angle between two histograms, Frag and Scaf of MOSES.
+    """Return the cosine similarity of two histograms: Frag and Scaf of MOSES.
 
     In [0, 1], higher is better; 1 means the same proportions.
     """
@@ -237,7 +248,7 @@ _MORGAN = GetMorganGenerator(radius=RADIUS, fpSize=BITS)
 
 
 def fingerprints(mols: Sequence[Chem.Mol]) -> np.ndarray:
-    """Return packed Morgan fingerprints (no chirality) of molecules, (M, 128) uint8."""
+    """Return packed Morgan fingerprints of molecules without chirality, (M, 128) uint8."""
     return np.array([np.packbits(_MORGAN.GetFingerprintAsNumPy(mol)) for mol in mols])
 
 
@@ -246,23 +257,23 @@ def _add_fingerprints(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def nearest_similarity(generated: np.ndarray, reference: np.ndarray) -> float:
-    """Return the mean similarity to the nearest reference molecule, SNN of MOSES.
+    """Return the mean similarity to the nearest reference molecule: SNN of MOSES.
 
-    The Tanimoto similarity of a generated molecule to the most similar reference molecule, mean
-    over the generated ones. In [0, 1], higher is better (nearer to the reference); a set that
-    copies the reference reaches 1. Arguments are packed fingerprints, (M, 128) and (N, 128) uint8.
+    The Tanimoto similarity of each generated molecule to its most similar reference molecule,
+    averaged over the generated ones. In [0, 1], higher is better; copies of the reference have 1.
+    Arguments are packed fingerprints, (M, 128) and (N, 128) uint8.
     """
     best = _similarities(generated[:COMPARED], reference, lambda block: block.max(1), np.maximum)
     return math.fsum(best) / len(best)
 
 
 def internal_diversity(generated: np.ndarray, reference: Any = None, power: int = 1) -> float:
-    """Return the mean dissimilarity within one set, IntDiv_p of MOSES.
+    """Return the mean dissimilarity within the generated set: IntDiv_p of MOSES.
 
-    `1 - mean_x (mean_y T(x, y)^p)^(1/p)` with the Tanimoto similarity T, pairs (x, x)
-    included. In [0, 1], higher is more diverse; the value of the reference set, which is not used
-    here, is the one to match. The paper's formula takes the root once, of the mean over all pairs;
-    MOSES' code, and so every published IntDiv_2, takes it per molecule. For p = 1 both agree.
+    `1 - mean_x (mean_y T(x, y)^p)^(1/p)` with the Tanimoto similarity T, including pairs (x, x).
+    In [0, 1], higher is more diverse; a good model matches the value of the reference, which is not
+    used here. The paper takes one root of the mean over all pairs; MOSES' code, and so every
+    published IntDiv_2, takes the root per molecule. For p = 1 both agree.
     """
     chosen = generated[:COMPARED]
 
@@ -274,7 +285,10 @@ def internal_diversity(generated: np.ndarray, reference: Any = None, power: int 
 
 
 def _similarities(rows: np.ndarray, columns: np.ndarray, reduced: Callable, add: Callable):
-    """Return each row of similarities reduced block by block, the parts put together, (M,)."""
+    """Reduce each row of the similarity matrix of two sets, block by block, to a number, (M,).
+
+    `reduced` reduces the rows of a block, `add` combines the results of two blocks.
+    """
 
     def unpacked(packed: np.ndarray) -> Iterator[np.ndarray]:
         for start in range(0, len(packed), BLOCK):
@@ -288,16 +302,16 @@ def _similarities(rows: np.ndarray, columns: np.ndarray, reduced: Callable, add:
 
 
 def nspdk_sums(mols: Sequence[Chem.Mol]) -> np.ndarray:
-    """Sum the feature vectors of the neighbourhood subgraph pairwise distance kernel.
+    """Sum the feature vectors of the neighbourhood subgraph pairwise distance kernel (NSPDK).
 
-    The features of a molecule count its pairs of atom neighbourhoods of equal radius by the
-    distance between their centres (both up to 4), hashed into 2^16 bins and scaled to unit length
-    (Costa & De Grave 2010, computed by EDeN). Labels are those of GDSS, so that figures compare
-    with published ones: the element of an atom, and the whole part of a bond order of the aromatic
-    molecule, so that an aromatic bond counts as single; formal charges do not count.
+    A molecule's features count pairs of atom neighbourhoods of equal radius, by radius and distance
+    of their centres (both up to 4), hashed into 2^16 bins and scaled to unit length (Costa & De
+    Grave 2010, computed by EDeN). The labels are those of GDSS, so that values compare with
+    published ones: an atom's element, without its charge, and the integer part of a bond's order,
+    by which aromatic bonds count as single.
 
     Returns:
-        (65538,) float64, the last one the number of molecules.
+        (65538,) float64; the last entry is the number of molecules.
     """
     try:
         from eden.graph import Vectorizer
@@ -308,10 +322,11 @@ def nspdk_sums(mols: Sequence[Chem.Mol]) -> np.ndarray:
 
 
 def _nspdk_graph(mol: Chem.Mol):
+    """Return a molecule as a networkx graph with the labels of `nspdk_sums`."""
     import networkx as nx
 
     graph = nx.Graph()
-    # Python's hashes of strings change from run to run, so elements enter as atomic numbers.
+    # Atomic numbers, since Python's hashes of strings differ between runs.
     for atom in mol.GetAtoms():
         graph.add_node(atom.GetIdx(), label=atom.GetAtomicNum())
     for bond in mol.GetBonds():
@@ -321,12 +336,12 @@ def _nspdk_graph(mol: Chem.Mol):
 
 
 def nspdk_distance(generated: np.ndarray, reference: np.ndarray) -> float:
-    """Return the biased estimate of the squared NSPDK-MMD, as in GDSS.
+    """Return the biased estimate of the squared maximum mean discrepancy by NSPDK, as in GDSS.
 
-    `mean k(x, x') + mean k(y, y') - 2 mean k(x, y)` over all pairs, a graph with itself included
+    `mean k(x, x') + mean k(y, y') - 2 mean k(x, y)` over all pairs, including a graph with itself
     (Jo et al. 2022, arXiv 2202.02514). The kernel is linear in the features, so this is the squared
-    distance between the mean features. Arguments are `nspdk_sums`. In [0, 2], lower is better; it
-    falls with the number of molecules.
+    distance between mean features. Arguments are `nspdk_sums`. In [0, 2], lower is better; falls
+    with the number of molecules.
     """
     one, other = (sums[:-1] / sums[-1] for sums in (generated, reference))
     return float(np.square(one - other).sum())
@@ -336,8 +351,8 @@ def chemnet_sums(mols: Sequence[Chem.Mol], device: str = "cpu") -> np.ndarray:
     """Sum ChemNet's 512 activations, and their products, over molecules.
 
     Returns:
-        Sum of the outer products of (1, activations), (513, 513) float64: the number of molecules
-        in the corner, the sums of the activations beside it.
+        Sum of the outer products of the vector (1, activations) with itself, (513, 513) float64. So
+        entry (0, 0) is the number of molecules, and row 0 has the sums of the activations.
     """
     network = _chemnet(device)
     import torch
@@ -354,9 +369,9 @@ def chemnet_sums(mols: Sequence[Chem.Mol], device: str = "cpu") -> np.ndarray:
 def frechet_distance(generated: np.ndarray, reference: np.ndarray) -> float:
     """Return the Frechet ChemNet distance, FCD (Preuer et al. 2018, arXiv 1803.09518).
 
-    `|m - m'|^2 + tr(C + C' - 2 (C C')^(1/2))` of the normal distributions of two `chemnet_sums`,
-    with fcd_torch's square root. At least 0, lower is better. It falls with the number of
-    molecules: compare sets of one size only.
+    `|m - m'|^2 + tr(C + C' - 2 (C C')^(1/2))` for the means m and covariances C of ChemNet's
+    activations, with fcd_torch's square root. Arguments are `chemnet_sums`. At least 0, lower is
+    better. Falls with the number of molecules: compare sets of equal size only.
     """
     fcd_torch = _fcd_torch()
     moments = [*_moments(generated), *_moments(reference)]
@@ -367,7 +382,7 @@ def frechet_distance(generated: np.ndarray, reference: np.ndarray) -> float:
             raise Unavailable(f"no square root of the covariances: {error}") from error
     if not math.isfinite(distance):
         raise Unavailable("no finite distance")
-    return max(distance, 0.0)  # rounding
+    return max(distance, 0.0)  # rounding can make it negative
 
 
 def _moments(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -439,11 +454,11 @@ _TABLE = (
 )
 
 METRICS = {metric.name: metric for metric in _TABLE}
-"""Every metric by name, in the order of a table. One of your own is one more entry."""
+"""All metrics by name, in the order of tables. To add a metric, add an entry."""
 
 
 def chosen_metrics(names: Sequence[str] | None = None) -> tuple[Metric, ...]:
-    """Return metrics by name, all of them for None; raise `UserError` for an unknown one."""
+    """Return the metrics with these names, all for None; raise `UserError` for an unknown one."""
     chosen = tuple(METRICS if names is None else names)
     for name in chosen:
         if name not in METRICS:
@@ -452,9 +467,9 @@ def chosen_metrics(names: Sequence[str] | None = None) -> tuple[Metric, ...]:
 
 
 def statistics_of(names: Sequence[str] | None = None, device: str = "cpu") -> tuple[Statistic, ...]:
-    """Return the statistics that metrics need, each once, computed on a device.
+    """Return the distinct statistics that metrics need, with ChemNet on a device.
 
-    Raises `UserError` as `chosen_metrics`.
+    Raises `UserError` for an unknown metric.
     """
     needed = {metric.needs.name: metric.needs for metric in chosen_metrics(names)}
     return tuple(
@@ -464,7 +479,7 @@ def statistics_of(names: Sequence[str] | None = None, device: str = "cpu") -> tu
 
 
 def parse_metrics(text: str) -> tuple[str, ...]:
-    """Return the names of metrics, in the order of a table, of "all", "none" or "fcd,snn"."""
+    """Read "all", "none" or a list such as "fcd,snn"; return names of metrics in table order."""
     names = [part.strip() for part in text.split(",")]
     chosen_metrics([name for name in names if name not in ("all", "none")])
     return tuple(name for name in METRICS if name in names or "all" in names)

@@ -1,4 +1,4 @@
-"""The report of `graphcnf evaluate --html`: one page that needs no network."""
+"""The report of `graphcnf evaluate --html`: one self-contained page."""
 
 from __future__ import annotations
 
@@ -28,12 +28,13 @@ from graphcnf.molecules.hashing import contains, hash_each
 from graphcnf.molecules.validity import as_written, failures
 
 MOLECULES = 200
-"""Molecules in the table."""
+"""Number of molecules in the table."""
 
 REASONS, PER_REASON = 6, 4
-"""Reasons of failure that are illustrated, and drawings of each."""
+"""Number of reasons of invalidity that are illustrated, and of drawings for each."""
 
 NEEDS = ("itables", "jinja2", "matplotlib")
+"""Packages that the report needs."""
 
 CARDS = {
     "strictly valid": percent("strict_validity"),
@@ -44,15 +45,19 @@ CARDS = {
     "bits per node": number("bits_per_node", 3),
     "FCD": number("fcd"),
 }
-"""Headline figures."""
+"""Headline figures: label, and function that formats the figure."""
 
 BINS = 40
+"""Bins of a histogram over numbers."""
+
 CATEGORIES = 12
-"""Bars of a histogram over categories; rarer ones are left out."""
+"""Bars of a histogram over categories at most; rarer ones are left out."""
 
 REAL = "#c9ccd1"
+"""Colour of held-out molecules."""
+
 GENERATED = ("#0b6e99", "#d1582b", "#3a8f4d", "#7a4fa3", "#b8860b", "#444444")
-"""Colours of the sets, repeated where there are more."""
+"""Colours of the sets, repeated if there are more sets."""
 
 STYLE: Any = {
     "font.size": 10,
@@ -63,17 +68,17 @@ STYLE: Any = {
 }
 
 Curves = Sequence[tuple[str, Mapping[str, int], str]]
-"""Label, counts and colour of each set, the held-out molecules first."""
+"""Label, histogram and colour of each set, the held-out molecules first."""
 
 
 def check_report() -> None:
-    """Raise UserError without the packages that make the page."""
+    """Raise `UserError` if a package that the report needs is not installed."""
     for package in NEEDS:
         require(package, "--html", "report")
 
 
 def write_report(results: Sequence[Evaluation], path: Path) -> None:
-    """Write one page about one or several sets.
+    """Write the page about one or several sets.
 
     Raises:
         UserError: The file cannot be written.
@@ -87,7 +92,7 @@ def write_report(results: Sequence[Evaluation], path: Path) -> None:
         {"title": title, "columns": shown_columns(rows, columns)}
         for title, rows, columns in tables(results)
     ]
-    # As wide as there are figures: better read from top to bottom.
+    # The overview has many columns, so it is transposed.
     shown[0]["columns"] = [list(cells) for cells in zip(*shown[0]["columns"], strict=True)]
     name = ", ".join(result.name for result in results)
     most = -(-MOLECULES // len(results))
@@ -115,7 +120,7 @@ def write_report(results: Sequence[Evaluation], path: Path) -> None:
 
 
 def _failures(result: Evaluation) -> list[dict[str, Any]]:
-    """Return drawings of graphs that are no valid molecules, by reason, the most frequent first."""
+    """Return the reasons of invalidity, most frequent first, with counts and drawings."""
     failed = result.frame[~result.frame["strict"]]
     pictures: dict[str, list[dict[str, Any]]] = defaultdict(list)
     reasons = list(result.figures["failures"])[:REASONS]
@@ -134,7 +139,7 @@ def _failures(result: Evaluation) -> list[dict[str, Any]]:
 
 
 def _molecule_table(results: Sequence[Evaluation], most: int) -> str:
-    """Return valid molecules with pictures and properties, in a table to sort and search."""
+    """Return the HTML of a table of valid molecules that can be sorted and searched."""
     import itables
     from itables.javascript import generate_init_offline_itables_html
 
@@ -191,14 +196,14 @@ def _molecule_rows(result: Evaluation, most: int) -> Iterator[dict[str, Any]]:
 
 
 def _source(svg: str) -> str:
-    """Return an SVG image as the source of an `img`, whose identifiers cannot clash."""
+    """Return an SVG image as a data URL, so that the identifiers of several images cannot clash."""
     return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
 
 
 def _histograms(results: Sequence[Evaluation]) -> Iterator[dict[str, str]]:
-    """Yield title and picture of each metric's histogram that the sets have the numbers for.
+    """Yield title and picture of the histogram of each metric with an axis.
 
-    Sets that are held against other molecules have pictures of their own.
+    Sets with different references have separate pictures.
     """
     import matplotlib
 
@@ -218,6 +223,7 @@ def _histograms(results: Sequence[Evaluation]) -> Iterator[dict[str, str]]:
 
 
 def _picture(metric: Metric, sets: Sequence[tuple[str, Distances]]) -> str:
+    """Return the SVG of a metric's histogram for named sets."""
     from matplotlib import pyplot
 
     figure, axis = pyplot.subplots(figsize=(4.4, 2.9), layout="constrained")
@@ -225,7 +231,7 @@ def _picture(metric: Metric, sets: Sequence[tuple[str, Distances]]) -> str:
     first = sets[0][1]
     curves = [("held-out", first.reference.values[key], REAL)]
     for k, (name, found) in enumerate(sets):
-        # A dollar sign would begin a formula.
+        # Matplotlib would read a dollar sign as the start of a formula.
         label = "generated" if alone else name[-24:].replace("$", r"\$")
         curves.append((label, found.generated.values[key], GENERATED[k % len(GENERATED)]))
     (_density if is_density else _bars)(axis, curves)
@@ -246,6 +252,7 @@ def _picture(metric: Metric, sets: Sequence[tuple[str, Distances]]) -> str:
 
 
 def _density(axis, curves: Curves) -> None:
+    """Draw histograms of numbers, between the quantiles 0.001 and 0.999."""
     pairs = [values_and_counts(counts) for _, counts, _ in curves]
     values, weights = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
     order = np.argsort(values)
@@ -258,6 +265,7 @@ def _density(axis, curves: Curves) -> None:
 
 
 def _bars(axis, curves: Curves) -> None:
+    """Draw shares of categories as bars."""
     total = sum((Counter(counts) for _, counts, _ in curves), Counter())
     if all(key.lstrip("+-").isdigit() for key in total):
         common = [key for key, count in total.items() if 1000 * count >= total.total()]

@@ -1,4 +1,4 @@
-"""Statistics of sets of molecules, and their comparison by the distribution metrics."""
+"""Statistics of molecule sets, and comparison of two sets by the distribution metrics."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from graphcnf.evaluation.metrics import Statistic, chosen_metrics, statistics_of
 from graphcnf.molecules import codec
 
 STATISTICS_VERSION = 3
-"""Raised when the same molecules would give other statistics, so that caches are rebuilt."""
+"""Version in the cache key; to be raised when the same molecules give other statistics."""
 
 CHUNK = 500
-"""Molecules per task of a worker. Part of the definition: sums are rounded per chunk."""
+"""Molecules per task of a worker. Affects the results, since sums are rounded per chunk."""
 
 _PACKAGES = ("eden-kernel", "fcd_torch", "molsets")
-"""Optional packages. What is missing now may be there next time: part of a cache's key."""
+"""Optional packages, whose versions are in the cache key: a missing one may be installed later."""
 
 
 @dataclass(eq=False)
 class SetStatistics:
-    """Statistics of a set of molecules."""
+    """Statistics of a set of molecules, by `Statistic.name`."""
 
     size: int  # number of molecules
-    values: dict[str, Any] = field(default_factory=dict)  # of each `Statistic`
-    missing: dict[str, str] = field(default_factory=dict)  # reason in a line where there is none
+    values: dict[str, Any] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)  # reason why a value is not available
 
     def add(self, other: SetStatistics) -> None:
-        """Take in the statistics of further molecules, which are used up by it."""
+        """Add the statistics of further molecules; `other` must not be used afterwards."""
         if not self.size:
             self.values = other.values
         elif other.size:
@@ -52,7 +52,7 @@ class SetStatistics:
         self.size += other.size
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Return everything as arrays, for a cache."""
+        """Return the statistics as arrays, for a cache file."""
         arrays = {k: v for k, v in self.values.items() if isinstance(v, np.ndarray)}
         rest = {k: v for k, v in self.values.items() if k not in arrays}
         text = json.dumps({"size": self.size, "counts": rest, "missing": self.missing})
@@ -60,7 +60,7 @@ class SetStatistics:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> SetStatistics:
-        """Rebuild what `to_arrays` returned."""
+        """Invert `to_arrays`."""
         rest = json.loads(arrays["rest"].tobytes())
         values: dict[str, Any] = {k: v for k, v in arrays.items() if k != "rest"}
         values |= {name: Counter(counts) for name, counts in rest["counts"].items()}
@@ -69,27 +69,27 @@ class SetStatistics:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Figures of a generated set against a reference."""
+    """Metrics of a generated set, given a reference set."""
 
-    values: dict[str, float | None]  # of each metric; None where it could not be computed
-    missing: dict[str, str]  # reason in one line for each of those
+    values: dict[str, float | None]  # by metric; None if it could not be computed
+    missing: dict[str, str]  # reason why a metric is None, in one line
     generated: int  # number of molecules
 
 
 Molecules = SetStatistics | Iterable[Chem.Mol | str]
-"""A set of valid molecules, as such, as SMILES or by its statistics."""
+"""A set of valid molecules: RDKit molecules, SMILES, or the set's statistics."""
 
 
 def compare(
     generated: Molecules, reference: Molecules, *, metrics: Sequence[str] | None = None
 ) -> Comparison:
-    """Compare a set of generated molecules, valid ones, with a reference.
+    """Compare a set of valid generated molecules with a reference set.
 
-    Give `set_statistics` of a set where several comparisons share it. `metrics` are names from
+    If several comparisons share a set, pass its `set_statistics`. `metrics` are names from
     `METRICS`, None for all.
 
     Raises:
-        UserError: There is no such metric.
+        UserError: A metric is unknown.
         ValueError: A SMILES is not valid.
     """
     chosen = chosen_metrics(metrics)
@@ -111,6 +111,7 @@ def compare(
 
 
 def _value(statistics: SetStatistics, name: str, which: str) -> Any:
+    """Return a statistic of the `which` set; raise `Unavailable` without it."""
     if not statistics.size:
         raise Unavailable(f"there are no {which} molecules")
     if name not in statistics.values:
@@ -128,18 +129,18 @@ def set_statistics(
     label: str = "",
     use_cache: bool = False,
 ) -> SetStatistics:
-    """Compute the statistics of a set, in one pass over its molecules.
+    """Compute the statistics that metrics need, in one pass over a set of molecules.
 
     Args:
         molecules: Valid molecules or SMILES; stereo is dropped.
-        metrics: Names from `METRICS` that are to be computed; None for all.
-        workers: Processes, or a cluster; None for one per core. The result does not depend on it.
+        metrics: Names from `METRICS`; None for all.
+        workers: Processes, or a cluster; None for one per core. Does not affect the result.
         device: Device of ChemNet.
-        label: Short name of the set for the progress bar and the cache file.
-        use_cache: Read the result where the same molecules were described before, else write it.
+        label: Short name of the set, for the progress bar and the cache file.
+        use_cache: Read the result from the cache, or write it there.
 
     Raises:
-        UserError: There is no such metric.
+        UserError: A metric is unknown.
         ValueError: A SMILES is not valid.
     """
     wanted = statistics_of(metrics, device)
@@ -148,7 +149,7 @@ def set_statistics(
     smiles = [m if isinstance(m, str) else codec.canonical_smiles(m) for m in molecules]
     digest = hashlib.sha256("\n".join(smiles).encode()).hexdigest()
     names = sorted(one.name for one in wanted)
-    # The features of NSPDK are hashes of Python's.
+    # NSPDK features depend on Python's hash function, and so on Python's version.
     key = (STATISTICS_VERSION, names, digest, sys.version_info[:2], *map(_version, _PACKAGES))
     path = cache_path(f"statistics-{label or 'molecules'}", *key)
 
@@ -167,7 +168,7 @@ def set_statistics(
 def chunk_statistics(
     wanted: tuple[Statistic, ...], chunk: tuple[int, Sequence[str]]
 ) -> SetStatistics:
-    """Return the statistics of a chunk, its number among those of a set and SMILES.
+    """Return the statistics of a chunk, given as its number in the set and its SMILES.
 
     Raises:
         ValueError: A SMILES is not valid.

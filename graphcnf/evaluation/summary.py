@@ -1,7 +1,7 @@
-"""Summary of a sample or of the records of files, block by block, here or in other processes.
+"""Summary of a sample or of molecule files: validity, uniqueness, novelty; computed in blocks.
 
 Uniqueness is distinct / valid, novelty is (valid and not in the training set) / valid, V.U.N. is
-(distinct, valid and not in the training set) / samples. A fraction of nothing is 0.
+(distinct, valid and not in the training set) / samples. A fraction with the denominator 0 is 0.
 """
 
 from __future__ import annotations
@@ -38,35 +38,34 @@ from graphcnf.molecules.validity import (
 )
 
 HEAD = 10_000
-"""Samples whose rows are kept, the first ones: for pictures."""
+"""Number of first samples whose rows are kept, for pictures."""
 
 UNIQUE_AT = (1_000, 10_000)
-"""Numbers of valid samples that uniqueness is also given among, because it falls with them."""
+"""Uniqueness is also reported among this many first valid samples, as it falls with the number."""
 
 
 @dataclass
 class Summary:
-    """Summary of a sample, or of a block of one.
+    """Summary of a sample, or of a block of it.
 
-    Its `sums` add up: `samples`; `connected`, samples in one piece; `share_kept`, sum of the shares
-    of atoms in the largest fragment, where that is valid; of a file also `came_back`, valid
-    molecules that come back from their graphs unchanged, and `unreadable`, records that are no
-    SMILES.
+    `sums` counts `samples`; `connected` samples; `share_kept`, the sum over samples with a valid
+    largest fragment of its share of atoms. For files it also counts `came_back`, valid molecules
+    that come back unchanged from their graphs, and `unreadable` records.
     """
 
     sums: Counter[str] = field(default_factory=lambda: Counter(samples=0))
-    hashes: dict[str, list[np.ndarray]] = field(  # of the valid samples in each convention
+    hashes: dict[str, list[np.ndarray]] = field(  # of the valid samples, by convention
         default_factory=lambda: {convention: [] for convention in CONVENTIONS}
     )
-    statistics: SetStatistics = field(default_factory=lambda: SetStatistics(0))  # strictly valid
-    failures: Counter[str] = field(default_factory=Counter)  # samples that fail for each reason
-    heads: list[pd.DataFrame] = field(default_factory=list)  # `evaluate_records` of the first ones
+    statistics: SetStatistics = field(default_factory=lambda: SetStatistics(0))  # of strictly valid
+    failures: Counter[str] = field(default_factory=Counter)  # number of samples by reason
+    heads: list[pd.DataFrame] = field(default_factory=list)  # `evaluate_records` of first samples
     first_unreadable: tuple[str, str] | None = None  # place ("line 3") and text
-    marks: Counter[str] = field(default_factory=Counter)  # `look_at_marks`, strictly valid ones
+    marks: Counter[str] = field(default_factory=Counter)  # `look_at_marks` of strictly valid ones
     isomers: list[np.ndarray] = field(default_factory=list)  # hashes of their isomeric SMILES
 
     def add(self, block: Summary) -> None:
-        """Take in the next block."""
+        """Add the summary of the next block."""
         self.sums.update(block.sums)
         for convention, own in block.hashes.items():
             self.hashes[convention] += own
@@ -89,18 +88,18 @@ class Summary:
         return pd.concat(self.heads, ignore_index=True)[:HEAD]
 
     def figures(self, training_hashes: np.ndarray | None = None) -> dict[str, Any]:
-        """Return the figures, fractions in [0, 1] with their denominators.
+        """Return fractions in [0, 1] and counts by name.
 
         Args:
-            training_hashes: Sorted `hash_each` of the training set; None leaves novelty out (None).
+            training_hashes: Sorted `hash_each` of the training set; without it, novelty is None.
 
         Returns:
-            `samples`; `strict_validity`, `largest_fragment_validity`, `largest_fragment_atom_share`
-            (mean over samples that are valid in this convention); `uniqueness`, `novelty`, `vun` in
-            the strict convention with the counts `strict_valid`, `strict_unique`, `strict_novel`;
-            the same for every other convention under its name, as `largest_fragment_uniqueness`;
-            `uniqueness_at_1000` and `uniqueness_at_10000`, among the first strictly valid ones,
-            None where there are fewer; `connected`, the share in one piece.
+            `samples`; `strict_validity`, and `uniqueness`, `novelty`, `vun` in the strict
+            convention, with the counts `strict_valid`, `strict_unique`, `strict_novel`; the same
+            for every other convention with its name in front, as `largest_fragment_uniqueness`;
+            `largest_fragment_atom_share`, mean share of atoms in a valid largest fragment;
+            `uniqueness_at_1000` and `uniqueness_at_10000`, among the first strictly valid samples,
+            None if there are fewer; `connected`, the share of connected samples.
         """
         samples = self.sums["samples"]
         found: dict[str, Any] = {"samples": samples}
@@ -128,10 +127,10 @@ class Summary:
         return {**found, "connected": share(self.sums["connected"], samples)}
 
 
-def look_at(records: pd.DataFrame, wanted: tuple[Statistic, ...] = ()) -> Summary:
-    """Summarize a table of `evaluate_records` in all conventions, numbered throughout.
+def summarize(records: pd.DataFrame, wanted: tuple[Statistic, ...] = ()) -> Summary:
+    """Summarize a table of `evaluate_records` that has the columns of all conventions.
 
-    The statistics are those of the strictly valid molecules.
+    The statistics `wanted` are computed for the strictly valid molecules.
     """
     strict, kept = records["strict"], records["kept"]
     valid = list(records["smiles"][strict])
@@ -149,20 +148,20 @@ def look_at(records: pd.DataFrame, wanted: tuple[Statistic, ...] = ()) -> Summar
 
 
 def figure_key(convention: str, name: str) -> str:
-    """Return the key in `Summary.figures` of a figure such as "novelty" in a convention."""
+    """Return the key in `Summary.figures` of a figure such as "novelty", in a convention."""
     counted = name in ("valid", "validity", "unique", "novel")
     return f"{convention}_{name}" if counted or convention != "strict" else name
 
 
 def share(part: float, whole: int) -> float:
-    """Return a fraction, 0 where there is nothing."""
+    """Return part / whole, 0 if the whole is 0."""
     return part / whole if whole else 0.0
 
 
 def mean_and_sd(summaries: Sequence[dict]) -> dict[str, Any]:
-    """Return means over seeds; with more than one, standard deviations (n - 1) as `<name>_sd`.
+    """Return means of figures over seeds, with standard deviations (n - 1) as `<name>_sd`.
 
-    Counts are means, too, rounded to whole numbers.
+    Means of counts are rounded. A single summary is returned as it is.
     """
     if len(summaries) == 1:
         return dict(summaries[0])
@@ -185,7 +184,7 @@ def summarize_blocks(
     label: str,
     workers: int | Cluster,
 ) -> Summary:
-    """Score a sample block by block, in processes or on a cluster, on which nothing depends."""
+    """Apply `score` to every block, in processes or on a cluster, and add up the summaries."""
     result = Summary()
     with (
         progress_bar(label, total) as show,
@@ -202,7 +201,7 @@ CHUNK = 500
 
 
 Chunk = tuple[int, list[str], list[str]]
-"""Number of the first record among those of all files, places ("line 3") and SMILES."""
+"""Records to score: number of the first among those of all files, places ("line 3"), SMILES."""
 
 
 @dataclass(frozen=True)
@@ -213,16 +212,19 @@ class Records:
     files: list[Path]
     count: int
     column: str | None = None  # see `read_smiles`
-    records: FileRecords | None = None  # None where files are read one after the other
+    records: FileRecords | None = None  # None for a folder, whose files are read when needed
 
     @classmethod
     def read(cls, file: str, column: str | None = None, content: bytes | None = None) -> Records:
-        """Read the records of a file, or count those of a folder of parts, in order of their names.
+        """Read the records of a file, or count the records in the files of a folder.
 
-        `file` may be "-" for `content` from standard input; `column` is that of a table.
+        Args:
+            file: File, folder, or "-" for standard input.
+            column: Column of SMILES in a table, see `read_smiles`.
+            content: Bytes of the file, as of standard input; None to read them.
 
         Raises:
-            UserError: There are none.
+            UserError: There are no records.
         """
         if content is not None or not Path(file).is_dir():
             file = "standard input" if file == "-" else file
@@ -241,7 +243,7 @@ class Records:
             raise UserError(f"{file} is a folder without files of molecules ({known})")
         counts: dict[Path, int] = {}
         for part in parts:
-            with suppress(NoMolecules):  # a shard in which nothing was accepted
+            with suppress(NoMolecules):  # a shard without any accepted molecule
                 counts[part] = len(read_smiles(part, column=column).smiles)
         if not counts:
             raise UserError(f"{file} is a folder whose files hold no molecules")
@@ -249,7 +251,7 @@ class Records:
 
     @classmethod
     def of(cls, molecules: Iterable[str | Chem.Mol | None], name: str) -> Records:
-        """Take SMILES, molecules, or None for a record that could not be read."""
+        """Return the records of a list of SMILES, molecules, and None for unreadable records."""
         smiles = [unsanitized_smiles(m) if isinstance(m, Chem.Mol) else m for m in molecules]
         if not smiles:
             raise UserError(f"{name}: there are no molecules to evaluate")
@@ -258,7 +260,7 @@ class Records:
         return cls(name, [Path(name)], len(smiles), records=records)
 
     def chunks(self) -> Iterator[Chunk]:
-        """Yield all records, in pieces that end where a file does."""
+        """Yield all records in chunks; a chunk does not span two files."""
         first = 0
         for file in self.files:
             numbers, smiles, _, unit = self.records or read_smiles(file, column=self.column)
@@ -272,10 +274,14 @@ class Records:
 def score_chunk(
     wanted: tuple[Statistic, ...], states: frozenset[str] | None, marked: bool, chunk: Chunk
 ) -> Summary:
-    """Summarize the molecules of a chunk, as `parse_standardized` writes them in charge states.
+    """Summarize the molecules of a chunk.
 
-    Molecules that it refuses are taken as they are, as all are without charge states. If `marked`,
-    stereo marks are counted.
+    Args:
+        wanted: Statistics of the strictly valid molecules.
+        states: Charge states in which `parse_standardized` writes molecules first; None to take
+            all as they are. Molecules that cannot be standardized are taken as they are.
+        marked: True to count stereo marks.
+        chunk: The records.
     """
     first, places, given = chunk
     smiles = list(given)
@@ -284,10 +290,10 @@ def score_chunk(
             with suppress(MoleculeNotRepresentable), quiet():
                 smiles[k] = Chem.MolToSmiles(parse_standardized(text, states))
     frame = evaluate_records(smiles, first=first)
-    summary = look_at(frame, wanted)
+    summary = summarize(frame, wanted)
     valid = list(frame["smiles"][frame["strict"]])
     bad = np.flatnonzero(frame["atoms"] == 0)
-    # Molecules that do not come back are left out.
+    # `encode` leaves out molecules that their graph does not lead back to.
     summary.sums["came_back"] = len(encode("molecules", valid, workers=1)) if valid else 0
     summary.sums["unreadable"] = len(bad)
     if marked:

@@ -1,4 +1,4 @@
-"""Tables of evaluations, for the terminal, files and the report."""
+"""Tables of evaluations, for the terminal, files and the HTML report."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ from graphcnf.evaluation.summary import UNIQUE_AT, figure_key
 from graphcnf.molecules.validity import CONVENTIONS
 
 REASONS = 8
-"""Reasons of failure that a footnote names."""
+"""Number of reasons of invalidity that a footnote names."""
 
 
 @dataclass
 class Distances:
-    """Figures of sets of samples against held-out molecules.
+    """Distribution metrics of samples, compared with held-out molecules.
 
-    The floor is of about as many training molecules as there are samples in the first set: what
-    finite sets of the same molecules differ by.
+    The floor has the metrics of about as many training molecules as there are samples of the first
+    seed: finite sets from the same distribution differ by this much.
     """
 
     metrics: tuple[Metric, ...]
     samples: list[Comparison]  # one per seed
     floor: Comparison
-    training: str  # name of the data that the training molecules are from
-    generated: SetStatistics  # of the first set
+    training: str  # name of the training data
+    generated: SetStatistics  # of the first seed's samples
     reference: SetStatistics  # of the held-out molecules
 
     def notes(self) -> list[str]:
-        """Return the footnotes of the table."""
+        """Return footnotes for the table of distances."""
         notes = [
             f"distances: of the {self.generated.size:,} strictly valid samples"
             + (" (first seed)" if len(self.samples) > 1 else "")
@@ -64,14 +64,14 @@ class Distances:
 
 @dataclass
 class Evaluation:
-    """Figures of one set of molecules; printing one shows its tables."""
+    """Figures of one set of molecules; its text is the tables."""
 
-    figures: dict[str, Any]  # as in JSON: see `Summary.figures`, and further ones by name
-    data: dict[str, Any] | None  # the same of training data
-    notes: list[str]  # of the table
-    frame: pd.DataFrame  # `evaluate_records` of the first samples, of the first seed
+    figures: dict[str, Any]  # `Summary.figures` and further values, as in JSON
+    data: dict[str, Any] | None  # figures of the training data
+    notes: list[str]  # footnotes
+    frame: pd.DataFrame  # `evaluate_records` of the first seed's first samples
     distances: Distances | None = None
-    training_hashes: np.ndarray | None = None  # which novelty is held against
+    training_hashes: np.ndarray | None = None  # sorted, for novelty
 
     def __str__(self) -> str:
         return render([self], "md")
@@ -83,7 +83,7 @@ class Evaluation:
 
 
 def tables(results: Sequence[Evaluation]) -> list[tuple[str, Sequence[Row], list[Column]]]:
-    """Return title, rows and columns of all tables of some evaluations, the overview first."""
+    """Return title, rows and columns of all tables of evaluations, the overview first."""
     alone = f": {results[0].name}" if len(results) == 1 else ""
     shown: list[tuple[str, Sequence[Row], list[Column]]] = [
         ("Overview", _overview_rows(results), _OVERVIEW),
@@ -99,7 +99,7 @@ def tables(results: Sequence[Evaluation]) -> list[tuple[str, Sequence[Row], list
 
 
 def render(results: Sequence[Evaluation], kind: str) -> str:
-    """Return one or several evaluations as "md", "csv" or "json" (an object, or a list)."""
+    """Return evaluations as "md", "csv" or "json" text (several give a list of objects)."""
     if kind == "json":
         contents = [{**r.figures, **({"training_data": r.data} if r.data else {})} for r in results]
         return json_text(contents[0] if len(contents) == 1 else contents)
@@ -111,7 +111,7 @@ def render(results: Sequence[Evaluation], kind: str) -> str:
 
 
 def all_notes(results: Sequence[Evaluation]) -> list[str]:
-    """Return the footnotes of the tables; one that is not of all sets names its own."""
+    """Return the footnotes of all evaluations; those that not all share name their set."""
     each = [[*result.notes, *_failure_note(result)] for result in results]
     notes = [
         note if all(note in others for others in each) else f"{result.name}: {note}"
@@ -130,11 +130,11 @@ def _failure_note(result: Evaluation) -> list[str]:
 
 
 def _overview_rows(results: Sequence[Evaluation]) -> list[Row]:
-    """Return the figures of all sets, then those of the training data, the same ones once."""
+    """Return a row for each set, then the distinct rows of training data."""
     data: dict[str, dict[str, Any]] = {}
     for result in results:
         if result.data is not None:
-            # The distances, whose floor depends on the number of valid molecules, are of the first.
+            # Rows that differ in distances only, through their number of molecules, count once.
             bare = {k: v for k, v in result.data.items() if k not in METRICS}
             data.setdefault(repr(bare), result.data)
     rows = list(data.values())
@@ -194,7 +194,7 @@ def _conventions(results: Sequence[Evaluation]) -> tuple[list[Row], list[Column]
 
 
 def _stereo_rows(results: Sequence[Evaluation]) -> list[Row]:
-    """Return the figures of stereo of all sets, then those of the training data, once."""
+    """Return the stereo figures of each set, then those of the training data."""
     rows = [{"name": result.name, **result.figures["stereo"]} for result in results]
     known = next((row["training"] for row in rows if "training" in row), None)
     rows += [{"name": "training data", **known}] if known else []
@@ -215,7 +215,7 @@ _STEREO: list[Column] = [
 
 
 def _distances(results: Sequence[Evaluation]) -> tuple[list[Row], list[Column]]:
-    """Return rows, one per metric, and columns, one per set of molecules and per floor."""
+    """Return a row per metric, and a column per set of molecules and per floor."""
     found = [(result, result.distances) for result in results if result.distances is not None]
     metrics = found[0][1].metrics
     rows: list[dict[str, Any]] = [{"metric": m.title, "better": m.better} for m in metrics]

@@ -14,7 +14,7 @@ from rdkit.DataStructs import BulkTanimotoSimilarity
 
 from graphcnf.errors import UserError, suggest
 from graphcnf.molecules.codec import MoleculeNotRepresentable, parse, parse_smarts, quiet
-from graphcnf.molecules.properties import ECFP4, Requirement, check_possible, described
+from graphcnf.molecules.properties import ECFP4, Requirement, check_possible
 
 ALERTS = ("pains", "brenk", "nih", "chembl")
 """Catalogues of structural alerts that come with RDKit, `FilterCatalogParams.FilterCatalogs`."""
@@ -78,7 +78,7 @@ class Filters:
         for text in self.exclude:
             found[f"without {text}"] = _contains(text, False)
         for wanted in requirements:
-            found[str(wanted)] = _meets(wanted)
+            found[str(wanted)] = wanted.holds
         for neighbours, sign in ((self.min_similarity, ">="), (self.max_similarity, "<=")):
             if neighbours is not None:
                 found[f"similarity {sign} {neighbours[1]:g}"] = _is_near(*neighbours, sign == ">=")
@@ -129,10 +129,6 @@ def passing_text(names: Iterable[str], outcomes: Mapping[str, int]) -> str:
 def _contains(text: str, wanted: bool) -> Check:
     pattern = parse_smarts(text)
     return lambda mol: mol.HasSubstructMatch(pattern) == wanted
-
-
-def _meets(wanted: Requirement) -> Check:
-    return lambda mol: wanted.holds(described(mol, wanted.names))
 
 
 def _is_near(molecules: Sequence[str], value: float, least: bool) -> Check:

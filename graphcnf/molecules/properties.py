@@ -126,13 +126,13 @@ def parse_names(text: str) -> tuple[str, ...]:
         if name not in PROPERTIES:
             raise UserError(f"no property {name!r}{suggest(name, list(PROPERTIES))}")
         try:
-            described(Chem.MolFromSmiles("C"), [name])
+            properties_of(Chem.MolFromSmiles("C"), [name])
         except Unavailable as error:
             raise UserError(f"{name}: {error}") from None
     return names
 
 
-def described(mol: Chem.Mol, names: Iterable[str]) -> dict[str, float]:
+def properties_of(mol: Chem.Mol, names: Iterable[str]) -> dict[str, float]:
     """Return `PROPERTIES` of a sanitized molecule, whole numbers or rounded to `DECIMALS`."""
     values = {name: PROPERTIES[name](mol) for name in names}
     return {k: v if isinstance(v, int) else round(v, DECIMALS) for k, v in values.items()}
@@ -149,7 +149,7 @@ def property_table(smiles: Sequence[str], names: Sequence[str], label: str = "")
 
 def _rows(names: tuple[str, ...], smiles: Sequence[str]) -> np.ndarray:
     with quiet():
-        rows = [[*described(Chem.MolFromSmiles(s), names).values()] for s in smiles]
+        rows = [[*properties_of(Chem.MolFromSmiles(s), names).values()] for s in smiles]
     return np.array(rows, dtype=np.float64).reshape(-1, len(names))
 
 
@@ -207,8 +207,9 @@ class Requirement:
         """Left side, operator and right side of each comparison."""
         return list(zip(self.terms[:-1], self.operators, self.terms[1:], strict=True))
 
-    def holds(self, values: Mapping[str, float]) -> bool:
-        """Return True if the comparison holds for these properties."""
+    def holds(self, mol: Chem.Mol) -> bool:
+        """Return True if the comparison holds for a sanitized molecule."""
+        values = properties_of(mol, self.names)
         return all(_holds(pair, values) for pair in self.pairs)
 
 
@@ -221,7 +222,7 @@ def _holds(pair: tuple[str | float, str, str | float], values: Mapping[str, floa
 def check_possible(requirements: Sequence[Requirement]) -> None:
     """Raise `UserError` where no value of a property meets its comparisons with numbers.
 
-    One that does lies at a bound, at the next value that `described` gives, or at an end of the
+    One that does lies at a bound, at the next value that `properties_of` gives, or at an end of the
     range.
     """
     shown = " and ".join(map(str, requirements))
@@ -282,7 +283,7 @@ def has_property(text: str) -> Feature:
         parse_names(name)
         return Feature(name, PROPERTIES[name], share=False)
     wanted = Requirement.parse(text)
-    return Feature(name, lambda mol: float(wanted.holds(described(mol, wanted.names))), share=True)
+    return Feature(name, lambda mol: float(wanted.holds(mol)), share=True)
 
 
 def conditions_of(

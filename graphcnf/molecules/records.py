@@ -12,7 +12,7 @@ from rdkit import Chem
 
 from graphcnf.graphs import GraphCNF, PackedGraphs
 from graphcnf.graphs.record_blocks import one_thread
-from graphcnf.molecules.properties import described
+from graphcnf.molecules.properties import properties_of
 from graphcnf.molecules.stereo_flow import StereoFlow
 from graphcnf.molecules.validity import CONVENTIONS, evaluate_records, strict_smiles
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
@@ -89,7 +89,7 @@ def _nearest(
     distances = np.full(len(smiles), math.inf)
     for k, text in enumerate(smiles):
         if text is not None:
-            found = described(Chem.MolFromSmiles(text), wanted)
+            found = properties_of(Chem.MolFromSmiles(text), wanted)
             distances[k] = math.hypot(*((found[n] - v) / sd for n, (v, sd) in wanted.items()))
     rows = distances.reshape(-1, best_of)
     return np.arange(len(rows)) * best_of + rows.argmin(1)

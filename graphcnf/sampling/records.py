@@ -20,7 +20,7 @@ from graphcnf.compute.parallel import Cluster, Workers, available_cores
 from graphcnf.graphs import GraphCNF, PackedGraphs
 from graphcnf.graphs.record_blocks import BLOCK, RecordNoise, blocks, one_thread
 from graphcnf.molecules.filters import NO_FILTERS, Filters
-from graphcnf.molecules.properties import described
+from graphcnf.molecules.properties import properties_of
 from graphcnf.molecules.records import draw_block
 from graphcnf.molecules.standardize import protonation_hash
 from graphcnf.molecules.stereo_flow import stereo_of
@@ -90,10 +90,10 @@ def block_records(model: GraphCNF, recipe: Recipe, block: range) -> list[Record]
         if recipe.everything or (row["strict"] and not refusal):
             hash_ = None if recipe.everything else protonation_hash(row["smiles"])
             unknown = dict.fromkeys(recipe.properties)
-            row |= unknown if mol is None else described(mol, recipe.properties)
+            row |= unknown if mol is None else properties_of(mol, recipe.properties)
             row["smiles"] = row["isomer"]
             text = write({name: row[name] for name in recipe.columns})
-            found = {} if mol is None else described(mol, asked)
+            found = {} if mol is None else properties_of(mol, asked)
             reached = {k: (asked[k], v) for k, v in found.items() if math.isfinite(v)}
         records.append(Record(row["record"], row["strict"], refusal, hash_, text, reached))
     return records

@@ -23,7 +23,7 @@ from graphcnf.errors import UserError, require, say
 from graphcnf.evaluation.formats import Column, number, percent, text
 from graphcnf.evaluation.metrics import METRICS
 from graphcnf.evaluation.statistics import SetStatistics, compare, set_statistics
-from graphcnf.evaluation.summary import look_at, share
+from graphcnf.evaluation.summary import share, summarize
 from graphcnf.graphs import GraphCNF
 from graphcnf.molecules.hashing import contains, hash_each
 from graphcnf.molecules.validity import evaluate_records
@@ -141,7 +141,7 @@ def zinc_fold(
     rows: list[dict[str, Any]] = []
     for name, frame in raw_samples(loaded, dataset, FOLD_SAMPLES, seed).items():
         own = describe(_valid(frame), metrics=FOLD, label="zinc250k-fold", use_cache=True)
-        found = {**look_at(frame).figures(known), **compare(own, reference, metrics=FOLD).values}
+        found = {**summarize(frame).figures(known), **compare(own, reference, metrics=FOLD).values}
         rows.append({"method": name, "validity": found["strict_validity"], **found})
     notes = [
         f"{FOLD_SAMPLES:,} raw samples at temperature 1, seed {seed}, distances of the valid ones "

@@ -16,7 +16,7 @@ from graphcnf.datasets import references
 from graphcnf.errors import UserError
 from graphcnf.evaluation.formats import Column, number, percent, text
 from graphcnf.graphs import GraphCNF
-from graphcnf.molecules.properties import conditions_of, described
+from graphcnf.molecules.properties import conditions_of, properties_of
 from graphcnf.sampling.records import draw_block
 from graphcnf.scripts._options import load_model, option
 from graphcnf.scripts.benchmarks.runner import Out, Reference, published, write
@@ -69,7 +69,7 @@ def properties(
 
 
 def _values(smiles: list[str], name: str) -> np.ndarray:
-    return np.array([described(Chem.MolFromSmiles(s), [name])[name] for s in smiles])
+    return np.array([properties_of(Chem.MolFromSmiles(s), [name])[name] for s in smiles])
 
 
 def _errors(model: GraphCNF, name: str, targets: np.ndarray, best_of: int) -> dict[str, Any]:

@@ -16,9 +16,9 @@ from graphcnf.datasets import references
 from graphcnf.datasets.molecules import MoleculeDataset
 from graphcnf.errors import require
 from graphcnf.evaluation.evaluate import bits, reconstruction
-from graphcnf.evaluation.formats import Column, number, percent, text, turned
+from graphcnf.evaluation.formats import Column, number, percent, text, transposed
 from graphcnf.evaluation.statistics import compare, set_statistics
-from graphcnf.evaluation.summary import look_at
+from graphcnf.evaluation.summary import summarize
 from graphcnf.graphs import GraphCNF
 from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.molecules.validity import evaluate_records
@@ -116,7 +116,7 @@ def systems(
     ]
     # Models are few, figures many.
     text_table = out is None or out.suffix in (".md", ".txt")
-    write(out, *(turned(rows, COLUMNS) if text_table else (rows, COLUMNS)), notes)
+    write(out, *(transposed(rows, COLUMNS) if text_table else (rows, COLUMNS)), notes)
 
 
 def _rows(run: TrainedRun, samples: int) -> list[dict[str, Any]]:
@@ -191,7 +191,7 @@ def _figures(
     trained = model.metadata["training"]
     seen = trained["steps"] * trained["batch_size"]
     frame = pd.concat(frames, ignore_index=True)
-    summary = look_at(frame).figures(dataset.training_hashes())
+    summary = summarize(frame).figures(dataset.training_hashes())
     figures = {
         "parameters": sum(p.numel() for p in model.parameters()),
         "seed": trained["seed"],

@@ -3,14 +3,14 @@ import pytest
 from rdkit import Chem
 
 from graphcnf.datasets.molecules import encode
-from graphcnf.evaluation.summary import Summary, look_at
+from graphcnf.evaluation.summary import Summary, summarize
 from graphcnf.molecules.hashing import hash_each
 from graphcnf.molecules.validity import evaluate_records
 
 
 def figures(samples, vocabulary=None, training=None):
     hashes = None if training is None else np.unique(hash_each(training))
-    return look_at(evaluate_records(samples, vocabulary)).figures(hashes)
+    return summarize(evaluate_records(samples, vocabulary)).figures(hashes)
 
 
 def test_figures_of_a_hand_made_sample():
@@ -46,7 +46,7 @@ def test_parts_add_up_to_the_whole(training):
     smiles = ["CCO", "OCC", "CC(C)=O", "CCN.O", "C(C)(C)(C)(C)C", "nonsense", "CCO"]
     records, parts = evaluate_records(smiles), Summary()
     for cut in (records[:1], records[1:5], records[5:5], records[5:]):
-        parts.add(look_at(cut))
+        parts.add(summarize(cut))
     found = parts.figures(None if training is None else np.unique(hash_each(training)))
     assert found == figures(smiles, training=training) and parts.head.equals(records)
     assert found["connected"] == (records["kept"] == 1).mean()

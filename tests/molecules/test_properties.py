@@ -10,11 +10,11 @@ from graphcnf.molecules.properties import (
     PROPERTIES,
     Requirement,
     check_possible,
-    described,
     has_element,
     has_pattern,
     has_property,
     parse_names,
+    properties_of,
 )
 
 ASPIRIN = Chem.MolFromSmiles("CC(=O)Oc1ccccc1C(=O)O")
@@ -22,7 +22,7 @@ ASPIRIN = Chem.MolFromSmiles("CC(=O)Oc1ccccc1C(=O)O")
 
 def test_properties_of_aspirin():
     # RDKit's figures for aspirin, as its documentation and PubChem (2244) give them.
-    values = described(ASPIRIN, PROPERTIES)
+    values = properties_of(ASPIRIN, PROPERTIES)
     assert values["weight"] == pytest.approx(180.159, abs=1e-3)
     assert values["logp"] == pytest.approx(1.3101, abs=1e-4)
     assert values["tpsa"] == pytest.approx(63.6, abs=0.01)
@@ -30,7 +30,7 @@ def test_properties_of_aspirin():
     counts = {"atoms": 13, "rings": 1, "aromatic_rings": 1, "hbd": 1, "charge": 0}
     assert {name: values[name] for name in counts} == counts
     assert values["fsp3"] == pytest.approx(1 / 9, abs=1e-4)
-    assert list(described(ASPIRIN, parse_names("sa, qed,sa"))) == ["sa", "qed"]
+    assert list(properties_of(ASPIRIN, parse_names("sa, qed,sa"))) == ["sa", "qed"]
     for text in ("", "qed,", "solubility"):
         with pytest.raises(UserError, match="no property"):
             parse_names(text)
@@ -46,7 +46,7 @@ def test_properties_of_aspirin():
 )  # fmt: skip
 def test_comparisons(text, holds):
     requirement = Requirement.parse(text)
-    assert requirement.holds(described(ASPIRIN, requirement.names)) is holds
+    assert requirement.holds(ASPIRIN) is holds
     # One form stands for all ways to write it.
     assert Requirement.parse(str(requirement)) == requirement
     assert str(Requirement.parse(f"  {text.replace(' ', '')} ")) == str(requirement)
