@@ -1,4 +1,4 @@
-"""Typed graphs: many of them in flat arrays, some of them as a padded batch."""
+"""Typed graphs, packed in flat arrays or padded in a batch of tensors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Latents = dict[str, Tensor]  # latents of a batch in the base space, by name; ea
 
 @dataclass(eq=False, repr=False)
 class PackedGraphs:
-    """M typed undirected graphs without self-loops, one after the other in flat arrays.
+    """M typed undirected graphs without self-loops, concatenated in flat arrays.
 
     Examples:
         >>> triangle = ([0, 0, 1], [(0, 1), (1, 2), (0, 2)], [0, 0, 0])
@@ -27,12 +27,12 @@ class PackedGraphs:
     """
 
     node_counts: np.ndarray  # nodes of each graph, (M,) int64
-    node_types: np.ndarray  # categories from 0 on, (sum of node counts,) uint8
+    node_types: np.ndarray  # node categories, from 0 on, (sum of node counts,) uint8
     edge_counts: np.ndarray  # edges of each graph, (M,) int64
-    # Rows (i, j) with j < i, numbered within their graph, sorted by i ascending and then j
-    # descending (nearest earlier neighbour first), (sum of edge counts, 2) uint8.
+    # Rows (i, j) of node numbers within the graph, with j < i, sorted by ascending i, then
+    # descending j (nearest earlier neighbour first), (sum of edge counts, 2) uint8.
     edges: np.ndarray
-    bond_types: np.ndarray  # categories from 0 on, (sum of edge counts,) uint8
+    bond_types: np.ndarray  # edge categories, from 0 on, (sum of edge counts,) uint8
 
     def __post_init__(self) -> None:
         graphs, nodes = len(self.node_counts), int(self.node_counts.sum())
@@ -44,12 +44,12 @@ class PackedGraphs:
 
     @cached_property
     def node_starts(self) -> np.ndarray:
-        """First node of each graph in `node_types`, and the total, (M + 1,) int64."""
+        """Index of the first node of each graph in `node_types`, and the total, (M + 1,) int64."""
         return np.append(0, self.node_counts).cumsum()
 
     @cached_property
     def edge_starts(self) -> np.ndarray:
-        """First edge of each graph in `edges`, and the total, (M + 1,) int64."""
+        """Index of the first edge of each graph in `edges`, and the total, (M + 1,) int64."""
         return np.append(0, self.edge_counts).cumsum()
 
     def __repr__(self) -> str:
@@ -64,7 +64,7 @@ class PackedGraphs:
             return NotImplemented
         return all(np.array_equal(a, other.to_arrays()[k]) for k, a in self.to_arrays().items())
 
-    __hash__ = None  # type: ignore[assignment]  # as Python wants it of what is mutable
+    __hash__ = None  # type: ignore[assignment]  # mutable, so not hashable
 
     def graph(self, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return views of graph k: node types (n,), edges (m, 2) and bond types (m,)."""
@@ -84,7 +84,7 @@ class PackedGraphs:
         return Data(x=types, edge_index=both, edge_attr=torch.cat([bonds, bonds]))
 
     def subset(self, indices) -> PackedGraphs:
-        """Return the graphs at `indices` (integers with repeats, or a mask (M,) bool), in order."""
+        """Return the graphs at `indices`: integers, which may repeat, or a mask (M,) bool."""
         chosen = np.arange(len(self))[np.asarray(indices, None if len(indices) else np.int64)]
         node_counts, edge_counts = self.node_counts[chosen], self.edge_counts[chosen]
         nodes = _ranges(self.node_starts[chosen], node_counts)
@@ -94,12 +94,12 @@ class PackedGraphs:
 
     @classmethod
     def from_lists(cls, graphs: Iterable[tuple[ArrayLike, ArrayLike, ArrayLike]]) -> PackedGraphs:
-        """Pack triples (node types, edges as pairs, bond types); edges are put into order.
+        """Pack triples (node types, edges as pairs of nodes, bond types), and sort their edges.
 
         Raises ValueError for more than `MAX_NODES` nodes, a self-loop, an edge to a node that does
-        not exist or listed twice with different types, and categories that are none of 0 to 255.
+        not exist, an edge listed twice with different types, and categories outside 0 to 255.
         """
-        # A graph of nothing at first: the arrays have their shapes, whatever follows.
+        # An empty graph comes first, so that the arrays have their shapes even without graphs.
         parts: list[list] = [[np.zeros(0)], [0], [0], [np.zeros((0, 2))], [np.zeros(0)]]
         for k, (nodes, pairs, kinds) in enumerate(graphs):
             types, bonds = _whole(nodes), _whole(kinds)
@@ -129,11 +129,11 @@ class PackedGraphs:
 
     @classmethod
     def from_data(cls, data: Iterable) -> PackedGraphs:
-        """Pack `torch_geometric` graphs; an edge may be listed in one direction or both.
+        """Pack `torch_geometric` graphs, with each edge in one direction or in both.
 
-        Their `x` (n,) or (n, 1) and `edge_attr` (edges,) or (edges, 1) hold categories; without
-        `edge_attr` every edge has type 0. Raises ValueError as `from_lists`, and for attributes of
-        other shapes.
+        Categories are in `x` (n,) or (n, 1) and `edge_attr` (edges,) or (edges, 1); without
+        `edge_attr` every edge has category 0. Raises ValueError for attributes of other shapes, and
+        as in `from_lists`.
         """
         graphs = []
         for d in data:
@@ -152,18 +152,21 @@ class PackedGraphs:
 
     @classmethod
     def concatenate(cls, parts: Sequence[PackedGraphs]) -> PackedGraphs:
-        """Return all graphs of several sets, in order."""
+        """Concatenate several sets of graphs."""
         if not parts:
             return cls.from_lists([])
         return cls(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls)))
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Return the arrays by name, as `numpy.savez` takes them."""
+        """Return the arrays by name, for `numpy.savez`."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> PackedGraphs:
-        """Invert `to_arrays`; further entries are ignored. Raises KeyError or ValueError."""
+        """Build the graphs from the arrays of `to_arrays`; ignore other entries.
+
+        Raises KeyError for a missing array, ValueError for one of another shape.
+        """
         return cls(**{f.name: arrays[f.name] for f in fields(cls)})
 
 
@@ -192,16 +195,16 @@ class GraphBatch:
         ([[0, 1], [1, 0]], [2, 1])
     """
 
-    node_types: Tensor  # categories, (B, N) long; 0 where masked
-    bonds: Tensor  # 1 + category of the edge of two nodes, 0 for none, (B, N, N) long, symmetric
+    node_types: Tensor  # node categories, (B, N) long; 0 where masked
+    bonds: Tensor  # edge categories plus 1, 0 for no edge, (B, N, N) long, symmetric
     mask: Tensor  # True for real nodes, (B, N) bool
-    conditions: Tensor | None = None  # of each graph, (B, P), NaN where unknown
+    conditions: Tensor | None = None  # conditions of each graph, (B, P), NaN where unknown
 
     def __len__(self) -> int:
         return len(self.mask)
 
     def __getitem__(self, index) -> GraphBatch:
-        """Return some of the graphs, by a slice, numbers or a mask; their padding stays."""
+        """Return the graphs that a slice, indices or a mask selects, with the same padding."""
         return self._each(lambda part: part[index])
 
     def _each(self, function: Callable[[Tensor], Tensor]) -> GraphBatch:
@@ -210,7 +213,7 @@ class GraphBatch:
 
     @property
     def sizes(self) -> Tensor:
-        """Nodes of each graph, (B,) long."""
+        """Number of nodes of each graph, (B,) long."""
         return self.mask.sum(1)
 
     @property
@@ -227,16 +230,16 @@ class GraphBatch:
         return (reached | ~self.mask).all(1)
 
     def cleared(self) -> GraphBatch:
-        """Return the same graphs with zeros at padding, whatever stands there."""
+        """Return the graphs with padding set to 0."""
         real = self.mask[:, :, None] & self.mask[:, None, :]
         types = torch.where(self.mask, self.node_types, 0)
         return replace(self, node_types=types, bonds=torch.where(real, self.bonds, 0))
 
     def checked(self, nodes: int, node_categories: int, bond_categories: int) -> GraphBatch:
-        """Return the same graphs with zeros at padding, cut to `nodes` nodes.
+        """Return the graphs with padding set to 0 and cut off beyond `nodes` nodes.
 
-        Raises ValueError where a graph has no node, more of them, another category, an edge from a
-        node to itself, or one that only one of its ends has.
+        Raises ValueError if a graph has no node, more than `nodes` nodes, a category out of range,
+        or a self-loop, or if `bonds` is not symmetric.
         """
         batch = self.cleared()
         if batch.mask.shape[1] > nodes:
@@ -271,7 +274,7 @@ class GraphBatch:
 
     @classmethod
     def collate(cls, packed: PackedGraphs, indices=None) -> GraphBatch:
-        """Batch the graphs `indices` (all when None) of a packed set."""
+        """Pad the graphs `indices` (all if None) of a packed set into a batch."""
         part = packed if indices is None else packed.subset(np.asarray(indices))
         counts, edge_counts = part.node_counts, part.edge_counts
         batch, most = len(counts), int(counts.max(initial=0))
@@ -309,10 +312,10 @@ class GraphBatch:
 def size_bucketed_batches(
     node_counts: np.ndarray, batch_size: int, seed: int, epoch: int, first: int = 0
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield number and positions in `node_counts` of the batches of an epoch, from `first` on.
+    """Yield the batches of an epoch from number `first` on: their number and graph indices.
 
-    The graphs are shuffled, cut into buckets of 20 batches, sorted by size inside a bucket and cut
-    into batches; then all batches are shuffled. A function of (seed, epoch), so a run can resume.
+    Graphs are shuffled, cut into buckets of 20 batches, sorted by size within each bucket and cut
+    into batches, which are shuffled. Seed and epoch determine the batches, so a run can resume.
     """
     node_counts = np.asarray(node_counts)
     random = np.random.default_rng((seed, epoch))

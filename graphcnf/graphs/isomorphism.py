@@ -11,10 +11,10 @@ import numpy as np
 
 from graphcnf.graphs.batch import PackedGraphs
 
-# For each node its neighbours and the categories of the edges to them.
+# For each node, its neighbours with the category of the edge to each.
 Neighbours = list[dict[int, int]]
 
-# Nodes and edges are alike where their categories are.
+# Arguments by which networkx matches nodes and edges of equal categories only.
 SAME = {
     "node_match": nx.algorithms.isomorphism.categorical_node_match("category", None),
     "edge_match": nx.algorithms.isomorphism.categorical_edge_match("category", None),
@@ -30,9 +30,9 @@ def canonical_order(
 ) -> np.ndarray:
     """Return the canonical depth-first order: new node i is old node `order[i]`, (n,) int64.
 
-    The walk starts at the lowest colour, which is a node of lowest degree, and takes the neighbour
-    with the fewest unvisited nodes behind it first. Raises ValueError for a graph that is empty,
-    not connected, or takes more than `max_leaves` numberings.
+    The walk starts at the first node of the canonical numbering, one of lowest degree. At a branch
+    it visits the neighbour first that has the fewest unvisited nodes behind it. Raises ValueError
+    for a graph that is empty, not connected, or needs more than `max_leaves` numberings to compare.
     """
     types = [int(t) for t in node_types]
     neighbours: Neighbours = [{} for _ in types]
@@ -57,7 +57,7 @@ def canonical_order(
 
 
 def canonicalise(graphs: PackedGraphs) -> PackedGraphs:
-    """Return the same graphs, nodes in canonical order; a ValueError names the graph."""
+    """Renumber the nodes of graphs in `canonical_order`; a ValueError names the graph."""
     ordered = []
     for number in range(len(graphs)):
         types, edges, bonds = graphs.graph(number)
@@ -70,7 +70,7 @@ def canonicalise(graphs: PackedGraphs) -> PackedGraphs:
 
 
 def _reached(neighbours: Neighbours, start: int, barred: list[int]) -> int:
-    """Return the number of nodes that a walk from `start` reaches without the barred ones."""
+    """Return the number of nodes that are reachable from `start` without passing `barred` nodes."""
     known, front = {start, *barred}, [start]
     while front:
         near = neighbours[front.pop()].keys() - known
@@ -80,12 +80,12 @@ def _reached(neighbours: Neighbours, start: int, barred: list[int]) -> int:
 
 
 class _Search:
-    """Canonical `numbers` of nodes by individualisation and refinement, depth first.
+    """Search for canonical `numbers` of nodes by individualisation and refinement.
 
-    Where colour refinement (Weisfeiler & Leman 1968) leaves nodes alike, each of them in turn is
-    singled out, and of all numberings found the one with the smallest edge list wins (McKay &
-    Piperno 2014, arXiv 1301.1493). The search is exact, so it is exponential on graphs that
-    refinement hardly splits and that have few automorphisms, such as strongly regular graphs.
+    Colour refinement (Weisfeiler & Leman 1968) splits the nodes into classes. If a class has
+    several nodes, each in turn is singled out; the numbering with the smallest edge list is the
+    canonical one (McKay & Piperno 2014, arXiv 1301.1493). The search is exact, so its time is
+    exponential for graphs with large classes and few automorphisms, such as strongly regular ones.
     """
 
     def __init__(self, types: list[int], neighbours: Neighbours, max_leaves: int):
@@ -97,7 +97,7 @@ class _Search:
         self._descend(self._refine(_ranks(start)), ())
 
     def _refine(self, colours: list[int]) -> list[int]:
-        """Return the coarsest refinement in which alike nodes have alike neighbours."""
+        """Refine colours until nodes of equal colour have neighbours of equal colours."""
         while True:
             refined = _ranks(
                 [
@@ -110,12 +110,12 @@ class _Search:
             colours = refined
 
     def _descend(self, colours: list[int], fixed: tuple[int, ...]) -> None:
-        """Search below a colouring in which the nodes `fixed` were singled out."""
+        """Search the numberings that refine `colours`, where the nodes `fixed` are singled out."""
         alike = [(count, colour) for colour, count in Counter(colours).items() if count > 1]
         if not alike:
             self._leaf(colours)
             return
-        # A cell of the smallest size; colours, and so the choice, do not depend on the numbering.
+        # The smallest class; colours, and so this choice, do not depend on the given numbering.
         _, chosen = min(alike)
         tried: list[int] = []
         for node, own in enumerate(colours):
@@ -126,9 +126,9 @@ class _Search:
                 self._descend(self._refine(_ranks(single)), (*fixed, node))
 
     def _is_image(self, node: int, tried: list[int], fixed: tuple[int, ...]) -> bool:
-        """Return True if an automorphism that keeps `fixed` maps a tried node to this one."""
+        """Return True if an automorphism that keeps `fixed` maps a tried node to `node`."""
         near = self.neighbours[node]
-        for other in tried:  # Two nodes that may swap places.
+        for other in tried:  # Two nodes with the same other neighbours can be swapped.
             own = {j: bond for j, bond in self.neighbours[other].items() if j != node}
             if own == {j: bond for j, bond in near.items() if j != other}:
                 return True
@@ -153,7 +153,7 @@ class _Search:
             if numbers[i] > numbers[j]
         )
         if self.numbers and certificate == self.certificate:
-            # Same numbered graph: an automorphism takes the known numbering to this one.
+            # Equal numbered graphs: an automorphism takes the known numbering to this one.
             back = np.argsort(numbers).tolist()
             self.automorphisms.append([back[number] for number in self.numbers])
         elif not self.numbers or certificate < self.certificate:
@@ -167,7 +167,7 @@ def _ranks(keys: list) -> list[int]:
 
 
 def typed_graph(types: np.ndarray, edges: np.ndarray, bonds: np.ndarray) -> nx.Graph:
-    """Return a graph (see `PackedGraphs.graph`) with `category` attributes."""
+    """Return a networkx graph with `category` attributes; arguments as in `PackedGraphs.graph`."""
     graph = nx.Graph()
     graph.add_nodes_from((v, {"category": t}) for v, t in enumerate(types.tolist()))
     pairs = zip(edges.tolist(), bonds.tolist(), strict=True)
@@ -180,7 +180,7 @@ def isomorphic(one: tuple, other: tuple) -> bool:
     if any(not np.array_equal(np.sort(one[k]), np.sort(other[k])) for k in (0, 2)):
         return False
     pair = typed_graph(*one), typed_graph(*other)
-    # Rounds of refinement tell nearly all different graphs apart at once.
+    # The hash of colour refinement tells nearly all different graphs apart, and is fast.
     hashes = {nx.weisfeiler_lehman_graph_hash(g, "category", "category") for g in pair}
     return len(hashes) == 1 and nx.is_isomorphic(*pair, **SAME)
 
@@ -189,8 +189,8 @@ def automorphisms(graph: nx.Graph) -> int:
     """Return |Aut|, the number of automorphisms of a graph with `category` attributes."""
     graph, count = graph.copy(), 1
     known: dict[tuple, tuple] = {}
-    # Branches are cut off leaf by leaf, and the node that they hang on keeps their categories in
-    # mind: alike ones may change places, and only what is left must be looked at one by one.
+    # Leaves are cut off round by round. Equal leaves of a node can be permuted, which gives a
+    # factorial, and the node's category then includes them; the search handles only the rest.
     while leaves := [
         v
         for v, branch in graph.adj.items()
@@ -205,16 +205,16 @@ def automorphisms(graph: nx.Graph) -> int:
             count *= math.prod(math.factorial(k) for k in branches.values())
             node = graph.nodes[parent]
             key = node["category"], frozenset(branches.items())
-            # A number for each kind of branch, as a tuple: no category of a single node is one.
+            # The new category is a tuple, so that it differs from all given ones.
             node["category"] = known.setdefault(key, (len(known),))
     matcher = nx.algorithms.isomorphism.GraphMatcher(graph, graph, **SAME)
     return count * sum(1 for _ in matcher.isomorphisms_iter())
 
 
 def labelling_bits(graphs: PackedGraphs) -> np.ndarray:
-    """Return log2(n! / |Aut|) of each graph, (M,): its number of distinct labellings, in bits.
+    """Return log2(n! / |Aut|), the log of the number of distinct labellings of each graph, (M,).
 
-    An order-invariant model's bits for a graph are its bits for one labelling minus this.
+    Bits of an unlabelled graph are those of one labelling, by an order-invariant model, minus this.
     """
     found = [automorphisms(typed_graph(*graphs.graph(k))) for k in range(len(graphs))]
     sizes = [math.lgamma(size + 1) for size in graphs.node_counts]

@@ -1,4 +1,4 @@
-"""GraphCNF, and the contract of the graph models that it is built on."""
+"""`GraphCNF`, and `GraphModel`, the interface of the models that it wraps."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ from graphcnf.limits import (
     check_seed,
     check_temperature,
 )
-from graphcnf.pretrained import WEIGHTS, load_array, load_model, locate, save_model
+from graphcnf.pretrained import WEIGHTS, Pretrained, load_array, load_model, locate, save_model
 
-ORDERS = ("canonical", "none")  # node orders: a canonical numbering that networks may use, or none
+ORDERS = ("canonical", "none")  # node orders: a canonical one that networks may use, or none
 
 
 class GraphModel(nn.Module, ABC):
     """Density of typed graphs given their numbers of nodes.
 
-    The constructor takes `node_categories`, `bond_categories`, `max_nodes`, what `measure` returns,
-    and options of its own, all of them JSON; a class that goes with both orders takes `ordered` as
-    well, True for the canonical one. `graph_model` registers a class: a configuration that says
-    ``architecture = "name"`` builds it, once its module is imported.
+    Arguments of the constructor are JSON values: `node_categories`, `bond_categories`, `max_nodes`,
+    the arguments that `measure` returns, and options of the subclass. A class that supports both
+    orders also takes `ordered`, True for the canonical one. `graph_model` registers a class, so
+    that ``architecture = "name"`` in a configuration builds it once its module is imported.
     """
 
-    orders: ClassVar[tuple[str, ...]] = ("canonical",)  # those of `ORDERS` that it goes with
+    orders: ClassVar[tuple[str, ...]] = ("canonical",)  # supported node orders, of `ORDERS`
     measured: ClassVar[tuple[str, ...]] = ()  # arguments that `measure` returns
-    rules: ClassVar[Mapping[str, Any]] = {}  # arguments that leave out what is not learned
-    check: ClassVar[str] = ""  # name of the check that rules do while drawing, if they do
-    parallel: ClassVar[bool] = False  # True where evaluations have a bound, whatever the size
-    supports_fragments: ClassVar[bool] = False  # True where graphs grow around fragments
-    takes_conditions: ClassVar[bool] = False  # True where the constructor takes `conditions`
-    batch_size: ClassVar[int] = BATCH  # graphs that are drawn at once
+    rules: ClassVar[Mapping[str, Any]] = {}  # arguments that switch off rules that are not learned
+    check: ClassVar[str] = ""  # name of the check by which the rules redraw while sampling, if any
+    parallel: ClassVar[bool] = False  # True if the number of evaluations is bounded for any size
+    supports_fragments: ClassVar[bool] = False  # True if graphs can be grown around fragments
+    takes_conditions: ClassVar[bool] = False  # True if the constructor takes `conditions`
+    batch_size: ClassVar[int] = BATCH  # graphs that are drawn together
 
     @property
     def unknown(self) -> str:
@@ -62,7 +62,7 @@ class GraphModel(nn.Module, ABC):
 
     @staticmethod
     def measure(graphs: PackedGraphs, **options: Any) -> dict[str, Any]:
-        """Return arguments of the constructor that follow from graphs; see `for_graphs`."""
+        """Return the constructor's `measured` arguments for graphs; see `GraphCNF.for_graphs`."""
         return {}
 
     def knows(self, batch: GraphBatch) -> Tensor:
@@ -74,7 +74,7 @@ class GraphModel(nn.Module, ABC):
         """Draw the terms of the bound on log p(graph | number of nodes), (B,) nats, by name."""
 
     def estimate(self, batch: GraphBatch) -> dict[str, Bound]:
-        """Draw what training maximises; by default `bounds`."""
+        """Draw the terms whose sum training maximises; by default `bounds`."""
         return self.bounds(batch)
 
     def log_prob_of_orders(self, batch: GraphBatch, count: int) -> Tensor:
@@ -86,15 +86,15 @@ class GraphModel(nn.Module, ABC):
         raise ValueError("this model was trained without conditions")
 
     def fit_conditions(self, batch: GraphBatch) -> None:
-        """Initialise from a batch with conditions the part that models them; nothing by default."""
+        """Initialise the part that models conditions from a batch; do nothing by default."""
 
     @abstractmethod
     def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
-        """Return latents of the base space."""
+        """Encode graphs to base latents."""
 
     @abstractmethod
     def base_sample(self, mask: Tensor, generator: Any = None) -> Latents:
-        """Draw latents from the base density for nodes `mask` (B, N)."""
+        """Draw base latents for graphs with real nodes `mask` (B, N)."""
 
     @abstractmethod
     def decode(
@@ -106,10 +106,10 @@ class GraphModel(nn.Module, ABC):
         sample: bool = False,
         generator: Any = None,
     ) -> GraphBatch:
-        """Return graphs of latents for nodes `mask` (B, N); see `GraphCNF.decode`."""
+        """Decode base latents to graphs with real nodes `mask` (B, N); see `GraphCNF.decode`."""
 
     def notes(self, rules: bool) -> list[str]:
-        """Return footnotes for tables of samples, drawn with the model's `rules` or without."""
+        """Return footnotes for tables of samples that were drawn with `rules`, or without."""
         return []
 
 
@@ -119,7 +119,7 @@ AnyModel = TypeVar("AnyModel", bound=type[GraphModel])
 
 
 def graph_model(name: str) -> Callable[[AnyModel], AnyModel]:
-    """Return a class decorator that registers a `GraphModel`; ValueError for a name in use."""
+    """Return a class decorator that registers a `GraphModel`; ValueError if the name is taken."""
 
     def register(cls: AnyModel) -> AnyModel:
         if name in GRAPH_MODELS:
@@ -131,7 +131,10 @@ def graph_model(name: str) -> Callable[[AnyModel], AnyModel]:
 
 
 def model_class(architecture: str, order: str | None = "canonical") -> type[GraphModel]:
-    """Return the class of a graph model for an order, None for any; UserError: there is none."""
+    """Return the graph model class of an architecture; UserError if it does not support `order`.
+
+    None stands for any order.
+    """
     if not isinstance(architecture, str) or architecture not in GRAPH_MODELS:
         raise UserError(
             f"architecture must be the name of a graph model, got {architecture!r}"
@@ -146,22 +149,22 @@ def model_class(architecture: str, order: str | None = "canonical") -> type[Grap
 
 
 @evaluates("log_prob", "log_probs", "encode", "decode", "sample", "sample_records")
-class GraphCNF(nn.Module):
-    """Density of typed graphs: atom by atom along a depth-first path, or in one shot.
+class GraphCNF(Pretrained):
+    """Density of typed graphs, by a graph model of one of several architectures.
 
     Lippe & Gavves, *Categorical Normalizing Flows via Continuous Transformations*, ICLR 2021, arXiv
     2006.09790, section 3. The constructor's arguments are saved with the weights and rebuild the
     model.
 
     Args:
-        architecture: Name of the graph model: "path" (node by node along the path of a depth-first
-            numbering), "unordered" (along a random one, several nodes in each evaluation),
-            "growth" (node by node, for graphs of any kind), "pairs" (one latent per pair of nodes,
-            the paper's three steps), or another one that `graph_model` has registered.
+        architecture: Name of a registered `GraphModel`: "path" (node by node in a canonical
+            depth-first order), "unordered" (a random depth-first order, several nodes in each
+            evaluation), "growth" (node by node, for graphs of any kind), "pairs" (one latent per
+            pair of nodes, the three steps of the paper), or a further one.
         order: "canonical" if graphs come in a canonical node order that the networks may use,
-            "none" for a model that is invariant to it: "unordered" and "growth" need "none",
+            "none" for a model that is invariant to the order. "unordered" and "growth" need "none",
             "pairs" takes both.
-        steps: Arguments of the graph model, such as `PathModel`.
+        steps: Arguments of the graph model, such as those of `PathModel`.
 
     Attributes:
         metadata: JSON; `size_histogram` (index: number of nodes), `dataset`, `training`, ...
@@ -202,12 +205,12 @@ class GraphCNF(nn.Module):
         support: bool = True,
         **steps,
     ) -> GraphCNF:
-        """Build a model whose sizes fit every graph that it should be able to represent.
+        """Build an untrained model with sizes that fit all of `graphs`.
 
-        `edge_weights` are what edge categories add to the sum of a node, such as bond orders (1
-        each when None); `support=False` leaves out the rules of the model; `steps` are further
-        arguments of the graph model. Raises UserError where there are no graphs, or the model
-        cannot be built for them.
+        `edge_weights` are the weights of edge categories in the sum of a node, such as bond orders
+        (1 each when None). `support=False` leaves out the rules of the model; `steps` are further
+        arguments of the graph model. Raises UserError if there are no graphs, or the model cannot
+        represent them.
         """
         found = model_class(architecture, order)
         if not len(graphs):
@@ -223,7 +226,7 @@ class GraphCNF(nn.Module):
 
     @property
     def ordered(self) -> bool:
-        """True where graphs have to come in their canonical node order."""
+        """True if graphs must come in their canonical node order."""
         return self.config["order"] == "canonical"
 
     @property
@@ -236,15 +239,11 @@ class GraphCNF(nn.Module):
         """Conditioning variables: name, mean and standard deviation of each."""
         return self.config["steps"].get("conditions") or []
 
-    @property
-    def device(self) -> torch.device:
-        """Device of the parameters."""
-        return next(self.parameters()).device
-
     def with_conditions(self, tables: list[dict[str, Any]]) -> GraphCNF:
-        """Return the same weights in a model that also takes conditions, and ignores them yet.
+        """Return a copy of the model with conditioning variables, which it ignores until trained.
 
-        `tables` are `condition_tables`. UserError where there are some already, or cannot be.
+        `tables` are `condition_tables`. Raises UserError if the model has conditions already, or
+        its architecture takes none.
         """
         if self.conditions or not self.steps.takes_conditions:
             raise UserError(
@@ -253,25 +252,25 @@ class GraphCNF(nn.Module):
         return self._with_arguments(conditions=tables)
 
     def _with_arguments(self, **arguments: Any) -> GraphCNF:
-        """Return the same weights with other arguments of the graph model."""
+        """Return a copy of the model with other `arguments` of the graph model."""
         steps = {**self.config["steps"], **arguments}
         other = GraphCNF(**{**self.config, "steps": steps}).to(next(self.parameters()))
-        # Parameters that are new keep their start.
+        # New parameters keep their initial values.
         other.load_state_dict({**other.state_dict(), **self.state_dict()})
         other.metadata, other.training_hashes = dict(self.metadata), self.training_hashes
         return other.train(self.training)
 
     @property
     def has_rules(self) -> bool:
-        """True where there is a rule that `without_rules` leaves out."""
+        """True if the model has rules that `without_rules` leaves out."""
         given, defaults = self.config["steps"], signature(type(self.steps)).parameters
         left_out = self.steps.rules.items()
         return any(given.get(k, defaults[k].default) != value for k, value in left_out)
 
     def without_rules(self) -> GraphCNF:
-        """Return the same weights without the rules that were not learned from the data.
+        """Return a copy of the model without its rules, which are not learned by training.
 
-        Those of "path" limit sums of edge weights. Raises UserError where there is no rule.
+        The rule of "path" limits sums of edge weights. Raises UserError if there is no rule.
         """
         if not self.has_rules:
             raise UserError("this model has no support of the data that could be left out")
@@ -279,7 +278,7 @@ class GraphCNF(nn.Module):
 
     @property
     def is_raw(self) -> bool:
-        """False where a rule of the model draws again what breaks it."""
+        """True unless sampling draws again what breaks a rule of the model."""
         return not (self.steps.check and self.has_rules)
 
     def _checked(self, batch: GraphBatch) -> GraphBatch:
@@ -287,7 +286,7 @@ class GraphCNF(nn.Module):
         return batch.checked(self.max_nodes, steps["node_categories"], steps["bond_categories"])
 
     def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
-        """Draw the terms of the bound, per step; ValueError for a graph outside of the model."""
+        """Draw the terms of the bound, by step; ValueError if a graph does not fit the model."""
         return self.steps.bounds(self._checked(batch), noise)
 
     def log_prob(
@@ -295,15 +294,16 @@ class GraphCNF(nn.Module):
     ) -> Tensor:
         """Return a lower bound on log p(graph | number of nodes), (B,) nats.
 
-        Divide by (nodes * ln 2) for bits per node: edges included, size prior not (see
-        `size_log_prob`).
+        Divided by -(nodes * ln 2) these are bits per node, with edges but without the prior of
+        sizes (`size_log_prob`).
 
         Args:
-            batch: The graphs, numbered as the model needs them.
-            samples: Draws of the encoder; "path" needs none, its bound is exact for a numbering.
+            batch: The graphs, in the node order that the model needs.
+            samples: Number of draws of the encoder. 1 is enough for "path", whose bound is exact
+                for a numbering.
             noise: Tape of the random draws.
-            orders: Depth-first numberings whose probabilities are summed, the given one included
-                ("path" only, without gradients), up to 1,024. The bound rises with their number.
+            orders: Number of depth-first numberings whose probabilities are summed, the given one
+                included, up to 1,024 ("path" only, without gradients). More tighten the bound.
         """
         check_integer("samples", samples, 1)
         check_integer("orders", orders, 1, LARGEST_ORDERS)
@@ -327,11 +327,11 @@ class GraphCNF(nn.Module):
         """Return `log_prob` of many graphs, (M,) nats in float64, without gradients.
 
         Args:
-            graphs: The graphs, numbered as the model needs them.
-            noise: Function that gives the tape of a batch, given the indices of its graphs.
+            graphs: The graphs, in the node order that the model needs.
+            noise: Function from the indices of the graphs in a batch to the tape of the batch.
             orders: As in `log_prob`.
-            conditions: The same (P,) for all graphs, None for an unknown one.
-            size: Graphs of like size in a batch.
+            conditions: Conditions (P,) of all graphs, None for an unknown one.
+            size: Number of graphs in a batch; graphs of similar size share a batch.
         """
         nats = np.zeros(len(graphs))
         for chosen in batches(graphs.node_counts, size=size):
@@ -344,17 +344,17 @@ class GraphCNF(nn.Module):
         return nats
 
     def training_loss(self, batch: GraphBatch, *, beta: float = 1.0):
-        """Return the negative bound in nats per node, decoder terms weighted with `beta`.
+        """Return the negative bound in nats per node, log p(x|z) weighted by `beta`, and metrics.
 
-        Also metrics, pairs (sum over graphs, number of graphs): `bits_per_node`,
-        `bits_per_molecule`, and per step `bits_*` (per node) and `accuracy_*` (`Bound.correct`).
+        Metrics are pairs (sum over graphs, number of graphs): `bits_per_node`, `bits_per_molecule`
+        and, for each step, `bits_*` (per node) and `accuracy_*` (`Bound.correct`).
         """
         bounds = self.steps.estimate(self._checked(batch))
         nodes = batch.sizes
         loss = -sum(b.value(beta).sum() for b in bounds.values()) / nodes.sum()
         if batch.conditions is not None:
             own = self.size_log_prob(nodes, batch.conditions)
-            # A held-out graph may be larger than all that were trained on.
+            # A held-out graph may have a size that no training graph has.
             loss = loss - own[own.isfinite()].sum() / nodes.sum()
         with torch.no_grad():
             bits = {name: -b.value() / math.log(2) for name, b in bounds.items()}
@@ -367,14 +367,15 @@ class GraphCNF(nn.Module):
 
     @torch.no_grad()
     def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
-        """Return latents of the base space; raise ValueError for a graph outside of the model."""
+        """Encode graphs to base latents; raise ValueError if a graph does not fit the model."""
         return self.steps.encode(self._checked(batch), noise)
 
     @torch.no_grad()
     def decode(self, latents: Latents, mask: Tensor, **options) -> GraphBatch:
-        """Return the graphs of latents with real nodes `mask` (B, N); ValueError if too large.
+        """Decode base latents to graphs with real nodes `mask` (B, N); ValueError if too large.
 
-        Options: `temperature` (1.0), `sample` (False: argmax of the posterior), `generator`.
+        Options: `temperature` (1.0), `sample` (True draws from the posterior instead of taking its
+        argmax), `generator`.
         """
         if mask[:, self.max_nodes :].any():
             largest = int(mask.sum(1).max())
@@ -384,10 +385,10 @@ class GraphCNF(nn.Module):
     def size_probabilities(
         self, sizes: tuple[int, int] | None = None, conditions: Tensor | None = None
     ) -> np.ndarray:
-        """Return the prior over numbers of nodes, 0 to `max_nodes`, as in the training histogram.
+        """Return the prior over numbers of nodes, (max_nodes + 1,): the histogram of training.
 
-        Restricted to a range if given, uniform where there are no such graphs; as the model has
-        learned, given the `conditions` (1, P) of a graph.
+        It is restricted to the range `sizes` if given, and uniform there if the histogram has no
+        graph in the range. With the `conditions` (1, P) of a graph it is reweighted as learned.
         """
         low, high = sizes or (0, self.max_nodes)
         if sizes is not None:
@@ -409,7 +410,7 @@ class GraphCNF(nn.Module):
         return (torch.as_tensor(prior).log().to(more) + more).log_softmax(-1)
 
     def size_log_prob(self, sizes: Tensor, conditions: Tensor | None = None) -> Tensor:
-        """Return the log-probability of numbers of nodes, (B,) nats: see `size_probabilities`."""
+        """Return the log-prior of numbers of nodes, (B,) nats; see `size_probabilities`."""
         prior = self.size_probabilities()
         log_probs = torch.as_tensor(prior).log()[None].to(sizes.device)
         if conditions is not None:
@@ -437,9 +438,11 @@ class GraphCNF(nn.Module):
     ) -> GraphBatch:
         """Draw one graph for each number of nodes in `sizes` (B,) long, 1 to `max_nodes`.
 
-        `temperature` is below 1 for more probable graphs, `generator` None, torch's or one of
-        numpy's per graph; `conditions` (B, P) are NaN where unknown. With `sample_posterior`,
-        p(x|z) is drawn from instead of taking its argmax. Raises UserError or ValueError.
+        A `temperature` below 1 gives more probable graphs. `generator` is None, a torch generator,
+        or a list of one numpy generator per graph. `conditions` (B, P) are NaN where unknown. With
+        `sample_posterior`, categories are drawn from p(x|z) instead of taking the argmax. Raises
+        UserError for sizes or a temperature out of range, ValueError for conditions of a model that
+        takes none.
         """
         if not len(sizes):
             raise UserError("give at least one number of nodes to draw graphs of")
@@ -464,12 +467,12 @@ class GraphCNF(nn.Module):
         sizes: tuple[int, int] | None = None,
         conditions: Sequence[float | None] | None = None,
     ) -> PackedGraphs:
-        """Draw the records `first` to `first + count - 1` of the endless sample with this seed.
+        """Draw the records `first` to `first + count - 1` of the endless sample of a seed.
 
-        A record is a function of the seed and its number, to the last bit on one machine: it is
-        always computed in the same batch (see `graphcnf.graphs.record_blocks`), on a CPU by one
-        thread. `sizes` are as in `size_probabilities`, `conditions` (P,) as in `sample`, None for
-        an unknown one. Raises UserError where a number is out of range.
+        On one machine, seed and number determine a record to the last bit: it is always computed in
+        the same batch (see `graphcnf.graphs.record_blocks`), on a CPU by one thread. `sizes` are as
+        in `size_probabilities`. `conditions` (P,) hold for all records, None for an unknown one.
+        Raises UserError if an argument is out of range.
         """
         check_integer("first", first)
         check_integer("count", count)
@@ -499,7 +502,7 @@ class GraphCNF(nn.Module):
     def save_pretrained(self, folder: str | Path, *, half: bool = False) -> None:
         """Write `config.json`, `model.safetensors` and, if known, `training_hashes.safetensors`.
 
-        With `half`, parameters are rounded to float16: half the size, and float32 once loaded.
+        With `half`, parameters are stored in float16, for half the size, and loaded as float32.
         """
         hashes = self.training_hashes
         arrays = {} if hashes is None else {"training_hashes": hashes}
@@ -509,7 +512,7 @@ class GraphCNF(nn.Module):
     def from_pretrained(cls, name_or_folder: str | Path, device="cpu") -> GraphCNF:
         """Load shipped weights by name, or a folder that `save_pretrained` or training wrote.
 
-        Raises UserError where there is no such model, or its files are damaged.
+        Raises UserError if there is no such model, or a file is damaged.
         """
         folder = locate(name_or_folder, shipped=True)
         model = load_model(cls, folder, device)

@@ -1,4 +1,4 @@
-"""Inputs that graph networks share: features of the structure, and conditions of a whole graph."""
+"""Inputs of graph networks: structural features, and conditions of a whole graph."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ MAX_DEGREE = 6
 MAX_COUNT = 4
 WALK_LENGTHS = 8
 MAX_DISTANCE = 6
-# Channels of the node features of a graph without types.
+# Number of node features in `graph_context` without edge categories.
 NODE_FEATURES = MAX_DEGREE + 1 + WALK_LENGTHS
-# Channels of the pair features of a graph without types; one less without an order.
+# Number of pair features in `graph_context` without edge categories; one less if not `ordered`.
 PAIR_FEATURES = MAX_DISTANCE + 2
-# Sines and cosines of a value, of periods 16, 8, 4, 2, 1 and 1/2 standard deviations.
+# Number of sines and cosines of a condition: periods are 16, 8, 4, 2, 1, 1/2 standard deviations.
 FREQUENCIES = 6
 FAR = 20.0  # standard deviations from the mean at which values are clamped
-RIDGE = 0.3  # ridge of the least squares of edges: an edge that was seen once adds little
-UNCONDITIONAL = 0.2  # share of the training graphs that are shown without conditions
+RIDGE = 0.3  # ridge of the least squares for edges: an edge that was seen once adds little
+UNCONDITIONAL = 0.2  # share of training graphs whose conditions are all hidden
 
 
 def walk_features(adjacency: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return equivariant node features (B, N, F) of the connectivity (B, N, N) bool.
+    """Return equivariant node features (B, N, F) of an adjacency matrix (B, N, N) bool.
 
-    One-hot degree, and the probabilities that a random walk returns after 1 to 8 steps (Dwivedi et
-    al. 2022, arXiv 2110.07875), which tell ring membership and size.
+    Features are the one-hot degree, and the probabilities that a random walk returns after 1 to 8
+    steps (Dwivedi et al. 2022, arXiv 2110.07875), which depend on rings and their sizes.
     """
     a = adjacency.to(dtype)
     degree = a.sum(-1)
@@ -54,11 +54,12 @@ def graph_context(
     *,
     ordered: bool = True,
 ) -> Context:
-    """Return a context with features of graphs of bonds (B, N, N): categories plus 1, or bool.
+    """Return a context with node features and pair features of graphs.
 
-    Features: those of `walk_features`. Adjacency: one-hot distance (1 to 6, farther; all 0 for i =
-    j), and on edges, where nodes are `ordered`, True if j is numbered before i. For each of the
-    `categories` in addition the one-hot count of such edges at a node, and the edges themselves.
+    `bonds` (B, N, N) are bool, or edge categories plus 1. `features` are `walk_features`;
+    `adjacency` holds the one-hot distance of each pair (1 to 6, farther; all 0 for i = j) and, if
+    nodes are `ordered`, 1 on edges to an earlier node j. With edge `categories`, `features` also
+    has one-hot counts of each category at a node, and `adjacency` one-hot edge categories.
     """
     a = (bonds > 0).to(dtype)
     eye = torch.eye(mask.shape[1], device=mask.device, dtype=dtype)
@@ -79,9 +80,9 @@ def graph_context(
 
 
 def condition_tables(names: Sequence[str], values: np.ndarray) -> list[dict[str, Any]]:
-    """Return name, mean and deviation of each column of the training graphs' values (M, P)."""
+    """Return name, mean and standard deviation of each column of training values (M, P)."""
     means, deviations = values.mean(0), values.std(0)
-    deviations = np.where(deviations > 1e-9 * np.abs(means), deviations, 1.0)  # else all alike
+    deviations = np.where(deviations > 1e-9 * np.abs(means), deviations, 1.0)  # 1 for constants
     return [
         {"name": name, "mean": float(f"{mean:.9g}"), "deviation": float(f"{sd:.9g}")}
         for name, mean, sd in zip(names, means, deviations, strict=True)
@@ -89,19 +90,19 @@ def condition_tables(names: Sequence[str], values: np.ndarray) -> list[dict[str,
 
 
 def partly_known(values: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Hide some of the values (B, P) as NaN; every number of known ones is equally likely."""
+    """Replace random values (B, P) by NaN; every number of known values is equally likely."""
     known = random.random(values.shape) < random.random((len(values), 1))
     known &= random.random((len(values), 1)) >= UNCONDITIONAL
     return np.where(known, values, np.nan)
 
 
 def condition_row(values: Sequence[float | None]) -> Tensor:
-    """Return conditions of a graph as a row (1, P); NaN for None."""
+    """Return conditions as a tensor (1, P), with NaN for None."""
     return torch.tensor([[math.nan if v is None else float(v) for v in values]])
 
 
 class ConditionEmbedding(nn.Module):
-    """Embedding of the conditions of each graph; zero at the start, and without conditions."""
+    """Embedding of conditions, initially 0, and always 0 if all conditions are unknown."""
 
     means: Tensor
     deviations: Tensor
@@ -117,7 +118,7 @@ class ConditionEmbedding(nn.Module):
         self.leave = zero_init(nn.Linear(128, width))
 
     def forward(self, values: Tensor) -> Tensor:
-        """Return channels (..., width) of the values (..., P), NaN for no condition."""
+        """Embed values (..., P), NaN where unknown, in (..., width) channels."""
         if values.shape[-1] != len(self.means):
             raise ValueError(
                 f"{values.shape[-1]} conditions, but the model takes {len(self.means)}"
@@ -135,11 +136,12 @@ class ConditionEmbedding(nn.Module):
 
 
 class Shares(nn.Module):
-    """Shares of the conditions of a graph that its nodes add, by categories and by edges.
+    """Additive contributions of nodes and edges to the conditions of a graph.
 
-    An edge counts with all that is around both its ends so far, so that sums over nodes and their
-    neighbours (a weight, a logP after Crippen) are nearly exact; others are hints. Shares are in
-    deviations of the `tables`.
+    The contribution of a node depends on its categories, that of an edge on the surroundings of
+    both its ends so far (`Path.links`). Conditions that are such sums (molecular weight, Crippen's
+    logP) are predicted nearly exactly, others roughly. The tables hold contributions in standard
+    deviations of the conditions, given by `tables`.
     """
 
     deviations: Tensor
@@ -163,14 +165,15 @@ class Shares(nn.Module):
         return torch.where(links > 0, links % (self.edges.num_embeddings - 1) + 1, 0)
 
     def of(self, x: Tensor, links: Tensor) -> Tensor:
-        """Return the shares (..., P) that nodes x (..., V) with edges `Path.links` (..., K) add."""
+        """Return the contributions (..., P) of nodes x (..., V) with edges `links` (..., K)."""
         added = sum(share(value) for share, value in zip(self.each, x.unbind(-1), strict=True))
         return (added + self.edges(self._rows(links)).sum(-2)) * self.deviations
 
     def forward(self, conditions: Tensor, added: Tensor) -> Tensor:
-        """Return channels (B, M, width) of `conditions - added` and of `added`.
+        """Return channels (B, M, width) for M nodes of graphs with conditions (B, P).
 
-        `conditions` (B, P) are those of a graph; `added` (B, M, P) is what its nodes have added.
+        They embed `added` (B, M, P), the contributions of all nodes before each of the M nodes, and
+        the rest of the conditions, `conditions - added`.
         """
         anything = ~conditions.isnan().all(-1)[:, None, None]
         so_far = torch.where(anything, self.so_far(added), 0.0)
@@ -178,7 +181,7 @@ class Shares(nn.Module):
 
     @torch.no_grad()
     def fit(self, x: Tensor, links: Tensor, mask: Tensor, conditions: Tensor) -> None:
-        """Fit the shares by least squares: categories first, then edges to the residual.
+        """Fit contributions by least squares: those of nodes first, those of edges to the rest.
 
         Graphs have categories x (B, N, V), `links` (B, N, K), `mask` (B, N), `conditions` (B, P).
         """
@@ -190,7 +193,7 @@ class Shares(nn.Module):
         counts = [(F.one_hot(value, len(t)) * mask[..., None]).sum(1) for value, t in each]
         seen = torch.cat(counts, -1).double()
         wanted = (conditions / self.deviations).double()
-        # A little of a ridge: some columns are sums of others.
+        # A small ridge, since some columns are sums of others.
         ridge = 1e-6 * len(x) * torch.eye(seen.shape[1], dtype=torch.float64, device=x.device)
         found = torch.linalg.solve(seen.T @ seen + ridge, seen.T @ wanted)
         for table, part in zip(tables, found.split([len(t) for t in tables]), strict=True):

@@ -1,6 +1,6 @@
-"""Numbered records of a sample, each always computed in the same batch, by one thread.
+"""Reproducible records: a numbered record is always computed in the same batch, by one thread.
 
-Rounding in float32 depends on shapes and threads, and once in a while decides between categories.
+Rounding in float32 depends on batch shapes and threads, and occasionally changes a category.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import torch
 from graphcnf.flows.base import record_generators
 from graphcnf.flows.transform import Noise
 
-BATCH = 256  # graphs in a batch, where a model says nothing else
-BLOCK = 1024  # records in a block, but for the first ones
-FIRST_BLOCKS = (0, 128, 512)  # first records of the blocks that make up the first `BLOCK` records
-GPU_BLOCKS = 4  # blocks that a GPU draws at once: 4,096 records
+BATCH = 256  # default number of graphs in a batch
+BLOCK = 1024  # records in a block, from record `BLOCK` on
+FIRST_BLOCKS = (0, 128, 512)  # starts of the smaller blocks of the first `BLOCK` records
+GPU_BLOCKS = 4  # blocks that a GPU draws together: 4,096 records
 
 
 def blocks(first: int, together: int = 1) -> Iterator[range]:
-    """Yield endless blocks, from the one that holds the record `first` on, `together` as one.
+    """Yield ranges of records without end, from the block of record `first` on.
 
-    Those of the first `BLOCK` records come alone.
+    Each range is `together` blocks, or one of the blocks of the first `BLOCK` records.
     """
     while True:
         number = _block_number(first)
@@ -37,12 +37,12 @@ def blocks(first: int, together: int = 1) -> Iterator[range]:
 
 
 def together_on(device: torch.device) -> int:
-    """Return the number of blocks drawn at once; a GPU, which rounds otherwise, draws more."""
+    """Return the number of blocks that a device draws together: 1 on a CPU, more on a GPU."""
     return 1 if device.type == "cpu" else GPU_BLOCKS
 
 
 def share_of(records: range, part: int, parts: int) -> range:
-    """Return part 1 to `parts` of some records, cut where blocks begin, at most a block apart.
+    """Return part number `part`, 1 to `parts`, of records cut between blocks into equal parts.
 
     Examples:
         >>> [share_of(range(100, 2000), part, 3) for part in (1, 2, 3)]
@@ -54,7 +54,7 @@ def share_of(records: range, part: int, parts: int) -> range:
 
 
 def block_count(records: range) -> int:
-    """Return the number of the blocks that hold records, at least one."""
+    """Return the number of blocks that contain `records`, which are at least one."""
     return _block_number(records.stop - 1) - _block_number(records.start) + 1
 
 
@@ -71,7 +71,7 @@ def _block_start(number: int) -> int:
 
 
 def batches(sizes: np.ndarray, together: int = 1, size: int = BATCH) -> list[np.ndarray]:
-    """Return the places of graphs of sizes (M,) in batches of `size` for each block."""
+    """Return index arrays of batches of `size * together` graphs, sorted by their sizes (M,)."""
     order, size = np.argsort(sizes, kind="stable"), size * together
     return [order[k : k + size] for k in range(0, len(order), size)]
 
@@ -79,10 +79,11 @@ def batches(sizes: np.ndarray, together: int = 1, size: int = BATCH) -> list[np.
 def record_batches(
     wanted: range, prior: np.ndarray, seed: int, together: int = 1, size: int = BATCH
 ) -> Iterator[tuple[np.ndarray, np.ndarray, list[np.random.Generator]]]:
-    """Yield the batches that hold the records `wanted` of the sample with this seed.
+    """Yield the batches that contain the records `wanted` of the sample of a seed.
 
-    Numbers, sizes (by the first number that a record draws and the probabilities `prior` from 0
-    on) and generators of all records of a batch; graphs of like size in a block share one.
+    A batch is the numbers, sizes and generators of its records, all from one block and of similar
+    size. The first number that a generator draws gives the size, with the probabilities `prior` of
+    sizes 0, 1, ...
     """
     below = prior.cumsum()
     for block in blocks(wanted.start, together):
@@ -99,7 +100,7 @@ def record_batches(
 
 @contextmanager
 def one_thread(device: torch.device) -> Iterator[None]:
-    """Let torch compute on a CPU with one thread: with several it rounds sums in another order."""
+    """Let torch compute on a CPU with one thread: several would sum in another order."""
     threads = torch.get_num_threads()
     if device.type == "cpu":
         torch.set_num_threads(1)
@@ -110,22 +111,22 @@ def one_thread(device: torch.device) -> Iterator[None]:
 
 
 class RecordNoise(Noise):
-    """Noise of the encoders in which a record has its own numbers, whatever it is batched with."""
+    """Tape of encoder noise whose numbers depend on seed and record, not on the batch."""
 
     def __init__(self, seed: int, records: Sequence[int]):
         super().__init__()
         self.seed, self.records = seed, records
 
     def take(self, draw):
-        """Return uniform numbers in the shape of `draw()`, which draws uniform numbers as well."""
+        """Return uniform numbers of shape and type of `draw()`, which must be uniform as well."""
 
         def own():
             like, rows = draw(), []
             for record in self.records:
-                # The spawn key sets these numbers apart from those that drew the record.
+                # The spawn key makes these numbers independent of those that drew the record.
                 key = (len(self.draws),)
                 sequence = np.random.SeedSequence((self.seed, int(record)), spawn_key=key)
-                # Nodes and pairs come in an order in which padding is last: it shifts no numbers.
+                # Padding of nodes and pairs comes last, so it does not shift the numbers.
                 random = np.random.Generator(np.random.Philox(sequence))
                 rows.append(random.random(tuple(like.shape[1:])))
             return torch.from_numpy(np.stack(rows)).to(like)

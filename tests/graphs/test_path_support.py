@@ -23,14 +23,14 @@ def every_code(support, cardinalities, nodes):
     for number in range(nodes):
         last = torch.full((len(done),), number == nodes - 1)
         rows = torch.arange(len(done))
-        places = support.places(support.free(path.tables), path.depth, last)
+        valence = support.free_valence(support.free(path.tables), path.depth, last)
         for _ in cardinalities:
-            allowed = support.allowed(places)
+            allowed = support.allowed(valence)
             assert allowed.any(1).all(), "a dead end"
             row, value = allowed.nonzero(as_tuple=True)
             rows = rows[row]
-            places = support.add(places[row], value)
-        x = torch.stack(places.x, -1)
+            valence = support.add(valence[row], value)
+        x = torch.stack(valence.x, -1)
         done = torch.cat([done[rows], x[:, None]], 1)
         path = path.take(rows)
         path.add(number, x, support.weights)
@@ -112,14 +112,14 @@ def test_every_graph_lies_in_its_support(random_graphs):
     x, nodes = code.encode(batch), batch.mask.shape[1]
     path = Path.before_each(x, support.weights, support.pad)
     last = batch.sizes[:, None] == torch.arange(nodes) + 1
-    places = support.places(support.free(path.tables), path.depth, last.flatten())
+    valence = support.free_valence(support.free(path.tables), path.depth, last.flatten())
     values = x.flatten(0, 1)
     for k in range(x.shape[-1]):
-        allowed = support.allowed(places)
+        allowed = support.allowed(valence)
         right = allowed.gather(1, values[:, k : k + 1])[:, 0]
         assert right[batch.mask.flatten()].all()
         assert k == 2 or not allowed.all(), "nothing is excluded: the test would be empty"
-        places = support.add(places, values[:, k])
+        valence = support.add(valence, values[:, k])
 
 
 def test_the_walk_is_that_of_networkx(random_graphs):

@@ -1,1 +1,1 @@
-"""Graphs atom by atom: the categories of a node along the depth-first path, one after the other."""
+"""Graph models that go node by node along a depth-first path."""

@@ -1,10 +1,10 @@
-"""A node of a depth-first numbered graph as a few categories.
+"""Code of a depth-first numbered graph: a few categories for each node.
 
-In a depth-first numbering the neighbours that a node has among the earlier nodes all lie on the
-path from the first node to it. A node's connectivity is therefore how many levels the path steps
-back before it continues with this node (0: child of the node before), and the lengths of the edges
-that lead from the node further up the path (a ring of size s is closed by length s - 1, whatever
-branches its nodes carry).
+In a depth-first numbering, the earlier neighbours of a node all lie on the path from the first node
+to it. The connectivity of a node is therefore given by the number of levels that the path steps
+back from the previous node to the parent (0: the previous node is the parent), and by the lengths
+of its other edges to nodes on the path, the closures: a ring of s nodes has a closure of length
+s - 1, whatever branches its nodes carry.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 
 
 def depth_first_code(adjacency: Tensor, mask: Tensor, entries: int) -> tuple[Tensor, Tensor]:
-    """Return the code of depth-first numbered graphs, and the neighbour that each entry stands for.
+    """Return step back and closures of every node, and the neighbour at the end of each edge.
 
-    Both are (B, N, K) long, for up to K = `entries` earlier neighbours of a node. The code of a
-    node is the number of levels stepped back, then the lengths of its closures, increasing; 0 for
-    none, and for the first node and padding. Neighbours are -1 for none. Raises ValueError for a
-    graph that is not connected, not numbered depth-first, or has a node with more earlier
-    neighbours.
+    Both are (B, N, K) long, for up to K = `entries` earlier neighbours. The first tensor has the
+    number of levels stepped back, then the lengths of the closures in increasing order; 0 for no
+    closure, for the first node and at padding. The second has the parent, then the neighbours at
+    the ends of the closures; -1 for none. Raises ValueError if a graph is not connected or not
+    numbered depth-first, or a node has more than K earlier neighbours.
     """
     batch, nodes = mask.shape
     number = torch.arange(nodes, device=mask.device)
@@ -35,11 +35,11 @@ def depth_first_code(adjacency: Tensor, mask: Tensor, entries: int) -> tuple[Ten
     if (earlier.sum(-1) > entries).any():
         raise ValueError(f"a node has more than {entries} earlier neighbours")
     depth, above = (parent >= 0).long(), parent
-    for _ in range(nodes.bit_length()):  # Doubles how far up the parents are followed.
+    for _ in range(nodes.bit_length()):  # Pointer doubling: 1, 2, 4, ... levels up.
         up, real = above.clamp(min=0), above >= 0
         depth = depth + torch.where(real, depth.gather(1, up), 0)
         above = torch.where(real, above.gather(1, up), -1)
-    # Where the numbering is depth-first, the path holds the last node of every depth.
+    # In a depth-first numbering, the path consists of the last node so far at every depth.
     last = torch.where(depth[..., None] == number, number[:, None], -1).cummax(1).values
     level = depth[:, None].expand(-1, nodes, -1)
     on_path = last[:, :-1].gather(2, level[:, 1:]) == number
@@ -59,15 +59,16 @@ def depth_first_code(adjacency: Tensor, mask: Tensor, entries: int) -> tuple[Ten
 
 
 class AtomCode:
-    """One-to-one map of connected depth-first numbered graphs to V categories per node.
+    """One-to-one map from connected depth-first numbered graphs to V categories per node.
 
-    The variables of a node, in this order: levels stepped back, from 0 to `back` - 1; category of
-    the edge to the parent plus 1 (0 for the first node, which has none); category of the node; then
-    for each closure its length, up to that in `closures`, and the category of its edge plus 1, 0
-    and 0 for none. Not every combination is the code of a graph; `Support` knows which are.
+    The variables of a node are, in this order: the levels stepped back, 0 to `back` - 1; the
+    category of the edge to the parent plus 1 (0 for the first node, which has no parent); the
+    category of the node; and for each entry of `closures`, the largest length of that closure, the
+    length of the closure and the category of its edge plus 1 (0 and 0 for no closure). Not every
+    combination of values is the code of a graph; `Support` rules out the others.
     """
 
-    COMMON = 4  # variables that all nodes have: up to the length of a closure
+    COMMON = 4  # variables that are decided for every node: up to the length of the first closure
 
     def __init__(
         self, back: int, closures: list[int], *, node_categories: int, bond_categories: int
@@ -85,22 +86,22 @@ class AtomCode:
 
     @staticmethod
     def edge_number(k: int) -> int:
-        """Return the number of the edge of variable k: 0 for the parent's, then the closures'."""
+        """Return the edge that variable k describes: 0 for the parent's, 1, 2, ... for closures."""
         return 0 if k < 3 else (k - 1) // 2
 
     @staticmethod
     def lengths(x: Tensor) -> Tensor:
-        """Return the lengths of all edges, 1 for the parent's, (..., E) long, of x (..., V)."""
+        """Return the lengths (..., E) of the edges of nodes x (..., V); 1 for the parent's."""
         return torch.cat([torch.ones_like(x[..., :1]), x[..., 3::2]], -1)
 
     @staticmethod
     def edges(x: Tensor) -> Tensor:
-        """Return the edge categories plus 1, 0 for none, (..., E) long, of x (..., V)."""
+        """Return the edge categories plus 1 (..., E) of nodes x (..., V); 0 for no edge."""
         return torch.cat([x[..., 1:2], x[..., 4::2]], -1)
 
     @staticmethod
     def measure(graphs: PackedGraphs) -> dict:
-        """Return the arguments `back` and `closures` that a set of graphs needs."""
+        """Return the smallest arguments `back` and `closures` that fit a set of graphs."""
         later = np.repeat(graphs.node_starts[:-1], graphs.edge_counts) + graphs.edges.max(1)
         most = int(np.bincount(later).max(initial=1))
         largest = torch.zeros(most, dtype=torch.long)
@@ -111,7 +112,7 @@ class AtomCode:
         return {"back": back + 1, "closures": closures}
 
     def encode(self, batch: GraphBatch) -> Tensor:
-        """Return categories (B, N, V) of graphs, 0 at padding; ValueError where there are none."""
+        """Encode graphs to categories (B, N, V), 0 at padding; ValueError without a code."""
         codes, targets = depth_first_code(batch.adjacency, batch.mask, self.entries)
         if (codes > codes.new_tensor(self.longest)).any():
             raise ValueError("a graph has a longer step back or closure than the model knows")
@@ -121,7 +122,7 @@ class AtomCode:
         return torch.cat([first, closures], -1)
 
     def knows(self, batch: GraphBatch) -> Tensor:
-        """Return which depth-first numbered graphs `encode` takes, (B,) bool."""
+        """Return True for depth-first numbered graphs that `encode` accepts, (B,) bool."""
         if not len(batch):
             return batch.mask.new_zeros(0)
         most = max(int(batch.adjacency.tril(-1).sum(-1).max()), self.entries)
@@ -130,7 +131,7 @@ class AtomCode:
         return (codes <= limits).flatten(1).all(1) & batch.mask.any(1)
 
     def decode(self, x: Tensor, mask: Tensor) -> GraphBatch:
-        """Return the graphs (B, N) of possible categories x (B, N, V)."""
+        """Decode categories x (B, N, V), which must be codes of graphs."""
         batch, nodes, _ = x.shape
         rows = torch.arange(batch, device=x.device)
         path = torch.zeros(batch, nodes + 1, dtype=torch.long, device=x.device)
@@ -143,6 +144,6 @@ class AtomCode:
             path[rows, depth] = i
             for length, edge in zip(lengths[:, i].unbind(-1), edges[:, i].unbind(-1), strict=True):
                 far = path[rows, (depth - length).clamp(min=0)]
-                # Where there is no closure, the node itself is meant, and its edge is 0.
+                # Without a closure, `far` is node i itself, and its entry stays 0.
                 bonds[rows, i, far] = torch.where(length > 0, edge, bonds[rows, i, far])
         return GraphBatch(x[..., 2], bonds + bonds.transpose(1, 2), mask)

@@ -1,4 +1,4 @@
-"""A trained network with more categories, nodes and closures than it was trained with."""
+"""Enlargement of a trained path model by categories, nodes and closures that it does not know."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from graphcnf.graphs.path.model import PathModel
 from graphcnf.graphs.path.network import PathNetwork
 from graphcnf.graphs.path.support import SUMS
 
-LEAST = -8.0  # log of the smallest share of a category's probability that a copy of it starts with
+LEAST = -8.0  # least initial log-probability of a copied category relative to its original
 
 
 def enlarged(
@@ -26,17 +26,23 @@ def enlarged(
     edge_sources: Sequence[int],
     edge_weights: Sequence[int],
 ) -> GraphCNF:
-    """Return a model that knows what a path model knows, and can represent all of some graphs.
+    """Return a copy of a path model, enlarged so that it can represent all of `graphs`.
 
-    What the smaller network lacks starts as a copy of what is closest: a new category of the one
-    that the caller names, a larger number of nodes of the largest known one, a further closure of
-    the last one known. Probability is split between a copy and its original as the counts of both
-    in the new graphs say.
+    New parameters start as copies: those of a new category from the category that the caller names,
+    those of a larger number of nodes from the largest known number, those of a further closure from
+    the last known closure. The probability of a category is split between it and its copies by
+    their counts in `graphs`.
 
-    For each node and edge category of the result `node_sources` and `edge_sources` name the one
-    that it starts from: first the known ones in their order, each of them itself, then the new
-    ones. `graphs` are depth-first numbered, in categories of the result. Raises UserError for other
-    models, and where the graphs have closures but the model knows none.
+    Args:
+        model: A path model with order "canonical".
+        graphs: Graphs, depth-first numbered, in the categories of the enlarged model.
+        node_sources: For each node category of the enlarged model, the category of `model` from
+            which it starts: the known categories in order, then the sources of the new ones.
+        edge_sources: The same for edge categories.
+        edge_weights: Weights of the edge categories of the enlarged model.
+
+    Raises:
+        UserError: for other models, or if `graphs` have closures and the model knows none.
     """
     known, steps = model.config["steps"], model.steps
     if not isinstance(steps, PathModel) or not model.ordered:
@@ -63,7 +69,7 @@ def enlarged(
 
 
 def merged(known, needed):
-    """Return the smallest JSON arguments that cover both: maxima of numbers, entry by entry."""
+    """Merge two JSON values by the maxima of their numbers, entry by entry."""
     if isinstance(known, dict) and isinstance(needed, dict):
         both = {k: merged(known[k], needed[k]) for k in known if k in needed}
         return {**known, **needed, **both}
@@ -76,7 +82,7 @@ def merged(known, needed):
 
 
 def _grow(new: PathNetwork, old: PathNetwork, sources: _Sources, values: Tensor) -> None:
-    """Fill the parameters of `new`, made for nodes of the values (M, V), from those of `old`."""
+    """Fill the parameters of `new` from those of `old`; `values` (M, V) are codes of new graphs."""
     state = dict(old.named_parameters())
     for name, parameter in new.named_parameters():
         rows = _rows(name, parameter, state, sources)
@@ -85,7 +91,7 @@ def _grow(new: PathNetwork, old: PathNetwork, sources: _Sources, values: Tensor)
         parameter.copy_(rows)
     for k, own in enumerate(values.unbind(1)):
         source, count = sources.values(k), own.bincount(minlength=new.cardinalities[k])
-        # What comes from the same value as one before it is a copy of that one.
+        # The first value with a source is the original, further ones are copies.
         original = (source[:, None] == source).int().argmax(1)
         copied = original < torch.arange(len(source))
         share = ((count + 0.5) / (count[original] + 0.5)).log().clamp(LEAST, 0.0)
@@ -94,7 +100,10 @@ def _grow(new: PathNetwork, old: PathNetwork, sources: _Sources, values: Tensor)
 
 
 class _Sources:
-    """Sources of variables and values of a larger network; ValueError if more than sizes differ."""
+    """For variables and values of the network `new`, those of the network `old` to copy from.
+
+    Raises ValueError if there is nothing to copy from.
+    """
 
     def __init__(
         self, new: PathNetwork, old: PathNetwork, nodes: Sequence[int], edges: Sequence[int]
@@ -102,8 +111,8 @@ class _Sources:
         self.new, self.old = new.cardinalities, old.cardinalities
         self.nodes, own = torch.tensor(nodes), torch.tensor(edges)
         known = old.neighbours.num_embeddings // self.old[2] - 1
-        # Category 0 of an edge variable: there is none. The edge to the parent may have the
-        # categories of edges more than once, for edges of several kinds.
+        # Value 0 of an edge variable stands for no edge. The variable of the edge to the parent may
+        # have several kinds of edges, each with all edge categories.
         kinds = [own + 1 + known * kind for kind in range((self.new[1] - 1) // len(own))]
         self.to_parent = torch.cat([torch.zeros(1, dtype=torch.long), *kinds])
         self.edges = self.to_parent[: len(own) + 1]
@@ -117,14 +126,14 @@ class _Sources:
                 raise ValueError(f"sources of {count} {what} categories among {most}: {sources}")
 
     def variable(self, k: int, most: int | None = None) -> int:
-        """Return the variable of the old network that variable k comes from, below `most`."""
+        """Return the variable of the old network, below `most`, from which variable k is copied."""
         most = len(self.old) if most is None else most
         if k < most:
             return k
         return max(j for j in range(most) if AtomCode.role(j) == AtomCode.role(k))
 
     def values(self, k: int) -> Tensor:
-        """Return for each value of variable k the old one that it comes from."""
+        """Return for each value of variable k the value of the old network to copy from."""
         role = AtomCode.role(k)
         if role == "node":
             return self.nodes
@@ -134,15 +143,15 @@ class _Sources:
 
 
 def _rows(name: str, parameter: Tensor, state: Mapping[str, Tensor], sources: _Sources) -> Tensor:
-    """Return the initial value of the parameter `name` of the larger network."""
+    """Return the initial value of a `parameter` of the new network, from the old `state`."""
     table, _, rest = name.partition(".")
     if table in ("values", "chain", "outputs", "hidden"):
         number, _, kind = rest.partition(".")
-        # The last variable of a network is told to none, so it has no table in the chain.
+        # No variable depends on the last one, so the chain has no table for it.
         k, most = int(number), len(sources.old) - (table == "chain")
         source = state[f"{table}.{sources.variable(k, most)}.{kind}"]
         return source if table == "hidden" else source[sources.values(k)]
-    if rest.startswith("each."):  # of the shares: what values add to a condition
+    if rest.startswith("each."):  # of `Shares`: contributions of values to conditions
         k = int(rest.split(".")[1])
         return state[f"{table}.each.{sources.variable(k)}.weight"][sources.values(k)]
     if table == "gains":
@@ -156,7 +165,7 @@ def _rows(name: str, parameter: Tensor, state: Mapping[str, Tensor], sources: _S
 
 
 def _clamped(source: Tensor, shape: Sequence[int]) -> Tensor:
-    """Repeat the last entry along every axis up to the shape."""
+    """Extend a tensor to `shape` by repeating the last entry along every axis."""
     for axis, size in enumerate(shape):
         index = torch.arange(size, device=source.device).clamp(max=source.shape[axis] - 1)
         source = source.index_select(axis, index)

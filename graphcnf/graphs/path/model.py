@@ -1,4 +1,4 @@
-"""GraphCNF atom by atom: one flow over all variables of depth-first numbered nodes."""
+"""Graph model "path": an autoregressive flow over the code of a depth-first numbered graph."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from graphcnf.graphs.path.network import PathNetwork
 from graphcnf.graphs.path.support import Path, Support, limit_note
 from graphcnf.graphs.record_blocks import BLOCK, batches
 
-DETOUR = 0.2  # probability of leaving the given order at a branch, or of another first node
+DETOUR = 0.2  # probability of another first node, and at each branch of another order
 
 
 @graph_model("path")
 class PathModel(CodedModel):
     """p(graph) as a product over its nodes in depth-first order.
 
-    `back` and `closures` are those of `AtomCode`, `edge_weights` (bond orders; 1 each when None)
-    and `largest_sums` those of `Support`, `conditions` are `condition_tables`, and `network` has
-    the arguments of `PathNetwork`.
+    `back` and `closures` are arguments of `AtomCode`; `edge_weights` (bond orders; 1 each when
+    None) and `largest_sums` of `Support`; `network` are those of `PathNetwork`. `conditions` are
+    `condition_tables`.
     """
 
     measured = ("back", "closures", "edge_weights", "largest_sums")
     rules = {"largest_sums": None}
     supports_fragments = takes_conditions = True
-    batch_size = BLOCK  # Complete graphs leave a batch, so their sizes may differ.
+    batch_size = BLOCK  # Complete graphs leave the batch, so sizes may differ within it.
     unknown = "a longer ring or branch than the model knows"
     network_class = PathNetwork
 
@@ -58,7 +58,7 @@ class PathModel(CodedModel):
         support = Support(self.code, weights, largest_sums)
         network = {"max_nodes": max_nodes, "conditions": conditions, **network}
         probabilities = self.network_class(self.code, support, **network)
-        # Conditions of a graph also say how many nodes it has.
+        # The number of nodes also depends on the conditions.
         self.sizes = None if conditions is None else ConditionEmbedding(conditions, max_nodes + 1)
         self.flow = AutoregressiveFlow(probabilities)
 
@@ -69,19 +69,19 @@ class PathModel(CodedModel):
 
     @staticmethod
     def measure(graphs: PackedGraphs, **options) -> dict:
-        """Return `measured` arguments, see `limits`."""
+        """Return the `measured` arguments; `options` are those of `Support.limits`."""
         return {**AtomCode.measure(graphs), **PathModel.limits(graphs, **options)}
 
     @staticmethod
     def limits(graphs: PackedGraphs, **options) -> dict:
-        """Return `Support.limits`; graphs of one or two nodes set no limit on sums."""
+        """Return `Support.limits`, without a limit on sums if no graph has three nodes."""
         limits = Support.limits(graphs, **options)
         if graphs.node_counts.max() < 3:
             limits["largest_sums"] = None
         return limits
 
     def knows(self, batch: GraphBatch) -> Tensor:
-        """Return which depth-first numbered graphs the model can represent, (B,) bool."""
+        """Return True for depth-first numbered graphs that the model can represent, (B,) bool."""
         return self.code.knows(batch)
 
     def notes(self, rules: bool) -> list[str]:
@@ -93,7 +93,7 @@ class PathModel(CodedModel):
         return super().size_logits(conditions) if self.sizes is None else self.sizes(conditions)
 
     def fit_conditions(self, batch: GraphBatch) -> None:
-        """Set what nodes and edges add to the conditions by those of a batch; see `Shares`."""
+        """Fit the contributions of nodes and edges to the conditions to a batch; see `Shares`."""
         shares, support = self.network.shares, self.network.support
         assert shares is not None and batch.conditions is not None
         x = self.code.encode(batch)
@@ -104,7 +104,8 @@ class PathModel(CodedModel):
     def log_prob_of_orders(self, batch: GraphBatch, count: int) -> Tensor:
         """Return the log of the summed probabilities of `count` numberings, (B,) nats.
 
-        Each has a code of its own, and the graph's probability is the sum over codes.
+        Different numberings have different codes, and the probability of a graph is the sum over
+        its codes.
         """
         graphs, owners = renumbered(batch.to_packed(), count)
         total = torch.full((len(batch),), -torch.inf, device=batch.mask.device)
@@ -113,7 +114,7 @@ class PathModel(CodedModel):
             owner = torch.from_numpy(owners[chosen]).to(batch.mask.device)
             if batch.conditions is not None:
                 part.conditions = batch.conditions[owner]
-            # A longer step back or closure than the code has: such a numbering has probability 0.
+            # A numbering with a longer step back or closure than the code has has probability 0.
             known = self.knows(part)
             part, owner = part[known], owner[known]
             if not len(part):
@@ -128,10 +129,11 @@ class PathModel(CodedModel):
 def random_depth_first(
     nodes: int, edges: np.ndarray, random: np.random.Generator, detour: float = DETOUR
 ) -> np.ndarray:
-    """Return a depth-first order of a connected graph, close to the order that it has, (n,) int64.
+    """Draw a depth-first order of a connected graph that stays close to the given one, (n,) int64.
 
-    `detour` is the probability of another first node than node 0, and at each branch of shuffling
-    the neighbours; with 1, every depth-first order can come out. New node i is old node `order[i]`.
+    `detour` is the probability that the first node is drawn instead of node 0, and at each branch
+    the probability that the neighbours are shuffled. With 1, every depth-first order is possible.
+    New node i is old node `order[i]`.
     """
     around: list[list[int]] = [[] for _ in range(nodes)]
     for i, j in edges.tolist():
@@ -152,11 +154,14 @@ def random_depth_first(
 
 
 def renumbered(graphs: PackedGraphs, count: int) -> tuple[PackedGraphs, np.ndarray]:
-    """Return graphs in their own and `count - 1` random numberings, distinct, and whose each is."""
+    """Return graphs in distinct numberings, and the index of the original of each.
+
+    For each graph there is the given numbering, and up to `count - 1` random depth-first ones.
+    """
     lists, owners = [], []
     for k in range(len(graphs)):
         types, edges, bonds = graphs.graph(k)
-        # A function of the graph, whatever it is batched with.
+        # Seeded by the graph, so that its numberings do not depend on the batch.
         content = zlib.crc32(b"".join(part.tobytes() for part in (types, edges, bonds)))
         random = np.random.default_rng((0, content))
         known = set()

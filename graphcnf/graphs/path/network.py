@@ -1,4 +1,4 @@
-"""Causal attention over the nodes of a depth-first numbered graph."""
+"""Causal attention network over the nodes of a depth-first numbered graph."""
 
 from __future__ import annotations
 
@@ -24,35 +24,35 @@ from graphcnf.graphs.path.support import (
     NEIGHBOURS,
     NODE,
     SUMS,
+    FreeValence,
     Path,
-    Places,
     Support,
     hashed,
     level_codes,
 )
 
-# Numbers of levels at the end of the path that a network sees as one category.
+# Lengths of the n-grams of levels at the end of the path, which have hashed embeddings.
 TOGETHER = (2, 3, 4, 6)
 
 
 @dataclass
 class Nodes:
-    """Hidden states of M nodes whose variables are decided one after the other."""
+    """Hidden state of M nodes whose variables are decided one after the other."""
 
     h: Tensor  # channels, (M, C)
-    common: Tensor | None  # hidden channels of the read-outs of variables that all nodes have
-    decided: Tensor | None  # sum over the variables so far, (M, H)
-    places: Places  # for the possible categories
+    common: Tensor | None  # hidden layers of the first `AtomCode.COMMON` read-outs, (M, 4 H)
+    decided: Tensor | None  # sum of the embeddings of the variables so far, (M, H)
+    valence: FreeValence  # around the nodes, from which `Support` tells the possible values
 
     def __getitem__(self, rows: Tensor) -> Nodes:
-        """Return some of the nodes."""
+        """Return the hidden state of the nodes at the given rows."""
         common = None if self.common is None else self.common[rows]
         decided = None if self.decided is None else self.decided[rows]
-        return Nodes(self.h[rows], common, decided, self.places[rows])
+        return Nodes(self.h[rows], common, decided, self.valence[rows])
 
 
 class Tables:
-    """Parameters in the shape in which many steps need them: valid until they are trained on."""
+    """Parameters rearranged for fast steps; out of date once the network is trained further."""
 
     def __init__(self, network: PathNetwork):
         self.values = torch.cat([t.get_parameter("weight") for t in network.values])
@@ -65,21 +65,21 @@ class Tables:
         self.bias = torch.cat([layer.get_parameter("bias") for layer in common])
 
     def contents(self, x: Tensor) -> Tensor:
-        """Return channels (R, C) of the categories x (R, V) of nodes."""
+        """Return the sum (R, C) of the embeddings of the categories x (R, V) of nodes."""
         return F.embedding_bag(x + self.offsets, self.values, mode="sum")
 
 
 class PathNetwork(Network):
-    """Probabilities of the categories of nodes.
+    """Causal attention network for the categories of nodes.
 
-    Position i holds what is known before node i (the categories of the node before, the path that
-    it leaves, how many nodes are still to come) and gives the probabilities of all variables of
-    node i, one after the other. Attention is biased by the distance in the numbering and by the
-    level on the path.
+    The input of position i is what is known before node i: the categories of node i - 1, the path
+    to it, and the number of nodes to come. The output gives the probabilities of the variables of
+    node i, which are decided one after the other. Attention biases depend on the distance in the
+    numbering, and on the level of the other node if it is on the path.
 
-    Attention blocks have `layers`, `heads`, `width` channels and `expansion` times as many in the
-    feed-forward part; the read-out of a variable has `head_width`, a level of the path
-    `level_width`, and each hashed table of the last levels `table_rows` rows. `conditions` are
+    `width`, `layers`, `heads` and `expansion` are those of `Transformer`. `head_width` is the
+    number of hidden channels in the read-out of a variable, `level_width` that of a level of the
+    path. Each hashed table, for n-grams of levels, has `table_rows` rows. `conditions` are
     `condition_tables`, None for none. Raises ValueError for a `dropout` outside [0, 1).
     """
 
@@ -115,7 +115,7 @@ class PathNetwork(Network):
         pairs = code.cardinalities[1] * code.cardinalities[2]
         self.neighbours = nn.EmbeddingBag(pairs, level_width, mode="sum", padding_idx=0)
         self.path = nn.Linear(LEVELS * level_width, width)
-        # What the last levels are together, as one category: a hashed table, as for n-grams.
+        # Hashed embeddings of n-grams of levels.
         self.together = nn.ModuleList(nn.Embedding(table_rows, 2 * level_width) for _ in TOGETHER)
         self.joined = nn.Linear(len(TOGETHER) * 2 * level_width, width)
         self.by_distance = nn.Parameter(torch.zeros(layers * heads, max_nodes))
@@ -124,7 +124,7 @@ class PathNetwork(Network):
         self.blocks = Transformer(width, heads, expansion, layers, dropout=dropout)
         self.norm = nn.LayerNorm(width)
         self.hidden = nn.ModuleList(nn.Linear(width, head_width) for _ in self.cardinalities)
-        # A variable knows the ones before it by one table each, with gains of its own.
+        # Embeddings of earlier variables, added up and scaled by the gains of the next variable.
         self.chain = nn.ModuleList(nn.Embedding(c, head_width) for c in self.cardinalities[:-1])
         self.gains = nn.Parameter(torch.ones(len(self.cardinalities), head_width))
         self.outputs = nn.ModuleList(zero_init(ReadOut(head_width, c)) for c in self.cardinalities)
@@ -134,7 +134,7 @@ class PathNetwork(Network):
             nn.init.normal_(table.weight, std=0.2)
 
     def inputs(self, channels: Tensor, codes: Tensor) -> Tensor:
-        """Return channels (R, C) of paths from channels (R, LEVELS, W) and codes of levels."""
+        """Return channels (R, C) of paths, from the channels (R, LEVELS, W) and codes of levels."""
         key, parts = torch.zeros_like(codes[:, 0]), []
         together = iter(self.together)
         for level in range(TOGETHER[-1]):
@@ -145,17 +145,18 @@ class PathNetwork(Network):
         return self.path(channels.flatten(1)) + self.joined(torch.cat(parts, -1))
 
     def channels(self, codes: Tensor, around: Tensor, tables: Tables) -> Tensor:
-        """Return channels (R, level width) of R levels of paths.
+        """Return channels (R, level width) of R levels, from codes (R,) and neighbours (R, K).
 
-        The levels have `codes` (R,), see `level_codes`, and neighbours (R, K), see `Path.around`.
+        See `level_codes` and `Path.around`.
         """
         pairs = around // CATEGORIES * self.cardinalities[2] + around % CATEGORIES
         return F.embedding(codes, tables.levels) + self.neighbours(pairs[:, :NEIGHBOURS])
 
     def _biases(self, number: Tensor, on_path: Tensor) -> Tensor:
-        """Return attention biases (B, layers * heads, N, N); node j - 1 belongs to key j.
+        """Return attention biases (B, layers * heads, N, N).
 
-        `on_path` (B, N, LEVELS) are the numbers of the nodes of the last levels plus 1, 0 for none.
+        `on_path` (B, N, LEVELS) are the numbers of the nodes on the last levels plus 1, 0 for none:
+        key j holds node j - 1.
         """
         distance = number[:, None] - number
         near = self.by_distance[:, distance.clamp(min=0)]
@@ -173,14 +174,14 @@ class PathNetwork(Network):
     def conditioned(self, conditions: Tensor, added: Tensor) -> Tensor:
         """Return channels (B, M, C) for M nodes of graphs with conditions (B, P).
 
-        `added` (B, M, P) are the shares of the conditions that the nodes before each have added.
+        `added` (B, M, P) are the contributions to the conditions of the nodes before each node.
         """
         assert self.conditions is not None and self.shares is not None
         conditions = conditions.to(self.initial.dtype)
         return self.conditions(conditions)[:, None] + self.shares(conditions, added)
 
     def added(self, x: Tensor, path: Path) -> Tensor:
-        """Return the shares (R, P) of the conditions that nodes x (R, V) add to R paths.
+        """Return the contributions (R, P) to the conditions of nodes x (R, V) after R paths.
 
         Raises ValueError if the model was trained without conditions.
         """
@@ -211,9 +212,11 @@ class PathNetwork(Network):
         bias = self._biases(number, at[NODE].unflatten(0, mask.shape))
         h = self.norm(self.attended(self.dropout(h), bias))
         path = path.take(mask.flatten().nonzero()[:, 0])
-        places = self.support.places(self.support.free(path.tables), path.depth, to_come[mask] == 1)
+        valence = self.support.free_valence(
+            self.support.free(path.tables), path.depth, to_come[mask] == 1
+        )
         h = h[mask]
-        nodes = Nodes(h, F.linear(h, tables.weight, tables.bias), None, places)
+        nodes = Nodes(h, F.linear(h, tables.weight, tables.bias), None, valence)
         yield Step(mask.nonzero(as_tuple=True), nodes)
 
     def start(self, context: Context) -> PathState:
@@ -222,7 +225,7 @@ class PathNetwork(Network):
 
     def logits(self, hidden: Nodes) -> Tensor:
         """Return logits (M, cardinality) of the next variable; -inf where impossible."""
-        k = len(hidden.places.x)
+        k = len(hidden.valence.x)
         if hidden.common is not None and k < AtomCode.COMMON:
             channels = hidden.common[:, k * self.head_width : (k + 1) * self.head_width]
         else:
@@ -230,24 +233,24 @@ class PathNetwork(Network):
         if hidden.decided is not None:
             channels = channels + self.gains[k] * hidden.decided
         logits = super().logits(self.outputs[k](F.relu(channels)))
-        return logits.masked_fill(~self.support.allowed(hidden.places), -math.inf)
+        return logits.masked_fill(~self.support.allowed(hidden.valence), -math.inf)
 
     def embed(self, hidden: Nodes, x: Tensor) -> tuple[Nodes, Tensor | None]:
-        """Add a variable x (M,); nodes without a closure have no further variables."""
-        k, kept = len(hidden.places.x), None
+        """Add a variable x (M,); after a closure of length 0, all further variables are 0."""
+        k, kept = len(hidden.valence.x), None
         x = x.clamp(max=self.cardinalities[k] - 1)
         if AtomCode.role(k) == "length":
             kept = x.nonzero()[:, 0]
-            hidden, x = Nodes(hidden.h, None, hidden.decided, hidden.places)[kept], x[kept]
+            hidden, x = Nodes(hidden.h, None, hidden.decided, hidden.valence)[kept], x[kept]
         decided = self.chain[k](x)
         if hidden.decided is not None:
             decided = decided + hidden.decided
-        places = self.support.add(hidden.places, x)
-        return Nodes(hidden.h, hidden.common, decided, places), kept
+        valence = self.support.add(hidden.valence, x)
+        return Nodes(hidden.h, hidden.common, decided, valence), kept
 
 
 class PathState:
-    """Graphs that grow node by node, in place; the rows of complete graphs are the last ones."""
+    """State of partial graphs, updated in place; rows are sorted so that complete ones are last."""
 
     def __init__(self, network: PathNetwork, mask: Tensor, conditions: Tensor | None):
         self.network, self.order = network, InSequence(mask)
@@ -279,7 +282,7 @@ class PathState:
         h = h + net.position.weight[number] + net.remaining(to_come)
         if self.conditions is not None:
             h = h + net.conditioned(self.conditions[:count], self.added[:count, None])[:, 0]
-        # Level of the path that a key is on, LEVELS for none. Key 0 belongs to no node.
+        # Level of each key's node, counted from the end of the path; LEVELS if it is not there.
         level = torch.full((number + 1, count), LEVELS, device=levels.device)
         steps = torch.arange(LEVELS, device=levels.device)[:, None].expand(-1, count)
         level.scatter_(0, self.path.tables[NODE].flatten()[levels].t(), steps)
@@ -288,16 +291,16 @@ class PathState:
         bias = F.embedding(level, self.by_level) + near
         h = net.norm(self.attended(h, bias))
         free = self.free[:count, : net.support.pad + number + 1]
-        places = net.support.places(free, self.path.depth[:count], to_come == 1)
+        valence = net.support.free_valence(free, self.path.depth[:count], to_come == 1)
         common = F.linear(h, self.tables.weight, self.tables.bias)
-        return Step(at, Nodes(h, common, None, places))
+        return Step(at, Nodes(h, common, None, valence))
 
     def attended(self, h: Tensor, bias: Tensor) -> Tensor:
         """Return channels h (B, C) of the next position; `bias` is (positions, B or 1, heads)."""
         return self.network.blocks.step(h, bias, self.cache)
 
     def _add(self, number: int, x: Tensor) -> None:
-        """Append node `number`, of categories x (R, V), to the paths of R graphs."""
+        """Append node `number`, with categories x (R, V), to the paths of the first R graphs."""
         if self.conditions is not None:
             self.added[: len(x)] += self.network.added(x, self.path)
         changed = self.path.add(number, x, self.network.support.weights)
@@ -313,7 +316,7 @@ class PathState:
         self.before[: len(x)] = x
 
     def take(self, rows: Tensor) -> None:
-        """Replace the batch by the given rows of it, with repeats."""
+        """Replace the batch by the given rows of it, which may repeat."""
         index = self.order.take(rows)
         self.cache.take(index)
         self.path = self.path.take(index)

@@ -1,4 +1,4 @@
-"""Possible categories of a node, given the nodes before it and its earlier variables."""
+"""Depth-first paths, and the possible values of a node's variables given the path before it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from graphcnf.errors import UserError
 from graphcnf.graphs.batch import PackedGraphs
 from graphcnf.graphs.path.code import AtomCode
 
-LEVELS = 16  # levels of the path, from its end, that a network sees
-SUMS, DEGREES = 12, 6  # sums of weights and degrees that a network tells apart
-NEIGHBOURS = 5  # neighbours of a node that a network sees, first come first served
-# Node categories fit below this number: a neighbour is its edge times this plus its category.
+LEVELS = 16  # levels at the end of the path that are inputs of a network
+SUMS, DEGREES = 12, 6  # numbers of sums of weights and of degrees that a network distinguishes
+NEIGHBOURS = 5  # number of neighbours of a node that are inputs of a network, the first ones
+# A neighbour is encoded as its edge times this number, plus its category, which is smaller.
 CATEGORIES = 256
 # Constants of the n-gram hash over path levels, and of the hash of an edge's surroundings.
 HASH_MULTIPLIER, HASH_MODULUS = 1_000_003, 2_147_483_647
@@ -24,24 +24,26 @@ NODE, CATEGORY, USED, DEGREE, RING = range(5)  # rows of the tables of a `Path`
 
 
 def hashed(key: Tensor, value: Tensor) -> Tensor:
-    """Return the hash of a sequence with last entry `value`, given the hash `key` of the rest."""
+    """Return the hash of a sequence extended by `value`, given the hash `key` of the sequence."""
     return (key * HASH_MULTIPLIER + value) % HASH_MODULUS
 
 
 @dataclass
 class Path:
-    """Paths of R graphs after some of their nodes, or before each node of fewer graphs.
+    """Depth-first paths of R partial graphs: the nodes from the first to the last one.
 
-    Tables have a column for each level of the path. `pad` columns without a level come first, all
-    0, so that a look beyond the first node finds nothing. What stands below `depth` means nothing.
+    Tables have a column for each level of the path. `pad` columns of zeros come first, for levels
+    above the first node. Entries at levels greater than `depth` are arbitrary.
     """
 
     depth: Tensor  # level of the last node, (R,) long; -1 before the first one
-    # Number of the node plus 1 (0 for none), its category, the sum of the weights of its edges so
-    # far, their number, and whether the edge to the level above lies on a ring, (5, R, W) long.
+    # For the node at each level: its number plus 1 (0 for no node), its category, the sum of the
+    # weights of its edges so far, their number, and 1 if the edge to its parent lies on a ring,
+    # (5, R, W) long.
     tables: Tensor
-    # Neighbours so far, as edge category plus 1 times `CATEGORIES` plus node category, 0 for none,
-    # (R, W, NEIGHBOURS + 1) long; the last column, for all further ones, nothing looks at.
+    # Neighbours so far of the node at each level: (edge category + 1) * `CATEGORIES` + node
+    # category, 0 for none, (R, W, NEIGHBOURS + 1) long. The last column, where all further
+    # neighbours end up, is not read.
     around: Tensor
     pad: int
 
@@ -57,22 +59,22 @@ class Path:
         return Path(self.depth[rows], self.tables[:, rows], self.around[rows], self.pad)
 
     def index(self, level: Tensor) -> Tensor:
-        """Return the places of levels (R, ...) of the first R paths in flattened tables."""
+        """Return the indices of levels (R, ...) of the first R paths in flattened tables."""
         rows = torch.arange(len(level), device=level.device) * self.tables.shape[-1] + self.pad
         return level + rows.reshape(-1, *[1] * (level.dim() - 1))
 
     def last_levels(self, rows: int) -> Tensor:
-        """Return the places of the last `LEVELS` levels of the first R paths, (R, LEVELS)."""
+        """Return the indices of the last levels of the first R paths, (R, LEVELS); see `index`."""
         steps = torch.arange(LEVELS, device=self.depth.device)
         return self.index(self.depth[:rows, None] - steps)
 
     def add(self, number: int, x: Tensor, weights: Tensor) -> Tensor:
-        """Append the node `number`, of categories x (R, V), to the first R paths, in place.
+        """Append node `number`, with categories x (R, V), to the first R paths in place.
 
-        `weights` are those of edges by category plus 1. Returns the places in flattened tables that
-        have changed, some of them more than once.
+        `weights` are edge weights by category plus 1. Returns the indices of changed entries in
+        flattened tables, some more than once.
         """
-        # Only after what is impossible would the path step back beyond its first node.
+        # The clamp only matters for impossible values, which step back beyond the first node.
         parent = (self.depth[: len(x)] - x[:, 0]).clamp(min=0 if number else -1)
         self.depth[: len(x)] = parent + 1
         at, category = self.index(parent + 1), x[:, 2]
@@ -103,16 +105,16 @@ class Path:
 
     @classmethod
     def before_each(cls, x: Tensor, weights: Tensor, pad: int) -> Path:
-        """Return the B * N paths before every node of graphs x (B, N, V), as `add` makes them."""
+        """Return the B * N paths before each node of graphs x (B, N, V), as `add` builds them."""
         batch, nodes, _ = x.shape
         number = torch.arange(nodes, device=x.device)
         level = torch.arange(nodes + 1, device=x.device)
-        # As in `add`: only after what is impossible would it step back beyond the first node.
+        # As in `add`, the clamp only matters for impossible values.
         depth = (number - x[..., 0].cumsum(1)).clamp(min=0)
         # The node at a level of the path is the last one so far with this depth.
         here = depth[..., None] == level
         node = torch.where(here, number[:, None], 0).cummax(1).values
-        # Edges (later node, earlier node): one to the parent, the others at the closures' ends.
+        # Earlier nodes at the ends of a node's edges: the parent, then the ends of closures.
         lengths, linked = AtomCode.lengths(x), AtomCode.edges(x)
         ends = (depth[..., None] - lengths).clamp(min=0)
         ends = torch.where(linked > 0, node.gather(2, ends), nodes)
@@ -124,7 +126,7 @@ class Path:
         )
         closed = F.pad(lengths[..., 1:], (0, 1)).amax(-1, keepdim=True)
         on = (level > depth[..., None] - closed) & (level <= depth[..., None]) & (closed > 0)
-        # A node is on a ring if one was closed through it since it came onto the path.
+        # A node's edge to its parent is on a ring if a closure has spanned it since it was added.
         ring = torch.where(on, number[:, None], -1).cummax(1).values >= node
         types = x[..., 2]
         category = types.gather(1, node.flatten(1)).view_as(node)
@@ -132,7 +134,7 @@ class Path:
         around = around[torch.arange(batch, device=x.device)[:, None, None], node]
         around *= torch.arange(NEIGHBOURS + 1, device=x.device) < degree[..., None]
         tables = torch.stack([node + 1, category, used, degree, ring.long()])
-        # Before the first node there is nothing; after the last one nobody looks.
+        # The path before the first node is empty; that after the last node is not needed.
         return cls(
             F.pad(depth[:, :-1], (1, 0), value=-1).flatten(),
             F.pad(tables[:, :, :-1], (pad, 0, 1, 0)).flatten(1, 2),
@@ -141,10 +143,10 @@ class Path:
         )
 
     def links(self, x: Tensor) -> Tensor:
-        """Return numbers (R, E) of the edges that nodes x (R, V) after the first R paths add.
+        """Return hashes (R, E) of the edges of nodes x (R, V) that come next on the first R paths.
 
-        0 for no edge: for the parent and the closures, a hash of the edge's category, of the
-        categories of both nodes, and of their other neighbours so far.
+        There is one for the edge to the parent and one for each closure, 0 for no edge. It hashes
+        the category of the edge, the categories of both nodes and their other neighbours so far.
         """
         parent = (self.depth[: len(x)] - x[:, 0]).clamp(min=0)
         own, found = x[:, 2], []
@@ -163,15 +165,15 @@ class Path:
 
 
 def _neighbours(category: Tensor, linked: Tensor, ends: Tensor, later: Tensor) -> Tensor:
-    """Return the neighbours of every node once all are placed, in the format of `Path.around`.
+    """Return the neighbours of every node of complete graphs, in the format of `Path.around`.
 
-    Nodes have a `category` (B, N), and edges to earlier nodes: `linked` (B, N, E) are their
-    categories plus 1 (0 for none), `ends` (B, N, E) the earlier nodes (N for none). `later` [j, i]
-    is 1 if node j > i has an edge to i. Neighbours stand in the order in which their edges come.
+    Nodes have a `category` (B, N). `linked` (B, N, E) are the categories plus 1 of the edges to
+    earlier nodes (0 for none), `ends` (B, N, E) these nodes (N for none). `later[:, j, i]` is 1 if
+    node j > i has an edge to node i. Neighbours are in the order in which their edges are added.
     """
     batch, nodes, _ = linked.shape
     own = (linked > 0).long()
-    # One node more takes what is no edge.
+    # The additional node N takes the entries without an edge.
     table = ends.new_zeros(batch, nodes + 1, NEIGHBOURS + 1)
     there = F.pad(category, (0, 1)).gather(1, ends.flatten(1)).view_as(ends)
     mine = (own.cumsum(-1) - own).clamp(max=NEIGHBOURS)
@@ -185,14 +187,14 @@ def _neighbours(category: Tensor, linked: Tensor, ends: Tensor, later: Tensor) -
 
 
 def level_codes(tables: Tensor) -> Tensor:
-    """Return one number (...) for each level from its `Path.tables` (5, ...); 0 for no level."""
+    """Return one category (...) for each level from `Path.tables` (5, ...); 0 for no node."""
     node, category, used, degree, ring = tables
     code = category * SUMS + used.clamp(max=SUMS - 1)
     code = (code * DEGREES + degree.clamp(max=DEGREES - 1)) * 2 + ring + 1
     return torch.where(node > 0, code, 0)
 
 
-# Sum of edge weights that no node reaches, in units of the largest weight: nodes are up to 255.
+# In place of a limit: times the largest weight, a sum that no node of 255 nodes reaches.
 UNLIMITED = 260
 
 
@@ -204,43 +206,43 @@ def limit_note(rules: bool) -> str:
 
 
 @dataclass
-class Places:
-    """Places for edges around M nodes that are to be decided, variable by variable.
+class FreeValence:
+    """Free valence around M nodes whose variables are decided one after the other.
 
-    The place of a level is what the sum of the edge weights of its node may still grow by.
+    The free valence of a node is what its sum of edge weights may still grow by.
     """
 
-    free: Tensor  # at each level of the path, after `Support.pad` columns of 0, (M, W) long
-    within: Tensor  # at a level and those above that a child of it could go on from, (M, W) long
-    depth: Tensor  # level of the node before, (M,) long; -1 before the first one
-    last: Tensor  # True where no node comes after, (M,) bool
-    own: Tensor  # left at the node itself, (M,) long; means something from its category on
-    rest: Tensor  # left at all nodes that the next node could go on from, (M,) long; as `own`
+    free: Tensor  # of the node at each level, after `Support.pad` columns of 0, (M, W) long
+    within: Tensor  # summed over a level and those above to which its child can step back, (M, W)
+    depth: Tensor  # level of the previous node, (M,) long; -1 before the first one
+    last: Tensor  # True for the last node of a graph, (M,) bool
+    own: Tensor  # of the node itself, (M,) long; valid once its category is decided
+    rest: Tensor  # summed over the possible parents of the next node, (M,) long; valid as `own`
     x: tuple[Tensor, ...] = ()  # the variables so far, (M,) long each
 
-    def __getitem__(self, rows: Tensor) -> Places:
-        """Return the places around some of the nodes."""
+    def __getitem__(self, rows: Tensor) -> FreeValence:
+        """Return the free valence around the nodes at the given rows."""
         names = [f.name for f in fields(self) if f.name != "x"]
         some = {name: getattr(self, name)[rows] for name in names}
-        return Places(**some, x=tuple(value[rows] for value in self.x))
+        return FreeValence(**some, x=tuple(value[rows] for value in self.x))
 
 
 class Support(nn.Module):
-    """Possible categories of the nodes of a model, from tables of small numbers.
+    """Support of the density: which values of a node's variables are possible.
 
-    A category is impossible where it would stand for no graph: a step or a closure beyond the first
-    node, closures that do not grow, the category of an edge that is not there. Or where, with a
-    table of the largest sums, it would give a node a larger sum of edge weights than nodes of its
-    category ever have in the training data (for molecules: bond orders); then some node within the
-    reach of the next one must keep a place, while nodes are still to come, so that no graph ends in
-    a dead end. What is impossible has probability 0 in the density, which stays normalised.
+    Values that are not part of the code of a graph are impossible: a step back or closure beyond
+    the first node, closure lengths that do not increase, a category for an edge that does not
+    exist. With `largest_sums` there is a limit on the sum of the edge weights of a node (for
+    molecules: bond orders), the largest sum of its category in the training data. Until the last
+    node, some possible parent of the next node must then keep free valence, so that drawing never
+    reaches a dead end. Impossible values have probability 0 in the density, which is normalised.
 
-    `edge_weights` are those of the edge categories, the smallest of them 1, `largest_sums` the
-    largest sum of each node category, None for no limit. Raises UserError where they do not fit the
-    code, or no graph of three nodes fits them.
+    `edge_weights` are the weights of the edge categories, the smallest of them 1; `largest_sums` is
+    the limit of each node category, None for no limit. Raises UserError if they do not fit the
+    code, or allow no graph of three nodes.
     """
 
-    weights: Tensor  # of an edge by its category plus 1, 0 for none, (edge categories + 1,) long
+    weights: Tensor  # edge weight by category plus 1, 0 for no edge, (edge categories + 1,) long
     sums: Tensor  # largest sum of edge weights of each node category, (node categories,) long
     fitting_edges: Tensor
     fitting_nodes: Tensor
@@ -254,7 +256,7 @@ class Support(nn.Module):
         if largest_sums is not None and (len(largest_sums) != categories or max(largest_sums) < 2):
             raise UserError(f"largest_sums: {categories} whole numbers, one of them 2 or more")
         self.reach = code.cardinalities[0] - 1
-        # Whether the next node can still go on from the parent of this one.
+        # 1 if the next node can have the same parent as this one, 0 if paths never step back.
         self.branches = min(self.reach, 1)
         self.cardinalities = code.cardinalities
         self.limited = largest_sums is not None
@@ -262,12 +264,12 @@ class Support(nn.Module):
         sums = largest_sums or [UNLIMITED * max(edge_weights)] * categories
         self.most = max(sums)
         weights, limits = torch.tensor([0, *edge_weights]), torch.tensor(sums)
-        # Edges by the heaviest weight that fits, in the last row no edge at all; node categories by
-        # the sum that they have to reach. A row without any belongs to what was impossible before.
+        # Possible edges by the largest weight allowed (last row: no edge only), and possible node
+        # categories by the least sum needed. Rows without any follow impossible values only.
         limit = torch.arange(self.most + 2)[:, None]
         fitting = (weights <= limit) & (weights > 0)
         fitting[-1] = weights == 0
-        # Lengths of closures by the places left to the next node, up to 3.
+        # Possible lengths of closures by the free valence of the possible parents, up to 3.
         length, rest = torch.arange(max(code.longest) + 1), torch.arange(4)[:, None]
         closing = (rest > 1 + (length <= self.reach).long()) & (length >= 2)
         for name, table in (
@@ -288,7 +290,7 @@ class Support(nn.Module):
         edge_weights: list[int] | None = None,
         support: bool = True,
     ) -> dict[str, list[int] | None]:
-        """Return `edge_weights` (1 each when None) and, with `support`, `largest_sums`."""
+        """Return arguments: `edge_weights` (1 each if None) and, with `support`, `largest_sums`."""
         weights = [1] * bond_categories if edge_weights is None else list(edge_weights)
         if not support:
             return {"edge_weights": weights, "largest_sums": None}
@@ -302,18 +304,18 @@ class Support(nn.Module):
         return {"edge_weights": weights, "largest_sums": largest.tolist()}
 
     def free(self, tables: Tensor) -> Tensor:
-        """Return the places at levels of paths, (...) long, from `Path.tables` (5, ...)."""
+        """Return the free valence (...) long of nodes on paths, from `Path.tables` (5, ...)."""
         free = (self.sums[tables[CATEGORY]] - tables[USED]).clamp(min=0)
         return torch.where(tables[NODE] > 0, free, 0)
 
-    def places(self, free: Tensor, depth: Tensor, last: Tensor) -> Places:
-        """Return the places around nodes none of whose variables is decided; see `Places`."""
+    def free_valence(self, free: Tensor, depth: Tensor, last: Tensor) -> FreeValence:
+        """Return the free valence around nodes before their first variable is decided."""
         below = F.pad(free.cumsum(1), (1, 0))
         within = below[:, 1:] - F.pad(below, (self.reach, 0))[:, 1 : free.shape[1] + 1]
-        return Places(free, within, depth, last, depth, depth)
+        return FreeValence(free, within, depth, last, depth, depth)
 
-    def allowed(self, s: Places) -> Tensor:
-        """Return the possible categories of the next variable, (M, C) bool, at least one a row."""
+    def allowed(self, s: FreeValence) -> Tensor:
+        """Return the possible values of the next variable, (M, C) bool, at least one per row."""
         k = len(s.x)
         role = AtomCode.role(k)
         value = torch.arange(self.cardinalities[k], device=s.depth.device)
@@ -334,14 +336,14 @@ class Support(nn.Module):
             return fits & ((value > before) & (before > 0) | (value == 0))
         if role == "node":
             weight = self.weights[s.x[1]]
-            places = s.within.gather(1, parent.clamp(min=self.pad))[:, 0]
-            need = (self.branches * weight - places + 1).clamp(min=0)
+            valence = s.within.gather(1, parent.clamp(min=self.pad))[:, 0]
+            need = (self.branches * weight - valence + 1).clamp(min=0)
             need = weight + torch.where(s.last, 0, need)
             return self.fitting_nodes[need.clamp(max=self.most + 1)]
         if k == 1:
-            places = s.within.gather(1, parent)[:, 0]
+            valence = s.within.gather(1, parent)[:, 0]
             limit = torch.where(
-                s.last, self.most, (places + self.most - 1) // (1 + self.branches)
+                s.last, self.most, (valence + self.most - 1) // (1 + self.branches)
             ).minimum(s.free.gather(1, parent)[:, 0])
             return self.fitting_edges[torch.where(first, self.most + 1, limit.clamp(0, self.most))]
         length = s.x[-1]
@@ -351,8 +353,8 @@ class Support(nn.Module):
         limit = limit.minimum(s.own).minimum(far).clamp(0, self.most)
         return self.fitting_edges[torch.where(length > 0, limit, self.most + 1)]
 
-    def add(self, s: Places, x: Tensor) -> Places:
-        """Return the places after the next variable x (M,)."""
+    def add(self, s: FreeValence, x: Tensor) -> FreeValence:
+        """Return the free valence after the next variable is decided as x (M,)."""
         k, own, rest = len(s.x), s.own, s.rest
         role = AtomCode.role(k)
         if role == "node":
@@ -368,5 +370,5 @@ class Support(nn.Module):
 
 
 def _none_is_all(fits: Tensor) -> Tensor:
-    """Allow all categories in rows (..., C) that allow none."""
+    """Allow all values in rows (..., C) that allow none."""
     return fits | ~fits.any(-1, keepdim=True)

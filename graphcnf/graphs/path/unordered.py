@@ -1,7 +1,7 @@
-"""GraphCNF in any order of nodes: a random depth-first order of each graph, several nodes at once.
+"""Graph model "unordered": a random depth-first order, several nodes per evaluation of the blocks.
 
-The order is a latent: the bound on log p(graph) is that of one draw, and its expectation over draws
-does not depend on how the nodes are numbered.
+The order is a latent. The bound on log p(graph) is that of one drawn order; its expectation does
+not depend on the numbering of the nodes.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from graphcnf.graphs.path.support import LEVELS
 
 
 def bridges(adjacency: Tensor) -> Tensor:
-    """Return the edges that lie on no ring, (B, N, N) bool, of graphs (B, N, N) bool.
+    """Return the edges of graphs (B, N, N) bool that lie on no ring, (B, N, N) bool.
 
-    The effective resistance between the ends of a bridge in a network of unit resistors is 1; on a
-    ring of n nodes it is at most 1 - 1/n.
+    With a unit resistor on every edge, the effective resistance between the ends of a bridge is 1;
+    between the ends of an edge on a ring of n nodes it is at most 1 - 1/n.
     """
     conductance = adjacency.double()
-    # A little of a resistor from each node to the ground: padding has no edges.
+    # A small conductance from each node to the ground keeps the matrix invertible.
     grounded = torch.diag_embed(conductance.sum(1) + 1e-6) - conductance
     potential = torch.linalg.inv(grounded)
     itself = potential.diagonal(dim1=1, dim2=2)
@@ -35,12 +35,15 @@ def bridges(adjacency: Tensor) -> Tensor:
 
 
 def depth_first(adjacency: Tensor, sizes: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-    """Return random depth-first orders of connected graphs (B, N, N), rings before branches.
+    """Draw random depth-first orders of connected graphs (B, N, N), rings before branches.
 
-    New node i is old node `order[i]`, (B, N) long, padding last. The first node is any, and at a
-    branch any of the edges on rings is followed first, then any of the others, as `uniforms` (B, N,
-    N or more) say: entry [b, i, t] decides whether node i is the one at place t. Also returns the
-    log-probabilities (B,) of the orders.
+    The first node is uniform. At a branch, the walk follows a uniform one of the edges on rings,
+    and if there are none, a uniform one of the other edges. Place t goes to the candidate node i
+    with the smallest number [b, i, t] of `uniforms` (B, N, N or more).
+
+    Returns:
+        The orders (B, N) long, padding last, and their log-probabilities (B,). New node i is old
+        node `order[i]`.
     """
     batch, nodes = adjacency.shape[:2]
     rows, number = (torch.arange(n, device=adjacency.device) for n in (batch, nodes))
@@ -50,7 +53,7 @@ def depth_first(adjacency: Tensor, sizes: Tensor, uniforms: Tensor) -> tuple[Ten
     order, level = [], torch.zeros_like(sizes)
     log_p = torch.zeros(batch, dtype=torch.double, device=adjacency.device)
     for t in range(nodes):
-        # Where nothing is left to visit, padding; in parts of their own, any node.
+        # In a graph that is not connected, any unvisited node; after the last node, padding.
         rest = candidates.any(1, keepdim=True)
         candidates = torch.where(rest, candidates, unvisited)
         candidates = torch.where(candidates.any(1, keepdim=True), candidates, number == t)
@@ -59,7 +62,7 @@ def depth_first(adjacency: Tensor, sizes: Tensor, uniforms: Tensor) -> tuple[Ten
         order.append(node)
         unvisited, depth = unvisited.clone(), depth.clone()
         unvisited[rows, node], depth[rows, node] = False, level
-        # Of the visited nodes with edges to others, the last one on the path goes on.
+        # The walk goes on from the deepest visited node that has an edge to an unvisited one.
         ahead = adjacency & unvisited[:, None]
         last = torch.where(ahead.any(-1), depth, -1)
         level, current = last.max(1)
@@ -73,10 +76,11 @@ def depth_first(adjacency: Tensor, sizes: Tensor, uniforms: Tensor) -> tuple[Ten
 class RoundNetwork(PathNetwork):
     """`PathNetwork` whose blocks are evaluated at most `rounds` times for a graph of any size.
 
-    A round has `max_nodes` / `rounds` nodes, rounded up. The blocks see the nodes before the round.
-    The nodes of the round come one after the other: each has the features of the path as it is
-    then, and attends by one more block to the results of the blocks. The other arguments are those
-    of `PathNetwork`. Raises ValueError where `rounds` is less than 1.
+    A round has `max_nodes` / `rounds` nodes, rounded up. At its start the blocks are evaluated for
+    the nodes of the previous round. The nodes of a round are still decided one after the other: the
+    input of each has the current path, and one more block attends to the outputs of the other
+    blocks. The other arguments are those of `PathNetwork`. Raises ValueError if `rounds` is less
+    than 1.
     """
 
     def __init__(self, code, support, *, max_nodes: int, rounds: int = 16, **network):
@@ -99,7 +103,7 @@ class RoundNetwork(PathNetwork):
         return self.last(h, own, self.blocks(h, bias[:, :-heads]))
 
     def first(self, number):
-        """Return the first node of the round that node `number` is in."""
+        """Return the number of the first node in the round of node `number`."""
         return number // self.per_round * self.per_round
 
     def start(self, context):
@@ -108,7 +112,7 @@ class RoundNetwork(PathNetwork):
 
 
 class RoundState(PathState):
-    """Graphs that grow node by node; the blocks are evaluated for all nodes of a round at once."""
+    """`PathState` that evaluates the blocks once for all nodes of a round."""
 
     network: RoundNetwork
 
@@ -141,9 +145,9 @@ class RoundState(PathState):
 class UnorderedModel(RandomOrder, PathModel):
     """p(graph) along a random depth-first order of its nodes, by a `RoundNetwork`.
 
-    The order is a latent: `bounds` is exact for one draw of it (see `depth_first`). The arguments
-    are those of `PathModel` and, in place of `PathNetwork`'s, of `RoundNetwork`. `bounds` and
-    `encode` raise ValueError for a graph that is not known.
+    The order is a latent, see `depth_first`; given the order, `bounds` is exact. The arguments are
+    those of `PathModel`, but `network` are those of `RoundNetwork`. `bounds` and `encode` raise
+    ValueError for a graph that `knows` rejects.
     """
 
     draw_order = staticmethod(depth_first)
@@ -154,12 +158,12 @@ class UnorderedModel(RandomOrder, PathModel):
 
     @classmethod
     def options(cls):
-        """Return the networks, whose arguments a configuration may set."""
+        """Return the networks whose arguments a configuration may set."""
         return PathNetwork, RoundNetwork
 
     @staticmethod
     def measure(graphs: PackedGraphs, **options) -> dict:
-        """Return `measured` arguments, which fit any depth-first order."""
+        """Return the `measured` arguments, for all depth-first orders of the graphs."""
         starts = np.repeat(graphs.node_starts[:-1], graphs.edge_counts)
         degrees = np.bincount((graphs.edges + starts[:, None]).flatten(), minlength=1)
         longest = max(int(graphs.node_counts.max()) - 1, 1)
@@ -167,7 +171,7 @@ class UnorderedModel(RandomOrder, PathModel):
         return {"back": longest, "closures": closures, **PathModel.limits(graphs, **options)}
 
     def knows(self, batch: GraphBatch) -> Tensor:
-        """Return which graphs are connected and have no node with too many edges, (B,) bool."""
+        """Return True for connected graphs whose nodes have few enough edges, (B,) bool."""
         few = (batch.adjacency.sum(-1) <= self.code.entries).all(1)
         return batch.connected() & few & batch.mask.any(1)
 
