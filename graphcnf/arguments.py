@@ -1,4 +1,4 @@
-"""Arguments from configurations and command lines, checked against what takes them."""
+"""Checks of arguments from configurations and command lines against function signatures."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from graphcnf.errors import UserError, suggest
 from graphcnf.limits import LARGEST_SIZE, LARGEST_SIZES, Range, is_integer, is_number
 
 NOTHING = object()
-"""A value of no type."""
+"""A value that no type accepts, to ask `_wanted` for the description of a type."""
 
 
 def call(what: str, function: Callable, *fixed, known: Mapping[str, Any], **options) -> Any:
-    """Call a function with options from the table `what`, which `check` has seen before.
+    """Call a function with `options` from the table `what` of a configuration, already checked.
 
-    `fixed` and `known` are arguments from elsewhere.
+    `fixed` and `known` are arguments that do not come from the configuration.
 
     Raises:
-        UserError: The function refuses an argument.
+        UserError: if the function raises an exception other than ImportError and OSError.
     """
     try:
         return function(*fixed, **known, **options)
@@ -32,7 +32,7 @@ def call(what: str, function: Callable, *fixed, known: Mapping[str, Any], **opti
     except (ImportError, OSError):  # of a package or file, not of an argument
         raise
     except Exception as error:
-        # Sizes of a network that do not go together fail where tensors meet.
+        # Sizes of a network that do not fit together fail in some tensor operation.
         reason = " ".join(str(error).split()).split("() ")[-1][:200] or "not possible"
         given = ", ".join(f"{name} = {_shown(value)}" for name, value in options.items())
         message, cause = f"{reason} (given: {given[:300]})", error
@@ -44,19 +44,19 @@ def check(
 ) -> None:
     """Check names, types and ranges of the arguments in a table of a configuration.
 
-    Types come from the annotations, or else from the defaults, and the range of a number from the
-    `Range` in its `Annotated` type. Without a `Range` it must be greater than 0; 0 is allowed
-    where it is the default.
+    Types are the annotations or else those of the defaults; the range of a number is the `Range` in
+    its `Annotated` type. A number without a `Range` must be greater than 0, or at least 0 if 0 is
+    the default.
 
     Args:
-        what: The table, for messages.
+        what: Name of the table, for messages.
         options: The arguments.
-        *functions: Functions and classes that take them; where several have a parameter of one
-            name, the first one's type and range count.
+        *functions: Functions and classes that take the arguments; the first one with a parameter of
+            that name determines type and range.
         fixed: Names that a configuration may not set.
 
     Raises:
-        UserError: No function has such an argument, or its value is of another type or range.
+        UserError: if no function has such an argument, or a value has another type or range.
     """
     kinds: dict[str, tuple[Any, Range]] = {}
     for function in functions:
@@ -72,10 +72,10 @@ def check(
 
 
 def assigned(text: str) -> tuple[str, Any]:
-    """Return key and value of "key=value", the value read as TOML, or as text where that fails.
+    """Return key and value of "key=value"; the value is read as TOML, or else kept as text.
 
     Raises:
-        UserError: There is no key.
+        UserError: if there is no key.
     """
     key, equals, value = text.partition("=")
     is_text = text.encode(errors="ignore").decode() == text
@@ -89,7 +89,7 @@ def assigned(text: str) -> tuple[str, Any]:
 
 @cache
 def _kinds(function: Callable) -> dict[str, tuple[Any, Range]]:
-    """Return the type of each parameter of a function or class, and a range for its numbers."""
+    """Return the type of each parameter of a function or class, and its range without `Range`."""
     made = function.__init__ if inspect.isclass(function) else function
     hints = get_type_hints(made, include_extras=True)
     found = {}
@@ -103,9 +103,9 @@ def _kinds(function: Callable) -> dict[str, tuple[Any, Range]]:
 
 
 def _wanted(kind: Any, bounds: Range, value: Any) -> str | None:
-    """Return None for a value of a type, or else what is of that type in words.
+    """Return None if `value` has the type `kind`, or else a description of valid values.
 
-    The words are empty where nothing can be set. `bounds` is for numbers without a `Range`.
+    The description is empty if no value can be set. `bounds` applies to numbers without a `Range`.
     """
     origin, inner = get_origin(kind) or kind, get_args(kind)
     if origin is Annotated:
@@ -126,7 +126,7 @@ def _wanted(kind: Any, bounds: Range, value: Any) -> str | None:
         words = "a table of numbers and texts"
         fits = isinstance(value, Mapping) and _usable(value)
     elif inspect.isclass(origin) and issubclass(origin, Sequence):
-        # An entry may be 0 where the whole may not.
+        # Entries of a list may be 0 even if a single number may not.
         entry = partial(_wanted, inner[0] if inner else Any, Range(0, bounds.most))
         length = len(inner) if origin is tuple and inner and Ellipsis not in inner else None
         is_list = isinstance(value, list | tuple) and length in (None, len(value))

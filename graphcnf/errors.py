@@ -1,4 +1,4 @@
-"""Errors that are meant for the person at the command line."""
+"""Errors and messages for the user of the command line."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import Any
 
 
 class UserError(Exception):
-    """Something the user can put right; the message is one line that names the cure.
+    """A mistake that the user can correct; the message is one line that says how.
 
     The `graphcnf` command prints it as ``error: ...`` and exits with status 1.
     """
 
 
 class Unavailable(ValueError):
-    """A figure cannot be computed; the message says why in one line."""
+    """A figure that cannot be computed; the message is one line that says why."""
 
 
 def require(package: str, what: str, extra: str) -> None:
-    """Raise `UserError` unless `what` finds the package that graphcnf's extra brings."""
+    """Raise `UserError` unless a package is installed that `what` needs; `extra` installs it."""
     if importlib.util.find_spec(package) is None:
         raise UserError(f"{what} needs the package {package}: pip install 'graphcnf[{extra}]'")
 
@@ -39,10 +39,10 @@ _CONTROL = re.compile(
 
 
 def printable(text: str) -> str:
-    """Return text with control characters, but tab and line feed, as Python escapes.
+    """Replace control characters other than tab and line feed by Python escapes.
 
-    So are marks of direction and of no width, and halves of surrogate pairs: files, models and
-    scores of others may hold them.
+    Direction marks, zero-width characters and lone surrogates are replaced, too: files, models and
+    scores from others may contain them.
     """
     return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
 
@@ -51,14 +51,14 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 def csv_cell(value: Any) -> Any:
-    """Return a value as a cell that no spreadsheet runs: formulas get an apostrophe before them."""
+    """Return a value for a CSV cell; an apostrophe keeps spreadsheets from running a formula."""
     if not isinstance(value, str) or not value.startswith(("=", "+", "-", "@", "\t", "\r")):
         return value
     return value if _NUMBER.fullmatch(value) else f"'{value}"
 
 
 def say(line: str) -> None:
-    """Print a `printable` line on stderr, where that still takes one."""
+    """Print a `printable` line on stderr; do nothing if stderr is closed."""
     with suppress(OSError, ValueError):
         print(printable(line), file=sys.stderr, flush=True)
 

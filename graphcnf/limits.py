@@ -1,4 +1,4 @@
-"""Ranges of the numbers that people give, the same in the library and in the commands."""
+"""Ranges of numbers that users give, the same in the library and in the commands."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from typing import Any
 from graphcnf.errors import UserError
 
 LARGEST_SEED = 2**63 - 1
-"""More do not fit into torch's random generators."""
+"""Largest seed of torch's random generators."""
 
 LARGEST_COUNT = 10**12
-"""Upper limit of numbers of records that catches typing errors."""
+"""Upper limit of counts, which catches typing errors."""
 
 TEMPERATURES = (1e-3, 1e3)
-"""Beyond them, probabilities divided or multiplied by the temperature leave float32."""
+"""Range of temperatures, within which computations stay in the range of float32."""
 
 MAX_NODES = 255
-"""Largest graph: its node numbers are 8-bit."""
+"""Largest number of nodes of a graph: node numbers are 8-bit."""
 
 MOST_CANDIDATES = 1000
-"""Candidates for one molecule at most, of which the best is kept."""
+"""Largest number of candidates for one molecule, of which the best is kept."""
 
 LARGEST_MINUTES = 5_256_000
-"""Ten years, an upper limit that catches typing errors."""
+"""Ten years, an upper limit of times that catches typing errors."""
 
 LARGEST_ORDERS = 1024
-"""Numberings of a graph whose probabilities are summed at most: each costs as much as the first."""
+"""Largest number of numberings of a graph whose probabilities are summed."""
 
 
 LARGEST_SIZE = 100_000
 LARGEST_SIZES = {
     "layers": 1000, "couplings": 1000, "heads": 1000, "width": 16_384, "sizes": 50_000_000,
 }  # fmt: skip
-"""Largest sizes of a model by name, instead of `LARGEST_SIZE`; more would take all memory."""
+"""Largest sizes of a model, by name or else `LARGEST_SIZE`; more would take all memory."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Range:
 
     Attributes:
         least: Lower end.
-        most: Upper end, which belongs to the range.
-        above: Whether numbers must be greater than the lower end.
+        most: Upper end, included.
+        above: True to exclude the lower end.
     """
 
     least: float = 0
@@ -62,36 +62,36 @@ class Range:
 
 
 def check_integer(name: str, value: Any, least: int = 0, most: int = LARGEST_COUNT) -> None:
-    """Raise `UserError` unless a value is an integer, Python's or numpy's, in a range."""
+    """Raise `UserError` unless a value is an integer (of Python or numpy) in a range."""
     if not (is_integer(value) and least <= value <= most):
         above = f"of at least {least}" if most == LARGEST_COUNT else f"from {least} to {most}"
         raise UserError(f"{name} must be an integer {above}, got {value!r}")
 
 
 def check_range(name: str, pair: Any) -> None:
-    """Raise `UserError` unless a value is two integers, the smaller one first."""
+    """Raise `UserError` unless `pair` is two integers in ascending order."""
     is_pair = isinstance(pair, tuple | list) and len(pair) == 2 and all(map(is_integer, pair))
     if not (is_pair and pair[0] <= pair[1]):
         raise UserError(f"{name} must be the lowest and the highest number, (3, 8), got {pair!r}")
 
 
 def is_integer(value: Any) -> bool:
-    """Return True for integers, Python's or numpy's; bool is none."""
+    """Return True for integers of Python or numpy, except bool."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def is_number(value: Any) -> bool:
-    """Return True for real numbers, Python's or numpy's; bool is none."""
+    """Return True for real numbers of Python or numpy, except bool."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def plain(value: Any) -> Any:
-    """Return numpy's numbers as Python's, which JSON knows, and anything else as it is."""
+    """Convert a number of numpy to one of Python, for JSON; return anything else unchanged."""
     return value.item() if isinstance(value, Real) and hasattr(value, "item") else value
 
 
 def check_temperature(temperature: float) -> None:
-    """Raise `UserError` where a temperature is outside of `TEMPERATURES`, or no number."""
+    """Raise `UserError` if a temperature is not a number in `TEMPERATURES`."""
     least, most = TEMPERATURES
     if not (is_number(temperature) and least <= temperature <= most):
         raise UserError(
@@ -100,7 +100,7 @@ def check_temperature(temperature: float) -> None:
 
 
 def check_minutes(minutes: float) -> None:
-    """Raise `UserError` unless a time is positive, and no longer than anybody waits."""
+    """Raise `UserError` unless a time in minutes is positive and at most `LARGEST_MINUTES`."""
     if not (is_number(minutes) and 0 < minutes <= LARGEST_MINUTES):
         raise UserError(
             f"minutes must be greater than 0, at most {LARGEST_MINUTES:,}, got {minutes!r}"
@@ -108,16 +108,16 @@ def check_minutes(minutes: float) -> None:
 
 
 def check_seed(seed: int) -> None:
-    """Raise `UserError` unless a seed is usable."""
+    """Raise `UserError` unless a seed is an integer from 0 to `LARGEST_SEED`."""
     check_integer("seed", seed, 0, LARGEST_SEED)
 
 
 @contextmanager
 def limited_parameters(most: int, reason: str) -> Iterator[None]:
-    """Context in which modules get no more than `most` numbers as parameters in all.
+    """Limit the number of parameters that modules built in this context have in all.
 
     Raises:
-        UserError: A module gets one more; its memory has been reserved then, but not filled.
+        UserError: if there are more than `most`. Memory of the last one is reserved, not filled.
     """
     from torch.nn.modules.module import register_module_parameter_registration_hook
 

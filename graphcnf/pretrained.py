@@ -1,7 +1,7 @@
-"""Models in a folder: `config.json` rebuilds a model, `model.safetensors` holds its weights.
+"""Models saved in a folder: `config.json` rebuilds a model, `model.safetensors` has its weights.
 
-A model keeps its constructor's arguments in `config` and what is known of its data in `metadata`,
-both as plain JSON values. Every file holds a checksum of its content.
+A model keeps the arguments of its constructor in `config` and facts about its data in `metadata`,
+both JSON values. Every file contains a checksum of its content.
 """
 
 from __future__ import annotations
@@ -37,29 +37,29 @@ from graphcnf.limits import (
 )
 
 WEIGHTS = Path(__file__).resolve().parent / "weights"
-"""Folder of the shipped weights, a folder each."""
+"""Folder of the shipped weights, with one folder per model."""
 
 FORMAT = 2
 CHECKSUM = "sha256"
 
 LARGEST_TENSORS = 20_000
-"""Tensors of a file: to read 300,000 of no size takes 16 seconds."""
+"""Largest number of tensors in a file: reading 300,000 empty ones takes 16 seconds."""
 
 SPARE = 1 << 24
-"""Parameters that a constructor may make and replace, beside those of the weights file."""
+"""Number of parameters beyond the size of the weights file that a constructor may create."""
 
 VALUES = frozenset({"mean", "deviation", "prior", "separation", "spread", "drift"})
-"""Names of numbers in a configuration that are no sizes."""
+"""Names of numbers in a configuration that are not sizes, and have no limit."""
 
 REAL = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
-"""Types of weights; one is converted to another."""
+"""Types of weights, which are converted to each other when weights are loaded."""
 
 RENAMED = {
     ".network.start": ".network.initial",
     ".network.logits.": ".network.outputs.",
     ".network.asked.": ".network.conditions.",
 }
-"""Parts of the names of parameters in older files, and their names now."""
+"""Parts of parameter names in older files, and what they are now."""
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -67,18 +67,18 @@ Model = TypeVar("Model", bound=nn.Module)
 def save_model(
     model: nn.Module, folder: str | Path, *, half: bool = False, **arrays: np.ndarray
 ) -> None:
-    """Write a module with `config` and `metadata`; every file is complete before it has its name.
+    """Write a module with `config` and `metadata` to a folder; files are replaced atomically.
 
     Args:
         model: The module.
-        folder: Made if missing.
-        half: Round parameters to float16, for half the size; they are loaded in float32.
-        **arrays: Further arrays, each written to a safetensors file of its name.
+        folder: The folder, created if missing.
+        half: True to store parameters in float16, for half the size; they are loaded as float32.
+        **arrays: Further arrays, each written to the safetensors file of that name.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    if half:  # Buffers are constants, and may be too large or too fine for it.
+    if half:  # Not buffers: these constants may not be representable.
         weights |= {k: weights[k].half() for k, _ in model.named_parameters()}
     files = {"model.safetensors": save(weights, {CHECKSUM: _digest_of_tensors(weights)})}
     for name, array in arrays.items():
@@ -93,16 +93,17 @@ def save_model(
 
 def config_file(content: dict[str, Any]) -> bytes:
     """Return the bytes of `config.json`: `format`, `model` and `metadata`, with their checksum."""
-    # As it is read again: keys are text.
+    # The checksum is that of the file's content, where keys are strings.
     content = json.loads(json.dumps({k: v for k, v in content.items() if k != CHECKSUM}))
     content[CHECKSUM] = _digest_of_json(content)
     return (json.dumps(content, indent=1) + "\n").encode()
 
 
 def locate(name_or_folder: str | Path, *, shipped: bool = False) -> Path:
-    """Return the folder of a model, given it or that of a training run; raises `UserError`.
+    """Return the folder of a model, given that folder or the folder of a training run.
 
-    With `shipped`, names of shipped weights, all of them molecule models, come first.
+    With `shipped`, a name of shipped weights (all for molecules) is found first. Raises UserError
+    if there is no such model.
     """
     folder = expand_user(name_or_folder)
     names = [WEIGHTS / str(name_or_folder)] if shipped else []
@@ -132,11 +133,11 @@ def load_model(cls: type[Model], folder: Path, device="cpu") -> Model:
         _check_sizes(config["model"])
         _check_metadata(config["metadata"])
         size = weights.stat().st_size if weights.exists() else 0
-        # A parameter takes two bytes of the file or more.
+        # A parameter takes at least two bytes of the file.
         with limited_parameters(size + SPARE, f"{weights.name} holds {size:,} bytes"):
             model = cls(**config["model"])
         model.metadata = config["metadata"]
-    except Exception as error:  # whatever a hostile configuration brings about
+    except Exception as error:  # a hostile configuration may cause any exception
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"{source}: not the config of a {cls.__name__} ({reason})") from error
     tensors, known = {}, model.state_dict()
@@ -158,7 +159,7 @@ def load_model(cls: type[Model], folder: Path, device="cpu") -> Model:
 
 
 def check_device(device: Any) -> torch.device:
-    """Return the torch device of a name such as "cuda:1"; raises `UserError` if it is unusable."""
+    """Return the torch device with a name such as "cuda:1"; raise `UserError` if it is unusable."""
     try:
         found = torch.device(device)
     except (RuntimeError, TypeError):
@@ -172,7 +173,7 @@ def check_device(device: Any) -> torch.device:
 
 
 def _check_sizes(config: Any, name: str = "model") -> None:
-    """Raise `ValueError` for sizes that would take all memory, before anything is built."""
+    """Raise `ValueError` for sizes in a configuration that would take all memory."""
     if isinstance(config, Mapping):
         for key, value in config.items():
             if key not in VALUES:
@@ -189,7 +190,7 @@ def _check_sizes(config: Any, name: str = "model") -> None:
 
 
 def _check_metadata(metadata: Any) -> None:
-    """Raise `ValueError` for metadata that would fail later, where they are used."""
+    """Raise `ValueError` for metadata that would fail later, when they are used."""
     kinds: dict[str, type] = {
         "training": dict,
         "vocabulary": dict,
@@ -214,7 +215,7 @@ def _check_metadata(metadata: Any) -> None:
 
 
 def load_array(folder: Path, name: str) -> np.ndarray | None:
-    """Return an array that `save_model` wrote with a model, None if there is none."""
+    """Return the array `name` that `save_model` wrote to a folder, None if there is none."""
     path = inside(folder, f"{name}.safetensors")
     if not path.exists():
         return None
@@ -240,14 +241,14 @@ def read_tensors(path: Path, framework: str = "pt") -> tuple[dict[str, Any], dic
     """Return the tensors, of framework "pt" or "np", and the metadata of a safetensors file.
 
     Raises:
-        OSError: There is no such file, or it is no regular one.
-        ValueError: It is damaged, or has more than `LARGEST_TENSORS`.
+        OSError: if there is no such file, or it is not a regular file.
+        ValueError: if the file is damaged, or has more than `LARGEST_TENSORS` tensors.
     """
     with open_input(path) as content:
         length = int.from_bytes(content.read(8), "little")
         if length > LARGEST_TEXT:
             raise ValueError(f"a header of {length:,} bytes, at most {LARGEST_TEXT:,} are read")
-        # Each tensor is an object of its own, inside of the one that the header is.
+        # The header is a JSON object with one object for each tensor.
         if content.read(length).count(b"{") > LARGEST_TENSORS:
             raise ValueError(f"more than {LARGEST_TENSORS:,} tensors")
     try:
@@ -266,7 +267,7 @@ def _digest_of_tensors(tensors: Mapping[str, Any]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name]
-        if getattr(tensor, "dtype", None) is torch.bfloat16:  # which numpy has not
+        if getattr(tensor, "dtype", None) is torch.bfloat16:  # numpy has no bfloat16
             tensor = tensor.view(torch.int16)
         array = np.ascontiguousarray(np.asarray(tensor))
         digest.update(f"{name} {array.dtype.str} {array.shape};".encode())
@@ -284,7 +285,7 @@ def model_digest(model: nn.Module) -> str:
 
 
 class Pretrained(nn.Module):
-    """Saving to a folder and loading, for modules with `config` and `metadata`."""
+    """Base of modules with `config` and `metadata` that can be saved to a folder and loaded."""
 
     config: dict[str, Any]
     metadata: dict[str, Any]

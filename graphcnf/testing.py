@@ -1,4 +1,4 @@
-"""Assertions for transforms, and for models whose likelihoods are bounds with fresh noise.
+"""Assertions about transforms, and about likelihood bounds that are estimated with fresh noise.
 
 They check properties rather than values, and raise AssertionError with the deviation::
 
@@ -7,9 +7,9 @@ They check properties rather than values, and raise AssertionError with the devi
         assert_bijection(MyCoupling(6), x)
         assert_log_det_matches_jacobian(MyCoupling(6), x)
 
-The transforms must be deterministic, and are called in their present mode (training or not), a
-data-dependent initialisation over. Assertions also run on variations of the data: ``vary`` names
-those of `VARIATIONS`.
+Transforms must be deterministic, and a data-dependent initialisation must be done. They are called
+in their present mode, training or evaluation. Assertions also run on variations of the data, those
+of `VARIATIONS` that ``vary`` names.
 """
 
 from __future__ import annotations
@@ -29,24 +29,25 @@ from graphcnf.flows.transform import Bijection, Context, Transform, masked
 VARIATIONS = ("batch", "length", "holes", "far")
 """Variations of the data that the assertions run on by default.
 
-- "batch": one record alone;
-- "length": records ``(1, D)`` of one entry, where x is ``(B, L, D)``;
-- "holes": a mask with padding before and between real entries, where x is ``(B, L, D)``;
-- "far": numbers up to 30. Not for transforms of an interval, nor for those of less precision.
+- "batch": a batch of one record;
+- "length": only the first entry of each record, for x ``(B, L, D)``;
+- "holes": a mask with padding before and between real entries, for x ``(B, L, D)``;
+- "far": x scaled to numbers up to 30. Omit it for transforms of an interval or of low precision.
 
-Data with an adjacency, or with features that lack an axis of x, is not cut into other shapes.
+"batch", "length" and "holes" are skipped for data with an adjacency or conditions, or with features
+that lack an axis of x.
 """
 
-FAR = 30.0
-PADDING = (1e3, -7.0, math.inf, math.nan)
-Z_SCORE = 4.0  # standard errors by which a mean may be off
+FAR = 30.0  # largest number of the variation "far"
+PADDING = (1e3, -7.0, math.inf, math.nan)  # values that are written to padding
+Z_SCORE = 4.0  # number of standard errors by which a mean may be off
 
 Close = Callable[[Tensor, Tensor, str], None]
 
 
 @dataclass(frozen=True)
 class Variation:
-    """Arguments of a transform; the name in parentheses is empty for the data as given."""
+    """Arguments of a transform under a name for messages, which is empty for the given data."""
 
     name: str
     x: Tensor
@@ -57,7 +58,7 @@ class Variation:
 def variations(
     x: Tensor, kinds: Collection[str], context: Context, z: Tensor | None = None
 ) -> Iterator[Variation]:
-    """Yield the data as given, then its `VARIATIONS`; ValueError for one that does not exist."""
+    """Yield the given data, then the variations `kinds`; ValueError for an unknown one."""
     if unknown := set(kinds) - set(VARIATIONS):
         raise ValueError(f"no variation {min(unknown)!r}; known: {', '.join(VARIATIONS)}")
     given, mask = Variation("", x, z, context), context.mask
@@ -70,7 +71,7 @@ def variations(
     if "length" in kinds and several:
         yield _cut(given, " (records of one entry)", (slice(None), slice(1)))
     if "holes" in kinds and several:
-        # Every second entry, from the second or from the first one on.
+        # Every second entry is real, in odd and even records alternately.
         number = torch.arange(x.shape[1], device=x.device)
         holes = (number + torch.arange(len(x), device=x.device)[:, None]) % 2 == 1
         yield replace(given, name=" (a mask with holes)", context=replace(context, mask=holes))
@@ -87,7 +88,7 @@ def _has_axes(context: Context, shape: torch.Size) -> bool:
 
 
 def _cut(given: Variation, name: str, index) -> Variation:
-    """Take some records or entries."""
+    """Return a variation with the records or entries at `index`."""
 
     def cut(part):
         return None if part is None else part[index]
@@ -102,7 +103,7 @@ def _stretch(x: Tensor) -> Tensor:
 
 
 def _within(atol: float, rtol: float, where: str = "") -> Close:
-    """Return a function that compares two tensors, and names them in its message."""
+    """Return a function that asserts that two tensors are close; `where` ends its message."""
 
     def close(actual: Tensor, expected: Tensor, what: str) -> None:
         torch.testing.assert_close(
@@ -130,10 +131,10 @@ def assert_bijection(
     rtol: float = 1e-4,
     vary: Collection[str] = VARIATIONS,
 ) -> None:
-    """Check round trips of x ``(B, ..., D)`` both ways, and that log-dets have opposite signs.
+    """Check round trips from x ``(B, ..., D)`` and from ``z``, and that their log-dets cancel.
 
-    The other round trip begins with ``z``, ``x`` if None. Draw it from the base density: latents
-    that come from data do not visit all of the space.
+    ``z`` is ``x`` if None. Draw it from the base density, since encoded data does not cover all of
+    the latent space.
     """
     for case in variations(x, vary, context, z):
         x, context, close = case.x, case.context, _within(atol, rtol, case.name)
@@ -161,9 +162,9 @@ def assert_log_det_matches_jacobian(
     rtol: float = 1e-6,
     vary: Collection[str] = VARIATIONS,
 ) -> None:
-    """Check that the log term is ``log|det dz/dx|`` over the real entries, by autograd in float64.
+    """Check that the log term is ``log|det dz/dx|`` of the real entries, by autograd in float64.
 
-    Keep ``x (B, ..., D)`` small, the Jacobian has its squared size.
+    Keep ``x (B, ..., D)`` small: the Jacobian has the square of its size.
     """
     transform = copy.deepcopy(transform).double()
     for case in variations(x.detach().double(), vary, _double(context)):
@@ -188,7 +189,7 @@ def assert_log_det_matches_jacobian(
 
 
 def _jacobian(transform: Transform, x: Tensor, context: Context) -> Tensor:
-    """Return the derivatives (B, S, B, S) of the S numbers of each sample."""
+    """Return the derivatives (B, S, B, S) of outputs by inputs; a sample has S numbers."""
     found = torch.autograd.functional.jacobian(lambda x: transform(x, context)[0], x)
     return found.reshape(len(x), x[0].numel(), len(x), x[0].numel())
 
@@ -205,8 +206,8 @@ def assert_mask_invariance(
 ) -> None:
     """Check that padding is 0 in every output, and changes no other output and no gradient.
 
-    Replaces the padding by other values, infinities and NaN among them, in both directions, and
-    (where ``x`` is ``(B, L, D)`` and the context is a mask) adds ``extend`` more padded entries.
+    In both directions, padding is replaced by other values, infinities and NaN among them. If ``x``
+    is ``(B, L, D)`` and the context has only a mask, ``extend`` padded entries are added.
     """
     assert context.mask is not None and not context.mask.all(), (
         "the mask has no padding: the test would be empty"
@@ -227,7 +228,7 @@ def assert_mask_invariance(
 
 @torch.no_grad()
 def _padding(function, name: str, case: Variation, extend: int, close: Close) -> None:
-    """Check with other values at padding, and with `extend` more padded entries."""
+    """Check one direction, with other values at padding and `extend` more padded entries."""
     x, context, mask = case.x, case.context, case.context.mask
     expected, log_term = function(masked(x, mask), context)
     assert not expected[~mask].any(), f"{name}: masked entries of the output are not 0{case.name}"
@@ -245,7 +246,7 @@ def _padding(function, name: str, case: Variation, extend: int, close: Close) ->
 
 
 def _padding_gradients(transform, x: Tensor, context: Context, close: Close) -> None:
-    """Check that values at padding do not reach the gradients of x and of the parameters."""
+    """Check that values at padding do not change the gradients of x and of the parameters."""
     parameters = {k: p for k, p in transform.named_parameters() if p.requires_grad}
 
     def gradients(value: float) -> list[Tensor | None]:
@@ -275,9 +276,9 @@ def assert_dtype_and_autocast(
     atol: float = 0.5,
     rtol: float = 0.1,
 ) -> None:
-    """Check that log terms and outputs are float32, float64 for float64 input, also with autocast.
+    """Check that outputs are float32, also under autocast, and float64 for float64 input.
 
-    The tolerances are those of the log term under autocast; transform and ``x`` are float32.
+    Transform and ``x`` are float32; the tolerances are for the log term under bfloat16 autocast.
     """
 
     def check(dtype, how, **parts):
@@ -300,7 +301,7 @@ def assert_dtype_and_autocast(
 
 @torch.no_grad()
 def assert_serialisable(transform: Transform, x: Tensor, context: Context = Context()) -> None:
-    """Check that pickle and ``state_dict`` (``weights_only=True``) restore the same function."""
+    """Check that pickle and ``state_dict`` (with ``weights_only=True``) restore the function."""
 
     def compare(module, what):
         for got, want in zip(module(x, context), expected, strict=True):
@@ -321,7 +322,7 @@ def assert_serialisable(transform: Transform, x: Tensor, context: Context = Cont
 def assert_gradients_reach_every_parameter(module: nn.Module, loss: Callable[[], Tensor]) -> None:
     """Check that every parameter gets a finite gradient of ``loss()`` that is not all zero.
 
-    Layers below a zero-initialised one get a zero gradient: perturb its weights first.
+    Layers before a zero-initialised layer get a zero gradient: perturb its weights first.
     """
     module.zero_grad(set_to_none=True)
     loss().backward()
@@ -346,11 +347,11 @@ def assert_normalised(
 ) -> None:
     """Check that probabilities over an enumerated discrete space sum to one.
 
-    ``log_prob(space, samples)`` returns nats ``(B,)`` with fresh noise in every call, for every
-    element of the space exactly once. ``exp`` of a K-sample bound is an unbiased estimate of the
-    probability, so the mean of the sum is 1 up to its standard error. From ``repeats`` on,
-    estimates are added until `Z_SCORE` standard errors are at most ``max_error``; beyond
-    ``most_repeats`` the test fails as inconclusive.
+    ``space`` has each element exactly once; ``log_prob(space, samples)`` returns nats ``(B,)``,
+    with fresh noise in every call. ``exp`` of a K-sample bound is an unbiased estimate of the
+    probability, so the mean of their sum is 1 up to its standard error. After ``repeats`` calls,
+    more follow until `Z_SCORE` standard errors are at most ``max_error``; beyond ``most_repeats``
+    calls the test fails as inconclusive.
     """
     totals: list[float] = []
     error = math.inf
@@ -377,11 +378,11 @@ def assert_lower_bound(
     exact: Tensor | None = None,
     atol: float = 1e-5,
 ) -> None:
-    """Check that the mean K-sample bound does not fall with K, nor exceeds the exact value.
+    """Check that the mean K-sample bound does not fall with K, and does not exceed the exact value.
 
-    ``log_prob(x, K)`` returns nats ``(B,)`` with fresh noise in every call; it is evaluated
-    ``repeats`` times (at least twice) for each of the increasing ``samples`` K. ``exact`` are
-    log-probabilities ``(B,)``, ``atol`` is allowed beyond `Z_SCORE` standard errors.
+    ``log_prob(x, K)`` returns nats ``(B,)``, with fresh noise in every call. It is called
+    ``repeats`` times (at least twice) for each K in ``samples``, which increase. ``exact`` are
+    log-probabilities ``(B,)``; ``atol`` is allowed in addition to `Z_SCORE` standard errors.
     """
     if list(samples) != sorted(set(samples)):
         raise ValueError(f"samples must increase, got {list(samples)}")

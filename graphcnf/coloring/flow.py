@@ -1,4 +1,4 @@
-"""Density of the colourings of a graph: a categorical flow over its nodes, given its edges."""
+"""Density of the colourings of a graph: a categorical flow over the nodes, given the edges."""
 
 from __future__ import annotations
 
@@ -32,30 +32,30 @@ if TYPE_CHECKING:
 class ColoringFlow(Pretrained, nn.Module):
     """p(colours of the nodes | graph), with attention convolutions over the graph.
 
-    Three kinds of couplings:
+    There are three kinds of couplings:
 
-    - "nodes" (`AutoregressiveCoupling`): node after node in the order of saturation; the bound is
-      exact but for the margin of the intervals;
-    - "waves": the same, but a colour that a neighbour has is impossible while another one is left
-      (train on colourings without a conflict), and all nodes that have one colour left or none get
-      theirs at once, so that a network is evaluated as often as there is a choice;
-    - "channels" (Lippe & Gavves 2021, arXiv 2006.09790, section 4.2): ActNorm, invertible linear
-      map and a mixture coupling that transforms half of the latents of all nodes in parallel.
+    - "nodes" (`AutoregressiveCoupling`): one node after another in `SaturationOrder`. The bound is
+      exact up to the margins of the intervals.
+    - "waves": as "nodes", but a colour of a neighbour is impossible as long as another colour is
+      left (train on colourings without conflicts). All nodes with at most one colour left are
+      decided at once, so the network is evaluated only where there is a choice.
+    - "channels": ActNorm, invertible linear map and a mixture coupling, which transforms half of
+      the latents of all nodes in parallel (Lippe & Gavves 2021, arXiv 2006.09790, section 4.2).
 
-    In "nodes" and "waves" permuting the colours does not change a probability: where some colours
-    are more frequent than others, take "channels". The numbers of the nodes break ties of the order
-    of "nodes" and "waves", and do nothing in "channels".
+    In "nodes" and "waves" permuting the colours does not change the probability: if some colours
+    are more frequent than others, use "channels". Node numbers break ties in the order of "nodes"
+    and "waves"; "channels" does not depend on them.
 
     Args:
         colors: Number of colours.
         coupling: "nodes", "waves" or "channels".
-        encoding, latent_dim, encoding_options: Arguments of `make_encoding` ("channels"); None for
-            "mixture" and its defaults.
-        couplings, mixtures, layers: Couplings, components of their mixtures and convolutions of
-            each ("channels").
+        encoding, latent_dim, encoding_options: Arguments of `make_encoding`, for "channels"; None
+            for "mixture" and its defaults.
+        couplings, mixtures, layers: Numbers of couplings, of components of their mixtures, and of
+            convolutions in each coupling, for "channels".
         width, heads: Channels and attention heads of the networks.
-        encoder_layers: Convolutions over the bare graph ("nodes", "waves"; also what follows).
-        ahead, rounds: Channels and rounds (0 for none) of the `LookAhead`.
+        encoder_layers: Number of convolutions over the graph, for "nodes" and "waves".
+        ahead, rounds: Channels and rounds (0 for none) of `LookAhead`, for "nodes" and "waves".
 
     Raises:
         UserError: if an argument is out of range.
@@ -116,17 +116,17 @@ class ColoringFlow(Pretrained, nn.Module):
         return self.config["colors"]
 
     def bound(self, batch: GraphBatch, noise: Noise | None = None) -> Bound:
-        """Return one draw of the terms of the bound; the node types of the batch are the colours.
+        """Draw the terms of the bound; the node types of the batch are the colours.
 
-        Raises `ValueError` if a graph has no nodes or a loop, or there is no such colour.
+        Raises ValueError if a graph has no nodes or a self-loop, or a colour is out of range.
         """
         return self.flow.bound(batch.node_types, self._context(batch, noise=noise))
 
     def log_prob(self, batch: GraphBatch, samples: int = 1, noise: Noise | None = None) -> Tensor:
         """Return lower bounds on log p(colours | graph), (B,) nats, from `samples` draws.
 
-        Raises `ValueError` if a graph has no nodes or a loop, there is no such colour, or `samples`
-        is not positive.
+        Raises ValueError if a graph has no nodes or a self-loop, a colour is out of range, or
+        `samples` is not positive.
         """
         context = self._context(batch, noise=noise)
         return self.flow.log_prob(batch.node_types, context, samples=samples)
@@ -134,9 +134,9 @@ class ColoringFlow(Pretrained, nn.Module):
     def training_loss(self, batch: GraphBatch, *, beta: float = 1.0):
         """Return the negative bound in nats per node, log p(x|z) weighted by `beta`, and metrics.
 
-        As pairs (sum over graphs, number of graphs) `bits_per_node` (beta = 1), `accuracy` (share
-        of nodes that p(x|z) decodes to what was encoded) and, in evaluation mode, `validity` (share
-        of graphs whose sampled colouring has no conflict).
+        Metrics are pairs (sum over graphs, number of graphs): `bits_per_node` (at beta = 1),
+        `accuracy` (share of nodes whose most probable colour under p(x|z) is the encoded one) and,
+        in evaluation mode, `validity` (share of graphs whose drawn colouring has no conflict).
         """
         bound, nodes = self.bound(batch), batch.sizes
         loss = -bound.value(beta).sum() / nodes.sum()
@@ -152,25 +152,25 @@ class ColoringFlow(Pretrained, nn.Module):
 
     @torch.no_grad()
     def sample(self, batch: GraphBatch, *, temperature: float = 1.0, generator=None) -> Tensor:
-        """Draw a colouring of every graph, (B, N) long, 0 where masked; node types do not matter.
+        """Draw a colouring of every graph, (B, N) long, 0 where masked; node types are ignored.
 
-        `temperature` is below 1 for more probable ones, `generator` None, torch's or one of numpy's
-        per graph.
+        A `temperature` below 1 gives more probable colourings. `generator` is None, a torch
+        generator, or a list of one numpy generator per graph.
         """
         context = self._context(batch, temperature=temperature, generator=generator)
         return self.flow.sample(len(batch), context=context)
 
     @torch.no_grad()
     def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Tensor:
-        """Return latents of the base space, (B, N, D).
+        """Encode colourings to base latents, (B, N, D).
 
-        Raises `ValueError` if a graph has no nodes or a loop, or there is no such colour.
+        Raises ValueError if a graph has no nodes or a self-loop, or a colour is out of range.
         """
         return self.flow.encode(batch.node_types, self._context(batch, noise=noise))
 
     @torch.no_grad()
     def decode(self, z: Tensor, batch: GraphBatch) -> Tensor:
-        """Return colours (B, N) of latents of the base space, for the graphs of a batch."""
+        """Decode base latents (B, N, D) to colours (B, N) of the graphs of a batch."""
         return self.flow.decode(z, self._context(batch))
 
     def _context(self, batch: GraphBatch, **draw) -> Context:
@@ -186,7 +186,7 @@ class ColoringFlow(Pretrained, nn.Module):
 
 
 def conflicts(colors: Tensor, adjacency: Tensor, mask: Tensor) -> Tensor:
-    """Return the number of edges that join equal colours (B, N), (B,) long."""
+    """Return the number of edges between nodes of equal `colors` (B, N), (B,) long."""
     equal = (colors[:, :, None] == colors[:, None, :]) & adjacency
     equal = equal & mask[:, :, None] & mask[:, None, :]
     return equal.sum((1, 2)) // 2
@@ -197,8 +197,9 @@ def from_networkx(
 ) -> GraphBatch:
     """Batch undirected networkx graphs, numbered in the order of their nodes.
 
-    `colorings` are the colours of the nodes of each graph, None for 0 everywhere. Raises UserError
-    for other graphs, nodes without a colour, and more than 255 nodes or colours.
+    `colorings` map the nodes of each graph to colours, None for colour 0 everywhere. Raises
+    UserError for directed graphs, multigraphs, empty graphs, self-loops, nodes without a colour,
+    and more than 255 nodes or colours.
     """
     if colorings is not None and len(colorings) != len(graphs):
         raise UserError(f"{len(graphs)} graphs, but {len(colorings)} colourings")

@@ -1,4 +1,4 @@
-"""Networks of the colouring model, and the order in which nodes get their colours."""
+"""Networks of the colouring model, and the order in which nodes are coloured."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from graphcnf.flows.transform import Context
 from graphcnf.graphs.networks import NODE_FEATURES
 
 EDGE_WIDTH = 32
-PARTS = 4  # of the turns whose look ahead is computed at once
+PARTS = 4  # number of parts in which look-ahead scores of all turns are computed
 
 
 class SaturationOrder:
-    """Order of the nodes of graphs that the categories steer, one step of every graph at a time.
+    """Order of the nodes of graphs that depends on the categories decided so far.
 
-    The next node is one whose neighbours have the most different categories so far, the saturation
-    of Brelaz (1979, *New methods to color the vertices of a graph*); among those, one with the most
-    edges, then the lowest number. In waves, nodes whose neighbours leave them one category or none
-    get theirs at once, each as if the others of the wave had none yet.
+    The next node is one with the highest saturation, the number of different categories of its
+    neighbours (Brelaz 1979, *New methods to color the vertices of a graph*). Ties go to the node
+    with the most edges, then to the lowest number. With `waves`, all nodes whose neighbours leave
+    them at most one category are decided at once, independently of each other.
 
-    `counts` (B, N, K) is the number of a node's neighbours that have each category so far. `rank`
-    (B, N) is the turn of each node, N for none yet; in a wave, lower numbers come first.
+    `counts` (B, N, K) is the number of neighbours of each node that have each category so far.
+    `rank` (B, N) is the turn of each node, N if it has had none; in a wave, lower node numbers have
+    earlier turns.
     """
 
     def __init__(self, adjacency: Tensor, mask: Tensor, categories: int, waves: bool = False):
@@ -59,7 +60,7 @@ class SaturationOrder:
         members = torch.zeros_like(self.open)
         members[graph, node] = True
         own = F.one_hot(category, self.categories)[:, None]
-        # Not in place: whoever asked for earlier counts may have kept them.
+        # Not in place: `turns` keeps earlier counts.
         self.counts = self.counts.index_add(0, graph, self.adjacency[graph, node][..., None] * own)
         before = (self.rank < self.rank.shape[1]).sum(1, keepdim=True)
         turn = before + members.cumsum(1) - 1
@@ -72,8 +73,8 @@ def turns(
 ) -> tuple[Tensor, Tensor]:
     """Return the turn (B, N) of each node, and the counts (B, N, N, K) before each turn.
 
-    Nodes have the categories x (B, N). Turns and counts are `rank` and `counts` of
-    `SaturationOrder`; turns of one wave have the same counts.
+    These are `rank` and `counts` of `SaturationOrder` for nodes of known categories x (B, N); all
+    turns of a wave have the same counts.
     """
     order = SaturationOrder(context.adjacency, context.mask, categories, waves)
     known = x.clamp(0, categories - 1)
@@ -84,7 +85,7 @@ def turns(
         history.append(order.counts)
         order.settle(*members, known[members])
     steps = torch.stack(history or [order.counts])
-    # Of each turn, the step that it is part of; padding takes any.
+    # The step of each turn; any step will do for padding.
     by_turn = step_of.gather(1, order.rank.argsort(dim=1, stable=True))
     return order.rank, steps[by_turn, order.rows[:, None]]
 
@@ -114,17 +115,17 @@ class ConvolutionBlock(nn.Module):
 
 
 class GraphEncoder(nn.Module):
-    """Attention convolutions over the edges of the bare graph; nodes may have `inputs` channels."""
+    """Attention convolutions over the edges of a graph, whose nodes may have `inputs` channels."""
 
     def __init__(self, width: int, layers: int, heads: int, *, inputs: int = 0):
         super().__init__()
         self.enter = nn.Linear(NODE_FEATURES + inputs, width)
-        # An edge knows the number of triangles that it is part of.
+        # An edge feature is the number of triangles with the edge.
         self.edges = nn.Linear(2, EDGE_WIDTH)
         self.blocks = nn.ModuleList(ConvolutionBlock(width, heads) for _ in range(layers))
 
     def forward(self, context: Context, inputs: Tensor | None = None) -> Tensor:
-        """Return (B, N, width) of a graph, and of inputs (B, N, inputs)."""
+        """Return channels (B, N, width) of nodes, given a graph and `inputs` (B, N, inputs)."""
         dtype, mask = self.enter.weight.dtype, context.mask
         channels = context.features.to(dtype)
         if inputs is not None:
@@ -142,7 +143,7 @@ class GraphEncoder(nn.Module):
 
 
 class GraphConvolutions(nn.Module):
-    """Conditioner of a `Coupling`: parameters of every node from the latents of all."""
+    """Conditioner of a `Coupling`: parameters of each node from the fixed latents of all nodes."""
 
     def __init__(self, inputs: int, outputs: int, *, width: int, layers: int, heads: int):
         super().__init__()
@@ -155,22 +156,22 @@ class GraphConvolutions(nn.Module):
 
 
 class LookAhead(nn.Module):
-    """Look-ahead score of every colour that is left to a node, as if the node had it.
+    """Network of look-ahead scores: how good each possible colour of a node is for the other nodes.
 
-    Message passing over the nodes without a colour, each with a state of `width` channels for every
-    colour, in `rounds` with the same weights: what a colour forces upon the neighbours, what that
-    forces upon theirs, and so on. A score depends on the states of the node and on the largest one
-    anywhere. Permuting the colours permutes the scores.
+    For each colour, the node is given this colour, and its consequences spread by message passing
+    over the nodes without a colour, in `rounds` with shared weights. Every node has a state of
+    `width` channels for each colour. The score depends on the states of the node and on the maximum
+    over all nodes. Permuting the colours permutes the scores.
     """
 
     def __init__(self, features: int, width: int, rounds: int):
         super().__init__()
         self.rounds = rounds
         self.enter = nn.Linear(features, width)
-        # Whether a neighbour has the colour; whether the node is the one that is scored.
+        # Two flags: a neighbour has the colour; the scored node is given the colour.
         self.marks = nn.Linear(2, width, bias=False)
         self.norm = nn.LayerNorm(width)
-        # Of one colour, and of all of them together.
+        # Messages of one colour, and of the sum over colours.
         self.send_one, self.send_all = nn.Linear(width, width), nn.Linear(width, width)
         self.receive_one = nn.Linear(2 * width, width)
         self.receive_all = nn.Linear(2 * width, width)
@@ -182,8 +183,8 @@ class LookAhead(nn.Module):
     ) -> Tensor:
         """Return scores (D, K) of the colours of one node `scored` (D,) per graph, 0 if blocked.
 
-        The D graphs have `adjacency` (D, M, M) and encoded nodes h (D, M, features). `blocked`
-        (D, M, K) are colours that a neighbour has, `waiting` (D, M) nodes without a colour.
+        The D graphs have `adjacency` (D, M, M) and encoded nodes h (D, M, features). `blocked` (D,
+        M, K) is True for colours of neighbours, `waiting` (D, M) for nodes without a colour.
         """
         colors = blocked.shape[-1]
         rows = torch.arange(len(scored), device=scored.device)
@@ -207,7 +208,7 @@ class LookAhead(nn.Module):
             received = F.gelu(self.receive_one(both) + self.receive_all(both.sum(2, keepdim=True)))
             s = s + self.out(received)
         s = self.norm(s) * here
-        # A contradiction shows wherever it is.
+        # The maximum over nodes shows a contradiction anywhere.
         far = s.masked_fill(~open_[..., None, None], -torch.inf).amax((1, 2))
         near = s[cases, node]
         found = self.leave(torch.cat([near[cases, color], near.sum(1), far], -1))[:, 0].to(h.dtype)
@@ -215,12 +216,11 @@ class LookAhead(nn.Module):
 
 
 class ColoringNetwork(Network):
-    """Colours of the nodes, one after the other, from what is around them and what lies ahead.
+    """Network of the colours of nodes, given the colours so far.
 
-    The score of a colour depends on whether a neighbour has it, on the encoded node and, where some
-    neighbour has a colour and more than one is left, on the `LookAhead` score. For the arguments
-    see `ColoringFlow`; with `waves` a colour that a neighbour has is impossible while another one
-    is left, and nodes without a choice share a step.
+    The logit of a colour depends on whether a neighbour has the colour and on the encoded node; if
+    some but not all colours are left to the node, and more than one, also on the `LookAhead` score.
+    The arguments are described in `ColoringFlow`; `waves` is True for its coupling "waves".
     """
 
     def __init__(
@@ -240,10 +240,10 @@ class ColoringNetwork(Network):
         self.encoder = GraphEncoder(width, encoder_layers, heads)
         self.norm = nn.LayerNorm(width)
         self.leave = nn.Sequential(nn.Linear(width + 2, width), nn.GELU(), nn.Linear(width, 1))
-        # Added to the logit of a colour that a neighbour has, times 10: Adam moves a parameter by
-        # the learning rate per step, and it would take thousands of them to be all but certain.
+        # Ten times this is added to the logits of neighbours' colours: Adam moves a parameter by
+        # about the learning rate per step, and would take thousands of steps without the factor.
         self.blocked = None if waves else nn.Parameter(torch.zeros(()))
-        # Of two colours a node has one left, or all of them.
+        # With two colours, a node has one colour left or both: there is nothing to look ahead for.
         self.lookahead = LookAhead(width, ahead, rounds) if rounds and colors > 2 else None
         nn.init.zeros_(self.leave[-1].get_parameter("weight"))
 
@@ -267,7 +267,7 @@ class ColoringNetwork(Network):
 
     def all_logits(self, context: Context, rank: Tensor, counts: Tensor) -> Tensor:
         """Return logits (B, N, colours) in one pass; for `rank` and `counts` see `turns`."""
-        # Here nodes have the number of their turn: at turn t those from t on wait.
+        # Nodes are renumbered by their turns: at turn t, nodes t, t + 1, ... have no colour.
         order = rank.argsort(dim=1, stable=True)
         rows = torch.arange(len(rank), device=rank.device)[:, None]
         turns = torch.arange(rank.shape[1], device=rank.device)[:, None]
@@ -292,7 +292,7 @@ class ColoringNetwork(Network):
             return scores
         assert self.lookahead is not None
         numbers = torch.arange(mask.shape[1], device=mask.device)
-        # In parts of about the same turn: what is over is left out.
+        # In parts of similar turns: nodes coloured before the first one are cut off.
         for part in turn.argsort(stable=True).chunk(PARTS):
             g, t = graph[part], turn[part]
             first = int(t[0])
@@ -308,24 +308,25 @@ class ColoringNetwork(Network):
 
 
 def undecided(blocked: Tensor, mask: Tensor) -> Tensor:
-    """Return a mask (...) of nodes with several colours left, but not all, of blocked (..., K).
+    """Return True for nodes with a real choice: more than one colour is left, but not every colour.
 
-    In the order of saturation a node with all of them gets its turn only when no node that waits
-    has a coloured neighbour: then one colour is as good as another.
+    `blocked` (..., K) is True for colours of neighbours. In `SaturationOrder`, a node with all
+    colours left comes only when no waiting node has a coloured neighbour; by symmetry all colours
+    are equally good then.
     """
     left = (~blocked).sum(-1)
     return mask & (left > 1) & (left < blocked.shape[-1])
 
 
 def possible(logits: Tensor, blocked: Tensor) -> Tensor:
-    """Set blocked colours to -inf where another one is left, the others to 0 without a choice."""
+    """Set logits to -inf for blocked colours if others are left, to 0 for nodes without choice."""
     choice = undecided(blocked, torch.ones_like(blocked[..., 0]))[..., None]
     never = blocked & ~blocked.all(-1, keepdim=True)
     return torch.where(choice, logits, 0.0).masked_fill(never, -torch.inf)
 
 
 class ColoringState:
-    """Graphs some of whose nodes have their colour; the colours steer the order."""
+    """State of partly coloured graphs."""
 
     def __init__(self, network: ColoringNetwork, context: Context):
         self.network, self.adjacency = network, context.adjacency
@@ -340,7 +341,7 @@ class ColoringState:
         if not len(graph):
             return None
         net, own = self.network, self.order.counts[graph, node] > 0
-        # A node with a choice is alone in the step of its graph.
+        # A node with a choice is the only one of its graph in a step.
         open_ = undecided(own, torch.ones_like(own[:, 0])).nonzero()[:, 0]
         if net.waves and not len(open_):
             return Step(self.at, possible(torch.zeros_like(own, dtype=self.h.dtype), own))
@@ -357,7 +358,7 @@ class ColoringState:
         """Return look-ahead scores (M, colours)."""
         assert self.network.lookahead is not None
         waiting = self.order.open[graph]
-        # Those that wait come first; the rest of the row is padding.
+        # Waiting nodes come first; the rest of a row is padding.
         most = int(waiting.sum(1).max())
         members = waiting.long().argsort(dim=1, descending=True, stable=True)[:, :most]
         rows = graph[:, None]

@@ -1,12 +1,11 @@
-"""Graphs that hold a fragment, drawn node by node, with weights that make up for the force.
+"""Sampling of graphs that contain a fragment, by weighted particles.
 
-The nodes of a graph come in one of the depth-first orders of the whole graph, nodes of the fragment
-between free ones. At each node the network's probabilities are known before anything is drawn: that
-of a step to each neighbouring node of the fragment, and that of a free node within what is
-possible. One of these ways is chosen, and the weight of the walk is multiplied by what was left to
-choose from: sequential importance sampling with resampling (Doucet, de Freitas & Gordon 2001,
-chapter 1). The weights are proper for the probability that the model gives to a depth-first code
-together with the place of the fragment in it.
+Each particle is a graph that grows node by node along a depth-first path. At every node the network
+gives the probability of each possible placement of a fragment node, and of a free node, one that is
+not part of the fragment. The particle takes one of these and multiplies its weight by the ratio of
+the probability to that of the proposal: sequential importance sampling with resampling (Doucet, de
+Freitas & Gordon 2001, chapter 1). The weights are proper for the model's probability of a
+depth-first code together with the position of the fragment in it.
 """
 
 from __future__ import annotations
@@ -26,24 +25,24 @@ from graphcnf.graphs.path.code import AtomCode
 from graphcnf.graphs.path.network import Nodes
 from graphcnf.graphs.path.support import Support
 
-FREE = -1  # in place of the number of a node of the fragment: a node that is none
+FREE = -1  # in place of a fragment node's number: a node that is not part of the fragment
 UNPLACED, LEFT = -1, -2  # sentinel path levels: not placed yet, already off the path
 
 
 @dataclass
 class GraphFragment:
-    """Nodes and edges that a graph has to hold, and where it may grow from them."""
+    """Nodes and edges that every graph must contain, and where free nodes may be attached."""
 
     categories: Tensor  # possible categories of each node, (U, node categories) bool
     edges: Tensor  # pairs of nodes, (E, 2) long
-    # Possible categories of all edges together, by category plus 1, in each of S structures (the
-    # Kekulé structures of a molecule), (S, E, edge categories + 1) bool.
+    # Possible categories plus 1 of the edges in each of S structures (the Kekulé structures of a
+    # molecule), of which a graph must have one, (S, E, edge categories + 1) bool.
     structures: Tensor
-    valence: Tensor  # sum of the weights that further edges of each node may have, (U,) long
-    attachments: Tensor  # edges to free nodes that each node must get beside it, (U,) long
-    plain: Tensor  # edges that may attach or enter a component, by category plus 1, bool
-    rings: bool = False  # whether free nodes may close rings over nodes of the fragment
-    acyclic: bool = False  # whether free nodes close no rings at all
+    valence: Tensor  # free valence: largest sum of weights of further edges, (U,) long
+    attachments: Tensor  # edges to free nodes that each node must get in addition, (U,) long
+    plain: Tensor  # edge categories plus 1 that may attach free nodes, (edge categories + 1,) bool
+    rings: bool = False  # True if free nodes may close rings over fragment nodes
+    acyclic: bool = False  # True if free nodes may close no rings at all
 
     def __post_init__(self) -> None:
         size = len(self.categories)
@@ -69,28 +68,28 @@ class GraphFragment:
 
     @property
     def fewest_free(self) -> int:
-        """Least number of free nodes of a graph with the fragment."""
+        """Least number of free nodes in a graph that contains the fragment."""
         return max(int(self.attachments.sum()) - self.components + 1, int(self.components > 1))
 
 
 @dataclass
-class Steps:
-    """Ways to go on with a node of the fragment, R of them."""
+class Placements:
+    """R possible placements of a fragment node as the next node of a particle."""
 
-    owner: Tensor  # number of the walk, (R,) long
+    owner: Tensor  # index of the particle, (R,) long
     node: Tensor  # node of the fragment, (R,) long
     back: Tensor  # levels to step back, (R,) long
     lengths: Tensor  # lengths of the closures, 0 for none, (R, K) long
-    edges: Tensor  # of the fragment, to the parent and at the closures, -1 for none, (R, 1 + K)
-    enters: Tensor  # first nodes of their components, whose parent is a free node or none, (R,)
+    edges: Tensor  # fragment edges to the parent and at the closures, -1 for none, (R, 1 + K)
+    enters: Tensor  # True for the first node of a component: it has no fragment parent, (R,)
     alive: Tensor  # structures of the fragment that are still possible, (R, S) bool
 
 
 class Progress:
-    """Placement of a fragment so far in P walks, each of which draws a graph node by node.
+    """Fragment nodes that P particles have placed so far, and what the rest of them needs.
 
     `sizes` (P,) are the numbers of nodes of the graphs, `closures` is the largest number of rings
-    that a node closes. Raises UserError where a graph is too small.
+    that a node may close. Raises UserError if a graph is too small for the fragment.
     """
 
     def __init__(self, fragment: GraphFragment, sizes: Tensor, support: Support, closures: int):
@@ -99,18 +98,19 @@ class Progress:
             raise UserError(f"graphs with this fragment have at least {least} nodes")
         self.fragment, self.support, self.weights = fragment, support, support.weights
         self.closures = closures
-        self.free = sizes - len(fragment)  # free nodes to come, (P,)
+        self.free = sizes - len(fragment)  # number of free nodes to come, (P,)
         self.depth = torch.full_like(sizes, -1)
-        self.at = sizes.new_full((count, int(sizes.max()) + 1), FREE)  # node at each level
+        # Number of the fragment node at each level, or FREE.
+        self.at = sizes.new_full((count, int(sizes.max()) + 1), FREE)
         self.level = sizes.new_full((count, len(fragment)), UNPLACED)
         self.valence = fragment.valence.expand(count, -1).clone()
         self.attachments = fragment.attachments.expand(count, -1).clone()
         self.alive = sizes.new_ones((count, len(fragment.structures)), dtype=torch.bool)
-        self.last = torch.full_like(sizes, len(fragment))  # node of the fragment that came last
-        # After which node each came, see `source`, its log-probability given the step back, and the
-        # sum of edge weights that it has left.
+        self.last = torch.full_like(sizes, len(fragment))  # the last fragment node placed
+        # For each placed node: its `source`, its free valence in the graph, and its log-probability
+        # given the step back.
         self.came_from, self.left = torch.zeros_like(self.level), torch.zeros_like(self.level)
-        self.prices = torch.zeros_like(self.level, dtype=torch.float64)
+        self.log_probs = torch.zeros_like(self.level, dtype=torch.float64)
         # Least weight of each edge of the fragment in any structure, and of those between nodes.
         self.least = sizes.new_zeros(1)
         if len(fragment.edges):
@@ -120,23 +120,26 @@ class Progress:
         self.between = torch.where(fragment.adjacency, between, 0)
 
     def take(self, rows: Tensor) -> None:
-        """Replace the walks by those at `rows`."""
+        """Replace the particles by those at `rows`."""
         for name in ("free", "depth", "at", "level", "valence", "attachments", "alive", "last",
-                     "came_from", "prices", "left"):  # fmt: skip
+                     "came_from", "log_probs", "left"):  # fmt: skip
             setattr(self, name, getattr(self, name)[rows])
 
-    def source(self, steps: Steps) -> Tensor:
-        """Return the nodes placed last before the steps, (R,); U at the start, U + 1 after FREE."""
-        enters = torch.where(self.depth[steps.owner] < 0, 0, 1) + len(self.fragment)
-        return torch.where(steps.enters, enters, self.last[steps.owner])
+    def source(self, placements: Placements) -> Tensor:
+        """Return the fragment nodes placed before the placements, (R,).
+
+        For the first node of a component: U if it is the first node of its graph, else U + 1.
+        """
+        enters = torch.where(self.depth[placements.owner] < 0, 0, 1) + len(self.fragment)
+        return torch.where(placements.enters, enters, self.last[placements.owner])
 
     @property
     def unplaced(self) -> Tensor:
-        """Nodes of the fragment that are to come, (P, U) bool."""
+        """True for fragment nodes that are not placed yet, (P, U) bool."""
         return self.level == UNPLACED
 
     def look(self) -> None:
-        """Compute the tables that the masks and steps for the next node are read from."""
+        """Update the tables that the masks and placements of the next node are read from."""
         f = self.fragment
         unplaced = self.unplaced
         pending = (unplaced.float() @ f.adjacency.float()) > 0
@@ -150,22 +153,22 @@ class Progress:
         parts = [f.component == c for c in range(f.components)]
         entered = torch.stack([(~unplaced[:, part]).any(1) for part in parts], 1)
         self.not_entered = ~entered[:, f.component]
-        # A component that is entered at an attachment point takes the edge of a free node for it.
+        # A component that is entered at an attachment fills it with the edge to the free parent.
         through = torch.stack([(f.attachments[part] > 0).any() for part in parts])
         self.need = (self.attachments.sum(1) - (~entered & through).sum(1)).clamp(min=0)
-        # Whether free nodes can still come after a step back to a level.
+        # True for levels from which free nodes can still be reached after stepping back to them.
         number = torch.arange(self.at.shape[1], device=self.at.device)
         on_path = number <= self.depth[:, None]
         later = (unplaced & ((self.valence > 0) | (self.attachments > 0))).any(1, keepdim=True)
         self.open_below = (self.grows_at & on_path).cumsum(1).bool() | later
         self.free_below = (self.is_free & on_path).cumsum(1).bool()
         self.last_member = torch.where(~self.is_free & on_path, number, -1).cummax(1).values
-        # Free valence that the edges to come need of each node.
+        # Free valence that each node needs for its edges to come.
         needed = unplaced.double() @ self.between.double()
         self.needed = needed.long() + self.attachments
 
     def free_fits(self, back: Tensor) -> Tensor:
-        """Return which of the steps back (P or 1, M) a free node may follow, (P, M) bool."""
+        """Return True for steps back (P or 1, M) that a free node may take, (P, M) bool."""
         parent = self.depth[:, None] - back
         at = parent.clamp(min=0)
         attaches = (self.attachments_at.gather(1, at) > 0) & (parent >= 0)
@@ -174,9 +177,9 @@ class Progress:
         return fits & (left >= 0) & (self.free[:, None] > 0)
 
     def mask(self, previous: list[Tensor], cardinality: int) -> Tensor:
-        """Return the possible categories (P, cardinality) bool of a free node's next variable.
+        """Return the possible values (P, cardinality) bool of a free node's next variable.
 
-        For the step back: of a free node, or of one that enters a component at the same place.
+        A step back is also possible if the first node of a component may take it.
         """
         value = torch.arange(cardinality, device=self.depth.device)[None]
         f, k, first = self.fragment, len(previous), self.depth[:, None] < 0
@@ -190,10 +193,10 @@ class Progress:
             fits = self.free_fits(value) | enters
             return torch.where(first, value == 0, fits & (parent >= self.floor.clamp(min=0)))
         if k == 1:
-            room = self.weights <= self.valence_at.gather(1, at)
-            room = room if f.rings else room & f.plain
+            fitting = self.weights <= self.valence_at.gather(1, at)
+            fitting = fitting if f.rings else fitting & f.plain
             single = f.plain & (self.weights == 1)
-            fits = torch.where(self.attachments_at.gather(1, at) > 0, single, room)
+            fits = torch.where(self.attachments_at.gather(1, at) > 0, single, fitting)
             return fits | first | self.is_free.gather(1, at)
         if role == "length":
             far = (parent + 1 - value).clamp(min=0)
@@ -207,8 +210,8 @@ class Progress:
         far = (parent + 1 - previous[-1][:, None]).clamp(min=0)
         return (self.weights <= self.valence_at.gather(1, far)) | (previous[-1][:, None] == 0)
 
-    def steps(self) -> Steps | None:
-        """Return the ways to go on with a node next to one that is there; None for no way."""
+    def placements(self) -> Placements | None:
+        """Return the placements of nodes next to a placed one; None if there are none."""
         f, width = self.fragment, self.closures + 1
         parts: list[list[Tensor]] = []
         wanted = self.free > 0
@@ -220,7 +223,7 @@ class Progress:
             level, order = self.level[:, around].sort(1, descending=True)
             top = level[:, :1]
             at = top.clamp(min=0)
-            # What comes later has to have a place, too.
+            # Nodes that come later must still find a node with free valence.
             going = self.open_below.gather(1, at)[:, 0] | (self.valence[:, node] > 0)
             going |= self.attachments[:, node] > 0
             entering = self.free_below.gather(1, at)[:, 0] | wanted & going
@@ -239,13 +242,16 @@ class Progress:
             back, none = self.depth[rows] - level[:, 0], torch.zeros_like(rows, dtype=torch.bool)
             own = torch.full_like(rows, node)
             parts.append([rows, own, back, lengths, edges, none, self.alive[rows]])
-        return Steps(*map(torch.cat, zip(*parts, strict=True))) if parts else None
+        return Placements(*map(torch.cat, zip(*parts, strict=True))) if parts else None
 
-    def entries(self, back: Tensor, uniform: Tensor, guide: Tensor) -> tuple[Steps, Tensor] | None:
-        """Return ways to enter a component after steps `back` (P,), one for each walk that can.
+    def entries(
+        self, back: Tensor, uniform: Tensor, guide: Tensor
+    ) -> tuple[Placements, Tensor] | None:
+        """Draw one placement of the first node of a component for each particle that allows one.
 
-        `uniform` (P,) chooses the node by preferences `guide` (U + 2, U), see `source`. Also
-        returns minus the log of the probability that each was chosen with, (R,).
+        Particles have stepped `back` (P,). `uniform` (P,) choose the nodes with the preferences
+        `guide` (U + 2, U), by `source` and node. Also returns the negative log-probability of each
+        choice, (R,); None if no particle allows a placement.
         """
         f, first = self.fragment, self.depth < 0
         at = (self.depth - back).clamp(min=0)[:, None]
@@ -263,7 +269,7 @@ class Progress:
         number = torch.arange(1, size + 1, device=rows.device)
         node = node.minimum((takes[rows] * number).amax(1) - 1)
         chance = share.gather(1, node[:, None])[:, 0] / below[:, -1]
-        steps = Steps(
+        placements = Placements(
             owner=rows,
             node=node,
             back=torch.where(first[rows], 0, back[rows]),
@@ -272,47 +278,51 @@ class Progress:
             enters=torch.ones_like(rows, dtype=torch.bool),
             alive=self.alive[rows],
         )
-        return steps, -chance.log()
+        return placements, -chance.log()
 
-    def step_mask(self, steps: Steps, previous: list[Tensor], cardinality: int) -> Tensor:
-        """Return the possible categories of the next variable of the steps, (R, cardinality)."""
+    def placement_mask(
+        self, placements: Placements, previous: list[Tensor], cardinality: int
+    ) -> Tensor:
+        """Return the possible values of the placements' next variable, (R, cardinality) bool."""
         value = torch.arange(cardinality, device=self.depth.device)[None]
         k, f = len(previous), self.fragment
         role, number = AtomCode.role(k), AtomCode.edge_number(k)
         if role == "back":
-            return value == steps.back[:, None]
+            return value == placements.back[:, None]
         if role == "length":
-            return value == steps.lengths[:, number - 1, None]
+            return value == placements.lengths[:, number - 1, None]
         if role == "node":
-            return self._leave_enough(steps, previous, f.categories[steps.node])
-        edge = steps.edges[:, number]
+            return self._leave_enough(placements, previous, f.categories[placements.node])
+        edge = placements.edges[:, number]
         fits = (value == 0).expand(len(edge), -1)
         if len(f.edges):
             options = f.structures[:, edge.clamp(min=0)]  # (S, R, C)
-            options = (options & steps.alive.T[..., None]).any(0)
+            options = (options & placements.alive.T[..., None]).any(0)
             fits = torch.where(edge[:, None] < 0, fits, options)
         if k == 1:
             single = f.plain & (self.weights == 1)
-            by_room = f.plain & (self.weights <= self.valence[steps.owner, steps.node][:, None])
-            attaches = self.attachments[steps.owner, steps.node][:, None] > 0
-            entering = torch.where(attaches, single, by_room & (value > 0))
-            entering = torch.where(self.depth[steps.owner][:, None] < 0, value == 0, entering)
-            fits = torch.where(steps.enters[:, None], entering, fits)
-        return self._leave_enough(steps, previous, fits)
+            by_valence = f.plain & (
+                self.weights <= self.valence[placements.owner, placements.node][:, None]
+            )
+            attaches = self.attachments[placements.owner, placements.node][:, None] > 0
+            entering = torch.where(attaches, single, by_valence & (value > 0))
+            entering = torch.where(self.depth[placements.owner][:, None] < 0, value == 0, entering)
+            fits = torch.where(placements.enters[:, None], entering, fits)
+        return self._leave_enough(placements, previous, fits)
 
-    def _leave_enough(self, steps: Steps, previous: list[Tensor], fits: Tensor) -> Tensor:
-        """Return those of the categories `fits` (R, C) that leave the rest of the fragment a place.
+    def _leave_enough(self, placements: Placements, previous: list[Tensor], fits: Tensor) -> Tensor:
+        """Remove from the values `fits` (R, C) those that leave too little valence for the rest.
 
-        All continuations of the others have weight 0: this only changes how many walks arrive.
+        All their continuations have weight 0, so this only changes how many particles survive.
         """
         if not self.support.limited:
             return fits
-        k, owner, node = len(previous), steps.owner, steps.node
-        parent = self.depth[owner] - steps.back
-        # A component that is entered at an attachment point has one less to fill.
-        filled = steps.enters & (parent >= 0) & (self.attachments[owner, node] > 0)
+        k, owner, node = len(previous), placements.owner, placements.node
+        parent = self.depth[owner] - placements.back
+        # A component that is entered at an attachment has one attachment less to fill.
+        filled = placements.enters & (parent >= 0) & (self.attachments[owner, node] > 0)
         rest = (self.between.sum(1) + self.fragment.attachments)[node] - filled.long()
-        edges = steps.edges[:, : 1 + AtomCode.edge_number(k)]
+        edges = placements.edges[:, : 1 + AtomCode.edge_number(k)]
         rest = rest - torch.where(edges < 0, 0, self.least[edges.clamp(min=0)]).sum(1)
         sums = self.support.sums
         if k == 2:
@@ -325,27 +335,30 @@ class Progress:
         far = far + self.between[member[:, 0], node][:, None]
         enough = self.weights <= torch.where(other < 0, self.weights.max(), far)
         if k == 1:
-            return fits & (steps.enters[:, None] | enough)
+            return fits & (placements.enters[:, None] | enough)
         own = sums[previous[2]] - self.weights[previous[1]]
         for j in range(AtomCode.COMMON, k, 2):
             own = own - self.weights[previous[j]]
         enough = enough & (self.weights <= (own - rest)[:, None])
         return fits & (enough | (previous[-1] == 0)[:, None])
 
-    def narrow(self, steps: Steps, previous: list[Tensor]) -> None:
+    def narrow(self, placements: Placements, previous: list[Tensor]) -> None:
         """Drop the structures that the last of the `previous` variables excludes."""
         k = len(previous) - 1
         if k < 0 or AtomCode.role(k) != "edge" or not len(self.fragment.edges):
             return
-        edge = steps.edges[:, AtomCode.edge_number(k)]
+        edge = placements.edges[:, AtomCode.edge_number(k)]
         fits = self.fragment.structures[:, edge.clamp(min=0)]  # (S, R, C)
         chosen = previous[-1].expand(len(fits), -1)[..., None]
-        steps.alive = steps.alive & (fits.gather(2, chosen)[..., 0].T | (edge < 0)[:, None])
+        placements.alive = placements.alive & (
+            fits.gather(2, chosen)[..., 0].T | (edge < 0)[:, None]
+        )
 
     def add(self, x: Tensor, node: Tensor, enters: Tensor, alive: Tensor) -> None:
-        """Take the next node of each walk: categories x (P, V), number in the fragment (P,).
+        """Add the next node of each particle, with categories x (P, V).
 
-        It may enter a component, (P,) bool, and leaves the structures `alive` (P, S) bool.
+        `node` (P,) is its number in the fragment or FREE, `enters` (P,) is True for the first node
+        of a component, `alive` (P, S) bool are the structures that remain.
         """
         rows = torch.arange(len(x), device=x.device)
         first, free, member = self.depth < 0, node == FREE, node != FREE
@@ -356,8 +369,7 @@ class Progress:
         for edge, length in zip(edges.unbind(-1), lengths.unbind(-1), strict=True):
             far = self.at[rows, (parent + 1 - length).clamp(min=0)]
             far = torch.where(first | (length == 0), FREE, far)
-            # An edge between a node of the fragment and a free one takes an attachment point, or
-            # else free valence.
+            # An edge from a fragment node to a free one fills an attachment, or else takes valence.
             self._use(free & (far != FREE), far, edge)
             own = own - self.weights[edge]
             ends = (far != FREE).nonzero()[:, 0]
@@ -380,88 +392,88 @@ class Progress:
         self.valence[rows, node] -= torch.where(attaches, 0, self.weights[edge])
 
 
-# Free nodes in a branch, roughly: how many branches are still to come decides how often one is
-# begun. Without influence on what the weights aim at.
-BRANCH = 4
-EXPECTED = 3.0  # nats that the first node of a component costs where it is expected, at most
-RESAMPLE = 0.03  # effective share of walks below which likely walks take the place of unlikely ones
-# Power of the weights by which walks are resampled; the rest of the weight stays with them.
-FLATTEN = 0.3
-UNSEEN = 1.5  # nats that a node of the fragment costs as long as nothing is known
-LEAST_PREFERENCE = 0.01  # least preference for a way, where another one has 1
+# The constants below change proposals and resampling, not the target distribution of the weights.
+BRANCH = 4  # rough number of free nodes in a branch
+EXPECTED = 3.0  # the model expects a component here if its first node costs at most these nats
+RESAMPLE = 0.03  # effective share of the particles below which they are resampled
+FLATTEN = 0.3  # power of the weights for resampling; particles keep the rest of their weight
+UNSEEN = 1.5  # initial estimate of the nats that a fragment node costs
+LEAST_PREFERENCE = 0.01  # least preference for a node; the largest is 1
 
 
 @dataclass
 class Particles:
-    """Graphs with a fragment, P of them."""
+    """P graphs that contain a fragment, with their weights."""
 
     graphs: GraphBatch
-    log_weights: Tensor  # -inf for a walk that came to a dead end, (P,) float64
+    log_weights: Tensor  # -inf for a particle that came to a dead end, (P,) float64
     came_from: Tensor  # see `Progress`, (P, U)
-    prices: Tensor  # see `Progress`, (P, U) float64
-    # Number of the walk that each one shares what was drawn with, (P,) long: walks of different
-    # ancestors are independent.
+    log_probs: Tensor  # see `Progress`, (P, U) float64
+    # Number of the particle from which each descends by resampling, (P,) long: particles with
+    # different ancestors are independent.
     ancestor: Tensor
 
 
 class ParticleSampler:
-    """Sampler of graphs that contain a fragment of U nodes, which learns from earlier draws.
+    """Sampler of graphs that contain a fragment of U nodes; its proposals learn from its draws.
 
     Args:
-        steps: A `PathModel`.
+        model: A `PathModel`.
         fragment: Nodes and edges of every graph.
         temperature: Below 1 for more probable graphs.
     """
 
-    def __init__(self, steps, fragment: GraphFragment, *, temperature: float = 1.0):
-        self.steps, self.network = steps, steps.network
+    def __init__(self, model, fragment: GraphFragment, *, temperature: float = 1.0):
+        self.model, self.network = model, model.network
         self.fragment, self.temperature = fragment, temperature
         self.fixed = bool((fragment.categories.sum(1) == 1).all())
         size = len(fragment)
-        # By `Progress.source` and node, and by node, of the draws that were learnt from.
+        # Statistics of the draws that were learnt from: by `Progress.source` and node, by node.
         self.counts = fragment.valence.new_zeros(size + 2, size, dtype=torch.float64)
         self.sums = self.counts.new_zeros(size)
         self.seen = 0.0
 
     @property
     def guide(self) -> Tensor:
-        """Preferences for the order of the nodes, by `Progress.source` and node, (U + 2, U)."""
+        """Preferences for the next fragment node, by `Progress.source` and node, (U + 2, U)."""
         most = self.counts.amax(1, keepdim=True)
         table = torch.where(most > 0, self.counts / most.clamp(min=1e-9), 1.0)
         return table.clamp(min=LEAST_PREFERENCE)
 
     @property
-    def costs(self) -> Tensor:
-        """Expected log-probability of each node of the fragment, (U,), to compare walks by."""
+    def expected(self) -> Tensor:
+        """Expected log-probability of each fragment node, (U,), to compare particles by."""
         return (self.sums - UNSEEN) / (self.seen + 1)
 
     def prefer_order(self) -> None:
-        """Begin with the nodes in the order of their numbers."""
+        """Prefer to place fragment nodes in the order of their numbers."""
         size = len(self.sums)
         number = torch.arange(size - 1, device=self.sums.device)
         self.counts[size, 0] += 1
         self.counts[number, number + 1] += 1
 
-    def learn(self, walks: Particles) -> None:
-        """Count the walks by their weights; what was learnt before counts half from now on."""
-        if not torch.isfinite(walks.log_weights).any():
+    def learn(self, particles: Particles) -> None:
+        """Learn from weighted particles; everything learnt before then counts half."""
+        if not torch.isfinite(particles.log_weights).any():
             return
-        # Flattened: one walk with most of the weight would say nothing about the others.
-        share = (walks.log_weights / 4).softmax(0)
+        # Flattened, so that more than the few particles with most of the weight count.
+        share = (particles.log_weights / 4).softmax(0)
         self.counts, self.sums, self.seen = self.counts / 2, self.sums / 2, self.seen / 2
-        node = torch.arange(len(self.sums), device=share.device).expand_as(walks.came_from)
+        node = torch.arange(len(self.sums), device=share.device).expand_as(particles.came_from)
         each = share[:, None].expand_as(node).contiguous()
-        self.counts.index_put_((walks.came_from, node), each, accumulate=True)
-        self.sums = self.sums + share @ walks.prices.masked_fill(~walks.prices.isfinite(), 0.0)
+        self.counts.index_put_((particles.came_from, node), each, accumulate=True)
+        self.sums = self.sums + share @ particles.log_probs.masked_fill(
+            ~particles.log_probs.isfinite(), 0.0
+        )
         self.seen += 1
 
     @torch.no_grad()
     def draw(self, sizes: Tensor, generator: torch.Generator) -> Particles:
-        """Draw graphs of the numbers of nodes `sizes` (P,), with a generator on the CPU.
+        """Draw graphs with numbers of nodes `sizes` (P,), by a torch generator on the CPU.
 
-        Raises UserError where a size is too small for the fragment.
+        Raises UserError if a size is too small for the fragment.
         """
-        network, code = self.network, self.steps.code
+        network, code = self.network, self.model.code
         count, largest = len(sizes), int(sizes.max())
         sizes = sizes.to(network.initial.device)
         number = torch.arange(largest, device=sizes.device)
@@ -470,12 +482,12 @@ class ParticleSampler:
         progress = Progress(self.fragment, sizes, network.support, code.entries - 1)
         known = sizes.new_zeros(count, largest, len(network.cardinalities))
         self.generator = generator
-        guide, costs = self.guide, self.costs
+        guide, expected = self.guide, self.expected
         log_weights = torch.zeros_like(sizes, dtype=torch.float64)
         place = torch.arange(count, device=sizes.device)
         ancestor = place.clone()
-        walks = known, log_weights, ancestor, progress.came_from, progress.prices
-        whole = [part.clone() for part in walks]
+        particles = known, log_weights, ancestor, progress.came_from, progress.log_probs
+        whole = [part.clone() for part in particles]
         for i in range(largest):
             step = state.step()
             assert step is not None
@@ -484,19 +496,19 @@ class ParticleSampler:
             progress.look()
             log_weights = log_weights + self._step(hidden, i, progress, known, guide)
             state.update(known[order, i])
-            # Complete graphs and dead ends leave.
+            # Complete graphs and dead ends leave the batch.
             complete = ~progress.unplaced.any(1) & (progress.attachments == 0).all(1)
             log_weights = log_weights.masked_fill((sizes == i + 1) & ~complete, -math.inf)
             ends = (sizes == i + 1) | torch.isinf(log_weights)
             mask[place[ends]] = number < sizes[ends, None]
-            walks = known, log_weights, ancestor, progress.came_from, progress.prices
-            for table, part in zip(whole, walks, strict=True):
+            particles = known, log_weights, ancestor, progress.came_from, progress.log_probs
+            for table, part in zip(whole, particles, strict=True):
                 table[place[ends]] = part[ends]
             rows = (~ends).nonzero()[:, 0]
             if not len(rows):
                 break
             place = place[rows]
-            ahead = (log_weights + progress.unplaced.double() @ costs)[rows]
+            ahead = (log_weights + progress.unplaced.double() @ expected)[rows]
             chosen = self._resample(ahead)
             if chosen is not None:
                 mean = (FLATTEN * ahead).logsumexp(0) - math.log(len(rows))
@@ -508,20 +520,20 @@ class ParticleSampler:
                 progress.take(rows)
                 state.take(rows)
             if self.fixed:
-                # As long as only the fragment is there, nothing that was drawn is shared.
+                # While there are only fragment nodes, of fixed categories, nothing drawn is shared.
                 alone = i < (~progress.unplaced).sum(1)
                 ancestor = torch.where(alone, place, ancestor)
-        codes, final, origin, came_from, prices = whole
-        return Particles(code.decode(codes, mask), final, came_from, prices, origin)
+        codes, final, origin, came_from, log_probs = whole
+        return Particles(code.decode(codes, mask), final, came_from, log_probs, origin)
 
     def _resample(self, log_weights: Tensor) -> Tensor | None:
-        """Return the walks to go on with, (P,) long; None where the weights hardly differ."""
+        """Return the particles to go on with, (P,) long; None if the weights are similar."""
         if not torch.isfinite(log_weights).any():
             return None
         count, share = len(log_weights), log_weights.softmax(0)
         if float(1 / share.square().sum()) > RESAMPLE * count:
             return None
-        # By a power of the weights, so that more than a few go on. Systematic resampling: one
+        # By a power of the weights, so that more than a few survive. Systematic resampling: one
         # uniform number, equal distances.
         share = (FLATTEN * log_weights).softmax(0)
         places = (torch.arange(count, device=share.device) + self._uniform(1)) / count
@@ -531,7 +543,7 @@ class ParticleSampler:
     def _step(
         self, hidden: Nodes, i: int, progress: Progress, known: Tensor, guide: Tensor
     ) -> Tensor:
-        """Draw node i of every walk into `known`; return log factors of the weights, (P,)."""
+        """Draw node i of every particle into `known`; return log factors of the weights, (P,)."""
         count = len(known)
         everyone = torch.arange(count, device=known.device)
         x, masses = self._draw(hidden, everyone, progress.mask)
@@ -539,32 +551,34 @@ class ParticleSampler:
         fits = progress.free_fits(back[:, None])[:, 0]
         log_free = masses.sum(1).masked_fill(~fits, -math.inf)
         begins = self._begins(progress, back)
-        # Ways on: steps, their categories and prices, factors of the weights, log proposals.
-        parts: list[tuple[Steps, Tensor, Tensor, Tensor, Tensor]] = []
-        forward = progress.steps()
+        # Placements with their categories, log-probabilities given the step back, log-probabilities
+        # and log proposals.
+        parts: list[tuple[Placements, Tensor, Tensor, Tensor, Tensor]] = []
+        forward = progress.placements()
         if forward is not None:
-            own, drawn = self._draw_steps(hidden, forward, progress)
-            # Every node of the fragment has to come some time, at much the same price: what counts
-            # is when, which the step back says, and which of those that come after the same one.
-            price = drawn[:, 1:].sum(1)
-            rest = price + guide[progress.source(forward), forward.node].log()
+            own, drawn = self._draw_placements(hidden, forward, progress)
+            # Every fragment node must come at some time, with about the same log-probability given
+            # its step back. So placements compete by their steps back, and only those with the same
+            # step back by log-probability and preference.
+            log_p = drawn[:, 1:].sum(1)
+            rest = log_p + guide[progress.source(forward), forward.node].log()
             same = forward.owner * (int(forward.back.max()) + 1) + forward.back
             rest = drawn[:, 0] + rest - _logsumexp_by(same, rest, int(same.max()) + 1)[same]
-            parts.append((forward, own, price, drawn.sum(1), rest))
+            parts.append((forward, own, log_p, drawn.sum(1), rest))
         uniform, entry = self._uniform(count), None
         if i == 0 or bool(progress.not_entered.any()):
             entry = progress.entries(back, uniform, guide)
         if entry is not None:
-            steps, among = entry
-            own, drawn = self._draw_steps(hidden, steps, progress)
-            # The step back came with the free node, from all that were possible.
-            drawn[:, 0] = masses[steps.owner, 0]
-            price, total = drawn[:, 1:].sum(1), drawn.sum(1)
-            free_left = progress.free[steps.owner].double().clamp(min=1).log()
-            # Where the model expects something else it is better to wait.
-            waiting = drawn[:, 0] - free_left + (price + EXPECTED).clamp(max=0)
+            placements, among = entry
+            own, drawn = self._draw_placements(hidden, placements, progress)
+            # The step back was drawn for the free node, from all that were possible.
+            drawn[:, 0] = masses[placements.owner, 0]
+            log_p, total = drawn[:, 1:].sum(1), drawn.sum(1)
+            free_left = progress.free[placements.owner].double().clamp(min=1).log()
+            # If the model expects something else here, the component had better come later.
+            waiting = drawn[:, 0] - free_left + (log_p + EXPECTED).clamp(max=0)
             waiting = waiting.masked_fill(torch.isinf(total), -math.inf)
-            parts.append((steps, own, price, total + among, waiting))
+            parts.append((placements, own, log_p, total + among, waiting))
 
         owner = torch.cat([everyone, *(part[0].owner for part in parts)])
         contributions = torch.cat([log_free, *(part[3] for part in parts)])
@@ -581,39 +595,41 @@ class ParticleSampler:
         more[owner[winner]] = contributions[winner] - proposal[winner]
         more = torch.where(torch.isfinite(total), more + total, -math.inf)
         offset = count
-        for steps, own, price, *_ in parts:
+        for placements, own, log_p, *_ in parts:
             inside = winner[(winner >= offset) & (winner < offset + len(own))] - offset
-            rows = steps.owner[inside]
+            rows = placements.owner[inside]
             x[rows] = own[inside]
-            node[rows], enters[rows] = steps.node[inside], steps.enters[inside]
-            alive[rows] = steps.alive[inside]
-            progress.prices[rows, steps.node[inside]] = price[inside]
+            node[rows], enters[rows] = placements.node[inside], placements.enters[inside]
+            alive[rows] = placements.alive[inside]
+            progress.log_probs[rows, placements.node[inside]] = log_p[inside]
             offset += len(own)
         known[:, i] = x
         progress.add(x, node, enters, alive)
         return more
 
     def _begins(self, progress: Progress, back: Tensor) -> Tensor:
-        """Return logs of how likely a free node is chosen after one of the fragment, (P,)."""
+        """Return log factors (P,) of the proposal of a free node: below 0 after fragment nodes."""
         at = (progress.depth - back).clamp(min=0)[:, None]
         inside = ~progress.is_free.gather(1, at)[:, 0] & (progress.depth >= 0)
-        socket = progress.attachments_at.gather(1, at)[:, 0] > 0
+        attaches = progress.attachments_at.gather(1, at)[:, 0] > 0
         places = ((progress.valence > 0) & (progress.level >= -1)).sum(1).clamp(min=1)
         branches = (progress.free / BRANCH).clamp(min=1.0)
         share = (branches / places).clamp(max=1.0).double().log()
-        return torch.where(inside & ~socket & progress.unplaced.any(1), share, 0.0)
+        return torch.where(inside & ~attaches & progress.unplaced.any(1), share, 0.0)
 
-    def _draw_steps(self, hidden: Nodes, steps: Steps, progress: Progress) -> tuple[Tensor, Tensor]:
+    def _draw_placements(
+        self, hidden: Nodes, placements: Placements, progress: Progress
+    ) -> tuple[Tensor, Tensor]:
         def mask(previous, cardinality):
-            progress.narrow(steps, previous)
-            return progress.step_mask(steps, previous, cardinality)
+            progress.narrow(placements, previous)
+            return progress.placement_mask(placements, previous, cardinality)
 
-        x, masses = self._draw(hidden, steps.owner, mask)
-        progress.narrow(steps, list(x.unbind(1)))
+        x, masses = self._draw(hidden, placements.owner, mask)
+        progress.narrow(placements, list(x.unbind(1)))
         return x, masses
 
     def _draw(self, hidden: Nodes, rows: Tensor, mask) -> tuple[Tensor, Tensor]:
-        """Draw the variables of nodes, with the log-mass of what `mask` allows, (R, V) each."""
+        """Draw variables that `mask` allows; return them and log p of all allowed, (R, V) each."""
         network = self.network
         part, inside = hidden[rows], torch.arange(len(rows), device=rows.device)
         previous: list[Tensor] = []
@@ -628,7 +644,7 @@ class ParticleSampler:
                 mass[inside] = log_p.logsumexp(-1)
                 below = (log_p - mass[inside, None]).exp().nan_to_num(0.0).cumsum(-1)
                 x = (self._uniform(len(below))[:, None] * below[:, -1:] >= below).sum(-1)
-                # Where nothing is possible the walk has ended; any category will do.
+                # If nothing is possible the particle has ended; any category will do.
                 x = torch.where(torch.isinf(mass[inside]), 0, x.clamp(max=cardinality - 1))
                 drawn[inside] = x
                 if k + 1 < len(network.cardinalities):

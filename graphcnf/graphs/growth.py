@@ -1,8 +1,8 @@
-"""GraphCNF for graphs of any kind: nodes join a growing graph with all their edges to it.
+"""Graph model "growth", for graphs of any kind: node by node, each with its edges to earlier nodes.
 
 The order of the nodes is a latent, drawn by maximum cardinality search (Tarjan & Yannakakis 1984):
-the next node is one with the most edges to the nodes before, so that what has grown stays compact
-and dense parts come one after the other.
+the next node is one with the most edges to earlier nodes. Partial graphs are then compact, and
+dense parts come one after the other.
 """
 
 from __future__ import annotations
@@ -25,12 +25,11 @@ from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 from graphcnf.graphs.coded import RandomOrder
 from graphcnf.graphs.model import graph_model
 
-# Features of a candidate for an edge, see `GrowingGraphs.counts`, and the range of each, to which
-# it is clamped.
+# Features of a possible edge, see `GrowingGraphs.counts`, and the range to which each is clamped.
 DEGREE, OPEN_DEGREE, COMMON, OPEN_COMMON, TWO_STEPS, EDGES, PIECES = range(7)
 RANGES = ((0, 31), (0, 7), (0, 11), (0, 7), (0, 6), (0, 15), (-4, 7))
-# Pairs of features with an embedding each. All of `TOGETHER`, clamped from 0 to these values, share
-# one more.
+# Pairs of features with one embedding per pair of values. The features of `TOGETHER`, clamped to 0
+# and the given values, have one more embedding together.
 COUNTED = (
     (DEGREE, OPEN_DEGREE),
     (EDGES, COMMON),
@@ -46,17 +45,20 @@ TOGETHER = (
     (EDGES, 4),
     (PIECES, 2),
 )
-SHARED = 4  # nodes that two others may both have edges to, for the biases of attention
-CELLS = 2**24  # pairs of nodes whose features are computed at once
+SHARED = 4  # largest number of shared neighbours that attention biases distinguish
+CELLS = 2**24  # number of pairs of nodes whose features are computed at once
 
 
 def most_edges_first(adjacency: Tensor, sizes: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-    """Return random orders of graphs (B, N, N) by maximum cardinality search.
+    """Draw random orders of graphs (B, N, N) by maximum cardinality search.
 
-    The next node is one with the most edges to earlier nodes; among those, one with the most edges
-    between these neighbours; among those, for place t the one with the least `uniforms[b, i, t]`,
-    which are (B, N, N or more). New node i is old node `order[i]`, (B, N) long, padding last. Also
-    returns the log-probabilities (B,) of the orders.
+    The next node is one with the most edges to earlier nodes and, among these, with the most edges
+    between its earlier neighbours. Of several such nodes, place t goes to the node i with the
+    smallest number [b, i, t] of `uniforms` (B, N, N or more).
+
+    Returns:
+        The orders (B, N) long, padding last, and their log-probabilities (B,). New node i is old
+        node `order[i]`.
     """
     batch, nodes = adjacency.shape[:2]
     rows, links = torch.arange(batch, device=adjacency.device), adjacency.double()
@@ -66,7 +68,7 @@ def most_edges_first(adjacency: Tensor, sizes: Tensor, uniforms: Tensor) -> tupl
     log_p = torch.zeros(batch, dtype=torch.double, device=adjacency.device)
     for t in range(nodes):
         score = (edges * nodes**2 + among).masked_fill(~waiting, -1.0)
-        # Where nothing is left to visit, padding.
+        # After the last node, padding.
         score[:, t] = torch.where(waiting.any(1), score[:, t], math.inf)
         candidates = score == score.amax(1, keepdim=True)
         node = uniforms[..., t].masked_fill(~candidates, 2.0).argmin(1)
@@ -82,10 +84,10 @@ def most_edges_first(adjacency: Tensor, sizes: Tensor, uniforms: Tensor) -> tupl
 
 
 class RowCode:
-    """One-to-one map of numbered graphs to categories of each node.
+    """One-to-one map from numbered graphs to V categories per node.
 
-    The variables of a node: its category, then that of the edge to each node before plus 1, 0 for
-    none, the nearest in the order first.
+    The variables of node i are its category, then the category plus 1 of the edge to each of the
+    nodes i - 1, i - 2, ..., 0; 0 for no edge.
     """
 
     def __init__(self, max_nodes: int, *, node_categories: int, bond_categories: int):
@@ -93,41 +95,41 @@ class RowCode:
 
     @staticmethod
     def role(k: int) -> str:
-        """Return the meaning of variable k: "node", "edge"."""
+        """Return the meaning of variable k: "node" or "edge"."""
         return "edge" if k else "node"
 
     def encode(self, batch: GraphBatch) -> Tensor:
-        """Return categories (B, N, V) of graphs, 0 at padding."""
+        """Encode graphs to categories (B, N, V), 0 at padding."""
         number = torch.arange(batch.mask.shape[1], device=batch.mask.device)
         far = number[:, None] - torch.arange(1, len(self.cardinalities), device=number.device)
         edges = batch.bonds.gather(2, far.clamp(min=0).expand(len(batch), -1, -1))
         return torch.cat([batch.node_types[..., None], torch.where(far >= 0, edges, 0)], -1)
 
     def decode(self, x: Tensor, mask: Tensor) -> GraphBatch:
-        """Return the graphs (B, N) of categories x (B, N, V)."""
+        """Decode categories x (B, N, V) to graphs with real nodes `mask` (B, N)."""
         x = torch.where(mask[..., None], x, 0)
         bonds = edges_of(x)
         return GraphBatch(x[..., 0], bonds + bonds.mT, mask)
 
 
 def edges_of(x: Tensor) -> Tensor:
-    """Return the edges plus 1 of each node to those before, (B, N, N) long, of x (B, N, V)."""
+    """Return categories plus 1 of edges to earlier nodes, (B, N, N) long, of nodes x (B, N, V)."""
     number = torch.arange(x.shape[1], device=x.device)
     back = (number[:, None] - number).clamp(min=0)
     return x.gather(2, back.expand(len(x), -1, -1)).tril(-1)
 
 
 class GrowingGraphs:
-    """M partial graphs of up to N nodes, each with a new node and its edges so far.
+    """M partial graphs of up to N nodes, each with a new node and the edges it has so far.
 
     Attributes:
-        links: Edges of the graphs, (M, N, N) bool.
-        open: Those that lie in fewer than two triangles, (M, N, N) bool.
-        number: Nodes of the graphs, (M,) long.
-        joined: Ends of the new node's edges, (M, N) bool.
+        links: Adjacency matrices of the graphs without the new node, (M, N, N) bool.
+        open: Edges of `links` that lie in fewer than two triangles, (M, N, N) bool.
+        number: Number of nodes of each graph, and so the number of the new node, (M,) long.
+        joined: Nodes to which the new node has an edge, (M, N) bool.
         reached: Number of `joined` nodes with an open edge to each node, (M, N) long.
-        edges: Edges of the new node, (M,) long.
-        pieces: `edges` minus the open edges among `joined`, (M,) long.
+        edges: Number of edges of the new node, (M,) long.
+        pieces: `edges` minus the number of open edges among `joined` nodes, (M,) long.
     """
 
     def __init__(self, links: Tensor, number: Tensor):
@@ -145,11 +147,12 @@ class GrowingGraphs:
         self.reached[at] += self.open[at, far]
 
     def counts(self, at: Tensor, far: Tensor) -> list[Tensor]:
-        """Return the features of `RANGES`, (R,) long each, of nodes `far` (R,) of graphs `at` (R,).
+        """Return features of an edge from the new nodes of graphs `at` (R,) to nodes `far` (R,).
 
-        Degree and open degree of `far`; number of `joined` nodes with an edge to it, with an open
-        edge, and of open two-step paths from them over a node before it; edges and pieces of the
-        new node.
+        They are (R,) long each, in the order of `RANGES`: degree of `far`, and degree counting open
+        edges only; number of `joined` nodes with an edge to `far`, and with an open edge; number of
+        paths of two open edges from a joined node to `far` by way of a node before `far`; `edges`
+        and `pieces`.
         """
         links, open_edges, reached = self.links[at, far], self.open[at, far], self.reached[at]
         before = torch.arange(links.shape[1], device=far.device) < far[:, None]
@@ -165,35 +168,35 @@ class GrowingGraphs:
 
 
 def _shared(links: Tensor, others: Tensor) -> Tensor:
-    """Return how many nodes have edges to both of two, (M, N, N), in two graphs (M, N, N) bool."""
+    """Return numbers of shared neighbours, (M, N, N): of i in `links` and j in `others`."""
     return links.float() @ others.float()
 
 
 @dataclass
 class NewNodes:
-    """M nodes whose variables are decided one after the other, see `RowCode`."""
+    """Hidden state of M new nodes whose variables are decided one after the other."""
 
     grown: GrowingGraphs
-    nodes: Tensor  # channels of the nodes of B graphs, (B, N, 3 * H)
-    graph: Tensor  # which of them the nodes join, (M,) long
-    at: Tensor  # which of `grown`, (M,) long
-    h: Tensor  # channels of the graphs, (M, C)
-    own: Tensor  # channels of the nodes for all edges, (M, H)
+    nodes: Tensor  # channels of earlier nodes in B graphs, (B, N, 3 * H)
+    graph: Tensor  # index into `nodes` of the graph of each new node, (M,) long
+    at: Tensor  # index into `grown` of the graph of each new node, (M,) long
+    h: Tensor  # output of attention for the partial graphs, (M, C)
+    own: Tensor  # channels of the new nodes in the read-out of edges, (M, H)
     ends: Tensor  # sum over the edges so far, (M, H)
-    decided: int = 0  # variables
+    decided: int = 0  # number of variables decided so far
 
 
 class GrowthNetwork(Network):
-    """Probabilities of the edges of each node to those before.
+    """Network of the category of each node and its edges to earlier nodes.
 
-    Causal attention over the nodes encodes the partial graph, biased by distance in the order,
-    edges and shared neighbours. An edge is decided by the channels of both nodes and of the ends so
-    far, and by counts in the partial graph, see `GrowingGraphs.counts`.
+    Causal attention over the nodes encodes the partial graph, with biases by distance in the order,
+    edges and shared neighbours. The logits of an edge depend on the channels of both nodes, on the
+    edges of the new node so far, and on features of the partial graph (`GrowingGraphs.counts`).
 
-    Attention blocks have `layers`, `heads`, `width` channels and `expansion` times as many in the
-    feed-forward part; an edge is read out with `head_width`. With `connected`, every node but the
-    first has an edge. With `planar`, drawing drops edges that would make a graph non-planar; the
-    density does not include this rule. Raises ValueError for a `dropout` outside [0, 1).
+    `width`, `layers`, `heads` and `expansion` are those of `Transformer`, `head_width` is the
+    number of hidden channels in the read-out of edges. With `connected`, every node but the first
+    gets an edge. With `planar`, drawing drops edges that would make a graph non-planar; the density
+    does not include this rule. Raises ValueError for a `dropout` outside [0, 1).
     """
 
     starts: Tensor
@@ -252,8 +255,8 @@ class GrowthNetwork(Network):
     ) -> Tensor:
         """Return channels (M, C) of nodes x (M, V) with all their edges, before attention.
 
-        `number` is their place, (M,) or the same for all, `sizes` (M,) those of their graphs;
-        `edges` and `pieces` (M,) are those of `GrowingGraphs`.
+        `number` are the numbers of the nodes, (M,) or an int for all; `sizes` (M,) are the numbers
+        of nodes of their graphs; `edges` and `pieces` (M,) as in `GrowingGraphs`.
         """
         joined = _within(edges, EDGES) * _size(PIECES) + _within(pieces, PIECES)
         h = self.types(x[:, 0]) + self.joined(joined) + self.position.weight[number]
@@ -263,22 +266,22 @@ class GrowthNetwork(Network):
         return h
 
     def biases(self, links: Tensor, shared: Tensor, back: Tensor) -> Tensor:
-        """Return attention biases (..., layers * heads) of nodes `back` (...) places before.
+        """Return attention biases (..., layers * heads) of pairs of nodes.
 
-        `links` (...) bool says to which of them there is an edge, `shared` (...) how many
-        neighbours are the same.
+        `back` (...) are their distances in the order, `links` (...) is True for pairs with an edge,
+        `shared` (...) are numbers of shared neighbours.
         """
         kind = links.long() * (SHARED + 1) + shared.long().clamp(max=SHARED)
         return self.by_distance.t()[back] + self.by_link.t()[kind]
 
     def new_nodes(self, grown: GrowingGraphs, nodes: Tensor, graph: Tensor, h: Tensor) -> NewNodes:
-        """Return the state of new nodes before their first variable, given channels h (M, C)."""
+        """Return the hidden state of new nodes before their first variable."""
         own = self.as_graph(h)
         at = torch.arange(len(h), device=h.device)
         return NewNodes(grown, nodes, graph, at, h, own, torch.zeros_like(own))
 
     def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
-        """Yield nodes of known categories in few steps, the attention in one pass."""
+        """Yield known nodes in steps of bounded memory, with attention in one pass."""
         mask: Any = context.mask
         x = torch.where(mask[..., None], x, 0)
         size, sizes = mask.shape[1], mask.sum(1)
@@ -289,7 +292,7 @@ class GrowthNetwork(Network):
         each = [t.split(max(1, CELLS // size**2)) for t in mask.nonzero(as_tuple=True)]
         parts = list(zip(*each, strict=True))
 
-        @lru_cache(maxsize=4)  # All of a large batch might not fit into memory.
+        @lru_cache(maxsize=4)  # Not all parts: a large batch might not fit into memory.
         def before(part: int) -> GrowingGraphs:
             graph, place = parts[part]
             real = number < place[:, None]
@@ -336,7 +339,7 @@ class GrowthNetwork(Network):
         return logits
 
     def _kinds(self, counts: list[Tensor]) -> Tensor:
-        """Return rows (R, 1 + len(COUNTED)) of the table of counts (R,)."""
+        """Return the rows (R, 1 + len(COUNTED)) of the embedding of features (R,) each."""
         together = torch.zeros_like(counts[0])
         for name, most in TOGETHER:
             together = together * (most + 1) + counts[name].clamp(0, most)
@@ -344,7 +347,7 @@ class GrowthNetwork(Network):
         return torch.stack([together, *pairs], -1) + self.starts
 
     def embed(self, hidden: NewNodes, x: Tensor) -> tuple[NewNodes, Tensor | None]:
-        """Add a variable x (M,); a node with an edge decided to all nodes before is complete."""
+        """Add a variable x (M,); after the edge to the first node, a new node is complete."""
         grown, at, k, ends = hidden.grown, hidden.at, hidden.decided, hidden.ends
         x = x.clamp(max=self.cardinalities[k] - 1)
         own = hidden.own
@@ -364,10 +367,10 @@ class GrowthNetwork(Network):
         """Drop drawn edges x (M,) that would make a graph non-planar, if `planar`."""
         if not self.planar or not hidden.decided:
             return x
-        import networkx as nx  # Other models do without: it takes a while.
+        import networkx as nx  # slow to import, and needed by this rule only
 
         grown, x = hidden.grown, x.clone()
-        # A first edge keeps a graph planar.
+        # The first edge of a node keeps the graph planar.
         for k in ((x > 0) & (grown.edges[hidden.at] > 0)).nonzero()[:, 0].tolist():
             at = hidden.at[k]
             number = int(grown.number[at])
@@ -385,13 +388,13 @@ def _size(name: int) -> int:
 
 
 def _within(count: Tensor, name: int) -> Tensor:
-    """Return a count as a number from 0, of those in its range."""
+    """Clamp the feature `name` to its range, and subtract the lower end."""
     low, high = RANGES[name]
     return count.clamp(low, high) - low
 
 
 class GrowthState:
-    """Graphs that grow node by node, in place; the rows of complete graphs are the last ones."""
+    """State of partial graphs, updated in place; rows are sorted so that complete ones are last."""
 
     def __init__(self, network: GrowthNetwork, mask: Tensor):
         self.network, self.order = network, InSequence(mask)
@@ -417,7 +420,7 @@ class GrowthState:
         return Step(at, net.new_nodes(self.grown, self.nodes, graph, h))
 
     def _attended(self, last: int, count: int) -> Tensor:
-        """Return channels (R, C) of the first R graphs after their node number `last`."""
+        """Return channels (R, C) of the first R graphs after node number `last` was added."""
         net, x = self.network, self.x[:count]
         number = torch.arange(last + 1, device=x.device)
         links = self.links[:count, : last + 1, : last + 1]
@@ -438,11 +441,10 @@ class GrowthState:
 
 @graph_model("growth")
 class GrowthModel(RandomOrder):
-    """p(graph) node by node, each with its edges to all nodes before, by a `GrowthNetwork`.
+    """p(graph) node by node, each with its edges to earlier nodes, by a `GrowthNetwork`.
 
-    The order is a latent: `bounds` is exact for one draw of it (see `most_edges_first`).
-    `connected` and `planar` are measured: True where all graphs are. The other arguments are those
-    of `GrowthNetwork`.
+    The order is a latent, see `most_edges_first`; given the order, `bounds` is exact. The arguments
+    are those of `GrowthNetwork`; `measure` sets `connected` and `planar` if all graphs are.
     """
 
     measured = ("connected", "planar")
@@ -481,7 +483,7 @@ class GrowthModel(RandomOrder):
 
         def planar(k: int) -> bool:
             types, edges, _ = graphs.graph(k)
-            # A graph that is not planar has four independent rings or more.
+            # Every non-planar graph has at least four independent cycles.
             few = connected and len(edges) - len(types) < 3
             return few or nx.check_planarity(nx.Graph(edges.tolist()))[0]
 
@@ -489,7 +491,7 @@ class GrowthModel(RandomOrder):
         return {"connected": connected, "planar": checked}
 
     def knows(self, batch: GraphBatch) -> Tensor:
-        """Return which graphs are connected, or any where the model knows others, (B,) bool."""
+        """Return True for graphs that the model can represent, (B,) bool; see `connected`."""
         real = batch.mask.any(1)
         return real & batch.connected() if self.network.connected else real
 

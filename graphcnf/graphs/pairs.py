@@ -1,4 +1,4 @@
-"""The three steps of GraphCNF with one latent per pair of nodes, as published."""
+"""Graph model "pairs": GraphCNF as published, in three steps with a latent per pair of nodes."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class GraphLatents:
 
 
 class NodesAndPairs(Bijection):
-    """Two tensor bijections lifted to `GraphLatents`: one for the nodes, one for the pairs.
+    """Bijection of `GraphLatents` that applies one tensor bijection to nodes, one to pairs.
 
-    With a network these are couplings of `swap`, both conditioned on the fixed channels of both:
-    `network(nodes, context, pairs, latents)` returns their parameters, which they get as features.
+    With a `network` both are couplings with the given `swap`, conditioned on the fixed channels of
+    nodes and pairs: `network(nodes, context, pairs, latents)` returns the parameters of both.
     """
 
     def __init__(self, nodes, pairs, network: nn.Module | None = None, *, swap: bool = False):
@@ -75,17 +75,17 @@ class NodesAndPairs(Bijection):
 
 
 class _Given(nn.Module):
-    """Conditioner that returns the features: one network made them for two couplings."""
+    """Conditioner that returns the context's features, where the joint network's output is."""
 
     def forward(self, x, context):
         return context.features
 
 
 def joint_flow(network, *, couplings: int, dims: tuple, mixtures: tuple) -> Sequential:
-    """Return blocks of actnorm, invertible linear map and joint mixture-of-logistics coupling.
+    """Build blocks of actnorm, invertible linear map and mixture coupling of nodes and pairs.
 
-    `dims`, at least 2, and `mixtures` are those of nodes and of pairs; `network(node_in, node_out,
-    pair_in, pair_out)` builds a conditioner.
+    `dims`, at least 2, and `mixtures` are for nodes and for pairs; `network(node_in, node_out,
+    pair_in, pair_out)` builds the conditioner of a block.
     """
     layers: list[Bijection] = []
     for k in range(couplings):
@@ -103,14 +103,14 @@ def joint_flow(network, *, couplings: int, dims: tuple, mixtures: tuple) -> Sequ
 
 
 def all_pairs(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the index (B, P, 2) of all pairs of nodes, the later first, and the mask (B, P)."""
+    """Return the indices (B, P, 2) of all pairs of nodes, the later first, and a mask (B, P)."""
     batch, nodes = mask.shape
     index = torch.tril_indices(nodes, nodes, -1, device=mask.device).t()
     return index.expand(batch, -1, -1), mask[:, index[:, 0]] & mask[:, index[:, 1]]
 
 
 def dense(values: Tensor, index: Tensor, nodes: int) -> Tensor:
-    """Return a symmetric tensor (B, N, N, ...) of the values (B, P, ...) of distinct pairs."""
+    """Scatter values (B, P, ...) of distinct pairs to a symmetric tensor (B, N, N, ...)."""
     rows = torch.arange(len(index), device=index.device)[:, None]
     i, j = index.unbind(-1)
     out = values.new_zeros(len(values), nodes, nodes, *values.shape[2:])
@@ -119,19 +119,19 @@ def dense(values: Tensor, index: Tensor, nodes: int) -> Tensor:
 
 
 def of_pairs(values: Tensor, index: Tensor) -> Tensor:
-    """Return the values (B, P, ...) of pairs of a dense (B, N, N, ...)."""
+    """Gather the values (B, P, ...) of pairs from a dense tensor (B, N, N, ...)."""
     rows = torch.arange(len(index), device=index.device)[:, None]
     return values[rows, index[..., 0], index[..., 1]]
 
 
 class PairNetwork(nn.Module):
-    """Parameters of a coupling layer for nodes, and for pairs where there are any.
+    """Conditioner of couplings: parameters of nodes and, with `pair_in` channels, of pairs.
 
-    Pairs carry a small hidden vector through two small networks and act on the nodes as attention
-    biases, one set per block, and as a sum-pooled message; what is known of the graph
-    (`context.features`, `context.adjacency`) enters as attention biases and node features. Without
-    `ordered` the network is equivariant to renumbering; differences of positions are told apart up
-    to `reach`.
+    Each pair has a small hidden vector, which acts on the nodes through attention biases and a
+    sum-pooled message. Features of the graph, `context.features` and `context.adjacency`, enter as
+    node features and attention biases. If `ordered`, nodes know their numbers, and attention
+    biases depend on differences of numbers up to `reach`; otherwise the network is equivariant to
+    renumbering.
     """
 
     def __init__(
@@ -176,7 +176,7 @@ class PairNetwork(nn.Module):
             self.pair_out = zero_init(ReadOut(2 * pair_width, pair_out))
 
     def _from_ends(self, linear: nn.Linear, h: Tensor, index: Tensor) -> Tensor:
-        """Return the sum of maps of the nodes of each pair; two maps if nodes are ordered."""
+        """Return for each pair the sum of the maps of its nodes; `ordered` has a map for each."""
         rows = torch.arange(len(h), device=h.device)[:, None]
         later, earlier = linear(h).chunk(2, -1) if self.ordered else (linear(h),) * 2
         return later[rows, index[..., 0]] + earlier[rows, index[..., 1]]
@@ -223,18 +223,18 @@ class PairNetwork(nn.Module):
         return self.node_out(h), self.pair_out(late)
 
 
-# Real and virtual latents start apart. Where they overlap at first, training falls into a state in
-# which the decoder answers with its prior, and samples have no edges at all.
+# Latents of real and of virtual edges start apart. If they overlap at first, training collapses:
+# the decoder returns its prior, and samples have no edges.
 START_DISTANCE = 1.5
 START_LOG_SCALE = -1.4
 
 
 class VirtualEdges(nn.Module):
-    """Latents of pairs that are no edges, and the decoder that tells them from real ones.
+    """Latents of virtual edges (pairs without an edge), and the decoder of real against virtual.
 
-    Real edges pass a learned affine map that starts at mean -1.5 and scale e^-1.4; virtual ones are
-    drawn from a logistic density q(z) that starts at +1.5 with the same scale. The decoder log
-    p(A=1|z) is a linear separator plus a small network.
+    Latents of real edges go through a learned affine map, which starts at mean -1.5 and scale
+    e^-1.4. Those of virtual edges are drawn from a logistic density q(z), which starts at mean 1.5
+    with the same scale. The logit of p(A=1|z) is a linear map plus a small network.
     """
 
     def __init__(self, dim: int):
@@ -249,7 +249,7 @@ class VirtualEdges(nn.Module):
         self.network = nn.Sequential(nn.Linear(dim, 32), nn.GELU(), zero_init(nn.Linear(32, 1)))
 
     def to_joint(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Move latents of real edges to their place; log-det per edge, (B, P)."""
+        """Apply the affine map to latents of real edges; return them and log-dets, (B, P)."""
         moved = z * self.real_log_scale.exp() + self.real_shift
         return moved, self.real_log_scale.sum().expand(z.shape[:-1])
 
@@ -270,15 +270,16 @@ class VirtualEdges(nn.Module):
 
 @graph_model("pairs")
 class PairsModel(GraphModel):
-    """GraphCNF in one shot; without `ordered` invariant to renumbering.
+    """GraphCNF in one shot; if not `ordered`, invariant to renumbering.
 
-    Node types become node latents; types of edges become edge latents; every other pair gets the
-    latent of a virtual edge, and a binary decoder tells virtual from real. Lippe & Gavves 2021,
-    arXiv 2006.09790, section 3 and appendix B.
+    In three steps, node categories become node latents, edge categories become latents of real
+    edges, and all other pairs get latents of virtual edges, which a binary decoder tells from real
+    ones (Lippe & Gavves 2021, arXiv 2006.09790, section 3 and appendix B).
 
     `encoding` is "mixture", "linear", "variational" or "argmax", with `node_dim` and `pair_dim`
-    latents. `nodes`, `bonds` and `adjacency_step` are the arguments of the steps: `couplings` (3,
-    3, 6), and sizes of `PairNetwork`. Couplings have `mixtures` of so many logistics per channel.
+    latents. `nodes`, `bonds` and `adjacency_step` are the arguments of the three steps: `couplings`
+    (3, 3 and 6 by default), and those of `PairNetwork`. Couplings have `node_mixtures` and
+    `pair_mixtures` logistics per channel.
     """
 
     orders = ORDERS
@@ -303,7 +304,7 @@ class PairsModel(GraphModel):
         super().__init__()
         self.ordered, self.bond_categories = ordered, bond_categories
         if encoding == "argmax":
-            # Its number of latents follows from the number of categories.
+            # The number of categories determines the number of latents.
             node_dim = pair_dim = None
         self.node_encoding = make_encoding(encoding, node_categories, node_dim)
         self.bond_encoding = make_encoding(encoding, bond_categories, pair_dim)
@@ -342,7 +343,7 @@ class PairsModel(GraphModel):
         return graph_context(bonds, mask, categories, dtype, ordered=self.ordered)
 
     def _run(self, batch: GraphBatch, noise: Noise | None):
-        """Return the latents of the base space of a batch, and the bound's terms."""
+        """Return base latents of a batch, as `GraphLatents`, and the terms of the bound."""
         mask = batch.mask
         node = self.node_encoding.encode(batch.node_types, Context(mask, noise=noise))
         z, node_term = self.nodes(node.z, self._context(batch.bonds, mask, self.bond_categories))
@@ -383,16 +384,16 @@ class PairsModel(GraphModel):
         return z, bounds
 
     def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
-        """Draw the terms of the bound; the base density counts to the adjacency step."""
+        """Draw the terms of the bound; "adjacency" includes the base density."""
         return self._run(batch, noise)[1]
 
     def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
-        """Return latents of the base space: nodes (B, N, D), and all pairs (B, P, E)."""
+        """Encode graphs to base latents: "nodes" (B, N, D), and "pairs" (B, P, E), all pairs."""
         z = self._run(batch, noise)[0]
         return {"nodes": z.nodes, "pairs": z.pairs}
 
     def base_sample(self, mask: Tensor, generator=None) -> Latents:
-        """Draw latents for graphs with real nodes `mask` (B, N)."""
+        """Draw base latents for graphs with real nodes `mask` (B, N)."""
         _, pair_mask = all_pairs(mask)
         draw: dict[str, Any] = {"device": mask.device, "dtype": self.virtual.shift.dtype}
         draw["generator"], shape = generator, (*mask.shape, self.node_encoding.latent_dim)
@@ -403,7 +404,7 @@ class PairsModel(GraphModel):
     def decode(
         self, latents: Latents, mask: Tensor, *, temperature=1.0, sample=False, generator=None
     ) -> GraphBatch:
-        """Return graphs of latents; `temperature` scales those of the base density."""
+        """Decode base latents, multiplied by `temperature`, to graphs."""
         index, pair_mask = all_pairs(mask)
         z = GraphLatents(
             temperature * latents["nodes"], temperature * latents["pairs"], mask, pair_mask, index
@@ -431,7 +432,7 @@ class PairsModel(GraphModel):
 
 
 def _edges(is_real: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return index (B, E, 2), mask (B, E) and place among all pairs (B, E) of real pairs."""
+    """Return of real edges: index (B, E, 2), mask (B, E) and place among all pairs (B, E)."""
     most = max(int(is_real.sum(1).max()), 1) if is_real.numel() else 0
     place = is_real.long().argsort(dim=1, descending=True, stable=True)[:, :most]
     real = is_real.gather(1, place)

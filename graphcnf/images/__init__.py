@@ -1,4 +1,4 @@
-"""Normalizing flows of images: networks, architectures, `ImageFlow`, scores and pictures."""
+"""Normalizing flows of images: `ImageFlow`, its architectures and networks, scores, pictures."""
 
 from graphcnf.images.flow import MODELS, ImageFlow
 from graphcnf.images.model import ImageLatents, ImageModel

@@ -1,8 +1,8 @@
-"""Normalizing flows of images, and their architectures, each a function that names its layers.
+"""Normalizing flows of images, and their architectures, each a function that adds layers.
 
 ``simple``, ``vardeq`` and ``multiscale`` are the models of the UvA deep learning tutorial 11
-(Lippe 2020). Couplings with checkerboard masks run on the squeezed image
-(`graphcnf.flows.Checkerboard`). Arguments that several functions take are described at the first.
+(Lippe 2020). Couplings with checkerboard masks act on the squeezed image
+(`graphcnf.flows.Checkerboard`). `simple` describes the arguments that several functions take.
 """
 
 from __future__ import annotations
@@ -40,12 +40,13 @@ COUPLINGS: dict[str, type[Coupling]] = {"additive": AdditiveCoupling, "affine": 
 
 
 class Layers:
-    """Steps in the order in which an image passes them; every method adds some.
+    """Builder of the steps of a flow of images; each method appends steps.
 
-    Couplings are of a kind: "additive", "affine" or "mixture-K", a mixture of K logistics.
+    The `kind` of couplings is "additive", "affine" or "mixture-K", for mixtures of K logistics.
+    The attribute `shape` is that of the output of the steps so far.
 
     Args:
-        shape: channels, height and width of the images, then of the output of the steps.
+        shape: channels, height and width of the images.
         base: base density, standard normal if None.
         **network: arguments of `ConvolutionNetwork`.
     """
@@ -57,7 +58,7 @@ class Layers:
         self.network = {"width": 32, **network}
 
     def dequantize(self, levels: int, alpha: float, kind: str = "", couplings: int = 0) -> None:
-        """Map integers 0 to levels - 1 to the real line; the noise is uniform for 0 couplings."""
+        """Map integers 0 to levels - 1 to the real line; 0 couplings stand for uniform noise."""
         noise: Transform = UniformDequantization(levels)
         if couplings:
             channels, height, breadth = self.shape
@@ -70,7 +71,7 @@ class Layers:
         self.steps += [noise, Affine(1 / levels), Logit(alpha)]
 
     def squeeze(self, step: Squeeze | None = None) -> None:
-        """Halve height and width, which must be even, and quadruple the channels."""
+        """Halve height and width and quadruple the channels; UserError for odd sides."""
         channels, height, width = self.shape
         if height % 2 or width % 2:
             raise UserError(
@@ -83,9 +84,10 @@ class Layers:
     def couplings(
         self, kind: str, count: int, *, normalise: bool = True, mix: bool = False, **network: Any
     ) -> None:
-        """Add couplings of the halves of the channels, an ActNorm before each (`normalise`).
+        """Add couplings between the halves of the channels, each after an ActNorm if `normalise`.
 
-        With ``mix`` there is an invertible 1x1 convolution before each; else the halves alternate.
+        With ``mix`` an invertible 1x1 convolution comes before each coupling; without it, couplings
+        transform the second half and the first half in turn.
         """
         for number in range(count):
             steps: list[Bijection] = [ActNorm(self.shape[0])] if normalise else []
@@ -95,7 +97,7 @@ class Layers:
             self.steps += map(ChannelsFirst, steps)
 
     def checkerboard(self, kind: str, count: int, **options: Any) -> None:
-        """Add couplings with checkerboard masks; the options are those of `couplings`."""
+        """Add couplings with checkerboard masks; options as in `couplings`."""
         shape = self.shape
         self.squeeze(Checkerboard())
         self.couplings(kind, count, **options)
@@ -103,7 +105,7 @@ class Layers:
         self.shape = shape
 
     def split(self) -> None:
-        """Factor out half of the channels."""
+        """Factor out half of the channels, see `graphcnf.flows.Split`."""
         channels, height, width = self.shape
         self.steps.append(Split(channels, self.base))
         self.shape = (channels // 2, height, width)
@@ -133,7 +135,7 @@ class Layers:
 def simple(
     shape: Shape, levels: int, *, coupling="affine", couplings=8, alpha=1e-5, **network
 ) -> Layers:
-    """Return uniform dequantization and couplings with checkerboard masks; sides must be even.
+    """Build uniform dequantization and couplings with checkerboard masks; sides must be even.
 
     Args:
         shape: channels, height and width of the images.
@@ -157,7 +159,7 @@ def vardeq(
     alpha=1e-5,
     **network,
 ) -> Layers:
-    """Return `simple` with variational dequantization of ``dequantization`` couplings."""
+    """Build `simple` with variational dequantization by ``dequantization`` couplings."""
     layers = Layers(shape, **network)
     layers.dequantize(levels, alpha, coupling, dequantization)
     layers.checkerboard(coupling, couplings)
@@ -174,10 +176,10 @@ def multiscale(
     alpha=1e-5,
     **network,
 ) -> Layers:
-    """Return a flow of two scales: half of the dimensions leave at half the size.
+    """Build a flow of two scales, which factors out half of the dimensions at half the size.
 
     Four must divide the sides. ``couplings`` are the numbers of couplings with checkerboard masks,
-    and of channels at half and at a quarter of the size.
+    with channel masks at half the size, and with channel masks at a quarter of the size.
     """
     checkerboards, halves, quarters = couplings
     layers = Layers(shape, **network)
@@ -194,11 +196,12 @@ def multiscale(
 def realnvp(
     shape: Shape, levels: int, *, scales=2, couplings=3, block="residual", alpha=0.05, **network
 ) -> Layers:
-    """Return affine couplings with alternating checkerboard and channel masks, at several scales.
+    """Build affine couplings with checkerboard and channel masks at several scales (RealNVP).
 
-    Half of the dimensions leave after each of the ``scales`` but the last, and 2 to their power
-    must divide the sides. Each scale has ``couplings`` couplings with each kind of mask; the last
-    has one more, and checkerboard masks only (Dinh et al. 2017, arXiv 1605.08803).
+    Half of the dimensions are factored out after each of the ``scales`` but the last, and
+    ``2 ** scales`` must divide the sides. A scale has ``couplings`` couplings with checkerboard
+    masks, then as many with channel masks; the last scale has ``couplings + 1`` with checkerboard
+    masks only (Dinh et al. 2017, arXiv 1605.08803).
     """
     layers = Layers(shape, block=block, **network)
     layers.dequantize(levels, alpha)
@@ -226,18 +229,18 @@ def glow(
     alpha=1e-5,
     **network,
 ) -> Layers:
-    """Return steps of ActNorm, invertible 1x1 convolution and coupling, at several scales.
+    """Build steps of ActNorm, invertible 1x1 convolution and coupling at several scales (Glow).
 
-    Scales are as in `realnvp`, of ``steps`` couplings each. Unlike in the original (Kingma &
-    Dhariwal 2018, arXiv 1807.03039), the first ``pixels`` couplings are of ``mixtures`` components
-    with checkerboard masks: a pixel's values may have several modes, such as black and bright,
-    which an affine map leaves apart. With 0 it is Glow as published.
+    Each of the ``scales``, as in `realnvp`, has ``steps`` couplings. Unlike in the original (Kingma
+    & Dhariwal 2018, arXiv 1807.03039), the first ``pixels`` couplings have checkerboard masks and
+    mixtures of ``mixtures`` logistics, since the values of a pixel may have several modes, such as
+    black and bright, which an affine map cannot merge. With ``pixels=0`` it is Glow as published.
     """
     model = Layers(shape, block=block, layers=layers, position=position, **network)
     model.dequantize(levels, alpha)
     pixels = min(pixels, steps)
     if pixels:
-        # Many parameters of a pixel: a 3x3 convolution to them would take longer than all else.
+        # A pixel has many parameters: a 3x3 convolution to them would take most of the time.
         model.checkerboard(f"mixture-{mixtures}", pixels, kernels=(5, 1))
     for scale in range(scales):
         model.squeeze()
@@ -258,10 +261,10 @@ def flowpp(
     alpha=1e-5,
     **network,
 ) -> Layers:
-    """Return mixture-of-logistics couplings with self-attention.
+    """Build mixture-of-logistics couplings with self-attention (Flow++).
 
     Four must divide the sides. ``couplings`` are the numbers of couplings with checkerboard masks,
-    with channel masks after a squeeze and with checkerboard masks after it, all of ``mixtures``
+    then, after a squeeze, with channel masks and with checkerboard masks. All have ``mixtures``
     components (Ho et al. 2019, arXiv 1902.00275).
     """
     first, channels, second = couplings
@@ -289,10 +292,10 @@ class ImageFlow(ImageModel):
     """Density of images of integers: dequantization, layers, base density.
 
     `log_prob` is a lower bound, from draws of the dequantization. Arguments are those of
-    `ImageModel`; `options` are those of the architecture, a function of `MODELS`.
+    `ImageModel`; `options` are those of the function `MODELS[architecture]`.
 
     Raises:
-        UserError: An argument that does not fit, or images of a size that does not.
+        UserError: if an argument or the size of the images does not fit the architecture.
 
     Examples:
         >>> sizes = {"shape": (1, 4, 4), "levels": 16, "couplings": 2, "width": 8}
@@ -324,7 +327,7 @@ class ImageFlow(ImageModel):
 
     @classmethod
     def parts(cls, architecture):
-        """Return the function of the architecture, and the networks of its couplings."""
+        """Return the function of the architecture, and the class of its coupling networks."""
         return MODELS[architecture], ConvolutionNetwork
 
     def _terms(self, x, noise=None):
@@ -339,7 +342,7 @@ class ImageFlow(ImageModel):
 
     @torch.no_grad()
     def encode(self, x: Tensor, noise: Noise | None = None) -> ImageLatents:
-        """Return latents in float64 that `decode` maps to the same images again."""
+        """Encode images to latents in float64, which `decode` maps back to exactly these images."""
         discarded: list[Tensor] = []
         context = Context(noise=noise, discarded=discarded)
         z, _ = self._double().flow(self.checked(x).double(), context)
@@ -347,10 +350,10 @@ class ImageFlow(ImageModel):
 
     @torch.no_grad()
     def decode(self, latents: ImageLatents) -> Tensor:
-        """Return images (B, C, H, W) uint8 of latents."""
+        """Decode latents to images (B, C, H, W) uint8."""
         context = Context(discarded=list(latents.discarded))
         return self._double().flow.inverse(latents.z.double(), context).to(torch.uint8)
 
     def _double(self) -> ImageFlow:
-        """Return a copy in float64 and evaluation mode: float32 would lose a pixel now and then."""
+        """Return a copy in float64 and evaluation mode: float32 would change some pixels."""
         return copy.deepcopy(self).double().eval()

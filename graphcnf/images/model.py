@@ -1,4 +1,4 @@
-"""`ImageModel`, the interface of every model of images, and the latents of images."""
+"""`ImageModel`, the interface of all models of images, and their latents."""
 
 from __future__ import annotations
 
@@ -20,44 +20,44 @@ from graphcnf.limits import check_integer
 from graphcnf.pretrained import Pretrained
 
 FIXED = ("inputs", "outputs", "size", "context", "shape", "levels", "architecture")
-"""Arguments of the parts of a model that are no options."""
+"""Arguments of functions and classes in `ImageModel.parts` that are not options."""
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
-BLOCK = 32  # records that are drawn together: rounding in float32 depends on the size of a batch
+BLOCK = 32  # records that are always drawn together: float32 rounding depends on the batch size
 
 
 @dataclass
 class ImageLatents:
     """Latents of images."""
 
-    z: Tensor  # (B, ...); of a flow those that went through all layers, (B, C, H, W)
-    discarded: list[Tensor] = field(default_factory=list)  # those that a flow's splits factor out
+    z: Tensor  # (B, ...); in a flow, output of the last layer, (B, C, H, W)
+    discarded: list[Tensor] = field(default_factory=list)  # in a flow, factored out by `Split`
 
 
 @evaluates("log_prob", "sample")
 class ImageModel(Pretrained, ABC):
-    """A distribution over images of integers.
+    """Distribution over images of integers.
 
-    Every model draws images and defines `_sample`. A model with a likelihood sets `likelihood` and
-    defines `_terms`; a model with latents sets `latent_size` and defines `encode` and `decode`.
+    Every subclass defines `_sample`. One with a likelihood also sets `likelihood` and defines
+    `_terms`; one with latents also sets `latent_size` and defines `encode` and `decode`.
 
     Args:
-        architecture: Name of the kind of model, by which a folder's model is loaded.
+        architecture: Name of the kind of model, by which a saved model is loaded.
         shape: Channels, height and width.
         levels: Number of values of a pixel, 2 to 256.
-        **options: Further arguments of the subclass, kept with the configuration.
+        **options: Further arguments of the subclass, saved in `config`.
 
     Attributes:
         config: The constructor's arguments, which are saved with the weights.
         metadata: Facts about the data, JSON: `dataset`, `data`, `training`.
 
     Raises:
-        UserError: An argument that does not fit.
+        UserError: if an argument is out of range or of another type.
     """
 
-    likelihood: str | None = None  # kind of `log_prob`: "exact", a (lower) "bound", or none
-    latent_size: int | None = None  # numbers that an image is encoded into, None without latents
+    likelihood: str | None = None  # kind of `log_prob`: "exact", a (lower) "bound", or None
+    latent_size: int | None = None  # number of latents of an image, None without latents
 
     def __init__(self, architecture: str, shape: Sequence[int], levels: int, **options: Any):
         super().__init__()
@@ -86,11 +86,11 @@ class ImageModel(Pretrained, ABC):
         Args:
             x: Images (B, C, H, W) of integers 0 to `levels` - 1, in an integer type.
             samples: Number of draws; more tighten a bound (Burda et al. 2016, arXiv 1509.00519).
-            noise: Tape of a bound's draws, see `graphcnf.flows.Context`.
+            noise: Tape of the draws of a bound, see `graphcnf.flows.Context`.
 
         Raises:
-            UserError: The model has no likelihood.
-            ValueError: Other images than the model is for, or `samples` is not positive.
+            UserError: if the model has no likelihood.
+            ValueError: if the images do not fit the model, or `samples` is not positive.
         """
         if samples < 1:
             raise ValueError(f"samples must be positive, got {samples}")
@@ -99,11 +99,11 @@ class ImageModel(Pretrained, ABC):
         return torch.logsumexp(torch.stack(draws), 0) - math.log(count)
 
     def _terms(self, x: Tensor, noise: Noise | None = None) -> tuple[Any, Tensor]:
-        """Draw log P(x) or the bound on it once, (B,) nats: the term of a decoder, the others."""
+        """Draw the bound on log P(x): return log P(x|z) of a decoder or 0, and the rest, (B,)."""
         raise self._lacks("likelihood")
 
     def bits_per_dimension(self, x: Tensor, samples: int = 8) -> Tensor:
-        """Return bits per pixel and channel, (B,), or an upper bound on them; see `log_prob`."""
+        """Return bits per dimension (pixel and channel), (B,), or an upper bound on them."""
         return -self.log_prob(x, samples) / (math.prod(self.shape) * math.log(2))
 
     def training_loss(self, batch: Tensor, *, beta: float = 1.0):
@@ -121,9 +121,9 @@ class ImageModel(Pretrained, ABC):
     def sample(
         self, count: int, *, temperature: float = 1.0, generator: Generators = None
     ) -> Tensor:
-        """Draw images (count, C, H, W) uint8; the temperature scales all latents.
+        """Draw images (count, C, H, W) uint8; the temperature multiplies all latents.
 
-        `generator` is that of `graphcnf.flows.draw_normal`.
+        `generator` is as in `graphcnf.flows.draw_normal`.
         """
         return self._sample(count, temperature, generator)
 
@@ -136,7 +136,7 @@ class ImageModel(Pretrained, ABC):
     ) -> Tensor:
         """Draw records `first` to `first + count - 1` of a sample, (count, C, H, W) uint8.
 
-        A record is a function of the seed, its number and the temperature, whatever `count` is.
+        Seed, number and temperature determine a record, whatever `count` is.
         """
         if first < 0 or count < 1:
             raise ValueError(f"no records {first} to {first + count - 1}")
@@ -148,22 +148,22 @@ class ImageModel(Pretrained, ABC):
         return torch.cat(drawn)[first - start :][:count]
 
     def encode(self, x: Tensor) -> ImageLatents:
-        """Return latents of images (B, C, H, W).
+        """Encode images (B, C, H, W) to latents.
 
-        Raises `UserError` if the model has no latents, ValueError for images of another kind.
+        Raises UserError if the model has no latents, ValueError if images do not fit the model.
         """
         raise self._lacks("latents")
 
     def decode(self, latents: ImageLatents) -> Tensor:
-        """Return images (B, C, H, W) uint8 of latents; raise `UserError` without latents."""
+        """Decode latents to images (B, C, H, W) uint8; UserError if the model has no latents."""
         raise self._lacks("latents")
 
     def interpolate(self, a: Tensor, b: Tensor, steps: int = 8) -> Tensor:
-        """Return images (steps, C, H, W) uint8 on the line in latent space between two (C, H, W).
+        """Return images (steps, C, H, W) uint8 on a line in latent space between two images.
 
         Raises:
-            UserError: The model has no latents.
-            ValueError: Other images than the model is for, or fewer than 2 steps.
+            UserError: if the model has no latents.
+            ValueError: if the images a and b (C, H, W) do not fit the model, or `steps` < 2.
         """
         if steps < 2:
             raise ValueError(f"steps must be at least 2, got {steps}")
@@ -175,7 +175,7 @@ class ImageModel(Pretrained, ABC):
         return self.decode(ImageLatents(line[0], line[1:]))
 
     def checked(self, x: Tensor) -> Tensor:
-        """Return the images (B, C, H, W); raise ValueError for others than the model is for."""
+        """Return the images (B, C, H, W); raise ValueError if they do not fit the model."""
         if x.dtype not in INTEGERS:
             raise ValueError(f"pixels must be integers such as uint8, got {x.dtype}")
         if x.dim() != 4 or tuple(x.shape[1:]) != self.shape:

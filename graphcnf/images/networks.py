@@ -1,7 +1,7 @@
 """Convolutional networks for couplings of images.
 
-Like couplings they take and return ``(B, H, W, C)``, and they use PyTorch's channels-last memory
-format: no copy is made, and CPUs convolve faster.
+Like couplings, they take and return ``(B, H, W, C)``. With PyTorch's channels-last memory format no
+copy is made, and CPUs convolve faster.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def channels_last(module: nn.Module) -> None:
 
 
 class ConvolutionNetwork(nn.Module):
-    """Convolution, blocks, convolution; the last one starts at zero.
+    """Convolution, blocks, convolution; the last convolution is initialised with 0.
 
     Args:
         inputs: channels of the input.
@@ -36,7 +36,7 @@ class ConvolutionNetwork(nn.Module):
         kernels: sizes of the first and the last convolution, odd.
 
     Raises:
-        ValueError: an argument out of range.
+        ValueError: if an argument is out of range.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class ConvolutionNetwork(nn.Module):
             self.blocks.append(PixelAttention(width, heads, size))
         self.leave = zero_init(nn.Conv2d(width, outputs, last, padding=last // 2))
         self.with_context = context > 0
-        self.rectified = block == "pointwise"  # as published, and its gradient needs no copy
+        self.rectified = block == "pointwise"  # ReLU, as published; its gradient needs no copy
         channels_last(self)
 
     def forward(self, x: Tensor, context: Context = Context()) -> Tensor:
@@ -77,7 +77,7 @@ class ConvolutionNetwork(nn.Module):
         if self.with_context:
             h = torch.cat((h, context.features), 1)
         h = self.enter(h)
-        # In place where nothing needs the old values: these passes are bound by memory.
+        # In place if nothing needs the old values: these passes are bound by memory.
         if self.position is not None:
             h = h.add_(self.position)
         for block in self.blocks:
@@ -87,9 +87,9 @@ class ConvolutionNetwork(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """Network from images ``(B, C, H, W)`` with even sides to features ``(B, F, H / 2, W / 2)``.
+    """Network from images ``(B, C, H, W)`` to features ``(B, F, H / 2, W / 2)``; sides are even.
 
-    ``size`` is H and W; ``network`` are arguments of `ConvolutionNetwork`.
+    ``size`` is ``(H, W)``; ``network`` are arguments of `ConvolutionNetwork`.
     """
 
     def __init__(self, channels: int, features: int, *, size: tuple[int, int], **network):

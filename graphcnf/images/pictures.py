@@ -1,4 +1,4 @@
-"""Pictures of images."""
+"""Grids of images as PNG files."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import numpy as np
 from graphcnf.compute.files import write_file
 from graphcnf.errors import UserError
 
-# Shade and width of the lines between images, and the size that small images are enlarged to.
+# Grey value and width of the lines between images, and the size to which small images are enlarged.
 GREY, GAP, SMALLEST = 128, 2, 56
 
 
 def write_grid(
     images: np.ndarray, path: Path, *, levels: int = 256, columns: int | None = None
 ) -> None:
-    """Write images (N, C, H, W) of integers below `levels`, grey or RGB, as one PNG picture.
+    """Write images (N, C, H, W) of integers below `levels`, grey or RGB, as a grid to a PNG file.
 
-    They stand row by row, `columns` in a row (None for a square). Raises UserError where Pillow is
-    missing, or the file cannot be written.
+    The grid is filled row by row, with `columns` images in a row (None for a square). Raises
+    UserError if Pillow is missing or the file cannot be written.
     """
     try:
         from PIL import Image

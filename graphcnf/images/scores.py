@@ -13,30 +13,31 @@ from torch import Tensor
 from graphcnf.compute.progress import progress_bar
 from graphcnf.images.model import ImageModel
 
-BATCH = 100  # images in a batch
-RECONSTRUCTED = 50  # held-out images that are encoded and decoded, at most
-TIMED = 64  # images that are drawn to measure the time of sampling
+BATCH = 100  # number of images in a batch
+RECONSTRUCTED = 50  # largest number of held-out images that are encoded and decoded
+TIMED = 64  # number of images that are drawn to time sampling
 
 
 def score_image_models(
     models: Iterable[tuple[str, ImageModel, Tensor]], *, draws: int = 8, seed: int = 0
 ) -> list[dict[str, Any]]:
-    """Return scores of image models, a row per model.
+    """Return scores of image models, a row for each.
 
-    A row has bits per dimension with `draws` draws and with one (mean over images and its standard
-    error), the share of images that come back exactly, the number of parameters, and the time of
-    sampling. A model of the same data as the first also has its difference to the first in bits.
+    A row has the bits per dimension with `draws` draws and with one draw (mean over images and
+    standard error), the share of images that are reconstructed exactly, the number of parameters,
+    and the time of sampling. If the model was trained on the same data as the first model, the row
+    also has the difference of their bits.
 
     Args:
-        models: Name, model and held-out images (M, C, H, W) of each.
-        draws: Draws in a bound.
-        seed: Seed of the draws.
+        models: Triples of name, model and held-out images (M, C, H, W).
+        draws: Number of draws in a bound.
+        seed: Seed of these draws.
     """
     rows, first = [], None
     for name, model, images in models:
         model.sample(TIMED).cpu()
         began = time.perf_counter()
-        # Images have been drawn when they are on the CPU.
+        # The copy to the CPU waits until the images are drawn.
         model.sample(TIMED).cpu()
         row = {
             "model": name,
@@ -79,6 +80,6 @@ def _bits(model: ImageModel, images: Tensor, draws: int, name: str) -> tuple[Any
 
 
 def _mean(name: str, values: Tensor) -> dict[str, float | None]:
-    """Return the mean and its standard error."""
+    """Return the mean of values, as `name`, and its standard error, as `name` + "_se"."""
     error = values.std().item() / math.sqrt(len(values)) if len(values) > 1 else None
     return {name: values.mean().item(), f"{name}_se": error}
