@@ -1,4 +1,4 @@
-"""Models after other systems, from their papers; importing it registers the graph models."""
+"""Models of other papers, for comparison; importing this package registers the graph models."""
 
 from graphcnf.baselines.graphaf import GraphAFModel
 from graphcnf.baselines.graphnvp import GraphNVPModel

@@ -1,9 +1,9 @@
-"""GraphAF: atom by atom and bond by bond in breadth-first order, an autoregressive flow.
+"""GraphAF: an autoregressive flow, node by node and edge by edge in breadth-first order.
 
-A node, and each edge from it to the last `window` nodes before it, is a one-hot vector with noise,
-``x = mu + exp(s) z`` with normal ``z``; mu and s are functions of the sub-graph so far (Shi et al.,
-ICLR 2020, arXiv 2001.09382). Here the number of nodes is given, and a running sum over the edges of
-a node lets the terms of all of them be computed at once.
+A node, and each edge to one of the last `window` nodes before it, is a one-hot vector with noise:
+``x = mu + exp(s) z`` with normal ``z``, where mu and s depend on the sub-graph so far (Shi et al.,
+ICLR 2020, arXiv 2001.09382). Differences to the paper: the number of nodes is given, and a node's
+earlier edges enter as a running sum, so that the terms of all its edges are computed at once.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from graphcnf.graphs.path.support import Support
 
 
 def breadth_first_order(batch: GraphBatch) -> Tensor:
-    """Renumber nodes: new node i is old node `order[b, i]`, (B, N) long; padding stays in place.
+    """Return a breadth-first order: new node i is old node `order[b, i]`, (B, N) long.
 
-    The walk starts at the first node, and visits the neighbours of a node by their old numbers. A
-    graph in several pieces goes on with the first node that is left.
+    The walk starts at node 0, and visits the neighbours of a node in the order of their numbers. In
+    a graph that is not connected, it goes on with the first node left. Padding stays in place.
 
     Examples:
         >>> from graphcnf.graphs.batch import PackedGraphs
@@ -43,7 +43,7 @@ def breadth_first_order(batch: GraphBatch) -> Tensor:
     mask, adjacency = batch.mask, batch.adjacency
     graphs, nodes = mask.shape
     at = torch.arange(graphs, device=mask.device)
-    # Numbers that are not given yet are large; those of padding are its places.
+    # Nodes without a rank yet have rank N; padding has its place.
     rank = torch.where(mask, nodes, torch.arange(nodes, device=mask.device))
     found = torch.zeros(graphs, dtype=torch.long, device=mask.device)
     for turn in range(nodes):
@@ -58,25 +58,24 @@ def breadth_first_order(batch: GraphBatch) -> Tensor:
     return rank.argsort(1)
 
 
-DRAWS = 50  # draws before an edge is left out
+DRAWS = 50  # number of draws after which an edge is left out
 
-# Start of means and log-scales: entries of one-hot vectors with noise are in [0, 0.9) mostly, with
-# deviations of 0.26 and more.
+# Initial means and log-scales: most entries of one-hot vectors with noise lie in [0, 0.9), with
+# standard deviations of 0.26 and more.
 MIDDLE, LOG_SCALE = 0.5, -1.0
 
 
 class SubGraph(NamedTuple):
-    """Sub-graphs before S of the nodes of each graph."""
+    """Features of the sub-graphs before S of the nodes of each graph."""
 
-    whole: Tensor  # state of each sub-graph, (B, S, W)
-    nodes: Tensor  # states of its last `window` nodes, the farthest first, (B, S, window, W)
-    sent: (
-        Tensor  # their messages along no edge (0) and each edge category, (B, S, window, R + 1, W)
-    )
+    whole: Tensor  # features of each sub-graph, (B, S, W)
+    nodes: Tensor  # features of its last `window` nodes, the farthest first, (B, S, window, W)
+    # Messages of these nodes along no edge (0) and each edge category, (B, S, window, R + 1, W).
+    sent: Tensor
 
 
 def along(sent: Tensor, categories: Tensor) -> Tensor:
-    """Return the messages (..., W) of (..., R + 1, W) along edges of 1 + category, 0 for none."""
+    """Select messages (..., W) from `sent` (..., R + 1, W) by edge categories plus 1 (...)."""
     index = categories[..., None, None].expand(*categories.shape, 1, sent.shape[-1])
     return sent.gather(-2, index).squeeze(-2)
 
@@ -100,16 +99,16 @@ class GraphAFModel(GraphModel):
     """log p(graph) as a sum over its nodes and edges in breadth-first order.
 
     Args:
-        edge_weights: Weight of each edge category (for molecules: bond orders); 1 each when None.
-        largest_sums: Largest sum of edge weights of each node category, for the valency check: a
-            rule of sampling that no density is part of. None for no check.
-        window: How many nodes back an edge reaches (published: 12).
+        edge_weights: Weight of each edge category (for molecules: bond orders); 1 each if None.
+        largest_sums: Largest sum of edge weights of each node category, for the valency check,
+            which is a rule of sampling and not part of the density. None for no check.
+        window: Number of earlier nodes to which a node may have edges (published: 12).
         width: Channels of the network.
-        layers: Relational convolutions.
-        rows: Nodes of each graph whose terms a training step computes; all of them when None.
+        layers: Number of relational convolutions.
+        rows: Number of nodes of each graph whose terms a training step computes; None for all.
 
     Raises:
-        UserError: The tables do not fit the categories.
+        UserError: if the tables do not fit the numbers of categories.
     """
 
     measured = ("edge_weights", "largest_sums")
@@ -162,7 +161,7 @@ class GraphAFModel(GraphModel):
 
     @staticmethod
     def measure(graphs: PackedGraphs, **options) -> dict:
-        """Return the tables of the valency check; `options` are those of `Support.limits`."""
+        """Return the tables of the valency check; `options` as in `Support.limits`."""
         return Support.limits(graphs, **options)
 
     def notes(self, rules: bool) -> list[str]:
@@ -181,12 +180,12 @@ class GraphAFModel(GraphModel):
         return f"a bond between atoms more than {self.window} apart in breadth-first order"
 
     def knows(self, batch: GraphBatch) -> Tensor:
-        """Return True where no edge reaches beyond the window in breadth-first order, (B,) bool."""
+        """Return True for graphs without edges beyond the window, (B,) bool."""
         far = batch.permute(breadth_first_order(batch)).adjacency.tril(-self.window - 1)
         return ~far.flatten(1).any(1)
 
     def before(self, types: Tensor, adjacency: Tensor, sizes: Tensor, rows: Tensor) -> SubGraph:
-        """Return the graphs before their nodes `rows` (B, S), of types (B, N) and `relations`."""
+        """Return the sub-graphs before nodes `rows` (B, S), given types (B, N) and `relations`."""
         number = torch.arange(types.shape[1], device=rows.device)[:, None]
         back = rows[:, None] - number  # (B, N, S)
         seen = back > 0
@@ -199,7 +198,7 @@ class GraphAFModel(GraphModel):
         last = rows[..., None] + torch.arange(-self.window, 0, device=rows.device)
         graph = torch.arange(len(rows), device=rows.device)[:, None, None]
         row = torch.arange(rows.shape[1], device=rows.device)[:, None]
-        # Nobody asks for what would lie before the first node.
+        # Entries before the first node are not used.
         nodes = h[graph, last.clamp(0, types.shape[1] - 1), row]
         sent = self.send(nodes).unflatten(-1, (-1, nodes.shape[-1]))
         return SubGraph(whole, nodes, F.pad(sent, (0, 0, 1, 0)))
@@ -209,26 +208,26 @@ class GraphAFModel(GraphModel):
         return _mean_and_log_scale(self.node(before.whole))
 
     def queries(self, before: SubGraph, types: Tensor) -> Tensor:
-        """Return features (B, S, window, W) of new nodes `types` (B, S) and each node before."""
+        """Return features (B, S, window, W) of pairs of new nodes, `types` (B, S), and earlier."""
         return self.ask(before.nodes) + (before.whole + self.new(types))[:, :, None]
 
     def of_edge(self, query: Tensor, received: Tensor | float) -> tuple[Tensor, Tensor]:
-        """Return mean and log-scale of edges, (..., R + 1) each.
+        """Return mean and log-scale of edges, (..., R + 1) each, given features of the pairs.
 
-        `received` sums the messages along the node's edges to nodes before the other end.
+        `received` are summed messages along the new node's edges so far, to the farther nodes.
         """
         return _mean_and_log_scale(self.edge(query + received))
 
     def _window(self, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Return far ends (N, window) of a node's edges, and which there are, (B, N, window)."""
+        """Return the earlier nodes (N, window) of each node's window, and a mask (B, N, window)."""
         number = torch.arange(mask.shape[1], device=mask.device)
         ends = number[:, None] + torch.arange(-self.window, 0, device=mask.device)
         return ends.clamp(min=0), mask[..., None] & (ends >= 0)
 
     def _run(self, batch: GraphBatch, noise: Noise | None, rows: Tensor, share: Tensor | float):
-        """Return latents of the nodes `rows` (B, S) of breadth-first numbered graphs, and bounds.
+        """Return latents of nodes `rows` (B, S) of breadth-first numbered graphs, and bounds.
 
-        What is computed of these nodes alone counts `share` times.
+        `share`, the inverse of the share of nodes in `rows`, multiplies the terms of these nodes.
         """
         mask = batch.mask
         ends, real = self._window(mask)
@@ -266,11 +265,11 @@ class GraphAFModel(GraphModel):
         return self._all_rows(batch, noise)[1]
 
     def estimate(self, batch: GraphBatch) -> dict[str, Bound]:
-        """Return an estimate of `bounds` without bias, from `rows` nodes of each graph."""
+        """Draw an unbiased estimate of `bounds` from `rows` nodes of each graph."""
         if self.rows is None:
             return self.bounds(batch)
         sizes = batch.sizes[:, None]
-        # One node from each of as many equal parts of the order.
+        # Stratified: one node from each of `rows` equal parts of the order.
         u = torch.rand(len(batch), self.rows, device=sizes.device)
         part = torch.arange(self.rows, device=sizes.device)
         rows = ((part + u) / self.rows * sizes).long().clamp(max=sizes - 1)
@@ -278,16 +277,16 @@ class GraphAFModel(GraphModel):
         return self._run(ordered, None, rows, batch.sizes / self.rows)[1]
 
     def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
-        """Return latents of the base space in breadth-first order.
+        """Encode graphs to base latents in breadth-first order.
 
-        Nodes (B, N, M), and bonds (B, N, window, R + 1), the farthest first; `order` (B, N) are the
-        numbers that the nodes have in the batch, so that `decode` gives them back.
+        They are "nodes" (B, N, M), "bonds" (B, N, window, R + 1) with the farthest node first, and
+        "order" (B, N), the node numbers in the batch, which `decode` restores.
         """
         latents, _, order = self._all_rows(batch, noise)
         return {**latents, "order": order}
 
     def base_sample(self, mask: Tensor, generator: Generators = None) -> Latents:
-        """Draw latents for graphs with real nodes `mask` (B, N)."""
+        """Draw base latents for graphs with real nodes `mask` (B, N)."""
         real, dtype = self._window(mask)[1], self.node_encoding.like.dtype
         draw = partial(self.base.sample, generator=generator, device=mask.device, dtype=dtype)
         nodes = draw((*mask.shape, self.node_encoding.latent_dim), mask=mask)
@@ -296,20 +295,21 @@ class GraphAFModel(GraphModel):
         return {"nodes": nodes, "bonds": bonds, "order": order}
 
     def free(self, types: Tensor, bonds: Tensor) -> Tensor:
-        """Return the largest weight (B,) that an edge may have.
+        """Return the largest weight (B,) that an edge between two nodes may have.
 
-        Its two nodes have categories (B, 2), and bonds (B, 2, N), see `GraphBatch`, so far.
+        The nodes have categories `types` (B, 2) and so far the edges `bonds` (B, 2, N).
         """
         return (self.sums[types] - self.weights[bonds].sum(-1)).amin(-1)
 
     def redraw(
         self, category: Tensor, free: Tensor, mean: Tensor, log_scale: Tensor, generator: Generators
     ) -> Tensor:
-        """Return fitting bonds (B,): the given ones, or of up to 50 new draws, or 0, no edge.
+        """Draw edges that are too heavy again, up to 50 times; return categories plus 1, (B,).
 
-        Weights are at most `free` (B,); mean and log-scale (B, R + 1) are of the edge's vector.
+        Edges weigh at most `free` (B,); after the last draw, heavier ones become 0, no edge. `mean`
+        and `log_scale` (B, R + 1) are those of the vectors of the edges.
         """
-        # Without any free valence there will be no edge, however often it is drawn.
+        # If no edge fits, further draws are useless.
         category = torch.where(free < self.weights[1:].min(), 0, category)
         for _ in range(DRAWS):
             rows = (self.weights[category] > free).nonzero()[:, 0]
@@ -327,10 +327,10 @@ class GraphAFModel(GraphModel):
     def decode(
         self, latents: Latents, mask: Tensor, *, temperature=1.0, sample=False, generator=None
     ) -> GraphBatch:
-        """Return graphs of latents, node by node; each category is the largest entry.
+        """Decode base latents node by node; a category is that of the largest entry.
 
-        With the valency check, graphs may have fewer nodes than `mask` says. `temperature` scales
-        latents; `sample` changes nothing.
+        With the valency check, graphs may have fewer nodes than `mask`. `temperature` multiplies
+        the latents; `sample` is ignored.
         """
         z = {name: temperature * latents[name] for name in ("nodes", "bonds")}
         graphs, nodes = mask.shape
@@ -338,7 +338,7 @@ class GraphAFModel(GraphModel):
         bonds = mask.new_zeros(graphs, nodes, nodes, dtype=torch.long)
         kept, sizes = mask.clone(), mask.sum(1)
         for i in range(nodes):
-            # The node itself is not seen yet, but there must be one for the first.
+            # Includes node i, still without edges, so that the first sub-graph is not empty.
             known = bonds[:, : i + 1, : i + 1]
             adjacency = relations(known, self.bond_categories, z["nodes"].dtype)
             row = torch.full_like(sizes, i)[:, None]

@@ -1,8 +1,9 @@
-"""GraphNVP: the adjacency tensor first, then the nodes given it, column by column, node by node.
+"""GraphNVP: a flow of the adjacency tensor, then a flow of the nodes given the adjacency tensor.
 
-Both are one-hot vectors with noise; masked couplings move one column, then one node, at a time,
-given all others (Madhawa et al. 2019, arXiv 1905.11600). Here a pair is one variable, what is drawn
-before a coupling enters it as categories, and couplings share the layers that read the tensor.
+Edges and nodes are one-hot vectors with noise. Couplings transform one column of the tensor at a
+time, then one node at a time, given all others (Madhawa et al. 2019, arXiv 1905.11600). Differences
+to the paper: a pair of nodes is one variable; parts that are already drawn enter a coupling as
+categories, without noise; the couplings share the layers that read the tensor.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ from graphcnf.flows.transform import (
 from graphcnf.graphs.batch import GraphBatch, Latents
 from graphcnf.graphs.model import GraphModel, graph_model
 
-NOISE = 0.9  # width of the noise, c in both papers
+NOISE = 0.9  # width c of the noise, in the papers of GraphNVP and GraphAF
 
 
 class OneHotDequantization(Encoding):
-    """``z = onehot(x) + c u`` with u in [0, 1)^K and c = 0.9: ``log q(z|x) = -K log c``.
+    """Encoding ``z = onehot(x) + c u`` with u uniform in [0, 1)^K, so ``log q(z|x) = -K log c``.
 
-    The cubes of the categories are disjoint, and the largest entry of z tells which one it is in:
-    log p(x|z) = 0. What p(z) puts outside of the cubes is lost, so that the mean of
+    With c = 0.9 the cubes of the categories are disjoint, and the largest entry of z gives the
+    category: log p(x|z) = 0. The mass of p(z) outside of the cubes is lost, so the mean of
     log p(z) + K log c is a lower bound on log p(x). Madhawa et al. 2019, arXiv 1905.11600.
 
     Examples:
@@ -55,7 +56,7 @@ class OneHotDequantization(Encoding):
     def __init__(self, categories: int):
         super().__init__()
         self.cardinalities = self.latent_dim = int(categories)
-        # Knows the type of the module it is part of: there are no parameters to ask.
+        # Carries the type of the module: there are no parameters.
         self.register_buffer("like", torch.empty(0), persistent=False)
 
     def encode(self, x, context=Context()):
@@ -75,27 +76,30 @@ class OneHotDequantization(Encoding):
 
 
 def relations(bonds: Tensor, categories: int, dtype: torch.dtype) -> Tensor:
-    """Return adjacency by edge category side by side, (B, N, R N), of bonds (B, N, N) long."""
+    """Return the adjacency matrices of R edge categories side by side, (B, N, R N).
+
+    `bonds` (B, N, N) long are edge categories plus 1, 0 for no edge.
+    """
     one_hot = F.one_hot(bonds, categories + 1)[..., 1:].to(dtype)
     return one_hot.movedim(-1, 2).flatten(2)
 
 
 class RelationalConvolution(nn.Module):
-    """``h_i <- h_i + relu(W_0 h_i + sum over r and neighbours j in N_r(i) of W_r h_j)``.
+    """Layer ``h_i <- h_i + relu(W_0 h_i + sum over r and neighbours j in N_r(i) of W_r h_j)``.
 
-    The sum of h_i itself lets several layers be trained without normalisation. Schlichtkrull et al.
-    2018, arXiv 1703.06103.
+    The residual connection allows to train several layers without normalisation. Schlichtkrull et
+    al. 2018, arXiv 1703.06103.
     """
 
     def __init__(self, width: int, categories: int):
         super().__init__()
         self.categories = categories
         self.own = nn.Linear(width, width)
-        # Without a constant: nodes whose state is 0 are not there, and send nothing.
+        # Without a bias: absent nodes, whose state is 0, must send 0.
         self.send = nn.Linear(width, categories * width, bias=False)
 
     def forward(self, h: Tensor, adjacency: Tensor) -> Tensor:
-        """Update h (B, N, ..., width), several states of a graph, along `relations`."""
+        """Update h (B, N, ..., width) along edges, given by `relations`."""
         own = self.own(h)
         sent = torch.stack(self.send(h).chunk(self.categories, -1), 1)  # (B, R, N, ..., width)
         received = adjacency.to(sent.dtype) @ sent.flatten(1, 2).flatten(2)
@@ -103,18 +107,18 @@ class RelationalConvolution(nn.Module):
 
 
 class OneByOne(Bijection):
-    """Coupling of one part at a time: ``z_k = exp(s) (x_k + t)``, (t, s) of all other parts.
+    """Couplings of one part after another: ``z_k = exp(s) (x_k + t)``, (t, s) from all other parts.
 
-    `forward` starts with the last part, the inverse with the first: whenever a part moves, those
-    before it are data and those after it are latents.
+    `forward` transforms the last part first, the inverse the first part. In both directions, a part
+    is transformed given the data of earlier parts and the latents of later parts.
     """
 
     def forward(self, x, context=Context()):
-        """Move all parts, the last one first."""
+        """Transform all parts, the last one first."""
         return self._couple(x.to(log_term_dtype(x)), context, inverse=False)
 
     def inverse_and_logdet(self, z, context=Context()):
-        """Move them back, the first one first."""
+        """Invert `forward`, the first part first."""
         return self._couple(z.to(log_term_dtype(z)), context, inverse=True)
 
     def _couple(self, x: Tensor, context: Context, *, inverse: bool) -> tuple[Tensor, Tensor]:
@@ -122,29 +126,29 @@ class OneByOne(Bijection):
 
 
 def _move(x: Tensor, shift: Tensor, log_scale: Tensor, real: Tensor, inverse: bool):
-    """Return a part and its log-det term; initial outputs of networks keep the scale of z."""
+    """Return the transformed part and its log-det; for outputs 0 of the network, z = 2 x - c."""
     shift, log_scale = shift - NOISE / 2, bounded_log_scale(log_scale) + math.log(2)
     z = x * torch.exp(-log_scale) - shift if inverse else (x + shift) * torch.exp(log_scale)
     return masked(z, real), sum_log_term(-log_scale if inverse else log_scale, real)
 
 
 def _categories(x: Tensor, real: Tensor) -> Tensor:
-    """Return one-hot vectors of the largest entries, 0 where nothing is."""
+    """Return one-hot vectors of the largest entries of x; 0 where not `real`."""
     return masked(F.one_hot(x.argmax(-1), x.shape[-1]).to(x), real)
 
 
 class ColumnCouplings(OneByOne):
-    """Couplings of the adjacency tensor (B, N * N, channels), one per column but the last.
+    """Couplings of the adjacency tensor (B, N * N, channels), one for each column but the last.
 
-    Column j holds the pairs of node j with later nodes, see `later_pairs`. `width` gives the
-    channels of the two hidden layers.
+    Column j has the pairs of node j and later nodes, see `later_pairs`. `width` are the channels of
+    the two hidden layers.
     """
 
     def __init__(self, max_nodes: int, channels: int, width: tuple[int, int]):
         super().__init__()
         first, second = width
         columns = range(max_nodes - 1)
-        # Of the edges (without "no edge") that are known, and of latents.
+        # First layer: for known edges (without the category "no edge"), and for latents.
         self.known = nn.Parameter(torch.empty(len(columns), max_nodes * (channels - 1), first))
         self.latent = nn.Parameter(torch.empty(len(columns), max_nodes * channels, first))
         nn.init.normal_(self.known, std=max_nodes**-0.5)
@@ -153,7 +157,7 @@ class ColumnCouplings(OneByOne):
         self.sizes = nn.Embedding(max_nodes + 1, first)
         nn.init.normal_(self.sizes.weight, std=0.1)
         self.hidden = nn.ModuleList(nn.Linear(first, second) for _ in columns)
-        # The later nodes j + 1, j + 2 ... of a smaller graph are the first ones.
+        # A smaller graph uses the first of these outputs, for nodes j + 1, j + 2, ...
         self.leave = nn.ModuleList(
             zero_init(nn.Linear(second, (max_nodes - 1 - j) * 2 * channels)) for j in columns
         )
@@ -168,7 +172,7 @@ class ColumnCouplings(OneByOne):
         known = self.known[:, : n * (channels - 1)].to(x).unbind(0)
         latent = self.latent[:, : n * channels].to(x).unbind(0)
 
-        # What the other columns are told of column j, and its edges of each node.
+        # Input that column j gives to the other columns, and its edges at each node.
         def as_data(j):
             edges = _categories(columns[j], real[:, j])[..., 1:]
             own = F.one_hot(torch.tensor(j, device=x.device), n).to(x)
@@ -207,7 +211,7 @@ class ColumnCouplings(OneByOne):
 
 
 class NodeCouplings(OneByOne):
-    """Couplings of the nodes (B, N, channels), given the edges, which `layers` convolutions see."""
+    """Couplings of the nodes (B, N, channels), given the edges, by `layers` convolutions."""
 
     def __init__(self, max_nodes: int, channels: int, categories: int, width: int, layers: int):
         super().__init__()
@@ -255,15 +259,15 @@ class NodeCouplings(OneByOne):
 
 @graph_model("graphnvp")
 class GraphNVPModel(GraphModel):
-    """log p(graph) from the adjacency tensor, and the nodes given it.
+    """log p(graph) as log p(adjacency tensor) + log p(nodes | adjacency tensor).
 
     Args:
-        width: Channels of the two hidden layers of the couplings of the adjacency tensor.
-        node_width: Channels of those of the nodes.
-        layers: Relational convolutions of the latter.
+        width: Channels of the two hidden layers in the couplings of the adjacency tensor.
+        node_width: Channels of the hidden layers in the couplings of the nodes.
+        layers: Number of relational convolutions in the couplings of the nodes.
 
     Raises:
-        UserError: `width` is not two numbers.
+        UserError: if `width` is not two numbers.
     """
 
     def __init__(
@@ -286,7 +290,7 @@ class GraphNVPModel(GraphModel):
         self.nodes = NodeCouplings(max_nodes, node_categories, bond_categories, node_width, layers)
 
     def _given(self, bonds: Tensor, mask: Tensor) -> Context:
-        """Return the context of the couplings of the nodes: the edges."""
+        """Return the context of the couplings of nodes, which has the edges."""
         categories = self.pair_encoding.latent_dim - 1
         return Context(mask, adjacency=relations(bonds, categories, self.node_encoding.like.dtype))
 
@@ -307,11 +311,11 @@ class GraphNVPModel(GraphModel):
         return self._run(batch, noise)[1]
 
     def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
-        """Return pairs (B, N N, R + 1) as `later_pairs`, nodes (B, N, M) in the base space."""
+        """Encode graphs to base latents: "pairs" (B, N N, R + 1), of `later_pairs`, and "nodes"."""
         return self._run(batch, noise)[0]
 
     def base_sample(self, mask: Tensor, generator=None) -> Latents:
-        """Draw latents for graphs with real nodes `mask` (B, N)."""
+        """Draw base latents for graphs with real nodes `mask` (B, N)."""
         dtype, pair_mask = self.node_encoding.like.dtype, later_pairs(mask)
         draw = partial(self.base.sample, generator=generator, device=mask.device, dtype=dtype)
         pairs = draw((*pair_mask.shape, self.pair_encoding.latent_dim), mask=pair_mask)
@@ -321,9 +325,9 @@ class GraphNVPModel(GraphModel):
     def decode(
         self, latents: Latents, mask: Tensor, *, temperature=1.0, sample=False, generator=None
     ) -> GraphBatch:
-        """Return graphs of latents: edges first, then nodes given them, each the largest entry.
+        """Decode base latents to graphs, edges first; a category is that of the largest entry.
 
-        `temperature` scales latents (published: 0.75 for ZINC250k); `sample` changes nothing.
+        `temperature` multiplies the latents (published: 0.75 for ZINC250k); `sample` is ignored.
         """
         pairs = self.pairs.inverse(temperature * latents["pairs"], Context(mask))
         later = self.pair_encoding.decode(pairs, Context(later_pairs(mask)))
@@ -334,5 +338,5 @@ class GraphNVPModel(GraphModel):
 
 
 def later_pairs(mask: Tensor) -> Tensor:
-    """Return a mask (B, N N) of the pairs of a later and an earlier node, of nodes (B, N)."""
+    """Return a mask (B, N N), True for pairs of a later and an earlier node of `mask` (B, N)."""
     return (mask[:, :, None] & mask[:, None]).tril(-1).flatten(1)

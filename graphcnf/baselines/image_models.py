@@ -1,4 +1,4 @@
-"""VAE and GAN of images; all models of images by name, and from folders."""
+"""VAE and GAN of images, and loading of any image model from a folder."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from graphcnf.images.networks import channels_last
 from graphcnf.limits import Range
 from graphcnf.pretrained import check_device, locate
 
-SLOPE = 0.2  # of the leaky ReLU below zero
+SLOPE = 0.2  # slope of the leaky ReLU below 0
 
 
 def _halved(size: Sequence[int]) -> tuple[int, int]:
@@ -50,9 +50,9 @@ def _convolutions(*layers: nn.Conv2d) -> nn.ModuleList:
 
 
 class ImageToVector(nn.Module):
-    """Four convolutions, two of them of stride 2, and a linear map to the outputs.
+    """Four convolutions, two of them with stride 2, and a linear map to the outputs.
 
-    `width` are the channels at the full size.
+    The first convolution has `width` channels, and each stride doubles them.
     """
 
     def __init__(self, channels: int, size: Sequence[int], outputs: int, width: int):
@@ -73,7 +73,7 @@ class ImageToVector(nn.Module):
 
 
 class VectorToImage(nn.Module):
-    """Linear map to a quarter of the size, and four convolutions with two doublings of the size."""
+    """Linear map to a quarter of height and width, then four convolutions and two upsamplings."""
 
     def __init__(self, inputs: int, outputs: int, size: Sequence[int], width: int):
         super().__init__()
@@ -97,15 +97,15 @@ class VectorToImage(nn.Module):
 
 
 class VAE(ImageModel):
-    """Variational autoencoder: a bound, samples in one pass, latents much smaller than an image.
+    """Variational autoencoder of images, with few latents and independent pixels given them.
 
     log P(x) >= E_{z~q(z|x)} [ log P(x|z) + log p(z) - log q(z|x) ], with a standard normal prior
     and independent pixels given z (Kingma & Welling, ICLR 2014, arXiv 1312.6114).
 
     Args:
-        latents: Numbers that an image is encoded into.
+        latents: Number of latents of an image.
         width: See `ImageToVector`.
-        mixtures: Components of a pixel's mixture.
+        mixtures: Components of the mixture of a pixel.
 
     Examples:
         >>> model = VAE(shape=(1, 4, 4), levels=16, latents=3, width=4)
@@ -160,30 +160,30 @@ class VAE(ImageModel):
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> ImageLatents:
-        """Return the means of q(z|x), (B, latents); see `ImageModel.encode`."""
+        """Encode images to the means of q(z|x), (B, latents)."""
         return ImageLatents(self._posterior(x)[0])
 
     @torch.no_grad()
     def decode(self, latents: ImageLatents) -> Tensor:
-        """Return the means of P(x|z), (B, C, H, W) uint8."""
+        """Decode latents to the means of P(x|z), (B, C, H, W) uint8."""
         return self._pixels(latents.z).mean()
 
 
-# Search of an image's latents: random starts, then steps and rate of Adam from the nearest.
+# `GAN.encode`: number of random latents, then steps and learning rate of Adam from the nearest.
 STARTS, STEPS, RATE = 256, 100, 0.1
 
 
 class GAN(ImageModel):
-    """Adversarial network: samples in one pass, no likelihood; latents of an image are searched.
+    """Generative adversarial network; it has no likelihood, and `encode` searches for latents.
 
         discriminator:  E softplus(-D(x)) + E softplus(D(G(z))) + gamma / 2 E |grad_x D(x)|^2
         generator:      E softplus(-D(G(z)))
 
     Goodfellow et al. 2014 (arXiv 1406.2661), with the penalty R1 of Mescheder et al. 2018 (arXiv
-    1801.04406); latents are found by descent (Zhu et al. 2016, arXiv 1609.03552).
+    1801.04406); latents are found by gradient descent (Zhu et al. 2016, arXiv 1609.03552).
 
     Args:
-        latents: Numbers that the generator maps to an image.
+        latents: Number of latents of an image.
         width: See `ImageToVector`.
         penalty: gamma.
 
@@ -209,21 +209,21 @@ class GAN(ImageModel):
         super().__init__(architecture, shape, levels, latents=latents, width=width, penalty=penalty)
         channels, *size = shape
         self.latent_size, self.penalty = latents, penalty
-        # Without a tanh, which has no slope where all pixels are black: training got stuck there.
-        # `unscaled` clips to -1 to 1.
+        # Without a final tanh, whose slope vanishes for black pixels: training got stuck there.
+        # `unscaled` clips to -1 to 1 instead.
         self.generator = VectorToImage(latents, channels, size, width)
         self.discriminator = ImageToVector(channels, size, 1, width)
 
     def training_loss(self, batch: Tensor, *, beta: float = 1.0):
-        """Return the sum of both players' losses, whose gradient gives each player its own.
+        """Return the sum of the losses of both players, which gives each its own gradient.
 
-        The metrics are its three parts as pairs (sum over images, number of images).
+        The metrics are the three parts of the sum, as pairs (sum over images, number of images).
         """
         real = scaled(self.checked(batch), self.levels, self.dtype)
         fake = self.generator(torch.randn(len(real), self.latent_size).to(real))
         penalty = self._gradient_penalty(real)
         scores = self.discriminator(real), self.discriminator(fake.detach())
-        # The generator's loss gives the discriminator no gradient.
+        # Detached: the generator's loss gives the discriminator no gradient.
         held = {name: p.detach() for name, p in self.discriminator.named_parameters()}
         generator = F.softplus(-functional_call(self.discriminator, held, (fake,)))
         parts = {
@@ -236,7 +236,7 @@ class GAN(ImageModel):
         return sum(parts.values()), metrics
 
     def _gradient_penalty(self, real: Tensor) -> Tensor:
-        with torch.enable_grad():  # the held-out loss needs it as well
+        with torch.enable_grad():  # for the held-out loss, which is computed without gradients
             real = real.detach().requires_grad_()
             score = self.discriminator(real).sum()
             (gradient,) = torch.autograd.grad(score, real, create_graph=self.training)
@@ -250,7 +250,7 @@ class GAN(ImageModel):
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> ImageLatents:
-        """Return latents whose images are near x, by descent from the nearest of fixed draws."""
+        """Search latents of images near x, by gradient descent from the nearest of fixed draws."""
         x = scaled(self.checked(x), self.levels, self.dtype)
         draws = torch.randn(STARTS, self.latent_size, generator=torch.Generator().manual_seed(0))
         draws = draws.to(x)
@@ -266,7 +266,7 @@ class GAN(ImageModel):
 
     @torch.no_grad()
     def decode(self, latents: ImageLatents) -> Tensor:
-        """Return images (B, C, H, W) uint8 of latents."""
+        """Decode latents to images (B, C, H, W) uint8."""
         return unscaled(self.generator(latents.z), self.levels)
 
 
@@ -279,7 +279,7 @@ IMAGE_MODELS: dict[str, type[ImageModel]] = {
 
 
 def image_model_class(architecture: Any) -> type[ImageModel]:
-    """Return the class of models of an architecture; raise `UserError` if there is none."""
+    """Return the class of image models of an architecture; UserError if there is none."""
     if not isinstance(architecture, str) or architecture not in IMAGE_MODELS:
         names = ", ".join(IMAGE_MODELS)
         raise UserError(f"architecture must be one of {names}, got {architecture!r}")
@@ -287,17 +287,17 @@ def image_model_class(architecture: Any) -> type[ImageModel]:
 
 
 def is_image_model(name: str) -> bool:
-    """Return True if the folder, or its `model/`, holds a model of images."""
+    """Return True if a folder, or its sub-folder `model`, contains a model of images."""
     with suppress(UserError, OSError, ValueError, KeyError, TypeError):
         return _architecture(name) in IMAGE_MODELS
     return False
 
 
 def load_image_model(name: str, device: str = "cpu") -> ImageModel:
-    """Load a folder with an image model, whatever its architecture.
+    """Load an image model of any architecture from a folder.
 
     Raises:
-        UserError: There is no such model or device.
+        UserError: if there is no such model or device.
     """
     check_device(device)
     folder = locate(name)

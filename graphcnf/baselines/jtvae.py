@@ -1,9 +1,9 @@
-"""JT-VAE: a tree of clusters first, then how they are put together.
+"""JT-VAE: a variational autoencoder of a graph's tree of clusters, and of their attachments.
 
-Two latent vectors, of the tree and of the graph (Jin, Barzilay & Jaakkola, ICML 2018, arXiv
-1802.04364). The bound is on log p(tree, attachments | number of nodes) of the depth-first code that
-starts at node 0, itself a lower bound on log p(graph | number of nodes). Where a tree cannot go on,
-a sample stays smaller: probabilities of a size may sum to a little less than 1.
+There are two latent vectors, for the tree and for the graph (Jin, Barzilay & Jaakkola, ICML 2018,
+arXiv 1802.04364). The bound is one on log p(tree, attachments | number of nodes) of the depth-first
+code from node 0, itself a lower bound on log p(graph | number of nodes). If nothing can be added to
+a tree, the drawn graph is smaller: the probabilities of a size may sum to slightly less than 1.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from graphcnf.graphs.batch import GraphBatch, Latents, PackedGraphs
 from graphcnf.graphs.model import graph_model
 from graphcnf.graphs.path.support import Support, limit_note
 
-NEVER = 10_000  # nodes that a cluster adds that cannot be attached; more than any sum of weights
-TRIES = 20  # labels that are tried where the more probable ones can be attached nowhere
-# Starts posteriors with standard deviations near exp(-4.7): what the latents say of a molecule is
-# not lost in noise before the networks have learnt to read it.
+NEVER = 10_000  # larger than any number of nodes or sum of weights: a cluster cannot be attached
+TRIES = 20  # number of labels that are tried, from the most probable, until one can be attached
+# Bias of initial posteriors, for standard deviations near exp(-4.7): at first, noise must not hide
+# the information in the latents from the decoder.
 FIRST_SPREAD = -3.0
 
 
@@ -38,15 +38,15 @@ def _long(values, device, *shape: int) -> Tensor:
 
 
 def _sum_by(values: Tensor, owner: Tensor, count: int) -> Tensor:
-    """Return the sums (count, C) of the rows of `values` (M, C) that each owner has."""
+    """Sum the rows of `values` (M, C) with the same owner; return (count, C)."""
     return values.new_zeros(count, values.shape[-1]).index_add(0, owner, values)
 
 
 class TreeBatch:
-    """Junction trees, one after the other; M clusters in all.
+    """Batch of junction trees with M clusters in all.
 
-    For each cluster there are its label, its graph, the place of its parent (-1 for the first one),
-    and the nodes to come, (M,) each; `levels` are the places at each depth, from 0 on.
+    `label`, `graph`, `parent` (index of the cluster, -1 for none) and `remaining` (nodes to come)
+    are (M,) each; `levels` lists the indices of the clusters at each depth, from 0 on.
     """
 
     def __init__(self, codes: Sequence[PartialGraph], device):
@@ -72,25 +72,26 @@ class TreeBatch:
         levels = [np.flatnonzero(np.array(depth) == d) for d in range(max(depth) + 1)]
         self.levels = [_long(level, device) for level in levels]
         self.label, self.graph, self.parent, self.remaining = _long(rows, device, 4).unbind(1)
-        # Rows (cluster, an earlier child of its parent).
+        # Rows (cluster, earlier child of the same parent).
         self.siblings = _long(siblings, device, 2)
-        # Rows (cluster, its next child or -1 for no other one, nodes to come), but for the first
-        # clusters and where no nodes are to come, since the answer is known.
+        # Decisions, rows (cluster, its next child or -1 for none, nodes to come). Those of first
+        # clusters, and those without nodes to come, are certain and left out.
         self.turns = _long(turns, device, 3)
 
 
 class Sites:
-    """Attachments to choose from; E choices with O options in all.
+    """Batch of E choices between attachments, with O options in all.
 
-    The choices are rows (graph, place of the child in a batch of messages, label of the parent,
-    label of the child, *`PartialGraph.choices`).
+    `choices` are rows (graph, row of the child in a batch of messages, label of the parent, label
+    of the child, *`PartialGraph.choices`).
 
     Attributes:
-        graph: Graph of each choice, (E,), as `child`, `parent`, `chosen` of its row, and `first`,
-            the place of its first option in `option`.
-        shared: Rows (choice, node of the parent, label and node of what shares it), (S, 4).
-        option: Rows (choice, two nodes of the parent, label and two nodes of the child), (O, 6);
-            where one node is shared it stands there twice.
+        graph, child, parent, chosen: Entries of each choice, (E,).
+        first: Index in `option` of the first option of each choice, (E,).
+        shared: Rows (choice, node of the parent, label of another cluster that shares it, node of
+            that cluster), (S, 4).
+        option: Rows (choice, two nodes of the parent, label of the child, two nodes of the child),
+            (O, 6). If only one node is shared, it is repeated.
     """
 
     def __init__(self, choices: Sequence[tuple], device):
@@ -108,7 +109,7 @@ class Sites:
 class TreeGRU(nn.Module):
     """Gated messages along the edges of a tree.
 
-    With x of the cluster that sends, and h_k the messages that came to it from elsewhere:
+    With x, the embedding of the cluster that sends, and h_k, its messages from other clusters:
     s = sum_k h_k, g = sum_k sigmoid(W_r x + U_r h_k) h_k, z = sigmoid(W_z (x, s)),
     m = (1 - z) s + z tanh(W (x, g)). Jin et al. 2018, eqs. 4 to 8.
     """
@@ -121,18 +122,18 @@ class TreeGRU(nn.Module):
         self.reset_h = nn.Linear(width, width, bias=False)
 
     def gated(self, x: Tensor, message: Tensor) -> Tensor:
-        """Return the part (M, C) of a message that passes the receiver's reset gate."""
+        """Return messages (M, C) times the reset gates of their receivers x (M, C)."""
         gate = torch.sigmoid(self.reset_x(x) + self.reset_h(message))
         return (gate * message).to(message.dtype)
 
     def combined(self, x: Tensor, total: Tensor, gated: Tensor) -> Tensor:
-        """Return the message that a cluster sends, given the sums of what it hears, (M, C)."""
+        """Return the messages (M, C) of clusters x, from the sums s and g of received messages."""
         z = torch.sigmoid(self.update(torch.cat([x, total], -1)))
         new = torch.tanh(self.content(torch.cat([x, gated], -1)))
         return ((1 - z) * total + z * new).to(total.dtype)
 
     def upward(self, x: Tensor, trees: TreeBatch) -> Tensor:
-        """Return messages of all clusters (M, C) to their parents, leaves first."""
+        """Return the messages (M, C) of all clusters to their parents, computed from the leaves."""
         up, total, gated = (torch.zeros_like(x) for _ in range(3))
         for level in reversed(trees.levels):
             message = self.combined(x[level], total[level], gated[level])
@@ -144,9 +145,9 @@ class TreeGRU(nn.Module):
         return up
 
     def downward(self, x: Tensor, up: Tensor, trees: TreeBatch) -> Tensor:
-        """Return messages (M, C) to all clusters from their parents, 0 to the first ones.
+        """Return the messages (M, C) to all clusters from their parents; 0 to first clusters.
 
-        A parent passes on the messages of its own parent and of the earlier children.
+        The message to a child depends on those from the parent's parent and from earlier children.
         """
         down = torch.zeros_like(x)
         child, earlier = trees.siblings.unbind(1)
@@ -161,18 +162,18 @@ class TreeGRU(nn.Module):
 
 
 class Attachments(nn.Module):
-    """Scores of the ways to attach a cluster to another, and features of them for the posterior.
+    """Network of the ways to attach a cluster: their features and log-probabilities.
 
-    Messages run along the edges of the cluster that is there, whose nodes know what shares them,
-    the new cluster with each option. Features of an option have a part of their own in its score,
-    and one that is multiplied with the latents; the posterior of these sees the sum of the features
-    of all that was chosen, so that the product tells whether an option was among them.
-
+    To compute the features of an option, messages run along the edges of the parent cluster, whose
+    nodes have embeddings of the clusters that share them, the new one included. The score of an
+    option is a linear map of its features plus their product with the latents. The posterior of the
+    latents sees the sum of the features of all chosen options, so the product can tell whether an
+    option was chosen.
     """
 
     size: Tensor  # nodes of each cluster, (V,)
-    node: Tensor  # number of each node among those of all clusters, alike ones the same, (V, A)
-    bonds: Tensor  # 1 + category of the edges, (V, A, A)
+    node: Tensor  # number of each node in the vocabulary, equal for equivalent nodes, (V, A)
+    bonds: Tensor  # edge categories plus 1, 0 for no edge, (V, A, A)
     adds: Tensor  # least number of nodes that cluster j adds when attached to cluster i, (V, V)
 
     def __init__(
@@ -203,7 +204,7 @@ class Attachments(nn.Module):
         size = np.array([len(c.types) for c in clusters])
         node = np.zeros((len(clusters), size.max()), dtype=np.int64)
         bonds = np.zeros((len(clusters), size.max(), size.max()), dtype=np.int64)
-        # What a node of a category can still take, and needs at least, in each cluster.
+        # By cluster and node category: most free valence, and least sum of edge weights.
         takes = np.full((len(clusters), node_categories), -1)
         needs = np.full((len(clusters), node_categories), NEVER)
         ends: dict[tuple[int, int, int], int] = {}
@@ -227,7 +228,7 @@ class Attachments(nn.Module):
             self.register_buffer(name, torch.from_numpy(table), persistent=False)
 
     def features(self, sites: Sites, down: Tensor) -> Tensor:
-        """Return features of all options (O, C), given messages (M, C) to the new clusters."""
+        """Return the features (O, C) of all options, given messages `down` (M, C) to children."""
         choice, a, b, label, c, d = sites.option.unbind(1)
         count, size = len(sites.parent), int(self.size[sites.parent].amax()) if len(choice) else 1
         owner, node, other, part = sites.shared.unbind(1)
@@ -247,7 +248,10 @@ class Attachments(nn.Module):
         return F.gelu(self.option(both) + self.of_message(down[sites.child])[choice])
 
     def log_probs(self, features: Tensor, sites: Sites, z: Tensor) -> Tensor:
-        """Return log-probabilities (E, most options), -inf beyond, given latents (E, D)."""
+        """Return log-probabilities (E, most options) of the options of each choice, given z (E, D).
+
+        Entries beyond the number of options are -inf.
+        """
         choice = sites.option[:, 0]
         match = (self.key(features) * self.query(z)[choice]).mean(-1)
         score = self.score(features)[..., 0] + match * features.shape[-1] ** 0.5
@@ -259,9 +263,9 @@ class Attachments(nn.Module):
 
 
 class TreeDecoder:
-    """State of the depth-first decoding of graphs of given `sizes` from latents (B, D).
+    """Depth-first decoder of graphs of given `sizes` from latents (B, D).
 
-    Steps are drawn with `sample`; otherwise the most probable ones are taken.
+    If `sample`, each decision is drawn, otherwise the most probable one is taken.
     """
 
     def __init__(
@@ -276,7 +280,7 @@ class TreeDecoder:
         self.model, self.generator, self.sample = model, generator, sample
         self.z_tree, self.z_graph = z_tree, z_graph
         self.graphs = [PartialGraph(model.vocabulary, size) for size in sizes]
-        # A tree of edges alone has fewer clusters than nodes, and single nodes between them.
+        # At most: a tree with only edges, and single nodes between them, as clusters.
         shape = (len(sizes), 2 * max(sizes) + 1, model.label.weight.shape[1])
         self.x, self.down, self.up, self.up_gated = (z_tree.new_zeros(shape) for _ in range(4))
         self.current = [-1] * len(sizes)
@@ -295,7 +299,7 @@ class TreeDecoder:
         return self.graphs
 
     def _draw(self) -> None:
-        """Draw the uniform numbers of a step: every graph has its own, whatever the others do."""
+        """Draw the uniform numbers of a step, for every graph, so that graphs are independent."""
         if self.sample:
             self.uniforms = draw_uniform(
                 (len(self.graphs), len(self.model.vocabulary) + 2),
@@ -308,7 +312,7 @@ class TreeDecoder:
         return _long([self.graphs[b].to_come for b in rows], self.x.device)
 
     def _label_logits(self, rows: list[int], down: Tensor) -> Tensor:
-        """Return logits whose largest is a draw, those below it draws without replacement."""
+        """Return logits of labels, perturbed if `sample`: in order, draws without replacement."""
         labels = _long([[*self.graphs[b].labels, -1][self.current[b]] for b in rows], down.device)
         logits = self.model.label_logits(down, self.z_tree[rows], self._to_come(rows), labels)
         if not self.sample:
@@ -317,7 +321,7 @@ class TreeDecoder:
         return logits - (-u.log()).log()
 
     def _enter(self, rows: list[int]) -> None:
-        """Go to the clusters that were just added."""
+        """Make the cluster that was just added the current one."""
         for b in rows:
             self.current[b] = len(self.graphs[b].labels) - 1
         labels = _long([self.graphs[b].labels[-1] for b in rows], self.x.device)
@@ -332,8 +336,8 @@ class TreeDecoder:
         growing = []
         for row, (b, k, want) in enumerate(zip(rows, here, wanted.tolist(), strict=True)):
             graph = self.graphs[b]
-            # The first cluster ends the tree, and not before there are enough nodes; no cluster is
-            # left where nothing could be attached to those above it.
+            # The first cluster is not closed before there are enough nodes, another one not unless
+            # something can be attached to the clusters above it.
             more = want or k == 0 or not graph.open(graph.parents[k])
             if more and graph.to_come > 0 and len(graph.labels) <= 2 * graph.size:
                 growing.append(row)
@@ -352,7 +356,7 @@ class TreeDecoder:
         return [b for row, b in enumerate(rows) if b in grown or here[row] > 0]
 
     def _grow(self, rows: list[int], down: Tensor) -> set[int]:
-        """Give the current cluster of some graphs a child; return the graphs where one fits."""
+        """Add a child to the current clusters of some graphs; return the graphs where one fits."""
         logits = self._label_logits(rows, down)
         values, labels = logits.topk(min(TRIES, logits.shape[1]), dim=1)
         grown, several = {}, []
@@ -376,7 +380,7 @@ class TreeDecoder:
         return set(grown)
 
     def _choose(self, choices: list[tuple], down: Tensor) -> list[int]:
-        """Return the number of the option that each choice takes."""
+        """Choose an option of each choice; return their numbers."""
         sites, attachments = Sites(choices, down.device), self.model.attachments
         features = attachments.features(sites, down)
         log_p = attachments.log_probs(features, sites, self.z_graph[sites.graph])
@@ -389,10 +393,10 @@ class TreeDecoder:
 
 
 class Reading(NamedTuple):
-    """A batch of graphs as the networks see it, without latents.
+    """Inputs of the networks from a batch of graphs, which do not depend on the latents.
 
-    Embedded labels `x`, messages of M clusters to and from their parents, (M, C), and features
-    (O, C) of the attachments with several options.
+    They are the trees, embedded labels `x`, messages `up` to and `down` from parents, (M, C) each,
+    choices between attachments, and `features` (O, C) of their options.
     """
 
     trees: TreeBatch
@@ -405,19 +409,19 @@ class Reading(NamedTuple):
 
 @graph_model("jtvae")
 class JunctionTreeVAE(GraphVAE):
-    """Variational autoencoder of graphs by way of their junction trees.
+    """Variational autoencoder of graphs through their junction trees.
 
     Args:
         edge_weights: Weight of each edge category (bond orders).
-        clusters: The rows of the `Vocabulary`.
+        clusters: Rows of the `Vocabulary`.
         largest_sums: Largest sum of edge weights of each node category; None for no limit.
         tree_dim: Channels of the latents of the tree.
         graph_dim: Channels of the latents of the graph.
         width: Channels of clusters and messages.
         node_width: Channels of nodes.
         layers: Rounds of messages along edges.
-        kl_free: Training molecules before the divergence from the prior counts.
-        kl_weight: Weight of the divergence from then on. A large one leaves the latents empty.
+        kl_free: Number of training molecules before the KL divergence from the prior counts.
+        kl_weight: Weight of the KL divergence after that. If it is large, latents collapse.
     """
 
     measured = ("edge_weights", "clusters", "largest_sums")
@@ -451,13 +455,13 @@ class JunctionTreeVAE(GraphVAE):
         self.vocabulary = Vocabulary(clusters, edge_weights, sums)
         self.root_label = nn.Embedding(len(clusters), width)
         self.root_messages = TreeGRU(width)
-        # The posterior of the tree also sees a sum over its clusters and what they hear.
+        # The posterior of the tree also sees a sum over clusters and messages from their parents.
         self.cluster = nn.Embedding(len(clusters), width)
         self.heard = nn.Linear(width, width)
         self.value = nn.Linear(width, width)
         self.tree_posterior = _posterior(2 * width, tree_dim)
         self.graph_posterior = _posterior(width, graph_dim)
-        # Decisions of a tree: another child or none, and the cluster of a child.
+        # Decisions of a tree: another child or none, and the label of a child.
         self.label = nn.Embedding(len(clusters), width)
         self.messages = TreeGRU(width)
         self.remaining = nn.Embedding(max_nodes + 1, 2 * width)
@@ -474,7 +478,7 @@ class JunctionTreeVAE(GraphVAE):
 
     @staticmethod
     def measure(graphs: PackedGraphs, *, support: bool = True, **options) -> dict:
-        """Return the clusters and the largest sums of a set of graphs; see `Support.limits`."""
+        """Return the vocabulary of a set of graphs, and its `Support.limits`."""
         limits = Support.limits(graphs, **options)
         weights, sums = limits["edge_weights"], limits["largest_sums"]
         assert weights is not None and sums is not None
@@ -486,7 +490,7 @@ class JunctionTreeVAE(GraphVAE):
         return [limit_note(rules)]
 
     def knows(self, batch: GraphBatch) -> Tensor:
-        """Return True where all clusters of a graph are in the vocabulary, (B,) bool."""
+        """Return True for graphs whose clusters are all in the vocabulary, (B,) bool."""
         known = [encode(self.vocabulary, *graph) is not None for graph in neighbours_of(batch)]
         return torch.tensor(known, dtype=torch.bool, device=batch.mask.device)
 
@@ -524,10 +528,10 @@ class JunctionTreeVAE(GraphVAE):
         }
 
     def estimate(self, batch: GraphBatch) -> dict[str, Bound]:
-        """Draw the bound, with a weighted KL divergence in training mode.
+        """Draw the bound; in training mode, the KL divergence is weighted.
 
-        The weight is 0 for the first `kl_free` molecules, then `kl_weight`. Training metrics named
-        `bits_*` include it.
+        The weight is 0 for the first `kl_free` molecules, then `kl_weight`. The metrics `bits_*` of
+        training include the weighted divergence.
         """
         if not self.training:
             return self.bounds(batch)
@@ -543,7 +547,7 @@ class JunctionTreeVAE(GraphVAE):
         below = (trees.parent >= 0).nonzero()[:, 0]
         cluster, following, left = trees.turns.unbind(1)
         more, owner = following >= 0, trees.graph[cluster]
-        # Before its next child a cluster has heard the earlier ones, in the end all of them.
+        # Before its next child a cluster has messages from earlier children, in the end from all.
         before = _sum_by(up[earlier], child, len(up))[following]
         after = _sum_by(up[below], trees.parent[below], len(up))[cluster]
         heard = reading.down[cluster] + torch.where(more[:, None], before, after)
@@ -563,17 +567,17 @@ class JunctionTreeVAE(GraphVAE):
         return {"turns": turns, "labels": labels, "attachments": attachments}
 
     def _scaled(self, h: Tensor, z: Tensor, remaining: Tensor, part: int) -> Tensor:
-        """Return features scaled and shifted by the latents and the nodes to come."""
+        """Return features h, scaled and shifted by latents and the numbers of nodes to come."""
         scale, shift = self.of_latents(z).chunk(2, -1)[part].chunk(2, -1)
         return F.relu((1 + scale) * h + shift + self.remaining(remaining).chunk(2, -1)[part])
 
     def turn_logits(self, x: Tensor, heard: Tensor, z: Tensor, remaining: Tensor) -> Tensor:
-        """Return logits (R,) of another child, given sums `heard` (R, C) of received messages."""
+        """Return logits (R,) of another child, given sums `heard` (R, C) of messages."""
         h = self.of_turn(torch.cat([x, heard], -1))
         return self.turn(self._scaled(h, z, remaining, 0))[..., 0]
 
     def label_logits(self, down: Tensor, z: Tensor, remaining: Tensor, parent: Tensor) -> Tensor:
-        """Return logits of labels, -inf where a cluster adds too much or nowhere fits its parent.
+        """Return logits (M, V) of labels; -inf for clusters that do not fit the parent or the size.
 
         `parent` (M,) is the label of the parent, -1 for a first cluster.
         """
@@ -586,9 +590,9 @@ class JunctionTreeVAE(GraphVAE):
     def decode(
         self, latents: Latents, mask: Tensor, *, temperature=1.0, sample=False, generator=None
     ) -> GraphBatch:
-        """Return graphs of the most probable steps, or of draws; `temperature` scales latents.
+        """Decode latents, multiplied by `temperature`, by drawn or most probable decisions.
 
-        Nodes are numbered as they come, not as the graph that was encoded.
+        Nodes are numbered as they are added, not as in an encoded graph.
         """
         z_tree, z_graph = (temperature * latents[name] for name in self.dims)
         sizes = mask.sum(1).tolist()
@@ -601,14 +605,14 @@ class JunctionTreeVAE(GraphVAE):
 
 
 def _posterior(width: int, dim: int) -> nn.Sequential:
-    """Return a network of mean and logarithm of the standard deviation of `dim` latents."""
+    """Build a network of means and log standard deviations of `dim` latents."""
     network = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * dim))
     nn.init.constant_(network[-1].get_parameter("bias")[dim:], FIRST_SPREAD)
     return network
 
 
 def _summed(log_p: Tensor, right: Tensor, graph: Tensor, count: int) -> Bound:
-    """Return the bound of `count` graphs: sums of log p by graph, and the share predicted."""
+    """Sum log p of decisions by graph; return them as a bound with the share of `right` ones."""
     both = torch.stack([log_p, right.to(log_p), torch.ones_like(log_p)], 1)
     total, correct, number = _sum_by(both, graph, count).unbind(1)
     zero = torch.zeros_like(total)

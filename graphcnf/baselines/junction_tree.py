@@ -1,9 +1,9 @@
-"""Junction trees of graphs: clusters, the ways to attach them, and codes of graphs.
+"""Junction trees of graphs: clusters, their attachments, and codes of graphs.
 
-A cluster is an edge outside of rings, a ring, rings that share more than two nodes as one, or a
-single node in which three clusters or more meet (Jin et al. 2018, arXiv 1802.04364, section 2.1 and
-appendix A). Rings whose clusters would not form a tree (three that share edges pairwise around a
-node) are one cluster here, so that every connected graph has its tree.
+A cluster is an edge outside of rings, a ring, a union of rings that share more than two nodes, or a
+single node where three or more clusters meet (Jin et al. 2018, arXiv 1802.04364, section 2.1 and
+appendix A). Here, rings whose clusters would not form a tree (such as three rings around a node
+that share edges pairwise) are one cluster, so that every connected graph has a junction tree.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from graphcnf.errors import UserError
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 from graphcnf.graphs.isomorphism import SAME, typed_graph
 
-# A cluster with more is no ring of a molecule (a complete graph of 8 nodes has 40,320).
+# Largest number of automorphisms of a cluster; rings of molecules have far fewer.
 MOST_SYMMETRIES = 10_000
-CHUNK = 1000  # graphs that are unpacked at once
+CHUNK = 1000  # number of graphs that are unpacked at once
 
 Neighbours = list[dict[int, int]]
-"""Category of the edge to each neighbour, for every node."""
+"""For each node, its neighbours with the category of the edge to each."""
 
 Site = tuple[int, ...]
 """Nodes that a cluster shares with another: one, or both ends of an edge."""
 
 
 def neighbours_of(batch: GraphBatch) -> list[tuple[list[int], Neighbours]]:
-    """Return node categories and edges of each graph, neighbours in ascending order.
+    """Return node categories and neighbours, in ascending order, of each graph.
 
-    The order decides between rings of the same size, for a vocabulary and for a code alike.
+    The order of the neighbours decides between rings of the same size.
     """
     sizes, types = batch.sizes.tolist(), batch.node_types.tolist()
     graphs: list[Neighbours] = [[{} for _ in range(n)] for n in sizes]
@@ -45,7 +45,7 @@ def neighbours_of(batch: GraphBatch) -> list[tuple[list[int], Neighbours]]:
 
 
 def rings(neighbours: Neighbours) -> list[set[int]]:
-    """Return the nodes of the rings of a cycle basis of a connected graph, short ones."""
+    """Return a cycle basis of short rings of a connected graph, as sets of nodes."""
     edges = [(v, w) for v, around in enumerate(neighbours) for w in around if v < w]
     covered: set[tuple[int, int]] = set()
     found = []
@@ -60,7 +60,7 @@ def rings(neighbours: Neighbours) -> list[set[int]]:
 
 
 def _shortest_ring(neighbours: Neighbours, v: int, w: int) -> list[int]:
-    """Return the nodes of a shortest ring through an edge, in order; none for a bridge."""
+    """Return the nodes, in order, of a shortest ring through edge (v, w); none for a bridge."""
     before, queue = {v: v}, deque([v])
     while queue and w not in before:
         here = queue.popleft()
@@ -75,10 +75,10 @@ def _shortest_ring(neighbours: Neighbours, v: int, w: int) -> list[int]:
 
 
 def junction_tree(neighbours: Neighbours) -> tuple[list[Site], list[int]] | None:
-    """Return clusters, depth-first from that of node 0, and the number of each one's parent.
+    """Return the clusters in depth-first order from node 0, and the index of the parent of each.
 
-    A cluster is its nodes in ascending order; the first has the parent -1. None where the graph is
-    in several pieces.
+    A cluster is a tuple of nodes in ascending order; the parent of the first is -1. Returns None if
+    the graph is not connected.
     """
     if len(neighbours) == 1:
         return [(0,)], [-1]
@@ -114,7 +114,7 @@ def _merged(cycles: list[set[int]]) -> list[set[int]]:
 
 
 def _spanning_tree(neighbours: Neighbours, cycles: list[set[int]]) -> tuple[list[set], nx.Graph]:
-    """Return all clusters, and a spanning tree of largest overlaps."""
+    """Return all clusters, and a spanning tree of maximum overlap between them."""
     inside = [[k for k, ring in enumerate(cycles) if v in ring] for v in range(len(neighbours))]
     clusters = list(cycles)
     for v, around in enumerate(neighbours):
@@ -137,7 +137,7 @@ def _spanning_tree(neighbours: Neighbours, cycles: list[set[int]]) -> tuple[list
 
 
 def _not_a_tree(neighbours: Neighbours, clusters: list[set], tree: nx.Graph) -> set[int]:
-    """Return nodes of rings that must be one cluster; none where it is a junction tree."""
+    """Return nodes of rings to be merged, since `tree` is no junction tree; none if it is one."""
     count = Counter(v for cluster in clusters for v in cluster)
     for a, b in tree.edges:
         shared = clusters[a] & clusters[b]
@@ -153,10 +153,10 @@ def _not_a_tree(neighbours: Neighbours, clusters: list[set], tree: nx.Graph) -> 
 
 
 class Cluster:
-    """A graph of the vocabulary.
+    """Small graph in a vocabulary.
 
-    It has node categories `types`, the category of each edge (i, j) both ways round, and the
-    weight of each edge category; `sums` are the sums of edge weights of its nodes.
+    `types` are its node categories, `edges` has the category of each edge as (i, j) and as (j, i),
+    `weights` are those of the edge categories. `sums` are the sums of the edge weights of nodes.
     """
 
     def __init__(self, types: tuple[int, ...], edges: dict[Site, int], weights: list[int]):
@@ -168,7 +168,7 @@ class Cluster:
         self.invariant = tuple(sorted(types)), tuple(ends)
 
     def isomorphisms(self, other: Cluster):
-        """Yield isomorphisms: node of `other` for each node of this."""
+        """Yield isomorphisms, tuples of the node of `other` for each node."""
         matcher = nx.algorithms.isomorphism.GraphMatcher(self._graph, other._graph, **SAME)
         for found in matcher.isomorphisms_iter():
             yield tuple(found[v] for v in range(len(self.types)))
@@ -180,7 +180,7 @@ class Cluster:
 
     @cached_property
     def symmetries(self) -> list[Site]:
-        """Automorphisms; raises `UserError` for too many of them."""
+        """Automorphisms; raises UserError if there are more than `MOST_SYMMETRIES`."""
         found = list(islice(self.isomorphisms(self), MOST_SYMMETRIES + 1))
         if len(found) > MOST_SYMMETRIES:
             raise UserError(
@@ -191,18 +191,18 @@ class Cluster:
 
     @cached_property
     def alike(self) -> list[int]:
-        """First of the nodes that are equivalent to each node."""
+        """First equivalent node of each node, under automorphisms."""
         return [min(images) for images in zip(*self.symmetries, strict=True)]
 
     @cached_property
     def sites(self) -> list[Site]:
-        """All nodes and, in rings, all edges both ways round."""
+        """All nodes and, in rings, all edges in both directions."""
         nodes: list[Site] = [(v,) for v in range(len(self.types))]
         return nodes + list(self.edges) if len(nodes) > 2 else nodes
 
     @cached_property
     def distinct_sites(self) -> set[Site]:
-        """One site of each that are equivalent."""
+        """One site of each class of equivalent sites."""
         return {min(tuple(s[v] for v in site) for s in self.symmetries) for site in self.sites}
 
     def shared(self, site: Site) -> int:
@@ -210,10 +210,11 @@ class Cluster:
         return self.weights[self.edges[site]] if len(site) == 2 else 0
 
 
-def canonical(host: Cluster, guest: Cluster, fixed: Site, place: Site, site: Site):
-    """Return the attachment in `attachments` that is equivalent to nodes `place` as nodes `site`.
+def representative(host: Cluster, guest: Cluster, fixed: Site, place: Site, site: Site):
+    """Return the representative in `attachments` of joining nodes `place` with nodes `site`.
 
-    Also the symmetries of host and guest that lead there; `fixed` nodes of the host stay in place.
+    Also returns the automorphisms of host and guest that map to the representative. That of the
+    host keeps its nodes `fixed`.
     """
     images = []
     for s, t in product(host.symmetries, guest.symmetries):
@@ -227,11 +228,11 @@ def canonical(host: Cluster, guest: Cluster, fixed: Site, place: Site, site: Sit
 def attachments(
     host: Cluster, guest: Cluster, fixed: Site, free: tuple[int, ...], most: int
 ) -> list[tuple[Site, Site]]:
-    """Return the ways to attach a cluster to another, one of each that are equivalent.
+    """Return the ways to attach cluster `guest` to cluster `host`, one of each equivalence class.
 
-    They are pairs (site of the host, site of the guest): nodes of the one become those of the
-    other. `fixed` nodes of the host are shared with other clusters, `free` is the free valence of
-    each, and at `most` so many nodes are added.
+    An attachment is a pair (site of the host, site of the guest) whose nodes are identified. Nodes
+    `fixed` of the host are shared with other clusters, `free` is the free valence of its nodes, and
+    `most` is the largest number of nodes to add.
     """
     found = set()
     for site in guest.distinct_sites:
@@ -248,15 +249,16 @@ def attachments(
                 )
             )
             if fits and (len(site) == 1 or host.edges[place] == guest.edges[site]):
-                found.add(canonical(host, guest, fixed, place, site)[0])
+                found.add(representative(host, guest, fixed, place, site)[0])
     return sorted(found)
 
 
 class Vocabulary:
-    """Clusters by number.
+    """Numbered clusters.
 
-    Each of the `rows` is [node categories, i, j and category of each edge in one list]. There is a
-    weight for each edge category, and a largest sum of edge weights for each node category.
+    Each of the `rows` is a pair of lists: node categories, and i, j, category of all edges in turn.
+    `edge_weights` are the weights of edge categories, `largest_sums` the largest sums of edge
+    weights of node categories.
     """
 
     def __init__(self, rows: list, edge_weights: list[int], largest_sums: list[int]):
@@ -279,7 +281,7 @@ class Vocabulary:
 
     @classmethod
     def measure(cls, graphs: PackedGraphs, weights: list[int], sums: list[int]) -> list:
-        """Return the rows of all clusters of some graphs; UserError for one in several pieces."""
+        """Return the rows of all clusters of graphs; UserError if a graph is not connected."""
         vocabulary = cls([], weights, sums)
         for start in range(0, len(graphs), CHUNK):
             part = range(start, min(start + CHUNK, len(graphs)))
@@ -298,9 +300,9 @@ class Vocabulary:
     def find(
         self, types: list[int], neighbours: Neighbours, nodes: Site, add: bool = False
     ) -> tuple[int, Site] | None:
-        """Return the number of the cluster of some nodes of a graph, and which node is which of it.
+        """Return the number of the cluster with the given nodes of a graph, and these in its order.
 
-        An unknown cluster is added to the vocabulary, or gives None.
+        An unknown cluster is added to the vocabulary if `add`; otherwise the result is None.
         """
         place = {v: k for k, v in enumerate(nodes)}
         edges: dict[Site, int] = {
@@ -326,18 +328,18 @@ class Vocabulary:
 
 
 class PartialGraph:
-    """A graph of `size` nodes, of clusters that are put together one by one, depth-first."""
+    """Graph of up to `size` nodes to which clusters are attached one by one, depth-first."""
 
     def __init__(self, vocabulary: Vocabulary, size: int):
         self.vocabulary, self.size = vocabulary, size
         self.labels: list[int] = []  # number of each cluster in the vocabulary
-        self.parents: list[int] = []  # its parent, -1 for the first
-        self.remaining: list[int] = []  # nodes to come before it
-        self.nodes: list[Site] = []  # node of the graph for each node of the cluster
-        # What hangs on each cluster: pairs of its node and (label, node) of the other cluster.
+        self.parents: list[int] = []  # index of the parent of each cluster, -1 for the first
+        self.remaining: list[int] = []  # number of nodes to come before each cluster was added
+        self.nodes: list[Site] = []  # for each cluster, the graph's nodes in the cluster's order
+        # Shared nodes of each cluster: pairs of its node and (label, node) of the other cluster.
         self.attached: list[list[tuple[int, tuple[int, int]]]] = []
-        # Of a graph that `encode` has built, for each cluster but the first: the ways to attach it,
-        # number of the chosen one, and what hung on the parent before.
+        # Filled by `encode`, for each cluster but the first: the possible attachments, the index of
+        # the chosen one, and `attached` of the parent before.
         self.choices: list[tuple[list[tuple[Site, Site]], int, list]] = []
         self.types: list[int] = []  # node categories of the graph
         self.sums: list[int] = []  # sums of edge weights of its nodes
@@ -345,23 +347,23 @@ class PartialGraph:
 
     @property
     def to_come(self) -> int:
-        """Nodes that are still to come."""
+        """Number of nodes that are still to come."""
         return self.size - len(self.types)
 
     def cluster(self, k: int) -> Cluster:
-        """Return cluster number k of the tree."""
+        """Return the k-th cluster of the tree."""
         return self.vocabulary.clusters[self.labels[k]]
 
     def free(self, node: int) -> int:
-        """Return the free valence of a node: what its sum of edge weights may grow by."""
+        """Return the free valence of a node: by how much its sum of edge weights may grow."""
         return self.vocabulary.largest_sums[self.types[node]] - self.sums[node]
 
     def fixed(self, k: int) -> Site:
-        """Return the nodes of a cluster that are shared with other clusters, ascending."""
+        """Return the nodes of the k-th cluster that it shares with others, in ascending order."""
         return tuple(sorted({v for v, _ in self.attached[k]}))
 
     def open(self, k: int) -> list[int]:
-        """Return the nodes of a cluster and of those above it that can take another edge."""
+        """Return the nodes with free valence of the k-th cluster and of its ancestors."""
         found: set[int] = set()
         while k >= 0:
             found.update(self.nodes[k])
@@ -369,14 +371,14 @@ class PartialGraph:
         return [v for v in found if self.free(v) > 0]
 
     def attachments(self, parent: int, label: int) -> list[tuple[Site, Site]]:
-        """Return the ways to attach a cluster `label` to the cluster number `parent`."""
+        """Return the ways to attach a cluster `label` to the cluster `parent` of the tree."""
         guest, free = self.vocabulary.clusters[label], tuple(map(self.free, self.nodes[parent]))
-        # More than a cluster has makes no difference, and fewer cases are cached.
+        # The minimum changes no result, and leaves fewer cases to cache.
         most = min(self.to_come, len(guest.types))
         return attachments(self.cluster(parent), guest, self.fixed(parent), free, most)
 
     def leads_on(self, parent: int, label: int, place: Site, site: Site) -> bool:
-        """Return True if an attachment leaves a node for another edge, or no nodes are to come."""
+        """Return True if an attachment leaves free valence, or completes the graph."""
         guest, largest = self.vocabulary.clusters[label], self.vocabulary.largest_sums
         own = [v for v in range(len(guest.types)) if v not in site]
         if self.to_come == len(own):
@@ -388,7 +390,7 @@ class PartialGraph:
         return any(self.free(v) > taken.get(v, 0) for v in self.open(parent))
 
     def add(self, label: int, parent: int = -1, place: Site = (), site: Site = ()) -> None:
-        """Add a cluster whose nodes `site` are the nodes `place` of its parent."""
+        """Add a cluster whose nodes `site` are identified with nodes `place` of its parent."""
         guest = self.vocabulary.clusters[label]
         self.remaining.append(self.to_come)
         known = dict(zip(site, (self.nodes[parent][v] for v in place), strict=True))
@@ -413,16 +415,16 @@ class PartialGraph:
 
 
 def encode(vocabulary: Vocabulary, types: list[int], neighbours: Neighbours) -> PartialGraph | None:
-    """Return the code of a graph: the same, put together by clusters, with its choices.
+    """Return the code of a graph: the same graph, built from clusters, with its choices.
 
-    None where the graph is in several pieces, or has an unknown cluster.
+    Returns None if the graph is not connected, or has an unknown cluster.
     """
     tree = junction_tree(neighbours)
     if tree is None:
         return None
     graph = PartialGraph(vocabulary, len(types))
-    # Node of the given graph for each node of a cluster, by a symmetry for which what was chosen
-    # is the one of its equivalents that is an option.
+    # For each cluster, the nodes of the given graph in the order of the cluster, permuted by an
+    # automorphism so that the chosen attachment is the representative of its class.
     order: list[Site] = []
     for cluster, parent in zip(*tree, strict=True):
         found = vocabulary.find(types, neighbours, cluster)
@@ -434,7 +436,9 @@ def encode(vocabulary: Vocabulary, types: list[int], neighbours: Neighbours) -> 
             host = order[parent]
             shared = [(host.index(v), k) for k, v in enumerate(nodes) if v in host]
             pair = graph.cluster(parent), vocabulary.clusters[label]
-            wanted, *symmetries = canonical(*pair, graph.fixed(parent), *zip(*shared, strict=True))
+            wanted, *symmetries = representative(
+                *pair, graph.fixed(parent), *zip(*shared, strict=True)
+            )
             options = graph.attachments(parent, label)
             if wanted not in options:
                 return None

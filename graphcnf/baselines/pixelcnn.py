@@ -1,8 +1,8 @@
-"""PixelCNN: every pixel given those above it and left of it, by mixtures of logistics.
+"""PixelCNN: each pixel given the pixels above and to the left, by mixtures of logistics.
 
-A vertical stack of convolutions sees the rows above, a horizontal one the row so far and the
-vertical stack (van den Oord et al. 2016, arXiv 1606.05328); sampling caches what the convolutions
-still need (Ramachandran et al. 2017, arXiv 1704.06001).
+A vertical stack of convolutions sees the rows above, a horizontal stack sees the row so far and the
+vertical stack (van den Oord et al. 2016, arXiv 1606.05328). Sampling caches the inputs that the
+convolutions still need (Ramachandran et al. 2017, arXiv 1704.06001).
 """
 
 from __future__ import annotations
@@ -17,42 +17,42 @@ from graphcnf.flows.base import draw_uniform
 from graphcnf.images.model import ImageModel
 from graphcnf.images.networks import ChannelNorm, channels_last
 
-LOG_SCALES = (-7.0, 3.0)  # bounds of the logarithm of a scale; values lie in -1 to 1
+LOG_SCALES = (-7.0, 3.0)  # bounds of log-scales, for values from -1 to 1
 ROWS, COLUMNS = 2, 3  # axes of (B, C, H, W)
 
 Memory = dict[nn.Module, Tensor]
-"""Cache of sampling: the last inputs, rows or pixels, of each convolution."""
+"""Cache for sampling: the last inputs of each convolution, which are rows or pixels."""
 
 
 def parameter_count(channels: int, mixtures: int) -> int:
-    """Return the number of parameters of a pixel's mixture."""
+    """Return the number of parameters of the mixture of a pixel."""
     return mixtures * (1 + 2 * channels + channels * (channels - 1) // 2)
 
 
 def scaled(x: Tensor, levels: int, dtype: torch.dtype) -> Tensor:
-    """Map integers 0 to levels - 1 evenly to -1 to 1."""
+    """Map integers 0 to levels - 1 linearly to -1 to 1."""
     return x.to(dtype) * (2 / (levels - 1)) - 1
 
 
 def unscaled(value: Tensor, levels: int) -> Tensor:
-    """Map -1 to 1 to the nearest integers 0 to levels - 1, uint8."""
+    """Map numbers from -1 to 1 to the nearest integers 0 to levels - 1, uint8; see `scaled`."""
     x = ((value + 1) * ((levels - 1) / 2)).round()
     return x.clamp(0, levels - 1).to(torch.uint8)
 
 
 class PixelMixture:
-    """Discretised mixtures of logistics of all pixels of a batch.
+    """Discretised mixtures of logistics, one for each pixel of a batch of images.
 
         P(x) = sum_k w_k prod_c [ F((x_c + 1/2 - m_kc) / s_kc) - F((x_c - 1/2 - m_kc) / s_kc) ]
 
-    F is the sigmoid; the first and the last value get the tails. The mean of a channel depends
+    F is the sigmoid; the first and the last value also get the tails. The mean of a channel depends
     linearly on the channels before it: m_kc = mu_kc + sum_{d<c} a_kcd x_d (Salimans et al.,
     *PixelCNN++*, 2017, arXiv 1701.05517, sections 2.1 and 2.2).
 
     Args:
-        parameters: (B, `parameter_count`, H, W) from a network; at zero, the components are spread
-            evenly over the values.
-        channels: C.
+        parameters: Outputs of a network, (B, `parameter_count`, H, W). For zeros, the means of the
+            components are evenly spaced.
+        channels: Number of channels C.
         levels: Number of values.
 
     Examples:
@@ -99,7 +99,7 @@ class PixelMixture:
         return self.means[channel] + sum(a * v for a, v in zip(slopes, before, strict=True))
 
     def sample(self, uniform: Tensor, temperature: float = 1.0) -> Tensor:
-        """Return images (B, C, H, W) uint8, a function of uniform numbers (B, 1 + C, H, W).
+        """Draw images (B, C, H, W) uint8 from uniform numbers (B, 1 + C, H, W).
 
         The temperature divides the logits of the components, and multiplies their scales.
         """
@@ -117,7 +117,7 @@ class PixelMixture:
         return unscaled(torch.cat(before, 1), self.levels)
 
     def mean(self) -> Tensor:
-        """Return the mean image (B, C, H, W) uint8; a component's mean is clipped to the values."""
+        """Return the mean images (B, C, H, W) uint8; means of components are clipped."""
         weights = torch.softmax(self.logits, 1)
         before: list[Tensor] = []
         for channel in range(self.channels):
@@ -127,7 +127,7 @@ class PixelMixture:
 
 
 class CausalConvolution(nn.Conv2d):
-    """Convolution that along one axis, `ROWS` or `COLUMNS`, sees a place and those before it."""
+    """Convolution that is causal along one axis, `ROWS` or `COLUMNS`, and includes the present."""
 
     def __init__(self, inputs: int, outputs: int, kernel: tuple[int, int], axis: int):
         padding = (0, kernel[1] // 2 if axis == ROWS else 0)
@@ -136,7 +136,7 @@ class CausalConvolution(nn.Conv2d):
         channels_last(self)
 
     def forward(self, h: Tensor, memory: Memory | None = None) -> Tensor:
-        """Convolve h (B, C, H, W), which continues the rows or pixels in the memory, or zeros."""
+        """Convolve h (B, C, H, W), preceded by the rows or pixels in the memory, or by zeros."""
         size = list(h.shape)
         size[self.axis] = self.back
         past = h.new_zeros(size) if memory is None or self not in memory else memory[self]
@@ -147,7 +147,7 @@ class CausalConvolution(nn.Conv2d):
 
 
 class GatedLayer(nn.Module):
-    """Layer of both stacks: ``h + a sigmoid(b)``, (a, b) of a convolution of the normalised h."""
+    """Layer of both stacks: ``h + a sigmoid(b)``, (a, b) from convolutions of the normalised h."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -169,12 +169,12 @@ class GatedLayer(nn.Module):
 
 
 class PixelCNN(ImageModel):
-    """Autoregressive model: exact likelihood in one pass, samples in a pass per pixel.
+    """Autoregressive model of pixels: exact likelihood in one pass, sampling in a pass per pixel.
 
     Args:
         width: Channels of the features.
-        layers: Gated layers of either stack.
-        mixtures: Components of a pixel's mixture.
+        layers: Number of gated layers.
+        mixtures: Components of the mixture of a pixel.
 
     Examples:
         >>> model = PixelCNN(shape=(1, 4, 4), levels=16, width=8, layers=2)
@@ -205,10 +205,10 @@ class PixelCNN(ImageModel):
         self.leave = nn.Conv2d(width, parameter_count(channels, mixtures), 1)
 
     def _terms(self, x, noise=None):
-        """Return log P(x), (B,) nats; nothing is decoded."""
+        """Return 0, for there is no decoder, and log P(x), (B,) nats."""
         x = self.checked(x)
         values = scaled(x, self.levels, self.dtype)
-        # Shifted by a row and by a pixel: no place sees itself.
+        # Shifted by a row and by a pixel: no pixel sees itself.
         vertical = self.above(F.pad(values, (0, 0, 1, -1))) + self.positions[0]
         horizontal = self.left(F.pad(values, (1, -1))) + self.positions[1]
         for layer in self.layers:

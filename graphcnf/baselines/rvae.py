@@ -1,8 +1,9 @@
-"""R-VAE: one latent vector, matrices of node and edge probabilities, penalties for validity.
+"""R-VAE: a graph VAE with one latent vector, and penalties for graphs that break rules.
 
-Given z, all nodes and edges are independent; expected graphs from the prior pay penalties for
-breaking rules (Ma, Chen & Xiao, NeurIPS 2018, arXiv 1809.02630). Here the number of nodes is given,
-and the decoder convolves along the order of the nodes, the paper's over the matrix.
+Nodes and edges are independent given z. In training, expected graphs from the prior are penalised
+for breaking rules of validity (Ma, Chen & Xiao, NeurIPS 2018, arXiv 1809.02630). Differences to the
+paper: the number of nodes is given, and the decoder convolves over the sequence of nodes instead of
+the adjacency matrix.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ PRIOR = StandardNormal()  # density of the latents, p(z)
 
 
 class Gaussian:
-    """A diagonal normal density q(z|x), of network outputs (B, 2 D).
+    """Diagonal normal posterior q(z|x), from outputs (B, 2 D) of a network.
 
-    It has a mean and the logarithm of a standard deviation, between -7 and 3, (B, D) each.
+    `mean` and `log_scale`, the log standard deviation, between -7 and 3, are (B, D) each.
     """
 
     def __init__(self, parameters: Tensor):
@@ -37,29 +38,29 @@ class Gaussian:
         self.log_scale = 5 * torch.tanh(raw / 5) - 2
 
     def draw(self, noise: Noise | None = None) -> Tensor:
-        """Draw mean + scale * e, with e of the standard normal density, (B, D)."""
-        # The tape holds uniform numbers, as everywhere.
+        """Draw mean + scale * e with standard normal e, (B, D)."""
+        # The tape holds uniform numbers, as `RecordNoise` requires.
         u = take(noise, lambda: torch.rand_like(self.mean, dtype=torch.float64))
         e = torch.special.ndtri(u.clamp(1e-12, 1 - 1e-12)).to(self.mean)
         return self.mean + self.log_scale.exp() * e
 
     def bound(self, z: Tensor) -> Bound:
-        """Return the terms of the latents in the bound for one draw: log p(z) and log q(z|x)."""
+        """Return log p(z) and log q(z|x) of a draw z (B, D) as terms of a bound."""
         zero = torch.zeros_like(z[:, 0])
         log_q = PRIOR.log_prob((z - self.mean) * (-self.log_scale).exp()) - self.log_scale.sum(-1)
         return Bound(PRIOR.log_prob(z), zero, log_q, torch.ones_like(zero))
 
     def expected_bound(self, weight: float) -> Bound:
-        """Return the expected terms, -KL(q(z|x) | p(z)), times a weight, for training."""
+        """Return -KL(q(z|x) | p(z)), the expectation of `bound`, times a weight."""
         twice = self.mean.square() + (2 * self.log_scale).exp() - 1 - 2 * self.log_scale
         return Bound.exact(-weight * 0.5 * twice.sum(-1))
 
 
 class GraphEncoder(nn.Module):
-    """Node features by rounds of messages along edges, one weight matrix for each edge category.
+    """Node features from rounds of messages along edges, with a weight matrix per edge category.
 
-    h_i <- h_i + MLP(h_i, sum_k sum_{j in N_k(i)} W_k h_j); the MLP normalises its input. Nodes know
-    their numbers up to `max_nodes`; None where the order means nothing.
+    h_i <- h_i + MLP(h_i, sum_k sum_{j in N_k(i)} W_k h_j); the MLP normalises its input. The number
+    of a node, below `max_nodes`, has an embedding; with None it has no influence.
     """
 
     def __init__(self, nodes: int, bonds: int, max_nodes: int | None, width: int, layers: int):
@@ -83,7 +84,7 @@ class GraphEncoder(nn.Module):
     def forward(
         self, node_types: Tensor, bonds: Tensor, mask: Tensor, known: Tensor | float = 0.0
     ) -> Tensor:
-        """Return features (B, N, W), 0 where masked; `known` (B, N, W) is added to the nodes'."""
+        """Return features (B, N, W), 0 where masked; `known` (B, N, W) is added to the input."""
         h = self.category(node_types) + known
         if self.position is not None:
             h = h + self.position.weight[: mask.shape[1]]
@@ -95,7 +96,7 @@ class GraphEncoder(nn.Module):
 
 
 class GraphVAE(GraphModel):
-    """Base of graph VAEs: a posterior per latent vector, and log p(x|z) as named terms.
+    """Base of graph VAEs, which have one or more latent vectors, and log p(x|z) as named terms.
 
     Attributes:
         dims: Channels of each latent vector, by name.
@@ -104,25 +105,26 @@ class GraphVAE(GraphModel):
     dims: dict[str, int]
 
     def _read(self, batch: GraphBatch) -> Any:
-        """Return the batch as the networks see it; raise ValueError for unknown graphs."""
+        """Return the inputs of the networks; ValueError if the model cannot represent a graph."""
         return batch
 
     def _posteriors(self, reading: Any) -> dict[str, Gaussian]:
+        """Return q(z|x) of each latent vector."""
         raise NotImplementedError
 
     def _likelihood(self, reading: Any, z: Latents) -> dict[str, Bound]:
-        """Return the parts of log p(x|z)."""
+        """Return the terms of log p(x|z)."""
         raise NotImplementedError
 
     def bounds(
         self, batch: GraphBatch, noise: Noise | None = None, weight: float | None = None
     ) -> dict[str, Bound]:
-        """Draw the bound once: log p(z) - log q(z|x) of the latents, and log p(x|z) in parts.
+        """Draw the terms of the bound: log p(z) - log q(z|x), and the terms of log p(x|z).
 
-        With a weight, the exact -KL(q(z|x) | p(z)) times the weight stands for the latents.
+        With a weight, the first are replaced by -KL(q(z|x) | p(z)) times the weight.
 
         Raises:
-            ValueError: A graph is not known.
+            ValueError: if the model cannot represent a graph.
         """
         reading, latents, z = self._read(batch), {}, {}
         for name, posterior in self._posteriors(reading).items():
@@ -134,7 +136,7 @@ class GraphVAE(GraphModel):
         return {**latents, **self._likelihood(reading, z)}
 
     def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
-        """Return means of q(z|x), (B, D) each; raise ValueError for a graph that is not known."""
+        """Encode graphs to the means of q(z|x), (B, D) each; ValueError as in `bounds`."""
         posteriors = self._posteriors(self._read(batch))
         return {name: posterior.mean for name, posterior in posteriors.items()}
 
@@ -147,18 +149,19 @@ class GraphVAE(GraphModel):
 
 @graph_model("rvae")
 class RegularizedVAE(GraphVAE):
-    """Variational autoencoder of graphs with penalties for what they must have in common.
+    """Variational autoencoder of graphs with penalties for breaking rules of validity.
 
     Args:
         edge_weights: Weight of each edge category (bond orders).
-        edge_ends: Rows (edge category, node category, node category) that occur, both ways round.
+        edge_ends: Triples (edge category, node category, node category) in the training data, in
+            both directions.
         largest_sums: Largest sum of edge weights of each node category; None for no limit.
         latent_dim: Channels of z.
         width: Channels of a node.
         pair_width: Channels of a pair.
-        encoder_layers: Rounds of messages of the encoder.
-        decoder_layers: Convolutions of the decoder.
-        multiplier: Weight of the penalties beside the bound in nats.
+        encoder_layers: Rounds of messages in the encoder.
+        decoder_layers: Convolutions in the decoder.
+        multiplier: Weight of the penalties relative to the bound in nats.
     """
 
     measured = ("edge_weights", "edge_ends", "largest_sums")
@@ -189,7 +192,7 @@ class RegularizedVAE(GraphVAE):
         self.dims, self.multiplier, self.max_nodes = {"graph": latent_dim}, multiplier, max_nodes
         sizes = node_categories, bond_categories, max_nodes
         self.encoder = GraphEncoder(*sizes, width, encoder_layers)
-        # A matrix for each place: which node is where must come through.
+        # A matrix for each node number, so that the latents keep the order of the nodes.
         self.read_out = nn.Parameter(torch.randn(max_nodes, width, 4 * width) * width**-0.5 / 4)
         self.posterior = nn.Sequential(nn.GELU(), nn.Linear(4 * width, 2 * latent_dim))
         self.hidden = nn.Linear(latent_dim, 4 * width)
@@ -218,7 +221,7 @@ class RegularizedVAE(GraphVAE):
 
     @staticmethod
     def measure(graphs: PackedGraphs, **options) -> dict:
-        """Measure the limits of the penalties; `options` are those of `Support.limits`."""
+        """Return the tables of the penalties; `options` as in `Support.limits`."""
         first = np.repeat(graphs.node_starts[:-1], graphs.edge_counts)
         a, b = (graphs.node_types[first + end].astype(int) for end in graphs.edges.T)
         edges = graphs.bond_types.astype(int)
@@ -232,7 +235,7 @@ class RegularizedVAE(GraphVAE):
         return {"graph": Gaussian(self.posterior(summed))}
 
     def _matrices(self, z: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Return log-probabilities of nodes (B, N, T) and of pairs (B, P, 1 + K), `all_pairs`."""
+        """Return log-probabilities of nodes (B, N, T) and of `all_pairs` (B, P, 1 + K)."""
         hidden = F.gelu(self.hidden(z) + self.size(mask.sum(1)))
         h = self.places(hidden).unflatten(-1, (self.max_nodes, -1))[:, : mask.shape[1]]
         for norm, convolution in zip(self.norms, self.convolutions, strict=True):
@@ -264,9 +267,9 @@ class RegularizedVAE(GraphVAE):
         return bounds
 
     def estimate(self, batch: GraphBatch) -> dict[str, Bound]:
-        """Draw the bound, in training mode less the penalties of graphs from the prior.
+        """Draw the bound, in training mode minus the penalties of graphs from the prior.
 
-        Training metrics named `bits_*` include the penalties.
+        The metrics `bits_*` of training include the penalties.
         """
         if not self.training:
             return self.bounds(batch)
@@ -279,22 +282,22 @@ class RegularizedVAE(GraphVAE):
         return {**bounds, "penalties": Bound.exact(-paid)}
 
     def penalties(self, nodes: Tensor, edges: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """Return penalties of expected graphs that break the rules, (B,) each.
+        """Return the penalties of expected graphs, by name, (B,) each.
 
         Args:
             nodes: Probabilities of the node categories, (B, N, T); 0 where masked.
             edges: Probabilities of the edge categories, (B, N, N, K), symmetric; 0 where masked and
                 on the diagonal.
-            mask: (B, N) bool.
+            mask: Real nodes, (B, N) bool.
 
         Returns:
-            `valence`: sums of edge weights beyond the largest, summed over nodes; `connectivity`:
-            nodes that a node does not reach, on average; `ends`: edges between node categories that
-            never share such an edge.
+            `valence`: excess of edge weights over the largest sums, summed over nodes.
+            `connectivity`: number of nodes that a node does not reach, averaged over nodes.
+            `ends`: number of edges whose category and node categories are not in `edge_ends`.
         """
         excess = (edges @ self.weights).sum(2) - (nodes @ self.sums if self.limited else math.inf)
-        # The best path to a node is as good as its weakest edge. Powers of the expected adjacency
-        # matrix count paths, and many unlikely ones add up to more than one that is certain.
+        # A node is reached with the smallest edge probability on the best path. (Powers of the
+        # adjacency matrix would count paths: many improbable ones outweigh a certain one.)
         eye = torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device)
         reached, length = torch.where(eye, 1.0, edges.sum(-1)), 1
         while length < mask.shape[1] - 1:
@@ -309,7 +312,7 @@ class RegularizedVAE(GraphVAE):
     def decode(
         self, latents: Latents, mask: Tensor, *, temperature=1.0, sample=False, generator=None
     ) -> GraphBatch:
-        """Return the likeliest graphs of latents, or draws from p(x|z); `temperature` scales z."""
+        """Decode z, multiplied by `temperature`, to the most probable graphs or drawn ones."""
         nodes, pairs = self._matrices(temperature * latents["graph"], mask)
         index, real_pairs = all_pairs(mask)
         if sample:
