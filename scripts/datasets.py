@@ -144,14 +144,14 @@ def join(
     """
     check_target(out, output_kind(out, ("smi",)) or "smi", force)
     from graphcnf.datasets.smiles_file import read_smiles
-    from graphcnf.molecules.joining import joined
+    from graphcnf.molecules.joining import join_molecules
 
     if name in MOLECULES:
         molecules = _load(name, column).smiles
     else:
         molecules = read_smiles(_file(name), column=column).smiles
     parts = options.read_molecules(ends) if ends else []
-    found = list(islice(joined(molecules, ends=parts, seed=seed, atoms=atoms), number))
+    found = list(islice(join_molecules(molecules, ends=parts, seed=seed, atoms=atoms), number))
     write_text("".join(f"{smiles}\n" for smiles in found), out)
     say(f"{len(found):,} molecules of {atoms.low} to {atoms.high} atoms, joined by reactions")
 

@@ -1,8 +1,8 @@
-"""Analogues of a molecule: some of its categories drawn from the model given the others.
+"""Analogues of a molecule: a core is retained, and the rest is drawn from the model given the core.
 
-Without a least similarity, or around a scaffold, particles of `growth` with the retained core
-forced into them. Similar ones with the same skeleton are few among all of its molecules: there,
-substitutions of single atoms and bonds begin with the molecule itself.
+Two samplers: `RedrawnAnalogs` draws particles that contain the core, as `growth` does.
+`NearAnalogs` starts from the molecule itself and substitutes single atoms and bonds; it is used to
+find similar molecules with the same skeleton, which are rare among all molecules on that skeleton.
 """
 
 from __future__ import annotations
@@ -35,28 +35,39 @@ if TYPE_CHECKING:
     from graphcnf.molecules.flow import MoleculeFlow
 
 KEEP = ("skeleton", "bonds", "scaffold")
-"""Retained cores: which atoms are bonded; that and the orders of the bonds, where aromatic is one;
-the Bemis-Murcko scaffold."""
+"""Cores to retain: which atoms are bonded ("skeleton"); that and the bond orders, aromatic being
+one of them ("bonds"); the Bemis-Murcko scaffold."""
 
 NEAR = 3
-"""Atoms more or less than the molecule has, at most, where their number may change."""
+"""Largest difference in the number of atoms from the molecule, with the scaffold retained."""
 
 FEW, MANY = 0.2, 0.5
-"""Shares of similar ones below and above which less and more of a molecule is redrawn."""
+"""If the share of similar analogues is below FEW, less is redrawn; if above MANY, more."""
 
 PARENTS, PROPOSALS, TRIES, PATIENCE = 16, 96, 40, 6
-"""Of substitutions: molecules that they begin with, molecules in a round, attempts to find each,
-and rounds in a row without a further one after which the search ends."""
+"""Of `NearAnalogs`: parents and proposals in a round, attempts for each proposal, and consecutive
+rounds without a new analogue after which the search ends."""
 
 RINGS, LARGEST_RING = 0.25, 7
-"""Share of the substitutions that change all bonds of a ring, and its atoms at most."""
+"""Share of the substitutions that change all bonds of a ring, and size limit of such a ring."""
 
 _ORDERS = (Chem.BondType.SINGLE, Chem.BondType.DOUBLE, Chem.BondType.TRIPLE)
 _SMARTS = {"SINGLE": "-", "DOUBLE": "=", "TRIPLE": "#", "AROMATIC": ":"}
 
 
 class Origin:
-    """Molecule that analogues are drawn of, with counts of those drawn so far."""
+    """The molecule whose analogues are drawn, with counts of those drawn so far.
+
+    Attributes:
+        smiles: Canonical SMILES without stereo.
+        mol: Molecule of that SMILES.
+        marked: Its stereo marks.
+        similar: Lowest similarity of an analogue.
+        query: Pattern of all its atoms if every analogue contains these, else None.
+        others: Number of valid molecules found, other than the molecule itself.
+        similar_ones: Number of these that are similar enough.
+        advice: What to change if the search ends early.
+    """
 
     def __init__(
         self, molecule: str | Chem.Mol, vocabulary: MoleculeVocabulary, most: int, similar: float
@@ -78,13 +89,13 @@ class Origin:
         marked = Chem.RenumberAtoms(heavy_atoms(given), order)
         self.marked = MarkedPart.of(marked, self.places, strict=False)
         self.similar, self.similarity = similar, similarity_to(self.mol)
-        self.query: Chem.Mol | None = None  # of all its atoms, where every analogue has them
+        self.query: Chem.Mol | None = None
         self.others = self.similar_ones = 0
         less = ", for less similar ones" if similar else ""
         self.advice = f"ask for fewer{less}, or keep less of it"
 
     def accepts(self, smiles: str, molecule: Chem.Mol) -> bool:
-        """Return True for another molecule that is similar enough."""
+        """Return True if a molecule is another one and similar enough; count it."""
         if smiles == self.smiles or protonation_hash(smiles) == self._key:
             return False
         self.others += 1
@@ -93,10 +104,10 @@ class Origin:
         return enough
 
     def changed(self, analogue: Chem.Mol) -> list[int]:
-        """Return the atoms of an analogue that differ: their element, charge, or a bond.
+        """Return the atoms of an analogue that differ in element, charge or a bond.
 
-        At the place of the skeleton where these are fewest; else what is not in the largest common
-        substructure, whatever its charges.
+        The skeleton is matched in the way with fewest differences. If only the scaffold is
+        retained, return the atoms outside the largest common substructure.
         """
         place = self.places(analogue)[0]
         if self.query is None:
@@ -104,9 +115,9 @@ class Origin:
         return self._changed_at(analogue, place)
 
     def places(self, analogue: Chem.Mol) -> list[dict[int, int]]:
-        """Return the ways in which the fewest atoms differ, as its atoms by those of the molecule.
+        """Return the best matches of the molecule in an analogue, see `changed`.
 
-        See `changed`.
+        A match maps atoms of the molecule to atoms of the analogue.
         """
         if self.query is None:
             return common_places(self.mol, analogue)
@@ -130,7 +141,7 @@ class Origin:
 
 
 def common_places(first: Chem.Mol, second: Chem.Mol) -> list[dict[int, int]]:
-    """Return the places of the largest common substructure: atoms of the second by the first's."""
+    """Return all matches of the largest common substructure: maps from first to second's atoms."""
     found = rdFMCS.FindMCS([first, second], timeout=10, ringMatchesRingOnly=True)
     query = Chem.MolFromSmarts(found.smartsString)
     own = first.GetSubstructMatch(query)
@@ -139,7 +150,7 @@ def common_places(first: Chem.Mol, second: Chem.Mol) -> list[dict[int, int]]:
 
 
 class RedrawnAnalogs(growth.Growth):
-    """Analogues from particles with the retained core forced into them, see `analogs_of`."""
+    """Sampler of analogues as particles that contain the retained core; see `analogs_of`."""
 
     def __init__(self, flow: MoleculeFlow, origin: Origin, keep: str, **options: Any):
         model, vocabulary, mol = flow.model, flow.vocabulary, origin.mol
@@ -163,7 +174,10 @@ class RedrawnAnalogs(growth.Growth):
         self._with: dict[frozenset[int], growth.Part] = {}
 
     def _part_of(self, number: int) -> growth.Part:
-        """Return the scaffold, with the more of what hangs on it the fewer were similar enough."""
+        """Return the core of a round: the scaffold and random ones of its substituents.
+
+        The fewer analogues were similar enough, the more substituents are retained.
+        """
         if self.keep != "scaffold" or not self._halvings:
             return self._whole
         random = np.random.default_rng((self.seed, number, 2))
@@ -174,7 +188,7 @@ class RedrawnAnalogs(growth.Growth):
             try:
                 fragment = _around(self.origin.mol, self.vocabulary, atoms)
                 self._with[kept] = self._part(fragment, self._atoms)
-            except UserError:  # No hydrogen is left, or no room for a further atom.
+            except UserError:  # no hydrogen is left to replace, or no atom may be added
                 self._with[kept] = self._whole
         return self._with[kept]
 
@@ -200,8 +214,8 @@ class RedrawnAnalogs(growth.Growth):
 def _bare(
     mol: Chem.Mol, vocabulary: MoleculeVocabulary, *, orders: bool
 ) -> growth.MoleculeFragment:
-    """Return a molecule without the categories of its atoms, and without `orders` of its bonds."""
-    # Only what lies on a ring can be aromatic.
+    """Return the fragment of a molecule's skeleton: any atoms and, unless `orders`, any bonds."""
+    # Only atoms and bonds in rings can be aromatic.
     on_ring = torch.tensor([atom.IsInRing() for atom in mol.GetAtoms()])
     categories = on_ring[:, None] | ~torch.tensor([c.aromatic for c in vocabulary.atoms])
     edges = codec.bond_ends(mol)
@@ -227,7 +241,7 @@ def _bare(
 
 
 def scaffold_and_rest(mol: Chem.Mol) -> tuple[set[int], list[set[int]]]:
-    """Return the atoms of the Bemis-Murcko scaffold, and those of each part that hangs on it."""
+    """Return the atoms of the Bemis-Murcko scaffold, and the atoms of each of its substituents."""
     numbered = Chem.Mol(mol)
     for atom in numbered.GetAtoms():
         atom.SetIntProp("number", atom.GetIdx())
@@ -248,11 +262,11 @@ def scaffold_and_rest(mol: Chem.Mol) -> tuple[set[int], list[set[int]]]:
 def _around(
     mol: Chem.Mol, vocabulary: MoleculeVocabulary, core: set[int]
 ) -> growth.MoleculeFragment:
-    """Return the atoms `core`, which may get new ones for their hydrogens but no new rings."""
+    """Return the fragment of the atoms `core`: hydrogens can be replaced, but no rings closed."""
     part = Chem.RWMol(mol)
     for i, j in codec.bond_ends(mol):
         if (i in core) != (j in core):
-            # A hydrogen takes the place of what is left out.
+            # A hydrogen replaces the neighbour outside the core.
             new = part.AddAtom(Chem.Atom(1))
             part.AddBond(i if i in core else j, new, Chem.BondType.SINGLE)
     for number in sorted(set(range(mol.GetNumAtoms())) - core, reverse=True):
@@ -263,19 +277,19 @@ def _around(
 
 
 class Substituted(NamedTuple):
-    """A molecule on a skeleton: numbers of its atoms in the elements, and of its bond orders."""
+    """A molecule on a fixed skeleton."""
 
-    atoms: tuple[int, ...]
-    bonds: tuple[int, ...]
+    atoms: tuple[int, ...]  # indices in `NearAnalogs._elements`
+    bonds: tuple[int, ...]  # indices in `_ORDERS`
     smiles: str
 
 
 class NearAnalogs:
-    """Similar analogues with the same skeleton, by substitutions that begin with the molecule.
+    """Sampler of similar analogues with the same skeleton, by substitutions; see `analogs_of`.
 
-    Substitutions change one to three neighbouring categories, or all bonds of a ring; RDKit refuses
-    most of them, before the model is asked. The more probable a molecule that was found, the more
-    often substitutions begin with it. See `analogs_of`.
+    The first parent is the molecule itself. A substitution changes one to three neighbouring atoms
+    and bonds, or all bonds of a ring. RDKit discards invalid molecules, which are most, before the
+    model scores the rest. More probable molecules become parents more often.
     """
 
     def __init__(
@@ -300,14 +314,14 @@ class NearAnalogs:
         self._query = origin.query = _bare(origin.mol, flow.vocabulary, orders=orders).query
         unmarked = (atom._replace(aromatic=False) for atom in flow.vocabulary.atoms)
         self._elements = list(dict.fromkeys(unmarked))
-        # The vocabulary goes from frequent to rare.
+        # The vocabulary is sorted by frequency, so frequent elements are proposed more often.
         share = 1 / np.arange(1, len(self._elements) + 1)
         self._chances = share / share.sum()
         plain = Chem.Mol(origin.mol)
         Chem.Kekulize(plain, clearAromaticFlags=True)
         types = [bond.GetBondType() for bond in plain.GetBonds()]
         if others := [str(kind) for kind in types if kind not in _ORDERS]:
-            raise UserError(f"substitutions know single, double and triple bonds, not {others[0]}")
+            raise UserError(f"bonds must be single, double or triple, got {others[0]}")
         self._size, self._ends = plain.GetNumAtoms(), codec.bond_ends(plain)
         self._highest = 2 if orders else len(_ORDERS)
         free = [not orders or bond.GetIsAromatic() for bond in origin.mol.GetBonds()]
@@ -316,7 +330,7 @@ class NearAnalogs:
             for ring in origin.mol.GetRingInfo().BondRings()
             if len(ring) <= LARGEST_RING and all(free[bond] for bond in ring)
         ]
-        # Each atom with its neighbours and the bonds between them; bonds come after all atoms.
+        # Each atom with its neighbours and the bonds to them, which are numbered after all atoms.
         self._stars = [[k] for k in range(self._size)]
         for number, (i, j) in enumerate(self._ends):
             bond = [self._size + number] if free[number] else []
@@ -327,7 +341,7 @@ class NearAnalogs:
         self._pool, self._seen = [(start, 0.0)], {origin.smiles}
 
     def molecules(self) -> Generator[growth.Result]:
-        """Yield distinct molecules until no further ones are found, then raise `UserError`."""
+        """Yield distinct analogues; raise `UserError` once no new ones are found."""
         waiting: list[tuple[float, growth.Result]] = []
         seen: set[int] = set()
         idle = 0
@@ -337,12 +351,12 @@ class NearAnalogs:
                 found = self._round()
             for state, nats in found:
                 graph = codec.molecule_to_graph(state.smiles, self.flow.vocabulary)
-                # The largest sums of log p and Gumbel noise: drawn by p without repeats.
+                # Taking the largest sums of log p and Gumbel noise samples by p without repeats.
                 rank = nats / self.temperature + self._random.gumbel()
                 waiting.append((rank, growth.Result(state.smiles, graph, nats)))
             waiting.sort(key=lambda one: -one[0])
             idle = 0 if found else idle + 1
-            # The share that is due, or what is left where there are no further ones.
+            # Yield one of `particles` molecules found, or all waiting ones if none was found.
             count = -(-len(found) // self.particles) if found else len(waiting)
             taken, waiting = waiting[:count], waiting[count:]
             for _, one in taken:
@@ -358,11 +372,11 @@ class NearAnalogs:
         )
 
     def _round(self) -> list[tuple[Substituted, float]]:
-        """Put up to `PROPOSALS` more molecules into the pool; return those that pass, with log p.
+        """Add up to `PROPOSALS` molecules to the pool; return those that pass the filters.
 
-        Substitutions may begin with one that does not pass: the next one may.
+        With their log p. Molecules that fail stay in the pool as parents.
         """
-        # As above, drawn by p without repeats. The first one always is.
+        # Parents: the molecule itself, and others sampled by p without repeats, as above.
         noise = self._random.gumbel(size=len(self._pool) - 1)
         nats = np.array([value for _, value in self._pool[1:]])
         ranked = np.argsort(-(nats / self.temperature + noise))
@@ -375,7 +389,7 @@ class NearAnalogs:
                 if state is None or state.smiles in self._seen:
                     continue
                 self._seen.add(state.smiles)
-                # RDKit does not read all that it writes: C[O+]=[IH] for one.
+                # RDKit cannot read every SMILES that it writes, such as C[O+]=[IH].
                 molecule = Chem.MolFromSmiles(state.smiles)
                 if molecule is None or not molecule.HasSubstructMatch(self._query):
                     continue
@@ -392,7 +406,7 @@ class NearAnalogs:
         return [pair for pair, refusal in zip(found, refusals, strict=True) if not refusal]
 
     def _substituted(self, state: Substituted) -> Substituted | None:
-        """Return another molecule next to this one; None where the substitution gives none."""
+        """Return a random substitution of a molecule; None if it is invalid or no change."""
         random, atoms, bonds, most = (self._random, [*state.atoms], [*state.bonds], self._highest)
         if self._rings and random.random() < RINGS:
             ring = self._rings[int(random.integers(len(self._rings)))]
@@ -427,22 +441,22 @@ def analogs_of(
     particles: int = 4,
     filters: Filters = NO_FILTERS,
 ) -> RedrawnAnalogs | NearAnalogs:
-    """Return a sampler of analogues of a molecule, never the molecule itself.
+    """Return a sampler of analogues of a molecule, which exclude the molecule itself.
 
     Args:
-        flow: Density of molecules, drawn atom by atom.
-        molecule: SMILES or RDKit molecule. Isotopes do not count.
+        flow: A model that draws atom by atom.
+        molecule: SMILES or RDKit molecule. Isotopes are ignored.
         keep: One of `KEEP`.
-        similar: Least Tanimoto similarity to the molecule (ECFP4, see `similarity_to`).
+        similar: Lowest Tanimoto similarity to the molecule (ECFP4).
         seed: Seed of the draws.
         temperature: Below 1 for more probable analogues.
-        atoms: Lowest and highest number of heavy atoms, with the scaffold kept; that of the
-            molecule, `NEAR` more or less, when None.
-        particles: Particles, or molecules that substitutions find, for each one that is taken.
+        atoms: Lowest and highest number of heavy atoms, with "scaffold" only; None for at most
+            `NEAR` more or less than the molecule has.
+        particles: Candidates (particles, or molecules found by substitutions) per analogue.
         filters: Filters that every analogue passes.
     """
     if keep not in KEEP:
-        raise UserError(f"keep is one of {', '.join(KEEP)}, not {keep!r}")
+        raise UserError(f"keep must be one of {', '.join(KEEP)}, got {keep!r}")
     growth.check_grows(flow.model)
     if atoms is not None and keep != "scaffold":
         raise UserError(

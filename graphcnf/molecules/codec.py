@@ -1,12 +1,12 @@
-"""SMILES and SMARTS read in one place, and molecules to typed graphs and back; without torch.
+"""Parsing of SMILES and SMARTS, and conversion of molecules to typed graphs and back.
 
-A graph holds the heavy atoms, kekulized, without stereo and isotopes; hydrogens are implicit. It is
-a function of the molecule, whatever order its atoms came in: the molecule is written as RDKit's
-canonical SMILES, and the graph is read off that string. (Very symmetric cages, cubic ones of large
-girth, have several such SMILES; no molecule of ZINC250k or QM9 is one.) Atoms are numbered
-depth-first from the first one, rings before branches: a ring is closed as soon as it can be, not
-after everything that hangs on it. Where the vocabulary has marks, atoms and bonds also say whether
-they are aromatic; coming back, the Kekulé structure alone counts.
+A graph has the heavy atoms and the bonds of a Kekulé structure, without stereo and isotopes;
+hydrogens are implicit. It does not depend on the order of the given atoms, since it is read off the
+canonical SMILES by RDKit. (Very symmetric cages, cubic ones of large girth, have several of these;
+ZINC250k and QM9 contain none.) Atoms are numbered depth-first from the first atom of the SMILES,
+bonds in rings before others, so that a ring is closed before its substituents are numbered. If the
+vocabulary has aromatic marks, atom and bond categories also say what is aromatic; decoding uses the
+Kekulé structure alone.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from graphcnf.limits import MAX_NODES
 from graphcnf.molecules.vocabulary import MARK, AtomCategory, MoleculeVocabulary
 
 LONGEST = 5000
-"""Characters of a SMILES or SMARTS: RDKit's parser recurses, and could take the process down."""
+"""Longest SMILES or SMARTS, in characters: RDKit's recursive parser could crash on longer ones."""
 
 LAST_ELEMENT = 118
-"""Atomic number: RDKit reads [#119], and fails at whatever it is asked about that atom."""
+"""Highest atomic number: RDKit parses [#119], but fails at any question about such an atom."""
 
 _FOREIGN = re.compile(r"[^ -~]")
 _STEREO, _ISOTOPE = re.compile(r"\[[^\]]*@|[/\\]"), re.compile(r"\[\d+[A-Za-z]")
@@ -39,15 +39,15 @@ Graph = tuple[list[int], list[tuple[int, int]], list[int]]
 
 
 class MoleculeNotRepresentable(ValueError):
-    """The molecule has no graph in this coding; the message says why in one line."""
+    """A molecule has no graph; the message says why in one line."""
 
 
 class UnparsableSmiles(MoleculeNotRepresentable):
-    """RDKit does not read it."""
+    """RDKit cannot read a SMILES."""
 
 
 def _any_of(*queries: Chem.QueryAtom) -> Chem.QueryAtom:
-    """Return a query for atoms that meet any of several, which is faster than a loop."""
+    """Return a query that matches atoms of any of several queries, faster than a Python loop."""
     for other in queries[1:]:
         queries[0].ExpandQuery(other, Chem.CompositeQueryType.COMPOSITE_OR)
     return queries[0]
@@ -72,9 +72,10 @@ def quiet() -> AbstractContextManager:
 
 
 def _read(text: str, kind: str, error: type[Exception], read: Callable) -> Chem.Mol:
+    """Return the molecule that `read` makes of a text, or raise `error` with the reason."""
     text = text.strip(" \t\r\n")
     shown = ascii(text if len(text) <= 80 else text[:77] + "...")
-    # RDKit drops such characters at either end and reads the rest as another molecule.
+    # RDKit would drop non-ASCII characters at the ends, and read the rest as another molecule.
     if foreign := _FOREIGN.search(text):
         name = unicodedata.name(foreign[0], "")
         character = f"U+{ord(foreign[0]):04X} {name}".rstrip()
@@ -93,21 +94,21 @@ def _read(text: str, kind: str, error: type[Exception], read: Callable) -> Chem.
 
 
 def parse(smiles: str, *, sanitize: bool = True) -> Chem.Mol:
-    """Return the molecule of a SMILES, or raise `UnparsableSmiles`; all user input comes here.
+    """Return the molecule of a SMILES, or raise `UnparsableSmiles`; for all SMILES of users.
 
-    Blanks at its ends do not count, nor does a name after a blank.
+    Surrounding blanks, and a name after a blank, are ignored.
     """
     return _read(smiles, "SMILES", UnparsableSmiles, partial(Chem.MolFromSmiles, sanitize=sanitize))
 
 
 def parse_smarts(smarts: str, *, kind: str = "SMARTS") -> Chem.Mol:
-    """Return the pattern of a SMARTS, called a `kind` in messages; else raise `UserError`."""
+    """Return the pattern of a SMARTS, or raise `UserError`, in which it is called a `kind`."""
     with quiet():
         return _read(smarts, kind, UserError, Chem.MolFromSmarts)
 
 
 def dropped(text: str) -> list[str]:
-    """Return the parts of a SMILES or SMARTS that graphs lack: "stereo", "isotopes" or both.
+    """Return which of "stereo" and "isotopes", which graphs lack, a SMILES or SMARTS specifies.
 
     Examples:
         >>> dropped("C[C@H](N)C(=O)O"), dropped("[13CH4]"), dropped("[1*]c1ccccc1")
@@ -118,7 +119,7 @@ def dropped(text: str) -> list[str]:
 
 
 def without_stereo(mol: Chem.Mol) -> Chem.Mol:
-    """Return a copy of a sanitized molecule without stereo, isotopes, atom numbers, hydrogens."""
+    """Return a copy without stereo, isotopes, atom map numbers and explicit hydrogen atoms."""
     mol = Chem.Mol(mol)
     hydrogens = False
     for atom in mol.GetAtomsMatchingQuery(_LABELLED):
@@ -140,7 +141,7 @@ def _canonical(smiles: str) -> Chem.Mol:
     mol = Chem.MolFromSmiles(smiles, sanitize=False)
     try:
         mol.UpdatePropertyCache(strict=False)
-        Chem.Kekulize(mol)  # Aromatic flags are kept.
+        Chem.Kekulize(mol)  # keeps aromatic flags
         return Chem.RenumberAtoms(mol, _rings_first(mol))
     except (ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:120]
@@ -148,7 +149,7 @@ def _canonical(smiles: str) -> Chem.Mol:
 
 
 def _rings_first(mol: Chem.Mol) -> list[int]:
-    """Return the atoms in a depth-first order that follows bonds in rings before others."""
+    """Return the atoms in depth-first order, from atom 0 on, bonds in rings before others."""
     Chem.FastFindRings(mol)
     order: dict[int, None] = {}
     ahead = [0]
@@ -176,14 +177,20 @@ def named_graph(
     max_atoms: int = MAX_NODES,
     exact: bool = True,
 ) -> tuple[str, list[AtomCategory], list[tuple[int, int]], list[str]]:
-    """Return the canonical SMILES of a molecule, categories of atoms, edges and names of bonds.
+    """Return the canonical SMILES of a molecule, and its graph with categories as names.
 
     Args:
         mol: A sanitized molecule.
         marked: True to mark aromatic atoms and bonds.
-        vocabulary: Categories that are known; None for all.
-        max_atoms: Heavy atoms at most.
-        exact: False to accept a molecule that its graph does not lead back to.
+        vocabulary: Allowed categories; None for any.
+        max_atoms: Largest number of heavy atoms.
+        exact: False to accept molecules that change on the way to their graph and back.
+
+    Returns:
+        SMILES, atom categories, edges and bond names.
+
+    Raises:
+        MoleculeNotRepresentable: The molecule has no such graph.
     """
     if (count := mol.GetNumHeavyAtoms()) > max_atoms:
         raise MoleculeNotRepresentable(f"{count} heavy atoms, at most {max_atoms} are allowed")
@@ -215,14 +222,14 @@ def named_graph(
 
 
 def check_roundtrip(mol: Chem.Mol, smiles: str) -> None:
-    """Raise `MoleculeNotRepresentable` for a molecule that its graph does not lead back to.
+    """Raise `MoleculeNotRepresentable` if the molecule changes on the way to its graph and back.
 
-    Hydrogens get lost that RDKit would not put there by itself: at phosphorus and sulfur beyond
-    their lowest valence, at metals, at ends of dative bonds.
+    That happens to hydrogens which RDKit does not add by itself: at phosphorus and sulfur above
+    their lowest valence, at metals, and at the ends of dative bonds.
     """
     plain = plain_molecule(
         [AtomCategory.of(atom) for atom in mol.GetAtoms()],
-        # A graph knows no direction: that of a dative bond is lost.
+        # Edges have no direction, so that of a dative bond is lost.
         [(max(ends), min(ends)) for ends in bond_ends(mol)],
         [bond.GetBondType() for bond in mol.GetBonds()],
     )
@@ -238,7 +245,7 @@ def check_roundtrip(mol: Chem.Mol, smiles: str) -> None:
 
 
 def check_vocabulary(atoms, bonds, vocabulary: MoleculeVocabulary) -> None:
-    """Raise `MoleculeNotRepresentable` for categories that the vocabulary lacks."""
+    """Raise `MoleculeNotRepresentable` if the vocabulary lacks a category."""
     for atom in atoms:
         if atom not in vocabulary.atom_index:
             labels = " ".join(vocabulary.atom_labels)
@@ -271,10 +278,13 @@ def molecule_to_graph(
 
 
 def graph_to_molecule(node_types, edges, bond_types, vocabulary: MoleculeVocabulary) -> Chem.Mol:
-    """Return the molecule of a graph, valid or not: unsanitized, hydrogens left to RDKit.
+    """Return the unsanitized molecule of a graph, with implicit hydrogens.
 
-    The graph has node categories (n,), edges (m, 2) as pairs of node numbers, each edge once, and
-    bond categories (m,).
+    Args:
+        node_types: Node categories, (n,).
+        edges: Pairs of node numbers, each edge once, (m, 2).
+        bond_types: Edge categories, (m,).
+        vocabulary: Meaning of the categories.
     """
     types = [Chem.BondType.names[name] for name in vocabulary.bond_types]
     atoms = [vocabulary.atoms[k] for k in np.asarray(node_types).tolist()]
@@ -283,7 +293,7 @@ def graph_to_molecule(node_types, edges, bond_types, vocabulary: MoleculeVocabul
 
 
 def plain_molecule(atoms, edges, types) -> Chem.Mol:
-    """Return an unsanitized molecule of atom categories, pairs of numbers and bond types."""
+    """Return the unsanitized molecule of atom categories, pairs of atom numbers and bond types."""
     mol = Chem.RWMol()
     for category in atoms:
         mol.AddAtom(_atom(category.symbol, category.charge))
@@ -294,7 +304,7 @@ def plain_molecule(atoms, edges, types) -> Chem.Mol:
 
 @cache
 def _atom(symbol: str, charge: int) -> Chem.Atom:
-    """Return an atom of no molecule, of which `AddAtom` takes a copy."""
+    """Return an atom for `AddAtom`, which copies it."""
     atom = Chem.Atom(symbol)
     atom.SetFormalCharge(charge)
     return atom

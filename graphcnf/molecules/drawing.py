@@ -1,4 +1,4 @@
-"""Pictures of molecules."""
+"""Pictures and HTML tables of molecules."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from graphcnf.compute.files import write_file
 from graphcnf.molecules.codec import parse, quiet
 
 CELL, COLUMNS = (240, 160), 5
-"""Width and height of a molecule in pixels, and molecules per row at most, in a grid."""
+"""Width and height of a cell in pixels, and columns at most, of a grid."""
 
 
 def draw_grid(
@@ -27,13 +27,13 @@ def draw_grid(
     legends: Sequence[str] | None = None,
     highlights: Sequence[Sequence[int]] | None = None,
 ) -> None:
-    """Draw molecules or SMILES in a grid, into a .png, .svg or .pdf file (pixels in that, too).
+    """Draw molecules in a grid, into a .png, .svg or .pdf file (with a bitmap in the .pdf).
 
     Args:
-        molecules: Molecules (unsanitized ones are drawn as they are) or SMILES, at least one.
-        path: File to write; its folder is made.
+        molecules: SMILES or molecules, which may be unsanitized; at least one.
+        path: File to write; its folder is created.
         legends: A line of text below each molecule.
-        highlights: Indices of atoms to mark in each molecule.
+        highlights: Indices of atoms to highlight in each molecule.
 
     Raises:
         UserError: The file cannot be written.
@@ -66,12 +66,12 @@ def draw_grid(
 def draw_svg(
     molecule: Chem.Mol | str, *, size: tuple[int, int], highlight: Sequence[int] = ()
 ) -> str:
-    """Draw a molecule (an unsanitized one as it is) or SMILES as the text of an SVG image.
+    """Return the SVG image of a molecule as text.
 
     Args:
-        molecule: Molecule or SMILES.
+        molecule: SMILES or molecule, which may be unsanitized.
         size: Width and height in pixels.
-        highlight: Indices of atoms to mark.
+        highlight: Indices of atoms to highlight.
     """
     canvas = rdMolDraw2D.MolDraw2DSVG(*size)
     options: Any = canvas.drawOptions()
@@ -105,7 +105,7 @@ document.querySelectorAll("th").forEach((head, k) => head.onclick = () => {
 });
 </script></html>
 """)
-"""The page of `draw_table`; a click on the name of a column sorts its rows."""
+"""Template of `draw_table`; a click on a column's heading sorts the rows."""
 
 
 def draw_table(
@@ -115,14 +115,14 @@ def draw_table(
     note: str = "",
     highlights: Sequence[Sequence[int]] | None = None,
 ) -> None:
-    """Write an .html page, which needs no network, with a row of drawing and values per molecule.
+    """Write a self-contained .html page with a table of drawings and values of molecules.
 
     Args:
-        rows: Values by column, the same columns in every row, with a valid molecule's `smiles`.
+        rows: Values by column, the same columns in every row; `smiles` is a valid molecule.
         path: File to write.
         title: Title of the page.
         note: Text above the table.
-        highlights: Indices of atoms to mark in each molecule.
+        highlights: Indices of atoms to highlight in each molecule.
     """
     names = [name for name in rows[0] if name != "smiles"] if rows else []
     head = "".join(f"<th>{html.escape(name)}</th>" for name in ("molecule", *names))
@@ -139,12 +139,13 @@ def draw_table(
 
 
 def _prepared(mol: Chem.Mol | str) -> Chem.Mol:
+    """Return a copy of a molecule, or the molecule of a SMILES, with coordinates for drawing."""
     mol = parse(mol) if isinstance(mol, str) else Chem.Mol(mol)
     mol.UpdatePropertyCache(strict=False)
     Chem.FastFindRings(mol)
     with rdDepictor.UsingCoordGen(True):
         rdDepictor.Compute2DCoords(mol)
-    rdDepictor.NormalizeDepiction(mol)  # lying along the longer side of its cell
+    rdDepictor.NormalizeDepiction(mol)  # align its longest axis with the longer side of the cell
     try:
         return rdMolDraw2D.PrepareMolForDrawing(mol, addChiralHs=False)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Filters: what a molecule has to pass, whatever way it was drawn in."""
+"""Filters that every generated molecule has to pass, whichever command generates it."""
 
 from __future__ import annotations
 
@@ -17,28 +17,29 @@ from graphcnf.molecules.codec import MoleculeNotRepresentable, parse, parse_smar
 from graphcnf.molecules.properties import ECFP4, Requirement, check_possible
 
 ALERTS = ("pains", "brenk", "nih", "chembl")
-"""Catalogues of structural alerts that come with RDKit, `FilterCatalogParams.FilterCatalogs`."""
+"""RDKit's catalogues of structural alerts (`FilterCatalogParams.FilterCatalogs`)."""
 
 Neighbours = tuple[Sequence[str], float]
-"""SMILES, and a Tanimoto similarity of ECFP4 fingerprints to the nearest of these molecules."""
+"""SMILES, and a bound on the Tanimoto similarity (ECFP4) to the nearest of these molecules."""
 
 Check = Callable[[Chem.Mol], bool]
+"""Function that returns True for a molecule that passes."""
 
 
 @dataclass(frozen=True)
 class Filters:
-    """Filters of sanitized molecules, in the order in which they are asked: the quick ones first.
+    """Filters of sanitized molecules, applied in this order: fast ones first.
 
     Attributes:
-        smarts: SMARTS that a molecule contains.
-        exclude: SMARTS that it does not contain.
-        require: Comparisons of properties, as "qed > 0.6" (`Requirement`).
-        min_similarity: Molecules, and the least similarity to the nearest of them.
-        max_similarity: Molecules, and the greatest similarity to the nearest of them.
-        alerts: Catalogues of `ALERTS` that have no alert for it.
+        smarts: SMARTS patterns that a molecule contains.
+        exclude: SMARTS patterns that it does not contain.
+        require: Comparisons of properties, such as "qed > 0.6" (`Requirement`).
+        min_similarity: Molecules, and the lowest similarity to the nearest of them.
+        max_similarity: Molecules, and the highest similarity to the nearest of them.
+        alerts: Names in `ALERTS`; no alert of these catalogues matches.
 
     Raises:
-        UserError: One of them cannot be read, or nothing can pass.
+        UserError: A filter cannot be read, or no molecule can pass.
 
     Examples:
         >>> filters = Filters(require=["qed > 0.6"], exclude=["[N+](=O)[O-]"], alerts=["pains"])
@@ -58,18 +59,18 @@ class Filters:
     def __post_init__(self):
         for text in set(self.smarts) & set(self.exclude):
             raise UserError(f"{text} is wanted and excluded: nothing can pass")
-        assert self.checks is not None  # reads them all
+        assert self.checks is not None  # reads all filters, and raises for bad ones
 
     def __bool__(self) -> bool:
         return bool(self.checks)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Another process reads the texts anew.
+        # Without the checks, which cannot be pickled; another process builds its own.
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @cached_property
     def checks(self) -> dict[str, Check]:
-        """Functions that return True for a molecule that passes, by what they ask for."""
+        """The single filters by name, such as "qed > 0.6" or "no pains alert"."""
         requirements = [Requirement.parse(text) for text in self.require]
         check_possible(requirements)
         found: dict[str, Check] = {}
@@ -88,7 +89,10 @@ class Filters:
 
     @property
     def identity(self) -> dict[str, str]:
-        """JSON values that determine the filters: SHA-256 of molecules to compare with by check."""
+        """JSON values that determine the filters.
+
+        By name of a check: the SHA-256 of the molecules to compare with, "" for other checks.
+        """
         found = dict.fromkeys(self.checks, "")
         for neighbours, sign in ((self.min_similarity, ">="), (self.max_similarity, "<=")):
             if neighbours is not None:
@@ -97,7 +101,7 @@ class Filters:
         return found
 
     def refusal(self, mol: Chem.Mol) -> str:
-        """Return the name of the first filter that a molecule does not pass, "" for none."""
+        """Return the name of the first filter that a molecule fails, "" if it passes all."""
         return next((name for name, passes in self.checks.items() if not passes(mol)), "")
 
 
@@ -105,11 +109,11 @@ NO_FILTERS = Filters()
 
 
 def passing_shares(names: Iterable[str], outcomes: Mapping[str, int]) -> dict[str, float]:
-    """Return the share that passes each filter, of those that passed the filters before it.
+    """Return for each filter the share that passes, among molecules that passed all before it.
 
     Args:
-        names: `Filters.checks` in their order.
-        outcomes: Numbers of molecules by their `Filters.refusal`.
+        names: Names of `Filters.checks`, in order.
+        outcomes: Numbers of molecules by `Filters.refusal`.
     """
     left, found = sum(outcomes.values()), {}
     for name in names:
@@ -120,7 +124,7 @@ def passing_shares(names: Iterable[str], outcomes: Mapping[str, int]) -> dict[st
 
 
 def passing_text(names: Iterable[str], outcomes: Mapping[str, int]) -> str:
-    """Return the share that passes all filters, and those of `passing_shares`, in words."""
+    """Return a sentence with the share that passes all filters, and the `passing_shares`."""
     each = [f"{name} {share:.1%}" for name, share in passing_shares(names, outcomes).items()]
     share = outcomes.get("", 0) / max(sum(outcomes.values()), 1)
     return f"{share:.1%} pass the filters ({', '.join(each)})" if each else ""
@@ -132,6 +136,7 @@ def _contains(text: str, wanted: bool) -> Check:
 
 
 def _is_near(molecules: Sequence[str], value: float, least: bool) -> Check:
+    """Return the check for `min_similarity` (`least`) or `max_similarity`."""
     if not 0 <= value <= 1:
         raise UserError(f"a Tanimoto similarity lies between 0 and 1, got {value:g}")
     if not molecules:

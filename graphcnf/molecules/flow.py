@@ -1,4 +1,4 @@
-"""A density of molecules: SMILES from seeds, log-likelihoods from SMILES."""
+"""`MoleculeFlow`, the density of molecules: draws SMILES, and scores them."""
 
 from __future__ import annotations
 
@@ -43,24 +43,25 @@ from graphcnf.molecules.validity import strict_smiles
 from graphcnf.molecules.vocabulary import OTHER_CODEC, MoleculeVocabulary, numbers_atoms_as_here
 
 BATCH = 128
+"""Graphs that are scored at a time."""
 
 MOST_LEFT_OUT = 1000
-"""Molecules in a row that cannot have the marks of a fragment, after which a search ends."""
+"""Consecutive molecules that cannot have a fragment's stereo marks after which a search ends."""
 
 MOST_REFUSED = 100_000
-"""Records in a row without a further molecule that passes, after which a sample ends."""
+"""Consecutive records without a new molecule that passes the filters after which a sample ends."""
 
 CHUNK = 512
 """Molecules that a process scores at a time."""
 
-LEAST, COUNT, TAIL = 100, 101, (5, 1)
-"""Molecules of a group of sizes at least, its quantiles, and the per cent of it between which the
-slope of its tail is taken."""
+GROUP_SIZE, QUANTILES, TAIL = 100, 101, (5, 1)
+"""Of the likelihood percentiles: molecules at least in a group of sizes, number of quantiles of a
+group, and the two percentiles by which the tail is extrapolated."""
 
 
 @dataclass(repr=False)
 class MoleculeSample(Sequence):
-    """Graphs and canonical SMILES, None where a graph is no valid molecule in one piece."""
+    """Sampled graphs with their SMILES; None for graphs that are no valid connected molecule."""
 
     graphs: PackedGraphs
     smiles: list[str | None]
@@ -76,12 +77,12 @@ class MoleculeSample(Sequence):
 
     @property
     def validity(self) -> float:
-        """Share that is valid as drawn and in one piece; 0 for an empty sample."""
+        """Share of valid connected molecules; 0 for an empty sample."""
         return sum(s is not None for s in self.smiles) / len(self) if len(self) else 0.0
 
     @property
     def molecules(self) -> list[Chem.Mol | None]:
-        """RDKit molecules, None where invalid."""
+        """RDKit molecules, None for invalid graphs."""
         return [None if s is None else Chem.MolFromSmiles(s) for s in self.smiles]
 
     def to_frame(self) -> pd.DataFrame:
@@ -101,10 +102,14 @@ class MoleculeSample(Sequence):
 
 
 class MoleculeFlow:
-    """A density of molecules: a `GraphCNF` whose metadata name the meaning of its categories.
+    """A density of molecules: a `GraphCNF` with a vocabulary of atoms and bonds.
+
+    Args:
+        model: Model whose metadata contain the vocabulary.
+        stereo: Density of stereo marks given the graph; None for that of the model's data, if any.
 
     Raises:
-        UserError: The metadata name no vocabulary that fits.
+        UserError: The model has no vocabulary, or one that does not fit.
 
     Examples:
         >>> flow = MoleculeFlow.from_pretrained("zinc250k")
@@ -124,12 +129,12 @@ class MoleculeFlow:
 
     @property
     def stereo(self) -> StereoFlow | None:
-        """Density of stereo marks given the graph, by default that of the model's data, if any."""
+        """Density of stereo marks given the graph, or None."""
         return self._stereo or stereo_of(self.model)
 
     @classmethod
     def from_pretrained(cls, name_or_folder: str | Path, device="cpu") -> MoleculeFlow:
-        """Load shipped weights by name, or a folder."""
+        """Load shipped weights by name, or a model from a folder."""
         return cls(GraphCNF.from_pretrained(name_or_folder, device))
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -156,22 +161,24 @@ class MoleculeFlow:
         stereo: bool = True,
         filters: Filters = NO_FILTERS,
     ) -> MoleculeSample:
-        """Draw raw samples, the same ones for the same seed; with filters, what `generate` writes.
+        """Draw raw samples or, with filters, distinct valid molecules that pass them.
+
+        The seed determines the molecules; a larger sample begins with the same ones.
 
         Args:
-            n: Number of molecules; a larger one begins with the same molecules.
+            n: Number of molecules.
             seed: Seed of the sample.
             temperature: Below 1 for more probable molecules.
-            atoms: Lowest and highest number of heavy atoms; as in the training data when None.
-            properties: Values that the molecules come near, such as `{"logp": 2.5}`; nothing is
-                filtered.
-            best_of: Candidates for each molecule, of which the nearest to the properties is kept.
-            stereo: Draw stereo marks, too, where the model has `stereo`.
-            filters: Filters that all molecules pass, which are then valid and distinct.
+            atoms: Lowest and highest number of heavy atoms; None for the training data's sizes.
+            properties: Target values such as `{"logp": 2.5}`, for a model trained with properties;
+                molecules are drawn near them, but none is discarded.
+            best_of: Candidates per molecule; the one nearest to the target values is kept.
+            stereo: Also draw stereo marks, if the model has `stereo`.
+            filters: Filters; the molecules are then those that `graphcnf generate` writes.
 
         Raises:
-            UserError: A number is out of range, the model knows no such property, or no further
-                molecule passes.
+            UserError: A number is out of range, the model was not trained with a property, or no
+                new molecule passes the filters for a long time.
         """
         check_integer("n", n)
         if atoms is not None:
@@ -204,16 +211,16 @@ class MoleculeFlow:
     def grow(
         self, fragment: str, n: int = 100, *, task: str = "grow", stereo: bool = True, **options
     ) -> MoleculeSample:
-        """Draw distinct molecules around a fragment.
+        """Draw distinct molecules that contain a fragment.
 
         Args:
             fragment: SMILES with attachment points (`[*:1]`), or SMARTS.
             n: Number of molecules.
-            task: "grow" (from the attachment points; without any, from every hydrogen, but no ring
-                is closed over the fragment), "scaffold" (new atoms and rings anywhere), "decorate"
-                (something at each attachment point, nothing elsewhere) or "link" (two fragments
-                "A.B" with an attachment point each).
-            stereo: Keep the marks of the fragment, and draw the others.
+            task: "grow" (from the attachment points, or without any from every hydrogen, but no new
+                ring contains fragment atoms), "scaffold" (new atoms and rings anywhere), "decorate"
+                (a substituent at each attachment point, none elsewhere) or "link" (a linker between
+                two fragments "A.B" with an attachment point each).
+            stereo: Keep the fragment's stereo marks, and draw the others, if the model has stereo.
             **options: `seed`, `temperature`, `atoms`, `particles` and `filters`
                 (`graphcnf.molecules.growth.Growth`).
         """
@@ -223,14 +230,15 @@ class MoleculeFlow:
     def analogs(
         self, molecule: str | Chem.Mol, n: int = 100, *, stereo: bool = True, **options
     ) -> MoleculeSample:
-        """Draw n distinct analogues of a molecule, never the molecule itself.
+        """Draw n distinct analogues of a molecule, other than the molecule itself.
 
-        With `stereo`, marks of the molecule stay where it stays, and the others are drawn. Options
-        are those of `graphcnf.molecules.analogs.analogs_of`, such as `keep` and `similar`.
+        Options are those of `graphcnf.molecules.analogs.analogs_of`, such as `keep` and `similar`.
+        With `stereo`, unchanged atoms keep their stereo marks, and the others are drawn.
         """
         return self._taken(analogs_of(self, molecule, **options), n, stereo)
 
     def _taken(self, search, n: int, stereo: bool) -> MoleculeSample:
+        """Return the first n molecules of a search."""
         check_integer("n", n)
         with evaluation_mode(self.model):
             found = list(islice(self.found(search, stereo), n))
@@ -238,10 +246,10 @@ class MoleculeFlow:
         return MoleculeSample(graphs, [one.smiles for one in found])
 
     def found(self, search: Growth | NearAnalogs, stereo: bool = True) -> Iterator[Result]:
-        """Yield the molecules of a search, with marks where `stereo` and the model has them.
+        """Yield the molecules of a search; with `stereo`, draw marks if the model has stereo.
 
-        Marks of the search's `marked` part are kept, and the others drawn given them; molecules
-        that cannot have those of a fragment are left out.
+        Marks of the search's `marked` part are kept, and the others drawn given these. Molecules
+        that cannot have the kept marks are left out.
         """
         if not stereo or self.stereo is None:
             yield from search.molecules()
@@ -262,11 +270,14 @@ class MoleculeFlow:
             left_out = 0 if smiles is not None else left_out + 1
             if left_out == MOST_LEFT_OUT:
                 raise UserError(
-                    f"{left_out:,} molecules in a row cannot have the marks: leave some"
+                    f"{left_out:,} molecules in a row cannot have the stereo marks: leave some out"
                 )
 
     def graphs(self, molecules: str | Chem.Mol | Iterable) -> tuple[PackedGraphs, list[str | None]]:
-        """Return graphs of molecules or SMILES, and for each why it has none, or None."""
+        """Return the graphs of representable molecules, and for every molecule a reason or None.
+
+        The reason says why the model cannot represent a molecule.
+        """
         if not numbers_atoms_as_here(self.model):
             raise UserError(OTHER_CODEC)
         graphs: list[codec.Graph] = []
@@ -286,14 +297,14 @@ class MoleculeFlow:
         return PackedGraphs.from_lists(graphs), reasons
 
     def log_prob(self, molecules: str | Chem.Mol | Iterable, *, orders: int = 1) -> np.ndarray:
-        """Return lower bounds on log p(molecule), (M,) nats, number of atoms included.
+        """Return lower bounds on log p(molecule), including its number of atoms, (M,) nats.
 
-        -inf where a molecule is outside of what the model knows; `score` says why.
+        -inf for molecules that the model cannot represent; `score` says why.
 
         Args:
-            molecules: SMILES or RDKit molecules, or one of them. Stereo marks count where the model
-                has `stereo`, isotopes never; elements without a mark may have any.
-            orders: Numberings to sum over; see `GraphCNF.log_prob`.
+            molecules: SMILES or RDKit molecules, or one of them. Stereo marks count if the model
+                has `stereo`: unmarked elements are summed over. Isotopes are ignored.
+            orders: Number of numberings to sum over; see `GraphCNF.log_prob`.
         """
         molecules = _listed(molecules)
         graphs, reasons = self.graphs(molecules)
@@ -304,10 +315,9 @@ class MoleculeFlow:
         return nats
 
     def _of_marks(self, molecules: Sequence) -> tuple[np.ndarray, np.ndarray]:
-        """Return log-probabilities of the marks given the graphs, nats, and which are exact, (M,).
+        """Return log p(stereo marks | graph), nats, and whether each value is exact, (M,) both.
 
-        Marks that contradict each other, and those of a molecule with too many symmetries, are
-        taken as not given.
+        Contradictory marks, and marks of a molecule with too many symmetries, are ignored.
         """
         nats, exact = np.zeros(len(molecules)), np.ones(len(molecules), dtype=bool)
         if self.stereo is None:
@@ -324,12 +334,12 @@ class MoleculeFlow:
 
     @cached_property
     def charge_states(self) -> frozenset[str]:
-        """Names of the acids and bases that the model finds more likely charged."""
+        """Names of the `GROUPS` of acids and bases that are more probable charged than neutral."""
         pairs = [pair for group in GROUPS for pair in group.probes]
         graphs, reasons = self.graphs(sum(pairs, ()))
         nats = np.full(len(reasons), -math.inf)
         nats[[reason is None for reason in reasons]] = self._given_size(graphs)
-        # A model that knows none of both says nothing.
+        # Skip pairs of which the model can represent neither molecule.
         likely = [
             pair[int(own.argmax())]
             for pair, own in zip(pairs, nats.reshape(-1, 2), strict=True)
@@ -338,9 +348,9 @@ class MoleculeFlow:
         return charge_states(likely)
 
     def standardized(self, molecule: str) -> str:
-        """Return the SMILES of a molecule as the model's data would write it.
+        """Return the SMILES of a molecule, standardized like the model's training data.
 
-        See `parse_standardized`: charged are the acids and bases of `charge_states`.
+        See `parse_standardized`; the acids and bases in `charge_states` are charged.
         """
         with codec.quiet():
             return Chem.MolToSmiles(parse_standardized(molecule, self.charge_states))
@@ -354,7 +364,7 @@ class MoleculeFlow:
         """Return log p(graph | number of atoms), (M,) nats."""
 
         def noise(chosen: np.ndarray) -> RecordNoise:
-            # Every molecule has the same: its figure depends on nothing but itself.
+            # The same noise for every molecule, so that its value does not depend on the others.
             return RecordNoise(0, [0] * len(chosen))
 
         return self.model.log_probs(graphs, noise, orders=orders, size=BATCH)
@@ -367,22 +377,26 @@ class MoleculeFlow:
         standardize: bool = False,
         workers: Workers = None,
     ) -> pd.DataFrame:
-        """Return a row per molecule.
+        """Return a table with the log-likelihood of each molecule.
 
         Args:
-            molecules: See `log_prob`; also of something else, as None, which is outside.
+            molecules: See `log_prob`. Other objects, such as None, get a row with a reason.
             orders: See `log_prob`.
             standardize: True to score each molecule as `standardized` writes it.
-            workers: Processes, or a cluster; None for one per core, where it pays.
+            workers: Processes, or a cluster; None for one per core if there are many molecules.
 
         Returns:
-            The columns `smiles` (as given), with `standardize` also `standardized` (what the
-            figures are of), `log_likelihood` (nats, see `log_prob`; NaN outside), where the model
-            has `stereo` that part of it as `stereo` (nats, 0 without marks; a
-            lower bound unless `stereo_exact`), `bits_per_atom`,
-            `percentile` (share of training molecules of about this number of atoms that are less
-            likely, all of them in the canonical numbering, 0 to 100, where the model knows; below 1
-            extrapolated), `reason` (why a molecule is outside, or None).
+            The columns
+
+            - `smiles`, as given; with `standardize` also `standardized`, the scored SMILES;
+            - `log_likelihood`, nats, see `log_prob`; NaN if the molecule cannot be represented;
+            - if the model has stereo, `stereo`, the part of the log-likelihood that is due to the
+              marks (0 without marks), and `stereo_exact`, False if it is a lower bound;
+            - `bits_per_atom`;
+            - `percentile`, the share in per cent of training molecules with a similar number of
+              atoms that are less likely, all in the canonical numbering; below 1 extrapolated, NaN
+              if the model does not store it;
+            - `reason`, why the model cannot represent the molecule, or None.
         """
         molecules = _listed(molecules)
         if workers is None and (len(molecules) <= 4 * CHUNK or self.model.device.type != "cpu"):
@@ -432,11 +446,11 @@ class MoleculeFlow:
         return frame.assign(reason=pd.Series(reasons, dtype=object))
 
     def learn_percentiles(self, molecules: PackedGraphs) -> None:
-        """Store the likelihoods of some training molecules, which `score` compares with.
+        """Store quantiles of training molecules' likelihoods, for the percentiles of `score`.
 
-        As JSON in the model's metadata: for each group of neighbouring sizes `largest`, its largest
-        number of atoms, and `quantiles` of the bits per atom given the size, in even steps from 0
-        to 100 %.
+        The model's metadata get a table for each group of neighbouring sizes: `largest`, the
+        largest number of atoms, and `quantiles` of the bits per atom given the size, in even steps
+        from 0 to 100 %.
         """
         sizes = molecules.node_counts
         bits = -self._given_size(molecules) / math.log(2) / sizes
@@ -444,12 +458,12 @@ class MoleculeFlow:
         count = 0
         for size, here in zip(*np.unique(sizes, return_counts=True), strict=True):
             count += here
-            if count >= LEAST:
+            if count >= GROUP_SIZE:
                 ends.append(int(size))
                 count = 0
-        # What is left over belongs to the last group.
+        # The last group also contains the remaining sizes.
         ends = [*ends[:-1], int(sizes.max())]
-        groups, shares = np.searchsorted(ends, sizes), np.linspace(0, 1, COUNT)
+        groups, shares = np.searchsorted(ends, sizes), np.linspace(0, 1, QUANTILES)
         quantiles = [np.quantile(bits[groups == k], shares).tolist() for k in range(len(ends))]
         self.model.metadata["likelihood_quantiles"] = [
             {"largest": end, "quantiles": [round(q, 4) for q in own]}
@@ -457,7 +471,7 @@ class MoleculeFlow:
         ]
 
     def encode(self, molecules: str | Chem.Mol | Sequence) -> tuple[dict, torch.Tensor]:
-        """Return latents of the base space, and the mask (B, N) that `decode` needs."""
+        """Return the latents of molecules in the base space, and the mask (B, N) for `decode`."""
         graphs, reasons = self.graphs(molecules)
         if not reasons:
             raise UserError("there are no molecules to encode")
@@ -468,12 +482,12 @@ class MoleculeFlow:
         return self.model.encode(batch), batch.mask
 
     def decode(self, latents: dict, mask: torch.Tensor) -> list[str | None]:
-        """Return SMILES of latents, None where they are no valid molecule."""
+        """Return the SMILES that latents decode to, None for invalid graphs."""
         return strict_smiles(self.model.decode(latents, mask).to_packed(), self.vocabulary)
 
 
 def _passing(n: int, filters: Filters, draw: Callable[[range], tuple]) -> MoleculeSample:
-    """Return the first n distinct molecules that pass, of the records that `draw` gives."""
+    """Return the first n distinct molecules that pass filters, among the records of `draw`."""
     seen, outcomes, last = set[int](), Counter[str](), 0
     graphs: list[codec.Graph] = []
     smiles: list[str | None] = []
@@ -498,11 +512,15 @@ def _passing(n: int, filters: Filters, draw: Callable[[range], tuple]) -> Molecu
 
 
 def percentiles(table: list[dict[str, Any]], sizes: np.ndarray, bits: np.ndarray) -> np.ndarray:
-    """Return the share of training molecules of like size that are less likely, 0 to 100, (M,).
+    """Return the percentage of training molecules of similar size that are less likely, (M,).
 
-    Below 1 % the few molecules of the tail say little: it goes on as an exponential through the
-    quantiles of `TAIL`, so that it never comes to 0. NaN where `bits` per atom given the size (M,)
-    are not finite, or no group is in the table of `MoleculeFlow.learn_percentiles`.
+    Below 1 %, too few training molecules are in the tail: an exponential through the quantiles of
+    `TAIL` continues it, and never reaches 0.
+
+    Args:
+        table: Groups of `MoleculeFlow.learn_percentiles`; the result is NaN if there are none.
+        sizes: Numbers of atoms, (M,).
+        bits: Bits per atom given the size, (M,); the result is NaN for values that are not finite.
     """
     groups = np.searchsorted([group["largest"] for group in table[:-1]], sizes)
     places = np.full(len(bits), np.nan)
@@ -520,7 +538,7 @@ def percentiles(table: list[dict[str, Any]], sizes: np.ndarray, bits: np.ndarray
 
 
 def _listed(molecules: Any) -> list:
-    """Return molecules as a list: one, several, or the column `smiles` of a DataFrame."""
+    """Return one molecule, several, or the column `smiles` of a DataFrame as a list."""
     if isinstance(molecules, str | Chem.Mol):
         return [molecules]
     columns = getattr(molecules, "columns", None)

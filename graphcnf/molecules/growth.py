@@ -1,12 +1,13 @@
-"""Molecules that hold a fragment, drawn from the model given it.
+"""Molecules that contain a fragment, drawn from the model given the fragment.
 
-A fragment is a SMARTS, or a SMILES with attachment points: dummy atoms, `*`, `[*:1]` or `[1*]`, in
-place of which comes a new atom with the same bond. Elsewhere a new bond takes the place of a
-hydrogen, where the fragment is open.
+A fragment is a SMARTS, or a SMILES with attachment points: dummy atoms `*`, `[*:1]` or `[1*]`, each
+of which a new atom with the same bond replaces. If the fragment is open, new atoms may also replace
+its hydrogens.
 
-Particles with the fragment forced into them are drawn in rounds, and each has a weight. A molecule
-is taken with the probability min(1, weight / threshold): rejection control (Liu, Chen & Wong 1998).
-The threshold is that of all rounds, so that a round without likely molecules gives none.
+The sampler is sequential Monte Carlo with rejection control (Liu, Chen & Wong 1998). Particles that
+contain the fragment are drawn in rounds, each with a weight, and a molecule is accepted with the
+probability min(1, weight / threshold). All rounds share the threshold, so a round without probable
+molecules gives none.
 """
 
 from __future__ import annotations
@@ -36,45 +37,41 @@ from graphcnf.molecules.validity import strict
 from graphcnf.molecules.vocabulary import MARK, AtomCategory, MoleculeVocabulary
 
 STRUCTURES, MATCHES = 256, 1000
-"""Kekulé structures of a fragment, and places of it in a molecule, that are looked at at most."""
+"""Limits on the Kekulé structures of a fragment, and on its matches in a molecule."""
 
 TASKS = {"scaffold": (1, 0, 38), "grow": (1, 0, 38), "decorate": (1, 1, 38), "link": (2, 1, 1)}
-"""Number of parts, and fewest and most attachment points of each, by the name of a task."""
+"""By task: number of fragments, and fewest and most attachment points of each."""
 
 ROUND, TRIAL = 256, 64
-"""Particles in a round, and before the first one, to learn in which orders the model knows a
-fragment."""
+"""Particles in a round; particles in a trial round, which learns in which orders of its atoms the
+model draws the fragment."""
 
 ROUNDS, PATIENCE, PATIENCE_FACTOR = 16, 8, 10
-"""Rounds whose weights say which molecules are taken, and rounds in a row without a further
-molecule after which the search is given up, times the factor where there are filters."""
+"""Last rounds that determine the threshold; consecutive rounds without a new molecule after which
+the search ends; factor for this number when filters are active."""
 
 GOLDEN = (math.sqrt(5) - 1) / 2
-"""Multiples of it, modulo 1, fill the unit interval evenly at every count."""
+"""Golden ratio: its first n multiples, modulo 1, are spread evenly over [0, 1) for every n."""
 
 
 @dataclass
 class MoleculeFragment:
-    """Atoms and bonds that a molecule has to hold; `query` matches exactly where it does.
+    """Atoms and bonds that a molecule has to contain."""
 
-    `points` are the name of each attachment point, R1 for [*:1], and the atom that has it; `marked`
-    are the stereo marks, if any, which the query leaves out.
-    """
-
-    text: str
+    text: str  # SMILES or SMARTS, as given
     fragment: GraphFragment
-    query: Chem.Mol
-    points: Sequence[tuple[str, int]] = ()
-    marked: MarkedPart | None = None
+    query: Chem.Mol  # pattern that matches the molecules with the fragment, without stereo
+    points: Sequence[tuple[str, int]] = ()  # name (R1 for [*:1]) and atom of attachment points
+    marked: MarkedPart | None = None  # stereo marks
 
     def match(self, molecule: Chem.Mol) -> tuple[int, ...]:
-        """Return the atoms of a molecule that are the fragment, by RDKit's first match."""
+        """Return the atoms of a molecule that match the fragment, in RDKit's first match."""
         return molecule.GetSubstructMatch(self.query)
 
     def groups(self, molecule: Chem.Mol) -> dict[str, str]:
-        """Return the SMILES of the part at each attachment point, in the first place, by name.
+        """Return the substituent's SMILES at each attachment point, by name, in the first match.
 
-        A part that is bonded to two atoms stands at both, with [*:1] at the first of them.
+        A substituent that is bonded to two atoms is listed at both, with [*:1] at the first.
         """
         if not self.points:
             return {}
@@ -95,19 +92,20 @@ class MoleculeFragment:
         return {name: next(left[atom], "") for name, atom in self.points}
 
     def places(self, molecule: Chem.Mol) -> int:
-        """Count the ways to find it in a molecule, symmetric ones included."""
+        """Return the number of matches in a molecule, including symmetric ones."""
         return len(molecule.GetSubstructMatches(self.query, uniquify=False, maxMatches=MATCHES))
 
 
 def read_fragment(text: str, task: str, vocabulary: MoleculeVocabulary) -> MoleculeFragment:
-    """Read a SMILES, or SMARTS, for one of the `TASKS`. Stereo counts for its `marked` part alone.
+    """Return the fragment of a SMILES or SMARTS for one of the `TASKS`.
 
-    With "scaffold", and with "grow" where there are no attachment points, every hydrogen may be
-    replaced; "scaffold" also lets new atoms close rings over the fragment. Raises `UserError` where
-    it is no such fragment, or the vocabulary lacks an atom or a bond of it.
+    Every hydrogen can be replaced with "scaffold", and with "grow" if there are no attachment
+    points; with "scaffold", new rings may also contain fragment atoms. Stereo marks are put into
+    `marked` only. Raises `UserError` if the text does not suit the task, or the vocabulary lacks an
+    atom or bond.
     """
     if task not in TASKS:
-        raise UserError(f"task is one of {', '.join(TASKS)}, not {task!r}")
+        raise UserError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
     shown = f"{text[:80]!r}"
     is_open = task == "scaffold" or (task == "grow" and "*" not in text)
     points: list[tuple[str, int]] = []
@@ -141,9 +139,9 @@ def read_fragment(text: str, task: str, vocabulary: MoleculeVocabulary) -> Molec
 
 
 def _marked(part: Chem.Mol, query: Chem.Mol) -> MarkedPart | None:
-    """Return the marks of a fragment; those at an atom with two attachment points say nothing.
+    """Return the stereo marks of a fragment, without those at atoms with two attachment points.
 
-    It is open which of two new neighbours is at which point.
+    These have no meaning, since it is open which new neighbour is at which attachment point.
     """
     atoms = list(part.GetAtoms())
     if query.GetNumAtoms() < len(atoms):
@@ -163,6 +161,7 @@ def _marked(part: Chem.Mol, query: Chem.Mol) -> MarkedPart | None:
 
 
 def _check_attachments(shown: str, given: Chem.Mol, low: int, high: int) -> None:
+    """Raise `UserError` for a bad attachment point, or for too few or many in a fragment."""
     for part in Chem.GetMolFrags(given):
         dummies = [k for k in part if not given.GetAtomWithIdx(k).GetAtomicNum()]
         if not low <= len(dummies) <= high:
@@ -180,7 +179,7 @@ def _check_attachments(shown: str, given: Chem.Mol, low: int, high: int) -> None
 
 
 def _points(given: Chem.Mol, task: str) -> list[tuple[str, int]]:
-    """Return name and atom of each attachment point; atoms are counted without these."""
+    """Return name and atom of each attachment point; atom numbers skip attachment points."""
     atoms = [atom.GetIdx() for atom in given.GetAtoms() if atom.GetAtomicNum()]
     dummies = [atom for atom in given.GetAtoms() if not atom.GetAtomicNum()]
     labels = [atom.GetAtomMapNum() or atom.GetIsotope() for atom in dummies]
@@ -193,6 +192,7 @@ def _points(given: Chem.Mol, task: str) -> list[tuple[str, int]]:
 
 
 def _of_smiles(shown: str, given: Chem.Mol, vocabulary: MoleculeVocabulary, is_open: bool):
+    """Return the arguments of `make_fragment` for a SMILES, from its Kekulé structures."""
     Chem.RemoveStereochemistry(given)
     for atom in given.GetAtoms():
         atom.SetAtomMapNum(0)
@@ -230,7 +230,7 @@ def _kekule_structures(mol: Chem.Mol) -> list[tuple]:
         if structure is None:
             continue
         types = tuple(bond.GetBondType() for bond in structure.GetBonds())
-        # Resonance moves charges as well: only what keeps them is the same fragment.
+        # Some resonance structures move charges; these are other fragments.
         same = [atom.GetFormalCharge() for atom in structure.GetAtoms()] == charges
         if same and all(
             new != Chem.BondType.AROMATIC if old.GetIsAromatic() else new == old.GetBondType()
@@ -245,7 +245,7 @@ def _kekule_structures(mol: Chem.Mol) -> list[tuple]:
 
 
 def _query(mol: Chem.Mol, is_open: bool) -> Chem.Mol:
-    """Return a pattern of the fragment; where it is closed, with no other neighbours."""
+    """Return a pattern that matches the fragment and, unless open, allows no other neighbours."""
     parameters: Any = Chem.AdjustQueryParameters.NoAdjustments()
     parameters.makeDummiesQueries = True
     if not is_open:
@@ -254,17 +254,21 @@ def _query(mol: Chem.Mol, is_open: bool) -> Chem.Mol:
     query = Chem.RWMol(Chem.AdjustQueryProperties(mol, parameters))
     if not is_open:
         for old, new in zip(mol.GetAtoms(), query.GetAtoms(), strict=True):
-            # With its neighbours, its hydrogens say that all bonds out of it are single.
+            # Fixed numbers of neighbours and hydrogens imply single bonds to new atoms.
             if old.GetAtomicNum():
                 new.ExpandQuery(rdqueries.HCountEqualsQueryAtom(old.GetTotalNumHs()))
-        # Degrees say it all, and one new atom may be at two attachment points.
+        # Without dummy atoms: degrees suffice, and one new atom may be at two attachment points.
         for k in sorted((a.GetIdx() for a in mol.GetAtoms() if not a.GetAtomicNum()), reverse=True):
             query.RemoveAtom(k)
     return query.GetMol()
 
 
 def _of_smarts(shown: str, pattern: Chem.Mol, vocabulary: MoleculeVocabulary):
-    """Allow each atom what its element, charge and aromaticity say; the query settles the rest."""
+    """Return the arguments of `make_fragment` for a SMARTS.
+
+    Categories are restricted by element, charge, aromaticity and bond order; molecules are checked
+    against the whole pattern later.
+    """
     marked, count, size = (vocabulary.marked, pattern.GetNumAtoms(), len(vocabulary.bonds) + 1)
     categories = torch.zeros(count, len(vocabulary.atoms), dtype=torch.bool)
     for row, atom in zip(categories, pattern.GetAtoms(), strict=True):
@@ -290,7 +294,7 @@ def make_fragment(
     *,
     rings: bool,
 ) -> GraphFragment:
-    """Return a `GraphFragment`; edges and numbers are lists."""
+    """Return the `GraphFragment` of categories and structures (bool tensors) and lists."""
     plain = [False, *(not name.startswith(MARK) for name in vocabulary.bonds)]
     return GraphFragment(
         categories=categories,
@@ -304,7 +308,7 @@ def make_fragment(
 
 
 def atom_could_be(atom: Chem.Atom, category: AtomCategory, marked: bool) -> bool:
-    """Return True if an atom of a pattern may match a category; `marked` vocabulary or not."""
+    """Return True if a pattern's atom may match a category; `marked` as of the vocabulary."""
     number = Chem.GetPeriodicTable().GetAtomicNumber(category.symbol)
 
     def leaf(name: str, value: int) -> bool | None:
@@ -324,7 +328,10 @@ def atom_could_be(atom: Chem.Atom, category: AtomCategory, marked: bool) -> bool
 
 
 def bond_could_be(bond: Chem.Bond, name: str, marked: bool) -> bool:
-    """Return True if a bond of a pattern may match a name; without marks any may be aromatic."""
+    """Return True if a pattern's bond may match a bond name; `marked` as of the vocabulary.
+
+    Without aromatic marks, any single or double bond may be aromatic.
+    """
     aromatic = name.startswith(MARK)
     order = Chem.BondType.AROMATIC if aromatic else Chem.BondType.names[name]
     may_be_aromatic = not marked and name in ("SINGLE", "DOUBLE")
@@ -344,9 +351,10 @@ def bond_could_be(bond: Chem.Bond, name: str, marked: bool) -> bool:
 
 
 def _truth(lines: list[str], leaf: Callable[[str, int], bool | None]) -> bool | None:
-    """Return the truth of the first query of a description, None where `leaf` leaves it open.
+    """Return the truth value of the first query in RDKit's description, None if undecided.
 
-    Rings, neighbours and hydrogens are a matter of the molecule: no category decides on them.
+    `leaf` decides single conditions. Those on rings, neighbours and hydrogens depend on the
+    molecule, not on a category, and stay undecided.
     """
     line = lines.pop(0)
     depth = len(line) - len(line.lstrip())
@@ -366,43 +374,46 @@ def _truth(lines: list[str], leaf: Callable[[str, int], bool | None]) -> bool | 
 
 
 def check_grows(model: GraphCNF) -> None:
-    """Raise `UserError` where a model does not draw atom by atom."""
+    """Raise `UserError` unless a model draws atom by atom."""
     if not model.steps.supports_fragments:
         raise UserError('only a model that draws atom by atom ("path") keeps a part of a molecule')
 
 
 class Result(NamedTuple):
-    """A molecule that was found; those of a round with the same `ancestor` share free atoms."""
+    """A molecule that was found."""
 
     smiles: str
     graph: tuple
     log_weight: float
-    ancestor: int = 0
+    ancestor: int = 0  # results of a round with the same ancestor share new atoms
 
 
 class Part(NamedTuple):
-    """Fragment of a round, probabilities of sizes from 0 on, and the sampler of both."""
+    """The fragment of a round, with its sampler."""
 
     fragment: MoleculeFragment
-    sizes: np.ndarray
+    sizes: np.ndarray  # probabilities of 0, 1, ... atoms
     sampler: ParticleSampler
 
 
 class Growth:
-    """Search for molecules with a fragment.
+    """Sampler of molecules with a fragment.
 
     Args:
         model: Model that draws atom by atom.
-        vocabulary: Its categories.
-        fragment: Atoms and bonds of every molecule.
-        seed: As of `MoleculeFlow.sample`, with `temperature` and `atoms`.
-        temperature: See there.
-        atoms: See there.
-        particles: Particles for each molecule that is taken.
-        filters: Filters that molecules pass before their weights are compared.
+        vocabulary: Vocabulary of the model.
+        fragment: Atoms and bonds that every molecule contains.
+        seed: See `MoleculeFlow.sample`.
+        temperature: See `MoleculeFlow.sample`.
+        atoms: See `MoleculeFlow.sample`.
+        particles: Particles per accepted molecule.
+        filters: Filters that every molecule passes.
 
-    Of `walks` particles so far, `ended` placed the whole fragment, and `valid` of these are valid
-    molecules with it; `outcomes` counts these by `Filters.refusal`.
+    Attributes:
+        walks: Number of particles drawn so far.
+        ended: Number of particles that contain the whole fragment.
+        valid: Number of valid molecules among these.
+        outcomes: Number of valid molecules by `Filters.refusal`.
     """
 
     advice = "ask for fewer or for other sizes"
@@ -432,7 +443,7 @@ class Growth:
         self._weights: deque[np.ndarray] = deque(maxlen=ROUNDS)
 
     def molecules(self) -> Generator[Result]:
-        """Yield molecules, protonation states once; `UserError` where no further ones are found."""
+        """Yield distinct molecules (up to protonation); raise `UserError` once no new are found."""
         seen: set[int] = set()
         idle, number = 0, 0
         patience = PATIENCE * (PATIENCE_FACTOR if self.filters else 1)
@@ -456,12 +467,13 @@ class Growth:
         )
 
     def _part(self, fragment: MoleculeFragment, atoms: tuple[int, int] | None) -> Part:
+        """Return a fragment with its sampler; raise `UserError` if it does not fit the sizes."""
         part, count, most = (fragment.fragment, len(fragment.fragment), self.model.max_nodes)
         grows = bool((part.valence + part.attachments).any())
         least = count + max(part.fewest_free, int(grows))
         low, high = atoms or (least, most if grows else least)
         if atoms is not None:
-            self.model.size_probabilities(atoms)  # raises where it does not know them
+            self.model.size_probabilities(atoms)  # raises for sizes that the model lacks
         low = max(low, least)
         if low > min(high, most):
             raise UserError(
@@ -474,15 +486,15 @@ class Growth:
         return Part(fragment, sizes, sampler)
 
     def _part_of(self, number: int) -> Part:
-        """Return the part of a round."""
+        """Return the part for a round; subclasses may vary it."""
         return self._whole
 
     def _accepts(self, smiles: str, molecule: Chem.Mol) -> bool:
-        """Return True if a molecule with the fragment is wanted."""
+        """Return True if a molecule with the fragment is wanted; subclasses may restrict it."""
         return True
 
     def _round(self, number: int) -> dict[str, Result]:
-        """Return molecules by SMILES, with the summed weights of their particles."""
+        """Draw a round; return the molecules by SMILES, with summed weights of equal molecules."""
         part = self._part_of(number)
         if not part.sampler.seen:
             self._draw(part, 0, TRIAL)
@@ -517,6 +529,7 @@ class Growth:
         return found
 
     def _draw(self, part: Part, number: int, count: int) -> Particles:
+        """Draw `count` particles, and let the sampler learn from them."""
         random = np.random.default_rng((self.seed, number))
         generator = torch.Generator().manual_seed(int(random.integers(1 << 62)))
         sizes = self._sizes(part, number, count)
@@ -526,25 +539,25 @@ class Growth:
         return walks
 
     def _sizes(self, part: Part, number: int, count: int) -> np.ndarray:
-        """Return numbers of atoms, spread over their distribution, (count,)."""
+        """Return quasi-random numbers of atoms with the part's size distribution, (count,)."""
         start = np.random.default_rng((self.seed, 0, 3)).random()
         places = (start + (number * ROUND + np.arange(count)) * GOLDEN) % 1
         cumulative = np.cumsum(part.sizes)
         return np.searchsorted(cumulative, places * cumulative[-1], side="right")
 
     def _choose(self, found: list[Result], number: int) -> list[Result]:
-        """Return the molecules of a round that are taken, in any order."""
+        """Return the accepted molecules of a round, in random order."""
         if self.particles == 1:
             return found
         random = np.random.default_rng((self.seed, number + 1, 1))
-        # Of those that share free atoms one at most, so that all are independent.
+        # At most one of the molecules that share new atoms, so that all are independent.
         groups: dict[int, list[Result]] = {}
         for one in found:
             groups.setdefault(one.ancestor, []).append(one)
         weights = [[one.log_weight for one in group] for group in groups.values()]
         sums = np.array([np.logaddexp.reduce(own) for own in weights])
         self._weights.append(sums)
-        # What the filters refuse has no weight: one of so many particles that pass is taken.
+        # Accept one of `particles` particles, counting only the share that passes the filters.
         passed = self.outcomes[""] / max(self.outcomes.total(), 1)
         count = passed * len(self._weights) * ROUND / self.particles
         threshold = log_threshold(np.concatenate(self._weights), count)
@@ -557,11 +570,11 @@ class Growth:
 
 
 def log_threshold(log_weights: np.ndarray, count: float) -> float:
-    """Return c with sum of min(1, weight / exp(c)) = `count`; -inf where all are taken."""
+    """Return c for which the sum of min(1, weight / exp(c)) is `count`; -inf to accept all."""
     if count >= len(log_weights):
         return -math.inf
     w = np.sort(log_weights)
-    # With the n largest at 1, the rest has to sum up to count - n.
+    # If the n largest terms are 1, the others have to sum to count - n.
     below = np.logaddexp.accumulate(w)[::-1]
     n = np.arange(min(len(w), math.ceil(count)))
     c = below[n] - np.log(count - n)

@@ -1,4 +1,4 @@
-"""Short hashes of SMILES: a training set to hold novelty against in 8 bytes per molecule."""
+"""Short hashes of SMILES, which store a training set for novelty in 8 bytes per molecule."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from hashlib import blake2b
 import numpy as np
 
 RECENT = 1 << 16
-"""Hashes that a `HashSet` gathers, at least, before it sorts them in."""
+"""Hashes that a `HashSet` collects, at least, before it merges them into its sorted array."""
 
 
 def hash_each(smiles: Iterable[str]) -> np.ndarray:
-    """Return BLAKE2b of every entry in 8 bytes, as little-endian unsigned numbers, (M,) uint64.
+    """Return the 8-byte BLAKE2b hash of every SMILES, (M,) uint64 (bytes read as little-endian).
 
-    Two of a million different molecules collide with probability 3e-8.
+    Among a million different molecules, the probability of any collision is 3e-8.
     """
     digests = b"".join(blake2b(s.encode(), digest_size=8).digest() for s in smiles)
     return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
 
 
 def contains(hashes: np.ndarray, queries: np.ndarray) -> np.ndarray:
-    """Return which `queries` are among the sorted `hashes`, bool.
+    """Return for each of the `queries` whether the sorted `hashes` contain it, (M,) bool.
 
     Examples:
         >>> known = np.unique(hash_each(["CCO", "CCN"]))
@@ -35,7 +35,7 @@ def contains(hashes: np.ndarray, queries: np.ndarray) -> np.ndarray:
 
 
 class HashSet:
-    """A growing set of 64-bit hashes: sorted ones in 8 bytes each, and a few recent ones.
+    """A growing set of 64-bit hashes, most of them in a sorted array of 8 bytes each.
 
     Examples:
         >>> found = HashSet()

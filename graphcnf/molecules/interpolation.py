@@ -1,9 +1,9 @@
 """Paths from one molecule to another through the latents of the flow.
 
-In the base space of a model that goes atom by atom, with every latent mapped to the unit line by
-the logistic distribution function, a molecule is a box: an interval for each variable, as long as
-the variable's probability given those before. A path is a straight line from one box to the other,
-between points of them that are as near as can be: a variable whose intervals overlap does not move.
+Map the latents of a model that draws atom by atom to the unit interval, by the logistic
+distribution function. A molecule is then a box: for each variable an interval, as long as the
+variable's probability given those before. A path is a straight line between nearest points of two
+boxes: variables whose intervals overlap stay constant.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from graphcnf.molecules.properties import similarity_to
 from graphcnf.molecules.stereo import MarkedPart, isomeric_smiles
 from graphcnf.molecules.stereo_flow import StereoFlow
 
-INSIDE, MOST = 0.02, 1000
-"""Share of an interval that stays between a point of a box and its edge; most steps and paths."""
+MARGIN, MAX_STEPS = 0.02, 1000
+"""Share of an interval between a path's end and the edge of its box; most steps, and paths."""
 
 
 def interpolate(
@@ -48,35 +48,35 @@ def interpolate(
 ) -> list[dict[str, Any]]:
     """Return a path between two molecules through the latents.
 
-    Latents are free where the intervals of both molecules overlap, and for atoms that only one
-    molecule has. They are drawn anew for each of `paths` paths, and the path of least energy is
-    returned. The energy is the sum of (1 - similarity)^2 over neighbouring molecules of a path.
+    The constant value is arbitrary for variables whose intervals overlap, and for atoms that only
+    one molecule has. It is drawn for each of `paths` paths, and the path of lowest energy is
+    returned: the sum of (1 - similarity)^2 over neighbouring molecules.
 
     Args:
-        flow: A model that goes atom by atom.
+        flow: A model that draws atom by atom.
         first: SMILES.
         last: SMILES.
-        steps: Number of equal steps; the number of atoms changes evenly, too.
-        paths: Number of paths that are compared.
+        steps: Number of equal steps; the number of atoms changes evenly as well.
+        paths: Number of paths to compare.
         seed: Seed of the paths.
-        filters: Filters of the molecules between the ends; one that does not pass becomes None.
+        filters: Filters of the molecules between the ends; those that fail become None.
         outcomes: Counter to which the `Filters.refusal` of these molecules, of all paths, is added.
-        stereo: Keep the stereo marks of both ends where the model has stereo. Each molecule takes
-            over marks from its neighbour towards the nearer end, and the others are drawn.
+        stereo: True to keep the stereo marks of both ends, if the model has stereo. Each molecule
+            adopts marks from its neighbour towards the nearer end; other marks are drawn.
 
     Returns:
-        `steps` + 1 points with `t` from 0 to 1, `smiles` (None where the point is no valid
-        molecule), `similarity_a` and `similarity_b` to the first and the last molecule (Tanimoto,
-        ECFP4, 0 for None) and `log_likelihood` (of the graph, nats, or None).
+        `steps` + 1 points with `t` from 0 to 1, `smiles` (None for no valid molecule),
+        `similarity_a` and `similarity_b` to the first and last molecule (Tanimoto, ECFP4; 0 for
+        None) and `log_likelihood` (of the graph, nats, or None).
 
     Raises:
-        UserError: The model does not go atom by atom, cannot represent an end, or a number is out
-            of range.
+        UserError: The model does not draw atom by atom, it cannot represent an end, or a number is
+            out of range.
     """
     if not isinstance(flow.model.steps, PathModel) or not flow.model.ordered:
-        raise UserError("only the latents of a model that goes atom by atom make such a path")
-    check_integer("steps", steps, 1, MOST)
-    check_integer("paths", paths, 1, MOST)
+        raise UserError('interpolation needs an ordered model that draws atom by atom ("path")')
+    check_integer("steps", steps, 1, MAX_STEPS)
+    check_integer("paths", paths, 1, MAX_STEPS)
     boxes = [_box(flow, smiles) for smiles in (first, last)]
     sizes = [len(lower) for lower, _ in boxes]
     ends = _nearest(boxes, paths, torch.Generator().manual_seed(seed))
@@ -113,7 +113,7 @@ def interpolate(
 def _marked(
     stereo: StereoFlow, path: list[str | None], first: str, last: str, seed: int
 ) -> list[str | None]:
-    """Return the molecules of a path with marks, those of the ends as they are given."""
+    """Return the molecules of a path with stereo marks; the ends have the marks that are given."""
     marked, half = [*path], (len(path) + 1) // 2
     for end, numbers in ((first, range(half)), (last, range(len(path) - 1, half - 1, -1))):
         neighbour, plain = isomeric_smiles(end), path[numbers[0]] if numbers else None
@@ -148,15 +148,15 @@ def _box(flow: MoleculeFlow, smiles: str) -> tuple[Tensor, Tensor]:
 
 
 def _nearest(boxes: list[tuple[Tensor, Tensor]], count: int, generator) -> tuple[Tensor, Tensor]:
-    """Return points of two boxes that are as near as can be, (count, N, V) each."""
+    """Return `count` random pairs of nearest points of two boxes, (count, N, V) each."""
     most = max(len(lower) for lower, _ in boxes)
-    # What only the other molecule has may be anywhere.
+    # Atoms that only the other molecule has may be anywhere: their intervals are (0, 1).
     ends = []
     for lower, width in boxes:
         missing = most - len(lower), lower.shape[1]
         lower = torch.cat([lower, lower.new_zeros(missing)])
         width = torch.cat([width, width.new_ones(missing)])
-        ends.append((lower + INSIDE * width, lower + (1 - INSIDE) * width))
+        ends.append((lower + MARGIN * width, lower + (1 - MARGIN) * width))
     (low_a, high_a), (low_b, high_b) = ends
     low, high = torch.maximum(low_a, low_b), torch.minimum(high_a, high_b)
     drawn = torch.rand((count, *low.shape), generator=generator, dtype=torch.float64)
@@ -168,13 +168,13 @@ def _nearest(boxes: list[tuple[Tensor, Tensor]], count: int, generator) -> tuple
 
 
 def _smoothest(paths: list[list[str | None]]) -> list[tuple[str | None, float, float]]:
-    """Return the path of least energy, with similarities to its first and its last molecule."""
+    """Return the path of lowest energy, with the similarities to its first and last molecule."""
     with codec.quiet():
         mols = {s: Chem.MolFromSmiles(s) for path in paths for s in path if s is not None}
     similar = {s: similarity_to(mol) for s, mol in mols.items()}
 
     def similarity(a: str | None, b: str | None) -> float:
-        if a is None or b is None:  # even if both are: they have nothing in common
+        if a is None or b is None:  # also if both are invalid
             return 0.0
         return 1.0 if a == b else similar[a](mols[b])
 

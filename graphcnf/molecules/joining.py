@@ -1,4 +1,4 @@
-"""Larger molecules of smaller ones, joined by reactions."""
+"""Larger molecules, made by joining smaller ones with reactions."""
 
 from __future__ import annotations
 
@@ -23,41 +23,40 @@ REACTIONS = {
     "amine": f"[CX3;$(C([#6])[#6,#1]);!$(C[!#6]):1]=[OX1].{AMINE}>>[C:1][N:2]",
     "triazole": "[CX4:1][NX3H2:2].[CX2H1:3]#[CX2:4]>>[C:1][n:2]1[cH:3][c:4]nn1",
 }
-"""Bonds that join two molecules: of an acid and an amine; of two alcohols, the first one may be a
-phenol; of an aldehyde or a ketone and an amine (reductive amination); of a primary amine, taken as
-the azide that can be made of it, and a terminal alkyne."""
+"""Reactions of two molecules, as SMARTS: an acid and an amine; two alcohols, of which the first may
+be a phenol; an aldehyde or ketone and an amine (reductive amination); a primary amine, standing for
+the azide made from it, and a terminal alkyne."""
 
-MOST = 2000
-"""Molecules that are joined, drawn at random where there are more."""
+MAX_REACTANTS = 2000
+"""Number of molecules that can be joined; random ones if more are given."""
 
 PATIENCE = 1000
-"""Tries in a row without a further molecule after which the search ends."""
+"""Consecutive tries without a new product after which the search ends."""
 
 
-def joined(
+def join_molecules(
     molecules: Sequence[str],
     *,
     ends: Sequence[str] = (),
     seed: int = 0,
     atoms: tuple[int, int] = (1, 80),
 ) -> Iterator[str]:
-    """Yield distinct SMILES of two or three of some molecules, joined by `REACTIONS`.
+    """Yield distinct SMILES of two or three molecules joined by random `REACTIONS`.
 
-    Molecules are made neutral first (`parse_standardized`). A reaction is drawn, and two molecules
-    that have its groups; every second product is joined to a third molecule. Nothing is asked about
-    yields, or about other groups that would react.
+    Molecules are neutralized first (`parse_standardized`). With probability 1/2, a product is
+    joined to a third molecule. Yields, and other groups that would react, are ignored.
 
     Args:
-        molecules: SMILES; those that RDKit does not read are left out.
-        ends: SMILES of which one is in every molecule, if there are any.
+        molecules: SMILES; unreadable ones are left out.
+        ends: SMILES; if given, every product contains one of these molecules.
         seed: Seed of everything random.
-        atoms: Lowest and highest number of heavy atoms.
+        atoms: Lowest and highest number of heavy atoms of a product.
 
     Raises:
-        UserError: No further molecule is found.
+        UserError: No new product is found for a long time.
 
     Examples:
-        >>> next(joined(["OC(=O)c1ccccc1", "NCC1CC1"], atoms=(13, 13)))
+        >>> next(join_molecules(["OC(=O)c1ccccc1", "NCC1CC1"], atoms=(13, 13)))
         'O=C(NCC1CC1)c1ccccc1'
     """
     check_seed(seed)
@@ -65,23 +64,23 @@ def joined(
     random = np.random.default_rng(seed)
     reactions = [ReactionFromSmarts(text) for text in REACTIONS.values()]
     groups = [list(reaction.GetReactants()) for reaction in reactions]
-    some = [molecules[k] for k in random.permutation(len(molecules))[:MOST]]
+    some = [molecules[k] for k in random.permutation(len(molecules))[:MAX_REACTANTS]]
     read, first_ones = _neutral(some), _neutral(ends)
     partners = [[[m for m in read if m.HasSubstructMatch(g)] for g in pair] for pair in groups]
 
     def join(first: Chem.Mol | None) -> Chem.Mol | None:
-        """Return a molecule, or any, joined to another one; None where it cannot be."""
+        """Return the product of `first`, or of a random molecule, with another; None if none."""
         ways = [
-            (reaction, one if first is None else [first], other, turned)
+            (reaction, one if first is None else [first], other, swapped)
             for reaction, pair, there in zip(reactions, groups, partners, strict=True)
-            for turned, (one, other) in enumerate((there, there[::-1]))
-            if one and other and (first is None or first.HasSubstructMatch(pair[turned]))
+            for swapped, (one, other) in enumerate((there, there[::-1]))
+            if one and other and (first is None or first.HasSubstructMatch(pair[swapped]))
         ]
         if not ways:
             return None
-        reaction, *sides, turned = ways[random.integers(len(ways))]
+        reaction, *sides, swapped = ways[random.integers(len(ways))]
         pair = [side[random.integers(len(side))] for side in sides]
-        products = reaction.RunReactants(pair[::-1] if turned else pair, 100)
+        products = reaction.RunReactants(pair[::-1] if swapped else pair, 100)
         product = products[random.integers(len(products))][0]
         return None if Chem.SanitizeMol(product, catchErrors=True) else product
 
@@ -101,13 +100,13 @@ def joined(
             idle = 0
             yield text
     raise UserError(
-        f"{len(seen)} molecules of {atoms[0]} to {atoms[1]} atoms come of joining {len(read)}, and "
-        f"no further one in {PATIENCE:,} tries"
+        f"{len(seen)} molecules of {atoms[0]} to {atoms[1]} atoms were made of {len(read)}, and no "
+        f"new one in {PATIENCE:,} tries"
     )
 
 
 def _neutral(molecules: Sequence[str]) -> list[Chem.Mol]:
-    """Return the neutral molecules of those SMILES that RDKit reads."""
+    """Return the readable ones of some SMILES as neutral molecules."""
     found = []
     with codec.quiet():
         for text in molecules:

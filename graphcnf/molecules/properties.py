@@ -1,4 +1,4 @@
-"""Properties of molecules: names, similarity, comparisons of them, features, and conditions."""
+"""Properties and similarity of molecules, requirements on them, features, and conditions."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ CHUNK = 1000
 """Molecules whose properties a process computes at a time."""
 
 DECIMALS = 4
-"""Decimals of a property. Requirements are held against the rounded value that is written."""
+"""Decimals of a property. Requirements apply to the rounded value, which is the one written."""
 
 ECFP4 = GetMorganGenerator(radius=2, fpSize=2048)
 """Morgan fingerprints of radius 2 in 2,048 bits, without chirality and counts."""
 
 
-# Functions of their own: RDKit's are lambdas, which cannot be pickled and have no name.
+# Named functions, since RDKit's are lambdas, which cannot be pickled.
 def logp(mol: Chem.Mol) -> float:
-    """Return the decadic logarithm of the octanol-water partition (Wildman & Crippen 1999)."""
+    """Return log10 of the octanol-water partition coefficient (Wildman & Crippen 1999)."""
     return Crippen.MolLogP(mol)  # type: ignore[attr-defined]  # not in the stubs
 
 
@@ -52,9 +52,9 @@ def weight(mol: Chem.Mol) -> float:
 
 
 def sa(mol: Chem.Mol) -> float:
-    """Return the synthetic accessibility, 1 (easy) to 10 (Ertl & Schuffenhauer 2009).
+    """Return the synthetic accessibility score, 1 (easy) to 10 (Ertl & Schuffenhauer 2009).
 
-    Releases of RDKit differ. Raises `Unavailable` where one came without its Contrib folder.
+    Differs between releases of RDKit. Raises `Unavailable` if RDKit has no Contrib folder.
     """
     return _sa_score()(mol)
 
@@ -78,7 +78,7 @@ RANGES = {
     "tpsa": (0, math.inf),
     **dict.fromkeys(COUNTS[:-1], (0, math.inf)),
 }
-"""Lowest and highest value of a property; those without an entry have no limits."""
+"""Lowest and highest possible value of a property; unbounded properties have no entry."""
 
 PROPERTIES: dict[str, Callable[[Chem.Mol], float]] = {
     "qed": qed,
@@ -95,24 +95,21 @@ PROPERTIES: dict[str, Callable[[Chem.Mol], float]] = {
     "fsp3": rdMolDescriptors.CalcFractionCSP3,
     "charge": Chem.GetFormalCharge,
 }
-"""Properties of a sanitized molecule: numbers of atoms, rings, hydrogen bond donors and acceptors;
-`weight` in g/mol, the polar surface `tpsa` in Å² (Ertl et al. 2000), `fsp3` the share of carbon
-atoms that are sp3; the others are functions above."""
+"""Properties of a sanitized molecule by name. `tpsa` is the topological polar surface area in Å²
+(Ertl et al. 2000), `hbd` and `hba` count hydrogen bond donors and acceptors, `fsp3` is the share of
+carbon atoms that are sp3."""
 
 
 def similarity_to(mol: Chem.Mol) -> Callable[[Chem.Mol], float]:
-    """Return a function that gives the Tanimoto similarity of ECFP4 fingerprints to a molecule.
-
-    Morgan fingerprints of radius 2 in 2,048 bits, without chirality and counts; in [0, 1].
-    """
+    """Return a function that returns the Tanimoto similarity (`ECFP4`) to a molecule, in [0, 1]."""
     own = ECFP4.GetFingerprint(mol)
     return lambda other: TanimotoSimilarity(own, ECFP4.GetFingerprint(other))
 
 
 def similarities(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Return the Tanimoto similarities (M, N) float32 of fingerprints of 0 and 1.
+    """Return the Tanimoto similarities (M, N) of binary fingerprints (M, bits) and (N, bits).
 
-    Arguments are (M, bits) and (N, bits) float32; two empty fingerprints have similarity 1.
+    All are float32. Two empty fingerprints have similarity 1.
     """
     shared = left @ right.T
     union = left.sum(1)[:, None] + right.sum(1) - shared
@@ -120,7 +117,7 @@ def similarities(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 def parse_names(text: str) -> tuple[str, ...]:
-    """Return the names of properties with commas between them, each once, if they are known."""
+    """Return the distinct property names in text such as "qed,sa"; raise `UserError` if unknown."""
     names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
     for name in names:
         if name not in PROPERTIES:
@@ -133,13 +130,13 @@ def parse_names(text: str) -> tuple[str, ...]:
 
 
 def properties_of(mol: Chem.Mol, names: Iterable[str]) -> dict[str, float]:
-    """Return `PROPERTIES` of a sanitized molecule, whole numbers or rounded to `DECIMALS`."""
+    """Return properties of a sanitized molecule by name: integers, or rounded to `DECIMALS`."""
     values = {name: PROPERTIES[name](mol) for name in names}
     return {k: v if isinstance(v, int) else round(v, DECIMALS) for k, v in values.items()}
 
 
 def property_table(smiles: Sequence[str], names: Sequence[str], label: str = "") -> np.ndarray:
-    """Return P properties of M valid SMILES, (M, P) float64, by one process per core if many."""
+    """Return P properties of M valid SMILES, (M, P) float64; many are computed on all cores."""
     parts = chunked(smiles, CHUNK)
     few = len(parts) <= 2
     how: dict[str, Any] = {"workers": 1 if few else None, "label": "" if few else label}
@@ -166,14 +163,14 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 @dataclass(frozen=True)
 class Requirement:
-    """A comparison of properties and numbers, as `qed > 0.6` or `200 <= weight < 500`."""
+    """A comparison of properties and numbers, such as `qed > 0.6` or `200 <= weight < 500`."""
 
     terms: tuple[str | float, ...]
     operators: tuple[str, ...]
 
     @classmethod
     def parse(cls, text: str) -> Requirement:
-        """Read numbers and names from `PROPERTIES` with `< <= > >= == !=` between them."""
+        """Read a chain of numbers and property names with `< <= > >= == !=` between them."""
         parts = [part.strip() for part in re.split(r"([<>]=?|[=!]=)", text)]
         names = [part for part in parts[::2] if not _NUMBER.fullmatch(part)]
         if len(parts) < 3 or not all(name.isidentifier() for name in names):
@@ -204,7 +201,7 @@ class Requirement:
 
     @property
     def pairs(self) -> list[tuple[str | float, str, str | float]]:
-        """Left side, operator and right side of each comparison."""
+        """Left side, operator and right side of each comparison in the chain."""
         return list(zip(self.terms[:-1], self.operators, self.terms[1:], strict=True))
 
     def holds(self, mol: Chem.Mol) -> bool:
@@ -220,10 +217,10 @@ def _holds(pair: tuple[str | float, str, str | float], values: Mapping[str, floa
 
 
 def check_possible(requirements: Sequence[Requirement]) -> None:
-    """Raise `UserError` where no value of a property meets its comparisons with numbers.
+    """Raise `UserError` if no value of a property meets its comparisons with numbers.
 
-    One that does lies at a bound, at the next value that `properties_of` gives, or at an end of the
-    range.
+    If any value does, then also a bound, a neighbouring rounded value, or an end of the range; so
+    only these are tried.
     """
     shown = " and ".join(map(str, requirements))
     bounds: dict[str, list[tuple]] = {name: [] for r in requirements for name in r.names}
@@ -247,17 +244,14 @@ def check_possible(requirements: Sequence[Requirement]) -> None:
 
 @dataclass(frozen=True)
 class Feature:
-    """A feature of sanitized molecules: a pattern of atoms, or a property.
-
-    Where `share`, values are 1.0 or 0.0, so that their mean is a share of molecules.
-    """
+    """A number that is reported about molecules: presence of a substructure, or a property."""
 
     name: str
     value: Callable[[Chem.Mol], float]
-    share: bool
+    share: bool  # True if values are 1.0 or 0.0, so that their mean is a share of molecules
 
     def mean(self, smiles: Iterable[str]) -> float:
-        """Return the mean over molecules with a finite value, NaN without any."""
+        """Return the mean over molecules with a finite value; NaN if there are none."""
         with quiet():
             values = np.array([self.value(Chem.MolFromSmiles(s)) for s in smiles], dtype=float)
         values = values[np.isfinite(values)]
@@ -265,19 +259,19 @@ class Feature:
 
 
 def has_pattern(smarts: str) -> Feature:
-    """Return the feature of having a substructure; raises `UserError` for no SMARTS."""
+    """Return the feature "contains a substructure"; raise `UserError` for a bad SMARTS."""
     pattern = parse_smarts(smarts)
     return Feature(smarts, lambda mol: float(mol.HasSubstructMatch(pattern)), share=True)
 
 
 def has_element(symbol: str) -> Feature:
-    """Return the feature of having an atom of an element, such as "Si"."""
+    """Return the feature "contains an atom of an element", such as "Si"."""
     number = Chem.GetPeriodicTable().GetAtomicNumber(symbol)
     return replace(has_pattern(f"[#{number}]"), name=f"with {symbol}")
 
 
 def has_property(text: str) -> Feature:
-    """Return a property as a feature, or a requirement: "logp", "qed>=0.6", "tpsa<140"."""
+    """Return the feature of a property ("logp"), or of meeting a requirement ("qed>=0.6")."""
     name = text.strip()
     if not set(name) & set("<>=!,"):
         parse_names(name)
@@ -289,7 +283,10 @@ def has_property(text: str) -> Feature:
 def conditions_of(
     model: GraphCNF, properties: Mapping[str, float]
 ) -> tuple[float | None, ...] | None:
-    """Return the conditions of `GraphCNF.sample_records` for properties by name, or None."""
+    """Return the conditions of `GraphCNF.sample_records` for named properties; None if none.
+
+    Raises `UserError` if the model was not trained with a property.
+    """
     if not properties:
         return None
     known = [table["name"] for table in model.conditions]
@@ -309,9 +306,9 @@ def conditions_of(
 def outside_training(
     conditions: Sequence[float | None], tables: Sequence[Mapping[str, Any]]
 ) -> list[str]:
-    """Return a sentence for each condition beyond 3 standard deviations of the training data.
+    """Return a note for each condition more than 3 standard deviations from the training mean.
 
-    `tables` hold name, mean and deviation of each property (`GraphCNF.conditions`).
+    `tables` are `GraphCNF.conditions`: name, mean and deviation of each property.
     """
     return [
         f"{table['name']}={value:g} lies outside the training data, {away:.1f} standard deviations "

@@ -1,4 +1,4 @@
-"""Records of a model as molecules: drawn, the best of several chosen, stereo marks drawn."""
+"""Drawing of records as molecules, with conditions and stereo marks."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def draw_block(
         temperature: Below 1 for more probable molecules.
         sizes: Lowest and highest number of atoms; as in the training data when None.
         targets: Conditions of `GraphCNF.sample_records`.
-        best_of: Candidates for each record, of which the nearest to the targets is kept.
+        best_of: Candidates per record; the one nearest to the targets is kept.
         conventions: See `evaluate_records`.
-        stereo: Density that draws the stereo marks of valid molecules.
+        stereo: Model that draws the stereo marks of valid molecules; None to draw none.
 
     Returns:
-        The graphs, and a row of `evaluate_records` for each, with the further column `isomer`: the
-        SMILES with the marks that were drawn.
+        The graphs, and their table of `evaluate_records` with the additional column `isomer`: the
+        SMILES with drawn stereo marks.
     """
     vocabulary = MoleculeVocabulary.of_model(model)
     graphs = model.sample_records(
@@ -76,10 +76,10 @@ def _nearest(
     tables: Sequence[Mapping[str, Any]],
     best_of: int,
 ) -> np.ndarray:
-    """Return the indices (M,) of the nearest to the targets in each `best_of` of M * best_of.
+    """Return for each of M groups of `best_of` molecules the index nearest to the targets, (M,).
 
-    By Euclidean distance in the deviations of the training data (`GraphCNF.conditions`): the first
-    of equal ones, and of invalid ones, which are None.
+    Distances are Euclidean, in standard deviations of the training data (`GraphCNF.conditions`);
+    those of invalid molecules (None) are infinite. On ties the first index is returned.
     """
     wanted = {
         table["name"]: (value, table["deviation"])

@@ -1,4 +1,4 @@
-"""Molecules without salts, in the charge states that a model's data write, by MolStandardize."""
+"""Standardization: molecules without salts, in the charge states of a model's training data."""
 
 from __future__ import annotations
 
@@ -24,29 +24,26 @@ from graphcnf.molecules.hashing import hash_each
 from graphcnf.molecules.stereo import dropped_marks
 
 APART = 5
-"""Bonds between two charged nitrogens, at least. In ZINC250k a neutral amine has its nearest
-charged nitrogen two to four bonds away 8,130 times and further away 1,195 times."""
+"""Bonds at least between two nitrogens that are both charged. In ZINC250k, the charged nitrogen
+nearest to a neutral amine is two to four bonds away 8,130 times, and further away 1,195 times."""
 
 
 class Group(NamedTuple):
-    """Acids or bases whose charge state is a convention of the data.
-
-    With patterns of the atom that gets the charge, and `probes` in both states for a model.
-    """
+    """A class of acids or bases whose charge state is a convention of the data."""
 
     name: str
-    charge: int
-    neutral: Chem.Mol
-    charged: Chem.Mol
-    probes: tuple[tuple[str, str], ...]
+    charge: int  # of the charged form
+    neutral: Chem.Mol  # pattern of the atom that would get the charge
+    charged: Chem.Mol  # pattern of the charged atom
+    probes: tuple[tuple[str, str], ...]  # neutral and charged SMILES, to ask a model
 
 
-# Shares that are charged in ZINC250k. Acids: carboxylic 99.9 %, sulfonic 100 %, phosphonic 91 %,
-# tetrazoles 99 %; not taken are thiols 49 %, phenols 19 % (with azinols), sulfonamides 12 %,
-# imides 0 %. Amines without another base in the molecule: primary 98 to 100 %, secondary and
+# Charged shares in ZINC250k. Included acids: carboxylic 99.9 %, sulfonic 100 %, phosphonic 91 %,
+# tetrazoles 99 %; excluded: thiols 49 %, phenols 19 % (with azinols), sulfonamides 12 %, imides
+# 0 %. Included amines, in molecules without another base: primary 98 to 100 %, secondary and
 # tertiary 99 %, with an aromatic ring two bonds away 93 and 88 %; guanidines 96 %, amidines 86 %;
-# not taken are those with a nitrile two bonds away 0 %, tertiary ones with an ether three bonds
-# away, as in morpholine, 48 %, imidazoles 19 %, pyridines 6 %, anilines 0.3 %.
+# excluded: with a nitrile two bonds away 0 %, tertiary ones with an ether three bonds away, as in
+# morpholine, 48 %, imidazoles 19 %, pyridines 6 %, anilines 0.3 %.
 _ALIPHATIC = (
     "!$(N~[!#6;!#1]);!$(N-[#6;!X4]);!$(N-C-C#N);!$(N-C-C(F)F);!$(N(-[#6])(-[#6])-C-C-[OX2H0])"
 )
@@ -77,7 +74,7 @@ _CHARGE = re.compile(r"\[[^\]]*[+-]")
 
 
 def charge_states(smiles: Iterable[str]) -> frozenset[str]:
-    """Return the names of the `GROUPS` that are charged in most of the molecules that have them.
+    """Return the names of those `GROUPS` that are charged in most molecules that contain them.
 
     Examples:
         >>> sorted(charge_states(["CC(=O)[O-]", "CCC(=O)[O-]", "CC(=O)O", "CCN"]))
@@ -93,9 +90,9 @@ def charge_states(smiles: Iterable[str]) -> frozenset[str]:
 
 
 def _unusual_groups(mol: Chem.Mol, states: frozenset[str]) -> list[str]:
-    """Return the groups of a molecule in an unusual charge state, as "neutral amine".
+    """Return a molecule's groups in another charge state than `states`, such as "neutral amine".
 
-    A molecule with several bases is usual if one of them is charged.
+    In a molecule with several bases, one charged base suffices.
     """
     found = []
     for group in GROUPS:
@@ -111,11 +108,16 @@ def _unusual_groups(mol: Chem.Mol, states: frozenset[str]) -> list[str]:
 def deviations(
     smiles: Iterable[str], states: frozenset[str] | None, *, marked: bool = False
 ) -> Counter[str]:
-    """Count SMILES or SMARTS that lose something in a graph, or that training data write otherwise.
+    """Count molecules that a model would not take as they are written, by kind of deviation.
 
-    By "stereo", "isotopes", either ("dropped"), and as "neutral amine" unless `states` (see
-    `charge_states`) are None. Where the model knows stereo (`marked`), by the `dropped_marks`
-    instead of "stereo". Those that cannot be read do not count.
+    Kinds: "stereo" and "isotopes", which graphs lack; "dropped" for either; and groups in another
+    charge state, such as "neutral amine". Unreadable texts do not count.
+
+    Args:
+        smiles: SMILES or SMARTS.
+        states: `charge_states` of the model's data; None to ignore charges.
+        marked: True if the model has stereo: instead of "stereo", each of the `dropped_marks` is a
+            kind, as "stereo of ...".
     """
     found: Counter[str] = Counter()
     with quiet():
@@ -137,7 +139,7 @@ def deviations(
 
 
 def deviation_notes(found: Mapping[str, int], total: int) -> list[str]:
-    """Return a sentence for each kind of `deviations` among `total` molecules."""
+    """Return a note for each kind of `deviations` found among `total` molecules."""
 
     def of(count: int) -> str:
         return f" ({count:,} of {total:,} molecules)" if total > 1 else ""
@@ -151,20 +153,20 @@ def deviation_notes(found: Mapping[str, int], total: int) -> list[str]:
     ]
     notes += [f"stereo of {' and '.join(kinds)} dropped: the model has none"] if kinds else []
     return notes + [
-        f"a {group}{of(count)}, which the training data write otherwise: --standardize writes it "
-        "as they do"
+        f"a {group}{of(count)}, while the training data have the other charge state: --standardize "
+        "changes it"
         for group, count in found.items()
         if group.partition(" ")[0] not in ("dropped", "stereo", "isotopes")
     ]
 
 
 def parse_standardized(smiles: str, states: frozenset[str] = frozenset()) -> Chem.Mol:
-    """Return the largest organic fragment of a molecule, cleaned up, its charges as in `states`.
+    """Return the largest organic fragment of a molecule, cleaned up by RDKit's MolStandardize.
 
-    Cleaning up disconnects metals and writes functional groups in one way, sulfoxides as S=O, which
-    MolStandardize alone would charge. Charges stay where no hydrogen can take them away: in nitro
-    groups, N-oxides and quaternary ammonium. `GROUPS` that `states` do not name become neutral.
-    Raises `UnparsableSmiles` where RDKit or its MolStandardize refuses the SMILES.
+    Metals are disconnected and functional groups normalized, but sulfoxides are written S=O. The
+    `GROUPS` in `states` become charged, all others neutral; charges that no hydrogen can neutralize
+    stay, as in nitro groups, N-oxides and quaternary ammonium. Raises `UnparsableSmiles` if RDKit
+    cannot read or standardize the SMILES.
     """
     mol = parse(smiles)
     parameters = rdMolStandardize.CleanupParameters()
@@ -182,14 +184,14 @@ def parse_standardized(smiles: str, states: frozenset[str] = frozenset()) -> Che
 
 
 def _charged(mol: Chem.Mol, states: frozenset[str]) -> Chem.Mol:
-    """Return the molecule with charges at the groups, those of bases `APART`."""
+    """Charge the `GROUPS` in `states`, bases at least `APART` bonds apart; return the molecule."""
     bonds = Chem.GetDistanceMatrix(mol)
     ranks = list(Chem.CanonicalRankAtoms(mol))
     plain = [a.GetAtomicNum() == 6 and a.GetTotalDegree() == 4 for a in mol.GetAtoms()]
     cations = [a.GetIdx() for a in mol.GetAtoms() if a.GetFormalCharge() > 0 and a.GetTotalNumHs()]
 
     def strength(k: int) -> tuple[int, int]:
-        # Anything but saturated carbon two bonds away weakens a base.
+        # Atoms two bonds away that are not saturated carbon weaken a base: strongest bases first.
         return sum(d == 2 and not plain[j] for j, d in enumerate(bonds[k])), ranks[k]
 
     for group in (group for group in GROUPS if group.name in states):
@@ -207,7 +209,7 @@ def _charged(mol: Chem.Mol, states: frozenset[str]) -> Chem.Mol:
 
 
 def protonation_hash(smiles: str) -> int:
-    """Return the hash of a canonical SMILES that all protonation states and stereoisomers share.
+    """Return a hash of a canonical SMILES that ignores protonation state and stereo.
 
     Examples:
         >>> protonation_hash("CC(=O)[O-]") == protonation_hash("CC(=O)O")
@@ -226,5 +228,5 @@ def protonation_hash(smiles: str) -> int:
 
 @cache
 def _uncharger(force: bool) -> rdMolStandardize.Uncharger:
-    """Return an `Uncharger`; with `force`, one that neutralises the anions of betaines, too."""
+    """Return an `Uncharger`; with `force` it also neutralizes the anions of zwitterions."""
     return rdMolStandardize.Uncharger(True, force)

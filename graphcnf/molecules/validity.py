@@ -1,11 +1,13 @@
-"""Validity of sampled molecules under several conventions, and why some are not valid.
+"""Validity of sampled molecules under four conventions, and the reasons for invalidity.
 
-A convention says when a sampled graph counts as a valid molecule:
+A sampled graph counts as a valid molecule
 
-- `strict`: it sanitizes as it is and is connected; the headline figure.
-- `largest_fragment`: its largest fragment sanitizes ("+ sub-graphs", Lippe & Gavves 2021).
-- `valence_only`: it sanitizes after automatic N+, O+, S+, fragments allowed (GDSS, DiGress, DeFoG).
-- `repaired`: after valence repair; about 1 by construction, so it says nothing about a model.
+- `strict`: if it sanitizes as it is and is connected; the headline figure;
+- `largest_fragment`: if its largest fragment sanitizes ("+ sub-graphs", Lippe & Gavves 2021);
+- `valence_only`: if it sanitizes after automatic N+, O+, S+, in one or more fragments (GDSS,
+  DiGress, DeFoG);
+- `repaired`: if it does after valence repair; about 100 % by construction, which says nothing about
+  a model.
 """
 
 from __future__ import annotations
@@ -28,19 +30,20 @@ from graphcnf.molecules.codec import (
 from graphcnf.molecules.vocabulary import AtomCategory, MoleculeVocabulary
 
 CONVENTIONS = ("strict", "largest_fragment", "valence_only", "repaired")
-"""Conventions of validity, in the order of a table."""
+"""Conventions of validity, in the order of tables."""
 
 KEKULIZATION = "aromatic ring without a Kekulé structure"
+"""Reason of invalidity."""
 
 _LOWER = {Chem.BondType.TRIPLE: Chem.BondType.DOUBLE, Chem.BondType.DOUBLE: Chem.BondType.SINGLE}
 _OVERFULL = {"N": 4, "O": 3, "S": 3}
-"""Valence of an uncharged atom that the literature reads as N+, O+ or S+."""
+"""Valence at which the literature reads an uncharged atom as N+, O+ or S+."""
 
 
 def _sanitized(mol: Chem.Mol, bare: bool = False) -> Chem.Mol | None:
-    """Return a sanitized copy without stereo, None where RDKit refuses.
+    """Return a sanitized copy without stereo, None if RDKit refuses the molecule.
 
-    A `bare` molecule has nothing that `without_stereo` takes away, which would take its time.
+    With `bare`, the slow `without_stereo` is skipped: the molecule has nothing that it removes.
     """
     mol = Chem.Mol(mol)
     with quiet():
@@ -52,17 +55,18 @@ def _sanitized(mol: Chem.Mol, bare: bool = False) -> Chem.Mol | None:
 
 
 def strict_molecule(mol: Chem.Mol, bare: bool = False) -> Chem.Mol | None:
-    """Return a sanitized copy without stereo, None where the molecule is not valid in one piece.
+    """Return a sanitized copy without stereo, None if the molecule is invalid or disconnected.
 
-    A `bare` molecule has neither stereo nor isotopes, atom numbers, explicit hydrogens.
+    Pass `bare` to save time if it has no stereo, isotopes, atom map numbers and hydrogen atoms.
     """
     return _sanitized(mol, bare) if len(Chem.GetMolFrags(mol)) == 1 else None
 
 
 def strict(mol: Chem.Mol) -> str | None:
-    """Return canonical SMILES without stereo where the molecule sanitizes and is connected.
+    """Return the canonical SMILES without stereo if the molecule is valid and connected, or None.
 
-    RDKit reads a few uncharged spellings as their charged form, N(=O)=O as `[N+](=O)[O-]` for one.
+    RDKit reads a few uncharged spellings as their charged forms, such as N(=O)=O as
+    `[N+](=O)[O-]`.
 
     Examples:
         >>> strict(Chem.MolFromSmiles("OCC", sanitize=False))
@@ -78,16 +82,17 @@ def _written(mol: Chem.Mol | None) -> str | None:
 
 
 def strict_smiles(graphs: PackedGraphs, vocabulary: MoleculeVocabulary) -> list[str | None]:
-    """Return the `strict` SMILES of every graph, None where it is not valid."""
+    """Return the `strict` SMILES of every graph, None for invalid ones."""
     every = map(graphs.graph, range(len(graphs)))
     with quiet():
         return [strict(graph_to_molecule(*graph, vocabulary)) for graph in every]
 
 
 def valence_only(mol: Chem.Mol) -> str | None:
-    """Return SMILES where the molecule sanitizes after automatic N+, O+, S+, fragments allowed.
+    """Return the SMILES if the molecule sanitizes after automatic charging, or None.
 
-    An uncharged nitrogen with four bonds becomes N+, an oxygen or sulfur with three O+ or S+.
+    An uncharged nitrogen with four bonds becomes N+; oxygen and sulfur with three become O+ and S+.
+    The molecule may be disconnected.
     """
     if not mol.GetNumAtoms():
         return None
@@ -106,10 +111,10 @@ def valence_only(mol: Chem.Mol) -> str | None:
 
 
 def repaired(mol: Chem.Mol) -> str | None:
-    """Return the `strict` SMILES of the largest fragment after a repair of valences.
+    """Return the `strict` SMILES of the largest fragment after valence repair.
 
-    While an atom has more bonds than it may, the first such atom loses one order of its highest
-    bond, the last one where several are equal.
+    While an atom exceeds its valence, the highest bond of the first such atom (the last one on
+    ties) is lowered by one order, or removed if single.
     """
     mol = Chem.RWMol(mol)
     with quiet():
@@ -130,10 +135,12 @@ def repaired(mol: Chem.Mol) -> str | None:
 
 
 def as_written(sample: Chem.Mol | str | None) -> Chem.Mol | None:
-    """Return the unsanitized molecule of a SMILES, None if unreadable; another sample as given."""
+    """Return the unsanitized molecule of a SMILES, None if unreadable; return a molecule as it is.
+
+    Atoms that the SMILES writes as aromatic stay aromatic.
+    """
     if not isinstance(sample, str):
         return sample
-    # The SMILES counts as it is written: aromatic atoms stay so until sanitization.
     with quiet(), suppress(UnparsableSmiles):
         return parse(sample, sanitize=False)
     return None
@@ -151,16 +158,16 @@ def evaluate_records(
 
     Args:
         samples: Packed graphs, molecules (sanitized or not; None counts as invalid) or SMILES.
-        vocabulary: Of packed graphs.
+        vocabulary: Vocabulary of packed graphs.
         first: Record number of the first sample.
-        conventions: Those of `CONVENTIONS` besides strict and largest_fragment.
-        keep: True for a further column `mol`, the `strict_molecule` or None.
+        conventions: `CONVENTIONS` to evaluate, beside strict and largest_fragment.
+        keep: True to add a column `mol` with the `strict_molecule` or None.
 
     Returns:
-        The columns `record`; `smiles` (canonical and without stereo where valid, else written
-        unsanitized, None where nothing can be written); `strict` (bool); `largest_fragment` (its
-        SMILES or None); `atoms`; `kept` (share of the atoms in the largest fragment); and one
-        column of SMILES or None per further convention.
+        The columns `record`; `smiles` (canonical without stereo if valid, else unsanitized, None if
+        RDKit cannot write it); `strict` (bool); `largest_fragment` (its SMILES if valid, or None);
+        `atoms`; `kept` (share of atoms in the largest fragment); and for each further convention a
+        column of SMILES or None.
     """
     bare = False
     if isinstance(samples, PackedGraphs):
@@ -176,7 +183,7 @@ def evaluate_records(
         part = _largest(mol)
         found = strict_molecule(part, bare)
         fragment, kept = _written(found), part.GetNumAtoms() / max(mol.GetNumAtoms(), 1)
-        # A connected molecule is its own largest fragment.
+        # A connected molecule equals its largest fragment, which is sanitized already.
         valid = fragment is not None and kept == 1
         kept_molecules.append(found if valid else None)
         smiles = fragment if valid else unsanitized_smiles(mol)
@@ -192,7 +199,7 @@ def evaluate_records(
 
 
 def unsanitized_smiles(mol: Chem.Mol) -> str | None:
-    """Return the SMILES of a molecule as it is, valid or not; None where RDKit cannot write it."""
+    """Return the SMILES of a molecule without sanitizing it; None if RDKit cannot write it."""
     try:
         with quiet():
             mol = Chem.Mol(mol)
@@ -203,7 +210,7 @@ def unsanitized_smiles(mol: Chem.Mol) -> str | None:
 
 
 def _largest(mol: Chem.Mol) -> Chem.Mol:
-    """Return the fragment with most atoms, unsanitized; the first of several."""
+    """Return the fragment with most atoms, unsanitized; the first one on ties."""
     if len(Chem.GetMolFrags(mol)) <= 1:
         return mol
     fragments = Chem.GetMolFrags(mol, asMols=True, sanitizeFrags=False)
@@ -211,14 +218,14 @@ def _largest(mol: Chem.Mol) -> Chem.Mol:
 
 
 class Failure(NamedTuple):
-    """A reason, the same for all molecules that fail alike, and the atoms to blame or none."""
+    """Reason why a molecule is invalid, and the atoms that cause it, if known."""
 
     reason: str
     atoms: tuple[int, ...] = ()
 
 
 def failures(mol: Chem.Mol | None) -> list[Failure]:
-    """Return the reasons why an unsanitized molecule (None: unreadable) is not `strict`."""
+    """Return the reasons why an unsanitized molecule, None if unreadable, is not `strict`."""
     if mol is None:
         return [Failure("unreadable")]
     if not mol.GetNumAtoms():

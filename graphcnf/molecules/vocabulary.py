@@ -1,4 +1,4 @@
-"""Categories of atoms and bonds, and the nearest known one of another."""
+"""Categories of atoms and bonds, and the category nearest to an unknown one."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from typing import NamedTuple
 from graphcnf.errors import UserError
 
 CODEC_VERSION = 3
-"""Raised when the same molecule would give another graph, so that caches are rebuilt."""
+"""Version in cache keys and models; to be raised when the same molecule gives another graph."""
 
 OTHER_CODEC = (
-    "this model comes from another version of graphcnf, which numbered atoms otherwise: it draws "
-    "molecules as ever, but what it would say of given ones is wrong; train or fine-tune it again"
+    "this model comes from another version of graphcnf, which numbered atoms differently: it still "
+    "draws molecules, but its likelihoods of given ones are wrong; train or fine-tune it again"
 )
-"""Why a model with another `CODEC_VERSION` in its metadata cannot score."""
+"""Message for a model with another `CODEC_VERSION` in its metadata."""
 
 BONDS = ("SINGLE", "DOUBLE", "TRIPLE")
 """Bond types of a Kekulé structure, named as in RDKit."""
 
 MARK = "AROMATIC_"
-"""Prefix of the name of a bond that is marked aromatic."""
+"""Prefix of the names of aromatic bond categories, before the type in the Kekulé structure."""
 
 _ORDERS = {"SINGLE": 1, "DOUBLE": 2, "TRIPLE": 3, "QUADRUPLE": 4, "QUINTUPLE": 5, "HEXTUPLE": 6}
 
 
 class AtomCategory(NamedTuple):
-    """Element, charge and aromatic mark, which decoding ignores, of a node category."""
+    """A node category: element, formal charge, and an aromatic mark that decoding ignores."""
 
     symbol: str
     charge: int = 0
@@ -36,11 +36,11 @@ class AtomCategory(NamedTuple):
 
     @classmethod
     def of(cls, atom, marked: bool = False) -> AtomCategory:
-        """Return the category of an RDKit atom, with its aromatic mark where `marked`."""
+        """Return the category of an RDKit atom; only with `marked` does aromaticity count."""
         return cls(atom.GetSymbol(), atom.GetFormalCharge(), marked and atom.GetIsAromatic())
 
     def __str__(self) -> str:
-        """C, N+, O- or Fe+2; in small letters where marked aromatic, as in SMILES."""
+        """C, N+, O- or Fe+2; in lower case if aromatic, as in SMILES."""
         symbol = self.symbol.lower() if self.aromatic else self.symbol
         sign = "" if not self.charge else "+" if self.charge > 0 else "-"
         return f"{symbol}{sign}{abs(self.charge) if abs(self.charge) > 1 else ''}"
@@ -48,9 +48,10 @@ class AtomCategory(NamedTuple):
 
 @dataclass(frozen=True)
 class MoleculeVocabulary:
-    """Atoms and bonds by category number, bonds by RDKit's names, after `MARK` where aromatic.
+    """Meaning of node and edge categories: entry k of `atoms` and `bonds` is category k.
 
-    Without charges a third of ZINC250k could not be written down as it is.
+    A bond is named as in RDKit, with the prefix `MARK` if aromatic. Charges are part of atom
+    categories, since a third of ZINC250k contains charged atoms.
     """
 
     atoms: tuple[AtomCategory, ...]
@@ -64,17 +65,17 @@ class MoleculeVocabulary:
 
     @cached_property
     def atom_index(self) -> dict[AtomCategory, int]:
-        """Category of an atom."""
+        """Category number by atom."""
         return {atom: k for k, atom in enumerate(self.atoms)}
 
     @cached_property
     def bond_index(self) -> dict[str, int]:
-        """Category of a bond name."""
+        """Category number by bond name."""
         return {bond: k for k, bond in enumerate(self.bonds)}
 
     @property
     def marked(self) -> bool:
-        """True if some categories are marked aromatic."""
+        """True if there are aromatic categories."""
         return any(a.aromatic for a in self.atoms) or any(b.startswith(MARK) for b in self.bonds)
 
     @property
@@ -84,26 +85,29 @@ class MoleculeVocabulary:
 
     @property
     def bond_types(self) -> list[str]:
-        """RDKit's name of each bond category, without marks."""
+        """RDKit's bond type of each category, without aromatic marks."""
         return [bond.removeprefix(MARK) for bond in self.bonds]
 
     @property
     def bond_orders(self) -> list[int]:
-        """Order of each bond category: 1 for single and for bonds of another kind."""
+        """Bond order of each category; 1 for types without an order, such as dative bonds."""
         return [_ORDERS.get(bond, 1) for bond in self.bond_types]
 
     @classmethod
     def from_counts(
         cls, atoms: Mapping[AtomCategory, int], bonds: Mapping[str, int]
     ) -> MoleculeVocabulary:
-        """Return categories by falling frequency (ties by name), all bonds of `BONDS` included."""
+        """Return the vocabulary of counted categories, most frequent first (ties by name).
+
+        All of `BONDS` are included.
+        """
         names = [*BONDS, *sorted(set(bonds) - set(BONDS))]
         names.sort(key=lambda b: -bonds.get(b, 0))
         return cls(tuple(sorted(atoms, key=lambda a: (-atoms[a], a))), tuple(names))
 
     @classmethod
     def of_model(cls, model, name: str = "model") -> MoleculeVocabulary:
-        """Read the vocabulary from the metadata of a `GraphCNF`."""
+        """Return the vocabulary in the metadata of a `GraphCNF`; raise `UserError` without one."""
         sizes = model.config["steps"]
         try:
             vocabulary = cls.from_dict(model.metadata["vocabulary"])
@@ -120,22 +124,22 @@ class MoleculeVocabulary:
 
     @classmethod
     def from_dict(cls, data: Mapping) -> MoleculeVocabulary:
-        """Return the vocabulary of what `to_dict` returned."""
+        """Invert `to_dict`."""
         atoms = tuple(AtomCategory(str(s), int(c), bool(mark)) for s, c, mark in data["atoms"])
         return cls(atoms, tuple(str(bond) for bond in data["bonds"]))
 
     def extended(self, data: MoleculeVocabulary) -> MoleculeVocabulary:
-        """Return these categories in their order, then what the data have beside them."""
+        """Return this vocabulary with the further categories of `data` appended."""
         atoms = [atom for atom in data.atoms if atom not in self.atom_index]
         bonds = [bond for bond in data.bonds if bond not in self.bond_index]
         return MoleculeVocabulary((*self.atoms, *atoms), (*self.bonds, *bonds))
 
     def nearest_atoms(self, wanted: MoleculeVocabulary) -> list[int]:
-        """Return for each atom of `wanted` the category here that bonds most alike.
+        """Return for each atom of `wanted` the category of this vocabulary that bonds most alike.
 
-        Atoms with as many outer electrons have as many bonds, whatever their element: N+ like C, Si
-        like C, Se like S, B- like C. Aromatic marks count first, then these electrons, the charge,
-        and how far apart the elements are.
+        Compared are, in this order: aromatic mark, number of valence electrons, charge, atomic
+        number. Atoms with equally many valence electrons form equally many bonds: N+, Si and B- are
+        like C, Se is like S.
         """
         from rdkit.Chem import GetPeriodicTable
 
@@ -148,7 +152,10 @@ class MoleculeVocabulary:
         return _nearest([*map(key, self.atoms)], [*map(key, wanted.atoms)])
 
     def nearest_bonds(self, wanted: MoleculeVocabulary) -> list[int]:
-        """Return for each bond of `wanted` the category here of the nearest order, marked alike."""
+        """Return for each bond of `wanted` the category of this vocabulary with the nearest order.
+
+        Of equally near ones, the one with the same aromatic mark.
+        """
         keys = [
             [(order, b.startswith(MARK)) for order, b in zip(v.bond_orders, v.bonds, strict=True)]
             for v in (self, wanted)
@@ -158,7 +165,10 @@ class MoleculeVocabulary:
 
 
 def _nearest(known: Sequence[Sequence[int]], wanted: Sequence[Sequence[int]]) -> list[int]:
-    """Return the known ones with the least differences from each wanted one, the first foremost."""
+    """Return for each wanted key the index of the nearest known key.
+
+    Absolute differences are compared entry by entry: the first entry counts first.
+    """
     nearest = []
     for own in wanted:
         distances = [[abs(x - y) for x, y in zip(own, other, strict=True)] for other in known]
@@ -167,9 +177,9 @@ def _nearest(known: Sequence[Sequence[int]], wanted: Sequence[Sequence[int]]) ->
 
 
 def numbers_atoms_as_here(model) -> bool:
-    """Return True if a `GraphCNF` has seen atoms in the order in which this version numbers them.
+    """Return True if a `GraphCNF` was trained with this version's numbering of atoms.
 
-    A model whose density does not depend on the order has, and so has one that does not say.
+    Also for models without a node order, and those without a codec version in their metadata.
     """
     codec = model.metadata.get("codec", CODEC_VERSION)
     return not model.ordered or codec == CODEC_VERSION

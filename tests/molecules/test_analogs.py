@@ -130,7 +130,7 @@ def test_scaffold_and_what_hangs_on_it():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"keep": "rings"}, "keep is one of"),
+        ({"keep": "rings"}, "keep must be one of"),
         ({"similar": 1.5}, "from 0 to 1"),
         ({"particles": 0}, "particles"),
         ({"particles": 0, "similar": 0.2}, "particles"),

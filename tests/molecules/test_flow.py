@@ -14,7 +14,7 @@ from rdkit.Chem import Crippen, Descriptors
 import graphcnf
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch
-from graphcnf.molecules.flow import LEAST, MoleculeFlow
+from graphcnf.molecules.flow import GROUP_SIZE, MoleculeFlow
 from graphcnf.molecules.standardize import charge_states, protonation_hash
 from graphcnf.molecules.vocabulary import CODEC_VERSION
 
@@ -73,11 +73,11 @@ def test_scores_name_what_is_outside(flow, data):
     assert flow.log_prob([None]).tolist() == [-math.inf]
     # Half of the molecules are less likely than the median one, however many atoms they have.
     sizes = data.graphs.node_counts
-    small, large = (np.flatnonzero(where)[:LEAST] for where in (sizes <= 21, sizes >= 25))
+    small, large = (np.flatnonzero(where)[:GROUP_SIZE] for where in (sizes <= 21, sizes >= 25))
     flow.learn_percentiles(data.graphs.subset(np.concatenate([small, large])))
     for chosen in (small, large):
         everything = flow.score([data.smiles[k] for k in chosen])["percentile"]
-        assert len(chosen) == LEAST and 45 < everything.mean() < 55
+        assert len(chosen) == GROUP_SIZE and 45 < everything.mean() < 55
     # Summing over further numberings makes no molecule rarer or more common.
     twice = flow.score([data.smiles[k] for k in chosen[:5]], orders=4)["percentile"]
     np.testing.assert_allclose(twice, everything[:5])
@@ -98,7 +98,7 @@ def test_saved_and_loaded(flow, data, tmp_path):
     # Weights of another order of atoms draw but do not score.
     again.model.metadata["codec"] = CODEC_VERSION - 1
     assert again.sample(5).smiles == flow.sample(5).smiles
-    with pytest.raises(UserError, match="numbered atoms otherwise"):
+    with pytest.raises(UserError, match="numbered atoms differently"):
         again.log_prob(data.smiles[:3])
     del again.model.metadata["vocabulary"]
     with pytest.raises(UserError, match="names no vocabulary"):

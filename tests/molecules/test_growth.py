@@ -116,7 +116,7 @@ def test_smarts_bonds():
         ("scaffold", "[#54;R]", "knows no atom like"),
         ("scaffold", "[CH2]C", "radical"),
         ("scaffold", "", "not a SMILES or SMARTS"),
-        ("extend", "C", "task is one of"),
+        ("extend", "C", "task must be one of"),
     ],
 )
 def test_what_cannot_be_grown_from_gets_one_line(flow, task, fragment, message):
