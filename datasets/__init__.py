@@ -1,4 +1,4 @@
-"""Data sets. Names are imported on first use, so that no loader pays for another's libraries."""
+"""Data sets. Each name is imported on first use, together with the libraries that it needs."""
 
 import sys
 from importlib import import_module
@@ -11,7 +11,7 @@ MOLECULES = {
     "moses": "1,760,737 drug-like molecules without charges, from the package molsets",
     "qm9": "130,831 molecules of up to 9 atoms, from the package qm9pack",
 }
-"""Data sets of molecules that come with a package: name, with a `load_<name>`, and title."""
+"""Molecule data sets inside of Python packages: name, loaded by `load_<name>`, and description."""
 
 _HOMES = {
     "load_zinc250k": "zinc250k",
@@ -30,7 +30,7 @@ _HOMES = {
 __all__ = ["MOLECULES", *_HOMES]
 
 if __name__ == "datasets":
-    # In the repository's root Python finds this folder under the name of Hugging Face's package.
+    # In the repository's root, `import datasets` finds this folder: load Hugging Face's instead.
     root = Path(__file__).resolve().parent.parent
     spec = PathFinder.find_spec("datasets", [p for p in sys.path if Path(p).resolve() != root])
     if spec is None or spec.loader is None:

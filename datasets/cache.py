@@ -1,7 +1,7 @@
-"""Encoded data sets on disk: one checksummed npz each, written atomically.
+"""Cache of arrays on disk, such as encoded data sets: npz files with a checksum.
 
-A file's name holds a hash of everything that the content depends on, and its checksum covers the
-name, too.
+A file's name contains a hash of everything that determines the content. The checksum covers content
+and name.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def cache_folder() -> Path:
 
 
 def cache_file(name: str, *key) -> Path:
-    """Return the cache file of content that is a function of `key`, plain JSON values."""
+    """Return the cache file of content that is determined by the JSON values `key`."""
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
     name = "".join(c if c.isalnum() and c.isascii() or c in "-_" else "_" for c in name)[:45]
     return cache_folder() / f"{name}-{digest}.npz"
@@ -44,7 +44,7 @@ def cache_file(name: str, *key) -> Path:
 def cached(
     path: Path, compute: Callable[[], dict[str, np.ndarray]], use_cache: bool = True
 ) -> dict[str, np.ndarray]:
-    """Return the arrays in a file of `cache_file`, computed and written first where it has none."""
+    """Return the arrays in a cache file; without an intact file, compute and write them first."""
     if use_cache and (arrays := read(path)) is not None:
         return arrays
     arrays = compute()
@@ -59,7 +59,7 @@ def note(message: str) -> None:
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write arrays as a whole or, with a note, not at all."""
+    """Write arrays to a cache file atomically; if that fails, print a note."""
     content = io.BytesIO()
     np.savez_compressed(content, **arrays, **{_CHECKSUM: _digest(path.name, arrays)})
     try:
@@ -73,7 +73,7 @@ def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def read(path: Path) -> dict[str, np.ndarray] | None:
-    """Read arrays written by `write`; None if the file is absent or, with a note, damaged."""
+    """Return the arrays that `write` wrote; None if the file is absent or, with a note, damaged."""
     try:
         with (
             warnings.catch_warnings(action="ignore"),
@@ -84,7 +84,7 @@ def read(path: Path) -> dict[str, np.ndarray] | None:
         reason = "its checksum is not that of this content under this name"
     except (FileNotFoundError, NotADirectoryError):
         return None
-    # Damage surfaces as whatever zipfile, zlib and numpy's parser of headers happen to raise.
+    # In a damaged file, zipfile, zlib and numpy's header parser can raise anything.
     except Exception as error:
         arrays, reason = {}, (str(error) or "unreadable").splitlines()[0]
     checksum = arrays.pop(_CHECKSUM, None)

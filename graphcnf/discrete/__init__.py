@@ -1,8 +1,7 @@
-"""The front door for discrete data: tables, sequences, arrays and graphs to a model and back.
+"""`CategoricalModel`: densities of discrete data in a user's own types.
 
-A codec (`codec`, `tables`, `graphs`) turns a user's data into those of a flow and back and keeps
-the vocabulary; `CategoricalModel` joins the two and trains them; `scores` measures how far samples
-are from data.
+A codec (`codec`, `tables`, `graphs`) translates tables, arrays, sequences or graphs to the data of
+a flow and back; `scores` compares samples with data.
 """
 
 from graphcnf.discrete.model import CategoricalModel

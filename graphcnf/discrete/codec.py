@@ -1,7 +1,7 @@
-"""Codec of sequences, the base of codecs of rows, and values as JSON.
+"""Base class of codecs, codec of sequences, and values as JSON.
 
-A codec translates one type of data into the data of a flow and back. It is a dataclass whose fields
-are the vocabulary that a model keeps. `GraphCodec` has the same attributes and methods.
+A codec translates one type of data to the data of a flow and back. It is a dataclass; its fields
+are the vocabulary, which is stored with the model. `GraphCodec` has the same interface.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from graphcnf.flows import Context
 from graphcnf.graphs.record_blocks import one_thread, record_batches
 
 Reasons = list[str | None]
-"""For each item the reason why it has probability 0 under a model, None if it has not."""
+"""For each item the reason why its probability is 0, or None if it is positive."""
 
 LONGEST = 1024
-"""Largest number of symbols of a sequence: attention takes its square."""
+"""Largest length of a sequence; the cost of attention is its square."""
 
 MOST_SYMBOLS = 10_000
-"""Largest number of different symbols."""
+"""Largest number of distinct symbols."""
 
 TYPES = {"str": str, "list": list, "tuple": tuple}
 
 
 def to_json(value: Any) -> Any:
-    """Return a value of a category, or a list or dataclass of values, as plain JSON.
+    """Return a category's value, or a list or dataclass of values, as JSON values.
 
     Raises:
-        UserError: if a value is anything but text, a whole or finite number, a truth value, None,
-            or an interval, time or tuple of such values.
+        UserError: if a value is not text, a finite number, bool, None, a timestamp, or an interval
+            or tuple of these.
     """
     value = value.item() if isinstance(value, np.generic) else value
     if isinstance(value, list):
@@ -79,7 +79,7 @@ def from_json(content: Any) -> Any:
 
 
 class Vocabulary:
-    """Distinct values, of which category k stands for number k; ValueError if one comes twice."""
+    """Map from distinct values to categories 0, 1, ...; ValueError if a value is repeated."""
 
     def __init__(self, values: Sequence[Hashable]):
         self.number = {value: k for k, value in enumerate(values)}
@@ -87,18 +87,18 @@ class Vocabulary:
             raise ValueError("the values of a vocabulary must be distinct")
 
     def encode(self, values: Iterable[Any]) -> np.ndarray:
-        """Return the category of each value, -1 for unknown ones, (M,) int64."""
+        """Return the category of each value, (M,) int64, -1 for unknown values."""
         return np.array([self._code(value) for value in values], dtype=np.int64)
 
     def _code(self, value: Any) -> int:
         try:
             return self.number.get(value, -1)
-        except TypeError:  # a value without a hash is unknown
+        except TypeError:  # unhashable values are unknown
             return -1
 
 
 def distinct(values: Iterable[Hashable]) -> list[Any]:
-    """Return the distinct values, sorted if they can be compared, else in order of appearance."""
+    """Return the distinct values, sorted if they can be compared, else by first appearance."""
     found: list[Any] = list(dict.fromkeys(values))
     try:
         found.sort()
@@ -108,16 +108,16 @@ def distinct(values: Iterable[Hashable]) -> list[Any]:
 
 
 class RowCodec:
-    """Codec of rows of categories; subclasses encode to `Rows` and decode them.
+    """Base class of codecs whose encoded items are rows of categories (`Rows`).
 
     Attributes:
         kind: Name in `config.json`.
-        exact: Whether log-likelihoods are exact, not lower bounds.
+        exact: True if log-likelihoods are exact, False if they are lower bounds.
         flow_class: Class of the flow.
-        headline: Metric of the flow by which its weights are chosen.
-        settings: Settings of training that differ from the loop's own.
-        arguments: Functions that take the arguments of the network.
-        fixed: Arguments of these that follow from the data, the first one an attribute here.
+        headline: Metric of the flow by which the best weights are chosen.
+        settings: Training settings that differ from the defaults of `TrainingSettings`.
+        arguments: Functions that accept the arguments of the network.
+        fixed: Arguments of these that follow from the data; the first is an attribute of the codec.
     """
 
     kind: ClassVar[str]
@@ -135,10 +135,10 @@ class RowCodec:
     fixed: ClassVar[tuple[str, ...]]
 
     def encode(self, x, flow=None) -> tuple[Rows, Reasons]:
-        """Encode items; those that cannot be, nor by `flow` where given, are left out.
+        """Encode items; leave out those that the vocabulary, or `flow` if given, does not cover.
 
         Returns:
-            The other items as the flow's data, and for every item the reason why it is left out.
+            The encoded items, and for every item the reason why it is left out, or None.
 
         Raises:
             UserError: if `x` is of another type.
@@ -150,11 +150,11 @@ class RowCodec:
         raise NotImplementedError
 
     def build(self, rows: Rows, chosen: np.ndarray, /, **network):
-        """Return an untrained flow that starts from counts of the `chosen` rows."""
+        """Return an untrained flow, initialised from counts of the `chosen` rows."""
         raise NotImplementedError
 
     def finish(self, flow, rows: Rows, chosen: np.ndarray) -> None:
-        """Replace the counts that a flow started from by those of more rows."""
+        """Replace the counts with which a flow was initialised by those of more rows."""
         flow.count(self.batch(rows, chosen))
 
     def sizes(self, rows: Rows) -> np.ndarray:
@@ -162,18 +162,18 @@ class RowCodec:
         return rows.lengths.numpy()
 
     def batch(self, rows: Rows, chosen: np.ndarray) -> Rows:
-        """Return some of the rows, as the flow's `training_loss` takes them."""
+        """Return a batch of rows for the flow's `training_loss`."""
         return rows[torch.from_numpy(chosen)]
 
 
 @dataclass
 class SequenceCodec(RowCodec):
-    """Codec of strings, and of other sequences of hashable symbols, for a `RowFlow`.
+    """Codec of strings, or lists or tuples of hashable symbols, for a `RowFlow`.
 
     Attributes:
         symbols: The alphabet.
         container: Type of a sequence: "str", "list" or "tuple".
-        longest: Symbols of the longest sequence.
+        longest: Largest length of a sequence.
     """
 
     kind = "sequences"
@@ -191,11 +191,11 @@ class SequenceCodec(RowCodec):
 
     @classmethod
     def of(cls, items: Sequence) -> SequenceCodec:
-        """Return the codec of some sequences, at least one.
+        """Return a codec for some sequences, at least one.
 
         Raises:
-            UserError: if they are all empty, too long, of several types, or their symbols are too
-                many or not hashable.
+            UserError: if all are empty, one is too long, their types differ, or there are too many
+                symbols or unhashable ones.
         """
         container = next((name for name, t in TYPES.items() if isinstance(items[0], t)), None)
         if container is None:
@@ -246,7 +246,7 @@ class SequenceCodec(RowCodec):
         return Rows.of(rows), reasons
 
     def decode(self, rows):
-        """Return the sequences of categories."""
+        """Return the sequences of encoded rows."""
         items = []
         for codes, length in zip(rows.values.tolist(), rows.lengths.tolist(), strict=True):
             symbols = [self.symbols[code] for code in codes[:length]]
@@ -255,14 +255,14 @@ class SequenceCodec(RowCodec):
         return items
 
     def build(self, rows, chosen, /, **network):
-        """Return an untrained flow that starts from the n-grams of the `chosen` rows."""
+        """Return an untrained flow, initialised from the n-grams of the `chosen` rows."""
         part = self.batch(rows, chosen)
         flow = RowFlow.counting(part, self.cardinality, positions=self.longest, **network)
         flow.metadata["length_histogram"] = torch.bincount(rows.lengths).tolist()
         return flow
 
     def batch(self, rows, chosen):
-        """Return some of the rows, cut to the longest of them."""
+        """Return a batch of rows, cut to the longest of them."""
         return super().batch(rows, chosen).cut()
 
     def log_prob(self, flow: RowFlow, rows: Rows, orders: int = 1) -> torch.Tensor:
@@ -292,8 +292,13 @@ def draw_rows(
 ) -> Rows:
     """Return rows 0 to `count - 1` of the endless sample of a flow with this seed.
 
-    Their lengths have the probabilities `prior` (N + 1,); `limits` gives further fields of the
-    context for numbers of records (M,).
+    Args:
+        flow: Flow of rows.
+        count: Number of rows.
+        prior: Probabilities of the lengths 0 to N, (N + 1,).
+        seed: Seed of the sample.
+        temperature: Below 1 for more probable rows.
+        limits: Function that returns further fields of the `Context` for record numbers (M,).
     """
     values = torch.zeros(count, len(prior) - 1, dtype=torch.long)
     lengths = np.zeros(count, dtype=np.int64)

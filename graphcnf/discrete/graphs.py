@@ -1,4 +1,4 @@
-"""Labelled graphs, as networkx or torch-geometric has them."""
+"""Codec of labelled graphs of networkx or torch-geometric."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from graphcnf.graphs.path.network import PathNetwork
 from graphcnf.graphs.record_blocks import BATCH, RecordNoise
 from graphcnf.limits import LARGEST_ORDERS, check_integer
 
-MOST = 255
-"""Largest number of labels, of nodes and of edges."""
+MAX_LABELS = 255
+"""Largest number of node labels, and of edge labels."""
 
 NETWORK = {"width": 96, "layers": 3, "head_width": 64, "table_rows": 1024}
-"""Defaults of networks along a path, smaller than for molecules."""
+"""Default sizes of a `PathNetwork`, smaller than for molecules."""
 
 Triple = tuple[list, list, list]
-"""Node labels, edges as pairs of node numbers, edge labels."""
+"""A graph: node labels, edges as pairs of node numbers, edge labels."""
 
 
 @dataclass
 class GraphCodec:
-    """Codec of graphs with labels, for a `GraphCNF`, with the methods of `RowCodec`.
+    """Codec of labelled graphs for a `GraphCNF`, with the interface of `RowCodec`.
 
     Attributes:
-        nodes: Labels of nodes.
-        edges: Labels of edges.
+        nodes: Node labels.
+        edges: Edge labels.
         source: "networkx" or "data" (torch-geometric).
-        names: For networkx the attributes of nodes and edges that hold the labels, for Data the
-            numbers of axes of `x` and `edge_attr`; None where there are no labels.
+        names: For networkx, the attributes with the labels of nodes and of edges; for Data, the
+            dimensions of `x` and of `edge_attr`; None for missing labels.
         architecture: Name of the graph model.
     """
 
@@ -72,12 +72,12 @@ class GraphCodec:
 
     @property
     def order(self) -> str:
-        """Order of the nodes, of `GraphCNF`."""
+        """Node order of the model, see `GraphCNF`."""
         return self.model.orders[0]
 
     @property
     def arguments(self) -> tuple[Callable, ...]:
-        """Callables whose arguments a network may have."""
+        """Functions that accept the arguments of the network."""
         return GraphCNF.for_graphs, *self.model.options()
 
     @classmethod
@@ -88,13 +88,14 @@ class GraphCodec:
         edge_label: str | None = None,
         architecture: str = "path",
     ) -> GraphCodec:
-        """Return the codec of some graphs, `nx.Graph` or `Data` throughout.
+        """Return a codec for some graphs, which are all `nx.Graph` or all `Data`.
 
-        The labels of networkx are in the attributes of these names; the only ones when None.
+        `node_label` and `edge_label` name the attributes of networkx with the labels; they may be
+        None if there is one attribute only.
 
         Raises:
-            UserError: if a graph is of another type, lacks a label, or has several where none was
-                chosen.
+            UserError: if a graph is of another type, lacks a label, or has several attributes of
+                which none was chosen.
         """
         names: list[Any]
         if isinstance(graphs[0], nx.Graph):
@@ -115,12 +116,12 @@ class GraphCodec:
         triples = cls([], [], source, names, architecture).triples(graphs)
         nodes, edges = (distinct(v for triple in triples for v in triple[k]) for k in (0, 2))
         for what, found in (("node", nodes), ("edge", edges)):
-            if len(found) > MOST:
-                raise UserError(f"{len(found)} {what} labels, at most {MOST} are learned")
+            if len(found) > MAX_LABELS:
+                raise UserError(f"{len(found)} {what} labels, at most {MAX_LABELS} are learned")
         return cls(nodes, edges, source, names, architecture)
 
     def triples(self, graphs: Sequence) -> list[Triple]:
-        """Return labels and edges of graphs; raise UserError for one of another type."""
+        """Return the labels and edges of graphs; raise `UserError` for other types."""
         if not isinstance(graphs, list | tuple):
             wanted = "nx.Graph" if self.source == "networkx" else "torch_geometric.data.Data"
             raise UserError(f"got a {type(graphs).__name__}; this model takes a list of {wanted}")
@@ -134,7 +135,7 @@ class GraphCodec:
         return triples
 
     def encode(self, graphs: Sequence, flow: GraphCNF | None = None) -> tuple[Any, Reasons]:
-        """Encode graphs, in canonical depth-first order if the model needs one."""
+        """Encode graphs, in canonical depth-first order if the model is ordered."""
         ordered = self.order == "canonical"
         vocabularies = {"node": Vocabulary(self.nodes), "edge": Vocabulary(self.edges)}
         parts: list[PackedGraphs] = []
@@ -184,7 +185,7 @@ class GraphCodec:
         return found
 
     def build(self, graphs: PackedGraphs, chosen: np.ndarray, /, **network) -> GraphCNF:
-        """Return an untrained flow that represents some graphs."""
+        """Return an untrained flow that can represent the graphs."""
         options: dict[str, Any] = {
             "node_categories": len(self.nodes),
             "bond_categories": max(len(self.edges), 1),
@@ -200,11 +201,11 @@ class GraphCodec:
         return graphs.node_counts
 
     def batch(self, graphs: PackedGraphs, chosen: np.ndarray) -> GraphBatch:
-        """Return some of the graphs."""
+        """Return a batch of graphs."""
         return GraphBatch.collate(graphs, chosen)
 
     def log_prob(self, flow: GraphCNF, batch: GraphBatch, orders: int = 1) -> torch.Tensor:
-        """Return lower bounds on the log-likelihoods, (B,) nats in float64."""
+        """Return lower bounds on the log-likelihoods of graphs, (B,) nats in float64."""
         if flow.ordered:
             value = flow.log_prob(batch, orders=orders)
         else:
@@ -271,6 +272,7 @@ class GraphCodec:
 
 
 def _label(data: dict[str, Any], name: str | None, where: str):
+    """Return the label in a node's or edge's attributes; 0 for graphs without labels."""
     if name is None:
         return 0
     if name not in data:
@@ -280,7 +282,7 @@ def _label(data: dict[str, Any], name: str | None, where: str):
 
 
 def _only(attributes: list[dict], what: str) -> str | None:
-    """Return the attribute that all have, None if there is none."""
+    """Return the name of the only attribute, None without any; raise `UserError` for several."""
     names = sorted({str(name) for data in attributes for name in data})
     if len(names) > 1:
         raise UserError(

@@ -1,4 +1,4 @@
-"""One object from a user's discrete data to samples and log-likelihoods of the same type."""
+"""`CategoricalModel`, a density of discrete data of a user's own type."""
 
 from __future__ import annotations
 
@@ -42,23 +42,28 @@ if TYPE_CHECKING:
     from graphcnf.training.history import History
 
 Codec = RowCodec | GraphCodec
-CODECS: dict[str, Any] = {codec.kind: codec for codec in (TableCodec, SequenceCodec, GraphCodec)}
 
-DESCRIBED = ("bins", "node_label", "edge_label")
-"""Arguments that say how data are read."""
+CODECS: dict[str, Any] = {codec.kind: codec for codec in (TableCodec, SequenceCodec, GraphCodec)}
+"""Codec classes by kind."""
+
+CODEC_OPTIONS = ("bins", "node_label", "edge_label")
+"""Arguments of `fit` for the codec."""
 
 SCORED = 256
 """Items that are scored at a time."""
 
 EVALUATIONS = 12
-"""Evaluations on held-out data of a run with a time budget."""
+"""Number of evaluations in a run with a time budget."""
 
 EVALUATED = 16
-"""Batches of every evaluation, the last one included, so that the best can be told apart."""
+"""Batches of every evaluation; equally many, so that evaluations can be compared."""
 
 
 class _Fit:
-    """Method that makes its model when it is called on the class, with a model's own options."""
+    """Descriptor of `fit`, which can be called on the class and on a model.
+
+    On the class it creates the model first; on a model, the model's options are the defaults.
+    """
 
     def __init__(self, function: Callable[..., CategoricalModel]):
         self.function, self.__doc__ = function, function.__doc__
@@ -71,27 +76,26 @@ class _Fit:
 
 @evaluates("log_prob", "sample")
 class CategoricalModel(nn.Module):
-    """Density of discrete data of a user's own type; samples have that type, too.
+    """A density of discrete data of a user's own type, which its samples have as well.
 
-    `CategoricalModel.fit(x, minutes=1)` trains one. `CategoricalModel(minutes=1)` has not learned
-    yet, and is what scikit-learn takes as an estimator, for instance as the last step of a
-    Pipeline. Data are one of
+    `CategoricalModel.fit(x, minutes=1)` trains a model. `CategoricalModel(minutes=1)` is an
+    untrained estimator for scikit-learn, for instance as the last step of a Pipeline. Data are one
+    of
 
-    - a pandas DataFrame. Columns are categories, or numbers and times, of which `log_prob` is a
-      density in their units (of times: days, hours, ..., the largest of which all are multiples);
-      whole numbers have a mass. Where some entries of a column are missing, that is
-      a category of its own; elsewhere a missing entry is marginalised;
-    - a list of strings, or of lists or tuples of hashable symbols. The length is part of the
-      density;
-    - an array (N, D) of whole numbers, numpy's or torch's;
-    - a list of `nx.Graph` or `torch_geometric.data.Data` with labels: connected ones, or any with
-      the `network` `{"architecture": "growth"}`.
+    - a pandas DataFrame. Columns are categorical, or numbers and times. `log_prob` is a density in
+      the units of numbers, a mass for integers, and for times a density in the largest unit (days,
+      hours, ...) of which all times are multiples. In columns with missing entries, "missing" is a
+      category; in other columns, a missing entry is marginalised;
+    - a list of strings, or of lists or tuples of hashable symbols. The density includes the length;
+    - an integer array (N, D) of numpy or torch;
+    - a list of `nx.Graph` or `torch_geometric.data.Data` with labels. They must be connected,
+      unless `network` is `{"architecture": "growth"}`.
 
     Args:
         **options: Arguments of `fit`.
 
     Attributes:
-        history: Course of the training, whose `plot` draws its curves; None without one.
+        history: Metrics over the course of training, with a method `plot`; None before training.
 
     Examples:
         >>> model = CategoricalModel.fit(["anna", "hannah", "otto"] * 20, steps=20)
@@ -134,20 +138,21 @@ class CategoricalModel(nn.Module):
         edge_label: str | None = None,
         **network,
     ) -> CategoricalModel:
-        """Return an untrained model for data like `x`, to be trained in a loop of one's own.
+        """Return an untrained model for data like `x`, for a training loop of your own.
 
         Args:
             x: The data.
             seed: Seed of the weights.
-            bins: Bins of the numbers of a table, in all columns or by label, with about equally
-                many numbers in each; by the number of rows when None. See `Column.of`.
-            node_label: Attribute with a node's label (networkx); the only one when None.
-            edge_label: The same of an edge.
+            bins: Number of bins of numbers in a table, for all columns or by label; bins contain
+                about equally many numbers. None to choose it by the number of rows, see
+                `Column.of`.
+            node_label: Attribute of networkx with a node's label; None if there is only one.
+            edge_label: Attribute of networkx with an edge's label; None if there is only one.
             **network: Arguments of `ColumnFlow` for tables and arrays, of `RowFlow` for sequences,
                 of `GraphCNF.for_graphs` for graphs.
 
         Raises:
-            UserError: if a model cannot take such data; says what to do instead.
+            UserError: if a model cannot take such data; the message says what to do.
         """
         labels = {"node_label": node_label, "edge_label": edge_label}
         return cls._build(x, seed, 0.0, network, bins=bins, **labels)[0]
@@ -166,21 +171,21 @@ class CategoricalModel(nn.Module):
         network: Mapping[str, Any] | None = None,
         **options,
     ) -> CategoricalModel:
-        """Train a model on `x`, with its progress on a terminal; Ctrl-C ends training early.
+        """Train a model on `x`; Ctrl-C ends training early.
 
-        On a model, its `options` are the defaults, and it is trained itself.
+        Called on a model, it trains that model, whose `options` are the defaults.
 
         Args:
             x: The data.
-            y: None, what a Pipeline gives: a target is a column of `x`, see `predict_proba`.
+            y: Must be None, as in a Pipeline; a target is a column of `x`, see `predict_proba`.
             seed: Seed of everything random.
             minutes: Time budget. The weights that score best on held-out data are kept.
-            steps: Budget in steps instead, with which the model is a function of `x` and `seed`.
-            held_out: Share of the data that is scored, not trained on; when None a tenth, of fewer
-                than 300 items 30 of them or a quarter.
-            out: Folder of the run (log, checkpoints, model), with log lines on stderr.
+            steps: Budget in steps instead; the model is then a function of `x` and `seed`.
+            held_out: Share of the data to score, not to train on; None for a tenth, and for 30
+                items or a quarter of fewer than 300 items.
+            out: Folder of the run (log, checkpoints, model); log lines are printed to stderr then.
             network: Arguments of the network, see `for_data`.
-            **options: `bins`, `node_label` and `edge_label` of `for_data`, and further fields of
+            **options: `bins`, `node_label` and `edge_label` of `for_data`, and fields of
                 `TrainingSettings`, such as `learning_rate`.
 
         Raises:
@@ -191,12 +196,12 @@ class CategoricalModel(nn.Module):
             raise UserError("y must be None: make the target a column of x")
         if not isinstance(network, Mapping | None):
             raise UserError(f'network must be a dict, {{"width": 64}}, got {network!r}')
-        described = {name: options.pop(name) for name in DESCRIBED if name in options}
+        of_codec = {name: options.pop(name) for name in CODEC_OPTIONS if name in options}
         if held_out is None:
             held_out = min(0.25, max(0.1, 30 / max(len(x), 1))) if hasattr(x, "__len__") else 0.1
         if not (is_number(held_out) and 0 <= held_out < 1):
             raise UserError(f"held_out must be a share of the data in [0, 1), got {held_out!r}")
-        model, data = type(self)._build(x, seed, held_out, network or {}, **described)
+        model, data = type(self)._build(x, seed, held_out, network or {}, **of_codec)
         if not isinstance(out, str | Path | None):
             raise UserError(f"out must be the path of a folder, got {out!r}")
         settings = _settings(model.codec, seed, minutes, steps or None, held_out > 0, options)
@@ -221,9 +226,10 @@ class CategoricalModel(nn.Module):
         return self._learned(model.codec, flow, result.history)
 
     @classmethod
-    def _build(cls, x, seed, held_out, network, **described) -> tuple[CategoricalModel, Any]:
+    def _build(cls, x, seed, held_out, network, **of_codec) -> tuple[CategoricalModel, Any]:
+        """Return an untrained model for data, and the encoded data."""
         check_seed(seed)
-        codec = _codec_for(x, network.get("architecture"), **described)
+        codec = _codec_for(x, network.get("architecture"), **of_codec)
         data = _all_encoded(codec, x)
         network = {name: plain(value) for name, value in network.items()}
         check("network", network, *codec.arguments, fixed=codec.fixed)
@@ -237,11 +243,11 @@ class CategoricalModel(nn.Module):
         return cls._of(codec, flow), data
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Return the options, as scikit-learn's `clone` and searches ask for them."""
+        """Return the options, for scikit-learn's `clone` and searches."""
         return dict(self.options)
 
     def set_params(self, **options) -> CategoricalModel:
-        """Change options; the next `fit` follows them."""
+        """Change options of the next `fit`."""
         self.options |= options
         return self
 
@@ -266,38 +272,39 @@ class CategoricalModel(nn.Module):
         return f"CategoricalModel({self.codec}: {count:,} parameters)"
 
     def batch(self, x) -> Rows | GraphBatch:
-        """Return data as `training_loss` takes them, as the `collate_fn` of a DataLoader does.
+        """Return data as a batch for `training_loss`; a `collate_fn` for a DataLoader.
 
-        Raises UserError if an item has probability 0, see `reasons`.
+        Raises `UserError` if an item has probability 0, see `reasons`.
         """
         data = _all_encoded(self.codec, x, self.flow)
         return self.codec.batch(data, np.arange(len(self.codec.sizes(data))))
 
     def training_loss(self, x, *, beta: float = 1.0):
-        """Return the negative log-likelihood in nats per position or node, given sizes; metrics.
+        """Return the training loss, and metrics as pairs (sum, number) whose quotient is the mean.
 
-        `x` are data, or the result of `batch`; `beta` is without effect. Metrics are pairs (sum,
-        number) of which the quotient is the mean.
+        The loss is the negative log-likelihood given sizes, in nats per position or node. `x` is
+        data, or the result of `batch`; `beta` has no effect.
         """
         batch: Any = x if isinstance(x, Rows | GraphBatch) else self.batch(x)
         return self.flow.training_loss(batch.to(self.flow.device), beta=beta)
 
     @torch.no_grad()
     def log_prob(self, x, *, orders: int = 1, given: Sequence = ()) -> np.ndarray:
-        """Return log-likelihoods, (M,) nats, with the length of a sequence or size of a graph.
+        """Return log-likelihoods, (M,) nats, including lengths of sequences and sizes of graphs.
 
-        They are exact, except for graphs: those are lower bounds, for one numbering of the nodes,
-        or for so many `orders` (see `GraphCNF.log_prob`). Of models without an order, such as
-        "growth", they are those of a graph with numbered nodes: log(n! / |Aut|) less. Of a table,
-        the density is that of one order of the columns, from which `sample` draws as well; `orders`
-        gives the mean of the densities of several. A missing entry of a table is marginalised,
-        unless it is a category.
-        An item with probability 0 has -inf; `reasons` says why.
+        Items with probability 0 have -inf; `reasons` says why.
+
+        - Tables and sequences: exact. A table's density is that of one order of the columns, in
+          which `sample` draws as well; with several `orders`, the mean of their densities. Missing
+          entries are marginalised, unless they are a category.
+        - Graphs: lower bounds, from one or several `orders` of the nodes (`GraphCNF.log_prob`).
+          Models without a node order, such as "growth", give the log-likelihood of one labelling:
+          that of the graph is larger by log(n! / |Aut|).
 
         Args:
             x: The data.
-            orders: Orders of the nodes or columns.
-            given: Columns of a table that are a condition: log p(others | given).
+            orders: Number of orders of the nodes or columns.
+            given: Columns of a table to condition on: log p(others | given).
 
         Raises:
             UserError: if `x` is of another type or has other columns than the training data.
@@ -315,7 +322,7 @@ class CategoricalModel(nn.Module):
         return nats
 
     def score_samples(self, x) -> np.ndarray:
-        """Return `log_prob`, under the name that scikit-learn's densities have for it."""
+        """Return `log_prob`, under scikit-learn's name for it."""
         return self.log_prob(x)
 
     def _table(self, what: str) -> TableCodec:
@@ -324,16 +331,16 @@ class CategoricalModel(nn.Module):
         return self.codec
 
     def predict_proba(self, x: pd.DataFrame, column, *, orders: int = 1) -> pd.DataFrame:
-        """Return the probabilities of the values of a column given the other columns.
+        """Return the probabilities of a column's values given the other columns.
 
         Args:
-            x: Rows, with the column or without it. Other entries may be missing.
+            x: Rows, with or without the column. Other entries may be missing.
             column: Label of the column.
-            orders: Orders of the known columns, over which probabilities are averaged.
+            orders: Number of orders of the known columns over which to average.
 
         Returns:
-            A row for each of `x`, and for each value of the column a column; None stands for a
-            missing value, intervals for the bins of numbers.
+            A table (rows of `x`, values of the column). Intervals stand for bins of numbers, None
+            for a missing value.
 
         Raises:
             UserError: if `x` has an unknown value or other columns.
@@ -355,10 +362,10 @@ class CategoricalModel(nn.Module):
         """Return the table with its missing entries filled.
 
         Args:
-            x: Rows of the training data's columns.
+            x: Rows with the columns of the training data.
             seed: Seed of the draws.
-            draw: Draw all missing entries of a row from their joint probability, given the others;
-                if False, take the most probable value of each of them, of numbers the median.
+            draw: True to draw the missing entries of a row from their joint distribution given the
+                others; False for the most probable value of each, or the median of numbers.
 
         Raises:
             UserError: if `x` has an unknown value or other columns.
@@ -377,7 +384,7 @@ class CategoricalModel(nn.Module):
         return filled
 
     def reasons(self, x) -> Reasons:
-        """Return for each item the reason why it has probability 0, None if it has not."""
+        """Return for each item the reason why its probability is 0, or None if it is positive."""
         return self.codec.encode(x, self.flow)[1]
 
     def sample(
@@ -389,15 +396,15 @@ class CategoricalModel(nn.Module):
         temperature: float = 1.0,
         sizes: tuple[int, int] | None = None,
     ):
-        """Draw n items of the type of the training data.
+        """Draw n items, which have the type of the training data.
 
         Args:
             n: Number of items; a larger sample begins with the same items.
-            given: Values of some columns of a table: the others are drawn given these.
+            given: Values of some columns of a table to condition on.
             seed: Seed of the sample.
             temperature: Below 1 for more probable items.
-            sizes: Fewest and most symbols of a sequence, or nodes of a graph; as in the training
-                data when None.
+            sizes: Lowest and highest length of a sequence, or number of nodes; None for the
+                training data's distribution.
 
         Raises:
             UserError: if a number is out of range, or a column or value unknown.
@@ -417,7 +424,7 @@ class CategoricalModel(nn.Module):
         return codec.decode(drawn)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `config.json`, with the vocabulary, and `model.safetensors`, both checksummed."""
+        """Write `config.json` with the vocabulary, and `model.safetensors`, both with checksums."""
         self.flow.save_pretrained(folder)
 
     @classmethod
@@ -425,7 +432,7 @@ class CategoricalModel(nn.Module):
         """Load a model written by `save_pretrained` or `fit(out=...)`.
 
         Raises:
-            UserError: if there is no such model, its files are damaged, or it is another kind.
+            UserError: if the model is missing, damaged, or no `CategoricalModel`.
         """
         source = inside(locate(folder), "config.json")
         try:
@@ -445,7 +452,7 @@ class CategoricalModel(nn.Module):
 
 
 def _settings(codec: Codec, seed, minutes, steps, keep_best, given: dict) -> TrainingSettings:
-    """Return checked settings; a run of steps is scored at its end only."""
+    """Return the training settings; with a budget in steps, the only evaluation is at the end."""
     table: dict[str, Any] = {**codec.settings, "seed": seed, "log_every": 100}
     if steps is not None:
         table |= {"steps": steps, "eval_minutes": 0.0}
@@ -464,9 +471,9 @@ def _settings(codec: Codec, seed, minutes, steps, keep_best, given: dict) -> Tra
 
 
 def split(sizes: np.ndarray, seed: int, held_out: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the numbers of the items to train on, and of a share `held_out` of them to score."""
+    """Return the indices of items to train on, and of a share `held_out` to score."""
     order = np.random.default_rng((seed, 1)).permutation(len(sizes))
-    # A row without positions has nothing to learn but its length, which the histogram has.
+    # Empty items are left out: their lengths are in the histogram already.
     order = order[sizes[order] > 0]
     count = int(round(held_out * len(order)))
     return order[count:], order[:count]
@@ -475,16 +482,16 @@ def split(sizes: np.ndarray, seed: int, held_out: float) -> tuple[np.ndarray, np
 def experiment_of(
     codec: Any, flow, data, seed: int, held_out: float, batch_size: int
 ) -> Experiment:
-    """Return an experiment: the flow, training batches of similar size, and held-out batches.
+    """Return the experiment of a flow: training batches of similar sizes, and held-out batches.
 
-    `held_out` is the share of the items, 0 to 1, that is scored and not trained on.
+    `held_out` is the share of items to score and not to train on.
     """
     sizes = codec.sizes(data)
     rest, test = split(sizes, seed, held_out)
     if not len(rest):
         raise UserError(f"{len(sizes)} items with {held_out:.0%} held out leave none to train on")
-    # With nothing held out, the run is scored on training data, in random order: an evaluation
-    # looks at the first batches only.
+    # With nothing held out, training data are scored; `rest` is in random order, of which an
+    # evaluation takes the first batches.
     test = test if len(test) else rest
 
     def train_batches(epoch, seed, start):
@@ -499,7 +506,7 @@ def experiment_of(
 
 
 def _all_encoded(codec: Codec, x, flow=None) -> Any:
-    """Return the encoded items; raise UserError at the first that cannot be encoded."""
+    """Return the encoded items; raise `UserError` for the first that cannot be encoded."""
     data, reasons = codec.encode(x, flow)
     for number, reason in enumerate(reasons):
         if reason is not None:
@@ -508,7 +515,7 @@ def _all_encoded(codec: Codec, x, flow=None) -> Any:
 
 
 def _codec_for(x, architecture=None, bins=None, node_label=None, edge_label=None) -> Codec:
-    """Return the codec for data of this type; `architecture` is that of a graph model."""
+    """Return a codec for data; `architecture` names the model of graphs."""
     from torch_geometric.data import Data
 
     if bins is not None and not isinstance(x, pd.DataFrame):

@@ -1,4 +1,4 @@
-"""Numbers as categories: bins with a place inside, tails, and values with a mass of their own."""
+"""Numbers as categories: a number is a bin and a place in it, with tails and point masses."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from pandas.api import types
 from graphcnf.errors import UserError
 from graphcnf.limits import check_integer
 
-FEW = 20
-"""Numbers of which a column has no more different ones are categories."""
+MAX_DISTINCT = 20
+"""A column with at most this many distinct numbers is categorical, unless each is rare."""
 
 BELOW, ABOVE = -1, -2
-"""Parts of the bins that are tails."""
+"""Codes, in place of a bin's number of parts, for the lower and the upper tail."""
 
 UNITS = [24 * 3600 * 10**9, 3600 * 10**9, 60 * 10**9, 10**9, 10**6, 10**3]
-"""Units of times in nanoseconds, down to a microsecond: finer ones are lost in float64."""
+"""Units of times in nanoseconds, down to a microsecond: float64 cannot resolve finer ones."""
 
 
 def default_bins(rows: int) -> int:
-    """Return the number of bins for a number of rows: 7 for 128, 16 for 1,000, 40 for 10,000."""
+    """Return the default number of bins: 7 for 128 rows, 16 for 1,000, 40 for 10,000."""
     return int(np.clip(round(rows**0.4), 4, 64))
 
 
 @dataclass
 class Bins:
-    """Bins of the numbers of a column, without gaps between them, as a density on a line.
+    """Adjacent bins of the numbers in a column, which define a density on the line.
 
-    A bin that is no tail is divided by the flow, and has the density of that, divided by its width.
-    The tails have the density `2 s^2 / (s + t)^3` at the distance t from their ends (Pareto, Lomax
-    1954).
+    Inside a bin, the flow models the place u in [0, 1); the density of a number is that of u
+    divided by the bin's width. A tail has the density `2 s^2 / (s + t)^3` at the distance t from
+    its end (Pareto type II, Lomax 1954).
 
     Attributes:
-        edges: Lower end, upper end and parts of each bin, (K, 3): `n` parts for n whole numbers,
-            the upper end not among them; 1 for a value with a mass of its own; 0 for a continuum;
-            `BELOW` or `ABOVE` for a tail.
-        whole: Whether all numbers are whole.
+        edges: Lower end, upper end and parts of each bin, (K, 3). Parts are n for n integers, the
+            upper end excluded; 1 for a single value with a point mass; 0 for real numbers; `BELOW`
+            or `ABOVE` for a tail.
+        whole: True if all numbers are integers.
         scale: Scale s of the tails.
-        unit: For times the unit in nanoseconds.
+        unit: Unit of times in nanoseconds; None for numbers.
     """
 
     edges: list[list[float]]
@@ -54,9 +54,9 @@ class Bins:
 
     @classmethod
     def of(cls, series: pd.Series, count: int) -> Bins:
-        """Return bins with about equally many of some numbers or times, which are not missing.
+        """Return bins with about equally many numbers or times of a column without missing ones.
 
-        A frequent number has a bin of its own. Numbers of which none is negative have none below 0.
+        Frequent numbers get bins of their own. If no number is negative, there is no lower tail.
 
         Raises:
             UserError: if a number is infinite.
@@ -80,11 +80,11 @@ class Bins:
         else:
             rest, points = x[~np.isin(x, often)], often
             inner = np.quantile(rest, np.linspace(0, 1, count + 1)) if len(rest) else []
-            # The end is beyond the highest number, which is inside then.
+            # The last edge exceeds the highest number, since upper ends are excluded.
             edges = np.unique(np.concatenate([values[:1], inner, points]))
             edges = np.append(edges[edges < values[-1]], np.nextafter(values[-1], np.inf))
         parts = np.diff(edges) if whole else np.zeros(len(edges) - 1)
-        # Several of the last bins, and more than rounding where all numbers are equal.
+        # Scale of the tails: width of the last tenth of the bins, but above rounding errors.
         last = edges[-1] - edges[max(len(edges) - 1 - max(1, count // 10), 0)]
         scale = max(last, 1.0 if whole else 1e-6 * max(1.0, abs(edges[-1])))
         if values[0] >= 0 and not types.is_datetime64_any_dtype(series.dtype):
@@ -93,15 +93,15 @@ class Bins:
             below = [[edges[0] - scale, edges[0], BELOW]]
         bins = [*below, *np.stack([edges[:-1], edges[1:], parts], 1).tolist()]
         bins += [[edges[-1], edges[-1] + scale, ABOVE], *([p, p, 1] for p in points.tolist())]
-        # A value stands before the bin that it begins.
+        # A point mass comes before the bin that begins at its value.
         bins.sort(key=lambda edge: (edge[0], edge[1]))
         return cls([list(map(float, edge)) for edge in bins], whole, float(scale), unit)
 
     def encode(self, series: pd.Series) -> np.ndarray:
-        """Return number and place of the bin, k + u with 0 <= u < 1, (N,) float64; -1 without one.
+        """Return bin k and place u of each number as k + u, (N,) float64; -1 outside of all bins.
 
         Raises:
-            ValueError, TypeError: if they are not numbers, or not times.
+            ValueError, TypeError: if these are not numbers, or not times.
         """
         x = as_numbers(series, self.unit)
         code = np.searchsorted(self.low, x, "right") - 1
@@ -120,13 +120,13 @@ class Bins:
         return np.where(fits, code + place.clip(0, 1 - 1e-12), -1.0)
 
     def _split(self, value: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Return bin, place, parts and, for tails, the distance from the end of values k + u."""
+        """Return bin k, place u, parts and, in tails, distance from the end of codes k + u."""
         code = np.floor(value).astype(int)
         place = value - code
         return code, place, self.parts[code], self.scale * ((1 - place) ** -0.5 - 1)
 
     def decode(self, value: np.ndarray) -> np.ndarray:
-        """Return the numbers of values k + u, (N,) float64."""
+        """Return the numbers of codes k + u, (N,) float64."""
         code, place, parts, away = self._split(value)
         low, high = self.low[code], self.high[code]
         inside = place * (high - low)
@@ -136,7 +136,7 @@ class Bins:
         return np.where(parts == BELOW, high - self.whole - away, found)
 
     def log_density(self, value: np.ndarray) -> np.ndarray:
-        """Return log(du / dx) of values k + u, (N,) nats; of whole numbers the log of a mass."""
+        """Return log(du / dx) of codes k + u, (N,) nats; for integers the log of a mass."""
         code, _, parts, away = self._split(value)
         width = np.where(self.high > self.low, self.high - self.low, 1)[code]
         near = 1 + np.floor(away) / self.scale if self.whole else 1 + away / self.scale
@@ -148,7 +148,7 @@ class Bins:
         return np.where(parts < 0, tail, -np.log(np.where(parts == 1, 1, width)))
 
     def series(self, numbers: np.ndarray, dtype: str) -> pd.Series:
-        """Return numbers, nan for missing ones, as a column of a type."""
+        """Return numbers (N,), NaN for missing ones, as a column with a pandas type."""
         if self.unit is None:
             series = pd.Series(numbers)
             return series.round().astype(dtype) if self.whole else series.astype(dtype)
@@ -164,7 +164,7 @@ class Bins:
 
     @property
     def labels(self) -> list[Any]:
-        """Value of each bin with one, intervals of numbers for the others."""
+        """Value of each point mass, and the interval of every other bin."""
         return [
             low
             if parts == 1
@@ -176,13 +176,13 @@ class Bins:
 
 
 def is_numeric(dtype) -> bool:
-    """Return True for the types of numbers and times; truth values are none."""
+    """Return True for types of numbers and times, False for bool."""
     times = types.is_datetime64_any_dtype(dtype) or types.is_timedelta64_dtype(dtype)
     return times or (types.is_numeric_dtype(dtype) and not types.is_bool_dtype(dtype))
 
 
 def _unit(series: pd.Series) -> int | None:
-    """Return the largest of `UNITS` (ns) that divides all times, or the last; None for numbers."""
+    """Return the largest of `UNITS` that divides all times, else the smallest; None for numbers."""
     if not types.is_datetime64_any_dtype(series.dtype) and not types.is_timedelta64_dtype(
         series.dtype
     ):
@@ -192,6 +192,7 @@ def _unit(series: pd.Series) -> int | None:
 
 
 def _stamps(times: pd.Series) -> np.ndarray:
+    """Return times as nanoseconds, (N,) int64."""
     if getattr(times.dtype, "tz", None) is not None:
         times = times.dt.tz_convert("UTC").dt.tz_localize(None)
     kind = "m8[ns]" if types.is_timedelta64_dtype(times.dtype) else "M8[ns]"
@@ -199,10 +200,10 @@ def _stamps(times: pd.Series) -> np.ndarray:
 
 
 def as_numbers(series: pd.Series, unit: int | None) -> np.ndarray:
-    """Return numbers, or times in a unit, (N,) float64, nan where missing."""
+    """Return numbers, or times in a unit (ns), as (N,) float64, NaN for missing ones."""
     if unit is None:
         return pd.to_numeric(series).to_numpy(dtype=float, na_value=np.nan)
-    if series.dtype == object:  # single values, or missing ones only
+    if series.dtype == object:  # a single value, or missing ones only
         series = series.infer_objects()
     if series.isna().all():
         return np.full(len(series), np.nan)

@@ -1,4 +1,4 @@
-"""Page of an evaluation of a synthetic table, which needs no network."""
+"""HTML page about the evaluation of a synthetic table, self-contained."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from pandas.api import types
 from graphcnf.compute.files import write_file
 
 BARS = 12
-"""Values or intervals of a column that are drawn, at most."""
+"""Largest number of values or intervals that are drawn for a column."""
 
 SQUARES = 60
-"""Columns at most for squares of their pairs."""
+"""Largest number of columns for which the matrix of pair errors is drawn."""
 
 WORST = 10
-"""Pairs with the largest errors that are listed."""
+"""Number of listed pairs, those with the largest errors."""
 
 FIGURES = {
     "shape_error": ("Shape error", "%", "mean over columns; 0 for equal frequencies"),
@@ -55,9 +55,10 @@ def write_report(
 
     Args:
         path: HTML file.
-        tables: The real table and the others, numbers and times as floats.
-        dtypes: Types of the columns as they were.
-        figures: Those of `evaluate_table`.
+        tables: The tables "real", "synthetic" and perhaps "held_out", with numbers and times as
+            floats.
+        dtypes: Original types of the columns.
+        figures: Result of `evaluate_table`.
         shapes: Error of each column, 0 to 1.
         trends: Error of each pair of columns, 0 to 1.
 
@@ -100,12 +101,12 @@ def write_report(
 def _column(
     name: Any, error: float, real: pd.Series, synthetic: pd.Series, dtype: Any
 ) -> dict[str, Any]:
-    """Return title and bars of a column: label and share of both tables."""
+    """Return title and bars of a column; a bar is a label and its share in both tables."""
     parts = [part.dropna() for part in (real, synthetic)]
     if real.dtype == float and real.nunique() > BARS:
         low, high = real.quantile([0.01, 0.99])
         edges = np.linspace(low, high, BARS + 1)
-        # Numbers beyond the edges are in the outer intervals.
+        # The outer intervals also contain the numbers beyond the edges.
         parts = [pd.Series(np.searchsorted(edges[1:-1], part, "right")) for part in parts]
         labels = {
             k: f"{'from' if k else 'below'} {_shown(edges[k or 1], dtype)}" for k in range(BARS)
@@ -127,7 +128,7 @@ def _column(
 
 
 def _shown(value: Any, dtype: Any) -> str:
-    """Return a value of a column as a label; times are numbers of nanoseconds."""
+    """Return a value of a column as a label; times are given in nanoseconds."""
     if types.is_datetime64_any_dtype(dtype):
         return str(pd.Timestamp(int(value)))[:16]
     if types.is_timedelta64_dtype(dtype):

@@ -1,31 +1,30 @@
-"""Distances of two samples of discrete data, and the evaluation of synthetic tables.
+"""Distances between two samples of discrete data, and evaluation of synthetic tables.
 
-Total variations are half the sum of the absolute differences of frequencies: 0 for equal
-frequencies, 1 if no value occurs in both. Finite samples of one density are apart, too; compare
-with the distance of two halves of the data.
+The total variation is half the sum of the absolute differences of frequencies: 0 for equal
+frequencies, 1 if no value occurs in both samples. It is positive even for finite samples of one
+density; compare it with that of two halves of the data.
 
 Figures of a synthetic table:
 
-- `shape_error` and `trend_error`, in percent: the means over columns and pairs of columns, as
-  `sdmetrics` 0.32 computes them (its report leaves out pairs with little dependence). Of
-  numbers the distance of Kolmogorov and Smirnov, and half the difference of Pearson
-  correlations; of categories total variations; of a category with a number total variations,
-  with ten bins between the least and the greatest number of each table.
-- `detection`: area under the ROC curve of a classifier of real and synthetic rows (Lopez-Paz &
-  Oquab 2017, arXiv 1610.06545), by cross-validation; 0.5 where it cannot tell them apart.
-- `alpha_precision` and `beta_recall` (Alaa et al. 2022, arXiv 2102.08921), integrated over
-  alpha and beta as their code does it: whether as many synthetic rows lie around the centre of
-  the real ones as these do (1 is best), and whether real rows have a synthetic one that is no
-  further than the next real one (about 0.5 for other rows of the same distribution, more for
-  copies). Without an embedding: squared differences of numbers, as parts of their range, and 2
-  for each other category.
-- `closest`: median distance of a synthetic row to the closest real one: the share of columns
-  with other categories, numbers differing by parts of their range.
-- With `held_out`: `closest_held_out`, the same of the held-out rows, and `copies`, the share of
-  synthetic rows that are closer to a real row than to a held-out one, of tables of equal size,
-  where 0.5 is no copying.
-- With `target`, too: `utility` and `utility_real`, the share of held-out rows that a classifier
-  predicts when it has learned from synthetic and from real rows.
+- `shape_error` and `trend_error`, in percent: mean errors of columns and of pairs of columns, as in
+  `sdmetrics` 0.32 (whose report omits pairs with little dependence). For numbers these are the
+  Kolmogorov-Smirnov distance, and half the difference of Pearson correlations; for categories
+  total variations; for a category with a number the total variation with ten bins of each table's
+  range.
+- `detection`: area under the ROC curve of a classifier that tells real from synthetic rows
+  (Lopez-Paz & Oquab 2017, arXiv 1610.06545), by cross-validation; 0.5 is best.
+- `alpha_precision` and `beta_recall` (Alaa et al. 2022, arXiv 2102.08921), integrated over alpha
+  and beta as in their code: do as many synthetic as real rows lie in balls around the centre of
+  the real rows (1 is best); and have real rows a synthetic one at most as far as the nearest real
+  one (about 0.5 for other rows of the same distribution, more for copies). There is no embedding:
+  squared distances are those of numbers scaled to their range, plus 2 per differing category.
+- `closest`: median distance of a synthetic row to the closest real one. The distance is the mean
+  over columns of the difference of numbers scaled to their range, or 1 for different categories.
+- With `held_out`: `closest_held_out`, the same for held-out rows; and `copies`, the share of
+  synthetic rows that are closer to a real row than to a held-out one, with tables of equal size;
+  0.5 means no copying.
+- With `held_out` and `target`: `utility` and `utility_real`, accuracy on held-out rows of a
+  classifier trained on synthetic and on real rows.
 """
 
 from __future__ import annotations
@@ -46,17 +45,17 @@ from graphcnf.errors import UserError, require
 from graphcnf.limits import check_integer, check_seed
 
 MOST_ROWS = 5000
-"""Rows of a table at most whose distances to all rows of another are computed."""
+"""Largest number of rows whose distances to another table are computed."""
 
 LEVELS = np.linspace(0, 1, 30)
-"""Shares of the rows around a centre that alpha-precision and beta-recall look at."""
+"""Values of alpha and beta over which alpha-precision and beta-recall are integrated."""
 
 
 def total_variation(first: Iterable[Hashable], second: Iterable[Hashable]) -> float:
-    """Return the total variation of the frequencies of values, in [0, 1].
+    """Return the total variation between two samples of values, in [0, 1].
 
     Raises:
-        UserError: if there are no values.
+        UserError: if a sample is empty.
     """
     counts = Counter(first), Counter(second)
     totals = [counter.total() for counter in counts]
@@ -67,9 +66,9 @@ def total_variation(first: Iterable[Hashable], second: Iterable[Hashable]) -> fl
 
 
 def pair_distances(first: pd.DataFrame, second: pd.DataFrame) -> pd.Series:
-    """Return the total variation of each pair of columns of two tables; missing is a value.
+    """Return the total variation between two tables of each pair of columns; missing is a value.
 
-    The mean measures how well the columns go together.
+    The mean measures how well the dependence between columns is reproduced.
 
     Raises:
         UserError: if the columns differ, or are fewer than two.
@@ -86,7 +85,7 @@ def pair_distances(first: pd.DataFrame, second: pd.DataFrame) -> pd.Series:
 
 
 def ngram_distance(first: Iterable[Sequence], second: Iterable[Sequence], n: int = 2) -> float:
-    """Return the total variation of n-grams of sequences; start and end count as symbols.
+    """Return the total variation between n-grams of sequences; start and end count as symbols.
 
     Raises:
         UserError: if n is not positive, or a list has no n-gram.
@@ -95,7 +94,7 @@ def ngram_distance(first: Iterable[Sequence], second: Iterable[Sequence], n: int
 
     def ngrams(sequences: Iterable[Sequence]) -> Iterable[tuple]:
         for sequence in sequences:
-            # One mark at either end; None is no symbol of a string.
+            # None marks both ends.
             marked = [None, *sequence, None]
             yield from (tuple(marked[k : k + n]) for k in range(len(marked) - n + 1))
 
@@ -111,19 +110,18 @@ def evaluate_table(
     seed: int = 0,
     html: str | Path | None = None,
 ) -> dict[str, float]:
-    """Return figures of a synthetic table beside the real one that it was learned from.
+    """Return figures about a synthetic table, compared with the real table it was learned from.
 
     Args:
-        real: The table.
-        synthetic: Rows with the same columns.
-        held_out: Rows that were not learned from, for the closest records and a target.
-        target: Column of categories that a classifier predicts from the others.
-        seed: Seed of classifiers, and of the rows that are chosen where there are many.
-        html: File of a page with the figures and with bars of every column.
+        real: The real table.
+        synthetic: A table with the same columns.
+        held_out: Real rows that were not learned from.
+        target: Categorical column that a classifier predicts from the others.
+        seed: Seed of classifiers, and of the choice among many rows.
+        html: File for a page with the figures and with histograms of all columns.
 
     Returns:
-        Figures by name, see above; `closest_held_out` and `copies` with `held_out`, `utility` and
-        `utility_real` with a target as well.
+        Figures by name, see the module.
 
     Raises:
         UserError: if the columns or their types differ, a number is infinite, a table is empty,
@@ -179,7 +177,7 @@ def evaluate_table(
 
 
 def _plain(what: str, table: pd.DataFrame, numeric: list) -> pd.DataFrame:
-    """Return the table with numbers and times as floats, all else as objects, None if missing."""
+    """Return the table with numbers and times as floats, and other values or None as objects."""
     table = table.reset_index(drop=True)
     columns = {}
     for name in table.columns:
@@ -198,13 +196,13 @@ def _plain(what: str, table: pd.DataFrame, numeric: list) -> pd.DataFrame:
 
 
 def _records(codes: dict[str, np.ndarray], kinds: np.ndarray, seed: int) -> dict[str, float]:
-    """Return distances of synthetic and held-out rows to real ones, and the share of copies."""
+    """Return the figures that depend on distances between rows."""
     random, most = np.random.default_rng(seed), min(MOST_ROWS, *map(len, codes.values()))
     width = np.nanmax(codes["real"], 0) - np.nanmin(codes["real"], 0)
     width = np.where(kinds | ~(width > 0), 1, width)
     scaled = {name: x / width for name, x in codes.items()}
     few = {name: x[random.permutation(len(x))[:most]] for name, x in scaled.items()}
-    figures = _supports(few["real"], few["synthetic"], kinds)
+    figures = _precision_and_recall(few["real"], few["synthetic"], kinds)
     nearest = _nearest(few["synthetic"], scaled["real"], kinds)
     figures["closest"] = float(np.median(nearest))
     if "held_out" in codes:
@@ -216,6 +214,7 @@ def _records(codes: dict[str, np.ndarray], kinds: np.ndarray, seed: int) -> dict
 
 
 def _shape_error(mine: pd.Series, other: pd.Series, numeric: bool) -> float:
+    """Return the error of a column, in [0, 1]; NaN if one has no values."""
     mine, other = mine.dropna(), other.dropna()
     if not len(mine) or not len(other):
         return float("nan")
@@ -227,6 +226,7 @@ def _shape_error(mine: pd.Series, other: pd.Series, numeric: bool) -> float:
 
 
 def _trend_error(mine: pd.DataFrame, other: pd.DataFrame, numeric: list) -> float:
+    """Return the error of a pair of columns, in [0, 1]; NaN if a correlation is undefined."""
     if len(numeric) == 2:
         both = [table.dropna() for table in (mine, other)]
         if any(len(table) < 2 or (table.nunique() == 1).any() for table in both):
@@ -244,7 +244,7 @@ def _trend_error(mine: pd.DataFrame, other: pd.DataFrame, numeric: list) -> floa
 def _coded(
     plain: dict[str, pd.DataFrame], numeric: list
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Return numbers for each table, categories by their number, and which columns are those."""
+    """Return each table as floats, with categories as codes, and which columns are categories."""
     whole = pd.concat(plain.values(), keys=plain)
     for column in whole.columns.difference(numeric):
         whole[column] = pd.factorize(whole[column])[0]
@@ -270,30 +270,38 @@ def _detection(real: np.ndarray, synthetic: np.ndarray, seed: int) -> float:
     return float(roc_auc_score(y, score[:, 1]))
 
 
-def _apart(rows: np.ndarray, others: np.ndarray, kinds: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield for each row its distances (M, D) to others by columns, 1 for another category."""
+def _column_distances(
+    rows: np.ndarray, others: np.ndarray, kinds: np.ndarray
+) -> Iterator[np.ndarray]:
+    """Yield for each row its distances (M, D) to M other rows, by column.
+
+    The distance of different categories is 1, as is that of a missing number to any other.
+    """
     for row in rows:
         away = np.where(kinds, others != row, abs(others - row))
-        # A missing number differs from every other one.
         missing = np.isnan(others) != np.isnan(row)
         yield np.where(missing, 1, np.nan_to_num(away))
 
 
 def _nearest(rows: np.ndarray, others: np.ndarray, kinds: np.ndarray) -> np.ndarray:
-    """Return the mean distance over columns of each row to the closest of the others."""
-    return np.array([away.clip(max=1).mean(1).min() for away in _apart(rows, others, kinds)])
+    """Return for each row the distance, averaged over columns, to the closest of the others."""
+    return np.array(
+        [away.clip(max=1).mean(1).min() for away in _column_distances(rows, others, kinds)]
+    )
 
 
-def _supports(real: np.ndarray, synthetic: np.ndarray, kinds: np.ndarray) -> dict[str, float]:
-    """Return alpha-precision and beta-recall of equally many rows."""
+def _precision_and_recall(
+    real: np.ndarray, synthetic: np.ndarray, kinds: np.ndarray
+) -> dict[str, float]:
+    """Return alpha-precision and beta-recall of equally many real and synthetic rows."""
     weight = np.where(kinds, 2, 1)
     to_real = np.empty(len(real))
-    for k, away in enumerate(_apart(real, real, kinds)):
+    for k, away in enumerate(_column_distances(real, real, kinds)):
         squares = away**2 @ weight
         squares[k] = np.inf
         to_real[k] = squares.min()
     to_synthetic, closest = np.empty(len(real)), np.empty(len(real), dtype=int)
-    for k, away in enumerate(_apart(real, synthetic, kinds)):
+    for k, away in enumerate(_column_distances(real, synthetic, kinds)):
         squares = away**2 @ weight
         closest[k], to_synthetic[k] = squares.argmin(), squares.min()
     inside = _from_centre(synthetic, real, kinds)
@@ -308,7 +316,7 @@ def _supports(real: np.ndarray, synthetic: np.ndarray, kinds: np.ndarray) -> dic
 
 
 def _from_centre(rows: np.ndarray, others: np.ndarray, kinds: np.ndarray) -> np.ndarray:
-    """Return squared distances of rows to the mean of others, categories one-hot, (M,)."""
+    """Return the squared distances (M,) of rows to the mean of others, with one-hot categories."""
     total = np.zeros(len(rows))
     for x, mine, kind in zip(rows.T, others.T, kinds, strict=True):
         if kind:

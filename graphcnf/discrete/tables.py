@@ -1,4 +1,4 @@
-"""Tables and arrays as rows of categories, a position per column."""
+"""Codec of tables and arrays: rows of categories with a position per column."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from pandas.api import types
 from graphcnf.categorical import ColumnFlow, Rows
 from graphcnf.categorical.counts import Counts
 from graphcnf.discrete.codec import Reasons, RowCodec, Vocabulary, distinct, draw_rows
-from graphcnf.discrete.numbers import FEW, Bins, default_bins, is_numeric
+from graphcnf.discrete.numbers import MAX_DISTINCT, Bins, default_bins, is_numeric
 from graphcnf.errors import UserError, suggest
 from graphcnf.flows import Context
 from graphcnf.limits import LARGEST_ORDERS, check_integer
 
-MOST = 1000
+MAX_CATEGORIES = 1000
 """Largest number of categories of a column."""
 
 SCORED = 256
 """Rows that are scored at a time."""
 
-COMPETING = 32
-"""Categories of an unknown entry that compete by the density of the row, at most."""
+CANDIDATES = 32
+"""Number of most probable categories for a missing entry that the density of the row decides on."""
 
 
 @dataclass
@@ -34,13 +34,13 @@ class Column:
     """Vocabulary of a column of a table.
 
     Attributes:
-        name: Its label.
-        dtype: Its type, as pandas writes it.
-        values: Its values other than missing ones; for binned numbers the numbers of the bins.
-        missing: Whether missing entries are a category, the last one.
-        categories: For categorical columns the type of the categories, and whether they are
+        name: Label of the column.
+        dtype: Its pandas type, as text.
+        values: Values of the categories; for binned numbers the indices of the bins.
+        missing: True if missing entries are a category, which is the last one.
+        categories: For pandas categoricals, the type of the categories, and whether they are
             ordered.
-        bins: For numbers and times their bins.
+        bins: Bins of numbers or times.
     """
 
     name: Any
@@ -60,12 +60,12 @@ class Column:
     def of(cls, series: pd.Series, bins: int | None = None) -> Column:
         """Return the vocabulary of a column.
 
-        Numbers and times are binned where `bins` says so, or where there are many: more than `FEW`
-        different ones, or less than three of each. Others are categories.
+        Numbers and times are binned if `bins` is given, or if there are many distinct ones: more
+        than `MAX_DISTINCT`, or each less than three times on average. All others are categories.
 
         Raises:
-            UserError: if the column holds unhashable values or infinite numbers, or more than
-                `MOST` different values other than numbers.
+            UserError: if the column contains unhashable values, infinite numbers, or more than
+                `MAX_CATEGORIES` distinct values other than numbers.
         """
         name, dtype = series.name, series.dtype
         present, missing = series[series.notna()], bool(series.isna().any())
@@ -86,28 +86,31 @@ class Column:
                     f"column {name!r} holds values that are not hashable: turn them into text, "
                     f"x[{name!r}].astype(str)"
                 ) from None
-        if len(values) > MOST:
+        if len(values) > MAX_CATEGORIES:
             raise UserError(
-                f"column {name!r} has {len(values)} different values, at most {MOST} are learned: "
-                "leave it out, or merge the rare ones"
+                f"column {name!r} has {len(values)} different values, at most {MAX_CATEGORIES} are "
+                "learned: leave it out, or merge the rare ones"
             )
         return cls(name, str(dtype), values, missing, categories)
 
     @property
     def labels(self) -> list[Any]:
-        """Values of the categories, intervals for bins of numbers, None for missing entries."""
+        """Value or interval of each category; None for missing entries."""
         return (self.bins.labels if self.bins else list(self.values)) + [None] * self.missing
 
     @property
     def parts(self) -> list[int]:
-        """Parts that a place in each category is one of, 1 where there are no places, 0 for all."""
-        # A part in a thousand is as good as a place.
+        """Number of equal parts of each category, of which a number is in one.
+
+        1 for categories without places inside, 0 for a continuous place.
+        """
+        # More than 1000 parts are treated as a continuous place.
         known = [int(n) for n in self.bins.parts] if self.bins else []
         parts = [1 if n < 0 else n if n <= 1000 else 0 for n in known]
         return parts + [1] * (self.cardinality - len(parts))
 
     def encode(self, series: pd.Series) -> np.ndarray:
-        """Return categories (N,) float64, of numbers with their places; -1 for unknown values."""
+        """Return categories (N,) float64, for numbers plus the place in the bin; -1 if unknown."""
         if self.bins:
             try:
                 codes = self.bins.encode(series)
@@ -119,7 +122,7 @@ class Column:
         return np.where(series.isna(), len(self.values) if self.missing else -1, codes)
 
     def decode(self, values: np.ndarray) -> pd.Series:
-        """Return the column of categories with places (N,)."""
+        """Return the column of encoded values (N,)."""
         codes = np.floor(values).astype(int)
         absent = codes == len(self.values)
         if self.bins:
@@ -139,19 +142,19 @@ class Column:
 
 def _is_many(present: pd.Series) -> bool:
     different = present.nunique()
-    return different > FEW or 3 * different > len(present)
+    return different > MAX_DISTINCT or 3 * different > len(present)
 
 
 @dataclass
 class TableCodec(RowCodec):
-    """Codec of the rows of a DataFrame, or of an array (N, D) of whole numbers: a `ColumnFlow`.
+    """Codec of the rows of a DataFrame, or of an integer array (N, D), for a `ColumnFlow`.
 
-    What a row lacks is masked, unless missing entries are a category of the column.
+    Missing entries are masked, unless they are a category of the column.
 
     Attributes:
-        columns: Vocabulary of each column; those of an array have the values seen in them.
-        array: Type of the numbers of an array, as numpy writes it; None for a table.
-        tensor: Whether arrays are torch's, not numpy's.
+        columns: Vocabulary of each column.
+        array: For arrays, numpy's name of the type; None for tables.
+        tensor: True if arrays are torch tensors.
     """
 
     kind = "table"
@@ -169,11 +172,13 @@ class TableCodec(RowCodec):
 
     @classmethod
     def of(cls, data, bins: int | Mapping[Any, int] | None = None) -> TableCodec:
-        """Return the codec of a table; `bins` are those of numbers, of all columns or by label.
+        """Return a codec for a table.
+
+        `bins` is the number of bins of numbers, for all columns or by label.
 
         Raises:
-            UserError: if the table is empty, has a label twice, or a column does not fit; see
-                `Column.of`.
+            UserError: if the table is empty, has a repeated label, or a column that `Column.of`
+                refuses.
         """
         whole = not isinstance(data, pd.DataFrame)
         numbers = _frame(data) if whole else data
@@ -190,7 +195,7 @@ class TableCodec(RowCodec):
         return cls(columns, array, isinstance(data, torch.Tensor))
 
     def encode(self, data, flow=None):
-        """Encode rows; raise UserError if they have other columns, too."""
+        """Encode rows; also raise `UserError` for missing or further columns."""
         names = [column.name for column in self.columns]
         wanted = f"a DataFrame with the columns {', '.join(map(str, names))}"
         if self.array is not None:
@@ -216,7 +221,7 @@ class TableCodec(RowCodec):
         return Rows(found.clamp(min=0), found >= 0), reasons
 
     def decode(self, rows):
-        """Return the table or array of categories with places."""
+        """Return the table or array of encoded rows."""
         table = self._table(rows.values.cpu().numpy())
         if self.array is None:
             return table
@@ -228,7 +233,7 @@ class TableCodec(RowCodec):
         return pd.concat(parts, axis=1, keys=[column.name for column in self.columns])
 
     def build(self, rows, chosen, /, **network):
-        """Return an untrained flow that is the density of the `chosen` rows' counts."""
+        """Return an untrained flow, initialised to the density of the `chosen` rows' counts."""
         parts = [n for column in self.columns for n in column.parts]
         own: dict[str, Any] = {"parts": parts} if set(parts) != {1} else {}
         x = rows.values.numpy()[chosen].astype(int)
@@ -238,12 +243,12 @@ class TableCodec(RowCodec):
         return flow
 
     def finish(self, flow, rows, chosen):
-        """Replace the counts of `build` by those of more rows, with the same structure."""
+        """Replace the counts of `build` by those of more rows; the parents of columns stay."""
         x = rows.values.numpy()[chosen].astype(int)
         flow.start_from(Counts.of(x, self.cardinalities, self.counts))
 
     def number(self, label: Any, what: str) -> int:
-        """Return the number of a column; raise UserError, which begins with `what`, without it."""
+        """Return the index of a column; if unknown, raise `UserError` that begins with `what`."""
         names = [column.name for column in self.columns]
         if label not in names:
             known = suggest(label, names) if isinstance(label, str) else ""
@@ -251,7 +256,7 @@ class TableCodec(RowCodec):
         return names.index(label)
 
     def given(self, values: Mapping[Any, Any]) -> Rows:
-        """Return a row of the values of some columns; raise UserError for unknown ones."""
+        """Encode values of some columns as one row, others masked; raise `UserError` if unknown."""
         codes = torch.full((1, len(self.columns)), -1.0, dtype=torch.float64)
         for label, value in values.items():
             column = self.columns[k := self.number(label, "given")]
@@ -262,16 +267,17 @@ class TableCodec(RowCodec):
         return Rows(codes.clamp(min=0), codes >= 0)
 
     def present(self, rows: Rows) -> Rows:
-        """Return the rows with missing entries masked, also where they are a category."""
+        """Return the rows with all missing entries masked, even if they are a category."""
         missing = torch.tensor(
             [len(c.values) if c.missing and c.values else -1 for c in self.columns]
         )
         return Rows(rows.values, rows.mask & (rows.values.floor() != missing))
 
     def _conditions(self, flow: ColumnFlow, known: Rows, present: bool) -> dict[str, torch.Tensor]:
-        """Return the order of columns that begins with `known` ones, and the allowed categories.
+        """Return `Context` fields for drawing rows with known entries.
 
-        With `present`, no other column is missing.
+        That is an order of columns with the known ones first, and the allowed categories. With
+        `present`, "missing" is no allowed category of the other columns.
         """
         category, most = known.values.long(), max(self.cardinalities)
         one = torch.nn.functional.one_hot(category, most).bool()
@@ -288,8 +294,8 @@ class TableCodec(RowCodec):
     def log_prob(self, flow, rows, orders=1, given=()):
         """Return log p(other columns | columns `given`) of each row, (B,) nats in float64.
 
-        Masked entries are marginalised. It is exact for one order of the columns, or for the mean
-        of the densities of `orders`.
+        Masked entries are marginalised. With several `orders` of the columns, the density is the
+        mean of theirs.
         """
         check_integer("orders", orders, 1, LARGEST_ORDERS)
         first = torch.zeros_like(rows.mask)
@@ -307,7 +313,7 @@ class TableCodec(RowCodec):
         return value.logsumexp(0) - np.log(orders) + self._log_density(rows, mask & ~first)
 
     def _log_density(self, rows: Rows, mask: torch.Tensor) -> torch.Tensor:
-        """Return the density of the numbers given their places in bins, of some columns, (B,)."""
+        """Return the log of the factors from bins to numbers, summed over masked columns, (B,)."""
         values, total = rows.values.cpu().numpy(), torch.zeros(len(rows), dtype=torch.float64)
         for k, column in enumerate(self.columns):
             if column.bins:
@@ -319,8 +325,8 @@ class TableCodec(RowCodec):
     def draw(self, flow, count, *, seed, temperature=1.0, sizes=None, known=None, present=False):
         """Return rows 0 to `count - 1` of the endless sample with this seed.
 
-        `known` are the values that they have to have, one row for all or a row for each; with
-        `present`, no other entry is missing.
+        `known` has given entries, one row for all or a row for each. With `present`, no drawn entry
+        is missing.
         """
         if sizes is not None:
             raise UserError("sizes are for sequences and graphs: rows of a table have one")
@@ -336,9 +342,9 @@ class TableCodec(RowCodec):
 
     @torch.no_grad()
     def conditional(self, flow, known: Rows, k: int, orders: int = 1) -> np.ndarray:
-        """Return probabilities (M, C) of column k given the known ones, float64; 0 if missing.
+        """Return the probabilities (M, C) float64 of column k given the known columns.
 
-        The mean over `orders` of the known columns.
+        Averaged over `orders` of the known columns.
         """
         check_integer("orders", orders, 1, LARGEST_ORDERS)
         mask, first, parts = known.mask.clone(), known.mask.clone(), []
@@ -354,7 +360,7 @@ class TableCodec(RowCodec):
         return every[:, : self.columns[k].cardinality]
 
     def most_probable(self, flow, known: Rows) -> pd.DataFrame:
-        """Return the table with the most probable values of unknown entries, medians of numbers."""
+        """Return the table with unknown entries set to the most probable value, or the median."""
         codes = known.values.numpy().copy()
         for k, column in enumerate(self.columns):
             rows = np.flatnonzero(~known.mask[:, k].numpy())
@@ -362,21 +368,21 @@ class TableCodec(RowCodec):
                 continue
             part = Rows(known.values[rows], known.mask[rows])
             p = self.conditional(flow, part, k)[:, : len(column.values)]
-            p = self._competing(flow, part, k, p)
+            p = self._reweighted(flow, part, k, p)
             below = p.cumsum(1) < p.sum(1, keepdims=True) / 2
             codes[rows, k] = 0.5 + below.sum(1) if column.bins else p.argmax(1)
         return self._table(codes)
 
     @torch.no_grad()
-    def _competing(self, flow, known: Rows, k: int, p: np.ndarray) -> np.ndarray:
-        """Return probabilities (M, C) of column k by the density of each row with each category.
+    def _reweighted(self, flow, known: Rows, k: int, p: np.ndarray) -> np.ndarray:
+        """Return p (M, C), redistributed among the `CANDIDATES` largest by the density of the row.
 
-        Densities are taken in the default order of columns, in which counts and regressions apply.
-        Only the `COMPETING` categories with the largest p (M, C) change; their sum stays.
+        The density of a row with each category in column k is taken in the default order of
+        columns, in which counts and regressions apply. The sum over the candidates stays.
         """
         rows = Rows(known.values.clone(), known.mask.clone())
         rows.mask[:, k] = True
-        best = (-p).argsort(1)[:, :COMPETING]
+        best = (-p).argsort(1)[:, :CANDIDATES]
         nats = np.zeros(best.shape)
         for i in range(best.shape[1]):
             rows.values[:, k] = torch.from_numpy(best[:, i]) + 0.5  # the middle of a bin
@@ -397,7 +403,7 @@ class TableCodec(RowCodec):
 
 
 def _encoded(column: Column, value: Any) -> np.ndarray:
-    """Return the code of a value, -1 where the column cannot have it."""
+    """Return the code of a value, -1 if the column cannot have it."""
     try:
         return column.encode(pd.Series([value], dtype=object))
     except UserError:
@@ -411,7 +417,7 @@ def _check_distinct(table: pd.DataFrame) -> None:
 
 
 def _frame(array: np.ndarray | torch.Tensor) -> pd.DataFrame:
-    """Return the table of an array; raise UserError unless it is (N, D) of whole numbers."""
+    """Return an array as a table; raise `UserError` unless it is (N, D) with integers."""
     if isinstance(array, torch.Tensor):
         array = array.detach().cpu()
         array = (array.float() if array.dtype == torch.bfloat16 else array).numpy()
