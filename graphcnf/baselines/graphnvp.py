@@ -51,13 +51,9 @@ class OneHotDequantization(Encoding):
         [[2, 0]]
     """
 
-    like: Tensor
-
     def __init__(self, categories: int):
         super().__init__()
         self.cardinalities = self.latent_dim = int(categories)
-        # Carries the type of the module: there are no parameters.
-        self.register_buffer("like", torch.empty(0), persistent=False)
 
     def encode(self, x, context=Context()):
         """Draw z (B, L, K) for categories x (B, L) long."""

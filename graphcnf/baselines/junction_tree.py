@@ -17,14 +17,11 @@ import numpy as np
 
 from graphcnf.errors import UserError
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs
-from graphcnf.graphs.isomorphism import SAME, typed_graph
+from graphcnf.graphs.isomorphism import SAME, Neighbours, typed_graph
 
 # Largest number of automorphisms of a cluster; rings of molecules have far fewer.
 MOST_SYMMETRIES = 10_000
 CHUNK = 1000  # number of graphs that are unpacked at once
-
-Neighbours = list[dict[int, int]]
-"""For each node, its neighbours with the category of the edge to each."""
 
 Site = tuple[int, ...]
 """Nodes that a cluster shares with another: one, or both ends of an edge."""

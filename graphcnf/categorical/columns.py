@@ -95,8 +95,8 @@ class ColumnAttention(Network):
         # Added to attention scores, by the next column of the step that attends and the column
         # whose category the other step holds (N for the first step, which holds none).
         self.by_pair = nn.Parameter(torch.zeros(layers * heads, self.columns, self.columns + 1))
-        self.dropout = nn.Dropout(dropout)
         self.blocks = Transformer(width, heads, expansion, layers, dropout=dropout)
+        self.dropout = nn.Dropout(dropout)
         self.norm = nn.LayerNorm(width)
         self.divided = parts is not None
         if parts is not None:

@@ -74,6 +74,12 @@ class Encoding(Transform):
     exact = False
     cardinalities: int | tuple[int, ...]
     latent_dim: int
+    like: Tensor
+
+    def __init__(self):
+        super().__init__()
+        # Carries type and device of the module, which may have no parameters.
+        self.register_buffer("like", torch.empty(0), persistent=False)
 
     def check(self, x: Tensor, mask: Tensor | None = None) -> None:
         """Raise ValueError if `mask`, or `x` at an unmasked entry, is invalid for `encode`."""
@@ -391,8 +397,6 @@ class IntervalEncoding(Encoding):
         [[0, 1, 2, 3]]
     """
 
-    like: Tensor
-
     def __init__(self, cardinalities: Sequence[int] | int):
         super().__init__()
         self.single = isinstance(cardinalities, int)
@@ -401,8 +405,6 @@ class IntervalEncoding(Encoding):
             raise ValueError(f"every variable needs at least one category, got {known}")
         self.known, self.latent_dim = known, len(known)
         self.cardinalities = known[0] if self.single else tuple(known)
-        # Carries the type of the module: there are no parameters.
-        self.register_buffer("like", torch.empty(0), persistent=False)
 
     def encode(self, x, context=Context()):
         """Draw z (B, L, V) for categories x (B, L, V) long, or for x (B, L) and V = 1."""
@@ -488,7 +490,6 @@ class DequantizationEncoding(Encoding):
     """
 
     cardinalities: int
-    like: Tensor
 
     def __init__(self, categories: int, *, variational: bool = False):
         super().__init__()
@@ -500,8 +501,6 @@ class DequantizationEncoding(Encoding):
             flow = MixtureLogisticCoupling(network, split=0, mixtures=MIXTURES)
             embedding = CategoryEmbedding(categories, EMBEDDING)
             self.noise = VariationalDequantization(categories, flow, embedding)
-        # Carries the type of the module: there may be no parameters.
-        self.register_buffer("like", torch.empty(0), persistent=False)
 
     def encode(self, x, context=Context()):
         """Draw z (B, L, 1) for categories x (B, L) long."""

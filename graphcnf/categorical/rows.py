@@ -80,8 +80,8 @@ class CausalAttention(Network):
         self.position = nn.Embedding(positions, width)
         self.remaining = nn.Embedding(positions + 1, width)
         self.by_distance = nn.Parameter(torch.zeros(layers * heads, positions))
-        self.dropout = nn.Dropout(dropout)
         self.blocks = Transformer(width, heads, expansion, layers, dropout=dropout)
+        self.dropout = nn.Dropout(dropout)
         self.norm = nn.LayerNorm(width)
         self.weight = nn.Parameter(torch.zeros(cardinality, width))
         self.bias = nn.Parameter(torch.zeros(cardinality))
@@ -370,8 +370,6 @@ def checked_network(network: type[Network], config: dict[str, Any]) -> Any:
             and not value >= 1
         ):
             raise UserError(f"{name} must be at least 1, not {value}")
-    if not 0 <= config["dropout"] < 1:
-        raise UserError(f"dropout must lie in [0, 1), not {config['dropout']}")
     try:
         return network(**config)
     except ValueError as error:

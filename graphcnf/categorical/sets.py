@@ -12,11 +12,13 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from graphcnf.arguments import check
 from graphcnf.categorical.autoregressive import AutoregressiveCoupling, InSequence, Network, Step
 from graphcnf.categorical.encoding import (
     Encoded,
@@ -47,7 +49,6 @@ from graphcnf.flows.transform import (
 from graphcnf.pretrained import Pretrained
 
 EXPANSION = 2  # hidden channels of a block's feed-forward part, as a multiple of the width
-COUPLINGS = ("elements", "groups", "channels")
 
 
 @evaluates("log_prob", "encode", "decode", "sample")
@@ -89,7 +90,7 @@ class SetFlow(Pretrained, CategoricalFlow):
         encoding: str | None = None,
         latent_dim: int | None = None,
         encoding_options: dict | None = None,
-        coupling: str = "elements",
+        coupling: Literal["elements", "groups", "channels"] = "elements",
         couplings: int | None = None,
         mixtures: int | None = None,
         width: int = 64,
@@ -97,16 +98,11 @@ class SetFlow(Pretrained, CategoricalFlow):
         heads: int = 4,
     ):
         config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        if coupling not in COUPLINGS:
-            raise UserError(f"coupling must be one of {', '.join(COUPLINGS)}, not {coupling!r}")
+        check("SetFlow", config, SetFlow)
         ordered, groups = coupling == "elements", coupling == "groups"
         couplings = (1 if ordered else 8) if couplings is None else couplings
         mixtures = (categories if ordered else 8) if mixtures is None else mixtures
         network = {"width": width, "layers": layers, "heads": heads}
-        numbers = {"elements": elements, "categories": categories, "couplings": couplings}
-        for name, value in (numbers | network | {"mixtures": mixtures}).items():
-            if value < 1:
-                raise UserError(f"{name} must be at least 1, not {value}")
         if width % heads:
             raise UserError(f"heads must divide the width, got {heads} and {width}")
         if groups and encoding not in (None, "interval"):

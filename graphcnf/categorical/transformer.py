@@ -20,13 +20,15 @@ class Block(nn.Module):
     instead of four (Wang & Komatsuzaki 2021, GPT-J; Chowdhery et al. 2022, arXiv 2204.02311). The
     feed-forward part has `expansion` times `width` hidden channels and a squared ReLU (So et al.
     2021, arXiv 2109.08668). `dropout` is applied to the update. Raises ValueError if `heads` does
-    not divide `width`.
+    not divide `width`, or `dropout` is not in [0, 1).
     """
 
     def __init__(self, width: int, heads: int, expansion: float, dropout: float = 0.0):
         super().__init__()
         if width % heads:
             raise ValueError(f"heads must divide the width, got {heads} and {width}")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
         self.heads = heads
         hidden = int(expansion * width)
         self.parts = [width, width, width, hidden]

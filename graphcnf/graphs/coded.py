@@ -6,13 +6,13 @@ Nodes come in the order of the batch, or in a random order that is a latent of t
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from graphcnf.categorical import Bound
-from graphcnf.categorical.autoregressive import AutoregressiveFlow
+from graphcnf.categorical.autoregressive import AutoregressiveFlow, Network
 from graphcnf.flows.base import draw_uniform
 from graphcnf.flows.transform import Context, Noise, take
 from graphcnf.graphs.batch import GraphBatch, Latents
@@ -26,13 +26,20 @@ class CodedModel(GraphModel):
     """p(graph) as a product over the variables of a code, node by node.
 
     Attributes:
+        network_classes: Class of the network, then the base class that takes its other arguments.
         code: One-to-one map from graphs to categories (B, N, V), with `encode`, `decode`, `role`
             and `cardinalities`, as in `AtomCode`.
         flow: Flow over these categories.
     """
 
+    network_classes: ClassVar[tuple[Callable[..., Network], ...]]
     code: Any
     flow: AutoregressiveFlow
+
+    @classmethod
+    def options(cls) -> tuple[Callable, ...]:
+        """Return the network classes, whose arguments a configuration may set."""
+        return cls.network_classes
 
     @property
     def network(self) -> Any:

@@ -196,7 +196,7 @@ class GrowthNetwork(Network):
     `width`, `layers`, `heads` and `expansion` are those of `Transformer`, `head_width` is the
     number of hidden channels in the read-out of edges. With `connected`, every node but the first
     gets an edge. With `planar`, drawing drops edges that would make a graph non-planar; the density
-    does not include this rule. Raises ValueError for a `dropout` outside [0, 1).
+    does not include this rule.
     """
 
     starts: Tensor
@@ -216,8 +216,6 @@ class GrowthNetwork(Network):
         dropout: float = 0.0,
     ):
         super().__init__()
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
         self.cardinalities, self.head_width = code.cardinalities, head_width
         self.max_nodes, self.connected, self.planar = max_nodes, connected, planar
         categories, kinds = code.cardinalities[0], max(code.cardinalities[1:], default=2)
@@ -229,8 +227,8 @@ class GrowthNetwork(Network):
         self.back = nn.Parameter(0.1 * torch.randn(kinds - 1, max_nodes, width))
         self.by_distance = nn.Parameter(torch.zeros(layers * heads, max_nodes))
         self.by_link = nn.Parameter(torch.zeros(layers * heads, 2 * (SHARED + 1)))
-        self.dropout = nn.Dropout(dropout)
         self.blocks = Transformer(width, heads, expansion, layers, dropout=dropout)
+        self.dropout = nn.Dropout(dropout)
         self.norm = nn.LayerNorm(width)
         self.as_node = nn.Linear(width, 3 * head_width)
         self.as_graph = nn.Linear(width, head_width)
@@ -447,6 +445,7 @@ class GrowthModel(RandomOrder):
     are those of `GrowthNetwork`; `measure` sets `connected` and `planar` if all graphs are.
     """
 
+    network_classes = (GrowthNetwork,)
     measured = ("connected", "planar")
     rules = {"planar": False}
     check = "planarity check"
@@ -468,11 +467,6 @@ class GrowthModel(RandomOrder):
         self.code = RowCode(max_nodes, **categories)
         network |= {"max_nodes": max_nodes, "connected": connected, "planar": planar}
         self.flow = AutoregressiveFlow(GrowthNetwork(self.code, **network))
-
-    @classmethod
-    def options(cls):
-        """Return the network, whose arguments a configuration may set."""
-        return (GrowthNetwork,)
 
     @staticmethod
     def measure(graphs: PackedGraphs, **options) -> dict:

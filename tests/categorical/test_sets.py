@@ -273,7 +273,7 @@ def test_saved_and_loaded(coupling, tmp_path):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"coupling": "pairs"}, "elements, groups, channels"),
+        ({"coupling": "pairs"}, 'must be "elements" or "groups"'),
         ({"encoding": "mixtures"}, "unknown encoding"),
         ({"couplings": 0}, "couplings must be"),
         ({"couplings": 2}, "takes couplings = 1 only"),

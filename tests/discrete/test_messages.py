@@ -73,7 +73,7 @@ def test_data_that_cannot_be_learned(x, message):
         ({"bins": 2, "widht": 3}, "network: no option 'widht'; did you mean 'width'"),
         ({"bins": 2, "depth": 3}, "network: .*depth"),
         ({"bins": 2, "heads": 3}, "heads must divide the width"),
-        ({"bins": 2, "dropout": 1.0}, r"dropout must lie in \[0, 1\), not 1.0"),
+        ({"bins": 2, "dropout": 1.0}, r"dropout must lie in \[0, 1\), got 1.0"),
         ({"bins": 2, "layers": 0}, "layers must be an integer greater than 0 .*, got 0"),
     ],
 )

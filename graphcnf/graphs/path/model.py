@@ -36,7 +36,7 @@ class PathModel(CodedModel):
     supports_fragments = takes_conditions = True
     batch_size = BLOCK  # Complete graphs leave the batch, so sizes may differ within it.
     unknown = "a longer ring or branch than the model knows"
-    network_class = PathNetwork
+    network_classes = (PathNetwork,)
 
     def __init__(
         self,
@@ -57,15 +57,10 @@ class PathModel(CodedModel):
         weights = [1] * bond_categories if edge_weights is None else edge_weights
         support = Support(self.code, weights, largest_sums)
         network = {"max_nodes": max_nodes, "conditions": conditions, **network}
-        probabilities = self.network_class(self.code, support, **network)
+        probabilities = self.network_classes[0](self.code, support, **network)
         # The number of nodes also depends on the conditions.
         self.sizes = None if conditions is None else ConditionEmbedding(conditions, max_nodes + 1)
         self.flow = AutoregressiveFlow(probabilities)
-
-    @classmethod
-    def options(cls):
-        """Return the network, whose arguments a configuration may set."""
-        return (PathNetwork,)
 
     @staticmethod
     def measure(graphs: PackedGraphs, **options) -> dict:

@@ -80,7 +80,7 @@ class PathNetwork(Network):
     `width`, `layers`, `heads` and `expansion` are those of `Transformer`. `head_width` is the
     number of hidden channels in the read-out of a variable, `level_width` that of a level of the
     path. Each hashed table, for n-grams of levels, has `table_rows` rows. `conditions` are
-    `condition_tables`, None for none. Raises ValueError for a `dropout` outside [0, 1).
+    `condition_tables`, None for none.
     """
 
     def __init__(
@@ -100,8 +100,6 @@ class PathNetwork(Network):
         conditions: Sequence[Mapping[str, Any]] | None = None,
     ):
         super().__init__()
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
         self.cardinalities = code.cardinalities
         self.support = support
         self.max_nodes, self.head_width = max_nodes, head_width
@@ -120,8 +118,8 @@ class PathNetwork(Network):
         self.joined = nn.Linear(len(TOGETHER) * 2 * level_width, width)
         self.by_distance = nn.Parameter(torch.zeros(layers * heads, max_nodes))
         self.by_level = nn.Parameter(torch.zeros(layers * heads, LEVELS))
-        self.dropout = nn.Dropout(dropout)
         self.blocks = Transformer(width, heads, expansion, layers, dropout=dropout)
+        self.dropout = nn.Dropout(dropout)
         self.norm = nn.LayerNorm(width)
         self.hidden = nn.ModuleList(nn.Linear(width, head_width) for _ in self.cardinalities)
         # Embeddings of earlier variables, added up and scaled by the gains of the next variable.

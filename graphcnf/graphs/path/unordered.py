@@ -154,12 +154,7 @@ class UnorderedModel(RandomOrder, PathModel):
     supports_fragments = takes_conditions = False
     parallel = True
     unknown = "a node with more edges than nodes of the training data have"
-    network_class = RoundNetwork
-
-    @classmethod
-    def options(cls):
-        """Return the networks whose arguments a configuration may set."""
-        return PathNetwork, RoundNetwork
+    network_classes = (RoundNetwork, PathNetwork)
 
     @staticmethod
     def measure(graphs: PackedGraphs, **options) -> dict:
