@@ -121,7 +121,7 @@ def load_model(cls: type[Model], folder: Path, device="cpu") -> Model:
     """Rebuild a model of class `cls` from its folder, in evaluation mode.
 
     Raises:
-        UserError: if a file is missing or damaged, or the two do not fit together.
+        UserError: if configuration or weights are missing or damaged, or do not fit together.
     """
     source, weights = inside(folder, "config.json"), inside(folder, "model.safetensors")
     try:
@@ -238,7 +238,7 @@ def _read(path: Path, framework: str) -> dict[str, Any]:
 
 
 def read_tensors(path: Path, framework: str = "pt") -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the tensors, of framework "pt" or "np", and the metadata of a safetensors file.
+    """Return tensors and metadata of a safetensors file; `framework` is "pt" or "np".
 
     Raises:
         OSError: if there is no such file, or it is not a regular file.

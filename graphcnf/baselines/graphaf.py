@@ -2,8 +2,8 @@
 
 A node, and each edge to one of the last `window` nodes before it, is a one-hot vector with noise:
 ``x = mu + exp(s) z`` with normal ``z``, where mu and s depend on the sub-graph so far (Shi et al.,
-ICLR 2020, arXiv 2001.09382). Differences to the paper: the number of nodes is given, and a node's
-earlier edges enter as a running sum, so that the terms of all its edges are computed at once.
+ICLR 2020, arXiv 2001.09382). Differences from the paper: the number of nodes is given, and earlier
+edges of a node enter as a running sum, so that the terms of all its edges are computed at once.
 """
 
 from __future__ import annotations
@@ -150,11 +150,9 @@ class GraphAFModel(GraphModel):
             nn.init.normal_(embedding.weight, std=0.3)
         weights = edge_weights or [1] * bond_categories
         if len(weights) != bond_categories:
-            raise UserError(f"edge_weights: {bond_categories} whole numbers, got {len(weights)}")
+            raise UserError(f"edge_weights must be {bond_categories} numbers, got {weights}")
         if largest_sums is not None and len(largest_sums) != node_categories:
-            raise UserError(
-                f"largest_sums: {node_categories} whole numbers, got {len(largest_sums)}"
-            )
+            raise UserError(f"largest_sums must be {node_categories} numbers, got {largest_sums}")
         self.checks = largest_sums is not None
         self.register_buffer("weights", torch.tensor([0, *weights]), persistent=False)
         self.register_buffer("sums", torch.tensor(largest_sums or []), persistent=False)
@@ -208,7 +206,7 @@ class GraphAFModel(GraphModel):
         return _mean_and_log_scale(self.node(before.whole))
 
     def queries(self, before: SubGraph, types: Tensor) -> Tensor:
-        """Return features (B, S, window, W) of pairs of new nodes, `types` (B, S), and earlier."""
+        """Return features (B, S, window, W) of each new node with each node of its window."""
         return self.ask(before.nodes) + (before.whole + self.new(types))[:, :, None]
 
     def of_edge(self, query: Tensor, received: Tensor | float) -> tuple[Tensor, Tensor]:

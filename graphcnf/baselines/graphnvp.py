@@ -2,7 +2,7 @@
 
 Edges and nodes are one-hot vectors with noise. Couplings transform one column of the tensor at a
 time, then one node at a time, given all others (Madhawa et al. 2019, arXiv 1905.11600). Differences
-to the paper: a pair of nodes is one variable; parts that are already drawn enter a coupling as
+from the paper: a pair of nodes is one variable; parts that are already drawn enter a coupling as
 categories, without noise; the couplings share the layers that read the tensor.
 """
 
@@ -83,8 +83,8 @@ def relations(bonds: Tensor, categories: int, dtype: torch.dtype) -> Tensor:
 class RelationalConvolution(nn.Module):
     """Layer ``h_i <- h_i + relu(W_0 h_i + sum over r and neighbours j in N_r(i) of W_r h_j)``.
 
-    The residual connection allows to train several layers without normalisation. Schlichtkrull et
-    al. 2018, arXiv 1703.06103.
+    The residual connection makes normalisation unnecessary. Schlichtkrull et al. 2018, arXiv
+    1703.06103.
     """
 
     def __init__(self, width: int, categories: int):
@@ -278,7 +278,7 @@ class GraphNVPModel(GraphModel):
     ):
         super().__init__()
         if not isinstance(width, list | tuple) or len(width) != 2:
-            raise UserError(f"width: two numbers of channels, not {width!r}")
+            raise UserError(f"width must be two numbers of channels, got {width!r}")
         self.node_encoding = OneHotDequantization(node_categories)
         self.pair_encoding = OneHotDequantization(bond_categories + 1)
         self.base = StandardNormal()

@@ -97,7 +97,7 @@ class VectorToImage(nn.Module):
 
 
 class VAE(ImageModel):
-    """Variational autoencoder of images, with few latents and independent pixels given them.
+    """Variational autoencoder of images.
 
     log P(x) >= E_{z~q(z|x)} [ log P(x|z) + log p(z) - log q(z|x) ], with a standard normal prior
     and independent pixels given z (Kingma & Welling, ICLR 2014, arXiv 1312.6114).

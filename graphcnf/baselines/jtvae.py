@@ -380,7 +380,7 @@ class TreeDecoder:
         return set(grown)
 
     def _choose(self, choices: list[tuple], down: Tensor) -> list[int]:
-        """Choose an option of each choice; return their numbers."""
+        """Decide all `choices`; return the number of the chosen option of each."""
         sites, attachments = Sites(choices, down.device), self.model.attachments
         features = attachments.features(sites, down)
         log_p = attachments.log_probs(features, sites, self.z_graph[sites.graph])

@@ -1,9 +1,9 @@
 """R-VAE: a graph VAE with one latent vector, and penalties for graphs that break rules.
 
 Nodes and edges are independent given z. In training, expected graphs from the prior are penalised
-for breaking rules of validity (Ma, Chen & Xiao, NeurIPS 2018, arXiv 1809.02630). Differences to the
-paper: the number of nodes is given, and the decoder convolves over the sequence of nodes instead of
-the adjacency matrix.
+for breaking rules of validity (Ma, Chen & Xiao, NeurIPS 2018, arXiv 1809.02630). Differences from
+the paper: the number of nodes is given, and the decoder convolves over the sequence of nodes
+instead of the adjacency matrix.
 """
 
 from __future__ import annotations

@@ -56,11 +56,11 @@ class State(Protocol):
 
 
 class Network(nn.Module):
-    """Network of the conditional probabilities of the categories of a step, given earlier steps.
+    """Network that gives the probabilities of each step's categories, given all earlier steps.
 
-    The V variables of a position are decided one after the other: `logits` reads the next one off
-    the hidden state, `embed` adds its category to the hidden state. With V = 1 the hidden state may
-    be the logits themselves, as the default of `logits` has it.
+    The V variables of a position are decided one after the other: `logits` returns the logits of
+    the next variable, and `embed` adds its category to the hidden state. With V = 1 the hidden
+    state may be the logits themselves, which the default of `logits` returns.
 
     Attributes:
         cardinalities: Number of categories of each of the V variables of a position.

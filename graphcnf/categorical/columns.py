@@ -79,7 +79,7 @@ class ColumnAttention(Network):
         super().__init__()
         known = torch.tensor(cardinalities)
         if not len(known) or known.min() < 1:
-            raise ValueError(f"columns and categories must be positive: {list(cardinalities)}")
+            raise ValueError(f"every column needs a category or more, got {list(cardinalities)}")
         self.columns, self.cardinalities, total = len(known), [int(known.max())], int(known.sum())
         number = torch.arange(self.cardinalities[0])
         possible = number < known[:, None]
@@ -101,7 +101,7 @@ class ColumnAttention(Network):
         self.divided = parts is not None
         if parts is not None:
             if len(parts) != total or min(parts) < 0:
-                raise ValueError(f"{len(parts)} parts for {total} categories, or one is negative")
+                raise ValueError(f"parts must be {total} numbers, at least 0, got {list(parts)}")
             self.register_buffer("parts", torch.tensor(parts), persistent=False)
             self.slope = nn.Parameter(0.3 * torch.randn(total, width))
             self.tilt = nn.Parameter(torch.zeros(total, width))
@@ -166,7 +166,7 @@ class ColumnAttention(Network):
         return super().logits(hidden[0])
 
     def _limits(self, context: Context) -> tuple[Tensor, Tensor]:
-        """Return the order (B, N) of the columns and the possible categories (B or 1, N, C)."""
+        """Return the orders (B, N) and possible categories (B or 1, N, C) that a context gives."""
         mask, order, allowed = context.mask, context.conditions, context.features
         possible = self.possible[None, : mask.shape[1]]
         return (

@@ -69,7 +69,7 @@ class ColumnCounts(nn.Module):
     ):
         super().__init__()
         if not len(cardinalities) == len(parents) == len(factors):
-            raise ValueError(f"parents of {len(parents)} columns for {len(cardinalities)}")
+            raise ValueError(f"{len(cardinalities)} columns, but parents of {len(parents)}")
         levels, first = max(map(len, parents), default=0), 0
         known = torch.tensor(cardinalities)
         table = torch.full((len(known), levels), -1)
@@ -77,7 +77,7 @@ class ColumnCounts(nn.Module):
         starts = torch.zeros(len(known), levels + 1, dtype=torch.long)
         for k, (own, factor) in enumerate(zip(parents, factors, strict=True)):
             if len(own) != len(factor) or not all(0 <= parent < len(known) for parent in own):
-                raise ValueError(f"parents {own} of a column among {len(known)}")
+                raise ValueError(f"column {k} of {len(known)} cannot have the parents {own}")
             table[k, : len(own)] = torch.tensor(own, dtype=torch.long)
             weights[k, 1 : len(own) + 1] = torch.tensor(factor)
             for level in range(len(own) + 1):
@@ -209,8 +209,8 @@ def _one_hot(x: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 def mutual_information(x: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the mutual information of columns (N, N), and pointwise of categories (S, S), nats.
 
-    Estimated from rows x (M, N), with half a row added to the counts of each category, and to those
-    of pairs one row with independent columns.
+    Both are estimated from rows x (M, N). Half a row is added to the counts of each category, and
+    one row with independent columns to the counts of pairs.
     """
     starts = sizes.cumsum() - sizes
     one = _one_hot(x, sizes)

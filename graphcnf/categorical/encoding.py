@@ -176,7 +176,7 @@ def grid_means(categories: int, latent_dim: int) -> tuple[Tensor, float]:
 
 
 class MixtureEncoding(Encoding):
-    """Logistic density of each category and latent: `z = mean_x + exp(log_scale_x) g_x(e)`.
+    """Encoding with a logistic density per category: `z = mean_x + exp(log_scale_x) g_x(e)`.
 
     The noise e is standard logistic; g is the identity here and a flow in subclasses. The means
     start on a grid, so that training begins with distinguishable latents. The posterior is that of
@@ -352,7 +352,7 @@ class VariationalEncoding(LinearFlowEncoding):
 
 
 class Conditioner(nn.Module):
-    """Conditioner of a coupling: layers applied to its fixed latents and the context's features."""
+    """Layers applied to the fixed latents of a coupling and the features of the context."""
 
     def __init__(self, *layers: nn.Module):
         super().__init__()

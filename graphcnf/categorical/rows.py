@@ -68,7 +68,7 @@ class CausalAttention(Network):
         super().__init__()
         if cardinality < 1 or positions < 1:
             raise ValueError(
-                f"positions and categories must be positive: {positions}, {cardinality}"
+                f"positions and cardinality must be at least 1, got {positions} and {cardinality}"
             )
         self.positions, self.cardinalities = positions, [cardinality]
         self.reach = len(counts["factors"]) - 1 if counts else 0
@@ -167,7 +167,7 @@ class CausalState:
 
 
 def contexts(before: Tensor, cardinality: int, reach: int) -> Tensor:
-    """Return a number (M, reach + 1) for each context of 0 to `reach` last categories (M, N)."""
+    """Return numbers (M, reach + 1) for the contexts of 0 to `reach` previous categories (M, N)."""
     # Digits are at least 1, so contexts of different lengths have different numbers.
     digits = before.flip(-1)[:, :reach] + 1
     powers = (cardinality + 2) ** torch.arange(reach, device=before.device)
@@ -369,7 +369,7 @@ def checked_network(network: type[Network], config: dict[str, Any]) -> Any:
             name not in ("cardinality", "cardinalities", "parts", "counts", "dropout")
             and not value >= 1
         ):
-            raise UserError(f"{name} must be at least 1, not {value}")
+            raise UserError(f"{name} must be at least 1, got {value}")
     try:
         return network(**config)
     except ValueError as error:
@@ -382,5 +382,5 @@ def _with_mask(x: Tensor, context: Context) -> Context:
     if mask is None:
         return replace(context, mask=torch.ones_like(x, dtype=torch.bool))
     if (mask[:, 1:] & ~mask[:, :-1]).any():
-        raise ValueError("the real positions of a row are its first ones")
+        raise ValueError("the real positions of a row must be its first ones")
     return context

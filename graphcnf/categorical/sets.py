@@ -98,7 +98,7 @@ class SetFlow(Pretrained, CategoricalFlow):
         heads: int = 4,
     ):
         config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        check("SetFlow", config, SetFlow)
+        check("SetFlow", {**config, "encoding_options": {}}, SetFlow)  # `make_encoding` checks them
         ordered, groups = coupling == "elements", coupling == "groups"
         couplings = (1 if ordered else 8) if couplings is None else couplings
         mixtures = (categories if ordered else 8) if mixtures is None else mixtures
@@ -107,10 +107,10 @@ class SetFlow(Pretrained, CategoricalFlow):
             raise UserError(f"heads must divide the width, got {heads} and {width}")
         if groups and encoding not in (None, "interval"):
             raise UserError(
-                f'coupling "groups" takes the encoding "interval" only, not {encoding!r}'
+                f'coupling "groups" takes the encoding "interval" only, got {encoding!r}'
             )
         if ordered and couplings > 1:
-            raise UserError(f'coupling "elements" takes couplings = 1 only, not {couplings}')
+            raise UserError(f'coupling "elements" takes couplings = 1 only, got {couplings}')
         name = encoding or ("interval" if groups else "mixture")
         latents = make_encoding(name, categories, latent_dim, **(encoding_options or {}))
         flow: Transform

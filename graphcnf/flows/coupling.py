@@ -151,7 +151,7 @@ class MixtureLogisticCoupling(Coupling):
         return x.t().reshape(z.shape)
 
     def _arrange(self, x: Tensor, parameters: Tensor):
-        """Move the N = B ... entries to the last axis: ``x (C, N)``, components ``(K, C, N)``."""
+        """Move all N entries of the batch to the last axis: ``x (C, N)``, mixtures (K, C, N)."""
         channels = x.shape[-1]
         # One transposition here makes all later passes contiguous along the entries.
         flat = x.reshape(-1, channels).t().contiguous()
@@ -168,7 +168,7 @@ def halves(channels: int, number: int) -> tuple[int, bool, int]:
     Couplings with an even ``number`` transform the second half of the channels, others the first.
 
     Raises:
-        UserError: there are fewer than 2 channels.
+        UserError: if there are fewer than 2 channels.
     """
     if channels < 2:
         raise UserError(f"couplings of channels need at least 2 latents, got {channels}")
@@ -184,7 +184,7 @@ def coupling_stack(
     ``network(inputs, outputs)`` builds the network of each coupling; see `Coupling`.
 
     Raises:
-        UserError: there are fewer than 2 channels.
+        UserError: if there are fewer than 2 channels.
 
     Examples:
         >>> flow = coupling_stack(torch.nn.Linear, channels=4, couplings=2)

@@ -25,7 +25,7 @@ class Affine(Bijection):
     def __init__(self, scale: float = 1.0, shift: float = 0.0):
         super().__init__()
         if scale == 0 or not (math.isfinite(scale) and math.isfinite(shift)):
-            raise ValueError(f"no invertible map: {scale} x + {shift}")
+            raise ValueError(f"scale and shift must be finite, scale not 0, got {scale}, {shift}")
         self.scale, self.shift = float(scale), float(shift)
 
     def forward(self, x, context=Context()):

@@ -33,7 +33,7 @@ class ChannelsFirst(Sequential):
 
     @property
     def transforms(self):  # type: ignore[override]  # an attribute elsewhere
-        """Return the steps, which weights know by the name `steps`."""
+        """Steps, which are named `steps` in saved weights."""
         return self.steps
 
     def forward(self, x, context=Context()):
@@ -95,9 +95,9 @@ class Checkerboard(Squeeze):
 class Split(Transform):
     """Multi-scale split ``z = x[:, :keep]`` with the log term ``log p(rest)``.
 
-    ``keep`` is half of the channels, rounded up. `forward` appends the rest to
-    ``context.discarded`` if that is a list. `inverse` pops the rest from this list, or draws the
-    rest if there is no list.
+    ``keep`` is half of the channels, rounded up. `forward` appends the rest to the list
+    ``context.discarded`` if there is one. `inverse` takes the rest from the end of the list, or
+    draws it if there is no list.
     Dinh et al., *Density estimation using Real NVP*, ICLR 2017, arXiv 1605.08803, section 3.6.
 
     Args:

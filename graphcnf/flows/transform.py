@@ -143,7 +143,7 @@ class Sequential(Bijection):
         total = 0.0
         for transform in reversed(self.transforms):
             if not isinstance(transform, Bijection):
-                raise TypeError(f"{type(transform).__name__} is no bijection: it has no log-det")
+                raise TypeError(f"{type(transform).__name__} has no log-det: it is no Bijection")
             z, log_term = transform.inverse_and_logdet(z, context)
             total = total + log_term
         return z, total
@@ -196,7 +196,7 @@ class Noise:
 
 
 def take(noise: Noise | None, draw: Callable[[], Tensor]) -> Tensor:
-    """Return ``draw()`` itself, or what ``noise.take(draw)`` returns if there is a tape."""
+    """Return ``noise.take(draw)``, or ``draw()`` if there is no tape."""
     return draw() if noise is None else noise.take(draw)
 
 

@@ -144,8 +144,8 @@ class PackedGraphs:
                     raise ValueError(f"{what} is missing")
                 if values.dim() > 2 or (values.dim() == 2 and values.shape[1] != 1):
                     raise ValueError(
-                        f"{what} of shape {tuple(values.shape)} is no list of categories; "
-                        "of one-hot rows take argmax(-1)"
+                        f"{what} must be a list of categories, got shape {tuple(values.shape)}; "
+                        "take argmax(-1) of one-hot rows"
                     )
             graphs.append((d.x.flatten().cpu(), edges, bonds.flatten().cpu()))
         return cls.from_lists(graphs)
@@ -180,7 +180,7 @@ def _whole(values: ArrayLike) -> np.ndarray:
     array = np.asarray(values)
     whole = array.astype(np.int64)
     if array.dtype.kind not in "iub" and not np.array_equal(array, whole):
-        raise ValueError(f"categories are whole numbers, not {array.dtype}")
+        raise ValueError(f"categories must be whole numbers, got {array.dtype}")
     return whole
 
 

@@ -138,7 +138,7 @@ class Progress:
         """True for fragment nodes that are not placed yet, (P, U) bool."""
         return self.level == UNPLACED
 
-    def look(self) -> None:
+    def update_tables(self) -> None:
         """Update the tables that the masks and placements of the next node are read from."""
         f = self.fragment
         unplaced = self.unplaced
@@ -493,7 +493,7 @@ class ParticleSampler:
             assert step is not None
             order = step.at[0]
             hidden = step.hidden[order.argsort()]
-            progress.look()
+            progress.update_tables()
             log_weights = log_weights + self._step(hidden, i, progress, known, guide)
             state.update(known[order, i])
             # Complete graphs and dead ends leave the batch.
@@ -550,7 +550,7 @@ class ParticleSampler:
         back = x[:, 0]
         fits = progress.free_fits(back[:, None])[:, 0]
         log_free = masses.sum(1).masked_fill(~fits, -math.inf)
-        begins = self._begins(progress, back)
+        preference = self._free_preference(progress, back)
         # Placements with their categories, log-probabilities given the step back, log-probabilities
         # and log proposals.
         parts: list[tuple[Placements, Tensor, Tensor, Tensor, Tensor]] = []
@@ -582,7 +582,7 @@ class ParticleSampler:
 
         owner = torch.cat([everyone, *(part[0].owner for part in parts)])
         contributions = torch.cat([log_free, *(part[3] for part in parts)])
-        proposal = torch.cat([log_free + begins, *(part[4] for part in parts)])
+        proposal = torch.cat([log_free + preference, *(part[4] for part in parts)])
         total = _logsumexp_by(owner, proposal, count)
         gumbel = -torch.log(-torch.log(self._uniform(len(owner)).clamp(1e-300, 1 - 1e-16)))
         score = proposal + gumbel
@@ -607,7 +607,7 @@ class ParticleSampler:
         progress.add(x, node, enters, alive)
         return more
 
-    def _begins(self, progress: Progress, back: Tensor) -> Tensor:
+    def _free_preference(self, progress: Progress, back: Tensor) -> Tensor:
         """Return log factors (P,) of the proposal of a free node: below 0 after fragment nodes."""
         at = (progress.depth - back).clamp(min=0)[:, None]
         inside = ~progress.is_free.gather(1, at)[:, 0] & (progress.depth >= 0)

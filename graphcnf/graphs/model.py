@@ -79,7 +79,7 @@ class GraphModel(nn.Module, ABC):
 
     def log_prob_of_orders(self, batch: GraphBatch, count: int) -> Tensor:
         """Return the log of the summed probabilities of `count` numberings, (B,) nats."""
-        raise ValueError('orders are summed by models that draw along a path, such as "path"')
+        raise ValueError('orders must be 1 for this architecture: only "path" sums over orders')
 
     def size_logits(self, conditions: Tensor) -> Tensor:
         """Return logits (B, max_nodes + 1) that conditions (B, P) add to the log prior of sizes."""
@@ -521,6 +521,6 @@ class GraphCNF(Pretrained):
             # Shipped weights of one data set share the hashes of its training molecules.
             hashes = load_array(WEIGHTS / str(model.metadata.get("dataset")), "training_hashes")
         if hashes is not None and (hashes.dtype != np.uint64 or (hashes[1:] <= hashes[:-1]).any()):
-            raise UserError(f"{folder}/training_hashes.safetensors: no rising uint64 numbers")
+            raise UserError(f"{folder}/training_hashes.safetensors must hold rising uint64 numbers")
         model.training_hashes = hashes
         return model

@@ -135,7 +135,7 @@ class ConditionEmbedding(nn.Module):
         return torch.where(known.any(-1, keepdim=True), channels, 0.0)
 
 
-class Shares(nn.Module):
+class Contributions(nn.Module):
     """Additive contributions of nodes and edges to the conditions of a graph.
 
     The contribution of a node depends on its categories, that of an edge on the surroundings of

@@ -75,7 +75,7 @@ class NodesAndPairs(Bijection):
 
 
 class _Given(nn.Module):
-    """Conditioner that returns the context's features, where the joint network's output is."""
+    """Conditioner that returns the context's features, the output of `NodesAndPairs.network`."""
 
     def forward(self, x, context):
         return context.features
@@ -176,7 +176,7 @@ class PairNetwork(nn.Module):
             self.pair_out = zero_init(ReadOut(2 * pair_width, pair_out))
 
     def _from_ends(self, linear: nn.Linear, h: Tensor, index: Tensor) -> Tensor:
-        """Return for each pair the sum of the maps of its nodes; `ordered` has a map for each."""
+        """Map both nodes of each pair and sum; if ordered, the later node has a map of its own."""
         rows = torch.arange(len(h), device=h.device)[:, None]
         later, earlier = linear(h).chunk(2, -1) if self.ordered else (linear(h),) * 2
         return later[rows, index[..., 0]] + earlier[rows, index[..., 1]]
@@ -432,7 +432,7 @@ class PairsModel(GraphModel):
 
 
 def _edges(is_real: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return of real edges: index (B, E, 2), mask (B, E) and place among all pairs (B, E)."""
+    """Return index (B, E, 2), mask (B, E) and place among all pairs (B, E) of the real edges."""
     most = max(int(is_real.sum(1).max()), 1) if is_real.numel() else 0
     place = is_real.long().argsort(dim=1, descending=True, stable=True)[:, :most]
     real = is_real.gather(1, place)

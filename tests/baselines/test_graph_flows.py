@@ -28,7 +28,7 @@ def system(request):
 
 @pytest.mark.parametrize("width", [64, [64], [64, 32, 16]])
 def test_graphnvp_needs_two_widths(build, pairs_of_nodes, width):
-    with pytest.raises(UserError, match="width: two numbers of channels, not"):
+    with pytest.raises(UserError, match="width must be two numbers of channels, got"):
         build("graphnvp", pairs_of_nodes, nodes=2, bonds=2, width=width)
 
 

@@ -115,7 +115,7 @@ def test_data_and_arrays_round_trip(tmp_path):
         (([0, 300], [], []), "outside 0 to 255"),
         (([0] * 256, [], []), "at most 255"),
         (([0, 0], [(1, 0)], []), "1 edges, but 0 bond types"),
-        (([0.9, 1.2], [(0, 1)], [1]), "whole numbers, not float64"),
+        (([0.9, 1.2], [(0, 1)], [1]), "whole numbers, got float64"),
     ],
 )
 def test_what_is_no_graph_is_refused(graph, message):

@@ -195,8 +195,8 @@ def test_samples_that_cannot_be_are_refused(model, arguments, message):
         ({"architecture": "matrix"}, "architecture must be the name of a graph model"),
         ({"order": "random"}, "order must be one of"),
         ({"order": "none"}, 'architecture "path" needs order "canonical"'),
-        ({"steps": {"edge_weights": [2, 2]}}, "edge_weights: 2 whole numbers"),
-        ({"steps": {"largest_sums": [1, 1, 1]}}, "largest_sums: 3 whole numbers"),
+        ({"steps": {"edge_weights": [2, 2]}}, "edge_weights must be 2 whole numbers"),
+        ({"steps": {"largest_sums": [1, 1, 1]}}, "largest_sums must be 3 whole numbers"),
     ],
 )
 def test_models_that_cannot_be_are_refused(model, arguments, message):

@@ -100,7 +100,7 @@ def _grow(new: PathNetwork, old: PathNetwork, sources: _Sources, values: Tensor)
 
 
 class _Sources:
-    """For variables and values of the network `new`, those of the network `old` to copy from.
+    """Map from variables and values of the network `new` to those of `old` to copy from.
 
     Raises ValueError if there is nothing to copy from.
     """
@@ -151,7 +151,7 @@ def _rows(name: str, parameter: Tensor, state: Mapping[str, Tensor], sources: _S
         k, most = int(number), len(sources.old) - (table == "chain")
         source = state[f"{table}.{sources.variable(k, most)}.{kind}"]
         return source if table == "hidden" else source[sources.values(k)]
-    if rest.startswith("each."):  # of `Shares`: contributions of values to conditions
+    if rest.startswith("each."):  # of `Contributions`: contributions of values to conditions
         k = int(rest.split(".")[1])
         return state[f"{table}.each.{sources.variable(k)}.weight"][sources.values(k)]
     if table == "gains":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ class PathModel(CodedModel):
     supports_fragments = takes_conditions = True
     batch_size = BLOCK  # Complete graphs leave the batch, so sizes may differ within it.
     unknown = "a longer ring or branch than the model knows"
-    network_classes = (PathNetwork,)
+    network_classes: ClassVar[tuple[type[PathNetwork], ...]] = (PathNetwork,)
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class PathModel(CodedModel):
         return super().size_logits(conditions) if self.sizes is None else self.sizes(conditions)
 
     def fit_conditions(self, batch: GraphBatch) -> None:
-        """Fit the contributions of nodes and edges to the conditions to a batch; see `Shares`."""
+        """Fit `Contributions` of nodes and edges to the graphs of a batch with conditions."""
         shares, support = self.network.shares, self.network.support
         assert shares is not None and batch.conditions is not None
         x = self.code.encode(batch)

@@ -15,7 +15,7 @@ from graphcnf.categorical.autoregressive import InSequence, Network, Step
 from graphcnf.categorical.transformer import HIDDEN, Transformer
 from graphcnf.flows.modules import ReadOut, zero_init
 from graphcnf.flows.transform import Context
-from graphcnf.graphs.networks import ConditionEmbedding, Shares
+from graphcnf.graphs.networks import ConditionEmbedding, Contributions
 from graphcnf.graphs.path.code import AtomCode
 from graphcnf.graphs.path.support import (
     CATEGORIES,
@@ -127,7 +127,9 @@ class PathNetwork(Network):
         self.gains = nn.Parameter(torch.ones(len(self.cardinalities), head_width))
         self.outputs = nn.ModuleList(zero_init(ReadOut(head_width, c)) for c in self.cardinalities)
         self.conditions = None if conditions is None else ConditionEmbedding(conditions, width)
-        self.shares = None if conditions is None else Shares(self.cardinalities, conditions, width)
+        self.shares = (
+            None if conditions is None else Contributions(self.cardinalities, conditions, width)
+        )
         for table in [self.position, self.remaining, *self.values]:
             nn.init.normal_(table.weight, std=0.2)
 

@@ -252,9 +252,15 @@ class Support(nn.Module):
         super().__init__()
         _, edges, categories = code.cardinalities[:3]
         if len(edge_weights) != edges - 1 or min(edge_weights) != 1:
-            raise UserError(f"edge_weights: {edges - 1} whole numbers, the smallest of them 1")
+            raise UserError(
+                f"edge_weights must be {edges - 1} whole numbers, the smallest of them 1, "
+                f"got {edge_weights}"
+            )
         if largest_sums is not None and (len(largest_sums) != categories or max(largest_sums) < 2):
-            raise UserError(f"largest_sums: {categories} whole numbers, one of them 2 or more")
+            raise UserError(
+                f"largest_sums must be {categories} whole numbers, one of them 2 or more, "
+                f"got {largest_sums}"
+            )
         self.reach = code.cardinalities[0] - 1
         # 1 if the next node can have the same parent as this one, 0 if paths never step back.
         self.branches = min(self.reach, 1)
