@@ -178,12 +178,12 @@ class ColumnCouplings(OneByOne):
             return torch.tanh(columns[j]).flatten(1) @ latent[j], 0.0
 
         before, after = (as_latents, as_data) if inverse else (as_data, as_latents)
-        told = [before(j) for j in range(n - 1)]
-        h = sum((part for part, _ in told), self.sizes(context.mask.sum(1)).to(x))
-        used = sum((part for _, part in told), x.new_zeros(len(x), n, channels - 1))
+        inputs = [before(j) for j in range(n - 1)]
+        h = sum((part for part, _ in inputs), self.sizes(context.mask.sum(1)).to(x))
+        used = sum((part for _, part in inputs), x.new_zeros(len(x), n, channels - 1))
         log_det = zero_log_term(x)
         for j in range(n - 1) if inverse else reversed(range(n - 1)):
-            h, used = h - told[j][0], used - told[j][1]
+            h, used = h - inputs[j][0], used - inputs[j][1]
             column, later = columns[j][:, j + 1 :], real[:, j, j + 1 :]
             column, term = _move(column, *self._parameters_of(j, h, used), later, inverse)
             columns[j], log_det = F.pad(column, (0, 0, j + 1, 0)), log_det + term

@@ -612,7 +612,7 @@ def _posterior(width: int, dim: int) -> nn.Sequential:
 
 
 def _summed(log_p: Tensor, right: Tensor, graph: Tensor, count: int) -> Bound:
-    """Sum log p of decisions by graph; return them as a bound with the share of `right` ones."""
+    """Return a bound by graph: log p summed over its decisions, and the share of right ones."""
     both = torch.stack([log_p, right.to(log_p), torch.ones_like(log_p)], 1)
     total, correct, number = _sum_by(both, graph, count).unbind(1)
     zero = torch.zeros_like(total)

@@ -142,7 +142,7 @@ class AutoregressiveCoupling(Bijection):
         self.network = network
 
     def categories(self, z: Tensor, mask: Tensor) -> Tensor:
-        """Return the categories (B, N, V) of latents; masked ones are the cardinality."""
+        """Return the categories (B, N, V) that latents encode; the cardinality where masked."""
         known = self.network.cardinalities
         absent = torch.tensor(known, device=z.device)
         return torch.where(expand(mask, z), interval_category(torch.sigmoid(z), known), absent)
@@ -233,7 +233,7 @@ class AutoregressiveCoupling(Bijection):
                 value, below, log_width = locate(logits, u[at])
                 if ends:
                     lower[at], log_p[at] = below, log_width
-                else:  # The inverse is that of the density, without the rules.
+                else:  # Without `ends`: an inverse must not apply rules that `forward` lacks.
                     value = self.network.settle(hidden, value)
                 if each:
                     value = torch.where(here[at], value, logits.shape[-1])

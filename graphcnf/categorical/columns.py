@@ -28,11 +28,11 @@ class ColumnAttention(Network):
 
     Step k of a row knows the categories of the columns of steps 0 to k - 1, and which column comes
     next (Hoogeboom et al. 2022, arXiv 2110.02037; Pannatier et al. 2024, arXiv 2404.09562). Its
-    logits are the sum of three terms: those of the attention; the log-probabilities of counts given
-    the parents of the column (`Counts`); a weight for each pair of a known category and a possible
-    one. These weights are those of the regression if the known columns are exactly those that stand
-    before the next one in `order`, and otherwise trained ones. Untrained and in `order`, the
-    network is the density of the counts.
+    logits are the sum of three terms: the output of the attention; the log-probabilities of counts
+    given the parents of the column (`Counts`); a weight for each pair of a known category and a
+    possible one. If the known columns are exactly those before the next one in `order`, the weights
+    are those of the regression, otherwise trained ones. Untrained and in `order`, the network is
+    the density of the counts.
 
     Categories may be bins of numbers. Category k with a place u inside the bin, 0 <= u < 1, is the
     float k + u. The place has the density 1 + s (2 u - 1), with -1 < s < 1 from the hidden state (a
@@ -151,7 +151,7 @@ class ColumnAttention(Network):
         return self.dropout(self.target(column) + value)
 
     def sources(self, order: Tensor) -> Tensor:
-        """Return the column whose category each step of an order (B, N) holds, N for the first."""
+        """Return for each step of orders (B, N) the column of its input category, N for none."""
         return torch.cat([torch.full_like(order[:, :1], self.columns), order[:, :-1]], 1)
 
     def tilts(self, h: Tensor, number: Tensor) -> Tensor:

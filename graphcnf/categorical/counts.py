@@ -1,4 +1,4 @@
-"""Density of the rows of a table from counts and ridge regressions, the start of a network."""
+"""Density of the rows of a table from counts and ridge regressions, for `ColumnAttention`."""
 
 from __future__ import annotations
 

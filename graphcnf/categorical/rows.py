@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from graphcnf.arguments import check
 from graphcnf.categorical.autoregressive import AutoregressiveFlow, InSequence, Network, Step
 from graphcnf.categorical.contexts import GAIN, ContextCounts, best_factor
 from graphcnf.categorical.flow import check_rows
@@ -364,12 +365,8 @@ def _counted(rows: Rows, cardinality: int, reach: int) -> tuple[np.ndarray, np.n
 
 def checked_network(network: type[Network], config: dict[str, Any]) -> Any:
     """Build a network with the arguments `config`; raise UserError if one is out of range."""
-    for name, value in config.items():
-        if (
-            name not in ("cardinality", "cardinalities", "parts", "counts", "dropout")
-            and not value >= 1
-        ):
-            raise UserError(f"{name} must be at least 1, got {value}")
+    sizes = {name: config[name] for name in ("width", "layers", "heads", "expansion", "dropout")}
+    check(network.__name__, sizes, network)
     try:
         return network(**config)
     except ValueError as error:

@@ -386,9 +386,8 @@ class GroupNetwork(Network):
     def groups_after(self, values: Tensor, decided: Tensor, before: Tensor, after: Tensor):
         """Return the hidden states of M groups before their first element.
 
-        `values` and `decided` (M, C) are sums over the elements of earlier groups of their rows in
-        the tables `self.values` and `self.decided`. `before` (M,) counts these elements, `after`
-        (M,) all others.
+        `values` and `decided` (M, C) sum the rows of these two tables over the elements of earlier
+        groups. `before` (M,) is the number of these elements, `after` (M,) that of all others.
         """
         scale, shift = self.scales(after).chunk(2, -1)[0], self.after(after).chunk(2, -1)[0]
         h = scale * values + shift + self.before(before)

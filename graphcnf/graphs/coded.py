@@ -116,7 +116,7 @@ class RandomOrder(CodedModel):
         return {**latents, "order": uniforms}
 
     def decode(self, latents: Latents, mask: Tensor, *, sample: bool = False, **draw) -> GraphBatch:
-        """Decode base latents; ranks of "order" give the places of nodes in the order drawn."""
+        """Decode base latents; the node of rank k in "order" is the k-th node that is drawn."""
         graphs = super().decode(latents, mask, sample=sample, **draw)
         uniforms = latents["order"][..., 0].masked_fill(~mask, 2.0)
         return graphs.permute(uniforms.argsort(1).argsort(1))

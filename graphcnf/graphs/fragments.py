@@ -126,7 +126,7 @@ class Progress:
             setattr(self, name, getattr(self, name)[rows])
 
     def source(self, placements: Placements) -> Tensor:
-        """Return the fragment nodes placed before the placements, (R,).
+        """Return for each placement the last fragment node that was placed before, (R,).
 
         For the first node of a component: U if it is the first node of its graph, else U + 1.
         """

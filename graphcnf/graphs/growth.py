@@ -25,7 +25,7 @@ from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 from graphcnf.graphs.coded import RandomOrder
 from graphcnf.graphs.model import graph_model
 
-# Features of a possible edge, see `GrowingGraphs.counts`, and the range to which each is clamped.
+# Features of a possible edge, see `GrowingGraphs.features`, and the range to which each is clamped.
 DEGREE, OPEN_DEGREE, COMMON, OPEN_COMMON, TWO_STEPS, EDGES, PIECES = range(7)
 RANGES = ((0, 31), (0, 7), (0, 11), (0, 7), (0, 6), (0, 15), (-4, 7))
 # Pairs of features with one embedding per pair of values. The features of `TOGETHER`, clamped to 0
@@ -146,7 +146,7 @@ class GrowingGraphs:
         self.joined[at, far] = True
         self.reached[at] += self.open[at, far]
 
-    def counts(self, at: Tensor, far: Tensor) -> list[Tensor]:
+    def features(self, at: Tensor, far: Tensor) -> list[Tensor]:
         """Return features of an edge from the new nodes of graphs `at` (R,) to nodes `far` (R,).
 
         They are (R,) long each, in the order of `RANGES`: degree of `far`, and degree counting open
@@ -191,7 +191,7 @@ class GrowthNetwork(Network):
 
     Causal attention over the nodes encodes the partial graph, with biases by distance in the order,
     edges and shared neighbours. The logits of an edge depend on the channels of both nodes, on the
-    edges of the new node so far, and on features of the partial graph (`GrowingGraphs.counts`).
+    edges of the new node so far, and on features of the partial graph (`GrowingGraphs.features`).
 
     `width`, `layers`, `heads` and `expansion` are those of `Transformer`, `head_width` is the
     number of hidden channels in the read-out of edges. With `connected`, every node but the first
@@ -327,7 +327,7 @@ class GrowthNetwork(Network):
         node, gate, _ = hidden.nodes[hidden.graph, far].split(self.head_width, -1)
         own = hidden.own + hidden.ends
         h = own + node + own * gate + self.distance.weight[hidden.decided]
-        h = F.relu(h + self.counts(self._kinds(grown.counts(at, far))).sum(1))
+        h = F.relu(h + self.counts(self._rows(grown.features(at, far))).sum(1))
         h = h + self.hidden[1](F.relu(self.hidden[0](h)))
         logits = super().logits(self.edge(F.relu(h)))
         if self.connected:
@@ -336,12 +336,12 @@ class GrowthNetwork(Network):
             logits = logits.masked_fill(needed[:, None] & none, -math.inf)
         return logits
 
-    def _kinds(self, counts: list[Tensor]) -> Tensor:
-        """Return the rows (R, 1 + len(COUNTED)) of the embedding of features (R,) each."""
-        together = torch.zeros_like(counts[0])
+    def _rows(self, features: list[Tensor]) -> Tensor:
+        """Return the rows (R, 1 + len(COUNTED)) of features, (R,) each, in the table `counts`."""
+        together = torch.zeros_like(features[0])
         for name, most in TOGETHER:
-            together = together * (most + 1) + counts[name].clamp(0, most)
-        pairs = (_within(counts[a], a) * _size(b) + _within(counts[b], b) for a, b in COUNTED)
+            together = together * (most + 1) + features[name].clamp(0, most)
+        pairs = (_within(features[a], a) * _size(b) + _within(features[b], b) for a, b in COUNTED)
         return torch.stack([together, *pairs], -1) + self.starts
 
     def embed(self, hidden: NewNodes, x: Tensor) -> tuple[NewNodes, Tensor | None]:

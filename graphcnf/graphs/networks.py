@@ -90,7 +90,7 @@ def condition_tables(names: Sequence[str], values: np.ndarray) -> list[dict[str,
 
 
 def partly_known(values: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Replace random values (B, P) by NaN; every number of known values is equally likely."""
+    """Hide a random part of values (B, P) as NaN; all numbers of known ones are equally likely."""
     known = random.random(values.shape) < random.random((len(values), 1))
     known &= random.random((len(values), 1)) >= UNCONDITIONAL
     return np.where(known, values, np.nan)

@@ -112,7 +112,7 @@ class AtomCode:
         return {"back": back + 1, "closures": closures}
 
     def encode(self, batch: GraphBatch) -> Tensor:
-        """Encode graphs to categories (B, N, V), 0 at padding; ValueError without a code."""
+        """Encode graphs to categories (B, N, V), 0 at padding; ValueError if a graph has none."""
         codes, targets = depth_first_code(batch.adjacency, batch.mask, self.entries)
         if (codes > codes.new_tensor(self.longest)).any():
             raise ValueError("a graph has a longer step back or closure than the model knows")
