@@ -1,6 +1,6 @@
-"""Options that several commands share, the checks of their values, and models by name.
+"""Options that several commands share, with checks of their values; loading of models.
 
-The module imports nothing heavy, so that --help answers at once.
+Heavy imports are deferred, so that --help is fast.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ if TYPE_CHECKING:
     from graphcnf.molecules.filters import Filters
 
 PARTICLES = 8
-"""Particles for each molecule around a fragment."""
+"""Default number of particles per molecule."""
 
 
 def checked(check: Callable[[Any], Any], *, changed: bool = False) -> Callable[[Any], Any]:
-    """Return an option's callback, which raises a `UserError` of `check` as `BadParameter`.
+    """Return an option's callback that checks its value, with `BadParameter` for `UserError`.
 
     Args:
-        check: Function of the value; not called for an option that is not given.
-        changed: True if the option takes the result of `check` as its value.
+        check: Function of the value; not called if the option is not given.
+        changed: True if the result of `check` becomes the option's value.
     """
 
     def callback(value: Any) -> Any:
@@ -58,19 +58,19 @@ checked_seed = checked(check_seed)
 
 
 def option(help: str, *names: str, parse: Callable[[Any], Any] | None = None, **more: Any) -> Any:
-    """Return an option; `parse` converts its value, and may raise `UserError` for wrong usage."""
+    """Return an option; `parse` converts its value, and raises `UserError` for a bad one."""
     callback = {"callback": checked(parse, changed=True)} if parse else {}
     return typer.Option(*names, help=help, **callback, **more)
 
 
 def given_names(context: typer.Context) -> set[str]:
-    """Return the names of the options that the command line gives, with whatever value."""
+    """Return the names of the options that are given on the command line."""
     sources = {name: context.get_parameter_source(name) for name in context.params}
     return {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options that are fields of dataclasses among its parameters."""
+    """Decorate a command: replace parameters that are dataclasses by options for their fields."""
     hints = get_type_hints(command, include_extras=True)
     groups = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
     parameters = []
@@ -108,7 +108,7 @@ class Sizes(NamedTuple):
         """Read "20-30" or "25"."""
         found = re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", text.strip())
         if not found:
-            raise typer.BadParameter(f"number of atoms must be as 25 or 20-30, got {text!r}")
+            raise typer.BadParameter(f"number of atoms must be like 25 or 20-30, got {text!r}")
         low, high = int(found[1]), int(found[2] or found[1])
         if not 1 <= low <= high:
             raise typer.BadParameter(f"{text!r}: write the smaller number first, from 1 on")
@@ -133,9 +133,7 @@ Standardize = Annotated[
         "--standardize",
     ),
 ]
-Workers = Annotated[
-    int | None, option("Processes.", min=1, show_default="one per core, where it pays")
-]
+Workers = Annotated[int | None, option("Processes.", min=1, show_default="up to one per core")]
 Cluster = Annotated[
     str | None,
     option(
@@ -150,30 +148,33 @@ Model = Annotated[str, option("Shipped weights, or a folder with a model.", meta
 Seed = Annotated[int, option("Seed of the sample.", callback=checked_seed)]
 Temperature = Annotated[
     float,
-    option("Below 1 for more probable molecules, above 1 for less.", callback=checked_temperature),
+    option(
+        "Below 1 for more probable molecules, above 1 for less probable.",
+        callback=checked_temperature,
+    ),
 ]
 Json = Annotated[
     bool,
     option(
-        "One JSON object per line instead of SMILES, and one with the figures of the summary as "
-        "the last line of stderr.",
+        "Write one JSON object per line instead of SMILES, and the summary as a JSON object on the "
+        "last line of stderr.",
         "--json",
     ),
 ]
 Support = Annotated[
     bool,
     option(
-        "Keep an atom's sum of bond orders within what atoms of its category have in the "
-        "training data.",
+        "Limit an atom's sum of bond orders to the largest that its category has in the training "
+        "data.",
         "--support/--no-support",
     ),
 ]
 Stereo = Annotated[
     bool | None,
     option(
-        "Draw stereo marks, too, and keep those that are given, or leave all out.",
+        "Draw stereo marks, and keep given ones.",
         "--stereo/--no-stereo",
-        show_default="where the model has them",
+        show_default="if the model has stereo",
     ),
 ]
 Properties = Annotated[
@@ -188,7 +189,7 @@ Properties = Annotated[
 Particles = Annotated[
     int | None,
     option(
-        "Walks for each molecule around a fragment: more come closer to the model.",
+        "Particles per molecule: more of them approximate the model's distribution better.",
         min=1,
         show_default=str(PARTICLES),
     ),
@@ -221,7 +222,7 @@ class Draw:
     size: Annotated[
         Sizes | None,
         option(
-            "Number of atoms, 20-30 or 25 (of analogues: with --keep scaffold).",
+            "Number of atoms, 20-30 or 25 (for analogues with --keep scaffold only).",
             metavar="LO-HI",
             parser=Sizes.parse,
         ),
@@ -240,37 +241,36 @@ class Draw:
     device: Device = "cpu"
 
     def search(self, particles: int | None, filters: Filters) -> dict[str, Any]:
-        """Return the options of a search for molecules that hold a part."""
-        walks = particles or PARTICLES
+        """Return the options of `Growth` and `analogs_of`."""
         options = {"seed": self.seed, "temperature": self.temperature, "atoms": self.size}
-        return {**options, "particles": walks, "filters": filters}
+        return {**options, "particles": particles or PARTICLES, "filters": filters}
 
 
 @dataclass
 class Fragment:
-    """Options that name a part of every molecule."""
+    """Options that name a fragment of every molecule."""
 
     scaffold: Annotated[
         str | None,
-        option("Build around it: new atoms and rings anywhere.", metavar="SMILES|SMARTS"),
+        option("Build around a fragment: new atoms and rings anywhere.", metavar="SMILES|SMARTS"),
     ] = None
     grow: Annotated[
         str | None,
         option(
-            "Grow from its attachment points, as in [*:1]c1ccccc1, or from its hydrogens.",
+            "Grow from a fragment's attachment points, as in [*:1]c1ccccc1, or its hydrogens.",
             metavar="SMILES|SMARTS",
         ),
     ] = None
     link: Annotated[
-        str | None, option("Link two fragments, an attachment point in each.", metavar="A.B")
+        str | None, option("Link two fragments, each with an attachment point.", metavar="A.B")
     ] = None
     decorate: Annotated[
         str | None,
-        option("New parts at its attachment points, nothing elsewhere.", metavar="SMILES"),
+        option("Add substituents at a fragment's attachment points only.", metavar="SMILES"),
     ] = None
 
     def task(self) -> tuple[str, str] | None:
-        """Return the one task that is given, with its fragment; None without any."""
+        """Return the given task and its fragment, or None; raise BadParameter for several."""
         given = [(name, text) for name, text in vars(self).items() if text is not None]
         if len(given) > 1:
             names = " and ".join(f"--{name}" for name, _ in given)
@@ -279,7 +279,7 @@ class Fragment:
 
 
 def _filter(name: str, help: str, metavar: str, read: Callable[[Any], Any] = lambda x: x) -> Any:
-    """Return an option whose value is read into the argument of `Filters` of this name."""
+    """Return the option for an argument of `Filters`; `read` converts its value."""
 
     def parse(value: Any) -> Any:
         from graphcnf.molecules.filters import Filters
@@ -293,7 +293,7 @@ def _filter(name: str, help: str, metavar: str, read: Callable[[Any], Any] = lam
 
 
 def _read_neighbours(text: str) -> tuple[list[str], float]:
-    """Read "known.smi:0.4": SMILES of a file, and a similarity."""
+    """Return the SMILES of a file and a similarity, written "known.smi:0.4"."""
     path, _, value = text.rpartition(":")
     if not path or not re.fullmatch(r"\d*\.?\d+", value):
         raise UserError(f"{text!r}: write known.smi:0.4, a file and a similarity from 0 to 1")
@@ -301,7 +301,7 @@ def _read_neighbours(text: str) -> tuple[list[str], float]:
 
 
 def read_molecules(path: Path) -> list[str]:
-    """Return the SMILES of a file; raise `UserError` where one of them is no molecule."""
+    """Return the SMILES of a file; raise `UserError` if one is no molecule."""
     from graphcnf.datasets.smiles_file import read_smiles
     from graphcnf.molecules import codec
 
@@ -317,28 +317,28 @@ def read_molecules(path: Path) -> list[str]:
 
 @dataclass
 class Filter:
-    """Options for filters, which every written molecule passes."""
+    """Options for the filters that every written molecule passes."""
 
     require: Annotated[
         list[str] | None,
         _filter(
             "require",
-            "Comparison of properties that holds: 'qed > 0.6', '200 <= weight < 400'; names as in "
+            "Require a comparison of properties: 'qed > 0.6', '200 <= weight < 400'; names as in "
             "--properties. Repeatable.",
             "COMPARISON",
         ),
     ] = None
     smarts: Annotated[
-        list[str] | None, _filter("smarts", "Pattern that is there. Repeatable.", "SMARTS")
+        list[str] | None, _filter("smarts", "Require a pattern. Repeatable.", "SMARTS")
     ] = None
     exclude: Annotated[
-        list[str] | None, _filter("exclude", "Pattern that is not there. Repeatable.", "SMARTS")
+        list[str] | None, _filter("exclude", "Exclude a pattern. Repeatable.", "SMARTS")
     ] = None
     alerts: Annotated[
         str | None,
         _filter(
             "alerts",
-            "Catalogues of RDKit whose structural alerts are not there: pains, brenk, nih, chembl.",
+            "Exclude structural alerts, of RDKit's catalogues pains, brenk, nih, chembl.",
             "NAME,...",
             lambda text: [part.strip() for part in text.split(",")],
         ),
@@ -347,7 +347,7 @@ class Filter:
         str | None,
         _filter(
             "min_similarity",
-            "Least Tanimoto similarity (ECFP4) to the nearest molecule of a file: leads.smi:0.5.",
+            "Lowest Tanimoto similarity (ECFP4) to the nearest molecule of a file: leads.smi:0.5.",
             "FILE:VALUE",
             _read_neighbours,
         ),
@@ -356,30 +356,26 @@ class Filter:
         str | None,
         _filter(
             "max_similarity",
-            "Greatest similarity to the nearest molecule of a file: known.smi:0.4.",
+            "Highest similarity to the nearest molecule of a file: known.smi:0.4.",
             "FILE:VALUE",
             _read_neighbours,
         ),
     ] = None
 
     def filters(self) -> Filters:
-        """Return the filters.
-
-        Raises:
-            UserError: Nothing can pass them all.
-        """
+        """Return the filters; raise `UserError` if no molecule can pass them all."""
         from graphcnf.molecules.filters import Filters
 
         return Filters(**{name: value for name, value in vars(self).items() if value})
 
 
 def load_model(name: str, device: str = "cpu", *, support: bool = True) -> GraphCNF:
-    """Load shipped weights by name, or a folder, and check that its graphs are molecules.
+    """Load a model of molecules: shipped weights by name, or a folder.
 
-    Without `support`, an atom may get more bonds than its category has in the training data.
+    Without `support`, atoms may have more bonds than their category has in the training data.
 
     Raises:
-        UserError: There is no such model or device, or the model does not fit.
+        UserError: The model or device is unknown, or the model is not one of molecules.
     """
     from graphcnf.baselines.image_models import is_image_model
     from graphcnf.graphs import GraphCNF
@@ -392,10 +388,10 @@ def load_model(name: str, device: str = "cpu", *, support: bool = True) -> Graph
 
 
 def draws_stereo(network: GraphCNF, model: str, stereo: bool | None) -> bool:
-    """Return True where marks are drawn.
+    """Return True if stereo marks are to be drawn; `stereo` is the value of --stereo.
 
     Raises:
-        UserError: The model has none, and they are asked for.
+        UserError: --stereo is given, and the model has no stereo.
     """
     from graphcnf.molecules.stereo_flow import stereo_of
 
@@ -406,10 +402,9 @@ def draws_stereo(network: GraphCNF, model: str, stereo: bool | None) -> bool:
 
 
 def check_cluster_options(cluster: str | None, workers: int | None, device: str) -> None:
-    """Raise `typer.BadParameter` where --cluster is wrong, or does not fit the other options."""
+    """Raise `typer.BadParameter` if --cluster is wrong, or contradicts other options."""
     if cluster is None:
         return
-
     if device != "cpu":
         raise typer.BadParameter("workers of --cluster draw on CPUs", param_hint="'--device'")
     try:
@@ -423,24 +418,23 @@ def check_cluster_options(cluster: str | None, workers: int | None, device: str)
 
 
 def parse_numbers(text: str, option: str, least: int = 0) -> list[int]:
-    """Return the distinct whole numbers, from `least` on, of "0,1,2": seeds or counts.
+    """Return the integers in a list such as "0,1,2", which are distinct and at least `least`.
 
     Raises:
-        typer.BadParameter: Another text; the message names the option.
+        typer.BadParameter: The text is no such list.
     """
     parts = [part.strip() for part in text.split(",")]
     numbers = {int(part) for part in parts if re.fullmatch("[0-9]{1,30}", part)}
     if len(numbers) < len(parts) or not all(least <= n <= LARGEST_SEED for n in numbers):
         raise typer.BadParameter(
-            f"numbers must be as 0,1,2, none of them twice, from {least} to {LARGEST_SEED}, got "
-            f"{text!r}",
+            f"must be distinct numbers such as 0,1,2, from {least} to {LARGEST_SEED}, got {text!r}",
             param_hint=f"'{option}'",
         )
     return [int(part) for part in parts]
 
 
 def say_deviations(found: Mapping[str, int], total: int) -> None:
-    """Print a note for each way in which some of `total` molecules deviate from a model's data."""
+    """Print the `deviation_notes` of `total` molecules."""
     from graphcnf.molecules.standardize import deviation_notes
 
     for note in deviation_notes(found, total):

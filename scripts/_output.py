@@ -1,4 +1,4 @@
-"""Output of the commands: to stdout, or to a file that appears whole or not at all."""
+"""Output of the commands, to stdout or atomically to a file."""
 
 from __future__ import annotations
 
@@ -41,19 +41,20 @@ if TYPE_CHECKING:
 PICTURES = ("png", "svg", "pdf")
 
 PICTURED, LISTED = 50, 500
-"""Molecules in a picture and on a page at most."""
+"""Largest number of molecules in a picture, and on an HTML page."""
 
 NOTE = (
     "A click on the name of a column sorts. How likely: the share of training molecules of about "
     "this size, in per cent, that are less likely under the model."
 )
+"""Text on an HTML page of molecules."""
 
 
 def output_kind(path: Path | None, kinds: tuple[str, ...], option: str = "--out") -> str | None:
-    """Return which of `kinds` ("csv", "csv.gz" ...) a file's name ends in; None without a file.
+    """Return which of `kinds`, such as "csv.gz", a file's name ends with; None without a file.
 
     Raises:
-        typer.BadParameter: The name ends in none of them.
+        typer.BadParameter: The name ends with none of them.
         UserError: The file cannot be written.
     """
     kind = _ending(path, kinds, option)
@@ -73,7 +74,7 @@ def _ending(path: Path | None, kinds: tuple[str, ...], option: str = "--out") ->
 
 
 def check_place(path: Path | None) -> None:
-    """Raise `UserError` where a file of this name cannot be written."""
+    """Raise `UserError` if the file cannot be written."""
     if path is None:
         return
     check_output(path)
@@ -88,18 +89,18 @@ def check_place(path: Path | None) -> None:
 
 
 def check_not_read(written: Iterable[Path | None], read: Iterable[Path | str]) -> None:
-    """Raise `typer.BadParameter` where a file to write is one to read, or a link to it."""
+    """Raise `typer.BadParameter` if a file to write is also read."""
     there = [path for path in map(Path, read) if path.exists()]
     for path in written:
         if path and path.exists() and any(path.samefile(other) for other in there):
-            raise typer.BadParameter(f"{path} is a file to read: write to another one")
+            raise typer.BadParameter(f"{path} is an input file: write to another one")
 
 
 def molecule_kind(out: Path | None, as_json: bool, default: str = "smi") -> str:
-    """Return the kind of a molecule file by its suffix; for stdout "jsonl" or `default`.
+    """Return the kind of a molecule file by its suffix; for stdout, "jsonl" or `default`.
 
     Raises:
-        typer.BadParameter: `out` has a suffix not in `KINDS`, or another one than --json writes.
+        typer.BadParameter: The suffix is not in `KINDS`, or contradicts --json.
     """
     kind = _ending(out, KINDS)
     if as_json and kind is not None and kind.partition(".")[0] != "jsonl":
@@ -108,7 +109,7 @@ def molecule_kind(out: Path | None, as_json: bool, default: str = "smi") -> str:
 
 
 def check_target(out: Path | None, kind: str, force: bool) -> None:
-    """Raise `UserError` where the file cannot be written, or is there and not to be replaced."""
+    """Raise `UserError` if the file cannot be written, or exists and `force` is not given."""
     check_place(out)
     if out is not None and out.exists() and not force:
         raise UserError(f"{out} exists: choose another --out, or replace it with --force")
@@ -117,35 +118,42 @@ def check_target(out: Path | None, kind: str, force: bool) -> None:
 
 
 def check_shown(draw: Draw) -> None:
-    """Check the names of the files for --picture and --html."""
+    """Check that the files of --picture and --html can be written."""
     output_kind(draw.picture, PICTURES, "--picture")
     output_kind(draw.html, ("html",), "--html")
 
 
 def written_kind(draw: Draw) -> str:
-    """Return the kind of the text of a command that draws, once all its files can be written."""
+    """Check that the files of a drawing command can be written; return the kind of its text."""
     kind = molecule_kind(draw.out, draw.as_json)
     check_target(draw.out, kind, draw.force)
     check_shown(draw)
     return kind
 
 
-def table_kind(out: Path | None, as_csv: bool, as_json: bool) -> str:
-    """Return "md", "csv" or "json": the flag, or else the suffix of the file.
+def table_kind(
+    out: Path | None,
+    as_csv: bool,
+    as_json: bool,
+    kinds: tuple[str, ...] = ("md", "txt", "csv", "json"),
+) -> str:
+    """Return "md", "csv" or "json", by --csv and --json or the file's suffix.
+
+    Without these, return the first of `kinds`.
 
     Raises:
-        typer.BadParameter: They contradict each other, or the file has another suffix.
+        typer.BadParameter: Flags and suffix contradict each other, or the suffix is not in `kinds`.
         UserError: The file cannot be written.
     """
     if as_csv and as_json:
         raise typer.BadParameter("--csv and --json exclude each other")
     flagged = "csv" if as_csv else "json" if as_json else None
-    named = _ending(out, ("md", "txt", "csv", "json"))
+    named = _ending(out, kinds)
     named = "md" if named == "txt" else named
     if flagged and named and flagged != named:
         raise typer.BadParameter(f"--{flagged} does not fit {out}", param_hint="'--out'")
     check_place(out)
-    return flagged or named or "md"
+    return flagged or named or kinds[0]
 
 
 def read_stdin() -> bytes:
@@ -165,18 +173,18 @@ def read_stdin() -> bytes:
 
 
 class ReaderGone(Exception):
-    """The reader of our stdout (head, less) has closed it: there is nothing left to do.
+    """The reader of stdout, such as head or less, has closed it; this is no failure.
 
-    No `OSError`, because typer takes a broken pipe for a failure of its own.
+    Not an `OSError`, since typer handles a broken pipe as a failure.
     """
 
 
 class StreamFailed(UserError):
-    """Standard output takes no more: its disk is full, or it is closed."""
+    """Standard output cannot be written: the disk is full, or it is closed."""
 
 
 class _Stdout(io.TextIOBase):
-    """Standard output, which may be a terminal: text is written as `printable`."""
+    """Standard output, with control characters escaped by `printable`."""
 
     def write(self, text: str) -> int:
         return sys.stdout.write(printable(text))
@@ -190,12 +198,12 @@ class _Stdout(io.TextIOBase):
 
 @contextmanager
 def open_output(path: Path | None, convert: Conversion = None) -> Iterator[TextIO]:
-    """Open stdout, or a file that gets its name when the block ends without an error.
+    """Context with stdout, or with a file that replaces `path` if the block ends without an error.
 
     Raises:
         UserError: The file cannot be written.
-        ReaderGone: Nobody reads stdout any more.
-        StreamFailed: Stdout takes no more.
+        ReaderGone: The reader of stdout has closed it.
+        StreamFailed: Stdout cannot be written.
     """
     if path is not None:
         with _open_file(path, convert) as stream:
@@ -235,7 +243,7 @@ def _open_file(path: Path, convert: Conversion) -> Iterator[TextIO]:
 
 
 def write_text(text: str, out: Path | None) -> None:
-    """Write a text to stdout, or to a file."""
+    """Write a text to stdout or a file."""
     with open_output(out) as stream:
         stream.write(text)
 
@@ -247,14 +255,14 @@ def write_found(
     types: Mapping[str, str],
     more: Callable[[Mol], dict[str, Any]],
 ) -> list[dict[str, Any]]:
-    """Write the first molecules of a search as they are found, and return those to show.
+    """Write the first molecules of a search as they are found; return up to `LISTED` rows.
 
     Args:
-        molecules: The search, which is closed at the end.
-        draw: Number of molecules, the file to write, and the properties to write as well.
+        molecules: The search; closed at the end.
+        draw: Options with the number of molecules, the file and the properties to write.
         kind: Kind of the file.
-        types: Names of further columns, which a .smi file does not have, and their Parquet types.
-        more: Function that gives the values of these columns for a molecule.
+        types: Parquet types of further columns by name; .smi files do not have these.
+        more: Function that returns the values of these columns for a molecule.
     """
     from rdkit import Chem
 
@@ -263,7 +271,7 @@ def write_found(
     plain, properties = plain_kind(kind), draw.properties or ()
     columns = columns_of(plain, (*(types if plain != "smi" else ()), *properties))
     rows: list[dict[str, Any]] = []
-    # A bar and text on one terminal would run into each other.
+    # A progress bar would be mixed up with molecules on the same terminal.
     hidden = draw.out is None and sys.stdout.isatty()
     with (
         open_output(draw.out, conversion(kind, columns, types)) as stream,
@@ -293,11 +301,11 @@ def show_molecules(
     """Draw molecules into the files of --picture and --html.
 
     Args:
-        flow: Model that says how likely they are.
+        flow: Model that computes likelihoods for the page.
         rows: `smiles` of the molecules, with other values.
-        draw: The files, and the properties below each molecule of a picture.
+        draw: Options with the files, and the properties to write below each drawing.
         title: Title of the page.
-        marks: Function that gives the atoms of a molecule to mark.
+        marks: Function that returns the atoms of a molecule to highlight.
     """
     if not rows or not (draw.picture or draw.html):
         return

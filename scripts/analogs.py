@@ -19,14 +19,14 @@ def analogs(
     keep: Annotated[
         Literal["skeleton", "bonds", "scaffold"],
         option(
-            "What stays: which atoms are bonded; that and the orders of the bonds; the "
-            "Bemis-Murcko scaffold."
+            "What to retain: which atoms are bonded; that and the bond orders; the Bemis-Murcko "
+            "scaffold."
         ),
     ] = "skeleton",
     similar: Annotated[
         float,
         option(
-            "Least Tanimoto similarity to the molecule (ECFP4, 2,048 bits).",
+            "Lowest Tanimoto similarity to the molecule (ECFP4, 2,048 bits).",
             min=0,
             max=1,
             show_default="none",
@@ -38,12 +38,10 @@ def analogs(
     draw: options.Draw,
     chosen: options.Filter,
 ) -> None:
-    """Draw analogues of a molecule: some of its atoms and bonds anew, given the others.
+    """Draw distinct valid analogues of a molecule: redraw some atoms and bonds, given the others.
 
-    Stereo marks stay where the molecule stays.
-
-    They are distinct and valid, never the molecule itself, and the same ones for the same seed; a
-    larger -n begins with the same analogues.
+    Unchanged atoms keep their stereo marks. The seed determines the analogues; a larger -n begins
+    with the same ones.
     """
     kind, filters = written_kind(draw), chosen.filters()
     network = options.load_model(draw.model, draw.device)

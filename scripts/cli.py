@@ -1,4 +1,4 @@
-"""The `graphcnf` command: it joins the commands and words their errors."""
+"""The `graphcnf` command: its subcommands, exit codes and error messages."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _graphcnf(
     pass
 
 
-# The modules import nothing heavy before a command runs, so that --help answers at once.
+# The modules defer heavy imports until a command runs, so that --help is fast.
 for _name in (
     "generate", "grow", "analogs", "interpolate", "optimize", "score", "stereoisomers", "evaluate",
     "train", "plot", "finetune", "merge",
@@ -54,16 +54,16 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def run(command: typer.Typer, arguments: list[str] | None = None, name: str = "graphcnf") -> None:
-    """Run a command line and exit: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+    """Run a command line and exit: 0 success, 1 failure, 2 wrong usage, 130 interrupted.
 
-    A failure is one line on stderr; with GRAPHCNF_DEBUG set, the traceback of what failed follows.
+    A failure is one line on stderr, or a traceback if GRAPHCNF_DEBUG is set.
     """
-    # Python has None for closed streams, and print() takes that for stdout. Whoever writes to a
-    # file that is open for reading learns of it.
+    # Python has None for a closed stream, to which print() writes silently. In its place, a file
+    # open for reading raises an error.
     sys.stderr = sys.stderr or open(os.devnull, "w")
     sys.stdout = sys.stdout or open(os.devnull)
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal may know ASCII alone
+        if isinstance(stream, io.TextIOWrapper):  # a terminal may support ASCII only
             stream.reconfigure(errors="backslashreplace")
     try:
         with prompt_interrupts():
@@ -75,7 +75,7 @@ def run(command: typer.Typer, arguments: list[str] | None = None, name: str = "g
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except Exception as error:
-        # Errors of usage; their classes are click's, or typer's own copy of them.
+        # Errors of usage, of click's classes or typer's copies of them.
         if hasattr(error, "format_message"):
             code = _usage(error)
         elif os.environ.get("GRAPHCNF_DEBUG"):
@@ -89,15 +89,16 @@ def run(command: typer.Typer, arguments: list[str] | None = None, name: str = "g
 
 
 def _abandon(stream) -> None:
-    """Let nothing be flushed at exit into a stream that takes no more."""
+    """Redirect a stream that fails to /dev/null, so that the flush at exit does not fail again."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _usage(error) -> int:
+    """Print an error of usage; return the exit code."""
     context = getattr(error, "ctx", None)
     message = " ".join(error.format_message().split())
-    # What pydantic says before and within its messages is for programmers.
+    # Pydantic's phrases are meant for programmers.
     message = message.replace("Value error, ", "").replace("Input should be", "must be")
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
@@ -107,11 +108,12 @@ def _usage(error) -> int:
 
 
 def _one_line(error: Exception) -> str:
+    """Return the message for an error, in one line."""
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, OSError) and not isinstance(error, UserError):
-        # Those that write files know the name; what is left are the streams.
+        # Errors of files have a file name, so this one is of a stream.
         return f"cannot write to standard output: {error.strerror or text}"
     if isinstance(error, MemoryError):
         return "not enough memory: take smaller batches, a smaller model or fewer molecules"

@@ -24,12 +24,13 @@ app = typer.Typer(
 )
 
 ROUND_TRIP = 0.99999
-"""Share of molecules that must come back from their graphs as they were."""
+"""Share of molecules that must come back unchanged from their graphs."""
 
 KNOWN = {
     **MOLECULES,
     "FILE": "your own molecules: .smi, .csv, .tsv, .sdf, .jsonl or .parquet, also .gz",
 }
+"""Descriptions of data sets by name, for `datasets list`."""
 
 Name = Annotated[
     str, typer.Argument(metavar="|".join([*MOLECULES, "FILE"]), help="A data set, or a file.")
@@ -58,7 +59,7 @@ def prepare(
     workers: options.Workers = None,
     cluster: options.Cluster = None,
 ) -> None:
-    """Encode a data set's molecules as graphs and cache them, unless that is done."""
+    """Encode a data set's molecules as graphs and cache them."""
     options.check_cluster_options(cluster, workers, "cpu")
     with open_workers(cluster, workers) as engine:
         dataset = _load(name, column, engine)
@@ -96,9 +97,9 @@ def check(
     column: options.Column = None,
     workers: options.Workers = None,
 ) -> None:
-    """Turn every molecule into its graph and back; print those that change.
+    """Convert every molecule to its graph and back; print those that change.
 
-    Fails where less than 99.999 % come back as they were.
+    Fails if less than 99.999 % come back unchanged.
     """
     from graphcnf.datasets.molecules import roundtrip_failures
     from graphcnf.molecules import validity
@@ -112,7 +113,7 @@ def check(
     same = 1 - len(failures) / len(dataset)
     say(
         f"{dataset.name}: {len(dataset) - len(failures):,} of {len(dataset):,} molecules "
-        f"({same:.5%}) come back as they were; {len(failures)} do not"
+        f"({same:.5%}) come back unchanged; {len(failures)} do not"
         + (f"; {len(dataset.skipped):,} more were left out" if dataset.skipped else "")
     )
     if same < ROUND_TRIP:
@@ -131,16 +132,16 @@ def join(
     ] = "40-80",  # type: ignore[assignment]  # read by the parser
     ends: Annotated[
         Path | None,
-        option("File of molecules of which one is in every molecule.", "--with", metavar="FILE"),
+        option("File of molecules; every result contains one of them.", "--with", metavar="FILE"),
     ] = None,
     seed: options.Seed = 0,
     out: Annotated[Path | None, option("File to write, .smi.", show_default="stdout")] = None,
     force: options.Force = False,
 ) -> None:
-    """Write larger molecules: two or three of a data set, joined by reactions.
+    """Write larger molecules: two or three molecules of a data set, joined by reactions.
 
-    By amides, ethers, amines (reductive amination) and triazoles, where the molecules have the
-    groups for it. They are made up: nothing says that they can be made.
+    The reactions form amides, ethers, amines (reductive amination) and triazoles. The molecules are
+    hypothetical: nothing says that they can be synthesized.
     """
     check_target(out, output_kind(out, ("smi",)) or "smi", force)
     from graphcnf.datasets.smiles_file import read_smiles
@@ -157,6 +158,7 @@ def join(
 
 
 def _file(name: str) -> Path:
+    """Return the path of a file; raise `UserError` if it does not exist."""
     if not Path(name).exists():
         known = ", ".join(MOLECULES)
         raise UserError(f"no data set and no file {name!r}: give {known} or a file of SMILES")
@@ -164,6 +166,7 @@ def _file(name: str) -> Path:
 
 
 def _load(name: str, column: str | None, workers: Workers = None):
+    """Load a data set by name, or a file."""
     if name in MOLECULES:
         if column is not None:
             raise typer.BadParameter("--column goes with a file")

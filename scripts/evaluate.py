@@ -27,7 +27,7 @@ OF_MODELS = {
     "likelihood",
     "stereo",
 }
-"""Options that go with --model only."""
+"""Options that apply to --model only."""
 
 
 def _metrics(names: str) -> tuple[str, ...]:
@@ -49,12 +49,20 @@ def evaluate(
     column: options.Column = None,
     reference: Annotated[
         str | None,
-        option("Training data; else the model's, or zinc250k.", metavar="NAME|FILE|none"),
+        option(
+            "Training data.",
+            metavar="NAME|FILE|none",
+            show_default="the model's, or zinc250k",
+        ),
     ] = None,
     standardize: options.Standardize = False,
     test: Annotated[
         str | None,
-        option("Molecules to compare with; else the reference's held-out part.", metavar="FILE"),
+        option(
+            "Molecules to compare distributions with.",
+            metavar="FILE",
+            show_default="the reference's held-out part",
+        ),
     ] = None,
     metrics: Annotated[
         str | None,
@@ -68,7 +76,7 @@ def evaluate(
     models: Annotated[
         list[str] | None,
         _model(
-            "Score raw samples of a model. Repeatable, also beside files.",
+            "Evaluate raw samples of a model. Repeatable, also beside files.",
             "--model",
             metavar="NAME|DIR",
         ),
@@ -81,13 +89,13 @@ def evaluate(
     ] = 1.0,
     support: options.Support = True,
     reconstruct: Annotated[int, _model("Held-out molecules to encode and decode.", min=0)] = 2000,
-    likelihood: Annotated[int, _model("Held-out molecules to take the bits of.", min=0)] = 2000,
+    likelihood: Annotated[int, _model("Held-out molecules to compute bits of.", min=0)] = 2000,
     stereo: Annotated[
         bool | None,
         _model(
-            "Draw stereo marks, too, and tell how they are set.",
+            "Also draw and evaluate stereo marks.",
             "--stereo/--no-stereo",
-            show_default="where the model has them",
+            show_default="if the model has stereo",
         ),
     ] = None,
     device: options.Device = "cpu",
@@ -95,8 +103,8 @@ def evaluate(
     html: Annotated[
         Path | None,
         _written(
-            "Report on one page, with tables, histograms, failures and drawn molecules. Needs "
-            "pip install 'graphcnf\\[report]'."
+            "HTML report with tables, histograms, invalid graphs and drawings. Needs pip install "
+            "'graphcnf\\[report]'."
         ),
     ] = None,
     out: Annotated[
@@ -105,10 +113,10 @@ def evaluate(
     as_csv: Annotated[bool, _written("CSV instead of Markdown.", "--csv")] = False,
     as_json: Annotated[bool, _written("One JSON object, or a list of them.", "--json")] = False,
 ) -> None:
-    """Score molecules of files, or the raw samples of models, side by side.
+    """Evaluate molecules of files, or raw samples of models, side by side.
 
-    Validity in four conventions, uniqueness, novelty, reconstruction and
-    distances to held-out molecules, with those of the training data.
+    Reports validity in four conventions, uniqueness, novelty, reconstruction and distances to
+    held-out molecules, beside the same figures of training data.
     """
     from graphcnf.evaluation.evaluate import Reference
     from graphcnf.evaluation.metrics import METRICS
@@ -123,12 +131,12 @@ def evaluate(
     _check_together(options.given_names(context), files, models, chosen)
     options.check_cluster_options(cluster, None, device)
     if html is not None:
-        from graphcnf.evaluation.report import check_report, write_report  # not needed otherwise
+        from graphcnf.evaluation.report import check_report, write_report
 
         check_report()
         if not chosen and reference != "none":
             chosen = tuple(name for name, metric in METRICS.items() if metric.axis)
-    # What cannot be read comes to light before the long work.
+    # Read all files first, so that errors appear before the long work.
     content = output.read_stdin() if "-" in files else None
     records = [Records.read(file, column, content if file == "-" else None) for file in files]
     read = [file for file in (reference, test) if file] + [f for r in records for f in r.files]
@@ -147,7 +155,7 @@ def evaluate(
         against = Reference(reference, test, chosen, device, workers)
         results = [graphcnf.evaluate(r, against, standardize=standardize) for r in records]
         for name, model in loaded.items():
-            # The last part of a folder, where it still tells all sets apart.
+            # Show the last part of a path, unless two sets share it.
             last = Path(name).name
             shown = last if [Path(n).name for n in named].count(last) == 1 else name
             of_models["stereo"] = options.draws_stereo(model, name, stereo)
@@ -162,7 +170,7 @@ def evaluate(
 def _check_together(
     given: set[str], files: list[str], models: list[str], metrics: tuple[str, ...]
 ) -> None:
-    """Raise `typer.BadParameter` where options do not go together."""
+    """Raise `typer.BadParameter` if options contradict each other."""
     named = files + models
     if not named:
         raise typer.BadParameter("name files of SMILES (- for stdin), or models with --model")

@@ -34,21 +34,21 @@ def finetune(
     properties: Annotated[
         list[str] | None,
         option(
-            "Report the mean of a property, or the share of molecules in a range: logp, "
-            "qed>=0.6, tpsa<90. Repeatable.",
+            "Report the mean of a property, or the share of molecules in a range: logp, qed>=0.6, "
+            "tpsa<90. Repeatable.",
             "--property",
             metavar="NAME|NAME>=X",
         ),
     ] = None,
     samples: Annotated[
         int,
-        option("Samples before and after, 0 for none.", "--samples", "-n", min=0),
+        option("Samples to draw before and after, 0 for none.", "--samples", "-n", min=0),
     ] = 1000,
     as_json: Annotated[bool, option("Figures as JSON.", "--json")] = False,
     atoms: Annotated[
         int | None,
         option(
-            "Largest molecule to learn and to draw; the file has one of that size.",
+            "Atoms of the largest molecule to learn and to draw; the file contains one like it.",
             min=1,
             max=MAX_NODES,
             show_default="that of the file",
@@ -56,11 +56,11 @@ def finetune(
     ] = None,
     minutes: Annotated[
         float | None,
-        option("Minutes of training at most, about.", callback=options.checked_minutes),
+        option("Approximate limit of minutes.", callback=options.checked_minutes),
     ] = None,
     steps: Annotated[
         int | None,
-        option("Steps at most.", min=1, show_default="12 passes, fewer over many"),
+        option("Largest number of steps.", min=1, show_default="12 epochs, fewer for many"),
     ] = None,
     seed: Annotated[int, option("Seed of everything random.", callback=options.checked_seed)] = 0,
     threads: Annotated[int | None, option("CPU threads of torch.", min=1, show_default="1")] = None,
@@ -74,12 +74,12 @@ def finetune(
     ] = None,
     accelerator: Annotated[str, option("auto, cpu, cuda, mps ...")] = "cpu",
 ) -> None:
-    """Teach trained weights your own molecules; on held-out ones the result is never worse.
+    """Fine-tune trained weights on your own molecules.
 
-    One molecule in ten is held out; few molecules are cross-validated instead. Training stops when
-    the held-out figures no longer improve, and keeps the best weights, which may be the given ones.
-    Elements, charges, sizes and rings that the weights lack are added. After a kill, the same
-    command resumes.
+    One molecule in ten is held out; with few molecules, cross-validation takes its place. Training
+    stops when the held-out likelihood no longer improves, and returns the best weights, which may
+    be the given ones. Elements, charges, sizes and rings that the weights lack are added. After a
+    kill, the same command resumes.
     """
     config = apply_overrides({"model": {}, "data": {}, "training": {}}, assignments or [])
     if config["model"] or config["data"]:
@@ -127,7 +127,7 @@ def finetune(
         say=say,
     )
     if result.signal is not None:
-        say(f"the same command goes on from there: {out}")
+        say(f"the same command continues the run in {out}")
         raise typer.Exit(128 + result.signal)
     for sentence in result.summary:
         say(sentence)
@@ -139,7 +139,7 @@ def finetune(
 
 
 def _table(figures: dict) -> str:
-    """Return a table of the figures before and after, and those of the molecules themselves."""
+    """Return a table of the figures before and after, and of the learned molecules."""
     held_out = f" of {figures['folds']} folds" if figures["folds"] else ""
     bits = f"bits per molecule, {figures['evaluated']:,} held out{held_out}, number of atoms given"
     rows = [(bits, figures["bits_per_molecule"], "{:.2f}")]

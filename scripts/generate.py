@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class ShardNumber(NamedTuple):
-    """Number of a part, 0 for all of them, and the number of parts."""
+    """Number of a shard, 0 for all shards, and the number of shards."""
 
     number: int
     parts: int
@@ -50,12 +50,12 @@ class ShardNumber(NamedTuple):
 
 
 def _parse_values(texts: list[str]) -> list[tuple[str, float]]:
-    """Return names and values of properties, written as "logp=2.5"."""
+    """Return names and values of properties, written like "logp=2.5"."""
     found: dict[str, float] = {}
     for text in texts:
         name, _, value = (part.strip() for part in text.partition("="))
         if name in found:
-            raise UserError(f"{name} is there twice")
+            raise UserError(f"{name} is given twice")
         try:
             found[name] = float(value)
         except ValueError:
@@ -69,8 +69,8 @@ First = Annotated[
 Shard = Annotated[
     ShardNumber | None,
     option(
-        "Part I of N, from 1 on, or all of them, one after the other, in numbered files. -n then "
-        "counts the graphs that all parts draw together; graphcnf merge makes one file of theirs.",
+        "Shard I of N, from 1 on, or all shards one after the other, in numbered files. -n is then "
+        "the number of graphs in all shards; graphcnf merge merges their files.",
         metavar="I/N|all/N",
         parser=ShardNumber.parse,
     ),
@@ -78,8 +78,8 @@ Shard = Annotated[
 Wanted = Annotated[
     list[str] | None,
     option(
-        "Ask a model that was trained with properties (preset zinc250k-properties) for molecules "
-        "near it: logp=2.5, qed=0.8. Repeatable.",
+        "Target value of a property, for a model that was trained with properties (preset "
+        "zinc250k-properties): logp=2.5, qed=0.8. Repeatable.",
         "--property",
         metavar="NAME=VALUE",
         parse=_parse_values,
@@ -88,7 +88,7 @@ Wanted = Annotated[
 BestOf = Annotated[
     int,
     option(
-        "Draw so many for each molecule and keep the one nearest to what --property asks for.",
+        "Candidates per molecule, of which the one nearest to the values of --property is kept.",
         min=1,
         max=MOST_CANDIDATES,
     ),
@@ -96,7 +96,7 @@ BestOf = Annotated[
 Everything = Annotated[
     bool,
     option(
-        "Write every sampled graph, valid or not, repeats included, which -n then counts.", "--all"
+        "Write all sampled graphs, also invalid ones and repeats; -n is then their number.", "--all"
     ),
 ]
 Likelihood = Annotated[
@@ -124,11 +124,11 @@ def generate(
     workers: options.Workers = None,
     cluster: options.Cluster = None,
 ) -> None:
-    """Draw molecules: distinct, valid SMILES, the same ones for the same seed.
+    """Draw distinct valid molecules as SMILES; the seed determines them.
 
-    A graph counts as valid when RDKit sanitizes it as it is and it is in one piece; nothing is
-    repaired. A larger -n begins with the same molecules, filters only select among them, and after
-    an interruption the same command goes on where it stopped.
+    A graph counts as valid if RDKit sanitizes it as it is and it is connected; nothing is repaired.
+    A larger -n begins with the same molecules, and filters only select among them. After an
+    interruption, the same command continues where it stopped.
     """
     kind = molecule_kind(draw.out, draw.as_json, "csv" if everything else "smi")
     filters = chosen.filters()
@@ -187,7 +187,7 @@ def generate(
 def _write_samples(
     network: GraphCNF, recipe: Recipe, engine, records: range, parts, kind: str, draw: options.Draw
 ) -> None:
-    """Write a sample, or the shards of one that are missing, each with a summary to stderr."""
+    """Write a sample, or its missing shards, and print a summary of each."""
     from rdkit import Chem
 
     from graphcnf.molecules.flow import MoleculeFlow

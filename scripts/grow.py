@@ -20,10 +20,9 @@ def grow(
     draw: options.Draw,
     chosen: options.Filter,
 ) -> None:
-    """Draw molecules around a fragment, which all of them keep as it is, with its stereo marks.
+    """Draw distinct valid molecules that contain a fragment, with its stereo marks.
 
-    They are distinct and valid, and the same ones for the same seed; a larger -n begins with the
-    same molecules.
+    The seed determines the molecules; a larger -n begins with the same ones.
     """
     chosen_task = around.task()
     if chosen_task is None:
@@ -54,18 +53,19 @@ def grow(
         flow.found(growth, marked), draw, kind, dict.fromkeys(distinct, "string"), groups
     )
     show_molecules(flow, rows, draw, f"{len(rows)} molecules with {text}", fragment.match)
-    share = growth.valid / max(growth.ended, 1)
+    share = growth.valid / max(growth.placed, 1)
     passed = passing_text(filters.checks, growth.outcomes)
     figures = {
         "written": draw.number,
         "distinct": draw.number,
-        "walks": growth.walks,
-        "placed": growth.ended,
+        "particles": growth.drawn,
+        "placed": growth.placed,
         "valid": growth.valid,
     }
     sentence = (
-        f"{draw.number:,} distinct molecules with {text}; {growth.ended:,} of {growth.walks:,} "
-        f"walks placed all of it, {share:.1%} of these are valid{passed and f', of which {passed}'}"
+        f"{draw.number:,} distinct molecules with {text}; {growth.placed:,} of {growth.drawn:,} "
+        f"particles contain all of it, {share:.1%} of these are valid"
+        f"{passed and f', of which {passed}'}"
     )
     if filters:
         figures["filters"] = passing_shares(filters.checks, growth.outcomes)

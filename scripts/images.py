@@ -50,10 +50,10 @@ def generate(
     ] = 1.0,
     device: Device = "cpu",
 ) -> None:
-    """Draw images, the same ones for the same seed; a larger -n begins with the same images."""
+    """Draw images; the seed determines them, and a larger -n begins with the same images."""
     kind = output_kind(out, ("png", "npy"))
     if kind == "png" and number > LARGEST_GRID:
-        raise UserError(f"{number:,} images are too many for one picture: take --out x.npy")
+        raise UserError(f"{number:,} images are too many for one picture: use --out x.npy")
 
     import numpy as np
 
@@ -83,11 +83,10 @@ def evaluate(
         list[str],
         typer.Argument(
             metavar="RUN...",
-            help="Folders of image models, or of their training runs; differences are to the first "
-            "one.",
+            help="Folders of image models, or of training runs; differences are to the first.",
         ),
     ],
-    draws: Annotated[int, option("Draws in a bound.", min=1)] = 8,
+    draws: Annotated[int, option("Draws per bound.", min=1)] = 8,
     seed: Seed = 0,
     device: Device = "cpu",
     out: Annotated[
@@ -97,7 +96,7 @@ def evaluate(
     as_csv: Annotated[bool, option("CSV instead of Markdown.", "--csv")] = False,
     as_json: Annotated[bool, option("JSON instead of Markdown.", "--json")] = False,
 ) -> None:
-    """Bits per dimension of held-out images, reconstruction and speed, models side by side."""
+    """Compare models by bits per dimension of held-out images, reconstruction and speed."""
     kind = table_kind(out, as_csv, as_json)
     rows = score_folders(models, draws=draws, seed=seed, device=device)
     if kind == "json" and len(rows) == 1:
@@ -127,7 +126,7 @@ def evaluate(
 def score_folders(
     names: Sequence[str], *, draws: int = 8, seed: int = 0, device: str = "cpu"
 ) -> list[dict[str, Any]]:
-    """Return scores of the models in folders on the test parts of their data sets, a row each."""
+    """Return a row of scores for each model in `names`, on the test part of its data set."""
     from graphcnf.baselines.image_models import load_image_model
     from graphcnf.datasets.images import images_of_model
     from graphcnf.images.scores import score_image_models
@@ -140,6 +139,11 @@ def score_folders(
 
 
 def _figure(key: str, kind: str | None = None) -> Callable[[Mapping[str, Any]], str]:
+    """Return a function that formats a value with its standard error and, if given, its kind.
+
+    Without a kind, the value is a difference, and gets a sign.
+    """
+
     def show(row: Mapping[str, Any]) -> str:
         value, error = row.get(key), row.get(f"{key}_se")
         if value is None:
@@ -163,9 +167,9 @@ def interpolate(
     steps: Annotated[int, option("Images, both ends included.", min=2)] = 8,
     device: Device = "cpu",
 ) -> None:
-    """Draw the images on the straight line in latent space from one image to another.
+    """Draw the images on a straight line in latent space from one image to another.
 
-    The ends of a VAE and a GAN are what they make of the images. A PixelCNN has no latents.
+    With a VAE or GAN, the ends are reconstructions. A PixelCNN has no latents.
     """
     from graphcnf.baselines.image_models import load_image_model
     from graphcnf.images.pictures import write_grid

@@ -21,7 +21,7 @@ def interpolate(
     last: Annotated[str, typer.Argument(metavar="B", help="SMILES of the last molecule.")],
     steps: Annotated[int, option("Steps from A to B.", min=1, max=1000)] = 10,
     paths: Annotated[
-        int, option("Paths with other random latents; the smoothest is taken.", min=1, max=1000)
+        int, option("Random paths to compare; the smoothest is taken.", min=1, max=1000)
     ] = 32,
     out: Annotated[
         Path | None,
@@ -37,7 +37,7 @@ def interpolate(
     """Find a path between two molecules through the latents of the flow.
 
     The columns are t from 0 to 1, the SMILES, its similarity to A and to B (Tanimoto, ECFP4) and
-    its log-likelihood in nats. A molecule on the way that a filter refuses counts as none.
+    its log-likelihood in nats. Molecules that fail a filter are replaced by blanks.
     """
     kind = output_kind(out, ("csv", "json", "smi")) or "csv"
     output_kind(picture, PICTURES, "--picture")
@@ -70,7 +70,7 @@ def interpolate(
     else:
         write_rows(rows, kind, out)
     if picture is not None:
-        # A molecule that stays is drawn once.
+        # Draw repeats of a molecule once.
         shown = [
             (row["smiles"], f"{row['t']:.2g}")
             for k, row in enumerate(rows)

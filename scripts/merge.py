@@ -33,23 +33,23 @@ def merge(
     unique: Annotated[
         bool,
         option(
-            "Of graphs drawn with --all, write the first of each molecule only, with its "
-            "protonation states. Molecules drawn without it are distinct in any case.",
+            "Write each molecule once, up to protonation, if graphs were drawn with --all; without "
+            "--all molecules are distinct anyhow.",
             "--unique",
         ),
     ] = False,
     partial: Annotated[
         bool,
-        option("Merge what is whole where shards are missing, damaged or others.", "--partial"),
+        option("Merge the intact shards, even if others are missing or damaged.", "--partial"),
     ] = False,
     as_json: Annotated[
         bool, option("The figures of the summary as one JSON object on stderr.", "--json")
     ] = False,
 ) -> None:
-    """Make one file of the shards of a sample: the file that a single generate would write.
+    """Merge the shards of a sample into the file that a single generate would write.
 
-    Every shard is held against its checksum; what is missing, truncated or of another model, seed
-    or option is named, a line for each, and then nothing is written unless --partial is given.
+    The checksum of every shard is verified. Shards that are missing, truncated, or of another
+    model, seed or option are listed, and then nothing is written unless --partial is given.
     """
     kind = None if out is None else molecule_kind(out, False)
     if kind is not None:

@@ -27,16 +27,15 @@ NUMBER, TIMEOUT = 100, 600
 Score = Annotated[
     str,
     option(
-        "What to make large: qed, logp or another name (a wrong one lists all), "
-        "FILE.py:FUNCTION of an RDKit molecule or of a SMILES, or FILE.toml with several "
-        "objectives.",
+        "Score to maximize: qed, logp or another name (a wrong one lists all), FILE.py:FUNCTION of "
+        "an RDKit molecule or of a SMILES, or FILE.toml with several objectives.",
         metavar="WHAT",
     ),
 ]
 Workers = Annotated[
     int | None,
     option(
-        "Processes that compute scores; 0 for none but this one, without --timeout.",
+        "Processes that compute scores; 0 for the main process, without --timeout.",
         min=0,
         show_default="one per core",
     ),
@@ -47,17 +46,17 @@ Workers = Annotated[
 def optimize(
     *,
     score: Score,
-    budget: Annotated[int, option("Molecules to ask the score for, each once.", min=1)] = 10_000,
+    budget: Annotated[int, option("Molecules to score, each once.", min=1)] = 10_000,
     number: Annotated[
         int | None,
         option("Best molecules to write.", "--number", "-n", min=1, show_default="100"),
     ] = None,
     diverse: Annotated[
         bool,
-        option("Write the best of each cluster of similar molecules (Butina).", "--diverse"),
+        option("Write only the best of each cluster of similar molecules (Butina).", "--diverse"),
     ] = False,
     everything: Annotated[
-        bool, option("Write every call in order, failed ones with the reason.", "--all")
+        bool, option("Write all calls in order, failed ones with the reason.", "--all")
     ] = False,
     out: Annotated[
         Path | None,
@@ -70,16 +69,16 @@ def optimize(
     folder: Annotated[
         Path | None,
         option(
-            "Where calls and state are kept; the same command goes on from there.",
+            "Folder of calls and state, from which the same command continues.",
             show_default="runs/optimize/SCORE-seed-SEED",
         ),
     ] = None,
     restart: Annotated[
-        bool, option("Begin again in a folder with another run's answers.", "--restart")
+        bool, option("Start anew in a folder, with the answers of its last run.", "--restart")
     ] = False,
     start: Annotated[
         Path | None,
-        option("Molecules to ask for first, in a file such as --out.", metavar="FILE"),
+        option("File of molecules to score first.", metavar="FILE"),
     ] = None,
     standardize: options.Standardize = False,
     around: options.Fragment,
@@ -87,14 +86,14 @@ def optimize(
     model: options.Model = "zinc250k",
     save: Annotated[
         Path | None,
-        option("Where to write the model as it is at the end.", metavar="DIR"),
+        option("Folder for the model at the end.", metavar="DIR"),
     ] = None,
     stereo: Annotated[
         bool | None,
         typer.Option(
             "--stereo/--no-stereo",
             help="Search among molecules with stereo marks.",
-            show_default="where --start, the fragment or a fingerprint has some",
+            show_default="if --start, the fragment or a fingerprint has some",
         ),
     ] = None,
     seed: options.Seed = 0,
@@ -106,20 +105,20 @@ def optimize(
     ] = None,
     on_error: Annotated[
         Literal["skip", "stop"],
-        option("A call that fails counts, or ends the run, to go on later."),
+        option("Continue after a failed call, which counts, or stop the run."),
     ] = "skip",
     assignments: Annotated[
         list[str] | None,
-        option("A setting of the search. Repeatable.", "--set", metavar="KEY=VALUE"),
+        option("Another setting of the search. Repeatable.", "--set", metavar="KEY=VALUE"),
     ] = None,
 ) -> None:
-    """Look for molecules that score high, with as few calls of the score as possible.
+    """Search for molecules that score high, with few calls of the score.
 
-    All but those of --start hold the fragment of --scaffold, --grow, --link or --decorate as
-    molecules of grow do, and pass the filters.
+    Except those of --start, all molecules pass the filters and contain the fragment of --scaffold,
+    --grow, --link or --decorate.
 
-    Every answer is on disk before the next question, so a command that was killed goes on without
-    asking twice, and comes to the same molecules as one that was not.
+    Every score is stored before the next call. So a killed command can be repeated: it makes no
+    call twice, and gives the same molecules as an uninterrupted one.
     """
     kind = molecule_kind(out, as_json=False, default="csv")
     check_target(out, kind, force)
@@ -181,7 +180,7 @@ def optimize(
 
 
 def _settings(assignments: list[str]) -> SearchSettings:
-    """Return the settings of the search, some of them given as KEY=VALUE."""
+    """Return the settings of the search with KEY=VALUE assignments."""
     from graphcnf.optimization.search import SearchSettings
 
     try:
@@ -193,7 +192,7 @@ def _settings(assignments: list[str]) -> SearchSettings:
 
 
 def _checked_folder(save: Path | None) -> Path | None:
-    """Make the folder for the model before the long work; nothing may be in it."""
+    """Create the folder of --save before the long work; raise `UserError` if it is not empty."""
     if save is None:
         return None
     save = expand_user(save)
@@ -204,13 +203,13 @@ def _checked_folder(save: Path | None) -> Path | None:
 
 
 def _label(score: str) -> str:
-    """Return the name of a folder for the runs of a score."""
+    """Return a folder name for a score."""
     plain = "".join(c if c.isalnum() else "-" for c in score.removesuffix(".toml"))
     return plain.strip("-").lower()[-60:] or "score"
 
 
 def _leads(path: Path, flow: MoleculeFlow, standardize: bool, marked: bool) -> list[str]:
-    """Return the SMILES of a file, with a note on what the model's data have not."""
+    """Return the SMILES of a file, and print notes on their deviations from the model's data."""
     from graphcnf.molecules.standardize import deviations
 
     smiles = options.read_molecules(path)
@@ -222,12 +221,13 @@ def _leads(path: Path, flow: MoleculeFlow, standardize: bool, marked: bool) -> l
 def _write(
     result: OptimizationResult, best: int | None, diverse: bool, kind: str, out: Path | None
 ) -> None:
+    """Write the `best` molecules, or all calls if None."""
     from graphcnf.optimization.objectives import COLUMNS
 
     frame = result.to_frame(best, diverse=diverse).rename(columns={"call": "record"})
     plain = plain_kind(kind)
     columns = columns_of(plain, frame.columns)
-    # Whatever an objective is called, it holds numbers.
+    # All other columns are objectives, which are numbers.
     objectives = dict.fromkeys(set(columns) - set(COLUMNS), "float64")
     rows = frame[[*columns]].astype(object).where(frame.notna(), None).to_dict("records")
     pieces = [header(plain, columns), *map(WRITERS[plain], rows)]

@@ -19,7 +19,7 @@ def plot(
         Path | None, option("File: .svg or .png.", show_default="RUN/curves.svg")
     ] = None,
 ) -> None:
-    """Draw the curves of a training, also of one that goes on."""
+    """Draw the curves of a training, which may still be running."""
     output.output_kind(out, ("svg", "png"))
     from graphcnf.training.history import History
 

@@ -12,7 +12,7 @@ from graphcnf.errors import say
 from graphcnf.limits import LARGEST_ORDERS
 from graphcnf.scripts import _options as options
 from graphcnf.scripts._options import option
-from graphcnf.scripts._output import check_not_read, output_kind, read_stdin, write_rows
+from graphcnf.scripts._output import check_not_read, read_stdin, table_kind, write_rows
 
 
 def score(
@@ -39,14 +39,12 @@ def score(
     cluster: options.Cluster = None,
     device: options.Device = "cpu",
 ) -> None:
-    """Log-likelihood of molecules: nats, bits per atom, percentile among training molecules.
+    """Compute log-likelihoods of molecules: nats, bits per atom, percentile in the training data.
 
-    Every record of the file is a row of the result, in the same order, with whatever else the file
-    says of it. One that the model cannot represent has no figures, and a reason.
+    The result has a row for every record of the file, in the same order, with the other columns of
+    the file. Records that the model cannot represent have a reason instead of figures.
     """
-    kind = output_kind(out, ("csv", "json")) or ("json" if as_json else "csv")
-    if as_json and kind == "csv":
-        raise typer.BadParameter(f"--json does not fit {out}", param_hint="'--out'")
+    kind = table_kind(out, False, as_json, ("csv", "json"))
     check_not_read([out], [] if file == "-" else [file])
     options.check_cluster_options(cluster, workers, device)
 
@@ -68,11 +66,11 @@ def score(
     options.say_deviations(deviations(records.smiles, states, marked=marked), len(frame))
     if marked and (bounds := int(frame["stereo_exact"].eq(False).sum())):
         count = f"{bounds:,} of {len(frame):,} molecules"
-        say(f"note: the stereo of {count} is a lower bound: too many elements have no mark")
+        say(f"note: the stereo of {count} is a lower bound: too many stereo elements are unmarked")
     outside = frame["reason"].notna()
     if outside.any():
         first = int(outside.argmax())
         say(
-            f"note: {outside.sum():,} of {len(frame):,} molecules are outside of what {model} "
-            f"knows, the first at {records.unit} {records.numbers[first]}: {frame.reason[first]}"
+            f"note: {model} cannot represent {outside.sum():,} of {len(frame):,} molecules, the "
+            f"first at {records.unit} {records.numbers[first]}: {frame.reason[first]}"
         )

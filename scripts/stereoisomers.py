@@ -10,16 +10,16 @@ import typer
 from graphcnf.errors import say
 from graphcnf.scripts import _options as options
 from graphcnf.scripts._options import option
-from graphcnf.scripts._output import check_target, output_kind, write_rows
+from graphcnf.scripts._output import check_target, output_kind, table_kind, write_rows
 
 DRAWN = 30
-"""Isomers of a picture, at most."""
+"""Largest number of isomers in a picture."""
 
 
 def stereoisomers(
     molecule: Annotated[str, typer.Argument(metavar="SMILES", help="The molecule.")],
     number: Annotated[
-        int | None, option("The likeliest so many.", "-n", "--number", min=1, show_default="all")
+        int | None, option("Isomers to write.", "-n", "--number", min=1, show_default="all")
     ] = None,
     model: Annotated[
         str, option("Shipped weights of stereo, or a folder with a model.", metavar="NAME|DIR")
@@ -33,12 +33,12 @@ def stereoisomers(
         Path | None, option(f"Also draw the first {DRAWN} with wedges: .png or .svg.")
     ] = None,
 ) -> None:
-    """List the fully marked stereoisomers of a molecule, the likeliest first.
+    """List the fully marked stereoisomers of a molecule, most probable first.
 
-    Isomers have the marks that the SMILES has; the probability is the model's, given the graph,
-    these marks, and that every other element has one.
+    All isomers have the marks of the SMILES. Probabilities are given the graph and these marks, and
+    sum to 1 over the fully marked isomers.
     """
-    kind = output_kind(out, ("csv", "json")) or ("json" if as_json else "csv")
+    kind = table_kind(out, False, as_json, ("csv", "json"))
     check_target(out, kind, force)
     output_kind(picture, ("png", "svg"), "--picture")
 

@@ -38,17 +38,17 @@ def train(
         budget("Time budget of the whole run.", show_default="the preset's"),
     ] = None,
     steps: Annotated[int | None, budget("Step budget of the whole run.")] = None,
-    resume: Annotated[bool, option("Go on with the run in --out.", "--resume")] = False,
+    resume: Annotated[bool, option("Continue the run in --out.", "--resume")] = False,
     seed: Annotated[int | None, option("Seed of everything random.", callback=checked_seed)] = None,
     assignments: Annotated[
         list[str] | None,
         option(
-            "Override an entry of the preset: learning_rate=1e-3, model.width=96. Repeatable.",
+            "Override a setting of the preset: learning_rate=1e-3, model.width=96. Repeatable.",
             "--set",
             metavar="KEY=VALUE",
         ),
     ] = None,
-    devices: Annotated[int | None, on_machine("Devices, a process each.")] = None,
+    devices: Annotated[int | None, on_machine("Devices; each gets a process.")] = None,
     accelerator: Annotated[str | None, on_machine("auto, cpu, cuda, mps ...")] = None,
     threads: Annotated[int | None, on_machine("CPU threads of torch.")] = None,
 ) -> None:
@@ -62,12 +62,12 @@ def train(
         if preset is not None:
             written = load_preset(preset)
             names = [f"[{t}]" for t in ("model", "data") if written[t] != config[t]]
-            if preset.endswith(".toml"):  # a shipped one is as it was; options have overruled it
+            if preset.endswith(".toml"):  # a shipped preset differs only by options of the run
                 current = config["training"]
                 names += [key for key, v in written["training"].items() if v != current.get(key)]
             if names:
-                text = f"{', '.join(names)} of {preset} do not count"
-                say(f"note: the run goes on as it began: {text}")
+                text = f"{', '.join(names)} of {preset} are ignored"
+                say(f"note: the run continues with its own settings: {text}")
     elif preset is not None:
         source, config = preset, load_preset(preset)
         if resume:
@@ -77,7 +77,7 @@ def train(
     else:
         raise typer.BadParameter("name a preset, or a .toml file")
 
-    # A budget on the command line replaces the preset's budget of the other kind, too.
+    # A budget on the command line replaces both kinds of the preset's budget.
     if minutes is not None or steps is not None:
         for key in ("minutes", "steps"):
             config["training"].pop(key, None)
@@ -113,13 +113,13 @@ def train(
 
 
 def _run_directory(preset: str | None, out: Path | None, resume: bool) -> Path:
-    """Return the folder of the run, by default a new one in `runs` of the preset's name."""
+    """Return the folder of the run, by default a new one in `runs`, named after the preset."""
     if "GRAPHCNF_RUN" in os.environ and os.environ.get("LOCAL_RANK", "0") != "0":
         return Path(os.environ["GRAPHCNF_RUN"])
     if out is not None:
         return out
     if by_torchrun():
-        raise UserError("several processes share the folder of a run: name it with --out")
+        raise UserError("with torchrun, name the folder of the run with --out")
     name = (preset or "").strip()
     if not name:
         raise typer.BadParameter("name a preset or a .toml file, or the run directory with --out")

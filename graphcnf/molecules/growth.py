@@ -410,8 +410,8 @@ class Growth:
         filters: Filters that every molecule passes.
 
     Attributes:
-        walks: Number of particles drawn so far.
-        ended: Number of particles that contain the whole fragment.
+        drawn: Number of particles drawn so far.
+        placed: Number of particles that contain the whole fragment.
         valid: Number of valid molecules among these.
         outcomes: Number of valid molecules by `Filters.refusal`.
     """
@@ -437,7 +437,7 @@ class Growth:
         self.model, self.vocabulary = model, vocabulary
         self.seed, self.temperature, self.particles = seed, temperature, particles
         self.filters, self.outcomes = filters, Counter[str]()
-        self.walks = self.ended = self.valid = 0
+        self.drawn = self.placed = self.valid = 0
         self.text, self.marked = fragment.text, fragment.marked
         self._whole = self._part(fragment, atoms)
         self._weights: deque[np.ndarray] = deque(maxlen=ROUNDS)
@@ -498,13 +498,13 @@ class Growth:
         part = self._part_of(number)
         if not part.sampler.seen:
             self._draw(part, 0, TRIAL)
-        walks = self._draw(part, number + 1, ROUND)
-        graphs = walks.graphs.to_packed()
+        particles = self._draw(part, number + 1, ROUND)
+        graphs = particles.graphs.to_packed()
         found: dict[str, Result] = {}
-        log_weights, ancestor = walks.log_weights.cpu().numpy(), walks.ancestor.tolist()
+        log_weights, ancestor = particles.log_weights.cpu().numpy(), particles.ancestor.tolist()
         placed = np.flatnonzero(np.isfinite(log_weights))
-        self.walks += len(log_weights)
-        self.ended += len(placed)
+        self.drawn += len(log_weights)
+        self.placed += len(placed)
         with codec.quiet():
             for k in placed:
                 graph = graphs.graph(int(k))
@@ -534,9 +534,9 @@ class Growth:
         generator = torch.Generator().manual_seed(int(random.integers(1 << 62)))
         sizes = self._sizes(part, number, count)
         with one_thread(self.model.device):
-            walks = part.sampler.draw(torch.from_numpy(sizes), generator)
-        part.sampler.learn(walks)
-        return walks
+            particles = part.sampler.draw(torch.from_numpy(sizes), generator)
+        part.sampler.learn(particles)
+        return particles
 
     def _sizes(self, part: Part, number: int, count: int) -> np.ndarray:
         """Return quasi-random numbers of atoms with the part's size distribution, (count,)."""

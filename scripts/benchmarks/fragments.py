@@ -84,7 +84,7 @@ def _score(
         fragment = read_fragment(drug[column], TASKS[column], vocabulary)
         growth = Growth(model, vocabulary, fragment, seed=seed, particles=PARTICLES)
         found = list(islice(growth.molecules(), samples))
-        valid = growth.valid / max(growth.ended, 1)
+        valid = growth.valid / max(growth.placed, 1)
     except UserError as error:
         say(f"note: {drug['name']}, {column}: {error}")
     seconds = (time.process_time() - began) * 100 / samples

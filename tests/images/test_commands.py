@@ -247,7 +247,7 @@ def test_interpolation_refuses_in_one_line(command, runs, folder, tmp_path):
         (("colour.png", good), 1, "3 channels and 4 x 6"),
         (("broken.png", good), 1, "broken.png: no readable picture"),
         (("none.png", good), 1, "no such file: none.png"),
-        ((good, good, "--out", good), 2, "is a file to read"),
+        ((good, good, "--out", good), 2, "is an input file"),
     ]:
         found, _, err = command("interpolate", *arguments, "--model", runs / "a")
         assert found == code and message in err and "Traceback" not in err

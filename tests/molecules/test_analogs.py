@@ -96,7 +96,7 @@ def test_weights_are_probabilities_of_molecules(flow):
     origin = Origin("CCO", flow.vocabulary, 38, 0.0)
     drawn = RedrawnAnalogs(flow, origin, "skeleton", seed=0)
     rounds = [drawn._round(number) for number in range(24)]
-    assert drawn.ended == drawn.walks == 24 * 48
+    assert drawn.placed == drawn.drawn == 24 * 48
     plain = flow.model.sample(torch.full((4000,), 3), generator=torch.Generator().manual_seed(0))
     graphs, vocabulary, there = plain.to_packed(), flow.vocabulary, []
     for types, edges, bonds in map(graphs.graph, range(4000)):

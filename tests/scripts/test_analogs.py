@@ -72,7 +72,7 @@ def test_every_format_has_the_same_molecules_with_the_fragment(run, surroundings
     assert [row["smiles"] for row in rows] == smiles[:3]
     assert all(3 <= row["atoms"] <= 6 for row in rows)
     figures = json.loads(err.splitlines()[-1])
-    assert figures["written"] == 3 <= figures["valid"] <= figures["placed"] <= figures["walks"]
+    assert figures["written"] == 3 <= figures["valid"] <= figures["placed"] <= figures["particles"]
     code, out, err = run(*same, "-n", 3, "--out", "a.csv")
     assert code == 0 and not out
     rows = list(csv.DictReader(io.StringIO((surroundings / "a.csv").read_text())))

@@ -307,7 +307,7 @@ def test_a_file_is_not_written_over_its_own_scores(graphcnf, lines, surroundings
     (surroundings / "a.smi").write_text("CCN\n")
     for role in ("--reference", "--test"):
         code, written, err = graphcnf("evaluate", "a.smi", role, "x.csv", "--out", "x.csv")
-        assert (code, written) == (2, "") and "is a file to read" in err
+        assert (code, written) == (2, "") and "is an input file" in err
     assert (surroundings / "x.csv").read_text() == "smiles\nCCO\n"
 
 
@@ -334,7 +334,7 @@ def test_a_folder_of_files_is_one_set(graphcnf, score, zinc_smiles, small_zinc, 
     before = (parts / "0.smi.gz").read_bytes()
     (parts / "table.csv").write_text("smiles\nCCO\n")
     code, _, err = graphcnf("evaluate", "parts", "--reference", "none", "--out", "parts/table.csv")
-    assert code == 2 and "is a file to read" in " ".join(err.split())
+    assert code == 2 and "is an input file" in " ".join(err.split())
     assert (parts / "table.csv").read_text() == "smiles\nCCO\n"
     assert (parts / "0.smi.gz").read_bytes() == before
     (parts / "3.smi").write_bytes(b"\0")

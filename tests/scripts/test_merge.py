@@ -231,7 +231,7 @@ def test_a_shard_is_drawn_once_and_goes_on_where_it_stopped(run, generate, shard
 
 def test_a_merge_that_fails_leaves_nothing(run, shards, monkeypatch):
     assert "merged into that" in run("merge", *shards, "--out", "x.csv", code=2)[1]
-    assert "is a file to read" in run("merge", *shards, "--out", shards[0], "--force", code=2)[1]
+    assert "is an input file" in run("merge", *shards, "--out", shards[0], "--force", code=2)[1]
     before, found = sorted(os.listdir()), parts.survey(shards)
     # Between the check and the reading.
     shards[-1].write_bytes(shards[-1].read_bytes()[:-30])

@@ -12,7 +12,7 @@ from rdkit import Chem
 
 from graphcnf.graphs import GraphBatch, GraphCNF
 from graphcnf.molecules.flow import MoleculeFlow
-from graphcnf.molecules.properties import described
+from graphcnf.molecules.properties import properties_of
 from graphcnf.scripts.benchmarks import properties
 
 ASKED = ("--property", "logp=1.5", "--property", "weight = 90")
@@ -119,7 +119,7 @@ def test_what_is_asked_reaches_the_file(graphcnf, trained):
     ("options", "message"),
     [
         (["--property", "logp=high"], "'logp=high': write logp=2.5"),
-        (["--property", "logp=1", "--property", "logp=2"], "logp is there twice"),
+        (["--property", "logp=1", "--property", "logp=2"], "logp is given twice"),
         (["--property", "qed=0.5"], "not trained with 'qed', but logp, weight"),
         (["--property", "logp=nan"], "logp must be a number, not nan"),
     ],
@@ -139,7 +139,7 @@ def test_properties_of_a_data_set_are_kept(small_zinc, monkeypatch):
     found = property_values(dataset, names)
     for k in (0, 150, len(dataset) - 1):
         mol = Chem.MolFromSmiles(dataset.smiles[k])
-        assert list(described(mol, names).values()) == found[k].tolist()
+        assert list(properties_of(mol, names).values()) == found[k].tolist()
     long = replace(dataset, name="a/b" + "x" * 250)  # as a data file may be called
     assert np.array_equal(property_values(long, names), found)
     monkeypatch.setattr(computed, "property_table", None)
@@ -175,7 +175,7 @@ def test_the_best_of_several_is_the_nearest_of_them(graphcnf, trained):
     def distance(smiles):
         if smiles is None:
             return np.inf
-        found = described(Chem.MolFromSmiles(smiles), asked)
+        found = properties_of(Chem.MolFromSmiles(smiles), asked)
         return np.hypot(*((found[k] - v) / deviations[k] for k, v in asked.items()))
 
     raw = np.array([distance(s) for s in flow.sample(40, properties=asked)]).reshape(10, 4)

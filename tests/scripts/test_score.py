@@ -10,7 +10,7 @@ def test_every_record_is_a_row(graphcnf, model_folder, zinc_smiles, surroundings
     table = "id,smiles\n" + "".join(f"{k},{s}\n" for k, s in enumerate(lines))
     (surroundings / "x.csv").write_text(table)
     code, out, err = graphcnf("score", "x.csv", "--model", model_folder)
-    assert code == 0 and "are outside of what" in err.splitlines()[-1]
+    assert code == 0 and "cannot represent" in err.splitlines()[-1]
     rows = list(csv.DictReader(io.StringIO(out)))
     assert [r["smiles"] for r in rows] == lines and [r["line"] for r in rows][:2] == ["2", "3"]
     assert all(r["reason"] for r in rows[5:]) and not any(r["log_likelihood"] for r in rows[5:])
