@@ -1,4 +1,4 @@
-"""Probability that a model leaves to other codes of a molecule than its canonical one."""
+"""Probability that a model spends on codes of a molecule other than the canonical one."""
 
 from __future__ import annotations
 
@@ -66,10 +66,10 @@ def codes(
 
 
 def code_shares(model: GraphCNF, samples: int) -> dict[str, float]:
-    """Return the share of valid samples with the canonical code of their molecule, and with others.
+    """Return the shares of valid samples by the code of their molecule: canonical or another.
 
-    A code of another numbering equals the canonical one once both graphs are numbered canonically;
-    what remains are other Kekulé structures, or other marks of their atoms.
+    Codes that differ in numbering only are equal once both graphs are numbered canonically; all
+    others differ in Kekulé structure or aromatic marks.
     """
     vocabulary = MoleculeVocabulary.of_model(model)
     graphs = model.sample_records(0, samples, seed=0)

@@ -1,4 +1,4 @@
-"""Colourings of held-out graphs by trained models, counted without a conflict."""
+"""Share of held-out graphs that trained models colour without a conflict."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def held_out(dataset: ColoringDataset, count: int) -> list[GraphBatch]:
 
 
 def sample_all(model: ColoringFlow, batches: Sequence[GraphBatch]) -> list[Colored]:
-    """Draw a colouring of every graph; a graph's is a function of the model and its number."""
+    """Draw a colouring of every graph, determined by the model and the graph's number."""
     first, samples = 0, []
     for batch in batches:
         generators = record_generators(0, first, len(batch))
@@ -121,9 +121,9 @@ def sample_all(model: ColoringFlow, batches: Sequence[GraphBatch]) -> list[Color
 
 
 def order_alone(batches: Sequence[GraphBatch], colors: int) -> list[Colored]:
-    """Colour in the order of saturation, at random among the colours that no neighbour has.
+    """Colour graphs in the order of saturation, with a random colour that no neighbour has.
 
-    A node whose neighbours have all colours gets any.
+    If the neighbours have all colours, any colour is drawn.
     """
     generator = torch.Generator().manual_seed(0)
     samples = []
@@ -142,7 +142,7 @@ def order_alone(batches: Sequence[GraphBatch], colors: int) -> list[Colored]:
 
 
 def sampling_figures(samples: Sequence[Colored]) -> dict[str, float]:
-    """Return shares of valid graphs and conflicting edges, and seconds of a whole batch."""
+    """Return the shares of valid graphs and conflicting edges, and the seconds of a full batch."""
     bad = torch.cat([conflicts(p.colors, p.batch.adjacency, p.batch.mask) for p in samples])
     edges = sum(int(part.batch.adjacency.sum()) // 2 for part in samples)
     figures = {
@@ -152,7 +152,7 @@ def sampling_figures(samples: Sequence[Colored]) -> dict[str, float]:
     }
     whole = [part.seconds for part in samples if len(part.batch) == GRAPHS_PER_BATCH]
     if any(whole):
-        # The first batch also pays for what is done once.
+        # The first batch includes one-time costs.
         figures["seconds"] = statistics.median(whole[1:] or whole)
     return figures
 
@@ -175,6 +175,6 @@ def _evaluations(model: ColoringFlow, samples: Sequence[Colored]) -> float:
 
 @torch.no_grad()
 def _bits_per_node(model: ColoringFlow, batches: Sequence[GraphBatch]) -> float:
-    """Return the mean over graphs of the bound on the bits of the data's colouring, per node."""
+    """Return the mean over graphs of the upper bound on bits per node of the data's colouring."""
     bits = [-model.log_prob(batch) / batch.sizes / math.log(2) for batch in batches]
     return float(torch.cat(bits).mean())

@@ -1,7 +1,7 @@
 """Constrained optimization of penalised logP.
 
-The protocol of Jin et al. (2018, arXiv 1802.04364): the molecules of ZINC250k with the lowest
-penalised logP are improved by molecules of a given similarity.
+The protocol of Jin et al. (2018, arXiv 1802.04364): for the molecules of ZINC250k with the lowest
+penalised logP, find similar molecules with a higher one.
 """
 
 from __future__ import annotations
@@ -25,10 +25,9 @@ from graphcnf.optimization.search import SearchSettings
 from graphcnf.scripts._options import load_model, option
 from graphcnf.scripts.benchmarks.runner import Folder, Model, Out, published, write
 
-MOLECULES = 800  # to improve
+MOLECULES = 800  # number of molecules to improve
 
-# A search around one molecule, by genetic operators alone: neither the policy nor a surrogate pays
-# in 200 calls of a score that takes less time than an offspring.
+# Genetic operators alone: with 200 calls of a fast score, neither policy nor surrogate pays off.
 LEADS = SearchSettings(first=20, sampled=0, bred=1.5, steps=0, fitted=0, parents=50)
 
 COLUMNS: list[Column] = [
@@ -41,10 +40,10 @@ COLUMNS: list[Column] = [
 
 
 class Improvement:
-    """Penalised logP over that of a molecule, of molecules similar to it.
+    """Score: improvement of penalised logP over a given molecule, penalised for dissimilarity.
 
-    A molecule whose Tanimoto similarity (Morgan, radius 2, counted) is below the threshold pays 20
-    times the difference.
+    A Tanimoto similarity (Morgan, radius 2, counted) below the threshold costs 20 times the
+    difference.
     """
 
     __name__ = "improvement"
@@ -56,7 +55,7 @@ class Improvement:
         self.before = penalized_logp(Chem.MolFromSmiles(smiles))
 
     def __call__(self, mol: Chem.Mol) -> float:
-        """Return the improvement less the penalty."""
+        """Return the improvement minus the penalty."""
         lacking = max(0.0, self.threshold - self.similar(mol))
         return penalized_logp(mol) - self.before - 20 * lacking
 
@@ -70,7 +69,7 @@ def constrained(
     model: Model = "zinc250k",
     out: Out = None,
 ) -> None:
-    """Raise the penalised logP of molecules that have the lowest, with similar ones."""
+    """Improve the penalised logP of the molecules with the lowest one, within a similarity."""
     try:
         thresholds = [float(part) for part in similarities.split(",")]
         if not all(0 <= value <= 1 for value in thresholds):
@@ -78,7 +77,7 @@ def constrained(
     except ValueError:
         reason = f"{similarities!r} must be numbers from 0 to 1 with commas"
         raise typer.BadParameter(reason, param_hint="'--similarities'") from None
-    # Before the pool is searched, which takes minutes.
+    # Load the model first, since scoring the data set takes minutes.
     flow, folder = MoleculeFlow(load_model(model)), expand_user(folder)
     folder.mkdir(parents=True, exist_ok=True)
     lines = zinc250k_source().read_text().split()
@@ -125,7 +124,7 @@ def constrained(
 
 
 def _penalized(smiles: list[str]) -> list[tuple[float, str]]:
-    """Return the lowest penalised logPs, with their molecules, canonical without stereo."""
+    """Return the lowest penalised logPs with their molecules as canonical SMILES without stereo."""
     with quiet():
         mols = [Chem.MolFromSmiles(s) for s in smiles]
         mols = [Chem.MolFromSmiles(canonical_smiles(mol)) for mol in mols if mol is not None]

@@ -1,9 +1,8 @@
-"""Bits per binary image of handwritten digits, of `CategoricalModel` and of a MADE."""
+"""Likelihood of binary images of digits under `CategoricalModel` and a MADE."""
 
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,12 +11,10 @@ from torch.nn import functional as F
 
 from graphcnf.datasets.images import PARTS, load_images
 from graphcnf.discrete import CategoricalModel
-from graphcnf.errors import say
-from graphcnf.evaluation.formats import Column, number, text
-from graphcnf.scripts.benchmarks.runner import Minutes, Out, Seed, write
+from graphcnf.scripts.benchmarks.runner import Minutes, Out, Seed, score_methods, write
 
 HIDDEN, BATCH, RATE = 500, 100, 2e-3
-"""Hidden units of the MADE, images of a step and the learning rate."""
+"""Hidden units, batch size and learning rate of the MADE."""
 
 
 def digits(seed: Seed = 0, minutes: Minutes = 1, out: Out = None) -> None:
@@ -25,19 +22,7 @@ def digits(seed: Seed = 0, minutes: Minutes = 1, out: Out = None) -> None:
     torch.set_num_threads(1)
     data = load_images()
     parts = {name: _binary(data.part(name).numpy()) for name in PARTS}
-    rows: list[dict[str, Any]] = []
-    for name, score in METHODS.items():
-        start = time.process_time()
-        bits = score(parts, seed, minutes) / np.log(2)
-        seconds, error = time.process_time() - start, bits.std(ddof=1) / len(bits) ** 0.5
-        rows.append({"model": name, "bits": bits.mean(), "error": error, "seconds": seconds})
-        say(f"{name}: {bits.mean():.2f} bits per image")
-    columns: list[Column] = [
-        ("Model", text("model")),
-        ("Bits per image", number("bits", 2)),
-        ("± s.e.", number("error", 2)),
-        ("s", number("seconds", 0)),
-    ]
+    rows, columns = score_methods(METHODS, "image", 2, parts, seed, minutes)
     counts = ", ".join(f"{len(part):,} {name}" for name, part in parts.items())
     notes = [
         f"Images ({counts}) of {parts['test'].shape[1]} pixels: means of 2 x 2, 1 above 127. "
@@ -56,7 +41,7 @@ def _binary(images: np.ndarray) -> np.ndarray:
 
 def _independent(parts, seed, minutes) -> np.ndarray:
     p = (parts["train"].sum(0) + 0.5) / (len(parts["train"]) + 1)
-    return -np.log(np.where(parts["test"] == 1, p, 1 - p)).sum(1)
+    return -np.log2(np.where(parts["test"] == 1, p, 1 - p)).sum(1)
 
 
 class _MADE(nn.Module):
@@ -80,7 +65,7 @@ class _MADE(nn.Module):
 
 
 def _made(parts, seed, minutes) -> np.ndarray:
-    """Return nats of a MADE with the weights that are best on the validation images."""
+    """Return the bits of a MADE, with the weights that are best on the validation images."""
     torch.manual_seed(seed)
     train, val, test = (torch.from_numpy(parts[k]).float() for k in PARTS)
     model, end = _MADE(train.shape[1]), time.process_time() + 60 * minutes
@@ -94,14 +79,14 @@ def _made(parts, seed, minutes) -> np.ndarray:
         with torch.no_grad():
             if (found := float(model.nats(val).mean())) < best:
                 best, kept = found, model.nats(test)
-    return kept.numpy()
+    return kept.numpy() / np.log(2)
 
 
 def _model(parts, seed, minutes) -> np.ndarray:
-    """Return nats of the model, which holds out images of its own."""
+    """Return the bits of `CategoricalModel`, which splits off held-out images itself."""
     known = np.concatenate([parts["train"], parts["validation"]])
     model = CategoricalModel.fit(known, seed=seed, minutes=minutes, clock="cpu", batch_size=32)
-    return -model.log_prob(parts["test"])
+    return -model.log_prob(parts["test"]) / np.log(2)
 
 
 METHODS = {"independent pixels": _independent, "MADE": _made, "CategoricalModel": _model}

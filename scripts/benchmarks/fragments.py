@@ -31,7 +31,7 @@ TASKS = {
     "superstructure_generation": "scaffold",
     "scaffold_decoration": "decorate",
 }
-"""Column of `fragments.csv`, and way of growing; see `graphcnf.molecules.growth.TASKS`."""
+"""Task in `graphcnf.molecules.growth.TASKS` for each column of `fragments.csv`."""
 
 SEEDS, PARTICLES = range(3), 4  # runs of each drug and task, and particles for each molecule
 
@@ -65,10 +65,10 @@ def fragments(
         rows.append({"task": task, "method": model, **mean})
         rows += published("fragments", task=task)
     notes = [
-        f"{samples} distinct molecules for each of ten drugs, {len(SEEDS)} runs; {PARTICLES} walks "
-        "for each molecule, temperature 1, number of atoms as in the training data.",
-        "Valid: of the walks that placed the whole fragment, those that are a valid molecule with "
-        "it; only these are taken. Quality: unique, QED of at least 0.6, SA of at most 4.",
+        f"{samples} distinct molecules for each of ten drugs, {len(SEEDS)} runs; {PARTICLES} "
+        "particles per molecule, temperature 1, number of atoms as in the training data.",
+        "Valid: share of valid molecules among particles with the whole fragment; only these are "
+        "taken. Quality: unique, QED of at least 0.6, SA of at most 4.",
         "Fragment in it: found by RDKit, without stereo. Seconds: of one thread.",
     ]
     write(out, rows, COLUMNS, notes)
@@ -77,6 +77,7 @@ def fragments(
 def _score(
     model: GraphCNF, drug: dict[str, str], column: str, seed: int, samples: int
 ) -> dict[str, float]:
+    """Return the figures of one drug and task; a fragment that fails counts as 0."""
     began = time.process_time()
     vocabulary = MoleculeVocabulary.of_model(model)
     found, valid = [], 0.0
@@ -104,10 +105,10 @@ def _score(
 
 
 def _holds(mol: Chem.Mol, given: str) -> bool:
-    """Return True if RDKit finds the atoms and bonds of a fragment in a molecule.
+    """Return True if RDKit finds a fragment in a molecule.
 
-    The pieces of a linker's fragment have atoms of their own, but one atom may be the neighbour of
-    both: with attachment points, pieces are looked for one by one.
+    The two parts of a linker's fragment are matched separately with their attachment points, since
+    one linker atom may be the neighbour of both, and together without these.
     """
     fragment = Chem.MolFromSmiles(given)
     Chem.RemoveStereochemistry(fragment)

@@ -1,8 +1,8 @@
-"""Planar graphs and stochastic block models, made as in SPECTRE, beside published figures.
+"""Planar graphs and stochastic block models, generated as in SPECTRE, beside published figures.
 
 Martinkus et al. 2022, "SPECTRE: Spectral Conditioning Helps to Overcome the Expressivity Limits of
 One-shot Graph Generators", arXiv 2204.01613: 200 graphs each, 128 for training and 32 for
-validation. The graphs that count are valid, unique and novel.
+validation. The headline figure is the share of valid, unique and novel graphs.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def graphs(
     picture: Annotated[Path | None, option("Also draw some graphs: .png or .svg.")] = None,
     out: Out = None,
 ) -> None:
-    """Train on planar graphs and on stochastic block models, and count what is drawn."""
+    """Train on planar graphs and stochastic block models, and evaluate samples."""
     rows: list[dict[str, Any]] = []
     shown: dict[str, list[nx.Graph]] = {}
     for kind in kinds or KINDS:
@@ -143,11 +143,11 @@ def is_planar(graph: nx.Graph) -> bool:
 
 
 def likely_blocks(graph: nx.Graph) -> np.ndarray:
-    """Return the number of each node's block, of the most likely division that was found.
+    """Return the block number of each node in a division of high likelihood.
 
-    Communities by modularity (Blondel et al. 2008) at several resolutions; then nodes move one by
-    one to the block that raises the likelihood most. A block costs `PENALTY` log N nats, so that
-    none is split.
+    Starting from communities by modularity (Blondel et al. 2008) at several resolutions, nodes move
+    one by one to the block that raises the likelihood most. Each block costs `PENALTY` log N nats,
+    so that blocks are not split.
     """
     adjacency = nx.to_numpy_array(graph, weight=None) > 0
     weight = np.where(adjacency, math.log(INSIDE / BETWEEN), math.log((1 - INSIDE) / (1 - BETWEEN)))
@@ -174,7 +174,7 @@ def likely_blocks(graph: nx.Graph) -> np.ndarray:
 
 
 def is_block_model(graph: nx.Graph) -> bool:
-    """Return True where blocks and densities are those of the data, by SPECTRE's test."""
+    """Return True if blocks and densities agree with those of the data, by SPECTRE's test."""
     if not nx.is_connected(graph):
         return False
     block = likely_blocks(graph)
@@ -204,7 +204,7 @@ def count(
     Graphs with the same hash of neighbourhoods (Shervashidze et al. 2011) count as one.
     """
     with warnings.catch_warnings():
-        # Of hashes in other versions of networkx, which no hash here is held against.
+        # networkx warns that its hashes differ between versions, which does not matter here.
         warnings.simplefilter("ignore", UserWarning)
         seen = {nx.weisfeiler_lehman_graph_hash(graph) for graph in known}
         keys = [nx.weisfeiler_lehman_graph_hash(graph) for graph in found]
@@ -221,7 +221,7 @@ def count(
 
 
 def draw(shown: dict[str, list[nx.Graph]], file: Path) -> None:
-    """Draw graphs, a line of them for each kind."""
+    """Draw graphs into a file, one row per kind."""
     from matplotlib.figure import Figure
 
     most = max(map(len, shown.values()))

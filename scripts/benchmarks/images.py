@@ -1,8 +1,8 @@
 """Models of images side by side: PixelCNN, VAE, GAN and flows, trained for the same CPU time.
 
-Samples are compared with held-out digits by the Frechet distance of normal distributions of their
-features, |m_1 - m_2|^2 + tr(C_1 + C_2 - 2 (C_1 C_2)^(1/2)) (Heusel et al. 2017, arXiv 1706.08500,
-with the features of another network, so that the figures do not compare).
+Samples are compared with held-out digits by the Frechet distance of their features' moments,
+|m_1 - m_2|^2 + tr(C_1 + C_2 - 2 (C_1 C_2)^(1/2)) (Heusel et al. 2017, arXiv 1706.08500). The
+features are those of a small classifier, so the figures do not compare with published ones.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ SHOWN = 16  # samples of a model in the picture, at most
 FEATURES, EPOCHS, BATCH, RATE = 64, 8, 50, 2e-3
 
 Features = Callable[[Tensor], np.ndarray]
-"""Features (N, `FEATURES`) float64 of images (N, 1, 28, 28) of whole numbers."""
+"""Function from integer images (N, 1, 28, 28) to features (N, `FEATURES`) float64."""
 
 
 def _bits(row: Row) -> str:
@@ -100,16 +100,18 @@ def images(
 def _scored(
     found: Sequence[Sequence[TrainedRun]], samples: int
 ) -> tuple[list[dict[str, Any]], Tensor, list[str]]:
-    """Return rows of presets, means over seeds; pictures (1 + P, K, C, H, W) uint8; footnotes.
+    """Score trained runs.
 
-    The pictures are held-out images, and samples of the first run of each preset.
+    Returns:
+        A row for each preset, with means over seeds; pictures (1 + P, K, C, H, W) uint8 of held-out
+        images and of samples of each preset's first run; footnotes.
     """
     first = str(found[0][0].path)
     data = images_of_model(load_image_model(first), first)
     features, accuracy = learn_features(data) if data.name == "digits" else (None, 0.0)
     test = data.part("test")
     shown = min(SHOWN, samples, len(test))
-    # From all over the part: the digits are in order.
+    # Evenly spaced, since the digits are sorted.
     rows, pictures = [], [test[:: len(test) // shown][:shown]]
     for runs in found:
         pairs = [_score(str(run.path), data, features, samples) for run in runs]
@@ -137,7 +139,7 @@ def _scored(
 def _score(
     name: str, data: ImageDataset, features: Features | None, samples: int
 ) -> tuple[dict[str, Any], Tensor]:
-    """Return the figures of a run, and its samples (N, C, H, W); their seed is that of the run."""
+    """Return the figures of a run, and its samples (N, C, H, W), drawn with the run's seed."""
     model = load_image_model(name)
     if images_of_model(model, name).checksum != data.checksum:
         raise UserError(f"{name}: trained on other images than the models before it")
@@ -154,7 +156,7 @@ def _score(
 
 
 def learn_features(data: ImageDataset) -> tuple[Features, float]:
-    """Train a classifier of digits; return its features, and its share of right test digits."""
+    """Train a classifier of digits; return its features and its accuracy on test digits."""
     labels = torch.from_numpy(read_digits()[1]).long()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -185,9 +187,9 @@ def learn_features(data: ImageDataset) -> tuple[Features, float]:
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the Frechet distance of normal distributions with the moments of features (N, D)."""
+    """Return the Frechet distance between normal distributions fitted to features (N, D)."""
     means, covariances = zip(*((x.mean(0), np.cov(x, rowvar=False)) for x in (a, b)), strict=True)
-    # The product of two covariances has eigenvalues that are not negative, but for rounding.
+    # Eigenvalues of a product of covariances are non-negative, except for rounding.
     product = np.linalg.eigvals(covariances[0] @ covariances[1]).real.clip(0)
     spread = np.trace(covariances[0] + covariances[1]) - 2 * np.sqrt(product).sum()
     return float(np.square(means[0] - means[1]).sum() + spread)

@@ -1,8 +1,8 @@
-"""MOSES by its own protocol and by that of the papers on graphs, and ZINC250k by their fold.
+"""MOSES by its official protocol and that of papers on graph models; ZINC250k by their fold.
 
-Polykovskiy et al. 2020, "Molecular Sets (MOSES)", arXiv 1811.12823: 30,000 raw samples, held
-against the test molecules and against those with scaffolds of their own. The papers on graphs take
-25,000 and the scaffold test molecules; of ZINC250k 10,000 and all molecules of an index file.
+Official (Polykovskiy et al. 2020, "Molecular Sets (MOSES)", arXiv 1811.12823): 30,000 raw samples,
+compared with the test and the scaffold test molecules. Papers on graph models: 25,000 samples and
+the scaffold test molecules; on ZINC250k 10,000 samples and the held-out molecules of an index file.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from graphcnf.scripts._options import load_model, option
 from graphcnf.scripts.benchmarks.runner import Out, Seed, published, write
 from graphcnf.scripts.benchmarks.smiles_lstm import SmilesLSTM
 
-# Raw samples of each protocol; the second takes the first ones of the first.
+# Number of raw samples of each protocol; both begin with the same ones.
 PROTOCOLS = {"official": 30_000, "graphs": 25_000}
-# Names of figures, and the part of MOSES that they hold samples against.
+# Suffixes of figures, and the part of MOSES that samples are compared with.
 PARTS = {"test": "test", "testsf": "test_scaffolds"}
 # Metrics against held-out molecules, and metrics that need the samples alone.
 DISTANCES = ("fcd", "snn", "frag", "scaf", "logp_w1", "sa_w1", "qed_w1", "weight_w1")
@@ -86,7 +86,7 @@ def moses(
     seed: Seed = 1,
     out: Out = None,
 ) -> None:
-    """MOSES: raw samples by both protocols, beside published figures."""
+    """Evaluate raw samples on MOSES by both protocols, beside published figures."""
     require("fcd_torch", "the FCD", "fcd")
     loaded = {name: load_model(name) for name in models or ["moses"]}
     language = None if lstm is None else SmilesLSTM.from_pretrained(lstm)
@@ -128,7 +128,7 @@ def zinc_fold(
     seed: Seed = 1,
     out: Out = None,
 ) -> None:
-    """ZINC250k by the literature's fold: raw samples beside published figures."""
+    """Evaluate raw samples on ZINC250k by the literature's fold, beside published figures."""
     require("fcd_torch", "the FCD", "fcd")
     loaded = {name: load_model(name) for name in models or []}
     dataset = load_zinc250k(split_indices=index)
@@ -168,9 +168,12 @@ def raw_samples(
 def figures(
     frame: pd.DataFrame, dataset: MoleculeDataset, references: dict[str, SetStatistics]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the figures of samples by each protocol, that of fewer samples first.
+    """Yield the figures of samples by each protocol, the one with fewer samples first.
 
-    The samples are rows of `evaluate_records`; the references are statistics by keys of `PARTS`.
+    Args:
+        frame: Table of `evaluate_records`.
+        dataset: Training molecules.
+        references: Statistics of held-out molecules by key of `PARTS`.
     """
     own, start = SetStatistics(0), 0
     for protocol, samples in sorted(PROTOCOLS.items(), key=lambda item: item[1]):

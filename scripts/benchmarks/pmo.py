@@ -1,4 +1,4 @@
-"""PMO, goal-directed: this package beside mol_ga on the same oracles."""
+"""The benchmark PMO of goal-directed generation: this package and mol_ga on the same oracles."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def pmo(
     seed: Seed = 0,
     out: Out = None,
 ) -> None:
-    """PMO: area under the ten best over the calls, of each task."""
+    """Run PMO: area under the curve of the top-10 mean over oracle calls, for each task."""
     chosen = [name.strip() for name in methods.split(",")]
     for name in chosen:
         if name not in METHODS:
@@ -102,9 +102,9 @@ def pmo(
 def _result(
     place: Path, budget: int, identity: str | None, search: Callable[[], np.ndarray]
 ) -> dict[str, Any]:
-    """Return AUC, top 10, calls and CPU minutes of a run, from its `result.json` where finished.
+    """Return AUC, top 10, calls and CPU minutes of a run; run it unless `result.json` exists.
 
-    An interrupted search is continued; mol_ga begins its task again.
+    An interrupted search of this package is continued; one of mol_ga starts anew.
     """
     file = place / "result.json"
     if not file.exists():
@@ -126,10 +126,11 @@ def _result(
 
 
 def top_auc(scores: np.ndarray, budget: int) -> float:
-    """Return the area under the mean of the ten best over the calls, as a share of the budget.
+    """Return the area under the curve of the top-10 mean over calls, as a share of the budget.
 
-    As in PMO (Gao et al. 2022, arXiv 2206.12411): taken every 100 calls, straight lines between,
-    from 0 on; a search that ends early keeps its last value. Failed calls (NaN) count as 0.
+    As in PMO (Gao et al. 2022, arXiv 2206.12411): evaluated every 100 calls and interpolated
+    linearly, starting with 0; after the end of a search, its last value counts. Failed calls (NaN)
+    count as 0.
     """
     scores = np.nan_to_num(scores[:budget])
     calls = [0, *range(100, len(scores), 100), len(scores), budget]
@@ -138,7 +139,7 @@ def top_auc(scores: np.ndarray, budget: int) -> float:
 
 
 def _search(goal: Goal, *, budget: int, **how) -> np.ndarray:
-    """Return the scores in the order of the calls, up to a perfect top 10."""
+    """Return the scores in the order of the calls; stop once the top 10 is perfect."""
     scores = np.array([])
     for calls in [*range(CHECK_EVERY, budget, CHECK_EVERY), budget]:
         scores = np.nan_to_num(optimize(goal, budget=calls, **how).scores)

@@ -1,7 +1,7 @@
-"""Conditional generation: distance of drawn molecules to the properties asked for.
+"""Conditional generation: error of drawn molecules' properties.
 
-The protocol of FreeGress (Ninniri et al. 2024): the values are those of 100 held-out molecules, one
-property is conditioned on at a time, and 10 molecules are drawn for each value.
+The protocol of FreeGress (Ninniri et al. 2024): target values are those of 100 held-out molecules,
+for one property at a time, and 10 molecules are drawn for each value.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def properties(
     reference: Reference = None,
     out: Out = None,
 ) -> None:
-    """Measure how near molecules come to the properties that they are conditioned on."""
+    """Measure the error of molecules drawn with target values of a property."""
     loaded = load_model(model)
     known = [table["name"] for table in loaded.conditions]
     if not known:
@@ -73,7 +73,7 @@ def _values(smiles: list[str], name: str) -> np.ndarray:
 
 
 def _errors(model: GraphCNF, name: str, targets: np.ndarray, best_of: int) -> dict[str, Any]:
-    """Return the row of one property; every target value has a seed of its own."""
+    """Return the row of one property; target value k is drawn with seed k."""
     errors, smiles = [], []
     for k, value in enumerate(targets):
         asked = conditions_of(model, {name: float(value)})

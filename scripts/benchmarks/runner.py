@@ -6,17 +6,19 @@ import csv
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
 from graphcnf.compute.files import inside, read_json
 from graphcnf.datasets.molecules import MoleculeDataset
-from graphcnf.errors import UserError
-from graphcnf.evaluation.formats import Column, Row
+from graphcnf.errors import UserError, say
+from graphcnf.evaluation.formats import Column, Row, number, text
 from graphcnf.scripts._options import checked_minutes, checked_seed, option
 from graphcnf.scripts._output import table_kind, write_table
 from graphcnf.training.experiments import MOLECULES, load_molecules
@@ -26,7 +28,8 @@ HERE = Path(__file__).parent
 
 
 def _checked_table(out: Path | None) -> Path | None:
-    table_kind(out, False, False)  # before the long work
+    """Check before the long work that a table can be written to the file."""
+    table_kind(out, False, False)
     return out
 
 
@@ -53,9 +56,9 @@ Out = Annotated[
 
 
 def published(table: str, /, **where: str | float) -> list[dict[str, Any]]:
-    """Return the rows of `published/TABLE.csv` that have the values `where`, numbers as floats.
+    """Return published figures: the rows of `published/TABLE.csv` with the values `where`.
 
-    Figures as their authors report them; empty cells are left out.
+    Numbers are floats; empty cells are left out.
     """
     with open(HERE / "published" / f"{table}.csv", newline="", encoding="utf-8") as file:
         rows: list[dict[str, Any]] = [
@@ -76,10 +79,34 @@ def write(
     write_table(table_kind(out, False, False), out, rows, columns, notes)
 
 
+def score_methods(
+    methods: Mapping[str, Callable[..., np.ndarray]], unit: str, decimals: int, *data: Any
+) -> tuple[list[dict[str, Any]], list[Column]]:
+    """Score methods on held-out data; return a row per method, and the columns of the table.
+
+    `methods` are functions of `data` that return the bits per `unit` of each held-out item, (M,).
+    """
+    rows = []
+    for name, score in methods.items():
+        start = time.process_time()
+        bits = score(*data).astype(float)
+        seconds, error = time.process_time() - start, bits.std(ddof=1) / len(bits) ** 0.5
+        rows.append({"model": name, "bits": bits.mean(), "error": error, "seconds": seconds})
+        say(f"{name}: {bits.mean():.{decimals}f} bits per {unit}")
+    columns: list[Column] = [
+        ("Model", text("model")),
+        (f"Bits per {unit}", number("bits", decimals)),
+        ("± s.e.", number("error", decimals)),
+        ("s", number("seconds", 0)),
+    ]
+    return rows, columns
+
+
 class TrainedRun:
-    """A run directory, as training has left it or is writing it.
+    """The directory of a finished or unfinished training.
 
     Attributes:
+        path: The directory.
         config: Tables `model`, `data` and `training`.
     """
 
@@ -87,7 +114,7 @@ class TrainedRun:
         self.path, self.config = path, load_config(inside(path, "config.toml"))
 
     def minutes(self) -> float | None:
-        """Return the minutes that the model was trained for, None without one."""
+        """Return the minutes for which the model was trained; None if there is no model yet."""
         file = inside(self.path, "model", "config.json")
         try:
             return float(read_json(file)["metadata"]["training"]["minutes"])
@@ -97,7 +124,7 @@ class TrainedRun:
             raise UserError(f"{file}: damaged ({error})") from None
 
     def molecules(self) -> MoleculeDataset:
-        """Load the data set that the run was trained on; raise `UserError` for no molecules."""
+        """Load the molecules that the run was trained on; raise `UserError` for other data."""
         data = dict(self.config["data"])
         name = data.pop("name", None)
         if name not in MOLECULES:
@@ -108,10 +135,10 @@ class TrainedRun:
 def train_all(
     presets: Sequence[str], seeds: Sequence[int], folder: Path, minutes: float
 ) -> list[list[TrainedRun]]:
-    """Train every preset with every seed for `minutes` of CPU time, in processes of one thread.
+    """Train every preset with every seed for `minutes` of CPU time; return the runs of each preset.
 
-    Return the runs of each preset. A finished run in `folder/PRESET/seed-N` is kept, an interrupted
-    one is continued. Raises UserError where a training fails, or a run of another budget is there.
+    Each training is a process with one thread. Finished runs in `folder/PRESET/seed-N` are kept,
+    interrupted ones continued. Raises `UserError` if a training fails, or a run has another budget.
     """
     return [
         [
@@ -123,12 +150,13 @@ def train_all(
 
 
 def _train(preset: str, path: Path, seed: int, minutes: float) -> TrainedRun:
+    """Train a preset, continue its run, or return the finished run."""
     begun = (path / "config.toml").is_file()
     if begun:
         run = TrainedRun(path)
         budget, trained = run.config["training"].get("minutes", 0), run.minutes()
         check_minutes(path, budget, minutes)
-        if trained is not None and trained + 5e-3 >= budget:  # the file has two decimals
+        if trained is not None and trained + 5e-3 >= budget:  # rounded to two decimals
             return run
     options = [
         f"--minutes={minutes}",
@@ -149,7 +177,7 @@ def _train(preset: str, path: Path, seed: int, minutes: float) -> TrainedRun:
 
 
 def check_minutes(path: Path, found: float, wanted: float) -> None:
-    """Raise `UserError` where a training had another budget."""
-    # The last step may take a little longer.
+    """Raise `UserError` if a training had another budget."""
+    # The last step may exceed the budget a little.
     if abs(found - wanted) > 0.02 * wanted + 0.02:
         raise UserError(f"{path} was trained for {found:g} minutes, not {wanted:g}: delete it")

@@ -1,6 +1,6 @@
-"""A language model of canonical SMILES, beside the models of graphs.
+"""A language model of canonical SMILES, for comparison with models of graphs.
 
-Two layers of LSTM over tokens (an atom in brackets, Br, Cl, or one letter), as CharRNN in MOSES
+Two LSTM layers over tokens (an atom in brackets, Br, Cl, or one letter), like CharRNN in MOSES
 (Polykovskiy et al. 2020, arXiv 1811.12823).
 """
 
@@ -33,7 +33,7 @@ LONGEST = 150  # tokens after which a sample is cut off; ZINC250k has fewer
 
 
 class SmilesLSTM(Pretrained, nn.Module):
-    """p(SMILES) as a product over its tokens, whose numbers follow padding, start and end."""
+    """Autoregressive density of SMILES over tokens, numbered after padding, start and end."""
 
     def __init__(self, tokens: Sequence[str], hidden: int = 384):
         super().__init__()
@@ -46,7 +46,7 @@ class SmilesLSTM(Pretrained, nn.Module):
         self.out = nn.Linear(hidden, count)
 
     def forward(self, tokens: Tensor, state=None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Return logits (B, L, tokens) of the token after each of `tokens` (B, L), and a state."""
+        """Return the logits (B, L, C) of the tokens after `tokens` (B, L), and the LSTM's state."""
         hidden, state = self.lstm(self.embedding(tokens), state)
         return self.out(hidden), state
 
@@ -66,7 +66,7 @@ class SmilesLSTM(Pretrained, nn.Module):
 
     @torch.no_grad()
     def sample(self, count: int, seed: int, batch: int = 500) -> Iterator[str]:
-        """Yield raw samples, valid SMILES or not."""
+        """Yield raw samples, which may be invalid SMILES."""
         generator = torch.Generator().manual_seed(seed)
         texts = ["", "", "", *self.config["tokens"]]
         for first in range(0, count, batch):
@@ -86,9 +86,9 @@ class SmilesLSTM(Pretrained, nn.Module):
 def train(
     dataset: MoleculeDataset, folder: Path, *, minutes: float, seed: int, source: Any = None
 ) -> SmilesLSTM:
-    """Train on the training part of a data set for CPU minutes, and save the model in a folder.
+    """Train on a data set for `minutes` of CPU time, and save the model in a folder.
 
-    Batches of like length, AdamW, a warm-up of 200 steps, then a cosine to 1 % of the rate.
+    Batches of similar lengths, AdamW, a warm-up of 200 steps, then a cosine to 1 % of the rate.
     """
     torch.manual_seed(seed)
     random = np.random.default_rng(seed)
@@ -125,7 +125,7 @@ def train(
 
 @torch.no_grad()
 def bits_per_molecule(model: SmilesLSTM, smiles: Sequence[str]) -> float:
-    """Return the mean of -log2 p of canonical SMILES: an upper bound on that of molecules."""
+    """Return the mean of -log2 p(canonical SMILES), an upper bound on that of p(molecule)."""
     try:
         rows = sorted((model.encode(s) for s in smiles), key=len)
     except KeyError as error:
@@ -135,9 +135,9 @@ def bits_per_molecule(model: SmilesLSTM, smiles: Sequence[str]) -> float:
 
 
 def train_beside(run: TrainedRun, minutes: float) -> SmilesLSTM:
-    """Train on the data of a run, with its seed and one thread.
+    """Train on the data of a run, with its seed and one thread, or load the finished training.
 
-    A finished training is kept, in `smiles-lstm/seed-N` beside the folder of the run's preset.
+    The folder is `smiles-lstm/seed-N` beside that of the run's preset.
     """
     place = run.path.parents[1] / "smiles-lstm" / run.path.name
     if not (place / "config.json").is_file():

