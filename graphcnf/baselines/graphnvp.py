@@ -103,7 +103,7 @@ class RelationalConvolution(nn.Module):
 
 
 class OneByOne(Bijection):
-    """Couplings of one part after another: ``z_k = exp(s) (x_k + t)``, (t, s) from all other parts.
+    """Couplings of parts in turn: ``z_k = exp(s) (x_k + t)``, with (t, s) from all other parts.
 
     `forward` transforms the last part first, the inverse the first part. In both directions, a part
     is transformed given the data of earlier parts and the latents of later parts.

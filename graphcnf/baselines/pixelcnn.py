@@ -127,7 +127,7 @@ class PixelMixture:
 
 
 class CausalConvolution(nn.Conv2d):
-    """Convolution that is causal along one axis, `ROWS` or `COLUMNS`, and includes the present."""
+    """Convolution that sees only earlier places and the place itself along `ROWS` or `COLUMNS`."""
 
     def __init__(self, inputs: int, outputs: int, kernel: tuple[int, int], axis: int):
         padding = (0, kernel[1] // 2 if axis == ROWS else 0)

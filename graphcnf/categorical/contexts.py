@@ -95,7 +95,7 @@ class ContextCounts(nn.Module):
 
 
 def best_factor(context: np.ndarray, x: np.ndarray, q: np.ndarray) -> tuple[int, np.ndarray, float]:
-    """Return the factor of `FACTORS` with the highest leave-one-out likelihood of categories.
+    """Choose from `FACTORS` by the leave-one-out likelihood of categories.
 
     Row m has the category x[m] in the context `context[m]`, and q[m] is the probability of this
     category in the next shorter context.

@@ -79,7 +79,7 @@ class Block(nn.Module):
 
 
 def attend(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-    """Return the attended values (B, C) of one query (B, C) per row over N positions (N, B, C).
+    """Attend from one query (B, C) per row to N positions (N, B, C); return values (B, C).
 
     With one query per row, elementwise products and sums over the cached keys and values are faster
     than matrix products. `bias` (N, B or 1, heads) is added to the scores.

@@ -211,7 +211,7 @@ class Progress:
         return (self.weights <= self.valence_at.gather(1, far)) | (previous[-1][:, None] == 0)
 
     def placements(self) -> Placements | None:
-        """Return the placements of nodes next to a placed one; None if there are none."""
+        """Return all placements of nodes that have a placed neighbour; None if there are none."""
         f, width = self.fragment, self.closures + 1
         parts: list[list[Tensor]] = []
         wanted = self.free > 0

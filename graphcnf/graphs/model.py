@@ -150,7 +150,7 @@ def model_class(architecture: str, order: str | None = "canonical") -> type[Grap
 
 @evaluates("log_prob", "log_probs", "encode", "decode", "sample", "sample_records")
 class GraphCNF(Pretrained):
-    """Density of typed graphs, by a graph model of one of several architectures.
+    """Density of typed graphs and of their sizes, with one of several graph models.
 
     Lippe & Gavves, *Categorical Normalizing Flows via Continuous Transformations*, ICLR 2021, arXiv
     2006.09790, section 3. The constructor's arguments are saved with the weights and rebuild the

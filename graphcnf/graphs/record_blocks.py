@@ -54,7 +54,7 @@ def share_of(records: range, part: int, parts: int) -> range:
 
 
 def block_count(records: range) -> int:
-    """Return the number of blocks that contain `records`, which are at least one."""
+    """Return the number of blocks that contain `records`, a range that is not empty."""
     return _block_number(records.stop - 1) - _block_number(records.start) + 1
 
 
