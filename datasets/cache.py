@@ -95,6 +95,7 @@ def read(path: Path) -> dict[str, np.ndarray] | None:
 
 
 def _digest(file_name: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return the SHA-256 of a file's name and its arrays, (32,) uint8."""
     digest = hashlib.sha256(f"{file_name};".encode())
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])

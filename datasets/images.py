@@ -251,6 +251,7 @@ def read_png(paths: Sequence[Path]) -> np.ndarray:
 
 
 def _bytes(path: Path) -> bytes:
+    """Return the content of a file, unpacked if gzipped; raise `UserError`."""
     try:
         data = read_file(path)
         return gunzip(data) if data[:2] == b"\x1f\x8b" else data

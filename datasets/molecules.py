@@ -292,6 +292,7 @@ def _encode_chunk(
     standardize: frozenset[str] | None,
     **how: Any,
 ) -> MoleculeDataset:
+    """Encode a chunk of SMILES as a data set; the arguments are those of `encode`."""
     from graphcnf.molecules import codec
 
     read = codec.parse

@@ -83,7 +83,7 @@ def load_published(
     vocabulary: MoleculeVocabulary | None = None,
     workers: Workers = None,
 ) -> MoleculeDataset:
-    """Return all rows of a published data set; encode and cache them at first.
+    """Return all rows of a published data set; on first use, encode and cache them.
 
     Raises `UserError` if a row cannot be encoded.
     """
@@ -120,7 +120,7 @@ def moses_source(part: str) -> Source:
 def load_moses(split: str = "test", *, workers: Workers = None) -> MoleculeDataset:
     """Load the training part of MOSES, and one of its two test parts as held-out molecules.
 
-    At first, the parts are encoded (some minutes on two cores) and cached.
+    On first use, the parts are encoded (some minutes on two cores) and cached.
 
     Args:
         split: The part to hold out, "test" or "test_scaffolds".
@@ -162,7 +162,7 @@ def qm9_source() -> Source:
 
 
 def load_qm9(*, workers: Workers = None) -> MoleculeDataset:
-    """Load QM9; encode and cache it at first, with `workers` as in `load_moses`.
+    """Load QM9; on first use, encode and cache it, with `workers` as in `load_moses`.
 
     Raises:
         UserError: qm9pack is not installed, or its files are not QM9.

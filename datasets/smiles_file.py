@@ -274,6 +274,7 @@ def _read(path: Path) -> bytes:
 
 
 def _decode(path: Path, content: bytes) -> str:
+    """Return the text in a file's content, unpacked if gzipped; raise `DataFileError`."""
     if path.name.lower().endswith(".gz") or content[:2] == b"\x1f\x8b":
         try:
             content = gunzip(content)

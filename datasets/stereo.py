@@ -82,7 +82,7 @@ class StereoDataset:
 
 
 def load_stereo(path: str | Path | None = None, *, workers: Workers = None) -> StereoDataset:
-    """Load the molecules with stereo elements of a SMILES file; encode and cache them at first.
+    """Load the molecules with stereo elements of a file; on first use, encode and cache them.
 
     Args:
         path: SMILES file of any kind; None for ZINC250k. Unreadable records are left out.
@@ -109,6 +109,7 @@ def load_stereo(path: str | Path | None = None, *, workers: Workers = None) -> S
 
 
 def _encoded(lines: list[str]) -> dict[str, np.ndarray]:
+    """Return the arrays of `StereoGraphs`, and `hashes`, of the SMILES with stereo elements."""
     frames, codes, smiles = [], [], []
     with quiet():
         for line in lines:

@@ -58,7 +58,7 @@ def load_zinc250k(
     split_indices: str | Path | None = None,
     workers: Workers = None,
 ) -> MoleculeDataset:
-    """Load ZINC250k; encode (about a minute on two cores) and cache it at first.
+    """Load ZINC250k; on first use, encode it (about a minute on two cores) and cache it.
 
     Args:
         charges: True for node categories of element and formal charge; False for elements alone, as

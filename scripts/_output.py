@@ -63,6 +63,7 @@ def output_kind(path: Path | None, kinds: tuple[str, ...], option: str = "--out"
 
 
 def _ending(path: Path | None, kinds: tuple[str, ...], option: str = "--out") -> str | None:
+    """Return the kind of a file as `output_kind`, without a check that it can be written."""
     if path is None:
         return None
     for kind in kinds:
@@ -223,6 +224,7 @@ def open_output(path: Path | None, convert: Conversion = None) -> Iterator[TextI
 
 @contextmanager
 def _open_file(path: Path, convert: Conversion) -> Iterator[TextIO]:
+    """Context with a text file that is converted, and then replaces `path`."""
     check_place(path)
     hidden = f".{path.name}."
     try:

@@ -58,7 +58,7 @@ class PartialFile:
         self.damaged = self._recover()
 
     def _recover(self) -> bool:
-        """Take up the committed pieces; return True if there were some but damaged."""
+        """Restore the committed pieces; return True if they were damaged and had to be dropped."""
         there = os.fstat(self._file.fileno()).st_size
         try:
             found = read_json(inside(self._journal.parent, self._journal.name))
@@ -80,6 +80,7 @@ class PartialFile:
         return False
 
     def _checksum(self, size: int) -> int:
+        """Return the CRC-32 of the first `size` bytes."""
         self._file.seek(0)
         found = 0
         while size > 0 and (data := self._file.read(min(size, READ))):

@@ -221,6 +221,7 @@ class GraphCodec:
         return flow.sample_records(0, count, **options)
 
     def _of_networkx(self, graph: nx.Graph) -> Triple:
+        """Return labels and edges of a networkx graph; raise TypeError or ValueError."""
         if not isinstance(graph, nx.Graph):
             raise TypeError(f"a {type(graph).__name__}, not a nx.Graph")
         if graph.is_directed() or graph.is_multigraph():
@@ -233,6 +234,7 @@ class GraphCodec:
         return nodes, [(number[u], number[v]) for u, v, _ in edges], labels
 
     def _of_data(self, data) -> Triple:
+        """Return labels and edges of a `Data`; raise TypeError or ValueError."""
         from torch_geometric.data import Data
 
         if not isinstance(data, Data):

@@ -259,6 +259,7 @@ def _classifier(seed: int):
 
 
 def _detection(real: np.ndarray, synthetic: np.ndarray, seed: int) -> float:
+    """Return the area under the ROC curve of a classifier; NaN for fewer than three rows."""
     from sklearn.metrics import roc_auc_score
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
 

@@ -276,6 +276,7 @@ def evaluate(
 
 
 def _evaluate_records(records: Records, reference: Reference, standardize: bool) -> Evaluation:
+    """Evaluate the molecules of files or a list."""
     # Load the reference first, so that its errors appear before the long work.
     source, dataset = reference.load()
     test = reference.held_out(dataset)
@@ -422,6 +423,7 @@ def draw_part(
 def _evaluate_model(
     model: GraphCNF, reference: Reference, name: str, drawn: ModelSamples
 ) -> Evaluation:
+    """Draw raw samples of a model for each seed, and evaluate them and the model."""
     MoleculeVocabulary.of_model(model)
     source, dataset = reference.load(model)
     test = reference.held_out(dataset)

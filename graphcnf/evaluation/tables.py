@@ -174,6 +174,7 @@ _OVERVIEW: list[Column] = [
 
 
 def _conventions(results: Sequence[Evaluation]) -> tuple[list[Row], list[Column]]:
+    """Return a row for each set and convention of validity, and the columns."""
     rows: list[Row] = []
     for result in results:
         for convention in CONVENTIONS:

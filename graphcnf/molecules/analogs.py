@@ -127,6 +127,7 @@ class Origin:
         return list(compress(places, [n == min(changes) for n in changes]))
 
     def _changed_at(self, analogue: Chem.Mol, place: Mapping[int, int]) -> list[int]:
+        """Return the changed atoms for one match of the molecule."""
         found = {
             place[atom.GetIdx()]
             for atom in self.mol.GetAtoms()
@@ -199,6 +200,7 @@ class RedrawnAnalogs(growth.Growth):
         return self.origin.accepts(smiles, molecule)
 
     def _round(self, number: int) -> dict[str, growth.Result]:
+        """Draw a round, then adapt the number of retained substituents to the similar share."""
         others, similar_ones = self.origin.others, self.origin.similar_ones
         found = super()._round(number)
         others = self.origin.others - others

@@ -407,6 +407,7 @@ class MoleculeFlow:
         return pd.concat(parts, ignore_index=True)
 
     def _score(self, molecules: list, orders: int, standardize: bool) -> pd.DataFrame:
+        """Return the table of `score` for a chunk of molecules."""
         text = [Chem.MolToSmiles(m) if isinstance(m, Chem.Mol) else m for m in molecules]
         columns = {"smiles": text}
         refused: dict[int, str] = {}

@@ -308,7 +308,10 @@ def make_fragment(
 
 
 def atom_could_be(atom: Chem.Atom, category: AtomCategory, marked: bool) -> bool:
-    """Return True if a pattern's atom may match a category; `marked` as of the vocabulary."""
+    """Return True if a pattern's atom may match a category.
+
+    `marked` says whether the vocabulary has aromatic marks.
+    """
     number = Chem.GetPeriodicTable().GetAtomicNumber(category.symbol)
 
     def leaf(name: str, value: int) -> bool | None:
@@ -328,9 +331,10 @@ def atom_could_be(atom: Chem.Atom, category: AtomCategory, marked: bool) -> bool
 
 
 def bond_could_be(bond: Chem.Bond, name: str, marked: bool) -> bool:
-    """Return True if a pattern's bond may match a bond name; `marked` as of the vocabulary.
+    """Return True if a pattern's bond may match a bond name.
 
-    Without aromatic marks, any single or double bond may be aromatic.
+    `marked` says whether the vocabulary has aromatic marks; without these, any single or double
+    bond may be aromatic.
     """
     aromatic = name.startswith(MARK)
     order = Chem.BondType.AROMATIC if aromatic else Chem.BondType.names[name]

@@ -263,6 +263,7 @@ class Goal:
 
     @classmethod
     def _of_file(cls, path: Path) -> Goal:
+        """Return the goal in a TOML file; raise `UserError` for a bad one."""
         try:
             table = tomllib.loads(read_file(path, LARGEST_TEXT).decode())
         except OSError as error:

@@ -281,6 +281,7 @@ class Run:
         )
 
     def _restore(self, start: dict) -> None:
+        """Load optimizers, averages, sums and random state from a checkpoint."""
         device = self.fabric.device
         restore(self.steppers, start["optimizers"])
         self.average.load_state_dict(start["average"])
@@ -315,6 +316,7 @@ class Run:
     # Steps
 
     def _take_steps(self) -> None:
+        """Take steps until the run ends."""
         if self.finished:  # the run may have been killed before it wrote its model
             return self._save()
         # The time budget covers the loop with its evaluations and checkpoints.
@@ -428,6 +430,7 @@ class Run:
         return next((name for name in names if name in row), "loss")
 
     def _row(self, phase: str, metrics: dict[str, float]) -> dict[str, Any]:
+        """Return a row of `metrics.csv`."""
         return {
             "step": self.at.step,
             "phase": phase,
@@ -503,6 +506,7 @@ class Run:
         return means(sum_over_processes(sums))
 
     def _save(self) -> None:
+        """Write the checkpoint and the model, in the first process."""
         total = sum_over_processes(self.sums)
         self.sums = total if self.main else {}
         self.last_checkpoint = self.at.seconds

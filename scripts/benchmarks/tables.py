@@ -140,6 +140,7 @@ def _codes(table: pd.DataFrame) -> tuple[np.ndarray, list[int]]:
 
 
 def _independent(train, test, seed, minutes):
+    """Return the bits of independent columns, from smoothed frequencies."""
     (known, sizes), (x, _) = _codes(train), _codes(test)
     bits = np.zeros(len(x))
     for k, size in enumerate(sizes):
@@ -149,6 +150,7 @@ def _independent(train, test, seed, minutes):
 
 
 def _tree(train, test, seed, minutes):
+    """Return the bits of a Chow-Liu tree, from smoothed frequencies."""
     (known, sizes), (x, _) = _codes(train), _codes(test)
     order, parent = spanning_tree(mutual_information(known, np.array(sizes))[0])
     bits = np.zeros(len(x))
