@@ -417,18 +417,14 @@ def check_cluster_options(cluster: str | None, workers: int | None, device: str)
         )
 
 
-def parse_numbers(text: str, option: str, least: int = 0) -> list[int]:
-    """Return the integers in a list such as "0,1,2", which are distinct and at least `least`.
-
-    Raises:
-        typer.BadParameter: The text is no such list.
-    """
+def parse_seeds(text: str) -> list[int]:
+    """Return the seeds in a list such as "0,1,2"; raise `typer.BadParameter` for a bad one."""
     parts = [part.strip() for part in text.split(",")]
     numbers = {int(part) for part in parts if re.fullmatch("[0-9]{1,30}", part)}
-    if len(numbers) < len(parts) or not all(least <= n <= LARGEST_SEED for n in numbers):
+    if len(numbers) < len(parts) or max(numbers, default=0) > LARGEST_SEED:
         raise typer.BadParameter(
-            f"must be distinct numbers such as 0,1,2, from {least} to {LARGEST_SEED}, got {text!r}",
-            param_hint=f"'{option}'",
+            f"must be distinct numbers such as 0,1,2, from 0 to {LARGEST_SEED}, got {text!r}",
+            param_hint="'--seeds'",
         )
     return [int(part) for part in parts]
 

@@ -150,7 +150,7 @@ def evaluate(
         "reconstruct": reconstruct,
         "likelihood": likelihood,
     }
-    numbers = options.parse_numbers(seeds, "--seeds") if seeds is not None else [seed]
+    numbers = options.parse_seeds(seeds) if seeds is not None else [seed]
     with open_workers(cluster) as workers:
         against = Reference(reference, test, chosen, device, workers)
         results = [graphcnf.evaluate(r, against, standardize=standardize) for r in records]

@@ -39,9 +39,8 @@ class HashSet:
 
     Examples:
         >>> found = HashSet()
-        >>> found.update(hash_each(["CCO", "CCN", "CCO"]))
-        >>> found.add(int(hash_each(["CCO"])[0])), len(found)
-        (False, 2)
+        >>> [found.add(int(hash_)) for hash_ in hash_each(["CCO", "CCN", "CCO"])], len(found)
+        ([True, True, False], 2)
     """
 
     def __init__(self) -> None:
@@ -52,18 +51,12 @@ class HashSet:
         return len(self._sorted) + len(self._recent)
 
     def add(self, hash_: int) -> bool:
-        """Add one hash; return True if it is new."""
-        before = len(self)
-        self.update(np.array([hash_], np.uint64))
-        return len(self) > before
-
-    def update(self, hashes: np.ndarray) -> None:
-        """Add many hashes, (M,) uint64."""
-        self._recent.update(hashes[~contains(self._sorted, hashes)].tolist())
+        """Add a hash; return True if it is new."""
+        if hash_ in self._recent or contains(self._sorted, np.array([hash_], np.uint64))[0]:
+            return False
+        self._recent.add(hash_)
         if len(self._recent) >= max(RECENT, len(self._sorted) // 8):
-            self._sort()
-
-    def _sort(self) -> None:
-        recent = np.fromiter(self._recent, np.uint64, len(self._recent))
-        self._sorted = np.union1d(self._sorted, recent)
-        self._recent.clear()
+            recent = np.fromiter(self._recent, np.uint64, len(self._recent))
+            self._sorted = np.union1d(self._sorted, recent)
+            self._recent.clear()
+        return True

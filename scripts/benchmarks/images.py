@@ -27,7 +27,7 @@ from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.images.model import BLOCK
 from graphcnf.images.pictures import write_grid
 from graphcnf.images.scores import score_image_models
-from graphcnf.scripts._options import option, parse_numbers
+from graphcnf.scripts._options import option, parse_seeds
 from graphcnf.scripts._output import check_place, output_kind
 from graphcnf.scripts.benchmarks.runner import (
     Folder,
@@ -81,7 +81,7 @@ def images(
     out: Out = None,
 ) -> None:
     """Compare PixelCNN, VAE, GAN and flows of images, trained for the same CPU time."""
-    numbers, folder = parse_numbers(seeds, "--seeds"), expand_user(folder)
+    numbers, folder = parse_seeds(seeds), expand_user(folder)
     if png is not None:
         output_kind(png, ("png",), "--png")
         check_place(png)

@@ -23,7 +23,7 @@ from graphcnf.graphs import GraphCNF
 from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.molecules.validity import evaluate_records
 from graphcnf.sampling.records import first_blocks
-from graphcnf.scripts._options import option, parse_numbers
+from graphcnf.scripts._options import option, parse_seeds
 from graphcnf.scripts.benchmarks.runner import (
     Folder,
     Minutes,
@@ -94,7 +94,7 @@ def systems(
     out: Out = None,
 ) -> None:
     """Compare this package's models with other systems, trained for the same CPU time."""
-    numbers, folder = parse_numbers(seeds, "--seeds"), expand_user(folder)
+    numbers, folder = parse_seeds(seeds), expand_user(folder)
     require("fcd_torch", "the FCD", "fcd")
     names = presets or list(PRESETS)
     for name in names:

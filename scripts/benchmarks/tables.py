@@ -16,7 +16,7 @@ from graphcnf.discrete import CategoricalModel
 from graphcnf.errors import UserError, require, say, suggest
 from graphcnf.evaluation.formats import Column, number, text
 from graphcnf.limits import is_number
-from graphcnf.scripts._options import parse_numbers
+from graphcnf.scripts._options import parse_seeds
 from graphcnf.scripts.benchmarks.runner import Minutes, Out, Seeds, write
 
 BINS = 4
@@ -34,15 +34,15 @@ CENSUS = {
 """Columns of a synthetic census: number of categories, and the columns it depends on."""
 
 
-def census(rows: int = 8000) -> pd.DataFrame:
-    """Draw the synthetic census, which docs/own-data.md uses as well."""
+def census() -> pd.DataFrame:
+    """Draw 8,000 rows of the synthetic census, which docs/own-data.md uses as well."""
     tables, random = np.random.default_rng(7), np.random.default_rng(0)
     codes: dict[str, np.ndarray] = {}
     for name, (count, parents) in CENSUS.items():
         table = tables.dirichlet(np.full(count, 0.5), [CENSUS[p][0] for p in parents] or None)
         p = table[tuple(codes[parent] for parent in parents)] if parents else table[None]
-        p = np.broadcast_to(p, (rows, count))
-        codes[name] = (random.random((rows, 1)) > p.cumsum(-1)[:, :-1]).sum(-1)
+        p = np.broadcast_to(p, (8000, count))
+        codes[name] = (random.random((8000, 1)) > p.cumsum(-1)[:, :-1]).sum(-1)
     return pd.DataFrame(codes)
 
 
@@ -85,7 +85,7 @@ def tables(
     out: Out = None,
 ) -> None:
     """Train models on three quarters of the rows of tables, and score them on the rest."""
-    numbers, rows = parse_numbers(seeds, "--seeds"), []
+    numbers, rows = parse_seeds(seeds), []
     for name in names or TABLES:
         if name not in TABLES:
             raise UserError(f"unknown table {name!r}{suggest(name, list(TABLES))}")
