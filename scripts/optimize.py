@@ -221,7 +221,10 @@ def _leads(path: Path, flow: MoleculeFlow, standardize: bool, marked: bool) -> l
 def _write(
     result: OptimizationResult, best: int | None, diverse: bool, kind: str, out: Path | None
 ) -> None:
-    """Write the `best` molecules, or all calls if None."""
+    """Write the `best` molecules, best first, or all calls in order if None.
+
+    With `diverse`, only the best of each cluster of similar molecules is written.
+    """
     from graphcnf.optimization.objectives import COLUMNS
 
     frame = result.to_frame(best, diverse=diverse).rename(columns={"call": "record"})

@@ -255,7 +255,7 @@ class NodeCouplings(OneByOne):
 
 @graph_model("graphnvp")
 class GraphNVPModel(GraphModel):
-    """log p(graph) as log p(adjacency tensor) + log p(nodes | adjacency tensor).
+    """Density of graphs: log p(adjacency tensor) + log p(nodes | adjacency tensor).
 
     Args:
         width: Channels of the two hidden layers in the couplings of the adjacency tensor.

@@ -90,13 +90,20 @@ class CausalAttention(Network):
             nn.init.normal_(table.weight, std=0.3)
 
     def before(self, x: Tensor) -> Tensor:
-        """Return the last categories before each position of x (B, L), (B, L, M)."""
+        """Return for each position of x (B, L) the M categories before it, (B, L, M).
+
+        The number of categories stands for places before the first position.
+        """
         count = max(self.reach, 1)
         start = x.new_full((len(x), count), self.cardinalities[0])
         return torch.cat([start, x], 1).unfold(1, count, 1)[:, : x.shape[1]]
 
     def _start(self, before: Tensor, x: Tensor | None) -> Tensor:
-        """Return log-probabilities (M, C) from counts; x (M,) is that of `ContextCounts`."""
+        """Return log-probabilities (M, C) of the next category, from counts.
+
+        `before` (M, K) are the categories before it. If the rows themselves have been counted,
+        x (M,) are the true categories: each row is left out of its own counts.
+        """
         assert self.counts is not None
         keys = contexts(before, self.cardinalities[0], self.reach)
         shape, kind = (len(before), self.cardinalities[0]), log_term_dtype(self.weight)
@@ -106,8 +113,8 @@ class CausalAttention(Network):
     def _inputs(self, before: Tensor, first: int, to_come: Tensor) -> Tensor:
         """Return input channels (B, M, C) of positions `first` to `first + M - 1`.
 
-        `before` (B, M, K) are the last categories before each position, see the method; `to_come`
-        (B, M) counts the positions from each one to the end of its row.
+        `before` (B, M, K) is a part of the result of the method `before`. `to_come` (B, M) counts
+        the positions from each one to the end of its row.
         """
         number = torch.arange(first, first + to_come.shape[1], device=to_come.device)
         h = self.values(before[..., -1]) + self.position(number) + self.remaining(to_come)
@@ -168,7 +175,11 @@ class CausalState:
 
 
 def contexts(before: Tensor, cardinality: int, reach: int) -> Tensor:
-    """Return numbers (M, reach + 1) for the contexts of 0 to `reach` previous categories (M, N)."""
+    """Return a number for each context of the last 0, 1, ... `reach` categories, (M, reach + 1).
+
+    `before` (M, N) are the previous categories, the latest at the end. Equal contexts get equal
+    numbers, and contexts of different lengths different ones.
+    """
     # Digits are at least 1, so contexts of different lengths have different numbers.
     digits = before.flip(-1)[:, :reach] + 1
     powers = (cardinality + 2) ** torch.arange(reach, device=before.device)

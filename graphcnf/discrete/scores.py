@@ -14,10 +14,11 @@ Figures of a synthetic table:
 - `detection`: area under the ROC curve of a classifier that tells real from synthetic rows
   (Lopez-Paz & Oquab 2017, arXiv 1610.06545), by cross-validation; 0.5 is best.
 - `alpha_precision` and `beta_recall` (Alaa et al. 2022, arXiv 2102.08921), integrated over alpha
-  and beta as in their code: do as many synthetic as real rows lie in balls around the centre of
-  the real rows (1 is best); and have real rows a synthetic one at most as far as the nearest real
-  one (about 0.5 for other rows of the same distribution, more for copies). There is no embedding:
-  squared distances are those of numbers scaled to their range, plus 2 per differing category.
+  and beta as in their code. Precision compares the shares of synthetic and of real rows in balls
+  around the centre of the real rows; 1 is best. Recall counts real rows that have a synthetic row
+  at most as far away as the nearest other real row; it is about 0.5 for other rows of the same
+  distribution, and more for copies. Rows are not embedded: their squared distance is the sum over
+  numbers, scaled to their range, plus 2 per differing category.
 - `closest`: median distance of a synthetic row to the closest real one. The distance is the mean
   over columns of the difference of numbers scaled to their range, or 1 for different categories.
 - With `held_out`: `closest_held_out`, the same for held-out rows; and `copies`, the share of
@@ -317,7 +318,10 @@ def _precision_and_recall(
 
 
 def _from_centre(rows: np.ndarray, others: np.ndarray, kinds: np.ndarray) -> np.ndarray:
-    """Return the squared distances (M,) of rows to the mean of others, with one-hot categories."""
+    """Return the squared distances (M,) of rows to the mean of `others`.
+
+    Columns with `kinds` True hold categories, which count as one-hot vectors.
+    """
     total = np.zeros(len(rows))
     for x, mine, kind in zip(rows.T, others.T, kinds, strict=True):
         if kind:

@@ -151,7 +151,11 @@ class MixtureLogisticCoupling(Coupling):
         return x.t().reshape(z.shape)
 
     def _arrange(self, x: Tensor, parameters: Tensor):
-        """Move all N entries of the batch to the last axis: ``x (C, N)``, mixtures (K, C, N)."""
+        """Split the parameters, and move all N entries of the batch to the last axis.
+
+        Returns ``x``, shifts and log-scales, ``(C, N)`` each, and the mixture: logits, means and
+        log-scales, ``(K, C, N)`` each.
+        """
         channels = x.shape[-1]
         # One transposition here makes all later passes contiguous along the entries.
         flat = x.reshape(-1, channels).t().contiguous()

@@ -216,7 +216,7 @@ def log_term_dtype(x: Tensor) -> torch.dtype:
 
 
 def prepare(x: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Return ``x (B, ..., D)`` in the type of its log term, with 0 at masked entries."""
+    """Convert ``x (B, ..., D)`` to `log_term_dtype`, and set masked entries to 0."""
     return masked(x.to(log_term_dtype(x)), mask)
 
 
@@ -226,9 +226,9 @@ def zero_log_term(x: Tensor) -> Tensor:
 
 
 def sum_log_term(values: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Sum log terms ``(B, ...)`` of the real elements to ``(B,)``, float32 or float64.
+    """Sum the log terms ``(B, ...)`` of unmasked elements to one per sample, ``(B,)``.
 
-    ``mask`` has the leading axes of ``values``.
+    ``mask`` has the leading axes of ``values``. The type of the result is `log_term_dtype`.
     """
     if mask is not None:
         mask = mask.reshape(mask.shape + (1,) * (values.dim() - mask.dim()))
@@ -238,7 +238,7 @@ def sum_log_term(values: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def count_entries(x: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Count the real entries ``(B,)`` of ``x (B, ..., D)``, in the type of the log term."""
+    """Count the real entries of each sample of ``x (B, ..., D)``, ``(B,)`` of `log_term_dtype`."""
     if mask is None:
         return torch.full_like(zero_log_term(x), x[0, ..., 0].numel() if len(x) else 0)
     return mask[:, None].flatten(1).sum(-1).to(log_term_dtype(x))

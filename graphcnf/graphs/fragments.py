@@ -126,9 +126,10 @@ class Progress:
             setattr(self, name, getattr(self, name)[rows])
 
     def source(self, placements: Placements) -> Tensor:
-        """Return for each placement the last fragment node that was placed before, (R,).
+        """Return the fragment node that was placed last before each placement, (R,) long.
 
-        For the first node of a component: U if it is the first node of its graph, else U + 1.
+        If the placement starts a component, the result is U if it also starts the graph, else
+        U + 1.
         """
         enters = torch.where(self.depth[placements.owner] < 0, 0, 1) + len(self.fragment)
         return torch.where(placements.enters, enters, self.last[placements.owner])
@@ -177,9 +178,10 @@ class Progress:
         return fits & (left >= 0) & (self.free[:, None] > 0)
 
     def mask(self, previous: list[Tensor], cardinality: int) -> Tensor:
-        """Return the possible values (P, cardinality) bool of a free node's next variable.
+        """Return which values of a free node's next variable are possible, (P, cardinality) bool.
 
-        A step back is also possible if the first node of a component may take it.
+        `previous` are the values (P,) of its earlier variables. Steps back that only the first node
+        of a component can take count as possible.
         """
         value = torch.arange(cardinality, device=self.depth.device)[None]
         f, k, first = self.fragment, len(previous), self.depth[:, None] < 0
@@ -247,11 +249,15 @@ class Progress:
     def entries(
         self, back: Tensor, uniform: Tensor, guide: Tensor
     ) -> tuple[Placements, Tensor] | None:
-        """Draw one placement of the first node of a component for each particle that allows one.
+        """Place the first node of a new component in each particle that allows it.
 
-        Particles have stepped `back` (P,). `uniform` (P,) choose the nodes with the preferences
-        `guide` (U + 2, U), by `source` and node. Also returns the negative log-probability of each
-        choice, (R,); None if no particle allows a placement.
+        Returns the R placements and the negative log-probability of each choice, (R,); None if no
+        particle allows one.
+
+        Args:
+            back: Step back of each particle to the parent of the node, (P,).
+            uniform: Numbers in [0, 1) that choose among the possible nodes, (P,).
+            guide: Unnormalized probabilities of the nodes (columns) by `source` (rows), (U + 2, U).
         """
         f, first = self.fragment, self.depth < 0
         at = (self.depth - back).clamp(min=0)[:, None]
@@ -343,7 +349,10 @@ class Progress:
         return fits & (enough | (previous[-1] == 0)[:, None])
 
     def narrow(self, placements: Placements, previous: list[Tensor]) -> None:
-        """Drop the structures that the last of the `previous` variables excludes."""
+        """Mark the structures that contradict the last of the `previous` variables as dead.
+
+        A variable that is no edge of the fragment contradicts none.
+        """
         k = len(previous) - 1
         if k < 0 or AtomCode.role(k) != "edge" or not len(self.fragment.edges):
             return
@@ -435,14 +444,20 @@ class ParticleSampler:
 
     @property
     def guide(self) -> Tensor:
-        """Preferences for the next fragment node, by `Progress.source` and node, (U + 2, U)."""
+        """Preferences for the next fragment node, in (0, 1], (U + 2, U).
+
+        Rows are its `Progress.source`, columns are nodes.
+        """
         most = self.counts.amax(1, keepdim=True)
         table = torch.where(most > 0, self.counts / most.clamp(min=1e-9), 1.0)
         return table.clamp(min=LEAST_PREFERENCE)
 
     @property
     def expected(self) -> Tensor:
-        """Expected log-probability of each fragment node, (U,), to compare particles by."""
+        """Expected log-probability (U,) of placing each fragment node, in nats.
+
+        Added to a particle's log-weight for its unplaced nodes, it makes particles comparable.
+        """
         return (self.sums - UNSEEN) / (self.seen + 1)
 
     def prefer_order(self) -> None:
@@ -469,9 +484,9 @@ class ParticleSampler:
 
     @torch.no_grad()
     def draw(self, sizes: Tensor, generator: torch.Generator) -> Particles:
-        """Draw graphs with numbers of nodes `sizes` (P,), by a torch generator on the CPU.
+        """Draw a graph with the fragment for each number of nodes in `sizes` (P,).
 
-        Raises UserError if a size is too small for the fragment.
+        The generator is one of the CPU. Raises UserError if a size is too small for the fragment.
         """
         network, code = self.network, self.model.code
         count, largest = len(sizes), int(sizes.max())
@@ -608,7 +623,11 @@ class ParticleSampler:
         return more
 
     def _free_preference(self, progress: Progress, back: Tensor) -> Tensor:
-        """Return log factors (P,) of the proposal of a free node: below 0 after fragment nodes."""
+        """Return log factors (P,), at most 0, of the probability that a free node is proposed.
+
+        A factor is below 0 only if the parent is a fragment node without attachments to fill, and
+        others are unplaced: each of these parents would otherwise get a branch.
+        """
         at = (progress.depth - back).clamp(min=0)[:, None]
         inside = ~progress.is_free.gather(1, at)[:, 0] & (progress.depth >= 0)
         attaches = progress.attachments_at.gather(1, at)[:, 0] > 0
@@ -629,7 +648,11 @@ class ParticleSampler:
         return x, masses
 
     def _draw(self, hidden: Nodes, rows: Tensor, mask) -> tuple[Tensor, Tensor]:
-        """Draw variables that `mask` allows; return them and log p of all allowed, (R, V) each."""
+        """Draw the V variables of the next node for R rows, among the values that `mask` allows.
+
+        Returns the values, and the log-probability of all allowed values of each variable, (R, V)
+        both. `rows` (R,) are indices of particles.
+        """
         network = self.network
         part, inside = hidden[rows], torch.arange(len(rows), device=rows.device)
         previous: list[Tensor] = []

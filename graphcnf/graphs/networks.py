@@ -90,7 +90,11 @@ def condition_tables(names: Sequence[str], values: np.ndarray) -> list[dict[str,
 
 
 def partly_known(values: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Hide a random part of values (B, P) as NaN; all numbers of known ones are equally likely."""
+    """Replace a random part of the values (B, P) by NaN.
+
+    A share `UNCONDITIONAL` of the rows is hidden whole; in the others, any number of known values
+    from 0 to P is equally likely.
+    """
     known = random.random(values.shape) < random.random((len(values), 1))
     known &= random.random((len(values), 1)) >= UNCONDITIONAL
     return np.where(known, values, np.nan)
@@ -138,10 +142,10 @@ class ConditionEmbedding(nn.Module):
 class Contributions(nn.Module):
     """Additive contributions of nodes and edges to the conditions of a graph.
 
-    The contribution of a node depends on its categories, that of an edge on the surroundings of
-    both its ends so far (`Path.links`). Conditions that are such sums (molecular weight, Crippen's
-    logP) are predicted nearly exactly, others roughly. The tables hold contributions in standard
-    deviations of the conditions, given by `tables`.
+    A node contributes by its categories, an edge by the categories and neighbours that both its
+    ends have so far (`Path.links`). Conditions that are such sums (molecular weight, Crippen's
+    logP) are predicted nearly exactly, others roughly. The unit of the weights is the standard
+    deviation of a condition, from `tables` (`condition_tables`).
     """
 
     deviations: Tensor
@@ -181,9 +185,10 @@ class Contributions(nn.Module):
 
     @torch.no_grad()
     def fit(self, x: Tensor, links: Tensor, mask: Tensor, conditions: Tensor) -> None:
-        """Fit contributions by least squares: those of nodes first, those of edges to the rest.
+        """Fit the contributions of nodes by least squares, then those of edges to the residuals.
 
-        Graphs have categories x (B, N, V), `links` (B, N, K), `mask` (B, N), `conditions` (B, P).
+        B graphs of N nodes, real where `mask` (B, N), have categories x (B, N, V), edges `links`
+        (B, N, K), see `Path.links`, and `conditions` (B, P).
         """
         from scipy.sparse import coo_array
         from scipy.sparse.linalg import lsmr

@@ -112,7 +112,10 @@ class ChannelNorm(nn.LayerNorm):
 
 
 class GatedBlock(nn.Module):
-    """``h + a sigmoid(b)``, (a, b) from 3x3 and 1x1 convolutions of the normalised h (Flow++)."""
+    """Gated residual block ``h + a sigmoid(b)``, as in Flow++ (arXiv 1902.00275).
+
+    (a, b) are the normalised ``h`` after a 3x3 and a 1x1 convolution.
+    """
 
     def __init__(self, width: int):
         super().__init__()
@@ -154,7 +157,10 @@ class PointwiseBlock(nn.Module):
 
 
 class PixelAttention(nn.Module):
-    """``h + a sigmoid(b)``, (a, b) from self-attention of all pixels (arXiv 1902.00275, 3.3)."""
+    """Gated self-attention among all pixels, ``h + a sigmoid(b)`` (arXiv 1902.00275, 3.3).
+
+    (a, b) are a linear map of what each pixel reads from the normalised ``h``.
+    """
 
     def __init__(self, width: int, heads: int, size: tuple[int, int]):
         super().__init__()

@@ -216,11 +216,15 @@ class MoleculeFlow:
         Args:
             fragment: SMILES with attachment points (`[*:1]`), or SMARTS.
             n: Number of molecules.
-            task: "grow" (from the attachment points, or without any from every hydrogen, but no new
-                ring contains fragment atoms), "scaffold" (new atoms and rings anywhere), "decorate"
-                (a substituent at each attachment point, none elsewhere) or "link" (a linker between
-                two fragments "A.B" with an attachment point each).
-            stereo: Keep the fragment's stereo marks, and draw the others, if the model has stereo.
+            task: What is added.
+
+                - "grow": new atoms at the attachment points or, if there are none, in place of any
+                  hydrogen; no new ring contains fragment atoms;
+                - "scaffold": new atoms and rings anywhere;
+                - "decorate": a substituent at each of the attachment points, none elsewhere;
+                - "link": a linker between two fragments "A.B" with one attachment point each.
+            stereo: True to keep the fragment's stereo marks and draw all others, if the model has
+                stereo.
             **options: `seed`, `temperature`, `atoms`, `particles` and `filters`
                 (`graphcnf.molecules.growth.Growth`).
         """

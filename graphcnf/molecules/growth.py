@@ -99,10 +99,10 @@ class MoleculeFragment:
 def read_fragment(text: str, task: str, vocabulary: MoleculeVocabulary) -> MoleculeFragment:
     """Return the fragment of a SMILES or SMARTS for one of the `TASKS`.
 
-    Every hydrogen can be replaced with "scaffold", and with "grow" if there are no attachment
-    points; with "scaffold", new rings may also contain fragment atoms. Stereo marks are put into
-    `marked` only. Raises `UserError` if the text does not suit the task, or the vocabulary lacks an
-    atom or bond.
+    In the task "scaffold", and in "grow" without attachment points, new atoms may replace any
+    hydrogen; in "scaffold", new rings may also contain fragment atoms. The graph and the pattern
+    ignore stereo marks, which are in `marked`. Raises `UserError` if the text does not suit the
+    task, or the vocabulary lacks an atom or bond.
     """
     if task not in TASKS:
         raise UserError(f"task must be one of {', '.join(TASKS)}, got {task!r}")

@@ -90,9 +90,10 @@ def charge_states(smiles: Iterable[str]) -> frozenset[str]:
 
 
 def _unusual_groups(mol: Chem.Mol, states: frozenset[str]) -> list[str]:
-    """Return a molecule's groups in another charge state than `states`, such as "neutral amine".
+    """Name the groups of a molecule that are not charged as in the data, e.g. "neutral amine".
 
-    In a molecule with several bases, one charged base suffices.
+    `states` are the names of the `GROUPS` that are charged in the data. Of several bases, one
+    charged base suffices.
     """
     found = []
     for group in GROUPS:
@@ -184,7 +185,11 @@ def parse_standardized(smiles: str, states: frozenset[str] = frozenset()) -> Che
 
 
 def _charged(mol: Chem.Mol, states: frozenset[str]) -> Chem.Mol:
-    """Charge the `GROUPS` in `states`, bases at least `APART` bonds apart; return the molecule."""
+    """Charge a neutral molecule's `GROUPS` that are named in `states`; return the molecule.
+
+    Bases are charged from the strongest to the weakest, except those less than `APART` bonds from
+    a charged one.
+    """
     bonds = Chem.GetDistanceMatrix(mol)
     ranks = list(Chem.CanonicalRankAtoms(mol))
     plain = [a.GetAtomicNum() == 6 and a.GetTotalDegree() == 4 for a in mol.GetAtoms()]

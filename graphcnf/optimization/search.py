@@ -177,9 +177,9 @@ class ReplayMemory:
 
     @property
     def tells_isomers(self) -> bool:
-        """True if isomers of known graphs are worth a call.
+        """True until calls have shown that isomers of one graph mostly have equal scores.
 
-        That is so until calls have shown that isomers mostly have equal scores.
+        Until then, isomers of known graphs are worth a call.
         """
         return self.isomers[True] <= self.isomers[False] + len(self) // 100
 
@@ -304,8 +304,8 @@ class Search:
     """Search that proposes molecules and learns from their scores.
 
     The molecules in `start` come first. All others contain the fragment, if any, and pass the
-    filters. With `stereo`, marks of the fragment and marks that genetic operators keep stay, and
-    all other stereo elements get drawn marks.
+    filters. With `stereo`, marks are drawn at all stereo elements, except that marks of the
+    fragment and marks that offspring inherit are kept.
     """
 
     def __init__(
@@ -370,7 +370,7 @@ class Search:
         self.round += 1
 
     def _random(self, purpose: int) -> np.random.Generator:
-        """Return the random generator of this round for one purpose, told apart by numbers."""
+        """Return a random generator of this round; each number `purpose` gives another one."""
         return np.random.default_rng((self.seed, self.round, purpose))
 
     def _sampled(self, count: int) -> list[str]:
@@ -396,7 +396,10 @@ class Search:
             return [s for s in found if self._is_wanted(Chem.MolFromSmiles(s))]
 
     def _is_isomer(self, smiles: str) -> bool:
-        """Return True if a molecule with a known graph is worth a call: it is fully marked."""
+        """Return True if another isomer of a known graph is worth a call.
+
+        It has to be fully marked, and `ReplayMemory.tells_isomers` True.
+        """
         with quiet(), suppress(MoleculeNotRepresentable):
             return self.memory.tells_isomers and all(encode(parse(smiles))[1])
         return False

@@ -67,7 +67,7 @@ class SampleCounts:
         return self.record - self.first
 
     def add(self, record: Record, written: bool) -> None:
-        """Count the next record and, if it is written, its conditioned properties."""
+        """Count the next record; if it is `written`, also update `reached` by its properties."""
         self.record = record.number + 1
         if record.strict:
             self.valid += 1

@@ -111,7 +111,10 @@ def _seal(file: Path) -> dict[str, Any]:
 
 
 def _read_shard(path: Path) -> tuple[Shard | None, str]:
-    """Return a shard's description, None if unusable, and what is wrong with the shard, or ""."""
+    """Return the description of a shard, and what is wrong with the shard.
+
+    The description is None if it is unusable; the problem is "" if there is none.
+    """
     name = _described(path).name
     try:
         shard = read_json(inside(path.parent, name))

@@ -179,7 +179,7 @@ def _with_percentiles(folder: Path, data) -> MoleculeFlow:
 
 
 def _figures(data, chosen: TrainingSettings, result) -> dict[str, Any]:
-    """Return molecule counts, steps, and bits before and after of a finished run."""
+    """Return the figures of a finished run: molecules, steps, and bits before and after it."""
     best, held_out = result.best, len(data.split("test"))
     return {
         "molecules": len(data),
@@ -405,7 +405,11 @@ def _sampled(
     samples: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Draw samples before and after; return their figures beside those of the learned molecules."""
+    """Return figures of `samples` graphs each from the model before and after fine-tuning.
+
+    The shares or means of `features`, and of elements new to the model, are also those of the
+    learned molecules ("data").
+    """
     known = {atom.symbol for atom in before.vocabulary.atoms}
     new = dict.fromkeys(a.symbol for a in flow.vocabulary.atoms if a.symbol not in known)
     own, train = data.training_hashes(), data.split("train")

@@ -155,7 +155,11 @@ def zinc_fold(
 def raw_samples(
     models: dict[str, GraphCNF], dataset: MoleculeDataset, count: int, seed: int
 ) -> dict[str, pd.DataFrame]:
-    """Return `evaluate_records` of random training molecules, and of raw samples of each model."""
+    """Return tables of `evaluate_records`, by name of a model or "training data".
+
+    There are `count` graphs of each model, drawn without filters, and at most as many random
+    training molecules.
+    """
     train = np.random.default_rng(seed).permutation(dataset.split("train"))[:count]
     sets = {"training data": evaluate_records([dataset.smiles[k] for k in train])}
     for name, model in models.items():
