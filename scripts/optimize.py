@@ -80,6 +80,10 @@ def optimize(
         Path | None,
         option("File of molecules to score first.", metavar="FILE"),
     ] = None,
+    prescreen: Annotated[
+        Path | None,
+        option("File of molecules to score outside the budget; the best 100 come after --start."),
+    ] = None,
     standardize: options.Standardize = False,
     around: options.Fragment,
     chosen: options.Filter,
@@ -122,7 +126,7 @@ def optimize(
     """
     kind = molecule_kind(out, as_json=False, default="csv")
     check_target(out, kind, force)
-    check_not_read([out], [start] if start else [])
+    check_not_read([out], [file for file in (start, prescreen) if file])
     options.check_cluster_options(cluster, workers, "cpu")
     for is_wrong, name, reason in (
         (standardize and start is None, "--standardize", "it goes with --start"),
@@ -137,9 +141,8 @@ def optimize(
     settings, save = _settings(assignments or []), _checked_folder(save)
 
     from graphcnf.molecules.flow import MoleculeFlow
+    from graphcnf.optimization import run
     from graphcnf.optimization.objectives import Goal
-    from graphcnf.optimization.run import forget_search
-    from graphcnf.optimization.run import optimize as run
 
     goal, flow = Goal.of(score), MoleculeFlow(options.load_model(model))
     marked = options.draws_stereo(flow.model, model, stereo)
@@ -147,23 +150,30 @@ def optimize(
     seconds, began = TIMEOUT if timeout is None else timeout, time.perf_counter()
     folder = expand_user(folder or Path("runs", "optimize", f"{_label(score)}-seed-{seed}"))
     if restart:
-        forget_search(folder)
+        run.forget_search(folder)
     with open_workers(cluster, workers) as engine:
-        result = run(
+        calls = dict(
+            folder=folder,
+            workers=engine,
+            timeout=seconds,
+            stop_on_error=on_error == "stop",
+            note=lambda line: say(f"note: {line}"),
+        )
+        if prescreen is not None:
+            library = options.read_molecules(prescreen)
+            leads += run.prescreen(goal, library, **calls)
+            say(f"prescreened {len(library):,} molecules, outside the budget")
+        result = run.optimize(
             goal,
             model=flow,
             budget=budget,
             seed=seed,
-            folder=folder,
             start=leads,
             settings=settings,
             fragment=fragment,
             filters=filters,
             stereo=stereo,
-            workers=engine,
-            timeout=seconds,
-            stop_on_error=on_error == "stop",
-            note=lambda line: say(f"note: {line}"),
+            **calls,
         )
     _write(result, None if everything else number or NUMBER, diverse, kind, out)
     failed = [answer.error for answer in result.answers if answer.error is not None]

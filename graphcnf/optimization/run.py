@@ -25,6 +25,7 @@ from rdkit.DataStructs import BulkTanimotoSimilarity
 from rdkit.ML.Cluster import Butina
 
 from graphcnf.compute.files import file_lock, inside, is_claimed, replace_file
+from graphcnf.compute.parallel import chunked
 from graphcnf.compute.partial_file import fingerprint
 from graphcnf.compute.progress import progress_bar
 from graphcnf.errors import UserError
@@ -52,6 +53,9 @@ HOPELESS = 10
 
 CLUSTERED, DISTANCE = 2000, 0.4
 """Number of best molecules that are clustered, and largest distance from a cluster's centre."""
+
+PRESCREENED = 1000
+"""Molecules of a prescreen that are scored together."""
 
 PATIENCE = 5
 """Consecutive rounds without a proposal after which the search ends."""
@@ -193,6 +197,37 @@ def optimize(
     return OptimizationResult(
         answers, search.memory.sources, oracle.calls, MoleculeFlow(policy.model)
     )
+
+
+def prescreen(score, smiles: Sequence[str], best: int = 100, **calls: Any) -> list[str]:
+    """Score a library outside the budget of a search, and return the best for its `start`.
+
+    Args:
+        score: The score, as `optimize` takes it.
+        smiles: Molecules of the library.
+        best: Number of molecules to return, best first.
+        **calls: Options of the `Oracle`. With the `folder` of the search, an interrupted prescreen
+            continues, and the search pays for none of its molecules again.
+
+    Raises:
+        UserError: A molecule cannot be represented, or no molecule has a score.
+
+    Examples:
+        >>> prescreen("qed", ["CCO", "CC(=O)Oc1ccccc1C(=O)O"], best=1, workers=0)
+        ['CC(=O)Oc1ccccc1C(=O)O']
+    """
+    check_integer("best", best, 1)
+    library = starting_molecules(smiles)
+    answers: list[Answer] = []
+    with Oracle(Goal.of(score), **calls) as oracle, progress_bar("prescreen", len(library)) as show:
+        for part in chunked(library, PRESCREENED):
+            answers += oracle(part)
+            show(len(answers))
+    scored = [answer for answer in answers if math.isfinite(answer.score)]
+    if not scored:
+        raise UserError(f"the score failed for all {len(library):,} molecules of the prescreen")
+    scored.sort(key=lambda answer: -answer.score)
+    return [answer.smiles for answer in scored[:best]]
 
 
 def forget_search(folder: Path) -> None:

