@@ -15,10 +15,10 @@ Figures of a synthetic table:
   (Lopez-Paz & Oquab 2017, arXiv 1610.06545), by cross-validation; 0.5 is best.
 - `alpha_precision` and `beta_recall` (Alaa et al. 2022, arXiv 2102.08921), integrated over alpha
   and beta as in their code. Precision compares the shares of synthetic and of real rows in balls
-  around the centre of the real rows; 1 is best. Recall counts real rows that have a synthetic row
-  at most as far away as the nearest other real row; it is about 0.5 for other rows of the same
-  distribution, and more for copies. Rows are not embedded: their squared distance is the sum over
-  numbers, scaled to their range, plus 2 per differing category.
+  around the centre of the real rows; 1 is best. Recall depends on how many real rows have a
+  synthetic row at most as far away as the nearest other real row; it is about 0.5 for other rows
+  of the same distribution, and more for copies. Rows are not embedded: their squared distance is
+  that of the numbers, scaled to their range, plus 2 per differing category.
 - `closest`: median distance of a synthetic row to the closest real one. The distance is the mean
   over columns of the difference of numbers scaled to their range, or 1 for different categories.
 - With `held_out`: `closest_held_out`, the same for held-out rows; and `copies`, the share of

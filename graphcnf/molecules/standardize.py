@@ -185,7 +185,7 @@ def parse_standardized(smiles: str, states: frozenset[str] = frozenset()) -> Che
 
 
 def _charged(mol: Chem.Mol, states: frozenset[str]) -> Chem.Mol:
-    """Charge a neutral molecule's `GROUPS` that are named in `states`; return the molecule.
+    """Charge the neutral `GROUPS` of a molecule that `states` names; return the molecule.
 
     Bases are charged from the strongest to the weakest, except those less than `APART` bonds from
     a charged one.
