@@ -100,7 +100,7 @@ def load_stereo(path: str | Path | None = None, *, workers: Workers = None) -> S
         return {k: np.concatenate([part[k] for part in parts]) for k in parts[0]} if parts else {}
 
     digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
-    arrays = cache.cached(cache_path(f"stereo-{name}", 2, digest), compute)
+    arrays = cache.cached(cache_path(f"stereo-{name}", 3, digest), compute)
     if not len(arrays.get("sizes", ())):
         raise UserError(f"{path}: no molecule has stereo elements")
     hashes = arrays.pop("hashes")

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise, product
+from itertools import combinations, combinations_with_replacement, pairwise, product
 from typing import Any, NamedTuple
 
 from rdkit import Chem
@@ -50,6 +50,13 @@ _TRANS = Chem.BondStereo.STEREOE, Chem.BondStereo.STEREOTRANS
 _ATROPISOMERS = Chem.BondStereo.STEREOATROPCW, Chem.BondStereo.STEREOATROPCCW
 _UP, _DOWN = Chem.BondDir.ENDUPRIGHT, Chem.BondDir.ENDDOWNRIGHT
 
+SMALL_BRIDGED = 11
+"""Bonds of a bridged system up to which its bridgeheads point outwards."""
+
+_FUSED = list(combinations_with_replacement(range(4, 8), 2))
+FORCED, RELATIONS = 1, 2 + len(_FUSED)
+"""Kind of relation that geometry forces, and number of all kinds with that of no relation."""
+
 Code = tuple[int, ...]
 """Category of each element of a frame."""
 
@@ -71,6 +78,23 @@ class Element(NamedTuple):
     def is_double(self) -> bool:
         """True for a double bond."""
         return len(self.atoms) == 2
+
+
+class Relation(NamedTuple):
+    """Relation of a centre to an earlier one that is joined to it by the paths of two rings.
+
+    Geometry forces the outer neighbours of both to one side in small bridged systems and beside a
+    ring of three atoms.
+
+    Attributes:
+        element: Number of the earlier centre.
+        kind: `FORCED`, or a number from 2 on for the sizes of two rings with a common bond.
+        equal: True if the outer neighbours are on one side where the parities are equal.
+    """
+
+    element: int
+    kind: int
+    equal: bool
 
 
 @dataclass(frozen=True)
@@ -121,7 +145,7 @@ class Frame:
 
     @cached_property
     def actions(self) -> tuple[Action, ...]:
-        """Distinct actions of automorphisms on the elements, the identity left out.
+        """Distinct actions of automorphisms on the stereo elements, without the identity.
 
         Raises:
             MoleculeNotRepresentable: There are `MOST_MATCHES` automorphisms.
@@ -196,6 +220,46 @@ class Frame:
                 rest = sorted(set(e.references) - set(own), key=rank)
                 flips.append(_odd([*own, *rest]))
         return flips
+
+    @cached_property
+    def relations(self) -> list[Relation | None]:
+        """For each element its relation of the lowest kind to an earlier one, if any."""
+        found: list[Relation | None] = [None] * len(self.elements)
+        rings = self.mol.GetRingInfo()
+        numbers = {
+            e.atoms[0]: k
+            for k, e in enumerate(self.elements)
+            if not e.is_double and rings.NumAtomRings(e.atoms[0]) > 1
+        }
+        pairs = combinations(map(set, rings.BondRings()), 2) if len(numbers) > 1 else ()
+        for first, second in pairs:
+            paths = first & second, first - second, second - first
+            met = Counter(a for k in paths[0] for a in _bond_ends(self.mol, k))
+            ends = sorted(numbers.get(a, -1) for a, count in met.items() if count == 1)
+            if len(ends) != 2 or ends[0] < 0:
+                continue
+            equal = False
+            for element in (self.elements[k] for k in ends):
+                bonds = self.mol.GetAtomWithIdx(element.atoms[0]).GetBonds()
+                near = [
+                    bond.GetOtherAtomIdx(element.atoms[0])
+                    for path in paths
+                    for bond in bonds
+                    if bond.GetIdx() in path
+                ]
+                equal ^= _odd([*near, *(a for a in element.references if a not in near)])
+            shortest, *lengths = sorted(map(len, paths))
+            if shortest == 1 and lengths[0] > 2:
+                sizes = [min(length + 1, _FUSED[-1][0]) for length in lengths]
+                kind = 2 + _FUSED.index((sizes[0], sizes[1]))
+            elif shortest + sum(lengths) <= SMALL_BRIDGED or lengths[0] == 2:
+                kind = FORCED
+            else:
+                continue
+            before = found[ends[1]]
+            if before is None or kind < before.kind:
+                found[ends[1]] = Relation(ends[0], kind, equal)
+        return found
 
     def read(self, mol: Chem.Mol, order: Sequence[int] | None = None) -> Code:
         """Return the categories of a molecule's marks as they stand.
@@ -438,6 +502,11 @@ def _from_lowest(ring: Sequence[int]) -> list[int]:
     return turned if turned[1] < turned[-1] else [turned[0], *turned[:0:-1]]
 
 
+def _bond_ends(mol: Chem.Mol, bond: int) -> tuple[int, int]:
+    found = mol.GetBondWithIdx(bond)
+    return found.GetBeginAtomIdx(), found.GetEndAtomIdx()
+
+
 def _odd(values: Sequence[int]) -> bool:
     """Return True if sorting the distinct values takes an odd number of exchanges."""
     return sum(a > b for i, a in enumerate(values) for b in values[i + 1 :]) % 2 == 1
@@ -466,7 +535,10 @@ def _may_be_centre(atom: Chem.Atom) -> bool:
 
 
 def _lowest(mol: Chem.Mol, end: int, other: int) -> int | None:
-    """Return the lowest neighbour of an end of a double bond, None at =NH and in cumulenes."""
+    """Return the neighbour with the lowest number of an end of a double bond.
+
+    None at =NH and in cumulenes, where no mark is possible.
+    """
     bonds = [b for b in mol.GetAtomWithIdx(end).GetBonds() if b.GetOtherAtomIdx(end) != other]
     if len(bonds) == 1 and bonds[0].GetBondType() == Chem.BondType.DOUBLE:
         return None

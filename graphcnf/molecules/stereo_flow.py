@@ -24,6 +24,7 @@ from graphcnf.limits import Range
 from graphcnf.molecules.codec import parse, quiet
 from graphcnf.molecules.stereo import (
     MOST_CODES,
+    RELATIONS,
     Code,
     Frame,
     MarkedPart,
@@ -77,6 +78,8 @@ class StereoGraphs:
     counts: Tensor  # elements of each molecule, (B,) long
     elements: Tensor  # numbers of an element's atoms, the second 0 for a centre, (S, 2) uint8
     kinds: Tensor  # numbers in `KINDS`, (S,) uint8
+    partners: Tensor  # numbers of the elements of `Frame.relations`, from 1, 0 for none, (S,) uint8
+    relations: Tensor  # twice their kinds, plus 1 if equal categories are on one side, (S,) uint8
     codes: Tensor  # categories of the elements, those of `Frame.flips` exchanged, (S,) uint8
 
     @classmethod
@@ -95,13 +98,20 @@ class StereoGraphs:
             for k in range(size)
         ]
         counts = [len(frame.elements) for frame in frames]
+        partners, relations = [], []
+        for frame in frames:
+            for relation, flip in zip(frame.relations, frame.flips, strict=True):
+                at, kind, equal = relation or (-1, 0, False)
+                equal ^= flip ^ (at >= 0 and frame.flips[at])
+                partners.append(at + 1)
+                relations.append(2 * kind + equal)
         byte = partial(torch.tensor, dtype=torch.uint8)
         neighbours, bonds = map(torch.from_numpy, _bonds(frames, sizes))
         return cls(
             torch.tensor(sizes, dtype=torch.long), byte(atoms),
             neighbours, bonds,
             torch.tensor(counts, dtype=torch.long), byte(pairs).view(-1, 2), byte(kinds),
-            byte(values),
+            byte(partners), byte(relations), byte(values),
         )  # fmt: skip
 
     def __len__(self) -> int:
@@ -115,7 +125,8 @@ class StereoGraphs:
         own = _ranges((self.counts.cumsum(0) - self.counts)[index], counts)
         return StereoGraphs(
             sizes, self.atoms[atoms], self.neighbours[atoms], self.bonds[atoms],
-            counts, self.elements[own], self.kinds[own], self.codes[own],
+            counts, self.elements[own], self.kinds[own], self.partners[own], self.relations[own],
+            self.codes[own],
         )  # fmt: skip
 
     def to(self, device) -> StereoGraphs:
@@ -214,26 +225,31 @@ class Neighbourhood(nn.Module):
     The places make the sign of a permutation of the neighbours easy to learn.
     """
 
-    def __init__(self, width: int, hidden: int):
+    def __init__(self, width: int, hidden: int, dropout: float):
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.send = nn.Linear(width, width // 2)
         self.enter = nn.Linear(width + SLOTS * (width // 2), hidden)
         self.bonds = nn.Embedding(SLOTS * BOND_CATEGORIES, hidden)
         self.leave = nn.Linear(hidden, width)
+        self.dropout = nn.Dropout(dropout)
         nn.init.normal_(self.bonds.weight, std=0.3)
         nn.init.zeros_(self.leave.weight)
 
     def forward(self, h: Tensor, own: Tensor, near: Tensor, bonds: Tensor) -> Tensor:
-        """Return atoms `own` (M,) of h (A, C), given their neighbours and bonds (M, SLOTS).
+        """Return new hidden states (M, C) of some atoms.
 
-        Neighbours are numbered from 1, 0 for none.
+        Args:
+            h: Hidden states of all atoms, (A, C).
+            own: Indices of the atoms to compute, (M,).
+            near: Their neighbours, numbered from 1, 0 for none, (M, SLOTS).
+            bonds: Categories of the bonds to these, offset by slot, (M, SLOTS).
         """
         x = self.norm(h)
         sent = F.pad(self.send(x), (0, 0, 1, 0))
         together = torch.cat([x[own], sent[near].flatten(1)], 1)
         u = self.enter(together) + F.embedding_bag(bonds, self.bonds.weight, mode="sum")
-        return h[own] + self.leave(u * F.relu(u))
+        return h[own] + self.leave(self.dropout(u * F.relu(u)))
 
 
 class StereoNetwork(Network):
@@ -244,20 +260,23 @@ class StereoNetwork(Network):
     nothing else tells cis from trans.
     """
 
-    def __init__(self, *, width: int, hidden: int, layers: int):
+    def __init__(self, *, width: int, hidden: int, layers: int, dropout: float):
         super().__init__()
         self.cardinalities = [CATEGORIES]
         self.atoms = nn.Embedding(ATOM_CATEGORIES, width)
         # Of a centre, the first and the second atom of a bond: to come, now, and each category.
         self.states = nn.Embedding(3 * (2 + CATEGORIES), width)
         self.marks = nn.Embedding(len(KINDS) * CATEGORIES, width)
-        self.layers = nn.ModuleList(Neighbourhood(width, hidden) for _ in range(layers))
+        self.layers = nn.ModuleList(Neighbourhood(width, hidden, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(2 * width)
         self.gather = nn.Linear(2 * width, hidden)
         self.so_far = nn.Linear(width, hidden, bias=False)
         self.of_kind = nn.Embedding(len(KINDS), hidden)
+        # By kind of relation and the category for which the outer neighbours are on one side.
+        self.related = nn.Embedding(RELATIONS * CATEGORIES, hidden)
+        self.dropout = nn.Dropout(dropout)
         self.leave = zero_init(ReadOut(hidden, CATEGORIES))
-        for table in (self.atoms, self.states, self.marks, self.of_kind):
+        for table in (self.atoms, self.states, self.marks, self.of_kind, self.related):
             nn.init.normal_(table.weight, std=0.3)
 
     def forward(self, graphs: StereoGraphs, at: tuple[Tensor, Tensor], codes: Tensor) -> Tensor:
@@ -289,7 +308,12 @@ class StereoNetwork(Network):
         seen = self.marks(kinds * CATEGORIES + codes) * before[..., None]
         u = self.gather(self.norm(h)) + self.so_far(seen.sum(1))
         u = u + self.of_kind(kinds.gather(1, target[:, None])[:, 0])
-        return self.leave(u * F.relu(u))
+        partner = part.padded(part.partners).gather(1, target[:, None])
+        relation = part.padded(part.relations).gather(1, target[:, None])[:, 0]
+        other = F.pad(codes, (1, 0)).gather(1, partner)[:, 0]
+        same_side = torch.where((other > 0) & (relation % 2 == 0), 3 - other, other)
+        u = u + self.related(relation // 2 * CATEGORIES + same_side)
+        return self.leave(self.dropout(u * F.relu(u)))
 
     def _around(
         self, h: Tensor, near: Tensor, bonds: Tensor, ends: Tensor
@@ -376,6 +400,7 @@ class StereoFlow(Pretrained, nn.Module):
         width: Channels of an atom.
         hidden: Hidden channels of a layer.
         layers: Layers, of a bond each.
+        dropout: Share of hidden channels that a training step sets to 0.
 
     Examples:
         >>> flow = StereoFlow.from_pretrained(WEIGHTS / "zinc250k-stereo")
@@ -389,10 +414,11 @@ class StereoFlow(Pretrained, nn.Module):
         *,
         width: Annotated[int, Range(2, 10_000)] = 64,
         hidden: Annotated[int, Range(1, 10_000)] = 128,
-        layers: Annotated[int, Range(1, 100)] = 5,
+        layers: Annotated[int, Range(1, 100)] = 3,
+        dropout: Annotated[float, Range(0, 0.9)] = 0.1,
     ):
         super().__init__()
-        self.config = {"width": width, "hidden": hidden, "layers": layers}
+        self.config = {"width": width, "hidden": hidden, "layers": layers, "dropout": dropout}
         self.metadata: dict[str, Any] = {}
         self.flow = AutoregressiveFlow(StereoNetwork(**self.config), single=True)
 

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 from rdkit import Chem
+from rdkit.Chem import rdDistGeom
 from rdkit.Chem.EnumerateStereoisomers import EnumerateStereoisomers, StereoEnumerationOptions
 
 from graphcnf.errors import UserError
 from graphcnf.molecules.codec import MoleculeNotRepresentable, without_stereo
-from graphcnf.molecules.stereo import MarkedPart, dropped_marks, encode
+from graphcnf.molecules.stereo import FORCED, MarkedPart, dropped_marks, encode
 from graphcnf.molecules.stereo_flow import (
     StereoContext,
     StereoFlow,
@@ -70,6 +71,21 @@ def test_codes_are_isomeric_smiles(smiles):
     options = StereoEnumerationOptions(unique=True)
     isomers = EnumerateStereoisomers(Chem.MolFromSmiles(smiles), options)
     assert {read(Chem.MolToSmiles(mol))[1] for mol in isomers} == set(codes_of(frame, (1, 2)))
+
+
+@pytest.mark.parametrize("smiles", [
+    "NC1CC2CC2CO1", "OC12CCC1C2", "FC1CC2CCC1C2", "CC1(C)C2CCC1(C)C(=O)C2", "O=C1CC2CCC(C1)N2",
+    "CC1CC2CCC1O2", "C1CC2C3CCC(C3)C2C1", "CC1C2CC3CC(C2)CC1C3", "C1CCC2CCCCC2C1",
+])  # fmt: skip
+def test_geometry_forces_relations_of_small_and_of_bridged_rings(smiles):
+    """An isomer embeds where centres beside small rings and across bridges are as `equal` says."""
+    frame, _ = read(smiles)
+    forced = [(k, r) for k, r in enumerate(frame.relations) if r and r.kind == FORCED]
+    assert bool(forced) == (smiles != "C1CCC2CCCCC2C1")  # both decalins exist
+    for code in product((1, 2), repeat=len(frame.elements)):
+        mol = Chem.AddHs(frame.decode(code))
+        embeds = rdDistGeom.EmbedMolecule(mol, randomSeed=1) == 0
+        assert embeds == all((code[k] == code[r.element]) == r.equal for k, r in forced)
 
 
 def test_numbering_does_not_matter(zinc_smiles):
