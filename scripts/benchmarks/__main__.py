@@ -12,6 +12,7 @@ from graphcnf.scripts.benchmarks.images import images
 from graphcnf.scripts.benchmarks.moses import moses, zinc_fold
 from graphcnf.scripts.benchmarks.pmo import pmo
 from graphcnf.scripts.benchmarks.properties import properties
+from graphcnf.scripts.benchmarks.stereo import isomers, stereo_bits
 from graphcnf.scripts.benchmarks.synthetic import synthetic
 from graphcnf.scripts.benchmarks.systems import systems
 from graphcnf.scripts.benchmarks.tables import tables
@@ -36,6 +37,8 @@ for _command in (
     constrained,
     moses,
     zinc_fold,
+    stereo_bits,
+    isomers,
     synthetic,
     tables,
     digits,

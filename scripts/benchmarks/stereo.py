@@ -1,0 +1,309 @@
+"""Stereo marks: bits of held-out ones, and isomers that can exist in three dimensions."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice, product
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import torch
+from rdkit import Chem
+from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
+
+from graphcnf.compute.parallel import chunked, parallel_map
+from graphcnf.datasets.stereo import StereoDataset, load_stereo
+from graphcnf.datasets.zinc250k import load_zinc250k, zinc250k_table
+from graphcnf.errors import say
+from graphcnf.evaluation.formats import Column, number, percent, text
+from graphcnf.graphs.record_blocks import one_thread
+from graphcnf.molecules.codec import parse, quiet
+from graphcnf.molecules.flow import MoleculeFlow
+from graphcnf.molecules.stereo import Code, Frame, encode, isomeric_smiles
+from graphcnf.molecules.stereo_flow import (
+    CATEGORIES,
+    KINDS,
+    StereoContext,
+    StereoFlow,
+    StereoGraphs,
+)
+from graphcnf.pretrained import load_model, locate
+from graphcnf.scripts._options import load_model as load_graph_model
+from graphcnf.scripts._options import option
+from graphcnf.scripts.benchmarks.runner import Folder, Minutes, Model, Out, Seed, write
+from graphcnf.scripts.benchmarks.smiles_lstm import SmilesLSTM, bits_per_molecule, train
+
+LSTM_HELD_OUT = 2000  # held-out molecules with elements whose bits an LSTM is asked for
+BACK_OFF = 8.0  # observations that the shorter context of a table counts for
+CONFORMERS, MOST_ISOMERS = 3, 8  # conformers of an isomer, isomers of a molecule
+ATTEMPTS, EMBEDDING_SEED = 20, 7  # for a conformer; an impossible isomer costs all of them
+STRAINED = 10.0  # kcal/mol over the best isomer
+BLOCK = 2000  # molecules that are drawn at once
+
+StereoWeights = Annotated[str, option("Weights of stereo.", "--marks", metavar="NAME|DIR")]
+
+BITS_COLUMNS: list[Column] = [
+    ("Bits per element", text("method")),
+    ("All", number("all", 3)),
+    *[(kind.capitalize(), number(kind, 3)) for kind in KINDS],
+]
+ISOMERS_COLUMNS: list[Column] = [
+    ("Marks", text("marks")),
+    ("Molecules", number("molecules", 0)),
+    ("Embedded", percent("embedded", 1)),
+    ("Some isomer embedded", percent("possible", 1)),
+    (f"Over {STRAINED:g} kcal/mol", percent("strained", 1)),
+]
+
+
+def stereo_bits(
+    marks: StereoWeights = "zinc250k-stereo",
+    lstm: Annotated[bool, option("Also two LSTMs of SMILES, with and without marks.")] = False,
+    minutes: Minutes = 30.0,
+    folder: Folder = Path("runs/stereo-lstm"),
+    seed: Seed = 0,
+    out: Out = None,
+) -> None:
+    """Bits of held-out stereo marks, beside tables of counts and the difference of two LSTMs."""
+    flow, dataset = load_model(StereoFlow, locate(marks, shipped=True)), load_stereo()
+    rows: list[dict[str, Any]] = []
+    for name, bits in (*table_bits(dataset).items(), ("the model", model_bits(flow, dataset))):
+        kinds = dataset.graphs[torch.from_numpy(dataset.split("test"))].kinds.numpy()
+        each = {kind: bits[kinds == k].mean() for k, kind in enumerate(KINDS)}
+        rows.append({"method": name, "all": bits.mean(), **each})
+    if lstm:
+        rows.append({"method": "SMILES LSTM", "all": lstm_bits(folder, minutes, seed)})
+    notes = [
+        f"All {len(dataset.split('test')):,} held-out molecules with elements. Tables back off: "
+        "kind, relation to an earlier centre of the same two rings, atoms around the element.",
+    ]
+    if lstm:
+        notes.append(
+            f"SMILES LSTM: difference of the bits of {LSTM_HELD_OUT:,} of them with and without "
+            f"marks, of two networks with {minutes:g} CPU minutes each, seed {seed}."
+        )
+    write(out, rows, BITS_COLUMNS, notes)
+
+
+def model_bits(flow: StereoFlow, dataset: StereoDataset) -> np.ndarray:
+    """Return the bits of all held-out elements, (S,)."""
+    found = []
+    for rows in np.array_split(dataset.split("test"), 100):
+        graphs = dataset.graphs[torch.from_numpy(rows)]
+        with torch.no_grad():
+            x = graphs.padded(graphs.codes)[..., None]
+            nats = flow.flow.flow.log_probs(x, StereoContext.of(graphs))
+        found.append(nats[graphs.mask][:, 0].double().numpy())
+    return -np.concatenate(found) / math.log(2)
+
+
+def table_bits(dataset: StereoDataset) -> dict[str, np.ndarray]:
+    """Return the bits of held-out elements (S,) by tables of more and more context."""
+    parts = {p: dataset.graphs[torch.from_numpy(dataset.split(p))] for p in ("train", "test")}
+    contexts = {part: _contexts(graphs) for part, graphs in parts.items()}
+    codes = {part: graphs.codes.numpy().astype(int) for part, graphs in parts.items()}
+    p = np.full((len(codes["test"]), CATEGORIES), 1 / CATEGORIES)
+    rows, found = np.arange(len(p)), {}
+    for name in contexts["train"]:
+        keys, place = np.unique(contexts["train"][name], return_inverse=True)
+        counts = np.zeros((len(keys) + 1, CATEGORIES))
+        np.add.at(counts, (place, codes["train"]), 1)
+        at = np.searchsorted(keys, contexts["test"][name]).clip(max=len(keys) - 1)
+        at[keys[at] != contexts["test"][name]] = len(keys)  # never seen
+        p = (counts[at] + BACK_OFF * p) / (counts[at].sum(1) + BACK_OFF)[:, None]
+        found[name] = -np.log2(p[rows, codes["test"]])
+    return found
+
+
+def _contexts(graphs: StereoGraphs) -> dict[str, np.ndarray]:
+    """Return hashes of the contexts of all elements, (S,) each, from short to long."""
+    sizes, counts = graphs.sizes.numpy(), graphs.counts.numpy()
+    first = np.repeat(np.cumsum(sizes) - sizes, sizes)
+    near = graphs.neighbours.numpy().astype(int)
+    near = np.where(near > 0, near + first[:, None], 0)
+    kinds = graphs.kinds.numpy().astype(np.uint64)
+    ends = graphs.elements.numpy().astype(int)
+    start = np.repeat(np.cumsum(sizes) - sizes, counts)[:, None]
+    ends = np.where(ends > 0, ends + start, 0)
+    atoms = np.concatenate([[0], graphs.atoms.numpy() + 1]).astype(np.uint64)
+    partner = graphs.partners.numpy().astype(int)
+    before = np.repeat(np.cumsum(counts) - counts, counts)
+    other = np.where(partner > 0, graphs.codes.numpy()[(before + partner - 1).clip(min=0)], 0)
+    relation = graphs.relations.numpy().astype(np.uint64) * np.uint64(CATEGORIES)
+    relation += other.astype(np.uint64)
+    found = {"frequencies": kinds, "relation": _mixed(kinds, relation)}
+    for bonds in ("one bond", "two bonds"):
+        around = np.sort(_mixed(atoms[near], graphs.bonds.numpy().astype(np.uint64)), axis=1)
+        new = atoms[1:]
+        for column in around.T:
+            new = _mixed(new, column)
+        atoms = np.concatenate([[0], new]).astype(np.uint64)
+        found[f"relation, atoms within {bonds}"] = _mixed(relation, atoms[ends].sum(1))
+    return found
+
+
+def _mixed(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return hashes of pairs of numbers, uint64; products wrap around."""
+    x = a * np.uint64(0x9E3779B97F4A7C15) + b + np.uint64(1)
+    x = (x ^ (x >> np.uint64(31))) * np.uint64(0xBF58476D1CE4E5B9)
+    return x ^ (x >> np.uint64(29))
+
+
+def lstm_bits(folder: Path, minutes: float, seed: int) -> float:
+    """Return bits per element: what marks add to the bits of SMILES, each in an LSTM of its own."""
+    dataset = load_zinc250k()
+    skipped = {record.line for record in dataset.skipped}
+    lines = [s for k, s in enumerate(zinc250k_table().smiles(), 1) if k not in skipped]
+    isomeric = sum(parallel_map(_isomeric, chunked(lines, 1000), label="SMILES"), [])
+    chosen = []
+    for k in np.random.default_rng(0).permutation(dataset.split("test")):
+        frame, _ = encode(parse(isomeric[k]))
+        if frame.elements:
+            chosen.append((k, len(frame.elements)))
+        if len(chosen) == LSTM_HELD_OUT:
+            break
+    bits = {}
+    for name, smiles in (("isomeric", isomeric), ("plain", dataset.smiles)):
+        place = folder / f"{name}-{minutes:g}-seed-{seed}"
+        if not (place / "config.json").is_file():
+            own = dataclasses.replace(dataset, smiles=smiles)
+            with one_thread(torch.device("cpu")):
+                train(own, place, minutes=minutes, seed=seed, source=name)
+        model = SmilesLSTM.from_pretrained(place)
+        bits[name] = bits_per_molecule(model, [smiles[k] for k, _ in chosen])
+        say(f"LSTM, {name} SMILES: {bits[name]:.2f} bits per molecule")
+    return (bits["isomeric"] - bits["plain"]) * len(chosen) / sum(n for _, n in chosen)
+
+
+def _isomeric(lines: Sequence[str]) -> list[str]:
+    with quiet():
+        return [Chem.MolToSmiles(parse(line)) for line in lines]
+
+
+def isomers(
+    model: Model = "zinc250k",
+    marks: StereoWeights = "zinc250k-stereo",
+    molecules: Annotated[int, option("Polycycles in each row.", "-n", min=1)] = 200,
+    seed: Seed = 0,
+    out: Out = None,
+) -> None:
+    """Embed and relax polycycles: with drawn marks, with random ones, and those of the data."""
+    density = load_model(StereoFlow, locate(marks, shipped=True))
+    flow = MoleculeFlow(load_graph_model(model), density)
+    random = np.random.default_rng(seed)
+    drawn = list(islice(polycycles(_drawn(flow, seed)), molecules))
+    data = random.permutation(zinc250k_table().smiles()).tolist()
+    sets = {
+        "drawn": drawn,
+        "random, same graphs": [_remarked(smiles, random) for smiles in drawn],
+        "ZINC250k": list(islice(polycycles(data), molecules)),
+    }
+    rows = []
+    for name, smiles in sets.items():
+        shapes = sum(parallel_map(_shapes, chunked(smiles, 10), label=name), [])
+        known = [shape for shape in shapes if shape.strain is not None]
+        rows.append(
+            {
+                "marks": name,
+                "molecules": len(smiles),
+                "embedded": np.mean([shape.embedded for shape in shapes]),
+                "possible": np.mean([shape.possible for shape in shapes]),
+                "strained": np.mean([(shape.strain or 0) > STRAINED for shape in known]),
+            }
+        )
+    notes = [
+        "Polycycles: two or more marked atoms in several rings. Embedded: by RDKit's ETKDG, at its "
+        "defaults; some isomer: by it or another isomer at these atoms.",
+        f"Over {STRAINED:g} kcal/mol: MMFF94 energy over that of the best isomer at these atoms "
+        f"({MOST_ISOMERS} at most), {CONFORMERS} conformers each, of the molecules that embed and "
+        "have parameters.",
+        f"Seed {seed}.",
+    ]
+    write(out, rows, ISOMERS_COLUMNS, notes)
+
+
+def _drawn(flow: MoleculeFlow, seed: int) -> Iterator[str]:
+    """Yield molecules with marks without end."""
+    k = 0
+    while True:
+        sample = flow.sample(BLOCK, seed=seed + k, stereo=True)
+        yield from (smiles for smiles in sample.smiles if smiles)
+        k += 1
+
+
+def polycycles(smiles: Iterable[str]) -> Iterator[str]:
+    """Yield the isomeric SMILES of molecules with two or more marked atoms in several rings."""
+    for line in smiles:
+        if line.count("@") > 1:
+            with quiet():
+                frame, code = encode(parse(line))
+            if len(_in_rings(frame, code)) > 1:
+                yield isomeric_smiles(line)
+
+
+def _in_rings(frame: Frame, code: Code) -> list[int]:
+    """Return the numbers of marked centres in several rings."""
+    rings = frame.mol.GetRingInfo()
+    return [
+        k
+        for k, (e, c) in enumerate(zip(frame.elements, code, strict=True))
+        if c and not e.is_double and rings.NumAtomRings(e.atoms[0]) > 1
+    ]
+
+
+def _remarked(smiles: str, random: np.random.Generator) -> str:
+    """Return a molecule with random parities at its marked elements."""
+    frame, code = encode(parse(smiles))
+    other = tuple(int(random.integers(1, 3)) if c else 0 for c in code)
+    return Chem.MolToSmiles(frame.decode(frame.normal(other)))
+
+
+class Shape(NamedTuple):
+    """Whether a molecule embeds, whether an isomer does, and its strain in kcal/mol if known."""
+
+    embedded: bool
+    possible: bool
+    strain: float | None
+
+
+def _shapes(smiles: Sequence[str]) -> list[Shape]:
+    with quiet():
+        return [_shape(line) for line in smiles]
+
+
+def _shape(smiles: str) -> Shape:
+    frame, code = encode(parse(smiles))
+    places = _in_rings(frame, code)[1:]  # against the first one
+    others = {
+        frame.normal(_replaced(code, dict(zip(places, parities, strict=True))))
+        for parities in islice(product((1, 2), repeat=len(places)), MOST_ISOMERS)
+    }
+    mol = Chem.AddHs(frame.decode(code))
+    embedded = rdDistGeom.EmbedMolecule(mol, randomSeed=EMBEDDING_SEED) == 0
+    own, *rest = [_lowest_energy(frame, c) for c in (code, *sorted(others - {code}))]
+    possible = [energy for energy in rest if energy is not None]
+    strain = None
+    if own is not None and math.isfinite(own):
+        strain = own - min([own, *possible])
+    return Shape(embedded, embedded or bool(possible), strain)
+
+
+def _replaced(code: Code, values: dict[int, int]) -> Code:
+    return tuple(values.get(k, c) for k, c in enumerate(code))
+
+
+def _lowest_energy(frame: Frame, code: Code) -> float | None:
+    """Return the lowest MMFF94 energy in kcal/mol, None if none embeds, inf without parameters."""
+    mol = Chem.AddHs(frame.decode(code))
+    embedded = rdDistGeom.EmbedMultipleConfs(
+        mol, CONFORMERS, randomSeed=EMBEDDING_SEED, maxAttempts=ATTEMPTS
+    )
+    if not len(embedded):
+        return None
+    if not rdForceFieldHelpers.MMFFHasAllMoleculeParams(mol):
+        return math.inf
+    found = rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(mol, maxIters=500)
+    return min(energy for _, energy in found)
