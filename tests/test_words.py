@@ -1,6 +1,7 @@
 """The package's names are the field's: words of an earlier dialect do not come back."""
 
 import ast
+from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -48,3 +49,14 @@ def test_names_are_the_fields():
         if name.strip("_") in DIALECT
     ]
     assert not found, "\n".join(found)
+
+
+def test_no_two_classes_have_one_name():
+    counts = Counter(
+        node.name
+        for folder in ("graphcnf", "datasets", "scripts")
+        for path in (ROOT / folder).rglob("*.py")
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    assert [name for name, count in counts.items() if count > 1] == []

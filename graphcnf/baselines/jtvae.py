@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.baselines.junction_tree import PartialGraph, Vocabulary, encode, neighbours_of
+from graphcnf.baselines.junction_tree import ClusterVocabulary, PartialGraph, encode, neighbours_of
 from graphcnf.baselines.rvae import Gaussian, GraphEncoder, GraphVAE
 from graphcnf.categorical.flow import Bound
 from graphcnf.flows.base import Generators, draw_uniform
@@ -178,7 +178,7 @@ class Attachments(nn.Module):
 
     def __init__(
         self,
-        vocabulary: Vocabulary,
+        vocabulary: ClusterVocabulary,
         node_categories: int,
         bond_categories: int,
         latent_dim: int,
@@ -199,7 +199,7 @@ class Attachments(nn.Module):
         self.query = nn.Linear(latent_dim, width)
         self.value = nn.Linear(width, width)
 
-    def _measure(self, vocabulary: Vocabulary, node_categories: int) -> None:
+    def _measure(self, vocabulary: ClusterVocabulary, node_categories: int) -> None:
         clusters, largest = vocabulary.clusters, vocabulary.largest_sums
         size = np.array([len(c.types) for c in clusters])
         node = np.zeros((len(clusters), size.max()), dtype=np.int64)
@@ -413,7 +413,7 @@ class JunctionTreeVAE(GraphVAE):
 
     Args:
         edge_weights: Weight of each edge category (bond orders).
-        clusters: Rows of the `Vocabulary`.
+        clusters: Rows of the `ClusterVocabulary`.
         largest_sums: Largest sum of edge weights of each node category; None for no limit.
         tree_dim: Channels of the latents of the tree.
         graph_dim: Channels of the latents of the graph.
@@ -452,7 +452,7 @@ class JunctionTreeVAE(GraphVAE):
         self.kl_free, self.kl_weight = kl_free, kl_weight
         self.register_buffer("seen", torch.zeros((), dtype=torch.long))
         sums = [NEVER] * node_categories if largest_sums is None else largest_sums
-        self.vocabulary = Vocabulary(clusters, edge_weights, sums)
+        self.vocabulary = ClusterVocabulary(clusters, edge_weights, sums)
         self.root_label = nn.Embedding(len(clusters), width)
         self.root_messages = TreeGRU(width)
         # The posterior of the tree also sees a sum over clusters and messages from their parents.
@@ -483,7 +483,7 @@ class JunctionTreeVAE(GraphVAE):
         weights, sums = limits["edge_weights"], limits["largest_sums"]
         assert weights is not None and sums is not None
         limits |= {} if support else {"largest_sums": None}
-        return {**limits, "clusters": Vocabulary.measure(graphs, weights, sums)}
+        return {**limits, "clusters": ClusterVocabulary.measure(graphs, weights, sums)}
 
     def notes(self, rules: bool) -> list[str]:
         """Return a footnote on the limit on sums of edge weights."""

@@ -149,7 +149,7 @@ def _not_a_tree(neighbours: Neighbours, clusters: list[set], tree: nx.Graph) -> 
     return set()
 
 
-class Cluster:
+class TreeCluster:
     """Small graph in a vocabulary.
 
     `types` are its node categories, `edges` has the category of each edge as (i, j) and as (j, i),
@@ -164,7 +164,7 @@ class Cluster:
         ends = sorted((types[i], category, types[j]) for (i, j), category in edges.items())
         self.invariant = tuple(sorted(types)), tuple(ends)
 
-    def isomorphisms(self, other: Cluster):
+    def isomorphisms(self, other: TreeCluster):
         """Yield isomorphisms, tuples of the node of `other` for each node."""
         matcher = nx.algorithms.isomorphism.GraphMatcher(self._graph, other._graph, **SAME)
         for found in matcher.isomorphisms_iter():
@@ -207,7 +207,7 @@ class Cluster:
         return self.weights[self.edges[site]] if len(site) == 2 else 0
 
 
-def representative(host: Cluster, guest: Cluster, fixed: Site, place: Site, site: Site):
+def representative(host: TreeCluster, guest: TreeCluster, fixed: Site, place: Site, site: Site):
     """Return the representative in `attachments` of joining nodes `place` with nodes `site`.
 
     Also returns the automorphisms of host and guest that map to the representative. That of the
@@ -223,7 +223,7 @@ def representative(host: Cluster, guest: Cluster, fixed: Site, place: Site, site
 
 @lru_cache(maxsize=200_000)
 def attachments(
-    host: Cluster, guest: Cluster, fixed: Site, free: tuple[int, ...], most: int
+    host: TreeCluster, guest: TreeCluster, fixed: Site, free: tuple[int, ...], most: int
 ) -> list[tuple[Site, Site]]:
     """Return the ways to attach cluster `guest` to cluster `host`, one of each equivalence class.
 
@@ -250,7 +250,7 @@ def attachments(
     return sorted(found)
 
 
-class Vocabulary:
+class ClusterVocabulary:
     """Numbered clusters.
 
     Each of the `rows` is a pair of lists: node categories, and i, j, category of all edges in turn.
@@ -260,18 +260,18 @@ class Vocabulary:
 
     def __init__(self, rows: list, edge_weights: list[int], largest_sums: list[int]):
         self.edge_weights, self.largest_sums = list(edge_weights), list(largest_sums)
-        self.clusters: list[Cluster] = []
+        self.clusters: list[TreeCluster] = []
         self._by_invariant: dict[tuple, list[int]] = defaultdict(list)
         self._found: dict[tuple, tuple[int, Site]] = {}
         for types, flat in rows:
             triples = zip(flat[::3], flat[1::3], flat[2::3], strict=True)
             edges: dict[Site, int] = {pair: k for i, j, k in triples for pair in ((i, j), (j, i))}
-            self._add(Cluster(tuple(types), edges, self.edge_weights))
+            self._add(TreeCluster(tuple(types), edges, self.edge_weights))
 
     def __len__(self) -> int:
         return len(self.clusters)
 
-    def _add(self, cluster: Cluster) -> int:
+    def _add(self, cluster: TreeCluster) -> int:
         self.clusters.append(cluster)
         self._by_invariant[cluster.invariant].append(len(self) - 1)
         return len(self) - 1
@@ -310,7 +310,7 @@ class Vocabulary:
         }
         key = tuple(types[v] for v in nodes), tuple(sorted(edges.items()))
         if key not in self._found:
-            cluster = Cluster(key[0], edges, self.edge_weights)
+            cluster = TreeCluster(key[0], edges, self.edge_weights)
             for number in self._by_invariant[cluster.invariant]:
                 order = next(self.clusters[number].isomorphisms(cluster), None)
                 if order is not None:
@@ -327,7 +327,7 @@ class Vocabulary:
 class PartialGraph:
     """Graph of up to `size` nodes to which clusters are attached one by one, depth-first."""
 
-    def __init__(self, vocabulary: Vocabulary, size: int):
+    def __init__(self, vocabulary: ClusterVocabulary, size: int):
         self.vocabulary, self.size = vocabulary, size
         self.labels: list[int] = []  # number of each cluster in the vocabulary
         self.parents: list[int] = []  # index of the parent of each cluster, -1 for the first
@@ -347,7 +347,7 @@ class PartialGraph:
         """Number of nodes that are still to come."""
         return self.size - len(self.types)
 
-    def cluster(self, k: int) -> Cluster:
+    def cluster(self, k: int) -> TreeCluster:
         """Return the k-th cluster of the tree."""
         return self.vocabulary.clusters[self.labels[k]]
 
@@ -411,7 +411,9 @@ class PartialGraph:
         self.nodes.append(tuple(known[v] for v in range(len(guest.types))))
 
 
-def encode(vocabulary: Vocabulary, types: list[int], neighbours: Neighbours) -> PartialGraph | None:
+def encode(
+    vocabulary: ClusterVocabulary, types: list[int], neighbours: Neighbours
+) -> PartialGraph | None:
     """Return the code of a graph: the same graph, built from clusters, with its choices.
 
     Returns None if the graph is not connected, or has an unknown cluster.

@@ -114,7 +114,7 @@ class ConvolutionBlock(nn.Module):
         return x + self.feed_forward(x)
 
 
-class GraphEncoder(nn.Module):
+class ColoringEncoder(nn.Module):
     """Attention convolutions over the edges of a graph, whose nodes may have `inputs` channels."""
 
     def __init__(self, width: int, layers: int, heads: int, *, inputs: int = 0):
@@ -147,7 +147,7 @@ class GraphConvolutions(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, *, width: int, layers: int, heads: int):
         super().__init__()
-        self.encoder = GraphEncoder(width, layers, heads, inputs=inputs)
+        self.encoder = ColoringEncoder(width, layers, heads, inputs=inputs)
         self.leave = nn.Sequential(nn.LayerNorm(width), zero_init(ReadOut(width, outputs)))
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
@@ -237,7 +237,7 @@ class ColoringNetwork(Network):
         super().__init__()
         self.cardinalities = [colors]
         self.waves = waves
-        self.encoder = GraphEncoder(width, encoder_layers, heads)
+        self.encoder = ColoringEncoder(width, encoder_layers, heads)
         self.norm = nn.LayerNorm(width)
         self.leave = nn.Sequential(nn.Linear(width + 2, width), nn.GELU(), nn.Linear(width, 1))
         # Ten times this is added to the logits of neighbours' colours: Adam moves a parameter by

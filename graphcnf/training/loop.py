@@ -159,7 +159,7 @@ def fit(
         )
 
 
-class Objective(nn.Module):
+class LossModule(nn.Module):
     """Module that returns a model's training loss and its detached metrics."""
 
     def __init__(self, model: nn.Module, bf16: bool):
@@ -191,7 +191,7 @@ class Run:
         self.experiment, self.settings, self.out_dir = experiment, settings, out_dir
         self.start, self.lines = state, lines
         self.model: nn.Module = experiment.model
-        self.objective = Objective(self.model, settings.bf16)
+        self.objective = LossModule(self.model, settings.bf16)
         self.now = time.process_time if settings.clock == "cpu" else time.perf_counter
         self.at = Counters()
         self.sums: Sums = {}

@@ -10,8 +10,8 @@ from couplings import perturb
 from graphs.conftest import molecules, random_graph  # noqa: F401
 
 from graphcnf.baselines.junction_tree import (
+    ClusterVocabulary,
     PartialGraph,
-    Vocabulary,
     encode,
     junction_tree,
     neighbours_of,
@@ -31,7 +31,7 @@ BENZENE = ([0] * 6, [(k + 1, k) for k in range(5)] + [(5, 0)], [0, 1] * 3)
 def vocabulary_of(graphs, node_categories, weights):
     sizes = {"node_categories": node_categories, "bond_categories": len(weights)}
     sums = Support.limits(graphs, **sizes, edge_weights=weights)["largest_sums"]
-    return Vocabulary(Vocabulary.measure(graphs, weights, sums), weights, sums)
+    return ClusterVocabulary(ClusterVocabulary.measure(graphs, weights, sums), weights, sums)
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ def test_clusters_of_a_molecule_are_bonds_rings_and_branch_points():
 
 def test_equivalent_attachments_are_one_option():
     graphs = PackedGraphs.from_lists([BENZENE, ([0, 0], [(1, 0)], [0])])
-    vocabulary = Vocabulary(Vocabulary.measure(graphs, ORDERS, [4]), ORDERS, [4])
+    vocabulary = ClusterVocabulary(ClusterVocabulary.measure(graphs, ORDERS, [4]), ORDERS, [4])
     graph = PartialGraph(vocabulary, 20)
     graph.add(0)
     # A ring without substituents has one place for a bond; one ring edge of each kind for a ring.
