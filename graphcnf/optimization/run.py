@@ -217,9 +217,10 @@ def prescreen(score, smiles: Sequence[str], best: int = 100, **calls: Any) -> li
         ['CC(=O)Oc1ccccc1C(=O)O']
     """
     check_integer("best", best, 1)
-    library = starting_molecules(smiles)
+    goal = Goal.of(score)
+    library = starting_molecules(smiles, goal.is_chiral)
     answers: list[Answer] = []
-    with Oracle(Goal.of(score), **calls) as oracle, progress_bar("prescreen", len(library)) as show:
+    with Oracle(goal, **calls) as oracle, progress_bar("prescreen", len(library)) as show:
         for part in chunked(library, PRESCREENED):
             answers += oracle(part)
             show(len(answers))
