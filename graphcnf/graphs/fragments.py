@@ -88,6 +88,11 @@ class Placements:
 class Progress:
     """Fragment nodes that P particles have placed so far, and what the rest of them needs.
 
+    A particle *enters* a component of the fragment with the first of its nodes. A node on the path
+    is *held* while fragment nodes or attachments at it are still to come, so the path must not step
+    back below the highest such level, the *floor*. *Need* is the number of free nodes that the
+    attachments still ask for, and a structure is *alive* while its edges agree with the graph.
+
     `sizes` (P,) are the numbers of nodes of the graphs, `closures` is the largest number of rings
     that a node may close. Raises UserError if a graph is too small for the fragment.
     """

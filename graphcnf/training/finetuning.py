@@ -100,10 +100,9 @@ def finetune(
             time that follows from the number of molecules.
         seed: Seed of everything random.
         settings: Entries of `TrainingSettings` that override those of `plan`.
-        features: Patterns and properties to report, for the molecules and for samples before and
-            after.
+        features: Patterns and properties to report, of the molecules and of the samples.
         samples: Number of samples before and after, 0 for none.
-        say: Function that prints a line about progress.
+        say: Function that prints a line.
 
     Raises:
         UserError: There are too few molecules, the model does not draw atom by atom, or the folder
