@@ -203,7 +203,8 @@ def test_an_isomer_is_found(marking, monkeypatch):
     target = "C[C@H](O)[C@@H](N)CF"
     goal = [{"score": "similarity", "to": target, "fingerprint": "ECFP4-chiral"}]
     start = ["CC(O)C(N)CF", "CCCO"]
-    found = optimize(goal, model=marking, budget=50, settings=SMALL, workers=0, start=start)
+    how = dict(model=marking, settings=SMALL, workers=0, start=start)
+    found = optimize(goal, budget=100, seed=1, **how)
     best = found.to_frame(best=1)
     assert best.score[0] == 1 and best.smiles[0] == Chem.CanonSmiles(target)
 
