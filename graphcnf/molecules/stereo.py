@@ -55,7 +55,7 @@ SMALL_BRIDGED = 11
 
 _FUSED = list(combinations_with_replacement(range(4, 8), 2))
 FORCED, RELATIONS = 1, 2 + len(_FUSED)
-"""Kind of relation that geometry forces, and number of all kinds with that of no relation."""
+"""Kind of relation that geometry forces, and number of kinds, with 0 for no relation."""
 
 Code = tuple[int, ...]
 """Category of each element of a frame."""
@@ -231,23 +231,20 @@ class Frame:
             for k, e in enumerate(self.elements)
             if not e.is_double and rings.NumAtomRings(e.atoms[0]) > 1
         }
-        pairs = combinations(map(set, rings.BondRings()), 2) if len(numbers) > 1 else ()
-        for first, second in pairs:
+        if len(numbers) < 2:
+            return found
+        bonds = bond_ends(self.mol)
+        for first, second in combinations(map(set, rings.BondRings()), 2):
             paths = first & second, first - second, second - first
-            met = Counter(a for k in paths[0] for a in _bond_ends(self.mol, k))
+            met = Counter(atom for bond in paths[0] for atom in bonds[bond])
             ends = sorted(numbers.get(a, -1) for a, count in met.items() if count == 1)
             if len(ends) != 2 or ends[0] < 0:
                 continue
             equal = False
-            for element in (self.elements[k] for k in ends):
-                bonds = self.mol.GetAtomWithIdx(element.atoms[0]).GetBonds()
-                near = [
-                    bond.GetOtherAtomIdx(element.atoms[0])
-                    for path in paths
-                    for bond in bonds
-                    if bond.GetIdx() in path
-                ]
-                equal ^= _odd([*near, *(a for a in element.references if a not in near)])
+            for k in ends:
+                (atom,), references = self.elements[k]
+                near = [sum(bonds[b]) - atom for path in paths for b in path if atom in bonds[b]]
+                equal ^= _odd([*near, *(a for a in references if a not in near)])
             shortest, *lengths = sorted(map(len, paths))
             if shortest == 1 and lengths[0] > 2:
                 sizes = [min(length + 1, _FUSED[-1][0]) for length in lengths]
@@ -500,11 +497,6 @@ def _from_lowest(ring: Sequence[int]) -> list[int]:
     first = min(range(len(ring)), key=ring.__getitem__)
     turned = [*ring[first:], *ring[:first]]
     return turned if turned[1] < turned[-1] else [turned[0], *turned[:0:-1]]
-
-
-def _bond_ends(mol: Chem.Mol, bond: int) -> tuple[int, int]:
-    found = mol.GetBondWithIdx(bond)
-    return found.GetBeginAtomIdx(), found.GetEndAtomIdx()
 
 
 def _odd(values: Sequence[int]) -> bool:

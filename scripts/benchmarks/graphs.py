@@ -90,7 +90,7 @@ def graphs(
             rows.append({"kind": kind, "method": method, **count(found, known, VALID[kind])})
             say(f"{kind}, {method}: {rows[-1]}")
         rows += published("graphs", kind=kind)
-        shown[kind] = list(drawn.values())[1][:4]
+        shown[kind] = list(drawn.values())[1][:4]  # of the model, by its rule if it has one
     columns: list[Column] = [
         ("Graphs", text("kind")),
         ("Model", text("method")),

@@ -62,7 +62,7 @@ def pmo(
     library = random_zinc(prescreened, random.Random(seed)) if prescreened else []
     rows: list[dict[str, Any]] = []
     for task, goal in goals.items():
-        rows.append({"task": task, "prescreened": prescreened})
+        rows.append({"task": task, "prescreened": len(library)} if library else {"task": task})
         for method in chosen:
             place = folder / task / f"{method}-{budget}-seed-{seed}"
             if method == "graphcnf":
@@ -89,10 +89,13 @@ def pmo(
         "best score 1, and keeps that value.",
         f"mol_ga: default_ga, population {MOL_GA_POPULATION:,}, {MOL_GA_OFFSPRING} offspring in a "
         f"generation, from {MOL_GA_START} random molecules of ZINC250k, which count as calls.",
-        f"Prescreened: {prescreened:,} random molecules of ZINC250k, outside the budget. The "
-        "search of graphcnf starts from the 100 best, which count as calls.",
         "CPU minutes of one thread, oracle included; of the last sitting of an interrupted run.",
     ]
+    if library:
+        notes.append(
+            "Prescreened: random molecules of ZINC250k, scored outside the budget; the search of "
+            "graphcnf starts from the 100 best, which count as calls."
+        )
     columns: list[Column] = [("Task", text("task")), ("Prescreened", number("prescreened", 0))]
     for method in METHODS:
         columns += [

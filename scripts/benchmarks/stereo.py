@@ -22,7 +22,7 @@ from graphcnf.evaluation.formats import Column, number, percent, text
 from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.molecules.codec import parse, quiet
 from graphcnf.molecules.flow import MoleculeFlow
-from graphcnf.molecules.stereo import Code, Frame, encode, isomeric_smiles
+from graphcnf.molecules.stereo import FORCED, Code, Frame, encode
 from graphcnf.molecules.stereo_flow import (
     CATEGORIES,
     KINDS,
@@ -79,6 +79,8 @@ def stereo_bits(
     notes = [
         f"All {len(dataset.split('test')):,} held-out molecules with elements. Tables back off: "
         "kind, relation to an earlier centre of the same two rings, atoms around the element.",
+        "Pairs of marked centres whose relation geometry forces, in training and held-out "
+        "molecules: {:,}, of which {:,} have it.".format(*forced_pairs(dataset.graphs)),
     ]
     if lstm:
         notes.append(
@@ -86,6 +88,20 @@ def stereo_bits(
             f"marks, of two networks with {minutes:g} CPU minutes each, seed {seed}."
         )
     write(out, rows, BITS_COLUMNS, notes)
+
+
+def forced_pairs(graphs: StereoGraphs) -> tuple[int, int]:
+    """Count pairs of marked centres whose relation geometry forces, and those that have it."""
+    own, other, relation = graphs.codes.numpy(), _partner_codes(graphs), graphs.relations.numpy()
+    pairs = (relation // 2 == FORCED) & (own > 0) & (other > 0)
+    return int(pairs.sum()), int((pairs & ((own == other) == (relation % 2 == 1))).sum())
+
+
+def _partner_codes(graphs: StereoGraphs) -> np.ndarray:
+    """Return the code of the earlier centre of each element's relation, 0 for none, (S,)."""
+    counts, partner = graphs.counts.numpy(), graphs.partners.numpy().astype(int)
+    first = np.repeat(np.cumsum(counts) - counts, counts)
+    return np.where(partner > 0, graphs.codes.numpy()[(first + partner - 1).clip(min=0)], 0)
 
 
 def model_bits(flow: StereoFlow, dataset: StereoDataset) -> np.ndarray:
@@ -129,11 +145,8 @@ def _contexts(graphs: StereoGraphs) -> dict[str, np.ndarray]:
     start = np.repeat(np.cumsum(sizes) - sizes, counts)[:, None]
     ends = np.where(ends > 0, ends + start, 0)
     atoms = np.concatenate([[0], graphs.atoms.numpy() + 1]).astype(np.uint64)
-    partner = graphs.partners.numpy().astype(int)
-    before = np.repeat(np.cumsum(counts) - counts, counts)
-    other = np.where(partner > 0, graphs.codes.numpy()[(before + partner - 1).clip(min=0)], 0)
     relation = graphs.relations.numpy().astype(np.uint64) * np.uint64(CATEGORIES)
-    relation += other.astype(np.uint64)
+    relation += _partner_codes(graphs).astype(np.uint64)
     found = {"frequencies": kinds, "relation": _mixed(kinds, relation)}
     for bonds in ("one bond", "two bonds"):
         around = np.sort(_mixed(atoms[near], graphs.bonds.numpy().astype(np.uint64)), axis=1)
@@ -241,7 +254,7 @@ def polycycles(smiles: Iterable[str]) -> Iterator[str]:
             with quiet():
                 frame, code = encode(parse(line))
             if len(_in_rings(frame, code)) > 1:
-                yield isomeric_smiles(line)
+                yield Chem.MolToSmiles(frame.decode(code))
 
 
 def _in_rings(frame: Frame, code: Code) -> list[int]:
@@ -262,11 +275,11 @@ def _remarked(smiles: str, random: np.random.Generator) -> str:
 
 
 class Shape(NamedTuple):
-    """Whether a molecule embeds, whether an isomer does, and its strain in kcal/mol if known."""
+    """Result of embedding a molecule and its isomers in three dimensions."""
 
-    embedded: bool
-    possible: bool
-    strain: float | None
+    embedded: bool  # the molecule itself
+    possible: bool  # the molecule or one of the isomers
+    strain: float | None  # energy over the best of them in kcal/mol, None if unknown
 
 
 def _shapes(smiles: Sequence[str]) -> list[Shape]:

@@ -34,15 +34,18 @@ CENSUS = {
 """Columns of a synthetic census: number of categories, and the columns it depends on."""
 
 
+CENSUS_ROWS = 8000
+
+
 def census() -> pd.DataFrame:
-    """Draw 8,000 rows of the synthetic census, which docs/own-data.md uses as well."""
+    """Draw the rows of the synthetic census, which docs/own-data.md uses as well."""
     tables, random = np.random.default_rng(7), np.random.default_rng(0)
     codes: dict[str, np.ndarray] = {}
     for name, (count, parents) in CENSUS.items():
         table = tables.dirichlet(np.full(count, 0.5), [CENSUS[p][0] for p in parents] or None)
         p = table[tuple(codes[parent] for parent in parents)] if parents else table[None]
-        p = np.broadcast_to(p, (8000, count))
-        codes[name] = (random.random((8000, 1)) > p.cumsum(-1)[:, :-1]).sum(-1)
+        p = np.broadcast_to(p, (CENSUS_ROWS, count))
+        codes[name] = (random.random((CENSUS_ROWS, 1)) > p.cumsum(-1)[:, :-1]).sum(-1)
     return pd.DataFrame(codes)
 
 
