@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
+from collections import Counter
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -85,18 +86,20 @@ def _support_vectors(model: Any) -> Callable[[Chem.Mol], float]:
 
     The decision value of the Gaussian kernel is turned into a probability by Platt scaling.
     """
-    vectors, weights = model.support_vectors_, model._dual_coef_[0]
-    squares = (vectors**2).sum(1)
+    weights = model._dual_coef_[0]
+    columns = np.ascontiguousarray(model.support_vectors_.T)  # (BITS, N), few of them in a molecule
+    squares = (columns**2).sum(0)
     gamma, intercept = model._gamma, float(model._intercept_[0])
     slope, offset = float(model._probA[0]), float(model._probB[0])
     generator = GetMorganGenerator(radius=3, atomInvariantsGenerator=GetMorganFeatureAtomInvGen())
 
     def probability(mol: Chem.Mol) -> float:
-        counts = np.zeros(BITS)
+        counts: Counter[int] = Counter()
         found = generator.GetSparseCountFingerprint(mol).GetNonzeroElements()
         for bit, count in found.items():
             counts[bit % BITS] += count
-        distances = squares - 2 * vectors @ counts + counts @ counts
+        bits, own = list(counts), np.array(list(counts.values()), dtype=float)
+        distances = squares - 2 * own @ columns[bits] + own @ own
         decision = weights @ np.exp(-gamma * distances) + intercept
         # The sigmoid gives the probability of the first class, inactive.
         return _coupled(float(np.clip(1 / (1 + np.exp(slope * decision + offset)), 1e-7, 1 - 1e-7)))
