@@ -86,7 +86,7 @@ def pmo(
             else:
                 place = searches.folder / task / f"{method}-{budget}-seed-{seed}"
                 file = place / "result.json"
-                found = _kept(file, None, partial(_mol_ga, goal, budget, seed))
+                found = _stored(file, None, partial(_mol_ga, goal, budget, seed))
             rows[-1] |= {f"{method}_{key}": value for key, value in found.items()}
             say(f"{task}, {method}: AUC {found['auc']:.3f}, top 10 {found['top']:.3f}")
         if budget == 10_000:  # as published
@@ -177,7 +177,7 @@ class Searches:
         """
         place = self.folder / task / self.name
         identity = run_identity(goal, self.flow, SearchSettings(), self.seed)
-        return _kept(
+        return _stored(
             place / f"{name}.json",
             identity,
             lambda: figures(self._run(goal, place, counts), self.budget),
@@ -205,7 +205,7 @@ class Searches:
         return scores
 
 
-def _kept(file: Path, identity: str | None, figures: Callable[[], dict[str, Any]]) -> dict:
+def _stored(file: Path, identity: str | None, figures: Callable[[], dict[str, Any]]) -> dict:
     """Return the figures in a file, or compute them, add the CPU minutes, and write the file."""
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
