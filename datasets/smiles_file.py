@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from graphcnf.compute.files import NotUnpacked, gunzip, read_file, unpacked_limit
 from graphcnf.compute.parallel import Workers
-from graphcnf.datasets import cache
+from graphcnf.datasets import MOLECULES, cache
 from graphcnf.datasets.molecules import MoleculeDataset, cache_path, encode
 from graphcnf.errors import UserError
 from graphcnf.limits import MAX_NODES
@@ -132,6 +132,8 @@ def load_smiles_file(
         None if standardize is None else sorted(standardize),
     )
     name = path.name.removesuffix(".gz").rsplit(".", 1)[0] or "molecules"
+    if name in MOLECULES:
+        name = f"{name} (file)"  # a model would be taken for one of the data set
 
     def encoded():
         numbers, smiles, *_ = read_smiles(path, column=column, content=content)
@@ -306,7 +308,9 @@ def _place(path: Path, names: list[str], column: str | None) -> int:
 
 def _table(path: Path, text: str, column: str | None, delimiter: str) -> Iterator[Row]:
     """Yield the rows of a table; an empty cell gives the SMILES ""."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    # Not strict, a quote that is not closed would swallow the rest of the file.
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    before = 0
     try:
         header = next((row for row in reader if any(cell.strip() for cell in row)), [])
         place = _place(path, [cell.strip() for cell in header], column)
@@ -321,7 +325,7 @@ def _table(path: Path, text: str, column: str | None, delimiter: str) -> Iterato
                 more.pop(names[place], None)
                 yield line, smiles, more
     except csv.Error as error:
-        raise DataFileError(f"{path}, line {reader.line_num}: not a table: {error}") from error
+        raise DataFileError(f"{path}, line {before + 1}: not a table: {error}") from error
 
 
 def _distinct(names: list[str]) -> list[str]:

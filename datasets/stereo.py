@@ -37,7 +37,7 @@ class StereoDataset:
         name: Short name.
         graphs: Molecules with normal codes.
         hashes: `hash_each` of the SMILES without stereo, (M,) uint64.
-        total: Number of molecules with and without stereo elements.
+        total: Number of readable molecules, with and without stereo elements.
     """
 
     name: str
@@ -100,23 +100,28 @@ def load_stereo(path: str | Path | None = None, *, workers: Workers = None) -> S
         return {k: np.concatenate([part[k] for part in parts]) for k in parts[0]} if parts else {}
 
     digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
-    arrays = cache.cached(cache_path(f"stereo-{name}", 3, digest), compute)
+    arrays = cache.cached(cache_path(f"stereo-{name}", 4, digest), compute)
     if not len(arrays.get("sizes", ())):
         raise UserError(f"{path}: no molecule has stereo elements")
-    hashes = arrays.pop("hashes")
+    hashes, read = arrays.pop("hashes"), int(arrays.pop("read").sum())
     graphs = StereoGraphs(**{k: torch.from_numpy(array) for k, array in arrays.items()})
-    return StereoDataset(name, graphs, hashes, len(lines))
+    return StereoDataset(name, graphs, hashes, read)
 
 
 def _encoded(lines: list[str]) -> dict[str, np.ndarray]:
-    """Return the arrays of `StereoGraphs`, and `hashes`, of the SMILES with stereo elements."""
-    frames, codes, smiles = [], [], []
+    """Return the arrays of `StereoGraphs`, and `hashes`, of the SMILES with stereo elements.
+
+    `read` (1,) is the number of readable SMILES.
+    """
+    frames, codes, smiles, read = [], [], [], 0
     with quiet():
         for line in lines:
             with suppress(MoleculeNotRepresentable):
                 frame, code = encode(parse(line))
+                read += 1
                 if code and frame.mol.GetNumAtoms() <= MAX_NODES:
                     frames.append(frame)
                     codes.append(code)
                     smiles.append(frame.smiles)
-    return {**StereoGraphs.of(frames, codes).to_arrays(), "hashes": hash_each(smiles)}
+    arrays = StereoGraphs.of(frames, codes).to_arrays()
+    return {**arrays, "hashes": hash_each(smiles), "read": np.array([read])}

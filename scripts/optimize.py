@@ -161,7 +161,7 @@ def optimize(
         )
         if prescreen is not None:
             library = options.read_molecules(prescreen)
-            leads += run.prescreen(goal, library, **calls)
+            leads += run.prescreen(goal, library, stereo=stereo, **calls)
             say(f"prescreened {len(library):,} molecules, outside the budget")
         result = run.optimize(
             goal,

@@ -57,6 +57,11 @@ class Filters:
     alerts: Sequence[str] = ()
 
     def __post_init__(self):
+        for name in ("smarts", "exclude", "require", "alerts"):
+            object.__setattr__(self, name, _several(getattr(self, name)))
+        for name in ("min_similarity", "max_similarity"):
+            if (given := getattr(self, name)) is not None:
+                object.__setattr__(self, name, (_several(given[0]), given[1]))
         for text in set(self.smarts) & set(self.exclude):
             raise UserError(f"{text} is wanted and excluded: nothing can pass")
         assert self.checks is not None  # reads all filters, and raises for bad ones
@@ -103,6 +108,10 @@ class Filters:
     def refusal(self, mol: Chem.Mol) -> str:
         """Return the name of the first filter that a molecule fails, "" if it passes all."""
         return next((name for name, passes in self.checks.items() if not passes(mol)), "")
+
+
+def _several(given: str | Iterable[str]) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given)
 
 
 NO_FILTERS = Filters()

@@ -111,12 +111,14 @@ def read_fragment(text: str, task: str, vocabulary: MoleculeVocabulary) -> Molec
     points: list[tuple[str, int]] = []
     with codec.quiet():
         try:
-            given, smarts = codec.parse(text), False
+            given, smarts = codec.parse(text), "~" in text  # any bond, which RDKit reads in SMILES
             dropped_marks(text)
         except codec.UnparsableSmiles:
-            given, smarts = codec.parse_smarts(text, kind="SMILES or SMARTS"), True
+            smarts = True
         except codec.MoleculeNotRepresentable as error:  # marks that contradict each other
             raise UserError(str(error)) from None
+        if smarts:
+            given = codec.parse_smarts(text, kind="SMILES or SMARTS")
         found = len(Chem.GetMolFrags(given))
         parts, low, high = TASKS[task]
         if found != parts:
@@ -131,7 +133,7 @@ def read_fragment(text: str, task: str, vocabulary: MoleculeVocabulary) -> Molec
             constraint = _of_smarts(shown, given, vocabulary)
         else:
             _check_attachments(shown, given, low, high)
-            points = _points(given, task)
+            points = [] if is_open else _points(given, task)
             constraint = _of_smiles(shown, given, vocabulary, is_open)
             query = _query(given, is_open)
     fragment = make_fragment(vocabulary, *constraint, rings=task == "scaffold")

@@ -53,7 +53,7 @@ def join_molecules(
         atoms: Lowest and highest number of heavy atoms of a product.
 
     Raises:
-        UserError: No new product is found for a long time.
+        UserError: No end is readable, or no new product is found for a long time.
 
     Examples:
         >>> next(join_molecules(["OC(=O)c1ccccc1", "NCC1CC1"], atoms=(13, 13)))
@@ -66,6 +66,8 @@ def join_molecules(
     groups = [list(reaction.GetReactants()) for reaction in reactions]
     some = [molecules[k] for k in random.permutation(len(molecules))[:MAX_REACTANTS]]
     read, first_ones = _neutral(some), _neutral(ends)
+    if len(ends) and not first_ones:
+        raise UserError("none of the ends can be read")
     partners = [[[m for m in read if m.HasSubstructMatch(g)] for g in pair] for pair in groups]
 
     def join(first: Chem.Mol | None) -> Chem.Mol | None:

@@ -150,9 +150,10 @@ class Frame:
         Raises:
             MoleculeNotRepresentable: There are `MOST_MATCHES` automorphisms.
         """
-        relevant = {a for e in self.elements for a in e.atoms + e.references}
-        counts = Counter(self.classes)
-        if all(counts[self.classes[a]] == 1 for a in relevant):
+        # Also the images of references, which need not be the lowest neighbours of their atoms.
+        kinds = {self.classes[a] for e in self.elements for a in e.atoms + e.references}
+        relevant = {k for k, kind in enumerate(self.classes) if kind in kinds}
+        if len(relevant) == len(kinds):
             return ()
         kept = _core(self.mol, relevant)
         numbers = {old: new for new, old in enumerate(kept)}

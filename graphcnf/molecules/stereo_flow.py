@@ -20,7 +20,7 @@ from graphcnf.categorical.autoregressive import AutoregressiveFlow, Network, Ste
 from graphcnf.errors import UserError
 from graphcnf.flows.modules import ReadOut, evaluates, zero_init
 from graphcnf.flows.transform import Context, Generators
-from graphcnf.limits import Range
+from graphcnf.limits import MAX_NODES, Range
 from graphcnf.molecules.codec import parse, quiet
 from graphcnf.molecules.stereo import (
     MOST_CODES,
@@ -484,7 +484,7 @@ class StereoFlow(Pretrained, nn.Module):
             The columns `smiles` and `probability`, given the marks and that all elements have one.
 
         Raises:
-            UserError: There are more than `MOST_CODES`.
+            UserError: There are more than `MOST_CODES`, or more than 255 heavy atoms.
             MoleculeNotRepresentable: It is no molecule, or its marks contradict each other.
         """
         with quiet():
@@ -492,6 +492,8 @@ class StereoFlow(Pretrained, nn.Module):
                 dropped_marks(molecule)
                 molecule = parse(molecule)
             frame, given = encode(molecule)
+        if (size := frame.mol.GetNumAtoms()) > MAX_NODES:
+            raise UserError(f"{size} heavy atoms, at most {MAX_NODES} are possible")
         codes = frame.matching(given, (1, 2))
         if codes is None:
             raise UserError(

@@ -153,7 +153,8 @@ MAKERS: dict[str, Callable[..., Score]] = {
 
 def gaussian(value: float, centre: float, width: float) -> float:
     """Return `exp(-(value - centre)^2 / (2 width^2))`."""
-    return math.exp(-0.5 * ((value - centre) / width) ** 2)
+    deviation = (value - centre) / width
+    return math.exp(-0.5 * deviation * deviation)
 
 
 def geometric(values, weights) -> float:
@@ -306,7 +307,8 @@ class Goal:
 
         Raises what an objective raises, and `NotANumber` for a value that is no finite number.
         """
-        values = {o.name: _number(o.function(mol, smiles)) for o in self.objectives}
+        # A copy for each, since a function may change its molecule.
+        values = {o.name: _number(o.function(Chem.Mol(mol), smiles)) for o in self.objectives}
         mapped = [o.desirability(values[o.name]) for o in self.objectives]
         if len(mapped) == 1:
             return mapped[0], values
@@ -347,7 +349,7 @@ def _objective(table: Mapping[str, Any], folder: Path) -> Objective:
     if not callable(function):
         raise UserError(f"score must be a name or FILE.py:FUNCTION, got {score!r}")
     default = score if isinstance(score, str) else getattr(score, "__name__", None)
-    name = str(table.get("name", default) or "score").rpartition(":")[2]
+    name = str(table.get("name") or str(default or "score").rpartition(":")[2])
     name = f"{name}_value" if name in COLUMNS else name
     return Objective(name, _of_both(function), desirability(table), float(weight))
 
@@ -407,15 +409,18 @@ def _named(score: str, folder: Path) -> Callable:
     path = folder / file
     if not path.is_file():
         raise UserError(f"no file {path}")
-    # The file may import modules from its folder.
-    sys.path.insert(0, str(path.parent.resolve()))
+    # The file may import modules from its folder, also later, in a function.
+    place = str(path.parent.resolve())
+    sys.path.insert(0, place)
     try:
         function = runpy.run_path(str(path), run_name=f"graphcnf_score_{path.stem}").get(name)
     except (Exception, SystemExit) as error:
         line = " ".join(str(error).split())
         raise UserError(f"{path}: {type(error).__name__}: {line}") from None
     finally:
-        sys.path.pop(0)
+        sys.path.remove(place)
+        if place not in sys.path:
+            sys.path.append(place)
     if not callable(function):
         raise UserError(f"{path} has no function {name!r}")
     return function
@@ -460,6 +465,8 @@ def _score_identity(score: Any, folder: Path) -> str:
     for cell in owner.__closure__ or ():
         with suppress(ValueError):  # a cell that is filled later
             bound.append(cell.cell_contents)
+    names = [name for name in owner.__code__.co_names if name in owner.__globals__]
+    bound += [(name, owner.__globals__[name]) for name in names]
     return source + _shown(tuple(bound))
 
 

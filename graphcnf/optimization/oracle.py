@@ -204,7 +204,8 @@ class Oracle:
         calls: Number of calls made by this object.
 
     Raises:
-        UserError: The folder is not that of an optimisation, or another process uses it.
+        UserError: An argument is wrong, the folder is not that of an optimisation, or another
+            process uses it.
     """
 
     def __init__(
@@ -219,6 +220,8 @@ class Oracle:
     ):
         if not (is_number(timeout) and 0 < timeout < math.inf):
             raise UserError(f"timeout must be a number of seconds greater than 0, got {timeout!r}")
+        if isinstance(workers, int) and workers < 0:
+            raise UserError(f"workers must be 0 or more, got {workers}")
         self.goal, self.timeout = goal, timeout
         self.stop_on_error, self.note, self.calls = stop_on_error, note, 0
         self.workers = available_cores() if workers is None else workers

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -37,6 +37,7 @@ from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.molecules.growth import read_fragment
 from graphcnf.molecules.properties import ECFP4
 from graphcnf.molecules.stereo import isomeric_smiles
+from graphcnf.molecules.stereo_flow import stereo_of
 from graphcnf.optimization.objectives import Goal
 from graphcnf.optimization.oracle import INVALID, RUN_LOCK, Answer, Oracle
 from graphcnf.optimization.policy import Policy
@@ -175,10 +176,7 @@ def optimize(
         raise UserError('optimisation needs a model that draws atom by atom ("path")')
     if stereo and flow.stereo is None:
         raise UserError("the model has no stereo: leave stereo out")
-    if stereo is None:
-        given = [*start, *(fragment or ())[1:]]
-        stereo = goal.is_chiral or any("stereo" in codec.dropped(text) for text in given)
-    density = flow.stereo if stereo else None
+    density = flow.stereo if _in_stereo(stereo, goal, [*start, *(fragment or ())[1:]]) else None
     start = starting_molecules(start, density is not None)
     policy = Policy(flow, learning_rate=settings.learning_rate, sigma=settings.sigma)
     held = read_fragment(fragment[1], fragment[0], flow.vocabulary) if fragment else None
@@ -186,7 +184,8 @@ def optimize(
         policy.grow(0, held, (seed,))  # raises for an unsuitable fragment before the first call
     search = Search(policy, settings, seed, start, held, filters, density)
     rules = [list(fragment or ()), filters.identity] if fragment or filters else []
-    rules += ["stereo"] if density is not None else []
+    if density is not None:
+        rules += ["stereo", *([] if density is stereo_of(flow.model) else [model_digest(density)])]
     identity = run_identity(goal, flow, settings, seed, start, rules)
     with Oracle(goal, **calls) as oracle, one_thread(flow.model.device):
         state = inside(oracle.folder, STATE)
@@ -194,23 +193,33 @@ def optimize(
             _load(state, identity, search, oracle.answers)
         _search(search, oracle, budget, partial(_save, state, identity, search))
         answers = [oracle.answers[s] for s in search.memory.smiles]
-    return OptimizationResult(
-        answers, search.memory.sources, oracle.calls, MoleculeFlow(policy.model)
-    )
+    tuned = MoleculeFlow(policy.model, flow.stereo)
+    return OptimizationResult(answers, search.memory.sources, oracle.calls, tuned)
 
 
-def prescreen(score, smiles: Sequence[str], best: int = 100, **calls: Any) -> list[str]:
+def _in_stereo(stereo: bool | None, goal: Goal, given: Iterable[str]) -> bool:
+    """Return whether to search among stereoisomers; if None, the goal and given SMILES decide."""
+    if stereo is not None:
+        return stereo
+    return goal.is_chiral or any("stereo" in codec.dropped(text) for text in given)
+
+
+def prescreen(
+    score, smiles: Sequence[str], best: int = 100, *, stereo: bool | None = None, **calls: Any
+) -> list[str]:
     """Score a library outside the budget of a search, and return the best for its `start`.
 
     Args:
         score: The score, as `optimize` takes it.
         smiles: Molecules of the library.
         best: Number of molecules to return, best first.
+        stereo: True to score stereoisomers; None to do so if a fingerprint of the score has stereo
+            marks.
         **calls: Options of the `Oracle`. With the `folder` of the search, an interrupted prescreen
             continues, and the search pays for none of its molecules again.
 
     Raises:
-        UserError: A molecule cannot be represented, or no molecule has a score.
+        UserError: There is no molecule, one is not readable, or none has a score.
 
     Examples:
         >>> prescreen("qed", ["CCO", "CC(=O)Oc1ccccc1C(=O)O"], best=1, workers=0)
@@ -218,7 +227,10 @@ def prescreen(score, smiles: Sequence[str], best: int = 100, **calls: Any) -> li
     """
     check_integer("best", best, 1)
     goal = Goal.of(score)
-    library = starting_molecules(smiles, goal.is_chiral)
+    library = [smiles] if isinstance(smiles, str) else smiles
+    library = starting_molecules(library, _in_stereo(stereo, goal, ()))
+    if not library:
+        raise UserError("a prescreen needs molecules, got none")
     answers: list[Answer] = []
     with Oracle(goal, **calls) as oracle, progress_bar("prescreen", len(library)) as show:
         for part in chunked(library, PRESCREENED):

@@ -172,7 +172,8 @@ class ReplayMemory:
         self.sources.append(source)
         self.scores.append(score)
         if (graph := without_marks(smiles)) in self.graphs:
-            self.isomers[score == self.graphs[graph]] += 1
+            first = self.graphs[graph]
+            self.isomers[score == first or math.isnan(score) and math.isnan(first)] += 1
         self.graphs.setdefault(graph, score)
 
     @property
@@ -431,7 +432,7 @@ class Search:
         scored = memory.best(len(memory))
         if not self.settings.fitted or len(pool) <= wanted or len(scored) < FEWEST:
             return [pool[k] for k in random.permutation(len(pool))[:wanted]]
-        half = self.settings.fitted // 2
+        half = max(1, self.settings.fitted // 2)
         rest = scored[half:]
         if len(rest) > half:
             rest = rest[random.choice(len(rest), half, replace=False)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -137,7 +137,7 @@ def _of_molecules(name: str, model: dict, data: dict, settings: TrainingSettings
     dataset, tables = load_molecules(name, data), None
     train, held_out = dataset.split("train"), dataset.split("test")
     if not (len(train) and len(held_out)):
-        raise UserError(f"{len(train)} training and {len(held_out)} held-out molecules: too few")
+        raise UserError(_too_few(train, held_out))
     if network is not None:
         _check_known(network, model["start"], dataset)
     if names is not None:
@@ -277,9 +277,16 @@ def _coloring(model: dict, data: dict, settings: TrainingSettings) -> Experiment
     return _experiment(network, dataset, settings.batch_size, 4 * settings.batch_size)
 
 
+def _too_few(train: Sized, held_out: Sized) -> str:
+    return f"{len(train)} training and {len(held_out)} held-out molecules: too few"
+
+
 def _stereo(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
     check("[model]", model, StereoFlow)
     dataset = _loaded(load_stereo, data)
+    train, held_out = dataset.split("train"), dataset.split("test")
+    if not (len(train) and len(held_out)):
+        raise UserError(_too_few(train, held_out))
     network = call("[model]", StereoFlow, known={}, **model)
     network.metadata = {"dataset": dataset.name, "marks": dataset.marks()}
     return _experiment(network, dataset, settings.batch_size, 4 * settings.batch_size)

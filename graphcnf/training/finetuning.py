@@ -25,6 +25,7 @@ from graphcnf.errors import UserError, require
 from graphcnf.graphs.batch import GraphBatch
 from graphcnf.graphs.model import GraphCNF
 from graphcnf.graphs.path.enlargement import enlarged
+from graphcnf.molecules.codec import parse
 from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.molecules.hashing import contains, hash_each
 from graphcnf.molecules.properties import Feature, has_element, property_table
@@ -208,6 +209,11 @@ def _prepared(flow: MoleculeFlow, data) -> tuple[MoleculeFlow, Any]:
     if len(data.split("test")) < FEW_HELD_OUT:
         data = replace(data, test_indices=np.array([], dtype=int))
     known = flow.vocabulary
+    if known.marked and not data.vocabulary.marked and any(map(_is_aromatic, data.smiles)):
+        raise UserError(
+            "the model's categories say what is aromatic, those of the data do not: load the data "
+            "with aromatic=True"
+        )
     data = data if known.marked else data.without_marks()
     vocabulary = known.extended(data.vocabulary)
     data = data.in_categories(vocabulary)
@@ -240,6 +246,10 @@ def _prepared(flow: MoleculeFlow, data) -> tuple[MoleculeFlow, Any]:
         },
     }
     return MoleculeFlow(model), data
+
+
+def _is_aromatic(smiles: str) -> bool:
+    return any(atom.GetIsAromatic() for atom in parse(smiles).GetAtoms())
 
 
 def _additions(before: MoleculeFlow, flow: MoleculeFlow) -> list[str]:

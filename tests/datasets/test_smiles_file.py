@@ -42,6 +42,8 @@ def test_formats_agree(tmp_path):
     assert not plain.vocabulary.marked and first.vocabulary.marked
     (tmp_path / "g.csv").write_text("smiles,other\nC,CC\n")
     assert load_smiles_file(tmp_path / "g.csv", column="other").smiles == ["CC"]
+    (tmp_path / "zinc250k.smi").write_text("CC\n")
+    assert load_smiles_file(tmp_path / "zinc250k.smi").name == "zinc250k (file)"
 
 
 def test_cache_is_used_and_follows_the_content(tmp_path, monkeypatch):
@@ -87,6 +89,7 @@ def test_bad_lines_are_counted_listed_and_skipped_or_refused(tmp_path, capfd):
         ("header.csv", b"smiles,x\n", "no molecules"),
         ("column.csv", b"structure,x\nC,1\n", "it has: structure, x"),
         ("twice.csv", b"smiles,smiles\nCCO,CCN\n", "2 columns 'smiles': rename one"),
+        ("quote.tsv", b'smiles\tx\nCCO\t"q\nCCN\t2\n', "line 2: not a table"),
         ("utf16.csv", "smiles\nC\n".encode("utf-16"), "no text file"),
         ("cut.smi.gz", gzip.compress(b"CCO\n" * 99, mtime=0)[:-9], "no intact gzip"),
         ("words.txt", b"lorem ipsum\ndolor sit\n", "no usable molecule.*line 1.*1 more"),

@@ -54,6 +54,14 @@ def test_similarity_is_that_to_the_nearest():
         assert (Filters(max_similarity=(known, value)).refusal(mol) == "") == (nearest <= value)
 
 
+def test_one_text_is_one_filter():
+    mol = Chem.MolFromSmiles("CCO")
+    assert Filters(smarts="CNO").refusal(mol) == "has CNO"
+    assert Filters(min_similarity=("CCO", 1.0)).refusal(mol) == ""
+    once = Filters(min_similarity=(iter(["CCO"]), 1.0))
+    assert once.identity == Filters(min_similarity=(["CCO"], 1.0)).identity
+
+
 def test_shares_multiply_to_the_share_of_all():
     filters = Filters(smarts=["c"], require=["qed > 0.5"], alerts=["pains"])
     outcomes = {"": 30, "has c": 20, "qed > 0.5": 10}

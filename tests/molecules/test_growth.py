@@ -28,6 +28,8 @@ CASES = [
     ("grow", "[1*]C1CCNC1", "[!#1]-[CX4H1]1[CX4H2][CX4H2][NX3H1][CX4H2]1"),
     ("link", "[*:1]CO.[*:2]C#N", "[CX4H2]([OH1]).C(#N)"),
     ("scaffold", "C1CCNC1", "C1CCNC1"),
+    ("scaffold", "*C1CCNC1", "[!#1]-C1CCNC1"),
+    ("scaffold", "C~N", "[#6]~[#7]"),
     ("scaffold", "[#7]-[C;H2]", "[#7]-[C;H2]"),
 ]
 

@@ -30,7 +30,7 @@ PLAIN = [
 ]
 SYMMETRIC = [
     "CC1CCC(C)CC1", "CC(O)C(O)C(C)O", "OC(F)C(F)O", "C1CC2CCC1CC2C", "CC=CC(C)C=CC", "C1CC12CC2C",
-    "NCC12CC3CC(CC(C3)C1)C2",
+    "NCC12CC3CC(CC(C3)C1)C2", "CC(=NO)C(C)=NO", "CCC(C)=NN=C(C)CC",
 ]  # fmt: skip
 
 

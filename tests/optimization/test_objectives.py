@@ -3,6 +3,7 @@
 import math
 import pickle
 import random
+import sys
 from functools import partial
 
 import cloudpickle
@@ -72,6 +73,29 @@ def test_a_file_of_a_score_that_ends_python_is_one_line(tmp_path):
         Goal.of(f"{tmp_path}/mine.py:score")
 
 
+def test_a_file_of_a_score_imports_from_its_folder_at_any_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    for name in ("tools/far_tool", "near_tool"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.py").write_text("VALUE = 2\n")
+    (tmp_path / "mine.py").write_text(
+        f"import sys\nsys.path.insert(0, {str(tmp_path / 'tools')!r})\n"
+        "def f(mol):\n    import far_tool, near_tool\n"
+        "    return far_tool.VALUE + near_tool.VALUE\n"
+    )
+    assert ask(Goal.of(f"{tmp_path}/mine.py:f"), "CC") == 4
+
+
+def test_functions_do_not_share_a_molecule():
+    def in_kekule_form(mol):
+        Chem.Kekulize(mol, clearAromaticFlags=True)
+        return 1
+
+    tables = [{"score": in_kekule_form}, {"score": "aromatic_rings"}]
+    for order in (tables, tables[::-1]):
+        assert ask(Goal(order, "arithmetic"), "c1ccccc1") == 1
+
+
 def test_a_function_gets_what_it_asks_for():
     def of_hint(x: str):
         return len(x)
@@ -102,6 +126,7 @@ def test_values_have_columns_of_their_own():
     goal = Goal([{"score": score, "clip": [0, 1]}, {"score": "qed"}, {"score": "qed", "name": "q"}])
     _, values = goal(Chem.MolFromSmiles("CCO"), "CCO")
     assert list(values) == ["score_value", "qed", "q"]
+    assert Goal([{"score": "qed", "name": "site:1"}]).objectives[0].name == "site:1"
     with pytest.raises(UserError, match="objective 2: a second 'qed': give it another name"):
         Goal([{"score": "qed"}, {"score": "qed"}])
 
@@ -185,14 +210,21 @@ def around(target):
     return lambda mol: near(mol, target)
 
 
+def at_most(k):
+    global TARGET
+    TARGET = k
+    return lambda mol: -abs(mol.GetNumAtoms() - TARGET)
+
+
 @pytest.mark.parametrize(
     "make",
-    [lambda k: partial(near, target=k), around, Near, lambda k: Near(k).score],
-    ids=["partial", "closure", "object", "method"],
+    [lambda k: partial(near, target=k), around, Near, lambda k: Near(k).score, at_most],
+    ids=["partial", "closure", "object", "method", "global"],
 )
 def test_a_goal_is_what_is_bound_to_it_too(make):
-    assert Goal.of(make(3)).identity == Goal.of(make(3)).identity
-    assert Goal.of(make(3)).identity != Goal.of(make(4)).identity
+    three = Goal.of(make(3)).identity
+    assert Goal.of(make(3)).identity == three
+    assert Goal.of(make(4)).identity != three
 
 
 def test_only_a_score_is_a_file():

@@ -1,5 +1,6 @@
 """Proposals, learning and runs that are interrupted."""
 
+import dataclasses
 import math
 import random
 import signal
@@ -66,6 +67,9 @@ def test_memory_ranks_what_was_scored():
     for smiles, score in [("Cc1ccccc1", 3.0), ("Oc1ccccc1", 2.0), ("C1CC1", 1.0)]:
         memory.add(smiles, "model", score)
     assert memory.best(9).tolist() == [0, 2]
+    for smiles in ("C[C@H](N)O", "C[C@@H](N)O"):
+        memory.add(smiles, "start", np.nan)
+    assert memory.isomers == {True: 1}  # both failed
     p = rank_probabilities(50)
     assert p.sum() == pytest.approx(1) and (np.diff(p) < 0).all()
 
@@ -166,6 +170,10 @@ def test_what_to_start_from_comes_first(flow):
     found = optimize(size, model=flow, budget=30, settings=SMALL, workers=0, start=["OCC", "CCO"])
     assert found.answers[0].smiles == "CCO" and found.sources[0] == "start"
     assert len(found) == 30 and "start" not in found.sources[1:]
+    few = dataclasses.replace(SMALL, fitted=1)  # one molecule is no data for a surrogate
+    assert len(optimize(size, model=flow, budget=30, settings=few, workers=0)) == 30
+    with pytest.raises(UserError, match="workers must be 0 or more, got -1"):
+        optimize(size, model=flow, workers=-1)
     with pytest.raises(UserError, match="starting molecule 2: not a SMILES"):
         optimize(size, model=flow, start=["C", "C1"])
 
@@ -181,6 +189,12 @@ def test_a_prescreen_costs_the_search_nothing(flow, zinc, tmp_path):
     assert (len(result), result.paid) == (8, 3)
     with pytest.raises(UserError, match="failed for all 30 molecules"):
         prescreen(lambda mol: None, library, workers=0)
+    with pytest.raises(UserError, match="a prescreen needs molecules"):
+        prescreen(size, [], workers=0)
+    assert prescreen(size, "CCO", workers=0) == ["CCO"]
+    isomers = ["C[C@H](N)O", "C[C@@H](N)O"]
+    found = prescreen(size, isomers, workers=0, stereo=True)
+    assert sorted(found) == sorted(map(Chem.CanonSmiles, isomers))
 
 
 def test_area_under_the_best_ten():
@@ -206,6 +220,7 @@ def test_an_isomer_is_found(marking, monkeypatch):
     start = ["CC(O)C(N)CF", "CCCO"]
     how = dict(model=marking, settings=SMALL, workers=0, start=start)
     found = optimize(goal, budget=100, seed=1, **how)
+    assert found.policy.stereo is marking.stereo
     best = found.to_frame(best=1)
     assert best.score[0] == 1 and best.smiles[0] == Chem.CanonSmiles(target)
 

@@ -93,7 +93,7 @@ def test_evaluate_counts_the_marks_that_a_model_draws(graphcnf, surroundings):
 
 
 def test_a_file_is_data(surroundings):
-    (surroundings / "x.smi").write_text("C[C@H](F)Cl\nCCO\nC/C=C/C\n" + "CC(N)CC\n" * 20)
+    (surroundings / "x.smi").write_text("C[C@H](F)Cl\nCCO\nC/C=C/C\nC1\n" + "CC(N)CC\n" * 20)
     data = load_stereo(surroundings / "x.smi", workers=1)
     assert len(data) == 22 and data.total == 23
     assert data.marks()["marks"] == [21 / 23, 2 / 23]
