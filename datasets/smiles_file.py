@@ -22,6 +22,7 @@ from graphcnf.molecules.vocabulary import MoleculeVocabulary
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow
 
 SUFFIXES = tuple(
     suffix + packed
@@ -228,6 +229,8 @@ def _records(path: Path, content: bytes, column: str | None, others: bool) -> It
         return _parquet(path, content, column, others)
     text, suffix = _decode(path, content), _suffix(path)
     if suffix in SDF or "\nM  END" in text:
+        if column is not None:
+            raise DataFileError(f"{path}: an SD file has no columns, --column is for tables")
         return _sdf(path, text)
     lines = _LINE_END.split(text.rstrip(_BLANK))
     first = next((line for line in lines if line.strip(_BLANK)), "")
@@ -320,6 +323,11 @@ def _table(path: Path, text: str, column: str | None, delimiter: str) -> Iterato
             line, before = before + 1, reader.line_num
             # A quoted cell may contain a line break, as in the original ZINC250k table.
             if any(cell.strip() for cell in row):
+                if any(cell.strip() for cell in row[len(names) :]):
+                    raise DataFileError(
+                        f"{path}, line {line}: {len(row)} cells, but {len(names)} columns: quote a "
+                        f"cell that holds {delimiter!r}"
+                    )
                 smiles = _LINE.match(row[place].strip(_BLANK))[1] if len(row) > place else ""
                 more = dict(zip(names, row, strict=False))
                 more.pop(names[place], None)
@@ -411,13 +419,17 @@ def _parquet(path: Path, content: bytes, column: str | None, others: bool) -> It
         from pyarrow.parquet import ParquetFile
 
         metadata = ParquetFile(io.BytesIO(content)).metadata
-        rows, names = metadata.num_rows, metadata.schema.to_arrow_schema().names
+        schema = metadata.schema.to_arrow_schema()
+        rows, names = metadata.num_rows, schema.names
         if rows > max(LEAST_ROWS, len(content)):
             raise ValueError(f"{rows:,} rows in {len(content):,} bytes, more than one per byte")
         place = _place(path, names, column)
+        if not _is_text(kind := schema.field(place).type):
+            raise DataFileError(f"{path}: column {names[place]!r} holds {kind}, no text")
         names = names if others else [names[place]]
         # Repeated values stay single objects, since a few bytes can stand for a million long ones.
-        file = ParquetFile(io.BytesIO(content), read_dictionary=names)
+        texts = [name for name in names if _is_text(schema.field(name).type)]
+        file = ParquetFile(io.BytesIO(content), read_dictionary=texts)
         place, shown = place if others else 0, _distinct(names)
         number, size = 0, 0
         for batch in file.iter_batches(columns=names):
@@ -435,6 +447,14 @@ def _parquet(path: Path, content: bytes, column: str | None, others: bool) -> It
     except Exception as error:  # damage shows itself anywhere in the reader
         reason = " ".join(str(error).split())[:120]
         raise DataFileError(f"{path} is no intact Parquet file: {reason}") from error
+
+
+def _is_text(kind: pyarrow.DataType) -> bool:
+    """Return True for a type of text, or of a dictionary of texts."""
+    from pyarrow import types
+
+    kind = kind.value_type if types.is_dictionary(kind) else kind
+    return types.is_string(kind) or types.is_large_string(kind)
 
 
 def _values(column) -> Iterator[Any]:

@@ -415,13 +415,14 @@ class CategoricalModel(nn.Module):
         if sizes is not None:
             check_range("sizes", sizes)
         options: dict[str, Any] = {}
+        exact: dict[str, Any] = {}
         if given:
             if not isinstance(given, Mapping):
                 raise UserError(f'given must be a dict, {{"column": value}}, got {given!r}')
-            options["known"] = self._table("given").given(given)
+            options["known"], exact["given"] = self._table("given").given(given), given
         codec: Any = self.codec
         drawn = codec.draw(self.flow, n, seed=seed, temperature=temperature, sizes=sizes, **options)
-        return codec.decode(drawn)
+        return codec.decode(drawn, **exact)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json` with the vocabulary, and `model.safetensors`, both with checksums."""

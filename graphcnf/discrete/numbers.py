@@ -21,6 +21,9 @@ BELOW, ABOVE = -1, -2
 UNITS = [24 * 3600 * 10**9, 3600 * 10**9, 60 * 10**9, 10**9, 10**6, 10**3]
 """Units of times in nanoseconds, down to a microsecond: float64 cannot resolve finer ones."""
 
+LARGEST = 2**53
+"""Largest whole number up to which float64 is exact."""
+
 
 def default_bins(rows: int) -> int:
     """Return the default number of bins: 7 for 128 rows, 16 for 1,000, 40 for 10,000."""
@@ -59,7 +62,7 @@ class Bins:
         Frequent numbers get bins of their own. If no number is negative, there is no lower tail.
 
         Raises:
-            UserError: if a number is infinite.
+            UserError: if a number is infinite, or a whole number beyond `LARGEST`.
         """
         check_integer("bins", count, 1)
         unit = _unit(series)
@@ -71,6 +74,12 @@ class Bins:
                 "is infinite: replace it"
             )
         whole = unit is not None or types.is_integer_dtype(series.dtype)
+        if whole and np.abs(x).max() > LARGEST:
+            row = np.abs(x).argmax()
+            raise UserError(
+                f"row {series.index[row]!r}, column {series.name!r}: {series.iloc[row]} is too "
+                f"large, whole numbers are exact up to {LARGEST:,}: names are text, .astype(str)"
+            )
         values, counts = np.unique(x, return_counts=True)
         often = values[counts >= max(2, len(x) / (2 * count))]
         if whole:

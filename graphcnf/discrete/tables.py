@@ -220,9 +220,12 @@ class TableCodec(RowCodec):
         found = torch.from_numpy(codes[[reason is None for reason in reasons]].astype(float))
         return Rows(found.clamp(min=0), found >= 0), reasons
 
-    def decode(self, rows):
-        """Return the table or array of encoded rows."""
+    def decode(self, rows, given: Mapping[Any, Any] | None = None):
+        """Return the table or array of encoded rows; `given` are the exact values of columns."""
         table = self._table(rows.values.cpu().numpy())
+        for label, value in (given or {}).items():
+            same = pd.Series([value] * len(table), index=table.index, name=label)
+            table[label] = same.astype(table[label].dtype)
         if self.array is None:
             return table
         array = table.astype(object).to_numpy().astype(self.array)
@@ -262,7 +265,9 @@ class TableCodec(RowCodec):
             column = self.columns[k := self.number(label, "given")]
             codes[0, k] = float(_encoded(column, value)[0])
             if codes[0, k] < 0:
-                known = ", ".join(map(repr, column.values[:8])) if not column.bins else "numbers"
+                known = ", ".join(map(repr, column.values[:8]))
+                if column.bins:
+                    known = "numbers" if column.bins.unit is None else "times, as pd.Timestamp"
                 raise UserError(f"given: column {label!r} has no value {value!r}; it has {known}")
         return Rows(codes.clamp(min=0), codes >= 0)
 

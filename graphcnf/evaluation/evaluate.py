@@ -40,7 +40,7 @@ from graphcnf.graphs.isomorphism import isomorphic, labelling_bits
 from graphcnf.graphs.record_blocks import batches, together_on
 from graphcnf.limits import check_integer, check_seed, check_temperature
 from graphcnf.molecules.codec import UnparsableSmiles, dropped, parse, quiet
-from graphcnf.molecules.flow import MoleculeFlow
+from graphcnf.molecules.flow import MoleculeFlow, listed
 from graphcnf.molecules.hashing import contains, hash_each
 from graphcnf.molecules.standardize import charge_states
 from graphcnf.molecules.stereo import look_at_marks, mark_figures
@@ -271,8 +271,9 @@ def evaluate(
         model = Records.read(str(model))
     if isinstance(model, GraphCNF):
         return _evaluate_model(model, reference, name or "model", samples)
-    records = model if isinstance(model, Records) else Records.of(model, name or "molecules")
-    return _evaluate_records(records, reference, standardize)
+    if not isinstance(model, Records):
+        model = Records.of(listed(model), name or "molecules")
+    return _evaluate_records(model, reference, standardize)
 
 
 def _evaluate_records(records: Records, reference: Reference, standardize: bool) -> Evaluation:

@@ -253,6 +253,9 @@ class Records:
     def of(cls, molecules: Iterable[str | Chem.Mol | None], name: str) -> Records:
         """Return the records of a list of SMILES, molecules, and None for unreadable records."""
         smiles = [unsanitized_smiles(m) if isinstance(m, Chem.Mol) else m for m in molecules]
+        for number, text in enumerate(smiles, 1):
+            if not isinstance(text, str | None):
+                raise UserError(f"{name}, record {number}: {text!r} is no SMILES and no molecule")
         if not smiles:
             raise UserError(f"{name}: there are no molecules to evaluate")
         numbers = list(range(1, len(smiles) + 1))

@@ -87,7 +87,8 @@ def _read(text: str, kind: str, error: type[Exception], read: Callable) -> Chem.
     if mol is None:
         raise error(f"not a {kind} that RDKit accepts: {shown}")
     if not mol.GetNumAtoms():
-        raise error(f"not a {kind}: no atoms in {shown}")
+        why = "" if text else " (an empty record, or an unreadable one)"
+        raise error(f"not a {kind}: no atoms in {shown}{why}")
     for atom in mol.GetAtomsMatchingQuery(_BEYOND):
         raise error(f"no element has the atomic number {atom.GetAtomicNum()}: {shown}")
     return mol

@@ -13,6 +13,7 @@ from rdkit.Chem.FilterCatalog import FilterCatalog, FilterCatalogParams
 from rdkit.DataStructs import BulkTanimotoSimilarity
 
 from graphcnf.errors import UserError, suggest
+from graphcnf.limits import is_number
 from graphcnf.molecules.codec import MoleculeNotRepresentable, parse, parse_smarts, quiet
 from graphcnf.molecules.properties import ECFP4, Requirement, check_possible
 
@@ -61,6 +62,8 @@ class Filters:
             object.__setattr__(self, name, _several(getattr(self, name)))
         for name in ("min_similarity", "max_similarity"):
             if (given := getattr(self, name)) is not None:
+                if not (isinstance(given, tuple) and len(given) == 2 and is_number(given[1])):
+                    raise UserError(f"{name}: give molecules and a number, got {given!r}")
                 object.__setattr__(self, name, (_several(given[0]), given[1]))
         for text in set(self.smarts) & set(self.exclude):
             raise UserError(f"{text} is wanted and excluded: nothing can pass")
@@ -111,7 +114,11 @@ class Filters:
 
 
 def _several(given: str | Iterable[str]) -> tuple[str, ...]:
-    return (given,) if isinstance(given, str) else tuple(given)
+    """Return one text or several as a tuple; raise `UserError` for anything else."""
+    several = (given,) if isinstance(given, str) else tuple(given)
+    if wrong := [one for one in several if not isinstance(one, str)]:
+        raise UserError(f"a filter is text, got {wrong[0]!r}")
+    return several
 
 
 NO_FILTERS = Filters()

@@ -287,7 +287,7 @@ class MoleculeFlow:
         graphs: list[codec.Graph] = []
         reasons: list[str | None] = []
         steps = self.model.steps
-        for molecule in _listed(molecules):
+        for molecule in listed(molecules):
             try:
                 graph = codec.molecule_to_graph(molecule, self.vocabulary, self.model.max_nodes)
                 batch = GraphBatch.collate(PackedGraphs.from_lists([graph]))
@@ -310,7 +310,7 @@ class MoleculeFlow:
                 has `stereo`: unmarked elements are summed over. Isotopes are ignored.
             orders: Number of numberings to sum over; see `GraphCNF.log_prob`.
         """
-        molecules = _listed(molecules)
+        molecules = listed(molecules)
         graphs, reasons = self.graphs(molecules)
         inside = np.flatnonzero([reason is None for reason in reasons])
         nats = np.full(len(reasons), -math.inf)
@@ -402,7 +402,7 @@ class MoleculeFlow:
               if the model does not store it;
             - `reason`, why the model cannot represent the molecule, or None.
         """
-        molecules = _listed(molecules)
+        molecules = listed(molecules)
         if workers is None and (len(molecules) <= 4 * CHUNK or self.model.device.type != "cpu"):
             workers = 1
         score = partial(self._score, orders=orders, standardize=standardize)
@@ -542,7 +542,7 @@ def percentiles(table: list[dict[str, Any]], sizes: np.ndarray, bits: np.ndarray
     return places
 
 
-def _listed(molecules: Any) -> list:
+def listed(molecules: Any) -> list:
     """Return one molecule, several, or the column `smiles` of a DataFrame as a list."""
     if isinstance(molecules, str | Chem.Mol):
         return [molecules]

@@ -106,6 +106,8 @@ def read_fragment(text: str, task: str, vocabulary: MoleculeVocabulary) -> Molec
     """
     if task not in TASKS:
         raise UserError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
+    if not isinstance(text, str):
+        raise UserError(f"a fragment is a SMILES or SMARTS, got {text!r}")
     shown = f"{text[:80]!r}"
     is_open = task == "scaffold" or (task == "grow" and "*" not in text)
     points: list[tuple[str, int]] = []

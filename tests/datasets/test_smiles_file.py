@@ -90,6 +90,7 @@ def test_bad_lines_are_counted_listed_and_skipped_or_refused(tmp_path, capfd):
         ("column.csv", b"structure,x\nC,1\n", "it has: structure, x"),
         ("twice.csv", b"smiles,smiles\nCCO,CCN\n", "2 columns 'smiles': rename one"),
         ("quote.tsv", b'smiles\tx\nCCO\t"q\nCCN\t2\n', "line 2: not a table"),
+        ("more.csv", b"smiles,x\nCCO,1,\nCCN,2,5\n", "line 3: 3 cells, but 2 columns: quote"),
         ("utf16.csv", "smiles\nC\n".encode("utf-16"), "no text file"),
         ("cut.smi.gz", gzip.compress(b"CCO\n" * 99, mtime=0)[:-9], "no intact gzip"),
         ("words.txt", b"lorem ipsum\ndolor sit\n", "no usable molecule.*line 1.*1 more"),
@@ -200,6 +201,12 @@ def test_what_a_file_says_of_its_molecules_is_kept(tmp_path):
         assert not read_smiles(tmp_path / name).columns
 
 
+def test_an_sd_file_has_no_columns(tmp_path):
+    (tmp_path / "x.sdf").write_text(Chem.MolToMolBlock(Chem.MolFromSmiles("C")))
+    with pytest.raises(DataFileError, match="an SD file has no columns"):
+        read_smiles(tmp_path / "x.sdf", column="other")
+
+
 def test_records_of_an_sd_file_keep_title_and_properties_and_are_counted(tmp_path):
     mols = [Chem.MolFromSmiles(s) for s in ("c1ccccc1", "CC", "C[C@H](N)C(=O)O")]
     text = ""
@@ -245,6 +252,11 @@ def test_one_column_of_a_parquet_file_is_read(tmp_path):
         assert read_smiles(tmp_path / "x.parquet", column=column)[:2] == expected
     found = read_smiles(tmp_path / "x.parquet", others=True)
     assert found.columns == {"my.n": [1, 2, 3, 4], "text": texts, "same": texts}
-    assert read_smiles(tmp_path / "x.parquet", column="my.n")[1] == [""] * 4
+    with pytest.raises(DataFileError, match=r"column 'my\.n' holds int64, no text"):
+        read_smiles(tmp_path / "x.parquet", column="my.n")
+    table |= {"several": [["a", "b"], [], None, ["c"]]}
+    parquet.write_table(pa.table(table), tmp_path / "y.parquet")
+    found = read_smiles(tmp_path / "y.parquet", others=True)
+    assert found.columns["several"] == ['["a", "b"]', "[]", None, '["c"]']
     with pytest.raises(DataFileError, match="no column 'other'"):
         read_smiles(tmp_path / "x.parquet", column="other")

@@ -103,7 +103,9 @@ def test_numbers_are_filled_within_their_bins_and_conditions_kept():
     data["name"] = np.where(data["n"] > 40, "old", "young")
     model = CategoricalModel.for_data(data, bins=4, width=16)
     drawn = model.sample(30, given={"x": 0.25, "name": "old"})
-    assert np.allclose(drawn["x"], 0.25) and drawn["name"].eq("old").all()
+    assert drawn["x"].eq(0.25).all() and drawn["name"].eq("old").all()
+    far = model.sample(2, given={"x": -1e12, "n": 10**9})  # the tails reach as far as wanted
+    assert far["x"].eq(-1e12).all() and far["n"].eq(10**9).all() and far["n"].dtype == "int64"
     filled = model.impute(data.assign(n=np.nan), draw=False)
     assert filled.dtypes.equals(data.dtypes) and filled["n"].between(0, 89).all()
     p = model.predict_proba(data.head(2), "n")

@@ -214,6 +214,10 @@ def test_python_evaluates_as_the_command_does(score, lines, surroundings):
     assert str(found).startswith("|") and "Distances to held-out molecules" in str(found)
     with pytest.raises(UserError, match="no molecules"):
         graphcnf_package.evaluate([], "none")
+    with pytest.raises(UserError, match="molecules, record 2: 5 is no SMILES and no molecule"):
+        graphcnf_package.evaluate(["C", 5], "none")
+    table = pd.DataFrame({"name": ["a", "b"], "smiles": ["CCO", "CC.O"]})
+    assert graphcnf_package.evaluate(table, "none").figures["strict_validity"] == 0.5
     with pytest.raises(UserError, match="no such file: CCO"):
         graphcnf_package.evaluate("CCO", "none")
     with pytest.raises(UserError, match="no metric 'fdc'"):
