@@ -192,9 +192,10 @@ def optimize(
         if state.exists():
             _load(state, identity, search, oracle.answers)
         _search(search, oracle, budget, partial(_save, state, identity, search))
-        answers = [oracle.answers[s] for s in search.memory.smiles]
+        # The folder may hold the calls of a larger budget.
+        answers = [oracle.answers[s] for s in search.memory.smiles[:budget]]
     tuned = MoleculeFlow(policy.model, flow.stereo)
-    return OptimizationResult(answers, search.memory.sources, oracle.calls, tuned)
+    return OptimizationResult(answers, search.memory.sources[:budget], oracle.calls, tuned)
 
 
 def _in_stereo(stereo: bool | None, goal: Goal, given: Iterable[str]) -> bool:

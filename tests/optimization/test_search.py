@@ -187,6 +187,8 @@ def test_a_prescreen_costs_the_search_nothing(flow, zinc, tmp_path):
     result = optimize(size, budget=8, **how)
     assert [answer.smiles for answer in result.answers[:5]] == best
     assert (len(result), result.paid) == (8, 3)
+    again = optimize(size, budget=6, **how)
+    assert (again.answers, again.paid) == (result.answers[:6], 0)
     with pytest.raises(UserError, match="failed for all 30 molecules"):
         prescreen(lambda mol: None, library, workers=0)
     with pytest.raises(UserError, match="a prescreen needs molecules"):
