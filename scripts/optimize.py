@@ -161,7 +161,8 @@ def optimize(
         )
         if prescreen is not None:
             library = options.read_molecules(prescreen)
-            leads += run.prescreen(goal, library, stereo=stereo, **calls)
+            isomers = run.among_isomers(stereo, goal, [*leads, *(fragment or ())[1:]])
+            leads += run.prescreen(goal, library, stereo=isomers, **calls)
             say(f"prescreened {len(library):,} molecules, outside the budget")
         result = run.optimize(
             goal,

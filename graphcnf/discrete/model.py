@@ -415,14 +415,13 @@ class CategoricalModel(nn.Module):
         if sizes is not None:
             check_range("sizes", sizes)
         options: dict[str, Any] = {}
-        exact: dict[str, Any] = {}
         if given:
             if not isinstance(given, Mapping):
                 raise UserError(f'given must be a dict, {{"column": value}}, got {given!r}')
-            options["known"], exact["given"] = self._table("given").given(given), given
+            options["known"] = self._table("given").given(given)
         codec: Any = self.codec
         drawn = codec.draw(self.flow, n, seed=seed, temperature=temperature, sizes=sizes, **options)
-        return codec.decode(drawn, **exact)
+        return codec.decode(drawn, given) if given else codec.decode(drawn)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json` with the vocabulary, and `model.safetensors`, both with checksums."""

@@ -78,7 +78,7 @@ class Bins:
             row = np.abs(x).argmax()
             raise UserError(
                 f"row {series.index[row]!r}, column {series.name!r}: {series.iloc[row]} is too "
-                f"large, whole numbers are exact up to {LARGEST:,}: names are text, .astype(str)"
+                f"large, whole numbers are exact up to {LARGEST:,}; make names text: .astype(str)"
             )
         values, counts = np.unique(x, return_counts=True)
         often = values[counts >= max(2, len(x) / (2 * count))]

@@ -154,6 +154,7 @@ MAKERS: dict[str, Callable[..., Score]] = {
 def gaussian(value: float, centre: float, width: float) -> float:
     """Return `exp(-(value - centre)^2 / (2 width^2))`."""
     deviation = (value - centre) / width
+    # No power, which would raise OverflowError far away.
     return math.exp(-0.5 * deviation * deviation)
 
 
@@ -465,6 +466,7 @@ def _score_identity(score: Any, folder: Path) -> str:
     for cell in owner.__closure__ or ():
         with suppress(ValueError):  # a cell that is filled later
             bound.append(cell.cell_contents)
+    # Global variables that it reads, as in a notebook.
     names = [name for name in owner.__code__.co_names if name in owner.__globals__]
     bound += [(name, owner.__globals__[name]) for name in names]
     return source + _shown(tuple(bound))

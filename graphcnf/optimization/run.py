@@ -176,7 +176,7 @@ def optimize(
         raise UserError('optimisation needs a model that draws atom by atom ("path")')
     if stereo and flow.stereo is None:
         raise UserError("the model has no stereo: leave stereo out")
-    density = flow.stereo if _in_stereo(stereo, goal, [*start, *(fragment or ())[1:]]) else None
+    density = flow.stereo if among_isomers(stereo, goal, [*start, *(fragment or ())[1:]]) else None
     start = starting_molecules(start, density is not None)
     policy = Policy(flow, learning_rate=settings.learning_rate, sigma=settings.sigma)
     held = read_fragment(fragment[1], fragment[0], flow.vocabulary) if fragment else None
@@ -198,8 +198,11 @@ def optimize(
     return OptimizationResult(answers, search.memory.sources[:budget], oracle.calls, tuned)
 
 
-def _in_stereo(stereo: bool | None, goal: Goal, given: Iterable[str]) -> bool:
-    """Return whether to search among stereoisomers; if None, the goal and given SMILES decide."""
+def among_isomers(stereo: bool | None, goal: Goal, given: Iterable[str]) -> bool:
+    """Return whether a search is one among stereoisomers, from the arguments of `optimize`.
+
+    `given` are the SMILES to start from, and the fragment if there is one.
+    """
     if stereo is not None:
         return stereo
     return goal.is_chiral or any("stereo" in codec.dropped(text) for text in given)
@@ -229,7 +232,7 @@ def prescreen(
     check_integer("best", best, 1)
     goal = Goal.of(score)
     library = [smiles] if isinstance(smiles, str) else smiles
-    library = starting_molecules(library, _in_stereo(stereo, goal, ()))
+    library = starting_molecules(library, among_isomers(stereo, goal, ()))
     if not library:
         raise UserError("a prescreen needs molecules, got none")
     answers: list[Answer] = []

@@ -173,7 +173,8 @@ class ReplayMemory:
         self.scores.append(score)
         if (graph := without_marks(smiles)) in self.graphs:
             first = self.graphs[graph]
-            self.isomers[score == first or math.isnan(score) and math.isnan(first)] += 1
+            both_failed = math.isnan(score) and math.isnan(first)
+            self.isomers[both_failed or score == first] += 1
         self.graphs.setdefault(graph, score)
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -135,9 +135,7 @@ def _of_molecules(name: str, model: dict, data: dict, settings: TrainingSettings
     # A trained model keeps the means and deviations by which its properties are standardised.
     learns_conditions = names is not None and not (network and network.conditions)
     dataset, tables = load_molecules(name, data), None
-    train, held_out = dataset.split("train"), dataset.split("test")
-    if not (len(train) and len(held_out)):
-        raise UserError(_too_few(train, held_out))
+    train, held_out = _split(dataset)
     if network is not None:
         _check_known(network, model["start"], dataset)
     if names is not None:
@@ -277,16 +275,18 @@ def _coloring(model: dict, data: dict, settings: TrainingSettings) -> Experiment
     return _experiment(network, dataset, settings.batch_size, 4 * settings.batch_size)
 
 
-def _too_few(train: Sized, held_out: Sized) -> str:
-    return f"{len(train)} training and {len(held_out)} held-out molecules: too few"
+def _split(dataset: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return the indices of training and held-out molecules; raise `UserError` if none."""
+    train, held_out = dataset.split("train"), dataset.split("test")
+    if not (len(train) and len(held_out)):
+        raise UserError(f"{len(train)} training and {len(held_out)} held-out molecules: too few")
+    return train, held_out
 
 
 def _stereo(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
     check("[model]", model, StereoFlow)
     dataset = _loaded(load_stereo, data)
-    train, held_out = dataset.split("train"), dataset.split("test")
-    if not (len(train) and len(held_out)):
-        raise UserError(_too_few(train, held_out))
+    _split(dataset)
     network = call("[model]", StereoFlow, known={}, **model)
     network.metadata = {"dataset": dataset.name, "marks": dataset.marks()}
     return _experiment(network, dataset, settings.batch_size, 4 * settings.batch_size)

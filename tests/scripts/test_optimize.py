@@ -123,6 +123,17 @@ def test_a_prescreen_chooses_what_to_start_from(graphcnf, surroundings, zinc_smi
     assert (code, out) == (1, "") and err.splitlines()[-1].startswith("error: library.smi, line 2")
 
 
+@pytest.mark.parametrize("how", [["--stereo"], ["--start", "marked.smi"]])
+def test_a_prescreen_in_a_search_for_isomers_scores_isomers(graphcnf, surroundings, how):
+    isomers = ["C[C@H](N)CO", "C[C@@H](N)CO"]
+    (surroundings / "library.smi").write_text("\n".join(isomers))
+    (surroundings / "marked.smi").write_text("C[C@H](F)Cl")
+    options = ["--score", "qed", "--budget", 3, "--workers", 0, "--all", "--folder", "run"]
+    code, out, _ = graphcnf("optimize", *options, "--prescreen", "library.smi", *how)
+    found = {row["smiles"] for row in csv.DictReader(io.StringIO(out))}
+    assert code == 0 and set(map(Chem.CanonSmiles, isomers)) <= found
+
+
 def test_the_first_of_each_cluster():
     esters = ["CCCCCCC(=O)OC", "CCCCCCCC(=O)OC", "CCCCCCCCC(=O)OC"]
     rings = ["c1ccc(CCCCCCc2ccccn2)cc1", "c1ccc(CCCCCCCc2ccccn2)cc1"]
