@@ -6,19 +6,17 @@ import csv
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 
 from graphcnf.compute.files import inside, read_json
 from graphcnf.datasets.molecules import MoleculeDataset
-from graphcnf.errors import UserError, say
-from graphcnf.evaluation.formats import Column, Row, number, text
+from graphcnf.errors import UserError
+from graphcnf.evaluation.formats import Column, Row
 from graphcnf.scripts._options import checked_minutes, checked_seed, option
 from graphcnf.scripts._output import table_kind, write_table
 from graphcnf.training.experiments import MOLECULES, load_molecules
@@ -77,29 +75,6 @@ def write(
 ) -> None:
     """Write a table to stdout as Markdown, or to a file in the format of its name."""
     write_table(table_kind(out, False, False), out, rows, columns, notes)
-
-
-def score_methods(
-    methods: Mapping[str, Callable[..., np.ndarray]], unit: str, decimals: int, *data: Any
-) -> tuple[list[dict[str, Any]], list[Column]]:
-    """Score methods on held-out data; return a row per method, and the columns of the table.
-
-    `methods` are functions of `data` that return the bits per `unit` of each held-out item, (M,).
-    """
-    rows = []
-    for name, score in methods.items():
-        start = time.process_time()
-        bits = score(*data).astype(float)
-        seconds, error = time.process_time() - start, bits.std(ddof=1) / len(bits) ** 0.5
-        rows.append({"model": name, "bits": bits.mean(), "error": error, "seconds": seconds})
-        say(f"{name}: {bits.mean():.{decimals}f} bits per {unit}")
-    columns: list[Column] = [
-        ("Model", text("model")),
-        (f"Bits per {unit}", number("bits", decimals)),
-        ("± s.e.", number("error", decimals)),
-        ("s", number("seconds", 0)),
-    ]
-    return rows, columns
 
 
 class TrainedRun:

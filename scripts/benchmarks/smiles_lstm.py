@@ -32,23 +32,29 @@ BATCH, RATE = 64, 2e-3  # molecules of a training step, and the largest learning
 LONGEST = 150  # tokens after which a sample is cut off; ZINC250k has fewer
 
 
-class SmilesLSTM(Pretrained, nn.Module):
-    """Autoregressive density of SMILES over tokens, numbered after padding, start and end."""
+class TokenLSTM(nn.Module):
+    """Two LSTM layers over tokens; `inputs` and `outputs` are the numbers of tokens."""
 
-    def __init__(self, tokens: Sequence[str], hidden: int = 384):
+    def __init__(self, inputs: int, outputs: int, hidden: int):
         super().__init__()
-        self.config = {"tokens": list(tokens), "hidden": hidden}
-        self.metadata: dict = {}
-        self.numbers = {token: k for k, token in enumerate(tokens, 3)}
-        count = len(tokens) + 3
-        self.embedding = nn.Embedding(count, 64)
+        self.embedding = nn.Embedding(inputs, 64)
         self.lstm = nn.LSTM(64, hidden, num_layers=2, batch_first=True)
-        self.out = nn.Linear(hidden, count)
+        self.out = nn.Linear(hidden, outputs)
 
     def forward(self, tokens: Tensor, state=None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Return the logits (B, L, C) of the tokens after `tokens` (B, L), and the LSTM's state."""
         hidden, state = self.lstm(self.embedding(tokens), state)
         return self.out(hidden), state
+
+
+class SmilesLSTM(Pretrained, TokenLSTM):
+    """Autoregressive density of SMILES over tokens, numbered after padding, start and end."""
+
+    def __init__(self, tokens: Sequence[str], hidden: int = 384):
+        super().__init__(len(tokens) + 3, len(tokens) + 3, hidden)
+        self.config = {"tokens": list(tokens), "hidden": hidden}
+        self.metadata: dict = {}
+        self.numbers = {token: k for k, token in enumerate(tokens, 3)}
 
     def encode(self, smiles: str) -> Tensor:
         """Return token numbers (L,) with start and end; raise `KeyError` for an unknown token."""
@@ -83,32 +89,23 @@ class SmilesLSTM(Pretrained, nn.Module):
                 yield "".join(texts[t] for t in row)
 
 
-def train(
-    dataset: MoleculeDataset, folder: Path, *, minutes: float, seed: int, source: Any = None
-) -> SmilesLSTM:
-    """Train on a data set for `minutes` of CPU time, and save the model in a folder.
+def train_lstm(model: nn.Module, losses: Iterator[Tensor], minutes: float) -> tuple[int, float]:
+    """Train with AdamW for `minutes` of CPU time; return the number of steps and the minutes.
 
-    Batches of similar lengths, AdamW, a warm-up of 200 steps, then a cosine to 1 % of the rate.
+    The learning rate rises for 200 steps, and falls with a cosine to 1 % of the largest one.
+
+    Args:
+        model: Model to train.
+        losses: Losses of batches, each to be computed with the parameters of its time.
+        minutes: The time.
     """
-    torch.manual_seed(seed)
-    random = np.random.default_rng(seed)
-    tokens = sorted({token for smiles in dataset.smiles for token in _TOKEN.findall(smiles)})
-    model = SmilesLSTM(tokens)
-    rows = [model.encode(dataset.smiles[k]) for k in dataset.split("train")]
-    lengths = np.array([len(row) for row in rows])
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE)
     start = told = time.process_time()
-    step, todo = 0, []
+    step = 0
     while (spent := (time.process_time() - start) / 60) < minutes:
-        if not todo:
-            order = random.permutation(len(lengths))
-            order = order[np.lexsort((lengths[order], np.arange(len(order)) // (64 * BATCH)))]
-            todo = chunked(order, BATCH)
-            random.shuffle(todo)
-        chosen = [rows[k] for k in todo.pop()]
         cosine = 0.5 * (1 + math.cos(math.pi * spent / minutes)) + 0.01
         optimizer.param_groups[0]["lr"] = RATE * min(1, (step + 1) / 200) * cosine
-        loss = model.nats(chosen).sum() / sum(len(row) - 1 for row in chosen)
+        loss = next(losses)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -117,6 +114,31 @@ def train(
         if time.process_time() - told > 60:
             told = time.process_time()
             say(f"LSTM: {spent:.1f} of {minutes} minutes, step {step}")
+    return step, spent
+
+
+def train(
+    dataset: MoleculeDataset, folder: Path, *, minutes: float, seed: int, source: Any = None
+) -> SmilesLSTM:
+    """Train on batches of similar lengths by `train_lstm`, and save the model in a folder."""
+    torch.manual_seed(seed)
+    random = np.random.default_rng(seed)
+    tokens = sorted({token for smiles in dataset.smiles for token in _TOKEN.findall(smiles)})
+    model = SmilesLSTM(tokens)
+    rows = [model.encode(dataset.smiles[k]) for k in dataset.split("train")]
+    lengths = np.array([len(row) for row in rows])
+
+    def losses() -> Iterator[Tensor]:
+        while True:
+            order = random.permutation(len(lengths))
+            order = order[np.lexsort((lengths[order], np.arange(len(order)) // (64 * BATCH)))]
+            todo = chunked(order, BATCH)
+            random.shuffle(todo)
+            for part in reversed(todo):
+                chosen = [rows[k] for k in part]
+                yield model.nats(chosen).sum() / sum(len(row) - 1 for row in chosen)
+
+    step, spent = train_lstm(model, losses(), minutes)
     training = {"minutes": round(spent, 2), "steps": step, "seed": seed, "batch_size": BATCH}
     model.metadata = {"dataset": dataset.name, "source": source, "training": training}
     model.eval().save_pretrained(folder)

