@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
@@ -17,13 +17,7 @@ import typer
 
 from graphcnf.compute.parallel import check_cluster
 from graphcnf.errors import UserError, say
-from graphcnf.limits import (
-    LARGEST_COUNT,
-    LARGEST_SEED,
-    check_minutes,
-    check_seed,
-    check_temperature,
-)
+from graphcnf.limits import LARGEST_COUNT, LARGEST_SEED, check_seed, check_temperature
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
 
 if TYPE_CHECKING:
@@ -34,33 +28,29 @@ PARTICLES = 8
 """Default number of particles per molecule."""
 
 
-def checked(check: Callable[[Any], Any], *, changed: bool = False) -> Callable[[Any], Any]:
-    """Return an option's callback that checks its value, with `BadParameter` for `UserError`.
+def option(
+    help: str,
+    *names: str,
+    parse: Callable[[Any], Any] | None = None,
+    check: Callable[[Any], None] | None = None,
+    **more: Any,
+) -> Any:
+    """Return an option; `parse` converts its value, `check` looks at it, if it is given.
 
-    Args:
-        check: Function of the value; not called if the option is not given.
-        changed: True if the result of `check` becomes the option's value.
+    Both raise `UserError` for a bad value.
     """
 
     def callback(value: Any) -> Any:
         try:
-            found = check(value) if value is not None else None
+            if value is not None and check is not None:
+                check(value)
+            return parse(value) if value is not None and parse is not None else value
         except UserError as error:
             raise typer.BadParameter(str(error)) from None
-        return found if changed else value
 
-    return callback
-
-
-checked_temperature = checked(check_temperature)
-checked_minutes = checked(check_minutes)
-checked_seed = checked(check_seed)
-
-
-def option(help: str, *names: str, parse: Callable[[Any], Any] | None = None, **more: Any) -> Any:
-    """Return an option; `parse` converts its value, and raises `UserError` for a bad one."""
-    callback = {"callback": checked(parse, changed=True)} if parse else {}
-    return typer.Option(*names, help=help, **callback, **more)
+    if parse or check:
+        more["callback"] = callback
+    return typer.Option(*names, help=help, **more)
 
 
 def given_names(context: typer.Context) -> set[str]:
@@ -143,14 +133,16 @@ Cluster = Annotated[
         metavar="local|ADDRESS|FILE",
     ),
 ]
+RowsOut = Annotated[Path | None, option("File to write: .csv or .json.", show_default="stdout")]
+RowsJson = Annotated[bool, option("JSON instead of CSV.", "--json")]
 Device = Annotated[str, option("cpu, cuda, cuda:1 ...")]
 Model = Annotated[str, option("Shipped weights, or a folder with a model.", metavar="NAME|DIR")]
-Seed = Annotated[int, option("Seed of the sample.", callback=checked_seed)]
+Seed = Annotated[int, option("Seed of the sample.", check=check_seed)]
 Temperature = Annotated[
     float,
     option(
         "Below 1 for more probable molecules, above 1 for less probable.",
-        callback=checked_temperature,
+        check=check_temperature,
     ),
 ]
 Json = Annotated[
@@ -429,9 +421,13 @@ def parse_seeds(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def say_deviations(found: Mapping[str, int], total: int) -> None:
-    """Print the `deviation_notes` of `total` molecules."""
-    from graphcnf.molecules.standardize import deviation_notes
+def say_deviations(
+    smiles: Sequence[str], states: frozenset[str] | None, *, marked: bool = False
+) -> Mapping[str, int]:
+    """Print notes on the `deviations` of molecules, and return their counts."""
+    from graphcnf.molecules.standardize import deviation_notes, deviations
 
-    for note in deviation_notes(found, total):
+    found = deviations(smiles, states, marked=marked)
+    for note in deviation_notes(found, len(smiles)):
         say(f"note: {note}")
+    return found

@@ -50,7 +50,6 @@ def analogs(
     from graphcnf.molecules.filters import passing_text
     from graphcnf.molecules.flow import MoleculeFlow
     from graphcnf.molecules.properties import DECIMALS
-    from graphcnf.molecules.standardize import deviations
 
     flow = MoleculeFlow(network)
     marked = options.draws_stereo(network, draw.model, stereo)
@@ -58,7 +57,7 @@ def analogs(
     given = flow.standardized(molecule) if standardize else molecule
     search = draw.search(particles, filters)
     found = analogs_of(flow, given, keep=keep, similar=similar, **search)
-    options.say_deviations(deviations([molecule], states, marked=marked), 1)
+    options.say_deviations([molecule], states, marked=marked)
     origin = found.origin
 
     def compared(mol):

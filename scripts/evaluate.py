@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -10,24 +11,13 @@ import typer
 
 import graphcnf
 from graphcnf.compute.parallel import open_workers
+from graphcnf.limits import check_seed, check_temperature
 from graphcnf.scripts import _options as options
 from graphcnf.scripts import _output as output
 from graphcnf.scripts._options import option
 
 _model = partial(option, rich_help_panel="With --model")
 _written = partial(option, rich_help_panel="Output")
-
-OF_MODELS = {
-    "samples",
-    "seed",
-    "seeds",
-    "temperature",
-    "support",
-    "reconstruct",
-    "likelihood",
-    "stereo",
-}
-"""Options that apply to --model only."""
 
 
 def _metrics(names: str) -> tuple[str, ...]:
@@ -82,10 +72,10 @@ def evaluate(
         ),
     ] = None,
     samples: Annotated[int, _model("Samples.", "--samples", "-n", min=1)] = 10_000,
-    seed: Annotated[int, _model("Seed.", callback=options.checked_seed)] = 0,
+    seed: Annotated[int, _model("Seed.", check=check_seed)] = 0,
     seeds: Annotated[str | None, _model("Several: means, deviations.", metavar="S,S,...")] = None,
     temperature: Annotated[
-        float, _model("Temperature of sampling.", callback=options.checked_temperature)
+        float, _model("Temperature of sampling.", check=check_temperature)
     ] = 1.0,
     support: options.Support = True,
     reconstruct: Annotated[int, _model("Held-out molecules to encode and decode.", min=0)] = 2000,
@@ -171,6 +161,9 @@ def _check_together(
     given: set[str], files: list[str], models: list[str], metrics: tuple[str, ...]
 ) -> None:
     """Raise `typer.BadParameter` if options contradict each other."""
+    from graphcnf.evaluation.evaluate import ModelSamples
+
+    of_models = {"seed", "support", *(field.name for field in fields(ModelSamples))}
     named = files + models
     if not named:
         raise typer.BadParameter("name files of SMILES (- for stdin), or models with --model")
@@ -178,7 +171,7 @@ def _check_together(
         raise typer.BadParameter(f"{twice} is named twice")
     if {"seed", "seeds"} <= given:
         raise typer.BadParameter("--seed and --seeds exclude each other")
-    if not models and (wrong := given & OF_MODELS):
+    if not models and (wrong := given & of_models):
         shown = "-n" if min(wrong) == "samples" else f"--{min(wrong)}"
         raise typer.BadParameter(f"{shown} goes with --model, not with a file")
     if not files and (wrong := given & {"column", "standardize"}):

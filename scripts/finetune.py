@@ -10,7 +10,7 @@ import typer
 from graphcnf.compute.files import expand_user
 from graphcnf.errors import UserError, say
 from graphcnf.evaluation.formats import markdown, text
-from graphcnf.limits import MAX_NODES
+from graphcnf.limits import MAX_NODES, check_minutes, check_seed
 from graphcnf.scripts import _options as options
 from graphcnf.scripts._options import option
 from graphcnf.scripts._output import json_text, write_text
@@ -56,13 +56,13 @@ def finetune(
     ] = None,
     minutes: Annotated[
         float | None,
-        option("Approximate limit of minutes.", callback=options.checked_minutes),
+        option("Approximate limit of minutes.", check=check_minutes),
     ] = None,
     steps: Annotated[
         int | None,
         option("Largest number of steps.", min=1, show_default="12 epochs, fewer for many"),
     ] = None,
-    seed: Annotated[int, option("Seed of everything random.", callback=options.checked_seed)] = 0,
+    seed: Annotated[int, option("Seed of everything random.", check=check_seed)] = 0,
     threads: Annotated[int | None, option("CPU threads of torch.", min=1, show_default="1")] = None,
     assignments: Annotated[
         list[str] | None,
@@ -95,7 +95,6 @@ def finetune(
     from graphcnf.datasets.smiles_file import load_smiles_file, read_smiles
     from graphcnf.molecules.flow import MoleculeFlow
     from graphcnf.molecules.properties import has_pattern, has_property
-    from graphcnf.molecules.standardize import deviations
     from graphcnf.training.finetuning import finetune as fine_tune
 
     features = [*map(has_pattern, smarts or []), *map(has_property, properties or [])]
@@ -109,8 +108,7 @@ def finetune(
             f"{largest}, or larger molecules (graphcnf datasets join makes some)"
         )
     smiles = read_smiles(file, column=column).smiles
-    found = deviations(smiles, None if standardize else flow.charge_states)
-    options.say_deviations(found, len(smiles))
+    found = options.say_deviations(smiles, None if standardize else flow.charge_states)
     if found["stereo"] and flow.stereo is not None:
         say("note: stereo is not learned from them: marks are drawn as before, given the graphs")
     if not standardize and any("separate fragments" in s.reason for s in data.skipped):

@@ -34,12 +34,11 @@ def grow(
     from graphcnf.molecules.filters import passing_shares, passing_text
     from graphcnf.molecules.flow import MoleculeFlow
     from graphcnf.molecules.growth import Growth, read_fragment
-    from graphcnf.molecules.standardize import deviations
 
     flow = MoleculeFlow(network)
     marked = options.draws_stereo(network, draw.model, stereo)
     fragment = read_fragment(text, task, flow.vocabulary)
-    options.say_deviations(deviations([text], None, marked=marked), 1)
+    options.say_deviations([text], None, marked=marked)
     growth = Growth(network, flow.vocabulary, fragment, **draw.search(particles, filters))
     distinct = {name: set() for name, _ in fragment.points}
 

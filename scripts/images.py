@@ -13,7 +13,8 @@ from graphcnf.compute.files import write_file
 from graphcnf.compute.progress import progress_bar
 from graphcnf.errors import UserError
 from graphcnf.evaluation.formats import json_text, number, percent, text
-from graphcnf.scripts._options import Device, Seed, checked_temperature, option
+from graphcnf.limits import check_temperature
+from graphcnf.scripts._options import Device, Seed, option
 from graphcnf.scripts._output import (
     check_not_read,
     output_kind,
@@ -46,7 +47,7 @@ def generate(
     number: Annotated[int, option("Images to draw.", "--number", "-n", min=1)] = 64,
     seed: Seed = 0,
     temperature: Annotated[
-        float, option("Below 1 for more probable images.", callback=checked_temperature)
+        float, option("Below 1 for more probable images.", check=check_temperature)
     ] = 1.0,
     device: Device = "cpu",
 ) -> None:

@@ -47,11 +47,10 @@ def interpolate(
     from graphcnf.molecules.filters import passing_text
     from graphcnf.molecules.flow import MoleculeFlow
     from graphcnf.molecules.interpolation import interpolate as path_between
-    from graphcnf.molecules.standardize import deviations
 
     flow = MoleculeFlow(options.load_model(model, device))
     marked = options.draws_stereo(flow.model, model, stereo)
-    options.say_deviations(deviations([first, last], None, marked=marked), 2)
+    options.say_deviations([first, last], None, marked=marked)
     rows = path_between(
         flow,
         first,

@@ -221,11 +221,9 @@ def _label(score: str) -> str:
 
 def _leads(path: Path, flow: MoleculeFlow, standardize: bool, marked: bool) -> list[str]:
     """Return the SMILES of a file, and print notes on their deviations from the model's data."""
-    from graphcnf.molecules.standardize import deviations
-
     smiles = options.read_molecules(path)
     states = None if standardize else flow.charge_states
-    options.say_deviations(deviations(smiles, states, marked=marked), len(smiles))
+    options.say_deviations(smiles, states, marked=marked)
     return [flow.standardized(s) for s in smiles] if standardize else smiles
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -31,10 +30,8 @@ def score(
         ),
     ] = 1,
     standardize: options.Standardize = False,
-    out: Annotated[
-        Path | None, option("File to write: .csv or .json.", show_default="stdout")
-    ] = None,
-    as_json: Annotated[bool, option("JSON instead of CSV.", "--json")] = False,
+    out: options.RowsOut = None,
+    as_json: options.RowsJson = False,
     workers: options.Workers = None,
     cluster: options.Cluster = None,
     device: options.Device = "cpu",
@@ -55,7 +52,6 @@ def score(
     records = read_smiles(shown, column=column, content=content, others=True)
 
     from graphcnf.molecules.flow import MoleculeFlow
-    from graphcnf.molecules.standardize import deviations
 
     flow = MoleculeFlow(options.load_model(model, device))
     with open_workers(cluster, workers) as engine:
@@ -63,7 +59,7 @@ def score(
     write_rows(records.beside(frame, exact=kind == "csv"), kind, out)
     states = None if standardize else flow.charge_states
     marked = flow.stereo is not None
-    options.say_deviations(deviations(records.smiles, states, marked=marked), len(frame))
+    options.say_deviations(records.smiles, states, marked=marked)
     if marked and (bounds := int(frame["stereo_exact"].eq(False).sum())):
         count = f"{bounds:,} of {len(frame):,} molecules"
         say(f"note: the stereo of {count} is a lower bound: too many stereo elements are unmarked")

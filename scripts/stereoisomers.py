@@ -24,11 +24,9 @@ def stereoisomers(
     model: Annotated[
         str, option("Shipped weights of stereo, or a folder with a model.", metavar="NAME|DIR")
     ] = "zinc250k-stereo",
-    out: Annotated[
-        Path | None, option("File to write: .csv or .json.", show_default="stdout")
-    ] = None,
+    out: options.RowsOut = None,
     force: options.Force = False,
-    as_json: Annotated[bool, option("JSON instead of CSV.", "--json")] = False,
+    as_json: options.RowsJson = False,
     picture: Annotated[
         Path | None, option(f"Also draw the first {DRAWN} with wedges: .png or .svg.")
     ] = None,
@@ -42,13 +40,12 @@ def stereoisomers(
     check_target(out, kind, force)
     output_kind(picture, ("png", "svg"), "--picture")
 
-    from graphcnf.molecules.standardize import deviations
     from graphcnf.molecules.stereo_flow import StereoFlow
     from graphcnf.pretrained import load_model, locate
 
     flow = load_model(StereoFlow, locate(model, shipped=True))
     found = flow.isomers(molecule)
-    options.say_deviations(deviations([molecule], None, marked=True), 1)
+    options.say_deviations([molecule], None, marked=True)
     write_rows(found[:number].to_dict("records"), kind, out)
     if picture is not None:
         from graphcnf.molecules.drawing import draw_grid

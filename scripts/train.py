@@ -11,7 +11,8 @@ import typer
 
 from graphcnf.compute.files import expand_user, inside
 from graphcnf.errors import UserError, say
-from graphcnf.scripts._options import checked_seed, option
+from graphcnf.limits import check_seed
+from graphcnf.scripts._options import option
 from graphcnf.training.settings import (
     apply_overrides,
     by_torchrun,
@@ -39,7 +40,7 @@ def train(
     ] = None,
     steps: Annotated[int | None, budget("Step budget of the whole run.")] = None,
     resume: Annotated[bool, option("Continue the run in --out.", "--resume")] = False,
-    seed: Annotated[int | None, option("Seed of everything random.", callback=checked_seed)] = None,
+    seed: Annotated[int | None, option("Seed of everything random.", check=check_seed)] = None,
     assignments: Annotated[
         list[str] | None,
         option(

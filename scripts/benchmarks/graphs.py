@@ -28,7 +28,7 @@ from graphcnf.scripts.benchmarks.runner import (
     Out,
     Samples,
     Seed,
-    check_minutes,
+    check_budget,
     published,
     write,
 )
@@ -80,7 +80,7 @@ def graphs(
                 **SETTINGS[kind],
             )
         model = CategoricalModel.from_pretrained(place)
-        check_minutes(place, model.flow.metadata["training"]["minutes"], minutes)
+        check_budget(place, model.flow.metadata["training"]["minutes"], minutes)
         drawn = {"data, drawn anew": [make(random) for _ in range(samples)]}
         if model.flow.has_rules:
             drawn["GraphCNF, planar by rule"] = model.sample(samples, seed=seed)

@@ -17,7 +17,8 @@ from graphcnf.compute.files import inside, read_json
 from graphcnf.datasets.molecules import MoleculeDataset
 from graphcnf.errors import UserError
 from graphcnf.evaluation.formats import Column, Row
-from graphcnf.scripts._options import checked_minutes, checked_seed, option
+from graphcnf.limits import check_minutes, check_seed
+from graphcnf.scripts._options import option
 from graphcnf.scripts._output import table_kind, write_table
 from graphcnf.training.experiments import MOLECULES, load_molecules
 from graphcnf.training.settings import load_config
@@ -33,15 +34,13 @@ def _checked_table(out: Path | None) -> Path | None:
 
 Model = Annotated[str, option("Shipped weights, or a run.", metavar="NAME|DIR")]
 Samples = Annotated[int, option("Samples to score.", "--samples", "-n", min=1)]
-Seed = Annotated[int, option("Seed of everything random.", callback=checked_seed)]
+Seed = Annotated[int, option("Seed of everything random.", check=check_seed)]
 Seeds = Annotated[str, option("Seeds of training and sampling.", metavar="S,S,...")]
 Presets = Annotated[
     list[str] | None,
     typer.Argument(metavar="PRESET|FILE.toml...", help="Models.", show_default="six presets"),
 ]
-Minutes = Annotated[
-    float, option("CPU minutes of one thread for each run.", callback=checked_minutes)
-]
+Minutes = Annotated[float, option("CPU minutes of one thread for each run.", check=check_minutes)]
 Folder = Annotated[Path, option("Folder of the runs: finished ones count, others are continued.")]
 Reference = Annotated[
     str | None,
@@ -130,7 +129,7 @@ def _train(preset: str, path: Path, seed: int, minutes: float) -> TrainedRun:
     if begun:
         run = TrainedRun(path)
         budget, trained = run.config["training"].get("minutes", 0), run.minutes()
-        check_minutes(path, budget, minutes)
+        check_budget(path, budget, minutes)
         if trained is not None and trained + 5e-3 >= budget:  # rounded to two decimals
             return run
     options = [
@@ -151,7 +150,7 @@ def _train(preset: str, path: Path, seed: int, minutes: float) -> TrainedRun:
     return TrainedRun(path)
 
 
-def check_minutes(path: Path, found: float, wanted: float) -> None:
+def check_budget(path: Path, found: float, wanted: float) -> None:
     """Raise `UserError` if a training had another budget."""
     # The last step may exceed the budget a little.
     if abs(found - wanted) > 0.02 * wanted + 0.02:

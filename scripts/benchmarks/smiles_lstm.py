@@ -24,7 +24,7 @@ from graphcnf.datasets.molecules import MoleculeDataset
 from graphcnf.errors import UserError, say
 from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.pretrained import Pretrained
-from graphcnf.scripts.benchmarks.runner import TrainedRun, check_minutes
+from graphcnf.scripts.benchmarks.runner import TrainedRun, check_budget
 
 _TOKEN = re.compile(r"\[[^\]]+\]|Br|Cl|.")
 PADDING, START, END = 0, 1, 2
@@ -167,7 +167,7 @@ def train_beside(run: TrainedRun, minutes: float) -> SmilesLSTM:
         with one_thread(torch.device("cpu")):
             train(run.molecules(), place, minutes=minutes, seed=seed, source=data)
     model = SmilesLSTM.from_pretrained(place)
-    check_minutes(place, model.metadata["training"]["minutes"], minutes)
+    check_budget(place, model.metadata["training"]["minutes"], minutes)
     if model.metadata["source"] not in (None, run.config["data"]):
         raise UserError(f"{place} was trained on other data than {run.path}: delete it")
     return model
