@@ -73,11 +73,9 @@ class MoleculeDataset:
         return chosen
 
     def split(self, part: str) -> np.ndarray:
-        """Return the indices of the molecules of "train", "test" or "all", ascending."""
-        if part == "all":
-            return np.arange(len(self))
+        """Return the indices of the molecules of "train" or "test", ascending."""
         if part not in ("train", "test"):
-            raise ValueError(f"split must be train, test or all, got {part!r}")
+            raise ValueError(f"split must be train or test, got {part!r}")
         return np.flatnonzero(self._is_test == (part == "test"))
 
     def take(self, rows) -> MoleculeDataset:

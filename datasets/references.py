@@ -25,13 +25,12 @@ Rows = MoleculeDataset | Zinc250kRows
 """A data set that is encoded as a whole, or row by row on demand."""
 
 
-def load_reference(name: str | None, model: GraphCNF | None = None, by_row: bool = False) -> Rows:
+def load_reference(name: str | None, model: GraphCNF | None = None) -> Rows:
     """Load training data, in the vocabulary of a model if given.
 
     Args:
         name: One of `MOLECULES`, or a file; None for the data that the model was trained on.
         model: The model.
-        by_row: Allow a data set that encodes rows on demand.
 
     Raises:
         UserError: The data set is unknown, or the model has other categories.
@@ -41,7 +40,7 @@ def load_reference(name: str | None, model: GraphCNF | None = None, by_row: bool
     if name is None:
         raise UserError("the model's training data are unknown: name them with --reference")
     vocabulary = None if model is None else MoleculeVocabulary.of_model(model)
-    if name == "zinc250k" and by_row:
+    if name == "zinc250k":
         rows = zinc250k_rows()
         if vocabulary in (None, rows.vocabulary):
             return rows

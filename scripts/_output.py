@@ -259,12 +259,8 @@ def write_found(
 ) -> list[dict[str, Any]]:
     """Write the first molecules of a search as they are found; return up to `LISTED` rows.
 
-    Args:
-        molecules: The search; closed at the end.
-        draw: Options with the number of molecules, the file and the properties to write.
-        kind: Kind of the file.
-        types: Parquet types of further columns by name; .smi files do not have these.
-        more: Function that returns the values of these columns for a molecule.
+    `types` are the Parquet types of further columns, which .smi files do not have; `more` returns
+    their values for a molecule.
     """
     from rdkit import Chem
 
@@ -302,12 +298,7 @@ def show_molecules(
 ) -> None:
     """Draw molecules into the files of --picture and --html.
 
-    Args:
-        flow: Model that computes likelihoods for the page.
-        rows: `smiles` of the molecules, with other values.
-        draw: Options with the files, and the properties to write below each drawing.
-        title: Title of the page.
-        marks: Function that returns the atoms of a molecule to highlight.
+    `rows` hold their `smiles` and other values; `marks` returns the atoms to highlight.
     """
     if not rows or not (draw.picture or draw.html):
         return

@@ -108,7 +108,7 @@ class Reference:
             return name, None
         coding = None if model is None else (str(model.metadata["vocabulary"]), model.max_nodes)
         key = ("data", name, coding)
-        return name, self._once(key, lambda: load_reference(name, model, by_row=True))
+        return name, self._once(key, lambda: load_reference(name, model))
 
     def held_out(self, dataset: Rows | None) -> list[str]:
         """Return at most `HELD_OUT` held-out molecules for the distribution metrics.

@@ -46,13 +46,13 @@ def codes(
         raise UserError(f"{dataset.name} has no held-out molecules: name others with --reference")
     shares = code_shares(loaded, samples)
     rows: list[dict[str, Any]] = [{"what": f"code: {k}", "share": v} for k, v in shares.items()]
-    batch = GraphBatch.collate(dataset.graphs, chosen)
+    batch = GraphBatch.collate(dataset.take(chosen).graphs)
     with torch.no_grad():
         for k in NUMBERINGS:
             bits = -float(loaded.log_prob(batch, orders=k).double().mean()) / math.log(2)
             rows.append({"what": f"bits per molecule, numberings: {k}", "bits": bits})
     if reconstruct:
-        graphs = dataset.graphs.subset(references.held_out(dataset, reconstruct))
+        graphs = dataset.take(references.held_out(dataset, reconstruct)).graphs
         for double in (True, False):
             back = reconstruction(loaded, graphs, double=double)
             failed = round((1 - back) * len(graphs))

@@ -15,6 +15,7 @@ from torch import Tensor
 from graphcnf.arguments import call, check
 from graphcnf.coloring import ColoringFlow, conflicts
 from graphcnf.coloring.network import SaturationOrder, undecided
+from graphcnf.compute.parallel import chunked
 from graphcnf.datasets.coloring import ColoringDataset, load_coloring
 from graphcnf.errors import UserError, counted
 from graphcnf.evaluation.formats import Column, number, percent, text
@@ -104,7 +105,7 @@ def held_out(dataset: ColoringDataset, count: int) -> list[GraphBatch]:
     test = dataset.split("test")
     if count > len(test):
         raise UserError(f"{dataset.name} has {len(test)} held-out graphs, not {count}")
-    parts = (test[k : min(k + GRAPHS_PER_BATCH, count)] for k in range(0, count, GRAPHS_PER_BATCH))
+    parts = chunked(test[:count], GRAPHS_PER_BATCH)
     return [GraphBatch.collate(dataset.graphs, part) for part in parts]
 
 

@@ -28,7 +28,7 @@ from graphcnf.images.model import BLOCK
 from graphcnf.images.pictures import write_grid
 from graphcnf.images.scores import score_image_models
 from graphcnf.scripts._options import option, parse_seeds
-from graphcnf.scripts._output import check_place, output_kind
+from graphcnf.scripts._output import output_kind
 from graphcnf.scripts.benchmarks.runner import (
     Folder,
     Minutes,
@@ -84,7 +84,6 @@ def images(
     numbers, folder = parse_seeds(seeds), expand_user(folder)
     if png is not None:
         output_kind(png, ("png",), "--png")
-        check_place(png)
     names = presets or [f"images-{name}" for name in PRESETS]
     for name in names:
         if load_preset(name)["data"].get("name") != "images":

@@ -174,10 +174,7 @@ def figures(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the figures of samples by each protocol, the one with fewer samples first.
 
-    Args:
-        frame: Table of `evaluate_records`.
-        dataset: Training molecules.
-        references: Statistics of held-out molecules by key of `PARTS`.
+    `references` are the statistics of held-out molecules by key of `PARTS`.
     """
     own, start = SetStatistics(0), 0
     for protocol, samples in sorted(PROTOCOLS.items(), key=lambda item: item[1]):

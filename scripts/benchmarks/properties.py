@@ -10,13 +10,12 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rdkit import Chem
 
 from graphcnf.datasets import references
 from graphcnf.errors import UserError
 from graphcnf.evaluation.formats import Column, number, percent, text
 from graphcnf.graphs import GraphCNF
-from graphcnf.molecules.properties import conditions_of, properties_of
+from graphcnf.molecules.properties import conditions_of, property_table
 from graphcnf.sampling.records import draw_block
 from graphcnf.scripts._options import load_model, option
 from graphcnf.scripts.benchmarks.runner import Out, Reference, published, write
@@ -56,7 +55,7 @@ def properties(
     wanted = dataset.take(references.held_out(dataset, VALUES)).smiles
     rows: list[dict[str, Any]] = []
     for name in chosen:
-        targets = _values(wanted, name)
+        targets = property_table(wanted, [name])[:, 0]
         rows.append({"method": model, **_errors(loaded, name, targets, best_of)})
         rows += published("properties", condition=name)
     kept = f"the nearest of {best_of} samples is kept" if best_of > 1 else "raw samples"
@@ -68,10 +67,6 @@ def properties(
     write(out, rows, COLUMNS, notes)
 
 
-def _values(smiles: list[str], name: str) -> np.ndarray:
-    return np.array([properties_of(Chem.MolFromSmiles(s), [name])[name] for s in smiles])
-
-
 def _errors(model: GraphCNF, name: str, targets: np.ndarray, best_of: int) -> dict[str, Any]:
     """Return the row of one property; target value k is drawn with seed k."""
     errors, smiles = [], []
@@ -79,7 +74,7 @@ def _errors(model: GraphCNF, name: str, targets: np.ndarray, best_of: int) -> di
         asked = conditions_of(model, {name: float(value)})
         _, frame = draw_block(model, range(EACH), seed=k, targets=asked, best_of=best_of)
         valid = list(frame["smiles"][frame["strict"]])
-        errors += list(abs(_values(valid, name) - value))
+        errors += list(abs(property_table(valid, [name])[:, 0] - value))
         smiles += valid
     pairs = len(targets) * (len(targets) - 1)
     return {

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
+import pandas as pd
 import typer
 
 from graphcnf.compute.files import inside, read_json
@@ -55,17 +54,12 @@ Out = Annotated[
 def published(table: str, /, **where: str | float) -> list[dict[str, Any]]:
     """Return published figures: the rows of `published/TABLE.csv` with the values `where`.
 
-    Numbers are floats; empty cells are left out.
+    Empty cells are left out.
     """
-    with open(HERE / "published" / f"{table}.csv", newline="", encoding="utf-8") as file:
-        rows: list[dict[str, Any]] = [
-            {k: v for k, v in r.items() if v} for r in csv.DictReader(file)
-        ]
-    for row in rows:
-        for key, value in row.items():
-            with suppress(ValueError):
-                row[key] = float(value)
-        row["method"] += " (published)"
+    file = HERE / "published" / f"{table}.csv"
+    frame = pd.read_csv(file, float_precision="round_trip")
+    frame["method"] += " (published)"
+    rows = [row.dropna().to_dict() for _, row in frame.iterrows()]
     return [row for row in rows if where.items() <= row.items()]
 
 

@@ -93,11 +93,7 @@ def train_lstm(model: nn.Module, losses: Iterator[Tensor], minutes: float) -> tu
     """Train with AdamW for `minutes` of CPU time; return the number of steps and the minutes.
 
     The learning rate rises for 200 steps, and falls with a cosine to 1 % of the largest one.
-
-    Args:
-        model: Model to train.
-        losses: Losses of batches, each to be computed with the parameters of its time.
-        minutes: The time.
+    `losses` computes the loss of the next batch when it is asked for.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE)
     start = told = time.process_time()

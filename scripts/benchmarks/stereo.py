@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice, product
+from itertools import count, islice, product
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -240,11 +240,8 @@ def isomers(
 
 def _drawn(flow: MoleculeFlow, seed: int) -> Iterator[str]:
     """Yield molecules with marks without end."""
-    k = 0
-    while True:
-        sample = flow.sample(BLOCK, seed=seed + k, stereo=True)
-        yield from (smiles for smiles in sample.smiles if smiles)
-        k += 1
+    for k in count(seed):
+        yield from filter(None, flow.sample(BLOCK, seed=k, stereo=True).smiles)
 
 
 def polycycles(smiles: Iterable[str]) -> Iterator[str]:
@@ -290,10 +287,10 @@ def _shapes(smiles: Sequence[str]) -> list[Shape]:
 def _shape(smiles: str) -> Shape:
     frame, code = encode(parse(smiles))
     places = _in_rings(frame, code)[1:]  # against the first one
-    others = {
-        frame.normal(_replaced(code, dict(zip(places, parities, strict=True))))
-        for parities in islice(product((1, 2), repeat=len(places)), MOST_ISOMERS)
-    }
+    others = set()
+    for parities in islice(product((1, 2), repeat=len(places)), MOST_ISOMERS):
+        known = dict(zip(places, parities, strict=True))
+        others.add(frame.normal(tuple(known.get(k, c) for k, c in enumerate(code))))
     mol = Chem.AddHs(frame.decode(code))
     embedded = rdDistGeom.EmbedMolecule(mol, randomSeed=EMBEDDING_SEED) == 0
     own, *rest = [_lowest_energy(frame, c) for c in (code, *sorted(others - {code}))]
@@ -302,10 +299,6 @@ def _shape(smiles: str) -> Shape:
     if own is not None and math.isfinite(own):
         strain = own - min([own, *possible])
     return Shape(embedded, embedded or bool(possible), strain)
-
-
-def _replaced(code: Code, values: dict[int, int]) -> Code:
-    return tuple(values.get(k, c) for k, c in enumerate(code))
 
 
 def _lowest_energy(frame: Frame, code: Code) -> float | None:
