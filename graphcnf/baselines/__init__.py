@@ -4,5 +4,3 @@ from graphcnf.baselines.graphaf import GraphAFModel
 from graphcnf.baselines.graphnvp import GraphNVPModel
 from graphcnf.baselines.jtvae import JunctionTreeVAE
 from graphcnf.baselines.rvae import RegularizedVAE
-
-__all__ = ["GraphAFModel", "GraphNVPModel", "JunctionTreeVAE", "RegularizedVAE"]

@@ -133,6 +133,7 @@ class GraphAFModel(GraphModel):
     ):
         super().__init__()
         self.rows, self.window, self.bond_categories = rows, window, bond_categories
+        self.unknown = f"a bond between atoms more than {window} apart in breadth-first order"
         self.node_encoding = OneHotDequantization(node_categories)
         self.edge_encoding = OneHotDequantization(bond_categories + 1)
         self.base = StandardNormal()
@@ -171,11 +172,6 @@ class GraphAFModel(GraphModel):
             "than its category has in the data is drawn again up to 50 times, and an atom without "
             "a bond ends the molecule. Bits are those of the density without it."
         ]
-
-    @property
-    def unknown(self) -> str:
-        """Reason why `knows` rejects a graph, for messages."""
-        return f"a bond between atoms more than {self.window} apart in breadth-first order"
 
     def knows(self, batch: GraphBatch) -> Tensor:
         """Return True for graphs without edges beyond the window, (B,) bool."""

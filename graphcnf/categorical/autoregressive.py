@@ -20,7 +20,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from graphcnf.categorical.encoding import (
     IntervalEncoding,
@@ -195,14 +194,12 @@ class AutoregressiveCoupling(Bijection):
 
             def choose(at, logits, hidden, own=own, log_p=log_p, lower=lower):
                 value = own[at].clamp(max=logits.shape[-1] - 1)
+                log_all = logits.log_softmax(-1)
+                log_p[at] = log_all.gather(-1, value[:, None])[:, 0]
                 if ends:
-                    log_all = logits.log_softmax(-1)
-                    log_p[at] = log_all.gather(-1, value[:, None])[:, 0]
                     # In float64: a rare category keeps its interval.
                     p = log_all.double().exp()
                     lower[at] = (p.cumsum(-1) - p).gather(-1, value[:, None])[:, 0]
-                else:
-                    log_p[at] = -F.cross_entropy(logits, value, reduction="none")
                 return own[at]
 
             self._decide(step.hidden, choose)
@@ -308,13 +305,13 @@ class AutoregressiveFlow(CategoricalFlow):
     `single`, a position has one variable, and categories are (B, N) instead of (B, N, V).
     """
 
+    encoding: IntervalEncoding
     flow: AutoregressiveCoupling
 
     def __init__(self, network: Network, *, single: bool = False):
         cardinalities = network.cardinalities
         encoding = IntervalEncoding(cardinalities[0] if single else cardinalities)
         super().__init__(encoding, AutoregressiveCoupling(network))
-        self.single = single
 
     @property
     def network(self) -> Any:
@@ -326,4 +323,4 @@ class AutoregressiveFlow(CategoricalFlow):
         check_temperature(context.temperature)
         x = self.flow.draw(masked(z, context.mask), context)
         x = torch.where(expand(context.mask, x), x, 0)
-        return x[..., 0] if self.single else x
+        return x[..., 0] if self.encoding.single else x

@@ -1,5 +1,3 @@
 """Colourings of graphs: `ColoringFlow`, p(colours of the nodes | graph)."""
 
 from graphcnf.coloring.flow import ColoringFlow, conflicts, from_networkx
-
-__all__ = ["ColoringFlow", "conflicts", "from_networkx"]

@@ -6,14 +6,3 @@ from graphcnf.graphs.model import GraphCNF, GraphModel, graph_model
 from graphcnf.graphs.pairs import PairsModel
 from graphcnf.graphs.path.model import PathModel
 from graphcnf.graphs.path.unordered import UnorderedModel
-
-__all__ = [
-    "GraphBatch",
-    "GraphCNF",
-    "GraphModel",
-    "PackedGraphs",
-    "PairsModel",
-    "PathModel",
-    "UnorderedModel",
-    "graph_model",
-]

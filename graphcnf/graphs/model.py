@@ -49,11 +49,7 @@ class GraphModel(nn.Module, ABC):
     supports_fragments: ClassVar[bool] = False  # True if graphs can be grown around fragments
     takes_conditions: ClassVar[bool] = False  # True if the constructor takes `conditions`
     batch_size: ClassVar[int] = BATCH  # graphs that are drawn together
-
-    @property
-    def unknown(self) -> str:
-        """Reason why `knows` rejects a graph, for messages."""
-        return "nothing"
+    unknown: str = "nothing"  # reason why `knows` rejects a graph, for messages
 
     @classmethod
     def options(cls) -> tuple[Callable, ...]:
