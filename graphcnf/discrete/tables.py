@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from pandas.api import types
 
-from graphcnf.categorical import ColumnFlow, Rows
+from graphcnf.categorical import ColumnAttention, ColumnFlow, Rows
 from graphcnf.categorical.counts import Counts
 from graphcnf.discrete.codec import Reasons, RowCodec, Vocabulary, distinct, draw_rows
 from graphcnf.discrete.numbers import MAX_DISTINCT, Bins, default_bins, is_numeric
@@ -159,7 +159,7 @@ class TableCodec(RowCodec):
 
     kind = "table"
     flow_class = ColumnFlow
-    arguments = (ColumnFlow,)
+    arguments = (ColumnAttention,)
     fixed = ("cardinalities", "parts", "counts")
 
     columns: list[Column]
