@@ -19,7 +19,8 @@ import io
 import math
 import pickle
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,39 +46,31 @@ Z_SCORE = 4.0  # number of standard errors by which a mean may be off
 Close = Callable[[Tensor, Tensor, str], None]
 
 
-@dataclass(frozen=True)
-class Variation:
-    """Arguments of a transform under a name for messages, which is empty for the given data."""
-
-    name: str
-    x: Tensor
-    z: Tensor | None
-    context: Context
-
-
 def variations(
-    x: Tensor, kinds: Collection[str], context: Context, z: Tensor | None = None
-) -> Iterator[Variation]:
-    """Yield the given data, then the variations `kinds`; ValueError for an unknown one."""
+    x: Tensor, kinds: Collection[str], context: Context
+) -> Iterator[tuple[str, Tensor, Context]]:
+    """Yield the given data, then the variations `kinds`, each with words for messages.
+
+    Raises ValueError for an unknown variation.
+    """
     if unknown := set(kinds) - set(VARIATIONS):
         raise ValueError(f"no variation {min(unknown)!r}; known: {', '.join(VARIATIONS)}")
-    given, mask = Variation("", x, z, context), context.mask
-    yield given
+    mask = context.mask
+    yield "", x, context
     several = x.dim() == 3 and x.shape[1] > 1 and _has_axes(context, x.shape[:2])
     if "batch" in kinds and len(x) > 1 and _has_axes(context, x.shape[:1]):
         # The record with the most padding.
         row = 0 if mask is None else int(mask.reshape(len(mask), -1).sum(1).argmin())
-        yield _cut(given, " (one record alone)", slice(row, row + 1))
+        yield " (one record alone)", *_cut(x, context, slice(row, row + 1))
     if "length" in kinds and several:
-        yield _cut(given, " (records of one entry)", (slice(None), slice(1)))
+        yield " (records of one entry)", *_cut(x, context, (slice(None), slice(1)))
     if "holes" in kinds and several:
         # Every second entry is real, in odd and even records alternately.
         number = torch.arange(x.shape[1], device=x.device)
         holes = (number + torch.arange(len(x), device=x.device)[:, None]) % 2 == 1
-        yield replace(given, name=" (a mask with holes)", context=replace(context, mask=holes))
+        yield " (a mask with holes)", x, replace(context, mask=holes)
     if "far" in kinds and x.numel():
-        latents = None if z is None else _stretch(z)
-        yield replace(given, name=" (far from 0)", x=_stretch(x), z=latents)
+        yield " (far from 0)", x * (FAR / x.detach().abs().max().clamp(min=1e-6)), context
 
 
 def _has_axes(context: Context, shape: torch.Size) -> bool:
@@ -87,19 +80,11 @@ def _has_axes(context: Context, shape: torch.Size) -> bool:
     return context.features is None or context.features.shape[: len(shape)] == shape
 
 
-def _cut(given: Variation, name: str, index) -> Variation:
-    """Return a variation with the records or entries at `index`."""
-
-    def cut(part):
-        return None if part is None else part[index]
-
-    context = given.context
-    part = replace(context, mask=cut(context.mask), features=cut(context.features))
-    return Variation(name, given.x[index], cut(given.z), part)
-
-
-def _stretch(x: Tensor) -> Tensor:
-    return x * (FAR / x.detach().abs().max().clamp(min=1e-6))
+def _cut(x: Tensor, context: Context, index) -> tuple[Tensor, Context]:
+    """Return the records or entries at `index`."""
+    parts = {"mask": context.mask, "features": context.features}
+    cut: dict[str, Any] = {name: part[index] for name, part in parts.items() if part is not None}
+    return x[index], replace(context, **cut)
 
 
 def _within(atol: float, rtol: float, where: str = "") -> Close:
@@ -136,17 +121,19 @@ def assert_bijection(
     ``z`` is ``x`` if None. Draw it from the base density, since encoded data does not cover all of
     the latent space.
     """
-    for case in variations(x, vary, context, z):
-        x, context, close = case.x, case.context, _within(atol, rtol, case.name)
+    both = (variations(part, vary, context) for part in (x, x if z is None else z))
+    cases = zip(*both, strict=True)
+    for (where, x, context), (_, z, _) in cases:
+        close = _within(atol, rtol, where)
         latents, log_term = transform(x, context)
         shapes = tuple(latents.shape), tuple(log_term.shape)
-        assert shapes == (x.shape, x.shape[:1]), f"{tuple(x.shape)} became {shapes}{case.name}"
+        assert shapes == (x.shape, x.shape[:1]), f"{tuple(x.shape)} became {shapes}{where}"
         data, log_det = transform.inverse_and_logdet(latents, context)
         close(data, masked(x, context.mask).to(data.dtype), "inverse(forward(x)) is not x")
         close(log_det, -log_term, "log-dets of forward, inverse do not cancel")
         close(transform.inverse(latents, context), data, "inverse and inverse_and_logdet differ")
 
-        z = masked(x if case.z is None else case.z, context.mask)
+        z = masked(z, context.mask)
         data, log_det = transform.inverse_and_logdet(z, context)
         latents, log_term = transform(data, context)
         close(latents, z.to(latents.dtype), "forward(inverse(z)) is not z")
@@ -167,11 +154,15 @@ def assert_log_det_matches_jacobian(
     Keep ``x (B, ..., D)`` small: the Jacobian has the square of its size.
     """
     transform = copy.deepcopy(transform).double()
-    for case in variations(x.detach().double(), vary, _double(context)):
-        x, context, where = case.x, case.context, case.name
+    cases = variations(x.detach().double(), vary, _double(context))
+    for where, x, context in cases:
         with torch.no_grad():
             log_term = transform(x, context)[1]
-        jacobian = _jacobian(transform, x, context)
+        # Derivatives (B, S, B, S) of outputs by inputs; a sample has S numbers.
+        jacobian = torch.autograd.functional.jacobian(
+            lambda x, context=context: transform(x, context)[0], x
+        )
+        jacobian = jacobian.reshape(len(x), x[0].numel(), len(x), x[0].numel())
         real = torch.ones_like(x).bool()
         real = real if context.mask is None else real & context.mask.unsqueeze(-1)
         for sample, entries in enumerate(real.flatten(1)):
@@ -186,12 +177,6 @@ def assert_log_det_matches_jacobian(
             expected = torch.linalg.slogdet(own[entries][:, entries]).logabsdet
             close = _within(atol, rtol, where)
             close(log_term[sample], expected, f"log-det of sample {sample}")
-
-
-def _jacobian(transform: Transform, x: Tensor, context: Context) -> Tensor:
-    """Return the derivatives (B, S, B, S) of outputs by inputs; a sample has S numbers."""
-    found = torch.autograd.functional.jacobian(lambda x: transform(x, context)[0], x)
-    return found.reshape(len(x), x[0].numel(), len(x), x[0].numel())
 
 
 def assert_mask_invariance(
@@ -217,21 +202,21 @@ def assert_mask_invariance(
         return transform.inverse(z, context), z.new_zeros(len(z))
 
     bare = all(part is None for part in (context.features, context.adjacency, context.conditions))
-    for case in variations(x, vary, context):
-        if case.context.mask.all():
+    for where, own, varied in variations(x, vary, context):
+        if varied.mask.all():
             continue
-        more = extend if case.x.dim() == 3 and bare else 0
+        more = extend if x.dim() == 3 and bare else 0
         for name, function in (("forward", transform), ("inverse", inverse)):
-            _padding(function, name, case, more, _within(atol, rtol, case.name))
+            _padding(function, f"{name}{where}", own, varied, more, _within(atol, rtol))
     _padding_gradients(transform, x, context, _within(atol, rtol))
 
 
 @torch.no_grad()
-def _padding(function, name: str, case: Variation, extend: int, close: Close) -> None:
+def _padding(function, name: str, x: Tensor, context: Context, extend: int, close: Close) -> None:
     """Check one direction, with other values at padding and `extend` more padded entries."""
-    x, context, mask = case.x, case.context, case.context.mask
+    mask = context.mask
     expected, log_term = function(masked(x, mask), context)
-    assert not expected[~mask].any(), f"{name}: masked entries of the output are not 0{case.name}"
+    assert not expected[~mask].any(), f"{name}: masked entries of the output are not 0"
     for value in PADDING:
         output, other = function(x.masked_fill(~mask.unsqueeze(-1), value), context)
         close(output, expected, f"{name}: padding {value} changes it")
@@ -240,7 +225,7 @@ def _padding(function, name: str, case: Variation, extend: int, close: Close) ->
         longer = torch.cat((x, x.new_full((len(x), extend, x.shape[-1]), 5.0)), 1)
         longer_mask = torch.cat((mask, mask.new_zeros(len(x), extend)), 1)
         output, other = function(longer, Context(longer_mask))
-        assert not output[:, x.shape[1] :].any(), f"{name}: added padding is not 0{case.name}"
+        assert not output[:, x.shape[1] :].any(), f"{name}: added padding is not 0"
         close(output[:, : x.shape[1]], expected, f"{name}: longer padding")
         close(other, log_term, f"{name}, log term: longer padding")
 
