@@ -1,5 +1,6 @@
 """The examples in docstrings run, and give what they say."""
 
+import ast
 import doctest
 import importlib
 from pathlib import Path
@@ -9,12 +10,12 @@ import pytest
 import graphcnf
 
 ROOT = Path(__file__).resolve().parent.parent
-FILES = [
+ALL = [
     path
     for top in ("graphcnf", "datasets", "scripts")
     for path in sorted((ROOT / top).rglob("*.py"))
-    if ">>> " in path.read_text()
 ]
+FILES = [path for path in ALL if ">>> " in path.read_text()]
 
 
 def module_of(path):
@@ -34,3 +35,20 @@ def test_examples(path, monkeypatch, tmp_path):
 def test_what_the_package_exports_has_an_example():
     names = [name for name in graphcnf.__all__ if not name.startswith("__")]
     assert [name for name in names if ">>> " not in getattr(graphcnf, name).__doc__] == []
+
+
+def test_public_methods_have_a_docstring_or_override_one_that_has():
+    trees = [ast.parse(path.read_text()) for path in ALL]
+    classes = {c.name: c for tree in trees for c in tree.body if isinstance(c, ast.ClassDef)}
+
+    def methods(one):
+        return {f.name: f for f in one.body if isinstance(f, ast.FunctionDef)}
+
+    def documented(one, name):
+        own = methods(one).get(name)
+        bases = [classes[ast.unparse(b)] for b in one.bases if ast.unparse(b) in classes]
+        return (own and ast.get_docstring(own)) or any(documented(b, name) for b in bases)
+
+    public = [(c, name) for c in classes.values() for name in methods(c) if name[0] != "_"]
+    bare = [f"{c.name}.{name}" for c, name in public if not documented(c, name)]
+    assert [name for name in bare if name[0] != "_"] == []

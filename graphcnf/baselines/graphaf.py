@@ -164,7 +164,6 @@ class GraphAFModel(GraphModel):
         return Support.limits(graphs, **options)
 
     def notes(self, rules: bool) -> list[str]:
-        """Return a footnote on the valency check."""
         if not rules:
             return ["valency check: off."]
         return [
@@ -280,7 +279,6 @@ class GraphAFModel(GraphModel):
         return {**latents, "order": order}
 
     def base_sample(self, mask: Tensor, generator: Generators = None) -> Latents:
-        """Draw base latents for graphs with real nodes `mask` (B, N)."""
         real, dtype = self._window(mask)[1], self.node_encoding.like.dtype
         draw = partial(self.base.sample, generator=generator, device=mask.device, dtype=dtype)
         nodes = draw((*mask.shape, self.node_encoding.latent_dim), mask=mask)

@@ -56,7 +56,6 @@ class OneHotDequantization(Encoding):
         self.cardinalities = self.latent_dim = int(categories)
 
     def encode(self, x, context=Context()):
-        """Draw z (B, L, K) for categories x (B, L) long."""
         x = masked(x, context.mask)
         one_hot = F.one_hot(x, self.cardinalities).to(self.like)
         u = take(
@@ -110,11 +109,9 @@ class OneByOne(Bijection):
     """
 
     def forward(self, x, context=Context()):
-        """Transform all parts, the last one first."""
         return self._couple(x.to(log_term_dtype(x)), context, inverse=False)
 
     def inverse_and_logdet(self, z, context=Context()):
-        """Invert `forward`, the first part first."""
         return self._couple(z.to(log_term_dtype(z)), context, inverse=True)
 
     def _couple(self, x: Tensor, context: Context, *, inverse: bool) -> tuple[Tensor, Tensor]:
@@ -303,7 +300,6 @@ class GraphNVPModel(GraphModel):
         return {"pairs": pairs, "nodes": nodes}, bounds
 
     def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
-        """Draw the terms of the bound on log p(graph | number of nodes)."""
         return self._run(batch, noise)[1]
 
     def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
@@ -311,7 +307,6 @@ class GraphNVPModel(GraphModel):
         return self._run(batch, noise)[0]
 
     def base_sample(self, mask: Tensor, generator=None) -> Latents:
-        """Draw base latents for graphs with real nodes `mask` (B, N)."""
         dtype, pair_mask = self.node_encoding.like.dtype, later_pairs(mask)
         draw = partial(self.base.sample, generator=generator, device=mask.device, dtype=dtype)
         pairs = draw((*pair_mask.shape, self.pair_encoding.latent_dim), mask=pair_mask)

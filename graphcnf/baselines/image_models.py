@@ -266,7 +266,6 @@ class GAN(ImageModel):
 
     @torch.no_grad()
     def decode(self, latents: ImageLatents) -> Tensor:
-        """Decode latents to images (B, C, H, W) uint8."""
         return unscaled(self.generator(latents.z), self.levels)
 
 

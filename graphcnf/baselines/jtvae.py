@@ -486,7 +486,6 @@ class JunctionTreeVAE(GraphVAE):
         return {**limits, "clusters": ClusterVocabulary.measure(graphs, weights, sums)}
 
     def notes(self, rules: bool) -> list[str]:
-        """Return a footnote on the limit on sums of edge weights."""
         return [limit_note(rules)]
 
     def knows(self, batch: GraphBatch) -> Tensor:
@@ -540,7 +539,6 @@ class JunctionTreeVAE(GraphVAE):
         return self.bounds(batch, weight=weight)
 
     def _likelihood(self, reading: Reading, z: Latents) -> dict[str, Bound]:
-        """Return log p(x|z) of turns, labels and attachments."""
         trees, sites, up = reading.trees, reading.sites, reading.up
         count = len(trees.levels[0])
         child, earlier = trees.siblings.unbind(1)

@@ -141,7 +141,6 @@ class GraphVAE(GraphModel):
         return {name: posterior.mean for name, posterior in posteriors.items()}
 
     def base_sample(self, mask: Tensor, generator=None) -> Latents:
-        """Draw latents (B, D) from the prior."""
         dtype = next(self.parameters()).dtype
         options = {"generator": generator, "device": mask.device, "dtype": dtype}
         return {k: PRIOR.sample((len(mask), dim), **options) for k, dim in self.dims.items()}
@@ -250,7 +249,6 @@ class RegularizedVAE(GraphVAE):
         return nodes, pairs
 
     def _likelihood(self, batch: GraphBatch, z: Latents) -> dict[str, Bound]:
-        """Return log p(x|z) of nodes and edges."""
         nodes, pairs = self._matrices(z["graph"], batch.mask)
         index, pair_mask = all_pairs(batch.mask)
         later, earlier = index[0].T

@@ -162,7 +162,6 @@ class ColumnAttention(Network):
         return torch.where(self.parts[number] == 1, 0.0, s)
 
     def logits(self, hidden) -> Tensor:
-        """Return the logits (M, C), which are the first of the pair `hidden`."""
         return super().logits(hidden[0])
 
     def _limits(self, context: Context) -> tuple[Tensor, Tensor]:
@@ -210,7 +209,6 @@ class ColumnAttention(Network):
         yield Step(mask.nonzero(as_tuple=True), (logits[mask], h[mask]))
 
     def start(self, context: Context) -> ColumnState:
-        """Return the state before the first column."""
         return ColumnState(self, context)
 
 

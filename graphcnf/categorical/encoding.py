@@ -122,7 +122,6 @@ class Encoding(Transform):
         return encoded.z, encoded.log_posterior - encoded.log_encoder
 
     def inverse(self, z, context=Context()):
-        """Return the most probable categories."""
         return self.decode(z, context)
 
 
@@ -248,7 +247,6 @@ class MixtureEncoding(Encoding):
         return (self.log_density(z) + self.log_prior.log_softmax(0)).log_softmax(-1)
 
     def encode(self, x, context=Context()):
-        """Draw z (B, L, D) for categories x (B, L) long."""
         x = masked(x, context.mask)
         mean, log_scale = self.mean, self.log_scale
         e = logistic_noise((*x.shape, self.latent_dim), mean, context.noise)
@@ -263,7 +261,6 @@ class MixtureEncoding(Encoding):
         return assemble(z, own, log_q, log_p.argmax(-1) == x, context.mask)
 
     def decode(self, z, context=Context(), *, sample=False):
-        """Return categories (B, L) of latents (B, L, D)."""
         log_p = self.log_posterior(z)
         if not sample:
             return masked(log_p.argmax(-1), context.mask)
@@ -313,11 +310,9 @@ class LinearFlowEncoding(MixtureEncoding):
         return [affine, InvertibleLinear(self.latent_dim)] if self.latent_dim > 1 else [affine]
 
     def shape_noise(self, e, x):
-        """Return the flow's output and log-det."""
         return self.flow(e, Context(features=self.embedding(x)))
 
     def recover_noise(self, u, x):
-        """Return the flow's inverse and log-det."""
         return self.flow.inverse_and_logdet(u, Context(features=self.embedding(x)))
 
 
@@ -333,11 +328,9 @@ class VariationalEncoding(LinearFlowEncoding):
         super().__init__(categories, latent_dim, **options)
 
     def start_posterior(self, means, scale):
-        """Create the network of p(x|z)."""
         self.decoder = LearnedPosterior(means, scale)
 
     def log_posterior(self, z):
-        """Return log p(x|z) (..., K) of all categories x, for latents z (..., D)."""
         return self.decoder(z.to(self.start.dtype))
 
     def steps(self, number):
@@ -450,7 +443,6 @@ class ArgmaxEncoding(Encoding):
         self.log_scale = nn.Parameter(torch.zeros(categories, self.latent_dim))
 
     def encode(self, x, context=Context()):
-        """Draw z (B, L, M) for categories x (B, L) long."""
         x = masked(x, context.mask)
         e = logistic_noise((*x.shape, self.latent_dim), self.location, context.noise)
         log_scale = self.log_scale[x]
@@ -503,7 +495,6 @@ class DequantizationEncoding(Encoding):
             self.noise = VariationalDequantization(categories, flow, embedding)
 
     def encode(self, x, context=Context()):
-        """Draw z (B, L, 1) for categories x (B, L) long."""
         x, mask = masked(x, context.mask), context.mask
         point, log_term = self.noise(x.unsqueeze(-1).to(self.like.dtype), context)
         z = self.scale * (point - self.cardinalities / 2)

@@ -130,7 +130,6 @@ class CausalAttention(Network):
         return logits if self.counts is None else logits + self._start(before, x).to(h.dtype)
 
     def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
-        """Yield all positions in one step."""
         mask, length = context.mask, x.shape[1]
         self._check_length(length)
         number = torch.arange(length, device=x.device)
@@ -143,7 +142,6 @@ class CausalAttention(Network):
         yield Step(mask.nonzero(as_tuple=True), self._logits(h[mask], before[mask], counted))
 
     def start(self, context: Context) -> CausalState:
-        """Return the state before the first position."""
         self._check_length(context.mask.shape[1])
         return CausalState(self, context.mask)
 
@@ -268,7 +266,6 @@ class RowFlow(Pretrained, AutoregressiveFlow):
         return super()._encoded(x, _with_mask(x, context))
 
     def decode(self, z, context: Context = Context(), *, sample: bool = False) -> Tensor:
-        """Decode base latents (B, L, 1) to categories (B, L)."""
         return super().decode(z, _with_mask(z[..., 0], context), sample=sample)
 
     @classmethod

@@ -213,7 +213,6 @@ class OrderedEncoding(Encoding):
         self.latent_dim = 1 + encoding.latent_dim
 
     def encode(self, x, context=Context()):
-        """Draw z (B, L, 1 + D)."""
         inner = self.encoding.encode(x, context)
         order = logistic_noise((*inner.z.shape[:-1], 1), inner.z, context.noise)
         order = masked(order, context.mask)
@@ -396,7 +395,6 @@ class GroupNetwork(Network):
         return self.leave(h), decided, after
 
     def logits(self, hidden):
-        """Return logits (M, K) of the next element of each of M groups."""
         h, decided, after = hidden
         scale, shift = self.scales(after).chunk(2, -1)[1], self.after(after).chunk(2, -1)[1]
         return super().logits(self.outputs(F.gelu(h + scale * decided + shift)))
@@ -408,7 +406,6 @@ class GroupNetwork(Network):
         return (h, decided + self.decided(x), (after - 1).clamp(min=0)), None
 
     def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
-        """Yield all groups (B, G, V) in one step."""
         mask = context.mask
         own = (x < self.cardinalities[0]).sum(-1)
         before = own.cumsum(1) - own
@@ -465,7 +462,6 @@ class GroupCoupling(Bijection):
         self.coupling = AutoregressiveCoupling(network)
 
     def forward(self, x, context=Context()):
-        """Map x (B, L, 2) to z and the log-det, (B,)."""
         return self._apply_to_groups(self.coupling, x, context)
 
     def inverse_and_logdet(self, z, context=Context()):

@@ -260,7 +260,6 @@ class ColoringNetwork(Network):
         return logits if self.blocked is None else logits + 10 * self.blocked * marks[..., 0]
 
     def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
-        """Yield all nodes in one step, each with the logits of its colour."""
         rank, counts = turns(x[..., 0], context, self.cardinalities[0], self.waves)
         logits = self.all_logits(context, rank, counts)
         yield Step(context.mask.nonzero(as_tuple=True), logits[context.mask])
@@ -303,7 +302,6 @@ class ColoringNetwork(Network):
         return scores
 
     def start(self, context: Context) -> ColoringState:
-        """Return the state before any node has a colour."""
         return ColoringState(self, context)
 
 

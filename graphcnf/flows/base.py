@@ -110,11 +110,9 @@ class StandardNormal(BaseDensity):
     """Independent standard normal variables."""
 
     def log_density(self, z):
-        """Return ``-z^2/2 - log(2 pi)/2``."""
         return -0.5 * z.square() - 0.5 * math.log(2 * math.pi)
 
     def sample(self, shape, *, temperature=1.0, **options):
-        """Draw ``(B, ..., D)`` with standard deviation ``temperature``."""
         return temperature * draw_normal(shape, **options)
 
 
@@ -122,11 +120,9 @@ class StandardLogistic(BaseDensity):
     """Independent standard logistic variables, of standard deviation ``pi / sqrt(3)``."""
 
     def log_density(self, z):
-        """Return ``log sigmoid(z) + log sigmoid(-z)``."""
         return logistic_log_density(z)
 
     def sample(self, shape, *, temperature=1.0, mask=None, dtype=None, **options):
-        """Draw ``(B, ..., D)``, multiplied by ``temperature``."""
         # In float32, uniform numbers are too coarse for the tails.
         u = draw_uniform(shape, mask=mask, dtype=torch.float64, **options)
         z = temperature * torch.logit(u.clamp(1e-16, 1 - 1e-16))

@@ -51,12 +51,9 @@ class Coupling(Bijection):
         raise NotImplementedError
 
     def forward(self, x, context=Context()):
-        """Transform one part of the channels."""
         return self._couple(x, self.transform_elements, context)
 
     def inverse_and_logdet(self, z, context=Context()):
-        """Invert `forward`; the log-det is ``log|det dx/dz|``, (B,)."""
-
         def elements(z, parameters):
             x = self.inverse_elements(z, parameters)
             return x, -self.transform_elements(x, parameters)[1]
@@ -90,11 +87,9 @@ class AdditiveCoupling(Coupling):
     parameters_per_channel = 1
 
     def transform_elements(self, x, parameters):
-        """Return ``x + t, 0``."""
         return x + parameters.squeeze(-2), torch.zeros_like(x)
 
     def inverse_elements(self, z, parameters):
-        """Return ``z - t``."""
         return z - parameters.squeeze(-2)
 
 
@@ -107,13 +102,11 @@ class AffineCoupling(Coupling):
     parameters_per_channel = 2
 
     def transform_elements(self, x, parameters):
-        """Return ``exp(s) x + t, s``."""
         shift, log_scale = parameters.unbind(-2)
         log_scale = bounded_log_scale(log_scale)
         return x * torch.exp(log_scale) + shift, log_scale
 
     def inverse_elements(self, z, parameters):
-        """Return ``exp(-s) (z - t)``."""
         shift, log_scale = parameters.unbind(-2)
         return (z - shift) * torch.exp(-bounded_log_scale(log_scale))
 
@@ -138,7 +131,6 @@ class MixtureLogisticCoupling(Coupling):
         self.register_buffer("offsets", offsets.reshape(-1, 1, 1))
 
     def transform_elements(self, x, parameters):
-        """Return ``exp(s) logit(CDF(x)) + t`` and the log-slope."""
         flat, shift, log_scale, mixture = self._arrange(x, parameters)
         y, log_slope = logistic_mixture(flat, *mixture)
         z = y * torch.exp(log_scale) + shift

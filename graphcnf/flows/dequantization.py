@@ -66,7 +66,6 @@ class UniformDequantization(Dequantization):
     """
 
     def forward(self, x, context=Context()):
-        """Add the noise."""
         mask, x = context.mask, prepare(x, context.mask)
         options = {"mask": mask, "device": x.device, "dtype": x.dtype}
         u = take(context.noise, lambda: draw_uniform(x.shape, **options))
@@ -86,7 +85,6 @@ class VariationalDequantization(Dequantization):
         self.flow, self.encoder, self.base = flow, encoder, StandardLogistic()
 
     def forward(self, x, context=Context()):
-        """Add the noise; uses the mask and the noise of the context."""
         mask, x = context.mask, prepare(x, context.mask)
         options = {"mask": mask, "device": x.device, "dtype": x.dtype}
         e = take(context.noise, lambda: self.base.sample(x.shape, **options)).to(x)
@@ -114,7 +112,6 @@ class Logit(Bijection):
         self.alpha = float(alpha)
 
     def forward(self, x, context=Context()):
-        """Map [0, 1] to the real line."""
         x = prepare(x, context.mask)
         inner = self.alpha / 2 + (1 - self.alpha) * x
         log, log_rest = torch.log(inner), torch.log1p(-inner)
@@ -122,7 +119,6 @@ class Logit(Bijection):
         return masked(log - log_rest, context.mask), sum_log_term(log_det, context.mask)
 
     def inverse_and_logdet(self, z, context=Context()):
-        """Map the real line to [0, 1]."""
         z = prepare(z, context.mask)
         x = (torch.sigmoid(z) - self.alpha / 2) / (1 - self.alpha)
         log_det = F.logsigmoid(z) + F.logsigmoid(-z) - math.log1p(-self.alpha)

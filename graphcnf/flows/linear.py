@@ -29,12 +29,10 @@ class Affine(Bijection):
         self.scale, self.shift = float(scale), float(shift)
 
     def forward(self, x, context=Context()):
-        """Return ``scale x + shift``."""
         x = prepare(x, context.mask)
         return masked(x * self.scale + self.shift, context.mask), self._log_det(x, context.mask)
 
     def inverse_and_logdet(self, z, context=Context()):
-        """Return ``(z - shift) / scale``."""
         z = prepare(z, context.mask)
         return masked((z - self.shift) / self.scale, context.mask), -self._log_det(z, context.mask)
 
@@ -65,7 +63,6 @@ class ActNorm(Bijection):
         self.register_buffer("initialized", torch.tensor(False))
 
     def forward(self, x, context=Context()):
-        """Return ``exp(s) (x + b)``."""
         x = prepare(x, context.mask)
         if self.training and not self.initialized:
             self._initialize(x, context.mask)
@@ -73,7 +70,6 @@ class ActNorm(Bijection):
         return z.to(x.dtype), self._log_det(x, context.mask)
 
     def inverse_and_logdet(self, z, context=Context()):
-        """Return ``exp(-s) z - b``."""
         z = prepare(z, context.mask)
         x = masked(z * torch.exp(-self.log_scale) - self.bias, context.mask)
         return x.to(z.dtype), -self._log_det(z, context.mask)
@@ -126,13 +122,11 @@ class InvertibleLinear(Bijection):
         return self.permutation.to(dtype) @ lower @ upper
 
     def forward(self, x, context=Context()):
-        """Return ``W x``."""
         x = prepare(x, context.mask)
         with torch.autocast(x.device.type, enabled=False):
             return x @ self._weight(x.dtype).t(), self._log_det(x, context.mask)
 
     def inverse_and_logdet(self, z, context=Context()):
-        """Return ``W^-1 z``."""
         z = prepare(z, context.mask)
         with torch.autocast(z.device.type, enabled=False):
             inverse = torch.linalg.inv(self._weight(torch.float64))

@@ -37,16 +37,13 @@ class ChannelsFirst(Sequential):
         return self.steps
 
     def forward(self, x, context=Context()):
-        """Apply the steps in order."""
         z, log_term = super().forward(_channels_last(x), context)
         return z.movedim(-1, 1), log_term
 
     def inverse(self, z, context=Context()):
-        """Undo the steps in reverse order."""
         return super().inverse(_channels_last(z), context).movedim(-1, 1)
 
     def inverse_and_logdet(self, z, context=Context()):
-        """Undo the steps in reverse order."""
         x, log_det = super().inverse_and_logdet(_channels_last(z), context)
         return x.movedim(-1, 1), log_det
 
@@ -116,7 +113,6 @@ class Split(Transform):
         self.base: BaseDensity = StandardNormal() if base is None else base
 
     def forward(self, x, context=Context()):
-        """Return the first ``keep`` channels, and ``log p(rest)``."""
         if x.shape[1] != self.channels:
             raise ValueError(f"a split of {self.channels} channels got {x.shape[1]}")
         z, rest = x.to(log_term_dtype(x)).tensor_split([self.keep], 1)

@@ -79,7 +79,6 @@ class Bijection(Transform):
         raise NotImplementedError
 
     def inverse(self, z, context=Context()):
-        """Return ``x``."""
         return self.inverse_and_logdet(z, context)[0]
 
 
@@ -121,7 +120,6 @@ class Sequential(Bijection):
         return iter(self.transforms)
 
     def forward(self, x, context=Context()):
-        """Apply the steps in order."""
         if not len(self.transforms):
             return masked(x, context.mask), zero_log_term(x)
         total = 0.0
@@ -131,7 +129,6 @@ class Sequential(Bijection):
         return x, total
 
     def inverse(self, z, context=Context()):
-        """Undo the steps in reverse order."""
         for transform in reversed(self.transforms):
             z = transform.inverse(z, context)
         return z if len(self.transforms) else masked(z, context.mask)
@@ -157,11 +154,9 @@ class Inverse(Bijection):
         self.bijection = bijection
 
     def forward(self, x, context=Context()):
-        """Return ``f^-1(x)``."""
         return self.bijection.inverse_and_logdet(x, context)
 
     def inverse_and_logdet(self, z, context=Context()):
-        """Return ``f(z)``."""
         return self.bijection(z, context)
 
 

@@ -38,7 +38,6 @@ class CodedModel(GraphModel):
 
     @classmethod
     def options(cls) -> tuple[Callable, ...]:
-        """Return the network classes, whose arguments a configuration may set."""
         return cls.network_classes
 
     @property
@@ -60,7 +59,6 @@ class CodedModel(GraphModel):
         return {"atoms": self.flow.encode(self.code.encode(batch), context)}
 
     def base_sample(self, mask: Tensor, generator=None) -> Latents:
-        """Draw base latents for graphs with real nodes `mask` (B, N)."""
         shape = (*mask.shape, len(self.code.cardinalities))
         options: dict[str, Any] = {"device": mask.device, "dtype": self.network.initial.dtype}
         return {"atoms": self.flow.base.sample(shape, mask=mask, generator=generator, **options)}
@@ -109,7 +107,6 @@ class RandomOrder(CodedModel):
         return {**super().encode(graphs, noise), "order": uniforms}
 
     def base_sample(self, mask: Tensor, generator=None) -> Latents:
-        """Draw base latents for graphs with real nodes `mask` (B, N)."""
         latents = super().base_sample(mask, generator)
         options = {"mask": mask, "generator": generator, "device": mask.device}
         uniforms = draw_uniform((*mask.shape, 1), dtype=torch.float64, **options)

@@ -314,12 +314,10 @@ class GrowthNetwork(Network):
             yield Step(at, self.new_nodes(before(k), nodes, at[0], h[at]))
 
     def start(self, context: Context) -> GrowthState:
-        """Return the state before the first node of every graph."""
         assert context.mask is not None
         return GrowthState(self, context.mask)
 
     def logits(self, hidden: NewNodes) -> Tensor:
-        """Return logits (M, cardinality) of the next variable; -inf where impossible."""
         if not hidden.decided:
             return super().logits(self.node(hidden.h))
         grown, at = hidden.grown, hidden.at
@@ -485,12 +483,10 @@ class GrowthModel(RandomOrder):
         return {"connected": connected, "planar": checked}
 
     def knows(self, batch: GraphBatch) -> Tensor:
-        """Return True for graphs that the model can represent, (B,) bool; see `connected`."""
         real = batch.mask.any(1)
         return real & batch.connected() if self.network.connected else real
 
     def notes(self, rules: bool) -> list[str]:
-        """Return footnotes on connected and planar graphs."""
         notes = ["connected: every node but the first has an edge."] * self.network.connected
         if rules:
             notes.append("planar: edges that would make a graph non-planar are left out.")

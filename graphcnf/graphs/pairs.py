@@ -60,14 +60,12 @@ class NodesAndPairs(Bijection):
         return Context(x.node_mask, for_nodes), Context(x.pair_mask, for_pairs)
 
     def forward(self, x, context=Context()):
-        """Transform both parts; the log-dets add up."""
         for_nodes, for_pairs = self._contexts(x, context)
         nodes, first = self.nodes(x.nodes, for_nodes)
         pairs, second = self.pairs(x.pairs, for_pairs)
         return replace(x, nodes=nodes, pairs=pairs), first + second
 
     def inverse_and_logdet(self, z, context=Context()):
-        """Undo both parts."""
         for_nodes, for_pairs = self._contexts(z, context)
         nodes, first = self.nodes.inverse_and_logdet(z.nodes, for_nodes)
         pairs, second = self.pairs.inverse_and_logdet(z.pairs, for_pairs)
@@ -393,7 +391,6 @@ class PairsModel(GraphModel):
         return {"nodes": z.nodes, "pairs": z.pairs}
 
     def base_sample(self, mask: Tensor, generator=None) -> Latents:
-        """Draw base latents for graphs with real nodes `mask` (B, N)."""
         _, pair_mask = all_pairs(mask)
         draw: dict[str, Any] = {"device": mask.device, "dtype": self.virtual.shift.dtype}
         draw["generator"], shape = generator, (*mask.shape, self.node_encoding.latent_dim)
@@ -404,7 +401,6 @@ class PairsModel(GraphModel):
     def decode(
         self, latents: Latents, mask: Tensor, *, temperature=1.0, sample=False, generator=None
     ) -> GraphBatch:
-        """Decode base latents, multiplied by `temperature`, to graphs."""
         index, pair_mask = all_pairs(mask)
         z = GraphLatents(
             temperature * latents["nodes"], temperature * latents["pairs"], mask, pair_mask, index

@@ -327,7 +327,6 @@ class ImageFlow(ImageModel):
 
     @classmethod
     def parts(cls, architecture):
-        """Return the function of the architecture, and the class of its coupling networks."""
         return MODELS[architecture], ConvolutionNetwork
 
     def _terms(self, x, noise=None):
@@ -350,7 +349,6 @@ class ImageFlow(ImageModel):
 
     @torch.no_grad()
     def decode(self, latents: ImageLatents) -> Tensor:
-        """Decode latents to images (B, C, H, W) uint8."""
         context = Context(discarded=list(latents.discarded))
         return self._double().flow.inverse(latents.z.double(), context).to(torch.uint8)
 

@@ -76,15 +76,12 @@ class PathModel(CodedModel):
         return limits
 
     def knows(self, batch: GraphBatch) -> Tensor:
-        """Return True for depth-first numbered graphs that the model can represent, (B,) bool."""
         return self.code.knows(batch)
 
     def notes(self, rules: bool) -> list[str]:
-        """Return footnotes on connectivity and the limit on sums of edge weights."""
         return ["connected: by construction of the code of the connectivity.", limit_note(rules)]
 
     def size_logits(self, conditions: Tensor) -> Tensor:
-        """Return logits (B, max_nodes + 1) that conditions (B, P) add to the log prior of sizes."""
         return super().size_logits(conditions) if self.sizes is None else self.sizes(conditions)
 
     def fit_conditions(self, batch: GraphBatch) -> None:

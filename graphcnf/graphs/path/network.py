@@ -190,7 +190,6 @@ class PathNetwork(Network):
         return self.shares.of(x, path.links(x))
 
     def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
-        """Yield all nodes of known categories in one step."""
         mask, conditions = context.mask, context.conditions
         x = torch.where(mask[..., None], x, 0)
         batch, size = mask.shape
@@ -220,11 +219,9 @@ class PathNetwork(Network):
         yield Step(mask.nonzero(as_tuple=True), nodes)
 
     def start(self, context: Context) -> PathState:
-        """Return the state before the first node of every graph."""
         return PathState(self, context.mask, context.conditions)
 
     def logits(self, hidden: Nodes) -> Tensor:
-        """Return logits (M, cardinality) of the next variable; -inf where impossible."""
         k = len(hidden.valence.x)
         if hidden.common is not None and k < AtomCode.COMMON:
             channels = hidden.common[:, k * self.head_width : (k + 1) * self.head_width]

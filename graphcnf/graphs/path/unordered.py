@@ -107,7 +107,6 @@ class RoundNetwork(PathNetwork):
         return number // self.per_round * self.per_round
 
     def start(self, context):
-        """Return the state before the first node of every graph."""
         return RoundState(self, context.mask, context.conditions)
 
 
@@ -122,7 +121,6 @@ class RoundState(PathState):
         self.waiting: list[tuple[Tensor, Tensor]] = []
 
     def attended(self, h: Tensor, bias: Tensor) -> Tensor:
-        """Return channels h (B, C) of the next position; `bias` is (positions, B or 1, heads)."""
         net = self.network
         number, rows, heads = len(bias) - 1, len(h), net.last.heads
         self.waiting.append((h, bias[..., :-heads].expand(-1, rows, -1)))
