@@ -2,19 +2,17 @@
 
 import typer
 
-from graphcnf.scripts.benchmarks.codes import codes
 from graphcnf.scripts.benchmarks.coloring import coloring
 from graphcnf.scripts.benchmarks.constrained import constrained
-from graphcnf.scripts.benchmarks.fragments import fragments
 from graphcnf.scripts.benchmarks.graphs import graphs
 from graphcnf.scripts.benchmarks.images import images
 from graphcnf.scripts.benchmarks.likelihood import digits, english_text, tables
 from graphcnf.scripts.benchmarks.moses import moses, zinc_fold
 from graphcnf.scripts.benchmarks.pmo import guacamol, pmo
-from graphcnf.scripts.benchmarks.properties import properties
 from graphcnf.scripts.benchmarks.stereo import isomers, stereo_bits
 from graphcnf.scripts.benchmarks.synthetic import synthetic
 from graphcnf.scripts.benchmarks.systems import systems
+from graphcnf.scripts.benchmarks.weights import codes, fragments, properties
 from graphcnf.scripts.cli import run
 
 app = typer.Typer(

@@ -9,7 +9,7 @@ import torch
 
 from graphcnf.datasets.molecules import encode
 from graphcnf.errors import UserError
-from graphcnf.scripts.benchmarks import codes, smiles_lstm, systems
+from graphcnf.scripts.benchmarks import smiles_lstm, systems, weights
 from graphcnf.scripts.benchmarks.smiles_lstm import (
     END,
     START,
@@ -94,8 +94,8 @@ def test_systems_are_trained_and_compared(bench, zinc_smiles, surroundings, monk
 
 
 def test_codes_of_a_model(bench, model_folder, small_zinc, monkeypatch):
-    monkeypatch.setattr(codes, "NUMBERINGS", (1, 8))
-    monkeypatch.setattr(codes, "HELD_OUT", 5)
+    monkeypatch.setattr(weights, "NUMBERINGS", (1, 8))
+    monkeypatch.setattr(weights, "HELD_OUT", 5)
     few = ["-n", 60, "--reconstruct", 20, "--out", "x.csv"]
     code, _, err = bench("codes", "--model", model_folder, *few)
     assert code == 0, err

@@ -13,7 +13,7 @@ from rdkit import Chem
 from graphcnf.graphs import GraphBatch, GraphCNF
 from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.molecules.properties import properties_of
-from graphcnf.scripts.benchmarks import properties
+from graphcnf.scripts.benchmarks import weights
 
 ASKED = ("--property", "logp=1.5", "--property", "weight = 90")
 
@@ -148,7 +148,7 @@ def test_properties_of_a_data_set_are_kept(small_zinc, monkeypatch):
 
 
 def test_the_benchmark(bench, trained, monkeypatch):
-    monkeypatch.setattr(properties, "VALUES", 5)
+    monkeypatch.setattr(weights, "VALUES", 5)
 
     def rows(*arguments):
         code, _, err = bench("properties", trained, "--out", "x.json", *arguments)

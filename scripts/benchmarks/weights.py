@@ -1,0 +1,262 @@
+"""Benchmarks of trained weights: codes of a molecule, target properties, fragments of ten drugs.
+
+Properties: the protocol of FreeGress (Ninniri et al. 2024). Target values are those of 100 held-out
+molecules, for one property at a time, and 10 molecules are drawn for each value.
+
+Fragments: the protocol of SAFE (Noutahi et al. 2023, arXiv 2310.10773) and GenMol (Lee et al. 2025,
+arXiv 2501.06158) with four tasks: extend a motif, link, build around, decorate. 100 molecules for
+each drug and task; quality is the share that is unique, has QED of at least 0.6 and an SA score of
+at most 4.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import time
+from itertools import islice
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from rdkit import Chem
+
+from graphcnf.datasets import references
+from graphcnf.errors import UserError, say
+from graphcnf.evaluation.evaluate import reconstruction
+from graphcnf.evaluation.formats import Column, number, percent, text
+from graphcnf.evaluation.metrics import fingerprints, internal_diversity
+from graphcnf.graphs import GraphBatch, GraphCNF
+from graphcnf.graphs.batch import PackedGraphs
+from graphcnf.graphs.isomorphism import canonicalise
+from graphcnf.molecules import codec
+from graphcnf.molecules.growth import Growth, check_grows, read_fragment
+from graphcnf.molecules.properties import conditions_of, property_table, qed, sa
+from graphcnf.molecules.vocabulary import MoleculeVocabulary
+from graphcnf.sampling.records import draw_block
+from graphcnf.scripts._options import load_model, option
+from graphcnf.scripts.benchmarks.runner import (
+    HERE,
+    Model,
+    Out,
+    Reference,
+    Samples,
+    published,
+    write,
+)
+
+# Held-out molecules whose bits are computed, and numbers of numberings to sum over.
+HELD_OUT, NUMBERINGS = 500, (1, 4, 16, 64)
+
+CODES: list[Column] = [
+    ("", text("what")),
+    ("Share", percent("share")),
+    ("Bits", number("bits", 2)),
+]
+
+
+def codes(
+    model: Model = "zinc250k",
+    samples: Samples = 2000,
+    reconstruct: Annotated[int, option("Held-out molecules to encode and decode.", min=0)] = 0,
+    reference: Reference = None,
+    out: Out = None,
+) -> None:
+    """Count the codes of samples, and measure the bits of further codes of a molecule."""
+    loaded = load_model(model)
+    dataset = references.load_reference(reference, loaded)
+    chosen = references.held_out(dataset, HELD_OUT)
+    if not len(chosen):
+        raise UserError(f"{dataset.name} has no held-out molecules: name others with --reference")
+    shares = code_shares(loaded, samples)
+    rows: list[dict[str, Any]] = [{"what": f"code: {k}", "share": v} for k, v in shares.items()]
+    batch = GraphBatch.collate(dataset.take(chosen).graphs)
+    with torch.no_grad():
+        for k in NUMBERINGS:
+            bits = -float(loaded.log_prob(batch, orders=k).double().mean()) / math.log(2)
+            rows.append({"what": f"bits per molecule, numberings: {k}", "bits": bits})
+    if reconstruct:
+        graphs = dataset.take(references.held_out(dataset, reconstruct)).graphs
+        for double in (True, False):
+            back = reconstruction(loaded, graphs, double=double)
+            failed = round((1 - back) * len(graphs))
+            what = f"come back in float{64 if double else 32}: all but {failed} of {len(graphs):,}"
+            rows.append({"what": what, "share": back})
+    notes = [
+        f"codes: of the valid ones of {samples:,} samples.",
+        f"bits: of {len(chosen):,} held-out molecules, size excluded.",
+    ]
+    write(out, rows, CODES, notes)
+
+
+def code_shares(model: GraphCNF, samples: int) -> dict[str, float]:
+    """Return the shares of valid samples by the code of their molecule: canonical or another.
+
+    Codes that differ in numbering only are equal once both graphs are numbered canonically; all
+    others differ in Kekulé structure or aromatic marks.
+    """
+    vocabulary = MoleculeVocabulary.of_model(model)
+    graphs = model.sample_records(0, samples, seed=0)
+    counts = dict.fromkeys(("canonical", "other numbering", "other Kekulé structure or marks"), 0)
+    for k in range(len(graphs)):
+        mol = codec.graph_to_molecule(*graphs.graph(k), vocabulary)
+        try:
+            with codec.quiet():
+                mol = codec.parse(Chem.MolToSmiles(mol))
+            pair = [graphs.graph(k), codec.molecule_to_graph(mol, vocabulary)]
+        except (ValueError, RuntimeError):
+            continue
+        numbered = [canonicalise(PackedGraphs.from_lists([graph])).graph(0) for graph in pair]
+        if all(map(np.array_equal, *pair)):
+            counts["canonical"] += 1
+        elif all(map(np.array_equal, *numbered)):
+            counts["other numbering"] += 1
+        else:
+            counts["other Kekulé structure or marks"] += 1
+    return {name: count / max(sum(counts.values()), 1) for name, count in counts.items()}
+
+
+VALUES, EACH = 100, 10  # held-out molecules that give values, molecules drawn for each value
+
+PROPERTIES: list[Column] = [
+    ("Method", text("method")),
+    ("Condition", text("condition")),
+    ("Mean absolute error", number("error", 3)),
+    ("Of the data", number("spread", 3)),
+    ("Strict", percent("strict")),
+    ("Unique", percent("unique")),
+]
+
+
+def properties(
+    model: Annotated[
+        str, typer.Argument(metavar="NAME|DIR", help="A model that was trained with properties.")
+    ],
+    best_of: Annotated[int, option("Samples for each molecule; the nearest is kept.", min=1)] = 1,
+    conditions: Annotated[
+        str | None,
+        option("Properties.", metavar="NAME,...", show_default="all of the model"),
+    ] = None,
+    reference: Reference = None,
+    out: Out = None,
+) -> None:
+    """Measure the error of molecules drawn with target values of a property."""
+    loaded = load_model(model)
+    known = [table["name"] for table in loaded.conditions]
+    if not known:
+        raise UserError(f"{model} was not trained with properties")
+    chosen = known if conditions is None else [name.strip() for name in conditions.split(",")]
+    conditions_of(loaded, dict.fromkeys(chosen, 0.0))  # raises for an unknown one
+    dataset = references.load_reference(reference, loaded)
+    wanted = dataset.take(references.held_out(dataset, VALUES)).smiles
+    rows: list[dict[str, Any]] = []
+    for name in chosen:
+        targets = property_table(wanted, [name])[:, 0]
+        rows.append({"method": model, **_errors(loaded, name, targets, best_of)})
+        rows += published("properties", condition=name)
+    kept = f"the nearest of {best_of} samples is kept" if best_of > 1 else "raw samples"
+    notes = [
+        f"{VALUES} held-out molecules, {EACH} samples for the value of each, temperature 1; "
+        f"{kept}, errors of the strictly valid ones.",
+        "Of the data: mean distance of two of the values.",
+    ]
+    write(out, rows, PROPERTIES, notes)
+
+
+def _errors(model: GraphCNF, name: str, targets: np.ndarray, best_of: int) -> dict[str, Any]:
+    """Return the row of one property; target value k is drawn with seed k."""
+    errors, smiles = [], []
+    for k, value in enumerate(targets):
+        asked = conditions_of(model, {name: float(value)})
+        _, frame = draw_block(model, range(EACH), seed=k, targets=asked, best_of=best_of)
+        valid = list(frame["smiles"][frame["strict"]])
+        errors += list(abs(property_table(valid, [name])[:, 0] - value))
+        smiles += valid
+    pairs = len(targets) * (len(targets) - 1)
+    return {
+        "condition": name,
+        "error": float(np.mean(errors)) if errors else None,
+        "spread": float(abs(targets - targets[:, None]).sum()) / pairs,
+        "strict": len(smiles) / (EACH * len(targets)),
+        "unique": len(set(smiles)) / max(len(smiles), 1),
+    }
+
+
+TASKS = {
+    "motif_extension": "grow",
+    "linker_design": "link",
+    "superstructure_generation": "scaffold",
+    "scaffold_decoration": "decorate",
+}
+"""Task in `graphcnf.molecules.growth.TASKS` for each column of `fragments.csv`."""
+
+SEEDS, PARTICLES = range(3), 4  # runs of each drug and task, and particles for each molecule
+
+FRAGMENTS: list[Column] = [
+    ("Task", text("task")),
+    ("Method", text("method")),
+    ("Valid", percent("valid")),
+    ("Unique", percent("unique")),
+    ("Quality", percent("quality")),
+    ("Diversity", number("diversity", 3)),
+    ("Fragment in it", percent("holds")),
+    ("s per 100", number("seconds", 1)),
+]
+
+
+def fragments(
+    model: Model = "zinc250k",
+    samples: Samples = 100,
+    out: Out = None,
+) -> None:
+    """Extend, link, build around and decorate the fragments of ten drugs."""
+    loaded = load_model(model)
+    check_grows(loaded)
+    with open(HERE / "fragments.csv", newline="", encoding="utf-8") as file:
+        drugs = list(csv.DictReader(file))
+    rows: list[dict[str, Any]] = []
+    for column in TASKS:
+        scores = [_score(loaded, drug, column, seed, samples) for seed in SEEDS for drug in drugs]
+        mean = {key: float(np.nanmean([score[key] for score in scores])) for key in scores[0]}
+        task = column.replace("_", " ")
+        rows.append({"task": task, "method": model, **mean})
+        rows += published("fragments", task=task)
+    notes = [
+        f"{samples} distinct molecules for each of ten drugs, {len(SEEDS)} runs; {PARTICLES} "
+        "particles per molecule, temperature 1, number of atoms as in the training data.",
+        "Valid: share of valid molecules among particles with the whole fragment; only these are "
+        "taken. Quality: unique, QED of at least 0.6, SA of at most 4.",
+        "Fragment in it: found by RDKit, without stereo. Seconds: of one thread.",
+    ]
+    write(out, rows, FRAGMENTS, notes)
+
+
+def _score(
+    model: GraphCNF, drug: dict[str, str], column: str, seed: int, samples: int
+) -> dict[str, float]:
+    """Return the figures of one drug and task; a fragment that fails counts as 0."""
+    began = time.process_time()
+    vocabulary = MoleculeVocabulary.of_model(model)
+    found, valid = [], 0.0
+    try:
+        fragment = read_fragment(drug[column], TASKS[column], vocabulary)
+        growth = Growth(model, vocabulary, fragment, seed=seed, particles=PARTICLES)
+        found = list(islice(growth.molecules(), samples))
+        valid = growth.valid / max(growth.placed, 1)
+    except UserError as error:
+        say(f"note: {drug['name']}, {column}: {error}")
+    seconds = (time.process_time() - began) * 100 / samples
+    mols = [Chem.MolFromSmiles(one.smiles) for one in found]
+    prints = fingerprints(mols)
+    score = {
+        "valid": valid,
+        "unique": len({one.smiles for one in found}) / samples,
+        "quality": sum(qed(mol) >= 0.6 and sa(mol) <= 4 for mol in mols) / samples,
+        "diversity": internal_diversity(prints) if len(mols) > 1 else np.nan,
+        "holds": float(np.mean([bool(fragment.match(mol)) for mol in mols])) if mols else np.nan,
+        "seconds": seconds,
+    }
+    shown = ", ".join(f"{key} {value:.3f}" for key, value in score.items())
+    say(f"{drug['name']}, {column}, seed {seed}: {shown}")
+    return score
