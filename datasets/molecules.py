@@ -332,14 +332,17 @@ def cache_path(name: str, *key) -> Path:
     return cache_file(name, FORMAT_VERSION, CODEC_VERSION, version("rdkit"), *key)
 
 
-def roundtrip_failures(dataset: MoleculeDataset, workers: Workers = None) -> list[int]:
-    """Return the indices of molecules that change on the way to their graph and back."""
+def roundtrip_failures(dataset: MoleculeDataset, workers: Workers = None) -> dict[int, str | None]:
+    """Return what the graphs of molecules lead back to, by index, where that is another molecule.
+
+    None stands for graphs of no valid molecule.
+    """
     chunks = [dataset.take(part) for part in chunked(np.arange(len(dataset)), _CHUNK)]
     workers = 1 if len(chunks) <= 2 else workers
     parts = parallel_map(_written, chunks, workers=workers, label="checking graphs")
     written = (smiles for part in parts for smiles in part)
     pairs = zip(written, dataset.smiles, strict=True)
-    return [k for k, (smiles, known) in enumerate(pairs) if smiles != known]
+    return {k: smiles for k, (smiles, known) in enumerate(pairs) if smiles != known}
 
 
 def _written(dataset: MoleculeDataset) -> list[str | None]:

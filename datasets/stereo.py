@@ -31,19 +31,12 @@ _CHUNK = 1000
 
 @dataclass(eq=False)
 class StereoDataset:
-    """Molecules with stereo elements, split by hash like `MoleculeDataset`.
-
-    Attributes:
-        name: Short name.
-        graphs: Molecules with normal codes.
-        hashes: `hash_each` of the SMILES without stereo, (M,) uint64.
-        total: Number of readable molecules, with and without stereo elements.
-    """
+    """Molecules with stereo elements, split by hash like `MoleculeDataset`."""
 
     name: str
-    graphs: StereoGraphs
-    hashes: np.ndarray
-    total: int
+    graphs: StereoGraphs  # with normal codes
+    hashes: np.ndarray  # `hash_each` of the SMILES without stereo, (M,) uint64
+    total: int  # readable molecules, with and without stereo elements
 
     def __len__(self) -> int:
         return len(self.graphs)

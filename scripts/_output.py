@@ -53,9 +53,7 @@ NOTE = (
 def output_kind(path: Path | None, kinds: tuple[str, ...], option: str = "--out") -> str | None:
     """Return which of `kinds`, such as "csv.gz", a file's name ends with; None without a file.
 
-    Raises:
-        typer.BadParameter: The name ends with none of them.
-        UserError: The file cannot be written.
+    Raises `typer.BadParameter` for another ending, `UserError` if the file cannot be written.
     """
     kind = _ending(path, kinds, option)
     check_place(path)
@@ -100,8 +98,7 @@ def check_not_read(written: Iterable[Path | None], read: Iterable[Path | str]) -
 def molecule_kind(out: Path | None, as_json: bool, default: str = "smi") -> str:
     """Return the kind of a molecule file by its suffix; for stdout, "jsonl" or `default`.
 
-    Raises:
-        typer.BadParameter: The suffix is not in `KINDS`, or contradicts --json.
+    Raises `typer.BadParameter` if the suffix is not in `KINDS`, or contradicts --json.
     """
     kind = _ending(out, KINDS)
     if as_json and kind is not None and kind.partition(".")[0] != "jsonl":
@@ -138,13 +135,10 @@ def table_kind(
     as_json: bool,
     kinds: tuple[str, ...] = ("md", "txt", "csv", "json"),
 ) -> str:
-    """Return "md", "csv" or "json", by --csv and --json or the file's suffix.
+    """Return "md", "csv" or "json", by --csv and --json, the file's suffix or the first of `kinds`.
 
-    Without these, return the first of `kinds`.
-
-    Raises:
-        typer.BadParameter: Flags and suffix contradict each other, or the suffix is not in `kinds`.
-        UserError: The file cannot be written.
+    Raises `typer.BadParameter` if flags and suffix contradict each other or the suffix is not in
+    `kinds`, `UserError` if the file cannot be written.
     """
     if as_csv and as_json:
         raise typer.BadParameter("--csv and --json exclude each other")
@@ -158,11 +152,7 @@ def table_kind(
 
 
 def read_stdin() -> bytes:
-    """Return all of standard input.
-
-    Raises:
-        UserError: It is closed, or cannot be read.
-    """
+    """Return all of standard input; raise `UserError` if it is closed or cannot be read."""
     try:
         content = sys.stdin.buffer.read(most := memory() // MEMORY_SHARE)
         if sys.stdin.buffer.read(1):

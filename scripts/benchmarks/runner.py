@@ -71,12 +71,7 @@ def write(
 
 
 class TrainedRun:
-    """The directory of a finished or unfinished training.
-
-    Attributes:
-        path: The directory.
-        config: Tables `model`, `data` and `training`.
-    """
+    """The directory `path` of a finished or unfinished training, and its configuration."""
 
     def __init__(self, path: Path):
         self.path, self.config = path, load_config(inside(path, "config.toml"))
