@@ -312,20 +312,16 @@ def show_molecules(
         draw_table(rows, draw.html, title, NOTE, atoms)
 
 
-def write_rows(rows: Sequence[Row], kind: str, out: Path | None) -> None:
-    """Write rows as "csv" or "json"."""
-    write_text(json_text(rows) if kind == "json" else csv_text(rows), out)
-
-
 def write_table(
     kind: str,
     out: Path | None,
     rows: Sequence[Row],
-    columns: Sequence[Column],
+    columns: Sequence[Column] = (),
     notes: Sequence[str] = (),
 ) -> None:
-    """Write rows as "md", "csv" or "json"."""
+    """Write rows as "csv" or "json", or as "md" in the `columns` and with footnotes."""
     if kind == "md":
-        write_text(markdown(rows, columns, notes), out)
+        text = markdown(rows, columns, notes)
     else:
-        write_rows(rows, kind, out)
+        text = json_text(rows) if kind == "json" else csv_text(rows)
+    write_text(text, out)

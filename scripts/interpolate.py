@@ -11,7 +11,7 @@ import typer
 from graphcnf.errors import say
 from graphcnf.scripts import _options as options
 from graphcnf.scripts._options import option
-from graphcnf.scripts._output import PICTURES, output_kind, write_rows, write_text
+from graphcnf.scripts._output import PICTURES, output_kind, write_table, write_text
 
 
 @options.grouped
@@ -67,7 +67,7 @@ def interpolate(
     if kind == "smi":
         write_text("".join(f"{row['smiles']}\n" for row in rows if row["smiles"]), out)
     else:
-        write_rows(rows, kind, out)
+        write_table(kind, out, rows)
     if picture is not None:
         # Draw repeats of a molecule once.
         shown = [

