@@ -33,7 +33,7 @@ ROWS = 249_456
 """Number of molecules."""
 
 INDEX = Path(__file__).parent / "zinc250k_rows.json"
-"""File with the held-out rows and the vocabulary, written by `write_index`."""
+"""File with the held-out rows, written by `write_index`; all else is known from the weights."""
 
 CHECKED = 500
 """Rows to compare if another version of RDKit has written the index."""
@@ -143,25 +143,25 @@ def zinc250k_rows() -> MoleculeDataset | Zinc250kRows:
 
 
 def _indexed_rows(source: Source) -> Zinc250kRows | None:
-    """Return ZINC250k by the index; None if the index does not fit the installed files."""
+    """Return ZINC250k by index and weights; None if these do not fit the installed files."""
     weights = Path(str(files("graphcnf.weights") / "zinc250k"))
     try:
         about = json.loads(INDEX.read_text())
+        trained = json.loads((weights / "config.json").read_text())["metadata"]
         hashes = load_array(weights, "training_hashes")
     except (OSError, ValueError, UserError):
         return None
-    if hashes is None or [about["source"], about["codec"], about["hashes"]] != [
-        _digest(source.content),
-        CODEC_VERSION,
-        _digest(hashes),
-    ]:
+    known = [about["source"], about["hashes"], trained["codec"]]
+    if hashes is None or known != [_digest(source.content), _digest(hashes), CODEC_VERSION]:
         return None
     lines = source.smiles()
     bits = np.frombuffer(zlib.decompress(base64.b64decode(about["held_out"])), np.uint8)
     held_out = np.unpackbits(bits, count=len(lines)).astype(bool)
-    rows = Zinc250kRows(lines, MoleculeVocabulary.from_dict(about["vocabulary"]), held_out, hashes)
+    rows = Zinc250kRows(
+        lines, MoleculeVocabulary.from_dict(trained["vocabulary"]), held_out, hashes
+    )
     some = np.random.default_rng(0).permutation(len(lines))[:CHECKED]
-    return rows if about["rdkit"] == version("rdkit") or rows.is_as_written(some) else None
+    return rows if trained["rdkit"] == version("rdkit") or rows.is_as_written(some) else None
 
 
 def _digest(content: bytes | np.ndarray) -> str:
@@ -175,10 +175,7 @@ def write_index() -> None:
     held_out[dataset.split("test")] = True
     about = {
         "source": _digest(zinc250k_table().content),
-        "codec": CODEC_VERSION,
-        "rdkit": version("rdkit"),
         "hashes": _digest(dataset.training_hashes()),
-        "vocabulary": dataset.vocabulary.to_dict(),
         "held_out": base64.b64encode(zlib.compress(np.packbits(held_out), 9)).decode(),
     }
     INDEX.write_text(json.dumps(about, indent=1) + "\n")

@@ -26,12 +26,6 @@ app = typer.Typer(
 ROUND_TRIP = 0.99999
 """Share of molecules that must come back unchanged from their graphs."""
 
-KNOWN = {
-    **MOLECULES,
-    "FILE": "your own molecules: .smi, .csv, .tsv, .sdf, .jsonl or .parquet, also .gz",
-}
-"""Descriptions of data sets by name, for `datasets list`."""
-
 Name = Annotated[
     str, typer.Argument(metavar="|".join([*MOLECULES, "FILE"]), help="A data set, or a file.")
 ]
@@ -43,11 +37,13 @@ def list_(as_json: Json = False) -> None:
     """List the data sets."""
     from graphcnf.datasets.cache import cache_folder
 
+    own = "your own molecules: .smi, .csv, .tsv, .sdf, .jsonl or .parquet, also .gz"
+    known = {**MOLECULES, "FILE": own}
     if as_json:
-        print(json_text(KNOWN), end="")
+        print(json_text(known), end="")
         return
-    width = max(map(len, KNOWN))
-    for name, description in KNOWN.items():
+    width = max(map(len, known))
+    for name, description in known.items():
         print(f"{name:{width}}  {description}")
     say(f"encoded molecules are cached in {cache_folder()}")
 

@@ -89,8 +89,9 @@ class SmilesLSTM(Pretrained, TokenLSTM):
                 yield "".join(texts[t] for t in row)
 
 
+@one_thread(torch.device("cpu"))
 def train_lstm(model: nn.Module, losses: Iterator[Tensor], minutes: float) -> tuple[int, float]:
-    """Train with AdamW for `minutes` of CPU time; return the number of steps and the minutes.
+    """Train with AdamW for `minutes` of one thread; return the number of steps and the minutes.
 
     The learning rate rises for 200 steps, and falls with a cosine to 1 % of the largest one.
     `losses` computes the loss of the next batch when it is asked for.
@@ -153,15 +154,14 @@ def bits_per_molecule(model: SmilesLSTM, smiles: Sequence[str]) -> float:
 
 
 def train_beside(run: TrainedRun, minutes: float) -> SmilesLSTM:
-    """Train on the data of a run, with its seed and one thread, or load the finished training.
+    """Train on the data of a run, with its seed, or load the finished training.
 
     The folder is `smiles-lstm/seed-N` beside that of the run's preset.
     """
     place = run.path.parents[1] / "smiles-lstm" / run.path.name
     if not (place / "config.json").is_file():
         seed, data = run.config["training"]["seed"], run.config["data"]
-        with one_thread(torch.device("cpu")):
-            train(run.molecules(), place, minutes=minutes, seed=seed, source=data)
+        train(run.molecules(), place, minutes=minutes, seed=seed, source=data)
     model = SmilesLSTM.from_pretrained(place)
     check_budget(place, model.metadata["training"]["minutes"], minutes)
     if model.metadata["source"] not in (None, run.config["data"]):

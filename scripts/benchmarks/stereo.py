@@ -19,7 +19,6 @@ from graphcnf.datasets.stereo import StereoDataset, load_stereo
 from graphcnf.datasets.zinc250k import load_zinc250k, zinc250k_table
 from graphcnf.errors import say
 from graphcnf.evaluation.formats import Column, number, percent, text
-from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.molecules.codec import parse, quiet
 from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.molecules.stereo import FORCED, Code, Frame, encode
@@ -183,8 +182,7 @@ def lstm_bits(folder: Path, minutes: float, seed: int) -> float:
         place = folder / f"{name}-{minutes:g}-seed-{seed}"
         if not (place / "config.json").is_file():
             own = dataclasses.replace(dataset, smiles=smiles)
-            with one_thread(torch.device("cpu")):
-                train(own, place, minutes=minutes, seed=seed, source=name)
+            train(own, place, minutes=minutes, seed=seed, source=name)
         model = SmilesLSTM.from_pretrained(place)
         bits[name] = bits_per_molecule(model, [smiles[k] for k, _ in chosen])
         say(f"LSTM, {name} SMILES: {bits[name]:.2f} bits per molecule")
