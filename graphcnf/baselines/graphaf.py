@@ -317,12 +317,12 @@ class GraphAFModel(GraphModel):
         return torch.where(self.weights[category] > free, 0, category)
 
     def decode(
-        self, latents: Latents, mask: Tensor, *, temperature=1.0, sample=False, generator=None
+        self, latents: Latents, mask: Tensor, *, temperature=1.0, generator=None
     ) -> GraphBatch:
         """Decode base latents node by node; a category is that of the largest entry.
 
         With the valency check, graphs may have fewer nodes than `mask`. `temperature` multiplies
-        the latents; `sample` is ignored.
+        the latents.
         """
         z = {name: temperature * latents[name] for name in ("nodes", "bonds")}
         graphs, nodes = mask.shape

@@ -314,11 +314,11 @@ class GraphNVPModel(GraphModel):
         return {"pairs": pairs, "nodes": nodes}
 
     def decode(
-        self, latents: Latents, mask: Tensor, *, temperature=1.0, sample=False, generator=None
+        self, latents: Latents, mask: Tensor, *, temperature=1.0, generator=None
     ) -> GraphBatch:
         """Decode base latents to graphs, edges first; a category is that of the largest entry.
 
-        `temperature` multiplies the latents (published: 0.75 for ZINC250k); `sample` is ignored.
+        `temperature` multiplies the latents (published: 0.75 for ZINC250k).
         """
         pairs = self.pairs.inverse(temperature * latents["pairs"], Context(mask))
         later = self.pair_encoding.decode(pairs, Context(later_pairs(mask)))

@@ -20,7 +20,6 @@ from torch.nn import functional as F
 from graphcnf.baselines.junction_tree import ClusterVocabulary, PartialGraph, encode, neighbours_of
 from graphcnf.baselines.rvae import Gaussian, GraphEncoder, GraphVAE
 from graphcnf.categorical.flow import Bound
-from graphcnf.flows.base import Generators, draw_uniform
 from graphcnf.flows.transform import log_term_dtype
 from graphcnf.graphs.batch import GraphBatch, Latents, PackedGraphs
 from graphcnf.graphs.model import graph_model
@@ -263,62 +262,32 @@ class Attachments(nn.Module):
 
 
 class TreeDecoder:
-    """Depth-first decoder of graphs of given `sizes` from latents (B, D).
+    """Depth-first decoder of graphs of given `sizes` from latents (B, D), by probable decisions."""
 
-    If `sample`, each decision is drawn, otherwise the most probable one is taken.
-    """
-
-    def __init__(
-        self,
-        model: JunctionTreeVAE,
-        sizes: list[int],
-        z_tree: Tensor,
-        z_graph: Tensor,
-        generator: Generators,
-        sample: bool,
-    ):
-        self.model, self.generator, self.sample = model, generator, sample
-        self.z_tree, self.z_graph = z_tree, z_graph
+    def __init__(self, model: JunctionTreeVAE, sizes: list[int], z_tree: Tensor, z_graph: Tensor):
+        self.model, self.z_tree, self.z_graph = model, z_tree, z_graph
         self.graphs = [PartialGraph(model.vocabulary, size) for size in sizes]
         # At most: a tree with only edges, and single nodes between them, as clusters.
         shape = (len(sizes), 2 * max(sizes) + 1, model.label.weight.shape[1])
         self.x, self.down, self.up, self.up_gated = (z_tree.new_zeros(shape) for _ in range(4))
         self.current = [-1] * len(sizes)
-        self.uniforms = z_tree.new_empty(0)
 
     def run(self) -> list[PartialGraph]:
         """Return the decoded graphs."""
         rows = list(range(len(self.graphs)))
-        self._draw()
         for b, label in enumerate(self._label_logits(rows, self.down[:, 0]).argmax(1).tolist()):
             self.graphs[b].add(label)
         self._enter(rows)
         while rows:
-            self._draw()
             rows = self._step(rows)
         return self.graphs
-
-    def _draw(self) -> None:
-        """Draw the uniform numbers of a step, for every graph, so that graphs are independent."""
-        if self.sample:
-            self.uniforms = draw_uniform(
-                (len(self.graphs), len(self.model.vocabulary) + 2),
-                generator=self.generator,
-                device=self.z_tree.device,
-                dtype=torch.float64,
-            )
 
     def _to_come(self, rows: list[int]) -> Tensor:
         return _long([self.graphs[b].to_come for b in rows], self.x.device)
 
     def _label_logits(self, rows: list[int], down: Tensor) -> Tensor:
-        """Return logits of labels, perturbed if `sample`: in order, draws without replacement."""
         labels = _long([[*self.graphs[b].labels, -1][self.current[b]] for b in rows], down.device)
-        logits = self.model.label_logits(down, self.z_tree[rows], self._to_come(rows), labels)
-        if not self.sample:
-            return logits
-        u = self.uniforms[rows, : logits.shape[1]].clamp(1e-12, 1 - 1e-12)
-        return logits - (-u.log()).log()
+        return self.model.label_logits(down, self.z_tree[rows], self._to_come(rows), labels)
 
     def _enter(self, rows: list[int]) -> None:
         """Make the cluster that was just added the current one."""
@@ -332,9 +301,8 @@ class TreeDecoder:
         messages, here = self.model.messages, [self.current[b] for b in rows]
         x, down, up = (state[rows, here] for state in (self.x, self.down, self.up))
         logit = self.model.turn_logits(x, down + up, self.z_tree[rows], self._to_come(rows))
-        wanted = self.uniforms[rows, -1] < logit.sigmoid() if self.sample else logit > 0
         growing = []
-        for row, (b, k, want) in enumerate(zip(rows, here, wanted.tolist(), strict=True)):
+        for row, (b, k, want) in enumerate(zip(rows, here, (logit > 0).tolist(), strict=True)):
             graph = self.graphs[b]
             # The first cluster is not closed before there are enough nodes, another one not unless
             # something can be attached to the clusters above it.
@@ -384,12 +352,7 @@ class TreeDecoder:
         sites, attachments = Sites(choices, down.device), self.model.attachments
         features = attachments.features(sites, down)
         log_p = attachments.log_probs(features, sites, self.z_graph[sites.graph])
-        if not self.sample:
-            return log_p.argmax(1).tolist()
-        below = log_p.double().exp().cumsum(1)
-        u = self.uniforms[sites.graph, -2][:, None] * below[:, -1:]
-        taken = torch.searchsorted(below, u, right=True)[:, 0]
-        return taken.minimum((log_p > -torch.inf).sum(1) - 1).tolist()
+        return log_p.argmax(1).tolist()
 
 
 class Reading(NamedTuple):
@@ -586,15 +549,15 @@ class JunctionTreeVAE(GraphVAE):
 
     @torch.no_grad()
     def decode(
-        self, latents: Latents, mask: Tensor, *, temperature=1.0, sample=False, generator=None
+        self, latents: Latents, mask: Tensor, *, temperature=1.0, generator=None
     ) -> GraphBatch:
-        """Decode latents, multiplied by `temperature`, by drawn or most probable decisions.
+        """Decode latents, multiplied by `temperature`, by the most probable decisions.
 
         Nodes are numbered as they are added, not as in an encoded graph.
         """
         z_tree, z_graph = (temperature * latents[name] for name in self.dims)
         sizes = mask.sum(1).tolist()
-        graphs = TreeDecoder(self, sizes, z_tree, z_graph, generator, sample).run()
+        graphs = TreeDecoder(self, sizes, z_tree, z_graph).run()
         rows = [(g.types, list(g.edges), list(g.edges.values())) for g in graphs]
         batch = GraphBatch.collate(PackedGraphs.from_lists(rows))
         pad = mask.shape[1] - batch.mask.shape[1]

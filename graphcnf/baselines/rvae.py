@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphcnf.categorical.flow import Bound
-from graphcnf.flows.base import StandardNormal, draw_uniform
+from graphcnf.flows.base import StandardNormal
 from graphcnf.flows.transform import Noise, log_term_dtype, masked, take
 from graphcnf.graphs.batch import GraphBatch, Latents, PackedGraphs
 from graphcnf.graphs.model import GraphModel, graph_model
@@ -308,16 +308,9 @@ class RegularizedVAE(GraphVAE):
         return {"valence": F.relu(excess).sum(1), "connectivity": apart, "ends": unfit}
 
     def decode(
-        self, latents: Latents, mask: Tensor, *, temperature=1.0, sample=False, generator=None
+        self, latents: Latents, mask: Tensor, *, temperature=1.0, generator=None
     ) -> GraphBatch:
-        """Decode z, multiplied by `temperature`, to the most probable graphs or drawn ones."""
+        """Decode z, multiplied by `temperature`, to the most probable graphs."""
         nodes, pairs = self._matrices(temperature * latents["graph"], mask)
-        index, real_pairs = all_pairs(mask)
-        if sample:
-            options = {"generator": generator, "device": mask.device, "dtype": torch.float64}
-            nodes, pairs = (
-                log_p - (-draw_uniform(log_p.shape, mask=real, **options).log()).log()
-                for log_p, real in ((nodes, mask), (pairs, real_pairs))
-            )
-        bonds = dense(pairs.argmax(-1), index, mask.shape[1])
+        bonds = dense(pairs.argmax(-1), all_pairs(mask)[0], mask.shape[1])
         return GraphBatch(nodes.argmax(-1), bonds, mask).cleared()

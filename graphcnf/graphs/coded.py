@@ -63,9 +63,9 @@ class CodedModel(GraphModel):
         options: dict[str, Any] = {"device": mask.device, "dtype": self.network.initial.dtype}
         return {"atoms": self.flow.base.sample(shape, mask=mask, generator=generator, **options)}
 
-    def decode(self, latents: Latents, mask: Tensor, *, sample: bool = False, **draw) -> GraphBatch:
+    def decode(self, latents: Latents, mask: Tensor, **draw) -> GraphBatch:
         """Decode base latents; `draw` may have `temperature`, `generator`, `conditions` (B, P)."""
-        x = self.flow.decode(latents["atoms"], Context(mask, **draw), sample=sample)
+        x = self.flow.decode(latents["atoms"], Context(mask, **draw))
         return self.code.decode(x, mask)
 
 
@@ -112,8 +112,8 @@ class RandomOrder(CodedModel):
         uniforms = draw_uniform((*mask.shape, 1), dtype=torch.float64, **options)
         return {**latents, "order": uniforms}
 
-    def decode(self, latents: Latents, mask: Tensor, *, sample: bool = False, **draw) -> GraphBatch:
+    def decode(self, latents: Latents, mask: Tensor, **draw) -> GraphBatch:
         """Decode base latents; the node of rank k in "order" is the k-th node that is drawn."""
-        graphs = super().decode(latents, mask, sample=sample, **draw)
+        graphs = super().decode(latents, mask, **draw)
         uniforms = latents["order"][..., 0].masked_fill(~mask, 2.0)
         return graphs.permute(uniforms.argsort(1).argsort(1))

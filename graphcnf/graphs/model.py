@@ -99,7 +99,6 @@ class GraphModel(nn.Module, ABC):
         mask: Tensor,
         *,
         temperature: float = 1.0,
-        sample: bool = False,
         generator: Any = None,
     ) -> GraphBatch:
         """Decode base latents to graphs with real nodes `mask` (B, N); see `GraphCNF.decode`."""
@@ -370,8 +369,7 @@ class GraphCNF(Pretrained):
     def decode(self, latents: Latents, mask: Tensor, **options) -> GraphBatch:
         """Decode base latents to graphs with real nodes `mask` (B, N); ValueError if too large.
 
-        Options: `temperature` (1.0), `sample` (True draws from the posterior instead of taking its
-        argmax), `generator`.
+        Options: `temperature` (1.0), `generator`.
         """
         if mask[:, self.max_nodes :].any():
             largest = int(mask.sum(1).max())
@@ -428,17 +426,15 @@ class GraphCNF(Pretrained):
         sizes: Tensor,
         *,
         temperature: float = 1.0,
-        sample_posterior: bool = False,
         generator=None,
         conditions: Tensor | None = None,
     ) -> GraphBatch:
         """Draw one graph for each number of nodes in `sizes` (B,) long, 1 to `max_nodes`.
 
         A `temperature` below 1 gives more probable graphs. `generator` is None, a torch generator,
-        or a list of one numpy generator per graph. `conditions` (B, P) are NaN where unknown. With
-        `sample_posterior`, categories are drawn from p(x|z) instead of taking the argmax. Raises
-        UserError for sizes or a temperature out of range, ValueError for conditions of a model that
-        takes none.
+        or a list of one numpy generator per graph. `conditions` (B, P) are NaN where unknown.
+        Raises UserError for sizes or a temperature out of range, ValueError for conditions of a
+        model that takes none.
         """
         if not len(sizes):
             raise UserError("give at least one number of nodes to draw graphs of")
@@ -446,7 +442,7 @@ class GraphCNF(Pretrained):
         sizes = sizes.to(self.device)
         mask = torch.arange(int(sizes.max()), device=self.device) < sizes[:, None]
         latents = self.steps.base_sample(mask, generator)
-        options = {"temperature": temperature, "sample": sample_posterior, "generator": generator}
+        options = {"temperature": temperature, "generator": generator}
         if conditions is not None:
             if not self.conditions:
                 raise ValueError("this model was trained without conditions")

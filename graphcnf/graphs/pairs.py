@@ -17,7 +17,7 @@ from graphcnf.categorical.flow import Bound
 from graphcnf.categorical.sets import EXPANSION
 from graphcnf.categorical.transformer import HIDDEN, Transformer
 from graphcnf.errors import UserError
-from graphcnf.flows.base import StandardLogistic, draw_uniform, logistic_log_density
+from graphcnf.flows.base import StandardLogistic, logistic_log_density
 from graphcnf.flows.coupling import MixtureLogisticCoupling, coupling_stack, halves
 from graphcnf.flows.linear import ActNorm, InvertibleLinear
 from graphcnf.flows.modules import ReadOut, zero_init
@@ -399,32 +399,24 @@ class PairsModel(GraphModel):
         return {"nodes": nodes, "pairs": self.base.sample(shape, mask=pair_mask, **draw)}
 
     def decode(
-        self, latents: Latents, mask: Tensor, *, temperature=1.0, sample=False, generator=None
+        self, latents: Latents, mask: Tensor, *, temperature=1.0, generator=None
     ) -> GraphBatch:
         index, pair_mask = all_pairs(mask)
         z = GraphLatents(
             temperature * latents["nodes"], temperature * latents["pairs"], mask, pair_mask, index
         )
         joint = self.adjacency.inverse(z, Context(mask))
-        logit = self.virtual.logit(joint.pairs)
-        is_real = logit > 0
-        if sample:
-            kind = {"mask": pair_mask, "generator": generator, "device": logit.device}
-            is_real = draw_uniform((*logit.shape, 1), **kind)[..., 0] < torch.sigmoid(logit)
-        is_real = is_real & pair_mask
+        is_real = (self.virtual.logit(joint.pairs) > 0) & pair_mask
         edges, real, place = _edges(is_real, index)
         at_edges = joint.pairs.gather(1, place[..., None].expand(-1, -1, joint.pairs.shape[-1]))
         moved = torch.where(real[..., None], self.virtual.from_joint(at_edges), 0)
         adjacency = dense(real, edges, mask.shape[1])
         known = replace(joint, pairs=moved, pair_mask=real, index=edges)
         known = self.bonds.inverse(known, self._context(adjacency, mask))
-        context = Context(real, generator=generator)
-        types = self.bond_encoding.decode(known.pairs, context, sample=sample)
+        types = self.bond_encoding.decode(known.pairs, Context(real))
         bonds = dense(torch.where(real, types + 1, 0), edges, mask.shape[1])
         nodes = self.nodes.inverse(known.nodes, self._context(bonds, mask, self.bond_categories))
-        context = Context(mask, generator=generator)
-        types = self.node_encoding.decode(nodes, context, sample=sample)
-        return GraphBatch(types, bonds, mask)
+        return GraphBatch(self.node_encoding.decode(nodes, Context(mask)), bonds, mask)
 
 
 def _edges(is_real: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -209,7 +209,8 @@ def _prepared(flow: MoleculeFlow, data) -> tuple[MoleculeFlow, Any]:
     if len(data.split("test")) < FEW_HELD_OUT:
         data = replace(data, test_indices=np.array([], dtype=int))
     known = flow.vocabulary
-    if known.marked and not data.vocabulary.marked and any(map(_is_aromatic, data.smiles)):
+    atoms = (atom for smiles in data.smiles for atom in parse(smiles).GetAtoms())
+    if known.marked and not data.vocabulary.marked and any(a.GetIsAromatic() for a in atoms):
         raise UserError(
             "the model's categories say what is aromatic, those of the data do not: load the data "
             "with aromatic=True"
@@ -246,10 +247,6 @@ def _prepared(flow: MoleculeFlow, data) -> tuple[MoleculeFlow, Any]:
         },
     }
     return MoleculeFlow(model), data
-
-
-def _is_aromatic(smiles: str) -> bool:
-    return any(atom.GetIsAromatic() for atom in parse(smiles).GetAtoms())
 
 
 def _additions(before: MoleculeFlow, flow: MoleculeFlow) -> list[str]:

@@ -54,7 +54,7 @@ class IndependentModel(GraphModel):
             for name, (_, real) in self._parts(mask).items()
         }
 
-    def decode(self, latents, mask, *, temperature=1.0, sample=False, generator=None):
+    def decode(self, latents, mask, *, temperature=1.0, generator=None):
         drawn = {
             name: torch.searchsorted(p.cumsum(0)[:-1], latents[name].to(p)) * real
             for name, (p, real) in self._parts(mask).items()

@@ -118,20 +118,17 @@ class PathModel(CodedModel):
         return total
 
 
-def random_depth_first(
-    nodes: int, edges: np.ndarray, random: np.random.Generator, detour: float = DETOUR
-) -> np.ndarray:
+def random_depth_first(nodes: int, edges: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """Draw a depth-first order of a connected graph that stays close to the given one, (n,) int64.
 
-    `detour` is the probability that the first node is drawn instead of node 0, and at each branch
-    the probability that the neighbours are shuffled. With 1, every depth-first order is possible.
-    New node i is old node `order[i]`.
+    With probability `DETOUR` the first node is drawn, and at each branch the neighbours are
+    shuffled. New node i is old node `order[i]`.
     """
     around: list[list[int]] = [[] for _ in range(nodes)]
     for i, j in edges.tolist():
         around[i].append(j)
         around[j].append(i)
-    stack = [int(random.integers(nodes)) if random.random() < detour else 0]
+    stack = [int(random.integers(nodes)) if random.random() < DETOUR else 0]
     order: list[int] = []
     while stack:
         node = stack.pop()
@@ -139,7 +136,7 @@ def random_depth_first(
             continue
         order.append(node)
         branches = sorted(n for n in around[node] if n not in order)
-        if len(branches) > 1 and random.random() < detour:
+        if len(branches) > 1 and random.random() < DETOUR:
             random.shuffle(branches)
         stack += reversed(branches)
     return np.array(order, dtype=np.int64)
