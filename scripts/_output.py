@@ -170,10 +170,6 @@ class ReaderGone(Exception):
     """
 
 
-class StreamFailed(UserError):
-    """Standard output cannot be written: the disk is full, or it is closed."""
-
-
 class _Stdout(io.TextIOBase):
     """Standard output, with control characters escaped by `printable`."""
 
@@ -194,7 +190,7 @@ def open_output(path: Path | None, convert: Conversion = None) -> Iterator[TextI
     Raises:
         UserError: The file cannot be written.
         ReaderGone: The reader of stdout has closed it.
-        StreamFailed: Stdout cannot be written.
+        OSError: Stdout cannot be written.
     """
     if path is not None:
         with _open_file(path, convert) as stream:
@@ -205,11 +201,6 @@ def open_output(path: Path | None, convert: Conversion = None) -> Iterator[TextI
         sys.stdout.flush()
     except BrokenPipeError:
         raise ReaderGone from None
-    except OSError as error:
-        if error.filename is not None:
-            raise
-        reason = error.strerror or str(error)
-        raise StreamFailed(f"cannot write to standard output: {reason}") from None
 
 
 @contextmanager

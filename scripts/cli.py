@@ -13,7 +13,7 @@ import typer
 from graphcnf import __version__
 from graphcnf.compute.signals import prompt_interrupts
 from graphcnf.errors import UserError, say
-from graphcnf.scripts._output import ReaderGone, StreamFailed
+from graphcnf.scripts._output import ReaderGone
 
 app = typer.Typer(
     name="graphcnf",
@@ -83,7 +83,7 @@ def run(command: typer.Typer, arguments: list[str] | None = None, name: str = "g
         else:
             say(f"error: {_one_line(error)}")
             code = 1
-        if isinstance(error, OSError | StreamFailed):
+        if isinstance(error, OSError):
             _abandon(sys.stdout)
     sys.exit(code if isinstance(code, int) else 0)
 

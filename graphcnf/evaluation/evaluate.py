@@ -119,8 +119,6 @@ class Reference:
         if self.test is None and not self.metrics:
             return []
         flag = "--fcd" if tuple(self.metrics) == ("fcd",) else "--metrics"
-        if self.test is not None and not Path(self.test).exists():
-            raise UserError(f"no such file: {self.test}")
         if dataset is None:
             needs = flag if self.test is None else "--test"
             raise UserError(f"{needs} needs the training data: name them with --reference")
