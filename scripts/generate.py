@@ -28,7 +28,7 @@ from graphcnf.scripts._output import (
 
 if TYPE_CHECKING:
     from graphcnf.graphs import GraphCNF
-    from graphcnf.sampling.records import Recipe
+    from graphcnf.sampling.sample import Recipe
 
 
 class ShardNumber(NamedTuple):
@@ -151,7 +151,7 @@ def generate(
     from graphcnf.molecules.properties import conditions_of, outside_training
     from graphcnf.molecules.stereo_flow import stereo_of
     from graphcnf.pretrained import model_digest
-    from graphcnf.sampling.records import Recipe
+    from graphcnf.sampling.sample import Recipe
     from graphcnf.sampling.shards import shards_of
 
     if not network.is_raw:

@@ -24,24 +24,6 @@ SQUARES = 60
 WORST = 10
 """Number of listed pairs, those with the largest errors."""
 
-FIGURES = {
-    "shape_error": ("Shape error", "%", "mean over columns; 0 for equal frequencies"),
-    "trend_error": ("Trend error", "%", "mean over pairs of columns"),
-    "detection": ("Detection", "", "area under the ROC curve of real or synthetic; 0.5 is best"),
-    "alpha_precision": ("α-precision", "", "synthetic rows lie where real ones do; 1 is best"),
-    "beta_recall": (
-        "β-recall",
-        "",
-        "real rows have a synthetic one close by; about 0.5 for other real rows",
-    ),
-    "closest": ("Closest record", "", "median distance of a synthetic row to a real one"),
-    "closest_held_out": ("Closest record, held out", "", "the same of held-out rows"),
-    "copies": ("Copies", "", "share closer to a real row than to a held-out one; 0.5 is none"),
-    "utility": ("Utility", "", "held-out rows predicted right after learning synthetic ones"),
-    "utility_real": ("Utility of real rows", "", "the same after learning real ones"),
-}
-"""Title, unit and meaning of each figure."""
-
 
 def write_report(
     path: str | Path,
@@ -78,10 +60,7 @@ def write_report(
         counts=", ".join(f"{len(t):,} {k.replace('_', '-')} rows" for k, t in tables.items()),
         date=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         version=version("graphcnf"),
-        figures=[
-            (FIGURES[k][0], f"{value:.3g} {FIGURES[k][1]}", FIGURES[k][2])
-            for k, value in figures.items()
-        ],
+        figures=figures,
         columns=[
             _column(name, shapes[name], both[0][name], both[1][name], dtypes[name])
             for name in sorted(place, key=lambda name: -np.nan_to_num(shapes[name]))

@@ -40,14 +40,14 @@ from graphcnf.graphs.isomorphism import isomorphic, labelling_bits
 from graphcnf.graphs.record_blocks import batches, together_on
 from graphcnf.limits import check_integer, check_seed, check_temperature
 from graphcnf.molecules.codec import UnparsableSmiles, dropped, parse, quiet
-from graphcnf.molecules.flow import MoleculeFlow, listed
+from graphcnf.molecules.flow import MoleculeFlow, draw_block, listed
 from graphcnf.molecules.hashing import contains, hash_each
 from graphcnf.molecules.standardize import charge_states
 from graphcnf.molecules.stereo import look_at_marks, mark_figures
 from graphcnf.molecules.stereo_flow import shipped_stereo, stereo_of
 from graphcnf.molecules.validity import evaluate_records
 from graphcnf.molecules.vocabulary import OTHER_CODEC, MoleculeVocabulary, numbers_atoms_as_here
-from graphcnf.sampling.records import draw_block, first_blocks, sampling_processes
+from graphcnf.sampling.sample import first_blocks, sampling_processes
 
 BATCH = 128
 """Held-out graphs that are encoded or scored at a time."""

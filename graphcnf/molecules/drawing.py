@@ -83,31 +83,6 @@ def draw_svg(
     return canvas.GetDrawingText()
 
 
-PAGE = Template("""<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>$title</title>
-<style>
-body { font: 14px sans-serif; margin: 1.5em } code { font-size: 11px; overflow-wrap: anywhere }
-table { border-collapse: collapse } td { padding: 2px 10px; border-top: 1px solid #ddd }
-th { cursor: pointer; padding: 6px 10px; text-align: left; position: sticky; top: 0 }
-th { background: #fff }
-td:first-child { max-width: 240px }
-</style>
-<h1>$title</h1><p>$note</p>
-<table><thead><tr>$head</tr></thead><tbody>
-$body
-</tbody></table>
-<script>
-document.querySelectorAll("th").forEach((head, k) => head.onclick = () => {
-  const body = document.querySelector("tbody"), sign = head.up = -(head.up || 1);
-  const text = row => row.cells[k].textContent, number = row => parseFloat(text(row));
-  const order = (a, b) => number(a) - number(b) || text(a).localeCompare(text(b));
-  [...body.rows].sort((a, b) => sign * order(a, b)).forEach(row => body.append(row));
-});
-</script></html>
-""")
-"""Template of `draw_table`; a click on a column's heading sorts the rows."""
-
-
 def draw_table(
     rows: Sequence[Mapping[str, Any]],
     path: Path,
@@ -116,6 +91,8 @@ def draw_table(
     highlights: Sequence[Sequence[int]] | None = None,
 ) -> None:
     """Write a self-contained .html page with a table of drawings and values of molecules.
+
+    A click on a column's heading sorts the rows.
 
     Args:
         rows: Values by column, the same columns in every row; `smiles` is a valid molecule.
@@ -132,7 +109,8 @@ def draw_table(
         cells = [html.escape("" if row[name] is None else str(row[name])) for name in names]
         first = f"{drawing}<br><code>{html.escape(row['smiles'])}</code>"
         lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in (first, *cells)) + "</tr>")
-    page = PAGE.substitute(
+    template = Template(Path(__file__).with_name("table.html").read_text(encoding="utf-8"))
+    page = template.substitute(
         title=html.escape(title), note=html.escape(note), head=head, body="\n".join(lines)
     )
     write_file(path, page.encode())

@@ -27,8 +27,7 @@ from graphcnf.molecules.hashing import HashSet
 from graphcnf.molecules.standardize import protonation_hash
 from graphcnf.pretrained import model_digest
 from graphcnf.sampling.formats import WRITERS, entries, header, open_lines
-from graphcnf.sampling.records import Recipe
-from graphcnf.sampling.sample import Sample, SampleCounts
+from graphcnf.sampling.sample import Recipe, Sample, SampleCounts
 
 FORMAT = 1
 """Version of the description's layout."""

@@ -25,9 +25,10 @@ from graphcnf.evaluation.metrics import METRICS
 from graphcnf.evaluation.statistics import SetStatistics, compare, set_statistics
 from graphcnf.evaluation.summary import share, summarize
 from graphcnf.graphs import GraphCNF
+from graphcnf.molecules.flow import draw_block
 from graphcnf.molecules.hashing import contains, hash_each
 from graphcnf.molecules.validity import evaluate_records
-from graphcnf.sampling.records import draw_block, first_blocks
+from graphcnf.sampling.sample import first_blocks
 from graphcnf.scripts._options import load_model, option
 from graphcnf.scripts.benchmarks.runner import Out, Seed, published, write
 from graphcnf.scripts.benchmarks.smiles_lstm import SmilesLSTM

@@ -22,7 +22,7 @@ from graphcnf.evaluation.summary import summarize
 from graphcnf.graphs import GraphCNF
 from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.molecules.validity import evaluate_records
-from graphcnf.sampling.records import first_blocks
+from graphcnf.sampling.sample import first_blocks
 from graphcnf.scripts._options import option, parse_seeds
 from graphcnf.scripts.benchmarks.runner import (
     Folder,

@@ -194,7 +194,7 @@ def test_python_writes_the_file_of_the_command(generate, model_folder, surroundi
     from graphcnf.molecules.stereo_flow import shipped_stereo
     from graphcnf.pretrained import model_digest
     from graphcnf.sampling.formats import columns_of
-    from graphcnf.sampling.records import Recipe
+    from graphcnf.sampling.sample import Recipe
 
     generate("-n", 20, "--seed", 2, "--size", "2-4", "--out", "command.csv")
     model = GraphCNF.from_pretrained(model_folder)
@@ -265,7 +265,7 @@ def test_likelihoods_without_an_order_are_those_of_the_molecule(zinc_smiles):
     from graphcnf.graphs import GraphCNF
     from graphcnf.graphs.isomorphism import labelling_bits
     from graphcnf.graphs.record_blocks import RecordNoise
-    from graphcnf.sampling.records import molecule_log_likelihoods
+    from graphcnf.sampling.sample import molecule_log_likelihoods
 
     graphs, block = encode("zinc250k", zinc_smiles[:200]).graphs.subset(range(128)), range(128)
     step = {"couplings": 1, "width": 8, "layers": 1, "heads": 1}
