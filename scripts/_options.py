@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
@@ -423,11 +423,9 @@ def parse_seeds(text: str) -> list[int]:
 
 def say_deviations(
     smiles: Sequence[str], states: frozenset[str] | None, *, marked: bool = False
-) -> Mapping[str, int]:
-    """Print notes on the `deviations` of molecules, and return their counts."""
-    from graphcnf.molecules.standardize import deviation_notes, deviations
+) -> None:
+    """Print the `deviation_notes` of molecules."""
+    from graphcnf.molecules.standardize import deviation_notes
 
-    found = deviations(smiles, states, marked=marked)
-    for note in deviation_notes(found, len(smiles)):
+    for note in deviation_notes(smiles, states, marked=marked):
         say(f"note: {note}")
-    return found

@@ -93,6 +93,7 @@ def finetune(
 
     say("loading data and libraries ...")
     from graphcnf.datasets.smiles_file import load_smiles_file, read_smiles
+    from graphcnf.molecules.codec import dropped
     from graphcnf.molecules.flow import MoleculeFlow
     from graphcnf.molecules.properties import has_pattern, has_property
     from graphcnf.training.finetuning import finetune as fine_tune
@@ -108,8 +109,8 @@ def finetune(
             f"{largest}, or larger molecules (graphcnf datasets join makes some)"
         )
     smiles = read_smiles(file, column=column).smiles
-    found = options.say_deviations(smiles, None if standardize else flow.charge_states)
-    if found["stereo"] and flow.stereo is not None:
+    options.say_deviations(smiles, None if standardize else flow.charge_states)
+    if flow.stereo is not None and any("stereo" in dropped(text) for text in smiles):
         say("note: stereo is not learned from them: marks are drawn as before, given the graphs")
     if not standardize and any("separate fragments" in s.reason for s in data.skipped):
         say("note: --standardize keeps the largest fragment of salts and mixtures")

@@ -110,10 +110,6 @@ class CategoricalModel(nn.Module):
         super().__init__()
         self.options, self.history = options, None
 
-    @classmethod
-    def _of(cls, codec: Codec, flow) -> CategoricalModel:
-        return cls()._learned(codec, flow)
-
     def _learned(self, codec: Codec, flow, history: History | None = None) -> CategoricalModel:
         self.codec, self.flow, self.history = codec, flow, history
         self.training = flow.training
@@ -240,7 +236,7 @@ class CategoricalModel(nn.Module):
         except (TypeError, ValueError) as error:
             raise UserError(f"network: {str(error).split('() ')[-1]}") from None
         flow.metadata["data"] = {"kind": codec.kind, **to_json(codec)}
-        return cls._of(codec, flow), data
+        return cls()._learned(codec, flow), data
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return the options, for scikit-learn's `clone` and searches."""
@@ -448,7 +444,7 @@ class CategoricalModel(nn.Module):
                 raise ValueError("the vocabulary does not fit the model")
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             raise UserError(f"{source}: unreadable vocabulary ({error})") from None
-        return cls._of(codec, flow)
+        return cls()._learned(codec, flow)
 
 
 def _settings(codec: Codec, seed, minutes, steps, keep_best, given: dict) -> TrainingSettings:

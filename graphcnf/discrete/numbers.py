@@ -202,10 +202,8 @@ def _unit(series: pd.Series) -> int | None:
 
 def _stamps(times: pd.Series) -> np.ndarray:
     """Return times as nanoseconds, (N,) int64."""
-    if getattr(times.dtype, "tz", None) is not None:
-        times = times.dt.tz_convert("UTC").dt.tz_localize(None)
-    kind = "m8[ns]" if types.is_timedelta64_dtype(times.dtype) else "M8[ns]"
-    return times.to_numpy().astype(kind).astype(np.int64)
+    index = pd.TimedeltaIndex if types.is_timedelta64_dtype(times.dtype) else pd.DatetimeIndex
+    return index(times).as_unit("ns").asi8
 
 
 def as_numbers(series: pd.Series, unit: int | None) -> np.ndarray:

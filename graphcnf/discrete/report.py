@@ -33,19 +33,10 @@ def write_report(
     shapes: Mapping[Any, float],
     trends: Mapping[tuple[Any, Any], float],
 ) -> None:
-    """Write the page.
+    """Write the page about the `figures` of `evaluate_table`; raise `UserError` if that fails.
 
-    Args:
-        path: HTML file.
-        tables: The tables "real", "synthetic" and perhaps "held_out", with numbers and times as
-            floats.
-        dtypes: Original types of the columns.
-        figures: Result of `evaluate_table`.
-        shapes: Error of each column, 0 to 1.
-        trends: Error of each pair of columns, 0 to 1.
-
-    Raises:
-        UserError: The file cannot be written.
+    The `tables` "real", "synthetic" and perhaps "held_out" have numbers and times as floats;
+    `dtypes` are the original types. `shapes` and `trends` are errors of columns and pairs, 0 to 1.
     """
     from jinja2 import Environment, FileSystemLoader
 

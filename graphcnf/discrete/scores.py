@@ -216,14 +216,14 @@ def _records(codes: dict[str, np.ndarray], kinds: np.ndarray, seed: int) -> dict
 
 def _shape_error(mine: pd.Series, other: pd.Series, numeric: bool) -> float:
     """Return the error of a column, in [0, 1]; NaN if one has no values."""
+    from scipy.stats import ks_2samp
+
     mine, other = mine.dropna(), other.dropna()
     if not len(mine) or not len(other):
         return float("nan")
     if not numeric:
         return total_variation(mine, other)
-    x = np.concatenate([mine, other])
-    shares = [np.searchsorted(np.sort(part), x, "right") / len(part) for part in (mine, other)]
-    return float(abs(shares[0] - shares[1]).max())
+    return float(ks_2samp(mine, other, method="asymp").statistic)
 
 
 def _trend_error(mine: pd.DataFrame, other: pd.DataFrame, numeric: list) -> float:

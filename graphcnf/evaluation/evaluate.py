@@ -46,7 +46,7 @@ from graphcnf.molecules.standardize import charge_states
 from graphcnf.molecules.stereo import look_at_marks, mark_figures
 from graphcnf.molecules.stereo_flow import shipped_stereo, stereo_of
 from graphcnf.molecules.validity import evaluate_records
-from graphcnf.molecules.vocabulary import OTHER_CODEC, MoleculeVocabulary, numbers_atoms_as_here
+from graphcnf.molecules.vocabulary import MoleculeVocabulary, codec_problem
 from graphcnf.sampling.sample import first_blocks, sampling_processes
 
 BATCH = 128
@@ -524,8 +524,8 @@ def _held_out_figures(
     )
     if dataset is None:
         return figures
-    if not numbers_atoms_as_here(model):
-        notes.append(OTHER_CODEC + ".")
+    if problem := codec_problem(model):
+        notes.append(f"{problem}.")
         return figures
     chosen = dataset.take(held_out(dataset, drawn.reconstruct)).graphs
     if len(chosen):

@@ -279,14 +279,7 @@ def molecule_to_graph(
 
 
 def graph_to_molecule(node_types, edges, bond_types, vocabulary: MoleculeVocabulary) -> Chem.Mol:
-    """Return the unsanitized molecule of a graph, with implicit hydrogens.
-
-    Args:
-        node_types: Node categories, (n,).
-        edges: Pairs of node numbers, each edge once, (m, 2).
-        bond_types: Edge categories, (m,).
-        vocabulary: Meaning of the categories.
-    """
+    """Return the unsanitized molecule of a graph (n,), (m, 2), (m,), with implicit hydrogens."""
     types = [Chem.BondType.names[name] for name in vocabulary.bond_types]
     atoms = [vocabulary.atoms[k] for k in np.asarray(node_types).tolist()]
     bonds = [types[k] for k in np.asarray(bond_types).tolist()]

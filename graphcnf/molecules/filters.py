@@ -125,11 +125,9 @@ NO_FILTERS = Filters()
 
 
 def passing_shares(names: Iterable[str], outcomes: Mapping[str, int]) -> dict[str, float]:
-    """Return for each filter the share that passes, among molecules that passed all before it.
+    """Return for each of `Filters.checks` the share that passes, of those that passed all before.
 
-    Args:
-        names: Names of `Filters.checks`, in order.
-        outcomes: Numbers of molecules by `Filters.refusal`.
+    `outcomes` are numbers of molecules by `Filters.refusal`.
     """
     left, found = sum(outcomes.values()), {}
     for name in names:

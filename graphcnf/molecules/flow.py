@@ -39,7 +39,7 @@ from graphcnf.molecules.standardize import (
 from graphcnf.molecules.stereo import Code, Frame, encode
 from graphcnf.molecules.stereo_flow import StereoFlow, stereo_of
 from graphcnf.molecules.validity import CONVENTIONS, evaluate_records, strict_smiles
-from graphcnf.molecules.vocabulary import OTHER_CODEC, MoleculeVocabulary, numbers_atoms_as_here
+from graphcnf.molecules.vocabulary import MoleculeVocabulary, codec_problem
 
 BATCH = 128
 """Graphs that are scored at a time."""
@@ -281,8 +281,8 @@ class MoleculeFlow:
 
         The reason says why the model cannot represent a molecule.
         """
-        if not numbers_atoms_as_here(self.model):
-            raise UserError(OTHER_CODEC)
+        if problem := codec_problem(self.model):
+            raise UserError(problem)
         graphs: list[codec.Graph] = []
         reasons: list[str | None] = []
         steps = self.model.steps

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import cache
 from typing import NamedTuple
@@ -106,58 +106,45 @@ def _unusual_groups(mol: Chem.Mol, states: frozenset[str]) -> list[str]:
     return found
 
 
-def deviations(
-    smiles: Iterable[str], states: frozenset[str] | None, *, marked: bool = False
-) -> Counter[str]:
-    """Count molecules that a model would not take as they are written, by kind of deviation.
-
-    Kinds: "stereo" and "isotopes", which graphs lack; "dropped" for either; and groups in another
-    charge state, such as "neutral amine". Unreadable texts do not count.
+def deviation_notes(
+    smiles: Sequence[str], states: frozenset[str] | None, *, marked: bool = False
+) -> list[str]:
+    """Return notes on what a model would not take as it is written, of texts that are readable.
 
     Args:
         smiles: SMILES or SMARTS.
         states: `charge_states` of the model's data; None to ignore charges.
-        marked: True if the model has stereo: instead of "stereo", each of the `dropped_marks` is a
-            kind, as "stereo of ...".
+        marked: True if the model has stereo and only loses the `dropped_marks`.
     """
-    found: Counter[str] = Counter()
+    lost, marks, groups, losers = Counter[str](), Counter[str](), Counter[str](), 0
     with quiet():
         for text in smiles:
-            lost = dropped(text)
-            if marked and "stereo" in lost:
-                lost.remove("stereo")
+            found = dropped(text)
+            if marked and "stereo" in found:
+                found.remove("stereo")
                 try:
-                    found.update(f"stereo of {kind}" for kind in dropped_marks(text))
-                except MoleculeNotRepresentable as error:
-                    if not isinstance(error, UnparsableSmiles):
-                        found["stereo of contradictory marks"] += 1
-            if lost:
-                found.update(["dropped", *lost])
+                    marks.update(dropped_marks(text))
+                except UnparsableSmiles:
+                    pass
+                except MoleculeNotRepresentable:
+                    marks["contradictory marks"] += 1
+            lost.update(found)
+            losers += bool(found)
             if states is not None:
                 with suppress(MoleculeNotRepresentable):
-                    found.update(_unusual_groups(parse(text), states))
-    return found
-
-
-def deviation_notes(found: Mapping[str, int], total: int) -> list[str]:
-    """Return a note for each kind of `deviations` found among `total` molecules."""
+                    groups.update(_unusual_groups(parse(text), states))
 
     def of(count: int) -> str:
-        return f" ({count:,} of {total:,} molecules)" if total > 1 else ""
+        return f" ({count:,} of {len(smiles):,} molecules)" if len(smiles) > 1 else ""
 
-    lost = " and ".join(name for name in ("stereo", "isotopes") if found.get(name))
-    notes = [f"{lost} dropped{of(found['dropped'])}: graphs hold none"] if lost else []
-    kinds = [
-        f"{name.removeprefix('stereo of ')}{of(count)}"
-        for name, count in found.items()
-        if name.startswith("stereo of ")
-    ]
-    notes += [f"stereo of {' and '.join(kinds)} dropped: the model has none"] if kinds else []
+    names = " and ".join(name for name in ("stereo", "isotopes") if lost[name])
+    notes = [f"{names} dropped{of(losers)}: graphs hold none"] if lost else []
+    kinds = " and ".join(f"{name}{of(count)}" for name, count in marks.items())
+    notes += [f"stereo of {kinds} dropped: the model has none"] if marks else []
     return notes + [
         f"a {group}{of(count)}, while the training data have the other charge state: --standardize "
         "changes it"
-        for group, count in found.items()
-        if group.partition(" ")[0] not in ("dropped", "stereo", "isotopes")
+        for group, count in groups.items()
     ]
 
 

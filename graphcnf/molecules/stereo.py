@@ -259,12 +259,8 @@ class Frame:
                 found[ends[1]] = Relation(ends[0], kind, equal)
         return found
 
-    def read(self, mol: Chem.Mol, order: Sequence[int] | None = None) -> Code:
-        """Return the categories of a molecule's marks as they stand.
-
-        Atom k of the frame is atom `order[k]` of the molecule, or atom k.
-        """
-        order = range(self.mol.GetNumAtoms()) if order is None else order
+    def read(self, mol: Chem.Mol, order: Sequence[int]) -> Code:
+        """Return the categories of a molecule's marks; atom k of the frame is atom `order[k]`."""
         found = self._marks_at(mol, {a: k for k, a in enumerate(order)})
         return tuple(found.get(e.atoms, (0,))[0] for e in self.elements)
 
@@ -436,14 +432,11 @@ def legacy_perception() -> Iterator[None]:
         Chem.SetUseLegacyStereoPerception(before)
 
 
-def frame_of(mol: Chem.Mol) -> tuple[Frame, list[int]]:
-    """Return the frame of a sanitized molecule without hydrogens, and `Frame.read`'s order."""
-    plain = without_stereo(mol)
-    return frame_as_written(Chem.MolToSmiles(plain), plain)
-
-
 def frame_as_written(smiles: str, plain: Chem.Mol) -> tuple[Frame, list[int]]:
-    """Return the result of `frame_of` for a molecule without marks that was just written."""
+    """Return the frame of a sanitized molecule, and `Frame.read`'s order.
+
+    The molecule has no marks and hydrogens, and `smiles` is what RDKit wrote of it last.
+    """
     order = json.loads(plain.GetProp("_smilesAtomOutputOrder"))
     plain = Chem.RenumberAtoms(plain, order)
     return Frame(smiles, plain, _find_elements(plain)), order
@@ -452,7 +445,8 @@ def frame_as_written(smiles: str, plain: Chem.Mol) -> tuple[Frame, list[int]]:
 def encode(mol: Chem.Mol) -> tuple[Frame, Code]:
     """Return the frame of a sanitized molecule, and its normal code."""
     mol = heavy_atoms(mol)
-    frame, order = frame_of(mol)
+    plain = without_stereo(mol)
+    frame, order = frame_as_written(Chem.MolToSmiles(plain), plain)
     return frame, frame.normal(frame.read(mol, order))
 
 
@@ -540,22 +534,11 @@ def _lowest(mol: Chem.Mol, end: int, other: int) -> int | None:
 
 def _core(mol: Chem.Mol, relevant: set[int]) -> list[int]:
     """Return the atoms that are left when branches without relevant ones go."""
-    near: list[list[int]] = [[] for _ in range(mol.GetNumAtoms())]
-    for i, j in bond_ends(mol):
-        near[i].append(j)
-        near[j].append(i)
-    kept = set(range(len(near)))
-    bridges = [(b.GetBeginAtomIdx(), b.GetEndAtomIdx()) for b in mol.GetBonds() if not b.IsInRing()]
-    for start, banned in bridges + [ends[::-1] for ends in bridges]:
-        if start in kept and banned in kept:
-            side, ahead = {start, banned}, [start]
-            while ahead and side.isdisjoint(relevant - {banned}):
-                new = set(near[ahead.pop()]) - side
-                side |= new
-                ahead += new
-            side.discard(banned)
-            if side.isdisjoint(relevant):
-                kept -= side
+    kept = set(range(mol.GetNumAtoms()))
+    for bond in mol.GetBonds():
+        if not bond.IsInRing():
+            cut = Chem.FragmentOnBonds(mol, [bond.GetIdx()], addDummies=False)
+            kept.difference_update(*filter(relevant.isdisjoint, Chem.GetMolFrags(cut)))
     return sorted(kept)
 
 

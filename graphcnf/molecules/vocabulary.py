@@ -12,12 +12,6 @@ from graphcnf.errors import UserError
 CODEC_VERSION = 3
 """Version in cache keys and models; to be raised when the same molecule gives another graph."""
 
-OTHER_CODEC = (
-    "this model comes from another version of graphcnf, which numbered atoms differently: it still "
-    "draws molecules, but its likelihoods of given ones are wrong; train or fine-tune it again"
-)
-"""Message for a model with another `CODEC_VERSION` in its metadata."""
-
 BONDS = ("SINGLE", "DOUBLE", "TRIPLE")
 """Bond types of a Kekulé structure, named as in RDKit."""
 
@@ -176,10 +170,12 @@ def _nearest(known: Sequence[Sequence[int]], wanted: Sequence[Sequence[int]]) ->
     return nearest
 
 
-def numbers_atoms_as_here(model) -> bool:
-    """Return True if a `GraphCNF` was trained with this version's numbering of atoms.
-
-    Also for models without a node order, and those without a codec version in their metadata.
-    """
-    codec = model.metadata.get("codec", CODEC_VERSION)
-    return not model.ordered or codec == CODEC_VERSION
+def codec_problem(model) -> str:
+    """Return why a `GraphCNF` cannot score molecules: another version's codec; "" if it can."""
+    if not model.ordered or model.metadata.get("codec", CODEC_VERSION) == CODEC_VERSION:
+        return ""
+    return (
+        "this model comes from another version of graphcnf, which numbered atoms differently: it "
+        "still draws molecules, but its likelihoods of given ones are wrong; train or fine-tune it "
+        "again"
+    )
