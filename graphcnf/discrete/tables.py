@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -263,7 +264,8 @@ class TableCodec(RowCodec):
         codes = torch.full((1, len(self.columns)), -1.0, dtype=torch.float64)
         for label, value in values.items():
             column = self.columns[k := self.number(label, "given")]
-            codes[0, k] = float(_encoded(column, value)[0])
+            with suppress(UserError):
+                codes[0, k] = float(column.encode(pd.Series([value], dtype=object))[0])
             if codes[0, k] < 0:
                 known = ", ".join(map(repr, column.values[:8]))
                 if column.bins:
@@ -405,14 +407,6 @@ class TableCodec(RowCodec):
     def __str__(self) -> str:
         what = "tables" if self.array is None else "arrays"
         return f"{what} of {len(self.columns)} columns, {sum(self.cardinalities)} categories"
-
-
-def _encoded(column: Column, value: Any) -> np.ndarray:
-    """Return the code of a value, -1 if the column cannot have it."""
-    try:
-        return column.encode(pd.Series([value], dtype=object))
-    except UserError:
-        return np.array([-1.0])
 
 
 def _check_distinct(table: pd.DataFrame) -> None:

@@ -165,8 +165,7 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 class Requirement:
     """A comparison of properties and numbers, such as `qed > 0.6` or `200 <= weight < 500`."""
 
-    terms: tuple[str | float, ...]
-    operators: tuple[str, ...]
+    parts: tuple[str | float, ...]  # numbers and names in turn with operators
 
     @classmethod
     def parse(cls, text: str) -> Requirement:
@@ -184,25 +183,22 @@ class Requirement:
         for part in parts[::2]:
             if part not in names and not math.isfinite(float(part)):
                 raise UserError(f"{text!r}: {part} is larger than any number; bounds are finite")
-        terms = tuple(part if part in names else float(part) for part in parts[::2])
-        found = cls(terms, tuple(parts[1::2]))
+        found = cls(tuple(float(p) if _NUMBER.fullmatch(p) else p for p in parts))
         check_possible([found])
         return found
 
     def __str__(self) -> str:
-        shown = [t if isinstance(t, str) else f"{t:.12g}" for t in self.terms]
-        rest = zip(self.operators, shown[1:], strict=True)
-        return " ".join([shown[0], *(f"{sign} {term}" for sign, term in rest)])
+        return " ".join(p if isinstance(p, str) else f"{p:.12g}" for p in self.parts)
 
     @property
     def names(self) -> list[str]:
         """The properties that are compared."""
-        return [term for term in self.terms if isinstance(term, str)]
+        return [term for term in self.parts[::2] if isinstance(term, str)]
 
     @property
-    def pairs(self) -> list[tuple[str | float, str, str | float]]:
+    def pairs(self) -> list[tuple]:
         """Left side, operator and right side of each comparison in the chain."""
-        return list(zip(self.terms[:-1], self.operators, self.terms[1:], strict=True))
+        return list(zip(self.parts[:-1:2], self.parts[1::2], self.parts[2::2], strict=True))
 
     def holds(self, mol: Chem.Mol) -> bool:
         """Return True if the comparison holds for a sanitized molecule."""
@@ -210,7 +206,7 @@ class Requirement:
         return all(_holds(pair, values) for pair in self.pairs)
 
 
-def _holds(pair: tuple[str | float, str, str | float], values: Mapping[str, float]) -> bool:
+def _holds(pair: tuple, values: Mapping[str, float]) -> bool:
     left, sign, right = pair
     sides = (values[side] if isinstance(side, str) else side for side in (left, right))
     return _OPERATORS[sign](*sides)

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from graphcnf.compute.files import open_input
 from graphcnf.errors import csv_cell, require
@@ -198,17 +198,13 @@ def open_lines(path: Path) -> Iterator[Iterable[str]]:
         magic = file.read(4)
         file.seek(0)
         if magic == b"PAR1":
-            yield _parquet_lines(file)
+            check_parquet()
+            from pyarrow import parquet
+
+            with parquet.ParquetFile(file) as table:
+                batches = (batch.to_pylist() for batch in table.iter_batches(ROWS))
+                yield (_jsonl(row) for rows in batches for row in rows)
             return
         packed = gzip.open(file) if magic[:2] == b"\x1f\x8b" else file
         with packed as content, io.TextIOWrapper(content, "utf-8", newline="") as text:
             yield text
-
-
-def _parquet_lines(source: BinaryIO) -> Iterator[str]:
-    check_parquet()
-    from pyarrow import parquet
-
-    with parquet.ParquetFile(source) as file:
-        for batch in file.iter_batches(ROWS):
-            yield from map(_jsonl, batch.to_pylist())
