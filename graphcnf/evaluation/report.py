@@ -126,11 +126,11 @@ def _failures(result: Evaluation) -> list[dict[str, Any]]:
     reasons = list(result.figures["failures"])[:REASONS]
     for record, smiles in zip(failed["record"], failed["smiles"], strict=True):
         mol = as_written(smiles)
-        for failure in failures(mol):
-            drawn = pictures[failure.reason]
-            wanted = failure.reason in reasons and len(drawn) < PER_REASON
+        for reason, atoms in failures(mol).items():
+            drawn = pictures[reason]
+            wanted = reason in reasons and len(drawn) < PER_REASON
             if mol is not None and mol.GetNumAtoms() and wanted:
-                svg = draw_svg(mol, size=(230, 170), highlight=failure.atoms)
+                svg = draw_svg(mol, size=(230, 170), highlight=atoms)
                 drawn.append({"source": _source(svg), "smiles": smiles, "record": int(record)})
     return [
         {"reason": reason, "count": count, "pictures": pictures[reason]}

@@ -142,7 +142,7 @@ def summarize(records: pd.DataFrame, wanted: tuple[Statistic, ...] = ()) -> Summ
         sums,
         {"strict": [hash_each(valid)], **hashes},
         chunk_statistics(wanted, (0, valid)),
-        Counter(f.reason for s in records["smiles"][~strict] for f in failures(as_written(s))),
+        Counter(why for s in records["smiles"][~strict] for why in failures(as_written(s))),
         [records] if among_first else [],
     )
 

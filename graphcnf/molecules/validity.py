@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import NamedTuple
 
 import pandas as pd
 from rdkit import Chem
@@ -217,19 +216,15 @@ def _largest(mol: Chem.Mol) -> Chem.Mol:
     return max(fragments, key=Chem.Mol.GetNumAtoms)
 
 
-class Failure(NamedTuple):
-    """Reason why a molecule is invalid, and the atoms that cause it, if known."""
+def failures(mol: Chem.Mol | None) -> dict[str, tuple[int, ...]]:
+    """Return why an unsanitized molecule, None if unreadable, is not `strict`.
 
-    reason: str
-    atoms: tuple[int, ...] = ()
-
-
-def failures(mol: Chem.Mol | None) -> list[Failure]:
-    """Return the reasons why an unsanitized molecule, None if unreadable, is not `strict`."""
+    By reason, the atoms that cause it, if known.
+    """
     if mol is None:
-        return [Failure("unreadable")]
+        return {"unreadable": ()}
     if not mol.GetNumAtoms():
-        return [Failure("no atoms")]
+        return {"no atoms": ()}
     found: dict[str, tuple[int, ...]] = {}
     with quiet():
         mol = Chem.Mol(mol)
@@ -249,4 +244,4 @@ def failures(mol: Chem.Mol | None) -> list[Failure]:
     pieces = len(Chem.GetMolFrags(mol))
     if pieces > 1:
         found[f"{pieces} fragments"] = ()
-    return [Failure(reason, atoms) for reason, atoms in found.items()]
+    return found

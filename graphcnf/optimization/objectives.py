@@ -33,7 +33,7 @@ from rdkit.Chem.rdFingerprintGenerator import (
 from rdkit.DataStructs import TanimotoSimilarity
 
 from graphcnf.compute.files import LARGEST_TEXT, read_file
-from graphcnf.errors import UserError, suggest
+from graphcnf.errors import Unavailable, UserError, suggest
 from graphcnf.limits import is_number
 from graphcnf.molecules import properties
 from graphcnf.molecules.codec import UnparsableSmiles, parse, parse_smarts, quiet
@@ -181,10 +181,6 @@ COLUMNS = ("call", "record", "smiles", "score", "source", "error")
 """Columns of a table of results, which are no names for an objective."""
 
 
-class NotANumber(ValueError):
-    """A score function returned something other than a finite number."""
-
-
 class Objective(NamedTuple):
     """One objective of a goal."""
 
@@ -306,7 +302,7 @@ class Goal:
     def __call__(self, mol: Chem.Mol, smiles: str) -> tuple[float, dict[str, float]]:
         """Return the score of a molecule, and the value of each objective by name.
 
-        Raises what an objective raises, and `NotANumber` for a value that is no finite number.
+        Raises what an objective raises, and `Unavailable` for a value that is no finite number.
         """
         # A copy for each, since a function may change its molecule.
         values = {o.name: _number(o.function(Chem.Mol(mol), smiles)) for o in self.objectives}
@@ -389,13 +385,13 @@ def _is_finite(value: Any) -> bool:
 
 
 def _number(value: Any) -> float:
-    """Return a score as a float; raise `NotANumber` for anything but one finite number."""
+    """Return a score as a float; raise `Unavailable` for anything but one finite number."""
     with suppress(ValueError, RuntimeError):  # several numbers in an array or a tensor
         value = value.item() if hasattr(value, "item") else value
     if not isinstance(value, numbers.Real):
-        raise NotANumber(f"the score is {value!r:.40}, not a number")
+        raise Unavailable(f"the score is {value!r:.40}, not a number")
     if not math.isfinite(value):
-        raise NotANumber(f"the score is {float(value)}, not a finite number")
+        raise Unavailable(f"the score is {float(value)}, not a finite number")
     return float(value)
 
 

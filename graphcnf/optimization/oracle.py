@@ -35,10 +35,10 @@ from graphcnf.compute.parallel import (
     framed,
     result_of,
 )
-from graphcnf.errors import UserError, printable
+from graphcnf.errors import Unavailable, UserError, printable
 from graphcnf.limits import is_number
 from graphcnf.molecules.codec import quiet
-from graphcnf.optimization.objectives import Goal, NotANumber
+from graphcnf.optimization.objectives import Goal
 
 NAME, LOCK = "calls.sqlite", "calls.lock"
 """Database of the answers, and an empty database that processes which add answers keep locked."""
@@ -74,7 +74,7 @@ class Answer:
     @classmethod
     def failed(cls, smiles: str, error: str | BaseException) -> Answer:
         """Return the answer of a failed call."""
-        if isinstance(error, BaseException) and not isinstance(error, NotANumber):
+        if isinstance(error, BaseException) and not isinstance(error, Unavailable):
             error = ": ".join(filter(None, [type(error).__name__, str(error)]))
         line = printable(" ".join(str(error).split()))[:LONGEST_ERROR]
         return cls(smiles, math.nan, {}, line)
