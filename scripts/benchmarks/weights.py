@@ -31,10 +31,10 @@ from graphcnf.graphs import GraphBatch, GraphCNF
 from graphcnf.graphs.batch import PackedGraphs
 from graphcnf.graphs.isomorphism import canonicalise
 from graphcnf.molecules import codec
+from graphcnf.molecules.flow import draw_block
 from graphcnf.molecules.growth import Growth, check_grows, read_fragment
 from graphcnf.molecules.properties import conditions_of, property_table, qed, sa
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
-from graphcnf.molecules.flow import draw_block
 from graphcnf.scripts._options import load_model, option
 from graphcnf.scripts.benchmarks.runner import (
     HERE,
