@@ -27,7 +27,7 @@ from graphcnf.images import MODELS, ImageFlow, ImageModel
 from graphcnf.images.model import ImageLatents
 from graphcnf.images.networks import channels_last
 from graphcnf.limits import Range
-from graphcnf.pretrained import check_device, locate
+from graphcnf.pretrained import locate
 
 SLOPE = 0.2  # slope of the leaky ReLU below 0
 
@@ -298,7 +298,6 @@ def load_image_model(name: str, device: str = "cpu") -> ImageModel:
     Raises:
         UserError: if there is no such model or device.
     """
-    check_device(device)
     folder = locate(name)
     try:
         kind = image_model_class(_architecture(name))

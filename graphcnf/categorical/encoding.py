@@ -319,13 +319,8 @@ class LinearFlowEncoding(MixtureEncoding):
 class VariationalEncoding(LinearFlowEncoding):
     """`LinearFlowEncoding` with further couplings, of mixtures of logistics; p(x|z) is a network.
 
-    Raises ValueError for fewer than two latents: a coupling splits them.
+    Raises UserError for fewer than two latents: a coupling splits them.
     """
-
-    def __init__(self, categories: int, latent_dim: int, **options):
-        if latent_dim < 2:
-            raise ValueError(f"the variational encoding needs at least 2 latents, got {latent_dim}")
-        super().__init__(categories, latent_dim, **options)
 
     def start_posterior(self, means, scale):
         self.decoder = LearnedPosterior(means, scale)

@@ -99,18 +99,6 @@ class CausalAttention(Network):
         start = x.new_full((len(x), count), self.cardinalities[0])
         return torch.cat([start, x], 1).unfold(1, count, 1)[:, : x.shape[1]]
 
-    def _start(self, before: Tensor, x: Tensor | None) -> Tensor:
-        """Return log-probabilities (M, C) of the next category, from counts.
-
-        `before` (M, K) are the categories before it. If the rows themselves have been counted,
-        x (M,) are the true categories: each row is left out of its own counts.
-        """
-        assert self.counts is not None
-        keys = contexts(before, self.cardinalities[0], self.reach)
-        shape, kind = (len(before), self.cardinalities[0]), log_term_dtype(self.weight)
-        p = torch.full(shape, 1 / shape[1], dtype=kind, device=before.device)
-        return self.counts(keys, p, self.factors.to(kind), x)
-
     def _inputs(self, before: Tensor, first: int, to_come: Tensor) -> Tensor:
         """Return input channels (B, M, C) of positions `first` to `first + M - 1`.
 
@@ -126,8 +114,18 @@ class CausalAttention(Network):
             raise ValueError(f"{length} positions, but the model knows up to {self.positions}")
 
     def _logits(self, h: Tensor, before: Tensor, x: Tensor | None = None) -> Tensor:
-        logits = nn.functional.linear(h, self.weight, self.bias)
-        return logits if self.counts is None else logits + self._start(before, x).to(h.dtype)
+        """Return logits (M, C) of the next category, given the categories before it, (M, K).
+
+        If the rows themselves have been counted, x (M,) are the true categories: each row is left
+        out of its own counts.
+        """
+        logits = F.linear(h, self.weight, self.bias)
+        if self.counts is None:
+            return logits
+        keys = contexts(before, self.cardinalities[0], self.reach)
+        kind = log_term_dtype(self.weight)
+        p = torch.full_like(logits, 1 / logits.shape[1], dtype=kind)
+        return logits + self.counts(keys, p, self.factors.to(kind), x).to(h.dtype)
 
     def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
         mask, length = context.mask, x.shape[1]

@@ -405,26 +405,21 @@ class GrowthState:
         if at is None:
             return None
         count, number = len(at[0]), at[1]
-        h = net.initial.expand(count, -1)
-        if number:
-            h = self._attended(number - 1, count)
-            self.nodes[:count, number - 1] = net.as_node(h)
-        self.grown = GrowingGraphs(
-            self.links[:count, :number, :number], torch.full_like(at[0], number)
+        links, graph = (
+            self.links[:count, :number, :number],
+            torch.arange(count, device=at[0].device),
         )
-        graph = torch.arange(count, device=h.device)
+        h = net.initial.expand(count, -1)
+        if number:  # attention of the last node, now that it has all its edges
+            last, own = number - 1, links[:, number - 1 :]
+            back = last - torch.arange(number, device=h.device)
+            bias = net.biases(own, _shared(own, links), back)[:, 0]
+            edges, pieces = self.grown.edges[:count], self.grown.pieces[:count]
+            h = net.inputs(self.x[:count], last, self.order.sizes[:count], edges, pieces)
+            h = net.norm(net.blocks.step(h, bias.transpose(0, 1), self.cache))
+            self.nodes[:count, last] = net.as_node(h)
+        self.grown = GrowingGraphs(links, torch.full_like(at[0], number))
         return Step(at, net.new_nodes(self.grown, self.nodes, graph, h))
-
-    def _attended(self, last: int, count: int) -> Tensor:
-        """Return channels (R, C) of the first R graphs after node number `last` was added."""
-        net, x = self.network, self.x[:count]
-        number = torch.arange(last + 1, device=x.device)
-        links = self.links[:count, : last + 1, : last + 1]
-        own = links[:, last:]
-        bias = net.biases(own, _shared(own, links), last - number)[:, 0]
-        edges, pieces = self.grown.edges[:count], self.grown.pieces[:count]
-        h = net.inputs(x, last, self.order.sizes[:count], edges, pieces)
-        return net.norm(net.blocks.step(h, bias.transpose(0, 1), self.cache))
 
     def update(self, x: Tensor) -> None:
         """Append the categories x (M, V) of the current node."""
