@@ -230,10 +230,8 @@ class Rows:
 class RowFlow(Pretrained, AutoregressiveFlow):
     """Density of sequences: the length first, then each category given the earlier ones.
 
-    The flow maps the interval of a category to one as wide as its probability. Integrated over the
-    intervals, the density of the latents is the product of the conditional probabilities, so
-    `log_prob` is exact. The arguments are those of `CausalAttention`, see `checked_network` for
-    their defaults.
+    `log_prob` is the sum of the conditional log-probabilities. The arguments are those of
+    `CausalAttention`, see `checked_network` for their defaults.
 
     Attributes:
         metadata: Facts about the data, JSON; `length_histogram` counts rows by length.

@@ -116,17 +116,14 @@ class ColoringFlow(Pretrained, nn.Module):
         return self.config["colors"]
 
     def bound(self, batch: GraphBatch, noise: Noise | None = None) -> Bound:
-        """Draw the terms of the bound; the node types of the batch are the colours.
-
-        Raises ValueError if a graph has no nodes or a self-loop, or a colour is out of range.
-        """
+        """Draw the terms of the bound; ValueError as in `log_prob`."""
         return self.flow.bound(batch.node_types, self._context(batch, noise=noise))
 
     def log_prob(self, batch: GraphBatch, samples: int = 1, noise: Noise | None = None) -> Tensor:
         """Return lower bounds on log p(colours | graph), (B,) nats, from `samples` draws.
 
-        Raises ValueError if a graph has no nodes or a self-loop, a colour is out of range, or
-        `samples` is not positive.
+        The node types of the batch are the colours. Raises ValueError if a graph has no nodes or a
+        self-loop, a colour is out of range, or `samples` is not positive.
         """
         context = self._context(batch, noise=noise)
         return self.flow.log_prob(batch.node_types, context, samples=samples)
@@ -162,10 +159,7 @@ class ColoringFlow(Pretrained, nn.Module):
 
     @torch.no_grad()
     def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Tensor:
-        """Encode colourings to base latents, (B, N, D).
-
-        Raises ValueError if a graph has no nodes or a self-loop, or a colour is out of range.
-        """
+        """Encode colourings to base latents, (B, N, D); ValueError as in `log_prob`."""
         return self.flow.encode(batch.node_types, self._context(batch, noise=noise))
 
     @torch.no_grad()

@@ -1,9 +1,4 @@
-"""Graph model "growth", for graphs of any kind: node by node, each with its edges to earlier nodes.
-
-The order of the nodes is a latent, drawn by maximum cardinality search (Tarjan & Yannakakis 1984):
-the next node is one with the most edges to earlier nodes. Partial graphs are then compact, and
-dense parts come one after the other.
-"""
+"""Graph model "growth", for graphs of any kind: node by node, each with edges to earlier nodes."""
 
 from __future__ import annotations
 
@@ -52,9 +47,10 @@ CELLS = 2**24  # number of pairs of nodes whose features are computed at once
 def most_edges_first(adjacency: Tensor, sizes: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     """Draw random orders of graphs (B, N, N) by maximum cardinality search.
 
-    The next node is one with the most edges to earlier nodes and, among these, with the most edges
-    between its earlier neighbours. Of several such nodes, place t goes to the node i with the
-    smallest number [b, i, t] of `uniforms` (B, N, N or more).
+    The next node is one with the most edges to earlier nodes (Tarjan & Yannakakis 1984) and, among
+    these, with the most edges between its earlier neighbours, so that partial graphs are compact.
+    Of several such nodes, place t goes to the node i with the smallest number [b, i, t] of
+    `uniforms` (B, N, N or more).
 
     Returns:
         The orders (B, N) long, padding last, and their log-probabilities (B,). New node i is old

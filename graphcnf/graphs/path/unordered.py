@@ -1,8 +1,4 @@
-"""Graph model "unordered": a random depth-first order, several nodes per evaluation of the blocks.
-
-The order is a latent. The bound on log p(graph) is that of one drawn order; its expectation does
-not depend on the numbering of the nodes.
-"""
+"""Graph model "unordered": a random depth-first order, several nodes per evaluation of blocks."""
 
 from __future__ import annotations
 
