@@ -28,7 +28,14 @@ from graphcnf.categorical.encoding import (
     interval_category,
 )
 from graphcnf.categorical.flow import CategoricalFlow
-from graphcnf.flows.transform import Bijection, Context, log_term_dtype, masked, sum_log_term
+from graphcnf.flows.transform import (
+    Bijection,
+    Context,
+    log_term_dtype,
+    masked,
+    sum_log_term,
+    with_mask,
+)
 from graphcnf.limits import check_temperature
 
 
@@ -174,6 +181,7 @@ class AutoregressiveCoupling(Bijection):
 
     def log_prob(self, x: Tensor, context: Context) -> Tensor:
         """Return the log-probability of categories x (B, N, V), (B,) nats."""
+        context = with_mask(x, context)
         return sum_log_term(self._given(x, context)[0], expand(context.mask, x))
 
     def ends(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor]:
@@ -211,7 +219,7 @@ class AutoregressiveCoupling(Bijection):
     @torch.no_grad()
     def draw(self, z: Tensor, context: Context) -> Tensor:
         """Return the categories of base latents z (B, N, V); the cardinality where masked."""
-        return self._drawn(z, context, ends=False)[0]
+        return self._drawn(z, with_mask(z, context), ends=False)[0]
 
     def _drawn(self, z: Tensor, context: Context, ends: bool) -> tuple[Tensor, ...]:
         """Draw categories; return them and, if `ends`, lower ends and log-widths, (B, N, V)."""
@@ -246,6 +254,7 @@ class AutoregressiveCoupling(Bijection):
 
     def forward(self, x, context=Context()):
         """Map latents (B, N, V); the mask is (B, N), or (B, N, V) to mask single variables."""
+        context = with_mask(x, context)
         mask = expand(context.mask, x)
         x = masked(x, mask)
         category = self.categories(x, mask)
@@ -255,6 +264,7 @@ class AutoregressiveCoupling(Bijection):
     @torch.no_grad()
     def inverse_and_logdet(self, z, context=Context()):
         """Invert `forward`, without gradients; a temperature below 1 sharpens the probabilities."""
+        context = with_mask(z, context)
         z = masked(z, context.mask)
         category, *drawn = self._drawn(z, context, ends=True)
         # Far enough from the ends that rounding to the type of z keeps the category.
@@ -321,6 +331,5 @@ class AutoregressiveFlow(CategoricalFlow):
     def decode(self, z, context: Context = Context(), *, sample: bool = False) -> Tensor:
         """Decode base latents to categories, see `CategoricalFlow.decode`; `sample` is ignored."""
         check_temperature(context.temperature)
-        x = self.flow.draw(masked(z, context.mask), context)
-        x = torch.where(expand(context.mask, x), x, 0)
+        x = masked(self.flow.draw(masked(z, context.mask), context), context.mask)
         return x[..., 0] if self.encoding.single else x

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from graphcnf.categorical.flow import check_rows
 from graphcnf.categorical.rows import Rows, checked_network, loss_of
 from graphcnf.categorical.transformer import HIDDEN, Transformer
 from graphcnf.flows.modules import evaluates
-from graphcnf.flows.transform import Context
+from graphcnf.flows.transform import Context, with_mask
 from graphcnf.limits import Range, check_temperature
 from graphcnf.pretrained import Pretrained
 
@@ -309,9 +308,7 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
         """
         check_rows(context.mask)
         self.encoding.check(split(x)[0], context.mask)
-        if context.mask is None:
-            context = replace(context, mask=torch.ones_like(x, dtype=torch.bool))
-        return self._log_prob(x, context)
+        return self._log_prob(x, with_mask(x, context))
 
     def _log_prob(self, x: Tensor, context: Context) -> Tensor:
         step = next(self.network.steps(x[..., None], context))
@@ -331,22 +328,16 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
 
     def sample(self, count, length=None, context=Context(), *, sample_posterior=False) -> Tensor:
         """Draw rows (count, N), as floats with places where categories are divided."""
-        mask, length = context.mask, self.network.columns
-        if mask is None:
-            mask = torch.ones(count, length, dtype=torch.bool, device=self.device)
         # In float64: a place in a rare category keeps its digits.
-        z = self.base.sample(
-            (count, length, 1), mask=mask, generator=context.generator, device=mask.device,
-            dtype=torch.float64,
-        )  # fmt: skip
-        return self.decode(z, replace(context, mask=mask))
+        options = {"mask": context.mask, "generator": context.generator, "dtype": torch.float64}
+        z = self.base.sample((count, self.network.columns, 1), device=self.device, **options)
+        return self.decode(z, context)
 
     @torch.no_grad()
     def decode(self, z, context: Context = Context(), *, sample: bool = False) -> Tensor:
         """Decode base latents (B, N, 1) to rows (B, N), as in `sample`."""
         check_temperature(context.temperature)
-        if context.mask is None:
-            context = replace(context, mask=torch.ones_like(z[..., 0], dtype=torch.bool))
+        context = with_mask(z, context)
         network, u = self.network, torch.sigmoid(z[..., 0].double())
         x, state = torch.zeros_like(u), network.start(context)
         while (step := state.step()) is not None:

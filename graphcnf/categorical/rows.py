@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from inspect import signature
 from typing import Annotated, Any
 
@@ -109,9 +109,12 @@ class CausalAttention(Network):
         h = self.values(before[..., -1]) + self.position(number) + self.remaining(to_come)
         return self.dropout(h)
 
-    def _check_length(self, length: int) -> None:
+    def _check(self, mask: Tensor) -> None:
+        length = mask.shape[1]
         if length > self.positions:
             raise ValueError(f"{length} positions, but the model knows up to {self.positions}")
+        if (mask[:, 1:] & ~mask[:, :-1]).any():
+            raise ValueError("the real positions of a row must be its first ones")
 
     def _logits(self, h: Tensor, before: Tensor, x: Tensor | None = None) -> Tensor:
         """Return logits (M, C) of the next category, given the categories before it, (M, K).
@@ -128,9 +131,9 @@ class CausalAttention(Network):
         return logits + self.counts(keys, p, self.factors.to(kind), x).to(h.dtype)
 
     def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
-        mask, length = context.mask, x.shape[1]
-        self._check_length(length)
-        number = torch.arange(length, device=x.device)
+        mask = context.mask
+        self._check(mask)
+        number = torch.arange(x.shape[1], device=x.device)
         before = self.before(torch.where(mask, x[..., 0], 0))
         h = self._inputs(before, 0, (mask.sum(1, keepdim=True) - number).clamp(min=0))
         distance = number[:, None] - number
@@ -140,7 +143,7 @@ class CausalAttention(Network):
         yield Step(mask.nonzero(as_tuple=True), self._logits(h[mask], before[mask], counted))
 
     def start(self, context: Context) -> CausalState:
-        self._check_length(context.mask.shape[1])
+        self._check(context.mask)
         return CausalState(self, context.mask)
 
 
@@ -255,14 +258,7 @@ class RowFlow(Pretrained, AutoregressiveFlow):
         """
         check_rows(context.mask)
         self.encoding.check(x, context.mask)
-        return self.flow.log_prob(x.long()[..., None], _with_mask(x, context))
-
-    def _encoded(self, x, context):
-        self.encoding.check(x, context.mask)
-        return super()._encoded(x, _with_mask(x, context))
-
-    def decode(self, z, context: Context = Context(), *, sample: bool = False) -> Tensor:
-        return super().decode(z, _with_mask(z[..., 0], context), sample=sample)
+        return self.flow.log_prob(x.long()[..., None], context)
 
     @classmethod
     def counting(cls, rows: Rows, cardinality: int, **network) -> RowFlow:
@@ -372,13 +368,3 @@ def checked_network(network: type[Network], known: Any, **given: Any) -> tuple[A
         return network(**config), config
     except ValueError as error:
         raise UserError(str(error)) from None
-
-
-def _with_mask(x: Tensor, context: Context) -> Context:
-    """Add a full mask for x (B, L) if there is none; ValueError if padding is not at the end."""
-    mask = context.mask
-    if mask is None:
-        return replace(context, mask=torch.ones_like(x, dtype=torch.bool))
-    if (mask[:, 1:] & ~mask[:, :-1]).any():
-        raise ValueError("the real positions of a row must be its first ones")
-    return context

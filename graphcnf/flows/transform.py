@@ -10,7 +10,7 @@ the log term is one draw of a lower bound (Nielsen et al., *SurVAE Flows*, NeurI
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -203,6 +203,13 @@ def masked(x: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None:
         return x
     return x.masked_fill(~(mask if mask.dim() == x.dim() else mask.unsqueeze(-1)), 0)
+
+
+def with_mask(x: Tensor, context: Context) -> Context:
+    """Return the context, with a full mask (B, N) for x (B, N, ...) if it has none."""
+    if context.mask is not None:
+        return context
+    return replace(context, mask=torch.ones(x.shape[:2], dtype=torch.bool, device=x.device))
 
 
 def log_term_dtype(x: Tensor) -> torch.dtype:
