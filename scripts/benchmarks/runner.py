@@ -25,12 +25,6 @@ from graphcnf.training.settings import load_config
 HERE = Path(__file__).parent
 
 
-def _checked_table(out: Path | None) -> Path | None:
-    """Check before the long work that a table can be written to the file."""
-    table_kind(out, False, False)
-    return out
-
-
 Model = Annotated[str, option("Shipped weights, or a run.", metavar="NAME|DIR")]
 Samples = Annotated[int, option("Samples to score.", "--samples", "-n", min=1)]
 Seed = Annotated[int, option("Seed of everything random.", check=check_seed)]
@@ -47,7 +41,11 @@ Reference = Annotated[
 ]
 Out = Annotated[
     Path | None,
-    option("File to write: .md, .csv or .json.", callback=_checked_table, show_default="stdout"),
+    option(
+        "File to write: .md, .csv or .json.",
+        check=lambda out: table_kind(out, False, False),
+        show_default="stdout",
+    ),
 ]
 
 
