@@ -117,51 +117,42 @@ def model_bits(flow: StereoFlow, dataset: StereoDataset) -> np.ndarray:
 
 def table_bits(dataset: StereoDataset) -> dict[str, np.ndarray]:
     """Return the bits of held-out elements (S,) by tables of more and more context."""
-    parts = {p: dataset.graphs[torch.from_numpy(dataset.split(p))] for p in ("train", "test")}
-    contexts = {part: _contexts(graphs) for part, graphs in parts.items()}
-    codes = {part: graphs.codes.numpy().astype(int) for part, graphs in parts.items()}
-    p = np.full((len(codes["test"]), CATEGORIES), 1 / CATEGORIES)
-    rows, found = np.arange(len(p)), {}
-    for name in contexts["train"]:
-        keys, place = np.unique(contexts["train"][name], return_inverse=True)
-        counts = np.zeros((len(keys) + 1, CATEGORIES))
-        np.add.at(counts, (place, codes["train"]), 1)
-        at = np.searchsorted(keys, contexts["test"][name]).clip(max=len(keys) - 1)
-        at[keys[at] != contexts["test"][name]] = len(keys)  # never seen
-        p = (counts[at] + BACK_OFF * p) / (counts[at].sum(1) + BACK_OFF)[:, None]
-        found[name] = -np.log2(p[rows, codes["test"]])
+    graphs = dataset.graphs
+    held_out = np.isin(np.arange(len(graphs)), dataset.split("test"))
+    test, codes = np.repeat(held_out, graphs.counts.numpy()), graphs.codes.numpy().astype(int)
+    p = np.full((test.sum(), CATEGORIES), 1 / CATEGORIES)
+    found = {}
+    for name, context in _contexts(graphs).items():
+        counts = np.zeros((context.max() + 1, CATEGORIES))
+        np.add.at(counts, (context[~test], codes[~test]), 1)
+        known = counts[context[test]]
+        p = (known + BACK_OFF * p) / (known.sum(1) + BACK_OFF)[:, None]
+        found[name] = -np.log2(p[np.arange(len(p)), codes[test]])
     return found
 
 
 def _contexts(graphs: StereoGraphs) -> dict[str, np.ndarray]:
-    """Return hashes of the contexts of all elements, (S,) each, from short to long."""
+    """Return numbers of the contexts of all elements, (S,) each, from short to long."""
+
+    def numbered(*columns: np.ndarray) -> np.ndarray:
+        rows = np.column_stack(columns)
+        return np.unique(rows, axis=0, return_inverse=True)[1].ravel()
+
     sizes, counts = graphs.sizes.numpy(), graphs.counts.numpy()
-    first = np.repeat(np.cumsum(sizes) - sizes, sizes)
-    near = graphs.neighbours.numpy().astype(int)
-    near = np.where(near > 0, near + first[:, None], 0)
-    kinds = graphs.kinds.numpy().astype(np.uint64)
-    ends = graphs.elements.numpy().astype(int)
-    start = np.repeat(np.cumsum(sizes) - sizes, counts)[:, None]
-    ends = np.where(ends > 0, ends + start, 0)
-    atoms = np.concatenate([[0], graphs.atoms.numpy() + 1]).astype(np.uint64)
-    relation = graphs.relations.numpy().astype(np.uint64) * np.uint64(CATEGORIES)
-    relation += _partner_codes(graphs).astype(np.uint64)
-    found = {"frequencies": kinds, "relation": _mixed(kinds, relation)}
-    for bonds in ("one bond", "two bonds"):
-        around = np.sort(_mixed(atoms[near], graphs.bonds.numpy().astype(np.uint64)), axis=1)
-        new = atoms[1:]
-        for column in around.T:
-            new = _mixed(new, column)
-        atoms = np.concatenate([[0], new]).astype(np.uint64)
-        found[f"relation, atoms within {bonds}"] = _mixed(relation, atoms[ends].sum(1))
+    first = np.cumsum(sizes) - sizes
+    near, ends = graphs.neighbours.numpy().astype(int), graphs.elements.numpy().astype(int)
+    near = np.where(near > 0, near + np.repeat(first, sizes)[:, None], 0)
+    ends = np.where(ends > 0, ends + np.repeat(first, counts)[:, None], 0)
+    atoms, kinds = np.append(0, graphs.atoms.numpy().astype(int) + 1), graphs.kinds.numpy()
+    bonds = graphs.bonds.numpy().astype(int)
+    relation = numbered(graphs.relations.numpy(), _partner_codes(graphs))
+    found = {"frequencies": kinds, "relation": numbered(kinds, relation)}
+    for reach in ("one bond", "two bonds"):
+        around = np.sort(atoms[near] * (bonds.max() + 1) + bonds, axis=1)
+        atoms = np.append(0, numbered(atoms[1:], around) + 1)
+        ends_of = np.sort(atoms[ends], axis=1)
+        found[f"relation, atoms within {reach}"] = numbered(relation, ends_of)
     return found
-
-
-def _mixed(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return hashes of pairs of numbers, uint64; products wrap around."""
-    x = a * np.uint64(0x9E3779B97F4A7C15) + b + np.uint64(1)
-    x = (x ^ (x >> np.uint64(31))) * np.uint64(0xBF58476D1CE4E5B9)
-    return x ^ (x >> np.uint64(29))
 
 
 def lstm_bits(folder: Path, minutes: float, seed: int) -> float:
