@@ -388,6 +388,8 @@ def _within(count: Tensor, name: int) -> Tensor:
 class GrowthState:
     """State of partial graphs, updated in place; rows are sorted so that complete ones are last."""
 
+    grown: GrowingGraphs
+
     def __init__(self, network: GrowthNetwork, mask: Tensor):
         self.network, self.order = network, InSequence(mask)
         self.cache = network.blocks.cache(mask)
