@@ -37,14 +37,8 @@ class MetricsFile:
     def __init__(self, path: Path, last_step: int):
         self.path, self.columns = path, list[str]()
         if path.exists():
-            self._write([row for row in self._read() if int(row["step"]) <= last_step])
-
-    def _read(self) -> list[dict[str, str]]:
-        try:
-            self.columns, rows = read_rows(self.path)
-        except OSError as error:
-            raise UserError(f"{self.path}: {error.strerror}") from None
-        return rows
+            self.columns, rows = read_rows(path)
+            self._write([row for row in rows if int(row["step"]) <= last_step])
 
     def _write(self, rows: list[dict[str, str]]) -> None:
         buffer = io.StringIO()
@@ -57,7 +51,7 @@ class MetricsFile:
         """Append one row, which has a `step`."""
         further = [name for name in row if name not in self.columns]
         if further:
-            rows = self._read() if self.columns else []
+            rows = read_rows(self.path)[1] if self.columns else []
             self.columns += further
             self._write(rows)
         with self.path.open("a", encoding="utf-8", newline="") as file:
@@ -66,8 +60,11 @@ class MetricsFile:
 
 
 def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Return columns and rows of a file of metrics; raise OSError as `read_file` does."""
-    text = read_file(path).decode(errors="replace")
+    """Return columns and rows of a run's file of metrics; raise `UserError` if it is unreadable."""
+    try:
+        text = read_file(path).decode(errors="replace")
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}: name the folder of a run") from None
     # A last line without a line end was cut by a kill, and is dropped.
     reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
     columns = list(reader.fieldnames or [])
@@ -101,10 +98,7 @@ class History:
             UserError: The folder holds no metrics.
         """
         path = inside(run, "metrics.csv")
-        try:
-            columns, found = read_rows(path)
-        except OSError as error:
-            raise UserError(f"{path}: {error.strerror}: name the folder of a run") from None
+        columns, found = read_rows(path)
         if not found or "phase" not in columns:
             raise UserError(f"{path}: no metrics of a run yet")
         rows = pd.DataFrame(found)
