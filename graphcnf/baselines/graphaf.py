@@ -286,13 +286,6 @@ class GraphAFModel(GraphModel):
         order = torch.arange(mask.shape[1], device=mask.device).expand(mask.shape)
         return {"nodes": nodes, "bonds": bonds, "order": order}
 
-    def free(self, types: Tensor, bonds: Tensor) -> Tensor:
-        """Return the largest weight (B,) that an edge between two nodes may have.
-
-        The nodes have categories `types` (B, 2) and so far the edges `bonds` (B, 2, N).
-        """
-        return (self.sums[types] - self.weights[bonds].sum(-1)).amin(-1)
-
     def redraw(
         self, category: Tensor, free: Tensor, mean: Tensor, log_scale: Tensor, generator: Generators
     ) -> Tensor:
@@ -346,7 +339,8 @@ class GraphAFModel(GraphModel):
                 bond = _place(z["bonds"][:, i, w], mean, log_scale).argmax(-1)
                 bond = torch.where(kept[:, i], bond, 0)
                 if self.checks:
-                    free = self.free(types[:, [i, j]], bonds[:, [i, j]])
+                    used = self.weights[bonds[:, [i, j]]].sum(-1)
+                    free = (self.sums[types[:, [i, j]]] - used).amin(-1)
                     spread = log_scale + math.log(temperature)
                     bond = self.redraw(bond, free, mean, spread, generator)
                 bonds[:, i, j] = bonds[:, j, i] = bond

@@ -339,20 +339,16 @@ class TreeDecoder:
             if b in grown and len(options) > 1:
                 attached = graph.attached[parent]
                 several.append((b, row, graph.labels[parent], label, options, 0, attached))
-        chosen = dict(zip((b for b, *_ in several), self._choose(several, down), strict=True))
+        sites, attachments = Sites(several, down.device), self.model.attachments
+        features = attachments.features(sites, down)
+        best = attachments.log_probs(features, sites, self.z_graph[sites.graph]).argmax(1)
+        chosen = dict(zip((b for b, *_ in several), best.tolist(), strict=True))
         for b, (_, label, options) in grown.items():
             self.graphs[b].add(label, self.current[b], *options[chosen.get(b, 0)])
         added = list(grown)
         self._enter(added)
         self.down[added, [self.current[b] for b in added]] = down[[r for r, *_ in grown.values()]]
         return set(grown)
-
-    def _choose(self, choices: list[tuple], down: Tensor) -> list[int]:
-        """Decide all `choices`; return the number of the chosen option of each."""
-        sites, attachments = Sites(choices, down.device), self.model.attachments
-        features = attachments.features(sites, down)
-        log_p = attachments.log_probs(features, sites, self.z_graph[sites.graph])
-        return log_p.argmax(1).tolist()
 
 
 class Reading(NamedTuple):
