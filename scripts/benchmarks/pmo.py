@@ -132,6 +132,7 @@ def guacamol(
         counts = COUNTS.get(task, (1, 10, 100))
         found = searches.figures(task, goal, "guacamol", counts, partial(of_guacamol, counts))
         rows.append({"task": task, "of": ", ".join(map(str, counts)), **found})
+        rows[-1] |= {k["method"]: k["score"] for k in published("guacamol", task=task)}
         say(f"{task}: {found['score']:.3f}")
     columns: list[Column] = [
         ("Task", text("task")),
@@ -139,6 +140,7 @@ def guacamol(
         ("Score", number("score", 3)),
         ("Calls", number("calls", 0)),
     ]
+    columns += [(name, number(name, 3)) for name in rows[0] if name.endswith("(published)")]
     notes = [
         f"At most {budget:,} calls of each oracle, seed {seed}. GuacaMol itself sets no limit.",
         "Score: mean over the k best molecules, averaged over the numbers k. A search ends where "
