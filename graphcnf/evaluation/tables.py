@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -219,19 +219,18 @@ def _distances(results: Sequence[Evaluation]) -> tuple[list[Row], list[Column]]:
     """Return a row per metric, and a column per set of molecules and per floor."""
     found = [(result, result.distances) for result in results if result.distances is not None]
     metrics = found[0][1].metrics
+    floors: dict[tuple[str, int], Mapping[str, Any]] = {}
+    for _, own in found:
+        floors.setdefault((own.training, own.floor.generated), own.floor.values)
+    alone = len(floors) == 1
+    shown: list[tuple[str, Mapping[str, Any]]] = [(r.name, r.figures) for r, _ in found]
+    for (data, count), values in floors.items():
+        title = "training molecules" if alone else f"{count:,} training molecules of {data}"
+        shown.append((title, values))
     rows: list[dict[str, Any]] = [{"metric": m.title, "better": m.better} for m in metrics]
     columns: list[Column] = [("metric", text("metric")), ("better", text("better"))]
-    floors: dict[tuple[str, int], Distances] = {}
-    for k, (result, own) in enumerate(found):
-        floors.setdefault((own.training, own.floor.generated), own)
-        columns.append((result.name, number(f"set {k}", digits=4)))
+    for k, (title, figures) in enumerate(shown):
+        columns.append((title, number(str(k), digits=4)))
         for row, metric in zip(rows, metrics, strict=True):
-            row[f"set {k}"] = result.figures.get(metric.name)
-            row[f"set {k}_sd"] = result.figures.get(f"{metric.name}_sd")
-    for (data, count), own in floors.items():
-        alone = len(floors) == 1
-        title = "training molecules" if alone else f"{count:,} training molecules of {data}"
-        columns.append((title, number(title, digits=4)))
-        for row, metric in zip(rows, metrics, strict=True):
-            row[title] = own.floor.values.get(metric.name)
+            row |= {str(k): figures.get(metric.name), f"{k}_sd": figures.get(f"{metric.name}_sd")}
     return list(rows), columns
