@@ -376,11 +376,11 @@ def _lstm(known, held_out, seed, minutes) -> np.ndarray:
     return bits.numpy() / LENGTH
 
 
-def _of_text(known, held_out, seed, minutes) -> np.ndarray:
-    return _model(known, held_out, seed, minutes) / LENGTH
-
-
-OF_TEXT = {"n-grams": _ngrams, "LSTM": _lstm, "CategoricalModel": _of_text}
+OF_TEXT = {
+    "n-grams": _ngrams,
+    "LSTM": _lstm,
+    "CategoricalModel": lambda *data: _model(*data) / LENGTH,
+}
 
 
 LONGER = 5
