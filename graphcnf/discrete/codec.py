@@ -1,7 +1,7 @@
 """Base class of codecs, codec of sequences, and values as JSON.
 
 A codec translates one type of data to the data of a flow and back. It is a dataclass; its fields
-are the vocabulary, which is stored with the model. `GraphCodec` has the same interface.
+are the vocabulary, which is stored with the model.
 """
 
 from __future__ import annotations
@@ -107,8 +107,8 @@ def distinct(values: Iterable[Hashable]) -> list[Any]:
     return found
 
 
-class RowCodec:
-    """Base class of codecs whose encoded items are rows of categories (`Rows`).
+class Codec:
+    """Base class of codecs; encoded items are rows of categories (`Rows`) or, for graphs, packed.
 
     Attributes:
         kind: Name in `config.json`.
@@ -116,8 +116,7 @@ class RowCodec:
         flow_class: Class of the flow.
         headline: Metric of the flow by which the best weights are chosen.
         settings: Training settings that differ from the defaults of `TrainingSettings`.
-        arguments: Functions that accept the arguments of the network.
-        fixed: Arguments of these that follow from the data; the first is an attribute of the codec.
+        fixed: Arguments of a network that follow from data; the first is an attribute of the codec.
     """
 
     kind: ClassVar[str]
@@ -131,10 +130,14 @@ class RowCodec:
         "warmup_steps": 100,
         "decay_fraction": 0.5,
     }
-    arguments: ClassVar[tuple]
     fixed: ClassVar[tuple[str, ...]]
 
-    def encode(self, x, flow=None) -> tuple[Rows, Reasons]:
+    @property
+    def arguments(self) -> tuple:
+        """Functions that accept the arguments of the network."""
+        raise NotImplementedError
+
+    def encode(self, x, flow=None) -> tuple[Any, Reasons]:
         """Encode items; leave out those that the vocabulary, or `flow` if given, does not cover.
 
         Returns:
@@ -145,29 +148,29 @@ class RowCodec:
         """
         raise NotImplementedError
 
-    def decode(self, rows: Rows):
+    def decode(self, rows):
         """Return items of the user's type."""
         raise NotImplementedError
 
-    def build(self, rows: Rows, chosen: np.ndarray, /, **network):
-        """Return an untrained flow, initialised from counts of the `chosen` rows."""
+    def build(self, rows, chosen: np.ndarray, /, **network):
+        """Return an untrained flow, initialised from counts of the `chosen` items."""
         raise NotImplementedError
 
     def finish(self, flow, rows: Rows, chosen: np.ndarray) -> None:
         """Replace the counts with which a flow was initialised by those of more rows."""
         flow.count(self.batch(rows, chosen))
 
-    def sizes(self, rows: Rows) -> np.ndarray:
-        """Return the number of positions of each row, (M,)."""
+    def sizes(self, rows) -> np.ndarray:
+        """Return the number of positions of each row, or nodes of each graph, (M,)."""
         return rows.lengths.numpy()
 
-    def batch(self, rows: Rows, chosen: np.ndarray) -> Rows:
-        """Return a batch of rows for the flow's `training_loss`."""
+    def batch(self, rows, chosen: np.ndarray) -> Any:
+        """Return a batch of items for the flow's `training_loss`."""
         return rows[torch.from_numpy(chosen)]
 
 
 @dataclass
-class SequenceCodec(RowCodec):
+class SequenceCodec(Codec):
     """Codec of strings, or lists or tuples of hashable symbols, for a `RowFlow`.
 
     Attributes:
@@ -224,7 +227,6 @@ class SequenceCodec(RowCodec):
         return cls(symbols, container, max(len(item) for item in items))
 
     def encode(self, items, flow=None):
-        """Encode sequences."""
         what = "strings" if self.container == "str" else f"{self.container}s of symbols"
         wanted = f"this model takes a list of {what}"
         if not isinstance(items, list | tuple):
@@ -246,7 +248,6 @@ class SequenceCodec(RowCodec):
         return Rows.of(rows), reasons
 
     def decode(self, rows):
-        """Return the sequences of encoded rows."""
         items = []
         for codes, length in zip(rows.values.tolist(), rows.lengths.tolist(), strict=True):
             symbols = [self.symbols[code] for code in codes[:length]]

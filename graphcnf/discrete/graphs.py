@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from graphcnf.compute.parallel import chunked
-from graphcnf.discrete.codec import Reasons, Vocabulary, distinct
+from graphcnf.discrete.codec import Codec, Reasons, Vocabulary, distinct
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
 from graphcnf.graphs.isomorphism import canonicalise
@@ -33,8 +33,8 @@ Triple = tuple[list, list, list]
 
 
 @dataclass
-class GraphCodec:
-    """Codec of labelled graphs for a `GraphCNF`, with the interface of `RowCodec`.
+class GraphCodec(Codec):
+    """Codec of labelled graphs for a `GraphCNF`.
 
     Attributes:
         nodes: Node labels.
@@ -76,8 +76,7 @@ class GraphCodec:
         return self.model.orders[0]
 
     @property
-    def arguments(self) -> tuple[Callable, ...]:
-        """Functions that accept the arguments of the network."""
+    def arguments(self) -> tuple:
         return GraphCNF.for_graphs, *self.model.options()
 
     @classmethod
@@ -175,7 +174,6 @@ class GraphCodec:
         return packed.subset(known), reasons
 
     def decode(self, graphs: PackedGraphs) -> list:
-        """Return labelled graphs."""
         write = self._to_networkx if self.source == "networkx" else self._to_data
         found = []
         for k in range(len(graphs)):
@@ -185,7 +183,6 @@ class GraphCodec:
         return found
 
     def build(self, graphs: PackedGraphs, chosen: np.ndarray, /, **network) -> GraphCNF:
-        """Return an untrained flow that can represent the graphs."""
         options: dict[str, Any] = {
             "node_categories": len(self.nodes),
             "bond_categories": max(len(self.edges), 1),
@@ -197,11 +194,9 @@ class GraphCodec:
         return GraphCNF.for_graphs(graphs, **options)
 
     def sizes(self, graphs: PackedGraphs) -> np.ndarray:
-        """Return the number of nodes of each graph, (M,)."""
         return graphs.node_counts
 
     def batch(self, graphs: PackedGraphs, chosen: np.ndarray) -> GraphBatch:
-        """Return a batch of graphs."""
         return GraphBatch.collate(graphs, chosen)
 
     def log_prob(self, flow: GraphCNF, batch: GraphBatch, orders: int = 1) -> torch.Tensor:

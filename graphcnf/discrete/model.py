@@ -19,7 +19,7 @@ from torch import nn
 from graphcnf.arguments import check
 from graphcnf.categorical import Rows
 from graphcnf.compute.files import inside, read_json
-from graphcnf.discrete.codec import Reasons, RowCodec, SequenceCodec, from_json, to_json
+from graphcnf.discrete.codec import Codec, Reasons, SequenceCodec, from_json, to_json
 from graphcnf.discrete.graphs import GraphCodec
 from graphcnf.discrete.tables import TableCodec
 from graphcnf.errors import UserError
@@ -40,8 +40,6 @@ from graphcnf.training.settings import Experiment, TrainingSettings, exit_unless
 
 if TYPE_CHECKING:
     from graphcnf.training.history import History
-
-Codec = RowCodec | GraphCodec
 
 CODECS: dict[str, Any] = {codec.kind: codec for codec in (TableCodec, SequenceCodec, GraphCodec)}
 """Codec classes by kind."""

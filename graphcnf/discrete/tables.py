@@ -14,7 +14,7 @@ from pandas.api import types
 
 from graphcnf.categorical import ColumnAttention, ColumnFlow, Rows
 from graphcnf.categorical.counts import Counts
-from graphcnf.discrete.codec import Reasons, RowCodec, Vocabulary, distinct, draw_rows
+from graphcnf.discrete.codec import Codec, Reasons, Vocabulary, distinct, draw_rows
 from graphcnf.discrete.numbers import MAX_DISTINCT, Bins, default_bins, is_numeric
 from graphcnf.errors import UserError, suggest
 from graphcnf.flows import Context
@@ -147,7 +147,7 @@ def _is_many(present: pd.Series) -> bool:
 
 
 @dataclass
-class TableCodec(RowCodec):
+class TableCodec(Codec):
     """Codec of the rows of a DataFrame, or of an integer array (N, D), for a `ColumnFlow`.
 
     Missing entries are masked, unless they are a category of the column.

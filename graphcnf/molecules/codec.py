@@ -178,20 +178,11 @@ def named_graph(
     max_atoms: int = MAX_NODES,
     exact: bool = True,
 ) -> tuple[str, list[AtomCategory], list[tuple[int, int]], list[str]]:
-    """Return the canonical SMILES of a molecule, and its graph with categories as names.
+    """Return the canonical SMILES of a sanitized molecule, its atom categories, edges, bond names.
 
-    Args:
-        mol: A sanitized molecule.
-        marked: True to mark aromatic atoms and bonds.
-        vocabulary: Allowed categories; None for any.
-        max_atoms: Largest number of heavy atoms.
-        exact: False to accept molecules that change on the way to their graph and back.
-
-    Returns:
-        SMILES, atom categories, edges and bond names.
-
-    Raises:
-        MoleculeNotRepresentable: The molecule has no such graph.
+    `marked` marks aromatic atoms and bonds. Raises `MoleculeNotRepresentable` for more than
+    `max_atoms` heavy atoms, for categories that a given vocabulary lacks, and, if `exact`, for
+    molecules that change on the way to their graph and back.
     """
     if (count := mol.GetNumHeavyAtoms()) > max_atoms:
         raise MoleculeNotRepresentable(f"{count} heavy atoms, at most {max_atoms} are allowed")

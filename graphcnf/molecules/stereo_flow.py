@@ -342,13 +342,11 @@ class StereoNetwork(Network):
         return h, place
 
     def steps(self, x: Tensor, context: StereoContext) -> Iterator[Step]:
-        """Yield all elements in one step."""
         at = context.mask.nonzero(as_tuple=True)
         known = torch.where(context.mask, x[..., 0], 0)
         yield Step(at, self(context.graphs, at, known))
 
     def start(self, context: StereoContext) -> StereoState:
-        """Return the state before the first element."""
         return StereoState(self, context)
 
 
