@@ -14,7 +14,6 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from functools import cache, partial
 
 import numpy as np
@@ -30,6 +29,9 @@ LONGEST = 5000
 
 LAST_ELEMENT = 118
 """Highest atomic number: RDKit parses [#119], but fails at any question about such an atom."""
+
+quiet = rdBase.BlockLogs
+"""Context without RDKit's log messages."""
 
 _FOREIGN = re.compile(r"[^ -~]")
 _STEREO, _ISOTOPE = re.compile(r"\[[^\]]*@|[/\\]"), re.compile(r"\[\d+[A-Za-z]")
@@ -64,11 +66,6 @@ _NO_CATEGORY = _any_of(
     rdqueries.AtomNumGreaterQueryAtom(LAST_ELEMENT),
     rdqueries.NumRadicalElectronsGreaterQueryAtom(0),
 )
-
-
-def quiet() -> AbstractContextManager:
-    """Context without RDKit's log messages."""
-    return rdBase.BlockLogs()
 
 
 def _read(text: str, kind: str, error: type[Exception], read: Callable) -> Chem.Mol:

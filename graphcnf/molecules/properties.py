@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rdkit import Chem, RDConfig
-from rdkit.Chem import QED, Crippen, Descriptors, rdMolDescriptors
+from rdkit.Chem import Crippen, Descriptors, rdMolDescriptors
+from rdkit.Chem.QED import qed
 from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
 from rdkit.DataStructs import TanimotoSimilarity
 
@@ -39,11 +40,6 @@ ECFP4 = GetMorganGenerator(radius=2, fpSize=2048)
 def logp(mol: Chem.Mol) -> float:
     """Return log10 of the octanol-water partition coefficient (Wildman & Crippen 1999)."""
     return Crippen.MolLogP(mol)  # type: ignore[attr-defined]  # not in the stubs
-
-
-def qed(mol: Chem.Mol) -> float:
-    """Return the quantitative estimate of drug-likeness, in (0, 1) (Bickerton et al. 2012)."""
-    return QED.qed(mol)
 
 
 def weight(mol: Chem.Mol) -> float:
@@ -95,7 +91,8 @@ PROPERTIES: dict[str, Callable[[Chem.Mol], float]] = {
     "fsp3": rdMolDescriptors.CalcFractionCSP3,
     "charge": Chem.GetFormalCharge,
 }
-"""Properties of a sanitized molecule by name. `tpsa` is the topological polar surface area in Å²
+"""Properties of a sanitized molecule by name. `qed` is the quantitative estimate of drug-likeness,
+in (0, 1) (Bickerton et al. 2012), `tpsa` is the topological polar surface area in Å²
 (Ertl et al. 2000), `hbd` and `hba` count hydrogen bond donors and acceptors, `fsp3` is the share of
 carbon atoms that are sp3."""
 

@@ -36,7 +36,7 @@ from graphcnf.compute.files import LARGEST_TEXT, read_file
 from graphcnf.errors import Unavailable, UserError, suggest
 from graphcnf.limits import is_number
 from graphcnf.molecules import properties
-from graphcnf.molecules.codec import UnparsableSmiles, parse, parse_smarts, quiet
+from graphcnf.molecules.codec import UnparsableSmiles, parse, quiet
 from graphcnf.optimization.activity import activity
 
 Score = Callable[[Chem.Mol], float]
@@ -99,8 +99,7 @@ def similarity(to: str, fingerprint: str = "ECFP4") -> Score:
 
 def smarts(pattern: str) -> Score:
     """Return a score: 1 for molecules that match a SMARTS pattern, else 0."""
-    query = parse_smarts(pattern)
-    return lambda mol: float(mol.HasSubstructMatch(query))
+    return properties.has_pattern(pattern).value
 
 
 def formula(of: str) -> Score:
