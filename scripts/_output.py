@@ -50,32 +50,28 @@ NOTE = (
 """Text on an HTML page of molecules."""
 
 
-def output_kind(path: Path | None, kinds: tuple[str, ...], option: str = "--out") -> str | None:
+def output_kind(
+    path: Path | None, kinds: tuple[str, ...], option: str = "--out", *, check: bool = True
+) -> str | None:
     """Return which of `kinds`, such as "csv.gz", a file's name ends with; None without a file.
 
-    Raises `typer.BadParameter` for another ending, `UserError` if the file cannot be written.
+    Raises `typer.BadParameter` for another ending and, with `check`, `UserError` if the file cannot
+    be written.
     """
-    kind = _ending(path, kinds, option)
-    check_place(path)
-    return kind
-
-
-def _ending(path: Path | None, kinds: tuple[str, ...], option: str = "--out") -> str | None:
-    """Return the kind of a file as `output_kind`, without a check that it can be written."""
     if path is None:
         return None
     for kind in kinds:
         if path.name.lower().endswith(f".{kind}") and len(path.name) > len(kind) + 1:
+            if check:
+                check_place(path)
             return kind
     known = ", ".join(f".{k}" for k in kinds)
     one_of = "one of " if len(kinds) > 1 else ""
     raise typer.BadParameter(f"{path} must end in {one_of}{known}", param_hint=f"'{option}'")
 
 
-def check_place(path: Path | None) -> None:
+def check_place(path: Path) -> None:
     """Raise `UserError` if the file cannot be written."""
-    if path is None:
-        return
     check_output(path)
     if not path.parent.is_dir():
         raise UserError(f"cannot write {path}: there is no folder {path.parent}")
@@ -100,7 +96,7 @@ def molecule_kind(out: Path | None, as_json: bool, default: str = "smi") -> str:
 
     Raises `typer.BadParameter` if the suffix is not in `KINDS`, or contradicts --json.
     """
-    kind = _ending(out, KINDS)
+    kind = output_kind(out, KINDS, check=False)
     if as_json and kind is not None and kind.partition(".")[0] != "jsonl":
         raise typer.BadParameter(f"--json writes .jsonl files, not {out}", param_hint="'--out'")
     return kind or ("jsonl" if as_json else default)
@@ -108,9 +104,10 @@ def molecule_kind(out: Path | None, as_json: bool, default: str = "smi") -> str:
 
 def check_target(out: Path | None, kind: str, force: bool) -> None:
     """Raise `UserError` if the file cannot be written, or exists and `force` is not given."""
-    check_place(out)
-    if out is not None and out.exists() and not force:
-        raise UserError(f"{out} exists: choose another --out, or replace it with --force")
+    if out is not None:
+        check_place(out)
+        if out.exists() and not force:
+            raise UserError(f"{out} exists: choose another --out, or replace it with --force")
     if kind == "parquet":
         check_parquet()
 
@@ -143,11 +140,10 @@ def table_kind(
     if as_csv and as_json:
         raise typer.BadParameter("--csv and --json exclude each other")
     flagged = "csv" if as_csv else "json" if as_json else None
-    named = _ending(out, kinds)
+    named = output_kind(out, kinds)
     named = "md" if named == "txt" else named
     if flagged and named and flagged != named:
         raise typer.BadParameter(f"--{flagged} does not fit {out}", param_hint="'--out'")
-    check_place(out)
     return flagged or named or kinds[0]
 
 
