@@ -41,14 +41,11 @@ def cache_file(name: str, *key) -> Path:
     return cache_folder() / f"{name}-{digest}.npz"
 
 
-def cached(
-    path: Path, compute: Callable[[], dict[str, np.ndarray]], use_cache: bool = True
-) -> dict[str, np.ndarray]:
+def cached(path: Path, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Return the arrays in a cache file; without an intact file, compute and write them first."""
-    if use_cache and (arrays := read(path)) is not None:
-        return arrays
-    arrays = compute()
-    if use_cache:
+    arrays = read(path)
+    if arrays is None:
+        arrays = compute()
         write(path, arrays)
     return arrays
 

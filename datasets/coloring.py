@@ -160,7 +160,7 @@ def load_coloring(
         return PackedGraphs.concatenate(parts).to_arrays()
 
     path = cache.cache_file(name, FORMAT_VERSION, graphs, task)
-    arrays = cache.cached(path, generated, use_cache)
+    arrays = cache.cached(path, generated) if use_cache else generated()
     return ColoringDataset(name, PackedGraphs.from_arrays(arrays), colors)
 
 

@@ -162,7 +162,7 @@ def set_statistics(
             result.add(part)
         return result.to_arrays()
 
-    return SetStatistics.from_arrays(cache.cached(path, compute, use_cache))
+    return SetStatistics.from_arrays(cache.cached(path, compute) if use_cache else compute())
 
 
 def chunk_statistics(
