@@ -19,7 +19,7 @@ from graphcnf.evaluation.evaluate import bits, reconstruction
 from graphcnf.evaluation.formats import Column, number, percent, text, transposed
 from graphcnf.evaluation.statistics import compare, set_statistics
 from graphcnf.evaluation.summary import summarize
-from graphcnf.graphs import GraphCNF
+from graphcnf.graphs import GraphCNF, PackedGraphs
 from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.molecules.validity import evaluate_records
 from graphcnf.sampling.sample import first_blocks
@@ -142,23 +142,20 @@ def _row(
     graphs = dataset.graphs.subset(references.held_out(dataset, HELD_OUT))
     sizes = torch.as_tensor(graphs.node_counts, dtype=torch.long)
     size_bits = -float(model.size_log_prob(sizes).mean()) / math.log(2)
-    blocks = list(first_blocks(samples))
-    drawn, rate = _timed(
-        samples,
-        lambda: [
+
+    def draw() -> list[PackedGraphs]:
+        return [
             model.sample_records(part.start, len(part), seed=seed, temperature=temperature)
-            for part in blocks
-        ],
-    )
+            for part in first_blocks(samples)
+        ]
+
     return {
         "model": run.path.parent.name,
         "bits": bits(model, graphs)["bits_per_molecule"] + size_bits,
         "temperature": temperature,
         "parallel": "yes" if model.steps.parallel else "no",
         "reconstruction": reconstruction(model, graphs),
-        **_figures(
-            model, rate, [evaluate_records(part, dataset.vocabulary) for part in drawn], dataset
-        ),
+        **_figures(model, dataset, samples, draw),
     }
 
 
@@ -166,28 +163,24 @@ def _language_row(model: SmilesLSTM, run: TrainedRun, samples: int) -> dict[str,
     """Return the figures of the language model that was trained on a run's data."""
     dataset, seed = run.molecules(), model.metadata["training"]["seed"]
     held_out = [dataset.smiles[k] for k in references.held_out(dataset, HELD_OUT)]
-    drawn, rate = _timed(samples, lambda: list(model.sample(samples, seed)))
     return {
         "model": "SMILES LSTM",
         "bits": bits_per_molecule(model, held_out),
         "temperature": 1.0,
         "parallel": "no",
-        **_figures(model, rate, [evaluate_records(drawn)], dataset),
+        **_figures(model, dataset, samples, lambda: [list(model.sample(samples, seed))]),
     }
 
 
-def _timed(samples: int, draw: Callable[[], list]) -> tuple[list, float]:
-    """Call `draw` with one thread; return its result, and samples per second of CPU time."""
+def _figures(
+    model: GraphCNF | SmilesLSTM, dataset: MoleculeDataset, samples: int, draw: Callable[[], list]
+) -> dict[str, Any]:
+    """Return the figures of training, and the `SUMMARY` and `METRICS` of the samples drawn."""
     with one_thread(torch.device("cpu")):
         began = time.process_time()
         drawn = draw()
-        return drawn, samples / (time.process_time() - began)
-
-
-def _figures(
-    model: GraphCNF | SmilesLSTM, rate: float, frames: list[pd.DataFrame], dataset: MoleculeDataset
-) -> dict[str, Any]:
-    """Return the figures of training, and the `SUMMARY` and `METRICS` of samples."""
+        seconds = time.process_time() - began
+    frames = [evaluate_records(part, dataset.vocabulary) for part in drawn]
     trained = model.metadata["training"]
     seen = trained["steps"] * trained["batch_size"]
     frame = pd.concat(frames, ignore_index=True)
@@ -198,7 +191,7 @@ def _figures(
         "minutes": trained["minutes"],
         "seen": seen,
         "training_rate": seen / trained["minutes"] / 60,
-        "sampling_rate": rate,
+        "sampling_rate": samples / seconds,
         **{name: summary[name] for name in SUMMARY},
     }
     valid = list(frame["smiles"][frame["strict"]])
