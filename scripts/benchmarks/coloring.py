@@ -111,13 +111,12 @@ def held_out(dataset: ColoringDataset, count: int) -> list[GraphBatch]:
 
 def sample_all(model: ColoringFlow, batches: Sequence[GraphBatch]) -> list[Colored]:
     """Draw a colouring of every graph, determined by the model and the graph's number."""
-    first, samples = 0, []
-    for batch in batches:
-        generators = record_generators(0, first, len(batch))
+    samples = []
+    for k, batch in enumerate(batches):
+        generators = record_generators(0, k * GRAPHS_PER_BATCH, len(batch))
         began = time.perf_counter()
         colors = model.sample(batch, generator=generators)
         samples.append(Colored(batch, colors, time.perf_counter() - began))
-        first += len(batch)
     return samples
 
 

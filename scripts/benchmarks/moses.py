@@ -98,17 +98,15 @@ def moses(
         )
         for key, part in PARTS.items()
     }
-    count, rows = max(PROTOCOLS.values()), []
+    count = max(PROTOCOLS.values())
     sets = raw_samples(loaded, dataset, count, seed)
     if language is not None:
         sets["SMILES LSTM"] = evaluate_records(list(language.sample(count, seed)))
-    for name, frame in sets.items():
-        for protocol, found in figures(frame, dataset, references):
-            rows.append({"protocol": protocol, "method": name, **found})
-    table: list[dict[str, Any]] = []
+    found = {name: dict(figures(frame, dataset, references)) for name, frame in sets.items()}
+    rows: list[dict[str, Any]] = []
     for protocol in PROTOCOLS:
-        table += [row for row in rows if row["protocol"] == protocol]
-        table += published("moses", protocol=protocol)
+        rows += [{"protocol": protocol, "method": k, **own[protocol]} for k, own in found.items()]
+        rows += published("moses", protocol=protocol)
     notes = [
         "Official: 30,000 raw samples; unique of the first 10,000 valid ones; distances of logP, "
         "SA, QED and weight to the test molecules. Graphs: 25,000, unique of all valid ones.",
@@ -116,7 +114,7 @@ def moses(
         "molecule, of the distinct ones. Temperature 1.",
         f"Seed {seed}. The training data are random molecules of the training part.",
     ]
-    write(out, table, COLUMNS, notes)
+    write(out, rows, COLUMNS, notes)
 
 
 def zinc_fold(
