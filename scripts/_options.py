@@ -53,12 +53,6 @@ def option(
     return typer.Option(*names, help=help, **more)
 
 
-def given_names(context: typer.Context) -> set[str]:
-    """Return the names of the options that are given on the command line."""
-    sources = {name: context.get_parameter_source(name) for name in context.params}
-    return {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}
-
-
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
     """Decorate a command: replace parameters that are dataclasses by options for their fields."""
     hints = get_type_hints(command, include_extras=True)

@@ -118,7 +118,9 @@ def evaluate(
     kind = output.table_kind(out, as_csv, as_json)
     output.output_kind(html, ("html", "htm"), "--html")
     chosen = tuple(m for m in METRICS if m in (metrics or ()) or (fcd and m == "fcd"))
-    _check_together(options.given_names(context), files, models, chosen)
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    given = {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}
+    _check_together(given, files, models, chosen)
     options.check_cluster_options(cluster, None, device)
     if html is not None:
         from graphcnf.evaluation.report import check_report, write_report

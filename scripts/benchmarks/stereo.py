@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import count, islice, product
+from itertools import chain, count, islice, product
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -196,7 +196,8 @@ def isomers(
     density = load_model(StereoFlow, locate(marks, shipped=True))
     flow = MoleculeFlow(load_graph_model(model), density)
     random = np.random.default_rng(seed)
-    drawn = list(islice(polycycles(_drawn(flow, seed)), molecules))
+    sampled = (flow.sample(BLOCK, seed=k, stereo=True).smiles for k in count(seed))
+    drawn = list(islice(polycycles(filter(None, chain.from_iterable(sampled))), molecules))
     data = random.permutation(zinc250k_table().smiles()).tolist()
     sets = {
         "drawn": drawn,
@@ -225,12 +226,6 @@ def isomers(
         f"Seed {seed}.",
     ]
     write(out, rows, ISOMERS_COLUMNS, notes)
-
-
-def _drawn(flow: MoleculeFlow, seed: int) -> Iterator[str]:
-    """Yield molecules with marks without end."""
-    for k in count(seed):
-        yield from filter(None, flow.sample(BLOCK, seed=k, stereo=True).smiles)
 
 
 def polycycles(smiles: Iterable[str]) -> Iterator[str]:
