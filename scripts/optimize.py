@@ -18,7 +18,6 @@ from graphcnf.scripts._options import option
 from graphcnf.scripts._output import check_not_read, check_target, molecule_kind, open_output
 
 if TYPE_CHECKING:
-    from graphcnf.molecules.flow import MoleculeFlow
     from graphcnf.optimization.run import OptimizationResult
     from graphcnf.optimization.search import SearchSettings
 
@@ -146,9 +145,15 @@ def optimize(
 
     goal, flow = Goal.of(score), MoleculeFlow(options.load_model(model))
     marked = options.draws_stereo(flow.model, model, stereo)
-    leads = _leads(start, flow, standardize, marked) if start is not None else []
+    leads: list[str] = []
+    if start is not None:
+        leads = options.read_molecules(start)
+        options.say_deviations(leads, None if standardize else flow.charge_states, marked=marked)
+        leads = [flow.standardized(smiles) for smiles in leads] if standardize else leads
     seconds, began = TIMEOUT if timeout is None else timeout, time.perf_counter()
-    folder = expand_user(folder or Path("runs", "optimize", f"{_label(score)}-seed-{seed}"))
+    label = "".join(c if c.isalnum() else "-" for c in score.removesuffix(".toml")).strip("-")
+    name = f"{label.lower()[-60:] or 'score'}-seed-{seed}"
+    folder = expand_user(folder or Path("runs", "optimize", name))
     if restart:
         run.forget_search(folder)
     with open_workers(cluster, workers) as engine:
@@ -211,20 +216,6 @@ def _checked_folder(save: Path | None) -> Path | None:
         raise UserError(f"{save} exists: choose another --save")
     save.mkdir(parents=True, exist_ok=True)
     return save
-
-
-def _label(score: str) -> str:
-    """Return a folder name for a score."""
-    plain = "".join(c if c.isalnum() else "-" for c in score.removesuffix(".toml"))
-    return plain.strip("-").lower()[-60:] or "score"
-
-
-def _leads(path: Path, flow: MoleculeFlow, standardize: bool, marked: bool) -> list[str]:
-    """Return the SMILES of a file, and print notes on their deviations from the model's data."""
-    smiles = options.read_molecules(path)
-    states = None if standardize else flow.charge_states
-    options.say_deviations(smiles, states, marked=marked)
-    return [flow.standardized(s) for s in smiles] if standardize else smiles
 
 
 def _write(

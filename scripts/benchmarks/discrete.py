@@ -151,7 +151,10 @@ def tables(
     for name in names or TABLES:
         if name not in TABLES:
             raise UserError(f"unknown table {name!r}{suggest(name, list(TABLES))}")
-        table = _binned(TABLES[name]())
+        table = TABLES[name]()
+        many = [c for c in table if table[c].nunique() > MOST]
+        binned = {c: pd.qcut(table[c], BINS, duplicates="drop") for c in many}
+        table = table.assign(**binned).astype("category")
         for seed in numbers:
             rows.append(_scored(name, table, seed, minutes))
             say("  ".join(f"{k} {v:.2f}" if is_number(v) else str(v) for k, v in rows[-1].items()))
@@ -186,13 +189,6 @@ def _scored(name: str, table: pd.DataFrame, seed: int, minutes: float) -> dict[s
     gap = bits["model"] - bits[best]
     error = float(gap.std(ddof=1) / len(gap) ** 0.5)
     return row | {"best": best, "gap": float(gap.mean()), "error": error}
-
-
-def _binned(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the table with categories only."""
-    many = [c for c in table if table[c].nunique() > MOST]
-    binned = {c: pd.qcut(table[c], BINS, duplicates="drop") for c in many}
-    return table.assign(**binned).astype("category")
 
 
 def _codes(table: pd.DataFrame) -> tuple[np.ndarray, list[int]]:
