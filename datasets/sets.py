@@ -89,7 +89,6 @@ class SetSummation(SetShuffling):
 
     @property
     def optimum(self) -> float:
-        """Lowest possible bits per variable, `log2(number of sequences) / N`."""
         return math.log2(self.counts[self.elements][-1]) / self.elements
 
     @cached_property
@@ -109,7 +108,6 @@ class SetSummation(SetShuffling):
         return tables
 
     def draw(self, count: int, key: tuple[int, ...]) -> Tensor:
-        """Draw sequences (count, N) long as a function of `key`."""
         generator = np.random.default_rng(key)
         left = np.full(count, self.total - self.elements)
         out = np.empty((count, self.elements), dtype=np.int64)

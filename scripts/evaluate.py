@@ -11,6 +11,7 @@ import typer
 
 import graphcnf
 from graphcnf.compute.parallel import open_workers
+from graphcnf.errors import require
 from graphcnf.limits import check_seed, check_temperature
 from graphcnf.scripts import _options as options
 from graphcnf.scripts import _output as output
@@ -123,9 +124,10 @@ def evaluate(
     _check_together(given, files, models, chosen)
     options.check_cluster_options(cluster, None, device)
     if html is not None:
-        from graphcnf.evaluation.report import check_report, write_report
+        from graphcnf.evaluation.report import NEEDS, write_report
 
-        check_report()
+        for package in NEEDS:
+            require(package, "--html", "report")
         if not chosen and reference != "none":
             chosen = tuple(name for name, metric in METRICS.items() if metric.axis)
     # Read all files first, so that errors appear before the long work.

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from graphcnf.compute.files import write_file
-from graphcnf.errors import Unavailable, require
+from graphcnf.errors import Unavailable
 from graphcnf.evaluation.formats import number, percent, shown_columns
 from graphcnf.evaluation.metrics import Metric, values_and_counts, wasserstein
 from graphcnf.evaluation.tables import Distances, Evaluation, all_notes, tables
@@ -69,12 +69,6 @@ STYLE: Any = {
 
 Curves = Sequence[tuple[str, Mapping[str, int], str]]
 """Label, histogram and colour of each set, the held-out molecules first."""
-
-
-def check_report() -> None:
-    """Raise `UserError` if a package that the report needs is not installed."""
-    for package in NEEDS:
-        require(package, "--html", "report")
 
 
 def write_report(results: Sequence[Evaluation], path: Path) -> None:
