@@ -31,7 +31,14 @@ _CHUNK = 1000
 
 @dataclass(eq=False)
 class StereoDataset:
-    """Molecules with stereo elements, split by hash like `MoleculeDataset`."""
+    """Molecules with stereo elements, split by hash like `MoleculeDataset`.
+
+    Attributes:
+        name: Short name.
+        graphs: Molecules with normal codes.
+        hashes: `hash_each` of the SMILES without stereo, (M,) uint64.
+        total: Number of readable molecules, with and without stereo elements.
+    """
 
     name: str
     graphs: StereoGraphs  # with normal codes

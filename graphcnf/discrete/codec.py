@@ -293,8 +293,13 @@ def draw_rows(
 ) -> Rows:
     """Return rows 0 to `count - 1` of the endless sample of a flow with this seed.
 
-    `prior` (N + 1,) are probabilities of the lengths 0 to N; `limits` returns further fields of the
-    `Context` for record numbers (M,).
+    Args:
+        flow: Flow of rows.
+        count: Number of rows.
+        prior: Probabilities of the lengths 0 to N, (N + 1,).
+        seed: Seed of the sample.
+        temperature: Below 1 for more probable rows.
+        limits: Function that returns further fields of the `Context` for record numbers (M,).
     """
     values = torch.zeros(count, len(prior) - 1, dtype=torch.long)
     lengths = np.zeros(count, dtype=np.int64)

@@ -59,9 +59,14 @@ class Origin:
     """The molecule whose analogues are drawn, with counts of those drawn so far.
 
     Attributes:
+        smiles: Canonical SMILES without stereo.
+        mol: Molecule of that SMILES.
+        marked: Its stereo marks.
+        similar: Lowest similarity of an analogue.
         query: Pattern of all its atoms if every analogue contains these, else None.
         others: Number of valid molecules found, other than the molecule itself.
         similar_ones: Number of these that are similar enough.
+        advice: What to change if the search ends early.
     """
 
     def __init__(

@@ -175,11 +175,20 @@ def named_graph(
     max_atoms: int = MAX_NODES,
     exact: bool = True,
 ) -> tuple[str, list[AtomCategory], list[tuple[int, int]], list[str]]:
-    """Return the canonical SMILES of a sanitized molecule, its atom categories, edges, bond names.
+    """Return the canonical SMILES of a molecule, and its graph with categories as names.
 
-    `marked` marks aromatic atoms and bonds. Raises `MoleculeNotRepresentable` for more than
-    `max_atoms` heavy atoms, for categories that a given vocabulary lacks, and, if `exact`, for
-    molecules that change on the way to their graph and back.
+    Args:
+        mol: A sanitized molecule.
+        marked: True to mark aromatic atoms and bonds.
+        vocabulary: Allowed categories; None for any.
+        max_atoms: Largest number of heavy atoms.
+        exact: False to accept molecules that change on the way to their graph and back.
+
+    Returns:
+        SMILES, atom categories, edges and bond names.
+
+    Raises:
+        MoleculeNotRepresentable: The molecule has no such graph.
     """
     if (count := mol.GetNumHeavyAtoms()) > max_atoms:
         raise MoleculeNotRepresentable(f"{count} heavy atoms, at most {max_atoms} are allowed")
@@ -267,7 +276,14 @@ def molecule_to_graph(
 
 
 def graph_to_molecule(node_types, edges, bond_types, vocabulary: MoleculeVocabulary) -> Chem.Mol:
-    """Return the unsanitized molecule of a graph (n,), (m, 2), (m,), with implicit hydrogens."""
+    """Return the unsanitized molecule of a graph, with implicit hydrogens.
+
+    Args:
+        node_types: Node categories, (n,).
+        edges: Pairs of node numbers, each edge once, (m, 2).
+        bond_types: Edge categories, (m,).
+        vocabulary: Meaning of the categories.
+    """
     types = [Chem.BondType.names[name] for name in vocabulary.bond_types]
     atoms = [vocabulary.atoms[k] for k in np.asarray(node_types).tolist()]
     bonds = [types[k] for k in np.asarray(bond_types).tolist()]

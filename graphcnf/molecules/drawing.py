@@ -27,10 +27,16 @@ def draw_grid(
     legends: Sequence[str] | None = None,
     highlights: Sequence[Sequence[int]] | None = None,
 ) -> None:
-    """Draw molecules, which may be unsanitized, in a grid; `highlights` are indices of atoms.
+    """Draw molecules in a grid, into a .png, .svg or .pdf file (with a bitmap in the .pdf).
 
-    Into a .png, .svg or .pdf file (with a bitmap in the .pdf), whose folder is created. Raises
-    `UserError` if the file cannot be written.
+    Args:
+        molecules: SMILES or molecules, which may be unsanitized; at least one.
+        path: File to write; its folder is created.
+        legends: A line of text below each molecule.
+        highlights: Indices of atoms to highlight in each molecule.
+
+    Raises:
+        UserError: The file cannot be written.
     """
     columns = min(COLUMNS, len(molecules))
     rows = -(-len(molecules) // columns)
@@ -60,9 +66,12 @@ def draw_grid(
 def draw_svg(
     molecule: Chem.Mol | str, *, size: tuple[int, int], highlight: Sequence[int] = ()
 ) -> str:
-    """Return the SVG image of a SMILES or molecule, which may be unsanitized, of a size in pixels.
+    """Return the SVG image of a molecule as text.
 
-    `highlight` are indices of atoms.
+    Args:
+        molecule: SMILES or molecule, which may be unsanitized.
+        size: Width and height in pixels.
+        highlight: Indices of atoms to highlight.
     """
     canvas = rdMolDraw2D.MolDraw2DSVG(*size)
     options: Any = canvas.drawOptions()
@@ -83,8 +92,14 @@ def draw_table(
 ) -> None:
     """Write a self-contained .html page with a table of drawings and values of molecules.
 
-    All rows have the same columns, among them `smiles`, which are valid; a click on a column's
-    heading sorts them. `highlights` are indices of atoms in each molecule.
+    A click on a column's heading sorts the rows.
+
+    Args:
+        rows: Values by column, the same columns in every row; `smiles` is a valid molecule.
+        path: File to write.
+        title: Title of the page.
+        note: Text above the table.
+        highlights: Indices of atoms to highlight in each molecule.
     """
     names = [name for name in rows[0] if name != "smiles"] if rows else []
     head = "".join(f"<th>{html.escape(name)}</th>" for name in ("molecule", *names))

@@ -125,9 +125,11 @@ NO_FILTERS = Filters()
 
 
 def passing_shares(names: Iterable[str], outcomes: Mapping[str, int]) -> dict[str, float]:
-    """Return for each of `Filters.checks` the share that passes, of those that passed all before.
+    """Return for each filter the share that passes, among molecules that passed all before it.
 
-    `outcomes` are numbers of molecules by `Filters.refusal`.
+    Args:
+        names: Names of `Filters.checks`, in order.
+        outcomes: Numbers of molecules by `Filters.refusal`.
     """
     left, found = sum(outcomes.values()), {}
     for name in names:

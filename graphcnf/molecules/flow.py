@@ -504,8 +504,16 @@ def draw_block(
 ) -> tuple[PackedGraphs, pd.DataFrame]:
     """Draw records, each a function of the model, the seed and its number.
 
-    Options are those of `GraphCNF.sample_records` and `evaluate_records`. Of `best_of` candidates
-    per record, the one nearest to the `targets` is kept.
+    Args:
+        model: Model of molecules.
+        records: Numbers of the records.
+        seed: Seed of the sample.
+        temperature: Below 1 for more probable molecules.
+        sizes: Lowest and highest number of atoms; as in the training data when None.
+        targets: Conditions of `GraphCNF.sample_records`.
+        best_of: Candidates per record; the one nearest to the targets is kept.
+        conventions: See `evaluate_records`.
+        stereo: Model that draws the stereo marks of valid molecules; None to draw none.
 
     Returns:
         The graphs, and their table of `evaluate_records` with the additional column `isomer`: the

@@ -411,9 +411,11 @@ class Growth:
         model: Model that draws atom by atom.
         vocabulary: Vocabulary of the model.
         fragment: Atoms and bonds that every molecule contains.
+        seed: See `MoleculeFlow.sample`.
+        temperature: See `MoleculeFlow.sample`.
+        atoms: See `MoleculeFlow.sample`.
         particles: Particles per accepted molecule.
-
-    Other arguments are those of `MoleculeFlow.sample`.
+        filters: Filters that every molecule passes.
 
     Attributes:
         drawn: Number of particles drawn so far.

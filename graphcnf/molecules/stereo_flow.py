@@ -587,10 +587,17 @@ class StereoFlow(Pretrained, nn.Module):
     ) -> list[str | None]:
         """Return isomeric SMILES of stereo-free molecules with marks drawn.
 
-        The marks of a molecule, of at most 255 atoms, are a function of the seed and its number,
-        which begins at `first`. RDKit's last writing of each is its SMILES, which stays where there
-        is no molecule or nothing to mark. Others are drawn given the marks of a `part`; None stands
-        for a molecule that cannot have those of a strict one.
+        The marks of a molecule are a function of the seed and its number, which begins at `first`.
+
+        Args:
+            smiles: Canonical SMILES, which stay where there is no molecule or nothing to mark.
+            molecules: Sanitized molecules of at most 255 atoms, or None; RDKit's last writing of
+                each is its SMILES.
+            seed: Seed of the sample.
+            first: Number of the first molecule.
+            temperature: Below 1 for more probable marks.
+            part: Marks to keep, given which the others are drawn: None for a molecule that cannot
+                have those of a strict part.
         """
         marked = list(smiles)
         frames, places = [], []

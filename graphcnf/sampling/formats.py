@@ -47,7 +47,10 @@ def plain_kind(kind: str) -> str:
 def columns_of(kind: str, more: Sequence[str] = (), *, everything: bool = False) -> tuple[str, ...]:
     """Return the columns of a file of a plain kind; in .smi files the SMILES come first.
 
-    With `everything`, there are columns that tell valid from invalid graphs.
+    Args:
+        kind: Plain kind.
+        more: Further columns.
+        everything: True to add the columns that tell valid from invalid graphs.
     """
     columns = ["record", "smiles"]
     if kind == "smi":
@@ -146,7 +149,10 @@ def conversion(
 ) -> Conversion:
     """Return the conversion of a file of the plain kind to this kind, None if they are the same.
 
-    `types` are types of Parquet columns that override `TYPES`.
+    Args:
+        kind: One of `KINDS`.
+        columns: Columns of the file.
+        types: Types of Parquet columns that override `TYPES`.
     """
     if kind == "parquet":
         return partial(to_parquet, columns=columns, types=types)

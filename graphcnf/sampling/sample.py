@@ -124,8 +124,11 @@ class SampleCounts:
     def figures(self, distinct: bool, filters: Collection[str]) -> dict[str, Any]:
         """Return counts of graphs, and the shares in [0, 1] that are valid and pass the filters.
 
-        `asked` holds target, mean and mean absolute error of each conditioned property; `distinct`
-        is 0 if repeats are written. `filters` are the names of `Filters.checks`.
+        `asked` holds target, mean and mean absolute error of each conditioned property.
+
+        Args:
+            distinct: False if repeats are written; `distinct` of the result is 0 then.
+            filters: Names of `Filters.checks`.
         """
         asked = {
             name: {"value": value, "mean": total / count, "mae": distance / count}
@@ -226,8 +229,11 @@ class Sample:
 
         The file is replaced once the sample is complete.
 
-        `convert` and `beside` are those of `PartialFile.finish`; with `force`, unfinished samples
-        of this file with other options are deleted.
+        Args:
+            out: File to write.
+            convert: See `PartialFile.finish`.
+            beside: See `PartialFile.finish`.
+            force: Delete unfinished samples of this file with other options.
 
         Raises:
             UserError: The file cannot be written, a process died, or drawing was given up.
