@@ -73,7 +73,7 @@ class ColumnAttention(Network):
         layers: int,
         heads: int = 4,
         expansion: float = 3,
-        dropout: Annotated[float, Range(0, 1)] = 0.0,
+        dropout: float = 0.0,
     ):
         super().__init__()
         known = torch.tensor(cardinalities)
@@ -272,8 +272,7 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
     Every order of the columns gives an exact density, by a flow as in `RowFlow`. Training draws
     orders, so that any subset of the columns can come first: as a condition, or as the columns that
     remain when the others are marginalised. Densities of different orders are similar, not equal;
-    `log_prob` is that of one order. The arguments are those of `ColumnAttention`, see
-    `checked_network` for their defaults.
+    `log_prob` is that of one order. The arguments are those of `ColumnAttention`.
 
     Categories divided into `parts` are given and drawn as floats, see `ColumnAttention`; their
     density includes that of the place inside the category.
@@ -282,9 +281,21 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
         UserError: if an argument is out of range.
     """
 
-    def __init__(self, cardinalities: list[int], **network: Any):
-        built, self.config = checked_network(ColumnAttention, cardinalities, **network)
-        super().__init__(built, single=True)
+    def __init__(
+        self,
+        cardinalities: list[int],
+        *,
+        counts: dict[str, Any],
+        parts: list[int] | None = None,
+        width: int = 64,
+        layers: int = 2,
+        heads: int = 4,
+        expansion: float = 3,
+        dropout: Annotated[float, Range(0, 1)] = 0.1,
+    ):
+        config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        super().__init__(checked_network(ColumnAttention, config), single=True)
+        self.config = config
         self.metadata: dict = {}
 
     @torch.no_grad()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from inspect import signature
 from typing import Annotated, Any
 
 import numpy as np
@@ -64,7 +63,7 @@ class CausalAttention(Network):
         layers: int,
         heads: int = 4,
         expansion: float = 3,
-        dropout: Annotated[float, Range(0, 1)] = 0.0,
+        dropout: float = 0.0,
         counts: Mapping[str, Any] | None = None,
     ):
         super().__init__()
@@ -233,8 +232,9 @@ class Rows:
 class RowFlow(Pretrained, AutoregressiveFlow):
     """Density of sequences: the length first, then each category given the earlier ones.
 
-    `log_prob` is the sum of the conditional log-probabilities. The arguments are those of
-    `CausalAttention`, see `checked_network` for their defaults.
+    The flow maps the interval of a category to one as wide as its probability. Integrated over the
+    intervals, the density of the latents is the product of the conditional probabilities, so
+    `log_prob` is exact. The arguments are those of `CausalAttention`.
 
     Attributes:
         metadata: Facts about the data, JSON; `length_histogram` counts rows by length.
@@ -243,9 +243,21 @@ class RowFlow(Pretrained, AutoregressiveFlow):
         UserError: if an argument is out of range.
     """
 
-    def __init__(self, cardinality: int, **network: Any):
-        built, self.config = checked_network(CausalAttention, cardinality, **network)
-        super().__init__(built, single=True)
+    def __init__(
+        self,
+        cardinality: int,
+        *,
+        positions: int,
+        width: int = 64,
+        layers: int = 2,
+        heads: int = 4,
+        expansion: float = 3,
+        dropout: Annotated[float, Range(0, 1)] = 0.1,
+        counts: dict[str, Any] | None = None,
+    ):
+        config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        super().__init__(checked_network(CausalAttention, config), single=True)
+        self.config = config
         self.metadata: dict = {}
 
     def log_prob(self, x, context: Context = Context(), *, samples: int = 1) -> Tensor:
@@ -353,18 +365,11 @@ def _counted(rows: Rows, cardinality: int, reach: int) -> tuple[np.ndarray, np.n
     return keys.T.contiguous().numpy(), windows[:, -1].numpy()
 
 
-def checked_network(network: type[Network], known: Any, **given: Any) -> tuple[Any, dict[str, Any]]:
-    """Build a network; return it and all its arguments. UserError if one is out of range.
-
-    `known` is its first argument. By default it has 64 channels, 2 layers and dropout 0.1.
-    """
-    given = {"width": 64, "layers": 2, "dropout": 0.1, **given}
-    arguments = signature(network).bind(known, **given)
-    arguments.apply_defaults()
-    config = arguments.arguments
+def checked_network(network: type[Network], config: dict[str, Any]) -> Any:
+    """Build a network with the arguments `config`; raise UserError if one is out of range."""
     sizes = {name: config[name] for name in ("width", "layers", "heads", "expansion", "dropout")}
     check(network.__name__, sizes, network)
     try:
-        return network(**config), config
+        return network(**config)
     except ValueError as error:
         raise UserError(str(error)) from None

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from graphcnf.categorical import CausalAttention, RowFlow, Rows
+from graphcnf.categorical import RowFlow, Rows
 from graphcnf.errors import UserError
 from graphcnf.flows import Context
 from graphcnf.graphs.record_blocks import one_thread, record_batches
@@ -181,7 +181,7 @@ class SequenceCodec(Codec):
 
     kind = "sequences"
     flow_class = RowFlow
-    arguments = (CausalAttention,)
+    arguments = (RowFlow,)
     fixed = ("cardinality", "positions", "counts")
 
     symbols: list

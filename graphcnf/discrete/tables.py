@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from pandas.api import types
 
-from graphcnf.categorical import ColumnAttention, ColumnFlow, Rows
+from graphcnf.categorical import ColumnFlow, Rows
 from graphcnf.categorical.counts import Counts
 from graphcnf.discrete.codec import Codec, Reasons, Vocabulary, distinct, draw_rows
 from graphcnf.discrete.numbers import MAX_DISTINCT, Bins, default_bins, is_numeric
@@ -160,7 +160,7 @@ class TableCodec(Codec):
 
     kind = "table"
     flow_class = ColumnFlow
-    arguments = (ColumnAttention,)
+    arguments = (ColumnFlow,)
     fixed = ("cardinalities", "parts", "counts")
 
     columns: list[Column]
