@@ -113,6 +113,9 @@ class Sequential(Bijection):
         """True if a step applies the temperature itself."""
         return any(transform.tempers for transform in self.transforms)
 
+    def __getitem__(self, index: int) -> Transform:
+        return self.transforms[index]
+
     def __iter__(self) -> Iterator[Transform]:
         return iter(self.transforms)
 
