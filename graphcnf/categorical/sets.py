@@ -111,8 +111,9 @@ class SetFlow(Pretrained, CategoricalFlow):
             )
         if ordered and couplings > 1:
             raise UserError(f'coupling "elements" takes couplings = 1 only, got {couplings}')
-        name = encoding or ("interval" if groups else "mixture")
-        latents = make_encoding(name, categories, latent_dim, **(encoding_options or {}))
+        if encoding is None:
+            encoding = "interval" if groups else "mixture"
+        latents = make_encoding(encoding, categories, latent_dim, **(encoding_options or {}))
         flow: Transform
         if ordered:
             means, log_scales = components(latents, mixtures)

@@ -101,9 +101,8 @@ class ColoringFlow(Pretrained, nn.Module):
             )
             self.flow = AutoregressiveFlow(network, single=True)
         else:
-            latents = make_encoding(
-                encoding or "mixture", colors, latent_dim, **(encoding_options or {})
-            )
+            encoding = "mixture" if encoding is None else encoding
+            latents = make_encoding(encoding, colors, latent_dim, **(encoding_options or {}))
             conditioner = partial(GraphConvolutions, width=width, layers=layers, heads=heads)
             steps = coupling_stack(
                 conditioner, channels=latents.latent_dim, couplings=couplings, mixtures=mixtures

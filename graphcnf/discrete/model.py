@@ -223,7 +223,7 @@ class CategoricalModel(nn.Module):
     def _build(cls, x, seed, held_out, network, **of_codec) -> tuple[CategoricalModel, Any]:
         """Return an untrained model for data, and the encoded data."""
         check_seed(seed)
-        codec = _codec_for(x, network.get("architecture"), **of_codec)
+        codec = _codec_for(x, network.get("architecture", "path"), **of_codec)
         data = _all_encoded(codec, x)
         network = {name: plain(value) for name, value in network.items()}
         check("network", network, *codec.arguments, fixed=codec.fixed)
@@ -508,7 +508,7 @@ def _all_encoded(codec: Codec, x, flow=None) -> Any:
     return data
 
 
-def _codec_for(x, architecture=None, bins=None, node_label=None, edge_label=None) -> Codec:
+def _codec_for(x, architecture="path", bins=None, node_label=None, edge_label=None) -> Codec:
     """Return a codec for data; `architecture` names the model of graphs."""
     from torch_geometric.data import Data
 
@@ -516,7 +516,7 @@ def _codec_for(x, architecture=None, bins=None, node_label=None, edge_label=None
         raise UserError("bins are for the columns of a DataFrame")
     several = isinstance(x, list | tuple) and len(x) > 0
     if several and isinstance(x[0], nx.Graph | Data):
-        return GraphCodec.of(x, node_label, edge_label, architecture or "path")
+        return GraphCodec.of(x, node_label, edge_label, architecture)
     if node_label is not None or edge_label is not None:
         raise UserError("node_label and edge_label are for lists of nx.Graph")
     if isinstance(x, pd.DataFrame | np.ndarray | torch.Tensor):

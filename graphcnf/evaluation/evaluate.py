@@ -95,7 +95,7 @@ class Reference:
         Raises:
             UserError: The data set is unknown, or the model has other categories.
         """
-        name = self.name or "zinc250k"
+        name = "zinc250k" if self.name is None else self.name
         if self.name is None and model is not None:
             own = model.metadata.get("dataset")
             name = str(own) if own in MOLECULES else "none"
