@@ -7,7 +7,7 @@ from graphcnf.scripts.benchmarks.discrete import digits, english_text, synthetic
 from graphcnf.scripts.benchmarks.graphs import graphs
 from graphcnf.scripts.benchmarks.images import images
 from graphcnf.scripts.benchmarks.moses import moses, zinc_fold
-from graphcnf.scripts.benchmarks.pmo import constrained, guacamol, pmo
+from graphcnf.scripts.benchmarks.optimization import constrained, guacamol, pmo
 from graphcnf.scripts.benchmarks.stereo import isomers, stereo_bits
 from graphcnf.scripts.benchmarks.systems import systems
 from graphcnf.scripts.benchmarks.weights import codes, fragments, properties

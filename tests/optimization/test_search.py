@@ -27,7 +27,7 @@ from graphcnf.optimization.search import (
     predict,
     rank_probabilities,
 )
-from graphcnf.scripts.benchmarks.pmo import top_auc, top_means
+from graphcnf.scripts.benchmarks.optimization import top_auc, top_means
 
 SMALL = SearchSettings(batch=10, first=20, every=2, steps=1, step_size=8, replay=20, parents=20)
 

@@ -14,7 +14,7 @@ from graphcnf.datasets import zinc250k
 from graphcnf.datasets.molecules import encode
 from graphcnf.errors import UserError
 from graphcnf.molecules.validity import evaluate_records
-from graphcnf.scripts.benchmarks import moses, pmo
+from graphcnf.scripts.benchmarks import moses, optimization
 from graphcnf.scripts.benchmarks.runner import TrainedRun, train_all
 
 
@@ -90,8 +90,8 @@ def test_guacamol_reads_the_searches_of_pmo(bench, model_folder):
 
 
 def test_molecules_are_improved_and_stay_similar(bench, model_folder, small_zinc, monkeypatch):
-    monkeypatch.setattr(pmo, "MOLECULES", 1)
-    monkeypatch.setattr(pmo, "zinc250k_source", zinc250k.zinc250k_source)
+    monkeypatch.setattr(optimization, "MOLECULES", 1)
+    monkeypatch.setattr(optimization, "zinc250k_source", zinc250k.zinc250k_source)
     how = ["--budget", 60, "--model", model_folder, "--out", "x.json"]
     code, _, _ = bench("constrained", "--similarities", "0,0.7", *how)
     rows = json.loads(Path("x.json").read_text())
