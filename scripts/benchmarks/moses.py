@@ -29,7 +29,7 @@ from graphcnf.molecules.flow import draw_block
 from graphcnf.molecules.hashing import contains, hash_each
 from graphcnf.molecules.validity import evaluate_records
 from graphcnf.sampling.sample import first_blocks
-from graphcnf.scripts._options import load_model, option
+from graphcnf.scripts._options import Temperature, load_model, option
 from graphcnf.scripts.benchmarks.runner import Out, Seed, published, write
 from graphcnf.scripts.benchmarks.smiles_lstm import SmilesLSTM
 
@@ -85,6 +85,7 @@ def moses(
     ] = None,
     lstm: Annotated[Path | None, option("Also an LSTM of SMILES, from its folder.")] = None,
     seed: Seed = 1,
+    temperature: Temperature = 1.0,
     out: Out = None,
 ) -> None:
     """Evaluate raw samples on MOSES by both protocols, beside published figures."""
@@ -99,7 +100,7 @@ def moses(
         for key, part in PARTS.items()
     }
     count = max(PROTOCOLS.values())
-    sets = raw_samples(loaded, dataset, count, seed)
+    sets = raw_samples(loaded, dataset, count, seed, temperature)
     if language is not None:
         sets["SMILES LSTM"] = evaluate_records(list(language.sample(count, seed)))
     found = {name: dict(figures(frame, dataset, references)) for name, frame in sets.items()}
@@ -111,7 +112,7 @@ def moses(
         "Official: 30,000 raw samples; unique of the first 10,000 valid ones; distances of logP, "
         "SA, QED and weight to the test molecules. Graphs: 25,000, unique of all valid ones.",
         "Valid: sanitizes and is in one piece. Novel: distinct molecules that are no training "
-        "molecule, of the distinct ones. Temperature 1.",
+        f"molecule, of the distinct ones. Temperature of the models: {temperature:g}.",
         f"Seed {seed}. The training data are random molecules of the training part.",
     ]
     write(out, rows, COLUMNS, notes)
@@ -152,7 +153,11 @@ def zinc_fold(
 
 
 def raw_samples(
-    models: dict[str, GraphCNF], dataset: MoleculeDataset, count: int, seed: int
+    models: dict[str, GraphCNF],
+    dataset: MoleculeDataset,
+    count: int,
+    seed: int,
+    temperature: float = 1.0,
 ) -> dict[str, pd.DataFrame]:
     """Return tables of `evaluate_records`, by name of a model or "training data".
 
@@ -163,7 +168,8 @@ def raw_samples(
     sets = {"training data": evaluate_records([dataset.smiles[k] for k in train])}
     for name, model in models.items():
         say(f"{name}: drawing {count:,} graphs")
-        frames = [draw_block(model, block, seed=seed)[1] for block in first_blocks(count)]
+        draw = partial(draw_block, model, seed=seed, temperature=temperature)
+        frames = [draw(block)[1] for block in first_blocks(count)]
         sets[name] = pd.concat(frames, ignore_index=True)
     return sets
 
