@@ -41,9 +41,9 @@ class StereoDataset:
     """
 
     name: str
-    graphs: StereoGraphs  # with normal codes
-    hashes: np.ndarray  # `hash_each` of the SMILES without stereo, (M,) uint64
-    total: int  # readable molecules, with and without stereo elements
+    graphs: StereoGraphs
+    hashes: np.ndarray
+    total: int
 
     def __len__(self) -> int:
         return len(self.graphs)

@@ -36,7 +36,7 @@ INDEX = Path(__file__).parent / "zinc250k_rows.json"
 """File with the held-out rows, written by `write_index`; all else is known from the weights."""
 
 CHECKED = 500
-"""Rows to compare if another version of RDKit has written the index."""
+"""Rows to compare if the weights are from another version of RDKit."""
 
 
 def zinc250k_source() -> Path:

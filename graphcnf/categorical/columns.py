@@ -277,6 +277,9 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
     Categories divided into `parts` are given and drawn as floats, see `ColumnAttention`; their
     density includes that of the place inside the category.
 
+    Attributes:
+        metadata: Facts about the data, JSON.
+
     Raises:
         UserError: if an argument is out of range.
     """

@@ -403,10 +403,8 @@ class GrowthState:
         if at is None:
             return None
         count, number = len(at[0]), at[1]
-        links, graph = (
-            self.links[:count, :number, :number],
-            torch.arange(count, device=at[0].device),
-        )
+        links = self.links[:count, :number, :number]
+        graph = torch.arange(count, device=at[0].device)
         h = net.initial.expand(count, -1)
         if number:  # attention of the last node, now that it has all its edges
             last, own = number - 1, links[:, number - 1 :]
