@@ -101,7 +101,7 @@ def test_an_interrupted_command_goes_on_to_the_same_file(generate, suffix, optio
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_a_run_that_is_killed_again_and_again_ends_in_the_same_file(generate, model_folder):
     # Blocks of 1,024 records: whatever kill it is, one is left to draw.
-    dice, number, killed = random.Random(0), 4000, []
+    dice, number, killed = random.Random(0), 6000, []
     tail = ["-n", str(number), "--all", "--model", str(model_folder), "--out"]
     command = [sys.executable, "-c", RUN, "generate", *tail, "x.csv", "--workers"]
     # The second block is the first one that comes from another process.
@@ -110,7 +110,7 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_file(generate, mo
         with subprocess.Popen([*command, workers], stderr=subprocess.PIPE, text=True) as process:
             while process.poll() is None and journal().get("record", 0) < least:
                 time.sleep(0.01)
-            time.sleep(dice.random() * 0.1)
+            time.sleep(dice.random() * 0.03)
             process.kill()
         assert process.returncode == -signal.SIGKILL, "it was done before it was killed"
         killed.append(journal()["record"])
