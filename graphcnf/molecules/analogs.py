@@ -391,9 +391,8 @@ class NearAnalogs:
                 if state is None or state.smiles in self._seen:
                     continue
                 self._seen.add(state.smiles)
-                # RDKit cannot read every SMILES that it writes, such as C[O+]=[IH].
                 molecule = Chem.MolFromSmiles(state.smiles)
-                if molecule is None or not molecule.HasSubstructMatch(self._query):
+                if not molecule.HasSubstructMatch(self._query):
                     continue
                 if self.origin.accepts(state.smiles, molecule):
                     new.append(state)

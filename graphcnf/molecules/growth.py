@@ -520,7 +520,7 @@ class Growth:
                 if smiles is None:
                     continue
                 molecule = Chem.MolFromSmiles(smiles)
-                places = part.fragment.places(molecule) if molecule else 0
+                places = part.fragment.places(molecule)
                 if not places:
                     continue
                 self.valid += 1

@@ -65,7 +65,7 @@ def strict(mol: Chem.Mol) -> str | None:
     """Return the canonical SMILES without stereo if the molecule is valid and connected, or None.
 
     RDKit reads a few uncharged spellings as their charged forms, such as N(=O)=O as
-    `[N+](=O)[O-]`.
+    `[N+](=O)[O-]`. A molecule whose SMILES RDKit cannot read again, C[O+]=I, is not valid.
 
     Examples:
         >>> strict(Chem.MolFromSmiles("OCC", sanitize=False))
@@ -77,7 +77,13 @@ def strict(mol: Chem.Mol) -> str | None:
 
 
 def _written(mol: Chem.Mol | None) -> str | None:
-    return None if mol is None else Chem.MolToSmiles(mol)
+    """Return the SMILES of a sanitized molecule; None if RDKit cannot read it again."""
+    if mol is None:
+        return None
+    text = Chem.MolToSmiles(mol)
+    # RDKit writes [IH] at O+, and refuses to read it.
+    with quiet():
+        return text if "[IH" not in text or Chem.MolFromSmiles(text) else None
 
 
 def strict_smiles(graphs: PackedGraphs, vocabulary: MoleculeVocabulary) -> list[str | None]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
+import graphcnf
 from graphcnf.datasets.molecules import encode
 from graphcnf.errors import UserError
 from graphcnf.molecules import hashing, validity
@@ -48,6 +49,14 @@ def test_repair_lowers_the_highest_bond_first():
     assert validity.repaired(mol) == "C=C=C"
     cut = graph_to_molecule([O, C, C, C], [(1, 0), (2, 0), (3, 0)], [SINGLE] * 3, VOCABULARY)
     assert validity.repaired(cut) == "COC"
+
+
+def test_a_molecule_that_cannot_be_read_again_is_not_valid():
+    (row,) = evaluate_records(["C[O+]=I"]).to_dict("records")
+    assert not row["strict"] and all(row[name] is None for name in validity.CONVENTIONS[1:])
+    assert list(failures(as_written(row["smiles"]))) == ["O+ with 3 bonds"]
+    found = graphcnf.evaluate(["C[O+]=I", "CCO"], "none", standardize=True)
+    assert found.figures["strict_valid"] == 1
 
 
 def test_conventions_on_molecules():
