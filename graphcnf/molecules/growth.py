@@ -65,22 +65,47 @@ class MoleculeFragment:
     marked: MarkedPart | None = None  # stereo marks
 
     def match(self, molecule: Chem.Mol) -> tuple[int, ...]:
-        """Return the atoms of a molecule that match the fragment, in RDKit's first match."""
-        return molecule.GetSubstructMatch(self.query)
+        """Return the atoms of a molecule that match the fragment.
+
+        In RDKit's first match, or the first that has the fragment's stereo marks if there is one.
+        """
+        marked = self._marked_matches(molecule)
+        every = molecule.GetSubstructMatches(self.query, uniquify=False, maxMatches=MATCHES)
+        return next((place for place in every if place in marked), every[0] if every else ())
+
+    def _marked_matches(self, molecule: Chem.Mol) -> set[tuple[int, ...]]:
+        """Return the matches in a molecule that have the stereo marks; none if there are no marks.
+
+        Where one new atom is at two attachment points, no match is found.
+        """
+        if self.marked is None:
+            return set()
+        part = Chem.Mol(self.marked.mol)
+        for atom in part.GetAtoms():
+            atom.SetIsotope(0)  # attachment points with an isotope would not match
+        how: Any = Chem.AdjustQueryParameters.NoAdjustments()
+        how.makeDummiesQueries = True
+        part = Chem.AdjustQueryProperties(part, how)
+        kept = [k for k, a in enumerate(self.marked.mol.GetAtoms()) if a.GetAtomicNum()]
+        kept = kept if self.points else list(range(part.GetNumAtoms()))
+        places = molecule.GetSubstructMatches(
+            part, useChirality=True, uniquify=False, maxMatches=MATCHES
+        )
+        return {tuple(place[k] for k in kept) for place in places}
 
     def groups(self, molecule: Chem.Mol) -> dict[str, str]:
-        """Return the substituent's SMILES at each attachment point, by name, in the first match.
+        """Return the substituent's SMILES at each attachment point, by name, in the `match`.
 
-        A substituent that is bonded to two atoms is listed at both, with [*:1] at the first.
+        A substituent that is bonded to two atoms is listed at both, with [*:1] at the first point.
         """
         if not self.points:
             return {}
-        atoms = sorted({atom for _, atom in self.points})
+        atoms = list(dict.fromkeys(atom for _, atom in self.points))
         parts: dict[int, list[str]] = {atom: [] for atom in atoms}
         rest = Chem.ReplaceCore(molecule, self.query, self.match(molecule), labelByIndex=True)
         for part in Chem.GetMolFrags(rest, asMols=True, sanitizeFrags=False):
             dummies = [atom for atom in part.GetAtoms() if not atom.GetAtomicNum()]
-            dummies.sort(key=Chem.Atom.GetIsotope)
+            dummies.sort(key=lambda atom: atoms.index(atom.GetIsotope()))
             ends = [atom.GetIsotope() for atom in dummies]
             for atom, end in zip(dummies, ends, strict=True):
                 atom.SetIsotope(0)

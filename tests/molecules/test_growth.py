@@ -144,7 +144,11 @@ def test_groups_by_attachment_point(flow):
         ("[*:2]C#N.[*:9]c1ccccc1", "link", "N#CCOc1ccccc1", {"linker": "[*:1]CO[*:2]"}),
         ("[*:1]c1ccccc1[*:2]", "decorate", "c1ccc2c(c1)CCC2",
          {"R1": "[*:1]CCC[*:2]", "R2": "[*:1]CCC[*:2]"}),
+        ("[*:9]C#N.[*:2]c1ccccc1", "link", "N#CCOc1ccccc1", {"linker": "[*:1]OC[*:2]"}),
         ("CN", "scaffold", "CNO", {}),
+        # Of two matches, the one with the marks: both SMILES are one molecule.
+        *[("[*:1]O[C@@H]1CCC[C@@H]1O[2*]", "decorate", smiles, {"R1": "*C", "R2": "*CC"})
+          for smiles in ("CO[C@@H]1CCC[C@@H]1OCC", "CCO[C@H]1CCC[C@H]1OC")],
     ]  # fmt: skip
     for text, task, molecule, groups in cases:
         found = read(flow, text, task).groups(Chem.MolFromSmiles(molecule))
