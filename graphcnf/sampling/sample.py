@@ -397,10 +397,10 @@ def block_records(model: GraphCNF, recipe: Recipe, block: range) -> list[Record]
         hash_, text, reached = None, "", {}
         if recipe.everything or (row["strict"] and not refusal):
             hash_ = None if recipe.everything else protonation_hash(row["smiles"])
-            unknown = dict.fromkeys(recipe.properties)
-            row |= unknown if mol is None else properties_of(mol, recipe.properties)
+            if mol is not None:
+                row |= properties_of(mol, recipe.properties)
             row["smiles"] = row["isomer"]
-            text = write({name: row[name] for name in recipe.columns})
+            text = write({name: row.get(name) for name in recipe.columns})
             found = {} if mol is None else properties_of(mol, asked)
             reached = {k: (asked[k], v) for k, v in found.items() if math.isfinite(v)}
         records.append(Record(row["record"], row["strict"], refusal, hash_, text, reached))

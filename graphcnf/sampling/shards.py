@@ -137,7 +137,8 @@ def _read_shard(path: Path) -> tuple[Shard | None, str]:
 def _check(shard: Shard) -> None:
     """Raise an error that `_read_shard` catches, if a description is inconsistent."""
     recipe, sample = shard["recipe"], range(*shard["sample"])
-    counts = SampleCounts(**shard["progress"])
+    counts = totals([(Path(), shard)])
+    counts.figures(True, recipe["filters"])
     records = _shard_records(sample, *shard["part"])
     texts = [shard["model"], *recipe["columns"]]
     if (

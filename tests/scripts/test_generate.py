@@ -94,6 +94,8 @@ def test_all_writes_every_graph(generate, surroundings):
     assert [str(n) for n in again["atoms"]] == [r["atoms"] for r in rows]
     with rdBase.BlockLogs():
         assert all(Chem.MolFromSmiles(r["smiles"]) is None for r in invalid)
+    more = generate("-n", 80, "--all", "--properties", "atoms,qed")[0]
+    assert [r["atoms"] for r in csv.DictReader(io.StringIO(more))] == [r["atoms"] for r in rows]
     generate("-n", 80, "--all", "--out", "all.sdf")
     with rdBase.BlockLogs():
         mols = list(Chem.SDMolSupplier("all.sdf", sanitize=False))

@@ -190,6 +190,8 @@ def test_everything_that_is_wrong_is_named_and_the_rest_is_whole(run, generate, 
         lambda found: found.update(recipe={}), lambda found: found.pop("sha256"),
         lambda found: found["recipe"].update(kind="exe"), lambda found: found.update(progress=3),
         lambda found: found.update(sample=[0, "x"]), lambda found: found["recipe"].clear(),
+        lambda found: found["progress"].update(seconds=None),
+        lambda found: found["recipe"].update(filters=5),
     ],
 )  # fmt: skip
 def test_what_is_said_of_a_shard_is_not_believed(run, shards, damage):
