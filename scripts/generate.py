@@ -102,7 +102,8 @@ Everything = Annotated[
 Likelihood = Annotated[
     bool,
     option(
-        "Also write log_likelihood: a lower bound on log p(molecule | number of atoms), nats.",
+        "Also write log_likelihood: a lower bound on log p(molecule | number of atoms), nats, "
+        "without stereo marks.",
         "--likelihood",
     ),
 ]

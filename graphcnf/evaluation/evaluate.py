@@ -362,10 +362,11 @@ def stereo_figures(summary: Summary, source: str, training: np.ndarray | None) -
 
 
 def isomer_novelty(summary: Summary, hashes: np.ndarray) -> float:
-    """Return the share of stereoisomers that ZINC250k does not contain.
+    """Return the share of stereoisomers that are no training molecules of ZINC250k.
 
-    Taken over the first molecules, up to the `MEASURED`-th whose graph ZINC250k contains. To save
-    time, only lines of ZINC250k with the same letters (but H) as one of these are parsed.
+    Taken over the first molecules, up to the `MEASURED`-th whose graph is among the training
+    molecules (their sorted `hashes`). To save time, only lines of ZINC250k with the same letters
+    (but H) as one of these are parsed.
     """
     plain = list(summary.head["smiles"][summary.head["strict"]])
     known = contains(hashes, hash_each(plain))
