@@ -25,6 +25,7 @@ from graphcnf.errors import UserError, require
 from graphcnf.graphs.batch import GraphBatch
 from graphcnf.graphs.model import GraphCNF
 from graphcnf.graphs.path.enlargement import enlarged
+from graphcnf.limits import check_integer, check_minutes
 from graphcnf.molecules.codec import parse
 from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.molecules.hashing import contains, hash_each
@@ -106,8 +107,8 @@ def finetune(
         say: Function that prints a line.
 
     Raises:
-        UserError: There are too few molecules, the model does not draw atom by atom, or the folder
-            belongs to another run.
+        UserError: An argument is wrong, there are too few molecules, the model does not draw atom
+            by atom, or the folder belongs to another run.
 
     Examples:
         >>> from graphcnf.datasets import load_smiles_file
@@ -123,6 +124,10 @@ def finetune(
     require("lightning_fabric", "training", "train")
     from graphcnf.training.loop import fit
 
+    check("fine-tuning", settings or {}, TrainingSettings)
+    check_integer("samples", samples)
+    if minutes is not None:
+        check_minutes(minutes)
     out, before = Path(out), flow
     say = say if is_main() else lambda line: None
     flow, data = _prepared(flow, data)
@@ -134,7 +139,6 @@ def finetune(
         config = load_config(inside(out, "config.toml"))
         chosen = TrainingSettings.from_dict(config["training"])
     else:
-        check("fine-tuning", settings or {}, TrainingSettings)
         lacking = flow.vocabulary != before.vocabulary
         chosen = _planned(flow, data, minutes, {**(settings or {}), "new": lacking, "seed": seed})
     say(
@@ -333,7 +337,8 @@ def _steps_within(minutes: float, experiment: Experiment, chosen: TrainingSettin
         seconds.append(time.perf_counter() - began)
     # A held-out batch is four times larger and without gradients, so costs about a step.
     held_out = sum(1 for _ in islice(experiment.eval_batches(), chosen.eval_batches))
-    step = sum(seconds) / len(seconds) * (1 + held_out / chosen.eval_steps)
+    each = held_out / chosen.eval_steps if chosen.eval_steps else 0.0
+    step = sum(seconds) / len(seconds) * (1 + each)
     return max(1, int(60 * minutes / step))
 
 

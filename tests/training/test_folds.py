@@ -1,13 +1,16 @@
 """Copies of a model that are trained side by side, each without a fold of the molecules."""
 
+from datetime import date
 from itertools import islice
 
 import numpy as np
+import pytest
 import torch
 
 from graphcnf.datasets.molecules import encode
+from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch, GraphCNF
-from graphcnf.training.finetuning import fold_experiment
+from graphcnf.training.finetuning import _steps_within, finetune, fold_experiment, plan
 
 SMILES = [f"{'C' * k}NC(=O)c1ccc({x})cc1" for k in range(1, 7) for x in "CFNOS"]
 
@@ -56,3 +59,21 @@ def test_a_run_goes_on_with_the_same_batches():
         again = next(iter(found.train_batches(0, 5, start)))
         for one, other in zip(whole[start].parts, again.parts, strict=True):
             assert torch.equal(one.node_types, other.node_types)
+
+
+def test_a_time_limit_needs_no_evaluations_between():
+    data, found = experiment()
+    assert _steps_within(1, found, plan(len(data), eval_steps=0)) > 0
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({"settings": {"learning_rate": date(2020, 1, 1)}}, "learning_rate must be a number"),
+        ({"minutes": -1}, "minutes must be greater than 0"),
+        ({"samples": -1}, "samples must be an integer of at least 0"),
+    ],
+)
+def test_a_bad_argument_is_refused_before_anything_is_done(given, line):
+    with pytest.raises(UserError, match=line):
+        finetune(None, None, "run", **given)
