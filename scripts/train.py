@@ -55,7 +55,7 @@ def train(
 ) -> None:
     """Train a model from a preset. A run can be killed at any moment and resumed."""
     out = expand_user(_run_directory(preset, out, resume))
-    if resume and (out / "finetune.json").exists():
+    if (out / "finetune.json").exists():
         raise UserError(f"{out} holds a fine-tuning: the same graphcnf finetune command goes on")
     stored = inside(out, "config.toml")
     if resume and stored.exists():

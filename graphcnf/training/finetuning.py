@@ -354,8 +354,9 @@ def _resumable(out: Path, request: dict[str, Any]) -> bool:
     if is_main():
         is_claimed(out, "training")
     path = inside(out, REQUEST)
+    begun = any(inside(out, name).exists() for name in ("config.toml", "checkpoints"))
     if not path.exists():
-        if (out / "checkpoints" / "last.ckpt").exists():
+        if begun:
             raise UserError(f"{out} holds another run: choose another folder")
         return False
     try:
@@ -365,7 +366,7 @@ def _resumable(out: Path, request: dict[str, Any]) -> bool:
     if stored != request:
         other = ", ".join(k for k, v in request.items() if stored.get(k) != v) or "arguments"
         raise UserError(f"{out} holds a run with other {other}: choose another folder")
-    return True
+    return begun
 
 
 def _say_data(data, new: list[str], say: Callable[[str], None]) -> None:
@@ -382,9 +383,10 @@ def _begin(out: Path, request: dict[str, Any], chosen: TrainingSettings) -> None
     import tomli_w
 
     claim(out, "training")
+    # The request first: a folder with settings and no request is that of another training.
+    replace_file(inside(out, REQUEST), (json.dumps(request, indent=1) + "\n").encode())
     config = tomli_w.dumps({"training": chosen.to_dict()})
     replace_file(inside(out, "config.toml"), config.encode())
-    replace_file(inside(out, REQUEST), (json.dumps(request, indent=1) + "\n").encode())
 
 
 def _experiment(flow: MoleculeFlow, data, batch_size: int) -> Experiment:

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from graphcnf.compute.files import claim
 from graphcnf.datasets.smiles_file import load_smiles_file
+from graphcnf.errors import UserError
 from graphcnf.graphs import GraphCNF
 from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.molecules.properties import has_pattern
@@ -107,8 +109,21 @@ def test_killed_at_any_step_the_same_command_goes_on(graphcnf, mine, model_folde
     assert code == 0 and json.loads(again) == json.loads(cut)
     code, _, err = graphcnf(*command, "--set", "learning_rate=1e-5", "--out", "cut")
     assert code == 1 and "holds a run with other" in err
-    code, _, err = graphcnf("train", "--resume", "--out", "cut")
-    assert code == 1 and "finetune command goes on" in err
+    for how in ("--resume", "zinc250k"):
+        code, _, err = graphcnf("train", how, "--out", "cut")
+        assert code == 1 and "finetune command goes on" in err
+
+
+def test_the_folder_of_another_training_is_left_alone(mine, surroundings):
+    """Also before that has written metrics or a checkpoint."""
+    flow, data = MoleculeFlow.from_pretrained("zinc250k"), load_smiles_file(mine)
+    claim(surroundings / "run", "training")
+    config = surroundings / "run" / "config.toml"
+    config.write_text("[data]\nname = 'zinc250k'\n")
+    with pytest.raises(UserError, match="run holds another run: choose another folder"):
+        finetune(flow, data, "run", settings={"steps": 1}, samples=0)
+    assert config.read_text().startswith("[data]")
+    assert not (surroundings / "run" / "finetune.json").exists()
 
 
 def test_few_molecules_are_learned(surroundings):
