@@ -140,6 +140,12 @@ class Journal:
             self._rows("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?)", row)
             return Answer.of_row(*self._rows("SELECT * FROM answers WHERE smiles = ?", row[:1])[0])
 
+    def remove(self, molecules: Iterable[str]) -> None:
+        """Delete the answers for molecules."""
+        with self._reporting():
+            for smiles in molecules:
+                self._rows("DELETE FROM answers WHERE smiles = ?", (smiles,))
+
     def wait_for_writers(self, patience: float, note: Callable[[str], None]) -> None:
         """Wait up to `patience` seconds for child processes of a killed run to store answers."""
         until, noted = time.monotonic() + patience, False
@@ -195,7 +201,8 @@ class Oracle:
             without a time limit; or a cluster, whose workers have one child process each (if this
             process dies, the answers of calls in progress are lost).
         timeout: Seconds per molecule; a longer call fails.
-        stop_on_error: True to end the run at the first failed call; the run can be continued.
+        stop_on_error: True to end the run at the first failed call, which is made again when the
+            run is continued.
         note: Function that receives a line for each failed call, and other messages.
 
     Attributes:
@@ -257,6 +264,13 @@ class Oracle:
         for answer in self._computed(new):
             self.answers[answer.smiles] = self._journal.add(answer)
         return [self.answers[smiles] for smiles in molecules]
+
+    def forget(self, molecules: Iterable[str]) -> None:
+        """Delete the answers for molecules, whose scores will be computed again."""
+        molecules = list(molecules)
+        self._journal.remove(molecules)
+        for smiles in molecules:
+            self.answers.pop(smiles, None)
 
     def _computed(self, molecules: list[str]) -> Iterator[Answer]:
         """Compute answers for molecules, and yield each once it is known."""

@@ -235,12 +235,14 @@ def prescreen(
     library = starting_molecules(library, among_isomers(stereo, goal, ()))
     if not library:
         raise UserError("a prescreen needs molecules, got none")
-    answers: list[Answer] = []
+    looked_at, scored = 0, list[Answer]()
     with Oracle(goal, **calls) as oracle, progress_bar("prescreen", len(library)) as show:
         for part in chunked(library, PRESCREENED):
-            answers += oracle(part)
-            show(len(answers))
-    scored = [answer for answer in answers if math.isfinite(answer.score)]
+            found = oracle(part)
+            _report_failures(found, looked_at, not scored, oracle)
+            looked_at += len(found)
+            scored += [answer for answer in found if math.isfinite(answer.score)]
+            show(looked_at)
     if not scored:
         raise UserError(f"the score failed for all {len(library):,} molecules of the prescreen")
     scored.sort(key=lambda answer: -answer.score)
@@ -270,7 +272,7 @@ def _search(search: Search, oracle: Oracle, budget: int, save: Callable[[], None
                 continue
             without = 0
             answers = oracle(smiles for smiles, _ in proposed)
-            _report_failures(answers, search, oracle)
+            _report_failures(answers, len(search.memory), not len(search.memory.best(1)), oracle)
             search.learn(proposed, [answer.score for answer in answers])
             show(len(search.memory))
             if time.monotonic() - saved > CHECKPOINT_SECONDS:
@@ -323,21 +325,34 @@ def _save(path: Path, identity: str, search: Search) -> None:
     replace_file(path, safetensors.torch.save(tensors, {"state": json.dumps(state)}))
 
 
-def _report_failures(answers: list[Answer], search: Search, oracle: Oracle) -> None:
-    """Note failed calls; raise `UserError` if the first is to end the run, or all have failed."""
-    first = len(search.memory)
+def _report_failures(answers: list[Answer], first: int, hopeless: bool, oracle: Oracle) -> None:
+    """Note failed calls; raise `UserError` if the first is to end the run, or all have failed.
+
+    Failures that end the run are forgotten, so that these calls are made again when it continues.
+
+    Args:
+        answers: Answers of the last calls.
+        first: Number of calls before.
+        hopeless: True if all calls before have failed.
+        oracle: Oracle that has made the calls.
+    """
     failed = [(k, a) for k, a in enumerate(answers, first + 1) if a.error is not None]
-    for call, answer in failed:
-        line = f"call {call}, {answer.smiles}: {answer.error}"
-        if oracle.stop_on_error:
-            raise UserError(f"{line}; what was computed is kept")
-        oracle.note(line)
-    calls = first + len(answers)
-    if len(failed) == len(answers) and calls >= HOPELESS and not len(search.memory.best(1)):
-        raise UserError(
-            f"the score failed for all of the first {calls} molecules, for "
-            f"{failed[0][1].smiles}: {failed[0][1].error}"
-        )
+    lines = [f"call {call}, {answer.smiles}: {answer.error}" for call, answer in failed]
+    reason = None
+    if failed and oracle.stop_on_error:
+        reason = f"{lines[0]}; all other scores are kept"
+    else:
+        for line in lines:
+            oracle.note(line)
+        calls = first + len(answers)
+        if hopeless and len(failed) == len(answers) and calls >= HOPELESS:
+            reason = (
+                f"the score failed for all of the first {calls} molecules, for "
+                f"{failed[0][1].smiles}: {failed[0][1].error}"
+            )
+    if reason is not None:
+        oracle.forget(answer.smiles for _, answer in failed)
+        raise UserError(reason)
 
 
 def starting_molecules(smiles: Sequence[str], stereo: bool = False) -> list[str]:

@@ -162,8 +162,35 @@ def test_scores_that_fail(flow):
     assert len(found.to_frame()) == 40 and found.to_frame()["error"].notna().sum() == len(failed)
     with pytest.raises(UserError, match=r"failed for all of the first \d\d molecules"):
         optimize(lambda mol: 1 / 0, **how)
-    with pytest.raises(UserError, match=r"call 1, \S+: ZeroDivisionError: .* is kept"):
-        optimize(lambda mol: 1 / 0, stop_on_error=True, **how)
+
+
+def test_a_run_that_a_failure_has_ended_goes_on_with_that_call(flow, tmp_path):
+    trouble, calls = tmp_path / "no license", []
+
+    def licensed(smiles):
+        calls.append(smiles)
+        if trouble.exists() and smiles.count("N") > 1:
+            raise OSError("no license")
+        return len(smiles)
+
+    licensed.identity = "licensed"  # a function is told apart by its code and what it refers to
+    how = dict(model=flow, budget=12, settings=SMALL, workers=0, stop_on_error=True)
+    whole = optimize(licensed, **how)
+    library = [answer.smiles for answer in whole.answers]
+    alone = dict(workers=0, stop_on_error=True)
+    for name, run in (
+        ("search", lambda folder: optimize(licensed, folder=folder, **how).answers),
+        ("prescreen", lambda folder: prescreen(licensed, library, folder=folder, **alone)),
+    ):
+        expected = run(None)
+        calls.clear()
+        trouble.touch()
+        with pytest.raises(UserError, match=r"call \d+, \S+: OSError: no license; all other"):
+            run(tmp_path / name)
+        trouble.unlink()
+        assert run(tmp_path / name) == expected
+        again = {smiles for smiles in calls if calls.count(smiles) > 1}
+        assert again and all(smiles.count("N") > 1 for smiles in again)
 
 
 def test_what_to_start_from_comes_first(flow):
@@ -189,8 +216,12 @@ def test_a_prescreen_costs_the_search_nothing(flow, zinc, tmp_path):
     assert (len(result), result.paid) == (8, 3)
     again = optimize(size, budget=6, **how)
     assert (again.answers, again.paid) == (result.answers[:6], 0)
-    with pytest.raises(UserError, match="failed for all 30 molecules"):
-        prescreen(lambda mol: None, library, workers=0)
+    lines: list[str] = []
+    with pytest.raises(UserError, match="failed for all of the first 30 molecules, for "):
+        prescreen(lambda mol: None, library, workers=0, note=lines.append)
+    assert len(lines) == 30 and lines[2].startswith("call 3, ")
+    with pytest.raises(UserError, match="failed for all 1 molecules"):
+        prescreen(lambda mol: None, "CCO", workers=0)
     with pytest.raises(UserError, match="a prescreen needs molecules"):
         prescreen(size, [], workers=0)
     assert prescreen(size, "CCO", workers=0) == ["CCO"]
