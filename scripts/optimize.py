@@ -166,7 +166,8 @@ def optimize(
         )
         if prescreen is not None:
             library = options.read_molecules(prescreen)
-            isomers = run.among_isomers(stereo, goal, [*leads, *(fragment or ())[1:]])
+            given = [*leads, *(fragment or ())[1:]]
+            isomers = marked and run.among_isomers(stereo, goal, given)
             leads += run.prescreen(goal, library, stereo=isomers, **calls)
             say(f"prescreened {len(library):,} molecules, outside the budget")
         result = run.optimize(

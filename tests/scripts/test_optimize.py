@@ -134,6 +134,15 @@ def test_a_prescreen_in_a_search_for_isomers_scores_isomers(graphcnf, surroundin
     assert code == 0 and set(map(Chem.CanonSmiles, isomers)) <= found
 
 
+def test_a_prescreen_with_a_model_without_stereo_is_not_scored_again(graphcnf, surroundings):
+    (surroundings / "library.smi").write_text("C[C@H](N)CO\nCCO")
+    (surroundings / "marked.smi").write_text("C[C@H](F)Cl")
+    options = ["--model", "moses", "--score", "qed", "--budget", 3, "--workers", 0]
+    given = ["--prescreen", "library.smi", "--start", "marked.smi"]
+    code, _, err = graphcnf("optimize", *options, *given)
+    assert code == 0 and "3 calls, 1 of them now" in err
+
+
 def test_the_first_of_each_cluster():
     esters = ["CCCCCCC(=O)OC", "CCCCCCCC(=O)OC", "CCCCCCCCC(=O)OC"]
     rings = ["c1ccc(CCCCCCc2ccccn2)cc1", "c1ccc(CCCCCCCc2ccccn2)cc1"]
