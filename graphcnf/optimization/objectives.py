@@ -360,9 +360,9 @@ def desirability(table: Mapping[str, Any]) -> Callable[[float], float]:
     given = [name for name in SHAPES if name in table]
     if len(given) > 1:
         raise UserError(f"{' and '.join(given)} exclude each other")
+    if given in ([], ["clip"]) and "width" in table:
+        raise UserError("width needs one of target, at_least, at_most")
     if not given:
-        if "width" in table:
-            raise UserError("width needs one of target, at_least, at_most")
         return float
     shape, centre, width = given[0], table[given[0]], table.get("width", 0)
     if shape == "clip":

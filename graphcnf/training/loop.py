@@ -436,7 +436,7 @@ class Run:
             "phase": phase,
             "minutes": round(self.at.seconds / 60, 4),
             "learning_rate": self.rate,
-            "beta": self.settings.beta_at(self.at.step - 1),
+            "beta": self.settings.beta_at(max(0, self.at.step - 1)),
             "samples_per_second": None,
             "skipped_steps": self.at.bad_steps,
             **metrics,
@@ -472,6 +472,8 @@ class Run:
             pretrained.save_model(self.averaged, folder)
         self._report(self._row("eval", metrics))
         headline = self.headline(metrics)
+        if best is not None and headline not in metrics:
+            raise UserError("keep_best needs held-out batches, and there are none")
         if best is not None and best.offer(step, metrics, headline, settings.tolerance):
             self.best_model.load_state_dict(self.averaged.state_dict())
         value = metrics.get(headline, 0.0)

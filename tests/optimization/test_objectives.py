@@ -47,6 +47,7 @@ def test_desirabilities(table, values):
         ({"score": "qed", "weight": -1}, "weight must be a number ≥ 0, got -1"),
         ({"score": "qed", "weight": 0}, "no weight is above 0"),
         ({"score": "qed", "clip": [1, 1]}, "two different numbers"),
+        ({"score": "qed", "clip": [0, 1], "width": 1}, "width needs one of target"),
         ({"score": "qed", "target": 1}, "needs a width greater than 0, got None"),
         ({"score": "qed", "target": 1, "at_least": 2, "width": 1}, "exclude each other"),
         ({"score": "similarity"}, "similarity needs 'to'"),

@@ -296,6 +296,19 @@ def test_a_run_that_never_improves_returns_its_start(tiny, tmp_path):
     assert torch.equal(load_file(tmp_path / "model" / "weights.safetensors")["table.weight"], start)
 
 
+def test_the_best_needs_held_out_batches(tiny, tmp_path):
+    experiment = replace(tiny.make_experiment(), eval_batches=list)
+    with pytest.raises(UserError, match="keep_best needs held-out batches"):
+        fit(experiment, replace(SETTINGS, keep_best=True), tmp_path)
+
+
+def test_the_weight_of_the_decoder_begins_with_its_start(tiny, tmp_path):
+    """However short its half-life is."""
+    settings = replace(SETTINGS, steps=1, keep_best=True, beta_start=2.0, beta_halflife=1e-4)
+    fit(tiny.make_experiment(), settings, tmp_path)
+    assert {float(row["beta"]) for row in rows(tmp_path)} == {2.0}
+
+
 def test_a_run_is_finished_when_its_model_is_there(tiny, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         # The disk is full when the last model is written, and its checkpoint is there.
