@@ -91,7 +91,10 @@ class Bins:
             inner = np.quantile(rest, np.linspace(0, 1, count + 1)) if len(rest) else []
             # The last edge exceeds the highest number, since upper ends are excluded.
             edges = np.unique(np.concatenate([values[:1], inner, points]))
-            edges = np.append(edges[edges < values[-1]], np.nextafter(values[-1], np.inf))
+            edges = edges[edges < values[-1]]
+            # A single number 0 has no bin below it: it is the start of the upper tail.
+            alone = not len(edges) and values[0] == 0
+            edges = np.append(edges, 0.0 if alone else np.nextafter(values[-1], np.inf))
         parts = np.diff(edges) if whole else np.zeros(len(edges) - 1)
         # Scale of the tails: width of the last tenth of the bins, but above rounding errors.
         last = edges[-1] - edges[max(len(edges) - 1 - max(1, count // 10), 0)]
@@ -160,7 +163,10 @@ class Bins:
         """Return numbers (N,), NaN for missing ones, as a column with a pandas type."""
         if self.unit is None:
             series = pd.Series(numbers)
-            return series.round().astype(dtype) if self.whole else series.astype(dtype)
+            if self.whole:
+                # Tails go on beyond the numbers that the type holds.
+                series = series.round().clip(*whole_range(dtype))
+            return series.astype(dtype)
         known = np.isfinite(numbers)
         limit = np.iinfo(np.int64).max // self.unit
         stamps = np.where(known, numbers, 0).clip(-limit, limit).astype(np.int64) * self.unit
@@ -190,6 +196,19 @@ def is_numeric(dtype) -> bool:
     return times or (types.is_numeric_dtype(dtype) and not types.is_bool_dtype(dtype))
 
 
+def time_kind(series: pd.Series) -> str:
+    """Return "m" for durations, "M" for other times, "" for anything else."""
+    kind = getattr(series.infer_objects().dtype, "kind", "")
+    return kind if kind in ("m", "M") else ""
+
+
+def whole_range(dtype: str) -> tuple[float, float]:
+    """Return the lowest and the highest float64 that fits into an integer type of pandas."""
+    limits = np.iinfo(pd.api.types.pandas_dtype(dtype).type)
+    high = float(limits.max)
+    return float(limits.min), high if int(high) == limits.max else float(np.nextafter(high, 0))
+
+
 def _unit(series: pd.Series) -> int | None:
     """Return the largest of `UNITS` that divides all times, else the smallest; None for numbers."""
     if not types.is_datetime64_any_dtype(series.dtype) and not types.is_timedelta64_dtype(
@@ -207,7 +226,10 @@ def _stamps(times: pd.Series) -> np.ndarray:
 
 
 def as_numbers(series: pd.Series, unit: int | None) -> np.ndarray:
-    """Return numbers, or times in a unit (ns), as (N,) float64, NaN for missing ones."""
+    """Return numbers, or times in a unit (ns), as (N,) float64, NaN for missing ones.
+
+    Times finer than the finest of `UNITS` are rounded down to it.
+    """
     if unit is None:
         return pd.to_numeric(series).to_numpy(dtype=float, na_value=np.nan)
     if series.dtype == object:  # a single value, or missing ones only
@@ -216,4 +238,5 @@ def as_numbers(series: pd.Series, unit: int | None) -> np.ndarray:
         return np.full(len(series), np.nan)
     if _unit(series) is None:
         raise TypeError("not times")
-    return np.where(series.isna(), np.nan, _stamps(series) / unit)
+    times = _stamps(series) / unit
+    return np.where(series.isna(), np.nan, np.floor(times) if unit == UNITS[-1] else times)

@@ -15,7 +15,14 @@ from pandas.api import types
 from graphcnf.categorical import ColumnFlow, Rows
 from graphcnf.categorical.counts import Counts
 from graphcnf.discrete.codec import Codec, Reasons, Vocabulary, distinct, draw_rows
-from graphcnf.discrete.numbers import MAX_DISTINCT, Bins, default_bins, is_numeric
+from graphcnf.discrete.numbers import (
+    MAX_DISTINCT,
+    Bins,
+    default_bins,
+    is_numeric,
+    time_kind,
+    whole_range,
+)
 from graphcnf.errors import UserError, suggest
 from graphcnf.flows import Context
 from graphcnf.limits import LARGEST_ORDERS, check_integer
@@ -28,6 +35,9 @@ SCORED = 256
 
 CANDIDATES = 32
 """Number of most probable categories for a missing entry that the density of the row decides on."""
+
+KINDS = {"": "numbers", "M": "times, as pd.Timestamp", "m": "durations, as pd.Timedelta"}
+"""Names of the kinds of binned columns, see `time_kind`, for messages."""
 
 
 @dataclass
@@ -62,7 +72,8 @@ class Column:
         """Return the vocabulary of a column.
 
         Numbers and times are binned if `bins` is given, or if there are many distinct ones: more
-        than `MAX_DISTINCT`, or each less than three times on average. All others are categories.
+        than `MAX_DISTINCT`, or each less than three times on average; durations always are. All
+        others are categories.
 
         Raises:
             UserError: if the column contains unhashable values, infinite numbers, or more than
@@ -76,7 +87,11 @@ class Column:
             categories = [str(dtype.categories.dtype), bool(dtype.ordered)]
         elif types.is_bool_dtype(dtype):
             values = [False, True]
-        elif len(present) and is_numeric(dtype) and (bins is not None or _is_many(present)):
+        elif (
+            len(present)
+            and is_numeric(dtype)
+            and (bins is not None or _is_many(present) or types.is_timedelta64_dtype(dtype))
+        ):
             found = Bins.of(present, default_bins(len(series)) if bins is None else bins)
             return cls(name, str(dtype), list(range(len(found.edges))), missing, bins=found)
         else:
@@ -113,11 +128,15 @@ class Column:
     def encode(self, series: pd.Series) -> np.ndarray:
         """Return categories (N,) float64, for numbers plus the place in the bin; -1 if unknown."""
         if self.bins:
+            kind, there = time_kind(pd.Series(dtype=self.dtype)), series.notna().any()
             try:
+                if there and time_kind(series) != kind:
+                    raise TypeError
                 codes = self.bins.encode(series)
             except (TypeError, ValueError):
-                what = "numbers" if self.bins.unit is None else "times"
-                raise UserError(f"column {self.name!r} holds {what}, not {series.dtype}") from None
+                raise UserError(
+                    f"column {self.name!r} holds {KINDS[kind]}, not {series.dtype}"
+                ) from None
         else:
             codes = self.vocabulary.encode(series.astype(object))
         return np.where(series.isna(), len(self.values) if self.missing else -1, codes)
@@ -266,10 +285,14 @@ class TableCodec(Codec):
             column = self.columns[k := self.number(label, "given")]
             with suppress(UserError):
                 codes[0, k] = float(column.encode(pd.Series([value], dtype=object))[0])
+            bins = column.bins
+            if bins and bins.whole and bins.unit is None and 0 <= codes[0, k] < len(bins.edges):
+                low, high = whole_range(column.dtype)
+                codes[0, k] = codes[0, k] if low <= value <= high else -1
             if codes[0, k] < 0:
                 known = ", ".join(map(repr, column.values[:8]))
-                if column.bins:
-                    known = "numbers" if column.bins.unit is None else "times, as pd.Timestamp"
+                if bins:
+                    known = KINDS[time_kind(pd.Series(dtype=column.dtype))]
                 raise UserError(f"given: column {label!r} has no value {value!r}; it has {known}")
         return Rows(codes.clamp(min=0), codes >= 0)
 

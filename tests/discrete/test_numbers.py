@@ -111,3 +111,41 @@ def test_any_ordinary_frame_comes_as_it_is(tmp_path):
     ]
     with pytest.raises(UserError, match="row 5, column 'x': the number inf is infinite"):
         CategoricalModel.for_data(pd.DataFrame({"x": [*range(5), np.inf]}, dtype=float))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "Int16"])
+def test_numbers_drawn_from_tails_stay_in_the_range_of_their_type(dtype):
+    limits = np.iinfo(pd.api.types.pandas_dtype(dtype).type)
+    x = pd.Series(np.arange(limits.min, limits.max + 1, max(1, limits.max // 120)), dtype=dtype)
+    bins = Bins.of(x, 4)
+    tails = np.array([0.5, len(bins.edges) - 1 + 0.99])
+    drawn = bins.series(bins.decode(tails), dtype)
+    assert drawn.dtype == dtype and drawn[1] == limits.max and drawn[0] < drawn[1] / 2
+    model = CategoricalModel.for_data(x.to_frame("x"), bins=4, width=16, layers=1, heads=2)
+    with pytest.raises(UserError, match="given: column 'x' has no value 99999; it has numbers"):
+        model.sample(1, given={"x": 99_999})
+
+
+def test_a_single_zero_and_times_down_to_the_nanosecond_are_learned():
+    times = pd.to_datetime(RANDOM.integers(10**18, 2 * 10**18, 40))
+    for x in (pd.Series([0.0]), pd.Series([0.0, None, None]), pd.Series(times), times - times[0]):
+        table = pd.DataFrame({"x": x})
+        model = CategoricalModel.for_data(table, width=16, layers=1, heads=2)
+        assert np.isfinite(model.log_prob(table)).all() and len(model.sample(3)) == 3
+
+
+def test_few_durations_are_learned_and_no_time_passes_for_a_duration_or_a_number():
+    days = pd.DataFrame({"x": pd.to_timedelta(RANDOM.integers(0, 4, 60), "D")})
+    model = CategoricalModel.for_data(days, width=16, layers=1, heads=2)
+    assert set(model.sample(100).x.dt.days) >= {0, 1, 2, 3}
+    numbers = pd.DataFrame({"x": RANDOM.normal(size=60)})
+    tables = [days, days + pd.Timestamp("2024-01-01"), numbers]
+    names = ["durations", "times", "numbers"]
+    for own, name in zip(tables, names, strict=True):
+        model = CategoricalModel.for_data(own, bins=3, width=16, layers=1, heads=2)
+        for other in tables:
+            if other is not own:
+                with pytest.raises(UserError, match=f"column 'x' holds {name}"):
+                    model.log_prob(other)
+                with pytest.raises(UserError, match=f"no value .*; it has {name}"):
+                    model.sample(1, given={"x": other.x[0]})
