@@ -465,11 +465,16 @@ def _settings(codec: Codec, seed, minutes, steps, keep_best, given: dict) -> Tra
 
 
 def split(sizes: np.ndarray, seed: int, held_out: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the indices of items to train on, and of a share `held_out` to score."""
+    """Return the indices of items to train on, and of a share `held_out` to score.
+
+    Raises UserError if none is left to train on.
+    """
     order = np.random.default_rng((seed, 1)).permutation(len(sizes))
     # Empty items are left out: their lengths are in the histogram already.
     order = order[sizes[order] > 0]
     count = int(round(held_out * len(order)))
+    if count == len(order):
+        raise UserError(f"{len(sizes)} items with {held_out:.0%} held out leave none to train on")
     return order[count:], order[:count]
 
 
@@ -482,8 +487,6 @@ def experiment_of(
     """
     sizes = codec.sizes(data)
     rest, test = split(sizes, seed, held_out)
-    if not len(rest):
-        raise UserError(f"{len(sizes)} items with {held_out:.0%} held out leave none to train on")
     # With nothing held out, training data are scored; `rest` is in random order, of which an
     # evaluation takes the first batches.
     test = test if len(test) else rest

@@ -104,6 +104,9 @@ def test_what_is_held_out_is_not_trained_on():
     assert later == seen[4:]
     with pytest.raises(UserError, match="leave none to train on"):
         experiment_of(model.codec, model.flow, rows, 0, 0.99, 4)
+    for x in (["ab"], pd.DataFrame({"a": ["x"]})):
+        with pytest.raises(UserError, match="1 items with 90% held out leave none to train on"):
+            CategoricalModel.fit(x, held_out=0.9, steps=1)
 
 
 def test_a_loop_of_ones_own(data, kind):
