@@ -231,6 +231,7 @@ class SequenceCodec(Codec):
         wanted = f"this model takes a list of {what}"
         if not isinstance(items, list | tuple):
             raise UserError(f"got a {type(items).__name__}; {wanted}")
+        prior = None if flow is None else flow.length_probabilities()
         rows: list[list[int]] = []
         reasons: Reasons = []
         for number, item in enumerate(items):
@@ -242,6 +243,8 @@ class SequenceCodec(Codec):
                 reason = f"the symbol {item[codes.index(-1)]!r}, which no training row has"
             elif len(codes) > self.longest:
                 reason = f"{len(codes)} symbols; the longest training row has {self.longest}"
+            elif prior is not None and not prior[len(codes)]:
+                reason = f"{len(codes)} symbols, a length that no training row has"
             else:
                 rows.append(codes)
             reasons.append(reason)

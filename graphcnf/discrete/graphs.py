@@ -163,14 +163,20 @@ class GraphCodec(Codec):
         packed = PackedGraphs.concatenate(parts)
         if flow is None:
             return packed, reasons
-        large = packed.node_counts > flow.max_nodes
-        known = ~large
+        counts = packed.node_counts
+        large = counts > flow.max_nodes
+        unseen = flow.size_probabilities()[counts.clip(max=flow.max_nodes)] == 0
+        known = ~(large | unseen)
         for chosen in chunked(range(len(packed)), BATCH):
             known[chosen] &= flow.steps.knows(GraphBatch.collate(packed, chosen)).numpy()
         numbers = [number for number, reason in enumerate(reasons) if reason is None]
         for k in np.flatnonzero(~known):
-            reason = f"more than the {flow.max_nodes} nodes that the model knows"
-            reasons[numbers[k]] = reason if large[k] else flow.steps.unknown
+            reason = flow.steps.unknown
+            if unseen[k]:
+                reason = f"{counts[k]} nodes, a size that no training graph has"
+            if large[k]:
+                reason = f"more than the {flow.max_nodes} nodes that the model knows"
+            reasons[numbers[k]] = reason
         return packed.subset(known), reasons
 
     def decode(self, graphs: PackedGraphs) -> list:
@@ -202,11 +208,12 @@ class GraphCodec(Codec):
     def log_prob(self, flow: GraphCNF, batch: GraphBatch, orders: int = 1) -> torch.Tensor:
         """Return lower bounds on the log-likelihoods of graphs, (B,) nats in float64."""
         if flow.ordered:
-            value = flow.log_prob(batch, orders=orders)
+            noise = RecordNoise(0, [0] * len(batch))  # for "pairs", whose bound is random
+            value = flow.log_prob(batch, noise=noise, orders=orders)
         else:
             check_integer("orders", orders, 1, LARGEST_ORDERS)
-            noise = (RecordNoise(k, [0] * len(batch)) for k in range(orders))
-            draws = torch.stack([flow.log_prob(batch, noise=own) for own in noise])
+            tapes = (RecordNoise(k, [0] * len(batch)) for k in range(orders))
+            draws = torch.stack([flow.log_prob(batch, noise=own) for own in tapes])
             value = draws.logsumexp(0) - math.log(orders)
         value = value.cpu().double()
         return value + flow.size_log_prob(batch.sizes).cpu().double()

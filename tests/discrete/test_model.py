@@ -199,3 +199,25 @@ def test_categories_may_be_tuples():
     column = pd.Series(pd.Categorical.from_codes([0, 1, 1], kinds))
     drawn = CategoricalModel.for_data(pd.DataFrame({"kind": column})).sample(20)
     assert set(drawn["kind"]) <= set(kinds) and drawn["kind"].dtype == column.dtype
+
+
+def test_items_of_a_size_that_no_training_item_has_have_a_reason():
+    words = CategoricalModel.for_data(["abab", "babab", "abaaba"] * 3, **SMALL)
+    sizes = [nx.path_graph(3), nx.path_graph(5)] * 3
+    graphs = CategoricalModel.for_data(sizes, architecture="growth", **SMALL)
+    for model, known, other, reason in (
+        (words, "abab", "a", "1 symbols, a length that no training row has"),
+        (graphs, sizes[0], nx.path_graph(4), "4 nodes, a size that no training graph has"),
+    ):
+        assert model.reasons([known, other]) == [None, reason]
+        assert np.isfinite(model.log_prob([known, other])).tolist() == [True, False]
+        with pytest.raises(UserError, match=f"item 1: {reason}"):
+            model.batch([known, other])
+
+
+def test_bounds_of_the_pairs_model_are_the_same_again():
+    tree = nx.path_graph(3)
+    steps = {part: {"couplings": 1, "width": 8} for part in ("nodes", "bonds", "adjacency_step")}
+    model = CategoricalModel.for_data([tree] * 3, architecture="pairs", **steps)
+    first, second = (model.log_prob([tree, tree]) for _ in range(2))
+    assert (first == second).all() and np.isfinite(first).all()
