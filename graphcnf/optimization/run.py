@@ -194,6 +194,7 @@ def optimize(
         _search(search, oracle, budget, partial(_save, state, identity, search))
         # The folder may hold the calls of a larger budget.
         answers = [oracle.answers[s] for s in search.memory.smiles[:budget]]
+    policy.model.metadata.pop("likelihood_quantiles", None)  # of other weights than the new ones
     tuned = MoleculeFlow(policy.model, flow.stereo)
     return OptimizationResult(answers, search.memory.sources[:budget], oracle.calls, tuned)
 

@@ -161,6 +161,7 @@ def _of_molecules(name: str, model: dict, data: dict, settings: TrainingSettings
         network = call("[model]", GraphCNF.for_graphs, dataset.graphs, known=known, **model)
     else:
         network.metadata |= metadata
+        network.metadata.pop("likelihood_quantiles", None)  # of other weights than the new ones
         network.training_hashes = dataset.training_hashes()
         if tables:
             network = call("[model]", network.with_conditions, tables, known={})

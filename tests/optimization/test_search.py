@@ -1,5 +1,6 @@
 """Proposals, learning and runs that are interrupted."""
 
+import copy
 import dataclasses
 import math
 import random
@@ -191,6 +192,14 @@ def test_a_run_that_a_failure_has_ended_goes_on_with_that_call(flow, tmp_path):
         assert run(tmp_path / name) == expected
         again = {smiles for smiles in calls if calls.count(smiles) > 1}
         assert again and all(smiles.count("N") > 1 for smiles in again)
+
+
+def test_percentiles_of_the_given_weights_are_not_those_of_the_policy(flow):
+    given = MoleculeFlow(copy.deepcopy(flow.model))
+    given.model.metadata["likelihood_quantiles"] = [{"largest": 6, "quantiles": [1.0, 9.0]}]
+    tuned = optimize(size, model=given, budget=5, settings=SMALL, workers=0).policy
+    assert given.score("CCCO")["percentile"].notna().all()
+    assert tuned.score("CCCO")["percentile"].isna().all()
 
 
 def test_what_to_start_from_comes_first(flow):

@@ -4,7 +4,9 @@ import csv
 import os
 
 import pytest
+from small_molecules import small_model
 
+from graphcnf.datasets import load_smiles_file
 from graphcnf.errors import UserError
 from graphcnf.training import experiments
 from graphcnf.training.loop import HEADLINES
@@ -59,6 +61,22 @@ def test_presets_of_molecules_fit_their_models():
     for model in models:
         if "start" not in model:
             experiments._check_model(model, None)
+
+
+def test_percentiles_of_the_first_weights_are_not_those_of_a_model_trained_further(tmp_path):
+    (tmp_path / "mine.smi").write_text(
+        "\n".join(f"{'C' * k}NC(=O)C{x}" for k in range(9) for x in "FNO")
+    )
+    data = load_smiles_file(tmp_path / "mine.smi")
+    given = {"dataset": "mine", "likelihood_quantiles": [{"largest": 9, "quantiles": [1.0, 9.0]}]}
+    small_model(data, given, edge_weights=data.vocabulary.bond_orders).save_pretrained(
+        tmp_path / "a"
+    )
+    found = build(
+        {"name": "smiles_file", "path": str(tmp_path / "mine.smi")}, {"start": str(tmp_path / "a")}
+    )
+    assert found.model.metadata["dataset"] == "mine"
+    assert "likelihood_quantiles" not in found.model.metadata
 
 
 @pytest.mark.parametrize("name", ["set-shuffling-groups", "set-summation-groups"])
