@@ -139,7 +139,8 @@ def _composition(mol: Chem.Mol) -> Counter[str]:
 
 def _check_element(symbol: str) -> None:
     try:
-        Chem.GetPeriodicTable().GetAtomicNumber(symbol)
+        with quiet():  # RDKit logs a stack trace
+            Chem.GetPeriodicTable().GetAtomicNumber(symbol)
     except RuntimeError:
         raise UserError(f"no element {symbol!r}") from None
 
@@ -229,7 +230,7 @@ class Goal:
                 f"{self.source}: objectives must be tables such as [{{'score': 'qed'}}], written "
                 "[[objective]] in a file"
             )
-        if self.mean not in MEANS:
+        if not isinstance(self.mean, str) or self.mean not in MEANS:
             raise UserError(f"{self.source}: mean must be {' or '.join(MEANS)}, got {self.mean!r}")
         self.objectives  # noqa: B018  (raises errors now)
 

@@ -61,11 +61,17 @@ def test_desirabilities(table, values):
         ({"score": "similarity", "to": 3}, "to must be text, got 3"),
     ],
 )
-def test_a_wrong_objective_is_one_clear_line(table, message):
+def test_a_wrong_objective_is_one_clear_line(table, message, capfd):
     with pytest.raises(UserError) as error:
         Goal([table], source="--score")
+    assert not capfd.readouterr().err, "no log of RDKit either"
     assert message in str(error.value) and str(error.value).startswith("--score")
     assert "\n" not in str(error.value)
+
+
+def test_a_wrong_mean_is_one_clear_line():
+    with pytest.raises(UserError, match=r"mean must be geometric or arithmetic, got \[1\]"):
+        Goal([{"score": "qed"}], mean=[1])
 
 
 def test_a_file_of_a_score_that_ends_python_is_one_line(tmp_path):
