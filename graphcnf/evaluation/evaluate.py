@@ -528,7 +528,14 @@ def _held_out_figures(
     if problem := codec_problem(model):
         notes.append(f"{problem}.")
         return figures
-    chosen = dataset.take(held_out(dataset, drawn.reconstruct)).graphs
+    held = dataset.take(held_out(dataset, max(drawn.reconstruct, drawn.likelihood)))
+    known = np.zeros(0, np.uint64) if model.training_hashes is None else model.training_hashes
+    if seen := int(contains(known, held.hashes).sum()):
+        notes.append(
+            f"{seen:,} of {len(held):,} held-out molecules are training molecules of this model, "
+            "which was trained on another split."
+        )
+    chosen = held.graphs.subset(range(len(held))[: drawn.reconstruct])
     if len(chosen):
         figures["reconstruction"] = reconstruction(model, chosen)
         figures["reconstruction_molecules"] = len(chosen)
@@ -536,7 +543,7 @@ def _held_out_figures(
             "reconstruction: the share of held-out molecules whose latents decode to the same "
             f"graph, in float64; of the data: {_ROUND_TRIP}."
         )
-    chosen = dataset.take(held_out(dataset, drawn.likelihood)).graphs
+    chosen = held.graphs.subset(range(len(held))[: drawn.likelihood])
     if len(chosen):
         figures |= bits(model, chosen)
         figures["bits_molecules"] = len(chosen)

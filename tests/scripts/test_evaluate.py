@@ -7,11 +7,13 @@ import shutil
 import statistics
 from importlib.util import find_spec
 
+import numpy as np
 import pandas as pd
 import pytest
 from rdkit import Chem
 
 import graphcnf as graphcnf_package
+from graphcnf.datasets import load_zinc250k
 from graphcnf.errors import UserError
 from graphcnf.evaluation import evaluate as evaluation
 from graphcnf.evaluation import summary
@@ -110,6 +112,15 @@ def test_model_against_its_data(score, model_folder, small_zinc, graphcnf):
     # The same graphs as generate --all writes.
     code, out, _ = graphcnf("generate", "--model", model_folder, "-n", 70, "--all", "--seed", 3)
     assert out.count(",True,") == result["strict_valid"]
+
+
+def test_held_out_molecules_that_a_model_was_trained_on_are_counted(model_folder, small_zinc):
+    flow = MoleculeFlow.from_pretrained(model_folder)
+    few = {"samples": 4, "reconstruct": 3, "likelihood": 0}
+    assert "another split" not in str(graphcnf_package.evaluate(flow, **few))
+    flow.model.training_hashes = np.unique(load_zinc250k().hashes)
+    note = "3 of 3 held-out molecules are training molecules of this model, which was trained on"
+    assert note in str(graphcnf_package.evaluate(flow, **few))
 
 
 def test_seeds_and_switches(score, model_folder, small_zinc, graphcnf):
