@@ -76,7 +76,7 @@ def join_molecules(
             (reaction, one if first is None else [first], other, swapped)
             for reaction, pair, there in zip(reactions, groups, partners, strict=True)
             for swapped, (one, other) in enumerate((there, there[::-1]))
-            if one and other and (first is None or first.HasSubstructMatch(pair[swapped]))
+            if other and (one if first is None else first.HasSubstructMatch(pair[swapped]))
         ]
         if not ways:
             return None

@@ -91,6 +91,11 @@ def test_join(graphcnf, surroundings):
     (surroundings / "ends.smi").write_text("Brc1ccc(CN)cc1\n")
     _, out, _ = graphcnf(*command[:-2], "-n", 4, "--with", "ends.smi")
     assert out.count("\n") == 4 == sum("Br" in line for line in out.splitlines())
+    # The ends may be the only acids.
+    (surroundings / "amines.smi").write_text("NCC1CC1\n")
+    (surroundings / "acids.smi").write_text("OC(=O)c1ccccc1\n")
+    command = ("datasets", "join", "amines.smi", "--with", "acids.smi", "--atoms", "5-20", "-n", 1)
+    assert graphcnf(*command)[1] == "O=C(NCC1CC1)c1ccccc1\n"
 
 
 @pytest.mark.parametrize(
