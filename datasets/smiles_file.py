@@ -258,11 +258,13 @@ def _plain(lines: list[str]) -> Iterator[Row]:
             if title[0].lower() == "smiles" and len(title) > 1:  # as `generate` writes them
                 names = title[1:]
             continue
-        smiles, rest = _LINE.match(line).groups()
+        found = _LINE.match(line)
+        smiles, rest = found.groups()
         if not begun and smiles.lower() == "smiles":
             names = [rest.rstrip(_BLANK) or "name"]
         else:
-            cells = [rest] if len(names) == 1 else rest.split("\t")
+            # One tab ends the SMILES: the cell after it may be empty.
+            cells = [rest] if len(names) == 1 else line[found.end(1) + 1 :].split("\t")
             more = dict(zip(names, (c.strip(_BLANK) or None for c in cells), strict=False))
             yield number, smiles, more if rest else {}
         begun = True

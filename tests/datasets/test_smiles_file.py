@@ -188,7 +188,7 @@ def test_records_of_an_sd_file_end_with_any_line_that_begins_so(tmp_path, end):
 def test_what_a_file_says_of_its_molecules_is_kept(tmp_path):
     files = {
         "a.smi": "CCO ethanol, 96 %\nCC\n",
-        "b.smi": "# smiles\tname\tdose\nCCO\tethanol, 96 %\t3\nCC\t\t\n",
+        "b.smi": "# smiles\tname\tdose\nCCO\tethanol, 96 %\t3\nCC\t\t7\n",
         "c.csv": 'name,smiles,dose\n"ethanol, 96 %",CCO,3\n,CC,\n',
         "d.jsonl": '{"name": "ethanol, 96 %", "smiles": "CCO", "dose": 3}\n{"smiles": "CC"}\n',
     }
