@@ -278,12 +278,20 @@ def _filter(name: str, help: str, metavar: str, read: Callable[[Any], Any] = lam
     return option(help, metavar=metavar, parse=parse, rich_help_panel="Filters")
 
 
-def _read_neighbours(text: str) -> tuple[list[str], float]:
+class Neighbours(tuple):
+    """SMILES of a file and a similarity; `path` is that of the file."""
+
+    path: Path
+
+
+def _read_neighbours(text: str) -> Neighbours:
     """Return the SMILES of a file and a similarity, written "known.smi:0.4"."""
     path, _, value = text.rpartition(":")
     if not path or not re.fullmatch(r"\d*\.?\d+", value):
         raise UserError(f"{text!r}: write known.smi:0.4, a file and a similarity from 0 to 1")
-    return read_molecules(Path(path)), float(value)
+    found = Neighbours((read_molecules(Path(path)), float(value)))
+    found.path = Path(path)
+    return found
 
 
 def read_molecules(path: Path) -> list[str]:
@@ -347,6 +355,11 @@ class Filter:
             _read_neighbours,
         ),
     ] = None
+
+    def files(self) -> list[Path]:
+        """Return the files of molecules to compare with."""
+        given: list[Any] = [self.min_similarity, self.max_similarity]
+        return [neighbours.path for neighbours in given if neighbours is not None]
 
     def filters(self) -> Filters:
         """Return the filters; raise `UserError` if no molecule can pass them all."""

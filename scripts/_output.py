@@ -118,9 +118,13 @@ def check_shown(draw: Draw) -> None:
     output_kind(draw.html, ("html",), "--html")
 
 
-def written_kind(draw: Draw) -> str:
-    """Check that the files of a drawing command can be written; return the kind of its text."""
+def written_kind(draw: Draw, read: Iterable[Path]) -> str:
+    """Check that the files of a drawing command can be written; return the kind of its text.
+
+    `read` are files that the command reads, which it must not replace.
+    """
     kind = molecule_kind(draw.out, draw.as_json)
+    check_not_read([draw.out], read)
     check_target(draw.out, kind, draw.force)
     check_shown(draw)
     return kind

@@ -16,7 +16,7 @@ from graphcnf.evaluation.formats import json_text, markdown, text
 from graphcnf.limits import LARGEST_COUNT
 from graphcnf.scripts import _options as options
 from graphcnf.scripts._options import option
-from graphcnf.scripts._output import check_target, output_kind, write_text
+from graphcnf.scripts._output import check_not_read, check_target, output_kind, write_text
 
 app = typer.Typer(
     help="List data sets, prepare them, show their info, check them, and join their molecules.",
@@ -137,6 +137,7 @@ def join(
     hypothetical: nothing says that they can be synthesized.
     """
     check_target(out, output_kind(out, ("smi",)) or "smi", force)
+    check_not_read([out], [file for file in (name, ends) if file and file not in MOLECULES])
     from graphcnf.datasets.smiles_file import read_smiles
     from graphcnf.molecules.joining import join_molecules
 

@@ -19,6 +19,7 @@ from graphcnf.scripts import _options as options
 from graphcnf.scripts._options import option
 from graphcnf.scripts._output import (
     LISTED,
+    check_not_read,
     check_shown,
     check_target,
     molecule_kind,
@@ -132,6 +133,7 @@ def generate(
     interruption, the same command continues where it stopped.
     """
     kind = molecule_kind(draw.out, draw.as_json, "csv" if everything else "smi")
+    check_not_read([draw.out], chosen.files())
     filters = chosen.filters()
     if everything and filters:
         raise typer.BadParameter("--all writes every graph: leave the filters out")

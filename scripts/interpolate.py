@@ -11,7 +11,13 @@ import typer
 from graphcnf.errors import say
 from graphcnf.scripts import _options as options
 from graphcnf.scripts._options import option
-from graphcnf.scripts._output import PICTURES, output_kind, write_table, write_text
+from graphcnf.scripts._output import (
+    PICTURES,
+    check_not_read,
+    output_kind,
+    write_table,
+    write_text,
+)
 
 
 @options.grouped
@@ -41,6 +47,7 @@ def interpolate(
     """
     kind = output_kind(out, ("csv", "json", "smi")) or "csv"
     output_kind(picture, PICTURES, "--picture")
+    check_not_read([out], chosen.files())
     filters, outcomes = chosen.filters(), Counter[str]()
 
     from graphcnf.molecules.drawing import draw_grid

@@ -125,7 +125,8 @@ def optimize(
     """
     kind = molecule_kind(out, as_json=False, default="csv")
     check_target(out, kind, force)
-    check_not_read([out], [file for file in (start, prescreen) if file])
+    read = [file for file in (start, prescreen) if file]
+    check_not_read([out], [*read, *chosen.files()])
     options.check_cluster_options(cluster, workers, "cpu")
     for is_wrong, name, reason in (
         (standardize and start is None, "--standardize", "it goes with --start"),
