@@ -44,7 +44,7 @@ import pandas as pd
 from pandas.api import types
 
 from graphcnf.compute.files import check_output, write_file
-from graphcnf.discrete.numbers import as_numbers, is_numeric
+from graphcnf.discrete.numbers import as_numbers, is_numeric, time_kind
 from graphcnf.errors import UserError, require
 from graphcnf.limits import check_integer, check_seed
 
@@ -163,7 +163,15 @@ def evaluate_table(
     if target is not None and target not in real.columns:
         raise UserError(f"target: the table has no column {target!r}")
     numeric = [c for c in real.columns if is_numeric(real[c].dtype)]
-    plain = {name: _plain(name, table[real.columns], numeric) for name, table in tables.items()}
+    plain = {
+        name: _plain(name, table[real.columns], real, numeric) for name, table in tables.items()
+    }
+    if target in numeric:
+        classes = pd.concat([table[target] for table in plain.values()])
+        if not (classes % 1 == 0).all():
+            raise UserError(
+                f"target: column {target!r} holds numbers that are no classes: bin them"
+            )
     mine, others = plain["real"], plain["synthetic"]
     shapes = {c: _shape_error(mine[c], others[c], c in numeric) for c in real.columns}
     trends = {
@@ -189,8 +197,11 @@ def evaluate_table(
     return figures
 
 
-def _plain(what: str, table: pd.DataFrame, numeric: list) -> pd.DataFrame:
-    """Return the table with numbers and times as floats, and other values or None as objects."""
+def _plain(what: str, table: pd.DataFrame, real: pd.DataFrame, numeric: list) -> pd.DataFrame:
+    """Return the table with numbers and times as floats, and other values or None as objects.
+
+    The `numeric` columns must hold numbers, times or durations as those of the real table.
+    """
     table = table.reset_index(drop=True)
     columns = {}
     for name in table.columns:
@@ -198,11 +209,15 @@ def _plain(what: str, table: pd.DataFrame, numeric: list) -> pd.DataFrame:
         if name not in numeric:
             columns[name] = column.astype(object).where(column.notna(), None)
             continue
+        kind = time_kind(real[name])
         try:
-            unit = None if types.is_numeric_dtype(column.dtype) else 1
-            columns[name] = pd.Series(as_numbers(column, unit))
+            alike = time_kind(column) == kind and (kind or types.is_numeric_dtype(column.dtype))
+            if column.notna().any() and not alike:
+                raise TypeError
+            columns[name] = pd.Series(as_numbers(column, 1 if kind else None))
         except (ValueError, TypeError):
-            raise UserError(f"{what}: column {name!r} must hold numbers as the real one") from None
+            wanted = {"": "numbers", "M": "times", "m": "durations"}[kind]
+            raise UserError(f"{what}: column {name!r} must hold {wanted} as the real one") from None
         if np.isinf(columns[name]).any():
             raise UserError(f"{what}: column {name!r} holds infinite numbers: replace them")
     return pd.DataFrame(columns)

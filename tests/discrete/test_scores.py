@@ -27,6 +27,7 @@ def table(rows, seed, shift=0.0):
 
 
 REAL, ALIKE, SHIFTED = table(600, 0), table(600, 1), table(600, 2, shift=1.0)
+LATER = SHIFTED["day"] - SHIFTED["day"].min()
 
 
 def test_equal_tables_have_no_errors_and_others_have():
@@ -124,6 +125,12 @@ def test_the_page_shows_every_column_and_needs_nothing_else(tmp_path):
         (lambda: evaluate_table(REAL, ALIKE, target="y"), "target: the table has no column 'y'"),
         (lambda: evaluate_table(REAL, ALIKE, seed=-1), "seed must be an integer"),
         (lambda: evaluate_table(REAL, ALIKE.assign(n="3")), "synthetic: column 'n' must hold num"),
+        (lambda: evaluate_table(REAL, ALIKE.assign(x=ALIKE["day"])), "'x' must hold numbers"),
+        (lambda: evaluate_table(REAL, ALIKE.assign(day=LATER)), "'day' must hold times"),
+        (
+            lambda: evaluate_table(REAL, ALIKE, held_out=ALIKE, target="x"),
+            "target: column 'x' holds numbers that are no classes",
+        ),
         (lambda: evaluate_table(REAL.assign(n=np.inf), ALIKE), "real: column 'n' holds infinite"),
     ],
 )
