@@ -189,7 +189,7 @@ def evaluate_table(
         for name, part in (("utility", "synthetic"), ("utility_real", "real")):
             k = list(real.columns).index(target)
             model = _classifier(seed)
-            model.fit(np.delete(codes[part], k, 1), codes[part][:, k])
+            model.fit(_usable(np.delete(codes[part], k, 1)), codes[part][:, k])
             x, y = np.delete(codes["held_out"], k, 1), codes["held_out"][:, k]
             figures[name] = float((model.predict(x) == y).mean())
     if html is not None:
@@ -226,7 +226,7 @@ def _plain(what: str, table: pd.DataFrame, real: pd.DataFrame, numeric: list) ->
 def _records(codes: dict[str, np.ndarray], kinds: np.ndarray, seed: int) -> dict[str, float]:
     """Return the figures that depend on distances between rows."""
     random, most = np.random.default_rng(seed), min(MOST_ROWS, *map(len, codes.values()))
-    width = np.nanmax(codes["real"], 0) - np.nanmin(codes["real"], 0)
+    width = np.fmax.reduce(codes["real"]) - np.fmin.reduce(codes["real"])
     width = np.where(kinds | ~(width > 0), 1, width)
     scaled = {name: x / width for name, x in codes.items()}
     few = {name: x[random.permutation(len(x))[:most]] for name, x in scaled.items()}
@@ -286,12 +286,18 @@ def _classifier(seed: int):
     return HistGradientBoostingClassifier(random_state=seed, max_iter=100)
 
 
+def _usable(x: np.ndarray) -> np.ndarray:
+    """Return x with columns of NaN alone set to 0: the classifier refuses them."""
+    return np.where(np.isnan(x).all(0), 0.0, x)
+
+
 def _detection(real: np.ndarray, synthetic: np.ndarray, seed: int) -> float:
     """Return the area under the ROC curve of a classifier; NaN for fewer than three rows."""
     from sklearn.metrics import roc_auc_score
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
-    x, y = np.concatenate([real, synthetic]), np.repeat([0, 1], [len(real), len(synthetic)])
+    x = _usable(np.concatenate([real, synthetic]))
+    y = np.repeat([0, 1], [len(real), len(synthetic)])
     if min(len(real), len(synthetic)) < 3:
         return float("nan")
     folds = StratifiedKFold(3, shuffle=True, random_state=seed)

@@ -137,3 +137,12 @@ def test_the_page_shows_every_column_and_needs_nothing_else(tmp_path):
 def test_what_does_not_fit_is_refused(call, message):
     with pytest.raises(UserError, match=message):
         call()
+
+
+def test_columns_without_any_number_are_evaluated():
+    few = (table[["x", "kind", "other"]].head(99) for table in (REAL, ALIKE, SHIFTED))
+    real, synthetic, held_out = few
+    synthetic = synthetic.assign(x=np.nan)
+    for table, least, most in ((real, 0.9, 1), (synthetic, 0, 0.6)):
+        found = evaluate_table(table, synthetic, held_out=held_out, target="other")
+        assert 0 < found["utility"] < 1 and least < found["detection"] <= most
