@@ -152,7 +152,7 @@ def assemble(
 
 
 def grid_means(categories: int, latent_dim: int) -> tuple[Tensor, float]:
-    """Return grid points of K categories, (K, D) float64, and the least distance of neighbours.
+    """Return grid points of K categories, (K, D) float64, and the least step along a coordinate.
 
     The coordinates of category k are its digits in the smallest base in which D digits suffice. In
     base 2 with digits to spare, one more coordinate is the parity of the digits, so that any two
@@ -184,7 +184,7 @@ class MixtureEncoding(Encoding):
     Args:
         categories: Number of categories K.
         latent_dim: Latents D of a position.
-        separation: Distance at which the means of neighbouring categories start, in units of their
+        separation: Least step between means along a coordinate at the start, in units of their
             logistic scale.
 
     Raises:
