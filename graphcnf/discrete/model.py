@@ -374,7 +374,9 @@ class CategoricalModel(nn.Module):
             table = codec.most_probable(self.flow, known)
         table.index, filled = x.index, x.copy()
         for name in x.columns:
-            filled[name] = x[name].where(x[name].notna(), table[name]).astype(table[name].dtype)
+            # As objects: the categories of `x` may be fewer.
+            own, drawn = x[name].astype(object), table[name].astype(object)
+            filled[name] = own.where(x[name].notna(), drawn).astype(table[name].dtype)
         return filled
 
     def reasons(self, x) -> Reasons:

@@ -97,6 +97,14 @@ def test_imputed_tables_keep_what_is_known(model):
     assert model.impute(row, draw=False)["b"].eq("12"[int(np.argmax(nats))]).all()
 
 
+def test_a_categorical_column_with_fewer_categories_is_filled():
+    sizes = pd.DataFrame({"size": pd.Categorical(["s", "m"] * 30), "yes": [True, False] * 30})
+    model = CategoricalModel.for_data(sizes, width=16, layers=1, heads=2)
+    holes = pd.DataFrame({"size": pd.Categorical(["s", None]), "yes": [True, False]})
+    filled = model.impute(holes, draw=False)
+    assert filled["size"].tolist() == ["s", "m"] and filled.dtypes.equals(sizes.dtypes)
+
+
 def test_numbers_are_filled_within_their_bins_and_conditions_kept():
     random = np.random.default_rng(0)
     data = pd.DataFrame({"n": random.integers(0, 90, 200), "x": random.normal(size=200)})
