@@ -130,12 +130,13 @@ class GraphCodec(Codec):
             try:
                 triples.append(read(graph))
             except (ValueError, TypeError) as error:
-                raise UserError(f"graph {number}: {error}") from None
+                raise UserError(f"graph {number}: {_reason(error)}") from None
         return triples
 
     def encode(self, graphs: Sequence, flow: GraphCNF | None = None) -> tuple[Any, Reasons]:
         """Encode graphs, in canonical depth-first order if the model is ordered."""
         ordered = self.order == "canonical"
+        in_pieces = not (ordered or PathNetwork in self.model.options())
         vocabularies = {"node": Vocabulary(self.nodes), "edge": Vocabulary(self.edges)}
         parts: list[PackedGraphs] = []
         reasons: Reasons = []
@@ -151,14 +152,12 @@ class GraphCodec(Codec):
             if reason is None:
                 try:
                     graph = PackedGraphs.from_lists([(codes[0], edges, codes[1])])
-                    if not ordered:
-                        parts.append(graph)
-                    elif GraphBatch.collate(graph).connected().all():
-                        parts.append(canonicalise(graph))
+                    if in_pieces or GraphBatch.collate(graph).connected().all():
+                        parts.append(canonicalise(graph) if ordered else graph)
                     else:
                         reason = 'not connected: network={"architecture": "growth"} learns these'
                 except ValueError as error:
-                    reason = str(error).removeprefix("graph 0: ").removeprefix("graph 0 ")
+                    reason = _reason(error)
             reasons.append(reason)
         packed = PackedGraphs.concatenate(parts)
         if flow is None:
@@ -273,6 +272,11 @@ class GraphCodec(Codec):
 
     def __str__(self) -> str:
         return f"graphs of {len(self.nodes)} node and {len(self.edges)} edge labels"
+
+
+def _reason(error: Exception) -> str:
+    """Return the message of an error about the only graph of a `PackedGraphs`, without its name."""
+    return str(error).removeprefix("graph 0: ").removeprefix("graph 0 ")
 
 
 def _label(data: dict[str, Any], name: str | None, where: str):

@@ -22,6 +22,7 @@ LABELLED.add_node(0, c="r")
 BARE = Data(edge_index=torch.tensor([[0, 1], [1, 0]]), num_nodes=2)
 EDGE = Data(x=torch.tensor([0, 1]), edge_index=BARE.edge_index, edge_attr=torch.tensor([1, 1]))
 PLAIN_EDGE = Data(x=torch.tensor([0, 1]), edge_index=BARE.edge_index)
+LARGE = Data(x=torch.tensor([0, 300]), edge_index=BARE.edge_index)
 
 
 @pytest.mark.parametrize(
@@ -55,12 +56,21 @@ PLAIN_EDGE = Data(x=torch.tensor([0, 1]), edge_index=BARE.edge_index)
         ([TREE, LABELLED], "graph 0: node 0 has no attribute 'c'"),
         ([BARE, PLAIN_EDGE], "graph 0: x is missing"),
         ([EDGE, PLAIN_EDGE], "graph 1: edge_attr is missing"),
+        ([PLAIN_EDGE, LARGE], "^graph 1: has a category outside 0 to 255"),
     ],
 )
 def test_data_that_cannot_be_learned(x, message):
     with pytest.raises(UserError, match=message) as caught:
         CategoricalModel.for_data(x)
     assert "\n" not in str(caught.value)
+
+
+def test_graphs_in_pieces_need_a_model_that_learns_them():
+    pieces = nx.Graph([(0, 1), (2, 3)])
+    for architecture in ("path", "unordered"):
+        with pytest.raises(UserError, match="item 1: not connected: .*growth"):
+            CategoricalModel.for_data([TREE, pieces], architecture=architecture)
+    CategoricalModel.for_data([TREE, pieces], architecture="growth")
 
 
 @pytest.mark.parametrize(
