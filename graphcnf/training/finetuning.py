@@ -88,7 +88,7 @@ def finetune(
 ) -> FineTuning:
     """Fine-tune a model on molecules.
 
-    The weights are evaluated on held-out molecules before the first step and after every half
+    The weights are evaluated on held-out molecules before the first step and about every half
     epoch. Those of the best evaluation are kept, and training ends after several worse ones in a
     row. If one molecule in ten is fewer than `FEW_HELD_OUT`, the model learns all molecules, and
     cross-validation chooses the step: beside it, each of `FOLDS` copies learns all but one fold.
