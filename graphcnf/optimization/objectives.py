@@ -46,6 +46,8 @@ def penalized_logp(mol: Chem.Mol) -> float:
     """Return logP minus SA score minus long-ring penalty, each standardised over ZINC250k.
 
     Gomez-Bombarelli et al. 2018 (arXiv 1610.02415), constants of Kusner et al. 2017 (1703.01925).
+    Rings are the smallest ones. Published code takes a cycle basis of networkx instead, in which
+    0.6 % of 4,000 molecules of ZINC250k have another longest ring (measured on 2026-11-29).
     """
     longest = max((len(ring) for ring in Chem.GetSSSR(mol)), default=0)
     logp = (properties.logp(mol) - 2.4570953396190123) / 1.434324401111988
