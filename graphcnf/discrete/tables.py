@@ -64,6 +64,7 @@ class Column:
     def __post_init__(self) -> None:
         if isinstance(self.bins, dict):
             self.bins = Bins(**self.bins)
+        self.kind = time_kind(pd.Series(dtype=self.dtype)) if self.bins else ""
         self.vocabulary = Vocabulary(self.values)
         self.cardinality = max(len(self.values) + self.missing, 1)
 
@@ -128,14 +129,13 @@ class Column:
     def encode(self, series: pd.Series) -> np.ndarray:
         """Return categories (N,) float64, for numbers plus the place in the bin; -1 if unknown."""
         if self.bins:
-            kind, there = time_kind(pd.Series(dtype=self.dtype)), series.notna().any()
             try:
-                if there and time_kind(series) != kind:
+                if series.notna().any() and time_kind(series) != self.kind:
                     raise TypeError
                 codes = self.bins.encode(series)
             except (TypeError, ValueError):
                 raise UserError(
-                    f"column {self.name!r} holds {KINDS[kind]}, not {series.dtype}"
+                    f"column {self.name!r} holds {KINDS[self.kind]}, not {series.dtype}"
                 ) from None
         else:
             codes = self.vocabulary.encode(series.astype(object))
@@ -292,7 +292,7 @@ class TableCodec(Codec):
             if codes[0, k] < 0:
                 known = ", ".join(map(repr, column.values[:8]))
                 if bins:
-                    known = KINDS[time_kind(pd.Series(dtype=column.dtype))]
+                    known = KINDS[column.kind]
                 raise UserError(f"given: column {label!r} has no value {value!r}; it has {known}")
         return Rows(codes.clamp(min=0), codes >= 0)
 
