@@ -31,7 +31,7 @@ def enlarged(
     New parameters start as copies: those of a new category from the category that the caller names,
     those of a larger number of nodes from the largest known number, those of a further closure from
     the last known closure. The probability of a category is split between it and its copies by
-    their counts in `graphs`.
+    their counts in `graphs`; a copy gets no more than the original.
 
     Args:
         model: A path model with order "canonical".
