@@ -376,7 +376,11 @@ class CategoricalModel(nn.Module):
         for name in x.columns:
             # As objects: the categories of `x` may be fewer.
             own, drawn = x[name].astype(object), table[name].astype(object)
-            filled[name] = own.where(x[name].notna(), drawn).astype(table[name].dtype)
+            try:
+                filled[name] = own.where(x[name].notna(), drawn).astype(table[name].dtype)
+            except OverflowError:
+                kind = table[name].dtype
+                raise UserError(f"column {name!r}: a number does not fit into {kind}") from None
         return filled
 
     def reasons(self, x) -> Reasons:

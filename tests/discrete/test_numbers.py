@@ -124,6 +124,8 @@ def test_numbers_drawn_from_tails_stay_in_the_range_of_their_type(dtype):
     model = CategoricalModel.for_data(x.to_frame("x"), bins=4, width=16, layers=1, heads=2)
     with pytest.raises(UserError, match="given: column 'x' has no value 99999; it has numbers"):
         model.sample(1, given={"x": 99_999})
+    with pytest.raises(UserError, match=f"column 'x': a number does not fit into {dtype}"):
+        model.impute(pd.DataFrame({"x": [99_999]}))
 
 
 def test_a_single_zero_and_times_down_to_the_nanosecond_are_learned():
