@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 import os
 import zlib
@@ -119,22 +118,28 @@ def load_images(path: str | Path | None = None, *, bits: int = 8) -> ImageDatase
     return ImageDataset(name, images >> (8 - bits), 2**bits, parts)
 
 
-def images_of_model(model: Any, name: str) -> ImageDataset:
-    """Load the images that an image model was trained on; raise `UserError` if they differ."""
+def images_of_model(model: Any, name: str, folder: str | Path | None = None) -> ImageDataset:
+    """Load the images that an image model was trained on: the digits, or those of `folder`.
+
+    The path in a model's config.json is not followed.
+
+    Raises:
+        UserError: The images are not those that the model was trained on.
+    """
     options = model.metadata.get("data")
     if not isinstance(options, dict):
         raise UserError(f"{name}: config.json does not say which images it was trained on")
-    try:
-        data = load_images(**options)
-    except TypeError:
+    if folder is None and options.get("path") is not None:
         raise UserError(
-            f"{name}: config.json tells of unknown data: {json.dumps(options)}"
-        ) from None
+            f"{name}: trained on the images of a folder: name it with --images, as in --images "
+            f"{str(options['path'])[:200]!r}"
+        )
+    data = load_images(folder, bits=model.levels.bit_length() - 1)
     if (data.shape, data.levels) != (model.shape, model.levels):
         raise UserError(f"{name}: the images of {data.name} are not those of its config.json")
     # With other files the split differs, so held-out images could be training images.
     if model.metadata.get("checksum", data.checksum) != data.checksum:
-        raise UserError(f"{name}: the images of {data.name} have changed since it was trained")
+        raise UserError(f"{name}: the images of {data.name} are not those it was trained on")
     return data
 
 

@@ -35,6 +35,11 @@ app = typer.Typer(
 
 Model = Annotated[str, option("Folder of an image model, or of its training run.", metavar="RUN")]
 
+Images = Annotated[
+    Path | None,
+    option("Folder of the images that the models were trained on.", show_default="the digits"),
+]
+
 BATCH, LARGEST_GRID = 32, 10_000  # images that are drawn at a time, and in a picture at most
 
 
@@ -87,6 +92,7 @@ def evaluate(
             help="Folders of image models, or of training runs; differences are to the first.",
         ),
     ],
+    images: Images = None,
     draws: Annotated[int, option("Draws per bound.", min=1)] = 8,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -99,7 +105,7 @@ def evaluate(
 ) -> None:
     """Compare models by bits per dimension of held-out images, reconstruction and speed."""
     kind = table_kind(out, as_csv, as_json)
-    rows = score_folders(models, draws=draws, seed=seed, device=device)
+    rows = score_folders(models, images, draws=draws, seed=seed, device=device)
     if kind == "json" and len(rows) == 1:
         write_text(json_text(rows[0]), out)
         return
@@ -125,16 +131,24 @@ def evaluate(
 
 
 def score_folders(
-    names: Sequence[str], *, draws: int = 8, seed: int = 0, device: str = "cpu"
+    names: Sequence[str],
+    images: Path | None = None,
+    *,
+    draws: int = 8,
+    seed: int = 0,
+    device: str = "cpu",
 ) -> list[dict[str, Any]]:
-    """Return a row of scores for each model in `names`, on the test part of its data set."""
+    """Return a row of scores for each model in `names`, on the test part of its data set.
+
+    `images` is the folder of the images, or None for the digits.
+    """
     from graphcnf.baselines.image_models import load_image_model
     from graphcnf.datasets.images import images_of_model
     from graphcnf.images.scores import score_image_models
 
     models = ((name, load_image_model(name, device)) for name in names)
     held_out = (
-        (Path(k).name, model, images_of_model(model, k).part("test")) for k, model in models
+        (Path(k).name, model, images_of_model(model, k, images).part("test")) for k, model in models
     )
     return score_image_models(held_out, draws=draws, seed=seed)
 
@@ -165,6 +179,7 @@ def interpolate(
     last: Annotated[str, typer.Argument(metavar="B.png|NUMBER", help="Another one.")],
     model: Model,
     out: Annotated[Path, option("Picture to write, .png.")] = Path("interpolation.png"),
+    images: Images = None,
     steps: Annotated[int, option("Images, both ends included.", min=2)] = 8,
     device: Device = "cpu",
 ) -> None:
@@ -178,12 +193,12 @@ def interpolate(
     output_kind(out, ("png",))
     check_not_read([out], [first, last])
     network = load_image_model(model, device)
-    ends = [_read_image(end, network, model).to(network.device) for end in (first, last)]
-    images = network.interpolate(*ends, steps=steps)
-    write_grid(images.cpu().numpy(), out, levels=network.levels, columns=steps)
+    found = [_read_image(end, network, model, images) for end in (first, last)]
+    line = network.interpolate(*(end.to(network.device) for end in found), steps=steps)
+    write_grid(line.cpu().numpy(), out, levels=network.levels, columns=steps)
 
 
-def _read_image(given: str, model: ImageModel, name: str) -> Tensor:
+def _read_image(given: str, model: ImageModel, name: str, images: Path | None) -> Tensor:
     """Return the image (C, H, W) uint8 of a PNG file, or the held-out image with this number."""
     import numpy as np
     import torch
@@ -191,7 +206,7 @@ def _read_image(given: str, model: ImageModel, name: str) -> Tensor:
     from graphcnf.datasets.images import images_of_model, read_png
 
     if given.isdecimal() and not Path(given).exists():
-        test = images_of_model(model, name).part("test")
+        test = images_of_model(model, name, images).part("test")
         if int(given) >= len(test):
             raise UserError(f"there is no held-out image {given}: they are 0 to {len(test) - 1}")
         return test[int(given)]

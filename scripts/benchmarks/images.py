@@ -85,28 +85,29 @@ def images(
     if png is not None:
         output_kind(png, ("png",), "--png")
     names = presets or [f"images-{name}" for name in PRESETS]
-    for name in names:
-        if load_preset(name)["data"].get("name") != "images":
+    options = [load_preset(name)["data"] for name in names]
+    for name, data in zip(names, options, strict=True):
+        if data.get("name") != "images":
             raise UserError(f"{name}: its data are no images")
     found = train_all(names, numbers, folder, minutes)
     with one_thread(torch.device("cpu")):
-        rows, pictures, notes = _scored(found, samples)
+        rows, pictures, notes = _scored(found, samples, options[0].get("path"))
     write(out, rows, COLUMNS, notes)
     if png is not None:
         write_grid(pictures.flatten(0, 1).numpy(), png, columns=pictures.shape[1])
 
 
 def _scored(
-    found: Sequence[Sequence[TrainedRun]], samples: int
+    found: Sequence[Sequence[TrainedRun]], samples: int, path: str | None
 ) -> tuple[list[dict[str, Any]], Tensor, list[str]]:
-    """Score trained runs.
+    """Score trained runs; `path` is the folder of the images, or None for the digits.
 
     Returns:
         A row for each preset, with means over seeds; pictures (1 + P, K, C, H, W) uint8 of held-out
         images and of samples of each preset's first run; footnotes.
     """
     first = str(found[0][0].path)
-    data = images_of_model(load_image_model(first), first)
+    data = images_of_model(load_image_model(first), first, path)
     features, accuracy = learn_features(data) if data.name == "digits" else (None, 0.0)
     test = data.part("test")
     shown = min(SHOWN, samples, len(test))
@@ -140,7 +141,7 @@ def _score(
 ) -> tuple[dict[str, Any], Tensor]:
     """Return the figures of a run, and its samples (N, C, H, W), drawn with the run's seed."""
     model = load_image_model(name)
-    if images_of_model(model, name).checksum != data.checksum:
+    if model.metadata.get("checksum") != data.checksum:
         raise UserError(f"{name}: trained on other images than the models before it")
     row = score_image_models([(name, model, data.part("test"))])[0]
     seed = model.metadata["training"]["seed"]

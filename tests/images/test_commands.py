@@ -97,10 +97,10 @@ def test_images_that_have_changed_since_training_are_noticed(folder, tmp_path):
     for path in folder.glob("*.png"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     model = experiment(tmp_path).model
-    assert len(images_of_model(model, "a")) == 60
+    assert len(images_of_model(model, "a", tmp_path)) == 60
     (tmp_path / "00.png").write_bytes((tmp_path / "01.png").read_bytes())
-    with pytest.raises(UserError, match="a: the images of .* have changed since it was trained"):
-        images_of_model(model, "a")
+    with pytest.raises(UserError, match="a: the images of .* are not those it was trained on"):
+        images_of_model(model, "a", tmp_path)
 
 
 def test_which_folder_is_which_image_model(runs, folder, tmp_path):
@@ -150,7 +150,7 @@ def test_generate_refuses(command, runs, tmp_path, arguments, code, message):
 
 def test_evaluate_gives_the_figures(runs, folder):
     torch.manual_seed(0)
-    first, second, coarse = score_folders([str(runs / n) for n in ("a", "b", "coarse")])
+    first, second, coarse = score_folders([str(runs / n) for n in ("a", "b", "coarse")], folder)
     assert first["images"] == 6 and first["figure"] == "bound" and first["draws"] == 8
     assert first["bits_per_dimension"] <= first["bits_one_draw"] + 0.05
     assert first["reconstruction"] == 1 and first["sampling_milliseconds"] > 0
@@ -168,15 +168,17 @@ def test_evaluate_gives_the_figures(runs, folder):
     assert 0 < second["difference_se"] < 1
 
 
-def test_evaluate_leaves_out_what_a_model_does_not_have(command, runs):
-    rows = score_folders([str(runs / name) for name in OTHERS], draws=2)
+def test_evaluate_leaves_out_what_a_model_does_not_have(command, runs, folder):
+    rows = score_folders([str(runs / name) for name in OTHERS], folder, draws=2)
     pixelcnn, vae, gan = rows
     assert [row["figure"] for row in rows] == ["exact", "bound", "none"]
     assert pixelcnn["bits_per_dimension"] == pytest.approx(pixelcnn["bits_one_draw"], abs=1e-9)
     assert vae["bits_per_dimension"] < vae["bits_one_draw"] + 0.05 and "difference" in vae
     assert "bits_per_dimension" not in gan and "difference" not in gan
     assert "reconstruction" not in pixelcnn and 0 <= gan["reconstruction"] <= 1
-    code, out, err = command("evaluate", *(runs / name for name in OTHERS), "--draws", 1)
+    code, out, err = command(
+        "evaluate", *(runs / name for name in OTHERS), "--images", folder, "--draws", 1
+    )
     assert code == 0, err
     lines = out.splitlines()
     assert "Bits per dimension (1 draws)" in lines[0] and "(exact)" in lines[2]
@@ -184,26 +186,27 @@ def test_evaluate_leaves_out_what_a_model_does_not_have(command, runs):
     assert "| - " in lines[4]
 
 
-def test_evaluate_prints_json_and_csv(runs, capsys, tmp_path):
-    evaluate([str(runs / "a")], draws=1, as_json=True)
+def test_evaluate_prints_json_and_csv(runs, folder, capsys, tmp_path):
+    evaluate([str(runs / "a")], folder, draws=1, as_json=True)
     row = json.loads(capsys.readouterr().out)
     assert row["model"] == "a" and row["architecture"] == "glow" and row["draws"] == 1
-    evaluate([str(runs / "a")], draws=1, out=tmp_path / "x.csv")
+    evaluate([str(runs / "a")], folder, draws=1, out=tmp_path / "x.csv")
     assert (tmp_path / "x.csv").read_text().startswith("model,architecture,dataset,images")
 
 
-def test_evaluate_names_what_is_missing(runs, tmp_path):
-    model = ImageFlow.from_pretrained(runs / "a")
-    for data, message in [
-        (None, "does not say which images"),
-        ({"path": str(tmp_path / "gone")}, "no such folder"),
-        ({"colour": 1}, "unknown data"),
-        ({**model.metadata["data"], "bits": 3}, "are not those"),
+def test_evaluate_names_what_is_missing(runs, folder, tmp_path):
+    model, other = ImageFlow.from_pretrained(runs / "a"), tmp_path / "other"
+    saved = model.metadata["data"]
+    for data, images, message in [
+        (None, folder, "does not say which images"),
+        (saved, tmp_path / "gone", "no such folder"),
+        # The folder exists, but a model is not asked what to read.
+        (saved, None, "other: trained on the images of a folder: name it with --images"),
     ]:
         model.metadata["data"] = data
-        model.save_pretrained(tmp_path / "other")
+        model.save_pretrained(other)
         with pytest.raises(UserError, match=message):
-            score_folders([str(tmp_path / "other")])
+            score_folders([str(other)], images)
 
 
 @pytest.mark.parametrize("name", ["generate", "evaluate"])
@@ -227,13 +230,14 @@ def test_interpolation_between_pictures(command, runs, folder, name):
 
 
 def test_interpolation_between_held_out_images(command, runs, folder):
-    code, _, err = command("interpolate", 0, 5, "--model", runs / "coarse", "--out", "line.png")
+    given = ("--model", runs / "coarse", "--images", folder)
+    code, _, err = command("interpolate", 0, 5, *given, "--out", "line.png")
     assert code == 0, err
     expected = load_images(folder, bits=4).part("test")[0, 0].numpy()
     assert np.array_equal(tiles(picture("line.png"), 1)[0], expected * 17)
-    code, _, err = command("interpolate", 0, 6, "--model", runs / "coarse")
+    code, _, err = command("interpolate", 0, 6, *given)
     assert code == 1 and "they are 0 to 5" in err
-    code, _, err = command("interpolate", 0, 1, "--model", runs / "pixelcnn")
+    code, _, err = command("interpolate", 0, 1, "--model", runs / "pixelcnn", *given[2:])
     assert code == 1 and err == "error: a model of architecture pixelcnn has no latents\n"
 
 

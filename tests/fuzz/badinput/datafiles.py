@@ -132,7 +132,8 @@ PICTURES: dict[str, bytes] = {
 
 def _image_cases(dice: Random) -> Iterator[Case]:
     """Pictures that are none, and folders without pictures of one size."""
-    command, more = ("images", "interpolate"), ("--model", "{images}", "--out", "out.png")
+    command = ("images", "interpolate")
+    more = ("--model", "{images}", "--images", "{photos}", "--out", "out.png")
     for picture, content in PICTURES.items():
         for ends in ((picture, "0"), ("0", picture)):
             yield Case(f"interpolate {ends}", (*command, *ends, *more), (picture,),

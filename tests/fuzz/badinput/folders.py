@@ -29,9 +29,10 @@ MODELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "evaluate": ("model", ("evaluate", "--model", "x", "-n", "9")),
     "generate images": ("images", ("images", "generate", "--model", "x", "-n", "2",
                                    "--out", "out.png")),
-    "evaluate images": ("images", ("images", "evaluate", "x", "--draws", "1")),
+    "evaluate images": ("images", ("images", "evaluate", "x", "--draws", "1",
+                                    "--images", "{photos}")),
     "interpolate": ("images", ("images", "interpolate", "0", "1", "--model", "x",
-                               "--out", "out.png")),
+                               "--images", "{photos}", "--out", "out.png")),
 }  # fmt: skip
 """Commands that load a model: which one, and the command line."""
 
@@ -65,8 +66,7 @@ METADATA: dict[str, tuple[Any, ...]] = {
     "dataset": (3, [], {}),
 }  # fmt: skip
 IMAGE_METADATA: dict[str, tuple[Any, ...]] = {
-    "data": (None, 3, "x", [], {"path": 3}, {"path": "nowhere"}, {"nothing": 1}, {"bits": 99},
-             {"bits": "x"}, {}),
+    "data": (None, 3, "x", [], {"path": 3}, {"path": "nowhere"}, {}),
     "checksum": (3, "x", [1]),
 }  # fmt: skip
 CONFIGS = {
@@ -158,7 +158,7 @@ def _signed(name: str, model: str, arguments, dice: Random) -> Iterator[Case]:
                        readable=True)  # fmt: skip
     for key, values in (IMAGE_METADATA if model == "images" else METADATA).items():
         for value in values:
-            unread = model == "images" and (key != "data" or value == {})
+            unread = model == "images" and (key != "data" or isinstance(value, dict))
             yield case(f"metadata.{key}={value!r:.40}",
                        lambda c, k=key, v=value: c["metadata"].update({k: v}),
                        readable=unread)  # fmt: skip

@@ -59,7 +59,7 @@ PRINTING = {
     "list json": ("datasets", "list", "--json"),
     "info": ("datasets", "info", "{molecules}"),
     "info json": ("datasets", "info", "{molecules}", "--json"),
-    "images": ("images", "evaluate", "{images}", "--draws", "1"),
+    "images": ("images", "evaluate", "{images}", "--images", "{photos}", "--draws", "1"),
     "version": ("--version",),
 }
 """Commands that write to standard output."""
