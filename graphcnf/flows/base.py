@@ -81,7 +81,9 @@ def draw_normal(
 
 def draw_uniform(shape: Sequence[int], **options) -> Tensor:
     """Draw uniform numbers in [0, 1); the arguments are those of `draw_normal`."""
-    return draw_normal(shape, uniform=True, **options)
+    u = draw_normal(shape, uniform=True, **options)
+    # numpy draws in float64, which can round to 1 in the type of the result.
+    return u.clamp(max=1 - torch.finfo(u.dtype).eps / 2)
 
 
 def logistic_log_density(z: Tensor) -> Tensor:

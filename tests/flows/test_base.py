@@ -1,4 +1,5 @@
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -82,3 +83,9 @@ def test_generators(draw):
     assert draw((2, 3), generator=record_generators(0, 0, 2)).dtype == torch.float32
     with pytest.raises(ValueError, match="2 generators for a batch of 3"):
         draw((3, 2), generator=two)
+
+
+def test_uniform_numbers_stay_below_one():
+    highest = SimpleNamespace(random=lambda size: np.full(size, 1 - 2**-53))
+    for dtype in (torch.float16, torch.float32, torch.float64):
+        assert (draw_uniform((1, 2), generator=[highest], dtype=dtype) < 1).all()
