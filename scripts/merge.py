@@ -59,6 +59,7 @@ def merge(
             raise UserError(f"{path} is a folder: name the shards in it")
     check_not_read([out], shards)
 
+    from graphcnf.sampling.sample import asked_text
     from graphcnf.sampling.shards import merged, survey, totals
 
     whole, problems, notes = survey(shards)
@@ -87,4 +88,5 @@ def merge(
         f"{figures['strict_validity']:.1%} strictly valid; {counts.written:,} written"
     )
     summary += f", {read - counts.written:,} repeats left out" if distinct else ""
+    summary += asked_text(figures)
     say(json.dumps(figures) if as_json else summary)

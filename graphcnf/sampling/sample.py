@@ -154,15 +154,20 @@ class SampleCounts:
         passed = passing_text(filters, self.outcomes)
         shown = f", of these {passed}" if passed else ""
         shown += f", {self.written:,} distinct" if distinct and self.written else ""
-        for name, found in figures.get("asked", {}).items():
-            shown += (
-                f"; {name}={found['value']:g} requested, mean {found['mean']:.4g}, "
-                f"mean absolute error {found['mae']:.3g}"
-            )
+        shown += asked_text(figures)
         return (
             f"sampled {self.sampled:,} graphs in {self.seconds:.1f} s: "
             f"{figures['strict_validity']:.1%} strictly valid{shown}"
         )
+
+
+def asked_text(figures: dict[str, Any]) -> str:
+    """Return the properties in the `SampleCounts.figures` of a sample that were asked for."""
+    return "".join(
+        f"; {name}={found['value']:g} requested, mean {found['mean']:.4g}, "
+        f"mean absolute error {found['mae']:.3g}"
+        for name, found in figures.get("asked", {}).items()
+    )
 
 
 class Sample:

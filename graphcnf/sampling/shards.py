@@ -130,7 +130,15 @@ def _read_shard(path: Path) -> tuple[Shard | None, str]:
         return None, reason if path.exists() else "there is no such file"
     except OSError as error:
         return None, error.strerror or str(error)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, UserError):
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+        UserError,
+    ):
         return None, f"{name} is damaged"
 
 
@@ -219,15 +227,21 @@ def _sample_of(shard: Shard) -> dict[str, Any]:
 
 
 def totals(shards: Sequence[ShardFile]) -> SampleCounts:
-    """Return the summed counts of all shards."""
+    """Return the summed counts of all shards; `reached` counts repeats across shards, too."""
     each = [SampleCounts(**shard["progress"]) for _, shard in shards]
     outcomes: Counter[str] = sum((Counter(counts.outcomes) for counts in each), Counter())
+    reached: dict[str, list[float]] = {}
+    for counts in each:
+        for name, (asked, *sums) in counts.reached.items():
+            known = reached.get(name, [asked, 0, 0.0, 0.0])
+            reached[name] = [asked, *(a + b for a, b in zip(known[1:], sums, strict=True))]
     return SampleCounts(
         record=sum(counts.sampled for counts in each),
         valid=sum(counts.valid for counts in each),
         outcomes=outcomes,
         written=sum(counts.written for counts in each),
         seconds=sum(counts.seconds for counts in each),
+        reached=reached,
     )
 
 

@@ -113,6 +113,15 @@ def test_what_is_asked_reaches_the_file(graphcnf, trained):
     assert code == 0 and Path("some-1.csv").read_text() == tables[1]
     shard = json.loads(Path("some-1.csv.shard.json").read_text())
     assert shard["recipe"]["targets"] == [1.5, 90.0]
+    code, _, _ = graphcnf(*arguments, *ASKED, "--shard", "all/2", "--out", "two.csv")
+    shards = "two-1.csv", "two-2.csv"
+    _, _, both = graphcnf("merge", *shards, "--out", "both.csv", "--json")
+    code, _, one = graphcnf("merge", "some-1.csv", "--out", "one.csv", "--json")
+    found, expected = json.loads(both)["asked"], json.loads(one)["asked"]
+    assert list(found) == ["logp", "weight"] == list(expected)
+    for name, figures in expected.items():
+        assert found[name] == pytest.approx(figures)
+    assert "weight=90 requested, mean" in graphcnf("merge", *shards, "--out", "again.csv")[2]
 
 
 @pytest.mark.parametrize(
