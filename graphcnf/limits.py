@@ -25,6 +25,9 @@ MAX_NODES = 255
 MOST_CANDIDATES = 1000
 """Largest number of candidates for one molecule, of which the best is kept."""
 
+PARTICLES = 8
+"""Default number of particles for one molecule around a fragment, or one analogue."""
+
 LARGEST_MINUTES = 5_256_000
 """Ten years, an upper limit of times that catches typing errors."""
 

@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from graphcnf.graphs import GraphCNF
     from graphcnf.molecules.filters import Filters
 
-PARTICLES = 8
-"""Default number of particles per molecule."""
-
 
 def option(
     help: str,
@@ -173,11 +170,9 @@ Properties = Annotated[
     ),
 ]
 Particles = Annotated[
-    int | None,
+    int,
     option(
-        "Particles per molecule: more of them approximate the model's distribution better.",
-        min=1,
-        show_default=str(PARTICLES),
+        "Particles per molecule: more of them approximate the model's distribution better.", min=1
     ),
 ]
 
@@ -226,10 +221,10 @@ class Draw:
     as_json: Json = False
     device: Device = "cpu"
 
-    def search(self, particles: int | None, filters: Filters) -> dict[str, Any]:
+    def search(self, particles: int, filters: Filters) -> dict[str, Any]:
         """Return the options of `Growth` and `analogs_of`."""
         options = {"seed": self.seed, "temperature": self.temperature, "atoms": self.size}
-        return {**options, "particles": particles or PARTICLES, "filters": filters}
+        return {**options, "particles": particles, "filters": filters}
 
 
 @dataclass

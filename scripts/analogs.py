@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from graphcnf.errors import say
+from graphcnf.limits import PARTICLES
 from graphcnf.scripts import _options as options
 from graphcnf.scripts._options import option
 from graphcnf.scripts._output import show_molecules, write_found, written_kind
@@ -33,7 +34,7 @@ def analogs(
         ),
     ] = 0.0,
     standardize: options.Standardize = False,
-    particles: options.Particles = None,
+    particles: options.Particles = PARTICLES,
     stereo: options.Stereo = None,
     draw: options.Draw,
     chosen: options.Filter,

@@ -7,6 +7,7 @@ import json
 import typer
 
 from graphcnf.errors import say
+from graphcnf.limits import PARTICLES
 from graphcnf.scripts import _options as options
 from graphcnf.scripts._output import show_molecules, write_found, written_kind
 
@@ -15,7 +16,7 @@ from graphcnf.scripts._output import show_molecules, write_found, written_kind
 def grow(
     *,
     around: options.Fragment,
-    particles: options.Particles = None,
+    particles: options.Particles = PARTICLES,
     stereo: options.Stereo = None,
     draw: options.Draw,
     chosen: options.Filter,

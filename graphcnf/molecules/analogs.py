@@ -22,7 +22,7 @@ from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from graphcnf.errors import UserError
 from graphcnf.graphs.record_blocks import one_thread
-from graphcnf.limits import check_integer, check_seed, check_temperature
+from graphcnf.limits import PARTICLES, check_integer, check_seed, check_temperature
 from graphcnf.molecules import codec, growth
 from graphcnf.molecules.filters import NO_FILTERS, Filters, passing_text
 from graphcnf.molecules.properties import similarity_to
@@ -439,7 +439,7 @@ def analogs_of(
     seed: int = 0,
     temperature: float = 1.0,
     atoms: tuple[int, int] | None = None,
-    particles: int = 4,
+    particles: int = PARTICLES,
     filters: Filters = NO_FILTERS,
 ) -> RedrawnAnalogs | NearAnalogs:
     """Return a sampler of analogues of a molecule, which exclude the molecule itself.

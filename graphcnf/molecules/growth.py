@@ -28,7 +28,7 @@ from graphcnf.errors import UserError
 from graphcnf.graphs import GraphCNF
 from graphcnf.graphs.fragments import GraphFragment, Particles, ParticleSampler
 from graphcnf.graphs.record_blocks import one_thread
-from graphcnf.limits import check_integer, check_seed, check_temperature
+from graphcnf.limits import PARTICLES, check_integer, check_seed, check_temperature
 from graphcnf.molecules import codec
 from graphcnf.molecules.filters import NO_FILTERS, Filters, passing_text
 from graphcnf.molecules.standardize import protonation_hash
@@ -460,7 +460,7 @@ class Growth:
         seed: int = 0,
         temperature: float = 1.0,
         atoms: tuple[int, int] | None = None,
-        particles: int = 8,
+        particles: int = PARTICLES,
         filters: Filters = NO_FILTERS,
     ):
         check_grows(model)

@@ -12,6 +12,7 @@ import pytest
 from rdkit import Chem
 
 from graphcnf.molecules import analogs, growth
+from graphcnf.molecules.flow import MoleculeFlow
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +52,13 @@ def test_every_format_has_the_same_analogues(run, surroundings):
     assert len(list(surroundings.iterdir())) == 3
     code, _, err = run(*same, "--out", "a.csv")
     assert code == 1 and "exists" in err
+
+
+def test_python_gives_the_analogues_of_the_command(run, model_folder):
+    code, out, err = run("analogs", "OCCN", "--similar", 0.2, "-n", 3)
+    assert code == 0, err
+    flow = MoleculeFlow.from_pretrained(model_folder)
+    assert flow.analogs("OCCN", 3, similar=0.2).smiles == out.split()
 
 
 def test_similar_ones_and_their_share(run):
