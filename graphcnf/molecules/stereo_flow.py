@@ -492,11 +492,13 @@ class StereoFlow(Pretrained, nn.Module):
             frame, given = encode(molecule)
         if (size := frame.mol.GetNumAtoms()) > MAX_NODES:
             raise UserError(f"{size} heavy atoms, at most {MAX_NODES} are possible")
-        codes = frame.matching(given, (1, 2))
+        codes = [given] if all(given) else frame.matching(given, (1, 2))
         if codes is None:
+            # With symmetry, given marks may be at other elements in other codes.
+            count = 2 ** (len(given) if frame.actions else given.count(0))
             raise UserError(
-                f"{2 ** given.count(0):,} isomers of {frame.smiles}, at most {MOST_CODES:,} are "
-                "listed: mark some of its elements"
+                f"{count:,} combinations of marks on {frame.smiles}, at most {MOST_CODES:,} are "
+                f"compared: mark {'all' if frame.actions else 'some'} of its elements"
             )
         nats = np.array([row.sum() for row in self.log_probs([frame] * len(codes), codes)])
         shares: Counter[Code] = Counter()

@@ -12,7 +12,7 @@ from rdkit.Chem.EnumerateStereoisomers import EnumerateStereoisomers, StereoEnum
 
 from graphcnf.errors import UserError
 from graphcnf.molecules.codec import MoleculeNotRepresentable, without_stereo
-from graphcnf.molecules.stereo import FORCED, MarkedPart, dropped_marks, encode
+from graphcnf.molecules.stereo import FORCED, MarkedPart, dropped_marks, encode, isomeric_smiles
 from graphcnf.molecules.stereo_flow import (
     StereoContext,
     StereoFlow,
@@ -241,3 +241,12 @@ def test_contradictory_marks_are_refused():
 def test_too_many_isomers_are_refused(flow):
     with pytest.raises(UserError, match="at most 4,096"):
         flow.isomers("".join("C(F)" for _ in range(14)) + "Cl")
+
+
+def test_a_symmetric_molecule_with_all_marks_is_its_only_isomer(flow):
+    smiles = "C[C@H](O)" + "[C@@H](O)[C@H](O)" * 6 + "C"  # 13 elements, 2 ** 13 codes
+    isomers = flow.isomers(smiles)
+    assert list(isomers.smiles) == [isomeric_smiles(smiles)]
+    assert list(isomers.probability) == [1.0]
+    with pytest.raises(UserError, match="^8,192 combinations.*mark all"):
+        flow.isomers(smiles.replace("[C@H](O)", "C(O)", 1))
