@@ -21,7 +21,7 @@ from graphcnf.errors import UserError
 from graphcnf.flows import Context
 from graphcnf.graphs import GraphBatch, PathModel
 from graphcnf.graphs.record_blocks import one_thread
-from graphcnf.limits import check_integer
+from graphcnf.limits import check_integer, check_seed
 from graphcnf.molecules import codec
 from graphcnf.molecules.analogs import common_places
 from graphcnf.molecules.filters import NO_FILTERS, Filters
@@ -77,6 +77,7 @@ def interpolate(
         raise UserError('interpolation needs an ordered model that draws atom by atom ("path")')
     check_integer("steps", steps, 1, MAX_STEPS)
     check_integer("paths", paths, 1, MAX_STEPS)
+    check_seed(seed)
     boxes = [_box(flow, smiles) for smiles in (first, last)]
     sizes = [len(lower) for lower, _ in boxes]
     ends = _nearest(boxes, paths, torch.Generator().manual_seed(seed))

@@ -56,6 +56,7 @@ def test_near_points_lie_in_the_boxes_and_share_what_they_can(flow):
         ((A, "C[SiH3]"), {}, "not among the atoms"),
         ((A, B), {"steps": 0}, "steps must be an integer from 1"),
         ((A, B), {"paths": 5000}, "paths must be an integer from 1"),
+        ((A, B), {"seed": -1}, "seed must be an integer"),
     ],
 )
 def test_one_line_says_what_is_wrong(flow, ends, options, message):
