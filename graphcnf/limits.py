@@ -28,6 +28,9 @@ MOST_CANDIDATES = 1000
 PARTICLES = 8
 """Default number of particles for one molecule around a fragment, or one analogue."""
 
+LARGEST_SCORE = 1e100
+"""Largest score of a molecule, and weight of an objective: products of them stay finite."""
+
 LARGEST_MINUTES = 5_256_000
 """Ten years, an upper limit of times that catches typing errors."""
 

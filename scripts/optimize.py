@@ -141,10 +141,12 @@ def optimize(
     settings, save = _settings(assignments or []), _checked_folder(save)
 
     from graphcnf.molecules.flow import MoleculeFlow
+    from graphcnf.molecules.growth import check_grows
     from graphcnf.optimization import run
     from graphcnf.optimization.objectives import Goal
 
     goal, flow = Goal.of(score), MoleculeFlow(options.load_model(model))
+    check_grows(flow.model)
     marked = options.draws_stereo(flow.model, model, stereo)
     leads: list[str] = []
     if start is not None:

@@ -409,7 +409,9 @@ def _truth(lines: list[str], leaf: Callable[[str, int], bool | None]) -> bool | 
 def check_grows(model: GraphCNF) -> None:
     """Raise `UserError` unless a model draws atom by atom."""
     if not model.steps.supports_fragments:
-        raise UserError('only a model that draws atom by atom ("path") keeps a part of a molecule')
+        raise UserError(
+            'growing, analogues and optimisation need a model that draws atom by atom ("path")'
+        )
 
 
 class Result(NamedTuple):

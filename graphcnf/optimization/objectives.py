@@ -34,7 +34,7 @@ from rdkit.DataStructs import TanimotoSimilarity
 
 from graphcnf.compute.files import LARGEST_TEXT, read_file
 from graphcnf.errors import Unavailable, UserError, suggest
-from graphcnf.limits import is_number
+from graphcnf.limits import LARGEST_SCORE, is_number
 from graphcnf.molecules import properties
 from graphcnf.molecules.codec import UnparsableSmiles, parse, quiet
 from graphcnf.optimization.activity import activity
@@ -334,8 +334,8 @@ def _objective(table: Mapping[str, Any], folder: Path) -> Objective:
     if unknown := [key for key in table if key not in known]:
         raise UserError(f"unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}")
     weight = table.get("weight", 1)
-    if not (_is_finite(weight) and weight >= 0):
-        raise UserError(f"weight must be a number ≥ 0, got {weight!r}")
+    if not (_is_finite(weight) and 0 <= weight <= LARGEST_SCORE):
+        raise UserError(f"weight must be a number from 0 to {LARGEST_SCORE:g}, got {weight!r}")
     if maker is None:
         function = _named(score, folder) if isinstance(score, str) else score
     else:
@@ -387,13 +387,15 @@ def _is_finite(value: Any) -> bool:
 
 
 def _number(value: Any) -> float:
-    """Return a score as a float; raise `Unavailable` for anything but one finite number."""
+    """Return a score as a float; raise `Unavailable` for anything but one number within limits."""
     with suppress(ValueError, RuntimeError):  # several numbers in an array or a tensor
         value = value.item() if hasattr(value, "item") else value
     if not isinstance(value, numbers.Real):
         raise Unavailable(f"the score is {value!r:.40}, not a number")
     if not math.isfinite(value):
         raise Unavailable(f"the score is {float(value)}, not a finite number")
+    if abs(float(value)) > LARGEST_SCORE:
+        raise Unavailable(f"the score is {float(value)}, not within ±{LARGEST_SCORE:g}")
     return float(value)
 
 

@@ -34,7 +34,7 @@ from graphcnf.limits import LARGEST_COUNT, check_integer, check_seed, is_integer
 from graphcnf.molecules import codec
 from graphcnf.molecules.filters import NO_FILTERS, Filters
 from graphcnf.molecules.flow import MoleculeFlow
-from graphcnf.molecules.growth import read_fragment
+from graphcnf.molecules.growth import check_grows, read_fragment
 from graphcnf.molecules.properties import ECFP4
 from graphcnf.molecules.stereo import isomeric_smiles
 from graphcnf.molecules.stereo_flow import stereo_of
@@ -172,8 +172,7 @@ def optimize(
     start = [start] if isinstance(start, str) else list(start)
     goal, settings = Goal.of(score), settings or SearchSettings()
     flow = model if isinstance(model, MoleculeFlow) else MoleculeFlow.from_pretrained(model)
-    if not flow.model.steps.supports_fragments:
-        raise UserError('optimisation needs a model that draws atom by atom ("path")')
+    check_grows(flow.model)
     if stereo and flow.stereo is None:
         raise UserError("the model has no stereo: leave stereo out")
     density = flow.stereo if among_isomers(stereo, goal, [*start, *(fragment or ())[1:]]) else None

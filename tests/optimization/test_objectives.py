@@ -14,7 +14,7 @@ from rdkit import Chem
 from rdkit.Chem import QED
 
 from graphcnf.datasets.zinc250k import zinc250k_source
-from graphcnf.errors import UserError
+from graphcnf.errors import Unavailable, UserError
 from graphcnf.optimization.objectives import Goal, benchmark_tasks, desirability, geometric
 
 
@@ -44,7 +44,8 @@ def test_desirabilities(table, values):
     [
         ({"score": "quality"}, "no score 'quality'"),
         ({"score": "qed", "wieght": 2}, "unknown key 'wieght'"),
-        ({"score": "qed", "weight": -1}, "weight must be a number ≥ 0, got -1"),
+        ({"score": "qed", "weight": -1}, "weight must be a number from 0 to 1e+100, got -1"),
+        ({"score": "qed", "weight": 1e308}, "weight must be a number from 0 to"),
         ({"score": "qed", "weight": 0}, "no weight is above 0"),
         ({"score": "qed", "clip": [1, 1]}, "two different numbers"),
         ({"score": "qed", "clip": [0, 1], "width": 1}, "width needs one of target"),
@@ -243,3 +244,9 @@ def test_only_a_score_is_a_file():
 def test_what_is_no_goal(wrong):
     with pytest.raises(UserError, match="objectives must be tables"):
         Goal.of(wrong)
+
+
+def test_scores_that_would_overflow_are_failures():
+    for value, reason in ((1e306, "not within"), (math.inf, "not a finite number")):
+        with pytest.raises(Unavailable, match=reason):
+            Goal.of(lambda mol, value=value: value)(Chem.MolFromSmiles("C"), "C")

@@ -123,6 +123,14 @@ def test_a_prescreen_chooses_what_to_start_from(graphcnf, surroundings, zinc_smi
     assert (code, out) == (1, "") and err.splitlines()[-1].startswith("error: library.smi, line 2")
 
 
+def test_a_model_that_cannot_be_optimised_is_refused_before_the_prescreen(graphcnf, surroundings):
+    (surroundings / "library.smi").write_text("CCO\n")
+    how = ["--score", "qed", "--model", "zinc250k-unordered", "--prescreen", "library.smi"]
+    code, _, err = graphcnf("optimize", *how)
+    assert code == 1 and "optimisation need a model that draws atom by atom" in err
+    assert not (surroundings / "runs").exists()
+
+
 @pytest.mark.parametrize("how", [["--stereo"], ["--start", "marked.smi"]])
 def test_a_prescreen_in_a_search_for_isomers_scores_isomers(graphcnf, surroundings, how):
     isomers = ["C[C@H](N)CO", "C[C@@H](N)CO"]
