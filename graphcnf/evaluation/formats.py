@@ -18,7 +18,7 @@ Column = tuple[str, Callable[[Row], str]]
 
 def markdown(rows: Sequence[Row], columns: Sequence[Column], notes: Sequence[str] = ()) -> str:
     """Return an aligned Markdown table with footnotes; empty columns are left out."""
-    cells = shown_columns(rows, columns)
+    cells = [[c.replace("|", "\\|") for c in column] for column in shown_columns(rows, columns)]
     if not cells:
         return ""
     widths = [max(3, *map(len, column)) for column in cells]

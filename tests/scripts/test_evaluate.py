@@ -18,6 +18,7 @@ from graphcnf.errors import UserError
 from graphcnf.evaluation import evaluate as evaluation
 from graphcnf.evaluation import summary
 from graphcnf.evaluation.evaluate import Reference
+from graphcnf.evaluation.formats import markdown, text
 from graphcnf.evaluation.metrics import METRICS
 from graphcnf.evaluation.summary import Records
 from graphcnf.graphs import GraphCNF
@@ -121,6 +122,19 @@ def test_held_out_molecules_that_a_model_was_trained_on_are_counted(model_folder
     flow.model.training_hashes = np.unique(load_zinc250k().hashes)
     note = "3 of 3 held-out molecules are training molecules of this model, which was trained on"
     assert note in str(graphcnf_package.evaluate(flow, **few))
+
+
+def test_the_row_of_the_data_is_about_the_training_molecules_of_each_model(small_zinc):
+    reference = Reference("zinc250k")
+    _, dataset = reference.load()
+    known = dataset.training_hashes()
+    for hashes, novelty in ((known, 0), (known[:0], 1), (known, 0)):
+        row, _ = reference.data_row(dataset, 20, 0, hashes)
+        assert row["novelty"] == novelty
+
+
+def test_bars_in_names_do_not_cut_cells():
+    assert markdown([{"name": "a|b"}], [("name", text("name"))]).splitlines()[-1] == r"| a\|b |"
 
 
 def test_seeds_and_switches(score, model_folder, small_zinc, graphcnf):
