@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -158,8 +159,9 @@ def _table(figures: dict) -> str:
     for feature in figures.get("features", ()):
         rows.append((feature["name"], feature, "{:.2%}" if feature["share"] else "{:.3f}"))
     columns = ("before", "after", "data")
-    lines = [
-        {"": name, **{k: show.format(values[k]).replace("%", " %") for k in columns if k in values}}
-        for name, values, show in rows
-    ]
+    lines = []
+    for name, values, show in rows:
+        known = {k: values[k] for k in columns if math.isfinite(values.get(k, math.nan))}
+        shown = {k: show.format(value).replace("%", " %") for k, value in known.items()}
+        lines.append({"": name, **shown})
     return markdown(lines, [(name, text(name)) for name in ("", *columns)])

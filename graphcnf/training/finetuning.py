@@ -148,12 +148,13 @@ def finetune(
     )
     if not resume:
         _begin(out, request, chosen)
-    result = fit(_experiment(flow, data, chosen.batch_size), chosen, out, resume)
+    experiment = _experiment(flow, data, chosen.batch_size)
+    result = fit(experiment, chosen, out, resume)
     exit_unless_main()
     if not result.finished:
         return FineTuning(flow, {}, [], result.signal)
     flow = _with_percentiles(inside(out, "model"), data)
-    figures = _figures(data, chosen, result) | {"new": new, "seed": seed}
+    figures = _figures(data, experiment, chosen, result) | {"new": new, "seed": seed}
     if samples:
         figures |= _sampled(before, flow, data, features, samples, seed)
     return FineTuning(flow, figures, _summary(figures))
@@ -182,7 +183,7 @@ def _with_percentiles(folder: Path, data) -> MoleculeFlow:
     return flow
 
 
-def _figures(data, chosen: TrainingSettings, result) -> dict[str, Any]:
+def _figures(data, experiment: Experiment, chosen: TrainingSettings, result) -> dict[str, Any]:
     """Return the figures of a finished run: molecules, steps, and bits before and after it."""
     best, held_out = result.best, len(data.split("test"))
     return {
@@ -190,7 +191,7 @@ def _figures(data, chosen: TrainingSettings, result) -> dict[str, Any]:
         "training": len(data.split("train")),
         "held_out": held_out,
         "folds": 0 if held_out else FOLDS,
-        "evaluated": min(held_out, 4 * chosen.batch_size * chosen.eval_batches) or len(data),
+        "evaluated": sum(map(len, islice(experiment.eval_batches(), chosen.eval_batches))),
         **{
             name: {"before": best.first[name], "after": best.metrics[name]}
             for name in ("bits_per_molecule", "bits_per_node")

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -207,6 +207,10 @@ class Run:
             self.at, self.latest = state["at"], state["metrics"]
             if self.best is not None and state["best"] is not None:
                 self.best = state["best"]["figures"]
+                name = experiment.headline
+                with checkpoint_errors(state["path"]):
+                    if name is not None and self.best.step >= 0:
+                        self.best.first[name], self.best.metrics[name]
         self.last_checkpoint = self.at.seconds
         self.progress = settings.progress(self.at.step, self.at.seconds)
 
@@ -270,6 +274,7 @@ class Run:
         if self.main:
             last = -1 if start is None else at.step
             self.metrics_file = MetricsFile(inside(self.out_dir, "metrics.csv"), last)
+            self._drop_snapshots(last)
             replace_file(inside(self.out_dir, "config.toml"), config)
         self.start = None
         parameters = sum(p.numel() for p in self.model.parameters())
@@ -279,6 +284,16 @@ class Run:
             f"training {parameters:,} parameters on {fabric.world_size} x {fabric.device.type}, "
             f"{' or '.join(budget)}{f', from step {at.step}' if at.step else ''} -> {self.out_dir}"
         )
+
+    def _drop_snapshots(self, last: int) -> None:
+        """Delete the snapshots of steps after `last`: the run goes on from there."""
+        for folder in inside(self.out_dir, "snapshots").glob("[0-9]" * 8):
+            with suppress(OSError):  # a file of the user may be in it
+                if int(folder.name) > last:
+                    for name in ("config.json", "model.safetensors"):
+                        path = inside(self.out_dir, "snapshots", folder.name, name)
+                        path.unlink(missing_ok=True)
+                    folder.rmdir()
 
     def _restore(self, start: dict) -> None:
         """Load optimizers, averages, sums and random state from a checkpoint."""

@@ -1,6 +1,7 @@
 """Fine-tuning by command: never worse, resumable, with categories that the weights lack."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from graphcnf.errors import UserError
 from graphcnf.graphs import GraphCNF
 from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.molecules.properties import has_pattern
+from graphcnf.scripts.finetune import _table
 from graphcnf.training.finetuning import finetune
 from graphcnf.training.loop import Run
 from graphcnf.training.settings import load_config
@@ -78,6 +80,23 @@ def test_what_makes_it_worse_is_thrown_away(graphcnf, mine, model_folder, zinc_s
     assert "stopped early, at step 20 of 60" in err and "bits per molecule" in out
     for name, value in weights_of(model_folder).items():
         assert torch.equal(weights_of("run")[name], value), name
+
+
+def test_only_the_molecules_that_are_evaluated_are_counted(mine, model_folder):
+    flow, data = MoleculeFlow.from_pretrained(model_folder), load_smiles_file("mine.smi")
+    settings = {"steps": 2, "eval_batches": 2, "batch_size": 4}
+    figures = finetune(flow, data, "run", settings=settings, samples=0).figures
+    assert figures["evaluated"] == 2 * 4 * settings["batch_size"] < figures["molecules"]
+
+
+def test_features_that_no_sample_has_a_value_of_are_left_empty():
+    bits = dict.fromkeys(("bits_per_molecule", "bits_per_node"), {"before": 1.0, "after": 1.0})
+    feature = {"name": "logp", "share": False, "before": math.nan, "after": 2.0, "data": 1.0}
+    shown = _table({"folds": 0, "evaluated": 9, **bits, "features": [feature]})
+    assert (
+        "nan" not in shown
+        and shown.splitlines()[-1].split() == "| logp | - | 2.000 | 1.000 |".split()
+    )
 
 
 def test_killed_at_any_step_the_same_command_goes_on(graphcnf, mine, model_folder, monkeypatch):

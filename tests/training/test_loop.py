@@ -16,7 +16,7 @@ from graphcnf.compute.files import file_lock
 from graphcnf.errors import UserError
 from graphcnf.pretrained import load_model
 from graphcnf.training import TrainingSettings
-from graphcnf.training.checkpoint import load_checkpoint
+from graphcnf.training.checkpoint import load_checkpoint, save_checkpoint
 from graphcnf.training.loop import fit
 
 SETTINGS = TrainingSettings(steps=60, threads=1, accelerator="cpu", log_every=10, warmup_steps=5,
@@ -244,7 +244,8 @@ def test_nothing_is_deleted_but_what_a_run_wrote(tiny, tmp_path):
     often = replace(SETTINGS, steps=2, eval_steps=1, snapshots=True)
     fit(tiny.make_experiment(), often, tmp_path)
     mine = [".notes.tmp", "checkpoints/.notes.tmp", "snapshots/00000009/notes"]
-    theirs = [".metrics.csv.77.tmp", "checkpoints/.last.ckpt.77.tmp", "model/.config.json.77.tmp"]
+    theirs = [".metrics.csv.77.tmp", "checkpoints/.last.ckpt.77.tmp", "model/.config.json.77.tmp",
+              "snapshots/00000009/config.json", "snapshots/00000008/model.safetensors"]  # fmt: skip
     for name in (*mine, *theirs):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -252,6 +253,7 @@ def test_nothing_is_deleted_but_what_a_run_wrote(tiny, tmp_path):
     fit(tiny.make_experiment(), replace(often, steps=3), tmp_path, resume=True)
     assert all((tmp_path / name).exists() for name in mine)
     assert not any((tmp_path / name).exists() for name in theirs)
+    assert not (tmp_path / "snapshots" / "00000008").exists()
 
 
 def test_the_best_averaged_weights_are_kept_and_patience_ends_a_run(tiny, tmp_path):
@@ -284,6 +286,12 @@ def test_the_best_averaged_weights_are_kept_and_patience_ends_a_run(tiny, tmp_pa
     assert not torch.equal(kept["scale"], averages(tmp_path / "a")["scale"])
     again = fit(soured(), settings, tmp_path / "a", resume=True)
     assert again.finished and again.best.metrics == result.best.metrics
+    state = last(tmp_path / "a")
+    del state["best"]["figures"]["first"]["bits_per_variable"]
+    save_checkpoint(tmp_path / "a" / "checkpoints" / "last.ckpt", state)
+    named = replace(soured(), headline="bits_per_variable")
+    with pytest.raises(UserError, match="last.ckpt: damaged checkpoint: it has no 'bits_per_var"):
+        fit(named, settings, tmp_path / "a", resume=True)
 
 
 def test_a_run_that_never_improves_returns_its_start(tiny, tmp_path):
