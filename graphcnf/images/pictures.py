@@ -28,6 +28,8 @@ def write_grid(
     except ImportError:
         raise UserError("pictures need Pillow: pip install 'graphcnf[images]'") from None
     count, channels, height, width = images.shape
+    if not count:
+        raise UserError(f"{path}: a picture needs an image, got none")
     if channels not in (1, 3):
         raise UserError(f"a picture must have 1 or 3 channels, got {channels}")
     columns = math.ceil(math.sqrt(count)) if columns is None else min(columns, count)

@@ -124,6 +124,10 @@ def test_the_page_shows_every_column_and_needs_nothing_else(tmp_path):
         (lambda: evaluate_table(REAL, REAL.head(0)), "synthetic: the table has no rows"),
         (lambda: evaluate_table(REAL, ALIKE, target="y"), "target: the table has no column 'y'"),
         (lambda: evaluate_table(REAL, ALIKE, seed=-1), "seed must be an integer"),
+        (
+            lambda: evaluate_table(*[REAL[["n"]]] * 2, held_out=ALIKE[["n"]], target="n"),
+            "no column to predict 'n' from",
+        ),
         (lambda: evaluate_table(REAL, ALIKE.assign(n="3")), "synthetic: column 'n' must hold num"),
         (lambda: evaluate_table(REAL, ALIKE.assign(x=ALIKE["day"])), "'x' must hold numbers"),
         (lambda: evaluate_table(REAL, ALIKE.assign(day=LATER)), "'day' must hold times"),
@@ -137,6 +141,13 @@ def test_the_page_shows_every_column_and_needs_nothing_else(tmp_path):
 def test_what_does_not_fit_is_refused(call, message):
     with pytest.raises(UserError, match=message):
         call()
+
+
+def test_a_column_whose_values_are_lost_counts_as_wrong():
+    for name in ("x", "kind"):
+        lost = REAL.assign(**{name: pd.Series(None, REAL.index, REAL[name].dtype)})
+        found = evaluate_table(REAL.head(99), lost.head(99))
+        assert found["shape_error"] == pytest.approx(100 / len(REAL.columns))
 
 
 def test_columns_without_any_number_are_evaluated():

@@ -12,6 +12,7 @@ from graphcnf.baselines.image_models import IMAGE_MODELS, is_image_model, load_i
 from graphcnf.datasets.images import images_of_model, load_images
 from graphcnf.errors import UserError
 from graphcnf.images import MODELS, ImageFlow
+from graphcnf.images.pictures import write_grid
 from graphcnf.scripts.images import evaluate, generate, score_folders
 from graphcnf.training import TrainingSettings, load_preset
 from graphcnf.training.experiments import build_experiment
@@ -146,6 +147,11 @@ def test_generate_writes_a_grid_and_an_array(command, runs, tmp_path):
 def test_generate_refuses(command, runs, tmp_path, arguments, code, message):
     found, _, err = command("generate", "--model", runs / "a", *arguments)
     assert found == code and message in err and not list(tmp_path.iterdir())
+
+
+def test_a_picture_of_no_image_is_refused(tmp_path):
+    with pytest.raises(UserError, match="x.png: a picture needs an image, got none"):
+        write_grid(np.zeros((0, 1, 4, 4), np.uint8), tmp_path / "x.png")
 
 
 def test_evaluate_gives_the_figures(runs, folder):
