@@ -138,14 +138,17 @@ def load_smiles_file(
 
     def encoded():
         numbers, smiles, *_ = read_smiles(path, column=column, content=content)
-        dataset = encode(
-            name,
-            smiles,
-            vocabulary=vocabulary,
-            max_atoms=max_atoms,
-            workers=workers,
-            standardize=standardize,
-        )
+        try:
+            dataset = encode(
+                name,
+                smiles,
+                vocabulary=vocabulary,
+                max_atoms=max_atoms,
+                workers=workers,
+                standardize=standardize,
+            )
+        except ValueError as error:  # more categories than a vocabulary holds
+            raise DataFileError(f"{path}: {error}") from None
         dataset.skipped = [s._replace(line=numbers[s.line - 1]) for s in dataset.skipped]
         return dataset.to_arrays()
 

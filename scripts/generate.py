@@ -104,7 +104,7 @@ Likelihood = Annotated[
     bool,
     option(
         "Also write log_likelihood: a lower bound on log p(molecule | number of atoms), nats, "
-        "without stereo marks.",
+        "without stereo marks; from a model without a node order, the sum over all labellings.",
         "--likelihood",
     ),
 ]

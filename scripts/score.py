@@ -39,7 +39,9 @@ def score(
     """Compute log-likelihoods of molecules: nats, bits per atom, percentile in the training data.
 
     The result has a row for every record of the file, in the same order, with the other columns of
-    the file. Records that the model cannot represent have a reason instead of figures.
+    the file. Records that the model cannot represent have a reason instead of figures. Under a
+    model without a node order, such as zinc250k-unordered, the figures are those of one labelling
+    of the atoms, while generate --likelihood sums over all.
     """
     kind = table_kind(out, False, as_json, ("csv", "json"))
     check_not_read([out], [] if file == "-" else [file])

@@ -75,7 +75,7 @@ class GraphModel(nn.Module, ABC):
 
     def log_prob_of_orders(self, batch: GraphBatch, count: int) -> Tensor:
         """Return the log of the summed probabilities of `count` numberings, (B,) nats."""
-        raise ValueError('orders must be 1 for this architecture: only "path" sums over orders')
+        raise UserError('orders must be 1 for this architecture: only "path" sums over orders')
 
     def size_logits(self, conditions: Tensor) -> Tensor:
         """Return logits (B, max_nodes + 1) that conditions (B, P) add to the log prior of sizes."""

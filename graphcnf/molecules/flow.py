@@ -393,6 +393,8 @@ class MoleculeFlow:
 
             - `smiles`, as given; with `standardize` also `standardized`, the scored SMILES;
             - `log_likelihood`, nats, see `log_prob`; NaN if the molecule cannot be represented;
+              under a model without a node order, such as `zinc250k-unordered`, that of one
+              labelling: that of the molecule is larger by log(n! / |Aut|);
             - if the model has stereo, `stereo`, the part of the log-likelihood that is due to the
               marks (0 without marks), and `stereo_exact`, False if it is a lower bound;
             - `bits_per_atom`;

@@ -55,7 +55,7 @@ class MoleculeVocabulary:
         object.__setattr__(self, "atoms", tuple(AtomCategory(*atom) for atom in self.atoms))
         for name, entries in (("atoms", self.atoms), ("bonds", self.bonds)):
             if not len(set(entries)) == len(entries) <= 256:
-                raise ValueError(f"a vocabulary holds at most 256 {name}, each of them once")
+                raise ValueError(f"a vocabulary holds at most 256 categories of {name}, each once")
 
     @cached_property
     def atom_index(self) -> dict[AtomCategory, int]:

@@ -81,6 +81,10 @@ def test_bad_lines_are_counted_listed_and_skipped_or_refused(tmp_path, capfd):
     assert "left out 5 of 7" in err and "line 3" in err and str(listing) in err
 
 
+ELEMENTS = [Chem.GetPeriodicTable().GetElementSymbol(k) for k in range(1, 100)]
+IONS = "\n".join(f"C[{e}{charge}]" for e in ELEMENTS for charge in ("", "+", "-", "+2")).encode()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -95,6 +99,7 @@ def test_bad_lines_are_counted_listed_and_skipped_or_refused(tmp_path, capfd):
         ("cut.smi.gz", gzip.compress(b"CCO\n" * 99, mtime=0)[:-9], "no intact gzip"),
         ("words.txt", b"lorem ipsum\ndolor sit\n", "no usable molecule.*line 1.*1 more"),
         ("x.sdf", b"CCO\n", "no SD file"),
+        ("ions.smi", IONS, "at most 256 categories of atoms"),
         ("x.jsonl", b"CCO\n", "no JSON object"),
         ("nowhere.smi", None, "no such file"),
         ("folder.smi", "", "cannot read"),

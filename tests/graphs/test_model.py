@@ -277,6 +277,9 @@ def test_unknown_categories_and_sizes_are_named(random_graphs, architecture):
     ):
         with pytest.raises(ValueError, match=message):
             model.log_prob(GraphBatch(types, bonds, mask))
+    if architecture == "pairs":
+        with pytest.raises(UserError, match="orders must be 1 for this architecture"):
+            model.log_prob(good, orders=2)
     nothing = GraphBatch(good.node_types[:0], good.bonds[:0], good.mask[:0])
     assert model.log_prob(nothing).shape == (0,)
     large = torch.ones(1, 40, dtype=torch.bool)
