@@ -119,11 +119,11 @@ class PixelMixture:
     def mean(self) -> Tensor:
         """Return the mean images (B, C, H, W) uint8; means of components are clipped."""
         weights = torch.softmax(self.logits, 1)
-        before: list[Tensor] = []
+        means: list[Tensor] = []  # of each channel in every component, (B, K, H, W)
         for channel in range(self.channels):
-            mean = self._mean(channel, before).clamp(-1, 1)
-            before.append((weights * mean).sum(1, keepdim=True))
-        return unscaled(torch.cat(before, 1), self.levels)
+            means.append(self._mean(channel, means).clamp(-1, 1))
+        mean = torch.stack([(weights * own).sum(1) for own in means], 1)
+        return unscaled(mean, self.levels)
 
 
 class CausalConvolution(nn.Conv2d):

@@ -64,6 +64,19 @@ def test_values_of_a_pixel_have_probability_one_and_are_drawn_by_it(channels, le
     assert abs(chi_square(drawn, values, probabilities)) < 5
 
 
+def test_the_mean_of_a_channel_follows_those_before_it_in_each_component():
+    """Two components of opposite first values, whose second value depends on the first."""
+    parts = torch.zeros(1, parameter_count(2, 1), 2, 1, 1)  # logits, means, log-scales, slope
+    parts[0, 1, :, 0, 0] = torch.tensor([0.2, -0.2])
+    parts[0, 3:5] = -4
+    parts[0, 5, :, 0, 0] = torch.tensor([-0.6, 0.6])
+    parameters = parts.flatten(1, 2)
+    uniform = torch.rand(5000, 3, 1, 1, dtype=torch.float64)
+    drawn = PixelMixture(parameters.expand(5000, -1, -1, -1), 2, 256).sample(uniform)
+    mean = PixelMixture(parameters, 2, 256).mean()
+    assert (drawn.double().mean(0) - mean[0]).abs().max() < 8
+
+
 def test_extreme_mixtures_have_finite_gradients():
     for start in (-300.0, 300.0):
         parameters = torch.full((1, parameter_count(1, 2), 1, 1), start, requires_grad=True)
