@@ -277,7 +277,8 @@ class GraphBatch:
         """Pad the graphs `indices` (all if None) of a packed set into a batch."""
         part = packed if indices is None else packed.subset(np.asarray(indices))
         counts, edge_counts = part.node_counts, part.edge_counts
-        batch, most = len(counts), int(counts.max(initial=0))
+        # No graph at all gives a batch of width 1: networks cannot reshape one of width 0.
+        batch, most = len(counts), int(counts.max(initial=1))
         mask = np.arange(most)[None] < counts[:, None]
         types = np.zeros((batch, most), dtype=np.int64)
         types[mask] = part.node_types

@@ -281,7 +281,8 @@ def test_unknown_categories_and_sizes_are_named(random_graphs, architecture):
         with pytest.raises(UserError, match="orders must be 1 for this architecture"):
             model.log_prob(good, orders=2)
     nothing = GraphBatch(good.node_types[:0], good.bonds[:0], good.mask[:0])
-    assert model.log_prob(nothing).shape == (0,)
+    for empty in (nothing, GraphBatch.collate(chosen.subset([]))):
+        assert model.log_prob(empty).shape == (0,)
     large = torch.ones(1, 40, dtype=torch.bool)
     with pytest.raises(ValueError, match="a graph of 40 nodes"):
         model.log_prob(GraphBatch(large.long(), torch.zeros(1, 40, 40).long(), large))
