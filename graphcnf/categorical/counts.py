@@ -143,7 +143,8 @@ class Counts:
     Columns come in the order of a Chow-Liu tree. The parents of a column stand before it; parents
     and factors are chosen greedily by leave-one-out likelihood. The regression adds to the logits
     of a column a weight for each category of the columns before it. Its penalty is the one with the
-    highest likelihood of held-out rows. S is the number of categories of all columns.
+    highest likelihood of held-out rows. S is the number of categories of all columns, or 0 if there
+    are more than `LARGEST_PAIRS`.
 
     Attributes:
         order: The columns in order, (N,).
@@ -189,7 +190,7 @@ class Counts:
         columns.count(torch.from_numpy(x))
         ends, information = sizes.cumsum(), np.zeros_like(every)
         for k, own in enumerate(parents):
-            if own:
+            if own and len(every):
                 a, b = (slice(ends[j] - sizes[j], ends[j]) for j in (k, own[0]))
                 information[a, b] = every[a, b]
         penalties = np.full(len(sizes), np.inf) if like is None else like.penalties
@@ -210,17 +211,27 @@ def mutual_information(x: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np
     """Return the mutual information of columns (N, N), and pointwise of categories (S, S), nats.
 
     Both are estimated from rows x (M, N). Half a row is added to the counts of each category, and
-    one row with independent columns to the counts of pairs.
+    one row with independent columns to the counts of pairs. With more than `LARGEST_PAIRS`
+    categories, the second table is (0, 0): it would take all memory.
     """
     starts = sizes.cumsum() - sizes
     one = _one_hot(x, sizes)
     counts = one.sum(0) + 0.5
     p = counts / np.add.reduceat(counts, starts).repeat(sizes)
-    both = (one.T @ one + np.outer(p, p)) / (len(x) + 1)
-    # The margins of `both` are those of the counts with one row added, in each of two columns.
+    # The margins of the pairs are those of the counts with one row added, in each of two columns.
     margin = (one.sum(0) + p) / (len(x) + 1)
-    information = np.log(both / np.outer(margin, margin))
-    shared = np.add.reduceat(np.add.reduceat(both * information, starts, 0), starts, 1)
+    shared, information = np.zeros((len(sizes), len(sizes))), np.zeros((0, 0))
+    # In groups of columns: all pairs of 20,000 categories at once would take many gigabytes.
+    group = (starts + sizes - 1) // LARGEST_PAIRS
+    for columns in (np.flatnonzero(group == k) for k in np.unique(group)):
+        begin = starts[columns[0]]
+        own = slice(begin, begin + sizes[columns].sum())
+        both = (one[:, own].T @ one + np.outer(p[own], p)) / (len(x) + 1)
+        pointwise = np.log(both / np.outer(margin[own], margin))
+        within = np.add.reduceat(both * pointwise, starts[columns] - begin, 0)
+        shared[columns] = np.add.reduceat(within, starts, 1)
+        if len(p) <= LARGEST_PAIRS:
+            information = pointwise
     np.fill_diagonal(shared, 0)
     return shared, information
 

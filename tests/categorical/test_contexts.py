@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from graphcnf.categorical import counts
 from graphcnf.categorical.contexts import ContextCounts
 
 
@@ -34,3 +35,13 @@ def test_unknown_contexts_change_nothing():
     p = torch.tensor([[0.5, 0.25, 0.25]])
     for key in (-1, 7):
         torch.testing.assert_close(counts(torch.tensor([[key]]), p, torch.ones(1, 1)).exp(), p)
+
+
+def test_mutual_information_of_many_categories_is_computed_in_groups(monkeypatch):
+    random, sizes = np.random.default_rng(0), np.array([3, 5, 2, 9, 4])
+    x = random.integers(0, sizes, (200, len(sizes)))
+    whole, pointwise = counts.mutual_information(x, sizes)
+    assert pointwise.shape == (23, 23)
+    monkeypatch.setattr(counts, "LARGEST_PAIRS", 6)
+    assert np.array_equal(counts.mutual_information(x, sizes)[0], whole)
+    assert counts.Counts.of(x, sizes.tolist()).information.shape == (0, 0)
