@@ -52,9 +52,9 @@ BITS_COLUMNS: list[Column] = [
 ISOMERS_COLUMNS: list[Column] = [
     ("Marks", text("marks")),
     ("Molecules", number("molecules", 0)),
-    ("Embedded", percent("embedded", 1)),
-    ("Some isomer embedded", percent("possible", 1)),
-    (f"Over {STRAINED:g} kcal/mol", percent("strained", 1)),
+    ("Embedded", percent("embedded")),
+    ("Some isomer embedded", percent("possible")),
+    (f"Over {STRAINED:g} kcal/mol", percent("strained")),
 ]
 
 
