@@ -133,6 +133,11 @@ def test_the_row_of_the_data_is_about_the_training_molecules_of_each_model(small
         assert row["novelty"] == novelty
 
 
+def test_a_page_without_training_data_says_what_is_missing():
+    with pytest.raises(UserError, match="--html needs the training data: .* --reference"):
+        Reference(metrics=("logp_w1",)).held_out(None)
+
+
 def test_bars_in_names_do_not_cut_cells():
     assert markdown([{"name": "a|b"}], [("name", text("name"))]).splitlines()[-1] == r"| a\|b |"
 
