@@ -584,6 +584,8 @@ class ParticleSampler:
             rest = log_p + guide[progress.source(forward), forward.node].log()
             same = forward.owner * (int(forward.back.max()) + 1) + forward.back
             rest = drawn[:, 0] + rest - _logsumexp_by(same, rest, int(same.max()) + 1)[same]
+            # Where no placement with a step back is possible, the difference is NaN.
+            rest = rest.masked_fill(torch.isinf(drawn.sum(1)), -math.inf)
             parts.append((forward, own, log_p, drawn.sum(1), rest))
         uniform, entry = self._uniform(count), None
         if i == 0 or bool(progress.not_entered.any()):

@@ -9,6 +9,7 @@ from rdkit import Chem
 
 import graphcnf
 from graphcnf.errors import UserError
+from graphcnf.graphs import fragments
 from graphcnf.molecules import codec, growth
 from graphcnf.molecules.growth import atom_could_be, bond_could_be, read_fragment
 from graphcnf.molecules.stereo import encode
@@ -42,6 +43,18 @@ def test_every_molecule_holds_the_fragment(flow, task, fragment, pattern):
     for molecule in sample.molecules:
         assert molecule.HasSubstructMatch(query), Chem.MolToSmiles(molecule)
         assert 8 <= molecule.GetNumAtoms() <= 14 and len(Chem.GetMolFrags(molecule)) == 1
+
+
+def test_proposals_are_numbers_where_a_step_back_has_no_placement(flow, monkeypatch):
+    seen = []
+
+    def checked(group, value, count, plain=fragments._logsumexp_by):
+        seen.append(bool(value.isnan().any()))
+        return plain(group, value, count)
+
+    monkeypatch.setattr(fragments, "_logsumexp_by", checked)
+    flow.grow("[C,c]1~[#6,#7]~[#6,#7]~[#6,#7]~[#6,#7]~[#6,#7]1", 2, task="scaffold", **OPTIONS)
+    assert len(seen) > 20 and not any(seen)
 
 
 def test_a_seed_determines_the_molecules(flow):
