@@ -131,7 +131,7 @@ def test_vocabulary_is_sorted_by_frequency_and_survives_json():
     every = MoleculeVocabulary((("C", 0), ("N", 1), ("O", -1), ("Fe", 2), ("N", 1, True)))
     assert every.atom_labels == ["C", "N+", "O-", "Fe+2", "n+"] and every.marked
     assert MoleculeVocabulary.from_dict(every.to_dict()) == every
-    with pytest.raises(ValueError, match="each of them once"):
+    with pytest.raises(ValueError, match="atoms, each once"):
         MoleculeVocabulary((("C", 0), ("C", 0)))
 
 
