@@ -48,8 +48,9 @@ def load_reference(name: str | None, model: GraphCNF | None = None) -> Rows:
         dataset = getattr(datasets, f"load_{name}")()
         if vocabulary is None:
             return dataset
+        # Only as needed: a data set in categories of its own would get them in another order.
         dataset = dataset if vocabulary.marked else dataset.without_marks()
-        if not any(atom.charge for atom in vocabulary.atoms):
+        if _charged(dataset.vocabulary) and not _charged(vocabulary):
             dataset = dataset.without_charges()
         if vocabulary != dataset.vocabulary:
             raise UserError(f"the model was not trained on {name}: name its file with --reference")
@@ -61,6 +62,10 @@ def load_reference(name: str | None, model: GraphCNF | None = None) -> Rows:
     if model is None:
         return load_smiles_file(name)
     return load_smiles_file(name, vocabulary=vocabulary, max_atoms=model.max_nodes)
+
+
+def _charged(vocabulary: MoleculeVocabulary) -> bool:
+    return any(atom.charge for atom in vocabulary.atoms)
 
 
 def held_out(dataset: Rows, count: int) -> np.ndarray:

@@ -5,6 +5,7 @@ import gzip
 import numpy as np
 import pytest
 
+from graphcnf import datasets
 from graphcnf.datasets import published
 from graphcnf.datasets.molecules import encode, roundtrip_failures
 from graphcnf.datasets.published import (
@@ -15,7 +16,9 @@ from graphcnf.datasets.published import (
     moses_source,
     qm9_source,
 )
+from graphcnf.datasets.references import load_reference
 from graphcnf.errors import UserError
+from graphcnf.graphs import GraphCNF
 
 MOSES = {
     "train": ["CCO", "Cc1ccccc1", "CCS", "CCCl", "CC#N"],
@@ -151,3 +154,9 @@ def test_the_installed_package_holds_what_is_expected(name):
         dataset = encode("qm9", smiles[::500])
         assert not dataset.skipped and dataset.graphs.node_counts.max() == 9
         assert {atom.symbol for atom in dataset.vocabulary.atoms} == {"C", "N", "O", "F"}
+
+
+def test_the_shipped_weights_are_evaluated_on_the_data_as_they_are(monkeypatch):
+    dataset = encode("moses", ["CCO", "c1ccccc1Cl"], vocabulary=MOSES_VOCABULARY)
+    monkeypatch.setattr(datasets, "load_moses", lambda: dataset)
+    assert load_reference(None, GraphCNF.from_pretrained("moses")) is dataset
