@@ -29,14 +29,16 @@ def load_reference(name: str | None, model: GraphCNF | None = None) -> Rows:
     """Load training data, in the vocabulary of a model if given.
 
     Args:
-        name: One of `MOLECULES`, or a file; None for the data that the model was trained on.
+        name: One of `MOLECULES`, or a file; None for that of `MOLECULES` which the model was
+            trained on.
         model: The model.
 
     Raises:
         UserError: The data set is unknown, or the model has other categories.
     """
     if name is None and model is not None:
-        name = model.metadata.get("dataset")
+        own = model.metadata.get("dataset")
+        name = own if own in MOLECULES else None  # no path, which a model must not name
     if name is None:
         raise UserError("the model's training data are unknown: name them with --reference")
     vocabulary = None if model is None else MoleculeVocabulary.of_model(model)
@@ -65,6 +67,7 @@ def load_reference(name: str | None, model: GraphCNF | None = None) -> Rows:
 
 
 def _charged(vocabulary: MoleculeVocabulary) -> bool:
+    """Return True if atoms of a category have a charge."""
     return any(atom.charge for atom in vocabulary.atoms)
 
 

@@ -160,3 +160,13 @@ def test_the_shipped_weights_are_evaluated_on_the_data_as_they_are(monkeypatch):
     dataset = encode("moses", ["CCO", "c1ccccc1Cl"], vocabulary=MOSES_VOCABULARY)
     monkeypatch.setattr(datasets, "load_moses", lambda: dataset)
     assert load_reference(None, GraphCNF.from_pretrained("moses")) is dataset
+
+
+def test_no_file_that_a_model_names_is_read(tmp_path):
+    path = tmp_path / "secret.smi"
+    path.write_text("CCO\nCCN\n")
+    model = GraphCNF.from_pretrained("moses")
+    model.metadata["dataset"] = str(path)
+    with pytest.raises(UserError, match="training data are unknown"):
+        load_reference(None, model)
+    assert load_reference(str(path), model).smiles == ["CCO", "CCN"]
