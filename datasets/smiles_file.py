@@ -39,8 +39,13 @@ LEAST_ROWS = 1_000_000
 # Unlike `str.splitlines` and `str.split`, these ignore exotic line ends and no-break spaces.
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _BLANK = " \t\r\n\f\v"
-_LINE = re.compile(rf" *([^{_BLANK}]*)[{_BLANK}]*(.*)", re.DOTALL)
+# A SMILES, and after a blank its extension: up to the second bar, and what follows it directly.
+_EXTENSION = rf"[ \t]+\|[^|]*(?:\|[^{_BLANK}]*)?"
+_LINE = re.compile(rf" *([^{_BLANK}]+(?:{_EXTENSION})?|)[{_BLANK}]*(.*)", re.DOTALL)
+# Numbers of atoms and bonds, in the fourth line of an SD file.
+_COUNTS = re.compile(r"[ \d]{2}\d[ \d]{2}\d(?:[ \d]|$)")
 _FIELD = re.compile(r"^>[^\n]*?<([^\n]*?)>[^\n]*\n((?:[^\n]+\n?)*)", re.MULTILINE)
+_END = re.compile(r"^M  END", re.MULTILINE)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 Row = tuple[int, str, dict[str, Any]]
@@ -51,8 +56,8 @@ class FileRecords(NamedTuple):
     """The records of a file; SMILES are not checked."""
 
     numbers: list[int]  # number of the record, or of its first line, from 1
-    smiles: list[str]  # "" if a record has none
-    columns: dict[str, list[Any]]  # other values by name, None if a record has none
+    smiles: list[str]  # with extension; "" if a record has none
+    others: list[dict[str, Any]]  # other values of each record by name; empty if not wanted
     unit: str  # "line" or "record": what `numbers` counts
 
     def beside(self, frame: pd.DataFrame, *, exact: bool = False) -> list[dict[str, Any]]:
@@ -61,19 +66,24 @@ class FileRecords(NamedTuple):
         The columns are: `unit` with the record's number, the first column of the result, the
         columns of the file (with _given appended to names that the result has), and the rest of the
         result. NaN becomes None. With `exact`, numbers of the file become text with all digits.
+        The first row has all columns, the others only those of the file that their record has.
         """
-        names: dict[str, str] = {}
-        for name in self.columns:
-            new, others = name, self.columns.keys() - {name}
-            while new in (self.unit, *frame, *names.values()) or new in others:
-                new += "_given"
-            names[name] = new
+        columns = dict.fromkeys(name for other in self.others for name in other)
+        own, names = {self.unit, *frame}, {}
+        taken = own | columns.keys()
+        for name in columns:
+            names[name] = name
+            while names[name] in own or (names[name] != name and names[name] in taken):
+                names[name] += "_given"
+            taken.add(names[name])
         rows = []
         for k, figures in enumerate(frame.to_dict("records")):
             first, *rest = [(n, None if v != v else v) for n, v in figures.items()]
-            more = {new: self.columns[name][k] for name, new in names.items()}
+            more = {names[name]: value for name, value in self.others[k].items()}
             if exact:
                 more = {name: repr(v) if isinstance(v, float) else v for name, v in more.items()}
+            if not k:
+                more = {new: more.get(new) for new in names.values()}
             rows.append(dict([(self.unit, self.numbers[k]), first, *more.items(), *rest]))
         return rows
 
@@ -104,8 +114,9 @@ def load_smiles_file(
 
     Args:
         path: One SMILES per line, alone or before white space (lines that start with # are
-            comments), or a table with a header line, separated by commas, tabs or semicolons; also
-            .jsonl, .sdf and .parquet files, as `graphcnf generate` writes them.
+            comments), or a table with a header line, separated by commas, tabs or semicolons, whose
+            cells hold one SMILES each; also .jsonl, .sdf and .parquet files, as `graphcnf generate`
+            writes them. A CXSMILES extension may follow any SMILES after a blank.
         column: Column of a table that holds the SMILES; None for the one called "smiles" in any
             case.
         vocabulary: Categories to use, as a trained model's; None to take them from the file.
@@ -155,7 +166,8 @@ def load_smiles_file(
     stored = cache_path(f"file-{name}", *key)
     dataset = MoleculeDataset.from_arrays(name, cache.cached(stored, encoded))
     if dataset.skipped:
-        _note_skipped(path, _unit(path, content), dataset, stored.with_suffix(".skipped.tsv"))
+        unit, _ = _records(path, content, column, False)
+        _note_skipped(path, unit, dataset, stored.with_suffix(".skipped.tsv"))
     return dataset if aromatic or vocabulary is not None else dataset.without_marks()
 
 
@@ -204,16 +216,15 @@ def read_smiles(
     """
     path = Path(path)
     content = _read(path) if content is None else content
-    records = _records(path, content, column, others)
-    rows = [(number, smiles, more if others else {}) for number, smiles, more in records]
+    unit, records = _records(path, content, column, others)
+    rows = list(records)
     if not rows:
         raise NoMolecules(f"{path} holds no molecules")
-    names = dict.fromkeys(name for _, _, more in rows for name in more)
     return FileRecords(
         [number for number, _, _ in rows],
         [smiles for _, smiles, _ in rows],
-        {name: [more.get(name) for _, _, more in rows] for name in names},
-        _unit(path, content),
+        [more if others else {} for _, _, more in rows],
+        unit,
     )
 
 
@@ -221,24 +232,27 @@ def _suffix(path: Path) -> str:
     return path.name.lower().removesuffix(".gz").rpartition(".")[2]
 
 
-def _unit(path: Path, content: bytes) -> str:
-    is_sdf = _suffix(path) in SDF or b"\nM  END" in content
-    return "record" if is_sdf or content[:4] == b"PAR1" else "line"
+def _is_sdf(path: Path, text: str) -> bool:
+    """Return True if a file has the name of an SD file, or begins as one."""
+    fourth = _LINE_END.split(text, 4)[3:4]
+    return _suffix(path) in SDF or ("M  END" in text and any(map(_COUNTS.match, fourth)))
 
 
-def _records(path: Path, content: bytes, column: str | None, others: bool) -> Iterable[Row]:
-    """Return the records of a file in any format."""
+def _records(
+    path: Path, content: bytes, column: str | None, others: bool
+) -> tuple[str, Iterable[Row]]:
+    """Return the unit in which records are numbered, and the records of a file in any format."""
     if content[:4] == b"PAR1":
-        return _parquet(path, content, column, others)
+        return "record", _parquet(path, content, column, others)
     text, suffix = _decode(path, content), _suffix(path)
-    if suffix in SDF or "\nM  END" in text:
+    if _is_sdf(path, text):
         if column is not None:
             raise DataFileError(f"{path}: an SD file has no columns, --column is for tables")
-        return _sdf(path, text)
+        return "record", _sdf(path, text)
     lines = _LINE_END.split(text.rstrip(_BLANK))
     first = next((line for line in lines if line.strip(_BLANK)), "")
     if suffix == "jsonl" or first.lstrip(_BLANK).startswith("{"):
-        return _jsonl(path, lines, column or "smiles")
+        return "line", _jsonl(path, lines, column or "smiles")
     cells = {d: [c.strip().strip('"').lower() for c in first.split(d)] for d in ",\t;"}
     wanted = (column or "smiles").lower()
     with_column = [d for d in ",\t;" if d in first and wanted in cells[d]]
@@ -248,12 +262,13 @@ def _records(path: Path, content: bytes, column: str | None, others: bool) -> It
     if is_table or (delimiter in first and "smiles" in cells[delimiter]):
         rows = list(_table(path, text, column, delimiter))
         has_header = bool(rows) and rows[0][1].lower() == "smiles"
-        return rows[1:] if has_header else rows
-    return _plain(lines)
+        return "line", rows[1:] if has_header else rows
+    return "line", _plain(lines)
 
 
-def _plain(lines: list[str]) -> Iterator[Row]:
-    """Yield the records of lines that begin with a SMILES; a blank line has the SMILES ""."""
+def _plain(lines: list[str]) -> list[Row]:
+    """Return the records of lines that begin with a SMILES; a blank line has the SMILES ""."""
+    rows: list[Row] = []
     names, begun = ["name"], False
     for number, line in enumerate(lines, 1):
         if line.lstrip(_BLANK).startswith("#"):
@@ -268,9 +283,12 @@ def _plain(lines: list[str]) -> Iterator[Row]:
         else:
             # One tab ends the SMILES: the cell after it may be empty.
             cells = [rest] if len(names) == 1 else line[found.end(1) + 1 :].split("\t")
-            more = dict(zip(names, (c.strip(_BLANK) or None for c in cells), strict=False))
-            yield number, smiles, more if rest else {}
+            more = {n: c.strip(_BLANK) or None for n, c in zip(names, cells, strict=False)}
+            rows.append((number, smiles, more if rest else {}))
         begun = True
+    if any(more for _, _, more in rows):
+        rows = [(number, smiles, dict.fromkeys(names) | more) for number, smiles, more in rows]
+    return rows
 
 
 def _read(path: Path) -> bytes:
@@ -326,14 +344,14 @@ def _table(path: Path, text: str, column: str | None, delimiter: str) -> Iterato
         before = reader.line_num
         for row in reader:
             line, before = before + 1, reader.line_num
-            # A quoted cell may contain a line break, as in the original ZINC250k table.
             if any(cell.strip() for cell in row):
                 if any(cell.strip() for cell in row[len(names) :]):
                     raise DataFileError(
                         f"{path}, line {line}: {len(row)} cells, but {len(names)} columns: quote a "
                         f"cell that holds {delimiter!r}"
                     )
-                smiles = _LINE.match(row[place].strip(_BLANK))[1] if len(row) > place else ""
+                # A quoted cell may end with a line break, as in the original ZINC250k table.
+                smiles = row[place].strip(_BLANK) if len(row) > place else ""
                 more = dict(zip(names, row, strict=False))
                 more.pop(names[place], None)
                 yield line, smiles, more
@@ -344,10 +362,12 @@ def _table(path: Path, text: str, column: str | None, delimiter: str) -> Iterato
 def _distinct(names: list[str]) -> list[str]:
     """Return the names of columns, with numbers appended to repeated names."""
     found: dict[str, None] = {}
+    counts: dict[str, int] = {}  # numbers up to these are taken
     for name in names:
-        count = 1
-        while (numbered := name if count == 1 else f"{name}_{count}") in found:
-            count += 1
+        numbered = name
+        while numbered in found:
+            counts[name] = counts.get(name, 1) + 1
+            numbered = f"{name}_{counts[name]}"
         found[numbered] = None
     return list(found)
 
@@ -387,11 +407,20 @@ def _cell(value: Any) -> Any:
 
 
 def _sdf(path: Path, text: str) -> Iterator[Row]:
-    """Yield the records of an SD file, with title and properties."""
-    blocks = re.split(r"(?m)^\$\$\$\$.*\n", text.replace("\r\n", "\n"))
+    """Yield the records of an SD file, with title and properties; print a note if some are joined.
+
+    A record of several mol blocks has the SMILES "".
+    """
+    blocks = re.split(r"(?m)^\$\$\$\$.*\n", _LINE_END.sub("\n", text))
     blocks = [block for block in blocks if block.strip(_BLANK)]
     if blocks and not any("M  END" in block for block in blocks):
         raise DataFileError(f"{path}, record 1: without M  END: no SD file")
+    joined = [k for k, block in enumerate(blocks, 1) if len(_END.findall(block)) > 1]
+    if joined:
+        cache.note(
+            f"{path}: {len(joined):,} of {len(blocks):,} records hold several mol blocks and are "
+            f"not read, the first is record {joined[0]}: end each block with a line $$$$"
+        )
     for number, block in enumerate(blocks, 1):
         title = block.partition("\n")[0].strip(_BLANK)
         more = {"title": title} if title else {}
@@ -404,7 +433,7 @@ def _smiles_of_block(block: str) -> str:
     """Return the SMILES of an SD record, unsanitized if invalid, "" if unreadable."""
     from rdkit import Chem, rdBase
 
-    if "M  END" not in block:
+    if len(_END.findall(block)) != 1:
         return ""
     with rdBase.BlockLogs():
         try:

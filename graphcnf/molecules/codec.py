@@ -22,6 +22,7 @@ from rdkit.Chem import rdqueries
 
 from graphcnf.errors import UserError
 from graphcnf.limits import MAX_NODES
+from graphcnf.molecules.extension import extended
 from graphcnf.molecules.vocabulary import MARK, AtomCategory, MoleculeVocabulary
 
 LONGEST = 5000
@@ -34,7 +35,8 @@ quiet = rdBase.BlockLogs
 """Context without RDKit's log messages."""
 
 _FOREIGN = re.compile(r"[^ -~]")
-_STEREO, _ISOTOPE = re.compile(r"\[[^\]]*@|[/\\]"), re.compile(r"\[\d+[A-Za-z]")
+_EXTENDED = re.compile(r"([^ \t]+)[ \t]+(\|.*)", re.DOTALL)
+_STEREO, _ISOTOPE = re.compile(r"\[[^\]]*@|[/\\]|\|.*?\b[ct]:"), re.compile(r"\[\d+[A-Za-z]")
 
 Graph = tuple[list[int], list[tuple[int, int]], list[int]]
 """Node types (n), edges (i, j) with j < i sorted by i and -j (m), bond types (m)."""
@@ -68,19 +70,34 @@ _NO_CATEGORY = _any_of(
 )
 
 
-def _read(text: str, kind: str, error: type[Exception], read: Callable) -> Chem.Mol:
-    """Return the molecule that `read` makes of a text, or raise `error` with the reason."""
+def _read(
+    text: str,
+    kind: str,
+    error: type[Exception],
+    read: Callable[[str], Chem.Mol | None],
+    extension: str = "",
+) -> Chem.Mol:
+    """Return the molecule that `read` makes of a text, or raise `error` with the reason.
+
+    The reason shows the text with its `extension`.
+    """
     text = text.strip(" \t\r\n")
-    shown = ascii(text if len(text) <= 80 else text[:77] + "...")
+    whole = f"{text} {extension}" if extension else text
+    shown = ascii(whole if len(whole) <= 80 else whole[:77] + "...")
     # RDKit would drop non-ASCII characters at the ends, and read the rest as another molecule.
-    if foreign := _FOREIGN.search(text):
+    if foreign := _FOREIGN.search(whole):
         name = unicodedata.name(foreign[0], "")
         character = f"U+{ord(foreign[0]):04X} {name}".rstrip()
         raise error(f"not a {kind}: {character} at position {foreign.start() + 1} of {shown}")
+    # RDKit would take what follows the blank for a name.
+    if blank := text.find(" ") + 1:
+        raise error(f"not a {kind}: a blank at position {blank} of {shown}")
     try:
-        mol = read(text) if len(text) <= LONGEST else None
+        mol = read(text) if len(whole) <= LONGEST else None
     except RuntimeError:
         mol = None
+    except ValueError as problem:
+        raise error(f"not a {kind}: {problem}: {shown}") from None
     if mol is None:
         raise error(f"not a {kind} that RDKit accepts: {shown}")
     if not mol.GetNumAtoms():
@@ -94,9 +111,14 @@ def _read(text: str, kind: str, error: type[Exception], read: Callable) -> Chem.
 def parse(smiles: str, *, sanitize: bool = True) -> Chem.Mol:
     """Return the molecule of a SMILES, or raise `UnparsableSmiles`; for all SMILES of users.
 
-    Surrounding blanks, and a name after a blank, are ignored.
+    Blanks around it are ignored. A CXSMILES extension may follow after a blank; nothing else may.
     """
-    return _read(smiles, "SMILES", UnparsableSmiles, partial(Chem.MolFromSmiles, sanitize=sanitize))
+    extension = ""
+    read: Callable[[str], Chem.Mol | None] = partial(Chem.MolFromSmiles, sanitize=sanitize)
+    if found := _EXTENDED.fullmatch(smiles.strip(" \t\r\n")):
+        smiles, extension = found.groups()
+        read = partial(extended, extension=extension, sanitize=sanitize)
+    return _read(smiles, "SMILES", UnparsableSmiles, read, extension)
 
 
 def parse_smarts(smarts: str, *, kind: str = "SMARTS") -> Chem.Mol:

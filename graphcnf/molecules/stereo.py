@@ -9,8 +9,8 @@ Each potential stereo element of the frame has a category: 0 without a mark, els
 
 Automorphisms of the frame permute elements and exchange parities, and codes in one orbit are one
 molecule. `Frame.normal` drops marks that say nothing beside the others, as RDKit does, and returns
-the smallest code of the orbit: equal molecules have equal codes. Allenes, cumulenes, atropisomers,
-amines and metals have no elements: `dropped_marks` names their marks.
+the smallest code of the orbit: equal molecules have equal codes. Allenes, cumulenes, amines and
+metals have no elements: `dropped_marks` names their marks.
 """
 
 from __future__ import annotations
@@ -47,7 +47,6 @@ MOST_CODES = 1 << 12
 _TETRAHEDRAL = Chem.ChiralType.CHI_TETRAHEDRAL_CCW, Chem.ChiralType.CHI_TETRAHEDRAL_CW
 _CIS = Chem.BondStereo.STEREOZ, Chem.BondStereo.STEREOCIS
 _TRANS = Chem.BondStereo.STEREOE, Chem.BondStereo.STEREOTRANS
-_ATROPISOMERS = Chem.BondStereo.STEREOATROPCW, Chem.BondStereo.STEREOATROPCCW
 _UP, _DOWN = Chem.BondDir.ENDUPRIGHT, Chem.BondDir.ENDDOWNRIGHT
 
 SMALL_BRIDGED = 11
@@ -595,7 +594,7 @@ def mark_figures(counts: Mapping[str, int]) -> dict[str, Any]:
 def dropped_marks(smiles: str) -> list[str]:
     """Return kinds of the stereo marks of a readable SMILES that no code holds, sorted.
 
-    "allene", "amine", "atropisomer", "cumulene", "metal" (or another coordination centre), and
+    "allene", "amine", "cumulene", "metal" (or another coordination centre), and
     "places without isomers" for marks at something that RDKit takes for no stereo element.
 
     Raises:
@@ -644,8 +643,6 @@ def _dropped(smiles: str, mol: Chem.Mol, frame: Frame, code: Code) -> list[str]:
             found.add("allene")
         else:
             atoms += 1
-    if any(bond.GetStereo() in _ATROPISOMERS for bond in mol.GetBonds()):
-        found.add("atropisomer")
     held = Counter(kind == "double" for kind, c in zip(frame.kinds, code, strict=True) if c)
     if held[False] < atoms or held[True] < bonds:
         found.add("places without isomers")

@@ -201,9 +201,10 @@ def test_what_a_file_says_of_its_molecules_is_kept(tmp_path):
         (tmp_path / name).write_text(text)
         found = read_smiles(tmp_path / name, others=True)
         assert found.smiles == ["CCO", "CC"] and found.unit == "line"
-        assert found.columns["name"][0] == "ethanol, 96 %" and not found.columns["name"][1]
-        assert name == "a.smi" or str(found.columns["dose"][0]) == "3"
-        assert not read_smiles(tmp_path / name).columns
+        first, second = found.others
+        assert first["name"] == "ethanol, 96 %" and not second.get("name")
+        assert name == "a.smi" or str(first["dose"]) == "3"
+        assert read_smiles(tmp_path / name).others == [{}, {}]
 
 
 def test_an_sd_file_has_no_columns(tmp_path):
@@ -226,8 +227,8 @@ def test_records_of_an_sd_file_keep_title_and_properties_and_are_counted(tmp_pat
     found = read_smiles(tmp_path / "x.sdf", others=True)
     assert found.numbers == [1, 2, 3] and found.unit == "record"
     assert found.smiles == ["c1ccccc1", "", "C[C@H](N)C(=O)O"]
-    assert found.columns["title"] == ["molecule 0", "molecule 1", "molecule 2"]
-    assert found.columns["IC50 (nM)"][::2] == ["0", "2"]
+    assert [r["title"] for r in found.others] == ["molecule 0", "molecule 1", "molecule 2"]
+    assert [r["IC50 (nM)"] for r in found.others[::2]] == ["0", "2"]
 
 
 def test_a_bad_record_is_left_out_and_the_file_is_read(tmp_path):
@@ -256,12 +257,13 @@ def test_one_column_of_a_parquet_file_is_read(tmp_path):
     for column in (None, "smiles", "text", "same"):
         assert read_smiles(tmp_path / "x.parquet", column=column)[:2] == expected
     found = read_smiles(tmp_path / "x.parquet", others=True)
-    assert found.columns == {"my.n": [1, 2, 3, 4], "text": texts, "same": texts}
+    rows = zip([1, 2, 3, 4], texts, texts, strict=True)
+    assert found.others == [dict(zip(("my.n", "text", "same"), r, strict=True)) for r in rows]
     with pytest.raises(DataFileError, match=r"column 'my\.n' holds int64, no text"):
         read_smiles(tmp_path / "x.parquet", column="my.n")
     table |= {"several": [["a", "b"], [], None, ["c"]]}
     parquet.write_table(pa.table(table), tmp_path / "y.parquet")
     found = read_smiles(tmp_path / "y.parquet", others=True)
-    assert found.columns["several"] == ['["a", "b"]', "[]", None, '["c"]']
+    assert [r["several"] for r in found.others] == ['["a", "b"]', "[]", None, '["c"]']
     with pytest.raises(DataFileError, match="no column 'other'"):
         read_smiles(tmp_path / "x.parquet", column="other")

@@ -226,7 +226,6 @@ def test_given_marks_are_kept(zinc_smiles):
         ("C[C@H](C)C", ["places without isomers"]),
         ("C1C/C=C/CC1", ["places without isomers"]),
         ("O=C1OC(/C=C\\c2ccccc2)=N/C1=C\\C", []),
-        ("Cc1cccc(F)c1-c1c(C)cccc1F |wD:7.7|", ["atropisomer"]),
     ],
 )
 def test_marks_that_are_dropped_are_named(smiles, kinds):
