@@ -33,6 +33,9 @@ SUFFIXES = tuple(
 
 SDF = ("sdf", "sd", "mol")
 
+READER_VERSION = 2
+"""Version in cache keys; to be raised when records of the same file are read differently."""
+
 LEAST_ROWS = 1_000_000
 """A Parquet file may have a million rows, or a row per byte, whichever is more."""
 
@@ -136,6 +139,7 @@ def load_smiles_file(
         raise ValueError(f"max_atoms must be 1 to {MAX_NODES}, got {max_atoms}")
     content = _read(path)
     key = (
+        READER_VERSION,
         hashlib.sha256(content).hexdigest(),
         path.suffixes[-2:],
         column,

@@ -33,6 +33,7 @@ from graphcnf.molecules.properties import conditions_of, properties_of
 from graphcnf.molecules.standardize import (
     GROUPS,
     charge_states,
+    cut_off,
     parse_standardized,
     protonation_hash,
 )
@@ -401,7 +402,8 @@ class MoleculeFlow:
             - `percentile`, the share in per cent of training molecules with a similar number of
               atoms that are less likely, all in the canonical numbering; below 1 extrapolated, NaN
               if the model does not store it;
-            - `reason`, why the model cannot represent the molecule, or None.
+            - `reason`, why the model cannot represent the molecule, or None; with `standardize`
+              also the atoms that were cut off.
         """
         molecules = listed(molecules)
         if workers is None and (len(molecules) <= 4 * CHUNK or self.model.device.type != "cpu"):
@@ -448,6 +450,11 @@ class MoleculeFlow:
                 reasons[number] = (
                     "an atom with more bonds than its category has in the training data"
                 )
+        for number, reason in enumerate(reasons) if standardize else ():
+            if reason is not None and number not in refused:
+                with codec.quiet():
+                    lost = cut_off(str(text[number]), molecules[number])
+                reasons[number] = f"{reason}; standardizing cut off {lost}" if lost else reason
         frame = pd.DataFrame(columns, dtype=object).join(table)
         return frame.assign(reason=pd.Series(reasons, dtype=object))
 

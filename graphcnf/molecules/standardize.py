@@ -171,6 +171,21 @@ def parse_standardized(smiles: str, states: frozenset[str] = frozenset()) -> Che
         raise UnparsableSmiles(f"it cannot be standardized: {reason}") from None
 
 
+def cut_off(smiles: str, standardized: str) -> str:
+    """Return the heavy atoms that `parse_standardized` has cut off a readable SMILES, "" for none.
+
+    Examples:
+        >>> cut_off("N[Pt](N)(Cl)Cl", "N")
+        '2 Cl, N, Pt'
+    """
+    counts = [
+        Counter(a.GetSymbol() for a in parse(text).GetAtoms() if a.GetAtomicNum() > 1)
+        for text in (smiles, standardized)
+    ]
+    lost = sorted((counts[0] - counts[1]).items())
+    return ", ".join(symbol if count == 1 else f"{count} {symbol}" for symbol, count in lost)
+
+
 def _charged(mol: Chem.Mol, states: frozenset[str]) -> Chem.Mol:
     """Charge the neutral `GROUPS` of a molecule that `states` names; return the molecule.
 

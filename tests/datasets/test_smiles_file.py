@@ -1,4 +1,6 @@
 import gzip
+import json
+import time
 
 import pytest
 from rdkit import Chem
@@ -267,3 +269,100 @@ def test_one_column_of_a_parquet_file_is_read(tmp_path):
     assert [r["several"] for r in found.others] == ['["a", "b"]', "[]", None, '["c"]']
     with pytest.raises(DataFileError, match="no column 'other'"):
         read_smiles(tmp_path / "x.parquet", column="other")
+
+
+def test_an_extension_is_part_of_the_smiles_and_a_name_may_follow(tmp_path):
+    texts = ["CC |^1:0|", "CCO |$;;_R1$|", "C[C@H](O)F |a:1|", "CCO", "CC |a:0", "CCC |a:0|b"]
+    (tmp_path / "a.smi").write_text("".join(f"{s} a name\n" for s in texts[:4]))
+    found = read_smiles(tmp_path / "a.smi", others=True)
+    assert found.smiles == texts[:4] and all(r == {"name": "a name"} for r in found.others)
+    (tmp_path / "a.smi").write_text("".join(f"{s}\n" for s in texts).replace(" |", "\t|"))
+    assert [s.replace("\t", " ") for s in read_smiles(tmp_path / "a.smi").smiles] == texts
+    (tmp_path / "a.csv").write_text("id,smiles\n" + "".join(f'1,"{s}"\n' for s in texts))
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"smiles": s}) + "\n" for s in texts))
+    for name in ("a.smi", "a.csv", "a.jsonl"):
+        assert [s.replace("\t", " ") for s in read_smiles(tmp_path / name).smiles] == texts
+        dataset = load_smiles_file(tmp_path / name)
+        assert dataset.smiles == ["CC(O)F", "CCO"]
+        assert [s.line - (name == "a.csv") for s in dataset.skipped] == [1, 2, 5, 6]
+        assert "says radicals" in dataset.skipped[0].reason
+
+
+def test_a_cell_is_one_smiles(tmp_path):
+    cells = ["CC(=O)Nc1ccc(O)cc1 Cn1cnc2", "CC\nO", "CC O", "CC\t O", " CCO\n", "CC;N", "CCN"]
+    table = "smiles,x\n" + "".join(f'"{cell}",1\n' for cell in cells)
+    (tmp_path / "a.csv").write_text(table)
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"smiles": c}) + "\n" for c in cells))
+    for name in ("a.csv", "a.jsonl"):
+        dataset = load_smiles_file(tmp_path / name)
+        assert dataset.smiles == ["CCO", "CCN"] and len(dataset.skipped) == 5
+        assert "a blank at position 19" in dataset.skipped[0].reason
+        assert "U+000A at position 3" in dataset.skipped[1].reason
+
+
+def block(smiles, v3000=False):
+    return Chem.MolToMolBlock(Chem.MolFromSmiles(smiles), forceV3000=v3000)
+
+
+@pytest.mark.parametrize("v3000", [False, True])
+def test_several_mol_blocks_in_an_sd_record_are_not_read(tmp_path, v3000, capfd):
+    joined = "".join(block(s, v3000) for s in ("CCO", "CCN", "CCC"))
+    for end in ("\n", "\r\n", "\r"):
+        text = f"{block('CO', v3000)}$$$$\n{joined}> <a>\n1\n\n$$$$\n".replace("\n", end)
+        (tmp_path / "all.sdf").write_bytes(text.encode())
+        found = read_smiles(tmp_path / "all.sdf")
+        assert found.smiles == ["CO", ""] and found.numbers == [1, 2]
+        assert "1 of 2 records hold several mol blocks" in capfd.readouterr().err
+    (tmp_path / "all.mol").write_text(joined)
+    with pytest.raises(DataFileError, match=r"no usable molecule: .*all\.mol, record 1"):
+        load_smiles_file(tmp_path / "all.mol")
+
+
+def test_a_table_with_a_column_of_mol_blocks_is_a_table(tmp_path):
+    rows = [("CCO", 1), ("CCN", 2)]
+    cells = [(block(s), s, n) for s, n in rows]
+    text = "molblock,smiles,n\n" + "".join(f'"{b}",{s},{n}\n' for b, s, n in cells)
+    sd = [f'"{b}> <a>\n1\n\n$$$$\n"' for b, _, _ in cells]
+    tables = {
+        "first.csv": text,
+        "last.csv": "smiles,molblock\n" + "".join(f'{s},"{b}"\n' for b, s, _ in cells),
+        "tabs.tsv": text.replace(",", "\t"),
+        "records.csv": "smiles,sd\n"
+        + "".join(f"{s},{r}\n" for (s, _), r in zip(rows, sd, strict=True)),
+    }
+    for name, table in tables.items():
+        (tmp_path / name).write_text(table)
+        found = read_smiles(tmp_path / name, others=True)
+        assert found.smiles == ["CCO", "CCN"] and found.unit == "line", name
+        assert load_smiles_file(tmp_path / name).smiles == ["CCO", "CCN"]
+    assert found.others[0]["sd"] == sd[0].strip('"')
+    # By content, whatever the name, also where packed.
+    joined = "".join(f"{block(s, v)}$$$$\n" for s in ("CCO", "CCN") for v in (False, True))
+    (tmp_path / "x.dat").write_text(joined)
+    (tmp_path / "x.dat.gz").write_bytes(gzip.compress(joined.encode()))
+    for name in ("x.dat", "x.dat.gz"):
+        found = read_smiles(tmp_path / name)
+        assert found.smiles == ["CCO", "CCO", "CCN", "CCN"] and found.unit == "record"
+
+
+def test_wide_tables_are_read_in_seconds(tmp_path):
+    import pandas as pd
+
+    names, keys = 30_000, 5_000
+    header = ["smiles", *["x"] * (names // 2), *["reason"] * (names // 2)]
+    (tmp_path / "a.csv").write_text(",".join(header) + "\nCCO" + ",1" * names + "\n")
+    lines = [json.dumps({"smiles": "CCO", f"k{k}": k}) + "\n" for k in range(keys)]
+    (tmp_path / "b.jsonl").write_text("".join(lines))
+    begin = time.perf_counter()
+    for name, count in (("a.csv", names), ("b.jsonl", keys)):
+        found = read_smiles(tmp_path / name, others=True)
+        rows = found.beside(pd.DataFrame({"smiles": found.smiles, "reason": None}))
+        assert len(rows[0]) == count + 3 and len({n for row in rows for n in row}) == count + 3
+    assert rows[7] == {"line": 8, "smiles": "CCO", "k7": 7, "reason": None}
+    assert time.perf_counter() - begin < 10
+
+
+def test_repeated_names_of_columns_stay_apart(tmp_path):
+    (tmp_path / "a.csv").write_text("x,x_2,x,smiles,x,x_2\n1,2,3,CC,4,5\n")
+    (row,) = read_smiles(tmp_path / "a.csv", others=True).others
+    assert row == {"x": "1", "x_2": "2", "x_3": "3", "x_4": "4", "x_2_2": "5"}

@@ -65,3 +65,13 @@ def test_foreign_text_neither_steers_a_terminal_nor_runs_in_a_spreadsheet(
     assert [r["smiles"] for r in rows[:3]] == ["CCO", "'=cmd|'/C'!A0", "'@SUM(A1)"]
     # Numbers stay numbers, and SMILES what they are.
     assert float(rows[0]["log_likelihood"]) < 0 and not rows[0]["log_likelihood"].startswith("'")
+
+
+def test_what_standardizing_cut_off_is_said(graphcnf, model_folder, surroundings):
+    lines = ["N[Pt](N)(Cl)Cl", "CC(=O)[O-].[Na+]", "[Xe]"]
+    (surroundings / "x.smi").write_text("\n".join(lines) + "\n")
+    _, out, _ = graphcnf("score", "x.smi", "--standardize", "--model", model_folder)
+    metal, salt, gas = csv.DictReader(io.StringIO(out))
+    assert metal["reason"].endswith("; standardizing cut off 2 Cl, N, Pt")
+    assert "1 atom" in metal["reason"] and metal["standardized"] == "N"
+    assert not salt["reason"] and "cut off" not in gas["reason"]
