@@ -15,7 +15,7 @@ from rdkit import Chem
 _NUMBERS = r"\d{1,6}(?:\.\d{1,6})*(?:,\d{1,6}(?:\.\d{1,6})*)*"
 _FIELD = re.compile(
     r"\((?P<points>[-+.,;\deE]*)\)|\$_AV:[^$|]*\$|\$(?P<labels>[^$|]*)\$"
-    rf"|atomProp(?::\d+\.[^:,|]*)*|lp:\d+:\d+(?:,\d+:\d+)*|f:{_NUMBERS}"
+    rf"|atomProp(?::\d+\.[^:,|]*)+|lp:\d+:\d+(?:,\d+:\d+)*|f:{_NUMBERS}"
     rf"|(?P<kind>a|c|t|ctu|w|wU|wD):(?P<numbers>{_NUMBERS})"
 )
 """A field that a molecule may have: `points` are coordinates, `numbers` atoms or bonds."""
@@ -102,9 +102,12 @@ def _double_bonds(extension: str, written: Chem.Mol) -> list[str]:
             said = ["R groups or query atoms"]
         if said:
             raise ValueError(f"{shown} says {said[0]}, which graphs do not hold")
+        # A comma leads to another field, the last bar to none.
+        following = extension[found.end() : end] if found else ""
         if (
-            found is None
-            or extension[found.end()] != ",|"[found.end() == end]
+            not found
+            or following[:1] not in ("", ",")
+            or following == ","
             or not _fits(found, written)
         ):
             raise ValueError(f"{shown} is broken or unknown")

@@ -3,13 +3,15 @@
 `pytest tests/fuzz --fuzz-all` plays all cases; `--fuzz-seed N` draws others.
 """
 
+import csv
+import io
 import time
 
 import pytest
 from badinput import stage as stages
 from badinput.case import REFUSED, Case, verdict, written
 from badinput.commandlines import USUAL
-from badinput.datafiles import BAD_RECORDS, READERS, SCORED
+from badinput.datafiles import BAD_RECORDS, READERS, SCORED, cut_records
 
 
 def test_bad_input_is_refused(stage, case, record_property):
@@ -37,6 +39,17 @@ def test_bad_records_do_not_stop_a_file(stage, command, kind):
     prepare = written(f"x.{kind}", good[kind] + BAD_RECORDS[kind])
     outcome = stage.play(Case(f"{command} {kind}", line, prepare=prepare))
     assert outcome.code == 0 and not outcome.crash, outcome
+
+
+@pytest.mark.parametrize("kind", BAD_RECORDS)
+def test_records_are_read_whole_or_get_a_reason(stage, kind, pytestconfig):
+    content, bad = cut_records(pytestconfig.getoption("fuzz_seed", 0) or 0, kind)
+    line = tuple(a.replace("{file}", f"x.{kind}") for a in READERS["score"])
+    outcome = stage.play(Case(f"cut {kind}", line, prepare=written(f"x.{kind}", content)))
+    rows = list(csv.DictReader(io.StringIO(outcome.stdout)))
+    read = [row for row in rows if row["log_likelihood"] or not row["reason"]]
+    assert outcome.code == 0 and len(rows) == bad + 1 and len(read) <= 1, read
+    assert all("no SMILES" in row["reason"] or "not a SMILES" in row["reason"] for row in rows[1:])
 
 
 def test_a_case_that_does_not_end_is_a_failure(stage, monkeypatch):

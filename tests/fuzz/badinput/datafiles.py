@@ -27,6 +27,44 @@ READERS = {
 CSV = "id,smiles\n" + "".join(f"{k},{s}\n" for k, s in enumerate(SMILES[:20]))
 JSONL = "".join(json.dumps({"record": k, "smiles": s}) + "\n" for k, s in enumerate(SMILES[:20]))
 SDF = "x\n\n\n  1  0  0  0  0  0  0  0  0  0999 V2000\n"
+BLOCK = f"{SDF}    0.0000    0.0000    0.0000 C   0  0\nM  END\n"
+JOINED = f"{BLOCK}{BLOCK}> <a>\n1\n\n$$$$\n"
+
+EXTENSIONS = (
+    "^1:0",
+    "$_R1$",
+    "$;_AP1$",
+    "$Q_e$",
+    "o1:0",
+    "&1:0",
+    "a:0,r",
+    "w:0",
+    "wU:0.0",
+    "m:0:1.2",
+    "C:0.0",
+    "H:0.0",
+    "Z:0",
+    "LN:0:1.3",
+    "Sg:n:0::ht",
+    "SgD:0:a:b::::",
+    "RG:_R1={C}",
+    "rb:0:*",
+    "u:0",
+    "s:0:1",
+    "(0,0,)",
+    "(x)",
+    "a:99",
+    "t:99",
+    "atomProp",
+    "lp:0",
+    "nothing",
+    "a:0,",
+    "|",
+)
+"""Fields of a CXSMILES extension that say what no graph holds, or are broken."""
+
+BEHIND = (" C", " CN1CC1", " |a:0| C", " |", " |a:0", "\tC", " \t |x|", " name", "\u00a0|a:0|")
+"""What may stand in no cell behind a SMILES."""
 
 TEXTS: dict[str, bytes] = {
     "empty.smi": b"", "blank.smi": b"\n \n\t\n", "comments.smi": b"# one\n# two\n",
@@ -38,6 +76,9 @@ TEXTS: dict[str, bytes] = {
     "empty.jsonl": b"\n\n", "other.jsonl": b'{"a": 1}\n', "list.jsonl": b"[1, 2]\n",
     "broken.jsonl": JSONL.encode()[:-9], "deep.jsonl": b'{"smiles": ' + b"[" * 100_000,
     "text.jsonl": b"CCO\n", "number.jsonl": b"17\n",
+    "blocks.csv": f'id,block\n1,"{BLOCK}"\n2,"{BLOCK}"\n'.encode(),
+    "wide.csv": b"smiles" + b",x" * 30_000 + b"\nCCO" + b",1" * 30_000 + b"\n",
+    "keys.jsonl": "".join(f'{{"smiles": "CCO", "k{k}": 1}}\n' for k in range(1500)).encode(),
     "empty.sdf": b"", "text.sdf": b"CCO\n", "half.sdf": SDF.encode(), "money.sdf": b"$$$$\n$$$$\n",
     "text.parquet": b"PAR1", "zeros.parquet": b"PAR1" + bytes(400) + b"PAR1",
     "text.smi.gz": b"CCO\n", "cut.csv.gz": gzip.compress(CSV.encode(), mtime=0)[:-12],
@@ -56,6 +97,9 @@ WORDS = {"words.smi": b"nothing here\nis a molecule\n", "words.csv": b"smiles\nn
          "cyrillic.smi": "\u0421CO\nCC\u041e\n".encode(),
          "nbsp.smi": "CC\u00a0O\n\u00a0C\n".encode(),
          "surrogate.jsonl": b'{"smiles": "\\ud800CO"}\n{"smiles": "C\\udfff"}\n',
+         "extensions.smi": "".join(f"CC(C)O |{e}| x\n" for e in EXTENSIONS).encode(),
+         "cells.csv": "".join(["smiles\n", *(f'"CCO{b}"\n' for b in BEHIND)]).encode(),
+         "joined.sdf": JOINED.encode() * 3,
          "hostile.smi": b"(" * 3000 + b"\n" + b"[" * 3000 + b"\n",
          }  # fmt: skip
 """Files with records, none of which is a molecule that can be coded."""
@@ -69,6 +113,15 @@ BAD_RECORDS = {
 }  # fmt: skip
 """Records that are bad, by the format of the file that they stand in beside good ones."""
 
+GIVEN = {
+    "analogs": ("analogs", "{text}", "--model", "{model}", "-n", "1"),
+    "grow": ("grow", "--model", "{model}", "--scaffold", "{text}", "-n", "1"),
+    "interpolate": ("interpolate", "{text}", "CCN", "--model", "{model}", "--steps", "1"),
+    "stereoisomers": ("stereoisomers", "{text}"),
+    "generate": ("generate", "--model", "{model}", "-n", "3", "--smarts", "{text}"),
+}  # fmt: skip
+"""Commands that are given a molecule or a pattern."""
+
 SCORED = ("evaluate", "score")
 """Commands that give every record a row: what is no molecule is a result, not an error."""
 
@@ -78,7 +131,7 @@ def data_file_cases(seed: int) -> Iterator[Case]:
     dice = Random(f"data files {seed}")
     for reader, arguments in READERS.items():
         for name, content in TEXTS.items():
-            readable = name in ("huge.csv", "broken.jsonl")
+            readable = name in ("huge.csv", "broken.jsonl", "wide.csv", "keys.jsonl")
             yield _case(reader, arguments, name, content, readable=readable)
         for name, content in WORDS.items():
             yield _case(reader, arguments, name, content, readable=reader in SCORED)
@@ -103,7 +156,32 @@ def data_file_cases(seed: int) -> Iterator[Case]:
         for name in ("empty.smi", "blank.smi", "binary.smi", "zeros.smi", "utf16.smi",
                      "cut.csv.gz", "text.parquet"):  # fmt: skip
             yield Case(f"{command} - {name}", line, stdin=TEXTS[name])
+    for command, arguments in GIVEN.items():
+        for text in dice.sample([*(f" |{e}|" for e in EXTENSIONS), *BEHIND], 12):
+            line = tuple(a.replace("{text}", f"CC(C)O{text}") for a in arguments)
+            yield Case(f"{command} CC(C)O{text}", line)
     yield from _image_cases(dice)
+
+
+def cut_records(seed: int, kind: str) -> tuple[bytes, int]:
+    """Return a file of one whole record and others that reading must not cut; and their number.
+
+    Args:
+        seed: Determines the molecules, extensions and what stands behind SMILES.
+        kind: Ending of the file.
+    """
+    dice = Random(f"cut {seed} {kind}")
+    if kind == "sdf":
+        return f"{BLOCK}$$$$\n{JOINED * 20}".encode(), 20
+    behind = [f" |{e}|" for e in dice.sample(EXTENSIONS, 20)]
+    behind += [] if kind == "smi" else dice.sample(BEHIND, len(BEHIND))
+    texts = ["CCO", *(dice.choice(SMILES) + more for more in behind)]
+    lines = {
+        "smi": lambda: [f"{text} x" for text in texts],
+        "csv": lambda: ["smiles,id", *(f'"{text}",1' for text in texts)],
+        "jsonl": lambda: [json.dumps({"smiles": text}) for text in texts],
+    }[kind]()
+    return "\n".join([*lines, ""]).encode(), len(behind)
 
 
 def _case(reader, arguments, name, content, *, label=None, readable=False) -> Case:
