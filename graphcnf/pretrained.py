@@ -131,11 +131,11 @@ def load_model(cls: type[Model], folder: Path, device="cpu") -> Model:
         if config.pop(CHECKSUM) != _digest_of_json(config):
             raise ValueError("its checksum does not match")
         _check_sizes(config["model"])
-        _check_metadata(config["metadata"])
         size = weights.stat().st_size if weights.exists() else 0
         # A parameter takes at least two bytes of the file.
         with limited_parameters(size + SPARE, f"{weights.name} holds {size:,} bytes"):
             model = cls(**config["model"])
+        _check_metadata(config["metadata"], getattr(model, "max_nodes", LARGEST_COUNT))
         model.metadata = config["metadata"]
     except Exception as error:  # a hostile configuration may cause any exception
         reason = " ".join(str(error).split())[:200] or type(error).__name__
@@ -189,8 +189,11 @@ def _check_sizes(config: Any, name: str = "model") -> None:
             raise ValueError(f"{name} = {config:,}: at most {most:,} is taken")
 
 
-def _check_metadata(metadata: Any) -> None:
-    """Raise `ValueError` for metadata that would fail later, when they are used."""
+def _check_metadata(metadata: Any, most: int) -> None:
+    """Raise `ValueError` for metadata that would fail later, when they are used.
+
+    The model draws graphs of at most `most` nodes.
+    """
     kinds: dict[str, type] = {
         "training": dict,
         "vocabulary": dict,
@@ -205,13 +208,29 @@ def _check_metadata(metadata: Any) -> None:
     for name, kind in kinds.items():
         if not isinstance(metadata.get(name, kind()), kind):
             raise ValueError(f"metadata.{name} is no {kind.__name__}")
-    counts = metadata.get("size_histogram", [])
+    counts = metadata.get("size_histogram", [1])
     if not all(is_number(value) and 0 <= value <= LARGEST_COUNT for value in counts):
         raise ValueError("metadata.size_histogram is no list of counts")
-    for group in metadata.get("likelihood_quantiles", []):
-        numbers = [group["largest"], *group["quantiles"]]
-        if len(numbers) < 2 or not all(is_number(q) and np.isfinite(q) for q in numbers):
+    if not any(counts[: most + 1]):
+        raise ValueError("metadata.size_histogram counts nothing that the model can draw")
+    _check_quantiles(metadata.get("likelihood_quantiles", []))
+
+
+def _check_quantiles(groups: list[dict[str, Any]]) -> None:
+    """Raise `ValueError` unless groups of likelihood quantiles hold finite numbers in order."""
+    ascending = [[group["largest"] for group in groups]]
+    for group in groups:
+        *steps, last = group["quantiles"]
+        tail = group.get("tail", [])
+        shares, rare = [share for share, _ in tail], [bits for _, bits in tail]
+        if not steps:
+            raise ValueError("metadata.likelihood_quantiles needs two quantiles or more in a group")
+        ascending += [[*steps, *rare, last], [*shares[::-1], 1]]
+    for numbers in ascending:
+        if not all(is_number(value) and np.isfinite(value) for value in numbers):
             raise ValueError("metadata.likelihood_quantiles must hold finite numbers")
+        if numbers != sorted(numbers):
+            raise ValueError("metadata.likelihood_quantiles must be in ascending order")
 
 
 def load_array(folder: Path, name: str) -> np.ndarray | None:

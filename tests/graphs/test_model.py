@@ -126,6 +126,37 @@ def test_save_and_load(model, random_graphs, tmp_path):
     assert names == ["config.json", "model.safetensors", "training_hashes.safetensors"]
 
 
+@pytest.mark.parametrize(
+    ("metadata", "reason"),
+    [
+        ({"size_histogram": []}, "counts nothing"),
+        ({"size_histogram": [0, 0, 0]}, "counts nothing"),
+        ({"size_histogram": [0] * 40 + [9]}, "counts nothing"),  # more nodes than the model draws
+        ({"likelihood_quantiles": [{"largest": 9, "quantiles": [3.0, 2.0, 1.0]}]}, "ascending"),
+        ({"likelihood_quantiles": [{"largest": 9, "quantiles": [3.0]}]}, "two quantiles"),
+        (
+            {"likelihood_quantiles": [{"largest": n, "quantiles": [1.0, 2.0]} for n in (9, 4)]},
+            "ascending",
+        ),
+        (
+            {
+                "likelihood_quantiles": [
+                    {"largest": 9, "quantiles": [1.0, 2.0], "tail": [[0.5, 0.5]]}
+                ]
+            },
+            "ascending",
+        ),
+    ],
+)
+def test_metadata_that_say_nothing_are_refused_when_they_are_read(
+    model, tmp_path, metadata, reason
+):
+    model.metadata = metadata
+    model.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=rf"config\.json: .*{reason}"):
+        GraphCNF.from_pretrained(tmp_path)
+
+
 def test_half_precision_halves_the_file_and_loads_in_full(model, random_graphs, tmp_path):
     model.save_pretrained(tmp_path / "full")
     model.save_pretrained(tmp_path / "half", half=True)

@@ -57,12 +57,19 @@ JUNK: tuple[Any, ...] = (None, "", "many", -1, 0, 1.5, 10**9, 10**30, True, [], 
 METADATA: dict[str, tuple[Any, ...]] = {
     "vocabulary": (None, 3, [], {}, {"atoms": 3}, {"atoms": [["C"]], "bonds": []},
                    {"atoms": [["C", "x", 1]], "bonds": ["SINGLE"]}),
-    "size_histogram": (3, "x", {}, ["a"], [-1], [NAN], [[1]], [None], [True], [10**400]),
+    "size_histogram": (3, "x", {}, ["a"], [-1], [NAN], [[1]], [None], [True], [10**400],
+                       [], [0], [0] * 9, [0] * 999 + [1]),
     "training": (3, "x", [1]),
     "likelihood_quantiles": (3, "x", {}, ["a"], [None], [NAN], [{"largest": 3}],
                              [{"largest": 3, "quantiles": []}],
                              [{"largest": None, "quantiles": [1.0]}],
-                             [{"largest": 3, "quantiles": [1.0, NAN]}]),
+                             [{"largest": 3, "quantiles": [1.0, NAN]}],
+                             [{"largest": 3, "quantiles": [1.0]}],
+                             [{"largest": 3, "quantiles": [2.0, 1.0, 3.0]}],
+                             [{"largest": n, "quantiles": [1.0, 2.0]} for n in (9, 3)],
+                             [{"largest": 3, "quantiles": [1.0, 3.0], "tail": [[0.5, 0.9]]}],
+                             [{"largest": 3, "quantiles": [1.0, 3.0], "tail": [[2, 2.0]]}],
+                             [{"largest": 3, "quantiles": [1.0, 3.0], "tail": [0.5]}]),
     "dataset": (3, [], {}),
 }  # fmt: skip
 IMAGE_METADATA: dict[str, tuple[Any, ...]] = {
@@ -159,7 +166,7 @@ def _signed(name: str, model: str, arguments, dice: Random) -> Iterator[Case]:
     for key, values in (IMAGE_METADATA if model == "images" else METADATA).items():
         for value in values:
             unread = model == "images" and (key != "data" or isinstance(value, dict))
-            yield case(f"metadata.{key}={value!r:.40}",
+            yield case(f"metadata.{key}={value!r:.80}",
                        lambda c, k=key, v=value: c["metadata"].update({k: v}),
                        readable=unread)  # fmt: skip
 
