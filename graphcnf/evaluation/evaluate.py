@@ -34,7 +34,7 @@ from graphcnf.evaluation.summary import (
     summarize,
     summarize_blocks,
 )
-from graphcnf.evaluation.tables import Distances, Evaluation
+from graphcnf.evaluation.tables import AGREED, Distances, Evaluation, conventions_agree
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
 from graphcnf.graphs.isomorphism import isomorphic, labelling_bits
 from graphcnf.graphs.record_blocks import batches, together_on
@@ -67,6 +67,12 @@ NOTES = (
     "valid molecules that are no training molecule, of all samples.",
 )
 """Footnotes of the overview."""
+
+AGREED_NOTE = (
+    f"{AGREED}: RDKit reads the record, it sanitizes as it is and is in one piece; the conventions "
+    "of validity agree in every record."
+)
+"""Footnote in place of the first of `NOTES` where the conventions agree in every record."""
 
 _ROUND_TRIP = "the share of valid molecules that come back unchanged from their graphs"
 
@@ -316,14 +322,15 @@ def _evaluate_records(records: Records, reference: Reference, standardize: bool)
     }
     if summary.marks["written"]:
         main["stereo"] = stereo_figures(summary, source, hashes)
-    notes = [*NOTES, f"reconstruction: {_ROUND_TRIP}."]
+    agreed = conventions_agree(figures)
+    notes = [AGREED_NOTE if agreed else NOTES[0], *NOTES[1:], f"reconstruction: {_ROUND_TRIP}."]
     if states is not None:
         charged = ", ".join(sorted(states)) or "none"
         notes.append(f"standardized: largest organic fragment, charged groups: {charged}.")
     if main["strict_validity"] == 1:
         notes.append(
-            "every record is valid: if the file was filtered, as graphcnf generate does without "
-            "--all, validity says nothing about the model."
+            "every record is valid, as in any file that RDKit wrote or that was filtered "
+            "(graphcnf generate without --all): this says nothing about the model."
         )
     result = Evaluation(main, None, notes, summary.head, training_hashes=hashes)
     if dataset is not None:

@@ -20,7 +20,7 @@ from graphcnf.compute.files import write_file
 from graphcnf.errors import Unavailable
 from graphcnf.evaluation.formats import number, percent, shown_columns
 from graphcnf.evaluation.metrics import Metric, values_and_counts, wasserstein
-from graphcnf.evaluation.tables import Distances, Evaluation, all_notes, tables
+from graphcnf.evaluation.tables import AGREED, Distances, Evaluation, all_notes, is_agreed, tables
 from graphcnf.molecules import properties
 from graphcnf.molecules.codec import parse
 from graphcnf.molecules.drawing import draw_svg
@@ -93,7 +93,11 @@ def write_report(results: Sequence[Evaluation], path: Path) -> None:
     distinct = [result.figures["strict_unique"] for result in results]
     failed = [{"name": r.name, "reasons": _failures(r)} for r in results]
     main, data = results[0].figures, results[0].data or {}
-    cards = [{"label": k, "value": show(main), "data": show(data)} for k, show in CARDS.items()]
+    titles = {"strictly valid": AGREED} if is_agreed(results[0]) else {}
+    cards = [
+        {"label": titles.get(label, label), "value": show(main), "data": show(data)}
+        for label, show in CARDS.items()
+    ]
     page = environment.get_template("report.html").render(
         name=name,
         title=f"{name}: evaluation of generated molecules",

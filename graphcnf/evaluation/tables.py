@@ -24,6 +24,9 @@ from graphcnf.evaluation.statistics import Comparison, SetStatistics
 from graphcnf.evaluation.summary import UNIQUE_AT, figure_key
 from graphcnf.molecules.validity import CONVENTIONS
 
+AGREED = "readable and valid"
+"""Name of validity where all conventions agree in every record."""
+
 REASONS = 8
 """Number of reasons of invalidity that a footnote names."""
 
@@ -86,7 +89,7 @@ def tables(results: Sequence[Evaluation]) -> list[tuple[str, Sequence[Row], list
     """Return title, rows and columns of all tables of evaluations, the overview first."""
     alone = f": {results[0].name}" if len(results) == 1 else ""
     shown: list[tuple[str, Sequence[Row], list[Column]]] = [
-        ("Overview", _overview_rows(results), _OVERVIEW),
+        ("Overview", *_overview(results)),
         (f"Conventions of validity{alone}", *_conventions(results)),
     ]
     marked = [result for result in results if "stereo" in result.figures]
@@ -127,6 +130,32 @@ def _failure_note(result: Evaluation) -> list[str]:
     more = len(reasons) - len(shown)
     shown += [f"{more} rarer reasons"] if more else []
     return [f"not strictly valid because of: {', '.join(shown)}."] if reasons else []
+
+
+def conventions_agree(figures: Mapping[str, Any]) -> bool:
+    """Return True if all conventions of validity read every record in the same way.
+
+    A strictly valid record is the same molecule in every convention, so equal numbers of valid
+    records are those of the same records.
+    """
+    return len({figures[figure_key(convention, "valid")] for convention in CONVENTIONS}) == 1
+
+
+def is_agreed(result: Evaluation) -> bool:
+    """Return True for molecules that were read, not drawn here, on which the conventions agree."""
+    return "unreadable" in result.figures and conventions_agree(result.figures)
+
+
+def _overview(results: Sequence[Evaluation]) -> tuple[list[Row], list[Column]]:
+    """Return the rows of the overview, and its columns, with one validity if all are the same."""
+    rows, columns = _overview_rows(results), _OVERVIEW
+    if all(map(is_agreed, results)) and all(map(conventions_agree, rows)):
+        columns = [
+            (AGREED, show) if title == "strict" else (title, show)
+            for title, show in columns
+            if title not in ("largest fragment", "valence only", "repaired")
+        ]
+    return rows, columns
 
 
 def _overview_rows(results: Sequence[Evaluation]) -> list[Row]:
@@ -174,11 +203,16 @@ _OVERVIEW: list[Column] = [
 
 
 def _conventions(results: Sequence[Evaluation]) -> tuple[list[Row], list[Column]]:
-    """Return a row for each set and convention of validity, and the columns."""
+    """Return a row for each set and convention of validity, and the columns.
+
+    A set of molecules on which the conventions agree has one row.
+    """
     rows: list[Row] = []
     for result in results:
-        for convention in CONVENTIONS:
-            row: dict[str, Any] = {"name": result.name, "convention": convention.replace("_", " ")}
+        agreed = is_agreed(result)
+        for convention in CONVENTIONS[:1] if agreed else CONVENTIONS:
+            title = AGREED if agreed else convention.replace("_", " ")
+            row: dict[str, Any] = {"name": result.name, "convention": title}
             row["samples"] = result.figures["samples"]
             for name in ("valid", "validity", "uniqueness", "novelty", "vun"):
                 key = figure_key(convention, name)

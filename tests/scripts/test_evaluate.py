@@ -254,6 +254,32 @@ def test_python_evaluates_as_the_command_does(score, lines, surroundings):
         Reference("none", metrics=["fdc"])
 
 
+def conventions_of(text):
+    """The rows of the second table, the heading first."""
+    table = text.partition("**Conventions of validity")[2].split("\n\n")[1]
+    return [line for line in table.splitlines() if line.startswith("| ")]
+
+
+def test_where_the_conventions_agree_there_is_one_validity(graphcnf, score, lines, surroundings):
+    # As RDKit writes files, or filters leave them; one record cannot be read.
+    (surroundings / "valid.smi").write_text("CCO\nOCC\nc1ccccc1O\nnonsense\n")
+    tail = ["--reference", "known.smi"]
+    _, text, _ = graphcnf("evaluate", "valid.smi", *tail)
+    assert "| readable and valid |" in text.splitlines()[0] and "repaired" not in text
+    rows = [line for line in conventions_of(text) if line.startswith("| readable and valid ")]
+    assert len(conventions_of(text)) == 2 and len(rows) == 1 and " 75.00 % of 4 " in rows[0]
+    assert "- readable and valid: " in text and "conventions of validity agree" in text
+    assert "says nothing about the model" not in text  # a quarter is unreadable
+    # The keys of figures stay, and so do all rows of a set on which the conventions differ.
+    figures = score("valid.smi", *tail)[0]
+    assert set(FRACTIONS) <= set(figures) and figures["repaired_validity"] == 3 / 4
+    _, text, _ = graphcnf("evaluate", "valid.smi", lines, *tail)
+    named = [[cell.strip() for cell in row.split("|")[1:3]] for row in conventions_of(text)[1:]]
+    assert [name for name, _ in named] == ["valid.smi", *4 * [lines]]
+    assert [title for _, title in named[:2]] == ["readable and valid", "strict"]
+    assert "| strict " in text.splitlines()[0]
+
+
 def test_what_keeps_samples_from_being_valid(graphcnf, score, lines):
     result, _ = score(lines, "--reference", "none")
     assert result["failures"] == {

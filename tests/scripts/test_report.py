@@ -56,6 +56,9 @@ def test_names_are_escaped(graphcnf, surroundings):
     text = (surroundings / "r.html").read_text()
     assert code == 0, err
     assert "<script>alert(1)" not in text and "&lt;script&gt;alert(1)&amp;.smi" in text
+    # Conventions that agree in every record make one row in each table, and no strict validity.
+    assert text.count("<td>readable and valid</td>") == 2 and "<td>repaired</td>" not in text
+    assert "<span>readable and valid" in text and "strictly valid</span>" not in text
     # Without a reference there is nothing to compare with.
     assert "Histogram of" not in text and '"card"><span>novel' not in text
     assert "ZINC250k" not in text
