@@ -108,6 +108,8 @@ def train(
             f"finished: {result.step} steps in {result.minutes:.1f} minutes{figure}; model in "
             f"{out / 'model'}"
         )
+        for sentence in result.summary:
+            say(sentence)
     if result.signal is not None:
         say(f"graphcnf train --resume --out {out} continues it")
         raise typer.Exit(128 + result.signal)

@@ -35,9 +35,11 @@ from graphcnf.graphs.model import model_class
 from graphcnf.graphs.networks import condition_tables
 from graphcnf.images.model import FIXED
 from graphcnf.limits import Range, is_integer, limited_parameters
+from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.molecules.properties import parse_names, property_table
 from graphcnf.molecules.stereo_flow import StereoFlow
 from graphcnf.molecules.vocabulary import CODEC_VERSION, MoleculeVocabulary
+from graphcnf.training.finetuning import sample_shares
 from graphcnf.training.settings import Experiment, TrainingSettings, is_main
 
 if TYPE_CHECKING:
@@ -49,6 +51,9 @@ MOLECULES = (*datasets.MOLECULES, "smiles_file")
 
 PARAMETER_BYTES = 24
 """Bytes of a parameter in training: weight, gradient, two moments, average, best average."""
+
+SAMPLES = 200
+"""Samples of a trained model that are compared with its training molecules."""
 
 FITTED = 10_000
 """Training molecules that `fit_conditions` uses to initialise the conditioning on properties."""
@@ -171,7 +176,21 @@ def _of_molecules(name: str, model: dict, data: dict, settings: TrainingSettings
         values = torch.from_numpy(dataset.targets[chosen])
         batch = GraphBatch.collate(dataset.graphs, chosen)
         network.steps.fit_conditions(replace(batch, conditions=values))
-    return _experiment(network, dataset, settings.batch_size, 4 * settings.batch_size)
+    found = _experiment(network, dataset, settings.batch_size, 4 * settings.batch_size)
+    found.summarize = _copies
+    return found
+
+
+def _copies(folder: Path) -> list[str]:
+    """Return a sentence on the samples of the trained model in a folder: how many are copies."""
+    flow = MoleculeFlow.from_pretrained(folder)
+    assert flow.model.training_hashes is not None
+    _, shares = sample_shares(flow, flow.model.training_hashes, SAMPLES, seed=0)
+    return [
+        f"{SAMPLES} samples: {shares['strict_validity']:.1%} are valid; of these "
+        f"{shares['uniqueness']:.1%} are distinct, and {shares['copied']:.1%} are copies of "
+        "training molecules."
+    ]
 
 
 def _check_model(model: dict, names: list[str] | None) -> None:

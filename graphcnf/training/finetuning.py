@@ -432,18 +432,35 @@ def _sampled(
     drawn = {"data": [data.smiles[k] for k in train]}
     figures: dict[str, Any] = {"samples": samples}
     for name, one in (("before", before), ("after", flow)):
-        valid = [s for s in one.sample(samples, seed=seed, stereo=False).smiles if s is not None]
-        drawn[name] = valid
-        figures[name] = {
-            "strict_validity": len(valid) / samples,
-            "uniqueness": len(set(valid)) / len(valid) if valid else 0.0,
-            "copied": float(contains(own, hash_each(valid)).mean()) if valid else 0.0,
-        }
+        drawn[name], figures[name] = sample_shares(one, own, samples, seed)
     figures["features"] = [
         {"name": f.name, "share": f.share, **{k: f.mean(v) for k, v in drawn.items()}}
         for f in (*features, *map(has_element, new))
     ]
     return figures
+
+
+def sample_shares(
+    flow: MoleculeFlow, hashes: np.ndarray, samples: int, seed: int
+) -> tuple[list[str], dict[str, float]]:
+    """Draw samples, and return the valid ones and how many copy training molecules.
+
+    Args:
+        flow: The model.
+        hashes: Sorted `hash_each` of the training molecules.
+        samples: Number of samples, above 0.
+        seed: Seed of the samples.
+
+    Returns:
+        The SMILES of the valid samples, and the shares `strict_validity` of all samples,
+        `uniqueness` and `copied` of the valid ones.
+    """
+    valid = [s for s in flow.sample(samples, seed=seed, stereo=False).smiles if s is not None]
+    return valid, {
+        "strict_validity": len(valid) / samples,
+        "uniqueness": len(set(valid)) / len(valid) if valid else 0.0,
+        "copied": float(contains(hashes, hash_each(valid)).mean()) if valid else 0.0,
+    }
 
 
 def _summary(figures: dict[str, Any]) -> list[str]:

@@ -21,6 +21,9 @@ HEADLINES = ("bits_per_node", "bits_per_element", "bits_per_variable", "bits_per
 NOT_DRAWN = ("step", "phase", "minutes", "beta", "samples_per_second", "skipped_steps")
 """Columns of `metrics.csv` that have no curve."""
 
+FAR, GAP = 1.1, 2.0
+"""Ratios above which the last held-out value is far behind the best one, and behind training."""
+
 MOST_CURVES = 12
 """Curves of a picture, at most."""
 
@@ -105,6 +108,32 @@ class History:
         numbers = rows.columns.drop("phase")
         rows[numbers] = rows[numbers].apply(pd.to_numeric, errors="coerce")
         return cls(rows)
+
+    def overfitting(self, headline: str) -> str | None:
+        """Say that a run memorised its training data, in one sentence.
+
+        Args:
+            headline: The metric that the run minimises.
+
+        Returns:
+            None unless the last held-out value is more than `FAR` times the best one, or more than
+            `GAP` times the training metric in the last line of the log.
+        """
+        known = self.rows[self.rows[headline] > 0] if headline in self.rows else self.rows[:0]
+        held_out, trained = (known[known["phase"] == phase] for phase in ("eval", "train"))
+        if not len(held_out) or not len(trained):
+            return None
+        best = held_out.loc[held_out[headline].idxmin()]
+        value, training = (part[headline].iloc[-1] for part in (held_out, trained))
+        if value <= FAR * best[headline] and value <= GAP * training:
+            return None
+        passed = f" after {best[headline]:.3g} at step {best['step']:.0f}"
+        return (
+            f"The model memorises its training data: {headline} ends at {value:.3g} on held-out "
+            f"batches{passed if value > best[headline] else ''}, {training:.3g} in training. "
+            "keep_best keeps the best evaluation (one each eval_minutes or eval_steps), graphcnf "
+            "finetune starts from trained weights, and more data help."
+        )
 
     def plot(self, path: str | Path | None = None) -> Any:
         """Draw the curve of each metric that changes, for training and held-out batches.

@@ -8,7 +8,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +71,8 @@ class FitResult:
         best: first and best evaluation, with `keep_best`.
         history: metrics over the course of the run; None before the first line of the log, and in
             all processes but the first.
+        summary: the outcome of a finished run, in sentences: whether it memorised its training
+            data, and those of `Experiment.summarize`.
     """
 
     finished: bool
@@ -81,6 +83,7 @@ class FitResult:
     headline: str
     best: Best | None = None
     history: History | None = None
+    summary: Sequence[str] = ()
 
 
 def fit(
@@ -147,6 +150,7 @@ def fit(
         with launch(settings, out_dir) as fabric:
             run.train(fabric, full.encode())
         logged = main and (out_dir / "metrics.csv").exists()
+        history = History.read(out_dir) if logged else None
         return FitResult(
             run.finished,
             run.signal,
@@ -155,7 +159,8 @@ def fit(
             run.latest,
             run.headline(run.latest),
             run.best,
-            History.read(out_dir) if logged else None,
+            history,
+            run.summary(history) if main and run.finished else (),
         )
 
 
@@ -242,6 +247,16 @@ class Run:
             saved = f"saved step {self.at.step} to {self.out_dir}"
             name = signal.Signals(self.signal).name
             self._print(f"{name}: {saved if self.at.step else 'stopped before the first step'}")
+
+    def summary(self, history: History | None) -> list[str]:
+        """Return the outcome of the finished run, in sentences."""
+        found = []
+        # With `keep_best`, the model is that of the best evaluation.
+        if history is not None and self.best is None:
+            found.append(history.overfitting(self.headline(self.latest)))
+        if self.experiment.summarize is not None:
+            found += self.experiment.summarize(inside(self.out_dir, "model"))
+        return [sentence for sentence in found if sentence]
 
     def _print(self, line: str) -> None:
         if self.main and self.lines:

@@ -166,6 +166,8 @@ class Experiment:
         headline: metric to minimise; None for the first of `HEADLINES` that the model reports.
         log_line: function that turns a row of metrics into a line of the log, or None for no line;
             by default a line has all metrics.
+        summarize: function that returns sentences about the finished model in a folder; None for
+            none.
     """
 
     model: nn.Module
@@ -173,6 +175,7 @@ class Experiment:
     eval_batches: Callable[[], Iterable[Any]]
     headline: str | None = None
     log_line: Callable[[dict[str, Any]], str | None] | None = None
+    summarize: Callable[[Path], list[str]] | None = None
 
 
 def is_main() -> bool:

@@ -2,12 +2,15 @@
 
 import csv
 import os
+import re
 
 import pytest
 from small_molecules import small_model
 
 from graphcnf.datasets import load_smiles_file
 from graphcnf.errors import UserError
+from graphcnf.molecules.flow import MoleculeFlow
+from graphcnf.molecules.hashing import contains, hash_each
 from graphcnf.training import experiments
 from graphcnf.training.loop import HEADLINES
 from graphcnf.training.settings import load_preset, preset_names
@@ -77,6 +80,32 @@ def test_percentiles_of_the_first_weights_are_not_those_of_a_model_trained_furth
     )
     assert found.model.metadata["dataset"] == "mine"
     assert "likelihood_quantiles" not in found.model.metadata
+
+
+def test_a_training_of_molecules_counts_its_copies(tmp_path, graphcnf):
+    """Thirty molecules, which the model learns by heart."""
+    smiles = [f"{'C' * k}NC(=O)C{x}" for k in range(1, 11) for x in "FNO"]
+    (tmp_path / "mine.smi").write_text("\n".join(smiles))
+    (tmp_path / "mine.toml").write_text(
+        f'[model]\narchitecture = "path"\nwidth = 32\nlayers = 1\nheads = 2\n'
+        f'[data]\nname = "smiles_file"\npath = "{tmp_path}/mine.smi"\n'
+        "[training]\nsteps = 150\nbatch_size = 16\nlearning_rate = 0.02\nwarmup_steps = 10\n"
+        "ema_horizon = 20\nthreads = 1\n"
+    )
+    code, _, err = graphcnf("train", tmp_path / "mine.toml", "--out", tmp_path / "run")
+    assert code == 0, err
+    last = err.splitlines()[-1]
+    found = re.fullmatch(
+        "200 samples: (.*)% are valid; of these (.*)% are distinct, and (.*)% are copies of "
+        r"training molecules\.",
+        last,
+    )
+    flow = MoleculeFlow.from_pretrained(tmp_path / "run")
+    valid = [s for s in flow.sample(200, stereo=False).smiles if s is not None]
+    copied = contains(flow.model.training_hashes, hash_each(valid)).mean()
+    shares = [len(valid) / 200, len(set(valid)) / len(valid), copied]
+    assert [float(text) for text in found.groups()] == [round(100 * s, 1) for s in shares]
+    assert copied > 0.5
 
 
 @pytest.mark.parametrize("name", ["set-shuffling-groups", "set-summation-groups"])

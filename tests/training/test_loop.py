@@ -87,6 +87,28 @@ def test_a_run_leaves_its_files_and_learns(tiny, tmp_path):
     assert again.finished and again.metrics == result.metrics
 
 
+def test_a_run_that_memorises_says_so(tiny, tmp_path):
+    """A table that learns one batch by heart, which says nothing about the held-out ones."""
+    experiment = tiny.make_experiment(noise=False)
+    batch = next(iter(experiment.train_batches(0, 0, 0)))[:1]
+    experiment.train_batches = lambda epoch, seed, start: iter([batch] * (50 - start))
+    settings = replace(SETTINGS, steps=200, learning_rate=0.05, ema_horizon=1)
+    often = replace(settings, eval_steps=5)
+    (alone,) = fit(experiment, settings, tmp_path / "alone").summary
+    assert "memorises" in alone and " in training" in alone and " at step " not in alone
+    assert all(cure in alone for cure in ("keep_best", "finetune", "more data"))
+    experiment.model = tiny.TinyModel(noise=False)
+    result = fit(experiment, often, tmp_path / "often")
+    assert "memorises" in result.summary[0] and " at step " in result.summary[0]
+    assert len(result.summary) == 1 and "\n" not in result.summary[0]
+    # The best weights have memorised nothing, and neither have those of a run on more data.
+    experiment.model = tiny.TinyModel(noise=False)
+    best = replace(often, keep_best=True, final_eval_batches=8)
+    assert list(fit(experiment, best, tmp_path / "best").summary) == []
+    other = fit(tiny.make_experiment(), replace(SETTINGS, eval_steps=10), tmp_path / "other")
+    assert list(other.summary) == []
+
+
 def test_evaluation_does_not_disturb_training(tiny, tmp_path):
     fit(tiny.make_experiment(), SETTINGS, tmp_path / "a")
     often = replace(SETTINGS, eval_minutes=1e-9, checkpoint_minutes=1e-9)
