@@ -45,7 +45,7 @@ PICTURED, LISTED = 50, 500
 
 NOTE = (
     "A click on the name of a column sorts. How likely: the share of training molecules of about "
-    "this size, in per cent, that are less likely under the model."
+    "this size that are less likely under the model; it sorts by bits per atom."
 )
 """Text on an HTML page of molecules."""
 
@@ -285,7 +285,8 @@ def show_molecules(
         return
     from rdkit import Chem
 
-    from graphcnf.molecules.drawing import draw_grid, draw_table
+    from graphcnf.molecules.drawing import SortedCell, draw_grid, draw_table
+    from graphcnf.molecules.flow import percentile_text
 
     smiles = [row["smiles"] for row in rows]
     atoms = [marks(Chem.MolFromSmiles(text)) for text in smiles]
@@ -295,11 +296,11 @@ def show_molecules(
         ]
         draw_grid(smiles[:PICTURED], draw.picture, legends[:PICTURED], atoms[:PICTURED])
     if draw.html:
-        scores = flow.score(smiles, workers=1).round(2)
-        likely = {"how likely": scores["percentile"], "log p, nats": scores["log_likelihood"]}
-        for name, values in likely.items():
-            for row, value in zip(rows, values, strict=True):
-                row[name] = value
+        scores = flow.score(smiles, workers=1)
+        for row, (_, score) in zip(rows, scores.iterrows(), strict=True):
+            shown = percentile_text(score["percentile"], score["percentile_below"])
+            row["how likely"] = SortedCell(shown, -score["bits_per_atom"])
+            row["log p, nats"] = round(score["log_likelihood"], 2)
         draw_table(rows, draw.html, title, NOTE, atoms)
 
 

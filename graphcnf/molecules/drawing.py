@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 from rdkit import Chem
@@ -19,6 +19,16 @@ from graphcnf.molecules.codec import parse, quiet
 
 CELL, COLUMNS = (240, 160), 5
 """Width and height of a cell in pixels, and columns at most, of a grid."""
+
+
+class SortedCell(NamedTuple):
+    """Text in a cell of `draw_table`, and the number by which its column is sorted."""
+
+    text: str
+    key: float
+
+    def __str__(self) -> str:
+        return self.text
 
 
 def draw_grid(
@@ -95,7 +105,9 @@ def draw_table(
     A click on a column's heading sorts the rows.
 
     Args:
-        rows: Values by column, the same columns in every row; `smiles` is a valid molecule.
+        rows: Values by column, the same columns in every row; `smiles` is a valid molecule. A
+            `SortedCell` is sorted by its key, another value by the number with which its text
+            begins.
         path: File to write.
         title: Title of the page.
         note: Text above the table.
@@ -106,9 +118,11 @@ def draw_table(
     lines = []
     for row, atoms in zip(rows, highlights or [()] * len(rows), strict=True):
         drawing = draw_svg(row["smiles"], size=(220, 150), highlight=atoms).split("?>")[-1]
-        cells = [html.escape("" if row[name] is None else str(row[name])) for name in names]
-        first = f"{drawing}<br><code>{html.escape(row['smiles'])}</code>"
-        lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in (first, *cells)) + "</tr>")
+        cells = [f"<td>{drawing}<br><code>{html.escape(row['smiles'])}</code></td>"]
+        for value in (row[name] for name in names):
+            key = f' data-key="{value.key}"' if isinstance(value, SortedCell) else ""
+            cells.append(f"<td{key}>{html.escape('' if value is None else str(value))}</td>")
+        lines.append(f"<tr>{''.join(cells)}</tr>")
     template = Template(Path(__file__).with_name("table.html").read_text(encoding="utf-8"))
     page = template.substitute(
         title=html.escape(title), note=html.escape(note), head=head, body="\n".join(lines)

@@ -54,9 +54,12 @@ MOST_REFUSED = 100_000
 CHUNK = 512
 """Molecules that a process scores at a time."""
 
-GROUP_SIZE, QUANTILES, TAIL = 100, 101, (5, 1)
-"""Of the likelihood percentiles: molecules at least in a group of sizes, number of quantiles of a
-group, and the two percentiles by which the tail is extrapolated."""
+GROUP_SIZE, QUANTILES = 100, 101
+"""Of the likelihood percentiles: least number of molecules in a group of sizes, and the number of
+quantiles of a group."""
+
+TAIL, TAIL_SIZE = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01), 10_000
+"""Percentiles below 1 that are stored as well, for groups of at least so many molecules."""
 
 
 @dataclass(repr=False)
@@ -398,10 +401,14 @@ class MoleculeFlow:
               labelling: that of the molecule is larger by log(n! / |Aut|);
             - if the model has stereo, `stereo`, the part of the log-likelihood that is due to the
               marks (0 without marks), and `stereo_exact`, False if it is a lower bound;
-            - `bits_per_atom`;
+            - `bits_per_atom`; with several `orders` also `bits_per_atom_one_order`, those of the
+              canonical numbering alone, to which the percentile belongs;
             - `percentile`, the share in per cent of training molecules with a similar number of
-              atoms that are less likely, all in the canonical numbering; below 1 extrapolated, NaN
-              if the model does not store it;
+              atoms that are less likely, all in the canonical numbering; NaN if the model does not
+              store it;
+            - `percentile_below`, True if `percentile` is only an upper bound, the lowest that is
+              stored for this number of atoms: 0.01 where 10,000 training molecules were scored,
+              else 1; missing without a percentile;
             - `reason`, why the model cannot represent the molecule, or None; with `standardize`
               also the atoms that were cut off.
         """
@@ -435,13 +442,17 @@ class MoleculeFlow:
             canonical = given_size if orders == 1 else self._given_size(graphs)
             inside = [number for number, reason in enumerate(reasons) if reason is None]
             of_marks, exact = self._of_marks([molecules[k] for k in inside])
-        nats = given_size + self._of_size(graphs) + of_marks
+        of_others = self._of_size(graphs) + of_marks
+        nats, of_one = given_size + of_others, canonical + of_others
         table = pd.DataFrame({"log_likelihood": nats}, index=inside)
         if self.stereo is not None:
             table["stereo"], table["stereo_exact"] = of_marks, exact.astype(object)
         table["bits_per_atom"] = -nats / math.log(2) / sizes
+        if orders > 1:
+            table["bits_per_atom_one_order"] = -of_one / math.log(2) / sizes
         known = self.model.metadata.get("likelihood_quantiles", [])
-        table["percentile"] = percentiles(known, sizes, -canonical / math.log(2) / sizes)
+        places, below = percentiles(known, sizes, -canonical / math.log(2) / sizes)
+        table["percentile"], table["percentile_below"] = places, below
         table[~np.isfinite(nats)] = np.nan
         for number, size in zip(inside, sizes.tolist(), strict=True):
             if not prior[size]:
@@ -461,27 +472,11 @@ class MoleculeFlow:
     def learn_percentiles(self, molecules: PackedGraphs) -> None:
         """Store quantiles of training molecules' likelihoods, for the percentiles of `score`.
 
-        The model's metadata get a table for each group of neighbouring sizes: `largest`, the
-        largest number of atoms, and `quantiles` of the bits per atom given the size, in even steps
-        from 0 to 100 %.
+        The model's metadata get the table of `likelihood_quantiles`.
         """
         sizes = molecules.node_counts
         bits = -self._given_size(molecules) / math.log(2) / sizes
-        ends: list[int] = []
-        count = 0
-        for size, here in zip(*np.unique(sizes, return_counts=True), strict=True):
-            count += here
-            if count >= GROUP_SIZE:
-                ends.append(int(size))
-                count = 0
-        # The last group also contains the remaining sizes.
-        ends = [*ends[:-1], int(sizes.max())]
-        groups, shares = np.searchsorted(ends, sizes), np.linspace(0, 1, QUANTILES)
-        quantiles = [np.quantile(bits[groups == k], shares).tolist() for k in range(len(ends))]
-        self.model.metadata["likelihood_quantiles"] = [
-            {"largest": end, "quantiles": [round(q, 4) for q in own]}
-            for end, own in zip(ends, quantiles, strict=True)
-        ]
+        self.model.metadata["likelihood_quantiles"] = likelihood_quantiles(sizes, bits)
 
     def encode(self, molecules: str | Chem.Mol | Sequence) -> tuple[dict, torch.Tensor]:
         """Return the latents of molecules in the base space, and the mask (B, N) for `decode`."""
@@ -601,30 +596,83 @@ def _passing(n: int, filters: Filters, draw: Callable[[range], tuple]) -> Molecu
     raise UserError(f"{len(smiles)} molecules found and no further one comes up: {passed}")
 
 
-def percentiles(table: list[dict[str, Any]], sizes: np.ndarray, bits: np.ndarray) -> np.ndarray:
-    """Return the percentage of training molecules of similar size that are less likely, (M,).
-
-    Below 1 %, too few training molecules are in the tail: an exponential through the quantiles of
-    `TAIL` continues it, and never reaches 0.
+def likelihood_quantiles(sizes: np.ndarray, bits: np.ndarray) -> list[dict[str, Any]]:
+    """Return quantiles of the bits of molecules, for each group of neighbouring sizes.
 
     Args:
-        table: Groups of `MoleculeFlow.learn_percentiles`; the result is NaN if there are none.
         sizes: Numbers of atoms, (M,).
-        bits: Bits per atom given the size, (M,); the result is NaN for values that are not finite.
+        bits: Bits per atom given the size, (M,).
+
+    Returns:
+        For each group `largest`, its largest number of atoms; `quantiles` of the bits, in even
+        steps from the most to the least likely molecule; and in a group of at least `TAIL_SIZE`
+        molecules `tail`, pairs of each percentile of `TAIL` and its quantile.
+    """
+    ends: list[int] = []
+    count = 0
+    for size, here in zip(*np.unique(sizes, return_counts=True), strict=True):
+        count += here
+        if count >= GROUP_SIZE:
+            ends.append(int(size))
+            count = 0
+    # The last group also contains the remaining sizes.
+    ends = [*ends[:-1], int(sizes.max())]
+    groups, table = np.searchsorted(ends, sizes), []
+    for k, end in enumerate(ends):
+        own = bits[groups == k]
+        steps = np.quantile(own, np.linspace(0, 1, QUANTILES)).round(4).tolist()
+        group = {"largest": end, "quantiles": steps}
+        if len(own) >= TAIL_SIZE:
+            rare = np.quantile(own, 1 - np.array(TAIL) / 100).round(4).tolist()
+            group["tail"] = [list(pair) for pair in zip(TAIL, rare, strict=True)]
+        table.append(group)
+    return table
+
+
+def percentiles(
+    table: list[dict[str, Any]], sizes: np.ndarray, bits: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the percentage of training molecules of similar size that are less likely.
+
+    Nothing is extrapolated: a molecule beyond the lowest percentile of its group gets this
+    percentile, which is then an upper bound.
+
+    Args:
+        table: Groups of `likelihood_quantiles`.
+        sizes: Numbers of atoms, (M,).
+        bits: Bits per atom given the size, (M,).
+
+    Returns:
+        The percentages, NaN without a table and for bits that are not finite, and whether each is
+        an upper bound, None where it is NaN; (M,) both.
     """
     groups = np.searchsorted([group["largest"] for group in table[:-1]], sizes)
     places = np.full(len(bits), np.nan)
+    below = np.full(len(bits), None, dtype=object)
     for k, group in enumerate(table):
         here = (groups == k) & np.isfinite(bits)
-        known, shares = group["quantiles"], np.linspace(100, 0, len(group["quantiles"]))
-        found = np.interp(bits[here], known, shares)
-        begin, end = np.interp(TAIL, shares[::-1], known[::-1])
-        if end > begin:
-            beyond = bits[here] > end
-            decay = np.log(TAIL[0] / TAIL[1]) / (end - begin)
-            found[beyond] = TAIL[1] * np.exp(-decay * (bits[here][beyond] - end))
-        places[here] = found
-    return places
+        # The last step is the least likely of the molecules, of which nothing follows for others.
+        even = zip(np.linspace(100, 0, len(group["quantiles"])), group["quantiles"], strict=True)
+        shares, known = zip(*[*list(even)[:-1], *group.get("tail", [])], strict=True)
+        places[here] = np.interp(bits[here], known, shares)
+        below[here] = (bits[here] > known[-1]).astype(object)
+    return places, below
+
+
+def percentile_text(percentile: float, below: bool | None) -> str:
+    """Return a percentile of `MoleculeFlow.score` for people; "" if it is NaN.
+
+    Examples:
+        >>> percentile_text(0.1, True), percentile_text(0.034, False), percentile_text(99.99, False)
+        ('< 0.1 %', '0.034 %', '> 99.9 %')
+    """
+    if math.isnan(percentile):
+        return ""
+    if below:
+        return f"< {percentile:g} %"
+    if percentile > 99.9:
+        return "> 99.9 %"
+    return f"{percentile:.1f} %" if percentile >= 1 else f"{percentile:.2g} %"
 
 
 def listed(molecules: Any) -> list:

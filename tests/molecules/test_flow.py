@@ -14,7 +14,15 @@ from rdkit.Chem import Crippen, Descriptors
 import graphcnf
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch
-from graphcnf.molecules.flow import GROUP_SIZE, MoleculeFlow
+from graphcnf.molecules.flow import (
+    GROUP_SIZE,
+    QUANTILES,
+    TAIL_SIZE,
+    MoleculeFlow,
+    likelihood_quantiles,
+    percentile_text,
+    percentiles,
+)
 from graphcnf.molecules.standardize import charge_states, protonation_hash
 from graphcnf.molecules.vocabulary import CODEC_VERSION
 
@@ -137,6 +145,8 @@ def shipped():
 
 PENICILLIN = "CC1(C)SC2C(NC(=O)Cc3ccccc3)C(=O)N2C1C(=O)O"
 CIPROFLOXACIN = "O=C(O)c1cn(C2CC2)c2cc(N3CCNCC3)c(F)cc2c1=O"
+MORPHINE = "CN1CCC23C4C1CC5=C2C(=C(C=C5)O)OC3C(C=C4)O"
+OSIMERTINIB = "COc1cc(N(C)CCN(C)C)c(NC(=O)C=C)cc1Nc1nccc(n1)-c1cn(C)c2ccccc12"
 SILDENAFIL = "CCCc1nn(C)c2c1nc([nH]c2=O)-c1cc(ccc1OCC)S(=O)(=O)N1CCN(C)CC1"
 
 
@@ -147,7 +157,7 @@ def test_percentiles_do_not_measure_protonation_where_molecules_are_standardized
         "O=C([O-])c1cn(C2CC2)c2cc(N3CC[NH2+]CC3)c(F)cc2c1=O",
     ]
     as_given = shipped.score(acids + others).percentile
-    assert (as_given[:2] < 1).all() and (as_given[2:] > 10).all()
+    assert (as_given[:2] <= 1).all() and (as_given[2:] > 10).all()
     found = shipped.score(acids + others, standardize=True)
     assert found.percentile[:2].tolist() == found.percentile[2:].tolist()
     assert found.smiles.tolist() == acids + others and (found.percentile > 10).all()
@@ -155,9 +165,63 @@ def test_percentiles_do_not_measure_protonation_where_molecules_are_standardized
     assert refused.reason.notna().all() and refused.percentile.isna().all()
 
 
-def test_percentiles_below_one_tell_molecules_apart(shipped):
-    found = shipped.score([SILDENAFIL, "c1ccccc1"]).percentile
-    assert 0 < found[1] < found[0] < 1
+def test_percentiles_end_where_the_training_molecules_end(shipped):
+    # Far outside of the training data nothing can be said but "rarer than the rarest known".
+    found = shipped.score([OSIMERTINIB, MORPHINE, SILDENAFIL, "c1ccccc1", "[Xe]"])
+    groups = shipped.model.metadata["likelihood_quantiles"]
+    for row in found[:2].itertuples():
+        size = Chem.MolFromSmiles(row.smiles).GetNumAtoms()
+        group = next(group for group in groups if size <= group["largest"])
+        lowest = group["tail"][-1][0] if "tail" in group else 1
+        assert row.percentile_below is True and row.percentile == lowest
+    assert found.percentile[1] == 0.01 < found.percentile[0] == 1
+    assert found.percentile[:4].min() >= 0.01 and found.percentile_below.isna()[4]
+    # Bits tell apart what the percentile does not.
+    assert found.bits_per_atom[:4].nunique() == 4
+
+
+@pytest.mark.parametrize("name", ["zinc250k", "zinc250k-unordered", "zinc250k-properties", "moses"])
+def test_shipped_weights_know_the_tail_of_each_common_size(name):
+    metadata = MoleculeFlow.from_pretrained(name).model.metadata
+    counts = np.array(metadata["size_histogram"])
+    smallest = 0
+    for group in metadata["likelihood_quantiles"]:
+        many = counts[smallest : group["largest"] + 1].sum() >= TAIL_SIZE
+        assert ("tail" in group) == many and len(group["quantiles"]) == QUANTILES
+        smallest = group["largest"] + 1
+
+
+def test_percentiles_are_the_shares_of_the_molecules_that_were_scored():
+    random = np.random.default_rng(0)
+    bits = np.concatenate([random.exponential(size=20_000), random.exponential(size=500)])
+    sizes = np.repeat([20, 25], [20_000, 500])
+    table = likelihood_quantiles(sizes, bits)
+    assert [group["largest"] for group in table] == [20, 25]
+    for size, lowest in ((20, 0.01), (25, 1)):
+        own = np.sort(bits[sizes == size])
+        asked = own[(np.array([1, 10, 50, 95, 99, 99.9]) / 100 * len(own)).astype(int)]
+        found, below = percentiles(table, np.full(len(asked), size), asked)
+        shares = 100 * (own > asked[:, None]).mean(1)
+        np.testing.assert_allclose(found, np.maximum(shares, lowest), rtol=0.05)
+        assert below.tolist() == [False] * 5 + [size == 25]
+        # Whatever lies beyond the lowest percentile is at most as frequent, however far.
+        far, below = percentiles(table, np.full(3, size), np.array([1.01, 2, 100]) * own[-1])
+        assert far.tolist() == [lowest] * 3 and all(below)
+    found, below = percentiles(table, np.array([20]), np.array([np.nan]))
+    assert np.isnan(found[0]) and below[0] is None
+    assert percentile_text(1, True) == "< 1 %" and percentile_text(0.1, True) == "< 0.1 %"
+    assert percentile_text(100, False) == "> 99.9 %" and percentile_text(np.nan, None) == ""
+
+
+def test_with_several_orders_the_bits_of_the_percentile_are_there_too(flow, data):
+    flow.learn_percentiles(data.graphs.subset(range(100)))
+    one, more = (flow.score([*data.smiles[:8], "[Xe]"], orders=orders) for orders in (1, 6))
+    assert "bits_per_atom_one_order" not in one
+    bits = more["bits_per_atom_one_order"]
+    np.testing.assert_allclose(bits, one["bits_per_atom"])
+    assert (more["bits_per_atom"] <= bits + 1e-6)[:8].all()
+    assert (more["bits_per_atom"] < bits - 1e-3)[:8].any()
+    np.testing.assert_allclose(more["percentile"], one["percentile"])
 
 
 def test_charge_states_are_those_of_the_data_and_no_two_analogues_differ_in_them_alone(

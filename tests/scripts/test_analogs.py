@@ -7,6 +7,7 @@ import io
 import json
 import re
 
+import numpy as np
 import pandas as pd
 import pytest
 from rdkit import Chem
@@ -136,6 +137,23 @@ def test_pictures_and_a_page(run, surroundings, command):
     assert ("R1" in heads) == (command[0] == "grow")
     # The fragment and what changed are marked.
     assert ("ellipse" in page) == (command[0] != "generate")
+
+
+def test_what_is_rarer_than_all_training_molecules_is_shown_and_sorted_as_such(
+    graphcnf, surroundings
+):
+    # Seven atoms: too few training molecules to say more than "less than one per cent".
+    code, _, err = graphcnf(
+        "generate", "--size", "7-9", "-n", 12, "--temperature", 2, "--no-stereo", "--workers", 1,
+        "--html", "a.html", "--out", "a.smi",
+    )  # fmt: skip
+    assert code == 0, err
+    page = (surroundings / "a.html").read_text()
+    shown = re.findall('<td data-key="(.*?)">(.*?)</td><td>(.*?)</td>', page)
+    assert len(shown) == 12 and any(text == "&lt; 1 %" for _, text, _ in shown)
+    smiles = list(map(html.unescape, re.findall("<code>(.*?)</code>", page)))
+    bits = MoleculeFlow.from_pretrained("zinc250k").score(smiles)["bits_per_atom"]
+    np.testing.assert_allclose([float(key) for key, *_ in shown], -bits, rtol=1e-6)
 
 
 def test_a_path_and_its_picture(run, surroundings):

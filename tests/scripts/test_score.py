@@ -52,6 +52,18 @@ def test_charges_that_the_training_data_write_otherwise_are_told(graphcnf, surro
     assert written == ["CCCCCC(=O)[O-]", "CCCCCC[NH+](C)C", "CCc1ccccc1"]
 
 
+def test_bits_of_one_order_stand_beside_those_of_several(graphcnf, surroundings):
+    (surroundings / "x.smi").write_text("CC(=O)Nc1ccc(O)cc1\nC1CC\n")
+    one, more = (
+        json.loads(graphcnf("score", "x.smi", "--json", *options)[1])
+        for options in ((), ("--orders", 8))
+    )
+    assert more[0]["bits_per_atom"] < one[0]["bits_per_atom"]
+    assert more[0]["bits_per_atom_one_order"] == one[0]["bits_per_atom"]
+    assert more[0]["percentile"] == one[0]["percentile"] and "bits_per_atom_one_order" not in one[0]
+    assert one[0]["percentile_below"] in (False, True) and one[1]["percentile_below"] is None
+
+
 HOSTILE = "\x1b]0;owned\x07"
 
 
