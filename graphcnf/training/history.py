@@ -110,14 +110,14 @@ class History:
         return cls(rows)
 
     def overfitting(self, headline: str) -> str | None:
-        """Say that a run memorised its training data, in one sentence.
+        """Say in one sentence that a run has memorised its training data, if it has.
 
         Args:
             headline: The metric that the run minimises.
 
         Returns:
-            None unless the last held-out value is more than `FAR` times the best one, or more than
-            `GAP` times the training metric in the last line of the log.
+            The sentence, with the cures; None if the last held-out value is at most `FAR` times the
+            best one and at most `GAP` times the last training value.
         """
         known = self.rows[self.rows[headline] > 0] if headline in self.rows else self.rows[:0]
         held_out, trained = (known[known["phase"] == phase] for phase in ("eval", "train"))
