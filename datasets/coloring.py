@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -49,7 +49,7 @@ Neighbours = Sequence[Sequence[int]]
 class ColoringDataset:
     """Graphs whose node types are colours; edges have type 0. The last tenth is held out."""
 
-    name: str
+    name: str = field(compare=False)
     graphs: PackedGraphs
     colors: int
 

@@ -7,7 +7,7 @@ import math
 import os
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ CIFAR_SHAPE = (3, 32, 32)
 class ImageDataset:
     """Images with integer values, split into three parts."""
 
-    name: str
+    name: str = field(compare=False)
     images: np.ndarray  # (N, C, H, W) uint8, 0 to levels - 1
     levels: int  # number of values of a pixel
     parts: dict[str, np.ndarray]  # indices of the images by name in `PARTS`

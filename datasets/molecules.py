@@ -49,12 +49,13 @@ class MoleculeDataset:
     molecule are in the same part.
     """
 
-    name: str
+    # What a run of training does not depend on does not compare: it is continued with equal data.
+    name: str = field(compare=False)
     graphs: PackedGraphs
-    smiles: list[str]  # canonical, without stereo
+    smiles: list[str] = field(compare=False)  # canonical, without stereo
     vocabulary: MoleculeVocabulary  # meaning of the categories in `graphs`
     hashes: np.ndarray  # `hash_each` of the molecules, (M,) uint64
-    skipped: list[Skipped] = field(default_factory=list)  # records of the file left out
+    skipped: list[Skipped] = field(default_factory=list, compare=False)  # records left out
     test_indices: np.ndarray | None = None  # held-out molecules; None to split by hash
     targets: np.ndarray | None = None  # properties (M, P), the conditions of batches
 

@@ -6,7 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ class StereoDataset:
         total: Number of readable molecules, with and without stereo elements.
     """
 
-    name: str
+    name: str = field(compare=False)
     graphs: StereoGraphs
     hashes: np.ndarray
     total: int

@@ -21,6 +21,7 @@ from torch import nn
 
 from graphcnf.compute.files import (
     LARGEST_TEXT,
+    WEIGHTS,
     expand_user,
     inside,
     open_input,
@@ -35,9 +36,6 @@ from graphcnf.limits import (
     is_number,
     limited_parameters,
 )
-
-WEIGHTS = Path(__file__).resolve().parent / "weights"
-"""Folder of the shipped weights, with one folder per model."""
 
 FORMAT = 2
 CHECKSUM = "sha256"

@@ -19,6 +19,7 @@ from graphcnf.compute.parallel import check_cluster
 from graphcnf.errors import UserError, say
 from graphcnf.limits import LARGEST_COUNT, LARGEST_SEED, check_seed, check_temperature
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
+from graphcnf.scripts._files import Role
 
 if TYPE_CHECKING:
     from graphcnf.graphs import GraphCNF
@@ -123,11 +124,16 @@ Cluster = Annotated[
         "'graphcnf\\[cluster]'.",
         metavar="local|ADDRESS|FILE",
     ),
+    Role.FILE,
 ]
-RowsOut = Annotated[Path | None, option("File to write: .csv or .json.", show_default="stdout")]
+RowsOut = Annotated[
+    Path | None, option("File to write: .csv or .json.", show_default="stdout"), Role.OUTPUT
+]
 RowsJson = Annotated[bool, option("JSON instead of CSV.", "--json")]
 Device = Annotated[str, option("cpu, cuda, cuda:1 ...")]
-Model = Annotated[str, option("Shipped weights, or a folder with a model.", metavar="NAME|DIR")]
+Model = Annotated[
+    str, option("Shipped weights, or a folder with a model.", metavar="NAME|DIR"), Role.MODEL
+]
 Seed = Annotated[int, option("Seed of the sample.", check=check_seed)]
 Temperature = Annotated[
     float,
@@ -178,7 +184,9 @@ Particles = Annotated[
 
 
 Picture = Annotated[
-    Path | None, option("Also draw the first 50 molecules.", metavar="FILE.png|.svg|.pdf")
+    Path | None,
+    option("Also draw the first 50 molecules.", metavar="FILE.png|.svg|.pdf"),
+    Role.OUTPUT,
 ]
 
 
@@ -195,6 +203,7 @@ class Draw:
             "File to write: .smi, .csv, .sdf or .jsonl, also with .gz, or .parquet.",
             show_default="stdout",
         ),
+        Role.OUTPUT,
     ] = None
     force: Force = False
     model: Model = "zinc250k"
@@ -217,6 +226,7 @@ class Draw:
             "in a table that sorts.",
             metavar="FILE.html",
         ),
+        Role.OUTPUT,
     ] = None
     as_json: Json = False
     device: Device = "cpu"
@@ -340,6 +350,7 @@ class Filter:
             "FILE:VALUE",
             _read_neighbours,
         ),
+        Role.FILE,
     ] = None
     max_similarity: Annotated[
         str | None,
@@ -349,6 +360,7 @@ class Filter:
             "FILE:VALUE",
             _read_neighbours,
         ),
+        Role.FILE,
     ] = None
 
     def files(self) -> list[Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
@@ -83,14 +83,6 @@ def check_place(path: Path) -> None:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from None
 
 
-def check_not_read(written: Iterable[Path | None], read: Iterable[Path | str]) -> None:
-    """Raise `typer.BadParameter` if a file to write is also read."""
-    there = [path for path in map(Path, read) if path.exists()]
-    for path in written:
-        if path and path.exists() and any(path.samefile(other) for other in there):
-            raise typer.BadParameter(f"{path} is an input file: write to another one")
-
-
 def molecule_kind(out: Path | None, as_json: bool, default: str = "smi") -> str:
     """Return the kind of a molecule file by its suffix; for stdout, "jsonl" or `default`.
 
@@ -118,13 +110,9 @@ def check_shown(draw: Draw) -> None:
     output_kind(draw.html, ("html",), "--html")
 
 
-def written_kind(draw: Draw, read: Iterable[Path]) -> str:
-    """Check that the files of a drawing command can be written; return the kind of its text.
-
-    `read` are files that the command reads, which it must not replace.
-    """
+def written_kind(draw: Draw) -> str:
+    """Check that the files of a drawing command can be written; return the kind of its text."""
     kind = molecule_kind(draw.out, draw.as_json)
-    check_not_read([draw.out], read)
     check_target(draw.out, kind, draw.force)
     check_shown(draw)
     return kind

@@ -44,7 +44,7 @@ def analogs(
     Unchanged atoms keep their stereo marks. The seed determines the analogues; a larger -n begins
     with the same ones.
     """
-    kind, filters = written_kind(draw, chosen.files()), chosen.filters()
+    kind, filters = written_kind(draw), chosen.filters()
     network = options.load_model(draw.model, draw.device)
 
     from graphcnf.molecules.analogs import analogs_of

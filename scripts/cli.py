@@ -13,6 +13,7 @@ import typer
 from graphcnf import __version__
 from graphcnf.compute.signals import prompt_interrupts
 from graphcnf.errors import UserError, say
+from graphcnf.scripts._files import guard
 from graphcnf.scripts._output import ReaderGone
 
 app = typer.Typer(
@@ -46,6 +47,7 @@ for _name in (
     app.command(_name)(getattr(import_module(f"graphcnf.scripts.{_name}"), _name))
 for _name in ("datasets", "images"):
     app.add_typer(import_module(f"graphcnf.scripts.{_name}").app, name=_name)
+guard(app)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -15,8 +15,9 @@ from graphcnf.errors import UserError, say
 from graphcnf.evaluation.formats import json_text, markdown, text
 from graphcnf.limits import LARGEST_COUNT
 from graphcnf.scripts import _options as options
+from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import option
-from graphcnf.scripts._output import check_not_read, check_target, output_kind, write_text
+from graphcnf.scripts._output import check_target, output_kind, write_text
 
 app = typer.Typer(
     help="List data sets, prepare them, show their info, check them, and join their molecules.",
@@ -27,7 +28,9 @@ ROUND_TRIP = 0.99999
 """Share of molecules that must come back unchanged from their graphs."""
 
 Name = Annotated[
-    str, typer.Argument(metavar="|".join([*MOLECULES, "FILE"]), help="A data set, or a file.")
+    str,
+    typer.Argument(metavar="|".join([*MOLECULES, "FILE"]), help="A data set, or a file."),
+    Role.FILE,
 ]
 Json = Annotated[bool, option("One JSON object.", "--json")]
 
@@ -126,9 +129,12 @@ def join(
     ends: Annotated[
         Path | None,
         option("File of molecules; every result contains one of them.", "--with", metavar="FILE"),
+        Role.FILE,
     ] = None,
     seed: options.Seed = 0,
-    out: Annotated[Path | None, option("File to write, .smi.", show_default="stdout")] = None,
+    out: Annotated[
+        Path | None, option("File to write, .smi.", show_default="stdout"), Role.OUTPUT
+    ] = None,
     force: options.Force = False,
 ) -> None:
     """Write larger molecules: two or three molecules of a data set, joined by reactions.
@@ -137,7 +143,6 @@ def join(
     hypothetical: nothing says that they can be synthesized.
     """
     check_target(out, output_kind(out, ("smi",)) or "smi", force)
-    check_not_read([out], [file for file in (name, ends) if file and file not in MOLECULES])
     from graphcnf.datasets.smiles_file import read_smiles
     from graphcnf.molecules.joining import join_molecules
 

@@ -15,6 +15,7 @@ from graphcnf.errors import require
 from graphcnf.limits import check_seed, check_temperature
 from graphcnf.scripts import _options as options
 from graphcnf.scripts import _output as output
+from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import option
 
 _model = partial(option, rich_help_panel="With --model")
@@ -36,6 +37,7 @@ def evaluate(
             help="Molecules: .smi, .csv, .sdf, .jsonl, .parquet, also .gz, a folder of such "
             "files as one set, or - for stdin.",
         ),
+        Role.FILES,
     ] = None,
     column: options.Column = None,
     reference: Annotated[
@@ -45,6 +47,7 @@ def evaluate(
             metavar="NAME|FILE|none",
             show_default="the model's, or zinc250k",
         ),
+        Role.FILE,
     ] = None,
     standardize: options.Standardize = False,
     test: Annotated[
@@ -54,6 +57,7 @@ def evaluate(
             metavar="FILE",
             show_default="the reference's held-out part",
         ),
+        Role.FILE,
     ] = None,
     metrics: Annotated[
         str | None,
@@ -71,6 +75,7 @@ def evaluate(
             "--model",
             metavar="NAME|DIR",
         ),
+        Role.MODEL,
     ] = None,
     samples: Annotated[int, _model("Samples.", "--samples", "-n", min=1)] = 10_000,
     seed: Annotated[int, _model("Seed.", check=check_seed)] = 0,
@@ -97,9 +102,12 @@ def evaluate(
             "HTML report with tables, histograms, invalid graphs and drawings. Needs pip install "
             "'graphcnf\\[report]'."
         ),
+        Role.OUTPUT,
     ] = None,
     out: Annotated[
-        Path | None, _written("File: .md, .txt, .csv or .json.", show_default="stdout")
+        Path | None,
+        _written("File: .md, .txt, .csv or .json.", show_default="stdout"),
+        Role.OUTPUT,
     ] = None,
     as_csv: Annotated[bool, _written("CSV instead of Markdown.", "--csv")] = False,
     as_json: Annotated[bool, _written("One JSON object, or a list of them.", "--json")] = False,
@@ -133,8 +141,6 @@ def evaluate(
     # Read all files first, so that errors appear before the long work.
     content = output.read_stdin() if "-" in files else None
     records = [Records.read(file, column, content if file == "-" else None) for file in files]
-    read = [file for file in (reference, test) if file] + [f for r in records for f in r.files]
-    output.check_not_read((out, html), read)
     if test is not None and not chosen:
         raise typer.BadParameter("--test goes with --metrics, --fcd or --html")
     loaded = {name: options.load_model(name, device, support=support) for name in models}

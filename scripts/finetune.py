@@ -13,6 +13,7 @@ from graphcnf.errors import UserError, say
 from graphcnf.evaluation.formats import markdown, text
 from graphcnf.limits import MAX_NODES, check_minutes, check_seed
 from graphcnf.scripts import _options as options
+from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import option
 from graphcnf.scripts._output import json_text, write_text
 from graphcnf.training.settings import apply_overrides
@@ -20,12 +21,14 @@ from graphcnf.training.settings import apply_overrides
 
 def finetune(
     file: Annotated[
-        Path, typer.Argument(help="Molecules: .smi, .csv, .sdf, .jsonl, .parquet, also .gz.")
+        Path,
+        typer.Argument(help="Molecules: .smi, .csv, .sdf, .jsonl, .parquet, also .gz."),
+        Role.FILE,
     ],
     column: options.Column = None,
     weights: options.Model = "zinc250k",
     out: Annotated[
-        Path | None, option("Folder of the run.", show_default="runs/finetune-FILE")
+        Path | None, option("Folder of the run.", show_default="runs/finetune-FILE"), Role.RUN
     ] = None,
     standardize: options.Standardize = False,
     smarts: Annotated[

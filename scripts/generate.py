@@ -16,10 +16,10 @@ from graphcnf.errors import UserError, say
 from graphcnf.limits import LARGEST_COUNT, MOST_CANDIDATES
 from graphcnf.sampling.formats import columns_of, conversion, entries, open_lines, plain_kind
 from graphcnf.scripts import _options as options
+from graphcnf.scripts._files import check_outputs
 from graphcnf.scripts._options import option
 from graphcnf.scripts._output import (
     LISTED,
-    check_not_read,
     check_shown,
     check_target,
     molecule_kind,
@@ -133,7 +133,6 @@ def generate(
     interruption, the same command continues where it stopped.
     """
     kind = molecule_kind(draw.out, draw.as_json, "csv" if everything else "smi")
-    check_not_read([draw.out], chosen.files())
     filters = chosen.filters()
     if everything and filters:
         raise typer.BadParameter("--all writes every graph: leave the filters out")
@@ -182,6 +181,7 @@ def generate(
     parts = [(draw.out, None)]
     if shard:
         parts = shards_of(network, recipe, records, draw.out, *shard)
+        check_outputs([("--out", out) for out, _ in parts], chosen.files())
         draw.out.parent.mkdir(parents=True, exist_ok=True)
     with open_workers(cluster, workers) as engine:
         _write_samples(network, recipe, engine, records, parts, kind, draw)

@@ -29,7 +29,7 @@ def grow(
     if chosen_task is None:
         raise typer.BadParameter("name the fragment: --scaffold, --grow, --link or --decorate")
     task, text = chosen_task
-    kind, filters = written_kind(draw, chosen.files()), chosen.filters()
+    kind, filters = written_kind(draw), chosen.filters()
     network = options.load_model(draw.model, draw.device)
 
     from graphcnf.molecules.filters import passing_shares, passing_text

@@ -14,9 +14,9 @@ from graphcnf.compute.progress import progress_bar
 from graphcnf.errors import UserError
 from graphcnf.evaluation.formats import json_text, number, percent, text
 from graphcnf.limits import check_temperature
+from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import Device, Seed, option
 from graphcnf.scripts._output import (
-    check_not_read,
     output_kind,
     table_kind,
     write_table,
@@ -33,11 +33,16 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-Model = Annotated[str, option("Folder of an image model, or of its training run.", metavar="RUN")]
+Model = Annotated[
+    str,
+    option("Folder of an image model, or of its training run.", metavar="RUN"),
+    Role.MODEL,
+]
 
 Images = Annotated[
     Path | None,
     option("Folder of the images that the models were trained on.", show_default="the digits"),
+    Role.FILES,
 ]
 
 BATCH, LARGEST_GRID = 32, 10_000  # images that are drawn at a time, and in a picture at most
@@ -46,9 +51,9 @@ BATCH, LARGEST_GRID = 32, 10_000  # images that are drawn at a time, and in a pi
 @app.command()
 def generate(
     model: Model,
-    out: Annotated[Path, option("File to write: .png for a picture, .npy for an array.")] = Path(
-        "images.png"
-    ),
+    out: Annotated[
+        Path, option("File to write: .png for a picture, .npy for an array."), Role.OUTPUT
+    ] = Path("images.png"),
     number: Annotated[int, option("Images to draw.", "--number", "-n", min=1)] = 64,
     seed: Seed = 0,
     temperature: Annotated[
@@ -91,6 +96,7 @@ def evaluate(
             metavar="RUN...",
             help="Folders of image models, or of training runs; differences are to the first.",
         ),
+        Role.MODEL,
     ],
     images: Images = None,
     draws: Annotated[int, option("Draws per bound.", min=1)] = 8,
@@ -99,6 +105,7 @@ def evaluate(
     out: Annotated[
         Path | None,
         option("File to write: .md, .txt, .csv or .json.", show_default="stdout"),
+        Role.OUTPUT,
     ] = None,
     as_csv: Annotated[bool, option("CSV instead of Markdown.", "--csv")] = False,
     as_json: Annotated[bool, option("JSON instead of Markdown.", "--json")] = False,
@@ -175,10 +182,13 @@ def interpolate(
     first: Annotated[
         str,
         typer.Argument(metavar="A.png|NUMBER", help="A PNG file, or a held-out image's number."),
+        Role.FILE,
     ],
-    last: Annotated[str, typer.Argument(metavar="B.png|NUMBER", help="Another one.")],
+    last: Annotated[str, typer.Argument(metavar="B.png|NUMBER", help="Another one."), Role.FILE],
     model: Model,
-    out: Annotated[Path, option("Picture to write, .png.")] = Path("interpolation.png"),
+    out: Annotated[Path, option("Picture to write, .png."), Role.OUTPUT] = Path(
+        "interpolation.png"
+    ),
     images: Images = None,
     steps: Annotated[int, option("Images, both ends included.", min=2)] = 8,
     device: Device = "cpu",
@@ -191,7 +201,6 @@ def interpolate(
     from graphcnf.images.pictures import write_grid
 
     output_kind(out, ("png",))
-    check_not_read([out], [first, last])
     network = load_image_model(model, device)
     found = [_read_image(end, network, model, images) for end in (first, last)]
     line = network.interpolate(*(end.to(network.device) for end in found), steps=steps)

@@ -10,10 +10,10 @@ import typer
 
 from graphcnf.errors import say
 from graphcnf.scripts import _options as options
+from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import option
 from graphcnf.scripts._output import (
     PICTURES,
-    check_not_read,
     output_kind,
     write_table,
     write_text,
@@ -32,6 +32,7 @@ def interpolate(
     out: Annotated[
         Path | None,
         option("File to write: .csv, .json, or .smi for the molecules.", show_default="stdout"),
+        Role.OUTPUT,
     ] = None,
     picture: options.Picture = None,
     model: options.Model = "zinc250k",
@@ -47,7 +48,6 @@ def interpolate(
     """
     kind = output_kind(out, ("csv", "json", "smi")) or "csv"
     output_kind(picture, PICTURES, "--picture")
-    check_not_read([out], chosen.files())
     filters, outcomes = chosen.filters(), Counter[str]()
 
     from graphcnf.molecules.drawing import draw_grid

@@ -10,8 +10,9 @@ import typer
 
 from graphcnf.errors import UserError, say
 from graphcnf.sampling.formats import conversion, plain_kind
+from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import Force, option
-from graphcnf.scripts._output import check_not_read, check_target, molecule_kind, open_output
+from graphcnf.scripts._output import check_target, molecule_kind, open_output
 
 
 def merge(
@@ -20,6 +21,7 @@ def merge(
         typer.Argument(
             metavar="SHARD...", help="Files that generate --shard has written, in any order."
         ),
+        Role.FILE,
     ],
     out: Annotated[
         Path | None,
@@ -28,6 +30,7 @@ def merge(
             ".parquet for shards in .jsonl or .parquet.",
             show_default="stdout",
         ),
+        Role.OUTPUT,
     ] = None,
     force: Force = False,
     unique: Annotated[
@@ -57,7 +60,6 @@ def merge(
     for path in shards:
         if path.is_dir():
             raise UserError(f"{path} is a folder: name the shards in it")
-    check_not_read([out], shards)
 
     from graphcnf.sampling.sample import asked_text
     from graphcnf.sampling.shards import merged, survey, totals

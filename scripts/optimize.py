@@ -14,8 +14,9 @@ from graphcnf.compute.parallel import open_workers
 from graphcnf.errors import UserError, say
 from graphcnf.sampling.formats import WRITERS, columns_of, conversion, header, plain_kind
 from graphcnf.scripts import _options as options
+from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import option
-from graphcnf.scripts._output import check_not_read, check_target, molecule_kind, open_output
+from graphcnf.scripts._output import check_target, molecule_kind, open_output
 
 if TYPE_CHECKING:
     from graphcnf.optimization.run import OptimizationResult
@@ -30,6 +31,7 @@ Score = Annotated[
         "an RDKit molecule or of a SMILES, or FILE.toml with several objectives.",
         metavar="WHAT",
     ),
+    Role.FILE,
 ]
 Workers = Annotated[
     int | None,
@@ -63,6 +65,7 @@ def optimize(
             "File to write: .smi, .csv, .sdf or .jsonl, also with .gz, or .parquet.",
             show_default="CSV to stdout",
         ),
+        Role.OUTPUT,
     ] = None,
     force: options.Force = False,
     folder: Annotated[
@@ -71,6 +74,7 @@ def optimize(
             "Folder of calls and state, from which the same command continues.",
             show_default="runs/optimize/SCORE-seed-SEED",
         ),
+        Role.RUN,
     ] = None,
     restart: Annotated[
         bool, option("Start anew in a folder, with the answers of its last run.", "--restart")
@@ -78,10 +82,12 @@ def optimize(
     start: Annotated[
         Path | None,
         option("File of molecules to score first.", metavar="FILE"),
+        Role.FILE,
     ] = None,
     prescreen: Annotated[
         Path | None,
         option("File of molecules to score outside the budget; the best 100 come after --start."),
+        Role.FILE,
     ] = None,
     standardize: options.Standardize = False,
     around: options.Fragment,
@@ -90,6 +96,7 @@ def optimize(
     save: Annotated[
         Path | None,
         option("Folder for the model at the end.", metavar="DIR"),
+        Role.OUTPUT,
     ] = None,
     stereo: Annotated[
         bool | None,
@@ -125,8 +132,6 @@ def optimize(
     """
     kind = molecule_kind(out, as_json=False, default="csv")
     check_target(out, kind, force)
-    read = [file for file in (start, prescreen) if file]
-    check_not_read([out], [*read, *chosen.files()])
     options.check_cluster_options(cluster, workers, "cpu")
     for is_wrong, name, reason in (
         (standardize and start is None, "--standardize", "it goes with --start"),
@@ -138,13 +143,19 @@ def optimize(
         if is_wrong:
             raise typer.BadParameter(reason, param_hint=f"'{name}'")
     fragment, filters = around.task(), chosen.filters()
-    settings, save = _settings(assignments or []), _checked_folder(save)
+    settings = _settings(assignments or [])
+    label = "".join(c if c.isalnum() else "-" for c in score.removesuffix(".toml")).strip("-")
+    name = f"{label.lower()[-60:] or 'score'}-seed-{seed}"
+    folder = expand_user(folder or Path("runs", "optimize", name))
+    save = save and expand_user(save)
 
     from graphcnf.molecules.flow import MoleculeFlow
     from graphcnf.molecules.growth import check_grows
     from graphcnf.optimization import run
     from graphcnf.optimization.objectives import Goal
 
+    if save is not None:
+        run.check_model_folder(save, folder)
     goal, flow = Goal.of(score), MoleculeFlow(options.load_model(model))
     check_grows(flow.model)
     marked = options.draws_stereo(flow.model, model, stereo)
@@ -154,9 +165,6 @@ def optimize(
         options.say_deviations(leads, None if standardize else flow.charge_states, marked=marked)
         leads = [flow.standardized(smiles) for smiles in leads] if standardize else leads
     seconds, began = TIMEOUT if timeout is None else timeout, time.perf_counter()
-    label = "".join(c if c.isalnum() else "-" for c in score.removesuffix(".toml")).strip("-")
-    name = f"{label.lower()[-60:] or 'score'}-seed-{seed}"
-    folder = expand_user(folder or Path("runs", "optimize", name))
     if restart:
         run.forget_search(folder)
     with open_workers(cluster, workers) as engine:
@@ -190,7 +198,7 @@ def optimize(
     if len(failed) == len(result) > 0:
         raise UserError(f"all {len(result):,} calls failed, the first with: {failed[0]}")
     if save is not None:
-        result.policy.save_pretrained(save)
+        run.save_model(result.policy, save, folder)
     shown = f", {len(failed):,} failed" if failed else ""
     say(
         f"{len(result):,} calls, {result.paid:,} of them now, in {time.perf_counter() - began:.1f} "
@@ -209,17 +217,6 @@ def _settings(assignments: list[str]) -> SearchSettings:
         return SearchSettings(**given)
     except UserError as error:
         raise typer.BadParameter(str(error), param_hint="'--set'") from None
-
-
-def _checked_folder(save: Path | None) -> Path | None:
-    """Create the folder of --save before the long work; raise `UserError` if it is not empty."""
-    if save is None:
-        return None
-    save = expand_user(save)
-    if save.exists() and not (save.is_dir() and not any(save.iterdir())):
-        raise UserError(f"{save} exists: choose another --save")
-    save.mkdir(parents=True, exist_ok=True)
-    return save
 
 
 def _write(

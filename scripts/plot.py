@@ -10,13 +10,16 @@ import typer
 from graphcnf.compute.files import expand_user, inside
 from graphcnf.errors import say
 from graphcnf.scripts import _output as output
+from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import option
 
 
 def plot(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run of training.")],
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Folder of a run of training."), Role.MODEL
+    ],
     out: Annotated[
-        Path | None, option("File: .svg or .png.", show_default="RUN/curves.svg")
+        Path | None, option("File: .svg or .png.", show_default="RUN/curves.svg"), Role.PLOT
     ] = None,
 ) -> None:
     """Draw the curves of a training, which may still be running."""

@@ -10,8 +10,9 @@ from graphcnf.compute.parallel import open_workers
 from graphcnf.errors import say
 from graphcnf.limits import LARGEST_ORDERS
 from graphcnf.scripts import _options as options
+from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import option
-from graphcnf.scripts._output import check_not_read, read_stdin, table_kind, write_table
+from graphcnf.scripts._output import read_stdin, table_kind, write_table
 
 
 def score(
@@ -20,6 +21,7 @@ def score(
         typer.Argument(
             help="Molecules: .smi, .csv, .sdf, .jsonl, .parquet, also .gz; - for stdin."
         ),
+        Role.FILE,
     ],
     column: options.Column = None,
     model: options.Model = "zinc250k",
@@ -46,7 +48,6 @@ def score(
     generate --likelihood sums over all.
     """
     kind = table_kind(out, False, as_json, ("csv", "json"))
-    check_not_read([out], [] if file == "-" else [file])
     options.check_cluster_options(cluster, workers, device)
 
     from graphcnf.datasets.smiles_file import read_smiles

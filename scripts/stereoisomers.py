@@ -9,6 +9,7 @@ import typer
 
 from graphcnf.errors import say
 from graphcnf.scripts import _options as options
+from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import option
 from graphcnf.scripts._output import check_target, output_kind, table_kind, write_table
 
@@ -22,13 +23,17 @@ def stereoisomers(
         int | None, option("Isomers to write.", "-n", "--number", min=1, show_default="all")
     ] = None,
     model: Annotated[
-        str, option("Shipped weights of stereo, or a folder with a model.", metavar="NAME|DIR")
+        str,
+        option("Shipped weights of stereo, or a folder with a model.", metavar="NAME|DIR"),
+        Role.MODEL,
     ] = "zinc250k-stereo",
     out: options.RowsOut = None,
     force: options.Force = False,
     as_json: options.RowsJson = False,
     picture: Annotated[
-        Path | None, option(f"Also draw the first {DRAWN} with wedges: .png or .svg.")
+        Path | None,
+        option(f"Also draw the first {DRAWN} with wedges: .png or .svg."),
+        Role.OUTPUT,
     ] = None,
 ) -> None:
     """List the fully marked stereoisomers of a molecule, most probable first.

@@ -9,11 +9,13 @@ from typing import Annotated
 
 import typer
 
-from graphcnf.compute.files import expand_user, inside
+from graphcnf.compute.files import check_begun, expand_user, inside
 from graphcnf.errors import UserError, say
 from graphcnf.limits import check_seed
+from graphcnf.scripts._files import Role, check_outputs, paths_of
 from graphcnf.scripts._options import option
 from graphcnf.training.settings import (
+    FREE,
     apply_overrides,
     by_torchrun,
     is_main,
@@ -32,8 +34,11 @@ def train(
             metavar="PRESET|FILE.toml",
             help="A preset's name or a file. May be left out with --resume.",
         ),
+        Role.FILE,
     ] = None,
-    out: Annotated[Path | None, option("Run directory.", show_default="runs/PRESET")] = None,
+    out: Annotated[
+        Path | None, option("Run directory.", show_default="runs/PRESET"), Role.RUN
+    ] = None,
     minutes: Annotated[
         float | None,
         budget("Time budget of the whole run.", show_default="the preset's"),
@@ -60,15 +65,10 @@ def train(
     stored = inside(out, "config.toml")
     if resume and stored.exists():
         source, config = str(stored), load_config(stored)
-        if preset is not None:
+        if preset is not None:  # then the run must have begun with it
             written = load_preset(preset)
-            names = [f"[{t}]" for t in ("model", "data") if written[t] != config[t]]
-            if preset.endswith(".toml"):  # a shipped preset differs only by options of the run
-                current = config["training"]
-                names += [key for key, v in written["training"].items() if v != current.get(key)]
-            if names:
-                text = f"{', '.join(names)} of {preset} are ignored"
-                say(f"note: the run continues with its own settings: {text}")
+            fixed = {key: v for key, v in written["training"].items() if key not in FREE}
+            config = {**written, "training": {**config["training"], **fixed}}
     elif preset is not None:
         source, config = preset, load_preset(preset)
         if resume:
@@ -92,9 +92,10 @@ def train(
         threads=threads,
     )
     config["training"].update({key: value for key, value in given.items() if value is not None})
-    if is_main() and not resume and (out / "metrics.csv").exists():
-        raise UserError(f"{out} holds a run: resume it with --resume, or choose another --out")
+    start = paths_of(config["model"].get("start"), Role.MODEL)
+    check_outputs([("--out", out)], models=start, runs=[out])
     if is_main():
+        check_begun(out, resume)
         say("loading data and libraries ...")
     from graphcnf.training.experiments import fit_config
 

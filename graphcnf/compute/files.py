@@ -28,6 +28,9 @@ from graphcnf.errors import UserError
 _PLAIN = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 NO_LINK = getattr(os, "O_NOFOLLOW", 0) | _PLAIN
 
+WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
+"""Folder of the shipped weights, with one folder per model."""
+
 LARGEST_TEXT = 64 << 20
 """Size limit of configurations, journals and other text files, in bytes."""
 
@@ -193,6 +196,23 @@ def leftovers(path: Path) -> list[Path]:
         return []
     found = [path.with_name(n) for n in names if name.fullmatch(n)]
     return [p for p in found if os.path.islink(p) or p.is_file()]
+
+
+def check_begun(folder: Path, resume: bool) -> None:
+    """Raise `UserError` if a training may not begin in a folder: it would replace another one.
+
+    With `resume`, a run continues from its checkpoint. Without one it may begin anew, since it
+    failed before the first one, unless there is a model.
+    """
+    last = inside(folder, "checkpoints", "last.ckpt")
+    if resume and last.exists():
+        return
+    results = ("model",) if resume else ("model", "snapshots", "metrics.csv")
+    there = [name for name in results if inside(folder, name).exists()]
+    if there or last.exists():
+        goes_on = last.exists() or there == ["metrics.csv"]
+        cure = "resume it (--resume)" if goes_on else f"put back {last}"
+        raise UserError(f"{folder} holds a run: {cure}, or choose another folder")
 
 
 def claim(folder: Path, kind: str) -> bool:

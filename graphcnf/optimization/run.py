@@ -7,8 +7,10 @@ call twice, and ends with the same molecules as an uninterrupted run.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -24,7 +26,14 @@ from rdkit import Chem
 from rdkit.DataStructs import BulkTanimotoSimilarity
 from rdkit.ML.Cluster import Butina
 
-from graphcnf.compute.files import file_lock, inside, is_claimed, replace_file
+from graphcnf.compute.files import (
+    file_lock,
+    inside,
+    is_claimed,
+    read_file,
+    read_json,
+    replace_file,
+)
 from graphcnf.compute.parallel import chunked
 from graphcnf.compute.partial_file import fingerprint
 from graphcnf.compute.progress import progress_bar
@@ -46,6 +55,9 @@ from graphcnf.pretrained import model_digest, read_tensors
 
 STATE = "state.safetensors"
 """File in a run's folder with the state of the search."""
+
+SAVED = "saved.json"
+"""File in a run's folder with the folder of its model, and the hash of the model that is there."""
 
 CHECKPOINT_SECONDS = 30.0
 
@@ -258,6 +270,59 @@ def forget_search(folder: Path) -> None:
     if is_claimed(folder, "optimization"):
         with file_lock(inside(folder, RUN_LOCK), folder):
             inside(folder, STATE).unlink(missing_ok=True)
+
+
+def check_model_folder(save: Path, folder: Path) -> None:
+    """Check, before the long work, that `save_model` can write the model of a run.
+
+    Args:
+        save: Folder for the model: a new or an empty one, or one that holds the model that this run
+            has saved before.
+        folder: Folder of the run, in which `save` may lie.
+
+    Raises:
+        UserError: The folder holds something else, or is that of the run.
+        OSError: The folder cannot be created.
+    """
+    if os.path.realpath(save) == os.path.realpath(folder):
+        raise UserError(f"{save} is the folder of the run: save to one in it, as {save / 'model'}")
+    if not save.exists():
+        missing = [path for path in (save, *save.parents) if not path.exists()]
+        save.mkdir(parents=True)
+        for path in missing:
+            path.rmdir()
+    elif not save.is_dir() or (any(save.iterdir()) and not _has_saved(save, folder)):
+        raise UserError(f"{save} exists: choose another --save")
+
+
+def save_model(policy: MoleculeFlow, save: Path, folder: Path) -> None:
+    """Save the model of a run, and note in the run's folder that this model may be replaced."""
+    place = os.path.relpath(os.path.realpath(save), os.path.realpath(folder))
+
+    def note(digest: str | None) -> None:
+        content = json.dumps({"folder": place, "sha256": digest})
+        replace_file(inside(folder, SAVED), f"{content}\n".encode())
+
+    note(None)  # should it be killed now, the next one goes on
+    policy.save_pretrained(save)
+    note(_digest_of(save))
+
+
+def _has_saved(save: Path, folder: Path) -> bool:
+    """Return whether a folder holds the model that a run has saved there, whole or in part."""
+    place = os.path.relpath(os.path.realpath(save), os.path.realpath(folder))
+    try:
+        noted = dict(read_json(inside(folder, SAVED)))
+        own = noted["folder"] == place
+        return own and (noted["sha256"] is None or noted["sha256"] == _digest_of(save))
+    except (OSError, LookupError, TypeError, ValueError):
+        return False
+
+
+def _digest_of(folder: Path) -> str:
+    """Return the SHA-256 of the configuration and the weights in a model's folder."""
+    content = (read_file(inside(folder, name)) for name in ("config.json", "model.safetensors"))
+    return hashlib.sha256(b"".join(content)).hexdigest()
 
 
 def _search(search: Search, oracle: Oracle, budget: int, save: Callable[[], None]) -> None:

@@ -22,7 +22,7 @@ from graphcnf.compute.files import read_file, replace_file
 from graphcnf.errors import UserError
 from graphcnf.limits import LARGEST_COUNT, Range
 
-FORMAT = 6
+FORMAT = 7
 MAGIC = b"graphcnf checkpoint\n"
 
 Count = Annotated[int, Range(0, LARGEST_COUNT)]

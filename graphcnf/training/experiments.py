@@ -39,7 +39,9 @@ from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.molecules.properties import parse_names, property_table
 from graphcnf.molecules.stereo_flow import StereoFlow
 from graphcnf.molecules.vocabulary import CODEC_VERSION, MoleculeVocabulary
+from graphcnf.training.checkpoint import starting_state
 from graphcnf.training.finetuning import sample_shares
+from graphcnf.training.identity import check_same_run, settings_identity
 from graphcnf.training.settings import Experiment, TrainingSettings, is_main
 
 if TYPE_CHECKING:
@@ -87,6 +89,9 @@ def fit_config(
         raise UserError("a run needs a budget: give minutes or steps")
     if settings.threads:
         torch.set_num_threads(settings.threads)
+    last = inside(out, "checkpoints", "last.ckpt")
+    if resume and last.exists():  # before data are loaded
+        check_same_run(starting_state(last), settings_identity(settings, config))
     file, new = inside(out, "config.toml"), is_main() and claim(out, "training")
     if is_main() and not file.exists():
         replace_file(file, tomli_w.dumps({**config, "training": settings.to_dict()}).encode())
@@ -205,7 +210,7 @@ def _check_model(model: dict, names: list[str] | None) -> None:
 
 def _experiment(model, dataset, size: int, held_out: int) -> Experiment:
     batches = partial(dataset.test_batches, held_out)
-    return Experiment(model, partial(dataset.train_batches, size), batches)
+    return Experiment(model, partial(dataset.train_batches, size), batches, data=dataset)
 
 
 def _property_names(names: Any) -> list[str]:
@@ -331,7 +336,8 @@ def _images(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
     network = call("[model]", kind, known=known, **model)
     network.metadata = {"dataset": dataset.name, "data": data, "checksum": dataset.checksum}
     train_batches = partial(dataset.train_batches, size, shift=shift)
-    return Experiment(network, train_batches, partial(dataset.batches, "validation", size))
+    held_out = partial(dataset.batches, "validation", size)
+    return Experiment(network, train_batches, held_out, data=dataset)
 
 
 EXPERIMENTS: dict[str, Callable[[dict, dict, TrainingSettings], Experiment]] = {

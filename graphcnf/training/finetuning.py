@@ -43,6 +43,9 @@ from graphcnf.training.settings import (
 REQUEST = "finetune.json"
 """File in a run's folder with the arguments that determine the run."""
 
+BEGUN = ("config.toml", "checkpoints", "model", "snapshots", "metrics.csv")
+"""Files and folders one of which a run has that has begun."""
+
 FEW_HELD_OUT = 30
 """With fewer held-out molecules, cross-validation chooses the number of steps."""
 
@@ -355,7 +358,7 @@ def _resumable(out: Path, request: dict[str, Any]) -> bool:
     if is_main():
         is_claimed(out, "training")
     path = inside(out, REQUEST)
-    begun = any(inside(out, name).exists() for name in ("config.toml", "checkpoints"))
+    begun = any(inside(out, name).exists() for name in BEGUN)
     if not path.exists():
         if begun:
             raise UserError(f"{out} holds another run: choose another folder")
@@ -407,7 +410,7 @@ def _experiment(flow: MoleculeFlow, data, batch_size: int) -> Experiment:
         found = Experiment(model, partial(train.train_batches, batch_size), held_out)
     else:
         found = fold_experiment(model, train, FOLDS, batch_size)
-    found.headline, found.log_line = "bits_per_molecule", log_line
+    found.headline, found.log_line, found.data = "bits_per_molecule", log_line, train
     return found
 
 

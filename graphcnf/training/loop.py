@@ -22,7 +22,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from graphcnf import pretrained
-from graphcnf.compute.files import claim, file_lock, inside, leftovers, replace_file
+from graphcnf.compute.files import check_begun, claim, file_lock, inside, leftovers, replace_file
 from graphcnf.compute.progress import progress_bar
 from graphcnf.errors import UserError, say
 from graphcnf.limits import LARGEST_SEED
@@ -40,6 +40,7 @@ from graphcnf.training.checkpoint import (
     sum_over_processes,
 )
 from graphcnf.training.history import HEADLINES, History, MetricsFile, figure
+from graphcnf.training.identity import check_same_parameters, check_same_run, run_identity
 from graphcnf.training.optimizers import moving_average, optimizers_of, restore
 from graphcnf.training.processes import launch
 from graphcnf.training.settings import Experiment, TrainingSettings, is_main
@@ -105,13 +106,15 @@ def fit(
         experiment: model and data.
         settings: budget and all other settings of the loop.
         out_dir: run directory.
-        resume: continue the run in `out_dir`.
+        resume: continue the run in `out_dir`, which must have begun with the same model, data and
+            settings but `FREE`.
         config: tables to write to `config.toml`, beside `settings` as its `[training]` table.
         lines: write log lines to stderr; a terminal shows a progress bar in any case.
 
     Raises:
-        UserError: the directory is in use, the checkpoint is of another run, or `max_bad_steps`
-            steps in a row had a non-finite loss or gradient.
+        UserError: the directory is in use or holds a run that is not to be continued, the
+            checkpoint is of another run, or `max_bad_steps` steps in a row had a non-finite loss or
+            gradient.
 
     Examples:
         >>> from functools import partial
@@ -136,16 +139,12 @@ def fit(
         last = inside(out_dir, "checkpoints", "last.ckpt")
         state = starting_state(last) if resume and last.exists() else None
         if main:
-            # Without a checkpoint, a run may start anew: it failed before the first one.
-            saved = "model" if resume else "metrics.csv"
-            if state is None and (last.exists() or inside(out_dir, saved).exists()):
-                cure = f"put back {last}" if resume else "resume it"
-                raise UserError(f"{out_dir} holds a run: {cure}, or choose another folder")
+            check_begun(out_dir, resume)
             last.parent.mkdir(exist_ok=True)
             for name in RUN_FILES:
                 for path in leftovers(inside(out_dir, *name.split("/"))):
                     path.unlink(missing_ok=True)
-        run = Run(experiment, settings, out_dir, state, lines)
+        run = Run(experiment, settings, out_dir, state, lines, config)
         full = tomli_w.dumps({**(config or {}), "training": settings.to_dict()})
         with launch(settings, out_dir) as fabric:
             run.train(fabric, full.encode())
@@ -192,9 +191,11 @@ class Run:
         out_dir: Path,
         state: dict | None,
         lines: bool = True,
+        tables: dict[str, Any] | None = None,
     ):
         self.experiment, self.settings, self.out_dir = experiment, settings, out_dir
         self.start, self.lines = state, lines
+        self.identity = run_identity(experiment, settings, tables)
         self.model: nn.Module = experiment.model
         self.objective = LossModule(self.model, settings.bf16)
         self.now = time.process_time if settings.clock == "cpu" else time.perf_counter
@@ -206,6 +207,8 @@ class Run:
         self.heard: int | None = None
         self.signal: int | None = None  # received by any process, agreed on by all
         if state is not None:
+            check_same_run(state, self.identity)
+            check_same_parameters(state, self.model)
             with checkpoint_errors(state["path"]):
                 self.model.load_state_dict(state["model"])
                 check_finite(self.model.parameters(), "weights")
@@ -416,7 +419,7 @@ class Run:
         if self.bad_in_a_row >= settings.max_bad_steps:
             raise UserError(
                 f"{self.bad_in_a_row} steps in a row had a non-finite loss or gradient (the last "
-                f"is step {at.step}): lower learning_rate, then resume from the last checkpoint"
+                f"is step {at.step}): train anew with a lower learning_rate"
             )
         spent = self.progress >= 1
         if at.step % settings.log_every == 0 or spent:
@@ -558,6 +561,7 @@ class Run:
                 "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
             },
             "sums": self.sums,
+            "run": self.identity,
             "at": dataclasses.asdict(self.at),
             "metrics": self.latest,
         }

@@ -25,6 +25,10 @@ PRESETS = Path(__file__).parent / "presets"
 TABLES = ("model", "data", "training")
 """Tables of a preset."""
 
+FREE = ("minutes", "steps", "threads", "devices", "accelerator", "eval_minutes", "eval_steps",
+        "checkpoint_minutes")  # fmt: skip
+"""Settings that may be changed when a run is continued."""
+
 Count = Annotated[int, Range(0, 10**12)]
 Positive = Annotated[int, Range(1, 10**12)]
 Minutes = Annotated[float, Range(0, LARGEST_MINUTES)]
@@ -168,6 +172,9 @@ class Experiment:
             by default a line has all metrics.
         summarize: function that returns sentences about the finished model in a folder; None for
             none.
+        data: data set that the batches are drawn from, whose content must be the same when a run is
+            continued: a dataclass, an array, or a collection of them. If None, the first batches
+            are compared instead.
     """
 
     model: nn.Module
@@ -176,6 +183,7 @@ class Experiment:
     headline: str | None = None
     log_line: Callable[[dict[str, Any]], str | None] | None = None
     summarize: Callable[[Path], list[str]] | None = None
+    data: Any = None
 
 
 def is_main() -> bool:

@@ -2,6 +2,7 @@
 
 import typer
 
+from graphcnf.scripts._files import guard
 from graphcnf.scripts.benchmarks.coloring import coloring
 from graphcnf.scripts.benchmarks.discrete import digits, english_text, synthetic, tables
 from graphcnf.scripts.benchmarks.graphs import graphs
@@ -40,6 +41,7 @@ for _command in (
     english_text,
 ):
     app.command(_command.__name__)(_command)
+guard(app)
 
 if __name__ == "__main__":
     run(app, name="python -m graphcnf.scripts.benchmarks")

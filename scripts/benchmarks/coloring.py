@@ -21,6 +21,7 @@ from graphcnf.errors import UserError, counted
 from graphcnf.evaluation.formats import Column, number, percent, text
 from graphcnf.flows.base import record_generators
 from graphcnf.graphs import GraphBatch
+from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import option
 from graphcnf.scripts.benchmarks.runner import Out, published, write
 
@@ -50,7 +51,9 @@ WAYS = {"nodes": "one node at a time", "waves": "waves", "channels": "parallel"}
 
 
 def coloring(
-    places: Annotated[list[str], typer.Argument(metavar="RUN...", help="Folders of models.")],
+    places: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Folders of models."), Role.MODEL
+    ],
     graphs: Annotated[int, option("Held-out graphs to colour.", "--graphs", "-n", min=1)] = 2000,
     out: Out = None,
 ) -> None:

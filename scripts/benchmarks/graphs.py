@@ -22,6 +22,7 @@ from scipy.stats import chi2
 from graphcnf.discrete import CategoricalModel
 from graphcnf.errors import UserError, say, suggest
 from graphcnf.evaluation.formats import Column, number, percent, text
+from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import option
 from graphcnf.scripts.benchmarks.runner import (
     Minutes,
@@ -50,10 +51,12 @@ def graphs(
     seed: Seed = 0,
     minutes: Minutes = 60,
     samples: Samples = 100,
-    folder: Annotated[Path, option("Folder of the runs; finished ones are kept.")] = Path(
+    folder: Annotated[Path, option("Folder of the runs; finished ones are kept."), Role.RUN] = Path(
         "runs/graphs"
     ),
-    picture: Annotated[Path | None, option("Also draw some graphs: .png or .svg.")] = None,
+    picture: Annotated[
+        Path | None, option("Also draw some graphs: .png or .svg."), Role.OUTPUT
+    ] = None,
     out: Out = None,
 ) -> None:
     """Train on planar graphs and stochastic block models, and evaluate samples."""

@@ -27,6 +27,7 @@ from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.images.model import BLOCK
 from graphcnf.images.pictures import write_grid
 from graphcnf.images.scores import score_image_models
+from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import option, parse_seeds
 from graphcnf.scripts._output import output_kind
 from graphcnf.scripts.benchmarks.runner import (
@@ -77,7 +78,7 @@ def images(
     samples: Annotated[
         int, option("Samples of each model to score.", "--samples", "-n", min=2)
     ] = 500,
-    png: Annotated[Path | None, option("Picture of samples, a row per model.")] = None,
+    png: Annotated[Path | None, option("Picture of samples, a row per model."), Role.OUTPUT] = None,
     out: Out = None,
 ) -> None:
     """Compare PixelCNN, VAE, GAN and flows of images, trained for the same CPU time."""

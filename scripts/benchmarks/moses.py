@@ -29,6 +29,7 @@ from graphcnf.molecules.flow import draw_block
 from graphcnf.molecules.hashing import contains, hash_each
 from graphcnf.molecules.validity import evaluate_records
 from graphcnf.sampling.sample import first_blocks
+from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import Temperature, load_model, option
 from graphcnf.scripts.benchmarks.runner import Out, Seed, published, write
 from graphcnf.scripts.benchmarks.smiles_lstm import SmilesLSTM
@@ -82,8 +83,11 @@ def moses(
     models: Annotated[
         list[str] | None,
         typer.Argument(metavar="NAME|DIR...", help="Weights.", show_default="moses"),
+        Role.MODEL,
     ] = None,
-    lstm: Annotated[Path | None, option("Also an LSTM of SMILES, from its folder.")] = None,
+    lstm: Annotated[
+        Path | None, option("Also an LSTM of SMILES, from its folder."), Role.MODEL
+    ] = None,
     seed: Seed = 1,
     temperature: Temperature = 1.0,
     out: Out = None,
@@ -120,10 +124,14 @@ def moses(
 
 def zinc_fold(
     index: Annotated[
-        Path, typer.Argument(metavar="INDEX.json", help="Numbers of the held-out rows, from 0.")
+        Path,
+        typer.Argument(metavar="INDEX.json", help="Numbers of the held-out rows, from 0."),
+        Role.FILE,
     ],
     models: Annotated[
-        list[str] | None, typer.Argument(metavar="DIR...", help="Weights of the other rows.")
+        list[str] | None,
+        typer.Argument(metavar="DIR...", help="Weights of the other rows."),
+        Role.MODEL,
     ] = None,
     seed: Seed = 1,
     out: Out = None,

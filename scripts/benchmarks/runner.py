@@ -17,6 +17,7 @@ from graphcnf.datasets.molecules import MoleculeDataset
 from graphcnf.errors import UserError
 from graphcnf.evaluation.formats import Column, Row
 from graphcnf.limits import check_minutes, check_seed
+from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import option
 from graphcnf.scripts._output import table_kind, write_table
 from graphcnf.training.experiments import MOLECULES, load_molecules
@@ -25,19 +26,23 @@ from graphcnf.training.settings import load_config
 HERE = Path(__file__).parent
 
 
-Model = Annotated[str, option("Shipped weights, or a run.", metavar="NAME|DIR")]
+Model = Annotated[str, option("Shipped weights, or a run.", metavar="NAME|DIR"), Role.MODEL]
 Samples = Annotated[int, option("Samples to score.", "--samples", "-n", min=1)]
 Seed = Annotated[int, option("Seed of everything random.", check=check_seed)]
 Seeds = Annotated[str, option("Seeds of training and sampling.", metavar="S,S,...")]
 Presets = Annotated[
     list[str] | None,
     typer.Argument(metavar="PRESET|FILE.toml...", help="Models.", show_default="six presets"),
+    Role.FILE,
 ]
 Minutes = Annotated[float, option("CPU minutes of one thread for each run.", check=check_minutes)]
-Folder = Annotated[Path, option("Folder of the runs: finished ones count, others are continued.")]
+Folder = Annotated[
+    Path, option("Folder of the runs: finished ones count, others are continued."), Role.RUN
+]
 Reference = Annotated[
     str | None,
     option("Data with held-out molecules.", metavar="NAME|FILE", show_default="the model's own"),
+    Role.FILE,
 ]
 Out = Annotated[
     Path | None,
@@ -46,6 +51,7 @@ Out = Annotated[
         check=lambda out: table_kind(out, False, False),
         show_default="stdout",
     ),
+    Role.OUTPUT,
 ]
 
 

@@ -30,6 +30,7 @@ from graphcnf.molecules.stereo_flow import (
     StereoGraphs,
 )
 from graphcnf.pretrained import load_model, locate
+from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import load_model as load_graph_model
 from graphcnf.scripts._options import option
 from graphcnf.scripts.benchmarks.runner import Folder, Minutes, Model, Out, Seed, write
@@ -42,7 +43,9 @@ ATTEMPTS, EMBEDDING_SEED = 20, 7  # for a conformer; an impossible isomer costs 
 STRAINED = 10.0  # kcal/mol over the best isomer
 BLOCK = 2000  # molecules that are drawn at once
 
-StereoWeights = Annotated[str, option("Weights of stereo.", "--marks", metavar="NAME|DIR")]
+StereoWeights = Annotated[
+    str, option("Weights of stereo.", "--marks", metavar="NAME|DIR"), Role.MODEL
+]
 
 BITS_COLUMNS: list[Column] = [
     ("Bits per element", text("method")),

@@ -35,6 +35,7 @@ from graphcnf.molecules.flow import draw_block
 from graphcnf.molecules.growth import Growth, check_grows, read_fragment
 from graphcnf.molecules.properties import conditions_of, property_table, qed, sa
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
+from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import load_model, option
 from graphcnf.scripts.benchmarks.runner import (
     HERE,
@@ -131,7 +132,9 @@ PROPERTIES: list[Column] = [
 
 def properties(
     model: Annotated[
-        str, typer.Argument(metavar="NAME|DIR", help="A model that was trained with properties.")
+        str,
+        typer.Argument(metavar="NAME|DIR", help="A model that was trained with properties."),
+        Role.MODEL,
     ],
     best_of: Annotated[int, option("Samples for each molecule; the nearest is kept.", min=1)] = 1,
     conditions: Annotated[

@@ -22,12 +22,14 @@ def families(seed: int) -> list[list]:
     from badinput.configurations import configuration_cases
     from badinput.datafiles import data_file_cases
     from badinput.folders import damage_cases, place_cases, state_cases
+    from badinput.overwriting import output_cases, pruned_cases
     from badinput.texts import escape_cases, stream_cases
 
     known: set[str] = set()
     found = []
     for family in (command_line_cases, configuration_cases, data_file_cases, damage_cases,
-                   escape_cases, stream_cases, place_cases, state_cases):  # fmt: skip
+                   escape_cases, stream_cases, place_cases, state_cases, output_cases,
+                   pruned_cases):  # fmt: skip
         cases = {c.name.encode("ascii", "backslashreplace").decode(): c for c in family(seed)}
         found.append([case for name, case in cases.items() if name not in known])
         known |= cases.keys()

@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import os
 import resource
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -15,6 +17,7 @@ from pathlib import Path
 import pytest
 from rdkit import Chem
 
+from graphcnf import pretrained
 from graphcnf.datasets.smiles_file import read_smiles
 from graphcnf.optimization.run import first_of_clusters
 
@@ -216,3 +219,55 @@ def test_a_full_disk_is_one_line(model_folder, score, surroundings, most, file):
     done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limited)
     last = done.stderr.splitlines()[-1]
     assert done.returncode == 1 and last.startswith(f"error: {file}") and "Traceback" not in last
+
+
+def test_the_model_may_be_saved_in_the_run_and_again_by_the_same_command(
+    graphcnf, model_folder, surroundings
+):
+    how = ["optimize", "--score", "qed", "--model", model_folder, *SMALL, "--workers", 0]
+    for folder, save in (("q", "q/model"), ("run", "tuned"), ("made/q", "made/q/deep/model")):
+        command = [*how, "--folder", folder, "--save", save, "--budget"]
+        code, _, err = graphcnf(*command, 24)
+        assert code == 0 and "24 of them now" in err, err
+        first = {p.name: p.read_bytes() for p in Path(save).iterdir()}
+        # The same command makes no call, and leaves the same model.
+        code, _, err = graphcnf(*command, 24)
+        assert code == 0 and "0 of them now" in err, err
+        assert {p.name: p.read_bytes() for p in Path(save).iterdir()} == first
+    # A larger budget goes on, and the model is that of the end.
+    code, _, err = graphcnf(*command, 100)
+    assert code == 0 and "76 of them now" in err, err
+    assert {p.name: p.read_bytes() for p in Path(save).iterdir()} != first
+    assert graphcnf("generate", "--model", "q", "-n", 2)[0] == 0
+    # What another command has put there since is kept, and nothing is called.
+    other = [*how, "--folder", "other", "--save", "tuned", "--budget", 24]
+    shutil.copytree(model_folder, "q/model", dirs_exist_ok=True)
+    for command in (other, [*how, "--folder", "q", "--save", "q/model", "--budget", 50]):
+        before = {p: p.read_bytes() for p in surroundings.rglob("*") if p.is_file()}
+        code, _, err = graphcnf(*command)
+        assert code == 1 and f"{command[-3]} exists: choose another --save" in err
+        assert {p: p.read_bytes() for p in surroundings.rglob("*") if p.is_file()} == before
+    code, _, err = graphcnf(*how, "--folder", "new", "--save", "new", "--budget", 24)
+    assert code == 1 and "new is the folder of the run: save to one in it, as new/model" in err
+    assert not Path("new").exists()
+
+
+def test_a_model_whose_saving_was_killed_is_saved_again(
+    graphcnf, model_folder, surroundings, monkeypatch
+):
+    command = ["optimize", "--score", "qed", "--model", model_folder, *SMALL, "--workers", 0,
+               "--folder", "q", "--save", "q/model", "--budget", 24]  # fmt: skip
+    whole = pretrained.replace_file
+
+    def killed(path, content):
+        if path.name == "config.json":
+            raise OSError(28, "No space left on device", str(path))
+        whole(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrained, "replace_file", killed)
+        assert graphcnf(*command)[0] == 1
+    assert os.listdir("q/model") and not Path("q/model/config.json").exists()
+    code, _, err = graphcnf(*command)
+    assert code == 0 and "0 of them now" in err, err
+    assert Path("q/model/config.json").exists()

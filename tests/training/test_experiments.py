@@ -3,6 +3,7 @@
 import csv
 import os
 import re
+import shutil
 
 import pytest
 from small_molecules import small_model
@@ -168,13 +169,72 @@ def test_train_and_resume(preset, tmp_path, graphcnf):
 
     code, _, err = graphcnf("train", "--out", out, "--resume", "--steps", 20)
     assert code == 0 and "from step 10" in err and "finished: 20 steps" in err
-    assert "are ignored" not in err
     steps = [r["step"] for r in csv.DictReader((out / "metrics.csv").open())]
     assert steps == ["5", "10", "10", "15", "20", "20"]
 
     preset.write_text(preset.read_text().replace("log_every = 5", "log_every = 2"))
     code, _, err = graphcnf("train", preset, "--out", out, "--resume")
-    assert code == 0 and f"minutes, log_every of {preset} are ignored" in err
+    assert code == 1 and "log_every was 5, and is 2 now" in err.splitlines()[-1]
+
+
+def test_a_resumed_run_has_the_data_and_settings_of_its_start(tmp_path, graphcnf, cache_folder):
+    """Whatever name the file has by now, and whether it is read or found in the cache."""
+    graphs = [f"{'C' * k}{end}" for k in range(1, 9) for end in "CNOFS"]
+    data, out, preset = tmp_path / "mine.smi", tmp_path / "run", tmp_path / "mine.toml"
+    data.write_text("\n".join(graphs))
+    preset.write_text(
+        "[model]\nwidth = 16\nlayers = 1\nheads = 2\ntable_rows = 64\n[data]\n"
+        f'name = "smiles_file"\npath = "{data}"\n[training]\nsteps = 2\nbatch_size = 8\n'
+        'eval_batches = 1\nfinal_eval_batches = 1\naccelerator = "cpu"\n'
+    )
+    code, _, err = graphcnf("train", preset, "--out", out)
+    assert code == 0, err
+    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    resume = ["train", "--resume", "--out", out, "--steps", 3]
+    other, elements = tmp_path / "other.smi", tmp_path / "elements.smi"
+    other.write_text("\n".join(graphs).replace("CCCO", "CCOC"))
+    elements.write_text("\n".join(graphs).replace("S", "P"))
+    for words, told in (
+        (["--set", f"data.path={other}"], "SHA-256 of the data was"),
+        (["--set", f"data.path={elements}"], "SHA-256 of the data was"),
+        (["--set", "model.width=32"], "model.width was 16, and is 32 now"),
+        (["--set", "data.aromatic=true"], "data.aromatic was not set, and is true now"),
+        (
+            ["--set", "model.layers=2", "--seed", 4],
+            "model.layers was 1, and is 2 now; seed was 0, and is 4 now: ",
+        ),
+        (["--set", "batch_size=4"], "batch_size was 8, and is 4 now"),
+    ):
+        code, _, err = graphcnf(*resume, *words)
+        line = err.splitlines()[-1]
+        assert code == 1 and line.startswith(f"error: {out} holds a run") and told in line, err
+    preset.write_text(preset.read_text().replace("width = 16", "width = 24"))
+    code, _, err = graphcnf("train", preset, *resume[1:])
+    assert code == 1 and "model.width was 16, and is 24 now" in err.splitlines()[-1]
+    (out / "config.toml").write_bytes(before[out / "config.toml"].replace(b"= 16", b"= 40"))
+    code, _, err = graphcnf(*resume)
+    assert code == 1 and "model.width was 16, and is 40 now" in err.splitlines()[-1]
+    (out / "config.toml").write_bytes(before[out / "config.toml"])
+    assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
+    for path in cache_folder.rglob("*"):
+        path.unlink() if path.is_file() else None
+    moved = data.rename(tmp_path / "renamed.smi")
+    for words in (resume, [*resume[:-1], 4]):
+        code, _, err = graphcnf(*words, "--set", f"data.path={moved}", "--threads", 1,
+                                "--set", "data.workers=1", "--set", "eval_minutes=1")  # fmt: skip
+        assert code == 0 and "finished" in err, err
+
+
+def test_a_model_whose_checkpoint_was_pruned_is_kept(preset, tmp_path, graphcnf):
+    out = tmp_path / "run"
+    assert graphcnf("train", preset, "--out", out, "--steps", 2)[0] == 0
+    (out / "metrics.csv").unlink()
+    shutil.rmtree(out / "checkpoints")
+    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    for resume in ([], ["--resume"]):
+        code, _, err = graphcnf("train", preset, "--out", out, "--steps", 4, *resume)
+        assert code == 1 and f"{out} holds a run: put back" in err.splitlines()[-1]
+    assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
 
 
 def test_a_first_start_that_is_stopped_while_it_loads_is_resumed(

@@ -148,7 +148,7 @@ def test_killed_run_resumes_to_the_same_end(tiny, tmp_path):
     assert len(keys) == len(set(keys))
 
 
-def test_one_process_at_a_time_goes_on_with_the_present_settings(tiny, tmp_path):
+def test_one_process_at_a_time_goes_on_with_the_present_budget(tiny, tmp_path):
     run = tmp_path / "run"
     fit(tiny.make_experiment(), SETTINGS, run)
     metrics = (run / "metrics.csv").read_bytes()
@@ -159,10 +159,7 @@ def test_one_process_at_a_time_goes_on_with_the_present_settings(tiny, tmp_path)
     ):
         fit(tiny.make_experiment(), longer, run, resume=True)
     assert (run / "metrics.csv").read_bytes() == metrics
-    decayed = replace(longer, weight_decay=0.5)
-    assert fit(tiny.make_experiment(), decayed, run, resume=True).step == 70
-    (state,) = last(run)["optimizers"]
-    assert max(group["weight_decay"] for group in state["param_groups"]) == 0.5
+    assert fit(tiny.make_experiment(), longer, run, resume=True).step == 70
 
 
 def last_step(checkpoint: Path) -> int:
@@ -253,11 +250,9 @@ def test_another_models_checkpoint_is_refused(tiny, tmp_path):
     experiment = tiny.make_experiment()
     experiment.model.table = torch.nn.Linear(30, 31)
     before = (tmp_path / "config.toml").read_bytes()
-    with pytest.raises(UserError, match="belongs to another model"):
-        fit(experiment, SETTINGS, tmp_path, resume=True, config={"model": {"width": 31}})
-    other = replace(SETTINGS, optimizer="muon")
-    with pytest.raises(UserError, match="with another optimizer"):
-        fit(tiny.make_experiment(), other, tmp_path, resume=True)
+    shape = r"belongs to another model: the shape of table.weight was \[30, 30\], and is \[31, 30\]"
+    with pytest.raises(UserError, match=shape):
+        fit(experiment, SETTINGS, tmp_path, resume=True)
     # What was refused has left no trace that a later resume would stumble over.
     assert (tmp_path / "config.toml").read_bytes() == before
 
@@ -363,3 +358,69 @@ def test_a_run_killed_before_its_first_checkpoint_begins_once(tiny, tmp_path):
             fit(experiment, settings, tmp_path)
     fit(tiny.make_experiment(), settings, tmp_path, resume=True)
     assert [row["step"] for row in rows(tmp_path, "eval")][:2] == ["0", "5"]
+
+
+def test_a_run_goes_on_with_its_own_settings_only(tiny, tmp_path):
+    """All but the budget, the machine and the intervals of evaluations and checkpoints."""
+    fit(tiny.make_experiment(), SETTINGS, tmp_path)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    for name, value in {
+        "batch_size": 9, "bf16": True, "clock": "cpu", "optimizer": "muon", "learning_rate": 0.5,
+        "weight_decay": 0.5, "warmup_steps": 77, "decay_fraction": 0.1, "beta_start": 2.0,
+        "beta_halflife": 3.0, "gradient_clip": 7.0, "ema_horizon": 5.0, "log_every": 7,
+        "eval_batches": 3, "final_eval_batches": 4, "keep_best": True, "tolerance": 0.5,
+        "snapshots": True, "max_bad_steps": 5, "seed": 7,
+    }.items():  # fmt: skip
+        old = json.dumps(getattr(SETTINGS, name))
+        with pytest.raises(UserError, match=f"{name} was {old}, and is {json.dumps(value)} now"):
+            fit(tiny.make_experiment(), replace(SETTINGS, **{name: value}), tmp_path, resume=True)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+    free = {"minutes": 9.0, "steps": 61, "threads": 1, "accelerator": "auto", "eval_minutes": 1.0,
+            "eval_steps": 9, "checkpoint_minutes": 7.0}  # fmt: skip
+    assert fit(tiny.make_experiment(), replace(SETTINGS, **free), tmp_path, resume=True).step == 61
+
+
+def test_a_run_goes_on_with_its_own_data_only(tiny, tmp_path):
+    """Named by the experiment, or those of its first batches."""
+    named = replace(tiny.make_experiment(), data={"x": torch.arange(9), "name": ["a", 1.5]})
+    fit(named, SETTINGS, tmp_path / "named")
+    more = replace(SETTINGS, steps=61)
+    for data in ({"x": torch.arange(9) + 1, "name": ["a", 1.5]}, {"x": torch.arange(9)}, None,
+                 {"x": torch.arange(9).float(), "name": ["a", 1.5]},
+                 {"x": torch.arange(9), "name": ["a", 1.25]}):  # fmt: skip
+        with pytest.raises(
+            UserError, match='of the data was "[0-9a-f]{32}", and is "[0-9a-f]{32}" now'
+        ):
+            fit(replace(named, data=data), more, tmp_path / "named", resume=True)
+    assert fit(named, more, tmp_path / "named", resume=True).step == 61
+
+    fit(tiny.make_experiment(), SETTINGS, tmp_path / "unnamed")
+    for changed in ("train_batches", "eval_batches"):
+        given = getattr(tiny.make_experiment(), changed)
+
+        def others(*arguments, given=given):
+            return ((batch + 1) % tiny.CATEGORIES for batch in given(*arguments))
+
+        experiment = replace(tiny.make_experiment(), **{changed: others})
+        with pytest.raises(UserError, match="other settings or data: SHA-256 of the data was"):
+            fit(experiment, more, tmp_path / "unnamed", resume=True)
+    assert fit(tiny.make_experiment(), more, tmp_path / "unnamed", resume=True).step == 61
+
+
+@pytest.mark.parametrize("left", ["model", "snapshots", "metrics.csv", "checkpoints/last.ckpt"])
+def test_a_pruned_run_is_not_begun_anew(tiny, tmp_path, left):
+    experiment = tiny.make_experiment()
+    experiment.model.config, experiment.model.metadata = {"delay": 0.0}, {}
+    fit(experiment, replace(SETTINGS, steps=3, snapshots=True), tmp_path)
+    for path in sorted(tmp_path.rglob("*"), reverse=True):
+        name = str(path.relative_to(tmp_path))
+        if path.is_file() and not name.startswith(left) and name not in ("run.json", "config.toml"):
+            path.unlink()
+    for path in sorted(tmp_path.rglob("*"), reverse=True):
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    assert len(before) >= 3
+    with pytest.raises(UserError, match="holds a run: "):
+        fit(tiny.make_experiment(), SETTINGS, tmp_path)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before

@@ -119,7 +119,7 @@ def _parameters(callback: Callable) -> tuple[list[Option], bool]:
     for name, hint in get_type_hints(callback, include_extras=True).items():
         if name == "return" or hint is typer.Context:
             continue
-        plain, info = get_args(hint)
+        plain, info, *_ = get_args(hint)
         kinds = [k for k in (get_args(plain) or [plain]) if k is not type(None)]
         kind = kinds[0]
         if isinstance(info, ArgumentInfo):

@@ -361,7 +361,7 @@ WEIGHTS: dict[str, Change] = {
 }
 CHECKPOINTS: dict[str, Change] = {
     **{f"without {key}": lambda s, k=key: s.pop(k) for key in (
-        "model", "optimizers", "average", "random", "sums", "at", "metrics", "best")},
+        "model", "optimizers", "average", "random", "sums", "at", "metrics", "best", "run")},
     "averages empty": _put("average", {}),
     "without updates": lambda s: s["average"].pop("n_averaged"),
     "place": _put("at", [1]),
@@ -373,6 +373,9 @@ CHECKPOINTS: dict[str, Change] = {
     "metrics text": _put("metrics", {"loss": "x"}),
     "sums": _put("sums", {"a": 3}),
     "sums text": _put("sums", "x"),
+    "run": _put("run", [1]),
+    "run without settings": _put("run", {}),
+    "run of text": _put("run", {"training": "x", "content": "x"}),
     "random": _put("random", {"cpu": 3, "cuda": None}),
     "optimizers": _put("optimizers", [{}]),
     "optimizer of no steps": lambda s: _moments(s, "step", -5.0),

@@ -1,0 +1,204 @@
+"""Files that a command reads and writes; no output replaces what the command reads.
+
+Each option and argument that names files has a `Role` in its `Annotated` type. `guard` checks all
+commands of an app by it, before they begin.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from enum import Enum
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+import typer
+from typer.models import ArgumentInfo, CommandInfo, ParameterInfo
+
+from graphcnf.compute.files import RUN_MARK, WEIGHTS, expand_user
+from graphcnf.errors import UserError
+from graphcnf.sampling.formats import KINDS
+
+RUN_DEPTH = 2
+"""Folders between a run and the models in it, such as `snapshots/00000100`, at most."""
+
+CURVES = ("curves.svg", "curves.png")
+"""Files that `plot` writes into the run that it reads."""
+
+DATA = (*(f".{kind}" for kind in KINDS), ".png")
+"""Endings of the files that a folder of data consists of, among those that commands write."""
+
+
+class Role(Enum):
+    """What a command does with the files that an option or argument names.
+
+    Attributes:
+        FILE: Reads a file, also in FILE:VALUE or FILE.py:FUNCTION; other values name none.
+        FILES: Reads a file, or the files of data that lie in a folder.
+        MODEL: Reads a model or run, or shipped weights with this name.
+        OUTPUT: Writes a file or folder.
+        PLOT: Writes a file, which may be one of `CURVES` of the run that it reads.
+        RUN: Writes a run, and continues it if it is there.
+    """
+
+    FILE = "file"
+    FILES = "files"
+    MODEL = "model"
+    OUTPUT = "output"
+    PLOT = "plot"
+    RUN = "run"
+
+
+def guard(app: typer.Typer) -> None:
+    """Let all commands of an app check their files before they begin.
+
+    Raises:
+        TypeError: A parameter of type `Path` has no `Role`.
+    """
+    for command in commands(app):
+        assert command.callback is not None
+        command.callback = _guarded(command.callback)
+
+
+def commands(app: typer.Typer) -> Iterator[CommandInfo]:
+    """Yield the commands of an app and of its groups."""
+    yield from app.registered_commands
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            yield from commands(group.typer_instance)
+
+
+def roles_of(command: Callable[..., None]) -> dict[str, tuple[str, Role | None]]:
+    """Return how each parameter of a command is written, and its role.
+
+    Returns:
+        `{parameter: (name, role)}` such as `{"out": ("--out", Role.OUTPUT)}`; the name of an
+        argument is its metavar.
+
+    Raises:
+        TypeError: A parameter of type `Path` has no role.
+    """
+    found: dict[str, tuple[str, Role | None]] = {}
+    for parameter, hint in get_type_hints(command, include_extras=True).items():
+        kind, *others = get_args(hint) if get_origin(hint) is Annotated else [hint]
+        role = next((one for one in others if isinstance(one, Role)), None)
+        if role is None and "Path" in str(kind):
+            raise TypeError(f"{parameter} of {command.__name__} needs a Role: it names a file")
+        info = next((one for one in others if isinstance(one, ParameterInfo)), ParameterInfo())
+        # In an `Annotated` type, the first name of an option is stored as its default.
+        names = [str(name) for name in (info.default, *(info.param_decls or ()))]
+        names = [name for name in names if name.startswith("--")]
+        if isinstance(info, ArgumentInfo):
+            names = [str(info.metavar or parameter.upper())]
+        found[parameter] = (*names, f"--{parameter.replace('_', '-')}")[0], role
+    return found
+
+
+def _guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command that checks its files before it begins."""
+    roles = roles_of(command)
+
+    @wraps(command)
+    def run(*arguments: Any, **values: Any) -> None:
+        named: dict[Role, list[tuple[str, Path]]] = {role: [] for role in Role}
+        for parameter, (name, role) in roles.items():
+            if role is not None:
+                named[role] += [(name, path) for path in paths_of(values.get(parameter), role)]
+        paths = {role: [path for _, path in found] for role, found in named.items()}
+        data = [*filter(os.path.isfile, paths[Role.FILE]), *paths[Role.FILES]]
+        models, runs = paths[Role.MODEL], paths[Role.RUN]
+        check_outputs([*named[Role.RUN], *named[Role.OUTPUT]], data, models, runs)
+        drawn = [(name, path) for name, path in named[Role.PLOT] if not _is_curve(path, models)]
+        check_outputs(drawn, data, models)
+        command(*arguments, **values)
+
+    return run
+
+
+def check_outputs(
+    written: Iterable[tuple[str, Path]],
+    data: Iterable[Path] = (),
+    models: Iterable[Path] = (),
+    runs: Iterable[Path] = (),
+) -> None:
+    """Check that no output is an input, or lies in a model or run that is read.
+
+    Files are compared by their inodes: links, relative paths and hard links lead to the same file.
+
+    Args:
+        written: Options, and the files or folders that they name.
+        data: Files and folders of data that are read.
+        models: Folders of models and runs that are read, or names of shipped weights.
+        runs: Folders of runs that the command writes; the other outputs may lie in them.
+
+    Raises:
+        typer.BadParameter: An output is an input, or lies where it must not.
+    """
+    own, read = set(map(_identity, runs)), set(map(_identity, data))
+    folders = [folder for path in models for folder in _folders_of(path, own)]
+    for option, out in written:
+        identity, place = _identity(out), Path(os.path.realpath(out))
+        above = [_identity(parent) for parent in place.parents]
+        reason = None
+        if identity in read:
+            reason = f"{out} is an input file: write to another one"
+        elif above and above[0] in read and place.name.lower().endswith(DATA):
+            reason = f"{out} lies in {place.parent}, whose files are read: write to another folder"
+        for folder in folders:
+            if _identity(folder) in (identity, *above) or identity in _linked(out, folder):
+                reason = f"{out} lies in {folder}, a model or run that is read: write elsewhere"
+        if reason is not None:
+            raise typer.BadParameter(reason, param_hint=f"'{option}'")
+
+
+def paths_of(value: Any, role: Role) -> list[Path]:
+    """Return the paths that a parameter's value may name: with ~ as it is, and expanded."""
+    if value is None:
+        return []
+    value = getattr(value, "path", value)  # of a filter that has been read
+    texts = [str(one) for one in (value if isinstance(value, list) else [value])]
+    if role is Role.FILE:
+        texts += [text.rpartition(":")[0] for text in texts]
+    found = [Path(text) for text in texts if text and "\0" not in text]
+    for path in found[:]:
+        with suppress(UserError):
+            found.append(expand_user(path))
+    return list(dict.fromkeys(found))
+
+
+def _identity(path: Path) -> Any:
+    """Return what is equal for all names of a file or folder: its inode, else its real path."""
+    with suppress(OSError):
+        found = path.stat()
+        return found.st_dev, found.st_ino
+    return os.path.realpath(path)
+
+
+def _folders_of(model: Path, own: set) -> list[Path]:
+    """Return the folders in which nothing is written while a model or run is read.
+
+    These are the shipped weights and the whole run that a model lies in, or the model alone if the
+    `_identity` of that run is in `own`.
+    """
+    folder = Path(os.path.realpath(model))
+    marks = (RUN_MARK, "config.json", "model/config.json")
+    if not any(os.path.isfile(folder / name) for name in marks):
+        return [WEIGHTS]
+    runs = [one for one in (folder, *folder.parents[:RUN_DEPTH]) if os.path.isfile(one / RUN_MARK)]
+    return [WEIGHTS, next((run for run in runs if _identity(run) not in own), folder)]
+
+
+def _linked(out: Path, folder: Path) -> set:
+    """Return the `_identity` of all files in a folder if the output has more names than one."""
+    with suppress(OSError):
+        if out.is_file() and out.stat().st_nlink > 1:
+            return set(map(_identity, folder.rglob("*")))
+    return set()
+
+
+def _is_curve(out: Path, runs: Iterable[Path]) -> bool:
+    """Return whether an output is one of the `CURVES` directly in one of the runs."""
+    folder = Path(os.path.realpath(out)).parent
+    return out.name in CURVES and _identity(folder) in map(_identity, runs)
