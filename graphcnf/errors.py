@@ -50,6 +50,19 @@ def printable(text: str) -> str:
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
+LONGEST = 300
+"""Characters of an exception's message that are shown."""
+
+
+def described(error: BaseException) -> str:
+    """Return class and message of an exception in one line, also if it cannot be turned to text."""
+    try:
+        message = " ".join(str(error).split())[:LONGEST]
+    except BaseException:  # of the exception's own `__str__`
+        message = "its message cannot be shown"
+    return ": ".join(filter(None, [type(error).__name__, message]))
+
+
 def csv_cell(value: Any) -> Any:
     """Return a value for a CSV cell; an apostrophe keeps spreadsheets from running a formula."""
     if not isinstance(value, str) or not value.startswith(("=", "+", "-", "@", "\t", "\r")):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
+from graphcnf.compute.cpu import memory
 from graphcnf.errors import UserError
 
 LARGEST_SEED = 2**63 - 1
@@ -36,6 +37,9 @@ LARGEST_MINUTES = 5_256_000
 
 LARGEST_ORDERS = 1024
 """Largest number of numberings of a graph whose probabilities are summed."""
+
+PARAMETER_BYTES = 24
+"""Bytes of a parameter in training: weight, gradient, two moments, average, best average."""
 
 
 LARGEST_SIZE = 100_000
@@ -140,3 +144,9 @@ def limited_parameters(most: int, reason: str) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+def trainable_here() -> AbstractContextManager[None]:
+    """Return the context `limited_parameters` of a model that is to be trained in this memory."""
+    reason = f"training takes {PARAMETER_BYTES} bytes of memory for each; make it smaller"
+    return limited_parameters(memory() // PARAMETER_BYTES, reason)

@@ -28,6 +28,7 @@ from graphcnf.compute.files import (
     read_json,
     replace_file,
 )
+from graphcnf.compute.torch_state import own_modes
 from graphcnf.errors import UserError
 from graphcnf.limits import (
     LARGEST_COUNT,
@@ -115,6 +116,7 @@ def locate(name_or_folder: str | Path, *, shipped: bool = False) -> Path:
     )
 
 
+@own_modes()
 def load_model(cls: type[Model], folder: Path, device="cpu") -> Model:
     """Rebuild a model of class `cls` from its folder, in evaluation mode.
 

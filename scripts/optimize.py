@@ -11,6 +11,7 @@ import typer
 from graphcnf.arguments import assigned, check
 from graphcnf.compute.files import expand_user
 from graphcnf.compute.parallel import open_workers
+from graphcnf.compute.signals import termination_raises
 from graphcnf.errors import UserError, say
 from graphcnf.sampling.formats import WRITERS, columns_of, conversion, header, plain_kind
 from graphcnf.scripts import _options as options
@@ -167,7 +168,7 @@ def optimize(
     seconds, began = TIMEOUT if timeout is None else timeout, time.perf_counter()
     if restart:
         run.forget_search(folder)
-    with open_workers(cluster, workers) as engine:
+    with termination_raises(), open_workers(cluster, workers) as engine:
         calls = dict(
             folder=folder,
             workers=engine,

@@ -16,6 +16,7 @@ from graphcnf.scripts._files import Role, check_outputs, paths_of
 from graphcnf.scripts._options import option
 from graphcnf.training.settings import (
     FREE,
+    RUN,
     apply_overrides,
     by_torchrun,
     is_main,
@@ -99,8 +100,6 @@ def train(
         say("loading data and libraries ...")
     from graphcnf.training.experiments import fit_config
 
-    # Lightning starts further processes with this command line; they must find the same folder.
-    os.environ["GRAPHCNF_RUN"] = str(out)
     result = fit_config(config, out, resume=resume, source=source)
     if is_main() and result.finished:
         value = result.metrics.get(result.headline)
@@ -118,8 +117,8 @@ def train(
 
 def _run_directory(preset: str | None, out: Path | None, resume: bool) -> Path:
     """Return the folder of the run, by default a new one in `runs`, named after the preset."""
-    if "GRAPHCNF_RUN" in os.environ and os.environ.get("LOCAL_RANK", "0") != "0":
-        return Path(os.environ["GRAPHCNF_RUN"])
+    if RUN in os.environ and not is_main():
+        return Path(os.environ[RUN])
     if out is not None:
         return out
     if by_torchrun():

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 from graphcnf.compute.cpu import cpu_quota, environment
 from graphcnf.compute.files import read_json
 from graphcnf.compute.progress import progress_bar
-from graphcnf.errors import UserError, require, say
+from graphcnf.errors import UserError, described, require, say
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -374,7 +374,7 @@ def _answer(function: bytes, chunk: bytes) -> tuple[bool, bytes]:
             data = pickle.dumps(error)
             pickle.loads(data)  # some exceptions can be pickled but not unpickled
         except Exception:
-            data = pickle.dumps(RuntimeError(f"{type(error).__name__}: {error}"))
+            data = pickle.dumps(RuntimeError(described(error)))
         return False, data
 
 

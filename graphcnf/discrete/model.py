@@ -19,6 +19,7 @@ from torch import nn
 from graphcnf.arguments import check
 from graphcnf.categorical import Rows
 from graphcnf.compute.files import inside, read_json
+from graphcnf.compute.torch_state import learning
 from graphcnf.discrete.codec import Codec, Reasons, SequenceCodec, from_json, to_json
 from graphcnf.discrete.graphs import GraphCodec
 from graphcnf.discrete.tables import TableCodec
@@ -34,6 +35,7 @@ from graphcnf.limits import (
     check_temperature,
     is_number,
     plain,
+    trainable_here,
 )
 from graphcnf.pretrained import locate
 from graphcnf.training.settings import Experiment, TrainingSettings, exit_unless_main
@@ -152,6 +154,7 @@ class CategoricalModel(nn.Module):
         return cls._build(x, seed, 0.0, network, bins=bins, **labels)[0]
 
     @_Fit
+    @learning()
     def fit(
         self,
         x,
@@ -198,7 +201,7 @@ class CategoricalModel(nn.Module):
         model, data = type(self)._build(x, seed, held_out, network or {}, **of_codec)
         if not isinstance(out, str | Path | None):
             raise UserError(f"out must be the path of a folder, got {out!r}")
-        settings = _settings(model.codec, seed, minutes, steps or None, held_out > 0, options)
+        settings = _settings(model.codec, seed, minutes, steps, held_out > 0, options)
         try:
             from graphcnf.training.loop import fit
         except ImportError as error:
@@ -220,6 +223,7 @@ class CategoricalModel(nn.Module):
         return self._learned(model.codec, flow, result.history)
 
     @classmethod
+    @learning()
     def _build(cls, x, seed, held_out, network, **of_codec) -> tuple[CategoricalModel, Any]:
         """Return an untrained model for data, and the encoded data."""
         check_seed(seed)
@@ -228,7 +232,7 @@ class CategoricalModel(nn.Module):
         network = {name: plain(value) for name, value in network.items()}
         check("network", network, *codec.arguments, fixed=codec.fixed)
         try:
-            with torch.random.fork_rng([]):
+            with torch.random.fork_rng([]), trainable_here():
                 torch.manual_seed(int(seed))
                 flow = codec.build(data, split(codec.sizes(data), seed, held_out)[0], **network)
         except (TypeError, ValueError) as error:
@@ -454,12 +458,13 @@ class CategoricalModel(nn.Module):
 def _settings(codec: Codec, seed, minutes, steps, keep_best, given: dict) -> TrainingSettings:
     """Return the training settings; with a budget in steps, the only evaluation is at the end."""
     table: dict[str, Any] = {**codec.settings, "seed": seed, "log_every": 100}
+    if minutes is not None:
+        check_minutes(minutes)
     if steps is not None:
         table |= {"steps": steps, "eval_minutes": 0.0}
     elif minutes is None:
         raise UserError("fit needs minutes or steps: both are None")
     else:
-        check_minutes(minutes)
         table |= {
             "minutes": minutes,
             "eval_minutes": minutes / EVALUATIONS,

@@ -10,7 +10,7 @@ import pandas as pd
 from pandas.api import types
 
 from graphcnf.errors import UserError
-from graphcnf.limits import check_integer
+from graphcnf.limits import LARGEST_SIZE, check_integer
 
 MAX_DISTINCT = 20
 """A column with at most this many distinct numbers is categorical, unless each is rare."""
@@ -64,7 +64,7 @@ class Bins:
         Raises:
             UserError: if a number is infinite, or a whole number beyond `LARGEST`.
         """
-        check_integer("bins", count, 1)
+        check_integer("bins", count, 1, LARGEST_SIZE)
         unit = _unit(series)
         x = as_numbers(series, unit)
         if np.isinf(x).any():

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import wraps
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from graphcnf.compute.torch_state import default_type
 from graphcnf.errors import UserError
 
 HALF = (torch.bfloat16, torch.float16)
@@ -36,14 +37,16 @@ def zero_init(layer: Layer) -> Layer:
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Put a model into evaluation mode, and restore the mode of every submodule at the end.
 
-    A model with weights in half precision runs under autocast to their type.
+    A model with weights in half precision runs under autocast to their type. torch's default type
+    is that of the weights, float32 for half precision.
     """
     training = [part for part in model.modules() if part.training]
-    own: Tensor = next(model.parameters(), torch.empty(0))
+    own = next(model.parameters(), torch.empty(0, dtype=torch.float32))
     half = own.dtype in HALF
     model.eval()
     try:
-        with torch.autocast(own.device.type, own.dtype) if half else nullcontext():
+        autocast: Any = torch.autocast(own.device.type, own.dtype) if half else nullcontext()
+        with autocast, default_type(torch.float32 if half else own.dtype):
             yield
     finally:
         for part in training:
@@ -59,7 +62,7 @@ def evaluates(*names: str) -> Callable[[Model], Model]:
     def evaluated(method: Callable) -> Callable:
         @wraps(method)
         def call(self, *args, **options):
-            own = next(self.parameters(), torch.empty(0)).dtype
+            own = next((p.dtype for p in self.parameters()), torch.float32)
             if method.__name__ == "encode" and own in HALF:
                 raise UserError(
                     f"latents in {own} would not decode to what was encoded: use model.float()"

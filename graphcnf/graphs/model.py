@@ -367,14 +367,33 @@ class GraphCNF(Pretrained):
 
     @torch.no_grad()
     def decode(self, latents: Latents, mask: Tensor, **options) -> GraphBatch:
-        """Decode base latents to graphs with real nodes `mask` (B, N); ValueError if too large.
+        """Decode base latents to graphs with real nodes `mask` (B, N), boolean.
 
-        Options: `temperature` (1.0), `generator`.
+        Options: `temperature` (1.0), `generator`. Raises ValueError if a graph is too large for the
+        model, UserError if the latents are not those of such a mask.
         """
+        if not (isinstance(mask, Tensor) and mask.dim() == 2 and mask.dtype == torch.bool):
+            raise UserError(f"mask must be a boolean tensor (B, N), got {_shape(mask)}")
         if mask[:, self.max_nodes :].any():
             largest = int(mask.sum(1).max())
             raise ValueError(f"a graph of {largest} nodes; this model knows up to {self.max_nodes}")
-        return self.steps.decode(latents, mask[:, : self.max_nodes], **options)  # as in `encode`
+        mask = mask[:, : self.max_nodes]  # as in `encode`
+        self._check_latents(latents, mask)
+        return self.steps.decode(latents, mask, **options)
+
+    def _check_latents(self, latents: Any, mask: Tensor) -> None:
+        """Raise `UserError` unless latents have the names and shapes of those of a mask (B, N)."""
+        # A generator of its own, so that the state of torch's is left as it is.
+        likely = self.steps.base_sample(mask, torch.Generator(mask.device))
+        if not isinstance(latents, Mapping) or set(latents) != set(likely):
+            given = list(latents) if isinstance(latents, Mapping) else _shape(latents)
+            raise UserError(f"latents must be a dict with {list(likely)}, got {given}")
+        for name, value in latents.items():
+            own, wanted = _shape(value), _shape(likely[name])
+            if own != wanted:
+                raise UserError(
+                    f"latents[{name!r}] must be {wanted}, as the mask is {_shape(mask)}, got {own}"
+                )
 
     def size_probabilities(
         self, sizes: tuple[int, int] | None = None, conditions: Tensor | None = None
@@ -516,3 +535,11 @@ class GraphCNF(Pretrained):
             raise UserError(f"{folder}/training_hashes.safetensors must hold rising uint64 numbers")
         model.training_hashes = hashes
         return model
+
+
+def _shape(value: Any) -> str:
+    """Return the words for a value in a message: kind and shape of a tensor, or the class."""
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}"
+    kind = "real" if value.is_floating_point() else str(value.dtype).removeprefix("torch.")
+    return f"a {kind} tensor {tuple(value.shape)}"

@@ -24,7 +24,7 @@ from graphcnf.errors import UserError
 from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.limits import PARTICLES, check_integer, check_seed, check_temperature
 from graphcnf.molecules import codec, growth
-from graphcnf.molecules.filters import NO_FILTERS, Filters, passing_text
+from graphcnf.molecules.filters import NO_FILTERS, Filters, Reminder, passing_text
 from graphcnf.molecules.properties import similarity_to
 from graphcnf.molecules.standardize import protonation_hash
 from graphcnf.molecules.stereo import MarkedPart, dropped_marks, heavy_atoms
@@ -308,6 +308,7 @@ class NearAnalogs:
         check_temperature(temperature)
         check_seed(seed)
         check_integer("particles", particles, 1, PROPOSALS)
+        filters.check_sizes(origin.mol.GetNumAtoms())
         self.flow, self.origin, self.particles = flow, origin, particles
         self.seed, self.marked = seed, origin.marked
         self.filters, self.outcomes = filters, Counter[str]()
@@ -346,7 +347,7 @@ class NearAnalogs:
         """Yield distinct analogues; raise `UserError` once no new ones are found."""
         waiting: list[tuple[float, growth.Result]] = []
         seen: set[int] = set()
-        idle = 0
+        idle, remind = 0, Reminder(self.filters)
         patience = PATIENCE * (growth.PATIENCE_FACTOR if self.filters else 1)
         while idle < patience:
             with one_thread(self.flow.model.device), codec.quiet():
@@ -358,6 +359,7 @@ class NearAnalogs:
                 waiting.append((rank, growth.Result(state.smiles, graph, nats)))
             waiting.sort(key=lambda one: -one[0])
             idle = 0 if found else idle + 1
+            remind(idle == 0, self.outcomes)
             # Yield one of `particles` molecules found, or all waiting ones if none was found.
             count = -(-len(found) // self.particles) if found else len(waiting)
             taken, waiting = waiting[:count], waiting[count:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -12,13 +13,16 @@ from rdkit import Chem
 from rdkit.Chem.FilterCatalog import FilterCatalog, FilterCatalogParams
 from rdkit.DataStructs import BulkTanimotoSimilarity
 
-from graphcnf.errors import UserError, suggest
+from graphcnf.errors import UserError, counted, say, suggest
 from graphcnf.limits import is_number
 from graphcnf.molecules.codec import MoleculeNotRepresentable, parse, parse_smarts, quiet
-from graphcnf.molecules.properties import ECFP4, Requirement, check_possible
+from graphcnf.molecules.properties import ECFP4, RANGES, Requirement, check_possible
 
 ALERTS = ("pains", "brenk", "nih", "chembl")
 """RDKit's catalogues of structural alerts (`FilterCatalogParams.FilterCatalogs`)."""
+
+REMINDER = 10.0
+"""Seconds without a new molecule after which a line says how many pass the filters."""
 
 Neighbours = tuple[Sequence[str], float]
 """SMILES, and a bound on the Tanimoto similarity (ECFP4) to the nearest of these molecules."""
@@ -95,6 +99,11 @@ class Filters:
             found[f"no {name} alert"] = _without_alerts(name)
         return found
 
+    def check_sizes(self, largest: int) -> None:
+        """Raise `UserError` if no molecule of up to `largest` heavy atoms can pass."""
+        requirements = [Requirement.parse(text) for text in self.require]
+        check_possible(requirements, {**RANGES, "atoms": (1, largest)})
+
     @property
     def identity(self) -> dict[str, str]:
         """JSON values that determine the filters.
@@ -144,6 +153,30 @@ def passing_text(names: Iterable[str], outcomes: Mapping[str, int]) -> str:
     each = [f"{name} {share:.1%}" for name, share in passing_shares(names, outcomes).items()]
     share = outcomes.get("", 0) / max(sum(outcomes.values()), 1)
     return f"{share:.1%} pass the filters ({', '.join(each)})" if each else ""
+
+
+class Reminder:
+    """Lines on stderr, every `REMINDER` seconds, while a search finds no new molecule."""
+
+    def __init__(self, filters: Filters):
+        self.filters, self._since = filters, time.monotonic()
+
+    def __call__(self, found: bool, outcomes: Mapping[str, int]) -> None:
+        """Take note of what the search has done since the last call.
+
+        Args:
+            found: True if there was a new molecule.
+            outcomes: Numbers of valid molecules so far by `Filters.refusal`.
+        """
+        now = time.monotonic()
+        if not found and now - self._since < REMINDER:
+            return
+        if not found:
+            valid = counted(sum(outcomes.values()), "valid molecule")
+            passed = passing_text(self.filters.checks, outcomes)
+            passed = f"{valid} so far, of which {passed}" if passed else f"{valid} so far"
+            say(f"note: no new molecule in the last {now - self._since:.0f} s; {passed}")
+        self._since = now
 
 
 def _contains(text: str, wanted: bool) -> Check:

@@ -19,6 +19,7 @@ from rdkit import Chem
 
 import graphcnf.baselines  # noqa: F401  (its graph models can be loaded by name)
 from graphcnf.compute.parallel import Workers, chunked, parallel_map
+from graphcnf.compute.torch_state import default_type
 from graphcnf.errors import UserError, counted
 from graphcnf.flows.modules import evaluation_mode
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
@@ -27,7 +28,7 @@ from graphcnf.limits import MOST_CANDIDATES, check_integer, check_range
 from graphcnf.molecules import codec
 from graphcnf.molecules.analogs import NearAnalogs, analogs_of
 from graphcnf.molecules.drawing import draw_svg
-from graphcnf.molecules.filters import NO_FILTERS, Filters, passing_text
+from graphcnf.molecules.filters import NO_FILTERS, Filters, Reminder, passing_text
 from graphcnf.molecules.growth import Growth, Result, read_fragment
 from graphcnf.molecules.properties import conditions_of, properties_of
 from graphcnf.molecules.standardize import (
@@ -205,12 +206,14 @@ class MoleculeFlow:
             conventions=(),
             stereo=self.stereo if stereo else None,
         )
+        filters.check_sizes(self.model.max_nodes)
         if filters and n:
             return _passing(n, filters, draw)
         graphs, frame = draw(range(n))
         pairs = zip(frame["isomer"], frame["strict"], strict=True)
         return MoleculeSample(graphs, [smiles if valid else None for smiles, valid in pairs])
 
+    @default_type()
     def grow(
         self, fragment: str, n: int = 100, *, task: str = "grow", stereo: bool = True, **options
     ) -> MoleculeSample:
@@ -234,6 +237,7 @@ class MoleculeFlow:
         part = read_fragment(fragment, task, self.vocabulary)
         return self._taken(Growth(self.model, self.vocabulary, part, **options), n, stereo)
 
+    @default_type()
     def analogs(
         self, molecule: str | Chem.Mol, n: int = 100, *, stereo: bool = True, **options
     ) -> MoleculeSample:
@@ -280,6 +284,7 @@ class MoleculeFlow:
                     f"{left_out:,} molecules in a row cannot have the stereo marks: leave some out"
                 )
 
+    @default_type()
     def graphs(self, molecules: str | Chem.Mol | Iterable) -> tuple[PackedGraphs, list[str | None]]:
         """Return the graphs of representable molecules, and for every molecule a reason or None.
 
@@ -362,6 +367,7 @@ class MoleculeFlow:
         with codec.quiet():
             return Chem.MolToSmiles(parse_standardized(molecule, self.charge_states))
 
+    @default_type()
     def _of_size(self, graphs: PackedGraphs) -> np.ndarray:
         """Return the log-probability of each graph's number of atoms, (M,) nats."""
         sizes = torch.from_numpy(np.asarray(graphs.node_counts)).to(self.model.device)
@@ -490,7 +496,10 @@ class MoleculeFlow:
         return self.model.encode(batch), batch.mask
 
     def decode(self, latents: dict, mask: torch.Tensor) -> list[str | None]:
-        """Return the SMILES that latents decode to, None for invalid graphs."""
+        """Return the SMILES that latents decode to, None for invalid graphs.
+
+        Raises UserError if the latents are not those of such a mask, see `encode`.
+        """
         return strict_smiles(self.model.decode(latents, mask).to_packed(), self.vocabulary)
 
 
@@ -573,7 +582,7 @@ def _nearest(
 
 def _passing(n: int, filters: Filters, draw: Callable[[range], tuple]) -> MoleculeSample:
     """Return the first n distinct molecules that pass filters, among the records of `draw`."""
-    seen, outcomes, last = set[int](), Counter[str](), 0
+    seen, outcomes, last, remind = set[int](), Counter[str](), 0, Reminder(filters)
     graphs: list[codec.Graph] = []
     smiles: list[str | None] = []
     for block in blocks(0):
@@ -590,6 +599,7 @@ def _passing(n: int, filters: Filters, draw: Callable[[range], tuple]) -> Molecu
             last = block.stop
             if len(smiles) == n:
                 return MoleculeSample(PackedGraphs.from_lists(graphs), smiles)
+        remind(last == block.stop, outcomes)
         if block.stop - last >= MOST_REFUSED:
             break
     passed = passing_text(filters.checks, outcomes)

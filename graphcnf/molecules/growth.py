@@ -24,13 +24,14 @@ from rdkit import Chem
 from rdkit.Chem import rdqueries
 from torch.nn.functional import one_hot
 
+from graphcnf.compute.torch_state import default_type
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphCNF
 from graphcnf.graphs.fragments import GraphFragment, Particles, ParticleSampler
 from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.limits import PARTICLES, check_integer, check_seed, check_temperature
 from graphcnf.molecules import codec
-from graphcnf.molecules.filters import NO_FILTERS, Filters, passing_text
+from graphcnf.molecules.filters import NO_FILTERS, Filters, Reminder, passing_text
 from graphcnf.molecules.standardize import protonation_hash
 from graphcnf.molecules.stereo import MarkedPart, dropped_marks
 from graphcnf.molecules.validity import strict
@@ -121,6 +122,7 @@ class MoleculeFragment:
         return len(molecule.GetSubstructMatches(self.query, uniquify=False, maxMatches=MATCHES))
 
 
+@default_type()
 def read_fragment(text: str, task: str, vocabulary: MoleculeVocabulary) -> MoleculeFragment:
     """Return the fragment of a SMILES or SMARTS for one of the `TASKS`.
 
@@ -471,6 +473,7 @@ class Growth:
         check_seed(seed)
         self.model, self.vocabulary = model, vocabulary
         self.seed, self.temperature, self.particles = seed, temperature, particles
+        filters.check_sizes(model.max_nodes)
         self.filters, self.outcomes = filters, Counter[str]()
         self.drawn = self.placed = self.valid = 0
         self.text, self.marked = fragment.text, fragment.marked
@@ -480,7 +483,7 @@ class Growth:
     def molecules(self) -> Generator[Result]:
         """Yield distinct molecules (up to protonation); raise `UserError` once no new are found."""
         seen: set[int] = set()
-        idle, number = 0, 0
+        idle, number, remind = 0, 0, Reminder(self.filters)
         patience = PATIENCE * (PATIENCE_FACTOR if self.filters else 1)
         while idle < patience:
             before = len(seen)
@@ -493,6 +496,7 @@ class Growth:
                 seen.add(key)
                 yield one
             idle = idle + 1 if len(seen) == before else 0
+            remind(idle == 0, self.outcomes)
             number += 1
         advice = self.advice if self.valid else "the model cannot grow from it"
         passed = passing_text(self.filters.checks, self.outcomes)

@@ -17,6 +17,7 @@ import torch
 from rdkit import Chem
 from torch import Tensor
 
+from graphcnf.compute.torch_state import default_type
 from graphcnf.errors import UserError
 from graphcnf.flows import Context
 from graphcnf.graphs import GraphBatch, PathModel
@@ -34,6 +35,7 @@ MARGIN, MAX_STEPS = 0.02, 1000
 """Share of an interval between a path's end and the edge of its box; most steps, and paths."""
 
 
+@default_type()
 def interpolate(
     flow: MoleculeFlow,
     first: str,
@@ -78,6 +80,7 @@ def interpolate(
     check_integer("steps", steps, 1, MAX_STEPS)
     check_integer("paths", paths, 1, MAX_STEPS)
     check_seed(seed)
+    filters.check_sizes(flow.model.max_nodes)
     boxes = [_box(flow, smiles) for smiles in (first, last)]
     sizes = [len(lower) for lower, _ in boxes]
     ends = _nearest(boxes, paths, torch.Generator().manual_seed(seed))

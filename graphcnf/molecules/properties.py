@@ -72,9 +72,12 @@ RANGES = {
     "sa": (1, 10),
     "weight": (0, math.inf),
     "tpsa": (0, math.inf),
-    **dict.fromkeys(COUNTS[:-1], (0, math.inf)),
+    **dict.fromkeys(COUNTS[1:-1], (0, math.inf)),
+    "atoms": (1, math.inf),
 }
 """Lowest and highest possible value of a property; unbounded properties have no entry."""
+
+ANY = (-math.inf, math.inf)
 
 PROPERTIES: dict[str, Callable[[Chem.Mol], float]] = {
     "qed": qed,
@@ -209,8 +212,12 @@ def _holds(pair: tuple, values: Mapping[str, float]) -> bool:
     return _OPERATORS[sign](*sides)
 
 
-def check_possible(requirements: Sequence[Requirement]) -> None:
+def check_possible(
+    requirements: Sequence[Requirement], ranges: Mapping[str, tuple[float, float]] = RANGES
+) -> None:
     """Raise `UserError` if no value of a property meets its comparisons with numbers.
+
+    `ranges` are like `RANGES`, and may be narrower.
 
     If any value does, then also a bound, a neighbouring rounded value, or an end of the range; so
     only these are tried.
@@ -224,15 +231,20 @@ def check_possible(requirements: Sequence[Requirement]) -> None:
         if len(names) == 1:
             bounds[names[0]].append(pair)
     for name, pairs in bounds.items():
-        low, high = RANGES.get(name, (-math.inf, math.inf))
+        low, high = ranges.get(name, ANY)
         decimals = 0 if name in COUNTS else DECIMALS
         numbers = [round(n, decimals) for p in pairs for n in p[::2] if not isinstance(n, str)]
         near = [round(n + k * 10**-decimals, decimals) for n in numbers for k in (-1, 0, 1)]
         tried = [value for value in (low, *near, high) if low <= value <= high]
         if not any(all(_holds(pair, {name: value}) for pair in pairs) for value in tried):
-            known = f" from {low} to {high}" if math.isfinite(high) else f" from {low} on"
-            known = known if math.isfinite(low) else ""
-            raise UserError(f"{shown}: no value of {name}{known} meets this")
+            raise UserError(f"{shown}: no value of {name}{_span(low, high)} meets this")
+
+
+def _span(low: float, high: float) -> str:
+    """Return a range in words, with a blank before; "" if it has no end."""
+    if not math.isfinite(low):
+        return ""
+    return f" from {low} to {high}" if math.isfinite(high) else f" from {low} on"
 
 
 @dataclass(frozen=True)
@@ -278,7 +290,7 @@ def conditions_of(
 ) -> tuple[float | None, ...] | None:
     """Return the conditions of `GraphCNF.sample_records` for named properties; None if none.
 
-    Raises `UserError` if the model was not trained with a property.
+    Raises `UserError` if the model was not trained with a property, or a value is not possible.
     """
     if not properties:
         return None
@@ -293,6 +305,9 @@ def conditions_of(
             raise UserError(f"this model was not trained with {name!r}, but {', '.join(known)}")
         if not math.isfinite(value):
             raise UserError(f"{name} must be a number, not {value}")
+        low, high = RANGES.get(name, ANY)
+        if not low <= value <= high:
+            raise UserError(f"{name} must be a number{_span(low, high)}, got {value:g}")
     return tuple(properties.get(name) for name in known)
 
 

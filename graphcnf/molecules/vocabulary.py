@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from graphcnf.errors import UserError
+from graphcnf.limits import is_integer
 
 CODEC_VERSION = 3
 """Version in cache keys and models; to be raised when the same molecule gives another graph."""
@@ -17,6 +18,24 @@ BONDS = ("SINGLE", "DOUBLE", "TRIPLE")
 
 MARK = "AROMATIC_"
 """Prefix of the names of aromatic bond categories, before the type in the Kekulé structure."""
+
+ELEMENTS = frozenset(
+    "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se "
+    "Br Kr Rb Sr Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb "
+    "Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm "
+    "Bk Cf Es Fm Md No Lr Rf Db Sg Bh Hs Mt Ds Rg Cn Nh Fl Mc Lv Ts Og".split()
+)
+"""Symbols of RDKit's elements, written out since the import of RDKit takes half a second."""
+
+BOND_TYPES = frozenset(
+    "UNSPECIFIED SINGLE DOUBLE TRIPLE QUADRUPLE QUINTUPLE HEXTUPLE ONEANDAHALF TWOANDAHALF "
+    "THREEANDAHALF FOURANDAHALF FIVEANDAHALF AROMATIC IONIC HYDROGEN THREECENTER DATIVEONE DATIVE "
+    "DATIVEL DATIVER OTHER ZERO".split()
+)
+"""RDKit's types of bonds."""
+
+MOST_CHARGED = 15
+"""Largest charge of an atom, that of SMILES."""
 
 _ORDERS = {"SINGLE": 1, "DOUBLE": 2, "TRIPLE": 3, "QUADRUPLE": 4, "QUINTUPLE": 5, "HEXTUPLE": 6}
 
@@ -56,6 +75,7 @@ class MoleculeVocabulary:
         for name, entries in (("atoms", self.atoms), ("bonds", self.bonds)):
             if not len(set(entries)) == len(entries) <= 256:
                 raise ValueError(f"a vocabulary holds at most 256 categories of {name}, each once")
+        _check_chemistry(self.atoms, self.bonds)
 
     @cached_property
     def atom_index(self) -> dict[AtomCategory, int]:
@@ -105,8 +125,10 @@ class MoleculeVocabulary:
         sizes = model.config["steps"]
         try:
             vocabulary = cls.from_dict(model.metadata["vocabulary"])
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError):
             raise UserError(f"{name}: config.json names no vocabulary of atoms and bonds") from None
+        except ValueError as error:
+            raise UserError(f"{name}: the vocabulary in config.json: {error}") from None
         found = (len(vocabulary.atoms), len(vocabulary.bonds))
         if found != (sizes["node_categories"], sizes["bond_categories"]):
             raise UserError(f"{name}: the vocabulary in config.json does not fit the model")
@@ -156,6 +178,18 @@ class MoleculeVocabulary:
         ]
         nearest = zip(wanted.bonds, _nearest(keys[0], keys[1]), strict=True)
         return [self.bond_index.get(bond, k) for bond, k in nearest]
+
+
+def _check_chemistry(atoms: Sequence[AtomCategory], bonds: Sequence[str]) -> None:
+    """Raise `ValueError` for an element, charge or type of bond that RDKit does not have."""
+    for atom in atoms:
+        if atom.symbol not in ELEMENTS:
+            raise ValueError(f"atoms must be chemical elements, got {atom.symbol!r}")
+        if not (is_integer(atom.charge) and abs(atom.charge) <= MOST_CHARGED):
+            raise ValueError(f"charges must lie within ±{MOST_CHARGED}, got {atom.charge!r}")
+    for bond in bonds:
+        if bond.removeprefix(MARK) not in BOND_TYPES:
+            raise ValueError(f"bonds must be named as in RDKit, got {bond!r}")
 
 
 def _nearest(known: Sequence[Sequence[int]], wanted: Sequence[Sequence[int]]) -> list[int]:

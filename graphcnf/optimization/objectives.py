@@ -33,7 +33,8 @@ from rdkit.Chem.rdFingerprintGenerator import (
 from rdkit.DataStructs import TanimotoSimilarity
 
 from graphcnf.compute.files import LARGEST_TEXT, read_file
-from graphcnf.errors import Unavailable, UserError, suggest
+from graphcnf.compute.foreign import contained
+from graphcnf.errors import Unavailable, UserError, described, suggest
 from graphcnf.limits import LARGEST_SCORE, is_number
 from graphcnf.molecules import properties
 from graphcnf.molecules.codec import UnparsableSmiles, parse, quiet
@@ -307,7 +308,8 @@ class Goal:
         Raises what an objective raises, and `Unavailable` for a value that is no finite number.
         """
         # A copy for each, since a function may change its molecule.
-        values = {o.name: _number(o.function(Chem.Mol(mol), smiles)) for o in self.objectives}
+        with contained:
+            values = {o.name: _number(o.function(Chem.Mol(mol), smiles)) for o in self.objectives}
         mapped = [o.desirability(values[o.name]) for o in self.objectives]
         if len(mapped) == 1:
             return mapped[0], values
@@ -414,15 +416,17 @@ def _named(score: str, folder: Path) -> Callable:
     place = str(path.parent.resolve())
     sys.path.insert(0, place)
     try:
-        function = runpy.run_path(str(path), run_name=f"graphcnf_score_{path.stem}").get(name)
-    except (Exception, SystemExit) as error:
-        line = " ".join(str(error).split())
-        raise UserError(f"{path}: {type(error).__name__}: {line}") from None
+        with contained:
+            made = runpy.run_path(str(path), run_name=f"graphcnf_score_{path.stem}")
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise UserError(f"{path}: {described(error)}") from None
     finally:
         sys.path.remove(place)
         if place not in sys.path:
             sys.path.append(place)
-    if not callable(function):
+    if not callable(function := made.get(name)):
         raise UserError(f"{path} has no function {name!r}")
     return function
 

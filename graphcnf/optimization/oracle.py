@@ -35,7 +35,7 @@ from graphcnf.compute.parallel import (
     framed,
     result_of,
 )
-from graphcnf.errors import Unavailable, UserError, printable
+from graphcnf.errors import LONGEST, Unavailable, UserError, counted, described, printable
 from graphcnf.limits import is_number
 from graphcnf.molecules.codec import quiet
 from graphcnf.optimization.objectives import Goal
@@ -51,9 +51,6 @@ SCHEMA = [
 
 INVALID = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
 """Exceptions that stored values of a wrong type can raise."""
-
-LONGEST_ERROR = 300
-"""Characters of an exception's message that are stored."""
 
 RUN_LOCK = "run.lock"
 """File that is locked while an `Oracle` uses the folder."""
@@ -75,8 +72,8 @@ class Answer:
     def failed(cls, smiles: str, error: str | BaseException) -> Answer:
         """Return the answer of a failed call."""
         if isinstance(error, BaseException) and not isinstance(error, Unavailable):
-            error = ": ".join(filter(None, [type(error).__name__, str(error)]))
-        line = printable(" ".join(str(error).split()))[:LONGEST_ERROR]
+            error = described(error)
+        line = printable(" ".join(str(error).split()))[:LONGEST]
         return cls(smiles, math.nan, {}, line)
 
     @classmethod
@@ -233,6 +230,7 @@ class Oracle:
         self.stop_on_error, self.note, self.calls = stop_on_error, note, 0
         self.workers = available_cores() if workers is None else workers
         with ExitStack() as stack:
+            self._is_kept = bool(folder)
             folder = folder or stack.enter_context(TemporaryDirectory(prefix="graphcnf-"))
             self.folder = Path(folder)
             claim(self.folder, "optimization")
@@ -249,7 +247,10 @@ class Oracle:
     def __enter__(self) -> Oracle:
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exception) -> None:
+        if kind in (KeyboardInterrupt, SystemExit) and self._is_kept:
+            made = f"interrupted after {counted(len(self.answers), 'call')}"
+            self.note(f"{made}, kept in {self.folder}: the same command goes on from there")
         # Also after an error: finish the calls in progress and store their answers.
         self._threads.shutdown(cancel_futures=True)
         for process in self._processes:
@@ -302,20 +303,22 @@ class Oracle:
 def _answer_of(goal: Goal, smiles: str) -> Answer:
     """Score a molecule; return the answer, also for a failed call.
 
-    Ctrl-C raises KeyboardInterrupt, even if the score's own code catches that.
+    Ctrl-C raises KeyboardInterrupt, even if the score's own code catches that. So does SIGTERM
+    raise SystemExit if it has a handler.
     """
-    interrupted = False
+    heard: list[int] = []
 
-    def note_interrupt(number, frame):
-        nonlocal interrupted
-        interrupted = True
-        before(number, frame)
+    def note_signal(number, frame):
+        heard.append(number)
+        before[number](number, frame)
 
-    # A handler, since the score may raise KeyboardInterrupt without Ctrl-C.
-    before = signal.getsignal(signal.SIGINT)
-    listening = callable(before) and threading.current_thread() is threading.main_thread()
-    if listening:
-        signal.signal(signal.SIGINT, note_interrupt)
+    # Handlers, since the score may raise these exceptions without a signal.
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in before:
+        signal.signal(number, note_signal)
     try:
         with quiet():
             mol = Chem.MolFromSmiles(smiles)
@@ -323,10 +326,10 @@ def _answer_of(goal: Goal, smiles: str) -> Answer:
     except BaseException as error:
         answer = Answer.failed(smiles, error)
     finally:
-        if listening:
-            signal.signal(signal.SIGINT, before)
-    if interrupted:
-        raise KeyboardInterrupt
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if heard:
+        raise KeyboardInterrupt if heard[0] == signal.SIGINT else SystemExit(128 + heard[0])
     return answer
 
 

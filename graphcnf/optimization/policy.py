@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from graphcnf.compute.parallel import chunked
+from graphcnf.compute.torch_state import own_modes
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch, PackedGraphs
 from graphcnf.molecules import codec
@@ -42,6 +43,7 @@ SIZE_WIDTH = 1.5
 class Policy:
     """A trainable copy of a model, beside the model itself as the prior."""
 
+    @own_modes()
     def __init__(self, flow: MoleculeFlow, *, learning_rate: float, sigma: float):
         self.prior = flow
         # No dropout: its random masks would differ after an interruption.
@@ -112,6 +114,7 @@ class Policy:
             molecules |= dict.fromkeys(s for s in smiles if s is not None)
         return list(molecules)
 
+    @own_modes()
     def grow(self, count: int, fragment: MoleculeFragment, seed: tuple[int, ...]) -> list[str]:
         """Draw up to `count` distinct molecules with a fragment, as canonical SMILES.
 

@@ -37,6 +37,7 @@ from graphcnf.compute.files import (
 from graphcnf.compute.parallel import chunked
 from graphcnf.compute.partial_file import fingerprint
 from graphcnf.compute.progress import progress_bar
+from graphcnf.compute.torch_state import own_modes
 from graphcnf.errors import UserError
 from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.limits import LARGEST_COUNT, check_integer, check_seed, is_integer
@@ -193,6 +194,7 @@ def optimize(
     held = read_fragment(fragment[1], fragment[0], flow.vocabulary) if fragment else None
     if held:
         policy.grow(0, held, (seed,))  # raises for an unsuitable fragment before the first call
+    filters.check_sizes(max(flow.model.max_nodes, settings.most_atoms))
     search = Search(policy, settings, seed, start, held, filters, density)
     rules = [list(fragment or ()), filters.identity] if fragment or filters else []
     if density is not None:
@@ -349,6 +351,7 @@ def _search(search: Search, oracle: Oracle, budget: int, save: Callable[[], None
     save()
 
 
+@own_modes()
 def _load(path: Path, identity: str, search: Search, answers: Mapping[str, Answer]) -> None:
     """Restore a search from its state; raise `UserError` if that is damaged, or of another run."""
     try:
@@ -379,6 +382,7 @@ def _load(path: Path, identity: str, search: Search, answers: Mapping[str, Answe
         ) from None
 
 
+@own_modes()
 def _save(path: Path, identity: str, search: Search) -> None:
     """Replace the state of a search atomically."""
     memory, known = search.memory, search.policy.nats

@@ -28,6 +28,7 @@ from rdkit.Chem.Scaffolds import MurckoScaffold
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 
 from graphcnf.arguments import check
+from graphcnf.compute.torch_state import own_modes
 from graphcnf.limits import Range
 from graphcnf.molecules.codec import (
     MoleculeNotRepresentable,
@@ -325,6 +326,7 @@ class Search:
         self.memory = ReplayMemory(settings.per_scaffold)
         self.round = 0
 
+    @own_modes()
     def propose(self, count: int) -> list[tuple[str, str]]:
         """Return at most `count` new molecules to score, each with its source."""
         settings = self.settings
@@ -363,6 +365,7 @@ class Search:
                     found.setdefault(Chem.MolToSmiles(frame.decode(marked)), source)
         return [(s, found[s]) for s in self._new(found)]
 
+    @own_modes()
     def learn(self, proposed: Sequence[tuple[str, str]], scores: Sequence[float]) -> None:
         """Learn from the scores of a round's proposals, NaN for failed calls, and end the round."""
         for (smiles, source), score in zip(proposed, scores, strict=True):

@@ -28,7 +28,13 @@ from graphcnf.compute.signals import termination_raises
 from graphcnf.errors import UserError, say
 from graphcnf.graphs import GraphCNF, PackedGraphs
 from graphcnf.graphs.record_blocks import BLOCK, RecordNoise, blocks, one_thread, together_on
-from graphcnf.molecules.filters import NO_FILTERS, Filters, passing_shares, passing_text
+from graphcnf.molecules.filters import (
+    NO_FILTERS,
+    Filters,
+    Reminder,
+    passing_shares,
+    passing_text,
+)
 from graphcnf.molecules.flow import draw_block
 from graphcnf.molecules.hashing import HashSet
 from graphcnf.molecules.properties import properties_of
@@ -191,6 +197,7 @@ class Sample:
     ) -> None:
         self.model, self.recipe, self.workers = model, recipe, workers
         self.records, self.number = records, number
+        recipe.filters.check_sizes(model.max_nodes)
         self._total = len(records) if number is None else number
         self._restart()
 
@@ -283,7 +290,7 @@ class Sample:
 
     def _texts(self) -> Generator[str]:
         """Yield the text of block after block until the sample is complete; update `counts`."""
-        recipe, counts = self.recipe, self.counts
+        recipe, counts, remind = self.recipe, self.counts, Reminder(self.recipe.filters)
         patience = PATIENCE * (PATIENCE_FACTOR if recipe.filters else 1)
         beginning = "" if counts.sampled else header(recipe.kind, recipe.columns)
         with closing(self._blocks()) as drawn:
@@ -301,6 +308,7 @@ class Sample:
                 yield "".join(parts)
                 if self._is_filled():
                     return
+                remind(counts.last > records[0].number, counts.outcomes)
                 if self.number is not None and counts.record - counts.last >= patience:
                     raise Exhausted(_advice(counts, recipe.filters.checks))
 

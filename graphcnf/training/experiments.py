@@ -20,9 +20,9 @@ from graphcnf import datasets
 from graphcnf.arguments import call, check
 from graphcnf.baselines.image_models import image_model_class
 from graphcnf.categorical import SetFlow
-from graphcnf.compute.cpu import memory
 from graphcnf.compute.files import RUN_MARK, claim, expand_user, inside, replace_file
 from graphcnf.compute.parallel import chunked
+from graphcnf.compute.torch_state import learning
 from graphcnf.datasets.cache import cached
 from graphcnf.datasets.coloring import load_coloring
 from graphcnf.datasets.images import load_images
@@ -34,7 +34,7 @@ from graphcnf.graphs import GraphBatch, GraphCNF
 from graphcnf.graphs.model import model_class
 from graphcnf.graphs.networks import condition_tables
 from graphcnf.images.model import FIXED
-from graphcnf.limits import Range, is_integer, limited_parameters
+from graphcnf.limits import Range, is_integer, trainable_here
 from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.molecules.properties import parse_names, property_table
 from graphcnf.molecules.stereo_flow import StereoFlow
@@ -50,9 +50,6 @@ if TYPE_CHECKING:
 
 MOLECULES = (*datasets.MOLECULES, "smiles_file")
 """Names of molecule data sets, each loaded by `graphcnf.datasets.load_<name>`."""
-
-PARAMETER_BYTES = 24
-"""Bytes of a parameter in training: weight, gradient, two moments, average, best average."""
 
 SAMPLES = 200
 """Samples of a trained model that are compared with its training molecules."""
@@ -111,6 +108,7 @@ def fit_config(
     return fit(experiment, settings, out, resume, config=config)
 
 
+@learning()
 def build_experiment(config: dict[str, Any]) -> Experiment:
     """Load the data of a preset and build its model, initialised from `[training].seed`.
 
@@ -126,8 +124,7 @@ def build_experiment(config: dict[str, Any]) -> Experiment:
         raise UserError(f"[data] name: unknown data set {name!r}{close}")
     settings = TrainingSettings.from_dict(config["training"])
     torch.manual_seed(settings.seed)
-    reason = f"training takes {PARAMETER_BYTES} bytes of memory for each; make it smaller"
-    with limited_parameters(memory() // PARAMETER_BYTES, reason):
+    with trainable_here():
         return EXPERIMENTS[name](dict(config["model"]), options, settings)
 
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from graphcnf.arguments import check
 from graphcnf.compute.files import claim, inside, is_claimed, read_json, replace_file
+from graphcnf.compute.torch_state import learning
 from graphcnf.errors import UserError, require
 from graphcnf.graphs.batch import GraphBatch
 from graphcnf.graphs.model import GraphCNF
@@ -77,6 +78,7 @@ class FineTuning:
     signal: int | None = None
 
 
+@learning()
 def finetune(
     flow: MoleculeFlow,
     data,

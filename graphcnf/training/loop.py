@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from graphcnf import pretrained
 from graphcnf.compute.files import check_begun, claim, file_lock, inside, leftovers, replace_file
 from graphcnf.compute.progress import progress_bar
+from graphcnf.compute.torch_state import learning
 from graphcnf.errors import UserError, say
 from graphcnf.limits import LARGEST_SEED
 from graphcnf.training.checkpoint import (
@@ -111,6 +112,8 @@ def fit(
         config: tables to write to `config.toml`, beside `settings` as its `[training]` table.
         lines: write log lines to stderr; a terminal shows a progress bar in any case.
 
+    A training in another thread waits for this one: all threads share torch's random generator.
+
     Raises:
         UserError: the directory is in use or holds a run that is not to be continued, the
             checkpoint is of another run, or `max_bad_steps` steps in a row had a non-finite loss or
@@ -130,12 +133,14 @@ def fit(
     out_dir, main = Path(out_dir), is_main()
     if settings.minutes is None and settings.steps is None:
         raise UserError("a run needs a budget: give minutes or steps")
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
     settings = settings.as_launched()
     if main:
         claim(out_dir, "training")
-    with file_lock(inside(out_dir, ".lock"), out_dir) if main else nullcontext():
+    kinds = [p.dtype for p in experiment.model.parameters() if p.dtype.is_floating_point]
+    alone = file_lock(inside(out_dir, ".lock"), out_dir) if main else nullcontext()
+    with alone, learning(*kinds[:1]):
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
         last = inside(out_dir, "checkpoints", "last.ckpt")
         state = starting_state(last) if resume and last.exists() else None
         if main:

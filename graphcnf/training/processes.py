@@ -18,7 +18,11 @@ from lightning_fabric.plugins.environments import LightningEnvironment
 
 from graphcnf.compute.cpu import keep_kernels, keep_memory
 from graphcnf.errors import UserError
-from graphcnf.training.settings import TrainingSettings, by_torchrun
+from graphcnf.training.settings import RUN, TrainingSettings, by_torchrun
+
+LAUNCHER = ("LOCAL_RANK", "RANK", "GROUP_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR",
+            "MASTER_PORT")  # fmt: skip
+"""Variables of the environment by which Lightning takes a process for one of several."""
 
 LOST_CONNECTION = ("gloo", "nccl", "connection", "peer", "timed out", "timeout", "rendezvous")
 """Words in the errors of a process whose connection to another one is lost."""
@@ -36,7 +40,11 @@ def launch(settings: TrainingSettings, out_dir: Path) -> Iterator[Fabric]:
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"lightning_fabric\..*")
     warnings.filterwarnings("ignore", message=".*find_unused_parameters=True.*")
-    fabric = _fabric(settings)
+    foreign = _without_launcher(settings.devices, out_dir)
+    try:
+        fabric = _fabric(settings)
+    finally:
+        os.environ.update(foreign)
     if fabric.device.type == "cpu":
         keep_memory()
         keep_kernels()
@@ -85,6 +93,22 @@ def _fabric(settings: TrainingSettings) -> Fabric:
         raise UserError(
             f"accelerator {settings.accelerator!r}, devices {settings.devices}: {error}"
         ) from None
+
+
+def _without_launcher(devices: int, out_dir: Path) -> dict[str, str]:
+    """Remove `LAUNCHER` from the environment, unless a launcher has started this run's processes.
+
+    Returns:
+        The variables to restore: none if Lightning is going to start processes and set its own.
+        These processes find the run by `RUN`.
+    """
+    if by_torchrun() or RUN in os.environ:
+        return {}
+    found = {name: os.environ.pop(name) for name in LAUNCHER if name in os.environ}
+    if devices == 1:
+        return found
+    os.environ[RUN] = str(out_dir)
+    return {}
 
 
 def _in_group() -> bool:

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 PRESETS = Path(__file__).parent / "presets"
 
+RUN = "GRAPHCNF_RUN"
+"""Variable of the environment with the folder of the run that has started this process, or that has
+started others: Lightning repeats the command line in them."""
+
 TABLES = ("model", "data", "training")
 """Tables of a preset."""
 
@@ -187,8 +191,13 @@ class Experiment:
 
 
 def is_main() -> bool:
-    """Return True in the first process of the first node, which writes files and messages."""
-    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
+    """Return True in the first process of the first node, which writes files and messages.
+
+    Only `torchrun` and this package start processes of a run: ranks that some other launcher left
+    in the environment do not count.
+    """
+    rank = "RANK" if by_torchrun() else "LOCAL_RANK" if RUN in os.environ else None
+    return rank is None or os.environ.get(rank, "0") == "0"
 
 
 def exit_unless_main() -> None:

@@ -1,4 +1,6 @@
+import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -42,6 +44,33 @@ def test_a_run_of_steps_is_a_function_of_the_seed():
     )
     assert np.array_equal(first.log_prob(words), again.log_prob(words))
     assert not np.array_equal(first.log_prob(words), other.log_prob(words))
+
+
+def test_two_runs_in_threads_are_functions_of_their_seeds():
+    words = ["anna", "otto", "hannah"] * 20
+    network = {**SMALL, "dropout": 0.3}  # which draws random numbers in every step
+
+    def learned(seed):
+        model = CategoricalModel.fit(words, steps=15, seed=seed, network=network)
+        return model.log_prob(words).tolist()
+
+    expected = [learned(seed) for seed in range(3)]
+    with ThreadPoolExecutor(3) as threads:
+        assert list(threads.map(learned, range(3))) == expected
+
+
+@pytest.mark.parametrize(
+    "left",
+    [{"LOCAL_RANK": "1"}, {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "3", "NODE_RANK": "x"}],
+)
+def test_ranks_that_another_launcher_has_left_are_set_aside(monkeypatch, left):
+    words = ["anna", "otto", "hannah"] * 20
+    expected = CategoricalModel.fit(words, steps=2, network=SMALL).log_prob(words)
+    for name, value in left.items():
+        monkeypatch.setenv(name, value)
+    found = CategoricalModel.fit(words, steps=2, network=SMALL).log_prob(words)
+    assert np.array_equal(found, expected)
+    assert {name: os.environ[name] for name in left} == left
 
 
 def test_a_run_of_minutes_keeps_what_was_best_on_the_held_out(tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Every mistake is one line that names the call that would be right."""
 
 import json
+import resource
 
 import networkx as nx
 import numpy as np
@@ -77,8 +78,9 @@ def test_graphs_in_pieces_need_a_model_that_learns_them():
     ("arguments", "message"),
     [
         ({"bins": {"weight": 3}}, "bins for 'weight', but the table has no such column"),
-        ({"bins": 0}, "bins must be an integer of at least 1, got 0"),
-        ({"bins": True}, "bins must be an integer of at least 1, got True"),
+        ({"bins": 0}, "bins must be an integer from 1 to 100000, got 0"),
+        ({"bins": True}, "bins must be an integer from 1 to 100000, got True"),
+        ({"bins": 10**9}, "bins must be an integer from 1 to 100000, got 1000000000"),
         ({"bins": 2, "seed": None}, "seed must be an integer from 0 to [0-9]+, got None"),
         ({"bins": 2, "width": "big"}, "network: width must be an integer .* 16,384, got 'big'"),
         ({"bins": 2, "widht": 3}, "network: no option 'widht'; did you mean 'width'"),
@@ -196,6 +198,10 @@ def test_conditions_are_for_tables():
         ({"minutes": None}, "fit needs minutes or steps: both are None"),
         ({"minutes": "1"}, "minutes must be greater than 0, .* got '1'"),
         ({"minutes": -1}, "minutes must be greater than 0"),
+        ({"minutes": 0}, "minutes must be greater than 0, .* got 0"),
+        ({"minutes": 0, "steps": 1}, "minutes must be greater than 0, .* got 0"),
+        ({"steps": 0}, "fit: steps must be an integer from 1 .* got 0"),
+        ({"steps": False}, "fit: steps must be an integer from 1 .* got false"),
         ({"steps": 1, "learning_rat": 1.0}, "fit: no option 'learning_rat'; did you mean"),
         ({"steps": 1, "held_out": 1.0}, "held_out must be a share"),
         ({"steps": 1, "device": "cuda"}, "no option 'device'; did you mean"),
@@ -208,6 +214,18 @@ def test_training_that_cannot_be_meant(arguments, message):
     with pytest.raises(UserError, match=message) as caught:
         CategoricalModel.fit(["a", "bc"] * 20, **arguments)
     assert "--" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_model_that_cannot_be_trained_in_this_memory_is_refused_before_it_is_taken(monkeypatch):
+    monkeypatch.setattr("graphcnf.limits.memory", lambda: 8 << 30)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for data in (["a", "bc"] * 20, AGES):
+        for function in (CategoricalModel.fit, CategoricalModel.for_data):
+            network = {"width": 16_384, "layers": 100}
+            options = network if function == CategoricalModel.for_data else {"network": network}
+            with pytest.raises(UserError, match="more than 357,913,941 parameters: .* make it sma"):
+                function(data, **options)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20  # 1 GB
 
 
 def test_damaged_and_alien_folders(tmp_path):

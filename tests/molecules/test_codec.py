@@ -28,7 +28,14 @@ from graphcnf.molecules.codec import (
 )
 from graphcnf.molecules.properties import has_pattern
 from graphcnf.molecules.validity import evaluate_records, strict
-from graphcnf.molecules.vocabulary import BONDS, MARK, AtomCategory, MoleculeVocabulary
+from graphcnf.molecules.vocabulary import (
+    BOND_TYPES,
+    BONDS,
+    ELEMENTS,
+    MARK,
+    AtomCategory,
+    MoleculeVocabulary,
+)
 from graphcnf.optimization.objectives import similarity, smarts
 from graphcnf.optimization.run import starting_molecules
 
@@ -133,6 +140,21 @@ def test_vocabulary_is_sorted_by_frequency_and_survives_json():
     assert MoleculeVocabulary.from_dict(every.to_dict()) == every
     with pytest.raises(ValueError, match="atoms, each once"):
         MoleculeVocabulary((("C", 0), ("C", 0)))
+
+
+def test_vocabularies_hold_what_rdkit_has():
+    table = Chem.GetPeriodicTable()
+    assert {table.GetElementSymbol(number) for number in range(1, 119)} == ELEMENTS
+    assert set(Chem.BondType.names) == BOND_TYPES
+    for atoms, bonds, message in (
+        ((("Xx", 0),), BONDS, "atoms must be chemical elements, got 'Xx'"),
+        ((("*", 0),), BONDS, "atoms must be chemical elements, got '*'"),
+        ((("C", 99),), BONDS, "charges must lie within ±15, got 99"),
+        ((("C", 0.5),), BONDS, "charges must lie within ±15, got 0.5"),
+        ((("C", 0),), ("SINGEL",), "bonds must be named as in RDKit, got 'SINGEL'"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            MoleculeVocabulary(atoms, bonds)
 
 
 def test_marks_are_those_of_rdkit_and_change_no_molecule(zinc_smiles):

@@ -98,6 +98,41 @@ def test_latents_lead_back(flow, data):
         flow.encode([data.smiles[0], "C1CC"])
 
 
+def test_latents_of_another_shape_are_one_line(flow, data):
+    latents, mask = flow.encode(data.smiles[:3])
+    (name, atoms), state = next(iter(latents.items())), torch.get_rng_state()
+    size = "3, {}, {}".format(*atoms.shape[1:])
+    for others, real, message in (
+        (latents, mask[0], "mask must be a boolean tensor (B, N), got a bool tensor ("),
+        (latents, mask.float(), "mask must be a boolean tensor (B, N), got a real tensor (3, "),
+        (latents, None, "mask must be a boolean tensor (B, N), got a NoneType"),
+        ({}, mask, "latents must be a dict with ['atoms'], got []"),
+        (atoms, mask, f"latents must be a dict with ['atoms'], got a real tensor ({size})"),
+        ({**latents, "x": atoms}, mask, "with ['atoms'], got ['atoms', 'x']"),
+        (latents, mask[:, :4], "latents['atoms'] must be a real tensor (3, 4, "),
+        (latents, mask[:2], "latents['atoms'] must be a real tensor (2, "),
+        ({name: atoms[..., :1]}, mask, f"latents['atoms'] must be a real tensor ({size})"),
+        ({name: atoms.long()}, mask, f"({size}), as the mask is a bool tensor (3, "),
+        ({name: atoms.numpy()}, mask, "got a ndarray"),
+    ):
+        with pytest.raises(UserError) as caught:
+            flow.decode(others, real)
+        assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_model_with_a_vocabulary_of_no_elements_is_one_line(flow, tmp_path):
+    found = flow.model.metadata
+    atoms = [["Xx", 0, False], *found["vocabulary"]["atoms"][1:]]
+    try:
+        flow.model.metadata = {**found, "vocabulary": {**found["vocabulary"], "atoms": atoms}}
+        flow.save_pretrained(tmp_path)
+    finally:
+        flow.model.metadata = found
+    with pytest.raises(UserError, match="config.json.* chemical elements, got 'Xx'"):
+        MoleculeFlow.from_pretrained(tmp_path)
+
+
 def test_saved_and_loaded(flow, data, tmp_path):
     flow.save_pretrained(tmp_path)
     again = MoleculeFlow.from_pretrained(tmp_path)

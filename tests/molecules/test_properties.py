@@ -1,6 +1,7 @@
 """Named properties, comparisons of them, and patterns."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 from rdkit import Chem
@@ -10,6 +11,7 @@ from graphcnf.molecules.properties import (
     PROPERTIES,
     Requirement,
     check_possible,
+    conditions_of,
     has_element,
     has_pattern,
     has_property,
@@ -70,6 +72,7 @@ def test_comparisons(text, holds):
         ("1 < qed < 0", "no value of qed from 0 to 1 meets this"),
         ("sa < 1", "no value of sa from 1 to 10 meets this"),
         ("rings < 0", "no value of rings from 0 on meets this"),
+        ("atoms < 1", "no value of atoms from 1 on meets this"),
         ("2 < rings < 3", "no value of rings"),
         ("3 < logp < 2", "no value of logp meets this"),
         ("1 < 0 < qed", "1 < 0 is never so"),
@@ -87,6 +90,16 @@ def test_bounds_that_a_value_meets_are_taken():
         Requirement.parse(text)
     with pytest.raises(UserError, match=r"qed > 0.8 and qed < 0.2: no value of qed"):
         check_possible([Requirement.parse("qed > 0.8"), Requirement.parse("qed < 0.2")])
+
+
+def test_values_that_no_molecule_has_cannot_be_asked_for():
+    names = ["qed", "sa", "atoms", "logp"]
+    model = SimpleNamespace(conditions=[{"name": name} for name in names])
+    asked = {"qed": 1, "sa": 1, "atoms": 1, "logp": -99}
+    assert conditions_of(model, asked) == tuple(asked.values())
+    for name, value, ends in (("qed", 5, "0 to 1"), ("sa", 0, "1 to 10"), ("atoms", 0, "1 on")):
+        with pytest.raises(UserError, match=f"{name} must be a number from {ends}, got {value}"):
+            conditions_of(model, {name: value})
 
 
 def test_means_and_shares():

@@ -6,7 +6,9 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -77,6 +79,78 @@ def test_a_score_that_ends_python_costs_one_call(tmp_path, workers):
         answers = oracle(["N", "O", "CC"])
     assert [a.error for a in answers] == ["SystemExit: done", "KeyboardInterrupt", None]
     assert oracle.calls == 3 and answers[2].score == 2
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_exception_that_cannot_be_printed_costs_one_call(tmp_path, workers):
+    class Unspeakable(BaseException):
+        def __str__(self):
+            raise self
+
+    class Numeric(Exception):
+        def __str__(self):
+            return 3
+
+    class Shy:
+        def __repr__(self):
+            raise Unspeakable
+
+    def score(smiles):
+        if smiles == "N":
+            raise Unspeakable
+        if smiles == "O":
+            raise Numeric
+        return Shy() if smiles == "S" else len(smiles)
+
+    with Oracle(Goal.of(score), tmp_path, workers=workers) as oracle:
+        answers = oracle(["N", "O", "S", "CC"])
+    hidden = "its message cannot be shown"
+    names = ["Unspeakable", "Numeric", "Unspeakable"]
+    assert [a.error for a in answers] == [*(f"{name}: {hidden}" for name in names), None]
+    assert answers[3].score == 2
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_a_score_prints_and_where_it_goes_is_its_own_matter(tmp_path, capfd, workers):
+    here = os.getcwd()
+
+    def score(smiles):
+        os.chdir("/")
+        print("a line")
+        os.write(1, b"a write\n")
+        subprocess.run(["echo", "a program"], check=True)
+        if smiles == "N":
+            raise ValueError
+        return 1.0
+
+    with Oracle(Goal.of(score), tmp_path, workers=workers) as oracle:
+        print("before")
+        oracle(["C", "N"])
+        print("after")
+    out, err = capfd.readouterr()
+    assert out == "before\nafter\n" and os.getcwd() == here
+    assert all(err.count(text) == 2 for text in ("a line\n", "a write\n", "a program\n"))
+
+
+def test_scores_in_two_threads_leave_stdout_and_the_folder_as_they_were(tmp_path, capfd):
+    here, stdout, both = os.getcwd(), sys.stdout, threading.Barrier(2)
+
+    def score(smiles):
+        both.wait(10)
+        os.chdir("/")
+        print("a line")
+        time.sleep(0.1 * len(smiles))
+        return 1.0
+
+    def call(smiles):
+        with Oracle(Goal.of(score), tmp_path / smiles, workers=0) as oracle:
+            return oracle([smiles])[0].score
+
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(call, ["C", "CCC"])) == [1.0, 1.0]
+    print("after")
+    assert capfd.readouterr().out == "after\n"
+    assert sys.stdout is stdout and os.getcwd() == here
 
 
 def test_ctrl_c_ends_the_search_even_where_the_score_swallows_it(tmp_path):

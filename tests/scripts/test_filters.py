@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 
 import pytest
 import torch
@@ -11,9 +12,11 @@ from rdkit import Chem
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphCNF
 from graphcnf.molecules import analogs, growth
+from graphcnf.molecules import filters as filters_module
 from graphcnf.molecules import flow as flow_module
 from graphcnf.molecules.filters import Filters
 from graphcnf.molecules.flow import MoleculeFlow
+from graphcnf.sampling import sample
 
 distributed = pytest.importorskip("distributed")
 
@@ -127,3 +130,29 @@ def test_filters_only_select_whatever_else_is_asked(graphcnf, model_folder, monk
     monkeypatch.setattr(flow_module, "MOST_REFUSED", 100)
     with pytest.raises(UserError, match="0 molecules found .*: 0.0% pass the filters .rings == 5"):
         flow.sample(1, filters=Filters(require=["rings == 5"]))
+
+
+@pytest.mark.parametrize("way", ["generate", "scaffold", "similar"])
+def test_nothing_that_passes_is_said_again_and_again(graphcnf, model_folder, monkeypatch, way):
+    """Also if stderr is no terminal, where no progress is shown."""
+    monkeypatch.setattr(filters_module, "REMINDER", 0.0, raising=False)
+    monkeypatch.setattr(sample, "PATIENCE", 30)
+    monkeypatch.setattr(growth, "PATIENCE_FACTOR", 1)
+    code, out, err = graphcnf(*WAYS[way], "--require", "logp > 30", "--model", model_folder)
+    assert code == 1 and not out
+    *notes, last = err.splitlines()
+    said = re.compile(
+        r"note: no new molecule in the last \d+ s; [\d,]+ valid molecules? so far, of which 0.0% "
+        r"pass the filters \(logp > 30 0.0%\)"
+    )
+    assert len([line for line in notes if said.fullmatch(line)]) >= 2, err
+    assert last.startswith("error: ") and "0.0% pass the filters" in last
+
+
+@pytest.mark.parametrize("way", ["generate", "scaffold", "similar"])
+def test_sizes_that_the_model_never_draws_are_refused_at_once(graphcnf, model_folder, way):
+    most = GraphCNF.from_pretrained(model_folder).max_nodes if way != "similar" else 4
+    command = (*WAYS[way], "--require", "atoms > 99", "--model", model_folder)
+    code, out, err = graphcnf(*command)
+    assert code == 1 and not out
+    assert err.endswith(f"error: atoms > 99: no value of atoms from 1 to {most} meets this\n")

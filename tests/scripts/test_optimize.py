@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -271,3 +272,77 @@ def test_a_model_whose_saving_was_killed_is_saved_again(
     code, _, err = graphcnf(*command)
     assert code == 0 and "0 of them now" in err, err
     assert Path("q/model/config.json").exists()
+
+
+LOUD = """
+import os, subprocess, sys, tempfile
+print("noise at the start")
+os.chdir(tempfile.gettempdir())
+
+def f(mol):
+    print("noise")
+    os.write(1, b"more noise")
+    subprocess.run(["echo", "foreign noise"])
+    os.chdir("/")
+    return mol.GetNumHeavyAtoms()
+"""
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_score_that_prints_and_changes_the_folder_changes_no_output(
+    graphcnf, model_folder, surroundings, workers
+):
+    (surroundings / "loud.py").write_text(LOUD)
+    (surroundings / "plain.py").write_text("def f(mol):\n    return mol.GetNumHeavyAtoms()\n")
+    found = {}
+    for name in ("plain", "loud"):
+        how = ["optimize", "--score", f"{name}.py:f", "--budget", 12, "--model", model_folder,
+               *SMALL, "--workers", workers, "--folder", f"run-{name}"]  # fmt: skip
+        code, out, err = graphcnf(*how)
+        assert code == 0 and Path.cwd() == surroundings, err
+        assert graphcnf(*how, "--out", f"{name}.csv")[0] == 0
+        assert (surroundings / f"{name}.csv").read_text() == out
+        found[name] = out
+    assert found["loud"] == found["plain"] and "noise" in err
+
+
+SLOW = """
+import os, time
+
+def f(mol):
+    handle = os.open(os.environ["CALLED"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(handle, b"x")
+    os.close(handle)
+    time.sleep(0.2)
+    return 1.0 / mol.GetNumHeavyAtoms()
+"""
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_what_interrupts_says_that_the_same_command_goes_on(
+    graphcnf, model_folder, surroundings, monkeypatch, workers, number, code
+):
+    (surroundings / "slow.py").write_text(SLOW)
+    monkeypatch.setenv("CALLED", str(called := surroundings / "called"))
+    how = ["optimize", "--score", "slow.py:f", "--budget", "16", "--model", str(model_folder),
+           *SMALL, "--workers", workers, "--folder", "run"]  # fmt: skip
+    with subprocess.Popen(
+        [sys.executable, "-m", "graphcnf", *how], stdout=-1, stderr=-1, text=True
+    ) as process:
+        while not (called.exists() and len(called.read_text()) > 4):
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == code and not out
+    (line,) = err.splitlines()
+    made = re.fullmatch(
+        r"note: interrupted after (\d+) calls?, kept in run: the same command goes on from there",
+        line,
+    )
+    assert made and int(made[1]) < 16
+    code, out, err = graphcnf(*how)
+    assert code == 0 and "16 calls, " in err.splitlines()[-1]
+    # The call under way at the signal is made again in the main process, else it is kept.
+    assert len(called.read_text()) <= 16 + (workers == "0")

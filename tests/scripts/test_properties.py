@@ -131,6 +131,7 @@ def test_what_is_asked_reaches_the_file(graphcnf, trained):
         (["--property", "logp=1", "--property", "logp=2"], "logp is given twice"),
         (["--property", "qed=0.5"], "not trained with 'qed', but logp, weight"),
         (["--property", "logp=nan"], "logp must be a number, not nan"),
+        (["--property", "weight=-5"], "weight must be a number from 0 on, got -5"),
     ],
 )
 def test_what_cannot_be_asked_is_one_line(graphcnf, trained, options, message):

@@ -25,7 +25,7 @@ SETTINGS = dict(steps=24, threads=1, accelerator="cpu", log_every=4, warmup_step
                 eval_minutes=0, final_eval_batches=5, batch_size=8,
                 decay_fraction=0.0)  # fmt: skip
 LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RUN_ID",
-             "MASTER_ADDR", "MASTER_PORT")  # fmt: skip
+             "MASTER_ADDR", "MASTER_PORT", "GRAPHCNF_RUN")  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -157,7 +157,9 @@ def test_a_folder_that_is_not_shared_is_noticed(tiny, tmp_path):
     ("environment", "main", "devices"),
     [
         ({}, True, 1),
-        ({"LOCAL_RANK": "1"}, False, 1),
+        ({"LOCAL_RANK": "1"}, True, 1),  # of no launcher of this run
+        ({"RANK": "1", "WORLD_SIZE": "2"}, True, 1),
+        ({"LOCAL_RANK": "1", "GRAPHCNF_RUN": "x"}, False, 1),
         ({"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "3"},
          True, 3),
         ({"TORCHELASTIC_RUN_ID": "x", "RANK": "3", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "3"},

@@ -72,6 +72,10 @@ METADATA: dict[str, tuple[Any, ...]] = {
                              [{"largest": 3, "quantiles": [1.0, 3.0], "tail": [0.5]}]),
     "dataset": (3, [], {}),
 }  # fmt: skip
+UNKNOWN = (("element", "atoms", ["Xx", 0, False]), ("charge", "atoms", ["C", 99, False]),
+           ("bond", "bonds", "SINGEL"))  # fmt: skip
+"""Entries of a vocabulary that chemistry does not know."""
+
 IMAGE_METADATA: dict[str, tuple[Any, ...]] = {
     "data": (None, 3, "x", [], {"path": 3}, {"path": "nowhere"}, {}),
     "checksum": (3, "x", [1]),
@@ -169,6 +173,11 @@ def _signed(name: str, model: str, arguments, dice: Random) -> Iterator[Case]:
             yield case(f"metadata.{key}={value!r:.80}",
                        lambda c, k=key, v=value: c["metadata"].update({k: v}),
                        readable=unread)  # fmt: skip
+
+    for label, place, entry in UNKNOWN if model == "model" else ():
+        yield case(f"vocabulary with an unknown {label}",
+                   lambda c, p=place, e=entry: c["metadata"]["vocabulary"].update(
+                       {p: [e, *c["metadata"]["vocabulary"][p][1:]]}))  # fmt: skip
 
 
 def _with_checksum(change: Change) -> Callable[[bytes], bytes]:
