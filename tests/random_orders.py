@@ -1,8 +1,11 @@
 """Properties of every graph model whose order of nodes is a latent."""
 
+from itertools import combinations
+
 import torch
 
 from graphcnf.flows import Noise
+from graphcnf.graphs import GraphBatch, PackedGraphs
 
 
 def noise_of(uniforms):
@@ -28,3 +31,12 @@ def numbering_does_not_count(model, batch):
 
 def latents_lead_back(model, batch):
     assert model.decode(model.encode(batch), batch.mask).to_packed() == batch.to_packed()
+
+
+@torch.no_grad()
+def equal_nodes_have_equal_orders(model, nodes):
+    """In a complete graph of equal nodes every order has the probability 1/n!, to float64."""
+    edges = list(combinations(range(nodes), 2))
+    graph = [0] * nodes, edges, [0] * len(edges)
+    term = model.steps.bounds(GraphBatch.collate(PackedGraphs.from_lists([graph])))["order"].value()
+    assert term.dtype == torch.float64 and term.abs().max() < 1e-12

@@ -92,11 +92,12 @@ class RandomOrder(CodedModel):
         """Draw an order; return the terms of log p(graph, order) - log q(order | graph), nats.
 
         The mean over orders is a lower bound on log p(graph), and a logsumexp of several draws
-        tightens the bound. Graphs have numbered nodes; all numberings are equally likely.
+        tightens the bound. Graphs have numbered nodes; all numberings are equally likely. The term
+        "order" is in float64.
         """
         graphs, _, log_p = self._ordered(batch, noise)
-        numberings = torch.lgamma(batch.sizes + 1.0)
-        return {**super().bounds(graphs), "order": Bound.exact(-log_p.to(numberings) - numberings)}
+        numberings = torch.lgamma(batch.sizes.double() + 1)
+        return {**super().bounds(graphs), "order": Bound.exact(-log_p - numberings)}
 
     def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
         """Encode graphs to base latents: "atoms" (B, N, V), and "order" (B, N, 1), see `decode`."""

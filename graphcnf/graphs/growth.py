@@ -68,7 +68,7 @@ def most_edges_first(adjacency: Tensor, sizes: Tensor, uniforms: Tensor) -> tupl
         score[:, t] = torch.where(waiting.any(1), score[:, t], math.inf)
         candidates = score == score.amax(1, keepdim=True)
         node = uniforms[..., t].masked_fill(~candidates, 2.0).argmin(1)
-        log_p = log_p - candidates.sum(1).log()
+        log_p = log_p - candidates.sum(1).double().log()
         order.append(node)
         waiting = waiting.clone()
         waiting[rows, node] = False

@@ -233,3 +233,9 @@ def test_training_reaches_every_parameter(parts):
 def test_bad_options_are_named(parts):
     with pytest.raises(ValueError, match="dropout must lie in"):
         grown(parts, dropout=1.5)
+
+
+def test_the_term_of_the_order_is_exact():
+    pairs = list(combinations(range(23), 2))
+    graphs = PackedGraphs.from_lists([([0] * 23, pairs, [0] * len(pairs))])
+    random_orders.equal_nodes_have_equal_orders(grown(graphs), 23)

@@ -205,3 +205,9 @@ def test_bad_options_are_named(build_model, random_graphs):
         build_model(random_graphs, **{**OPTIONS, "rounds": 0})
     with pytest.raises(UserError, match='needs order "none"'):
         build_model(random_graphs, architecture="unordered")
+
+
+def test_the_term_of_the_order_is_exact(build_model):
+    pairs = list(combinations(range(9), 2))
+    graphs = PackedGraphs.from_lists([([0] * 9, pairs, [0] * len(pairs))])
+    random_orders.equal_nodes_have_equal_orders(build_model(graphs, **OPTIONS), 9)

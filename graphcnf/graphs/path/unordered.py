@@ -54,7 +54,7 @@ def depth_first(adjacency: Tensor, sizes: Tensor, uniforms: Tensor) -> tuple[Ten
         candidates = torch.where(rest, candidates, unvisited)
         candidates = torch.where(candidates.any(1, keepdim=True), candidates, number == t)
         node = uniforms[..., t].masked_fill(~candidates, 2.0).argmin(1)
-        log_p = log_p - candidates.sum(1).log()
+        log_p = log_p - candidates.sum(1).double().log()
         order.append(node)
         unvisited, depth = unvisited.clone(), depth.clone()
         unvisited[rows, node], depth[rows, node] = False, level
