@@ -380,11 +380,7 @@ class CategoricalModel(nn.Module):
         for name in x.columns:
             # As objects: the categories of `x` may be fewer.
             own, drawn = x[name].astype(object), table[name].astype(object)
-            try:
-                filled[name] = own.where(x[name].notna(), drawn).astype(table[name].dtype)
-            except OverflowError:
-                kind = table[name].dtype
-                raise UserError(f"column {name!r}: a number does not fit into {kind}") from None
+            filled[name] = own.where(x[name].notna(), drawn).astype(table[name].dtype)
         return filled
 
     def reasons(self, x) -> Reasons:

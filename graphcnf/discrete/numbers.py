@@ -36,7 +36,8 @@ class Bins:
 
     Inside a bin, the flow models the place u in [0, 1); the density of a number is that of u
     divided by the bin's width. A tail has the density `2 s^2 / (s + t)^3` at the distance t from
-    its end (Pareto type II, Lomax 1954).
+    its end (Pareto type II, Lomax 1954), divided by its mass up to the end of the column's type:
+    numbers beyond that have no density, and none is drawn.
 
     Attributes:
         edges: Lower end, upper end and parts of each bin, (K, 3). Parts are n for n integers, the
@@ -45,15 +46,23 @@ class Bins:
         whole: True if all numbers are integers.
         scale: Scale s of the tails.
         unit: Unit of times in nanoseconds; None for numbers.
+        dtype: Pandas type of the column, as text.
     """
 
     edges: list[list[float]]
     whole: bool
     scale: float
     unit: int | None = None
+    dtype: str = "float64"
 
     def __post_init__(self) -> None:
         self.low, self.high, self.parts = np.array(self.edges, dtype=float).reshape(-1, 3).T
+        self.lowest, self.highest = _range(self.dtype, self.unit)
+        lower, upper = self.parts == BELOW, self.parts == ABOVE
+        away = np.where(lower, self.high - self.lowest, self.highest + self.whole - self.low)
+        with np.errstate(over="ignore"):
+            # Mass of each tail within the type.
+            self.mass = np.where(lower | upper, 1 - (1 + away / self.scale) ** -2.0, 1.0)
 
     @classmethod
     def of(cls, series: pd.Series, count: int) -> Bins:
@@ -103,11 +112,17 @@ class Bins:
             below = [[0.0, edges[0], edges[0] if whole else 0]] if values[0] > 0 else []
         else:
             below = [[edges[0] - scale, edges[0], BELOW]]
-        bins = [*below, *np.stack([edges[:-1], edges[1:], parts], 1).tolist()]
-        bins += [[edges[-1], edges[-1] + scale, ABOVE], *([p, p, 1] for p in points.tolist())]
+        above = [[edges[-1], edges[-1] + scale, ABOVE]]
+        # No tail begins where the type ends.
+        lowest, highest = _range(str(series.dtype), unit)
+        below = below if edges[0] > lowest else []
+        above = above if edges[-1] <= highest else []
+        bins = [*below, *np.stack([edges[:-1], edges[1:], parts], 1).tolist(), *above]
+        bins += [[p, p, 1] for p in points.tolist()]
         # A point mass comes before the bin that begins at its value.
         bins.sort(key=lambda edge: (edge[0], edge[1]))
-        return cls([list(map(float, edge)) for edge in bins], whole, float(scale), unit)
+        ends = [list(map(float, edge)) for edge in bins]
+        return cls(ends, whole, float(scale), unit, str(series.dtype))
 
     def encode(self, series: pd.Series) -> np.ndarray:
         """Return bin k and place u of each number as k + u, (N,) float64; -1 outside of all bins.
@@ -119,7 +134,7 @@ class Bins:
         code = np.searchsorted(self.low, x, "right") - 1
         before = code.clip(min=1) - 1
         code = np.where((x == self.low[before]) & (self.parts[before] == 1), before, code)
-        fits = np.isfinite(x) & ((code >= 0) | (self.parts[0] == BELOW))
+        fits = (x >= self.lowest) & (x <= self.highest) & ((code >= 0) | (self.parts[0] == BELOW))
         code = code.clip(min=0)
         if self.whole:
             fits &= x % 1 == 0
@@ -128,14 +143,16 @@ class Bins:
         )
         away = np.where(fits, away + 0.5 * self.whole, 0)
         width = np.where(self.high > self.low, self.high - self.low, 1)[code]
-        place = np.where(self.parts[code] < 0, 1 - (1 + away / self.scale) ** -2.0, away / width)
+        tail = (1 - (1 + away / self.scale) ** -2.0) / self.mass[code]
+        place = np.where(self.parts[code] < 0, tail, away / width)
         return np.where(fits, code + place.clip(0, 1 - 1e-12), -1.0)
 
     def _split(self, value: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Return bin k, place u, parts and, in tails, distance from the end of codes k + u."""
         code = np.floor(value).astype(int)
         place = value - code
-        return code, place, self.parts[code], self.scale * ((1 - place) ** -0.5 - 1)
+        away = self.scale * ((1 - place * self.mass[code]) ** -0.5 - 1)
+        return code, place, self.parts[code], away
 
     def decode(self, value: np.ndarray) -> np.ndarray:
         """Return the numbers of codes k + u, (N,) float64."""
@@ -157,25 +174,24 @@ class Bins:
                 tail = np.log(near**-2.0 - (near + 1 / self.scale) ** -2.0)
             else:
                 tail = np.log(2 / self.scale) - 3 * np.log(near)
+            tail -= np.log(self.mass[code])
         return np.where(parts < 0, tail, -np.log(np.where(parts == 1, 1, width)))
 
-    def series(self, numbers: np.ndarray, dtype: str) -> pd.Series:
-        """Return numbers (N,), NaN for missing ones, as a column with a pandas type."""
+    def series(self, numbers: np.ndarray) -> pd.Series:
+        """Return numbers (N,), NaN for missing ones, as a column."""
+        # Rounding may lead from the tail beyond the last number.
+        series = pd.Series(numbers).clip(self.lowest, self.highest)
         if self.unit is None:
-            series = pd.Series(numbers)
-            if self.whole:
-                # Tails go on beyond the numbers that the type holds.
-                series = series.round().clip(*whole_range(dtype))
-            return series.astype(dtype)
-        known = np.isfinite(numbers)
-        limit = np.iinfo(np.int64).max // self.unit
-        stamps = np.where(known, numbers, 0).clip(-limit, limit).astype(np.int64) * self.unit
-        kind = pd.api.types.pandas_dtype(dtype)
+            return (series.round() if self.whole else series).astype(self.dtype)
+        known = series.notna()
+        stamps = series.fillna(0).to_numpy().astype(np.int64) * self.unit
+        kind = pd.api.types.pandas_dtype(self.dtype)
         if types.is_timedelta64_dtype(kind):
-            return pd.Series(pd.to_timedelta(stamps)).where(known).astype(dtype)
+            return pd.Series(pd.to_timedelta(stamps)).where(known).astype(self.dtype)
         zone = getattr(kind, "tz", None)
         times = pd.Series(pd.to_datetime(stamps)).where(known)
-        return (times.dt.tz_localize("UTC").dt.tz_convert(zone) if zone else times).astype(dtype)
+        times = times.dt.tz_localize("UTC").dt.tz_convert(zone) if zone else times
+        return times.astype(self.dtype)
 
     @property
     def labels(self) -> list[Any]:
@@ -202,11 +218,19 @@ def time_kind(series: pd.Series) -> str:
     return kind if kind in ("m", "M") else ""
 
 
-def whole_range(dtype: str) -> tuple[float, float]:
-    """Return the lowest and the highest float64 that fits into an integer type of pandas."""
-    limits = np.iinfo(pd.api.types.pandas_dtype(dtype).type)
+def _range(dtype: str, unit: int | None) -> tuple[float, float]:
+    """Return the lowest and the highest float64 that fits into a pandas type.
+
+    Of times, with a unit in nanoseconds, these are the numbers of units that fit into 64 bits.
+    """
+    if unit is not None:
+        limit = float(np.iinfo(np.int64).max // unit)
+        return -limit, limit
+    kind = pd.api.types.pandas_dtype(dtype)
+    limits: Any = np.dtype(getattr(kind, "numpy_dtype", kind.type))
+    limits = np.iinfo(limits) if limits.kind in "iu" else np.finfo(limits)
     high = float(limits.max)
-    return float(limits.min), high if int(high) == limits.max else float(np.nextafter(high, 0))
+    return float(limits.min), high if int(high) <= limits.max else float(np.nextafter(high, 0))
 
 
 def _unit(series: pd.Series) -> int | None:

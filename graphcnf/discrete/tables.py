@@ -21,7 +21,6 @@ from graphcnf.discrete.numbers import (
     default_bins,
     is_numeric,
     time_kind,
-    whole_range,
 )
 from graphcnf.errors import UserError, suggest
 from graphcnf.flows import Context
@@ -63,7 +62,7 @@ class Column:
 
     def __post_init__(self) -> None:
         if isinstance(self.bins, dict):
-            self.bins = Bins(**self.bins)
+            self.bins = Bins(**{**self.bins, "dtype": self.dtype})
         self.kind = time_kind(pd.Series(dtype=self.dtype)) if self.bins else ""
         self.vocabulary = Vocabulary(self.values)
         self.cardinality = max(len(self.values) + self.missing, 1)
@@ -147,7 +146,7 @@ class Column:
         absent = codes == len(self.values)
         if self.bins:
             numbers = self.bins.decode(np.where(absent, 0, values))
-            return self.bins.series(np.where(absent, np.nan, numbers), self.dtype)
+            return self.bins.series(np.where(absent, np.nan, numbers))
         if self.categories is not None:
             dtype, ordered = self.categories
             known = pd.Index(self.values, dtype=dtype, tupleize_cols=False)
@@ -285,13 +284,9 @@ class TableCodec(Codec):
             column = self.columns[k := self.number(label, "given")]
             with suppress(UserError):
                 codes[0, k] = float(column.encode(pd.Series([value], dtype=object))[0])
-            bins = column.bins
-            if bins and bins.whole and bins.unit is None and 0 <= codes[0, k] < len(bins.edges):
-                low, high = whole_range(column.dtype)
-                codes[0, k] = codes[0, k] if low <= value <= high else -1
             if codes[0, k] < 0:
                 known = ", ".join(map(repr, column.values[:8]))
-                if bins:
+                if column.bins:
                     known = KINDS[column.kind]
                 raise UserError(f"given: column {label!r} has no value {value!r}; it has {known}")
         return Rows(codes.clamp(min=0), codes >= 0)

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from couplings import perturb
 
 from graphcnf import CategoricalModel
@@ -119,13 +120,53 @@ def test_numbers_drawn_from_tails_stay_in_the_range_of_their_type(dtype):
     x = pd.Series(np.arange(limits.min, limits.max + 1, max(1, limits.max // 120)), dtype=dtype)
     bins = Bins.of(x, 4)
     tails = np.array([0.5, len(bins.edges) - 1 + 0.99])
-    drawn = bins.series(bins.decode(tails), dtype)
+    drawn = bins.series(bins.decode(tails))
     assert drawn.dtype == dtype and drawn[1] == limits.max and drawn[0] < drawn[1] / 2
     model = CategoricalModel.for_data(x.to_frame("x"), bins=4, width=16, layers=1, heads=2)
     with pytest.raises(UserError, match="given: column 'x' has no value 99999; it has numbers"):
         model.sample(1, given={"x": 99_999})
-    with pytest.raises(UserError, match=f"column 'x': a number does not fit into {dtype}"):
+    with pytest.raises(UserError, match="the value 99999 in column 'x'"):
         model.impute(pd.DataFrame({"x": [99_999]}))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "low", "high"),
+    [("int8", -100, 110), ("int8", -128, 90), ("uint8", 3, 255), ("Int8", 0, 60)],
+)
+def test_all_mass_of_an_integer_type_is_where_numbers_are_drawn(dtype, low, high, double):
+    x = pd.Series([*range(low, high), high], dtype=dtype)
+    torch.manual_seed(3)
+    model = CategoricalModel.for_data(x.to_frame("x"), bins=4, width=16, layers=1, heads=2)
+    # Tails hold no number that was learned from, so that they need more weight to be drawn.
+    bins, network = model.codec.columns[0].bins, model.flow.network
+    with torch.no_grad():
+        network.bias[torch.from_numpy(bins.parts < 0)] += 4.0
+    limits = np.iinfo(dtype.lower())
+    every = np.arange(limits.min, limits.max + 1)
+    p = np.exp(model.log_prob(pd.DataFrame({"x": every})))
+    assert p.sum() == pytest.approx(1, abs=1e-9)
+    beyond = np.array([limits.min - 1, limits.max + 1, 10**6])
+    assert np.isneginf(model.log_prob(pd.DataFrame({"x": beyond}))).all()
+    count = 5000
+    drawn = model.sample(count, seed=1)["x"]
+    assert drawn.dtype == dtype
+    found = np.array([(drawn == k).sum() for k in every])
+    # Chi-square over numbers, with those together that are rarely drawn.
+    often = p * count > 5
+    found, wanted = (np.append(v[often], v[~often].sum()) for v in (found, count * p))
+    used = wanted > 0
+    assert found[~used].sum() == 0
+    excess = ((found - wanted)[used] ** 2 / wanted[used]).sum() - used.sum()
+    assert excess < 5 * np.sqrt(2 * used.sum())
+
+
+def test_times_are_drawn_as_far_as_64_bits_reach():
+    years = pd.Series(pd.date_range("1700-01-01", "2200-01-01", periods=60).floor("D"))
+    bins = Bins.of(years, 4)
+    ends = bins.series(bins.decode(np.array([1 - 1e-12, len(bins.edges) - 1e-12])))
+    assert (bins.encode(ends) >= 0).all()
+    near = bins.series(bins.decode(len(bins.edges) - 1 + np.linspace(0, 1 - 1e-9, 9)))
+    assert near.is_monotonic_increasing and near.nunique() == 9 and near.max().year == 2262
 
 
 def test_a_single_zero_and_times_down_to_the_nanosecond_are_learned():
