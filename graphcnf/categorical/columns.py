@@ -340,6 +340,16 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
         step = next(self.network.steps(x[..., None], context))
         return self.network.logits(step.hidden)[step.at[1] == column].log_softmax(-1)
 
+    def log_probs_of(self, x: Tensor, category: Tensor, context: Context) -> Tensor:
+        """Return log-probabilities (B, N) float64 that each column n has `category` (N,) of it.
+
+        Each is given the columns of x (B, N) that are earlier in the context's order.
+        """
+        step = next(self.network.steps(x[..., None], context))
+        nats = self.network.logits(step.hidden).double().log_softmax(-1)
+        own = nats.gather(1, category[step.at[1], None])[:, 0]
+        return nats.new_zeros(x.shape).index_put(step.at, own)
+
     def sample(self, count, length=None, context=Context(), *, sample_posterior=False) -> Tensor:
         """Draw rows (count, N), as floats with places where categories are divided."""
         # In float64: a place in a rare category keeps its digits.

@@ -363,7 +363,10 @@ class CategoricalModel(nn.Module):
             x: Rows with the columns of the training data.
             seed: Seed of the draws.
             draw: True to draw the missing entries of a row from their joint distribution given the
-                others; False for the most probable value of each, or the median of numbers.
+                others, and given that none is missing where "missing" is a category; False for the
+                most probable value of each, or the median of numbers. The joint distribution is
+                exact (by rejection) except in rows whose draws are rejected 64 times: there it is
+                that of one of the 64 draws, by their weights.
 
         Raises:
             UserError: if `x` has an unknown value or other columns.
@@ -372,8 +375,7 @@ class CategoricalModel(nn.Module):
         check_seed(seed)
         known = codec.present(_all_encoded(codec, x))
         if draw:
-            rows = codec.draw(self.flow, len(x), seed=seed, known=known, present=True)
-            table = codec.decode(rows)
+            table = codec.decode(codec.completed(self.flow, known, seed))
         else:
             table = codec.most_probable(self.flow, known)
         table.index, filled = x.index, x.copy()

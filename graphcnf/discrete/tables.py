@@ -32,6 +32,9 @@ MAX_CATEGORIES = 1000
 SCORED = 256
 """Rows that are scored at a time."""
 
+TRIES = 64
+"""Draws of a row, at most, to fill its missing entries with their joint distribution."""
+
 CANDIDATES = 32
 """Number of most probable categories for a missing entry that the density of the row decides on."""
 
@@ -298,7 +301,7 @@ class TableCodec(Codec):
         )
         return Rows(rows.values, rows.mask & (rows.values.floor() != missing))
 
-    def _conditions(self, flow: ColumnFlow, known: Rows, present: bool) -> dict[str, torch.Tensor]:
+    def _conditions(self, flow: ColumnFlow, known: Rows, present: bool) -> dict[str, Any]:
         """Return `Context` fields for drawing rows with known entries.
 
         That is an order of columns with the known ones first, and the allowed categories. With
@@ -347,11 +350,71 @@ class TableCodec(Codec):
                 total += torch.from_numpy(np.where(there, nats, 0))
         return total
 
+    @torch.no_grad()
+    def completed(self, flow: ColumnFlow, known: Rows, seed: int) -> Rows:
+        """Draw the unknown entries of rows from p(entries | known ones, none is missing).
+
+        Entries that are drawn one after the other among values other than "missing" have this
+        density divided by the product w of the probabilities that an entry is not missing, each
+        given the entries before it. So a row is kept with probability w, else drawn anew
+        (rejection). Of a row that was rejected `TRIES` times, one of its draws is kept, with
+        weights w: exact in the limit.
+        """
+        rows = self.draw(flow, len(known), seed=seed, known=known, present=True)
+        todo, total = np.arange(len(known)), np.zeros(len(known))
+        drawn = rows.values
+        for number in range(TRIES):
+            keys = (np.random.SeedSequence((seed, k), spawn_key=(number,)) for k in todo.tolist())
+            random = [np.random.Generator(np.random.Philox(key)) for key in keys]
+            if number:
+                drawn = self._redrawn(flow, known[todo], random)
+            w = np.exp(self._log_presence(flow, known[todo], drawn))
+            total[todo] += w
+            u, v = np.array([own.random(2) for own in random]).reshape(-1, 2).T
+            accepted = u < w
+            kept = accepted | (v * total[todo] < w)
+            rows.values[torch.from_numpy(todo[kept])] = drawn[torch.from_numpy(kept)]
+            todo = todo[~accepted]
+            if not len(todo):
+                break
+        return rows
+
+    def _redrawn(self, flow: ColumnFlow, known: Rows, random: list[np.random.Generator]):
+        """Return rows (B, N) with unknown entries drawn one after the other, none missing."""
+        parts = []
+        for start in range(0, len(known), SCORED):
+            part = slice(start, start + SCORED)
+            limits = self._conditions(flow, known[part], True)
+            everywhere = torch.ones_like(known.mask[part]).to(flow.device)
+            context = Context(everywhere, generator=random[part], **limits)
+            parts.append(flow.sample(len(everywhere), context=context).cpu())
+        return torch.cat(parts)
+
+    def _log_presence(self, flow: ColumnFlow, known: Rows, values: torch.Tensor) -> np.ndarray:
+        """Return for each row the log of w in `completed`, up to a constant of the row, (B,).
+
+        The first drawn entry is left out: that it is there has the same probability in every draw.
+        """
+        absent = [len(c.values) if c.missing and c.values else -1 for c in self.columns]
+        absence = torch.tensor(absent, device=flow.device)
+        parts = [np.zeros(0)]
+        for start in range(0, len(known), SCORED):
+            part = known[start : start + SCORED].to(flow.device)
+            limits = self._conditions(flow, part, False)
+            context = Context(torch.ones_like(part.mask), **limits)
+            own = values[start : start + SCORED].to(flow.device)
+            nats = flow.log_probs_of(own, absence.clamp(min=0), context)
+            nats = torch.log1p(-nats.exp().clamp(max=1 - 1e-12))
+            rank = limits["conditions"].argsort(1)
+            counted = (absence >= 0) & (rank > part.mask.sum(1, keepdim=True))
+            parts.append(torch.where(counted, nats, 0).sum(1).cpu().numpy())
+        return np.concatenate(parts)
+
     def draw(self, flow, count, *, seed, temperature=1.0, sizes=None, known=None, present=False):
         """Return rows 0 to `count - 1` of the endless sample with this seed.
 
         `known` has given entries, one row for all or a row for each. With `present`, no drawn entry
-        is missing.
+        is missing: each is drawn from its values other than "missing", given those before it.
         """
         if sizes is not None:
             raise UserError("sizes are for sequences and graphs: rows of a table have one")

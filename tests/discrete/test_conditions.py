@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from couplings import perturb
 
 from graphcnf import CategoricalModel
@@ -165,3 +166,28 @@ def test_a_column_of_two_parents_is_known_from_the_start(tmp_path):
     assert np.array_equal(
         CategoricalModel.from_pretrained(tmp_path).log_prob(data), model.log_prob(data)
     )
+
+
+def test_imputed_entries_have_their_joint_distribution_given_that_none_is_missing(double):
+    random = np.random.default_rng(0)
+    a, b = random.integers(0, 2, 400), random.integers(0, 3, 400)
+    table = pd.DataFrame({"a": a.astype(str), "b": b.astype(str), "c": (a ^ (b > 0)).astype(str)})
+    # An entry of c is often missing beside one value of b, and hardly ever beside the others.
+    table.loc[random.random(400) < np.where(b == 1, 0.9, 0.05), "c"] = None
+    table.loc[random.random(400) < 0.3, "b"] = None
+    torch.manual_seed(0)
+    model = perturb(CategoricalModel.for_data(table, width=16, layers=1, heads=2), 0.1)
+    count = 4000
+    filled = model.impute(pd.DataFrame({"a": ["1"] * count, "b": None, "c": None}), seed=1)
+    assert filled["a"].eq("1").all()
+    every = pd.DataFrame(itertools.product("1", "012", "01"), columns=["a", "b", "c"])
+    p = np.exp(model.log_prob(every, given=["a"]))
+    p = count * p / p.sum()
+    found = filled.value_counts()
+    found = np.array([found.get(tuple(row), 0) for row in every.to_numpy()])
+    assert found.sum() == count
+    used = p > 1
+    excess = ((found - p)[used] ** 2 / p[used]).sum() - used.sum()
+    assert excess < 5 * np.sqrt(2 * used.sum())
+    again = model.impute(pd.DataFrame({"a": ["1"] * 50, "b": None, "c": None}), seed=1)
+    assert again.equals(filled.head(50))
