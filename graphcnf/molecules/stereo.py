@@ -180,17 +180,29 @@ class Frame:
 
     @cached_property
     def dependent(self) -> list[int]:
-        """Elements whose neighbours only other marks may tell apart."""
-        if not self.actions:
-            return []
+        """Elements that have two neighbours of the same CIP rank if nothing is marked.
+
+        RDKit keeps a mark of these only beside others. It ranks atoms by what is bound to them and
+        not by rings, so two neighbours may have the same rank without any automorphism.
+        """
+        mol = Chem.Mol(self.mol)
+        with legacy_perception():
+            Chem.AssignStereochemistry(mol, force=True, flagPossibleStereoCenters=True)
+        # Atoms are not ranked where none of them can be marked.
+        ranks = [a.GetProp("_CIPRank") if a.HasProp("_CIPRank") else "" for a in mol.GetAtoms()]
 
         def tied(end: int, other: int = -1) -> bool:
             atoms = self.mol.GetAtomWithIdx(end).GetNeighbors()
-            near = [self.classes[a.GetIdx()] for a in atoms if a.GetIdx() != other]
+            near = [ranks[a.GetIdx()] for a in atoms if a.GetIdx() != other]
             return len(set(near)) < len(near)
 
         ends = [(e.atoms, e.atoms[::-1]) if e.is_double else (e.atoms,) for e in self.elements]
         return [k for k, sides in enumerate(ends) if any(tied(*side) for side in sides)]
+
+    @property
+    def ambiguous(self) -> bool:
+        """True if several codes may describe one molecule."""
+        return bool(self.actions or self.dependent)
 
     @cached_property
     def flips(self) -> list[bool]:
@@ -350,6 +362,10 @@ class Frame:
                 atom = mol.GetAtomWithIdx(e.atoms[0])
                 near = [b.GetOtherAtomIdx(e.atoms[0]) for b in atom.GetBonds()]
                 atom.SetChiralTag(_TETRAHEDRAL[(category == 2) ^ _odd(near)])
+                if hydrogens := atom.GetTotalNumHs():
+                    # A centre with an implicit one is inverted where RDKit writes it first.
+                    atom.SetNumExplicitHs(hydrogens)
+                    atom.SetNoImplicit(True)
         with legacy_perception():
             # It reads double bonds from the directions of their neighbours alone.
             Chem.SetDoubleBondNeighborDirections(mol)
@@ -361,15 +377,25 @@ class Frame:
 
         Codes with the same isomeric SMILES have the same normal code.
         """
-        if not self.actions:
+        if not any(code) or not self.ambiguous:
             return code
         seen: list[Code] = []
+        known = self._normals
         code = self.orbit(code)[0]
-        while code not in seen:
+        while code not in seen and code not in known:
             seen.append(code)
             code = self.orbit(self._read_again(code))[0]
-        # In cages of tied atoms, RDKit reads its own SMILES as another one, and that as the first.
-        return min(seen[seen.index(code) :])
+        if code in seen:
+            # In cages of tied atoms, RDKit reads its own SMILES as another one, and that as the
+            # first.
+            known[code] = min(seen[seen.index(code) :])
+        known.update(dict.fromkeys(seen, known[code]))
+        return known[code]
+
+    @cached_property
+    def _normals(self) -> dict[Code, Code]:
+        """Normal codes that are known, by the lowest codes of orbits."""
+        return {}
 
     def orbit(self, code: Code) -> list[Code]:
         """Return the images of a code under the automorphisms of the frame, sorted."""
@@ -391,7 +417,7 @@ class Frame:
 
     def spellings(self, code: Code) -> list[Code] | None:
         """Return all codes with this normal one; None if over `MOST_CODES` had to be tried."""
-        if not self.actions:
+        if not self.ambiguous:
             return [code]
         free = set(self.dependent)
         fixed = {tuple(-1 if k in free else c for k, c in enumerate(o)) for o in self.orbit(code)}
@@ -406,10 +432,10 @@ class Frame:
         Elements without a mark, 0 in `given`, have any of the values. None where more than
         `MOST_CODES` codes had to be tried.
         """
-        free = [values if self.actions or not c else (c,) for c in given]
+        free = [values if self.ambiguous or not c else (c,) for c in given]
         if math.prod(map(len, free)) > MOST_CODES:
             return None
-        if not self.actions:
+        if not self.ambiguous:
             return list(product(*free))
         wanted = self.normal(given)
 

@@ -43,9 +43,9 @@ CATEGORIES = 3
 ROWS = 512
 """Codes that a network evaluates at once."""
 
-MOST_DRAWN, TRIES = 729, 16
-"""Beginnings of codes that are compared, and codes that are drawn at most, where marks are given.
-"""
+MOST_DRAWN, TRIES = 729, 64
+"""Codes, or beginnings of them, that are compared, and codes that are drawn at most, where marks
+are given."""
 
 KINDS = ("chain", "ring", "double")
 """Kinds of elements, as `Frame.kinds` names them."""
@@ -153,6 +153,11 @@ class StereoGraphs:
 
 def _flipped(frame: Frame, code: Code) -> Code:
     return tuple(3 - c if c and f else c for c, f in zip(code, frame.flips, strict=True))
+
+
+def _has(code: Code, marks: Code) -> bool:
+    """Return True if a code has all of some marks, where 0 is no mark."""
+    return all(not mark or mark == c for mark, c in zip(marks, code, strict=True))
 
 
 def _atom_category(atom: Chem.Atom) -> int:
@@ -460,9 +465,9 @@ class StereoFlow(Pretrained, nn.Module):
         for k, (frame, code) in enumerate(zip(frames, given, strict=True)):
             if not any(code):
                 continue
-            # Without symmetry, what follows the last mark sums to 1.
-            first = len(code) if frame.actions else max(j for j, c in enumerate(code) if c) + 1
-            if frame.actions and all(code):
+            # If each code is a molecule, what follows the last mark sums to 1.
+            first = len(code) if frame.ambiguous else max(j for j, c in enumerate(code) if c) + 1
+            if frame.ambiguous and all(code):
                 found = frame.spellings(frame.normal(code))
             else:
                 found = frame.matching(code[:first])
@@ -495,10 +500,10 @@ class StereoFlow(Pretrained, nn.Module):
         codes = [given] if all(given) else frame.matching(given, (1, 2))
         if codes is None:
             # With symmetry, given marks may be at other elements in other codes.
-            count = 2 ** (len(given) if frame.actions else given.count(0))
+            count = 2 ** (len(given) if frame.ambiguous else given.count(0))
             raise UserError(
                 f"{count:,} combinations of marks on {frame.smiles}, at most {MOST_CODES:,} are "
-                f"compared: mark {'all' if frame.actions else 'some'} of its elements"
+                f"compared: mark {'all' if frame.ambiguous else 'some'} of its elements"
             )
         nats = np.array([row.sum() for row in self.log_probs([frame] * len(codes), codes)])
         shares: Counter[Code] = Counter()
@@ -512,7 +517,11 @@ class StereoFlow(Pretrained, nn.Module):
     def draw(
         self, frames: Sequence[Frame], generator: Generators = None, *, temperature: float = 1.0
     ) -> list[Code]:
-        """Draw normal codes, with torch's generator or a numpy generator for each frame."""
+        """Draw codes, with torch's generator or a numpy generator for each frame.
+
+        They are the normal ones where the frame has automorphisms; other `ambiguous` frames are not
+        looked for, which takes longer than the draw.
+        """
         if not frames:
             return []
         graphs = StereoGraphs.of(frames).to(self.device)
@@ -521,7 +530,8 @@ class StereoFlow(Pretrained, nn.Module):
         z = self.flow.base.sample(shape, mask=context.mask, generator=generator)
         codes = self.flow.decode(z.to(self.device), context).tolist()
         pairs = zip(frames, codes, strict=True)
-        return [f.normal(_flipped(f, c[: len(f.elements)])) for f, c in pairs]
+        drawn = [(f, _flipped(f, c[: len(f.elements)])) for f, c in pairs]
+        return [f.normal(code) if f.actions else code for f, code in drawn]
 
     @torch.no_grad()
     def draw_given(
@@ -534,27 +544,44 @@ class StereoFlow(Pretrained, nn.Module):
     ) -> Code | None:
         """Draw a normal code among those that have all marks of one of the given ones.
 
-        Codes of the elements up to the last given mark are enumerated, and one is chosen. Where
-        there are more than `MOST_DRAWN`, particles of them are resampled: exact in the limit.
-        Returns None where marks say nothing in the molecule, as one alone in a ring may.
+        A code that does not have them as they are given may still be a molecule that has them: its
+        automorphisms move marks, and marks of `Frame.dependent` elements depend on others. The
+        codes that are possible are enumerated, and one is chosen. Where there are more than
+        `MOST_DRAWN`, codes are drawn until one has the marks, at most `TRIES` times; codes that
+        have them as given follow, if none has. Of more than `MOST_DRAWN` beginnings up to the last
+        given mark, particles are resampled: exact in the limit.
+
+        Returns None where no code has the marks, as one alone in a ring, which says nothing.
         """
-        wanted = torch.tensor([_flipped(frame, code) for code in given])
-        for _ in range(TRIES if given else 0):
-            code = frame.normal(_flipped(frame, self._drawn(frame, wanted, random, temperature)))
-            if any(
-                all(not g or g == c for g, c in zip(own, image, strict=True))
-                for own in given
-                for image in frame.orbit(code)
-            ):
-                return code
+        images = [image for own in given for image in frame.orbit(own)]
+        loose = set(frame.dependent) if frame.ambiguous else set()
+        literal = [_flipped(frame, image) for image in dict.fromkeys(images)]
+        reached = {tuple(0 if k in loose else c for k, c in enumerate(own)) for own in literal}
+        for wanted in (sorted(reached), literal) if loose else (literal,):
+            for _ in range(TRIES if given else 0):
+                codes, nats, every = self._drawn(frame, torch.tensor(wanted), random, temperature)
+                # In the order of their Gumbel numbers, the first code with the marks follows its
+                # probability among those that have them.
+                for k in (-nats - random.gumbel(size=len(codes))).argsort():
+                    code = frame.normal(_flipped(frame, codes[k]))
+                    if any(_has(code, image) for image in images):
+                        return code
+                if every:
+                    return None
         return None
 
     def _drawn(
         self, frame: Frame, wanted: Tensor, random: np.random.Generator, temperature: float
-    ) -> Code:
-        """Draw flipped categories with all marks of a row of `wanted` (G, E)."""
+    ) -> tuple[list[Code], np.ndarray, bool]:
+        """Return flipped codes with all marks of a row of `wanted` (G, E), to draw from.
+
+        Returns:
+            The codes, their log-probabilities, and True if they are all such codes of an
+            `ambiguous` frame; False with a single drawn one.
+        """
         graphs = StereoGraphs.of([frame])
         last = int(wanted.any(0).nonzero().max()) if wanted.any() else 0
+        every = frame.ambiguous
         codes = torch.zeros(1, wanted.shape[1], dtype=torch.long)
         fits, nats = torch.ones(1, len(wanted), dtype=torch.bool), torch.zeros(1).double()
         for k in range(wanted.shape[1]):
@@ -570,12 +597,13 @@ class StereoFlow(Pretrained, nn.Module):
             fits = fits.repeat_interleave(CATEGORIES, 0)
             fits &= (wanted[:, k] == 0) | (wanted[:, k] == codes[:, k, None])
             kept = fits.any(1).nonzero()[:, 0]
-            most = MOST_DRAWN if k < last else 1
+            every = every and len(kept) <= MOST_DRAWN
+            most = MOST_DRAWN if k < last or every else 1
             if len(kept) > most:
                 share = nats[kept].softmax(0).numpy()
                 kept, nats = kept[random.choice(len(kept), most, p=share)], torch.zeros_like(nats)
             codes, fits, nats = codes[kept], fits[kept], nats[kept]
-        return tuple(codes[0].tolist())
+        return [tuple(code) for code in codes.tolist()], nats.numpy(), every
 
     def marked(
         self,

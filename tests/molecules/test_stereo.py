@@ -3,6 +3,7 @@
 import math
 from itertools import product
 
+import couplings
 import numpy as np
 import pytest
 import torch
@@ -31,7 +32,12 @@ PLAIN = [
 SYMMETRIC = [
     "CC1CCC(C)CC1", "CC(O)C(O)C(C)O", "OC(F)C(F)O", "C1CC2CCC1CC2C", "CC=CC(C)C=CC", "C1CC12CC2C",
     "NCC12CC3CC(CC(C3)C1)C2", "CC(=NO)C(C)=NO", "CCC(C)=NN=C(C)CC",
+    "CC1CC(C)CC(C)C1", "CC1CC2(C1)CCO2",
+    # RDKit's CIP ranks tie atoms that no automorphism exchanges: in all rings, in one of two.
+    "C1C2CC2CC2CC12", "C1CC2CCC2CC1C",
 ]  # fmt: skip
+TIED = "CC1C(C2CC2)CCC2CCC21"
+"""A molecule without automorphisms, with such a tie."""
 
 
 def read(smiles):
@@ -58,7 +64,7 @@ def total(flow, frame, codes):
     return sum(math.exp(row.sum()) for row in flow.log_probs([frame] * len(spelled), spelled))
 
 
-@pytest.mark.parametrize("smiles", PLAIN + SYMMETRIC)
+@pytest.mark.parametrize("smiles", [*PLAIN, *SYMMETRIC, TIED])
 def test_codes_are_isomeric_smiles(smiles):
     frame, code = read(smiles)
     assert not any(code)
@@ -100,7 +106,26 @@ def test_numbering_does_not_matter(zinc_smiles):
         assert Chem.MolToSmiles(frame.decode(code)) == Chem.MolToSmiles(mol)
 
 
-@pytest.mark.parametrize("smiles", PLAIN + SYMMETRIC)
+def test_every_code_is_spelt_once_in_all_symmetric_molecules(zinc_smiles):
+    count = 0
+    for frame, _ in map(read, zinc_smiles):
+        if frame.ambiguous and len(frame.elements) < 5 and count < 40:
+            spelled = [s for code in codes_of(frame) for s in frame.spellings(code)]
+            assert sorted(spelled) == list(product((0, 1, 2), repeat=len(frame.elements)))
+            count += 1
+    assert count > 20
+
+
+def test_a_code_is_the_same_molecule_wherever_writing_starts(zinc_smiles):
+    for smiles in ["CC(N)C(O)F", *[s for s in zinc_smiles if "@" in s][:30]]:
+        frame, _ = read(smiles)
+        mol = frame.decode((1,) * len(frame.elements))
+        wanted = encode(mol)[1]
+        for start in range(mol.GetNumAtoms()):
+            assert read(Chem.MolToSmiles(mol, rootedAtAtom=start))[1] == wanted
+
+
+@pytest.mark.parametrize("smiles", [*PLAIN, *SYMMETRIC, TIED])
 def test_probabilities_sum_to_one(flow, smiles):
     frame, _ = read(smiles)
     assert total(flow, frame, codes_of(frame)) == pytest.approx(1, abs=1e-9)
@@ -191,6 +216,31 @@ def test_draws_given_marks_follow_the_probabilities(flow, part, smiles):
     for code, chance in chances.items():
         expected = count * chance / sum(chances.values())
         assert drawn.count(code) == pytest.approx(expected, abs=5 * math.sqrt(expected) + 1)
+
+
+@pytest.mark.parametrize("smiles", [
+    "C[C@H]1C[C@@H](C)CC(C)C1", "C[C@H]1CC(C)C[C@@H](C)C1", "C1C2C[C@H]2C[C@@H]2CC12",
+    "C[C@H]1CCC[C@@H]1C",
+])  # fmt: skip
+def test_draws_reach_every_way_to_write_the_given_marks(smiles):
+    torch.manual_seed(0)
+    # Less far from equal probabilities than `flow`: no isomer is rare.
+    flow = couplings.perturb(StereoFlow(width=16, hidden=24, layers=2).double(), 0.1).eval()
+    (frame, given), count = read(smiles), 150
+    random = np.random.default_rng(0)
+    drawn = [flow.draw_given(frame, [given], random) for _ in range(count)]
+    chances = {
+        code: total(flow, frame, [code])
+        for code in codes_of(frame)
+        if any(
+            all(not mark or mark == c for mark, c in zip(given, image, strict=True))
+            for image in frame.orbit(code)
+        )
+    }
+    assert set(drawn) <= set(chances)
+    wanted = {code: count * p / sum(chances.values()) for code, p in chances.items()}
+    excess = sum((drawn.count(code) - w) ** 2 / w for code, w in wanted.items()) - len(wanted)
+    assert excess < 5 * math.sqrt(2 * len(wanted))
 
 
 def test_given_marks_are_kept(zinc_smiles):
