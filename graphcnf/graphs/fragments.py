@@ -38,6 +38,9 @@ class GraphFragment:
     # Possible categories plus 1 of the edges in each of S structures (the Kekulé structures of a
     # molecule), of which a graph must have one, (S, E, edge categories + 1) bool.
     structures: Tensor
+    # True for nodes that lack an edge of weight 2 in a structure: each needs one to a free node,
+    # which takes as much free valence as one of weight 1, (S, U) bool.
+    lacks: Tensor
     valence: Tensor  # free valence: largest sum of weights of further edges, (U,) long
     attachments: Tensor  # edges to free nodes that each node must get in addition, (U,) long
     plain: Tensor  # edge categories plus 1 that may attach free nodes, (edge categories + 1,) bool
@@ -125,6 +128,7 @@ class Progress:
         self.valence = fragment.valence.expand(count, -1).clone()
         self.attachments = fragment.attachments.expand(count, -1).clone()
         self.alive = sizes.new_ones((count, len(fragment.structures)), dtype=torch.bool)
+        self.may_lack = fragment.lacks.any(0)
         self.last = torch.full_like(sizes, len(fragment))  # the last fragment node placed
         # For each placed node: its `source`, its free valence in the graph, and its log-probability
         # given the step back.
@@ -167,12 +171,15 @@ class Progress:
         f = self.fragment
         unplaced = self.unplaced
         pending = (unplaced.float() @ f.adjacency.float()) > 0
-        held = (self.level >= 0) & (pending | (self.attachments > 0))
+        some, every = self._lacking(self.alive)
+        waits = every & (self.valence > 0)
+        held = (self.level >= 0) & (pending | (self.attachments > 0) | waits)
         self.floor = torch.where(held, self.level, -1).amax(1, keepdim=True)
         member = self.at.clamp(min=0)
         self.is_free = self.at == FREE
         self.attachments_at = torch.where(self.is_free, 0, self.attachments.gather(1, member))
         self.valence_at = torch.where(self.is_free, 1 << 20, self.valence.gather(1, member))
+        self.lacking_at = tuple(~self.is_free & part.gather(1, member) for part in (some, every))
         self.grows_at = (self.attachments_at > 0) | (self.valence_at > 0)
         parts = [f.component == c for c in range(f.components)]
         entered = torch.stack([(~unplaced[:, part]).any(1) for part in parts], 1)
@@ -180,16 +187,17 @@ class Progress:
         # A component that is entered at an attachment fills it with the edge to the free parent.
         through = torch.stack([(f.attachments[part] > 0).any() for part in parts])
         self.need = (self.attachments.sum(1) - (~entered & through).sum(1)).clamp(min=0)
+        if f.rings:  # Nodes to come may close rings to a free node on the path.
+            below = torch.arange(self.at.shape[1], device=self.at.device) <= self.depth[:, None]
+            self.need = self.need.masked_fill((self.is_free & below).any(1), 0)
         # Nodes that may have a parent which is not in the fragment.
         open_later = self.valence > 0
         if not f.rings:
             open_later &= ~through[f.component]
-        elif bool(through.any()):
-            open_later &= (self.free >= self.attachments.sum(1))[:, None]
         self.may_enter = unplaced & (open_later | (self.attachments > 0))
         if not f.rings:
             self.may_enter &= self.not_entered
-        self.may_enter |= (unplaced & (self.depth < 0)[:, None])
+        self.may_enter |= unplaced & (self.depth < 0)[:, None]
         self.closes = ((self.level >= 0).float() @ f.adjacency.float()).long()
         # True for levels from which free nodes can still be reached after stepping back to them.
         number = torch.arange(self.at.shape[1], device=self.at.device)
@@ -229,7 +237,7 @@ class Progress:
             fits = self.free_fits(value) | enters
             return torch.where(first, value == 0, fits & (parent >= self.floor.clamp(min=0)))
         if k == 1:
-            fitting = self.weights <= self.valence_at.gather(1, at)
+            fitting = self._fitting(at)
             fitting = fitting if f.rings else fitting & f.plain
             single = f.plain & (self.weights == 1)
             fits = torch.where(self.attachments_at.gather(1, at) > 0, single, fitting)
@@ -244,7 +252,29 @@ class Progress:
                 fits = far > self.last_member.gather(1, at)
             return fits | (value == 0) | first
         far = (parent + 1 - previous[-1][:, None]).clamp(min=0)
-        return (self.weights <= self.valence_at.gather(1, far)) | (previous[-1][:, None] == 0)
+        return self._fitting(far) | (previous[-1][:, None] == 0)
+
+    def _lacking(self, alive: Tensor) -> tuple[Tensor, Tensor]:
+        """Return True for nodes that lack an edge in some of the structures alive, and in all.
+
+        `alive` is (R, S); the results are (R, U) bool.
+        """
+        lacking = alive.float() @ self.fragment.lacks.float()
+        return lacking > 0, self.may_lack & (lacking == alive.sum(1, keepdim=True))
+
+    def _fitting(self, level: Tensor) -> Tensor:
+        """Return the edges that a node at a level (P, 1) may have to a free one, (P, C) bool."""
+        lacking = (part.gather(1, level) for part in self.lacking_at)
+        return self._fits(self.valence_at.gather(1, level), *lacking)
+
+    def _fits(self, valence: Tensor, some: Tensor, every: Tensor) -> Tensor:
+        """Return the possible edges to free nodes for (R, 1) free valence and `_lacking`, (R, C).
+
+        A node that may lack an edge gets one of weight 2 if and only if it lacks it.
+        """
+        double = (self.weights == 2) & (valence > 0)
+        plain = (self.weights <= valence) & ~every
+        return torch.where(some, double, False) | plain
 
     def placements(self) -> Placements | None:
         """Return all placements of nodes that have a placed neighbour; None if there are none."""
@@ -345,7 +375,9 @@ class Progress:
         edge = placements.edge(previous)[:, None]
         # An edge to a free node: the parent's, or a closure that no edge of the fragment describes.
         attachments, valence = self._open(placements, previous)
-        fits = (self.weights <= valence[:, None]) & (value > 0)
+        lacking = (part.gather(1, placements.node[:, None])
+                   for part in self._lacking(placements.alive))  # fmt: skip
+        fits = self._fits(valence[:, None], *lacking) & (value > 0)
         if not f.rings:
             fits = fits & f.plain
         fits = torch.where(attachments[:, None] > 0, f.plain & (self.weights == 1), fits)
@@ -394,7 +426,8 @@ class Progress:
                 free = (placements.edge(previous[:k]) < 0) & (previous[k] > 0) & ~first
                 attaches = free & (attachments > 0)
                 attachments = attachments - attaches.long()
-                valence = valence - torch.where(free & ~attaches, self.weights[previous[k]], 0)
+                cost = torch.where(self.may_lack[node], 1, self.weights[previous[k]])
+                valence = valence - torch.where(free & ~attaches, cost, 0)
         return attachments, valence
 
     def _leave_enough(self, placements: Placements, previous: list[Tensor], fits: Tensor) -> Tensor:
@@ -436,17 +469,27 @@ class Progress:
     def narrow(self, placements: Placements, previous: list[Tensor]) -> None:
         """Mark the structures that contradict the last of the `previous` variables as dead.
 
-        A variable that is no edge of the fragment contradicts none.
+        A variable that is no edge contradicts none.
         """
         k = len(previous) - 1
         if k < 0 or AtomCode.role(k) != "edge" or not len(self.fragment.edges):
             return
-        edge = placements.edge(previous[:-1])
+        edge, chosen = placements.edge(previous[:-1]), previous[-1]
+        free = (edge < 0) & (chosen > 0) & (self.depth[placements.owner] >= 0)
+        placements.alive = placements.alive & self._agrees(free, placements.node, chosen)
         fits = self.fragment.structures[:, edge.clamp(min=0)]  # (S, R, C)
         chosen = previous[-1].expand(len(fits), -1)[..., None]
         placements.alive = placements.alive & (
             fits.gather(2, chosen)[..., 0].T | (edge < 0)[:, None]
         )
+
+    def _agrees(self, which: Tensor, node: Tensor, edge: Tensor) -> Tensor:
+        """Return the structures that agree with edges (R,) of nodes (R,) to free ones, (R, S).
+
+        All agree in rows that `which` (R,) excludes.
+        """
+        lacks = self.fragment.lacks[:, node].T == (self.weights[edge] == 2)[:, None]
+        return lacks | ~(which & self.may_lack[node])[:, None]
 
     def add(self, x: Tensor, node: Tensor, enters: Tensor, alive: Tensor) -> None:
         """Add the next node of each particle, with categories x (P, V).
@@ -466,6 +509,7 @@ class Progress:
             far = torch.where(there, far, FREE)
             # An edge from a fragment node to a free one fills an attachment, or else takes valence.
             self._use(free & (far != FREE), far, edge)
+            alive = alive & self._agrees(free & (far != FREE), far.clamp(min=0), edge)
             self._use(member & there & (far == FREE), node, edge)
             own = own - self.weights[edge]
             ends = (far != FREE).nonzero()[:, 0]
@@ -485,7 +529,8 @@ class Progress:
         node, edge = node[rows], edge[rows]
         attaches = self.attachments[rows, node] > 0
         self.attachments[rows, node] -= attaches.long()
-        self.valence[rows, node] -= torch.where(attaches, 0, self.weights[edge])
+        cost = torch.where(self.may_lack[node], 1, self.weights[edge])
+        self.valence[rows, node] -= torch.where(attaches, 0, cost)
 
 
 # The constants below change proposals and resampling, not the target distribution of the weights.

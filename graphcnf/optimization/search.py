@@ -410,7 +410,7 @@ class Search:
         return False
 
     def _is_wanted(self, mol: Chem.Mol) -> bool:
-        held = self.fragment is None or self.fragment.places(mol) > 0
+        held = self.fragment is None or bool(self.fragment.match(mol))
         return held and not self.filters.refusal(mol)
 
     def _bred(self, count: int) -> list[str]:

@@ -36,6 +36,7 @@ def fragment(kinds, edges, *, room=9, sockets=None, categories=2, rings=False):
         categories=allowed,
         edges=torch.tensor(edges).reshape(-1, 2),
         structures=forms,
+        lacks=torch.zeros(1, len(kinds), dtype=torch.bool),
         valence=torch.full((len(kinds),), room),
         attachments=torch.tensor(sockets or [0] * len(kinds)),
         plain=torch.tensor([False, True]),
