@@ -53,7 +53,7 @@ def grow(
         flow.found(growth, marked), draw, kind, dict.fromkeys(distinct, "string"), groups
     )
     show_molecules(flow, rows, draw, f"{len(rows)} molecules with {text}", fragment.match)
-    share = growth.valid / max(growth.placed, 1)
+    share, accuracy = growth.valid / max(growth.placed, 1), growth.accuracy()
     passed = passing_text(filters.checks, growth.outcomes)
     figures = {
         "written": draw.number,
@@ -61,12 +61,20 @@ def grow(
         "particles": growth.drawn,
         "placed": growth.placed,
         "valid": growth.valid,
+        **accuracy,
     }
+    kind_of = "samples of the model" if growth.common else "particles"
     sentence = (
         f"{draw.number:,} distinct molecules with {text}; {growth.placed:,} of {growth.drawn:,} "
-        f"particles contain all of it, {share:.1%} of these are valid"
+        f"{kind_of} contain all of it, {share:.1%} of these are valid"
         f"{passed and f', of which {passed}'}"
     )
+    if accuracy:
+        sentence += (
+            f"; effective number of particles {accuracy['effective']:,.0f}; "
+            f"{accuracy['atoms']:.1f} atoms on average, {accuracy['atoms_weighted']:.1f} by weight "
+            "(nearer with more --particles)"
+        )
     if filters:
         figures["filters"] = passing_shares(filters.checks, growth.outcomes)
     if distinct:

@@ -812,10 +812,10 @@ class ParticleSampler:
         previous: list[Tensor] = []
         masses = []
         for k, cardinality in enumerate(network.cardinalities):
-            fits = mask(previous, cardinality)[inside]
             drawn = torch.zeros_like(rows)
             mass = torch.zeros_like(rows, dtype=torch.float64)
             if len(inside):
+                fits = mask(previous, cardinality)[inside]
                 log_p = (network.logits(part) / self.temperature).double().log_softmax(-1)
                 log_p = log_p.masked_fill(~fits, -math.inf)
                 mass[inside] = log_p.logsumexp(-1)

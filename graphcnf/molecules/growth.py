@@ -51,6 +51,10 @@ ROUNDS, PATIENCE, PATIENCE_FACTOR = 16, 8, 10
 """Last rounds that determine the threshold; consecutive rounds without a new molecule after which
 the search ends; factor for this number when filters are active."""
 
+CHECKED, COST = 128, 2.5
+"""Samples of the model that are searched for the fragment; samples of the model that may be drawn
+for each of `particles` before particles are cheaper than rejection."""
+
 GOLDEN = (math.sqrt(5) - 1) / 2
 """Golden ratio: its first n multiples, modulo 1, are spread evenly over [0, 1) for every n."""
 
@@ -277,9 +281,9 @@ def _of_smiles(
     edges = {k: (number[i], number[j]) for k, (i, j) in ends if i in number and j in number}
     marks = [MARK if vocabulary.marked and b.GetIsAromatic() else "" for b in given.GetBonds()]
     kekule, lacking = [], []
-    for types, lacks in _fusible_structures(given) if rings else _kekule_structures(given):
+    for types, without in _fusible_structures(given) if rings else _kekule_structures(given):
         kekule.append([marks[k] + types[k].name for k in edges])
-        lacking.append([atom.GetIdx() in lacks for atom in atoms])
+        lacking.append([atom.GetIdx() in without for atom in atoms])
     found = [AtomCategory.of(atom, vocabulary.marked) for atom in atoms]
     try:
         codec.check_vocabulary(found, sum(kekule, []), vocabulary)
@@ -538,8 +542,11 @@ class Growth:
         placed: Number of particles that contain the whole fragment.
         valid: Number of valid molecules among these.
         outcomes: Number of valid molecules by `Filters.refusal`.
+        common: True if enough samples of the model contain the fragment by themselves. These are
+            taken instead of particles, and all have the same weight. None before the first round.
     """
 
+    checks_samples = True  # whether samples of the model may contain the fragment by themselves
     advice = "ask for fewer or for other sizes"
 
     def __init__(
@@ -566,6 +573,10 @@ class Growth:
         self.text, self.marked = fragment.text, fragment.marked
         self._whole = self._part(fragment, atoms)
         self._weights: deque[np.ndarray] = deque(maxlen=ROUNDS)
+        self.common: bool | None = None if self.checks_samples else False
+        self._yielded: list[int] = []  # numbers of atoms
+        # Log-weight and mean number of atoms of each group of molecules that share new atoms.
+        self._groups: list[tuple[float, float]] = []
 
     def molecules(self) -> Generator[Result]:
         """Yield distinct molecules (up to protonation); raise `UserError` once no new are found."""
@@ -581,6 +592,7 @@ class Growth:
                 if key in seen:
                     continue
                 seen.add(key)
+                self._yielded.append(len(one.graph[0]))
                 yield one
             idle = idle + 1 if len(seen) == before else 0
             remind(idle == 0, self.outcomes)
@@ -591,6 +603,26 @@ class Growth:
             f"{self.text[:80]!r}: {len(seen)} molecules found and no further one in "
             f"{patience * ROUND:,} tries; {passed and f'of the valid ones {passed}; '}{advice}"
         )
+
+    def accuracy(self) -> dict[str, float]:
+        """Return how well the molecules represent the model given the fragment.
+
+        Empty if they are samples of the model, or before any was found. Otherwise:
+
+        - `effective`: number of independent molecules with equal weights that determine means as
+          well as all weighted particles so far,
+        - `atoms`: mean number of atoms of the molecules yielded,
+        - `atoms_weighted`: that of all particles by weight, which estimates the model's.
+        """
+        if not self._groups or not self._yielded:
+            return {}
+        log_weights, atoms = np.array(self._groups).T
+        weights = np.exp(log_weights - log_weights.max())
+        return {
+            "effective": float(weights.sum() ** 2 / (weights**2).sum()),
+            "atoms": float(np.mean(self._yielded)),
+            "atoms_weighted": float(weights @ atoms / weights.sum()),
+        }
 
     def _part(self, fragment: MoleculeFragment, atoms: tuple[int, int] | None) -> Part:
         """Return a fragment with its sampler; raise `UserError` if it does not fit the sizes."""
@@ -622,37 +654,65 @@ class Growth:
     def _round(self, number: int) -> dict[str, Result]:
         """Draw a round; return the molecules by SMILES, with summed weights of equal molecules."""
         part = self._part_of(number)
-        if not part.sampler.seen:
+        if self.common is None:
+            checked = self._samples(part, 0, CHECKED)
+            holding = [self._molecule(part, graph) for graph in checked]
+            self.common = sum(map(bool, holding)) * self.particles * COST >= CHECKED
+        if not self.common and not part.sampler.seen:
             self._draw(part, 0, TRIAL)
-        particles = self._draw(part, number + 1, ROUND)
-        graphs = particles.graphs.to_packed()
         found: dict[str, Result] = {}
-        log_weights, ancestor = particles.log_weights.cpu().numpy(), particles.ancestor.tolist()
-        placed = np.flatnonzero(np.isfinite(log_weights))
-        self.drawn += len(log_weights)
-        self.placed += len(placed)
+        self.drawn += ROUND
+        if self.common:
+            graphs = self._samples(part, number + 1, ROUND)
+            log_weights, ancestor = np.zeros(ROUND), list(range(ROUND))
+            placed = np.arange(ROUND)
+        else:
+            particles = self._draw(part, number + 1, ROUND)
+            packed = particles.graphs.to_packed()
+            graphs = [packed.graph(k) for k in range(ROUND)]
+            log_weights, ancestor = particles.log_weights.cpu().numpy(), particles.ancestor.tolist()
+            placed = np.flatnonzero(np.isfinite(log_weights))
+            self.placed += len(placed)
         with codec.quiet():
             for k in placed:
-                graph = graphs.graph(int(k))
-                smiles = strict(codec.graph_to_molecule(*graph, self.vocabulary))
-                if smiles is None:
+                graph = graphs[k]
+                known = self._molecule(part, graph)
+                if known is None:
                     continue
-                molecule = Chem.MolFromSmiles(smiles)
-                places = part.fragment.places(molecule)
-                if not places:
-                    continue
+                smiles, molecule, places = known
                 self.valid += 1
+                self.placed += self.common
                 if not self._accepts(smiles, molecule):
                     continue
                 refusal = self.filters.refusal(molecule)
                 self.outcomes[refusal] += 1
                 if refusal:
                     continue
-                weight = float(log_weights[k]) - math.log(places)
+                weight = float(log_weights[k]) - (0.0 if self.common else math.log(places))
                 if smiles in found:
                     weight = float(np.logaddexp(weight, found[smiles].log_weight))
                 found[smiles] = Result(smiles, graph, weight, ancestor[k])
         return found
+
+    def _molecule(self, part: Part, graph: Any) -> tuple[str, Chem.Mol, int] | None:
+        """Return SMILES, molecule and `places` of a graph; None if invalid or without fragment."""
+        with codec.quiet():
+            smiles = strict(codec.graph_to_molecule(*graph, self.vocabulary))
+            if smiles is None:
+                return None
+            molecule = Chem.MolFromSmiles(smiles)
+            places = part.fragment.places(molecule)
+        return (smiles, molecule, places) if places else None
+
+    def _samples(self, part: Part, number: int, count: int) -> list[Any]:
+        """Return `count` graphs that the model draws, whether or not they contain the fragment."""
+        random = np.random.default_rng((self.seed, number, 4))
+        generator = torch.Generator().manual_seed(int(random.integers(1 << 62)))
+        sizes = torch.from_numpy(self._sizes(part, number, count))
+        with one_thread(self.model.device):
+            drawn = self.model.sample(sizes, temperature=self.temperature, generator=generator)
+        packed = drawn.to_packed()
+        return [packed.graph(k) for k in range(count)]
 
     def _draw(self, part: Part, number: int, count: int) -> Particles:
         """Draw `count` particles, and let the sampler learn from them."""
@@ -673,9 +733,11 @@ class Growth:
 
     def _choose(self, found: list[Result], number: int) -> list[Result]:
         """Return the accepted molecules of a round, in random order."""
+        random = np.random.default_rng((self.seed, number + 1, 1))
+        if self.common:
+            return [found[k] for k in random.permutation(len(found))]
         if self.particles == 1:
             return found
-        random = np.random.default_rng((self.seed, number + 1, 1))
         # At most one of the molecules that share new atoms, so that all are independent.
         groups: dict[int, list[Result]] = {}
         for one in found:
@@ -683,6 +745,10 @@ class Growth:
         weights = [[one.log_weight for one in group] for group in groups.values()]
         sums = np.array([np.logaddexp.reduce(own) for own in weights])
         self._weights.append(sums)
+        for group, own in zip(groups.values(), sums, strict=True):
+            share = np.exp([one.log_weight - own for one in group])
+            atoms = share @ [len(one.graph[0]) for one in group]
+            self._groups.append((float(own), float(atoms)))
         # Accept one of `particles` particles, counting only the share that passes the filters.
         passed = self.outcomes[""] / max(self.outcomes.total(), 1)
         count = passed * len(self._weights) * ROUND / self.particles
