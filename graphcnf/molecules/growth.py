@@ -694,7 +694,7 @@ class Growth:
                 found[smiles] = Result(smiles, graph, weight, ancestor[k])
         return found
 
-    def _molecule(self, part: Part, graph: Any) -> tuple[str, Chem.Mol, int] | None:
+    def _molecule(self, part: Part, graph: codec.Graph) -> tuple[str, Chem.Mol, int] | None:
         """Return SMILES, molecule and `places` of a graph; None if invalid or without fragment."""
         with codec.quiet():
             smiles = strict(codec.graph_to_molecule(*graph, self.vocabulary))
