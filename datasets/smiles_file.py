@@ -290,8 +290,9 @@ def _plain(lines: list[str]) -> list[Row]:
             more = {n: c.strip(_BLANK) or None for n, c in zip(names, cells, strict=False)}
             rows.append((number, smiles, more if rest else {}))
         begun = True
-    if any(more for _, _, more in rows):
-        rows = [(number, smiles, dict.fromkeys(names) | more) for number, smiles, more in rows]
+    # Columns of their own cost nothing where a line has no cell for them, however many there are.
+    if len(names) == 1 and any(more for _, _, more in rows):
+        rows = [(number, smiles, more or {names[0]: None}) for number, smiles, more in rows]
     return rows
 
 
