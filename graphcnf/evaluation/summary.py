@@ -259,7 +259,7 @@ class Records:
         if not smiles:
             raise UserError(f"{name}: there are no molecules to evaluate")
         numbers = list(range(1, len(smiles) + 1))
-        records = FileRecords(numbers, [s or "" for s in smiles], {}, "record")
+        records = FileRecords(numbers, [s or "" for s in smiles], [], "record")
         return cls(name, [Path(name)], len(smiles), records=records)
 
     def chunks(self) -> Iterator[Chunk]:
