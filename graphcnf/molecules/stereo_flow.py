@@ -554,7 +554,7 @@ class StereoFlow(Pretrained, nn.Module):
         Returns None where no code has the marks, as one alone in a ring, which says nothing.
         """
         images = [image for own in given for image in frame.orbit(own)]
-        loose = set(frame.dependent) if frame.ambiguous else set()
+        loose = set(frame.dependent)
         literal = [_flipped(frame, image) for image in dict.fromkeys(images)]
         reached = {tuple(0 if k in loose else c for k, c in enumerate(own)) for own in literal}
         for wanted in (sorted(reached), literal) if loose else (literal,):
