@@ -375,8 +375,8 @@ class Frame:
     def normal(self, code: Code) -> Code:
         """Return the smallest code of the same molecule, without marks that RDKit drops.
 
-        Codes with the same isomeric SMILES have the same normal code, but for partly marked codes of
-        a few cages (`CC12C3CC1CC2C3`), of which RDKit writes several SMILES.
+        Codes with the same isomeric SMILES have the same normal code, but for partly marked codes
+        of a few cages (`CC12C3CC1CC2C3`), of which RDKit writes several SMILES.
         """
         if not any(code) or not self.ambiguous:
             return code
