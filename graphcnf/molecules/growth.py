@@ -4,10 +4,11 @@ A fragment is a SMARTS, or a SMILES with attachment points: dummy atoms `*`, `[*
 of which a new atom with the same bond replaces. If the fragment is open, new atoms may also replace
 its hydrogens.
 
-The sampler is sequential Monte Carlo with rejection control (Liu, Chen & Wong 1998). Particles that
-contain the fragment are drawn in rounds, each with a weight, and a molecule is accepted with the
-probability min(1, weight / threshold). All rounds share the threshold, so a round without probable
-molecules gives none.
+If a fragment is common in the model's own samples, the molecules are those samples that contain it.
+Otherwise the sampler is sequential Monte Carlo with rejection control (Liu, Chen & Wong 1998).
+Particles that contain the fragment are drawn in rounds, each with a weight, and a molecule is
+accepted with the probability min(1, weight / threshold). All rounds share the threshold, so a round
+without probable molecules gives none.
 """
 
 from __future__ import annotations
@@ -694,7 +695,9 @@ class Growth:
                 found[smiles] = Result(smiles, graph, weight, ancestor[k])
         return found
 
-    def _molecule(self, part: Part, graph: codec.Graph) -> tuple[str, Chem.Mol, int] | None:
+    def _molecule(
+        self, part: Part, graph: tuple[Any, Any, Any]
+    ) -> tuple[str, Chem.Mol, int] | None:
         """Return SMILES, molecule and `places` of a graph; None if invalid or without fragment."""
         with codec.quiet():
             smiles = strict(codec.graph_to_molecule(*graph, self.vocabulary))
@@ -704,7 +707,7 @@ class Growth:
             places = part.fragment.places(molecule)
         return (smiles, molecule, places) if places else None
 
-    def _samples(self, part: Part, number: int, count: int) -> list[Any]:
+    def _samples(self, part: Part, number: int, count: int) -> list[tuple[Any, Any, Any]]:
         """Return `count` graphs that the model draws, whether or not they contain the fragment."""
         random = np.random.default_rng((self.seed, number, 4))
         generator = torch.Generator().manual_seed(int(random.integers(1 << 62)))

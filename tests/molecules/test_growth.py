@@ -70,11 +70,18 @@ def read(flow, text, task="scaffold"):
 def test_kekule_structures_and_places(flow):
     forms = {"c1ccccc1": 2, "c1ccc2ccccc2c1": 3, "C1CCCCC1": 1, "c1cc[nH]c1": 1, "CC(=O)N": 1}
     for smiles, count in forms.items():
-        assert len(read(flow, smiles).fragment.structures) == count, smiles
+        assert len(read(flow, smiles, "grow").fragment.structures) == count, smiles
+    # Where rings may be fused, the double bond of an open atom may be that to a new one.
+    assert len(read(flow, "c1ccccc1").fragment.structures) == 18
+    assert len(read(flow, "C1CCCCC1").fragment.structures) == 1
     # Resonance that moves charges gives another fragment.
-    assert len(read(flow, "O=[N+]([O-])c1ccccc1").fragment.structures) == 2
+    assert len(read(flow, "O=[N+]([O-])c1ccccc1", "grow").fragment.structures) == 2
     assert read(flow, "[*]n1cccc1").fragment.attachments.tolist() == [1, 0, 0, 0, 0]
     assert read(flow, "c1ccccc1").places(Chem.MolFromSmiles("Cc1ccccc1")) == 12
+    # Only hydrogens are replaced: not in pyridone, nor at a nitrogen without any.
+    pyridine = read(flow, "c1ccncc1")
+    given = ("Cc1ccncc1", "c1ccc2ncccc2c1", "O=c1cc[nH]cc1", "c1ccn2ccnc2c1")
+    assert [pyridine.places(Chem.MolFromSmiles(s)) for s in given] == [2, 2, 0, 0]
     closed = read(flow, "[*]c1ccccc1", "grow")
     assert closed.places(Chem.MolFromSmiles("Cc1ccccc1")) == 2
     assert closed.places(Chem.MolFromSmiles("Cc1ccc(C)cc1")) == 0
@@ -256,3 +263,16 @@ def test_a_mark_at_an_amine_holds_nothing_up(flow):
 def test_contradictory_marks_of_a_fragment_are_one_line(flow):
     with pytest.raises(UserError, match="contradict each other"):
         read(flow, "F/C=C(/F)/Cl")
+
+
+def test_samples_of_the_model_are_taken_where_the_fragment_is_common(flow):
+    """Each of them is as good as any other; a rare fragment is grown from particles."""
+    for text, common in (("C", True), ("C1CC2CC1CN2", False)):
+        drawn = growth.Growth(flow.model, flow.vocabulary, read(flow, text), seed=0, particles=8)
+        found = list(islice(drawn.molecules(), 20))
+        assert drawn.common is common and len({one.smiles for one in found}) == 20, text
+        assert bool(drawn.accuracy()) is not common
+        if common:
+            assert {one.log_weight for one in found} == {0.0}
+        else:
+            assert drawn.accuracy()["effective"] >= 1
