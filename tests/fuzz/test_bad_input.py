@@ -6,7 +6,6 @@
 import csv
 import io
 import time
-from contextlib import nullcontext
 
 import pytest
 import torch
@@ -33,29 +32,26 @@ def test_good_input_is_taken(stage, path):
 
 def test_what_a_score_does_beside_changes_no_output(stage, harmless):
     found = []
-    small = ("--budget", "12", "--set", "first=8", "--set", "batch=4", "--set", "every=1")
+    small = ("--budget", "6", "--set", "first=3", "--set", "batch=3", "--set", "every=1")
     for code in (PLAIN, HARMLESS[harmless]):
         case = Case(harmless, (*SCORING, *small), prepare=written("mine.py", code))
         with default(torch.float32), torch.enable_grad():
             outcome = stage.play(case)
         assert outcome.code == 0 and not outcome.crash, outcome
         found.append(outcome.stdout)
-    assert found[0] == found[1] and len(found[0].splitlines()) == 13
+    assert found[0] == found[1] and len(found[0].splitlines()) == 7
     to_file = Case(harmless, (*case.arguments, "--out", "x.csv"), prepare=case.prepare)
     with default(torch.float32), torch.enable_grad():
         assert stage.play(to_file).changed and (stage.work / "x.csv").read_text() == found[0]
 
 
 def test_what_others_have_set_in_torch_changes_no_output(stage, state):
-    found = []
-    for around in (nullcontext, STATES[state]):
-        with around():
-            for command in ("generate", "score", "train"):
-                outcome = stage.play(Case(command, (command, *USUAL[(command,)])))
-                assert outcome.code == 0 and not outcome.crash, outcome
-                found.append(outcome.stdout)
-            found.append((stage.work / "run" / "model" / "model.safetensors").read_bytes())
-    assert found[:4] == found[4:]
+    for command in ("generate", "score"):
+        case = Case(command, (command, *USUAL[(command,)]))
+        usual = stage.play(case)
+        with STATES[state]():
+            outcome = stage.play(case)
+        assert (outcome.code, outcome.stdout, outcome.crash) == (0, usual.stdout, ""), outcome
 
 
 @pytest.mark.parametrize("kind", BAD_RECORDS)
