@@ -38,9 +38,6 @@ class GraphFragment:
     # Possible categories plus 1 of the edges in each of S structures (the Kekulé structures of a
     # molecule), of which a graph must have one, (S, E, edge categories + 1) bool.
     structures: Tensor
-    # True for nodes that lack an edge of weight 2 in a structure: each needs one to a free node,
-    # which takes as much free valence as one of weight 1, (S, U) bool.
-    lacks: Tensor
     valence: Tensor  # free valence: largest sum of weights of further edges, (U,) long
     attachments: Tensor  # edges to free nodes that each node must get in addition, (U,) long
     plain: Tensor  # edge categories plus 1 that may attach free nodes, (edge categories + 1,) bool
@@ -82,31 +79,17 @@ class Placements:
     owner: Tensor  # index of the particle, (R,) long
     node: Tensor  # node of the fragment, (R,) long
     back: Tensor  # levels to step back, (R,) long
-    # Lengths, in increasing order, of the closures that end at fragment nodes; 0 for none, (R, K).
-    # If free nodes may close rings over the fragment, others that end at free nodes may be added.
-    lengths: Tensor
-    edges: Tensor  # fragment edges to the parent and at these closures, -1 for none, (R, 1 + K)
-    enters: Tensor  # True for a node whose parent is not in the fragment, (R,) bool
+    lengths: Tensor  # lengths of the closures, 0 for none, (R, K) long
+    edges: Tensor  # fragment edges to the parent and at the closures, -1 for none, (R, 1 + K)
+    enters: Tensor  # True for the first node of a component: it has no fragment parent, (R,)
     alive: Tensor  # structures of the fragment that are still possible, (R, S) bool
-
-    def edge(self, previous: list[Tensor]) -> Tensor:
-        """Return the fragment edge that the next edge variable describes, -1 for none, (R,) long.
-
-        `previous` are the values (R,) of the variables before it.
-        """
-        if len(previous) < AtomCode.COMMON:
-            return self.edges[:, 0]
-        same = (self.lengths == previous[-1][:, None]) & (self.lengths > 0)
-        found = self.edges[:, 1:].gather(1, same.int().argmax(1, keepdim=True))[:, 0]
-        return torch.where(same.any(1), found, -1)
 
 
 class Progress:
     """Fragment nodes that P particles have placed so far, and what the rest of them needs.
 
-    A particle *enters* a component of the fragment with the first of its nodes, and with every node
-    of it that has a parent outside the fragment. A node on the path is *held* while fragment nodes
-    or attachments at it are still to come, so the path must not step
+    A particle *enters* a component of the fragment with the first of its nodes. A node on the path
+    is *held* while fragment nodes or attachments at it are still to come, so the path must not step
     back below the highest such level, the *floor*. *Need* is the number of free nodes that the
     attachments still ask for, and a structure is *alive* while its edges agree with the graph.
 
@@ -128,7 +111,6 @@ class Progress:
         self.valence = fragment.valence.expand(count, -1).clone()
         self.attachments = fragment.attachments.expand(count, -1).clone()
         self.alive = sizes.new_ones((count, len(fragment.structures)), dtype=torch.bool)
-        self.may_lack = fragment.lacks.any(0)
         self.last = torch.full_like(sizes, len(fragment))  # the last fragment node placed
         # For each placed node: its `source`, its free valence in the graph, and its log-probability
         # given the step back.
@@ -151,15 +133,11 @@ class Progress:
     def source(self, placements: Placements) -> Tensor:
         """Return the fragment node that was placed last before each placement, (R,) long.
 
-        If the parent is not in the fragment, the result is U for the first node of the graph, U + 1
-        for the first one of a component, U + 2 for a later one.
+        If the placement starts a component, the result is U if it also starts the graph, else
+        U + 1.
         """
-        return self._source(placements.owner, placements.node, placements.enters)
-
-    def _source(self, owner: Tensor, node: Tensor, enters: Tensor) -> Tensor:
-        later = torch.where(self.not_entered[owner, node], 1, 2)
-        later = torch.where(self.depth[owner] < 0, 0, later) + len(self.fragment)
-        return torch.where(enters, later, self.last[owner])
+        enters = torch.where(self.depth[placements.owner] < 0, 0, 1) + len(self.fragment)
+        return torch.where(placements.enters, enters, self.last[placements.owner])
 
     @property
     def unplaced(self) -> Tensor:
@@ -171,15 +149,12 @@ class Progress:
         f = self.fragment
         unplaced = self.unplaced
         pending = (unplaced.float() @ f.adjacency.float()) > 0
-        some, every = self._lacking(self.alive)
-        waits = every & (self.valence > 0)
-        held = (self.level >= 0) & (pending | (self.attachments > 0) | waits)
+        held = (self.level >= 0) & (pending | (self.attachments > 0))
         self.floor = torch.where(held, self.level, -1).amax(1, keepdim=True)
         member = self.at.clamp(min=0)
         self.is_free = self.at == FREE
         self.attachments_at = torch.where(self.is_free, 0, self.attachments.gather(1, member))
         self.valence_at = torch.where(self.is_free, 1 << 20, self.valence.gather(1, member))
-        self.lacking_at = tuple(~self.is_free & part.gather(1, member) for part in (some, every))
         self.grows_at = (self.attachments_at > 0) | (self.valence_at > 0)
         parts = [f.component == c for c in range(f.components)]
         entered = torch.stack([(~unplaced[:, part]).any(1) for part in parts], 1)
@@ -187,18 +162,6 @@ class Progress:
         # A component that is entered at an attachment fills it with the edge to the free parent.
         through = torch.stack([(f.attachments[part] > 0).any() for part in parts])
         self.need = (self.attachments.sum(1) - (~entered & through).sum(1)).clamp(min=0)
-        if f.rings:  # Nodes to come may close rings to a free node on the path.
-            below = torch.arange(self.at.shape[1], device=self.at.device) <= self.depth[:, None]
-            self.need = self.need.masked_fill((self.is_free & below).any(1), 0)
-        # Nodes that may have a parent which is not in the fragment.
-        open_later = self.valence > 0
-        if not f.rings:
-            open_later &= ~through[f.component]
-        self.may_enter = unplaced & (open_later | (self.attachments > 0))
-        if not f.rings:
-            self.may_enter &= self.not_entered
-        self.may_enter |= unplaced & (self.depth < 0)[:, None]
-        self.closes = ((self.level >= 0).float() @ f.adjacency.float()).long()
         # True for levels from which free nodes can still be reached after stepping back to them.
         number = torch.arange(self.at.shape[1], device=self.at.device)
         on_path = number <= self.depth[:, None]
@@ -233,11 +196,11 @@ class Progress:
         parent = self.depth[:, None] - (previous[0][:, None] if k else value)
         at = parent.clamp(min=0)
         if role == "back":
-            enters = self.may_enter.any(1, keepdim=True) & (self.is_free.gather(1, at) | first)
+            enters = self.not_entered.any(1, keepdim=True) & (self.is_free.gather(1, at) | first)
             fits = self.free_fits(value) | enters
             return torch.where(first, value == 0, fits & (parent >= self.floor.clamp(min=0)))
         if k == 1:
-            fitting = self._fitting(at)
+            fitting = self.weights <= self.valence_at.gather(1, at)
             fitting = fitting if f.rings else fitting & f.plain
             single = f.plain & (self.weights == 1)
             fits = torch.where(self.attachments_at.gather(1, at) > 0, single, fitting)
@@ -252,29 +215,7 @@ class Progress:
                 fits = far > self.last_member.gather(1, at)
             return fits | (value == 0) | first
         far = (parent + 1 - previous[-1][:, None]).clamp(min=0)
-        return self._fitting(far) | (previous[-1][:, None] == 0)
-
-    def _lacking(self, alive: Tensor) -> tuple[Tensor, Tensor]:
-        """Return True for nodes that lack an edge in some of the structures alive, and in all.
-
-        `alive` is (R, S); the results are (R, U) bool.
-        """
-        lacking = alive.float() @ self.fragment.lacks.float()
-        return lacking > 0, self.may_lack & (lacking == alive.sum(1, keepdim=True))
-
-    def _fitting(self, level: Tensor) -> Tensor:
-        """Return the edges that a node at a level (P, 1) may have to a free one, (P, C) bool."""
-        lacking = (part.gather(1, level) for part in self.lacking_at)
-        return self._fits(self.valence_at.gather(1, level), *lacking)
-
-    def _fits(self, valence: Tensor, some: Tensor, every: Tensor) -> Tensor:
-        """Return the possible edges to free nodes for (R, 1) free valence and `_lacking`, (R, C).
-
-        A node that may lack an edge gets one of weight 2 if and only if it lacks it.
-        """
-        double = (self.weights == 2) & (valence > 0)
-        plain = (self.weights <= valence) & ~every
-        return torch.where(some, double, False) | plain
+        return (self.weights <= self.valence_at.gather(1, far)) | (previous[-1][:, None] == 0)
 
     def placements(self) -> Placements | None:
         """Return all placements of nodes that have a placed neighbour; None if there are none."""
@@ -311,9 +252,9 @@ class Progress:
         return Placements(*map(torch.cat, zip(*parts, strict=True))) if parts else None
 
     def entries(
-        self, back: Tensor, uniform: Tensor, guide: Tensor, *, closing: bool
+        self, back: Tensor, uniform: Tensor, guide: Tensor
     ) -> tuple[Placements, Tensor] | None:
-        """Place a node whose parent is not in the fragment in each particle that allows it.
+        """Place the first node of a new component in each particle that allows it.
 
         Returns the R placements and the negative log-probability of each choice, (R,); None if no
         particle allows one.
@@ -321,39 +262,30 @@ class Progress:
         Args:
             back: Step back of each particle to the parent of the node, (P,).
             uniform: Numbers in [0, 1) that choose among the possible nodes, (P,).
-            guide: Unnormalized probabilities of the nodes (columns) by `source` (rows), (U + 3, U).
-            closing: True for nodes that close a ring to placed neighbours, False for all others.
+            guide: Unnormalized probabilities of the nodes (columns) by `source` (rows), (U + 2, U).
         """
         f, first = self.fragment, self.depth < 0
-        parent = self.depth - torch.where(first, 0, back)
-        after_free = self.is_free.gather(1, parent.clamp(min=0)[:, None]) | first[:, None]
-        takes = self.may_enter & after_free & ((self.closes > 0) == closing)
-        takes = takes & (self.closes <= self.closures)
+        at = (self.depth - back).clamp(min=0)[:, None]
+        after_free = self.is_free.gather(1, at)[:, 0]
+        attaches = torch.isin(f.component, f.component[f.attachments > 0])
+        takes = (self.attachments > 0) | ((self.valence > 0) & ~attaches)
+        takes = torch.where(first[:, None], True, takes & after_free[:, None]) & self.not_entered
         rows = takes.any(1).nonzero()[:, 0]
         if not len(rows):
             return None
-        takes, size = takes[rows], len(f)
-        number = torch.arange(size, device=rows.device)
-        every = number.expand(len(rows), -1)
-        sources = self._source(rows[:, None], every, torch.ones_like(takes))
-        share = guide[sources, every] * takes
+        size = len(f)
+        share = guide[torch.where(first[rows], size, size + 1)] * takes[rows]
         below = share.cumsum(1)
         node = (uniform[rows, None] * below[:, -1:] >= below).sum(1)
-        node = node.minimum((takes * (number + 1)).amax(1) - 1)
+        number = torch.arange(1, size + 1, device=rows.device)
+        node = node.minimum((takes[rows] * number).amax(1) - 1)
         chance = share.gather(1, node[:, None])[:, 0] / below[:, -1]
-        level = torch.where(f.adjacency[node], self.level[rows], -1)
-        level, order = level.sort(1, descending=True)
-        lengths = torch.where(level >= 0, parent[rows, None] + 1 - level, 0)
-        edges = torch.where(level >= 0, f.edge_between[node].gather(1, order), -1)
-        pad = (0, max(self.closures - size, 0))
-        lengths = F.pad(lengths, pad)[:, : self.closures]
-        edges = F.pad(edges, pad, value=-1)[:, : self.closures]
         placements = Placements(
             owner=rows,
             node=node,
-            back=self.depth[rows] - parent[rows],
-            lengths=lengths,
-            edges=F.pad(edges, (1, 0), value=-1),
+            back=torch.where(first[rows], 0, back[rows]),
+            lengths=rows.new_zeros(len(rows), self.closures),
+            edges=rows.new_full((len(rows), self.closures + 1), -1),
             enters=torch.ones_like(rows, dtype=torch.bool),
             alive=self.alive[rows],
         )
@@ -365,70 +297,29 @@ class Progress:
         """Return the possible values of the placements' next variable, (R, cardinality) bool."""
         value = torch.arange(cardinality, device=self.depth.device)[None]
         k, f = len(previous), self.fragment
-        role = AtomCode.role(k)
+        role, number = AtomCode.role(k), AtomCode.edge_number(k)
         if role == "back":
             return value == placements.back[:, None]
         if role == "length":
-            return self._closure_lengths(placements, previous, value)
+            return value == placements.lengths[:, number - 1, None]
         if role == "node":
             return self._leave_enough(placements, previous, f.categories[placements.node])
-        edge = placements.edge(previous)[:, None]
-        # An edge to a free node: the parent's, or a closure that no edge of the fragment describes.
-        attachments, valence = self._open(placements, previous)
-        lacking = (part.gather(1, placements.node[:, None])
-                   for part in self._lacking(placements.alive))  # fmt: skip
-        fits = self._fits(valence[:, None], *lacking) & (value > 0)
-        if not f.rings:
-            fits = fits & f.plain
-        fits = torch.where(attachments[:, None] > 0, f.plain & (self.weights == 1), fits)
-        none = self.depth[placements.owner] < 0 if k == 1 else previous[-1] == 0
-        fits = torch.where(none[:, None], value == 0, fits)
+        edge = placements.edges[:, number]
+        fits = (value == 0).expand(len(edge), -1)
         if len(f.edges):
-            options = f.structures[:, edge[:, 0].clamp(min=0)]  # (S, R, C)
+            options = f.structures[:, edge.clamp(min=0)]  # (S, R, C)
             options = (options & placements.alive.T[..., None]).any(0)
-            fits = torch.where(edge < 0, fits, options)
+            fits = torch.where(edge[:, None] < 0, fits, options)
+        if k == 1:
+            single = f.plain & (self.weights == 1)
+            by_valence = f.plain & (
+                self.weights <= self.valence[placements.owner, placements.node][:, None]
+            )
+            attaches = self.attachments[placements.owner, placements.node][:, None] > 0
+            entering = torch.where(attaches, single, by_valence & (value > 0))
+            entering = torch.where(self.depth[placements.owner][:, None] < 0, value == 0, entering)
+            fits = torch.where(placements.enters[:, None], entering, fits)
         return self._leave_enough(placements, previous, fits)
-
-    def _closure_lengths(
-        self, placements: Placements, previous: list[Tensor], value: Tensor
-    ) -> Tensor:
-        """Return the possible lengths among `value` (1, C) of the next closure, (R, C) bool.
-
-        All `Placements.lengths` must come, in their order, and between them those of closures to
-        free nodes.
-        """
-        k, owner = len(previous), placements.owner
-        last = previous[-2][:, None] if k > AtomCode.COMMON else placements.lengths.new_zeros(1, 1)
-        ahead = placements.lengths > last
-        wanted = torch.where(ahead, placements.lengths, value.shape[1])
-        wanted = wanted.amin(1, keepdim=True) if self.closures else wanted.new_zeros(1, 1)
-        count = ahead.sum(1, keepdim=True)
-        fits = (value == wanted) | (value == 0) & (count == 0)
-        if not self.fragment.rings:
-            return fits
-        attachments, valence = self._open(placements, previous)
-        level = (self.depth[owner] - placements.back + 1)[:, None] - value
-        far = self.is_free[owner].gather(1, level.clamp(min=0)) & (level >= 0)
-        may = (attachments > 0) | (valence > 0)
-        may = may[:, None] & (count < self.closures - (k - 3) // 2)
-        return fits | far & may & (value > last) & (value < wanted)
-
-    def _open(self, placements: Placements, previous: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the attachments and free valence left at a node before its next variable, (R,).
-
-        `previous` are its variables so far.
-        """
-        owner, node = placements.owner, placements.node
-        attachments, valence = self.attachments[owner, node], self.valence[owner, node]
-        first = self.depth[owner] < 0
-        for k in range(1, len(previous)):
-            if AtomCode.role(k) == "edge":
-                free = (placements.edge(previous[:k]) < 0) & (previous[k] > 0) & ~first
-                attaches = free & (attachments > 0)
-                attachments = attachments - attaches.long()
-                cost = torch.where(self.may_lack[node], 1, self.weights[previous[k]])
-                valence = valence - torch.where(free & ~attaches, cost, 0)
-        return attachments, valence
 
     def _leave_enough(self, placements: Placements, previous: list[Tensor], fits: Tensor) -> Tensor:
         """Remove from the values `fits` (R, C) those that leave too little valence for the rest.
@@ -439,14 +330,10 @@ class Progress:
             return fits
         k, owner, node = len(previous), placements.owner, placements.node
         parent = self.depth[owner] - placements.back
-        # An edge to a free node fills an attachment.
-        attachments, _ = self._open(placements, previous)
-        free = (placements.edge(previous) < 0) & (parent >= 0) if k != 2 else parent < -1
-        attachments = attachments - (free & (attachments > 0)).long()
-        rest = self.between.sum(1)[node] + attachments
-        last = previous[-1] if k >= AtomCode.COMMON else torch.zeros_like(rest)
-        done = (placements.lengths > 0) & (placements.lengths <= last[:, None])
-        edges = torch.where(F.pad(done, (1, 0), value=True), placements.edges, -1)
+        # A component that is entered at an attachment has one attachment less to fill.
+        filled = placements.enters & (parent >= 0) & (self.attachments[owner, node] > 0)
+        rest = (self.between.sum(1) + self.fragment.attachments)[node] - filled.long()
+        edges = placements.edges[:, : 1 + AtomCode.edge_number(k)]
         rest = rest - torch.where(edges < 0, 0, self.least[edges.clamp(min=0)]).sum(1)
         sums = self.support.sums
         if k == 2:
@@ -469,54 +356,41 @@ class Progress:
     def narrow(self, placements: Placements, previous: list[Tensor]) -> None:
         """Mark the structures that contradict the last of the `previous` variables as dead.
 
-        A variable that is no edge contradicts none.
+        A variable that is no edge of the fragment contradicts none.
         """
         k = len(previous) - 1
         if k < 0 or AtomCode.role(k) != "edge" or not len(self.fragment.edges):
             return
-        edge, chosen = placements.edge(previous[:-1]), previous[-1]
-        free = (edge < 0) & (chosen > 0) & (self.depth[placements.owner] >= 0)
-        placements.alive = placements.alive & self._agrees(free, placements.node, chosen)
+        edge = placements.edges[:, AtomCode.edge_number(k)]
         fits = self.fragment.structures[:, edge.clamp(min=0)]  # (S, R, C)
         chosen = previous[-1].expand(len(fits), -1)[..., None]
         placements.alive = placements.alive & (
             fits.gather(2, chosen)[..., 0].T | (edge < 0)[:, None]
         )
 
-    def _agrees(self, which: Tensor, node: Tensor, edge: Tensor) -> Tensor:
-        """Return the structures that agree with edges (R,) of nodes (R,) to free ones, (R, S).
-
-        All agree in rows that `which` (R,) excludes.
-        """
-        lacks = self.fragment.lacks[:, node].T == (self.weights[edge] == 2)[:, None]
-        return lacks | ~(which & self.may_lack[node])[:, None]
-
     def add(self, x: Tensor, node: Tensor, enters: Tensor, alive: Tensor) -> None:
         """Add the next node of each particle, with categories x (P, V).
 
-        `node` (P,) is its number in the fragment or FREE, `enters` (P,) is True for a fragment node
-        whose parent is free, `alive` (P, S) bool are the structures that remain.
+        `node` (P,) is its number in the fragment or FREE, `enters` (P,) is True for the first node
+        of a component, `alive` (P, S) bool are the structures that remain.
         """
         rows = torch.arange(len(x), device=x.device)
-        first, free = self.depth < 0, node == FREE
-        member = ~free
+        first, free, member = self.depth < 0, node == FREE, node != FREE
         parent = torch.where(first, -1, (self.depth - x[:, 0]).clamp(min=0))
         own = self.support.sums[x[:, 2]]
+        self._use(enters & ~first, node, x[:, 1])
         edges, lengths = AtomCode.edges(x), AtomCode.lengths(x)
         for edge, length in zip(edges.unbind(-1), lengths.unbind(-1), strict=True):
             far = self.at[rows, (parent + 1 - length).clamp(min=0)]
-            there = ~first & (length > 0)
-            far = torch.where(there, far, FREE)
+            far = torch.where(first | (length == 0), FREE, far)
             # An edge from a fragment node to a free one fills an attachment, or else takes valence.
             self._use(free & (far != FREE), far, edge)
-            alive = alive & self._agrees(free & (far != FREE), far.clamp(min=0), edge)
-            self._use(member & there & (far == FREE), node, edge)
             own = own - self.weights[edge]
             ends = (far != FREE).nonzero()[:, 0]
             self.left[ends, far[ends]] -= self.weights[edge[ends]]
         self.free = self.free - free.long()
         self.level = torch.where(self.level > parent[:, None], LEFT, self.level)
-        source = self._source(rows, node.clamp(min=0), enters)
+        source = torch.where(enters, len(self.fragment) + (~first).long(), self.last)
         for table, value in ((self.left, own), (self.level, parent + 1), (self.came_from, source)):
             table[rows[member], node[member]] = value[member]
         self.last = torch.where(member, node, self.last)
@@ -529,8 +403,7 @@ class Progress:
         node, edge = node[rows], edge[rows]
         attaches = self.attachments[rows, node] > 0
         self.attachments[rows, node] -= attaches.long()
-        cost = torch.where(self.may_lack[node], 1, self.weights[edge])
-        self.valence[rows, node] -= torch.where(attaches, 0, cost)
+        self.valence[rows, node] -= torch.where(attaches, 0, self.weights[edge])
 
 
 # The constants below change proposals and resampling, not the target distribution of the weights.
@@ -539,7 +412,6 @@ EXPECTED = 3.0  # the model expects a component here if its first node costs at 
 RESAMPLE = 0.03  # effective share of the particles below which they are resampled
 FLATTEN = 0.3  # power of the weights for resampling; particles keep the rest of their weight
 UNSEEN = 1.5  # initial estimate of the nats that a fragment node costs
-AGAIN = 0.05  # initial odds that a node's parent is free, after its component was entered
 LEAST_PREFERENCE = 0.01  # least preference for a node; the largest is 1
 
 
@@ -571,13 +443,13 @@ class ParticleSampler:
         self.fixed = bool((fragment.categories.sum(1) == 1).all())
         size = len(fragment)
         # Statistics of the draws that were learnt from: by `Progress.source` and node, by node.
-        self.counts = fragment.valence.new_zeros(size + 3, size, dtype=torch.float64)
+        self.counts = fragment.valence.new_zeros(size + 2, size, dtype=torch.float64)
         self.sums = self.counts.new_zeros(size)
         self.seen = 0.0
 
     @property
     def guide(self) -> Tensor:
-        """Preferences for the next fragment node, in (0, 1], (U + 3, U).
+        """Preferences for the next fragment node, in (0, 1], (U + 2, U).
 
         Rows are its `Progress.source`, columns are nodes.
         """
@@ -592,12 +464,6 @@ class ParticleSampler:
         Added to a particle's log-weight for its unplaced nodes, it makes particles comparable.
         """
         return (self.sums - UNSEEN) / (self.seen + 1)
-
-    @property
-    def again(self) -> Tensor:
-        """Estimated odds that a node's parent is free, after the component was entered, (U,)."""
-        later = self.counts[-1] + AGAIN
-        return later / (self.counts[:-1].sum(0) + 1)
 
     def prefer_order(self) -> None:
         """Prefer to place fragment nodes in the order of their numbers."""
@@ -648,7 +514,7 @@ class ParticleSampler:
             order = step.at[0]
             hidden = step.hidden[order.argsort()]
             progress.update_tables()
-            log_weights = log_weights + self._step(hidden, i, progress, known, guide, expected)
+            log_weights = log_weights + self._step(hidden, i, progress, known, guide)
             state.update(known[order, i])
             # Complete graphs and dead ends leave the batch.
             complete = ~progress.unplaced.any(1) & (progress.attachments == 0).all(1)
@@ -695,13 +561,7 @@ class ParticleSampler:
         return torch.searchsorted(below, places * below[-1], right=True).clamp(max=count - 1)
 
     def _step(
-        self,
-        hidden: Nodes,
-        i: int,
-        progress: Progress,
-        known: Tensor,
-        guide: Tensor,
-        expected: Tensor,
+        self, hidden: Nodes, i: int, progress: Progress, known: Tensor, guide: Tensor
     ) -> Tensor:
         """Draw node i of every particle into `known`; return log factors of the weights, (P,)."""
         count = len(known)
@@ -727,11 +587,10 @@ class ParticleSampler:
             # Where no placement with a step back is possible, the difference is NaN.
             rest = rest.masked_fill(torch.isinf(drawn.sum(1)), -math.inf)
             parts.append((forward, own, log_p, drawn.sum(1), rest))
-        uniform = self._uniform(count)
-        for closing in (False, True):
-            entry = progress.entries(back, uniform, guide, closing=closing)
-            if entry is None:
-                continue
+        uniform, entry = self._uniform(count), None
+        if i == 0 or bool(progress.not_entered.any()):
+            entry = progress.entries(back, uniform, guide)
+        if entry is not None:
             placements, among = entry
             own, drawn = self._draw_placements(hidden, placements, progress)
             # The step back was drawn for the free node, from all that were possible.
@@ -740,12 +599,6 @@ class ParticleSampler:
             free_left = progress.free[placements.owner].double().clamp(min=1).log()
             # If the model expects something else here, the component had better come later.
             waiting = drawn[:, 0] - free_left + (log_p + EXPECTED).clamp(max=0)
-            later = progress.source(placements) == len(self.fragment) + 2
-            again = self.again[placements.node].log() - free_left
-            again = again + (log_p + EXPECTED).clamp(max=0)
-            if closing:
-                again = (log_p - expected[placements.node]).clamp(max=0)
-            waiting = torch.where(later, drawn[:, 0] + again, waiting)
             waiting = waiting.masked_fill(torch.isinf(total), -math.inf)
             parts.append((placements, own, log_p, total + among, waiting))
 
@@ -812,10 +665,10 @@ class ParticleSampler:
         previous: list[Tensor] = []
         masses = []
         for k, cardinality in enumerate(network.cardinalities):
+            fits = mask(previous, cardinality)[inside]
             drawn = torch.zeros_like(rows)
             mass = torch.zeros_like(rows, dtype=torch.float64)
             if len(inside):
-                fits = mask(previous, cardinality)[inside]
                 log_p = (network.logits(part) / self.temperature).double().log_softmax(-1)
                 log_p = log_p.masked_fill(~fits, -math.inf)
                 mass[inside] = log_p.logsumexp(-1)

@@ -232,10 +232,8 @@ def _bare(
         for k, name in enumerate(vocabulary.bonds, 1):
             possible = bond.IsInRing() or not name.startswith(MARK)
             row[k] = possible and (name in own or not orders)
-    none, lacks = [0] * len(categories), torch.zeros(1, len(categories), dtype=torch.bool)
-    fragment = growth.make_fragment(
-        vocabulary, categories, edges, allowed, lacks, none, none, rings=False
-    )
+    none = [0] * len(categories)
+    fragment = growth.make_fragment(vocabulary, categories, edges, allowed, none, none, rings=False)
     query = Chem.RWMol()
     for _ in mol.GetAtoms():
         query.AddAtom(Chem.AtomFromSmarts("*"))

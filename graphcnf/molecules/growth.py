@@ -203,7 +203,7 @@ def read_fragment(text: str, task: str, vocabulary: MoleculeVocabulary) -> Molec
             _check_attachments(shown, given, low, high)
             points = [] if is_open else _points(given, task)
             open_part = Chem.Mol(given) if is_open else None
-            constraint = _of_smiles(shown, given, vocabulary, is_open, rings=task == "scaffold")
+            constraint = _of_smiles(shown, given, vocabulary, is_open)
             query = _query(given, is_open)
     fragment = make_fragment(vocabulary, *constraint, rings=task == "scaffold")
     return MoleculeFragment(text, fragment, query, points, _marked(marked, query), open_part)
@@ -262,14 +262,8 @@ def _points(given: Chem.Mol, task: str) -> list[tuple[str, int]]:
     return [(name, place) for _, name, place in found]
 
 
-def _of_smiles(
-    shown: str, given: Chem.Mol, vocabulary: MoleculeVocabulary, is_open: bool, *, rings: bool
-):
-    """Return the arguments of `make_fragment` for a SMILES, from its Kekulé structures.
-
-    Where aromatic rings may be fused to the fragment (`rings`), any of its aromatic bonds may be
-    single or double: the double bond at an atom may be that to a new one.
-    """
+def _of_smiles(shown: str, given: Chem.Mol, vocabulary: MoleculeVocabulary, is_open: bool):
+    """Return the arguments of `make_fragment` for a SMILES, from its Kekulé structures."""
     Chem.RemoveStereochemistry(given)
     for atom in given.GetAtoms():
         atom.SetAtomMapNum(0)
@@ -281,10 +275,7 @@ def _of_smiles(
     ends = enumerate(codec.bond_ends(given))
     edges = {k: (number[i], number[j]) for k, (i, j) in ends if i in number and j in number}
     marks = [MARK if vocabulary.marked and b.GetIsAromatic() else "" for b in given.GetBonds()]
-    kekule, lacking = [], []
-    for types, without in _fusible_structures(given) if rings else _kekule_structures(given):
-        kekule.append([marks[k] + types[k].name for k in edges])
-        lacking.append([atom.GetIdx() in without for atom in atoms])
+    kekule = [[marks[k] + types[k].name for k in edges] for types in _kekule_structures(given)]
     found = [AtomCategory.of(atom, vocabulary.marked) for atom in atoms]
     try:
         codec.check_vocabulary(found, sum(kekule, []), vocabulary)
@@ -299,12 +290,11 @@ def _of_smiles(
     attachments = [sum(not other.GetAtomicNum() for other in a.GetNeighbors()) for a in atoms]
     if not sum(valence) and not sum(attachments):
         raise UserError(f"{shown} has no hydrogen to replace and no attachment point")
-    lacks = torch.tensor(lacking).reshape(len(kekule), len(atoms))
-    return categories, list(edges.values()), structures, lacks, valence, attachments
+    return categories, list(edges.values()), structures, valence, attachments
 
 
-def _kekule_structures(mol: Chem.Mol) -> list[tuple[tuple, frozenset[int]]]:
-    """Return the types of the bonds in each Kekulé structure of a molecule, with an empty set."""
+def _kekule_structures(mol: Chem.Mol) -> list[tuple]:
+    """Return the types of the bonds in each Kekulé structure of a molecule."""
     charges = [atom.GetFormalCharge() for atom in mol.GetAtoms()]
     found: dict[tuple, None] = {}
     for structure in Chem.ResonanceMolSupplier(mol, Chem.KEKULE_ALL, STRUCTURES):
@@ -322,46 +312,7 @@ def _kekule_structures(mol: Chem.Mol) -> list[tuple[tuple, frozenset[int]]]:
         plain = Chem.Mol(mol)
         Chem.Kekulize(plain, clearAromaticFlags=True)
         found[tuple(bond.GetBondType() for bond in plain.GetBonds())] = None
-    return [(types, frozenset[int]()) for types in found]
-
-
-def _fusible_structures(mol: Chem.Mol) -> list[tuple[tuple, frozenset[int]]]:
-    """Return the types of the bonds in each Kekulé structure that rings fused to a molecule allow.
-
-    With each, the atoms that lack a double bond, since theirs is that to a new atom in place of a
-    hydrogen. There are up to `STRUCTURES`, those with the fewest such atoms.
-    """
-    plain, _ = _kekule_structures(mol)[0]
-    single, double = Chem.BondType.SINGLE, Chem.BondType.DOUBLE
-    aromatic = [bond.GetIsAromatic() for bond in mol.GetBonds()]
-    ends = codec.bond_ends(mol)
-    atoms = {k for pair, own, kind in zip(ends, aromatic, plain, strict=True)
-             if own and kind == double for k in pair}  # fmt: skip
-    fixed = [single if own else kind for own, kind in zip(aromatic, plain, strict=True)]
-    around = {k: [n for n, pair in enumerate(ends) if aromatic[n] and k in pair
-                  and atoms.issuperset(pair)] for k in atoms}  # fmt: skip
-    opens = {k for k in atoms if mol.GetAtomWithIdx(k).GetTotalNumHs()}
-    found: list[tuple[tuple, frozenset[int]]] = []
-
-    def extend(left: frozenset[int], types: list, lacks: frozenset[int], spare: int) -> None:
-        """Add the structures in which atoms `left` have no double bond yet, and `spare` lack it."""
-        if len(found) >= STRUCTURES:
-            return
-        if not left:
-            if not spare:
-                found.append((tuple(types), lacks))
-            return
-        first = min(left)
-        for number in around[first]:
-            if left.issuperset(ends[number]):
-                rest = [*types[:number], double, *types[number + 1 :]]
-                extend(left.difference(ends[number]), rest, lacks, spare)
-        if spare and first in opens:
-            extend(left - {first}, types, lacks | {first}, spare - 1)
-
-    for count in range(len(opens) + 1):
-        extend(frozenset(atoms), fixed, frozenset(), count)
-    return found
+    return list(found)
 
 
 def _query(mol: Chem.Mol, is_open: bool) -> Chem.Mol:
@@ -401,8 +352,7 @@ def _of_smarts(shown: str, pattern: Chem.Mol, vocabulary: MoleculeVocabulary):
         if not row.any():
             smarts = bond.GetSmarts()  # type: ignore[call-arg]  # wrong in the stubs
             raise UserError(f"{shown}: the model knows no bond like {smarts}")
-    lacks = torch.zeros(1, count, dtype=torch.bool)
-    return categories, codec.bond_ends(pattern), structures, lacks, [6] * count, [0] * count
+    return categories, codec.bond_ends(pattern), structures, [6] * count, [0] * count
 
 
 def make_fragment(
@@ -410,19 +360,17 @@ def make_fragment(
     categories,
     edges,
     structures,
-    lacks,
     valence,
     attachments,
     *,
     rings: bool,
 ) -> GraphFragment:
-    """Return the `GraphFragment` of categories, structures, lacks (bool tensors) and lists."""
+    """Return the `GraphFragment` of categories, structures (bool tensors) and lists."""
     plain = [False, *(not name.startswith(MARK) for name in vocabulary.bonds)]
     return GraphFragment(
         categories=categories,
         edges=torch.tensor(edges, dtype=torch.long).reshape(-1, 2),
         structures=structures,
-        lacks=lacks,
         valence=torch.tensor(valence),
         attachments=torch.tensor(attachments),
         plain=torch.tensor(plain),

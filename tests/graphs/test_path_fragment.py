@@ -1,7 +1,5 @@
 """Graphs with a fragment forced into them: it is there, and the weights undo the force."""
 
-from itertools import permutations
-
 import networkx as nx
 import numpy as np
 import pytest
@@ -38,7 +36,6 @@ def fragment(kinds, edges, *, room=9, sockets=None, categories=2, rings=False):
         categories=allowed,
         edges=torch.tensor(edges).reshape(-1, 2),
         structures=forms,
-        lacks=torch.zeros(1, len(kinds), dtype=torch.bool),
         valence=torch.full((len(kinds),), room),
         attachments=torch.tensor(sockets or [0] * len(kinds)),
         plain=torch.tensor([False, True]),
@@ -182,63 +179,3 @@ def test_a_whole_skeleton_with_categories_of_its_own(build_model):
     counts = 2.0 * np.array(there)
     error = np.hypot(float(weights.std()) / len(weights) ** 0.5, counts.std() / len(counts) ** 0.5)
     assert abs(float(weights.mean()) - counts.mean()) < 4 * error < 0.3 * counts.mean()
-
-
-def rings_of(random):
-    """A random graph of 4 to 6 nodes with up to three rings, of one category."""
-    n = int(random.integers(4, 7))
-    graph = nx.random_labeled_tree(n, seed=int(random.integers(1 << 30)))
-    graph.add_edges_from((i, j) for i, j in random.integers(0, n, (3, 2)).tolist() if i != j)
-    number = {v: k for k, v in enumerate(nx.dfs_preorder_nodes(graph, 0))}
-    edges = [(number[i], number[j]) for i, j in graph.edges]
-    return np.zeros(n, dtype=int), edges, np.zeros(len(edges), dtype=int)
-
-
-@pytest.fixture(scope="module")
-def ring_model(build_model):
-    random = np.random.default_rng(0)
-    graphs = PackedGraphs.from_lists(rings_of(random) for _ in range(300))
-    return build_model(graphs, node_categories=1, bond_categories=1)
-
-
-def induced_places(adjacency, edges, room, sockets):
-    """Ways to find a fragment in a graph by brute force, where its nodes have room for the rest."""
-    size, counts = len(room), 0
-    wanted = np.zeros((size, size), dtype=bool)
-    for i, j in edges:
-        wanted[i, j] = wanted[j, i] = True
-    for place in permutations(range(len(adjacency)), size):
-        others = adjacency[list(place)].sum(1) - wanted.sum(1)
-        inside = adjacency[np.ix_(place, place)]
-        there = np.less_equal(sockets, others) & (others <= np.add(sockets, room))
-        counts += bool((inside == wanted).all() and there.all())
-    return counts
-
-
-@pytest.mark.parametrize(
-    ("edges", "room", "sockets"),
-    [
-        ([(0, 1), (1, 2), (0, 2)], [9, 9, 9], [0, 0, 0]),
-        ([(0, 1), (1, 2)], [1, 0, 2], [0, 0, 0]),
-        ([(0, 1), (1, 2), (2, 3), (0, 3)], [9, 9, 9, 9], [0, 0, 0, 0]),
-        ([(0, 1), (1, 2)], [1, 0, 1], [1, 0, 0]),
-    ],
-)
-def test_every_code_with_rings_over_the_fragment_can_be_reached(ring_model, edges, room, sockets):
-    """A node of the fragment may close rings to free nodes, and have one as parent."""
-    kinds = [0] * len(room)
-    part = fragment(kinds, edges, categories=1, rings=True, sockets=sockets)
-    part.valence = torch.tensor(room)
-    sampler = ParticleSampler(ring_model.steps, part)
-    draws = [sampler.draw(sizes(6, 250), generator(seed)).log_weights.exp() for seed in range(12)]
-    weights = np.array([float(w.mean()) for w in draws])
-    plain = ring_model.sample(torch.full((3000,), 6), generator=generator(0))
-    known = {}
-    for adjacency in plain.adjacency.numpy():
-        key = adjacency.tobytes()
-        if key not in known:
-            known[key] = induced_places(adjacency, edges, room, sockets), 0
-        known[key] = known[key][0], known[key][1] + 1
-    counts = np.repeat(*np.array(list(known.values())).T)
-    error = np.hypot(weights.std() / len(weights) ** 0.5, counts.std() / len(counts) ** 0.5)
-    assert abs(weights.mean() - counts.mean()) < 4 * error < 0.4 * counts.mean()

@@ -70,12 +70,9 @@ def read(flow, text, task="scaffold"):
 def test_kekule_structures_and_places(flow):
     forms = {"c1ccccc1": 2, "c1ccc2ccccc2c1": 3, "C1CCCCC1": 1, "c1cc[nH]c1": 1, "CC(=O)N": 1}
     for smiles, count in forms.items():
-        assert len(read(flow, smiles, "grow").fragment.structures) == count, smiles
-    # Where rings may be fused, the double bond of an open atom may be that to a new one.
-    assert len(read(flow, "c1ccccc1").fragment.structures) == 18
-    assert len(read(flow, "C1CCCCC1").fragment.structures) == 1
+        assert len(read(flow, smiles).fragment.structures) == count, smiles
     # Resonance that moves charges gives another fragment.
-    assert len(read(flow, "O=[N+]([O-])c1ccccc1", "grow").fragment.structures) == 2
+    assert len(read(flow, "O=[N+]([O-])c1ccccc1").fragment.structures) == 2
     assert read(flow, "[*]n1cccc1").fragment.attachments.tolist() == [1, 0, 0, 0, 0]
     assert read(flow, "c1ccccc1").places(Chem.MolFromSmiles("Cc1ccccc1")) == 12
     # Only hydrogens are replaced: not in pyridone, nor at a nitrogen without any.
