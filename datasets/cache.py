@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from platformdirs import user_cache_dir
 
-from graphcnf.compute.files import expand_user, leftovers, open_input, replace_file
 from graphcnf.errors import say
+from graphcnf.files import expand_user, leftovers, open_input, replace_file
 
 _CHECKSUM = "checksum"
 _STALE_SECONDS = 600

@@ -19,8 +19,7 @@ import numpy as np
 from graphcnf.compute.parallel import parallel_map
 from graphcnf.datasets import cache
 from graphcnf.errors import UserError
-from graphcnf.graphs import GraphBatch, PackedGraphs
-from graphcnf.graphs.batch import size_bucketed_batches
+from graphcnf.graphs.batch import GraphBatch, PackedGraphs, size_bucketed_batches
 from graphcnf.limits import MAX_NODES, check_integer, check_range, is_number
 
 SIZES = {"small": (10, 20), "large": (25, 50)}

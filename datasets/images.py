@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphcnf.compute.files import NotUnpacked, expand_user, gunzip, installed_file, read_file
 from graphcnf.errors import UserError
+from graphcnf.files import NotUnpacked, expand_user, gunzip, installed_file, read_file
 from graphcnf.limits import check_integer
 
 PARTS = ("train", "validation", "test")

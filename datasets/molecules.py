@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from graphcnf.compute.parallel import Workers, chunked, parallel_map
+from graphcnf.chunks import chunked
+from graphcnf.compute.parallel import Workers, parallel_map
 from graphcnf.datasets.cache import cache_file
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs, size_bucketed_batches
-from graphcnf.graphs.networks import partly_known
+from graphcnf.graphs.conditions import partly_known
 from graphcnf.limits import MAX_NODES
 from graphcnf.molecules.hashing import hash_each
 from graphcnf.molecules.vocabulary import CODEC_VERSION, MARK, AtomCategory, MoleculeVocabulary

@@ -22,11 +22,11 @@ from pathlib import Path
 
 import numpy as np
 
-from graphcnf.compute.files import installed_file, read_file
 from graphcnf.compute.parallel import Workers
 from graphcnf.datasets import cache
 from graphcnf.datasets.molecules import MoleculeDataset, cache_path, encode
 from graphcnf.errors import UserError
+from graphcnf.files import installed_file, read_file
 from graphcnf.graphs.batch import PackedGraphs
 from graphcnf.molecules.vocabulary import BONDS, MARK, AtomCategory, MoleculeVocabulary
 
@@ -116,9 +116,10 @@ def moses_source(part: str) -> Source:
 
 
 def load_moses(split: str = "test", *, workers: Workers = None) -> MoleculeDataset:
-    """Load the training part of MOSES, and one of its two test parts as held-out molecules.
+    """Load MOSES: 1,760,737 drug-like molecules without charges, from the package molsets.
 
-    On first use, the parts are encoded (some minutes on two cores) and cached.
+    Held out is one of its two test parts. On first use, the parts are encoded (some minutes on two
+    cores) and cached.
 
     Args:
         split: The part to hold out, "test" or "test_scaffolds".
@@ -160,7 +161,9 @@ def qm9_source() -> Source:
 
 
 def load_qm9(*, workers: Workers = None) -> MoleculeDataset:
-    """Load QM9; on first use, encode and cache it, with `workers` as in `load_moses`.
+    """Load QM9: 130,831 molecules of up to 9 atoms, from the package qm9pack.
+
+    On first use, they are encoded and cached, with `workers` as in `load_moses`.
 
     Raises:
         UserError: qm9pack is not installed, or its files are not QM9.

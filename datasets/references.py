@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from graphcnf import datasets
 from graphcnf.datasets import MOLECULES
 from graphcnf.datasets.molecules import MoleculeDataset
 from graphcnf.datasets.smiles_file import load_smiles_file
@@ -16,7 +15,7 @@ from graphcnf.errors import UserError
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
 
 if TYPE_CHECKING:
-    from graphcnf.graphs import GraphCNF
+    from graphcnf.graphs.graph_model import GraphModel
 
 HELD_OUT = 10_000
 """Largest number of held-out molecules that samples are compared with."""
@@ -25,7 +24,7 @@ Rows = MoleculeDataset | Zinc250kRows
 """A data set that is encoded as a whole, or row by row on demand."""
 
 
-def load_reference(name: str | None, model: GraphCNF | None = None) -> Rows:
+def load_reference(name: str | None, model: GraphModel | None = None) -> Rows:
     """Load training data, in the vocabulary of a model if given.
 
     Args:
@@ -47,7 +46,7 @@ def load_reference(name: str | None, model: GraphCNF | None = None) -> Rows:
         if vocabulary in (None, rows.vocabulary):
             return rows
     if name in MOLECULES:
-        dataset = getattr(datasets, f"load_{name}")()
+        dataset = MOLECULES[name]()
         if vocabulary is None:
             return dataset
         # Only as needed: a data set in categories of its own would get them in another order.

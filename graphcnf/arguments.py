@@ -1,4 +1,9 @@
-"""Checks of arguments from configurations and command lines against function signatures."""
+"""Checks of arguments from configurations and command lines against function signatures.
+
+A *table* is a named part of a configuration, such as `[model]` of a TOML file; its *options* are
+arguments for a function or class. What they must be stands in the signature alone: the annotation
+of a parameter is its type, and a `Range` in it, `Annotated[float, Range(0, 1)]`, its range.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +19,27 @@ from graphcnf.errors import UserError, suggest
 from graphcnf.limits import LARGEST_SIZE, LARGEST_SIZES, Range, is_integer, is_number
 
 NOTHING = object()
-"""A value that no type accepts, to ask `_wanted` for the description of a type."""
+"""A value that no type accepts, to ask `_problem` for the description of a type."""
 
 
 def call(what: str, function: Callable, *fixed, known: Mapping[str, Any], **options) -> Any:
-    """Call a function with `options` from the table `what` of a configuration, already checked.
+    """Call a function with options of a configuration that `check` has accepted.
 
-    `fixed` and `known` are arguments that do not come from the configuration.
+    Options can still be refused: sizes may not fit together, for example.
+
+    Args:
+        what: Name of the table, for messages.
+        function: Function or class to call.
+        *fixed: Positional arguments that do not come from the configuration.
+        known: Keyword arguments that do not come from the configuration.
+        **options: The options.
+
+    Returns:
+        What the function returns.
 
     Raises:
-        UserError: if the function raises an exception other than ImportError and OSError.
+        UserError: if the function raises an exception other than ImportError and OSError, which are
+            passed on.
     """
     try:
         return function(*fixed, **known, **options)
@@ -42,21 +58,17 @@ def call(what: str, function: Callable, *fixed, known: Mapping[str, Any], **opti
 def check(
     what: str, options: Mapping[str, Any], *functions: Callable, fixed: Sequence[str] = ()
 ) -> None:
-    """Check names, types and ranges of the arguments in a table of a configuration.
-
-    Types are the annotations or else those of the defaults; the range of a number is the `Range` in
-    its `Annotated` type. A number without a `Range` must be greater than 0, or at least 0 if 0 is
-    the default.
+    """Check names, types and ranges of the options in a table of a configuration.
 
     Args:
         what: Name of the table, for messages.
-        options: The arguments.
-        *functions: Functions and classes that take the arguments; the first one with a parameter of
-            that name determines type and range.
+        options: The options.
+        *functions: Functions and classes that take the options; the first one with a parameter of
+            that name determines type and range, see `_kinds`.
         fixed: Names that a configuration may not set.
 
     Raises:
-        UserError: if no function has such an argument, or a value has another type or range.
+        UserError: if no function has such a parameter, or a value has another type or range.
     """
     kinds: dict[str, tuple[Any, Range]] = {}
     for function in functions:
@@ -65,14 +77,17 @@ def check(
     for name, value in options.items():
         if name not in known:
             raise UserError(f"{what}: no option {name!r}{suggest(name, known)}")
-        wanted = _wanted(*kinds[name], value)
+        wanted = _problem(*kinds[name], value)
         if wanted is not None:
             must = f"must be {wanted}, got {_shown(value)}" if wanted else "cannot be set"
             raise UserError(f"{what}: {name} {must}")
 
 
 def assigned(text: str) -> tuple[str, Any]:
-    """Return key and value of "key=value"; the value is read as TOML, or else kept as text.
+    """Split an assignment "key=value" of a command line.
+
+    Returns:
+        The key, and the value: read as TOML (3, true, [1, 2], "text"), or else kept as text.
 
     Raises:
         UserError: if there is no key.
@@ -89,30 +104,43 @@ def assigned(text: str) -> tuple[str, Any]:
 
 @cache
 def _kinds(function: Callable) -> dict[str, tuple[Any, Range]]:
-    """Return the type of each parameter of a function or class, and its range without `Range`."""
+    """Find out what the parameters of a function or class may be.
+
+    Returns:
+        For each parameter its type and its default range. The type is the annotation, else that of
+        the default value. The range applies to numbers whose annotation has no `Range`: above 0, or
+        from 0 if the default value is 0, up to `LARGEST_SIZES`.
+    """
     made = function.__init__ if inspect.isclass(function) else function
     hints = get_type_hints(made, include_extras=True)
-    found = {}
+    kinds = {}
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
             default = parameter.default
             guess = Any if default in (None, parameter.empty) else type(default)
             most = LARGEST_SIZES.get(name, LARGEST_SIZE)
-            found[name] = hints.get(name, guess), Range(0, most, above=default != 0)
-    return found
+            kinds[name] = hints.get(name, guess), Range(0, most, above=default != 0)
+    return kinds
 
 
-def _wanted(kind: Any, bounds: Range, value: Any) -> str | None:
-    """Return None if `value` has the type `kind`, or else a description of valid values.
+def _problem(kind: Any, bounds: Range, value: Any) -> str | None:
+    """Compare a value with a type.
 
-    The description is empty if no value can be set. `bounds` applies to numbers without a `Range`.
+    Args:
+        kind: The type: a class, or an annotation such as `list[int] | None`.
+        bounds: Range of numbers whose annotation has no `Range`.
+        value: The value.
+
+    Returns:
+        None if the value is valid. Otherwise a description of valid values, such as "an integer
+        greater than 0 and at most 1,000", empty if a configuration cannot contain any.
     """
     origin, inner = get_origin(kind) or kind, get_args(kind)
     if origin is Annotated:
-        return _wanted(inner[0], inner[1], value)
+        return _problem(inner[0], inner[1], value)
     if origin in (Union, types.UnionType):
-        found = [_wanted(k, bounds, value) for k in inner]
-        return None if None in found else " or ".join(dict.fromkeys(filter(None, found)))
+        problems = [_problem(k, bounds, value) for k in inner]
+        return None if None in problems else " or ".join(dict.fromkeys(filter(None, problems)))
     if origin is Literal:
         fits = isinstance(value, str) and value in inner
         words = " or ".join(f'"{choice}"' for choice in inner)
@@ -127,7 +155,7 @@ def _wanted(kind: Any, bounds: Range, value: Any) -> str | None:
         fits = isinstance(value, Mapping) and _usable(value)
     elif inspect.isclass(origin) and issubclass(origin, Sequence):
         # Entries of a list may be 0 even if a single number may not.
-        entry = partial(_wanted, inner[0] if inner else Any, Range(0, bounds.most))
+        entry = partial(_problem, inner[0] if inner else Any, Range(0, bounds.most))
         length = len(inner) if origin is tuple and inner and Ellipsis not in inner else None
         is_list = isinstance(value, list | tuple) and length in (None, len(value))
         fits = is_list and all(entry(v) is None for v in value)
@@ -151,5 +179,6 @@ def _usable(value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
+    """Return a value for a message, as in TOML and shortened."""
     text = ("true" if value else "false") if isinstance(value, bool) else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -1,4 +1,8 @@
-"""Ranges of numbers that users give, the same in the library and in the commands."""
+"""Ranges of numbers that users give, the same in the library and in the commands.
+
+The `check_...` functions are called where a number enters: they raise `UserError` with a message
+that names the number, its range and what was given.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,8 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
-from graphcnf.compute.cpu import memory
 from graphcnf.errors import UserError
+from graphcnf.files import memory
 
 LARGEST_SEED = 2**63 - 1
 """Largest seed of torch's random generators."""
@@ -36,17 +40,19 @@ LARGEST_MINUTES = 5_256_000
 """Ten years, an upper limit of times that catches typing errors."""
 
 LARGEST_ORDERS = 1024
-"""Largest number of numberings of a graph whose probabilities are summed."""
+"""Largest number of node orders of a graph whose probabilities are summed."""
 
 PARAMETER_BYTES = 24
 """Bytes of a parameter in training: weight, gradient, two moments, average, best average."""
 
 
 LARGEST_SIZE = 100_000
+"""Largest value of an argument that determines the size of a model; more would take all memory."""
+
 LARGEST_SIZES = {
     "layers": 1000, "couplings": 1000, "heads": 1000, "width": 16_384, "sizes": 50_000_000,
 }  # fmt: skip
-"""Largest sizes of a model, by name or else `LARGEST_SIZE`; more would take all memory."""
+"""Largest values of the arguments for which `LARGEST_SIZE` is not right, by name."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +78,21 @@ class Range:
 
 
 def check_integer(name: str, value: Any, least: int = 0, most: int = LARGEST_COUNT) -> None:
-    """Raise `UserError` unless a value is an integer (of Python or numpy) in a range."""
+    """Raise `UserError` unless a value is an integer (of Python or numpy) in a range.
+
+    Args:
+        name: Name of the value, for the message.
+        value: The value.
+        least: Lower end of the range.
+        most: Upper end, included.
+    """
     if not (is_integer(value) and least <= value <= most):
         above = f"of at least {least}" if most == LARGEST_COUNT else f"from {least} to {most}"
         raise UserError(f"{name} must be an integer {above}, got {value!r}")
 
 
 def check_range(name: str, pair: Any) -> None:
-    """Raise `UserError` unless `pair` is two integers in ascending order."""
+    """Raise `UserError` unless `pair` is two integers in ascending order; they may be equal."""
     is_pair = isinstance(pair, tuple | list) and len(pair) == 2 and all(map(is_integer, pair))
     if not (is_pair and pair[0] <= pair[1]):
         raise UserError(f"{name} must be the lowest and the highest number, (3, 8), got {pair!r}")
@@ -126,8 +139,12 @@ def check_seed(seed: int) -> None:
 def limited_parameters(most: int, reason: str) -> Iterator[None]:
     """Limit the number of parameters that modules built in this context have in all.
 
+    Args:
+        most: Largest number of parameters.
+        reason: Why there should not be more, for the message.
+
     Raises:
-        UserError: if there are more than `most`. Memory of the last one is reserved, not filled.
+        UserError: if there are more. The memory of the last one is then reserved, but not filled.
     """
     from torch.nn.modules.module import register_module_parameter_registration_hook
 

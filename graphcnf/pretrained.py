@@ -1,7 +1,9 @@
 """Models saved in a folder: `config.json` rebuilds a model, `model.safetensors` has its weights.
 
-A model keeps the arguments of its constructor in `config` and facts about its data in `metadata`,
-both JSON values. Every file contains a checksum of its content.
+A model keeps the arguments of its constructor in its *config* and facts about its data, such as the
+vocabulary, in its *metadata*, both JSON values. Every file contains a *checksum* of its content,
+which shows that it is damaged. A folder may come from a stranger, so that its sizes and types are
+checked before memory is reserved for a model.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -19,7 +22,8 @@ from safetensors.numpy import save as save_arrays
 from safetensors.torch import save
 from torch import nn
 
-from graphcnf.compute.files import (
+from graphcnf.errors import UserError
+from graphcnf.files import (
     LARGEST_TEXT,
     WEIGHTS,
     expand_user,
@@ -28,8 +32,6 @@ from graphcnf.compute.files import (
     read_json,
     replace_file,
 )
-from graphcnf.compute.torch_state import own_modes
-from graphcnf.errors import UserError
 from graphcnf.limits import (
     LARGEST_COUNT,
     LARGEST_SIZE,
@@ -37,9 +39,13 @@ from graphcnf.limits import (
     is_number,
     limited_parameters,
 )
+from graphcnf.torch_state import own_modes
 
 FORMAT = 2
+"""Version of the folder's layout; a file of another version is refused."""
+
 CHECKSUM = "sha256"
+"""Key of the checksum, in `config.json` and in the metadata of safetensors files."""
 
 LARGEST_TENSORS = 20_000
 """Largest number of tensors in a file: reading 300,000 empty ones takes 16 seconds."""
@@ -53,26 +59,24 @@ VALUES = frozenset({"mean", "deviation", "prior", "separation", "spread", "drift
 REAL = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 """Types of weights, which are converted to each other when weights are loaded."""
 
-RENAMED = {
-    ".network.start": ".network.initial",
-    ".network.logits.": ".network.outputs.",
-    ".network.asked.": ".network.conditions.",
-}
-"""Parts of parameter names in older files, and what they are now."""
-
-Model = TypeVar("Model", bound=nn.Module)
+Model = TypeVar("Model", bound="Pretrained")
 
 
 def save_model(
     model: nn.Module, folder: str | Path, *, half: bool = False, **arrays: np.ndarray
 ) -> None:
-    """Write a module with `config` and `metadata` to a folder; files are replaced atomically.
+    """Write a model to a folder; files are replaced atomically.
 
     Args:
-        model: The module.
+        model: A module with `config` and `metadata`, such as a `Pretrained`.
         folder: The folder, created if missing.
         half: True to store parameters in float16, for half the size; they are loaded as float32.
-        **arrays: Further arrays, each written to the safetensors file of that name.
+        **arrays: Further arrays, each written to the safetensors file of that name; read them with
+            `load_array`.
+
+    Raises:
+        UserError: if a file to be replaced is a symbolic link.
+        OSError: if a file cannot be written.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -99,10 +103,18 @@ def config_file(content: dict[str, Any]) -> bytes:
 
 
 def locate(name_or_folder: str | Path, *, shipped: bool = False) -> Path:
-    """Return the folder of a model, given that folder or the folder of a training run.
+    """Find the folder of a model.
 
-    With `shipped`, a name of shipped weights (all for molecules) is found first. Raises UserError
-    if there is no such model.
+    Args:
+        name_or_folder: The folder itself, or the folder of a training run, which holds it as
+            `model/`.
+        shipped: True to look for shipped weights of this name first (all are for molecules).
+
+    Returns:
+        The folder that holds `config.json`.
+
+    Raises:
+        UserError: if there is no such model.
     """
     folder = expand_user(name_or_folder)
     names = [WEIGHTS / str(name_or_folder)] if shipped else []
@@ -120,6 +132,11 @@ def locate(name_or_folder: str | Path, *, shipped: bool = False) -> Path:
 def load_model(cls: type[Model], folder: Path, device="cpu") -> Model:
     """Rebuild a model of class `cls` from its folder, in evaluation mode.
 
+    Args:
+        cls: Class of the model.
+        folder: Folder that holds `config.json`.
+        device: Device of the weights, such as "cuda:1".
+
     Raises:
         UserError: if configuration or weights are missing or damaged, or do not fit together.
     """
@@ -134,21 +151,17 @@ def load_model(cls: type[Model], folder: Path, device="cpu") -> Model:
         size = weights.stat().st_size if weights.exists() else 0
         # A parameter takes at least two bytes of the file.
         with limited_parameters(size + SPARE, f"{weights.name} holds {size:,} bytes"):
-            model = cls(**config["model"])
+            model = cls.rebuild(config["model"])
         _check_metadata(config["metadata"], getattr(model, "max_nodes", LARGEST_COUNT))
         model.metadata = config["metadata"]
     except Exception as error:  # a hostile configuration may cause any exception
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"{source}: not the config of a {cls.__name__} ({reason})") from error
-    tensors, known = {}, model.state_dict()
-    for name, tensor in _read(weights, "pt").items():
-        for old, new in {} if name in known else RENAMED.items():
-            name = name.replace(old, new)
-        tensors[name] = tensor
-    for name, own in known.items():
-        kind = tensors[name].dtype if name in tensors else own.dtype
-        if kind != own.dtype and not {kind, own.dtype} <= REAL:
-            raise UserError(f"{weights}: {name} is of type {kind}, not {own.dtype}")
+    tensors, known = _read(weights, "pt"), model.state_dict()
+    for name, initial in known.items():
+        kind = tensors[name].dtype if name in tensors else initial.dtype
+        if kind != initial.dtype and not {kind, initial.dtype} <= REAL:
+            raise UserError(f"{weights}: {name} is of type {kind}, not {initial.dtype}")
     try:
         model.load_state_dict(tensors)
     except RuntimeError:
@@ -159,21 +172,33 @@ def load_model(cls: type[Model], folder: Path, device="cpu") -> Model:
 
 
 def check_device(device: Any) -> torch.device:
-    """Return the torch device with a name such as "cuda:1"; raise `UserError` if it is unusable."""
+    """Return a torch device, after trying to use it.
+
+    Args:
+        device: Name such as "cuda:1", or a torch device.
+
+    Raises:
+        UserError: if there is no such device, or it is unusable.
+    """
     try:
-        found = torch.device(device)
+        checked = torch.device(device)
     except (RuntimeError, TypeError):
         raise UserError(f"no device {device!r}: give cpu, cuda, cuda:1 or mps") from None
     try:
-        torch.zeros(1, device=found).cpu()
+        torch.zeros(1, device=checked).cpu()
     except (AssertionError, NotImplementedError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or ["not available"])[0]
         raise UserError(f"device {device!r}: {reason.partition('. ')[0][:200]}") from None
-    return found
+    return checked
 
 
 def _check_sizes(config: Any, name: str = "model") -> None:
-    """Raise `ValueError` for sizes in a configuration that would take all memory."""
+    """Raise `ValueError` for sizes in a configuration that would take all memory.
+
+    Args:
+        config: Configuration, or a value in it, at any depth.
+        name: Key of this value, which decides on its limit.
+    """
     if isinstance(config, Mapping):
         for key, value in config.items():
             if key not in VALUES:
@@ -234,7 +259,11 @@ def _check_quantiles(groups: list[dict[str, Any]]) -> None:
 
 
 def load_array(folder: Path, name: str) -> np.ndarray | None:
-    """Return the array `name` that `save_model` wrote to a folder, None if there is none."""
+    """Return the array `name` that `save_model` wrote to a folder, None if there is none.
+
+    Raises:
+        UserError: if the file is unreadable or damaged.
+    """
     path = inside(folder, f"{name}.safetensors")
     if not path.exists():
         return None
@@ -245,6 +274,7 @@ def load_array(folder: Path, name: str) -> np.ndarray | None:
 
 
 def _read(path: Path, framework: str) -> dict[str, Any]:
+    """Return the tensors of a file by name; raise UserError if it is unreadable or damaged."""
     try:
         tensors, metadata = read_tensors(path, framework)
         right = metadata.get(CHECKSUM) == _digest_of_tensors(tensors)
@@ -257,7 +287,14 @@ def _read(path: Path, framework: str) -> dict[str, Any]:
 
 
 def read_tensors(path: Path, framework: str = "pt") -> tuple[dict[str, Any], dict[str, str]]:
-    """Return tensors and metadata of a safetensors file; `framework` is "pt" or "np".
+    """Read a safetensors file.
+
+    Args:
+        path: The file.
+        framework: "pt" for torch tensors, "np" for numpy arrays.
+
+    Returns:
+        The tensors by name, and the metadata.
 
     Raises:
         OSError: if there is no such file, or it is not a regular file.
@@ -283,6 +320,7 @@ def _digest_of_json(content: Mapping[str, Any]) -> str:
 
 
 def _digest_of_tensors(tensors: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of names, types, shapes and contents of torch tensors or numpy arrays."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name]
@@ -304,10 +342,31 @@ def model_digest(model: nn.Module) -> str:
 
 
 class Pretrained(nn.Module):
-    """Base of modules with `config` and `metadata` that can be saved to a folder and loaded."""
+    """Base of modules that can be saved to a folder and loaded.
+
+    Attributes:
+        config: Arguments of the constructor, JSON values, from which `rebuild` makes the module.
+        metadata: Facts about its data, JSON values.
+    """
 
     config: dict[str, Any]
     metadata: dict[str, Any]
+
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        """Keep the arguments of the constructor as `config`."""
+        module = super().__new__(cls)
+        module.config, module.metadata = {}, {}
+        if args or options:  # not for copies
+            module.config |= signature(cls).bind(*args, **options).arguments
+            for name, parameter in signature(cls).parameters.items():
+                if parameter.kind is parameter.VAR_KEYWORD:
+                    module.config |= module.config.pop(name, {})
+        return module
+
+    @classmethod
+    def rebuild(cls, config: Mapping[str, Any]) -> Self:
+        """Build a module with initial weights from a `config`."""
+        return cls(**config)
 
     @property
     def device(self) -> torch.device:
@@ -315,12 +374,16 @@ class Pretrained(nn.Module):
         return next(self.parameters()).device
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `config.json` and `model.safetensors`."""
+        """Write `config.json` and `model.safetensors`, see `save_model`."""
         save_model(self, folder)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device="cpu") -> Self:
-        """Load what `save_pretrained` or training wrote (a run's folder or its `model/`).
+        """Load what `save_pretrained` or training wrote, in evaluation mode.
+
+        Args:
+            folder: Folder of a model, or of a training run.
+            device: Device of the weights, such as "cuda:1".
 
         Raises:
             UserError: if there is no such model, or its files are damaged.

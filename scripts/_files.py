@@ -17,9 +17,9 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import typer
 from typer.models import ArgumentInfo, CommandInfo, ParameterInfo
 
-from graphcnf.compute.files import RUN_MARK, WEIGHTS, expand_user
 from graphcnf.errors import UserError
-from graphcnf.sampling.formats import KINDS
+from graphcnf.files import RUN_MARK, WEIGHTS, expand_user
+from graphcnf.sampling.writers import KINDS
 
 RUN_DEPTH = 2
 """Folders between a run and the models in it, such as `snapshots/00000100`, at most."""

@@ -22,7 +22,7 @@ from graphcnf.molecules.vocabulary import MoleculeVocabulary
 from graphcnf.scripts._files import Role
 
 if TYPE_CHECKING:
-    from graphcnf.graphs import GraphCNF
+    from graphcnf.graphs.graph_model import GraphModel
     from graphcnf.molecules.filters import Filters
 
 
@@ -375,7 +375,7 @@ class Filter:
         return Filters(**{name: value for name, value in vars(self).items() if value})
 
 
-def load_model(name: str, device: str = "cpu", *, support: bool = True) -> GraphCNF:
+def load_model(name: str, device: str = "cpu", *, support: bool = True) -> GraphModel:
     """Load a model of molecules: shipped weights by name, or a folder.
 
     Without `support`, atoms may have more bonds than their category has in the training data.
@@ -383,23 +383,23 @@ def load_model(name: str, device: str = "cpu", *, support: bool = True) -> Graph
     Raises:
         UserError: The model or device is unknown, or the model is not one of molecules.
     """
-    from graphcnf.baselines.image_models import is_image_model
-    from graphcnf.graphs import GraphCNF
+    from graphcnf.graphs.graph_model import GraphModel
+    from graphcnf.images.image_model import is_image_model
 
     if is_image_model(name):
         raise UserError(f"{name} is a model of images: its commands are graphcnf images ...")
-    model = GraphCNF.from_pretrained(name, device)
+    model = GraphModel.from_pretrained(name, device)
     MoleculeVocabulary.of_model(model, name)
     return model if support else model.without_rules()
 
 
-def draws_stereo(network: GraphCNF, model: str, stereo: bool | None) -> bool:
+def draws_stereo(network: GraphModel, model: str, stereo: bool | None) -> bool:
     """Return True if stereo marks are to be drawn; `stereo` is the value of --stereo.
 
     Raises:
         UserError: --stereo is given, and the model has no stereo.
     """
-    from graphcnf.molecules.stereo_flow import stereo_of
+    from graphcnf.molecules.molecule_flow import stereo_of
 
     known = stereo_of(network) is not None
     if stereo and not known:

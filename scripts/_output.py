@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
-from graphcnf.compute.cpu import memory
-from graphcnf.compute.files import MEMORY_SHARE, check_output, open_new
 from graphcnf.compute.progress import progress_bar
 from graphcnf.compute.signals import termination_raises
 from graphcnf.errors import UserError, printable
-from graphcnf.evaluation.formats import Column, Row, csv_text, json_text, markdown
-from graphcnf.sampling.formats import (
+from graphcnf.evaluation.layout import Column, Row, csv_text, json_text, markdown
+from graphcnf.files import MEMORY_SHARE, check_output, memory, open_new
+from graphcnf.sampling.writers import (
     KINDS,
     WRITERS,
     Conversion,
@@ -34,8 +33,8 @@ from graphcnf.sampling.formats import (
 if TYPE_CHECKING:
     from rdkit.Chem import Mol
 
-    from graphcnf.molecules.flow import MoleculeFlow
-    from graphcnf.molecules.growth import Result
+    from graphcnf.design.growing import Result
+    from graphcnf.molecules.molecule_flow import MoleculeFlow
     from graphcnf.scripts._options import Draw
 
 PICTURES = ("png", "svg", "pdf")
@@ -274,7 +273,7 @@ def show_molecules(
     from rdkit import Chem
 
     from graphcnf.molecules.drawing import SortedCell, draw_grid, draw_table
-    from graphcnf.molecules.flow import percentile_text
+    from graphcnf.molecules.scoring import percentile_text
 
     smiles = [row["smiles"] for row in rows]
     atoms = [marks(Chem.MolFromSmiles(text)) for text in smiles]

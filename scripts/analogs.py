@@ -47,9 +47,10 @@ def analogs(
     kind, filters = written_kind(draw), chosen.filters()
     network = options.load_model(draw.model, draw.device)
 
-    from graphcnf.molecules.analogs import analogs_of
+    from graphcnf.design.analogues import analogs_of
+    from graphcnf.design.growing import found as molecules_found
     from graphcnf.molecules.filters import passing_text
-    from graphcnf.molecules.flow import MoleculeFlow
+    from graphcnf.molecules.molecule_flow import MoleculeFlow
     from graphcnf.molecules.properties import DECIMALS
 
     flow = MoleculeFlow(network)
@@ -66,7 +67,7 @@ def analogs(
         return {"similarity": round(origin.similarity(mol), DECIMALS), "changed": changed}
 
     rows = write_found(
-        flow.found(found, marked),
+        molecules_found(flow, found, marked),
         draw,
         kind,
         {"similarity": "float64", "changed": "string"},

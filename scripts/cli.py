@@ -6,13 +6,13 @@ import io
 import os
 import sys
 from contextlib import suppress
-from importlib import import_module
 
 import typer
 
 from graphcnf import __version__
 from graphcnf.compute.signals import prompt_interrupts
 from graphcnf.errors import UserError, say
+from graphcnf.registry import Registry
 from graphcnf.scripts._files import guard
 from graphcnf.scripts._output import ReaderGone
 
@@ -39,14 +39,28 @@ def _graphcnf(
     pass
 
 
-# The modules defer heavy imports until a command runs, so that --help is fast.
-for _name in (
+_COMMANDS = (
     "generate", "grow", "analogs", "interpolate", "optimize", "score", "stereoisomers", "evaluate",
     "train", "plot", "finetune", "merge",
-):  # fmt: skip
-    app.command(_name)(getattr(import_module(f"graphcnf.scripts.{_name}"), _name))
-for _name in ("datasets", "images"):
-    app.add_typer(import_module(f"graphcnf.scripts.{_name}").app, name=_name)
+)  # fmt: skip
+COMMANDS = Registry(
+    "commands",
+    {
+        **{name: f"graphcnf.scripts.{name}:{name}" for name in _COMMANDS},
+        "datasets": "graphcnf.scripts.datasets:app",
+        "images": "graphcnf.scripts.images:app",
+    },
+)
+"""Functions of the commands by name, and `Typer` objects of those that have commands of their own.
+
+Their modules defer heavy imports until a command runs, so that --help is fast.
+"""
+
+for _name, _command in COMMANDS.items():
+    if isinstance(_command, typer.Typer):
+        app.add_typer(_command, name=_name)
+    else:
+        app.command(_name)(_command)
 guard(app)
 
 
@@ -121,6 +135,8 @@ def _one_line(error: Exception) -> str:
         return "not enough memory: take smaller batches, a smaller model or fewer molecules"
     if isinstance(error, UserError | ValueError) and text:
         return text
+    if isinstance(error, ModuleNotFoundError) and str(error.name).startswith("graphcnf."):
+        return f"this needs {error.name}, which is not installed"
     if isinstance(error, ModuleNotFoundError):
         return f"the Python package {error.name!r} is missing: pip install {error.name}"
     return f"{type(error).__name__}: {text} (GRAPHCNF_DEBUG=1 shows where)"

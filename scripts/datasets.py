@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from graphcnf import datasets
 from graphcnf.compute.parallel import Workers, open_workers
 from graphcnf.datasets import MOLECULES
 from graphcnf.errors import UserError, say
-from graphcnf.evaluation.formats import json_text, markdown, text
+from graphcnf.evaluation.layout import json_text, markdown, text
 from graphcnf.limits import LARGEST_COUNT
 from graphcnf.scripts import _options as options
 from graphcnf.scripts._files import Role
@@ -41,7 +41,8 @@ def list_(as_json: Json = False) -> None:
     from graphcnf.datasets.cache import cache_folder
 
     own = "your own molecules: .smi, .csv, .tsv, .sdf, .jsonl or .parquet, also .gz"
-    known = {**MOLECULES, "FILE": own}
+    known = {name: str(inspect.getdoc(load)).split("\n")[0] for name, load in MOLECULES.items()}
+    known["FILE"] = own
     if as_json:
         print(json_text(known), end="")
         return
@@ -144,7 +145,7 @@ def join(
     """
     check_target(out, output_kind(out, ("smi",)) or "smi", force)
     from graphcnf.datasets.smiles_file import read_smiles
-    from graphcnf.molecules.joining import join_molecules
+    from graphcnf.design.joining import join_molecules
 
     if name in MOLECULES:
         molecules = _load(name, column).smiles
@@ -169,5 +170,7 @@ def _load(name: str, column: str | None, workers: Workers = None):
     if name in MOLECULES:
         if column is not None:
             raise typer.BadParameter("--column goes with a file")
-        return getattr(datasets, f"load_{name}")(workers=workers)
-    return datasets.load_smiles_file(_file(name), column=column, workers=workers)
+        return MOLECULES[name](workers=workers)
+    from graphcnf.datasets.smiles_file import load_smiles_file
+
+    return load_smiles_file(_file(name), column=column, workers=workers)

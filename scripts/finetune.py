@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from graphcnf.compute.files import expand_user
 from graphcnf.errors import UserError, say
-from graphcnf.evaluation.formats import markdown, text
+from graphcnf.evaluation.layout import markdown, text
+from graphcnf.files import expand_user
 from graphcnf.limits import MAX_NODES, check_minutes, check_seed
 from graphcnf.scripts import _options as options
 from graphcnf.scripts._files import Role
@@ -98,7 +98,7 @@ def finetune(
     say("loading data and libraries ...")
     from graphcnf.datasets.smiles_file import load_smiles_file, read_smiles
     from graphcnf.molecules.codec import dropped
-    from graphcnf.molecules.flow import MoleculeFlow
+    from graphcnf.molecules.molecule_flow import MoleculeFlow
     from graphcnf.molecules.properties import has_pattern, has_property
     from graphcnf.training.finetuning import finetune as fine_tune
 

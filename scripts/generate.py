@@ -14,7 +14,7 @@ import typer
 from graphcnf.compute.parallel import open_workers
 from graphcnf.errors import UserError, say
 from graphcnf.limits import LARGEST_COUNT, MOST_CANDIDATES
-from graphcnf.sampling.formats import columns_of, conversion, entries, open_lines, plain_kind
+from graphcnf.sampling.writers import columns_of, conversion, entries, open_lines, plain_kind
 from graphcnf.scripts import _options as options
 from graphcnf.scripts._files import check_outputs
 from graphcnf.scripts._options import option
@@ -28,7 +28,7 @@ from graphcnf.scripts._output import (
 )
 
 if TYPE_CHECKING:
-    from graphcnf.graphs import GraphCNF
+    from graphcnf.graphs.graph_model import GraphModel
     from graphcnf.sampling.sample import Recipe
 
 
@@ -150,14 +150,14 @@ def generate(
     if workers is not None and workers > 1 and network.device.type != "cpu":
         raise typer.BadParameter("on a GPU one process draws", param_hint="'--workers'")
 
+    from graphcnf.molecules.molecule_flow import stereo_of
     from graphcnf.molecules.properties import conditions_of, outside_training
-    from graphcnf.molecules.stereo_flow import stereo_of
     from graphcnf.pretrained import model_digest
     from graphcnf.sampling.sample import Recipe
     from graphcnf.sampling.shards import shards_of
 
     if not network.is_raw:
-        say(f"note: {network.steps.check} on (not with --no-support)")
+        say(f"note: {network.redraws} on (not with --no-support)")
     targets = conditions_of(network, dict(wanted or ()))
     for sentence in outside_training(targets, network.conditions) if targets else ():
         say(f"note: {sentence}")
@@ -188,12 +188,18 @@ def generate(
 
 
 def _write_samples(
-    network: GraphCNF, recipe: Recipe, engine, records: range, parts, kind: str, draw: options.Draw
+    network: GraphModel,
+    recipe: Recipe,
+    engine,
+    records: range,
+    parts,
+    kind: str,
+    draw: options.Draw,
 ) -> None:
     """Write a sample, or its missing shards, and print a summary of each."""
     from rdkit import Chem
 
-    from graphcnf.molecules.flow import MoleculeFlow
+    from graphcnf.molecules.molecule_flow import MoleculeFlow
     from graphcnf.molecules.properties import properties_of
     from graphcnf.sampling.sample import Sample
     from graphcnf.sampling.shards import is_complete, write_description

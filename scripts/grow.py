@@ -32,9 +32,9 @@ def grow(
     kind, filters = written_kind(draw), chosen.filters()
     network = options.load_model(draw.model, draw.device)
 
+    from graphcnf.design.growing import Growth, found, read_fragment
     from graphcnf.molecules.filters import passing_shares, passing_text
-    from graphcnf.molecules.flow import MoleculeFlow
-    from graphcnf.molecules.growth import Growth, read_fragment
+    from graphcnf.molecules.molecule_flow import MoleculeFlow
 
     flow = MoleculeFlow(network)
     marked = options.draws_stereo(network, draw.model, stereo)
@@ -50,7 +50,7 @@ def grow(
         return found
 
     rows = write_found(
-        flow.found(growth, marked), draw, kind, dict.fromkeys(distinct, "string"), groups
+        found(flow, growth, marked), draw, kind, dict.fromkeys(distinct, "string"), groups
     )
     show_molecules(flow, rows, draw, f"{len(rows)} molecules with {text}", fragment.match)
     share, accuracy = growth.valid / max(growth.placed, 1), growth.accuracy()

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from graphcnf.compute.files import write_file
 from graphcnf.compute.progress import progress_bar
 from graphcnf.errors import UserError
-from graphcnf.evaluation.formats import json_text, number, percent, text
+from graphcnf.evaluation.layout import json_text, number, percent, text
+from graphcnf.files import write_file
 from graphcnf.limits import check_temperature
 from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import Device, Seed, option
@@ -26,7 +26,7 @@ from graphcnf.scripts._output import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from graphcnf.images import ImageModel
+    from graphcnf.images.image_model import ImageModel
 
 app = typer.Typer(
     help="Draw and score images; graphcnf train images-glow trains a model of them.",
@@ -68,10 +68,10 @@ def generate(
 
     import numpy as np
 
-    from graphcnf.baselines.image_models import load_image_model
+    from graphcnf.images.image_model import ImageModel
     from graphcnf.images.pictures import write_grid
 
-    network = load_image_model(model, device)
+    network = ImageModel.from_pretrained(model, device)
     parts = []
     with progress_bar("generating", number) as show:
         for first in range(0, number, BATCH):
@@ -149,11 +149,11 @@ def score_folders(
 
     `images` is the folder of the images, or None for the digits.
     """
-    from graphcnf.baselines.image_models import load_image_model
     from graphcnf.datasets.images import images_of_model
-    from graphcnf.images.scores import score_image_models
+    from graphcnf.images.image_model import ImageModel
+    from graphcnf.images.image_scores import score_image_models
 
-    models = ((name, load_image_model(name, device)) for name in names)
+    models = ((name, ImageModel.from_pretrained(name, device)) for name in names)
     held_out = (
         (Path(k).name, model, images_of_model(model, k, images).part("test")) for k, model in models
     )
@@ -197,11 +197,11 @@ def interpolate(
 
     With a VAE or GAN, the ends are reconstructions. A PixelCNN has no latents.
     """
-    from graphcnf.baselines.image_models import load_image_model
+    from graphcnf.images.image_model import ImageModel
     from graphcnf.images.pictures import write_grid
 
     output_kind(out, ("png",))
-    network = load_image_model(model, device)
+    network = ImageModel.from_pretrained(model, device)
     found = [_read_image(end, network, model, images) for end in (first, last)]
     line = network.interpolate(*(end.to(network.device) for end in found), steps=steps)
     write_grid(line.cpu().numpy(), out, levels=network.levels, columns=steps)

@@ -50,10 +50,10 @@ def interpolate(
     output_kind(picture, PICTURES, "--picture")
     filters, outcomes = chosen.filters(), Counter[str]()
 
+    from graphcnf.design.interpolation import interpolate as path_between
     from graphcnf.molecules.drawing import draw_grid
     from graphcnf.molecules.filters import passing_text
-    from graphcnf.molecules.flow import MoleculeFlow
-    from graphcnf.molecules.interpolation import interpolate as path_between
+    from graphcnf.molecules.molecule_flow import MoleculeFlow
 
     flow = MoleculeFlow(options.load_model(model, device))
     marked = options.draws_stereo(flow.model, model, stereo)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from graphcnf.errors import UserError, say
-from graphcnf.sampling.formats import conversion, plain_kind
+from graphcnf.sampling.writers import conversion, plain_kind
 from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import Force, option
 from graphcnf.scripts._output import check_target, molecule_kind, open_output

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from graphcnf.arguments import assigned, check
-from graphcnf.compute.files import expand_user
 from graphcnf.compute.parallel import open_workers
 from graphcnf.compute.signals import termination_raises
 from graphcnf.errors import UserError, say
-from graphcnf.sampling.formats import WRITERS, columns_of, conversion, header, plain_kind
+from graphcnf.files import expand_user
+from graphcnf.sampling.writers import WRITERS, columns_of, conversion, header, plain_kind
 from graphcnf.scripts import _options as options
 from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import option
@@ -150,8 +150,8 @@ def optimize(
     folder = expand_user(folder or Path("runs", "optimize", name))
     save = save and expand_user(save)
 
-    from graphcnf.molecules.flow import MoleculeFlow
-    from graphcnf.molecules.growth import check_grows
+    from graphcnf.design.growing import check_grows
+    from graphcnf.molecules.molecule_flow import MoleculeFlow
     from graphcnf.optimization import run
     from graphcnf.optimization.objectives import Goal
 

@@ -56,7 +56,7 @@ def score(
     shown = "standard input" if file == "-" else file
     records = read_smiles(shown, column=column, content=content, others=True)
 
-    from graphcnf.molecules.flow import MoleculeFlow
+    from graphcnf.molecules.molecule_flow import MoleculeFlow
 
     flow = MoleculeFlow(options.load_model(model, device))
     with open_workers(cluster, workers) as engine:

@@ -45,8 +45,8 @@ def stereoisomers(
     check_target(out, kind, force)
     output_kind(picture, ("png", "svg"), "--picture")
 
-    from graphcnf.molecules.stereo_flow import StereoFlow
     from graphcnf.pretrained import load_model, locate
+    from graphcnf.stereo.stereo_flow import StereoFlow
 
     flow = load_model(StereoFlow, locate(model, shipped=True))
     found = flow.isomers(molecule)

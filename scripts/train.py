@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from graphcnf.compute.files import check_begun, expand_user, inside
 from graphcnf.errors import UserError, say
+from graphcnf.files import check_begun, expand_user, inside
 from graphcnf.limits import check_seed
 from graphcnf.scripts._files import Role, check_outputs, paths_of
 from graphcnf.scripts._options import option

@@ -38,5 +38,5 @@ def equal_nodes_have_equal_orders(model, nodes):
     """In a complete graph of equal nodes every order has the probability 1/n!, to float64."""
     edges = list(combinations(range(nodes), 2))
     graph = [0] * nodes, edges, [0] * len(edges)
-    term = model.steps.bounds(GraphBatch.collate(PackedGraphs.from_lists([graph])))["order"].value()
+    term = model.bounds(GraphBatch.collate(PackedGraphs.from_lists([graph])))["order"].value()
     assert term.dtype == torch.float64 and term.abs().max() < 1e-12

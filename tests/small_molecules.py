@@ -2,13 +2,13 @@
 
 import torch
 
-from graphcnf.graphs import GraphCNF
+from graphcnf.graphs import GraphModel
 
 
 def small_model(data, metadata=None, **options):
     """A small model of the molecules of a data set, its weights as at the start of a training."""
     torch.manual_seed(0)
-    return GraphCNF.for_graphs(
+    return GraphModel.for_graphs(
         data.graphs,
         node_categories=len(data.vocabulary.atoms),
         bond_categories=len(data.vocabulary.bonds),

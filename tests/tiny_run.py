@@ -28,6 +28,10 @@ class TinyModel(nn.Module):
         self.calls = 0
         self.hook = None
 
+    @classmethod
+    def rebuild(cls, config):
+        return cls(**config)
+
     def training_loss(self, batch, *, beta=1.0):
         time.sleep(self.delay)
         if self.hook is not None:

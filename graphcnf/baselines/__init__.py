@@ -1,6 +1,13 @@
-"""Models of other papers, for comparison; importing this package registers the graph models."""
+"""Models of other papers, for comparison."""
 
-from graphcnf.baselines.graphaf import GraphAFModel
-from graphcnf.baselines.graphnvp import GraphNVPModel
-from graphcnf.baselines.jtvae import JunctionTreeVAE
-from graphcnf.baselines.rvae import RegularizedVAE
+from graphcnf.registry import exported
+
+__getattr__, __dir__, __all__ = exported(
+    __name__,
+    {
+        "GraphAFModel": "graphaf",
+        "GraphNVPModel": "graphnvp",
+        "JunctionTreeVAE": "jtvae",
+        "RegularizedVAE": "rvae",
+    },
+)

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphcnf.baselines.graphnvp import OneHotDequantization, RelationalConvolution, relations
-from graphcnf.categorical.flow import Bound
+from graphcnf.categorical.categorical_flow import Bound
 from graphcnf.errors import UserError
 from graphcnf.flows.base import Generators, StandardNormal, draw_normal
-from graphcnf.flows.logistic_mixture import bounded_log_scale
+from graphcnf.flows.mixture_of_logistics import bounded_log_scale
 from graphcnf.flows.modules import zero_init
 from graphcnf.flows.transform import Context, Noise, log_term_dtype, masked, sum_log_term
 from graphcnf.graphs.batch import GraphBatch, Latents, PackedGraphs
-from graphcnf.graphs.model import GraphModel, graph_model
+from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.graphs.path.support import Support
 
 
@@ -94,7 +94,6 @@ def _place(z: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
     return mean.to(z) + torch.exp(log_scale.to(z)) * z
 
 
-@graph_model("graphaf")
 class GraphAFModel(GraphModel):
     """log p(graph) as a sum over its nodes and edges in breadth-first order.
 
@@ -111,9 +110,10 @@ class GraphAFModel(GraphModel):
         UserError: if the tables do not fit the numbers of categories.
     """
 
+    architecture = "graphaf"
     measured = ("edge_weights", "largest_sums")
     rules = {"largest_sums": None}
-    check = "valency check"
+    redraws = "valency check"
 
     weights: Tensor
     sums: Tensor
@@ -269,7 +269,7 @@ class GraphAFModel(GraphModel):
         ordered = batch.permute(breadth_first_order(batch))
         return self._run(ordered, None, rows, batch.sizes / self.rows)[1]
 
-    def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
+    def to_latents(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
         """Encode graphs to base latents in breadth-first order.
 
         They are "nodes" (B, N, M), "bonds" (B, N, window, R + 1) with the farthest node first, and
@@ -309,7 +309,7 @@ class GraphAFModel(GraphModel):
             category = category.index_copy(0, rows, again)
         return torch.where(self.weights[category] > free, 0, category)
 
-    def decode(
+    def from_latents(
         self, latents: Latents, mask: Tensor, *, temperature=1.0, generator=None
     ) -> GraphBatch:
         """Decode base latents node by node; a category is that of the largest entry.

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from graphcnf.categorical.categorical_flow import Bound
 from graphcnf.categorical.encoding import Encoding, assemble
-from graphcnf.categorical.flow import Bound
 from graphcnf.errors import UserError
 from graphcnf.flows.base import StandardNormal
-from graphcnf.flows.logistic_mixture import bounded_log_scale
+from graphcnf.flows.mixture_of_logistics import bounded_log_scale
 from graphcnf.flows.modules import zero_init
 from graphcnf.flows.transform import (
     Bijection,
@@ -32,7 +32,7 @@ from graphcnf.flows.transform import (
     zero_log_term,
 )
 from graphcnf.graphs.batch import GraphBatch, Latents
-from graphcnf.graphs.model import GraphModel, graph_model
+from graphcnf.graphs.graph_model import GraphModel
 
 NOISE = 0.9  # width c of the noise, in the papers of GraphNVP and GraphAF
 
@@ -250,7 +250,6 @@ class NodeCouplings(OneByOne):
         return torch.cat(nodes, 1), log_det
 
 
-@graph_model("graphnvp")
 class GraphNVPModel(GraphModel):
     """Density of graphs: log p(adjacency tensor) + log p(nodes | adjacency tensor).
 
@@ -262,6 +261,8 @@ class GraphNVPModel(GraphModel):
     Raises:
         UserError: if `width` is not two numbers.
     """
+
+    architecture = "graphnvp"
 
     def __init__(
         self,
@@ -302,7 +303,7 @@ class GraphNVPModel(GraphModel):
     def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
         return self._run(batch, noise)[1]
 
-    def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
+    def to_latents(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
         """Encode graphs to base latents: "pairs" (B, N N, R + 1), of `later_pairs`, and "nodes"."""
         return self._run(batch, noise)[0]
 
@@ -313,7 +314,7 @@ class GraphNVPModel(GraphModel):
         nodes = draw((*mask.shape, self.node_encoding.latent_dim), mask=mask)
         return {"pairs": pairs, "nodes": nodes}
 
-    def decode(
+    def from_latents(
         self, latents: Latents, mask: Tensor, *, temperature=1.0, generator=None
     ) -> GraphBatch:
         """Decode base latents to graphs, edges first; a category is that of the largest entry.

@@ -1,10 +1,9 @@
-"""VAE and GAN of images, and loading of any image model from a folder."""
+"""VAE and GAN of images."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Annotated, Any
 
 import torch
@@ -13,21 +12,16 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from graphcnf.baselines.pixelcnn import (
-    PixelCNN,
     PixelMixture,
     parameter_count,
     scaled,
     unscaled,
 )
-from graphcnf.compute.files import inside, read_json
-from graphcnf.errors import UserError
 from graphcnf.flows.base import StandardNormal, draw_normal, draw_uniform
 from graphcnf.flows.transform import take
-from graphcnf.images import MODELS, ImageFlow, ImageModel
-from graphcnf.images.model import ImageLatents
-from graphcnf.images.networks import channels_last
+from graphcnf.images.image_model import ImageLatents, ImageModel
+from graphcnf.images.image_networks import channels_last
 from graphcnf.limits import Range
-from graphcnf.pretrained import locate
 
 SLOPE = 0.2  # slope of the leaky ReLU below 0
 
@@ -267,46 +261,3 @@ class GAN(ImageModel):
     @torch.no_grad()
     def decode(self, latents: ImageLatents) -> Tensor:
         return unscaled(self.generator(latents.z), self.levels)
-
-
-IMAGE_MODELS: dict[str, type[ImageModel]] = {
-    **dict.fromkeys(MODELS, ImageFlow),
-    "pixelcnn": PixelCNN,
-    "vae": VAE,
-    "gan": GAN,
-}
-
-
-def image_model_class(architecture: Any) -> type[ImageModel]:
-    """Return the class of image models of an architecture; UserError if there is none."""
-    if not isinstance(architecture, str) or architecture not in IMAGE_MODELS:
-        names = ", ".join(IMAGE_MODELS)
-        raise UserError(f"architecture must be one of {names}, got {architecture!r}")
-    return IMAGE_MODELS[architecture]
-
-
-def is_image_model(name: str) -> bool:
-    """Return True if a folder, or its sub-folder `model`, contains a model of images."""
-    with suppress(UserError, OSError, ValueError, KeyError, TypeError):
-        return _architecture(name) in IMAGE_MODELS
-    return False
-
-
-def load_image_model(name: str, device: str = "cpu") -> ImageModel:
-    """Load an image model of any architecture from a folder.
-
-    Raises:
-        UserError: if there is no such model or device.
-    """
-    folder = locate(name)
-    try:
-        kind = image_model_class(_architecture(name))
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{folder}/config.json is not that of an image model") from None
-    except UserError as error:
-        raise UserError(f"{folder}/config.json: {error}") from None
-    return kind.from_pretrained(name, device)
-
-
-def _architecture(name: str) -> Any:
-    return read_json(inside(locate(name), "config.json"))["model"]["architecture"]

@@ -1,9 +1,22 @@
 """JT-VAE: a variational autoencoder of a graph's tree of clusters, and of their attachments.
 
-There are two latent vectors, for the tree and for the graph (Jin, Barzilay & Jaakkola, ICML 2018,
-arXiv 1802.04364). The bound is one on log p(tree, attachments | number of nodes) of the depth-first
-code from node 0, itself a lower bound on log p(graph | number of nodes). If nothing can be added to
-a tree, the drawn graph is smaller: the probabilities of a size may sum to slightly less than 1.
+Jin, Barzilay & Jaakkola, *Junction Tree Variational Autoencoder for Molecular Graph Generation*,
+ICML 2018, arXiv 1802.04364. The words *cluster*, *label*, *site* and *attachment* are those of
+`graphcnf.baselines.junction_tree`. A graph is decoded from two latent vectors, one for the tree and
+one for the attachments, by three kinds of decisions, depth-first from a first cluster:
+
+- at each cluster, again after each of its children: another child, or go back to the parent (a
+  *turn*);
+- the *label* of a new child: which cluster of the vocabulary it is;
+- its *attachment*: which of the *options*, the possible pairs of a site of the parent and a site of
+  the child.
+
+*Messages* are vectors that run along the edges of the tree, up to parents and down to children; a
+message to a cluster summarises the part of the tree behind it.
+
+The bound is one on log p(tree, attachments | number of nodes) of the tree from node 0, itself a
+lower bound on log p(graph | number of nodes). If nothing can be added to a tree, the drawn graph is
+smaller: the probabilities of a size may sum to slightly less than 1.
 """
 
 from __future__ import annotations
@@ -19,10 +32,9 @@ from torch.nn import functional as F
 
 from graphcnf.baselines.junction_tree import ClusterVocabulary, PartialGraph, encode, neighbours_of
 from graphcnf.baselines.rvae import Gaussian, GraphEncoder, GraphVAE
-from graphcnf.categorical.flow import Bound
+from graphcnf.categorical.categorical_flow import Bound
 from graphcnf.flows.transform import log_term_dtype
 from graphcnf.graphs.batch import GraphBatch, Latents, PackedGraphs
-from graphcnf.graphs.model import graph_model
 from graphcnf.graphs.path.support import Support, limit_note
 
 NEVER = 10_000  # larger than any number of nodes or sum of weights: a cluster cannot be attached
@@ -33,19 +45,32 @@ FIRST_SPREAD = -3.0
 
 
 def _long(values, device, *shape: int) -> Tensor:
+    """Return a long tensor (M, *shape) of a list, which may be empty."""
     return torch.as_tensor(np.asarray(values, dtype=np.int64).reshape(-1, *shape), device=device)
 
 
 def _sum_by(values: Tensor, owner: Tensor, count: int) -> Tensor:
-    """Sum the rows of `values` (M, C) with the same owner; return (count, C)."""
+    """Sum rows of `values` (M, C) by their `owner` (M,), 0 to `count` - 1; return (count, C)."""
     return values.new_zeros(count, values.shape[-1]).index_add(0, owner, values)
 
 
 class TreeBatch:
-    """Batch of junction trees with M clusters in all.
+    """Batch of junction trees with M clusters in all, numbered through.
 
-    `label`, `graph`, `parent` (index of the cluster, -1 for none) and `remaining` (nodes to come)
-    are (M,) each; `levels` lists the indices of the clusters at each depth, from 0 on.
+    Args:
+        codes: The graphs, as of `junction_tree.encode`.
+        device: Device of the tensors.
+
+    Attributes:
+        label: Label of each cluster, (M,) long.
+        graph: Graph to which it belongs, (M,) long.
+        parent: Number of its parent, -1 for a first cluster, (M,) long.
+        remaining: Number of nodes to come before it was added, (M,) long.
+        levels: For each depth from 0 on, the numbers of the clusters there, long.
+        siblings: Pairs (cluster, earlier child of the same parent), (S, 2) long.
+        turns: Decisions to go on or back, (T, 3) long: a cluster, its next child or -1 for none,
+            and the number of nodes to come. Those of first clusters, and those without nodes to
+            come, are certain and left out.
     """
 
     def __init__(self, codes: Sequence[PartialGraph], device):
@@ -56,41 +81,44 @@ class TreeBatch:
             first = len(rows)
             path = [first]
             each = zip(code.labels, code.parents, code.remaining, strict=True)
-            for place, (label, parent, remaining) in enumerate(each, first):
+            for number, (label, parent, remaining) in enumerate(each, first):
                 above = first + parent if parent >= 0 else -1
                 if above >= 0:
                     while path[-1] != above:
                         turns.append((path.pop(), -1, remaining))
                     if above > first:
-                        turns.append((above, place, remaining))
-                    siblings += [(place, other) for other in children[above]]
-                    children[above].append(place)
-                    path.append(place)
+                        turns.append((above, number, remaining))
+                    siblings += [(number, other) for other in children[above]]
+                    children[above].append(number)
+                    path.append(number)
                 depth.append(len(path) - 1)
                 rows.append((label, graph, above, remaining))
         levels = [np.flatnonzero(np.array(depth) == d) for d in range(max(depth) + 1)]
         self.levels = [_long(level, device) for level in levels]
         self.label, self.graph, self.parent, self.remaining = _long(rows, device, 4).unbind(1)
-        # Rows (cluster, earlier child of the same parent).
         self.siblings = _long(siblings, device, 2)
-        # Decisions, rows (cluster, its next child or -1 for none, nodes to come). Those of first
-        # clusters, and those without nodes to come, are certain and left out.
         self.turns = _long(turns, device, 3)
 
 
 class Sites:
     """Batch of E choices between attachments, with O options in all.
 
-    `choices` are rows (graph, row of the child in a batch of messages, label of the parent, label
-    of the child, *`PartialGraph.choices`).
+    Args:
+        choices: For each choice its graph, the row of the child in a batch of messages, the labels
+            of parent and child, and an entry of `PartialGraph.choices`: the options, the index of
+            the chosen one, and `attached` of the parent.
+        device: Device of the tensors.
 
     Attributes:
-        graph, child, parent, chosen: Entries of each choice, (E,).
-        first: Index in `option` of the first option of each choice, (E,).
-        shared: Rows (choice, node of the parent, label of another cluster that shares it, node of
-            that cluster), (S, 4).
-        option: Rows (choice, two nodes of the parent, label of the child, two nodes of the child),
-            (O, 6). If only one node is shared, it is repeated.
+        graph: Graph of each choice, (E,) long.
+        child: Row of its child in a batch of messages, (E,) long.
+        parent: Label of its parent, (E,) long.
+        chosen: Index of the chosen one among its options, (E,) long.
+        first: Index in `option` of its first option, (E,) long.
+        shared: Nodes of parents that other clusters share, (S, 4) long: choice, node of the parent,
+            label of the other cluster, node of that cluster.
+        option: All options, (O, 6) long: choice, two nodes of the parent, label of the child, two
+            nodes of the child. A site of one node has it twice.
     """
 
     def __init__(self, choices: Sequence[tuple], device):
@@ -106,9 +134,10 @@ class Sites:
 
 
 class TreeGRU(nn.Module):
-    """Gated messages along the edges of a tree.
+    """Gated messages along the edges of a tree, of C = `width` channels.
 
-    With x, the embedding of the cluster that sends, and h_k, its messages from other clusters:
+    The message of a cluster depends on x, its embedding, and on h_k, its messages from the other
+    clusters than the receiver:
     s = sum_k h_k, g = sum_k sigmoid(W_r x + U_r h_k) h_k, z = sigmoid(W_z (x, s)),
     m = (1 - z) s + z tanh(W (x, g)). Jin et al. 2018, eqs. 4 to 8.
     """
@@ -121,18 +150,35 @@ class TreeGRU(nn.Module):
         self.reset_h = nn.Linear(width, width, bias=False)
 
     def gated(self, x: Tensor, message: Tensor) -> Tensor:
-        """Return messages (M, C) times the reset gates of their receivers x (M, C)."""
+        """Return messages (M, C) times the reset gates of their receivers, embedded as x (M, C)."""
         gate = torch.sigmoid(self.reset_x(x) + self.reset_h(message))
         return (gate * message).to(message.dtype)
 
     def combined(self, x: Tensor, total: Tensor, gated: Tensor) -> Tensor:
-        """Return the messages (M, C) of clusters x, from the sums s and g of received messages."""
+        """Compute the messages that clusters send.
+
+        Args:
+            x: Embeddings of the clusters, (M, C).
+            total: Sums s of the messages that they have received, (M, C).
+            gated: Sums g of these messages after the reset gates, (M, C).
+
+        Returns:
+            (M, C).
+        """
         z = torch.sigmoid(self.update(torch.cat([x, total], -1)))
         new = torch.tanh(self.content(torch.cat([x, gated], -1)))
         return ((1 - z) * total + z * new).to(total.dtype)
 
     def upward(self, x: Tensor, trees: TreeBatch) -> Tensor:
-        """Return the messages (M, C) of all clusters to their parents, computed from the leaves."""
+        """Compute the messages of all clusters to their parents, from the leaves upwards.
+
+        Args:
+            x: Embeddings of the clusters, (M, C).
+            trees: The trees.
+
+        Returns:
+            (M, C), by sender.
+        """
         up, total, gated = (torch.zeros_like(x) for _ in range(3))
         for level in reversed(trees.levels):
             message = self.combined(x[level], total[level], gated[level])
@@ -144,9 +190,18 @@ class TreeGRU(nn.Module):
         return up
 
     def downward(self, x: Tensor, up: Tensor, trees: TreeBatch) -> Tensor:
-        """Return the messages (M, C) to all clusters from their parents; 0 to first clusters.
+        """Compute the messages to all clusters from their parents.
 
-        The message to a child depends on those from the parent's parent and from earlier children.
+        The message to a child depends on the messages to its parent from above and from earlier
+        children: what is known when the child is drawn.
+
+        Args:
+            x: Embeddings of the clusters, (M, C).
+            up: Messages to parents as of `upward`, (M, C).
+            trees: The trees.
+
+        Returns:
+            (M, C), by receiver; 0 for first clusters.
         """
         down = torch.zeros_like(x)
         child, earlier = trees.siblings.unbind(1)
@@ -154,9 +209,9 @@ class TreeGRU(nn.Module):
         gated = _sum_by(self.gated(x[trees.parent[child]], up[earlier]), child, len(x))
         for level in trees.levels[1:]:
             parent = trees.parent[level]
-            here, above = x[parent], down[parent]
-            heard = above + total[level], self.gated(here, above) + gated[level]
-            down = down.index_copy(0, level, self.combined(here, *heard))
+            sender, above = x[parent], down[parent]
+            received = above + total[level], self.gated(sender, above) + gated[level]
+            down = down.index_copy(0, level, self.combined(sender, *received))
         return down
 
 
@@ -168,12 +223,29 @@ class Attachments(nn.Module):
     option is a linear map of its features plus their product with the latents. The posterior of the
     latents sees the sum of the features of all chosen options, so the product can tell whether an
     option was chosen.
+
+    Args:
+        vocabulary: V clusters of at most A nodes.
+        node_categories: Number of node categories.
+        bond_categories: Number of edge categories.
+        latent_dim: Channels D of the latents of the attachments.
+        node_width: Channels of a node.
+        width: Channels C of an option.
+        layers: Rounds of messages along the edges of a cluster.
+
+    Attributes:
+        size: Number of nodes of each cluster, (V,) long.
+        node: Number of each node among the nodes of all clusters, equal for equivalent nodes of a
+            cluster, (V, A) long.
+        bonds: Edge categories plus 1, 0 for no edge, (V, A, A) long.
+        adds: Least number of nodes that cluster j adds when it is attached to cluster i, (V, V)
+            long; `NEVER` if it cannot be attached.
     """
 
-    size: Tensor  # nodes of each cluster, (V,)
-    node: Tensor  # number of each node in the vocabulary, equal for equivalent nodes, (V, A)
-    bonds: Tensor  # edge categories plus 1, 0 for no edge, (V, A, A)
-    adds: Tensor  # least number of nodes that cluster j adds when attached to cluster i, (V, V)
+    size: Tensor
+    node: Tensor
+    bonds: Tensor
+    adds: Tensor
 
     def __init__(
         self,
@@ -199,6 +271,7 @@ class Attachments(nn.Module):
         self.value = nn.Linear(width, width)
 
     def _measure(self, vocabulary: ClusterVocabulary, node_categories: int) -> None:
+        """Fill the tables of the vocabulary, the attributes of this class."""
         clusters, largest = vocabulary.clusters, vocabulary.largest_sums
         size = np.array([len(c.types) for c in clusters])
         node = np.zeros((len(clusters), size.max()), dtype=np.int64)
@@ -206,7 +279,9 @@ class Attachments(nn.Module):
         # By cluster and node category: most free valence, and least sum of edge weights.
         takes = np.full((len(clusters), node_categories), -1)
         needs = np.full((len(clusters), node_categories), NEVER)
-        ends: dict[tuple[int, int, int], int] = {}
+        # Clusters can share an edge if both are rings and have an edge of the same kind: (node
+        # category, edge category, node category).
+        kinds: dict[tuple[int, int, int], int] = {}
         edges = []
         for k, (cluster, start) in enumerate(zip(clusters, size.cumsum() - size, strict=True)):
             for v, t in enumerate(cluster.types):
@@ -216,9 +291,9 @@ class Attachments(nn.Module):
             for (i, j), category in cluster.edges.items():
                 bonds[k, i, j] = category + 1
                 if size[k] > 2:
-                    end = cluster.types[i], category, cluster.types[j]
-                    edges.append((k, ends.setdefault(end, len(ends))))
-        has = np.zeros((len(clusters), len(ends)), dtype=np.float32)
+                    kind = cluster.types[i], category, cluster.types[j]
+                    edges.append((k, kinds.setdefault(kind, len(kinds))))
+        has = np.zeros((len(clusters), len(kinds)), dtype=np.float32)
         has[tuple(np.array(edges, dtype=np.int64).reshape(-1, 2).T)] = 1
         by_node = (needs[None] <= takes[:, None]).any(-1)
         by_node &= (size[:, None] > 1) | (size[None] > 1)
@@ -227,29 +302,43 @@ class Attachments(nn.Module):
             self.register_buffer(name, torch.from_numpy(table), persistent=False)
 
     def features(self, sites: Sites, down: Tensor) -> Tensor:
-        """Return the features (O, C) of all options, given messages `down` (M, C) to children."""
+        """Compute the features of all options.
+
+        Args:
+            sites: The choices.
+            down: Messages to children, of which `sites.child` are rows, (M, C).
+
+        Returns:
+            (O, C).
+        """
         choice, a, b, label, c, d = sites.option.unbind(1)
         count, size = len(sites.parent), int(self.size[sites.parent].amax()) if len(choice) else 1
-        owner, node, other, part = sites.shared.unbind(1)
-        shared = self.shared(self.node[other, part])
+        owner, node, other, other_node = sites.shared.unbind(1)
+        shared = self.shared(self.node[other, other_node])
         known = _sum_by(shared, owner * size + node, count * size).unflatten(0, (count, size))
-        there = sites.parent[choice]
-        nodes = self.node[there, :size]
-        mask = torch.arange(size, device=nodes.device) < self.size[there][:, None]
+        parent = sites.parent[choice]
+        nodes = self.node[parent, :size]
+        mask = torch.arange(size, device=nodes.device) < self.size[parent][:, None]
         number = torch.arange(len(choice), device=nodes.device)
         known = known[choice].flatten(0, 1)
         for v, w in ((a, c), (b, d)):
             known = known.index_add(0, number * size + v, self.child(self.node[label, w]))
-        bonds = self.bonds[there, :size, :size]
+        bonds = self.bonds[parent, :size, :size]
         h = self.encoder(nodes, bonds, mask, known.unflatten(0, nodes.shape))
-        pooled = h.sum(1) / self.size[there][:, None].sqrt()
+        pooled = h.sum(1) / self.size[parent][:, None].sqrt()
         both = torch.cat([pooled, h[number, a] + h[number, b]], -1)
         return F.gelu(self.option(both) + self.of_message(down[sites.child])[choice])
 
     def log_probs(self, features: Tensor, sites: Sites, z: Tensor) -> Tensor:
-        """Return log-probabilities (E, most options) of the options of each choice, given z (E, D).
+        """Return the log-probabilities of the options of each choice.
 
-        Entries beyond the number of options are -inf.
+        Args:
+            features: Features of all options, (O, C).
+            sites: The choices.
+            z: Latents of the graph of each choice, (E, D).
+
+        Returns:
+            (E, most options) nats; -inf beyond the number of options of a choice.
         """
         choice = sites.option[:, 0]
         match = (self.key(features) * self.query(z)[choice]).mean(-1)
@@ -262,7 +351,22 @@ class Attachments(nn.Module):
 
 
 class TreeDecoder:
-    """Depth-first decoder of graphs of given `sizes` from latents (B, D), by probable decisions."""
+    """Depth-first decoder of B graphs, which takes the most probable decisions.
+
+    Args:
+        model: The model.
+        sizes: Number of nodes of each graph.
+        z_tree: Latents of the trees, (B, tree channels).
+        z_graph: Latents of the attachments, (B, graph channels).
+
+    Attributes:
+        graphs: The graphs so far.
+        current: Index in the tree of each graph of the cluster that decides next.
+        x: Embeddings of the clusters of each tree, (B, clusters, C).
+        down: Messages to them from their parents, (B, clusters, C).
+        up: Sums of the messages to them from their children so far, (B, clusters, C).
+        up_gated: The same sums after the reset gates, (B, clusters, C).
+    """
 
     def __init__(self, model: JunctionTreeVAE, sizes: list[int], z_tree: Tensor, z_graph: Tensor):
         self.model, self.z_tree, self.z_graph = model, z_tree, z_graph
@@ -283,37 +387,46 @@ class TreeDecoder:
         return self.graphs
 
     def _to_come(self, rows: list[int]) -> Tensor:
+        """Return the numbers of nodes to come of some graphs, (R,) long."""
         return _long([self.graphs[b].to_come for b in rows], self.x.device)
 
     def _label_logits(self, rows: list[int], down: Tensor) -> Tensor:
+        """Return logits (R, V) of the next child of some graphs, given messages to it (R, C)."""
         labels = _long([[*self.graphs[b].labels, -1][self.current[b]] for b in rows], down.device)
         return self.model.label_logits(down, self.z_tree[rows], self._to_come(rows), labels)
 
     def _enter(self, rows: list[int]) -> None:
-        """Make the cluster that was just added the current one."""
+        """Make the cluster that was just added the current one, in some graphs."""
         for b in rows:
             self.current[b] = len(self.graphs[b].labels) - 1
         labels = _long([self.graphs[b].labels[-1] for b in rows], self.x.device)
         self.x[rows, [self.current[b] for b in rows]] = self.model.label(labels)
 
     def _step(self, rows: list[int]) -> list[int]:
-        """Add a child or close the cluster in each graph; return those that go on."""
-        messages, here = self.model.messages, [self.current[b] for b in rows]
-        x, down, up = (state[rows, here] for state in (self.x, self.down, self.up))
+        """Take one turn in some graphs: add a child to the current cluster, or go back.
+
+        Args:
+            rows: Numbers of the graphs.
+
+        Returns:
+            Numbers of the graphs that are not complete.
+        """
+        messages, current = self.model.messages, [self.current[b] for b in rows]
+        x, down, up = (state[rows, current] for state in (self.x, self.down, self.up))
         logit = self.model.turn_logits(x, down + up, self.z_tree[rows], self._to_come(rows))
         growing = []
-        for row, (b, k, want) in enumerate(zip(rows, here, (logit > 0).tolist(), strict=True)):
+        for row, (b, k, want) in enumerate(zip(rows, current, (logit > 0).tolist(), strict=True)):
             graph = self.graphs[b]
             # The first cluster is not closed before there are enough nodes, another one not unless
             # something can be attached to the clusters above it.
             more = want or k == 0 or not graph.open(graph.parents[k])
             if more and graph.to_come > 0 and len(graph.labels) <= 2 * graph.size:
                 growing.append(row)
-        gated = messages.gated(x, down) + self.up_gated[rows, here]
+        gated = messages.gated(x, down) + self.up_gated[rows, current]
         message = messages.combined(x[growing], (down + up)[growing], gated[growing])
         grown = self._grow([rows[row] for row in growing], message)
-        closing = [row for row, b in enumerate(rows) if b not in grown and here[row] > 0]
-        gated = self.up_gated[rows, here]
+        closing = [row for row, b in enumerate(rows) if b not in grown and current[row] > 0]
+        gated = self.up_gated[rows, current]
         message = messages.combined(x[closing], up[closing], gated[closing])
         closed = [rows[row] for row in closing]
         for b in closed:
@@ -321,10 +434,18 @@ class TreeDecoder:
         parents = [self.current[b] for b in closed]
         self.up[closed, parents] += message
         self.up_gated[closed, parents] += messages.gated(self.x[closed, parents], message)
-        return [b for row, b in enumerate(rows) if b in grown or here[row] > 0]
+        return [b for row, b in enumerate(rows) if b in grown or current[row] > 0]
 
     def _grow(self, rows: list[int], down: Tensor) -> set[int]:
-        """Add a child to the current clusters of some graphs; return the graphs where one fits."""
+        """Add a child to the current clusters of some graphs, where one fits.
+
+        Args:
+            rows: Numbers of R graphs.
+            down: Messages to the children, (R, C).
+
+        Returns:
+            Numbers of the graphs that have got a child.
+        """
         logits = self._label_logits(rows, down)
         values, labels = logits.topk(min(TRIES, logits.shape[1]), dim=1)
         grown, several = {}, []
@@ -354,8 +475,13 @@ class TreeDecoder:
 class Reading(NamedTuple):
     """Inputs of the networks from a batch of graphs, which do not depend on the latents.
 
-    They are the trees, embedded labels `x`, messages `up` to and `down` from parents, (M, C) each,
-    choices between attachments, and `features` (O, C) of their options.
+    Attributes:
+        trees: The junction trees, with M clusters in all.
+        x: Embeddings of the clusters, (M, C).
+        up: Messages of the clusters to their parents, (M, C).
+        down: Messages to the clusters from their parents, (M, C).
+        sites: The choices between attachments.
+        features: Features of their options, (O, C).
     """
 
     trees: TreeBatch
@@ -366,23 +492,29 @@ class Reading(NamedTuple):
     features: Tensor
 
 
-@graph_model("jtvae")
 class JunctionTreeVAE(GraphVAE):
     """Variational autoencoder of graphs through their junction trees.
 
     Args:
+        node_categories: Number of node categories.
+        bond_categories: Number of edge categories.
+        max_nodes: Largest number of nodes of a graph.
         edge_weights: Weight of each edge category (bond orders).
         clusters: Rows of the `ClusterVocabulary`.
         largest_sums: Largest sum of edge weights of each node category; None for no limit.
         tree_dim: Channels of the latents of the tree.
-        graph_dim: Channels of the latents of the graph.
-        width: Channels of clusters and messages.
+        graph_dim: Channels of the latents of the attachments.
+        width: Channels C of clusters and messages.
         node_width: Channels of nodes.
         layers: Rounds of messages along edges.
         kl_free: Number of training molecules before the KL divergence from the prior counts.
         kl_weight: Weight of the KL divergence after that. If it is large, latents collapse.
+
+    Attributes:
+        seen: Number of molecules that training has seen.
     """
 
+    architecture = "jtvae"
     measured = ("edge_weights", "clusters", "largest_sums")
     rules = {"largest_sums": None}
     unknown = "in several pieces, or a ring or branch that the training data do not have"
@@ -437,7 +569,19 @@ class JunctionTreeVAE(GraphVAE):
 
     @staticmethod
     def measure(graphs: PackedGraphs, *, support: bool = True, **options) -> dict:
-        """Return the vocabulary of a set of graphs, and its `Support.limits`."""
+        """Measure the arguments that depend on the training graphs.
+
+        Args:
+            graphs: The training graphs.
+            support: False for no limit on sums of edge weights.
+            **options: Further arguments of `Support.limits`.
+
+        Returns:
+            The arguments named in `measured`: "edge_weights", "largest_sums" and "clusters".
+
+        Raises:
+            UserError: if a graph is not connected.
+        """
         limits = Support.limits(graphs, **options)
         weights, sums = limits["edge_weights"], limits["largest_sums"]
         assert weights is not None and sums is not None
@@ -453,6 +597,7 @@ class JunctionTreeVAE(GraphVAE):
         return torch.tensor(known, dtype=torch.bool, device=batch.mask.device)
 
     def _read(self, batch: GraphBatch) -> Reading:
+        """Take graphs apart; raise ValueError for one that `knows` rejects."""
         codes = [encode(self.vocabulary, *graph) for graph in neighbours_of(batch)]
         known = [code for code in codes if code is not None]
         if len(known) < len(codes):
@@ -473,6 +618,7 @@ class JunctionTreeVAE(GraphVAE):
         return Reading(trees, x, up, down, sites, features)
 
     def _posteriors(self, reading: Reading) -> dict[str, Gaussian]:
+        """Return the posteriors of the latents: "tree" and "graph", see `dims`."""
         trees, sites = reading.trees, reading.sites
         count = len(trees.levels[0])
         roots = self.root_messages.upward(self.root_label(trees.label), trees)[trees.levels[0]]
@@ -490,6 +636,9 @@ class JunctionTreeVAE(GraphVAE):
 
         The weight is 0 for the first `kl_free` molecules, then `kl_weight`. The metrics `bits_*` of
         training include the weighted divergence.
+
+        Returns:
+            Terms (B,) in nats by name, as of `bounds`.
         """
         if not self.training:
             return self.bounds(batch)
@@ -498,6 +647,7 @@ class JunctionTreeVAE(GraphVAE):
         return self.bounds(batch, weight=weight)
 
     def _likelihood(self, reading: Reading, z: Latents) -> dict[str, Bound]:
+        """Return log p of all decisions given the latents: "turns", "labels" and "attachments"."""
         trees, sites, up = reading.trees, reading.sites, reading.up
         count = len(trees.levels[0])
         child, earlier = trees.siblings.unbind(1)
@@ -507,36 +657,63 @@ class JunctionTreeVAE(GraphVAE):
         # Before its next child a cluster has messages from earlier children, in the end from all.
         before = _sum_by(up[earlier], child, len(up))[following]
         after = _sum_by(up[below], trees.parent[below], len(up))[cluster]
-        heard = reading.down[cluster] + torch.where(more[:, None], before, after)
-        logit = self.turn_logits(reading.x[cluster], heard, z["tree"][owner], left)
+        received = reading.down[cluster] + torch.where(more[:, None], before, after)
+        logit = self.turn_logits(reading.x[cluster], received, z["tree"][owner], left)
         logit = logit.to(log_term_dtype(logit))
         log_p = F.logsigmoid(torch.where(more, logit, -logit))
         turns = _summed(log_p, (logit > 0) == more, owner, count)
 
         above = torch.where(trees.parent >= 0, trees.label[trees.parent], -1)
         logits = self.label_logits(reading.down, z["tree"][trees.graph], trees.remaining, above)
-        own = logits.log_softmax(-1).gather(1, trees.label[:, None])[:, 0]
-        labels = _summed(own, logits.argmax(-1) == trees.label, trees.graph, count)
+        log_p = logits.log_softmax(-1).gather(1, trees.label[:, None])[:, 0]
+        labels = _summed(log_p, logits.argmax(-1) == trees.label, trees.graph, count)
 
         table = self.attachments.log_probs(reading.features, sites, z["graph"][sites.graph])
-        own = table.gather(1, sites.chosen[:, None])[:, 0]
-        attachments = _summed(own, own >= table.amax(1), sites.graph, count)
+        log_p = table.gather(1, sites.chosen[:, None])[:, 0]
+        attachments = _summed(log_p, log_p >= table.amax(1), sites.graph, count)
         return {"turns": turns, "labels": labels, "attachments": attachments}
 
     def _scaled(self, h: Tensor, z: Tensor, remaining: Tensor, part: int) -> Tensor:
-        """Return features h, scaled and shifted by latents and the numbers of nodes to come."""
+        """Scale and shift features by the latents and the numbers of nodes to come.
+
+        Args:
+            h: Features, (R, C).
+            z: Latents of the tree, (R, tree channels).
+            remaining: Numbers of nodes to come, (R,) long.
+            part: 0 for turns, 1 for labels.
+
+        Returns:
+            (R, C).
+        """
         scale, shift = self.of_latents(z).chunk(2, -1)[part].chunk(2, -1)
         return F.relu((1 + scale) * h + shift + self.remaining(remaining).chunk(2, -1)[part])
 
     def turn_logits(self, x: Tensor, heard: Tensor, z: Tensor, remaining: Tensor) -> Tensor:
-        """Return logits (R,) of another child, given sums `heard` (R, C) of messages."""
+        """Return the logits of another child.
+
+        Args:
+            x: Embeddings of the clusters, (R, C).
+            heard: Sums of the messages that they have received, (R, C).
+            z: Latents of their trees, (R, tree channels).
+            remaining: Numbers of nodes to come, (R,) long.
+
+        Returns:
+            (R,).
+        """
         h = self.of_turn(torch.cat([x, heard], -1))
         return self.turn(self._scaled(h, z, remaining, 0))[..., 0]
 
     def label_logits(self, down: Tensor, z: Tensor, remaining: Tensor, parent: Tensor) -> Tensor:
-        """Return logits (M, V) of labels; -inf for clusters that do not fit the parent or the size.
+        """Return the logits of labels.
 
-        `parent` (M,) is the label of the parent, -1 for a first cluster.
+        Args:
+            down: Messages to the new clusters, (M, C).
+            z: Latents of their trees, (M, tree channels).
+            remaining: Numbers of nodes to come, (M,) long.
+            parent: Labels of their parents, (M,) long; -1 for a first cluster.
+
+        Returns:
+            (M, V); -inf for clusters that do not fit the parent or the number of nodes to come.
         """
         logits = self.labels(self._scaled(self.of_label(down), z, remaining, 1))
         tables = self.attachments
@@ -544,12 +721,18 @@ class JunctionTreeVAE(GraphVAE):
         return logits.to(log_term_dtype(logits)).masked_fill(adds > remaining[:, None], -torch.inf)
 
     @torch.no_grad()
-    def decode(
+    def from_latents(
         self, latents: Latents, mask: Tensor, *, temperature=1.0, generator=None
     ) -> GraphBatch:
-        """Decode latents, multiplied by `temperature`, by the most probable decisions.
+        """Decode latents to graphs, by the most probable decisions.
 
         Nodes are numbered as they are added, not as in an encoded graph.
+
+        Args:
+            latents: "tree" and "graph", as of `to_latents`.
+            mask: Real nodes, (B, N) bool: only their numbers count.
+            temperature: Factor of the latents.
+            generator: Ignored, since nothing is drawn.
         """
         z_tree, z_graph = (temperature * latents[name] for name in self.dims)
         sizes = mask.sum(1).tolist()
@@ -557,8 +740,8 @@ class JunctionTreeVAE(GraphVAE):
         rows = [(g.types, list(g.edges), list(g.edges.values())) for g in graphs]
         batch = GraphBatch.collate(PackedGraphs.from_lists(rows))
         pad = mask.shape[1] - batch.mask.shape[1]
-        parts = F.pad(batch.node_types, (0, pad)), F.pad(batch.bonds, (0, pad, 0, pad))
-        return GraphBatch(*parts, F.pad(batch.mask, (0, pad))).to(mask.device)
+        types, bonds = F.pad(batch.node_types, (0, pad)), F.pad(batch.bonds, (0, pad, 0, pad))
+        return GraphBatch(types, bonds, F.pad(batch.mask, (0, pad))).to(mask.device)
 
 
 def _posterior(width: int, dim: int) -> nn.Sequential:
@@ -569,7 +752,17 @@ def _posterior(width: int, dim: int) -> nn.Sequential:
 
 
 def _summed(log_p: Tensor, right: Tensor, graph: Tensor, count: int) -> Bound:
-    """Return a bound by graph: log p summed over its decisions, and the share of right ones."""
+    """Sum decisions by graph.
+
+    Args:
+        log_p: Log-probability of each decision, (K,) nats.
+        right: True where the decision is the most probable one, (K,) bool.
+        graph: Graph of each decision, (K,) long.
+        count: Number B of graphs.
+
+    Returns:
+        log p as `log_posterior`, and the share of right decisions as `correct`, (B,) each.
+    """
     both = torch.stack([log_p, right.to(log_p), torch.ones_like(log_p)], 1)
     total, correct, number = _sum_by(both, graph, count).unbind(1)
     zero = torch.zeros_like(total)

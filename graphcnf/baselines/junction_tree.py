@@ -1,36 +1,62 @@
-"""Junction trees of graphs: clusters, their attachments, and codes of graphs.
+"""Junction trees of graphs: clusters, their attachments, and graphs built from both.
 
-A cluster is an edge outside of rings, a ring, a union of rings that share more than two nodes, or a
-single node where three or more clusters meet (Jin et al. 2018, arXiv 1802.04364, section 2.1 and
-appendix A). Here, rings whose clusters would not form a tree (such as three rings around a node
-that share edges pairwise) are one cluster, so that every connected graph has a junction tree.
+- A *cluster* is a small part of a graph: an edge outside of rings, a ring, a union of rings that
+  share more than two nodes, or a single node where three or more clusters meet (Jin et al. 2018,
+  arXiv 1802.04364, section 2.1 and appendix A). Here, rings whose clusters would not form a tree
+  (such as three rings around a node that share edges pairwise) are one cluster, so that every
+  connected graph has a junction tree.
+- The *junction tree* joins clusters that share nodes. It is walked depth-first from node 0, so that
+  every cluster but the first one has a *parent*.
+- Clusters of the training graphs are numbered in a *vocabulary*; the number is the *label* of a
+  cluster. A cluster of the vocabulary numbers its nodes 0, 1, ... on its own.
+- A *site* is the nodes of a cluster that it shares with another one: a node, or both ends of an
+  edge. To *attach* a cluster (the guest) to its parent (the host) is to identify a site of the one
+  with a site of the other; the pair of both sites is the *attachment*. Two attachments are
+  *equivalent* if automorphisms of host and guest map one to the other; the smallest one of a class
+  stands for all.
+- The *weight* of an edge belongs to its category (for molecules, the bond order). The *free
+  valence* of a node is by how much the sum of its edge weights may still grow.
+
+`junction_tree` takes a graph apart. `PartialGraph` puts one together, cluster by cluster; `encode`
+finds the choices that lead to a given graph.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
+from collections.abc import Iterator
 from functools import cached_property, lru_cache
 from itertools import islice, product
+from typing import Any
 
 import networkx as nx
-import numpy as np
 
 from graphcnf.errors import UserError
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs
-from graphcnf.graphs.isomorphism import SAME, Neighbours, typed_graph
 
 # Largest number of automorphisms of a cluster; rings of molecules have far fewer.
 MOST_SYMMETRIES = 10_000
 CHUNK = 1000  # number of graphs that are unpacked at once
+
+Neighbours = list[dict[int, int]]
+"""For each node, its neighbours with the category of the edge to each."""
+
+# Arguments by which networkx matches nodes and edges of equal categories only.
+SAME = {
+    "node_match": nx.algorithms.isomorphism.categorical_node_match("category", None),
+    "edge_match": nx.algorithms.isomorphism.categorical_edge_match("category", None),
+}
 
 Site = tuple[int, ...]
 """Nodes that a cluster shares with another: one, or both ends of an edge."""
 
 
 def neighbours_of(batch: GraphBatch) -> list[tuple[list[int], Neighbours]]:
-    """Return node categories and neighbours, in ascending order, of each graph.
+    """Convert a batch to lists.
 
-    The order of the neighbours decides between rings of the same size.
+    Returns:
+        For each graph the categories of its nodes, and their neighbours in ascending order: the
+        order decides between rings of the same size.
     """
     sizes, types = batch.sizes.tolist(), batch.node_types.tolist()
     graphs: list[Neighbours] = [[{} for _ in range(n)] for n in sizes]
@@ -42,29 +68,33 @@ def neighbours_of(batch: GraphBatch) -> list[tuple[list[int], Neighbours]]:
 
 
 def rings(neighbours: Neighbours) -> list[set[int]]:
-    """Return a cycle basis of short rings of a connected graph, as sets of nodes."""
+    """Return a cycle basis of short rings of a connected graph, as sets of nodes.
+
+    A shortest ring through each edge that no ring has yet is mostly a basis, and is found faster
+    than a minimum cycle basis, which is computed otherwise.
+    """
     edges = [(v, w) for v, around in enumerate(neighbours) for w in around if v < w]
     covered: set[tuple[int, int]] = set()
-    found = []
+    basis = []
     for v, w in edges:
         ring = [] if (v, w) in covered else _shortest_ring(neighbours, v, w)
         if ring:
-            found.append(set(ring))
+            basis.append(set(ring))
             covered |= {(min(e), max(e)) for e in zip(ring, ring[1:] + ring[:1], strict=True)}
-    if len(found) < len(edges) - len(neighbours) + 1:
+    if len(basis) < len(edges) - len(neighbours) + 1:
         return [set(ring) for ring in nx.minimum_cycle_basis(nx.Graph(edges))]
-    return found
+    return basis
 
 
 def _shortest_ring(neighbours: Neighbours, v: int, w: int) -> list[int]:
-    """Return the nodes, in order, of a shortest ring through edge (v, w); none for a bridge."""
+    """Return the nodes of a shortest ring through edge (v, w), from w to v; none for a bridge."""
     before, queue = {v: v}, deque([v])
     while queue and w not in before:
-        here = queue.popleft()
-        for there in neighbours[here]:
-            if there not in before and (here, there) != (v, w):
-                before[there] = here
-                queue.append(there)
+        node = queue.popleft()
+        for neighbour in neighbours[node]:
+            if neighbour not in before and (node, neighbour) != (v, w):
+                before[neighbour] = node
+                queue.append(neighbour)
     ring = [w] if w in before else []
     while ring and ring[-1] != v:
         ring.append(before[ring[-1]])
@@ -72,15 +102,20 @@ def _shortest_ring(neighbours: Neighbours, v: int, w: int) -> list[int]:
 
 
 def junction_tree(neighbours: Neighbours) -> tuple[list[Site], list[int]] | None:
-    """Return the clusters in depth-first order from node 0, and the index of the parent of each.
+    """Take a graph apart into clusters.
 
-    A cluster is a tuple of nodes in ascending order; the parent of the first is -1. Returns None if
-    the graph is not connected.
+    Args:
+        neighbours: Neighbours of each node.
+
+    Returns:
+        The clusters in depth-first order from node 0, each a tuple of nodes in ascending order, and
+        the index of the parent of each, -1 for the first. None if the graph is not connected.
     """
     if len(neighbours) == 1:
         return [(0,)], [-1]
     cycles = _merged(rings(neighbours))
     clusters, tree = _spanning_tree(neighbours, cycles)
+    # Until the clusters form a tree, rings that prevent it become one cluster.
     while joined := _not_a_tree(neighbours, clusters, tree):
         cycles = _merged([*(ring for ring in cycles if not ring <= joined), joined])
         clusters, tree = _spanning_tree(neighbours, cycles)
@@ -111,7 +146,15 @@ def _merged(cycles: list[set[int]]) -> list[set[int]]:
 
 
 def _spanning_tree(neighbours: Neighbours, cycles: list[set[int]]) -> tuple[list[set], nx.Graph]:
-    """Return all clusters, and a spanning tree of maximum overlap between them."""
+    """Find all clusters, and a spanning tree of maximum overlap between them.
+
+    Args:
+        neighbours: Neighbours of each node.
+        cycles: Clusters of rings, as sets of nodes.
+
+    Returns:
+        All clusters as sets of nodes, and the tree, a graph of their indices.
+    """
     inside = [[k for k, ring in enumerate(cycles) if v in ring] for v in range(len(neighbours))]
     clusters = list(cycles)
     for v, around in enumerate(neighbours):
@@ -122,19 +165,27 @@ def _spanning_tree(neighbours: Neighbours, cycles: list[set[int]]) -> tuple[list
                 clusters.append({v, w})
     links = nx.Graph()
     links.add_nodes_from(range(len(clusters)))
-    for v, own in enumerate(inside):
-        edges = sum(k >= len(cycles) for k in own)
-        if edges > 2 or (edges == 2 and len(own) > 2):
-            links.add_edges_from(((k, len(clusters)) for k in own), weight=100)
+    # Clusters that meet at a node v are linked, or, if they are many, linked to a cluster {v}.
+    for v, meeting in enumerate(inside):
+        edges = sum(k >= len(cycles) for k in meeting)
+        if edges > 2 or (edges == 2 and len(meeting) > 2):
+            links.add_edges_from(((k, len(clusters)) for k in meeting), weight=100)
             clusters.append({v})
         else:
-            pairs = [(a, b) for a in own for b in own if a < b]
+            pairs = [(a, b) for a in meeting for b in meeting if a < b]
             links.add_weighted_edges_from((*p, len(clusters[p[0]] & clusters[p[1]])) for p in pairs)
     return clusters, nx.maximum_spanning_tree(links)
 
 
 def _not_a_tree(neighbours: Neighbours, clusters: list[set], tree: nx.Graph) -> set[int]:
-    """Return nodes of rings to be merged, since `tree` is no junction tree; none if it is one."""
+    """Check that a spanning tree of clusters is a junction tree.
+
+    In a junction tree, the clusters that hold a node are connected, and two neighbours share one
+    node or both ends of an edge.
+
+    Returns:
+        Nodes of rings that must become one cluster; none if the tree is a junction tree.
+    """
     count = Counter(v for cluster in clusters for v in cluster)
     for a, b in tree.edges:
         shared = clusters[a] & clusters[b]
@@ -150,10 +201,17 @@ def _not_a_tree(neighbours: Neighbours, clusters: list[set], tree: nx.Graph) -> 
 
 
 class TreeCluster:
-    """Small graph in a vocabulary.
+    """Cluster of a vocabulary: a small graph.
 
-    `types` are its node categories, `edges` has the category of each edge as (i, j) and as (j, i),
-    `weights` are those of the edge categories. `sums` are the sums of the edge weights of nodes.
+    Args:
+        types: Categories of its nodes.
+        edges: Category of each edge, once as (i, j) and once as (j, i).
+        weights: Weight of each edge category.
+
+    Attributes:
+        sums: Sum of the edge weights of each node.
+        invariant: Value that is equal for clusters that differ only by their numbering; others may
+            have the same.
     """
 
     def __init__(self, types: tuple[int, ...], edges: dict[Site, int], weights: list[int]):
@@ -161,39 +219,45 @@ class TreeCluster:
         self.sums = [0] * len(types)
         for (i, _), category in edges.items():
             self.sums[i] += weights[category]
-        ends = sorted((types[i], category, types[j]) for (i, j), category in edges.items())
-        self.invariant = tuple(sorted(types)), tuple(ends)
+        triples = sorted((types[i], category, types[j]) for (i, j), category in edges.items())
+        self.invariant = tuple(sorted(types)), tuple(triples)
 
-    def isomorphisms(self, other: TreeCluster):
-        """Yield isomorphisms, tuples of the node of `other` for each node."""
+    def isomorphisms(self, other: TreeCluster) -> Iterator[tuple[int, ...]]:
+        """Yield the isomorphisms to another cluster: for each node, a node of `other`."""
         matcher = nx.algorithms.isomorphism.GraphMatcher(self._graph, other._graph, **SAME)
-        for found in matcher.isomorphisms_iter():
-            yield tuple(found[v] for v in range(len(self.types)))
+        for mapping in matcher.isomorphisms_iter():
+            yield tuple(mapping[v] for v in range(len(self.types)))
 
     @cached_property
     def _graph(self) -> nx.Graph:
-        edges = list(self.edges), list(self.edges.values())
-        return typed_graph(np.array(self.types), *map(np.array, edges))
+        graph = nx.Graph()
+        graph.add_nodes_from((v, {"category": t}) for v, t in enumerate(self.types))
+        graph.add_edges_from((i, j, {"category": c}) for (i, j), c in self.edges.items())
+        return graph
 
     @cached_property
-    def symmetries(self) -> list[Site]:
-        """Automorphisms; raises UserError if there are more than `MOST_SYMMETRIES`."""
-        found = list(islice(self.isomorphisms(self), MOST_SYMMETRIES + 1))
-        if len(found) > MOST_SYMMETRIES:
+    def symmetries(self) -> list[tuple[int, ...]]:
+        """Automorphisms: for each node, the node that it is mapped to.
+
+        Raises:
+            UserError: if there are more than `MOST_SYMMETRIES`.
+        """
+        automorphisms = list(islice(self.isomorphisms(self), MOST_SYMMETRIES + 1))
+        if len(automorphisms) > MOST_SYMMETRIES:
             raise UserError(
                 f"rings of {len(self.types)} nodes that can be renumbered in more than "
                 f"{MOST_SYMMETRIES:,} ways: too many for a cluster of a junction tree"
             )
-        return found
+        return automorphisms
 
     @cached_property
     def alike(self) -> list[int]:
-        """First equivalent node of each node, under automorphisms."""
+        """For each node, the first one to which an automorphism maps it."""
         return [min(images) for images in zip(*self.symmetries, strict=True)]
 
     @cached_property
     def sites(self) -> list[Site]:
-        """All nodes and, in rings, all edges in both directions."""
+        """All sites: the nodes and, in rings, the edges in both directions."""
         nodes: list[Site] = [(v,) for v in range(len(self.types))]
         return nodes + list(self.edges) if len(nodes) > 2 else nodes
 
@@ -203,17 +267,27 @@ class TreeCluster:
         return {min(tuple(s[v] for v in site) for s in self.symmetries) for site in self.sites}
 
     def shared(self, site: Site) -> int:
-        """Return the weight of a site's edge, 0 for a node."""
+        """Return the weight of a site's edge, which host and guest share; 0 for a node."""
         return self.weights[self.edges[site]] if len(site) == 2 else 0
 
 
-def representative(host: TreeCluster, guest: TreeCluster, fixed: Site, place: Site, site: Site):
-    """Return the representative in `attachments` of joining nodes `place` with nodes `site`.
+def representative(
+    host: TreeCluster, guest: TreeCluster, fixed: Site, place: Site, site: Site
+) -> tuple[tuple[Site, Site], tuple[int, ...], tuple[int, ...]]:
+    """Find the attachment that stands for all attachments equivalent to a given one.
 
-    Also returns the automorphisms of host and guest that map to the representative. That of the
-    host keeps its nodes `fixed`.
+    Args:
+        host: Cluster to which the guest is attached.
+        guest: Cluster to attach.
+        fixed: Nodes of the host that other clusters share: automorphisms must keep them.
+        place: Site of the host.
+        site: Site of the guest, whose nodes are identified with those of `place`, in this order.
+
+    Returns:
+        The attachment (site of the host, site of the guest), which `attachments` lists, and the
+        automorphisms of the host and of the guest that map `place` and `site` to it.
     """
-    images = []
+    images: list[Any] = []
     for s, t in product(host.symmetries, guest.symmetries):
         if all(s[v] == v for v in fixed):
             pairs = sorted((s[a], t[b]) for a, b in zip(place, site, strict=True))
@@ -225,13 +299,19 @@ def representative(host: TreeCluster, guest: TreeCluster, fixed: Site, place: Si
 def attachments(
     host: TreeCluster, guest: TreeCluster, fixed: Site, free: tuple[int, ...], most: int
 ) -> list[tuple[Site, Site]]:
-    """Return the ways to attach cluster `guest` to cluster `host`, one of each equivalence class.
+    """Return the ways to attach a cluster to another one, one of each equivalence class.
 
-    An attachment is a pair (site of the host, site of the guest) whose nodes are identified. Nodes
-    `fixed` of the host are shared with other clusters, `free` is the free valence of its nodes, and
-    `most` is the largest number of nodes to add.
+    Args:
+        host: Cluster to which the guest is attached.
+        guest: Cluster to attach.
+        fixed: Nodes of the host that other clusters share.
+        free: Free valence of the nodes of the host.
+        most: Largest number of nodes that may be added.
+
+    Returns:
+        Sorted attachments: pairs (site of the host, site of the guest) whose nodes are identified.
     """
-    found = set()
+    options = set()
     for site in guest.distinct_sites:
         if len(guest.types) - len(site) > most:
             continue
@@ -246,23 +326,29 @@ def attachments(
                 )
             )
             if fits and (len(site) == 1 or host.edges[place] == guest.edges[site]):
-                found.add(representative(host, guest, fixed, place, site)[0])
-    return sorted(found)
+                options.add(representative(host, guest, fixed, place, site)[0])
+    return sorted(options)
 
 
 class ClusterVocabulary:
-    """Numbered clusters.
+    """Clusters by label.
 
-    Each of the `rows` is a pair of lists: node categories, and i, j, category of all edges in turn.
-    `edge_weights` are the weights of edge categories, `largest_sums` the largest sums of edge
-    weights of node categories.
+    Args:
+        rows: For each label a pair of lists, as JSON: the node categories, and i, j, category of
+            all edges in turn.
+        edge_weights: Weight of each edge category.
+        largest_sums: Largest sum of edge weights of each node category.
+
+    Attributes:
+        clusters: The clusters; the index is the label.
     """
 
     def __init__(self, rows: list, edge_weights: list[int], largest_sums: list[int]):
         self.edge_weights, self.largest_sums = list(edge_weights), list(largest_sums)
         self.clusters: list[TreeCluster] = []
         self._by_invariant: dict[tuple, list[int]] = defaultdict(list)
-        self._found: dict[tuple, tuple[int, Site]] = {}
+        # Cache of `find`, by node categories and edges of the cluster as it occurs in a graph.
+        self._labels: dict[tuple, tuple[int, Site]] = {}
         for types, flat in rows:
             triples = zip(flat[::3], flat[1::3], flat[2::3], strict=True)
             edges: dict[Site, int] = {pair: k for i, j, k in triples for pair in ((i, j), (j, i))}
@@ -272,13 +358,26 @@ class ClusterVocabulary:
         return len(self.clusters)
 
     def _add(self, cluster: TreeCluster) -> int:
+        """Add a cluster; return its label."""
         self.clusters.append(cluster)
         self._by_invariant[cluster.invariant].append(len(self) - 1)
         return len(self) - 1
 
     @classmethod
     def measure(cls, graphs: PackedGraphs, weights: list[int], sums: list[int]) -> list:
-        """Return the rows of all clusters of graphs; UserError if a graph is not connected."""
+        """Collect the clusters of training graphs.
+
+        Args:
+            graphs: The graphs.
+            weights: Weight of each edge category.
+            sums: Largest sum of edge weights of each node category.
+
+        Returns:
+            Argument `rows` of the constructor.
+
+        Raises:
+            UserError: if a graph is not connected.
+        """
         vocabulary = cls([], weights, sums)
         for start in range(0, len(graphs), CHUNK):
             part = range(start, min(start + CHUNK, len(graphs)))
@@ -297,50 +396,73 @@ class ClusterVocabulary:
     def find(
         self, types: list[int], neighbours: Neighbours, nodes: Site, add: bool = False
     ) -> tuple[int, Site] | None:
-        """Return the number of the cluster with the given nodes of a graph, and these in its order.
+        """Find the cluster of the vocabulary that some nodes of a graph form.
 
-        An unknown cluster is added to the vocabulary if `add`; otherwise the result is None.
+        Args:
+            types: Node categories of the graph.
+            neighbours: Neighbours of its nodes.
+            nodes: Nodes of the graph that form the cluster.
+            add: True to add an unknown cluster to the vocabulary.
+
+        Returns:
+            The label, and for each node of the cluster the node of the graph. None for an unknown
+            cluster.
         """
-        place = {v: k for k, v in enumerate(nodes)}
+        index = {v: k for k, v in enumerate(nodes)}
         edges: dict[Site, int] = {
-            (place[v], place[w]): category
+            (index[v], index[w]): category
             for v in nodes
             for w, category in neighbours[v].items()
-            if w in place
+            if w in index
         }
         key = tuple(types[v] for v in nodes), tuple(sorted(edges.items()))
-        if key not in self._found:
+        if key not in self._labels:
             cluster = TreeCluster(key[0], edges, self.edge_weights)
             for number in self._by_invariant[cluster.invariant]:
                 order = next(self.clusters[number].isomorphisms(cluster), None)
                 if order is not None:
-                    self._found[key] = number, order
+                    self._labels[key] = number, order
                     break
             else:
                 if not add:
                     return None
-                self._found[key] = self._add(cluster), tuple(range(len(nodes)))
-        number, order = self._found[key]
+                self._labels[key] = self._add(cluster), tuple(range(len(nodes)))
+        number, order = self._labels[key]
         return number, tuple(nodes[k] for k in order)
 
 
 class PartialGraph:
-    """Graph of up to `size` nodes to which clusters are attached one by one, depth-first."""
+    """Graph to which clusters are attached one by one, depth-first, and its junction tree.
+
+    Args:
+        vocabulary: Clusters to choose from.
+        size: Largest number of nodes of the graph.
+
+    Attributes:
+        labels: Label of each cluster of the tree.
+        parents: Index in the tree of the parent of each cluster, -1 for the first.
+        remaining: Number of nodes to come before each cluster was added.
+        nodes: For each cluster of the tree, the node of the graph for each of its nodes.
+        attached: For each cluster of the tree, its nodes that other clusters share: pairs of the
+            node and (label, node) of the other cluster.
+        choices: Filled by `encode`, for each cluster but the first: the possible attachments, the
+            index of the chosen one, and `attached` of the parent before.
+        types: Categories of the nodes of the graph.
+        sums: Sums of the edge weights of its nodes.
+        edges: Category of each edge (i, j), i < j.
+    """
 
     def __init__(self, vocabulary: ClusterVocabulary, size: int):
         self.vocabulary, self.size = vocabulary, size
-        self.labels: list[int] = []  # number of each cluster in the vocabulary
-        self.parents: list[int] = []  # index of the parent of each cluster, -1 for the first
-        self.remaining: list[int] = []  # number of nodes to come before each cluster was added
-        self.nodes: list[Site] = []  # for each cluster, the graph's nodes in the cluster's order
-        # Shared nodes of each cluster: pairs of its node and (label, node) of the other cluster.
+        self.labels: list[int] = []
+        self.parents: list[int] = []
+        self.remaining: list[int] = []
+        self.nodes: list[tuple[int, ...]] = []
         self.attached: list[list[tuple[int, tuple[int, int]]]] = []
-        # Filled by `encode`, for each cluster but the first: the possible attachments, the index of
-        # the chosen one, and `attached` of the parent before.
         self.choices: list[tuple[list[tuple[Site, Site]], int, list]] = []
-        self.types: list[int] = []  # node categories of the graph
-        self.sums: list[int] = []  # sums of edge weights of its nodes
-        self.edges: dict[Site, int] = {}  # category of each edge (i, j), i < j
+        self.types: list[int] = []
+        self.sums: list[int] = []
+        self.edges: dict[tuple[int, ...], int] = {}
 
     @property
     def to_come(self) -> int:
@@ -352,44 +474,67 @@ class PartialGraph:
         return self.vocabulary.clusters[self.labels[k]]
 
     def free(self, node: int) -> int:
-        """Return the free valence of a node: by how much its sum of edge weights may grow."""
+        """Return the free valence of a node of the graph."""
         return self.vocabulary.largest_sums[self.types[node]] - self.sums[node]
 
     def fixed(self, k: int) -> Site:
-        """Return the nodes of the k-th cluster that it shares with others, in ascending order."""
+        """Return the nodes of the k-th cluster that other clusters share, in ascending order."""
         return tuple(sorted({v for v, _ in self.attached[k]}))
 
     def open(self, k: int) -> list[int]:
-        """Return the nodes with free valence of the k-th cluster and of its ancestors."""
-        found: set[int] = set()
+        """Return the nodes of the graph to which something can still be attached.
+
+        Depth-first, that is only at the k-th cluster and its ancestors: those with free valence.
+        """
+        reachable: set[int] = set()
         while k >= 0:
-            found.update(self.nodes[k])
+            reachable.update(self.nodes[k])
             k = self.parents[k]
-        return [v for v in found if self.free(v) > 0]
+        return [v for v in reachable if self.free(v) > 0]
 
     def attachments(self, parent: int, label: int) -> list[tuple[Site, Site]]:
-        """Return the ways to attach a cluster `label` to the cluster `parent` of the tree."""
+        """Return the ways to attach a cluster, see the function `attachments`.
+
+        Args:
+            parent: Index in the tree of the host.
+            label: Label of the guest.
+        """
         guest, free = self.vocabulary.clusters[label], tuple(map(self.free, self.nodes[parent]))
         # The minimum changes no result, and leaves fewer cases to cache.
         most = min(self.to_come, len(guest.types))
         return attachments(self.cluster(parent), guest, self.fixed(parent), free, most)
 
     def leads_on(self, parent: int, label: int, place: Site, site: Site) -> bool:
-        """Return True if an attachment leaves free valence, or completes the graph."""
+        """Return True if an attachment leaves free valence, or completes the graph.
+
+        Args:
+            parent: Index in the tree of the host.
+            label: Label of the guest.
+            place: Site of the host.
+            site: Site of the guest.
+        """
         guest, largest = self.vocabulary.clusters[label], self.vocabulary.largest_sums
-        own = [v for v in range(len(guest.types)) if v not in site]
-        if self.to_come == len(own):
+        added = [v for v in range(len(guest.types)) if v not in site]
+        if self.to_come == len(added):
             return True
-        if any(guest.sums[v] < largest[guest.types[v]] for v in own):
+        if any(guest.sums[v] < largest[guest.types[v]] for v in added):
             return True
         nodes = (self.nodes[parent][a] for a in place)
         taken = {v: guest.sums[b] - guest.shared(site) for v, b in zip(nodes, site, strict=True)}
         return any(self.free(v) > taken.get(v, 0) for v in self.open(parent))
 
     def add(self, label: int, parent: int = -1, place: Site = (), site: Site = ()) -> None:
-        """Add a cluster whose nodes `site` are identified with nodes `place` of its parent."""
+        """Attach a cluster.
+
+        Args:
+            label: Label of the guest.
+            parent: Index in the tree of the host; -1 for the first cluster.
+            place: Site of the host.
+            site: Site of the guest.
+        """
         guest = self.vocabulary.clusters[label]
         self.remaining.append(self.to_come)
+        # For each node of the guest, the node of the graph.
         known = dict(zip(site, (self.nodes[parent][v] for v in place), strict=True))
         for v, category in enumerate(guest.types):
             if v not in known:
@@ -414,9 +559,16 @@ class PartialGraph:
 def encode(
     vocabulary: ClusterVocabulary, types: list[int], neighbours: Neighbours
 ) -> PartialGraph | None:
-    """Return the code of a graph: the same graph, built from clusters, with its choices.
+    """Build a given graph from the clusters of a vocabulary, and record the choices.
 
-    Returns None if the graph is not connected, or has an unknown cluster.
+    Args:
+        vocabulary: The clusters.
+        types: Node categories of the graph.
+        neighbours: Neighbours of its nodes.
+
+    Returns:
+        The graph, its nodes numbered as they were added, with `choices`. None if the given graph is
+        not connected, has an unknown cluster, or exceeds the largest sums of edge weights.
     """
     tree = junction_tree(neighbours)
     if tree is None:
@@ -426,10 +578,10 @@ def encode(
     # automorphism so that the chosen attachment is the representative of its class.
     order: list[Site] = []
     for cluster, parent in zip(*tree, strict=True):
-        found = vocabulary.find(types, neighbours, cluster)
-        if found is None:
+        known = vocabulary.find(types, neighbours, cluster)
+        if known is None:
             return None
-        label, nodes = found
+        label, nodes = known
         wanted: tuple[Site, Site] = (), ()
         if parent >= 0:
             host = order[parent]
@@ -443,8 +595,8 @@ def encode(
                 return None
             graph.choices.append((options, options.index(wanted), list(graph.attached[parent])))
             order[parent], nodes = (
-                tuple(v for _, v in sorted(zip(symmetry, own, strict=True)))
-                for symmetry, own in zip(symmetries, (host, nodes), strict=True)
+                tuple(v for _, v in sorted(zip(symmetry, before, strict=True)))
+                for symmetry, before in zip(symmetries, (host, nodes), strict=True)
             )
         graph.add(label, parent, *wanted)
         order.append(nodes)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphcnf.flows.base import draw_uniform
-from graphcnf.images.model import ImageModel
-from graphcnf.images.networks import ChannelNorm, channels_last
+from graphcnf.images.image_model import ImageModel
+from graphcnf.images.image_networks import ChannelNorm, channels_last
 
 LOG_SCALES = (-7.0, 3.0)  # bounds of log-scales, for values from -1 to 1
 ROWS, COLUMNS = 2, 3  # axes of (B, C, H, W)

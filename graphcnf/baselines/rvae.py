@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.categorical.flow import Bound
+from graphcnf.categorical.categorical_flow import Bound
 from graphcnf.flows.base import StandardNormal
 from graphcnf.flows.transform import Noise, log_term_dtype, masked, take
 from graphcnf.graphs.batch import GraphBatch, Latents, PackedGraphs
-from graphcnf.graphs.model import GraphModel, graph_model
+from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.graphs.pairs import all_pairs, dense
 from graphcnf.graphs.path.support import Support
 
@@ -135,7 +135,7 @@ class GraphVAE(GraphModel):
                 latents[name] = posterior.expected_bound(weight)
         return {**latents, **self._likelihood(reading, z)}
 
-    def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
+    def to_latents(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
         """Encode graphs to the means of q(z|x), (B, D) each; ValueError as in `bounds`."""
         posteriors = self._posteriors(self._read(batch))
         return {name: posterior.mean for name, posterior in posteriors.items()}
@@ -146,7 +146,6 @@ class GraphVAE(GraphModel):
         return {k: PRIOR.sample((len(mask), dim), **options) for k, dim in self.dims.items()}
 
 
-@graph_model("rvae")
 class RegularizedVAE(GraphVAE):
     """Variational autoencoder of graphs with penalties for breaking rules of validity.
 
@@ -163,6 +162,7 @@ class RegularizedVAE(GraphVAE):
         multiplier: Weight of the penalties relative to the bound in nats.
     """
 
+    architecture = "rvae"
     measured = ("edge_weights", "edge_ends", "largest_sums")
     rules = {"largest_sums": None}
     parallel = True
@@ -188,7 +188,7 @@ class RegularizedVAE(GraphVAE):
         multiplier: float = 1.0,
     ):
         super().__init__()
-        self.dims, self.multiplier, self.max_nodes = {"graph": latent_dim}, multiplier, max_nodes
+        self.dims, self.multiplier = {"graph": latent_dim}, multiplier
         sizes = node_categories, bond_categories, max_nodes
         self.encoder = GraphEncoder(*sizes, width, encoder_layers)
         # A matrix for each node number, so that the latents keep the order of the nodes.
@@ -307,7 +307,7 @@ class RegularizedVAE(GraphVAE):
         unfit = 0.5 * (unfit * edges.permute(0, 3, 1, 2)).sum((1, 2, 3))
         return {"valence": F.relu(excess).sum(1), "connectivity": apart, "ends": unfit}
 
-    def decode(
+    def from_latents(
         self, latents: Latents, mask: Tensor, *, temperature=1.0, generator=None
     ) -> GraphBatch:
         """Decode z, multiplied by `temperature`, to the most probable graphs."""

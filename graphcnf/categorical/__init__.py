@@ -1,25 +1,26 @@
-"""Categorical normalizing flows: encodings, factorized posteriors, densities of discrete data."""
+"""Categorical normalizing flows: encodings, factorized posteriors, autoregressive couplings."""
 
-from graphcnf.categorical.autoregressive import (
-    AutoregressiveCoupling,
-    AutoregressiveFlow,
-    InSequence,
-    Network,
-    State,
-    Step,
+from graphcnf.registry import exported
+
+__getattr__, __dir__, __all__ = exported(
+    __name__,
+    {
+        "AutoregressiveCoupling": "autoregressive",
+        "AutoregressiveFlow": "autoregressive",
+        "InSequence": "autoregressive",
+        "Network": "autoregressive",
+        "State": "autoregressive",
+        "Step": "autoregressive",
+        "Bound": "categorical_flow",
+        "CategoricalFlow": "categorical_flow",
+        "Encoded": "encoding",
+        "Encoding": "encoding",
+        "IntervalEncoding": "encoding",
+        "make_encoding": "encoding",
+        "ArgmaxEncoding": "learned_encodings",
+        "DequantizationEncoding": "learned_encodings",
+        "LinearFlowEncoding": "learned_encodings",
+        "MixtureEncoding": "learned_encodings",
+        "VariationalEncoding": "learned_encodings",
+    },
 )
-from graphcnf.categorical.columns import ColumnAttention, ColumnFlow
-from graphcnf.categorical.encoding import (
-    ArgmaxEncoding,
-    DequantizationEncoding,
-    Encoded,
-    Encoding,
-    IntervalEncoding,
-    LinearFlowEncoding,
-    MixtureEncoding,
-    VariationalEncoding,
-    make_encoding,
-)
-from graphcnf.categorical.flow import Bound, CategoricalFlow
-from graphcnf.categorical.rows import CausalAttention, RowFlow, Rows
-from graphcnf.categorical.sets import SetFlow

@@ -1,11 +1,15 @@
 """Autoregressive flows over categories: the interface of their networks, and the coupling.
 
-A network gives the probabilities of categories step by step. A step decides the categories of some
-positions together, given all earlier steps. `Network.steps` yields the steps of known categories
-(teacher forcing); a network that evaluates all positions in one pass yields one step. For drawing,
-`Network.start` returns a `State`, which goes on step by step.
+Data are categories x (B, N, V): B rows of a batch, N *positions* in each row (for graphs, the
+nodes), and V *variables* at each position (what describes a node).
 
-The coupling is a bijection with these probabilities. Each category owns an interval of the unit
+A network gives the probabilities of categories step by step. A *step* decides some positions
+together, given all earlier steps; the variables of a position are decided one after the other. What
+the network knows when it decides a variable is its *hidden state*. `Network.steps` yields the steps
+of known categories (teacher forcing); a network that evaluates all positions in one pass yields one
+step. For drawing, `Network.start` returns a `State`, which goes on step by step.
+
+The coupling is a bijection with these probabilities. Each category owns an *interval* of the unit
 line (`IntervalEncoding`). A monotone piecewise linear map (Mueller et al. 2019, arXiv 1808.03856)
 with knots at the ends of the intervals makes each interval as wide as the conditional probability
 of its category. The log-det is the log-probability of the category, up to constants.
@@ -14,20 +18,20 @@ of its category. The log-det is the log-probability of the category, up to const
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from graphcnf.categorical.categorical_flow import CategoricalFlow
 from graphcnf.categorical.encoding import (
     IntervalEncoding,
     expand,
     interval_bounds,
     interval_category,
 )
-from graphcnf.categorical.flow import CategoricalFlow
 from graphcnf.flows.transform import (
     Bijection,
     Context,
@@ -41,32 +45,37 @@ from graphcnf.limits import check_temperature
 
 @dataclass
 class Step:
-    """M positions that are decided together, with the hidden state of their first variable."""
+    """M positions that are decided together.
 
-    at: tuple  # index of the positions into categories (B, N, V)
+    Attributes:
+        at: Index of the positions: `x[step.at]` of categories x (B, N, V) is (M, V).
+        hidden: Hidden state of their first variable, in a form that only the network knows.
+    """
+
+    at: tuple[Any, ...]
     hidden: Any
 
 
 class State(Protocol):
     """Partly drawn rows of a batch, and the order of their positions.
 
-    A state for particles also has `take(rows)`, which replaces the batch by the given rows of it;
-    rows may repeat.
+    `step` and `update` are called in turn. A state for particles also has `take(rows)`, which
+    replaces the batch by the given rows of it; rows may repeat.
     """
 
     def step(self) -> Step | None:
         """Return the positions that are decided next; None once all are."""
 
     def update(self, x: Tensor) -> None:
-        """Append the categories x (M, V) of the current step."""
+        """Append the categories x (M, V) that were drawn for the positions of the last step."""
 
 
 class Network(nn.Module):
     """Network that gives the probabilities of each step's categories, given all earlier steps.
 
     The V variables of a position are decided one after the other: `logits` returns the logits of
-    the next variable, and `embed` adds its category to the hidden state. With V = 1 the hidden
-    state may be the logits themselves, which the default of `logits` returns.
+    the next variable, and `embed` adds its category to the hidden state. A hidden state may be any
+    object; with V = 1 it may be the logits themselves, which the default of `logits` returns.
 
     Attributes:
         cardinalities: Number of categories of each of the V variables of a position.
@@ -75,23 +84,36 @@ class Network(nn.Module):
     cardinalities: Sequence[int]
 
     def start(self, context: Any) -> State:
-        """Return the state before the first step; `context` is a `Context` with a mask (B, N)."""
+        """Return the state before the first step of drawing.
+
+        Args:
+            context: `Context` with a mask (B, N), True for real positions.
+        """
         raise NotImplementedError
 
     def logits(self, hidden) -> Tensor:
-        """Return logits (M, C) of the next variable; -inf where a category is impossible."""
+        """Return logits (R, C) of the next variable; -inf where a category is impossible.
+
+        Args:
+            hidden: Hidden state of R positions.
+        """
         return hidden.to(log_term_dtype(hidden))
 
     def embed(self, hidden, x: Tensor) -> tuple[Any, Tensor | None]:
-        """Add the decided variable x (M,) to `hidden`; never called after the last variable.
+        """Add a decided variable to the hidden state; never called after the last variable.
 
-        Returns the hidden state of the next variable, and the rows (R,) of `hidden` that have a
-        next variable, None if all have. In the other rows all later variables are 0 for certain.
+        Args:
+            hidden: Hidden state of R positions.
+            x: Their categories, (R,) long.
+
+        Returns:
+            The hidden state of the next variable, and which of the R positions have it: indices
+            (R',) long, or None if all have. At the others all later variables are 0 for certain.
         """
         raise NotImplementedError
 
     def settle(self, hidden, x: Tensor) -> Tensor:
-        """Apply rules of sampling, which the density does not include, to drawn categories (M,)."""
+        """Apply rules of sampling, which the density does not include, to drawn categories (R,)."""
         return x
 
     def steps(self, x: Tensor, context: Any) -> Iterator[Step]:
@@ -105,8 +127,18 @@ class Network(nn.Module):
 class InSequence:
     """Order of drawing from the first position to the last, where complete rows leave the batch.
 
-    The real positions of each row of the mask (B, N) come first. `rows` (B,) are the numbers of the
-    rows, the longest row first; `sizes` (B,) are the lengths of the rows in this order.
+    Rows are sorted by length, the longest first, so that those with a next position are the first
+    ones of the batch.
+
+    Args:
+        mask: Real positions, (B, N) bool; those of each row come first.
+
+    Attributes:
+        rows: Numbers of the rows in the mask, the longest row first, (B,) long.
+        sizes: Lengths of the rows in this order, (B,) long.
+        counts: For each position, the number of rows that have it.
+        length: Number of positions N.
+        number: The current position, -1 before the first one.
     """
 
     def __init__(self, mask: Tensor):
@@ -114,22 +146,60 @@ class InSequence:
         self._sort(mask.sum(1))
 
     def _sort(self, sizes: Tensor) -> Tensor:
+        """Sort rows of these lengths (B,), and return their order (B,)."""
         self.sizes, self.rows = sizes.sort(descending=True, stable=True)
         number = torch.arange(self.length, device=sizes.device)
         self.counts = (sizes[:, None] > number).sum(0).tolist()
         return self.rows
 
     def next(self) -> tuple[Tensor, int] | None:
-        """Return the rows that have a next position, and its number; None after the last one."""
+        """Go on to the next position.
+
+        Returns:
+            The numbers in the mask of the rows that have it, (M,) long, and the number of the
+            position: an index into categories (B, N, V). None after the last position.
+        """
         self.number += 1
         if self.number == self.length or not self.counts[self.number]:
             return None
         return self.rows[: self.counts[self.number]], self.number
 
     def take(self, rows: Tensor) -> Tensor:
-        """Replace the batch by the given rows (R,); return their places in the previous order."""
-        place = self.rows.argsort()[rows]
-        return place[self._sort(self.sizes[place])]
+        """Replace the batch by some of its rows, which may repeat.
+
+        Args:
+            rows: Numbers of the rows in the previous mask, (R,) long.
+
+        Returns:
+            For each new row, its index in the previous order of `rows`, (R,) long.
+        """
+        previous = self.rows.argsort()[rows]
+        return previous[self._sort(self.sizes[previous])]
+
+
+class Intervals(NamedTuple):
+    """Intervals of the unit line, one for each variable.
+
+    Attributes:
+        lower: Lower ends, (B, N, V).
+        log_width: Logarithms of the widths, (B, N, V).
+    """
+
+    lower: Tensor
+    log_width: Tensor
+
+
+class _Variable(NamedTuple):
+    """One variable of the M positions of a step, which R of them have.
+
+    Attributes:
+        hidden: Hidden state of the R positions.
+        at: Index of the R entries into an array (M, V): which positions, and the number of the
+            variable. By default the first variable, which all positions have.
+    """
+
+    hidden: Any
+    at: tuple[slice | Tensor, int] = (slice(None), 0)
 
 
 class AutoregressiveCoupling(Bijection):
@@ -137,11 +207,15 @@ class AutoregressiveCoupling(Bijection):
 
     A latent z lies in the interval of its category x: u = sigmoid(z) >= lower(x). It becomes
     logit(u') with u' = F(x - 1) + p(x) (u - lower(x)) / width(x), where p are the conditional
-    probabilities of the categories and F their cumulative sums.
+    probabilities of the categories and F their cumulative sums. The *output interval* of a category
+    is the one from F(x - 1) to F(x).
+
+    Attributes:
+        network: A `Network`, typed as Any since callers use methods of its own class.
     """
 
     tempers = True
-    network: Any  # a `Network`; callers use methods of its own class
+    network: Any
 
     def __init__(self, network: Network):
         super().__init__()
@@ -153,23 +227,21 @@ class AutoregressiveCoupling(Bijection):
         absent = torch.tensor(known, device=z.device)
         return torch.where(expand(mask, z), interval_category(torch.sigmoid(z), known), absent)
 
-    def _decide(self, hidden, choose: Callable, temperature: float = 1.0) -> None:
-        """Decide the variables of the M positions of a step one after the other.
+    def _next(self, variable: _Variable, x: Tensor) -> _Variable | None:
+        """Return the next variable of a step after `variable` is decided as x (R,).
 
-        `choose(at, logits, hidden)` returns the categories (R,) of one variable at R positions,
-        given its logits (R, C); `at` is the index of these entries into (M, V). Entries for which
-        `choose` is not called are 0.
+        Returns:
+            None after the last variable, or if no position has the next one.
         """
-        rows: Any = slice(None)
-        last = len(self.network.cardinalities) - 1
-        for k in range(last + 1):
-            x = choose((rows, k), self.network.logits(hidden) / temperature, hidden)
-            if k < last:
-                hidden, kept = self.network.embed(hidden, x)
-                if kept is not None:
-                    rows = kept if isinstance(rows, slice) else rows[kept]
-                    if not len(rows):
-                        return
+        rows, k = variable.at
+        if k == len(self.network.cardinalities) - 1:
+            return None
+        hidden, kept = self.network.embed(variable.hidden, x)
+        if kept is not None:
+            rows = kept if isinstance(rows, slice) else rows[kept]
+            if not len(rows):
+                return None
+        return _Variable(hidden, (rows, k + 1))
 
     def log_probs(self, x: Tensor, context: Context) -> Tensor:
         """Return the conditional log-probabilities of categories x, (B, N, V) nats.
@@ -177,80 +249,92 @@ class AutoregressiveCoupling(Bijection):
         Entries of masked positions are arbitrary. A variable that is absent has the value
         `cardinality`, one more than the last category.
         """
-        return self._given(x, context)[0]
+        return self._given(x, context).log_width
 
     def log_prob(self, x: Tensor, context: Context) -> Tensor:
         """Return the log-probability of categories x (B, N, V), (B,) nats."""
         context = with_mask(x, context)
-        return sum_log_term(self._given(x, context)[0], expand(context.mask, x))
+        return sum_log_term(self._given(x, context).log_width, expand(context.mask, x))
 
     def ends(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor]:
-        """Return lower ends and widths (B, N, V) float64 of the output intervals of categories."""
-        log_p, lower = self._given(x, context, ends=True)
-        return lower, log_p.double().exp()
+        """Return the output intervals of categories x.
 
-    def _given(self, x: Tensor, context: Context, ends: bool = False) -> tuple[Tensor, Tensor]:
-        """Return `log_probs` and, if `ends`, lower ends of the output intervals, (B, N, V) each."""
+        Returns:
+            Lower ends and widths, (B, N, V) float64 each.
+        """
+        lower, log_width = self._given(x, context, ends=True)
+        return lower, log_width.double().exp()
+
+    def _given(self, x: Tensor, context: Context, ends: bool = False) -> Intervals:
+        """Return the output intervals of known categories x (B, N, V).
+
+        `log_width` is the conditional log-probability of each category, in the type of the network.
+        `lower` is 0 unless `ends`: scoring does not need it.
+        """
         dtype = log_term_dtype(next(self.network.parameters()))
         all_log_p = torch.zeros(x.shape, dtype=dtype, device=x.device)
         all_lower = torch.zeros_like(all_log_p, dtype=torch.float64)
         for step in self.network.steps(x, _of_positions(context)):
-            own = x[step.at]
+            known = x[step.at]
             # For variables that are not decided: 0 for certain, anything else is impossible.
-            log_p = torch.where(own == 0, 0.0, -math.inf).to(dtype)
-            lower = torch.zeros(own.shape, dtype=torch.float64, device=x.device)
-
-            def choose(at, logits, hidden, own=own, log_p=log_p, lower=lower):
-                value = own[at].clamp(max=logits.shape[-1] - 1)
-                log_all = logits.log_softmax(-1)
-                log_p[at] = log_all.gather(-1, value[:, None])[:, 0]
+            log_p = torch.where(known == 0, 0.0, -math.inf).to(dtype)
+            lower = torch.zeros(known.shape, dtype=torch.float64, device=x.device)
+            variable: _Variable | None = _Variable(step.hidden)
+            while variable is not None:
+                at, log_all = variable.at, self.network.logits(variable.hidden).log_softmax(-1)
+                value = known[at].clamp(max=log_all.shape[-1] - 1)[:, None]
+                log_p[at] = log_all.gather(-1, value)[:, 0]
                 if ends:
                     # In float64: a rare category keeps its interval.
                     p = log_all.double().exp()
-                    lower[at] = (p.cumsum(-1) - p).gather(-1, value[:, None])[:, 0]
-                return own[at]
-
-            self._decide(step.hidden, choose)
-            all_log_p[step.at] = log_p
-            if ends:
-                all_lower[step.at] = lower
-        return all_log_p, all_lower
+                    lower[at] = (p.cumsum(-1) - p).gather(-1, value)[:, 0]
+                variable = self._next(variable, known[at])
+            all_log_p[step.at], all_lower[step.at] = log_p, lower
+        return Intervals(all_lower, all_log_p)
 
     @torch.no_grad()
     def draw(self, z: Tensor, context: Context) -> Tensor:
         """Return the categories of base latents z (B, N, V); the cardinality where masked."""
         return self._drawn(z, with_mask(z, context), ends=False)[0]
 
-    def _drawn(self, z: Tensor, context: Context, ends: bool) -> tuple[Tensor, ...]:
-        """Draw categories; return them and, if `ends`, lower ends and log-widths, (B, N, V)."""
-        mask, each = context.mask, context.mask.dim() == 3
-        absent = torch.tensor(self.network.cardinalities, device=z.device)
-        u = torch.sigmoid(z.double())
-        x = absent.expand(z.shape).clone()
+    def _drawn(self, z: Tensor, context: Context, ends: bool) -> tuple[Tensor, Intervals]:
+        """Draw categories: those whose output intervals contain sigmoid(z), step by step.
+
+        Args:
+            z: Base latents, (B, N, V).
+            context: Context with a mask.
+            ends: True to invert `forward`, which needs the intervals and does not know the rules of
+                sampling (`Network.settle`); False to apply these rules.
+
+        Returns:
+            Categories (B, N, V) long, the cardinality where masked, and their output intervals,
+            which are 0 unless `ends`.
+        """
+        mask, u = context.mask, torch.sigmoid(z.double())
+        x = torch.tensor(self.network.cardinalities, device=z.device).expand(z.shape).clone()
         all_lower, all_log_p = torch.zeros_like(u), torch.zeros_like(u)
         state = self.network.start(_of_positions(context))
         while (step := state.step()) is not None:
-            own_u, here = u[step.at], mask[step.at] if each else mask
-            own = torch.zeros(own_u.shape, dtype=torch.long, device=z.device)
-            lower, log_p = torch.zeros_like(own_u), torch.zeros_like(own_u)
-
-            def choose(at, logits, hidden, own=own, u=own_u, here=here, lower=lower, log_p=log_p):
-                value, below, log_width = locate(logits, u[at])
+            u_here, real = u[step.at], mask[step.at] if mask.dim() == 3 else None
+            drawn = torch.zeros(u_here.shape, dtype=torch.long, device=z.device)
+            lower, log_p = torch.zeros_like(u_here), torch.zeros_like(u_here)
+            variable: _Variable | None = _Variable(step.hidden)
+            while variable is not None:
+                at, logits = variable.at, self.network.logits(variable.hidden) / context.temperature
+                value, lower_end, log_width = locate(logits, u_here[at])
                 if ends:
-                    lower[at], log_p[at] = below, log_width
-                else:  # Without `ends`: an inverse must not apply rules that `forward` lacks.
-                    value = self.network.settle(hidden, value)
-                if each:
-                    value = torch.where(here[at], value, logits.shape[-1])
-                own[at] = value
-                return value
-
-            self._decide(step.hidden, choose, context.temperature)
-            x[step.at] = own
+                    lower[at], log_p[at] = lower_end, log_width
+                else:
+                    value = self.network.settle(variable.hidden, value)
+                if real is not None:
+                    value = torch.where(real[at], value, logits.shape[-1])
+                drawn[at] = value
+                variable = self._next(variable, value)
+            x[step.at] = drawn
             if ends:
                 all_lower[step.at], all_log_p[step.at] = lower, log_p
-            state.update(own)
-        return x, all_lower, all_log_p
+            state.update(drawn)
+        return x, Intervals(all_lower, all_log_p)
 
     def forward(self, x, context=Context()):
         """Map latents (B, N, V); the mask is (B, N), or (B, N, V) to mask single variables."""
@@ -258,41 +342,59 @@ class AutoregressiveCoupling(Bijection):
         mask = expand(context.mask, x)
         x = masked(x, mask)
         category = self.categories(x, mask)
-        log_p, lower = self._given(category, context, ends=True)
-        return self._moved(x, category, None, (lower, log_p.double()), mask, 0.0)
+        return _mapped(x, self._encoded(category), self._given(category, context, True), mask)
 
     @torch.no_grad()
     def inverse_and_logdet(self, z, context=Context()):
         """Invert `forward`, without gradients; a temperature below 1 sharpens the probabilities."""
         context = with_mask(z, context)
         z = masked(z, context.mask)
-        category, *drawn = self._drawn(z, context, ends=True)
+        category, drawn = self._drawn(z, context, ends=True)
         # Far enough from the ends that rounding to the type of z keeps the category.
         margin = 1e-9 if z.dtype == torch.float64 else 1e-5
-        return self._moved(z, category, drawn, None, expand(context.mask, z), margin)
+        return _mapped(z, drawn, self._encoded(category), expand(context.mask, z), margin)
 
-    def _moved(self, z, category, source, target, mask, margin) -> tuple[Tensor, Tensor]:
-        """Map sigmoid(z) linearly from `source` to `target` intervals; return logits and log-det.
-
-        Intervals are lower ends and log-widths, None for those of the encoding. `margin` is the
-        share of a source interval that is kept free at either end.
-        """
+    def _encoded(self, category: Tensor) -> Intervals:
+        """Return the input intervals of categories (B, N, V): those of `IntervalEncoding`."""
         lower, width = interval_bounds(category, self.network.cardinalities)
-        own = lower, width.log()
-        (lower, log_width), (new_lower, new_log_width) = source or own, target or own
-        u = torch.sigmoid(z.double())
-        share = ((u - lower) / log_width.exp()).clamp(margin, 1 - margin)
-        moved = (new_lower + new_log_width.exp() * share).clamp(1e-15, 1 - 1e-15)
-        log_det = new_log_width - log_width + torch.log(u) + torch.log1p(-u)
-        log_det = log_det - torch.log(moved) - torch.log1p(-moved)
-        out = torch.where(mask, torch.logit(moved), 0.0).to(z.dtype)
-        return out, sum_log_term(log_det, mask).to(log_term_dtype(z))
+        return Intervals(lower, width.log())
+
+
+def _mapped(
+    z: Tensor, source: Intervals, target: Intervals, mask: Tensor, margin: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Map sigmoid(z) linearly from one interval to another.
+
+    Args:
+        z: Latents, (B, N, V).
+        source: Intervals that hold sigmoid(z).
+        target: Intervals to map them to.
+        mask: Real entries, (B, N, V) bool.
+        margin: Share of a source interval that is kept free at either end.
+
+    Returns:
+        Latents (B, N, V), 0 where masked, and the log-det of the map from logit to logit, (B,).
+    """
+    u = torch.sigmoid(z.double())
+    share = ((u - source.lower) / source.log_width.exp()).clamp(margin, 1 - margin)
+    moved = (target.lower + target.log_width.double().exp() * share).clamp(1e-15, 1 - 1e-15)
+    # du'/du, du/dz = u (1 - u), dz'/du' = 1 / (u' (1 - u'))
+    log_det = target.log_width - source.log_width + torch.log(u) + torch.log1p(-u)
+    log_det = log_det - torch.log(moved) - torch.log1p(-moved)
+    out = torch.where(mask, torch.logit(moved), 0.0).to(z.dtype)
+    return out, sum_log_term(log_det, mask).to(log_term_dtype(z))
 
 
 def locate(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the categories (M,) whose intervals contain u (M,), their lower ends and log-widths.
+    """Find the categories whose intervals contain u, if intervals are as wide as probabilities.
 
-    The intervals are as wide as the probabilities, given by `logits` (M, C).
+    Args:
+        logits: Unnormalised log-probabilities, (M, C).
+        u: Numbers in (0, 1), (M,) float64.
+
+    Returns:
+        Categories (M,) long, lower ends (M,) float64 and log-widths (M,) float64, which are the
+        log-probabilities of the categories.
     """
     log_all = logits.log_softmax(-1).double()
     upper = log_all.exp().cumsum(-1)
@@ -304,19 +406,21 @@ def locate(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _of_positions(context: Context) -> Context:
     """Return the context with the mask reduced to positions (B, N)."""
-    mask = context.mask
-    return context if mask.dim() == 2 else replace(context, mask=mask.any(-1))
+    return context if context.mask.dim() == 2 else replace(context, mask=context.mask.any(-1))
 
 
 class AutoregressiveFlow(CategoricalFlow):
     """Categorical flow with an autoregressive coupling.
 
-    The bound on log p(x) is exact up to the margins of the intervals of `IntervalEncoding`. With
-    `single`, a position has one variable, and categories are (B, N) instead of (B, N, V).
+    The bound on log p(x) is exact up to the margins of the intervals of `IntervalEncoding`.
+
+    Args:
+        network: Network of the conditional probabilities.
+        single: True if positions have one variable and categories are (B, N) instead of (B, N, V).
     """
 
     encoding: IntervalEncoding
-    flow: AutoregressiveCoupling
+    transform: AutoregressiveCoupling
 
     def __init__(self, network: Network, *, single: bool = False):
         cardinalities = network.cardinalities
@@ -326,10 +430,10 @@ class AutoregressiveFlow(CategoricalFlow):
     @property
     def network(self) -> Any:
         """Network of the coupling."""
-        return self.flow.network
+        return self.transform.network
 
     def decode(self, z, context: Context = Context(), *, sample: bool = False) -> Tensor:
         """Decode base latents to categories, see `CategoricalFlow.decode`; `sample` is ignored."""
         check_temperature(context.temperature)
-        x = masked(self.flow.draw(masked(z, context.mask), context), context.mask)
+        x = masked(self.transform.draw(masked(z, context.mask), context), context.mask)
         return x[..., 0] if self.encoding.single else x

@@ -1,4 +1,11 @@
-"""Attention blocks, evaluated for all positions in one pass or position by position."""
+"""Attention blocks, evaluated for all positions in one pass or position by position.
+
+A *bias* is a number that is added to an attention score, for each attention head and pair of
+positions: it may say how far apart they are, and keeps a position from attending to later ones
+(`HIDDEN`). For drawing position by position, a `Cache` keeps the *keys* and *values* of the
+positions so far, so that only the new position goes through the blocks. Shapes are (B, N, C): B
+rows, N positions, C channels; position by position, positions are the first axis.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +25,16 @@ class Block(nn.Module):
 
     Both parts read the same normalised input, and their outputs are added: two matrix products
     instead of four (Wang & Komatsuzaki 2021, GPT-J; Chowdhery et al. 2022, arXiv 2204.02311). The
-    feed-forward part has `expansion` times `width` hidden channels and a squared ReLU (So et al.
-    2021, arXiv 2109.08668). `dropout` is applied to the update. Raises ValueError if `heads` does
-    not divide `width`, or `dropout` is not in [0, 1).
+    feed-forward part has a squared ReLU (So et al. 2021, arXiv 2109.08668).
+
+    Args:
+        width: Channels C.
+        heads: Attention heads, which divide the channels among them.
+        expansion: Feed-forward hidden channels as a multiple of `width`.
+        dropout: Share of the channels of the update that training leaves out.
+
+    Raises:
+        ValueError: if `heads` does not divide `width`, or `dropout` is not in [0, 1).
     """
 
     def __init__(self, width: int, heads: int, expansion: float, dropout: float = 0.0):
@@ -39,23 +53,43 @@ class Block(nn.Module):
         nn.init.zeros_(self.leave.weight)
 
     def read(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return queries, keys, values (..., C) and hidden channels of x (..., C)."""
+        """Compute what positions x (..., C) need for attention and the feed-forward part.
+
+        Returns:
+            Queries, keys and values (..., C), and feed-forward channels (..., expansion * C).
+        """
         return self.enter(self.norm(x)).split(self.parts, -1)
 
     def write(self, x: Tensor, seen: Tensor, hidden: Tensor) -> Tensor:
-        """Update x (..., C) by the attended values (..., C) and the hidden channels."""
+        """Update positions by what they attended to.
+
+        Args:
+            x: Positions, (..., C).
+            seen: Attended values, (..., C).
+            hidden: Feed-forward channels as of `read`.
+
+        Returns:
+            (..., C).
+        """
         return x + self.dropout(self.leave(torch.cat([seen, hidden * F.relu(hidden)], -1)))
 
     def keys(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return the keys and values (..., C) of x (..., C) alone, the same as in `read`."""
+        """Return keys and values (..., C) each of x (..., C), as `read` does, but nothing else."""
         _, *parts, _ = self.parts
         weight, bias = (p.split(self.parts)[1:3] for p in (self.enter.weight, self.enter.bias))
         return F.linear(self.norm(x), torch.cat(weight), torch.cat(bias)).split(parts, -1)
 
     def forward(self, x: Tensor, bias: Tensor, source: Tensor | None = None) -> Tensor:
-        """Update positions x (B, N, C), which attend to x or, if given, to `source` (B, N, C).
+        """Update all positions at once.
 
-        `bias` (B or 1, heads or 1, N, N) is added to the attention scores.
+        Args:
+            x: Positions, (B, N, C).
+            bias: Attention biases, (B or 1, heads or 1, N, N), by the position that attends and the
+                position that it attends to.
+            source: Positions to attend to, (B, N, C); `x` itself if None.
+
+        Returns:
+            (B, N, C).
         """
         *parts, hidden = self.read(x)
         if source is not None:
@@ -66,23 +100,38 @@ class Block(nn.Module):
         return self.write(x, seen, hidden)
 
     def step(self, x: Tensor, bias: Tensor, extend: Callable) -> Tensor:
-        """Update the next M positions x (M, B, C) of every row.
+        """Update the next M positions of every row, which attend to all N positions so far.
 
-        They attend to all N positions so far, themselves included; `bias` (M, N, B or 1, heads) is
-        added to the attention scores. `extend` takes the keys and values (M, B, C) of the new
-        positions, and returns those of all N positions, (N, B, C).
+        Args:
+            x: The M new positions, (M, B, C). They are among the N: each attends to all M unless
+                its bias is `HIDDEN`.
+            bias: Attention biases, (M, N, B or 1, heads).
+            extend: Function that takes the keys and values (M, B, C) of the new positions, and
+                returns those of all N positions, (N, B, C) each.
+
+        Returns:
+            (M, B, C).
         """
         query, key, value, hidden = self.read(x)
         keys, values = extend(key, value)
-        seen = [attend(q, keys, values, own) for q, own in zip(query, bias, strict=True)]
+        seen = [attend(q, keys, values, b) for q, b in zip(query, bias, strict=True)]
         return self.write(x, torch.stack(seen), hidden)
 
 
 def attend(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-    """Attend from one query (B, C) per row to N positions (N, B, C); return values (B, C).
+    """Attend from one position of every row to N positions.
 
     With one query per row, elementwise products and sums over the cached keys and values are faster
-    than matrix products. `bias` (N, B or 1, heads) is added to the scores.
+    than matrix products.
+
+    Args:
+        query: One query per row, (B, C).
+        keys: Keys of the N positions, (N, B, C).
+        values: Their values, (N, B, C).
+        bias: Attention biases, (N, B or 1, heads).
+
+    Returns:
+        Attended values, (B, C).
     """
     heads, bias = (bias.shape[-1], -1), bias.expand(-1, len(query), -1)
     scale = (query.shape[-1] // heads[0]) ** -0.5
@@ -100,8 +149,15 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
 class Cache:
     """Key-value cache for drawing, written in place and without gradients.
 
-    Positions are the first axis: a step writes one contiguous slice, and reads those before it in
-    order. `like` (C,) gives type and device.
+    Args:
+        blocks: Number of attention blocks.
+        mask: Mask (B, N) of the rows, which gives the number of rows and positions.
+        like: Tensor (C,) that gives the number of channels, type and device.
+
+    Attributes:
+        table: Keys and values, (blocks, 2, N, B, C). Positions come before rows: a step writes one
+            contiguous slice, and reads those before it in order.
+        filled: Number of positions that all blocks have written.
     """
 
     def __init__(self, blocks: int, mask: Tensor, like: Tensor):
@@ -110,23 +166,38 @@ class Cache:
         self.filled = 0
 
     def extend(self, block: int, key: Tensor, value: Tensor) -> Tensor:
-        """Add keys and values (M, B, C) of the next positions; return all so far, (2, N, B, C).
+        """Add keys and values of the next positions to those of a block.
 
-        B may be less than before: the last rows have left the batch.
+        Args:
+            block: Number of the block.
+            key: Keys of M positions, (M, B, C). B may be less than before: the last rows have then
+                left the batch.
+            value: Their values, (M, B, C).
+
+        Returns:
+            Keys and values of all positions so far, a view (2, N, B, C).
         """
-        own = self.table[block, :, : self.filled + len(key), : key.shape[1]]
-        own[0, self.filled :], own[1, self.filled :] = key, value
-        return own
+        so_far = self.table[block, :, : self.filled + len(key), : key.shape[1]]
+        so_far[0, self.filled :], so_far[1, self.filled :] = key, value
+        return so_far
 
     def take(self, rows: Tensor) -> None:
-        """Replace the batch by the given rows of it."""
+        """Replace the batch by the given rows (R,) of it, which may repeat."""
         table = self.table.new_empty(*self.table.shape[:3], len(rows), self.table.shape[-1])
         table[:, :, : self.filled] = self.table[:, :, : self.filled, rows]
         self.table = table
 
 
 class Transformer(nn.ModuleList):
-    """Sequence of `layers` blocks; the other arguments are those of `Block`."""
+    """Sequence of attention blocks.
+
+    Args:
+        width: Channels C.
+        heads: Attention heads of each block.
+        expansion: Feed-forward hidden channels as a multiple of `width`.
+        layers: Number of blocks.
+        dropout: Share of the channels of an update that training leaves out.
+    """
 
     def __init__(
         self, width: int, heads: int, expansion: float, layers: int, *, dropout: float = 0.0
@@ -135,27 +206,47 @@ class Transformer(nn.ModuleList):
         self.heads = heads
 
     def each(self, bias: Tensor, axis: int) -> Iterator[tuple[Block, Tensor]]:
-        """Pair every block with its heads' slice of a bias along the given axis."""
+        """Pair every block with its part of the biases of all blocks.
+
+        Args:
+            bias: Biases with `layers` * `heads` entries along an axis.
+            axis: Number of this axis.
+        """
         return zip(self, bias.split(self.heads, axis), strict=True)  # type: ignore[arg-type]
 
     def forward(self, h: Tensor, bias: Tensor) -> Tensor:
         """Update all positions h (B, N, C); `bias` is (B or 1, layers * heads, N, N)."""
-        for block, own in self.each(bias, 1):
-            h = block(h, own)
+        for block, block_bias in self.each(bias, 1):
+            h = block(h, block_bias)
         return h
 
     def step(self, h: Tensor, bias: Tensor, cache: Cache) -> Tensor:
-        """Return the next position h (B, C) of every row after all blocks, and fill the cache.
+        """Evaluate all blocks for the next position of every row, and fill the cache.
 
-        `bias` (N, B or 1, layers * heads) is added to the attention scores of the N positions so
-        far, the new one included.
+        Args:
+            h: Input of the position, (B, C).
+            bias: Biases of the N positions so far, the new one included, (N, B or 1, layers *
+                heads).
+            cache: Keys and values of the positions before.
+
+        Returns:
+            (B, C).
         """
         return self.steps(h[None], bias[None], cache)[0]
 
     def steps(self, h: Tensor, bias: Tensor, cache: Cache) -> Tensor:
-        """Do `step` for the next M positions h (M, B, C) at once, with a `bias` (M, N, ...)."""
-        for k, (block, own) in enumerate(self.each(bias, -1)):
-            h = block.step(h, own, partial(cache.extend, k))
+        """Evaluate all blocks for the next M positions of every row, and fill the cache.
+
+        Args:
+            h: Input of the positions, (M, B, C).
+            bias: Biases, (M, N, B or 1, layers * heads).
+            cache: Keys and values of the positions before.
+
+        Returns:
+            (M, B, C).
+        """
+        for k, (block, block_bias) in enumerate(self.each(bias, -1)):
+            h = block.step(h, block_bias, partial(cache.extend, k))
         cache.filled += len(h)
         return h
 

@@ -1,4 +1,4 @@
-"""Cores, memory and package versions of this machine."""
+"""Cores and package versions of this machine."""
 
 from __future__ import annotations
 
@@ -36,20 +36,6 @@ def cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> float:
             quota, period = map(int, " ".join((root / n).read_text() for n in names).split())
             return quota / period if quota > 0 else math.inf
     return math.inf
-
-
-def memory() -> int:
-    """Return the bytes of memory that this process may use, within its container's limit."""
-    if os.name != "posix":
-        return 8 << 30
-    import resource
-
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError):  # no such file, or it says "max"
-            limits.append(int(Path("/sys/fs/cgroup", name).read_text()))
-    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
-    return min([*limits, soft] if soft != resource.RLIM_INFINITY else limits)
 
 
 @cache

@@ -30,9 +30,9 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from graphcnf.compute.cpu import cpu_quota, environment
-from graphcnf.compute.files import read_json
 from graphcnf.compute.progress import progress_bar
 from graphcnf.errors import UserError, described, require, say
+from graphcnf.files import read_json
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -321,11 +321,6 @@ def parallel_map(
             results.append(result)
             show(len(results))
     return results
-
-
-def chunked(items: Sequence, size: int) -> list:
-    """Return consecutive slices of `size` items."""
-    return [items[k : k + size] for k in range(0, len(items), size)]
 
 
 def available_cores() -> int:

@@ -19,8 +19,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from graphcnf.compute.files import file_lock, inside, open_kept, open_new, read_json
 from graphcnf.errors import UserError
+from graphcnf.files import file_lock, inside, open_kept, open_new, read_json
 
 READ = 1 << 20
 """Bytes that are read at a time for a checksum."""

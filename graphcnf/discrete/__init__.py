@@ -1,7 +1,24 @@
-"""`CategoricalModel`: densities of discrete data in a user's own types.
+"""Densities of discrete data: `CategoricalModel` in a user's own types, and the flows below it.
 
-A codec (`codec`, `tables`, `graphs`) translates tables, arrays, sequences or graphs to the data of
-a flow and back; `scores` compares samples with data.
+An adapter (`adapters`, `table_adapter`, `graph_adapter`) translates tables, arrays, sequences or
+graphs to the data of a flow (`columns`, `rows`, a graph model) and back; `table_scores` compares
+samples with data. `SetFlow` models sets, `ColoringFlow` the colours of a graph's nodes.
 """
 
-from graphcnf.discrete.model import CategoricalModel
+from graphcnf.registry import exported
+
+__getattr__, __dir__, __all__ = exported(
+    __name__,
+    {
+        "CategoricalModel": "categorical_model",
+        "ColoringFlow": "coloring_flow",
+        "conflicts": "coloring_flow",
+        "from_networkx": "coloring_flow",
+        "ColumnAttention": "columns",
+        "ColumnFlow": "columns",
+        "CausalAttention": "rows",
+        "RowFlow": "rows",
+        "Rows": "rows",
+        "SetFlow": "set_flow",
+    },
+)

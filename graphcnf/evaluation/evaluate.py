@@ -35,19 +35,20 @@ from graphcnf.evaluation.summary import (
     summarize_blocks,
 )
 from graphcnf.evaluation.tables import AGREED, Distances, Evaluation, conventions_agree
-from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
+from graphcnf.graphs.batch import GraphBatch, PackedGraphs
+from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.graphs.isomorphism import isomorphic, labelling_bits
 from graphcnf.graphs.record_blocks import batches, together_on
 from graphcnf.limits import check_integer, check_seed, check_temperature
 from graphcnf.molecules.codec import UnparsableSmiles, dropped, parse, quiet
-from graphcnf.molecules.flow import MoleculeFlow, draw_block, listed
 from graphcnf.molecules.hashing import contains, hash_each
+from graphcnf.molecules.molecule_flow import MoleculeFlow, draw_block, listed, stereo_of
 from graphcnf.molecules.standardize import charge_states
-from graphcnf.molecules.stereo import look_at_marks, mark_figures
-from graphcnf.molecules.stereo_flow import shipped_stereo, stereo_of
 from graphcnf.molecules.validity import evaluate_records
 from graphcnf.molecules.vocabulary import MoleculeVocabulary, codec_problem
 from graphcnf.sampling.sample import first_blocks, sampling_processes
+from graphcnf.stereo.marks import look_at_marks, mark_figures
+from graphcnf.stereo.stereo_flow import shipped_stereo
 
 BATCH = 128
 """Held-out graphs that are encoded or scored at a time."""
@@ -95,7 +96,7 @@ class Reference:
     def __post_init__(self):
         chosen_metrics(self.metrics)
 
-    def load(self, model: GraphCNF | None = None) -> tuple[str, Rows | None]:
+    def load(self, model: GraphModel | None = None) -> tuple[str, Rows | None]:
         """Return name and data set, in the vocabulary of a model if given; "none" and None if none.
 
         Raises:
@@ -240,7 +241,7 @@ class ModelSamples:
 
 
 def evaluate(
-    subject: GraphCNF | MoleculeFlow | Records | str | Path | Iterable[str | Chem.Mol | None],
+    subject: GraphModel | MoleculeFlow | Records | str | Path | Iterable[str | Chem.Mol | None],
     reference: Reference | str | None = None,
     *,
     name: str = "",
@@ -275,7 +276,7 @@ def evaluate(
     model = subject.model if isinstance(subject, MoleculeFlow) else subject
     if isinstance(model, str | Path):
         model = Records.read(str(model))
-    if isinstance(model, GraphCNF):
+    if isinstance(model, GraphModel):
         return _evaluate_model(model, reference, name or "model", samples)
     if not isinstance(model, Records):
         model = Records.of(listed(model), name or "molecules")
@@ -412,7 +413,7 @@ def _note_unreadable(records: Records, summary: Summary) -> None:
 
 
 def draw_part(
-    model: GraphCNF,
+    model: GraphModel,
     drawn: ModelSamples,
     seed: int,
     wanted: tuple[Statistic, ...],
@@ -430,7 +431,7 @@ def draw_part(
 
 
 def _evaluate_model(
-    model: GraphCNF, reference: Reference, name: str, drawn: ModelSamples
+    model: GraphModel, reference: Reference, name: str, drawn: ModelSamples
 ) -> Evaluation:
     """Draw raw samples of a model for each seed, and evaluate them and the model."""
     MoleculeVocabulary.of_model(model)
@@ -464,7 +465,7 @@ def _evaluate_model(
         **_held_out_figures(model, dataset, drawn, notes),
         "temperature": drawn.temperature,
         "seed": seeds[0] if len(seeds) == 1 else ",".join(map(str, seeds)),
-        "decoding": "argmax" if model.is_raw else f"argmax, {model.steps.check}",
+        "decoding": "argmax" if model.is_raw else f"argmax, {model.redraws}",
         "reference": source,
         "architecture": model.config["architecture"],
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -479,7 +480,7 @@ def _evaluate_model(
     return result
 
 
-def _notes_of_model(model: GraphCNF, hashes: np.ndarray | None) -> list[str]:
+def _notes_of_model(model: GraphModel, hashes: np.ndarray | None) -> list[str]:
     """Return footnotes on the training molecules with these hashes, and on a model's rules."""
     notes = list(NOTES)
     made_with, installed = model.metadata.get("rdkit"), version("rdkit")
@@ -490,7 +491,7 @@ def _notes_of_model(model: GraphCNF, hashes: np.ndarray | None) -> list[str]:
                 f"training molecules: hashed with RDKit {made_with}, here is {installed}; "
                 "where their canonical SMILES differ, novelty is overstated."
             )
-    return notes + model.steps.notes(model.has_rules)
+    return notes + model.notes(model.has_rules)
 
 
 def _compare_with_training(
@@ -520,7 +521,7 @@ def _compare_with_training(
 
 
 def _held_out_figures(
-    model: GraphCNF, dataset: Rows | None, drawn: ModelSamples, notes: list[str]
+    model: GraphModel, dataset: Rows | None, drawn: ModelSamples, notes: list[str]
 ) -> dict[str, Any]:
     """Return reconstruction and bits of a model on held-out molecules; add footnotes to `notes`."""
     figures: dict[str, Any] = dict.fromkeys(
@@ -562,7 +563,7 @@ def _held_out_figures(
     return figures
 
 
-def bits(model: GraphCNF, graphs: PackedGraphs) -> dict[str, float]:
+def bits(model: GraphModel, graphs: PackedGraphs) -> dict[str, float]:
     """Return mean bits per node and per molecule, given the number of nodes.
 
     Both are means over molecules, and upper bounds if the model's log-likelihood is a lower bound
@@ -578,7 +579,7 @@ def bits(model: GraphCNF, graphs: PackedGraphs) -> dict[str, float]:
     }
 
 
-def reconstruction(model: GraphCNF, graphs: PackedGraphs, *, double: bool = True) -> float:
+def reconstruction(model: GraphModel, graphs: PackedGraphs, *, double: bool = True) -> float:
     """Return the share of graphs whose latents decode to an isomorphic graph.
 
     Computed in float64 with `double`, else in float32.
@@ -602,7 +603,7 @@ def reconstruction(model: GraphCNF, graphs: PackedGraphs, *, double: bool = True
 
 
 @contextmanager
-def _fixed_noise(model: GraphCNF) -> Iterator[None]:
+def _fixed_noise(model: GraphModel) -> Iterator[None]:
     """Context in which the encoder draws fixed noise; the caller's random state is kept."""
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.no_grad(), torch.random.fork_rng(devices):

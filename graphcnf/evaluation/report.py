@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from graphcnf.compute.files import write_file
 from graphcnf.errors import Unavailable
-from graphcnf.evaluation.formats import number, percent, shown_columns
+from graphcnf.evaluation.layout import number, percent, shown_columns
 from graphcnf.evaluation.metrics import Metric, values_and_counts, wasserstein
 from graphcnf.evaluation.tables import AGREED, Distances, Evaluation, all_notes, is_agreed, tables
+from graphcnf.files import write_file
 from graphcnf.molecules import properties
 from graphcnf.molecules.codec import parse
 from graphcnf.molecules.drawing import draw_svg

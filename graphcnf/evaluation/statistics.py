@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from rdkit import Chem
 
-from graphcnf.compute.parallel import Workers, chunked, parallel_map
+from graphcnf.chunks import chunked
+from graphcnf.compute.parallel import Workers, parallel_map
 from graphcnf.datasets import cache
 from graphcnf.datasets.molecules import cache_path
 from graphcnf.errors import Unavailable

@@ -28,7 +28,6 @@ from graphcnf.evaluation.statistics import SetStatistics, chunk_statistics
 from graphcnf.molecules.codec import MoleculeNotRepresentable, quiet
 from graphcnf.molecules.hashing import contains, hash_each
 from graphcnf.molecules.standardize import parse_standardized
-from graphcnf.molecules.stereo import look_at_marks
 from graphcnf.molecules.validity import (
     CONVENTIONS,
     as_written,
@@ -36,6 +35,7 @@ from graphcnf.molecules.validity import (
     failures,
     unsanitized_smiles,
 )
+from graphcnf.stereo.marks import look_at_marks
 
 HEAD = 10_000
 """Number of first samples whose rows are kept, for pictures."""

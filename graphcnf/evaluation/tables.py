@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from graphcnf.evaluation.formats import (
+from graphcnf.evaluation.layout import (
     Column,
     Row,
     csv_text,

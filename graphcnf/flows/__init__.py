@@ -1,44 +1,46 @@
 """Normalizing-flow core: tensors in, tensors out."""
 
-from graphcnf.flows.base import (
-    StandardLogistic,
-    StandardNormal,
-    draw_normal,
-    draw_uniform,
-    record_generators,
-)
-from graphcnf.flows.coupling import (
-    AdditiveCoupling,
-    AffineCoupling,
-    Coupling,
-    MixtureLogisticCoupling,
-    coupling_stack,
-)
-from graphcnf.flows.dequantization import (
-    Dequantization,
-    Logit,
-    UniformDequantization,
-    VariationalDequantization,
-)
-from graphcnf.flows.linear import ActNorm, Affine, InvertibleLinear
-from graphcnf.flows.logistic_mixture import (
-    bounded_log_scale,
-    logistic_mixture,
-    logistic_mixture_inverse,
-)
-from graphcnf.flows.pixels import ChannelsFirst, Checkerboard, Split, Squeeze
-from graphcnf.flows.transform import (
-    Bijection,
-    Context,
-    Inverse,
-    Noise,
-    Sequential,
-    Transform,
-    count_entries,
-    log_term_dtype,
-    masked,
-    prepare,
-    sum_log_term,
-    take,
-    zero_log_term,
+from graphcnf.registry import exported
+
+__getattr__, __dir__, __all__ = exported(
+    __name__,
+    {
+        "StandardLogistic": "base",
+        "StandardNormal": "base",
+        "draw_normal": "base",
+        "draw_uniform": "base",
+        "record_generators": "base",
+        "AdditiveCoupling": "coupling",
+        "AffineCoupling": "coupling",
+        "Coupling": "coupling",
+        "MixtureLogisticCoupling": "coupling",
+        "coupling_stack": "coupling",
+        "Dequantization": "dequantization",
+        "Logit": "dequantization",
+        "UniformDequantization": "dequantization",
+        "VariationalDequantization": "dequantization",
+        "ActNorm": "linear",
+        "Affine": "linear",
+        "InvertibleLinear": "linear",
+        "bounded_log_scale": "mixture_of_logistics",
+        "logistic_mixture": "mixture_of_logistics",
+        "logistic_mixture_inverse": "mixture_of_logistics",
+        "ChannelsFirst": "pixels",
+        "Checkerboard": "pixels",
+        "Split": "pixels",
+        "Squeeze": "pixels",
+        "Bijection": "transform",
+        "Context": "transform",
+        "Inverse": "transform",
+        "Noise": "transform",
+        "Sequential": "transform",
+        "Transform": "transform",
+        "count_entries": "transform",
+        "log_term_dtype": "transform",
+        "masked": "transform",
+        "prepare": "transform",
+        "sum_log_term": "transform",
+        "take": "transform",
+        "zero_log_term": "transform",
+    },
 )

@@ -1,4 +1,9 @@
-"""Factorized base densities, and random draws that are reproducible per record."""
+"""Factorized base densities, and random draws that are reproducible per record.
+
+A *base density* is the density of the latents of a flow: independent variables of a simple
+distribution. A *record* is one sample of a series, such as one molecule. Each record has a random
+generator of its own, so that it does not depend on the other records of its batch.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +21,8 @@ from graphcnf.flows.transform import Generators, log_term_dtype, masked, sum_log
 def record_generators(seed: int, first: int, count: int) -> list[np.random.Generator]:
     """Return a random generator for each of the records ``first`` to ``first + count - 1``.
 
-    A generator depends on nothing but the seed and the number of its record (Philox, keyed with
-    both).
+    A generator depends on nothing but the seed and the number of its record: Philox, a
+    counter-based generator, with a key made of both.
 
     Examples:
         >>> third = record_generators(0, 2, 1)[0].random()
@@ -50,6 +55,9 @@ def draw_normal(
         dtype: type of the result, torch's default type if None.
         uniform: True draws uniform numbers in [0, 1) instead.
 
+    Returns:
+        ``(B, ..., D)``.
+
     Raises:
         ValueError: if the number of numpy generators is not B.
     """
@@ -65,10 +73,10 @@ def draw_normal(
         raise ValueError(f"{len(generator)} generators for a batch of {shape[0]} records")
     noise = torch.zeros(shape, dtype=torch.float64)
     real = None if mask is None else mask.cpu()
-    for record, own in enumerate(generator):
+    for record, random in enumerate(generator):
         # Only real entries draw, so that padding does not shift the numbers of a record.
         size = tuple(shape[1:]) if real is None else (int(real[record].sum()), shape[-1])
-        drawn = own.random(size) if uniform else own.standard_normal(size)
+        drawn = random.random(size) if uniform else random.standard_normal(size)
         values = torch.as_tensor(drawn, dtype=torch.float64)
         if real is None:
             noise[record] = values

@@ -1,4 +1,9 @@
-"""Coupling layers, where some channels parametrize the map of the others, and their stack."""
+"""Coupling layers, where some channels parametrize the map of the others, and their stack.
+
+The channels are cut in two parts. One part stays as it is; a network computes from it the
+parameters of an elementwise map of the other part. The map is easy to invert, since the network
+sees the same input in both directions, and its log-det is a sum over elements.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +14,7 @@ from torch import Tensor, nn
 
 from graphcnf.errors import UserError
 from graphcnf.flows.linear import ActNorm, InvertibleLinear
-from graphcnf.flows.logistic_mixture import (
+from graphcnf.flows.mixture_of_logistics import (
     bounded_log_scale,
     logistic_mixture,
     logistic_mixture_inverse,
@@ -43,11 +48,19 @@ class Coupling(Bijection):
         self.network, self.split, self.swap = network, split, swap
 
     def transform_elements(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        """Map ``x (B, ..., C)`` with ``parameters (B, ..., P, C)``; return ``z, log|dz/dx|``."""
+        """Map the C transformed channels.
+
+        Args:
+            x: transformed channels, ``(B, ..., C)``.
+            parameters: their P parameters each, ``(B, ..., P, C)``.
+
+        Returns:
+            ``z`` and ``log|dz/dx|`` of every element, ``(B, ..., C)`` each.
+        """
         raise NotImplementedError
 
     def inverse_elements(self, z: Tensor, parameters: Tensor) -> Tensor:
-        """Return the ``x`` that `transform_elements` maps to ``z``."""
+        """Return the ``x (B, ..., C)`` that `transform_elements` maps to ``z``."""
         raise NotImplementedError
 
     def forward(self, x, context=Context()):
@@ -61,6 +74,11 @@ class Coupling(Bijection):
         return self._couple(z, elements, context)
 
     def _couple(self, x, elements, context):
+        """Apply ``elements(x_b, parameters)`` to the transformed channels.
+
+        Returns:
+            All channels ``(B, ..., D)``, and the log-det ``(B,)`` in nats.
+        """
         parts = prepare(x, context.mask).tensor_split([self.split], -1)
         fixed, moved = parts[self.swap], parts[not self.swap]
         channels, count = moved.shape[-1], self.parameters_per_channel
@@ -119,6 +137,15 @@ class MixtureLogisticCoupling(Coupling):
     network returns zeros.
     Ho et al., *Flow++*, ICML 2019, arXiv 1902.00275.
     Lippe & Gavves 2021, arXiv 2006.09790, appendix A.
+
+    Args:
+        network: network of the parameters, see `Coupling`.
+        split: index at which the channels are cut.
+        swap: False transforms the second part, True the first.
+        mixtures: number K of components.
+
+    Raises:
+        ValueError: if there is no component.
     """
 
     def __init__(self, network: nn.Module, *, split: int, swap: bool = False, mixtures: int = 8):
@@ -159,9 +186,12 @@ class MixtureLogisticCoupling(Coupling):
 
 
 def halves(channels: int, number: int) -> tuple[int, bool, int]:
-    """Return `split`, `swap` and the number of untransformed channels of a coupling in a stack.
+    """Choose the channels that a coupling of a stack transforms, so that all have their turn.
 
     Couplings with an even ``number`` transform the second half of the channels, others the first.
+
+    Returns:
+        `split` and `swap` of the coupling, and its number of untransformed channels.
 
     Raises:
         UserError: if there are fewer than 2 channels.
@@ -177,7 +207,12 @@ def coupling_stack(
 ) -> Sequential:
     """Build blocks of actnorm, invertible linear map and mixture-of-logistics coupling.
 
-    ``network(inputs, outputs)`` builds the network of each coupling; see `Coupling`.
+    Args:
+        network: called as ``network(inputs, outputs)`` to build the network of each coupling, which
+            maps ``inputs`` channels to ``outputs`` parameters; see `Coupling`.
+        channels: number of channels.
+        couplings: number of blocks.
+        mixtures: number of logistics of a coupling.
 
     Raises:
         UserError: if there are fewer than 2 channels.

@@ -1,6 +1,7 @@
 """Dequantization, which adds noise to integers within their unit cells, and the logit map.
 
-A density of x + u bounds the probability of the integers x from below:
+The *cell* of an integer x is the interval from x to x + 1. A density of x + u, with noise u in [0,
+1], bounds the probability of the integers x from below:
 ``log P(x) >= E_{u~q(u|x)}[log p(x + u) - log q(u|x)]``, and K draws in a logsumexp tighten it.
 """
 
@@ -33,7 +34,10 @@ class Dequantization(Transform):
 
     ``x (B, ..., D)`` holds whole numbers from 0 to ``levels - 1``, in any type; `inverse` clips to
     this range. The noise u lies in [0, 1]. The margin m at either end of a cell keeps rounding from
-    changing x, and costs ``-log2(1 - 2 m)`` bits per variable.
+    changing x, and costs ``-log2(1 - 2 m)`` bits per variable. Subclasses draw the noise.
+
+    Args:
+        levels: number of values of a variable.
 
     Raises:
         ValueError: if ``levels`` is less than 1 or greater than `MOST_LEVELS`.
@@ -49,7 +53,11 @@ class Dequantization(Transform):
         self.levels, self.margin = levels, max(MARGIN, levels * 2.0**-22)
 
     def place(self, x: Tensor, u: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Put noise ``u`` into the cells of ``x``; return ``z`` and log|dz/du| (B,)."""
+        """Put noise ``u`` into the cells of ``x``, ``(B, ..., D)`` each.
+
+        Returns:
+            ``z (B, ..., D)``, 0 where masked, and ``log|dz/du|`` ``(B,)`` in nats.
+        """
         share = 1 - 2 * self.margin
         log_det = count_entries(x, mask) * (x.shape[-1] * math.log(share))
         return masked(x + (self.margin + share * u), mask), log_det
@@ -75,9 +83,14 @@ class UniformDequantization(Dequantization):
 class VariationalDequantization(Dequantization):
     """Dequantization with ``u = sigmoid(f(e; x))``, ``e`` logistic noise.
 
-    The log term is ``-log q(z|x)``. ``flow`` is the bijection f. Its context has as features ``x``
-    scaled to (-1, 1), after the network ``encoder`` if there is one.
+    The log term is ``-log q(z|x)``.
     Ho et al., *Flow++*, ICML 2019, arXiv 1902.00275, section 3.1.
+
+    Args:
+        levels: number of values of a variable.
+        flow: the bijection f. Its context has as features ``x`` scaled to (-1, 1), or what
+            ``encoder`` makes of it.
+        encoder: network of the features; None for none.
     """
 
     def __init__(self, levels: int, flow: Bijection, encoder: nn.Module | None = None):
@@ -101,8 +114,13 @@ class VariationalDequantization(Dequantization):
 class Logit(Bijection):
     """Logit map ``z = logit(alpha / 2 + (1 - alpha) x)`` of the unit interval.
 
-    ``alpha`` in [0, 1) keeps the ends of the interval finite.
     Dinh et al., *Density estimation using Real NVP*, ICLR 2017, arXiv 1605.08803, section 4.1.
+
+    Args:
+        alpha: in [0, 1); above 0 it keeps ``z`` finite at the ends of the interval.
+
+    Raises:
+        ValueError: if ``alpha`` is not in [0, 1).
     """
 
     def __init__(self, alpha: float = 1e-5):

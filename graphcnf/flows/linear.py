@@ -1,4 +1,7 @@
-"""Affine maps of the channels, the same at every position."""
+"""Affine maps of the channels, the same at every position.
+
+*Channels* are the last axis of ``(B, ..., D)``; the axes between are positions.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,14 @@ SMALLEST_DEVIATION = 1e-4
 
 
 class Affine(Bijection):
-    """Affine map ``z = scale x + shift`` with finite constants, the scale not 0.
+    """Affine map ``z = scale x + shift`` with constants.
+
+    Args:
+        scale: finite number, not 0.
+        shift: finite number.
+
+    Raises:
+        ValueError: for other numbers.
 
     Examples:
         >>> z, log_det = Affine(2.0, shift=1.0)(torch.tensor([[0.0, 1.0]]))
@@ -48,6 +58,12 @@ class ActNorm(Bijection):
     entries (of all processes, under `torch.distributed`); a constant channel is only shifted.
     Kingma & Dhariwal, *Glow*, NeurIPS 2018, arXiv 1807.03039, section 3.1.
 
+    Args:
+        features: number of channels D.
+
+    Attributes:
+        initialized: True once ``b`` and ``s`` have been set from data.
+
     Examples:
         >>> normalised, _ = ActNorm(2)(5 + 3 * torch.randn(1000, 2))
         >>> normalised.std(0).round(decimals=2).tolist()
@@ -79,6 +95,7 @@ class ActNorm(Bijection):
 
     @torch.no_grad()
     def _initialize(self, x: Tensor, mask: Tensor | None) -> None:
+        """Set bias and scale from the real entries of ``x``, unless one is not finite."""
         x = (x[mask] if mask is not None else x.flatten(0, -2)).double()
         count = _over_processes(x.new_tensor([len(x)]))
         mean = _over_processes(x.sum(0)) / count
@@ -97,6 +114,13 @@ class InvertibleLinear(Bijection):
     P is a fixed permutation, L unit lower and U strictly upper triangular; ``log|det W| = sum(s)``.
     W starts as a random rotation.
     Kingma & Dhariwal, *Glow*, NeurIPS 2018, arXiv 1807.03039, eq. 10 and 11.
+
+    Args:
+        features: number of channels D.
+
+    Attributes:
+        permutation: P, ``(D, D)``.
+        sign: signs of the diagonal, ``(D,)``.
     """
 
     permutation: Tensor
@@ -115,6 +139,7 @@ class InvertibleLinear(Bijection):
         self.register_buffer("sign", diagonal.sign().to(dtype))
 
     def _weight(self, dtype: torch.dtype) -> Tensor:
+        """Return W ``(D, D)``."""
         lower = self.lower.to(dtype).tril(-1)
         lower = lower + torch.eye(len(lower), dtype=dtype, device=lower.device)
         diagonal = self.sign.to(dtype) * torch.exp(self.log_diagonal.to(dtype))

@@ -1,6 +1,9 @@
-"""Transforms of images ``(B, C, H, W)``: channels first, squeeze, multi-scale split.
+"""Transforms of images ``(B, C, H, W)``, for flows with several scales.
 
-Images have no padding: all of these but `ChannelsFirst` ignore the mask.
+`ChannelsFirst` applies transforms of the last axis to the channels of every pixel. `Squeeze` and
+`Checkerboard` turn blocks of 2 x 2 pixels into channels. `Split` gives half of the channels to the
+base density, so that later layers work on fewer. Images have no padding: all of these but
+`ChannelsFirst` ignore the mask.
 """
 
 from __future__ import annotations
@@ -25,6 +28,9 @@ class ChannelsFirst(Sequential):
 
     A transform of the last axis then acts on the channels of every pixel: `InvertibleLinear`
     becomes an invertible 1x1 convolution. The mask is ``(B, H, W)``.
+
+    Args:
+        *steps: bijections, the first one first.
     """
 
     def __init__(self, *steps: Bijection):
@@ -59,7 +65,11 @@ class Squeeze(Bijection):
     order = [0, 1, 2, 3]  # numbers 2 i + j in the order of the output's channels
 
     def forward(self, x, context=Context()):
-        """Rearrange space to channels; ValueError for an odd height or width."""
+        """Rearrange space to channels.
+
+        Raises:
+            ValueError: for an odd height or width, or if ``x`` does not have 4 axes.
+        """
         _check_image(x)
         height, width = x.shape[2:]
         if height % 2 or width % 2:
@@ -70,13 +80,18 @@ class Squeeze(Bijection):
         return z[:, :, self.order].transpose(1, 2).flatten(1, 2), zero_log_term(x)
 
     def inverse_and_logdet(self, z, context=Context()):
-        """Rearrange channels to space; ValueError unless their number is a multiple of 4."""
+        """Rearrange channels to space.
+
+        Raises:
+            ValueError: if the number of channels is not a multiple of 4, or ``z`` does not have 4
+                axes.
+        """
         _check_image(z)
         if z.shape[1] % 4:
             raise ValueError(f"unsqueezing needs a multiple of 4 channels, got {z.shape[1]}")
-        parts = z.to(log_term_dtype(z)).unflatten(1, (4, -1)).transpose(1, 2)
-        places = [self.order.index(k) for k in range(4)]
-        return F.pixel_shuffle(parts[:, :, places].flatten(1, 2), 2), zero_log_term(z)
+        pixels = z.to(log_term_dtype(z)).unflatten(1, (4, -1)).transpose(1, 2)
+        inverse = [self.order.index(k) for k in range(4)]
+        return F.pixel_shuffle(pixels[:, :, inverse].flatten(1, 2), 2), zero_log_term(z)
 
 
 class Checkerboard(Squeeze):
@@ -92,9 +107,9 @@ class Checkerboard(Squeeze):
 class Split(Transform):
     """Multi-scale split ``z = x[:, :keep]`` with the log term ``log p(rest)``.
 
-    ``keep`` is half of the channels, rounded up. `forward` appends the rest to the list
-    ``context.discarded`` if there is one. `inverse` takes the rest from the end of the list, or
-    draws it if there is no list.
+    ``keep`` is half of the channels, rounded up; the rest, ``x[:, keep:]``, is given to a base
+    density. `forward` appends the rest to the list ``context.discarded`` if there is one. `inverse`
+    takes the rest from the end of the list, or draws it if there is no list.
     Dinh et al., *Density estimation using Real NVP*, ICLR 2017, arXiv 1605.08803, section 3.6.
 
     Args:
@@ -148,5 +163,6 @@ def _check_image(x: Tensor) -> None:
 
 
 def _channels_last(x: Tensor) -> Tensor:
+    """Return images ``(B, C, H, W)`` as ``(B, H, W, C)``."""
     _check_image(x)
     return x.to(log_term_dtype(x)).movedim(1, -1)

@@ -1,10 +1,14 @@
 """The interface of all transforms, and their composition.
 
-A transform maps data ``x`` to latents ``z`` and also returns one scalar per sample, the log term,
-such that ``p(x) = E[exp(log p(z) + log_term)]``. The log term of a bijection is
+A *transform* maps data ``x`` to latents ``z`` and also returns one scalar per sample, the *log
+term*, such that ``p(x) = E[exp(log p(z) + log_term)]``. The log term of a bijection is
 ``log|det dz/dx|``; for a stochastic step (dequantization, categorical encoding), ``log p(z)`` plus
 the log term is one draw of a lower bound (Nielsen et al., *SurVAE Flows*, NeurIPS 2020, arXiv
 2007.02731).
+
+Tensors are ``(B, ..., D)``: B samples of a batch, any number of axes of entries (positions, or the
+rows and columns of an image), and D channels. A *mask* says which entries are real; the others are
+padding, which is 0 in every output.
 """
 
 from __future__ import annotations
@@ -17,11 +21,15 @@ import torch
 from torch import Tensor, nn
 
 Generators = torch.Generator | Sequence[np.random.Generator] | None
+"""Source of random numbers: for a whole batch, one for each record, or torch's global generator."""
 
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """Inputs of a transform or network besides ``x``; each ignores the inputs it does not use.
+    """Inputs of a transform or network besides ``x``.
+
+    One context is passed through all transforms of a flow; each ignores the inputs that it does not
+    use.
 
     Attributes:
         mask: ``x.shape[:-1]`` bool, True where an entry is real; ``(B, L)`` for ``(B, L, D)``.
@@ -67,7 +75,7 @@ class Transform(nn.Module):
         raise NotImplementedError
 
     def inverse(self, z, context=Context()):
-        """Map latents ``(B, ..., D)`` to data, 0 at masked entries."""
+        """Map latents ``(B, ..., D)`` to data ``(B, ..., D)``, 0 at masked entries."""
         raise NotImplementedError
 
 
@@ -75,7 +83,12 @@ class Bijection(Transform):
     """An invertible transform; subclasses write `forward` and `inverse_and_logdet`."""
 
     def inverse_and_logdet(self, z, context=Context()):
-        """Return ``x`` and ``log|det dx/dz|`` ``(B,)``, with the types of `forward`."""
+        """Map latents to data, and return the log-det of this map.
+
+        Returns:
+            ``x (B, ..., D)``, and ``log|det dx/dz|`` ``(B,)`` in nats: minus the log term of
+            `forward`, and in the same type.
+        """
         raise NotImplementedError
 
     def inverse(self, z, context=Context()):
@@ -134,7 +147,11 @@ class Sequential(Bijection):
         return z if len(self.transforms) else masked(z, context.mask)
 
     def inverse_and_logdet(self, z, context=Context()):
-        """Undo the steps in reverse order; TypeError if a step is no `Bijection`."""
+        """Undo the steps in reverse order.
+
+        Raises:
+            TypeError: if a step is no `Bijection`, and so has no log-det.
+        """
         if not len(self.transforms):
             return masked(z, context.mask), zero_log_term(z)
         total = 0.0
@@ -162,6 +179,10 @@ class Inverse(Bijection):
 
 class Noise:
     """Tape of the random draws of a forward pass, to repeat the pass with the same noise.
+
+    Attributes:
+        draws: The recorded draws, in order.
+        position: Number of the draw that comes next.
 
     Examples:
         >>> from graphcnf.flows import UniformDequantization
@@ -206,14 +227,17 @@ def masked(x: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def with_mask(x: Tensor, context: Context) -> Context:
-    """Return the context, with a full mask (B, N) for x (B, N, ...) if it has none."""
+    """Return the context; if it has no mask, one with a full mask (B, N) for ``x (B, N, ...)``."""
     if context.mask is not None:
         return context
     return replace(context, mask=torch.ones(x.shape[:2], dtype=torch.bool, device=x.device))
 
 
 def log_term_dtype(x: Tensor) -> torch.dtype:
-    """Return float64 for float64 input, float32 for everything else."""
+    """Return the type of log terms: float64 for float64 input, float32 for everything else.
+
+    Half precision would lose the sum over many entries.
+    """
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 

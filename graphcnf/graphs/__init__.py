@@ -1,8 +1,16 @@
-"""Graph batches, node orders, GraphCNF, and the graph models that it is built on."""
+"""Graph batches, node orders, and models of graphs."""
 
-from graphcnf.graphs.batch import GraphBatch, PackedGraphs
-from graphcnf.graphs.growth import GrowthModel
-from graphcnf.graphs.model import GraphCNF, GraphModel, graph_model
-from graphcnf.graphs.pairs import PairsModel
-from graphcnf.graphs.path.model import PathModel
-from graphcnf.graphs.path.unordered import UnorderedModel
+from graphcnf.registry import exported
+
+__getattr__, __dir__, __all__ = exported(
+    __name__,
+    {
+        "GraphBatch": "batch",
+        "PackedGraphs": "batch",
+        "GraphModel": "graph_model",
+        "GrowthModel": "node_by_node",
+        "PairsModel": "pairs",
+        "PathModel": "path.path_model",
+        "UnorderedModel": "unordered",
+    },
+)

@@ -1,4 +1,9 @@
-"""Typed graphs, packed in flat arrays or padded in a batch of tensors."""
+"""Typed graphs, packed in flat arrays for storage or padded in a batch of tensors for networks.
+
+Graphs are undirected and without self-loops. Each node has one category (its type), and each edge
+has one (for molecules, atoms and bonds: hence `bonds`). Categories are numbered from 0 on. In a
+batch an edge is stored as its category plus 1, so that 0 can say "no edge".
+"""
 
 from __future__ import annotations
 
@@ -13,12 +18,24 @@ from torch import Tensor
 
 from graphcnf.limits import MAX_NODES
 
-Latents = dict[str, Tensor]  # latents of a batch in the base space, by name; each (B, ..., D)
+Latents = dict[str, Tensor]
+"""Latents of a batch of graphs in the base space of a model, by name, (B, ..., D) each."""
 
 
 @dataclass(eq=False, repr=False)
 class PackedGraphs:
-    """M typed undirected graphs without self-loops, concatenated in flat arrays.
+    """M typed undirected graphs, concatenated in flat arrays.
+
+    Attributes:
+        node_counts: Number of nodes of each graph, (M,) int64.
+        node_types: Node categories of all graphs, (sum of `node_counts`,) uint8.
+        edge_counts: Number of edges of each graph, (M,) int64.
+        edges: Edges of all graphs, (sum of `edge_counts`, 2) uint8: rows (i, j) of node numbers
+            within the graph, with j < i, sorted by ascending i, then descending j.
+        bond_types: Edge categories in the same order, (sum of `edge_counts`,) uint8.
+
+    Raises:
+        ValueError: if the arrays do not have these shapes.
 
     Examples:
         >>> triangle = ([0, 0, 1], [(0, 1), (1, 2), (0, 2)], [0, 0, 0])
@@ -26,13 +43,11 @@ class PackedGraphs:
         PackedGraphs(2 graphs, 5 nodes, 4 edges)
     """
 
-    node_counts: np.ndarray  # nodes of each graph, (M,) int64
-    node_types: np.ndarray  # node categories, from 0 on, (sum of node counts,) uint8
-    edge_counts: np.ndarray  # edges of each graph, (M,) int64
-    # Rows (i, j) of node numbers within the graph, with j < i, sorted by ascending i, then
-    # descending j (nearest earlier neighbour first), (sum of edge counts, 2) uint8.
+    node_counts: np.ndarray
+    node_types: np.ndarray
+    edge_counts: np.ndarray
     edges: np.ndarray
-    bond_types: np.ndarray  # edge categories, from 0 on, (sum of edge counts,) uint8
+    bond_types: np.ndarray
 
     def __post_init__(self) -> None:
         graphs, nodes = len(self.node_counts), int(self.node_counts.sum())
@@ -67,7 +82,14 @@ class PackedGraphs:
     __hash__ = None  # type: ignore[assignment]  # mutable, so not hashable
 
     def graph(self, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return views of graph k: node types (n,), edges (m, 2) and bond types (m,)."""
+        """Return views of graph k, which may count from the end.
+
+        Returns:
+            Node categories (n,), edges (m, 2) and edge categories (m,), uint8 each.
+
+        Raises:
+            IndexError: if there is no such graph.
+        """
         if not -len(self) <= k < len(self):
             raise IndexError(f"graph {k} of {len(self)}")
         k %= len(self)
@@ -76,7 +98,10 @@ class PackedGraphs:
         return self.node_types[nodes], self.edges[edges], self.bond_types[edges]
 
     def __getitem__(self, k: int):
-        """Return graph k as `torch_geometric.data.Data`, with both directions of every edge."""
+        """Return graph k as `torch_geometric.data.Data`, with both directions of every edge.
+
+        Node categories are in `x` (n,), those of edges in `edge_attr` (2 m,), both long.
+        """
         from torch_geometric.data import Data
 
         types, edges, bonds = (torch.from_numpy(a.astype(np.int64)) for a in self.graph(k))
@@ -89,15 +114,21 @@ class PackedGraphs:
         node_counts, edge_counts = self.node_counts[chosen], self.edge_counts[chosen]
         nodes = _ranges(self.node_starts[chosen], node_counts)
         edges = _ranges(self.edge_starts[chosen], edge_counts)
-        parts = self.node_types[nodes], edge_counts, self.edges[edges], self.bond_types[edges]
-        return PackedGraphs(node_counts, *parts)
+        types, bonds = self.node_types[nodes], self.bond_types[edges]
+        return PackedGraphs(node_counts, types, edge_counts, self.edges[edges], bonds)
 
     @classmethod
     def from_lists(cls, graphs: Iterable[tuple[ArrayLike, ArrayLike, ArrayLike]]) -> PackedGraphs:
-        """Pack triples (node types, edges as pairs of nodes, bond types), and sort their edges.
+        """Pack graphs, and sort their edges.
 
-        Raises ValueError for more than `MAX_NODES` nodes, a self-loop, an edge to a node that does
-        not exist, an edge listed twice with different types, and categories outside 0 to 255.
+        Args:
+            graphs: Triples of node categories (n,), edges as pairs of node numbers (m, 2), in any
+                order and direction, and edge categories (m,).
+
+        Raises:
+            ValueError: for more than `MAX_NODES` nodes, a self-loop, an edge to a node that does
+                not exist, an edge listed twice with different categories, or a category that is not
+                a whole number from 0 to 255.
         """
         # An empty graph comes first, so that the arrays have their shapes even without graphs.
         parts: list[list] = [[np.zeros(0)], [0], [0], [np.zeros((0, 2))], [np.zeros(0)]]
@@ -118,22 +149,26 @@ class PackedGraphs:
             rows = np.unique(np.stack([high, -low, bonds], 1), axis=0)
             if len(np.unique(rows[:, :2], axis=0)) != len(rows):
                 raise ValueError(f"graph {k} has one edge with two different types")
-            found = types, len(types), len(rows), rows[:, :2] * [1, -1], rows[:, 2]
-            for part, value in zip(parts, found, strict=True):
+            graph = types, len(types), len(rows), rows[:, :2] * [1, -1], rows[:, 2]
+            for part, value in zip(parts, graph, strict=True):
                 part.append(value)
-        node_types, ends, bond_types = (
+        node_types, all_edges, bond_types = (
             np.concatenate(parts[k]).astype(np.uint8) for k in (0, 3, 4)
         )
         node_counts, edge_counts = (np.array(parts[k][1:], np.int64) for k in (1, 2))
-        return cls(node_counts, node_types, edge_counts, ends, bond_types)
+        return cls(node_counts, node_types, edge_counts, all_edges, bond_types)
 
     @classmethod
     def from_data(cls, data: Iterable) -> PackedGraphs:
-        """Pack `torch_geometric` graphs, with each edge in one direction or in both.
+        """Pack graphs of `torch_geometric`.
 
-        Categories are in `x` (n,) or (n, 1) and `edge_attr` (edges,) or (edges, 1); without
-        `edge_attr` every edge has category 0. Raises ValueError for attributes of other shapes, and
-        as in `from_lists`.
+        Args:
+            data: `torch_geometric.data.Data` objects with the node categories in `x` (n,) or (n, 1)
+                and the edge categories in `edge_attr` (edges,) or (edges, 1); without `edge_attr`
+                every edge has category 0. Each edge is given in one direction or in both.
+
+        Raises:
+            ValueError: for attributes that are missing or of other shapes, and as in `from_lists`.
         """
         graphs = []
         for d in data:
@@ -165,7 +200,9 @@ class PackedGraphs:
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> PackedGraphs:
         """Build the graphs from the arrays of `to_arrays`; ignore other entries.
 
-        Raises KeyError for a missing array, ValueError for one of another shape.
+        Raises:
+            KeyError: if an array is missing.
+            ValueError: if an array has another shape.
         """
         return cls(**{f.name: arrays[f.name] for f in fields(cls)})
 
@@ -177,6 +214,7 @@ def _ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def _whole(values: ArrayLike) -> np.ndarray:
+    """Return whole numbers as int64; raise ValueError for others."""
     array = np.asarray(values)
     whole = array.astype(np.int64)
     if array.dtype.kind not in "iub" and not np.array_equal(array, whole):
@@ -186,7 +224,13 @@ def _whole(values: ArrayLike) -> np.ndarray:
 
 @dataclass
 class GraphBatch:
-    """A padded batch of typed undirected graphs; the real nodes come first.
+    """B typed undirected graphs, padded to N nodes each; the real nodes come first.
+
+    Attributes:
+        node_types: Node categories, (B, N) long; 0 where masked.
+        bonds: Edge categories plus 1, 0 for no edge, (B, N, N) long, symmetric.
+        mask: True for real nodes, (B, N) bool.
+        conditions: Conditions of each graph, (B, P), nan where unknown; None for none at all.
 
     Examples:
         >>> graphs = PackedGraphs.from_lists([([0, 1], [(0, 1)], [0]), ([1], [], [])])
@@ -195,21 +239,22 @@ class GraphBatch:
         ([[0, 1], [1, 0]], [2, 1])
     """
 
-    node_types: Tensor  # node categories, (B, N) long; 0 where masked
-    bonds: Tensor  # edge categories plus 1, 0 for no edge, (B, N, N) long, symmetric
-    mask: Tensor  # True for real nodes, (B, N) bool
-    conditions: Tensor | None = None  # conditions of each graph, (B, P), NaN where unknown
+    node_types: Tensor
+    bonds: Tensor
+    mask: Tensor
+    conditions: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.mask)
 
     def __getitem__(self, index) -> GraphBatch:
         """Return the graphs that a slice, indices or a mask selects, with the same padding."""
-        return self._each(lambda part: part[index])
+        return self._each(lambda tensor: tensor[index])
 
     def _each(self, function: Callable[[Tensor], Tensor]) -> GraphBatch:
-        there = {f.name: getattr(self, f.name) for f in fields(self)}
-        return GraphBatch(**{k: function(part) for k, part in there.items() if part is not None})
+        """Return the batch with a function applied to every tensor that is not None."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        return GraphBatch(**{k: function(t) for k, t in tensors.items() if t is not None})
 
     @property
     def sizes(self) -> Tensor:
@@ -236,10 +281,16 @@ class GraphBatch:
         return replace(self, node_types=types, bonds=torch.where(real, self.bonds, 0))
 
     def checked(self, nodes: int, node_categories: int, bond_categories: int) -> GraphBatch:
-        """Return the graphs with padding set to 0 and cut off beyond `nodes` nodes.
+        """Return the graphs as a model expects them, with padding set to 0 and cut off.
 
-        Raises ValueError if a graph has no node, more than `nodes` nodes, a category out of range,
-        or a self-loop, or if `bonds` is not symmetric.
+        Args:
+            nodes: Largest number of nodes of the model; padding beyond it is cut off.
+            node_categories: Number of node categories of the model.
+            bond_categories: Number of edge categories of the model.
+
+        Raises:
+            ValueError: if a graph has no node, more than `nodes` nodes, a category out of range, or
+                a self-loop, or if `bonds` is not symmetric.
         """
         batch = self.cleared()
         if batch.mask.shape[1] > nodes:
@@ -263,10 +314,10 @@ class GraphBatch:
 
     def to(self, device) -> GraphBatch:
         """Move every tensor."""
-        return self._each(lambda part: part.to(device))
+        return self._each(lambda tensor: tensor.to(device))
 
     def permute(self, order: Tensor) -> GraphBatch:
-        """Renumber the nodes: new node i is old node `order[b, i]`; (B, N) long."""
+        """Renumber the nodes: new node i of graph b is old node `order[b, i]`; (B, N) long."""
         rows = torch.arange(len(self), device=order.device)[:, None]
         bonds = self.bonds[rows[..., None], order[:, :, None], order[:, None, :]]
         types, mask = self.node_types[rows, order], self.mask[rows, order]
@@ -274,7 +325,12 @@ class GraphBatch:
 
     @classmethod
     def collate(cls, packed: PackedGraphs, indices=None) -> GraphBatch:
-        """Pad the graphs `indices` (all if None) of a packed set into a batch."""
+        """Pad the graphs of a packed set into a batch.
+
+        Args:
+            packed: The set.
+            indices: Which of its graphs, as of `PackedGraphs.subset`; all if None.
+        """
         part = packed if indices is None else packed.subset(np.asarray(indices))
         counts, edge_counts = part.node_counts, part.edge_counts
         # No graph at all gives a batch of width 1: networks cannot reshape one of width 0.
@@ -313,10 +369,21 @@ class GraphBatch:
 def size_bucketed_batches(
     node_counts: np.ndarray, batch_size: int, seed: int, epoch: int, first: int = 0
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the batches of an epoch from number `first` on: their number and graph indices.
+    """Yield the batches of an epoch of training: graphs of similar size, in random order.
 
     Graphs are shuffled, cut into buckets of 20 batches, sorted by size within each bucket and cut
-    into batches, which are shuffled. Seed and epoch determine the batches, so a run can resume.
+    into batches, which are shuffled: little padding, and still other batches in every epoch. Seed
+    and epoch determine the batches, so that a run can resume.
+
+    Args:
+        node_counts: Number of nodes of each graph, (M,).
+        batch_size: Graphs per batch; the last batch may have fewer.
+        seed: Seed of the run.
+        epoch: Number of the epoch.
+        first: Number of the first batch to yield.
+
+    Yields:
+        Number of the batch, and the indices of its graphs, int64.
     """
     node_counts = np.asarray(node_counts)
     random = np.random.default_rng((seed, epoch))

@@ -1,6 +1,9 @@
-"""Graph models that encode a graph as categories of its nodes, with an autoregressive flow.
+"""Base of the graph models that write a graph as a sequence and score it autoregressively.
 
-Nodes come in the order of the batch, or in a random order that is a latent of the model.
+The *code* of a graph is V categories (variables) for each node in one *node order*, (B, N, V) for a
+batch: a token sequence. An object such as `AtomCode` maps graphs to codes and back, one-to-one; an
+`AutoregressiveFlow` is the density of codes. `CodedModel` takes the nodes in the order of the
+batch. `RandomOrder` draws the order, as a latent of the model, so that no order is preferred.
 """
 
 from __future__ import annotations
@@ -11,14 +14,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from graphcnf.categorical import Bound
 from graphcnf.categorical.autoregressive import AutoregressiveFlow, Network
+from graphcnf.categorical.categorical_flow import Bound
 from graphcnf.flows.base import draw_uniform
 from graphcnf.flows.transform import Context, Noise, take
 from graphcnf.graphs.batch import GraphBatch, Latents
-from graphcnf.graphs.model import GraphModel
+from graphcnf.graphs.graph_model import GraphModel
 
-# Roles of a node's variables in each of the three steps of the published model.
+# The three steps of the model of Lippe & Gavves 2021: the roles of the variables (`AtomCode.role`)
+# that each decides. `CodedModel.bounds` reports them apart, as for the published model.
 STEPS = {"adjacency": ("back", "length"), "bonds": ("edge",), "nodes": ("node",)}
 
 
@@ -27,9 +31,9 @@ class CodedModel(GraphModel):
 
     Attributes:
         network_classes: Class of the network, then the base class that takes its other arguments.
-        code: One-to-one map from graphs to categories (B, N, V), with `encode`, `decode`, `role`
-            and `cardinalities`, as in `AtomCode`.
-        flow: Flow over these categories.
+        code: One-to-one map from graphs to codes (B, N, V), with `encode`, `decode`, `role` and
+            `cardinalities`, as in `AtomCode`.
+        flow: Flow over codes.
     """
 
     network_classes: ClassVar[tuple[Callable[..., Network], ...]]
@@ -46,15 +50,28 @@ class CodedModel(GraphModel):
         return self.flow.network
 
     def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
-        """Return the exact log-probability of the code, split by `STEPS`; `noise` is ignored."""
-        context = Context(batch.mask, conditions=batch.conditions)
-        parts = self.flow.flow.log_probs(self.code.encode(batch), context).sum(1)
-        own = [self.code.role(k) for k in range(parts.shape[1])]
-        places = {s: [k for k, role in enumerate(own) if role in STEPS[s]] for s in STEPS}
-        return {s: Bound.exact(parts[:, place].sum(1)) for s, place in places.items() if place}
+        """Score the codes of graphs in the node order of the batch.
 
-    def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
-        """Encode graphs to base latents: "atoms" (B, N, V)."""
+        Args:
+            batch: B graphs.
+            noise: Ignored, since nothing is drawn.
+
+        Returns:
+            Exact log-probabilities (B,) in nats by the keys of `STEPS`, which sum to that of the
+            code; without a step that the code has no variables for.
+        """
+        context = Context(batch.mask, conditions=batch.conditions)
+        log_p = self.flow.transform.log_probs(self.code.encode(batch), context).sum(1)
+        roles = [self.code.role(k) for k in range(log_p.shape[1])]
+        columns = {s: [k for k, role in enumerate(roles) if role in STEPS[s]] for s in STEPS}
+        return {s: Bound.exact(log_p[:, chosen].sum(1)) for s, chosen in columns.items() if chosen}
+
+    def to_latents(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
+        """Encode graphs to base latents.
+
+        Returns:
+            "atoms" (B, N, V): one latent for each variable of the code.
+        """
         context = Context(batch.mask, conditions=batch.conditions, noise=noise)
         return {"atoms": self.flow.encode(self.code.encode(batch), context)}
 
@@ -63,49 +80,70 @@ class CodedModel(GraphModel):
         options: dict[str, Any] = {"device": mask.device, "dtype": self.network.initial.dtype}
         return {"atoms": self.flow.base.sample(shape, mask=mask, generator=generator, **options)}
 
-    def decode(self, latents: Latents, mask: Tensor, **draw) -> GraphBatch:
-        """Decode base latents; `draw` may have `temperature`, `generator`, `conditions` (B, P)."""
+    def from_latents(self, latents: Latents, mask: Tensor, **draw) -> GraphBatch:
+        """Decode base latents to graphs.
+
+        Args:
+            latents: "atoms" (B, N, V), as of `to_latents` or `base_sample`.
+            mask: Real nodes, (B, N) bool.
+            **draw: `temperature`, `generator` and `conditions` (B, P) of a `Context`.
+        """
         x = self.flow.decode(latents["atoms"], Context(mask, **draw))
         return self.code.decode(x, mask)
 
 
 class RandomOrder(CodedModel):
-    """`CodedModel` whose node order is random and a latent, so that no numbering is preferred.
+    """`CodedModel` whose node order is random and a latent, so that no order is preferred.
 
     Attributes:
-        draw_order: Function from adjacency (B, N, N), sizes (B,) and uniform numbers (B, N,
-            max_nodes) to an order (B, N), padding last, and its log-probability (B,). New node i is
-            old node `order[i]`.
+        draw_order: Function of adjacency (B, N, N) bool, sizes (B,) long and uniform numbers (B, N,
+            max_nodes) float64. Returns node orders (B, N) long, padding last, and the logarithms of
+            their probabilities, (B,) nats. New node i is old node `order[i]`.
     """
 
     orders = ("none",)
     draw_order: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
     def _ordered(self, batch: GraphBatch, noise: Noise | None) -> tuple[GraphBatch, Tensor, Tensor]:
-        """Draw an order; return the renumbered graphs, the order and its log-probability."""
+        """Draw a node order of each graph.
+
+        Returns:
+            The renumbered graphs, the orders (B, N) long and their log-probabilities (B,), nats.
+        """
         shape, device = (*batch.mask.shape, self.network.max_nodes), batch.mask.device
         uniforms = take(noise, lambda: torch.rand(shape, dtype=torch.float64, device=device))
         order, log_p = self.draw_order(batch.adjacency, batch.sizes, uniforms)
         return batch.permute(order), order, log_p
 
     def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
-        """Draw an order; return the terms of log p(graph, order) - log q(order | graph), nats.
+        """Draw a node order; return the terms of log p(graph, order) - log q(order | graph).
 
         The mean over orders is a lower bound on log p(graph), and a logsumexp of several draws
-        tightens the bound. Graphs have numbered nodes; all numberings are equally likely. The term
-        "order" is in float64.
+        tightens the bound. p is the probability of the graph with numbered nodes: each of the n!
+        numberings of a drawn graph is equally likely, which costs log n!.
+
+        Returns:
+            Terms (B,) in nats: those of `CodedModel.bounds`, and "order", -log q - log n! in
+            float64.
         """
         graphs, _, log_p = self._ordered(batch, noise)
         numberings = torch.lgamma(batch.sizes.double() + 1)
         return {**super().bounds(graphs), "order": Bound.exact(-log_p - numberings)}
 
-    def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
-        """Encode graphs to base latents: "atoms" (B, N, V), and "order" (B, N, 1), see `decode`."""
+    def to_latents(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
+        """Draw a node order, and encode graphs to base latents.
+
+        Returns:
+            "atoms" (B, N, V) of the graphs in that order, and "order" (B, N, 1) float64, uniform
+            numbers in [0, 1): the node with the k-th smallest one is the k-th of the order. They
+            tell the numbering of the given graph, which `from_latents` restores.
+        """
         graphs, order, _ = self._ordered(batch, noise)
         uniforms = take(noise, lambda: torch.rand_like(order, dtype=torch.float64))
+        # Padding is larger than all uniform numbers, and so comes last.
         uniforms = uniforms.masked_fill(~batch.mask, 2.0).sort(1).values.gather(1, order.argsort(1))
         uniforms = uniforms.masked_fill(~batch.mask, 0.0)[..., None]
-        return {**super().encode(graphs, noise), "order": uniforms}
+        return {**super().to_latents(graphs, noise), "order": uniforms}
 
     def base_sample(self, mask: Tensor, generator=None) -> Latents:
         latents = super().base_sample(mask, generator)
@@ -113,8 +151,11 @@ class RandomOrder(CodedModel):
         uniforms = draw_uniform((*mask.shape, 1), dtype=torch.float64, **options)
         return {**latents, "order": uniforms}
 
-    def decode(self, latents: Latents, mask: Tensor, **draw) -> GraphBatch:
-        """Decode base latents; the node of rank k in "order" is the k-th node that is drawn."""
-        graphs = super().decode(latents, mask, **draw)
+    def from_latents(self, latents: Latents, mask: Tensor, **draw) -> GraphBatch:
+        """Decode base latents to graphs; see `CodedModel.from_latents`.
+
+        The node with the k-th smallest number of "order" becomes the k-th node that is drawn.
+        """
+        graphs = super().from_latents(latents, mask, **draw)
         uniforms = latents["order"][..., 0].masked_fill(~mask, 2.0)
         return graphs.permute(uniforms.argsort(1).argsort(1))

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphcnf.arguments import check
-from graphcnf.categorical import make_encoding
-from graphcnf.categorical.encoding import logistic_noise
-from graphcnf.categorical.flow import Bound
-from graphcnf.categorical.sets import EXPANSION
+from graphcnf.categorical.categorical_flow import Bound
+from graphcnf.categorical.encoding import make_encoding
+from graphcnf.categorical.learned_encodings import logistic_noise
 from graphcnf.categorical.transformer import HIDDEN, Transformer
 from graphcnf.errors import UserError
 from graphcnf.flows.base import StandardLogistic, logistic_log_density
@@ -23,8 +22,8 @@ from graphcnf.flows.linear import ActNorm, InvertibleLinear
 from graphcnf.flows.modules import ReadOut, zero_init
 from graphcnf.flows.transform import Bijection, Context, Noise, Sequential, masked, sum_log_term
 from graphcnf.graphs.batch import GraphBatch, Latents
-from graphcnf.graphs.model import ORDERS, GraphModel, graph_model
-from graphcnf.graphs.networks import MAX_COUNT, NODE_FEATURES, PAIR_FEATURES, graph_context
+from graphcnf.graphs.features import MAX_COUNT, NODE_FEATURES, PAIR_FEATURES, graph_context
+from graphcnf.graphs.graph_model import ORDERS, GraphModel
 
 
 @dataclass
@@ -158,7 +157,7 @@ class PairNetwork(nn.Module):
         self.relative = nn.Parameter(torch.zeros(biases, 2 * reach + 1)) if ordered else None
         # A constant would cancel in the softmax.
         self.relations = nn.Linear(pair_features, biases, bias=False) if pair_features else None
-        self.blocks = Transformer(width, heads, EXPANSION, layers)
+        self.blocks = Transformer(width, heads, 2, layers)
         self.node_out = nn.Sequential(nn.LayerNorm(width), zero_init(ReadOut(width, node_out)))
         self.pair_in = pair_in
         if pair_in:
@@ -266,9 +265,8 @@ class VirtualEdges(nn.Module):
         return (self.linear(z) + self.network(z)).squeeze(-1)
 
 
-@graph_model("pairs")
 class PairsModel(GraphModel):
-    """GraphCNF in one shot; if not `ordered`, invariant to renumbering.
+    """GraphCNF in one shot; if `order` is "none", invariant to renumbering.
 
     In three steps, node categories become node latents, edge categories become latents of real
     edges, and all other pairs get latents of virtual edges, which a binary decoder tells from real
@@ -280,6 +278,7 @@ class PairsModel(GraphModel):
     `pair_mixtures` logistics per channel.
     """
 
+    architecture = "pairs"
     orders = ORDERS
     parallel = True
 
@@ -289,7 +288,7 @@ class PairsModel(GraphModel):
         node_categories: int,
         bond_categories: int,
         max_nodes: int,
-        ordered: bool,
+        order: str,
         nodes: dict | None = None,
         bonds: dict | None = None,
         adjacency_step: dict | None = None,
@@ -300,7 +299,7 @@ class PairsModel(GraphModel):
         pair_mixtures: int = 8,
     ):
         super().__init__()
-        self.ordered, self.bond_categories = ordered, bond_categories
+        self.bond_categories = bond_categories
         if encoding == "argmax":
             # The number of categories determines the number of latents.
             node_dim = pair_dim = None
@@ -314,9 +313,9 @@ class PairsModel(GraphModel):
             )
         self.virtual = VirtualEdges(pair_dim)
         self.base = StandardLogistic()
-        given: dict[str, Any] = {"ordered": ordered, "max_nodes": max_nodes}
+        given: dict[str, Any] = {"ordered": self.ordered, "max_nodes": max_nodes}
         structure = {**given, "node_features": NODE_FEATURES}
-        structure["pair_features"] = PAIR_FEATURES - (not ordered)
+        structure["pair_features"] = PAIR_FEATURES - (not self.ordered)
         typed = dict(structure)
         typed["node_features"] += bond_categories * (MAX_COUNT + 1)
         typed["pair_features"] += bond_categories
@@ -385,7 +384,7 @@ class PairsModel(GraphModel):
         """Draw the terms of the bound; "adjacency" includes the base density."""
         return self._run(batch, noise)[1]
 
-    def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
+    def to_latents(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
         """Encode graphs to base latents: "nodes" (B, N, D), and "pairs" (B, P, E), all pairs."""
         z = self._run(batch, noise)[0]
         return {"nodes": z.nodes, "pairs": z.pairs}
@@ -398,7 +397,7 @@ class PairsModel(GraphModel):
         shape = (*pair_mask.shape, self.bond_encoding.latent_dim)
         return {"nodes": nodes, "pairs": self.base.sample(shape, mask=pair_mask, **draw)}
 
-    def decode(
+    def from_latents(
         self, latents: Latents, mask: Tensor, *, temperature=1.0, generator=None
     ) -> GraphBatch:
         index, pair_mask = all_pairs(mask)

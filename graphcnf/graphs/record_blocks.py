@@ -1,6 +1,10 @@
 """Reproducible records: a numbered record is always computed in the same batch, by one thread.
 
-Rounding in float32 depends on batch shapes and threads, and occasionally changes a category.
+A *record* is one molecule of a sample. It must depend on nothing but the model, the seed and its
+number, whatever else is drawn with it. But rounding in float32 depends on the shapes of a batch and
+on the number of threads, and occasionally changes a category. Records are therefore cut into
+*blocks* at fixed numbers, and a block into batches of graphs of similar size; a record is drawn by
+computing its whole batch.
 """
 
 from __future__ import annotations
@@ -17,14 +21,18 @@ from graphcnf.flows.transform import Noise
 
 BATCH = 256  # default number of graphs in a batch
 BLOCK = 1024  # records in a block, from record `BLOCK` on
-FIRST_BLOCKS = (0, 128, 512)  # starts of the smaller blocks of the first `BLOCK` records
+# First records of the blocks before that: smaller ones, since many samples are small.
+FIRST_BLOCKS = (0, 128, 512)
 GPU_BLOCKS = 4  # blocks that a GPU draws together: 4,096 records
 
 
 def blocks(first: int, together: int = 1) -> Iterator[range]:
-    """Yield ranges of records without end, from the block of record `first` on.
+    """Yield ranges of records without end, from the block that holds record `first` on.
 
-    Each range is `together` blocks, or one of the blocks of the first `BLOCK` records.
+    Args:
+        first: Number of a record.
+        together: Number of blocks in a range; of the first `BLOCK` records, each block is a range
+            of its own.
     """
     while True:
         number = _block_number(first)
@@ -42,7 +50,15 @@ def together_on(device: torch.device) -> int:
 
 
 def share_of(records: range, part: int, parts: int) -> range:
-    """Return part number `part`, 1 to `parts`, of records cut between blocks into equal parts.
+    """Return one of several parts of a range of records, cut between blocks.
+
+    Every part thus computes its own batches only; parts have the same number of blocks, plus or
+    minus one.
+
+    Args:
+        records: The range.
+        part: Number of the part, 1 to `parts`.
+        parts: Number of parts.
 
     Examples:
         >>> [share_of(range(100, 2000), part, 3) for part in (1, 2, 3)]
@@ -71,7 +87,16 @@ def _block_start(number: int) -> int:
 
 
 def batches(sizes: np.ndarray, together: int = 1, size: int = BATCH) -> list[np.ndarray]:
-    """Return index arrays of batches of `size * together` graphs, sorted by their sizes (M,)."""
+    """Cut graphs into batches of similar size.
+
+    Args:
+        sizes: Numbers of nodes of the graphs, (M,).
+        together: Number of blocks that are drawn together, a factor of the batch size.
+        size: Graphs per batch and block.
+
+    Returns:
+        Indices of the graphs of each batch, smaller graphs first; int64.
+    """
     order, size = np.argsort(sizes, kind="stable"), size * together
     return [order[k : k + size] for k in range(0, len(order), size)]
 
@@ -79,11 +104,21 @@ def batches(sizes: np.ndarray, together: int = 1, size: int = BATCH) -> list[np.
 def record_batches(
     wanted: range, prior: np.ndarray, seed: int, together: int = 1, size: int = BATCH
 ) -> Iterator[tuple[np.ndarray, np.ndarray, list[np.random.Generator]]]:
-    """Yield the batches that contain the records `wanted` of the sample of a seed.
+    """Yield the batches that contain some records of the sample of a seed.
 
-    A batch is the numbers, sizes and generators of its records, all from one block and of similar
-    size. The first number that a generator draws gives the size, with the probabilities `prior` of
-    sizes 0, 1, ...
+    The records of a batch are of similar size and from the same block (or blocks, where several are
+    drawn together). The first number that the generator of a record draws gives its size.
+
+    Args:
+        wanted: Numbers of the records.
+        prior: Probabilities of sizes 0, 1, ...; they need not sum to one.
+        seed: Seed of the sample.
+        together: Number of blocks that are drawn together.
+        size: Graphs per batch and block.
+
+    Yields:
+        Numbers of the records of a batch, their sizes, int64 both, and their generators, which go
+        on to draw their latents.
     """
     below = prior.cumsum()
     for block in blocks(wanted.start, together):
@@ -111,16 +146,26 @@ def one_thread(device: torch.device) -> Iterator[None]:
 
 
 class RecordNoise(Noise):
-    """Tape of encoder noise whose numbers depend on seed and record, not on the batch."""
+    """Tape of encoder noise whose numbers depend on seed and record, not on the batch.
+
+    Args:
+        seed: Seed.
+        records: Number of the record of each row of the batch.
+    """
 
     def __init__(self, seed: int, records: Sequence[int]):
         super().__init__()
         self.seed, self.records = seed, records
 
     def take(self, draw):
-        """Return uniform numbers of shape and type of `draw()`, which must be uniform as well."""
+        """Return uniform numbers, from the tape or drawn for each record.
 
-        def own():
+        Args:
+            draw: Function that returns uniform numbers (B, ...); only their shape and type are
+                used.
+        """
+
+        def draw_by_record():
             like, rows = draw(), []
             for record in self.records:
                 # The spawn key makes these numbers independent of those that drew the record.
@@ -131,4 +176,4 @@ class RecordNoise(Noise):
                 rows.append(random.random(tuple(like.shape[1:])))
             return torch.from_numpy(np.stack(rows)).to(like)
 
-        return super().take(own)
+        return super().take(draw_by_record)

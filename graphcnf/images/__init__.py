@@ -1,5 +1,13 @@
 """Normalizing flows of images: `ImageFlow`, its architectures and networks, scores, pictures."""
 
-from graphcnf.images.flow import MODELS, ImageFlow
-from graphcnf.images.model import ImageLatents, ImageModel
-from graphcnf.images.networks import ConvolutionNetwork
+from graphcnf.registry import exported
+
+__getattr__, __dir__, __all__ = exported(
+    __name__,
+    {
+        "ImageFlow": "image_flows",
+        "ImageLatents": "image_model",
+        "ImageModel": "image_model",
+        "ConvolutionNetwork": "image_networks",
+    },
+)

@@ -22,8 +22,8 @@ from rdkit.Chem import rdqueries
 
 from graphcnf.errors import UserError
 from graphcnf.limits import MAX_NODES
-from graphcnf.molecules.extension import extended
 from graphcnf.molecules.vocabulary import MARK, AtomCategory, MoleculeVocabulary
+from graphcnf.registry import load
 
 LONGEST = 5000
 """Longest SMILES or SMARTS, in characters: RDKit's recursive parser could crash on longer ones."""
@@ -117,6 +117,7 @@ def parse(smiles: str, *, sanitize: bool = True) -> Chem.Mol:
     read: Callable[[str], Chem.Mol | None] = partial(Chem.MolFromSmiles, sanitize=sanitize)
     if found := _EXTENDED.fullmatch(smiles.strip(" \t\r\n")):
         smiles, extension = found.groups()
+        extended = load("graphcnf.molecules.extension:extended")
         read = partial(extended, extension=extension, sanitize=sanitize)
     return _read(smiles, "SMILES", UnparsableSmiles, read, extension)
 
@@ -136,6 +137,18 @@ def dropped(text: str) -> list[str]:
     """
     patterns = {"stereo": _STEREO, "isotopes": _ISOTOPE}
     return [name for name, pattern in patterns.items() if pattern.search(text)]
+
+
+def has_marks(mol: Chem.Mol | str) -> bool:
+    """Return True for a SMILES or molecule with stereo marks."""
+    if isinstance(mol, str):
+        if "|" not in mol:
+            return "stereo" in dropped(mol)
+        mol = parse(mol)  # an extension may say cis and trans
+    none, loose = Chem.ChiralType.CHI_UNSPECIFIED, ("STEREONONE", "STEREOANY")
+    return any(atom.GetChiralTag() != none for atom in mol.GetAtoms()) or any(
+        bond.GetStereo().name not in loose for bond in mol.GetBonds()
+    )
 
 
 def without_stereo(mol: Chem.Mol) -> Chem.Mol:

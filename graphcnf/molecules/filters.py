@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -14,9 +15,15 @@ from rdkit.Chem.FilterCatalog import FilterCatalog, FilterCatalogParams
 from rdkit.DataStructs import BulkTanimotoSimilarity
 
 from graphcnf.errors import UserError, counted, say, suggest
+from graphcnf.graphs.batch import PackedGraphs
+from graphcnf.graphs.record_blocks import blocks
 from graphcnf.limits import is_number
-from graphcnf.molecules.codec import MoleculeNotRepresentable, parse, parse_smarts, quiet
+from graphcnf.molecules.codec import Graph, MoleculeNotRepresentable, parse, parse_smarts, quiet
 from graphcnf.molecules.properties import ECFP4, RANGES, Requirement, check_possible
+from graphcnf.molecules.standardize import protonation_hash
+
+MOST_REFUSED = 100_000
+"""Consecutive records without a new molecule that passes the filters after which a sample ends."""
 
 ALERTS = ("pains", "brenk", "nih", "chembl")
 """RDKit's catalogues of structural alerts (`FilterCatalogParams.FilterCatalogs`)."""
@@ -211,3 +218,31 @@ def _without_alerts(name: str) -> Check:
     catalogs: Any = FilterCatalogParams.FilterCatalogs
     catalog = FilterCatalog(FilterCatalogParams(getattr(catalogs, name.upper())))
     return lambda mol: not catalog.HasMatch(mol)
+
+
+def passing(
+    n: int, filters: Filters, draw: Callable[[range], tuple]
+) -> tuple[PackedGraphs, list[str | None]]:
+    """Return the first n distinct molecules that pass filters, among the records of `draw`."""
+    seen, outcomes, last, remind = set[int](), Counter[str](), 0, Reminder(filters)
+    graphs: list[Graph] = []
+    smiles: list[str | None] = []
+    for block in blocks(0):
+        drawn, frame = draw(block)
+        for k, plain, isomer in frame.loc[frame["strict"], ["smiles", "isomer"]].itertuples():
+            refusal = filters.refusal(Chem.MolFromSmiles(plain))
+            outcomes[refusal] += 1
+            key = protonation_hash(plain)
+            if refusal or key in seen:
+                continue
+            seen.add(key)
+            graphs.append(drawn.graph(k))
+            smiles.append(isomer)
+            last = block.stop
+            if len(smiles) == n:
+                return PackedGraphs.from_lists(graphs), smiles
+        remind(last == block.stop, outcomes)
+        if block.stop - last >= MOST_REFUSED:
+            break
+    passed = passing_text(filters.checks, outcomes)
+    raise UserError(f"{len(smiles)} molecules found and no further one comes up: {passed}")

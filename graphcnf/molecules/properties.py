@@ -19,12 +19,12 @@ from rdkit.Chem.QED import qed
 from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
 from rdkit.DataStructs import TanimotoSimilarity
 
-from graphcnf.compute.parallel import chunked, parallel_map
+from graphcnf.chunks import chunked, mapped
 from graphcnf.errors import Unavailable, UserError, suggest
 from graphcnf.molecules.codec import parse_smarts, quiet
 
 if TYPE_CHECKING:
-    from graphcnf.graphs import GraphCNF
+    from graphcnf.graphs.graph_model import GraphModel
 
 CHUNK = 1000
 """Molecules whose properties a process computes at a time."""
@@ -140,7 +140,7 @@ def property_table(smiles: Sequence[str], names: Sequence[str], label: str = "")
     parts = chunked(smiles, CHUNK)
     few = len(parts) <= 2
     how: dict[str, Any] = {"workers": 1 if few else None, "label": "" if few else label}
-    rows = parallel_map(partial(_rows, tuple(names)), parts, **how)
+    rows = mapped(partial(_rows, tuple(names)), parts, **how)
     return np.concatenate([np.empty((0, len(names))), *rows])
 
 
@@ -286,9 +286,9 @@ def has_property(text: str) -> Feature:
 
 
 def conditions_of(
-    model: GraphCNF, properties: Mapping[str, float]
+    model: GraphModel, properties: Mapping[str, float]
 ) -> tuple[float | None, ...] | None:
-    """Return the conditions of `GraphCNF.sample_records` for named properties; None if none.
+    """Return the conditions of `GraphModel.sample_records` for named properties; None if none.
 
     Raises `UserError` if the model was not trained with a property, or a value is not possible.
     """
@@ -316,7 +316,7 @@ def outside_training(
 ) -> list[str]:
     """Return a note for each condition more than 3 standard deviations from the training mean.
 
-    `tables` are `GraphCNF.conditions`: name, mean and deviation of each property.
+    `tables` are `GraphModel.conditions`: name, mean and deviation of each property.
     """
     return [
         f"{table['name']}={value:g} lies outside the training data, {away:.1f} standard deviations "
@@ -324,3 +324,28 @@ def outside_training(
         for table, value in zip(tables, conditions, strict=True)
         if value is not None and (away := abs(value - table["mean"]) / table["deviation"]) > 3
     ]
+
+
+def nearest(
+    smiles: Sequence[str | None],
+    targets: Sequence[float | None],
+    tables: Sequence[Mapping[str, Any]],
+    best_of: int,
+) -> np.ndarray:
+    """Return for each of M groups of `best_of` molecules the index nearest to the targets, (M,).
+
+    Distances are Euclidean, in standard deviations of the training data (`GraphModel.conditions`);
+    those of invalid molecules (None) are infinite. On ties the first index is returned.
+    """
+    wanted = {
+        table["name"]: (value, table["deviation"])
+        for table, value in zip(tables, targets, strict=True)
+        if value is not None
+    }
+    distances = np.full(len(smiles), math.inf)
+    for k, text in enumerate(smiles):
+        if text is not None:
+            found = properties_of(Chem.MolFromSmiles(text), wanted)
+            distances[k] = math.hypot(*((found[n] - v) / sd for n, (v, sd) in wanted.items()))
+    rows = distances.reshape(-1, best_of)
+    return np.arange(len(rows)) * best_of + rows.argmin(1)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 from rdkit import Chem
 from rdkit.Chem.MolStandardize import rdMolStandardize
 
@@ -21,7 +23,10 @@ from graphcnf.molecules.codec import (
     quiet,
 )
 from graphcnf.molecules.hashing import hash_each
-from graphcnf.molecules.stereo import dropped_marks
+from graphcnf.registry import load
+
+if TYPE_CHECKING:
+    from graphcnf.molecules.molecule_flow import MoleculeFlow
 
 APART = 5
 """Smallest distance between two charged nitrogens, in bonds. In ZINC250k, the charged nitrogen
@@ -89,6 +94,21 @@ def charge_states(smiles: Iterable[str]) -> frozenset[str]:
     return frozenset(name for name, more in balance.items() if more > 0)
 
 
+def charge_states_of(flow: MoleculeFlow) -> frozenset[str]:
+    """Return the names of the `GROUPS` that are more probable charged than neutral for a model."""
+    pairs = [pair for group in GROUPS for pair in group.probes]
+    graphs, reasons = flow.graphs(sum(pairs, ()))
+    nats = np.full(len(reasons), -math.inf)
+    nats[[reason is None for reason in reasons]] = flow.log_prob_given_size(graphs)
+    # Skip pairs of which the model can represent neither molecule.
+    likely = [
+        pair[int(values.argmax())]
+        for pair, values in zip(pairs, nats.reshape(-1, 2), strict=True)
+        if np.isfinite(values).any()
+    ]
+    return charge_states(likely)
+
+
 def _unusual_groups(mol: Chem.Mol, states: frozenset[str]) -> list[str]:
     """Name the groups of a molecule that are not charged as in the data, e.g. "neutral amine".
 
@@ -123,7 +143,7 @@ def deviation_notes(
             if marked and "stereo" in found:
                 found.remove("stereo")
                 try:
-                    marks.update(dropped_marks(text))
+                    marks.update(load("graphcnf.stereo.marks:dropped_marks")(text))
                 except UnparsableSmiles:
                     pass
                 except MoleculeNotRepresentable:

@@ -1,13 +1,18 @@
 """Validity of sampled molecules under four conventions, and the reasons for invalidity.
 
-A sampled graph counts as a valid molecule
+A graph as drawn may have valences that do not exist, aromatic rings without a Kekulé structure, or
+several fragments (connected pieces). To *sanitize* a molecule is what RDKit does to check this. A
+sampled graph counts as a valid molecule
 
 - `strict`: if it sanitizes as it is and is connected; the headline figure;
 - `largest_fragment`: if its largest fragment sanitizes ("+ sub-graphs", Lippe & Gavves 2021);
 - `valence_only`: if it sanitizes after automatic N+, O+, S+, in one or more fragments (GDSS,
   DiGress, DeFoG);
-- `repaired`: if it does after valence repair; about 100 % by construction, which says nothing about
-  a model.
+- `repaired`: if its largest fragment sanitizes after bonds have been removed where valences are
+  exceeded; about 100 % by construction, which says nothing about a model.
+
+In this module a molecule is an RDKit molecule that has not been sanitized, unless a function says
+so, and *stereo* is the marks `@` and `/` of a molecule, which are dropped.
 """
 
 from __future__ import annotations
@@ -32,9 +37,11 @@ CONVENTIONS = ("strict", "largest_fragment", "valence_only", "repaired")
 """Conventions of validity, in the order of tables."""
 
 KEKULIZATION = "aromatic ring without a Kekulé structure"
-"""Reason of invalidity."""
+"""A reason of invalidity, see `failures`."""
 
 _LOWER = {Chem.BondType.TRIPLE: Chem.BondType.DOUBLE, Chem.BondType.DOUBLE: Chem.BondType.SINGLE}
+"""Bond type of one order less."""
+
 _OVERFULL = {"N": 4, "O": 3, "S": 3}
 """Valence at which the literature reads an uncharged atom as N+, O+ or S+."""
 
@@ -42,7 +49,9 @@ _OVERFULL = {"N": 4, "O": 3, "S": 3}
 def _sanitized(mol: Chem.Mol, bare: bool = False) -> Chem.Mol | None:
     """Return a sanitized copy without stereo, None if RDKit refuses the molecule.
 
-    With `bare`, the slow `without_stereo` is skipped: the molecule has nothing that it removes.
+    Args:
+        mol: Molecule.
+        bare: True to skip the slow `without_stereo`: the molecule has nothing that it removes.
     """
     mol = Chem.Mol(mol)
     with quiet():
@@ -56,7 +65,9 @@ def _sanitized(mol: Chem.Mol, bare: bool = False) -> Chem.Mol | None:
 def strict_molecule(mol: Chem.Mol, bare: bool = False) -> Chem.Mol | None:
     """Return a sanitized copy without stereo, None if the molecule is invalid or disconnected.
 
-    Pass `bare` to save time if it has no stereo, isotopes, atom map numbers and hydrogen atoms.
+    Args:
+        mol: Molecule.
+        bare: True to save time, if it has no stereo, isotopes, atom map numbers and hydrogen atoms.
     """
     return _sanitized(mol, bare) if len(Chem.GetMolFrags(mol)) == 1 else None
 
@@ -64,8 +75,8 @@ def strict_molecule(mol: Chem.Mol, bare: bool = False) -> Chem.Mol | None:
 def strict(mol: Chem.Mol) -> str | None:
     """Return the canonical SMILES without stereo if the molecule is valid and connected, or None.
 
-    RDKit reads a few uncharged spellings as their charged forms, such as N(=O)=O as
-    `[N+](=O)[O-]`. A molecule whose SMILES RDKit cannot read again, C[O+]=I, is not valid.
+    RDKit reads a few groups that are drawn without charges as their charged forms, such as N(=O)=O
+    as `[N+](=O)[O-]`. A molecule whose SMILES RDKit cannot read again, C[O+]=I, is not valid.
 
     Examples:
         >>> strict(Chem.MolFromSmiles("OCC", sanitize=False))
@@ -116,10 +127,10 @@ def valence_only(mol: Chem.Mol) -> str | None:
 
 
 def repaired(mol: Chem.Mol) -> str | None:
-    """Return the `strict` SMILES of the largest fragment after valence repair.
+    """Return the `strict` SMILES of the largest fragment after valence repair, or None.
 
-    While an atom exceeds its valence, the highest bond of the first such atom (the last one on
-    ties) is lowered by one order, or removed if single.
+    While an atom exceeds its valence, the bond of highest order of the first such atom (the last
+    one on ties) is lowered by one order, or removed if single.
     """
     mol = Chem.RWMol(mol)
     with quiet():
@@ -140,9 +151,14 @@ def repaired(mol: Chem.Mol) -> str | None:
 
 
 def as_written(sample: Chem.Mol | str | None) -> Chem.Mol | None:
-    """Return the unsanitized molecule of a SMILES, None if unreadable; return a molecule as it is.
+    """Read a SMILES without sanitizing the molecule.
 
-    Atoms that the SMILES writes as aromatic stay aromatic.
+    Args:
+        sample: SMILES, in which atoms written as aromatic stay aromatic, or a molecule, which is
+            returned as it is, or None.
+
+    Returns:
+        The molecule; None for None or an unreadable SMILES.
     """
     if not isinstance(sample, str):
         return sample
@@ -159,7 +175,7 @@ def evaluate_records(
     conventions: Sequence[str] = CONVENTIONS,
     keep: bool = False,
 ) -> pd.DataFrame:
-    """Return a table with one row per sample.
+    """Evaluate the validity of samples; return a table with one row per sample.
 
     Args:
         samples: Packed graphs, molecules (sanitized or not; None counts as invalid) or SMILES.
@@ -185,12 +201,12 @@ def evaluate_records(
     rows, kept_molecules = [], []
     for record, given in enumerate(map(as_written, samples), first):
         mol = Chem.Mol() if given is None else given
-        part = _largest(mol)
-        found = strict_molecule(part, bare)
-        fragment, kept = _written(found), part.GetNumAtoms() / max(mol.GetNumAtoms(), 1)
+        largest = _largest(mol)
+        sanitized = strict_molecule(largest, bare)
+        fragment, kept = _written(sanitized), largest.GetNumAtoms() / max(mol.GetNumAtoms(), 1)
         # A connected molecule equals its largest fragment, which is sanitized already.
         valid = fragment is not None and kept == 1
-        kept_molecules.append(found if valid else None)
+        kept_molecules.append(sanitized if valid else None)
         smiles = fragment if valid else unsanitized_smiles(mol)
         others = [fragment if valid else further[c](mol) for c in extra]
         rows.append((record, smiles, valid, fragment, mol.GetNumAtoms(), kept, *others))
@@ -223,15 +239,20 @@ def _largest(mol: Chem.Mol) -> Chem.Mol:
 
 
 def failures(mol: Chem.Mol | None) -> dict[str, tuple[int, ...]]:
-    """Return why an unsanitized molecule, None if unreadable, is not `strict`.
+    """Find out why a molecule is not valid under the `strict` convention.
 
-    By reason, the atoms that cause it, if known.
+    Args:
+        mol: Molecule; None if its SMILES is unreadable.
+
+    Returns:
+        For each reason, such as "C with 5 bonds", "2 fragments" or `KEKULIZATION`, the indices of
+        the atoms that cause it, if known. Empty for a valid molecule.
     """
     if mol is None:
         return {"unreadable": ()}
     if not mol.GetNumAtoms():
         return {"no atoms": ()}
-    found: dict[str, tuple[int, ...]] = {}
+    reasons: dict[str, tuple[int, ...]] = {}
     with quiet():
         mol = Chem.Mol(mol)
         mol.UpdatePropertyCache(strict=False)
@@ -246,8 +267,8 @@ def failures(mol: Chem.Mol | None) -> dict[str, tuple[int, ...]]:
             reason, atoms = (f"{AtomCategory.of(atom)} with {bonds:g} bonds", (atom.GetIdx(),))
         elif problem.GetType() == "KekulizeException":
             reason, atoms = KEKULIZATION, tuple(problem.GetAtomIndices())
-        found[reason] = (*found.get(reason, ()), *atoms)
+        reasons[reason] = (*reasons.get(reason, ()), *atoms)
     pieces = len(Chem.GetMolFrags(mol))
     if pieces > 1:
-        found[f"{pieces} fragments"] = ()
-    return found
+        reasons[f"{pieces} fragments"] = ()
+    return reasons

@@ -1,4 +1,11 @@
-"""Categories of atoms and bonds, and the category nearest to an unknown one."""
+"""What the categories of a graph mean in chemistry: which atom, which bond.
+
+A *vocabulary* lists the atoms and bonds of the training molecules; entry k is category k of nodes
+or edges. Molecules are encoded by a *Kekulé structure*, in which aromatic rings have alternating
+single and double bonds. A vocabulary can mark atoms and bonds as *aromatic* nevertheless, which
+tells a network more, and which decoding ignores. The *codec* is the code that translates molecules
+to graphs (`graphcnf.molecules.codec`).
+"""
 
 from __future__ import annotations
 
@@ -17,7 +24,7 @@ BONDS = ("SINGLE", "DOUBLE", "TRIPLE")
 """Bond types of a Kekulé structure, named as in RDKit."""
 
 MARK = "AROMATIC_"
-"""Prefix of the names of aromatic bond categories, before the type in the Kekulé structure."""
+"""Prefix of the names of aromatic bond categories, before their type in the Kekulé structure."""
 
 ELEMENTS = frozenset(
     "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se "
@@ -41,7 +48,13 @@ _ORDERS = {"SINGLE": 1, "DOUBLE": 2, "TRIPLE": 3, "QUADRUPLE": 4, "QUINTUPLE": 5
 
 
 class AtomCategory(NamedTuple):
-    """A node category: element, formal charge, and an aromatic mark that decoding ignores."""
+    """A node category: which atoms it stands for.
+
+    Attributes:
+        symbol: Symbol of the element.
+        charge: Formal charge.
+        aromatic: True if marked as aromatic, which decoding ignores.
+    """
 
     symbol: str
     charge: int = 0
@@ -49,11 +62,16 @@ class AtomCategory(NamedTuple):
 
     @classmethod
     def of(cls, atom, marked: bool = False) -> AtomCategory:
-        """Return the category of an RDKit atom; only with `marked` does aromaticity count."""
+        """Return the category of an atom.
+
+        Args:
+            atom: RDKit atom.
+            marked: True to mark an aromatic atom as such.
+        """
         return cls(atom.GetSymbol(), atom.GetFormalCharge(), marked and atom.GetIsAromatic())
 
     def __str__(self) -> str:
-        """C, N+, O- or Fe+2; in lower case if aromatic, as in SMILES."""
+        """Return C, N+, O- or Fe+2; in lower case if aromatic, as in SMILES."""
         symbol = self.symbol.lower() if self.aromatic else self.symbol
         sign = "" if not self.charge else "+" if self.charge > 0 else "-"
         return f"{symbol}{sign}{abs(self.charge) if abs(self.charge) > 1 else ''}"
@@ -63,8 +81,14 @@ class AtomCategory(NamedTuple):
 class MoleculeVocabulary:
     """Meaning of node and edge categories: entry k of `atoms` and `bonds` is category k.
 
-    A bond is named as in RDKit, with the prefix `MARK` if aromatic. Charges are part of atom
-    categories, since a third of ZINC250k contains charged atoms.
+    Charges are part of atom categories, since a third of ZINC250k contains charged atoms.
+
+    Attributes:
+        atoms: Node categories.
+        bonds: Edge categories: names of bond types in RDKit, with the prefix `MARK` if aromatic.
+
+    Raises:
+        ValueError: for more than 256 categories of atoms or bonds, or one that occurs twice.
     """
 
     atoms: tuple[AtomCategory, ...]
@@ -111,9 +135,11 @@ class MoleculeVocabulary:
     def from_counts(
         cls, atoms: Mapping[AtomCategory, int], bonds: Mapping[str, int]
     ) -> MoleculeVocabulary:
-        """Return the vocabulary of counted categories, most frequent first (ties by name).
+        """Return the vocabulary of counted categories, most frequent first, ties by name.
 
-        All of `BONDS` are included.
+        Args:
+            atoms: Number of atoms of each category.
+            bonds: Number of bonds of each name; all of `BONDS` are included, even if not counted.
         """
         names = [*BONDS, *sorted(set(bonds) - set(BONDS))]
         names.sort(key=lambda b: -bonds.get(b, 0))
@@ -121,26 +147,43 @@ class MoleculeVocabulary:
 
     @classmethod
     def of_model(cls, model, name: str = "model") -> MoleculeVocabulary:
-        """Return the vocabulary in the metadata of a `GraphCNF`; raise `UserError` without one."""
-        sizes = model.config["steps"]
+        """Return the vocabulary in the metadata of a model.
+
+        Args:
+            model: A `GraphModel`.
+            name: Name of the model, for messages.
+
+        Raises:
+            UserError: if the metadata hold no vocabulary, or one of another size than the model.
+        """
+        sizes = model.config
         try:
             vocabulary = cls.from_dict(model.metadata["vocabulary"])
         except (KeyError, TypeError):
             raise UserError(f"{name}: config.json names no vocabulary of atoms and bonds") from None
         except ValueError as error:
             raise UserError(f"{name}: the vocabulary in config.json: {error}") from None
-        found = (len(vocabulary.atoms), len(vocabulary.bonds))
-        if found != (sizes["node_categories"], sizes["bond_categories"]):
+        known = (len(vocabulary.atoms), len(vocabulary.bonds))
+        if known != (sizes["node_categories"], sizes["bond_categories"]):
             raise UserError(f"{name}: the vocabulary in config.json does not fit the model")
         return vocabulary
 
     def to_dict(self) -> dict[str, list]:
-        """Return JSON values: {"atoms": [["C", 0, false], ...], "bonds": ["SINGLE", ...]}."""
+        """Return the vocabulary as JSON values.
+
+        Returns:
+            {"atoms": [["C", 0, false], ...], "bonds": ["SINGLE", ...]}: symbol, charge and aromatic
+            mark of each node category, name of each edge category.
+        """
         return {"atoms": [list(a) for a in self.atoms], "bonds": list(self.bonds)}
 
     @classmethod
     def from_dict(cls, data: Mapping) -> MoleculeVocabulary:
-        """Invert `to_dict`."""
+        """Return the vocabulary of which `data` is the `to_dict`.
+
+        Raises:
+            KeyError, TypeError, ValueError: for other data.
+        """
         atoms = tuple(AtomCategory(str(s), int(c), bool(mark)) for s, c, mark in data["atoms"])
         return cls(atoms, tuple(str(bond) for bond in data["bonds"]))
 
@@ -151,11 +194,17 @@ class MoleculeVocabulary:
         return MoleculeVocabulary((*self.atoms, *atoms), (*self.bonds, *bonds))
 
     def nearest_atoms(self, wanted: MoleculeVocabulary) -> list[int]:
-        """Return for each atom of `wanted` the category of this vocabulary that bonds most alike.
+        """Find for each atom of another vocabulary the category of this one that bonds most alike.
 
         Compared are, in this order: aromatic mark, number of valence electrons, charge, atomic
         number. Atoms with equally many valence electrons form equally many bonds: N+, Si and B- are
         like C, Se is like S.
+
+        Args:
+            wanted: The other vocabulary.
+
+        Returns:
+            For each of its atom categories, the number of a category of this vocabulary.
         """
         from rdkit.Chem import GetPeriodicTable
 
@@ -168,9 +217,15 @@ class MoleculeVocabulary:
         return _nearest([*map(key, self.atoms)], [*map(key, wanted.atoms)])
 
     def nearest_bonds(self, wanted: MoleculeVocabulary) -> list[int]:
-        """Return for each bond of `wanted` the category of this vocabulary with the nearest order.
+        """Find for each bond of another vocabulary the category of this one with the nearest order.
 
         Of equally near ones, the one with the same aromatic mark.
+
+        Args:
+            wanted: The other vocabulary.
+
+        Returns:
+            For each of its bond categories, the number of a category of this vocabulary.
         """
         keys = [
             [(order, b.startswith(MARK)) for order, b in zip(v.bond_orders, v.bonds, strict=True)]
@@ -195,17 +250,25 @@ def _check_chemistry(atoms: Sequence[AtomCategory], bonds: Sequence[str]) -> Non
 def _nearest(known: Sequence[Sequence[int]], wanted: Sequence[Sequence[int]]) -> list[int]:
     """Return for each wanted key the index of the nearest known key.
 
-    Absolute differences are compared entry by entry: the first entry counts first.
+    Keys are numbers in order of importance: absolute differences are compared entry by entry, and
+    later entries decide between keys whose earlier ones are equally near.
     """
     nearest = []
-    for own in wanted:
-        distances = [[abs(x - y) for x, y in zip(own, other, strict=True)] for other in known]
+    for key in wanted:
+        distances = [[abs(x - y) for x, y in zip(key, other, strict=True)] for other in known]
         nearest.append(distances.index(min(distances)))
     return nearest
 
 
 def codec_problem(model) -> str:
-    """Return why a `GraphCNF` cannot score molecules: another version's codec; "" if it can."""
+    """Return why a model cannot score given molecules: it was trained with another codec.
+
+    Args:
+        model: A `GraphModel`.
+
+    Returns:
+        A message; "" if the model can score molecules.
+    """
     if not model.ordered or model.metadata.get("codec", CODEC_VERSION) == CODEC_VERSION:
         return ""
     return (

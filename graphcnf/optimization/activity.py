@@ -19,8 +19,8 @@ import numpy as np
 from rdkit import Chem
 from rdkit.Chem.rdFingerprintGenerator import GetMorganFeatureAtomInvGen, GetMorganGenerator
 
-from graphcnf.compute.files import installed_file, read_file
 from graphcnf.errors import UserError, suggest
+from graphcnf.files import installed_file, read_file
 
 FILES = {
     "drd2": "ef1f00e47d5e4670a45b0a4178db3c41b2e1aa9dad7113ac9d0f58e3f9d67532",

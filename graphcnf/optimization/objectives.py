@@ -32,9 +32,9 @@ from rdkit.Chem.rdFingerprintGenerator import (
 )
 from rdkit.DataStructs import TanimotoSimilarity
 
-from graphcnf.compute.files import LARGEST_TEXT, read_file
 from graphcnf.compute.foreign import contained
 from graphcnf.errors import Unavailable, UserError, described, suggest
+from graphcnf.files import LARGEST_TEXT, read_file
 from graphcnf.limits import LARGEST_SCORE, is_number
 from graphcnf.molecules import properties
 from graphcnf.molecules.codec import UnparsableSmiles, parse, quiet

@@ -26,7 +26,6 @@ from typing import Any
 import cloudpickle
 from rdkit import Chem
 
-from graphcnf.compute.files import check_output, claim, file_lock, inside
 from graphcnf.compute.parallel import (
     Worker,
     WorkerDied,
@@ -36,6 +35,7 @@ from graphcnf.compute.parallel import (
     result_of,
 )
 from graphcnf.errors import LONGEST, Unavailable, UserError, counted, described, printable
+from graphcnf.files import check_output, claim, file_lock, inside
 from graphcnf.limits import is_number
 from graphcnf.molecules.codec import quiet
 from graphcnf.optimization.objectives import Goal

@@ -21,14 +21,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphcnf.compute.parallel import chunked
-from graphcnf.compute.torch_state import own_modes
+from graphcnf.chunks import chunked
+from graphcnf.design.growing import Growth, MoleculeFragment
 from graphcnf.errors import UserError
-from graphcnf.graphs import GraphBatch, PackedGraphs
+from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 from graphcnf.molecules import codec
-from graphcnf.molecules.flow import MoleculeFlow
-from graphcnf.molecules.growth import Growth, MoleculeFragment
+from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.molecules.validity import strict_smiles
+from graphcnf.torch_state import own_modes
 
 PARTICLES = 2
 """Particles per molecule with a fragment: few, since the score selects among the molecules."""

@@ -26,7 +26,12 @@ from rdkit import Chem
 from rdkit.DataStructs import BulkTanimotoSimilarity
 from rdkit.ML.Cluster import Butina
 
-from graphcnf.compute.files import (
+from graphcnf.chunks import chunked
+from graphcnf.compute.partial_file import fingerprint
+from graphcnf.compute.progress import progress_bar
+from graphcnf.design.growing import check_grows, read_fragment
+from graphcnf.errors import UserError
+from graphcnf.files import (
     file_lock,
     inside,
     is_claimed,
@@ -34,25 +39,19 @@ from graphcnf.compute.files import (
     read_json,
     replace_file,
 )
-from graphcnf.compute.parallel import chunked
-from graphcnf.compute.partial_file import fingerprint
-from graphcnf.compute.progress import progress_bar
-from graphcnf.compute.torch_state import own_modes
-from graphcnf.errors import UserError
 from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.limits import LARGEST_COUNT, check_integer, check_seed, is_integer
 from graphcnf.molecules import codec
 from graphcnf.molecules.filters import NO_FILTERS, Filters
-from graphcnf.molecules.flow import MoleculeFlow
-from graphcnf.molecules.growth import check_grows, read_fragment
+from graphcnf.molecules.molecule_flow import MoleculeFlow, stereo_of
 from graphcnf.molecules.properties import ECFP4
-from graphcnf.molecules.stereo import isomeric_smiles
-from graphcnf.molecules.stereo_flow import stereo_of
 from graphcnf.optimization.objectives import Goal
 from graphcnf.optimization.oracle import INVALID, RUN_LOCK, Answer, Oracle
 from graphcnf.optimization.policy import Policy
 from graphcnf.optimization.search import Search, SearchSettings
 from graphcnf.pretrained import model_digest, read_tensors
+from graphcnf.stereo.marks import isomeric_smiles
+from graphcnf.torch_state import own_modes
 
 STATE = "state.safetensors"
 """File in a run's folder with the state of the search."""

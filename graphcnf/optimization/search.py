@@ -28,7 +28,7 @@ from rdkit.Chem.Scaffolds import MurckoScaffold
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 
 from graphcnf.arguments import check
-from graphcnf.compute.torch_state import own_modes
+from graphcnf.design.growing import MoleculeFragment
 from graphcnf.limits import Range
 from graphcnf.molecules.codec import (
     MoleculeNotRepresentable,
@@ -38,11 +38,11 @@ from graphcnf.molecules.codec import (
     quiet,
 )
 from graphcnf.molecules.filters import NO_FILTERS, Filters
-from graphcnf.molecules.growth import MoleculeFragment
 from graphcnf.molecules.properties import similarities
-from graphcnf.molecules.stereo import encode, isomeric_smiles
-from graphcnf.molecules.stereo_flow import StereoFlow
 from graphcnf.optimization.policy import Policy
+from graphcnf.stereo.marks import encode, isomeric_smiles
+from graphcnf.stereo.stereo_flow import StereoFlow
+from graphcnf.torch_state import own_modes
 
 MUTATION = 0.1
 """Share of the offspring that are mutations of one parent; the others have two parents."""

@@ -26,7 +26,8 @@ from graphcnf.compute.partial_file import PartialFile, fingerprint, partial_file
 from graphcnf.compute.progress import progress_bar
 from graphcnf.compute.signals import termination_raises
 from graphcnf.errors import UserError, say
-from graphcnf.graphs import GraphCNF, PackedGraphs
+from graphcnf.graphs.batch import PackedGraphs
+from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.graphs.record_blocks import BLOCK, RecordNoise, blocks, one_thread, together_on
 from graphcnf.molecules.filters import (
     NO_FILTERS,
@@ -35,13 +36,12 @@ from graphcnf.molecules.filters import (
     passing_shares,
     passing_text,
 )
-from graphcnf.molecules.flow import draw_block
 from graphcnf.molecules.hashing import HashSet
+from graphcnf.molecules.molecule_flow import draw_block, stereo_of
 from graphcnf.molecules.properties import properties_of
 from graphcnf.molecules.standardize import protonation_hash
-from graphcnf.molecules.stereo_flow import stereo_of
 from graphcnf.pretrained import model_digest
-from graphcnf.sampling.formats import WRITERS, Conversion, entries, header
+from graphcnf.sampling.writers import WRITERS, Conversion, entries, header
 
 AGAIN = "the same command goes on from there"
 
@@ -66,7 +66,7 @@ class Recipe:
     columns: tuple[str, ...]
     everything: bool  # True to write invalid graphs and repeats as well
     properties: tuple[str, ...] = ()  # properties of molecules, also among the columns
-    targets: tuple[float | None, ...] | None = None  # conditions of `GraphCNF.sample_records`
+    targets: tuple[float | None, ...] | None = None  # conditions of `GraphModel.sample_records`
     best_of: int = 1  # candidates per record; the one nearest to the targets is kept
     filters: Filters = NO_FILTERS
     stereo: str = ""  # digest of the model that draws stereo marks, "" to draw none
@@ -189,7 +189,7 @@ class Sample:
 
     def __init__(
         self,
-        model: GraphCNF,
+        model: GraphModel,
         recipe: Recipe,
         records: range,
         number: int | None = None,
@@ -383,7 +383,7 @@ def _advice(counts: SampleCounts, filters: Collection[str]) -> str:
     )
 
 
-def block_records(model: GraphCNF, recipe: Recipe, block: range) -> list[Record]:
+def block_records(model: GraphModel, recipe: Recipe, block: range) -> list[Record]:
     """Draw a block of records, and convert each to its text."""
     graphs, frame = draw_block(
         model,
@@ -421,7 +421,7 @@ def block_records(model: GraphCNF, recipe: Recipe, block: range) -> list[Record]
 
 
 def molecule_log_likelihoods(
-    model: GraphCNF,
+    model: GraphModel,
     graphs: PackedGraphs,
     block: range,
     frame: pd.DataFrame,
@@ -462,7 +462,7 @@ def first_blocks(number: int, together: int = 1) -> Iterator[range]:
     return (range(block.start, min(block.stop, number)) for block in needed)
 
 
-def sampling_processes(model: GraphCNF, records: float, workers: Workers = None) -> int | Cluster:
+def sampling_processes(model: GraphModel, records: float, workers: Workers = None) -> int | Cluster:
     """Return the number of processes to draw about `records` records with, or the given cluster.
 
     One process for a model on a GPU, and never more processes than blocks.

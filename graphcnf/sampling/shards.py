@@ -19,15 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from graphcnf.compute.cpu import environment
-from graphcnf.compute.files import inside, open_input, read_json, replace_file
 from graphcnf.errors import UserError
-from graphcnf.graphs import GraphCNF
+from graphcnf.files import inside, open_input, read_json, replace_file
+from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.graphs.record_blocks import block_count, share_of
 from graphcnf.molecules.hashing import HashSet
 from graphcnf.molecules.standardize import protonation_hash
 from graphcnf.pretrained import model_digest
-from graphcnf.sampling.formats import WRITERS, entries, header, open_lines
 from graphcnf.sampling.sample import Recipe, Sample, SampleCounts
+from graphcnf.sampling.writers import WRITERS, entries, header, open_lines
 
 FORMAT = 1
 """Version of the description's layout."""
@@ -53,7 +53,7 @@ def _shard_records(sample: range, number: int, parts: int) -> range:
 
 
 def shards_of(
-    model: GraphCNF, recipe: Recipe, sample: range, out: Path, number: int, parts: int
+    model: GraphModel, recipe: Recipe, sample: range, out: Path, number: int, parts: int
 ) -> list[ShardFile]:
     """Return file and description of shard `number`, or of all shards for the number 0.
 

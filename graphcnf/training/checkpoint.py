@@ -17,9 +17,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from graphcnf.arguments import check
-from graphcnf.compute.cpu import memory
-from graphcnf.compute.files import read_file, replace_file
 from graphcnf.errors import UserError
+from graphcnf.files import memory, read_file, replace_file
 from graphcnf.limits import LARGEST_COUNT, Range
 
 FORMAT = 7

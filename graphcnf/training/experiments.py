@@ -15,30 +15,23 @@ import numpy as np
 import tomli_w
 import torch
 
-import graphcnf.baselines  # noqa: F401  (its graph models can be trained by name)
 from graphcnf import datasets
 from graphcnf.arguments import call, check
-from graphcnf.baselines.image_models import image_model_class
-from graphcnf.categorical import SetFlow
-from graphcnf.compute.files import RUN_MARK, claim, expand_user, inside, replace_file
-from graphcnf.compute.parallel import chunked
-from graphcnf.compute.torch_state import learning
+from graphcnf.chunks import chunked
 from graphcnf.datasets.cache import cached
-from graphcnf.datasets.coloring import load_coloring
-from graphcnf.datasets.images import load_images
 from graphcnf.datasets.molecules import cache_path
 from graphcnf.datasets.sets import TASKS
-from graphcnf.datasets.stereo import load_stereo
 from graphcnf.errors import UserError, require, suggest
-from graphcnf.graphs import GraphBatch, GraphCNF
-from graphcnf.graphs.model import model_class
-from graphcnf.graphs.networks import condition_tables
-from graphcnf.images.model import FIXED
+from graphcnf.files import RUN_MARK, claim, expand_user, inside, replace_file
+from graphcnf.graphs.batch import GraphBatch
+from graphcnf.graphs.conditions import condition_tables
+from graphcnf.graphs.graph_model import GraphModel, model_class
 from graphcnf.limits import Range, is_integer, trainable_here
-from graphcnf.molecules.flow import MoleculeFlow
+from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.molecules.properties import parse_names, property_table
-from graphcnf.molecules.stereo_flow import StereoFlow
 from graphcnf.molecules.vocabulary import CODEC_VERSION, MoleculeVocabulary
+from graphcnf.registry import load
+from graphcnf.torch_state import learning
 from graphcnf.training.checkpoint import starting_state
 from graphcnf.training.finetuning import sample_shares
 from graphcnf.training.identity import check_same_run, settings_identity
@@ -49,7 +42,7 @@ if TYPE_CHECKING:
     from graphcnf.training.loop import FitResult
 
 MOLECULES = (*datasets.MOLECULES, "smiles_file")
-"""Names of molecule data sets, each loaded by `graphcnf.datasets.load_<name>`."""
+"""Names of molecule data sets."""
 
 SAMPLES = 200
 """Samples of a trained model that are compared with its training molecules."""
@@ -129,7 +122,7 @@ def build_experiment(config: dict[str, Any]) -> Experiment:
 
 
 def _of_molecules(name: str, model: dict, data: dict, settings: TrainingSettings) -> Experiment:
-    """Return the experiment of a molecule data set and a `GraphCNF`.
+    """Return the experiment of a molecule data set and a `GraphModel`.
 
     The model's arguments are checked before the molecules are loaded, which may take minutes.
     """
@@ -165,7 +158,7 @@ def _of_molecules(name: str, model: dict, data: dict, settings: TrainingSettings
             "edge_weights": dataset.vocabulary.bond_orders,
             **({"conditions": tables} if tables else {}),
         }
-        network = call("[model]", GraphCNF.for_graphs, dataset.graphs, known=known, **model)
+        network = call("[model]", GraphModel.for_graphs, dataset.graphs, known=known, **model)
     else:
         network.metadata |= metadata
         network.metadata.pop("likelihood_quantiles", None)  # of other weights than the new ones
@@ -177,7 +170,7 @@ def _of_molecules(name: str, model: dict, data: dict, settings: TrainingSettings
         chosen = np.random.default_rng(0).permutation(train)[:FITTED]
         values = torch.from_numpy(dataset.targets[chosen])
         batch = GraphBatch.collate(dataset.graphs, chosen)
-        network.steps.fit_conditions(replace(batch, conditions=values))
+        network.fit_conditions(replace(batch, conditions=values))
     found = _experiment(network, dataset, settings.batch_size, 4 * settings.batch_size)
     found.summarize = _copies
     return found
@@ -202,7 +195,7 @@ def _check_model(model: dict, names: list[str] | None) -> None:
     if names is not None and not found.takes_conditions:
         raise UserError('[model]: properties need a model that draws atom by atom ("path")')
     fixed = (*DERIVED, *found.measured)
-    check("[model]", model, GraphCNF.for_graphs, *found.options(), fixed=fixed)
+    check("[model]", model, GraphModel.for_graphs, *found.options(), fixed=fixed)
 
 
 def _experiment(model, dataset, size: int, held_out: int) -> Experiment:
@@ -230,27 +223,27 @@ def property_values(dataset: MoleculeDataset, names: Sequence[str]) -> np.ndarra
     return cached(cache_path(f"properties-{dataset.name}", names, digest), compute)["values"]
 
 
-def _start_model(options: dict[str, Any], names: list[str] | None) -> GraphCNF:
+def _start_model(options: dict[str, Any], names: list[str] | None) -> GraphModel:
     """Return the trained model that `[model] start` names, to train it further."""
     start = options["start"]
     if other := set(options) - {"start"}:
         raise UserError(f"[model]: {other.pop()} follows from start")
     if not isinstance(start, str):
         raise UserError(f"[model]: start must be a name or a folder in quotes, got {start!r}")
-    model = call("[model]", GraphCNF.from_pretrained, start, known={})
+    model = call("[model]", GraphModel.from_pretrained, start, known={})
     learned = [table["name"] for table in model.conditions]
     if learned and names not in (None, learned):
         raise UserError(f"[model]: {start} was trained with the properties {', '.join(learned)}")
     return model
 
 
-def _check_known(model: GraphCNF, start: str, dataset: MoleculeDataset) -> None:
+def _check_known(model: GraphModel, start: str, dataset: MoleculeDataset) -> None:
     """Raise `UserError` if a trained model cannot represent all molecules of a data set."""
     if MoleculeVocabulary.of_model(model) != dataset.vocabulary:
         raise UserError(f"[model]: {start} has other categories of atoms or bonds than the data")
     graphs = dataset.graphs
     if graphs.node_counts.max() > model.max_nodes or not all(
-        model.steps.knows(GraphBatch.collate(graphs, part)).all()
+        model.knows(GraphBatch.collate(graphs, part)).all()
         for part in chunked(range(len(graphs)), 4096)
     ):
         raise UserError(
@@ -267,7 +260,8 @@ def load_molecules(name: str, data: dict[str, Any]) -> MoleculeDataset:
             found = "" if path is None else f", got {path!r}"
             raise UserError(f'[data] needs path = "FILE" (or --set data.path=FILE){found}')
         known["path"] = call("[data]", expand_user, path, known={})
-    return _loaded(getattr(datasets, f"load_{name}"), options, **known)
+    loader = datasets.load_smiles_file if name == "smiles_file" else datasets.MOLECULES[name]
+    return _loaded(loader, options, **known)
 
 
 def _loaded(load: Callable, options: dict, **known) -> Any:
@@ -280,19 +274,19 @@ def _sets(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
     task = data.pop("task", "shuffling")
     if not isinstance(task, str) or task not in TASKS:
         raise UserError(f"[data]: unknown task {task!r}{suggest(str(task), list(TASKS))}")
-    check("[model]", model, SetFlow, fixed=("elements", "categories"))
+    kind = load("graphcnf.discrete.set_flow:SetFlow")
+    check("[model]", model, kind, fixed=("elements", "categories"))
     dataset = _loaded(TASKS[task], data)
-    network = call("[model]", SetFlow, dataset.elements, dataset.categories, known={}, **model)
+    network = call("[model]", kind, dataset.elements, dataset.categories, known={}, **model)
     network.metadata = {"dataset": "sets", "task": task, "optimum": dataset.optimum}
     return _experiment(network, dataset, settings.batch_size, settings.batch_size)
 
 
 def _coloring(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
-    from graphcnf.coloring import ColoringFlow  # torch_geometric takes a second
-
-    check("[model]", model, ColoringFlow, fixed=("colors",))
-    dataset = _loaded(load_coloring, data)
-    network = call("[model]", ColoringFlow, dataset.colors, known={}, **model)
+    kind = load("graphcnf.discrete.coloring_flow:ColoringFlow")
+    check("[model]", model, kind, fixed=("colors",))
+    dataset = _loaded(load("graphcnf.datasets.coloring:load_coloring"), data)
+    network = call("[model]", kind, dataset.colors, known={}, **model)
     network.metadata = {"dataset": "coloring", "data": data}
     return _experiment(network, dataset, settings.batch_size, 4 * settings.batch_size)
 
@@ -306,10 +300,11 @@ def _split(dataset: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _stereo(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
-    check("[model]", model, StereoFlow)
-    dataset = _loaded(load_stereo, data)
+    kind = load("graphcnf.stereo.stereo_flow:StereoFlow")
+    check("[model]", model, kind)
+    dataset = _loaded(load("graphcnf.datasets.stereo:load_stereo"), data)
     _split(dataset)
-    network = call("[model]", StereoFlow, known={}, **model)
+    network = call("[model]", kind, known={}, **model)
     network.metadata = {"dataset": dataset.name, "marks": dataset.marks()}
     return _experiment(network, dataset, settings.batch_size, 4 * settings.batch_size)
 
@@ -320,14 +315,21 @@ def _images(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
         raise UserError(f"[data]: shift must be a number of pixels from 0 to 1000, got {shift!r}")
     if "architecture" not in model:
         raise UserError("[model]: images need an architecture, such as glow")
+    load_images = load("graphcnf.datasets.images:load_images")
     check("[data]", data, load_images)
     if "path" in data:
         # The model stores the path, and may be evaluated in another working directory.
         data["path"] = str(call("[data]", expand_user, data["path"], known={}).absolute())
     options = dict(model)
     architecture = options.pop("architecture")
-    kind = call("[model]", image_model_class, architecture, known={})
-    check("[model]", options, *kind.parts(architecture), fixed=FIXED)
+    models = load("graphcnf.images.image_model:IMAGE_MODELS")
+    kind = call("[model]", models.find, architecture, "architecture", known={})
+    check(
+        "[model]",
+        options,
+        *kind.parts(architecture),
+        fixed=load("graphcnf.images.image_model:FIXED"),
+    )
     dataset = _loaded(load_images, data)
     known = {"shape": dataset.shape, "levels": dataset.levels}
     network = call("[model]", kind, known=known, **model)

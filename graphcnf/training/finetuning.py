@@ -20,19 +20,19 @@ import torch
 from torch import Tensor, nn
 
 from graphcnf.arguments import check
-from graphcnf.compute.files import claim, inside, is_claimed, read_json, replace_file
-from graphcnf.compute.torch_state import learning
 from graphcnf.errors import UserError, require
+from graphcnf.files import claim, inside, is_claimed, read_json, replace_file
 from graphcnf.graphs.batch import GraphBatch
-from graphcnf.graphs.model import GraphCNF
-from graphcnf.graphs.path.enlargement import enlarged
+from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.limits import check_integer, check_minutes
 from graphcnf.molecules.codec import parse
-from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.molecules.hashing import contains, hash_each
+from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.molecules.properties import Feature, has_element, property_table
 from graphcnf.molecules.vocabulary import CODEC_VERSION
 from graphcnf.pretrained import model_digest
+from graphcnf.registry import load
+from graphcnf.torch_state import learning
 from graphcnf.training.settings import (
     Experiment,
     TrainingSettings,
@@ -228,7 +228,7 @@ def _prepared(flow: MoleculeFlow, data) -> tuple[MoleculeFlow, Any]:
     data = data if known.marked else data.without_marks()
     vocabulary = known.extended(data.vocabulary)
     data = data.in_categories(vocabulary)
-    model = enlarged(
+    model = load("graphcnf.design.enlargement:enlarged")(
         flow.model,
         data.graphs,
         node_sources=known.nearest_atoms(vocabulary),
@@ -270,7 +270,7 @@ def _additions(before: MoleculeFlow, flow: MoleculeFlow) -> list[str]:
         further = [f"{labels[k]} (from {old[sources[k]]})" for k in range(len(old), len(labels))]
         if further:
             found.append(f"{what} {', '.join(further)}")
-    was, now = (f.model.config["steps"] for f in (before, flow))
+    was, now = (f.model.config for f in (before, flow))
     for key, text in (
         ("max_nodes", "sizes up to {} atoms (from {})"),
         ("back", "choices of a step back {} (from {})"),
@@ -519,7 +519,7 @@ class Folds(nn.Module):
     (Stone 1974, "Cross-validatory choice and assessment of statistical predictions").
     """
 
-    def __init__(self, model: GraphCNF, folds: int):
+    def __init__(self, model: GraphModel, folds: int):
         super().__init__()
         for module in model.modules():
             if isinstance(module, nn.Dropout):
@@ -542,7 +542,7 @@ class Folds(nn.Module):
         return sum(losses), sums
 
 
-def fold_experiment(model: GraphCNF, data, folds: int, batch_size: int) -> Experiment:
+def fold_experiment(model: GraphModel, data, folds: int, batch_size: int) -> Experiment:
     """Return the cross-validated training of a model; repeats of a molecule share a fold.
 
     Args:

@@ -12,8 +12,8 @@ from typing import Any
 
 import pandas as pd
 
-from graphcnf.compute.files import inside, read_file, replace_file, write_file
 from graphcnf.errors import UserError, require
+from graphcnf.files import inside, read_file, replace_file, write_file
 
 HEADLINES = ("bits_per_node", "bits_per_element", "bits_per_variable", "bits_per_dimension")
 """Metrics to minimise, in order of preference."""

@@ -22,11 +22,11 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from graphcnf import pretrained
-from graphcnf.compute.files import check_begun, claim, file_lock, inside, leftovers, replace_file
 from graphcnf.compute.progress import progress_bar
-from graphcnf.compute.torch_state import learning
 from graphcnf.errors import UserError, say
+from graphcnf.files import check_begun, claim, file_lock, inside, leftovers, replace_file
 from graphcnf.limits import LARGEST_SEED
+from graphcnf.torch_state import learning
 from graphcnf.training.checkpoint import (
     Best,
     Counters,
@@ -121,7 +121,7 @@ def fit(
 
     Examples:
         >>> from functools import partial
-        >>> from graphcnf.categorical import SetFlow
+        >>> from graphcnf.discrete import SetFlow
         >>> from graphcnf.datasets.sets import SetShuffling
         >>> data = SetShuffling(elements=4)
         >>> model = SetFlow(elements=4, categories=4, width=16, layers=1, heads=2)

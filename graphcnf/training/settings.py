@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from graphcnf.arguments import assigned, check
-from graphcnf.compute.files import LARGEST_TEXT, read_file
 from graphcnf.errors import UserError, suggest
+from graphcnf.files import LARGEST_TEXT, read_file
 from graphcnf.limits import LARGEST_MINUTES, LARGEST_SEED, Range, plain
 
 if TYPE_CHECKING:

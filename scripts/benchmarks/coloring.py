@@ -13,14 +13,14 @@ import typer
 from torch import Tensor
 
 from graphcnf.arguments import call, check
-from graphcnf.coloring import ColoringFlow, conflicts
-from graphcnf.coloring.network import SaturationOrder, undecided
-from graphcnf.compute.parallel import chunked
+from graphcnf.chunks import chunked
 from graphcnf.datasets.coloring import ColoringDataset, load_coloring
+from graphcnf.discrete.coloring_flow import ColoringFlow, conflicts
+from graphcnf.discrete.coloring_network import SaturationOrder, undecided
 from graphcnf.errors import UserError, counted
-from graphcnf.evaluation.formats import Column, number, percent, text
+from graphcnf.evaluation.layout import Column, number, percent, text
 from graphcnf.flows.base import record_generators
-from graphcnf.graphs import GraphBatch
+from graphcnf.graphs.batch import GraphBatch
 from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import option
 from graphcnf.scripts.benchmarks.runner import Out, published, write

@@ -19,9 +19,9 @@ import typer
 from scipy.spatial import Delaunay
 from scipy.stats import chi2
 
-from graphcnf.discrete import CategoricalModel
+from graphcnf.discrete.categorical_model import CategoricalModel
 from graphcnf.errors import UserError, say, suggest
-from graphcnf.evaluation.formats import Column, number, percent, text
+from graphcnf.evaluation.layout import Column, number, percent, text
 from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import option
 from graphcnf.scripts.benchmarks.runner import (

@@ -17,16 +17,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.baselines.image_models import load_image_model
-from graphcnf.compute.files import expand_user
 from graphcnf.datasets.images import ImageDataset, images_of_model, read_digits
 from graphcnf.errors import UserError
-from graphcnf.evaluation.formats import Column, Row, number, text
+from graphcnf.evaluation.layout import Column, Row, number, text
 from graphcnf.evaluation.summary import mean_and_sd
+from graphcnf.files import expand_user
 from graphcnf.graphs.record_blocks import one_thread
-from graphcnf.images.model import BLOCK
+from graphcnf.images.image_model import BLOCK, ImageModel
+from graphcnf.images.image_scores import score_image_models
 from graphcnf.images.pictures import write_grid
-from graphcnf.images.scores import score_image_models
 from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import option, parse_seeds
 from graphcnf.scripts._output import output_kind
@@ -108,7 +107,7 @@ def _scored(
         images and of samples of each preset's first run; footnotes.
     """
     first = str(found[0][0].path)
-    data = images_of_model(load_image_model(first), first, path)
+    data = images_of_model(ImageModel.from_pretrained(first), first, path)
     features, accuracy = learn_features(data) if data.name == "digits" else (None, 0.0)
     test = data.part("test")
     shown = min(SHOWN, samples, len(test))
@@ -141,7 +140,7 @@ def _score(
     name: str, data: ImageDataset, features: Features | None, samples: int
 ) -> tuple[dict[str, Any], Tensor]:
     """Return the figures of a run, and its samples (N, C, H, W), drawn with the run's seed."""
-    model = load_image_model(name)
+    model = ImageModel.from_pretrained(name)
     if model.metadata.get("checksum") != data.checksum:
         raise UserError(f"{name}: trained on other images than the models before it")
     row = score_image_models([(name, model, data.part("test"))])[0]

@@ -20,13 +20,13 @@ from graphcnf.datasets.molecules import MoleculeDataset
 from graphcnf.datasets.published import load_moses, moses_source
 from graphcnf.datasets.zinc250k import load_zinc250k
 from graphcnf.errors import UserError, require, say
-from graphcnf.evaluation.formats import Column, number, percent, text
+from graphcnf.evaluation.layout import Column, number, percent, text
 from graphcnf.evaluation.metrics import METRICS
 from graphcnf.evaluation.statistics import SetStatistics, compare, set_statistics
 from graphcnf.evaluation.summary import share, summarize
-from graphcnf.graphs import GraphCNF
-from graphcnf.molecules.flow import draw_block
+from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.molecules.hashing import contains, hash_each
+from graphcnf.molecules.molecule_flow import draw_block
 from graphcnf.molecules.validity import evaluate_records
 from graphcnf.sampling.sample import first_blocks
 from graphcnf.scripts._files import Role
@@ -161,7 +161,7 @@ def zinc_fold(
 
 
 def raw_samples(
-    models: dict[str, GraphCNF],
+    models: dict[str, GraphModel],
     dataset: MoleculeDataset,
     count: int,
     seed: int,

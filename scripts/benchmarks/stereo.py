@@ -14,27 +14,28 @@ import torch
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
-from graphcnf.compute.parallel import chunked, parallel_map
+from graphcnf.chunks import chunked
+from graphcnf.compute.parallel import parallel_map
 from graphcnf.datasets.stereo import StereoDataset, load_stereo
 from graphcnf.datasets.zinc250k import load_zinc250k, zinc250k_table
 from graphcnf.errors import say
-from graphcnf.evaluation.formats import Column, number, percent, text
+from graphcnf.evaluation.layout import Column, number, percent, text
 from graphcnf.molecules.codec import parse, quiet
-from graphcnf.molecules.flow import MoleculeFlow
-from graphcnf.molecules.stereo import FORCED, Code, Frame, encode
-from graphcnf.molecules.stereo_flow import (
-    CATEGORIES,
-    KINDS,
-    StereoContext,
-    StereoFlow,
-    StereoGraphs,
-)
+from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.pretrained import load_model, locate
 from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import load_model as load_graph_model
 from graphcnf.scripts._options import option
 from graphcnf.scripts.benchmarks.runner import Folder, Minutes, Model, Out, Seed, write
 from graphcnf.scripts.benchmarks.smiles_lstm import SmilesLSTM, bits_per_molecule, train
+from graphcnf.stereo.marks import FORCED, Code, Frame, encode
+from graphcnf.stereo.stereo_flow import (
+    CATEGORIES,
+    KINDS,
+    StereoContext,
+    StereoFlow,
+    StereoGraphs,
+)
 
 LSTM_HELD_OUT = 2000  # held-out molecules with elements whose bits an LSTM is asked for
 BACK_OFF = 8.0  # observations that the shorter context of a table counts for
@@ -113,7 +114,7 @@ def model_bits(flow: StereoFlow, dataset: StereoDataset) -> np.ndarray:
         graphs = dataset.graphs[torch.from_numpy(rows)]
         with torch.no_grad():
             x = graphs.padded(graphs.codes)[..., None]
-            nats = flow.flow.flow.log_probs(x, StereoContext.of(graphs))
+            nats = flow.flow.transform.log_probs(x, StereoContext.of(graphs))
         found.append(nats[graphs.mask][:, 0].double().numpy())
     return -np.concatenate(found) / math.log(2)
 

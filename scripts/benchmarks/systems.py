@@ -11,15 +11,16 @@ from typing import Annotated, Any
 import pandas as pd
 import torch
 
-from graphcnf.compute.files import expand_user
 from graphcnf.datasets import references
 from graphcnf.datasets.molecules import MoleculeDataset
 from graphcnf.errors import require
 from graphcnf.evaluation.evaluate import bits, reconstruction
-from graphcnf.evaluation.formats import Column, number, percent, text, transposed
+from graphcnf.evaluation.layout import Column, number, percent, text, transposed
 from graphcnf.evaluation.statistics import compare, set_statistics
 from graphcnf.evaluation.summary import summarize
-from graphcnf.graphs import GraphCNF, PackedGraphs
+from graphcnf.files import expand_user
+from graphcnf.graphs.batch import PackedGraphs
+from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.molecules.validity import evaluate_records
 from graphcnf.sampling.sample import first_blocks
@@ -121,7 +122,7 @@ def systems(
 
 def _rows(run: TrainedRun, samples: int) -> list[dict[str, Any]]:
     """Return the row of a run's raw samples; for a model with a valency check, also one with it."""
-    dataset, model = run.molecules(), GraphCNF.from_pretrained(run.path)
+    dataset, model = run.molecules(), GraphModel.from_pretrained(run.path)
     method = METHODS.get(model.config["architecture"], "")
     known = {row["method"]: row for row in published("zinc250k")}.get(f"{method} (published)", {})
     quoted = {f"published_{k}": known.get(k) for k in ("validity", "reconstruction")}
@@ -134,7 +135,7 @@ def _rows(run: TrainedRun, samples: int) -> list[dict[str, Any]]:
 
 
 def _row(
-    run: TrainedRun, model: GraphCNF, dataset: MoleculeDataset, samples: int
+    run: TrainedRun, model: GraphModel, dataset: MoleculeDataset, samples: int
 ) -> dict[str, Any]:
     """Return the figures of a model, with samples of the run's seed."""
     seed = model.metadata["training"]["seed"]
@@ -153,7 +154,7 @@ def _row(
         "model": run.path.parent.name,
         "bits": bits(model, graphs)["bits_per_molecule"] + size_bits,
         "temperature": temperature,
-        "parallel": "yes" if model.steps.parallel else "no",
+        "parallel": "yes" if model.parallel else "no",
         "reconstruction": reconstruction(model, graphs),
         **_figures(model, dataset, samples, draw),
     }
@@ -173,7 +174,7 @@ def _language_row(model: SmilesLSTM, run: TrainedRun, samples: int) -> dict[str,
 
 
 def _figures(
-    model: GraphCNF | SmilesLSTM, dataset: MoleculeDataset, samples: int, draw: Callable[[], list]
+    model: GraphModel | SmilesLSTM, dataset: MoleculeDataset, samples: int, draw: Callable[[], list]
 ) -> dict[str, Any]:
     """Return the figures of training, and the `SUMMARY` and `METRICS` of the samples drawn."""
     with one_thread(torch.device("cpu")):

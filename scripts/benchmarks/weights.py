@@ -23,16 +23,16 @@ import typer
 from rdkit import Chem
 
 from graphcnf.datasets import references
+from graphcnf.design.growing import Growth, check_grows, read_fragment
 from graphcnf.errors import UserError, say
 from graphcnf.evaluation.evaluate import reconstruction
-from graphcnf.evaluation.formats import Column, number, percent, text
+from graphcnf.evaluation.layout import Column, number, percent, text
 from graphcnf.evaluation.metrics import fingerprints, internal_diversity
-from graphcnf.graphs import GraphBatch, GraphCNF
-from graphcnf.graphs.batch import PackedGraphs
+from graphcnf.graphs.batch import GraphBatch, PackedGraphs
+from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.graphs.isomorphism import canonicalise
 from graphcnf.molecules import codec
-from graphcnf.molecules.flow import draw_block
-from graphcnf.molecules.growth import Growth, check_grows, read_fragment
+from graphcnf.molecules.molecule_flow import draw_block
 from graphcnf.molecules.properties import conditions_of, property_table, qed, sa
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
 from graphcnf.scripts._files import Role
@@ -91,7 +91,7 @@ def codes(
     write(out, rows, CODES, notes)
 
 
-def code_shares(model: GraphCNF, samples: int) -> dict[str, float]:
+def code_shares(model: GraphModel, samples: int) -> dict[str, float]:
     """Return the shares of valid samples by the code of their molecule: canonical or another.
 
     Codes that differ in numbering only are equal once both graphs are numbered canonically; all
@@ -167,7 +167,7 @@ def properties(
     write(out, rows, PROPERTIES, notes)
 
 
-def _errors(model: GraphCNF, name: str, targets: np.ndarray, best_of: int) -> dict[str, Any]:
+def _errors(model: GraphModel, name: str, targets: np.ndarray, best_of: int) -> dict[str, Any]:
     """Return the row of one property; target value k is drawn with seed k."""
     errors, smiles = [], []
     for k, value in enumerate(targets):
@@ -192,7 +192,7 @@ TASKS = {
     "superstructure_generation": "scaffold",
     "scaffold_decoration": "decorate",
 }
-"""Task in `graphcnf.molecules.growth.TASKS` for each column of `fragments.csv`."""
+"""Task in `graphcnf.design.growing.TASKS` for each column of `fragments.csv`."""
 
 SEEDS, PARTICLES = range(3), 4  # runs of each drug and task, and particles for each molecule
 
@@ -236,7 +236,7 @@ def fragments(
 
 
 def _score(
-    model: GraphCNF, drug: dict[str, str], column: str, seed: int, samples: int
+    model: GraphModel, drug: dict[str, str], column: str, seed: int, samples: int
 ) -> dict[str, float]:
     """Return the figures of one drug and task; a fragment that fails counts as 0."""
     began = time.process_time()

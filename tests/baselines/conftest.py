@@ -6,8 +6,8 @@ import pytest
 import torch
 from couplings import perturb
 
-import graphcnf.baselines  # noqa: F401  (registers the models)
-from graphcnf.graphs import GraphBatch, GraphCNF
+from graphcnf.graphs import GraphBatch
+from graphcnf.graphs.graph_model import model_class
 
 SIZES = {
     "graphnvp": {"width": [16, 12], "node_width": 8, "layers": 2},
@@ -21,9 +21,9 @@ def build():
 
     def build(name, batch, *, nodes, bonds, scale=0.2, **options):
         torch.manual_seed(0)
-        steps = {"node_categories": nodes, "bond_categories": bonds} | SIZES[name] | options
-        steps["max_nodes"] = batch.mask.shape[1]
-        model = perturb(GraphCNF(architecture=name.split()[0], steps=steps), scale).train()
+        config = {"node_categories": nodes, "bond_categories": bonds} | SIZES[name] | options
+        config["max_nodes"] = batch.mask.shape[1]
+        model = perturb(model_class(name.split()[0])(**config), scale).train()
         model.bounds(batch)
         return model.eval()
 

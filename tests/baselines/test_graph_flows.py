@@ -81,22 +81,22 @@ def parts(batch):
 
 def drawn(model, system, count):
     """Draws of the density over vectors: nodes given an edge, edges given (GraphAF) the nodes."""
-    steps, mask = model.steps, torch.ones(count, 2, dtype=torch.bool)
-    latents = steps.base_sample(mask)
+    mask = torch.ones(count, 2, dtype=torch.bool)
+    latents = model.base_sample(mask)
     if system != "graphaf":
-        pairs = steps.pairs.inverse(latents["pairs"], Context(mask))[:, 2:3]
+        pairs = model.pairs.inverse(latents["pairs"], Context(mask))[:, 2:3]
 
         def nodes(kind):
             bonds = torch.zeros(count, 2, 2, dtype=torch.long)
             bonds[:, 0, 1] = bonds[:, 1, 0] = kind[:, 0]
-            return steps.nodes.inverse(latents["nodes"], steps._given(bonds, mask))
+            return model.nodes.inverse(latents["nodes"], model._given(bonds, mask))
 
         return nodes, lambda types: pairs
 
     def before(types, row):
         empty = relations(torch.zeros(count, 2, 2, dtype=torch.long), 2, torch.float64)
         rows = torch.full((count, 1), row)
-        return steps.before(types, empty, mask.sum(1), rows)
+        return model.before(types, empty, mask.sum(1), rows)
 
     def placed(z, parameters):
         mean, log_scale = parameters
@@ -104,12 +104,12 @@ def drawn(model, system, count):
 
     def pairs(types):
         state = before(types, 1)
-        queries = steps.queries(state, types[:, 1:])[:, 0, -1:]
-        return placed(latents["bonds"][:, 1, -1:], steps.of_edge(queries, 0.0))
+        queries = model.queries(state, types[:, 1:])[:, 0, -1:]
+        return placed(latents["bonds"][:, 1, -1:], model.of_edge(queries, 0.0))
 
-    first = placed(latents["nodes"][:, :1], steps.of_node(before(mask.long(), 0)))
+    first = placed(latents["nodes"][:, :1], model.of_node(before(mask.long(), 0)))
     types = torch.stack([first.argmax(-1)[:, 0], torch.zeros(count, dtype=torch.long)], 1)
-    second = placed(latents["nodes"][:, 1:], steps.of_node(before(types, 1)))
+    second = placed(latents["nodes"][:, 1:], model.of_node(before(types, 1)))
     both = torch.cat([first, second], 1)
     return lambda kind: both, pairs
 
@@ -128,7 +128,7 @@ def test_log_density_matches_the_jacobian(build, random_batch, system):
         for draw in draws:
             tape.draws.append(u[start : start + draw.numel()].view_as(draw))
             start += draw.numel()
-        z = model.steps.encode(batch, tape)
+        z = model.to_latents(batch, tape)
         return torch.cat([z[name].flatten() for name in names])
 
     u = torch.cat([draw.flatten() for draw in draws])
@@ -200,7 +200,7 @@ def test_edges_beyond_the_window_are_not_known(build, random_batch):
     ring = ([0] * 6, [(k, (k + 1) % 6) for k in range(6)], [0] * 6)
     batch = GraphBatch.collate(PackedGraphs.from_lists([star, ring]))
     model = build("graphaf", batch, nodes=1, bonds=1, window=4)
-    assert model.steps.knows(batch).tolist() == [False, True]
+    assert model.knows(batch).tolist() == [False, True]
 
 
 @pytest.mark.parametrize("rows", [1, 2])
@@ -210,7 +210,7 @@ def test_estimate_has_no_bias(build, random_batch, rows):
     many = GraphBatch(*(part.repeat(repeats, *[1] * (part.dim() - 1)) for part in
                         (batch.node_types, batch.bonds, batch.mask)))  # fmt: skip
     with torch.no_grad():
-        exact, drawn = model.bounds(many), model.steps.estimate(many)
+        exact, drawn = model.bounds(many), model.estimate(many)
     for name in ("nodes", "bonds"):
         ours, theirs = (b[name].value().view(repeats, len(batch)) for b in (drawn, exact))
         error = ((ours.var(0) + theirs.var(0)) / repeats).sqrt()
@@ -256,14 +256,14 @@ def test_tables_that_do_not_fit_are_refused(build, random_batch, table):
 
 def test_edges_without_free_valence_are_drawn_again_and_then_left_out(build, random_batch):
     tables = {"edge_weights": [1, 2, 3], "largest_sums": [1, 4]}
-    steps = build("graphaf", random_batch(2, 3, nodes=2), nodes=2, bonds=3, **tables).steps
+    model = build("graphaf", random_batch(2, 3, nodes=2), nodes=2, bonds=3, **tables)
     mean = torch.zeros(2000, 4)
     category, free = torch.full((2000,), 3), torch.arange(2000) % 4
-    drawn = steps.redraw(category, free, mean, mean, torch.Generator().manual_seed(0))
-    assert (steps.weights[drawn] <= free).all()
+    drawn = model.redraw(category, free, mean, mean, torch.Generator().manual_seed(0))
+    assert (model.weights[drawn] <= free).all()
     # All categories are equally likely, so those that fit come out alike; what fitted stays.
     assert (drawn[free == 3] == 3).all()
     shares = np.bincount(drawn[free == 1], minlength=4) / 500
     assert abs(shares[0] - 0.5) < 0.1 and abs(shares[1] - 0.5) < 0.1
-    never = steps.redraw(category, free * 0, mean + torch.tensor([-99.0, 0, 0, 0]), mean * 0, None)
+    never = model.redraw(category, free * 0, mean + torch.tensor([-99.0, 0, 0, 0]), mean * 0, None)
     assert not never.any()

@@ -18,7 +18,7 @@ from graphcnf.baselines.junction_tree import (
     rings,
 )
 from graphcnf.errors import UserError
-from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
+from graphcnf.graphs import GraphBatch, GraphModel, PackedGraphs
 from graphcnf.graphs.isomorphism import isomorphic
 from graphcnf.graphs.path.support import Support
 from graphcnf.testing import assert_gradients_reach_every_parameter, assert_lower_bound
@@ -47,7 +47,7 @@ def packed(graph):
 
 def build(graphs, nodes=3, bonds=2, weights=None, **options):
     torch.manual_seed(0)
-    model = GraphCNF.for_graphs(
+    model = GraphModel.for_graphs(
         graphs, node_categories=nodes, bond_categories=bonds, architecture="jtvae",
         edge_weights=weights, **{**SMALL, **options},
     )  # fmt: skip
@@ -145,7 +145,7 @@ def test_samples_are_connected_and_keep_the_largest_sums(molecules):  # noqa: F8
     assert again == graphs.subset(range(20, 30))
     sizes = {"node_categories": 9, "bond_categories": 3, "edge_weights": ORDERS}
     sums = Support.limits(graphs, **sizes)["largest_sums"]
-    largest = model.config["steps"]["largest_sums"]
+    largest = model.config["largest_sums"]
     assert all(mine <= most for mine, most in zip(sums, largest, strict=True))
     # An untrained model walks into dead ends, but not most of the time.
     sizes = GraphBatch.collate(molecules).sizes
@@ -156,7 +156,7 @@ def test_samples_are_connected_and_keep_the_largest_sums(molecules):  # noqa: F8
         graph.add_nodes_from(range(len(types)))
         assert nx.is_connected(graph)
     free = model.without_rules()
-    assert min(free.steps.vocabulary.largest_sums) > max(largest)
+    assert min(free.vocabulary.largest_sums) > max(largest)
     assert free.log_prob(GraphBatch.collate(molecules, range(4))).isfinite().all()
 
 
@@ -180,7 +180,7 @@ def test_drawn_graphs_depend_on_their_own_generators_only(molecules):  # noqa: F
     found = []
     for mask in masks:
         generators = [np.random.default_rng(k) for k in range(len(mask))]
-        z = model.steps.base_sample(mask, generators)
+        z = model.base_sample(mask, generators)
         found.append(model.decode(z, mask).to_packed())
     assert found[0].subset([0, 1]) == found[1]
     colder = model.decode({k: 2 * v for k, v in z.items()}, mask, temperature=0.5).to_packed()
@@ -209,7 +209,7 @@ def test_importance_weighted_bounds_rise_and_sum_to_at_most_one():
     batch = GraphBatch.collate(graphs)
     # Posteriors that are wider than the prior: bounded weights, so that averages converge.
     with torch.no_grad():
-        for last in (model.steps.tree_posterior[-1], model.steps.graph_posterior[-1]):
+        for last in (model.tree_posterior[-1], model.graph_posterior[-1]):
             half = len(last.bias) // 2
             last.weight *= 0.1
             last.bias[:half], last.bias[half:] = 0.0, 2.6
@@ -225,7 +225,7 @@ def test_gradients_reach_every_parameter(molecules):  # noqa: F811
     some = molecules.subset(range(60))
     model = build(some, 9, 3, ORDERS).train()
     batch = GraphBatch.collate(some)
-    model.steps.kl_free = 0
+    model.kl_free = 0
     # Rows of tables that no choice of these graphs needs get none, but every table does.
     assert_gradients_reach_every_parameter(model, lambda: model.training_loss(batch)[0])
 
@@ -233,9 +233,9 @@ def test_gradients_reach_every_parameter(molecules):  # noqa: F811
 def test_the_divergence_counts_after_the_first_molecules(molecules):  # noqa: F811
     model = build(molecules, 9, 3, ORDERS, kl_free=10, kl_weight=0.01).train()
     batch = GraphBatch.collate(molecules, range(8))
-    found = [model.steps.estimate(batch)["tree"].value().sum().item() for _ in range(3)]
+    found = [model.estimate(batch)["tree"].value().sum().item() for _ in range(3)]
     assert found[0] == found[1] == 0 and found[2] < 0
-    exact = model.eval().steps.estimate(batch)["tree"].value().sum()
+    exact = model.eval().estimate(batch)["tree"].value().sum()
     assert exact < found[2]
 
 
@@ -255,6 +255,6 @@ def test_unknown_graphs_are_told(molecules):  # noqa: F811
     strange = PackedGraphs.from_lists([([0] * 3, [(1, 0)], [0]), ([8, 8], [(1, 0)], [2]),
                                        ([0, 0], [(1, 0)], [0]), ([0, 0], [], [])])  # fmt: skip
     batch = GraphBatch.collate(strange)
-    assert model.steps.knows(batch).tolist() == [False, False, True, False]
+    assert model.knows(batch).tolist() == [False, False, True, False]
     with pytest.raises(ValueError, match="graph 0 is in several pieces"):
         model.log_prob(batch)

@@ -7,9 +7,10 @@ import torch
 from couplings import perturb
 from torch.nn import functional as F
 
+from graphcnf.baselines import RegularizedVAE
 from graphcnf.flows import Noise
 from graphcnf.flows.base import record_generators
-from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
+from graphcnf.graphs import GraphBatch, GraphModel, PackedGraphs
 from graphcnf.testing import (
     assert_gradients_reach_every_parameter,
     assert_lower_bound,
@@ -38,7 +39,7 @@ def build(nodes=2, bonds=1, most=3, rules=None):
     torch.manual_seed(0)
     rules = rules or {"edge_weights": [1], "largest_sums": [2, 2], "edge_ends": [[0, 0, 0]]}
     sizes = {"node_categories": nodes, "bond_categories": bonds, "max_nodes": most}
-    model = GraphCNF(architecture="rvae", steps={**sizes, **rules, **SMALL})
+    model = RegularizedVAE(**sizes, **rules, **SMALL)
     return perturb(model)
 
 
@@ -49,7 +50,7 @@ def batch_of(*graphs):
 def penalties(*graphs):
     batch = batch_of(*graphs)
     nodes = torch.where(batch.mask[..., None], F.one_hot(batch.node_types, 3).float(), 0)
-    return build(3, 2, 4, RULES).steps.penalties(
+    return build(3, 2, 4, RULES).penalties(
         nodes, F.one_hot(batch.bonds, 3)[..., 1:].float(), batch.mask
     )
 
@@ -57,13 +58,13 @@ def penalties(*graphs):
 def test_probabilities_of_all_graphs_sum_to_one():
     # Draws of the prior in place of the posterior: p(x) = E[p(x|z)], without the bound.
     model, graphs = build().double().eval(), every_graph()
-    z = model.steps.base_sample(graphs.mask[:1].expand(400, -1))["graph"]
+    z = model.base_sample(graphs.mask[:1].expand(400, -1))["graph"]
     total = torch.zeros(400, dtype=torch.float64)
     with torch.no_grad():
         for k in range(len(graphs)):
             tensors = graphs.node_types, graphs.bonds, graphs.mask
             one = GraphBatch(*(t[k : k + 1].expand(400, *t.shape[1:]) for t in tensors))
-            parts = model.steps._likelihood(one, {"graph": z})
+            parts = model._likelihood(one, {"graph": z})
             total += sum(b.log_posterior for b in parts.values()).exp()
     torch.testing.assert_close(total, torch.ones_like(total))
 
@@ -71,7 +72,7 @@ def test_probabilities_of_all_graphs_sum_to_one():
 def test_importance_weighted_bounds_rise_to_probabilities_that_sum_to_one():
     model, graphs = build().eval(), every_graph()
     # A posterior that is wider than the prior: bounded weights, so that averages converge.
-    last = model.steps.posterior[-1]
+    last = model.posterior[-1]
     with torch.no_grad():
         last.weight *= 0.1
         last.bias.copy_(torch.tensor([0.0, 0.0, 2.6, 2.6]))
@@ -103,12 +104,12 @@ def test_training_pays_penalties_and_likelihoods_do_not():
     model = build(3, 2, 4, RULES).train()
     chains = batch_of(CHAIN, ([2, 0, 1], [(1, 0), (2, 1)], [0, 1]), ([1], [], []),
                       ([1, 0], [(1, 0)], [1]))  # fmt: skip
-    assert (model.steps.estimate(chains)["penalties"].value()[:2] < 0).all()
+    assert (model.estimate(chains)["penalties"].value()[:2] < 0).all()
     # An embedding of a size that no graph has gets no gradient.
-    del model.steps.size
-    model.steps.size = torch.nn.Embedding.from_pretrained(torch.randn(5, 32))
+    del model.size
+    model.size = torch.nn.Embedding.from_pretrained(torch.randn(5, 32))
     assert_gradients_reach_every_parameter(model, lambda: model.training_loss(chains)[0])
-    assert "penalties" not in model.eval().steps.estimate(chains)
+    assert "penalties" not in model.eval().estimate(chains)
     assert "penalties" not in model.bounds(chains)
 
 
@@ -134,7 +135,7 @@ def test_draws_depend_on_their_own_generators_only():
     found = []
     for mask in (torch.ones(3, 4).bool(), torch.arange(6).expand(3, 6) < 4):
         generators = record_generators(0, 0, 3)
-        z = model.steps.base_sample(mask, generators)
+        z = model.base_sample(mask, generators)
         drawn = model.decode(z, mask)
         found.append(drawn.to_packed())
     assert found[0] == found[1]
@@ -144,13 +145,13 @@ def test_draws_depend_on_their_own_generators_only():
 
 def test_what_is_measured_is_kept_by_the_graphs_themselves():
     graphs = PackedGraphs.from_lists([CHAIN, ([2, 1], [(1, 0)], [1])])
-    model = GraphCNF.for_graphs(
+    model = GraphModel.for_graphs(
         graphs, node_categories=3, bond_categories=2, architecture="rvae", edge_weights=[1, 2],
         **SMALL,
     )  # fmt: skip
     batch = GraphBatch.collate(graphs)
     nodes = torch.where(batch.mask[..., None], F.one_hot(batch.node_types, 3).float(), 0)
     edges = F.one_hot(batch.bonds, 3)[..., 1:].float()
-    found = model.steps.penalties(nodes, edges, batch.mask)
+    found = model.penalties(nodes, edges, batch.mask)
     assert not any(value.any() for value in found.values())
-    assert model.steps.knows(batch).all()
+    assert model.knows(batch).all()

@@ -7,16 +7,13 @@ import torch
 from graphcnf.categorical import (
     AutoregressiveCoupling,
     AutoregressiveFlow,
-    CausalAttention,
-    ColumnAttention,
     InSequence,
     IntervalEncoding,
     Network,
-    RowFlow,
-    Rows,
     Step,
 )
-from graphcnf.categorical.counts import ColumnCounts
+from graphcnf.discrete import CausalAttention, ColumnAttention, RowFlow, Rows
+from graphcnf.discrete.counts import ColumnCounts
 from graphcnf.flows.transform import Context
 
 SMALL = {"width": 16, "layers": 2, "heads": 2}

@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from graphcnf.categorical import counts
-from graphcnf.categorical.contexts import ContextCounts
+from graphcnf.discrete import counts
+from graphcnf.discrete.contexts import ContextCounts
 
 
 def counted(keys, x):

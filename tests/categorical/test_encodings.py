@@ -13,7 +13,8 @@ from graphcnf.categorical import (
     MixtureEncoding,
     make_encoding,
 )
-from graphcnf.categorical.encoding import MARGIN, CategoryEmbedding, grid_means
+from graphcnf.categorical.encoding import MARGIN
+from graphcnf.categorical.learned_encodings import CategoryEmbedding, grid_means
 from graphcnf.errors import UserError
 from graphcnf.flows import Context, Noise, Sequential, StandardLogistic
 from graphcnf.testing import assert_gradients_reach_every_parameter
@@ -249,7 +250,7 @@ def test_every_category_has_its_embedding(categories):
 @pytest.mark.parametrize(
     "arguments, options, message",
     [
-        (("mixtures", 3), {}, "known: mixture, linear, variational, argmax, interval"),
+        (("mixtures", 3), {}, "unknown encoding 'mixtures'; did you mean 'mixture'"),
         (("mixture", 0), {}, "at least 1"),
         (("mixture", 3, 0), {}, "at least 1"),
         (("variational", 3, 1), {}, "at least 2 latents"),

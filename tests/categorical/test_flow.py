@@ -77,7 +77,7 @@ def lost_mass(flow, length, count=40_000):
     if not hasattr(encoding, "overflow"):
         return 0.0
     with torch.no_grad():
-        z = flow.flow.inverse(flow.base.sample((count, length, encoding.latent_dim)))
+        z = flow.transform.inverse(flow.base.sample((count, length, encoding.latent_dim)))
     return encoding.overflow(z).any(1).float().mean().item()
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from graphcnf.categorical import RowFlow, SetFlow
+from graphcnf.discrete import RowFlow, SetFlow
 from graphcnf.errors import UserError
 from graphcnf.flows import Context
 

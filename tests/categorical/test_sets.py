@@ -8,9 +8,10 @@ import pytest
 import torch
 from couplings import perturb
 
-from graphcnf.categorical import AutoregressiveCoupling, SetFlow
+from graphcnf.categorical import AutoregressiveCoupling
 from graphcnf.categorical.encoding import MARGIN
-from graphcnf.categorical.sets import ElementCoupling, GroupCoupling, GroupNetwork
+from graphcnf.discrete import SetFlow
+from graphcnf.discrete.set_flow import ElementCoupling, GroupCoupling, GroupNetwork
 from graphcnf.errors import UserError
 from graphcnf.flows import Context, Noise, StandardLogistic, record_generators
 from graphcnf.testing import (
@@ -107,7 +108,7 @@ def test_element_coupling_gives_a_joint_mixture(element_coupling):
 
 
 def test_group_coupling_is_a_bijection_with_elements_in_any_place():
-    flow = set_flow("groups", 7, couplings=3).double().flow
+    flow = set_flow("groups", 7, couplings=3).double().transform
     z = StandardLogistic().sample((40, 7, 2), dtype=torch.float64)
     mask = torch.rand(40, 7) < torch.rand(40, 1)
     x = flow.inverse(z)
@@ -236,7 +237,7 @@ def test_as_many_evaluations_as_groups_whatever_the_size(elements, monkeypatch):
     calls.clear()
     flow.log_prob(torch.randint(5, (2, elements)))
     assert [shape[0] for shape in calls] == [2 * min(elements, 4)]
-    assert SetFlow(3, 4, coupling="groups").flow.coupling.network.groups == 3
+    assert SetFlow(3, 4, coupling="groups").transform.coupling.network.groups == 3
 
 
 def test_samples(coupling):
@@ -260,7 +261,7 @@ def test_saved_and_loaded(coupling, tmp_path):
     flow.metadata["training"] = {"steps": 3}
     flow.save_pretrained(tmp_path / "model")
     loaded = SetFlow.from_pretrained(tmp_path)
-    assert isinstance(loaded.flow, GroupCoupling) == (coupling == "groups")
+    assert isinstance(loaded.transform, GroupCoupling) == (coupling == "groups")
     assert loaded.config == flow.config and loaded.metadata == flow.metadata
     x, tape = torch.randint(0, 4, (3, 4)), Noise()
     expected = flow.log_prob(x, Context(noise=tape))

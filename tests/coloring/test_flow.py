@@ -11,12 +11,12 @@ from couplings import perturb
 from torch.nn.functional import pad
 
 from graphcnf.categorical.encoding import MARGIN
-from graphcnf.coloring import ColoringFlow, conflicts, from_networkx
-from graphcnf.coloring.network import GraphConvolutions, turns
+from graphcnf.discrete import ColoringFlow, conflicts, from_networkx
+from graphcnf.discrete.coloring_network import GraphConvolutions, turns
 from graphcnf.errors import UserError
 from graphcnf.flows import Context, Noise, StandardLogistic, record_generators
 from graphcnf.graphs.batch import GraphBatch
-from graphcnf.graphs.networks import walk_features
+from graphcnf.graphs.features import walk_features
 from graphcnf.testing import (
     assert_bijection,
     assert_gradients_reach_every_parameter,
@@ -84,7 +84,7 @@ def test_channels_are_normalised():
 
 @pytest.mark.parametrize(("order", "rounds"), [("nodes", 0), ("nodes", 3), ("waves", 3)])
 def test_coupling_is_a_bijection(double, batch, order, rounds):
-    coupling = model_of(order, rounds=rounds).flow.flow
+    coupling = model_of(order, rounds=rounds).flow.transform
     context = context_of(batch)
     x = model_of().flow.encoding.encode(batch.node_types, context).z
     z = StandardLogistic().sample((*batch.mask.shape, 1), mask=batch.mask)
@@ -96,7 +96,7 @@ def test_coupling_is_a_bijection(double, batch, order, rounds):
 
 @pytest.mark.parametrize("order", ["nodes", "waves"])
 def test_stepping_equals_all_at_once(double, batch, order):
-    coupling = model_of(order).flow.flow
+    coupling = model_of(order).flow.transform
     colors = model_of(order).sample(batch)[..., None]
     case = couplings.Case.of(coupling, colors, context_of(batch))
     couplings.stepping_equals_all_at_once(lambda count, most: case)
@@ -104,7 +104,7 @@ def test_stepping_equals_all_at_once(double, batch, order):
 
 def test_padding_changes_nothing(double, batch, coupling):
     model = model_of(coupling)
-    flow = model.flow.flow
+    flow = model.flow.transform
     context = model._context(batch)
     x = torch.randn(*batch.mask.shape, model.flow.encoding.latent_dim)
     flow(x, context)
@@ -125,7 +125,7 @@ def test_padding_changes_nothing(double, batch, coupling):
 
 @pytest.mark.parametrize("waves", [False, True])
 def test_a_node_sees_only_what_was_before_it(double, batch, waves):
-    network = model_of().flow.flow.network
+    network = model_of().flow.transform.network
     context = context_of(batch)
     x = batch.node_types
     rank, counts = turns(x, context, 3, waves)
@@ -151,7 +151,7 @@ def test_networks_do_not_know_the_numbers_of_nodes(double, batch):
     rows = torch.arange(len(batch))[:, None]
     moved = batch.permute(order)
     old, new = context_of(batch), context_of(moved)
-    network = model_of().flow.flow.network
+    network = model_of().flow.transform.network
     rank, counts = turns(batch.node_types, old, 3)
     there = rows[..., None], torch.arange(counts.shape[1])[None, :, None], order[:, None]
     with torch.no_grad():

@@ -5,9 +5,9 @@ import pytest
 import torch
 from couplings import perturb
 
-from graphcnf.coloring import from_networkx
-from graphcnf.coloring.network import LookAhead, SaturationOrder, turns
 from graphcnf.datasets.coloring import next_node
+from graphcnf.discrete import from_networkx
+from graphcnf.discrete.coloring_network import LookAhead, SaturationOrder, turns
 from graphcnf.flows import Context
 
 

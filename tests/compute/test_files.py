@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from graphcnf.compute import files
-from graphcnf.compute.files import (
+from graphcnf import files
+from graphcnf.errors import UserError
+from graphcnf.files import (
     NotUnpacked,
     claim,
     file_lock,
@@ -26,7 +27,6 @@ from graphcnf.compute.files import (
     replace_file,
     write_file,
 )
-from graphcnf.errors import UserError
 
 
 def test_a_link_in_the_way_is_not_followed(tmp_path):
@@ -47,7 +47,7 @@ def test_a_link_in_the_way_is_not_followed(tmp_path):
 HOLD = """
 import sys
 from pathlib import Path
-from graphcnf.compute.files import file_lock
+from graphcnf.files import file_lock
 with file_lock(Path(sys.argv[1]), "x"):
     print("held", flush=True)
     sys.stdin.read()

@@ -11,12 +11,12 @@ from small_molecules import small_model
 from torch_states import STATES, default
 
 from graphcnf import CategoricalModel, GraphBatch, MoleculeFlow
-from graphcnf.compute.torch_state import default_type, learning, own_modes
 from graphcnf.datasets.molecules import encode
-from graphcnf.molecules import growth
-from graphcnf.molecules.interpolation import interpolate
+from graphcnf.design import growing as growth
+from graphcnf.design.interpolation import interpolate
 from graphcnf.optimization.run import optimize
 from graphcnf.optimization.search import SearchSettings
+from graphcnf.torch_state import default_type, learning, own_modes
 
 SMILES = ["CC(N)=O", "C[C@H](N)CO"]
 SMALL = {"width": 16, "layers": 1, "heads": 2}

@@ -18,7 +18,7 @@ from graphcnf.datasets.published import (
 )
 from graphcnf.datasets.references import load_reference
 from graphcnf.errors import UserError
-from graphcnf.graphs import GraphCNF
+from graphcnf.graphs import GraphModel
 
 MOSES = {
     "train": ["CCO", "Cc1ccccc1", "CCS", "CCCl", "CC#N"],
@@ -158,14 +158,14 @@ def test_the_installed_package_holds_what_is_expected(name):
 
 def test_the_shipped_weights_are_evaluated_on_the_data_as_they_are(monkeypatch):
     dataset = encode("moses", ["CCO", "c1ccccc1Cl"], vocabulary=MOSES_VOCABULARY)
-    monkeypatch.setattr(datasets, "load_moses", lambda: dataset)
-    assert load_reference(None, GraphCNF.from_pretrained("moses")) is dataset
+    monkeypatch.setitem(datasets.MOLECULES.own, "moses", lambda: dataset)
+    assert load_reference(None, GraphModel.from_pretrained("moses")) is dataset
 
 
 def test_no_file_that_a_model_names_is_read(tmp_path):
     path = tmp_path / "secret.smi"
     path.write_text("CCO\nCCN\n")
-    model = GraphCNF.from_pretrained("moses")
+    model = GraphModel.from_pretrained("moses")
     model.metadata["dataset"] = str(path)
     with pytest.raises(UserError, match="training data are unknown"):
         load_reference(None, model)

@@ -22,7 +22,9 @@ EVERY = pd.DataFrame(
 @pytest.fixture
 def model(double):
     """An untrained model, away from its initialisation."""
-    return perturb(CategoricalModel.for_data(KNOWN, width=16, layers=1, heads=2))
+    model = perturb(CategoricalModel.for_data(KNOWN, width=16, layers=1, heads=2))
+    model.flow.double()
+    return model
 
 
 @pytest.mark.parametrize("orders", [1, 3])
@@ -177,6 +179,7 @@ def test_imputed_entries_have_their_joint_distribution_given_that_none_is_missin
     table.loc[random.random(400) < 0.3, "b"] = None
     torch.manual_seed(0)
     model = perturb(CategoricalModel.for_data(table, width=16, layers=1, heads=2), 0.1)
+    model.flow.double()
     count = 4000
     filled = model.impute(pd.DataFrame({"a": ["1"] * count, "b": None, "c": None}), seed=1)
     assert filled["a"].eq("1").all()

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from graphcnf import CategoricalModel
-from graphcnf.categorical import RowFlow
-from graphcnf.discrete.model import experiment_of
-from graphcnf.discrete.scores import ngram_distance, pair_distances, total_variation
+from graphcnf.discrete import RowFlow
+from graphcnf.discrete.categorical_model import experiment_of
+from graphcnf.discrete.table_scores import ngram_distance, pair_distances, total_variation
 from graphcnf.errors import UserError
 
 SMALL = {"width": 16, "layers": 1, "heads": 2, "dropout": 0.0}

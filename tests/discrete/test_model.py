@@ -81,6 +81,7 @@ def test_scores_do_not_depend_on_what_else_is_scored(model, data):
 
 def test_the_density_of_strings_sums_to_one(double):
     model = CategoricalModel.for_data(["ab", "b", "", "bbb"], **SMALL)
+    model.flow.double()
     perturb(model)
     every = ["".join(s) for n in range(4) for s in itertools.product("ab", repeat=n)]
     assert model.exact
@@ -90,6 +91,7 @@ def test_the_density_of_strings_sums_to_one(double):
 def test_the_density_of_tables_sums_to_one_and_is_that_of_the_samples(double):
     known = pd.DataFrame({"a": ["x", "y", "y"], "b": ["1", None, "2"], "c": [True, True, False]})
     model = CategoricalModel.for_data(known, **SMALL)
+    model.flow.double()
     perturb(model)
     every = pd.DataFrame(
         itertools.product(["x", "y"], ["1", "2", None], [True, False]), columns=known.columns

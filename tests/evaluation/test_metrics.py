@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
-from graphcnf.compute.files import installed_file
 from graphcnf.evaluation import metrics
 from graphcnf.evaluation.metrics import METRICS, statistics_of
+from graphcnf.files import installed_file
 
 CONTENTS = ("atoms", "elements", "charges", "bonds", "rings")
 

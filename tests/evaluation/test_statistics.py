@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
-from graphcnf.compute.files import installed_file
 from graphcnf.errors import UserError
 from graphcnf.evaluation import metrics, statistics
 from graphcnf.evaluation.metrics import METRICS
 from graphcnf.evaluation.statistics import compare, set_statistics
+from graphcnf.files import installed_file
 
 # The worked example of MOSES' own tests.
 GENERATED = [

@@ -8,7 +8,7 @@ from couplings import Case, perturb
 
 from graphcnf.datasets.zinc250k import zinc250k_source
 from graphcnf.flows import Context
-from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
+from graphcnf.graphs import GraphBatch, GraphModel, PackedGraphs
 from graphcnf.molecules.codec import MoleculeNotRepresentable, molecule_to_graph
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
 
@@ -61,11 +61,11 @@ SMALL = {"width": 16, "layers": 2, "heads": 2, "head_width": 8, "level_width": 4
 
 @pytest.fixture(scope="session")
 def build_model():
-    """Function that builds a small GraphCNF for graphs, away from its initialisation."""
+    """Function that builds a small GraphModel for graphs, away from its initialisation."""
 
     def build(graphs, *, node_categories=3, bond_categories=2, **extra):
         torch.manual_seed(0)
-        model = GraphCNF.for_graphs(
+        model = GraphModel.for_graphs(
             graphs,
             node_categories=node_categories,
             bond_categories=bond_categories,
@@ -85,7 +85,7 @@ def make_case(request, build_model, random_graphs):
         there = np.flatnonzero(random_graphs.node_counts <= most)[:count]
         batch = GraphBatch.collate(random_graphs, there)
         model = build_model(random_graphs, support=request.param == "path")
-        values = model.steps.code.encode(batch)
-        return Case.of(model.steps.flow.flow, values, Context(batch.mask))
+        values = model.code.encode(batch)
+        return Case.of(model.flow.transform, values, Context(batch.mask))
 
     return make

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from graphcnf.errors import UserError
-from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
-from graphcnf.graphs.networks import UNCONDITIONAL, condition_tables, partly_known
+from graphcnf.graphs import GraphBatch, GraphModel, PackedGraphs
+from graphcnf.graphs.conditions import UNCONDITIONAL, condition_tables, partly_known
 from graphcnf.graphs.path.support import Path
 
 TABLES = [
@@ -31,7 +31,7 @@ def chains():
 @pytest.fixture
 def plain(chains):
     torch.manual_seed(0)
-    return GraphCNF.for_graphs(chains, node_categories=2, bond_categories=1, **SMALL).eval()
+    return GraphModel.for_graphs(chains, node_categories=2, bond_categories=1, **SMALL).eval()
 
 
 def perturbed(model):
@@ -115,7 +115,7 @@ def test_what_is_asked_is_heeded_after_training(plain, chains):
     model = plain.with_conditions(condition_tables(["size", "kind"], values)).train()
     whole = GraphBatch.collate(chains)
     whole.conditions = torch.from_numpy(values).float()
-    model.steps.fit_conditions(whole)
+    model.fit_conditions(whole)
     random = np.random.default_rng(0)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
     for _ in range(250):
@@ -145,13 +145,13 @@ def test_what_edges_add_depends_on_both_ends_and_their_other_neighbours(random_g
         same = sum(int(types[i] == types[j] == 1 and b == 0) for (i, j), b in pairs)
         return [float(same), float(sum(kinds.count(1) > 1 for kinds in near))]
 
-    model = GraphCNF.for_graphs(random_graphs, node_categories=3, bond_categories=2, **SMALL)
+    model = GraphModel.for_graphs(random_graphs, node_categories=3, bond_categories=2, **SMALL)
     values = np.array([of(*random_graphs.graph(k)) for k in range(len(random_graphs))])
     model = model.with_conditions(condition_tables(["same", "near"], values))
     batch = GraphBatch.collate(random_graphs)
     batch.conditions = torch.from_numpy(values).float()
-    model.steps.fit_conditions(batch)
-    x, network = model.steps.code.encode(batch), model.steps.network
+    model.fit_conditions(batch)
+    x, network = model.code.encode(batch), model.network
     nodes = batch.mask.shape[1]
     at_once = Path.before_each(x, network.support.weights, network.support.pad).links(
         x.flatten(0, 1)
@@ -208,6 +208,6 @@ def test_tables_of_any_scale_are_kept(chains, tmp_path):
     np.testing.assert_allclose([t["mean"] for t in tables], values.mean(0), rtol=1e-8)
     np.testing.assert_allclose([t["deviation"] for t in tables][:2], values.std(0)[:2], rtol=1e-8)
     assert tables[2]["deviation"] == 1.0
-    model = GraphCNF.for_graphs(chains, node_categories=2, bond_categories=1, **SMALL)
+    model = GraphModel.for_graphs(chains, node_categories=2, bond_categories=1, **SMALL)
     model.with_conditions(tables).save_pretrained(tmp_path)
-    assert GraphCNF.from_pretrained(tmp_path).conditions == tables
+    assert GraphModel.from_pretrained(tmp_path).conditions == tables

@@ -6,9 +6,9 @@ import pytest
 import torch
 from couplings import perturb
 
+from graphcnf.design.enlargement import enlarged, merged
 from graphcnf.errors import UserError
-from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
-from graphcnf.graphs.path.enlargement import enlarged, merged
+from graphcnf.graphs import GraphBatch, GraphModel, PackedGraphs
 
 TINY = {"width": 16, "layers": 1, "heads": 2, "table_rows": 64}
 CHAIN = [(k, k - 1) for k in range(1, 8)]
@@ -29,7 +29,7 @@ KNOWN = PackedGraphs.from_lists(
 
 @pytest.fixture
 def model():
-    model = GraphCNF.for_graphs(
+    model = GraphModel.for_graphs(
         KNOWN, node_categories=2, bond_categories=2, edge_weights=[1, 2], **TINY
     )
     return perturb(model, 0.2).eval()
@@ -65,7 +65,7 @@ def test_longer_and_further_closures(model):
     twice = graph([0, 0, 0, 0, 0], [(1, 0), (2, 1), (3, 2), (3, 1), (3, 0), (4, 0)])
     graphs = PackedGraphs.from_lists([ring, twice])
     other = grown(model, graphs)
-    assert len(other.steps.code.cardinalities) == 7
+    assert len(other.code.cardinalities) == 7
     assert log_prob(other, graphs).isfinite().all()
     # A new value takes at most half of each of four variables of at most 5 nodes.
     assert (log_prob(other, KNOWN) - log_prob(model, KNOWN)).abs().max() < 5 * 4 * 0.7
@@ -76,8 +76,8 @@ def test_new_categories_start_from_what_they_are_named_after(model):
     new = graph([0, 2, 0, 1], [(1, 0), (2, 1), (3, 2)], [0, 1, 0])
     graphs = PackedGraphs.from_lists([new, *(KNOWN.graph(k) for k in range(3))])
     other = grown(model, graphs, nodes=(0, 1, 1), edges=(0, 1, 1), weights=(1, 2, 2))
-    assert other.config["steps"]["largest_sums"] == [3, 3, 3]
-    old, net = model.steps.network, other.steps.network
+    assert other.config["largest_sums"] == [3, 3, 3]
+    old, net = model.network, other.network
     assert torch.equal(net.values[2].weight[:2], old.values[2].weight)
     assert torch.equal(net.values[2].weight[2], old.values[2].weight[1])
     assert torch.equal(net.outputs[2].weight[2], old.outputs[2].weight[1])
@@ -108,7 +108,7 @@ def test_what_may_be_asked_is_heeded_as_before(model):
     same = grown(known, KNOWN)
     other = grown(known, graphs, nodes=(0, 1, 0))
     assert other.conditions == tables
-    new, old = (m.steps.network.shares.each[2].weight for m in (other, known))
+    new, old = (m.network.shares.each[2].weight for m in (other, known))
     assert torch.equal(new, old[[0, 1, 0]])
     batch = GraphBatch.collate(KNOWN)
     with torch.no_grad():
@@ -120,7 +120,7 @@ def test_what_may_be_asked_is_heeded_as_before(model):
             lost = before - other.log_prob(batch)
             assert (lost >= -1e-5).all() and (lost < 3).all()
             # Products of matrices of other shapes round otherwise on some processors.
-            sizes = [m.steps.sizes(batch.conditions)[:, :6] for m in (known, other)]
+            sizes = [m.sizes(batch.conditions)[:, :6] for m in (known, other)]
             torch.testing.assert_close(*sizes)
     loss, _ = other.train().training_loss(batch)
     loss.backward()
@@ -139,11 +139,11 @@ def test_merged_arguments_cover_both():
 
 def test_what_cannot_grow_is_refused(model):
     graphs = PackedGraphs.from_lists([graph([0, 1], [(1, 0)]), graph([0, 1, 1], CHAIN[:2])])
-    trees = GraphCNF.for_graphs(graphs, node_categories=2, bond_categories=2, **TINY)
+    trees = GraphModel.for_graphs(graphs, node_categories=2, bond_categories=2, **TINY)
     with pytest.raises(UserError, match="knows no closures"):
         grown(trees, KNOWN, weights=(1, 1))
     step = {"couplings": 1, "width": 8, "layers": 1}
-    trees = GraphCNF.for_graphs(
+    trees = GraphModel.for_graphs(
         graphs, node_categories=2, bond_categories=2, architecture="pairs", nodes=step, bonds=step,
         adjacency_step=step,
     )  # fmt: skip

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from graphcnf.graphs import GraphBatch
-from graphcnf.graphs.networks import (
+from graphcnf.graphs.features import (
     MAX_COUNT,
     MAX_DEGREE,
     MAX_DISTANCE,

@@ -12,8 +12,8 @@ import torch
 from random_orders import noise_of
 
 from graphcnf.flows import Context
-from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
-from graphcnf.graphs.growth import most_edges_first
+from graphcnf.graphs import GraphBatch, GraphModel, PackedGraphs
+from graphcnf.graphs.node_by_node import most_edges_first
 from graphcnf.testing import assert_gradients_reach_every_parameter
 
 SMALL = {"width": 12, "layers": 2, "heads": 2, "head_width": 8}
@@ -22,7 +22,7 @@ SMALL = {"width": 12, "layers": 2, "heads": 2, "head_width": 8}
 def grown(graphs, node_categories=3, bond_categories=2, scale=0.3, **options):
     torch.manual_seed(0)
     options = {"architecture": "growth", "order": "none", **SMALL, **options}
-    model = GraphCNF.for_graphs(
+    model = GraphModel.for_graphs(
         graphs, node_categories=node_categories, bond_categories=bond_categories, **options
     )
     return couplings.perturb(model, scale).eval()
@@ -110,11 +110,11 @@ def all_and_usable(nodes, types, bonds, connected):
 def test_probabilities_of_all_numbered_graphs_add_up(double, nodes, types, bonds, connected):
     every, packed = all_and_usable(nodes, types, bonds, connected)
     model = grown(packed, types, bonds, support=False)
-    assert model.config["steps"]["connected"] is connected
-    x = model.steps.code.encode(GraphBatch.collate(every))
+    assert model.config["connected"] is connected
+    x = model.code.encode(GraphBatch.collate(every))
     mask = torch.ones(len(x), nodes, dtype=torch.bool)
     with torch.no_grad():
-        p = model.steps.flow.flow.log_prob(x, Context(mask)).exp()
+        p = model.flow.transform.log_prob(x, Context(mask)).exp()
     assert p.sum() == pytest.approx(1, abs=1e-9)
     assert (p == 0).any() == connected
 
@@ -135,8 +135,8 @@ def test_probabilities_are_sums_over_orders(double, connected):
             graph = nx.from_numpy_array(batch.adjacency[b].numpy())
             orders = torch.tensor(sorted(orders_by_search(graph)))
             same = GraphBatch.collate(packed, [b] * len(orders)).permute(orders)
-            x = model.steps.code.encode(same)
-            log_p = model.steps.flow.flow.log_prob(x, Context(same.mask))
+            x = model.code.encode(same)
+            log_p = model.flow.transform.log_prob(x, Context(same.mask))
             assert p[b] == pytest.approx(float(log_p.exp().sum()) / 6, rel=1e-9)
     # A connected graph of three nodes is drawn in every order that keeps it connected.
     assert p.sum() == pytest.approx(1, abs=1e-9) if connected else 0.1 < p.sum() < 1
@@ -147,12 +147,12 @@ def test_sampled_graphs_have_their_probability(double):
     model, count = grown(packed, 2, 1, support=False), 8000
     batch = GraphBatch.collate(packed)
     context = Context(torch.ones(len(batch), 3, dtype=torch.bool))
-    latents = model.steps.base_sample(torch.ones(count, 3, dtype=torch.bool))
+    latents = model.base_sample(torch.ones(count, 3, dtype=torch.bool))
     # In the order that they were drawn in.
     latents["order"] = torch.arange(3.0).expand(count, 3)[..., None]
     with torch.no_grad():
-        p = model.steps.flow.flow.log_prob(model.steps.code.encode(batch), context).exp() * count
-        drawn = model.steps.decode(latents, torch.ones(count, 3, dtype=torch.bool))
+        p = model.flow.transform.log_prob(model.code.encode(batch), context).exp() * count
+        drawn = model.decode(latents, torch.ones(count, 3, dtype=torch.bool))
     keys = [torch.cat([b.node_types, b.bonds.flatten(1)], 1) for b in (batch, drawn)]
     counts = (keys[0][:, None] == keys[1]).all(-1).sum(1)
     assert counts.sum() == count
@@ -176,15 +176,15 @@ def test_reconstruction_is_exact(parts, double):
 )
 def test_the_coupling(parts, double, check, cells, planar, monkeypatch):
     """The rule of planar graphs is no part of it."""
-    monkeypatch.setattr("graphcnf.graphs.growth.CELLS", cells)
+    monkeypatch.setattr("graphcnf.graphs.node_by_node.CELLS", cells)
 
     def make(count, most):
         model = grown(parts)
-        model.steps.network.planar = planar
+        model.network.planar = planar
         batch = GraphBatch.collate(parts, np.flatnonzero(parts.node_counts <= most)[:count])
         order, _ = most_edges_first(batch.adjacency, batch.sizes, torch.rand(*batch.mask.shape, 9))
-        values = model.steps.code.encode(batch.permute(order))
-        return couplings.Case.of(model.steps.flow.flow, values, Context(batch.mask))
+        values = model.code.encode(batch.permute(order))
+        return couplings.Case.of(model.flow.transform, values, Context(batch.mask))
 
     check(make)
 
@@ -195,10 +195,10 @@ def test_planar_graphs_stay_planar_where_all_of_the_data_are():
         ([0] * len(g), list(g.edges), [0] * g.number_of_edges()) for g in maximal
     )
     model = grown(packed, 1, 1)
-    assert model.config["steps"]["planar"] is True and not model.is_raw
+    assert model.config["planar"] is True and not model.is_raw
     # Most pairs of nodes are to have an edge.
     with torch.no_grad():
-        model.steps.network.edge.bias.copy_(torch.tensor([0.0, 2.0]))
+        model.network.edge.bias.copy_(torch.tensor([0.0, 2.0]))
 
     def planar(model):
         torch.manual_seed(0)
@@ -210,15 +210,15 @@ def test_planar_graphs_stay_planar_where_all_of_the_data_are():
     free = model.without_rules()
     assert free.is_raw and not any(planar(free))
     dense = PackedGraphs.from_lists([([0] * 5, list(combinations(range(5), 2)), [0] * 10)])
-    assert grown(dense, 1, 1).config["steps"]["planar"] is False
+    assert grown(dense, 1, 1).config["planar"] is False
 
 
 def test_graphs_in_parts_are_known_where_the_data_have_some(parts, random_graphs):
     apart = GraphBatch.collate(PackedGraphs.from_lists([([0] * 4, [(0, 1), (2, 3)], [0, 0])]))
     assert grown(parts).log_prob(apart).isfinite().all()
     model = grown(random_graphs)
-    assert not model.steps.knows(apart).any()
-    assert model.steps.knows(GraphBatch.collate(random_graphs)).all()
+    assert not model.knows(apart).any()
+    assert model.knows(GraphBatch.collate(random_graphs)).all()
     drawn = model.sample(torch.full((50,), 8))
     assert drawn.connected().all() and not grown(parts).sample(drawn.sizes).connected().all()
     assert model.log_prob(apart).item() == -math.inf

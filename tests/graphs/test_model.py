@@ -9,7 +9,7 @@ import torch
 from graphcnf.categorical.encoding import MARGIN
 from graphcnf.errors import UserError
 from graphcnf.flows import Context
-from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
+from graphcnf.graphs import GraphBatch, GraphModel, PackedGraphs
 from graphcnf.testing import assert_gradients_reach_every_parameter
 
 
@@ -43,9 +43,8 @@ def test_probabilities_of_all_graphs_sum_to_one(triads, triad_model):
         assert exact.std() > 0.3, "the model is too uniform for the test to mean something"
         assert abs(exact.exp().sum() - 1) < 1e-9
         # The flow's own bound loses the margins of the intervals, nothing else.
-        steps = triad_model.steps
-        x, context = steps.code.encode(batch), Context(batch.mask)
-        bound = steps.flow.log_prob(x, context)
+        x, context = triad_model.code.encode(batch), Context(batch.mask)
+        bound = triad_model.flow.log_prob(x, context)
         variables = batch.sizes * x.shape[-1]
         torch.testing.assert_close(bound, exact + variables * math.log1p(-2 * MARGIN))
 
@@ -115,7 +114,7 @@ def test_save_and_load(model, random_graphs, tmp_path):
     model.training_hashes = np.arange(5, dtype=np.uint64)
     model.save_pretrained(tmp_path / "run" / "model")
     for folder in (tmp_path / "run", str(tmp_path / "run" / "model")):
-        loaded = GraphCNF.from_pretrained(folder)
+        loaded = GraphModel.from_pretrained(folder)
         assert loaded.config == model.config and loaded.metadata == model.metadata
         assert np.array_equal(loaded.training_hashes, model.training_hashes)
         assert not loaded.training
@@ -154,7 +153,7 @@ def test_metadata_that_say_nothing_are_refused_when_they_are_read(
     model.metadata = metadata
     model.save_pretrained(tmp_path)
     with pytest.raises(UserError, match=rf"config\.json: .*{reason}"):
-        GraphCNF.from_pretrained(tmp_path)
+        GraphModel.from_pretrained(tmp_path)
 
 
 def test_half_precision_halves_the_file_and_loads_in_full(model, random_graphs, tmp_path):
@@ -162,7 +161,7 @@ def test_half_precision_halves_the_file_and_loads_in_full(model, random_graphs, 
     model.save_pretrained(tmp_path / "half", half=True)
     whole, half = ((tmp_path / n / "model.safetensors").stat().st_size for n in ("full", "half"))
     assert half < 0.75 * whole
-    loaded = GraphCNF.from_pretrained(tmp_path / "half")
+    loaded = GraphModel.from_pretrained(tmp_path / "half")
     for name, value in model.state_dict().items():
         again = loaded.state_dict()[name]
         # 11 bits of mantissa; below 2^-14 steps of 2^-24.
@@ -186,7 +185,7 @@ def test_a_flipped_bit_is_found(model, tmp_path, name):
         changed[place // 8] ^= 1 << place % 8
         path.write_bytes(changed)
         try:
-            GraphCNF.from_pretrained(tmp_path)
+            GraphModel.from_pretrained(tmp_path)
         except UserError as error:
             assert str(tmp_path) in str(error)
         else:
@@ -198,10 +197,10 @@ def test_a_flipped_bit_is_found(model, tmp_path, name):
 
 @pytest.mark.parametrize("name", ["layers", "width", "max_nodes", "back"])
 def test_sizes_that_nobody_means_are_refused_at_once(model, tmp_path, name, monkeypatch):
-    monkeypatch.setitem(model.config["steps"], name, 10**9)
+    monkeypatch.setitem(model.config, name, 10**9)
     model.save_pretrained(tmp_path)
     with pytest.raises(UserError, match=f"{name} = 1,000,000,000: at most"):
-        GraphCNF.from_pretrained(tmp_path)
+        GraphModel.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -223,17 +222,15 @@ def test_samples_that_cannot_be_are_refused(model, arguments, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"architecture": "matrix"}, "architecture must be the name of a graph model"),
-        ({"order": "random"}, "order must be one of"),
-        ({"order": "none"}, 'architecture "path" needs order "canonical"'),
-        ({"steps": {"edge_weights": [2, 2]}}, "edge_weights must be 2 whole numbers"),
-        ({"steps": {"largest_sums": [1, 1, 1]}}, "largest_sums must be 3 whole numbers"),
+        ({"architecture": "matrix"}, "unknown architecture 'matrix'"),
+        ({"architecture": "graphcnf.graphs.pairs:PairsModel"}, "unknown architecture"),
+        ({"edge_weights": [2, 2]}, "edge_weights must be 2 whole numbers"),
+        ({"largest_sums": [1, 1, 1]}, "largest_sums must be 3 whole numbers"),
     ],
 )
 def test_models_that_cannot_be_are_refused(model, arguments, message):
-    steps = model.config["steps"] | arguments.get("steps", {})
     with pytest.raises(UserError, match=message) as error:
-        GraphCNF(**{**arguments, "steps": steps})
+        GraphModel.rebuild(model.config | arguments)
     assert "\n" not in str(error.value)
 
 
@@ -251,9 +248,9 @@ def test_graphs_that_the_model_does_not_know_are_refused(model):
 
 def test_support_is_what_the_configuration_says(model):
     assert model.has_rules and not model.without_rules().has_rules
-    steps = dict(model.config["steps"])
-    assert steps.pop("largest_sums")
-    free = GraphCNF(steps=steps)  # as the default of the steps is
+    config = dict(model.config)
+    assert config.pop("largest_sums")
+    free = GraphModel.rebuild(config)  # as the default is
     assert not free.has_rules
     with pytest.raises(UserError, match="no support"):
         free.without_rules()
@@ -289,7 +286,7 @@ def test_unknown_categories_and_sizes_are_named(random_graphs, architecture):
     if architecture == "pairs":
         step = {**options, "couplings": 2}
         options = {name: step for name in ("nodes", "bonds", "adjacency_step")}
-    model = GraphCNF.for_graphs(
+    model = GraphModel.for_graphs(
         chosen, node_categories=3, bond_categories=2, architecture=architecture, **options
     )
     good = GraphBatch.collate(chosen)

@@ -1,68 +1,35 @@
-"""A graph model of one's own: one class and one line, trained and drawn from by the commands."""
+"""A graph model of one's own: one class and one entry point, for every command."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 from typer.testing import CliRunner
 
-from graphcnf.categorical.flow import Bound
-from graphcnf.flows.base import draw_uniform
-from graphcnf.graphs import GraphBatch, GraphCNF, GraphModel, graph_model
+from graphcnf.errors import UserError
+from graphcnf.graphs import GraphModel
+from graphcnf.graphs.graph_model import GRAPH_MODELS
 from graphcnf.scripts.cli import app
 
+NAMES = {"independent": "own_model:IndependentModel", "path": "own_model:IndependentModel"}
 
-@graph_model("independent")
-class IndependentModel(GraphModel):
-    """Nodes and pairs of nodes, each drawn by the share of its category."""
 
-    rules = {"single": False}
-
-    def __init__(self, *, node_categories, bond_categories, max_nodes, single=True, level=0.0):
-        super().__init__()
-        self.nodes = nn.Parameter(torch.full((node_categories,), level))
-        self.pairs = nn.Parameter(torch.full((1 + bond_categories,), level))
-        self.last = 1 if single else bond_categories
-
-    def _parts(self, mask):
-        pairs = (mask[:, :, None] & mask[:, None]).tril(-1)
-        kinds = self.pairs[: 1 + self.last].softmax(-1)
-        return {"nodes": (self.nodes.softmax(-1), mask), "pairs": (kinds, pairs)}
-
-    def knows(self, batch):
-        return (batch.bonds <= self.last).all((1, 2))
-
-    def bounds(self, batch, noise=None):
-        values = {"nodes": batch.node_types, "pairs": batch.bonds}
-        return {
-            name: Bound.exact((p.log()[values[name]] * real).flatten(1).sum(1))
-            for name, (p, real) in self._parts(batch.mask).items()
-        }
-
-    def encode(self, batch, noise=None):
-        values = {"nodes": batch.node_types, "pairs": batch.bonds}
-        return {
-            name: (p.cumsum(0) - p / 2)[values[name]]
-            for name, (p, _) in self._parts(batch.mask).items()
-        }
-
-    def base_sample(self, mask, generator=None):
-        options = {"generator": generator, "device": mask.device}
-        return {
-            name: draw_uniform((*real.shape, 1), mask=real, **options)[..., 0]
-            for name, (_, real) in self._parts(mask).items()
-        }
-
-    def decode(self, latents, mask, *, temperature=1.0, generator=None):
-        drawn = {
-            name: torch.searchsorted(p.cumsum(0)[:-1], latents[name].to(p)) * real
-            for name, (p, real) in self._parts(mask).items()
-        }
-        return GraphBatch(drawn["nodes"], drawn["pairs"] + drawn["pairs"].transpose(1, 2), mask)
-
-    def notes(self, rules):
-        return [f"bonds: {'single' if rules else 'all'}."]
+@pytest.fixture(scope="module", autouse=True)
+def installed(tmp_path_factory):
+    """A package beside graphcnf, as an installer leaves it, whose entry points name the model."""
+    place = tmp_path_factory.mktemp("site")
+    info = place / "own_model-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: own-model\nVersion: 1.0\n")
+    lines = [f"{name} = {address}" for name, address in NAMES.items()]
+    (info / "entry_points.txt").write_text("\n".join(["[graphcnf.models]", *lines]))
+    (place / "own_model.py").write_text((Path(__file__).parents[1] / "own_model.py").read_text())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(place)
+        patch.delitem(GRAPH_MODELS.__dict__, "plugins", raising=False)
+        yield
+    GRAPH_MODELS.__dict__.pop("plugins", None)
 
 
 def run(*arguments):
@@ -93,10 +60,10 @@ def trained(molecules):
 
 
 def test_the_commands_train_draw_and_score_it(trained, molecules):
-    model = GraphCNF.from_pretrained(trained)
-    assert isinstance(model.steps, IndependentModel) and model.config["steps"]["level"] == 0.5
+    model = GraphModel.from_pretrained(trained)
+    assert type(model) is GRAPH_MODELS["independent"] and model.config["level"] == 0.5
     # A tree of n nodes has n - 1 of n (n - 1) / 2 pairs.
-    assert 0.1 < model.steps.pairs[:2].softmax(-1)[1] < 0.4
+    assert 0.1 < model.pairs[:2].softmax(-1)[1] < 0.4
     drawn = run("generate", "-n", "10", "--all", "--model", trained).stdout
     assert len(drawn.splitlines()) == 11
     assert "log_likelihood" in run("score", molecules, "--model", trained).stdout
@@ -107,17 +74,30 @@ def test_the_commands_train_draw_and_score_it(trained, molecules):
 
 
 def test_the_bound_and_the_latents_go_through(trained):
-    model = GraphCNF.from_pretrained(trained)
+    model = GraphModel.from_pretrained(trained)
     batch = model.sample(torch.tensor([1, 4, 7]), generator=torch.Generator().manual_seed(0))
     assert torch.equal(model.decode(model.encode(batch), batch.mask).bonds, batch.bonds)
     assert model.log_prob(batch).isfinite().all()
-    assert model.without_rules().steps.notes(False) == ["bonds: all."]
+    assert model.without_rules().notes(False) == ["bonds: all."]
 
 
-def test_its_arguments_are_checked_and_its_name_is_taken(molecules):
+def test_its_arguments_are_checked(molecules):
     sets = [f"data.path={molecules}", "data.name=smiles_file", "model.architecture=independent"]
     options = [part for s in (*sets, "model.width=8") for part in ("--set", s)]
     result = CliRunner().invoke(app, ["train", "zinc250k", "--steps", "1", *options])
     assert "no option 'width'" in str(result.exception)
-    with pytest.raises(ValueError, match="'independent' is registered already: IndependentModel"):
-        graph_model("independent")(IndependentModel)
+
+
+def test_no_entry_point_replaces_a_name_of_the_package():
+    assert GRAPH_MODELS["path"].__module__.startswith("graphcnf.")
+    assert list(GRAPH_MODELS).count("path") == 1 and "independent" in GRAPH_MODELS
+
+
+def test_files_name_no_code(trained, tmp_path):
+    from graphcnf.pretrained import config_file
+
+    content = json.loads((trained / "model" / "config.json").read_text())
+    content["model"]["architecture"] = NAMES["independent"]
+    (tmp_path / "config.json").write_bytes(config_file(content))
+    with pytest.raises(UserError, match="unknown architecture 'own_model:IndependentModel'"):
+        GraphModel.from_pretrained(tmp_path)

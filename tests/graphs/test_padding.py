@@ -6,9 +6,9 @@ import pytest
 import torch
 from couplings import perturb
 
-from graphcnf.categorical import SetFlow
+from graphcnf.discrete import SetFlow
 from graphcnf.flows import Context, Noise, StandardLogistic
-from graphcnf.graphs import GraphBatch, GraphCNF
+from graphcnf.graphs import GraphBatch, GraphModel
 
 PAIRS = {"architecture": "pairs", "node_dim": 2, "node_mixtures": 2, "pair_mixtures": 2}
 PAIRS |= {
@@ -19,7 +19,7 @@ PATH = {"width": 16, "layers": 1, "heads": 2, "head_width": 8, "level_width": 4,
 
 
 def graph_model(graphs, **options):
-    return GraphCNF.for_graphs(graphs, node_categories=3, bond_categories=2, **options)
+    return GraphModel.for_graphs(graphs, node_categories=3, bond_categories=2, **options)
 
 
 MODELS = {

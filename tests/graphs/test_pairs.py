@@ -1,4 +1,4 @@
-"""GraphCNF with one latent per pair of nodes: exactness, normalisation, invariance."""
+"""`PairsModel`, with one latent per pair of nodes: exactness, normalisation, invariance."""
 
 import itertools
 import math
@@ -9,7 +9,7 @@ import torch
 from couplings import perturb
 
 from graphcnf.flows import Context, Noise
-from graphcnf.graphs import GraphBatch, GraphCNF
+from graphcnf.graphs import GraphBatch, PairsModel
 from graphcnf.graphs.pairs import GraphLatents, PairNetwork, all_pairs, joint_flow
 from graphcnf.testing import assert_gradients_reach_every_parameter, assert_normalised
 
@@ -19,18 +19,15 @@ JOINT = {**STEP, "pair_width": 8}
 
 def pair_model(order, nodes=2, bonds=2, most=3, seed=0, **options):
     torch.manual_seed(seed)
-    model = GraphCNF(
-        architecture="pairs",
+    model = PairsModel(
         order=order,
-        steps={
-            "node_categories": nodes,
-            "bond_categories": bonds,
-            "max_nodes": most,
-            "nodes": STEP,
-            "bonds": JOINT,
-            "adjacency_step": JOINT,
-            **options,
-        },
+        node_categories=nodes,
+        bond_categories=bonds,
+        max_nodes=most,
+        nodes=STEP,
+        bonds=JOINT,
+        adjacency_step=JOINT,
+        **options,
     )
     return perturb(model, 0.1).double()
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from graphcnf.graphs import GraphBatch
-from graphcnf.graphs.path.code import AtomCode, depth_first_code
+from graphcnf.graphs.path.depth_first import AtomCode, depth_first_code
 
 
 def encode(edges, nodes, variables=3):

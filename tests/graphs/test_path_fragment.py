@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
+from graphcnf.design.particles import GraphFragment, ParticleSampler
 from graphcnf.errors import UserError
 from graphcnf.graphs import PackedGraphs
-from graphcnf.graphs.fragments import GraphFragment, ParticleSampler
 
 
 def tree(random):
@@ -79,7 +79,7 @@ def test_weights_are_proper(tree_model, experienced):
 
     Without closures every depth-first code can be reached, so nothing is left out.
     """
-    sampler = ParticleSampler(tree_model.steps, fragment(KINDS, EDGES))
+    sampler = ParticleSampler(tree_model, fragment(KINDS, EDGES))
     if experienced:
         sampler.learn(sampler.draw(sizes(5, 100), generator(9)))
     weights = torch.stack([
@@ -94,7 +94,7 @@ def test_weights_are_proper(tree_model, experienced):
 
 def test_weights_are_proper_with_graphs_of_different_sizes(tree_model):
     """As above; walks with complete graphs leave, and the others are resampled among them."""
-    sampler, nodes = ParticleSampler(tree_model.steps, fragment(KINDS, EDGES)), (4, 6)
+    sampler, nodes = ParticleSampler(tree_model, fragment(KINDS, EDGES)), (4, 6)
     each = torch.tensor(nodes).repeat(75)
     draws = [sampler.draw(each, generator(seed)) for seed in range(24)]
     for size in nodes:
@@ -112,7 +112,7 @@ def test_the_fragment_is_in_every_graph(build_model, random_graphs):
     forced = fragment(kinds, edges, categories=3, rings=True)
     forced.structures = torch.cat([forced.structures, torch.zeros(1, 4, 1, dtype=torch.bool)], -1)
     forced.plain = torch.tensor([False, True, True])
-    walks = ParticleSampler(model.steps, forced).draw(sizes(8, 40), generator(0))
+    walks = ParticleSampler(model, forced).draw(sizes(8, 40), generator(0))
     alive = torch.isfinite(walks.log_weights)
     assert alive.float().mean() > 0.8
     found = places(walks.graphs, kinds, edges)
@@ -123,7 +123,7 @@ def test_closed_nodes_get_what_their_sockets_say(tree_model):
     kinds, edges = [0, 1, 0], [(0, 1), (1, 2)]
     closed = fragment(kinds, edges, room=0, sockets=[1, 0, 1])
     assert closed.fewest_free == 2
-    walks = ParticleSampler(tree_model.steps, closed).draw(sizes(6, 40), generator(0))
+    walks = ParticleSampler(tree_model, closed).draw(sizes(6, 40), generator(0))
     alive = torch.isfinite(walks.log_weights).nonzero()[:, 0].tolist()
     assert len(alive) > 20
     for k in alive:
@@ -133,13 +133,13 @@ def test_closed_nodes_get_what_their_sockets_say(tree_model):
             all(types[u] == 0 and graph.degree(u) == 2 for u in graph.neighbors(v)) for v in middle
         )
     with pytest.raises(UserError, match="at least 5 nodes"):
-        ParticleSampler(tree_model.steps, closed).draw(sizes(4, 2), generator(0))
+        ParticleSampler(tree_model, closed).draw(sizes(4, 2), generator(0))
 
 
 def test_two_parts_are_linked_by_free_nodes(tree_model):
     parts = fragment([0, 0, 1, 1], [(0, 1), (2, 3)], room=0, sockets=[1, 0, 0, 1])
     assert parts.components == 2 and parts.fewest_free == 1
-    walks = ParticleSampler(tree_model.steps, parts).draw(sizes(6, 40), generator(0))
+    walks = ParticleSampler(tree_model, parts).draw(sizes(6, 40), generator(0))
     alive = torch.isfinite(walks.log_weights).nonzero()[:, 0].tolist()
     assert len(alive) > 10
     for k in alive:
@@ -165,7 +165,7 @@ def test_a_whole_skeleton_with_categories_of_its_own(build_model):
     star = [(0, 1), (0, 2), (0, 3), (3, 4)]
     skeleton = fragment([0] * 5, star, room=0)
     skeleton.categories[:] = True
-    sampler = ParticleSampler(model.steps, skeleton)
+    sampler = ParticleSampler(model, skeleton)
     walks = [sampler.draw(sizes(5, 200), generator(seed)) for seed in range(10)]
     weights = torch.stack([w.log_weights.exp().mean() for w in walks])
     assert all(torch.isfinite(w.log_weights).all() for w in walks)

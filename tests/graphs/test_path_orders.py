@@ -10,8 +10,8 @@ import torch
 
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch, PackedGraphs
-from graphcnf.graphs.path.code import depth_first_code
-from graphcnf.graphs.path.model import random_depth_first, renumbered
+from graphcnf.graphs.path.depth_first import depth_first_code
+from graphcnf.graphs.path.path_model import random_depth_first, renumbered
 
 
 def is_depth_first(graph, order):
@@ -25,7 +25,7 @@ def is_depth_first(graph, order):
 
 @pytest.mark.parametrize("detour", [0.0, 0.2, 1.0])
 def test_orders_are_depth_first_and_with_detours_all_of_them(monkeypatch, detour):
-    monkeypatch.setattr("graphcnf.graphs.path.model.DETOUR", detour)
+    monkeypatch.setattr("graphcnf.graphs.path.path_model.DETOUR", detour)
     graph = nx.Graph([(0, 1), (1, 2), (1, 3), (3, 4), (4, 1)])
     random, edges = np.random.default_rng(0), np.array(graph.edges)
     found = {tuple(random_depth_first(5, edges, random).tolist()) for _ in range(2000)}
@@ -51,7 +51,7 @@ def test_with_all_orders_the_bound_is_the_probability_of_the_graph(double, build
     with torch.no_grad():
         exact = torch.logsumexp(model.log_prob(GraphBatch.collate(every)), 0)
         bounds = [float(model.log_prob(first, orders=k)) for k in (1, 2, 4, 16, 64)]
-        bounds.append(float(model.steps.log_prob_of_orders(first, 10_000)))
+        bounds.append(float(model.log_prob_of_orders(first, 10_000)))
         assert bounds[0] == pytest.approx(float(model.log_prob(first)), abs=1e-12)
     assert bounds == sorted(bounds) and bounds[0] < bounds[-1] - 0.1
     assert bounds[-1] == pytest.approx(float(exact), abs=1e-9)
@@ -67,7 +67,7 @@ def test_numberings_are_distinct_and_orders_beyond_the_code_have_no_probability(
     model = build_model(few)
     log_p = model.log_prob(GraphBatch.collate(few), orders=20)
     assert (log_p >= model.log_prob(GraphBatch.collate(few)) - 1e-5).all()
-    known = model.steps.code.knows(GraphBatch.collate(graphs))
+    known = model.code.knows(GraphBatch.collate(graphs))
     assert known[np.unique(owners, return_index=True)[1]].all() and not known.all()
     # One molecule, one bound, whatever it is batched with.
     alone = model.log_prob(GraphBatch.collate(few, [7]), orders=20)

@@ -9,8 +9,8 @@ import torch
 from couplings import perturb
 
 from graphcnf.graphs import GraphBatch
-from graphcnf.graphs.path.code import AtomCode
-from graphcnf.graphs.path.model import PathModel
+from graphcnf.graphs.path.depth_first import AtomCode
+from graphcnf.graphs.path.path_model import PathModel
 from graphcnf.graphs.path.support import Path, Support
 
 SIZES = {"node_categories": 3, "bond_categories": 2}

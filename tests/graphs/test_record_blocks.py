@@ -8,7 +8,7 @@ import torch
 from couplings import perturb
 
 from graphcnf.flows.base import record_generators
-from graphcnf.graphs import GraphBatch, GraphCNF
+from graphcnf.graphs import GraphBatch, GraphModel
 from graphcnf.graphs.record_blocks import (
     BATCH,
     BLOCK,
@@ -35,7 +35,7 @@ def pair_model(random_graphs):
     """One whose encoders draw noise that its bound depends on."""
     torch.manual_seed(0)
     step = {"couplings": 2, "width": 16, "layers": 1, "heads": 2}
-    model = GraphCNF.for_graphs(
+    model = GraphModel.for_graphs(
         random_graphs,
         node_categories=3,
         bond_categories=2,
@@ -75,7 +75,7 @@ def test_blocks_may_come_together_always_the_same_ones():
 def test_records_that_are_drawn_together_are_the_same_up_to_rounding(double, model, monkeypatch):
     """What a GPU does, here on a CPU in float64, where rounding hardly ever decides."""
     alone = model.sample_records(100, 2500, seed=2)
-    monkeypatch.setattr("graphcnf.graphs.model.together_on", lambda device: 2)
+    monkeypatch.setattr("graphcnf.graphs.graph_model.together_on", lambda device: 2)
     assert model.sample_records(100, 2500, seed=2) == alone
 
 

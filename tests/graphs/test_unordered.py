@@ -13,8 +13,8 @@ from random_orders import noise_of
 
 from graphcnf.errors import UserError
 from graphcnf.flows import Context
-from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
-from graphcnf.graphs.path.unordered import bridges, depth_first
+from graphcnf.graphs import GraphBatch, GraphModel, PackedGraphs
+from graphcnf.graphs.unordered import bridges, depth_first
 from graphcnf.testing import assert_gradients_reach_every_parameter
 
 OPTIONS = {"architecture": "unordered", "order": "none", "rounds": 4}
@@ -102,9 +102,7 @@ def test_probabilities_are_sums_over_orders(build_model, double, nodes, types, b
         for b in range(0, len(batch), 1 + len(batch) // 40):
             orders = torch.tensor(sorted(rings_first(as_networkx(batch, b))))
             graph = GraphBatch.collate(packed, [b] * len(orders)).permute(orders)
-            log_p = model.steps.flow.flow.log_prob(
-                model.steps.code.encode(graph), Context(graph.mask)
-            )
+            log_p = model.flow.transform.log_prob(model.code.encode(graph), Context(graph.mask))
             assert p[b] == pytest.approx(float(log_p.exp().sum()) / math.factorial(nodes), rel=1e-9)
     # Of three nodes, all depth-first orders are drawn; of more, not those that leave rings.
     assert p.sum() == pytest.approx(1, abs=1e-9) if nodes == 3 else 0.1 < p.sum() < 1
@@ -153,15 +151,15 @@ def test_the_coupling(build_model, random_graphs, double, rounds, check):
             random_graphs, np.flatnonzero(random_graphs.node_counts <= most)[:count]
         )
         order, _ = depth_first(batch.adjacency, batch.sizes, torch.rand(*batch.mask.shape, 12))
-        values = model.steps.code.encode(batch.permute(order))
-        return couplings.Case.of(model.steps.flow.flow, values, Context(batch.mask))
+        values = model.code.encode(batch.permute(order))
+        return couplings.Case.of(model.flow.transform, values, Context(batch.mask))
 
     check(make)
 
 
 def evaluations(model, sizes):
     """Numbers of nodes in each evaluation of the blocks while graphs are drawn."""
-    block, seen = model.steps.network.blocks[0], []
+    block, seen = model.network.blocks[0], []
     step = block.step
     block.step = lambda x, *rest: seen.append(len(x)) or step(x, *rest)
     model.sample(torch.tensor(sizes))
@@ -173,22 +171,22 @@ def test_drawing_evaluates_the_blocks_no_more_often_than_said(build_model, rando
     model = build_model(random_graphs, **{**OPTIONS, "rounds": rounds})
     seen = evaluations(model, [12, 3])
     assert len(seen) == rounds - (rounds == 5)  # of 3 nodes each: 4 are enough
-    assert sum(seen) == 1 + (len(seen) - 1) * model.steps.network.per_round
+    assert sum(seen) == 1 + (len(seen) - 1) * model.network.per_round
 
 
 def test_the_shipped_model_is_evaluated_at_most_16_times():
-    assert len(evaluations(GraphCNF.from_pretrained("zinc250k-unordered"), [38, 38])) == 13
+    assert len(evaluations(GraphModel.from_pretrained("zinc250k-unordered"), [38, 38])) == 13
 
 
 def test_graphs_of_parts_and_crowded_nodes_are_not_known(build_model, random_graphs):
     model = build_model(random_graphs, **OPTIONS)
     parts = ([0, 0, 0, 0], [(0, 1), (2, 3)], [0, 0])
-    most = model.steps.code.entries
+    most = model.code.entries
     star = ([0] * (most + 2), [(0, k + 1) for k in range(most + 1)], [0] * (most + 1))
     fine = ([0, 0], [(0, 1)], [0])
     batch = GraphBatch.collate(PackedGraphs.from_lists([parts, star, fine]))
-    assert model.steps.knows(batch).tolist() == [False, False, True]
-    assert model.steps.knows(GraphBatch.collate(random_graphs)).all()
+    assert model.knows(batch).tolist() == [False, False, True]
+    assert model.knows(GraphBatch.collate(random_graphs)).all()
     with pytest.raises(ValueError, match="not connected"):
         model.log_prob(GraphBatch.collate(PackedGraphs.from_lists([parts])))
 
@@ -204,7 +202,7 @@ def test_bad_options_are_named(build_model, random_graphs):
     with pytest.raises(ValueError, match="rounds must be at least 1, got 0"):
         build_model(random_graphs, **{**OPTIONS, "rounds": 0})
     with pytest.raises(UserError, match='needs order "none"'):
-        build_model(random_graphs, architecture="unordered")
+        build_model(random_graphs, architecture="unordered", order="canonical")
 
 
 def test_the_term_of_the_order_is_exact(build_model):

@@ -5,7 +5,8 @@ import pytest
 import torch
 from couplings import perturb
 
-from graphcnf.images import MODELS, ImageFlow
+from graphcnf.images import ImageFlow
+from graphcnf.images.image_flows import MODELS
 from graphcnf.training import load_preset
 
 PRESETS = [f"images-{name}" for name in MODELS]

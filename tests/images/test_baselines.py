@@ -7,9 +7,9 @@ import torch
 from couplings import perturb
 from torch.nn import functional as F
 
-from graphcnf.baselines.image_models import IMAGE_MODELS
 from graphcnf.baselines.pixelcnn import PixelMixture, parameter_count
 from graphcnf.errors import UserError
+from graphcnf.images.image_model import IMAGE_MODELS
 from graphcnf.testing import (
     assert_gradients_reach_every_parameter,
     assert_lower_bound,

@@ -3,7 +3,7 @@ import torch
 from small_molecules import small_model
 
 from graphcnf.datasets.molecules import encode
-from graphcnf.molecules.flow import MoleculeFlow
+from graphcnf.molecules.molecule_flow import MoleculeFlow
 
 
 @pytest.fixture(scope="session")

@@ -12,9 +12,11 @@ from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
 from rdkit.Chem.Scaffolds import MurckoScaffold
 from rdkit.DataStructs import TanimotoSimilarity
 
+from graphcnf.design import analogues as analogs
+from graphcnf.design import growing as growth
+from graphcnf.design.analogues import Origin, RedrawnAnalogs, scaffold_and_rest
 from graphcnf.errors import UserError
-from graphcnf.molecules import analogs, codec, growth
-from graphcnf.molecules.analogs import Origin, RedrawnAnalogs, scaffold_and_rest
+from graphcnf.molecules import codec
 from graphcnf.molecules.codec import quiet
 from graphcnf.molecules.validity import strict
 from graphcnf.molecules.vocabulary import MARK
@@ -159,7 +161,7 @@ def test_marks_stay_where_the_molecule_stays(flow, keep):
     origin = "C[C@@H](O)C(=O)N1C[C@@H]2C[C@H](/C=C/C)CO[C@@H]2C1"
     search = analogs.analogs_of(flow, origin, keep=keep, similar=0.3, seed=1, particles=2)
     kept = 0
-    for one in islice(flow.found(search), 6):
+    for one in islice(growth.found(flow, search), 6):
         mol = Chem.MolFromSmiles(one.smiles)
         place = search.origin.places(mol)[0]
         pattern = Chem.RWMol(search.marked.mol)

@@ -14,11 +14,11 @@ from rdkit.Chem import Crippen, Descriptors
 import graphcnf
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch
-from graphcnf.molecules.flow import (
+from graphcnf.molecules.molecule_flow import MoleculeFlow
+from graphcnf.molecules.scoring import (
     GROUP_SIZE,
     QUANTILES,
     TAIL_SIZE,
-    MoleculeFlow,
     likelihood_quantiles,
     percentile_text,
     percentiles,

@@ -8,12 +8,13 @@ import pytest
 from rdkit import Chem
 
 import graphcnf
+from graphcnf.design import growing as growth
+from graphcnf.design import particles as fragments
+from graphcnf.design.growing import atom_could_be, bond_could_be, read_fragment
 from graphcnf.errors import UserError
-from graphcnf.graphs import fragments
-from graphcnf.molecules import codec, growth
-from graphcnf.molecules.growth import atom_could_be, bond_could_be, read_fragment
-from graphcnf.molecules.stereo import encode
+from graphcnf.molecules import codec
 from graphcnf.molecules.vocabulary import AtomCategory
+from graphcnf.stereo.marks import encode
 
 
 @pytest.fixture(autouse=True)

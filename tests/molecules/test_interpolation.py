@@ -4,8 +4,8 @@ import pytest
 import torch
 from rdkit import Chem
 
+from graphcnf.design.interpolation import _box, _nearest, _smoothest, interpolate
 from graphcnf.errors import UserError
-from graphcnf.molecules.interpolation import _box, _nearest, _smoothest, interpolate
 
 A, B = "CC(=O)Nc1ccc(O)cc1", "CC(C)Cc1ccc(C(C)C(=O)O)cc1"
 

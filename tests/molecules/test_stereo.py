@@ -13,8 +13,8 @@ from rdkit.Chem.EnumerateStereoisomers import EnumerateStereoisomers, StereoEnum
 
 from graphcnf.errors import UserError
 from graphcnf.molecules.codec import MoleculeNotRepresentable, without_stereo
-from graphcnf.molecules.stereo import FORCED, MarkedPart, dropped_marks, encode, isomeric_smiles
-from graphcnf.molecules.stereo_flow import (
+from graphcnf.stereo.marks import FORCED, MarkedPart, dropped_marks, encode, isomeric_smiles
+from graphcnf.stereo.stereo_flow import (
     StereoContext,
     StereoFlow,
     StereoGraphs,
@@ -156,7 +156,7 @@ def test_parallel_equals_stepping(flow, zinc_smiles):
     frames, codes = zip(*(pair for pair in map(read, zinc_smiles[:80]) if pair[1]), strict=True)
     graphs = StereoGraphs.of(frames, codes)
     context, x = StereoContext.of(graphs), graphs.padded(graphs.codes)[..., None]
-    expected = flow.flow.flow.log_probs(x, context)
+    expected = flow.flow.transform.log_probs(x, context)
     state, found = flow.flow.network.start(context), torch.zeros_like(expected)
     while (step := state.step()) is not None:
         found[step.at] = step.hidden.log_softmax(-1).gather(1, x[step.at])

@@ -12,8 +12,9 @@ import pandas as pd
 import pytest
 from rdkit import Chem
 
-from graphcnf.molecules import analogs, growth
-from graphcnf.molecules.flow import MoleculeFlow
+from graphcnf.design import analogues as analogs
+from graphcnf.design import growing as growth
+from graphcnf.molecules.molecule_flow import MoleculeFlow
 
 
 @pytest.fixture(autouse=True)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import tomli_w
 
-from graphcnf.compute.files import claim
 from graphcnf.datasets import zinc250k
 from graphcnf.datasets.molecules import encode
 from graphcnf.errors import UserError
+from graphcnf.files import claim
 from graphcnf.molecules.validity import evaluate_records
 from graphcnf.scripts.benchmarks import moses, optimization
 from graphcnf.scripts.benchmarks.runner import TrainedRun, train_all

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 import torch
 
-from graphcnf.coloring import ColoringFlow
 from graphcnf.datasets.coloring import load_coloring
 from graphcnf.datasets.images import PARTS, ImageDataset
+from graphcnf.discrete import ColoringFlow
 from graphcnf.graphs import GraphBatch
 from graphcnf.scripts.benchmarks import discrete, graphs
 from graphcnf.scripts.benchmarks.coloring import (

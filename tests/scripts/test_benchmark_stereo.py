@@ -5,8 +5,6 @@ import pytest
 
 from graphcnf.datasets.stereo import load_stereo
 from graphcnf.molecules.codec import parse
-from graphcnf.molecules.stereo import encode
-from graphcnf.molecules.stereo_flow import StereoFlow
 from graphcnf.scripts.benchmarks.stereo import (
     _remarked,
     _shape,
@@ -14,6 +12,8 @@ from graphcnf.scripts.benchmarks.stereo import (
     polycycles,
     table_bits,
 )
+from graphcnf.stereo.marks import encode
+from graphcnf.stereo.stereo_flow import StereoFlow
 
 IMPOSSIBLE, POSSIBLE = "F[C@H]1C[C@H]2CC[C@H]1C2", "F[C@H]1C[C@@H]2CC[C@H]1C2"
 

@@ -3,8 +3,8 @@ import json
 import pytest
 from rdkit import Chem
 
-from graphcnf.compute import files
-from graphcnf.molecules.joining import REACTIONS
+from graphcnf import files
+from graphcnf.design.joining import REACTIONS
 
 
 def test_list(graphcnf):
@@ -109,7 +109,7 @@ def test_join(graphcnf, surroundings):
         (["parts.smi", "--atoms", "9-3"], "smaller number first"),
         (["parts.smi", "--with", "none.smi"], "no such file: none.smi"),
         (["parts.smi", "--out", "x.csv"], "must end in .smi"),
-        (["parts.smi", "--out", "parts.smi"], "parts.smi exists"),
+        (["parts.smi", "--out", "parts.smi"], "parts.smi is an input file"),
     ],
 )
 def test_join_refuses(graphcnf, surroundings, arguments, message):

@@ -18,11 +18,11 @@ from graphcnf.errors import UserError
 from graphcnf.evaluation import evaluate as evaluation
 from graphcnf.evaluation import summary
 from graphcnf.evaluation.evaluate import Reference
-from graphcnf.evaluation.formats import markdown, text
+from graphcnf.evaluation.layout import markdown, text
 from graphcnf.evaluation.metrics import METRICS
 from graphcnf.evaluation.summary import Records
-from graphcnf.graphs import GraphCNF
-from graphcnf.molecules.flow import MoleculeFlow
+from graphcnf.graphs import GraphModel
+from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.molecules.vocabulary import CODEC_VERSION
 
 FRACTIONS = ("strict_validity", "largest_fragment_validity", "uniqueness", "novelty",
@@ -168,7 +168,7 @@ def test_seeds_and_switches(score, model_folder, small_zinc, graphcnf):
 
 
 def test_weights_of_another_order_of_atoms(score, model_folder, small_zinc, tmp_path):
-    model = GraphCNF.from_pretrained(model_folder)
+    model = GraphModel.from_pretrained(model_folder)
     model.metadata["codec"] = CODEC_VERSION - 1
     model.save_pretrained(tmp_path)
     options = ["-n", 20, "--reconstruct", 5, "--likelihood", 5]
@@ -394,7 +394,7 @@ def test_a_folder_of_files_is_one_set(graphcnf, score, zinc_smiles, small_zinc, 
     before = (parts / "0.smi.gz").read_bytes()
     (parts / "table.csv").write_text("smiles\nCCO\n")
     code, _, err = graphcnf("evaluate", "parts", "--reference", "none", "--out", "parts/table.csv")
-    assert code == 2 and "is an input file" in " ".join(err.split())
+    assert code == 2 and "whose files are read" in " ".join(err.split())
     assert (parts / "table.csv").read_text() == "smiles\nCCO\n"
     assert (parts / "0.smi.gz").read_bytes() == before
     (parts / "3.smi").write_bytes(b"\0")

@@ -9,13 +9,13 @@ import pytest
 import torch
 from rdkit import Chem
 
+from graphcnf.design import analogues as analogs
+from graphcnf.design import growing as growth
 from graphcnf.errors import UserError
-from graphcnf.graphs import GraphCNF
-from graphcnf.molecules import analogs, growth
+from graphcnf.graphs import GraphModel
 from graphcnf.molecules import filters as filters_module
-from graphcnf.molecules import flow as flow_module
 from graphcnf.molecules.filters import Filters
-from graphcnf.molecules.flow import MoleculeFlow
+from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.sampling import sample
 
 distributed = pytest.importorskip("distributed")
@@ -72,7 +72,7 @@ def scheduler():
 def model_of_properties(model_folder, tmp_path_factory):
     """The small model with a condition, which changes what it draws."""
     tables = [{"name": "logp", "mean": 0.0, "deviation": 1.0}]
-    model = GraphCNF.from_pretrained(model_folder).with_conditions(tables)
+    model = GraphModel.from_pretrained(model_folder).with_conditions(tables)
     (weight,) = (p for n, p in model.named_parameters() if n.endswith("conditions.leave.weight"))
     torch.nn.init.normal_(weight, generator=torch.Generator().manual_seed(0))
     folder = tmp_path_factory.mktemp("models") / "conditional"
@@ -127,7 +127,7 @@ def test_filters_only_select_whatever_else_is_asked(graphcnf, model_folder, monk
     sample = flow.sample(4, filters=filters)
     assert sample.smiles == written
     assert sample.graphs.node_counts.tolist() == [m.GetNumAtoms() for m in sample.molecules]
-    monkeypatch.setattr(flow_module, "MOST_REFUSED", 100)
+    monkeypatch.setattr(filters_module, "MOST_REFUSED", 100)
     with pytest.raises(UserError, match="0 molecules found .*: 0.0% pass the filters .rings == 5"):
         flow.sample(1, filters=Filters(require=["rings == 5"]))
 
@@ -151,7 +151,7 @@ def test_nothing_that_passes_is_said_again_and_again(graphcnf, model_folder, mon
 
 @pytest.mark.parametrize("way", ["generate", "scaffold", "similar"])
 def test_sizes_that_the_model_never_draws_are_refused_at_once(graphcnf, model_folder, way):
-    most = GraphCNF.from_pretrained(model_folder).max_nodes if way != "similar" else 4
+    most = GraphModel.from_pretrained(model_folder).max_nodes if way != "similar" else 4
     command = (*WAYS[way], "--require", "atoms > 99", "--model", model_folder)
     code, out, err = graphcnf(*command)
     assert code == 1 and not out

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from graphcnf.compute.files import claim
 from graphcnf.datasets.smiles_file import load_smiles_file
 from graphcnf.errors import UserError
-from graphcnf.graphs import GraphCNF
-from graphcnf.molecules.flow import MoleculeFlow
+from graphcnf.files import claim
+from graphcnf.graphs import GraphModel
+from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.molecules.properties import has_pattern
 from graphcnf.scripts.finetune import _table
 from graphcnf.training.finetuning import finetune
@@ -34,7 +34,7 @@ def mine(surroundings, zinc_smiles):
 
 
 def weights_of(folder):
-    return GraphCNF.from_pretrained(folder).state_dict()
+    return GraphModel.from_pretrained(folder).state_dict()
 
 
 def test_a_run_reports_and_its_model_knows_what_is_new(graphcnf, mine, model_folder):

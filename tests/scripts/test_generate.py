@@ -104,7 +104,7 @@ def test_all_writes_every_graph(generate, surroundings):
 
 def test_flat_coordinates_do_not_depend_on_what_was_drawn_before():
     from graphcnf.molecules.drawing import draw_svg
-    from graphcnf.sampling.formats import WRITERS
+    from graphcnf.sampling.writers import WRITERS
 
     row = {"record": 0, "smiles": "NS", "strict": True}
     before = WRITERS["sdf"](row)
@@ -192,14 +192,14 @@ def test_gives_up_and_leaves_the_old_file(graphcnf, model_folder, monkeypatch, s
 
 
 def test_python_writes_the_file_of_the_command(generate, model_folder, surroundings):
-    from graphcnf.graphs import GraphCNF
-    from graphcnf.molecules.stereo_flow import shipped_stereo
+    from graphcnf.graphs import GraphModel
     from graphcnf.pretrained import model_digest
-    from graphcnf.sampling.formats import columns_of
     from graphcnf.sampling.sample import Recipe
+    from graphcnf.sampling.writers import columns_of
+    from graphcnf.stereo.stereo_flow import shipped_stereo
 
     generate("-n", 20, "--seed", 2, "--size", "2-4", "--out", "command.csv")
-    model = GraphCNF.from_pretrained(model_folder)
+    model = GraphModel.from_pretrained(model_folder)
     stereo = model_digest(shipped_stereo(model.metadata["dataset"]))
     recipe = Recipe(
         2, 1.0, (2, 4), kind="csv", columns=columns_of("csv"), everything=False, stereo=stereo
@@ -240,10 +240,10 @@ def test_a_missing_parquet_package_is_named(graphcnf, model_folder, monkeypatch)
 def test_likelihoods_are_the_bound_of_the_graph(generate, model_folder):
     import torch
 
-    from graphcnf.graphs import GraphBatch, GraphCNF
+    from graphcnf.graphs import GraphBatch, GraphModel
     from graphcnf.graphs.record_blocks import RecordNoise
 
-    model = GraphCNF.from_pretrained(model_folder)
+    model = GraphModel.from_pretrained(model_folder)
     rows = [json.loads(r) for r in generate("-n", 20, "--likelihood", "--json")[0].splitlines()]
     everything = generate("-n", 140, "--all", "--likelihood")[0]
     assert len({row["log_likelihood"] for row in rows}) == 20
@@ -264,7 +264,7 @@ def test_likelihoods_without_an_order_are_those_of_the_molecule(zinc_smiles):
     import torch
 
     from graphcnf.datasets.molecules import encode
-    from graphcnf.graphs import GraphCNF
+    from graphcnf.graphs import GraphModel
     from graphcnf.graphs.isomorphism import labelling_bits
     from graphcnf.graphs.record_blocks import RecordNoise
     from graphcnf.sampling.sample import molecule_log_likelihoods
@@ -272,7 +272,7 @@ def test_likelihoods_without_an_order_are_those_of_the_molecule(zinc_smiles):
     graphs, block = encode("zinc250k", zinc_smiles[:200]).graphs.subset(range(128)), range(128)
     step = {"couplings": 1, "width": 8, "layers": 1, "heads": 1}
     torch.manual_seed(0)
-    model = GraphCNF.for_graphs(
+    model = GraphModel.for_graphs(
         graphs, node_categories=17, bond_categories=5, architecture="pairs", order="none",
         nodes=step, bonds=step, adjacency_step=step,
     ).eval()  # fmt: skip

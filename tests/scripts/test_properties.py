@@ -10,8 +10,8 @@ import pytest
 import torch
 from rdkit import Chem
 
-from graphcnf.graphs import GraphBatch, GraphCNF
-from graphcnf.molecules.flow import MoleculeFlow
+from graphcnf.graphs import GraphBatch, GraphModel
+from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.molecules.properties import properties_of
 from graphcnf.scripts.benchmarks import weights
 
@@ -41,9 +41,9 @@ def trained(graphcnf, model_folder, small_zinc, kept):
 
 
 def test_training_from_another_models_weights(graphcnf, trained, model_folder):
-    model, start = GraphCNF.from_pretrained(trained), GraphCNF.from_pretrained(model_folder)
+    model, start = GraphModel.from_pretrained(trained), GraphModel.from_pretrained(model_folder)
     assert [table["name"] for table in model.conditions] == ["logp", "weight"]
-    assert model.config["steps"]["width"] == start.config["steps"]["width"]
+    assert model.config["width"] == start.config["width"]
     values = [table["mean"] for table in model.conditions]
     # Of drug-like molecules.
     assert 1 < values[0] < 4 and 250 < values[1] < 400
@@ -60,7 +60,7 @@ def test_training_goes_on_with_the_same_properties(graphcnf, trained):
     Path("again.toml").write_text(preset.replace('properties = ["logp", "weight"]\n', ""))
     code, _, err = graphcnf("train", "again.toml", "--out", "again", "--threads", 1)
     assert code == 0, err
-    one, two = (GraphCNF.from_pretrained(folder) for folder in (trained, "again/model"))
+    one, two = (GraphModel.from_pretrained(folder) for folder in (trained, "again/model"))
     assert one.conditions == two.conditions and one.config == two.config
     Path("other.toml").write_text(preset.replace('"weight"', '"qed"'))
     code, _, err = graphcnf("train", "other.toml", "--out", "other", "--threads", 1)
@@ -73,7 +73,7 @@ def test_fine_tuning_keeps_what_may_be_asked(graphcnf, trained):
     command = ["finetune", "mine.smi", "--weights", trained, "--steps", 4, "-n", 0, "--out", "own"]
     code, _, err = graphcnf(*command)
     assert code == 0 and "new to the weights: atoms Si" in err, err
-    before, after = (GraphCNF.from_pretrained(folder) for folder in (trained, "own/model"))
+    before, after = (GraphModel.from_pretrained(folder) for folder in (trained, "own/model"))
     assert after.conditions == before.conditions
     # The molecules say what their properties are, so that the network goes on learning of them.
     name = next(n for n, _ in after.named_parameters() if n.endswith("conditions.leave.bias"))
@@ -85,7 +85,7 @@ def test_likelihoods_are_given_what_was_asked_for(graphcnf, trained):
     arguments = ("generate", "--model", trained, "-n", 100, "--all", "--likelihood", *ASKED)
     code, out, err = graphcnf(*arguments)
     assert code == 0, err
-    model = GraphCNF.from_pretrained(trained)
+    model = GraphModel.from_pretrained(trained)
     graphs = model.sample_records(0, 100, seed=0, conditions=(1.5, 90.0))
     batch = GraphBatch.collate(graphs)
     free = model.log_prob(batch).detach()

@@ -10,8 +10,8 @@ from small_molecules import small_model
 
 from graphcnf.datasets import load_smiles_file
 from graphcnf.errors import UserError
-from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.molecules.hashing import contains, hash_each
+from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.training import experiments
 from graphcnf.training.loop import HEADLINES
 from graphcnf.training.settings import load_preset, preset_names

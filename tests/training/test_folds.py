@@ -9,7 +9,7 @@ import torch
 
 from graphcnf.datasets.molecules import encode
 from graphcnf.errors import UserError
-from graphcnf.graphs import GraphBatch, GraphCNF
+from graphcnf.graphs import GraphBatch, GraphModel
 from graphcnf.training.finetuning import _steps_within, finetune, fold_experiment, plan
 
 SMILES = [f"{'C' * k}NC(=O)c1ccc({x})cc1" for k in range(1, 7) for x in "CFNOS"]
@@ -21,7 +21,7 @@ def rows(batch):
 
 def experiment():
     data = encode("mine", [*SMILES, *SMILES[:5]])
-    model = GraphCNF.for_graphs(
+    model = GraphModel.for_graphs(
         data.graphs,
         node_categories=len(data.vocabulary.atoms),
         bond_categories=len(data.vocabulary.bonds),

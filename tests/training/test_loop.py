@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from graphcnf.compute.files import file_lock
 from graphcnf.errors import UserError
+from graphcnf.files import file_lock
 from graphcnf.pretrained import load_model
 from graphcnf.training import TrainingSettings
 from graphcnf.training.checkpoint import load_checkpoint, save_checkpoint

@@ -1,4 +1,20 @@
-"""Causal attention network over the nodes of a depth-first numbered graph."""
+"""The network of the graph model "path": causal attention over the nodes in depth-first order.
+
+Each node is one *position* of the attention, and one *step* of drawing. It is described by the V
+variables of `AtomCode` (backtrack, edge to the parent, category, closures), which are decided one
+after the other.
+
+- The *path* of a partly drawn graph is the nodes from the first one to the last one, the *level* of
+  a node its distance from the first (`Path`). The network sees the last `LEVELS` levels.
+- A *level code* is one number that summarises the node at a level (`level_codes`), an *n-gram* the
+  level codes of the last n levels: a small pattern such as the end of a chain or ring.
+- The *output head* of a variable is the layers that turn hidden channels into its logits.
+- *Conditions* are numbers of a whole graph, such as logP; each node and edge has a learned
+  *contribution* to them (`Contributions`), so that the network knows what is still missing.
+
+`PathNetwork.steps` evaluates all nodes of complete graphs at once, for training and scoring;
+`PathState` draws node by node, with cached keys and values. Both give the same logits.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +31,8 @@ from graphcnf.categorical.autoregressive import InSequence, Network, Step
 from graphcnf.categorical.transformer import HIDDEN, Transformer
 from graphcnf.flows.modules import ReadOut, zero_init
 from graphcnf.flows.transform import Context
-from graphcnf.graphs.networks import ConditionEmbedding, Contributions
-from graphcnf.graphs.path.code import AtomCode
+from graphcnf.graphs.conditions import ConditionEmbedding, Contributions
+from graphcnf.graphs.path.depth_first import AtomCode
 from graphcnf.graphs.path.support import (
     CATEGORIES,
     DEGREES,
@@ -31,28 +47,48 @@ from graphcnf.graphs.path.support import (
     level_codes,
 )
 
-# Lengths of the n-grams of levels at the end of the path, which have hashed embeddings.
+# Lengths n of the n-grams of levels at the end of the path, which have hashed embeddings.
 TOGETHER = (2, 3, 4, 6)
 
 
 @dataclass
 class Nodes:
-    """Hidden state of M nodes whose variables are decided one after the other."""
+    """Hidden state of M new nodes while their variables are decided one after the other.
 
-    h: Tensor  # channels, (M, C)
-    common: Tensor | None  # hidden layers of the first `AtomCode.COMMON` read-outs, (M, 4 H)
-    decided: Tensor | None  # sum of the embeddings of the variables so far, (M, H)
-    valence: FreeValence  # around the nodes, from which `Support` tells the possible values
+    Attributes:
+        h: Output of the attention, (M, C).
+        common: First layer of the output heads of the first `AtomCode.COMMON` variables, which
+            every node has, by one matrix product, (M, COMMON * H). None once only some of the nodes
+            have further variables: their heads are then evaluated one by one.
+        decided: Sum of the embeddings of the variables so far, (M, H); None before the first one.
+        valence: Variables so far, and free valence, from which `Support` tells what is possible.
+    """
+
+    h: Tensor
+    common: Tensor | None
+    decided: Tensor | None
+    valence: FreeValence
 
     def __getitem__(self, rows: Tensor) -> Nodes:
-        """Return the hidden state of the nodes at the given rows."""
+        """Return the hidden state of the nodes at `rows`, indices (K,) long."""
         common = None if self.common is None else self.common[rows]
         decided = None if self.decided is None else self.decided[rows]
         return Nodes(self.h[rows], common, decided, self.valence[rows])
 
 
 class Tables:
-    """Parameters rearranged for fast steps; out of date once the network is trained further."""
+    """Parameters of a network, rearranged for fast steps.
+
+    They are computed anew for every batch, since they are out of date once the network is trained
+    further.
+
+    Attributes:
+        values: The embeddings of all variables of a node, one table under the other.
+        offsets: First row of each variable in `values`, (V,) long.
+        levels: Embedding of every level code, see `level_codes`; 0 for no node.
+        weight: Weights of the first layers of the common output heads, (COMMON * H, C).
+        bias: Their biases, (COMMON * H,).
+    """
 
     def __init__(self, network: PathNetwork):
         self.values = torch.cat([t.get_parameter("weight") for t in network.values])
@@ -65,22 +101,32 @@ class Tables:
         self.bias = torch.cat([layer.get_parameter("bias") for layer in common])
 
     def contents(self, x: Tensor) -> Tensor:
-        """Return the sum (R, C) of the embeddings of the categories x (R, V) of nodes."""
+        """Return the sum (R, C) of the embeddings of all variables x (R, V) of R nodes."""
         return F.embedding_bag(x + self.offsets, self.values, mode="sum")
 
 
 class PathNetwork(Network):
-    """Causal attention network for the categories of nodes.
+    """Causal attention network for the variables of nodes in depth-first order.
 
-    The input of position i is what is known before node i: the categories of node i - 1, the path
-    to it, and the number of nodes to come. The output gives the probabilities of the variables of
-    node i, which are decided one after the other. Attention biases depend on the distance in the
-    numbering, and on the level of the other node if it is on the path.
+    The input of position i is what is known before node i: the variables of node i - 1, the path to
+    it, and the number of nodes to come. The output gives the probabilities of the variables of node
+    i, which are decided one after the other. Attention biases depend on the distance in the node
+    order, and on the level of the other node if it is on the path.
 
-    `width`, `layers`, `heads` and `expansion` are those of `Transformer`. `head_width` is the
-    number of hidden channels in the read-out of a variable, `level_width` that of a level of the
-    path. Each hashed table, for n-grams of levels, has `table_rows` rows. `conditions` are
-    `condition_tables`, None for none.
+    Args:
+        code: The variables of a node.
+        support: Which values of the variables are possible.
+        max_nodes: Largest number of nodes of a graph.
+        width: Channels C of a position.
+        layers: Attention blocks.
+        heads: Attention heads.
+        expansion: Feed-forward hidden channels as a multiple of `width`.
+        head_width: Hidden channels H of the output head of a variable.
+        level_width: Channels of a level of the path.
+        table_rows: Rows of the hashed embedding of n-grams, for each n of `TOGETHER`. N-grams that
+            hash to the same row share an embedding.
+        dropout: Share of the channels that training leaves out.
+        conditions: Tables of the conditions, see `condition_tables`; None for none.
     """
 
     def __init__(
@@ -134,7 +180,15 @@ class PathNetwork(Network):
             nn.init.normal_(table.weight, std=0.2)
 
     def inputs(self, channels: Tensor, codes: Tensor) -> Tensor:
-        """Return channels (R, C) of paths, from the channels (R, LEVELS, W) and codes of levels."""
+        """Embed paths.
+
+        Args:
+            channels: Channels of the last levels, as of `channels`, (R, LEVELS, level width).
+            codes: Codes of the last levels, see `level_codes`, (R, LEVELS) long.
+
+        Returns:
+            (R, C).
+        """
         key, parts = torch.zeros_like(codes[:, 0]), []
         together = iter(self.together)
         for level in range(TOGETHER[-1]):
@@ -145,59 +199,94 @@ class PathNetwork(Network):
         return self.path(channels.flatten(1)) + self.joined(torch.cat(parts, -1))
 
     def channels(self, codes: Tensor, around: Tensor, tables: Tables) -> Tensor:
-        """Return channels (R, level width) of R levels, from codes (R,) and neighbours (R, K).
+        """Embed levels of paths.
 
-        See `level_codes` and `Path.around`.
+        Args:
+            codes: Code of each level, see `level_codes`, (R,) long.
+            around: Neighbours of the node at each level, as in `Path.around`, (R, K) long.
+            tables: Rearranged parameters.
+
+        Returns:
+            (R, level width).
         """
         pairs = around // CATEGORIES * self.cardinalities[2] + around % CATEGORIES
         return F.embedding(codes, tables.levels) + self.neighbours(pairs[:, :NEIGHBOURS])
 
     def _biases(self, number: Tensor, on_path: Tensor) -> Tensor:
-        """Return attention biases (B, layers * heads, N, N).
+        """Return attention biases by distance in the node order and by level on the path.
 
-        `on_path` (B, N, LEVELS) are the numbers of the nodes on the last levels plus 1, 0 for none:
-        key j holds node j - 1.
+        Args:
+            number: 0 to N - 1.
+            on_path: Numbers plus 1 of the nodes on the last levels before each node, 0 for none,
+                (B, N, LEVELS) long. That is the position of their key: position j holds the
+                variables of node j - 1.
+
+        Returns:
+            (B, layers * heads, N, N), by the position that attends and the other position.
         """
         distance = number[:, None] - number
-        near = self.by_distance[:, distance.clamp(min=0)]
-        near = near + torch.where(distance < 0, HIDDEN, 0.0)
+        by_distance = self.by_distance[:, distance.clamp(min=0)]
+        by_distance = by_distance + torch.where(distance < 0, HIDDEN, 0.0)
         size = len(number)
-        levels = near.new_zeros(len(on_path), LEVELS, size, size)
+        levels = by_distance.new_zeros(len(on_path), LEVELS, size, size)
         levels.scatter_(3, on_path.transpose(1, 2)[..., None], 1.0)
-        levels[..., 0] = 0
-        return near + (self.by_level @ levels.flatten(2)).unflatten(2, (size, size))
+        levels[..., 0] = 0  # Where there was no node; position 0 holds none.
+        return by_distance + (self.by_level @ levels.flatten(2)).unflatten(2, (size, size))
 
     def attended(self, h: Tensor, bias: Tensor) -> Tensor:
-        """Return channels h (B, N, C) after attention; `bias` is (B, layers * heads, N, N)."""
+        """Return the output of the attention blocks for all positions; subclasses may add to it.
+
+        Args:
+            h: Input channels, (B, N, C).
+            bias: Attention biases, (B, layers * heads, N, N).
+
+        Returns:
+            (B, N, C).
+        """
         return self.blocks(h, bias)
 
     def conditioned(self, conditions: Tensor, added: Tensor) -> Tensor:
-        """Return channels (B, M, C) for M nodes of graphs with conditions (B, P).
+        """Embed the conditions of graphs, for M positions each.
 
-        `added` (B, M, P) are the contributions to the conditions of the nodes before each node.
+        Args:
+            conditions: Conditions of B graphs, (B, P); nan where unknown.
+            added: Contributions of all nodes before each position, (B, M, P), in the units of the
+                conditions.
+
+        Returns:
+            (B, M, C).
         """
         assert self.conditions is not None and self.shares is not None
         conditions = conditions.to(self.initial.dtype)
         return self.conditions(conditions)[:, None] + self.shares(conditions, added)
 
     def added(self, x: Tensor, path: Path) -> Tensor:
-        """Return the contributions (R, P) to the conditions of nodes x (R, V) after R paths.
+        """Return the contributions of R nodes and their edges to the conditions.
 
-        Raises ValueError if the model was trained without conditions.
+        Args:
+            x: Variables of the nodes, (R, V) long.
+            path: The paths before these nodes.
+
+        Returns:
+            (R, P), in the units of the conditions.
+
+        Raises:
+            ValueError: if the model was trained without conditions.
         """
         if self.shares is None:
             raise ValueError("this model was trained without conditions")
         return self.shares.of(x, path.links(x))
 
     def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
+        """Yield all nodes of complete graphs x (B, N, V) in one step."""
         mask, conditions = context.mask, context.conditions
         x = torch.where(mask[..., None], x, 0)
         batch, size = mask.shape
         tables, number = Tables(self), torch.arange(size, device=mask.device)
         path = Path.before_each(x, self.support.weights, self.support.pad)
         levels = path.last_levels(batch * size)
-        at = path.tables.flatten(1)[:, levels]
-        codes = level_codes(at)
+        at_levels = path.tables.flatten(1)[:, levels]
+        codes = level_codes(at_levels)
         around = path.around.flatten(0, 1)[levels].flatten(0, 1)
         channels = self.channels(codes.flatten(), around, tables).unflatten(0, codes.shape)
         before = tables.contents(x[:, :-1].flatten(0, 1)).unflatten(0, (batch, size - 1))
@@ -208,7 +297,7 @@ class PathNetwork(Network):
         if conditions is not None:
             added = self.added(x.flatten(0, 1), path).unflatten(0, mask.shape).cumsum(1)[:, :-1]
             h = h + self.conditioned(conditions, F.pad(added, (0, 0, 1, 0)))
-        bias = self._biases(number, at[NODE].unflatten(0, mask.shape))
+        bias = self._biases(number, at_levels[NODE].unflatten(0, mask.shape))
         h = self.norm(self.attended(self.dropout(h), bias))
         path = path.take(mask.flatten().nonzero()[:, 0])
         valence = self.support.free_valence(
@@ -233,7 +322,14 @@ class PathNetwork(Network):
         return logits.masked_fill(~self.support.allowed(hidden.valence), -math.inf)
 
     def embed(self, hidden: Nodes, x: Tensor) -> tuple[Nodes, Tensor | None]:
-        """Add a variable x (M,); after a closure of length 0, all further variables are 0."""
+        """Add the decided variable x (M,) to the hidden state.
+
+        After a closure of length 0, all further variables of a node are 0, so that the node leaves
+        the step: only the rows with another length have a next variable.
+
+        Returns:
+            The hidden state of the next variable, and the rows (R,) that have it; None for all.
+        """
         k, kept = len(hidden.valence.x), None
         x = x.clamp(max=self.cardinalities[k] - 1)
         if AtomCode.role(k) == "length":
@@ -247,7 +343,28 @@ class PathNetwork(Network):
 
 
 class PathState:
-    """State of partial graphs, updated in place; rows are sorted so that complete ones are last."""
+    """State of B partly drawn graphs, updated in place.
+
+    Graphs are sorted by size, the largest first, so that complete ones are last and leave the
+    batch; all rows below are in this order (`InSequence`). What was computed for a level of the
+    path is kept until the node at this level changes.
+
+    Attributes:
+        network: The network.
+        order: Which graphs have another node.
+        tables: Rearranged parameters of the network.
+        cache: Keys and values of the attention for all nodes so far.
+        path: The paths, B of them.
+        codes: Level code of each level of the paths, (B, W) long.
+        free: Free valence of the node at each level, (B, W) long.
+        channels: Embedding of each level, (B, W, level width).
+        by_level: Attention biases by level from the end of the path, then 0 for a node that is not
+            on it, (LEVELS + 1, layers * heads).
+        before: Variables of the last node, (B, V) long.
+        conditions: Conditions, (B, P), or None.
+        added: Contributions to the conditions of all nodes but the last one, (B, P); only with
+            conditions.
+    """
 
     def __init__(self, network: PathNetwork, mask: Tensor, conditions: Tensor | None):
         self.network, self.order = network, InSequence(mask)
@@ -264,7 +381,10 @@ class PathState:
             self.added = initial.new_zeros(conditions.shape)
 
     def step(self) -> Step | None:
-        """Return the next node of all unfinished graphs; None at the end."""
+        """Return the next node of all unfinished graphs; None once all are complete.
+
+        First the last node is appended to the paths.
+        """
         at, net = self.order.next(), self.network
         if at is None:
             return None
@@ -279,13 +399,14 @@ class PathState:
         h = h + net.position.weight[number] + net.remaining(to_come)
         if self.conditions is not None:
             h = h + net.conditioned(self.conditions[:count], self.added[:count, None])[:, 0]
-        # Level of each key's node, counted from the end of the path; LEVELS if it is not there.
+        # For each key, the level of its node, counted from the end of the path; LEVELS if it is not
+        # on the path. Key j holds node j - 1, and key 0 none.
         level = torch.full((number + 1, count), LEVELS, device=levels.device)
-        steps = torch.arange(LEVELS, device=levels.device)[:, None].expand(-1, count)
-        level.scatter_(0, self.path.tables[NODE].flatten()[levels].t(), steps)
+        up = torch.arange(LEVELS, device=levels.device)[:, None].expand(-1, count)
+        level.scatter_(0, self.path.tables[NODE].flatten()[levels].t(), up)
         level[0] = LEVELS
-        near = net.by_distance[:, : number + 1].flip(1).t()[:, None]
-        bias = F.embedding(level, self.by_level) + near
+        by_distance = net.by_distance[:, : number + 1].flip(1).t()[:, None]
+        bias = F.embedding(level, self.by_level) + by_distance
         h = net.norm(self.attended(h, bias))
         free = self.free[:count, : net.support.pad + number + 1]
         valence = net.support.free_valence(free, self.path.depth[:count], to_come == 1)
@@ -293,11 +414,20 @@ class PathState:
         return Step(at, Nodes(h, common, None, valence))
 
     def attended(self, h: Tensor, bias: Tensor) -> Tensor:
-        """Return channels h (B, C) of the next position; `bias` is (positions, B or 1, heads)."""
+        """Return the output of the attention blocks for the next position of every row.
+
+        Args:
+            h: Input channels, (B, C).
+            bias: Attention biases of the N positions so far, the new one included, (N, B or 1,
+                layers * heads).
+
+        Returns:
+            (B, C).
+        """
         return self.network.blocks.step(h, bias, self.cache)
 
     def _add(self, number: int, x: Tensor) -> None:
-        """Append node `number`, with categories x (R, V), to the paths of the first R graphs."""
+        """Append node `number`, with variables x (R, V), to the paths of the first R graphs."""
         if self.conditions is not None:
             self.added[: len(x)] += self.network.added(x, self.path)
         changed = self.path.add(number, x, self.network.support.weights)
@@ -309,11 +439,11 @@ class PathState:
         self.channels.flatten(0, 1)[changed] = channels
 
     def update(self, x: Tensor) -> None:
-        """Append the categories x (M, V) of the current node."""
+        """Keep the variables x (M, V) of the current node of the M unfinished graphs."""
         self.before[: len(x)] = x
 
     def take(self, rows: Tensor) -> None:
-        """Replace the batch by the given rows of it, which may repeat."""
+        """Replace the batch by the given rows (R,) of it, which may repeat."""
         index = self.order.take(rows)
         self.cache.take(index)
         self.path = self.path.take(index)

@@ -1,4 +1,19 @@
-"""Depth-first paths, and the possible values of a node's variables given the path before it."""
+"""Which values of a node's variables are possible, given the path before it.
+
+Graphs are numbered depth-first, and node i is encoded as V categories by `AtomCode`: its backtrack,
+the edge to its parent, its own category, and the lengths and edges of its closures.
+
+- The *path* of a partly drawn graph is the nodes from the first one to the last one that was added.
+  The *level* of a node on it is its distance from the first node, in edges.
+- A *closure* is an edge from the new node to a node on the path that is not its parent. Its length
+  is the difference of their levels.
+- The *weight* of an edge belongs to its category: for molecules, the bond order.
+- The *free valence* of a node is by how much the sum of the weights of its edges may still grow,
+  up to the largest sum that its category has in the training data.
+
+`Path` holds the paths of a batch of graphs and what is known of each node on them, `FreeValence`
+the free valence around the nodes that come next, and `Support` says which of their values fit.
+"""
 
 from __future__ import annotations
 
@@ -11,70 +26,106 @@ from torch.nn import functional as F
 
 from graphcnf.errors import UserError
 from graphcnf.graphs.batch import PackedGraphs
-from graphcnf.graphs.path.code import AtomCode
+from graphcnf.graphs.path.depth_first import AtomCode
 
-LEVELS = 16  # levels at the end of the path that are inputs of a network
-SUMS, DEGREES = 12, 6  # numbers of sums of weights and of degrees that a network distinguishes
-NEIGHBOURS = 5  # number of neighbours of a node that are inputs of a network, the first ones
-# A neighbour is encoded as its edge times this number, plus its category, which is smaller.
+# A network sees the last `LEVELS` levels of a path. Of the node at a level it tells apart `SUMS`
+# sums of edge weights and `DEGREES` degrees, and it sees the first `NEIGHBOURS` neighbours.
+LEVELS, SUMS, DEGREES, NEIGHBOURS = 16, 12, 6, 5
+# A neighbour is one number: (edge category + 1) * CATEGORIES + node category. There are at most 256
+# node categories, see `PackedGraphs`.
 CATEGORIES = 256
-# Constants of the n-gram hash over path levels, and of the hash of an edge's surroundings.
+# Of the hash of a sequence of numbers: a prime multiplier, and the Mersenne prime 2**31 - 1, whose
+# products with the multiplier fit into 64 bits.
 HASH_MULTIPLIER, HASH_MODULUS = 1_000_003, 2_147_483_647
-NODE, CATEGORY, USED, DEGREE, RING = range(5)  # rows of the tables of a `Path`
+# Rows of `Path.tables`.
+NODE, CATEGORY, USED, DEGREE, RING = range(5)
 
 
 def hashed(key: Tensor, value: Tensor) -> Tensor:
-    """Return the hash of a sequence extended by `value`, given the hash `key` of the sequence."""
+    """Extend hashed sequences by one number each.
+
+    Args:
+        key: Hash of each sequence; 0 for an empty one.
+        value: The number to append, of the shape of `key`.
+
+    Returns:
+        Hash of each longer sequence, from 0 to `HASH_MODULUS` - 1.
+    """
     return (key * HASH_MULTIPLIER + value) % HASH_MODULUS
 
 
 @dataclass
 class Path:
-    """Depth-first paths of R partial graphs: the nodes from the first to the last one.
+    """Depth-first paths of R partly drawn graphs.
 
-    Tables have a column for each level of the path. `pad` columns of zeros come first, for levels
-    above the first node. Entries at levels greater than `depth` are arbitrary.
+    The tables have W columns, one for each level of a path, after `pad` columns of zeros: a
+    backtrack beyond the first node then reads zeros instead of another graph's entries. Columns of
+    levels greater than `depth` hold leftovers of nodes that have left the path.
+
+    Attributes:
+        depth: Level of the last node, (R,) long; -1 before the first one.
+        tables: What is known of the node at each level, (5, R, W) long: its number in the graph
+            plus 1 (0 for no node), its category, the sum of the weights of its edges so far, the
+            number of its edges so far, and 1 if the edge to its parent lies on a ring. The first
+            axis is indexed by `NODE`, `CATEGORY`, `USED`, `DEGREE` and `RING`.
+        around: Neighbours so far of the node at each level, in the order in which their edges came,
+            (R, W, NEIGHBOURS + 1) long: (edge category + 1) * `CATEGORIES` + node category, 0 for
+            none. All neighbours after the first `NEIGHBOURS` overwrite the last entry, which is
+            never read.
+        pad: Number of columns before that of the first node.
     """
 
-    depth: Tensor  # level of the last node, (R,) long; -1 before the first one
-    # For the node at each level: its number plus 1 (0 for no node), its category, the sum of the
-    # weights of its edges so far, their number, and 1 if the edge to its parent lies on a ring,
-    # (5, R, W) long.
+    depth: Tensor
     tables: Tensor
-    # Neighbours so far of the node at each level: (edge category + 1) * `CATEGORIES` + node
-    # category, 0 for none, (R, W, NEIGHBOURS + 1) long. The last column, where all further
-    # neighbours end up, is not read.
     around: Tensor
     pad: int
 
     @classmethod
-    def start(cls, rows: int, nodes: int, pad: int, device=None) -> Path:
-        """Return the paths before the first node of graphs with up to `nodes` nodes."""
+    def start(cls, rows: int, nodes: int, pad: int, device: torch.device | None = None) -> Path:
+        """Return empty paths of `rows` graphs that will have up to `nodes` nodes."""
         depth = torch.full((rows,), -1, device=device)
         tables = depth.new_zeros(5, rows, pad + nodes + 1)
         return cls(depth, tables, depth.new_zeros(*tables.shape[1:], NEIGHBOURS + 1), pad)
 
-    def take(self, rows) -> Path:
-        """Return the paths at the given rows."""
+    def take(self, rows: Tensor) -> Path:
+        """Return the paths of the graphs `rows`, indices (K,) that may repeat."""
         return Path(self.depth[rows], self.tables[:, rows], self.around[rows], self.pad)
 
     def index(self, level: Tensor) -> Tensor:
-        """Return the indices of levels (R, ...) of the first R paths in flattened tables."""
+        """Convert levels to positions in flattened tables: `row * W + pad + level`.
+
+        Args:
+            level: Levels on the first R paths, (R, ...) long.
+
+        Returns:
+            Positions in the last axis of `tables.flatten(1)`, and in the first axis of
+            `around.flatten(0, 1)`; of the shape of `level`.
+        """
         rows = torch.arange(len(level), device=level.device) * self.tables.shape[-1] + self.pad
         return level + rows.reshape(-1, *[1] * (level.dim() - 1))
 
     def last_levels(self, rows: int) -> Tensor:
-        """Return the indices of the last levels of the first R paths, (R, LEVELS); see `index`."""
-        steps = torch.arange(LEVELS, device=self.depth.device)
-        return self.index(self.depth[:rows, None] - steps)
+        """Return the last `LEVELS` levels of the first `rows` paths, the deepest one first.
+
+        Returns:
+            Positions in flattened tables as of `index`, (rows, LEVELS) long.
+        """
+        up = torch.arange(LEVELS, device=self.depth.device)
+        return self.index(self.depth[:rows, None] - up)
 
     def add(self, number: int, x: Tensor, weights: Tensor) -> Tensor:
-        """Append node `number`, with categories x (R, V), to the first R paths in place.
+        """Append a node to each of the first R paths, in place.
 
-        `weights` are edge weights by category plus 1. Returns the indices of changed entries in
-        flattened tables, some more than once.
+        Args:
+            number: Number of the node in its graph, the same in all R graphs.
+            x: Its variables, (R, V) long.
+            weights: `Support.weights`, the edge weights by category plus 1.
+
+        Returns:
+            Positions of the changed entries in flattened tables as of `index`, (K,) long; some of
+            them occur more than once. The caller updates what it has computed from these entries.
         """
-        # The clamp only matters for impossible values, which step back beyond the first node.
+        # The clamp only matters for impossible values, which backtrack beyond the first node.
         parent = (self.depth[: len(x)] - x[:, 0]).clamp(min=0 if number else -1)
         self.depth[: len(x)] = parent + 1
         at, category = self.index(parent + 1), x[:, 2]
@@ -88,49 +139,64 @@ class Path:
             rows = edges[:, k].nonzero()[:, 0]
             if not len(rows):
                 continue
-            end, edge, length = at[rows], edges[rows, k], lengths[rows, k]
-            far = end - length
-            one, other, edge = torch.cat([end, far]), torch.cat([far, end]), torch.cat([edge, edge])
+            new, edge, length = at[rows], edges[rows, k], lengths[rows, k]
+            far = new - length
+            # Both ends of the edge are updated: `one` gets `other` as a neighbour.
+            one, other, edge = torch.cat([new, far]), torch.cat([far, new]), torch.cat([edge, edge])
             slot = tables[DEGREE, one].clamp(max=NEIGHBOURS)
             around[one, slot] = edge * CATEGORIES + tables[CATEGORY, other]
             tables[USED].index_add_(0, one, weights[edge])
             tables[DEGREE].index_add_(0, one, torch.ones_like(one))
             changed.append(far)
             if k:
-                steps = torch.arange(int(length.max()), device=x.device)
-                ring = (end[:, None] - steps.minimum(length[:, None] - 1)).flatten()
+                # The closure puts the edges to their parents of all nodes below `far` on a ring.
+                up = torch.arange(int(length.max()), device=x.device)
+                ring = (new[:, None] - up.minimum(length[:, None] - 1)).flatten()
                 tables[RING].index_fill_(0, ring, 1)
                 changed.append(ring)
         return torch.cat(changed)
 
     @classmethod
     def before_each(cls, x: Tensor, weights: Tensor, pad: int) -> Path:
-        """Return the B * N paths before each node of graphs x (B, N, V), as `add` builds them."""
+        """Return the paths before each node of complete graphs, for scoring all nodes at once.
+
+        Entries are those that repeated calls of `add` would give.
+
+        Args:
+            x: Variables of the nodes of B graphs of up to N nodes, (B, N, V) long.
+            weights: `Support.weights`, the edge weights by category plus 1.
+            pad: Number of columns before that of the first node.
+
+        Returns:
+            B * N paths; row b * N + i is the path before node i of graph b.
+        """
         batch, nodes, _ = x.shape
         number = torch.arange(nodes, device=x.device)
         level = torch.arange(nodes + 1, device=x.device)
         # As in `add`, the clamp only matters for impossible values.
         depth = (number - x[..., 0].cumsum(1)).clamp(min=0)
         # The node at a level of the path is the last one so far with this depth.
-        here = depth[..., None] == level
-        node = torch.where(here, number[:, None], 0).cummax(1).values
-        # Earlier nodes at the ends of a node's edges: the parent, then the ends of closures.
+        at_level = depth[..., None] == level
+        node = torch.where(at_level, number[:, None], 0).cummax(1).values
+        # Earlier neighbours of each node: its parent, then the far ends of its closures.
         lengths, linked = AtomCode.lengths(x), AtomCode.edges(x)
-        ends = (depth[..., None] - lengths).clamp(min=0)
-        ends = torch.where(linked > 0, node.gather(2, ends), nodes)
-        more = torch.stack([weights[linked], (linked > 0).long()])
-        later = more.new_zeros(2, batch, nodes, nodes + 1)
-        later.scatter_add_(3, ends.expand(2, -1, -1, -1), more)
-        used, degree = (later.cumsum(2)[..., :-1] + more.sum(-1)[:, :, None]).gather(
+        far = (depth[..., None] - lengths).clamp(min=0)
+        far = torch.where(linked > 0, node.gather(2, far), nodes)
+        # Weights and numbers of edges: those of a node to earlier nodes, and what each later node
+        # adds to the earlier ones.
+        own = torch.stack([weights[linked], (linked > 0).long()])
+        later = own.new_zeros(2, batch, nodes, nodes + 1)
+        later.scatter_add_(3, far.expand(2, -1, -1, -1), own)
+        used, degree = (later.cumsum(2)[..., :-1] + own.sum(-1)[:, :, None]).gather(
             3, node.expand(2, -1, -1, -1)
         )
-        closed = F.pad(lengths[..., 1:], (0, 1)).amax(-1, keepdim=True)
-        on = (level > depth[..., None] - closed) & (level <= depth[..., None]) & (closed > 0)
+        longest = F.pad(lengths[..., 1:], (0, 1)).amax(-1, keepdim=True)
+        spanned = (level > depth[..., None] - longest) & (level <= depth[..., None]) & (longest > 0)
         # A node's edge to its parent is on a ring if a closure has spanned it since it was added.
-        ring = torch.where(on, number[:, None], -1).cummax(1).values >= node
+        ring = torch.where(spanned, number[:, None], -1).cummax(1).values >= node
         types = x[..., 2]
         category = types.gather(1, node.flatten(1)).view_as(node)
-        around = _neighbours(types, linked, ends, later[1])
+        around = _neighbours(types, linked, far, later[1])
         around = around[torch.arange(batch, device=x.device)[:, None, None], node]
         around *= torch.arange(NEIGHBOURS + 1, device=x.device) < degree[..., None]
         tables = torch.stack([node + 1, category, used, degree, ring.long()])
@@ -143,63 +209,89 @@ class Path:
         )
 
     def links(self, x: Tensor) -> Tensor:
-        """Return hashes (R, E) of the edges of nodes x (R, V) that come next on the first R paths.
+        """Hash the edges with which nodes x (R, V) would join the first R paths.
 
-        There is one for the edge to the parent and one for each closure, 0 for no edge. It hashes
-        the category of the edge, the categories of both nodes and their other neighbours so far.
+        Two edges have the same hash if their categories, the categories of both ends and the
+        neighbours that both ends have before this edge are the same. `Contributions` has a number
+        for each hash.
+
+        Returns:
+            (R, E) long: the edge to the parent, then one entry for each closure; 0 for no edge.
         """
         parent = (self.depth[: len(x)] - x[:, 0]).clamp(min=0)
-        own, found = x[:, 2], []
+        new_node, hashes = x[:, 2], []
         edges, lengths = AtomCode.edges(x), AtomCode.lengths(x)
         categories, neighbours = self.tables[CATEGORY].flatten(), self.around.flatten(0, 1)
         for edge, length in zip(edges.unbind(-1), lengths.unbind(-1), strict=True):
             far = self.index(parent + 1 - length)
             other = edge * CATEGORIES + categories[far]
             around = neighbours[far][:, :NEIGHBOURS].sort(-1).values
-            key = own + 1
-            for part in (other, *around.unbind(-1)):
-                key = hashed(key, part)
-            found.append(torch.where(edge > 0, key, 0))
-            own = torch.where(edge > 0, hashed(own, other), own)
-        return torch.stack(found, -1)
+            key = new_node + 1
+            for value in (other, *around.unbind(-1)):
+                key = hashed(key, value)
+            hashes.append(torch.where(edge > 0, key, 0))
+            # The next edge sees this one among the neighbours of the new node.
+            new_node = torch.where(edge > 0, hashed(new_node, other), new_node)
+        return torch.stack(hashes, -1)
 
 
-def _neighbours(category: Tensor, linked: Tensor, ends: Tensor, later: Tensor) -> Tensor:
-    """Return the neighbours of every node of complete graphs, in the format of `Path.around`.
+def _neighbours(category: Tensor, linked: Tensor, far: Tensor, later: Tensor) -> Tensor:
+    """Return the neighbours of every node of complete graphs, in the order of their edges.
 
-    Nodes have a `category` (B, N). `linked` (B, N, E) are the categories plus 1 of the edges to
-    earlier nodes (0 for none), `ends` (B, N, E) these nodes (N for none). `later[:, j, i]` is 1 if
-    node j > i has an edge to node i. Neighbours are in the order in which their edges are added.
+    Args:
+        category: Categories of the nodes, (B, N) long.
+        linked: Categories plus 1 of the edges to earlier nodes, (B, N, E) long; 0 for none.
+        far: The earlier nodes at the other ends of these edges, (B, N, E) long; N for none.
+        later: 1 at [b, j, i] if node j > i has an edge to node i, (B, N, N + 1) long.
+
+    Returns:
+        (B, N, NEIGHBOURS + 1) long, with entries as of `Path.around`.
     """
     batch, nodes, _ = linked.shape
-    own = (linked > 0).long()
+    has_edge = (linked > 0).long()
     # The additional node N takes the entries without an edge.
-    table = ends.new_zeros(batch, nodes + 1, NEIGHBOURS + 1)
-    there = F.pad(category, (0, 1)).gather(1, ends.flatten(1)).view_as(ends)
-    mine = (own.cumsum(-1) - own).clamp(max=NEIGHBOURS)
-    number = torch.arange(nodes, device=ends.device)[:, None].expand_as(ends)
-    before = F.pad(own.sum(-1), (0, 1))[:, None] + later.cumsum(1) - later
-    theirs = before.gather(2, ends).clamp(max=NEIGHBOURS)
-    rows = torch.arange(batch, device=ends.device)[:, None, None]
-    table[rows, torch.where(linked > 0, number, nodes), mine] = linked * CATEGORIES + there
-    table[rows, ends, theirs] = linked * CATEGORIES + category[..., None]
+    table = far.new_zeros(batch, nodes + 1, NEIGHBOURS + 1)
+    far_category = F.pad(category, (0, 1)).gather(1, far.flatten(1)).view_as(far)
+    # Where the far node stands among the neighbours of the node, and the node among those of the
+    # far node: after the edges that came before.
+    slot = (has_edge.cumsum(-1) - has_edge).clamp(max=NEIGHBOURS)
+    number = torch.arange(nodes, device=far.device)[:, None].expand_as(far)
+    before = F.pad(has_edge.sum(-1), (0, 1))[:, None] + later.cumsum(1) - later
+    far_slot = before.gather(2, far).clamp(max=NEIGHBOURS)
+    rows = torch.arange(batch, device=far.device)[:, None, None]
+    table[rows, torch.where(linked > 0, number, nodes), slot] = linked * CATEGORIES + far_category
+    table[rows, far, far_slot] = linked * CATEGORIES + category[..., None]
     return table[:, :nodes]
 
 
 def level_codes(tables: Tensor) -> Tensor:
-    """Return one category (...) for each level from `Path.tables` (5, ...); 0 for no node."""
+    """Summarise the node at each level of a path in one number, the input of an embedding.
+
+    Args:
+        tables: Entries of `Path.tables`, (5, ...) long.
+
+    Returns:
+        (...) long: 0 for no node, else 1 plus the combination of node category, sum of edge
+        weights (below `SUMS`), degree (below `DEGREES`) and whether the node's edge to its parent
+        lies on a ring.
+    """
     node, category, used, degree, ring = tables
     code = category * SUMS + used.clamp(max=SUMS - 1)
     code = (code * DEGREES + degree.clamp(max=DEGREES - 1)) * 2 + ring + 1
     return torch.where(node > 0, code, 0)
 
 
-# In place of a limit: times the largest weight, a sum that no node of 255 nodes reaches.
+# Times the largest edge weight, a sum that no node reaches, since graphs have at most 255 nodes. It
+# stands in place of a limit where there is none.
 UNLIMITED = 260
 
 
 def limit_note(rules: bool) -> str:
-    """Return a footnote on the limit on sums of edge weights, which holds with `rules`."""
+    """Return the footnote of a table that says whether sums of edge weights were limited.
+
+    Args:
+        rules: True if the model that is described has the limit `largest_sums` of `Support`.
+    """
     if rules:
         return "support of the data: on; no atom gets more bonds than its category has in the data."
     return "support of the data: off."
@@ -207,21 +299,32 @@ def limit_note(rules: bool) -> str:
 
 @dataclass
 class FreeValence:
-    """Free valence around M nodes whose variables are decided one after the other.
+    """Free valence around M new nodes while their variables are decided one after the other.
 
-    The free valence of a node is what its sum of edge weights may still grow by.
+    Attributes:
+        free: Free valence of the node at each level of the path, (M, W) long; `Support.pad` columns
+            of 0 come first.
+        within: For each level, the sum of `free` over the possible parents of the node after the
+            new one, if the parent of the new one is at this level and gets no edge: the level
+            itself and the `reach` - 1 levels above it, (M, W) long.
+        depth: Level of the previous node, (M,) long; -1 before the first one.
+        last: True for the last node of a graph, (M,) bool: no node after it needs a parent.
+        own: Free valence of the new node, (M,) long; arbitrary before its category is decided.
+        rest: Free valence of all possible parents of the node after it, the new node included,
+            (M,) long; arbitrary before its category is decided.
+        x: The variables that are decided, in the order of `AtomCode`, (M,) long each.
     """
 
-    free: Tensor  # of the node at each level, after `Support.pad` columns of 0, (M, W) long
-    within: Tensor  # summed over a level and those above to which its child can step back, (M, W)
-    depth: Tensor  # level of the previous node, (M,) long; -1 before the first one
-    last: Tensor  # True for the last node of a graph, (M,) bool
-    own: Tensor  # of the node itself, (M,) long; valid once its category is decided
-    rest: Tensor  # summed over the possible parents of the next node, (M,) long; valid as `own`
-    x: tuple[Tensor, ...] = ()  # the variables so far, (M,) long each
+    free: Tensor
+    within: Tensor
+    depth: Tensor
+    last: Tensor
+    own: Tensor
+    rest: Tensor
+    x: tuple[Tensor, ...] = ()
 
     def __getitem__(self, rows: Tensor) -> FreeValence:
-        """Return the free valence around the nodes at the given rows."""
+        """Return the free valence around the nodes at `rows`, indices (K,) long."""
         names = [f.name for f in fields(self) if f.name != "x"]
         some = {name: getattr(self, name)[rows] for name in names}
         return FreeValence(**some, x=tuple(value[rows] for value in self.x))
@@ -230,20 +333,41 @@ class FreeValence:
 class Support(nn.Module):
     """Support of the density: which values of a node's variables are possible.
 
-    Values that are not part of the code of a graph are impossible: a step back or closure beyond
-    the first node, closure lengths that do not increase, a category for an edge that does not
-    exist. With `largest_sums` there is a limit on the sum of the edge weights of a node (for
-    molecules: bond orders), the largest sum of its category in the training data. Until the last
-    node, some possible parent of the next node must then keep free valence, so that drawing never
-    reaches a dead end. Impossible values have probability 0 in the density, which is normalised.
+    Impossible values have probability 0, and the probabilities of the others sum to one. Two kinds
+    of values are impossible:
 
-    `edge_weights` are the weights of the edge categories, the smallest of them 1; `largest_sums` is
-    the limit of each node category, None for no limit. Raises UserError if they do not fit the
-    code, or allow no graph of three nodes.
+    - what is not part of the code of any graph: a backtrack or closure beyond the first node,
+      closure lengths that do not increase, a category for an edge that does not exist;
+    - with `largest_sums`, an edge that exceeds the free valence of one of its ends, and what would
+      leave no free valence to any possible parent of the next node. The second rule keeps drawing
+      out of dead ends, and does not apply to the last node.
+
+    Args:
+        code: The variables of a node.
+        edge_weights: Weight of each edge category, whole numbers; the smallest is 1.
+        largest_sums: Limit on the sum of edge weights for each node category; None for no limit.
+
+    Attributes:
+        weights: Edge weight by category plus 1, 0 for no edge, (edge categories + 1,) long.
+        sums: Largest sum of edge weights of each node category, (node categories,) long.
+        reach: Largest backtrack.
+        branches: 1 if the next node can have the same parent as the new one, 0 if paths never
+            backtrack.
+        most: The largest of `sums`.
+        pad: Number of columns of zeros in `Path.tables`, enough for every backtrack and closure.
+        fitting_edges: Possible edges by the largest weight that fits, (most + 2, edge categories +
+            1) bool; in the last row only "no edge", as for the parent of a first node.
+        fitting_nodes: Possible node categories by the sum that they must allow at least, (most + 2,
+            node categories) bool.
+        fitting_lengths: Possible closure lengths by `FreeValence.rest` up to 3, (4, longest + 1)
+            bool.
+
+    Raises:
+        UserError: if the arguments do not fit the code, or allow no graph of three nodes.
     """
 
-    weights: Tensor  # edge weight by category plus 1, 0 for no edge, (edge categories + 1,) long
-    sums: Tensor  # largest sum of edge weights of each node category, (node categories,) long
+    weights: Tensor
+    sums: Tensor
     fitting_edges: Tensor
     fitting_nodes: Tensor
     fitting_lengths: Tensor
@@ -262,7 +386,6 @@ class Support(nn.Module):
                 f"got {largest_sums}"
             )
         self.reach = code.cardinalities[0] - 1
-        # 1 if the next node can have the same parent as this one, 0 if paths never step back.
         self.branches = min(self.reach, 1)
         self.cardinalities = code.cardinalities
         self.limited = largest_sums is not None
@@ -270,12 +393,12 @@ class Support(nn.Module):
         sums = largest_sums or [UNLIMITED * max(edge_weights)] * categories
         self.most = max(sums)
         weights, limits = torch.tensor([0, *edge_weights]), torch.tensor(sums)
-        # Possible edges by the largest weight allowed (last row: no edge only), and possible node
-        # categories by the least sum needed. Rows without any follow impossible values only.
+        # A row that fits nothing is looked up only after an impossible value, see `_none_is_all`.
         limit = torch.arange(self.most + 2)[:, None]
         fitting = (weights <= limit) & (weights > 0)
         fitting[-1] = weights == 0
-        # Possible lengths of closures by the free valence of the possible parents, up to 3.
+        # A closure takes at least 1 from the new node, and 1 from its far end, which counts if it
+        # is a possible parent of the next node. At least 1 must be left, so 3 is always enough.
         length, rest = torch.arange(max(code.longest) + 1), torch.arange(4)[:, None]
         closing = (rest > 1 + (length <= self.reach).long()) & (length >= 2)
         for name, table in (
@@ -296,7 +419,19 @@ class Support(nn.Module):
         edge_weights: list[int] | None = None,
         support: bool = True,
     ) -> dict[str, list[int] | None]:
-        """Return arguments: `edge_weights` (1 each if None) and, with `support`, `largest_sums`."""
+        """Measure the limits on sums of edge weights in training graphs.
+
+        Args:
+            graphs: The training graphs.
+            node_categories: Number of node categories.
+            bond_categories: Number of edge categories.
+            edge_weights: Weight of each edge category; 1 each if None.
+            support: False for no limits.
+
+        Returns:
+            Arguments of `Support`: "edge_weights", and "largest_sums", the largest sum of edge
+            weights at a node of each category (0 for a category that does not occur), or None.
+        """
         weights = [1] * bond_categories if edge_weights is None else list(edge_weights)
         if not support:
             return {"edge_weights": weights, "largest_sums": None}
@@ -310,23 +445,50 @@ class Support(nn.Module):
         return {"edge_weights": weights, "largest_sums": largest.tolist()}
 
     def free(self, tables: Tensor) -> Tensor:
-        """Return the free valence (...) long of nodes on paths, from `Path.tables` (5, ...)."""
+        """Return the free valence of the nodes at some levels of paths, 0 for no node.
+
+        Args:
+            tables: Entries of `Path.tables`, (5, ...) long.
+
+        Returns:
+            (...) long.
+        """
         free = (self.sums[tables[CATEGORY]] - tables[USED]).clamp(min=0)
         return torch.where(tables[NODE] > 0, free, 0)
 
     def free_valence(self, free: Tensor, depth: Tensor, last: Tensor) -> FreeValence:
-        """Return the free valence around nodes before their first variable is decided."""
-        below = F.pad(free.cumsum(1), (1, 0))
-        within = below[:, 1:] - F.pad(below, (self.reach, 0))[:, 1 : free.shape[1] + 1]
+        """Return the free valence around M new nodes of which no variable is decided.
+
+        Args:
+            free: Free valence of the node at each level, as of `free`, (M, W) long.
+            depth: Level of the previous node, (M,) long.
+            last: True for the last node of a graph, (M,) bool.
+        """
+        # A window of `reach` levels: the difference of two cumulative sums.
+        above = F.pad(free.cumsum(1), (1, 0))
+        within = above[:, 1:] - F.pad(above, (self.reach, 0))[:, 1 : free.shape[1] + 1]
         return FreeValence(free, within, depth, last, depth, depth)
 
     def allowed(self, s: FreeValence) -> Tensor:
-        """Return the possible values of the next variable, (M, C) bool, at least one per row."""
+        """Return which values of the next variable are possible.
+
+        With w the weight of an edge that is added, `rest` falls by w for each of its ends that is a
+        possible parent of the next node; `rest` of at least 1 must be left, except after the last
+        node. Where later variables matter, the best case is assumed: edges of weight 1 and the node
+        category with the largest sum.
+
+        Args:
+            s: The M new nodes, with the variables that are decided.
+
+        Returns:
+            (M, C) bool; at least one value in each row is possible.
+        """
         k = len(s.x)
         role = AtomCode.role(k)
         value = torch.arange(self.cardinalities[k], device=s.depth.device)
         depth, last, first = s.depth[:, None], s.last[:, None], s.depth < 0
         if role == "back":
+            # The parent needs free valence, and rest = within - branches + most - 1.
             fits = (s.free > 0) & (last | (s.within > self.branches + 1 - self.most))
             fits = fits.gather(1, depth - value + self.pad)
             fits[:, 0] |= first
@@ -338,20 +500,24 @@ class Support(nn.Module):
             fits = fits & ((s.free.gather(1, parent + 1 - value) > 0) | (value == 0))
             if k < AtomCode.COMMON:
                 return fits
-            before = s.x[-2][:, None]
-            return fits & ((value > before) & (before > 0) | (value == 0))
+            # Lengths increase, and after a length of 0 all are 0.
+            previous = s.x[-2][:, None]
+            return fits & ((value > previous) & (previous > 0) | (value == 0))
         if role == "node":
+            # rest = valence - branches * weight + sum - weight
             weight = self.weights[s.x[1]]
             valence = s.within.gather(1, parent.clamp(min=self.pad))[:, 0]
             need = (self.branches * weight - valence + 1).clamp(min=0)
             need = weight + torch.where(s.last, 0, need)
             return self.fitting_nodes[need.clamp(max=self.most + 1)]
         if k == 1:
+            # The edge to the parent: rest = valence - branches * weight + most - weight.
             valence = s.within.gather(1, parent)[:, 0]
             limit = torch.where(
                 s.last, self.most, (valence + self.most - 1) // (1 + self.branches)
             ).minimum(s.free.gather(1, parent)[:, 0])
             return self.fitting_edges[torch.where(first, self.most + 1, limit.clamp(0, self.most))]
+        # The edge of a closure. Its far end is a possible parent of the next node if it is near.
         length = s.x[-1]
         shared = 1 + (length <= self.reach).long()
         limit = torch.where(s.last, self.most, (s.rest - 1) // shared)
@@ -360,7 +526,11 @@ class Support(nn.Module):
         return self.fitting_edges[torch.where(length > 0, limit, self.most + 1)]
 
     def add(self, s: FreeValence, x: Tensor) -> FreeValence:
-        """Return the free valence after the next variable is decided as x (M,)."""
+        """Return the free valence after the next variable is decided as x (M,) long.
+
+        `free` and `within` stay those before the new node: `Path.add` updates the path once all of
+        its variables are decided.
+        """
         k, own, rest = len(s.x), s.own, s.rest
         role = AtomCode.role(k)
         if role == "node":
@@ -376,5 +546,9 @@ class Support(nn.Module):
 
 
 def _none_is_all(fits: Tensor) -> Tensor:
-    """Allow all values in rows (..., C) that allow none."""
+    """Allow all values in rows (..., C) bool that allow none.
+
+    Such a row is looked up only after an impossible value, as when a graph outside of the support
+    is scored. The probability of that graph is 0 already; logits of -inf alone would make it nan.
+    """
     return fits | ~fits.any(-1, keepdim=True)

@@ -1,0 +1,358 @@
+"""Encodings that are learned, or that only some models use.
+
+In `MixtureEncoding`, `LinearFlowEncoding` and `VariationalEncoding` every category has a density on
+the whole latent space. These overlap, less and less in training (Lippe & Gavves, *Categorical
+Normalizing Flows via Continuous Transformations*, ICLR 2021, arXiv 2006.09790, section 2.2 and
+appendix A.1). In the other encodings categories have disjoint volumes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from graphcnf.categorical.encoding import Encoding, assemble
+from graphcnf.flows.base import draw_uniform, logistic_log_density
+from graphcnf.flows.coupling import AffineCoupling, MixtureLogisticCoupling, halves
+from graphcnf.flows.dequantization import UniformDequantization, VariationalDequantization
+from graphcnf.flows.linear import InvertibleLinear
+from graphcnf.flows.modules import zero_init
+from graphcnf.flows.transform import Bijection, Context, Noise, Sequential, Transform, masked, take
+
+# Limit of training on the means of a mixture (share of the initial distance between neighbours) and
+# on its scales (relative change): without it, the categories approach each other in long trainings.
+DRIFT = 0.1
+HIDDEN = 64  # hidden channels of learned posteriors and of conditioners
+EMBEDDING = 16  # channels of the embedding of a category
+MIXTURES = 4  # components of a coupling of mixtures of logistics
+
+
+def logistic_noise(shape: Sequence[int], like: Tensor, noise: Noise | None = None) -> Tensor:
+    """Draw standard logistic numbers with the type and device of `like`."""
+    # The tape is float64, and so are uniform numbers: in float32 they are too coarse for the tails.
+    draw = take(noise, lambda: torch.rand(shape, dtype=torch.float64, device=like.device))
+    return torch.logit(draw.clamp(1e-16, 1 - 1e-16)).to(like.dtype)
+
+
+def grid_means(categories: int, latent_dim: int) -> tuple[Tensor, float]:
+    """Return grid points of K categories, (K, D) float64, and the least step along a coordinate.
+
+    The coordinates of category k are its digits in the smallest base in which D digits suffice. In
+    base 2 with digits to spare, one more coordinate is the parity of the digits, so that any two
+    points differ in two coordinates; further coordinates repeat these. Points are centred, with
+    standard deviation 1 along each coordinate.
+    """
+    base, digits = 2, 1
+    while base**latent_dim < categories:
+        base += 1
+    while base**digits < categories:
+        digits += 1
+    points = torch.arange(categories)[:, None] // base ** torch.arange(digits) % base
+    if base == 2 and digits < latent_dim:
+        points = torch.cat([points, points.sum(1, keepdim=True) % 2], 1)
+    points = points[:, torch.arange(latent_dim) % points.shape[1]].double()
+    points = points - points.mean(0)
+    spacing = 1 / points.square().mean(0).sqrt().clamp_min(1e-12)
+    spacing = torch.where(points.any(0), spacing, 1.0)
+    return points * spacing, float(spacing.min())
+
+
+class MixtureEncoding(Encoding):
+    """Encoding with a logistic density per category: `z = mean_x + exp(log_scale_x) g_x(e)`.
+
+    The noise e is standard logistic; g is the identity here and a flow in subclasses. The means
+    start on a grid, so that training begins with distinguishable latents. The posterior is that of
+    Bayes: p(x|z) = q(z|x) p(x) / sum_x' q(z|x') p(x') with a learned prior p(x).
+
+    Args:
+        categories: Number of categories K.
+        latent_dim: Latents D of a position.
+        separation: Least step between means along a coordinate at the start, in units of their
+            logistic scale.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    cardinalities: int
+    start: Tensor
+
+    def __init__(self, categories: int, latent_dim: int, *, separation: float = 26.0):
+        super().__init__()
+        if latent_dim < 1:
+            raise ValueError(f"latents must be at least 1, got {latent_dim}")
+        if not separation > 0:
+            raise ValueError(f"separation must be greater than 0, got {separation}")
+        self.cardinalities, self.latent_dim = int(categories), int(latent_dim)
+        means, self.spacing = grid_means(categories, latent_dim)
+        scale = self.spacing / separation
+        start = means.to(torch.get_default_dtype())
+        self.register_buffer("start", start, persistent=False)
+        self.start_log_scale = math.log(scale)
+        self.shift = nn.Parameter(torch.zeros_like(self.start))
+        self.growth = nn.Parameter(torch.zeros_like(self.start))
+        self.start_posterior(means, scale)
+
+    def start_posterior(self, means: Tensor, scale: float) -> None:
+        """Create the parameters of p(x|z), for initial means (K, D) and a logistic scale."""
+        self.log_prior = nn.Parameter(torch.zeros_like(self.start[:, 0]))
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of each category, (K, D)."""
+        return self.start + self.spacing * (DRIFT * torch.tanh(self.shift / DRIFT))
+
+    @property
+    def log_scale(self) -> Tensor:
+        """Logarithm of each category's logistic scale, (K, D)."""
+        limit = math.log1p(DRIFT)
+        return self.start_log_scale + limit * torch.tanh(self.growth / limit)
+
+    def shape_noise(self, e: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return g_x(e), (M, D), and log|det dg_x/de|, (M,), of e (M, D) and x (M,) long."""
+        return e, torch.zeros_like(e[..., 0])
+
+    def recover_noise(self, u: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return g_x^-1(u), (M, D), and log|det dg_x^-1/du|, (M,); see `shape_noise`."""
+        return u, torch.zeros_like(u[..., 0])
+
+    def log_density(self, z: Tensor) -> Tensor:
+        """Return log q(z|x) (..., K) of all categories x, for latents z (..., D)."""
+        mean, log_scale = self.mean, self.log_scale
+        u = (z.to(mean.dtype).unsqueeze(-2) - mean) * torch.exp(-log_scale)
+        x = torch.arange(self.cardinalities, device=z.device).expand(u.shape[:-1])
+        e, log_det = self.recover_noise(u.reshape(-1, self.latent_dim), x.reshape(-1))
+        log_q = logistic_log_density(e).sum(-1) + log_det
+        return log_q.reshape(u.shape[:-1]) - log_scale.sum(-1)
+
+    def log_posterior(self, z: Tensor) -> Tensor:
+        """Return log p(x|z) (..., K) of all categories x, for latents z (..., D)."""
+        return (self.log_density(z) + self.log_prior.log_softmax(0)).log_softmax(-1)
+
+    def encode(self, x, context=Context()):
+        x = masked(x, context.mask)
+        mean, log_scale = self.mean, self.log_scale
+        e = logistic_noise((*x.shape, self.latent_dim), mean, context.noise)
+        with torch.autocast(e.device.type, enabled=False):
+            flat = x.reshape(-1)
+            u, log_det = self.shape_noise(e.reshape(-1, self.latent_dim), flat)
+            z = (mean[flat] + torch.exp(log_scale[flat]) * u).reshape(e.shape)
+            log_det = (log_det + log_scale[flat].sum(-1)).reshape(x.shape)
+            log_q = logistic_log_density(e).sum(-1) - log_det
+            log_p = self.log_posterior(z)
+        own = log_p.gather(-1, x.unsqueeze(-1)).squeeze(-1)
+        return assemble(z, own, log_q, log_p.argmax(-1) == x, context.mask)
+
+    def decode(self, z, context=Context(), *, sample=False):
+        log_p = self.log_posterior(z)
+        if not sample:
+            return masked(log_p.argmax(-1), context.mask)
+        draw = {"mask": context.mask, "generator": context.generator, "device": z.device}
+        u = draw_uniform((*z.shape[:-1], 1), dtype=torch.float64, **draw)
+        return masked((u >= log_p.double().exp().cumsum(-1)[..., :-1]).sum(-1), context.mask)
+
+
+class LearnedPosterior(nn.Module):
+    """Posterior p(x|z) = softmax(W z + b + MLP(z)).
+
+    Initially the Bayes classifier of normal clusters with the given means (K, D), whose variance is
+    that of logistic clusters of the given scale.
+    """
+
+    def __init__(self, means: Tensor, scale: float):
+        super().__init__()
+        categories, latent_dim = means.shape
+        self.linear = nn.Linear(latent_dim, categories)
+        self.network = nn.Sequential(
+            nn.Linear(latent_dim, HIDDEN), nn.GELU(), zero_init(nn.Linear(HIDDEN, categories))
+        )
+        variance = (scale * math.pi) ** 2 / 3
+        with torch.no_grad():
+            self.linear.weight.copy_(means / variance)
+            self.linear.bias.copy_(-means.square().sum(-1) / (2 * variance))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Return log-probabilities (..., K) for latents (..., D)."""
+        return (self.linear(z) + self.network(z)).log_softmax(-1)
+
+
+class LinearFlowEncoding(MixtureEncoding):
+    """`MixtureEncoding` whose g_x is a flow: `flows` affine maps of x, linear maps between them."""
+
+    def __init__(self, categories: int, latent_dim: int, *, flows: int = 4, **options):
+        super().__init__(categories, latent_dim, **options)
+        if flows < 1:
+            raise ValueError(f"flows must be at least 1, got {flows}")
+        self.embedding = nn.Embedding(categories, EMBEDDING)
+        self.flow = Sequential(*(step for k in range(flows) for step in self.steps(k)))
+
+    def steps(self, number: int) -> list[Bijection]:
+        """Return steps of the flow: an affine map conditioned on x, and a linear map."""
+        network = Conditioner(zero_init(nn.Linear(EMBEDDING, 2 * self.latent_dim)))
+        affine = AffineCoupling(network, split=0)
+        return [affine, InvertibleLinear(self.latent_dim)] if self.latent_dim > 1 else [affine]
+
+    def shape_noise(self, e, x):
+        return self.flow(e, Context(features=self.embedding(x)))
+
+    def recover_noise(self, u, x):
+        return self.flow.inverse_and_logdet(u, Context(features=self.embedding(x)))
+
+
+class VariationalEncoding(LinearFlowEncoding):
+    """`LinearFlowEncoding` with further couplings, of mixtures of logistics; p(x|z) is a network.
+
+    Raises UserError for fewer than two latents: a coupling splits them.
+    """
+
+    def start_posterior(self, means, scale):
+        self.decoder = LearnedPosterior(means, scale)
+
+    def log_posterior(self, z):
+        return self.decoder(z.to(self.start.dtype))
+
+    def steps(self, number):
+        """Return the steps of `LinearFlowEncoding`, then a mixture coupling conditioned on x."""
+        split, swap, fixed = halves(self.latent_dim, number)
+        outputs = (3 * MIXTURES + 2) * (self.latent_dim - fixed)
+        network = Conditioner(
+            nn.Linear(fixed + EMBEDDING, HIDDEN), nn.GELU(), zero_init(nn.Linear(HIDDEN, outputs))
+        )
+        coupling = MixtureLogisticCoupling(network, split=split, swap=swap, mixtures=MIXTURES)
+        return [*super().steps(number), coupling]
+
+
+class Conditioner(nn.Module):
+    """Layers applied to the fixed latents of a coupling and the features of the context."""
+
+    def __init__(self, *layers: nn.Module):
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x, context):
+        """Return the parameters (..., P) of the coupling."""
+        return self.layers(torch.cat([x, context.features], -1))
+
+
+class ArgmaxEncoding(Encoding):
+    """Encoding z_m = +-softplus(a_m) with logistic a_m; the sign is + if binary digit m of x is 1.
+
+    There are M = max(1, ceil(log2 K)) latents, and the volume of a category is an orthant. The
+    location and scale of a_m are learned for each category and digit.
+
+    If K is no power of two, 2^M - K orthants belong to no category. The bound remains a lower
+    bound, and the probabilities of all x sum to 1 minus the mass of p(z) in these orthants.
+    `overflow` finds latents there; `decode` drops the leading digit, which gives a category.
+
+    References:
+        Hoogeboom et al., *Argmax Flows and Multinomial Diffusion*, NeurIPS 2021, arXiv 2102.05379,
+        section 3.2 (Cartesian products).
+    """
+
+    cardinalities: int
+
+    def __init__(self, categories: int):
+        super().__init__()
+        self.cardinalities = categories
+        self.latent_dim = max(1, (categories - 1).bit_length())
+        # The absolute value of a standard logistic variable has about this median.
+        self.location = nn.Parameter(torch.full((categories, self.latent_dim), 0.7))
+        self.log_scale = nn.Parameter(torch.zeros(categories, self.latent_dim))
+
+    def encode(self, x, context=Context()):
+        x = masked(x, context.mask)
+        e = logistic_noise((*x.shape, self.latent_dim), self.location, context.noise)
+        log_scale = self.log_scale[x]
+        a = self.location[x] + torch.exp(log_scale) * e
+        # Far below 0, softplus would round to 0 and lose the sign.
+        size = F.softplus(a).clamp_min(torch.finfo(a.dtype).tiny)
+        digits = (x.unsqueeze(-1) >> torch.arange(self.latent_dim, device=x.device)) & 1
+        z = torch.where(digits.bool(), size, -size)
+        # d softplus(a) / da = sigmoid(a)
+        log_q = (logistic_log_density(e) - log_scale - F.logsigmoid(a)).sum(-1)
+        return assemble(z, torch.zeros_like(log_q), log_q, self.decode(z) == x, context.mask)
+
+    def code(self, z: Tensor) -> Tensor:
+        """Return the numbers (...) long whose binary digits are the signs of z (..., M)."""
+        powers = 2 ** torch.arange(self.latent_dim, device=z.device)
+        return ((z > 0) * powers).sum(-1)
+
+    def overflow(self, z: Tensor) -> Tensor:
+        """Return True where latents z (..., M) belong to no category, (...) bool."""
+        return self.code(z) >= self.cardinalities
+
+    def decode(self, z, context=Context(), *, sample=False):
+        """Return categories (B, L); p(x|z) is deterministic, so `sample` changes nothing."""
+        code = self.code(z)
+        code = torch.where(self.overflow(z), code - 2 ** (self.latent_dim - 1), code)
+        # A single category still has a digit, which may be 1.
+        return masked(code.clamp(max=self.cardinalities - 1), context.mask)
+
+
+class DequantizationEncoding(Encoding):
+    """Encoding z = s (x + u - K / 2) with u in (0, 1), and s = sqrt(12) / K.
+
+    This is dequantization as for ordinal data, a baseline: its order of the K categories is
+    meaningless (Lippe & Gavves 2021, section 5.2). As in `ArgmaxEncoding`, the mass of p(z) outside
+    of the cells is lost, see `overflow`. u is uniform, or with `variational` has a learned density
+    for each category (Ho et al. 2019, arXiv 1902.00275).
+    """
+
+    cardinalities: int
+
+    def __init__(self, categories: int, *, variational: bool = False):
+        super().__init__()
+        self.cardinalities, self.latent_dim = categories, 1
+        self.scale = math.sqrt(12) / categories
+        self.noise: Transform = UniformDequantization(categories)
+        if variational:
+            network = Conditioner(zero_init(nn.Linear(EMBEDDING, 3 * MIXTURES + 2)))
+            flow = MixtureLogisticCoupling(network, split=0, mixtures=MIXTURES)
+            embedding = CategoryEmbedding(categories, EMBEDDING)
+            self.noise = VariationalDequantization(categories, flow, embedding)
+
+    def encode(self, x, context=Context()):
+        x, mask = masked(x, context.mask), context.mask
+        point, log_term = self.noise(x.unsqueeze(-1).to(self.like.dtype), context)
+        z = self.scale * (point - self.cardinalities / 2)
+        # The scale contributes -log s to log q(z|x), the noise the rest.
+        log_scale = torch.full_like(z[..., 0], math.log(self.scale))
+        encoded = assemble(z, torch.zeros_like(log_scale), -log_scale, self.decode(z) == x, mask)
+        return replace(encoded, log_encoder=encoded.log_encoder - log_term)
+
+    def _point(self, z: Tensor) -> Tensor:
+        return z[..., 0].double() / self.scale + self.cardinalities / 2
+
+    def overflow(self, z: Tensor) -> Tensor:
+        """Return True where latents z (..., 1) belong to no category, (...) bool."""
+        point = self._point(z)
+        return (point < 0) | (point >= self.cardinalities)
+
+    def decode(self, z, context=Context(), *, sample=False):
+        """Return categories (B, L); p(x|z) is deterministic, so `sample` changes nothing."""
+        x = self._point(masked(z, context.mask)).floor().long().clamp(0, self.cardinalities - 1)
+        return masked(x, context.mask)
+
+
+class CategoryEmbedding(nn.Module):
+    """Embedding of K categories, given as numbers in (-1, 1) by `VariationalDequantization`."""
+
+    def __init__(self, categories: int, channels: int):
+        super().__init__()
+        self.table = nn.Embedding(categories, channels)
+
+    def forward(self, known: Tensor) -> Tensor:
+        """Map (B, L, 1) to (B, L, channels)."""
+        categories = len(self.table.weight)
+        index = ((known[..., 0] + 1) * categories / 2).floor().long()
+        return self.table(index.clamp(0, categories - 1))
+
+
+VARIATIONAL_DEQUANTIZATION = partial(DequantizationEncoding, variational=True)
+"""Constructor of a `DequantizationEncoding` whose noise is learned."""

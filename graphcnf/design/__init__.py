@@ -1,0 +1,1 @@
+"""Molecules from a given one: growing from fragments, analogues, interpolation, joining."""

@@ -1,0 +1,492 @@
+"""Analogues of a molecule: a core is retained, and the rest is drawn from the model given the core.
+
+Two samplers: `RedrawnAnalogs` draws particles that contain the core, as `growth` does.
+`NearAnalogs` starts from the molecule itself and substitutes single atoms and bonds; it is used to
+find similar molecules with the same skeleton, which are rare among all molecules on that skeleton.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Generator, Mapping
+from dataclasses import replace
+from itertools import compress
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from rdkit import Chem
+from rdkit.Chem import rdFMCS
+from rdkit.Chem.Scaffolds import MurckoScaffold
+
+from graphcnf.design import growing as growth
+from graphcnf.errors import UserError
+from graphcnf.graphs.batch import PackedGraphs
+from graphcnf.graphs.record_blocks import one_thread
+from graphcnf.limits import PARTICLES, check_integer, check_seed, check_temperature
+from graphcnf.molecules import codec
+from graphcnf.molecules.filters import NO_FILTERS, Filters, Reminder, passing_text
+from graphcnf.molecules.properties import similarity_to
+from graphcnf.molecules.standardize import protonation_hash
+from graphcnf.molecules.validity import strict
+from graphcnf.molecules.vocabulary import MARK, AtomCategory, MoleculeVocabulary
+from graphcnf.stereo.marks import MarkedPart, dropped_marks, heavy_atoms
+
+if TYPE_CHECKING:
+    from graphcnf.molecules.molecule_flow import MoleculeFlow
+
+KEEP = ("skeleton", "bonds", "scaffold")
+"""Cores to retain: which atoms are bonded ("skeleton"); that and the bond orders, aromatic being
+one of them ("bonds"); the Bemis-Murcko scaffold."""
+
+NEAR = 3
+"""Largest difference in the number of atoms from the molecule, with the scaffold retained."""
+
+FEW, MANY = 0.2, 0.5
+"""If the share of similar analogues is below FEW, less is redrawn; if above MANY, more."""
+
+PARENTS, PROPOSALS, TRIES, PATIENCE = 16, 96, 40, 6
+"""Of `NearAnalogs`: parents and proposals in a round, attempts for each proposal, and consecutive
+rounds without a new analogue after which the search ends."""
+
+RINGS, LARGEST_RING = 0.25, 7
+"""Share of the substitutions that change all bonds of a ring, and size limit of such a ring."""
+
+_ORDERS = (Chem.BondType.SINGLE, Chem.BondType.DOUBLE, Chem.BondType.TRIPLE)
+_SMARTS = {"SINGLE": "-", "DOUBLE": "=", "TRIPLE": "#", "AROMATIC": ":"}
+
+
+class Origin:
+    """The molecule whose analogues are drawn, with counts of those drawn so far.
+
+    Attributes:
+        smiles: Canonical SMILES without stereo.
+        mol: Molecule of that SMILES.
+        marked: Its stereo marks.
+        similar: Lowest similarity of an analogue.
+        query: Pattern of all its atoms if every analogue contains these, else None.
+        others: Number of valid molecules found, other than the molecule itself.
+        similar_ones: Number of these that are similar enough.
+        advice: What to change if the search ends early.
+    """
+
+    def __init__(
+        self, molecule: str | Chem.Mol, vocabulary: MoleculeVocabulary, most: int, similar: float
+    ):
+        if not 0 <= similar <= 1:
+            raise UserError(f"similar: a Tanimoto similarity from 0 to 1, not {similar}")
+        try:
+            with codec.quiet():
+                given = codec.parse(molecule) if isinstance(molecule, str) else molecule
+                if isinstance(molecule, str):
+                    dropped_marks(molecule)
+                codec.molecule_to_graph(given, vocabulary, max_atoms=most)
+        except codec.MoleculeNotRepresentable as error:
+            raise UserError(str(error)) from None
+        plain = codec.without_stereo(given)
+        self.smiles = Chem.MolToSmiles(plain)
+        self.mol, self._key = codec.parse(self.smiles), protonation_hash(self.smiles)
+        order = json.loads(plain.GetProp("_smilesAtomOutputOrder"))
+        marked = Chem.RenumberAtoms(heavy_atoms(given), order)
+        self.marked = MarkedPart.of(marked, self.places, strict=False)
+        self.similar, self.similarity = similar, similarity_to(self.mol)
+        self.query: Chem.Mol | None = None
+        self.others = self.similar_ones = 0
+        less = ", for less similar ones" if similar else ""
+        self.advice = f"ask for fewer{less}, or keep less of it"
+
+    def accepts(self, smiles: str, molecule: Chem.Mol) -> bool:
+        """Return True if a molecule is another one and similar enough; count it."""
+        if smiles == self.smiles or protonation_hash(smiles) == self._key:
+            return False
+        self.others += 1
+        enough = not self.similar or self.similarity(molecule) >= self.similar
+        self.similar_ones += enough
+        return enough
+
+    def changed(self, analogue: Chem.Mol) -> list[int]:
+        """Return the atoms of an analogue that differ in element, charge or a bond.
+
+        The skeleton is matched in the way with fewest differences. If only the scaffold is
+        retained, return the atoms outside the largest common substructure.
+        """
+        place = self.places(analogue)[0]
+        if self.query is None:
+            return sorted({*range(analogue.GetNumAtoms())} - {*place.values()})
+        return self._changed_at(analogue, place)
+
+    def places(self, analogue: Chem.Mol) -> list[dict[int, int]]:
+        """Return the best matches of the molecule in an analogue, see `changed`.
+
+        A match maps atoms of the molecule to atoms of the analogue.
+        """
+        if self.query is None:
+            return common_places(self.mol, analogue)
+        found = analogue.GetSubstructMatches(self.query, uniquify=False, maxMatches=growth.MATCHES)
+        places = [dict(enumerate(place)) for place in found]
+        changes = [len(self._changed_at(analogue, place)) for place in places]
+        return list(compress(places, [n == min(changes) for n in changes]))
+
+    def _changed_at(self, analogue: Chem.Mol, place: Mapping[int, int]) -> list[int]:
+        """Return the changed atoms for one match of the molecule."""
+        found = {
+            place[atom.GetIdx()]
+            for atom in self.mol.GetAtoms()
+            if AtomCategory.of(atom)
+            != AtomCategory.of(analogue.GetAtomWithIdx(place[atom.GetIdx()]))
+        }
+        for i, j in codec.bond_ends(self.mol):
+            old = self.mol.GetBondBetweenAtoms(i, j).GetBondType()
+            if analogue.GetBondBetweenAtoms(place[i], place[j]).GetBondType() != old:
+                found |= {place[i], place[j]}
+        return sorted(found)
+
+
+def common_places(first: Chem.Mol, second: Chem.Mol) -> list[dict[int, int]]:
+    """Return all matches of the largest common substructure: maps from first to second's atoms."""
+    found = rdFMCS.FindMCS([first, second], timeout=10, ringMatchesRingOnly=True)
+    query = Chem.MolFromSmarts(found.smartsString)
+    own = first.GetSubstructMatch(query)
+    others = second.GetSubstructMatches(query, uniquify=False, maxMatches=growth.MATCHES)
+    return [dict(zip(own, place, strict=True)) for place in others] or [{}]
+
+
+class RedrawnAnalogs(growth.Growth):
+    """Sampler of analogues as particles that contain the retained core; see `analogs_of`."""
+
+    checks_samples = False  # too little of the model's samples contain a molecule's core
+
+    def __init__(self, flow: MoleculeFlow, origin: Origin, keep: str, **options: Any):
+        model, vocabulary, mol = flow.model, flow.vocabulary, origin.mol
+        self.origin, self.keep = origin, keep
+        if keep == "scaffold":
+            count = mol.GetNumAtoms()
+            near = max(1, count - NEAR), min(model.max_nodes, count + NEAR)
+            options["atoms"] = options.get("atoms") or near
+            self._murcko = MurckoScaffold.MurckoScaffoldSmiles(mol=mol)
+            self._scaffold, self._hanging = scaffold_and_rest(mol)
+            fragment = _around(mol, vocabulary, self._scaffold)
+        else:
+            fragment = _bare(mol, vocabulary, orders=keep == "bonds")
+            origin.query = fragment.query
+        self._atoms = options.get("atoms")
+        super().__init__(model, vocabulary, fragment, **options)
+        if keep != "scaffold":
+            self._whole.sampler.prefer_order()
+        self.text, self.advice, self.marked = origin.smiles, origin.advice, origin.marked
+        self._halvings = 0
+        self._with: dict[frozenset[int], growth.Part] = {}
+
+    def _part_of(self, number: int) -> growth.Part:
+        """Return the core of a round: the scaffold and random ones of its substituents.
+
+        The fewer analogues were similar enough, the more substituents are retained.
+        """
+        if self.keep != "scaffold" or not self._halvings:
+            return self._whole
+        random = np.random.default_rng((self.seed, number, 2))
+        order = random.permutation(len(self._hanging)).tolist()
+        kept = frozenset(order[len(order) >> self._halvings :])
+        if kept not in self._with:
+            atoms = self._scaffold.union(*(self._hanging[k] for k in kept))
+            try:
+                fragment = _around(self.origin.mol, self.vocabulary, atoms)
+                self._with[kept] = self._part(fragment, self._atoms)
+            except UserError:  # no hydrogen is left to replace, or no atom may be added
+                self._with[kept] = self._whole
+        return self._with[kept]
+
+    def _accepts(self, smiles: str, molecule: Chem.Mol) -> bool:
+        if self.keep == "scaffold":
+            if MurckoScaffold.MurckoScaffoldSmiles(mol=molecule) != self._murcko:
+                return False
+        return self.origin.accepts(smiles, molecule)
+
+    def _round(self, number: int) -> dict[str, growth.Result]:
+        """Draw a round, then adapt the number of retained substituents to the similar share."""
+        others, similar_ones = self.origin.others, self.origin.similar_ones
+        found = super()._round(number)
+        others = self.origin.others - others
+        similar_ones = self.origin.similar_ones - similar_ones
+        if self.keep == "scaffold" and self.origin.similar:
+            if similar_ones < FEW * others:
+                self._halvings = min(self._halvings + 1, len(self._hanging).bit_length())
+            elif similar_ones >= MANY * others:
+                self._halvings = max(self._halvings - 1, 0)
+        return found
+
+
+def _bare(
+    mol: Chem.Mol, vocabulary: MoleculeVocabulary, *, orders: bool
+) -> growth.MoleculeFragment:
+    """Return the fragment of a molecule's skeleton: any atoms and, unless `orders`, any bonds."""
+    # Only atoms and bonds in rings can be aromatic.
+    on_ring = torch.tensor([atom.IsInRing() for atom in mol.GetAtoms()])
+    categories = on_ring[:, None] | ~torch.tensor([c.aromatic for c in vocabulary.atoms])
+    edges = codec.bond_ends(mol)
+    allowed = torch.zeros(1, len(edges), len(vocabulary.bonds) + 1, dtype=torch.bool)
+    for row, bond in zip(allowed[0], mol.GetBonds(), strict=True):
+        own = {bond.GetBondType().name}
+        if own == {"AROMATIC"}:
+            mark = MARK if vocabulary.marked else ""
+            own = {mark + "SINGLE", mark + "DOUBLE"}
+        for k, name in enumerate(vocabulary.bonds, 1):
+            possible = bond.IsInRing() or not name.startswith(MARK)
+            row[k] = possible and (name in own or not orders)
+    none = [0] * len(categories)
+    fragment = growth.make_fragment(vocabulary, categories, edges, allowed, none, none, rings=False)
+    query = Chem.RWMol()
+    for _ in mol.GetAtoms():
+        query.AddAtom(Chem.AtomFromSmarts("*"))
+    for number, (ends, bond) in enumerate(zip(edges, mol.GetBonds(), strict=True)):
+        smarts = _SMARTS.get(bond.GetBondType().name, "~") if orders else "~"
+        query.AddBond(*ends)
+        query.ReplaceBond(number, Chem.BondFromSmarts(smarts))
+    return growth.MoleculeFragment(Chem.MolToSmiles(mol), fragment, query.GetMol())
+
+
+def scaffold_and_rest(mol: Chem.Mol) -> tuple[set[int], list[set[int]]]:
+    """Return the atoms of the Bemis-Murcko scaffold, and the atoms of each of its substituents."""
+    numbered = Chem.Mol(mol)
+    for atom in numbered.GetAtoms():
+        atom.SetIntProp("number", atom.GetIdx())
+    core = MurckoScaffold.GetScaffoldForMol(numbered)
+    inside = {atom.GetIntProp("number") for atom in core.GetAtoms()}
+    if not inside:
+        raise UserError(
+            f"{Chem.MolToSmiles(mol)[:80]!r} has no ring, so no scaffold: keep the skeleton or the "
+            "bonds instead"
+        )
+    rest = Chem.RWMol(numbered)
+    for number in sorted(inside, reverse=True):
+        rest.RemoveAtom(number)
+    left = [atom.GetIntProp("number") for atom in rest.GetAtoms()]
+    return inside, [{left[k] for k in part} for part in Chem.GetMolFrags(rest)]
+
+
+def _around(
+    mol: Chem.Mol, vocabulary: MoleculeVocabulary, core: set[int]
+) -> growth.MoleculeFragment:
+    """Return the fragment of the atoms `core`: hydrogens can be replaced, but no rings closed."""
+    part = Chem.RWMol(mol)
+    for i, j in codec.bond_ends(mol):
+        if (i in core) != (j in core):
+            # A hydrogen replaces the neighbour outside the core.
+            new = part.AddAtom(Chem.Atom(1))
+            part.AddBond(i if i in core else j, new, Chem.BondType.SINGLE)
+    for number in sorted(set(range(mol.GetNumAtoms())) - core, reverse=True):
+        part.RemoveAtom(number)
+    Chem.SanitizeMol(part)
+    found = growth.read_fragment(Chem.MolToSmiles(Chem.RemoveHs(part)), "grow", vocabulary)
+    return replace(found, fragment=replace(found.fragment, acyclic=True))
+
+
+class Substituted(NamedTuple):
+    """A molecule on a fixed skeleton."""
+
+    atoms: tuple[int, ...]  # indices in `NearAnalogs._elements`
+    bonds: tuple[int, ...]  # indices in `_ORDERS`
+    smiles: str
+
+
+class NearAnalogs:
+    """Sampler of similar analogues with the same skeleton, by substitutions; see `analogs_of`.
+
+    The first parent is the molecule itself. A substitution changes one to three neighbouring atoms
+    and bonds, or all bonds of a ring. RDKit discards invalid molecules, which are most, before the
+    model scores the rest. More probable molecules become parents more often.
+    """
+
+    def __init__(
+        self,
+        flow: MoleculeFlow,
+        origin: Origin,
+        keep: str,
+        *,
+        seed: int,
+        temperature: float,
+        particles: int,
+        filters: Filters,
+    ):
+        check_temperature(temperature)
+        check_seed(seed)
+        check_integer("particles", particles, 1, PROPOSALS)
+        filters.check_sizes(origin.mol.GetNumAtoms())
+        self.flow, self.origin, self.particles = flow, origin, particles
+        self.seed, self.marked = seed, origin.marked
+        self.filters, self.outcomes = filters, Counter[str]()
+        self.temperature, self._random = temperature, np.random.default_rng((seed, 3))
+        orders = keep == "bonds"
+        self._query = origin.query = _bare(origin.mol, flow.vocabulary, orders=orders).query
+        unmarked = (atom._replace(aromatic=False) for atom in flow.vocabulary.atoms)
+        self._elements = list(dict.fromkeys(unmarked))
+        # The vocabulary is sorted by frequency, so frequent elements are proposed more often.
+        share = 1 / np.arange(1, len(self._elements) + 1)
+        self._chances = share / share.sum()
+        plain = Chem.Mol(origin.mol)
+        Chem.Kekulize(plain, clearAromaticFlags=True)
+        types = [bond.GetBondType() for bond in plain.GetBonds()]
+        if others := [str(kind) for kind in types if kind not in _ORDERS]:
+            raise UserError(f"bonds must be single, double or triple, got {others[0]}")
+        self._size, self._ends = plain.GetNumAtoms(), codec.bond_ends(plain)
+        self._highest = 2 if orders else len(_ORDERS)
+        free = [not orders or bond.GetIsAromatic() for bond in origin.mol.GetBonds()]
+        self._rings = [
+            list(ring)
+            for ring in origin.mol.GetRingInfo().BondRings()
+            if len(ring) <= LARGEST_RING and all(free[bond] for bond in ring)
+        ]
+        # Each atom with its neighbours and the bonds to them, which are numbered after all atoms.
+        self._stars = [[k] for k in range(self._size)]
+        for number, (i, j) in enumerate(self._ends):
+            bond = [self._size + number] if free[number] else []
+            self._stars[i] += [j, *bond]
+            self._stars[j] += [i, *bond]
+        atoms = [self._elements.index(AtomCategory.of(atom)) for atom in plain.GetAtoms()]
+        start = Substituted(tuple(atoms), tuple(map(_ORDERS.index, types)), origin.smiles)
+        self._pool, self._seen = [(start, 0.0)], {origin.smiles}
+
+    def molecules(self) -> Generator[growth.Result]:
+        """Yield distinct analogues; raise `UserError` once no new ones are found."""
+        waiting: list[tuple[float, growth.Result]] = []
+        seen: set[int] = set()
+        idle, remind = 0, Reminder(self.filters)
+        patience = PATIENCE * (growth.PATIENCE_FACTOR if self.filters else 1)
+        while idle < patience:
+            with one_thread(self.flow.model.device), codec.quiet():
+                found = self._round()
+            for state, nats in found:
+                graph = codec.molecule_to_graph(state.smiles, self.flow.vocabulary)
+                # Taking the largest sums of log p and Gumbel noise samples by p without repeats.
+                rank = nats / self.temperature + self._random.gumbel()
+                waiting.append((rank, growth.Result(state.smiles, graph, nats)))
+            waiting.sort(key=lambda one: -one[0])
+            idle = 0 if found else idle + 1
+            remind(idle == 0, self.outcomes)
+            # Yield one of `particles` molecules found, or all waiting ones if none was found.
+            count = -(-len(found) // self.particles) if found else len(waiting)
+            taken, waiting = waiting[:count], waiting[count:]
+            for _, one in taken:
+                key = protonation_hash(one.smiles)
+                if key not in seen:
+                    seen.add(key)
+                    yield one
+        passed = passing_text(self.filters.checks, self.outcomes)
+        raise UserError(
+            f"{self.origin.smiles[:80]!r}: {len(seen)} analogues found and no further one in "
+            f"{patience * PROPOSALS * TRIES:,} tries; {passed and f'{passed}; '}"
+            f"{self.origin.advice}"
+        )
+
+    def _round(self) -> list[tuple[Substituted, float]]:
+        """Add up to `PROPOSALS` molecules to the pool; return those that pass the filters.
+
+        With their log p. Molecules that fail stay in the pool as parents.
+        """
+        # Parents: the molecule itself, and others sampled by p without repeats, as above.
+        noise = self._random.gumbel(size=len(self._pool) - 1)
+        nats = np.array([value for _, value in self._pool[1:]])
+        ranked = np.argsort(-(nats / self.temperature + noise))
+        parents = [self._pool[k][0] for k in [0, *(1 + ranked[: PARENTS - 1])]]
+        new: list[Substituted] = []
+        refusals: list[str] = []
+        for k in range(PROPOSALS):
+            for _ in range(TRIES):
+                state = self._substituted(parents[k % len(parents)])
+                if state is None or state.smiles in self._seen:
+                    continue
+                self._seen.add(state.smiles)
+                molecule = Chem.MolFromSmiles(state.smiles)
+                if not molecule.HasSubstructMatch(self._query):
+                    continue
+                if self.origin.accepts(state.smiles, molecule):
+                    new.append(state)
+                    refusals.append(self.filters.refusal(molecule))
+                    break
+        values = self.flow.log_prob([state.smiles for state in new]).tolist()
+        known = np.isfinite(values).tolist()
+        found = list(compress(zip(new, values, strict=True), known))
+        self._pool += found
+        refusals = list(compress(refusals, known))
+        self.outcomes.update(refusals)
+        return [pair for pair, refusal in zip(found, refusals, strict=True) if not refusal]
+
+    def _substituted(self, state: Substituted) -> Substituted | None:
+        """Return a random substitution of a molecule; None if it is invalid or no change."""
+        random, atoms, bonds, most = (self._random, [*state.atoms], [*state.bonds], self._highest)
+        if self._rings and random.random() < RINGS:
+            ring = self._rings[int(random.integers(len(self._rings)))]
+            ends = sorted({end for bond in ring for end in self._ends[bond]})
+            sites = [self._size + bond for bond in ring]
+            sites += random.permutation(ends)[: int(random.integers(3))].tolist()
+            most = 2
+        else:
+            star = self._stars[int(random.integers(self._size))]
+            sites = random.permutation(star)[: int(random.integers(1, 4))].tolist()
+        for site in sites:
+            if site < self._size:
+                atoms[site] = int(random.choice(len(self._chances), p=self._chances))
+            else:
+                bonds[site - self._size] = int(random.integers(most))
+        if (*atoms,) == state.atoms and (*bonds,) == state.bonds:
+            return None
+        elements, orders = ([self._elements[k] for k in atoms], [_ORDERS[k] for k in bonds])
+        smiles = strict(codec.plain_molecule(elements, self._ends, orders))
+        return Substituted(tuple(atoms), tuple(bonds), smiles) if smiles else None
+
+
+def analogs_of(
+    flow: MoleculeFlow,
+    molecule: str | Chem.Mol,
+    *,
+    keep: str = "skeleton",
+    similar: float = 0.0,
+    seed: int = 0,
+    temperature: float = 1.0,
+    atoms: tuple[int, int] | None = None,
+    particles: int = PARTICLES,
+    filters: Filters = NO_FILTERS,
+) -> RedrawnAnalogs | NearAnalogs:
+    """Return a sampler of analogues of a molecule, which exclude the molecule itself.
+
+    Args:
+        flow: A model that draws atom by atom.
+        molecule: SMILES or RDKit molecule. Isotopes are ignored.
+        keep: One of `KEEP`.
+        similar: Lowest Tanimoto similarity to the molecule (ECFP4).
+        seed: Seed of the draws.
+        temperature: Below 1 for more probable analogues.
+        atoms: Lowest and highest number of heavy atoms, with "scaffold" only; None for at most
+            `NEAR` more or less than the molecule has.
+        particles: Candidates (particles, or molecules found by substitutions) per analogue.
+        filters: Filters that every analogue passes.
+    """
+    if keep not in KEEP:
+        raise UserError(f"keep must be one of {', '.join(KEEP)}, got {keep!r}")
+    growth.check_grows(flow.model)
+    if atoms is not None and keep != "scaffold":
+        raise UserError(
+            f"--size: analogues with the same {keep} have the same number of atoms as the molecule"
+        )
+    origin = Origin(molecule, flow.vocabulary, flow.model.max_nodes, similar)
+    options: dict[str, Any] = {
+        "seed": seed,
+        "temperature": temperature,
+        "particles": particles,
+        "filters": filters,
+    }
+    if similar and keep != "scaffold":
+        return NearAnalogs(flow, origin, keep, **options)
+    return RedrawnAnalogs(flow, origin, keep, atoms=atoms, **options)
+
+
+def draw_analogues(
+    flow: MoleculeFlow, molecule: str | Chem.Mol, n: int, *, stereo: bool, **options: Any
+) -> tuple[PackedGraphs, list[str | None]]:
+    """Draw n distinct analogues of a molecule; see `MoleculeFlow.analogs`.
+
+    Returns:
+        The graphs of the analogues, and their SMILES.
+    """
+    return growth.first_found(flow, analogs_of(flow, molecule, **options), n, stereo)

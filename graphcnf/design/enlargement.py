@@ -1,0 +1,170 @@
+"""Enlargement of a trained path model by categories, nodes and closures that it does not know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from graphcnf.errors import UserError
+from graphcnf.graphs.batch import GraphBatch, PackedGraphs
+from graphcnf.graphs.graph_model import GraphModel
+from graphcnf.graphs.path.depth_first import AtomCode
+from graphcnf.graphs.path.network import PathNetwork
+from graphcnf.graphs.path.path_model import PathModel
+from graphcnf.graphs.path.support import SUMS
+
+LEAST = -8.0  # least initial log-probability of a copied category relative to its original
+
+
+def enlarged(
+    model: GraphModel,
+    graphs: PackedGraphs,
+    *,
+    node_sources: Sequence[int],
+    edge_sources: Sequence[int],
+    edge_weights: Sequence[int],
+) -> GraphModel:
+    """Return a copy of a path model, enlarged so that it can represent all of `graphs`.
+
+    New parameters start as copies: those of a new category from the category that the caller names,
+    those of a larger number of nodes from the largest known number, those of a further closure from
+    the last known closure. The probability of a category is split between it and its copies by
+    their counts in `graphs`; a copy gets no more than the original.
+
+    Args:
+        model: A path model.
+        graphs: Graphs, depth-first numbered, in the categories of the enlarged model.
+        node_sources: For each node category of the enlarged model, the category of `model` from
+            which it starts: the known categories in order, then the sources of the new ones.
+        edge_sources: The same for edge categories.
+        edge_weights: Weights of the edge categories of the enlarged model.
+
+    Raises:
+        UserError: for other models, or if `graphs` have closures and the model knows none.
+    """
+    known = model.config
+    if not isinstance(model, PathModel):
+        raise UserError('new sizes and categories need a model that draws atom by atom ("path")')
+    needed: dict = {"node_categories": len(node_sources), "bond_categories": len(edge_sources)}
+    options = {"edge_weights": list(edge_weights), "support": known.get("largest_sums") is not None}
+    needed |= model.measure(graphs, **needed, **options)
+    needed["max_nodes"] = int(graphs.node_counts.max())
+    larger = PathModel.rebuild(merged(known, needed))
+    try:
+        sources = _Sources(larger.network, model.network, node_sources, edge_sources)
+        values = [larger.code.encode(batch)[batch.mask] for batch in GraphBatch.chunks(graphs)]
+        with torch.no_grad():
+            _grow(larger.network, model.network, sources, torch.cat(values))
+    except ValueError as error:
+        raise UserError(f"these weights cannot grow: {error}") from None
+    if larger.sizes is not None and model.sizes is not None:
+        known_sizes = model.sizes.state_dict()
+        for name, parameter in larger.sizes.named_parameters():
+            parameter.data.copy_(_clamped(known_sizes[name], parameter.shape))
+    return larger.to(model.device).train(model.training)
+
+
+def merged(known, needed):
+    """Merge two JSON values by the maxima of their numbers, entry by entry."""
+    if isinstance(known, dict) and isinstance(needed, dict):
+        both = {k: merged(known[k], needed[k]) for k in known if k in needed}
+        return {**known, **needed, **both}
+    if isinstance(known, list) and isinstance(needed, list):
+        rest = known[len(needed) :] or needed[len(known) :]
+        return [*map(merged, known, needed), *rest]
+    if isinstance(known, int | float) and isinstance(needed, int | float):
+        return max(known, needed)
+    return known if needed is None else needed
+
+
+def _grow(new: PathNetwork, old: PathNetwork, sources: _Sources, values: Tensor) -> None:
+    """Fill the parameters of `new` from those of `old`; `values` (M, V) are codes of new graphs."""
+    state = dict(old.named_parameters())
+    for name, parameter in new.named_parameters():
+        rows = _rows(name, parameter, state, sources)
+        if rows.shape != parameter.shape:
+            raise ValueError(f"{name}: {tuple(rows.shape)} cannot become {tuple(parameter.shape)}")
+        parameter.copy_(rows)
+    for k, own in enumerate(values.unbind(1)):
+        source, count = sources.values(k), own.bincount(minlength=new.cardinalities[k])
+        # The first value with a source is the original, further ones are copies.
+        original = (source[:, None] == source).int().argmax(1)
+        copied = original < torch.arange(len(source))
+        share = ((count + 0.5) / (count[original] + 0.5)).log().clamp(LEAST, 0.0)
+        bias = new.outputs[k].get_parameter("bias")
+        bias[copied] += share[copied].to(bias)
+
+
+class _Sources:
+    """Map from variables and values of the network `new` to those of `old` to copy from.
+
+    Raises ValueError if there is nothing to copy from.
+    """
+
+    def __init__(
+        self, new: PathNetwork, old: PathNetwork, nodes: Sequence[int], edges: Sequence[int]
+    ):
+        self.new, self.old = new.cardinalities, old.cardinalities
+        self.nodes, own = torch.tensor(nodes), torch.tensor(edges)
+        known = old.neighbours.num_embeddings // self.old[2] - 1
+        # Value 0 of an edge variable stands for no edge. The variable of the edge to the parent may
+        # have several kinds of edges, each with all edge categories.
+        kinds = [own + 1 + known * kind for kind in range((self.new[1] - 1) // len(own))]
+        self.to_parent = torch.cat([torch.zeros(1, dtype=torch.long), *kinds])
+        self.edges = self.to_parent[: len(own) + 1]
+        if len(self.old) == 3 < len(self.new):
+            raise ValueError("a network that knows no closures has nothing to start them from")
+        for what, sources, most, count in (
+            ("node", self.nodes, self.old[2], self.new[2]),
+            ("edge", own, known, new.neighbours.num_embeddings // self.new[2] - 1),
+        ):
+            if len(sources) != count or int(sources.max()) >= most or count < most:
+                raise ValueError(f"sources of {count} {what} categories among {most}: {sources}")
+
+    def variable(self, k: int, most: int | None = None) -> int:
+        """Return the variable of the old network, below `most`, from which variable k is copied."""
+        most = len(self.old) if most is None else most
+        if k < most:
+            return k
+        return max(j for j in range(most) if AtomCode.role(j) == AtomCode.role(k))
+
+    def values(self, k: int) -> Tensor:
+        """Return for each value of variable k the value of the old network to copy from."""
+        role = AtomCode.role(k)
+        if role == "node":
+            return self.nodes
+        if role == "edge":
+            return self.edges if AtomCode.edge_number(k) else self.to_parent
+        return torch.arange(self.new[k]).clamp(max=self.old[self.variable(k)] - 1)
+
+
+def _rows(name: str, parameter: Tensor, state: Mapping[str, Tensor], sources: _Sources) -> Tensor:
+    """Return the initial value of a `parameter` of the new network, from the old `state`."""
+    table, _, rest = name.partition(".")
+    if table in ("values", "chain", "outputs", "hidden"):
+        number, _, kind = rest.partition(".")
+        # No variable depends on the last one, so the chain has no table for it.
+        k, most = int(number), len(sources.old) - (table == "chain")
+        source = state[f"{table}.{sources.variable(k, most)}.{kind}"]
+        return source if table == "hidden" else source[sources.values(k)]
+    if rest.startswith("each."):  # of `Contributions`: contributions of values to conditions
+        k = int(rest.split(".")[1])
+        return state[f"{table}.each.{sources.variable(k)}.weight"][sources.values(k)]
+    if table == "gains":
+        return state[name][[sources.variable(k) for k in range(len(parameter))]]
+    if table == "on_level":
+        return state[name].unflatten(0, (-1, SUMS))[sources.nodes].flatten(0, 1)
+    if table == "neighbours":
+        pairs = state[name].unflatten(0, (-1, sources.old[2]))
+        return pairs[sources.edges][:, sources.nodes].flatten(0, 1)
+    return _clamped(state[name], parameter.shape)
+
+
+def _clamped(source: Tensor, shape: Sequence[int]) -> Tensor:
+    """Extend a tensor to `shape` by repeating the last entry along every axis."""
+    for axis, size in enumerate(shape):
+        index = torch.arange(size, device=source.device).clamp(max=source.shape[axis] - 1)
+        source = source.index_select(axis, index)
+    return source

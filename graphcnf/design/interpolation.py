@@ -1,0 +1,190 @@
+"""Paths from one molecule to another through the latents of the flow.
+
+Map the latents of a model that draws atom by atom to the unit interval, by the logistic
+distribution function. A molecule is then a box: for each variable an interval, as long as the
+variable's probability given those before. A path is a straight line between nearest points of two
+boxes: variables whose intervals overlap stay constant.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from functools import partial
+from typing import Any
+
+import torch
+from rdkit import Chem
+from torch import Tensor
+
+from graphcnf.design.analogues import common_places
+from graphcnf.errors import UserError
+from graphcnf.flows.transform import Context
+from graphcnf.graphs.batch import GraphBatch
+from graphcnf.graphs.path.path_model import PathModel
+from graphcnf.graphs.record_blocks import one_thread
+from graphcnf.limits import check_integer, check_seed
+from graphcnf.molecules import codec
+from graphcnf.molecules.filters import NO_FILTERS, Filters
+from graphcnf.molecules.molecule_flow import MoleculeFlow
+from graphcnf.molecules.properties import similarity_to
+from graphcnf.stereo.marks import MarkedPart, isomeric_smiles
+from graphcnf.stereo.stereo_flow import StereoFlow
+from graphcnf.torch_state import default_type
+
+MARGIN, MAX_STEPS = 0.02, 1000
+"""Share of an interval between a path's end and the edge of its box; most steps, and paths."""
+
+
+@default_type()
+def interpolate(
+    flow: MoleculeFlow,
+    first: str,
+    last: str,
+    *,
+    steps: int = 10,
+    paths: int = 32,
+    seed: int = 0,
+    filters: Filters = NO_FILTERS,
+    outcomes: Counter[str] | None = None,
+    stereo: bool = True,
+) -> list[dict[str, Any]]:
+    """Return a path between two molecules through the latents.
+
+    The constant value is arbitrary for variables whose intervals overlap, and for atoms that only
+    one molecule has. It is drawn for each of `paths` paths, and the path of lowest energy is
+    returned: the sum of (1 - similarity)^2 over neighbouring molecules.
+
+    Args:
+        flow: A model that draws atom by atom.
+        first: SMILES.
+        last: SMILES.
+        steps: Number of equal steps; the number of atoms changes evenly as well.
+        paths: Number of paths to compare.
+        seed: Seed of the paths.
+        filters: Filters of the molecules between the ends; those that fail become None.
+        outcomes: Counter to which the `Filters.refusal` of these molecules, of all paths, is added.
+        stereo: True to keep the stereo marks of both ends, if the model has stereo. Each molecule
+            adopts marks from its neighbour towards the nearer end; other marks are drawn.
+
+    Returns:
+        `steps` + 1 points with `t` from 0 to 1, `smiles` (None for no valid molecule),
+        `similarity_a` and `similarity_b` to the first and last molecule (Tanimoto, ECFP4; 0 for
+        None) and `log_likelihood` (of the graph, nats, or None).
+
+    Raises:
+        UserError: The model does not draw atom by atom, it cannot represent an end, or a number is
+            out of range.
+    """
+    if not isinstance(flow.model, PathModel) or not flow.model.ordered:
+        raise UserError('interpolation needs an ordered model that draws atom by atom ("path")')
+    check_integer("steps", steps, 1, MAX_STEPS)
+    check_integer("paths", paths, 1, MAX_STEPS)
+    check_seed(seed)
+    filters.check_sizes(flow.model.max_nodes)
+    boxes = [_box(flow, smiles) for smiles in (first, last)]
+    sizes = [len(lower) for lower, _ in boxes]
+    ends = _nearest(boxes, paths, torch.Generator().manual_seed(seed))
+    share = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+    nodes = (sizes[0] + share * (sizes[1] - sizes[0])).round().long()
+    mask = (torch.arange(max(sizes)) < nodes[:, None]).repeat(paths, 1)
+    u = torch.lerp(ends[0][:, None], ends[1][:, None], share[:, None, None]).flatten(0, 1)
+    latents = torch.where(mask[..., None], torch.logit(u), 0.0)
+    device = flow.model.device
+    with one_thread(device):
+        smiles = flow.decode({"atoms": latents.to(device)}, mask.to(device))
+    between = {*smiles} - {None, smiles[0], smiles[-1]} if filters else set()
+    refusals = {text: filters.refusal(Chem.MolFromSmiles(text)) for text in between}
+    if outcomes is not None:
+        outcomes.update(refusals.values())
+    smiles = [None if refusals.get(text) else text for text in smiles]
+    path = _smoothest([smiles[k : k + steps + 1] for k in range(0, len(smiles), steps + 1)])
+    texts = [smiles for smiles, _, _ in path]
+    values = flow.log_prob(texts).tolist()
+    if stereo and flow.stereo is not None:
+        texts = _marked(flow.stereo, texts, first, last, seed)
+    return [
+        {
+            "t": round(t, 6),
+            "smiles": s,
+            "similarity_a": round(a, 4),
+            "similarity_b": round(b, 4),
+            "log_likelihood": round(nats, 4) if math.isfinite(nats) else None,
+        }
+        for t, s, (_, a, b), nats in zip(share.tolist(), texts, path, values, strict=True)
+    ]
+
+
+def _marked(
+    stereo: StereoFlow, path: list[str | None], first: str, last: str, seed: int
+) -> list[str | None]:
+    """Return the molecules of a path with stereo marks; the ends have the marks that are given."""
+    marked, half = [*path], (len(path) + 1) // 2
+    for end, numbers in ((first, range(half)), (last, range(len(path) - 1, half - 1, -1))):
+        neighbour, plain = isomeric_smiles(end), path[numbers[0]] if numbers else None
+        for k in numbers:
+            text = path[k]
+            if text is not None and text != plain:
+                with codec.quiet():
+                    own, mol = codec.parse(neighbour), codec.parse(text)
+                part = MarkedPart.of(own, partial(common_places, own), strict=False)
+                (found,) = stereo.marked(
+                    [Chem.MolToSmiles(mol)], [mol], seed=seed, first=k, part=part
+                )
+                neighbour, plain = found or text, text
+            marked[k] = text and neighbour
+    return marked
+
+
+@torch.no_grad()
+def _box(flow: MoleculeFlow, smiles: str) -> tuple[Tensor, Tensor]:
+    """Return lower ends and widths of a molecule's intervals, (N, V) float64 each."""
+    graphs, (reason,) = flow.graphs(smiles)
+    if reason is not None:
+        raise UserError(f"{smiles[:80]}: {reason}")
+    batch = GraphBatch.collate(graphs).to(flow.model.device)
+    steps = flow.model
+    assert isinstance(steps, PathModel)
+    ends = steps.flow.transform.ends(steps.code.encode(batch), Context(batch.mask))
+    lower, width = (part[0].cpu() for part in ends)
+    if not (width > 0).all():
+        raise UserError(f"{smiles[:80]}: of probability 0 for the model")
+    return lower, width
+
+
+def _nearest(boxes: list[tuple[Tensor, Tensor]], count: int, generator) -> tuple[Tensor, Tensor]:
+    """Return `count` random pairs of nearest points of two boxes, (count, N, V) each."""
+    most = max(len(lower) for lower, _ in boxes)
+    # Atoms that only the other molecule has may be anywhere: their intervals are (0, 1).
+    ends = []
+    for lower, width in boxes:
+        missing = most - len(lower), lower.shape[1]
+        lower = torch.cat([lower, lower.new_zeros(missing)])
+        width = torch.cat([width, width.new_ones(missing)])
+        ends.append((lower + MARGIN * width, lower + (1 - MARGIN) * width))
+    (low_a, high_a), (low_b, high_b) = ends
+    low, high = torch.maximum(low_a, low_b), torch.minimum(high_a, high_b)
+    drawn = torch.rand((count, *low.shape), generator=generator, dtype=torch.float64)
+    common = low + (high - low) * drawn
+    rising = low_b > high_a
+    a = torch.where(low <= high, common, torch.where(rising, high_a, low_a))
+    b = torch.where(low <= high, common, torch.where(rising, low_b, high_b))
+    return a, b
+
+
+def _smoothest(paths: list[list[str | None]]) -> list[tuple[str | None, float, float]]:
+    """Return the path of lowest energy, with the similarities to its first and last molecule."""
+    with codec.quiet():
+        mols = {s: Chem.MolFromSmiles(s) for path in paths for s in path if s is not None}
+    similar = {s: similarity_to(mol) for s, mol in mols.items()}
+
+    def similarity(a: str | None, b: str | None) -> float:
+        if a is None or b is None:  # also if both are invalid
+            return 0.0
+        return 1.0 if a == b else similar[a](mols[b])
+
+    def energy(path: list[str | None]) -> float:
+        return sum((1 - similarity(a, b)) ** 2 for a, b in zip(path, path[1:], strict=False))
+
+    path = min(paths, key=energy)
+    return [(s, similarity(path[0], s), similarity(path[-1], s)) for s in path]

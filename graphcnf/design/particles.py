@@ -1,0 +1,696 @@
+"""Sampling of graphs that contain a fragment, by weighted particles.
+
+Each particle is a graph that grows node by node along a depth-first path. At every node the network
+gives the probability of each possible placement of a fragment node, and of a free node, one that is
+not part of the fragment. The particle takes one of these and multiplies its weight by the ratio of
+the probability to that of the proposal: sequential importance sampling with resampling (Doucet, de
+Freitas & Gordon 2001, chapter 1). The weights are proper for the model's probability of a
+depth-first code together with the position of the fragment in it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from graphcnf.errors import UserError
+from graphcnf.flows.transform import Context
+from graphcnf.graphs.batch import GraphBatch
+from graphcnf.graphs.path.depth_first import AtomCode
+from graphcnf.graphs.path.network import Nodes
+from graphcnf.graphs.path.support import Support
+
+FREE = -1  # in place of a fragment node's number: a node that is not part of the fragment
+UNPLACED, LEFT = -1, -2  # sentinel path levels: not placed yet, already off the path
+
+
+@dataclass
+class GraphFragment:
+    """Nodes and edges that every graph must contain, and where free nodes may be attached."""
+
+    categories: Tensor  # possible categories of each node, (U, node categories) bool
+    edges: Tensor  # pairs of nodes, (E, 2) long
+    # Possible categories plus 1 of the edges in each of S structures (the Kekulé structures of a
+    # molecule), of which a graph must have one, (S, E, edge categories + 1) bool.
+    structures: Tensor
+    valence: Tensor  # free valence: largest sum of weights of further edges, (U,) long
+    attachments: Tensor  # edges to free nodes that each node must get in addition, (U,) long
+    plain: Tensor  # edge categories plus 1 that may attach free nodes, (edge categories + 1,) bool
+    rings: bool = False  # True if free nodes may close rings over fragment nodes
+    acyclic: bool = False  # True if free nodes may close no rings at all
+
+    def __post_init__(self) -> None:
+        size = len(self.categories)
+        self.edge_between = self.edges.new_full((size, size), -1)
+        for number, (i, j) in enumerate(self.edges.tolist()):
+            self.edge_between[i, j] = self.edge_between[j, i] = number
+        self.adjacency = self.edge_between >= 0
+        component = torch.arange(size, device=self.edges.device)
+        for _ in range(size):
+            near = torch.where(self.adjacency, component, size).amin(-1)
+            component = torch.minimum(component, near)
+        self.component = component.unique(return_inverse=True)[1]
+        self.components = int(self.component.max()) + 1
+
+    def __len__(self) -> int:
+        return len(self.categories)
+
+    def to(self, device) -> GraphFragment:
+        """Move every tensor."""
+        values = (getattr(self, f.name) for f in fields(self))
+        moved: list[Any] = [v.to(device) if isinstance(v, Tensor) else v for v in values]
+        return GraphFragment(*moved)
+
+    @property
+    def fewest_free(self) -> int:
+        """Least number of free nodes in a graph that contains the fragment."""
+        return max(int(self.attachments.sum()) - self.components + 1, int(self.components > 1))
+
+
+@dataclass
+class Placements:
+    """R possible placements of a fragment node as the next node of a particle."""
+
+    owner: Tensor  # index of the particle, (R,) long
+    node: Tensor  # node of the fragment, (R,) long
+    back: Tensor  # levels to step back, (R,) long
+    lengths: Tensor  # lengths of the closures, 0 for none, (R, K) long
+    edges: Tensor  # fragment edges to the parent and at the closures, -1 for none, (R, 1 + K)
+    enters: Tensor  # True for the first node of a component: it has no fragment parent, (R,)
+    alive: Tensor  # structures of the fragment that are still possible, (R, S) bool
+
+
+class Progress:
+    """Fragment nodes that P particles have placed so far, and what the rest of them needs.
+
+    A particle *enters* a component of the fragment with the first of its nodes. A node on the path
+    is *held* while fragment nodes or attachments at it are still to come, so the path must not step
+    back below the highest such level, the *floor*. *Need* is the number of free nodes that the
+    attachments still ask for, and a structure is *alive* while its edges agree with the graph.
+
+    `sizes` (P,) are the numbers of nodes of the graphs, `closures` is the largest number of rings
+    that a node may close. Raises UserError if a graph is too small for the fragment.
+    """
+
+    def __init__(self, fragment: GraphFragment, sizes: Tensor, support: Support, closures: int):
+        least, count = len(fragment) + fragment.fewest_free, len(sizes)
+        if bool((sizes < least).any()):
+            raise UserError(f"graphs with this fragment have at least {least} nodes")
+        self.fragment, self.support, self.weights = fragment, support, support.weights
+        self.closures = closures
+        self.free = sizes - len(fragment)  # number of free nodes to come, (P,)
+        self.depth = torch.full_like(sizes, -1)
+        # Number of the fragment node at each level, or FREE.
+        self.at = sizes.new_full((count, int(sizes.max()) + 1), FREE)
+        self.level = sizes.new_full((count, len(fragment)), UNPLACED)
+        self.valence = fragment.valence.expand(count, -1).clone()
+        self.attachments = fragment.attachments.expand(count, -1).clone()
+        self.alive = sizes.new_ones((count, len(fragment.structures)), dtype=torch.bool)
+        self.last = torch.full_like(sizes, len(fragment))  # the last fragment node placed
+        # For each placed node: its `source`, its free valence in the graph, and its log-probability
+        # given the step back.
+        self.came_from, self.left = torch.zeros_like(self.level), torch.zeros_like(self.level)
+        self.log_probs = torch.zeros_like(self.level, dtype=torch.float64)
+        # Least weight of each edge of the fragment in any structure, and of those between nodes.
+        self.least = sizes.new_zeros(1)
+        if len(fragment.edges):
+            most = int(self.weights.max()) + 1
+            self.least = torch.where(fragment.structures.any(0), self.weights, most).amin(-1)
+        between = self.least[fragment.edge_between.clamp(min=0)]
+        self.between = torch.where(fragment.adjacency, between, 0)
+
+    def take(self, rows: Tensor) -> None:
+        """Replace the particles by those at `rows`."""
+        for name in ("free", "depth", "at", "level", "valence", "attachments", "alive", "last",
+                     "came_from", "log_probs", "left"):  # fmt: skip
+            setattr(self, name, getattr(self, name)[rows])
+
+    def source(self, placements: Placements) -> Tensor:
+        """Return the fragment node that was placed last before each placement, (R,) long.
+
+        If the placement starts a component, the result is U if it also starts the graph, else
+        U + 1.
+        """
+        enters = torch.where(self.depth[placements.owner] < 0, 0, 1) + len(self.fragment)
+        return torch.where(placements.enters, enters, self.last[placements.owner])
+
+    @property
+    def unplaced(self) -> Tensor:
+        """True for fragment nodes that are not placed yet, (P, U) bool."""
+        return self.level == UNPLACED
+
+    def update_tables(self) -> None:
+        """Update the tables that the masks and placements of the next node are read from."""
+        f = self.fragment
+        unplaced = self.unplaced
+        pending = (unplaced.float() @ f.adjacency.float()) > 0
+        held = (self.level >= 0) & (pending | (self.attachments > 0))
+        self.floor = torch.where(held, self.level, -1).amax(1, keepdim=True)
+        member = self.at.clamp(min=0)
+        self.is_free = self.at == FREE
+        self.attachments_at = torch.where(self.is_free, 0, self.attachments.gather(1, member))
+        self.valence_at = torch.where(self.is_free, 1 << 20, self.valence.gather(1, member))
+        self.grows_at = (self.attachments_at > 0) | (self.valence_at > 0)
+        parts = [f.component == c for c in range(f.components)]
+        entered = torch.stack([(~unplaced[:, part]).any(1) for part in parts], 1)
+        self.not_entered = ~entered[:, f.component]
+        # A component that is entered at an attachment fills it with the edge to the free parent.
+        through = torch.stack([(f.attachments[part] > 0).any() for part in parts])
+        self.need = (self.attachments.sum(1) - (~entered & through).sum(1)).clamp(min=0)
+        # True for levels from which free nodes can still be reached after stepping back to them.
+        number = torch.arange(self.at.shape[1], device=self.at.device)
+        on_path = number <= self.depth[:, None]
+        later = (unplaced & ((self.valence > 0) | (self.attachments > 0))).any(1, keepdim=True)
+        self.open_below = (self.grows_at & on_path).cumsum(1).bool() | later
+        self.free_below = (self.is_free & on_path).cumsum(1).bool()
+        self.last_member = torch.where(~self.is_free & on_path, number, -1).cummax(1).values
+        # Free valence that each node needs for its edges to come.
+        needed = unplaced.double() @ self.between.double()
+        self.needed = needed.long() + self.attachments
+
+    def free_fits(self, back: Tensor) -> Tensor:
+        """Return True for steps back (P or 1, M) that a free node may take, (P, M) bool."""
+        parent = self.depth[:, None] - back
+        at = parent.clamp(min=0)
+        attaches = (self.attachments_at.gather(1, at) > 0) & (parent >= 0)
+        left = self.free[:, None] - (~attaches).long() - self.need[:, None]
+        fits = self.grows_at.gather(1, at) | (parent < 0)
+        return fits & (left >= 0) & (self.free[:, None] > 0)
+
+    def mask(self, previous: list[Tensor], cardinality: int) -> Tensor:
+        """Return which values of a free node's next variable are possible, (P, cardinality) bool.
+
+        `previous` are the values (P,) of its earlier variables. Steps back that only the first node
+        of a component can take count as possible.
+        """
+        value = torch.arange(cardinality, device=self.depth.device)[None]
+        f, k, first = self.fragment, len(previous), self.depth[:, None] < 0
+        role = AtomCode.role(k)
+        if role == "node" or (role == "edge" and k > 1 and not f.rings):
+            return torch.ones_like(first).expand(-1, cardinality)
+        parent = self.depth[:, None] - (previous[0][:, None] if k else value)
+        at = parent.clamp(min=0)
+        if role == "back":
+            enters = self.not_entered.any(1, keepdim=True) & (self.is_free.gather(1, at) | first)
+            fits = self.free_fits(value) | enters
+            return torch.where(first, value == 0, fits & (parent >= self.floor.clamp(min=0)))
+        if k == 1:
+            fitting = self.weights <= self.valence_at.gather(1, at)
+            fitting = fitting if f.rings else fitting & f.plain
+            single = f.plain & (self.weights == 1)
+            fits = torch.where(self.attachments_at.gather(1, at) > 0, single, fitting)
+            return fits | first | self.is_free.gather(1, at)
+        if role == "length":
+            far = (parent + 1 - value).clamp(min=0)
+            if f.acyclic:
+                fits = first
+            elif f.rings:
+                fits = self.valence_at.gather(1, far) > 0
+            else:
+                fits = far > self.last_member.gather(1, at)
+            return fits | (value == 0) | first
+        far = (parent + 1 - previous[-1][:, None]).clamp(min=0)
+        return (self.weights <= self.valence_at.gather(1, far)) | (previous[-1][:, None] == 0)
+
+    def placements(self) -> Placements | None:
+        """Return all placements of nodes that have a placed neighbour; None if there are none."""
+        f, width = self.fragment, self.closures + 1
+        parts: list[list[Tensor]] = []
+        wanted = self.free > 0
+        waits = self.not_entered.any(1)
+        for node in self.unplaced.any(0).nonzero()[:, 0].tolist():
+            around = f.adjacency[node].nonzero()[:, 0]
+            if not len(around):
+                continue
+            level, order = self.level[:, around].sort(1, descending=True)
+            top = level[:, :1]
+            at = top.clamp(min=0)
+            # Nodes that come later must still find a node with free valence.
+            going = self.open_below.gather(1, at)[:, 0] | (self.valence[:, node] > 0)
+            going |= self.attachments[:, node] > 0
+            entering = self.free_below.gather(1, at)[:, 0] | wanted & going
+            fits = self.unplaced[:, node] & (top >= 0)[:, 0] & (top >= self.floor)[:, 0]
+            fits &= (going | ~wanted) & (entering | ~waits)
+            placed = level >= 0
+            fits &= placed.sum(1) <= width
+            rows = fits.nonzero()[:, 0]
+            if not len(rows):
+                continue
+            level, placed, order = level[rows], placed[rows], order[rows]
+            lengths = torch.where(placed, level[:, :1] + 1 - level, 0)
+            edges = torch.where(placed, f.edge_between[node][around][order], -1)
+            pad = (0, max(width - lengths.shape[1], 0))
+            lengths, edges = F.pad(lengths, pad)[:, 1:width], F.pad(edges, pad, value=-1)[:, :width]
+            back, none = self.depth[rows] - level[:, 0], torch.zeros_like(rows, dtype=torch.bool)
+            own = torch.full_like(rows, node)
+            parts.append([rows, own, back, lengths, edges, none, self.alive[rows]])
+        return Placements(*map(torch.cat, zip(*parts, strict=True))) if parts else None
+
+    def entries(
+        self, back: Tensor, uniform: Tensor, guide: Tensor
+    ) -> tuple[Placements, Tensor] | None:
+        """Place the first node of a new component in each particle that allows it.
+
+        Returns the R placements and the negative log-probability of each choice, (R,); None if no
+        particle allows one.
+
+        Args:
+            back: Step back of each particle to the parent of the node, (P,).
+            uniform: Numbers in [0, 1) that choose among the possible nodes, (P,).
+            guide: Unnormalized probabilities of the nodes (columns) by `source` (rows), (U + 2, U).
+        """
+        f, first = self.fragment, self.depth < 0
+        at = (self.depth - back).clamp(min=0)[:, None]
+        after_free = self.is_free.gather(1, at)[:, 0]
+        attaches = torch.isin(f.component, f.component[f.attachments > 0])
+        takes = (self.attachments > 0) | ((self.valence > 0) & ~attaches)
+        takes = torch.where(first[:, None], True, takes & after_free[:, None]) & self.not_entered
+        rows = takes.any(1).nonzero()[:, 0]
+        if not len(rows):
+            return None
+        size = len(f)
+        share = guide[torch.where(first[rows], size, size + 1)] * takes[rows]
+        below = share.cumsum(1)
+        node = (uniform[rows, None] * below[:, -1:] >= below).sum(1)
+        number = torch.arange(1, size + 1, device=rows.device)
+        node = node.minimum((takes[rows] * number).amax(1) - 1)
+        chance = share.gather(1, node[:, None])[:, 0] / below[:, -1]
+        placements = Placements(
+            owner=rows,
+            node=node,
+            back=torch.where(first[rows], 0, back[rows]),
+            lengths=rows.new_zeros(len(rows), self.closures),
+            edges=rows.new_full((len(rows), self.closures + 1), -1),
+            enters=torch.ones_like(rows, dtype=torch.bool),
+            alive=self.alive[rows],
+        )
+        return placements, -chance.log()
+
+    def placement_mask(
+        self, placements: Placements, previous: list[Tensor], cardinality: int
+    ) -> Tensor:
+        """Return the possible values of the placements' next variable, (R, cardinality) bool."""
+        value = torch.arange(cardinality, device=self.depth.device)[None]
+        k, f = len(previous), self.fragment
+        role, number = AtomCode.role(k), AtomCode.edge_number(k)
+        if role == "back":
+            return value == placements.back[:, None]
+        if role == "length":
+            return value == placements.lengths[:, number - 1, None]
+        if role == "node":
+            return self._leave_enough(placements, previous, f.categories[placements.node])
+        edge = placements.edges[:, number]
+        fits = (value == 0).expand(len(edge), -1)
+        if len(f.edges):
+            options = f.structures[:, edge.clamp(min=0)]  # (S, R, C)
+            options = (options & placements.alive.T[..., None]).any(0)
+            fits = torch.where(edge[:, None] < 0, fits, options)
+        if k == 1:
+            single = f.plain & (self.weights == 1)
+            by_valence = f.plain & (
+                self.weights <= self.valence[placements.owner, placements.node][:, None]
+            )
+            attaches = self.attachments[placements.owner, placements.node][:, None] > 0
+            entering = torch.where(attaches, single, by_valence & (value > 0))
+            entering = torch.where(self.depth[placements.owner][:, None] < 0, value == 0, entering)
+            fits = torch.where(placements.enters[:, None], entering, fits)
+        return self._leave_enough(placements, previous, fits)
+
+    def _leave_enough(self, placements: Placements, previous: list[Tensor], fits: Tensor) -> Tensor:
+        """Remove from the values `fits` (R, C) those that leave too little valence for the rest.
+
+        All their continuations have weight 0, so this only changes how many particles survive.
+        """
+        if not self.support.limited:
+            return fits
+        k, owner, node = len(previous), placements.owner, placements.node
+        parent = self.depth[owner] - placements.back
+        # A component that is entered at an attachment has one attachment less to fill.
+        filled = placements.enters & (parent >= 0) & (self.attachments[owner, node] > 0)
+        rest = (self.between.sum(1) + self.fragment.attachments)[node] - filled.long()
+        edges = placements.edges[:, : 1 + AtomCode.edge_number(k)]
+        rest = rest - torch.where(edges < 0, 0, self.least[edges.clamp(min=0)]).sum(1)
+        sums = self.support.sums
+        if k == 2:
+            return fits & (sums - self.weights[previous[1]][:, None] >= rest[:, None])
+        # Free valence of the node at the other end.
+        up = torch.zeros_like(parent) if k == 1 else previous[-1] - 1
+        other = self.at[owner].gather(1, (parent - up).clamp(min=0)[:, None])
+        member = other.clamp(min=0)
+        far = self.left[owner].gather(1, member) - self.needed[owner].gather(1, member)
+        far = far + self.between[member[:, 0], node][:, None]
+        enough = self.weights <= torch.where(other < 0, self.weights.max(), far)
+        if k == 1:
+            return fits & (placements.enters[:, None] | enough)
+        own = sums[previous[2]] - self.weights[previous[1]]
+        for j in range(AtomCode.COMMON, k, 2):
+            own = own - self.weights[previous[j]]
+        enough = enough & (self.weights <= (own - rest)[:, None])
+        return fits & (enough | (previous[-1] == 0)[:, None])
+
+    def narrow(self, placements: Placements, previous: list[Tensor]) -> None:
+        """Mark the structures that contradict the last of the `previous` variables as dead.
+
+        A variable that is no edge of the fragment contradicts none.
+        """
+        k = len(previous) - 1
+        if k < 0 or AtomCode.role(k) != "edge" or not len(self.fragment.edges):
+            return
+        edge = placements.edges[:, AtomCode.edge_number(k)]
+        fits = self.fragment.structures[:, edge.clamp(min=0)]  # (S, R, C)
+        chosen = previous[-1].expand(len(fits), -1)[..., None]
+        placements.alive = placements.alive & (
+            fits.gather(2, chosen)[..., 0].T | (edge < 0)[:, None]
+        )
+
+    def add(self, x: Tensor, node: Tensor, enters: Tensor, alive: Tensor) -> None:
+        """Add the next node of each particle, with categories x (P, V).
+
+        `node` (P,) is its number in the fragment or FREE, `enters` (P,) is True for the first node
+        of a component, `alive` (P, S) bool are the structures that remain.
+        """
+        rows = torch.arange(len(x), device=x.device)
+        first, free, member = self.depth < 0, node == FREE, node != FREE
+        parent = torch.where(first, -1, (self.depth - x[:, 0]).clamp(min=0))
+        own = self.support.sums[x[:, 2]]
+        self._use(enters & ~first, node, x[:, 1])
+        edges, lengths = AtomCode.edges(x), AtomCode.lengths(x)
+        for edge, length in zip(edges.unbind(-1), lengths.unbind(-1), strict=True):
+            far = self.at[rows, (parent + 1 - length).clamp(min=0)]
+            far = torch.where(first | (length == 0), FREE, far)
+            # An edge from a fragment node to a free one fills an attachment, or else takes valence.
+            self._use(free & (far != FREE), far, edge)
+            own = own - self.weights[edge]
+            ends = (far != FREE).nonzero()[:, 0]
+            self.left[ends, far[ends]] -= self.weights[edge[ends]]
+        self.free = self.free - free.long()
+        self.level = torch.where(self.level > parent[:, None], LEFT, self.level)
+        source = torch.where(enters, len(self.fragment) + (~first).long(), self.last)
+        for table, value in ((self.left, own), (self.level, parent + 1), (self.came_from, source)):
+            table[rows[member], node[member]] = value[member]
+        self.last = torch.where(member, node, self.last)
+        self.at[rows, parent + 1] = node
+        self.depth = parent + 1
+        self.alive = alive
+
+    def _use(self, which: Tensor, node: Tensor, edge: Tensor) -> None:
+        rows = which.nonzero()[:, 0]
+        node, edge = node[rows], edge[rows]
+        attaches = self.attachments[rows, node] > 0
+        self.attachments[rows, node] -= attaches.long()
+        self.valence[rows, node] -= torch.where(attaches, 0, self.weights[edge])
+
+
+# The constants below change proposals and resampling, not the target distribution of the weights.
+BRANCH = 4  # rough number of free nodes in a branch
+EXPECTED = 3.0  # the model expects a component here if its first node costs at most these nats
+RESAMPLE = 0.03  # effective share of the particles below which they are resampled
+FLATTEN = 0.3  # power of the weights for resampling; particles keep the rest of their weight
+UNSEEN = 1.5  # initial estimate of the nats that a fragment node costs
+LEAST_PREFERENCE = 0.01  # least preference for a node; the largest is 1
+
+
+@dataclass
+class Particles:
+    """P graphs that contain a fragment, with their weights."""
+
+    graphs: GraphBatch
+    log_weights: Tensor  # -inf for a particle that came to a dead end, (P,) float64
+    came_from: Tensor  # see `Progress`, (P, U)
+    log_probs: Tensor  # see `Progress`, (P, U) float64
+    # Number of the particle from which each descends by resampling, (P,) long: particles with
+    # different ancestors are independent.
+    ancestor: Tensor
+
+
+class ParticleSampler:
+    """Sampler of graphs that contain a fragment of U nodes; its proposals learn from its draws.
+
+    Args:
+        model: A `PathModel`.
+        fragment: Nodes and edges of every graph.
+        temperature: Below 1 for more probable graphs.
+    """
+
+    def __init__(self, model, fragment: GraphFragment, *, temperature: float = 1.0):
+        self.model, self.network = model, model.network
+        self.fragment, self.temperature = fragment, temperature
+        self.fixed = bool((fragment.categories.sum(1) == 1).all())
+        size = len(fragment)
+        # Statistics of the draws that were learnt from: by `Progress.source` and node, by node.
+        self.counts = fragment.valence.new_zeros(size + 2, size, dtype=torch.float64)
+        self.sums = self.counts.new_zeros(size)
+        self.seen = 0.0
+
+    @property
+    def guide(self) -> Tensor:
+        """Preferences for the next fragment node, in (0, 1], (U + 2, U).
+
+        Rows are its `Progress.source`, columns are nodes.
+        """
+        most = self.counts.amax(1, keepdim=True)
+        table = torch.where(most > 0, self.counts / most.clamp(min=1e-9), 1.0)
+        return table.clamp(min=LEAST_PREFERENCE)
+
+    @property
+    def expected(self) -> Tensor:
+        """Expected log-probability (U,) of placing each fragment node, in nats.
+
+        Added to a particle's log-weight for its unplaced nodes, it makes particles comparable.
+        """
+        return (self.sums - UNSEEN) / (self.seen + 1)
+
+    def prefer_order(self) -> None:
+        """Prefer to place fragment nodes in the order of their numbers."""
+        size = len(self.sums)
+        number = torch.arange(size - 1, device=self.sums.device)
+        self.counts[size, 0] += 1
+        self.counts[number, number + 1] += 1
+
+    def learn(self, particles: Particles) -> None:
+        """Learn from weighted particles; everything learnt before then counts half."""
+        if not torch.isfinite(particles.log_weights).any():
+            return
+        # Flattened, so that more than the few particles with most of the weight count.
+        share = (particles.log_weights / 4).softmax(0)
+        self.counts, self.sums, self.seen = self.counts / 2, self.sums / 2, self.seen / 2
+        node = torch.arange(len(self.sums), device=share.device).expand_as(particles.came_from)
+        each = share[:, None].expand_as(node).contiguous()
+        self.counts.index_put_((particles.came_from, node), each, accumulate=True)
+        self.sums = self.sums + share @ particles.log_probs.masked_fill(
+            ~particles.log_probs.isfinite(), 0.0
+        )
+        self.seen += 1
+
+    @torch.no_grad()
+    def draw(self, sizes: Tensor, generator: torch.Generator) -> Particles:
+        """Draw a graph with the fragment for each number of nodes in `sizes` (P,).
+
+        The generator is one of the CPU. Raises UserError if a size is too small for the fragment.
+        """
+        network, code = self.network, self.model.code
+        count, largest = len(sizes), int(sizes.max())
+        sizes = sizes.to(network.initial.device)
+        number = torch.arange(largest, device=sizes.device)
+        mask = number < sizes[:, None]
+        state = network.start(Context(mask.clone()))
+        progress = Progress(self.fragment, sizes, network.support, code.entries - 1)
+        known = sizes.new_zeros(count, largest, len(network.cardinalities))
+        self.generator = generator
+        guide, expected = self.guide, self.expected
+        log_weights = torch.zeros_like(sizes, dtype=torch.float64)
+        place = torch.arange(count, device=sizes.device)
+        ancestor = place.clone()
+        particles = known, log_weights, ancestor, progress.came_from, progress.log_probs
+        whole = [part.clone() for part in particles]
+        for i in range(largest):
+            step = state.step()
+            assert step is not None
+            order = step.at[0]
+            hidden = step.hidden[order.argsort()]
+            progress.update_tables()
+            log_weights = log_weights + self._step(hidden, i, progress, known, guide)
+            state.update(known[order, i])
+            # Complete graphs and dead ends leave the batch.
+            complete = ~progress.unplaced.any(1) & (progress.attachments == 0).all(1)
+            log_weights = log_weights.masked_fill((sizes == i + 1) & ~complete, -math.inf)
+            ends = (sizes == i + 1) | torch.isinf(log_weights)
+            mask[place[ends]] = number < sizes[ends, None]
+            particles = known, log_weights, ancestor, progress.came_from, progress.log_probs
+            for table, part in zip(whole, particles, strict=True):
+                table[place[ends]] = part[ends]
+            rows = (~ends).nonzero()[:, 0]
+            if not len(rows):
+                break
+            place = place[rows]
+            ahead = (log_weights + progress.unplaced.double() @ expected)[rows]
+            chosen = self._resample(ahead)
+            if chosen is not None:
+                mean = (FLATTEN * ahead).logsumexp(0) - math.log(len(rows))
+                log_weights[rows] += mean - FLATTEN * ahead
+                rows = rows[chosen]
+            if chosen is not None or bool(ends.any()):
+                known, log_weights, sizes = known[rows], log_weights[rows], sizes[rows]
+                ancestor = ancestor[rows]
+                progress.take(rows)
+                state.take(rows)
+            if self.fixed:
+                # While there are only fragment nodes, of fixed categories, nothing drawn is shared.
+                alone = i < (~progress.unplaced).sum(1)
+                ancestor = torch.where(alone, place, ancestor)
+        codes, final, origin, came_from, log_probs = whole
+        return Particles(code.decode(codes, mask), final, came_from, log_probs, origin)
+
+    def _resample(self, log_weights: Tensor) -> Tensor | None:
+        """Return the particles to go on with, (P,) long; None if the weights are similar."""
+        if not torch.isfinite(log_weights).any():
+            return None
+        count, share = len(log_weights), log_weights.softmax(0)
+        if float(1 / share.square().sum()) > RESAMPLE * count:
+            return None
+        # By a power of the weights, so that more than a few survive. Systematic resampling: one
+        # uniform number, equal distances.
+        share = (FLATTEN * log_weights).softmax(0)
+        places = (torch.arange(count, device=share.device) + self._uniform(1)) / count
+        below = share.cumsum(0)
+        return torch.searchsorted(below, places * below[-1], right=True).clamp(max=count - 1)
+
+    def _step(
+        self, hidden: Nodes, i: int, progress: Progress, known: Tensor, guide: Tensor
+    ) -> Tensor:
+        """Draw node i of every particle into `known`; return log factors of the weights, (P,)."""
+        count = len(known)
+        everyone = torch.arange(count, device=known.device)
+        x, masses = self._draw(hidden, everyone, progress.mask)
+        back = x[:, 0]
+        fits = progress.free_fits(back[:, None])[:, 0]
+        log_free = masses.sum(1).masked_fill(~fits, -math.inf)
+        preference = self._free_preference(progress, back)
+        # Placements with their categories, log-probabilities given the step back, log-probabilities
+        # and log proposals.
+        parts: list[tuple[Placements, Tensor, Tensor, Tensor, Tensor]] = []
+        forward = progress.placements()
+        if forward is not None:
+            own, drawn = self._draw_placements(hidden, forward, progress)
+            # Every fragment node must come at some time, with about the same log-probability given
+            # its step back. So placements compete by their steps back, and only those with the same
+            # step back by log-probability and preference.
+            log_p = drawn[:, 1:].sum(1)
+            rest = log_p + guide[progress.source(forward), forward.node].log()
+            same = forward.owner * (int(forward.back.max()) + 1) + forward.back
+            rest = drawn[:, 0] + rest - _logsumexp_by(same, rest, int(same.max()) + 1)[same]
+            # Where no placement with a step back is possible, the difference is NaN.
+            rest = rest.masked_fill(torch.isinf(drawn.sum(1)), -math.inf)
+            parts.append((forward, own, log_p, drawn.sum(1), rest))
+        uniform, entry = self._uniform(count), None
+        if i == 0 or bool(progress.not_entered.any()):
+            entry = progress.entries(back, uniform, guide)
+        if entry is not None:
+            placements, among = entry
+            own, drawn = self._draw_placements(hidden, placements, progress)
+            # The step back was drawn for the free node, from all that were possible.
+            drawn[:, 0] = masses[placements.owner, 0]
+            log_p, total = drawn[:, 1:].sum(1), drawn.sum(1)
+            free_left = progress.free[placements.owner].double().clamp(min=1).log()
+            # If the model expects something else here, the component had better come later.
+            waiting = drawn[:, 0] - free_left + (log_p + EXPECTED).clamp(max=0)
+            waiting = waiting.masked_fill(torch.isinf(total), -math.inf)
+            parts.append((placements, own, log_p, total + among, waiting))
+
+        owner = torch.cat([everyone, *(part[0].owner for part in parts)])
+        contributions = torch.cat([log_free, *(part[3] for part in parts)])
+        proposal = torch.cat([log_free + preference, *(part[4] for part in parts)])
+        total = _logsumexp_by(owner, proposal, count)
+        gumbel = -torch.log(-torch.log(self._uniform(len(owner)).clamp(1e-300, 1 - 1e-16)))
+        score = proposal + gumbel
+        best = score.new_full((count,), -math.inf).scatter_reduce(0, owner, score, "amax")
+        winner = ((score == best[owner]) & torch.isfinite(score)).nonzero()[:, 0]
+
+        node, enters = torch.full_like(everyone, FREE), torch.zeros_like(fits)
+        alive = progress.alive.clone()
+        more = torch.full_like(total, -math.inf)
+        more[owner[winner]] = contributions[winner] - proposal[winner]
+        more = torch.where(torch.isfinite(total), more + total, -math.inf)
+        offset = count
+        for placements, own, log_p, *_ in parts:
+            inside = winner[(winner >= offset) & (winner < offset + len(own))] - offset
+            rows = placements.owner[inside]
+            x[rows] = own[inside]
+            node[rows], enters[rows] = placements.node[inside], placements.enters[inside]
+            alive[rows] = placements.alive[inside]
+            progress.log_probs[rows, placements.node[inside]] = log_p[inside]
+            offset += len(own)
+        known[:, i] = x
+        progress.add(x, node, enters, alive)
+        return more
+
+    def _free_preference(self, progress: Progress, back: Tensor) -> Tensor:
+        """Return log factors (P,), at most 0, of the probability that a free node is proposed.
+
+        A factor is below 0 only if the parent is a fragment node without attachments to fill, and
+        others are unplaced: each of these parents would otherwise get a branch.
+        """
+        at = (progress.depth - back).clamp(min=0)[:, None]
+        inside = ~progress.is_free.gather(1, at)[:, 0] & (progress.depth >= 0)
+        attaches = progress.attachments_at.gather(1, at)[:, 0] > 0
+        places = ((progress.valence > 0) & (progress.level >= -1)).sum(1).clamp(min=1)
+        branches = (progress.free / BRANCH).clamp(min=1.0)
+        share = (branches / places).clamp(max=1.0).double().log()
+        return torch.where(inside & ~attaches & progress.unplaced.any(1), share, 0.0)
+
+    def _draw_placements(
+        self, hidden: Nodes, placements: Placements, progress: Progress
+    ) -> tuple[Tensor, Tensor]:
+        def mask(previous, cardinality):
+            progress.narrow(placements, previous)
+            return progress.placement_mask(placements, previous, cardinality)
+
+        x, masses = self._draw(hidden, placements.owner, mask)
+        progress.narrow(placements, list(x.unbind(1)))
+        return x, masses
+
+    def _draw(self, hidden: Nodes, rows: Tensor, mask) -> tuple[Tensor, Tensor]:
+        """Draw the V variables of the next node for R rows, among the values that `mask` allows.
+
+        Returns the values, and the log-probability of all allowed values of each variable, (R, V)
+        both. `rows` (R,) are indices of particles.
+        """
+        network = self.network
+        part, inside = hidden[rows], torch.arange(len(rows), device=rows.device)
+        previous: list[Tensor] = []
+        masses = []
+        for k, cardinality in enumerate(network.cardinalities):
+            fits = mask(previous, cardinality)[inside]
+            drawn = torch.zeros_like(rows)
+            mass = torch.zeros_like(rows, dtype=torch.float64)
+            if len(inside):
+                log_p = (network.logits(part) / self.temperature).double().log_softmax(-1)
+                log_p = log_p.masked_fill(~fits, -math.inf)
+                mass[inside] = log_p.logsumexp(-1)
+                below = (log_p - mass[inside, None]).exp().nan_to_num(0.0).cumsum(-1)
+                x = (self._uniform(len(below))[:, None] * below[:, -1:] >= below).sum(-1)
+                # If nothing is possible the particle has ended; any category will do.
+                x = torch.where(torch.isinf(mass[inside]), 0, x.clamp(max=cardinality - 1))
+                drawn[inside] = x
+                if k + 1 < len(network.cardinalities):
+                    part, kept = network.embed(part, x)
+                    inside = inside if kept is None else inside[kept]
+            previous.append(drawn)
+            masses.append(mass)
+        return torch.stack(previous, 1), torch.stack(masses, 1)
+
+    def _uniform(self, count: int) -> Tensor:
+        drawn = torch.rand(count, generator=self.generator, dtype=torch.float64)
+        return drawn.to(self.network.initial.device)
+
+
+def _logsumexp_by(group: Tensor, value: Tensor, count: int) -> Tensor:
+    """Return the log of the summed exp of the values of each of `count` groups."""
+    top = value.new_full((count,), -math.inf).scatter_reduce(0, group, value, "amax")
+    level = torch.where(torch.isfinite(top), top, 0.0)
+    return value.new_zeros(count).index_add(0, group, (value - level[group]).exp()).log() + level

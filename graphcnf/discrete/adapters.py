@@ -1,0 +1,325 @@
+"""Base class of codecs, codec of sequences, and values as JSON.
+
+A codec translates one type of data to the data of a flow and back. It is a dataclass; its fields
+are the vocabulary, which is stored with the model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import torch
+
+from graphcnf.discrete.rows import RowFlow, Rows
+from graphcnf.errors import UserError
+from graphcnf.flows.transform import Context
+from graphcnf.graphs.record_blocks import one_thread, record_batches
+
+Reasons = list[str | None]
+"""For each item the reason why its probability is 0, or None if it is positive."""
+
+LONGEST = 1024
+"""Largest length of a sequence; the cost of attention is its square."""
+
+MOST_SYMBOLS = 10_000
+"""Largest number of distinct symbols."""
+
+TYPES = {"str": str, "list": list, "tuple": tuple}
+
+
+def to_json(value: Any) -> Any:
+    """Return a category's value, or a list or dataclass of values, as JSON values.
+
+    Raises:
+        UserError: if a value is not text, a finite number, bool, None, a timestamp, or an interval
+            or tuple of these.
+    """
+    value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, list):
+        return [to_json(part) for part in value]
+    if is_dataclass(value):
+        return {part.name: to_json(getattr(value, part.name)) for part in fields(value)}
+    if isinstance(value, pd.Interval):
+        return {"interval": [to_json(value.left), to_json(value.right), value.closed]}
+    if isinstance(value, pd.Timestamp):
+        return {"timestamp": value.isoformat()}
+    if isinstance(value, tuple):
+        return {"tuple": to_json(list(value))}
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    raise UserError(
+        f"{value!r} is of the type {type(value).__name__}, which cannot be kept as a category: "
+        "turn it into text with str()"
+    )
+
+
+def from_json(content: Any) -> Any:
+    """Invert `to_json`; a dataclass comes back as the dict of its fields."""
+    match content:
+        case list():
+            return [from_json(part) for part in content]
+        case {"interval": [left, right, closed]}:
+            return pd.Interval(from_json(left), from_json(right), closed)
+        case {"timestamp": str(text)}:
+            return pd.Timestamp(text)
+        case {"tuple": list(parts)}:
+            return tuple(from_json(parts))
+        case dict() if len(content) > 1:
+            return {name: from_json(part) for name, part in content.items()}
+        case dict():
+            raise ValueError(f"{content!r} must be a value of a category")
+    return content
+
+
+class Vocabulary:
+    """Map from distinct values to categories 0, 1, ...; ValueError if a value is repeated."""
+
+    def __init__(self, values: Sequence[Hashable]):
+        self.number = {value: k for k, value in enumerate(values)}
+        if len(self.number) != len(values):
+            raise ValueError("the values of a vocabulary must be distinct")
+
+    def encode(self, values: Iterable[Any]) -> np.ndarray:
+        """Return the category of each value, (M,) int64, -1 for unknown values."""
+        return np.array([self._code(value) for value in values], dtype=np.int64)
+
+    def _code(self, value: Any) -> int:
+        try:
+            return self.number.get(value, -1)
+        except TypeError:  # unhashable values are unknown
+            return -1
+
+
+def distinct(values: Iterable[Hashable]) -> list[Any]:
+    """Return the distinct values, sorted if they can be compared, else by first appearance."""
+    found: list[Any] = list(dict.fromkeys(values))
+    try:
+        found.sort()
+    except TypeError:
+        pass
+    return found
+
+
+class Codec:
+    """Base class of codecs; encoded items are rows of categories (`Rows`) or, for graphs, packed.
+
+    Attributes:
+        kind: Name in `config.json`.
+        exact: True if log-likelihoods are exact, False if they are lower bounds.
+        flow_class: Class of the flow.
+        headline: Metric of the flow by which the best weights are chosen.
+        settings: Training settings that differ from the defaults of `TrainingSettings`.
+        fixed: Arguments of a network that follow from data; the first is an attribute of the codec.
+    """
+
+    kind: ClassVar[str]
+    exact: ClassVar[bool] = True
+    flow_class: ClassVar[Any]
+    headline: ClassVar[str] = "bits_per_variable"
+    settings: ClassVar[dict[str, Any]] = {
+        "batch_size": 128,
+        "learning_rate": 3e-3,
+        "weight_decay": 0.05,
+        "warmup_steps": 100,
+        "decay_fraction": 0.5,
+    }
+    fixed: ClassVar[tuple[str, ...]]
+
+    @property
+    def arguments(self) -> tuple:
+        """Functions that accept the arguments of the network."""
+        raise NotImplementedError
+
+    def encode(self, x, flow=None) -> tuple[Any, Reasons]:
+        """Encode items; leave out those that the vocabulary, or `flow` if given, does not cover.
+
+        Returns:
+            The encoded items, and for every item the reason why it is left out, or None.
+
+        Raises:
+            UserError: if `x` is of another type.
+        """
+        raise NotImplementedError
+
+    def decode(self, rows):
+        """Return items of the user's type."""
+        raise NotImplementedError
+
+    def build(self, rows, chosen: np.ndarray, /, **network):
+        """Return an untrained flow, initialised from counts of the `chosen` items."""
+        raise NotImplementedError
+
+    def finish(self, flow, rows: Rows, chosen: np.ndarray) -> None:
+        """Replace the counts with which a flow was initialised by those of more rows."""
+        flow.count(self.batch(rows, chosen))
+
+    def sizes(self, rows) -> np.ndarray:
+        """Return the number of positions of each row, or nodes of each graph, (M,)."""
+        return rows.lengths.numpy()
+
+    def batch(self, rows, chosen: np.ndarray) -> Any:
+        """Return a batch of items for the flow's `training_loss`."""
+        return rows[torch.from_numpy(chosen)]
+
+
+@dataclass
+class SequenceCodec(Codec):
+    """Codec of strings, or lists or tuples of hashable symbols, for a `RowFlow`.
+
+    Attributes:
+        symbols: The alphabet.
+        container: Type of a sequence: "str", "list" or "tuple".
+        longest: Largest length of a sequence.
+    """
+
+    kind = "sequences"
+    flow_class = RowFlow
+    arguments = (RowFlow,)
+    fixed = ("cardinality", "positions", "counts")
+
+    symbols: list
+    container: str
+    longest: int
+
+    def __post_init__(self) -> None:
+        self.vocabulary, self.type = Vocabulary(self.symbols), TYPES[self.container]
+        self.cardinality = len(self.symbols)
+
+    @classmethod
+    def of(cls, items: Sequence) -> SequenceCodec:
+        """Return a codec for some sequences, at least one.
+
+        Raises:
+            UserError: if all are empty, one is too long, their types differ, or there are too many
+                symbols or unhashable ones.
+        """
+        container = next((name for name, t in TYPES.items() if isinstance(items[0], t)), None)
+        if container is None:
+            raise UserError(
+                f"item 0 is a {type(items[0]).__name__}; a list holds strings, or lists or tuples "
+                "of symbols"
+            )
+        for number, item in enumerate(items):
+            if not isinstance(item, TYPES[container]):
+                raise UserError(
+                    f"item {number} is a {type(item).__name__}, item 0 a {container}: one type for "
+                    "all"
+                )
+            if len(item) > LONGEST:
+                raise UserError(
+                    f"item {number} has {len(item)} symbols, at most {LONGEST} are learned: cut it"
+                )
+        try:
+            symbols = distinct(symbol for item in items for symbol in item)
+        except TypeError:
+            raise UserError("the symbols of a sequence must be hashable") from None
+        if not symbols:
+            raise UserError("all sequences are empty")
+        if len(symbols) > MOST_SYMBOLS:
+            raise UserError(f"{len(symbols)} different symbols, at most {MOST_SYMBOLS} are learned")
+        return cls(symbols, container, max(len(item) for item in items))
+
+    def encode(self, items, flow=None):
+        what = "strings" if self.container == "str" else f"{self.container}s of symbols"
+        wanted = f"this model takes a list of {what}"
+        if not isinstance(items, list | tuple):
+            raise UserError(f"got a {type(items).__name__}; {wanted}")
+        prior = None if flow is None else flow.length_probabilities()
+        rows: list[list[int]] = []
+        reasons: Reasons = []
+        for number, item in enumerate(items):
+            if not isinstance(item, self.type):
+                raise UserError(f"item {number} is a {type(item).__name__}; {wanted}")
+            codes = self.vocabulary.encode(item).tolist()
+            reason = None
+            if -1 in codes:
+                reason = f"the symbol {item[codes.index(-1)]!r}, which no training row has"
+            elif len(codes) > self.longest:
+                reason = f"{len(codes)} symbols; the longest training row has {self.longest}"
+            elif prior is not None and not prior[len(codes)]:
+                reason = f"{len(codes)} symbols, a length that no training row has"
+            else:
+                rows.append(codes)
+            reasons.append(reason)
+        return Rows.of(rows), reasons
+
+    def decode(self, rows):
+        items = []
+        for codes, length in zip(rows.values.tolist(), rows.lengths.tolist(), strict=True):
+            symbols = [self.symbols[code] for code in codes[:length]]
+            text = self.container == "str"
+            items.append("".join(map(str, symbols)) if text else self.type(symbols))
+        return items
+
+    def build(self, rows, chosen, /, **network):
+        """Return an untrained flow, initialised from the n-grams of the `chosen` rows."""
+        part = self.batch(rows, chosen)
+        flow = RowFlow.counting(part, self.cardinality, positions=self.longest, **network)
+        flow.metadata["length_histogram"] = torch.bincount(rows.lengths).tolist()
+        return flow
+
+    def batch(self, rows, chosen):
+        """Return a batch of rows, cut to the longest of them."""
+        return super().batch(rows, chosen).cut()
+
+    def log_prob(self, flow: RowFlow, rows: Rows, orders: int = 1) -> torch.Tensor:
+        """Return exact log-likelihoods, (B,) nats in float64."""
+        if orders != 1:
+            raise UserError("orders are for tables and graphs; sequences have one")
+        value = flow.length_log_prob(rows.lengths).cpu().double()
+        there = rows.mask.any(1)
+        if there.any():
+            part = rows[there]
+            value[there.cpu()] += flow.log_prob(part.values, Context(part.mask)).cpu().double()
+        return value
+
+    def draw(self, flow: RowFlow, count: int, *, seed, temperature, sizes) -> Rows:
+        """Return rows 0 to `count - 1` of the endless sample with this seed."""
+        prior = flow.length_probabilities(sizes)
+        return draw_rows(flow, count, prior, seed, temperature)
+
+    def __str__(self) -> str:
+        what = "strings" if self.container == "str" else "sequences"
+        return f"{what} of up to {self.longest} of {len(self.symbols)} symbols"
+
+
+@torch.no_grad()
+def draw_rows(
+    flow, count: int, prior: np.ndarray, seed: int, temperature: float, limits=lambda records: {}
+) -> Rows:
+    """Return rows 0 to `count - 1` of the endless sample of a flow with this seed.
+
+    Args:
+        flow: Flow of rows.
+        count: Number of rows.
+        prior: Probabilities of the lengths 0 to N, (N + 1,).
+        seed: Seed of the sample.
+        temperature: Below 1 for more probable rows.
+        limits: Function that returns further fields of the `Context` for record numbers (M,).
+    """
+    values = torch.zeros(count, len(prior) - 1, dtype=torch.long)
+    lengths = np.zeros(count, dtype=np.int64)
+    with one_thread(flow.device):
+        for records, drawn, generators in record_batches(range(count), prior, seed):
+            lengths[records[records < count]] = drawn[records < count]
+            there = np.flatnonzero(drawn)
+            if not len(there):
+                continue
+            context = Context(
+                torch.from_numpy(np.arange(drawn.max()) < drawn[there, None]).to(flow.device),
+                temperature=temperature,
+                generator=[generators[k] for k in there],
+                **limits(records[there].clip(max=count - 1)),
+            )
+            part = flow.sample(len(there), context=context).cpu()
+            values = values.to(part.dtype)
+            kept = records[there] < count
+            values[records[there][kept], : part.shape[1]] = part[torch.from_numpy(kept)]
+    return Rows(values, torch.from_numpy(np.arange(len(prior) - 1) < lengths[:, None]))

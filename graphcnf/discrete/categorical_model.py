@@ -1,0 +1,547 @@
+"""`CategoricalModel`, a density of discrete data of a user's own type."""
+
+from __future__ import annotations
+
+import math
+import signal
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import networkx as nx
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from graphcnf.arguments import check
+from graphcnf.discrete.adapters import Codec, Reasons, SequenceCodec, from_json, to_json
+from graphcnf.discrete.graph_adapter import GraphCodec
+from graphcnf.discrete.rows import Rows
+from graphcnf.discrete.table_adapter import TableCodec
+from graphcnf.errors import UserError
+from graphcnf.files import inside, read_json
+from graphcnf.flows.modules import evaluates
+from graphcnf.graphs.batch import GraphBatch, size_bucketed_batches
+from graphcnf.limits import (
+    check_integer,
+    check_minutes,
+    check_range,
+    check_seed,
+    check_temperature,
+    is_number,
+    plain,
+    trainable_here,
+)
+from graphcnf.pretrained import locate
+from graphcnf.torch_state import learning
+from graphcnf.training.settings import Experiment, TrainingSettings, exit_unless_main
+
+if TYPE_CHECKING:
+    from graphcnf.training.history import History
+
+CODECS: dict[str, Any] = {codec.kind: codec for codec in (TableCodec, SequenceCodec, GraphCodec)}
+"""Codec classes by kind."""
+
+CODEC_OPTIONS = ("bins", "node_label", "edge_label")
+"""Arguments of `fit` for the codec."""
+
+SCORED = 256
+"""Items that are scored at a time."""
+
+EVALUATIONS = 12
+"""Number of evaluations in a run with a time budget."""
+
+EVALUATED = 16
+"""Batches of every evaluation; equally many, so that evaluations can be compared."""
+
+
+class _Fit:
+    """Descriptor of `fit`, which can be called on the class and on a model.
+
+    On the class it creates the model first; on a model, the model's options are the defaults.
+    """
+
+    def __init__(self, function: Callable[..., CategoricalModel]):
+        self.function, self.__doc__ = function, function.__doc__
+
+    def __get__(self, model: CategoricalModel | None, kind) -> Callable[..., CategoricalModel]:
+        if model is None:
+            return self.function.__get__(kind())
+        return partial(self.function, model, **model.options)
+
+
+@evaluates("log_prob", "sample")
+class CategoricalModel(nn.Module):
+    """A density of discrete data of a user's own type, which its samples have as well.
+
+    `CategoricalModel.fit(x, minutes=1)` trains a model. `CategoricalModel(minutes=1)` is an
+    untrained estimator for scikit-learn, for instance as the last step of a Pipeline. Data are one
+    of
+
+    - a pandas DataFrame. Columns are categorical, or numbers and times. `log_prob` is a density in
+      the units of numbers, a mass for integers, and for times a density in the largest unit (days,
+      hours, ...) of which all times are multiples. In columns with missing entries, "missing" is a
+      category; in other columns, a missing entry is marginalised;
+    - a list of strings, or of lists or tuples of hashable symbols. The density includes the length;
+    - an integer array (N, D) of numpy or torch;
+    - a list of `nx.Graph` or `torch_geometric.data.Data` with labels. They must be connected,
+      unless `network` is `{"architecture": "growth"}`.
+
+    Args:
+        **options: Arguments of `fit`.
+
+    Attributes:
+        history: Metrics over the course of training, with a method `plot`; None before training.
+
+    Examples:
+        >>> model = CategoricalModel.fit(["anna", "hannah", "otto"] * 20, steps=20)
+        >>> len(model.sample(3)), model.log_prob(["anna"]).shape
+        (3, (1,))
+    """
+
+    codec: Any
+    flow: Any
+
+    def __init__(self, **options):
+        super().__init__()
+        self.options, self.history = options, None
+
+    def _learned(self, codec: Codec, flow, history: History | None = None) -> CategoricalModel:
+        self.codec, self.flow, self.history = codec, flow, history
+        self.training = flow.training
+        return self
+
+    def __getattr__(self, name: str):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name not in ("codec", "flow"):
+                raise
+            raise UserError("this model has not learned from data yet: call its fit(x)") from None
+
+    @classmethod
+    def for_data(
+        cls,
+        x,
+        *,
+        seed: int = 0,
+        bins: int | Mapping[Any, int] | None = None,
+        node_label: str | None = None,
+        edge_label: str | None = None,
+        **network,
+    ) -> CategoricalModel:
+        """Return an untrained model for data like `x`, for a training loop of your own.
+
+        Args:
+            x: The data.
+            seed: Seed of the weights.
+            bins: Number of bins of numbers in a table, for all columns or by label; bins contain
+                about equally many numbers. None to choose it by the number of rows, see
+                `Column.of`.
+            node_label: Attribute of networkx with a node's label; None if there is only one.
+            edge_label: Attribute of networkx with an edge's label; None if there is only one.
+            **network: Arguments of `ColumnFlow` for tables and arrays, of `RowFlow` for sequences,
+                of `GraphModel.for_graphs` for graphs.
+
+        Raises:
+            UserError: if a model cannot take such data; the message says what to do.
+        """
+        labels = {"node_label": node_label, "edge_label": edge_label}
+        return cls._build(x, seed, 0.0, network, bins=bins, **labels)[0]
+
+    @_Fit
+    @learning()
+    def fit(
+        self,
+        x,
+        y: None = None,
+        *,
+        seed: int = 0,
+        minutes: float | None = 1.0,
+        steps: int | None = None,
+        held_out: float | None = None,
+        out: str | Path | None = None,
+        network: Mapping[str, Any] | None = None,
+        **options,
+    ) -> CategoricalModel:
+        """Train a model on `x`; Ctrl-C ends training early.
+
+        Called on a model, it trains that model, whose `options` are the defaults.
+
+        Args:
+            x: The data.
+            y: Must be None, as in a Pipeline; a target is a column of `x`, see `predict_proba`.
+            seed: Seed of everything random.
+            minutes: Time budget. The weights that score best on held-out data are kept.
+            steps: Budget in steps instead; the model is then a function of `x` and `seed`.
+            held_out: Share of the data to score, not to train on; None for a tenth, and for 30
+                items or a quarter of fewer than 300 items.
+            out: Folder of the run (log, checkpoints, model); log lines are printed to stderr then.
+            network: Arguments of the network, see `for_data`.
+            **options: `bins`, `node_label` and `edge_label` of `for_data`, and fields of
+                `TrainingSettings`, such as `learning_rate`.
+
+        Raises:
+            UserError: as `for_data`, if a setting is out of range, or Lightning is not installed.
+            KeyboardInterrupt: if Ctrl-C ended the run before its first evaluation.
+        """
+        if y is not None:
+            raise UserError("y must be None: make the target a column of x")
+        if not isinstance(network, Mapping | None):
+            raise UserError(f'network must be a dict, {{"width": 64}}, got {network!r}')
+        of_codec = {name: options.pop(name) for name in CODEC_OPTIONS if name in options}
+        if held_out is None:
+            held_out = min(0.25, max(0.1, 30 / max(len(x), 1))) if hasattr(x, "__len__") else 0.1
+        if not (is_number(held_out) and 0 <= held_out < 1):
+            raise UserError(f"held_out must be a share of the data in [0, 1), got {held_out!r}")
+        model, data = type(self)._build(x, seed, held_out, network or {}, **of_codec)
+        if not isinstance(out, str | Path | None):
+            raise UserError(f"out must be the path of a folder, got {out!r}")
+        settings = _settings(model.codec, seed, minutes, steps, held_out > 0, options)
+        try:
+            from graphcnf.training.loop import fit
+        except ImportError as error:
+            raise UserError(f"training needs {error.name}: pip install 'graphcnf[train]'") from None
+        flow = model.flow
+        experiment = experiment_of(model.codec, flow, data, seed, held_out, settings.batch_size)
+        with tempfile.TemporaryDirectory(prefix="graphcnf-") as temporary:
+            folder = Path(temporary if out is None else out)
+            result = fit(experiment, settings, folder, lines=out is not None)
+            exit_unless_main()
+            if result.signal not in (None, signal.SIGINT):
+                raise SystemExit(128 + result.signal)
+            if not (folder / "model" / "config.json").exists():
+                raise KeyboardInterrupt
+            flow = model.codec.flow_class.from_pretrained(folder, flow.device)
+            if not isinstance(model.codec, GraphCodec):
+                model.codec.finish(flow, data, split(model.codec.sizes(data), seed, 0.0)[0])
+                flow.save_pretrained(folder / "model")
+        return self._learned(model.codec, flow, result.history)
+
+    @classmethod
+    @learning()
+    def _build(cls, x, seed, held_out, network, **of_codec) -> tuple[CategoricalModel, Any]:
+        """Return an untrained model for data, and the encoded data."""
+        check_seed(seed)
+        codec = _codec_for(x, network.get("architecture", "path"), **of_codec)
+        data = _all_encoded(codec, x)
+        network = {name: plain(value) for name, value in network.items()}
+        check("network", network, *codec.arguments, fixed=codec.fixed)
+        try:
+            with torch.random.fork_rng([]), trainable_here():
+                torch.manual_seed(int(seed))
+                flow = codec.build(data, split(codec.sizes(data), seed, held_out)[0], **network)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"network: {str(error).split('() ')[-1]}") from None
+        flow.metadata["data"] = {"kind": codec.kind, **to_json(codec)}
+        return cls()._learned(codec, flow), data
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the options, for scikit-learn's `clone` and searches."""
+        return dict(self.options)
+
+    def set_params(self, **options) -> CategoricalModel:
+        """Change options of the next `fit`."""
+        self.options |= options
+        return self
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return "codec" in vars(self)
+
+    def __sklearn_tags__(self):
+        from sklearn.utils import Tags, TargetTags
+
+        return Tags(estimator_type=None, target_tags=TargetTags(required=False))
+
+    @property
+    def exact(self) -> bool:
+        """Return True if `log_prob` is exact, False if it is a lower bound (graphs)."""
+        return self.codec.exact
+
+    def __repr__(self) -> str:
+        if not self.__sklearn_is_fitted__():
+            given = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+            return f"CategoricalModel({given})"
+        count = sum(p.numel() for p in self.parameters())
+        return f"CategoricalModel({self.codec}: {count:,} parameters)"
+
+    def batch(self, x) -> Rows | GraphBatch:
+        """Return data as a batch for `training_loss`; a `collate_fn` for a DataLoader.
+
+        Raises `UserError` if an item has probability 0, see `reasons`.
+        """
+        data = _all_encoded(self.codec, x, self.flow)
+        return self.codec.batch(data, np.arange(len(self.codec.sizes(data))))
+
+    def training_loss(self, x, *, beta: float = 1.0):
+        """Return the training loss, and metrics as pairs (sum, number) whose quotient is the mean.
+
+        The loss is the negative log-likelihood given sizes, in nats per position or node. `x` is
+        data, or the result of `batch`; `beta` has no effect.
+        """
+        batch: Any = x if isinstance(x, Rows | GraphBatch) else self.batch(x)
+        return self.flow.training_loss(batch.to(self.flow.device), beta=beta)
+
+    @torch.no_grad()
+    def log_prob(self, x, *, orders: int = 1, given: Sequence = ()) -> np.ndarray:
+        """Return log-likelihoods, (M,) nats, including lengths of sequences and sizes of graphs.
+
+        Items with probability 0 have -inf; `reasons` says why.
+
+        - Tables and sequences: exact. A table's density is that of one order of the columns, in
+          which `sample` draws as well; with several `orders`, the mean of their densities. Missing
+          entries are marginalised, unless they are a category.
+        - Graphs: lower bounds, from one or several `orders` of the nodes (`GraphModel.log_prob`).
+          Models without a node order, such as "growth", give the log-likelihood of one labelling:
+          that of the graph is larger by log(n! / |Aut|).
+
+        Args:
+            x: The data.
+            orders: Number of orders of the nodes or columns.
+            given: Columns of a table to condition on: log p(others | given).
+
+        Raises:
+            UserError: if `x` is of another type or has other columns than the training data.
+        """
+        codec: Any = self.codec
+        options = {"given": list(given)} if len(given) and self._table("given") else {}
+        data, reasons = codec.encode(x, self.flow)
+        nats = np.full(len(reasons), -math.inf)
+        place = np.flatnonzero([reason is None for reason in reasons])
+        by_size = np.argsort(codec.sizes(data), kind="stable")
+        for start in range(0, len(by_size), SCORED):
+            chosen = by_size[start : start + SCORED]
+            batch = codec.batch(data, chosen).to(self.flow.device)
+            nats[place[chosen]] = codec.log_prob(self.flow, batch, orders, **options).numpy()
+        return nats
+
+    def score_samples(self, x) -> np.ndarray:
+        """Return `log_prob`, under scikit-learn's name for it."""
+        return self.log_prob(x)
+
+    def _table(self, what: str) -> TableCodec:
+        if not isinstance(self.codec, TableCodec) or self.codec.array is not None:
+            raise UserError(f"{what} is for models of a DataFrame, not of {self.codec}")
+        return self.codec
+
+    def predict_proba(self, x: pd.DataFrame, column, *, orders: int = 1) -> pd.DataFrame:
+        """Return the probabilities of a column's values given the other columns.
+
+        Args:
+            x: Rows, with or without the column. Other entries may be missing.
+            column: Label of the column.
+            orders: Number of orders of the known columns over which to average.
+
+        Returns:
+            A table (rows of `x`, values of the column). Intervals stand for bins of numbers, None
+            for a missing value.
+
+        Raises:
+            UserError: if `x` has an unknown value or other columns.
+        """
+        codec = self._table("predict_proba")
+        k = codec.number(column, "predict_proba")
+        if isinstance(x, pd.DataFrame):
+            x = x.copy()
+            x[column] = None
+        known = _all_encoded(codec, x)
+        known.mask[:, k] = False
+        return pd.DataFrame(
+            codec.conditional(self.flow, known, k, orders),
+            index=x.index,
+            columns=pd.Index(codec.columns[k].labels, dtype=object, tupleize_cols=False),
+        )
+
+    def impute(self, x: pd.DataFrame, *, seed: int = 0, draw: bool = True) -> pd.DataFrame:
+        """Return the table with its missing entries filled.
+
+        Args:
+            x: Rows with the columns of the training data.
+            seed: Seed of the draws.
+            draw: True to draw the missing entries of a row from their joint distribution given the
+                others, and given that none is missing where "missing" is a category; False for the
+                most probable value of each, or the median of numbers. The joint distribution is
+                exact (by rejection) except in rows whose draws are rejected 64 times: there it is
+                that of one of the 64 draws, by their weights.
+
+        Raises:
+            UserError: if `x` has an unknown value or other columns.
+        """
+        codec = self._table("impute")
+        check_seed(seed)
+        known = codec.present(_all_encoded(codec, x))
+        if draw:
+            table = codec.decode(codec.completed(self.flow, known, seed))
+        else:
+            table = codec.most_probable(self.flow, known)
+        table.index, filled = x.index, x.copy()
+        for name in x.columns:
+            # As objects: the categories of `x` may be fewer.
+            own, drawn = x[name].astype(object), table[name].astype(object)
+            filled[name] = own.where(x[name].notna(), drawn).astype(table[name].dtype)
+        return filled
+
+    def reasons(self, x) -> Reasons:
+        """Return for each item the reason why its probability is 0, or None if it is positive."""
+        return self.codec.encode(x, self.flow)[1]
+
+    def sample(
+        self,
+        n: int,
+        *,
+        given: Mapping[Any, Any] | None = None,
+        seed: int = 0,
+        temperature: float = 1.0,
+        sizes: tuple[int, int] | None = None,
+    ):
+        """Draw n items, which have the type of the training data.
+
+        Args:
+            n: Number of items; a larger sample begins with the same items.
+            given: Values of some columns of a table to condition on.
+            seed: Seed of the sample.
+            temperature: Below 1 for more probable items.
+            sizes: Lowest and highest length of a sequence, or number of nodes; None for the
+                training data's distribution.
+
+        Raises:
+            UserError: if a number is out of range, or a column or value unknown.
+        """
+        check_integer("n", n)
+        check_seed(seed)
+        check_temperature(temperature)
+        if sizes is not None:
+            check_range("sizes", sizes)
+        options: dict[str, Any] = {}
+        if given:
+            if not isinstance(given, Mapping):
+                raise UserError(f'given must be a dict, {{"column": value}}, got {given!r}')
+            options["known"] = self._table("given").given(given)
+        codec: Any = self.codec
+        drawn = codec.draw(self.flow, n, seed=seed, temperature=temperature, sizes=sizes, **options)
+        return codec.decode(drawn, given) if given else codec.decode(drawn)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `config.json` with the vocabulary, and `model.safetensors`, both with checksums."""
+        self.flow.save_pretrained(folder)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, device="cpu") -> CategoricalModel:
+        """Load a model written by `save_pretrained` or `fit(out=...)`.
+
+        Raises:
+            UserError: if the model is missing, damaged, or no `CategoricalModel`.
+        """
+        source = inside(locate(folder), "config.json")
+        try:
+            kind = CODECS[read_json(source)["metadata"]["data"]["kind"]]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{source}: no CategoricalModel ({error})") from None
+        flow = kind.flow_class.from_pretrained(source.parent, device)
+        try:
+            content = {k: from_json(v) for k, v in flow.metadata["data"].items() if k != "kind"}
+            codec = kind(**content)
+            fixed = kind.fixed[0]
+            if flow.config.get(fixed) != getattr(codec, fixed, None):
+                raise ValueError("the vocabulary does not fit the model")
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+            raise UserError(f"{source}: unreadable vocabulary ({error})") from None
+        return cls()._learned(codec, flow)
+
+
+def _settings(codec: Codec, seed, minutes, steps, keep_best, given: dict) -> TrainingSettings:
+    """Return the training settings; with a budget in steps, the only evaluation is at the end."""
+    table: dict[str, Any] = {**codec.settings, "seed": seed, "log_every": 100}
+    if minutes is not None:
+        check_minutes(minutes)
+    if steps is not None:
+        table |= {"steps": steps, "eval_minutes": 0.0}
+    elif minutes is None:
+        raise UserError("fit needs minutes or steps: both are None")
+    else:
+        table |= {
+            "minutes": minutes,
+            "eval_minutes": minutes / EVALUATIONS,
+            "eval_batches": EVALUATED,
+            "final_eval_batches": EVALUATED,
+            "keep_best": keep_best,
+        }
+    return TrainingSettings.from_dict({**table, **given}, "fit")
+
+
+def split(sizes: np.ndarray, seed: int, held_out: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the indices of items to train on, and of a share `held_out` to score.
+
+    Raises UserError if none is left to train on.
+    """
+    order = np.random.default_rng((seed, 1)).permutation(len(sizes))
+    # Empty items are left out: their lengths are in the histogram already.
+    order = order[sizes[order] > 0]
+    count = int(round(held_out * len(order)))
+    if count == len(order):
+        raise UserError(f"{len(sizes)} items with {held_out:.0%} held out leave none to train on")
+    return order[count:], order[:count]
+
+
+def experiment_of(
+    codec: Any, flow, data, seed: int, held_out: float, batch_size: int
+) -> Experiment:
+    """Return the experiment of a flow: training batches of similar sizes, and held-out batches.
+
+    `held_out` is the share of items to score and not to train on.
+    """
+    sizes = codec.sizes(data)
+    rest, test = split(sizes, seed, held_out)
+    # With nothing held out, training data are scored; `rest` is in random order, of which an
+    # evaluation takes the first batches.
+    test = test if len(test) else rest
+
+    def train_batches(epoch, seed, start):
+        for _, chosen in size_bucketed_batches(sizes[rest], batch_size, seed, epoch, start):
+            yield codec.batch(data, rest[chosen])
+
+    def eval_batches():
+        for start in range(0, len(test), batch_size):
+            yield codec.batch(data, test[start : start + batch_size])
+
+    return Experiment(flow, train_batches, eval_batches, headline=codec.headline)
+
+
+def _all_encoded(codec: Codec, x, flow=None) -> Any:
+    """Return the encoded items; raise `UserError` for the first that cannot be encoded."""
+    data, reasons = codec.encode(x, flow)
+    for number, reason in enumerate(reasons):
+        if reason is not None:
+            raise UserError(f"item {number}: {reason}")
+    return data
+
+
+def _codec_for(x, architecture="path", bins=None, node_label=None, edge_label=None) -> Codec:
+    """Return a codec for data; `architecture` names the model of graphs."""
+    from torch_geometric.data import Data
+
+    if bins is not None and not isinstance(x, pd.DataFrame):
+        raise UserError("bins are for the columns of a DataFrame")
+    several = isinstance(x, list | tuple) and len(x) > 0
+    if several and isinstance(x[0], nx.Graph | Data):
+        return GraphCodec.of(x, node_label, edge_label, architecture)
+    if node_label is not None or edge_label is not None:
+        raise UserError("node_label and edge_label are for lists of nx.Graph")
+    if isinstance(x, pd.DataFrame | np.ndarray | torch.Tensor):
+        return TableCodec.of(x, bins)
+    if several:
+        return SequenceCodec.of(x)
+    hint = "give a DataFrame, a list of strings, sequences or graphs, or an array (N, D)"
+    match x:
+        case pd.Series():
+            hint = "x.to_frame() is a table of one column, x.tolist() a list of strings"
+        case str():
+            hint = "read the file first, as with pd.read_csv(x) or Path(x).read_text().split()"
+        case nx.Graph():
+            hint = "give a list of graphs"
+        case list() | tuple():
+            hint = "it is empty"
+    raise UserError(f"cannot learn from a {type(x).__name__}: {hint}")

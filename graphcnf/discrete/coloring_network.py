@@ -1,0 +1,369 @@
+"""Networks of the colouring model, and the order in which nodes are coloured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch_geometric.nn import TransformerConv
+
+from graphcnf.categorical.autoregressive import Network, Step
+from graphcnf.flows.modules import ReadOut, zero_init
+from graphcnf.flows.transform import Context
+from graphcnf.graphs.features import NODE_FEATURES
+
+EDGE_WIDTH = 32
+PARTS = 4  # number of parts in which look-ahead scores of all turns are computed
+
+
+class SaturationOrder:
+    """Order of the nodes of graphs that depends on the categories decided so far.
+
+    The next node is one with the highest saturation, the number of different categories of its
+    neighbours (Brelaz 1979, *New methods to color the vertices of a graph*). Ties go to the node
+    with the most edges, then to the lowest number. With `waves`, all nodes whose neighbours leave
+    them at most one category are decided at once, independently of each other.
+
+    `counts` (B, N, K) is the number of neighbours of each node that have each category so far.
+    `rank` (B, N) is the turn of each node, N if it has had none; in a wave, lower node numbers have
+    earlier turns.
+    """
+
+    def __init__(self, adjacency: Tensor, mask: Tensor, categories: int, waves: bool = False):
+        batch, nodes = mask.shape
+        self.adjacency, self.categories, self.waves = adjacency, categories, waves
+        self.rows = torch.arange(batch, device=mask.device)
+        self.open = mask.clone()
+        self.counts = torch.zeros(batch, nodes, categories, dtype=torch.long, device=mask.device)
+        self.rank = torch.full((batch, nodes), nodes, device=mask.device)
+        number = torch.arange(nodes, device=mask.device)
+        self.tie = adjacency.sum(-1) * nodes + (nodes - 1 - number)
+
+    def next(self) -> tuple[Tensor, Tensor]:
+        """Return graphs and nodes whose turn it is, (M,) long each; none after the last turn."""
+        if not len(self.open):
+            return self.tie.new_zeros(0), self.tie.new_zeros(0)
+        saturation = (self.counts > 0).sum(-1)
+        nodes = self.open.shape[1]
+        priority = (saturation * nodes * nodes + self.tie).masked_fill(~self.open, -1)
+        members = F.one_hot(priority.argmax(1), nodes).bool() & self.open
+        if self.waves:
+            settled = self.open & (saturation >= self.categories - 1)
+            members = torch.where(settled.any(1, keepdim=True), settled, members)
+        graph, node = members.nonzero(as_tuple=True)
+        return graph, node
+
+    def settle(self, graph: Tensor, node: Tensor, category: Tensor) -> None:
+        """Set the categories of nodes, (M,) long each, and count them at their neighbours."""
+        members = torch.zeros_like(self.open)
+        members[graph, node] = True
+        own = F.one_hot(category, self.categories)[:, None]
+        # Not in place: `turns` keeps earlier counts.
+        self.counts = self.counts.index_add(0, graph, self.adjacency[graph, node][..., None] * own)
+        before = (self.rank < self.rank.shape[1]).sum(1, keepdim=True)
+        turn = before + members.cumsum(1) - 1
+        self.rank = torch.where(members, turn, self.rank)
+        self.open = self.open & ~members
+
+
+def turns(
+    x: Tensor, context: Context, categories: int, waves: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Return the turn (B, N) of each node, and the counts (B, N, N, K) before each turn.
+
+    These are `rank` and `counts` of `SaturationOrder` for nodes of known categories x (B, N); all
+    turns of a wave have the same counts.
+    """
+    order = SaturationOrder(context.adjacency, context.mask, categories, waves)
+    known = x.clamp(0, categories - 1)
+    history: list[Tensor] = []
+    step_of = torch.zeros_like(x)
+    while len((members := order.next())[0]):
+        step_of[members] = len(history)
+        history.append(order.counts)
+        order.settle(*members, known[members])
+    steps = torch.stack(history or [order.counts])
+    # The step of each turn; any step will do for padding.
+    by_turn = step_of.gather(1, order.rank.argsort(dim=1, stable=True))
+    return order.rank, steps[by_turn, order.rows[:, None]]
+
+
+class ConvolutionBlock(nn.Module):
+    """Pre-norm block with a `TransformerConv`.
+
+    Shi et al., *Masked Label Prediction*, IJCAI 2021, arXiv 2009.03509, eq. 3-4.
+    """
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.conv = TransformerConv((width, width), width // heads, heads, edge_dim=EDGE_WIDTH)
+        self.out = nn.Linear(width, width)
+        self.feed_forward = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+        )
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.feed_forward[-1].get_parameter("weight"))
+
+    def forward(self, x: Tensor, edges: Tensor, channels: Tensor) -> Tensor:
+        """Update nodes x (N, C) along edges (2, E) with channels (E, D)."""
+        normed = self.norm(x)
+        x = x + self.out(self.conv((normed, normed), edges, channels))
+        return x + self.feed_forward(x)
+
+
+class ColoringEncoder(nn.Module):
+    """Attention convolutions over the edges of a graph, whose nodes may have `inputs` channels."""
+
+    def __init__(self, width: int, layers: int, heads: int, *, inputs: int = 0):
+        super().__init__()
+        self.enter = nn.Linear(NODE_FEATURES + inputs, width)
+        # An edge feature is the number of triangles with the edge.
+        self.edges = nn.Linear(2, EDGE_WIDTH)
+        self.blocks = nn.ModuleList(ConvolutionBlock(width, heads) for _ in range(layers))
+
+    def forward(self, context: Context, inputs: Tensor | None = None) -> Tensor:
+        """Return channels (B, N, width) of nodes, given a graph and `inputs` (B, N, inputs)."""
+        dtype, mask = self.enter.weight.dtype, context.mask
+        channels = context.features.to(dtype)
+        if inputs is not None:
+            channels = torch.cat([channels, inputs.to(dtype)], -1)
+        h = self.enter(channels).flatten(0, 1)
+        adjacency = context.adjacency & mask[:, :, None] & mask[:, None, :]
+        graph, target, source = adjacency.nonzero(as_tuple=True)
+        links = adjacency.to(dtype)
+        triangles = (links @ links)[graph, target, source]
+        channels = self.edges(torch.stack([torch.ones_like(triangles), triangles], -1))
+        index = torch.stack([source, target]) + graph * mask.shape[1]
+        for block in self.blocks:
+            h = block(h, index, channels)
+        return h.unflatten(0, mask.shape)
+
+
+class GraphConvolutions(nn.Module):
+    """Conditioner of a `Coupling`: parameters of each node from the fixed latents of all nodes."""
+
+    def __init__(self, inputs: int, outputs: int, *, width: int, layers: int, heads: int):
+        super().__init__()
+        self.encoder = ColoringEncoder(width, layers, heads, inputs=inputs)
+        self.leave = nn.Sequential(nn.LayerNorm(width), zero_init(ReadOut(width, outputs)))
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        """Map (B, N, inputs) to (B, N, outputs)."""
+        return self.leave(self.encoder(context, x))
+
+
+class LookAhead(nn.Module):
+    """Network of look-ahead scores: how good each possible colour of a node is for the other nodes.
+
+    For each colour, the node is given this colour, and its consequences spread by message passing
+    over the nodes without a colour, in `rounds` with shared weights. Every node has a state of
+    `width` channels for each colour. The score depends on the states of the node and on the maximum
+    over all nodes. Permuting the colours permutes the scores.
+    """
+
+    def __init__(self, features: int, width: int, rounds: int):
+        super().__init__()
+        self.rounds = rounds
+        self.enter = nn.Linear(features, width)
+        # Two flags: a neighbour has the colour; the scored node is given the colour.
+        self.marks = nn.Linear(2, width, bias=False)
+        self.norm = nn.LayerNorm(width)
+        # Messages of one colour, and of the sum over colours.
+        self.send_one, self.send_all = nn.Linear(width, width), nn.Linear(width, width)
+        self.receive_one = nn.Linear(2 * width, width)
+        self.receive_all = nn.Linear(2 * width, width)
+        self.out = nn.Linear(width, width)
+        self.leave = nn.Sequential(nn.Linear(3 * width, width), nn.GELU(), nn.Linear(width, 1))
+
+    def forward(
+        self, adjacency: Tensor, blocked: Tensor, waiting: Tensor, h: Tensor, scored: Tensor
+    ) -> Tensor:
+        """Return scores (D, K) of the colours of one node `scored` (D,) per graph, 0 if blocked.
+
+        The D graphs have `adjacency` (D, M, M) and encoded nodes h (D, M, features). `blocked` (D,
+        M, K) is True for colours of neighbours, `waiting` (D, M) for nodes without a colour.
+        """
+        colors = blocked.shape[-1]
+        rows = torch.arange(len(scored), device=scored.device)
+        row, color = (~blocked[rows, scored]).nonzero(as_tuple=True)
+        cases = torch.arange(len(row), device=row.device)
+        node = scored[row]
+        blocked = blocked[row]
+        blocked[cases, node] = ~F.one_hot(color, colors).bool()
+        chosen = torch.zeros_like(blocked)
+        chosen[cases, node] = True
+        marks = torch.stack([blocked, chosen], -1).to(h.dtype)
+        s = self.enter(h)[row].unsqueeze(2) + self.marks(marks)
+        open_ = waiting[row]
+        links = (adjacency & waiting[:, :, None] & waiting[:, None, :]).to(h.dtype)[row]
+        here = open_[..., None, None].to(h.dtype)
+        for _ in range(self.rounds):
+            own = self.norm(s) * here
+            sent = F.gelu(self.send_one(own) + self.send_all(own.sum(2, keepdim=True)))
+            near = (links @ sent.flatten(2)).view_as(own)
+            both = torch.cat([own, near], -1)
+            received = F.gelu(self.receive_one(both) + self.receive_all(both.sum(2, keepdim=True)))
+            s = s + self.out(received)
+        s = self.norm(s) * here
+        # The maximum over nodes shows a contradiction anywhere.
+        far = s.masked_fill(~open_[..., None, None], -torch.inf).amax((1, 2))
+        near = s[cases, node]
+        found = self.leave(torch.cat([near[cases, color], near.sum(1), far], -1))[:, 0].to(h.dtype)
+        return h.new_zeros(len(scored), colors).index_put((row, color), found)
+
+
+class ColoringNetwork(Network):
+    """Network of the colours of nodes, given the colours so far.
+
+    The logit of a colour depends on whether a neighbour has the colour and on the encoded node; if
+    some but not all colours are left to the node, and more than one, also on the `LookAhead` score.
+    The arguments are described in `ColoringFlow`; `waves` is True for its coupling "waves".
+    """
+
+    def __init__(
+        self,
+        colors: int,
+        *,
+        width: int,
+        encoder_layers: int,
+        heads: int,
+        ahead: int = 32,
+        rounds: int = 6,
+        waves: bool = False,
+    ):
+        super().__init__()
+        self.cardinalities = [colors]
+        self.waves = waves
+        self.encoder = ColoringEncoder(width, encoder_layers, heads)
+        self.norm = nn.LayerNorm(width)
+        self.leave = nn.Sequential(nn.Linear(width + 2, width), nn.GELU(), nn.Linear(width, 1))
+        # Ten times this is added to the logits of neighbours' colours: Adam moves a parameter by
+        # about the learning rate per step, and would take thousands of steps without the factor.
+        self.blocked = None if waves else nn.Parameter(torch.zeros(()))
+        # With two colours, a node has one colour left or both: there is nothing to look ahead for.
+        self.lookahead = LookAhead(width, ahead, rounds) if rounds and colors > 2 else None
+        nn.init.zeros_(self.leave[-1].get_parameter("weight"))
+
+    def encode(self, context: Context) -> Tensor:
+        """Encode the nodes (B, N, C) before any has a colour."""
+        return self.norm(self.encoder(context))
+
+    def around(self, h: Tensor, blocked: Tensor) -> Tensor:
+        """Return logits (..., K) of encoded nodes (..., C) with blocked colours (..., K)."""
+        left = (~blocked).sum(-1, keepdim=True).expand(blocked.shape) > 1
+        marks = torch.stack([blocked, left], -1).to(h.dtype)
+        h = h[..., None, :].expand(*marks.shape[:-1], -1)
+        logits = self.leave(torch.cat([h, marks], -1))[..., 0]
+        return logits if self.blocked is None else logits + 10 * self.blocked * marks[..., 0]
+
+    def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
+        rank, counts = turns(x[..., 0], context, self.cardinalities[0], self.waves)
+        logits = self.all_logits(context, rank, counts)
+        yield Step(context.mask.nonzero(as_tuple=True), logits[context.mask])
+
+    def all_logits(self, context: Context, rank: Tensor, counts: Tensor) -> Tensor:
+        """Return logits (B, N, colours) in one pass; for `rank` and `counts` see `turns`."""
+        # Nodes are renumbered by their turns: at turn t, nodes t, t + 1, ... have no colour.
+        order = rank.argsort(dim=1, stable=True)
+        rows = torch.arange(len(rank), device=rank.device)[:, None]
+        turns = torch.arange(rank.shape[1], device=rank.device)[:, None]
+        mask, h = context.mask[rows, order], self.encode(context)[rows, order]
+        blocked = counts[rows[..., None], turns, order[:, None]] > 0
+        own = blocked.diagonal(dim1=1, dim2=2).movedim(-1, 1)
+        logits = self.around(h, own)
+        if self.lookahead is not None:
+            adjacency = context.adjacency[rows[..., None], order[..., None], order[:, None]]
+            logits = logits + self._ahead(adjacency, blocked, own, mask, h)
+        if self.waves:
+            logits = possible(logits, own)
+        return torch.zeros_like(logits).index_put((rows, order), logits)
+
+    def _ahead(
+        self, adjacency: Tensor, blocked: Tensor, own: Tensor, mask: Tensor, h: Tensor
+    ) -> Tensor:
+        """Return look-ahead scores (B, turns, colours), 0 where there is no choice."""
+        graph, turn = undecided(own, mask).nonzero(as_tuple=True)
+        scores = h.new_zeros(own.shape)
+        if not len(turn):
+            return scores
+        assert self.lookahead is not None
+        numbers = torch.arange(mask.shape[1], device=mask.device)
+        # In parts of similar turns: nodes coloured before the first one are cut off.
+        for part in turn.argsort(stable=True).chunk(PARTS):
+            g, t = graph[part], turn[part]
+            first = int(t[0])
+            waiting = mask[g, first:] & (numbers[first:] >= t[:, None])
+            links, taken = adjacency[g, first:, first:], blocked[g, t, first:]
+            found = self.lookahead(links, taken, waiting, h[g, first:], t - first)
+            scores = scores.index_put((g, t), found)
+        return scores
+
+    def start(self, context: Context) -> ColoringState:
+        return ColoringState(self, context)
+
+
+def undecided(blocked: Tensor, mask: Tensor) -> Tensor:
+    """Return True for nodes with a real choice: more than one colour is left, but not every colour.
+
+    `blocked` (..., K) is True for colours of neighbours. In `SaturationOrder`, a node with all
+    colours left comes only when no waiting node has a coloured neighbour; by symmetry all colours
+    are equally good then.
+    """
+    left = (~blocked).sum(-1)
+    return mask & (left > 1) & (left < blocked.shape[-1])
+
+
+def possible(logits: Tensor, blocked: Tensor) -> Tensor:
+    """Set logits to -inf for blocked colours if others are left, to 0 for nodes without choice."""
+    choice = undecided(blocked, torch.ones_like(blocked[..., 0]))[..., None]
+    never = blocked & ~blocked.all(-1, keepdim=True)
+    return torch.where(choice, logits, 0.0).masked_fill(never, -torch.inf)
+
+
+class ColoringState:
+    """State of partly coloured graphs."""
+
+    def __init__(self, network: ColoringNetwork, context: Context):
+        self.network, self.adjacency = network, context.adjacency
+        self.order = SaturationOrder(
+            context.adjacency, context.mask, network.cardinalities[0], network.waves
+        )
+        self.h = network.encode(context)
+
+    def step(self) -> Step | None:
+        """Return the nodes whose turn it is, with the logits of their colours."""
+        self.at = graph, node = self.order.next()
+        if not len(graph):
+            return None
+        net, own = self.network, self.order.counts[graph, node] > 0
+        # A node with a choice is the only one of its graph in a step.
+        open_ = undecided(own, torch.ones_like(own[:, 0])).nonzero()[:, 0]
+        if net.waves and not len(open_):
+            return Step(self.at, possible(torch.zeros_like(own, dtype=self.h.dtype), own))
+        logits = net.around(self.h[graph, node], own)
+        if net.lookahead is not None and len(open_):
+            logits = logits.index_add(0, open_, self._ahead(graph[open_], node[open_]))
+        return Step(self.at, possible(logits, own) if net.waves else logits)
+
+    def update(self, x: Tensor) -> None:
+        """Give the nodes of the current step their colours x (M, 1)."""
+        self.order.settle(*self.at, x[:, 0])
+
+    def _ahead(self, graph: Tensor, node: Tensor) -> Tensor:
+        """Return look-ahead scores (M, colours)."""
+        assert self.network.lookahead is not None
+        waiting = self.order.open[graph]
+        # Waiting nodes come first; the rest of a row is padding.
+        most = int(waiting.sum(1).max())
+        members = waiting.long().argsort(dim=1, descending=True, stable=True)[:, :most]
+        rows = graph[:, None]
+        return self.network.lookahead(
+            self.adjacency[rows[..., None], members[..., None], members[:, None]],
+            self.order.counts[rows, members] > 0,
+            self.order.open[rows, members],
+            self.h[rows, members],
+            (members == node[:, None]).long().argmax(1),
+        )

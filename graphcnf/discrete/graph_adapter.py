@@ -1,0 +1,306 @@
+"""Codec of labelled graphs of networkx or torch-geometric."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass
+from typing import Any
+
+import networkx as nx
+import numpy as np
+import torch
+
+from graphcnf.chunks import chunked
+from graphcnf.discrete.adapters import Codec, Reasons, Vocabulary, distinct
+from graphcnf.errors import UserError
+from graphcnf.graphs.batch import GraphBatch, PackedGraphs
+from graphcnf.graphs.graph_model import GraphModel, model_class
+from graphcnf.graphs.isomorphism import canonicalise, order_check
+from graphcnf.graphs.path.network import PathNetwork
+from graphcnf.graphs.record_blocks import BATCH, RecordNoise
+from graphcnf.limits import LARGEST_ORDERS, check_integer
+
+MAX_LABELS = 255
+"""Largest number of node labels, and of edge labels."""
+
+NETWORK = {"width": 96, "layers": 3, "head_width": 64, "table_rows": 1024}
+"""Default sizes of a `PathNetwork`, smaller than for molecules."""
+
+Triple = tuple[list, list, list]
+"""A graph: node labels, edges as pairs of node numbers, edge labels."""
+
+
+@dataclass
+class GraphCodec(Codec):
+    """Codec of labelled graphs for a `GraphModel`.
+
+    Attributes:
+        nodes: Node labels.
+        edges: Edge labels.
+        source: "networkx" or "data" (torch-geometric).
+        names: For networkx, the attributes with the labels of nodes and of edges; for Data, the
+            dimensions of `x` and of `edge_attr`; None for missing labels.
+        architecture: Name of the graph model.
+    """
+
+    kind, exact = "graphs", False
+    flow_class = GraphModel
+    headline = "bits_per_node"
+    settings = {"batch_size": 32}
+    fixed = (
+        "graphs",
+        "node_categories",
+        "bond_categories",
+        "code",
+        "max_nodes",
+        "connected",
+        "planar",
+    )
+
+    nodes: list
+    edges: list
+    source: str
+    names: list
+    architecture: str = "path"
+    numbering: str = ""  # `order_check` of the orders in which it was fitted
+
+    @property
+    def model(self) -> type[GraphModel]:
+        """Class of the graph model; UserError for an unknown name."""
+        return model_class(self.architecture, None)
+
+    @property
+    def order(self) -> str:
+        """Node order of the model, see `GraphModel`."""
+        return self.model.orders[0]
+
+    @property
+    def arguments(self) -> tuple:
+        return GraphModel.for_graphs, *self.model.options()
+
+    @classmethod
+    def of(
+        cls,
+        graphs: Sequence,
+        node_label: str | None = None,
+        edge_label: str | None = None,
+        architecture: str = "path",
+    ) -> GraphCodec:
+        """Return a codec for some graphs, which are all `nx.Graph` or all `Data`.
+
+        `node_label` and `edge_label` name the attributes of networkx with the labels; they may be
+        None if there is one attribute only.
+
+        Raises:
+            UserError: if a graph is of another type, lacks a label, or has several attributes of
+                which none was chosen.
+        """
+        names: list[Any]
+        if isinstance(graphs[0], nx.Graph):
+            known = [graph for graph in graphs if isinstance(graph, nx.Graph)]
+            names = [
+                node_label or _only([d for g in known for _, d in g.nodes(data=True)], "node"),
+                edge_label or _only([d for g in known for _, _, d in g.edges(data=True)], "edge"),
+            ]
+            source = "networkx"
+        else:
+            if node_label or edge_label:
+                raise UserError("node_label and edge_label are for networkx; Data has x, edge_attr")
+            names = [
+                next((t.dim() for g in graphs if (t := getattr(g, name, None)) is not None), None)
+                for name in ("x", "edge_attr")
+            ]
+            source = "data"
+        triples = cls([], [], source, names, architecture).triples(graphs)
+        nodes, edges = (distinct(v for triple in triples for v in triple[k]) for k in (0, 2))
+        for what, found in (("node", nodes), ("edge", edges)):
+            if len(found) > MAX_LABELS:
+                raise UserError(f"{len(found)} {what} labels, at most {MAX_LABELS} are learned")
+        return cls(nodes, edges, source, names, architecture, order_check())
+
+    def triples(self, graphs: Sequence) -> list[Triple]:
+        """Return the labels and edges of graphs; raise `UserError` for other types."""
+        if not isinstance(graphs, list | tuple):
+            wanted = "nx.Graph" if self.source == "networkx" else "torch_geometric.data.Data"
+            raise UserError(f"got a {type(graphs).__name__}; this model takes a list of {wanted}")
+        read = self._of_networkx if self.source == "networkx" else self._of_data
+        triples = []
+        for number, graph in enumerate(graphs):
+            try:
+                triples.append(read(graph))
+            except (ValueError, TypeError) as error:
+                raise UserError(f"graph {number}: {_reason(error)}") from None
+        return triples
+
+    def encode(self, graphs: Sequence, flow: GraphModel | None = None) -> tuple[Any, Reasons]:
+        """Encode graphs, in canonical depth-first order if the model is ordered."""
+        ordered = self.order == "canonical"
+        if ordered and self.numbering != order_check():
+            raise UserError(
+                "this model was fitted with a version of igraph that numbers graphs otherwise: it "
+                "still draws, but cannot score given graphs; fit anew"
+            )
+        in_pieces = not (ordered or PathNetwork in self.model.options())
+        vocabularies = {"node": Vocabulary(self.nodes), "edge": Vocabulary(self.edges)}
+        parts: list[PackedGraphs] = []
+        reasons: Reasons = []
+        for nodes, edges, labels in self.triples(graphs):
+            reason, codes = None, []
+            for what, given in (("node", nodes), ("edge", labels)):
+                codes.append(vocabularies[what].encode(given))
+                if -1 in codes[-1]:
+                    unknown = given[int((codes[-1] < 0).argmax())]
+                    reason = f"the {what} label {unknown!r}, which no training graph has"
+            if not nodes:
+                reason = "no nodes"
+            if reason is None:
+                try:
+                    graph = PackedGraphs.from_lists([(codes[0], edges, codes[1])])
+                    if in_pieces or GraphBatch.collate(graph).connected().all():
+                        parts.append(canonicalise(graph) if ordered else graph)
+                    else:
+                        reason = 'not connected: network={"architecture": "growth"} learns these'
+                except ValueError as error:
+                    reason = _reason(error)
+            reasons.append(reason)
+        packed = PackedGraphs.concatenate(parts)
+        if flow is None:
+            return packed, reasons
+        counts = packed.node_counts
+        large = counts > flow.max_nodes
+        unseen = flow.size_probabilities()[counts.clip(max=flow.max_nodes)] == 0
+        known = ~(large | unseen)
+        for chosen in chunked(range(len(packed)), BATCH):
+            known[chosen] &= flow.knows(GraphBatch.collate(packed, chosen)).numpy()
+        numbers = [number for number, reason in enumerate(reasons) if reason is None]
+        for k in np.flatnonzero(~known):
+            reason = flow.unknown
+            if unseen[k]:
+                reason = f"{counts[k]} nodes, a size that no training graph has"
+            if large[k]:
+                reason = f"more than the {flow.max_nodes} nodes that the model knows"
+            reasons[numbers[k]] = reason
+        return packed.subset(known), reasons
+
+    def decode(self, graphs: PackedGraphs) -> list:
+        write = self._to_networkx if self.source == "networkx" else self._to_data
+        found = []
+        for k in range(len(graphs)):
+            nodes, edges, bonds = graphs.graph(k)
+            labels = [self.edges[category] for category in bonds]
+            found.append(write([self.nodes[category] for category in nodes], edges, labels))
+        return found
+
+    def build(self, graphs: PackedGraphs, chosen: np.ndarray, /, **network) -> GraphModel:
+        options: dict[str, Any] = {
+            "node_categories": len(self.nodes),
+            "bond_categories": max(len(self.edges), 1),
+            "architecture": self.architecture,
+            "order": self.order,
+            **({"support": False, **NETWORK} if PathNetwork in self.model.options() else {}),
+            **network,
+        }
+        return GraphModel.for_graphs(graphs, **options)
+
+    def sizes(self, graphs: PackedGraphs) -> np.ndarray:
+        return graphs.node_counts
+
+    def batch(self, graphs: PackedGraphs, chosen: np.ndarray) -> GraphBatch:
+        return GraphBatch.collate(graphs, chosen)
+
+    def log_prob(self, flow: GraphModel, batch: GraphBatch, orders: int = 1) -> torch.Tensor:
+        """Return lower bounds on the log-likelihoods of graphs, (B,) nats in float64."""
+        if flow.ordered:
+            noise = RecordNoise(0, [0] * len(batch))  # for "pairs", whose bound is random
+            value = flow.log_prob(batch, noise=noise, orders=orders)
+        else:
+            check_integer("orders", orders, 1, LARGEST_ORDERS)
+            tapes = (RecordNoise(k, [0] * len(batch)) for k in range(orders))
+            draws = torch.stack([flow.log_prob(batch, noise=own) for own in tapes])
+            value = draws.logsumexp(0) - math.log(orders)
+        value = value.cpu().double()
+        return value + flow.size_log_prob(batch.sizes).cpu().double()
+
+    def draw(self, flow: GraphModel, count: int, **options) -> PackedGraphs:
+        """Return graphs 0 to `count - 1` of the endless sample with a seed."""
+        return flow.sample_records(0, count, **options)
+
+    def _of_networkx(self, graph: nx.Graph) -> Triple:
+        """Return labels and edges of a networkx graph; raise TypeError or ValueError."""
+        if not isinstance(graph, nx.Graph):
+            raise TypeError(f"a {type(graph).__name__}, not a nx.Graph")
+        if graph.is_directed() or graph.is_multigraph():
+            raise TypeError(f"a {type(graph).__name__}: graphs are undirected and simple")
+        node_label, edge_label = self.names
+        number = {node: k for k, node in enumerate(graph)}
+        nodes = [_label(d, node_label, f"node {v!r}") for v, d in graph.nodes(data=True)]
+        edges = list(graph.edges(data=True))
+        labels = [_label(d, edge_label, f"edge {u!r}-{v!r}") for u, v, d in edges]
+        return nodes, [(number[u], number[v]) for u, v, _ in edges], labels
+
+    def _of_data(self, data) -> Triple:
+        """Return labels and edges of a `Data`; raise TypeError or ValueError."""
+        from torch_geometric.data import Data
+
+        if not isinstance(data, Data):
+            raise TypeError(f"a {type(data).__name__}, not a torch_geometric.data.Data")
+        count, data = data.num_nodes, copy(data)
+        if data.edge_index is None:
+            data.edge_index = torch.empty(2, 0, dtype=torch.long)
+        if self.names[0] is None:
+            data.x = data.edge_index.new_zeros(count)
+        if self.names[1] is not None and data.edge_attr is None and data.edge_index.numel():
+            raise ValueError("edge_attr is missing")
+        nodes, edges, labels = PackedGraphs.from_data([data]).graph(0)
+        return nodes.tolist(), edges.astype(int).tolist(), labels.tolist()
+
+    def _to_networkx(self, nodes: list, edges: np.ndarray, labels: list) -> nx.Graph:
+        node_label, edge_label = self.names
+        graph = nx.Graph()
+        for k, label in enumerate(nodes):
+            graph.add_node(k, **({} if node_label is None else {node_label: label}))
+        for (i, j), label in zip(edges.tolist(), labels, strict=True):
+            graph.add_edge(j, i, **({} if edge_label is None else {edge_label: label}))
+        return graph
+
+    def _to_data(self, nodes: list, edges: np.ndarray, labels: list):
+        data = PackedGraphs.from_lists([(nodes, edges, labels)])[0]
+        for name, axes in zip(("x", "edge_attr"), self.names, strict=True):
+            if axes is None:
+                del data[name]
+            elif axes == 2:
+                data[name] = data[name][:, None]
+        if self.names[0] is None:
+            data.num_nodes = len(nodes)
+        return data
+
+    def __str__(self) -> str:
+        return f"graphs of {len(self.nodes)} node and {len(self.edges)} edge labels"
+
+
+def _reason(error: Exception) -> str:
+    """Return the message of an error about the only graph of a `PackedGraphs`, without its name."""
+    return str(error).removeprefix("graph 0: ").removeprefix("graph 0 ")
+
+
+def _label(data: dict[str, Any], name: str | None, where: str):
+    """Return the label in a node's or edge's attributes; 0 for graphs without labels."""
+    if name is None:
+        return 0
+    if name not in data:
+        raise ValueError(f"{where} has no attribute {name!r}")
+    hash(data[name])
+    return data[name]
+
+
+def _only(attributes: list[dict], what: str) -> str | None:
+    """Return the name of the only attribute, None without any; raise `UserError` for several."""
+    names = sorted({str(name) for data in attributes for name in data})
+    if len(names) > 1:
+        raise UserError(
+            f"{what}s have the attributes {', '.join(names)}: choose the label with "
+            f"{what}_label={names[0]!r}"
+        )
+    return names[0] if names else None

@@ -1,0 +1,469 @@
+"""Categorical normalizing flow over sequences of one alphabet.
+
+A *row* is one sequence: its *positions* hold *categories* (characters, tokens, notes) of the same
+alphabet. Rows may have different lengths, and are padded in a batch. A *context* is the last k
+categories before a position; the counts of what follows each context, the n-grams of the training
+data (`ContextCounts`), are a first guess, to which the network adds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from graphcnf.arguments import check
+from graphcnf.categorical.autoregressive import AutoregressiveFlow, InSequence, Network, Step
+from graphcnf.categorical.categorical_flow import check_rows
+from graphcnf.categorical.transformer import HIDDEN, Transformer
+from graphcnf.discrete.contexts import GAIN, ContextCounts, best_factor
+from graphcnf.errors import UserError
+from graphcnf.flows.modules import evaluates
+from graphcnf.flows.transform import Context, log_term_dtype
+from graphcnf.limits import Range
+from graphcnf.pretrained import Pretrained
+
+REACH = 6
+"""Longest context of the counts, in categories."""
+
+LARGEST_COUNTS = 2_000_000
+"""Largest number of different n-grams that are counted; with more, contexts stay shorter."""
+
+
+class CausalAttention(Network):
+    """Causal attention over a sequence: the category of each position, given the earlier ones.
+
+    The input of position i is what is known before its category: the previous category and the
+    number of positions to come. The output is the logits of its category. With `counts`, the log
+    probabilities of n-gram counts (`ContextCounts`) are added to them.
+
+    Args:
+        cardinality: Number of categories, the same at all positions.
+        positions: Largest number of positions.
+        width: Channels of a position.
+        layers: Attention blocks.
+        heads: Attention heads.
+        expansion: Feed-forward hidden channels as a multiple of `width`.
+        dropout: Share of the channels that training leaves out.
+        counts: "factors" of the contexts of the last 0, 1, ... categories, and "sizes", see
+            `ContextCounts`; None for a network without counts.
+
+    Attributes:
+        reach: Length of the longest context.
+        factors: Factors of the contexts, (1, reach + 1).
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    factors: Tensor
+
+    def __init__(
+        self,
+        cardinality: int,
+        *,
+        positions: int,
+        width: int,
+        layers: int,
+        heads: int = 4,
+        expansion: float = 3,
+        dropout: float = 0.0,
+        counts: Mapping[str, Any] | None = None,
+    ):
+        super().__init__()
+        if cardinality < 1 or positions < 1:
+            raise ValueError(
+                f"positions and cardinality must be at least 1, got {positions} and {cardinality}"
+            )
+        self.positions, self.cardinalities = positions, [cardinality]
+        self.reach = len(counts["factors"]) - 1 if counts else 0
+        factors = torch.tensor([counts["factors"]] if counts else [], dtype=torch.float32)
+        self.register_buffer("factors", factors, persistent=False)
+        self.counts = ContextCounts(counts["sizes"]) if counts else None
+        # The category after the last one stands before the first position.
+        self.values = nn.Embedding(cardinality + 1, width)
+        self.position = nn.Embedding(positions, width)
+        self.remaining = nn.Embedding(positions + 1, width)
+        self.by_distance = nn.Parameter(torch.zeros(layers * heads, positions))
+        self.blocks = Transformer(width, heads, expansion, layers, dropout=dropout)
+        self.dropout = nn.Dropout(dropout)
+        self.norm = nn.LayerNorm(width)
+        self.weight = nn.Parameter(torch.zeros(cardinality, width))
+        self.bias = nn.Parameter(torch.zeros(cardinality))
+        for table in (self.values, self.position, self.remaining):
+            nn.init.normal_(table.weight, std=0.3)
+
+    def before(self, x: Tensor) -> Tensor:
+        """Return the categories before each position.
+
+        Args:
+            x: Categories, (B, L) long.
+
+        Returns:
+            (B, L, M) long, the latest one last, where M is `reach`, at least 1. What lies before
+            the first position is one more than the last category.
+        """
+        count = max(self.reach, 1)
+        start = x.new_full((len(x), count), self.cardinalities[0])
+        return torch.cat([start, x], 1).unfold(1, count, 1)[:, : x.shape[1]]
+
+    def _inputs(self, before: Tensor, first: int, to_come: Tensor) -> Tensor:
+        """Embed positions, the input of attention.
+
+        Args:
+            before: Categories before each of M positions, as of the method `before`, (B, M, K).
+            first: Number of the first of these positions.
+            to_come: Number of positions from each one to the end of its row, (B, M) long.
+
+        Returns:
+            (B, M, C).
+        """
+        number = torch.arange(first, first + to_come.shape[1], device=to_come.device)
+        h = self.values(before[..., -1]) + self.position(number) + self.remaining(to_come)
+        return self.dropout(h)
+
+    def _check(self, mask: Tensor) -> None:
+        """Raise ValueError for too many positions, or a row that does not begin with real ones."""
+        length = mask.shape[1]
+        if length > self.positions:
+            raise ValueError(f"{length} positions, but the model knows up to {self.positions}")
+        if (mask[:, 1:] & ~mask[:, :-1]).any():
+            raise ValueError("the real positions of a row must be its first ones")
+
+    def _logits(self, h: Tensor, before: Tensor, x: Tensor | None = None) -> Tensor:
+        """Return the logits of the categories at M positions.
+
+        Args:
+            h: Output of attention, (M, width).
+            before: Categories before each position, (M, K) long.
+            x: Categories of the positions, (M,) long, if they have been counted: each is then left
+                out of its own counts. None otherwise.
+
+        Returns:
+            (M, C).
+        """
+        logits = F.linear(h, self.weight, self.bias)
+        if self.counts is None:
+            return logits
+        keys = contexts(before, self.cardinalities[0], self.reach)
+        kind = log_term_dtype(self.weight)
+        p = torch.full_like(logits, 1 / logits.shape[1], dtype=kind)
+        return logits + self.counts(keys, p, self.factors.to(kind), x).to(h.dtype)
+
+    def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
+        mask = context.mask
+        self._check(mask)
+        number = torch.arange(x.shape[1], device=x.device)
+        before = self.before(torch.where(mask, x[..., 0], 0))
+        h = self._inputs(before, 0, (mask.sum(1, keepdim=True) - number).clamp(min=0))
+        distance = number[:, None] - number
+        bias = self.by_distance[:, distance.clamp(min=0)] + HIDDEN * (distance < 0)
+        h = self.norm(self.blocks(h, bias[None]))
+        counted = x[mask][:, 0] if self.training else None
+        yield Step(mask.nonzero(as_tuple=True), self._logits(h[mask], before[mask], counted))
+
+    def start(self, context: Context) -> CausalState:
+        self._check(context.mask)
+        return CausalState(self, context.mask)
+
+
+class CausalState:
+    """State of B partly drawn rows, the longest row first.
+
+    Attributes:
+        network: The network.
+        order: Which rows have another position.
+        cache: Keys and values of the attention for all positions so far.
+        before: The last categories of each row, (B, K) long.
+    """
+
+    def __init__(self, network: CausalAttention, mask: Tensor):
+        self.network, self.order = network, InSequence(mask)
+        self.cache = network.blocks.cache(mask)
+        first = torch.zeros(len(mask), 1, dtype=torch.long, device=mask.device)
+        self.before = network.before(first)[:, 0]
+
+    def step(self) -> Step | None:
+        """Return the next position of all unfinished rows; None once all are complete."""
+        at, net = self.order.next(), self.network
+        if at is None:
+            return None
+        count, number = len(at[0]), at[1]
+        before = self.before[:count, None]
+        h = net._inputs(before, number, self.order.sizes[:count, None] - number)[:, 0]
+        # The distances number, ..., 0 of the positions so far.
+        bias = net.by_distance[:, : number + 1].flip(1).t()[:, None]
+        h = net.norm(net.blocks.step(h, bias, self.cache))
+        return Step(at, net._logits(h, before[:, 0]))
+
+    def update(self, x: Tensor) -> None:
+        """Append the categories x (M, 1) of the current position of the M unfinished rows."""
+        self.before[: len(x)] = torch.cat([self.before[: len(x), 1:], x], 1)
+
+
+def contexts(before: Tensor, cardinality: int, reach: int) -> Tensor:
+    """Return the keys of the contexts of the last 0, 1, ..., `reach` categories.
+
+    Equal contexts get equal keys, and contexts of different lengths different ones.
+
+    Args:
+        before: Previous categories of M rows, the latest one last, (M, N) long.
+        cardinality: Number of categories.
+        reach: Length of the longest context.
+
+    Returns:
+        (M, reach + 1) long.
+    """
+    # Digits are at least 1, so contexts of different lengths have different numbers.
+    digits = before.flip(-1)[:, :reach] + 1
+    powers = (cardinality + 2) ** torch.arange(reach, device=before.device)
+    return F.pad((digits * powers).cumsum(-1), (1, 0))
+
+
+@dataclass
+class Rows:
+    """Padded rows of categories.
+
+    Attributes:
+        values: Categories, (B, L) long; 0 where masked.
+        mask: Real positions, (B, L) bool; those of a sequence come first.
+    """
+
+    values: Tensor
+    mask: Tensor
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[int]]) -> Rows:
+        """Pad rows of categories, which may have different lengths."""
+        lengths = np.array([len(row) for row in rows], dtype=np.int64)
+        mask = np.arange(lengths.max(initial=0)) < lengths[:, None]
+        values = np.zeros(mask.shape, dtype=np.int64)
+        values[mask] = [value for row in rows for value in row]
+        return cls(torch.from_numpy(values), torch.from_numpy(mask))
+
+    def __len__(self) -> int:
+        return len(self.mask)
+
+    @property
+    def lengths(self) -> Tensor:
+        """Positions of each row, (B,) long."""
+        return self.mask.sum(1)
+
+    def __getitem__(self, chosen) -> Rows:
+        """Return the rows that a slice, indices or a mask selects."""
+        return Rows(self.values[chosen], self.mask[chosen])
+
+    def cut(self) -> Rows:
+        """Return the rows without the columns that are padding in all of them."""
+        longest = int(self.lengths.max()) if len(self) else 0
+        return Rows(self.values[:, :longest], self.mask[:, :longest])
+
+    def to(self, device) -> Rows:
+        """Move both tensors."""
+        return Rows(self.values.to(device), self.mask.to(device))
+
+
+@evaluates("log_prob", "encode", "decode", "sample")
+class RowFlow(Pretrained, AutoregressiveFlow):
+    """Density of sequences: the length first, then each category given the earlier ones.
+
+    The flow maps the interval of a category to one as wide as its probability. Integrated over the
+    intervals, the density of the latents is the product of the conditional probabilities, so
+    `log_prob` is exact.
+
+    Args:
+        cardinality: Number of categories, the same at all positions.
+        positions: Largest number of positions.
+        width: Channels of a position.
+        layers: Attention blocks.
+        heads: Attention heads.
+        expansion: Feed-forward hidden channels as a multiple of `width`.
+        dropout: Share of the channels that training leaves out.
+        counts: "factors" and "sizes" as of `CausalAttention`; `counting` chooses them.
+
+    Attributes:
+        config: Arguments of the constructor, JSON.
+        metadata: Facts about the data, JSON; `length_histogram` counts rows by length.
+
+    Raises:
+        UserError: if an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        cardinality: int,
+        *,
+        positions: int,
+        width: int = 64,
+        layers: int = 2,
+        heads: int = 4,
+        expansion: float = 3,
+        dropout: Annotated[float, Range(0, 1)] = 0.1,
+        counts: dict[str, Any] | None = None,
+    ):
+        config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        super().__init__(checked_network(CausalAttention, config), single=True)
+        self.config = config
+        self.metadata: dict = {}
+
+    def log_prob(self, x, context: Context = Context(), *, samples: int = 1) -> Tensor:
+        """Return the exact log p(x | number of positions), (B,) nats.
+
+        Args:
+            x: Categories, (B, L) integers.
+            context: Its mask (B, L) says which positions are real: the first ones of a row.
+            samples: Ignored, since nothing is drawn.
+
+        Raises:
+            ValueError: if `x` or the mask is not what the model takes.
+        """
+        check_rows(context.mask)
+        self.encoding.check(x, context.mask)
+        return self.transform.log_prob(x.long()[..., None], context)
+
+    @classmethod
+    def counting(cls, rows: Rows, cardinality: int, **network) -> RowFlow:
+        """Return an untrained flow whose probabilities are those of the n-grams of `rows`.
+
+        Contexts are lengthened as long as this raises the leave-one-out likelihood.
+
+        Args:
+            rows: Training data.
+            cardinality: Number of categories.
+            **network: Further arguments of the constructor.
+        """
+        reach = REACH
+        while (cardinality + 2) ** (reach + 1) > 2**62:
+            reach -= 1
+        keys, x = _counted(rows, cardinality, reach)
+        p, best, factors, pairs = np.full(len(x), 1 / cardinality), -np.inf, list[int](), 0
+        for key in keys:
+            factor, longer, score = best_factor(key, x, p)
+            pairs += len(np.unique(key * cardinality + x))
+            if factors and (score < best + GAIN or pairs > LARGEST_COUNTS):
+                break
+            factors.append(factor)
+            p, best = longer, score
+        flow = cls(cardinality, counts={"factors": factors, "sizes": [0, 0]}, **network)
+        flow.count(rows)
+        return flow
+
+    def count(self, rows: Rows) -> None:
+        """Replace the counts by those of `rows`."""
+        keys, x = _counted(rows, self.network.cardinalities[0], self.network.reach)
+        self.network.counts = ContextCounts.of(list(keys), [x] * len(keys)).to(self.device)
+        self.config["counts"] = {**self.config["counts"], "sizes": self.network.counts.sizes}
+
+    def length_probabilities(self, lengths: tuple[int, int] | None = None) -> np.ndarray:
+        """Return the prior over lengths.
+
+        Its probabilities are the frequencies in `metadata["length_histogram"]`. Missing lengths
+        between the shortest and the longest one share the frequency of the lengths that occur once
+        (Good-Turing estimate: Good 1953, *The population frequencies of species*).
+
+        Args:
+            lengths: Lowest and highest length, to which the prior is restricted; None for all.
+
+        Returns:
+            Probabilities of the lengths 0 to `positions`, (positions + 1,).
+
+        Raises:
+            UserError: if every length of the range has probability 0.
+        """
+        seen = np.zeros(self.network.positions + 1)
+        counts = np.asarray(self.metadata.get("length_histogram", []), dtype=float)[: len(seen)]
+        seen[: len(counts)] = counts
+        if not seen.any():
+            seen[-1] = 1
+        known = np.flatnonzero(seen)
+        gaps = np.setdiff1d(np.arange(known[0], known[-1] + 1), known)
+        if len(gaps):
+            # At most half: where every length occurs once, they are no less likely than the gaps.
+            once = min((seen == 1).sum() / seen.sum(), 0.5)
+            seen *= (1 - once) / seen.sum()
+            seen[gaps] = once / len(gaps)
+        if lengths is not None:
+            number = np.arange(len(seen))
+            seen[(number < lengths[0]) | (number > lengths[1])] = 0
+            if not seen.any():
+                raise UserError(
+                    f"lengths {lengths[0]}-{lengths[1]}: this model knows {known[0]} to "
+                    f"{known[-1]} positions"
+                )
+        return seen / seen.sum()
+
+    def length_log_prob(self, lengths: Tensor) -> Tensor:
+        """Return the log-prior of lengths (B,), nats; -inf for more than `positions`."""
+        prior = torch.as_tensor(self.length_probabilities()).log()
+        known = lengths.cpu().clamp(0, len(prior) - 1)
+        value = torch.where(known == lengths.cpu(), prior[known], -math.inf)
+        return value.to(lengths.device)
+
+    def training_loss(self, batch: Rows, *, beta: float = 1.0):
+        """Return the loss of a batch, without empty rows, and metrics.
+
+        Args:
+            batch: The rows.
+            beta: Ignored: it is the weight of a decoder, and there is none.
+
+        Returns:
+            The negative log-likelihood in nats per position, given the length, a scalar; and the
+            metrics "bits_per_variable" and "bits_per_row", as pairs (sum, number).
+        """
+        batch = batch[batch.mask.any(1)]
+        nats = self.transform.log_prob(batch.values[..., None], Context(batch.mask))
+        return loss_of(nats, batch.mask)
+
+
+def loss_of(nats: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
+    """Average log-likelihoods of rows, and count them in bits.
+
+    Args:
+        nats: Log-likelihood of each row, (B,).
+        mask: Real positions, (B, L) bool.
+
+    Returns:
+        The negative log-likelihood in nats per position, a scalar; and the metrics
+        "bits_per_variable" and "bits_per_row", as pairs (sum, number).
+    """
+    variables, bits = mask.sum(), -nats.detach().sum() / math.log(2)
+    count = torch.tensor(float(len(nats)), device=nats.device)
+    metrics = {"bits_per_variable": (bits, variables), "bits_per_row": (bits, count)}
+    return -nats.sum() / variables, metrics
+
+
+def _counted(rows: Rows, cardinality: int, reach: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the data of n-gram counts.
+
+    Returns:
+        Keys of contexts of 0 to `reach` categories, (reach + 1, M), and categories (M,), of all M
+        real positions.
+    """
+    start = rows.values.new_full((len(rows), reach), cardinality)
+    windows = torch.cat([start, rows.values], 1).unfold(1, reach + 1, 1)[rows.mask]
+    keys = contexts(windows[:, :-1], cardinality, reach)
+    return keys.T.contiguous().numpy(), windows[:, -1].numpy()
+
+
+def checked_network(network: type[Network], config: dict[str, Any]) -> Any:
+    """Build a network from the arguments of a flow.
+
+    Args:
+        network: Class of the network.
+        config: Its arguments.
+
+    Raises:
+        UserError: if an argument is out of range.
+    """
+    sizes = {name: config[name] for name in ("width", "layers", "heads", "expansion", "dropout")}
+    check(network.__name__, sizes, network)
+    try:
+        return network(**config)
+    except ValueError as error:
+        raise UserError(str(error)) from None

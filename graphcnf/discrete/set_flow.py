@@ -1,0 +1,481 @@
+"""Categorical normalizing flow over sets, whose density does not depend on the order of elements.
+
+Networks have no positional inputs. A coupling that goes element by element needs an order: each
+element gets one more latent, and elements are sorted by it. This latent is noise that the flow
+leaves unchanged. Encoder and base density give it the same density, so it costs no bits, and the
+flow remains equivariant under permutations of the set.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from graphcnf.arguments import check
+from graphcnf.categorical.autoregressive import AutoregressiveCoupling, InSequence, Network, Step
+from graphcnf.categorical.categorical_flow import CategoricalFlow
+from graphcnf.categorical.encoding import Encoded, Encoding, make_encoding
+from graphcnf.categorical.learned_encodings import logistic_noise
+from graphcnf.categorical.transformer import HIDDEN, Transformer
+from graphcnf.errors import UserError
+from graphcnf.flows.base import logistic_log_density
+from graphcnf.flows.coupling import coupling_stack
+from graphcnf.flows.mixture_of_logistics import (
+    bounded_log_scale,
+    logistic_mixture,
+    logistic_mixture_inverse,
+)
+from graphcnf.flows.modules import evaluates, zero_init
+from graphcnf.flows.transform import (
+    Bijection,
+    Context,
+    Sequential,
+    Transform,
+    masked,
+    prepare,
+    sum_log_term,
+)
+from graphcnf.pretrained import Pretrained
+
+EXPANSION = 2  # hidden channels of a block's feed-forward part, as a multiple of the width
+
+
+@evaluates("log_prob", "encode", "decode", "sample")
+class SetFlow(Pretrained, CategoricalFlow):
+    """Density of categorical sets (B, L), invariant under permutations of the elements.
+
+    Args:
+        elements: Largest number of elements of a set, and the default number in `sample`.
+        categories: Number of categories of an element.
+        encoding: Name of the encoding, see `make_encoding`. None for "mixture", or with "groups"
+            for "interval", the only encoding that "groups" takes.
+        latent_dim: Latents of an element; None for the default of the encoding.
+        encoding_options: Further arguments of the encoding.
+        coupling: "elements" (`ElementCoupling`, one element after another in a random order),
+            "groups" (`GroupCoupling`, one random group of elements after another) or "channels"
+            (`coupling_stack`, half of the latents of all elements given the other half; Lippe &
+            Gavves 2021, section 4.1).
+        couplings: Number of couplings ("channels") or of groups ("groups"); None for 8. "elements"
+            has one coupling.
+        mixtures: Components of the mixtures; None for `categories` ("elements") or 8.
+        width, layers, heads: Sizes of the networks.
+
+    Raises:
+        UserError: if an argument is out of range.
+
+    Examples:
+        >>> cards = SetFlow(3, 8, width=16, layers=1)
+        >>> hands = torch.tensor([[0, 3, 5], [7, 1, 2]])
+        >>> loss, metrics = cards.training_loss(hands)
+        >>> cards.sample(4).shape
+        torch.Size([4, 3])
+    """
+
+    def __init__(
+        self,
+        elements: int,
+        categories: int,
+        *,
+        encoding: str | None = None,
+        latent_dim: int | None = None,
+        encoding_options: dict | None = None,
+        coupling: Literal["elements", "groups", "channels"] = "elements",
+        couplings: int | None = None,
+        mixtures: int | None = None,
+        width: int = 64,
+        layers: int = 2,
+        heads: int = 4,
+    ):
+        config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        check("SetFlow", {**config, "encoding_options": {}}, SetFlow)  # `make_encoding` checks them
+        ordered, groups = coupling == "elements", coupling == "groups"
+        couplings = (1 if ordered else 8) if couplings is None else couplings
+        mixtures = (categories if ordered else 8) if mixtures is None else mixtures
+        network = {"width": width, "layers": layers, "heads": heads}
+        if width % heads:
+            raise UserError(f"heads must divide the width, got {heads} and {width}")
+        if groups and encoding not in (None, "interval"):
+            raise UserError(
+                f'coupling "groups" takes the encoding "interval" only, got {encoding!r}'
+            )
+        if ordered and couplings > 1:
+            raise UserError(f'coupling "elements" takes couplings = 1 only, got {couplings}')
+        if encoding is None:
+            encoding = "interval" if groups else "mixture"
+        latents = make_encoding(encoding, categories, latent_dim, **(encoding_options or {}))
+        flow: Transform
+        if ordered:
+            means, log_scales = components(latents, mixtures)
+            flow = Sequential(ElementCoupling(means, log_scales, elements, **network))
+        elif groups:
+            count = min(couplings, elements)
+            flow = GroupCoupling(GroupNetwork(categories, elements, count, width, layers))
+        else:
+            flow = coupling_stack(
+                partial(SetNetwork, **network),
+                channels=latents.latent_dim,
+                couplings=couplings,
+                mixtures=mixtures,
+            )
+        super().__init__(OrderedEncoding(latents) if ordered or groups else latents, flow)
+        self.config = config
+        self.metadata: dict = {}
+
+    def training_loss(self, batch: Tensor, *, beta: float = 1.0):
+        """Return the negative bound of sets (B, L) in nats per element, and metrics.
+
+        `bits_per_variable` (at beta = 1) and `accuracy` (share of elements whose most probable
+        category under p(x|z) is the encoded one) are pairs (sum over sets, number of sets).
+        """
+        bound = self.bound(batch)
+        loss = -bound.value(beta).mean() / batch.shape[1]
+        with torch.no_grad():
+            count = torch.tensor(float(len(batch)), device=loss.device)
+            bits = -bound.value().sum() / (batch.shape[1] * math.log(2))
+            accuracy = bound.correct.sum(), count
+        return loss, {"bits_per_variable": (bits, count), "accuracy": accuracy}
+
+    @torch.no_grad()
+    def sample(
+        self, count: int, length: int | None = None, context: Context = Context(), **options
+    ) -> Tensor:
+        """Draw `count` sets of `length` (`elements` by default), see `CategoricalFlow.sample`."""
+        if length is None and context.mask is None:
+            length = self.config["elements"]
+        return super().sample(count, length, context, **options)
+
+
+class SetNetwork(nn.Module):
+    """Attention network of a coupling: parameters of each element, given all elements."""
+
+    def __init__(self, inputs: int, outputs: int, *, width: int, layers: int, heads: int):
+        super().__init__()
+        self.enter = nn.Sequential(nn.Linear(inputs, width), nn.GELU(), nn.Linear(width, width))
+        self.blocks = Transformer(width, heads, EXPANSION, layers)
+        self.leave = nn.Sequential(nn.LayerNorm(width), zero_init(nn.Linear(width, outputs)))
+
+    def forward(self, x: Tensor, context: Context = Context()) -> Tensor:
+        """Map (B, L, inputs) to (B, L, outputs)."""
+        # A padded element attends to itself: a softmax over nothing would be NaN.
+        itself = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)[None, None]
+        real = True if context.mask is None else context.mask[:, None, None]
+        return self.attended(self.enter(x), itself | real)
+
+    def attended(self, h: Tensor, visible: Tensor) -> Tensor:
+        """Map h (B, L, width) to (B, L, outputs); i attends to j where `visible` (B, 1, L, L)."""
+        for block in self.blocks:
+            h = block(h, HIDDEN * ~visible)
+        return self.leave(h)
+
+
+class CausalSetNetwork(SetNetwork):
+    """Causal `SetNetwork`: parameters of an element, given earlier ones and the number to come."""
+
+    def __init__(self, inputs: int, outputs: int, *, elements: int, width: int, **sizes):
+        super().__init__(inputs, outputs, width=width, **sizes)
+        self.elements = elements
+        self.start = nn.Parameter(torch.zeros(1, 1, width))
+        self.before = nn.Embedding(elements, width)
+        self.after = nn.Embedding(elements + 1, width)
+        for table in (self.before, self.after):
+            nn.init.normal_(table.weight, std=0.1)
+
+    def forward(self, features, sizes):
+        """Map features (B, K, inputs) of the first K elements of sets to (B, K + 1, outputs).
+
+        `sizes` (B,) are the numbers of elements of the sets.
+        """
+        batch, known = features.shape[:2]
+        number = torch.arange(known + 1, device=features.device)
+        entered = self.enter(features)
+        h = torch.cat([self.start.expand(batch, -1, -1).to(entered.dtype), entered], 1)
+        remaining = (sizes[:, None] - number).clamp(min=0)
+        h = h + self.before(number) + self.after(remaining)
+        return self.attended(h, (number <= number[:, None])[None, None])
+
+
+class OrderedEncoding(Encoding):
+    """An `encoding` with one more latent in front: standard logistic noise, independent of x."""
+
+    def __init__(self, encoding: Encoding):
+        super().__init__()
+        self.encoding, self.cardinalities = encoding, encoding.cardinalities
+        self.latent_dim = 1 + encoding.latent_dim
+
+    def encode(self, x, context=Context()):
+        inner = self.encoding.encode(x, context)
+        order = logistic_noise((*inner.z.shape[:-1], 1), inner.z, context.noise)
+        order = masked(order, context.mask)
+        log_q = inner.log_encoder + sum_log_term(logistic_log_density(order), context.mask)
+        return Encoded(torch.cat([order, inner.z], -1), inner.log_posterior, log_q, inner.correct)
+
+    def decode(self, z, context=Context(), *, sample=False):
+        """Return categories (B, L) of latents z (B, L, 1 + D); the order channel is ignored."""
+        return self.encoding.decode(z[..., 1:], context, sample=sample)
+
+
+def ranking(key: Tensor, mask: Tensor | None, most: int) -> tuple[Tensor, Tensor]:
+    """Return the indices (B, L) that sort elements by key, padding last, and set sizes (B,).
+
+    Raises ValueError for sets of more than `most` elements.
+    """
+    if key.shape[1] > most:
+        raise ValueError(f"sets of {key.shape[1]} elements, but the model knows up to {most}")
+    if mask is None:
+        sizes = torch.full((len(key),), key.shape[1], device=key.device)
+    else:
+        key, sizes = key.masked_fill(~mask, torch.inf), mask.sum(1)
+    return key.argsort(dim=1, stable=True), sizes
+
+
+@torch.no_grad()
+def components(encoding: Encoding, count: int, draws: int = 256) -> tuple[Tensor, Tensor]:
+    """Return initial means and log-scales (count, D) of mixture components, one per category.
+
+    They are those of the latents of the category. Components beyond the number of categories go
+    through the categories again, with a random offset of the mean.
+    """
+    categories = encoding.cardinalities
+    assert isinstance(categories, int)
+    x = torch.arange(count).remainder(categories)
+    z = encoding.encode(x.expand(draws, -1)).z
+    mean, deviation = z.mean(0), z.std(0)
+    beside = (torch.arange(count) >= categories)[:, None]
+    mean = torch.where(beside, mean + deviation * torch.randn_like(mean), mean)
+    # The standard deviation of a logistic variable is pi / sqrt(3) times its scale.
+    return mean, (deviation * math.sqrt(3) / math.pi).log()
+
+
+class ElementCoupling(Bijection):
+    """Autoregressive map of elements, sorted by their first latent, with mixtures of logistics.
+
+    A causal attention network gives the parameters of a density of the other D latents of an
+    element, `sum_c w_c prod_d Logistic(x_d; m_cd, s_cd)`, from the elements before it. The map
+    turns this density into the standard logistic one (triangular map of Rosenblatt 1952): latent d
+    goes through the distribution function of its conditional density given latents e < d, a mixture
+    of logistics with the weights `w_c prod_{e<d} Logistic(x_e; m_ce, s_ce)`. Components start at
+    `means` and `log_scales` (C, D); `network` are arguments of `CausalSetNetwork`.
+    """
+
+    def __init__(self, means: Tensor, log_scales: Tensor, elements: int, **network):
+        super().__init__()
+        self.means = nn.Parameter(means.clone())
+        self.log_scales = nn.Parameter(log_scales.clone())
+        count, latents = means.shape
+        outputs = count * (1 + 2 * latents)
+        self.network = CausalSetNetwork(latents + count, outputs, elements=elements, **network)
+
+    def forward(self, x, context=Context()):
+        """Map x (B, L, 1 + D); the first latent does not change."""
+        x, mask = prepare(x, context.mask), context.mask
+        index, sizes = self._order(x, mask)
+        v = x.gather(1, index)[..., 1:]
+        logits, means, log_scales = self._mixtures(v[:, :-1], sizes)
+        moved, slopes = [], []
+        for d, value in enumerate(v.unbind(-1)):
+            y, log_slope = logistic_mixture(value, logits, means[d], log_scales[d])
+            logits = logits + self._log_densities(value, means[d], log_scales[d])
+            moved.append(y)
+            slopes.append(log_slope)
+        return self._finish(x, index, mask, moved, slopes)
+
+    def inverse_and_logdet(self, z, context=Context()):
+        """Invert `forward`, element by element."""
+        z, mask = prepare(z, context.mask), context.mask
+        index, sizes = self._order(z, mask)
+        y = z.gather(1, index)[..., 1:]
+        known = y[:, :0]
+        all_slopes = []
+        for k in range(z.shape[1]):
+            logits, means, log_scales = (
+                part[..., -1].double() for part in self._mixtures(known, sizes)
+            )
+            values, slopes = [], []
+            for d in range(y.shape[-1]):
+                mixture = logits, means[d], log_scales[d]
+                value = logistic_mixture_inverse(y[:, k, d].double(), *mixture)
+                log_slope = -logistic_mixture(value, *mixture)[1]
+                logits = logits + self._log_densities(value, means[d], log_scales[d])
+                values.append(value.to(z.dtype))
+                slopes.append(log_slope.to(z.dtype))
+            known = torch.cat([known, torch.stack(values, -1)[:, None]], 1)
+            all_slopes.append(torch.stack(slopes, -1))
+        slopes = torch.stack(all_slopes, 1).unbind(-1)
+        return self._finish(z, index, mask, known.unbind(-1), slopes)
+
+    def _order(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the indices (B, L, 1 + D) that sort by the first latent, and set sizes (B,)."""
+        index, sizes = ranking(x[..., 0], mask, self.network.elements)
+        return index.unsqueeze(-1).expand_as(x), sizes
+
+    def _finish(self, x, index, mask, moved, slopes) -> tuple[Tensor, Tensor]:
+        """Return the output in the order of the input, and the log term (B,)."""
+        sums = sum(slopes)
+        if mask is not None:
+            sums = sums.masked_fill(~mask.gather(1, index[..., 0]), 0)
+        moved = torch.stack(list(moved), -1)
+        moved = torch.zeros_like(moved).scatter(1, index[..., 1:], moved)
+        return masked(torch.cat([x[..., :1], moved], -1), mask), sum_log_term(sums)
+
+    def _mixtures(self, known: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return logits (C, B, K + 1), means, log-scales (D, C, B, K + 1), given K elements."""
+        start, start_scales = (p.t()[..., None, None] for p in (self.means, self.log_scales))
+        # The component that an element lies on is more informative than its position.
+        each = self._log_densities(known.movedim(-1, 0)[:, None], start, start_scales)
+        features = torch.cat([known, each.sum(0).softmax(0).movedim(0, -1)], -1)
+        out = self.network(features, sizes).to(known.dtype).permute(2, 0, 1).contiguous()
+        components, latents = self.means.shape
+        logits, means, log_scales = out.split([components, *[components * latents] * 2])
+        shape = (latents, components)
+        bounded = bounded_log_scale(log_scales.unflatten(0, shape))
+        return logits, start + means.unflatten(0, shape), start_scales + bounded
+
+    @staticmethod
+    def _log_densities(x: Tensor, means: Tensor, log_scales: Tensor) -> Tensor:
+        return logistic_log_density((x - means) * torch.exp(-log_scales)) - log_scales
+
+
+class GroupNetwork(Network):
+    """Network of the conditional distributions of the elements of groups.
+
+    A position is a group, and its V variables are the elements of the group. A group depends on
+    earlier groups through a sum over their elements (Zaheer et al. 2017, *Deep Sets*, arXiv
+    1703.06114). The elements of a group are decided one after another: the sum of the embeddings of
+    all elements so far enters the hidden layer of the read-out (as in NADE, Larochelle & Murray
+    2011).
+
+    The hidden state of M groups is a triple: channels of the earlier groups, (M, C); the sum of the
+    embeddings of all elements so far, (M, C); the number of elements to come, (M,).
+    """
+
+    def __init__(self, categories: int, elements: int, groups: int, width: int, layers: int):
+        super().__init__()
+        self.elements, self.groups = elements, groups
+        self.cardinalities = [categories] * -(-elements // groups)
+        # The last row of either table, 0, is for an element that is absent.
+        self.values = nn.Embedding(categories + 1, width, padding_idx=categories)
+        self.decided = nn.Embedding(categories + 1, width, padding_idx=categories)
+        # The number of elements to come scales the sums over elements.
+        self.scales = nn.Embedding(elements + 1, 2 * width)
+        self.before = nn.Embedding(elements + 1, width)
+        self.after = nn.Embedding(elements + 1, 2 * width)
+        # Nothing is normalised: the size of a sum over elements matters.
+        self.blocks = nn.ModuleList()
+        for _ in range(layers):
+            enter, leave = nn.Linear(width, 2 * width), zero_init(nn.Linear(2 * width, width))
+            self.blocks.append(nn.Sequential(enter, nn.GELU(), leave))
+        self.leave = nn.Linear(width, width)
+        self.outputs = zero_init(nn.Linear(width, categories))
+        for table in (self.values, self.decided, self.before, self.after):
+            nn.init.normal_(table.weight, std=0.3)
+        with torch.no_grad():
+            self.values.weight[categories] = self.decided.weight[categories] = 0
+        nn.init.ones_(self.scales.weight)
+
+    def groups_after(self, values: Tensor, decided: Tensor, before: Tensor, after: Tensor):
+        """Return the hidden states of M groups before their first element.
+
+        `values` and `decided` (M, C) sum the rows of these two tables over the elements of earlier
+        groups. `before` (M,) is the number of these elements, `after` (M,) that of all others.
+        """
+        scale, shift = self.scales(after).chunk(2, -1)[0], self.after(after).chunk(2, -1)[0]
+        h = scale * values + shift + self.before(before)
+        for block in self.blocks:
+            h = h + block(h)
+        return self.leave(h), decided, after
+
+    def logits(self, hidden):
+        h, decided, after = hidden
+        scale, shift = self.scales(after).chunk(2, -1)[1], self.after(after).chunk(2, -1)[1]
+        return super().logits(self.outputs(F.gelu(h + scale * decided + shift)))
+
+    def embed(self, hidden, x):
+        """Add an element x (M,); the number of categories stands for no element."""
+        h, decided, after = hidden
+        # Absent elements are the last ones of a group: they change no count that is still read.
+        return (h, decided + self.decided(x), (after - 1).clamp(min=0)), None
+
+    def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
+        mask = context.mask
+        own = (x < self.cardinalities[0]).sum(-1)
+        before = own.cumsum(1) - own
+        after = own.sum(1, keepdim=True) - before
+        sums = []
+        for table in (self.values, self.decided):
+            each = table(x[:, :-1]).sum(2)
+            # Shifted by one group. Subtracting the group's own sum would leave its rounding error.
+            sums.append(F.pad(each, (0, 0, 1, 0)).cumsum(1)[mask])
+        groups = self.groups_after(sums[0], sums[1], before[mask], after[mask])
+        yield Step(mask.nonzero(as_tuple=True), groups)
+
+    def start(self, context: Context) -> GroupState:
+        """Return the state before the first group; `context.features` are the group sizes."""
+        return GroupState(self, context)
+
+
+class GroupState:
+    """State of partly drawn sets: numbers of elements, and sums of their embeddings."""
+
+    def __init__(self, network: GroupNetwork, context):
+        self.network, self.order = network, InSequence(context.mask)
+        self.after = context.features[..., 0].sum(1).round().long()[self.order.rows]
+        self.before = torch.zeros_like(self.after)
+        self.tables = network.values, network.decided
+        self.sums = [t.weight.new_zeros(len(self.after), t.embedding_dim) for t in self.tables]
+
+    def step(self) -> Step | None:
+        """Return the next group of all unfinished sets; None at the end."""
+        at = self.order.next()
+        if at is None:
+            return None
+        parts = (part[: len(at[0])] for part in (*self.sums, self.before, self.after))
+        return Step(at, self.network.groups_after(*parts))
+
+    def update(self, x: Tensor) -> None:
+        """Append the elements x (M, V) of the current group."""
+        count, own = len(x), (x < self.network.cardinalities[0]).sum(-1)
+        self.before, self.after = self.before[:count] + own, self.after[:count] - own
+        self.sums = [s[:count] + t(x).sum(1) for s, t in zip(self.sums, self.tables, strict=True)]
+
+
+class GroupCoupling(Bijection):
+    """`AutoregressiveCoupling` over groups of elements with two latents, sorted by the first.
+
+    The element of rank r belongs to group r mod G, so drawing evaluates the network at most G
+    times, however many elements there are. The first latent does not change.
+    """
+
+    tempers = True
+
+    def __init__(self, network: GroupNetwork):
+        super().__init__()
+        self.coupling = AutoregressiveCoupling(network)
+
+    def forward(self, x, context=Context()):
+        return self._apply_to_groups(self.coupling, x, context)
+
+    def inverse_and_logdet(self, z, context=Context()):
+        """Invert `forward`, without gradients; a temperature below 1 sharpens the probabilities."""
+        return self._apply_to_groups(self.coupling.inverse_and_logdet, z, context)
+
+    def _apply_to_groups(self, function, x, context):
+        x, network = prepare(x, context.mask), self.coupling.network
+        index, sizes = ranking(x[..., 0], context.mask, network.elements)
+        slots = len(network.cardinalities)
+        places = network.groups * slots
+        # (B, places) by rank; rank r lies in group r mod G, at place r // G.
+        own = F.pad(x[..., 1].gather(1, index), (0, places - x.shape[1]))
+        there = torch.arange(places, device=x.device) < sizes[:, None]
+        own, there = (part.unflatten(1, (slots, -1)).transpose(1, 2) for part in (own, there))
+        counts = there.sum(-1, keepdim=True).to(x.dtype)
+        moved, log_term = function(own, replace(context, mask=there, features=counts))
+        moved = moved.transpose(1, 2).flatten(1)[:, : x.shape[1]]
+        moved = torch.zeros_like(moved).scatter(1, index, moved)
+        return torch.stack([x[..., 0], moved], -1), log_term

@@ -1,0 +1,367 @@
+"""Opening, replacing and locking of files.
+
+Models, runs and data may come from strangers. So only *regular* files (no folder, pipe or device)
+of bounded size are read, no symbolic link below a model's or run's folder is followed, and a *run*
+(of training or optimization) writes only into a folder that it has marked as its own.
+"""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import io
+import json
+import os
+import re
+import stat
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from graphcnf.errors import UserError
+
+_PLAIN = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+NO_LINK = getattr(os, "O_NOFOLLOW", 0) | _PLAIN
+"""Flags of `os.open` that refuse a symbolic link, where the system can."""
+
+WEIGHTS = Path(__file__).resolve().parent / "weights"
+"""Folder of the shipped weights, with one folder per model."""
+
+LARGEST_TEXT = 64 << 20
+"""Size limit of configurations, journals and other text files, in bytes."""
+
+MEMORY_SHARE = 8
+"""A data file may be as large as 1/8 of the memory, since decoding it takes several times more."""
+
+RUN_MARK = "run.json"
+"""File that marks a folder as that of a run."""
+
+LEAST_UNPACKED, LARGEST_RATIO = 64 << 20, 100
+"""A gzip file may unpack to 64 MiB or to 100 times its size, whichever is more.
+
+Molecule files shrink to about a twentieth.
+"""
+
+
+def memory() -> int:
+    """Return the bytes of memory that this process may use, within its container's limit."""
+    if os.name != "posix":
+        return 8 << 30
+    import resource
+
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):  # no such file, or it says "max"
+            limits.append(int(Path("/sys/fs/cgroup", name).read_text()))
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return min([*limits, soft] if soft != resource.RLIM_INFINITY else limits)
+
+
+def expand_user(path: str | Path) -> Path:
+    """Expand a leading ~ or ~name of a path.
+
+    Raises:
+        UserError: if there is no user of this name.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{path}: there is no such home directory") from None
+
+
+def installed_file(package: str, *parts: str) -> Path | None:
+    """Find a file in an installed package, without importing the package.
+
+    Args:
+        package: Import name of the package.
+        parts: Folders and name of the file, below the package.
+
+    Returns:
+        The path, or None if there is no such package or file.
+    """
+    spec = find_spec(package)
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        path = Path(folder, *parts)
+        if path.is_file():
+            return path
+    return None
+
+
+def inside(folder: str | Path, *parts: str) -> Path:
+    """Return the path `folder/parts...`, which does not leave the folder by a symbolic link.
+
+    The folder itself may be a link: its owner is the user, its content may be a stranger's.
+
+    Raises:
+        UserError: if one of `parts` is a symbolic link.
+    """
+    path = Path(folder)
+    for part in parts:
+        path = path / part
+        if os.path.islink(path):
+            raise UserError(
+                f"{path} is a symbolic link: links inside the folder of a model or run are not "
+                "followed"
+            )
+    return path
+
+
+def open_input(path: str | Path, limit: int | None = None) -> BinaryIO:
+    """Open a regular file, or a link to one, for reading.
+
+    Args:
+        path: The file.
+        limit: Largest size in bytes; None for no limit.
+
+    Raises:
+        OSError: The file is missing, too large, or a folder, pipe or device.
+    """
+    file = _open_regular(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _PLAIN, "rb")
+    size = os.fstat(file.fileno()).st_size
+    if limit is not None and size > limit:
+        file.close()
+        raise OSError(errno.EFBIG, f"{size:,} bytes, the limit is {limit:,}", str(path))
+    return file
+
+
+def _open_regular(path: str | Path, flags: int, mode: str) -> Any:
+    """Open a regular file.
+
+    Args:
+        path: The file.
+        flags: Flags of `os.open`.
+        mode: Mode of `open`, such as "rb".
+
+    Raises:
+        OSError: The file cannot be opened, or is no regular file.
+    """
+    handle = os.open(path, flags, 0o666)
+    kind = os.fstat(handle).st_mode
+    if stat.S_ISREG(kind):
+        return open(handle, mode)
+    os.close(handle)
+    if stat.S_ISDIR(kind):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise OSError(errno.EINVAL, "a pipe or device, no regular file", str(path))
+
+
+def read_file(path: str | Path, limit: int | None = None) -> bytes:
+    """Return the content of a regular file.
+
+    Args:
+        path: The file.
+        limit: Largest size in bytes; 1/`MEMORY_SHARE` of the memory if None.
+
+    Raises:
+        OSError: The file is missing, too large, or a folder, pipe or device.
+    """
+    with open_input(path, memory() // MEMORY_SHARE if limit is None else limit) as file:
+        return file.read()
+
+
+def read_json(path: str | Path) -> Any:
+    """Return the value in a JSON file.
+
+    Raises:
+        OSError: The file is missing, larger than `LARGEST_TEXT`, or no regular file.
+        ValueError: The text is not JSON.
+    """
+    try:
+        return json.loads(read_file(path, LARGEST_TEXT))
+    except RecursionError:
+        raise ValueError("brackets are nested too deeply") from None
+
+
+class NotUnpacked(ValueError):
+    """A gzip file is damaged or would unpack to too many bytes; the message says which."""
+
+
+def unpacked_limit(data: bytes) -> int:
+    """Return the largest number of bytes that compressed `data` may unpack to."""
+    return max(LEAST_UNPACKED, LARGEST_RATIO * len(data))
+
+
+def gunzip(data: bytes) -> bytes:
+    """Unpack the content of a gzip file.
+
+    Raises:
+        NotUnpacked: The file is damaged, or unpacks to more than `unpacked_limit`.
+    """
+    limit = unpacked_limit(data)
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+            content = file.read(limit + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise NotUnpacked(f"no intact gzip file: {error}") from error
+    if len(content) > limit:
+        raise NotUnpacked(
+            f"a gzip file of {len(data):,} bytes that holds more than {limit:,}: unpack it first, "
+            "if that is meant"
+        )
+    return content
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Replace a file atomically: write a temporary file in its folder, then rename that.
+
+    After a crash the file is the old or the new one, never a part; see `leftovers`.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open_new(temporary) as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.filename is None:  # for example, the disk is full
+            error.filename = str(path)
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def check_output(path: Path) -> None:
+    """Raise `UserError` if the path is a link, folder, pipe or device, which are not replaced."""
+    if os.path.islink(path) or (path.exists() and not path.is_file()):
+        kind = "a folder" if path.is_dir() else "a link or no regular file"
+        raise UserError(f"{path} is {kind}: write to another one")
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write an output file of the user with `replace_file`; raise `UserError` if that fails."""
+    check_output(path)
+    try:
+        replace_file(path, data)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def leftovers(path: Path) -> list[Path]:
+    """Return the temporary files that killed calls of `replace_file` have left beside `path`."""
+    name = re.compile(rf"\.{re.escape(path.name)}\.[0-9]+\.tmp")
+    try:
+        names = os.listdir(path.parent)
+    except FileNotFoundError:
+        return []
+    paths = [path.with_name(n) for n in names if name.fullmatch(n)]
+    return [p for p in paths if os.path.islink(p) or p.is_file()]
+
+
+def check_begun(folder: Path, resume: bool) -> None:
+    """Raise `UserError` if a training may not begin in a folder: it would replace another one.
+
+    With `resume`, a run continues from its checkpoint. Without one it may begin anew, since it
+    failed before the first one, unless there is a model.
+    """
+    last = inside(folder, "checkpoints", "last.ckpt")
+    if resume and last.exists():
+        return
+    results = ("model",) if resume else ("model", "snapshots", "metrics.csv")
+    there = [name for name in results if inside(folder, name).exists()]
+    if there or last.exists():
+        goes_on = last.exists() or there == ["metrics.csv"]
+        cure = "resume it (--resume)" if goes_on else f"put back {last}"
+        raise UserError(f"{folder} holds a run: {cure}, or choose another folder")
+
+
+def claim(folder: Path, kind: str) -> bool:
+    """Create the folder of a run and mark it.
+
+    Args:
+        folder: The folder.
+        kind: "training" or "optimization".
+
+    Returns:
+        True if it was marked now, False if it was marked before: the run goes on.
+
+    Raises:
+        UserError: The folder is not empty, and is not that of a run of this kind.
+    """
+    if is_claimed(folder, kind):
+        return False
+    folder.mkdir(parents=True, exist_ok=True)
+    replace_file(folder / RUN_MARK, _mark(kind))
+    return True
+
+
+def is_claimed(folder: Path, kind: str) -> bool:
+    """Return whether the folder is marked as that of a run of this kind.
+
+    Raises:
+        UserError: The folder is not empty and not marked.
+    """
+    with suppress(OSError):
+        if read_file(inside(folder, RUN_MARK), 1000) == _mark(kind):
+            return True
+    try:
+        others = {path.name for path in folder.iterdir()}
+    except FileNotFoundError:
+        return False
+    if others - {path.name for path in leftovers(folder / RUN_MARK)}:
+        raise UserError(
+            f"{folder} is not empty and holds no {kind} run: choose another folder, nothing in "
+            "this one is touched"
+        )
+    return False
+
+
+def _mark(kind: str) -> bytes:
+    return (json.dumps({"program": "graphcnf", "run": kind}) + "\n").encode()
+
+
+def open_new(path: Path) -> Any:
+    """Open a new empty binary file; an existing file or link of this name is deleted."""
+    path.unlink(missing_ok=True)
+    return open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | NO_LINK, 0o666), "r+b")
+
+
+def open_kept(path: Path) -> Any:
+    """Open a binary file for update, created if missing.
+
+    Raises:
+        OSError: The file is a link, or no regular file.
+    """
+    return _open_regular(path, os.O_RDWR | os.O_CREAT | NO_LINK, "r+b")
+
+
+@contextmanager
+def file_lock(lock: Path, what: Path | str) -> Iterator[None]:
+    """Context that holds a lock file; the kernel frees the lock if this process dies.
+
+    Args:
+        lock: Lock file, deleted at the end.
+        what: Name of what is being written, for the message.
+
+    Raises:
+        UserError: Another process holds the lock, or the lock file is a link.
+        OSError: Its folder does not exist.
+    """
+    from filelock import FileLock, Timeout
+
+    if not lock.parent.is_dir():  # FileLock would create the folder
+        code = errno.ENOTDIR if lock.parent.exists() else errno.ENOENT
+        raise OSError(code, os.strerror(code), str(lock))
+    check_output(lock)
+    held = FileLock(lock, timeout=0)
+    try:
+        # On file systems without locks, FileLock warns that the file itself serves as the lock.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            held.acquire()
+    except Timeout:
+        raise UserError(f"{what}: another process is writing it; wait or stop it") from None
+    try:
+        yield
+    finally:
+        # Delete before releasing: the next process creates a new file. On Windows release deletes.
+        with suppress(PermissionError):
+            lock.unlink(missing_ok=True)
+        held.release()

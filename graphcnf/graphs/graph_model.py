@@ -1,0 +1,553 @@
+"""`GraphModel`, the base class of densities of typed graphs.
+
+A graph model is the density of a graph given its number of nodes, and of that number. Its
+*architecture* is the short name of its class, by which configurations and saved models name it.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from graphcnf.categorical.categorical_flow import Bound
+from graphcnf.errors import UserError
+from graphcnf.flows.modules import evaluates
+from graphcnf.flows.transform import Noise
+from graphcnf.graphs.batch import GraphBatch, Latents, PackedGraphs
+from graphcnf.graphs.record_blocks import BATCH, batches, one_thread, record_batches, together_on
+from graphcnf.limits import (
+    LARGEST_ORDERS,
+    check_integer,
+    check_range,
+    check_seed,
+    check_temperature,
+)
+from graphcnf.pretrained import WEIGHTS, Pretrained, load_array, load_model, locate, save_model
+from graphcnf.registry import Registry
+
+GRAPH_MODELS = Registry(
+    "models",
+    {
+        "path": "graphcnf.graphs.path.path_model:PathModel",
+        "unordered": "graphcnf.graphs.unordered:UnorderedModel",
+        "growth": "graphcnf.graphs.node_by_node:GrowthModel",
+        "pairs": "graphcnf.graphs.pairs:PairsModel",
+        "graphnvp": "graphcnf.baselines.graphnvp:GraphNVPModel",
+        "graphaf": "graphcnf.baselines.graphaf:GraphAFModel",
+        "rvae": "graphcnf.baselines.rvae:RegularizedVAE",
+        "jtvae": "graphcnf.baselines.jtvae:JunctionTreeVAE",
+    },
+)
+"""Classes of graph models by architecture."""
+
+ORDERS = ("canonical", "none")  # node orders: a canonical one that networks may use, or none
+
+
+def model_class(architecture: Any, order: str | None = None) -> type[GraphModel]:
+    """Return the class of an architecture; UserError if it is unknown or does not support `order`.
+
+    None stands for any order.
+    """
+    found = GRAPH_MODELS.find(architecture, "architecture")
+    if order not in (None, *ORDERS):
+        raise UserError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
+    if order not in (None, *found.orders):
+        raise UserError(f'architecture "{architecture}" needs order "{found.orders[0]}"')
+    return found
+
+
+def condition_row(values: Sequence[float | None]) -> Tensor:
+    """Return conditions as a tensor (1, P), with NaN for None."""
+    return torch.tensor([[math.nan if v is None else float(v) for v in values]])
+
+
+@evaluates("log_prob", "log_probs", "encode", "decode", "sample", "sample_records")
+class GraphModel(Pretrained, ABC):
+    """Density of typed graphs and of their numbers of nodes.
+
+    A subclass writes `bounds`, `to_latents`, `base_sample` and `from_latents`. Its constructor
+    takes JSON values: `node_categories`, `bond_categories`, `max_nodes`, the arguments that
+    `measure` returns, and options of its own; a class that supports both node orders also takes
+    `order`. These arguments are saved with the weights and rebuild the model. Configurations name
+    a class that is in `GRAPH_MODELS`, or an entry point of "graphcnf.models".
+
+    Attributes:
+        config: The architecture and the arguments of the constructor.
+        metadata: JSON; `size_histogram` (index: number of nodes), `dataset`, `training`, ...
+        training_hashes: Sorted hashes of the training graphs, uint64, or None.
+
+    Examples:
+        >>> path = ([0, 1, 0], [(0, 1), (1, 2)], [0, 0])
+        >>> ring = ([0, 0, 1], [(0, 1), (1, 2), (0, 2)], [0, 0, 0])
+        >>> graphs = PackedGraphs.from_lists([path, ring])
+        >>> model = GraphModel.for_graphs(graphs, node_categories=2, bond_categories=1)
+        >>> model.log_prob(GraphBatch.collate(graphs)).shape
+        torch.Size([2])
+        >>> model.sample_records(0, 5, seed=0).node_counts.tolist()
+        [3, 3, 3, 3, 3]
+    """
+
+    architecture: ClassVar[str] = ""  # short name, see `GRAPH_MODELS`
+    orders: ClassVar[tuple[str, ...]] = ("canonical",)  # supported node orders, of `ORDERS`
+    measured: ClassVar[tuple[str, ...]] = ()  # arguments that `measure` returns
+    rules: ClassVar[Mapping[str, Any]] = {}  # arguments that switch off rules that are not learned
+    redraws: ClassVar[str] = ""  # name of the check by which the rules draw again, if any
+    parallel: ClassVar[bool] = False  # True if the number of evaluations is bounded for any size
+    supports_fragments: ClassVar[bool] = False  # True if graphs can be grown around fragments
+    takes_conditions: ClassVar[bool] = False  # True if the constructor takes `conditions`
+    batch_size: ClassVar[int] = BATCH  # graphs that are drawn together
+    unknown: str = "nothing"  # reason why `knows` rejects a graph, for messages
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = {"architecture": self.architecture, **self.config}
+        self.metadata = {}
+        self.training_hashes: np.ndarray | None = None
+
+    @classmethod
+    def rebuild(cls, config: Mapping[str, Any]) -> Self:
+        """Build the model of a `config`: of this class, or of the class of its architecture."""
+        arguments = dict(config)
+        name = arguments.pop("architecture", None)
+        found = cls if name == cls.architecture else model_class(name)
+        if not issubclass(found, cls):
+            raise ValueError(f'a model of architecture "{name}"')
+        return found(**arguments)
+
+    @classmethod
+    def options(cls) -> tuple[Callable, ...]:
+        """Return the callables whose arguments a configuration may set."""
+        return (cls,)
+
+    @staticmethod
+    def measure(graphs: PackedGraphs, **options: Any) -> dict[str, Any]:
+        """Return the constructor's `measured` arguments for graphs; see `for_graphs`."""
+        return {}
+
+    @classmethod
+    def for_graphs(
+        cls,
+        graphs: PackedGraphs,
+        *,
+        node_categories: int,
+        bond_categories: int,
+        metadata: dict | None = None,
+        training_hashes: np.ndarray | None = None,
+        architecture: str = "path",
+        order: str | None = None,
+        edge_weights: list[int] | None = None,
+        support: bool = True,
+        **arguments: Any,
+    ) -> GraphModel:
+        """Build an untrained model with sizes that fit all of `graphs`.
+
+        Args:
+            graphs: The graphs, in the node order that the model needs.
+            node_categories: Number of categories of nodes.
+            bond_categories: Number of categories of edges.
+            metadata: Further metadata.
+            training_hashes: See the attribute.
+            architecture: Name of the class; ignored when called on a class that has one.
+            order: "canonical" or "none"; None for the first that the class supports.
+            edge_weights: Weights of the edge categories in the sum of a node, such as bond orders;
+                1 each when None.
+            support: False to leave out the rules of the model.
+            **arguments: Further arguments of the class.
+
+        Raises:
+            UserError: if there are no graphs, or the model cannot represent them.
+        """
+        found = cls if cls.architecture else model_class(architecture, order)
+        if not len(graphs):
+            raise UserError("there are no graphs to fit a model to")
+        sizes = {"node_categories": node_categories, "bond_categories": bond_categories}
+        measured = found.measure(graphs, **sizes, edge_weights=edge_weights, support=support)
+        sizes |= {"max_nodes": int(graphs.node_counts.max()), **measured}
+        if len(found.orders) > 1:
+            arguments["order"] = order or found.orders[0]
+        model = found(**sizes, **arguments)
+        model.metadata = {"size_histogram": np.bincount(graphs.node_counts).tolist()}
+        model.metadata |= metadata or {}
+        model.training_hashes = training_hashes
+        return model
+
+    def knows(self, batch: GraphBatch) -> Tensor:
+        """Return which graphs the model can represent, (B,) bool."""
+        return batch.mask.any(1)
+
+    @abstractmethod
+    def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
+        """Draw the terms of the bound on log p(graph | number of nodes), (B,) nats, by name."""
+
+    def estimate(self, batch: GraphBatch) -> dict[str, Bound]:
+        """Draw the terms whose sum training maximises; by default `bounds`."""
+        return self.bounds(batch)
+
+    @abstractmethod
+    def to_latents(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
+        """Encode graphs, which are checked, to base latents; see `encode`."""
+
+    @abstractmethod
+    def base_sample(self, mask: Tensor, generator: Any = None) -> Latents:
+        """Draw base latents for graphs with real nodes `mask` (B, N)."""
+
+    @abstractmethod
+    def from_latents(
+        self,
+        latents: Latents,
+        mask: Tensor,
+        *,
+        temperature: float = 1.0,
+        generator: Any = None,
+    ) -> GraphBatch:
+        """Decode base latents to graphs with real nodes `mask` (B, N); see `decode`."""
+
+    def log_prob_of_orders(self, batch: GraphBatch, count: int) -> Tensor:
+        """Return the log of the summed probabilities of `count` numberings, (B,) nats."""
+        raise UserError('orders must be 1 for this architecture: only "path" sums over orders')
+
+    def size_logits(self, conditions: Tensor) -> Tensor:
+        """Return logits (B, max_nodes + 1) that conditions (B, P) add to the log prior of sizes."""
+        raise ValueError("this model was trained without conditions")
+
+    def fit_conditions(self, batch: GraphBatch) -> None:
+        """Initialise the part that models conditions from a batch; do nothing by default."""
+
+    def notes(self, rules: bool) -> list[str]:
+        """Return footnotes for tables of samples that were drawn with `rules`, or without."""
+        return []
+
+    @property
+    def order(self) -> str:
+        """Node order of the graphs, one of `ORDERS`."""
+        return self.config.get("order", self.orders[0])
+
+    @property
+    def ordered(self) -> bool:
+        """True if graphs must come in their canonical node order."""
+        return self.order == "canonical"
+
+    @property
+    def max_nodes(self) -> int:
+        """Largest number of nodes of a graph."""
+        return self.config["max_nodes"]
+
+    @property
+    def conditions(self) -> list[dict[str, Any]]:
+        """Conditioning variables: name, mean and standard deviation of each."""
+        return self.config.get("conditions") or []
+
+    def with_conditions(self, tables: list[dict[str, Any]]) -> Self:
+        """Return a copy of the model with conditioning variables, which it ignores until trained.
+
+        `tables` are `condition_tables`. Raises UserError if the model has conditions already, or
+        its architecture takes none.
+        """
+        if self.conditions or not self.takes_conditions:
+            raise UserError(
+                'conditions need a model that draws node by node ("path") and has none yet'
+            )
+        return self._with_arguments(conditions=tables)
+
+    def _with_arguments(self, **arguments: Any) -> Self:
+        """Return a copy of the model with other `arguments` of the constructor."""
+        other = self.rebuild({**self.config, **arguments}).to(next(self.parameters()))
+        # New parameters keep their initial values.
+        other.load_state_dict({**other.state_dict(), **self.state_dict()})
+        other.metadata, other.training_hashes = dict(self.metadata), self.training_hashes
+        return other.train(self.training)
+
+    @property
+    def has_rules(self) -> bool:
+        """True if the model has rules that `without_rules` leaves out."""
+        given, defaults = self.config, signature(type(self)).parameters
+        left_out = self.rules.items()
+        return any(given.get(k, defaults[k].default) != value for k, value in left_out)
+
+    def without_rules(self) -> Self:
+        """Return a copy of the model without its rules, which are not learned by training.
+
+        The rule of "path" limits sums of edge weights. Raises UserError if there is no rule.
+        """
+        if not self.has_rules:
+            raise UserError("this model has no support of the data that could be left out")
+        return self._with_arguments(**self.rules)
+
+    @property
+    def is_raw(self) -> bool:
+        """True unless sampling draws again what breaks a rule of the model."""
+        return not (self.redraws and self.has_rules)
+
+    def _checked(self, batch: GraphBatch) -> GraphBatch:
+        """Return the batch; ValueError if a graph has more nodes or categories than the model."""
+        config = self.config
+        return batch.checked(self.max_nodes, config["node_categories"], config["bond_categories"])
+
+    def log_prob(
+        self, batch: GraphBatch, samples: int = 1, noise: Noise | None = None, *, orders: int = 1
+    ) -> Tensor:
+        """Return a lower bound on log p(graph | number of nodes), (B,) nats.
+
+        Divided by -(nodes * ln 2) these are bits per node, with edges but without the prior of
+        sizes (`size_log_prob`).
+
+        Args:
+            batch: The graphs, in the node order that the model needs.
+            samples: Number of draws of the encoder. 1 is enough for "path", whose bound is exact
+                for a numbering.
+            noise: Tape of the random draws.
+            orders: Number of depth-first numberings whose probabilities are summed, the given one
+                included, up to 1,024 ("path" only, without gradients). More tighten the bound.
+        """
+        check_integer("samples", samples, 1)
+        check_integer("orders", orders, 1, LARGEST_ORDERS)
+        batch = self._checked(batch)
+        if orders > 1:
+            with torch.no_grad():
+                return self.log_prob_of_orders(batch, orders)
+        bounds = (self.bounds(batch, noise).values() for _ in range(samples))
+        draws: list[Any] = [sum(bound.value() for bound in terms) for terms in bounds]
+        return torch.logsumexp(torch.stack(draws), 0) - math.log(samples)
+
+    @torch.no_grad()
+    def log_probs(
+        self,
+        graphs: PackedGraphs,
+        noise: Callable[[np.ndarray], Noise] | None = None,
+        *,
+        orders: int = 1,
+        conditions: Sequence[float | None] | None = None,
+        size: int = BATCH,
+    ) -> np.ndarray:
+        """Return `log_prob` of many graphs, (M,) nats in float64, without gradients.
+
+        Args:
+            graphs: The graphs, in the node order that the model needs.
+            noise: Function from the indices of the graphs in a batch to the tape of the batch.
+            orders: As in `log_prob`.
+            conditions: Conditions (P,) of all graphs, None for an unknown one.
+            size: Number of graphs in a batch; graphs of similar size share a batch.
+        """
+        nats = np.zeros(len(graphs))
+        for chosen in batches(graphs.node_counts, size=size):
+            batch = GraphBatch.collate(graphs, chosen)
+            if conditions is not None:
+                batch.conditions = condition_row(conditions).expand(len(chosen), -1)
+            tape = None if noise is None else noise(chosen)
+            value = self.log_prob(batch.to(self.device), noise=tape, orders=orders)
+            nats[chosen] = value.cpu().double().numpy()
+        return nats
+
+    def training_loss(self, batch: GraphBatch, *, beta: float = 1.0):
+        """Return the negative bound in nats per node, log p(x|z) weighted by `beta`, and metrics.
+
+        Metrics are pairs (sum over graphs, number of graphs): `bits_per_node`, `bits_per_molecule`
+        and, for each step, `bits_*` (per node) and `accuracy_*` (`Bound.correct`).
+        """
+        bounds = self.estimate(self._checked(batch))
+        nodes = batch.sizes
+        loss = -sum(b.value(beta).sum() for b in bounds.values()) / nodes.sum()
+        if batch.conditions is not None:
+            own = self.size_log_prob(nodes, batch.conditions)
+            # A held-out graph may have a size that no training graph has.
+            loss = loss - own[own.isfinite()].sum() / nodes.sum()
+        with torch.no_grad():
+            bits = {name: -b.value() / math.log(2) for name, b in bounds.items()}
+            total: Any = sum(bits.values())
+            sums = {"bits_per_node": total / nodes, "bits_per_molecule": total}
+            for name, b in bounds.items():
+                sums |= {f"bits_{name}": bits[name] / nodes, f"accuracy_{name}": b.correct}
+            count = torch.tensor(float(len(batch)), device=loss.device)
+        return loss, {name: (value.sum(), count) for name, value in sums.items()}
+
+    @torch.no_grad()
+    def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
+        """Encode graphs to base latents; raise ValueError if a graph does not fit the model."""
+        return self.to_latents(self._checked(batch), noise)
+
+    @torch.no_grad()
+    def decode(self, latents: Latents, mask: Tensor, **options) -> GraphBatch:
+        """Decode base latents to graphs with real nodes `mask` (B, N), boolean.
+
+        Options: `temperature` (1.0), `generator`. Raises ValueError if a graph is too large for the
+        model, UserError if the latents are not those of such a mask.
+        """
+        if not (isinstance(mask, Tensor) and mask.dim() == 2 and mask.dtype == torch.bool):
+            raise UserError(f"mask must be a boolean tensor (B, N), got {_shape(mask)}")
+        if mask[:, self.max_nodes :].any():
+            largest = int(mask.sum(1).max())
+            raise ValueError(f"a graph of {largest} nodes; this model knows up to {self.max_nodes}")
+        mask = mask[:, : self.max_nodes]  # as in `encode`
+        self._check_latents(latents, mask)
+        return self.from_latents(latents, mask, **options)
+
+    def _check_latents(self, latents: Any, mask: Tensor) -> None:
+        """Raise `UserError` unless latents have the names and shapes of those of a mask (B, N)."""
+        # A generator of its own, so that the state of torch's is left as it is.
+        likely = self.base_sample(mask, torch.Generator(mask.device))
+        if not isinstance(latents, Mapping) or set(latents) != set(likely):
+            given = list(latents) if isinstance(latents, Mapping) else _shape(latents)
+            raise UserError(f"latents must be a dict with {list(likely)}, got {given}")
+        for name, value in latents.items():
+            own, wanted = _shape(value), _shape(likely[name])
+            if own != wanted:
+                raise UserError(
+                    f"latents[{name!r}] must be {wanted}, as the mask is {_shape(mask)}, got {own}"
+                )
+
+    def size_probabilities(
+        self, sizes: tuple[int, int] | None = None, conditions: Tensor | None = None
+    ) -> np.ndarray:
+        """Return the prior over numbers of nodes, (max_nodes + 1,): the histogram of training.
+
+        It is restricted to the range `sizes` if given, and uniform there if the histogram has no
+        graph in the range. With the `conditions` (1, P) of a graph it is reweighted as learned.
+        """
+        low, high = sizes or (0, self.max_nodes)
+        if sizes is not None:
+            self._check(low, high, 1.0)
+        prior = np.zeros(self.max_nodes + 1)
+        known = np.asarray(self.metadata.get("size_histogram", []), dtype=float)[: len(prior)]
+        prior[: len(known)] = known
+        prior[:low] = prior[high + 1 :] = 0
+        if not prior.any():
+            prior[max(low, 1) : high + 1] = 1
+        prior /= prior.sum()
+        if conditions is None:
+            return prior
+        with torch.no_grad():
+            return self._size_log_probs(prior, conditions).exp().cpu().numpy()[0]
+
+    def _size_log_probs(self, prior: np.ndarray, conditions: Tensor) -> Tensor:
+        more = self.size_logits(conditions.to(self.device)).double()
+        return (torch.as_tensor(prior).log().to(more) + more).log_softmax(-1)
+
+    def size_log_prob(self, sizes: Tensor, conditions: Tensor | None = None) -> Tensor:
+        """Return the log-prior of numbers of nodes, (B,) nats; see `size_probabilities`."""
+        prior = self.size_probabilities()
+        log_probs = torch.as_tensor(prior).log()[None].to(sizes.device)
+        if conditions is not None:
+            log_probs = self._size_log_probs(prior, conditions)
+        known = sizes.clamp(0, self.max_nodes)
+        own = log_probs.expand(len(sizes), -1).gather(1, known[:, None])[:, 0]
+        return torch.where(known == sizes, own, -math.inf)
+
+    def _check(self, low: int, high: int, temperature: float) -> None:
+        if not 1 <= low <= high <= self.max_nodes:
+            raise UserError(
+                f"sizes {low}-{high}: this model draws graphs of 1 to {self.max_nodes} nodes"
+            )
+        check_temperature(temperature)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        sizes: Tensor,
+        *,
+        temperature: float = 1.0,
+        generator=None,
+        conditions: Tensor | None = None,
+    ) -> GraphBatch:
+        """Draw one graph for each number of nodes in `sizes` (B,) long, 1 to `max_nodes`.
+
+        A `temperature` below 1 gives more probable graphs. `generator` is None, a torch generator,
+        or a list of one numpy generator per graph. `conditions` (B, P) are NaN where unknown.
+        Raises UserError for sizes or a temperature out of range, ValueError for conditions of a
+        model that takes none.
+        """
+        if not len(sizes):
+            raise UserError("give at least one number of nodes to draw graphs of")
+        self._check(int(sizes.min()), int(sizes.max()), temperature)
+        sizes = sizes.to(self.device)
+        mask = torch.arange(int(sizes.max()), device=self.device) < sizes[:, None]
+        latents = self.base_sample(mask, generator)
+        options = {"temperature": temperature, "generator": generator}
+        if conditions is not None:
+            if not self.conditions:
+                raise ValueError("this model was trained without conditions")
+            options["conditions"] = conditions.to(self.device)
+        return self.from_latents(latents, mask, **options)
+
+    def sample_records(
+        self,
+        first: int,
+        count: int,
+        *,
+        seed: int,
+        temperature: float = 1.0,
+        sizes: tuple[int, int] | None = None,
+        conditions: Sequence[float | None] | None = None,
+    ) -> PackedGraphs:
+        """Draw the records `first` to `first + count - 1` of the endless sample of a seed.
+
+        On one machine, seed and number determine a record to the last bit: it is always computed in
+        the same batch (see `graphcnf.graphs.record_blocks`), on a CPU by one thread. `sizes` are as
+        in `size_probabilities`. `conditions` (P,) hold for all records, None for an unknown one.
+        Raises UserError if an argument is out of range.
+        """
+        check_integer("first", first)
+        check_integer("count", count)
+        check_seed(seed)
+        if sizes is not None:
+            check_range("sizes", sizes)
+        row = None if conditions is None else condition_row(conditions)
+        prior = self.size_probabilities(sizes, row)
+        self._check(*(sizes or (1, 1)), temperature)
+        wanted = range(first, first + count)
+        parts: list[PackedGraphs] = []
+        made: list[int] = []
+        blocks = together_on(self.device), self.batch_size
+        with one_thread(self.device):
+            for records, drawn, generators in record_batches(wanted, prior, seed, *blocks):
+                graphs = self.sample(
+                    torch.as_tensor(drawn.clip(1)),
+                    temperature=temperature,
+                    generator=generators,
+                    conditions=None if row is None else row.expand(len(drawn), -1),
+                )
+                parts.append(graphs.to_packed())
+                made += records.tolist()
+        place = {record: k for k, record in enumerate(made)}
+        return PackedGraphs.concatenate(parts).subset([place[record] for record in wanted])
+
+    def save_pretrained(self, folder: str | Path, *, half: bool = False) -> None:
+        """Write `config.json`, `model.safetensors` and, if known, `training_hashes.safetensors`.
+
+        With `half`, parameters are stored in float16, for half the size, and loaded as float32.
+        """
+        hashes = self.training_hashes
+        arrays = {} if hashes is None else {"training_hashes": hashes}
+        save_model(self, folder, half=half, **arrays)
+
+    @classmethod
+    def from_pretrained(cls, name_or_folder: str | Path, device="cpu") -> Self:
+        """Load shipped weights by name, or a folder that `save_pretrained` or training wrote.
+
+        Raises UserError if there is no such model, or a file is damaged.
+        """
+        folder = locate(name_or_folder, shipped=True)
+        model = load_model(cls, folder, device)
+        hashes = load_array(folder, "training_hashes")
+        if hashes is None and folder.parent == WEIGHTS:
+            # Shipped weights of one data set share the hashes of its training molecules.
+            hashes = load_array(WEIGHTS / str(model.metadata.get("dataset")), "training_hashes")
+        if hashes is not None and (hashes.dtype != np.uint64 or (hashes[1:] <= hashes[:-1]).any()):
+            raise UserError(f"{folder}/training_hashes.safetensors must hold rising uint64 numbers")
+        model.training_hashes = hashes
+        return model
+
+
+def _shape(value: Any) -> str:
+    """Return the words for a value in a message: kind and shape of a tensor, or the class."""
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}"
+    kind = "real" if value.is_floating_point() else str(value.dtype).removeprefix("torch.")
+    return f"a {kind} tensor {tuple(value.shape)}"

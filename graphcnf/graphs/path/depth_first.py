@@ -1,0 +1,219 @@
+"""Graphs as sequences: a few categories for each node of a depth-first numbered graph.
+
+In a depth-first order, the earlier neighbours of a node all lie on the *path* from the first node
+to it. This is why a few small numbers say where a node is attached:
+
+- the *parent* of a node is the latest of its earlier neighbours, and its *level* is one more than
+  that of its parent (the first node has level 0);
+- the *backtrack* is the number of levels from the previous node up to the parent; 0 if the previous
+  node is the parent;
+- a *closure* is an edge to another node on the path. Its *length* is the difference of the levels:
+  a ring of s nodes has a closure of length s - 1, whatever branches its nodes carry.
+
+The *code* of a graph is these numbers and the categories of its edges and nodes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from graphcnf.graphs.batch import GraphBatch, PackedGraphs
+
+
+def depth_first_code(adjacency: Tensor, mask: Tensor, entries: int) -> tuple[Tensor, Tensor]:
+    """Compute the backtrack and the closures of every node.
+
+    Args:
+        adjacency: Edges of B depth-first numbered graphs, (B, N, N) bool.
+        mask: Real nodes, (B, N) bool.
+        entries: Largest number K of earlier neighbours of a node.
+
+    Returns:
+        Two tensors (B, N, K) long. The first has the backtrack, then the lengths of the closures in
+        increasing order; 0 for no closure, for the first node and at padding. The second has the
+        earlier neighbours in the same order: the parent, then the other end of each closure; -1 for
+        none.
+
+    Raises:
+        ValueError: if a graph is not connected or not numbered depth-first, or a node has more than
+            K earlier neighbours.
+    """
+    batch, nodes = mask.shape
+    number = torch.arange(nodes, device=mask.device)
+    earlier = adjacency & (number[:, None] > number)
+    parent = torch.where(earlier, number, -1).amax(-1) if nodes else number.new_empty(batch, 0)
+    if (parent[:, 1:] < 0)[mask[:, 1:]].any():
+        raise ValueError("a graph is not connected, or a node has no earlier neighbour")
+    if (earlier.sum(-1) > entries).any():
+        raise ValueError(f"a node has more than {entries} earlier neighbours")
+    # The level of each node by pointer doubling: `above` is its ancestor 1, 2, 4, ... levels up,
+    # `depth` the number of levels up to there, as far as there are any.
+    depth, above = (parent >= 0).long(), parent
+    for _ in range(nodes.bit_length()):
+        up, real = above.clamp(min=0), above >= 0
+        depth = depth + torch.where(real, depth.gather(1, up), 0)
+        above = torch.where(real, above.gather(1, up), -1)
+    # In a depth-first order, the path before a node is the last node so far at every level.
+    last = torch.where(depth[..., None] == number, number[:, None], -1).cummax(1).values
+    level = depth[:, None].expand(-1, nodes, -1)
+    on_path = last[:, :-1].gather(2, level[:, 1:]) == number
+    on_path = on_path & (level[:, 1:] <= depth[:, :-1, None])
+    if (earlier[:, 1:] & ~on_path).any():
+        raise ValueError("a graph is not numbered depth-first: an edge leads off the path")
+    # Levels are distinct along a path, so sorting by level sorts the neighbours.
+    level = torch.where(earlier, depth[:, :, None] - level, nodes + 1)
+    level = F.pad(level, (0, max(entries - nodes, 0)), value=nodes + 1)
+    lengths, targets = level.topk(entries, dim=-1, largest=False)
+    absent = lengths > nodes
+    codes = torch.where(absent, 0, lengths)
+    codes[..., 0] = torch.cat([depth[:, :1], depth[:, :-1]], 1) - depth + 1
+    codes[:, :1] = 0
+    keep = mask[..., None]
+    return torch.where(keep, codes, 0), torch.where(absent | ~keep, -1, targets)
+
+
+class AtomCode:
+    """One-to-one map from connected depth-first numbered graphs to V categories per node.
+
+    The V variables of a node are, in this order:
+
+    0. the backtrack, 0 to `back` - 1;
+    1. the category of the edge to the parent plus 1; 0 for the first node, which has no parent;
+    2. the category of the node;
+    3. the length of its first closure, 0 for none;
+    4. the category of the edge of this closure plus 1, 0 for none;
+
+    and so on, two variables for each entry of `closures`. Not every combination of values is the
+    code of a graph; `Support` rules out the others.
+
+    Args:
+        back: Largest backtrack plus 1.
+        closures: Largest length of the first, second, ... closure of a node.
+        node_categories: Number of node categories.
+        bond_categories: Number of edge categories.
+
+    Attributes:
+        cardinalities: Number of values of each variable, V of them.
+        longest: Largest backtrack, then `closures`.
+        entries: Largest number E of earlier neighbours of a node: its parent and the closures.
+        COMMON: Number of variables that every node has: up to the length of the first closure. If
+            that is 0, all later ones are 0.
+    """
+
+    COMMON = 4
+
+    def __init__(
+        self, back: int, closures: list[int], *, node_categories: int, bond_categories: int
+    ):
+        self.entries = 1 + len(closures)
+        self.longest = [back - 1, *closures]
+        self.cardinalities = [back, bond_categories + 1, node_categories]
+        for length in closures:
+            self.cardinalities += [length + 1, bond_categories + 1]
+
+    @staticmethod
+    def role(k: int) -> str:
+        """Return what variable k is: "back" (backtrack), "edge", "node" or "length"."""
+        return ("back", "edge", "node")[k] if k < 3 else ("edge", "length")[k % 2]
+
+    @staticmethod
+    def edge_number(k: int) -> int:
+        """Return to which edge variable k belongs: 0 to the parent's, 1, 2, ... to a closure's."""
+        return 0 if k < 3 else (k - 1) // 2
+
+    @staticmethod
+    def lengths(x: Tensor) -> Tensor:
+        """Return the lengths of the edges of nodes x (..., V): the levels that they span.
+
+        Returns:
+            (..., E) long: 1 for the edge to the parent, then those of closures, 0 for none.
+        """
+        return torch.cat([torch.ones_like(x[..., :1]), x[..., 3::2]], -1)
+
+    @staticmethod
+    def edges(x: Tensor) -> Tensor:
+        """Return the edge categories of nodes x (..., V), in the order of `lengths`.
+
+        Returns:
+            (..., E) long: categories plus 1; 0 for no edge.
+        """
+        return torch.cat([x[..., 1:2], x[..., 4::2]], -1)
+
+    @staticmethod
+    def measure(graphs: PackedGraphs) -> dict:
+        """Return the smallest arguments that fit a set of depth-first numbered graphs.
+
+        Returns:
+            "back" and "closures", arguments of the constructor.
+
+        Raises:
+            ValueError: if a graph is not connected or not numbered depth-first.
+        """
+        later = np.repeat(graphs.node_starts[:-1], graphs.edge_counts) + graphs.edges.max(1)
+        most = int(np.bincount(later).max(initial=1))
+        largest = torch.zeros(most, dtype=torch.long)
+        for batch in GraphBatch.chunks(graphs):
+            codes, _ = depth_first_code(batch.adjacency, batch.mask, most)
+            largest = largest.maximum(codes.amax((0, 1)))
+        back, *closures = largest.tolist()
+        return {"back": back + 1, "closures": closures}
+
+    def encode(self, batch: GraphBatch) -> Tensor:
+        """Return the code of each graph.
+
+        Returns:
+            (B, N, V) long; 0 at padding.
+
+        Raises:
+            ValueError: if a graph is not connected, not numbered depth-first, or has a longer
+                backtrack or closure, or more closures at a node, than this code.
+        """
+        codes, targets = depth_first_code(batch.adjacency, batch.mask, self.entries)
+        if (codes > codes.new_tensor(self.longest)).any():
+            raise ValueError("a graph has a longer step back or closure than the model knows")
+        edges = torch.where(targets < 0, 0, batch.bonds.gather(2, targets.clamp(min=0)))
+        closures = torch.stack([codes[..., 1:], edges[..., 1:]], -1).flatten(-2)
+        first = torch.stack([codes[..., 0], edges[..., 0], batch.node_types], -1)
+        return torch.cat([first, closures], -1)
+
+    def knows(self, batch: GraphBatch) -> Tensor:
+        """Return which graphs have a code: no backtrack or closure exceeds the limits.
+
+        Returns:
+            (B,) bool; False for a graph without nodes.
+
+        Raises:
+            ValueError: if a graph is not connected or not numbered depth-first.
+        """
+        if not len(batch):
+            return batch.mask.new_zeros(0)
+        most = max(int(batch.adjacency.tril(-1).sum(-1).max()), self.entries)
+        codes, _ = depth_first_code(batch.adjacency, batch.mask, most)
+        limits = codes.new_tensor(self.longest + [0] * (most - self.entries))
+        return (codes <= limits).flatten(1).all(1) & batch.mask.any(1)
+
+    def decode(self, x: Tensor, mask: Tensor) -> GraphBatch:
+        """Return the graphs with the codes x.
+
+        Args:
+            x: Variables of the nodes, (B, N, V) long: codes of graphs, which is not checked.
+            mask: Real nodes, (B, N) bool.
+        """
+        batch, nodes, _ = x.shape
+        rows = torch.arange(batch, device=x.device)
+        path = torch.zeros(batch, nodes + 1, dtype=torch.long, device=x.device)
+        bonds = path.new_zeros(batch, nodes, nodes)
+        x = torch.where(mask[..., None], x, 0)
+        depth = torch.zeros_like(rows)
+        lengths, edges = self.lengths(x), self.edges(x)
+        for i in range(1, nodes):
+            depth = (depth - x[:, i, 0]).clamp(min=0) + 1
+            path[rows, depth] = i
+            for length, edge in zip(lengths[:, i].unbind(-1), edges[:, i].unbind(-1), strict=True):
+                far = path[rows, (depth - length).clamp(min=0)]
+                # Without a closure, `far` is node i itself, and its entry stays 0.
+                bonds[rows, i, far] = torch.where(length > 0, edge, bonds[rows, i, far])
+        return GraphBatch(x[..., 2], bonds + bonds.transpose(1, 2), mask)

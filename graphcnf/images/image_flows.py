@@ -1,0 +1,357 @@
+"""Normalizing flows of images, and their architectures, each a function that adds layers.
+
+``simple``, ``vardeq`` and ``multiscale`` are the models of the UvA deep learning tutorial 11
+(Lippe 2020). Couplings with checkerboard masks act on the squeezed image
+(`graphcnf.flows.Checkerboard`). `simple` describes the arguments that several functions take.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor
+
+from graphcnf.errors import UserError
+from graphcnf.flows.base import BaseDensity, StandardLogistic, StandardNormal
+from graphcnf.flows.coupling import (
+    AdditiveCoupling,
+    AffineCoupling,
+    Coupling,
+    MixtureLogisticCoupling,
+)
+from graphcnf.flows.dequantization import (
+    Logit,
+    UniformDequantization,
+    VariationalDequantization,
+)
+from graphcnf.flows.linear import ActNorm, Affine, InvertibleLinear
+from graphcnf.flows.pixels import ChannelsFirst, Checkerboard, Split, Squeeze
+from graphcnf.flows.transform import Bijection, Context, Inverse, Noise, Sequential, Transform
+from graphcnf.images.image_model import ImageLatents, ImageModel
+from graphcnf.images.image_networks import ConvolutionNetwork, ImageEncoder
+from graphcnf.limits import Range
+
+Shape = Sequence[int]
+COUPLINGS: dict[str, type[Coupling]] = {"additive": AdditiveCoupling, "affine": AffineCoupling}
+
+
+class Layers:
+    """Builder of the steps of a flow of images; each method appends steps.
+
+    The `kind` of couplings is "additive", "affine" or "mixture-K", for mixtures of K logistics.
+    The attribute `shape` is that of the output of the steps so far.
+
+    Args:
+        shape: channels, height and width of the images.
+        base: base density, standard normal if None.
+        **network: arguments of `ConvolutionNetwork`.
+    """
+
+    def __init__(self, shape: Shape, base: BaseDensity | None = None, **network: Any):
+        self.steps: list[Transform] = []
+        self.shape = tuple(shape)
+        self.base: BaseDensity = StandardNormal() if base is None else base
+        self.network = {"width": 32, **network}
+
+    def dequantize(self, levels: int, alpha: float, kind: str = "", couplings: int = 0) -> None:
+        """Map integers 0 to levels - 1 to the real line; 0 couplings stand for uniform noise."""
+        noise: Transform = UniformDequantization(levels)
+        if couplings:
+            channels, height, breadth = self.shape
+            network = {**self.network, "heads": 0}
+            width = network["width"]
+            flow = Layers(self.shape, **{**network, "context": width})
+            flow.checkerboard(kind, couplings, normalise=False)
+            encoder = ImageEncoder(channels, width, size=(height, breadth), **network)
+            noise = VariationalDequantization(levels, Sequential(*flow.steps), encoder)
+        self.steps += [noise, Affine(1 / levels), Logit(alpha)]
+
+    def squeeze(self, step: Squeeze | None = None) -> None:
+        """Halve height and width and quadruple the channels; UserError for odd sides."""
+        channels, height, width = self.shape
+        if height % 2 or width % 2:
+            raise UserError(
+                f"{height} x {width} pixels cannot be squeezed, both sides must be even: take "
+                "images of another size, or a model that squeezes less often"
+            )
+        self.steps.append(Squeeze() if step is None else step)
+        self.shape = (4 * channels, height // 2, width // 2)
+
+    def couplings(
+        self, kind: str, count: int, *, normalise: bool = True, mix: bool = False, **network: Any
+    ) -> None:
+        """Add couplings between the halves of the channels, each after an ActNorm if `normalise`.
+
+        With ``mix`` an invertible 1x1 convolution comes before each coupling; without it, couplings
+        transform the second half and the first half in turn.
+        """
+        for number in range(count):
+            steps: list[Bijection] = [ActNorm(self.shape[0])] if normalise else []
+            if mix:
+                steps.append(InvertibleLinear(self.shape[0]))
+            steps.append(self._coupling(kind, swap=not mix and number % 2 == 1, **network))
+            self.steps += map(ChannelsFirst, steps)
+
+    def checkerboard(self, kind: str, count: int, **options: Any) -> None:
+        """Add couplings with checkerboard masks; options as in `couplings`."""
+        shape = self.shape
+        self.squeeze(Checkerboard())
+        self.couplings(kind, count, **options)
+        self.steps.append(Inverse(Checkerboard()))
+        self.shape = shape
+
+    def split(self) -> None:
+        """Factor out half of the channels, see `graphcnf.flows.Split`."""
+        channels, height, width = self.shape
+        self.steps.append(Split(channels, self.base))
+        self.shape = (channels // 2, height, width)
+
+    def _coupling(self, kind: str, swap: bool = False, **network: Any) -> Coupling:
+        """Return a coupling of the second half given the first, or (`swap`) the reverse."""
+        channels, *size = self.shape
+        if channels < 2:
+            raise UserError("a coupling needs at least 2 channels: squeeze before")
+        name, _, mixtures = kind.partition("-")
+        options: dict[str, Any] = {"split": channels // 2, "swap": swap}
+        if name == "mixture" and mixtures.isdecimal() and int(mixtures) > 0:
+            options["mixtures"] = int(mixtures)
+            cls: type[Coupling] = MixtureLogisticCoupling
+            parameters = 3 * int(mixtures) + 2
+        elif kind in COUPLINGS:
+            cls = COUPLINGS[kind]
+            parameters = cls.parameters_per_channel
+        else:
+            raise UserError(f"coupling must be additive, affine or mixture-8 (say), got {kind!r}")
+        halves = channels // 2, channels - channels // 2
+        outputs = parameters * halves[not swap]
+        network = {**self.network, "size": tuple(size), **network}
+        return cls(ConvolutionNetwork(halves[swap], outputs, **network), **options)
+
+
+def simple(
+    shape: Shape, levels: int, *, coupling="affine", couplings=8, alpha=1e-5, **network
+) -> Layers:
+    """Build uniform dequantization and couplings with checkerboard masks; sides must be even.
+
+    Args:
+        shape: channels, height and width of the images.
+        levels: number of values of a pixel.
+        coupling: kind of the couplings, see `Layers`.
+        couplings: number of couplings.
+        alpha: see `graphcnf.flows.Logit`.
+        **network: arguments of `ConvolutionNetwork`.
+    """
+    options = {"coupling": coupling, "couplings": couplings, "alpha": alpha, **network}
+    return vardeq(shape, levels, dequantization=0, **options)
+
+
+def vardeq(
+    shape: Shape,
+    levels: int,
+    *,
+    coupling="affine",
+    couplings=8,
+    dequantization=4,
+    alpha=1e-5,
+    **network,
+) -> Layers:
+    """Build `simple` with variational dequantization by ``dequantization`` couplings."""
+    layers = Layers(shape, **network)
+    layers.dequantize(levels, alpha, coupling, dequantization)
+    layers.checkerboard(coupling, couplings)
+    return layers
+
+
+def multiscale(
+    shape: Shape,
+    levels: int,
+    *,
+    coupling="affine",
+    couplings: tuple[int, int, int] = (2, 2, 4),
+    dequantization=4,
+    alpha=1e-5,
+    **network,
+) -> Layers:
+    """Build a flow of two scales, which factors out half of the dimensions at half the size.
+
+    Four must divide the sides. ``couplings`` are the numbers of couplings with checkerboard masks,
+    with channel masks at half the size, and with channel masks at a quarter of the size.
+    """
+    checkerboards, halves, quarters = couplings
+    layers = Layers(shape, **network)
+    layers.dequantize(levels, alpha, coupling, dequantization)
+    layers.checkerboard(coupling, checkerboards)
+    layers.squeeze()
+    layers.couplings(coupling, halves)
+    layers.split()
+    layers.squeeze()
+    layers.couplings(coupling, quarters)
+    return layers
+
+
+def realnvp(
+    shape: Shape, levels: int, *, scales=2, couplings=3, block="residual", alpha=0.05, **network
+) -> Layers:
+    """Build affine couplings with checkerboard and channel masks at several scales (RealNVP).
+
+    Half of the dimensions are factored out after each of the ``scales`` but the last, and
+    ``2 ** scales`` must divide the sides. A scale has ``couplings`` couplings with checkerboard
+    masks, then as many with channel masks; the last scale has ``couplings + 1`` with checkerboard
+    masks only (Dinh et al. 2017, arXiv 1605.08803).
+    """
+    layers = Layers(shape, block=block, **network)
+    layers.dequantize(levels, alpha)
+    for _ in range(scales - 1):
+        layers.checkerboard("affine", couplings)
+        layers.squeeze()
+        layers.couplings("affine", couplings)
+        layers.split()
+    layers.checkerboard("affine", couplings + 1)
+    return layers
+
+
+def glow(
+    shape: Shape,
+    levels: int,
+    *,
+    scales=2,
+    steps=8,
+    pixels: Annotated[int, Range()] = 2,
+    mixtures=6,
+    coupling="affine",
+    block="pointwise",
+    layers=1,
+    position=False,
+    alpha=1e-5,
+    **network,
+) -> Layers:
+    """Build steps of ActNorm, invertible 1x1 convolution and coupling at several scales (Glow).
+
+    Each of the ``scales``, as in `realnvp`, has ``steps`` couplings. Unlike in the original (Kingma
+    & Dhariwal 2018, arXiv 1807.03039), the first ``pixels`` couplings have checkerboard masks and
+    mixtures of ``mixtures`` logistics, since the values of a pixel may have several modes, such as
+    black and bright, which an affine map cannot merge. With ``pixels=0`` it is Glow as published.
+    """
+    model = Layers(shape, block=block, layers=layers, position=position, **network)
+    model.dequantize(levels, alpha)
+    pixels = min(pixels, steps)
+    if pixels:
+        # A pixel has many parameters: a 3x3 convolution to them would take most of the time.
+        model.checkerboard(f"mixture-{mixtures}", pixels, kernels=(5, 1))
+    for scale in range(scales):
+        model.squeeze()
+        model.couplings(coupling, steps if scale else steps - pixels, mix=True)
+        if scale < scales - 1:
+            model.split()
+    return model
+
+
+def flowpp(
+    shape: Shape,
+    levels: int,
+    *,
+    couplings: tuple[int, int, int] = (4, 2, 3),
+    mixtures=8,
+    dequantization=4,
+    heads=2,
+    alpha=1e-5,
+    **network,
+) -> Layers:
+    """Build mixture-of-logistics couplings with self-attention (Flow++).
+
+    Four must divide the sides. ``couplings`` are the numbers of couplings with checkerboard masks,
+    then, after a squeeze, with channel masks and with checkerboard masks. All have ``mixtures``
+    components (Ho et al. 2019, arXiv 1902.00275).
+    """
+    first, channels, second = couplings
+    kind = f"mixture-{mixtures}"
+    layers = Layers(shape, StandardLogistic(), heads=heads, **network)
+    layers.dequantize(levels, alpha, kind, dequantization)
+    layers.checkerboard(kind, first)
+    layers.squeeze()
+    layers.couplings(kind, channels, mix=True)
+    layers.checkerboard(kind, second)
+    return layers
+
+
+MODELS: dict[str, Callable[..., Layers]] = {
+    "simple": simple,
+    "vardeq": vardeq,
+    "multiscale": multiscale,
+    "realnvp": realnvp,
+    "glow": glow,
+    "flowpp": flowpp,
+}
+
+
+class ImageFlow(ImageModel):
+    """Density of images of integers: dequantization, layers, base density.
+
+    `log_prob` is a lower bound, from draws of the dequantization. Arguments are those of
+    `ImageModel`; `options` are those of the function `MODELS[architecture]`.
+
+    Raises:
+        UserError: if an argument or the size of the images does not fit the architecture.
+
+    Examples:
+        >>> sizes = {"shape": (1, 4, 4), "levels": 16, "couplings": 2, "width": 8}
+        >>> model = ImageFlow(architecture="simple", **sizes)
+        >>> images = torch.randint(16, (3, 1, 4, 4))
+        >>> model.bits_per_dimension(images).shape
+        torch.Size([3])
+        >>> torch.equal(model.decode(model.encode(images)), images.to(torch.uint8))
+        True
+    """
+
+    likelihood = "bound"
+
+    def __init__(
+        self, *, architecture: str, shape: Sequence[int], levels: int = 256, **options: Any
+    ):
+        if architecture not in MODELS:
+            known = ", ".join(MODELS)
+            raise UserError(f"architecture must be one of {known}, got {architecture!r}")
+        super().__init__(architecture, shape, levels, **options)
+        try:
+            layers = MODELS[architecture](tuple(shape), levels, **options)
+        except (UserError, ValueError, TypeError) as error:
+            raise UserError(f"architecture {architecture}: {error}") from None
+        self.flow = Sequential(*layers.steps)
+        self.base: BaseDensity = layers.base
+        self.latent_shape = layers.shape
+        self.latent_size = math.prod(self.shape)
+
+    @classmethod
+    def parts(cls, architecture):
+        return MODELS[architecture], ConvolutionNetwork
+
+    def _terms(self, x, noise=None):
+        z, log_term = self.flow(self.checked(x).to(self.dtype), Context(noise=noise))
+        return 0.0, self.base.log_prob(z) + log_term
+
+    def _sample(self, count, temperature, generator):
+        options = {"temperature": temperature, "generator": generator}
+        shape = (count, *self.latent_shape)
+        z = self.base.sample(shape, device=self.device, dtype=self.dtype, **options)
+        return self.flow.inverse(z, Context(**options)).to(torch.uint8)
+
+    @torch.no_grad()
+    def encode(self, x: Tensor, noise: Noise | None = None) -> ImageLatents:
+        """Encode images to latents in float64, which `decode` maps back to exactly these images."""
+        discarded: list[Tensor] = []
+        context = Context(noise=noise, discarded=discarded)
+        z, _ = self._double().flow(self.checked(x).double(), context)
+        return ImageLatents(z, discarded)
+
+    @torch.no_grad()
+    def decode(self, latents: ImageLatents) -> Tensor:
+        context = Context(discarded=list(latents.discarded))
+        return self._double().flow.inverse(latents.z.double(), context).to(torch.uint8)
+
+    def _double(self) -> ImageFlow:
+        """Return a copy in float64 and evaluation mode: float32 would change some pixels."""
+        return copy.deepcopy(self).double().eval()

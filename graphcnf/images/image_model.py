@@ -1,0 +1,229 @@
+"""`ImageModel`, the interface of all models of images, and their latents."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from graphcnf.arguments import check
+from graphcnf.errors import UserError
+from graphcnf.files import inside, read_json
+from graphcnf.flows.base import Generators, record_generators
+from graphcnf.flows.modules import evaluates
+from graphcnf.flows.transform import Noise, log_term_dtype
+from graphcnf.limits import check_integer
+from graphcnf.pretrained import Pretrained, locate
+from graphcnf.registry import Registry
+
+FIXED = ("inputs", "outputs", "size", "context", "shape", "levels", "architecture")
+"""Arguments of functions and classes in `ImageModel.parts` that are not options."""
+
+IMAGE_MODELS = Registry(
+    "image_models",
+    {
+        "simple": "graphcnf.images.image_flows:ImageFlow",
+        "vardeq": "graphcnf.images.image_flows:ImageFlow",
+        "multiscale": "graphcnf.images.image_flows:ImageFlow",
+        "realnvp": "graphcnf.images.image_flows:ImageFlow",
+        "glow": "graphcnf.images.image_flows:ImageFlow",
+        "flowpp": "graphcnf.images.image_flows:ImageFlow",
+        "pixelcnn": "graphcnf.baselines.pixelcnn:PixelCNN",
+        "vae": "graphcnf.baselines.image_models:VAE",
+        "gan": "graphcnf.baselines.image_models:GAN",
+    },
+)
+"""Classes of image models by architecture."""
+
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+BLOCK = 32  # records that are always drawn together: float32 rounding depends on the batch size
+
+
+@dataclass
+class ImageLatents:
+    """Latents of images."""
+
+    z: Tensor  # (B, ...); in a flow, output of the last layer, (B, C, H, W)
+    discarded: list[Tensor] = field(default_factory=list)  # in a flow, factored out by `Split`
+
+
+@evaluates("log_prob", "sample")
+class ImageModel(Pretrained, ABC):
+    """Distribution over images of integers.
+
+    Every subclass defines `_sample`. One with a likelihood also sets `likelihood` and defines
+    `_terms`; one with latents also sets `latent_size` and defines `encode` and `decode`.
+
+    Args:
+        architecture: Name of the kind of model, by which a saved model is loaded.
+        shape: Channels, height and width.
+        levels: Number of values of a pixel, 2 to 256.
+        **options: Further arguments of the subclass, saved in `config`.
+
+    Attributes:
+        config: The constructor's arguments, which are saved with the weights.
+        metadata: Facts about the data, JSON: `dataset`, `data`, `training`.
+
+    Raises:
+        UserError: if an argument is out of range or of another type.
+    """
+
+    likelihood: str | None = None  # kind of `log_prob`: "exact", a (lower) "bound", or None
+    latent_size: int | None = None  # number of latents of an image, None without latents
+
+    def __init__(self, architecture: str, shape: Sequence[int], levels: int, **options: Any):
+        super().__init__()
+        if len(shape) != 3 or not all(isinstance(size, int) and size > 0 for size in shape):
+            raise UserError(f"shape must be channels, height and width, got {list(shape)}")
+        check_integer("levels", levels, 2, 256)
+        check(f"architecture {architecture}", options, *self.parts(architecture), fixed=FIXED)
+        self.config = {"architecture": architecture, "shape": list(shape), "levels": levels}
+        self.config |= options
+        self.metadata: dict = {}
+        self.shape, self.levels = (shape[0], shape[1], shape[2]), levels
+
+    @classmethod
+    def rebuild(cls, config: Mapping[str, Any]) -> Self:
+        """Build the model of a `config`, of the class of its architecture."""
+        found = IMAGE_MODELS.find(config.get("architecture"), "architecture of images")
+        if not issubclass(found, cls):
+            raise ValueError(f'a model of architecture "{config["architecture"]}"')
+        return found(**config)
+
+    @classmethod
+    def parts(cls, architecture: str) -> Sequence[Callable]:
+        """Return the functions and classes that take the options of an architecture."""
+        return (cls,)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the latents: float64 for a model of that type, otherwise float32."""
+        return log_term_dtype(next(self.parameters()))
+
+    def log_prob(self, x: Tensor, samples: int = 1, noise: Noise | None = None) -> Tensor:
+        """Return log P(x), or a lower bound on it, (B,) nats; see `likelihood`.
+
+        Args:
+            x: Images (B, C, H, W) of integers 0 to `levels` - 1, in an integer type.
+            samples: Number of draws; more tighten a bound (Burda et al. 2016, arXiv 1509.00519).
+            noise: Tape of the draws of a bound, see `graphcnf.flows.Context`.
+
+        Raises:
+            UserError: if the model has no likelihood.
+            ValueError: if the images do not fit the model, or `samples` is not positive.
+        """
+        if samples < 1:
+            raise ValueError(f"samples must be positive, got {samples}")
+        count = 1 if self.likelihood == "exact" else samples
+        draws: list[Any] = [sum(self._terms(x, noise)) for _ in range(count)]
+        return torch.logsumexp(torch.stack(draws), 0) - math.log(count)
+
+    def _terms(self, x: Tensor, noise: Noise | None = None) -> tuple[Any, Tensor]:
+        """Draw the bound on log P(x): return log P(x|z) of a decoder or 0, and the rest, (B,)."""
+        raise self._lacks("likelihood")
+
+    def bits_per_dimension(self, x: Tensor, samples: int = 8) -> Tensor:
+        """Return bits per dimension (pixel and channel), (B,), or an upper bound on them."""
+        return -self.log_prob(x, samples) / (math.prod(self.shape) * math.log(2))
+
+    def training_loss(self, batch: Tensor, *, beta: float = 1.0):
+        """Return the negative log-likelihood, or its bound, in nats per dimension, and metrics.
+
+        `beta` weights a decoder's term. The metrics are pairs (sum over images, number of images).
+        """
+        decoded, others = self._terms(batch)
+        dimensions = math.prod(self.shape)
+        loss = -(beta * decoded + others).mean() / dimensions
+        bits = -(decoded + others).detach().sum() / (dimensions * math.log(2))
+        return loss, {"bits_per_dimension": (bits, torch.tensor(float(len(batch))))}
+
+    @torch.no_grad()
+    def sample(
+        self, count: int, *, temperature: float = 1.0, generator: Generators = None
+    ) -> Tensor:
+        """Draw images (count, C, H, W) uint8; the temperature multiplies all latents.
+
+        `generator` is as in `graphcnf.flows.draw_normal`.
+        """
+        return self._sample(count, temperature, generator)
+
+    @abstractmethod
+    def _sample(self, count: int, temperature: float, generator: Generators) -> Tensor:
+        """Draw images, see `sample`."""
+
+    def sample_records(
+        self, first: int, count: int, *, seed: int = 0, temperature: float = 1.0
+    ) -> Tensor:
+        """Draw records `first` to `first + count - 1` of a sample, (count, C, H, W) uint8.
+
+        Seed, number and temperature determine a record, whatever `count` is.
+        """
+        if first < 0 or count < 1:
+            raise ValueError(f"no records {first} to {first + count - 1}")
+        start = first - first % BLOCK
+        drawn = [
+            self.sample(BLOCK, temperature=temperature, generator=record_generators(seed, k, BLOCK))
+            for k in range(start, first + count, BLOCK)
+        ]
+        return torch.cat(drawn)[first - start :][:count]
+
+    def encode(self, x: Tensor) -> ImageLatents:
+        """Encode images (B, C, H, W) to latents.
+
+        Raises UserError if the model has no latents, ValueError if images do not fit the model.
+        """
+        raise self._lacks("latents")
+
+    def decode(self, latents: ImageLatents) -> Tensor:
+        """Decode latents to images (B, C, H, W) uint8; UserError if the model has no latents."""
+        raise self._lacks("latents")
+
+    def interpolate(self, a: Tensor, b: Tensor, steps: int = 8) -> Tensor:
+        """Return images (steps, C, H, W) uint8 on a line in latent space between two images.
+
+        Raises:
+            UserError: if the model has no latents.
+            ValueError: if the images a and b (C, H, W) do not fit the model, or `steps` < 2.
+        """
+        if steps < 2:
+            raise ValueError(f"steps must be at least 2, got {steps}")
+        latents = [self.encode(image[None]) for image in (a, b)]
+        line = []
+        for first, last in zip(*([one.z, *one.discarded] for one in latents), strict=True):
+            share = torch.linspace(0, 1, steps).to(first).view(-1, *[1] * (first.dim() - 1))
+            line.append((1 - share) * first + share * last)
+        return self.decode(ImageLatents(line[0], line[1:]))
+
+    def checked(self, x: Tensor) -> Tensor:
+        """Return the images (B, C, H, W); raise ValueError if they do not fit the model."""
+        if x.dtype not in INTEGERS:
+            raise ValueError(f"pixels must be integers such as uint8, got {x.dtype}")
+        if x.dim() != 4 or tuple(x.shape[1:]) != self.shape:
+            channels, height, width = self.shape
+            raise ValueError(
+                f"this model is for images of {channels} channels and {height} x {width} pixels, "
+                f"(B, {channels}, {height}, {width}), got {tuple(x.shape)}"
+            )
+        if x.numel() and not 0 <= int(x.min()) <= int(x.max()) < self.levels:
+            raise ValueError(
+                f"pixels must lie in 0 to {self.levels - 1}, got {int(x.min())} to {int(x.max())}"
+            )
+        return x
+
+    def _lacks(self, name: str) -> UserError:
+        return UserError(f"a model of architecture {self.config['architecture']} has no {name}")
+
+
+def is_image_model(name: str) -> bool:
+    """Return True if a folder, or its sub-folder `model`, contains a model of images."""
+    with suppress(UserError, OSError, ValueError, KeyError, TypeError):
+        config = read_json(inside(locate(name), "config.json"))
+        return config["model"]["architecture"] in IMAGE_MODELS
+    return False

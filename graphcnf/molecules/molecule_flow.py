@@ -1,0 +1,431 @@
+"""`MoleculeFlow`, the density of molecules: draws SMILES, and scores them.
+
+A *record* is one molecule of a sample: a function of the model, the seed and its number. A *target*
+is the value near which a property is asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from rdkit import Chem
+
+from graphcnf.errors import UserError
+from graphcnf.graphs.batch import GraphBatch, PackedGraphs
+from graphcnf.graphs.graph_model import GraphModel
+from graphcnf.graphs.record_blocks import RecordNoise, one_thread
+from graphcnf.limits import MOST_CANDIDATES, check_integer, check_range
+from graphcnf.molecules import codec
+from graphcnf.molecules.validity import CONVENTIONS, evaluate_records, strict_smiles
+from graphcnf.molecules.vocabulary import MoleculeVocabulary, codec_problem
+from graphcnf.registry import load
+from graphcnf.torch_state import default_type
+
+BATCH = 128
+"""Graphs that are scored at a time."""
+
+WITH_STEREO = ("zinc250k",)
+"""Data sets for whose molecules a density of stereo marks is shipped."""
+
+
+@dataclass(repr=False)
+class MoleculeSample(Sequence):
+    """Sampled graphs with their SMILES; None for graphs that are no valid connected molecule."""
+
+    graphs: PackedGraphs
+    smiles: list[str | None]
+
+    def __len__(self) -> int:
+        return len(self.smiles)
+
+    def __getitem__(self, index):
+        return self.smiles[index]
+
+    def __repr__(self) -> str:
+        return f"MoleculeSample({len(self)} molecules, {100 * self.validity:.1f} % valid)"
+
+    @property
+    def validity(self) -> float:
+        """Share of valid connected molecules; 0 for an empty sample."""
+        return sum(s is not None for s in self.smiles) / len(self) if len(self) else 0.0
+
+    @property
+    def molecules(self) -> list[Chem.Mol | None]:
+        """RDKit molecules, None for invalid graphs."""
+        return [None if s is None else Chem.MolFromSmiles(s) for s in self.smiles]
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a table with the columns `record`, `smiles` and `valid`."""
+        valid = [s is not None for s in self.smiles]
+        return pd.DataFrame({"record": range(len(self)), "smiles": self.smiles, "valid": valid})
+
+    def _repr_html_(self) -> str:
+        draw = load("graphcnf.molecules.drawing:draw_svg")
+        valid = [(record, s) for record, s in enumerate(self.smiles) if s is not None]
+        cells = [
+            "<div style='display:inline-block;text-align:center;font-size:11px'>"
+            f"{draw(s, size=(170, 135)).split('?>')[-1]}<br>{record}</div>"
+            for record, s in valid[:30]
+        ]
+        more = f"<p>and {len(valid) - 30} more</p>" if len(valid) > 30 else ""
+        return f"<p>{self!r}</p>{''.join(cells)}{more}"
+
+
+class MoleculeFlow:
+    """A density of molecules: a `GraphModel` with a vocabulary of atoms and bonds.
+
+    Args:
+        model: Model whose metadata contain the vocabulary.
+        stereo: Density of stereo marks given the graph, a `StereoFlow`; None for the shipped one of
+            the model's data, if there is one.
+
+    Raises:
+        UserError: The model has no vocabulary, or one that does not fit.
+
+    Examples:
+        >>> flow = MoleculeFlow.from_pretrained("zinc250k")
+        >>> len(flow.sample(5, seed=0).smiles)
+        5
+        >>> flow.log_prob(["CC(=O)Nc1ccc(O)cc1"]).shape  # nats
+        (1,)
+        >>> flow.score(["CC(=O)Nc1ccc(O)cc1", "[Xe]"]).reason.isna().tolist()
+        [True, False]
+        >>> flow.decode(*flow.encode("OCCc1ccccc1"))
+        ['OCCc1ccccc1']
+    """
+
+    def __init__(self, model: GraphModel, stereo: Any = None):
+        self.model, self._stereo = model, stereo
+        self.vocabulary = MoleculeVocabulary.of_model(model)
+
+    @property
+    def stereo(self) -> Any:
+        """Density of stereo marks given the graph (`StereoFlow`), or None; see `stereo_of`."""
+        return self._stereo if self._stereo is not None else stereo_of(self.model)
+
+    @classmethod
+    def from_pretrained(cls, name_or_folder: str | Path, device="cpu") -> MoleculeFlow:
+        """Load shipped weights by name, or a model from a folder."""
+        return cls(GraphModel.from_pretrained(name_or_folder, device))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a folder that `from_pretrained` and the commands read."""
+        self.model.save_pretrained(folder)
+
+    def __repr__(self) -> str:
+        count = sum(p.numel() for p in self.model.parameters())
+        atoms = " ".join(self.vocabulary.atom_labels)
+        return (
+            f"MoleculeFlow({self.model.metadata.get('dataset', 'molecules')}: {count:,} parameters,"
+            f" up to {self.model.max_nodes} atoms of {atoms})"
+        )
+
+    def sample(
+        self,
+        n: int,
+        *,
+        seed: int = 0,
+        temperature: float = 1.0,
+        atoms: tuple[int, int] | None = None,
+        properties: Mapping[str, float] | None = None,
+        best_of: int = 1,
+        stereo: bool = True,
+        filters: Any = None,
+    ) -> MoleculeSample:
+        """Draw raw samples or, with filters, distinct valid molecules that pass them.
+
+        The seed determines the molecules; a larger sample begins with the same ones.
+
+        Args:
+            n: Number of molecules.
+            seed: Seed of the sample.
+            temperature: Below 1 for more probable molecules.
+            atoms: Lowest and highest number of heavy atoms; None for the training data's sizes.
+            properties: Target values such as `{"logp": 2.5}`, for a model trained with properties;
+                molecules are drawn near them, but none is discarded.
+            best_of: Candidates per molecule; the one nearest to the target values is kept.
+            stereo: Also draw stereo marks, if the model has `stereo`.
+            filters: `graphcnf.molecules.filters.Filters`; the molecules are then those that
+                `graphcnf generate` writes.
+
+        Raises:
+            UserError: A number is out of range, the model was not trained with a property, or no
+                new molecule passes the filters for a long time.
+        """
+        check_integer("n", n)
+        if atoms is not None:
+            check_range("atoms", atoms)
+        if not isinstance(properties, Mapping | None):
+            raise UserError(f'properties must be a dict, {{"logp": 2.5}}, got {properties!r}')
+        wanted = None
+        if properties:
+            wanted = load("graphcnf.molecules.properties:conditions_of")(self.model, properties)
+        check_integer("best_of", best_of, 1, MOST_CANDIDATES)
+        if best_of > 1 and wanted is None:
+            raise UserError(
+                f"best of {best_of}: the best is the nearest to a property; ask for one"
+            )
+        draw = partial(
+            draw_block,
+            self.model,
+            seed=seed,
+            temperature=temperature,
+            sizes=atoms,
+            targets=wanted,
+            best_of=best_of,
+            conventions=(),
+            stereo=self.stereo if stereo else None,
+        )
+        if filters:
+            filters.check_sizes(self.model.max_nodes)
+        if filters and n:
+            return MoleculeSample(*load("graphcnf.molecules.filters:passing")(n, filters, draw))
+        graphs, frame = draw(range(n))
+        pairs = zip(frame["isomer"], frame["strict"], strict=True)
+        return MoleculeSample(graphs, [smiles if valid else None for smiles, valid in pairs])
+
+    @default_type()
+    def grow(
+        self, fragment: str, n: int = 100, *, task: str = "grow", stereo: bool = True, **options
+    ) -> MoleculeSample:
+        """Draw distinct molecules that contain a fragment.
+
+        Args:
+            fragment: SMILES with attachment points (`[*:1]`), or SMARTS.
+            n: Number of molecules.
+            task: What is added.
+
+                - "grow": new atoms at the attachment points or, if there are none, in place of any
+                  hydrogen; no new ring contains fragment atoms;
+                - "scaffold": new atoms and rings anywhere;
+                - "decorate": a substituent at each of the attachment points, none elsewhere;
+                - "link": a linker between two fragments "A.B" with one attachment point each.
+            stereo: True to keep the fragment's stereo marks and draw all others, if the model has
+                stereo.
+            **options: `seed`, `temperature`, `atoms`, `particles` and `filters`
+                (`graphcnf.design.growing.Growth`).
+        """
+        grown = load("graphcnf.design.growing:grow")
+        return MoleculeSample(*grown(self, fragment, n, task=task, stereo=stereo, **options))
+
+    @default_type()
+    def analogs(
+        self, molecule: str | Chem.Mol, n: int = 100, *, stereo: bool = True, **options
+    ) -> MoleculeSample:
+        """Draw n distinct analogues of a molecule, other than the molecule itself.
+
+        Options are those of `graphcnf.design.analogues.analogs_of`, such as `keep` and `similar`.
+        With `stereo`, unchanged atoms keep their stereo marks, and the others are drawn.
+        """
+        drawn = load("graphcnf.design.analogues:draw_analogues")
+        return MoleculeSample(*drawn(self, molecule, n, stereo=stereo, **options))
+
+    @default_type()
+    def graphs(self, molecules: str | Chem.Mol | Iterable) -> tuple[PackedGraphs, list[str | None]]:
+        """Return the graphs of representable molecules, and for every molecule a reason or None.
+
+        The reason says why the model cannot represent a molecule.
+        """
+        if problem := codec_problem(self.model):
+            raise UserError(problem)
+        graphs: list[codec.Graph] = []
+        reasons: list[str | None] = []
+        for molecule in listed(molecules):
+            try:
+                graph = codec.molecule_to_graph(molecule, self.vocabulary, self.model.max_nodes)
+                batch = GraphBatch.collate(PackedGraphs.from_lists([graph]))
+                if not self.model.knows(batch.to(self.model.device)).all():
+                    raise codec.MoleculeNotRepresentable(self.model.unknown)
+            except codec.MoleculeNotRepresentable as error:
+                reasons.append(str(error))
+            else:
+                graphs.append(graph)
+                reasons.append(None)
+        return PackedGraphs.from_lists(graphs), reasons
+
+    def log_prob(self, molecules: str | Chem.Mol | Iterable, *, orders: int = 1) -> np.ndarray:
+        """Return lower bounds on log p(molecule), including its number of atoms, (M,) nats.
+
+        -inf for molecules that the model cannot represent; `score` says why.
+
+        Args:
+            molecules: SMILES or RDKit molecules, or one of them. Stereo marks count if the model
+                has `stereo`: unmarked elements are summed over. Isotopes are ignored.
+            orders: Number of numberings to sum over; see `GraphModel.log_prob`.
+        """
+        molecules = listed(molecules)
+        graphs, reasons = self.graphs(molecules)
+        inside = [k for k, reason in enumerate(reasons) if reason is None]
+        nats = np.full(len(reasons), -math.inf)
+        nats[inside] = self.log_prob_given_size(graphs, orders) + self.size_log_prob(graphs)
+        return nats + self.log_prob_of_marks(molecules, inside)[0]
+
+    def log_prob_of_marks(
+        self, molecules: Sequence, inside: Iterable[int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return log p(stereo marks | graph), nats, and whether each value is exact, (M,) both.
+
+        Only the molecules of the indices `inside` count; for others, those without marks, and all
+        if the model has no stereo, it is 0.
+        """
+        nats, exact = np.zeros(len(molecules)), np.ones(len(molecules), dtype=bool)
+        marked = [k for k in inside if codec.has_marks(molecules[k])]
+        if marked and self.stereo is not None:
+            found = self.stereo.log_prob_of_molecules([molecules[k] for k in marked])
+            nats[marked], exact[marked] = found
+        return nats, exact
+
+    @cached_property
+    def charge_states(self) -> frozenset[str]:
+        """Names of the acids and bases that are more probable charged than neutral.
+
+        They are `graphcnf.molecules.standardize.GROUPS`.
+        """
+        return load("graphcnf.molecules.standardize:charge_states_of")(self)
+
+    def standardized(self, molecule: str) -> str:
+        """Return the SMILES of a molecule, standardized like the model's training data.
+
+        See `parse_standardized`; the acids and bases in `charge_states` are charged.
+        """
+        parse = load("graphcnf.molecules.standardize:parse_standardized")
+        with codec.quiet():
+            return Chem.MolToSmiles(parse(molecule, self.charge_states))
+
+    @default_type()
+    def size_log_prob(self, graphs: PackedGraphs) -> np.ndarray:
+        """Return the log-probability of each graph's number of atoms, (M,) nats."""
+        sizes = torch.from_numpy(np.asarray(graphs.node_counts)).to(self.model.device)
+        return self.model.size_log_prob(sizes).cpu().double().numpy()
+
+    def log_prob_given_size(self, graphs: PackedGraphs, orders: int = 1) -> np.ndarray:
+        """Return log p(graph | number of atoms), (M,) nats."""
+
+        def noise(chosen: np.ndarray) -> RecordNoise:
+            # The same noise for every molecule, so that its value does not depend on the others.
+            return RecordNoise(0, [0] * len(chosen))
+
+        return self.model.log_probs(graphs, noise, orders=orders, size=BATCH)
+
+    def score(self, molecules: str | Chem.Mol | Iterable, **options) -> pd.DataFrame:
+        """Return a table with the log-likelihood of each molecule.
+
+        See `graphcnf.molecules.scoring.score` for options (`orders`, `standardize`, `workers`) and
+        columns.
+        """
+        return load("graphcnf.molecules.scoring:score")(self, molecules, **options)
+
+    def learn_percentiles(self, molecules: PackedGraphs) -> None:
+        """Store quantiles of training molecules' likelihoods, for the percentiles of `score`.
+
+        See `graphcnf.molecules.scoring.learn_percentiles`.
+        """
+        load("graphcnf.molecules.scoring:learn_percentiles")(self, molecules)
+
+    def encode(self, molecules: str | Chem.Mol | Sequence) -> tuple[dict, torch.Tensor]:
+        """Return the latents of molecules in the base space, and the mask (B, N) for `decode`."""
+        graphs, reasons = self.graphs(molecules)
+        if not reasons:
+            raise UserError("there are no molecules to encode")
+        for number, reason in enumerate(reasons):
+            if reason is not None:
+                raise UserError(f"molecule {number}: {reason}")
+        batch = GraphBatch.collate(graphs).to(self.model.device)
+        return self.model.encode(batch), batch.mask
+
+    def decode(self, latents: dict, mask: torch.Tensor) -> list[str | None]:
+        """Return the SMILES that latents decode to, None for invalid graphs.
+
+        Raises UserError if the latents are not those of such a mask, see `encode`.
+        """
+        return strict_smiles(self.model.decode(latents, mask).to_packed(), self.vocabulary)
+
+
+def stereo_of(model: GraphModel) -> Any:
+    """Return the shipped density of stereo marks for the molecules of a model, None without one.
+
+    It is that of the model's data, also after fine-tuning, and a `StereoFlow`. Raises UserError if
+    there is one and `graphcnf.stereo` is not installed.
+    """
+    data = model.metadata.get("stereo", model.metadata.get("dataset"))
+    if data not in WITH_STEREO:
+        return None
+    return load("graphcnf.stereo.stereo_flow:shipped_stereo")(data)
+
+
+def draw_block(
+    model: GraphModel,
+    records: range,
+    *,
+    seed: int,
+    temperature: float = 1.0,
+    sizes: tuple[int, int] | None = None,
+    targets: Sequence[float | None] | None = None,
+    best_of: int = 1,
+    conventions: Sequence[str] = CONVENTIONS,
+    stereo: Any = None,
+) -> tuple[PackedGraphs, pd.DataFrame]:
+    """Draw records, each a function of the model, the seed and its number.
+
+    Args:
+        model: Model of molecules.
+        records: Numbers of the records.
+        seed: Seed of the sample.
+        temperature: Below 1 for more probable molecules.
+        sizes: Lowest and highest number of atoms; as in the training data when None.
+        targets: Conditions of `GraphModel.sample_records`.
+        best_of: Candidates per record; the one nearest to the targets is kept.
+        conventions: See `evaluate_records`.
+        stereo: Model that draws the stereo marks of valid molecules; None to draw none.
+
+    Returns:
+        The graphs, and their table of `evaluate_records` with the additional column `isomer`: the
+        SMILES with drawn stereo marks.
+    """
+    vocabulary = MoleculeVocabulary.of_model(model)
+    graphs = model.sample_records(
+        records.start * best_of,
+        len(records) * best_of,
+        seed=seed,
+        temperature=temperature,
+        sizes=sizes,
+        conditions=targets,
+    )
+    if targets is not None and best_of > 1:
+        smiles = strict_smiles(graphs, vocabulary)
+        nearest = load("graphcnf.molecules.properties:nearest")
+        graphs = graphs.subset(nearest(smiles, targets, model.conditions, best_of))
+    first = records.start
+    frame = evaluate_records(graphs, vocabulary, first=first, conventions=conventions, keep=True)
+    smiles, molecules = list(frame["smiles"]), frame.pop("mol")
+    if stereo is not None:
+        with one_thread(model.device):
+            smiles = stereo.marked(
+                smiles, molecules, seed=seed, first=first, temperature=temperature
+            )
+    return graphs, frame.assign(isomer=pd.Series(smiles, dtype=object))
+
+
+def listed(molecules: Any) -> list:
+    """Return one molecule, several, or the column `smiles` of a DataFrame as a list."""
+    if isinstance(molecules, str | Chem.Mol):
+        return [molecules]
+    columns = getattr(molecules, "columns", None)
+    if columns is not None:
+        if list(columns).count("smiles") != 1:
+            shown = ", ".join(map(str, columns))
+            raise UserError(f"a DataFrame needs one column smiles, got {shown}")
+        return list(molecules["smiles"])
+    if isinstance(molecules, bytes) or not isinstance(molecules, Iterable):
+        raise UserError(
+            f"molecules must be SMILES, RDKit molecules or a list of them, got {molecules!r}"
+        )
+    return list(molecules)

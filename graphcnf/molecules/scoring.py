@@ -1,0 +1,214 @@
+"""Scores of molecules: log-likelihood, bits per atom, percentile among the training molecules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rdkit import Chem
+
+from graphcnf.chunks import chunked, mapped
+from graphcnf.errors import counted
+from graphcnf.graphs.batch import PackedGraphs
+from graphcnf.graphs.record_blocks import one_thread
+from graphcnf.molecules import codec
+from graphcnf.molecules.molecule_flow import MoleculeFlow, listed
+from graphcnf.registry import load
+
+CHUNK = 512
+"""Molecules that a process scores at a time."""
+
+GROUP_SIZE, QUANTILES = 100, 101
+"""Of the likelihood percentiles: least number of molecules in a group of sizes, and the number of
+quantiles of a group."""
+
+TAIL, TAIL_SIZE = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01), 10_000
+"""Percentiles below 1 that are stored as well, for groups of at least so many molecules."""
+
+
+def score(
+    flow: MoleculeFlow,
+    molecules: str | Chem.Mol | Iterable,
+    *,
+    orders: int = 1,
+    standardize: bool = False,
+    workers: Any = None,
+) -> pd.DataFrame:
+    """Return a table with the log-likelihood of each molecule.
+
+    Args:
+        flow: The model.
+        molecules: See `log_prob`. Other objects, such as None, get a row with a reason.
+        orders: See `log_prob`.
+        standardize: True to score each molecule as `standardized` writes it.
+        workers: Processes, or a cluster; None for one per core if there are many molecules.
+
+    Returns:
+        The columns
+
+        - `smiles`, as given; with `standardize` also `standardized`, the scored SMILES;
+        - `log_likelihood`, nats, see `log_prob`; NaN if the molecule cannot be represented;
+          under a model without a node order, such as `zinc250k-unordered`, that of one
+          labelling: that of the molecule is larger by log(n! / |Aut|);
+        - if the model has stereo, `stereo`, the part of the log-likelihood that is due to the
+          marks (0 without marks), and `stereo_exact`, False if it is a lower bound;
+        - `bits_per_atom`; with several `orders` also `bits_per_atom_one_order`, those of the
+          canonical numbering alone, to which the percentile belongs;
+        - `percentile`, the share in per cent of training molecules with a similar number of
+          atoms that are less likely, all in the canonical numbering; NaN if the model does not
+          store it;
+        - `percentile_below`, True if `percentile` is only an upper bound, the lowest that is
+          stored for this number of atoms: 0.01 where 10,000 training molecules were scored,
+          else 1; missing without a percentile;
+        - `reason`, why the model cannot represent the molecule, or None; with `standardize`
+          also the atoms that were cut off.
+    """
+    molecules = listed(molecules)
+    if workers is None and (len(molecules) <= 4 * CHUNK or flow.model.device.type != "cpu"):
+        workers = 1
+    score = partial(_score, flow, orders=orders, standardize=standardize)
+    chunks = chunked(molecules, CHUNK) or [[]]
+    parts = mapped(score, chunks, workers=workers, label="scoring molecules")
+    return pd.concat(parts, ignore_index=True)
+
+
+def _score(flow: MoleculeFlow, molecules: list, orders: int, standardize: bool) -> pd.DataFrame:
+    """Return the table of `score` for a chunk of molecules."""
+    text = [Chem.MolToSmiles(m) if isinstance(m, Chem.Mol) else m for m in molecules]
+    columns = {"smiles": text}
+    refused: dict[int, str] = {}
+    if standardize:
+        molecules = []
+        for number, smiles in enumerate(text):
+            try:
+                molecules.append(flow.standardized(str(smiles)))
+            except codec.MoleculeNotRepresentable as error:
+                refused[number] = str(error)
+                molecules.append(None)
+        columns["standardized"] = molecules
+    graphs, found = flow.graphs(molecules)
+    reasons = [refused.get(number, reason) for number, reason in enumerate(found)]
+    sizes, prior = np.asarray(graphs.node_counts), flow.model.size_probabilities()
+    with one_thread(flow.model.device):
+        given_size = flow.log_prob_given_size(graphs, orders)
+        canonical = given_size if orders == 1 else flow.log_prob_given_size(graphs)
+        inside = [number for number, reason in enumerate(reasons) if reason is None]
+        of_marks, exact = (part[inside] for part in flow.log_prob_of_marks(molecules, inside))
+    of_others = flow.size_log_prob(graphs) + of_marks
+    nats, of_one = given_size + of_others, canonical + of_others
+    table = pd.DataFrame({"log_likelihood": nats}, index=inside)
+    if flow.stereo is not None:
+        table["stereo"], table["stereo_exact"] = of_marks, exact.astype(object)
+    table["bits_per_atom"] = -nats / math.log(2) / sizes
+    if orders > 1:
+        table["bits_per_atom_one_order"] = -of_one / math.log(2) / sizes
+    known = flow.model.metadata.get("likelihood_quantiles", [])
+    places, below = percentiles(known, sizes, -canonical / math.log(2) / sizes)
+    table["percentile"], table["percentile_below"] = places, below
+    table[~np.isfinite(nats)] = np.nan
+    for number, size in zip(inside, sizes.tolist(), strict=True):
+        if not prior[size]:
+            reasons[number] = f"no training molecule has {counted(size, 'atom')}"
+        elif math.isnan(table.log_likelihood[number]):
+            reasons[number] = "an atom with more bonds than its category has in the training data"
+    for number, reason in enumerate(reasons) if standardize else ():
+        if reason is not None and number not in refused:
+            cut_off = load("graphcnf.molecules.standardize:cut_off")
+            with codec.quiet():
+                lost = cut_off(str(text[number]), molecules[number])
+            reasons[number] = f"{reason}; standardizing cut off {lost}" if lost else reason
+    frame = pd.DataFrame(columns, dtype=object).join(table)
+    return frame.assign(reason=pd.Series(reasons, dtype=object))
+
+
+def learn_percentiles(flow: MoleculeFlow, molecules: PackedGraphs) -> None:
+    """Store quantiles of training molecules' likelihoods, for the percentiles of `score`.
+
+    The model's metadata get the table of `likelihood_quantiles`.
+    """
+    sizes = molecules.node_counts
+    bits = -flow.log_prob_given_size(molecules) / math.log(2) / sizes
+    flow.model.metadata["likelihood_quantiles"] = likelihood_quantiles(sizes, bits)
+
+
+def likelihood_quantiles(sizes: np.ndarray, bits: np.ndarray) -> list[dict[str, Any]]:
+    """Return quantiles of the bits of molecules, for each group of neighbouring sizes.
+
+    Args:
+        sizes: Numbers of atoms, (M,).
+        bits: Bits per atom given the size, (M,).
+
+    Returns:
+        For each group `largest`, its largest number of atoms; `quantiles` of the bits, in even
+        steps from the most to the least likely molecule; and in a group of at least `TAIL_SIZE`
+        molecules `tail`, pairs of each percentile of `TAIL` and its quantile.
+    """
+    ends: list[int] = []
+    count = 0
+    for size, here in zip(*np.unique(sizes, return_counts=True), strict=True):
+        count += here
+        if count >= GROUP_SIZE:
+            ends.append(int(size))
+            count = 0
+    # The last group also contains the remaining sizes.
+    ends = [*ends[:-1], int(sizes.max())]
+    groups, table = np.searchsorted(ends, sizes), []
+    for k, end in enumerate(ends):
+        own = bits[groups == k]
+        steps = np.quantile(own, np.linspace(0, 1, QUANTILES)).round(4).tolist()
+        group = {"largest": end, "quantiles": steps}
+        if len(own) >= TAIL_SIZE:
+            rare = np.quantile(own, 1 - np.array(TAIL) / 100).round(4).tolist()
+            group["tail"] = [list(pair) for pair in zip(TAIL, rare, strict=True)]
+        table.append(group)
+    return table
+
+
+def percentiles(
+    table: list[dict[str, Any]], sizes: np.ndarray, bits: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the percentage of training molecules of similar size that are less likely.
+
+    Nothing is extrapolated: a molecule beyond the lowest percentile of its group gets this
+    percentile, which is then an upper bound.
+
+    Args:
+        table: Groups of `likelihood_quantiles`.
+        sizes: Numbers of atoms, (M,).
+        bits: Bits per atom given the size, (M,).
+
+    Returns:
+        The percentages, NaN without a table and for bits that are not finite, and whether each is
+        an upper bound, None where it is NaN; (M,) both.
+    """
+    groups = np.searchsorted([group["largest"] for group in table[:-1]], sizes)
+    places = np.full(len(bits), np.nan)
+    below = np.full(len(bits), None, dtype=object)
+    for k, group in enumerate(table):
+        here = (groups == k) & np.isfinite(bits)
+        # The last step is the least likely of the molecules, of which nothing follows for others.
+        even = zip(np.linspace(100, 0, len(group["quantiles"])), group["quantiles"], strict=True)
+        shares, known = zip(*[*list(even)[:-1], *group.get("tail", [])], strict=True)
+        places[here] = np.interp(bits[here], known, shares)
+        below[here] = (bits[here] > known[-1]).astype(object)
+    return places, below
+
+
+def percentile_text(percentile: float, below: bool | None) -> str:
+    """Return a percentile of `score` for people; "" if it is NaN.
+
+    Examples:
+        >>> percentile_text(0.1, True), percentile_text(0.034, False), percentile_text(99.99, False)
+        ('< 0.1 %', '0.034 %', '> 99.9 %')
+    """
+    if math.isnan(percentile):
+        return ""
+    if below:
+        return f"< {percentile:g} %"
+    if percentile > 99.9:
+        return "> 99.9 %"
+    return f"{percentile:.1f} %" if percentile >= 1 else f"{percentile:.2g} %"

@@ -1,0 +1,99 @@
+"""Tables from names to code that is imported when it is used, open to other packages.
+
+An *address* is the text "module:name". A *registry* is a table from the short names that users
+write (architectures, encodings, data sets, metrics, scores, commands) to addresses. An *entry
+point* adds a name from another installed package, as in its `pyproject.toml`:
+
+    [project.entry-points."graphcnf.models"]
+    my-model = "my_package.model:MyModel"
+
+Files name things by their short names alone: an address in a file is never imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from graphcnf.errors import UserError, suggest
+
+
+class NotInstalled(UserError, ImportError):
+    """A folder of this package is missing; the message names it."""
+
+
+def load(address: str) -> Any:
+    """Import the module of an address "module:name", and return what has that name in it.
+
+    Raises NotInstalled if a folder of this package that the module needs is missing.
+    """
+    module, _, name = address.partition(":")
+    try:
+        return getattr(import_module(module), name)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").split(".")
+        if missing[0] != __package__:
+            raise
+        folder = ".".join(missing[:2])
+        raise NotInstalled(f"{name} needs {folder}, which is not installed") from error
+
+
+class Registry(Mapping[str, Any]):
+    """Things of one kind by their short names, each imported when it is looked up.
+
+    Args:
+        kind: Last part of the group of entry points: "models" for "graphcnf.models".
+        own: The package's own things by name, or their addresses. An entry point of the same name
+            is ignored.
+    """
+
+    def __init__(self, kind: str, own: Mapping[str, Any]):
+        self.kind, self.own = kind, dict(own)
+
+    @cached_property
+    def plugins(self) -> dict[str, EntryPoint]:
+        """Entry points of other packages by name, without the package's own names."""
+        found = entry_points(group=f"{__package__}.{self.kind}")
+        return {point.name: point for point in found if point.name not in self.own}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self.own:
+            return self.plugins[name].load()
+        found = self.own[name]
+        return load(found) if isinstance(found, str) else found
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.own or name in self.plugins
+
+    def __iter__(self) -> Iterator[str]:
+        yield from (*self.own, *self.plugins)
+
+    def __len__(self) -> int:
+        return len(self.own) + len(self.plugins)
+
+    def find(self, name: Any, what: str) -> Any:
+        """Return the thing of a name that a user gave as `what`, such as "architecture".
+
+        Raises UserError if there is none; the message names the closest known name.
+        """
+        if not isinstance(name, str) or name not in self:
+            close = suggest(str(name), list(self))
+            raise UserError(f"unknown {what} {name!r}{close}")
+        return self[name]
+
+
+def exported(package: str, homes: Mapping[str, str]) -> tuple[Callable, Callable, list[str]]:
+    """Return `__getattr__`, `__dir__` and `__all__` of a package that imports names on first use.
+
+    `homes` are the modules by name, relative to the package (PEP 562).
+    """
+
+    def getattribute(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return load(f"{package}.{homes[name]}:{name}")
+
+    return getattribute, lambda: list(homes), list(homes)

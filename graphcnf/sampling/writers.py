@@ -1,0 +1,216 @@
+"""File formats of molecules: .smi, .csv, .sdf and .jsonl text, converted to gzip or Parquet.
+
+The *kind* of a file is its ending, such as "csv.gz"; its *plain kind* is that of the text that is
+converted: "csv" for "csv.gz", "jsonl" for "parquet".
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from graphcnf.errors import csv_cell, require
+from graphcnf.files import open_input
+
+KINDS = ("smi", "csv", "sdf", "jsonl", "parquet", "smi.gz", "csv.gz", "sdf.gz", "jsonl.gz")
+"""Kinds of molecule files that can be written."""
+
+ROWS = 1 << 14
+"""Rows in a row group of a Parquet file."""
+
+TYPES = {
+    "strict": "bool",
+    **dict.fromkeys(("smiles", "largest_fragment", "source", "error"), "string"),
+    **dict.fromkeys(
+        ("record", "atoms", "rings", "aromatic_rings", "rotatable_bonds", "hbd", "hba", "charge"),
+        "int64",
+    ),
+}
+"""Types of Parquet columns by name; all other columns hold float64."""
+
+
+def plain_kind(kind: str) -> str:
+    """Return the plain kind of a kind."""
+    return "jsonl" if kind == "parquet" else kind.removesuffix(".gz")
+
+
+def columns_of(kind: str, more: Sequence[str] = (), *, everything: bool = False) -> tuple[str, ...]:
+    """Return the columns of a file of a plain kind; in .smi files the SMILES come first.
+
+    Args:
+        kind: Plain kind.
+        more: Further columns.
+        everything: True to add the columns that tell valid from invalid graphs.
+    """
+    columns = ["record", "smiles"]
+    if kind == "smi":
+        columns = ["smiles", "record"] if everything else ["smiles"]
+    checked = ("strict", "largest_fragment", "atoms") if everything else ()
+    return tuple(dict.fromkeys([*columns, *checked, *more]))
+
+
+def header(kind: str, columns: Sequence[str]) -> str:
+    """Return the header line of a file of a plain kind, "" if that has none."""
+    if kind == "smi" and len(columns) > 1:
+        return "# " + "\t".join(columns) + "\n"
+    return _csv(dict(zip(columns, columns, strict=True))) if kind == "csv" else ""
+
+
+def _smi(row: Mapping[str, Any]) -> str:
+    return "\t".join("" if value is None else str(value) for value in row.values()) + "\n"
+
+
+def _csv(row: Mapping[str, Any]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerow(map(csv_cell, row.values()))
+    return buffer.getvalue()
+
+
+def _jsonl(row: Mapping[str, Any]) -> str:
+    return json.dumps(row) + "\n"
+
+
+def _sdf(row: Mapping[str, Any]) -> str:
+    """Return an SD record with 2D coordinates; an invalid molecule is written unsanitized."""
+    from rdkit import Chem
+    from rdkit.Chem import rdDepictor
+
+    from graphcnf.molecules.codec import quiet
+
+    valid = row.get("strict", True)
+    with quiet():
+        mol = Chem.MolFromSmiles(row["smiles"] or "", sanitize=valid)
+        if valid:
+            # Without this mark, the coordinates would imply cis or trans.
+            for place in Chem.FindPotentialStereo(mol):
+                if place.type == Chem.StereoType.Bond_Double:
+                    bond = mol.GetBondWithIdx(place.centeredOn)
+                    if bond.GetStereo() == Chem.BondStereo.STEREONONE:
+                        bond.SetStereo(Chem.BondStereo.STEREOANY)
+        else:
+            mol.UpdatePropertyCache(strict=False)
+            Chem.FastFindRings(mol)
+        # CoordGen, which the caller may have switched on, is not deterministic.
+        with rdDepictor.UsingCoordGen(False):
+            rdDepictor.Compute2DCoords(mol)
+        mol.SetProp("_Name", str(row["record"]))
+        for name, value in row.items():
+            mol.SetProp(name, "" if value is None else str(value))
+        return Chem.SDWriter.GetText(mol, kekulize=valid)
+
+
+WRITERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "smi": _smi,
+    "csv": _csv,
+    "jsonl": _jsonl,
+    "sdf": _sdf,
+}
+"""By plain kind, the function that turns a record's values, in the order of columns, into text."""
+
+
+def entries(lines: Iterable[str], kind: str, columns: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield text and SMILES ("" if none) of each record in the lines of a file of a plain kind."""
+    lines = iter(lines)
+    if header(kind, columns):
+        next(lines, None)
+    place = columns.index("smiles")
+    parts: list[str] = []
+    for line in lines:
+        if kind == "sdf":
+            parts.append(line)
+            if line.rstrip() == "$$$$":
+                named = next(k for k, part in enumerate(parts) if re.match(r">.*<smiles>", part))
+                yield "".join(parts), parts[named + 1].rstrip("\n")
+                parts = []
+        elif kind == "jsonl":
+            yield line, json.loads(line)["smiles"] or ""
+        elif kind == "csv":
+            yield line, next(csv.reader([line]))[place]
+        else:
+            yield line, line.rstrip("\n").split("\t")[place]
+
+
+Conversion = Callable[[Path, Path], None] | None
+"""Function that converts a text file (first path) to another file (second path), or None."""
+
+
+def conversion(
+    kind: str, columns: Sequence[str], types: Mapping[str, str] | None = None
+) -> Conversion:
+    """Return the conversion of a file of the plain kind to this kind, None if they are the same.
+
+    Args:
+        kind: One of `KINDS`.
+        columns: Columns of the file.
+        types: Types of Parquet columns that override `TYPES`.
+    """
+    if kind == "parquet":
+        return partial(to_parquet, columns=columns, types=types)
+    return _compress if kind.endswith(".gz") else None
+
+
+def _compress(source: Path, target: Path) -> None:
+    """Write a gzip file without name and time, so that equal content gives equal bytes."""
+    with (
+        open(source, "rb") as plain,
+        open(target, "wb") as file,
+        gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as packed,
+    ):
+        shutil.copyfileobj(plain, packed, 1 << 20)
+
+
+def check_parquet() -> None:
+    """Raise `UserError` if pyarrow, which reads and writes Parquet files, is not installed."""
+    require("pyarrow", ".parquet", "parquet")
+
+
+def to_parquet(
+    source: Path, target: Path, columns: Sequence[str], types: Mapping[str, str] | None = None
+) -> None:
+    """Convert a .jsonl file to Parquet; arguments as in `conversion`."""
+    check_parquet()
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    known = {**TYPES, **(types or {})}
+    schema = pa.schema([(name, pa.type_for_alias(known.get(name, "float64"))) for name in columns])
+    with (
+        open(source, encoding="utf-8") as lines,
+        open(target, "wb") as file,
+        parquet.ParquetWriter(file, schema) as writer,
+    ):
+        while rows := [json.loads(line) for line in islice(lines, ROWS)]:
+            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+
+
+@contextmanager
+def open_lines(path: Path) -> Iterator[Iterable[str]]:
+    """Context with the lines of a file of any kind, in the format of its plain kind.
+
+    Raises:
+        UserError: pyarrow is needed and not installed.
+    """
+    with open_input(path) as file:
+        magic = file.read(4)
+        file.seek(0)
+        if magic == b"PAR1":
+            check_parquet()
+            from pyarrow import parquet
+
+            with parquet.ParquetFile(file) as table:
+                batches = (batch.to_pylist() for batch in table.iter_batches(ROWS))
+                yield (_jsonl(row) for rows in batches for row in rows)
+            return
+        packed = gzip.open(file) if magic[:2] == b"\x1f\x8b" else file
+        with packed as content, io.TextIOWrapper(content, "utf-8", newline="") as text:
+            yield text

@@ -1,0 +1,1 @@
+r"""Stereo marks of molecules (`@`, `/` and `\` in SMILES), and their density given the graph."""
