@@ -5,6 +5,7 @@ import typer
 from graphcnf.scripts._files import guard
 from graphcnf.scripts.benchmarks.coloring import coloring
 from graphcnf.scripts.benchmarks.discrete import digits, english_text, synthetic, tables
+from graphcnf.scripts.benchmarks.figures import figures
 from graphcnf.scripts.benchmarks.graphs import graphs
 from graphcnf.scripts.benchmarks.images import images
 from graphcnf.scripts.benchmarks.moses import moses, zinc_fold
@@ -39,6 +40,7 @@ for _command in (
     tables,
     digits,
     english_text,
+    figures,
 ):
     app.command(_command.__name__)(_command)
 guard(app)

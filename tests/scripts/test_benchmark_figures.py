@@ -1,0 +1,44 @@
+"""Pictures of docs/results.md show the numbers of its tables, and those in docs/ are current."""
+
+import re
+
+from graphcnf.scripts.benchmarks.figures import DOCS, PICTURES, THEMES, PageTables
+
+
+def shown(folder):
+    """What the pictures of a folder say that they show, by name."""
+    text = {path.name: path.read_text() for path in folder.glob("*.svg")}
+    pattern = re.compile("<dc:description>(.*?)</dc:description>", re.DOTALL)
+    return {name: pattern.search(svg)[1] for name, svg in text.items()}
+
+
+def test_pictures_are_those_of_the_page(bench, tmp_path):
+    code, _, err = bench("figures", "--folder", tmp_path)
+    assert code == 0, err
+    drawn, kept = shown(tmp_path), shown(DOCS / "figures")
+    assert set(drawn) == {f"{name}-{theme}.svg" for name in PICTURES for theme in THEMES}
+    assert drawn == kept, "run python -m graphcnf.scripts.benchmarks figures"
+
+
+def test_a_figure_of_the_page_is_the_length_of_its_bar(bench, tmp_path):
+    page = (DOCS / "results.md").read_text()
+    cell = PageTables(page)["MOSES", 1].set_index("row").loc["FragFM (published)", "FCD"]
+    (tmp_path / "page.md").write_text(page.replace(f"| {cell} | 0.56 |", "| 0.777 | 0.56 |"))
+    code, _, err = bench("figures", "--page", tmp_path / "page.md", "--folder", tmp_path)
+    assert code == 0, err
+    changed = shown(tmp_path)
+    kept = shown(DOCS / "figures")
+    bars, before = (re.findall(r"0\.\d+", text["fcd-light.svg"]) for text in (changed, kept))
+    assert sorted(set(bars) ^ set(before)) == sorted({cell, "0.777"})
+    assert changed["speed-dark.svg"] == kept["speed-dark.svg"]
+
+
+def test_what_the_page_lacks_is_named(bench, tmp_path):
+    page = (DOCS / "results.md").read_text()
+    for gone, message in (
+        ("train-vs-test reference,", "no row 'train-vs-test reference'"),
+        ("## Speed", "no table 1 below 'Speed'"),
+    ):
+        (tmp_path / "page.md").write_text(page.replace(gone, gone[::-1]))
+        code, _, err = bench("figures", "--page", tmp_path / "page.md", "--folder", tmp_path)
+        assert code == 1 and message in err
