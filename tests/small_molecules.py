@@ -3,6 +3,7 @@
 import torch
 
 from graphcnf.graphs import GraphModel
+from graphcnf.molecules.molecule_flow import MoleculeFlow
 
 
 def small_model(data, metadata=None, **options):
@@ -15,3 +16,13 @@ def small_model(data, metadata=None, **options):
         metadata={"vocabulary": data.vocabulary.to_dict(), **(metadata or {})},
         **{"width": 16, "layers": 1, "heads": 2, "table_rows": 64, **options},
     )
+
+
+def small_flow(data):
+    """The flow of a small model, away from its initialisation."""
+    orders = data.vocabulary.bond_orders
+    model = small_model(data, {"dataset": "zinc250k"}, edge_weights=orders)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return MoleculeFlow(model)

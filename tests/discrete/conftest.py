@@ -9,6 +9,8 @@ from couplings import perturb
 from torch_geometric.data import Data
 
 from graphcnf import CategoricalModel
+from graphcnf.datasets.coloring import load_coloring
+from graphcnf.graphs.batch import GraphBatch
 
 SMALL = {"width": 16, "layers": 1, "heads": 2}
 
@@ -95,3 +97,15 @@ def model(kind, data):
     """An untrained model, away from its initialisation."""
     options = SMALL | ({"head_width": 8, "table_rows": 16} if kind in OF_GRAPHS else {})
     return perturb(CategoricalModel.for_data(data, **options), 0.1)
+
+
+@pytest.fixture(scope="session")
+def colorings():
+    """400 graphs of four and nine nodes with proper colourings."""
+    return load_coloring(nodes=[4, 9], edge_probability=[0.3, 0.5], graphs=400, use_cache=False)
+
+
+@pytest.fixture
+def batch(colorings):
+    """Twelve of them."""
+    return GraphBatch.collate(colorings.graphs, range(12))

@@ -1,9 +1,7 @@
 import pytest
-import torch
-from small_molecules import small_model
+from small_molecules import small_flow
 
 from graphcnf.datasets.molecules import encode
-from graphcnf.molecules.molecule_flow import MoleculeFlow
 
 
 @pytest.fixture(scope="session")
@@ -15,9 +13,4 @@ def data(zinc_smiles):
 @pytest.fixture(scope="module")
 def flow(data):
     """A small model of molecules, away from its initialisation."""
-    orders = data.vocabulary.bond_orders
-    model = small_model(data, {"dataset": "zinc250k"}, edge_weights=orders)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    return MoleculeFlow(model)
+    return small_flow(data)

@@ -226,11 +226,11 @@ def test_training_loss_and_gradients(batch, coupling):
     assert_gradients_reach_every_parameter(model, lambda: model.training_loss(batch, beta=2)[0])
 
 
-def test_learns_that_neighbours_differ(data):
+def test_learns_that_neighbours_differ(colorings):
     torch.manual_seed(0)
     model = ColoringFlow(3, **{**SMALL, "layers": 1})
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
-    held_out = next(data.test_batches(40))
+    held_out = next(colorings.test_batches(40))
 
     def validity():
         value, count = model.eval().training_loss(held_out)[1]["validity"]
@@ -239,7 +239,7 @@ def test_learns_that_neighbours_differ(data):
 
     before = validity()
     for epoch in range(10):
-        for batch in data.train_batches(36, epoch, seed=0):
+        for batch in colorings.train_batches(36, epoch, seed=0):
             loss, _ = model.training_loss(batch)
             optimizer.zero_grad()
             loss.backward()

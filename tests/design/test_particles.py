@@ -4,6 +4,7 @@ import networkx as nx
 import numpy as np
 import pytest
 import torch
+from small_graphs import build_model, random_graphs
 
 from graphcnf.design.particles import GraphFragment, ParticleSampler
 from graphcnf.errors import UserError
@@ -20,7 +21,7 @@ def tree(random):
 
 
 @pytest.fixture(scope="module")
-def tree_model(build_model):
+def tree_model():
     random = np.random.default_rng(0)
     graphs = PackedGraphs.from_lists(tree(random) for _ in range(300))
     return build_model(graphs, node_categories=2, bond_categories=1)
@@ -106,8 +107,8 @@ def test_weights_are_proper_with_graphs_of_different_sizes(tree_model):
         assert abs(weights.mean() - counts.mean()) < 4 * error < 0.5 * counts.mean()
 
 
-def test_the_fragment_is_in_every_graph(build_model, random_graphs):
-    model = build_model(random_graphs)
+def test_the_fragment_is_in_every_graph():
+    model = build_model(random_graphs())
     kinds, edges = [0, 1, 2, 0], [(0, 1), (1, 2), (2, 3), (0, 3)]
     forced = fragment(kinds, edges, categories=3, rings=True)
     forced.structures = torch.cat([forced.structures, torch.zeros(1, 4, 1, dtype=torch.bool)], -1)
@@ -157,7 +158,7 @@ def limited_tree(random):
     return np.where(degrees > 2, 0, kinds), edges, bonds
 
 
-def test_a_whole_skeleton_with_categories_of_its_own(build_model):
+def test_a_whole_skeleton_with_categories_of_its_own():
     """Every walk arrives, and the weights say how often plain samples have this skeleton."""
     random = np.random.default_rng(0)
     graphs = PackedGraphs.from_lists(limited_tree(random) for _ in range(300))
