@@ -28,8 +28,8 @@ SIZES = {"small": (10, 20), "large": (25, 50)}
 HELD_OUT = 0.1
 """Share of held-out graphs."""
 
-FORMAT_VERSION = 3
-"""Version in the cache key; to be raised when the generated graphs change."""
+FORMAT_VERSION = 4
+"""Version in the cache key; to be raised when the graphs or the layout of the cache change."""
 
 MAX_ATTEMPTS = 2000
 """Random graphs that are tried until one needs exactly k colours."""

@@ -24,7 +24,7 @@ from graphcnf.limits import MAX_NODES
 from graphcnf.molecules.hashing import hash_each
 from graphcnf.molecules.vocabulary import CODEC_VERSION, MARK, AtomCategory, MoleculeVocabulary
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Version in cache keys; to be raised when the layout of the cache changes."""
 
 TEST_SHARE = 10
@@ -104,7 +104,7 @@ class MoleculeDataset:
 
     def bond_counts(self) -> Counter[str]:
         """Count the bonds of each category, in all molecules."""
-        counts = np.bincount(self.graphs.bond_types, minlength=len(self.vocabulary.bonds))
+        counts = np.bincount(self.graphs.edge_types, minlength=len(self.vocabulary.bonds))
         return Counter(dict(zip(self.vocabulary.bonds, counts.tolist(), strict=True)))
 
     def describe(self) -> dict[str, Any]:
@@ -170,7 +170,7 @@ class MoleculeDataset:
         graphs = dataclasses.replace(
             self.graphs,
             node_types=np.array(node, np.uint8)[self.graphs.node_types],
-            bond_types=np.array(edge, np.uint8)[self.graphs.bond_types],
+            edge_types=np.array(edge, np.uint8)[self.graphs.edge_types],
         )
         return dataclasses.replace(self, graphs=graphs, vocabulary=new)
 

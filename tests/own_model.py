@@ -14,11 +14,11 @@ class IndependentModel(GraphModel):
     architecture = "independent"
     rules = {"single": False}
 
-    def __init__(self, *, node_categories, bond_categories, max_nodes, single=True, level=0.0):
+    def __init__(self, *, node_categories, edge_categories, max_nodes, single=True, level=0.0):
         super().__init__()
         self.nodes = nn.Parameter(torch.full((node_categories,), level))
-        self.pairs = nn.Parameter(torch.full((1 + bond_categories,), level))
-        self.last = 1 if single else bond_categories
+        self.pairs = nn.Parameter(torch.full((1 + edge_categories,), level))
+        self.last = 1 if single else edge_categories
 
     def _parts(self, mask):
         pairs = (mask[:, :, None] & mask[:, None]).tril(-1)
@@ -26,17 +26,17 @@ class IndependentModel(GraphModel):
         return {"nodes": (self.nodes.softmax(-1), mask), "pairs": (kinds, pairs)}
 
     def knows(self, batch):
-        return (batch.bonds <= self.last).all((1, 2))
+        return (batch.edge_labels <= self.last).all((1, 2))
 
     def bounds(self, batch, noise=None):
-        values = {"nodes": batch.node_types, "pairs": batch.bonds}
+        values = {"nodes": batch.node_types, "pairs": batch.edge_labels}
         return {
             name: Bound.exact((p.log()[values[name]] * real).flatten(1).sum(1))
             for name, (p, real) in self._parts(batch.mask).items()
         }
 
     def to_latents(self, batch, noise=None):
-        values = {"nodes": batch.node_types, "pairs": batch.bonds}
+        values = {"nodes": batch.node_types, "pairs": batch.edge_labels}
         return {
             name: (p.cumsum(0) - p / 2)[values[name]]
             for name, (p, _) in self._parts(batch.mask).items()

@@ -37,8 +37,8 @@ def random_graphs():
     return packed.subset(usable[:4000])
 
 
-def build_model(graphs, *, node_categories=3, bond_categories=2, **extra):
+def build_model(graphs, *, node_categories=3, edge_categories=2, **extra):
     """A small GraphModel for graphs, away from its initialisation."""
     torch.manual_seed(0)
-    sizes = {"node_categories": node_categories, "bond_categories": bond_categories}
+    sizes = {"node_categories": node_categories, "edge_categories": edge_categories}
     return perturb(GraphModel.for_graphs(graphs, **sizes, **SMALL, **extra)).eval()

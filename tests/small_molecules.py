@@ -12,7 +12,7 @@ def small_model(data, metadata=None, **options):
     return GraphModel.for_graphs(
         data.graphs,
         node_categories=len(data.vocabulary.atoms),
-        bond_categories=len(data.vocabulary.bonds),
+        edge_categories=len(data.vocabulary.bonds),
         metadata={"vocabulary": data.vocabulary.to_dict(), **(metadata or {})},
         **{"width": 16, "layers": 1, "heads": 2, "table_rows": 64, **options},
     )

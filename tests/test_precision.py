@@ -19,13 +19,13 @@ TREE = [0, 1, 2], [(1, 0), (2, 0)], [1, 0]
 GRAPHS = PackedGraphs.from_lists([RING, TREE])
 BATCH = GraphBatch.collate(GRAPHS)
 SMALL = {"width": 8, "layers": 1, "heads": 2}
-STEPS = {part: {"couplings": 1, **SMALL} for part in ("nodes", "bonds", "adjacency_step")}
+STEPS = {part: {"couplings": 1, **SMALL} for part in ("nodes", "edges", "adjacency")}
 STEPS |= {"node_dim": 2, "node_mixtures": 2, "pair_mixtures": 2}
 IMAGES = torch.randint(0, 256, (3, 1, 8, 8), dtype=torch.uint8)
 
 
 def graph_model(**options):
-    return GraphModel.for_graphs(GRAPHS, node_categories=3, bond_categories=2, **options)
+    return GraphModel.for_graphs(GRAPHS, node_categories=3, edge_categories=2, **options)
 
 
 def image_model(architecture, **options):

@@ -122,7 +122,7 @@ class GraphAFModel(GraphModel):
         self,
         *,
         node_categories: int,
-        bond_categories: int,
+        edge_categories: int,
         max_nodes: int,
         edge_weights: list[int] | None = None,
         largest_sums: list[int] | None = None,
@@ -132,26 +132,26 @@ class GraphAFModel(GraphModel):
         rows: int | None = None,
     ):
         super().__init__()
-        self.rows, self.window, self.bond_categories = rows, window, bond_categories
+        self.rows, self.window, self.edge_categories = rows, window, edge_categories
         self.unknown = f"a bond between atoms more than {window} apart in breadth-first order"
         self.node_encoding = OneHotDequantization(node_categories)
-        self.edge_encoding = OneHotDequantization(bond_categories + 1)
+        self.edge_encoding = OneHotDequantization(edge_categories + 1)
         self.base = StandardNormal()
         self.old, self.new = (nn.Embedding(node_categories, width) for _ in range(2))
         self.back = nn.Embedding(window + 2, width)
         self.to_come = nn.Embedding(max_nodes + 1, width)
         self.convolutions = nn.ModuleList(
-            RelationalConvolution(width, bond_categories) for _ in range(layers)
+            RelationalConvolution(width, edge_categories) for _ in range(layers)
         )
         self.ask = nn.Linear(width, width)
-        self.send = nn.Linear(width, bond_categories * width, bias=False)
+        self.send = nn.Linear(width, edge_categories * width, bias=False)
         self.node = _perceptron(width, 2 * node_categories)
-        self.edge = _perceptron(width, 2 * (bond_categories + 1))
+        self.edge = _perceptron(width, 2 * (edge_categories + 1))
         for embedding in (self.old, self.new, self.back, self.to_come):
             nn.init.normal_(embedding.weight, std=0.3)
-        weights = edge_weights or [1] * bond_categories
-        if len(weights) != bond_categories:
-            raise UserError(f"edge_weights must be {bond_categories} numbers, got {weights}")
+        weights = edge_weights or [1] * edge_categories
+        if len(weights) != edge_categories:
+            raise UserError(f"edge_weights must be {edge_categories} numbers, got {weights}")
         if largest_sums is not None and len(largest_sums) != node_categories:
             raise UserError(f"largest_sums must be {node_categories} numbers, got {largest_sums}")
         self.checks = largest_sums is not None
@@ -225,11 +225,11 @@ class GraphAFModel(GraphModel):
         mask = batch.mask
         ends, real = self._window(mask)
         number = torch.arange(mask.shape[1], device=mask.device)
-        bonds = torch.where(real, batch.bonds[:, number[:, None], ends], 0)
+        bonds = torch.where(real, batch.edge_labels[:, number[:, None], ends], 0)
         node = self.node_encoding.encode(batch.node_types, Context(mask, noise=noise))
         context = Context(real.flatten(1), noise=noise)
         edge = self.edge_encoding.encode(bonds.flatten(1), context)
-        adjacency = relations(batch.bonds, self.bond_categories, node.z.dtype)
+        adjacency = relations(batch.edge_labels, self.edge_categories, node.z.dtype)
         before = self.before(batch.node_types, adjacency, batch.sizes, rows)
 
         at = torch.arange(len(mask), device=mask.device)[:, None]
@@ -239,7 +239,7 @@ class GraphAFModel(GraphModel):
         edge_z, latents, bounds = edge.z.unflatten(1, bonds.shape[1:]), {}, {}
         for name, encoded, x, there, (mean, log_scale) in (
             ("nodes", node, node.z, mask, self.of_node(before)),
-            ("bonds", edge, edge_z, real, self.of_edge(queries, received)),
+            ("edges", edge, edge_z, real, self.of_edge(queries, received)),
         ):
             x, there = x[at, rows], there[at, rows]
             z = masked((x - mean.to(x)) * torch.exp(-log_scale.to(x)), there)
@@ -272,7 +272,7 @@ class GraphAFModel(GraphModel):
     def to_latents(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
         """Encode graphs to base latents in breadth-first order.
 
-        They are "nodes" (B, N, M), "bonds" (B, N, window, R + 1) with the farthest node first, and
+        They are "nodes" (B, N, M), "edges" (B, N, window, R + 1) with the farthest node first, and
         "order" (B, N), the node numbers in the batch, which `decode` restores.
         """
         latents, _, order = self._all_rows(batch, noise)
@@ -284,7 +284,7 @@ class GraphAFModel(GraphModel):
         nodes = draw((*mask.shape, self.node_encoding.latent_dim), mask=mask)
         bonds = draw((*real.shape, self.edge_encoding.latent_dim), mask=real)
         order = torch.arange(mask.shape[1], device=mask.device).expand(mask.shape)
-        return {"nodes": nodes, "bonds": bonds, "order": order}
+        return {"nodes": nodes, "edges": bonds, "order": order}
 
     def redraw(
         self, category: Tensor, free: Tensor, mean: Tensor, log_scale: Tensor, generator: Generators
@@ -317,7 +317,7 @@ class GraphAFModel(GraphModel):
         With the valency check, graphs may have fewer nodes than `mask`. `temperature` multiplies
         the latents.
         """
-        z = {name: temperature * latents[name] for name in ("nodes", "bonds")}
+        z = {name: temperature * latents[name] for name in ("nodes", "edges")}
         graphs, nodes = mask.shape
         types = mask.new_zeros(graphs, nodes, dtype=torch.long)
         bonds = mask.new_zeros(graphs, nodes, nodes, dtype=torch.long)
@@ -325,7 +325,7 @@ class GraphAFModel(GraphModel):
         for i in range(nodes):
             # Includes node i, still without edges, so that the first sub-graph is not empty.
             known = bonds[:, : i + 1, : i + 1]
-            adjacency = relations(known, self.bond_categories, z["nodes"].dtype)
+            adjacency = relations(known, self.edge_categories, z["nodes"].dtype)
             row = torch.full_like(sizes, i)[:, None]
             before = self.before(types[:, : i + 1], adjacency, sizes, row)
             x = _place(z["nodes"][:, i], *(part[:, 0] for part in self.of_node(before)))
@@ -336,7 +336,7 @@ class GraphAFModel(GraphModel):
             for j in range(max(i - self.window, 0), i):
                 w = j - i + self.window
                 mean, log_scale = self.of_edge(queries[:, w], received)
-                bond = _place(z["bonds"][:, i, w], mean, log_scale).argmax(-1)
+                bond = _place(z["edges"][:, i, w], mean, log_scale).argmax(-1)
                 bond = torch.where(kept[:, i], bond, 0)
                 if self.checks:
                     used = self.weights[bonds[:, [i, j]]].sum(-1)

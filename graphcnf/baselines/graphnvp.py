@@ -268,7 +268,7 @@ class GraphNVPModel(GraphModel):
         self,
         *,
         node_categories: int,
-        bond_categories: int,
+        edge_categories: int,
         max_nodes: int,
         width: tuple[int, int] = (384, 192),
         node_width: int = 64,
@@ -278,10 +278,10 @@ class GraphNVPModel(GraphModel):
         if not isinstance(width, list | tuple) or len(width) != 2:
             raise UserError(f"width must be two numbers of channels, got {width!r}")
         self.node_encoding = OneHotDequantization(node_categories)
-        self.pair_encoding = OneHotDequantization(bond_categories + 1)
+        self.pair_encoding = OneHotDequantization(edge_categories + 1)
         self.base = StandardNormal()
-        self.pairs = ColumnCouplings(max_nodes, bond_categories + 1, width)
-        self.nodes = NodeCouplings(max_nodes, node_categories, bond_categories, node_width, layers)
+        self.pairs = ColumnCouplings(max_nodes, edge_categories + 1, width)
+        self.nodes = NodeCouplings(max_nodes, node_categories, edge_categories, node_width, layers)
 
     def _given(self, bonds: Tensor, mask: Tensor) -> Context:
         """Return the context of the couplings of nodes, which has the edges."""
@@ -290,10 +290,12 @@ class GraphNVPModel(GraphModel):
 
     def _run(self, batch: GraphBatch, noise: Noise | None):
         pair_mask = later_pairs(batch.mask)
-        pair = self.pair_encoding.encode(batch.bonds.flatten(1), Context(pair_mask, noise=noise))
+        pair = self.pair_encoding.encode(
+            batch.edge_labels.flatten(1), Context(pair_mask, noise=noise)
+        )
         pairs, pair_term = self.pairs(pair.z, Context(batch.mask))
         node = self.node_encoding.encode(batch.node_types, Context(batch.mask, noise=noise))
-        nodes, node_term = self.nodes(node.z, self._given(batch.bonds, batch.mask))
+        nodes, node_term = self.nodes(node.z, self._given(batch.edge_labels, batch.mask))
         bounds = {
             "adjacency": Bound.of(self.base.log_prob(pairs, pair_mask) + pair_term, pair),
             "nodes": Bound.of(self.base.log_prob(nodes, batch.mask) + node_term, node),

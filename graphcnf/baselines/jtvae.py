@@ -227,7 +227,7 @@ class Attachments(nn.Module):
     Args:
         vocabulary: V clusters of at most A nodes.
         node_categories: Number of node categories.
-        bond_categories: Number of edge categories.
+        edge_categories: Number of edge categories.
         latent_dim: Channels D of the latents of the attachments.
         node_width: Channels of a node.
         width: Channels C of an option.
@@ -251,7 +251,7 @@ class Attachments(nn.Module):
         self,
         vocabulary: ClusterVocabulary,
         node_categories: int,
-        bond_categories: int,
+        edge_categories: int,
         latent_dim: int,
         node_width: int,
         width: int,
@@ -260,7 +260,7 @@ class Attachments(nn.Module):
         super().__init__()
         self._measure(vocabulary, node_categories)
         nodes = int(self.size.sum())
-        self.encoder = GraphEncoder(nodes, bond_categories, None, node_width, layers)
+        self.encoder = GraphEncoder(nodes, edge_categories, None, node_width, layers)
         self.shared = nn.Embedding(nodes, node_width)
         self.child = nn.Embedding(nodes, node_width)
         self.option = nn.Sequential(nn.LayerNorm(2 * node_width), nn.Linear(2 * node_width, width))
@@ -497,7 +497,7 @@ class JunctionTreeVAE(GraphVAE):
 
     Args:
         node_categories: Number of node categories.
-        bond_categories: Number of edge categories.
+        edge_categories: Number of edge categories.
         max_nodes: Largest number of nodes of a graph.
         edge_weights: Weight of each edge category (bond orders).
         clusters: Rows of the `ClusterVocabulary`.
@@ -525,7 +525,7 @@ class JunctionTreeVAE(GraphVAE):
         self,
         *,
         node_categories: int,
-        bond_categories: int,
+        edge_categories: int,
         max_nodes: int,
         edge_weights: list[int],
         clusters: list[list[list[int]]],
@@ -562,7 +562,7 @@ class JunctionTreeVAE(GraphVAE):
         self.of_label = nn.Linear(width, width)
         self.turn = nn.Linear(width, 1)
         self.labels = nn.Linear(width, len(clusters))
-        categories = node_categories, bond_categories
+        categories = node_categories, edge_categories
         self.attachments = Attachments(
             self.vocabulary, *categories, graph_dim, node_width, width, layers
         )
@@ -740,7 +740,7 @@ class JunctionTreeVAE(GraphVAE):
         rows = [(g.types, list(g.edges), list(g.edges.values())) for g in graphs]
         batch = GraphBatch.collate(PackedGraphs.from_lists(rows))
         pad = mask.shape[1] - batch.mask.shape[1]
-        types, bonds = F.pad(batch.node_types, (0, pad)), F.pad(batch.bonds, (0, pad, 0, pad))
+        types, bonds = F.pad(batch.node_types, (0, pad)), F.pad(batch.edge_labels, (0, pad, 0, pad))
         return GraphBatch(types, bonds, F.pad(batch.mask, (0, pad))).to(mask.device)
 
 

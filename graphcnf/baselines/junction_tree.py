@@ -60,8 +60,8 @@ def neighbours_of(batch: GraphBatch) -> list[tuple[list[int], Neighbours]]:
     """
     sizes, types = batch.sizes.tolist(), batch.node_types.tolist()
     graphs: list[Neighbours] = [[{} for _ in range(n)] for n in sizes]
-    g, i, j = (batch.bonds > 0).nonzero(as_tuple=True)
-    categories = batch.bonds[g, i, j].tolist()
+    g, i, j = (batch.edge_labels > 0).nonzero(as_tuple=True)
+    categories = batch.edge_labels[g, i, j].tolist()
     for graph, v, w, category in zip(g.tolist(), i.tolist(), j.tolist(), categories, strict=True):
         graphs[graph][v][w] = category - 1
     return [(types[k][:n], graphs[k]) for k, n in enumerate(sizes)]

@@ -65,7 +65,7 @@ class GraphEncoder(nn.Module):
 
     def __init__(self, nodes: int, bonds: int, max_nodes: int | None, width: int, layers: int):
         super().__init__()
-        self.bond_categories = bonds
+        self.edge_categories = bonds
         self.category = nn.Embedding(nodes, width)
         self.position = None if max_nodes is None else nn.Embedding(max_nodes, width)
         self.messages = nn.ModuleList(
@@ -88,9 +88,9 @@ class GraphEncoder(nn.Module):
         h = self.category(node_types) + known
         if self.position is not None:
             h = h + self.position.weight[: mask.shape[1]]
-        edges = F.one_hot(bonds, self.bond_categories + 1)[..., 1:].flatten(2).to(h.dtype)
+        edges = F.one_hot(bonds, self.edge_categories + 1)[..., 1:].flatten(2).to(h.dtype)
         for message, update in zip(self.messages, self.updates, strict=True):
-            sent = message(h).unflatten(-1, (self.bond_categories, -1)).flatten(1, 2)
+            sent = message(h).unflatten(-1, (self.edge_categories, -1)).flatten(1, 2)
             h = h + update(torch.cat([h, edges @ sent.to(edges.dtype)], -1))
         return masked(h, mask)
 
@@ -175,7 +175,7 @@ class RegularizedVAE(GraphVAE):
         self,
         *,
         node_categories: int,
-        bond_categories: int,
+        edge_categories: int,
         max_nodes: int,
         edge_weights: list[int],
         edge_ends: list[list[int]],
@@ -189,7 +189,7 @@ class RegularizedVAE(GraphVAE):
     ):
         super().__init__()
         self.dims, self.multiplier = {"graph": latent_dim}, multiplier
-        sizes = node_categories, bond_categories, max_nodes
+        sizes = node_categories, edge_categories, max_nodes
         self.encoder = GraphEncoder(*sizes, width, encoder_layers)
         # A matrix for each node number, so that the latents keep the order of the nodes.
         self.read_out = nn.Parameter(torch.randn(max_nodes, width, 4 * width) * width**-0.5 / 4)
@@ -207,9 +207,9 @@ class RegularizedVAE(GraphVAE):
         self.ends = nn.Linear(width, 2 * pair_width)
         self.distance = nn.Embedding(max_nodes, pair_width)
         self.mixed = nn.Linear(pair_width, pair_width)
-        self.edges = nn.Linear(pair_width, bond_categories + 1)
+        self.edges = nn.Linear(pair_width, edge_categories + 1)
 
-        strange = torch.ones(bond_categories, node_categories, node_categories)
+        strange = torch.ones(edge_categories, node_categories, node_categories)
         if edge_ends:
             strange[tuple(torch.tensor(edge_ends).T)] = 0
         self.limited = largest_sums is not None
@@ -223,13 +223,13 @@ class RegularizedVAE(GraphVAE):
         """Return the tables of the penalties; `options` as in `Support.limits`."""
         first = np.repeat(graphs.node_starts[:-1], graphs.edge_counts)
         a, b = (graphs.node_types[first + end].astype(int) for end in graphs.edges.T)
-        edges = graphs.bond_types.astype(int)
+        edges = graphs.edge_types.astype(int)
         rows = np.concatenate([np.stack([edges, a, b], 1), np.stack([edges, b, a], 1)])
         ends = np.unique(rows, axis=0).tolist()
         return {**Support.limits(graphs, **options), "edge_ends": ends}
 
     def _posteriors(self, batch: GraphBatch) -> dict[str, Gaussian]:
-        h = self.encoder(batch.node_types, batch.bonds, batch.mask)
+        h = self.encoder(batch.node_types, batch.edge_labels, batch.mask)
         summed = torch.einsum("bnw,nwc->bc", h, self.read_out[: h.shape[1]])
         return {"graph": Gaussian(self.posterior(summed))}
 
@@ -255,7 +255,7 @@ class RegularizedVAE(GraphVAE):
         bounds = {}
         for name, log_p, value, real in (
             ("nodes", nodes, batch.node_types, batch.mask),
-            ("edges", pairs, batch.bonds[:, later, earlier], pair_mask),
+            ("edges", pairs, batch.edge_labels[:, later, earlier], pair_mask),
         ):
             own = log_p.gather(-1, value[..., None])[..., 0]
             right = ((log_p.argmax(-1) == value) & real).sum(1) / real.sum(1).clamp(min=1)

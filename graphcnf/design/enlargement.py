@@ -10,7 +10,7 @@ from torch import Tensor
 from graphcnf.errors import UserError
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 from graphcnf.graphs.graph_model import GraphModel
-from graphcnf.graphs.path.depth_first import AtomCode
+from graphcnf.graphs.path.depth_first import DepthFirstCode
 from graphcnf.graphs.path.network import PathNetwork
 from graphcnf.graphs.path.path_model import PathModel
 from graphcnf.graphs.path.support import SUMS
@@ -47,7 +47,7 @@ def enlarged(
     known = model.config
     if not isinstance(model, PathModel):
         raise UserError('new sizes and categories need a model that draws atom by atom ("path")')
-    needed: dict = {"node_categories": len(node_sources), "bond_categories": len(edge_sources)}
+    needed: dict = {"node_categories": len(node_sources), "edge_categories": len(edge_sources)}
     options = {"edge_weights": list(edge_weights), "support": known.get("largest_sums") is not None}
     needed |= model.measure(graphs, **needed, **options)
     needed["max_nodes"] = int(graphs.node_counts.max())
@@ -128,15 +128,15 @@ class _Sources:
         most = len(self.old) if most is None else most
         if k < most:
             return k
-        return max(j for j in range(most) if AtomCode.role(j) == AtomCode.role(k))
+        return max(j for j in range(most) if DepthFirstCode.role(j) == DepthFirstCode.role(k))
 
     def values(self, k: int) -> Tensor:
         """Return for each value of variable k the value of the old network to copy from."""
-        role = AtomCode.role(k)
+        role = DepthFirstCode.role(k)
         if role == "node":
             return self.nodes
         if role == "edge":
-            return self.edges if AtomCode.edge_number(k) else self.to_parent
+            return self.edges if DepthFirstCode.edge_number(k) else self.to_parent
         return torch.arange(self.new[k]).clamp(max=self.old[self.variable(k)] - 1)
 
 

@@ -92,7 +92,7 @@ def interpolate(
     latents = torch.where(mask[..., None], torch.logit(u), 0.0)
     device = flow.model.device
     with one_thread(device):
-        smiles = flow.decode({"atoms": latents.to(device)}, mask.to(device))
+        smiles = flow.decode({"nodes": latents.to(device)}, mask.to(device))
     between = {*smiles} - {None, smiles[0], smiles[-1]} if filters else set()
     refusals = {text: filters.refusal(Chem.MolFromSmiles(text)) for text in between}
     if outcomes is not None:

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from graphcnf.errors import UserError
 from graphcnf.flows.transform import Context
 from graphcnf.graphs.batch import GraphBatch
-from graphcnf.graphs.path.depth_first import AtomCode
+from graphcnf.graphs.path.depth_first import DepthFirstCode
 from graphcnf.graphs.path.network import Nodes
 from graphcnf.graphs.path.support import Support
 
@@ -38,7 +38,7 @@ class GraphFragment:
     # Possible categories plus 1 of the edges in each of S structures (the Kekulé structures of a
     # molecule), of which a graph must have one, (S, E, edge categories + 1) bool.
     structures: Tensor
-    valence: Tensor  # free valence: largest sum of weights of further edges, (U,) long
+    valence: Tensor  # free degree: largest sum of weights of further edges, (U,) long
     attachments: Tensor  # edges to free nodes that each node must get in addition, (U,) long
     plain: Tensor  # edge categories plus 1 that may attach free nodes, (edge categories + 1,) bool
     rings: bool = False  # True if free nodes may close rings over fragment nodes
@@ -112,7 +112,7 @@ class Progress:
         self.attachments = fragment.attachments.expand(count, -1).clone()
         self.alive = sizes.new_ones((count, len(fragment.structures)), dtype=torch.bool)
         self.last = torch.full_like(sizes, len(fragment))  # the last fragment node placed
-        # For each placed node: its `source`, its free valence in the graph, and its log-probability
+        # For each placed node: its `source`, its free degree in the graph, and its log-probability
         # given the step back.
         self.came_from, self.left = torch.zeros_like(self.level), torch.zeros_like(self.level)
         self.log_probs = torch.zeros_like(self.level, dtype=torch.float64)
@@ -169,7 +169,7 @@ class Progress:
         self.open_below = (self.grows_at & on_path).cumsum(1).bool() | later
         self.free_below = (self.is_free & on_path).cumsum(1).bool()
         self.last_member = torch.where(~self.is_free & on_path, number, -1).cummax(1).values
-        # Free valence that each node needs for its edges to come.
+        # Free degree that each node needs for its edges to come.
         needed = unplaced.double() @ self.between.double()
         self.needed = needed.long() + self.attachments
 
@@ -190,7 +190,7 @@ class Progress:
         """
         value = torch.arange(cardinality, device=self.depth.device)[None]
         f, k, first = self.fragment, len(previous), self.depth[:, None] < 0
-        role = AtomCode.role(k)
+        role = DepthFirstCode.role(k)
         if role == "node" or (role == "edge" and k > 1 and not f.rings):
             return torch.ones_like(first).expand(-1, cardinality)
         parent = self.depth[:, None] - (previous[0][:, None] if k else value)
@@ -230,7 +230,7 @@ class Progress:
             level, order = self.level[:, around].sort(1, descending=True)
             top = level[:, :1]
             at = top.clamp(min=0)
-            # Nodes that come later must still find a node with free valence.
+            # Nodes that come later must still find a node with free degree.
             going = self.open_below.gather(1, at)[:, 0] | (self.valence[:, node] > 0)
             going |= self.attachments[:, node] > 0
             entering = self.free_below.gather(1, at)[:, 0] | wanted & going
@@ -297,7 +297,7 @@ class Progress:
         """Return the possible values of the placements' next variable, (R, cardinality) bool."""
         value = torch.arange(cardinality, device=self.depth.device)[None]
         k, f = len(previous), self.fragment
-        role, number = AtomCode.role(k), AtomCode.edge_number(k)
+        role, number = DepthFirstCode.role(k), DepthFirstCode.edge_number(k)
         if role == "back":
             return value == placements.back[:, None]
         if role == "length":
@@ -333,12 +333,12 @@ class Progress:
         # A component that is entered at an attachment has one attachment less to fill.
         filled = placements.enters & (parent >= 0) & (self.attachments[owner, node] > 0)
         rest = (self.between.sum(1) + self.fragment.attachments)[node] - filled.long()
-        edges = placements.edges[:, : 1 + AtomCode.edge_number(k)]
+        edges = placements.edges[:, : 1 + DepthFirstCode.edge_number(k)]
         rest = rest - torch.where(edges < 0, 0, self.least[edges.clamp(min=0)]).sum(1)
         sums = self.support.sums
         if k == 2:
             return fits & (sums - self.weights[previous[1]][:, None] >= rest[:, None])
-        # Free valence of the node at the other end.
+        # Free degree of the node at the other end.
         up = torch.zeros_like(parent) if k == 1 else previous[-1] - 1
         other = self.at[owner].gather(1, (parent - up).clamp(min=0)[:, None])
         member = other.clamp(min=0)
@@ -348,7 +348,7 @@ class Progress:
         if k == 1:
             return fits & (placements.enters[:, None] | enough)
         own = sums[previous[2]] - self.weights[previous[1]]
-        for j in range(AtomCode.COMMON, k, 2):
+        for j in range(DepthFirstCode.COMMON, k, 2):
             own = own - self.weights[previous[j]]
         enough = enough & (self.weights <= (own - rest)[:, None])
         return fits & (enough | (previous[-1] == 0)[:, None])
@@ -359,9 +359,9 @@ class Progress:
         A variable that is no edge of the fragment contradicts none.
         """
         k = len(previous) - 1
-        if k < 0 or AtomCode.role(k) != "edge" or not len(self.fragment.edges):
+        if k < 0 or DepthFirstCode.role(k) != "edge" or not len(self.fragment.edges):
             return
-        edge = placements.edges[:, AtomCode.edge_number(k)]
+        edge = placements.edges[:, DepthFirstCode.edge_number(k)]
         fits = self.fragment.structures[:, edge.clamp(min=0)]  # (S, R, C)
         chosen = previous[-1].expand(len(fits), -1)[..., None]
         placements.alive = placements.alive & (
@@ -379,7 +379,7 @@ class Progress:
         parent = torch.where(first, -1, (self.depth - x[:, 0]).clamp(min=0))
         own = self.support.sums[x[:, 2]]
         self._use(enters & ~first, node, x[:, 1])
-        edges, lengths = AtomCode.edges(x), AtomCode.lengths(x)
+        edges, lengths = DepthFirstCode.edges(x), DepthFirstCode.lengths(x)
         for edge, length in zip(edges.unbind(-1), lengths.unbind(-1), strict=True):
             far = self.at[rows, (parent + 1 - length).clamp(min=0)]
             far = torch.where(first | (length == 0), FREE, far)

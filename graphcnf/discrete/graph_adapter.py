@@ -52,7 +52,7 @@ class GraphCodec(Codec):
     fixed = (
         "graphs",
         "node_categories",
-        "bond_categories",
+        "edge_categories",
         "code",
         "max_nodes",
         "connected",
@@ -196,7 +196,7 @@ class GraphCodec(Codec):
     def build(self, graphs: PackedGraphs, chosen: np.ndarray, /, **network) -> GraphModel:
         options: dict[str, Any] = {
             "node_categories": len(self.nodes),
-            "bond_categories": max(len(self.edges), 1),
+            "edge_categories": max(len(self.edges), 1),
             "architecture": self.architecture,
             "order": self.order,
             **({"support": False, **NETWORK} if PathNetwork in self.model.options() else {}),

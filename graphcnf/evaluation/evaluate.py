@@ -593,7 +593,7 @@ def reconstruction(model: GraphModel, graphs: PackedGraphs, *, double: bool = Tr
             batch = GraphBatch.collate(graphs, chosen).to(exact.device)
             decoded = exact.decode(exact.encode(batch), batch.mask).cleared()
             nodes = ((decoded.node_types == batch.node_types) & (decoded.mask == batch.mask)).all(1)
-            equal = nodes & (decoded.bonds == batch.bonds).flatten(1).all(1)
+            equal = nodes & (decoded.edge_labels == batch.edge_labels).flatten(1).all(1)
             one, other = batch.to_packed(), decoded.to_packed()
             same += sum(
                 yes or isomorphic(one.graph(k), other.graph(k))

@@ -1,7 +1,7 @@
 """Factorized base densities, and random draws that are reproducible per record.
 
 A *base density* is the density of the latents of a flow: independent variables of a simple
-distribution. A *record* is one sample of a series, such as one molecule. Each record has a random
+distribution. A *record* is one sample of a series, such as one graph. Each record has a random
 generator of its own, so that it does not depend on the other records of its batch.
 """
 

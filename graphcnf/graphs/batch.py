@@ -1,8 +1,8 @@
 """Typed graphs, packed in flat arrays for storage or padded in a batch of tensors for networks.
 
-Graphs are undirected and without self-loops. Each node has one category (its type), and each edge
-has one (for molecules, atoms and bonds: hence `bonds`). Categories are numbered from 0 on. In a
-batch an edge is stored as its category plus 1, so that 0 can say "no edge".
+Graphs are undirected and without self-loops. Each node has one category (its type), and so has
+each edge. Categories are numbered from 0 on. The *label* of an edge is its category plus 1, so that
+0 can say "no edge".
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class PackedGraphs:
         edge_counts: Number of edges of each graph, (M,) int64.
         edges: Edges of all graphs, (sum of `edge_counts`, 2) uint8: rows (i, j) of node numbers
             within the graph, with j < i, sorted by ascending i, then descending j.
-        bond_types: Edge categories in the same order, (sum of `edge_counts`,) uint8.
+        edge_types: Edge categories in the same order, (sum of `edge_counts`,) uint8.
 
     Raises:
         ValueError: if the arrays do not have these shapes.
@@ -47,7 +47,7 @@ class PackedGraphs:
     node_types: np.ndarray
     edge_counts: np.ndarray
     edges: np.ndarray
-    bond_types: np.ndarray
+    edge_types: np.ndarray
 
     def __post_init__(self) -> None:
         graphs, nodes = len(self.node_counts), int(self.node_counts.sum())
@@ -95,7 +95,7 @@ class PackedGraphs:
         k %= len(self)
         nodes = slice(self.node_starts[k], self.node_starts[k + 1])
         edges = slice(self.edge_starts[k], self.edge_starts[k + 1])
-        return self.node_types[nodes], self.edges[edges], self.bond_types[edges]
+        return self.node_types[nodes], self.edges[edges], self.edge_types[edges]
 
     def __getitem__(self, k: int):
         """Return graph k as `torch_geometric.data.Data`, with both directions of every edge.
@@ -104,9 +104,9 @@ class PackedGraphs:
         """
         from torch_geometric.data import Data
 
-        types, edges, bonds = (torch.from_numpy(a.astype(np.int64)) for a in self.graph(k))
+        types, edges, kinds = (torch.from_numpy(a.astype(np.int64)) for a in self.graph(k))
         both = torch.cat([edges, edges.flip(1)]).t().contiguous()
-        return Data(x=types, edge_index=both, edge_attr=torch.cat([bonds, bonds]))
+        return Data(x=types, edge_index=both, edge_attr=torch.cat([kinds, kinds]))
 
     def subset(self, indices) -> PackedGraphs:
         """Return the graphs at `indices`: integers, which may repeat, or a mask (M,) bool."""
@@ -114,8 +114,8 @@ class PackedGraphs:
         node_counts, edge_counts = self.node_counts[chosen], self.edge_counts[chosen]
         nodes = _ranges(self.node_starts[chosen], node_counts)
         edges = _ranges(self.edge_starts[chosen], edge_counts)
-        types, bonds = self.node_types[nodes], self.bond_types[edges]
-        return PackedGraphs(node_counts, types, edge_counts, self.edges[edges], bonds)
+        types, kinds = self.node_types[nodes], self.edge_types[edges]
+        return PackedGraphs(node_counts, types, edge_counts, self.edges[edges], kinds)
 
     @classmethod
     def from_lists(cls, graphs: Iterable[tuple[ArrayLike, ArrayLike, ArrayLike]]) -> PackedGraphs:
@@ -132,31 +132,31 @@ class PackedGraphs:
         """
         # An empty graph comes first, so that the arrays have their shapes even without graphs.
         parts: list[list] = [[np.zeros(0)], [0], [0], [np.zeros((0, 2))], [np.zeros(0)]]
-        for k, (nodes, pairs, kinds) in enumerate(graphs):
-            types, bonds = _whole(nodes), _whole(kinds)
+        for k, (nodes, pairs, categories) in enumerate(graphs):
+            types, kinds = _whole(nodes), _whole(categories)
             edges = np.asarray(pairs, np.int64).reshape(-1, 2)
-            if len(edges) != len(bonds):
-                raise ValueError(f"graph {k} has {len(edges)} edges, but {len(bonds)} bond types")
+            if len(edges) != len(kinds):
+                raise ValueError(f"graph {k} has {len(edges)} edges, but {len(kinds)} edge types")
             if len(types) > MAX_NODES:
                 raise ValueError(f"graph {k} has {len(types)} nodes, at most {MAX_NODES} fit")
-            if any(len(a) and not 0 <= a.min() <= a.max() <= 255 for a in (types, bonds)):
+            if any(len(a) and not 0 <= a.min() <= a.max() <= 255 for a in (types, kinds)):
                 raise ValueError(f"graph {k} has a category outside 0 to 255")
             if len(edges) and not 0 <= edges.min() <= edges.max() < len(types):
                 raise ValueError(f"graph {k} has an edge to a node it does not have")
             high, low = edges.max(1, initial=0), edges.min(1, initial=MAX_NODES)
             if (high == low).any():
                 raise ValueError(f"graph {k} has a self-loop at node {high[high == low][0]}")
-            rows = np.unique(np.stack([high, -low, bonds], 1), axis=0)
+            rows = np.unique(np.stack([high, -low, kinds], 1), axis=0)
             if len(np.unique(rows[:, :2], axis=0)) != len(rows):
                 raise ValueError(f"graph {k} has one edge with two different types")
             graph = types, len(types), len(rows), rows[:, :2] * [1, -1], rows[:, 2]
             for part, value in zip(parts, graph, strict=True):
                 part.append(value)
-        node_types, all_edges, bond_types = (
+        node_types, all_edges, edge_types = (
             np.concatenate(parts[k]).astype(np.uint8) for k in (0, 3, 4)
         )
         node_counts, edge_counts = (np.array(parts[k][1:], np.int64) for k in (1, 2))
-        return cls(node_counts, node_types, edge_counts, all_edges, bond_types)
+        return cls(node_counts, node_types, edge_counts, all_edges, edge_types)
 
     @classmethod
     def from_data(cls, data: Iterable) -> PackedGraphs:
@@ -173,8 +173,8 @@ class PackedGraphs:
         graphs = []
         for d in data:
             edges = d.edge_index.t().cpu().numpy()
-            bonds = torch.zeros(len(edges)) if d.edge_attr is None else d.edge_attr
-            for what, values in (("x", d.x), ("edge_attr", bonds)):
+            kinds = torch.zeros(len(edges)) if d.edge_attr is None else d.edge_attr
+            for what, values in (("x", d.x), ("edge_attr", kinds)):
                 if values is None:
                     raise ValueError(f"{what} is missing")
                 if values.dim() > 2 or (values.dim() == 2 and values.shape[1] != 1):
@@ -182,7 +182,7 @@ class PackedGraphs:
                         f"{what} must be a list of categories, got shape {tuple(values.shape)}; "
                         "take argmax(-1) of one-hot rows"
                     )
-            graphs.append((d.x.flatten().cpu(), edges, bonds.flatten().cpu()))
+            graphs.append((d.x.flatten().cpu(), edges, kinds.flatten().cpu()))
         return cls.from_lists(graphs)
 
     @classmethod
@@ -228,7 +228,7 @@ class GraphBatch:
 
     Attributes:
         node_types: Node categories, (B, N) long; 0 where masked.
-        bonds: Edge categories plus 1, 0 for no edge, (B, N, N) long, symmetric.
+        edge_labels: Edge categories plus 1, 0 for no edge, (B, N, N) long, symmetric.
         mask: True for real nodes, (B, N) bool.
         conditions: Conditions of each graph, (B, P), nan where unknown; None for none at all.
 
@@ -240,7 +240,7 @@ class GraphBatch:
     """
 
     node_types: Tensor
-    bonds: Tensor
+    edge_labels: Tensor
     mask: Tensor
     conditions: Tensor | None = None
 
@@ -264,7 +264,7 @@ class GraphBatch:
     @property
     def adjacency(self) -> Tensor:
         """Pairs of nodes that share an edge, (B, N, N) bool."""
-        return self.bonds > 0
+        return self.edge_labels > 0
 
     def connected(self) -> Tensor:
         """Return which graphs are connected, (B,) bool."""
@@ -278,38 +278,40 @@ class GraphBatch:
         """Return the graphs with padding set to 0."""
         real = self.mask[:, :, None] & self.mask[:, None, :]
         types = torch.where(self.mask, self.node_types, 0)
-        return replace(self, node_types=types, bonds=torch.where(real, self.bonds, 0))
+        return replace(self, node_types=types, edge_labels=torch.where(real, self.edge_labels, 0))
 
-    def checked(self, nodes: int, node_categories: int, bond_categories: int) -> GraphBatch:
+    def checked(self, nodes: int, node_categories: int, edge_categories: int) -> GraphBatch:
         """Return the graphs as a model expects them, with padding set to 0 and cut off.
 
         Args:
             nodes: Largest number of nodes of the model; padding beyond it is cut off.
             node_categories: Number of node categories of the model.
-            bond_categories: Number of edge categories of the model.
+            edge_categories: Number of edge categories of the model.
 
         Raises:
             ValueError: if a graph has no node, more than `nodes` nodes, a category out of range, or
-                a self-loop, or if `bonds` is not symmetric.
+                a self-loop, or if `edge_labels` is not symmetric.
         """
         batch = self.cleared()
         if batch.mask.shape[1] > nodes:
             if (largest := int(batch.sizes.max())) > nodes:
                 raise ValueError(f"a graph of {largest} nodes; this model knows up to {nodes}")
-            types, bonds = batch.node_types[:, :nodes], batch.bonds[:, :nodes, :nodes]
-            batch = replace(batch, node_types=types, bonds=bonds, mask=batch.mask[:, :nodes])
+            types, labels = batch.node_types[:, :nodes], batch.edge_labels[:, :nodes, :nodes]
+            batch = replace(batch, node_types=types, edge_labels=labels, mask=batch.mask[:, :nodes])
         if not batch.mask.any(1).all():
             raise ValueError("a graph has no nodes")
         for what, values, most in (
             ("node", batch.node_types, node_categories - 1),
-            ("edge", batch.bonds - 1, bond_categories - 1),
+            ("edge", batch.edge_labels - 1, edge_categories - 1),
         ):
             if values.numel() and int(values.max()) > most:
                 raise ValueError(f"{what} category {int(values.max())}; known are 0 to {most}")
-        if (batch.node_types < 0).any() or (batch.bonds < 0).any():
+        if (batch.node_types < 0).any() or (batch.edge_labels < 0).any():
             raise ValueError("a category is negative")
-        if (batch.bonds != batch.bonds.mT).any() or batch.bonds.diagonal(dim1=1, dim2=2).any():
-            raise ValueError("bonds must be symmetric, with 0 from a node to itself")
+        if (batch.edge_labels != batch.edge_labels.mT).any() or batch.edge_labels.diagonal(
+            dim1=1, dim2=2
+        ).any():
+            raise ValueError("edge labels must be symmetric, with 0 from a node to itself")
         return batch
 
     def to(self, device) -> GraphBatch:
@@ -319,9 +321,9 @@ class GraphBatch:
     def permute(self, order: Tensor) -> GraphBatch:
         """Renumber the nodes: new node i of graph b is old node `order[b, i]`; (B, N) long."""
         rows = torch.arange(len(self), device=order.device)[:, None]
-        bonds = self.bonds[rows[..., None], order[:, :, None], order[:, None, :]]
+        labels = self.edge_labels[rows[..., None], order[:, :, None], order[:, None, :]]
         types, mask = self.node_types[rows, order], self.mask[rows, order]
-        return replace(self, node_types=types, bonds=bonds, mask=mask)
+        return replace(self, node_types=types, edge_labels=labels, mask=mask)
 
     @classmethod
     def collate(cls, packed: PackedGraphs, indices=None) -> GraphBatch:
@@ -338,11 +340,11 @@ class GraphBatch:
         mask = np.arange(most)[None] < counts[:, None]
         types = np.zeros((batch, most), dtype=np.int64)
         types[mask] = part.node_types
-        bonds = np.zeros((batch, most, most), dtype=np.int64)
+        labels = np.zeros((batch, most, most), dtype=np.int64)
         graph = np.repeat(np.arange(batch), edge_counts)
         i, j = part.edges[:, 0], part.edges[:, 1]
-        bonds[graph, i, j] = bonds[graph, j, i] = part.bond_types.astype(np.int64) + 1
-        return cls(torch.from_numpy(types), torch.from_numpy(bonds), torch.from_numpy(mask))
+        labels[graph, i, j] = labels[graph, j, i] = part.edge_types.astype(np.int64) + 1
+        return cls(torch.from_numpy(types), torch.from_numpy(labels), torch.from_numpy(mask))
 
     @classmethod
     def chunks(cls, packed: PackedGraphs, size: int = 1024) -> Iterator[GraphBatch]:
@@ -352,17 +354,17 @@ class GraphBatch:
 
     def to_packed(self) -> PackedGraphs:
         """Return the graphs in flat arrays."""
-        mask, bonds = self.mask.cpu().numpy(), self.bonds.cpu().numpy()
-        lower = np.tril(bonds, -1)
+        mask, labels = self.mask.cpu().numpy(), self.edge_labels.cpu().numpy()
+        lower = np.tril(labels, -1)
         # Reversed columns make nonzero() list the nearest earlier neighbour first.
         graph, i, back = np.nonzero(lower[:, :, ::-1])
-        j = bonds.shape[-1] - 1 - back
+        j = labels.shape[-1] - 1 - back
         return PackedGraphs(
             node_counts=mask.sum(1).astype(np.int64),
             node_types=self.node_types.cpu().numpy()[mask].astype(np.uint8),
             edge_counts=np.bincount(graph, minlength=len(mask)).astype(np.int64),
             edges=np.stack([i, j], 1).astype(np.uint8),
-            bond_types=(lower[graph, i, j] - 1).astype(np.uint8),
+            edge_types=(lower[graph, i, j] - 1).astype(np.uint8),
         )
 
 

@@ -1,9 +1,10 @@
 """Base of the graph models that write a graph as a sequence and score it autoregressively.
 
 The *code* of a graph is V categories (variables) for each node in one *node order*, (B, N, V) for a
-batch: a token sequence. An object such as `AtomCode` maps graphs to codes and back, one-to-one; an
-`AutoregressiveFlow` is the density of codes. `CodedModel` takes the nodes in the order of the
-batch. `RandomOrder` draws the order, as a latent of the model, so that no order is preferred.
+batch: a token sequence. An object such as `DepthFirstCode` maps graphs to codes and back,
+one-to-one; an `AutoregressiveFlow` is the density of codes. `CodedModel` takes the nodes in the
+order of the batch. `RandomOrder` draws the order, as a latent of the model, so that no order is
+preferred.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from graphcnf.flows.transform import Context, Noise, take
 from graphcnf.graphs.batch import GraphBatch, Latents
 from graphcnf.graphs.graph_model import GraphModel
 
-# The three steps of the model of Lippe & Gavves 2021: the roles of the variables (`AtomCode.role`)
-# that each decides. `CodedModel.bounds` reports them apart, as for the published model.
-STEPS = {"adjacency": ("back", "length"), "bonds": ("edge",), "nodes": ("node",)}
+# The three steps of the model of Lippe & Gavves 2021: the roles (`DepthFirstCode.role`) of the
+# variables that each decides. `CodedModel.bounds` reports them apart, as for the published model.
+STEPS = {"adjacency": ("back", "length"), "edges": ("edge",), "nodes": ("node",)}
 
 
 class CodedModel(GraphModel):
@@ -32,7 +33,7 @@ class CodedModel(GraphModel):
     Attributes:
         network_classes: Class of the network, then the base class that takes its other arguments.
         code: One-to-one map from graphs to codes (B, N, V), with `encode`, `decode`, `role` and
-            `cardinalities`, as in `AtomCode`.
+            `cardinalities`, as in `DepthFirstCode`.
         flow: Flow over codes.
     """
 
@@ -70,25 +71,25 @@ class CodedModel(GraphModel):
         """Encode graphs to base latents.
 
         Returns:
-            "atoms" (B, N, V): one latent for each variable of the code.
+            "nodes" (B, N, V): one latent for each variable of the code.
         """
         context = Context(batch.mask, conditions=batch.conditions, noise=noise)
-        return {"atoms": self.flow.encode(self.code.encode(batch), context)}
+        return {"nodes": self.flow.encode(self.code.encode(batch), context)}
 
     def base_sample(self, mask: Tensor, generator=None) -> Latents:
         shape = (*mask.shape, len(self.code.cardinalities))
         options: dict[str, Any] = {"device": mask.device, "dtype": self.network.initial.dtype}
-        return {"atoms": self.flow.base.sample(shape, mask=mask, generator=generator, **options)}
+        return {"nodes": self.flow.base.sample(shape, mask=mask, generator=generator, **options)}
 
     def from_latents(self, latents: Latents, mask: Tensor, **draw) -> GraphBatch:
         """Decode base latents to graphs.
 
         Args:
-            latents: "atoms" (B, N, V), as of `to_latents` or `base_sample`.
+            latents: "nodes" (B, N, V), as of `to_latents` or `base_sample`.
             mask: Real nodes, (B, N) bool.
             **draw: `temperature`, `generator` and `conditions` (B, P) of a `Context`.
         """
-        x = self.flow.decode(latents["atoms"], Context(mask, **draw))
+        x = self.flow.decode(latents["nodes"], Context(mask, **draw))
         return self.code.decode(x, mask)
 
 
@@ -134,7 +135,7 @@ class RandomOrder(CodedModel):
         """Draw a node order, and encode graphs to base latents.
 
         Returns:
-            "atoms" (B, N, V) of the graphs in that order, and "order" (B, N, 1) float64, uniform
+            "nodes" (B, N, V) of the graphs in that order, and "order" (B, N, 1) float64, uniform
             numbers in [0, 1): the node with the k-th smallest one is the k-th of the order. They
             tell the numbering of the given graph, which `from_latents` restores.
         """

@@ -121,8 +121,8 @@ class Contributions(nn.Module):
     """Additive contributions of nodes and edges to the conditions of a graph.
 
     A node contributes by its variables, an edge by the categories and neighbours that both its ends
-    have so far: a number for each hash of `Path.links`. Conditions that are such sums (molecular
-    weight, Crippen's logP) are predicted nearly exactly, others roughly. The numbers are fitted by
+    have so far: a number for each hash of `Path.links`. Conditions that are such sums are
+    predicted nearly exactly, others roughly. The numbers are fitted by
     least squares (`fit`), in standard deviations of the condition; the network sees how much the
     nodes so far have contributed, and how much is left.
 

@@ -47,7 +47,7 @@ def walk_features(adjacency: Tensor, dtype: torch.dtype = torch.float32) -> Tens
 
 
 def graph_context(
-    bonds: Tensor,
+    labels: Tensor,
     mask: Tensor,
     categories: int = 0,
     dtype: torch.dtype = torch.float32,
@@ -57,7 +57,7 @@ def graph_context(
     """Return a context with node features and pair features of graphs.
 
     Args:
-        bonds: Edges, (B, N, N): bool, or categories plus 1, long, with 0 for no edge.
+        labels: Edges, (B, N, N): bool, or edge labels, long, with 0 for no edge.
         mask: Real nodes, (B, N) bool.
         categories: Number of edge categories, 0 for edges without categories.
         dtype: Type of the features.
@@ -70,7 +70,7 @@ def graph_context(
         i = j), if `ordered` a 1 on edges to an earlier node j, and with edge categories the one-hot
         category.
     """
-    a = (bonds > 0).to(dtype)
+    a = (labels > 0).to(dtype)
     eye = torch.eye(mask.shape[1], device=mask.device, dtype=dtype)
     # Pairs within 1, 2, ... steps; a shell is what one more step reaches.
     one_step = (a + eye).clamp(max=1)
@@ -81,9 +81,9 @@ def graph_context(
     shells.append(1 - previous)
     if ordered:
         shells.append(a * torch.ones_like(eye).tril(-1))
-    nodes, pairs = [walk_features(bonds > 0, dtype)], [torch.stack(shells, -1)]
+    nodes, pairs = [walk_features(labels > 0, dtype)], [torch.stack(shells, -1)]
     if categories:
-        kinds = F.one_hot(bonds, categories + 1)[..., 1:]
+        kinds = F.one_hot(labels, categories + 1)[..., 1:]
         counts = F.one_hot(kinds.sum(2).clamp(max=MAX_COUNT), MAX_COUNT + 1).flatten(2)
         nodes, pairs = [*nodes, counts.to(dtype)], [*pairs, kinds.to(dtype)]
     return Context(mask, torch.cat(nodes, -1), torch.cat(pairs, -1))

@@ -74,7 +74,7 @@ class GraphModel(Pretrained, ABC):
     """Density of typed graphs and of their numbers of nodes.
 
     A subclass writes `bounds`, `to_latents`, `base_sample` and `from_latents`. Its constructor
-    takes JSON values: `node_categories`, `bond_categories`, `max_nodes`, the arguments that
+    takes JSON values: `node_categories`, `edge_categories`, `max_nodes`, the arguments that
     `measure` returns, and options of its own; a class that supports both node orders also takes
     `order`. These arguments are saved with the weights and rebuild the model. Configurations name
     a class that is in `GRAPH_MODELS`, or an entry point of "graphcnf.models".
@@ -88,7 +88,7 @@ class GraphModel(Pretrained, ABC):
         >>> path = ([0, 1, 0], [(0, 1), (1, 2)], [0, 0])
         >>> ring = ([0, 0, 1], [(0, 1), (1, 2), (0, 2)], [0, 0, 0])
         >>> graphs = PackedGraphs.from_lists([path, ring])
-        >>> model = GraphModel.for_graphs(graphs, node_categories=2, bond_categories=1)
+        >>> model = GraphModel.for_graphs(graphs, node_categories=2, edge_categories=1)
         >>> model.log_prob(GraphBatch.collate(graphs)).shape
         torch.Size([2])
         >>> model.sample_records(0, 5, seed=0).node_counts.tolist()
@@ -138,7 +138,7 @@ class GraphModel(Pretrained, ABC):
         graphs: PackedGraphs,
         *,
         node_categories: int,
-        bond_categories: int,
+        edge_categories: int,
         metadata: dict | None = None,
         training_hashes: np.ndarray | None = None,
         architecture: str = "path",
@@ -152,12 +152,12 @@ class GraphModel(Pretrained, ABC):
         Args:
             graphs: The graphs, in the node order that the model needs.
             node_categories: Number of categories of nodes.
-            bond_categories: Number of categories of edges.
+            edge_categories: Number of categories of edges.
             metadata: Further metadata.
             training_hashes: See the attribute.
             architecture: Name of the class; ignored when called on a class that has one.
             order: "canonical" or "none"; None for the first that the class supports.
-            edge_weights: Weights of the edge categories in the sum of a node, such as bond orders;
+            edge_weights: Weights of the edge categories in the sum of a node;
                 1 each when None.
             support: False to leave out the rules of the model.
             **arguments: Further arguments of the class.
@@ -168,7 +168,7 @@ class GraphModel(Pretrained, ABC):
         found = cls if cls.architecture else model_class(architecture, order)
         if not len(graphs):
             raise UserError("there are no graphs to fit a model to")
-        sizes = {"node_categories": node_categories, "bond_categories": bond_categories}
+        sizes = {"node_categories": node_categories, "edge_categories": edge_categories}
         measured = found.measure(graphs, **sizes, edge_weights=edge_weights, support=support)
         sizes |= {"max_nodes": int(graphs.node_counts.max()), **measured}
         if len(found.orders) > 1:
@@ -289,7 +289,7 @@ class GraphModel(Pretrained, ABC):
     def _checked(self, batch: GraphBatch) -> GraphBatch:
         """Return the batch; ValueError if a graph has more nodes or categories than the model."""
         config = self.config
-        return batch.checked(self.max_nodes, config["node_categories"], config["bond_categories"])
+        return batch.checked(self.max_nodes, config["node_categories"], config["edge_categories"])
 
     def log_prob(
         self, batch: GraphBatch, samples: int = 1, noise: Noise | None = None, *, orders: int = 1
@@ -349,7 +349,7 @@ class GraphModel(Pretrained, ABC):
     def training_loss(self, batch: GraphBatch, *, beta: float = 1.0):
         """Return the negative bound in nats per node, log p(x|z) weighted by `beta`, and metrics.
 
-        Metrics are pairs (sum over graphs, number of graphs): `bits_per_node`, `bits_per_molecule`
+        Metrics are pairs (sum over graphs, number of graphs): `bits_per_node`, `bits_per_graph`
         and, for each step, `bits_*` (per node) and `accuracy_*` (`Bound.correct`).
         """
         bounds = self.estimate(self._checked(batch))
@@ -362,7 +362,7 @@ class GraphModel(Pretrained, ABC):
         with torch.no_grad():
             bits = {name: -b.value() / math.log(2) for name, b in bounds.items()}
             total: Any = sum(bits.values())
-            sums = {"bits_per_node": total / nodes, "bits_per_molecule": total}
+            sums = {"bits_per_node": total / nodes, "bits_per_graph": total}
             for name, b in bounds.items():
                 sums |= {f"bits_{name}": bits[name] / nodes, f"accuracy_{name}": b.correct}
             count = torch.tensor(float(len(batch)), device=loss.device)
@@ -537,7 +537,7 @@ class GraphModel(Pretrained, ABC):
         model = load_model(cls, folder, device)
         hashes = load_array(folder, "training_hashes")
         if hashes is None and folder.parent == WEIGHTS:
-            # Shipped weights of one data set share the hashes of its training molecules.
+            # Shipped weights of one data set share the hashes of its training graphs.
             hashes = load_array(WEIGHTS / str(model.metadata.get("dataset")), "training_hashes")
         if hashes is not None and (hashes.dtype != np.uint64 or (hashes[1:] <= hashes[:-1]).any()):
             raise UserError(f"{folder}/training_hashes.safetensors must hold rising uint64 numbers")

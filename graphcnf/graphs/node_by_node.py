@@ -106,14 +106,14 @@ class RowCode:
     Args:
         max_nodes: Largest number of nodes of a graph, V.
         node_categories: Number of node categories.
-        bond_categories: Number of edge categories.
+        edge_categories: Number of edge categories.
 
     Attributes:
         cardinalities: Number of values of each variable, V of them.
     """
 
-    def __init__(self, max_nodes: int, *, node_categories: int, bond_categories: int):
-        self.cardinalities = [node_categories, *[bond_categories + 1] * (max_nodes - 1)]
+    def __init__(self, max_nodes: int, *, node_categories: int, edge_categories: int):
+        self.cardinalities = [node_categories, *[edge_categories + 1] * (max_nodes - 1)]
 
     @staticmethod
     def role(k: int) -> str:
@@ -124,14 +124,14 @@ class RowCode:
         """Return the code of each graph, (B, N, V) long; 0 at padding."""
         number = torch.arange(batch.mask.shape[1], device=batch.mask.device)
         far = number[:, None] - torch.arange(1, len(self.cardinalities), device=number.device)
-        edges = batch.bonds.gather(2, far.clamp(min=0).expand(len(batch), -1, -1))
+        edges = batch.edge_labels.gather(2, far.clamp(min=0).expand(len(batch), -1, -1))
         return torch.cat([batch.node_types[..., None], torch.where(far >= 0, edges, 0)], -1)
 
     def decode(self, x: Tensor, mask: Tensor) -> GraphBatch:
         """Return the graphs with codes x (B, N, V) and real nodes `mask` (B, N)."""
         x = torch.where(mask[..., None], x, 0)
-        bonds = edges_of(x)
-        return GraphBatch(x[..., 0], bonds + bonds.mT, mask)
+        labels = edges_of(x)
+        return GraphBatch(x[..., 0], labels + labels.mT, mask)
 
 
 def edges_of(x: Tensor) -> Tensor:
@@ -304,7 +304,7 @@ class GrowthNetwork(Network):
         self.as_graph = nn.Linear(width, head_width)
         self.node = zero_init(nn.Linear(width, categories))
         self.chosen = nn.Embedding(categories, head_width)
-        self.bond = nn.Embedding(kinds, head_width)
+        self.label = nn.Embedding(kinds, head_width)
         self.distance = nn.Embedding(max_nodes, head_width)
         sizes = [math.prod(most + 1 for _, most in TOGETHER)]
         sizes += [_size(a) * _size(b) for a, b in COUNTED]
@@ -314,7 +314,7 @@ class GrowthNetwork(Network):
         self.edge = zero_init(nn.Linear(head_width, kinds))
         nn.init.constant_(self.edge.bias[:1], 3.0)  # Most pairs have no edge.
         tables = [self.types, self.position, self.remaining, self.joined, self.distance]
-        for table in [*tables, self.chosen, self.bond, self.counts]:
+        for table in [*tables, self.chosen, self.label, self.counts]:
             nn.init.normal_(table.weight, std=0.2)
         nn.init.zeros_(self.counts.weight[: sizes[0]])
 
@@ -369,8 +369,8 @@ class GrowthNetwork(Network):
         mask: Any = context.mask
         x = torch.where(mask[..., None], x, 0)
         size, sizes = mask.shape[1], mask.sum(1)
-        bonds = edges_of(x)
-        earlier, links = bonds > 0, bonds + bonds.mT > 0
+        labels = edges_of(x)
+        earlier, links = labels > 0, labels + labels.mT > 0
         number = torch.arange(size, device=mask.device)
 
         each = [t.split(max(1, CELLS // size**2)) for t in mask.nonzero(as_tuple=True)]
@@ -451,7 +451,7 @@ class GrowthNetwork(Network):
             far = grown.number[at[new]] - k
             grown.join(at[new], far)
             node = hidden.nodes[hidden.graph[new], far, -self.head_width :]
-            ends = ends.index_add(0, new, (node + self.bond(x[new])).to(ends))
+            ends = ends.index_add(0, new, (node + self.label(x[new])).to(ends))
         else:
             own = own + self.chosen(x)
         kept = (grown.number[at] > k).nonzero()[:, 0]
@@ -550,7 +550,7 @@ class GrowthModel(RandomOrder):
 
     Args:
         node_categories: Number of node categories.
-        bond_categories: Number of edge categories.
+        edge_categories: Number of edge categories.
         max_nodes: Largest number of nodes of a graph.
         connected: True if every node but the first gets an edge.
         planar: True if drawing drops edges that would make a graph non-planar.
@@ -569,14 +569,14 @@ class GrowthModel(RandomOrder):
         self,
         *,
         node_categories: int,
-        bond_categories: int,
+        edge_categories: int,
         max_nodes: int,
         connected: bool = True,
         planar: bool = False,
         **network,
     ):
         super().__init__()
-        categories = {"node_categories": node_categories, "bond_categories": bond_categories}
+        categories = {"node_categories": node_categories, "edge_categories": edge_categories}
         self.code = RowCode(max_nodes, **categories)
         network |= {"max_nodes": max_nodes, "connected": connected, "planar": planar}
         self.flow = AutoregressiveFlow(GrowthNetwork(self.code, **network))

@@ -273,7 +273,7 @@ class PairsModel(GraphModel):
     ones (Lippe & Gavves 2021, arXiv 2006.09790, section 3 and appendix B).
 
     `encoding` is "mixture", "linear", "variational" or "argmax", with `node_dim` and `pair_dim`
-    latents. `nodes`, `bonds` and `adjacency_step` are the arguments of the three steps: `couplings`
+    latents. `nodes`, `edges` and `adjacency` are the arguments of the three steps: `couplings`
     (3, 3 and 6 by default), and those of `PairNetwork`. Couplings have `node_mixtures` and
     `pair_mixtures` logistics per channel.
     """
@@ -286,12 +286,12 @@ class PairsModel(GraphModel):
         self,
         *,
         node_categories: int,
-        bond_categories: int,
+        edge_categories: int,
         max_nodes: int,
         order: str,
         nodes: dict | None = None,
-        bonds: dict | None = None,
-        adjacency_step: dict | None = None,
+        edges: dict | None = None,
+        adjacency: dict | None = None,
         encoding: str = "mixture",
         node_dim: int | None = 6,
         pair_dim: int | None = 2,
@@ -299,13 +299,13 @@ class PairsModel(GraphModel):
         pair_mixtures: int = 8,
     ):
         super().__init__()
-        self.bond_categories = bond_categories
+        self.edge_categories = edge_categories
         if encoding == "argmax":
             # The number of categories determines the number of latents.
             node_dim = pair_dim = None
         self.node_encoding = make_encoding(encoding, node_categories, node_dim)
-        self.bond_encoding = make_encoding(encoding, bond_categories, pair_dim)
-        node_dim, pair_dim = self.node_encoding.latent_dim, self.bond_encoding.latent_dim
+        self.edge_encoding = make_encoding(encoding, edge_categories, pair_dim)
+        node_dim, pair_dim = self.node_encoding.latent_dim, self.edge_encoding.latent_dim
         if min(node_dim, pair_dim) < 2:
             raise UserError(
                 f"encoding {encoding!r} gives nodes {node_dim} and edges {pair_dim} latents, but "
@@ -317,11 +317,11 @@ class PairsModel(GraphModel):
         structure = {**given, "node_features": NODE_FEATURES}
         structure["pair_features"] = PAIR_FEATURES - (not self.ordered)
         typed = dict(structure)
-        typed["node_features"] += bond_categories * (MAX_COUNT + 1)
-        typed["pair_features"] += bond_categories
-        nodes, bonds, joint = (dict(step or {}) for step in (nodes, bonds, adjacency_step))
-        number = [step.pop("couplings", k) for step, k in ((nodes, 3), (bonds, 3), (joint, 6))]
-        for name, step in (("nodes", nodes), ("bonds", bonds), ("adjacency_step", joint)):
+        typed["node_features"] += edge_categories * (MAX_COUNT + 1)
+        typed["pair_features"] += edge_categories
+        nodes, edges, joint = (dict(step or {}) for step in (nodes, edges, adjacency))
+        number = [step.pop("couplings", k) for step, k in ((nodes, 3), (edges, 3), (joint, 6))]
+        for name, step in (("nodes", nodes), ("edges", edges), ("adjacency", joint)):
             check(name, step, PairNetwork)
         self.nodes = coupling_stack(
             partial(PairNetwork, **typed, **nodes),
@@ -330,27 +330,29 @@ class PairsModel(GraphModel):
             mixtures=node_mixtures,
         )
         sizes = {"dims": (node_dim, pair_dim), "mixtures": (node_mixtures, pair_mixtures)}
-        network = partial(PairNetwork, **structure, **bonds)
-        self.bonds = joint_flow(network, couplings=number[1], **sizes)
+        network = partial(PairNetwork, **structure, **edges)
+        self.edges = joint_flow(network, couplings=number[1], **sizes)
         network = partial(PairNetwork, **given, **joint)
         self.adjacency = joint_flow(network, couplings=number[2], **sizes)
 
-    def _context(self, bonds: Tensor, mask: Tensor, categories: int = 0) -> Context:
+    def _context(self, labels: Tensor, mask: Tensor, categories: int = 0) -> Context:
         dtype = self.virtual.shift.dtype
-        return graph_context(bonds, mask, categories, dtype, ordered=self.ordered)
+        return graph_context(labels, mask, categories, dtype, ordered=self.ordered)
 
     def _run(self, batch: GraphBatch, noise: Noise | None):
         """Return base latents of a batch, as `GraphLatents`, and the terms of the bound."""
         mask = batch.mask
         node = self.node_encoding.encode(batch.node_types, Context(mask, noise=noise))
-        z, node_term = self.nodes(node.z, self._context(batch.bonds, mask, self.bond_categories))
+        z, node_term = self.nodes(
+            node.z, self._context(batch.edge_labels, mask, self.edge_categories)
+        )
 
         index, pair_mask = all_pairs(mask)
-        kinds = of_pairs(batch.bonds, index)
+        kinds = of_pairs(batch.edge_labels, index)
         edges, real, place = _edges(kinds > 0, index)
-        edge_types = (of_pairs(batch.bonds, edges) - 1).clamp(min=0)
-        edge = self.bond_encoding.encode(edge_types, Context(real, noise=noise))
-        joint, bond_term = self.bonds(
+        edge_types = (of_pairs(batch.edge_labels, edges) - 1).clamp(min=0)
+        edge = self.edge_encoding.encode(edge_types, Context(real, noise=noise))
+        joint, edge_term = self.edges(
             GraphLatents(z, edge.z, mask, real, edges), self._context(batch.adjacency, mask)
         )
 
@@ -370,7 +372,7 @@ class PairsModel(GraphModel):
         base = self.base.log_prob(z.nodes, mask) + self.base.log_prob(z.pairs, pair_mask)
         bounds = {
             "nodes": Bound.of(node_term, node),
-            "bonds": Bound.of(bond_term, edge),
+            "edges": Bound.of(edge_term, edge),
             "adjacency": Bound(
                 base + adjacency_term + sum_log_term(log_det, real),
                 sum_log_term(log_p, pair_mask),
@@ -394,7 +396,7 @@ class PairsModel(GraphModel):
         draw: dict[str, Any] = {"device": mask.device, "dtype": self.virtual.shift.dtype}
         draw["generator"], shape = generator, (*mask.shape, self.node_encoding.latent_dim)
         nodes = self.base.sample(shape, mask=mask, **draw)
-        shape = (*pair_mask.shape, self.bond_encoding.latent_dim)
+        shape = (*pair_mask.shape, self.edge_encoding.latent_dim)
         return {"nodes": nodes, "pairs": self.base.sample(shape, mask=pair_mask, **draw)}
 
     def from_latents(
@@ -411,11 +413,11 @@ class PairsModel(GraphModel):
         moved = torch.where(real[..., None], self.virtual.from_joint(at_edges), 0)
         adjacency = dense(real, edges, mask.shape[1])
         known = replace(joint, pairs=moved, pair_mask=real, index=edges)
-        known = self.bonds.inverse(known, self._context(adjacency, mask))
-        types = self.bond_encoding.decode(known.pairs, Context(real))
-        bonds = dense(torch.where(real, types + 1, 0), edges, mask.shape[1])
-        nodes = self.nodes.inverse(known.nodes, self._context(bonds, mask, self.bond_categories))
-        return GraphBatch(self.node_encoding.decode(nodes, Context(mask)), bonds, mask)
+        known = self.edges.inverse(known, self._context(adjacency, mask))
+        types = self.edge_encoding.decode(known.pairs, Context(real))
+        labels = dense(torch.where(real, types + 1, 0), edges, mask.shape[1])
+        nodes = self.nodes.inverse(known.nodes, self._context(labels, mask, self.edge_categories))
+        return GraphBatch(self.node_encoding.decode(nodes, Context(mask)), labels, mask)
 
 
 def _edges(is_real: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,6 +1,6 @@
 """Reproducible records: a numbered record is always computed in the same batch, by one thread.
 
-A *record* is one molecule of a sample. It must depend on nothing but the model, the seed and its
+A *record* is one graph of a sample. It must depend on nothing but the model, the seed and its
 number, whatever else is drawn with it. But rounding in float32 depends on the shapes of a batch and
 on the number of threads, and occasionally changes a category. Records are therefore cut into
 *blocks* at fixed numbers, and a block into batches of graphs of similar size; a record is drawn by

@@ -16,7 +16,7 @@ from graphcnf.categorical.autoregressive import AutoregressiveFlow
 from graphcnf.categorical.transformer import HIDDEN, Block, Cache
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 from graphcnf.graphs.coded import RandomOrder
-from graphcnf.graphs.path.depth_first import AtomCode
+from graphcnf.graphs.path.depth_first import DepthFirstCode
 from graphcnf.graphs.path.network import PathNetwork, PathState
 from graphcnf.graphs.path.path_model import PathModel
 from graphcnf.graphs.path.support import LEVELS, Support
@@ -178,10 +178,10 @@ class UnorderedModel(RandomOrder):
 
     Args:
         node_categories: Number of node categories.
-        bond_categories: Number of edge categories.
+        edge_categories: Number of edge categories.
         max_nodes: Largest number of nodes of a graph.
-        back: Largest backtrack plus 1, see `AtomCode`.
-        closures: Largest length of the first, second, ... closure of a node, see `AtomCode`.
+        back: Largest backtrack plus 1, see `DepthFirstCode`.
+        closures: Largest length of the first, second, ... closure of a node, see `DepthFirstCode`.
         edge_weights: Weight of each edge category, see `Support`; 1 each if None.
         largest_sums: Limit on the sum of edge weights for each node category, see `Support`; None
             for no limit.
@@ -202,7 +202,7 @@ class UnorderedModel(RandomOrder):
         self,
         *,
         node_categories: int,
-        bond_categories: int,
+        edge_categories: int,
         max_nodes: int,
         back: int,
         closures: list[int],
@@ -211,9 +211,9 @@ class UnorderedModel(RandomOrder):
         **network,
     ):
         super().__init__()
-        categories = {"node_categories": node_categories, "bond_categories": bond_categories}
-        self.code = AtomCode(back, closures, **categories)
-        weights = [1] * bond_categories if edge_weights is None else edge_weights
+        categories = {"node_categories": node_categories, "edge_categories": edge_categories}
+        self.code = DepthFirstCode(back, closures, **categories)
+        weights = [1] * edge_categories if edge_weights is None else edge_weights
         support = Support(self.code, weights, largest_sums)
         network = {"max_nodes": max_nodes, "conditions": None, **network}
         self.flow = AutoregressiveFlow(RoundNetwork(self.code, support, **network))

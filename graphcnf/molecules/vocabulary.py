@@ -164,7 +164,7 @@ class MoleculeVocabulary:
         except ValueError as error:
             raise UserError(f"{name}: the vocabulary in config.json: {error}") from None
         known = (len(vocabulary.atoms), len(vocabulary.bonds))
-        if known != (sizes["node_categories"], sizes["bond_categories"]):
+        if known != (sizes["node_categories"], sizes["edge_categories"]):
             raise UserError(f"{name}: the vocabulary in config.json does not fit the model")
         return vocabulary
 

@@ -51,7 +51,7 @@ FITTED = 10_000
 """Training molecules that `fit_conditions` uses to initialise the conditioning on properties."""
 
 DERIVED = ("graphs", "code", "max_nodes", "ordered", "conditions", "node_categories",
-             "bond_categories", "metadata", "training_hashes", "edge_weights")  # fmt: skip
+             "edge_categories", "metadata", "training_hashes", "edge_weights")  # fmt: skip
 """Arguments of graph models that follow from the data, and cannot be set in `[model]`."""
 
 
@@ -152,7 +152,7 @@ def _of_molecules(name: str, model: dict, data: dict, settings: TrainingSettings
     if network is None:
         known = {
             "node_categories": len(dataset.vocabulary.atoms),
-            "bond_categories": len(dataset.vocabulary.bonds),
+            "edge_categories": len(dataset.vocabulary.bonds),
             "metadata": metadata,
             "training_hashes": dataset.training_hashes(),
             "edge_weights": dataset.vocabulary.bond_orders,

@@ -198,8 +198,11 @@ def _figures(data, experiment: Experiment, chosen: TrainingSettings, result) -> 
         "folds": 0 if held_out else FOLDS,
         "evaluated": sum(map(len, islice(experiment.eval_batches(), chosen.eval_batches))),
         **{
-            name: {"before": best.first[name], "after": best.metrics[name]}
-            for name in ("bits_per_molecule", "bits_per_node")
+            name: {"before": best.first[own], "after": best.metrics[own]}
+            for name, own in (
+                ("bits_per_molecule", "bits_per_graph"),
+                ("bits_per_node", "bits_per_node"),
+            )
         },
         "steps": result.step,
         "best_step": best.step,
@@ -401,7 +404,7 @@ def _experiment(flow: MoleculeFlow, data, batch_size: int) -> Experiment:
     def log_line(row: dict[str, Any]) -> str | None:
         if row["phase"] != "eval":
             return None
-        return f"step {row['step']}: {row['bits_per_molecule']:.3f} bits per held-out molecule"
+        return f"step {row['step']}: {row['bits_per_graph']:.3f} bits per held-out molecule"
 
     model, train = flow.model.train(), data
     names = [table["name"] for table in model.conditions]
@@ -412,7 +415,7 @@ def _experiment(flow: MoleculeFlow, data, batch_size: int) -> Experiment:
         found = Experiment(model, partial(train.train_batches, batch_size), held_out)
     else:
         found = fold_experiment(model, train, FOLDS, batch_size)
-    found.headline, found.log_line, found.data = "bits_per_molecule", log_line, train
+    found.headline, found.log_line, found.data = "bits_per_graph", log_line, train
     return found
 
 

@@ -148,7 +148,7 @@ def _contexts(graphs: StereoGraphs) -> dict[str, np.ndarray]:
     near = np.where(near > 0, near + np.repeat(first, sizes)[:, None], 0)
     ends = np.where(ends > 0, ends + np.repeat(first, counts)[:, None], 0)
     atoms, kinds = np.append(0, graphs.atoms.numpy().astype(int) + 1), graphs.kinds.numpy()
-    bonds = graphs.bonds.numpy().astype(int)
+    bonds = graphs.edge_labels.numpy().astype(int)
     relation = numbered(graphs.relations.numpy(), _partner_codes(graphs))
     found = {"frequencies": kinds, "relation": numbered(kinds, relation)}
     for reach in ("one bond", "two bonds"):

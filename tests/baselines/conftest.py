@@ -21,7 +21,7 @@ def build():
 
     def build(name, batch, *, nodes, bonds, scale=0.2, **options):
         torch.manual_seed(0)
-        config = {"node_categories": nodes, "bond_categories": bonds} | SIZES[name] | options
+        config = {"node_categories": nodes, "edge_categories": bonds} | SIZES[name] | options
         config["max_nodes"] = batch.mask.shape[1]
         model = perturb(model_class(name.split()[0])(**config), scale).train()
         model.bounds(batch)

@@ -76,7 +76,7 @@ def test_bound_over_all_graphs_sums_to_the_mass_in_their_cubes(build, pairs_of_n
 
 def parts(batch):
     """Its tensors."""
-    return batch.node_types, batch.bonds, batch.mask
+    return batch.node_types, batch.edge_labels, batch.mask
 
 
 def drawn(model, system, count):
@@ -105,7 +105,7 @@ def drawn(model, system, count):
     def pairs(types):
         state = before(types, 1)
         queries = model.queries(state, types[:, 1:])[:, 0, -1:]
-        return placed(latents["bonds"][:, 1, -1:], model.of_edge(queries, 0.0))
+        return placed(latents["edges"][:, 1, -1:], model.of_edge(queries, 0.0))
 
     first = placed(latents["nodes"][:, :1], model.of_node(before(mask.long(), 0)))
     types = torch.stack([first.argmax(-1)[:, 0], torch.zeros(count, dtype=torch.long)], 1)
@@ -121,7 +121,7 @@ def test_log_density_matches_the_jacobian(build, random_batch, system):
     noise = Noise()
     value = sum(b.value() for b in model.bounds(batch, noise).values())
     draws = [draw.double() for draw in noise.draws]
-    names = ("pairs", "nodes") if system != "graphaf" else ("nodes", "bonds")
+    names = ("pairs", "nodes") if system != "graphaf" else ("nodes", "edges")
 
     def latents(u):
         tape, start = Noise(), 0
@@ -144,7 +144,9 @@ def test_latents_lead_back_to_every_graph(build, random_batch, system):
     batch = random_batch(60, 9)
     model = build(system, batch, nodes=3, bonds=2)
     back = model.decode(model.encode(batch), batch.mask)
-    assert (back.node_types == batch.node_types).all() and (back.bonds == batch.bonds).all()
+    assert (back.node_types == batch.node_types).all() and (
+        back.edge_labels == batch.edge_labels
+    ).all()
     # Nothing is hidden beside the latents: others lead elsewhere.
     other = {**model.encode(batch), "nodes": torch.randn_like(model.encode(batch)["nodes"])}
     assert (model.decode(other, batch.mask).node_types != batch.node_types).any()
@@ -156,7 +158,7 @@ def test_padding_changes_nothing(build, random_batch, system):
     for k, size in enumerate(batch.sizes.tolist()):
         alone = GraphBatch(*(part[k : k + 1] for part in parts(batch)))
         small = GraphBatch(
-            alone.node_types[:, :size], alone.bonds[:, :size, :size], alone.mask[:, :size]
+            alone.node_types[:, :size], alone.edge_labels[:, :size, :size], alone.mask[:, :size]
         )
         noise = Noise()
         expected = model.log_prob(small, noise=noise)
@@ -208,10 +210,10 @@ def test_estimate_has_no_bias(build, random_batch, rows):
     batch, repeats = random_batch(8, 6), 1000
     model = build("graphaf", batch, nodes=3, bonds=2, rows=rows, window=5)
     many = GraphBatch(*(part.repeat(repeats, *[1] * (part.dim() - 1)) for part in
-                        (batch.node_types, batch.bonds, batch.mask)))  # fmt: skip
+                        (batch.node_types, batch.edge_labels, batch.mask)))  # fmt: skip
     with torch.no_grad():
         exact, drawn = model.bounds(many), model.estimate(many)
-    for name in ("nodes", "bonds"):
+    for name in ("nodes", "edges"):
         ours, theirs = (b[name].value().view(repeats, len(batch)) for b in (drawn, exact))
         error = ((ours.var(0) + theirs.var(0)) / repeats).sqrt()
         # 4.5 standard errors; graphs of one node have no edges, and no error.
@@ -229,7 +231,7 @@ def checked(build, random_batch):
 
 
 def sums_of(graphs):
-    return torch.tensor([0, 1, 2])[graphs.bonds].sum(-1)
+    return torch.tensor([0, 1, 2])[graphs.edge_labels].sum(-1)
 
 
 def test_check_keeps_sums_and_pieces_together(checked):

@@ -29,7 +29,7 @@ BENZENE = ([0] * 6, [(k + 1, k) for k in range(5)] + [(5, 0)], [0, 1] * 3)
 
 
 def vocabulary_of(graphs, node_categories, weights):
-    sizes = {"node_categories": node_categories, "bond_categories": len(weights)}
+    sizes = {"node_categories": node_categories, "edge_categories": len(weights)}
     sums = Support.limits(graphs, **sizes, edge_weights=weights)["largest_sums"]
     return ClusterVocabulary(ClusterVocabulary.measure(graphs, weights, sums), weights, sums)
 
@@ -48,7 +48,7 @@ def packed(graph):
 def build(graphs, nodes=3, bonds=2, weights=None, **options):
     torch.manual_seed(0)
     model = GraphModel.for_graphs(
-        graphs, node_categories=nodes, bond_categories=bonds, architecture="jtvae",
+        graphs, node_categories=nodes, edge_categories=bonds, architecture="jtvae",
         edge_weights=weights, **{**SMALL, **options},
     )  # fmt: skip
     return perturb(model, 0.1)
@@ -143,7 +143,7 @@ def test_samples_are_connected_and_keep_the_largest_sums(molecules):  # noqa: F8
     graphs = model.sample_records(0, 60, seed=1)
     again = model.sample_records(20, 10, seed=1)
     assert again == graphs.subset(range(20, 30))
-    sizes = {"node_categories": 9, "bond_categories": 3, "edge_weights": ORDERS}
+    sizes = {"node_categories": 9, "edge_categories": 3, "edge_weights": ORDERS}
     sums = Support.limits(graphs, **sizes)["largest_sums"]
     largest = model.config["largest_sums"]
     assert all(mine <= most for mine, most in zip(sums, largest, strict=True))

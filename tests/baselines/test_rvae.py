@@ -38,7 +38,7 @@ def every_graph():
 def build(nodes=2, bonds=1, most=3, rules=None):
     torch.manual_seed(0)
     rules = rules or {"edge_weights": [1], "largest_sums": [2, 2], "edge_ends": [[0, 0, 0]]}
-    sizes = {"node_categories": nodes, "bond_categories": bonds, "max_nodes": most}
+    sizes = {"node_categories": nodes, "edge_categories": bonds, "max_nodes": most}
     model = RegularizedVAE(**sizes, **rules, **SMALL)
     return perturb(model)
 
@@ -51,7 +51,7 @@ def penalties(*graphs):
     batch = batch_of(*graphs)
     nodes = torch.where(batch.mask[..., None], F.one_hot(batch.node_types, 3).float(), 0)
     return build(3, 2, 4, RULES).penalties(
-        nodes, F.one_hot(batch.bonds, 3)[..., 1:].float(), batch.mask
+        nodes, F.one_hot(batch.edge_labels, 3)[..., 1:].float(), batch.mask
     )
 
 
@@ -62,7 +62,7 @@ def test_probabilities_of_all_graphs_sum_to_one():
     total = torch.zeros(400, dtype=torch.float64)
     with torch.no_grad():
         for k in range(len(graphs)):
-            tensors = graphs.node_types, graphs.bonds, graphs.mask
+            tensors = graphs.node_types, graphs.edge_labels, graphs.mask
             one = GraphBatch(*(t[k : k + 1].expand(400, *t.shape[1:]) for t in tensors))
             parts = model._likelihood(one, {"graph": z})
             total += sum(b.log_posterior for b in parts.values()).exp()
@@ -126,7 +126,7 @@ def test_likelihoods_and_graphs_do_not_see_padding():
     z = model.encode(large)
     torch.testing.assert_close(model.encode(small)["graph"], z["graph"][:1])
     both, own = model.decode(z, large.mask), model.decode(model.encode(small), small.mask)
-    assert torch.equal(both.bonds[:1, :4, :4], own.bonds)
+    assert torch.equal(both.edge_labels[:1, :4, :4], own.edge_labels)
     assert torch.equal(both.node_types[:1, :4], own.node_types)
 
 
@@ -139,19 +139,19 @@ def test_draws_depend_on_their_own_generators_only():
         drawn = model.decode(z, mask)
         found.append(drawn.to_packed())
     assert found[0] == found[1]
-    assert torch.equal(drawn.bonds, drawn.bonds.transpose(1, 2))
-    assert not drawn.bonds.diagonal(dim1=1, dim2=2).any()
+    assert torch.equal(drawn.edge_labels, drawn.edge_labels.transpose(1, 2))
+    assert not drawn.edge_labels.diagonal(dim1=1, dim2=2).any()
 
 
 def test_what_is_measured_is_kept_by_the_graphs_themselves():
     graphs = PackedGraphs.from_lists([CHAIN, ([2, 1], [(1, 0)], [1])])
     model = GraphModel.for_graphs(
-        graphs, node_categories=3, bond_categories=2, architecture="rvae", edge_weights=[1, 2],
+        graphs, node_categories=3, edge_categories=2, architecture="rvae", edge_weights=[1, 2],
         **SMALL,
     )  # fmt: skip
     batch = GraphBatch.collate(graphs)
     nodes = torch.where(batch.mask[..., None], F.one_hot(batch.node_types, 3).float(), 0)
-    edges = F.one_hot(batch.bonds, 3)[..., 1:].float()
+    edges = F.one_hot(batch.edge_labels, 3)[..., 1:].float()
     found = model.penalties(nodes, edges, batch.mask)
     assert not any(value.any() for value in found.values())
     assert model.knows(batch).all()

@@ -148,7 +148,7 @@ def test_batches():
     assert torch.equal(again.node_types, epoch[3].node_types)
     other = next(data.train_batches(32, epoch=3, seed=1))
     assert not torch.equal(other.sizes, epoch[0].sizes) or not torch.equal(
-        other.bonds, epoch[0].bonds
+        other.edge_labels, epoch[0].edge_labels
     )
     held_out = list(data.test_batches(8))
     assert [len(b) for b in held_out] == [8, 8, 4]

@@ -30,7 +30,7 @@ KNOWN = PackedGraphs.from_lists(
 @pytest.fixture
 def model():
     model = GraphModel.for_graphs(
-        KNOWN, node_categories=2, bond_categories=2, edge_weights=[1, 2], **TINY
+        KNOWN, node_categories=2, edge_categories=2, edge_weights=[1, 2], **TINY
     )
     return perturb(model, 0.2).eval()
 
@@ -139,13 +139,13 @@ def test_merged_arguments_cover_both():
 
 def test_what_cannot_grow_is_refused(model):
     graphs = PackedGraphs.from_lists([graph([0, 1], [(1, 0)]), graph([0, 1, 1], CHAIN[:2])])
-    trees = GraphModel.for_graphs(graphs, node_categories=2, bond_categories=2, **TINY)
+    trees = GraphModel.for_graphs(graphs, node_categories=2, edge_categories=2, **TINY)
     with pytest.raises(UserError, match="knows no closures"):
         grown(trees, KNOWN, weights=(1, 1))
     step = {"couplings": 1, "width": 8, "layers": 1}
     trees = GraphModel.for_graphs(
-        graphs, node_categories=2, bond_categories=2, architecture="pairs", nodes=step, bonds=step,
-        adjacency_step=step,
+        graphs, node_categories=2, edge_categories=2, architecture="pairs", nodes=step, edges=step,
+        adjacency=step,
     )  # fmt: skip
     with pytest.raises(UserError, match="atom by atom"):
         grown(trees, KNOWN)

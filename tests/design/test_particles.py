@@ -24,7 +24,7 @@ def tree(random):
 def tree_model():
     random = np.random.default_rng(0)
     graphs = PackedGraphs.from_lists(tree(random) for _ in range(300))
-    return build_model(graphs, node_categories=2, bond_categories=1)
+    return build_model(graphs, node_categories=2, edge_categories=1)
 
 
 def fragment(kinds, edges, *, room=9, sockets=None, categories=2, rings=False):
@@ -162,7 +162,7 @@ def test_a_whole_skeleton_with_categories_of_its_own():
     """Every walk arrives, and the weights say how often plain samples have this skeleton."""
     random = np.random.default_rng(0)
     graphs = PackedGraphs.from_lists(limited_tree(random) for _ in range(300))
-    model = build_model(graphs, node_categories=2, bond_categories=1)
+    model = build_model(graphs, node_categories=2, edge_categories=1)
     star = [(0, 1), (0, 2), (0, 3), (3, 4)]
     skeleton = fragment([0] * 5, star, room=0)
     skeleton.categories[:] = True

@@ -112,7 +112,7 @@ def test_padding_changes_nothing(double, batch, coupling):
     # The same graphs with two more columns of padding, and colours and edges there.
     wider = GraphBatch(
         pad(batch.node_types, (0, 2), value=77),
-        pad(batch.bonds, (0, 2, 0, 2), value=1),
+        pad(batch.edge_labels, (0, 2, 0, 2), value=1),
         pad(batch.mask, (0, 2)),
     )
     z = model.flow.base.sample(x.shape, mask=batch.mask)
@@ -168,8 +168,8 @@ def test_networks_do_not_know_the_numbers_of_nodes(double, batch):
 
 def test_the_graph_matters(batch, coupling):
     model, tape = model_of(coupling), Noise()
-    fewer = GraphBatch(batch.node_types, batch.bonds.clone(), batch.mask)
-    fewer.bonds[:, 0], fewer.bonds[:, :, 0] = 0, 0
+    fewer = GraphBatch(batch.node_types, batch.edge_labels.clone(), batch.mask)
+    fewer.edge_labels[:, 0], fewer.edge_labels[:, :, 0] = 0, 0
     with torch.no_grad():
         first = model.log_prob(batch, noise=tape)
         assert ((model.log_prob(fewer, noise=tape.rewind()) - first).abs() > 1e-4).all()
@@ -199,7 +199,7 @@ def test_samples_are_reproducible_per_graph(batch, coupling):
 def test_cold_samples_are_more_probable(batch):
     model = model_of()
     samples = {
-        t: GraphBatch(model.sample(batch, temperature=t), batch.bonds, batch.mask)
+        t: GraphBatch(model.sample(batch, temperature=t), batch.edge_labels, batch.mask)
         for t in (1, 0.01)
     }
     with torch.no_grad():
@@ -250,7 +250,9 @@ def test_learns_that_neighbours_differ(colorings):
 
 def test_names_of_colours_mean_nothing(double, batch):
     model = model_of(colors=4)
-    renamed = GraphBatch(torch.tensor([2, 0, 3, 1])[batch.node_types], batch.bonds, batch.mask)
+    renamed = GraphBatch(
+        torch.tensor([2, 0, 3, 1])[batch.node_types], batch.edge_labels, batch.mask
+    )
     with torch.no_grad():
         expected = model.log_prob(batch)
         torch.testing.assert_close(model.log_prob(renamed), expected, atol=1e-8, rtol=0)
@@ -285,13 +287,13 @@ def test_from_networkx():
 
 def test_input_is_checked(batch, coupling):
     model = model_of(coupling)
-    wrong = GraphBatch(batch.node_types + 1, batch.bonds, batch.mask)
+    wrong = GraphBatch(batch.node_types + 1, batch.edge_labels, batch.mask)
     with pytest.raises(ValueError, match="categories must lie in 0 to 2, got 3"):
         model.log_prob(wrong)
-    empty = GraphBatch(batch.node_types, batch.bonds, batch.mask.clone())
+    empty = GraphBatch(batch.node_types, batch.edge_labels, batch.mask.clone())
     empty.mask[5] = False
-    loop = GraphBatch(batch.node_types, batch.bonds.clone(), batch.mask)
-    loop.bonds[2, 1, 1] = 1
+    loop = GraphBatch(batch.node_types, batch.edge_labels.clone(), batch.mask)
+    loop.edge_labels[2, 1, 1] = 1
     for function in (model.log_prob, model.sample, model.encode):
         with pytest.raises(ValueError, match="graph 5 of the batch has no nodes"):
             function(empty)

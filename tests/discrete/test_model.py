@@ -219,7 +219,7 @@ def test_items_of_a_size_that_no_training_item_has_have_a_reason():
 
 def test_bounds_of_the_pairs_model_are_the_same_again():
     tree = nx.path_graph(3)
-    steps = {part: {"couplings": 1, "width": 8} for part in ("nodes", "bonds", "adjacency_step")}
+    steps = {part: {"couplings": 1, "width": 8} for part in ("nodes", "edges", "adjacency")}
     model = CategoricalModel.for_data([tree] * 3, architecture="pairs", **steps)
     first, second = (model.log_prob([tree, tree]) for _ in range(2))
     assert (first == second).all() and np.isfinite(first).all()

@@ -25,13 +25,13 @@ def test_entries_are_the_graphs(packed):
     assert len(batch) == 20
     assert batch.sizes.tolist() == packed.node_counts[:20].tolist()
     assert batch.mask.shape[1] == packed.node_counts[:20].max()
-    assert torch.equal(batch.bonds, batch.bonds.transpose(1, 2))
-    assert not batch.bonds.diagonal(dim1=1, dim2=2).any()
-    assert not batch.node_types[~batch.mask].any() and not batch.bonds[~batch.mask].any()
+    assert torch.equal(batch.edge_labels, batch.edge_labels.transpose(1, 2))
+    assert not batch.edge_labels.diagonal(dim1=1, dim2=2).any()
+    assert not batch.node_types[~batch.mask].any() and not batch.edge_labels[~batch.mask].any()
     for k in range(20):
         types, edges, bonds = (array.astype(int) for array in packed.graph(k))
         assert batch.node_types[k, : len(types)].tolist() == types.tolist()
-        assert batch.bonds[k, edges[:, 0], edges[:, 1]].tolist() == (bonds + 1).tolist()
+        assert batch.edge_labels[k, edges[:, 0], edges[:, 1]].tolist() == (bonds + 1).tolist()
         assert batch.adjacency[k].sum() == 2 * len(edges)
 
 
@@ -42,7 +42,7 @@ def test_permute_renumbers(packed):
     other = batch.permute(order)
     k, i, j = 7, 1, 3
     assert other.node_types[k, i] == batch.node_types[k, order[k, i]]
-    assert other.bonds[k, i, j] == batch.bonds[k, order[k, i], order[k, j]]
+    assert other.edge_labels[k, i, j] == batch.edge_labels[k, order[k, i], order[k, j]]
     assert torch.equal(other.mask, batch.mask)
     assert other.permute(order.argsort(1)).to_packed() == batch.to_packed()
 
@@ -114,7 +114,7 @@ def test_data_and_arrays_round_trip(tmp_path):
         (([0, 0], [(2, 0)], [0]), "does not have"),
         (([0, 300], [], []), "outside 0 to 255"),
         (([0] * 256, [], []), "at most 255"),
-        (([0, 0], [(1, 0)], []), "1 edges, but 0 bond types"),
+        (([0, 0], [(1, 0)], []), "1 edges, but 0 edge types"),
         (([0.9, 1.2], [(0, 1)], [1]), "whole numbers, got float64"),
     ],
 )

@@ -31,7 +31,7 @@ def chains():
 @pytest.fixture
 def plain(chains):
     torch.manual_seed(0)
-    return GraphModel.for_graphs(chains, node_categories=2, bond_categories=1, **SMALL).eval()
+    return GraphModel.for_graphs(chains, node_categories=2, edge_categories=1, **SMALL).eval()
 
 
 def perturbed(model):
@@ -102,7 +102,7 @@ def test_latents_lead_back_given_the_same_targets(plain, chains):
     latents = model.encode(batch)
     back = model.decode(latents, batch.mask, conditions=batch.conditions)
     assert back.to_packed() == chains
-    assert not torch.equal(model.encode(GraphBatch.collate(chains))["atoms"], latents["atoms"])
+    assert not torch.equal(model.encode(GraphBatch.collate(chains))["nodes"], latents["nodes"])
 
 
 def test_what_is_asked_is_heeded_after_training(plain, chains):
@@ -145,7 +145,7 @@ def test_what_edges_add_depends_on_both_ends_and_their_other_neighbours(random_g
         same = sum(int(types[i] == types[j] == 1 and b == 0) for (i, j), b in pairs)
         return [float(same), float(sum(kinds.count(1) > 1 for kinds in near))]
 
-    model = GraphModel.for_graphs(random_graphs, node_categories=3, bond_categories=2, **SMALL)
+    model = GraphModel.for_graphs(random_graphs, node_categories=3, edge_categories=2, **SMALL)
     values = np.array([of(*random_graphs.graph(k)) for k in range(len(random_graphs))])
     model = model.with_conditions(condition_tables(["same", "near"], values))
     batch = GraphBatch.collate(random_graphs)
@@ -208,6 +208,6 @@ def test_tables_of_any_scale_are_kept(chains, tmp_path):
     np.testing.assert_allclose([t["mean"] for t in tables], values.mean(0), rtol=1e-8)
     np.testing.assert_allclose([t["deviation"] for t in tables][:2], values.std(0)[:2], rtol=1e-8)
     assert tables[2]["deviation"] == 1.0
-    model = GraphModel.for_graphs(chains, node_categories=2, bond_categories=1, **SMALL)
+    model = GraphModel.for_graphs(chains, node_categories=2, edge_categories=1, **SMALL)
     model.with_conditions(tables).save_pretrained(tmp_path)
     assert GraphModel.from_pretrained(tmp_path).conditions == tables

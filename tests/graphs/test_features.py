@@ -51,15 +51,15 @@ def test_structure_features_are_those_of_networkx(batch):
 
 
 def test_typed_features_count_the_edges_of_each_category(batch):
-    categories = int(batch.bonds.max())
-    context = graph_context(batch.bonds, batch.mask, categories, torch.float64)
+    categories = int(batch.edge_labels.max())
+    context = graph_context(batch.edge_labels, batch.mask, categories, torch.float64)
     plain = graph_context(batch.adjacency, batch.mask, 0, torch.float64)
     start, pair_start = NODE_FEATURES, PAIR_FEATURES
     assert torch.equal(context.features[..., :start], plain.features)
     assert torch.equal(context.adjacency[..., :pair_start], plain.adjacency)
     counts = context.features[..., start:].unflatten(-1, (categories, MAX_COUNT + 1))
     for c in range(categories):
-        here = batch.bonds == c + 1
+        here = batch.edge_labels == c + 1
         assert torch.equal(counts[..., c, :].argmax(-1), here.sum(-1).clamp(max=MAX_COUNT))
         assert torch.equal(context.adjacency[..., pair_start + c], here.double())
     assert (counts.sum(-1) == 1).all()

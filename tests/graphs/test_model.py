@@ -68,7 +68,7 @@ def test_sampled_graphs_have_their_probability(triads, triad_model):
 
 
 def test_every_molecule_is_reconstructed(build_model, molecules):
-    model = build_model(molecules, node_categories=9, bond_categories=3)
+    model = build_model(molecules, node_categories=9, edge_categories=3)
     batch = GraphBatch.collate(molecules)
     torch.manual_seed(0)
     latents = model.encode(batch)
@@ -272,11 +272,11 @@ def test_training_loss_is_the_bound(model, random_graphs):
     torch.testing.assert_close(loss.detach(), -log_p.sum() / batch.sizes.sum())
     bits = -log_p / math.log(2)
     value = {name: float(total / count) for name, (total, count) in metrics.items()}
-    assert value["bits_per_molecule"] == pytest.approx(float(bits.mean()), rel=1e-5)
+    assert value["bits_per_graph"] == pytest.approx(float(bits.mean()), rel=1e-5)
     assert value["bits_per_node"] == pytest.approx(float((bits / batch.sizes).mean()), rel=1e-5)
-    parts = sum(value[f"bits_{step}"] for step in ("nodes", "bonds", "adjacency"))
+    parts = sum(value[f"bits_{step}"] for step in ("nodes", "edges", "adjacency"))
     assert parts == pytest.approx(value["bits_per_node"], rel=1e-5)
-    assert all(value[f"accuracy_{step}"] == 1 for step in ("nodes", "bonds", "adjacency"))
+    assert all(value[f"accuracy_{step}"] == 1 for step in ("nodes", "edges", "adjacency"))
 
 
 @pytest.mark.parametrize("architecture", ["path", "pairs"])
@@ -285,30 +285,30 @@ def test_unknown_categories_and_sizes_are_named(random_graphs, architecture):
     options = {"width": 16, "layers": 1, "heads": 2}
     if architecture == "pairs":
         step = {**options, "couplings": 2}
-        options = {name: step for name in ("nodes", "bonds", "adjacency_step")}
+        options = {name: step for name in ("nodes", "edges", "adjacency")}
     model = GraphModel.for_graphs(
-        chosen, node_categories=3, bond_categories=2, architecture=architecture, **options
+        chosen, node_categories=3, edge_categories=2, architecture=architecture, **options
     )
     good = GraphBatch.collate(chosen)
     with pytest.raises(ValueError, match="node category 3; known are 0 to 2"):
-        model.log_prob(GraphBatch(good.mask * 3, good.bonds, good.mask))
+        model.log_prob(GraphBatch(good.mask * 3, good.edge_labels, good.mask))
     with pytest.raises(ValueError, match="edge category 2; known are 0 to 1"):
-        model.log_prob(GraphBatch(good.node_types, good.bonds.clamp(max=1) * 3, good.mask))
-    wrong = good.bonds.clone()
+        model.log_prob(GraphBatch(good.node_types, good.edge_labels.clamp(max=1) * 3, good.mask))
+    wrong = good.edge_labels.clone()
     wrong[:, 0, 0] = 1
     for types, bonds, mask, message in (
-        (good.node_types - good.mask.long() * 3, good.bonds, good.mask, "negative"),
-        (good.node_types, -good.bonds, good.mask, "negative"),
+        (good.node_types - good.mask.long() * 3, good.edge_labels, good.mask, "negative"),
+        (good.node_types, -good.edge_labels, good.mask, "negative"),
         (good.node_types, wrong, good.mask, "symmetric, with 0"),
-        (good.node_types, good.bonds.tril(), good.mask, "symmetric, with 0"),
-        (good.node_types, good.bonds, good.mask & (good.sizes < 5)[:, None], "has no nodes"),
+        (good.node_types, good.edge_labels.tril(), good.mask, "symmetric, with 0"),
+        (good.node_types, good.edge_labels, good.mask & (good.sizes < 5)[:, None], "has no nodes"),
     ):
         with pytest.raises(ValueError, match=message):
             model.log_prob(GraphBatch(types, bonds, mask))
     if architecture == "pairs":
         with pytest.raises(UserError, match="orders must be 1 for this architecture"):
             model.log_prob(good, orders=2)
-    nothing = GraphBatch(good.node_types[:0], good.bonds[:0], good.mask[:0])
+    nothing = GraphBatch(good.node_types[:0], good.edge_labels[:0], good.mask[:0])
     for empty in (nothing, GraphBatch.collate(chosen.subset([]))):
         assert model.log_prob(empty).shape == (0,)
     large = torch.ones(1, 40, dtype=torch.bool)

@@ -19,11 +19,11 @@ from graphcnf.testing import assert_gradients_reach_every_parameter
 SMALL = {"width": 12, "layers": 2, "heads": 2, "head_width": 8}
 
 
-def grown(graphs, node_categories=3, bond_categories=2, scale=0.3, **options):
+def grown(graphs, node_categories=3, edge_categories=2, scale=0.3, **options):
     torch.manual_seed(0)
     options = {"architecture": "growth", "order": "none", **SMALL, **options}
     model = GraphModel.for_graphs(
-        graphs, node_categories=node_categories, bond_categories=bond_categories, **options
+        graphs, node_categories=node_categories, edge_categories=edge_categories, **options
     )
     return couplings.perturb(model, scale).eval()
 
@@ -153,7 +153,7 @@ def test_sampled_graphs_have_their_probability(double):
     with torch.no_grad():
         p = model.flow.transform.log_prob(model.code.encode(batch), context).exp() * count
         drawn = model.decode(latents, torch.ones(count, 3, dtype=torch.bool))
-    keys = [torch.cat([b.node_types, b.bonds.flatten(1)], 1) for b in (batch, drawn)]
+    keys = [torch.cat([b.node_types, b.edge_labels.flatten(1)], 1) for b in (batch, drawn)]
     counts = (keys[0][:, None] == keys[1]).all(-1).sum(1)
     assert counts.sum() == count
     common = p > 20

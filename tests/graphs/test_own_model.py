@@ -76,7 +76,7 @@ def test_the_commands_train_draw_and_score_it(trained, molecules):
 def test_the_bound_and_the_latents_go_through(trained):
     model = GraphModel.from_pretrained(trained)
     batch = model.sample(torch.tensor([1, 4, 7]), generator=torch.Generator().manual_seed(0))
-    assert torch.equal(model.decode(model.encode(batch), batch.mask).bonds, batch.bonds)
+    assert torch.equal(model.decode(model.encode(batch), batch.mask).edge_labels, batch.edge_labels)
     assert model.log_prob(batch).isfinite().all()
     assert model.without_rules().notes(False) == ["bonds: all."]
 

@@ -13,13 +13,13 @@ from graphcnf.graphs import GraphBatch, GraphModel
 PAIRS = {"architecture": "pairs", "node_dim": 2, "node_mixtures": 2, "pair_mixtures": 2}
 PAIRS |= {
     part: {"couplings": 2, "width": 16, "layers": 1, "heads": 2}
-    for part in ("nodes", "bonds", "adjacency_step")
+    for part in ("nodes", "edges", "adjacency")
 }
 PATH = {"width": 16, "layers": 1, "heads": 2, "head_width": 8, "level_width": 4, "table_rows": 64}
 
 
 def graph_model(graphs, **options):
-    return GraphModel.for_graphs(graphs, node_categories=3, bond_categories=2, **options)
+    return GraphModel.for_graphs(graphs, node_categories=3, edge_categories=2, **options)
 
 
 MODELS = {
@@ -56,7 +56,7 @@ def soiled(batch):
     real = batch.mask[:, :, None] & batch.mask[:, None, :]
     return GraphBatch(
         torch.where(batch.mask, batch.node_types, 77),
-        torch.where(real, batch.bonds, 55),
+        torch.where(real, batch.edge_labels, 55),
         batch.mask,
     )
 
@@ -107,7 +107,7 @@ def test_decoded_graphs_do_not_see_padding(model, batch, value):
         other[name] = torch.where(real.get(name, batch.mask)[..., None], z, value)
     graphs, same = (model.decode(given, batch.mask) for given in (latents, other))
     assert torch.equal(graphs.node_types, same.node_types)
-    assert torch.equal(graphs.bonds, same.bonds)
+    assert torch.equal(graphs.edge_labels, same.edge_labels)
 
 
 @pytest.mark.parametrize("coupling", ["elements", "groups", "channels"])

@@ -22,11 +22,11 @@ def pair_model(order, nodes=2, bonds=2, most=3, seed=0, **options):
     model = PairsModel(
         order=order,
         node_categories=nodes,
-        bond_categories=bonds,
+        edge_categories=bonds,
         max_nodes=most,
         nodes=STEP,
-        bonds=JOINT,
-        adjacency_step=JOINT,
+        edges=JOINT,
+        adjacency=JOINT,
         **options,
     )
     return perturb(model, 0.1).double()
@@ -64,7 +64,7 @@ def initialised(model, batch):
 
 
 def same(a: GraphBatch, b: GraphBatch) -> bool:
-    return bool((a.node_types == b.node_types).all() and (a.bonds == b.bonds).all())
+    return bool((a.node_types == b.node_types).all() and (a.edge_labels == b.edge_labels).all())
 
 
 def test_reconstruction_is_exact(order):
@@ -77,8 +77,10 @@ def test_reconstruction_is_exact(order):
     accuracy = model.bounds(batch)["adjacency"].correct
     right = accuracy == 1
     assert right.float().mean() > 0.5
-    back = GraphBatch(back.node_types[right], back.bonds[right], back.mask[right])
-    assert same(back, GraphBatch(batch.node_types[right], batch.bonds[right], batch.mask[right]))
+    back = GraphBatch(back.node_types[right], back.edge_labels[right], back.mask[right])
+    assert same(
+        back, GraphBatch(batch.node_types[right], batch.edge_labels[right], batch.mask[right])
+    )
 
 
 def permuted_noise(noise: Noise, batch: GraphBatch, order) -> Noise:
@@ -92,7 +94,7 @@ def permuted_noise(noise: Noise, batch: GraphBatch, order) -> Noise:
         return i * (i - 1) // 2 + j
 
     def edges_of(graph, b):
-        present = [tuple(p) for p in index[b].tolist() if graph.bonds[b, p[0], p[1]] > 0]
+        present = [tuple(p) for p in index[b].tolist() if graph.edge_labels[b, p[0], p[1]] > 0]
         return {frozenset(p): k for k, p in enumerate(present)}
 
     result = Noise()

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from graphcnf.graphs import GraphBatch
-from graphcnf.graphs.path.depth_first import AtomCode, depth_first_code
+from graphcnf.graphs.path.depth_first import DepthFirstCode, depth_first_code
 
 
 def encode(edges, nodes, variables=3):
@@ -21,7 +21,7 @@ def batch(request):
 
 
 def atom_code(packed):
-    return AtomCode(**AtomCode.measure(packed), node_categories=9, bond_categories=3)
+    return DepthFirstCode(**DepthFirstCode.measure(packed), node_categories=9, edge_categories=3)
 
 
 def test_graphs_come_back(batch):
@@ -31,7 +31,7 @@ def test_graphs_come_back(batch):
     assert not x[~batch.mask].any() and not x[:, 0, [0, 1, 3, 4]].any()
     assert (x[:, 1:, 1][batch.mask[:, 1:]] > 0).all(), "every node but the first has a parent"
     back = code.decode(x, batch.mask)
-    assert torch.equal(back.bonds, batch.bonds)
+    assert torch.equal(back.edge_labels, batch.edge_labels)
     assert torch.equal(back.node_types, batch.node_types)
 
 
@@ -57,7 +57,7 @@ def test_measured_cardinalities_are_those_needed(random_graphs):
     )
     back, *closures = code.longest
     for sizes in ((back, closures), (back + 1, [closures[0] - 1, *closures[1:]])):
-        short = AtomCode(*sizes, node_categories=9, bond_categories=3)
+        short = DepthFirstCode(*sizes, node_categories=9, edge_categories=3)
         with pytest.raises(ValueError, match="a longer step back or closure"):
             short.encode(batch)
 

@@ -9,11 +9,11 @@ import torch
 from couplings import perturb
 
 from graphcnf.graphs import GraphBatch
-from graphcnf.graphs.path.depth_first import AtomCode
+from graphcnf.graphs.path.depth_first import DepthFirstCode
 from graphcnf.graphs.path.path_model import PathModel
 from graphcnf.graphs.path.support import Path, Support
 
-SIZES = {"node_categories": 3, "bond_categories": 2}
+SIZES = {"node_categories": 3, "edge_categories": 2}
 
 
 def every_code(support, cardinalities, nodes):
@@ -23,7 +23,7 @@ def every_code(support, cardinalities, nodes):
     for number in range(nodes):
         last = torch.full((len(done),), number == nodes - 1)
         rows = torch.arange(len(done))
-        valence = support.free_valence(support.free(path.tables), path.depth, last)
+        valence = support.free_degree(support.free(path.tables), path.depth, last)
         for _ in cardinalities:
             allowed = support.allowed(valence)
             assert allowed.any(1).all(), "a dead end"
@@ -38,8 +38,8 @@ def every_code(support, cardinalities, nodes):
 
 
 def make(nodes, *, weights, sums, categories, back=None, closures=(9, 9)):
-    code = AtomCode(
-        back or nodes, list(closures), node_categories=categories, bond_categories=len(weights)
+    code = DepthFirstCode(
+        back or nodes, list(closures), node_categories=categories, edge_categories=len(weights)
     )
     return code, Support(code, weights, sums)
 
@@ -73,7 +73,7 @@ def test_with_sums_the_codes_are_the_graphs_that_keep_them(nodes, weights, sums,
     _, free = make(nodes, sums=None, **options)
     every = every_code(free, code.cardinalities, nodes)
     batch = code.decode(every, torch.ones(every.shape[:2], dtype=torch.bool))
-    used = torch.tensor([0, *weights])[batch.bonds].sum(-1)
+    used = torch.tensor([0, *weights])[batch.edge_labels].sum(-1)
     kept = (used <= torch.tensor(sums)[batch.node_types]).all(1)
     assert 0 < kept.sum() < len(every) + (nodes < 4)
     assert {tuple(c) for c in codes.flatten(1).tolist()} == {
@@ -89,7 +89,7 @@ def test_random_weights_are_a_normalised_density(double, nodes, support):
     )
     codes = every_code(limit, code.cardinalities, nodes)
     steps = PathModel(
-        node_categories=1, bond_categories=1, max_nodes=nodes, back=nodes, closures=[nodes, nodes],
+        node_categories=1, edge_categories=1, max_nodes=nodes, back=nodes, closures=[nodes, nodes],
         largest_sums=[3] if support else None, width=8, layers=1, heads=2, head_width=8,
     )  # fmt: skip
     perturb(steps, 1.0)
@@ -104,7 +104,7 @@ def test_random_weights_are_a_normalised_density(double, nodes, support):
 
 
 def test_every_graph_lies_in_its_support(random_graphs):
-    code = AtomCode(**AtomCode.measure(random_graphs), **SIZES)
+    code = DepthFirstCode(**DepthFirstCode.measure(random_graphs), **SIZES)
     weights = [1, 2]
     limits = Support.limits(random_graphs, **SIZES, edge_weights=weights)
     support = Support(code, weights, limits["largest_sums"])
@@ -112,7 +112,7 @@ def test_every_graph_lies_in_its_support(random_graphs):
     x, nodes = code.encode(batch), batch.mask.shape[1]
     path = Path.before_each(x, support.weights, support.pad)
     last = batch.sizes[:, None] == torch.arange(nodes) + 1
-    valence = support.free_valence(support.free(path.tables), path.depth, last.flatten())
+    valence = support.free_degree(support.free(path.tables), path.depth, last.flatten())
     values = x.flatten(0, 1)
     for k in range(x.shape[-1]):
         allowed = support.allowed(valence)
@@ -123,7 +123,7 @@ def test_every_graph_lies_in_its_support(random_graphs):
 
 
 def test_the_walk_is_that_of_networkx(random_graphs):
-    code = AtomCode(**AtomCode.measure(random_graphs), **SIZES)
+    code = DepthFirstCode(**DepthFirstCode.measure(random_graphs), **SIZES)
     batch = GraphBatch.collate(random_graphs, range(0, 600, 3))
     weights = torch.tensor([0, 1, 2])
     x, nodes = code.encode(batch), batch.mask.shape[1]
@@ -131,7 +131,7 @@ def test_the_walk_is_that_of_networkx(random_graphs):
     for number in range(nodes):
         here = at_once.take(torch.arange(len(x)) * nodes + number)
         for b in batch.mask[:, number].nonzero()[:, 0].tolist():
-            types, edges = batch.node_types[b].tolist(), batch.bonds[b, :number, :number]
+            types, edges = batch.node_types[b].tolist(), batch.edge_labels[b, :number, :number]
             graph = nx.from_numpy_array(edges.numpy())
             for path in (here, step):
                 depth, tables = int(path.depth[b]), path.tables[:, b]

@@ -38,11 +38,11 @@ def pair_model(random_graphs):
     model = GraphModel.for_graphs(
         random_graphs,
         node_categories=3,
-        bond_categories=2,
+        edge_categories=2,
         architecture="pairs",
         nodes=step,
-        bonds=step,
-        adjacency_step=step,
+        edges=step,
+        adjacency=step,
     )
     return perturb(model, 0.1)
 

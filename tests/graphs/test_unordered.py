@@ -91,7 +91,7 @@ def test_orders_are_the_depth_first_ones_that_follow_rings_first_each_as_likely_
 def test_probabilities_are_sums_over_orders(build_model, double, nodes, types, bonds):
     """The mean of the bound's exponential, over all draws, is the sum over the orders drawn."""
     packed = PackedGraphs.from_lists(connected(nodes, types, bonds))
-    options = {"node_categories": types, "bond_categories": bonds}
+    options = {"node_categories": types, "edge_categories": bonds}
     model = build_model(packed, **OPTIONS, **options, support=False)
     batch, uniforms = GraphBatch.collate(packed), every_uniform(nodes)
     with torch.no_grad():
@@ -121,7 +121,7 @@ def test_sampled_graphs_have_their_probability(build_model, double):
         )
         drawn = model.sample(torch.full((count,), 3))
     p = p.exp().mean(0) * count
-    keys = [torch.cat([b.node_types, b.bonds.flatten(1)], 1) for b in (batch, drawn)]
+    keys = [torch.cat([b.node_types, b.edge_labels.flatten(1)], 1) for b in (batch, drawn)]
     counts = (keys[0][:, None] == keys[1]).all(-1).sum(1)
     assert counts.sum() == count
     common = p > 20

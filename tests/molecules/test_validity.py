@@ -34,8 +34,8 @@ def raw(smiles):
 
 def test_valence_repair_ends_in_a_valid_molecule(zinc_smiles):
     dataset = encode("part", zinc_smiles[:200]).without_marks()
-    dataset.graphs.bond_types = np.random.default_rng(0).choice(
-        3, len(dataset.graphs.bond_types), p=[0.7, 0.2, 0.1]
+    dataset.graphs.edge_types = np.random.default_rng(0).choice(
+        3, len(dataset.graphs.edge_types), p=[0.7, 0.2, 0.1]
     )
     table = evaluate_records(dataset.graphs, dataset.vocabulary)
     assert table["strict"].mean() < 0.3

@@ -273,8 +273,8 @@ def test_likelihoods_without_an_order_are_those_of_the_molecule(zinc_smiles):
     step = {"couplings": 1, "width": 8, "layers": 1, "heads": 1}
     torch.manual_seed(0)
     model = GraphModel.for_graphs(
-        graphs, node_categories=17, bond_categories=5, architecture="pairs", order="none",
-        nodes=step, bonds=step, adjacency_step=step,
+        graphs, node_categories=17, edge_categories=5, architecture="pairs", order="none",
+        nodes=step, edges=step, adjacency=step,
     ).eval()  # fmt: skip
     frame = evaluate_records(zinc_smiles[:128])
     frame.loc[5, "strict"] = False

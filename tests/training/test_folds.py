@@ -24,7 +24,7 @@ def experiment():
     model = GraphModel.for_graphs(
         data.graphs,
         node_categories=len(data.vocabulary.atoms),
-        bond_categories=len(data.vocabulary.bonds),
+        edge_categories=len(data.vocabulary.bonds),
         edge_weights=data.vocabulary.bond_orders,
         width=8, layers=1, heads=1,
     )  # fmt: skip
@@ -43,7 +43,7 @@ def test_each_molecule_is_held_out_once_by_a_copy_that_never_sees_it():
         (k,) = [k for k, part in enumerate(batch.parts) if part is not None]
         held_out[k] |= rows(batch.parts[k])
         metrics = found.model.training_loss(batch)[1]
-        totals += [float(value) for value in metrics["bits_per_molecule"]]
+        totals += [float(value) for value in metrics["bits_per_graph"]]
     # Nothing is learned yet, so that the copies are alike.
     bits = -found.model.models[-1].log_prob(GraphBatch.collate(data.graphs)) / np.log(2)
     np.testing.assert_allclose(totals, [float(bits.detach().sum()), len(data)], rtol=1e-4)

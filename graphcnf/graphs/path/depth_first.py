@@ -75,7 +75,7 @@ def depth_first_code(adjacency: Tensor, mask: Tensor, entries: int) -> tuple[Ten
     return torch.where(keep, codes, 0), torch.where(absent | ~keep, -1, targets)
 
 
-class AtomCode:
+class DepthFirstCode:
     """One-to-one map from connected depth-first numbered graphs to V categories per node.
 
     The V variables of a node are, in this order:
@@ -93,7 +93,7 @@ class AtomCode:
         back: Largest backtrack plus 1.
         closures: Largest length of the first, second, ... closure of a node.
         node_categories: Number of node categories.
-        bond_categories: Number of edge categories.
+        edge_categories: Number of edge categories.
 
     Attributes:
         cardinalities: Number of values of each variable, V of them.
@@ -106,13 +106,13 @@ class AtomCode:
     COMMON = 4
 
     def __init__(
-        self, back: int, closures: list[int], *, node_categories: int, bond_categories: int
+        self, back: int, closures: list[int], *, node_categories: int, edge_categories: int
     ):
         self.entries = 1 + len(closures)
         self.longest = [back - 1, *closures]
-        self.cardinalities = [back, bond_categories + 1, node_categories]
+        self.cardinalities = [back, edge_categories + 1, node_categories]
         for length in closures:
-            self.cardinalities += [length + 1, bond_categories + 1]
+            self.cardinalities += [length + 1, edge_categories + 1]
 
     @staticmethod
     def role(k: int) -> str:
@@ -174,7 +174,7 @@ class AtomCode:
         codes, targets = depth_first_code(batch.adjacency, batch.mask, self.entries)
         if (codes > codes.new_tensor(self.longest)).any():
             raise ValueError("a graph has a longer step back or closure than the model knows")
-        edges = torch.where(targets < 0, 0, batch.bonds.gather(2, targets.clamp(min=0)))
+        edges = torch.where(targets < 0, 0, batch.edge_labels.gather(2, targets.clamp(min=0)))
         closures = torch.stack([codes[..., 1:], edges[..., 1:]], -1).flatten(-2)
         first = torch.stack([codes[..., 0], edges[..., 0], batch.node_types], -1)
         return torch.cat([first, closures], -1)
@@ -205,7 +205,7 @@ class AtomCode:
         batch, nodes, _ = x.shape
         rows = torch.arange(batch, device=x.device)
         path = torch.zeros(batch, nodes + 1, dtype=torch.long, device=x.device)
-        bonds = path.new_zeros(batch, nodes, nodes)
+        labels = path.new_zeros(batch, nodes, nodes)
         x = torch.where(mask[..., None], x, 0)
         depth = torch.zeros_like(rows)
         lengths, edges = self.lengths(x), self.edges(x)
@@ -215,5 +215,5 @@ class AtomCode:
             for length, edge in zip(lengths[:, i].unbind(-1), edges[:, i].unbind(-1), strict=True):
                 far = path[rows, (depth - length).clamp(min=0)]
                 # Without a closure, `far` is node i itself, and its entry stays 0.
-                bonds[rows, i, far] = torch.where(length > 0, edge, bonds[rows, i, far])
-        return GraphBatch(x[..., 2], bonds + bonds.transpose(1, 2), mask)
+                labels[rows, i, far] = torch.where(length > 0, edge, labels[rows, i, far])
+        return GraphBatch(x[..., 2], labels + labels.transpose(1, 2), mask)

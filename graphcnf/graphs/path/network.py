@@ -1,8 +1,8 @@
 """The network of the graph model "path": causal attention over the nodes in depth-first order.
 
 Each node is one *position* of the attention, and one *step* of drawing. It is described by the V
-variables of `AtomCode` (backtrack, edge to the parent, category, closures), which are decided one
-after the other.
+variables of `DepthFirstCode` (backtrack, edge to the parent, category, closures), which are decided
+one after the other.
 
 - The *path* of a partly drawn graph is the nodes from the first one to the last one, the *level* of
   a node its distance from the first (`Path`). The network sees the last `LEVELS` levels.
@@ -32,7 +32,7 @@ from graphcnf.categorical.transformer import HIDDEN, Transformer
 from graphcnf.flows.modules import ReadOut, zero_init
 from graphcnf.flows.transform import Context
 from graphcnf.graphs.conditions import ConditionEmbedding, Contributions
-from graphcnf.graphs.path.depth_first import AtomCode
+from graphcnf.graphs.path.depth_first import DepthFirstCode
 from graphcnf.graphs.path.support import (
     CATEGORIES,
     DEGREES,
@@ -40,7 +40,7 @@ from graphcnf.graphs.path.support import (
     NEIGHBOURS,
     NODE,
     SUMS,
-    FreeValence,
+    FreeDegree,
     Path,
     Support,
     hashed,
@@ -57,23 +57,23 @@ class Nodes:
 
     Attributes:
         h: Output of the attention, (M, C).
-        common: First layer of the output heads of the first `AtomCode.COMMON` variables, which
-            every node has, by one matrix product, (M, COMMON * H). None once only some of the nodes
-            have further variables: their heads are then evaluated one by one.
+        common: First layer of the output heads of the first `DepthFirstCode.COMMON` variables,
+            which every node has, by one matrix product, (M, COMMON * H). None once only some of the
+            nodes have further variables: their heads are then evaluated one by one.
         decided: Sum of the embeddings of the variables so far, (M, H); None before the first one.
-        valence: Variables so far, and free valence, from which `Support` tells what is possible.
+        free_degree: Variables so far, and free degree, from which `Support` tells what is possible.
     """
 
     h: Tensor
     common: Tensor | None
     decided: Tensor | None
-    valence: FreeValence
+    free_degree: FreeDegree
 
     def __getitem__(self, rows: Tensor) -> Nodes:
         """Return the hidden state of the nodes at `rows`, indices (K,) long."""
         common = None if self.common is None else self.common[rows]
         decided = None if self.decided is None else self.decided[rows]
-        return Nodes(self.h[rows], common, decided, self.valence[rows])
+        return Nodes(self.h[rows], common, decided, self.free_degree[rows])
 
 
 class Tables:
@@ -96,7 +96,7 @@ class Tables:
         self.offsets = counts.cumsum(0)
         levels = network.on_level.weight[:, None] + network.degree.weight
         self.levels = F.pad(levels.flatten(0, 1), (0, 0, 1, 0))
-        common = network.hidden[: AtomCode.COMMON]
+        common = network.hidden[: DepthFirstCode.COMMON]
         self.weight = torch.cat([layer.get_parameter("weight") for layer in common])
         self.bias = torch.cat([layer.get_parameter("bias") for layer in common])
 
@@ -131,7 +131,7 @@ class PathNetwork(Network):
 
     def __init__(
         self,
-        code: AtomCode,
+        code: DepthFirstCode,
         support: Support,
         *,
         max_nodes: int,
@@ -300,26 +300,26 @@ class PathNetwork(Network):
         bias = self._biases(number, at_levels[NODE].unflatten(0, mask.shape))
         h = self.norm(self.attended(self.dropout(h), bias))
         path = path.take(mask.flatten().nonzero()[:, 0])
-        valence = self.support.free_valence(
+        free_degree = self.support.free_degree(
             self.support.free(path.tables), path.depth, to_come[mask] == 1
         )
         h = h[mask]
-        nodes = Nodes(h, F.linear(h, tables.weight, tables.bias), None, valence)
+        nodes = Nodes(h, F.linear(h, tables.weight, tables.bias), None, free_degree)
         yield Step(mask.nonzero(as_tuple=True), nodes)
 
     def start(self, context: Context) -> PathState:
         return PathState(self, context.mask, context.conditions)
 
     def logits(self, hidden: Nodes) -> Tensor:
-        k = len(hidden.valence.x)
-        if hidden.common is not None and k < AtomCode.COMMON:
+        k = len(hidden.free_degree.x)
+        if hidden.common is not None and k < DepthFirstCode.COMMON:
             channels = hidden.common[:, k * self.head_width : (k + 1) * self.head_width]
         else:
             channels = self.hidden[k](hidden.h)
         if hidden.decided is not None:
             channels = channels + self.gains[k] * hidden.decided
         logits = super().logits(self.outputs[k](F.relu(channels)))
-        return logits.masked_fill(~self.support.allowed(hidden.valence), -math.inf)
+        return logits.masked_fill(~self.support.allowed(hidden.free_degree), -math.inf)
 
     def embed(self, hidden: Nodes, x: Tensor) -> tuple[Nodes, Tensor | None]:
         """Add the decided variable x (M,) to the hidden state.
@@ -330,16 +330,16 @@ class PathNetwork(Network):
         Returns:
             The hidden state of the next variable, and the rows (R,) that have it; None for all.
         """
-        k, kept = len(hidden.valence.x), None
+        k, kept = len(hidden.free_degree.x), None
         x = x.clamp(max=self.cardinalities[k] - 1)
-        if AtomCode.role(k) == "length":
+        if DepthFirstCode.role(k) == "length":
             kept = x.nonzero()[:, 0]
-            hidden, x = Nodes(hidden.h, None, hidden.decided, hidden.valence)[kept], x[kept]
+            hidden, x = Nodes(hidden.h, None, hidden.decided, hidden.free_degree)[kept], x[kept]
         decided = self.chain[k](x)
         if hidden.decided is not None:
             decided = decided + hidden.decided
-        valence = self.support.add(hidden.valence, x)
-        return Nodes(hidden.h, hidden.common, decided, valence), kept
+        free_degree = self.support.add(hidden.free_degree, x)
+        return Nodes(hidden.h, hidden.common, decided, free_degree), kept
 
 
 class PathState:
@@ -356,7 +356,7 @@ class PathState:
         cache: Keys and values of the attention for all nodes so far.
         path: The paths, B of them.
         codes: Level code of each level of the paths, (B, W) long.
-        free: Free valence of the node at each level, (B, W) long.
+        free: Free degree of the node at each level, (B, W) long.
         channels: Embedding of each level, (B, W, level width).
         by_level: Attention biases by level from the end of the path, then 0 for a node that is not
             on it, (LEVELS + 1, layers * heads).
@@ -409,9 +409,9 @@ class PathState:
         bias = F.embedding(level, self.by_level) + by_distance
         h = net.norm(self.attended(h, bias))
         free = self.free[:count, : net.support.pad + number + 1]
-        valence = net.support.free_valence(free, self.path.depth[:count], to_come == 1)
+        free_degree = net.support.free_degree(free, self.path.depth[:count], to_come == 1)
         common = F.linear(h, self.tables.weight, self.tables.bias)
-        return Step(at, Nodes(h, common, None, valence))
+        return Step(at, Nodes(h, common, None, free_degree))
 
     def attended(self, h: Tensor, bias: Tensor) -> Tensor:
         """Return the output of the attention blocks for the next position of every row.

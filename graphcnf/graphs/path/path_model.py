@@ -1,8 +1,8 @@
 """The graph model "path": an autoregressive flow over the codes of depth-first numbered graphs.
 
-The *code* of a graph is V categories for each node (`AtomCode`). A graph has one code for each of
-its depth-first *node orders*. The model scores the code of the order that it is given, for
-molecules the canonical one; `PathModel.log_prob_of_orders` adds up the codes of several orders.
+The *code* of a graph is V categories for each node (`DepthFirstCode`). A graph has one code for
+each of its depth-first *node orders*. The model scores the code of the order that it is given;
+`PathModel.log_prob_of_orders` adds up the codes of several orders.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from graphcnf.categorical.autoregressive import AutoregressiveFlow
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 from graphcnf.graphs.coded import CodedModel
 from graphcnf.graphs.conditions import ConditionEmbedding
-from graphcnf.graphs.path.depth_first import AtomCode
+from graphcnf.graphs.path.depth_first import DepthFirstCode
 from graphcnf.graphs.path.network import PathNetwork
 from graphcnf.graphs.path.support import Path, Support, limit_note
 from graphcnf.graphs.record_blocks import BLOCK, batches
@@ -33,11 +33,11 @@ class PathModel(CodedModel):
 
     Args:
         node_categories: Number of node categories.
-        bond_categories: Number of edge categories.
+        edge_categories: Number of edge categories.
         max_nodes: Largest number of nodes of a graph.
-        back: Largest backtrack plus 1, see `AtomCode`.
-        closures: Largest length of the first, second, ... closure of a node, see `AtomCode`.
-        edge_weights: Weight of each edge category (for molecules, bond orders), see `Support`; 1
+        back: Largest backtrack plus 1, see `DepthFirstCode`.
+        closures: Largest length of the first, second, ... closure of a node, see `DepthFirstCode`.
+        edge_weights: Weight of each edge category see `Support`; 1
             each if None.
         largest_sums: Limit on the sum of edge weights for each node category, see `Support`; None
             for no limit.
@@ -60,7 +60,7 @@ class PathModel(CodedModel):
         self,
         *,
         node_categories: int,
-        bond_categories: int,
+        edge_categories: int,
         max_nodes: int,
         back: int,
         closures: list[int],
@@ -70,9 +70,9 @@ class PathModel(CodedModel):
         **network,
     ):
         super().__init__()
-        categories = {"node_categories": node_categories, "bond_categories": bond_categories}
-        self.code = AtomCode(back, closures, **categories)
-        weights = [1] * bond_categories if edge_weights is None else edge_weights
+        categories = {"node_categories": node_categories, "edge_categories": edge_categories}
+        self.code = DepthFirstCode(back, closures, **categories)
+        weights = [1] * edge_categories if edge_weights is None else edge_weights
         support = Support(self.code, weights, largest_sums)
         network = {"max_nodes": max_nodes, "conditions": conditions, **network}
         probabilities = self.network_classes[0](self.code, support, **network)
@@ -94,7 +94,7 @@ class PathModel(CodedModel):
         Raises:
             ValueError: if a graph is not connected or not numbered depth-first.
         """
-        return {**AtomCode.measure(graphs), **PathModel.limits(graphs, **options)}
+        return {**DepthFirstCode.measure(graphs), **PathModel.limits(graphs, **options)}
 
     @staticmethod
     def limits(graphs: PackedGraphs, **options) -> dict:
@@ -206,16 +206,16 @@ def renumbered(graphs: PackedGraphs, count: int) -> tuple[PackedGraphs, np.ndarr
     """
     lists, owners = [], []
     for k in range(len(graphs)):
-        types, edges, bonds = graphs.graph(k)
+        types, edges, kinds = graphs.graph(k)
         # Seeded by the graph, so that its orders do not depend on the batch.
-        content = zlib.crc32(b"".join(part.tobytes() for part in (types, edges, bonds)))
+        content = zlib.crc32(b"".join(part.tobytes() for part in (types, edges, kinds)))
         random = np.random.default_rng((0, content))
         known = set()
         for draw in range(count):
             order = random_depth_first(len(types), edges, random) if draw else np.arange(len(types))
             pairs = np.sort(np.argsort(order)[edges], 1)[:, ::-1]
             rank = np.lexsort((-pairs[:, 1], pairs[:, 0]))
-            graph = types[order], pairs[rank], bonds[rank]
+            graph = types[order], pairs[rank], kinds[rank]
             key = tuple(part.tobytes() for part in graph)
             if key not in known:
                 known.add(key)

@@ -1,18 +1,18 @@
 """Which values of a node's variables are possible, given the path before it.
 
-Graphs are numbered depth-first, and node i is encoded as V categories by `AtomCode`: its backtrack,
-the edge to its parent, its own category, and the lengths and edges of its closures.
+Graphs are numbered depth-first, and node i is encoded as V categories by `DepthFirstCode`: its
+backtrack, the edge to its parent, its own category, and the lengths and edges of its closures.
 
 - The *path* of a partly drawn graph is the nodes from the first one to the last one that was added.
   The *level* of a node on it is its distance from the first node, in edges.
 - A *closure* is an edge from the new node to a node on the path that is not its parent. Its length
   is the difference of their levels.
-- The *weight* of an edge belongs to its category: for molecules, the bond order.
-- The *free valence* of a node is by how much the sum of the weights of its edges may still grow,
+- The *weight* of an edge belongs to its category.
+- The *free degree* of a node is by how much the sum of the weights of its edges may still grow,
   up to the largest sum that its category has in the training data.
 
-`Path` holds the paths of a batch of graphs and what is known of each node on them, `FreeValence`
-the free valence around the nodes that come next, and `Support` says which of their values fit.
+`Path` holds the paths of a batch of graphs and what is known of each node on them, `FreeDegree`
+the free degree around the nodes that come next, and `Support` says which of their values fit.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from graphcnf.errors import UserError
 from graphcnf.graphs.batch import PackedGraphs
-from graphcnf.graphs.path.depth_first import AtomCode
+from graphcnf.graphs.path.depth_first import DepthFirstCode
 
 # A network sees the last `LEVELS` levels of a path. Of the node at a level it tells apart `SUMS`
 # sums of edge weights and `DEGREES` degrees, and it sees the first `NEIGHBOURS` neighbours.
@@ -134,7 +134,7 @@ class Path:
         tables[:, at] = torch.stack([zero + number + 1, category, zero, zero, zero])
         around[at] = 0
         changed = [at]
-        edges, lengths = AtomCode.edges(x), AtomCode.lengths(x)
+        edges, lengths = DepthFirstCode.edges(x), DepthFirstCode.lengths(x)
         for k in range(edges.shape[1]):
             rows = edges[:, k].nonzero()[:, 0]
             if not len(rows):
@@ -179,7 +179,7 @@ class Path:
         at_level = depth[..., None] == level
         node = torch.where(at_level, number[:, None], 0).cummax(1).values
         # Earlier neighbours of each node: its parent, then the far ends of its closures.
-        lengths, linked = AtomCode.lengths(x), AtomCode.edges(x)
+        lengths, linked = DepthFirstCode.lengths(x), DepthFirstCode.edges(x)
         far = (depth[..., None] - lengths).clamp(min=0)
         far = torch.where(linked > 0, node.gather(2, far), nodes)
         # Weights and numbers of edges: those of a node to earlier nodes, and what each later node
@@ -220,7 +220,7 @@ class Path:
         """
         parent = (self.depth[: len(x)] - x[:, 0]).clamp(min=0)
         new_node, hashes = x[:, 2], []
-        edges, lengths = AtomCode.edges(x), AtomCode.lengths(x)
+        edges, lengths = DepthFirstCode.edges(x), DepthFirstCode.lengths(x)
         categories, neighbours = self.tables[CATEGORY].flatten(), self.around.flatten(0, 1)
         for edge, length in zip(edges.unbind(-1), lengths.unbind(-1), strict=True):
             far = self.index(parent + 1 - length)
@@ -293,26 +293,26 @@ def limit_note(rules: bool) -> str:
         rules: True if the model that is described has the limit `largest_sums` of `Support`.
     """
     if rules:
-        return "support of the data: on; no atom gets more bonds than its category has in the data."
+        return "support of the data: on; sums of edge weights are at most those in the data."
     return "support of the data: off."
 
 
 @dataclass
-class FreeValence:
-    """Free valence around M new nodes while their variables are decided one after the other.
+class FreeDegree:
+    """Free degree around M new nodes while their variables are decided one after the other.
 
     Attributes:
-        free: Free valence of the node at each level of the path, (M, W) long; `Support.pad` columns
+        free: Free degree of the node at each level of the path, (M, W) long; `Support.pad` columns
             of 0 come first.
         within: For each level, the sum of `free` over the possible parents of the node after the
             new one, if the parent of the new one is at this level and gets no edge: the level
             itself and the `reach` - 1 levels above it, (M, W) long.
         depth: Level of the previous node, (M,) long; -1 before the first one.
         last: True for the last node of a graph, (M,) bool: no node after it needs a parent.
-        own: Free valence of the new node, (M,) long; arbitrary before its category is decided.
-        rest: Free valence of all possible parents of the node after it, the new node included,
+        own: Free degree of the new node, (M,) long; arbitrary before its category is decided.
+        rest: Free degree of all possible parents of the node after it, the new node included,
             (M,) long; arbitrary before its category is decided.
-        x: The variables that are decided, in the order of `AtomCode`, (M,) long each.
+        x: The variables that are decided, in the order of `DepthFirstCode`, (M,) long each.
     """
 
     free: Tensor
@@ -323,11 +323,11 @@ class FreeValence:
     rest: Tensor
     x: tuple[Tensor, ...] = ()
 
-    def __getitem__(self, rows: Tensor) -> FreeValence:
-        """Return the free valence around the nodes at `rows`, indices (K,) long."""
+    def __getitem__(self, rows: Tensor) -> FreeDegree:
+        """Return the free degree around the nodes at `rows`, indices (K,) long."""
         names = [f.name for f in fields(self) if f.name != "x"]
         some = {name: getattr(self, name)[rows] for name in names}
-        return FreeValence(**some, x=tuple(value[rows] for value in self.x))
+        return FreeDegree(**some, x=tuple(value[rows] for value in self.x))
 
 
 class Support(nn.Module):
@@ -338,8 +338,8 @@ class Support(nn.Module):
 
     - what is not part of the code of any graph: a backtrack or closure beyond the first node,
       closure lengths that do not increase, a category for an edge that does not exist;
-    - with `largest_sums`, an edge that exceeds the free valence of one of its ends, and what would
-      leave no free valence to any possible parent of the next node. The second rule keeps drawing
+    - with `largest_sums`, an edge that exceeds the free degree of one of its ends, and what would
+      leave no free degree to any possible parent of the next node. The second rule keeps drawing
       out of dead ends, and does not apply to the last node.
 
     Args:
@@ -359,7 +359,7 @@ class Support(nn.Module):
             1) bool; in the last row only "no edge", as for the parent of a first node.
         fitting_nodes: Possible node categories by the sum that they must allow at least, (most + 2,
             node categories) bool.
-        fitting_lengths: Possible closure lengths by `FreeValence.rest` up to 3, (4, longest + 1)
+        fitting_lengths: Possible closure lengths by `FreeDegree.rest` up to 3, (4, longest + 1)
             bool.
 
     Raises:
@@ -372,7 +372,9 @@ class Support(nn.Module):
     fitting_nodes: Tensor
     fitting_lengths: Tensor
 
-    def __init__(self, code: AtomCode, edge_weights: list[int], largest_sums: list[int] | None):
+    def __init__(
+        self, code: DepthFirstCode, edge_weights: list[int], largest_sums: list[int] | None
+    ):
         super().__init__()
         _, edges, categories = code.cardinalities[:3]
         if len(edge_weights) != edges - 1 or min(edge_weights) != 1:
@@ -415,7 +417,7 @@ class Support(nn.Module):
         graphs: PackedGraphs,
         *,
         node_categories: int,
-        bond_categories: int,
+        edge_categories: int,
         edge_weights: list[int] | None = None,
         support: bool = True,
     ) -> dict[str, list[int] | None]:
@@ -424,7 +426,7 @@ class Support(nn.Module):
         Args:
             graphs: The training graphs.
             node_categories: Number of node categories.
-            bond_categories: Number of edge categories.
+            edge_categories: Number of edge categories.
             edge_weights: Weight of each edge category; 1 each if None.
             support: False for no limits.
 
@@ -432,10 +434,10 @@ class Support(nn.Module):
             Arguments of `Support`: "edge_weights", and "largest_sums", the largest sum of edge
             weights at a node of each category (0 for a category that does not occur), or None.
         """
-        weights = [1] * bond_categories if edge_weights is None else list(edge_weights)
+        weights = [1] * edge_categories if edge_weights is None else list(edge_weights)
         if not support:
             return {"edge_weights": weights, "largest_sums": None}
-        weight = np.asarray(weights)[graphs.bond_types]
+        weight = np.asarray(weights)[graphs.edge_types]
         first = np.repeat(graphs.node_starts[:-1], graphs.edge_counts)
         sums = np.zeros(len(graphs.node_types), dtype=np.int64)
         for end in graphs.edges.T:
@@ -445,7 +447,7 @@ class Support(nn.Module):
         return {"edge_weights": weights, "largest_sums": largest.tolist()}
 
     def free(self, tables: Tensor) -> Tensor:
-        """Return the free valence of the nodes at some levels of paths, 0 for no node.
+        """Return the free degree of the nodes at some levels of paths, 0 for no node.
 
         Args:
             tables: Entries of `Path.tables`, (5, ...) long.
@@ -456,20 +458,20 @@ class Support(nn.Module):
         free = (self.sums[tables[CATEGORY]] - tables[USED]).clamp(min=0)
         return torch.where(tables[NODE] > 0, free, 0)
 
-    def free_valence(self, free: Tensor, depth: Tensor, last: Tensor) -> FreeValence:
-        """Return the free valence around M new nodes of which no variable is decided.
+    def free_degree(self, free: Tensor, depth: Tensor, last: Tensor) -> FreeDegree:
+        """Return the free degree around M new nodes of which no variable is decided.
 
         Args:
-            free: Free valence of the node at each level, as of `free`, (M, W) long.
+            free: Free degree of the node at each level, as of `free`, (M, W) long.
             depth: Level of the previous node, (M,) long.
             last: True for the last node of a graph, (M,) bool.
         """
         # A window of `reach` levels: the difference of two cumulative sums.
         above = F.pad(free.cumsum(1), (1, 0))
         within = above[:, 1:] - F.pad(above, (self.reach, 0))[:, 1 : free.shape[1] + 1]
-        return FreeValence(free, within, depth, last, depth, depth)
+        return FreeDegree(free, within, depth, last, depth, depth)
 
-    def allowed(self, s: FreeValence) -> Tensor:
+    def allowed(self, s: FreeDegree) -> Tensor:
         """Return which values of the next variable are possible.
 
         With w the weight of an edge that is added, `rest` falls by w for each of its ends that is a
@@ -484,11 +486,11 @@ class Support(nn.Module):
             (M, C) bool; at least one value in each row is possible.
         """
         k = len(s.x)
-        role = AtomCode.role(k)
+        role = DepthFirstCode.role(k)
         value = torch.arange(self.cardinalities[k], device=s.depth.device)
         depth, last, first = s.depth[:, None], s.last[:, None], s.depth < 0
         if role == "back":
-            # The parent needs free valence, and rest = within - branches + most - 1.
+            # The parent needs free degree, and rest = within - branches + most - 1.
             fits = (s.free > 0) & (last | (s.within > self.branches + 1 - self.most))
             fits = fits.gather(1, depth - value + self.pad)
             fits[:, 0] |= first
@@ -498,23 +500,23 @@ class Support(nn.Module):
             rest = torch.where(s.last, 3, s.rest.clamp(0, 3)) * (s.own > 0)
             fits = self.fitting_lengths[rest, : len(value)]
             fits = fits & ((s.free.gather(1, parent + 1 - value) > 0) | (value == 0))
-            if k < AtomCode.COMMON:
+            if k < DepthFirstCode.COMMON:
                 return fits
             # Lengths increase, and after a length of 0 all are 0.
             previous = s.x[-2][:, None]
             return fits & ((value > previous) & (previous > 0) | (value == 0))
         if role == "node":
-            # rest = valence - branches * weight + sum - weight
+            # rest = left - branches * weight + sum - weight
             weight = self.weights[s.x[1]]
-            valence = s.within.gather(1, parent.clamp(min=self.pad))[:, 0]
-            need = (self.branches * weight - valence + 1).clamp(min=0)
+            left = s.within.gather(1, parent.clamp(min=self.pad))[:, 0]
+            need = (self.branches * weight - left + 1).clamp(min=0)
             need = weight + torch.where(s.last, 0, need)
             return self.fitting_nodes[need.clamp(max=self.most + 1)]
         if k == 1:
-            # The edge to the parent: rest = valence - branches * weight + most - weight.
-            valence = s.within.gather(1, parent)[:, 0]
+            # The edge to the parent: rest = left - branches * weight + most - weight.
+            left = s.within.gather(1, parent)[:, 0]
             limit = torch.where(
-                s.last, self.most, (valence + self.most - 1) // (1 + self.branches)
+                s.last, self.most, (left + self.most - 1) // (1 + self.branches)
             ).minimum(s.free.gather(1, parent)[:, 0])
             return self.fitting_edges[torch.where(first, self.most + 1, limit.clamp(0, self.most))]
         # The edge of a closure. Its far end is a possible parent of the next node if it is near.
@@ -525,14 +527,14 @@ class Support(nn.Module):
         limit = limit.minimum(s.own).minimum(far).clamp(0, self.most)
         return self.fitting_edges[torch.where(length > 0, limit, self.most + 1)]
 
-    def add(self, s: FreeValence, x: Tensor) -> FreeValence:
-        """Return the free valence after the next variable is decided as x (M,) long.
+    def add(self, s: FreeDegree, x: Tensor) -> FreeDegree:
+        """Return the free degree after the next variable is decided as x (M,) long.
 
         `free` and `within` stay those before the new node: `Path.add` updates the path once all of
         its variables are decided.
         """
         k, own, rest = len(s.x), s.own, s.rest
-        role = AtomCode.role(k)
+        role = DepthFirstCode.role(k)
         if role == "node":
             weight = self.weights[s.x[1]]
             parent = (s.depth - s.x[0]).clamp(min=0) + self.pad
