@@ -19,7 +19,7 @@ import io
 import math
 import pickle
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -73,11 +73,17 @@ def variations(
         yield " (far from 0)", x * (FAR / x.detach().abs().max().clamp(min=1e-6)), context
 
 
+def _tensors(context: Context) -> dict[str, Tensor]:
+    """Return the fields of a context that are tensors, by name, without the mask."""
+    values = {f.name: getattr(context, f.name) for f in fields(context) if f.name != "mask"}
+    return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+
+
 def _has_axes(context: Context, shape: torch.Size) -> bool:
     """Return True if the context can be cut along the leading axes of x."""
-    if context.adjacency is not None or context.conditions is not None:
-        return False
-    return context.features is None or context.features.shape[: len(shape)] == shape
+    others = _tensors(context)
+    features = others.pop("features", None)
+    return not others and (features is None or features.shape[: len(shape)] == shape)
 
 
 def _cut(x: Tensor, context: Context, index) -> tuple[Tensor, Context]:
@@ -100,9 +106,9 @@ def _within(atol: float, rtol: float, where: str = "") -> Close:
 
 def _double(context: Context) -> Context:
     """Convert floating tensors of a context to float64."""
-    parts = {name: getattr(context, name) for name in ("features", "adjacency", "conditions")}
-    floating = {k: v for k, v in parts.items() if v is not None and v.is_floating_point()}
-    return replace(context, **{name: part.double() for name, part in floating.items()})
+    floating = {k: v for k, v in _tensors(context).items() if v.is_floating_point()}
+    double: dict[str, Any] = {name: part.double() for name, part in floating.items()}
+    return replace(context, **double)
 
 
 @torch.no_grad()
@@ -201,7 +207,7 @@ def assert_mask_invariance(
     def inverse(z, context):
         return transform.inverse(z, context), z.new_zeros(len(z))
 
-    bare = all(part is None for part in (context.features, context.adjacency, context.conditions))
+    bare = not _tensors(context)
     for where, own, varied in variations(x, vary, context):
         if varied.mask.all():
             continue
@@ -224,7 +230,7 @@ def _padding(function, name: str, x: Tensor, context: Context, extend: int, clos
     if extend:
         longer = torch.cat((x, x.new_full((len(x), extend, x.shape[-1]), 5.0)), 1)
         longer_mask = torch.cat((mask, mask.new_zeros(len(x), extend)), 1)
-        output, other = function(longer, Context(longer_mask))
+        output, other = function(longer, type(context)(longer_mask))
         assert not output[:, x.shape[1] :].any(), f"{name}: added padding is not 0"
         close(output[:, : x.shape[1]], expected, f"{name}: longer padding")
         close(other, log_term, f"{name}, log term: longer padding")

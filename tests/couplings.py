@@ -181,13 +181,11 @@ def samples_do_not_depend_on_the_batch(make_case: MakeCase):
     small = torch.nonzero(lengths <= 6)[:5, 0]
     n = int(lengths[small].max())
     context = together.context
-    fields = {
-        name: value[small][:, :n]
-        for name, value in vars(context).items()
-        if isinstance(value, torch.Tensor)
-    }
-    if context.adjacency is not None:
-        fields["adjacency"] = context.adjacency[small][:, :n, :n]
+    fields = {}
+    for name, value in vars(context).items():
+        if isinstance(value, torch.Tensor):
+            nodes = {"adjacency": 2, "elements": 0}.get(name, 1)  # axes of the nodes
+            fields[name] = value[(small, *[slice(n)] * nodes)]
     alone = replace(context, **fields)
     torch.manual_seed(3)
     z = StandardLogistic().sample(together.x.shape)

@@ -32,6 +32,7 @@ from graphcnf.flows.transform import (
     zero_log_term,
 )
 from graphcnf.graphs.batch import GraphBatch, Latents
+from graphcnf.graphs.features import GraphContext
 from graphcnf.graphs.graph_model import GraphModel
 
 NOISE = 0.9  # width c of the noise, in the papers of GraphNVP and GraphAF
@@ -283,10 +284,11 @@ class GraphNVPModel(GraphModel):
         self.pairs = ColumnCouplings(max_nodes, edge_categories + 1, width)
         self.nodes = NodeCouplings(max_nodes, node_categories, edge_categories, node_width, layers)
 
-    def _given(self, bonds: Tensor, mask: Tensor) -> Context:
+    def _given(self, bonds: Tensor, mask: Tensor) -> GraphContext:
         """Return the context of the couplings of nodes, which has the edges."""
         categories = self.pair_encoding.latent_dim - 1
-        return Context(mask, adjacency=relations(bonds, categories, self.node_encoding.like.dtype))
+        like = self.node_encoding.like
+        return GraphContext(mask, adjacency=relations(bonds, categories, like.dtype))
 
     def _run(self, batch: GraphBatch, noise: Noise | None):
         pair_mask = later_pairs(batch.mask)

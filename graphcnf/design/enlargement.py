@@ -54,7 +54,7 @@ def enlarged(
     larger = PathModel.rebuild(merged(known, needed))
     try:
         sources = _Sources(larger.network, model.network, node_sources, edge_sources)
-        values = [larger.code.encode(batch)[batch.mask] for batch in GraphBatch.chunks(graphs)]
+        values = [larger.code.encode(batch)[0][batch.mask] for batch in GraphBatch.chunks(graphs)]
         with torch.no_grad():
             _grow(larger.network, model.network, sources, torch.cat(values))
     except ValueError as error:

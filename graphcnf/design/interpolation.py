@@ -143,11 +143,11 @@ def _box(flow: MoleculeFlow, smiles: str) -> tuple[Tensor, Tensor]:
     if reason is not None:
         raise UserError(f"{smiles[:80]}: {reason}")
     batch = GraphBatch.collate(graphs).to(flow.model.device)
-    steps = flow.model
-    assert isinstance(steps, PathModel)
-    ends = steps.flow.transform.ends(steps.code.encode(batch), Context(batch.mask))
-    lower, width = (part[0].cpu() for part in ends)
-    if not (width > 0).all():
+    model = flow.model
+    assert isinstance(model, PathModel)
+    x, known = model.code.encode(batch)
+    lower, width = (part[0].cpu() for part in model.flow.transform.ends(x, Context(batch.mask)))
+    if not (known.all() and (width > 0).all()):
         raise UserError(f"{smiles[:80]}: of probability 0 for the model")
     return lower, width
 

@@ -7,7 +7,7 @@ are the vocabulary, which is stored with the model.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, ClassVar
 
@@ -292,7 +292,12 @@ class SequenceCodec(Codec):
 
 @torch.no_grad()
 def draw_rows(
-    flow, count: int, prior: np.ndarray, seed: int, temperature: float, limits=lambda records: {}
+    flow,
+    count: int,
+    prior: np.ndarray,
+    seed: int,
+    temperature: float,
+    context: Callable[..., Context] = lambda records, **draw: Context(**draw),
 ) -> Rows:
     """Return rows 0 to `count - 1` of the endless sample of a flow with this seed.
 
@@ -302,7 +307,7 @@ def draw_rows(
         prior: Probabilities of the lengths 0 to N, (N + 1,).
         seed: Seed of the sample.
         temperature: Below 1 for more probable rows.
-        limits: Function that returns further fields of the `Context` for record numbers (M,).
+        context: Function that returns the context of record numbers (M,), given its other fields.
     """
     values = torch.zeros(count, len(prior) - 1, dtype=torch.long)
     lengths = np.zeros(count, dtype=np.int64)
@@ -312,13 +317,10 @@ def draw_rows(
             there = np.flatnonzero(drawn)
             if not len(there):
                 continue
-            context = Context(
-                torch.from_numpy(np.arange(drawn.max()) < drawn[there, None]).to(flow.device),
-                temperature=temperature,
-                generator=[generators[k] for k in there],
-                **limits(records[there].clip(max=count - 1)),
-            )
-            part = flow.sample(len(there), context=context).cpu()
+            mask = torch.from_numpy(np.arange(drawn.max()) < drawn[there, None]).to(flow.device)
+            own = {"temperature": temperature, "generator": [generators[k] for k in there]}
+            given = context(records[there].clip(max=count - 1), mask=mask, **own)
+            part = flow.sample(len(there), context=given).cpu()
             values = values.to(part.dtype)
             kept = records[there] < count
             values[records[there][kept], : part.shape[1]] = part[torch.from_numpy(kept)]

@@ -18,9 +18,9 @@ from graphcnf.discrete.coloring_network import ColoringNetwork, GraphConvolution
 from graphcnf.errors import UserError
 from graphcnf.flows.coupling import coupling_stack
 from graphcnf.flows.modules import evaluates
-from graphcnf.flows.transform import Context, Noise
+from graphcnf.flows.transform import Noise
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs
-from graphcnf.graphs.features import walk_features
+from graphcnf.graphs.features import GraphContext, walk_features
 from graphcnf.limits import Range, is_integer
 from graphcnf.pretrained import Pretrained
 
@@ -166,7 +166,7 @@ class ColoringFlow(Pretrained, nn.Module):
         """Decode base latents (B, N, D) to colours (B, N) of the graphs of a batch."""
         return self.flow.decode(z, self._context(batch))
 
-    def _context(self, batch: GraphBatch, **draw) -> Context:
+    def _context(self, batch: GraphBatch, **draw) -> GraphContext:
         batch = batch.cleared()
         for what, wrong in (
             ("no nodes", ~batch.mask.any(1)),
@@ -175,7 +175,7 @@ class ColoringFlow(Pretrained, nn.Module):
             if wrong.any():
                 raise ValueError(f"graph {int(wrong.nonzero()[0])} of the batch has {what}")
         features = walk_features(batch.adjacency, next(self.parameters()).dtype)
-        return Context(batch.mask, features, adjacency=batch.adjacency, **draw)
+        return GraphContext(batch.mask, features, adjacency=batch.adjacency, **draw)
 
 
 def conflicts(colors: Tensor, adjacency: Tensor, mask: Tensor) -> Tensor:

@@ -11,8 +11,7 @@ from torch_geometric.nn import TransformerConv
 
 from graphcnf.categorical.autoregressive import Network, Step
 from graphcnf.flows.modules import ReadOut, zero_init
-from graphcnf.flows.transform import Context
-from graphcnf.graphs.features import NODE_FEATURES
+from graphcnf.graphs.features import NODE_FEATURES, GraphContext
 
 EDGE_WIDTH = 32
 PARTS = 4  # number of parts in which look-ahead scores of all turns are computed
@@ -69,7 +68,7 @@ class SaturationOrder:
 
 
 def turns(
-    x: Tensor, context: Context, categories: int, waves: bool = False
+    x: Tensor, context: GraphContext, categories: int, waves: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Return the turn (B, N) of each node, and the counts (B, N, N, K) before each turn.
 
@@ -124,7 +123,7 @@ class ColoringEncoder(nn.Module):
         self.edges = nn.Linear(2, EDGE_WIDTH)
         self.blocks = nn.ModuleList(ConvolutionBlock(width, heads) for _ in range(layers))
 
-    def forward(self, context: Context, inputs: Tensor | None = None) -> Tensor:
+    def forward(self, context: GraphContext, inputs: Tensor | None = None) -> Tensor:
         """Return channels (B, N, width) of nodes, given a graph and `inputs` (B, N, inputs)."""
         dtype, mask = self.enter.weight.dtype, context.mask
         channels = context.features.to(dtype)
@@ -150,7 +149,7 @@ class GraphConvolutions(nn.Module):
         self.encoder = ColoringEncoder(width, layers, heads, inputs=inputs)
         self.leave = nn.Sequential(nn.LayerNorm(width), zero_init(ReadOut(width, outputs)))
 
-    def forward(self, x: Tensor, context: Context) -> Tensor:
+    def forward(self, x: Tensor, context: GraphContext) -> Tensor:
         """Map (B, N, inputs) to (B, N, outputs)."""
         return self.leave(self.encoder(context, x))
 
@@ -247,7 +246,7 @@ class ColoringNetwork(Network):
         self.lookahead = LookAhead(width, ahead, rounds) if rounds and colors > 2 else None
         nn.init.zeros_(self.leave[-1].get_parameter("weight"))
 
-    def encode(self, context: Context) -> Tensor:
+    def encode(self, context: GraphContext) -> Tensor:
         """Encode the nodes (B, N, C) before any has a colour."""
         return self.norm(self.encoder(context))
 
@@ -259,12 +258,12 @@ class ColoringNetwork(Network):
         logits = self.leave(torch.cat([h, marks], -1))[..., 0]
         return logits if self.blocked is None else logits + 10 * self.blocked * marks[..., 0]
 
-    def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
+    def steps(self, x: Tensor, context: GraphContext) -> Iterator[Step]:
         rank, counts = turns(x[..., 0], context, self.cardinalities[0], self.waves)
         logits = self.all_logits(context, rank, counts)
         yield Step(context.mask.nonzero(as_tuple=True), logits[context.mask])
 
-    def all_logits(self, context: Context, rank: Tensor, counts: Tensor) -> Tensor:
+    def all_logits(self, context: GraphContext, rank: Tensor, counts: Tensor) -> Tensor:
         """Return logits (B, N, colours) in one pass; for `rank` and `counts` see `turns`."""
         # Nodes are renumbered by their turns: at turn t, nodes t, t + 1, ... have no colour.
         order = rank.argsort(dim=1, stable=True)
@@ -301,7 +300,7 @@ class ColoringNetwork(Network):
             scores = scores.index_put((g, t), found)
         return scores
 
-    def start(self, context: Context) -> ColoringState:
+    def start(self, context: GraphContext) -> ColoringState:
         return ColoringState(self, context)
 
 
@@ -326,7 +325,7 @@ def possible(logits: Tensor, blocked: Tensor) -> Tensor:
 class ColoringState:
     """State of partly coloured graphs."""
 
-    def __init__(self, network: ColoringNetwork, context: Context):
+    def __init__(self, network: ColoringNetwork, context: GraphContext):
         self.network, self.adjacency = network, context.adjacency
         self.order = SaturationOrder(
             context.adjacency, context.mask, network.cardinalities[0], network.waves

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
@@ -31,6 +32,29 @@ from graphcnf.limits import Range, check_temperature
 from graphcnf.pretrained import Pretrained
 
 
+@dataclass(frozen=True)
+class ColumnContext(Context):
+    """Context of a flow over the columns of rows.
+
+    Columns that the mask leaves out must come last in the order: they are marginalised.
+
+    Attributes:
+        order: The columns in the order of their steps, (B, N) long; None for the network's order.
+        allowed: Categories that may be drawn, (B, N, C) bool; None for all.
+        places: Known places in categories that are bins, (B, N), nan for an unknown one; None if
+            all are unknown.
+    """
+
+    order: Tensor | None = None
+    allowed: Tensor | None = None
+    places: Tensor | None = None
+
+    @classmethod
+    def of(cls, context: Context) -> ColumnContext:
+        """Return the context itself, or if it is none of columns, one with its mask alone."""
+        return context if isinstance(context, cls) else cls(context.mask)
+
+
 class ColumnAttention(Network):
     """Causal attention over the columns of a row; each row may have an order of its own.
 
@@ -45,10 +69,6 @@ class ColumnAttention(Network):
     Where categories are bins of numbers, the place u has the density 1 + s (2 u - 1), with
     -1 < s < 1 from the hidden state (a monotone quadratic map of the uniform density; Mueller et
     al. 2019, arXiv 1808.03856).
-
-    In a `Context`, `conditions` (B, N) long are the columns in the order of their steps, None for
-    `order`. `features` (B, N, C + 1) are the allowed categories, 1 or 0, and, last, the place, nan
-    if it is not known. Columns that the mask leaves out must come last: they are marginalised.
 
     Args:
         cardinalities: Number of categories of each column.
@@ -214,11 +234,11 @@ class ColumnAttention(Network):
             The orders of the columns, (B, N) long, and which categories are possible, (B or 1, N,
             C) bool.
         """
-        mask, order, allowed = context.mask, context.conditions, context.features
-        possible = self.possible[None, : mask.shape[1]]
+        possible = self.possible[None, : context.mask.shape[1]]
+        given = ColumnContext.of(context)
         return (
-            self.ordered(mask) if order is None else order,
-            possible if allowed is None else possible & (allowed[..., :-1] > 0),
+            self.ordered(given.mask) if given.order is None else given.order,
+            possible if given.allowed is None else possible & given.allowed,
         )
 
     def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
@@ -412,8 +432,7 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
 
         Args:
             x: Categories, (B, N): integers, or floats k + u.
-            context: Mask (B, N), order of the columns and allowed categories, see
-                `ColumnAttention`.
+            context: A `ColumnContext`, or one with a mask (B, N) alone.
             samples: Ignored, since nothing is drawn.
 
         Raises:
@@ -430,8 +449,9 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
         log_p = -F.cross_entropy(self.network.logits(step.hidden), category, reduction="none")
         if self.network.divided:
             s = self.network.tilts(h, self.network.slot[step.at[1], category])
-            if context.features is not None:  # a place that is given has no density
-                s = torch.where(context.features[step.at][:, -1].isnan(), s, 0)
+            places = ColumnContext.of(context).places
+            if places is not None:  # a place that is given has no density
+                s = torch.where(places[step.at].isnan(), s, 0)
             log_p = log_p + torch.log1p(s * (2 * place - 1)).to(log_p.dtype)
         return log_p.new_zeros(x.shape).index_put(step.at, log_p).sum(1)
 
@@ -475,6 +495,7 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
         check_temperature(context.temperature)
         context = with_mask(z, context)
         network, u = self.network, torch.sigmoid(z[..., 0].double())
+        places = ColumnContext.of(context).places
         x, state = torch.zeros_like(u), network.start(context)
         while (step := state.step()) is not None:
             logits = network.logits(step.hidden) / context.temperature
@@ -484,8 +505,8 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
             s = network.tilts(step.hidden[1], network.slot[step.at[1], category])
             root = ((1 - s).square() + 4 * s * share).sqrt()
             place = (2 * share / (1 - s + root)).clamp(0, 1 - 1e-12)
-            if context.features is not None:
-                known = context.features[step.at][:, -1].double()
+            if places is not None:
+                known = places[step.at].double()
                 place = torch.where(known.isnan(), place, known)
             x[step.at] = category + place
             state.update(x[step.at][:, None])
@@ -508,5 +529,5 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
         if self.training:
             mask = batch.mask[3::4]
             order[3::4] = (torch.rand(mask[:1].shape, device=mask.device) + ~mask).argsort(1)
-        nats = self._log_prob(batch.values, Context(batch.mask, conditions=order))
+        nats = self._log_prob(batch.values, ColumnContext(batch.mask, order=order))
         return loss_of(nats, batch.mask)

@@ -15,11 +15,11 @@ import torch
 from graphcnf.chunks import chunked
 from graphcnf.discrete.adapters import Codec, Reasons, Vocabulary, distinct
 from graphcnf.errors import UserError
-from graphcnf.graphs.batch import GraphBatch, PackedGraphs
+from graphcnf.graphs.batch import BATCH, GraphBatch, PackedGraphs
 from graphcnf.graphs.graph_model import GraphModel, model_class
 from graphcnf.graphs.isomorphism import canonicalise, order_check
 from graphcnf.graphs.path.network import PathNetwork
-from graphcnf.graphs.record_blocks import BATCH, RecordNoise
+from graphcnf.graphs.record_blocks import RecordNoise
 from graphcnf.limits import LARGEST_ORDERS, check_integer
 
 MAX_LABELS = 255

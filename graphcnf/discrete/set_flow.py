@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
@@ -415,17 +415,28 @@ class GroupNetwork(Network):
         groups = self.groups_after(sums[0], sums[1], before[mask], after[mask])
         yield Step(mask.nonzero(as_tuple=True), groups)
 
-    def start(self, context: Context) -> GroupState:
-        """Return the state before the first group; `context.features` are the group sizes."""
+    def start(self, context: GroupContext) -> GroupState:
+        """Return the state before the first group."""
         return GroupState(self, context)
+
+
+@dataclass(frozen=True)
+class GroupContext(Context):
+    """Context of a flow over groups of elements.
+
+    Attributes:
+        elements: Number of elements of each set, (B,) long; needed for drawing.
+    """
+
+    elements: Tensor = None  # type: ignore[assignment]
 
 
 class GroupState:
     """State of partly drawn sets: numbers of elements, and sums of their embeddings."""
 
-    def __init__(self, network: GroupNetwork, context):
+    def __init__(self, network: GroupNetwork, context: GroupContext):
         self.network, self.order = network, InSequence(context.mask)
-        self.after = context.features[..., 0].sum(1).round().long()[self.order.rows]
+        self.after = context.elements[self.order.rows]
         self.before = torch.zeros_like(self.after)
         self.tables = network.values, network.decided
         self.sums = [t.weight.new_zeros(len(self.after), t.embedding_dim) for t in self.tables]
@@ -474,8 +485,8 @@ class GroupCoupling(Bijection):
         own = F.pad(x[..., 1].gather(1, index), (0, places - x.shape[1]))
         there = torch.arange(places, device=x.device) < sizes[:, None]
         own, there = (part.unflatten(1, (slots, -1)).transpose(1, 2) for part in (own, there))
-        counts = there.sum(-1, keepdim=True).to(x.dtype)
-        moved, log_term = function(own, replace(context, mask=there, features=counts))
+        given = GroupContext(there, temperature=context.temperature, elements=sizes)
+        moved, log_term = function(own, given)
         moved = moved.transpose(1, 2).flatten(1)[:, : x.shape[1]]
         moved = torch.zeros_like(moved).scatter(1, index, moved)
         return torch.stack([x[..., 0], moved], -1), log_term

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 from pandas.api import types
 
 from graphcnf.discrete.adapters import Codec, Reasons, Vocabulary, distinct, draw_rows
-from graphcnf.discrete.columns import ColumnFlow
+from graphcnf.discrete.columns import ColumnContext, ColumnFlow
 from graphcnf.discrete.counts import Counts
 from graphcnf.discrete.numbers import (
     MAX_DISTINCT,
@@ -24,7 +24,6 @@ from graphcnf.discrete.numbers import (
 )
 from graphcnf.discrete.rows import Rows
 from graphcnf.errors import UserError, suggest
-from graphcnf.flows.transform import Context
 from graphcnf.limits import LARGEST_ORDERS, check_integer
 
 MAX_CATEGORIES = 1000
@@ -302,11 +301,13 @@ class TableCodec(Codec):
         )
         return Rows(rows.values, rows.mask & (rows.values.floor() != missing))
 
-    def _conditions(self, flow: ColumnFlow, known: Rows, present: bool) -> dict[str, Any]:
-        """Return `Context` fields for drawing rows with known entries.
+    def _context(
+        self, flow: ColumnFlow, known: Rows, mask: torch.Tensor, present: bool = False, **draw
+    ) -> ColumnContext:
+        """Return the context for rows with known entries, which come first in its order.
 
-        That is an order of columns with the known ones first, and the allowed categories. With
-        `present`, "missing" is no allowed category of the other columns.
+        With `present`, "missing" is no allowed category of the other columns. `draw` are further
+        fields of the context.
         """
         category, most = known.values.long(), max(self.cardinalities)
         one = torch.nn.functional.one_hot(category, most).bool()
@@ -316,9 +317,9 @@ class TableCodec(Codec):
                 if column.missing and column.values:
                     allowed[:, k, len(column.values)] &= known.mask[:, k]
         order = flow.network.ordered(torch.ones_like(known.mask), known.mask)
-        place = torch.where(known.mask, known.values - category, torch.nan)
-        features = torch.cat([allowed, place[..., None]], -1)
-        return {"conditions": order.to(flow.device), "features": features.to(flow.device)}
+        places = torch.where(known.mask, known.values - category, torch.nan)
+        order, allowed, places = (part.to(flow.device) for part in (order, allowed, places))
+        return ColumnContext(mask, order=order, allowed=allowed, places=places, **draw)
 
     def log_prob(self, flow, rows, orders=1, given=()):
         """Return log p(other columns | columns `given`) of each row, (B,) nats in float64.
@@ -334,10 +335,10 @@ class TableCodec(Codec):
         there = (mask & ~first).any(1)
         if there.any():
             part, known = rows[there], known[there]
-            limits = self._conditions(flow, known, False)
+            context = self._context(flow, known, part.mask)
             for number in range(orders):
-                limits["conditions"] = flow.network.ordered(part.mask, first[there], number)
-                nats = flow.log_prob(part.values, Context(part.mask, **limits))
+                order = flow.network.ordered(part.mask, first[there], number)
+                nats = flow.log_prob(part.values, replace(context, order=order))
                 value[number, there.cpu()] = nats.double().cpu()
         return value.logsumexp(0) - np.log(orders) + self._log_density(rows, mask & ~first)
 
@@ -385,9 +386,8 @@ class TableCodec(Codec):
         parts = []
         for start in range(0, len(known), SCORED):
             part = slice(start, start + SCORED)
-            limits = self._conditions(flow, known[part], True)
             everywhere = torch.ones_like(known.mask[part]).to(flow.device)
-            context = Context(everywhere, generator=random[part], **limits)
+            context = self._context(flow, known[part], everywhere, True, generator=random[part])
             parts.append(flow.sample(len(everywhere), context=context).cpu())
         return torch.cat(parts)
 
@@ -401,12 +401,12 @@ class TableCodec(Codec):
         parts = [np.zeros(0)]
         for start in range(0, len(known), SCORED):
             part = known[start : start + SCORED].to(flow.device)
-            limits = self._conditions(flow, part, False)
-            context = Context(torch.ones_like(part.mask), **limits)
+            context = self._context(flow, part, torch.ones_like(part.mask))
             own = values[start : start + SCORED].to(flow.device)
             nats = flow.log_probs_of(own, absence.clamp(min=0), context)
             nats = torch.log1p(-nats.exp().clamp(max=1 - 1e-12))
-            rank = limits["conditions"].argsort(1)
+            assert context.order is not None
+            rank = context.order.argsort(1)
             counted = (absence >= 0) & (rank > part.mask.sum(1, keepdim=True))
             parts.append(torch.where(counted, nats, 0).sum(1).cpu().numpy())
         return np.concatenate(parts)
@@ -421,13 +421,13 @@ class TableCodec(Codec):
             raise UserError("sizes are for sequences and graphs: rows of a table have one")
         width = len(self.columns)
 
-        def limits(records):
+        def context(records: np.ndarray, **draw) -> ColumnContext:
             if known is None:
-                return {}
+                return ColumnContext(**draw)
             chosen = torch.from_numpy(records if len(known) > 1 else np.zeros_like(records))
-            return self._conditions(flow, known[chosen], present)
+            return self._context(flow, known[chosen], present=present, **draw)
 
-        return draw_rows(flow, count, np.eye(width + 1)[width], seed, temperature, limits)
+        return draw_rows(flow, count, np.eye(width + 1)[width], seed, temperature, context)
 
     @torch.no_grad()
     def conditional(self, flow, known: Rows, k: int, orders: int = 1) -> np.ndarray:
@@ -442,7 +442,7 @@ class TableCodec(Codec):
             rows, p = slice(start, start + SCORED), 0
             own, before, x = (t[rows].to(flow.device) for t in (mask, first, known.values))
             for number in range(orders):
-                context = Context(own, conditions=flow.network.ordered(own, before, number))
+                context = ColumnContext(own, order=flow.network.ordered(own, before, number))
                 p = p + flow.conditional(x, k, context).double().exp().cpu().numpy() / orders
             parts.append(p)
         every = np.concatenate(parts) if parts else np.zeros((0, max(self.cardinalities)))
@@ -479,7 +479,8 @@ class TableCodec(Codec):
                 part = slice(start, start + SCORED)
                 own = rows[part].to(flow.device)
                 order = flow.network.ordered(own.mask)
-                nats[part, i] = flow.log_prob(own.values, Context(own.mask, conditions=order)).cpu()
+                context = ColumnContext(own.mask, order=order)
+                nats[part, i] = flow.log_prob(own.values, context).cpu()
         share = np.exp(nats - nats.max(1, keepdims=True))
         share *= np.take_along_axis(p, best, 1).sum(1, keepdims=True) / share.sum(1, keepdims=True)
         p = p.copy()

@@ -35,10 +35,10 @@ from graphcnf.evaluation.summary import (
     summarize_blocks,
 )
 from graphcnf.evaluation.tables import AGREED, Distances, Evaluation, conventions_agree
-from graphcnf.graphs.batch import GraphBatch, PackedGraphs
+from graphcnf.graphs.batch import GraphBatch, PackedGraphs, batches
 from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.graphs.isomorphism import isomorphic, labelling_bits
-from graphcnf.graphs.record_blocks import batches, together_on
+from graphcnf.graphs.record_blocks import together_on
 from graphcnf.limits import check_integer, check_seed, check_temperature
 from graphcnf.molecules.codec import UnparsableSmiles, dropped, parse, quiet
 from graphcnf.molecules.hashing import contains, hash_each

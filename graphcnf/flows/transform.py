@@ -29,13 +29,11 @@ class Context:
     """Inputs of a transform or network besides ``x``.
 
     One context is passed through all transforms of a flow; each ignores the inputs that it does not
-    use.
+    use. A network that needs more has a subclass of its own, such as `GraphContext`.
 
     Attributes:
         mask: ``x.shape[:-1]`` bool, True where an entry is real; ``(B, L)`` for ``(B, L, D)``.
         features: features of the entries, ``(B, ..., F)``.
-        adjacency: edges ``(B, N, N)`` bool, or features of the pairs of entries ``(B, N, N, P)``.
-        conditions: conditioning variables of each sample, ``(B, P)``.
         noise: tape on which stochastic steps record their draws; once rewound, they replay it.
         discarded: list to which `Split` appends the latents that it factors out.
         temperature: scale of the latents that `inverse` draws.
@@ -45,8 +43,6 @@ class Context:
     # Typed as tensors without None: a network may rely on the inputs that it requires.
     mask: Tensor = None  # type: ignore[assignment]
     features: Tensor = None  # type: ignore[assignment]
-    adjacency: Tensor = None  # type: ignore[assignment]
-    conditions: Tensor | None = None
     noise: Noise | None = None
     discarded: list[Tensor] | None = None
     temperature: float = 1.0

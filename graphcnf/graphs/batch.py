@@ -18,6 +18,8 @@ from torch import Tensor
 
 from graphcnf.limits import MAX_NODES
 
+BATCH = 256  # default number of graphs in a batch
+
 Latents = dict[str, Tensor]
 """Latents of a batch of graphs in the base space of a model, by name, (B, ..., D) each."""
 
@@ -366,6 +368,21 @@ class GraphBatch:
             edges=np.stack([i, j], 1).astype(np.uint8),
             edge_types=(lower[graph, i, j] - 1).astype(np.uint8),
         )
+
+
+def batches(sizes: np.ndarray, together: int = 1, size: int = BATCH) -> list[np.ndarray]:
+    """Cut graphs into batches of similar size.
+
+    Args:
+        sizes: Numbers of nodes of the graphs, (M,).
+        together: Number of blocks that are drawn together, a factor of the batch size.
+        size: Graphs per batch and block.
+
+    Returns:
+        Indices of the graphs of each batch, smaller graphs first; int64.
+    """
+    order, size = np.argsort(sizes, kind="stable"), size * together
+    return [order[k : k + size] for k in range(0, len(order), size)]
 
 
 def size_bucketed_batches(

@@ -9,6 +9,7 @@ preferred.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -18,8 +19,9 @@ from torch import Tensor
 from graphcnf.categorical.autoregressive import AutoregressiveFlow, Network
 from graphcnf.categorical.categorical_flow import Bound
 from graphcnf.flows.base import draw_uniform
-from graphcnf.flows.transform import Context, Noise, take
+from graphcnf.flows.transform import Noise, take
 from graphcnf.graphs.batch import GraphBatch, Latents
+from graphcnf.graphs.conditions import ConditionedContext
 from graphcnf.graphs.graph_model import GraphModel
 
 # The three steps of the model of Lippe & Gavves 2021: the roles (`DepthFirstCode.role`) of the
@@ -33,7 +35,7 @@ class CodedModel(GraphModel):
     Attributes:
         network_classes: Class of the network, then the base class that takes its other arguments.
         code: One-to-one map from graphs to codes (B, N, V), with `encode`, `decode`, `role` and
-            `cardinalities`, as in `DepthFirstCode`.
+            `cardinalities`, as in `DepthFirstCode`. A graph without a code has probability 0.
         flow: Flow over codes.
     """
 
@@ -61,8 +63,10 @@ class CodedModel(GraphModel):
             Exact log-probabilities (B,) in nats by the keys of `STEPS`, which sum to that of the
             code; without a step that the code has no variables for.
         """
-        context = Context(batch.mask, conditions=batch.conditions)
-        log_p = self.flow.transform.log_probs(self.code.encode(batch), context).sum(1)
+        context = ConditionedContext(batch.mask, conditions=batch.conditions)
+        x, known = self.code.encode(batch)
+        log_p = self.flow.transform.log_probs(x, context).sum(1)
+        log_p = log_p.masked_fill(~known[:, None], -math.inf)
         roles = [self.code.role(k) for k in range(log_p.shape[1])]
         columns = {s: [k for k, role in enumerate(roles) if role in STEPS[s]] for s in STEPS}
         return {s: Bound.exact(log_p[:, chosen].sum(1)) for s, chosen in columns.items() if chosen}
@@ -72,9 +76,15 @@ class CodedModel(GraphModel):
 
         Returns:
             "nodes" (B, N, V): one latent for each variable of the code.
+
+        Raises:
+            ValueError: if a graph has no code.
         """
-        context = Context(batch.mask, conditions=batch.conditions, noise=noise)
-        return {"nodes": self.flow.encode(self.code.encode(batch), context)}
+        context = ConditionedContext(batch.mask, noise=noise, conditions=batch.conditions)
+        x, known = self.code.encode(batch)
+        if not known.all():
+            raise ValueError(self.unknown)
+        return {"nodes": self.flow.encode(x, context)}
 
     def base_sample(self, mask: Tensor, generator=None) -> Latents:
         shape = (*mask.shape, len(self.code.cardinalities))
@@ -87,9 +97,9 @@ class CodedModel(GraphModel):
         Args:
             latents: "nodes" (B, N, V), as of `to_latents` or `base_sample`.
             mask: Real nodes, (B, N) bool.
-            **draw: `temperature`, `generator` and `conditions` (B, P) of a `Context`.
+            **draw: `temperature`, `generator` and `conditions` (B, P) of the context.
         """
-        x = self.flow.decode(latents["nodes"], Context(mask, **draw))
+        x = self.flow.decode(latents["nodes"], ConditionedContext(mask, **draw))
         return self.code.decode(x, mask)
 
 

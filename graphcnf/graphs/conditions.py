@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphcnf.flows.modules import zero_init
+from graphcnf.flows.transform import Context
+
+
+@dataclass(frozen=True)
+class ConditionedContext(Context):
+    """Context of a flow over the nodes of graphs with conditions.
+
+    Attributes:
+        conditions: Conditions of each graph, (B, P), nan where unknown; None for none.
+    """
+
+    conditions: Tensor | None = None
+
+
+def conditions_in(context: Context) -> Tensor | None:
+    """Return the conditions (B, P) of a context, None if it has none."""
+    return context.conditions if isinstance(context, ConditionedContext) else None
+
 
 # A condition is embedded in this many sines and as many cosines, with periods of 16, 8, 4, 2, 1 and
 # 1/2 standard deviations.

@@ -6,6 +6,8 @@ own (degree, rings around it); a pair of nodes has their distance, and the categ
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -46,6 +48,17 @@ def walk_features(adjacency: Tensor, dtype: torch.dtype = torch.float32) -> Tens
     return torch.cat([degrees, 2 * torch.stack(returns, -1)], -1)
 
 
+@dataclass(frozen=True)
+class GraphContext(Context):
+    """Context of a flow over the nodes of given graphs.
+
+    Attributes:
+        adjacency: Edges, (B, N, N) bool, or features of the pairs of nodes, (B, N, N, P).
+    """
+
+    adjacency: Tensor = None  # type: ignore[assignment]
+
+
 def graph_context(
     labels: Tensor,
     mask: Tensor,
@@ -53,7 +66,7 @@ def graph_context(
     dtype: torch.dtype = torch.float32,
     *,
     ordered: bool = True,
-) -> Context:
+) -> GraphContext:
     """Return a context with node features and pair features of graphs.
 
     Args:
@@ -86,4 +99,4 @@ def graph_context(
         kinds = F.one_hot(labels, categories + 1)[..., 1:]
         counts = F.one_hot(kinds.sum(2).clamp(max=MAX_COUNT), MAX_COUNT + 1).flatten(2)
         nodes, pairs = [*nodes, counts.to(dtype)], [*pairs, kinds.to(dtype)]
-    return Context(mask, torch.cat(nodes, -1), torch.cat(pairs, -1))
+    return GraphContext(mask, torch.cat(nodes, -1), adjacency=torch.cat(pairs, -1))

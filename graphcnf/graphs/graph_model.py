@@ -21,8 +21,8 @@ from graphcnf.categorical.categorical_flow import Bound
 from graphcnf.errors import UserError
 from graphcnf.flows.modules import evaluates
 from graphcnf.flows.transform import Noise
-from graphcnf.graphs.batch import GraphBatch, Latents, PackedGraphs
-from graphcnf.graphs.record_blocks import BATCH, batches, one_thread, record_batches, together_on
+from graphcnf.graphs.batch import BATCH, GraphBatch, Latents, PackedGraphs, batches
+from graphcnf.graphs.record_blocks import one_thread, record_batches, together_on
 from graphcnf.limits import (
     LARGEST_ORDERS,
     check_integer,
@@ -105,6 +105,7 @@ class GraphModel(Pretrained, ABC):
     takes_conditions: ClassVar[bool] = False  # True if the constructor takes `conditions`
     batch_size: ClassVar[int] = BATCH  # graphs that are drawn together
     unknown: str = "nothing"  # reason why `knows` rejects a graph, for messages
+    scores_unknown: ClassVar[bool] = False  # True if `bounds` gives it -inf, where others raise
 
     def __init__(self) -> None:
         super().__init__()
@@ -294,7 +295,7 @@ class GraphModel(Pretrained, ABC):
     def log_prob(
         self, batch: GraphBatch, samples: int = 1, noise: Noise | None = None, *, orders: int = 1
     ) -> Tensor:
-        """Return a lower bound on log p(graph | number of nodes), (B,) nats.
+        """Return a lower bound on log p(graph | number of nodes), (B,) nats; -inf if it is 0.
 
         Divided by -(nodes * ln 2) these are bits per node, with edges but without the prior of
         sizes (`size_log_prob`).
@@ -329,6 +330,8 @@ class GraphModel(Pretrained, ABC):
     ) -> np.ndarray:
         """Return `log_prob` of many graphs, (M,) nats in float64, without gradients.
 
+        It is -inf for graphs that the model does not know.
+
         Args:
             graphs: The graphs, in the node order that the model needs.
             noise: Function from the indices of the graphs in a batch to the tape of the batch.
@@ -336,13 +339,18 @@ class GraphModel(Pretrained, ABC):
             conditions: Conditions (P,) of all graphs, None for an unknown one.
             size: Number of graphs in a batch; graphs of similar size share a batch.
         """
-        nats = np.zeros(len(graphs))
+        nats = np.full(len(graphs), -math.inf)
         for chosen in batches(graphs.node_counts, size=size):
-            batch = GraphBatch.collate(graphs, chosen)
+            batch = GraphBatch.collate(graphs, chosen).to(self.device)
+            if not self.scores_unknown and not (known := self.knows(batch)).all():
+                batch, chosen = batch[known], chosen[known.cpu().numpy()]
+            if not len(chosen):
+                continue
             if conditions is not None:
-                batch.conditions = condition_row(conditions).expand(len(chosen), -1)
+                row = condition_row(conditions).to(self.device)
+                batch.conditions = row.expand(len(chosen), -1)
             tape = None if noise is None else noise(chosen)
-            value = self.log_prob(batch.to(self.device), noise=tape, orders=orders)
+            value = self.log_prob(batch, noise=tape, orders=orders)
             nats[chosen] = value.cpu().double().numpy()
         return nats
 

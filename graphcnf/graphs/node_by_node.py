@@ -120,12 +120,13 @@ class RowCode:
         """Return the meaning of variable k: "node" or "edge"."""
         return "edge" if k else "node"
 
-    def encode(self, batch: GraphBatch) -> Tensor:
-        """Return the code of each graph, (B, N, V) long; 0 at padding."""
+    def encode(self, batch: GraphBatch) -> tuple[Tensor, Tensor]:
+        """Return codes (B, N, V) long, 0 at padding, and True (B,): every graph has one."""
         number = torch.arange(batch.mask.shape[1], device=batch.mask.device)
         far = number[:, None] - torch.arange(1, len(self.cardinalities), device=number.device)
         edges = batch.edge_labels.gather(2, far.clamp(min=0).expand(len(batch), -1, -1))
-        return torch.cat([batch.node_types[..., None], torch.where(far >= 0, edges, 0)], -1)
+        x = torch.cat([batch.node_types[..., None], torch.where(far >= 0, edges, 0)], -1)
+        return x, torch.ones_like(batch.mask[:, 0])
 
     def decode(self, x: Tensor, mask: Tensor) -> GraphBatch:
         """Return the graphs with codes x (B, N, V) and real nodes `mask` (B, N)."""

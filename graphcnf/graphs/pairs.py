@@ -22,7 +22,13 @@ from graphcnf.flows.linear import ActNorm, InvertibleLinear
 from graphcnf.flows.modules import ReadOut, zero_init
 from graphcnf.flows.transform import Bijection, Context, Noise, Sequential, masked, sum_log_term
 from graphcnf.graphs.batch import GraphBatch, Latents
-from graphcnf.graphs.features import MAX_COUNT, NODE_FEATURES, PAIR_FEATURES, graph_context
+from graphcnf.graphs.features import (
+    MAX_COUNT,
+    NODE_FEATURES,
+    PAIR_FEATURES,
+    GraphContext,
+    graph_context,
+)
 from graphcnf.graphs.graph_model import ORDERS, GraphModel
 
 
@@ -125,7 +131,7 @@ class PairNetwork(nn.Module):
     """Conditioner of couplings: parameters of nodes and, with `pair_in` channels, of pairs.
 
     Each pair has a small hidden vector, which acts on the nodes through attention biases and a
-    sum-pooled message. Features of the graph, `context.features` and `context.adjacency`, enter as
+    sum-pooled message. Features of the graph, those of a `GraphContext`, enter as
     node features and attention biases. If `ordered`, nodes know their numbers, and attention
     biases depend on differences of numbers up to `reach`; otherwise the network is equivariant to
     renumbering.
@@ -178,7 +184,7 @@ class PairNetwork(nn.Module):
         later, earlier = linear(h).chunk(2, -1) if self.ordered else (linear(h),) * 2
         return later[rows, index[..., 0]] + earlier[rows, index[..., 1]]
 
-    def forward(self, nodes: Tensor, context: Context, pairs=None, latents=None):
+    def forward(self, nodes: Tensor, context: GraphContext, pairs=None, latents=None):
         """Return parameters (B, N, node_out), and (B, P, pair_out) if there are pairs.
 
         `nodes` (B, N, node_in) and `pairs` (B, P, pair_in) are untransformed channels of `latents`.
@@ -365,7 +371,7 @@ class PairsModel(GraphModel):
         log_p = F.logsigmoid(torch.where(is_real, logit, -logit))
         right = ((logit > 0) == is_real) & pair_mask
         z, adjacency_term = self.adjacency(
-            GraphLatents(joint.nodes, pairs, mask, pair_mask, index), Context(mask)
+            GraphLatents(joint.nodes, pairs, mask, pair_mask, index), GraphContext(mask)
         )
         total = pair_mask.sum(1).clamp(min=1)
         accuracy = torch.where(pair_mask.any(1), right.sum(1) / total, 1.0)
@@ -406,7 +412,7 @@ class PairsModel(GraphModel):
         z = GraphLatents(
             temperature * latents["nodes"], temperature * latents["pairs"], mask, pair_mask, index
         )
-        joint = self.adjacency.inverse(z, Context(mask))
+        joint = self.adjacency.inverse(z, GraphContext(mask))
         is_real = (self.virtual.logit(joint.pairs) > 0) & pair_mask
         edges, real, place = _edges(is_real, index)
         at_edges = joint.pairs.gather(1, place[..., None].expand(-1, -1, joint.pairs.shape[-1]))

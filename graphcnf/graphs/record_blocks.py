@@ -18,8 +18,8 @@ import torch
 
 from graphcnf.flows.base import record_generators
 from graphcnf.flows.transform import Noise
+from graphcnf.graphs.batch import BATCH, batches
 
-BATCH = 256  # default number of graphs in a batch
 BLOCK = 1024  # records in a block, from record `BLOCK` on
 # First records of the blocks before that: smaller ones, since many samples are small.
 FIRST_BLOCKS = (0, 128, 512)
@@ -84,21 +84,6 @@ def _block_start(number: int) -> int:
     if number < len(FIRST_BLOCKS):
         return FIRST_BLOCKS[number]
     return (number - len(FIRST_BLOCKS) + 1) * BLOCK
-
-
-def batches(sizes: np.ndarray, together: int = 1, size: int = BATCH) -> list[np.ndarray]:
-    """Cut graphs into batches of similar size.
-
-    Args:
-        sizes: Numbers of nodes of the graphs, (M,).
-        together: Number of blocks that are drawn together, a factor of the batch size.
-        size: Graphs per batch and block.
-
-    Returns:
-        Indices of the graphs of each batch, smaller graphs first; int64.
-    """
-    order, size = np.argsort(sizes, kind="stable"), size * together
-    return [order[k : k + size] for k in range(0, len(order), size)]
 
 
 def record_batches(

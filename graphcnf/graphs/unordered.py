@@ -131,7 +131,7 @@ class RoundNetwork(PathNetwork):
         return number // self.per_round * self.per_round
 
     def start(self, context):
-        return RoundState(self, context.mask, context.conditions)
+        return RoundState(self, context.mask, None)
 
 
 class RoundState(PathState):

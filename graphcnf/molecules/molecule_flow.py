@@ -228,11 +228,15 @@ class MoleculeFlow:
         drawn = load("graphcnf.design.analogues:draw_analogues")
         return MoleculeSample(*drawn(self, molecule, n, stereo=stereo, **options))
 
-    @default_type()
     def graphs(self, molecules: str | Chem.Mol | Iterable) -> tuple[PackedGraphs, list[str | None]]:
-        """Return the graphs of representable molecules, and for every molecule a reason or None.
+        """Write molecules as graphs of the model's categories and sizes.
 
-        The reason says why the model cannot represent a molecule.
+        Returns:
+            The graphs of the molecules that have one, and for every molecule None, or the reason
+            why it has none. The model may still give a graph the probability 0.
+
+        Raises:
+            UserError: The model was trained with another codec, or `molecules` are none.
         """
         if problem := codec_problem(self.model):
             raise UserError(problem)
@@ -241,9 +245,6 @@ class MoleculeFlow:
         for molecule in listed(molecules):
             try:
                 graph = codec.molecule_to_graph(molecule, self.vocabulary, self.model.max_nodes)
-                batch = GraphBatch.collate(PackedGraphs.from_lists([graph]))
-                if not self.model.knows(batch.to(self.model.device)).all():
-                    raise codec.MoleculeNotRepresentable(self.model.unknown)
             except codec.MoleculeNotRepresentable as error:
                 reasons.append(str(error))
             else:
@@ -300,7 +301,6 @@ class MoleculeFlow:
         with codec.quiet():
             return Chem.MolToSmiles(parse(molecule, self.charge_states))
 
-    @default_type()
     def size_log_prob(self, graphs: PackedGraphs) -> np.ndarray:
         """Return the log-probability of each graph's number of atoms, (M,) nats."""
         sizes = torch.from_numpy(np.asarray(graphs.node_counts)).to(self.model.device)
@@ -339,6 +339,8 @@ class MoleculeFlow:
             if reason is not None:
                 raise UserError(f"molecule {number}: {reason}")
         batch = GraphBatch.collate(graphs).to(self.model.device)
+        for number in (~self.model.knows(batch)).nonzero().flatten().tolist():
+            raise UserError(f"molecule {number}: {self.model.unknown}")
         return self.model.encode(batch), batch.mask
 
     def decode(self, latents: dict, mask: torch.Tensor) -> list[str | None]:

@@ -13,7 +13,7 @@ from rdkit import Chem
 
 from graphcnf.chunks import chunked, mapped
 from graphcnf.errors import counted
-from graphcnf.graphs.batch import PackedGraphs
+from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.molecules import codec
 from graphcnf.molecules.molecule_flow import MoleculeFlow, listed
@@ -92,7 +92,7 @@ def _score(flow: MoleculeFlow, molecules: list, orders: int, standardize: bool) 
         columns["standardized"] = molecules
     graphs, found = flow.graphs(molecules)
     reasons = [refused.get(number, reason) for number, reason in enumerate(found)]
-    sizes, prior = np.asarray(graphs.node_counts), flow.model.size_probabilities()
+    sizes = np.asarray(graphs.node_counts)
     with one_thread(flow.model.device):
         given_size = flow.log_prob_given_size(graphs, orders)
         canonical = given_size if orders == 1 else flow.log_prob_given_size(graphs)
@@ -110,11 +110,8 @@ def _score(flow: MoleculeFlow, molecules: list, orders: int, standardize: bool) 
     places, below = percentiles(known, sizes, -canonical / math.log(2) / sizes)
     table["percentile"], table["percentile_below"] = places, below
     table[~np.isfinite(nats)] = np.nan
-    for number, size in zip(inside, sizes.tolist(), strict=True):
-        if not prior[size]:
-            reasons[number] = f"no training molecule has {counted(size, 'atom')}"
-        elif math.isnan(table.log_likelihood[number]):
-            reasons[number] = "an atom with more bonds than its category has in the training data"
+    for k in np.flatnonzero(~np.isfinite(nats)).tolist():
+        reasons[inside[k]] = _impossible(flow, graphs.subset([k]))
     for number, reason in enumerate(reasons) if standardize else ():
         if reason is not None and number not in refused:
             cut_off = load("graphcnf.molecules.standardize:cut_off")
@@ -123,6 +120,16 @@ def _score(flow: MoleculeFlow, molecules: list, orders: int, standardize: bool) 
             reasons[number] = f"{reason}; standardizing cut off {lost}" if lost else reason
     frame = pd.DataFrame(columns, dtype=object).join(table)
     return frame.assign(reason=pd.Series(reasons, dtype=object))
+
+
+def _impossible(flow: MoleculeFlow, graph: PackedGraphs) -> str:
+    """Return why the model gives one graph the probability 0."""
+    size = int(graph.node_counts[0])
+    if not flow.model.size_probabilities()[size]:
+        return f"no training molecule has {counted(size, 'atom')}"
+    if not flow.model.knows(GraphBatch.collate(graph).to(flow.model.device)).all():
+        return flow.model.unknown
+    return "an atom with more bonds than its category has in the training data"
 
 
 def learn_percentiles(flow: MoleculeFlow, molecules: PackedGraphs) -> None:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 from couplings import perturb
-from graphs.conftest import molecules, random_graph  # noqa: F401
+from graphs.conftest import molecules  # noqa: F401
+from small_graphs import random_graph
 
 from graphcnf.baselines.junction_tree import (
     ClusterVocabulary,

@@ -13,6 +13,7 @@ from graphcnf.categorical import (
     Step,
 )
 from graphcnf.discrete import CausalAttention, ColumnAttention, RowFlow, Rows
+from graphcnf.discrete.columns import ColumnContext
 from graphcnf.discrete.counts import ColumnCounts
 from graphcnf.flows.transform import Context
 
@@ -54,11 +55,12 @@ def make_case(request):
         known = torch.tensor(UNLIKE if kind == "columns" else [network.cardinalities] * 12)
         highest = known[:most].reshape(1, most, -1).expand(count, -1, -1)
         values = (torch.rand(highest.shape) * highest).long()
-        order = None
+        context = Context(mask)
         if kind == "columns":  # in two orders
             order = torch.arange(most).repeat(count, 1)
             order[lengths > 4, :3] = torch.tensor([1, 2, 0])
-        return couplings.Case.of(coupling, values, Context(mask, conditions=order))
+            context = ColumnContext(mask, order=order)
+        return couplings.Case.of(coupling, values, context)
 
     return make
 

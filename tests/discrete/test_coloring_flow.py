@@ -14,9 +14,9 @@ from graphcnf.categorical.encoding import MARGIN
 from graphcnf.discrete import ColoringFlow, conflicts, from_networkx
 from graphcnf.discrete.coloring_network import GraphConvolutions, turns
 from graphcnf.errors import UserError
-from graphcnf.flows import Context, Noise, StandardLogistic, record_generators
+from graphcnf.flows import Noise, StandardLogistic, record_generators
 from graphcnf.graphs.batch import GraphBatch
-from graphcnf.graphs.features import walk_features
+from graphcnf.graphs.features import GraphContext, walk_features
 from graphcnf.testing import (
     assert_bijection,
     assert_gradients_reach_every_parameter,
@@ -42,7 +42,7 @@ def coupling(request):
 
 def context_of(batch):
     features = walk_features(batch.adjacency, torch.get_default_dtype())
-    return Context(batch.mask, features, adjacency=batch.adjacency)
+    return GraphContext(batch.mask, features, adjacency=batch.adjacency)
 
 
 @pytest.mark.parametrize("order", ["nodes", "waves"])

@@ -8,12 +8,12 @@ from couplings import perturb
 from graphcnf.datasets.coloring import next_node
 from graphcnf.discrete import from_networkx
 from graphcnf.discrete.coloring_network import LookAhead, SaturationOrder, turns
-from graphcnf.flows import Context
+from graphcnf.graphs.features import GraphContext
 
 
 def test_the_order_is_that_of_the_search(batch):
     x, adjacency, mask = batch.node_types, batch.adjacency, batch.mask
-    rank, counts = turns(x, Context(mask, adjacency=adjacency), 3)
+    rank, counts = turns(x, GraphContext(mask, adjacency=adjacency), 3)
     for b, size in enumerate(batch.sizes.tolist()):
         neighbours = [adjacency[b, v].nonzero()[:, 0].tolist() for v in range(size)]
         partial, allowed = [-1] * size, [7] * size
@@ -39,7 +39,7 @@ def test_finished_graphs_stay_finished():
 
 
 def test_nodes_without_a_choice_share_a_round(batch):
-    x, context = batch.node_types, Context(batch.mask, adjacency=batch.adjacency)
+    x, context = batch.node_types, GraphContext(batch.mask, adjacency=batch.adjacency)
     order = SaturationOrder(batch.adjacency, batch.mask, 3, waves=True)
     rounds = torch.zeros_like(batch.sizes)
     while len((found := order.next())[0]):

@@ -11,7 +11,7 @@ from couplings import perturb
 from graphcnf.categorical import AutoregressiveCoupling
 from graphcnf.categorical.encoding import MARGIN
 from graphcnf.discrete import SetFlow
-from graphcnf.discrete.set_flow import ElementCoupling, GroupCoupling, GroupNetwork
+from graphcnf.discrete.set_flow import ElementCoupling, GroupContext, GroupCoupling, GroupNetwork
 from graphcnf.errors import UserError
 from graphcnf.flows import Context, Noise, StandardLogistic, record_generators
 from graphcnf.testing import (
@@ -53,7 +53,7 @@ def make_case():
         lengths = torch.randint(1, most + 1, (count,))
         lengths[0] = most
         mask = torch.arange(most) < lengths[:, None]
-        context = Context(mask, 3.0 * mask[..., None])
+        context = GroupContext(mask, elements=3 * mask.sum(1))
         return couplings.Case.of(coupling, torch.randint(4, (count, most, 3)), context)
 
     return make

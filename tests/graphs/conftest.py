@@ -47,7 +47,7 @@ def make_case(request, build_model, random_graphs):
         there = np.flatnonzero(random_graphs.node_counts <= most)[:count]
         batch = GraphBatch.collate(random_graphs, there)
         model = build_model(random_graphs, support=request.param == "path")
-        values = model.code.encode(batch)
+        values = model.code.encode(batch)[0]
         return Case.of(model.flow.transform, values, Context(batch.mask))
 
     return make

@@ -151,7 +151,7 @@ def test_what_edges_add_depends_on_both_ends_and_their_other_neighbours(random_g
     batch = GraphBatch.collate(random_graphs)
     batch.conditions = torch.from_numpy(values).float()
     model.fit_conditions(batch)
-    x, network = model.code.encode(batch), model.network
+    x, network = model.code.encode(batch)[0], model.network
     nodes = batch.mask.shape[1]
     at_once = Path.before_each(x, network.support.weights, network.support.pad).links(
         x.flatten(0, 1)

@@ -111,7 +111,7 @@ def test_probabilities_of_all_numbered_graphs_add_up(double, nodes, types, bonds
     every, packed = all_and_usable(nodes, types, bonds, connected)
     model = grown(packed, types, bonds, support=False)
     assert model.config["connected"] is connected
-    x = model.code.encode(GraphBatch.collate(every))
+    x = model.code.encode(GraphBatch.collate(every))[0]
     mask = torch.ones(len(x), nodes, dtype=torch.bool)
     with torch.no_grad():
         p = model.flow.transform.log_prob(x, Context(mask)).exp()
@@ -135,7 +135,7 @@ def test_probabilities_are_sums_over_orders(double, connected):
             graph = nx.from_numpy_array(batch.adjacency[b].numpy())
             orders = torch.tensor(sorted(orders_by_search(graph)))
             same = GraphBatch.collate(packed, [b] * len(orders)).permute(orders)
-            x = model.code.encode(same)
+            x = model.code.encode(same)[0]
             log_p = model.flow.transform.log_prob(x, Context(same.mask))
             assert p[b] == pytest.approx(float(log_p.exp().sum()) / 6, rel=1e-9)
     # A connected graph of three nodes is drawn in every order that keeps it connected.
@@ -151,7 +151,7 @@ def test_sampled_graphs_have_their_probability(double):
     # In the order that they were drawn in.
     latents["order"] = torch.arange(3.0).expand(count, 3)[..., None]
     with torch.no_grad():
-        p = model.flow.transform.log_prob(model.code.encode(batch), context).exp() * count
+        p = model.flow.transform.log_prob(model.code.encode(batch)[0], context).exp() * count
         drawn = model.decode(latents, torch.ones(count, 3, dtype=torch.bool))
     keys = [torch.cat([b.node_types, b.edge_labels.flatten(1)], 1) for b in (batch, drawn)]
     counts = (keys[0][:, None] == keys[1]).all(-1).sum(1)
@@ -183,7 +183,7 @@ def test_the_coupling(parts, double, check, cells, planar, monkeypatch):
         model.network.planar = planar
         batch = GraphBatch.collate(parts, np.flatnonzero(parts.node_counts <= most)[:count])
         order, _ = most_edges_first(batch.adjacency, batch.sizes, torch.rand(*batch.mask.shape, 9))
-        values = model.code.encode(batch.permute(order))
+        values = model.code.encode(batch.permute(order))[0]
         return couplings.Case.of(model.flow.transform, values, Context(batch.mask))
 
     check(make)

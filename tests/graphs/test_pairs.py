@@ -8,8 +8,9 @@ import pytest
 import torch
 from couplings import perturb
 
-from graphcnf.flows import Context, Noise
+from graphcnf.flows import Noise
 from graphcnf.graphs import GraphBatch, PairsModel
+from graphcnf.graphs.features import GraphContext
 from graphcnf.graphs.pairs import GraphLatents, PairNetwork, all_pairs, joint_flow
 from graphcnf.testing import assert_gradients_reach_every_parameter, assert_normalised
 
@@ -205,7 +206,7 @@ def test_joint_coupling_round_trip_and_log_det():
         pair_mask,
         index,
     )
-    context = Context(mask)
+    context = GraphContext(mask)
     z, log_det = coupling(x, context)
     back, inverse_log_det = coupling.inverse_and_logdet(z, context)
     assert (back.nodes - x.nodes).abs().max() < 1e-9
@@ -215,7 +216,7 @@ def test_joint_coupling_round_trip_and_log_det():
     def flat(values):
         nodes, pairs = values[:24].reshape(1, 4, 6), values[24:].reshape(1, 6, 2)
         out, _ = coupling(
-            GraphLatents(nodes, pairs, mask[:1], pair_mask[:1], index[:1]), Context(mask[:1])
+            GraphLatents(nodes, pairs, mask[:1], pair_mask[:1], index[:1]), GraphContext(mask[:1])
         )
         return torch.cat([out.nodes.flatten(), out.pairs.flatten()])
 

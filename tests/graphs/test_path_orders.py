@@ -67,7 +67,7 @@ def test_numberings_are_distinct_and_orders_beyond_the_code_have_no_probability(
     model = build_model(few)
     log_p = model.log_prob(GraphBatch.collate(few), orders=20)
     assert (log_p >= model.log_prob(GraphBatch.collate(few)) - 1e-5).all()
-    known = model.code.knows(GraphBatch.collate(graphs))
+    known = model.knows(GraphBatch.collate(graphs))
     assert known[np.unique(owners, return_index=True)[1]].all() and not known.all()
     # One molecule, one bound, whatever it is batched with.
     alone = model.log_prob(GraphBatch.collate(few, [7]), orders=20)

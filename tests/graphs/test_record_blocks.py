@@ -9,12 +9,11 @@ from couplings import perturb
 
 from graphcnf.flows.base import record_generators
 from graphcnf.graphs import GraphBatch, GraphModel
+from graphcnf.graphs.batch import BATCH, batches
 from graphcnf.graphs.record_blocks import (
-    BATCH,
     BLOCK,
     FIRST_BLOCKS,
     RecordNoise,
-    batches,
     blocks,
     one_thread,
 )

@@ -102,7 +102,7 @@ def test_probabilities_are_sums_over_orders(build_model, double, nodes, types, b
         for b in range(0, len(batch), 1 + len(batch) // 40):
             orders = torch.tensor(sorted(rings_first(as_networkx(batch, b))))
             graph = GraphBatch.collate(packed, [b] * len(orders)).permute(orders)
-            log_p = model.flow.transform.log_prob(model.code.encode(graph), Context(graph.mask))
+            log_p = model.flow.transform.log_prob(model.code.encode(graph)[0], Context(graph.mask))
             assert p[b] == pytest.approx(float(log_p.exp().sum()) / math.factorial(nodes), rel=1e-9)
     # Of three nodes, all depth-first orders are drawn; of more, not those that leave rings.
     assert p.sum() == pytest.approx(1, abs=1e-9) if nodes == 3 else 0.1 < p.sum() < 1
@@ -151,7 +151,7 @@ def test_the_coupling(build_model, random_graphs, double, rounds, check):
             random_graphs, np.flatnonzero(random_graphs.node_counts <= most)[:count]
         )
         order, _ = depth_first(batch.adjacency, batch.sizes, torch.rand(*batch.mask.shape, 12))
-        values = model.code.encode(batch.permute(order))
+        values = model.code.encode(batch.permute(order))[0]
         return couplings.Case.of(model.flow.transform, values, Context(batch.mask))
 
     check(make)

@@ -161,39 +161,27 @@ class DepthFirstCode:
         back, *closures = largest.tolist()
         return {"back": back + 1, "closures": closures}
 
-    def encode(self, batch: GraphBatch) -> Tensor:
-        """Return the code of each graph.
+    def encode(self, batch: GraphBatch) -> tuple[Tensor, Tensor]:
+        """Write each graph as a code.
 
         Returns:
-            (B, N, V) long; 0 at padding.
-
-        Raises:
-            ValueError: if a graph is not connected, not numbered depth-first, or has a longer
-                backtrack or closure, or more closures at a node, than this code.
-        """
-        codes, targets = depth_first_code(batch.adjacency, batch.mask, self.entries)
-        if (codes > codes.new_tensor(self.longest)).any():
-            raise ValueError("a graph has a longer step back or closure than the model knows")
-        edges = torch.where(targets < 0, 0, batch.edge_labels.gather(2, targets.clamp(min=0)))
-        closures = torch.stack([codes[..., 1:], edges[..., 1:]], -1).flatten(-2)
-        first = torch.stack([codes[..., 0], edges[..., 0], batch.node_types], -1)
-        return torch.cat([first, closures], -1)
-
-    def knows(self, batch: GraphBatch) -> Tensor:
-        """Return which graphs have a code: no backtrack or closure exceeds the limits.
-
-        Returns:
-            (B,) bool; False for a graph without nodes.
+            The codes, (B, N, V) long, 0 at padding; and which graphs have one, (B,) bool. A graph
+            has none if a backtrack or closure is longer, or a node has more closures, than this
+            code allows: its row is then arbitrary.
 
         Raises:
             ValueError: if a graph is not connected or not numbered depth-first.
         """
-        if not len(batch):
-            return batch.mask.new_zeros(0)
-        most = max(int(batch.adjacency.tril(-1).sum(-1).max()), self.entries)
-        codes, _ = depth_first_code(batch.adjacency, batch.mask, most)
-        limits = codes.new_tensor(self.longest + [0] * (most - self.entries))
-        return (codes <= limits).flatten(1).all(1) & batch.mask.any(1)
+        earlier = batch.adjacency.tril(-1).sum(-1)
+        most = max(self.entries, int(earlier.max()) if earlier.numel() else 0)
+        codes, targets = depth_first_code(batch.adjacency, batch.mask, most)
+        known = (codes <= codes.new_tensor(self.longest + [0] * (most - self.entries))).flatten(1)
+        codes, targets = codes[..., : self.entries], targets[..., : self.entries]
+        codes = codes.minimum(codes.new_tensor(self.longest))
+        edges = torch.where(targets < 0, 0, batch.edge_labels.gather(2, targets.clamp(min=0)))
+        closures = torch.stack([codes[..., 1:], edges[..., 1:]], -1).flatten(-2)
+        first = torch.stack([codes[..., 0], edges[..., 0], batch.node_types], -1)
+        return torch.cat([first, closures], -1), known.all(1)
 
     def decode(self, x: Tensor, mask: Tensor) -> GraphBatch:
         """Return the graphs with the codes x.

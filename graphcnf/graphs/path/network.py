@@ -31,7 +31,7 @@ from graphcnf.categorical.autoregressive import InSequence, Network, Step
 from graphcnf.categorical.transformer import HIDDEN, Transformer
 from graphcnf.flows.modules import ReadOut, zero_init
 from graphcnf.flows.transform import Context
-from graphcnf.graphs.conditions import ConditionEmbedding, Contributions
+from graphcnf.graphs.conditions import ConditionEmbedding, Contributions, conditions_in
 from graphcnf.graphs.path.depth_first import DepthFirstCode
 from graphcnf.graphs.path.support import (
     CATEGORIES,
@@ -279,7 +279,7 @@ class PathNetwork(Network):
 
     def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
         """Yield all nodes of complete graphs x (B, N, V) in one step."""
-        mask, conditions = context.mask, context.conditions
+        mask, conditions = context.mask, conditions_in(context)
         x = torch.where(mask[..., None], x, 0)
         batch, size = mask.shape
         tables, number = Tables(self), torch.arange(size, device=mask.device)
@@ -308,7 +308,7 @@ class PathNetwork(Network):
         yield Step(mask.nonzero(as_tuple=True), nodes)
 
     def start(self, context: Context) -> PathState:
-        return PathState(self, context.mask, context.conditions)
+        return PathState(self, context.mask, conditions_in(context))
 
     def logits(self, hidden: Nodes) -> Tensor:
         k = len(hidden.free_degree.x)

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from graphcnf.categorical.autoregressive import AutoregressiveFlow
-from graphcnf.graphs.batch import GraphBatch, PackedGraphs
+from graphcnf.graphs.batch import GraphBatch, PackedGraphs, batches
 from graphcnf.graphs.coded import CodedModel
 from graphcnf.graphs.conditions import ConditionEmbedding
 from graphcnf.graphs.path.depth_first import DepthFirstCode
 from graphcnf.graphs.path.network import PathNetwork
 from graphcnf.graphs.path.support import Path, Support, limit_note
-from graphcnf.graphs.record_blocks import BLOCK, batches
+from graphcnf.graphs.record_blocks import BLOCK
 
 # Probability with which `random_depth_first` deviates from the given order: at the first node, and
 # at each branch.
@@ -51,7 +51,7 @@ class PathModel(CodedModel):
     architecture = "path"
     measured = ("back", "closures", "edge_weights", "largest_sums")
     rules = {"largest_sums": None}
-    supports_fragments = takes_conditions = True
+    supports_fragments = takes_conditions = scores_unknown = True
     batch_size = BLOCK  # Complete graphs leave the batch, so sizes may differ within it.
     unknown = "a longer ring or branch than the model knows"
     network_classes: ClassVar[tuple[type[PathNetwork], ...]] = (PathNetwork,)
@@ -108,7 +108,7 @@ class PathModel(CodedModel):
         return limits
 
     def knows(self, batch: GraphBatch) -> Tensor:
-        return self.code.knows(batch)
+        return self.code.encode(batch)[1] & batch.mask.any(1)
 
     def notes(self, rules: bool) -> list[str]:
         return ["connected: by construction of the code of the connectivity.", limit_note(rules)]
@@ -123,7 +123,7 @@ class PathModel(CodedModel):
         """
         shares, support = self.network.shares, self.network.support
         assert shares is not None and batch.conditions is not None
-        x = self.code.encode(batch)
+        x, _ = self.code.encode(batch)
         path = Path.before_each(x, support.weights, support.pad)
         links = path.links(x.flatten(0, 1)).unflatten(0, batch.mask.shape)
         shares.fit(x, links, batch.mask, batch.conditions)
@@ -149,11 +149,6 @@ class PathModel(CodedModel):
             owner = torch.from_numpy(owners[chosen]).to(batch.mask.device)
             if batch.conditions is not None:
                 part.conditions = batch.conditions[owner]
-            # An order with a longer backtrack or closure than the code allows has probability 0.
-            known = self.knows(part)
-            part, owner = part[known], owner[known]
-            if not len(part):
-                continue
             log_p: Any = sum(bound.value() for bound in self.bounds(part).values())
             total = total.to(log_p)
             for k in owner.unique().tolist():
