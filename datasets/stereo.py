@@ -24,7 +24,7 @@ from graphcnf.graphs.batch import size_bucketed_batches
 from graphcnf.limits import MAX_NODES
 from graphcnf.molecules.codec import MoleculeNotRepresentable, parse, quiet
 from graphcnf.molecules.hashing import hash_each
-from graphcnf.stereo.marks import encode, mark_figures
+from graphcnf.stereo.marks import mark_figures, split_stereo
 from graphcnf.stereo.stereo_flow import KINDS, StereoGraphs
 
 _CHUNK = 1000
@@ -36,7 +36,7 @@ class StereoDataset:
 
     Attributes:
         name: Short name.
-        graphs: Molecules with normal codes.
+        graphs: Molecules with their canonical configurations.
         hashes: `hash_each` of the SMILES without stereo, (M,) uint64.
         total: Number of readable molecules, with and without stereo elements.
     """
@@ -51,7 +51,7 @@ class StereoDataset:
 
     def marks(self) -> dict[str, Any]:
         """Return the `mark_figures` of all molecules, including those without stereo elements."""
-        kinds, marked = self.graphs.kinds.numpy(), self.graphs.codes.numpy() > 0
+        kinds, marked = self.graphs.kinds.numpy(), self.graphs.categories.numpy() > 0
         counts: Counter[str] = Counter()
         for k, kind in enumerate(KINDS):
             here = marked[kinds == k]
@@ -101,7 +101,7 @@ def load_stereo(path: str | Path | None = None, *, workers: Workers = None) -> S
         return {k: np.concatenate([part[k] for part in parts]) for k in parts[0]} if parts else {}
 
     digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
-    arrays = cache.cached(cache_path(f"stereo-{name}", 4, digest), compute)
+    arrays = cache.cached(cache_path(f"stereo-{name}", 5, digest), compute)
     if not len(arrays.get("sizes", ())):
         raise UserError(f"{path}: no molecule has stereo elements")
     hashes, read = arrays.pop("hashes"), int(arrays.pop("read").sum())
@@ -114,15 +114,15 @@ def _encoded(lines: list[str]) -> dict[str, np.ndarray]:
 
     `read` (1,) is the number of readable SMILES.
     """
-    frames, codes, smiles, read = [], [], [], 0
+    constitutions, configurations, read = [], [], 0
     with quiet():
         for line in lines:
             with suppress(MoleculeNotRepresentable):
-                frame, code = encode(parse(line))
+                constitution, configuration = split_stereo(parse(line))
                 read += 1
-                if code and frame.mol.GetNumAtoms() <= MAX_NODES:
-                    frames.append(frame)
-                    codes.append(code)
-                    smiles.append(frame.smiles)
-    arrays = StereoGraphs.of(frames, codes).to_arrays()
-    return {**arrays, "hashes": hash_each(smiles), "read": np.array([read])}
+                if configuration and constitution.mol.GetNumAtoms() <= MAX_NODES:
+                    constitutions.append(constitution)
+                    configurations.append(configuration)
+    arrays = StereoGraphs.of(constitutions, configurations).to_arrays()
+    hashes = hash_each([one.smiles for one in constitutions])
+    return {**arrays, "hashes": hashes, "read": np.array([read])}

@@ -31,7 +31,7 @@ from graphcnf.molecules.properties import similarity_to
 from graphcnf.molecules.standardize import protonation_hash
 from graphcnf.molecules.validity import strict
 from graphcnf.molecules.vocabulary import MARK, AtomCategory, MoleculeVocabulary
-from graphcnf.stereo.marks import MarkedPart, dropped_marks, heavy_atoms
+from graphcnf.stereo.marks import StereoTemplate, dropped_marks, without_hydrogens
 
 if TYPE_CHECKING:
     from graphcnf.molecules.molecule_flow import MoleculeFlow
@@ -88,8 +88,8 @@ class Origin:
         self.smiles = Chem.MolToSmiles(plain)
         self.mol, self._key = codec.parse(self.smiles), protonation_hash(self.smiles)
         order = json.loads(plain.GetProp("_smilesAtomOutputOrder"))
-        marked = Chem.RenumberAtoms(heavy_atoms(given), order)
-        self.marked = MarkedPart.of(marked, self.places, strict=False)
+        marked = Chem.RenumberAtoms(without_hydrogens(given), order)
+        self.marked = StereoTemplate.of(marked, self.places, strict=False)
         self.similar, self.similarity = similar, similarity_to(self.mol)
         self.query: Chem.Mol | None = None
         self.others = self.similar_ones = 0

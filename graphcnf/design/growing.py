@@ -39,7 +39,7 @@ from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.molecules.standardize import protonation_hash
 from graphcnf.molecules.validity import strict
 from graphcnf.molecules.vocabulary import MARK, AtomCategory, MoleculeVocabulary
-from graphcnf.stereo.marks import MarkedPart, dropped_marks
+from graphcnf.stereo.marks import StereoTemplate, dropped_marks
 from graphcnf.torch_state import default_type
 
 STRUCTURES, MATCHES = 256, 1000
@@ -75,7 +75,7 @@ class MoleculeFragment:
     fragment: GraphFragment
     query: Chem.Mol  # pattern that matches the molecules with the fragment, without stereo
     points: Sequence[tuple[str, int]] = ()  # name (R1 for [*:1]) and atom of attachment points
-    marked: MarkedPart | None = None  # stereo marks
+    marked: StereoTemplate | None = None  # stereo marks
     open_part: Chem.Mol | None = None  # the fragment, if new atoms replace hydrogens of a SMILES
 
     def match(self, molecule: Chem.Mol) -> tuple[int, ...]:
@@ -216,7 +216,7 @@ def read_fragment(text: str, task: str, vocabulary: MoleculeVocabulary) -> Molec
     return MoleculeFragment(text, fragment, query, points, _marked(marked, query), open_part)
 
 
-def _marked(part: Chem.Mol, query: Chem.Mol) -> MarkedPart | None:
+def _marked(part: Chem.Mol, query: Chem.Mol) -> StereoTemplate | None:
     """Return the stereo marks of a fragment, without those at atoms with two attachment points.
 
     These have no meaning, since it is open which new neighbour is at which attachment point.
@@ -235,7 +235,7 @@ def _marked(part: Chem.Mol, query: Chem.Mol) -> MarkedPart | None:
         found = molecule.GetSubstructMatches(query, uniquify=False, maxMatches=MATCHES)
         return [dict(zip(numbers, place, strict=True)) for place in found]
 
-    return MarkedPart.of(part, places)
+    return StereoTemplate.of(part, places)
 
 
 def _check_attachments(shown: str, given: Chem.Mol, low: int, high: int) -> None:
@@ -780,7 +780,7 @@ def found(flow: MoleculeFlow, search: Any, stereo: bool = True) -> Iterator[Resu
             seed=search.seed,
             first=number,
             temperature=search.temperature,
-            part=search.marked,
+            template=search.marked,
         )
         if smiles is not None:
             yield one._replace(smiles=smiles)

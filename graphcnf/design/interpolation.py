@@ -28,7 +28,7 @@ from graphcnf.molecules import codec
 from graphcnf.molecules.filters import NO_FILTERS, Filters
 from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.molecules.properties import similarity_to
-from graphcnf.stereo.marks import MarkedPart, isomeric_smiles
+from graphcnf.stereo.marks import StereoTemplate, isomeric_smiles
 from graphcnf.stereo.stereo_flow import StereoFlow
 from graphcnf.torch_state import default_type
 
@@ -127,9 +127,9 @@ def _marked(
             if text is not None and text != plain:
                 with codec.quiet():
                     own, mol = codec.parse(neighbour), codec.parse(text)
-                part = MarkedPart.of(own, partial(common_places, own), strict=False)
+                template = StereoTemplate.of(own, partial(common_places, own), strict=False)
                 (found,) = stereo.marked(
-                    [Chem.MolToSmiles(mol)], [mol], seed=seed, first=k, part=part
+                    [Chem.MolToSmiles(mol)], [mol], seed=seed, first=k, template=template
                 )
                 neighbour, plain = found or text, text
             marked[k] = text and neighbour

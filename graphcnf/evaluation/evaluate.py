@@ -47,7 +47,7 @@ from graphcnf.molecules.standardize import charge_states
 from graphcnf.molecules.validity import evaluate_records
 from graphcnf.molecules.vocabulary import MoleculeVocabulary, codec_problem
 from graphcnf.sampling.sample import first_blocks, sampling_processes
-from graphcnf.stereo.marks import look_at_marks, mark_figures
+from graphcnf.stereo.marks import count_marks, mark_figures
 from graphcnf.stereo.stereo_flow import shipped_stereo
 
 BATCH = 128
@@ -383,7 +383,7 @@ def isomer_novelty(summary: Summary, hashes: np.ndarray) -> float:
     known = known[: np.searchsorted(known.cumsum(), MEASURED, "right")]
     letters = {_letters(s) for s, there in zip(plain, known, strict=False) if there}
     lines = [s for s in zinc250k_table().smiles() if _letters(s) in letters]
-    theirs = np.unique(hash_each(look_at_marks(lines)[1]))
+    theirs = np.unique(hash_each(count_marks(lines)[1]))
     isomers = np.concatenate(summary.isomers)[: len(known)]
     return 1 - share(int((known & contains(theirs, isomers)).sum()), len(known))
 

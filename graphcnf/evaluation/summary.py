@@ -35,7 +35,7 @@ from graphcnf.molecules.validity import (
     failures,
     unsanitized_smiles,
 )
-from graphcnf.stereo.marks import look_at_marks
+from graphcnf.stereo.marks import count_marks
 
 HEAD = 10_000
 """Number of first samples whose rows are kept, for pictures."""
@@ -61,7 +61,7 @@ class Summary:
     failures: Counter[str] = field(default_factory=Counter)  # number of samples by reason
     heads: list[pd.DataFrame] = field(default_factory=list)  # `evaluate_records` of first samples
     first_unreadable: tuple[str, str] | None = None  # place ("line 3") and text
-    marks: Counter[str] = field(default_factory=Counter)  # `look_at_marks` of strictly valid ones
+    marks: Counter[str] = field(default_factory=Counter)  # `count_marks` of strictly valid ones
     isomers: list[np.ndarray] = field(default_factory=list)  # hashes of their isomeric SMILES
 
     def add(self, block: Summary) -> None:
@@ -78,7 +78,7 @@ class Summary:
 
     def add_marks(self, smiles: Iterable[str]) -> None:
         """Count the stereo marks of strictly valid molecules."""
-        counts, isomers = look_at_marks(smiles)
+        counts, isomers = count_marks(smiles)
         self.marks.update(counts)
         self.isomers.append(hash_each(isomers))
 

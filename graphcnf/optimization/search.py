@@ -40,7 +40,7 @@ from graphcnf.molecules.codec import (
 from graphcnf.molecules.filters import NO_FILTERS, Filters
 from graphcnf.molecules.properties import similarities
 from graphcnf.optimization.policy import Policy
-from graphcnf.stereo.marks import encode, isomeric_smiles
+from graphcnf.stereo.marks import isomeric_smiles, split_stereo
 from graphcnf.stereo.stereo_flow import StereoFlow
 from graphcnf.torch_state import own_modes
 
@@ -139,12 +139,12 @@ def offspring(
 
 def isomer(smiles: str, random: Random) -> str | None:
     """Return a stereoisomer with another mark at one random stereo element, None without any."""
-    frame, code = encode(parse(smiles))
-    if not code:
+    one, marks = split_stereo(parse(smiles))
+    if not marks:
         return None
-    k = random.randrange(len(code))
-    other = 3 - code[k] if code[k] else random.randint(1, 2)
-    return Chem.MolToSmiles(frame.decode(frame.normal((*code[:k], other, *code[k + 1 :]))))
+    k = random.randrange(len(marks))
+    other = 3 - marks[k] if marks[k] else random.randint(1, 2)
+    return Chem.MolToSmiles(one.with_marks(one.canonical((*marks[:k], other, *marks[k + 1 :]))))
 
 
 @dataclass
@@ -354,15 +354,15 @@ class Search:
         if self.stereo is None:
             return proposed
         found: dict[str, str] = {}
-        part, random = self.fragment and self.fragment.marked, self._random(6)
+        template, random = self.fragment and self.fragment.marked, self._random(6)
         for smiles, source in proposed:
             with quiet(), suppress(MoleculeNotRepresentable):
-                frame, code = encode(parse(smiles))
-                given = frame.given(part) if part else [(0,) * len(code)]
-                given = [tuple(g or c for g, c in zip(own, code, strict=True)) for own in given]
-                marked = self.stereo.draw_given(frame, given, random)
-                if marked is not None:
-                    found.setdefault(Chem.MolToSmiles(frame.decode(marked)), source)
+                one, marks = split_stereo(parse(smiles))
+                given = one.kept_marks(template) if template else [(0,) * len(marks)]
+                given = [tuple(g or c for g, c in zip(kept, marks, strict=True)) for kept in given]
+                drawn = self.stereo.draw_given(one, given, random)
+                if drawn is not None:
+                    found.setdefault(Chem.MolToSmiles(one.with_marks(drawn)), source)
         return [(s, found[s]) for s in self._new(found)]
 
     @own_modes()
@@ -406,7 +406,7 @@ class Search:
         It has to be fully marked, and `ReplayMemory.tells_isomers` True.
         """
         with quiet(), suppress(MoleculeNotRepresentable):
-            return self.memory.tells_isomers and all(encode(parse(smiles))[1])
+            return self.memory.tells_isomers and all(split_stereo(parse(smiles))[1])
         return False
 
     def _is_wanted(self, mol: Chem.Mol) -> bool:

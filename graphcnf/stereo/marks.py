@@ -1,16 +1,26 @@
-"""Stereo marks of a molecule as categories over its stereo-free graph, and back; without torch.
+r"""Stereo of a molecule as a constitution and a configuration, and back; without torch.
 
-The frame of a molecule is its stereo-free molecule with the atom numbers of its canonical SMILES.
-Each potential stereo element of the frame has a category: 0 without a mark, else a parity.
+The nouns of this module:
 
-- Tetrahedral centre: 1 if RDKit's tag is counterclockwise once the explicit neighbours stand in
-  ascending order, else 2. Hydrogens and lone pairs are not listed.
-- Double bond: 1 if the lowest heavy neighbours of its two ends are cis, else 2.
-
-Automorphisms of the frame permute elements and exchange parities, and codes in one orbit are one
-molecule. `Frame.normal` drops marks that say nothing beside the others, as RDKit does, and returns
-the smallest code of the orbit: equal molecules have equal codes. Allenes, cumulenes, amines and
-metals have no elements: `dropped_marks` names their marks.
+- **stereo mark**: a chirality tag of an atom (`@`, `@@` in SMILES), or the stereo of a double bond,
+  cis or trans (`/`, `\`).
+- **constitution** (`Constitution`): the molecule without stereo marks, its atoms numbered as in its
+  canonical SMILES.
+- **stereo element** (`StereoElement`): an atom or double bond of the constitution that can have a
+  stereo mark according to RDKit's `FindPotentialStereo`. Allenes, cumulenes, amines and metals have
+  none; `dropped_marks` names the marks that are lost there.
+- **configuration** (`Configuration`): a category for each stereo element, 0 without a mark, else
+  its *parity* 1 or 2. The parity of an atom is 1 if RDKit's tag is `CHI_TETRAHEDRAL_CCW` once its
+  heavy neighbours stand in ascending order of their numbers (hydrogens and lone pairs are not
+  listed), else 2. That of a double bond is 1 if the lowest-numbered heavy neighbours of its two
+  atoms are cis, 2 if they are trans.
+- **symmetry** (`Symmetry`): what an automorphism of the constitution does to configurations. It
+  permutes stereo elements, and swaps the parities 1 and 2 of some.
+- **canonical configuration**: several configurations can be one molecule, since symmetries relate
+  them, or since RDKit drops a mark that says nothing without another one (a single mark on
+  1,4-dimethylcyclohexane). The canonical one is the smallest without such marks: equal molecules
+  have equal constitutions and equal canonical configurations.
+- **template** (`StereoTemplate`): a molecule or fragment whose stereo marks other molecules keep.
 """
 
 from __future__ import annotations
@@ -36,13 +46,13 @@ from graphcnf.molecules.codec import (
 )
 
 CENTRES = frozenset({6, 7, 14, 15, 16, 34})
-"""Atomic numbers of tetrahedral centres: C, N (of four neighbours), Si, P, S, Se."""
+"""Atomic numbers of tetrahedral stereo elements: C, N (of four neighbours), Si, P, S, Se."""
 
-MOST_MATCHES = 10_000
-"""Automorphisms of a frame, at most."""
+MOST_AUTOMORPHISMS = 10_000
+"""Number of automorphisms from which on a constitution has too many."""
 
-MOST_CODES = 1 << 12
-"""Codes of a molecule that are looked at, at most."""
+MOST_CONFIGURATIONS = 1 << 12
+"""Largest number of configurations of a molecule that are compared."""
 
 _TETRAHEDRAL = Chem.ChiralType.CHI_TETRAHEDRAL_CCW, Chem.ChiralType.CHI_TETRAHEDRAL_CW
 _CIS = Chem.BondStereo.STEREOZ, Chem.BondStereo.STEREOCIS
@@ -50,24 +60,30 @@ _TRANS = Chem.BondStereo.STEREOE, Chem.BondStereo.STEREOTRANS
 _UP, _DOWN = Chem.BondDir.ENDUPRIGHT, Chem.BondDir.ENDDOWNRIGHT
 
 SMALL_BRIDGED = 11
-"""Bonds of a bridged system up to which its bridgeheads point outwards."""
+"""Largest number of bonds of a bridged ring system whose bridgeheads must point outwards."""
 
 _FUSED = list(combinations_with_replacement(range(4, 8), 2))
 FORCED, RELATIONS = 1, 2 + len(_FUSED)
-"""Kind of relation that geometry forces, and number of kinds, with 0 for no relation."""
+"""Kind of `RingRelation` that geometry forces, and number of kinds, with 0 for no relation."""
 
-Code = tuple[int, ...]
-"""Category of each element of a frame."""
+Configuration = tuple[int, ...]
+"""Category of each stereo element of a constitution: 0 without a mark, else parity 1 or 2."""
 
-Action = tuple[tuple[int, bool], ...]
-"""For each element the number of its image, and True where parities are exchanged."""
+Symmetry = tuple[tuple[int, bool], ...]
+"""For each stereo element the number of its image, and True where parities 1 and 2 are swapped."""
+
+Matches = Callable[[Chem.Mol], Iterable[Mapping[int, int]]]
+"""Function that returns the matches of a template in a molecule without stereo marks, each as
+`{atom of the template: atom of the molecule}`; atoms of the template may be missing."""
 
 
-class Element(NamedTuple):
-    """A potential stereo element: an atom, or the two of a double bond in ascending order.
+class StereoElement(NamedTuple):
+    """An atom or double bond of a constitution that can have a stereo mark.
 
-    References are all heavy neighbours of an atom in ascending order, or the lowest heavy neighbour
-    of each end of a bond.
+    Attributes:
+        atoms: Number of the atom, or of both atoms of the double bond in ascending order.
+        references: Neighbours by which a parity is defined: all heavy neighbours of the atom in
+            ascending order, or the lowest-numbered heavy neighbour of each atom of the double bond.
     """
 
     atoms: tuple[int, ...]
@@ -79,16 +95,18 @@ class Element(NamedTuple):
         return len(self.atoms) == 2
 
 
-class Relation(NamedTuple):
-    """Relation of a centre to an earlier one that is joined to it by the paths of two rings.
+class RingRelation(NamedTuple):
+    """Relation of a ring atom to an earlier one, both of which two rings have in common.
 
-    Geometry forces the outer neighbours of both to one side in small bridged systems and beside a
-    ring of three atoms.
+    At each of the two atoms, one neighbour lies outside both rings. In small bridged ring systems
+    and beside a ring of three atoms, geometry forces the two outer neighbours to one side.
 
     Attributes:
-        element: Number of the earlier centre.
-        kind: `FORCED`, or a number from 2 on for the sizes of two rings with a common bond.
-        equal: True if the outer neighbours are on one side where the parities are equal.
+        element: Number of the stereo element of the earlier atom.
+        kind: `FORCED`, or a number from 2 on that stands for the sizes of two rings with a common
+            bond.
+        equal: True if the outer neighbours are on one side where the parities of the two atoms are
+            equal, False if they are where the parities differ.
     """
 
     element: int
@@ -97,45 +115,54 @@ class Relation(NamedTuple):
 
 
 @dataclass(frozen=True)
-class MarkedPart:
-    """Molecule or fragment whose stereo marks are kept in molecules that contain it.
+class StereoTemplate:
+    """A molecule or fragment whose stereo marks are kept in the molecules that it matches.
 
     Attributes:
-        mol: The part with its marks.
-        places: Returns the matches in a stereo-free molecule, each the molecule's atoms by the
-            part's; atoms of the part may be missing.
-        strict: Whether, in at least one match, every mark must be at a stereo element.
+        mol: The template with its stereo marks.
+        matches: Finds its matches in a molecule, see `Matches`.
+        strict: True if only molecules are allowed that have, in at least one match, a stereo
+            element wherever the template has a mark. If False, marks without an element are lost.
     """
 
     mol: Chem.Mol
-    places: Callable[[Chem.Mol], Iterable[Mapping[int, int]]]
+    matches: Matches
     strict: bool = True
 
     @classmethod
-    def of(cls, mol: Chem.Mol, places: Callable, strict: bool = True) -> MarkedPart | None:
-        """Return the part with the stereo marks of `mol`, or None if it has no marks."""
+    def of(cls, mol: Chem.Mol, matches: Matches, strict: bool = True) -> StereoTemplate | None:
+        """Return the template of a molecule or fragment `mol`, or None if it has no stereo marks.
+
+        The arguments are the attributes of the class.
+        """
         atoms = [atom for atom in mol.GetAtoms() if _may_be_centre(atom)]
         marked = any(atom.GetChiralTag() in _TETRAHEDRAL for atom in atoms)
         marked = marked or any(bond.GetStereo() in _CIS + _TRANS for bond in mol.GetBonds())
-        return cls(mol, places, strict) if marked else None
+        return cls(mol, matches, strict) if marked else None
 
 
 @dataclass(frozen=True)
-class Frame:
-    """A sanitized stereo-free molecule in canonical numbering, with its elements in this order."""
+class Constitution:
+    """A molecule without stereo marks, and its stereo elements.
 
-    smiles: str  # canonical, without stereo
+    Attributes:
+        smiles: Canonical SMILES without stereo.
+        mol: Sanitized molecule without hydrogens, its atoms in the order of `smiles`.
+        elements: Stereo elements in ascending order of their atoms. Configurations have this order.
+    """
+
+    smiles: str
     mol: Chem.Mol
-    elements: tuple[Element, ...]
+    elements: tuple[StereoElement, ...]
 
     @cached_property
-    def classes(self) -> list[int]:
-        """Symmetry class of each atom."""
+    def symmetry_classes(self) -> list[int]:
+        """Class of each atom, by RDKit; automorphisms map atoms to atoms of the same class."""
         return list(Chem.CanonicalRankAtoms(self.mol, breakTies=False, includeChirality=False))
 
     @cached_property
     def kinds(self) -> list[str]:
-        """Kind of each element: "chain" or "ring" for atoms, "double" for bonds."""
+        """Kind of each stereo element: "chain" or "ring" for atoms, "double" for double bonds."""
         atoms = self.mol.GetAtomWithIdx
         return [
             "double" if e.is_double else "ring" if atoms(e.atoms[0]).IsInRing() else "chain"
@@ -143,47 +170,50 @@ class Frame:
         ]
 
     @cached_property
-    def actions(self) -> tuple[Action, ...]:
-        """Distinct actions of automorphisms on the stereo elements, without the identity.
+    def symmetries(self) -> tuple[Symmetry, ...]:
+        """Symmetries of the configurations, each once, without the identity.
 
         Raises:
-            MoleculeNotRepresentable: There are `MOST_MATCHES` automorphisms.
+            MoleculeNotRepresentable: There are `MOST_AUTOMORPHISMS` or more automorphisms.
         """
         # Also the images of references, which need not be the lowest neighbours of their atoms.
-        kinds = {self.classes[a] for e in self.elements for a in e.atoms + e.references}
-        relevant = {k for k, kind in enumerate(self.classes) if kind in kinds}
-        if len(relevant) == len(kinds):
+        classes = self.symmetry_classes
+        needed = {classes[a] for e in self.elements for a in e.atoms + e.references}
+        relevant = {k for k, its_class in enumerate(classes) if its_class in needed}
+        if len(relevant) == len(needed):
             return ()
-        kept = _core(self.mol, relevant)
+        kept = _without_branches(self.mol, relevant)
         numbers = {old: new for new, old in enumerate(kept)}
-        part = Chem.RWMol(self.mol)
-        for k in reversed(range(part.GetNumAtoms())):
-            part.GetAtomWithIdx(k).SetIsotope(self.classes[k] + 1)  # which matching compares
+        pruned = Chem.RWMol(self.mol)
+        for k in reversed(range(pruned.GetNumAtoms())):
+            pruned.GetAtomWithIdx(k).SetIsotope(classes[k] + 1)  # which matching compares
             if k not in numbers:
-                part.RemoveAtom(k)
-        matches = part.GetSubstructMatches(part, uniquify=False, maxMatches=MOST_MATCHES)
-        if len(matches) == MOST_MATCHES:
-            raise MoleculeNotRepresentable(f"{MOST_MATCHES:,} symmetries or more")
-        places = {e.atoms: k for k, e in enumerate(self.elements)}
-        found: dict[Action, None] = {}
+                pruned.RemoveAtom(k)
+        matches = pruned.GetSubstructMatches(pruned, uniquify=False, maxMatches=MOST_AUTOMORPHISMS)
+        if len(matches) == MOST_AUTOMORPHISMS:
+            raise MoleculeNotRepresentable(f"{MOST_AUTOMORPHISMS:,} symmetries or more")
+        number_of = {e.atoms: k for k, e in enumerate(self.elements)}
+        found: dict[Symmetry, None] = {}
         for match in matches:
-            to = {old: kept[match[new]] for old, new in numbers.items()}
-            action = []
+            image = {old: kept[match[new]] for old, new in numbers.items()}
+            symmetry = []
             for e in self.elements:
-                k = places[tuple(sorted(to[a] for a in e.atoms))]
-                images = [to[r] for r in e.references]
-                away = sum(r not in self.elements[k].references for r in images)
-                action.append((k, away % 2 == 1 if e.is_double else _odd(images)))
-            found[tuple(action)] = None
+                k = number_of[tuple(sorted(image[a] for a in e.atoms))]
+                references = [image[r] for r in e.references]
+                moved = sum(r not in self.elements[k].references for r in references)
+                swaps = moved % 2 == 1 if e.is_double else _is_odd(references)
+                symmetry.append((k, swaps))
+            found[tuple(symmetry)] = None
         identity = tuple((k, False) for k in range(len(self.elements)))
-        return tuple(action for action in found if action != identity)
+        return tuple(symmetry for symmetry in found if symmetry != identity)
 
     @cached_property
     def dependent(self) -> list[int]:
-        """Elements that have two neighbours of the same CIP rank if nothing is marked.
+        """Numbers of the stereo elements at which RDKit keeps a mark only beside other marks.
 
-        RDKit keeps a mark of these only beside others. It ranks atoms by what is bound to them and
-        not by rings, so two neighbours may have the same rank without any automorphism.
+        At these, two neighbours have the same CIP rank if nothing is marked. RDKit ranks atoms by
+        what is bound to them and not by rings, so two neighbours may have the same rank without any
+        automorphism.
         """
         mol = Chem.Mol(self.mol)
         with legacy_perception():
@@ -191,9 +221,9 @@ class Frame:
         # Atoms are not ranked where none of them can be marked.
         ranks = [a.GetProp("_CIPRank") if a.HasProp("_CIPRank") else "" for a in mol.GetAtoms()]
 
-        def tied(end: int, other: int = -1) -> bool:
-            atoms = self.mol.GetAtomWithIdx(end).GetNeighbors()
-            near = [ranks[a.GetIdx()] for a in atoms if a.GetIdx() != other]
+        def tied(atom: int, partner: int = -1) -> bool:
+            neighbours = self.mol.GetAtomWithIdx(atom).GetNeighbors()
+            near = [ranks[a.GetIdx()] for a in neighbours if a.GetIdx() != partner]
             return len(set(near)) < len(near)
 
         ends = [(e.atoms, e.atoms[::-1]) if e.is_double else (e.atoms,) for e in self.elements]
@@ -201,18 +231,20 @@ class Frame:
 
     @property
     def ambiguous(self) -> bool:
-        """True if several codes may describe one molecule."""
-        return bool(self.actions or self.dependent)
+        """True if several configurations may be one molecule."""
+        return bool(self.symmetries or self.dependent)
 
     @cached_property
     def flips(self) -> list[bool]:
-        """For each element, True where parities are exchanged to mean up and down in a drawing.
+        """For each stereo element, True where its parity and its *drawing parity* differ.
 
-        A centre in a ring is seen along the ring, in which rings that share a bond run alike (all
-        clockwise, in the plane); other centres by the elements and degrees of their neighbours,
-        double bonds as well. So a code says cis or trans of a ring whatever the numbering.
+        A parity depends on the numbers of atoms, which a network cannot learn from; the drawing
+        parity says up or down as in a drawing, whatever the numbering. An atom in a ring is seen
+        along the ring (neighbours: before it, after it, the others), and rings that share a bond
+        run alike (all clockwise, in the plane). The neighbours of other atoms, and of double bonds,
+        are ordered by chemical element and degree.
         """
-        around = _neighbours_in_rings(self.mol) if "ring" in self.kinds else {}
+        around = _ring_neighbours(self.mol) if "ring" in self.kinds else {}
 
         def rank(k: int) -> tuple[int, int, int]:
             atom = self.mol.GetAtomWithIdx(k)
@@ -225,18 +257,21 @@ class Frame:
                     [a.GetIdx() for a in self.mol.GetAtomWithIdx(end).GetNeighbors()]
                     for end in e.atoms
                 ]
-                first = [min(set(own) - set(e.atoms), key=rank) for own in near]
+                first = [min(set(neighbours) - set(e.atoms), key=rank) for neighbours in near]
                 flips.append(sum(r not in e.references for r in first) % 2 == 1)
             else:
-                own = around.get(e.atoms[0], ())
-                rest = sorted(set(e.references) - set(own), key=rank)
-                flips.append(_odd([*own, *rest]))
+                in_ring = around.get(e.atoms[0], ())
+                others = sorted(set(e.references) - set(in_ring), key=rank)
+                flips.append(_is_odd([*in_ring, *others]))
         return flips
 
     @cached_property
-    def relations(self) -> list[Relation | None]:
-        """For each element its relation of the lowest kind to an earlier one, if any."""
-        found: list[Relation | None] = [None] * len(self.elements)
+    def relations(self) -> list[RingRelation | None]:
+        """For each stereo element its relation to an earlier one, None without any.
+
+        Where it has several, the one of the lowest kind.
+        """
+        found: list[RingRelation | None] = [None] * len(self.elements)
         rings = self.mol.GetRingInfo()
         numbers = {
             e.atoms[0]: k
@@ -256,7 +291,7 @@ class Frame:
             for k in ends:
                 (atom,), references = self.elements[k]
                 near = [sum(bonds[b]) - atom for path in paths for b in path if atom in bonds[b]]
-                equal ^= _odd([*near, *(a for a in references if a not in near)])
+                equal ^= _is_odd([*near, *(a for a in references if a not in near)])
             shortest, *lengths = sorted(map(len, paths))
             if shortest == 1 and lengths[0] > 2:
                 sizes = [min(length + 1, _FUSED[-1][0]) for length in lengths]
@@ -267,37 +302,50 @@ class Frame:
                 continue
             before = found[ends[1]]
             if before is None or kind < before.kind:
-                found[ends[1]] = Relation(ends[0], kind, equal)
+                found[ends[1]] = RingRelation(ends[0], kind, equal)
         return found
 
-    def read(self, mol: Chem.Mol, order: Sequence[int]) -> Code:
-        """Return the categories of a molecule's marks; atom k of the frame is atom `order[k]`."""
-        found = self._marks_at(mol, {a: k for k, a in enumerate(order)})
-        return tuple(found.get(e.atoms, (0,))[0] for e in self.elements)
+    def configuration(self, mol: Chem.Mol, atoms: Sequence[int]) -> Configuration:
+        """Return the configuration of a molecule with stereo marks and this constitution.
 
-    def given(self, part: MarkedPart) -> list[Code]:
-        """Return the marks of a part in each of its matches, 0 for elements that it does not mark.
-
-        A centre with two neighbours that the part lacks gives two codes, one for each mark. Without
-        a match that has all marks, a strict part gives no code, another part the one without marks.
-        """
-        known = {e.atoms for e in self.elements}
-        codes: dict[Code, None] = {}
-        for place in part.places(self.mol):
-            found = self._marks_at(part.mol, place)
-            if part.strict and not found.keys() <= known:
-                continue
-            codes |= dict.fromkeys(product(*(found.get(e.atoms, (0,)) for e in self.elements)))
-        return list(codes) or ([] if part.strict else [(0,) * len(self.elements)])
-
-    def _marks_at(
-        self, mol: Chem.Mol, number: Mapping[int, int]
-    ) -> dict[tuple[int, ...], tuple[int, ...]]:
-        """Return by atoms of the frame the categories that marks of a molecule may have there.
+        Marks at anything but a stereo element are ignored.
 
         Args:
-            mol: A molecule with marks.
-            number: Atom of the frame for each of its atoms that is there.
+            mol: The molecule, without hydrogens.
+            atoms: For each atom of the constitution, its number in `mol`.
+        """
+        parities = self._parities(mol, {a: k for k, a in enumerate(atoms)})
+        return tuple(parities.get(e.atoms, (0,))[0] for e in self.elements)
+
+    def kept_marks(self, template: StereoTemplate) -> list[Configuration]:
+        """Return the marks of a template at this constitution, for each way to match it.
+
+        Stereo elements that the template does not mark have the category 0. A match at whose atom
+        two neighbours are not the template's gives two configurations, one for each parity. Where
+        no match has a stereo element for every mark, a strict template gives none, and another
+        one gives the configuration without marks.
+        """
+        known = {e.atoms for e in self.elements}
+        found: dict[Configuration, None] = {}
+        for match in template.matches(self.mol):
+            parities = self._parities(template.mol, match)
+            if template.strict and not parities.keys() <= known:
+                continue
+            found |= dict.fromkeys(product(*(parities.get(e.atoms, (0,)) for e in self.elements)))
+        return list(found) or ([] if template.strict else [(0,) * len(self.elements)])
+
+    def _parities(
+        self, mol: Chem.Mol, number: Mapping[int, int]
+    ) -> dict[tuple[int, ...], tuple[int, ...]]:
+        """Return the parities that the stereo marks of a molecule give to atoms of this one.
+
+        Args:
+            mol: A molecule with stereo marks.
+            number: For each atom of `mol` that is in the constitution, its number there.
+
+        Returns:
+            By the atoms of a (possible) stereo element, its parity, or both (1, 2) where several
+            neighbours are not in `mol`.
         """
         found: dict[tuple[int, ...], tuple[int, ...]] = {}
         for atom in mol.GetAtoms():
@@ -305,7 +353,7 @@ class Frame:
             if tag not in _TETRAHEDRAL or here is None or not _may_be_centre(atom):
                 continue
             near = [number.get(b.GetOtherAtomIdx(atom.GetIdx())) for b in atom.GetBonds()]
-            odd = self._is_odd(near, here)
+            odd = self._sorts_oddly(near, here)
             clockwise = tag == _TETRAHEDRAL[1]
             found[(here,)] = (1, 2) if odd is None else (1 + (clockwise ^ odd),)
         for bond in mol.GetBonds():
@@ -322,37 +370,40 @@ class Frame:
                 rest = [a.GetIdx() for a in end.GetNeighbors()]
                 rest.sort(key=lambda a: a != first)
                 rest.remove(bond.GetOtherAtomIdx(end.GetIdx()))
-                flips.append(self._is_odd([number.get(a) for a in rest], k, other))
+                flips.append(self._sorts_oddly([number.get(a) for a in rest], k, other))
             pair = (here, there) if here < there else (there, here)
             found[pair] = (1, 2) if None in flips else (1 + flips.count(True) % 2,)
         return found
 
-    def _is_odd(self, near: list[int | None], atom: int, partner: int = -1) -> bool | None:
-        """Return True if it takes an odd number of exchanges to put neighbours in ascending order.
+    def _sorts_oddly(
+        self, neighbours: list[int | None], atom: int, partner: int = -1
+    ) -> bool | None:
+        """Return True if it takes an odd number of exchanges to sort the neighbours of an atom.
 
         Args:
-            near: Neighbours of an atom in another molecule, None for those that are not here: one
-                takes the place of what is new here. A hydrogen or lone pair comes last.
-            atom: The atom in the frame.
-            partner: Its partner in a double bond, which is left out.
+            neighbours: Neighbours that the atom has in another molecule, as numbers of this one,
+                None for one that is not in this one: what is new here takes its place. A hydrogen
+                or lone pair, which is not listed, comes last.
+            atom: Number of the atom.
+            partner: The other atom of its double bond, which is not among `neighbours`.
 
         Returns:
-            None where several are new.
+            None where several neighbours are new, so that it is open which takes which place.
         """
         here = [a.GetIdx() for a in self.mol.GetAtomWithIdx(atom).GetNeighbors()]
         here = [a for a in here if a != partner]
         places, hydrogen = 4 if partner < 0 else 2, self.mol.GetNumAtoms()
-        near = near + [hydrogen] * (places - len(near))
+        near = neighbours + [hydrogen] * (places - len(neighbours))
         here += [hydrogen] * (places - len(here))
         new = [a for a in here if a not in near]
         if len(new) > 1 or len(near) != len({*here}):
             return None
-        return _odd([a if a is not None and a in here else new[0] for a in near])
+        return _is_odd([a if a is not None and a in here else new[0] for a in near])
 
-    def decode(self, code: Code) -> Chem.Mol:
-        """Return the molecule of a code, without marks that say nothing beside the others."""
+    def with_marks(self, configuration: Configuration) -> Chem.Mol:
+        """Return the molecule of a configuration, without marks that say nothing beside others."""
         mol = Chem.Mol(self.mol)
-        for e, category in zip(self.elements, code, strict=True):
+        for e, category in zip(self.elements, configuration, strict=True):
             if category and e.is_double:
                 bond = mol.GetBondBetweenAtoms(*e.atoms)
                 same = bond.GetBeginAtomIdx() == e.atoms[0]
@@ -361,9 +412,9 @@ class Frame:
             elif category:
                 atom = mol.GetAtomWithIdx(e.atoms[0])
                 near = [b.GetOtherAtomIdx(e.atoms[0]) for b in atom.GetBonds()]
-                atom.SetChiralTag(_TETRAHEDRAL[(category == 2) ^ _odd(near)])
+                atom.SetChiralTag(_TETRAHEDRAL[(category == 2) ^ _is_odd(near)])
                 if hydrogens := atom.GetTotalNumHs():
-                    # A centre with an implicit one is inverted where RDKit writes it first.
+                    # An atom with an implicit one is inverted where RDKit writes it first.
                     atom.SetNumExplicitHs(hydrogens)
                     atom.SetNoImplicit(True)
         with legacy_perception():
@@ -372,84 +423,106 @@ class Frame:
             Chem.AssignStereochemistry(mol, cleanIt=True, force=True)
         return mol
 
-    def normal(self, code: Code) -> Code:
-        """Return the smallest code of the same molecule, without marks that RDKit drops.
+    def canonical(self, configuration: Configuration) -> Configuration:
+        """Return the canonical configuration of the same molecule.
 
-        Codes with the same isomeric SMILES have the same normal code, but for partly marked codes
-        of a few cages (`CC12C3CC1CC2C3`), of which RDKit writes several SMILES.
+        Configurations with the same isomeric SMILES have the same canonical one, but for some with
+        too few marks of a few cages (`CC12C3CC1CC2C3`), of which RDKit writes several SMILES.
+
+        Raises:
+            MoleculeNotRepresentable: There are too many automorphisms, see `symmetries`.
         """
-        if not any(code) or not self.ambiguous:
-            return code
-        seen: list[Code] = []
-        known = self._normals
-        code = self.orbit(code)[0]
-        while code not in seen and code not in known:
-            seen.append(code)
-            code = self.orbit(self._read_again(code))[0]
-        if code in seen:
+        if not any(configuration) or not self.ambiguous:
+            return configuration
+        seen: list[Configuration] = []
+        known = self._canonical
+        lowest = self.orbit(configuration)[0]
+        while lowest not in seen and lowest not in known:
+            seen.append(lowest)
+            lowest = self.orbit(self._read_again(lowest))[0]
+        if lowest in seen:
             # In cages of tied atoms, RDKit reads its own SMILES as another one, and that as the
             # first.
-            known[code] = min(seen[seen.index(code) :])
-        known.update(dict.fromkeys(seen, known[code]))
-        return known[code]
+            known[lowest] = min(seen[seen.index(lowest) :])
+        known.update(dict.fromkeys(seen, known[lowest]))
+        return known[lowest]
 
     @cached_property
-    def _normals(self) -> dict[Code, Code]:
-        """Normal codes that are known, by the lowest codes of orbits."""
+    def _canonical(self) -> dict[Configuration, Configuration]:
+        """Canonical configurations found so far, by the first configuration of the orbit."""
         return {}
 
-    def orbit(self, code: Code) -> list[Code]:
-        """Return the images of a code under the automorphisms of the frame, sorted."""
-        orbit = {code}
-        for action in self.actions:
-            moves = zip(code, action, strict=True)
-            moved = {k: 3 - c if c and flip else c for c, (k, flip) in moves}
-            orbit.add(tuple(moved[k] for k in range(len(code))))
+    def orbit(self, configuration: Configuration) -> list[Configuration]:
+        """Return the images of a configuration under all symmetries, and itself, sorted."""
+        orbit = {configuration}
+        for symmetry in self.symmetries:
+            pairs = zip(configuration, symmetry, strict=True)
+            image = {k: 3 - c if c and swaps else c for c, (k, swaps) in pairs}
+            orbit.add(tuple(image[k] for k in range(len(configuration))))
         return sorted(orbit)
 
-    def _read_again(self, code: Code) -> Code:
-        """Return the categories of the isomeric SMILES of a code."""
-        mol = self.decode(code)
+    def _read_again(self, configuration: Configuration) -> Configuration:
+        """Return what RDKit reads from the isomeric SMILES that it writes of a configuration."""
+        mol = self.with_marks(configuration)
         smiles = Chem.MolToSmiles(mol)
         written = json.loads(mol.GetProp("_smilesAtomOutputOrder"))
         with legacy_perception(), quiet():
             mol = Chem.MolFromSmiles(smiles)
-        return self.read(mol, sorted(range(len(written)), key=written.__getitem__))
+        return self.configuration(mol, sorted(range(len(written)), key=written.__getitem__))
 
-    def spellings(self, code: Code) -> list[Code] | None:
-        """Return all codes with this normal one; None if over `MOST_CODES` had to be tried."""
-        if not self.ambiguous:
-            return [code]
-        free = set(self.dependent)
-        fixed = {tuple(-1 if k in free else c for k, c in enumerate(o)) for o in self.orbit(code)}
-        if len(fixed) * 3 ** len(free) > MOST_CODES:
-            return None
-        options = ([(0, 1, 2) if c < 0 else (c,) for c in own] for own in fixed)
-        return sorted(c for own in options for c in product(*own) if self.normal(c) == code)
+    def equivalents(self, canonical: Configuration) -> list[Configuration] | None:
+        """Return all configurations with this canonical one, sorted.
 
-    def matching(self, given: Code, values: Sequence[int] = (0, 1, 2)) -> list[Code] | None:
-        """Return the codes whose molecules have the marks of a given one, and perhaps more.
-
-        Elements without a mark, 0 in `given`, have any of the values. None where more than
-        `MOST_CODES` codes had to be tried.
+        Returns:
+            None where more than `MOST_CONFIGURATIONS` would have to be compared.
         """
-        free = [values if self.ambiguous or not c else (c,) for c in given]
-        if math.prod(map(len, free)) > MOST_CODES:
+        if not self.ambiguous:
+            return [canonical]
+        free, orbit = set(self.dependent), self.orbit(canonical)
+        fixed = {tuple(-1 if k in free else c for k, c in enumerate(image)) for image in orbit}
+        if len(fixed) * 3 ** len(free) > MOST_CONFIGURATIONS:
+            return None
+        choices = ([(0, 1, 2) if c < 0 else (c,) for c in image] for image in fixed)
+        candidates = (c for choice in choices for c in product(*choice))
+        return sorted(c for c in candidates if self.canonical(c) == canonical)
+
+    def matching(
+        self, given: Configuration, values: Sequence[int] = (0, 1, 2)
+    ) -> list[Configuration] | None:
+        """Return the configurations whose molecules have the given marks, and perhaps more.
+
+        Args:
+            given: The marks, 0 for stereo elements without one.
+            values: Categories that a stereo element may have where no mark is given.
+
+        Returns:
+            None where more than `MOST_CONFIGURATIONS` would have to be compared.
+        """
+        choices = [values if self.ambiguous or not c else (c,) for c in given]
+        if math.prod(map(len, choices)) > MOST_CONFIGURATIONS:
             return None
         if not self.ambiguous:
-            return list(product(*free))
-        wanted = self.normal(given)
+            return list(product(*choices))
+        wanted = self.canonical(given)
 
-        def fits(code: Code) -> bool:
-            pairs = (zip(wanted, c, strict=True) for c in self.orbit(self.normal(code)))
-            return any(all(not w or w == c for w, c in pair) for pair in pairs)
+        def fits(configuration: Configuration) -> bool:
+            orbit = self.orbit(self.canonical(configuration))
+            return any(has_marks_of(image, wanted) for image in orbit)
 
-        return [code for code in product(*free) if fits(code)]
+        return [configuration for configuration in product(*choices) if fits(configuration)]
+
+
+def has_marks_of(configuration: Configuration, given: Configuration) -> bool:
+    """Return True if a configuration has all given marks, literally; 0 in `given` is no mark."""
+    return all(not mark or mark == c for mark, c in zip(given, configuration, strict=True))
 
 
 @contextmanager
 def legacy_perception() -> Iterator[None]:
-    """Context with RDKit's legacy perception of stereo, the default: the other lists duplicates."""
+    """Return a context with RDKit's legacy perception of stereo, which is its default.
+
+    The newer one lists some stereo elements twice.
+    """
     before = Chem.GetUseLegacyStereoPerception()
     Chem.SetUseLegacyStereoPerception(True)
     try:
@@ -458,34 +531,49 @@ def legacy_perception() -> Iterator[None]:
         Chem.SetUseLegacyStereoPerception(before)
 
 
-def frame_as_written(smiles: str, plain: Chem.Mol) -> tuple[Frame, list[int]]:
-    """Return the frame of a sanitized molecule, and `Frame.read`'s order.
+def constitution_as_written(smiles: str, plain: Chem.Mol) -> tuple[Constitution, list[int]]:
+    """Return the constitution of a molecule whose SMILES has just been written.
 
-    The molecule has no marks and hydrogens, and `smiles` is what RDKit wrote of it last.
+    This saves writing it a second time: the order of the atoms in the SMILES is read from the
+    property `_smilesAtomOutputOrder` of `plain`, which `Chem.MolToSmiles(plain)` sets.
+
+    Args:
+        smiles: Result of the last call of `Chem.MolToSmiles(plain)`.
+        plain: A sanitized molecule without stereo marks and hydrogens.
+
+    Returns:
+        The constitution, and for each of its atoms the number in `plain`.
     """
     order = json.loads(plain.GetProp("_smilesAtomOutputOrder"))
     plain = Chem.RenumberAtoms(plain, order)
-    return Frame(smiles, plain, _find_elements(plain)), order
+    return Constitution(smiles, plain, _stereo_elements(plain)), order
 
 
-def encode(mol: Chem.Mol) -> tuple[Frame, Code]:
-    """Return the frame of a sanitized molecule, and its normal code."""
-    mol = heavy_atoms(mol)
+def split_stereo(mol: Chem.Mol) -> tuple[Constitution, Configuration]:
+    """Split a sanitized molecule into its constitution and its canonical configuration.
+
+    `constitution.with_marks(configuration)` is the inverse. Marks at anything but a stereo element
+    are lost.
+
+    Raises:
+        MoleculeNotRepresentable: There are too many automorphisms to compare configurations.
+    """
+    mol = without_hydrogens(mol)
     plain = without_stereo(mol)
-    frame, order = frame_as_written(Chem.MolToSmiles(plain), plain)
-    return frame, frame.normal(frame.read(mol, order))
+    constitution, atoms = constitution_as_written(Chem.MolToSmiles(plain), plain)
+    return constitution, constitution.canonical(constitution.configuration(mol, atoms))
 
 
-def heavy_atoms(mol: Chem.Mol) -> Chem.Mol:
-    """Return a copy with its marks, without hydrogens and isotopes."""
+def without_hydrogens(mol: Chem.Mol) -> Chem.Mol:
+    """Return a copy of a molecule with its stereo marks, without hydrogens and isotopes."""
     mol = Chem.Mol(mol)
     for atom in mol.GetAtoms():
         atom.SetIsotope(0)
     return Chem.RemoveHs(mol) if any(a.GetAtomicNum() == 1 for a in mol.GetAtoms()) else mol
 
 
-def _neighbours_in_rings(mol: Chem.Mol) -> dict[int, tuple[int, int]]:
-    """Return for each atom in a ring those before and after it in its smallest ring.
+def _ring_neighbours(mol: Chem.Mol) -> dict[int, tuple[int, int]]:
+    """Return `{atom: (atom before it, atom after it)}` along its smallest ring.
 
     Rings that share a bond run along it in opposite directions, where all of them can.
     """
@@ -520,46 +608,52 @@ def _from_lowest(ring: Sequence[int]) -> list[int]:
     return turned if turned[1] < turned[-1] else [turned[0], *turned[:0:-1]]
 
 
-def _odd(values: Sequence[int]) -> bool:
+def _is_odd(values: Sequence[int]) -> bool:
     """Return True if sorting the distinct values takes an odd number of exchanges."""
     return sum(a > b for i, a in enumerate(values) for b in values[i + 1 :]) % 2 == 1
 
 
-def _find_elements(mol: Chem.Mol) -> tuple[Element, ...]:
+def _stereo_elements(mol: Chem.Mol) -> tuple[StereoElement, ...]:
+    """Return the stereo elements of a molecule without stereo marks, in ascending order."""
     found = []
     for info in Chem.FindPotentialStereo(mol, False, True):
         if info.type == Chem.StereoType.Atom_Tetrahedral:
             atom = mol.GetAtomWithIdx(info.centeredOn)
             near = tuple(sorted(a.GetIdx() for a in atom.GetNeighbors()))
             if _may_be_centre(atom):
-                found.append(Element((info.centeredOn,), near))
+                found.append(StereoElement((info.centeredOn,), near))
         elif info.type == Chem.StereoType.Bond_Double:
             bond = mol.GetBondWithIdx(info.centeredOn)
             ends = tuple(sorted((bond.GetBeginAtomIdx(), bond.GetEndAtomIdx())))
-            low, high = _lowest(mol, *ends), _lowest(mol, *ends[::-1])
+            low, high = _lowest_neighbour(mol, *ends), _lowest_neighbour(mol, *ends[::-1])
             if low is not None and high is not None:
-                found.append(Element(ends, (low, high)))
+                found.append(StereoElement(ends, (low, high)))
     return tuple(sorted(found))
 
 
 def _may_be_centre(atom: Chem.Atom) -> bool:
+    """Return True unless chirality tags at such an atom are ignored: amines, metals."""
     number = atom.GetAtomicNum()
     return number in CENTRES and atom.GetDegree() > (3 if number == 7 else 2)
 
 
-def _lowest(mol: Chem.Mol, end: int, other: int) -> int | None:
-    """Return the neighbour with the lowest number of an end of a double bond.
+def _lowest_neighbour(mol: Chem.Mol, atom: int, partner: int) -> int | None:
+    """Return the lowest-numbered neighbour of an atom other than the partner in its double bond.
 
-    None at =NH and in cumulenes, where no mark is possible.
+    Returns:
+        None at =NH and in cumulenes, where no mark is possible.
     """
-    bonds = [b for b in mol.GetAtomWithIdx(end).GetBonds() if b.GetOtherAtomIdx(end) != other]
+    bonds = [b for b in mol.GetAtomWithIdx(atom).GetBonds() if b.GetOtherAtomIdx(atom) != partner]
     if len(bonds) == 1 and bonds[0].GetBondType() == Chem.BondType.DOUBLE:
         return None
-    return min((b.GetOtherAtomIdx(end) for b in bonds), default=None)
+    return min((b.GetOtherAtomIdx(atom) for b in bonds), default=None)
 
 
-def _core(mol: Chem.Mol, relevant: set[int]) -> list[int]:
-    """Return the atoms that are left when branches without relevant ones go."""
+def _without_branches(mol: Chem.Mol, relevant: set[int]) -> list[int]:
+    """Return the atoms that are left, ascending, when branches without relevant atoms are cut off.
+
+    A branch is what a bond outside of rings separates from the rest.
+    """
     kept = set(range(mol.GetNumAtoms()))
     for bond in mol.GetBonds():
         if not bond.IsInRing():
@@ -569,19 +663,30 @@ def _core(mol: Chem.Mol, relevant: set[int]) -> list[int]:
 
 
 def isomeric_smiles(smiles: str) -> str:
-    """Return the canonical SMILES of the normal code of a sanitizable SMILES."""
+    """Return the canonical isomeric SMILES of a molecule.
+
+    It is written of the canonical configuration, so that equal molecules have equal SMILES.
+
+    Raises:
+        MoleculeNotRepresentable: RDKit cannot read the SMILES, or there are too many automorphisms.
+    """
     with quiet():
-        frame, code = encode(parse(smiles))
-    return Chem.MolToSmiles(frame.decode(code))
+        constitution, configuration = split_stereo(parse(smiles))
+    return Chem.MolToSmiles(constitution.with_marks(configuration))
 
 
-def look_at_marks(smiles: Iterable[str]) -> tuple[Counter[str], list[str]]:
-    """Count stereo elements and marks of sanitizable SMILES; return their isomeric SMILES, too.
+def count_marks(smiles: Iterable[str]) -> tuple[Counter[str], list[str]]:
+    """Count the stereo elements and stereo marks of molecules.
 
-    Elements are counted by kind ("chain", "ring", "double"), and those with a mark as "marked
-    chain" etc. as well. Molecules are counted by their number of marks ("3 marks"), as "written" if
-    their SMILES has marks, and as "kept" if all of these are read. Molecules with too many
-    symmetries are not counted, and their SMILES stay as they are.
+    Args:
+        smiles: SMILES that RDKit can sanitize. Molecules with too many automorphisms are not
+            counted, and their SMILES stay as they are.
+
+    Returns:
+        The counts, and the canonical isomeric SMILES of each molecule. Stereo elements are counted
+        by kind ("chain", "ring", "double"), and those with a mark as "marked chain" etc. as well.
+        Molecules are counted by their number of marks ("3 marks"), as "written" if their SMILES has
+        marks, and as "kept" if none of these is lost.
     """
     found: Counter[str] = Counter()
     isomers = []
@@ -589,23 +694,24 @@ def look_at_marks(smiles: Iterable[str]) -> tuple[Counter[str], list[str]]:
         isomers.append(text)
         with suppress(MoleculeNotRepresentable), quiet():
             mol = parse(text)
-            frame, code = encode(mol)
-            isomers[-1] = Chem.MolToSmiles(frame.decode(code))
-            found.update(frame.kinds)
-            marked = [f"marked {kind}" for kind, c in zip(frame.kinds, code, strict=True) if c]
-            found.update([*marked, f"{len(marked)} marks"])
+            constitution, configuration = split_stereo(mol)
+            isomers[-1] = Chem.MolToSmiles(constitution.with_marks(configuration))
+            kinds = constitution.kinds
+            marked = [f"marked {kind}" for kind, c in zip(kinds, configuration, strict=True) if c]
+            found.update([*kinds, *marked, f"{len(marked)} marks"])
             if "@" in text or "/" in text or "\\" in text:
                 found["written"] += 1
-                found["kept"] += not _dropped(text, mol, frame, code)
+                found["kept"] += not _dropped(text, mol, constitution, configuration)
     return found, isomers
 
 
 def mark_figures(counts: Mapping[str, int]) -> dict[str, Any]:
-    """Return shares of marked elements and of molecules, from the counts of `look_at_marks`.
+    """Return the figures of a set of molecules, from the counts of `count_marks`.
 
-    `chain`, `ring` and `double` are the shares of elements that have a mark (None without such an
-    element), `marks` the shares of molecules with 0, 1, ... marks, and `kept` the share of "kept"
-    molecules among the "written" ones (None without any).
+    Returns:
+        `chain`, `ring` and `double`: shares of the stereo elements of a kind that have a mark, None
+        without such elements. `marks`: list of the shares of molecules with 0, 1, ... marks.
+        `kept`: share of "kept" molecules among the "written" ones, None without any.
     """
     shares: dict[str, Any] = {
         kind: counts[f"marked {kind}"] / counts[kind] if counts.get(kind) else None
@@ -619,20 +725,25 @@ def mark_figures(counts: Mapping[str, int]) -> dict[str, Any]:
 
 
 def dropped_marks(smiles: str) -> list[str]:
-    """Return kinds of the stereo marks of a readable SMILES that no code holds, sorted.
+    """Return where a readable SMILES has stereo marks that its configuration lacks, sorted.
 
-    "allene", "amine", "cumulene", "metal" (or another coordination centre), and
-    "places without isomers" for marks at something that RDKit takes for no stereo element.
+    Returns:
+        Some of "allene", "amine", "cumulene", "metal" (or another coordination centre), and "places
+        without isomers" for atoms and double bonds that are no stereo elements.
 
     Raises:
-        MoleculeNotRepresentable: The marks at a double bond contradict each other.
+        MoleculeNotRepresentable: The marks at a double bond contradict each other, RDKit cannot
+            read the SMILES, or there are too many automorphisms.
     """
     with quiet():
         mol = parse(smiles)
-        return _dropped(smiles, mol, *encode(mol))
+        return _dropped(smiles, mol, *split_stereo(mol))
 
 
-def _dropped(smiles: str, mol: Chem.Mol, frame: Frame, code: Code) -> list[str]:
+def _dropped(
+    smiles: str, mol: Chem.Mol, constitution: Constitution, configuration: Configuration
+) -> list[str]:
+    """Return `dropped_marks` of a SMILES that has been read and split."""
     with quiet():
         raw = parse(smiles, sanitize=False)
     Chem.FastFindRings(raw)
@@ -654,10 +765,10 @@ def _dropped(smiles: str, mol: Chem.Mol, frame: Frame, code: Code) -> list[str]:
             ]
             # In a small ring, marks may be those of the double bonds beside it alone.
             small = any(bond.IsInRingSize(n) for n in range(3, 8))
-            bonds += not (small and all(_doubles(atom) for atom in beyond))
+            bonds += not (small and all(map(_double_bonds, beyond)))
     for atom in raw.GetAtoms():
         tag, near = atom.GetChiralTag(), atom.GetDegree()
-        cumulated = near == _doubles(atom) == 2
+        cumulated = near == _double_bonds(atom) == 2
         if cumulated and any(set(_directions(a)) - used for a in atom.GetNeighbors()):
             found.add("cumulene")
         if tag == Chem.ChiralType.CHI_UNSPECIFIED:
@@ -670,21 +781,22 @@ def _dropped(smiles: str, mol: Chem.Mol, frame: Frame, code: Code) -> list[str]:
             found.add("allene")
         else:
             atoms += 1
-    held = Counter(kind == "double" for kind, c in zip(frame.kinds, code, strict=True) if c)
+    pairs = zip(constitution.kinds, configuration, strict=True)
+    held = Counter(kind == "double" for kind, c in pairs if c)
     if held[False] < atoms or held[True] < bonds:
         found.add("places without isomers")
     return sorted(found)
 
 
-def _doubles(atom: Chem.Atom) -> int:
+def _double_bonds(atom: Chem.Atom) -> int:
     """Count the double bonds of an atom."""
     return sum(bond.GetBondType() == Chem.BondType.DOUBLE for bond in atom.GetBonds())
 
 
-def _directions(end: Chem.Atom) -> dict[int, bool]:
-    """Return for each bond of `end` with an up or down mark, by index, True if it leads up."""
+def _directions(atom: Chem.Atom) -> dict[int, bool]:
+    r"""Return `{number of a bond: True if it leads up}` for bonds of an atom with `/` or `\`."""
     return {
-        bond.GetIdx(): (bond.GetBondDir() == _UP) == (bond.GetBeginAtomIdx() == end.GetIdx())
-        for bond in end.GetBonds()
+        bond.GetIdx(): (bond.GetBondDir() == _UP) == (bond.GetBeginAtomIdx() == atom.GetIdx())
+        for bond in atom.GetBonds()
         if bond.GetBondDir() in (_UP, _DOWN)
     }

@@ -1,4 +1,11 @@
-"""Density of the stereo marks of a molecule given its graph: element after element on the core."""
+"""Density of the stereo marks of a molecule given its graph.
+
+Constitution, stereo element, configuration, parity and template are the nouns of
+`graphcnf.stereo.marks`. A configuration is a sequence of categories, one for each stereo element,
+and its density is autoregressive: the product of p(category of an element | constitution,
+categories of the elements before it). The network takes and gives *drawing parities*
+(`Constitution.flips`) instead of parities, and reads the molecules of a batch as `StereoGraphs`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import cache, partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -26,89 +33,106 @@ from graphcnf.molecules.codec import MoleculeNotRepresentable, parse, quiet
 from graphcnf.molecules.molecule_flow import WITH_STEREO
 from graphcnf.pretrained import WEIGHTS, Pretrained
 from graphcnf.stereo.marks import (
-    MOST_CODES,
+    MOST_CONFIGURATIONS,
     RELATIONS,
-    Code,
-    Frame,
-    MarkedPart,
+    Configuration,
+    Constitution,
+    StereoTemplate,
+    constitution_as_written,
     dropped_marks,
-    encode,
-    frame_as_written,
+    has_marks_of,
+    split_stereo,
 )
 
-if TYPE_CHECKING:
-    pass
-
 CATEGORIES = 3
-"""Categories of an element: unspecified and the two parities."""
+"""Categories of a stereo element: no mark, and the two parities."""
 
-ROWS = 512
-"""Codes that a network evaluates at once."""
+BATCH = 512
+"""Configurations that the network scores at once."""
 
-MOST_DRAWN, TRIES = 729, 64
-"""Codes, or beginnings of them, that are compared, and codes that are drawn at most, where marks
-are given."""
+MOST_PARTICLES = 729
+"""Configurations, or beginnings of them, that are compared at most where marks are given."""
+
+TRIES = 64
+"""Configurations that are drawn at most where marks are given and not all can be compared."""
 
 KINDS = ("chain", "ring", "double")
-"""Kinds of elements, as `Frame.kinds` names them."""
+"""Kinds of stereo elements, as `Constitution.kinds` names them."""
 
-SLOTS = 4
-"""Neighbours of an atom that a network reads, those with the lowest numbers."""
+MOST_NEIGHBOURS = 4
+"""Neighbours of an atom that the network reads, those with the lowest numbers."""
 
 _SYMBOLS = {s: k for k, s in enumerate("C N O S F Cl Br I P B Si Se".split())}
 _RINGS = 5
 _ORDERS = np.array([1.0, 1.5, 2.0, 3.0])
 _HYDROGENS = 4
 ATOM_CATEGORIES = (len(_SYMBOLS) + 1) * 3 * (_HYDROGENS + 1)
-"""Element, sign of the charge and number of hydrogens of an atom."""
+"""Categories of an atom: chemical element, sign of the charge, number of hydrogens (0 to 4)."""
 
-BOND_CATEGORIES = 1 + (len(_ORDERS) + 1) * (_RINGS + 1) * (SLOTS + 1)
-"""No bond, or its type, its ring (none, of 3 to 6 atoms, larger), its place at the other end."""
+BOND_CATEGORIES = 1 + (len(_ORDERS) + 1) * (_RINGS + 1) * (MOST_NEIGHBOURS + 1)
+"""Categories of a bond of an atom: 0 for none, else bond order, smallest ring (none, of 3 to 6
+atoms, larger), and which neighbour of the atom at its other end this atom is."""
 
 
 @dataclass
 class StereoGraphs:
-    """B molecules with their stereo elements, concatenated: A atoms and S elements in all.
+    """A batch of B constitutions with their configurations: A atoms, S stereo elements in all.
 
-    Atoms are numbered from 1 in each molecule; 0 stands for no atom.
+    Atoms and stereo elements of all molecules are concatenated. Atoms are numbered from 1 in each
+    molecule; 0 stands for no atom.
+
+    Attributes:
+        sizes: Number of atoms of each molecule, (B,) long.
+        atoms: Category of each atom, (A,) uint8.
+        neighbours: Numbers of its neighbours, ascending, 0 for none, (A, MOST_NEIGHBOURS) uint8.
+        bonds: Categories of the bonds to these, (A, MOST_NEIGHBOURS) uint8.
+        counts: Number of stereo elements of each molecule, (B,) long.
+        elements: Numbers of the two atoms of a stereo element, the second 0 for an atom, (S, 2)
+            uint8.
+        kinds: Its kind, an index of `KINDS`, (S,) uint8.
+        partners: 1 + number of the earlier element of its `RingRelation`, 0 for none, (S,) uint8.
+        relations: Kind of the `RingRelation`, doubled, plus 1 if the outer neighbours are on one
+            side where the drawing parities of both are equal, (S,) uint8.
+        categories: Configuration with drawing parities, 0 without a mark, (S,) uint8.
     """
 
-    sizes: Tensor  # atoms of each molecule, (B,) long
-    atoms: Tensor  # categories, (A,) uint8
-    neighbours: Tensor  # numbers in ascending order, 0 for none, (A, SLOTS) uint8
-    bonds: Tensor  # categories, (A, SLOTS) uint8
-    counts: Tensor  # elements of each molecule, (B,) long
-    elements: Tensor  # numbers of an element's atoms, the second 0 for a centre, (S, 2) uint8
-    kinds: Tensor  # numbers in `KINDS`, (S,) uint8
-    partners: Tensor  # numbers of the elements of `Frame.relations`, from 1, 0 for none, (S,) uint8
-    relations: Tensor  # twice their kinds, plus 1 if equal categories are on one side, (S,) uint8
-    codes: Tensor  # categories of the elements, those of `Frame.flips` exchanged, (S,) uint8
+    sizes: Tensor
+    atoms: Tensor
+    neighbours: Tensor
+    bonds: Tensor
+    counts: Tensor
+    elements: Tensor
+    kinds: Tensor
+    partners: Tensor
+    relations: Tensor
+    categories: Tensor
 
     @classmethod
-    def of(cls, frames: Sequence[Frame], codes: Sequence[Code] | None = None) -> StereoGraphs:
-        """Pack frames of at most 255 atoms; without codes, all categories are 0."""
-        elements = [e for frame in frames for e in frame.elements]
+    def of(
+        cls,
+        constitutions: Sequence[Constitution],
+        configurations: Sequence[Configuration] | None = None,
+    ) -> StereoGraphs:
+        """Pack constitutions of at most 255 atoms, with their configurations or without marks."""
+        elements = [e for one in constitutions for e in one.elements]
         pairs = [(e.atoms[0] + 1, e.atoms[1] + 1 if e.is_double else 0) for e in elements]
-        kinds = [KINDS.index(kind) for frame in frames for kind in frame.kinds]
+        kinds = [KINDS.index(kind) for one in constitutions for kind in one.kinds]
         values = [0] * len(pairs)
-        if codes is not None:
-            values = [c for pair in zip(frames, codes, strict=True) for c in _flipped(*pair)]
-        sizes = [frame.mol.GetNumAtoms() for frame in frames]
-        atoms = [
-            _atom_category(frame.mol.GetAtomWithIdx(k))
-            for frame, size in zip(frames, sizes, strict=True)
-            for k in range(size)
-        ]
-        counts = [len(frame.elements) for frame in frames]
+        if configurations is not None:
+            both = zip(constitutions, configurations, strict=True)
+            values = [c for pair in both for c in _flipped(*pair)]
+        sizes = [one.mol.GetNumAtoms() for one in constitutions]
+        atoms = [_atom_category(atom) for one in constitutions for atom in one.mol.GetAtoms()]
+        counts = [len(one.elements) for one in constitutions]
         partners, relations = [], []
-        for frame in frames:
-            for relation, flip in zip(frame.relations, frame.flips, strict=True):
+        for one in constitutions:
+            for relation, flip in zip(one.relations, one.flips, strict=True):
                 at, kind, equal = relation or (-1, 0, False)
-                equal ^= flip ^ (at >= 0 and frame.flips[at])
+                equal ^= flip ^ (at >= 0 and one.flips[at])
                 partners.append(at + 1)
                 relations.append(2 * kind + equal)
         byte = partial(torch.tensor, dtype=torch.uint8)
-        neighbours, bonds = map(torch.from_numpy, _bonds(frames, sizes))
+        neighbours, bonds = map(torch.from_numpy, _bonds(constitutions, sizes))
         return cls(
             torch.tensor(sizes, dtype=torch.long), byte(atoms),
             neighbours, bonds,
@@ -120,7 +144,7 @@ class StereoGraphs:
         return len(self.sizes)
 
     def __getitem__(self, index) -> StereoGraphs:
-        """Return some of the molecules, by a slice, numbers with repeats or a mask."""
+        """Return some of the molecules: a slice, a mask (B,) or indices, which may repeat."""
         index = torch.arange(len(self), device=self.sizes.device)[index]
         sizes, counts = self.sizes[index], self.counts[index]
         atoms = _ranges((self.sizes.cumsum(0) - self.sizes)[index], sizes)
@@ -128,60 +152,60 @@ class StereoGraphs:
         return StereoGraphs(
             sizes, self.atoms[atoms], self.neighbours[atoms], self.bonds[atoms],
             counts, self.elements[own], self.kinds[own], self.partners[own], self.relations[own],
-            self.codes[own],
+            self.categories[own],
         )  # fmt: skip
 
     def to(self, device) -> StereoGraphs:
-        """Move every tensor."""
+        """Return a copy on a device."""
         return StereoGraphs(*(getattr(self, f.name).to(device) for f in fields(self)))
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Return all tensors by name, for a cache."""
+        """Return `{name of an attribute: its array}`, for a cache."""
         return {f.name: getattr(self, f.name).numpy() for f in fields(self)}
 
     @property
     def mask(self) -> Tensor:
-        """Real elements, (B, E) bool."""
+        """True for stereo elements, (B, E) bool; E is the largest number that a molecule has."""
         most = int(self.counts.max()) if len(self) else 0
         return torch.arange(most, device=self.counts.device) < self.counts[:, None]
 
     def padded(self, values: Tensor) -> Tensor:
-        """Return values of all elements (S, ...) as (B, E, ...) long, 0 where masked."""
+        """Return values (S, ...) of the stereo elements as (B, E, ...) long, 0 where masked."""
         mask = self.mask
         out = torch.zeros((*mask.shape, *values.shape[1:]), dtype=torch.long, device=mask.device)
         out[mask] = values.long()
         return out
 
 
-def _flipped(frame: Frame, code: Code) -> Code:
-    return tuple(3 - c if c and f else c for c, f in zip(code, frame.flips, strict=True))
-
-
-def _has(code: Code, marks: Code) -> bool:
-    """Return True if a code has all of some marks, where 0 is no mark."""
-    return all(not mark or mark == c for mark, c in zip(marks, code, strict=True))
+def _flipped(constitution: Constitution, configuration: Configuration) -> Configuration:
+    """Return a configuration with drawing parities instead of parities; it is its own inverse."""
+    pairs = zip(configuration, constitution.flips, strict=True)
+    return tuple(3 - c if c and flip else c for c, flip in pairs)
 
 
 def _atom_category(atom: Chem.Atom) -> int:
+    """Return the category of an atom, below `ATOM_CATEGORIES`."""
     symbol, charge = atom.GetSymbol(), atom.GetFormalCharge()
     number = _SYMBOLS.get(symbol, len(_SYMBOLS))
     sign = (charge > 0) - (charge < 0) + 1
     return (number * 3 + sign) * (_HYDROGENS + 1) + min(atom.GetTotalNumHs(), _HYDROGENS)
 
 
-def _bonds(frames: Sequence[Frame], sizes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return neighbours and categories of bonds as `StereoGraphs` has them, (A, SLOTS) uint8."""
+def _bonds(
+    constitutions: Sequence[Constitution], sizes: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return `neighbours` and `bonds` of `StereoGraphs`, (A, MOST_NEIGHBOURS) uint8 each."""
     ends, orders = [np.zeros((2, 0), np.int64)], [np.zeros(0)]
     first: list[int] = []
     second: list[int] = []
     ring_sizes: list[int] = []
     start = 0
-    for frame, size in zip(frames, sizes, strict=True):
-        table = Chem.GetAdjacencyMatrix(frame.mol, useBO=True)
+    for one, size in zip(constitutions, sizes, strict=True):
+        table = Chem.GetAdjacencyMatrix(one.mol, useBO=True)
         i, j = table.nonzero()
         ends.append(np.stack([i, j]) + start)
         orders.append(table[i, j])
-        for ring in frame.mol.GetRingInfo().AtomRings():
+        for ring in one.mol.GetRingInfo().AtomRings():
             first += [start + k for k in ring]
             second += [start + k for k in (*ring[1:], ring[0])]
             ring_sizes += [len(ring)] * len(ring)
@@ -200,11 +224,12 @@ def _bonds(frames: Sequence[Frame], sizes: Sequence[int]) -> tuple[np.ndarray, n
     ring[at] = around[largest].clip(max=_RINGS + 2) - 2
     kind = (_RINGS + 1) * _ORDERS.searchsorted(order) + ring
     j = j - np.repeat(np.cumsum(sizes) - sizes, sizes)[i]
-    neighbours = np.zeros((start, SLOTS), np.uint8)
+    neighbours = np.zeros((start, MOST_NEIGHBOURS), np.uint8)
     bonds = np.zeros_like(neighbours)
-    read = place < SLOTS
+    category = 1 + kind * (MOST_NEIGHBOURS + 1) + back.clip(max=MOST_NEIGHBOURS)
+    read = place < MOST_NEIGHBOURS
     neighbours[i[read], place[read]] = j[read] + 1
-    bonds[i[read], place[read]] = (1 + kind * (SLOTS + 1) + back.clip(max=SLOTS))[read]
+    bonds[i[read], place[read]] = category[read]
     return neighbours, bonds
 
 
@@ -216,28 +241,34 @@ def _ranges(starts: Tensor, counts: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class StereoContext(Context):
-    """A context whose mask (B, E) is that of the elements of `graphs`."""
+    """The context of a `StereoNetwork`.
+
+    Attributes:
+        mask: `graphs.mask`, (B, E).
+        graphs: The molecules whose configurations are drawn or scored.
+    """
 
     graphs: StereoGraphs = None  # type: ignore[assignment]
 
     @classmethod
     def of(cls, graphs: StereoGraphs, **draw) -> StereoContext:
-        """Return the context of some molecules."""
+        """Return the context of a batch; `draw` are further fields, such as `temperature`."""
         return cls(graphs.mask, graphs=graphs, **draw)
 
 
 class Neighbourhood(nn.Module):
-    """Residual layer over an atom and its neighbours, each with weights of its own place.
+    """Residual layer over an atom and its neighbours, with other weights for each neighbour.
 
-    The places make the sign of a permutation of the neighbours easy to learn.
+    The first neighbour is the one with the lowest number, and so on. A parity is the sign of a
+    permutation of the neighbours, which a layer that treated them alike could not learn.
     """
 
     def __init__(self, width: int, hidden: int, dropout: float):
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.send = nn.Linear(width, width // 2)
-        self.enter = nn.Linear(width + SLOTS * (width // 2), hidden)
-        self.bonds = nn.Embedding(SLOTS * BOND_CATEGORIES, hidden)
+        self.enter = nn.Linear(width + MOST_NEIGHBOURS * (width // 2), hidden)
+        self.bonds = nn.Embedding(MOST_NEIGHBOURS * BOND_CATEGORIES, hidden)
         self.leave = nn.Linear(hidden, width)
         self.dropout = nn.Dropout(dropout)
         nn.init.normal_(self.bonds.weight, std=0.3)
@@ -249,8 +280,10 @@ class Neighbourhood(nn.Module):
         Args:
             h: Hidden states of all atoms, (A, C).
             own: Indices of the atoms to compute, (M,).
-            near: Their neighbours, numbered from 1, 0 for none, (M, SLOTS).
-            bonds: Categories of the bonds to these, offset by slot, (M, SLOTS).
+            near: 1 + index of each of their neighbours, 0 for none, (M, MOST_NEIGHBOURS).
+            bonds: Categories of the bonds to these, plus `BOND_CATEGORIES` times 0 to
+                `MOST_NEIGHBOURS` - 1, so that each neighbour has embeddings of its own,
+                (M, MOST_NEIGHBOURS).
         """
         x = self.norm(h)
         sent = F.pad(self.send(x), (0, 0, 1, 0))
@@ -260,11 +293,18 @@ class Neighbourhood(nn.Module):
 
 
 class StereoNetwork(Network):
-    """Categories of the elements of a molecule in ascending order of their atoms.
+    """Network that gives the logits of a stereo element's category, given those before it.
 
-    Each is read out of `layers` rounds over the whole molecule around it, whose atoms know the
-    marks so far, and the place of a neighbour in the canonical numbering: in symmetric rings,
-    nothing else tells cis from trans.
+    Message passing over the molecule, with one pass for each stereo element: its atoms are marked,
+    the atoms of earlier elements know their categories, and `layers` layers pass this on along
+    bonds. Neighbours are told apart by their order in the canonical numbering, since in symmetric
+    rings nothing else tells cis from trans.
+
+    Args:
+        width: Channels of an atom.
+        hidden: Hidden channels of a layer.
+        layers: Number of layers; a stereo element sees atoms at most so many bonds away.
+        dropout: Share of hidden channels that a training step sets to 0.
     """
 
     def __init__(self, *, width: int, hidden: int, layers: int, dropout: float):
@@ -286,17 +326,26 @@ class StereoNetwork(Network):
         for table in (self.atoms, self.states, self.marks, self.of_kind, self.related):
             nn.init.normal_(table.weight, std=0.3)
 
-    def forward(self, graphs: StereoGraphs, at: tuple[Tensor, Tensor], codes: Tensor) -> Tensor:
-        """Return logits (R, 3) of elements `at` (R,), (R,), given those before in codes (B, E)."""
+    def forward(
+        self, graphs: StereoGraphs, at: tuple[Tensor, Tensor], categories: Tensor
+    ) -> Tensor:
+        """Return the logits of R stereo elements, (R, CATEGORIES).
+
+        Args:
+            graphs: The molecules.
+            at: For each element the index of its molecule and its number in it, (R,) each.
+            categories: Categories of all elements, (B, E) long. For an element, those before it
+                count, others are ignored.
+        """
         row, target = at
-        codes, part = codes[row], graphs[row]
+        categories, part = categories[row], graphs[row]
         # Row 0 of all tables of atoms is that of no atom.
         starts = (part.sizes.cumsum(0) - part.sizes)[:, None, None]
         elements = part.padded(part.elements)
         elements = torch.where(elements > 0, elements + starts, 0)
-        number = torch.arange(codes.shape[1], device=row.device)
+        number = torch.arange(categories.shape[1], device=row.device)
         before, now = number < target[:, None], number == target[:, None]
-        state = torch.where(before, 2 + codes, now.long())
+        state = torch.where(before, 2 + categories, now.long())
         double = (elements[..., 1] > 0).long()[..., None]
         roles = torch.cat([double, 2 * double], -1) * (2 + CATEGORIES) + state[..., None]
         first = F.pad(self.atoms(part.atoms.long()), (0, 0, 1, 0))
@@ -306,18 +355,18 @@ class StereoNetwork(Network):
         owner = torch.repeat_interleave(starts[:, 0], part.sizes)[:, None]
         near = torch.where(part.neighbours > 0, part.neighbours + owner, 0)
         near = F.pad(near, (0, 0, 1, 0))
-        offset = torch.arange(SLOTS, device=row.device) * BOND_CATEGORIES
+        offset = torch.arange(MOST_NEIGHBOURS, device=row.device) * BOND_CATEGORIES
         bonds = F.pad(part.bonds.long(), (0, 0, 1, 0)) + offset
         ends = elements[torch.arange(len(row), device=row.device), target]
         h, place = self._around(h, near, bonds, ends)
         h = F.pad(h, (0, 0, 1, 0))[place[ends]].flatten(1)
         kinds = part.padded(part.kinds)
-        seen = self.marks(kinds * CATEGORIES + codes) * before[..., None]
+        seen = self.marks(kinds * CATEGORIES + categories) * before[..., None]
         u = self.gather(self.norm(h)) + self.so_far(seen.sum(1))
         u = u + self.of_kind(kinds.gather(1, target[:, None])[:, 0])
         partner = part.padded(part.partners).gather(1, target[:, None])
         relation = part.padded(part.relations).gather(1, target[:, None])[:, 0]
-        other = F.pad(codes, (1, 0)).gather(1, partner)[:, 0]
+        other = F.pad(categories, (1, 0)).gather(1, partner)[:, 0]
         same_side = torch.where((other > 0) & (relation % 2 == 0), 3 - other, other)
         u = u + self.related(relation // 2 * CATEGORIES + same_side)
         return self.leave(self.dropout(u * F.relu(u)))
@@ -325,9 +374,20 @@ class StereoNetwork(Network):
     def _around(
         self, h: Tensor, near: Tensor, bonds: Tensor, ends: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return the atoms `ends` (R, 2) after all layers, and 1 + the place of each atom there.
+        """Apply all layers to the atoms on which the atoms of the current elements depend.
 
-        A layer computes the atoms that reach one of the ends in the layers to come.
+        The first layer computes the atoms that are up to `layers` - 1 bonds away from one of them,
+        the last layer only these atoms themselves.
+
+        Args:
+            h: Hidden states of all atoms, (A, C); row 0 stands for no atom.
+            near: Neighbours of each atom, 0 for none, (A, MOST_NEIGHBOURS).
+            bonds: Categories of the bonds to these, see `Neighbourhood.forward`.
+            ends: The atoms of the current stereo elements, the second 0 for an atom, (R, 2).
+
+        Returns:
+            Hidden states of the M atoms of the last layer, (M, C), and for every atom 1 + its row
+            there, 0 if it has none, (A,).
         """
         needed = [ends.flatten().unique()]
         for _ in self.layers:
@@ -358,29 +418,41 @@ class StereoNetwork(Network):
 
 
 class StereoState:
-    """Molecules some of whose elements have their category."""
+    """State of drawing configurations of a batch: the categories of its first stereo elements.
+
+    Args:
+        network: The network.
+        context: The molecules.
+    """
 
     def __init__(self, network: StereoNetwork, context: StereoContext):
         self.network, self.graphs, self.mask = network, context.graphs, context.mask
-        self.codes = torch.zeros_like(self.mask, dtype=torch.long)
+        self.categories = torch.zeros_like(self.mask, dtype=torch.long)
         self.number = -1
 
     def step(self) -> Step | None:
-        """Return the next element of all molecules that have one; None at the end."""
+        """Return the step that decides element k of every molecule with more than k elements.
+
+        k is the number of earlier calls; None when no molecule has element k.
+        """
         self.number += 1
         if self.number >= self.mask.shape[1]:
             return None
         row = self.mask[:, self.number].nonzero()[:, 0]
         self.at = row, torch.full_like(row, self.number)
-        return Step(self.at, self.network(self.graphs, self.at, self.codes))
+        return Step(self.at, self.network(self.graphs, self.at, self.categories))
 
     def update(self, x: Tensor) -> None:
-        """Append the categories x (M, 1) of the current element."""
-        self.codes[self.at] = x[:, 0]
+        """Set the categories of the elements of the last step, (M, 1) long."""
+        self.categories[self.at] = x[:, 0]
 
 
-def shipped_stereo(dataset: Any) -> StereoFlow | None:
-    """Return the shipped density of stereo for molecules like a data set's, None without one."""
+def shipped_stereo(dataset: str | None) -> StereoFlow | None:
+    """Return the shipped density of stereo marks for models of a data set, None without one.
+
+    Args:
+        dataset: Name of the data set on which a model of graphs was trained, such as "zinc250k".
+    """
     return _shipped() if dataset in WITH_STEREO else None
 
 
@@ -391,15 +463,15 @@ def _shipped() -> StereoFlow:
 
 @evaluates("log_probs", "draw")
 class StereoFlow(Pretrained, nn.Module):
-    """p(stereo | graph) of molecules: a categorical flow over the elements of `Frame`, exact.
+    """Density p(stereo marks | graph) of molecules, exact: a categorical flow of configurations.
 
-    A code's probability is the sum over its `Frame.spellings`, one without symmetry; training
-    maximizes the normal one alone.
+    The probability of a molecule is the sum over its configurations (`Constitution.equivalents`;
+    one without symmetry). Training maximizes that of the canonical configuration alone.
 
     Args:
         width: Channels of an atom.
         hidden: Hidden channels of a layer.
-        layers: Layers, of a bond each.
+        layers: Number of layers; a stereo element sees atoms at most so many bonds away.
         dropout: Share of hidden channels that a training step sets to 0.
 
     Examples:
@@ -422,15 +494,22 @@ class StereoFlow(Pretrained, nn.Module):
         self.metadata: dict[str, Any] = {}
         self.flow = AutoregressiveFlow(StereoNetwork(**self.config), single=True)
 
-    def training_loss(self, graphs: StereoGraphs, *, beta: float = 1.0):
-        """Return the mean negative log-probability of an element, nats; `beta` is without effect.
+    def training_loss(
+        self, graphs: StereoGraphs, *, beta: float = 1.0
+    ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
+        """Return the loss of a batch, and metrics.
 
-        Metrics, as pairs (sum, number): bits per element in all, and by kind.
+        Args:
+            graphs: Molecules with their canonical configurations.
+            beta: Without effect.
+
+        Returns:
+            The negative log-probability per stereo element, nats; and `{name: (sum, number)}` for
+            `bits_per_element` and `bits_chain`, `bits_ring`, `bits_double` (per element of a kind).
         """
-        codes, mask = graphs.padded(graphs.codes), graphs.mask
-        nats = -self.flow.transform.log_probs(codes[..., None], StereoContext.of(graphs))[mask][
-            :, 0
-        ]
+        categories, context = graphs.padded(graphs.categories), StereoContext.of(graphs)
+        log_p = self.flow.transform.log_probs(categories[..., None], context)
+        nats = -log_p[graphs.mask][:, 0]
         bits = nats.detach() / math.log(2)
         metrics = {"bits_per_element": (bits.sum(), torch.tensor(float(len(bits))))}
         for k, kind in enumerate(KINDS):
@@ -439,187 +518,250 @@ class StereoFlow(Pretrained, nn.Module):
         return nats.mean(), metrics
 
     @torch.no_grad()
-    def log_probs(self, frames: Sequence[Frame], codes: Sequence[Code]) -> list[np.ndarray]:
-        """Return for each code the conditional log-probabilities of its elements, nats.
+    def log_probs(
+        self, constitutions: Sequence[Constitution], configurations: Sequence[Configuration]
+    ) -> list[np.ndarray]:
+        """Return log p(category of a stereo element | categories before it).
 
-        Other spellings of a code (`Frame.spellings`) do not count.
+        Of exactly these configurations; others that are the same molecule are not added, see
+        `log_prob`.
+
+        Returns:
+            An array for each configuration, (number of stereo elements,) float64, nats.
         """
-        if not frames:
+        if not constitutions:
             return []
-        graphs = StereoGraphs.of(frames, codes).to(self.device)
-        context, x = StereoContext.of(graphs), graphs.padded(graphs.codes)[..., None]
+        graphs = StereoGraphs.of(constitutions, configurations).to(self.device)
+        context, x = StereoContext.of(graphs), graphs.padded(graphs.categories)[..., None]
         nats = self.flow.transform.log_probs(x, context)[..., 0].double().cpu().numpy()
-        return [row[: len(code)] for row, code in zip(nats, codes, strict=True)]
+        return [row[: len(one)] for row, one in zip(nats, configurations, strict=True)]
 
     def log_prob_of_molecules(
         self, molecules: Sequence[str | Chem.Mol]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return log p(marks | graph) of molecules, nats, and whether each is exact, (M,) both.
+        """Return `log_prob` of the stereo marks of molecules.
 
-        Contradictory marks, and marks of a molecule with too many symmetries, are ignored.
+        Marks that contradict each other, and marks of a molecule with too many automorphisms, are
+        ignored: its value is 0.
+
+        Args:
+            molecules: SMILES or sanitized molecules, M of them.
+
+        Returns:
+            log p(marks | graph), nats, and whether each value is exact, (M,) both.
         """
         nats, exact = np.zeros(len(molecules)), np.ones(len(molecules), dtype=bool)
-        frames: dict[int, tuple[Frame, Code]] = {}
+        split: dict[int, tuple[Constitution, Configuration]] = {}
         for k, mol in enumerate(molecules):
             with quiet(), suppress(MoleculeNotRepresentable):
-                frames[k] = encode(parse(mol) if isinstance(mol, str) else mol)
-        if frames:
-            places = list(frames)
-            nats[places], exact[places] = self.log_prob(*zip(*frames.values(), strict=True))
+                split[k] = split_stereo(parse(mol) if isinstance(mol, str) else mol)
+        if split:
+            numbers = list(split)
+            nats[numbers], exact[numbers] = self.log_prob(*zip(*split.values(), strict=True))
         return nats, exact
 
     def log_prob(
-        self, frames: Sequence[Frame], given: Sequence[Code]
+        self, constitutions: Sequence[Constitution], given: Sequence[Configuration]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the log-probabilities that molecules have the given marks, and True where exact.
+        """Return the log-probabilities that molecules have the given stereo marks.
 
-        Both (M,), nats. Elements without a mark, 0 in `given`, may have any category. Where more
-        than `MOST_CODES` would have to be summed, they count as unspecified: a lower bound.
+        All configurations that have them are added.
+
+        Args:
+            constitutions: M constitutions.
+            given: The marks of each, 0 for stereo elements without one, which may have any
+                category.
+
+        Returns:
+            log p(marks | constitution), nats, and whether each value is exact, (M,) both. Where
+            more than `MOST_CONFIGURATIONS` would have to be added, elements without a mark count
+            as having none, which gives a lower bound.
         """
-        nats, exact = np.zeros(len(frames)), np.ones(len(frames), dtype=bool)
-        todo: list[tuple[int, int, Code]] = []
-        for k, (frame, code) in enumerate(zip(frames, given, strict=True)):
-            if not any(code):
+        nats, exact = np.zeros(len(constitutions)), np.ones(len(constitutions), dtype=bool)
+        todo: list[tuple[int, int, Configuration]] = []
+        for k, (one, marks) in enumerate(zip(constitutions, given, strict=True)):
+            if not any(marks):
                 continue
-            # If each code is a molecule, what follows the last mark sums to 1.
-            first = len(code) if frame.ambiguous else max(j for j, c in enumerate(code) if c) + 1
-            if frame.ambiguous and all(code):
-                found = frame.spellings(frame.normal(code))
+            # If each configuration is a molecule, what follows the last mark sums to 1.
+            last = max(j for j, c in enumerate(marks) if c)
+            first = len(marks) if one.ambiguous else last + 1
+            if one.ambiguous and all(marks):
+                found = one.equivalents(one.canonical(marks))
             else:
-                found = frame.matching(code[:first])
+                found = one.matching(marks[:first])
             exact[k], nats[k] = found is not None, -math.inf
-            todo += [(k, first, c + code[first:]) for c in found or [code]]
-        for start in range(0, len(todo), ROWS):
-            part = todo[start : start + ROWS]
-            rows = self.log_probs([frames[k] for k, _, _ in part], [code for _, _, code in part])
+            todo += [(k, first, c + marks[first:]) for c in found or [marks]]
+        for start in range(0, len(todo), BATCH):
+            part = todo[start : start + BATCH]
+            rows = self.log_probs([constitutions[k] for k, _, _ in part], [c for _, _, c in part])
             for (k, first, _), row in zip(part, rows, strict=True):
                 nats[k] = np.logaddexp(nats[k], row[:first].sum())
         return nats, exact
 
     def isomers(self, molecule: str | Chem.Mol) -> pd.DataFrame:
-        """Return the fully marked isomers of a molecule that have its marks, the likeliest first.
+        """Return the isomers of a molecule that have its marks, and one at every stereo element.
 
         Returns:
-            The columns `smiles` and `probability`, given the marks and that all elements have one.
+            A table with an isomer in each row, the most probable first: `smiles`, and `probability`
+            given the graph, the marks of the molecule and that all stereo elements have one.
 
         Raises:
-            UserError: There are more than `MOST_CODES`, or more than 255 heavy atoms.
-            MoleculeNotRepresentable: It is no molecule, or its marks contradict each other.
+            UserError: There are more than `MOST_CONFIGURATIONS` configurations to compare, or more
+                than 255 heavy atoms.
+            MoleculeNotRepresentable: RDKit cannot read the molecule, or its marks contradict each
+                other.
         """
         with quiet():
             if isinstance(molecule, str):
                 dropped_marks(molecule)
                 molecule = parse(molecule)
-            frame, given = encode(molecule)
-        if (size := frame.mol.GetNumAtoms()) > MAX_NODES:
+            constitution, given = split_stereo(molecule)
+        if (size := constitution.mol.GetNumAtoms()) > MAX_NODES:
             raise UserError(f"{size} heavy atoms, at most {MAX_NODES} are possible")
-        codes = [given] if all(given) else frame.matching(given, (1, 2))
-        if codes is None:
-            # With symmetry, given marks may be at other elements in other codes.
-            count = 2 ** (len(given) if frame.ambiguous else given.count(0))
+        found = [given] if all(given) else constitution.matching(given, (1, 2))
+        if found is None:
+            # With symmetry, given marks may be at other elements in other configurations.
+            count = 2 ** (len(given) if constitution.ambiguous else given.count(0))
             raise UserError(
-                f"{count:,} combinations of marks on {frame.smiles}, at most {MOST_CODES:,} are "
-                f"compared: mark {'all' if frame.ambiguous else 'some'} of its elements"
+                f"{count:,} combinations of marks on {constitution.smiles}, at most "
+                f"{MOST_CONFIGURATIONS:,} are compared: mark "
+                f"{'all' if constitution.ambiguous else 'some'} of its elements"
             )
-        nats = np.array([row.sum() for row in self.log_probs([frame] * len(codes), codes)])
-        shares: Counter[Code] = Counter()
-        for code, share in zip(codes, np.exp(nats - np.logaddexp.reduce(nats)), strict=True):
-            shares[frame.normal(code)] += share
-        rows = [(Chem.MolToSmiles(frame.decode(code)), float(p)) for code, p in shares.items()]
+        nats = np.array([row.sum() for row in self.log_probs([constitution] * len(found), found)])
+        shares: Counter[Configuration] = Counter()
+        for one, share in zip(found, np.exp(nats - np.logaddexp.reduce(nats)), strict=True):
+            shares[constitution.canonical(one)] += share
+        rows = [
+            (Chem.MolToSmiles(constitution.with_marks(one)), float(p)) for one, p in shares.items()
+        ]
         rows.sort(key=lambda row: (-row[1], row[0]))
         return pd.DataFrame(rows, columns=["smiles", "probability"])
 
     @torch.no_grad()
     def draw(
-        self, frames: Sequence[Frame], generator: Generators = None, *, temperature: float = 1.0
-    ) -> list[Code]:
-        """Draw codes, with torch's generator or a numpy generator for each frame.
+        self,
+        constitutions: Sequence[Constitution],
+        generator: Generators = None,
+        *,
+        temperature: float = 1.0,
+    ) -> list[Configuration]:
+        """Draw a configuration for each constitution.
 
-        They are the normal ones where the frame has automorphisms; other `ambiguous` frames are not
-        looked for, which takes longer than the draw.
+        Args:
+            constitutions: The constitutions.
+            generator: A torch generator, or a numpy generator for each constitution.
+            temperature: Below 1 for more probable configurations.
+
+        Returns:
+            The configurations; canonical ones, except where RDKit drops marks without any symmetry
+            (`Constitution.dependent`): to look for these would take longer than the draw.
         """
-        if not frames:
+        if not constitutions:
             return []
-        graphs = StereoGraphs.of(frames).to(self.device)
+        graphs = StereoGraphs.of(constitutions).to(self.device)
         context = StereoContext.of(graphs, temperature=temperature)
         shape = (*context.mask.shape, 1)
         z = self.flow.base.sample(shape, mask=context.mask, generator=generator)
-        codes = self.flow.decode(z.to(self.device), context).tolist()
-        pairs = zip(frames, codes, strict=True)
-        drawn = [(f, _flipped(f, c[: len(f.elements)])) for f, c in pairs]
-        return [f.normal(code) if f.actions else code for f, code in drawn]
+        rows = self.flow.decode(z.to(self.device), context).tolist()
+        pairs = zip(constitutions, rows, strict=True)
+        drawn = [(one, _flipped(one, row[: len(one.elements)])) for one, row in pairs]
+        return [one.canonical(c) if one.symmetries else c for one, c in drawn]
 
     @torch.no_grad()
     def draw_given(
         self,
-        frame: Frame,
-        given: Sequence[Code],
+        constitution: Constitution,
+        given: Sequence[Configuration],
         random: np.random.Generator,
         *,
         temperature: float = 1.0,
-    ) -> Code | None:
-        """Draw a normal code among those that have all marks of one of the given ones.
+    ) -> Configuration | None:
+        """Draw a configuration of a molecule that has given stereo marks.
 
-        A code that does not have them as they are given may still be a molecule that has them: its
-        automorphisms move marks, and marks of `Frame.dependent` elements depend on others. The
-        codes that are possible are enumerated, and one is chosen. Where there are more than
-        `MOST_DRAWN`, codes are drawn until one has the marks, at most `TRIES` times; codes that
-        have them as given follow, if none has. Of more than `MOST_DRAWN` beginnings up to the last
-        given mark, particles are resampled: exact in the limit.
+        A configuration that lacks the marks as they are given may still be a molecule that has
+        them: symmetries move marks, and marks at `Constitution.dependent` elements depend on
+        others. So all configurations that are possible are compared, and one is chosen. Where
+        there are more than `MOST_PARTICLES`, configurations are drawn until one has the marks, at
+        most `TRIES` times, then as often among those that have the marks as given. If there are
+        more than `MOST_PARTICLES` beginnings of configurations up to the last given mark, they are
+        resampled, which is exact in the limit of many particles.
 
-        Returns None where no code has the marks, as one alone in a ring, which says nothing.
+        Args:
+            constitution: The constitution.
+            given: Marks to have, 0 for stereo elements without one; those of one of several
+                configurations, see `Constitution.kept_marks`.
+            random: Random generator.
+            temperature: Below 1 for more probable configurations.
+
+        Returns:
+            A canonical configuration, or None where no molecule has the marks: a single mark in a
+            symmetric ring says nothing.
         """
-        images = [image for own in given for image in frame.orbit(own)]
-        loose = set(frame.dependent)
-        literal = [_flipped(frame, image) for image in dict.fromkeys(images)]
-        reached = {tuple(0 if k in loose else c for k, c in enumerate(own)) for own in literal}
+        images = [image for marks in given for image in constitution.orbit(marks)]
+        loose = set(constitution.dependent)
+        literal = [_flipped(constitution, image) for image in dict.fromkeys(images)]
+        reached = {tuple(0 if k in loose else c for k, c in enumerate(marks)) for marks in literal}
         for wanted in (sorted(reached), literal) if loose else (literal,):
             for _ in range(TRIES if given else 0):
-                codes, nats, every = self._drawn(frame, torch.tensor(wanted), random, temperature)
-                # In the order of their Gumbel numbers, the first code with the marks follows its
-                # probability among those that have them.
-                for k in (-nats - random.gumbel(size=len(codes))).argsort():
-                    code = frame.normal(_flipped(frame, codes[k]))
-                    if any(_has(code, image) for image in images):
-                        return code
+                drawn, nats, every = self._particles(
+                    constitution, torch.tensor(wanted), random, temperature
+                )
+                # In the order of their Gumbel numbers, the first configuration with the marks
+                # follows its probability among those that have them.
+                for k in (-nats - random.gumbel(size=len(drawn))).argsort():
+                    found = constitution.canonical(_flipped(constitution, drawn[k]))
+                    if any(has_marks_of(found, image) for image in images):
+                        return found
                 if every:
                     return None
         return None
 
-    def _drawn(
-        self, frame: Frame, wanted: Tensor, random: np.random.Generator, temperature: float
-    ) -> tuple[list[Code], np.ndarray, bool]:
-        """Return flipped codes with all marks of a row of `wanted` (G, E), to draw from.
+    def _particles(
+        self,
+        constitution: Constitution,
+        wanted: Tensor,
+        random: np.random.Generator,
+        temperature: float,
+    ) -> tuple[list[Configuration], np.ndarray, bool]:
+        """Return configurations that have the marks of a row of `wanted`, to choose from.
+
+        Args:
+            constitution: The constitution, with E stereo elements.
+            wanted: Drawing parities of the marks to have, 0 for none, (G, E) long.
+            random: Random generator.
+            temperature: Below 1 for more probable configurations.
 
         Returns:
-            The codes, their log-probabilities, and True if they are all such codes of an
-            `ambiguous` frame; False with a single drawn one.
+            M configurations with drawing parities, their log-probabilities (M,) in nats up to a
+            constant, and True if they are all that have the marks. False where that is not asked
+            for, since the constitution is not `ambiguous`: M is 1 then; or where there are more
+            than `MOST_PARTICLES`.
         """
-        graphs = StereoGraphs.of([frame])
+        graphs = StereoGraphs.of([constitution])
         last = int(wanted.any(0).nonzero().max()) if wanted.any() else 0
-        every = frame.ambiguous
-        codes = torch.zeros(1, wanted.shape[1], dtype=torch.long)
+        every = constitution.ambiguous
+        found = torch.zeros(1, wanted.shape[1], dtype=torch.long)
         fits, nats = torch.ones(1, len(wanted), dtype=torch.bool), torch.zeros(1).double()
         for k in range(wanted.shape[1]):
-            row = torch.arange(len(codes))
+            row = torch.arange(len(found))
             part, at = graphs[row * 0].to(self.device), (row, torch.full_like(row, k))
             logits = self.flow.network(
-                part, tuple(index.to(self.device) for index in at), codes.to(self.device)
+                part, tuple(index.to(self.device) for index in at), found.to(self.device)
             )
             log_p = (logits.cpu().double() / temperature).log_softmax(-1)
             nats = (nats[:, None] + log_p).flatten()
-            codes = codes.repeat_interleave(CATEGORIES, 0)
-            codes[:, k] = torch.arange(CATEGORIES).repeat(len(row))
+            found = found.repeat_interleave(CATEGORIES, 0)
+            found[:, k] = torch.arange(CATEGORIES).repeat(len(row))
             fits = fits.repeat_interleave(CATEGORIES, 0)
-            fits &= (wanted[:, k] == 0) | (wanted[:, k] == codes[:, k, None])
+            fits &= (wanted[:, k] == 0) | (wanted[:, k] == found[:, k, None])
             kept = fits.any(1).nonzero()[:, 0]
-            every = every and len(kept) <= MOST_DRAWN
-            most = MOST_DRAWN if k < last or every else 1
+            every = every and len(kept) <= MOST_PARTICLES
+            most = MOST_PARTICLES if k < last or every else 1
             if len(kept) > most:
                 share = nats[kept].softmax(0).numpy()
                 kept, nats = kept[random.choice(len(kept), most, p=share)], torch.zeros_like(nats)
-            codes, fits, nats = codes[kept], fits[kept], nats[kept]
-        return [tuple(code) for code in codes.tolist()], nats.numpy(), every
+            found, fits, nats = found[kept], fits[kept], nats[kept]
+        return [tuple(one) for one in found.tolist()], nats.numpy(), every
 
     def marked(
         self,
@@ -629,43 +771,48 @@ class StereoFlow(Pretrained, nn.Module):
         seed: int,
         first: int = 0,
         temperature: float = 1.0,
-        part: MarkedPart | None = None,
+        template: StereoTemplate | None = None,
     ) -> list[str | None]:
-        """Return isomeric SMILES of stereo-free molecules with marks drawn.
+        """Return isomeric SMILES of molecules without stereo marks, with marks drawn.
 
-        The marks of a molecule are a function of the seed and its number, which begins at `first`.
+        The marks of a molecule are a function of the seed and its number, `first` + its index.
 
         Args:
-            smiles: Canonical SMILES, which stay where there is no molecule or nothing to mark.
-            molecules: Sanitized molecules of at most 255 atoms, or None; RDKit's last writing of
-                each is its SMILES.
+            smiles: Canonical SMILES without stereo, None where there is no molecule.
+            molecules: The molecules of at most 255 atoms, sanitized, or None. Each SMILES must be
+                the result of the last `Chem.MolToSmiles` of its molecule, see
+                `constitution_as_written`.
             seed: Seed of the sample.
             first: Number of the first molecule.
             temperature: Below 1 for more probable marks.
-            part: Marks to keep, given which the others are drawn: None for a molecule that cannot
-                have those of a strict part.
+            template: Marks to keep, given which the others are drawn; None to draw all.
+
+        Returns:
+            A SMILES for each molecule, as given where no stereo element gets a mark; None where
+            there is no molecule, or the molecule cannot have the marks of the template.
         """
         marked = list(smiles)
-        frames, places = [], []
+        constitutions, places = [], []
         for k, (text, mol) in enumerate(zip(smiles, molecules, strict=True)):
             if mol is not None:
-                frame, _ = frame_as_written(str(text), mol)
-                if frame.elements or part is not None:
-                    frames.append(frame)
+                constitution, _ = constitution_as_written(str(text), mol)
+                if constitution.elements or template is not None:
+                    constitutions.append(constitution)
                     places.append(k)
         # The spawn key sets these numbers apart from those that drew the record.
         keys = (np.random.SeedSequence((seed, first + k), spawn_key=(0, 0)) for k in places)
         generators = [np.random.Generator(np.random.Philox(key)) for key in keys]
-        if part is None:
-            codes: Sequence[Code | None] = self.draw(frames, generators, temperature=temperature)
+        drawn: Sequence[Configuration | None]
+        if template is None:
+            drawn = self.draw(constitutions, generators, temperature=temperature)
         else:
-            codes = [
-                self.draw_given(frame, frame.given(part), random, temperature=temperature)
-                for frame, random in zip(frames, generators, strict=True)
+            drawn = [
+                self.draw_given(one, one.kept_marks(template), random, temperature=temperature)
+                for one, random in zip(constitutions, generators, strict=True)
             ]
-        for k, frame, code in zip(places, frames, codes, strict=True):
-            if code is None:
+        for k, one, configuration in zip(places, constitutions, drawn, strict=True):
+            if configuration is None:
                 marked[k] = None
-            elif any(code):
-                marked[k] = Chem.MolToSmiles(frame.decode(code))
+            elif any(configuration):
+                marked[k] = Chem.MolToSmiles(one.with_marks(configuration))
         return marked

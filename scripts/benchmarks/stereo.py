@@ -28,7 +28,7 @@ from graphcnf.scripts._options import load_model as load_graph_model
 from graphcnf.scripts._options import option
 from graphcnf.scripts.benchmarks.runner import Folder, Minutes, Model, Out, Seed, write
 from graphcnf.scripts.benchmarks.smiles_lstm import SmilesLSTM, bits_per_molecule, train
-from graphcnf.stereo.marks import FORCED, Code, Frame, encode
+from graphcnf.stereo.marks import FORCED, Configuration, Constitution, split_stereo
 from graphcnf.stereo.stereo_flow import (
     CATEGORIES,
     KINDS,
@@ -95,16 +95,20 @@ def stereo_bits(
 
 def forced_pairs(graphs: StereoGraphs) -> tuple[int, int]:
     """Count pairs of marked centres whose relation geometry forces, and those that have it."""
-    own, other, relation = graphs.codes.numpy(), _partner_codes(graphs), graphs.relations.numpy()
+    own, other, relation = (
+        graphs.categories.numpy(),
+        _partner_categories(graphs),
+        graphs.relations.numpy(),
+    )
     pairs = (relation // 2 == FORCED) & (own > 0) & (other > 0)
     return int(pairs.sum()), int((pairs & ((own == other) == (relation % 2 == 1))).sum())
 
 
-def _partner_codes(graphs: StereoGraphs) -> np.ndarray:
-    """Return the code of the earlier centre of each element's relation, 0 for none, (S,)."""
+def _partner_categories(graphs: StereoGraphs) -> np.ndarray:
+    """Return the category of the partner in each element's relation, 0 for none, (S,)."""
     counts, partner = graphs.counts.numpy(), graphs.partners.numpy().astype(int)
     first = np.repeat(np.cumsum(counts) - counts, counts)
-    return np.where(partner > 0, graphs.codes.numpy()[(first + partner - 1).clip(min=0)], 0)
+    return np.where(partner > 0, graphs.categories.numpy()[(first + partner - 1).clip(min=0)], 0)
 
 
 def model_bits(flow: StereoFlow, dataset: StereoDataset) -> np.ndarray:
@@ -113,7 +117,7 @@ def model_bits(flow: StereoFlow, dataset: StereoDataset) -> np.ndarray:
     for rows in np.array_split(dataset.split("test"), 100):
         graphs = dataset.graphs[torch.from_numpy(rows)]
         with torch.no_grad():
-            x = graphs.padded(graphs.codes)[..., None]
+            x = graphs.padded(graphs.categories)[..., None]
             nats = flow.flow.transform.log_probs(x, StereoContext.of(graphs))
         found.append(nats[graphs.mask][:, 0].double().numpy())
     return -np.concatenate(found) / math.log(2)
@@ -123,15 +127,16 @@ def table_bits(dataset: StereoDataset) -> dict[str, np.ndarray]:
     """Return the bits of held-out elements (S,) by tables of more and more context."""
     graphs = dataset.graphs
     held_out = np.isin(np.arange(len(graphs)), dataset.split("test"))
-    test, codes = np.repeat(held_out, graphs.counts.numpy()), graphs.codes.numpy().astype(int)
+    test = np.repeat(held_out, graphs.counts.numpy())
+    categories = graphs.categories.numpy().astype(int)
     p = np.full((test.sum(), CATEGORIES), 1 / CATEGORIES)
     found = {}
     for name, context in _contexts(graphs).items():
         counts = np.zeros((context.max() + 1, CATEGORIES))
-        np.add.at(counts, (context[~test], codes[~test]), 1)
+        np.add.at(counts, (context[~test], categories[~test]), 1)
         known = counts[context[test]]
         p = (known + BACK_OFF * p) / (known.sum(1) + BACK_OFF)[:, None]
-        found[name] = -np.log2(p[np.arange(len(p)), codes[test]])
+        found[name] = -np.log2(p[np.arange(len(p)), categories[test]])
     return found
 
 
@@ -148,8 +153,8 @@ def _contexts(graphs: StereoGraphs) -> dict[str, np.ndarray]:
     near = np.where(near > 0, near + np.repeat(first, sizes)[:, None], 0)
     ends = np.where(ends > 0, ends + np.repeat(first, counts)[:, None], 0)
     atoms, kinds = np.append(0, graphs.atoms.numpy().astype(int) + 1), graphs.kinds.numpy()
-    bonds = graphs.edge_labels.numpy().astype(int)
-    relation = numbered(graphs.relations.numpy(), _partner_codes(graphs))
+    bonds = graphs.bonds.numpy().astype(int)
+    relation = numbered(graphs.relations.numpy(), _partner_categories(graphs))
     found = {"frequencies": kinds, "relation": numbered(kinds, relation)}
     for reach in ("one bond", "two bonds"):
         around = np.sort(atoms[near] * (bonds.max() + 1) + bonds, axis=1)
@@ -167,9 +172,9 @@ def lstm_bits(folder: Path, minutes: float, seed: int) -> float:
     isomeric = sum(parallel_map(_isomeric, chunked(lines, 1000), label="SMILES"), [])
     chosen = []
     for k in np.random.default_rng(0).permutation(dataset.split("test")):
-        frame, _ = encode(parse(isomeric[k]))
-        if frame.elements:
-            chosen.append((k, len(frame.elements)))
+        constitution, _ = split_stereo(parse(isomeric[k]))
+        if constitution.elements:
+            chosen.append((k, len(constitution.elements)))
         if len(chosen) == LSTM_HELD_OUT:
             break
     bits = {}
@@ -237,26 +242,26 @@ def polycycles(smiles: Iterable[str]) -> Iterator[str]:
     for line in smiles:
         if line.count("@") > 1:
             with quiet():
-                frame, code = encode(parse(line))
-            if len(_in_rings(frame, code)) > 1:
-                yield Chem.MolToSmiles(frame.decode(code))
+                constitution, configuration = split_stereo(parse(line))
+            if len(_in_rings(constitution, configuration)) > 1:
+                yield Chem.MolToSmiles(constitution.with_marks(configuration))
 
 
-def _in_rings(frame: Frame, code: Code) -> list[int]:
-    """Return the numbers of marked centres in several rings."""
-    rings = frame.mol.GetRingInfo()
+def _in_rings(constitution: Constitution, configuration: Configuration) -> list[int]:
+    """Return the numbers of the stereo elements that are marked atoms in several rings."""
+    rings = constitution.mol.GetRingInfo()
     return [
         k
-        for k, (e, c) in enumerate(zip(frame.elements, code, strict=True))
+        for k, (e, c) in enumerate(zip(constitution.elements, configuration, strict=True))
         if c and not e.is_double and rings.NumAtomRings(e.atoms[0]) > 1
     ]
 
 
 def _remarked(smiles: str, random: np.random.Generator) -> str:
     """Return a molecule with random parities at its marked elements."""
-    frame, code = encode(parse(smiles))
-    other = tuple(int(random.integers(1, 3)) if c else 0 for c in code)
-    return Chem.MolToSmiles(frame.decode(frame.normal(other)))
+    one, configuration = split_stereo(parse(smiles))
+    other = tuple(int(random.integers(1, 3)) if c else 0 for c in configuration)
+    return Chem.MolToSmiles(one.with_marks(one.canonical(other)))
 
 
 class Shape(NamedTuple):
@@ -273,15 +278,16 @@ def _shapes(smiles: Sequence[str]) -> list[Shape]:
 
 
 def _shape(smiles: str) -> Shape:
-    frame, code = encode(parse(smiles))
-    places = _in_rings(frame, code)[1:]  # against the first one
+    one, configuration = split_stereo(parse(smiles))
+    places = _in_rings(one, configuration)[1:]  # against the first one
     others = set()
     for parities in islice(product((1, 2), repeat=len(places)), MOST_ISOMERS):
         known = dict(zip(places, parities, strict=True))
-        others.add(frame.normal(tuple(known.get(k, c) for k, c in enumerate(code))))
-    mol = Chem.AddHs(frame.decode(code))
+        others.add(one.canonical(tuple(known.get(k, c) for k, c in enumerate(configuration))))
+    mol = Chem.AddHs(one.with_marks(configuration))
     embedded = rdDistGeom.EmbedMolecule(mol, randomSeed=EMBEDDING_SEED) == 0
-    own, *rest = [_lowest_energy(frame, c) for c in (code, *sorted(others - {code}))]
+    compared = configuration, *sorted(others - {configuration})
+    own, *rest = [_lowest_energy(one.with_marks(c)) for c in compared]
     possible = [energy for energy in rest if energy is not None]
     strain = None
     if own is not None and math.isfinite(own):
@@ -289,9 +295,9 @@ def _shape(smiles: str) -> Shape:
     return Shape(embedded, embedded or bool(possible), strain)
 
 
-def _lowest_energy(frame: Frame, code: Code) -> float | None:
+def _lowest_energy(mol: Chem.Mol) -> float | None:
     """Return the lowest MMFF94 energy in kcal/mol, None if none embeds, inf without parameters."""
-    mol = Chem.AddHs(frame.decode(code))
+    mol = Chem.AddHs(mol)
     embedded = rdDistGeom.EmbedMultipleConfs(
         mol, CONFORMERS, randomSeed=EMBEDDING_SEED, maxAttempts=ATTEMPTS
     )

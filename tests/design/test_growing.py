@@ -14,7 +14,7 @@ from graphcnf.design.growing import atom_could_be, bond_could_be, read_fragment
 from graphcnf.errors import UserError
 from graphcnf.molecules import codec
 from graphcnf.molecules.vocabulary import AtomCategory
-from graphcnf.stereo.marks import encode
+from graphcnf.stereo.marks import split_stereo
 
 
 @pytest.fixture(autouse=True)
@@ -254,8 +254,8 @@ def test_marks_of_the_fragment_are_kept(flow, task, fragment):
 
 def test_a_mark_at_an_amine_holds_nothing_up(flow):
     part = read(flow, "CC1C[N@]2CC[C@@H]1C2").marked
-    frame, code = encode(part.mol)
-    assert frame.given(part) == [code] and sum(map(bool, code)) == 1
+    constitution, marks = split_stereo(part.mol)
+    assert constitution.kept_marks(part) == [marks] and sum(map(bool, marks)) == 1
 
 
 def test_contradictory_marks_of_a_fragment_are_one_line(flow):

@@ -13,7 +13,14 @@ from rdkit.Chem.EnumerateStereoisomers import EnumerateStereoisomers, StereoEnum
 
 from graphcnf.errors import UserError
 from graphcnf.molecules.codec import MoleculeNotRepresentable, without_stereo
-from graphcnf.stereo.marks import FORCED, MarkedPart, dropped_marks, encode, isomeric_smiles
+from graphcnf.stereo.marks import (
+    FORCED,
+    StereoTemplate,
+    dropped_marks,
+    has_marks_of,
+    isomeric_smiles,
+    split_stereo,
+)
 from graphcnf.stereo.stereo_flow import (
     StereoContext,
     StereoFlow,
@@ -41,7 +48,7 @@ TIED = "CC1C(C2CC2)CCC2CCC21"
 
 
 def read(smiles):
-    return encode(Chem.MolFromSmiles(smiles))
+    return split_stereo(Chem.MolFromSmiles(smiles))
 
 
 @pytest.fixture(scope="module")
@@ -54,29 +61,31 @@ def flow():
     return flow.eval()
 
 
-def codes_of(frame, values=(0, 1, 2)):
-    """The normal codes of all codes with these values, (1, 2) for fully marked ones."""
-    return sorted({frame.normal(code) for code in product(values, repeat=len(frame.elements))})
+def configurations_of(one, values=(0, 1, 2)):
+    """The canonical configurations of all with these values, (1, 2) for fully marked ones."""
+    return sorted({one.canonical(marks) for marks in product(values, repeat=len(one.elements))})
 
 
-def total(flow, frame, codes):
-    spelled = [s for code in codes for s in frame.spellings(code)]
-    return sum(math.exp(row.sum()) for row in flow.log_probs([frame] * len(spelled), spelled))
+def total(flow, one, configurations):
+    equivalents = [s for marks in configurations for s in one.equivalents(marks)]
+    return sum(math.exp(row.sum()) for row in flow.log_probs([one] * len(equivalents), equivalents))
 
 
 @pytest.mark.parametrize("smiles", [*PLAIN, *SYMMETRIC, TIED])
-def test_codes_are_isomeric_smiles(smiles):
-    frame, code = read(smiles)
-    assert not any(code)
-    codes = codes_of(frame)
-    written = [Chem.MolToSmiles(frame.decode(code)) for code in codes]
-    assert len(set(written)) == len(codes)
-    assert [read(text)[1] for text in written] == codes
-    spelled = [s for code in codes for s in frame.spellings(code)]
-    assert len(spelled) == len(set(spelled)) == 3 ** len(frame.elements)
+def test_configurations_are_isomeric_smiles(smiles):
+    one, marks = read(smiles)
+    assert not any(marks)
+    configurations = configurations_of(one)
+    written = [Chem.MolToSmiles(one.with_marks(marks)) for marks in configurations]
+    assert len(set(written)) == len(configurations)
+    assert [read(text)[1] for text in written] == configurations
+    equivalents = [s for marks in configurations for s in one.equivalents(marks)]
+    assert len(equivalents) == len(set(equivalents)) == 3 ** len(one.elements)
     options = StereoEnumerationOptions(unique=True)
     isomers = EnumerateStereoisomers(Chem.MolFromSmiles(smiles), options)
-    assert {read(Chem.MolToSmiles(mol))[1] for mol in isomers} == set(codes_of(frame, (1, 2)))
+    assert {read(Chem.MolToSmiles(mol))[1] for mol in isomers} == set(
+        configurations_of(one, (1, 2))
+    )
 
 
 @pytest.mark.parametrize("smiles", [
@@ -85,13 +94,13 @@ def test_codes_are_isomeric_smiles(smiles):
 ])  # fmt: skip
 def test_geometry_forces_relations_of_small_and_of_bridged_rings(smiles):
     """An isomer embeds where centres beside small rings and across bridges are as `equal` says."""
-    frame, _ = read(smiles)
-    forced = [(k, r) for k, r in enumerate(frame.relations) if r and r.kind == FORCED]
+    one, _ = read(smiles)
+    forced = [(k, r) for k, r in enumerate(one.relations) if r and r.kind == FORCED]
     assert bool(forced) == (smiles != "C1CCC2CCCCC2C1")  # both decalins exist
-    for code in product((1, 2), repeat=len(frame.elements)):
-        mol = Chem.AddHs(frame.decode(code))
+    for marks in product((1, 2), repeat=len(one.elements)):
+        mol = Chem.AddHs(one.with_marks(marks))
         embeds = rdDistGeom.EmbedMolecule(mol, maxAttempts=50, randomSeed=1) == 0
-        assert embeds == all((code[k] == code[r.element]) == r.equal for k, r in forced)
+        assert embeds == all((marks[k] == marks[r.element]) == r.equal for k, r in forced)
 
 
 def test_numbering_does_not_matter(zinc_smiles):
@@ -100,62 +109,66 @@ def test_numbering_does_not_matter(zinc_smiles):
     for smiles in marked:
         mol = Chem.MolFromSmiles(smiles)
         order = random.permutation(mol.GetNumAtoms()).tolist()
-        frame, code = encode(mol)
-        other, same = encode(Chem.RenumberAtoms(mol, order))
-        assert (frame.smiles, code) == (other.smiles, same)
-        assert Chem.MolToSmiles(frame.decode(code)) == Chem.MolToSmiles(mol)
+        one, marks = split_stereo(mol)
+        other, same = split_stereo(Chem.RenumberAtoms(mol, order))
+        assert (one.smiles, marks) == (other.smiles, same)
+        assert Chem.MolToSmiles(one.with_marks(marks)) == Chem.MolToSmiles(mol)
 
 
-def test_every_code_is_spelt_once_in_all_symmetric_molecules(zinc_smiles):
+def test_every_configuration_is_equivalent_to_one_canonical_one(zinc_smiles):
     count = 0
-    for frame, _ in map(read, zinc_smiles):
-        if frame.ambiguous and len(frame.elements) < 5 and count < 40:
-            spelled = [s for code in codes_of(frame) for s in frame.spellings(code)]
-            assert sorted(spelled) == list(product((0, 1, 2), repeat=len(frame.elements)))
+    for one, _ in map(read, zinc_smiles):
+        if one.ambiguous and len(one.elements) < 5 and count < 40:
+            equivalents = [s for marks in configurations_of(one) for s in one.equivalents(marks)]
+            assert sorted(equivalents) == list(product((0, 1, 2), repeat=len(one.elements)))
             count += 1
     assert count > 20
 
 
-def test_a_code_is_the_same_molecule_wherever_writing_starts(zinc_smiles):
+def test_a_configuration_is_the_same_molecule_wherever_writing_starts(zinc_smiles):
     for smiles in ["CC(N)C(O)F", *[s for s in zinc_smiles if "@" in s][:30]]:
-        frame, _ = read(smiles)
-        mol = frame.decode((1,) * len(frame.elements))
-        wanted = encode(mol)[1]
+        one, _ = read(smiles)
+        mol = one.with_marks((1,) * len(one.elements))
+        wanted = split_stereo(mol)[1]
         for start in range(mol.GetNumAtoms()):
             assert read(Chem.MolToSmiles(mol, rootedAtAtom=start))[1] == wanted
 
 
 @pytest.mark.parametrize("smiles", [*PLAIN, *SYMMETRIC, TIED])
 def test_probabilities_sum_to_one(flow, smiles):
-    frame, _ = read(smiles)
-    assert total(flow, frame, codes_of(frame)) == pytest.approx(1, abs=1e-9)
+    one, _ = read(smiles)
+    assert total(flow, one, configurations_of(one)) == pytest.approx(1, abs=1e-9)
     isomers = flow.isomers(smiles)
     assert isomers.probability.sum() == pytest.approx(1)
-    assert len(isomers) == len(codes_of(frame, (1, 2)))
+    assert len(isomers) == len(configurations_of(one, (1, 2)))
 
 
 @pytest.mark.parametrize("smiles", ["C[C@H]1CCC(O)C1N", "CC1CCC(O)[C@H]1N", "C[C@H](O)C(O)C(C)O",
                                     "C[C@H]1CC[C@@H](C)CC1"])  # fmt: skip
 def test_marks_that_are_not_given_are_summed_over(flow, smiles):
-    frame, given = read(smiles)
+    one, given = read(smiles)
     pattern = Chem.MolFromSmiles(smiles)
     matches = [
-        c for c in codes_of(frame) if frame.decode(c).HasSubstructMatch(pattern, useChirality=True)
+        c
+        for c in configurations_of(one)
+        if one.with_marks(c).HasSubstructMatch(pattern, useChirality=True)
     ]
-    (value,), exact = flow.log_prob([frame], [given])
+    (value,), exact = flow.log_prob([one], [given])
     assert exact.all()
-    assert math.exp(value) == pytest.approx(total(flow, frame, matches))
+    assert math.exp(value) == pytest.approx(total(flow, one, matches))
 
 
 def test_without_marks_nothing_is_given(flow):
-    frame, given = read("CC(F)C(F)Cl")
-    assert flow.log_prob([frame], [given])[0] == 0
+    one, given = read("CC(F)C(F)Cl")
+    assert flow.log_prob([one], [given])[0] == 0
 
 
 def test_parallel_equals_stepping(flow, zinc_smiles):
-    frames, codes = zip(*(pair for pair in map(read, zinc_smiles[:80]) if pair[1]), strict=True)
-    graphs = StereoGraphs.of(frames, codes)
-    context, x = StereoContext.of(graphs), graphs.padded(graphs.codes)[..., None]
+    constitutions, configurations = zip(
+        *(pair for pair in map(read, zinc_smiles[:80]) if pair[1]), strict=True
+    )
+    graphs = StereoGraphs.of(constitutions, configurations)
+    context, x = StereoContext.of(graphs), graphs.padded(graphs.categories)[..., None]
     expected = flow.flow.transform.log_probs(x, context)
     state, found = flow.flow.network.start(context), torch.zeros_like(expected)
     while (step := state.step()) is not None:
@@ -163,18 +176,18 @@ def test_parallel_equals_stepping(flow, zinc_smiles):
         state.update(x[step.at])
     torch.testing.assert_close(found[context.mask], expected[context.mask])
     for k in (0, 7, 20):  # whatever it is batched with
-        assert flow.log_probs([frames[k]], [codes[k]])[0] == pytest.approx(
-            expected[k, : len(codes[k]), 0].detach().numpy()
+        assert flow.log_probs([constitutions[k]], [configurations[k]])[0] == pytest.approx(
+            expected[k, : len(configurations[k]), 0].detach().numpy()
         )
 
 
 def test_draws_follow_the_probabilities(flow):
-    frame, _ = read("CC1CCC(C)CC1")
+    one, _ = read("CC1CCC(C)CC1")
     count = 4000
-    drawn = flow.draw([frame] * count, torch.Generator().manual_seed(0))
-    for code in codes_of(frame):
-        p = total(flow, frame, [code])
-        assert drawn.count(code) == pytest.approx(count * p, abs=5 * math.sqrt(count * p) + 1)
+    drawn = flow.draw([one] * count, torch.Generator().manual_seed(0))
+    for marks in configurations_of(one):
+        p = total(flow, one, [marks])
+        assert drawn.count(marks) == pytest.approx(count * p, abs=5 * math.sqrt(count * p) + 1)
 
 
 def part_of(smiles):
@@ -193,7 +206,7 @@ def part_of(smiles):
             for place in found
         ]
 
-    return MarkedPart(mol, places), Chem.AdjustQueryProperties(mol, how)
+    return StereoTemplate(mol, places), Chem.AdjustQueryProperties(mol, how)
 
 
 @pytest.mark.parametrize(("part", "smiles"), [
@@ -203,19 +216,19 @@ def part_of(smiles):
     ("*[C@](*)(C)F", "CC(F)C(C)(F)Cl"),
 ])  # fmt: skip
 def test_draws_given_marks_follow_the_probabilities(flow, part, smiles):
-    count, frame = 200, read(smiles)[0]
+    count, one = 200, read(smiles)[0]
     given, pattern = part_of(part)
     random = np.random.default_rng(0)
-    drawn = [flow.draw_given(frame, frame.given(given), random) for _ in range(count)]
+    drawn = [flow.draw_given(one, one.kept_marks(given), random) for _ in range(count)]
     chances = {
-        code: total(flow, frame, [code])
-        for code in codes_of(frame)
-        if frame.decode(code).HasSubstructMatch(pattern, useChirality=True)
+        marks: total(flow, one, [marks])
+        for marks in configurations_of(one)
+        if one.with_marks(marks).HasSubstructMatch(pattern, useChirality=True)
     }
     assert chances and set(drawn) <= set(chances)
-    for code, chance in chances.items():
+    for marks, chance in chances.items():
         expected = count * chance / sum(chances.values())
-        assert drawn.count(code) == pytest.approx(expected, abs=5 * math.sqrt(expected) + 1)
+        assert drawn.count(marks) == pytest.approx(expected, abs=5 * math.sqrt(expected) + 1)
 
 
 @pytest.mark.parametrize("smiles", [
@@ -226,20 +239,17 @@ def test_draws_reach_every_way_to_write_the_given_marks(smiles):
     torch.manual_seed(0)
     # Less far from equal probabilities than `flow`: no isomer is rare.
     flow = couplings.perturb(StereoFlow(width=16, hidden=24, layers=2).double(), 0.1).eval()
-    (frame, given), count = read(smiles), 150
+    (one, given), count = read(smiles), 150
     random = np.random.default_rng(0)
-    drawn = [flow.draw_given(frame, [given], random) for _ in range(count)]
+    drawn = [flow.draw_given(one, [given], random) for _ in range(count)]
     chances = {
-        code: total(flow, frame, [code])
-        for code in codes_of(frame)
-        if any(
-            all(not mark or mark == c for mark, c in zip(given, image, strict=True))
-            for image in frame.orbit(code)
-        )
+        marks: total(flow, one, [marks])
+        for marks in configurations_of(one)
+        if any(has_marks_of(image, given) for image in one.orbit(marks))
     }
     assert set(drawn) <= set(chances)
-    wanted = {code: count * p / sum(chances.values()) for code, p in chances.items()}
-    excess = sum((drawn.count(code) - w) ** 2 / w for code, w in wanted.items()) - len(wanted)
+    wanted = {marks: count * p / sum(chances.values()) for marks, p in chances.items()}
+    excess = sum((drawn.count(marks) - w) ** 2 / w for marks, w in wanted.items()) - len(wanted)
     assert excess < 5 * math.sqrt(2 * len(wanted))
 
 
@@ -259,7 +269,7 @@ def test_given_marks_are_kept(zinc_smiles):
             part, pattern = part_of(Chem.MolToSmiles(piece))
             plain = without_stereo(mol)
             text = Chem.MolToSmiles(plain)
-            (found,) = shipped_stereo("zinc250k").marked([text], [plain], seed=count, part=part)
+            (found,) = shipped_stereo("zinc250k").marked([text], [plain], seed=count, template=part)
             assert Chem.MolFromSmiles(found).HasSubstructMatch(pattern, useChirality=True)
             count += "@" in Chem.MolToSmiles(piece)
     assert count > 20
@@ -293,7 +303,7 @@ def test_too_many_isomers_are_refused(flow):
 
 
 def test_a_symmetric_molecule_with_all_marks_is_its_only_isomer(flow):
-    smiles = "C[C@H](O)" + "[C@@H](O)[C@H](O)" * 6 + "C"  # 13 elements, 2 ** 13 codes
+    smiles = "C[C@H](O)" + "[C@@H](O)[C@H](O)" * 6 + "C"  # 13 elements, 2 ** 13 configurations
     isomers = flow.isomers(smiles)
     assert list(isomers.smiles) == [isomeric_smiles(smiles)]
     assert list(isomers.probability) == [1.0]
