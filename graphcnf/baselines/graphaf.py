@@ -1,9 +1,14 @@
 """GraphAF: an autoregressive flow, node by node and edge by edge in breadth-first order.
 
-A node, and each edge to one of the last `window` nodes before it, is a one-hot vector with noise:
-``x = mu + exp(s) z`` with normal ``z``, where mu and s depend on the sub-graph so far (Shi et al.,
-ICLR 2020, arXiv 2001.09382). Differences from the paper: the number of nodes is given, and earlier
-edges of a node enter as a running sum, so that the terms of all its edges are computed at once.
+A node, and each edge to a node of its *window*, the last nodes before it, is a one-hot vector with
+noise: ``x = mu + exp(s) z`` with normal ``z``, where mu and s depend on the *sub-graph before* it,
+all earlier nodes with their edges (Shi et al., ICLR 2020, arXiv 2001.09382). The *valency check* of
+the paper is a rule of sampling: an edge that gives a node more than its largest sum of edge weights
+is drawn again. Differences from the paper: the number of nodes is given, and earlier edges of a
+node enter as a running sum, so that the terms of all its edges are computed at once.
+
+Shapes: B graphs, N nodes, W channels (`width`), R edge categories. An edge value is 0 for no edge,
+else its category plus 1.
 """
 
 from __future__ import annotations
@@ -29,10 +34,13 @@ from graphcnf.graphs.path.support import Support
 
 
 def breadth_first_order(batch: GraphBatch) -> Tensor:
-    """Return a breadth-first order: new node i is old node `order[b, i]`, (B, N) long.
+    """Return a breadth-first order of the nodes of each graph.
 
     The walk starts at node 0, and visits the neighbours of a node in the order of their numbers. In
     a graph that is not connected, it goes on with the first node left. Padding stays in place.
+
+    Returns:
+        The number that node i of the order has in the batch, (B, N) long.
 
     Examples:
         >>> from graphcnf.graphs.batch import PackedGraphs
@@ -58,7 +66,7 @@ def breadth_first_order(batch: GraphBatch) -> Tensor:
     return rank.argsort(1)
 
 
-DRAWS = 50  # number of draws after which an edge is left out
+DRAWS = 50  # number of draws after which the valency check leaves an edge out
 
 # Initial means and log-scales: most entries of one-hot vectors with noise lie in [0, 0.9), with
 # standard deviations of 0.26 and more.
@@ -66,31 +74,47 @@ MIDDLE, LOG_SCALE = 0.5, -1.0
 
 
 class SubGraph(NamedTuple):
-    """Features of the sub-graphs before S of the nodes of each graph."""
+    """Features of the sub-graphs before S nodes of each graph.
 
-    whole: Tensor  # features of each sub-graph, (B, S, W)
-    nodes: Tensor  # features of its last `window` nodes, the farthest first, (B, S, window, W)
-    # Messages of these nodes along no edge (0) and each edge category, (B, S, window, R + 1, W).
+    Attributes:
+        whole: Features of each sub-graph, (B, S, W).
+        nodes: Features of the nodes of the window, the farthest first, (B, S, window, W).
+        sent: Messages of these nodes for each edge value, (B, S, window, R + 1, W); 0 for no edge.
+    """
+
+    whole: Tensor
+    nodes: Tensor
     sent: Tensor
 
 
 def along(sent: Tensor, categories: Tensor) -> Tensor:
-    """Select messages (..., W) from `sent` (..., R + 1, W) by edge categories plus 1 (...)."""
+    """Select the messages along some edges.
+
+    Args:
+        sent: Messages for each edge value, (..., R + 1, W).
+        categories: Edge values, (...) long.
+
+    Returns:
+        (..., W).
+    """
     index = categories[..., None, None].expand(*categories.shape, 1, sent.shape[-1])
     return sent.gather(-2, index).squeeze(-2)
 
 
 def _perceptron(width: int, outputs: int) -> nn.Sequential:
+    """Return a network with a hidden layer, whose outputs are 0 before training."""
     leave = zero_init(nn.Linear(width, outputs))
     return nn.Sequential(nn.ReLU(), nn.Linear(width, width), nn.ReLU(), leave)
 
 
 def _mean_and_log_scale(parameters: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean and the log-scale, (..., K) each, of outputs (..., 2 K) of a network."""
     mean, log_scale = parameters.to(log_term_dtype(parameters)).chunk(2, -1)
     return mean + MIDDLE, bounded_log_scale(log_scale + LOG_SCALE)
 
 
-def _place(z: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
+def _from_normal(z: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
+    """Return mean + exp(log_scale) z, in the type of z; all (..., K)."""
     return mean.to(z) + torch.exp(log_scale.to(z)) * z
 
 
@@ -99,8 +123,8 @@ class GraphAFModel(GraphModel):
 
     Args:
         edge_weights: Weight of each edge category (for molecules: bond orders); 1 each if None.
-        largest_sums: Largest sum of edge weights of each node category, for the valency check,
-            which is a rule of sampling and not part of the density. None for no check.
+        largest_sums: Largest sum of edge weights of each node category, for the valency check;
+            None to draw without it. It is not part of the density.
         window: Number of earlier nodes to which a node may have edges (published: 12).
         width: Channels of the network.
         layers: Number of relational convolutions.
@@ -154,13 +178,21 @@ class GraphAFModel(GraphModel):
             raise UserError(f"edge_weights must be {edge_categories} numbers, got {weights}")
         if largest_sums is not None and len(largest_sums) != node_categories:
             raise UserError(f"largest_sums must be {node_categories} numbers, got {largest_sums}")
-        self.checks = largest_sums is not None
+        self.checks_valency = largest_sums is not None
         self.register_buffer("weights", torch.tensor([0, *weights]), persistent=False)
         self.register_buffer("sums", torch.tensor(largest_sums or []), persistent=False)
 
     @staticmethod
     def measure(graphs: PackedGraphs, **options) -> dict:
-        """Return the tables of the valency check; `options` as in `Support.limits`."""
+        """Return the tables of the valency check.
+
+        Args:
+            graphs: Training data.
+            **options: Those of `Support.limits`.
+
+        Returns:
+            The arguments `edge_weights` and `largest_sums` of the constructor.
+        """
         return Support.limits(graphs, **options)
 
     def notes(self, rules: bool) -> list[str]:
@@ -178,7 +210,14 @@ class GraphAFModel(GraphModel):
         return ~far.flatten(1).any(1)
 
     def before(self, types: Tensor, adjacency: Tensor, sizes: Tensor, rows: Tensor) -> SubGraph:
-        """Return the sub-graphs before nodes `rows` (B, S), given types (B, N) and `relations`."""
+        """Return the sub-graphs before some nodes of each graph.
+
+        Args:
+            types: Node categories, (B, N) long.
+            adjacency: Edges, as `relations` returns them, (B, N, R N).
+            sizes: Numbers of nodes, (B,) long.
+            rows: Numbers of the S nodes in breadth-first order, (B, S) long.
+        """
         number = torch.arange(types.shape[1], device=rows.device)[:, None]
         back = rows[:, None] - number  # (B, N, S)
         seen = back > 0
@@ -197,30 +236,62 @@ class GraphAFModel(GraphModel):
         return SubGraph(whole, nodes, F.pad(sent, (0, 0, 1, 0)))
 
     def of_node(self, before: SubGraph) -> tuple[Tensor, Tensor]:
-        """Return mean and log-scale of the new node, (B, S, M) each."""
+        """Return mean and log-scale of the node after each sub-graph, (B, S, M) each.
+
+        M is the number of node categories.
+        """
         return _mean_and_log_scale(self.node(before.whole))
 
     def queries(self, before: SubGraph, types: Tensor) -> Tensor:
-        """Return features (B, S, window, W) of each new node with each node of its window."""
+        """Return features of the pairs of a new node and each node of its window.
+
+        Args:
+            before: The sub-graphs before the new nodes.
+            types: Categories of the new nodes, (B, S) long.
+
+        Returns:
+            (B, S, window, W).
+        """
         return self.ask(before.nodes) + (before.whole + self.new(types))[:, :, None]
 
     def of_edge(self, query: Tensor, received: Tensor | float) -> tuple[Tensor, Tensor]:
-        """Return mean and log-scale of edges, (..., R + 1) each, given features of the pairs.
+        """Return the parameters of edges.
 
-        `received` are summed messages along the new node's edges so far, to the farther nodes.
+        Args:
+            query: Features of the pairs of nodes, see `queries`, (..., W).
+            received: Sum of the messages along the edges of the new node so far, (..., W).
+
+        Returns:
+            Mean and log-scale, (..., R + 1) each.
         """
         return _mean_and_log_scale(self.edge(query + received))
 
     def _window(self, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the earlier nodes (N, window) of each node's window, and a mask (B, N, window)."""
+        """Return the window of each node.
+
+        Args:
+            mask: Real nodes, (B, N) bool.
+
+        Returns:
+            Numbers of the nodes in the window, the farthest first, (N, window) long, 0 before the
+            first node; and True for those that exist, (B, N, window) bool.
+        """
         number = torch.arange(mask.shape[1], device=mask.device)
         ends = number[:, None] + torch.arange(-self.window, 0, device=mask.device)
         return ends.clamp(min=0), mask[..., None] & (ends >= 0)
 
     def _run(self, batch: GraphBatch, noise: Noise | None, rows: Tensor, share: Tensor | float):
-        """Return latents of nodes `rows` (B, S) of breadth-first numbered graphs, and bounds.
+        """Compute the terms of some nodes of each graph, and of the edges to nodes before them.
 
-        `share`, the inverse of the share of nodes in `rows`, multiplies the terms of these nodes.
+        Args:
+            batch: Graphs, numbered breadth-first.
+            noise: Tape of the random numbers of the encodings.
+            rows: Numbers of the S nodes, (B, S) long.
+            share: Inverse of the share of nodes in `rows`, (B,), by which the log-likelihoods are
+                multiplied, so that they estimate those of all nodes.
+
+        Returns:
+            Latents and bounds, both by the names "nodes" and "bonds", see `to_latents`.
         """
         mask = batch.mask
         ends, real = self._window(mask)
@@ -249,16 +320,20 @@ class GraphAFModel(GraphModel):
         return latents, bounds
 
     def _all_rows(self, batch: GraphBatch, noise: Noise | None):
+        """Return latents and bounds of all nodes, as `_run`, and the breadth-first order."""
         order = breadth_first_order(batch)
         rows = torch.arange(order.shape[1], device=order.device).expand_as(order)
         return *self._run(batch.permute(order), noise, rows, 1.0), order
 
     def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
-        """Draw the bound on log p(graph | number of nodes), without the valency check."""
+        """Draw the terms of the bound on log p(graph | number of nodes): "nodes" and "bonds".
+
+        The valency check is not part of the density.
+        """
         return self._all_rows(batch, noise)[1]
 
     def estimate(self, batch: GraphBatch) -> dict[str, Bound]:
-        """Draw an unbiased estimate of `bounds` from `rows` nodes of each graph."""
+        """Draw an unbiased estimate of the terms of `bounds` from `rows` nodes of each graph."""
         if self.rows is None:
             return self.bounds(batch)
         sizes = batch.sizes[:, None]
@@ -289,10 +364,17 @@ class GraphAFModel(GraphModel):
     def redraw(
         self, category: Tensor, free: Tensor, mean: Tensor, log_scale: Tensor, generator: Generators
     ) -> Tensor:
-        """Draw edges that are too heavy again, up to 50 times; return categories plus 1, (B,).
+        """Draw edges that are too heavy again, up to `DRAWS` times.
 
-        Edges weigh at most `free` (B,); after the last draw, heavier ones become 0, no edge. `mean`
-        and `log_scale` (B, R + 1) are those of the vectors of the edges.
+        Args:
+            category: Drawn edge values, (B,) long.
+            free: Largest weight of an edge that both nodes still allow, (B,).
+            mean: Means of the vectors of the edges, (B, R + 1).
+            log_scale: Their log-scales, (B, R + 1).
+            generator: Random generator.
+
+        Returns:
+            Edge values, (B,) long; 0, no edge, where the last draw is too heavy as well.
         """
         # If no edge fits, further draws are useless.
         category = torch.where(free < self.weights[1:].min(), 0, category)
@@ -305,7 +387,7 @@ class GraphAFModel(GraphModel):
                 own = [generator[row] for row in rows.tolist()]
             shape = len(rows), mean.shape[1]
             z = draw_normal(shape, generator=own, device=mean.device, dtype=mean.dtype)
-            again = _place(z, mean[rows], log_scale[rows]).argmax(-1)
+            again = _from_normal(z, mean[rows], log_scale[rows]).argmax(-1)
             category = category.index_copy(0, rows, again)
         return torch.where(self.weights[category] > free, 0, category)
 
@@ -328,7 +410,7 @@ class GraphAFModel(GraphModel):
             adjacency = relations(known, self.edge_categories, z["nodes"].dtype)
             row = torch.full_like(sizes, i)[:, None]
             before = self.before(types[:, : i + 1], adjacency, sizes, row)
-            x = _place(z["nodes"][:, i], *(part[:, 0] for part in self.of_node(before)))
+            x = _from_normal(z["nodes"][:, i], *(part[:, 0] for part in self.of_node(before)))
             types[:, i] = torch.where(kept[:, i], x.argmax(-1), 0)
 
             queries = self.queries(before, types[:, i : i + 1])[:, 0]
@@ -336,16 +418,16 @@ class GraphAFModel(GraphModel):
             for j in range(max(i - self.window, 0), i):
                 w = j - i + self.window
                 mean, log_scale = self.of_edge(queries[:, w], received)
-                bond = _place(z["edges"][:, i, w], mean, log_scale).argmax(-1)
+                bond = _from_normal(z["edges"][:, i, w], mean, log_scale).argmax(-1)
                 bond = torch.where(kept[:, i], bond, 0)
-                if self.checks:
+                if self.checks_valency:
                     used = self.weights[bonds[:, [i, j]]].sum(-1)
                     free = (self.sums[types[:, [i, j]]] - used).amin(-1)
                     spread = log_scale + math.log(temperature)
                     bond = self.redraw(bond, free, mean, spread, generator)
                 bonds[:, i, j] = bonds[:, j, i] = bond
                 received = received + along(before.sent[:, 0, w], bond)
-            if self.checks and i:
+            if self.checks_valency and i:
                 # As published: a node without an edge ends the graph.
                 ends = ~(bonds[:, i] > 0).any(1)
                 kept[:, i:] &= ~ends[:, None]

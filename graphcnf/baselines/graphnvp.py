@@ -1,6 +1,8 @@
 """GraphNVP: a flow of the adjacency tensor, then a flow of the nodes given the adjacency tensor.
 
-Edges and nodes are one-hot vectors with noise. Couplings transform one column of the tensor at a
+Edges and nodes are one-hot vectors with noise. The *adjacency tensor* has such a vector for each
+pair of nodes, an edge value: 0 for no edge, else the edge category plus 1; *column* j has the pairs
+of node j and later nodes. Couplings transform one column of the tensor at a
 time, then one node at a time, given all others (Madhawa et al. 2019, arXiv 1905.11600). Differences
 from the paper: a pair of nodes is one variable; parts that are already drawn enter a coupling as
 categories, without noise; the couplings share the layers that read the tensor.
@@ -72,9 +74,15 @@ class OneHotDequantization(Encoding):
 
 
 def relations(bonds: Tensor, categories: int, dtype: torch.dtype) -> Tensor:
-    """Return the adjacency matrices of R edge categories side by side, (B, N, R N).
+    """Return the adjacency matrices of R edge categories side by side.
 
-    `bonds` (B, N, N) long are edge categories plus 1, 0 for no edge.
+    Args:
+        bonds: Edge values, (B, N, N) long.
+        categories: Number R of edge categories.
+        dtype: Type of the matrices.
+
+    Returns:
+        (B, N, R N), 0 or 1.
     """
     one_hot = F.one_hot(bonds, categories + 1)[..., 1:].to(dtype)
     return one_hot.movedim(-1, 2).flatten(2)
@@ -95,7 +103,7 @@ class RelationalConvolution(nn.Module):
         self.send = nn.Linear(width, categories * width, bias=False)
 
     def forward(self, h: Tensor, adjacency: Tensor) -> Tensor:
-        """Update h (B, N, ..., width) along edges, given by `relations`."""
+        """Update node features h (B, N, ..., width) along edges; `adjacency` as of `relations`."""
         own = self.own(h)
         sent = torch.stack(self.send(h).chunk(self.categories, -1), 1)  # (B, R, N, ..., width)
         received = adjacency.to(sent.dtype) @ sent.flatten(1, 2).flatten(2)
@@ -116,11 +124,25 @@ class OneByOne(Bijection):
         return self._couple(z.to(log_term_dtype(z)), context, inverse=True)
 
     def _couple(self, x: Tensor, context: Context, *, inverse: bool) -> tuple[Tensor, Tensor]:
+        """Transform all parts; return the result, of the shape of x, and the log-det (B,), nats."""
         raise NotImplementedError
 
 
-def _move(x: Tensor, shift: Tensor, log_scale: Tensor, real: Tensor, inverse: bool):
-    """Return the transformed part and its log-det; for outputs 0 of the network, z = 2 x - c."""
+def _move(
+    x: Tensor, shift: Tensor, log_scale: Tensor, real: Tensor, inverse: bool
+) -> tuple[Tensor, Tensor]:
+    """Transform one part; for outputs 0 of the network, z = 2 x - c, which is centred.
+
+    Args:
+        x: The part, or with `inverse` its latents, (B, M, channels).
+        shift: Output t of the network, of the shape of x.
+        log_scale: Output s of the network, of the shape of x.
+        real: Entries that exist, (B, M) bool.
+        inverse: Direction.
+
+    Returns:
+        The transformed part, 0 where not `real`, and its log-det, (B,) nats.
+    """
     shift, log_scale = shift - NOISE / 2, bounded_log_scale(log_scale) + math.log(2)
     z = x * torch.exp(-log_scale) - shift if inverse else (x + shift) * torch.exp(log_scale)
     return masked(z, real), sum_log_term(-log_scale if inverse else log_scale, real)
@@ -134,8 +156,10 @@ def _categories(x: Tensor, real: Tensor) -> Tensor:
 class ColumnCouplings(OneByOne):
     """Couplings of the adjacency tensor (B, N * N, channels), one for each column but the last.
 
-    Column j has the pairs of node j and later nodes, see `later_pairs`. `width` are the channels of
-    the two hidden layers.
+    Args:
+        max_nodes: Largest number of nodes.
+        channels: Number of edge values.
+        width: Channels of the two hidden layers.
     """
 
     def __init__(self, max_nodes: int, channels: int, width: tuple[int, int]):
@@ -205,7 +229,15 @@ class ColumnCouplings(OneByOne):
 
 
 class NodeCouplings(OneByOne):
-    """Couplings of the nodes (B, N, channels), given the edges, by `layers` convolutions."""
+    """Couplings of the nodes (B, N, channels), one for each node, given the edges.
+
+    Args:
+        max_nodes: Largest number of nodes.
+        channels: Number of node categories.
+        categories: Number of edge categories.
+        width: Hidden channels.
+        layers: Number of relational convolutions.
+    """
 
     def __init__(self, max_nodes: int, channels: int, categories: int, width: int, layers: int):
         super().__init__()
@@ -290,7 +322,8 @@ class GraphNVPModel(GraphModel):
         like = self.node_encoding.like
         return GraphContext(mask, adjacency=relations(bonds, categories, like.dtype))
 
-    def _run(self, batch: GraphBatch, noise: Noise | None):
+    def _run(self, batch: GraphBatch, noise: Noise | None) -> tuple[Latents, dict[str, Bound]]:
+        """Return the latents of `to_latents`, and the terms of the bound (adjacency and nodes)."""
         pair_mask = later_pairs(batch.mask)
         pair = self.pair_encoding.encode(
             batch.edge_labels.flatten(1), Context(pair_mask, noise=noise)
@@ -308,7 +341,12 @@ class GraphNVPModel(GraphModel):
         return self._run(batch, noise)[1]
 
     def to_latents(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
-        """Encode graphs to base latents: "pairs" (B, N N, R + 1), of `later_pairs`, and "nodes"."""
+        """Encode graphs to base latents.
+
+        Returns:
+            "pairs" (B, N N, R + 1), 0 but at `later_pairs`, and "nodes" (B, N, M), for R edge and M
+            node categories.
+        """
         return self._run(batch, noise)[0]
 
     def base_sample(self, mask: Tensor, generator=None) -> Latents:

@@ -46,7 +46,11 @@ def _convolutions(*layers: nn.Conv2d) -> nn.ModuleList:
 class ImageToVector(nn.Module):
     """Four convolutions, two of them with stride 2, and a linear map to the outputs.
 
-    The first convolution has `width` channels, and each stride doubles them.
+    Args:
+        channels: Channels of the images.
+        size: Height and width of the images.
+        outputs: Length of the vector.
+        width: Channels of the first convolution; each stride doubles them.
     """
 
     def __init__(self, channels: int, size: Sequence[int], outputs: int, width: int):
@@ -67,7 +71,14 @@ class ImageToVector(nn.Module):
 
 
 class VectorToImage(nn.Module):
-    """Linear map to a quarter of height and width, then four convolutions and two upsamplings."""
+    """Linear map to a quarter of height and width, then four convolutions and two upsamplings.
+
+    Args:
+        inputs: Length of the vector.
+        outputs: Channels of the images.
+        size: Height and width of the images.
+        width: Channels of the last convolution but one; twice and four times as many before.
+    """
 
     def __init__(self, inputs: int, outputs: int, size: Sequence[int], width: int):
         super().__init__()
@@ -209,9 +220,16 @@ class GAN(ImageModel):
         self.discriminator = ImageToVector(channels, size, 1, width)
 
     def training_loss(self, batch: Tensor, *, beta: float = 1.0):
-        """Return the sum of the losses of both players, which gives each its own gradient.
+        """Return the loss of a batch, and metrics.
 
-        The metrics are the three parts of the sum, as pairs (sum over images, number of images).
+        Args:
+            batch: Images, (B, C, H, W) of integers.
+            beta: Without effect.
+
+        Returns:
+            The sum of the losses of both players, of which each gets its own gradient, a scalar;
+            and its parts "discriminator_loss", "generator_loss" and "gradient_penalty", as pairs
+            (sum over images, number of images).
         """
         real = scaled(self.checked(batch), self.levels, self.dtype)
         fake = self.generator(torch.randn(len(real), self.latent_size).to(real))
@@ -230,6 +248,7 @@ class GAN(ImageModel):
         return sum(parts.values()), metrics
 
     def _gradient_penalty(self, real: Tensor) -> Tensor:
+        """Return gamma / 2 E |grad_x D(x)|^2 over scaled images (B, C, H, W), a scalar."""
         with torch.enable_grad():  # for the held-out loss, which is computed without gradients
             real = real.detach().requires_grad_()
             score = self.discriminator(real).sum()
@@ -260,4 +279,5 @@ class GAN(ImageModel):
 
     @torch.no_grad()
     def decode(self, latents: ImageLatents) -> Tensor:
+        """Decode latents (B, `latent_size`) to images, (B, C, H, W) uint8."""
         return unscaled(self.generator(latents.z), self.levels)

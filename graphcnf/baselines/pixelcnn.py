@@ -21,21 +21,21 @@ LOG_SCALES = (-7.0, 3.0)  # bounds of log-scales, for values from -1 to 1
 ROWS, COLUMNS = 2, 3  # axes of (B, C, H, W)
 
 Memory = dict[nn.Module, Tensor]
-"""Cache for sampling: the last inputs of each convolution, which are rows or pixels."""
+"""Cache for sampling: `{convolution: its last inputs}`, rows or pixels (B, C, H, W)."""
 
 
 def parameter_count(channels: int, mixtures: int) -> int:
-    """Return the number of parameters of the mixture of a pixel."""
+    """Return the number of parameters of the mixture of a pixel, see `PixelMixture`."""
     return mixtures * (1 + 2 * channels + channels * (channels - 1) // 2)
 
 
 def scaled(x: Tensor, levels: int, dtype: torch.dtype) -> Tensor:
-    """Map integers 0 to levels - 1 linearly to -1 to 1."""
+    """Map integers 0 to levels - 1 linearly to -1 to 1; any shape, which stays."""
     return x.to(dtype) * (2 / (levels - 1)) - 1
 
 
 def unscaled(value: Tensor, levels: int) -> Tensor:
-    """Map numbers from -1 to 1 to the nearest integers 0 to levels - 1, uint8; see `scaled`."""
+    """Invert `scaled`: map numbers to the nearest integers 0 to levels - 1, uint8; any shape."""
     x = ((value + 1) * ((levels - 1) / 2)).round()
     return x.clamp(0, levels - 1).to(torch.uint8)
 
@@ -83,7 +83,19 @@ class PixelMixture:
         return torch.logsumexp(total, 1)
 
     def _log_cell(self, value: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-        """Return log[F(b) - F(a)] = log F(b) + log F(-a) + log(1 - exp(a - b))."""
+        """Return the log-probability of a channel's value in each component of the mixture.
+
+        It is log[F(b) - F(a)] = log F(b) + log F(-a) + log(1 - exp(a - b)), from the lower end a to
+        the upper end b of the value.
+
+        Args:
+            value: Scaled values, (B, 1, H, W).
+            mean: Means of the K components, (B, K, H, W).
+            log_scale: Their log-scales, (B, K, H, W).
+
+        Returns:
+            (B, K, H, W) nats.
+        """
         half = 1 / (self.levels - 1)
         inverse = torch.exp(-log_scale)
         first, last = value < half - 1, value > 1 - half
@@ -94,6 +106,15 @@ class PixelMixture:
         return below.masked_fill(last, 0) + inside.masked_fill(first, 0)
 
     def _mean(self, channel: int, before: Sequence[Tensor]) -> Tensor:
+        """Return the means of a channel in all components, given the channels before it.
+
+        Args:
+            channel: Its number.
+            before: Scaled values of the channels before it, (B, 1, H, W) or (B, K, H, W) each.
+
+        Returns:
+            (B, K, H, W).
+        """
         first = channel * (channel - 1) // 2
         slopes = self.slopes[first : first + channel]
         return self.means[channel] + sum(a * v for a, v in zip(slopes, before, strict=True))
@@ -147,7 +168,11 @@ class CausalConvolution(nn.Conv2d):
 
 
 class GatedLayer(nn.Module):
-    """Layer of both stacks: ``h + a sigmoid(b)``, (a, b) from convolutions of the normalised h."""
+    """Layer of both stacks: ``h + a sigmoid(b)``, (a, b) from convolutions of the normalised h.
+
+    Args:
+        width: Channels.
+    """
 
     def __init__(self, width: int):
         super().__init__()

@@ -28,9 +28,14 @@ PRIOR = StandardNormal()  # density of the latents, p(z)
 
 
 class Gaussian:
-    """Diagonal normal posterior q(z|x), from outputs (B, 2 D) of a network.
+    """Diagonal normal posterior q(z|x).
 
-    `mean` and `log_scale`, the log standard deviation, between -7 and 3, are (B, D) each.
+    Args:
+        parameters: Outputs of a network, (B, 2 D).
+
+    Attributes:
+        mean: Mean, (B, D).
+        log_scale: Logarithm of the standard deviation, between -7 and 3, (B, D).
     """
 
     def __init__(self, parameters: Tensor):
@@ -57,10 +62,18 @@ class Gaussian:
 
 
 class GraphEncoder(nn.Module):
-    """Node features from rounds of messages along edges, with a weight matrix per edge category.
+    """Node features by message passing along edges, with a weight matrix per edge category.
 
-    h_i <- h_i + MLP(h_i, sum_k sum_{j in N_k(i)} W_k h_j); the MLP normalises its input. The number
-    of a node, below `max_nodes`, has an embedding; with None it has no influence.
+    Each layer is h_i <- h_i + MLP(h_i, sum_k sum_{j in N_k(i)} W_k h_j); the MLP normalises its
+    input.
+
+    Args:
+        nodes: Number of node categories.
+        bonds: Number of edge categories.
+        max_nodes: Largest number of nodes, for an embedding of the number of a node; None for
+            features that do not depend on it.
+        width: Channels of a node.
+        layers: Number of layers.
     """
 
     def __init__(self, nodes: int, bonds: int, max_nodes: int | None, width: int, layers: int):
@@ -84,7 +97,17 @@ class GraphEncoder(nn.Module):
     def forward(
         self, node_types: Tensor, bonds: Tensor, mask: Tensor, known: Tensor | float = 0.0
     ) -> Tensor:
-        """Return features (B, N, W), 0 where masked; `known` (B, N, W) is added to the input."""
+        """Return the features of the nodes.
+
+        Args:
+            node_types: Node categories, (B, N) long.
+            bonds: Edge categories plus 1, 0 for no edge, (B, N, N) long.
+            mask: Real nodes, (B, N) bool.
+            known: Further features, which are added to the input, (B, N, W).
+
+        Returns:
+            (B, N, W), 0 where masked.
+        """
         h = self.category(node_types) + known
         if self.position is not None:
             h = h + self.position.weight[: mask.shape[1]]
@@ -109,19 +132,32 @@ class GraphVAE(GraphModel):
         return batch
 
     def _posteriors(self, reading: Any) -> dict[str, Gaussian]:
-        """Return q(z|x) of each latent vector."""
+        """Return q(z|x) of each latent vector, under the names of `dims`."""
         raise NotImplementedError
 
     def _likelihood(self, reading: Any, z: Latents) -> dict[str, Bound]:
-        """Return the terms of log p(x|z)."""
+        """Return the terms of log p(x|z) by name.
+
+        Args:
+            reading: What `_read` returned.
+            z: Latent vectors, (B, D) each, under the names of `dims`.
+        """
         raise NotImplementedError
 
     def bounds(
         self, batch: GraphBatch, noise: Noise | None = None, weight: float | None = None
     ) -> dict[str, Bound]:
-        """Draw the terms of the bound: log p(z) - log q(z|x), and the terms of log p(x|z).
+        """Draw the terms of the bound on log p(graph | number of nodes).
 
-        With a weight, the first are replaced by -KL(q(z|x) | p(z)) times the weight.
+        Args:
+            batch: The graphs.
+            noise: Tape of the random numbers.
+            weight: If given, log p(z) - log q(z|x) is replaced by its expectation,
+                -KL(q(z|x) | p(z)), times this number.
+
+        Returns:
+            log p(z) - log q(z|x) of each latent vector, under the names of `dims`, and the terms of
+            log p(x|z).
 
         Raises:
             ValueError: if the model cannot represent a graph.
@@ -136,7 +172,14 @@ class GraphVAE(GraphModel):
         return {**latents, **self._likelihood(reading, z)}
 
     def to_latents(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
-        """Encode graphs to the means of q(z|x), (B, D) each; ValueError as in `bounds`."""
+        """Encode graphs to the means of q(z|x).
+
+        Returns:
+            (B, D) each, under the names of `dims`.
+
+        Raises:
+            ValueError: if the model cannot represent a graph.
+        """
         posteriors = self._posteriors(self._read(batch))
         return {name: posterior.mean for name, posterior in posteriors.items()}
 
@@ -157,7 +200,7 @@ class RegularizedVAE(GraphVAE):
         latent_dim: Channels of z.
         width: Channels of a node.
         pair_width: Channels of a pair.
-        encoder_layers: Rounds of messages in the encoder.
+        encoder_layers: Layers of message passing in the encoder.
         decoder_layers: Convolutions in the decoder.
         multiplier: Weight of the penalties relative to the bound in nats.
     """
@@ -220,7 +263,15 @@ class RegularizedVAE(GraphVAE):
 
     @staticmethod
     def measure(graphs: PackedGraphs, **options) -> dict:
-        """Return the tables of the penalties; `options` as in `Support.limits`."""
+        """Return the tables of the penalties.
+
+        Args:
+            graphs: Training data.
+            **options: Those of `Support.limits`.
+
+        Returns:
+            The arguments `edge_weights`, `largest_sums` and `edge_ends` of the constructor.
+        """
         first = np.repeat(graphs.node_starts[:-1], graphs.edge_counts)
         a, b = (graphs.node_types[first + end].astype(int) for end in graphs.edges.T)
         edges = graphs.edge_types.astype(int)
@@ -234,7 +285,16 @@ class RegularizedVAE(GraphVAE):
         return {"graph": Gaussian(self.posterior(summed))}
 
     def _matrices(self, z: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Return log-probabilities of nodes (B, N, T) and of `all_pairs` (B, P, 1 + K)."""
+        """Decode latent vectors to the probabilities of all nodes and edges.
+
+        Args:
+            z: Latent vectors, (B, D).
+            mask: Real nodes, (B, N) bool.
+
+        Returns:
+            Log-probabilities of the node categories, (B, N, T), and of no edge and the edge
+            categories of `all_pairs`, (B, P, 1 + K).
+        """
         hidden = F.gelu(self.hidden(z) + self.size(mask.sum(1)))
         h = self.places(hidden).unflatten(-1, (self.max_nodes, -1))[:, : mask.shape[1]]
         for norm, convolution in zip(self.norms, self.convolutions, strict=True):
@@ -265,9 +325,10 @@ class RegularizedVAE(GraphVAE):
         return bounds
 
     def estimate(self, batch: GraphBatch) -> dict[str, Bound]:
-        """Draw the bound, in training mode minus the penalties of graphs from the prior.
+        """Draw the terms that training maximises: those of `bounds` and minus `penalties`.
 
-        The metrics `bits_*` of training include the penalties.
+        The penalties are those of expected graphs from the prior, and only there in training mode;
+        the metrics `bits_*` of training include them.
         """
         if not self.training:
             return self.bounds(batch)

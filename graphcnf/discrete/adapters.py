@@ -1,7 +1,8 @@
-"""Base class of codecs, codec of sequences, and values as JSON.
+"""Base class of adapters, adapter of sequences, and values as JSON.
 
-A codec translates one type of data to the data of a flow and back. It is a dataclass; its fields
-are the vocabulary, which is stored with the model.
+An *adapter* translates one type of a user's data, its *items* (rows of a table, sequences, graphs),
+to the categories of a flow and back. It is a dataclass; its fields are the vocabulary, the values
+that the categories stand for, and are stored with the model.
 """
 
 from __future__ import annotations
@@ -61,7 +62,11 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(content: Any) -> Any:
-    """Invert `to_json`; a dataclass comes back as the dict of its fields."""
+    """Invert `to_json`; a dataclass comes back as the dict of its fields.
+
+    Raises:
+        ValueError: if the content is not what `to_json` returns.
+    """
     match content:
         case list():
             return [from_json(part) for part in content]
@@ -88,9 +93,9 @@ class Vocabulary:
 
     def encode(self, values: Iterable[Any]) -> np.ndarray:
         """Return the category of each value, (M,) int64, -1 for unknown values."""
-        return np.array([self._code(value) for value in values], dtype=np.int64)
+        return np.array([self._category(value) for value in values], dtype=np.int64)
 
-    def _code(self, value: Any) -> int:
+    def _category(self, value: Any) -> int:
         try:
             return self.number.get(value, -1)
         except TypeError:  # unhashable values are unknown
@@ -107,8 +112,8 @@ def distinct(values: Iterable[Hashable]) -> list[Any]:
     return found
 
 
-class Codec:
-    """Base class of codecs; encoded items are rows of categories (`Rows`) or, for graphs, packed.
+class Adapter:
+    """Base class of adapters; encoded items are `Rows` of categories, or `PackedGraphs` for graphs.
 
     Attributes:
         kind: Name in `config.json`.
@@ -116,7 +121,8 @@ class Codec:
         flow_class: Class of the flow.
         headline: Metric of the flow by which the best weights are chosen.
         settings: Training settings that differ from the defaults of `TrainingSettings`.
-        fixed: Arguments of a network that follow from data; the first is an attribute of the codec.
+        fixed: Arguments of a network that follow from data; the first is an attribute of an
+            adapter as well.
     """
 
     kind: ClassVar[str]
@@ -153,7 +159,13 @@ class Codec:
         raise NotImplementedError
 
     def build(self, rows, chosen: np.ndarray, /, **network):
-        """Return an untrained flow, initialised from counts of the `chosen` items."""
+        """Return an untrained flow, initialised from counts of some items.
+
+        Args:
+            rows: Encoded items.
+            chosen: Indices of the items to count, those to train on, (M,).
+            **network: Arguments of the flow.
+        """
         raise NotImplementedError
 
     def finish(self, flow, rows: Rows, chosen: np.ndarray) -> None:
@@ -165,13 +177,13 @@ class Codec:
         return rows.lengths.numpy()
 
     def batch(self, rows, chosen: np.ndarray) -> Any:
-        """Return a batch of items for the flow's `training_loss`."""
+        """Return the items with the indices `chosen` (M,), for the flow's `training_loss`."""
         return rows[torch.from_numpy(chosen)]
 
 
 @dataclass
-class SequenceCodec(Codec):
-    """Codec of strings, or lists or tuples of hashable symbols, for a `RowFlow`.
+class SequenceAdapter(Adapter):
+    """Adapter of strings, or lists or tuples of hashable symbols, for a `RowFlow`.
 
     Attributes:
         symbols: The alphabet.
@@ -193,8 +205,8 @@ class SequenceCodec(Codec):
         self.cardinality = len(self.symbols)
 
     @classmethod
-    def of(cls, items: Sequence) -> SequenceCodec:
-        """Return a codec for some sequences, at least one.
+    def of(cls, items: Sequence) -> SequenceAdapter:
+        """Return the adapter for some sequences, at least one.
 
         Raises:
             UserError: if all are empty, one is too long, their types differ, or there are too many
@@ -237,23 +249,23 @@ class SequenceCodec(Codec):
         for number, item in enumerate(items):
             if not isinstance(item, self.type):
                 raise UserError(f"item {number} is a {type(item).__name__}; {wanted}")
-            codes = self.vocabulary.encode(item).tolist()
+            row = self.vocabulary.encode(item).tolist()
             reason = None
-            if -1 in codes:
-                reason = f"the symbol {item[codes.index(-1)]!r}, which no training row has"
-            elif len(codes) > self.longest:
-                reason = f"{len(codes)} symbols; the longest training row has {self.longest}"
-            elif prior is not None and not prior[len(codes)]:
-                reason = f"{len(codes)} symbols, a length that no training row has"
+            if -1 in row:
+                reason = f"the symbol {item[row.index(-1)]!r}, which no training row has"
+            elif len(row) > self.longest:
+                reason = f"{len(row)} symbols; the longest training row has {self.longest}"
+            elif prior is not None and not prior[len(row)]:
+                reason = f"{len(row)} symbols, a length that no training row has"
             else:
-                rows.append(codes)
+                rows.append(row)
             reasons.append(reason)
         return Rows.of(rows), reasons
 
     def decode(self, rows):
         items = []
-        for codes, length in zip(rows.values.tolist(), rows.lengths.tolist(), strict=True):
-            symbols = [self.symbols[code] for code in codes[:length]]
+        for row, length in zip(rows.values.tolist(), rows.lengths.tolist(), strict=True):
+            symbols = [self.symbols[category] for category in row[:length]]
             text = self.container == "str"
             items.append("".join(map(str, symbols)) if text else self.type(symbols))
         return items
@@ -270,7 +282,11 @@ class SequenceCodec(Codec):
         return super().batch(rows, chosen).cut()
 
     def log_prob(self, flow: RowFlow, rows: Rows, orders: int = 1) -> torch.Tensor:
-        """Return exact log-likelihoods, (B,) nats in float64."""
+        """Return exact log-likelihoods, (B,) nats in float64.
+
+        Raises:
+            UserError: if `orders` is not 1.
+        """
         if orders != 1:
             raise UserError("orders are for tables and graphs; sequences have one")
         value = flow.length_log_prob(rows.lengths).cpu().double()
@@ -281,7 +297,10 @@ class SequenceCodec(Codec):
         return value
 
     def draw(self, flow: RowFlow, count: int, *, seed, temperature, sizes) -> Rows:
-        """Return rows 0 to `count - 1` of the endless sample with this seed."""
+        """Return rows 0 to `count - 1` of the endless sample with this seed.
+
+        `sizes` are the lowest and highest length, None for all.
+        """
         prior = flow.length_probabilities(sizes)
         return draw_rows(flow, count, prior, seed, temperature)
 

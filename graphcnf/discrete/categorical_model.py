@@ -17,10 +17,10 @@ import torch
 from torch import nn
 
 from graphcnf.arguments import check
-from graphcnf.discrete.adapters import Codec, Reasons, SequenceCodec, from_json, to_json
-from graphcnf.discrete.graph_adapter import GraphCodec
+from graphcnf.discrete.adapters import Adapter, Reasons, SequenceAdapter, from_json, to_json
+from graphcnf.discrete.graph_adapter import GraphAdapter
 from graphcnf.discrete.rows import Rows
-from graphcnf.discrete.table_adapter import TableCodec
+from graphcnf.discrete.table_adapter import TableAdapter
 from graphcnf.errors import UserError
 from graphcnf.files import inside, read_json
 from graphcnf.flows.modules import evaluates
@@ -42,11 +42,11 @@ from graphcnf.training.settings import Experiment, TrainingSettings, exit_unless
 if TYPE_CHECKING:
     from graphcnf.training.history import History
 
-CODECS: dict[str, Any] = {codec.kind: codec for codec in (TableCodec, SequenceCodec, GraphCodec)}
-"""Codec classes by kind."""
+ADAPTERS: dict[str, Any] = {one.kind: one for one in (TableAdapter, SequenceAdapter, GraphAdapter)}
+"""Adapter classes by kind."""
 
-CODEC_OPTIONS = ("bins", "node_label", "edge_label")
-"""Arguments of `fit` for the codec."""
+ADAPTER_OPTIONS = ("bins", "node_label", "edge_label")
+"""Arguments of `fit` for the adapter."""
 
 SCORED = 256
 """Items that are scored at a time."""
@@ -102,15 +102,15 @@ class CategoricalModel(nn.Module):
         (3, (1,))
     """
 
-    codec: Any
+    adapter: Any
     flow: Any
 
     def __init__(self, **options):
         super().__init__()
         self.options, self.history = options, None
 
-    def _learned(self, codec: Codec, flow, history: History | None = None) -> CategoricalModel:
-        self.codec, self.flow, self.history = codec, flow, history
+    def _learned(self, adapter: Adapter, flow, history: History | None = None) -> CategoricalModel:
+        self.adapter, self.flow, self.history = adapter, flow, history
         self.training = flow.training
         return self
 
@@ -118,7 +118,7 @@ class CategoricalModel(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            if name not in ("codec", "flow"):
+            if name not in ("adapter", "flow"):
                 raise
             raise UserError("this model has not learned from data yet: call its fit(x)") from None
 
@@ -192,21 +192,21 @@ class CategoricalModel(nn.Module):
             raise UserError("y must be None: make the target a column of x")
         if not isinstance(network, Mapping | None):
             raise UserError(f'network must be a dict, {{"width": 64}}, got {network!r}')
-        of_codec = {name: options.pop(name) for name in CODEC_OPTIONS if name in options}
+        for_adapter = {name: options.pop(name) for name in ADAPTER_OPTIONS if name in options}
         if held_out is None:
             held_out = min(0.25, max(0.1, 30 / max(len(x), 1))) if hasattr(x, "__len__") else 0.1
         if not (is_number(held_out) and 0 <= held_out < 1):
             raise UserError(f"held_out must be a share of the data in [0, 1), got {held_out!r}")
-        model, data = type(self)._build(x, seed, held_out, network or {}, **of_codec)
+        model, data = type(self)._build(x, seed, held_out, network or {}, **for_adapter)
         if not isinstance(out, str | Path | None):
             raise UserError(f"out must be the path of a folder, got {out!r}")
-        settings = _settings(model.codec, seed, minutes, steps, held_out > 0, options)
+        settings = _settings(model.adapter, seed, minutes, steps, held_out > 0, options)
         try:
             from graphcnf.training.loop import fit
         except ImportError as error:
             raise UserError(f"training needs {error.name}: pip install 'graphcnf[train]'") from None
         flow = model.flow
-        experiment = experiment_of(model.codec, flow, data, seed, held_out, settings.batch_size)
+        experiment = experiment_of(model.adapter, flow, data, seed, held_out, settings.batch_size)
         with tempfile.TemporaryDirectory(prefix="graphcnf-") as temporary:
             folder = Path(temporary if out is None else out)
             result = fit(experiment, settings, folder, lines=out is not None)
@@ -215,29 +215,40 @@ class CategoricalModel(nn.Module):
                 raise SystemExit(128 + result.signal)
             if not (folder / "model" / "config.json").exists():
                 raise KeyboardInterrupt
-            flow = model.codec.flow_class.from_pretrained(folder, flow.device)
-            if not isinstance(model.codec, GraphCodec):
-                model.codec.finish(flow, data, split(model.codec.sizes(data), seed, 0.0)[0])
+            flow = model.adapter.flow_class.from_pretrained(folder, flow.device)
+            if not isinstance(model.adapter, GraphAdapter):
+                model.adapter.finish(flow, data, split(model.adapter.sizes(data), seed, 0.0)[0])
                 flow.save_pretrained(folder / "model")
-        return self._learned(model.codec, flow, result.history)
+        return self._learned(model.adapter, flow, result.history)
 
     @classmethod
     @learning()
-    def _build(cls, x, seed, held_out, network, **of_codec) -> tuple[CategoricalModel, Any]:
-        """Return an untrained model for data, and the encoded data."""
+    def _build(cls, x, seed, held_out, network, **for_adapter) -> tuple[CategoricalModel, Any]:
+        """Return an untrained model for data, and the data as its adapter encodes them.
+
+        Args:
+            x: The data.
+            seed: Seed of the weights.
+            held_out: Share of the data that is not counted to initialise the model.
+            network: Arguments of the network.
+            **for_adapter: Those of `ADAPTER_OPTIONS`.
+
+        Raises:
+            UserError: as `for_data`.
+        """
         check_seed(seed)
-        codec = _codec_for(x, network.get("architecture", "path"), **of_codec)
-        data = _all_encoded(codec, x)
+        adapter = _adapter_for(x, network.get("architecture", "path"), **for_adapter)
+        data = _all_encoded(adapter, x)
         network = {name: plain(value) for name, value in network.items()}
-        check("network", network, *codec.arguments, fixed=codec.fixed)
+        check("network", network, *adapter.arguments, fixed=adapter.fixed)
         try:
             with torch.random.fork_rng([]), trainable_here():
                 torch.manual_seed(int(seed))
-                flow = codec.build(data, split(codec.sizes(data), seed, held_out)[0], **network)
+                flow = adapter.build(data, split(adapter.sizes(data), seed, held_out)[0], **network)
         except (TypeError, ValueError) as error:
             raise UserError(f"network: {str(error).split('() ')[-1]}") from None
-        flow.metadata["data"] = {"kind": codec.kind, **to_json(codec)}
-        return cls()._learned(codec, flow), data
+        flow.metadata["data"] = {"kind": adapter.kind, **to_json(adapter)}
+        return cls()._learned(adapter, flow), data
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return the options, for scikit-learn's `clone` and searches."""
@@ -249,7 +260,7 @@ class CategoricalModel(nn.Module):
         return self
 
     def __sklearn_is_fitted__(self) -> bool:
-        return "codec" in vars(self)
+        return "adapter" in vars(self)
 
     def __sklearn_tags__(self):
         from sklearn.utils import Tags, TargetTags
@@ -259,28 +270,34 @@ class CategoricalModel(nn.Module):
     @property
     def exact(self) -> bool:
         """Return True if `log_prob` is exact, False if it is a lower bound (graphs)."""
-        return self.codec.exact
+        return self.adapter.exact
 
     def __repr__(self) -> str:
         if not self.__sklearn_is_fitted__():
             given = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
             return f"CategoricalModel({given})"
         count = sum(p.numel() for p in self.parameters())
-        return f"CategoricalModel({self.codec}: {count:,} parameters)"
+        return f"CategoricalModel({self.adapter}: {count:,} parameters)"
 
     def batch(self, x) -> Rows | GraphBatch:
         """Return data as a batch for `training_loss`; a `collate_fn` for a DataLoader.
 
-        Raises `UserError` if an item has probability 0, see `reasons`.
+        Raises:
+            UserError: if an item has probability 0, see `reasons`.
         """
-        data = _all_encoded(self.codec, x, self.flow)
-        return self.codec.batch(data, np.arange(len(self.codec.sizes(data))))
+        data = _all_encoded(self.adapter, x, self.flow)
+        return self.adapter.batch(data, np.arange(len(self.adapter.sizes(data))))
 
     def training_loss(self, x, *, beta: float = 1.0):
-        """Return the training loss, and metrics as pairs (sum, number) whose quotient is the mean.
+        """Return the loss of a batch, and metrics.
 
-        The loss is the negative log-likelihood given sizes, in nats per position or node. `x` is
-        data, or the result of `batch`; `beta` has no effect.
+        Args:
+            x: Data, or the result of `batch`.
+            beta: Without effect.
+
+        Returns:
+            The negative log-likelihood given the sizes, in nats per position or node, a scalar; and
+            metrics as pairs (sum, number), whose quotient is the mean.
         """
         batch: Any = x if isinstance(x, Rows | GraphBatch) else self.batch(x)
         return self.flow.training_loss(batch.to(self.flow.device), beta=beta)
@@ -306,26 +323,27 @@ class CategoricalModel(nn.Module):
         Raises:
             UserError: if `x` is of another type or has other columns than the training data.
         """
-        codec: Any = self.codec
+        adapter: Any = self.adapter
         options = {"given": list(given)} if len(given) and self._table("given") else {}
-        data, reasons = codec.encode(x, self.flow)
+        data, reasons = adapter.encode(x, self.flow)
         nats = np.full(len(reasons), -math.inf)
         place = np.flatnonzero([reason is None for reason in reasons])
-        by_size = np.argsort(codec.sizes(data), kind="stable")
+        by_size = np.argsort(adapter.sizes(data), kind="stable")
         for start in range(0, len(by_size), SCORED):
             chosen = by_size[start : start + SCORED]
-            batch = codec.batch(data, chosen).to(self.flow.device)
-            nats[place[chosen]] = codec.log_prob(self.flow, batch, orders, **options).numpy()
+            batch = adapter.batch(data, chosen).to(self.flow.device)
+            nats[place[chosen]] = adapter.log_prob(self.flow, batch, orders, **options).numpy()
         return nats
 
     def score_samples(self, x) -> np.ndarray:
         """Return `log_prob`, under scikit-learn's name for it."""
         return self.log_prob(x)
 
-    def _table(self, what: str) -> TableCodec:
-        if not isinstance(self.codec, TableCodec) or self.codec.array is not None:
-            raise UserError(f"{what} is for models of a DataFrame, not of {self.codec}")
-        return self.codec
+    def _table(self, what: str) -> TableAdapter:
+        """Return the adapter; `UserError` that names the method `what` if it is not of tables."""
+        if not isinstance(self.adapter, TableAdapter) or self.adapter.array is not None:
+            raise UserError(f"{what} is for models of a DataFrame, not of {self.adapter}")
+        return self.adapter
 
     def predict_proba(self, x: pd.DataFrame, column, *, orders: int = 1) -> pd.DataFrame:
         """Return the probabilities of a column's values given the other columns.
@@ -342,17 +360,17 @@ class CategoricalModel(nn.Module):
         Raises:
             UserError: if `x` has an unknown value or other columns.
         """
-        codec = self._table("predict_proba")
-        k = codec.number(column, "predict_proba")
+        adapter = self._table("predict_proba")
+        k = adapter.number(column, "predict_proba")
         if isinstance(x, pd.DataFrame):
             x = x.copy()
             x[column] = None
-        known = _all_encoded(codec, x)
+        known = _all_encoded(adapter, x)
         known.mask[:, k] = False
         return pd.DataFrame(
-            codec.conditional(self.flow, known, k, orders),
+            adapter.conditional(self.flow, known, k, orders),
             index=x.index,
-            columns=pd.Index(codec.columns[k].labels, dtype=object, tupleize_cols=False),
+            columns=pd.Index(adapter.columns[k].labels, dtype=object, tupleize_cols=False),
         )
 
     def impute(self, x: pd.DataFrame, *, seed: int = 0, draw: bool = True) -> pd.DataFrame:
@@ -370,13 +388,13 @@ class CategoricalModel(nn.Module):
         Raises:
             UserError: if `x` has an unknown value or other columns.
         """
-        codec = self._table("impute")
+        adapter = self._table("impute")
         check_seed(seed)
-        known = codec.present(_all_encoded(codec, x))
+        known = adapter.present(_all_encoded(adapter, x))
         if draw:
-            table = codec.decode(codec.completed(self.flow, known, seed))
+            table = adapter.decode(adapter.completed(self.flow, known, seed))
         else:
-            table = codec.most_probable(self.flow, known)
+            table = adapter.most_probable(self.flow, known)
         table.index, filled = x.index, x.copy()
         for name in x.columns:
             # As objects: the categories of `x` may be fewer.
@@ -386,7 +404,7 @@ class CategoricalModel(nn.Module):
 
     def reasons(self, x) -> Reasons:
         """Return for each item the reason why its probability is 0, or None if it is positive."""
-        return self.codec.encode(x, self.flow)[1]
+        return self.adapter.encode(x, self.flow)[1]
 
     def sample(
         self,
@@ -415,14 +433,14 @@ class CategoricalModel(nn.Module):
         check_temperature(temperature)
         if sizes is not None:
             check_range("sizes", sizes)
-        options: dict[str, Any] = {}
+        options: dict[str, Any] = {"temperature": temperature, "sizes": sizes}
         if given:
             if not isinstance(given, Mapping):
                 raise UserError(f'given must be a dict, {{"column": value}}, got {given!r}')
             options["known"] = self._table("given").given(given)
-        codec: Any = self.codec
-        drawn = codec.draw(self.flow, n, seed=seed, temperature=temperature, sizes=sizes, **options)
-        return codec.decode(drawn, given) if given else codec.decode(drawn)
+        adapter: Any = self.adapter
+        drawn = adapter.draw(self.flow, n, seed=seed, **options)
+        return adapter.decode(drawn, given) if given else adapter.decode(drawn)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json` with the vocabulary, and `model.safetensors`, both with checksums."""
@@ -437,24 +455,28 @@ class CategoricalModel(nn.Module):
         """
         source = inside(locate(folder), "config.json")
         try:
-            kind = CODECS[read_json(source)["metadata"]["data"]["kind"]]
+            kind = ADAPTERS[read_json(source)["metadata"]["data"]["kind"]]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{source}: no CategoricalModel ({error})") from None
         flow = kind.flow_class.from_pretrained(source.parent, device)
         try:
             content = {k: from_json(v) for k, v in flow.metadata["data"].items() if k != "kind"}
-            codec = kind(**content)
+            adapter = kind(**content)
             fixed = kind.fixed[0]
-            if flow.config.get(fixed) != getattr(codec, fixed, None):
+            if flow.config.get(fixed) != getattr(adapter, fixed, None):
                 raise ValueError("the vocabulary does not fit the model")
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             raise UserError(f"{source}: unreadable vocabulary ({error})") from None
-        return cls()._learned(codec, flow)
+        return cls()._learned(adapter, flow)
 
 
-def _settings(codec: Codec, seed, minutes, steps, keep_best, given: dict) -> TrainingSettings:
-    """Return the training settings; with a budget in steps, the only evaluation is at the end."""
-    table: dict[str, Any] = {**codec.settings, "seed": seed, "log_every": 100}
+def _settings(adapter: Adapter, seed, minutes, steps, keep_best, given: dict) -> TrainingSettings:
+    """Return the training settings; with a budget in steps, the only evaluation is at the end.
+
+    Raises:
+        UserError: if there is no budget, or a setting is out of range.
+    """
+    table: dict[str, Any] = {**adapter.settings, "seed": seed, "log_every": 100}
     if minutes is not None:
         check_minutes(minutes)
     if steps is not None:
@@ -473,9 +495,18 @@ def _settings(codec: Codec, seed, minutes, steps, keep_best, given: dict) -> Tra
 
 
 def split(sizes: np.ndarray, seed: int, held_out: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the indices of items to train on, and of a share `held_out` to score.
+    """Split items at random.
 
-    Raises UserError if none is left to train on.
+    Args:
+        sizes: Size of each item; those of size 0 are left out.
+        seed: Seed of the split.
+        held_out: Share of the items to score and not to train on.
+
+    Returns:
+        Indices of the items to train on, and of those to score, (M,) each.
+
+    Raises:
+        UserError: if none is left to train on.
     """
     order = np.random.default_rng((seed, 1)).permutation(len(sizes))
     # Empty items are left out: their lengths are in the histogram already.
@@ -487,13 +518,13 @@ def split(sizes: np.ndarray, seed: int, held_out: float) -> tuple[np.ndarray, np
 
 
 def experiment_of(
-    codec: Any, flow, data, seed: int, held_out: float, batch_size: int
+    adapter: Any, flow, data, seed: int, held_out: float, batch_size: int
 ) -> Experiment:
     """Return the experiment of a flow: training batches of similar sizes, and held-out batches.
 
     `held_out` is the share of items to score and not to train on.
     """
-    sizes = codec.sizes(data)
+    sizes = adapter.sizes(data)
     rest, test = split(sizes, seed, held_out)
     # With nothing held out, training data are scored; `rest` is in random order, of which an
     # evaluation takes the first batches.
@@ -501,39 +532,43 @@ def experiment_of(
 
     def train_batches(epoch, seed, start):
         for _, chosen in size_bucketed_batches(sizes[rest], batch_size, seed, epoch, start):
-            yield codec.batch(data, rest[chosen])
+            yield adapter.batch(data, rest[chosen])
 
     def eval_batches():
         for start in range(0, len(test), batch_size):
-            yield codec.batch(data, test[start : start + batch_size])
+            yield adapter.batch(data, test[start : start + batch_size])
 
-    return Experiment(flow, train_batches, eval_batches, headline=codec.headline)
+    return Experiment(flow, train_batches, eval_batches, headline=adapter.headline)
 
 
-def _all_encoded(codec: Codec, x, flow=None) -> Any:
-    """Return the encoded items; raise `UserError` for the first that cannot be encoded."""
-    data, reasons = codec.encode(x, flow)
+def _all_encoded(adapter: Adapter, x, flow=None) -> Any:
+    """Return the encoded items, or raise `UserError` for the first one that cannot be encoded."""
+    data, reasons = adapter.encode(x, flow)
     for number, reason in enumerate(reasons):
         if reason is not None:
             raise UserError(f"item {number}: {reason}")
     return data
 
 
-def _codec_for(x, architecture="path", bins=None, node_label=None, edge_label=None) -> Codec:
-    """Return a codec for data; `architecture` names the model of graphs."""
+def _adapter_for(x, architecture="path", bins=None, node_label=None, edge_label=None) -> Adapter:
+    """Return the adapter for data; `architecture` names the model of graphs.
+
+    Raises:
+        UserError: if there is none for such data; the message says what to do.
+    """
     from torch_geometric.data import Data
 
     if bins is not None and not isinstance(x, pd.DataFrame):
         raise UserError("bins are for the columns of a DataFrame")
     several = isinstance(x, list | tuple) and len(x) > 0
     if several and isinstance(x[0], nx.Graph | Data):
-        return GraphCodec.of(x, node_label, edge_label, architecture)
+        return GraphAdapter.of(x, node_label, edge_label, architecture)
     if node_label is not None or edge_label is not None:
         raise UserError("node_label and edge_label are for lists of nx.Graph")
     if isinstance(x, pd.DataFrame | np.ndarray | torch.Tensor):
-        return TableCodec.of(x, bins)
+        return TableAdapter.of(x, bins)
     if several:
-        return SequenceCodec.of(x)
+        return SequenceAdapter.of(x)
     hint = "give a DataFrame, a list of strings, sequences or graphs, or an array (N, D)"
     match x:
         case pd.Series():

@@ -119,20 +119,32 @@ class ColoringFlow(Pretrained, nn.Module):
         return self.flow.bound(batch.node_types, self._context(batch, noise=noise))
 
     def log_prob(self, batch: GraphBatch, samples: int = 1, noise: Noise | None = None) -> Tensor:
-        """Return lower bounds on log p(colours | graph), (B,) nats, from `samples` draws.
+        """Return lower bounds on log p(colours | graph), (B,) nats.
 
-        The node types of the batch are the colours. Raises ValueError if a graph has no nodes or a
-        self-loop, a colour is out of range, or `samples` is not positive.
+        Args:
+            batch: Graphs; their node types are the colours.
+            samples: Number of draws; more tighten the bound.
+            noise: Tape of the draws.
+
+        Raises:
+            ValueError: if a graph has no nodes or a self-loop, a colour is out of range, or
+                `samples` is not positive.
         """
         context = self._context(batch, noise=noise)
         return self.flow.log_prob(batch.node_types, context, samples=samples)
 
     def training_loss(self, batch: GraphBatch, *, beta: float = 1.0):
-        """Return the negative bound in nats per node, log p(x|z) weighted by `beta`, and metrics.
+        """Return the loss of a batch, and metrics.
 
-        Metrics are pairs (sum over graphs, number of graphs): `bits_per_node` (at beta = 1),
-        `accuracy` (share of nodes whose most probable colour under p(x|z) is the encoded one) and,
-        in evaluation mode, `validity` (share of graphs whose drawn colouring has no conflict).
+        Args:
+            batch: Graphs; their node types are the colours.
+            beta: Weight of log p(x|z).
+
+        Returns:
+            The negative bound in nats per node, a scalar; and pairs (sum over graphs, number of
+            graphs): `bits_per_node` (at beta = 1), `accuracy` (share of nodes whose most probable
+            colour under p(x|z) is the encoded one) and, in evaluation mode, `validity` (share of
+            graphs whose drawn colouring has no conflict).
         """
         bound, nodes = self.bound(batch), batch.sizes
         loss = -bound.value(beta).sum() / nodes.sum()
@@ -167,6 +179,10 @@ class ColoringFlow(Pretrained, nn.Module):
         return self.flow.decode(z, self._context(batch))
 
     def _context(self, batch: GraphBatch, **draw) -> GraphContext:
+        """Return the context of a flow of these graphs, or ValueError if they cannot be coloured.
+
+        `draw` are further fields of the context, such as `temperature`.
+        """
         batch = batch.cleared()
         for what, wrong in (
             ("no nodes", ~batch.mask.any(1)),
@@ -179,7 +195,16 @@ class ColoringFlow(Pretrained, nn.Module):
 
 
 def conflicts(colors: Tensor, adjacency: Tensor, mask: Tensor) -> Tensor:
-    """Return the number of edges between nodes of equal `colors` (B, N), (B,) long."""
+    """Count the edges between nodes of the same colour.
+
+    Args:
+        colors: Colours, (B, N) long.
+        adjacency: Edges, (B, N, N) bool, symmetric.
+        mask: Real nodes, (B, N) bool.
+
+    Returns:
+        (B,) long; 0 for a proper colouring.
+    """
     equal = (colors[:, :, None] == colors[:, None, :]) & adjacency
     equal = equal & mask[:, :, None] & mask[:, None, :]
     return equal.sum((1, 2)) // 2
@@ -190,9 +215,14 @@ def from_networkx(
 ) -> GraphBatch:
     """Batch undirected networkx graphs, numbered in the order of their nodes.
 
-    `colorings` map the nodes of each graph to colours, None for colour 0 everywhere. Raises
-    UserError for directed graphs, multigraphs, empty graphs, self-loops, nodes without a colour,
-    and more than 255 nodes or colours.
+    Args:
+        graphs: The graphs.
+        colorings: For each graph a map from nodes to colours 0, 1, ...; None for colour 0
+            everywhere.
+
+    Raises:
+        UserError: for directed graphs, multigraphs, empty graphs, self-loops, nodes without a
+            colour, and more than 255 nodes or colours.
     """
     if colorings is not None and len(colorings) != len(graphs):
         raise UserError(f"{len(graphs)} graphs, but {len(colorings)} colourings")

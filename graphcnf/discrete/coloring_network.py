@@ -41,7 +41,11 @@ class SaturationOrder:
         self.tie = adjacency.sum(-1) * nodes + (nodes - 1 - number)
 
     def next(self) -> tuple[Tensor, Tensor]:
-        """Return graphs and nodes whose turn it is, (M,) long each; none after the last turn."""
+        """Return the nodes whose turn it is.
+
+        Returns:
+            Indices of the graphs and of the nodes, (M,) long each; M = 0 after the last turn.
+        """
         if not len(self.open):
             return self.tie.new_zeros(0), self.tie.new_zeros(0)
         saturation = (self.counts > 0).sum(-1)
@@ -55,7 +59,13 @@ class SaturationOrder:
         return graph, node
 
     def settle(self, graph: Tensor, node: Tensor, category: Tensor) -> None:
-        """Set the categories of nodes, (M,) long each, and count them at their neighbours."""
+        """Set the categories of the nodes whose turn it is, and count them at their neighbours.
+
+        Args:
+            graph: Graph of each node, (M,) long.
+            node: Number of each node, (M,) long.
+            category: Its category, (M,) long.
+        """
         members = torch.zeros_like(self.open)
         members[graph, node] = True
         own = F.one_hot(category, self.categories)[:, None]
@@ -70,10 +80,17 @@ class SaturationOrder:
 def turns(
     x: Tensor, context: GraphContext, categories: int, waves: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Return the turn (B, N) of each node, and the counts (B, N, N, K) before each turn.
+    """Return the order in which nodes of known categories are coloured.
 
-    These are `rank` and `counts` of `SaturationOrder` for nodes of known categories x (B, N); all
-    turns of a wave have the same counts.
+    Args:
+        x: Categories, (B, N) long.
+        context: Adjacency and mask of the graphs.
+        categories: Number K of categories.
+        waves: As of `SaturationOrder`.
+
+    Returns:
+        The turn of each node, (B, N) long, and the counts at all nodes before each turn, (B, N, N,
+        K) long; `rank` and `counts` of `SaturationOrder`. All turns of a wave have the same counts.
     """
     order = SaturationOrder(context.adjacency, context.mask, categories, waves)
     known = x.clamp(0, categories - 1)
@@ -114,7 +131,14 @@ class ConvolutionBlock(nn.Module):
 
 
 class ColoringEncoder(nn.Module):
-    """Attention convolutions over the edges of a graph, whose nodes may have `inputs` channels."""
+    """Attention convolutions over the edges of a graph.
+
+    Args:
+        width: Channels of a node.
+        layers: Number of convolutions.
+        heads: Attention heads.
+        inputs: Channels of further inputs of each node, 0 for none.
+    """
 
     def __init__(self, width: int, layers: int, heads: int, *, inputs: int = 0):
         super().__init__()
@@ -247,11 +271,19 @@ class ColoringNetwork(Network):
         nn.init.zeros_(self.leave[-1].get_parameter("weight"))
 
     def encode(self, context: GraphContext) -> Tensor:
-        """Encode the nodes (B, N, C) before any has a colour."""
+        """Return features of the nodes before any has a colour, (B, N, width)."""
         return self.norm(self.encoder(context))
 
     def around(self, h: Tensor, blocked: Tensor) -> Tensor:
-        """Return logits (..., K) of encoded nodes (..., C) with blocked colours (..., K)."""
+        """Return the logits of colours without looking ahead.
+
+        Args:
+            h: Features of nodes, see `encode`, (..., width).
+            blocked: True for colours that a neighbour has, (..., K) bool.
+
+        Returns:
+            (..., K).
+        """
         left = (~blocked).sum(-1, keepdim=True).expand(blocked.shape) > 1
         marks = torch.stack([blocked, left], -1).to(h.dtype)
         h = h[..., None, :].expand(*marks.shape[:-1], -1)
@@ -283,7 +315,18 @@ class ColoringNetwork(Network):
     def _ahead(
         self, adjacency: Tensor, blocked: Tensor, own: Tensor, mask: Tensor, h: Tensor
     ) -> Tensor:
-        """Return look-ahead scores (B, turns, colours), 0 where there is no choice."""
+        """Return the look-ahead scores of all turns at once; nodes are numbered by their turns.
+
+        Args:
+            adjacency: Edges, (B, N, N) bool.
+            blocked: Colours that a neighbour of each node has before each turn, (B, turns, N, K).
+            own: Those of the node whose turn it is, (B, turns, K) bool.
+            mask: Real nodes, (B, N) bool.
+            h: Features of the nodes, (B, N, width).
+
+        Returns:
+            (B, turns, K), 0 where there is no choice.
+        """
         graph, turn = undecided(own, mask).nonzero(as_tuple=True)
         scores = h.new_zeros(own.shape)
         if not len(turn):
@@ -307,23 +350,42 @@ class ColoringNetwork(Network):
 def undecided(blocked: Tensor, mask: Tensor) -> Tensor:
     """Return True for nodes with a real choice: more than one colour is left, but not every colour.
 
-    `blocked` (..., K) is True for colours of neighbours. In `SaturationOrder`, a node with all
-    colours left comes only when no waiting node has a coloured neighbour; by symmetry all colours
-    are equally good then.
+    In `SaturationOrder`, a node with all colours left comes only when no waiting node has a
+    coloured neighbour; by symmetry all colours are equally good then.
+
+    Args:
+        blocked: True for colours that a neighbour has, (..., K) bool.
+        mask: Real nodes, (...) bool.
+
+    Returns:
+        (...) bool.
     """
     left = (~blocked).sum(-1)
     return mask & (left > 1) & (left < blocked.shape[-1])
 
 
 def possible(logits: Tensor, blocked: Tensor) -> Tensor:
-    """Set logits to -inf for blocked colours if others are left, to 0 for nodes without choice."""
+    """Set logits to -inf for blocked colours if others are left, to 0 for nodes without choice.
+
+    Args:
+        logits: (..., K).
+        blocked: True for colours that a neighbour has, (..., K) bool.
+
+    Returns:
+        (..., K).
+    """
     choice = undecided(blocked, torch.ones_like(blocked[..., 0]))[..., None]
     never = blocked & ~blocked.all(-1, keepdim=True)
     return torch.where(choice, logits, 0.0).masked_fill(never, -torch.inf)
 
 
 class ColoringState:
-    """State of partly coloured graphs."""
+    """State of partly coloured graphs.
+
+    Args:
+        network: The network.
+        context: Adjacency and mask of the graphs, and features of their nodes.
+    """
 
     def __init__(self, network: ColoringNetwork, context: GraphContext):
         self.network, self.adjacency = network, context.adjacency
@@ -333,7 +395,7 @@ class ColoringState:
         self.h = network.encode(context)
 
     def step(self) -> Step | None:
-        """Return the nodes whose turn it is, with the logits of their colours."""
+        """Return the nodes whose turn it is, with the logits of their colours; None at the end."""
         self.at = graph, node = self.order.next()
         if not len(graph):
             return None

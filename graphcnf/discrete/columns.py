@@ -470,9 +470,15 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
         return self.network.logits(step.hidden)[step.at[1] == column].log_softmax(-1)
 
     def log_probs_of(self, x: Tensor, category: Tensor, context: Context) -> Tensor:
-        """Return log-probabilities (B, N) float64 that each column n has `category` (N,) of it.
+        """Return the log-probability of one category of each column, given earlier columns.
 
-        Each is given the columns of x (B, N) that are earlier in the context's order.
+        Args:
+            x: Categories, (B, N): integers, or floats k + u.
+            category: The category of each column, (N,) long.
+            context: Mask and order of the columns, which says which are earlier.
+
+        Returns:
+            (B, N) nats in float64, 0 where masked.
         """
         step = next(self.network.steps(x[..., None], context))
         nats = self.network.logits(step.hidden).double().log_softmax(-1)
@@ -480,9 +486,16 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
         return nats.new_zeros(x.shape).index_put(step.at, own)
 
     def sample(self, count, length=None, context=Context(), *, sample_posterior=False) -> Tensor:
-        """Draw rows (count, N): integers, or floats k + u where categories are bins.
+        """Draw rows.
 
-        `length` and `sample_posterior` are ignored; `context` is that of `log_prob`.
+        Args:
+            count: Number of rows.
+            length: Ignored: all rows have a position per column.
+            context: As of `log_prob`, with temperature and generator.
+            sample_posterior: Ignored.
+
+        Returns:
+            (count, N) long, or float64 k + u where categories are bins.
         """
         # In float64: a place in a rare category keeps its digits.
         options = {"mask": context.mask, "generator": context.generator, "dtype": torch.float64}

@@ -1,4 +1,4 @@
-"""Codec of labelled graphs of networkx or torch-geometric."""
+"""Adapter of labelled graphs of networkx or torch-geometric."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from graphcnf.chunks import chunked
-from graphcnf.discrete.adapters import Codec, Reasons, Vocabulary, distinct
+from graphcnf.discrete.adapters import Adapter, Reasons, Vocabulary, distinct
 from graphcnf.errors import UserError
 from graphcnf.graphs.batch import BATCH, GraphBatch, PackedGraphs
 from graphcnf.graphs.graph_model import GraphModel, model_class
@@ -33,8 +33,8 @@ Triple = tuple[list, list, list]
 
 
 @dataclass
-class GraphCodec(Codec):
-    """Codec of labelled graphs for a `GraphModel`.
+class GraphAdapter(Adapter):
+    """Adapter of labelled graphs for a `GraphModel`.
 
     Attributes:
         nodes: Node labels.
@@ -87,8 +87,8 @@ class GraphCodec(Codec):
         node_label: str | None = None,
         edge_label: str | None = None,
         architecture: str = "path",
-    ) -> GraphCodec:
-        """Return a codec for some graphs, which are all `nx.Graph` or all `Data`.
+    ) -> GraphAdapter:
+        """Return the adapter for some graphs, which are all `nx.Graph` or all `Data`.
 
         `node_label` and `edge_label` name the attributes of networkx with the labels; they may be
         None if there is one attribute only.
@@ -135,7 +135,16 @@ class GraphCodec(Codec):
         return triples
 
     def encode(self, graphs: Sequence, flow: GraphModel | None = None) -> tuple[Any, Reasons]:
-        """Encode graphs, in canonical depth-first order if the model is ordered."""
+        """Encode graphs, in the canonical depth-first order if the model has a node ordering.
+
+        Returns:
+            The `PackedGraphs`, without those of probability 0, and for each graph the reason why it
+            is left out, or None.
+
+        Raises:
+            UserError: if they are not of the type of the training data, or the installed igraph has
+                another canonical order than the one that the model was fitted with.
+        """
         ordered = self.order == "canonical"
         if ordered and self.numbering != order_check():
             raise UserError(
@@ -147,17 +156,17 @@ class GraphCodec(Codec):
         parts: list[PackedGraphs] = []
         reasons: Reasons = []
         for nodes, edges, labels in self.triples(graphs):
-            reason, codes = None, []
+            reason, encoded = None, []
             for what, given in (("node", nodes), ("edge", labels)):
-                codes.append(vocabularies[what].encode(given))
-                if -1 in codes[-1]:
-                    unknown = given[int((codes[-1] < 0).argmax())]
+                encoded.append(vocabularies[what].encode(given))
+                if -1 in encoded[-1]:
+                    unknown = given[int((encoded[-1] < 0).argmax())]
                     reason = f"the {what} label {unknown!r}, which no training graph has"
             if not nodes:
                 reason = "no nodes"
             if reason is None:
                 try:
-                    graph = PackedGraphs.from_lists([(codes[0], edges, codes[1])])
+                    graph = PackedGraphs.from_lists([(encoded[0], edges, encoded[1])])
                     if in_pieces or GraphBatch.collate(graph).connected().all():
                         parts.append(canonicalise(graph) if ordered else graph)
                     else:
@@ -185,6 +194,7 @@ class GraphCodec(Codec):
         return packed.subset(known), reasons
 
     def decode(self, graphs: PackedGraphs) -> list:
+        """Return the graphs as `nx.Graph`, or as `Data`."""
         write = self._to_networkx if self.source == "networkx" else self._to_data
         found = []
         for k in range(len(graphs)):
@@ -286,7 +296,10 @@ def _reason(error: Exception) -> str:
 
 
 def _label(data: dict[str, Any], name: str | None, where: str):
-    """Return the label in a node's or edge's attributes; 0 for graphs without labels."""
+    """Return the label in a node's or edge's attributes; 0 for graphs without labels.
+
+    Raises ValueError that begins with `where` if it is missing, TypeError if it is not hashable.
+    """
     if name is None:
         return 0
     if name not in data:

@@ -16,7 +16,7 @@ MAX_DISTINCT = 20
 """A column with at most this many distinct numbers is categorical, unless each is rare."""
 
 BELOW, ABOVE = -1, -2
-"""Codes, in place of a bin's number of parts, for the lower and the upper tail."""
+"""Stand for the lower and the upper tail, in place of a bin's number of parts."""
 
 UNITS = [24 * 3600 * 10**9, 3600 * 10**9, 60 * 10**9, 10**9, 10**6, 10**3]
 """Units of times in nanoseconds, down to a microsecond: float64 cannot resolve finer ones."""
@@ -131,33 +131,36 @@ class Bins:
             ValueError, TypeError: if these are not numbers, or not times.
         """
         x = as_numbers(series, self.unit)
-        code = np.searchsorted(self.low, x, "right") - 1
-        before = code.clip(min=1) - 1
-        code = np.where((x == self.low[before]) & (self.parts[before] == 1), before, code)
-        fits = (x >= self.lowest) & (x <= self.highest) & ((code >= 0) | (self.parts[0] == BELOW))
-        code = code.clip(min=0)
+        k = np.searchsorted(self.low, x, "right") - 1
+        before = k.clip(min=1) - 1
+        k = np.where((x == self.low[before]) & (self.parts[before] == 1), before, k)
+        fits = (x >= self.lowest) & (x <= self.highest) & ((k >= 0) | (self.parts[0] == BELOW))
+        k = k.clip(min=0)
         if self.whole:
             fits &= x % 1 == 0
-        away = np.where(
-            self.parts[code] == BELOW, self.high[code] - x - self.whole, x - self.low[code]
-        )
+        away = np.where(self.parts[k] == BELOW, self.high[k] - x - self.whole, x - self.low[k])
         away = np.where(fits, away + 0.5 * self.whole, 0)
-        width = np.where(self.high > self.low, self.high - self.low, 1)[code]
-        tail = (1 - (1 + away / self.scale) ** -2.0) / self.mass[code]
-        place = np.where(self.parts[code] < 0, tail, away / width)
-        return np.where(fits, code + place.clip(0, 1 - 1e-12), -1.0)
+        width = np.where(self.high > self.low, self.high - self.low, 1)[k]
+        tail = (1 - (1 + away / self.scale) ** -2.0) / self.mass[k]
+        place = np.where(self.parts[k] < 0, tail, away / width)
+        return np.where(fits, k + place.clip(0, 1 - 1e-12), -1.0)
 
     def _split(self, value: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Return bin k, place u, parts and, in tails, distance from the end of codes k + u."""
-        code = np.floor(value).astype(int)
-        place = value - code
-        away = self.scale * ((1 - place * self.mass[code]) ** -0.5 - 1)
-        return code, place, self.parts[code], away
+        """Split what `encode` returns, k + u.
+
+        Returns:
+            (N,) each: the bin k, the place u in it, the parts of the bin (see `edges`), and the
+            distance from the end if the bin is a tail.
+        """
+        k = np.floor(value).astype(int)
+        place = value - k
+        away = self.scale * ((1 - place * self.mass[k]) ** -0.5 - 1)
+        return k, place, self.parts[k], away
 
     def decode(self, value: np.ndarray) -> np.ndarray:
-        """Return the numbers of codes k + u, (N,) float64."""
-        code, place, parts, away = self._split(value)
-        low, high = self.low[code], self.high[code]
+        """Return the numbers x that `encode` writes as k + u, (N,) float64."""
+        k, place, parts, away = self._split(value)
+        low, high = self.low[k], self.high[k]
         inside = place * (high - low)
         if self.whole:
             inside, away = np.floor(inside), np.floor(away)
@@ -165,16 +168,20 @@ class Bins:
         return np.where(parts == BELOW, high - self.whole - away, found)
 
     def log_density(self, value: np.ndarray) -> np.ndarray:
-        """Return log(du / dx) of codes k + u, (N,) nats; for integers the log of a mass."""
-        code, _, parts, away = self._split(value)
-        width = np.where(self.high > self.low, self.high - self.low, 1)[code]
+        """Return log(du / dx) of numbers that `encode` writes as k + u.
+
+        Returns:
+            (N,) nats; for integers the logarithm of a mass.
+        """
+        k, _, parts, away = self._split(value)
+        width = np.where(self.high > self.low, self.high - self.low, 1)[k]
         near = 1 + np.floor(away) / self.scale if self.whole else 1 + away / self.scale
         with np.errstate(divide="ignore"):
             if self.whole:
                 tail = np.log(near**-2.0 - (near + 1 / self.scale) ** -2.0)
             else:
                 tail = np.log(2 / self.scale) - 3 * np.log(near)
-            tail -= np.log(self.mass[code])
+            tail -= np.log(self.mass[k])
         return np.where(parts < 0, tail, -np.log(np.where(parts == 1, 1, width)))
 
     def series(self, numbers: np.ndarray) -> pd.Series:

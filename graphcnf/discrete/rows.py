@@ -190,7 +190,10 @@ class CausalState:
         self.before = network.before(first)[:, 0]
 
     def step(self) -> Step | None:
-        """Return the next position of all unfinished rows; None once all are complete."""
+        """Return the step that decides position k of every row with more than k positions.
+
+        k is the number of earlier calls; None when no row has position k.
+        """
         at, net = self.order.next(), self.network
         if at is None:
             return None

@@ -129,10 +129,16 @@ class SetFlow(Pretrained, CategoricalFlow):
         self.metadata: dict = {}
 
     def training_loss(self, batch: Tensor, *, beta: float = 1.0):
-        """Return the negative bound of sets (B, L) in nats per element, and metrics.
+        """Return the loss of a batch, and metrics.
 
-        `bits_per_variable` (at beta = 1) and `accuracy` (share of elements whose most probable
-        category under p(x|z) is the encoded one) are pairs (sum over sets, number of sets).
+        Args:
+            batch: Sets, (B, L) long.
+            beta: Weight of log p(x|z).
+
+        Returns:
+            The negative bound in nats per element, a scalar; and pairs (sum over sets, number of
+            sets): `bits_per_variable` (at beta = 1) and `accuracy` (share of elements whose most
+            probable category under p(x|z) is the encoded one).
         """
         bound = self.bound(batch)
         loss = -bound.value(beta).mean() / batch.shape[1]
@@ -146,7 +152,14 @@ class SetFlow(Pretrained, CategoricalFlow):
     def sample(
         self, count: int, length: int | None = None, context: Context = Context(), **options
     ) -> Tensor:
-        """Draw `count` sets of `length` (`elements` by default), see `CategoricalFlow.sample`."""
+        """Draw sets, (count, length) long, 0 where masked; see `CategoricalFlow.sample`.
+
+        Args:
+            count: Number of sets.
+            length: Number of elements; by default `elements`, or that of the mask.
+            context: Mask, temperature and generator.
+            **options: Those of `CategoricalFlow.sample`.
+        """
         if length is None and context.mask is None:
             length = self.config["elements"]
         return super().sample(count, length, context, **options)
@@ -188,9 +201,14 @@ class CausalSetNetwork(SetNetwork):
             nn.init.normal_(table.weight, std=0.1)
 
     def forward(self, features, sizes):
-        """Map features (B, K, inputs) of the first K elements of sets to (B, K + 1, outputs).
+        """Return the parameters of the first K + 1 elements, each given those before it.
 
-        `sizes` (B,) are the numbers of elements of the sets.
+        Args:
+            features: Features of the first K elements, (B, K, inputs).
+            sizes: Numbers of elements of the sets, (B,) long.
+
+        Returns:
+            (B, K + 1, outputs).
         """
         batch, known = features.shape[:2]
         number = torch.arange(known + 1, device=features.device)
@@ -222,9 +240,19 @@ class OrderedEncoding(Encoding):
 
 
 def ranking(key: Tensor, mask: Tensor | None, most: int) -> tuple[Tensor, Tensor]:
-    """Return the indices (B, L) that sort elements by key, padding last, and set sizes (B,).
+    """Sort the elements of sets.
 
-    Raises ValueError for sets of more than `most` elements.
+    Args:
+        key: Number by which to sort, (B, L).
+        mask: Real elements, (B, L) bool; None if all are.
+        most: Largest number of elements.
+
+    Returns:
+        The indices that sort the elements, padding last, (B, L) long, and the sizes of the sets,
+        (B,) long.
+
+    Raises:
+        ValueError: if a set has more than `most` elements.
     """
     if key.shape[1] > most:
         raise ValueError(f"sets of {key.shape[1]} elements, but the model knows up to {most}")
@@ -237,10 +265,18 @@ def ranking(key: Tensor, mask: Tensor | None, most: int) -> tuple[Tensor, Tensor
 
 @torch.no_grad()
 def components(encoding: Encoding, count: int, draws: int = 256) -> tuple[Tensor, Tensor]:
-    """Return initial means and log-scales (count, D) of mixture components, one per category.
+    """Return the initial components of a mixture, one per category.
 
-    They are those of the latents of the category. Components beyond the number of categories go
-    through the categories again, with a random offset of the mean.
+    Components beyond the number of categories go through the categories again, with a random offset
+    of the mean.
+
+    Args:
+        encoding: Encoding of the categories, with D latents.
+        count: Number of components.
+        draws: Draws of the latents of a category.
+
+    Returns:
+        Means and log-scales of the latents of each category, (count, D) each.
     """
     categories = encoding.cardinalities
     assert isinstance(categories, int)
@@ -311,12 +347,27 @@ class ElementCoupling(Bijection):
         return self._finish(z, index, mask, known.unbind(-1), slopes)
 
     def _order(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the indices (B, L, 1 + D) that sort by the first latent, and set sizes (B,)."""
+        """Sort the elements of sets x (B, L, 1 + D) by their first latent, see `ranking`.
+
+        Returns:
+            Indices for `gather`, (B, L, 1 + D) long, and the sizes of the sets, (B,) long.
+        """
         index, sizes = ranking(x[..., 0], mask, self.network.elements)
         return index.unsqueeze(-1).expand_as(x), sizes
 
     def _finish(self, x, index, mask, moved, slopes) -> tuple[Tensor, Tensor]:
-        """Return the output in the order of the input, and the log term (B,)."""
+        """Put transformed elements back into the order of the input.
+
+        Args:
+            x: The input, (B, L, 1 + D).
+            index: Indices of `_order`.
+            mask: Real elements, (B, L) bool, or None.
+            moved: Transformed latents of the sorted elements, D of (B, L).
+            slopes: Logarithms of the derivatives, D of (B, L).
+
+        Returns:
+            The output (B, L, 1 + D), and the log term (B,), nats.
+        """
         sums = sum(slopes)
         if mask is not None:
             sums = sums.masked_fill(~mask.gather(1, index[..., 0]), 0)
@@ -325,7 +376,16 @@ class ElementCoupling(Bijection):
         return masked(torch.cat([x[..., :1], moved], -1), mask), sum_log_term(sums)
 
     def _mixtures(self, known: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return logits (C, B, K + 1), means, log-scales (D, C, B, K + 1), given K elements."""
+        """Return the mixtures of the first K + 1 elements, each given those before it.
+
+        Args:
+            known: Latents of the first K elements, (B, K, D).
+            sizes: Sizes of the sets, (B,) long.
+
+        Returns:
+            Logits of the C components, (C, B, K + 1); their means and their log-scales, (D, C, B,
+            K + 1) each.
+        """
         start, start_scales = (p.t()[..., None, None] for p in (self.means, self.log_scales))
         # The component that an element lies on is more informative than its position.
         each = self._log_densities(known.movedim(-1, 0)[:, None], start, start_scales)
@@ -339,6 +399,7 @@ class ElementCoupling(Bijection):
 
     @staticmethod
     def _log_densities(x: Tensor, means: Tensor, log_scales: Tensor) -> Tensor:
+        """Return the logistic log-densities of x in each component, nats; shapes broadcast."""
         return logistic_log_density((x - means) * torch.exp(-log_scales)) - log_scales
 
 
@@ -432,7 +493,12 @@ class GroupContext(Context):
 
 
 class GroupState:
-    """State of partly drawn sets: numbers of elements, and sums of their embeddings."""
+    """State of partly drawn sets: numbers of elements, and sums of their embeddings.
+
+    Args:
+        network: The network.
+        context: Mask of the groups (B, G), and their sizes as `features` (B, G, 1).
+    """
 
     def __init__(self, network: GroupNetwork, context: GroupContext):
         self.network, self.order = network, InSequence(context.mask)
@@ -442,7 +508,10 @@ class GroupState:
         self.sums = [t.weight.new_zeros(len(self.after), t.embedding_dim) for t in self.tables]
 
     def step(self) -> Step | None:
-        """Return the next group of all unfinished sets; None at the end."""
+        """Return the step that decides group k of every set with more than k groups.
+
+        k is the number of earlier calls; None when no set has group k.
+        """
         at = self.order.next()
         if at is None:
             return None

@@ -1,4 +1,4 @@
-"""Codec of tables and arrays: rows of categories with a position per column."""
+"""Adapter of tables and arrays: rows of categories with a position per column."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from pandas.api import types
 
-from graphcnf.discrete.adapters import Codec, Reasons, Vocabulary, distinct, draw_rows
+from graphcnf.discrete.adapters import Adapter, Reasons, Vocabulary, distinct, draw_rows
 from graphcnf.discrete.columns import ColumnContext, ColumnFlow
 from graphcnf.discrete.counts import Counts
 from graphcnf.discrete.numbers import (
@@ -134,31 +134,31 @@ class Column:
             try:
                 if series.notna().any() and time_kind(series) != self.kind:
                     raise TypeError
-                codes = self.bins.encode(series)
+                encoded = self.bins.encode(series)
             except (TypeError, ValueError):
                 raise UserError(
                     f"column {self.name!r} holds {KINDS[self.kind]}, not {series.dtype}"
                 ) from None
         else:
-            codes = self.vocabulary.encode(series.astype(object))
-        return np.where(series.isna(), len(self.values) if self.missing else -1, codes)
+            encoded = self.vocabulary.encode(series.astype(object))
+        return np.where(series.isna(), len(self.values) if self.missing else -1, encoded)
 
     def decode(self, values: np.ndarray) -> pd.Series:
         """Return the column of encoded values (N,)."""
-        codes = np.floor(values).astype(int)
-        absent = codes == len(self.values)
+        category = np.floor(values).astype(int)
+        absent = category == len(self.values)
         if self.bins:
             numbers = self.bins.decode(np.where(absent, 0, values))
             return self.bins.series(np.where(absent, np.nan, numbers))
         if self.categories is not None:
             dtype, ordered = self.categories
             known = pd.Index(self.values, dtype=dtype, tupleize_cols=False)
-            codes = np.where(absent, -1, codes)
-            series = pd.Series(pd.Categorical.from_codes(codes, known, ordered=ordered))
+            category = np.where(absent, -1, category)
+            series = pd.Series(pd.Categorical.from_codes(category, known, ordered=ordered))
         else:
             named = np.empty(len(self.values) + 1, dtype=object)
             named[:-1] = self.values
-            series = pd.Series(named[codes], dtype=object)
+            series = pd.Series(named[category], dtype=object)
         return series.astype(self.dtype)
 
 
@@ -168,8 +168,8 @@ def _is_many(present: pd.Series) -> bool:
 
 
 @dataclass
-class TableCodec(Codec):
-    """Codec of the rows of a DataFrame, or of an integer array (N, D), for a `ColumnFlow`.
+class TableAdapter(Adapter):
+    """Adapter of the rows of a DataFrame, or of an integer array (N, D), for a `ColumnFlow`.
 
     Missing entries are masked, unless they are a category of the column.
 
@@ -193,8 +193,8 @@ class TableCodec(Codec):
         self.cardinalities = [column.cardinality for column in self.columns]
 
     @classmethod
-    def of(cls, data, bins: int | Mapping[Any, int] | None = None) -> TableCodec:
-        """Return a codec for a table.
+    def of(cls, data, bins: int | Mapping[Any, int] | None = None) -> TableAdapter:
+        """Return the adapter for a table.
 
         `bins` is the number of bins of numbers, for all columns or by label.
 
@@ -207,7 +207,7 @@ class TableCodec(Codec):
         table = numbers.astype("category") if whole else numbers
         if not table.shape[0] or not table.shape[1]:
             raise UserError(f"the table has {table.shape[0]} rows and {table.shape[1]} columns")
-        _check_distinct(table)
+        _refuse_repeated_labels(table)
         by_label = bins if isinstance(bins, Mapping) else dict.fromkeys(table.columns, bins)
         for label in by_label:
             if label not in table.columns:
@@ -231,15 +231,15 @@ class TableCodec(Codec):
         if lacking or further:
             what = "lacks the column" if lacking else "has the further column"
             raise UserError(f"the table {what} {(lacking or further)[0]!r}; wanted {wanted}")
-        _check_distinct(table)
-        codes = np.stack([c.encode(table[c.name]) for c in self.columns], 1)
+        _refuse_repeated_labels(table)
+        encoded = np.stack([c.encode(table[c.name]) for c in self.columns], 1)
         absent = table[names].isna().to_numpy()
-        reasons: Reasons = [None] * len(codes)
-        for row, column in zip(*np.nonzero((codes < 0) & ~absent), strict=True):
+        reasons: Reasons = [None] * len(encoded)
+        for row, column in zip(*np.nonzero((encoded < 0) & ~absent), strict=True):
             value = table[names[column]].iloc[row]
             value = value.item() if isinstance(value, np.generic) else value
             reasons[row] = f"the value {value!r} in column {names[column]!r}, which training lacked"
-        found = torch.from_numpy(codes[[reason is None for reason in reasons]].astype(float))
+        found = torch.from_numpy(encoded[[reason is None for reason in reasons]].astype(float))
         return Rows(found.clamp(min=0), found >= 0), reasons
 
     def decode(self, rows, given: Mapping[Any, Any] | None = None):
@@ -282,17 +282,17 @@ class TableCodec(Codec):
 
     def given(self, values: Mapping[Any, Any]) -> Rows:
         """Encode values of some columns as one row, others masked; raise `UserError` if unknown."""
-        codes = torch.full((1, len(self.columns)), -1.0, dtype=torch.float64)
+        encoded = torch.full((1, len(self.columns)), -1.0, dtype=torch.float64)
         for label, value in values.items():
             column = self.columns[k := self.number(label, "given")]
             with suppress(UserError):
-                codes[0, k] = float(column.encode(pd.Series([value], dtype=object))[0])
-            if codes[0, k] < 0:
+                encoded[0, k] = float(column.encode(pd.Series([value], dtype=object))[0])
+            if encoded[0, k] < 0:
                 known = ", ".join(map(repr, column.values[:8]))
                 if column.bins:
                     known = KINDS[column.kind]
                 raise UserError(f"given: column {label!r} has no value {value!r}; it has {known}")
-        return Rows(codes.clamp(min=0), codes >= 0)
+        return Rows(encoded.clamp(min=0), encoded >= 0)
 
     def present(self, rows: Rows) -> Rows:
         """Return the rows with all missing entries masked, even if they are a category."""
@@ -416,6 +416,9 @@ class TableCodec(Codec):
 
         `known` has given entries, one row for all or a row for each. With `present`, no drawn entry
         is missing: each is drawn from its values other than "missing", given those before it.
+
+        Raises:
+            UserError: if `sizes` are given.
         """
         if sizes is not None:
             raise UserError("sizes are for sequences and graphs: rows of a table have one")
@@ -431,9 +434,16 @@ class TableCodec(Codec):
 
     @torch.no_grad()
     def conditional(self, flow, known: Rows, k: int, orders: int = 1) -> np.ndarray:
-        """Return the probabilities (M, C) float64 of column k given the known columns.
+        """Return the probabilities of the values of column k given the known columns.
 
-        Averaged over `orders` of the known columns.
+        Args:
+            flow: The flow.
+            known: M rows; the mask is True for known entries.
+            k: Number of the column.
+            orders: Orders of the known columns over which to average.
+
+        Returns:
+            (M, C) float64.
         """
         check_integer("orders", orders, 1, LARGEST_ORDERS)
         mask, first, parts = known.mask.clone(), known.mask.clone(), []
@@ -450,7 +460,7 @@ class TableCodec(Codec):
 
     def most_probable(self, flow, known: Rows) -> pd.DataFrame:
         """Return the table with unknown entries set to the most probable value, or the median."""
-        codes = known.values.numpy().copy()
+        encoded = known.values.numpy().copy()
         for k, column in enumerate(self.columns):
             rows = np.flatnonzero(~known.mask[:, k].numpy())
             if not len(rows) or not column.values:
@@ -459,8 +469,8 @@ class TableCodec(Codec):
             p = self.conditional(flow, part, k)[:, : len(column.values)]
             p = self._reweighted(flow, part, k, p)
             below = p.cumsum(1) < p.sum(1, keepdims=True) / 2
-            codes[rows, k] = 0.5 + below.sum(1) if column.bins else p.argmax(1)
-        return self._table(codes)
+            encoded[rows, k] = 0.5 + below.sum(1) if column.bins else p.argmax(1)
+        return self._table(encoded)
 
     @torch.no_grad()
     def _reweighted(self, flow, known: Rows, k: int, p: np.ndarray) -> np.ndarray:
@@ -492,7 +502,8 @@ class TableCodec(Codec):
         return f"{what} of {len(self.columns)} columns, {sum(self.cardinalities)} categories"
 
 
-def _check_distinct(table: pd.DataFrame) -> None:
+def _refuse_repeated_labels(table: pd.DataFrame) -> None:
+    """Raise `UserError` if two columns have the same label."""
     if table.columns.has_duplicates:
         twice = table.columns[table.columns.duplicated()][0]
         raise UserError(f"two columns are called {twice!r}: rename one, or drop it")

@@ -184,15 +184,15 @@ def evaluate_table(
         "shape_error": 100 * float(np.nanmean([*shapes.values()])),
         "trend_error": 100 * float(np.nanmean([*trends.values()])) if trends else 0.0,
     }
-    codes, kinds = _coded(plain, numeric)
-    figures["detection"] = _detection(codes["real"], codes["synthetic"], seed)
-    figures |= _records(codes, kinds, seed)
+    floats, kinds = _as_floats(plain, numeric)
+    figures["detection"] = _detection(floats["real"], floats["synthetic"], seed)
+    figures |= _records(floats, kinds, seed)
     if target is not None and held_out is not None:
         for name, part in (("utility", "synthetic"), ("utility_real", "real")):
             k = list(real.columns).index(target)
             model = _classifier(seed)
-            model.fit(_usable(np.delete(codes[part], k, 1)), codes[part][:, k])
-            x, y = np.delete(codes["held_out"], k, 1), codes["held_out"][:, k]
+            model.fit(_usable(np.delete(floats[part], k, 1)), floats[part][:, k])
+            x, y = np.delete(floats["held_out"], k, 1), floats["held_out"][:, k]
             figures[name] = float((model.predict(x) == y).mean())
     if html is not None:
         _write_page(html, plain, real.dtypes, figures, shapes, trends)
@@ -225,17 +225,27 @@ def _plain(what: str, table: pd.DataFrame, real: pd.DataFrame, numeric: list) ->
     return pd.DataFrame(columns)
 
 
-def _records(codes: dict[str, np.ndarray], kinds: np.ndarray, seed: int) -> dict[str, float]:
-    """Return the figures that depend on distances between rows."""
-    random, most = np.random.default_rng(seed), min(MOST_ROWS, *map(len, codes.values()))
-    width = np.fmax.reduce(codes["real"]) - np.fmin.reduce(codes["real"])
+def _records(floats: dict[str, np.ndarray], kinds: np.ndarray, seed: int) -> dict[str, float]:
+    """Return the figures that depend on distances between rows.
+
+    Args:
+        floats: Tables "real", "synthetic" and perhaps "held_out" as floats, (M, D) each.
+        kinds: True for columns of categories, (D,) bool.
+        seed: Seed of the rows that are compared.
+
+    Returns:
+        Those of `_precision_and_recall`, `closest` and, with held-out rows, `closest_held_out` and
+        `copies`; the module says what they are.
+    """
+    random, most = np.random.default_rng(seed), min(MOST_ROWS, *map(len, floats.values()))
+    width = np.fmax.reduce(floats["real"]) - np.fmin.reduce(floats["real"])
     width = np.where(kinds | ~(width > 0), 1, width)
-    scaled = {name: x / width for name, x in codes.items()}
+    scaled = {name: x / width for name, x in floats.items()}
     few = {name: x[random.permutation(len(x))[:most]] for name, x in scaled.items()}
     figures = _precision_and_recall(few["real"], few["synthetic"], kinds)
     nearest = _nearest(few["synthetic"], scaled["real"], kinds)
     figures["closest"] = float(np.median(nearest))
-    if "held_out" in codes:
+    if "held_out" in floats:
         far = _nearest(few["held_out"], scaled["real"], kinds)
         figures["closest_held_out"] = float(np.median(far))
         own, other = (_nearest(few["synthetic"], few[k], kinds) for k in ("real", "held_out"))
@@ -271,15 +281,23 @@ def _trend_error(mine: pd.DataFrame, other: pd.DataFrame, numeric: list) -> floa
     return total_variation(*(table.itertuples(index=False, name=None) for table in tables))
 
 
-def _coded(
+def _as_floats(
     plain: dict[str, pd.DataFrame], numeric: list
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Return each table as floats, with categories as codes, and which columns are categories."""
+    """Return tables as floats, with categories numbered.
+
+    Args:
+        plain: Tables of `_plain`, by name.
+        numeric: Labels of the columns that are numbers.
+
+    Returns:
+        Each table, (M, D) float64, by name; and True for columns of categories, (D,) bool.
+    """
     whole = pd.concat(plain.values(), keys=plain)
     for column in whole.columns.difference(numeric):
         whole[column] = pd.factorize(whole[column])[0]
-    codes = {name: whole.loc[name].to_numpy(dtype=float) for name in plain}
-    return codes, np.array([c not in numeric for c in whole.columns])
+    floats = {name: whole.loc[name].to_numpy(dtype=float) for name in plain}
+    return floats, np.array([c not in numeric for c in whole.columns])
 
 
 def _classifier(seed: int):

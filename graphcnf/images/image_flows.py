@@ -111,7 +111,13 @@ class Layers:
         self.shape = (channels // 2, height, width)
 
     def _coupling(self, kind: str, swap: bool = False, **network: Any) -> Coupling:
-        """Return a coupling of the second half given the first, or (`swap`) the reverse."""
+        """Return a coupling of the second half of the channels given the first half.
+
+        With `swap`, of the first half given the second one.
+
+        Raises:
+            UserError: if there is one channel only, or `kind` is unknown.
+        """
         channels, *size = self.shape
         if channels < 2:
             raise UserError("a coupling needs at least 2 channels: squeeze before")
@@ -341,7 +347,12 @@ class ImageFlow(ImageModel):
 
     @torch.no_grad()
     def encode(self, x: Tensor, noise: Noise | None = None) -> ImageLatents:
-        """Encode images to latents in float64, which `decode` maps back to exactly these images."""
+        """Encode images to latents in float64, which `decode` maps back to exactly these images.
+
+        Args:
+            x: Images, (B, C, H, W) of integers.
+            noise: Tape of the draws of the dequantization.
+        """
         discarded: list[Tensor] = []
         context = Context(noise=noise, discarded=discarded)
         z, _ = self._double().flow(self.checked(x).double(), context)
@@ -349,6 +360,7 @@ class ImageFlow(ImageModel):
 
     @torch.no_grad()
     def decode(self, latents: ImageLatents) -> Tensor:
+        """Decode latents, of any floating type, to images (B, C, H, W) uint8."""
         context = Context(discarded=list(latents.discarded))
         return self._double().flow.inverse(latents.z.double(), context).to(torch.uint8)
 

@@ -48,15 +48,21 @@ BLOCK = 32  # records that are always drawn together: float32 rounding depends o
 
 @dataclass
 class ImageLatents:
-    """Latents of images."""
+    """Latents of B images.
 
-    z: Tensor  # (B, ...); in a flow, output of the last layer, (B, C, H, W)
-    discarded: list[Tensor] = field(default_factory=list)  # in a flow, factored out by `Split`
+    Attributes:
+        z: The latents, (B, ...); in a flow the output of the last layer, (B, C, H, W).
+        discarded: In a flow, the latents that each `Split` factored out, (B, C, H, W) of smaller
+            and smaller images; empty in other models.
+    """
+
+    z: Tensor
+    discarded: list[Tensor] = field(default_factory=list)
 
 
 @evaluates("log_prob", "sample")
 class ImageModel(Pretrained, ABC):
-    """Distribution over images of integers.
+    """Distribution over images whose pixels are integers.
 
     Every subclass defines `_sample`. One with a likelihood also sets `likelihood` and defines
     `_terms`; one with latents also sets `latent_size` and defines `encode` and `decode`.
@@ -70,13 +76,15 @@ class ImageModel(Pretrained, ABC):
     Attributes:
         config: The constructor's arguments, which are saved with the weights.
         metadata: Facts about the data, JSON: `dataset`, `data`, `training`.
+        likelihood: What `log_prob` is: "exact", "bound" (a lower one), or None without any.
+        latent_size: Number of latents of an image, None without latents.
 
     Raises:
         UserError: if an argument is out of range or of another type.
     """
 
-    likelihood: str | None = None  # kind of `log_prob`: "exact", a (lower) "bound", or None
-    latent_size: int | None = None  # number of latents of an image, None without latents
+    likelihood: str | None = None
+    latent_size: int | None = None
 
     def __init__(self, architecture: str, shape: Sequence[int], levels: int, **options: Any):
         super().__init__()
@@ -91,7 +99,11 @@ class ImageModel(Pretrained, ABC):
 
     @classmethod
     def rebuild(cls, config: Mapping[str, Any]) -> Self:
-        """Build the model of a `config`, of the class of its architecture."""
+        """Build the model of a `config`, of the class of its architecture.
+
+        Raises:
+            ValueError: if the architecture is unknown, or of a class that is not a subclass.
+        """
         found = IMAGE_MODELS.find(config.get("architecture"), "architecture of images")
         if not issubclass(found, cls):
             raise ValueError(f'a model of architecture "{config["architecture"]}"')
@@ -126,7 +138,18 @@ class ImageModel(Pretrained, ABC):
         return torch.logsumexp(torch.stack(draws), 0) - math.log(count)
 
     def _terms(self, x: Tensor, noise: Noise | None = None) -> tuple[Any, Tensor]:
-        """Draw the bound on log P(x): return log P(x|z) of a decoder or 0, and the rest, (B,)."""
+        """Draw the two terms whose sum is log P(x) or a bound on it.
+
+        Args:
+            x: Images, (B, C, H, W) of integers.
+            noise: Tape of the draws.
+
+        Returns:
+            log P(x|z) of a decoder, (B,) nats, or 0 without one; and the rest, (B,) nats.
+
+        Raises:
+            UserError: if the model has no likelihood.
+        """
         raise self._lacks("likelihood")
 
     def bits_per_dimension(self, x: Tensor, samples: int = 8) -> Tensor:
@@ -134,9 +157,16 @@ class ImageModel(Pretrained, ABC):
         return -self.log_prob(x, samples) / (math.prod(self.shape) * math.log(2))
 
     def training_loss(self, batch: Tensor, *, beta: float = 1.0):
-        """Return the negative log-likelihood, or its bound, in nats per dimension, and metrics.
+        """Return the loss of a batch, and metrics.
 
-        `beta` weights a decoder's term. The metrics are pairs (sum over images, number of images).
+        Args:
+            batch: Images, (B, C, H, W) of integers.
+            beta: Weight of the term of a decoder.
+
+        Returns:
+            The negative log-likelihood, or its bound, in nats per dimension (pixel and channel), a
+            scalar; and the metric "bits_per_dimension" as a pair (sum over images, number of
+            images).
         """
         decoded, others = self._terms(batch)
         dimensions = math.prod(self.shape)
@@ -148,22 +178,40 @@ class ImageModel(Pretrained, ABC):
     def sample(
         self, count: int, *, temperature: float = 1.0, generator: Generators = None
     ) -> Tensor:
-        """Draw images (count, C, H, W) uint8; the temperature multiplies all latents.
+        """Draw images.
 
-        `generator` is as in `graphcnf.flows.draw_normal`.
+        Args:
+            count: Number of images.
+            temperature: Factor of all latents, below 1 for more probable images.
+            generator: Random generator, as in `graphcnf.flows.draw_normal`.
+
+        Returns:
+            (count, C, H, W) uint8.
         """
         return self._sample(count, temperature, generator)
 
     @abstractmethod
     def _sample(self, count: int, temperature: float, generator: Generators) -> Tensor:
-        """Draw images, see `sample`."""
+        """Draw images (count, C, H, W) uint8, see `sample`."""
 
     def sample_records(
         self, first: int, count: int, *, seed: int = 0, temperature: float = 1.0
     ) -> Tensor:
-        """Draw records `first` to `first + count - 1` of a sample, (count, C, H, W) uint8.
+        """Draw some records of a sample; a *record* is one image.
 
         Seed, number and temperature determine a record, whatever `count` is.
+
+        Args:
+            first: Number of the first record.
+            count: Number of records.
+            seed: Seed of the sample.
+            temperature: As in `sample`.
+
+        Returns:
+            (count, C, H, W) uint8.
+
+        Raises:
+            ValueError: if `first` is negative, or `count` not positive.
         """
         if first < 0 or count < 1:
             raise ValueError(f"no records {first} to {first + count - 1}")
@@ -177,7 +225,9 @@ class ImageModel(Pretrained, ABC):
     def encode(self, x: Tensor) -> ImageLatents:
         """Encode images (B, C, H, W) to latents.
 
-        Raises UserError if the model has no latents, ValueError if images do not fit the model.
+        Raises:
+            UserError: if the model has no latents.
+            ValueError: if the images do not fit the model.
         """
         raise self._lacks("latents")
 

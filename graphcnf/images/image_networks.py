@@ -99,7 +99,7 @@ class ImageEncoder(nn.Module):
         self.network = ConvolutionNetwork(4 * channels, features, size=half, **network)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the features."""
+        """Return the features of images x, (B, F, H / 2, W / 2)."""
         return self.network(self.squeeze(x)[0].movedim(1, -1)).movedim(-1, 1)
 
 
@@ -107,7 +107,7 @@ class ChannelNorm(nn.LayerNorm):
     """Layer normalisation over the channels of ``(B, C, H, W)``."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise every pixel."""
+        """Normalise every pixel of x, (B, C, H, W)."""
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 

@@ -21,17 +21,21 @@ TIMED = 64  # number of images that are drawn to time sampling
 def score_image_models(
     models: Iterable[tuple[str, ImageModel, Tensor]], *, draws: int = 8, seed: int = 0
 ) -> list[dict[str, Any]]:
-    """Return scores of image models, a row for each.
-
-    A row has the bits per dimension with `draws` draws and with one draw (mean over images and
-    standard error), the share of images that are reconstructed exactly, the number of parameters,
-    and the time of sampling. If the model was trained on the same data as the first model, the row
-    also has the difference of their bits.
+    """Score image models on held-out images.
 
     Args:
         models: Triples of name, model and held-out images (M, C, H, W).
         draws: Number of draws in a bound.
         seed: Seed of these draws.
+
+    Returns:
+        A dictionary for each model: `model`, `architecture`, `dataset`, `images` (number of
+        held-out ones), `draws`, `figure` ("exact", "bound" or "none": what the bits are),
+        `parameters`, `training_minutes`, `sampling_milliseconds` (per image). With a likelihood,
+        also `bits_per_dimension` (with `draws` draws) and `bits_one_draw`, means over images. With
+        latents, `reconstruction`, the share of `reconstructed` images that come back exactly. If
+        trained on the same data as the first model, `difference` of their bits. Each mean has a
+        standard error, `..._se`.
     """
     rows, first = [], None
     for name, model, images in models:
@@ -70,7 +74,11 @@ def score_image_models(
 
 @torch.no_grad()
 def _bits(model: ImageModel, images: Tensor, draws: int, name: str) -> tuple[Any, Any]:
-    """Return bits per dimension with `draws` draws and with one, (M,) float64 each."""
+    """Return the bits per dimension of images (M, C, H, W).
+
+    Returns:
+        With `draws` draws, and with one draw, (M,) float64 each.
+    """
     parts: list[Tensor] = []
     with progress_bar(f"scoring {name}", len(images)) as show:
         for batch in images.to(model.device).split(BATCH):
@@ -80,6 +88,6 @@ def _bits(model: ImageModel, images: Tensor, draws: int, name: str) -> tuple[Any
 
 
 def _mean(name: str, values: Tensor) -> dict[str, float | None]:
-    """Return the mean of values, as `name`, and its standard error, as `name` + "_se"."""
+    """Return `{name: mean of the values, name + "_se": its standard error}`; values (M,)."""
     error = values.std().item() / math.sqrt(len(values)) if len(values) > 1 else None
     return {name: values.mean().item(), f"{name}_se": error}

@@ -124,15 +124,15 @@ def test_ctrl_c_ends_training_early_and_gives_the_model_as_it_is(monkeypatch):
 
 def test_what_is_held_out_is_not_trained_on():
     model = CategoricalModel.for_data(["a" * n for n in range(1, 21)], **SMALL)
-    rows = model.codec.encode(["a" * n for n in range(1, 21)])[0]
-    experiment = experiment_of(model.codec, model.flow, rows, 0, 0.2, 4)
+    rows = model.adapter.encode(["a" * n for n in range(1, 21)])[0]
+    experiment = experiment_of(model.adapter, model.flow, rows, 0, 0.2, 4)
     test = [n for batch in experiment.eval_batches() for n in batch.lengths.tolist()]
     seen = [n for batch in experiment.train_batches(0, 0, 0) for n in batch.lengths.tolist()]
     assert len(test) == 4 and sorted(test + seen) == list(range(1, 21))
     later = [n for batch in experiment.train_batches(0, 0, 1) for n in batch.lengths.tolist()]
     assert later == seen[4:]
     with pytest.raises(UserError, match="leave none to train on"):
-        experiment_of(model.codec, model.flow, rows, 0, 0.99, 4)
+        experiment_of(model.adapter, model.flow, rows, 0, 0.99, 4)
     for x in (["ab"], pd.DataFrame({"a": ["x"]})):
         with pytest.raises(UserError, match="1 items with 90% held out leave none to train on"):
             CategoricalModel.fit(x, held_out=0.9, steps=1)

@@ -44,7 +44,7 @@ def test_the_density_of_a_mixed_table_integrates_to_one(double):
         p = np.exp(model.log_prob(given, given=["x", "name"]))
         assert p.sum() == pytest.approx(1, abs=2e-4)
     # A fine grid between the ends of bins, and the mass at 0.
-    ends = np.unique([edge[:2] for edge in model.codec.columns[0].bins.edges])
+    ends = np.unique([edge[:2] for edge in model.adapter.columns[0].bins.edges])
     grid = np.unique(
         np.concatenate([ends, *(s * np.geomspace(1e-4, 4e4, 20_000) for s in (-1, 1))])
     )
@@ -139,7 +139,7 @@ def test_all_mass_of_an_integer_type_is_where_numbers_are_drawn(dtype, low, high
     model = CategoricalModel.for_data(x.to_frame("x"), bins=4, width=16, layers=1, heads=2)
     model.flow.double()
     # Tails hold no number that was learned from, so that they need more weight to be drawn.
-    bins, network = model.codec.columns[0].bins, model.flow.network
+    bins, network = model.adapter.columns[0].bins, model.flow.network
     with torch.no_grad():
         network.bias[torch.from_numpy(bins.parts < 0)] += 4.0
     limits = np.iinfo(dtype.lower())
