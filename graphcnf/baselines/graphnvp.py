@@ -128,9 +128,7 @@ class OneByOne(Bijection):
         raise NotImplementedError
 
 
-def _move(
-    x: Tensor, shift: Tensor, log_scale: Tensor, real: Tensor, inverse: bool
-) -> tuple[Tensor, Tensor]:
+def _move(x: Tensor, shift: Tensor, log_scale: Tensor, real: Tensor, inverse: bool):
     """Transform one part; for outputs 0 of the network, z = 2 x - c, which is centred.
 
     Args:

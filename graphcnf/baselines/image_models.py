@@ -11,12 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from graphcnf.baselines.pixelcnn import (
-    PixelMixture,
-    parameter_count,
-    scaled,
-    unscaled,
-)
+from graphcnf.baselines.pixelcnn import PixelMixture, parameter_count, scaled, unscaled
 from graphcnf.flows.base import StandardNormal, draw_normal, draw_uniform
 from graphcnf.flows.transform import take
 from graphcnf.images.image_model import ImageLatents, ImageModel

@@ -247,12 +247,8 @@ class PixelCNN(ImageModel):
     def _sample(self, count, temperature, generator):
         """Draw images pixel by pixel; see `PixelMixture.sample`."""
         channels, height, width = self.shape
-        uniform = draw_uniform(
-            (count, 1 + channels, height, width),
-            generator=generator,
-            device=self.device,
-            dtype=torch.float64,
-        )
+        how = {"generator": generator, "device": self.device, "dtype": torch.float64}
+        uniform = draw_uniform((count, 1 + channels, height, width), **how)
         images = torch.zeros((count, *self.shape), dtype=torch.uint8, device=self.device)
         rows: Memory = {}
         outside = self.positions.new_zeros((count, channels, 1, width), dtype=self.dtype)

@@ -15,13 +15,7 @@ from pandas.api import types
 from graphcnf.discrete.adapters import Adapter, Reasons, Vocabulary, distinct, draw_rows
 from graphcnf.discrete.columns import ColumnContext, ColumnFlow
 from graphcnf.discrete.counts import Counts
-from graphcnf.discrete.numbers import (
-    MAX_DISTINCT,
-    Bins,
-    default_bins,
-    is_numeric,
-    time_kind,
-)
+from graphcnf.discrete.numbers import MAX_DISTINCT, Bins, default_bins, is_numeric, time_kind
 from graphcnf.discrete.rows import Rows
 from graphcnf.errors import UserError, suggest
 from graphcnf.limits import LARGEST_ORDERS, check_integer

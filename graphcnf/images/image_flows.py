@@ -23,11 +23,7 @@ from graphcnf.flows.coupling import (
     Coupling,
     MixtureLogisticCoupling,
 )
-from graphcnf.flows.dequantization import (
-    Logit,
-    UniformDequantization,
-    VariationalDequantization,
-)
+from graphcnf.flows.dequantization import Logit, UniformDequantization, VariationalDequantization
 from graphcnf.flows.linear import ActNorm, Affine, InvertibleLinear
 from graphcnf.flows.pixels import ChannelsFirst, Checkerboard, Split, Squeeze
 from graphcnf.flows.transform import Bijection, Context, Inverse, Noise, Sequential, Transform

@@ -184,12 +184,12 @@ class Constitution:
             return ()
         kept = _without_branches(self.mol, relevant)
         numbers = {old: new for new, old in enumerate(kept)}
-        pruned = Chem.RWMol(self.mol)
-        for k in reversed(range(pruned.GetNumAtoms())):
-            pruned.GetAtomWithIdx(k).SetIsotope(classes[k] + 1)  # which matching compares
+        part = Chem.RWMol(self.mol)
+        for k in reversed(range(part.GetNumAtoms())):
+            part.GetAtomWithIdx(k).SetIsotope(classes[k] + 1)  # which matching compares
             if k not in numbers:
-                pruned.RemoveAtom(k)
-        matches = pruned.GetSubstructMatches(pruned, uniquify=False, maxMatches=MOST_AUTOMORPHISMS)
+                part.RemoveAtom(k)
+        matches = part.GetSubstructMatches(part, uniquify=False, maxMatches=MOST_AUTOMORPHISMS)
         if len(matches) == MOST_AUTOMORPHISMS:
             raise MoleculeNotRepresentable(f"{MOST_AUTOMORPHISMS:,} symmetries or more")
         number_of = {e.atoms: k for k, e in enumerate(self.elements)}
@@ -353,7 +353,7 @@ class Constitution:
             if tag not in _TETRAHEDRAL or here is None or not _may_be_centre(atom):
                 continue
             near = [number.get(b.GetOtherAtomIdx(atom.GetIdx())) for b in atom.GetBonds()]
-            odd = self._sorts_oddly(near, here)
+            odd = self._sorts_odd(near, here)
             clockwise = tag == _TETRAHEDRAL[1]
             found[(here,)] = (1, 2) if odd is None else (1 + (clockwise ^ odd),)
         for bond in mol.GetBonds():
@@ -370,14 +370,12 @@ class Constitution:
                 rest = [a.GetIdx() for a in end.GetNeighbors()]
                 rest.sort(key=lambda a: a != first)
                 rest.remove(bond.GetOtherAtomIdx(end.GetIdx()))
-                flips.append(self._sorts_oddly([number.get(a) for a in rest], k, other))
+                flips.append(self._sorts_odd([number.get(a) for a in rest], k, other))
             pair = (here, there) if here < there else (there, here)
             found[pair] = (1, 2) if None in flips else (1 + flips.count(True) % 2,)
         return found
 
-    def _sorts_oddly(
-        self, neighbours: list[int | None], atom: int, partner: int = -1
-    ) -> bool | None:
+    def _sorts_odd(self, neighbours: list[int | None], atom: int, partner: int = -1) -> bool | None:
         """Return True if it takes an odd number of exchanges to sort the neighbours of an atom.
 
         Args:
@@ -693,15 +691,14 @@ def count_marks(smiles: Iterable[str]) -> tuple[Counter[str], list[str]]:
     for text in smiles:
         isomers.append(text)
         with suppress(MoleculeNotRepresentable), quiet():
-            mol = parse(text)
-            constitution, configuration = split_stereo(mol)
+            constitution, configuration = split_stereo(parse(text))
             isomers[-1] = Chem.MolToSmiles(constitution.with_marks(configuration))
             kinds = constitution.kinds
             marked = [f"marked {kind}" for kind, c in zip(kinds, configuration, strict=True) if c]
             found.update([*kinds, *marked, f"{len(marked)} marks"])
             if "@" in text or "/" in text or "\\" in text:
                 found["written"] += 1
-                found["kept"] += not _dropped(text, mol, constitution, configuration)
+                found["kept"] += not _dropped(text, constitution, configuration)
     return found, isomers
 
 
@@ -736,13 +733,10 @@ def dropped_marks(smiles: str) -> list[str]:
             read the SMILES, or there are too many automorphisms.
     """
     with quiet():
-        mol = parse(smiles)
-        return _dropped(smiles, mol, *split_stereo(mol))
+        return _dropped(smiles, *split_stereo(parse(smiles)))
 
 
-def _dropped(
-    smiles: str, mol: Chem.Mol, constitution: Constitution, configuration: Configuration
-) -> list[str]:
+def _dropped(smiles: str, constitution: Constitution, configuration: Configuration) -> list[str]:
     """Return `dropped_marks` of a SMILES that has been read and split."""
     with quiet():
         raw = parse(smiles, sanitize=False)

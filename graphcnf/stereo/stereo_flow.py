@@ -132,7 +132,7 @@ class StereoGraphs:
                 partners.append(at + 1)
                 relations.append(2 * kind + equal)
         byte = partial(torch.tensor, dtype=torch.uint8)
-        neighbours, bonds = map(torch.from_numpy, _bonds(constitutions, sizes))
+        neighbours, bonds = map(torch.from_numpy, _bonds(constitutions))
         return cls(
             torch.tensor(sizes, dtype=torch.long), byte(atoms),
             neighbours, bonds,
@@ -191,15 +191,13 @@ def _atom_category(atom: Chem.Atom) -> int:
     return (number * 3 + sign) * (_HYDROGENS + 1) + min(atom.GetTotalNumHs(), _HYDROGENS)
 
 
-def _bonds(
-    constitutions: Sequence[Constitution], sizes: Sequence[int]
-) -> tuple[np.ndarray, np.ndarray]:
+def _bonds(constitutions: Sequence[Constitution]) -> tuple[np.ndarray, np.ndarray]:
     """Return `neighbours` and `bonds` of `StereoGraphs`, (A, MOST_NEIGHBOURS) uint8 each."""
     ends, orders = [np.zeros((2, 0), np.int64)], [np.zeros(0)]
     first: list[int] = []
     second: list[int] = []
     ring_sizes: list[int] = []
-    start = 0
+    sizes, start = [one.mol.GetNumAtoms() for one in constitutions], 0
     for one, size in zip(constitutions, sizes, strict=True):
         table = Chem.GetAdjacencyMatrix(one.mol, useBO=True)
         i, j = table.nonzero()
@@ -326,19 +324,17 @@ class StereoNetwork(Network):
         for table in (self.atoms, self.states, self.marks, self.of_kind, self.related):
             nn.init.normal_(table.weight, std=0.3)
 
-    def forward(
-        self, graphs: StereoGraphs, at: tuple[Tensor, Tensor], categories: Tensor
-    ) -> Tensor:
+    def forward(self, graphs: StereoGraphs, at: tuple[Tensor, Tensor], known: Tensor) -> Tensor:
         """Return the logits of R stereo elements, (R, CATEGORIES).
 
         Args:
             graphs: The molecules.
             at: For each element the index of its molecule and its number in it, (R,) each.
-            categories: Categories of all elements, (B, E) long. For an element, those before it
-                count, others are ignored.
+            known: Categories of all elements, (B, E) long. For an element, those before it count,
+                others are ignored.
         """
         row, target = at
-        categories, part = categories[row], graphs[row]
+        categories, part = known[row], graphs[row]
         # Row 0 of all tables of atoms is that of no atom.
         starts = (part.sizes.cumsum(0) - part.sizes)[:, None, None]
         elements = part.padded(part.elements)
@@ -494,9 +490,7 @@ class StereoFlow(Pretrained, nn.Module):
         self.metadata: dict[str, Any] = {}
         self.flow = AutoregressiveFlow(StereoNetwork(**self.config), single=True)
 
-    def training_loss(
-        self, graphs: StereoGraphs, *, beta: float = 1.0
-    ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
+    def training_loss(self, graphs: StereoGraphs, *, beta: float = 1.0):
         """Return the loss of a batch, and metrics.
 
         Args:
@@ -504,8 +498,9 @@ class StereoFlow(Pretrained, nn.Module):
             beta: Without effect.
 
         Returns:
-            The negative log-probability per stereo element, nats; and `{name: (sum, number)}` for
-            `bits_per_element` and `bits_chain`, `bits_ring`, `bits_double` (per element of a kind).
+            The negative log-probability in nats per stereo element, a scalar; and the metrics
+            `bits_per_element` and `bits_chain`, `bits_ring`, `bits_double` (per element of a kind),
+            as pairs (sum, number).
         """
         categories, context = graphs.padded(graphs.categories), StereoContext.of(graphs)
         log_p = self.flow.transform.log_probs(categories[..., None], context)
@@ -631,9 +626,7 @@ class StereoFlow(Pretrained, nn.Module):
         shares: Counter[Configuration] = Counter()
         for one, share in zip(found, np.exp(nats - np.logaddexp.reduce(nats)), strict=True):
             shares[constitution.canonical(one)] += share
-        rows = [
-            (Chem.MolToSmiles(constitution.with_marks(one)), float(p)) for one, p in shares.items()
-        ]
+        rows = [(Chem.MolToSmiles(constitution.with_marks(c)), float(p)) for c, p in shares.items()]
         rows.sort(key=lambda row: (-row[1], row[0]))
         return pd.DataFrame(rows, columns=["smiles", "probability"])
 

@@ -29,13 +29,7 @@ from graphcnf.scripts._options import option
 from graphcnf.scripts.benchmarks.runner import Folder, Minutes, Model, Out, Seed, write
 from graphcnf.scripts.benchmarks.smiles_lstm import SmilesLSTM, bits_per_molecule, train
 from graphcnf.stereo.marks import FORCED, Configuration, Constitution, split_stereo
-from graphcnf.stereo.stereo_flow import (
-    CATEGORIES,
-    KINDS,
-    StereoContext,
-    StereoFlow,
-    StereoGraphs,
-)
+from graphcnf.stereo.stereo_flow import CATEGORIES, KINDS, StereoContext, StereoFlow, StereoGraphs
 
 LSTM_HELD_OUT = 2000  # held-out molecules with elements whose bits an LSTM is asked for
 BACK_OFF = 8.0  # observations that the shorter context of a table counts for
@@ -278,16 +272,15 @@ def _shapes(smiles: Sequence[str]) -> list[Shape]:
 
 
 def _shape(smiles: str) -> Shape:
-    one, configuration = split_stereo(parse(smiles))
-    places = _in_rings(one, configuration)[1:]  # against the first one
+    one, marks = split_stereo(parse(smiles))
+    places = _in_rings(one, marks)[1:]  # against the first one
     others = set()
     for parities in islice(product((1, 2), repeat=len(places)), MOST_ISOMERS):
         known = dict(zip(places, parities, strict=True))
-        others.add(one.canonical(tuple(known.get(k, c) for k, c in enumerate(configuration))))
-    mol = Chem.AddHs(one.with_marks(configuration))
+        others.add(one.canonical(tuple(known.get(k, c) for k, c in enumerate(marks))))
+    mol = Chem.AddHs(one.with_marks(marks))
     embedded = rdDistGeom.EmbedMolecule(mol, randomSeed=EMBEDDING_SEED) == 0
-    compared = configuration, *sorted(others - {configuration})
-    own, *rest = [_lowest_energy(one.with_marks(c)) for c in compared]
+    own, *rest = [_lowest_energy(one.with_marks(c)) for c in (marks, *sorted(others - {marks}))]
     possible = [energy for energy in rest if energy is not None]
     strain = None
     if own is not None and math.isfinite(own):
