@@ -25,7 +25,7 @@ from graphcnf.categorical.autoregressive import AutoregressiveFlow, Network, Ste
 from graphcnf.categorical.categorical_flow import check_rows
 from graphcnf.categorical.transformer import HIDDEN, Transformer
 from graphcnf.discrete.counts import LARGEST_PAIRS, ColumnCounts, Counts
-from graphcnf.discrete.rows import Rows, checked_network, loss_of
+from graphcnf.discrete.rows import Rows, build_network, loss_of
 from graphcnf.flows.modules import evaluates
 from graphcnf.flows.transform import Context, with_mask
 from graphcnf.limits import Range, check_temperature
@@ -410,7 +410,7 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
         dropout: Annotated[float, Range(0, 1)] = 0.1,
     ):
         config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        super().__init__(checked_network(ColumnAttention, config), single=True)
+        super().__init__(build_network(ColumnAttention, config), single=True)
         self.config = config
         self.metadata: dict = {}
 

@@ -128,7 +128,7 @@ class CausalAttention(Network):
         h = self.values(before[..., -1]) + self.position(number) + self.remaining(to_come)
         return self.dropout(h)
 
-    def _check(self, mask: Tensor) -> None:
+    def _check_mask(self, mask: Tensor) -> None:
         """Raise ValueError for too many positions, or a row that does not begin with real ones."""
         length = mask.shape[1]
         if length > self.positions:
@@ -158,7 +158,7 @@ class CausalAttention(Network):
 
     def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
         mask = context.mask
-        self._check(mask)
+        self._check_mask(mask)
         number = torch.arange(x.shape[1], device=x.device)
         before = self.before(torch.where(mask, x[..., 0], 0))
         h = self._inputs(before, 0, (mask.sum(1, keepdim=True) - number).clamp(min=0))
@@ -169,7 +169,7 @@ class CausalAttention(Network):
         yield Step(mask.nonzero(as_tuple=True), self._logits(h[mask], before[mask], counted))
 
     def start(self, context: Context) -> CausalState:
-        self._check(context.mask)
+        self._check_mask(context.mask)
         return CausalState(self, context.mask)
 
 
@@ -311,7 +311,7 @@ class RowFlow(Pretrained, AutoregressiveFlow):
         counts: dict[str, Any] | None = None,
     ):
         config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        super().__init__(checked_network(CausalAttention, config), single=True)
+        super().__init__(build_network(CausalAttention, config), single=True)
         self.config = config
         self.metadata: dict = {}
 
@@ -454,7 +454,7 @@ def _counted(rows: Rows, cardinality: int, reach: int) -> tuple[np.ndarray, np.n
     return keys.T.contiguous().numpy(), windows[:, -1].numpy()
 
 
-def checked_network(network: type[Network], config: dict[str, Any]) -> Any:
+def build_network(network: type[Network], config: dict[str, Any]) -> Any:
     """Build a network from the arguments of a flow.
 
     Args:

@@ -96,17 +96,18 @@ class StereoElement(NamedTuple):
 
 
 class RingRelation(NamedTuple):
-    """Relation of a ring atom to an earlier one, both of which two rings have in common.
+    """Relation of a bridgehead to an earlier one, the two atoms at which two rings meet.
 
-    At each of the two atoms, one neighbour lies outside both rings. In small bridged ring systems
-    and beside a ring of three atoms, geometry forces the two outer neighbours to one side.
+    Each bridgehead has one neighbour outside both rings, its outer neighbour, perhaps a hydrogen.
+    In small bridged ring systems and beside a ring of three atoms, geometry forces the two outer
+    neighbours to one side.
 
     Attributes:
-        element: Number of the stereo element of the earlier atom.
+        element: Number of the stereo element that is the earlier bridgehead.
         kind: `FORCED`, or a number from 2 on that stands for the sizes of two rings with a common
             bond.
-        equal: True if the outer neighbours are on one side where the parities of the two atoms are
-            equal, False if they are where the parities differ.
+        equal: True if the outer neighbours are on one side where the parities of the two
+            bridgeheads are equal, False if they are on one side where the parities differ.
     """
 
     element: int
@@ -267,9 +268,9 @@ class Constitution:
 
     @cached_property
     def relations(self) -> list[RingRelation | None]:
-        """For each stereo element its relation to an earlier one, None without any.
+        """For each stereo element its relation to an earlier one, None if it is no bridgehead.
 
-        Where it has several, the one of the lowest kind.
+        Where a bridgehead has several, the one of the lowest kind.
         """
         found: list[RingRelation | None] = [None] * len(self.elements)
         rings = self.mol.GetRingInfo()
@@ -318,12 +319,14 @@ class Constitution:
         return tuple(parities.get(e.atoms, (0,))[0] for e in self.elements)
 
     def kept_marks(self, template: StereoTemplate) -> list[Configuration]:
-        """Return the marks of a template at this constitution, for each way to match it.
+        """Return the marks that the template gives to this constitution.
 
-        Stereo elements that the template does not mark have the category 0. A match at whose atom
-        two neighbours are not the template's gives two configurations, one for each parity. Where
-        no match has a stereo element for every mark, a strict template gives none, and another
-        one gives the configuration without marks.
+        Returns:
+            A configuration for each match, with 0 at stereo elements that the template does not
+            mark. Where two neighbours of a marked atom are not the template's, it is open which of
+            them takes which place, and there is a configuration for each parity. If no match has a
+            stereo element for every mark, the list is empty for a strict template, otherwise it has
+            the configuration without marks.
         """
         known = {e.atoms for e in self.elements}
         found: dict[Configuration, None] = {}
@@ -399,7 +402,10 @@ class Constitution:
         return _is_odd([a if a is not None and a in here else new[0] for a in near])
 
     def with_marks(self, configuration: Configuration) -> Chem.Mol:
-        """Return the molecule of a configuration, without marks that say nothing beside others."""
+        """Return the molecule of a configuration, without marks that RDKit drops.
+
+        Its atoms have the numbers of the constitution.
+        """
         mol = Chem.Mol(self.mol)
         for e, category in zip(self.elements, configuration, strict=True):
             if category and e.is_double:
