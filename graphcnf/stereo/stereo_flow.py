@@ -143,7 +143,7 @@ class StereoGraphs:
     def __len__(self) -> int:
         return len(self.sizes)
 
-    def __getitem__(self, index) -> StereoGraphs:
+    def __getitem__(self, index: slice | Tensor) -> StereoGraphs:
         """Return some of the molecules: a slice, a mask (B,) or indices, which may repeat."""
         index = torch.arange(len(self), device=self.sizes.device)[index]
         sizes, counts = self.sizes[index], self.counts[index]
@@ -155,7 +155,7 @@ class StereoGraphs:
             self.categories[own],
         )  # fmt: skip
 
-    def to(self, device) -> StereoGraphs:
+    def to(self, device: torch.device | str) -> StereoGraphs:
         """Return a copy on a device."""
         return StereoGraphs(*(getattr(self, f.name).to(device) for f in fields(self)))
 
@@ -249,7 +249,7 @@ class StereoContext(Context):
     graphs: StereoGraphs = None  # type: ignore[assignment]
 
     @classmethod
-    def of(cls, graphs: StereoGraphs, **draw) -> StereoContext:
+    def of(cls, graphs: StereoGraphs, **draw: Any) -> StereoContext:
         """Return the context of a batch; `draw` are further fields, such as `temperature`."""
         return cls(graphs.mask, graphs=graphs, **draw)
 
