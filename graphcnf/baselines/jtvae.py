@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.baselines.junction_tree import ClusterVocabulary, PartialGraph, encode, neighbours_of
+from graphcnf.baselines.junction_tree import ClusterVocabulary, PartialGraph, neighbours_of, rebuild
 from graphcnf.baselines.rvae import Gaussian, GraphEncoder, GraphVAE
 from graphcnf.categorical.categorical_flow import Bound
 from graphcnf.flows.transform import log_term_dtype
@@ -58,7 +58,7 @@ class TreeBatch:
     """Batch of junction trees with M clusters in all, numbered through.
 
     Args:
-        codes: The graphs, as of `junction_tree.encode`.
+        graphs: The graphs, as of `junction_tree.rebuild`.
         device: Device of the tensors.
 
     Attributes:
@@ -73,14 +73,14 @@ class TreeBatch:
             come, are certain and left out.
     """
 
-    def __init__(self, codes: Sequence[PartialGraph], device):
+    def __init__(self, graphs: Sequence[PartialGraph], device):
         rows: list[tuple[int, int, int, int]] = []
         depth, siblings, turns = [], [], []
         children: dict[int, list[int]] = defaultdict(list)
-        for graph, code in enumerate(codes):
+        for graph, built in enumerate(graphs):
             first = len(rows)
             path = [first]
-            each = zip(code.labels, code.parents, code.remaining, strict=True)
+            each = zip(built.labels, built.parents, built.remaining, strict=True)
             for number, (label, parent, remaining) in enumerate(each, first):
                 above = first + parent if parent >= 0 else -1
                 if above >= 0:
@@ -593,26 +593,26 @@ class JunctionTreeVAE(GraphVAE):
 
     def knows(self, batch: GraphBatch) -> Tensor:
         """Return True for graphs whose clusters are all in the vocabulary, (B,) bool."""
-        known = [encode(self.vocabulary, *graph) is not None for graph in neighbours_of(batch)]
+        known = [rebuild(self.vocabulary, *graph) is not None for graph in neighbours_of(batch)]
         return torch.tensor(known, dtype=torch.bool, device=batch.mask.device)
 
     def _read(self, batch: GraphBatch) -> Reading:
         """Take graphs apart; raise ValueError for one that `knows` rejects."""
-        codes = [encode(self.vocabulary, *graph) for graph in neighbours_of(batch)]
-        known = [code for code in codes if code is not None]
-        if len(known) < len(codes):
-            raise ValueError(f"graph {codes.index(None)} is {self.unknown}")
+        every = [rebuild(self.vocabulary, *graph) for graph in neighbours_of(batch)]
+        known = [built for built in every if built is not None]
+        if len(known) < len(every):
+            raise ValueError(f"graph {every.index(None)} is {self.unknown}")
         trees = TreeBatch(known, batch.mask.device)
         x, gru = self.label(trees.label), self.messages
         up = gru.upward(x, trees)
         down = gru.downward(x, up, trees)
         rows, first = [], 0
-        for graph, code in enumerate(known):
-            for child, choice in enumerate(code.choices, 1):
+        for graph, built in enumerate(known):
+            for child, choice in enumerate(built.choices, 1):
                 if len(choice[0]) > 1:
-                    above = code.labels[code.parents[child]]
-                    rows.append((graph, first + child, above, code.labels[child], *choice))
-            first += len(code.labels)
+                    above = built.labels[built.parents[child]]
+                    rows.append((graph, first + child, above, built.labels[child], *choice))
+            first += len(built.labels)
         sites = Sites(rows, x.device)
         features = self.attachments.features(sites, down)
         return Reading(trees, x, up, down, sites, features)

@@ -17,7 +17,7 @@
 - The *weight* of an edge belongs to its category (for molecules, the bond order). The *free
   valence* of a node is by how much the sum of its edge weights may still grow.
 
-`junction_tree` takes a graph apart. `PartialGraph` puts one together, cluster by cluster; `encode`
+`junction_tree` takes a graph apart. `PartialGraph` puts one together, cluster by cluster; `rebuild`
 finds the choices that lead to a given graph.
 """
 
@@ -445,7 +445,7 @@ class PartialGraph:
         nodes: For each cluster of the tree, the node of the graph for each of its nodes.
         attached: For each cluster of the tree, its nodes that other clusters share: pairs of the
             node and (label, node) of the other cluster.
-        choices: Filled by `encode`, for each cluster but the first: the possible attachments, the
+        choices: Filled by `rebuild`, for each cluster but the first: the possible attachments, the
             index of the chosen one, and `attached` of the parent before.
         types: Categories of the nodes of the graph.
         sums: Sums of the edge weights of its nodes.
@@ -556,7 +556,7 @@ class PartialGraph:
         self.nodes.append(tuple(known[v] for v in range(len(guest.types))))
 
 
-def encode(
+def rebuild(
     vocabulary: ClusterVocabulary, types: list[int], neighbours: Neighbours
 ) -> PartialGraph | None:
     """Build a given graph from the clusters of a vocabulary, and record the choices.

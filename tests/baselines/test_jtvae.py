@@ -13,9 +13,9 @@ from small_graphs import random_graph
 from graphcnf.baselines.junction_tree import (
     ClusterVocabulary,
     PartialGraph,
-    encode,
     junction_tree,
     neighbours_of,
+    rebuild,
     rings,
 )
 from graphcnf.errors import UserError
@@ -55,11 +55,11 @@ def build(graphs, nodes=3, bonds=2, weights=None, **options):
     return perturb(model, 0.1)
 
 
-def rebuilt(vocabulary, code):
-    """The graph of a code."""
-    graph = PartialGraph(vocabulary, code.remaining[0])
-    graph.add(code.labels[0])
-    attached = zip(code.choices, code.labels[1:], code.parents[1:], strict=True)
+def rebuilt(vocabulary, record):
+    """The graph of the choices that `rebuild` recorded."""
+    graph = PartialGraph(vocabulary, record.remaining[0])
+    graph.add(record.labels[0])
+    attached = zip(record.choices, record.labels[1:], record.parents[1:], strict=True)
     for (options, chosen, _), label, parent in attached:
         graph.add(label, parent, *options[chosen])
     return graph
@@ -69,12 +69,12 @@ def assert_round_trip(graphs, node_categories, weights):
     vocabulary = vocabulary_of(graphs, node_categories, weights)
     batch = GraphBatch.collate(graphs)
     for k, graph in enumerate(neighbours_of(batch)):
-        code = encode(vocabulary, *graph)
-        back = packed(rebuilt(vocabulary, code))
+        record = rebuild(vocabulary, *graph)
+        back = packed(rebuilt(vocabulary, record))
         assert isomorphic(graphs.graph(k), back.graph(0))
         size = graphs.node_counts[k]
-        before = size - len(vocabulary.clusters[code.labels[0]].types)
-        assert code.remaining[:2] in ([size], [size, before])
+        before = size - len(vocabulary.clusters[record.labels[0]].types)
+        assert record.remaining[:2] in ([size], [size, before])
 
 
 def test_molecules_come_back_from_their_trees(molecules):  # noqa: F811
