@@ -497,7 +497,7 @@ class GroupState:
 
     Args:
         network: The network.
-        context: Mask of the groups (B, G), and their sizes as `features` (B, G, 1).
+        context: Which groups are real, (B, G) bool, and how many elements there are.
     """
 
     def __init__(self, network: GroupNetwork, context: GroupContext):
