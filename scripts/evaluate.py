@@ -12,6 +12,7 @@ import typer
 import graphcnf
 from graphcnf.compute.parallel import open_workers
 from graphcnf.errors import require
+from graphcnf.evaluation import METRICS
 from graphcnf.limits import check_seed, check_temperature
 from graphcnf.scripts import _options as options
 from graphcnf.scripts import _output as output
@@ -62,7 +63,7 @@ def evaluate(
     metrics: Annotated[
         str | None,
         option(
-            "Distribution metrics, such as fcd,snn,logp_w1. Some need 'graphcnf\\[metrics]'.",
+            f"Distribution metrics: {', '.join(METRICS.own)}. Some need 'graphcnf\\[metrics]'.",
             metavar="all|NAME,...",
             parse=_metrics,
         ),
@@ -118,7 +119,6 @@ def evaluate(
     held-out molecules, beside the same figures of training data.
     """
     from graphcnf.evaluation.evaluate import Reference
-    from graphcnf.evaluation.metrics import METRICS
     from graphcnf.evaluation.summary import Records
     from graphcnf.evaluation.tables import render
 

@@ -1,4 +1,9 @@
-"""Distribution metrics: statistics of molecule sets, formulas that compare two sets, `METRICS`.
+"""Distribution metrics: statistics of molecule sets, and formulas that compare two sets.
+
+A *statistic* is what is computed from the molecules of a set and adds up over parts of the set,
+such as a histogram. A *metric* is a number computed from the statistics of two sets: the
+*generated* one and the *reference*, a set of real molecules. `graphcnf.evaluation.METRICS` names
+the metrics; the docstring of each is its definition, from which the documentation is made.
 
 All metrics compare valid molecules without stereo. Invalid samples have to be left out and reported
 beside the metrics; duplicates count as often as they occur. Distances between finite sets are above
@@ -28,7 +33,8 @@ from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
 from rdkit.Chem.rdmolops import FragmentOnBRICSBonds
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
-from graphcnf.errors import Unavailable, UserError
+from graphcnf.errors import Unavailable
+from graphcnf.evaluation import METRICS
 from graphcnf.files import installed_file
 from graphcnf.molecules import properties
 
@@ -81,21 +87,21 @@ class Metric:
     """A metric of a generated set, given a reference set.
 
     Attributes:
-        name: Name on the command line, in JSON and CSV.
         title: Name in tables.
         better: "lower", "higher", or "as the reference".
-        needs: Statistic of both sets.
+        statistic: Statistic of both sets.
         function: Function of the statistics of the generated and the reference set; raises
             `Unavailable` if there is no value.
+        needs: Package that does not come with this one; "" for none.
         axis: Label of the histogram in reports; "" for none. The histogram is one of numbers if
             `function` is `wasserstein`, else of categories.
     """
 
-    name: str
     title: str
     better: str
-    needs: Statistic
+    statistic: Statistic
     function: Callable[[Any, Any], float]
+    needs: str = ""
     axis: str = ""
 
 
@@ -413,65 +419,115 @@ def _counted(name: str, function: Callable) -> Statistic:
 
 
 def _w1(name: str, title: str, axis: str, function: Callable, decimals: int) -> Metric:
+    """Return the Wasserstein distance of a property, whose values are counted with `decimals`."""
     counts = _counted(name, partial(_decimal, function, decimals))
-    return Metric(f"{name}_w1", f"{title}, Wasserstein", "lower", counts, wasserstein, axis)
+    return Metric(f"{title}, Wasserstein", "lower", counts, wasserstein, axis=axis)
 
 
 def _tv(name: str, title: str, axis: str, function: Callable) -> Metric:
+    """Return the total variation distance of what a function reads off each molecule."""
     counts, title = _counted(name, function), f"{title}, total variation"
-    return Metric(f"{name}_tv", title, "lower", counts, total_variation, axis)
+    return Metric(title, "lower", counts, total_variation, axis=axis)
 
 
-def _passed(name: str, title: str, function: Callable) -> Metric:
-    return Metric(name, title, "higher", _counted(name, partial(_outcome, function)), passed_share)
+def _passed(name: str, title: str, function: Callable, needs: str = "") -> Metric:
+    """Return the share of molecules for which a function returns True."""
+    counts = _counted(name, partial(_outcome, function))
+    return Metric(title, "higher", counts, passed_share, needs)
 
 
 _CHEMNET = Statistic("chemnet", chemnet_sums, iadd, on_device=True)
 _NSPDK = Statistic("nspdk", nspdk_sums, iadd)
 _PRINTS = Statistic("fingerprints", fingerprints, _add_fingerprints)
-_TABLE = (
-    Metric("fcd", "FCD", "lower", _CHEMNET, frechet_distance),
-    Metric("nspdk", "NSPDK MMD", "lower", _NSPDK, nspdk_distance),
-    Metric("snn", "SNN", "higher", _PRINTS, nearest_similarity),
-    Metric("frag", "Frag", "higher", _counted("fragments", brics_fragments), cosine),
-    Metric("scaf", "Scaf", "higher", _counted("scaffolds", scaffolds), cosine),
-    Metric("int_div1", "IntDiv1", "as the reference", _PRINTS, internal_diversity),
-    Metric(
-        "int_div2", "IntDiv2", "as the reference", _PRINTS, partial(internal_diversity, power=2)
-    ),
-    _passed("pains", "free of PAINS alerts", passes_pains),
-    _passed("mcf", "free of MCF alerts", passes_mcf),
-    _passed("filters", "Filters", passes_filters),
-    _w1("logp", "logP", "logP", properties.logp, 4),
-    _w1("qed", "QED", "QED", properties.qed, 5),
-    _w1("sa", "SA score", "SA score", properties.sa, 4),
-    _w1("weight", "molecular weight", "molecular weight (g/mol)", properties.weight, 3),
-    _tv("atoms", "number of atoms", "heavy atoms", _atoms),
-    _tv("elements", "elements", "element", _elements),
-    _tv("charges", "formal charges", "formal charge", _charges),
-    _tv("bonds", "bond types", "bond type", _kekule_bonds),
-    _tv("rings", "ring sizes", "ring size", _ring_sizes),
-)
+_SQUARED = partial(internal_diversity, power=2)
 
-METRICS = {metric.name: metric for metric in _TABLE}
-"""All metrics by name, in the order of tables. To add a metric, add an entry."""
+FCD = Metric("FCD", "lower", _CHEMNET, frechet_distance, needs="fcd_torch")
+"""Fréchet distance of the 512 activations of ChemNet, each set taken as a normal distribution
+(Preuer et al. 2018, arXiv 1803.09518)"""
+
+NSPDK = Metric("NSPDK MMD", "lower", _NSPDK, nspdk_distance, needs="eden-kernel")
+"""Squared maximum mean discrepancy, biased, under the neighbourhood subgraph pairwise distance
+kernel of complexity 4 (Costa & De Grave 2010, by EDeN; as in GDSS, arXiv 2202.02514)"""
+
+SNN = Metric("SNN", "higher", _PRINTS, nearest_similarity)
+"""Tanimoto similarity to the nearest of the first 200,000 reference molecules, mean over the first
+30,000 generated ones; Morgan fingerprints of radius 2, 1,024 bits (MOSES, arXiv 1811.12823)"""
+
+FRAG = Metric("Frag", "higher", _counted("fragments", brics_fragments), cosine)
+"""Cosine of the counts of BRICS fragments (MOSES)"""
+
+SCAF = Metric("Scaf", "higher", _counted("scaffolds", scaffolds), cosine)
+"""Cosine of the counts of Bemis-Murcko scaffolds of two or more rings (MOSES)"""
+
+INT_DIV1 = Metric("IntDiv1", "as the reference", _PRINTS, internal_diversity)
+"""Mean dissimilarity `1 - mean_x mean_y T(x, y)` within the first 30,000 generated molecules, T the
+Tanimoto similarity (MOSES)"""
+
+INT_DIV2 = Metric("IntDiv2", "as the reference", _PRINTS, _SQUARED)
+"""Mean dissimilarity `1 - mean_x (mean_y T(x, y)^2)^(1/2)`, T the Tanimoto similarity (MOSES, as in
+its code; the paper takes the root once)"""
+
+PAINS = _passed("pains", "free of PAINS alerts", passes_pains)
+"""Share of molecules without any of the 480 PAINS alerts (Baell & Holloway 2010, by RDKit's
+`FilterCatalog`)"""
+
+MCF = _passed("mcf", "free of MCF alerts", passes_mcf, needs="molsets")
+"""Share of molecules that none of the 22 medicinal chemistry filters matches (MOSES, its list)"""
+
+FILTERS = _passed("filters", "Filters", passes_filters, needs="molsets")
+"""Share of molecules that pass `pains` and `mcf`, and have no charge, no ring of eight or more
+atoms, and C N O S F Cl Br only (MOSES)"""
+
+LOGP_W1 = _w1("logp", "logP", "logP", properties.logp, 4)
+"""Wasserstein-1 distance of the octanol-water partition coefficient (Wildman & Crippen 1999;
+MOSES)"""
+
+QED_W1 = _w1("qed", "QED", "QED", properties.qed, 5)
+"""Wasserstein-1 distance of the drug-likeness (Bickerton et al. 2012; MOSES)"""
+
+SA_W1 = _w1("sa", "SA score", "SA score", properties.sa, 4)
+"""Wasserstein-1 distance of the synthetic accessibility (Ertl & Schuffenhauer 2009; MOSES)"""
+
+WEIGHT_W1 = _w1("weight", "molecular weight", "molecular weight (g/mol)", properties.weight, 3)
+"""Wasserstein-1 distance of the molecular weight, g/mol (MOSES)"""
+
+ATOMS_TV = _tv("atoms", "number of atoms", "heavy atoms", _atoms)
+"""Total variation distance of the shares of molecules with each number of heavy atoms"""
+
+ELEMENTS_TV = _tv("elements", "elements", "element", _elements)
+"""Total variation distance of the shares of atoms of each element"""
+
+CHARGES_TV = _tv("charges", "formal charges", "formal charge", _charges)
+"""Total variation distance of the shares of atoms of each formal charge"""
+
+BONDS_TV = _tv("bonds", "bond types", "bond type", _kekule_bonds)
+"""Total variation distance of the shares of bonds of each type, in Kekulé structures"""
+
+RINGS_TV = _tv("rings", "ring sizes", "ring size", _ring_sizes)
+"""Total variation distance of the shares of rings of each size (smallest set of smallest rings)"""
 
 
-def chosen_metrics(names: Sequence[str] | None = None) -> tuple[Metric, ...]:
-    """Return the metrics with these names, all for None; raise `UserError` for an unknown one."""
-    chosen = tuple(METRICS if names is None else names)
-    for name in chosen:
-        if name not in METRICS:
-            raise UserError(f"no metric {name!r}: choose from {', '.join(METRICS)}")
-    return tuple(METRICS[name] for name in chosen)
+def chosen_metrics(names: Sequence[str] | None = None) -> dict[str, Metric]:
+    """Return metrics by name: those of the names, all for None.
+
+    Raises:
+        UserError: A name is unknown.
+    """
+    return {name: METRICS.find(name, "metric") for name in (METRICS if names is None else names)}
 
 
 def statistics_of(names: Sequence[str] | None = None, device: str = "cpu") -> tuple[Statistic, ...]:
-    """Return the distinct statistics that metrics need, with ChemNet on a device.
+    """Return the distinct statistics that metrics need, all for None.
 
-    Raises `UserError` for an unknown metric.
+    Args:
+        names: Names of metrics.
+        device: Device of ChemNet.
+
+    Raises:
+        UserError: A name is unknown.
     """
-    needed = {metric.needs.name: metric.needs for metric in chosen_metrics(names)}
+    chosen = [metric.statistic for metric in chosen_metrics(names).values()]
+    needed = {statistic.name: statistic for statistic in chosen}
     return tuple(
         replace(one, of=partial(one.of, device=device)) if one.on_device else one
         for one in needed.values()
@@ -479,7 +535,11 @@ def statistics_of(names: Sequence[str] | None = None, device: str = "cpu") -> tu
 
 
 def parse_metrics(text: str) -> tuple[str, ...]:
-    """Read "all", "none" or a list such as "fcd,snn"; return names of metrics in table order."""
+    """Read "all", "none" or a list such as "fcd,snn"; return names of metrics in table order.
+
+    Raises:
+        UserError: A name is unknown.
+    """
     names = [part.strip() for part in text.split(",")]
     chosen_metrics([name for name in names if name not in ("all", "none")])
     return tuple(name for name in METRICS if name in names or "all" in names)

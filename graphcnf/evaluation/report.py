@@ -214,29 +214,29 @@ def _histograms(results: Sequence[Evaluation]) -> Iterator[dict[str, str]]:
             groups[result.figures["reference"]].append((result.name, result.distances))
     for sets in groups.values():
         there = [found.generated.values for _, found in sets] + [sets[0][1].reference.values]
-        for metric in sets[0][1].metrics:
-            if metric.axis and all(metric.needs.name in values for values in there):
+        for name, metric in sets[0][1].metrics.items():
+            if metric.axis and all(metric.statistic.name in values for values in there):
                 with pyplot.rc_context(STYLE):
-                    yield {"title": metric.axis, "source": _source(_picture(metric, sets))}
+                    yield {"title": metric.axis, "source": _source(_picture(name, metric, sets))}
 
 
-def _picture(metric: Metric, sets: Sequence[tuple[str, Distances]]) -> str:
+def _picture(name: str, metric: Metric, sets: Sequence[tuple[str, Distances]]) -> str:
     """Return the SVG of a metric's histogram for named sets."""
     from matplotlib import pyplot
 
     figure, axis = pyplot.subplots(figsize=(4.4, 2.9), layout="constrained")
-    is_density, key, alone = metric.function is wasserstein, metric.needs.name, len(sets) == 1
-    first = sets[0][1]
+    is_density, key = metric.function is wasserstein, metric.statistic.name
+    first, alone = sets[0][1], len(sets) == 1
     curves = [("held-out", first.reference.values[key], REAL)]
-    for k, (name, found) in enumerate(sets):
+    for k, (title, found) in enumerate(sets):
         # Matplotlib would read a dollar sign as the start of a formula.
-        label = "generated" if alone else name[-24:].replace("$", r"\$")
+        label = "generated" if alone else title[-24:].replace("$", r"\$")
         curves.append((label, found.generated.values[key], GENERATED[k % len(GENERATED)]))
     (_density if is_density else _bars)(axis, curves)
     axis.set_xlabel(metric.axis)
     axis.set_yticks([])
     axis.spines["left"].set_visible(False)
-    value, floor = (found.values.get(metric.name) for found in (first.samples[0], first.floor))
+    value, floor = (found.values.get(name) for found in (first.samples[0], first.floor))
     if value is not None:
         title = "Wasserstein distance" if is_density else "total variation"
         title += f" {value:.3g}" if alone else ""

@@ -100,14 +100,14 @@ def compare(
     )
     values: dict[str, float | None] = {}
     missing: dict[str, str] = {}
-    for metric in chosen:
-        name = metric.needs.name
+    for name, metric in chosen.items():
+        read = metric.statistic.name
         try:
-            values[metric.name] = metric.function(
-                _value(one, name, "generated"), _value(other, name, "reference")
+            values[name] = metric.function(
+                _value(one, read, "generated"), _value(other, read, "reference")
             )
         except Unavailable as error:
-            values[metric.name], missing[metric.name] = None, str(error)
+            values[name], missing[name] = None, str(error)
     return Comparison(values, missing, one.size)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from graphcnf.evaluation import METRICS
 from graphcnf.evaluation.layout import (
     Column,
     Row,
@@ -19,7 +20,7 @@ from graphcnf.evaluation.layout import (
     percent,
     text,
 )
-from graphcnf.evaluation.metrics import METRICS, Metric
+from graphcnf.evaluation.metrics import Metric
 from graphcnf.evaluation.statistics import Comparison, SetStatistics
 from graphcnf.evaluation.summary import UNIQUE_AT, figure_key
 from graphcnf.molecules.validity import CONVENTIONS
@@ -39,7 +40,7 @@ class Distances:
     seed: finite sets from the same distribution differ by this much.
     """
 
-    metrics: tuple[Metric, ...]
+    metrics: dict[str, Metric]
     samples: list[Comparison]  # one per seed
     floor: Comparison
     training: str  # name of the training data
@@ -52,15 +53,13 @@ class Distances:
             f"distances: of the {self.generated.size:,} strictly valid samples"
             + (" (first seed)" if len(self.samples) > 1 else "")
             + f", repeats included, and of {self.floor.generated:,} training molecules, the floor, "
-            f"to {self.reference.size:,} held-out ones, all without stereo; lower is better for "
-            "distances, higher for SNN, Frag, Scaf and alerts; IntDiv should be that of the "
-            "training molecules."
+            f"to {self.reference.size:,} held-out ones, all without stereo."
         ]
         missing: dict[str, str] = {}
         for result in (self.floor, *reversed(self.samples)):
             missing |= result.missing
         for reason in dict.fromkeys(missing.values()):
-            titles = [m.title for m in self.metrics if missing.get(m.name) == reason]
+            titles = [m.title for name, m in self.metrics.items() if missing.get(name) == reason]
             notes.append(f"not computed: {', '.join(titles)}: {reason}.")
         return notes
 
@@ -261,10 +260,10 @@ def _distances(results: Sequence[Evaluation]) -> tuple[list[Row], list[Column]]:
     for (data, count), values in floors.items():
         title = "training molecules" if alone else f"{count:,} training molecules of {data}"
         shown.append((title, values))
-    rows: list[dict[str, Any]] = [{"metric": m.title, "better": m.better} for m in metrics]
+    rows: list[dict[str, Any]] = [{"metric": m.title, "better": m.better} for m in metrics.values()]
     columns: list[Column] = [("metric", text("metric")), ("better", text("better"))]
     for k, (title, figures) in enumerate(shown):
         columns.append((title, number(str(k), digits=4)))
-        for row, metric in zip(rows, metrics, strict=True):
-            row |= {str(k): figures.get(metric.name), f"{k}_sd": figures.get(f"{metric.name}_sd")}
+        for row, name in zip(rows, metrics, strict=True):
+            row |= {str(k): figures.get(name), f"{k}_sd": figures.get(f"{name}_sd")}
     return list(rows), columns

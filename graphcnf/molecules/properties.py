@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rdkit import Chem, RDConfig
-from rdkit.Chem import Crippen, Descriptors, rdMolDescriptors
-from rdkit.Chem.QED import qed
+from rdkit.Chem import QED, Crippen, Descriptors, rdMolDescriptors
 from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
 from rdkit.DataStructs import TanimotoSimilarity
 
@@ -36,7 +35,12 @@ ECFP4 = GetMorganGenerator(radius=2, fpSize=2048)
 """Morgan fingerprints of radius 2 in 2,048 bits, without chirality and counts."""
 
 
-# Named functions, since RDKit's are lambdas, which cannot be pickled.
+# Named functions, since some of RDKit's are lambdas, which cannot be pickled, and lack a docstring.
+def qed(mol: Chem.Mol) -> float:
+    """Return the quantitative estimate of drug-likeness, in (0, 1) (Bickerton et al. 2012)."""
+    return QED.qed(mol)
+
+
 def logp(mol: Chem.Mol) -> float:
     """Return log10 of the octanol-water partition coefficient (Wildman & Crippen 1999)."""
     return Crippen.MolLogP(mol)  # type: ignore[attr-defined]  # not in the stubs
@@ -45,6 +49,51 @@ def logp(mol: Chem.Mol) -> float:
 def weight(mol: Chem.Mol) -> float:
     """Return the molecular weight, g/mol."""
     return Descriptors.MolWt(mol)  # type: ignore[attr-defined]  # not in the stubs
+
+
+def tpsa(mol: Chem.Mol) -> float:
+    """Return the topological polar surface area, Å² (Ertl et al. 2000)."""
+    return rdMolDescriptors.CalcTPSA(mol)
+
+
+def atoms(mol: Chem.Mol) -> int:
+    """Return the number of heavy atoms."""
+    return mol.GetNumHeavyAtoms()
+
+
+def rings(mol: Chem.Mol) -> int:
+    """Return the number of rings in the smallest set of smallest rings."""
+    return rdMolDescriptors.CalcNumRings(mol)
+
+
+def aromatic_rings(mol: Chem.Mol) -> int:
+    """Return the number of aromatic rings."""
+    return rdMolDescriptors.CalcNumAromaticRings(mol)
+
+
+def rotatable_bonds(mol: Chem.Mol) -> int:
+    """Return the number of rotatable bonds, by RDKit's strict definition."""
+    return rdMolDescriptors.CalcNumRotatableBonds(mol)
+
+
+def hbd(mol: Chem.Mol) -> int:
+    """Return the number of hydrogen bond donors."""
+    return rdMolDescriptors.CalcNumHBD(mol)
+
+
+def hba(mol: Chem.Mol) -> int:
+    """Return the number of hydrogen bond acceptors."""
+    return rdMolDescriptors.CalcNumHBA(mol)
+
+
+def fsp3(mol: Chem.Mol) -> float:
+    """Return the share of carbon atoms that are sp3."""
+    return rdMolDescriptors.CalcFractionCSP3(mol)
+
+
+def charge(mol: Chem.Mol) -> int:
+    """Return the formal charge."""
+    return Chem.GetFormalCharge(mol)
 
 
 def sa(mol: Chem.Mol) -> float:
@@ -80,24 +129,13 @@ RANGES = {
 ANY = (-math.inf, math.inf)
 
 PROPERTIES: dict[str, Callable[[Chem.Mol], float]] = {
-    "qed": qed,
-    "sa": sa,
-    "logp": logp,
-    "weight": weight,
-    "tpsa": rdMolDescriptors.CalcTPSA,
-    "atoms": Chem.Mol.GetNumHeavyAtoms,
-    "rings": rdMolDescriptors.CalcNumRings,
-    "aromatic_rings": rdMolDescriptors.CalcNumAromaticRings,
-    "rotatable_bonds": rdMolDescriptors.CalcNumRotatableBonds,
-    "hbd": rdMolDescriptors.CalcNumHBD,
-    "hba": rdMolDescriptors.CalcNumHBA,
-    "fsp3": rdMolDescriptors.CalcFractionCSP3,
-    "charge": Chem.GetFormalCharge,
-}
-"""Properties of a sanitized molecule by name. `qed` is the quantitative estimate of drug-likeness,
-in (0, 1) (Bickerton et al. 2012), `tpsa` is the topological polar surface area in Å²
-(Ertl et al. 2000), `hbd` and `hba` count hydrogen bond donors and acceptors, `fsp3` is the share of
-carbon atoms that are sp3."""
+    function.__name__: function
+    for function in (
+        qed, sa, logp, weight, tpsa, atoms, rings, aromatic_rings, rotatable_bonds, hbd, hba, fsp3,
+        charge,
+    )
+}  # fmt: skip
+"""Properties of a sanitized molecule by name."""
 
 
 def similarity_to(mol: Chem.Mol) -> Callable[[Chem.Mol], float]:

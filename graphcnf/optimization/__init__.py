@@ -1,1 +1,22 @@
 """Goal-directed generation: find molecules that score high, with few calls of the score."""
+
+from graphcnf.registry import Registry
+
+_PROPERTIES = (
+    "qed", "logp", "sa", "weight", "tpsa", "atoms", "rings", "aromatic_rings", "rotatable_bonds",
+    "hbd", "hba", "fsp3", "charge",
+)  # fmt: skip
+_OWN = ("penalized_logp", "bertz", "similarity", "smarts", "formula", "count")
+SCORES = Registry(
+    "scores",
+    {
+        **{name: f"graphcnf.molecules.properties:{name}" for name in _PROPERTIES},
+        **{name: f"graphcnf.optimization.objectives:{name}" for name in _OWN},
+        "activity": "graphcnf.optimization.activity:activity",
+    },
+)
+"""Scores by name: functions of a sanitized molecule or of a SMILES, see `Goal`.
+
+A score with parameters is a function whose parameters are all keyword-only and text; it returns the
+function of a molecule.
+"""

@@ -60,8 +60,11 @@ class _Reader(pickle.Unpickler):
 
 
 @cache
-def activity(protein: str) -> Callable[[Chem.Mol], float]:
-    """Return a score: predicted probability of activity at a protein in `FILES`, in [0, 1].
+def activity(*, protein: str) -> Callable[[Chem.Mol], float]:
+    """Return a score: predicted probability of activity at a protein, in [0, 1]; needs molscore.
+
+    Args:
+        protein: A name in `FILES`.
 
     Raises:
         UserError: The protein is unknown, molscore is not installed, or its file has another

@@ -38,7 +38,7 @@ from graphcnf.files import LARGEST_TEXT, read_file
 from graphcnf.limits import LARGEST_SCORE, is_number
 from graphcnf.molecules import properties
 from graphcnf.molecules.codec import UnparsableSmiles, parse, quiet
-from graphcnf.optimization.activity import activity
+from graphcnf.optimization import SCORES
 
 Score = Callable[[Chem.Mol], float]
 
@@ -57,12 +57,10 @@ def penalized_logp(mol: Chem.Mol) -> float:
     return logp + sa + cycle
 
 
-PLAIN: dict[str, Score] = {
-    **properties.PROPERTIES,
-    "penalized_logp": penalized_logp,
-    "bertz": Descriptors.BertzCT,
-}
-"""Scores without parameters."""
+def bertz(mol: Chem.Mol) -> float:
+    """Return the complexity index of Bertz (1981, J. Am. Chem. Soc. 103, 3599)."""
+    return Descriptors.BertzCT(mol)
+
 
 _GENERATORS: dict[str, Callable[..., Any]] = {
     "ECFP4": partial(GetMorganGenerator, radius=2),
@@ -75,7 +73,7 @@ _GENERATORS: dict[str, Callable[..., Any]] = {
 CHIRAL = "-chiral"
 
 
-def similarity(to: str, fingerprint: str = "ECFP4") -> Score:
+def similarity(*, to: str, fingerprint: str = "ECFP4") -> Score:
     """Return a score: Tanimoto similarity to the SMILES `to`, in [0, 1].
 
     Fingerprints as in GuacaMol; with "-chiral" appended to the name, stereo marks count as well.
@@ -100,12 +98,12 @@ def similarity(to: str, fingerprint: str = "ECFP4") -> Score:
     return lambda mol: TanimotoSimilarity(own, of(mol))
 
 
-def smarts(pattern: str) -> Score:
+def smarts(*, pattern: str) -> Score:
     """Return a score: 1 for molecules that match a SMARTS pattern, else 0."""
     return properties.has_pattern(pattern).value
 
 
-def formula(of: str) -> Score:
+def formula(*, of: str) -> Score:
     """Return a score: closeness to a molecular formula such as C7H8N2O2, in [0, 1].
 
     The isomer score of GuacaMol: the geometric mean of a Gaussian for each element's number of
@@ -128,7 +126,7 @@ def formula(of: str) -> Score:
     return score
 
 
-def count(element: str) -> Score:
+def count(*, element: str) -> Score:
     """Return a score: number of atoms of an element, which may be H."""
     _check_element(element)
     return lambda mol: float(_composition(mol)[element])
@@ -146,12 +144,6 @@ def _check_element(symbol: str) -> None:
             Chem.GetPeriodicTable().GetAtomicNumber(symbol)
     except RuntimeError:
         raise UserError(f"no element {symbol!r}") from None
-
-
-MAKERS: dict[str, Callable[..., Score]] = {
-    maker.__name__: maker for maker in (similarity, smarts, formula, count, activity)
-}
-"""Functions that make a score from parameters, which are text."""
 
 
 def gaussian(value: float, centre: float, width: float) -> float:
@@ -178,7 +170,7 @@ SHAPES = ("clip", "target", "at_least", "at_most")
 """Keys that name a `desirability`."""
 
 KEYS = {"score", "name", "weight", "width", *SHAPES}
-"""Keys of every objective; a score in `MAKERS` adds its parameters."""
+"""Keys of every objective; a score with parameters adds those."""
 
 COLUMNS = ("call", "record", "smiles", "score", "source", "error")
 """Columns of a table of results, which are no names for an objective."""
@@ -219,7 +211,7 @@ class Goal:
         (0.741, 0.407)
     """
 
-    # One table per objective: `score`, its parameters (see `MAKERS`), one of `SHAPES`, `weight` (1)
+    # One table per objective: `score`, its parameters (see `SCORES`), one of `SHAPES`, `weight` (1)
     # and `name`.
     tables: Sequence[Mapping[str, Any]]
     mean: str = "geometric"
@@ -241,7 +233,7 @@ class Goal:
     def of(cls, score: str | Callable | Goal | Mapping | Sequence[Mapping]) -> Goal:
         """Return the goal that a score function, one or several tables, or a text stands for.
 
-        The text is a name in `PLAIN`, `FILE.py:FUNCTION`, `FILE.toml` with a `mean` and a table
+        The text is a name in `SCORES`, `FILE.py:FUNCTION`, `FILE.toml` with a `mean` and a table
         `[[objective]]` for each objective, or a benchmark's task such as `pmo:qed`.
         """
         if isinstance(score, Goal):
@@ -330,29 +322,35 @@ class Goal:
 def _objective(table: Mapping[str, Any], folder: Path) -> Objective:
     """Return the objective of a table; paths are relative to `folder`."""
     score = table.get("score")
-    maker = MAKERS.get(score) if isinstance(score, str) else None
-    parameters = tuple(inspect.signature(maker).parameters) if maker else ()
+    function = _named(score, folder) if isinstance(score, str) else score
+    parameters = parameters_of(function) if isinstance(score, str) and score in SCORES else []
     known = {*KEYS, *parameters}
     if unknown := [key for key in table if key not in known]:
         raise UserError(f"unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}")
     weight = table.get("weight", 1)
     if not (_is_finite(weight) and 0 <= weight <= LARGEST_SCORE):
         raise UserError(f"weight must be a number from 0 to {LARGEST_SCORE:g}, got {weight!r}")
-    if maker is None:
-        function = _named(score, folder) if isinstance(score, str) else score
-    else:
+    if parameters:
         given = {key: table[key] for key in parameters if key in table}
         if wrong := [key for key, value in given.items() if not isinstance(value, str)]:
             raise UserError(f"{wrong[0]} must be text, got {given[wrong[0]]!r}")
         if (needed := parameters[0]) not in given:
             raise UserError(f"{score} needs {needed!r}, in an [[objective]] of a .toml file")
-        function = maker(**given)
+        function = function(**given)
     if not callable(function):
         raise UserError(f"score must be a name or FILE.py:FUNCTION, got {score!r}")
     default = score if isinstance(score, str) else getattr(score, "__name__", None)
     name = str(table.get("name") or str(default or "score").rpartition(":")[2])
     name = f"{name}_value" if name in COLUMNS else name
     return Objective(name, _of_both(function), desirability(table), float(weight))
+
+
+def parameters_of(score: Callable) -> list[str]:
+    """Return the names of the parameters that a score in `SCORES` has, see there."""
+    with suppress(TypeError, ValueError):  # built in
+        given = inspect.signature(score).parameters.values()
+        return [one.name for one in given if one.kind is one.KEYWORD_ONLY]
+    return []
 
 
 def desirability(table: Mapping[str, Any]) -> Callable[[float], float]:
@@ -402,13 +400,12 @@ def _number(value: Any) -> float:
 
 
 def _named(score: str, folder: Path) -> Callable:
-    """Return the score function with a name in `PLAIN`, or that of `FILE.py:FUNCTION`."""
-    if score in PLAIN:
-        return PLAIN[score]
+    """Return the function with a name in `SCORES`, or that of `FILE.py:FUNCTION`."""
+    if score in SCORES:
+        return SCORES[score]
     file, _, name = score.rpartition(":")
     if not file.endswith(".py"):
-        known = ", ".join([*PLAIN, *MAKERS])
-        raise UserError(f"no score {score!r}: give FILE.py:FUNCTION or one of {known}")
+        raise UserError(f"no score {score!r}: give FILE.py:FUNCTION or one of {', '.join(SCORES)}")
     path = folder / file
     if not path.is_file():
         raise UserError(f"no file {path}")

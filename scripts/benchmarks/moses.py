@@ -20,8 +20,8 @@ from graphcnf.datasets.molecules import MoleculeDataset
 from graphcnf.datasets.published import load_moses, moses_source
 from graphcnf.datasets.zinc250k import load_zinc250k
 from graphcnf.errors import UserError, require, say
+from graphcnf.evaluation import METRICS
 from graphcnf.evaluation.layout import Column, number, percent, text
-from graphcnf.evaluation.metrics import METRICS
 from graphcnf.evaluation.statistics import SetStatistics, compare, set_statistics
 from graphcnf.evaluation.summary import share, summarize
 from graphcnf.graphs.graph_model import GraphModel
@@ -204,7 +204,7 @@ def figures(
             "novel": share(int((~known).sum()), len(distinct)),
         }
         for name in OF_THE_SET:
-            values = own.values.get(METRICS[name].needs.name)
+            values = own.values.get(METRICS[name].statistic.name)
             result[name] = None if values is None else METRICS[name].function(values, values)
         for key in PARTS if official else ("testsf",):
             compared = compare(own, references[key], metrics=DISTANCES).values

@@ -331,7 +331,7 @@ class Improvement:
     def __init__(self, smiles: str, threshold: float):
         self.identity = f"improvement of {smiles} at {threshold}"
         self.threshold = threshold
-        self.similar = similarity(smiles)
+        self.similar = similarity(to=smiles)
         self.before = penalized_logp(Chem.MolFromSmiles(smiles))
 
     def __call__(self, mol: Chem.Mol) -> float:

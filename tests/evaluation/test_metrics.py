@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
-from graphcnf.evaluation import metrics
-from graphcnf.evaluation.metrics import METRICS, statistics_of
+from graphcnf.evaluation import METRICS, metrics
+from graphcnf.evaluation.metrics import statistics_of
 from graphcnf.files import installed_file
 
-CONTENTS = ("atoms", "elements", "charges", "bonds", "rings")
+CONTENTS = ("atoms_tv", "elements_tv", "charges_tv", "bonds_tv", "rings_tv")
 
 
 def bits(*places):
@@ -67,21 +67,21 @@ def test_fragments_and_scaffolds():
 def test_what_molecules_are_made_of():
     def found(smiles):
         one = mol(smiles)
-        counts = {name: METRICS[f"{name}_tv"].needs.of([one]) for name in CONTENTS}
+        counts = {name: METRICS[name].statistic.of([one]) for name in CONTENTS}
         # Nothing is read off that changes the molecule.
         assert one.GetRingInfo().NumRings() == mol(smiles).GetRingInfo().NumRings()
         return counts
 
     assert found("[O-][N+](=O)c1ccccc1") == {
-        "atoms": Counter(["9"]),
-        "elements": Counter("CCCCCCNOO"),
-        "charges": Counter({"+0": 7, "+1": 1, "-1": 1}),
-        "bonds": Counter({"SINGLE": 5, "DOUBLE": 4}),
-        "rings": Counter(["6"]),
+        "atoms_tv": Counter(["9"]),
+        "elements_tv": Counter("CCCCCCNOO"),
+        "charges_tv": Counter({"+0": 7, "+1": 1, "-1": 1}),
+        "bonds_tv": Counter({"SINGLE": 5, "DOUBLE": 4}),
+        "rings_tv": Counter(["6"]),
     }
     # Cubane has six faces, five of which are independent.
-    assert found("C12C3C4C1C5C2C3C45")["rings"] == {"4": 5}
-    assert found("C#N")["bonds"] == {"TRIPLE": 1} and not found("C#N")["rings"]
+    assert found("C12C3C4C1C5C2C3C45")["rings_tv"] == {"4": 5}
+    assert found("C#N")["bonds_tv"] == {"TRIPLE": 1} and not found("C#N")["rings_tv"]
 
 
 def test_distances_of_distributions_by_hand():
@@ -94,6 +94,13 @@ def test_distances_of_distributions_by_hand():
     assert metrics.wasserstein({"1.00": 3}, {"4.00": 1}) == pytest.approx(3)
 
 
+@pytest.mark.parametrize("name", ["logp_w1", "qed_w1", "sa_w1", "weight_w1"])
+def test_properties_of_two_molecules_are_as_far_apart_as_their_values(name):
+    sets = [METRICS[name].statistic.of([mol(smiles)]) for smiles in ("CCO", "c1ccccc1N")]
+    values = [float(text) for counts in sets for text in counts]
+    assert METRICS[name].function(*sets) == pytest.approx(abs(values[0] - values[1])) != 0
+
+
 def test_statistics_can_be_sent_to_processes():
     names = [one.name for one in pickle.loads(pickle.dumps(statistics_of()))]
     assert names == [one.name for one in statistics_of()] and len(set(names)) == len(names)
@@ -102,7 +109,7 @@ def test_statistics_can_be_sent_to_processes():
 def test_filters():
     assert metrics.passes_pains(mol("CC(=O)Nc1ccccc1"))
     assert not metrics.passes_pains(mol("O=C1C=CC(=O)C=C1"))
-    assert metrics.passed_share({"passed": 3, "failed": 1}, {}) == 0.75
+    assert METRICS["pains"].function({"passed": 3, "failed": 1}, {}) == 0.75
     if installed_file("moses", "metrics", "mcf.csv") is None:
         pytest.skip("molsets, which brings the list of filters, is not installed")
     # An aldehyde; an alkyl chloride, which is found by its hydrogens.

@@ -6,8 +6,7 @@ import pytest
 from rdkit import Chem
 
 from graphcnf.errors import UserError
-from graphcnf.evaluation import metrics, statistics
-from graphcnf.evaluation.metrics import METRICS
+from graphcnf.evaluation import METRICS, metrics, statistics
 from graphcnf.evaluation.statistics import compare, set_statistics
 from graphcnf.files import installed_file
 
@@ -182,7 +181,7 @@ def test_sets_without_what_is_compared():
 
 
 def test_bad_arguments_are_named():
-    with pytest.raises(UserError, match="no metric 'fdc': choose from fcd, nspdk"):
+    with pytest.raises(UserError, match="unknown metric 'fdc'; did you mean 'fcd'"):
         compare(GENERATED, REFERENCE, metrics=["fdc"])
     with pytest.raises(ValueError, match=r"molecules\[1\]: not a SMILES.*'C1CC'"):
         compare(["CCO", "C1CC"], REFERENCE, metrics=["snn"])

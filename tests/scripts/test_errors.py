@@ -112,7 +112,7 @@ def places(model_folder, surroundings):
         (["evaluate", "good.smi", "--device", "cpu"], 2, "--device goes with --model or --fcd"),
         (["evaluate", "good.smi", "--json", "--csv"], 2, "exclude each other"),
         (["evaluate", "good.smi", "--json", "--out", "x.csv"], 2, "does not fit x.csv"),
-        (["evaluate", "good.smi", "--metrics", "fcd,beauty"], 2, "no metric 'beauty'"),
+        (["evaluate", "good.smi", "--metrics", "fcd,beauty"], 2, "unknown metric 'beauty'"),
         (["evaluate", "good.smi", "--reference", "good.smi", "--metrics", "snn"], 1, "--test"),
         (["evaluate", "good.smi", "--reference", "none", "--test", "good.smi", "--fcd"], 1,
          "--reference"),

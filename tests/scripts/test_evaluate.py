@@ -1,25 +1,25 @@
 import csv
 import gzip
-import importlib
 import io
 import json
 import shutil
 import statistics
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from installed import installed
 from rdkit import Chem
 
 import graphcnf as graphcnf_package
 from graphcnf.datasets import load_zinc250k
 from graphcnf.errors import UserError
+from graphcnf.evaluation import METRICS, summary
 from graphcnf.evaluation import evaluate as evaluation
-from graphcnf.evaluation import summary
 from graphcnf.evaluation.evaluate import Reference
 from graphcnf.evaluation.layout import markdown, text
-from graphcnf.evaluation.metrics import METRICS
 from graphcnf.evaluation.summary import Records
 from graphcnf.graphs import GraphModel
 from graphcnf.molecules.molecule_flow import MoleculeFlow
@@ -199,26 +199,17 @@ def test_distribution_metrics_against_the_held_out_part(graphcnf, score, zinc_sm
     assert again["snn"] == near["snn"] and "frag" not in again
 
 
-OWN_METRIC = """
-from functools import partial
-from graphcnf.evaluation.metrics import METRICS, Metric, Statistic, histogram, total_variation
-
-def oxygens(mol):
-    return [str(sum(atom.GetSymbol() == "O" for atom in mol.GetAtoms()))]
-
-OXYGENS = Statistic("oxygens", partial(histogram, oxygens))
-METRICS["oxygen_tv"] = Metric(
-    "oxygen_tv", "oxygen atoms", "lower", OXYGENS, total_variation, axis="oxygen atoms here"
-)
-"""
-
-
 def test_a_metric_of_ones_own_is_one_file(graphcnf, score, lines, surroundings, monkeypatch):
-    (surroundings / "own_metric.py").write_text(OWN_METRIC)
+    site = surroundings / "site"
+    site.mkdir()
+    entry = {"graphcnf.metrics": {"oxygen_tv": "own_parts:OXYGEN_TV"}}
+    code = (Path(__file__).parents[1] / "own_parts.py").read_text()
+    with installed(site, "own_parts", code, entry, METRICS):
+        evaluate_oxygens(graphcnf, score, lines, surroundings, monkeypatch)
+
+
+def evaluate_oxygens(graphcnf, score, lines, surroundings, monkeypatch):
     (surroundings / "test.smi").write_text("CCO\nCCO\nCCO\nCCCC\n")
-    monkeypatch.syspath_prepend(surroundings)
-    monkeypatch.setitem(METRICS, "oxygen_tv", None)
-    importlib.import_module("own_metric")
     tail = [lines, "--reference", "known.smi", "--test", "test.smi", "--metrics", "oxygen_tv"]
     # All four valid molecules have one oxygen atom, a quarter of the others has none.
     alone, _ = score(*tail)
@@ -250,7 +241,7 @@ def test_python_evaluates_as_the_command_does(score, lines, surroundings):
     assert graphcnf_package.evaluate(table, "none").figures["strict_validity"] == 0.5
     with pytest.raises(UserError, match="no such file: CCO"):
         graphcnf_package.evaluate("CCO", "none")
-    with pytest.raises(UserError, match="no metric 'fdc'"):
+    with pytest.raises(UserError, match="unknown metric 'fdc'; did you mean 'fcd'"):
         Reference("none", metrics=["fdc"])
 
 
