@@ -7,7 +7,8 @@ point* adds a name from another installed package, as in its `pyproject.toml`:
     [project.entry-points."graphcnf.models"]
     my-model = "my_package.model:MyModel"
 
-Files name things by their short names alone: an address in a file is never imported.
+Files name things by their short names alone: an address in a file is never imported. What a thing
+is, the first paragraph of its docstring says; the tables of the documentation are compared with it.
 """
 
 from __future__ import annotations

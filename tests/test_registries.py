@@ -86,7 +86,7 @@ class Kind:
         things: The things by name.
         page: Page with the table.
         heading: How the table begins.
-        tests: Files in which every name stands.
+        tests: Folders of tests, or files, in which every name stands.
         row: Function that returns how the row of a name and its thing begins.
     """
 
@@ -123,25 +123,25 @@ KINDS = {
         own(METRICS),
         "docs/evaluation.md",
         "| Metric | Title |",
-        "tests/evaluation/*.py",
+        "evaluation",
         row_of_metric,
     ),
-    "score": Kind(
-        own(SCORES), "docs/optimising.md", "| Score |", "tests/optimization/*.py", row_of_score
+    "score": Kind(own(SCORES), "docs/optimising.md", "| Score |", "optimization", row_of_score),
+    "command": Kind(
+        own(COMMANDS), "docs/index.md", "| Command |", "scripts images training stereo"
     ),
-    "command": Kind(own(COMMANDS), "docs/index.md", "| Command |", "tests/**/*.py"),
-    "data set": Kind(own(MOLECULES), "docs/evaluation.md", "| Data set |", "tests/datasets/*.py"),
+    "data set": Kind(own(MOLECULES), "docs/evaluation.md", "| Data set |", "datasets"),
     "graph model": Kind(
-        own(GRAPH_MODELS), "docs/how-it-works.md", "| Architecture |", "tests/[bg]*/*.py"
+        own(GRAPH_MODELS), "docs/how-it-works.md", "| Architecture |", "graphs baselines"
     ),
     "encoding": Kind(
-        own(ENCODINGS), "docs/discrete-data.md", "| Encoding |", "tests/categorical/conftest.py"
+        own(ENCODINGS), "docs/discrete-data.md", "| Encoding |", "categorical/conftest.py"
     ),
     "bijection": Kind(
         {name: thing for name, thing in bijections().items() if name not in BASES},
         "docs/how-it-works.md",
         "| Bijection |",
-        "tests/flows/*.py",
+        "flows",
     ),
 }
 
@@ -170,12 +170,13 @@ def test_everything_with_a_name_is_documented(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_everything_with_a_name_is_tested(kind):
-    files = [path for path in ROOT.glob(KINDS[kind].tests) if path.name != "test_registries.py"]
-    text = "\n".join(path.read_text() for path in files)
+    places = [ROOT / "tests" / place for place in KINDS[kind].tests.split()]
+    files = [file for place in places for file in ([place] if place.suffix else place.glob("*.py"))]
+    text = "\n".join(file.read_text() for file in files)
     # A transform is built, or its class is given to a function; all others are named in quotes.
     mention = r"\b{0}\(|\({0}," if kind == "bijection" else r"[\"']{}[\"']"
     wrong = [
-        f'no test in {KINDS[kind].tests} names the {kind} "{name}"'
+        f'no test in tests/ {KINDS[kind].tests} names the {kind} "{name}"'
         for name in KINDS[kind].things
         if not re.search(mention.format(re.escape(name)), text)
     ]
@@ -184,8 +185,10 @@ def test_everything_with_a_name_is_tested(kind):
 
 def test_counts_of_metrics_are_right():
     pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
-    counts = [int(n) for page in pages for n in re.findall(r"\b(\d+) metrics", page.read_text())]
-    assert counts and set(counts) == {len(METRICS.own)}
+    counts = [(p.name, int(n)) for p in pages for n in re.findall(r"(\d+) metrics", p.read_text())]
+    assert len(counts) >= 4
+    wrong = [f"{page} says {count} metrics" for page, count in counts if count != len(METRICS.own)]
+    assert not wrong, f"{', '.join(wrong)}, there are {len(METRICS.own)}"
 
 
 def test_the_measured_table_of_metrics_has_their_titles_and_directions():
