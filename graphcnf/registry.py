@@ -47,11 +47,11 @@ class Registry(Mapping[str, Any]):
 
     Args:
         kind: Last part of the group of entry points: "models" for "graphcnf.models".
-        own: The package's own things by name, or their addresses. An entry point of the same name
-            is ignored.
+        own: Addresses of the package's own things by name. An entry point of the same name is
+            ignored.
     """
 
-    def __init__(self, kind: str, own: Mapping[str, Any]):
+    def __init__(self, kind: str, own: Mapping[str, str]):
         self.kind, self.own = kind, dict(own)
 
     @cached_property
@@ -61,10 +61,7 @@ class Registry(Mapping[str, Any]):
         return {point.name: point for point in found if point.name not in self.own}
 
     def __getitem__(self, name: str) -> Any:
-        if name not in self.own:
-            return self.plugins[name].load()
-        found = self.own[name]
-        return load(found) if isinstance(found, str) else found
+        return load(self.own[name]) if name in self.own else self.plugins[name].load()
 
     def __contains__(self, name: object) -> bool:
         return name in self.own or name in self.plugins

@@ -12,7 +12,7 @@ import typer
 import graphcnf
 from graphcnf.compute.parallel import open_workers
 from graphcnf.errors import require
-from graphcnf.evaluation import METRICS
+from graphcnf.evaluation import METRICS, parse_metrics
 from graphcnf.limits import check_seed, check_temperature
 from graphcnf.scripts import _options as options
 from graphcnf.scripts import _output as output
@@ -21,12 +21,6 @@ from graphcnf.scripts._options import option
 
 _model = partial(option, rich_help_panel="With --model")
 _written = partial(option, rich_help_panel="Output")
-
-
-def _metrics(names: str) -> tuple[str, ...]:
-    from graphcnf.evaluation.metrics import parse_metrics
-
-    return parse_metrics(names)
 
 
 def evaluate(
@@ -65,7 +59,7 @@ def evaluate(
         option(
             f"Distribution metrics: {', '.join(METRICS.own)}. Some need 'graphcnf\\[metrics]'.",
             metavar="all|NAME,...",
-            parse=_metrics,
+            parse=parse_metrics,
         ),
     ] = None,
     fcd: Annotated[bool, option("The same as --metrics fcd.", "--fcd")] = False,

@@ -11,3 +11,16 @@ METRICS = Registry(
     "metrics", {name: f"graphcnf.evaluation.metrics:{name.upper()}" for name in _NAMES}
 )
 """Distribution metrics by name, in the order of tables; each is a `Metric` of `metrics.py`."""
+
+
+def parse_metrics(text: str) -> tuple[str, ...]:
+    """Read "all", "none" or a list such as "fcd,snn"; return names of metrics in table order.
+
+    Raises:
+        UserError: A name is unknown.
+    """
+    names = [part.strip() for part in text.split(",")]
+    for name in names:
+        if name not in ("all", "none"):
+            METRICS.find(name, "metric")
+    return tuple(name for name in METRICS if name in names or "all" in names)

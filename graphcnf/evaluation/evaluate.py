@@ -50,6 +50,12 @@ from graphcnf.sampling.sample import first_blocks, sampling_processes
 from graphcnf.stereo.marks import count_marks, mark_figures
 from graphcnf.stereo.stereo_flow import shipped_stereo
 
+ON_HELD_OUT = (
+    "reconstruction", "reconstruction_molecules", "bits_per_node", "bits_per_molecule",
+    "bits_molecules",
+)  # fmt: skip
+"""Figures that a model has on held-out molecules."""
+
 BATCH = 128
 """Held-out graphs that are encoded or scored at a time."""
 
@@ -524,15 +530,7 @@ def _held_out_figures(
     model: GraphModel, dataset: Rows | None, drawn: ModelSamples, notes: list[str]
 ) -> dict[str, Any]:
     """Return reconstruction and bits of a model on held-out molecules; add footnotes to `notes`."""
-    figures: dict[str, Any] = dict.fromkeys(
-        (
-            "reconstruction",
-            "reconstruction_molecules",
-            "bits_per_node",
-            "bits_per_molecule",
-            "bits_molecules",
-        )
-    )
+    figures: dict[str, Any] = dict.fromkeys(ON_HELD_OUT)
     if dataset is None:
         return figures
     if problem := codec_problem(model):

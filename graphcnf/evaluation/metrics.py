@@ -532,14 +532,3 @@ def statistics_of(names: Sequence[str] | None = None, device: str = "cpu") -> tu
         replace(one, of=partial(one.of, device=device)) if one.on_device else one
         for one in needed.values()
     )
-
-
-def parse_metrics(text: str) -> tuple[str, ...]:
-    """Read "all", "none" or a list such as "fcd,snn"; return names of metrics in table order.
-
-    Raises:
-        UserError: A name is unknown.
-    """
-    names = [part.strip() for part in text.split(",")]
-    chosen_metrics([name for name in names if name not in ("all", "none")])
-    return tuple(name for name in METRICS if name in names or "all" in names)

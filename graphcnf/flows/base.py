@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from graphcnf.flows.transform import Generators, log_term_dtype, masked, sum_log_term
 
 
-def record_generators(seed: int, first: int, count: int) -> list[np.random.Generator]:
+def record_generators(seed: int | tuple, first: int, count: int) -> list[np.random.Generator]:
     """Return a random generator for each of the records ``first`` to ``first + count - 1``.
 
     A generator depends on nothing but the seed and the number of its record: Philox, a

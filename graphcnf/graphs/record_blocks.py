@@ -86,13 +86,14 @@ def _block_start(number: int) -> int:
     return (number - len(FIRST_BLOCKS) + 1) * BLOCK
 
 
+Batches = Iterator[tuple[np.ndarray, np.ndarray, list[np.random.Generator]]]
+"""Numbers and sizes of the records of each batch, int64 both, and their generators."""
+
+
 def record_batches(
     wanted: range, prior: np.ndarray, seed: int, together: int = 1, size: int = BATCH
-) -> Iterator[tuple[np.ndarray, np.ndarray, list[np.random.Generator]]]:
+) -> Batches:
     """Yield the batches that contain some records of the sample of a seed.
-
-    The records of a batch are of similar size and from the same block (or blocks, where several are
-    drawn together). The first number that the generator of a record draws gives its size.
 
     Args:
         wanted: Numbers of the records.
@@ -100,22 +101,26 @@ def record_batches(
         seed: Seed of the sample.
         together: Number of blocks that are drawn together.
         size: Graphs per batch and block.
-
-    Yields:
-        Numbers of the records of a batch, their sizes, int64 both, and their generators, which go
-        on to draw their latents.
     """
-    below = prior.cumsum()
     for block in blocks(wanted.start, together):
         if block.start >= wanted.stop:
             return
-        generators = record_generators(seed, block.start, len(block))
-        drawn = np.searchsorted(below, [g.random() * below[-1] for g in generators], "right")
-        drawn = drawn.clip(max=len(below) - 1)
-        for chosen in batches(drawn, together, size):
-            records = block.start + chosen
-            if ((records >= wanted.start) & (records < wanted.stop)).any():
-                yield records, drawn[chosen], [generators[k] for k in chosen]
+        for drawn in batches_of_block(block, prior, seed, size * together):
+            if ((drawn[0] >= wanted.start) & (drawn[0] < wanted.stop)).any():
+                yield drawn
+
+
+def batches_of_block(block: range, prior: np.ndarray, seed: int | tuple, size: int) -> Batches:
+    """Draw the sizes of the records of a block, and yield its batches, of similar size.
+
+    The first number that the generator of a record draws gives its size; the generators go on to
+    draw the latents. The arguments are those of `record_batches`, with `size` graphs in a batch.
+    """
+    below, generators = prior.cumsum(), record_generators(seed, block.start, len(block))
+    sizes = np.searchsorted(below, [g.random() * below[-1] for g in generators], "right")
+    sizes = sizes.clip(max=len(below) - 1)
+    for chosen in batches(sizes, size=size):
+        yield block.start + chosen, sizes[chosen], [generators[k] for k in chosen]
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import copy
 import math
 from collections.abc import Sequence
 from contextlib import suppress
-from itertools import islice
+from itertools import compress, islice
 
 import numpy as np
 import torch
@@ -25,10 +25,14 @@ from graphcnf.chunks import chunked
 from graphcnf.design.growing import Growth, MoleculeFragment
 from graphcnf.errors import UserError
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs
+from graphcnf.graphs.record_blocks import batches_of_block
 from graphcnf.molecules import codec
 from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.molecules.validity import strict_smiles
 from graphcnf.torch_state import own_modes
+
+BATCH = 64
+"""Graphs that are drawn, or whose likelihood is computed, at a time."""
 
 PARTICLES = 2
 """Particles per molecule with a fragment: few, since the score selects among the molecules."""
@@ -61,18 +65,15 @@ class Policy:
     def learnable(self, molecules: Sequence[str]) -> list[bool]:
         """Return for each molecule whether the prior can represent it."""
         known = self.nats
-        new = [
-            s
-            for s in dict.fromkeys(molecules)
-            if s not in self._graphs and known.get(s) != -math.inf
-        ]
+        others = (s for s in dict.fromkeys(molecules) if s not in self._graphs)
+        new = [s for s in others if known.get(s) != -math.inf]
         with codec.quiet():
             graphs, reasons = self.prior.graphs(new)
         inside = [s for s, reason in zip(new, reasons, strict=True) if reason is None]
         self._graphs |= {s: graphs.graph(k) for k, s in enumerate(inside)}
         known |= dict.fromkeys(set(new) - set(inside), -math.inf)
         # Batches contain only molecules without a value, as they would after an interruption.
-        for part in chunked([k for k, s in enumerate(inside) if s not in known], 64):
+        for part in chunked([k for k, s in enumerate(inside) if s not in known], BATCH):
             batch = GraphBatch.collate(graphs, part).to(self.model.device)
             nats = self.prior.model.log_prob(batch).cpu().double()
             nats = nats.where(nats.isfinite(), -math.inf)
@@ -97,19 +98,9 @@ class Policy:
 
         `sizes` (K,) are the probabilities of 0 to K - 1 atoms.
         """
-        generators = [
-            np.random.Generator(np.random.Philox(np.random.SeedSequence((*seed, k))))
-            for k in range(count)
-        ]
-        below = sizes.cumsum()
-        drawn = [int(np.searchsorted(below, g.random() * below[-1], "right")) for g in generators]
-        order = np.argsort(drawn, kind="stable").tolist()
         molecules: dict[str, None] = {}
-        for chosen in chunked(order, 64):
-            graphs = self.model.sample(
-                torch.tensor([drawn[k] for k in chosen]),
-                generator=[generators[k] for k in chosen],
-            ).to_packed()
+        for _, atoms, generators in batches_of_block(range(count), sizes, seed, BATCH):
+            graphs = self.model.sample(torch.as_tensor(atoms), generator=generators).to_packed()
             smiles = strict_smiles(graphs, self.prior.vocabulary)
             molecules |= dict.fromkeys(s for s in smiles if s is not None)
         return list(molecules)
@@ -136,10 +127,8 @@ class Policy:
         A mixture of the training data's sizes and the blurred sizes of the molecules.
         """
         prior = self.prior.model.size_probabilities()
-        counts = np.zeros_like(prior)
-        for smiles, inside in zip(molecules, self.learnable(molecules), strict=True):
-            if inside:
-                counts[len(self._graphs[smiles][0])] += 1
+        inside = compress(molecules, self.learnable(molecules))
+        counts = np.bincount([len(self._graphs[s][0]) for s in inside], minlength=len(prior))
         if not counts.any():
             return prior
         place = np.arange(len(prior))

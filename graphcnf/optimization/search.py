@@ -417,16 +417,11 @@ class Search:
         """Breed `count` offspring of the best molecules; return those that are new and wanted."""
         best, smiles = self.memory.best(self.settings.parents), self.memory.smiles
         pairs = self._random(2).choice(best, (2, count), p=rank_probabilities(len(best))).T
+        most_atoms, stereo = self.settings.most_atoms, self.stereo is not None
         children: dict[str | None, None] = {}
         for number, (first, second) in enumerate(pairs):
             seed = self.seed, self.round, 3, number
-            child = offspring(
-                smiles[first],
-                smiles[second],
-                seed,
-                self.settings.most_atoms,
-                stereo=self.stereo is not None,
-            )
+            child = offspring(smiles[first], smiles[second], seed, most_atoms, stereo=stereo)
             children[child] = None
         return self._new(s for s in children if s is not None)
 
