@@ -1,4 +1,12 @@
-"""Evaluation of molecules, and of a model's raw samples."""
+"""Evaluation of molecules, and of a model's raw samples.
+
+*Raw* samples are as drawn: nothing is repaired, filtered or drawn again. A *record* is one entry of
+a file or sample, which may be no molecule; records are evaluated in chunks, each to a `Summary`,
+and summaries add up. The *reference* is a data set of real molecules: its *training* part decides
+what is novel, its *held-out* part is what distributions are compared with, and what a model's
+reconstruction and likelihood are measured on. The *floor* (train-vs-test reference) of a metric is
+its value for training molecules in place of samples. *Figures* are the results by name, as in JSON.
+"""
 
 from __future__ import annotations
 
@@ -86,24 +94,41 @@ _ROUND_TRIP = "the share of valid molecules that come back unchanged from their 
 
 @dataclass(frozen=True)
 class Reference:
-    """Training and held-out molecules that samples are compared with; several sets can share it.
+    """Training and held-out molecules that samples are compared with.
 
-    The name is one of `MOLECULES`, "none", or a file of training molecules; None for a model's own
-    data, or zinc250k for molecules of another source.
+    What is computed of them is kept for all sets of samples that are evaluated with this object.
+
+    Attributes:
+        name: One of `MOLECULES`, "none", or a file of training molecules; None for a model's own
+            data, or zinc250k for molecules of another source.
+        test: File of molecules to use instead of the held-out part; None for that part.
+        metrics: Names of distribution metrics, of `METRICS`.
+        device: Device of ChemNet, the network of the FCD.
+        workers: Processes, or a cluster; None for a number that suits the size of the set.
+
+    Raises:
+        UserError: A metric is unknown.
     """
 
     name: str | None = None
-    test: str | None = None  # file of molecules to use instead of the held-out part
-    metrics: Sequence[str] = ()  # names of distribution metrics
-    device: str = "cpu"  # of ChemNet
-    workers: Workers = None  # None for a number that suits the size of the set
+    test: str | None = None
+    metrics: Sequence[str] = ()
+    device: str = "cpu"
+    workers: Workers = None
     _known: dict[tuple, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self):
         chosen_metrics(self.metrics)
 
     def load(self, model: GraphModel | None = None) -> tuple[str, Rows | None]:
-        """Return name and data set, in the vocabulary of a model if given; "none" and None if none.
+        """Load the data set.
+
+        Args:
+            model: Model whose categories of atoms and bonds the graphs get; None for those of the
+                data set. Also gives the name where the reference has none.
+
+        Returns:
+            Name and data set; "none" and None where there is none.
 
         Raises:
             UserError: The data set is unknown, or the model has other categories.
@@ -124,7 +149,14 @@ class Reference:
         return name, self._once(key, lambda: load_reference(name, model))
 
     def held_out(self, dataset: Rows | None) -> list[str]:
-        """Return at most `HELD_OUT` held-out molecules for the distribution metrics.
+        """Return the SMILES of at most `HELD_OUT` held-out molecules for the distribution metrics.
+
+        Args:
+            dataset: The data set of `load`.
+
+        Returns:
+            Molecules of the file `test` if there is one, else of the held-out part; [] if neither
+            the file nor metrics are asked for.
 
         Raises:
             UserError: There are too few, or the package of the FCD is missing.
@@ -151,16 +183,24 @@ class Reference:
         return dataset.take(held_out(dataset, HELD_OUT)).smiles
 
     def statistics(self, dataset: Rows | None) -> tuple[Statistic, ...]:
-        """Return the statistics that the metrics need; none without a data set."""
+        """Return the statistics of molecules that the metrics need; () without a data set."""
         return statistics_of(self.metrics if dataset else (), self.device)
 
     def data_row(
         self, dataset: Rows, count: int, seed: int, hashes: np.ndarray
     ) -> tuple[dict[str, Any], list[str]]:
-        """Return the figures and SMILES of random training molecules, at most `COMPARED`.
+        """Evaluate random training molecules in place of samples.
 
-        The figures are the ceiling for models with this vocabulary; `reconstruction` is the share
-        of molecules that come back unchanged from their graphs.
+        Args:
+            dataset: The data set.
+            count: Number of molecules, at most `COMPARED`.
+            seed: Seed of the choice.
+            hashes: Sorted hashes of the training molecules, to which novelty is measured.
+
+        Returns:
+            The figures, of which no model with this vocabulary can have better ones of validity
+            (`reconstruction` is the share of molecules that come back unchanged from their graphs),
+            and the SMILES.
         """
         count = min(count, COMPARED)
 
@@ -184,7 +224,11 @@ class Reference:
     def distances(
         self, dataset: Rows, summaries: Sequence[Summary], training: list[str], test: list[str]
     ) -> Distances:
-        """Compare the samples of each seed, and training molecules, with held-out molecules."""
+        """Compare the samples of each seed, and training molecules, with held-out molecules.
+
+        `summaries` are those of the samples, with the statistics of the metrics; `training` and
+        `test` are SMILES.
+        """
         names = self.metrics
         describe = partial(set_statistics, metrics=names, workers=self.workers, device=self.device)
 
@@ -266,6 +310,9 @@ def evaluate(
             them, in the charge states of the reference, or neutral without a reference.
         **drawn: For a model, the attributes of `ModelSamples`: `samples` (10,000), `seeds` ((0,)),
             `temperature`, `reconstruct`, `likelihood` and `stereo`.
+
+    Returns:
+        The evaluation: `figures` by name, as in JSON, and the tables as its text.
 
     Raises:
         UserError: There are no molecules, a file or reference is unknown, or a number is out of
@@ -355,10 +402,10 @@ def stereo_figures(summary: Summary, source: str, training: np.ndarray | None) -
         training: Sorted hashes of the training molecules, or None.
 
     Returns:
-        `mark_figures`; `uniqueness`, the share of distinct stereoisomers; `novelty`, see
-        `isomer_novelty`, or None. If shipped stereo weights know the training data's figures, also
-        `training` with those, and `marks_jsd`, the Jensen-Shannon distance (base 2) between both
-        distributions of marks per molecule.
+        Figures by name: those of `mark_figures`; `uniqueness`, the share of distinct stereoisomers;
+        `novelty`, see `isomer_novelty`, or None. If shipped stereo weights know the training data's
+        figures, also `training` with those, and `marks_jsd`, the Jensen-Shannon distance (base 2)
+        between both distributions of marks per molecule.
     """
     hashes = np.concatenate(summary.isomers)
     found = {**mark_figures(summary.marks), "uniqueness": share(len(set(hashes)), len(hashes))}
@@ -380,9 +427,13 @@ def stereo_figures(summary: Summary, source: str, training: np.ndarray | None) -
 def isomer_novelty(summary: Summary, hashes: np.ndarray) -> float:
     """Return the share of stereoisomers that are no training molecules of ZINC250k.
 
-    Taken over the first molecules, up to the `MEASURED`-th whose graph is among the training
-    molecules (their sorted `hashes`). To save time, only lines of ZINC250k with the same letters
-    (but H) as one of these are parsed.
+    Parsing all of ZINC250k would take minutes. So only the first molecules count, up to the
+    `MEASURED`-th whose graph is among the training molecules, and only those lines of the data set
+    are parsed that have the composition of one of them.
+
+    Args:
+        summary: Summary with `isomers`.
+        hashes: Sorted hashes of the training molecules without stereo.
     """
     plain = list(summary.head["smiles"][summary.head["strict"]])
     known = contains(hashes, hash_each(plain))
@@ -395,12 +446,16 @@ def isomer_novelty(summary: Summary, hashes: np.ndarray) -> float:
 
 
 def _letters(smiles: str) -> str:
-    """Return the sorted letters of a SMILES without H, which all its spellings share."""
+    """Return the sorted element letters of a SMILES without H: a cheap key for its composition."""
     return "".join(sorted(re.sub("[^A-GI-Za-z]", "", smiles)))
 
 
 def _note_unreadable(records: Records, summary: Summary) -> None:
-    """Print a note about unreadable records; raise `UserError` if all are unreadable."""
+    """Print a note about unreadable records.
+
+    Raises:
+        UserError: All records are unreadable.
+    """
     if summary.first_unreadable is None:
         return
     count, (place, text) = summary.sums["unreadable"], summary.first_unreadable
@@ -425,7 +480,15 @@ def draw_part(
     wanted: tuple[Statistic, ...],
     records: range,
 ) -> Summary:
-    """Draw and summarize a block of raw samples; with the first seed, also draw stereo marks."""
+    """Draw and summarize a block of raw samples; with the first seed, also draw stereo marks.
+
+    Args:
+        model: Model of molecules.
+        drawn: Options of the whole evaluation.
+        seed: Seed of the sample.
+        wanted: Statistics of the strictly valid molecules to compute.
+        records: Numbers of the records.
+    """
     density = stereo_of(model) if drawn.stereo and seed == drawn.seeds[0] else None
     how: dict[str, Any] = {"temperature": drawn.temperature, "stereo": density}
     _, frame = draw_block(model, records, seed=seed, **how)
@@ -487,7 +550,10 @@ def _evaluate_model(
 
 
 def _notes_of_model(model: GraphModel, hashes: np.ndarray | None) -> list[str]:
-    """Return footnotes on the training molecules with these hashes, and on a model's rules."""
+    """Return footnotes on the training molecules, and on the rules of a model that are not learned.
+
+    `hashes` are those of the training molecules, sorted; None if they are not known.
+    """
     notes = list(NOTES)
     made_with, installed = model.metadata.get("rdkit"), version("rdkit")
     if hashes is not None:
@@ -508,7 +574,15 @@ def _compare_with_training(
     summaries: Sequence[Summary],
     test: list[str],
 ) -> list[dict[str, Any]]:
-    """Add the training data's row and the distances to a result; return each seed's metrics."""
+    """Compare a result with its training data; sets `result.data`, `distances` and `notes`.
+
+    `seed` is that of the choice of training molecules; `summaries` are those of the samples of each
+    seed, `test` the SMILES of the held-out molecules.
+
+    Returns:
+        For each seed the value of each metric by name, None where there is none, and with the FCD
+        also `fcd_molecules`, the number of samples that it was computed from.
+    """
     hashes = result.training_hashes
     assert hashes is not None
     count = summaries[0].sums["samples"]
@@ -529,7 +603,17 @@ def _compare_with_training(
 def _held_out_figures(
     model: GraphModel, dataset: Rows | None, drawn: ModelSamples, notes: list[str]
 ) -> dict[str, Any]:
-    """Return reconstruction and bits of a model on held-out molecules; add footnotes to `notes`."""
+    """Measure reconstruction and bits of a model on held-out molecules.
+
+    Args:
+        model: The model.
+        dataset: The data set; None if there is none.
+        drawn: Options with the numbers of molecules.
+        notes: Footnotes, to which further ones are appended.
+
+    Returns:
+        The figures `ON_HELD_OUT`, None where they were not measured.
+    """
     figures: dict[str, Any] = dict.fromkeys(ON_HELD_OUT)
     if dataset is None:
         return figures
@@ -562,11 +646,14 @@ def _held_out_figures(
 
 
 def bits(model: GraphModel, graphs: PackedGraphs) -> dict[str, float]:
-    """Return mean bits per node and per molecule, given the number of nodes.
+    """Measure the likelihood of graphs, given their numbers of nodes.
 
-    Both are means over molecules, and upper bounds if the model's log-likelihood is a lower bound
-    (one draw of it is taken). For a model without a node order, the bits per molecule sum over all
-    labellings of the molecule, while the bits per node are, as published, those of one labelling.
+    Bits are upper bounds if the model's log-likelihood is a lower bound, of which one draw is
+    taken. For an order-agnostic model, the bits per molecule sum over all node orderings of the
+    molecule, while the bits per node are, as published, those of one ordering.
+
+    Returns:
+        `bits_per_node` and `bits_per_molecule`, means over the graphs.
     """
     with _fixed_noise(model):
         total = -model.log_probs(graphs, size=BATCH) / np.log(2)
@@ -580,7 +667,10 @@ def bits(model: GraphModel, graphs: PackedGraphs) -> dict[str, float]:
 def reconstruction(model: GraphModel, graphs: PackedGraphs, *, double: bool = True) -> float:
     """Return the share of graphs whose latents decode to an isomorphic graph.
 
-    Computed in float64 with `double`, else in float32.
+    Args:
+        model: The model, which is left as it is.
+        graphs: The graphs.
+        double: True to compute in float64, False in float32.
     """
     exact, same = copy.deepcopy(model), 0
     if double and model.device.type == "mps":  # MPS has no float64
@@ -602,7 +692,10 @@ def reconstruction(model: GraphModel, graphs: PackedGraphs, *, double: bool = Tr
 
 @contextmanager
 def _fixed_noise(model: GraphModel) -> Iterator[None]:
-    """Context in which the encoder draws fixed noise; the caller's random state is kept."""
+    """Context in which the model's encoder draws the same noise each time.
+
+    Afterwards torch's random state is what it was before.
+    """
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.no_grad(), torch.random.fork_rng(devices):
         torch.manual_seed(0)

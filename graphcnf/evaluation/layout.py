@@ -1,4 +1,8 @@
-"""Tables of figures as Markdown, CSV or JSON."""
+"""Tables of figures as Markdown, CSV or JSON.
+
+A *row* holds values by name. A *column* is a heading with a function that turns a row into the text
+of a cell, "" for an empty one; `text`, `number` and `percent` make such functions.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,6 @@ from graphcnf.errors import csv_cell
 
 Row = Mapping[str, Any]
 Column = tuple[str, Callable[[Row], str]]
-"""Heading, and the function that returns a row's cell as text ("" for an empty cell)."""
 
 
 def markdown(rows: Sequence[Row], columns: Sequence[Column], notes: Sequence[str] = ()) -> str:
@@ -33,14 +36,23 @@ def markdown(rows: Sequence[Row], columns: Sequence[Column], notes: Sequence[str
 
 
 def shown_columns(rows: Sequence[Row], columns: Sequence[Column]) -> list[list[str]]:
-    """Return heading and cells of each column that is not empty; empty cells become "-"."""
+    """Return the text of a table by columns.
+
+    Returns:
+        For each column with a cell that is not empty, its heading and its cells; empty cells are
+        "-", unless the column has no heading.
+    """
     cells = [[title, *(show(row) for row in rows)] for title, show in columns]
     cells = [column for column in cells if any(column[1:])]
     return [[cell or "-" for cell in column] if column[0] else column for column in cells]
 
 
 def transposed(rows: Sequence[Row], columns: Sequence[Column]) -> tuple[list[Row], list[Column]]:
-    """Return the transposed table, for few rows with many figures."""
+    """Transpose a table, for few rows with many figures.
+
+    Returns:
+        Rows, one for each former column, and columns, of which the first holds the former headings.
+    """
     head, *lines = shown_columns(rows, columns)
     keys = [str(k) for k in range(len(head))]
     titles = [(title, text(key)) for title, key in zip(head, keys, strict=True)]

@@ -106,7 +106,7 @@ class Metric:
 
 
 def histogram(function: Callable[[Chem.Mol], Iterable[str]], mols: Sequence[Chem.Mol]) -> Counter:
-    """Count the texts that a function returns for the molecules."""
+    """Return how often a function returns each text, over all molecules."""
     return Counter(text for mol in mols for text in function(mol))
 
 
@@ -162,7 +162,8 @@ def passes_pains(mol: Chem.Mol) -> bool:
 def passes_mcf(mol: Chem.Mol) -> bool:
     """Return True if none of MOSES' 22 medicinal chemistry filters (MCF) match.
 
-    Raises `Unavailable` without the package molsets, which contains the patterns.
+    Raises:
+        Unavailable: The package molsets, which contains the patterns, is not installed.
     """
     with_hydrogens = Chem.AddHs(mol)  # the patterns contain hydrogens
     return not any(with_hydrogens.HasSubstructMatch(pattern) for pattern in _mcf())
@@ -172,7 +173,10 @@ def passes_filters(mol: Chem.Mol) -> bool:
     """Return True if a molecule passes the "Filters" of MOSES.
 
     These require no PAINS or MCF alert, no charge, no ring of eight or more atoms, and only C, N,
-    S, O, F, Cl, Br and H. Raises `Unavailable` without the package molsets.
+    S, O, F, Cl, Br and H.
+
+    Raises:
+        Unavailable: The package molsets is not installed.
     """
     return (
         all(a.GetSymbol() in ELEMENTS and not a.GetFormalCharge() for a in mol.GetAtoms())
@@ -241,6 +245,9 @@ def cosine(generated: Histogram, reference: Histogram) -> float:
     """Return the cosine similarity of two histograms: Frag and Scaf of MOSES.
 
     In [0, 1], higher is better; 1 means the same proportions.
+
+    Raises:
+        Unavailable: A histogram is empty.
     """
     for name, counts in (("generated", generated), ("reference", reference)):
         if not counts:
@@ -267,7 +274,10 @@ def nearest_similarity(generated: np.ndarray, reference: np.ndarray) -> float:
 
     The Tanimoto similarity of each generated molecule to its most similar reference molecule,
     averaged over the generated ones. In [0, 1], higher is better; copies of the reference have 1.
-    Arguments are packed fingerprints, (M, 128) and (N, 128) uint8.
+
+    Args:
+        generated: Packed `fingerprints`, (M, 128) uint8.
+        reference: Packed fingerprints, (N, 128) uint8.
     """
     best = _similarities(generated[:COMPARED], reference, lambda block: block.max(1), np.maximum)
     return math.fsum(best) / len(best)
@@ -280,6 +290,11 @@ def internal_diversity(generated: np.ndarray, reference: Any = None, power: int 
     In [0, 1], higher is more diverse; a good model matches the value of the reference, which is not
     used here. The paper takes one root of the mean over all pairs; MOSES' code, and so every
     published IntDiv_2, takes the root per molecule. For p = 1 both agree.
+
+    Args:
+        generated: Packed `fingerprints`, (M, 128) uint8.
+        reference: Not used; a metric gives it.
+        power: The p.
     """
     chosen = generated[:COMPARED]
 
@@ -291,9 +306,18 @@ def internal_diversity(generated: np.ndarray, reference: Any = None, power: int 
 
 
 def _similarities(rows: np.ndarray, columns: np.ndarray, reduced: Callable, add: Callable):
-    """Reduce each row of the similarity matrix of two sets, block by block, to a number, (M,).
+    """Reduce each row of the matrix of Tanimoto similarities of two sets to a number.
 
-    `reduced` reduces the rows of a block, `add` combines the results of two blocks.
+    The matrix is computed in blocks, since as a whole it would not fit into memory.
+
+    Args:
+        rows: Packed `fingerprints`, (M, 128) uint8.
+        columns: Packed fingerprints, (N, 128) uint8.
+        reduced: Function that reduces the rows of a block, (m, n) float32, to numbers (m,).
+        add: Function that combines the numbers of two blocks of the same rows, such as `np.add`.
+
+    Returns:
+        The numbers, (M,).
     """
 
     def unpacked(packed: np.ndarray) -> Iterator[np.ndarray]:
@@ -318,6 +342,9 @@ def nspdk_sums(mols: Sequence[Chem.Mol]) -> np.ndarray:
 
     Returns:
         (65538,) float64; the last entry is the number of molecules.
+
+    Raises:
+        Unavailable: The package eden-kernel is not installed.
     """
     try:
         from eden.graph import Vectorizer
@@ -328,7 +355,7 @@ def nspdk_sums(mols: Sequence[Chem.Mol]) -> np.ndarray:
 
 
 def _nspdk_graph(mol: Chem.Mol):
-    """Return a molecule as a networkx graph with the labels of `nspdk_sums`."""
+    """Return a molecule as a networkx graph with the labels that `nspdk_sums` describes."""
     import networkx as nx
 
     graph = nx.Graph()
@@ -346,8 +373,11 @@ def nspdk_distance(generated: np.ndarray, reference: np.ndarray) -> float:
 
     `mean k(x, x') + mean k(y, y') - 2 mean k(x, y)` over all pairs, including a graph with itself
     (Jo et al. 2022, arXiv 2202.02514). The kernel is linear in the features, so this is the squared
-    distance between mean features. Arguments are `nspdk_sums`. In [0, 2], lower is better; falls
-    with the number of molecules.
+    distance between mean features. In [0, 2], lower is better; falls with the number of molecules.
+
+    Args:
+        generated: Result of `nspdk_sums`.
+        reference: Result of `nspdk_sums`.
     """
     one, other = (sums[:-1] / sums[-1] for sums in (generated, reference))
     return float(np.square(one - other).sum())
@@ -359,6 +389,9 @@ def chemnet_sums(mols: Sequence[Chem.Mol], device: str = "cpu") -> np.ndarray:
     Returns:
         Sum of the outer products of the vector (1, activations) with itself, (513, 513) float64. So
         entry (0, 0) is the number of molecules, and row 0 has the sums of the activations.
+
+    Raises:
+        Unavailable: The package fcd_torch is not installed.
     """
     network = _chemnet(device)
     import torch
@@ -376,8 +409,15 @@ def frechet_distance(generated: np.ndarray, reference: np.ndarray) -> float:
     """Return the Frechet ChemNet distance, FCD (Preuer et al. 2018, arXiv 1803.09518).
 
     `|m - m'|^2 + tr(C + C' - 2 (C C')^(1/2))` for the means m and covariances C of ChemNet's
-    activations, with fcd_torch's square root. Arguments are `chemnet_sums`. At least 0, lower is
-    better. Falls with the number of molecules: compare sets of equal size only.
+    activations, with fcd_torch's square root. At least 0, lower is better. Falls with the number of
+    molecules: compare sets of equal size only.
+
+    Args:
+        generated: Result of `chemnet_sums`.
+        reference: Result of `chemnet_sums`.
+
+    Raises:
+        Unavailable: A set has fewer than two molecules, or there is no finite distance.
     """
     fcd_torch = _fcd_torch()
     moments = [*_moments(generated), *_moments(reference)]
@@ -392,7 +432,7 @@ def frechet_distance(generated: np.ndarray, reference: np.ndarray) -> float:
 
 
 def _moments(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean (512,) and covariance (512, 512) of `chemnet_sums`."""
+    """Return mean (512,) and covariance (512, 512) of the activations in `chemnet_sums`."""
     count = sums[0, 0]
     if count < 2:
         raise Unavailable(f"needs two molecules or more, not {count:.0f}")

@@ -1,4 +1,9 @@
-"""The report of `graphcnf evaluate --html`: one self-contained page."""
+"""The report of `graphcnf evaluate --html`: one page that needs no other file.
+
+A *set* is one `Evaluation`: the molecules of a file or a sample, with figures and distances. The
+page has headline figures (*cards*), the tables of `tables.py`, a histogram for each metric with an
+axis, drawings of invalid molecules by reason, and a table of valid molecules.
+"""
 
 from __future__ import annotations
 
@@ -74,6 +79,10 @@ Curves = Sequence[tuple[str, Mapping[str, int], str]]
 def write_report(results: Sequence[Evaluation], path: Path) -> None:
     """Write the page about one or several sets.
 
+    Args:
+        results: The sets.
+        path: The file.
+
     Raises:
         UserError: The file cannot be written.
     """
@@ -118,7 +127,12 @@ def write_report(results: Sequence[Evaluation], path: Path) -> None:
 
 
 def _failures(result: Evaluation) -> list[dict[str, Any]]:
-    """Return the reasons of invalidity, most frequent first, with counts and drawings."""
+    """Return why molecules of a set are not strictly valid, the most frequent reason first.
+
+    Returns:
+        For each reason `reason`, its text; `count`, the number of molecules; and `pictures`, each
+        with the data URL `source`, `smiles` and `record`. Only the first `REASONS` have pictures.
+    """
     failed = result.frame[~result.frame["strict"]]
     pictures: dict[str, list[dict[str, Any]]] = defaultdict(list)
     reasons = list(result.figures["failures"])[:REASONS]
@@ -137,7 +151,12 @@ def _failures(result: Evaluation) -> list[dict[str, Any]]:
 
 
 def _molecule_table(results: Sequence[Evaluation], most: int) -> str:
-    """Return the HTML of a table of valid molecules that can be sorted and searched."""
+    """Return the HTML of a table of valid molecules that can be sorted and searched.
+
+    Args:
+        results: The sets.
+        most: Number of molecules of a set at most.
+    """
     import itables
     from itables.javascript import generate_init_offline_itables_html
 
@@ -164,7 +183,7 @@ def _molecule_table(results: Sequence[Evaluation], most: int) -> str:
 
 
 def _molecule_rows(result: Evaluation, most: int) -> Iterator[dict[str, Any]]:
-    """Yield the rows of the first distinct valid molecules of a set."""
+    """Yield the cells by heading of at most `most` first distinct valid molecules of a set."""
     frame = result.frame[result.frame["strict"]]
     counts = frame["smiles"].value_counts()
     first = frame.drop_duplicates("smiles").head(most)
@@ -199,9 +218,12 @@ def _source(svg: str) -> str:
 
 
 def _histograms(results: Sequence[Evaluation]) -> Iterator[dict[str, str]]:
-    """Yield title and picture of the histogram of each metric with an axis.
+    """Yield the histogram of each metric with an axis.
 
-    Sets with different references have separate pictures.
+    Sets with different references have separate histograms.
+
+    Yields:
+        `title`, and the data URL `source` of the picture.
     """
     import matplotlib
 
@@ -221,7 +243,13 @@ def _histograms(results: Sequence[Evaluation]) -> Iterator[dict[str, str]]:
 
 
 def _picture(name: str, metric: Metric, sets: Sequence[tuple[str, Distances]]) -> str:
-    """Return the SVG of a metric's histogram for named sets."""
+    """Return the SVG of a metric's histogram.
+
+    Args:
+        name: Name of the metric.
+        metric: The metric.
+        sets: Name and distances of each set; all have the same reference.
+    """
     from matplotlib import pyplot
 
     figure, axis = pyplot.subplots(figsize=(4.4, 2.9), layout="constrained")

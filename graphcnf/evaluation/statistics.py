@@ -1,4 +1,10 @@
-"""Statistics of molecule sets, and comparison of two sets by the distribution metrics."""
+"""Statistics of molecule sets, and comparison of two sets by the distribution metrics.
+
+*Statistics* and *metrics* are those of `graphcnf.evaluation.metrics`. The statistics of a large set
+are computed once, in parts, by several processes, and kept in the cache; two sets are then compared
+in no time. What cannot be computed here, because a package is missing or a set is too small, has a
+*reason* instead of a value.
+"""
 
 from __future__ import annotations
 
@@ -35,14 +41,24 @@ _PACKAGES = ("eden-kernel", "fcd_torch", "molsets")
 
 @dataclass(eq=False)
 class SetStatistics:
-    """Statistics of a set of molecules, by `Statistic.name`."""
+    """Statistics of a set of molecules.
 
-    size: int  # number of molecules
+    Attributes:
+        size: Number of molecules.
+        values: Statistics by `Statistic.name`: a `Counter` of texts or an array.
+        missing: Reason why a statistic could not be computed, in one line, by name.
+    """
+
+    size: int
     values: dict[str, Any] = field(default_factory=dict)
-    missing: dict[str, str] = field(default_factory=dict)  # reason why a value is not available
+    missing: dict[str, str] = field(default_factory=dict)
 
     def add(self, other: SetStatistics) -> None:
-        """Add the statistics of further molecules; `other` must not be used afterwards."""
+        """Add the statistics of further molecules, in place.
+
+        Args:
+            other: Statistics that may be changed, and must not be used afterwards.
+        """
         if not self.size:
             self.values = other.values
         elif other.size:
@@ -53,7 +69,10 @@ class SetStatistics:
         self.size += other.size
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Return the statistics as arrays, for a cache file."""
+        """Return the statistics as arrays by name, for a cache file.
+
+        Histograms, size and reasons are JSON, in the bytes of the array `rest`.
+        """
         arrays = {k: v for k, v in self.values.items() if isinstance(v, np.ndarray)}
         rest = {k: v for k, v in self.values.items() if k not in arrays}
         text = json.dumps({"size": self.size, "counts": rest, "missing": self.missing})
@@ -61,7 +80,7 @@ class SetStatistics:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> SetStatistics:
-        """Invert `to_arrays`."""
+        """Return the statistics that `to_arrays` has turned into arrays."""
         rest = json.loads(arrays["rest"].tobytes())
         values: dict[str, Any] = {k: v for k, v in arrays.items() if k != "rest"}
         values |= {name: Counter(counts) for name, counts in rest["counts"].items()}
@@ -70,11 +89,17 @@ class SetStatistics:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Metrics of a generated set, given a reference set."""
+    """Metrics of a generated set, given a reference set.
 
-    values: dict[str, float | None]  # by metric; None if it could not be computed
-    missing: dict[str, str]  # reason why a metric is None, in one line
-    generated: int  # number of molecules
+    Attributes:
+        values: Value of each metric by name; None if it could not be computed.
+        missing: Reason why a metric is None, in one line, by name.
+        generated: Number of generated molecules.
+    """
+
+    values: dict[str, float | None]
+    missing: dict[str, str]
+    generated: int
 
 
 Molecules = SetStatistics | Iterable[Chem.Mol | str]
@@ -86,8 +111,11 @@ def compare(
 ) -> Comparison:
     """Compare a set of valid generated molecules with a reference set.
 
-    If several comparisons share a set, pass its `set_statistics`. `metrics` are names from
-    `METRICS`, None for all.
+    Args:
+        generated: The generated molecules. If several comparisons share a set, pass its
+            `set_statistics`, so that they are computed once.
+        reference: The reference.
+        metrics: Names of `METRICS`; None for all.
 
     Raises:
         UserError: A metric is unknown.
@@ -112,7 +140,16 @@ def compare(
 
 
 def _value(statistics: SetStatistics, name: str, which: str) -> Any:
-    """Return a statistic of the `which` set; raise `Unavailable` without it."""
+    """Return one of the statistics of a set.
+
+    Args:
+        statistics: The statistics.
+        name: Name of the one.
+        which: "generated" or "reference", for the message.
+
+    Raises:
+        Unavailable: It is not there; the message says why.
+    """
     if not statistics.size:
         raise Unavailable(f"there are no {which} molecules")
     if name not in statistics.values:
@@ -134,7 +171,7 @@ def set_statistics(
 
     Args:
         molecules: Valid molecules or SMILES; stereo is dropped.
-        metrics: Names from `METRICS`; None for all.
+        metrics: Names of `METRICS`; None for all.
         workers: Processes, or a cluster; None for one per core. Does not affect the result.
         device: Device of ChemNet.
         label: Short name of the set, for the progress bar and the cache file.
@@ -169,10 +206,14 @@ def set_statistics(
 def chunk_statistics(
     wanted: tuple[Statistic, ...], chunk: tuple[int, Sequence[str]]
 ) -> SetStatistics:
-    """Return the statistics of a chunk, given as its number in the set and its SMILES.
+    """Compute statistics of a part of a set.
+
+    Args:
+        wanted: The statistics.
+        chunk: Number of the part, of `CHUNK` molecules each, and its SMILES.
 
     Raises:
-        ValueError: A SMILES is not valid.
+        ValueError: A SMILES is not valid; the message has its place in the set.
     """
     number, smiles = chunk
     result, mols = SetStatistics(len(smiles)), []

@@ -1,4 +1,10 @@
-"""Summary of a sample or of molecule files: validity, uniqueness, novelty; computed in blocks.
+"""Summary of a sample or of molecule files: validity, uniqueness, novelty.
+
+A *record* is one entry of a sample or a file, which may be no molecule. Records are summarized in
+blocks (*chunks* of a file), by several processes, and the summaries add up to that of all. A
+*convention* says what counts as valid (`graphcnf.molecules.validity`); "strict" is the main one. A
+*figure* is a number about all records, by name. Molecules are counted by the hash of their
+canonical SMILES without stereo, *isomers* by that of their isomeric SMILES.
 
 Uniqueness is distinct / valid, novelty is (valid and not in the training set) / valid, V.U.N. is
 (distinct, valid and not in the training set) / samples. A fraction with the denominator 0 is 0.
@@ -48,24 +54,32 @@ UNIQUE_AT = (1_000, 10_000)
 class Summary:
     """Summary of a sample, or of a block of it.
 
-    `sums` counts `samples`; `connected` samples; `share_kept`, the sum over samples with a valid
-    largest fragment of its share of atoms. For files it also counts `came_back`, valid molecules
-    that come back unchanged from their graphs, and `unreadable` records.
+    Attributes:
+        sums: Counts `samples`; `connected` samples; `share_kept`, the sum over samples with a valid
+            largest fragment of its share of atoms. For files also `came_back`, valid molecules that
+            come back unchanged from their graphs, and `unreadable` records.
+        hashes: For each convention, hashes of the valid samples of each block, uint64.
+        statistics: Statistics of the strictly valid molecules.
+        failures: Number of samples by the reason for which they are not strictly valid.
+        heads: Tables of `evaluate_records` of the first samples, one for each block.
+        first_unreadable: Place ("line 3") and text of the first unreadable record; None if none.
+        marks: Counts of `look_at_marks` over the strictly valid molecules.
+        isomers: Hashes of the isomeric SMILES of the strictly valid molecules of each block.
     """
 
     sums: Counter[str] = field(default_factory=lambda: Counter(samples=0))
-    hashes: dict[str, list[np.ndarray]] = field(  # of the valid samples, by convention
+    hashes: dict[str, list[np.ndarray]] = field(
         default_factory=lambda: {convention: [] for convention in CONVENTIONS}
     )
-    statistics: SetStatistics = field(default_factory=lambda: SetStatistics(0))  # of strictly valid
-    failures: Counter[str] = field(default_factory=Counter)  # number of samples by reason
-    heads: list[pd.DataFrame] = field(default_factory=list)  # `evaluate_records` of first samples
-    first_unreadable: tuple[str, str] | None = None  # place ("line 3") and text
-    marks: Counter[str] = field(default_factory=Counter)  # `count_marks` of strictly valid ones
-    isomers: list[np.ndarray] = field(default_factory=list)  # hashes of their isomeric SMILES
+    statistics: SetStatistics = field(default_factory=lambda: SetStatistics(0))
+    failures: Counter[str] = field(default_factory=Counter)
+    heads: list[pd.DataFrame] = field(default_factory=list)
+    first_unreadable: tuple[str, str] | None = None
+    marks: Counter[str] = field(default_factory=Counter)
+    isomers: list[np.ndarray] = field(default_factory=list)
 
     def add(self, block: Summary) -> None:
-        """Add the summary of the next block."""
+        """Add the summary of the next block in place; the block must not be used afterwards."""
         self.sums.update(block.sums)
         for convention, own in block.hashes.items():
             self.hashes[convention] += own
@@ -77,7 +91,7 @@ class Summary:
         self.first_unreadable = self.first_unreadable or block.first_unreadable
 
     def add_marks(self, smiles: Iterable[str]) -> None:
-        """Count the stereo marks of strictly valid molecules."""
+        """Count the stereo marks of strictly valid molecules, given as isomeric SMILES."""
         counts, isomers = count_marks(smiles)
         self.marks.update(counts)
         self.isomers.append(hash_each(isomers))
@@ -128,9 +142,11 @@ class Summary:
 
 
 def summarize(records: pd.DataFrame, wanted: tuple[Statistic, ...] = ()) -> Summary:
-    """Summarize a table of `evaluate_records` that has the columns of all conventions.
+    """Summarize a block of records.
 
-    The statistics `wanted` are computed for the strictly valid molecules.
+    Args:
+        records: Table of `evaluate_records` with the columns of all conventions.
+        wanted: Statistics of the strictly valid molecules to compute.
     """
     strict, kept = records["strict"], records["kept"]
     valid = list(records["smiles"][strict])
@@ -148,7 +164,10 @@ def summarize(records: pd.DataFrame, wanted: tuple[Statistic, ...] = ()) -> Summ
 
 
 def figure_key(convention: str, name: str) -> str:
-    """Return the key in `Summary.figures` of a figure such as "novelty", in a convention."""
+    """Return the key in `Summary.figures` of a figure such as "novelty" in a convention.
+
+    For example "novelty" in the convention "strict", "repaired_novelty" in "repaired".
+    """
     counted = name in ("valid", "validity", "unique", "novel")
     return f"{convention}_{name}" if counted or convention != "strict" else name
 
@@ -184,7 +203,15 @@ def summarize_blocks(
     label: str,
     workers: int | Cluster,
 ) -> Summary:
-    """Apply `score` to every block, in processes or on a cluster, and add up the summaries."""
+    """Summarize every block, in processes or on a cluster, and add up the summaries.
+
+    Args:
+        score: Function that summarizes a block; it is sent to the processes.
+        blocks: Blocks, which are sent to them as well.
+        total: Number of records in all, for the progress bar.
+        label: Text beside the bar.
+        workers: Processes, or a cluster.
+    """
     result = Summary()
     with (
         progress_bar(label, total) as show,
@@ -206,13 +233,21 @@ Chunk = tuple[int, list[str], list[str]]
 
 @dataclass(frozen=True)
 class Records:
-    """Records of a file, of the files of a folder, or of a list."""
+    """Records of a file, of the files of a folder, or of a list.
 
-    name: str  # in tables
+    Attributes:
+        name: Name in tables.
+        files: The files; for a list its name alone.
+        count: Number of records.
+        column: Column of SMILES in a table, see `read_smiles`.
+        records: The records; None for a folder, whose files are read when they are needed.
+    """
+
+    name: str
     files: list[Path]
     count: int
-    column: str | None = None  # see `read_smiles`
-    records: FileRecords | None = None  # None for a folder, whose files are read when needed
+    column: str | None = None
+    records: FileRecords | None = None
 
     @classmethod
     def read(cls, file: str, column: str | None = None, content: bytes | None = None) -> Records:
@@ -251,7 +286,16 @@ class Records:
 
     @classmethod
     def of(cls, molecules: Iterable[str | Chem.Mol | None], name: str) -> Records:
-        """Return the records of a list of SMILES, molecules, and None for unreadable records."""
+        """Return the records of a list.
+
+        Args:
+            molecules: SMILES, RDKit molecules (which are not sanitized), and None for unreadable
+                records.
+            name: Name in tables.
+
+        Raises:
+            UserError: There are none, or one is something else.
+        """
         smiles = [unsanitized_smiles(m) if isinstance(m, Chem.Mol) else m for m in molecules]
         for number, text in enumerate(smiles, 1):
             if not isinstance(text, str | None):

@@ -1,4 +1,11 @@
-"""Tables of evaluations, for the terminal, files and the HTML report."""
+"""Tables of evaluations, for the terminal, files and the HTML report.
+
+An `Evaluation` is the result for one set of molecules: *figures* by name (shares in [0, 1], counts
+and metrics; `<name>_sd` is the standard deviation over seeds), the same figures of its *training
+data*, and *distances*, the distribution metrics. The *floor* of the distances (train-vs-test
+reference) is their value for training molecules in place of samples. The *conventions agree* where
+every record is the same molecule, or none, whatever counts as valid: then one column shows them.
+"""
 
 from __future__ import annotations
 
@@ -36,19 +43,25 @@ REASONS = 8
 class Distances:
     """Distribution metrics of samples, compared with held-out molecules.
 
-    The floor has the metrics of about as many training molecules as there are samples of the first
-    seed: finite sets from the same distribution differ by this much.
+    Attributes:
+        metrics: The metrics by name, in the order of tables.
+        samples: Values for the samples of each seed.
+        floor: Values for about as many training molecules as there are samples of the first seed:
+            finite sets from the same distribution differ by this much.
+        training: Name of the training data.
+        generated: Statistics of the first seed's samples.
+        reference: Statistics of the held-out molecules.
     """
 
     metrics: dict[str, Metric]
-    samples: list[Comparison]  # one per seed
+    samples: list[Comparison]
     floor: Comparison
-    training: str  # name of the training data
-    generated: SetStatistics  # of the first seed's samples
-    reference: SetStatistics  # of the held-out molecules
+    training: str
+    generated: SetStatistics
+    reference: SetStatistics
 
     def notes(self) -> list[str]:
-        """Return footnotes for the table of distances."""
+        """Return footnotes of the distances: what was compared, and what is missing and why."""
         notes = [
             f"distances: of the {self.generated.size:,} strictly valid samples"
             + (" (first seed)" if len(self.samples) > 1 else "")
@@ -66,14 +79,23 @@ class Distances:
 
 @dataclass
 class Evaluation:
-    """Figures of one set of molecules; its text is the tables."""
+    """Figures of one set of molecules; its text is the tables.
 
-    figures: dict[str, Any]  # `Summary.figures` and further values, as in JSON
-    data: dict[str, Any] | None  # figures of the training data
-    notes: list[str]  # footnotes
-    frame: pd.DataFrame  # `evaluate_records` of the first seed's first samples
+    Attributes:
+        figures: `Summary.figures` and further values by name, as in JSON.
+        data: Figures of the training data; None without a reference.
+        notes: Footnotes.
+        frame: Table of `evaluate_records` of the first samples of the first seed.
+        distances: Distribution metrics; None if none were asked for.
+        training_hashes: Sorted hashes of the training molecules, for novelty; None if unknown.
+    """
+
+    figures: dict[str, Any]
+    data: dict[str, Any] | None
+    notes: list[str]
+    frame: pd.DataFrame
     distances: Distances | None = None
-    training_hashes: np.ndarray | None = None  # sorted, for novelty
+    training_hashes: np.ndarray | None = None
 
     def __str__(self) -> str:
         return render([self], "md")
@@ -85,7 +107,7 @@ class Evaluation:
 
 
 def tables(results: Sequence[Evaluation]) -> list[tuple[str, Sequence[Row], list[Column]]]:
-    """Return title, rows and columns of all tables of evaluations, the overview first."""
+    """Return the tables of evaluations, the overview first: title, rows and columns of each."""
     alone = f": {results[0].name}" if len(results) == 1 else ""
     shown: list[tuple[str, Sequence[Row], list[Column]]] = [
         ("Overview", *_overview(results)),
@@ -101,7 +123,13 @@ def tables(results: Sequence[Evaluation]) -> list[tuple[str, Sequence[Row], list
 
 
 def render(results: Sequence[Evaluation], kind: str) -> str:
-    """Return evaluations as "md", "csv" or "json" text (several give a list of objects)."""
+    """Return evaluations as text.
+
+    Args:
+        results: The evaluations.
+        kind: "md" for all tables with footnotes, "csv" for the figures of the overview, "json" for
+            all figures, one object for one evaluation, a list of objects for several.
+    """
     if kind == "json":
         contents = [{**r.figures, **({"training_data": r.data} if r.data else {})} for r in results]
         return json_text(contents[0] if len(contents) == 1 else contents)
@@ -146,7 +174,10 @@ def is_agreed(result: Evaluation) -> bool:
 
 
 def _overview(results: Sequence[Evaluation]) -> tuple[list[Row], list[Column]]:
-    """Return the rows of the overview, and its columns, with one validity if all are the same."""
+    """Return the rows of the overview and its columns.
+
+    Where the conventions of validity agree for all sets, one column takes the place of four.
+    """
     rows, columns = _overview_rows(results), _OVERVIEW
     if all(map(is_agreed, results)) and all(map(conventions_agree, rows)):
         columns = [

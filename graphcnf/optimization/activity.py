@@ -2,7 +2,8 @@
 
 A support vector machine (Olivecrona et al. 2017, arXiv 1704.07555) and two random forests (Li et
 al. 2018, arXiv 1801.07299), as in PMO (Gao et al. 2022, arXiv 2206.12411). The package molscore
-contains them as pickles of scikit-learn, which are read without scikit-learn into numpy arrays.
+contains them as pickles of scikit-learn. They are read into numpy arrays without scikit-learn, and
+without running anything that a pickle names.
 """
 
 from __future__ import annotations

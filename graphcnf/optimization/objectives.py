@@ -1,7 +1,11 @@
-"""Goals of an optimisation: a goal is the weighted mean of objectives.
+"""What an optimisation maximizes: scores of molecules, objectives and goals.
 
-An objective is a score (a name, a Python function or `FILE.py:FUNCTION`), a desirability that maps
-the score to [0, 1], and a weight.
+A *score* is a function that returns a number for a molecule: one of `SCORES`, a function of the
+user, or `FILE.py:FUNCTION`. A *desirability* is a function that maps a score to [0, 1], 1 for the
+best. An *objective* is a score with a desirability and a weight; users write it as a *table*, the
+values of one `[[objective]]` of a TOML file. A *goal* is the weighted mean of objectives. A *task*
+is a goal of a published benchmark. An *identity* is a text that differs between goals that differ,
+so that answers of one goal are not taken for those of another.
 """
 
 from __future__ import annotations
@@ -46,9 +50,10 @@ Score = Callable[[Chem.Mol], float]
 def penalized_logp(mol: Chem.Mol) -> float:
     """Return logP minus SA score minus long-ring penalty, each standardised over ZINC250k.
 
-    Gomez-Bombarelli et al. 2018 (arXiv 1610.02415), constants of Kusner et al. 2017 (1703.01925).
-    Rings are the smallest ones. Published code takes a cycle basis of networkx instead, in which
-    0.6 % of 4,000 molecules of ZINC250k have another longest ring (measured on 2026-11-29).
+    Gomez-Bombarelli et al. 2018 (arXiv 1610.02415), constants of Kusner et al. 2017 (arXiv
+    1703.01925). Rings are the smallest ones. Published code takes a cycle basis of networkx
+    instead, in which 0.6 % of 4,000 molecules of ZINC250k have another longest ring (measured on
+    2026-11-29).
     """
     longest = max((len(ring) for ring in Chem.GetSSSR(mol)), default=0)
     logp = (properties.logp(mol) - 2.4570953396190123) / 1.434324401111988
@@ -76,7 +81,13 @@ CHIRAL = "-chiral"
 def similarity(*, to: str, fingerprint: str = "ECFP4") -> Score:
     """Return a score: Tanimoto similarity to the SMILES `to`, in [0, 1].
 
-    Fingerprints as in GuacaMol; with "-chiral" appended to the name, stereo marks count as well.
+    Args:
+        to: SMILES.
+        fingerprint: "ECFP4", "ECFP6", "FCFP4", "AP" or "PHCO", as in GuacaMol; with "-chiral"
+            appended to the name (not to "PHCO"), stereo marks count as well.
+
+    Raises:
+        UserError: The SMILES cannot be read, or the fingerprint is unknown.
     """
     try:
         with quiet():
@@ -99,7 +110,11 @@ def similarity(*, to: str, fingerprint: str = "ECFP4") -> Score:
 
 
 def smarts(*, pattern: str) -> Score:
-    """Return a score: 1 for molecules that match a SMARTS pattern, else 0."""
+    """Return a score: 1 for molecules that match a SMARTS pattern, else 0.
+
+    Raises:
+        UserError: The pattern cannot be read.
+    """
     return properties.has_pattern(pattern).value
 
 
@@ -108,6 +123,9 @@ def formula(*, of: str) -> Score:
 
     The isomer score of GuacaMol: the geometric mean of a Gaussian for each element's number of
     atoms (width 1) and one for the total number of atoms (width 2), hydrogens included.
+
+    Raises:
+        UserError: The text is no formula.
     """
     parts = re.findall(r"([A-Z][a-z]?)(\d*)", of)
     if not parts or "".join(map("".join, parts)) != of:
@@ -127,7 +145,11 @@ def formula(*, of: str) -> Score:
 
 
 def count(*, element: str) -> Score:
-    """Return a score: number of atoms of an element, which may be H."""
+    """Return a score: number of atoms of an element, which may be H.
+
+    Raises:
+        UserError: There is no such element.
+    """
     _check_element(element)
     return lambda mol: float(_composition(mol)[element])
 
@@ -153,7 +175,7 @@ def gaussian(value: float, centre: float, width: float) -> float:
     return math.exp(-0.5 * deviation * deviation)
 
 
-def geometric(values, weights) -> float:
+def geometric(values: Sequence[float], weights: Sequence[float]) -> float:
     """Return the weighted geometric mean; 0 if a value with positive weight is 0 or negative."""
     values, weights = np.asarray(values, dtype=float), np.asarray(weights, dtype=float)
     if (values[weights > 0] <= 0).any():
@@ -177,10 +199,17 @@ COLUMNS = ("call", "record", "smiles", "score", "source", "error")
 
 
 class Objective(NamedTuple):
-    """One objective of a goal."""
+    """One objective of a goal.
+
+    Attributes:
+        name: Name of its column in tables of results.
+        function: The score, called with a molecule and its SMILES.
+        desirability: Map from the score to [0, 1], or the identity.
+        weight: Weight in the mean, from 0 on.
+    """
 
     name: str
-    function: Callable[[Chem.Mol, str], Any]  # score of a molecule and its SMILES
+    function: Callable[[Chem.Mol, str], Any]
     desirability: Callable[[float], float]
     weight: float
 
@@ -193,7 +222,14 @@ ONLY_PMO = ("isomers_c7h8n2o2", "qed", "drd2", "gsk3b", "jnk3")
 
 
 def benchmark_tasks(suite: str) -> dict[str, dict[str, Any]]:
-    """Return the goals of a benchmark's tasks as TOML tables: 23 of PMO, 20 of GuacaMol."""
+    """Return the tasks of a benchmark.
+
+    Args:
+        suite: "pmo" for 23 tasks or "guacamol" for 20.
+
+    Returns:
+        By name the content of a TOML file of a goal: `objective`, the tables, and perhaps `mean`.
+    """
     tables: dict[str, dict[str, Any]] = {}
     for name in BENCHMARKS[suite]:
         tables |= tomllib.loads(Path(__file__).with_name(name).read_text(encoding="utf-8"))
@@ -202,7 +238,17 @@ def benchmark_tasks(suite: str) -> dict[str, dict[str, Any]]:
 
 @dataclass
 class Goal:
-    """Score of a molecule: the weighted mean of objectives. Can be pickled by cloudpickle.
+    """Weighted mean of objectives, called with a molecule. Can be pickled by cloudpickle.
+
+    Attributes:
+        tables: One table per objective: `score`, its parameters (see `SCORES`), one of `SHAPES`,
+            `weight` (1) and `name`.
+        mean: "geometric" or "arithmetic".
+        source: Origin of the tables, named in errors.
+        folder: Folder to which `FILE.py:FUNCTION` is relative.
+
+    Raises:
+        UserError: A table is wrong.
 
     Examples:
         >>> goal = Goal([{"score": "qed"}, {"score": "logp", "clip": [6, 3], "weight": 2}])
@@ -211,12 +257,10 @@ class Goal:
         (0.741, 0.407)
     """
 
-    # One table per objective: `score`, its parameters (see `SCORES`), one of `SHAPES`, `weight` (1)
-    # and `name`.
     tables: Sequence[Mapping[str, Any]]
     mean: str = "geometric"
-    source: str = "objective"  # origin of the tables, named in errors
-    folder: Path = field(default_factory=Path)  # to which `FILE.py:FUNCTION` is relative
+    source: str = "objective"
+    folder: Path = field(default_factory=Path)
 
     def __post_init__(self):
         tables = self.tables if isinstance(self.tables, Sequence) else ()
@@ -231,10 +275,15 @@ class Goal:
 
     @classmethod
     def of(cls, score: str | Callable | Goal | Mapping | Sequence[Mapping]) -> Goal:
-        """Return the goal that a score function, one or several tables, or a text stands for.
+        """Return the goal that something stands for.
 
-        The text is a name in `SCORES`, `FILE.py:FUNCTION`, `FILE.toml` with a `mean` and a table
-        `[[objective]]` for each objective, or a benchmark's task such as `pmo:qed`.
+        Args:
+            score: A score function, one or several tables, a goal, or a text: a name in `SCORES`,
+                `FILE.py:FUNCTION`, `FILE.toml` with a `mean` and a table `[[objective]]` for each
+                objective, or a benchmark's task such as `pmo:qed`.
+
+        Raises:
+            UserError: It stands for none.
         """
         if isinstance(score, Goal):
             return score
@@ -295,9 +344,19 @@ class Goal:
         return {name: value for name, value in self.__dict__.items() if name != "objectives"}
 
     def __call__(self, mol: Chem.Mol, smiles: str) -> tuple[float, dict[str, float]]:
-        """Return the score of a molecule, and the value of each objective by name.
+        """Score a molecule.
 
-        Raises what an objective raises, and `Unavailable` for a value that is no finite number.
+        Args:
+            mol: The molecule, which is not changed.
+            smiles: Its SMILES.
+
+        Returns:
+            The mean, and the score of each objective by name, before its desirability. With a
+            single objective, the mean is its desirability itself, which may leave [0, 1].
+
+        Raises:
+            Unavailable: A score is no finite number.
+            Exception: Whatever a score raises.
         """
         # A copy for each, since a function may change its molecule.
         with contained:
@@ -320,7 +379,11 @@ class Goal:
 
 
 def _objective(table: Mapping[str, Any], folder: Path) -> Objective:
-    """Return the objective of a table; paths are relative to `folder`."""
+    """Return the objective of a table; paths are relative to `folder`.
+
+    Raises:
+        UserError: The table is wrong.
+    """
     score = table.get("score")
     function = _named(score, folder) if isinstance(score, str) else score
     parameters = parameters_of(function) if isinstance(score, str) and score in SCORES else []
@@ -359,6 +422,9 @@ def desirability(table: Mapping[str, Any]) -> Callable[[float], float]:
     As in GuacaMol (Brown et al. 2019, arXiv 1811.09621, section 7): `clip = [low, high]`, a line
     from 0 at `low` (which may be the larger one) to 1 at `high`; or `target`, `at_least` or
     `at_most` with a `width`, Gaussians `exp(-(x - target)^2 / (2 width^2))` with one or two flanks.
+
+    Raises:
+        UserError: The values are wrong, or exclude each other.
     """
     given = [name for name in SHAPES if name in table]
     if len(given) > 1:
@@ -387,7 +453,11 @@ def _is_finite(value: Any) -> bool:
 
 
 def _number(value: Any) -> float:
-    """Return a score as a float; raise `Unavailable` for anything but one number within limits."""
+    """Return a score as a float.
+
+    Raises:
+        Unavailable: It is not one number within ±`LARGEST_SCORE`.
+    """
     with suppress(ValueError, RuntimeError):  # several numbers in an array or a tensor
         value = value.item() if hasattr(value, "item") else value
     if not isinstance(value, numbers.Real):
@@ -400,7 +470,13 @@ def _number(value: Any) -> float:
 
 
 def _named(score: str, folder: Path) -> Callable:
-    """Return the function with a name in `SCORES`, or that of `FILE.py:FUNCTION`."""
+    """Return the function with a name in `SCORES`, or that of `FILE.py:FUNCTION`.
+
+    The file is run; its folder stays in `sys.path`, for imports that its functions make later.
+
+    Raises:
+        UserError: There is no such name, file or function, or the file cannot be run.
+    """
     if score in SCORES:
         return SCORES[score]
     file, _, name = score.rpartition(":")
@@ -441,9 +517,10 @@ def _of_both(score: Callable) -> Callable[[Chem.Mol, str], Any]:
 
 
 def _score_identity(score: Any, folder: Path) -> str:
-    """Return text that differs between scores.
+    """Return the identity of a score.
 
-    That is the attribute `identity` of an object, or else the source code with its bound values.
+    For a name the name, for a file its content, for an object its attribute `identity`, and for any
+    other function its source code with the values that are bound to it.
     """
     if isinstance(score, str) and ".py:" in score:
         path = folder / score.rpartition(":")[0]

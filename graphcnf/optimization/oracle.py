@@ -1,8 +1,10 @@
 """Calls of a score in child processes, and a journal of the answers.
 
-An exception, a value that is no number, a time-out and a crash are stored as answers, too, and the
-search goes on. The process that computes an answer stores it before it returns it, so that a kill
-at any moment loses no answer.
+A *call* computes the score of a molecule, which may take hours. Its *answer* is the score, or the
+reason why there is none: an exception, a value that is no number, a time-out and a crash are stored
+as answers, too, and the search goes on. The *journal* is the file of all answers; the *oracle*
+calls the score for molecules that have no answer there. The process that computes an answer stores
+it before it returns it, so that a kill at any moment loses no answer.
 """
 
 from __future__ import annotations
@@ -61,7 +63,14 @@ BUSY, START = 60.0, 120.0
 
 @dataclass(frozen=True)
 class Answer:
-    """Score of a molecule and value of each objective; NaN and a one-line error if that failed."""
+    """Answer to a call.
+
+    Attributes:
+        smiles: The molecule, canonical and in a search with stereo isomeric.
+        score: Its score by the goal; NaN if the call failed.
+        values: Score of each objective by name; {} if the call failed.
+        error: Reason why the call failed, in one line, or None.
+    """
 
     smiles: str
     score: float
@@ -70,7 +79,7 @@ class Answer:
 
     @classmethod
     def failed(cls, smiles: str, error: str | BaseException) -> Answer:
-        """Return the answer of a failed call."""
+        """Return the answer of a failed call, with an exception or a text as the reason."""
         if isinstance(error, BaseException) and not isinstance(error, Unavailable):
             error = described(error)
         line = printable(" ".join(str(error).split()))[:LONGEST]
@@ -78,7 +87,17 @@ class Answer:
 
     @classmethod
     def of_row(cls, smiles: str, score: float, values: str, error: str | None) -> Answer:
-        """Return the answer in a row of the database; raise one of `INVALID` for a bad row."""
+        """Return the answer in a row of the database.
+
+        Args:
+            smiles: The molecule.
+            score: The score; None if the call failed.
+            values: JSON of the score of each objective by name; None if the call failed.
+            error: The reason; None if it did not fail.
+
+        Raises:
+            Exception: One of `INVALID`, if the row is damaged.
+        """
         if not (isinstance(smiles, str) and isinstance(error, str | None)):
             raise TypeError(f"{smiles!r:.40} is not text")
         if error is not None:
@@ -91,6 +110,10 @@ class Answer:
 
 class Journal:
     """SQLite file with the answers of one goal; several processes may add to it at once.
+
+    Args:
+        folder: Folder of the file, on a disk of this machine.
+        goal: `Goal.identity`.
 
     Raises:
         UserError: The file belongs to another goal, is damaged, or cannot be written.
@@ -144,7 +167,14 @@ class Journal:
                 self._rows("DELETE FROM answers WHERE smiles = ?", (smiles,))
 
     def wait_for_writers(self, patience: float, note: Callable[[str], None]) -> None:
-        """Wait up to `patience` seconds for child processes of a killed run to store answers."""
+        """Wait until child processes that a killed run left behind have stored their answers.
+
+        Otherwise the calls that they are still computing would be made a second time.
+
+        Args:
+            patience: Seconds to wait at most.
+            note: Function that receives a line if there is something to wait for.
+        """
         until, noted = time.monotonic() + patience, False
         with self._reporting():
             while time.monotonic() < until:
@@ -258,7 +288,7 @@ class Oracle:
         self._opened.close()
 
     def __call__(self, molecules: Iterable[str]) -> list[Answer]:
-        """Return the answers for molecules, in their order; call the score for new ones."""
+        """Return the answer for each molecule; the score is called for those without an answer."""
         molecules = list(molecules)
         new = [s for s in dict.fromkeys(molecules) if s not in self.answers]
         self.calls += len(new)
@@ -267,14 +297,14 @@ class Oracle:
         return [self.answers[smiles] for smiles in molecules]
 
     def forget(self, molecules: Iterable[str]) -> None:
-        """Delete the answers for molecules, whose scores will be computed again."""
+        """Delete the answers for molecules, so that the next call computes them again."""
         molecules = list(molecules)
         self._journal.remove(molecules)
         for smiles in molecules:
             self.answers.pop(smiles, None)
 
     def _computed(self, molecules: list[str]) -> Iterator[Answer]:
-        """Compute answers for molecules, and yield each once it is known."""
+        """Compute answers for molecules, and yield each once it is known, in any order."""
         if not isinstance(self.workers, int):
             score = partial(_score_on_worker, self._function, self.timeout)
             with self.workers.ordered_map(score, molecules) as answers:
@@ -293,7 +323,7 @@ class Oracle:
         return framed(partial(_score_in_child, goal, folder, self.goal.identity))
 
     def _score(self, smiles: str) -> Answer:
-        """Compute an answer in the child process of this thread, started at the first call."""
+        """Compute an answer in the child process that belongs to this thread."""
         if not hasattr(self._own, "process"):
             self._own.process = ScoreProcess(self._function, self.timeout)
             self._processes.append(self._own.process)
@@ -303,8 +333,9 @@ class Oracle:
 def _answer_of(goal: Goal, smiles: str) -> Answer:
     """Score a molecule; return the answer, also for a failed call.
 
-    Ctrl-C raises KeyboardInterrupt, even if the score's own code catches that. So does SIGTERM
-    raise SystemExit if it has a handler.
+    Raises:
+        KeyboardInterrupt: Ctrl-C was pressed, even if the score's own code has caught that.
+        SystemExit: SIGTERM was received, and has a handler.
     """
     heard: list[int] = []
 
@@ -337,10 +368,16 @@ def _answer_of(goal: Goal, smiles: str) -> Answer:
 def _opened(
     pickled: bytes, folder: Path | None, identity: str
 ) -> tuple[Goal | BaseException, Journal | None]:
-    """Load the goal and open the journal in a child process, once; return both.
+    """Load the goal and open the journal in a child process, once.
 
-    If the goal cannot be loaded, the exception takes its place. Without a folder the journal is
-    None.
+    Args:
+        pickled: The goal, pickled by cloudpickle.
+        folder: Folder of the journal; None if the answers are stored elsewhere.
+        identity: `Goal.identity`.
+
+    Returns:
+        The goal, or the exception that it raised while it was loaded, and the journal, or None
+        without a folder.
     """
     # The parent handles Ctrl-C; the call in progress is finished.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -358,7 +395,11 @@ def _opened(
 def _score_in_child(
     pickled: bytes, folder: Path | None, identity: str, smiles: str | None
 ) -> Answer | None:
-    """Score a molecule in a child process and store the answer; if None, only load the goal."""
+    """Score a molecule in a child process and store the answer.
+
+    The arguments before the last are those of `_opened`. With None in place of a molecule, the goal
+    is loaded, for which another time limit holds than for a call.
+    """
     goal, journal = _opened(pickled, folder, identity)
     if smiles is None:
         return None
@@ -372,8 +413,11 @@ def _score_in_child(
 class ScoreProcess:
     """A child process that scores molecules, restarted after a time-out or a crash.
 
-    `function` is `_score_in_child` packed by `framed`. If this process dies, the child ends after
-    its current call.
+    If this process dies, the child ends after its current call.
+
+    Args:
+        function: `_score_in_child` with all arguments but the molecule, packed by `framed`.
+        timeout: Seconds per molecule.
     """
 
     def __init__(self, function: bytes, timeout: float):
@@ -381,7 +425,11 @@ class ScoreProcess:
         self._worker: Worker | None = None
 
     def __call__(self, smiles: str) -> Answer:
-        """Return the answer for a molecule."""
+        """Return the answer for a molecule, also for a failed call.
+
+        Raises:
+            UserError: No process can be started.
+        """
         if self._worker is not None and self._worker.process.poll() is not None:
             self.close()  # the process was killed between two calls
         try:
@@ -398,7 +446,17 @@ class ScoreProcess:
             raise UserError(f"cannot start a worker process: {error.strerror or error}") from None
 
     def _apply(self, worker: Worker, smiles: str | None, limit: float) -> Any:
-        """Call the function in a worker; kill it and raise TimeoutError after `limit` seconds."""
+        """Call the function in a worker process.
+
+        Args:
+            worker: The process.
+            smiles: The molecule, or None, see `_score_in_child`.
+            limit: Seconds after which the process is killed.
+
+        Raises:
+            TimeoutError: It was killed.
+            WorkerDied: It ended by itself.
+        """
         until = time.monotonic() + limit
         timer = threading.Timer(min(limit, threading.TIMEOUT_MAX), worker.kill)
         timer.start()

@@ -1,12 +1,16 @@
 """Reinforcement learning: train a model towards molecules that score high.
 
+The *policy* is a copy of the model that is trained during a search; the *prior* is the model before
+training, which keeps the policy near to real molecules. A *reward* is a score mapped to [0, 1]. A
+molecule is *learnable* if the prior can represent it.
+
 The loss is the augmented likelihood of REINVENT (Olivecrona et al. 2017, arXiv 1704.07555), with
 the model's exact log-likelihood of a molecule's canonical code,
 
     log p_target(x) = log p_prior(x) + sigma r(x),    loss = (log p_target(x) - log p(x))^2,
 
-with rewards r in [0, 1], on replayed molecules (Guo & Schwaller 2023, arXiv 2305.16160). The prior
-is the model before training.
+with rewards r, on replayed molecules (Guo & Schwaller 2023, arXiv 2305.16160). It pulls the policy
+to the prior times exp(sigma r).
 """
 
 from __future__ import annotations
@@ -45,7 +49,18 @@ SIZE_WIDTH = 1.5
 
 
 class Policy:
-    """A trainable copy of a model, beside the model itself as the prior."""
+    """A trainable copy of a model, beside the model itself as the prior.
+
+    Args:
+        flow: The model, which is left as it is.
+        learning_rate: Learning rate of AdamW.
+        sigma: Nats that a reward of 1 adds to the target log-probability.
+
+    Attributes:
+        model: The trained copy.
+        nats: Log-likelihood under the prior by molecule, nats, -inf if it is not learnable. Saved
+            with a search, since computing it again could round differently.
+    """
 
     @own_modes()
     def __init__(self, flow: MoleculeFlow, *, learning_rate: float, sigma: float):
@@ -56,14 +71,15 @@ class Policy:
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.0
         )
-        # Log-likelihoods under the prior by molecule, -inf if it cannot represent the molecule.
-        # They are saved with a search, since recomputing them could round differently.
         self.nats: dict[str, float] = {}
         self._graphs: dict[str, tuple] = {}
 
     @torch.no_grad()
     def learnable(self, molecules: Sequence[str]) -> list[bool]:
-        """Return for each molecule whether the prior can represent it."""
+        """Return for each molecule, a canonical SMILES, whether it is learnable.
+
+        Its graph and its `nats` are kept, for `update` and `sizes`.
+        """
         known = self.nats
         others = (s for s in dict.fromkeys(molecules) if s not in self._graphs)
         new = [s for s in others if known.get(s) != -math.inf]
@@ -81,7 +97,12 @@ class Policy:
         return [known[s] != -math.inf for s in molecules]
 
     def update(self, molecules: Sequence[str], rewards: np.ndarray) -> None:
-        """Take one training step on learnable molecules with rewards (M,) in [0, 1]."""
+        """Take one training step.
+
+        Args:
+            molecules: M molecules that `learnable` has found to be so.
+            rewards: (M,), in [0, 1].
+        """
         packed = PackedGraphs.from_lists([self._graphs[s] for s in molecules])
         batch = GraphBatch.collate(packed).to(self.model.device)
         prior = torch.tensor([self.nats[s] for s in molecules], dtype=torch.float32)
@@ -94,9 +115,12 @@ class Policy:
         self.optimizer.step()
 
     def sample(self, count: int, sizes: np.ndarray, seed: tuple[int, ...]) -> list[str]:
-        """Draw `count` graphs and return the distinct valid molecules among them.
+        """Draw graphs, and return the distinct valid molecules among them as canonical SMILES.
 
-        `sizes` (K,) are the probabilities of 0 to K - 1 atoms.
+        Args:
+            count: Number of graphs.
+            sizes: Probabilities (K,) of 0 to K - 1 atoms.
+            seed: Seed; graphs are a function of it, `sizes` and the weights.
         """
         molecules: dict[str, None] = {}
         for _, atoms, generators in batches_of_block(range(count), sizes, seed, BATCH):
@@ -107,7 +131,12 @@ class Policy:
 
     @own_modes()
     def grow(self, count: int, fragment: MoleculeFragment, seed: tuple[int, ...]) -> list[str]:
-        """Draw up to `count` distinct molecules with a fragment, as canonical SMILES.
+        """Draw distinct molecules with a fragment, as canonical SMILES.
+
+        Args:
+            count: Number of molecules; fewer are returned if no further ones are found.
+            fragment: The fragment.
+            seed: Seed.
 
         Raises:
             UserError: The fragment is too large for the model.
@@ -122,9 +151,13 @@ class Policy:
         return found
 
     def sizes(self, molecules: Sequence[str]) -> np.ndarray:
-        """Return probabilities (K,) of 0 to K - 1 atoms, after given good molecules.
+        """Return probabilities (K,) of 0 to K - 1 atoms for new proposals.
 
-        A mixture of the training data's sizes and the blurred sizes of the molecules.
+        A mixture of the sizes of the training data and of good molecules. The latter are blurred,
+        so that a search can move to sizes that it has not met.
+
+        Args:
+            molecules: The good molecules; those that are not learnable do not count.
         """
         prior = self.prior.model.size_probabilities()
         inside = compress(molecules, self.learnable(molecules))
@@ -138,7 +171,12 @@ class Policy:
         return SIZES_FROM_PRIOR * prior + (1 - SIZES_FROM_PRIOR) * good / good.sum()
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return weights and optimizer moments by name."""
+        """Return what training has changed, to be saved.
+
+        Returns:
+            `weight.NAME` for each parameter, and its moments in the optimizer, `step.NAME`,
+            `exp_avg.NAME` and `exp_avg_sq.NAME`, if it has taken a step.
+        """
         named = dict(self.model.named_parameters())
         state = {f"weight.{name}": p.detach() for name, p in named.items()}
         for name, p in named.items():
@@ -147,7 +185,13 @@ class Policy:
         return state
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Restore the result of `tensors`; raise KeyError, RuntimeError, ValueError if damaged."""
+        """Restore the result of `tensors`.
+
+        Raises:
+            KeyError: A parameter is missing.
+            RuntimeError: One has another shape.
+            ValueError: One is not finite.
+        """
         with torch.no_grad():
             for name, p in self.model.named_parameters():
                 p.copy_(tensors[f"weight.{name}"])

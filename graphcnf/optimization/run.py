@@ -1,5 +1,9 @@
 """A whole search, in a folder from which it can be continued after a kill.
 
+A *call* computes the score of a molecule, and its *answer* is stored in the *journal*
+(`graphcnf.optimization.oracle`). The *budget* is the number of calls. The *state* of a search is
+what it needs to go on: scored molecules, number of the round, weights and optimizer of the policy.
+
 The folder holds the journal of all calls, and a state of the search that is at most half a minute
 old. A continued run starts from that state and finds later calls in the journal. So it makes no
 call twice, and ends with the same molecules as an uninterrupted run.
@@ -76,12 +80,19 @@ PATIENCE = 5
 
 @dataclass(repr=False)
 class OptimizationResult:
-    """Calls of a search, in order, and the trained model."""
+    """Calls of a search, in order, and the trained model.
+
+    Attributes:
+        answers: The answers.
+        sources: Origin of each molecule: "start", "model" or "genetic".
+        paid: Number of calls that this run has made; the other answers were in the journal.
+        policy: The model at the end.
+    """
 
     answers: list[Answer]
-    sources: list[str]  # "start", "model" or "genetic"
-    paid: int  # calls made by this run; the other answers were in the journal
-    policy: MoleculeFlow  # the model at the end
+    sources: list[str]
+    paid: int
+    policy: MoleculeFlow
 
     def __len__(self) -> int:
         return len(self.answers)
@@ -100,11 +111,16 @@ class OptimizationResult:
         return float(best.mean()) if len(best) else math.nan
 
     def to_frame(self, best: int | None = None, *, diverse: bool = False) -> pd.DataFrame:
-        """Return a table of the `best` molecules, best first; if None, of all calls in order.
+        """Return a table of molecules.
 
-        With `diverse`, the `CLUSTERED` best molecules are clustered, and only the best of each
-        cluster is kept. Columns: `call` (from 1), `smiles`, `score`, one per objective, `source`,
-        and for all calls also `error`.
+        Args:
+            best: Number of molecules, best first; None for all calls in order.
+            diverse: True to cluster the `CLUSTERED` best molecules, and keep only the best of each
+                cluster; not for all calls.
+
+        Returns:
+            Columns `call` (from 1), `smiles`, `score`, one per objective, `source`, and for all
+            calls also `error`.
         """
         rows = [{"smiles": a.smiles, "score": a.score, **a.values} for a in self.answers]
         frame = pd.DataFrame(rows, columns=None if rows else ["smiles", "score"])
@@ -124,7 +140,7 @@ class OptimizationResult:
 
 
 def first_of_clusters(smiles: Sequence[str]) -> list[int]:
-    """Return the index of the first molecule of each cluster, ascending.
+    """Return the index of the first molecule of each cluster of similar molecules, ascending.
 
     Butina clustering (1999, J. Chem. Inf. Comput. Sci. 39, 747): the Tanimoto distance of ECFP4
     fingerprints from a cluster's centre is at most `DISTANCE`.
@@ -171,6 +187,9 @@ def optimize(
             interruption; None for a temporary one), `workers` (None for one process per core, 0 for
             this process alone), `timeout` (seconds per molecule), `stop_on_error`, `note`.
 
+    Returns:
+        All calls, and the trained model. Less than `budget` calls if no new molecules are found.
+
     Raises:
         UserError: An argument is wrong, the folder holds another run, or all calls fail.
 
@@ -212,9 +231,12 @@ def optimize(
 
 
 def among_isomers(stereo: bool | None, goal: Goal, given: Iterable[str]) -> bool:
-    """Return whether a search is one among stereoisomers, from the arguments of `optimize`.
+    """Return whether a search is one among stereoisomers.
 
-    `given` are the SMILES to start from, and the fragment if there is one.
+    Args:
+        stereo: The argument of `optimize`; None to decide by the others.
+        goal: The goal.
+        given: SMILES to start from, and the fragment if there is one.
     """
     if stereo is not None:
         return stereo
@@ -297,7 +319,13 @@ def check_model_folder(save: Path, folder: Path) -> None:
 
 
 def save_model(policy: MoleculeFlow, save: Path, folder: Path) -> None:
-    """Save the model of a run, and note in the run's folder that this model may be replaced."""
+    """Save the model of a run, and note in the run's folder that this model may be replaced.
+
+    Args:
+        policy: The model.
+        save: Folder for it, see `check_model_folder`.
+        folder: Folder of the run.
+    """
     place = os.path.relpath(os.path.realpath(save), os.path.realpath(folder))
 
     def note(digest: str | None) -> None:
@@ -327,7 +355,17 @@ def _digest_of(folder: Path) -> str:
 
 
 def _search(search: Search, oracle: Oracle, budget: int, save: Callable[[], None]) -> None:
-    """Propose and score molecules until the budget is spent, or proposals run out."""
+    """Propose and score molecules until the budget is spent, or proposals run out.
+
+    Args:
+        search: The search, which is changed.
+        oracle: Oracle that scores molecules.
+        budget: Number of calls.
+        save: Function that saves the state; called every `CHECKPOINT_SECONDS` and at the end.
+
+    Raises:
+        UserError: A failed call ends the run, see `_report_failures`.
+    """
     saved, without = time.monotonic(), 0
     with progress_bar("calls", budget) as show:
         while len(search.memory) < budget and without < PATIENCE:
@@ -352,7 +390,17 @@ def _search(search: Search, oracle: Oracle, budget: int, save: Callable[[], None
 
 @own_modes()
 def _load(path: Path, identity: str, search: Search, answers: Mapping[str, Answer]) -> None:
-    """Restore a search from its state; raise `UserError` if that is damaged, or of another run."""
+    """Restore a search from its state.
+
+    Args:
+        path: File of the state.
+        identity: `run_identity` of the search.
+        search: The search, which is changed.
+        answers: Answers of the journal by molecule.
+
+    Raises:
+        UserError: The state is damaged, is of another run, or has a molecule without an answer.
+    """
     try:
         tensors, metadata = read_tensors(path)
         state = json.loads(metadata["state"])
@@ -383,7 +431,7 @@ def _load(path: Path, identity: str, search: Search, answers: Mapping[str, Answe
 
 @own_modes()
 def _save(path: Path, identity: str, search: Search) -> None:
-    """Replace the state of a search atomically."""
+    """Replace the file of the state of a search, atomically; the arguments are those of `_load`."""
     memory, known = search.memory, search.policy.nats
     molecules = list(zip(memory.smiles, memory.sources, strict=True))
     state = {"identity": identity, "round": search.round, "molecules": molecules}
@@ -394,7 +442,7 @@ def _save(path: Path, identity: str, search: Search) -> None:
 
 
 def _report_failures(answers: list[Answer], first: int, hopeless: bool, oracle: Oracle) -> None:
-    """Note failed calls; raise `UserError` if the first is to end the run, or all have failed.
+    """Print a line for each failed call, or end the run because of them.
 
     Failures that end the run are forgotten, so that these calls are made again when it continues.
 
@@ -403,6 +451,10 @@ def _report_failures(answers: list[Answer], first: int, hopeless: bool, oracle: 
         first: Number of calls before.
         hopeless: True if all calls before have failed.
         oracle: Oracle that has made the calls.
+
+    Raises:
+        UserError: A call has failed and the oracle stops on errors, or all of the first calls, at
+            least `HOPELESS`, have failed.
     """
     failed = [(k, a) for k, a in enumerate(answers, first + 1) if a.error is not None]
     lines = [f"call {call}, {answer.smiles}: {answer.error}" for call, answer in failed]
@@ -424,7 +476,11 @@ def _report_failures(answers: list[Answer], first: int, hopeless: bool, oracle: 
 
 
 def starting_molecules(smiles: Sequence[str], stereo: bool = False) -> list[str]:
-    """Return distinct canonical SMILES, isomeric with `stereo`; raise `UserError` for a bad one."""
+    """Return the distinct molecules as canonical SMILES, isomeric ones with `stereo`.
+
+    Raises:
+        UserError: One cannot be read.
+    """
     molecules: dict[str, None] = {}
     with codec.quiet():
         for number, text in enumerate(smiles, 1):
@@ -444,7 +500,11 @@ def run_identity(
     start: Sequence[str] = (),
     rules: Sequence[Any] = (),
 ) -> str:
-    """Return a hash of everything that determines a search, apart from the budget."""
+    """Return a hash of everything that determines a search, apart from the budget.
+
+    `rules` are the fragment, the filters and whether there is stereo, as JSON values; the other
+    arguments are those of `Search` and `optimize`.
+    """
     return fingerprint(
         {
             "goal": goal.identity,

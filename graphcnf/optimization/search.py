@@ -1,6 +1,9 @@
 """Rounds of proposals from the policy and from genetic operators, ranked by a surrogate.
 
-A round is a function of the seed, its number, the scores so far and the policy's weights.
+In each *round*, new molecules are *proposed*: by the *policy*, a model that is trained on the best
+molecules so far, and as *offspring* of the best, by the crossover and mutation of genetic
+algorithms. A *surrogate*, a cheap model of the score, chooses those whose score is worth a call. A
+round is a function of the seed, its number, the scores so far and the policy's weights.
 
 The surrogate is a Gaussian process on the scored molecules. Its kernel is a weighted mean of two
 Tanimoto kernels of fingerprints (Ralaivola et al. 2005, Neural Networks 18, 1093) and a Gaussian
@@ -88,23 +91,45 @@ Number = Annotated[float, Range(0, 1_000_000)]
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """Settings of a search; the defaults were chosen on PMO tasks (docs/optimising.md)."""
+    """Settings of a search; the defaults were chosen on PMO tasks (docs/optimising.md).
 
-    batch: Positive = 20  # molecules to score in a round
-    first: Positive = 100  # molecules to score in the first round
-    every: Positive = 8  # the policy draws proposals and is trained in every 8th round
-    sampled: Number = 0.8  # molecules that it draws then, per molecule to score in these rounds
-    bred: Number = 4.0  # offspring per molecule of the batch
-    parents: Positive = 200  # best molecules that can be parents
-    replay: Positive = 200  # best molecules that the policy learns from
-    steps: Count = 4  # training steps of the policy in such a round
-    step_size: Positive = 32  # molecules in a training step
-    learning_rate: Number = 5e-4  # of the policy
-    sigma: Annotated[float, Range(1, 1_000_000)] = 60.0  # nats that a reward of 1 adds to log p
-    fitted: Count = 1000  # molecules the surrogate is fitted to, half of them the best; 0 for none
-    boldness: Number = 0.5  # standard deviations added to the surrogate's mean, for exploration
-    per_scaffold: Count = 0  # molecules of one scaffold at most among the best; 0 for any number
-    most_atoms: Positive = 80  # heavy atoms of offspring at most
+    Attributes:
+        batch: Molecules to score in a round.
+        first: Molecules to score in the first round.
+        every: The policy draws proposals and is trained in every round whose number is a multiple.
+        sampled: Proposals that the policy draws then, per molecule to score until the next time.
+        bred: Offspring per molecule of the batch.
+        parents: Best molecules that can be parents.
+        replay: Best molecules that the policy learns from.
+        steps: Training steps of the policy each time.
+        step_size: Molecules in a training step.
+        learning_rate: Learning rate of the policy.
+        sigma: Nats that a reward of 1 adds to the target log-probability of the policy.
+        fitted: Molecules to which the surrogate is fitted, half of them the best; 0 for no
+            surrogate.
+        boldness: Standard deviations that are added to the surrogate's mean, for exploration.
+        per_scaffold: Molecules of one scaffold at most among the best; 0 for any number.
+        most_atoms: Heavy atoms of offspring at most.
+
+    Raises:
+        UserError: A value is out of range.
+    """
+
+    batch: Positive = 20
+    first: Positive = 100
+    every: Positive = 8
+    sampled: Number = 0.8
+    bred: Number = 4.0
+    parents: Positive = 200
+    replay: Positive = 200
+    steps: Count = 4
+    step_size: Positive = 32
+    learning_rate: Number = 5e-4
+    sigma: Annotated[float, Range(1, 1_000_000)] = 60.0
+    fitted: Count = 1000
+    boldness: Number = 0.5
+    per_scaffold: Count = 0
+    most_atoms: Positive = 80
 
     def __post_init__(self):
         check("search", asdict(self), type(self))
@@ -113,12 +138,22 @@ class SearchSettings:
 def offspring(
     first: str, second: str, seed: tuple[int, ...], most_atoms: int = 80, *, stereo: bool = False
 ) -> str | None:
-    """Return the SMILES of a crossover of two molecules or a mutation of the first, or None.
+    """Breed a molecule: a crossover of two molecules, or a mutation of the first.
 
     Operators of mol_ga (Jensen 2019, Chem. Sci. 10, 3567; Tripp & Hernandez-Lobato 2023, arXiv
-    2310.09267). None if the child is no connected molecule of at most `most_atoms` heavy atoms
-    without radicals. With `stereo`, atoms keep their stereo marks, and some children are
-    stereoisomers of the first molecule.
+    2310.09267).
+
+    Args:
+        first: SMILES.
+        second: SMILES.
+        seed: Seed; the child is a function of it and the molecules.
+        most_atoms: Heavy atoms of the child at most.
+        stereo: True to let atoms keep their stereo marks; some children are then stereoisomers of
+            the first molecule.
+
+    Returns:
+        Canonical SMILES, or None if the child is not a connected molecule without radicals, or has
+        too many atoms.
     """
     random = Random(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]))
     with quiet():
@@ -138,7 +173,10 @@ def offspring(
 
 
 def isomer(smiles: str, random: Random) -> str | None:
-    """Return a stereoisomer with another mark at one random stereo element, None without any."""
+    """Return a stereoisomer, with another mark at one random stereo element.
+
+    None if the molecule has no stereo element.
+    """
     one, marks = split_stereo(parse(smiles))
     if not marks:
         return None
@@ -149,16 +187,22 @@ def isomer(smiles: str, random: Random) -> str | None:
 
 @dataclass
 class ReplayMemory:
-    """Scored molecules with their sources, in the order of the proposals.
+    """Scored molecules, in the order of the proposals.
 
-    `graphs` maps SMILES without stereo to the score of the first isomer. `isomers` counts the later
-    isomers, by whether they have the same score.
+    Attributes:
+        per_scaffold: See `SearchSettings`.
+        smiles: The molecules.
+        sources: Origin of each: "start", "model" or "genetic".
+        scores: Score of each; NaN for failed calls.
+        known: The molecules as a set.
+        graphs: Score of the first isomer of each graph, by SMILES without stereo.
+        isomers: Number of later isomers of these graphs, by whether they have the same score.
     """
 
     per_scaffold: int = 0
     smiles: list[str] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)
-    scores: list[float] = field(default_factory=list)  # NaN for failed calls
+    scores: list[float] = field(default_factory=list)
     known: set[str] = field(default_factory=set)
     graphs: dict[str, float] = field(default_factory=dict)
     isomers: Counter[bool] = field(default_factory=Counter)
@@ -167,7 +211,7 @@ class ReplayMemory:
         return len(self.smiles)
 
     def add(self, smiles: str, source: str, score: float) -> None:
-        """Append a new molecule."""
+        """Append a molecule that is not known yet, and its score, NaN for a failed call."""
         self.known.add(smiles)
         self.smiles.append(smiles)
         self.sources.append(source)
@@ -187,7 +231,10 @@ class ReplayMemory:
         return self.isomers[True] <= self.isomers[False] + len(self) // 100
 
     def best(self, count: int) -> np.ndarray:
-        """Return the indices of the `count` best molecules, best first, earlier first on ties."""
+        """Return the indices of the `count` best molecules, best first, earlier first on ties.
+
+        Failed calls do not count, and of a scaffold no more than `per_scaffold` molecules.
+        """
         scores = np.array(self.scores)
         order = np.argsort(-scores, kind="stable")[: np.isfinite(scores).sum()]
         if not self.per_scaffold:
@@ -215,16 +262,22 @@ def _scaffold(smiles: str) -> str:
 
 
 def rank_probabilities(count: int) -> np.ndarray:
-    """Return probabilities of ranks (count,), best first (Tripp et al. 2020, arXiv 2006.09191)."""
+    """Return the probabilities by which ranks are drawn, (count,), the best rank first.
+
+    Weighted retraining (Tripp et al. 2020, arXiv 2006.09191); see `RANK_SHARE`.
+    """
     weights = 1 / (RANK_SHARE * count + np.arange(count)) if count > 1 else np.ones(count)
     return weights / weights.sum()
 
 
 @lru_cache(maxsize=20_000)
 def features(smiles: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the surrogate's features of a molecule.
+    """Compute the surrogate's features of a molecule.
 
-    Packed fingerprints (2 * BITS / 8,) uint8, and scaled descriptors (D,) float32.
+    Returns:
+        Fingerprints of circular environments and of atom pairs, packed, (2 * BITS / 8,) uint8; and
+        D descriptors (logP, polar surface, numbers of atoms and rings, ...), each divided by about
+        its standard deviation, (D,) float32.
     """
     mol = Chem.MolFromSmiles(smiles)
     bits = np.concatenate([_MORGAN.GetFingerprintAsNumPy(mol), _PAIRS.GetFingerprintAsNumPy(mol)])
@@ -249,7 +302,12 @@ def features(smiles: str) -> tuple[np.ndarray, np.ndarray]:
 def predict(
     smiles: Sequence[str], scores: np.ndarray, proposed: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Fit the Gaussian process to scored molecules, at least two, and predict P proposals.
+    """Fit the Gaussian process to scored molecules, and predict proposals.
+
+    Args:
+        smiles: N scored molecules, at least two.
+        scores: Their scores, (N,), finite.
+        proposed: P proposals.
 
     Returns:
         Expected scores and standard deviations of the proposals, (P,) each.
@@ -279,7 +337,7 @@ def _arrays(smiles: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _kernels(left, right) -> list[np.ndarray]:
-    """Return the three kernel matrices (M, N) between two results of `_arrays`."""
+    """Return the three kernel matrices (M, N) between two results of `_arrays`, of M and N rows."""
     parts = [similarities(left[0], right[0]), similarities(left[1], right[1])]
     squares = (left[2] ** 2).sum(1)[:, None] + (right[2] ** 2).sum(1)
     distance = np.maximum(squares - 2 * left[2] @ right[2].T, 0)
@@ -287,13 +345,23 @@ def _kernels(left, right) -> list[np.ndarray]:
 
 
 def _mixed(kernels, weights) -> np.ndarray:
+    """Return the mean of kernel matrices with weights."""
     return sum(w * k for w, k in zip(weights, kernels, strict=True)) / sum(weights)
 
 
 def _fit(kernels, y, weights, noise):
-    """Return log evidence, Cholesky factor, dual coefficients and variance of a Gaussian process.
+    """Fit a Gaussian process with a mixture of kernels.
 
-    The variance is its maximum-likelihood value; the evidence lacks a constant.
+    Args:
+        kernels: Kernel matrices (N, N).
+        y: Scores of mean 0 and variance 1, (N,).
+        weights: Weights of the kernels.
+        noise: Variance of the noise.
+
+    Returns:
+        Logarithm of the evidence without a constant; lower Cholesky factor (N, N) of the mixture;
+        dual coefficients (N,), so that the mean of a proposal is their product with its kernel; and
+        the maximum-likelihood variance that the kernel is multiplied with.
     """
     matrix = _mixed(kernels, weights).astype(np.float64) + noise * np.eye(len(y))
     factor = cho_factor(matrix, lower=True, check_finite=False)
@@ -306,9 +374,19 @@ def _fit(kernels, y, weights, noise):
 class Search:
     """Search that proposes molecules and learns from their scores.
 
-    The molecules in `start` come first. All others contain the fragment, if any, and pass the
-    filters. With `stereo`, marks are drawn at all stereo elements, except that marks of the
-    fragment and marks that offspring inherit are kept.
+    Args:
+        policy: The policy, which is trained.
+        settings: Settings.
+        seed: Seed.
+        start: Canonical SMILES that are proposed before all others.
+        fragment: Fragment that all others contain, or None.
+        filters: Filters that all others pass.
+        stereo: Density by which stereo marks are drawn at all stereo elements, except that marks of
+            the fragment and marks that offspring inherit are kept; None for a search without marks.
+
+    Attributes:
+        memory: Scored molecules.
+        round: Number of the round, from 0.
     """
 
     def __init__(
@@ -328,7 +406,11 @@ class Search:
 
     @own_modes()
     def propose(self, count: int) -> list[tuple[str, str]]:
-        """Return at most `count` new molecules to score, each with its source."""
+        """Return at most `count` new molecules to score.
+
+        Returns:
+            SMILES and source ("start", "model" or "genetic") of each; [] if none was found.
+        """
         settings = self.settings
         waiting = [s for s in self.start if s not in self.memory.known]
         if waiting:
@@ -350,7 +432,11 @@ class Search:
         return self._marked([(s, pool[s]) for s in self._chosen(list(pool), wanted)])
 
     def _marked(self, proposed: list[tuple[str, str]]) -> list[tuple[str, str]]:
-        """Draw marks at all unmarked stereo elements of proposals; return those that are new."""
+        """Draw marks at all unmarked stereo elements of proposals.
+
+        `proposed` are SMILES and sources; those of them are returned that are new, with their
+        marks. Without a density of marks, they are returned as they are.
+        """
         if self.stereo is None:
             return proposed
         found: dict[str, str] = {}
@@ -367,7 +453,12 @@ class Search:
 
     @own_modes()
     def learn(self, proposed: Sequence[tuple[str, str]], scores: Sequence[float]) -> None:
-        """Learn from the scores of a round's proposals, NaN for failed calls, and end the round."""
+        """Learn from the scores of a round's proposals, and end the round.
+
+        Args:
+            proposed: Result of `propose`.
+            scores: Score of each; NaN for failed calls.
+        """
         for (smiles, source), score in zip(proposed, scores, strict=True):
             self.memory.add(smiles, source, score)
         if self.settings.steps and self.round % self.settings.every == 0:
@@ -375,7 +466,11 @@ class Search:
         self.round += 1
 
     def _random(self, purpose: int) -> np.random.Generator:
-        """Return a random generator of this round; each number `purpose` gives another one."""
+        """Return a random generator of this round.
+
+        Each use has a number `purpose` of its own, so that its numbers are independent of how many
+        the others draw.
+        """
         return np.random.default_rng((self.seed, self.round, purpose))
 
     def _sampled(self, count: int) -> list[str]:
