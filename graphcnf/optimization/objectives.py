@@ -175,8 +175,11 @@ def gaussian(value: float, centre: float, width: float) -> float:
     return math.exp(-0.5 * deviation * deviation)
 
 
-def geometric(values: Sequence[float], weights: Sequence[float]) -> float:
-    """Return the weighted geometric mean; 0 if a value with positive weight is 0 or negative."""
+def geometric(values, weights) -> float:
+    """Return the geometric mean of numbers (N,) with weights (N,).
+
+    0 if a number with a positive weight is 0 or negative.
+    """
     values, weights = np.asarray(values, dtype=float), np.asarray(weights, dtype=float)
     if (values[weights > 0] <= 0).any():
         return 0.0
@@ -385,7 +388,7 @@ def _objective(table: Mapping[str, Any], folder: Path) -> Objective:
         UserError: The table is wrong.
     """
     score = table.get("score")
-    function = _named(score, folder) if isinstance(score, str) else score
+    function: Any = _named(score, folder) if isinstance(score, str) else score
     parameters = parameters_of(function) if isinstance(score, str) and score in SCORES else []
     known = {*KEYS, *parameters}
     if unknown := [key for key in table if key not in known]:
