@@ -677,7 +677,7 @@ def reconstruction(model: GraphModel, graphs: PackedGraphs, *, double: bool = Tr
         exact = exact.cpu()
     exact = exact.double() if double else exact.float()
     with _fixed_noise(model):
-        for chosen in batches(graphs.node_counts, size=BATCH):
+        for chosen in batches(graphs.node_counts, BATCH):
             batch = GraphBatch.collate(graphs, chosen).to(exact.device)
             decoded = exact.decode(exact.encode(batch), batch.mask).cleared()
             nodes = ((decoded.node_types == batch.node_types) & (decoded.mask == batch.mask)).all(1)

@@ -370,18 +370,17 @@ class GraphBatch:
         )
 
 
-def batches(sizes: np.ndarray, together: int = 1, size: int = BATCH) -> list[np.ndarray]:
+def batches(sizes: np.ndarray, size: int = BATCH) -> list[np.ndarray]:
     """Cut graphs into batches of similar size.
 
     Args:
         sizes: Numbers of nodes of the graphs, (M,).
-        together: Number of blocks that are drawn together, a factor of the batch size.
-        size: Graphs per batch and block.
+        size: Graphs per batch.
 
     Returns:
         Indices of the graphs of each batch, smaller graphs first; int64.
     """
-    order, size = np.argsort(sizes, kind="stable"), size * together
+    order = np.argsort(sizes, kind="stable")
     return [order[k : k + size] for k in range(0, len(order), size)]
 
 

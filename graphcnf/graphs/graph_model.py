@@ -340,7 +340,7 @@ class GraphModel(Pretrained, ABC):
             size: Number of graphs in a batch; graphs of similar size share a batch.
         """
         nats = np.full(len(graphs), -math.inf)
-        for chosen in batches(graphs.node_counts, size=size):
+        for chosen in batches(graphs.node_counts, size):
             batch = GraphBatch.collate(graphs, chosen).to(self.device)
             if not self.scores_unknown and not (known := self.knows(batch)).all():
                 batch, chosen = batch[known], chosen[known.cpu().numpy()]

@@ -119,7 +119,7 @@ def batches_of_block(block: range, prior: np.ndarray, seed: int | tuple, size: i
     below, generators = prior.cumsum(), record_generators(seed, block.start, len(block))
     sizes = np.searchsorted(below, [g.random() * below[-1] for g in generators], "right")
     sizes = sizes.clip(max=len(below) - 1)
-    for chosen in batches(sizes, size=size):
+    for chosen in batches(sizes, size):
         yield block.start + chosen, sizes[chosen], [generators[k] for k in chosen]
 
 

@@ -68,7 +68,6 @@ def test_blocks_may_come_together_always_the_same_ones():
     for block in found:
         for record in (block.start, block[len(block) // 2], block[-1]):
             assert next(blocks(record, 3)) == block
-    assert len(batches(np.arange(3 * BLOCK), 3)) == len(batches(np.arange(BLOCK)))
 
 
 def test_records_that_are_drawn_together_are_the_same_up_to_rounding(double, model, monkeypatch):
