@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import tomllib
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -61,7 +61,7 @@ def check(
     """Check names, types and ranges of the options in a table of a configuration.
 
     Args:
-        what: Name of the table, for messages.
+        what: Name of the table, for messages; "" for none.
         options: The options.
         *functions: Functions and classes that take the options; the first one with a parameter of
             that name determines type and range, see `_kinds`.
@@ -73,14 +73,20 @@ def check(
     kinds: dict[str, tuple[Any, Range]] = {}
     for function in functions:
         kinds = {**_kinds(function), **kinds}
-    known = sorted(set(kinds) - set(fixed))
+    check_names(what, options, set(kinds) - set(fixed))
     for name, value in options.items():
-        if name not in known:
-            raise UserError(f"{what}: no option {name!r}{suggest(name, known)}")
         wanted = _problem(*kinds[name], value)
         if wanted is not None:
             must = f"must be {wanted}, got {_shown(value)}" if wanted else "cannot be set"
-            raise UserError(f"{what}: {name} {must}")
+            raise UserError(f"{what}: {name} {must}".removeprefix(": "))
+
+
+def check_names(what: str, options: Iterable[str], known: Iterable[str]) -> None:
+    """Raise `UserError` if an option of the table `what` is not one of the known names."""
+    known = sorted(known)
+    for name in options:
+        if name not in known:
+            raise UserError(f"{what}: no option {name!r}{suggest(name, known)}")
 
 
 def assigned(text: str) -> tuple[str, Any]:

@@ -17,11 +17,11 @@ from graphcnf.scripts._options import option
 from graphcnf.training.settings import (
     FREE,
     RUN,
+    Preset,
     apply_overrides,
     by_torchrun,
     is_main,
-    load_config,
-    load_preset,
+    read_tables,
 )
 
 budget = partial(option, rich_help_panel="Budget")
@@ -65,13 +65,13 @@ def train(
         raise UserError(f"{out} holds a fine-tuning: the same graphcnf finetune command goes on")
     stored = inside(out, "config.toml")
     if resume and stored.exists():
-        source, config = str(stored), load_config(stored)
+        source, config = str(stored), read_tables(stored)
         if preset is not None:  # then the run must have begun with it
-            written = load_preset(preset)
+            written = read_tables(preset)
             fixed = {key: v for key, v in written["training"].items() if key not in FREE}
             config = {**written, "training": {**config["training"], **fixed}}
     elif preset is not None:
-        source, config = preset, load_preset(preset)
+        source, config = preset, read_tables(preset)
         if resume:
             say(f"note: {out} holds no run yet: starting one")
     elif resume:
@@ -93,14 +93,15 @@ def train(
         threads=threads,
     )
     config["training"].update({key: value for key, value in given.items() if value is not None})
-    start = paths_of(config["model"].get("start"), Role.MODEL)
+    chosen = Preset.parse(config, source)
+    start = paths_of(chosen.model.get("start"), Role.MODEL)
     check_outputs([("--out", out)], models=start, runs=[out])
     if is_main():
         check_begun(out, resume)
         say("loading data and libraries ...")
-    from graphcnf.training.experiments import fit_config
+    from graphcnf.training.experiments import fit_preset
 
-    result = fit_config(config, out, resume=resume, source=source)
+    result = fit_preset(chosen, out, resume=resume)
     if is_main() and result.finished:
         value = result.metrics.get(result.headline)
         figure = f", held-out {result.headline} {value:.4f}" if value is not None else ""

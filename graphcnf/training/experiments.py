@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tomli_w
 import torch
 
 from graphcnf import datasets
@@ -22,7 +20,7 @@ from graphcnf.datasets.cache import cached
 from graphcnf.datasets.molecules import cache_path
 from graphcnf.datasets.sets import TASKS
 from graphcnf.errors import UserError, require, suggest
-from graphcnf.files import RUN_MARK, claim, expand_user, inside, replace_file
+from graphcnf.files import expand_user
 from graphcnf.graphs.batch import GraphBatch
 from graphcnf.graphs.conditions import condition_tables
 from graphcnf.graphs.graph_model import GraphModel, model_class
@@ -32,10 +30,8 @@ from graphcnf.molecules.properties import parse_names, property_table
 from graphcnf.molecules.vocabulary import CODEC_VERSION, MoleculeVocabulary
 from graphcnf.registry import load
 from graphcnf.torch_state import learning
-from graphcnf.training.checkpoint import starting_state
 from graphcnf.training.finetuning import sample_shares
-from graphcnf.training.identity import check_same_run, settings_identity
-from graphcnf.training.settings import Experiment, TrainingSettings, is_main
+from graphcnf.training.settings import Experiment, Preset, TrainingSettings
 
 if TYPE_CHECKING:
     from graphcnf.datasets.molecules import MoleculeDataset
@@ -55,70 +51,47 @@ DERIVED = ("graphs", "code", "max_nodes", "ordered", "conditions", "node_categor
 """Arguments of graph models that follow from the data, and cannot be set in `[model]`."""
 
 
-def fit_config(
-    config: dict[str, Any], out: str | Path, *, resume: bool = False, source: str = ""
-) -> FitResult:
+def fit_preset(preset: Preset, out: str | Path, *, resume: bool = False) -> FitResult:
     """Train the model of a preset on its data; see `fit` for the content of the run directory.
 
-    The configuration is written before data are loaded, which may take minutes, so that a run that
-    is stopped meanwhile can be resumed.
-
     Args:
-        config: a preset: the tables `model`, `data` and `training`.
+        preset: the preset, see `load_preset`.
         out: run directory.
         resume: continue the run in it.
-        source: file of the preset, for messages.
 
     Raises:
         UserError: as `build_experiment` and `fit`.
     """
     require("lightning_fabric", "training", "train")
-    out = Path(out)
-    settings = TrainingSettings.from_dict(config["training"], f"{source} [training]".lstrip())
-    if settings.minutes is None and settings.steps is None:
-        raise UserError("a run needs a budget: give minutes or steps")
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    last = inside(out, "checkpoints", "last.ckpt")
-    if resume and last.exists():  # before data are loaded
-        check_same_run(starting_state(last), settings_identity(settings, config))
-    file, new = inside(out, "config.toml"), is_main() and claim(out, "training")
-    if is_main() and not file.exists():
-        replace_file(file, tomli_w.dumps({**config, "training": settings.to_dict()}).encode())
-    try:
-        experiment = build_experiment(config)
-    except Exception as error:
-        if new:
-            file.unlink(missing_ok=True)
-            inside(out, RUN_MARK).unlink(missing_ok=True)
-            with suppress(OSError):  # the folder may contain other files by now
-                out.rmdir()
-        if isinstance(error, UserError) and str(error).startswith("["):
-            raise UserError(f"{source} {error}".lstrip()) from error
-        raise
     from graphcnf.training.loop import fit
 
-    return fit(experiment, settings, out, resume, config=config)
+    tables = {"model": preset.model, "data": preset.data}
+    build = partial(build_experiment, preset)
+    return fit(build, preset.training, out, resume, config=tables)
 
 
 @learning()
-def build_experiment(config: dict[str, Any]) -> Experiment:
+def build_experiment(preset: Preset) -> Experiment:
     """Load the data of a preset and build its model, initialised from `[training].seed`.
 
     Raises:
         UserError: unknown data set, or arguments that the data set or the model does not take.
     """
-    options = dict(config["data"])
+    options = dict(preset.data)
     name = options.pop("name", None)
-    if name is None:
-        raise UserError(f"[data] needs a name; known: {', '.join(EXPERIMENTS)}")
-    if not isinstance(name, str) or name not in EXPERIMENTS:
-        close = suggest(str(name), list(EXPERIMENTS))
-        raise UserError(f"[data] name: unknown data set {name!r}{close}")
-    settings = TrainingSettings.from_dict(config["training"])
-    torch.manual_seed(settings.seed)
-    with trainable_here():
-        return EXPERIMENTS[name](dict(config["model"]), options, settings)
+    torch.manual_seed(preset.training.seed)
+    try:
+        if name is None:
+            raise UserError(f"[data] needs a name; known: {', '.join(EXPERIMENTS)}")
+        if not isinstance(name, str) or name not in EXPERIMENTS:
+            close = suggest(str(name), list(EXPERIMENTS))
+            raise UserError(f"[data] name: unknown data set {name!r}{close}")
+        with trainable_here():
+            return EXPERIMENTS[name](dict(preset.model), options, preset.training)
+    except UserError as error:
+        if str(error).startswith("["):  # a table of the preset
+            raise UserError(f"{preset.source} {error}".lstrip()) from error
+        raise
 
 
 def _of_molecules(name: str, model: dict, data: dict, settings: TrainingSettings) -> Experiment:
@@ -176,11 +149,10 @@ def _of_molecules(name: str, model: dict, data: dict, settings: TrainingSettings
     return found
 
 
-def _copies(folder: Path) -> list[str]:
-    """Return a sentence on the samples of the trained model in a folder: how many are copies."""
-    flow = MoleculeFlow.from_pretrained(folder)
-    assert flow.model.training_hashes is not None
-    _, shares = sample_shares(flow, flow.model.training_hashes, SAMPLES, seed=0)
+def _copies(model: GraphModel) -> list[str]:
+    """Return a sentence on the samples of a trained model: how many are copies."""
+    assert model.training_hashes is not None
+    _, shares = sample_shares(MoleculeFlow(model), model.training_hashes, SAMPLES, seed=0)
     return [
         f"{SAMPLES} samples: {shares['strict_validity']:.1%} are valid; of these "
         f"{shares['uniqueness']:.1%} are distinct, and {shares['copied']:.1%} are copies of "

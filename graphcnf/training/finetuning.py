@@ -38,7 +38,7 @@ from graphcnf.training.settings import (
     TrainingSettings,
     exit_unless_main,
     is_main,
-    load_config,
+    load_preset,
 )
 
 REQUEST = "finetune.json"
@@ -141,8 +141,7 @@ def finetune(
     request = _request(before, data, minutes=minutes, seed=seed, settings=settings)
     resume = _resumable(out, request)
     if resume:
-        config = load_config(inside(out, "config.toml"))
-        chosen = TrainingSettings.from_dict(config["training"])
+        chosen = load_preset(inside(out, "config.toml")).training
     else:
         lacking = flow.vocabulary != before.vocabulary
         chosen = _planned(flow, data, minutes, {**(settings or {}), "new": lacking, "seed": seed})
@@ -152,7 +151,9 @@ def finetune(
         f"{chosen.ema_horizon:g}, {chosen.patience} worse evaluations end it"
     )
     if not resume:
-        _begin(out, request, chosen)
+        claim(out, "training")
+        # Before `config.toml`: a folder with settings and no request is that of another training.
+        replace_file(inside(out, REQUEST), (json.dumps(request, indent=1) + "\n").encode())
     experiment = _experiment(flow, data, chosen.batch_size)
     result = fit(experiment, chosen, out, resume)
     exit_unless_main()
@@ -385,17 +386,6 @@ def _say_data(data, new: list[str], say: Callable[[str], None]) -> None:
     say(f"{len(data):,} molecules: {learned:,} to learn from, {others}")
     known = "the weights have categories for all their atoms and bonds"
     say(f"new to the weights: {'; '.join(new)}" if new else known)
-
-
-def _begin(out: Path, request: dict[str, Any], chosen: TrainingSettings) -> None:
-    """Create the folder of a run, with files of its settings and arguments."""
-    import tomli_w
-
-    claim(out, "training")
-    # The request first: a folder with settings and no request is that of another training.
-    replace_file(inside(out, REQUEST), (json.dumps(request, indent=1) + "\n").encode())
-    config = tomli_w.dumps({"training": chosen.to_dict()})
-    replace_file(inside(out, "config.toml"), config.encode())
 
 
 def _experiment(flow: MoleculeFlow, data, batch_size: int) -> Experiment:

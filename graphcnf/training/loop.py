@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import math
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,15 @@ from torch import Tensor, nn
 from graphcnf import pretrained
 from graphcnf.compute.progress import progress_bar
 from graphcnf.errors import UserError, say
-from graphcnf.files import check_begun, claim, file_lock, inside, leftovers, replace_file
+from graphcnf.files import (
+    RUN_MARK,
+    check_begun,
+    claim,
+    file_lock,
+    inside,
+    leftovers,
+    replace_file,
+)
 from graphcnf.limits import LARGEST_SEED
 from graphcnf.torch_state import learning
 from graphcnf.training.checkpoint import (
@@ -41,7 +48,12 @@ from graphcnf.training.checkpoint import (
     sum_over_processes,
 )
 from graphcnf.training.history import HEADLINES, History, MetricsFile, figure
-from graphcnf.training.identity import check_same_parameters, check_same_run, run_identity
+from graphcnf.training.identity import (
+    check_same_parameters,
+    check_same_run,
+    run_identity,
+    settings_identity,
+)
 from graphcnf.training.optimizers import moving_average, optimizers_of, restore
 from graphcnf.training.processes import launch
 from graphcnf.training.settings import Experiment, TrainingSettings, is_main
@@ -89,7 +101,7 @@ class FitResult:
 
 
 def fit(
-    experiment: Experiment,
+    experiment: Experiment | Callable[[], Experiment],
     settings: TrainingSettings,
     out_dir: str | Path,
     resume: bool = False,
@@ -104,7 +116,9 @@ def fit(
     those of the best evaluation at the end.
 
     Args:
-        experiment: model and data.
+        experiment: model and data, or a function that makes them. The function is called once the
+            folder is known to be free, and `config.toml` is written: loading data may take minutes,
+            and a run that is stopped meanwhile can be resumed.
         settings: budget and all other settings of the loop.
         out_dir: run directory.
         resume: continue the run in `out_dir`, which must have begun with the same model, data and
@@ -130,42 +144,60 @@ def fit(
         >>> result.step, result.headline
         (2, 'bits_per_variable')
     """
-    out_dir, main = Path(out_dir), is_main()
     if settings.minutes is None and settings.steps is None:
         raise UserError("a run needs a budget: give minutes or steps")
-    settings = settings.as_launched()
-    if main:
-        claim(out_dir, "training")
-    kinds = [p.dtype for p in experiment.model.parameters() if p.dtype.is_floating_point]
-    alone = file_lock(inside(out_dir, ".lock"), out_dir) if main else nullcontext()
-    with alone, learning(*kinds[:1]):
+    settings, out_dir = settings.as_launched(), Path(out_dir)
+    with run_folder(out_dir, resume):
         if settings.threads:
             torch.set_num_threads(settings.threads)
         last = inside(out_dir, "checkpoints", "last.ckpt")
         state = starting_state(last) if resume and last.exists() else None
-        if main:
-            check_begun(out_dir, resume)
-            last.parent.mkdir(exist_ok=True)
+        if state is None and is_main():
+            write_settings(out_dir, settings, config)
+        if not isinstance(experiment, Experiment):
+            if state is not None:  # before data are loaded
+                check_same_run(state, settings_identity(settings, config or {}))
+            experiment = experiment()
+        kinds = [p.dtype for p in experiment.model.parameters() if p.dtype.is_floating_point]
+        with learning(*kinds[:1]):
+            run = Run(experiment, settings, out_dir, state, lines, config)
+            with launch(settings, out_dir) as fabric:
+                run.train(fabric)
+            return run.result()
+
+
+@contextmanager
+def run_folder(folder: Path, resume: bool) -> Iterator[None]:
+    """Context in which one process alone writes the folder of a run, the first of the run's own.
+
+    After an error, a new folder is removed if nothing was trained.
+
+    Raises:
+        UserError: the folder is in use, or holds something that is not to be continued.
+    """
+    if not is_main():
+        yield
+        return
+    new = claim(folder, "training")
+    try:
+        with file_lock(inside(folder, ".lock"), folder):
+            check_begun(folder, resume)
             for name in RUN_FILES:
-                for path in leftovers(inside(out_dir, *name.split("/"))):
+                for path in leftovers(inside(folder, *name.split("/"))):
                     path.unlink(missing_ok=True)
-        run = Run(experiment, settings, out_dir, state, lines, config)
-        full = tomli_w.dumps({**(config or {}), "training": settings.to_dict()})
-        with launch(settings, out_dir) as fabric:
-            run.train(fabric, full.encode())
-        logged = main and (out_dir / "metrics.csv").exists()
-        history = History.read(out_dir) if logged else None
-        return FitResult(
-            run.finished,
-            run.signal,
-            run.at.step,
-            run.at.seconds / 60,
-            run.latest,
-            run.headline(run.latest),
-            run.best,
-            history,
-            run.summary(history) if main and run.finished else (),
-        )
+            yield
+    except Exception:
+        if new and {path.name for path in folder.iterdir()} <= {"config.toml", RUN_MARK}:
+            for name in ("config.toml", RUN_MARK):
+                inside(folder, name).unlink(missing_ok=True)
+            folder.rmdir()
+        raise
+
+
+def write_settings(folder: Path, settings: TrainingSettings, tables: dict[str, Any] | None) -> None:
+    """Write `config.toml`, with which a run is resumed: other tables, and `[training]`."""
+    content = tomli_w.dumps({**(tables or {}), "training": settings.to_dict()})
+    replace_file(inside(folder, "config.toml"), content.encode())
 
 
 class LossModule(nn.Module):
@@ -199,6 +231,7 @@ class Run:
         tables: dict[str, Any] | None = None,
     ):
         self.experiment, self.settings, self.out_dir = experiment, settings, out_dir
+        self.tables = tables
         self.start, self.lines = state, lines
         self.identity = run_identity(experiment, settings, tables)
         self.model: nn.Module = experiment.model
@@ -235,13 +268,13 @@ class Run:
             return False
         return self.progress >= 1 or bool(patience and self.best and self.best.worse >= patience)
 
-    def train(self, fabric: Fabric, config: bytes) -> None:
-        """Take steps until the run ends; `config` is the content of `config.toml`."""
+    def train(self, fabric: Fabric) -> None:
+        """Take steps until the run ends."""
         self.fabric, self.main = fabric, fabric.is_global_zero
         handlers = {}
         with progress_bar("training", 1.0, hidden=not self.main) as self.show:
             try:
-                self._set_up(config)
+                self._set_up()
                 if threading.current_thread() is threading.main_thread():
                     for number in (signal.SIGINT, signal.SIGTERM):
                         handlers[number] = signal.signal(number, self._on_signal)
@@ -256,21 +289,30 @@ class Run:
             name = signal.Signals(self.signal).name
             self._print(f"{name}: {saved if self.at.step else 'stopped before the first step'}")
 
-    def summary(self, history: History | None) -> list[str]:
-        """Return the outcome of the finished run, in sentences."""
-        found = []
-        # With `keep_best`, the model is that of the best evaluation.
-        if history is not None and self.best is None:
-            found.append(history.overfitting(self.headline(self.latest)))
-        if self.experiment.summarize is not None:
-            found += self.experiment.summarize(inside(self.out_dir, "model"))
-        return [sentence for sentence in found if sentence]
+    def result(self) -> FitResult:
+        """Return the result of the run; the first process reads the log and draws samples."""
+        headline, at = self.headline(self.latest), self.at
+        result = FitResult(
+            self.finished, self.signal, at.step, at.seconds / 60, self.latest, headline, self.best
+        )
+        if not self.main:
+            return result
+        history, summary = None, []
+        if inside(self.out_dir, "metrics.csv").exists():
+            history = History.read(self.out_dir)
+        if self.finished:
+            # With `keep_best`, the model is that of the best evaluation.
+            if history is not None and self.best is None:
+                summary.append(history.overfitting(headline))
+            if self.experiment.summarize is not None:
+                summary += self.experiment.summarize(self.best_model.cpu().eval())
+        return replace(result, history=history, summary=[text for text in summary if text])
 
     def _print(self, line: str) -> None:
         if self.main and self.lines:
             say(line)
 
-    def _set_up(self, config: bytes) -> None:
+    def _set_up(self) -> None:
         """Create optimizers and averages, restore a checkpoint, and open the files of the run."""
         fabric, start, settings, at = self.fabric, self.start, self.settings, self.at
         self.parallel = fabric.setup_module(self.objective)
@@ -298,7 +340,9 @@ class Run:
             last = -1 if start is None else at.step
             self.metrics_file = MetricsFile(inside(self.out_dir, "metrics.csv"), last)
             self._drop_snapshots(last)
-            replace_file(inside(self.out_dir, "config.toml"), config)
+            inside(self.out_dir, "checkpoints").mkdir(exist_ok=True)
+            if start is not None:  # the budget may be another one
+                write_settings(self.out_dir, settings, self.tables)
         self.start = None
         parameters = sum(p.numel() for p in self.model.parameters())
         budget = [f"{settings.minutes:g} minutes"] if settings.minutes else []
@@ -554,7 +598,7 @@ class Run:
             return
         device, stored = self.fabric.device, None
         if self.best is not None:
-            figures = dataclasses.asdict(self.best)
+            figures = asdict(self.best)
             stored = {"figures": figures, "weights": self.best_model.state_dict()}
         state = {
             "model": self.model.state_dict(),
@@ -567,7 +611,7 @@ class Run:
             },
             "sums": self.sums,
             "run": self.identity,
-            "at": dataclasses.asdict(self.at),
+            "at": asdict(self.at),
             "metrics": self.latest,
         }
         save_checkpoint(inside(self.out_dir, "checkpoints", "last.ckpt"), state)

@@ -7,12 +7,12 @@ import math
 import os
 import sys
 import tomllib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from graphcnf.arguments import assigned, check
+from graphcnf.arguments import assigned, check, check_names
 from graphcnf.errors import UserError, suggest
 from graphcnf.files import LARGEST_TEXT, read_file
 from graphcnf.limits import LARGEST_MINUTES, LARGEST_SEED, Range, plain
@@ -109,7 +109,7 @@ class TrainingSettings:
     devices: Annotated[int, Range(1, 1024)] = 1
 
     def __post_init__(self) -> None:
-        check("training", dataclasses.asdict(self), type(self))
+        check("", vars(self), type(self))
         if self.patience and not self.keep_best:
             raise UserError("patience needs keep_best = true")
         if self.batch_size < self.devices:
@@ -121,10 +121,9 @@ class TrainingSettings:
     @classmethod
     def from_dict(cls, table: dict[str, Any], source: str = "[training]") -> TrainingSettings:
         """Return the settings in a `[training]` table; raise `UserError` for a bad key or value."""
-        table = {key: plain(value) for key, value in table.items()}
-        check(source, table, cls)
+        check_names(source, table, [field.name for field in dataclasses.fields(cls)])
         try:
-            return cls(**table)
+            return cls(**{key: plain(value) for key, value in table.items()})
         except UserError as error:
             raise UserError(f"{source}: {error}") from None
 
@@ -159,6 +158,37 @@ class TrainingSettings:
         return 1.0 + (self.beta_start - 1.0) * math.exp2(-step / self.beta_halflife)
 
 
+@dataclass(frozen=True)
+class Preset:
+    """What `train` trains: a TOML file whose settings have been checked.
+
+    Attributes:
+        model: `[model]`, arguments of the model; which ones there are depends on `data`.
+        data: `[data]`, the `name` of the data set and arguments of its loader.
+        training: settings in `[training]`.
+        source: name or file of the preset, for messages.
+    """
+
+    model: dict[str, Any]
+    data: dict[str, Any]
+    training: TrainingSettings
+    source: str = ""
+
+    @classmethod
+    def parse(cls, tables: dict[str, dict[str, Any]], source: str = "") -> Preset:
+        """Return the preset of three tables, see `read_tables`.
+
+        Raises:
+            UserError: `[training]` has an unknown setting, or a bad value.
+        """
+        training = TrainingSettings.from_dict(tables["training"], f"{source} [training]".lstrip())
+        return cls(tables["model"], tables["data"], training, source)
+
+    def tables(self) -> dict[str, dict[str, Any]]:
+        """Return the tables as a TOML file has them."""
+        return {"model": self.model, "data": self.data, "training": self.training.to_dict()}
+
+
 @dataclass
 class Experiment:
     """A model and its data.
@@ -174,8 +204,7 @@ class Experiment:
         headline: metric to minimise; None for the first of `HEADLINES` that the model reports.
         log_line: function that turns a row of metrics into a line of the log, or None for no line;
             by default a line has all metrics.
-        summarize: function that returns sentences about the finished model in a folder; None for
-            none.
+        summarize: function that returns sentences about the finished model; None for none.
         data: data set that the batches are drawn from, whose content must be the same when a run is
             continued: a dataclass, an array, or a collection of them. If None, the first batches
             are compared instead.
@@ -186,7 +215,7 @@ class Experiment:
     eval_batches: Callable[[], Iterable[Any]]
     headline: str | None = None
     log_line: Callable[[dict[str, Any]], str | None] | None = None
-    summarize: Callable[[Path], list[str]] | None = None
+    summarize: Callable[[Any], list[str]] | None = None
     data: Any = None
 
 
@@ -216,29 +245,39 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in PRESETS.glob("*.toml"))
 
 
-def load_preset(name_or_path: str | Path) -> dict[str, Any]:
-    """Return the tables `model`, `data` and `training` of a shipped preset or of a TOML file.
+def load_preset(name_or_path: str | Path, assignments: Sequence[str] = ()) -> Preset:
+    """Load a shipped preset or a TOML file.
+
+    Args:
+        name_or_path: name of a preset, or path of a file.
+        assignments: changes, as `--set` of the command takes them, see `apply_overrides`.
 
     Raises:
         UserError: unknown preset, unreadable or broken file, unknown table or setting.
 
     Examples:
-        >>> load_preset("set-shuffling")["data"]["name"]
-        'sets'
+        >>> load_preset("set-shuffling", ["steps=9"]).training.steps
+        9
+    """
+    tables = apply_overrides(read_tables(name_or_path), assignments)
+    return Preset.parse(tables, str(name_or_path))
+
+
+def read_tables(name_or_path: str | Path) -> dict[str, dict[str, Any]]:
+    """Return the tables `TABLES` of a shipped preset or of a TOML file; missing ones are empty.
+
+    Raises:
+        UserError: unknown preset, unreadable or broken file, unknown table. What is in the tables
+            is not looked at.
     """
     name, path = str(name_or_path), Path(name_or_path)
     if name in preset_names():
-        return load_config(PRESETS / f"{name}.toml")
-    if path.suffix != ".toml" and not path.is_file():
+        path = PRESETS / f"{name}.toml"
+    elif path.suffix != ".toml" and not path.is_file():
         raise UserError(
             f"unknown preset {name!r}{suggest(name, preset_names())}"
             " (a file of your own must end in .toml)"
         )
-    return load_config(path)
-
-
-def load_config(path: Path) -> dict[str, Any]:
-    """Read a TOML configuration; raise `UserError` for a bad file, table or setting."""
     try:
         config = tomllib.loads(read_file(path, LARGEST_TEXT).decode())
     except UnicodeDecodeError:
@@ -254,16 +293,21 @@ def load_config(path: Path) -> dict[str, Any]:
             raise UserError(f"{path}: unknown entry {key!r}{suggest(key, list(TABLES))}")
         if not isinstance(value, dict):
             raise UserError(f"{path}: {key!r} must be a table, written [{key}]")
-    config = {table: config.get(table, {}) for table in TABLES}
-    TrainingSettings.from_dict(config["training"], f"{path} [training]")
-    return config
+    return {table: config.get(table, {}) for table in TABLES}
 
 
-def apply_overrides(config: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
-    """Return `config` with `key=value` assignments applied.
+def apply_overrides(
+    config: dict[str, dict[str, Any]], assignments: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Return the tables of a preset with assignments applied; the given ones are not changed.
 
-    A key is `table.name` (`model.width=96`), or the name of a setting in `[training]`. A value is
-    read as TOML, or as plain text if that fails. Raises `UserError` for an unknown table.
+    Args:
+        config: the tables `TABLES`.
+        assignments: texts "key=value". A key is `table.name` (`model.width=96`), or the name of a
+            setting in `[training]`. A value is read as TOML, or as plain text if that fails.
+
+    Raises:
+        UserError: no assignment, or one to an unknown table.
     """
     result = {table: dict(values) for table, values in config.items()}
     for assignment in assignments:

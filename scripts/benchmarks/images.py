@@ -85,7 +85,7 @@ def images(
     if png is not None:
         output_kind(png, ("png",), "--png")
     names = presets or [f"images-{name}" for name in PRESETS]
-    options = [load_preset(name)["data"] for name in names]
+    options = [load_preset(name).data for name in names]
     for name, data in zip(names, options, strict=True):
         if data.get("name") != "images":
             raise UserError(f"{name}: its data are no images")

@@ -21,7 +21,7 @@ from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import option
 from graphcnf.scripts._output import table_kind, write_table
 from graphcnf.training.experiments import MOLECULES, load_molecules
-from graphcnf.training.settings import load_config
+from graphcnf.training.settings import load_preset
 
 HERE = Path(__file__).parent
 
@@ -78,7 +78,7 @@ class TrainedRun:
     """The directory `path` of a finished or unfinished training, and its configuration."""
 
     def __init__(self, path: Path):
-        self.path, self.config = path, load_config(inside(path, "config.toml"))
+        self.path, self.preset = path, load_preset(inside(path, "config.toml"))
 
     def minutes(self) -> float | None:
         """Return the minutes for which the model was trained; None if there is no model yet."""
@@ -92,7 +92,7 @@ class TrainedRun:
 
     def molecules(self) -> MoleculeDataset:
         """Load the molecules that the run was trained on; raise `UserError` for other data."""
-        data = dict(self.config["data"])
+        data = dict(self.preset.data)
         name = data.pop("name", None)
         if name not in MOLECULES:
             raise UserError(f"{self.path}: the data set {name!r} holds no molecules")
@@ -121,7 +121,7 @@ def _train(preset: str, path: Path, seed: int, minutes: float) -> TrainedRun:
     begun = (path / "config.toml").is_file()
     if begun:
         run = TrainedRun(path)
-        budget, trained = run.config["training"].get("minutes", 0), run.minutes()
+        budget, trained = run.preset.training.minutes or 0, run.minutes()
         check_budget(path, budget, minutes)
         if trained is not None and trained + 5e-3 >= budget:  # rounded to two decimals
             return run

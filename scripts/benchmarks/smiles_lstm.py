@@ -160,10 +160,10 @@ def train_beside(run: TrainedRun, minutes: float) -> SmilesLSTM:
     """
     place = run.path.parents[1] / "smiles-lstm" / run.path.name
     if not (place / "config.json").is_file():
-        seed, data = run.config["training"]["seed"], run.config["data"]
+        seed, data = run.preset.training.seed, run.preset.data
         train(run.molecules(), place, minutes=minutes, seed=seed, source=data)
     model = SmilesLSTM.from_pretrained(place)
     check_budget(place, model.metadata["training"]["minutes"], minutes)
-    if model.metadata["source"] not in (None, run.config["data"]):
+    if model.metadata["source"] not in (None, run.preset.data):
         raise UserError(f"{place} was trained on other data than {run.path}: delete it")
     return model

@@ -14,7 +14,7 @@ PRESETS = [f"images-{name}" for name in MODELS]
 
 def flow_of(preset, images):
     """A flow of a preset with narrow networks, every parameter with a value of its own."""
-    options = load_preset(preset)["model"]
+    options = load_preset(preset).model
     small = {"width": 8, "layers": 1, "steps": 2}
     options |= {k: v for k, v in small.items() if k == "width" or k in options}
     torch.manual_seed(0)

@@ -24,11 +24,10 @@ OTHERS = ("pixelcnn", "vae", "gan")
 
 
 def experiment(folder, name="glow", model=None, **data):
-    config = load_preset(f"images-{name}")
-    config["model"] |= {"width": 8, "steps": 1, "scales": 1} if model is None else model
-    config["data"] |= {"path": str(folder)} | data
-    config["training"] |= {"batch_size": 16}
-    return build_experiment(config)
+    preset = load_preset(f"images-{name}", ["batch_size=16"])
+    preset.model.update({"width": 8, "steps": 1, "scales": 1} if model is None else model)
+    preset.data.update({"path": str(folder)} | data)
+    return build_experiment(preset)
 
 
 @pytest.fixture(scope="module")

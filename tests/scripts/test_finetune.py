@@ -17,7 +17,7 @@ from graphcnf.molecules.properties import has_pattern
 from graphcnf.scripts.finetune import _table
 from graphcnf.training.finetuning import finetune
 from graphcnf.training.loop import Run
-from graphcnf.training.settings import load_config
+from graphcnf.training.settings import load_preset
 
 STEROID = (
     "[#6]1~[#6]~[#6]~[#6]2~[#6](~[#6]~1)~[#6]~[#6]~[#6]1~[#6]~2~[#6]~[#6]~[#6]2~[#6]~1~[#6]~[#6]"
@@ -184,6 +184,6 @@ def test_standardized_salts_are_learned_until_the_time_is_over(graphcnf, mine, m
     figures = json.loads(out)
     assert (figures["steps"], figures["left_out"]) == (1, 0)
     # What goes on after a kill takes the same number of steps, however fast the machine is then.
-    settings = load_config(Path("runs/finetune-mine/config.toml"))["training"]
-    assert settings["steps"] == 1 and "minutes" not in settings
+    settings = load_preset("runs/finetune-mine/config.toml").training
+    assert settings.steps == 1 and settings.minutes is None
     assert figures["model"] == "runs/finetune-mine"

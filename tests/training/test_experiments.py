@@ -14,14 +14,14 @@ from graphcnf.molecules.hashing import contains, hash_each
 from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.training import experiments
 from graphcnf.training.loop import HEADLINES
-from graphcnf.training.settings import load_preset, preset_names
+from graphcnf.training.settings import Preset, TrainingSettings, load_preset, preset_names
 
 pytestmark = pytest.mark.usefixtures("cache_folder")
 
 
 def build(data, model=None):
-    config = {"model": model or {}, "data": data, "training": {"steps": 1}}
-    return experiments.build_experiment(config)
+    preset = Preset(model or {}, data, TrainingSettings(steps=1))
+    return experiments.build_experiment(preset)
 
 
 @pytest.mark.parametrize(
@@ -45,12 +45,6 @@ def test_a_mistake_in_the_model_is_found_before_data_are_read(name, model, messa
     assert not loads
 
 
-def shipped(name, **data):
-    config = load_preset(name)
-    config["data"] |= data
-    return config
-
-
 def first_step(experiment):
     batch = next(iter(experiment.train_batches(0, 0, 0)))
     loss, metrics = experiment.model.training_loss(batch)
@@ -60,7 +54,7 @@ def first_step(experiment):
 
 def test_presets_of_molecules_fit_their_models():
     configs = map(load_preset, preset_names())
-    models = [c["model"] for c in configs if c["data"]["name"] in experiments.MOLECULES]
+    models = [c.model for c in configs if c.data["name"] in experiments.MOLECULES]
     assert len(models) > 8
     for model in models:
         if "start" not in model:
@@ -111,30 +105,28 @@ def test_a_training_of_molecules_counts_its_copies(tmp_path, graphcnf):
 
 @pytest.mark.parametrize("name", ["set-shuffling-groups", "set-summation-groups"])
 def test_sets_in_groups(name):
-    assert first_step(experiments.build_experiment(shipped(name))).shape == (128, 16)
+    assert first_step(experiments.build_experiment(load_preset(name))).shape == (128, 16)
 
 
 @pytest.mark.parametrize("encoding", ["linear", "variational", "mixture"])
 @pytest.mark.parametrize("name", ["set-shuffling", "set-summation"])
 def test_sets_take_every_encoding_of_the_paper(name, encoding):
-    config = shipped(name)
-    config["model"] |= {"encoding": encoding, "width": 8, "heads": 2}
-    config["training"]["batch_size"] = 4
-    first_step(experiments.build_experiment(config))
+    preset = load_preset(name, ["batch_size=4", "model.width=8", "model.heads=2"])
+    preset.model["encoding"] = encoding
+    first_step(experiments.build_experiment(preset))
 
 
 @pytest.mark.parametrize("name, most", [("coloring-small", 20), ("coloring-large", 50)])
 def test_coloring(name, most):
-    config = shipped(name, graphs=40)
-    config["training"]["batch_size"] = 4
-    experiment = experiments.build_experiment(config)
+    preset = load_preset(name, ["batch_size=4", "data.graphs=40"])
+    experiment = experiments.build_experiment(preset)
     batch = first_step(experiment)
     assert len(batch) == 4 and batch.mask.shape[1] <= most
     experiment.model.eval()
     held_out = next(iter(experiment.eval_batches()))
     assert "validity" in experiment.model.training_loss(held_out)[1]
     assert experiment.model.metadata["data"] == {
-        k: v for k, v in config["data"].items() if k != "name"
+        k: v for k, v in preset.data.items() if k != "name"
     }
 
 

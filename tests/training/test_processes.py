@@ -19,7 +19,7 @@ import torch
 from graphcnf.training import TrainingSettings
 from graphcnf.training.checkpoint import load_checkpoint
 from graphcnf.training.loop import Run, fit
-from graphcnf.training.settings import is_main, load_config
+from graphcnf.training.settings import is_main, load_preset
 
 SETTINGS = dict(steps=24, threads=1, accelerator="cpu", log_every=4, warmup_steps=5,
                 eval_minutes=0, final_eval_batches=5, batch_size=8,
@@ -109,7 +109,7 @@ def test_two_nodes_take_the_course_of_one_process(tiny, tmp_path, alone):
     said = ended(*two_nodes(tiny, tmp_path / "run", tmp_path / "run"))
     assert sum("2 x cpu" in text for text in said) == 1
     assert_same_course(alone, tmp_path / "run")
-    assert load_config(tmp_path / "run" / "config.toml")["training"]["devices"] == 1
+    assert load_preset(tmp_path / "run" / "config.toml").training.devices == 1
 
 
 def test_one_process_two_of_which_one_is_killed_and_one_again(tiny, tmp_path, alone):

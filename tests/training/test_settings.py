@@ -60,9 +60,9 @@ def test_plans_follow_the_number_of_molecules():
 
 def test_every_shipped_preset_loads():
     for name in preset_names():
-        config = load_preset(name)
-        assert config["data"]["name"]
-        assert set(config) == {"model", "data", "training"}
+        preset = load_preset(name)
+        assert preset.data["name"] and preset.source == name
+        assert TrainingSettings.from_dict(preset.tables()["training"]) == preset.training
 
 
 def test_overrides():
