@@ -24,6 +24,7 @@ from graphcnf.categorical.categorical_flow import check_rows
 from graphcnf.categorical.transformer import HIDDEN, Transformer
 from graphcnf.discrete.contexts import GAIN, ContextCounts, best_factor
 from graphcnf.errors import UserError
+from graphcnf.flows.base import log_prob_of_sizes
 from graphcnf.flows.modules import evaluates
 from graphcnf.flows.transform import Context, log_term_dtype
 from graphcnf.limits import Range
@@ -403,10 +404,8 @@ class RowFlow(Pretrained, AutoregressiveFlow):
 
     def length_log_prob(self, lengths: Tensor) -> Tensor:
         """Return the log-prior of lengths (B,), nats; -inf for more than `positions`."""
-        prior = torch.as_tensor(self.length_probabilities()).log()
-        known = lengths.cpu().clamp(0, len(prior) - 1)
-        value = torch.where(known == lengths.cpu(), prior[known], -math.inf)
-        return value.to(lengths.device)
+        prior = torch.as_tensor(self.length_probabilities()).to(lengths.device)
+        return log_prob_of_sizes(prior.log()[None], lengths)
 
     def training_loss(self, batch: Rows, *, beta: float = 1.0):
         """Return the loss of a batch, without empty rows, and metrics.

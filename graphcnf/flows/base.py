@@ -1,8 +1,10 @@
-"""Factorized base densities, and random draws that are reproducible per record.
+"""Factorized base densities, priors of sizes, and random draws that are reproducible per record.
 
 A *base density* is the density of the latents of a flow: independent variables of a simple
-distribution. A *record* is one sample of a series, such as one graph. Each record has a random
-generator of its own, so that it does not depend on the other records of its batch.
+distribution. The *size* of a record is its number of positions, and its *prior* the frequencies of
+sizes in training data: flows model a record given its size. A *record* is one sample of a series,
+such as one graph. Each record has a random generator of its own, so that it does not depend on
+the other records of its batch.
 """
 
 from __future__ import annotations
@@ -33,6 +35,54 @@ def record_generators(seed: int | tuple, first: int, count: int) -> list[np.rand
         np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, record))))
         for record in range(first, first + count)
     ]
+
+
+def size_prior(
+    counts: Sequence[float], most: int, low: int = 0, high: int | None = None
+) -> np.ndarray:
+    """Return the prior of sizes, float64 (most + 1,).
+
+    Args:
+        counts: How many training data have size 0, 1, ...
+        most: Largest size that the model can represent.
+        low: Lowest size of a range, to which the prior is restricted.
+        high: Highest size of the range, included; None for `most`.
+
+    Returns:
+        Probabilities of the sizes 0 to `most`: shares of the counts in the range, or equal ones of
+        all sizes above 0 in it if it has no counts.
+    """
+    prior, known = np.zeros(most + 1), np.asarray(counts, dtype=float)[: most + 1]
+    prior[: len(known)] = known
+    end = most + 1 if high is None else high + 1
+    prior[:low] = prior[end:] = 0
+    if not prior.any():
+        prior[max(low, 1) : end] = 1
+    return prior / prior.sum()
+
+
+def draw_sizes(prior: np.ndarray, generators: Sequence[np.random.Generator]) -> np.ndarray:
+    """Draw one size for each generator, int64 (B,), by its next number.
+
+    Args:
+        prior: Probabilities of sizes 0, 1, ...; they need not sum to one.
+        generators: Random generators, such as `record_generators`.
+    """
+    below = prior.cumsum()
+    drawn = np.searchsorted(below, [g.random() * below[-1] for g in generators], "right")
+    return drawn.clip(max=len(below) - 1)
+
+
+def log_prob_of_sizes(log_prior: Tensor, sizes: Tensor) -> Tensor:
+    """Return the log-probabilities of sizes, (B,) nats; -inf for sizes that the prior lacks.
+
+    Args:
+        log_prior: Log-probabilities of the sizes 0, 1, ..., (1, S), or of each record (B, S).
+        sizes: Sizes, (B,) long.
+    """
+    known = sizes.clamp(0, log_prior.shape[1] - 1)
+    own = log_prior.expand(len(sizes), -1).gather(1, known[:, None])[:, 0]
+    return torch.where(known == sizes, own, -math.inf)
 
 
 def draw_normal(

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from graphcnf.categorical.categorical_flow import Bound
 from graphcnf.errors import UserError
+from graphcnf.flows.base import log_prob_of_sizes, size_prior
 from graphcnf.flows.modules import evaluates
 from graphcnf.flows.transform import Noise
 from graphcnf.graphs.batch import BATCH, GraphBatch, Latents, PackedGraphs, batches
@@ -422,13 +423,8 @@ class GraphModel(Pretrained, ABC):
         low, high = sizes or (0, self.max_nodes)
         if sizes is not None:
             self._check(low, high, 1.0)
-        prior = np.zeros(self.max_nodes + 1)
-        known = np.asarray(self.metadata.get("size_histogram", []), dtype=float)[: len(prior)]
-        prior[: len(known)] = known
-        prior[:low] = prior[high + 1 :] = 0
-        if not prior.any():
-            prior[max(low, 1) : high + 1] = 1
-        prior /= prior.sum()
+        counts = self.metadata.get("size_histogram", [])
+        prior = size_prior(counts, self.max_nodes, low, high)
         if conditions is None:
             return prior
         with torch.no_grad():
@@ -444,9 +440,7 @@ class GraphModel(Pretrained, ABC):
         log_probs = torch.as_tensor(prior).log()[None].to(sizes.device)
         if conditions is not None:
             log_probs = self._size_log_probs(prior, conditions)
-        known = sizes.clamp(0, self.max_nodes)
-        own = log_probs.expand(len(sizes), -1).gather(1, known[:, None])[:, 0]
-        return torch.where(known == sizes, own, -math.inf)
+        return log_prob_of_sizes(log_probs, sizes)
 
     def _check(self, low: int, high: int, temperature: float) -> None:
         if not 1 <= low <= high <= self.max_nodes:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from graphcnf.flows.base import record_generators
+from graphcnf.flows.base import draw_sizes, record_generators
 from graphcnf.flows.transform import Noise
 from graphcnf.graphs.batch import BATCH, batches
 
@@ -116,9 +116,8 @@ def batches_of_block(block: range, prior: np.ndarray, seed: int | tuple, size: i
     The first number that the generator of a record draws gives its size; the generators go on to
     draw the latents. The arguments are those of `record_batches`, with `size` graphs in a batch.
     """
-    below, generators = prior.cumsum(), record_generators(seed, block.start, len(block))
-    sizes = np.searchsorted(below, [g.random() * below[-1] for g in generators], "right")
-    sizes = sizes.clip(max=len(below) - 1)
+    generators = record_generators(seed, block.start, len(block))
+    sizes = draw_sizes(prior, generators)
     for chosen in batches(sizes, size):
         yield block.start + chosen, sizes[chosen], [generators[k] for k in chosen]
 
