@@ -164,7 +164,7 @@ class PathNetwork(Network):
         self.joined = nn.Linear(len(TOGETHER) * 2 * level_width, width)
         self.by_distance = nn.Parameter(torch.zeros(layers * heads, max_nodes))
         self.by_level = nn.Parameter(torch.zeros(layers * heads, LEVELS))
-        self.blocks = Transformer(width, heads, expansion, layers, dropout=dropout)
+        self.blocks = self.make_blocks(width, heads, expansion, layers, dropout)
         self.dropout = nn.Dropout(dropout)
         self.norm = nn.LayerNorm(width)
         self.hidden = nn.ModuleList(nn.Linear(width, head_width) for _ in self.cardinalities)
@@ -178,6 +178,16 @@ class PathNetwork(Network):
         )
         for table in [self.position, self.remaining, *self.values]:
             nn.init.normal_(table.weight, std=0.2)
+
+    def make_blocks(
+        self, width: int, heads: int, expansion: float, layers: int, dropout: float
+    ) -> Any:
+        """Return the module `blocks`, for a network of one's own with other attention blocks.
+
+        The arguments are those of the constructor. `attended` calls the module with all positions;
+        for drawing, it has the methods `cache` and `step` of `Transformer`.
+        """
+        return Transformer(width, heads, expansion, layers, dropout=dropout)
 
     def inputs(self, channels: Tensor, codes: Tensor) -> Tensor:
         """Embed paths.
