@@ -1,4 +1,4 @@
-"""Assertions about transforms, and about likelihood bounds that are estimated with fresh noise.
+"""Assertions about transforms, networks, and likelihood bounds estimated with fresh noise.
 
 They check properties rather than values, and raise AssertionError with the deviation::
 
@@ -20,11 +20,13 @@ import math
 import pickle
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import fields, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from graphcnf.categorical.autoregressive import AutoregressiveCoupling, Network
 from graphcnf.flows.transform import Bijection, Context, Transform, masked
 
 VARIATIONS = ("batch", "length", "holes", "far")
@@ -308,6 +310,35 @@ def assert_serialisable(transform: Transform, x: Tensor, context: Context = Cont
         parameter.add_(torch.rand_like(parameter))
     unpickled.load_state_dict(torch.load(file, weights_only=True))
     compare(unpickled, "after loading the state_dict")
+
+
+@torch.no_grad()
+def assert_stepping_agrees(
+    network: Network, x: Tensor, context: Any, *, atol: float = 1e-5, rtol: float = 1e-5
+) -> None:
+    """Check that a network gives the same probabilities in scoring and in drawing.
+
+    Scoring calls `Network.steps`, which may evaluate all positions in one pass; drawing calls
+    ``start``, ``step`` and ``update``, here with given categories in place of drawn ones. In both,
+    every real position must be decided once.
+
+    Args:
+        network: The network, moved away from an initialisation that ignores its input.
+        x: Categories, (B, N, V) long.
+        context: What the network is told, with a mask (B, N) of real positions.
+        atol: Absolute tolerance of the log-probability of a variable, in nats.
+        rtol: Relative tolerance of it.
+    """
+    found = []
+    for name, steps in (("steps", network.steps), ("stepping", partial(Network.steps, network))):
+        decided = torch.zeros_like(context.mask, dtype=torch.long)
+        for step in steps(x, context):
+            decided[step.at] += 1
+        assert (decided[context.mask] == 1).all(), f"{name}: a position is not decided once"
+        same = copy.copy(network)
+        same.__dict__["steps"] = steps
+        found.append(AutoregressiveCoupling(same).log_probs(x, context)[context.mask])
+    _within(atol, rtol)(*found, "steps and stepping give other probabilities")
 
 
 def assert_gradients_reach_every_parameter(module: nn.Module, loss: Callable[[], Tensor]) -> None:

@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from graphcnf.categorical import Network, Step
+from graphcnf.categorical.autoregressive import InSequence
 from graphcnf.flows import Bijection, Context
 from graphcnf.testing import (
     VARIATIONS,
@@ -16,6 +18,7 @@ from graphcnf.testing import (
     assert_lower_bound,
     assert_mask_invariance,
     assert_normalised,
+    assert_stepping_agrees,
 )
 
 
@@ -161,3 +164,54 @@ def test_wrong_bounds_are_found():
         assert_lower_bound(lambda x, k: model.log_prob(x, 1) - 0.1 * k, SPACE, repeats=200)
     with pytest.raises(ValueError, match="increase"):
         assert_lower_bound(model.log_prob, SPACE, samples=(8, 1))
+
+
+class Bits(Network):
+    """A bit at each position, with the odds of those before it, and one mistake of choice."""
+
+    cardinalities = (2,)
+
+    def __init__(self, mistake=None):
+        super().__init__()
+        self.mistake, self.odds = mistake, nn.Parameter(torch.tensor(0.5))
+
+    def hidden(self, before):
+        return torch.stack([torch.zeros_like(before), before * self.odds], -1)
+
+    def steps(self, x, context):
+        before = x[..., 0].cumsum(1)
+        if self.mistake != "sees itself":
+            before = before - x[..., 0]
+        mask = context.mask.clone()
+        if self.mistake == "leaves out":
+            mask[:, 0] = False
+        yield Step(mask.nonzero(as_tuple=True), self.hidden(before.float())[mask])
+
+    def start(self, context):
+        return BitState(self, context.mask)
+
+
+class BitState:
+    """Bits so far."""
+
+    def __init__(self, network, mask):
+        self.network, self.order = network, InSequence(mask)
+        self.before = torch.zeros(len(mask))
+
+    def step(self):
+        self.at = self.order.next()
+        return (
+            None if self.at is None else Step(self.at, self.network.hidden(self.before[self.at[0]]))
+        )
+
+    def update(self, x):
+        self.before[self.at[0]] += x[:, 0]
+
+
+def test_scoring_must_agree_with_drawing():
+    x = torch.randint(2, (6, 5, 1), generator=torch.Generator().manual_seed(0))
+    context = Context(torch.arange(5) < torch.tensor([5, 4, 2, 5, 1, 3])[:, None])
+    assert_stepping_agrees(Bits(), x, context)
+    for mistake, message in (("sees itself", "other prob"), ("leaves out", "not decided once")):
+        with pytest.raises(AssertionError, match=message):
+            assert_stepping_agrees(Bits(mistake), x, context)
