@@ -255,23 +255,6 @@ def leftovers(path: Path) -> list[Path]:
     return [p for p in paths if os.path.islink(p) or p.is_file()]
 
 
-def check_begun(folder: Path, resume: bool) -> None:
-    """Raise `UserError` if a training may not begin in a folder: it would replace another one.
-
-    With `resume`, a run continues from its checkpoint. Without one it may begin anew, since it
-    failed before the first one, unless there is a model.
-    """
-    last = inside(folder, "checkpoints", "last.ckpt")
-    if resume and last.exists():
-        return
-    results = ("model",) if resume else ("model", "snapshots", "metrics.csv")
-    there = [name for name in results if inside(folder, name).exists()]
-    if there or last.exists():
-        goes_on = last.exists() or there == ["metrics.csv"]
-        cure = "resume it (--resume)" if goes_on else f"put back {last}"
-        raise UserError(f"{folder} holds a run: {cure}, or choose another folder")
-
-
 def claim(folder: Path, kind: str) -> bool:
     """Create the folder of a run and mark it.
 

@@ -7,13 +7,12 @@ that names the number, its range and what was given.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
 from graphcnf.errors import UserError
-from graphcnf.files import memory
 
 LARGEST_SEED = 2**63 - 1
 """Largest seed of torch's random generators."""
@@ -41,10 +40,6 @@ LARGEST_MINUTES = 5_256_000
 
 LARGEST_ORDERS = 1024
 """Largest number of node orders of a graph whose probabilities are summed."""
-
-PARAMETER_BYTES = 24
-"""Bytes of a parameter in training: weight, gradient, two moments, average, best average."""
-
 
 LARGEST_SIZE = 100_000
 """Largest value of an argument that determines the size of a model; more would take all memory."""
@@ -161,9 +156,3 @@ def limited_parameters(most: int, reason: str) -> Iterator[None]:
         yield
     finally:
         handle.remove()
-
-
-def trainable_here() -> AbstractContextManager[None]:
-    """Return the context `limited_parameters` of a model that is to be trained in this memory."""
-    reason = f"training takes {PARAMETER_BYTES} bytes of memory for each; make it smaller"
-    return limited_parameters(memory() // PARAMETER_BYTES, reason)

@@ -10,10 +10,11 @@ from typing import Annotated
 import typer
 
 from graphcnf.errors import UserError, say
-from graphcnf.files import check_begun, expand_user, inside
+from graphcnf.files import expand_user, inside
 from graphcnf.limits import check_seed
 from graphcnf.scripts._files import Role, check_outputs, paths_of
 from graphcnf.scripts._options import option
+from graphcnf.training.folder import check_begun
 from graphcnf.training.settings import (
     FREE,
     RUN,

@@ -33,11 +33,15 @@ from graphcnf.limits import (
     check_temperature,
     is_number,
     plain,
-    trainable_here,
 )
 from graphcnf.pretrained import locate
 from graphcnf.torch_state import learning
-from graphcnf.training.settings import Experiment, TrainingSettings, exit_unless_main
+from graphcnf.training.settings import (
+    Experiment,
+    TrainingSettings,
+    exit_unless_main,
+    trainable_here,
+)
 
 if TYPE_CHECKING:
     from graphcnf.training.history import History

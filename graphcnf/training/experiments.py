@@ -24,14 +24,14 @@ from graphcnf.files import expand_user
 from graphcnf.graphs.batch import GraphBatch
 from graphcnf.graphs.conditions import condition_tables
 from graphcnf.graphs.graph_model import GraphModel, model_class
-from graphcnf.limits import Range, is_integer, trainable_here
+from graphcnf.limits import Range, is_integer
 from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.molecules.properties import parse_names, property_table
 from graphcnf.molecules.vocabulary import CODEC_VERSION, MoleculeVocabulary
 from graphcnf.registry import load
 from graphcnf.torch_state import learning
 from graphcnf.training.finetuning import sample_shares
-from graphcnf.training.settings import Experiment, Preset, TrainingSettings
+from graphcnf.training.settings import Experiment, Preset, TrainingSettings, trainable_here
 
 if TYPE_CHECKING:
     from graphcnf.datasets.molecules import MoleculeDataset
@@ -65,9 +65,8 @@ def fit_preset(preset: Preset, out: str | Path, *, resume: bool = False) -> FitR
     require("lightning_fabric", "training", "train")
     from graphcnf.training.loop import fit
 
-    tables = {"model": preset.model, "data": preset.data}
     build = partial(build_experiment, preset)
-    return fit(build, preset.training, out, resume, config=tables)
+    return fit(build, preset.training, out, resume, config=preset.tables())
 
 
 @learning()

@@ -7,14 +7,14 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tomli_w
 import torch
 import torch.distributed as dist
 from lightning_fabric import Fabric
@@ -23,15 +23,7 @@ from torch import Tensor, nn
 from graphcnf import pretrained
 from graphcnf.compute.progress import progress_bar
 from graphcnf.errors import UserError, say
-from graphcnf.files import (
-    RUN_MARK,
-    check_begun,
-    claim,
-    file_lock,
-    inside,
-    leftovers,
-    replace_file,
-)
+from graphcnf.files import inside
 from graphcnf.limits import LARGEST_SEED
 from graphcnf.torch_state import learning
 from graphcnf.training.checkpoint import (
@@ -47,6 +39,7 @@ from graphcnf.training.checkpoint import (
     starting_state,
     sum_over_processes,
 )
+from graphcnf.training.folder import run_folder, write_settings
 from graphcnf.training.history import HEADLINES, History, MetricsFile, figure
 from graphcnf.training.identity import (
     check_same_parameters,
@@ -63,12 +56,6 @@ STEPS_PER_EVALUATION_BATCH = 8
 
 A held-out batch costs up to four steps, so this keeps early evaluations short.
 """
-
-RUN_FILES = (
-    "config.toml", "metrics.csv", "finetune.json", "checkpoints/last.ckpt", "model/config.json",
-    "model/model.safetensors", "model/weights.safetensors", "model/training_hashes.safetensors",
-)  # fmt: skip
-"""Files of a run that are replaced during training, and may leave temporary files after a kill."""
 
 
 @dataclass(frozen=True)
@@ -158,46 +145,13 @@ def fit(
             if state is not None:  # before data are loaded
                 check_same_run(state, settings_identity(settings, config or {}))
             experiment = experiment()
+        check_model(experiment.model)
         kinds = [p.dtype for p in experiment.model.parameters() if p.dtype.is_floating_point]
         with learning(*kinds[:1]):
             run = Run(experiment, settings, out_dir, state, lines, config)
             with launch(settings, out_dir) as fabric:
                 run.train(fabric)
             return run.result()
-
-
-@contextmanager
-def run_folder(folder: Path, resume: bool) -> Iterator[None]:
-    """Context in which one process alone writes the folder of a run, the first of the run's own.
-
-    After an error, a new folder is removed if nothing was trained.
-
-    Raises:
-        UserError: the folder is in use, or holds something that is not to be continued.
-    """
-    if not is_main():
-        yield
-        return
-    new = claim(folder, "training")
-    try:
-        with file_lock(inside(folder, ".lock"), folder):
-            check_begun(folder, resume)
-            for name in RUN_FILES:
-                for path in leftovers(inside(folder, *name.split("/"))):
-                    path.unlink(missing_ok=True)
-            yield
-    except Exception:
-        if new and {path.name for path in folder.iterdir()} <= {"config.toml", RUN_MARK}:
-            for name in ("config.toml", RUN_MARK):
-                inside(folder, name).unlink(missing_ok=True)
-            folder.rmdir()
-        raise
-
-
-def write_settings(folder: Path, settings: TrainingSettings, tables: dict[str, Any] | None) -> None:
-    """Write `config.toml`, with which a run is resumed: other tables, and `[training]`."""
-    content = tomli_w.dumps({**(tables or {}), "training": settings.to_dict()})
-    replace_file(inside(folder, "config.toml"), content.encode())
 
 
 class LossModule(nn.Module):
@@ -208,14 +162,49 @@ class LossModule(nn.Module):
         self.model, self.bf16 = model, bf16
 
     def forward(self, batch: Any, beta: float, device: torch.device):
-        """Return the loss and metrics of a batch, see `Experiment.model`."""
+        """Return the loss and metrics of a batch, see `Trainable.training_loss`."""
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
             training_loss: Any = self.model.training_loss
-            loss, metrics = training_loss(batch, beta=beta)
+            loss, metrics = checked_loss(self.model, training_loss(batch, beta=beta))
         return loss, {
             name: tuple(v.detach() if isinstance(v, Tensor) else v for v in pair)
             for name, pair in metrics.items()
         }
+
+
+def check_model(model: Any) -> None:
+    """Raise `UserError` unless a model is a `Trainable` module."""
+    name, loss = type(model).__name__, getattr(model, "training_loss", None)
+    if not (isinstance(model, nn.Module) and callable(loss)):
+        raise UserError(f"{name} must be a torch.nn.Module with training_loss(batch, *, beta=1.0)")
+    try:
+        signature(loss).bind(None, beta=1.0)
+    except TypeError as error:
+        raise UserError(f"{name}.training_loss(batch, *, beta=1.0): {error}") from None
+
+
+def check_batch(batch: Any) -> None:
+    """Raise `UserError` unless an object is a `Batch`."""
+    lacking = [part for part in ("__len__", "to", "__getitem__") if not hasattr(batch, part)]
+    if lacking:
+        raise UserError(
+            f"a batch of type {type(batch).__name__} has no {', '.join(lacking)}: it must be a "
+            "tensor, or what graphcnf.training.Batch describes"
+        )
+
+
+def checked_loss(model: nn.Module, found: Any) -> tuple[Tensor, Mapping[str, tuple]]:
+    """Return what `Trainable.training_loss` has returned; raise `UserError` for anything else."""
+    loss, metrics = found if isinstance(found, tuple) and len(found) == 2 else (None, None)
+    pairs = isinstance(metrics, Mapping) and all(
+        isinstance(pair, tuple) and len(pair) == 2 for pair in metrics.values()
+    )
+    if not (pairs and isinstance(loss, Tensor) and loss.dim() == 0):
+        raise UserError(
+            f"{type(model).__name__}.training_loss must return a scalar tensor and a dictionary "
+            "of metrics, each a pair (sum, number)"
+        )
+    return loss, metrics
 
 
 class Run:
@@ -425,6 +414,7 @@ class Run:
             empty += 1
             batches = self.experiment.train_batches(epoch, self.settings.seed, start)
             for number, batch in enumerate(batches, start):
+                check_batch(batch)
                 if len(batch) >= self.fabric.world_size:  # every process needs a sample
                     yield epoch, number, batch
                     empty = 0
@@ -583,6 +573,7 @@ class Run:
                     if self.signal is not None:
                         return None
                 if number % world == self.fabric.global_rank:
+                    check_batch(batch)
                     key = np.random.SeedSequence((self.settings.seed, number))
                     torch.manual_seed(int(key.generate_state(1)[0]))
                     loss, metrics = self.average.module(batch.to(device), 1.0, device)

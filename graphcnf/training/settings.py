@@ -7,18 +7,19 @@ import math
 import os
 import sys
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from graphcnf.arguments import assigned, check, check_names
 from graphcnf.errors import UserError, suggest
-from graphcnf.files import LARGEST_TEXT, read_file
-from graphcnf.limits import LARGEST_MINUTES, LARGEST_SEED, Range, plain
+from graphcnf.files import LARGEST_TEXT, memory, read_file
+from graphcnf.limits import LARGEST_MINUTES, LARGEST_SEED, Range, limited_parameters, plain
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -32,6 +33,9 @@ TABLES = ("model", "data", "training")
 FREE = ("minutes", "steps", "threads", "devices", "accelerator", "eval_minutes", "eval_steps",
         "checkpoint_minutes")  # fmt: skip
 """Settings that may be changed when a run is continued."""
+
+PARAMETER_BYTES = 24
+"""Bytes of a parameter in training: weight, gradient, two moments, average, best average."""
 
 Count = Annotated[int, Range(0, 10**12)]
 Positive = Annotated[int, Range(1, 10**12)]
@@ -189,14 +193,43 @@ class Preset:
         return {"model": self.model, "data": self.data, "training": self.training.to_dict()}
 
 
+class Batch(Protocol):
+    """What the training loop asks of a batch of samples; tensors are one, and `GraphBatch`."""
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+
+    def to(self, device: Any) -> Any:
+        """Return the batch on a device of torch."""
+
+    def __getitem__(self, rows: slice) -> Any:
+        """Return some of the samples, for one of several processes."""
+
+
+class Trainable(Protocol):
+    """What the training loop asks of a model, which is a `torch.nn.Module` besides."""
+
+    def training_loss(self, batch: Any, *, beta: float = 1.0) -> tuple[Tensor, Mapping[str, tuple]]:
+        """Return what training minimises, and what is reported.
+
+        Args:
+            batch: what `Experiment.train_batches` or `eval_batches` yields.
+            beta: weight of the decoder terms, see `TrainingSettings.beta_at`; a model without a
+                decoder ignores it.
+
+        Returns:
+            The loss, a scalar tensor; and the metrics by name, each a pair (sum over samples,
+            number of samples) of scalars. Both are added up over batches before the division. One
+            of `HEADLINES`, such as "bits_per_variable", is the metric by which runs are compared.
+        """
+
+
 @dataclass
 class Experiment:
     """A model and its data.
 
     Attributes:
-        model: a module with `training_loss(batch, *, beta=1.0) -> (loss, metrics)`: a scalar
-            tensor, and for each metric a pair of scalars (numerator, denominator), which are summed
-            over batches before the division. A deep copy holds the average of its weights.
+        model: a module that is `Trainable`. A deep copy holds the average of its weights.
         train_batches: `train_batches(epoch, seed, start)` yields the batches of an epoch from
             number `start` on. They must be a function of epoch and seed, so that a resumed run sees
             the same data. With several processes, each takes `batch[rank::processes]`.
@@ -211,12 +244,18 @@ class Experiment:
     """
 
     model: nn.Module
-    train_batches: Callable[[int, int, int], Iterator[Any]]
-    eval_batches: Callable[[], Iterable[Any]]
+    train_batches: Callable[[int, int, int], Iterator[Batch]]
+    eval_batches: Callable[[], Iterable[Batch]]
     headline: str | None = None
     log_line: Callable[[dict[str, Any]], str | None] | None = None
     summarize: Callable[[Any], list[str]] | None = None
     data: Any = None
+
+
+def trainable_here() -> AbstractContextManager[None]:
+    """Return the context `limited_parameters` of a model that is to be trained in this memory."""
+    reason = f"training takes {PARAMETER_BYTES} bytes of memory for each; make it smaller"
+    return limited_parameters(memory() // PARAMETER_BYTES, reason)
 
 
 def is_main() -> bool:

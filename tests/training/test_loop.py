@@ -424,3 +424,23 @@ def test_a_pruned_run_is_not_begun_anew(tiny, tmp_path, left):
     with pytest.raises(UserError, match="holds a run: "):
         fit(tiny.make_experiment(), SETTINGS, tmp_path)
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"training_loss": None}, r"TinyModel must be a torch.nn.Module with training_loss\(batch"),
+        ({"training_loss": lambda batch: 1}, "unexpected keyword argument 'beta'"),
+        ({"training_loss": lambda batch, beta: 1}, "must return a scalar tensor and a dictionary"),
+        ({"training_loss": lambda batch, beta: (batch.sum(), {"x": 1})}, "each a pair"),
+        ({"batch": [1, 2]}, "a batch of type list has no to: it must be a tensor, or what"),
+    ],
+)
+def test_a_model_or_batch_that_cannot_be_trained_is_named(tiny, tmp_path, change, message):
+    experiment = tiny.make_experiment()
+    batch = change.pop("batch", None)
+    experiment.model.__dict__.update(change)
+    if batch is not None:
+        experiment.train_batches = lambda *place: iter([batch])
+    with pytest.raises(UserError, match=message):
+        fit(experiment, SETTINGS, tmp_path / "run")

@@ -1,0 +1,71 @@
+"""The folder of a run: what may begin or go on in it, and who writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from graphcnf.errors import UserError
+from graphcnf.files import RUN_MARK, claim, file_lock, inside, leftovers, replace_file
+from graphcnf.training.settings import TrainingSettings, is_main
+
+RUN_FILES = (
+    "config.toml", "metrics.csv", "finetune.json", "checkpoints/last.ckpt", "model/config.json",
+    "model/model.safetensors", "model/weights.safetensors", "model/training_hashes.safetensors",
+)  # fmt: skip
+"""Files of a run that are replaced during training, and may leave temporary files after a kill."""
+
+
+def check_begun(folder: Path, resume: bool) -> None:
+    """Raise `UserError` if a training may not begin in a folder: it would replace another one.
+
+    With `resume`, a run continues from its checkpoint. Without one it may begin anew, since it
+    failed before the first one, unless there is a model.
+    """
+    last = inside(folder, "checkpoints", "last.ckpt")
+    if resume and last.exists():
+        return
+    results = ("model",) if resume else ("model", "snapshots", "metrics.csv")
+    there = [name for name in results if inside(folder, name).exists()]
+    if there or last.exists():
+        goes_on = last.exists() or there == ["metrics.csv"]
+        cure = "resume it (--resume)" if goes_on else f"put back {last}"
+        raise UserError(f"{folder} holds a run: {cure}, or choose another folder")
+
+
+@contextmanager
+def run_folder(folder: Path, resume: bool) -> Iterator[None]:
+    """Context in which one process alone writes the folder of a run, the first of the run's own.
+
+    After an error, a new folder is removed if nothing was trained.
+
+    Raises:
+        UserError: the folder is in use, or holds something that is not to be continued.
+    """
+    if not is_main():
+        yield
+        return
+    new = claim(folder, "training")
+    try:
+        with file_lock(inside(folder, ".lock"), folder):
+            check_begun(folder, resume)
+            for name in RUN_FILES:
+                for path in leftovers(inside(folder, *name.split("/"))):
+                    path.unlink(missing_ok=True)
+            yield
+    except Exception:
+        if new and {path.name for path in folder.iterdir()} <= {"config.toml", RUN_MARK}:
+            for name in ("config.toml", RUN_MARK):
+                inside(folder, name).unlink(missing_ok=True)
+            folder.rmdir()
+        raise
+
+
+def write_settings(folder: Path, settings: TrainingSettings, tables: dict[str, Any] | None) -> None:
+    """Write `config.toml`, by which a run is resumed: other tables, and `[training]`."""
+    import tomli_w
+
+    content = tomli_w.dumps({**(tables or {}), "training": settings.to_dict()})
+    replace_file(inside(folder, "config.toml"), content.encode())
