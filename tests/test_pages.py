@@ -51,6 +51,25 @@ def test_own_data_are_learned_and_what_is_none_is_refused_as_the_page_says(monke
         assert str(caught.value) == message
 
 
+def test_a_model_of_ones_own_learns_the_trees_of_its_page():
+    names = run("docs/own-model", least=5)
+    code = "".join(
+        re.findall(r"```python\n(.*?)```", (ROOT / "docs/own-model.md").read_text(), re.S)[1:]
+    )
+    assert sum(bool(line.strip()) for line in code.splitlines()) < 100
+    drawn = names["model"].sample(200)
+    assert drawn[:7] == names["model"].sample(7)
+    assert sum(lawful(tree) for tree in drawn) > 180
+
+
+def lawful(tree, below=False):
+    """Whether no sum stands below a product."""
+    if isinstance(tree, str):
+        return True
+    name, *parts = tree
+    return not (below and name == "+") and all(lawful(part, below or name == "*") for part in parts)
+
+
 def test_recipes_for_building_blocks():
     """Docking and routes are only defined."""
     Path("catalogue.smi").write_text("c1ccc2[nH]ccc2c1\nCN\nCCO\n")
