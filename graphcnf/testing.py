@@ -338,7 +338,7 @@ def assert_stepping_agrees(
         same = copy.copy(network)
         same.__dict__["steps"] = steps
         found.append(AutoregressiveCoupling(same).log_probs(x, context)[context.mask])
-    _within(atol, rtol)(*found, "steps and stepping give other probabilities")
+    _within(atol, rtol)(found[1], found[0], "steps and stepping give other probabilities")
 
 
 def assert_gradients_reach_every_parameter(module: nn.Module, loss: Callable[[], Tensor]) -> None:

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +26,10 @@ from graphcnf.graphs.graph_model import GraphModel, model_class
 from graphcnf.limits import Range, is_integer
 from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.molecules.properties import parse_names, property_table
-from graphcnf.molecules.vocabulary import CODEC_VERSION, MoleculeVocabulary
+from graphcnf.molecules.vocabulary import MoleculeVocabulary
 from graphcnf.registry import load
 from graphcnf.torch_state import learning
-from graphcnf.training.finetuning import sample_shares
+from graphcnf.training.finetuning import facts, sample_shares
 from graphcnf.training.settings import Experiment, Preset, TrainingSettings, trainable_here
 
 if TYPE_CHECKING:
@@ -113,14 +112,7 @@ def _of_molecules(name: str, model: dict, data: dict, settings: TrainingSettings
     if names is not None:
         dataset = replace(dataset, targets=property_values(dataset, names))
         tables = condition_tables(names, dataset.targets[train]) if learns_conditions else None
-    metadata = {
-        "dataset": dataset.name,
-        "vocabulary": dataset.vocabulary.to_dict(),
-        "size_histogram": dataset.size_histogram().tolist(),
-        # Canonical SMILES, and so the hashes, may differ between versions.
-        "rdkit": version("rdkit"),
-        "codec": CODEC_VERSION,
-    }
+    metadata = facts(dataset)
     if network is None:
         known = {
             "node_categories": len(dataset.vocabulary.atoms),

@@ -248,19 +248,24 @@ def _prepared(flow: MoleculeFlow, data) -> tuple[MoleculeFlow, Any]:
     histogram[: len(sizes)] = sizes
     histogram[: len(known_sizes)] += known_sizes
     given = flow.model.metadata
-    model.metadata = {
-        "dataset": data.name,
+    model.metadata = facts(data) | {
         "stereo": given.get("stereo", given.get("dataset")),
-        "vocabulary": vocabulary.to_dict(),
         "size_histogram": [round(size, 9) for size in histogram.tolist()],
-        "rdkit": version("rdkit"),
-        "codec": CODEC_VERSION,
-        "weights": {
-            "dataset": given.get("dataset"),
-            **given.get("training", {}),
-        },
+        "weights": {"dataset": given.get("dataset"), **given.get("training", {})},
     }
     return MoleculeFlow(model), data
+
+
+def facts(data) -> dict[str, Any]:
+    """Return what the metadata of a model say about the `MoleculeDataset` it is trained on."""
+    return {
+        "dataset": data.name,
+        "vocabulary": data.vocabulary.to_dict(),
+        "size_histogram": data.size_histogram().tolist(),
+        # Canonical SMILES, and so the hashes, may differ between versions.
+        "rdkit": version("rdkit"),
+        "codec": CODEC_VERSION,
+    }
 
 
 def _additions(before: MoleculeFlow, flow: MoleculeFlow) -> list[str]:

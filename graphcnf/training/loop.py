@@ -7,7 +7,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from inspect import signature
@@ -49,7 +49,7 @@ from graphcnf.training.identity import (
 )
 from graphcnf.training.optimizers import moving_average, optimizers_of, restore
 from graphcnf.training.processes import launch
-from graphcnf.training.settings import Experiment, TrainingSettings, is_main
+from graphcnf.training.settings import Batch, Experiment, Trainable, TrainingSettings, is_main
 
 STEPS_PER_EVALUATION_BATCH = 8
 """Training steps so far for each held-out batch that an evaluation may take.
@@ -161,50 +161,54 @@ class LossModule(nn.Module):
         super().__init__()
         self.model, self.bf16 = model, bf16
 
-    def forward(self, batch: Any, beta: float, device: torch.device):
-        """Return the loss and metrics of a batch, see `Trainable.training_loss`."""
+    def forward(
+        self, batch: Any, beta: float, device: torch.device
+    ) -> tuple[Tensor, dict[str, tuple[Any, Any]]]:
+        """Return the loss and metrics of a batch on a device, see `Trainable.training_loss`.
+
+        Raises:
+            UserError: the model returns anything else.
+        """
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
             training_loss: Any = self.model.training_loss
-            loss, metrics = checked_loss(self.model, training_loss(batch, beta=beta))
-        return loss, {
-            name: tuple(v.detach() if isinstance(v, Tensor) else v for v in pair)
-            for name, pair in metrics.items()
-        }
+            found = training_loss(batch, beta=beta)
+        try:
+            loss, metrics = found
+            pairs = {k: (detached(top), detached(low)) for k, (top, low) in metrics.items()}
+            scalar = loss.dim() == 0
+        except (AttributeError, TypeError, ValueError):
+            scalar = False
+        if not scalar:
+            raise UserError(
+                f"{type(self.model).__name__}.training_loss must return a scalar tensor and a "
+                "dictionary of metrics, each a pair (sum, number)"
+            )
+        return loss, pairs
+
+
+def detached(value: Any) -> Any:
+    """Return a tensor without its gradient, and any other value as it is."""
+    return value.detach() if isinstance(value, Tensor) else value
 
 
 def check_model(model: Any) -> None:
     """Raise `UserError` unless a model is a `Trainable` module."""
-    name, loss = type(model).__name__, getattr(model, "training_loss", None)
-    if not (isinstance(model, nn.Module) and callable(loss)):
+    name = type(model).__name__
+    if not (isinstance(model, nn.Module) and isinstance(model, Trainable)):
         raise UserError(f"{name} must be a torch.nn.Module with training_loss(batch, *, beta=1.0)")
     try:
-        signature(loss).bind(None, beta=1.0)
+        signature(model.training_loss).bind(None, beta=1.0)
     except TypeError as error:
         raise UserError(f"{name}.training_loss(batch, *, beta=1.0): {error}") from None
 
 
 def check_batch(batch: Any) -> None:
     """Raise `UserError` unless an object is a `Batch`."""
-    lacking = [part for part in ("__len__", "to", "__getitem__") if not hasattr(batch, part)]
-    if lacking:
+    if not isinstance(batch, Batch):
         raise UserError(
-            f"a batch of type {type(batch).__name__} has no {', '.join(lacking)}: it must be a "
-            "tensor, or what graphcnf.training.Batch describes"
+            "a batch must be a tensor, or have a length, parts and to(device), as "
+            f"graphcnf.training.Batch describes: got a {type(batch).__name__}"
         )
-
-
-def checked_loss(model: nn.Module, found: Any) -> tuple[Tensor, Mapping[str, tuple]]:
-    """Return what `Trainable.training_loss` has returned; raise `UserError` for anything else."""
-    loss, metrics = found if isinstance(found, tuple) and len(found) == 2 else (None, None)
-    pairs = isinstance(metrics, Mapping) and all(
-        isinstance(pair, tuple) and len(pair) == 2 for pair in metrics.values()
-    )
-    if not (pairs and isinstance(loss, Tensor) and loss.dim() == 0):
-        raise UserError(
-            f"{type(model).__name__}.training_loss must return a scalar tensor and a dictionary "
-            "of metrics, each a pair (sum, number)"
-        )
-    return loss, metrics
 
 
 class Run:

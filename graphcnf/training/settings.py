@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, runtime_checkable
 
 from graphcnf.arguments import assigned, check, check_names
 from graphcnf.errors import UserError, suggest
@@ -193,6 +193,7 @@ class Preset:
         return {"model": self.model, "data": self.data, "training": self.training.to_dict()}
 
 
+@runtime_checkable
 class Batch(Protocol):
     """What the training loop asks of a batch of samples; tensors are one, and `GraphBatch`."""
 
@@ -206,6 +207,7 @@ class Batch(Protocol):
         """Return some of the samples, for one of several processes."""
 
 
+@runtime_checkable
 class Trainable(Protocol):
     """What the training loop asks of a model, which is a `torch.nn.Module` besides."""
 

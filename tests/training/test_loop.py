@@ -429,18 +429,20 @@ def test_a_pruned_run_is_not_begun_anew(tiny, tmp_path, left):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"training_loss": None}, r"TinyModel must be a torch.nn.Module with training_loss\(batch"),
+        ({"model": torch.nn.Linear(2, 2)}, r"Linear must be a torch.nn.Module with training_loss"),
         ({"training_loss": lambda batch: 1}, "unexpected keyword argument 'beta'"),
         ({"training_loss": lambda batch, beta: 1}, "must return a scalar tensor and a dictionary"),
         ({"training_loss": lambda batch, beta: (batch.sum(), {"x": 1})}, "each a pair"),
-        ({"batch": [1, 2]}, "a batch of type list has no to: it must be a tensor, or what"),
+        ({"batch": [1, 2]}, "a batch must be a tensor, or .* got a list"),
     ],
 )
 def test_a_model_or_batch_that_cannot_be_trained_is_named(tiny, tmp_path, change, message):
     experiment = tiny.make_experiment()
-    batch = change.pop("batch", None)
-    experiment.model.__dict__.update(change)
-    if batch is not None:
-        experiment.train_batches = lambda *place: iter([batch])
+    if "model" in change:
+        experiment.model = change["model"]
+    elif "batch" in change:
+        experiment.train_batches = lambda *place: iter([change["batch"]])
+    else:
+        experiment.model.training_loss = change["training_loss"]
     with pytest.raises(UserError, match=message):
         fit(experiment, SETTINGS, tmp_path / "run")
