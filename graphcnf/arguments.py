@@ -3,6 +3,7 @@
 A *table* is a named part of a configuration, such as `[model]` of a TOML file; its *options* are
 arguments for a function or class. What they must be stands in the signature alone: the annotation
 of a parameter is its type, and a `Range` in it, `Annotated[float, Range(0, 1)]`, its range.
+`check` compares options with signatures before anything is built, `call` builds.
 """
 
 from __future__ import annotations

@@ -1,4 +1,10 @@
-"""State of a run, and its checkpoints and models on disk."""
+"""State of a run, and its checkpoints and models on disk.
+
+A *checkpoint* is a file with all that a run needs to go on as if it had never been stopped: weights
+and their average, optimizers, the state of torch's random generator, `Counters`, `Best`, and the
+run's identity (`graphcnf.training.identity`). A metric is a mean over samples: while batches go by,
+its numerator and denominator are added up in `Sums`, and divided at the end.
+"""
 
 from __future__ import annotations
 
@@ -32,9 +38,16 @@ Sums = dict[str, tuple[float, float]]
 
 @dataclass
 class Counters:
-    """Progress of a run: steps and seconds of its budget, epoch and number of the next batch.
+    """Progress of a run.
 
-    `evaluation_due` is True if a signal has interrupted the evaluation after the last step.
+    Attributes:
+        step: steps taken.
+        seconds: seconds in the loop, over all resumes.
+        epoch: epoch of the next batch.
+        batch: number of the next batch in its epoch.
+        bad_steps: steps that were skipped because the loss or a gradient was not finite.
+        evaluation_due: True if a signal has interrupted the evaluation after the last step.
+        last_eval: `seconds` at the end of the last evaluation.
     """
 
     step: Count = 0
@@ -65,10 +78,17 @@ class Best:
     worse: int = 0
 
     def offer(self, step: int, metrics: dict[str, float], headline: str, tolerance: float) -> bool:
-        """Record an evaluation; return True if its weights are to be kept.
+        """Record an evaluation of the averaged weights.
 
-        They are kept if the headline metric is lower than ever, or at most the share `tolerance`
-        above its lowest value and below that of the first evaluation.
+        Args:
+            step: steps taken before it.
+            metrics: metrics of the held-out batches.
+            headline: name of the metric to minimise.
+            tolerance: share by which it may lie above its lowest value so far.
+
+        Returns:
+            True if the weights are to be kept: the headline is lower than ever, or within the
+            tolerance and below that of the first evaluation.
         """
         if self.step < 0:
             self.first = metrics
@@ -85,19 +105,24 @@ class Best:
 
 
 def add(sums: Sums, metrics: Mapping[str, tuple[Tensor | float, Tensor | float]]) -> None:
-    """Add the numerators and denominators of one batch to the sums."""
+    """Add the metrics of one batch to the sums.
+
+    Args:
+        sums: what is added to, in place.
+        metrics: for each metric a pair of scalars, numerator and denominator.
+    """
     for name, (top, bottom) in metrics.items():
         before = sums.get(name, (0.0, 0.0))
         sums[name] = before[0] + float(top), before[1] + float(bottom)
 
 
 def means(sums: Sums) -> dict[str, float]:
-    """Return numerator / denominator of each metric, NaN if the denominator is 0."""
+    """Return the value of each metric: numerator / denominator, NaN if the denominator is 0."""
     return {name: top / bottom if bottom else math.nan for name, (top, bottom) in sums.items()}
 
 
 def sum_over_processes(sums: Sums) -> Sums:
-    """Return, in every process of a run, the sums over all its processes."""
+    """Return the sums over all processes of the run; all of them must call this together."""
     if not (dist.is_available() and dist.is_initialized()):
         return sums
     parts: list = [None] * dist.get_world_size()
@@ -109,7 +134,12 @@ def sum_over_processes(sums: Sums) -> Sums:
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint of tensors and plain values atomically."""
+    """Write a checkpoint atomically, with a checksum.
+
+    Args:
+        path: the file, in a folder that exists.
+        state: tensors, numbers, texts, and lists and dictionaries of them.
+    """
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **state}, buffer)
     content = buffer.getvalue()
@@ -117,7 +147,11 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint to the CPU; raise `UserError` if missing, damaged or of another version."""
+    """Read what `save_checkpoint` has written, with its tensors on the CPU.
+
+    Raises:
+        UserError: the file is missing, damaged or of another version.
+    """
     try:
         whole = read_file(path, memory() // 2)
         digest, content = whole[len(MAGIC) : len(MAGIC) + 32], whole[len(MAGIC) + 32 :]
@@ -137,10 +171,15 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def starting_state(path: Path) -> dict[str, Any]:
-    """Return a checkpoint with its `path`, counters as `Counters` and figures as `Best`.
+    """Read a checkpoint to start a run from.
+
+    Returns:
+        The entries of the checkpoint (see `Run._save`), checked: "at" is a `Counters`, "best" None
+        or a dictionary whose "figures" are a `Best`, "metrics" and "sums" hold numbers. Added is
+        "path", the file, for messages.
 
     Raises:
-        UserError: It is missing, damaged or of another version.
+        UserError: it is missing, damaged or of another version.
     """
     state = load_checkpoint(path)
     with checkpoint_errors(path):
@@ -164,7 +203,7 @@ def _numbers(values: dict) -> dict[str, float]:
 
 @contextmanager
 def checkpoint_errors(path: Path) -> Iterator[None]:
-    """Context that turns errors of restoring a checkpoint into `UserError` with its path."""
+    """Context that turns errors of restoring a checkpoint into a `UserError` that names it."""
     try:
         yield
     except KeyError as error:
@@ -181,7 +220,10 @@ def check_finite(tensors: Iterable[torch.Tensor], what: str) -> None:
 
 
 def save_model(folder: Path, model: nn.Module) -> None:
-    """Write a model by its method `save_pretrained`; a model without it, as weights alone."""
+    """Write a model by its method `save_pretrained`.
+
+    Of a model without this method the weights alone are written, to `weights.safetensors`.
+    """
     save_pretrained: Any = getattr(model, "save_pretrained", None)
     if save_pretrained is not None:
         save_pretrained(folder)

@@ -1,4 +1,9 @@
-"""Experiments of presets: for each data set, a function that builds the model and its batches."""
+"""Experiments of presets: for each data set, a function that builds the model and its batches.
+
+The functions take the tables `model` and `data` of a preset as dictionaries, which they may change,
+and the settings. A model's arguments are checked before data are loaded, which may take minutes.
+*Conditions* are properties of molecules that a model can be asked for, such as logP.
+"""
 
 from __future__ import annotations
 
@@ -93,9 +98,11 @@ def build_experiment(preset: Preset) -> Experiment:
 
 
 def _of_molecules(name: str, model: dict, data: dict, settings: TrainingSettings) -> Experiment:
-    """Return the experiment of a molecule data set and a `GraphModel`.
+    """Return the experiment of a molecule data set, one of `MOLECULES`, and a `GraphModel`.
 
-    The model's arguments are checked before the molecules are loaded, which may take minutes.
+    Raises:
+        UserError: a bad argument of the model or the loader, or a model that cannot represent all
+            of the molecules.
     """
     names = _property_names(model.pop("properties")) if "properties" in model else None
     network = _start_model(model, names) if "start" in model else None
@@ -141,7 +148,11 @@ def _of_molecules(name: str, model: dict, data: dict, settings: TrainingSettings
 
 
 def _copies(model: GraphModel) -> list[str]:
-    """Return a sentence on the samples of a trained model: how many are copies."""
+    """Return a sentence on `SAMPLES` samples of a trained model: how many are copies.
+
+    Args:
+        model: a model of molecules, which knows the hashes of its training molecules.
+    """
     assert model.training_hashes is not None
     _, shares = sample_shares(MoleculeFlow(model), model.training_hashes, SAMPLES, seed=0)
     return [
@@ -152,7 +163,15 @@ def _copies(model: GraphModel) -> list[str]:
 
 
 def _check_model(model: dict, names: list[str] | None) -> None:
-    """Raise `UserError` if the model that a `[model]` table names does not take its options."""
+    """Check a `[model]` table of molecules.
+
+    Args:
+        model: the table, without `properties`.
+        names: properties of which the model is to learn to draw molecules; None for none.
+
+    Raises:
+        UserError: unknown architecture, or arguments that it does not take.
+    """
     architecture, order = str(model.get("architecture", "path")), model.get("order", "canonical")
     found = call("[model]", model_class, architecture, order, known={})
     if names is not None and not found.takes_conditions:
@@ -162,12 +181,13 @@ def _check_model(model: dict, names: list[str] | None) -> None:
 
 
 def _experiment(model, dataset, size: int, held_out: int) -> Experiment:
+    """Return the experiment of a data set with training batches of `size`, others of `held_out`."""
     batches = partial(dataset.test_batches, held_out)
     return Experiment(model, partial(dataset.train_batches, size), batches, data=dataset)
 
 
 def _property_names(names: Any) -> list[str]:
-    """Return the names in `[model] properties`; raise `UserError` for anything else."""
+    """Return the names in `[model] properties`; raise `UserError` if it is no list of names."""
     if not (isinstance(names, list) and names and all(isinstance(n, str) for n in names)):
         raise UserError(
             f'[model]: properties must be a list such as ["logp", "qed"], got {names!r}'
@@ -176,7 +196,12 @@ def _property_names(names: Any) -> list[str]:
 
 
 def property_values(dataset: MoleculeDataset, names: Sequence[str]) -> np.ndarray:
-    """Return properties of every molecule, (M, P) float64, computed once and then cached."""
+    """Return the properties of all M molecules of a data set, (M, P) float64.
+
+    Args:
+        dataset: the molecules.
+        names: names of P properties; they are computed once, and then cached.
+    """
 
     def compute() -> dict[str, np.ndarray]:
         label = f"properties of {dataset.name}"
@@ -187,7 +212,15 @@ def property_values(dataset: MoleculeDataset, names: Sequence[str]) -> np.ndarra
 
 
 def _start_model(options: dict[str, Any], names: list[str] | None) -> GraphModel:
-    """Return the trained model that `[model] start` names, to train it further."""
+    """Return the trained model that `[model] start` names, to train it further.
+
+    Args:
+        options: the table, without `properties`: `start` alone.
+        names: properties that the preset asks for; None for none.
+
+    Raises:
+        UserError: other arguments beside `start`, no such model, or one with other properties.
+    """
     start = options["start"]
     if other := set(options) - {"start"}:
         raise UserError(f"[model]: {other.pop()} follows from start")
@@ -215,7 +248,15 @@ def _check_known(model: GraphModel, start: str, dataset: MoleculeDataset) -> Non
 
 
 def load_molecules(name: str, data: dict[str, Any]) -> MoleculeDataset:
-    """Load one of `MOLECULES` with the options of a `[data]` table."""
+    """Load molecules.
+
+    Args:
+        name: one of `MOLECULES`.
+        data: the other entries of the `[data]` table.
+
+    Raises:
+        UserError: an entry is wrong, or a file cannot be read.
+    """
     options, known = dict(data), {}
     if name == "smiles_file":
         path = options.pop("path", None)
@@ -228,7 +269,16 @@ def load_molecules(name: str, data: dict[str, Any]) -> MoleculeDataset:
 
 
 def _loaded(load: Callable, options: dict, **known) -> Any:
-    """Call a loader with the options of `[data]`, which may not contain the arguments `known`."""
+    """Call a loader with entries of `[data]`, and with arguments that these may not contain.
+
+    Args:
+        load: the loader.
+        options: the entries.
+        **known: the arguments.
+
+    Raises:
+        UserError: the loader does not take an entry, or refuses it.
+    """
     check("[data]", options, load, fixed=tuple(known))
     return call("[data]", load, known=known, **options)
 
@@ -255,7 +305,11 @@ def _coloring(model: dict, data: dict, settings: TrainingSettings) -> Experiment
 
 
 def _split(dataset: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return the indices of training and held-out molecules; raise `UserError` if none."""
+    """Return the indices of training molecules and of held-out ones, (M,) int each.
+
+    Raises:
+        UserError: there are none of either kind.
+    """
     train, held_out = dataset.split("train"), dataset.split("test")
     if not (len(train) and len(held_out)):
         raise UserError(f"{len(train)} training and {len(held_out)} held-out molecules: too few")

@@ -1,4 +1,11 @@
-"""Fine-tuning of a trained model on a user's molecules, without getting worse on held-out ones."""
+"""Fine-tuning of a trained model on a user's molecules, without getting worse on held-out ones.
+
+The molecules are divided into those that are *learned* and those that are *held out*: the weights
+are chosen by the likelihood of the latter. With few molecules, *cross-validation* takes the place
+of the division: the molecules are cut into *folds*, and a copy of the model for each fold learns
+all but that one. A *plan* is the settings of the training; a *request* is what the caller has
+asked for, by which a run is recognised when it is to go on.
+"""
 
 from __future__ import annotations
 
@@ -169,7 +176,14 @@ def finetune(
 def _planned(
     flow: MoleculeFlow, data, minutes: float | None, options: dict[str, Any]
 ) -> TrainingSettings:
-    """Return the `plan` for a data set, with as many steps as fit into `minutes`."""
+    """Return the `plan` for a data set.
+
+    Args:
+        flow: The model, enlarged to represent all molecules.
+        data: The molecules.
+        minutes: Time into which the steps have to fit on this machine; None for no limit.
+        options: Further arguments of `plan`.
+    """
     learned, options = len(data.split("train")), {**options, "held_out": len(data.split("test"))}
     chosen = plan(learned, **options)
     if minutes is None:
@@ -214,7 +228,14 @@ def _figures(data, experiment: Experiment, chosen: TrainingSettings, result) -> 
 
 
 def _prepared(flow: MoleculeFlow, data) -> tuple[MoleculeFlow, Any]:
-    """Enlarge a model to represent all molecules; return it, and the data in its categories."""
+    """Enlarge a model so that it can represent all molecules.
+
+    Returns:
+        The enlarged model, with the metadata of the new training, and the data in its categories.
+
+    Raises:
+        UserError: There are too few molecules, or the data do not say what is aromatic.
+    """
     if (distinct := len(np.unique(data.hashes))) < 20:
         raise UserError(
             f"{distinct} distinct molecules: too few to fine-tune; give 20 at least, better some "
@@ -269,7 +290,11 @@ def facts(data) -> dict[str, Any]:
 
 
 def _additions(before: MoleculeFlow, flow: MoleculeFlow) -> list[str]:
-    """List the atoms, bonds, sizes and rings that an enlarged model adds to the one before."""
+    """Return what an enlarged model has more than the one before, in words.
+
+    Returns:
+        One text for each of atoms, bonds, sizes, backtracks and ring closures that were added.
+    """
     known, vocabulary = before.vocabulary, flow.vocabulary
     found = []
     for what, labels, old, sources in (
@@ -342,7 +367,10 @@ def plan(molecules: int, *, held_out: int = 0, new: bool = False, **given) -> Tr
 
 
 def _steps_within(minutes: float, experiment: Experiment, chosen: TrainingSettings) -> int:
-    """Return the number of steps, with their evaluations, that fit into `minutes` here."""
+    """Return the number of steps, with their evaluations, that fit into `minutes` on this machine.
+
+    Three steps are taken with a copy of the model, and their time is measured.
+    """
     torch.set_num_threads(chosen.threads or torch.get_num_threads())
     model: Any = copy.deepcopy(experiment.model)
     seconds = []
@@ -358,14 +386,24 @@ def _steps_within(minutes: float, experiment: Experiment, chosen: TrainingSettin
 
 
 def _request(flow: MoleculeFlow, data, **given) -> dict[str, Any]:
-    """Return the arguments that determine a run, as JSON values."""
+    """Return the request of a run: what determines it, as JSON values by name.
+
+    Args:
+        flow: The model to start from, which counts by its hash.
+        data: The molecules, which count by their hash.
+        **given: Further arguments of `finetune`.
+    """
     molecules = hashlib.sha256("\n".join(data.smiles).encode())
     request = {"weights": model_digest(flow.model), "molecules": molecules.hexdigest(), **given}
     return json.loads(json.dumps(request, sort_keys=True))
 
 
 def _resumable(out: Path, request: dict[str, Any]) -> bool:
-    """Return True if the folder contains this run; raise `UserError` if it contains another."""
+    """Return True if the run of a request has begun in a folder, and False for a new folder.
+
+    Raises:
+        UserError: The folder contains another run, or other files.
+    """
     if is_main():
         is_claimed(out, "training")
     path = inside(out, REQUEST)

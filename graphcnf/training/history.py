@@ -1,4 +1,8 @@
-"""Metrics over the course of a training: their CSV file and their curves."""
+"""Metrics over the course of a training: their CSV file and their curves.
+
+A *row* is a line of the log. Its `phase` says whether its metrics are of training batches ("train")
+or of held-out ones ("eval").
+"""
 
 from __future__ import annotations
 
@@ -32,9 +36,11 @@ FORMATS: dict[str, dict[str, Any]] = {".png": {}, ".svg": {"Date": None}}
 
 
 class MetricsFile:
-    """A CSV file with a row per log line; existing rows after `last_step` are deleted.
+    """The CSV file of a run, to which rows are appended; a row with new columns rewrites it.
 
-    A row with new columns rewrites the file.
+    Args:
+        path: the file, which may exist.
+        last_step: the step from which the run goes on: rows of later steps are deleted.
     """
 
     def __init__(self, path: Path, last_step: int):
@@ -51,7 +57,7 @@ class MetricsFile:
         replace_file(self.path, buffer.getvalue().encode())
 
     def append(self, row: dict[str, object]) -> None:
-        """Append one row, which has a `step`."""
+        """Append one row: values by column, one of which is `step`."""
         further = [name for name in row if name not in self.columns]
         if further:
             rows = read_rows(self.path)[1] if self.columns else []
@@ -63,7 +69,14 @@ class MetricsFile:
 
 
 def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Return columns and rows of a run's file of metrics; raise `UserError` if it is unreadable."""
+    """Read a run's file of metrics, which the run may be writing.
+
+    Returns:
+        The names of the columns, and the whole rows: texts by column.
+
+    Raises:
+        UserError: there is no such file.
+    """
     try:
         text = read_file(path).decode(errors="replace")
     except OSError as error:
@@ -76,7 +89,13 @@ def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
 
 
 def figure(value: Any, form: str, missing: str) -> str:
-    """Return a metric as text, `missing` for a number that is not finite."""
+    """Return a metric as text.
+
+    Args:
+        value: a number, a text, or None for an empty text.
+        form: format of a real number, such as ".5g".
+        missing: text for a real number that is not finite.
+    """
     if isinstance(value, float):
         return format(value, form) if math.isfinite(value) else missing
     return "" if value is None else str(value)

@@ -1,6 +1,8 @@
 """What identifies a run of training: its settings, its model and its data.
 
-A run is continued only with the settings, the model and the data that it began with.
+A run is continued only with the settings, the model and the data that it began with. Its *identity*
+is what is compared: tables of JSON values, among them "training" (the settings but `FREE`) and
+"content" (a hash of the data). A checkpoint holds the identity of its run.
 """
 
 from __future__ import annotations
@@ -63,10 +65,16 @@ def run_identity(
     settings: TrainingSettings,
     tables: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Return the `settings_identity` of an experiment, with a table `content`: the data's hash.
+    """Return the identity of a run.
 
-    Without `tables`, the model is described by the table `config`: its attribute of this name, if
-    that is a dictionary.
+    Args:
+        experiment: model and data.
+        settings: settings of the training.
+        tables: further tables, as in `settings_identity`. Without them, a table `config` describes
+            the model: its attribute of this name, if that is a dictionary.
+
+    Returns:
+        The tables of `settings_identity`, and `content`, the hash of the data.
     """
     config = getattr(experiment.model, "config", None)
     tables = tables or ({"config": config} if isinstance(config, dict) else {})

@@ -1,4 +1,12 @@
-"""The training loop: steps, evaluations and checkpoints until the budget is spent or a signal."""
+"""The training loop: steps, evaluations and checkpoints until the budget is spent or a signal.
+
+A *run* is one training of a model in a folder; it may be stopped at any moment and resumed. Its
+*budget* is a number of minutes or steps, or both. A *step* changes the weights by one batch. What
+is evaluated and saved is not these weights but their moving *average* (`moving_average`). An
+*evaluation* scores held-out batches; its *headline* is the metric by which evaluations are
+compared. A *row* is a line of the log and of `metrics.csv`. A run may have several processes, of
+which the first (`is_main`) alone writes files and messages.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +68,7 @@ A held-out batch costs up to four steps, so this keeps early evaluations short.
 
 @dataclass(frozen=True)
 class FitResult:
-    """Result of a run.
+    """Result of a run, finished or interrupted.
 
     Attributes:
         finished: True if the budget is spent, or `patience` has ended the run.
@@ -69,7 +77,7 @@ class FitResult:
         minutes: minutes in the loop, over all resumes.
         metrics: last evaluation of the averaged weights.
         headline: name of the metric to minimise.
-        best: first and best evaluation, with `keep_best`.
+        best: first and best evaluation, with `keep_best`; else None.
         history: metrics over the course of the run; None before the first line of the log, and in
             all processes but the first.
         summary: the outcome of a finished run, in sentences: whether it memorised its training
@@ -155,7 +163,12 @@ def fit(
 
 
 class LossModule(nn.Module):
-    """Module that returns a model's training loss and its detached metrics."""
+    """Module whose `forward` is the model's training loss, as Lightning Fabric needs it.
+
+    Args:
+        model: a `Trainable` module.
+        bf16: compute the loss under bfloat16 autocast.
+    """
 
     def __init__(self, model: nn.Module, bf16: bool):
         super().__init__()
@@ -164,7 +177,16 @@ class LossModule(nn.Module):
     def forward(
         self, batch: Any, beta: float, device: torch.device
     ) -> tuple[Tensor, dict[str, tuple[Any, Any]]]:
-        """Return the loss and metrics of a batch on a device, see `Trainable.training_loss`.
+        """Compute the training loss of a batch.
+
+        Args:
+            batch: the batch, on the device.
+            beta: weight of the decoder terms.
+            device: the device.
+
+        Returns:
+            The loss, a scalar tensor, and the metrics by name, each a pair of scalars without
+            gradients, numerator and denominator.
 
         Raises:
             UserError: the model returns anything else.
@@ -192,7 +214,7 @@ def detached(value: Any) -> Any:
 
 
 def check_model(model: Any) -> None:
-    """Raise `UserError` unless a model is a `Trainable` module."""
+    """Raise `UserError` unless a model is a module and `Trainable`."""
     name = type(model).__name__
     if not (isinstance(model, nn.Module) and isinstance(model, Trainable)):
         raise UserError(f"{name} must be a torch.nn.Module with training_loss(batch, *, beta=1.0)")
@@ -212,7 +234,19 @@ def check_batch(batch: Any) -> None:
 
 
 class Run:
-    """One run of an experiment, started anew or from the state of a checkpoint."""
+    """One run of an experiment, started anew or from the state of a checkpoint.
+
+    Args:
+        experiment: model and data.
+        settings: all settings.
+        out_dir: folder of the run.
+        state: what `starting_state` has read, to go on from; None to begin.
+        lines: write the log to stderr.
+        tables: tables of the preset, if there is one, for `config.toml` and the run's identity.
+
+    Raises:
+        UserError: `state` is of another run.
+    """
 
     def __init__(
         self,
@@ -283,7 +317,11 @@ class Run:
             self._print(f"{name}: {saved if self.at.step else 'stopped before the first step'}")
 
     def result(self) -> FitResult:
-        """Return the result of the run; the first process reads the log and draws samples."""
+        """Return the result of the run.
+
+        In the first process, it has the log and, if the run is finished, sentences about it, for
+        which samples may be drawn. `train` must have been called.
+        """
         headline, at = self.headline(self.latest), self.at
         result = FitResult(
             self.finished, self.signal, at.step, at.seconds / 60, self.latest, headline, self.best
@@ -379,7 +417,14 @@ class Run:
         self.heard = number
 
     def _agree(self, *values) -> list[float]:
-        """Return the maximum of each value over all processes; also agree on a signal."""
+        """Agree with all processes on some numbers, and on whether a signal has come.
+
+        Args:
+            *values: numbers or scalar tensors, the same ones in every process.
+
+        Returns:
+            The largest value of each over all processes.
+        """
         found = [float(value) for value in (*values, self.heard or 0)]
         if self.fabric.world_size > 1:
             shared = torch.tensor(found, dtype=torch.float64, device=self.fabric.device)
@@ -411,7 +456,14 @@ class Run:
                 return
 
     def _batches(self) -> Iterator[tuple[int, int, Any]]:
-        """Yield endless batches with their epoch and number, the same ones in every process."""
+        """Yield batches without end, from where the run is, the same ones in every process.
+
+        Yields:
+            The epoch, the number of the batch in it, and the batch.
+
+        Raises:
+            UserError: three epochs in a row have no batch of a sample for each process.
+        """
         epoch, start = self.at.epoch, self.at.batch
         empty = 0
         while empty < 3:
@@ -426,7 +478,13 @@ class Run:
         raise UserError("the training data give no batch; is the batch size too large?")
 
     def take_step(self, epoch: int, number: int, batch: Any) -> None:
-        """Take one optimizer step; skip it if the loss or a gradient is not finite."""
+        """Take one optimizer step; skip it if the loss or a gradient is not finite.
+
+        Args:
+            epoch: epoch of the batch.
+            number: number of the batch in its epoch.
+            batch: the whole batch, of which this process takes its part.
+        """
         fabric, device, count = self.fabric, self.fabric.device, len(batch)
         part = batch if fabric.world_size == 1 else batch[fabric.global_rank :: fabric.world_size]
         weight = len(part) * fabric.world_size / count
@@ -455,7 +513,14 @@ class Run:
         self.at.epoch, self.at.batch = epoch, number + 1
 
     def _after_step(self) -> bool:
-        """Count and log the step, then end it; return True if the run ends here."""
+        """Count and log the step, then end it.
+
+        Returns:
+            True if the run ends here.
+
+        Raises:
+            UserError: `max_bad_steps` steps in a row were skipped.
+        """
         settings, at = self.settings, self.at
         at.step += 1
         self.progress = settings.progress(at.step, at.seconds)
@@ -506,7 +571,15 @@ class Run:
         return next((name for name in names if name in row), "loss")
 
     def _row(self, phase: str, metrics: dict[str, float]) -> dict[str, Any]:
-        """Return a row of `metrics.csv`."""
+        """Return a row of `metrics.csv`.
+
+        Args:
+            phase: "train", or "eval" for held-out batches.
+            metrics: value of each metric.
+
+        Returns:
+            Values by column: where the run is, then the metrics.
+        """
         return {
             "step": self.at.step,
             "phase": phase,
@@ -531,7 +604,18 @@ class Run:
             self._print(line)
 
     def _evaluate(self, finished: bool) -> bool:
-        """Evaluate the averaged weights; return False if a signal interrupts."""
+        """Evaluate the averaged weights, and keep them if they are the best so far.
+
+        Args:
+            finished: True if the budget is spent, and this is the last evaluation.
+
+        Returns:
+            False if a signal has interrupted it, and it has to be made again.
+
+        Raises:
+            UserError: the run ends with a headline that is not finite, or there are no held-out
+                batches to choose the best weights by.
+        """
         settings, step, best = self.settings, self.at.step, self.best
         last = finished and best is None  # `keep_best` compares evaluations of equal length
         limit = settings.final_eval_batches if last else settings.eval_batches
@@ -563,9 +647,13 @@ class Run:
 
     @torch.no_grad()
     def _held_out(self, limit: int) -> dict[str, float] | None:
-        """Return metrics of the first `limit` held-out batches, None if a signal interrupts.
+        """Score held-out batches, divided among the processes, with the same noise every time.
 
-        The noise is the same every time. The batches are divided among the processes.
+        Args:
+            limit: number of batches, from the first one on.
+
+        Returns:
+            Value of each metric; None if a signal has interrupted.
         """
         sums: Sums = {}
         world, device = self.fabric.world_size, self.fabric.device

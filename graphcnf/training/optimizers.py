@@ -1,4 +1,8 @@
-"""Optimizers, and the moving average of the weights."""
+"""Optimizers, and the moving average of the weights.
+
+*Hidden matrices* are the weights of linear layers between others, for which Muon is made; all other
+parameters are vectors, embeddings and output layers.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,15 @@ MOMENTUM, ITERATIONS = 0.95, 5
 
 
 def optimizers_of(model: nn.Module, settings: TrainingSettings) -> list[torch.optim.Optimizer]:
-    """Return AdamW, without weight decay on vectors, or Muon for hidden matrices and AdamW."""
+    """Return the optimizers of a model's parameters, each of which has one of them.
+
+    Returns:
+        AdamW, without weight decay on vectors; with `optimizer = "muon"`, Muon for the hidden
+        matrices before it.
+
+    Raises:
+        UserError: Muon is asked for, and there is no hidden matrix.
+    """
     trainable = [p for p in model.parameters() if p.requires_grad]
     common: dict[str, Any] = dict(lr=settings.learning_rate, weight_decay=settings.weight_decay)
     matrices = hidden_matrices(model) if settings.optimizer == "muon" else []
@@ -46,7 +58,10 @@ def optimizers_of(model: nn.Module, settings: TrainingSettings) -> list[torch.op
 
 
 def hidden_matrices(model: nn.Module) -> list[Tensor]:
-    """Return the large weights of linear layers, except a network's output layers (`ReadOut`)."""
+    """Return the weights of linear layers that Muon optimizes, each once.
+
+    They have at least `SMALLEST` rows and columns; output layers (`ReadOut`) are not among them.
+    """
     found = {
         id(module.weight): module.weight
         for module in model.modules()
@@ -56,7 +71,16 @@ def hidden_matrices(model: nn.Module) -> list[Tensor]:
 
 
 def restore(optimizers: list[torch.optim.Optimizer], states: list[dict]) -> None:
-    """Load optimizer states from a checkpoint; the weight decay of the present settings stays."""
+    """Load optimizer states from a checkpoint; the weight decay of the present settings stays.
+
+    Args:
+        optimizers: what `optimizers_of` returns.
+        states: `state_dict` of each.
+
+    Raises:
+        UserError: the states are of other optimizers.
+        ValueError: they are damaged.
+    """
     own = [[len(group["params"]) for group in o.param_groups] for o in optimizers]
     if [[len(group["params"]) for group in s["param_groups"]] for s in states] != own:
         raise UserError("the checkpoint belongs to a run with another optimizer")

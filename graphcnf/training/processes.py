@@ -1,4 +1,9 @@
-"""Start and end of the process group of a distributed run."""
+"""Start and end of the processes of a run.
+
+A *launcher* is what starts several processes for one run: Lightning Fabric on one machine, or
+`torchrun` on several. It tells each process its number by variables of the environment. The
+processes form a *group*, through which torch exchanges tensors between them.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +35,14 @@ LOST_CONNECTION = ("gloo", "nccl", "connection", "peer", "timed out", "timeout",
 
 @contextmanager
 def launch(settings: TrainingSettings, out_dir: Path) -> Iterator[Fabric]:
-    """Context that runs in every process of a training, which Lightning Fabric starts.
+    """Context in which all processes of a run have been started; each of them executes the body.
+
+    Args:
+        settings: accelerator and number of devices.
+        out_dir: folder of the run, which other processes find by the variable `RUN`.
+
+    Yields:
+        The Fabric of this process: its device, its number, and the parallel form of a module.
 
     Raises:
         UserError: the machine lacks the devices, or another process has ended.

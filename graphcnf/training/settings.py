@@ -1,4 +1,12 @@
-"""Settings and schedules of the training loop, presets in TOML, and the `Experiment`."""
+"""What is trained and how: settings, presets in TOML, and the `Experiment`.
+
+*Settings* (`TrainingSettings`) say how long and how a model is trained, whichever it is. A *preset*
+names a model, its data and settings in three *tables* of a TOML file, `[model]`, `[data]` and
+`[training]`; those that are shipped have names, and a run keeps its own as `config.toml`. An
+*experiment* is the model and the batches that are made of a preset, or in Python by hand.
+
+This module imports no torch, so that a bad preset is refused at once.
+"""
 
 from __future__ import annotations
 
@@ -124,7 +132,15 @@ class TrainingSettings:
 
     @classmethod
     def from_dict(cls, table: dict[str, Any], source: str = "[training]") -> TrainingSettings:
-        """Return the settings in a `[training]` table; raise `UserError` for a bad key or value."""
+        """Return the settings of a `[training]` table.
+
+        Args:
+            table: settings by name; the others keep their defaults.
+            source: where the table is from, for messages.
+
+        Raises:
+            UserError: there is no such setting, a value is out of range, or two do not go together.
+        """
         check_names(source, table, [field.name for field in dataclasses.fields(cls)])
         try:
             return cls(**{key: plain(value) for key, value in table.items()})
@@ -136,21 +152,30 @@ class TrainingSettings:
         return {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
 
     def as_launched(self) -> TrainingSettings:
-        """Return the settings with the number of devices that `torchrun` gives, if it is used."""
+        """Return the settings, with the number of devices that `torchrun` gives if it is used."""
         if by_torchrun():
             return dataclasses.replace(self, devices=int(os.environ["LOCAL_WORLD_SIZE"]))
         return self
 
     def progress(self, step: int, seconds: float) -> float:
-        """Return the spent share of the budget, which may exceed 1, after steps and seconds."""
+        """Return the share of the budget that is spent; it may exceed 1.
+
+        Args:
+            step: steps taken.
+            seconds: seconds in the loop.
+        """
         of_time = seconds / (60 * self.minutes) if self.minutes is not None else 0.0
         return max(of_time, step / self.steps if self.steps is not None else 0.0)
 
     def learning_rate_at(self, step: int, progress: float) -> float:
-        """Return the learning rate of a step, counted from 0, at a spent share of the budget.
+        """Return the learning rate of a step: it rises, stays, and falls to 0.
 
         `learning_rate * min(1, (step + 1) / warmup_steps) * min(1, (1 - progress) /
         decay_fraction)`.
+
+        Args:
+            step: number of the step, counted from 0.
+            progress: share of the budget that is spent.
         """
         warmup = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
         left = max(0.0, 1.0 - progress)
@@ -158,7 +183,10 @@ class TrainingSettings:
         return self.learning_rate * warmup * decay
 
     def beta_at(self, step: int) -> float:
-        """Return the weight of the decoder terms, `1 + (beta_start - 1) 2^(-step / halflife)`."""
+        """Return the weight of the decoder terms in the loss of step 0, 1, ...
+
+        `1 + (beta_start - 1) 2^(-step / beta_halflife)`.
+        """
         return 1.0 + (self.beta_start - 1.0) * math.exp2(-step / self.beta_halflife)
 
 
