@@ -10,7 +10,6 @@ import hashlib
 import io
 import json
 import os
-import time
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,11 +17,10 @@ from pathlib import Path
 import numpy as np
 from platformdirs import user_cache_dir
 
-from graphcnf.errors import say
-from graphcnf.files import expand_user, leftovers, open_input, replace_file
+from graphcnf.errors import UserError, say
+from graphcnf.files import expand_user, open_input, write_file
 
 _CHECKSUM = "checksum"
-_STALE_SECONDS = 600
 
 
 def cache_folder() -> Path:
@@ -61,12 +59,9 @@ def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     np.savez_compressed(content, **arrays, **{_CHECKSUM: _digest(path.name, arrays)})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for left in leftovers(path):
-            if time.time() - left.stat().st_mtime > _STALE_SECONDS:
-                left.unlink(missing_ok=True)
-        replace_file(path, content.getvalue())
-    except OSError as error:
-        note(f"cannot cache to {path} ({error.strerror or error}); set GRAPHCNF_CACHE to a folder")
+        write_file(path, content.getvalue())
+    except (OSError, UserError) as error:
+        note(f"{error}: not cached; set GRAPHCNF_CACHE to a folder")
 
 
 def read(path: Path) -> dict[str, np.ndarray] | None:

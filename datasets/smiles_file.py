@@ -16,7 +16,7 @@ from graphcnf.compute.parallel import Workers
 from graphcnf.datasets import MOLECULES, cache
 from graphcnf.datasets.molecules import MoleculeDataset, cache_path, encode
 from graphcnf.errors import UserError
-from graphcnf.files import NotUnpacked, gunzip, read_file, unpacked_limit
+from graphcnf.files import NotUnpacked, gunzip, read_file, unpacked_limit, write_file
 from graphcnf.limits import MAX_NODES
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
 
@@ -188,10 +188,10 @@ def _note_skipped(path: Path, unit: str, dataset: MoleculeDataset, listing: Path
         raise DataFileError(f"no usable molecule: {place}: {first.reason}{many}")
     rows = [f"{s.line}\t{s.text}\t{s.reason}\n" for s in dataset.skipped]
     try:
-        listing.write_text(f"{unit}\tsmiles\treason\n" + "".join(rows), encoding="utf-8")
+        write_file(listing, (f"{unit}\tsmiles\treason\n" + "".join(rows)).encode())
         where = f"; all are listed in {listing}"
-    except OSError as error:
-        where = f"; cannot write {listing}: {error.strerror}"
+    except UserError as error:
+        where = f"; {error}"
     cache.note(
         f"{path}: left out {count} of {count + len(dataset)} molecules, the first at {unit} "
         f"{first.line}: {first.reason}{where}"

@@ -24,7 +24,7 @@ from graphcnf.compute.parallel import Workers
 from graphcnf.datasets.molecules import MoleculeDataset, cache_path, encode
 from graphcnf.datasets.published import Source, load_published, package_file
 from graphcnf.errors import UserError
-from graphcnf.files import expand_user, read_file, read_json
+from graphcnf.files import expand_user, read_file, read_json, write_file
 from graphcnf.molecules.hashing import contains
 from graphcnf.molecules.vocabulary import CODEC_VERSION, MoleculeVocabulary
 from graphcnf.pretrained import load_array
@@ -180,4 +180,4 @@ def write_index() -> None:
         "hashes": _digest(dataset.training_hashes()),
         "held_out": base64.b64encode(zlib.compress(np.packbits(held_out), 9)).decode(),
     }
-    INDEX.write_text(json.dumps(about, indent=1) + "\n")
+    write_file(INDEX, (json.dumps(about, indent=1) + "\n").encode())

@@ -12,7 +12,6 @@ import gzip
 import io
 import json
 import os
-import re
 import stat
 import warnings
 import zlib
@@ -205,19 +204,32 @@ def gunzip(data: bytes) -> bytes:
     return content
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Replace a file atomically: write a temporary file in its folder, then rename that.
+def temporary_of(path: Path) -> Path:
+    """Return the file beside another one in which `replacing` puts the new content."""
+    return path.with_name(f".{path.name}.tmp")
 
-    After a crash the file is the old or the new one, never a part; see `leftovers`.
+
+def lock_of(path: Path) -> Path:
+    """Return the file beside another one that `output_lock` locks."""
+    return path.with_name(f".{path.name}.lock")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Context with the path of a temporary file, which replaces a file when the block ends.
+
+    After a crash the file is the old or the new one, never a part. A killed process leaves the
+    temporary file, and the next call for the same file deletes it. So only one process at a time
+    may be in this context for a file: hold a lock where others could be.
 
     Raises:
         OSError: The file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_of(path)
     try:
-        with open_new(temporary) as file:
-            file.write(data)
-            file.flush()
+        temporary.unlink(missing_ok=True)
+        yield temporary
+        with open(temporary, "r+b") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
@@ -228,6 +240,12 @@ def replace_file(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def replace_file(path: Path, data: bytes) -> None:
+    """Replace the content of a file by `replacing`, with its conditions."""
+    with replacing(path) as temporary, open_new(temporary) as file:
+        file.write(data)
+
+
 def check_output(path: Path) -> None:
     """Raise `UserError` if the path is a link, folder, pipe or device, which are not replaced."""
     if os.path.islink(path) or (path.exists() and not path.is_file()):
@@ -235,24 +253,29 @@ def check_output(path: Path) -> None:
         raise UserError(f"{path} is {kind}: write to another one")
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Write an output file of the user with `replace_file`; raise `UserError` if that fails."""
+@contextmanager
+def output_lock(path: Path) -> Iterator[None]:
+    """Context in which no other process may write an output file of the user.
+
+    Raises:
+        UserError: The file is no regular file, another process is writing it, or the block has
+            raised an `OSError` about it or a hidden file of its name.
+    """
     check_output(path)
     try:
-        replace_file(path, data)
+        with file_lock(lock_of(path), path):
+            yield
     except OSError as error:
+        names = str(path), f".{path.name}."
+        if error.filename is not None and not any(n in str(error.filename) for n in names):
+            raise
         raise UserError(f"cannot write {path}: {error.strerror or error}") from None
 
 
-def leftovers(path: Path) -> list[Path]:
-    """Return the temporary files that killed calls of `replace_file` have left beside `path`."""
-    name = re.compile(rf"\.{re.escape(path.name)}\.[0-9]+\.tmp")
-    try:
-        names = os.listdir(path.parent)
-    except FileNotFoundError:
-        return []
-    paths = [path.with_name(n) for n in names if name.fullmatch(n)]
-    return [p for p in paths if os.path.islink(p) or p.is_file()]
+def write_file(path: Path, data: bytes) -> None:
+    """Write an output file of the user; raise `UserError` if that fails."""
+    with output_lock(path):
+        replace_file(path, data)
 
 
 def claim(folder: Path, kind: str) -> bool:
@@ -271,7 +294,7 @@ def claim(folder: Path, kind: str) -> bool:
     if is_claimed(folder, kind):
         return False
     folder.mkdir(parents=True, exist_ok=True)
-    replace_file(folder / RUN_MARK, _mark(kind))
+    write_file(folder / RUN_MARK, _mark(kind))
     return True
 
 
@@ -288,7 +311,8 @@ def is_claimed(folder: Path, kind: str) -> bool:
         others = {path.name for path in folder.iterdir()}
     except FileNotFoundError:
         return False
-    if others - {path.name for path in leftovers(folder / RUN_MARK)}:
+    mark = folder / RUN_MARK  # whoever is killed while writing it leaves these files
+    if others - {temporary_of(mark).name, lock_of(mark).name}:
         raise UserError(
             f"{folder} is not empty and holds no {kind} run: choose another folder, nothing in "
             "this one is touched"

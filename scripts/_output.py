@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
@@ -18,7 +16,7 @@ from graphcnf.compute.progress import progress_bar
 from graphcnf.compute.signals import termination_raises
 from graphcnf.errors import UserError, printable
 from graphcnf.evaluation.layout import Column, Row, csv_text, json_text, markdown
-from graphcnf.files import MEMORY_SHARE, check_output, memory, open_new
+from graphcnf.files import MEMORY_SHARE, check_output, memory, output_lock, replacing
 from graphcnf.sampling.writers import (
     KINDS,
     WRITERS,
@@ -27,6 +25,7 @@ from graphcnf.sampling.writers import (
     columns_of,
     conversion,
     header,
+    open_text,
     plain_kind,
 )
 
@@ -74,12 +73,8 @@ def check_place(path: Path) -> None:
     check_output(path)
     if not path.parent.is_dir():
         raise UserError(f"cannot write {path}: there is no folder {path.parent}")
-    probe = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        open_new(probe).close()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+    with output_lock(path):
+        pass
 
 
 def molecule_kind(out: Path | None, as_json: bool, default: str = "smi") -> str:
@@ -194,22 +189,9 @@ def open_output(path: Path | None, convert: Conversion = None) -> Iterator[TextI
 def _open_file(path: Path, convert: Conversion) -> Iterator[TextIO]:
     """Context with a text file that is converted, and then replaces `path`."""
     check_place(path)
-    hidden = f".{path.name}."
-    try:
-        with termination_raises(), TemporaryDirectory(prefix=hidden, dir=path.parent) as folder:
-            whole = text = Path(folder, "text")
-            with open(text, "w", encoding="utf-8", newline="") as stream:
-                yield stream
-            if convert is not None:
-                convert(text, whole := Path(folder, "whole"))
-            with open(whole, "r+b") as file:
-                os.fsync(file.fileno())
-            os.replace(whole, path)
-    except OSError as error:
-        # A full disk names no file.
-        if error.filename is not None and hidden not in str(error.filename):
-            raise
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+    with termination_raises(), output_lock(path), replacing(path) as whole:
+        with open_text(whole, convert) as stream:
+            yield stream
 
 
 def write_text(text: str, out: Path | None) -> None:

@@ -17,10 +17,10 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from graphcnf.errors import csv_cell, require
-from graphcnf.files import open_input
+from graphcnf.files import open_input, open_new
 
 KINDS = ("smi", "csv", "sdf", "jsonl", "parquet", "smi.gz", "csv.gz", "sdf.gz", "jsonl.gz")
 """Kinds of molecule files that can be written."""
@@ -191,6 +191,25 @@ def to_parquet(
     ):
         while rows := [json.loads(line) for line in islice(lines, ROWS)]:
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+
+
+@contextmanager
+def open_text(path: Path, convert: Conversion = None) -> Iterator[TextIO]:
+    """Context with a text stream; when the block ends, its text is converted into a file.
+
+    Args:
+        path: The file, which is replaced.
+        convert: Conversion of the text; None if the file is the text.
+    """
+    text = path if convert is None else path.with_name(f"{path.name}.text")
+    try:
+        with open_new(text) as file, io.TextIOWrapper(file, "utf-8", newline="") as stream:
+            yield stream
+        if convert is not None:
+            convert(text, path)
+    finally:
+        if convert is not None:
+            text.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -8,14 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from graphcnf.errors import UserError
-from graphcnf.files import RUN_MARK, claim, file_lock, inside, leftovers, replace_file
+from graphcnf.files import RUN_MARK, claim, file_lock, inside, replace_file
 from graphcnf.training.settings import TrainingSettings, is_main
-
-RUN_FILES = (
-    "config.toml", "metrics.csv", "finetune.json", "checkpoints/last.ckpt", "model/config.json",
-    "model/model.safetensors", "model/weights.safetensors", "model/training_hashes.safetensors",
-)  # fmt: skip
-"""Files of a run that are replaced during training, and may leave temporary files after a kill."""
 
 
 def check_begun(folder: Path, resume: bool) -> None:
@@ -51,9 +45,6 @@ def run_folder(folder: Path, resume: bool) -> Iterator[None]:
     try:
         with file_lock(inside(folder, ".lock"), folder):
             check_begun(folder, resume)
-            for name in RUN_FILES:
-                for path in leftovers(inside(folder, *name.split("/"))):
-                    path.unlink(missing_ok=True)
             yield
     except Exception:
         if new and {path.name for path in folder.iterdir()} <= {"config.toml", RUN_MARK}:

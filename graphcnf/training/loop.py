@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from graphcnf import pretrained
 from graphcnf.compute.progress import progress_bar
 from graphcnf.errors import UserError, say
-from graphcnf.files import inside
+from graphcnf.files import inside, temporary_of
 from graphcnf.limits import LARGEST_SEED
 from graphcnf.torch_state import learning
 from graphcnf.training.checkpoint import (
@@ -391,6 +391,7 @@ class Run:
                     for name in ("config.json", "model.safetensors"):
                         path = inside(self.out_dir, "snapshots", folder.name, name)
                         path.unlink(missing_ok=True)
+                        temporary_of(path).unlink(missing_ok=True)
                     folder.rmdir()
 
     def _restore(self, start: dict) -> None:

@@ -6,6 +6,7 @@ the title of its section and by its number there; its cells are text without lin
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import pandas as pd
 
 from graphcnf.errors import UserError, require, say
+from graphcnf.files import write_file
 from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import option
 
@@ -58,9 +60,9 @@ def figures(
                 for panel in panels:
                     panel.spines[["top", "right"]].set_visible(False)
                 draw(tables, panels, colours)
-                path = folder / f"{name}-{theme}.svg"
-                about = {"Date": None, "Description": _drawn(panels)}
-                figure.savefig(path, transparent=True, metadata=about)
+                content, about = io.BytesIO(), {"Date": None, "Description": _drawn(panels)}
+                figure.savefig(content, format="svg", transparent=True, metadata=about)
+                write_file(folder / f"{name}-{theme}.svg", content.getvalue())
     say(f"{2 * len(PICTURES)} pictures in {folder}")
 
 

@@ -7,6 +7,7 @@ validation. The headline figure is the share of valid, unique and novel graphs.
 
 from __future__ import annotations
 
+import io
 import math
 import warnings
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from scipy.stats import chi2
 from graphcnf.discrete.categorical_model import CategoricalModel
 from graphcnf.errors import UserError, say, suggest
 from graphcnf.evaluation.layout import Column, number, percent, text
+from graphcnf.files import write_file
 from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import option
 from graphcnf.scripts.benchmarks.runner import (
@@ -241,4 +243,6 @@ def draw(shown: dict[str, list[nx.Graph]], file: Path) -> None:
             nx.draw_networkx_nodes(graph, place, ax=ax, node_size=14, node_color=colours)
     for ax in axes.flat:
         ax.axis("off")
-    figure.savefig(file, dpi=100)
+    content = io.BytesIO()
+    figure.savefig(content, format=file.suffix[1:], dpi=100)
+    write_file(file, content.getvalue())

@@ -3,6 +3,7 @@
 import errno
 import gzip
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -20,11 +21,12 @@ from graphcnf.files import (
     gunzip,
     inside,
     is_claimed,
-    leftovers,
+    lock_of,
     open_kept,
     read_file,
     read_json,
     replace_file,
+    temporary_of,
     write_file,
 )
 
@@ -38,8 +40,7 @@ def test_a_link_in_the_way_is_not_followed(tmp_path):
     with pytest.raises(OSError):
         open_kept(tmp_path / "lock")
     # A temporary file that somebody has put there is replaced, not followed.
-    temporary = tmp_path / f".x.{os.getpid()}.tmp"
-    temporary.symlink_to(victim)
+    temporary_of(tmp_path / "x").symlink_to(victim)
     replace_file(tmp_path / "x", b"new")
     assert (tmp_path / "x").read_text() == "new" and victim.read_text() == "precious"
 
@@ -175,11 +176,27 @@ def test_a_run_marks_a_new_or_empty_folder_and_no_other(tmp_path):
     assert os.listdir(tmp_path / "a") == ["b"]
     # Whoever was killed while it marked the folder has left this.
     (tmp_path / "c").mkdir()
-    (tmp_path / "c" / ".run.json.123.tmp").touch()
-    assert claim(tmp_path / "c", "training")
+    for name in (temporary_of, lock_of):
+        name(tmp_path / "c" / "run.json").touch()
+    assert claim(tmp_path / "c", "training") and os.listdir(tmp_path / "c") == ["run.json"]
 
 
-def test_leftovers_have_the_very_names_that_are_used(tmp_path):
-    for name in (".x.1.tmp", ".x.22.tmp", ".x.tmp", ".x.a.tmp", ".xy.1.tmp", "x.1.tmp"):
-        (tmp_path / name).touch()
-    assert {p.name for p in leftovers(tmp_path / "x")} == {".x.1.tmp", ".x.22.tmp"}
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from graphcnf import files
+setattr(os, sys.argv[1], lambda *arguments: os.kill(os.getpid(), signal.SIGKILL))
+files.write_file(Path(sys.argv[2]), b"new")
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_whoever_is_killed_leaves_the_old_file_and_what_the_next_one_deletes(tmp_path, call):
+    path = tmp_path / "x"
+    write_file(path, b"old")
+    killed = subprocess.run([sys.executable, "-c", KILLED, call, path])
+    assert killed.returncode == -signal.SIGKILL and path.read_bytes() == b"old"
+    assert {*tmp_path.iterdir()} == {path, temporary_of(path), lock_of(path)}
+    write_file(path, b"newer")
+    assert path.read_bytes() == b"newer" and os.listdir(tmp_path) == ["x"]

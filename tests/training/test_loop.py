@@ -261,8 +261,8 @@ def test_nothing_is_deleted_but_what_a_run_wrote(tiny, tmp_path):
     often = replace(SETTINGS, steps=2, eval_steps=1, snapshots=True)
     fit(tiny.make_experiment(), often, tmp_path)
     mine = [".notes.tmp", "checkpoints/.notes.tmp", "snapshots/00000009/notes"]
-    theirs = [".metrics.csv.77.tmp", "checkpoints/.last.ckpt.77.tmp", "model/.config.json.77.tmp",
-              "snapshots/00000009/config.json", "snapshots/00000008/model.safetensors"]  # fmt: skip
+    theirs = [".metrics.csv.tmp", "checkpoints/.last.ckpt.tmp", "model/.weights.safetensors.tmp",
+              "snapshots/00000009/config.json", "snapshots/00000008/.config.json.tmp"]  # fmt: skip
     for name in (*mine, *theirs):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
