@@ -119,33 +119,16 @@ def open_input(path: str | Path, limit: int | None = None) -> BinaryIO:
     Raises:
         OSError: The file is missing, too large, or a folder, pipe or device.
     """
-    file = _open_regular(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _PLAIN, "rb")
-    size = os.fstat(file.fileno()).st_size
-    if limit is not None and size > limit:
-        file.close()
-        raise OSError(errno.EFBIG, f"{size:,} bytes, the limit is {limit:,}", str(path))
-    return file
-
-
-def _open_regular(path: str | Path, flags: int, mode: str) -> Any:
-    """Open a regular file.
-
-    Args:
-        path: The file.
-        flags: Flags of `os.open`.
-        mode: Mode of `open`, such as "rb".
-
-    Raises:
-        OSError: The file cannot be opened, or is no regular file.
-    """
-    handle = os.open(path, flags, 0o666)
-    kind = os.fstat(handle).st_mode
-    if stat.S_ISREG(kind):
-        return open(handle, mode)
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _PLAIN)
+    found = os.fstat(handle)
+    if stat.S_ISREG(found.st_mode) and (limit is None or found.st_size <= limit):
+        return open(handle, "rb")
     os.close(handle)
-    if stat.S_ISDIR(kind):
+    if stat.S_ISDIR(found.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    raise OSError(errno.EINVAL, "a pipe or device, no regular file", str(path))
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "a pipe or device, no regular file", str(path))
+    raise OSError(errno.EFBIG, f"{found.st_size:,} bytes, the limit is {limit:,}", str(path))
 
 
 def read_file(path: str | Path, limit: int | None = None) -> bytes:
@@ -328,15 +311,6 @@ def open_new(path: Path) -> Any:
     """Open a new empty binary file; an existing file or link of this name is deleted."""
     path.unlink(missing_ok=True)
     return open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | NO_LINK, 0o666), "r+b")
-
-
-def open_kept(path: Path) -> Any:
-    """Open a binary file for update, created if missing.
-
-    Raises:
-        OSError: The file is a link, or no regular file.
-    """
-    return _open_regular(path, os.O_RDWR | os.O_CREAT | NO_LINK, "r+b")
 
 
 @contextmanager

@@ -8,8 +8,7 @@ find similar molecules with the same skeleton, which are rare among all molecule
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import replace
 from itertools import compress
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,7 +25,7 @@ from graphcnf.graphs.batch import PackedGraphs
 from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.limits import PARTICLES, check_integer, check_seed, check_temperature
 from graphcnf.molecules import codec
-from graphcnf.molecules.filters import NO_FILTERS, Filters, Reminder, passing_text
+from graphcnf.molecules.filters import NO_FILTERS, Filters, Funnel
 from graphcnf.molecules.properties import similarity_to
 from graphcnf.molecules.standardize import protonation_hash
 from graphcnf.molecules.validity import strict
@@ -315,7 +314,8 @@ class NearAnalogs:
         filters.check_sizes(origin.mol.GetNumAtoms())
         self.flow, self.origin, self.particles = flow, origin, particles
         self.seed, self.marked = seed, origin.marked
-        self.filters, self.outcomes = filters, Counter[str]()
+        self._funnel = Funnel(filters, PATIENCE)
+        self.outcomes = self._funnel.outcomes
         self.temperature, self._random = temperature, np.random.default_rng((seed, 3))
         orders = keep == "bonds"
         self._query = origin.query = _bare(origin.mol, flow.vocabulary, orders=orders).query
@@ -349,11 +349,14 @@ class NearAnalogs:
 
     def molecules(self) -> Generator[growth.Result]:
         """Yield distinct analogues; raise `UserError` once no new ones are found."""
+        yield from self._funnel.distinct(self._rounds())
+        ending = self._funnel.ending("analogues", PROPOSALS * TRIES)
+        raise UserError(f"{self.origin.smiles[:80]!r}: {ending}; {self.origin.advice}")
+
+    def _rounds(self) -> Iterator[list[tuple[int, growth.Result]]]:
+        """Yield, round by round, hashes and analogues: about one of `particles` that were found."""
         waiting: list[tuple[float, growth.Result]] = []
-        seen: set[int] = set()
-        idle, remind = 0, Reminder(self.filters)
-        patience = PATIENCE * (growth.PATIENCE_FACTOR if self.filters else 1)
-        while idle < patience:
+        while True:
             with one_thread(self.flow.model.device), codec.quiet():
                 found = self._round()
             for state, nats in found:
@@ -362,22 +365,10 @@ class NearAnalogs:
                 rank = nats / self.temperature + self._random.gumbel()
                 waiting.append((rank, growth.Result(state.smiles, graph, nats)))
             waiting.sort(key=lambda one: -one[0])
-            idle = 0 if found else idle + 1
-            remind(idle == 0, self.outcomes)
             # Yield one of `particles` molecules found, or all waiting ones if none was found.
             count = -(-len(found) // self.particles) if found else len(waiting)
             taken, waiting = waiting[:count], waiting[count:]
-            for _, one in taken:
-                key = protonation_hash(one.smiles)
-                if key not in seen:
-                    seen.add(key)
-                    yield one
-        passed = passing_text(self.filters.checks, self.outcomes)
-        raise UserError(
-            f"{self.origin.smiles[:80]!r}: {len(seen)} analogues found and no further one in "
-            f"{patience * PROPOSALS * TRIES:,} tries; {passed and f'{passed}; '}"
-            f"{self.origin.advice}"
-        )
+            yield [(protonation_hash(one.smiles), one) for _, one in taken]
 
     def _round(self) -> list[tuple[Substituted, float]]:
         """Add up to `PROPOSALS` molecules to the pool; return those that pass the filters.
@@ -402,7 +393,7 @@ class NearAnalogs:
                     continue
                 if self.origin.accepts(state.smiles, molecule):
                     new.append(state)
-                    refusals.append(self.filters.refusal(molecule))
+                    refusals.append(self._funnel.filters.refusal(molecule))
                     break
         values = self.flow.log_prob([state.smiles for state in new]).tolist()
         known = np.isfinite(values).tolist()

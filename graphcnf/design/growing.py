@@ -14,10 +14,10 @@ without probable molecules gives none.
 from __future__ import annotations
 
 import math
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,7 +34,7 @@ from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.limits import PARTICLES, check_integer, check_seed, check_temperature
 from graphcnf.molecules import codec
-from graphcnf.molecules.filters import NO_FILTERS, Filters, Reminder, passing_text
+from graphcnf.molecules.filters import NO_FILTERS, Filters, Funnel
 from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.molecules.standardize import protonation_hash
 from graphcnf.molecules.validity import strict
@@ -52,9 +52,9 @@ ROUND, TRIAL = 256, 64
 """Particles in a round; particles in a trial round, which learns in which orders of its atoms the
 model draws the fragment."""
 
-ROUNDS, PATIENCE, PATIENCE_FACTOR = 16, 8, 10
+ROUNDS, PATIENCE = 16, 8
 """Last rounds that determine the threshold; consecutive rounds without a new molecule after which
-the search ends; factor for this number when filters are active."""
+the search ends."""
 
 MOST_LEFT_OUT = 1000
 """Consecutive molecules that cannot have a fragment's stereo marks after which a search ends."""
@@ -524,7 +524,8 @@ class Growth:
         self.model, self.vocabulary = model, vocabulary
         self.seed, self.temperature, self.particles = seed, temperature, particles
         filters.check_sizes(model.max_nodes)
-        self.filters, self.outcomes = filters, Counter[str]()
+        self._funnel = Funnel(filters, PATIENCE)
+        self.outcomes = self._funnel.outcomes
         self.drawn = self.placed = self.valid = 0
         self.text, self.marked = fragment.text, fragment.marked
         self._whole = self._part(fragment, atoms)
@@ -536,29 +537,17 @@ class Growth:
 
     def molecules(self) -> Generator[Result]:
         """Yield distinct molecules (up to protonation); raise `UserError` once no new are found."""
-        seen: set[int] = set()
-        idle, number, remind = 0, 0, Reminder(self.filters)
-        patience = PATIENCE * (PATIENCE_FACTOR if self.filters else 1)
-        while idle < patience:
-            before = len(seen)
-            found = self._round(number)
-            new = [one for one in found.values() if protonation_hash(one.smiles) not in seen]
-            for one in self._choose(new, number):
-                key = protonation_hash(one.smiles)
-                if key in seen:
-                    continue
-                seen.add(key)
-                self._yielded.append(len(one.graph[0]))
-                yield one
-            idle = idle + 1 if len(seen) == before else 0
-            remind(idle == 0, self.outcomes)
-            number += 1
+        for one in self._funnel.distinct(map(self._accepted, count())):
+            self._yielded.append(len(one.graph[0]))
+            yield one
         advice = self.advice if self.valid else "the model cannot grow from it"
-        passed = passing_text(self.filters.checks, self.outcomes)
-        raise UserError(
-            f"{self.text[:80]!r}: {len(seen)} molecules found and no further one in "
-            f"{patience * ROUND:,} tries; {passed and f'of the valid ones {passed}; '}{advice}"
-        )
+        raise UserError(f"{self.text[:80]!r}: {self._funnel.ending(size=ROUND)}; {advice}")
+
+    def _accepted(self, number: int) -> list[tuple[int, Result]]:
+        """Draw a round; return hash and result of each accepted molecule."""
+        seen, found = self._funnel.seen, self._round(number).values()
+        new = [one for one in found if protonation_hash(one.smiles) not in seen]
+        return [(protonation_hash(one.smiles), one) for one in self._choose(new, number)]
 
     def accuracy(self) -> dict[str, float]:
         """Return how well the molecules represent the model given the fragment.
@@ -640,9 +629,7 @@ class Growth:
                 self.placed += self.common
                 if not self._accepts(smiles, molecule):
                     continue
-                refusal = self.filters.refusal(molecule)
-                self.outcomes[refusal] += 1
-                if refusal:
+                if not self._funnel.passes(molecule):
                     continue
                 weight = float(log_weights[k]) - (0.0 if self.common else math.log(places))
                 if smiles in found:

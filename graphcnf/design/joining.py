@@ -12,6 +12,8 @@ from rdkit.Chem.rdChemReactions import ReactionFromSmarts
 from graphcnf.errors import UserError
 from graphcnf.limits import check_range, check_seed
 from graphcnf.molecules import codec
+from graphcnf.molecules.filters import NO_FILTERS, Funnel
+from graphcnf.molecules.hashing import hash_each
 from graphcnf.molecules.standardize import parse_standardized
 
 AMINE = "[NX3;H1,H2;!$(N[C,S,P]=*);!$(N[N,O]):2]"
@@ -86,24 +88,23 @@ def join_molecules(
         product = products[random.integers(len(products))][0]
         return None if Chem.SanitizeMol(product, catchErrors=True) else product
 
-    seen: set[str] = set()
-    idle = 0
-    while idle < PATIENCE:
-        idle += 1
-        with codec.quiet():
-            product = join(first_ones[random.integers(len(first_ones))] if first_ones else None)
-            if product is not None and random.random() < 0.5:
-                product = join(product)
-        if product is None or not atoms[0] <= product.GetNumHeavyAtoms() <= atoms[1]:
-            continue
-        text = Chem.MolToSmiles(product)
-        if text not in seen:
-            seen.add(text)
-            idle = 0
-            yield text
+    funnel = Funnel(NO_FILTERS, PATIENCE)
+
+    def tries() -> Iterator[list[tuple[int, str]]]:
+        while True:
+            with codec.quiet():
+                product = join(first_ones[random.integers(len(first_ones))] if first_ones else None)
+                if product is not None and random.random() < 0.5:
+                    product = join(product)
+            if product is None or not atoms[0] <= product.GetNumHeavyAtoms() <= atoms[1]:
+                yield []
+            elif funnel.passes(product):
+                text = Chem.MolToSmiles(product)
+                yield [(int(hash_each([text])[0]), text)]
+
+    yield from funnel.distinct(tries())
     raise UserError(
-        f"{len(seen)} molecules of {atoms[0]} to {atoms[1]} atoms were made of {len(read)}, and no "
-        f"new one in {PATIENCE:,} tries"
+        f"{len(read)} molecules, joined to {atoms[0]} to {atoms[1]} atoms: {funnel.ending()}"
     )
 
 

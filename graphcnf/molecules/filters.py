@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
 from rdkit import Chem
 from rdkit.Chem.FilterCatalog import FilterCatalog, FilterCatalogParams
@@ -19,11 +20,15 @@ from graphcnf.graphs.batch import PackedGraphs
 from graphcnf.graphs.record_blocks import blocks
 from graphcnf.limits import is_number
 from graphcnf.molecules.codec import Graph, MoleculeNotRepresentable, parse, parse_smarts, quiet
+from graphcnf.molecules.hashing import HashSet
 from graphcnf.molecules.properties import ECFP4, RANGES, Requirement, check_possible
 from graphcnf.molecules.standardize import protonation_hash
 
-MOST_REFUSED = 100_000
-"""Consecutive records without a new molecule that passes the filters after which a sample ends."""
+PATIENCE = 10_000
+"""Consecutive records of a sample without a new molecule after which drawing is given up."""
+
+PATIENCE_FACTOR = 10
+"""Multiplies the patience of a search when filters are active."""
 
 ALERTS = ("pains", "brenk", "nih", "chembl")
 """RDKit's catalogues of structural alerts (`FilterCatalogParams.FilterCatalogs`)."""
@@ -33,6 +38,8 @@ REMINDER = 10.0
 
 Neighbours = tuple[Sequence[str], float]
 """SMILES, and a bound on the Tanimoto similarity (ECFP4) to the nearest of these molecules."""
+
+Item = TypeVar("Item")
 
 Check = Callable[[Chem.Mol], bool]
 """Function that returns True for a molecule that passes."""
@@ -162,28 +169,75 @@ def passing_text(names: Iterable[str], outcomes: Mapping[str, int]) -> str:
     return f"{share:.1%} pass the filters ({', '.join(each)})" if each else ""
 
 
-class Reminder:
-    """Lines on stderr, every `REMINDER` seconds, while a search finds no new molecule."""
+class Funnel:
+    """The new molecules of a search, which ends when no more of them come up.
 
-    def __init__(self, filters: Filters):
-        self.filters, self._since = filters, time.monotonic()
+    A search makes *tries*. Each gives any number of molecules that pass the filters. The search
+    ends after `patience` tries in a row without a new one.
 
-    def __call__(self, found: bool, outcomes: Mapping[str, int]) -> None:
-        """Take note of what the search has done since the last call.
+    Args:
+        filters: Filters of the search; where there are any, the patience is `PATIENCE_FACTOR` times
+            as long.
+        patience: Number of tries; infinity for a search that does not end.
+
+    Attributes:
+        outcomes: Numbers of valid molecules by `Filters.refusal`.
+        seen: Hashes of the new molecules so far.
+    """
+
+    def __init__(self, filters: Filters, patience: float):
+        self.filters, self.outcomes, self.seen = filters, Counter[str](), HashSet()
+        self.patience = patience * (PATIENCE_FACTOR if filters else 1)
+
+    def passes(self, molecule: Chem.Mol) -> bool:
+        """Return True if a molecule passes the filters; count it in `outcomes`."""
+        refusal = self.filters.refusal(molecule)
+        self.outcomes[refusal] += 1
+        return not refusal
+
+    def distinct(self, tries: Iterable[Iterable[tuple[int, Item]]]) -> Iterator[Item]:
+        """Yield the new molecules of a search; stop when the patience is at its end.
+
+        After every `REMINDER` seconds without one, a line on stderr says how many pass the filters.
 
         Args:
-            found: True if there was a new molecule.
-            outcomes: Numbers of valid molecules so far by `Filters.refusal`.
+            tries: For each try, the hashes of its molecules, with the item to be yielded for each.
         """
-        now = time.monotonic()
-        if not found and now - self._since < REMINDER:
-            return
-        if not found:
-            valid = counted(sum(outcomes.values()), "valid molecule")
-            passed = passing_text(self.filters.checks, outcomes)
-            passed = f"{valid} so far, of which {passed}" if passed else f"{valid} so far"
-            say(f"note: no new molecule in the last {now - self._since:.0f} s; {passed}")
-        self._since = now
+        idle, since = 0, time.monotonic()
+        for molecules in tries:
+            before = len(self.seen)
+            for hash_, item in molecules:
+                if self.seen.add(hash_):
+                    yield item
+            now = time.monotonic()
+            if len(self.seen) > before:
+                idle, since = 0, now
+                continue
+            idle += 1
+            if now - since >= REMINDER:
+                self._remind(now - since)
+                since = now
+            if idle >= self.patience:
+                return
+
+    def _remind(self, seconds: float) -> None:
+        valid = counted(self.outcomes.total(), "valid molecule")
+        passed = passing_text(self.filters.checks, self.outcomes)
+        passed = f"{valid} so far, of which {passed}" if passed else f"{valid} so far"
+        say(f"note: no new molecule in the last {seconds:.0f} s; {passed}")
+
+    def ending(self, kind: str = "molecules", size: int = 1) -> str:
+        """Say what was found by a search that has ended, and how many pass each filter.
+
+        Args:
+            kind: What the molecules are called.
+            size: Number of molecules that a try draws.
+        """
+        passed = passing_text(self.filters.checks, self.outcomes)
+        return (
+            f"{len(self.seen):,} {kind} found and no further one in {self.patience * size:,} tries"
+            f"{passed and f'; of the valid ones {passed}'}"
+        )
 
 
 def _contains(text: str, wanted: bool) -> Check:
@@ -223,26 +277,33 @@ def _without_alerts(name: str) -> Check:
 def passing(
     n: int, filters: Filters, draw: Callable[[range], tuple]
 ) -> tuple[PackedGraphs, list[str | None]]:
-    """Return the first n distinct molecules that pass filters, among the records of `draw`."""
-    seen, outcomes, last, remind = set[int](), Counter[str](), 0, Reminder(filters)
-    graphs: list[Graph] = []
-    smiles: list[str | None] = []
-    for block in blocks(0):
-        drawn, frame = draw(block)
-        for k, plain, isomer in frame.loc[frame["strict"], ["smiles", "isomer"]].itertuples():
-            refusal = filters.refusal(Chem.MolFromSmiles(plain))
-            outcomes[refusal] += 1
-            key = protonation_hash(plain)
-            if refusal or key in seen:
-                continue
-            seen.add(key)
-            graphs.append(drawn.graph(k))
-            smiles.append(isomer)
-            last = block.stop
-            if len(smiles) == n:
-                return PackedGraphs.from_lists(graphs), smiles
-        remind(last == block.stop, outcomes)
-        if block.stop - last >= MOST_REFUSED:
-            break
-    passed = passing_text(filters.checks, outcomes)
-    raise UserError(f"{len(smiles)} molecules found and no further one comes up: {passed}")
+    """Return the first n distinct molecules that pass filters, among the records of a sample.
+
+    Args:
+        n: Number of molecules, at least 1.
+        filters: The filters.
+        draw: Function that draws a range of records; it returns their graphs and a table of them,
+            see `draw_block`.
+
+    Returns:
+        Their graphs and their SMILES, with stereo marks where these are drawn.
+
+    Raises:
+        UserError: No further molecule comes up.
+    """
+    funnel = Funnel(filters, PATIENCE)
+
+    def tries() -> Iterator[list[tuple[int, tuple[Graph, str]]]]:
+        for block in blocks(0):
+            drawn, frame = draw(block)
+            rows = frame[["strict", "smiles", "isomer"]].itertuples(name=None)
+            for k, strict, plain, isomer in rows:
+                if strict and funnel.passes(Chem.MolFromSmiles(plain)):
+                    yield [(protonation_hash(plain), (drawn.graph(k), isomer))]
+                else:
+                    yield []
+
+    found = list(islice(funnel.distinct(tries()), n))
+    if len(found) < n:
+        raise UserError(funnel.ending())
+    return PackedGraphs.from_lists([graph for graph, _ in found]), [text for _, text in found]

@@ -50,9 +50,14 @@ class HashSet:
     def __len__(self) -> int:
         return len(self._sorted) + len(self._recent)
 
+    def __contains__(self, hash_: int) -> bool:
+        return hash_ in self._recent or bool(
+            contains(self._sorted, np.array([hash_], np.uint64))[0]
+        )
+
     def add(self, hash_: int) -> bool:
         """Add a hash; return True if it is new."""
-        if hash_ in self._recent or contains(self._sorted, np.array([hash_], np.uint64))[0]:
+        if hash_ in self:
             return False
         self._recent.add(hash_)
         if len(self._recent) >= max(RECENT, len(self._sorted) // 8):

@@ -31,7 +31,6 @@ from rdkit.DataStructs import BulkTanimotoSimilarity
 from rdkit.ML.Cluster import Butina
 
 from graphcnf.chunks import chunked
-from graphcnf.compute.partial_file import fingerprint
 from graphcnf.compute.progress import progress_bar
 from graphcnf.design.growing import check_grows, read_fragment
 from graphcnf.errors import UserError
@@ -505,13 +504,12 @@ def run_identity(
     `rules` are the fragment, the filters and whether there is stereo, as JSON values; the other
     arguments are those of `Search` and `optimize`.
     """
-    return fingerprint(
-        {
-            "goal": goal.identity,
-            "settings": asdict(settings),
-            "seed": seed,
-            "start": list(start),
-            "rules": list(rules),
-            "model": model_digest(flow.model),
-        }
-    )
+    content = {
+        "goal": goal.identity,
+        "settings": asdict(settings),
+        "seed": seed,
+        "start": list(start),
+        "rules": list(rules),
+        "model": model_digest(flow.model),
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

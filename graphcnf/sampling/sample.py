@@ -1,6 +1,9 @@
 """Drawing of a sample, record by record, into a stream or a file that can be continued.
 
-A record is a function of model, seed and number. `graphcnf.graphs.record_blocks` defines blocks.
+A *record* is one molecule of a sample: a function of model, seed and number. A *block* is a range
+of records that are drawn together, see `graphcnf.graphs.record_blocks`. A *recipe* is the options
+that determine what is written of each record. A record is *written* if its molecule is valid, new
+in the sample and passes the filters, or if everything is written.
 """
 
 from __future__ import annotations
@@ -8,13 +11,14 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
-from itertools import takewhile
+from itertools import chain, islice, takewhile
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, TextIO
 
 import numpy as np
 import pandas as pd
@@ -22,34 +26,29 @@ from rdkit import Chem
 
 from graphcnf.compute.cpu import environment
 from graphcnf.compute.parallel import Cluster, WorkerDied, Workers, available_cores, ordered_map
-from graphcnf.compute.partial_file import PartialFile, fingerprint, partial_file
 from graphcnf.compute.progress import progress_bar
 from graphcnf.compute.signals import termination_raises
 from graphcnf.errors import UserError, say
+from graphcnf.files import output_lock, replacing
 from graphcnf.graphs.batch import PackedGraphs
 from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.graphs.record_blocks import BLOCK, RecordNoise, blocks, one_thread, together_on
 from graphcnf.molecules.filters import (
     NO_FILTERS,
+    PATIENCE,
     Filters,
-    Reminder,
+    Funnel,
     passing_shares,
     passing_text,
 )
-from graphcnf.molecules.hashing import HashSet
 from graphcnf.molecules.molecule_flow import draw_block, stereo_of
 from graphcnf.molecules.properties import properties_of
 from graphcnf.molecules.standardize import protonation_hash
 from graphcnf.pretrained import model_digest
-from graphcnf.sampling.writers import WRITERS, Conversion, entries, header
+from graphcnf.sampling.blocks import Block, Blocks, Record
+from graphcnf.sampling.writers import WRITERS, Conversion, header, open_text
 
 AGAIN = "the same command goes on from there"
-
-PATIENCE = 10_000
-"""Consecutive records without a new valid molecule after which drawing is given up."""
-
-PATIENCE_FACTOR = 10
-"""Multiplies `PATIENCE` when a filter is active."""
 
 WORTHWHILE = 1000
 """Records that are worth another process, which takes as long to start as 500 records to draw."""
@@ -57,34 +56,37 @@ WORTHWHILE = 1000
 
 @dataclass(frozen=True)
 class Recipe:
-    """Options that, with the model and the number of a record, determine its text."""
+    """Options that, with the model and the number of a record, determine its text.
+
+    Attributes:
+        seed: Seed of the sample.
+        temperature: Temperature of the sample.
+        sizes: Lowest and highest number of atoms; None for those of the training data.
+        kind: Plain kind of the file: "smi", "csv", "sdf" or "jsonl".
+        columns: Names of the values that are written of a record.
+        everything: True to write invalid graphs and repeats as well.
+        properties: Properties of molecules, which are also among the columns.
+        targets: Conditions of `GraphModel.sample_records`.
+        best_of: Candidates per record, of which the one nearest to the targets is kept.
+        filters: Filters of the molecules.
+        stereo: Digest of the model that draws stereo marks; "" to draw none.
+    """
 
     seed: int
     temperature: float
-    sizes: tuple[int, int] | None  # lowest and highest number of atoms
-    kind: str  # "smi", "csv", "sdf" or "jsonl"
+    sizes: tuple[int, int] | None
+    kind: str
     columns: tuple[str, ...]
-    everything: bool  # True to write invalid graphs and repeats as well
-    properties: tuple[str, ...] = ()  # properties of molecules, also among the columns
-    targets: tuple[float | None, ...] | None = None  # conditions of `GraphModel.sample_records`
-    best_of: int = 1  # candidates per record; the one nearest to the targets is kept
+    everything: bool
+    properties: tuple[str, ...] = ()
+    targets: tuple[float | None, ...] | None = None
+    best_of: int = 1
     filters: Filters = NO_FILTERS
-    stereo: str = ""  # digest of the model that draws stereo marks, "" to draw none
+    stereo: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as JSON values; equal values determine equal records."""
         return json.loads(json.dumps({**vars(self), "filters": self.filters.identity}))
-
-
-class Record(NamedTuple):
-    """A drawn record."""
-
-    number: int
-    strict: bool  # True for a connected valid molecule
-    refusal: str  # `Filters.refusal` of a valid molecule, else ""
-    hash: int | None  # `protonation_hash`; None if repeats are written
-    text: str  # "" for a graph that is not written
-    reached: dict[str, tuple[float, float]]  # target and value of each conditioned property
 
 
 class Exhausted(UserError):
@@ -93,48 +95,66 @@ class Exhausted(UserError):
 
 @dataclass
 class SampleCounts:
-    """Counts of a sample so far, stored in its journal and in the descriptions of shards.
+    """Counts of a sample so far, also stored in the descriptions of shards.
 
-    `reached` holds four numbers for each conditioned property: the target value; over the written
-    molecules with a finite value, their number, the sum of values, and the sum of absolute errors.
+    Attributes:
+        sampled: Number of records.
+        valid: Number of these that are valid.
+        written: Number of these that are written.
+        seconds: Time of drawing.
+        outcomes: Numbers of valid molecules by `Filters.refusal`.
+        reached: Four numbers for each conditioned property: the target; over the written molecules
+            with a finite value, their number, the sum of values, and the sum of absolute errors.
     """
 
-    first: int = 0  # number of the first record
-    record: int = 0  # number of the next record
-    written: int = 0  # records written
+    sampled: int = 0
     valid: int = 0
-    last: int = 0  # number of the record after the last one written
+    written: int = 0
     seconds: float = 0.0
-    outcomes: dict[str, int] = field(default_factory=dict)  # valid molecules by `Filters.refusal`
+    outcomes: Counter[str] = field(default_factory=Counter)
     reached: dict[str, list[float]] = field(default_factory=dict)
 
-    @property
-    def sampled(self) -> int:
-        """Number of records drawn so far."""
-        return self.record - self.first
-
-    def add(self, record: Record, written: bool) -> None:
-        """Count the next record; if it is `written`, also update `reached` by its properties."""
-        self.record = record.number + 1
+    def add(self, record: Record) -> None:
+        """Count a record that was drawn."""
+        self.sampled += 1
+        self.valid += record.strict
         if record.strict:
-            self.valid += 1
-            self.outcomes[record.refusal] = self.outcomes.get(record.refusal, 0) + 1
-        if not written:
-            return
+            self.outcomes[record.refusal] += 1
+
+    def add_written(self, record: Record) -> None:
+        """Count a record that is written."""
         self.written += 1
-        self.last = self.record
         for name, (asked, value) in record.reached.items():
-            _, count, total, distance = self.reached.get(name, (asked, 0, 0.0, 0.0))
-            self.reached[name] = [asked, count + 1, total + value, distance + abs(value - asked)]
+            self._add_reached(name, [asked, 1, value, abs(value - asked)])
+
+    def add_counts(self, other: SampleCounts) -> None:
+        """Add the counts of another part of the sample; `reached` then counts repeats, too."""
+        self.sampled += other.sampled
+        self.valid += other.valid
+        self.written += other.written
+        self.seconds += other.seconds
+        self.outcomes.update(other.outcomes)
+        for name, numbers in other.reached.items():
+            self._add_reached(name, numbers)
+
+    def _add_reached(self, name: str, numbers: list[float]) -> None:
+        asked, *sums = numbers
+        known = self.reached.get(name, [asked, 0, 0.0, 0.0])
+        self.reached[name] = [asked, *(a + b for a, b in zip(known[1:], sums, strict=True))]
 
     def figures(self, distinct: bool, filters: Collection[str]) -> dict[str, Any]:
-        """Return counts of graphs, and the shares in [0, 1] that are valid and pass the filters.
-
-        `asked` holds target, mean and mean absolute error of each conditioned property.
+        """Return the counts as figures.
 
         Args:
-            distinct: False if repeats are written; `distinct` of the result is 0 then.
+            distinct: False if repeats are written.
             filters: Names of `Filters.checks`.
+
+        Returns:
+            Numbers of graphs (`sampled`, `strict_valid`, `accepted`, `written`, and `distinct`,
+            which is 0 if repeats are written) and `seconds`; shares in [0, 1] of the graphs that
+            are valid (`strict_validity`), of these that pass all filters (`acceptance`) and
+            each one (`filters`); under `asked`, target (`value`), `mean` and mean absolute error
+            (`mae`) of each conditioned property.
         """
         asked = {
             name: {"value": value, "mean": total / count, "mae": distance / count}
@@ -198,22 +218,11 @@ class Sample:
         self.model, self.recipe, self.workers = model, recipe, workers
         self.records, self.number = records, number
         recipe.filters.check_sizes(model.max_nodes)
+        self.counts = SampleCounts()
         self._total = len(records) if number is None else number
-        self._restart()
-
-    def _restart(self) -> None:
-        first = self.records.start
-        self.counts, self._seen = SampleCounts(first=first, record=first, last=first), HashSet()
 
     def _done(self) -> int:
         return self.counts.sampled if self.number is None else self.counts.written
-
-    def _progress(self) -> str:
-        unit = "graphs" if self.number is None else "molecules"
-        return f"{self._done():,} of {self._total:,} {unit}"
-
-    def _is_filled(self) -> bool:
-        return self.counts.record >= self.records.stop or self.counts.written == self.number
 
     def write(self, stream: TextIO) -> None:
         """Draw the sample into a text stream, which is flushed after each block.
@@ -221,13 +230,8 @@ class Sample:
         Raises:
             Exhausted: Drawing was given up before `number` records were written.
         """
-
-        def write(text: str) -> None:
-            stream.write(text)
-            stream.flush()
-
         # A progress bar would be mixed up with molecules on the same terminal.
-        self._write(write, hidden=stream.isatty())
+        self._write(stream, self._drawn(self._ranges()), hidden=stream.isatty())
 
     def save(
         self,
@@ -243,144 +247,117 @@ class Sample:
 
         Args:
             out: File to write.
-            convert: See `PartialFile.finish`.
-            beside: See `PartialFile.finish`.
-            force: Delete unfinished samples of this file with other options.
+            convert: Conversion of the text into the file; None if the file is the text.
+            beside: Function that is called with the path of the whole file before it gets its name.
+            force: Delete an unfinished sample of this file with other options.
 
         Raises:
             UserError: The file cannot be written, a process died, or drawing was given up.
         """
-        # Samples of different `number` share a partial file, since one begins with the other.
-        last = self.records.stop if self.number is None else None
-        name = fingerprint(
-            {
-                "model": model_digest(self.model),
-                "recipe": self.recipe.to_dict(),
-                "records": [self.records.start, last],
-                **environment(str(self.model.device)),
-            }
-        )
-        with termination_raises(), partial_file(out, name) as file:
-            self._resume(file, out, force)
-            try:
-                if not self._is_filled():
-                    self._write(lambda text: file.commit(text, asdict(self.counts)))
-                file.finish(convert, beside)
-            except Exhausted as error:
-                if not self.counts.written:
-                    file.restart()
+        manifest = {
+            "model": model_digest(self.model),
+            "recipe": self.recipe.to_dict(),
+            **environment(str(self.model.device)),
+        }
+        with termination_raises(), output_lock(out):
+            store = Blocks(out, manifest, force)
+            with replacing(out) as whole:
+                try:
+                    with open_text(whole, convert) as stream:
+                        self._write(stream, self._stored(store, out))
+                except Exhausted as error:
+                    if not self.counts.written:
+                        store.clear()
+                        raise
+                    raise Exhausted(f"{error} (it is kept in {store.folder})") from None
+                except WorkerDied as error:
+                    raise UserError(f"{error}; {AGAIN}") from None
+                except (KeyboardInterrupt, SystemExit):
+                    if store.graphs:
+                        say(f"interrupted after {store.graphs:,} graphs of {out}; {AGAIN}")
                     raise
-                raise Exhausted(f"{error} (what was found is kept; --force drops it)") from None
-            except WorkerDied as error:
-                raise UserError(f"{error}; {AGAIN}") from None
-            except (KeyboardInterrupt, SystemExit):
-                if file.entry:
-                    self.counts = SampleCounts(**file.entry)
-                    say(f"interrupted after {self._progress()} of {out}; {AGAIN}")
-                raise
+                if beside is not None:
+                    beside(whole)
+            store.clear()
 
-    def _write(self, write: Callable[[str], None], *, hidden: bool = False) -> None:
-        began = time.perf_counter() - self.counts.seconds
+    def _write(self, stream: TextIO, drawn: Generator[Block], *, hidden: bool = False) -> None:
+        """Write the text of the blocks until the sample is complete; update `counts`."""
+        recipe = self.recipe
+        funnel = Funnel(recipe.filters, math.inf if self.number is None else PATIENCE)
+        self.counts = counts = SampleCounts(outcomes=funnel.outcomes)
         bar = progress_bar("generating", self._total, hidden=hidden)
-        with closing(self._texts()) as drawn, bar as show:
-            for text in drawn:
-                self.counts.seconds = time.perf_counter() - began
-                write(text)
+
+        def records() -> Iterator[Record]:
+            for block in drawn:
+                counts.seconds += block.seconds
+                for record in block.records:
+                    if record.number in self.records:
+                        counts.add(record)
+                        yield record
+                stream.flush()
                 show(self._done())
 
-    def _texts(self) -> Generator[str]:
-        """Yield the text of block after block until the sample is complete; update `counts`."""
-        recipe, counts, remind = self.recipe, self.counts, Reminder(self.recipe.filters)
-        patience = PATIENCE * (PATIENCE_FACTOR if recipe.filters else 1)
-        beginning = "" if counts.sampled else header(recipe.kind, recipe.columns)
-        with closing(self._blocks()) as drawn:
-            for records in drawn:
-                parts, beginning = [beginning], ""
-                for record in records:
-                    if record.number < counts.record:
-                        continue
-                    is_new = record.hash is not None and self._seen.add(record.hash)
-                    written = recipe.everything or is_new
-                    counts.add(record, written)
-                    parts += [record.text] if written else []
-                    if self._is_filled():
-                        break
-                yield "".join(parts)
-                if self._is_filled():
-                    return
-                remind(counts.last > records[0].number, counts.outcomes)
-                if self.number is not None and counts.record - counts.last >= patience:
-                    raise Exhausted(_advice(counts, recipe.filters.checks))
+        def molecules() -> Iterator[list[tuple[int, Record]]]:
+            for record in records():
+                yield [] if record.hash is None else [(record.hash, record)]
 
-    def _blocks(self) -> Generator[list[Record]]:
-        """Yield drawn blocks; this process draws the first, since others take time to start."""
-        counts, stop = self.counts, self.records.stop
+        stream.write(header(recipe.kind, recipe.columns))
+        with closing(drawn), bar as show:
+            for record in records() if recipe.everything else funnel.distinct(molecules()):
+                counts.add_written(record)
+                stream.write(record.text)
+                if counts.written == self.number:
+                    return
+        if self.number is not None and counts.sampled < len(self.records):
+            advice = f"ask for -n {counts.written}, for other sizes or another --temperature"
+            if not counts.valid:
+                advice = "train the model for longer, or lower --temperature"
+            raise Exhausted(f"{funnel.ending()}; {advice}")
+
+    def _stored(self, store: Blocks, out: Path) -> Generator[Block]:
+        """Yield the blocks that are stored, up to the first that is not; draw and store the others.
+
+        Those after a block that is damaged are drawn again as well.
+        """
+        todo = self._ranges()
+        for numbers in todo:
+            block = store.get(numbers)
+            if block is not None:
+                yield block
+                continue
+            if store.graphs:
+                say(f"note: going on with {out}: {store.graphs:,} graphs are there")
+            for block in self._drawn(chain([numbers], todo)):
+                store.put(block)
+                yield block
+
+    def _drawn(self, todo: Iterator[range]) -> Generator[Block]:
+        """Draw blocks; this process draws the first one, since others take time to start."""
         draw = partial(block_records, self.model, self.recipe)
-        together = together_on(self.model.device)
-        there = blocks(counts.record, together)
-        todo: Iterator[range] = takewhile(lambda block: block.start < stop, there)
-        if together > 1:
-            low = counts.record
-            todo = (range(max(low, block.start), min(stop, block.stop)) for block in todo)
-        if counts.record == 0:
-            yield draw(next(todo))
+        if not self.counts.sampled:
+            yield from _timed(map(draw, islice(todo, 1)))
         left: float = self._total - self._done()
         if self.number is not None:
-            left *= max(counts.sampled, 1) / max(counts.written, 1)
+            left *= max(self.counts.sampled, 1) / max(self.counts.written, 1)
         processes = sampling_processes(self.model, left, self.workers)
         with ordered_map(draw, todo, workers=processes) as drawn:
-            yield from drawn
+            yield from _timed(drawn)
 
-    def _resume(self, file: PartialFile, out: Path, force: bool) -> None:
-        """Restore the counts of the unfinished file, and the hashes of its molecules."""
-        recipe, number, damaged = self.recipe, self.number, file.damaged
-        self._restart()
-        try:
-            if file.entry:
-                self.counts = SampleCounts(**file.entry)
-        except TypeError:  # the journal is not one of this program
-            file.restart()
-            damaged = True
-        if file.others() and not force:
-            raise UserError(
-                f"a command with other options, versions or on another kind of processor left an "
-                f"unfinished {out}: repeat that command, or delete its part with --force"
-            )
-        if damaged:
-            say(f"note: what an interrupted command left of {out} is damaged; starting afresh")
-        elif number is not None and self.counts.written > number:
-            if not force:
-                raise UserError(
-                    f"what an interrupted command left of {out} has {self.counts.written:,} "
-                    f"molecules, more than -n {number}: ask for more, or start afresh with --force"
-                )
-            file.restart()
-            self._restart()
-        elif file.entry:
-            say(f"note: going on with {out}: {self._progress()} are there")
-            if not recipe.everything:
-                with open(file.path, encoding="utf-8", newline="") as lines:
-                    for _, smiles in entries(lines, recipe.kind, recipe.columns):
-                        self._seen.add(protonation_hash(smiles))
+    def _ranges(self) -> Iterator[range]:
+        """Yield ranges of records that are drawn together; on a CPU, blocks are never cut."""
+        first, stop = self.records.start, self.records.stop
+        together = together_on(self.model.device)
+        for numbers in takewhile(lambda block: block.start < stop, blocks(first, together)):
+            part = range(max(first, numbers.start), min(stop, numbers.stop))
+            yield numbers if together == 1 else part
 
 
-def _advice(counts: SampleCounts, filters: Collection[str]) -> str:
-    """Return the message of `Exhausted`: what was found, and what to change."""
-    if filters and counts.valid:
-        return (
-            f"of {counts.valid:,} valid molecules {passing_text(filters, counts.outcomes)}, "
-            f"{counts.written:,} of them distinct, and no further one comes up: ask for -n "
-            f"{counts.written}, for less, or for other sizes"
-        )
-    if not counts.written:
-        return (
-            f"none of {counts.sampled:,} sampled graphs is a valid molecule: train the model for "
-            "longer, or lower --temperature"
-        )
-    return (
-        f"only {counts.written:,} distinct valid molecules among {counts.sampled:,} sampled "
-        f"graphs: ask for -n {counts.written}, other sizes or another --temperature"
-    )
+def _timed(drawn: Iterable[list[Record]]) -> Iterator[Block]:
+    """Yield blocks with the seconds since the one before."""
+    since = time.perf_counter()
+    for records in drawn:
+        before, since = since, time.perf_counter()
+        yield Block(records, since - before)
 
 
 def block_records(model: GraphModel, recipe: Recipe, block: range) -> list[Record]:

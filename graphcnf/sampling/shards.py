@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -29,7 +29,7 @@ from graphcnf.pretrained import model_digest
 from graphcnf.sampling.sample import Recipe, Sample, SampleCounts
 from graphcnf.sampling.writers import WRITERS, entries, header, open_lines
 
-FORMAT = 1
+FORMAT = 2
 """Version of the description's layout."""
 
 Shard = dict[str, Any]
@@ -84,7 +84,7 @@ def write_description(out: Path, shard: Shard, sample: Sample, file: Path) -> No
 
     `out` is the final name of its file, `file` the temporary one.
     """
-    content = {**shard, "progress": asdict(sample.counts), **_seal(file)}
+    content = {**shard, "progress": vars(sample.counts), **_seal(file)}
     replace_file(_described(out), (json.dumps(content, indent=1) + "\n").encode())
 
 
@@ -228,21 +228,10 @@ def _sample_of(shard: Shard) -> dict[str, Any]:
 
 def totals(shards: Sequence[ShardFile]) -> SampleCounts:
     """Return the summed counts of all shards; `reached` counts repeats across shards, too."""
-    each = [SampleCounts(**shard["progress"]) for _, shard in shards]
-    outcomes: Counter[str] = sum((Counter(counts.outcomes) for counts in each), Counter())
-    reached: dict[str, list[float]] = {}
-    for counts in each:
-        for name, (asked, *sums) in counts.reached.items():
-            known = reached.get(name, [asked, 0, 0.0, 0.0])
-            reached[name] = [asked, *(a + b for a, b in zip(known[1:], sums, strict=True))]
-    return SampleCounts(
-        record=sum(counts.sampled for counts in each),
-        valid=sum(counts.valid for counts in each),
-        outcomes=outcomes,
-        written=sum(counts.written for counts in each),
-        seconds=sum(counts.seconds for counts in each),
-        reached=reached,
-    )
+    counts = SampleCounts()
+    for _, shard in shards:
+        counts.add_counts(SampleCounts(**shard["progress"]))
+    return counts
 
 
 def merged(shards: Sequence[ShardFile], counts: SampleCounts, *, unique: bool) -> Iterator[str]:

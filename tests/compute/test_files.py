@@ -22,7 +22,6 @@ from graphcnf.files import (
     inside,
     is_claimed,
     lock_of,
-    open_kept,
     read_file,
     read_json,
     replace_file,
@@ -37,8 +36,6 @@ def test_a_link_in_the_way_is_not_followed(tmp_path):
     (tmp_path / "lock").symlink_to(victim)
     with pytest.raises(UserError, match="a link"), file_lock(tmp_path / "lock", "x"):
         pass
-    with pytest.raises(OSError):
-        open_kept(tmp_path / "lock")
     # A temporary file that somebody has put there is replaced, not followed.
     temporary_of(tmp_path / "x").symlink_to(victim)
     replace_file(tmp_path / "x", b"new")
@@ -127,9 +124,6 @@ def test_what_is_no_regular_file_of_usual_size_is_refused_at_once(tmp_path, make
         with pytest.raises(OSError) as caught:
             read(tmp_path / "x")
         assert caught.value.strerror
-    if make not in (too_large, a_socket, a_device):
-        with pytest.raises(OSError):
-            open_kept(tmp_path / "x")
 
 
 def test_a_users_own_link_to_a_file_is_read_and_one_below_a_run_is_not(tmp_path):

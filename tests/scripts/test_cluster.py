@@ -23,9 +23,9 @@ from graphcnf.compute.parallel import (
     ordered_map,
     parallel_map,
 )
-from graphcnf.compute.partial_file import PartialFile
 from graphcnf.optimization.objectives import Goal
 from graphcnf.optimization.oracle import Oracle
+from graphcnf.sampling.blocks import Blocks
 
 dask = pytest.importorskip("dask")
 distributed = pytest.importorskip("distributed")
@@ -144,17 +144,17 @@ def test_generate_writes_the_file_of_one_process(graphcnf, model_folder, two, lo
     arguments = ("generate", "--model", model_folder, "-n", 3000, "--all", "--likelihood")
     code, _, err = graphcnf(*arguments, "--workers", 1, "--out", "one.csv")
     assert code == 0, err
-    victim, commit = pids(two)[0], PartialFile.commit
+    victim, put = pids(two)[0], Blocks.put
 
-    def deadly(self, *given):
+    def deadly(self, block):
         nonlocal victim
-        commit(self, *given)
-        if victim and given[1]["record"] > 600:
+        put(self, block)
+        if victim and block.numbers.stop > 600:
             os.kill(victim, signal.SIGKILL)
             victim = None
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(PartialFile, "commit", deadly)
+        patch.setattr(Blocks, "put", deadly)
         address = local.scheduler_address
         code, out, err = graphcnf(*arguments, "--cluster", address, "--out", "two.csv")
     assert (code, out, victim) == (0, "", None) and len(err.splitlines()) == 1, err

@@ -104,7 +104,7 @@ def test_join(graphcnf, surroundings):
         (["none.smi"], "no data set and no file 'none.smi'"),
         (
             ["parts.smi", "--atoms", "90-99"],
-            "0 molecules of 90 to 99 atoms were made of 8, and no",
+            "8 molecules, joined to 90 to 99 atoms: 0 molecules found and no",
         ),
         (["parts.smi", "--atoms", "9-3"], "smaller number first"),
         (["parts.smi", "--with", "none.smi"], "no such file: none.smi"),

@@ -127,8 +127,8 @@ def test_filters_only_select_whatever_else_is_asked(graphcnf, model_folder, monk
     sample = flow.sample(4, filters=filters)
     assert sample.smiles == written
     assert sample.graphs.node_counts.tolist() == [m.GetNumAtoms() for m in sample.molecules]
-    monkeypatch.setattr(filters_module, "MOST_REFUSED", 100)
-    with pytest.raises(UserError, match="0 molecules found .*: 0.0% pass the filters .rings == 5"):
+    monkeypatch.setattr(filters_module, "PATIENCE", 10)
+    with pytest.raises(UserError, match="0 molecules found .* 0.0% pass the filters .rings == 5"):
         flow.sample(1, filters=Filters(require=["rings == 5"]))
 
 
@@ -137,7 +137,7 @@ def test_nothing_that_passes_is_said_again_and_again(graphcnf, model_folder, mon
     """Also if stderr is no terminal, where no progress is shown."""
     monkeypatch.setattr(filters_module, "REMINDER", 0.0, raising=False)
     monkeypatch.setattr(sample, "PATIENCE", 30)
-    monkeypatch.setattr(growth, "PATIENCE_FACTOR", 1)
+    monkeypatch.setattr(filters_module, "PATIENCE_FACTOR", 1)
     code, out, err = graphcnf(*WAYS[way], "--require", "logp > 30", "--model", model_folder)
     assert code == 1 and not out
     *notes, last = err.splitlines()

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from graphcnf.compute import partial_file as partial
-from graphcnf.compute.partial_file import PartialFile
+from graphcnf.sampling.blocks import Blocks
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -90,7 +89,7 @@ def killed_at(call, work):
 
     def disturbed():
         for name in ("fsync", "replace"):
-            setattr(partial.os, name, counted(getattr(os, name)))
+            setattr(os, name, counted(getattr(os, name)))
         work()
 
     return in_child(disturbed) == -signal.SIGKILL
@@ -153,14 +152,14 @@ def test_two_at_once(generate, kind, whole, monkeypatch):
     pid = os.fork()
     if pid == 0:
         try:
-            commit = PartialFile.commit
+            put = Blocks.put
 
-            def slow(self, text, entry):
-                commit(self, text, entry)
+            def slow(self, block):
+                put(self, block)
                 os.write(began[1], b"x")
                 os.read(waiting[0], 1)
 
-            monkeypatch.setattr(PartialFile, "commit", slow)
+            monkeypatch.setattr(Blocks, "put", slow)
             generate(out)
             os._exit(0)
         finally:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from graphcnf.compute.partial_file import PartialFile
 from graphcnf.graphs.record_blocks import block_count, blocks, share_of
 from graphcnf.molecules.standardize import protonation_hash
 from graphcnf.sampling import shards as parts
+from graphcnf.sampling.blocks import Blocks
 
 NUMBER = 2100
 """Graphs in 5 blocks."""
@@ -216,17 +216,17 @@ def test_a_shard_is_drawn_once_and_goes_on_where_it_stopped(run, generate, shard
     err = generate("-n", NUMBER, "--shard", "4/5", "--out", "part3.smi", code=1)[1]
     assert "part3.smi exists" in err
     arguments = ["-n", 2000, "--shard", "2/2", "--out", "x.smi"]
-    commit = PartialFile.commit
+    put = Blocks.put
 
-    def interrupted(self, *arguments):
-        commit(self, *arguments)
+    def interrupted(self, block):
+        put(self, block)
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(PartialFile, "commit", interrupted)
+        patch.setattr(Blocks, "put", interrupted)
         err = generate(*arguments, code=130)[1]
-    assert "after 512 of 1,488 graphs of x.smi" in err
-    assert "512 of 1,488 graphs are there" in generate(*arguments)[1]
+    assert "after 512 graphs of x.smi" in err
+    assert "512 graphs are there" in generate(*arguments)[1]
     generate(*arguments[:-1], "whole.smi")
     assert Path("x.smi").read_bytes() == Path("whole.smi").read_bytes()
 

@@ -1,0 +1,144 @@
+"""The blocks of a sample that is being drawn, kept in a folder until its file is complete.
+
+A *block* is a range of records that are drawn together, see `graphcnf.graphs.record_blocks`. Each
+is a file of its own, written once. `manifest.json` beside them holds all that determines the
+records: model, options, versions and processor. A sample that was interrupted takes the blocks that
+are there, and draws the others.
+
+The folder may come from a stranger: no link in it is followed, and a block holds nothing but data.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from shutil import rmtree
+from typing import Any, NamedTuple
+
+from graphcnf.errors import UserError, say
+from graphcnf.files import LARGEST_TEXT, gunzip, inside, read_file, read_json, replace_file
+from graphcnf.limits import is_number
+
+
+class Record(NamedTuple):
+    """A drawn record.
+
+    Attributes:
+        number: Its number in the sample.
+        strict: True for a connected valid molecule.
+        refusal: `Filters.refusal` of a valid molecule, else "".
+        hash: `protonation_hash` of a molecule that passes; None if it does not, or if repeats are
+            written.
+        text: What is written of it; "" for a graph that is not written.
+        reached: Target and value of each property that was asked for.
+    """
+
+    number: int
+    strict: bool
+    refusal: str
+    hash: int | None
+    text: str
+    reached: dict[str, tuple[float, float]]
+
+    def is_sound(self) -> bool:
+        """Return True if the values have the types above.
+
+        Raises:
+            TypeError: Some have not.
+            AttributeError: Some have not.
+        """
+        types = {"number": int, "strict": bool, "refusal": str, "text": str}
+        return (
+            all(isinstance(getattr(self, name), kind) for name, kind in types.items())
+            and (self.hash is None or self.hash in range(1 << 64))
+            and all(len(p) == 2 and all(map(is_number, p)) for p in self.reached.values())
+        )
+
+
+class Block(NamedTuple):
+    """The records of a block, and the seconds until they were there."""
+
+    records: list[Record]
+    seconds: float
+
+    @property
+    def numbers(self) -> range:
+        """The numbers of the records."""
+        return range(self.records[0].number, self.records[-1].number + 1)
+
+
+class Blocks:
+    """The blocks of the file `out`, in a hidden folder beside it.
+
+    Only the process that holds the `output_lock` of the file may use them. The folder is there from
+    the first `put` on.
+
+    Args:
+        out: The file.
+        manifest: JSON values that determine the records.
+        force: Delete the blocks of another sample.
+
+    Attributes:
+        graphs: Number of records in the blocks that were read or written so far.
+
+    Raises:
+        UserError: There are blocks of another sample, or the folder is a link.
+    """
+
+    def __init__(self, out: Path, manifest: dict[str, Any], force: bool):
+        self.folder = inside(out.parent, f".{out.name}.blocks")
+        self._manifest, self.graphs = manifest, 0
+        try:
+            there = read_json(inside(self.folder, "manifest.json"))
+        except FileNotFoundError:
+            self.clear()  # of a folder that was being deleted
+        except ValueError:
+            say(f"note: what an interrupted command left of {out} is damaged; starting afresh")
+            self.clear()
+        else:
+            if there != manifest and not force:
+                raise UserError(
+                    "a command with other options, versions or on another kind of processor left "
+                    f"an unfinished {out}: repeat that command, or delete its part with --force"
+                )
+            if there != manifest:
+                self.clear()
+
+    def get(self, numbers: range) -> Block | None:
+        """Return a block; None, with a note, if it is damaged, or if it is not there."""
+        path = self._path(numbers)
+        try:
+            content = json.loads(gunzip(read_file(path, LARGEST_TEXT)))
+            block = Block([Record(*values) for values in content["records"]], content["seconds"])
+            if (
+                [record.number for record in block.records] == [*numbers]
+                and all(record.is_sound() for record in block.records)
+                and is_number(block.seconds)
+            ):
+                self.graphs += len(numbers)
+                return block
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+            pass
+        say(f"note: {path} is damaged; drawing it again")
+        return None
+
+    def put(self, block: Block) -> None:
+        """Write a block, which survives a kill once this returns."""
+        manifest = self.folder / "manifest.json"
+        if not manifest.exists():
+            self.folder.mkdir(exist_ok=True)
+            replace_file(manifest, json.dumps(self._manifest).encode())
+        content = json.dumps({"records": block.records, "seconds": block.seconds})
+        replace_file(self._path(block.numbers), gzip.compress(content.encode(), 1, mtime=0))
+        self.graphs += len(block.records)
+
+    def clear(self) -> None:
+        """Delete all blocks."""
+        if self.folder.exists():
+            rmtree(self.folder)
+
+    def _path(self, numbers: range) -> Path:
+        return inside(self.folder, f"{numbers.start:012d}-{numbers.stop - 1:012d}.json.gz")
