@@ -249,8 +249,9 @@ def output_lock(path: Path) -> Iterator[None]:
         with file_lock(lock_of(path), path):
             yield
     except OSError as error:
-        names = str(path), f".{path.name}."
-        if error.filename is not None and not any(n in str(error.filename) for n in names):
+        # A full disk names no file.
+        name = str(error.filename or path)
+        if name != str(path) and f".{path.name}." not in name:
             raise
         raise UserError(f"cannot write {path}: {error.strerror or error}") from None
 

@@ -16,7 +16,7 @@ from graphcnf.compute.progress import progress_bar
 from graphcnf.compute.signals import termination_raises
 from graphcnf.errors import UserError, printable
 from graphcnf.evaluation.layout import Column, Row, csv_text, json_text, markdown
-from graphcnf.files import MEMORY_SHARE, check_output, memory, output_lock, replacing
+from graphcnf.files import MEMORY_SHARE, memory, output_lock, replacing
 from graphcnf.sampling.writers import (
     KINDS,
     WRITERS,
@@ -70,7 +70,6 @@ def output_kind(
 
 def check_place(path: Path) -> None:
     """Raise `UserError` if the file cannot be written."""
-    check_output(path)
     if not path.parent.is_dir():
         raise UserError(f"cannot write {path}: there is no folder {path.parent}")
     with output_lock(path):

@@ -56,7 +56,7 @@ class Record(NamedTuple):
         )
 
 
-class Block(NamedTuple):
+class DrawnBlock(NamedTuple):
     """The records of a block, and the seconds until they were there."""
 
     records: list[Record]
@@ -105,19 +105,19 @@ class Blocks:
             if there != manifest:
                 self.clear()
 
-    def get(self, numbers: range) -> Block | None:
+    def get(self, numbers: range) -> DrawnBlock | None:
         """Return a block; None, with a note, if it is damaged, or if it is not there."""
         path = self._path(numbers)
         try:
             content = json.loads(gunzip(read_file(path, LARGEST_TEXT)))
-            block = Block([Record(*values) for values in content["records"]], content["seconds"])
+            records = [Record(*values) for values in content["records"]]
             if (
-                [record.number for record in block.records] == [*numbers]
-                and all(record.is_sound() for record in block.records)
-                and is_number(block.seconds)
+                [record.number for record in records] == [*numbers]
+                and all(record.is_sound() for record in records)
+                and is_number(content["seconds"])
             ):
-                self.graphs += len(numbers)
-                return block
+                self.graphs += len(records)
+                return DrawnBlock(records, content["seconds"])
         except FileNotFoundError:
             return None
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
@@ -125,7 +125,7 @@ class Blocks:
         say(f"note: {path} is damaged; drawing it again")
         return None
 
-    def put(self, block: Block) -> None:
+    def put(self, block: DrawnBlock) -> None:
         """Write a block, which survives a kill once this returns."""
         manifest = self.folder / "manifest.json"
         if not manifest.exists():

@@ -45,7 +45,7 @@ from graphcnf.molecules.molecule_flow import draw_block, stereo_of
 from graphcnf.molecules.properties import properties_of
 from graphcnf.molecules.standardize import protonation_hash
 from graphcnf.pretrained import model_digest
-from graphcnf.sampling.blocks import Block, Blocks, Record
+from graphcnf.sampling.blocks import Blocks, DrawnBlock, Record
 from graphcnf.sampling.writers import WRITERS, Conversion, header, open_text
 
 AGAIN = "the same command goes on from there"
@@ -280,7 +280,7 @@ class Sample:
                     beside(whole)
             store.clear()
 
-    def _write(self, stream: TextIO, drawn: Generator[Block], *, hidden: bool = False) -> None:
+    def _write(self, stream: TextIO, drawn: Generator[DrawnBlock], *, hidden: bool = False) -> None:
         """Write the text of the blocks until the sample is complete; update `counts`."""
         recipe = self.recipe
         funnel = Funnel(recipe.filters, math.inf if self.number is None else PATIENCE)
@@ -309,12 +309,14 @@ class Sample:
                 if counts.written == self.number:
                     return
         if self.number is not None and counts.sampled < len(self.records):
-            advice = f"ask for -n {counts.written}, for other sizes or another --temperature"
+            advice = f"ask for -n {counts.written}, other sizes or another --temperature"
+            if not counts.written:
+                advice = "ask for other sizes or less strict filters"
             if not counts.valid:
                 advice = "train the model for longer, or lower --temperature"
             raise Exhausted(f"{funnel.ending()}; {advice}")
 
-    def _stored(self, store: Blocks, out: Path) -> Generator[Block]:
+    def _stored(self, store: Blocks, out: Path) -> Generator[DrawnBlock]:
         """Yield the blocks that are stored, up to the first that is not; draw and store the others.
 
         Those after a block that is damaged are drawn again as well.
@@ -327,11 +329,12 @@ class Sample:
                 continue
             if store.graphs:
                 say(f"note: going on with {out}: {store.graphs:,} graphs are there")
-            for block in self._drawn(chain([numbers], todo)):
-                store.put(block)
-                yield block
+            with closing(self._drawn(chain([numbers], todo))) as drawn:
+                for block in drawn:
+                    store.put(block)
+                    yield block
 
-    def _drawn(self, todo: Iterator[range]) -> Generator[Block]:
+    def _drawn(self, todo: Iterator[range]) -> Generator[DrawnBlock]:
         """Draw blocks; this process draws the first one, since others take time to start."""
         draw = partial(block_records, self.model, self.recipe)
         if not self.counts.sampled:
@@ -352,12 +355,12 @@ class Sample:
             yield numbers if together == 1 else part
 
 
-def _timed(drawn: Iterable[list[Record]]) -> Iterator[Block]:
+def _timed(drawn: Iterable[list[Record]]) -> Iterator[DrawnBlock]:
     """Yield blocks with the seconds since the one before."""
     since = time.perf_counter()
     for records in drawn:
         before, since = since, time.perf_counter()
-        yield Block(records, since - before)
+        yield DrawnBlock(records, since - before)
 
 
 def block_records(model: GraphModel, recipe: Recipe, block: range) -> list[Record]:

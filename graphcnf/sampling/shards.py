@@ -1,9 +1,16 @@
 """Shards: parts of a sample, drawn independently and merged into one file.
 
-The shard `part-3.smi` is described by `part-3.smi.shard.json` beside it: number and count of the
-shards; first record and end of the sample and of the shard; model, recipe and environment; counts
-of the shard; length and checksum of its file. The description is written before the file gets its
-name, so every complete shard has one.
+A *shard* is a file with the records of some consecutive blocks. Its *description*,
+`part-3.smi.shard.json` beside `part-3.smi`, is a JSON object:
+
+- `part`: number of the shard, from 1 on, and number of all shards;
+- `sample`, `records`: number of the first record and of the one after the last, of all shards and
+  of this one;
+- `model`, `recipe`, `environment`: what determines the records, as in the manifest of `Blocks`;
+- `progress`: its `SampleCounts`; `bytes`, `sha256`: length and checksum of its file.
+
+The last three are added once the shard is drawn. The description is written before the file gets
+its name, so every complete shard has one.
 """
 
 from __future__ import annotations
@@ -13,13 +20,12 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from graphcnf.compute.cpu import environment
-from graphcnf.errors import UserError
+from graphcnf.errors import UserError, counted
 from graphcnf.files import inside, open_input, read_json, replace_file
 from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.graphs.record_blocks import block_count, share_of
@@ -33,23 +39,18 @@ FORMAT = 2
 """Version of the description's layout."""
 
 Shard = dict[str, Any]
-"""Description of a shard; `progress`, `bytes` and `sha256` are added once the shard is drawn."""
+"""Description of a shard."""
 
 ShardFile = tuple[Path, Shard]
 """File of a shard and its description."""
 
 
-def _shard_records(sample: range, number: int, parts: int) -> range:
-    """Return the records of a shard, which are whole blocks; raise ValueError for a bad number."""
-    if not 1 <= number <= parts:
-        raise ValueError
-    blocks = block_count(sample)
-    if parts > blocks:
-        raise UserError(
-            f"{parts:,} shards: {len(sample):,} graphs are drawn in {blocks:,} "
-            f"block{'s' if blocks > 1 else ''}, and a shard is at least one block"
-        )
-    return share_of(sample, number, parts)
+class NoShard(ValueError):
+    """A file is not a whole shard; the message says why. `shard` is its description, if usable."""
+
+    def __init__(self, reason: str, shard: Shard | None = None):
+        super().__init__(reason)
+        self.shard = shard
 
 
 def shards_of(
@@ -59,9 +60,22 @@ def shards_of(
 
     The files of all shards are numbered: m.smi.gz becomes m-1.smi.gz, m-2.smi.gz ...
 
+    Args:
+        model: Model to draw from.
+        recipe: Options of the sample.
+        sample: Numbers of the records of all shards.
+        out: File of the shard, or the name from which those of all shards are made.
+        number: Number of the shard, 1 to `parts`, or 0.
+        parts: Number of shards.
+
     Raises:
         UserError: There are fewer blocks than shards.
     """
+    if parts > (most := block_count(sample)):
+        raise UserError(
+            f"{parts:,} shards: {len(sample):,} graphs are drawn in {counted(most, 'block')}, and "
+            "a shard is at least one block"
+        )
     common = {
         "format": FORMAT,
         "sample": [sample.start, sample.stop],
@@ -72,8 +86,8 @@ def shards_of(
     stem, dot, suffixes = out.name.partition(".")
     found = []
     for k in [number] if number else range(1, parts + 1):
-        records = _shard_records(sample, k, parts)
         name = out.name if number else f"{stem}-{k:0{len(str(parts))}}{dot}{suffixes}"
+        records = share_of(sample, k, parts)
         part = {"part": [k, parts], "records": [records.start, records.stop]}
         found.append((out.with_name(name), {**common, **part}))
     return found
@@ -82,7 +96,11 @@ def shards_of(
 def write_description(out: Path, shard: Shard, sample: Sample, file: Path) -> None:
     """Write the description of a drawn shard.
 
-    `out` is the final name of its file, `file` the temporary one.
+    Args:
+        out: The name that the shard's file will have.
+        shard: Its description so far.
+        sample: The sample, which has been drawn.
+        file: The shard's file, under its temporary name.
     """
     content = {**shard, "progress": vars(sample.counts), **_seal(file)}
     replace_file(_described(out), (json.dumps(content, indent=1) + "\n").encode())
@@ -103,64 +121,65 @@ def _described(out: Path) -> Path:
 
 
 def _seal(file: Path) -> dict[str, Any]:
-    """Return length and checksum of a file."""
+    """Return length (`bytes`) and checksum (`sha256`) of a file."""
     with open_input(file) as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()  # type: ignore[arg-type]
     return {"bytes": file.stat().st_size, "sha256": digest}
 
 
-def _read_shard(path: Path) -> tuple[Shard | None, str]:
-    """Return the description of a shard, and what is wrong with the shard.
-
-    The description is None if it is unusable; the problem is "" if there is none.
-    """
+def _read_shard(path: Path) -> Shard:
+    """Return the description of a whole shard; raise `NoShard` for any other file."""
     name = _described(path).name
     try:
         shard = read_json(inside(path.parent, name))
-        if shard["format"] != FORMAT:
-            return None, f"{name} is of another version of graphcnf"
-        _check(shard)
-        expected, there = shard["bytes"], path.stat().st_size
-        if there < expected:
-            return shard, f"truncated: {there:,} of {expected:,} bytes"
-        damaged = {**shard, **_seal(path)} != shard
-        return shard, "damaged: it is not what was written" if damaged else ""
+        current = shard["format"] == FORMAT
+        if current and not _is_sound(shard):
+            raise ValueError
+        found = _seal(path)
     except FileNotFoundError:
         reason = f"no shard of generate --shard: without {name}"
-        return None, reason if path.exists() else "there is no such file"
+        raise NoShard(reason if path.exists() else "there is no such file") from None
     except OSError as error:
-        return None, error.strerror or str(error)
+        raise NoShard(error.strerror or str(error)) from None
     except (
         ValueError,
-        KeyError,
+        LookupError,
         TypeError,
         AttributeError,
         ArithmeticError,
         RecursionError,
         UserError,
     ):
-        return None, f"{name} is damaged"
+        raise NoShard(f"{name} is damaged") from None
+    if not current:
+        raise NoShard(f"{name} is of another version of graphcnf")
+    shown = "shard {}/{}".format(*shard["part"])
+    if found["bytes"] < shard["bytes"]:
+        sizes = f"{found['bytes']:,} of {shard['bytes']:,} bytes"
+        raise NoShard(f"{shown}, truncated: {sizes}", shard)
+    if {**shard, **found} != shard:
+        raise NoShard(f"{shown}, damaged: it is not what was written", shard)
+    return shard
 
 
-def _check(shard: Shard) -> None:
-    """Raise an error that `_read_shard` catches, if a description is inconsistent."""
-    recipe, sample = shard["recipe"], range(*shard["sample"])
+def _is_sound(shard: Shard) -> bool:
+    """Return False, or raise an error that `_read_shard` catches, for a forged description."""
+    recipe, sample, (number, parts) = shard["recipe"], range(*shard["sample"]), shard["part"]
     counts = totals([(Path(), shard)])
     counts.figures(True, recipe["filters"])
-    records = _shard_records(sample, *shard["part"])
-    texts = [shard["model"], *recipe["columns"]]
-    if (
-        sample.start < 0
-        or shard["records"] != [records.start, records.stop]
-        or set(recipe) != {field.name for field in fields(Recipe)}
-        or not all(isinstance(text, str) for text in texts)
-        or recipe["kind"] not in WRITERS
-        or "smiles" not in recipe["columns"]
-        or sum(counts.outcomes.values()) != counts.valid
-        or not isinstance(counts.written + shard["bytes"], int)
-        or not isinstance(shard["sha256"], str)
-    ):
-        raise ValueError
+    records = share_of(sample, number, parts)
+    return (
+        1 <= number <= parts <= block_count(sample)
+        and sample.start >= 0
+        and shard["records"] == [records.start, records.stop]
+        and set(recipe) == {field.name for field in fields(Recipe)}
+        and all(isinstance(text, str) for text in (shard["model"], *recipe["columns"]))
+        and recipe["kind"] in WRITERS
+        and "smiles" in recipe["columns"]
+        and sum(counts.outcomes.values()) == counts.valid
+        and isinstance(counts.written + shard["bytes"], int)
+        and isinstance(shard["sha256"], str)
+    )
 
 
 def survey(paths: Iterable[Path]) -> tuple[list[ShardFile], list[str], list[str]]:
@@ -173,22 +192,19 @@ def survey(paths: Iterable[Path]) -> tuple[list[ShardFile], list[str], list[str]
         left out and for each missing shard; notes for the user.
     """
     files: list[ShardFile] = []
-    bad, problems = [], []
+    damaged: list[Shard] = []
+    problems: list[str] = []
     for path in paths:
-        shard, problem = _read_shard(path)
-        if shard and problem:
-            bad.append(shard)
-            problem = "shard {}/{}, ".format(*shard["part"]) + problem
-        if problem:
-            problems.append(f"{path}: {problem}")
-        elif shard:
-            files.append((path, shard))
+        try:
+            files.append((path, _read_shard(path)))
+        except NoShard as error:
+            problems.append(f"{path}: {error}")
+            damaged += [error.shard] if error.shard else []
     if not files:
         return [], problems, []
     samples = [json.dumps(_sample_of(shard), sort_keys=True) for _, shard in files]
     usual = files[samples.index(Counter(samples).most_common(1)[0][0])][1]
-    expected = _sample_of(usual)
-    chosen: dict[int, ShardFile] = {}
+    expected, chosen = _sample_of(usual), dict[int, ShardFile]()
     for path, shard in files:
         number, count = shard["part"]
         others = [
@@ -202,15 +218,14 @@ def survey(paths: Iterable[Path]) -> tuple[list[ShardFile], list[str], list[str]
             problems.append(f"{path}: shard {number}/{count}, like {chosen[number][0]}")
         else:
             chosen[number] = path, shard
-    damaged = {shard["part"][0] for shard in bad if _sample_of(shard) == expected}
-    count, part = usual["part"][1], partial(_shard_records, range(*usual["sample"]))
-    for before, after in pairwise(sorted({0, *chosen, *damaged, count + 1})):
+    named = {*chosen, *(shard["part"][0] for shard in damaged if _sample_of(shard) == expected)}
+    count = usual["part"][1]
+    for before, after in pairwise(sorted({0, *named, count + 1})):
         first, last = before + 1, after - 1
         if first <= last:
-            one = first == last
-            shown = f"shard {first}/{count}" if one else f"shards {first} to {last} of {count}"
-            low, high = part(first, count).start, part(last, count).stop - 1
-            problems.append(f"missing: {shown}, graphs {low} to {high}")
+            shown = f"shard {first}/{count}" if first == last else f"shards {first} to {last}"
+            low, high = (share_of(range(*usual["sample"]), k, count) for k in (first, last))
+            problems.append(f"missing: {shown}, graphs {low.start} to {high.stop - 1}")
     kept = [chosen[number] for number in sorted(chosen)]
     kinds = Counter(json.dumps(shard["environment"]) for _, shard in kept)
     notes = [
