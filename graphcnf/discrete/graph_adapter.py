@@ -74,7 +74,7 @@ class GraphAdapter(Adapter):
     @property
     def order(self) -> str:
         """Node order of the model, see `GraphModel`."""
-        return self.model.orders[0]
+        return self.model.node_orders[0]
 
     @property
     def arguments(self) -> tuple:

@@ -112,7 +112,7 @@ class RandomOrder(CodedModel):
             their probabilities, (B,) nats. New node i is old node `order[i]`.
     """
 
-    orders = ("none",)
+    node_orders = ("none",)
     draw_order: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
     def _ordered(self, batch: GraphBatch, noise: Noise | None) -> tuple[GraphBatch, Tensor, Tensor]:

@@ -49,7 +49,7 @@ GRAPH_MODELS = Registry(
 )
 """Classes of graph models by architecture."""
 
-ORDERS = ("canonical", "none")  # node orders: a canonical one that networks may use, or none
+NODE_ORDERS = ("canonical", "none")  # node orders: a canonical one that networks may use, or none
 
 
 def model_class(architecture: Any, order: str | None = None) -> type[GraphModel]:
@@ -58,10 +58,10 @@ def model_class(architecture: Any, order: str | None = None) -> type[GraphModel]
     None stands for any order.
     """
     found = GRAPH_MODELS.find(architecture, "architecture")
-    if order not in (None, *ORDERS):
-        raise UserError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
-    if order not in (None, *found.orders):
-        raise UserError(f'architecture "{architecture}" needs order "{found.orders[0]}"')
+    if order not in (None, *NODE_ORDERS):
+        raise UserError(f"order must be one of {', '.join(NODE_ORDERS)}, got {order!r}")
+    if order not in (None, *found.node_orders):
+        raise UserError(f'architecture "{architecture}" needs order "{found.node_orders[0]}"')
     return found
 
 
@@ -84,6 +84,17 @@ class GraphModel(Pretrained, ABC):
         config: The architecture and the arguments of the constructor.
         metadata: JSON; `size_histogram` (index: number of nodes), `dataset`, `training`, ...
         training_hashes: Sorted hashes of the training graphs, uint64, or None.
+        architecture: Short name of the class, see `GRAPH_MODELS`.
+        node_orders: Supported node orders, of `NODE_ORDERS`; the first is the default.
+        measured: Names of the constructor's arguments that `measure` returns.
+        rules: The constructor's arguments that switch off rules which are not learned.
+        redraws: Name of the check by which a rule draws again, "" without one.
+        parallel: True if the number of network evaluations is bounded for graphs of any size.
+        supports_fragments: True if graphs can be grown around fragments.
+        takes_conditions: True if the constructor takes `conditions`.
+        batch_size: Number of graphs that are drawn together.
+        unknown: Reason why `knows` rejects a graph, for messages.
+        scores_unknown: True if `bounds` is -inf for a graph that `knows` rejects; others raise.
 
     Examples:
         >>> path = ([0, 1, 0], [(0, 1), (1, 2)], [0, 0])
@@ -96,17 +107,17 @@ class GraphModel(Pretrained, ABC):
         [3, 3, 3, 3, 3]
     """
 
-    architecture: ClassVar[str] = ""  # short name, see `GRAPH_MODELS`
-    orders: ClassVar[tuple[str, ...]] = ("canonical",)  # supported node orders, of `ORDERS`
-    measured: ClassVar[tuple[str, ...]] = ()  # arguments that `measure` returns
-    rules: ClassVar[Mapping[str, Any]] = {}  # arguments that switch off rules that are not learned
-    redraws: ClassVar[str] = ""  # name of the check by which the rules draw again, if any
-    parallel: ClassVar[bool] = False  # True if the number of evaluations is bounded for any size
-    supports_fragments: ClassVar[bool] = False  # True if graphs can be grown around fragments
-    takes_conditions: ClassVar[bool] = False  # True if the constructor takes `conditions`
-    batch_size: ClassVar[int] = BATCH  # graphs that are drawn together
-    unknown: str = "nothing"  # reason why `knows` rejects a graph, for messages
-    scores_unknown: ClassVar[bool] = False  # True if `bounds` gives it -inf, where others raise
+    architecture: ClassVar[str] = ""
+    node_orders: ClassVar[tuple[str, ...]] = ("canonical",)
+    measured: ClassVar[tuple[str, ...]] = ()
+    rules: ClassVar[Mapping[str, Any]] = {}
+    redraws: ClassVar[str] = ""
+    parallel: ClassVar[bool] = False
+    supports_fragments: ClassVar[bool] = False
+    takes_conditions: ClassVar[bool] = False
+    batch_size: ClassVar[int] = BATCH
+    unknown: str = "nothing"
+    scores_unknown: ClassVar[bool] = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -173,8 +184,8 @@ class GraphModel(Pretrained, ABC):
         sizes = {"node_categories": node_categories, "edge_categories": edge_categories}
         measured = found.measure(graphs, **sizes, edge_weights=edge_weights, support=support)
         sizes |= {"max_nodes": int(graphs.node_counts.max()), **measured}
-        if len(found.orders) > 1:
-            arguments["order"] = order or found.orders[0]
+        if len(found.node_orders) > 1:
+            arguments["order"] = order or found.node_orders[0]
         model = found(**sizes, **arguments)
         model.metadata = {"size_histogram": np.bincount(graphs.node_counts).tolist()}
         model.metadata |= metadata or {}
@@ -229,8 +240,8 @@ class GraphModel(Pretrained, ABC):
 
     @property
     def order(self) -> str:
-        """Node order of the graphs, one of `ORDERS`."""
-        return self.config.get("order", self.orders[0])
+        """Node order of the graphs, one of `NODE_ORDERS`."""
+        return self.config.get("order", self.node_orders[0])
 
     @property
     def ordered(self) -> bool:

@@ -29,7 +29,7 @@ from graphcnf.graphs.features import (
     GraphContext,
     graph_context,
 )
-from graphcnf.graphs.graph_model import ORDERS, GraphModel
+from graphcnf.graphs.graph_model import NODE_ORDERS, GraphModel
 
 
 @dataclass
@@ -285,7 +285,7 @@ class PairsModel(GraphModel):
     """
 
     architecture = "pairs"
-    orders = ORDERS
+    node_orders = NODE_ORDERS
     parallel = True
 
     def __init__(
