@@ -486,44 +486,66 @@ class Support(nn.Module):
             (M, C) bool; at least one value in each row is possible.
         """
         k = len(s.x)
-        role = DepthFirstCode.role(k)
-        value = torch.arange(self.cardinalities[k], device=s.depth.device)
-        depth, last, first = s.depth[:, None], s.last[:, None], s.depth < 0
-        if role == "back":
-            # The parent needs free degree, and rest = within - branches + most - 1.
-            fits = (s.free > 0) & (last | (s.within > self.branches + 1 - self.most))
-            fits = fits.gather(1, depth - value + self.pad)
-            fits[:, 0] |= first
-            return _none_is_all(fits)
-        parent = (s.depth - s.x[0]).clamp(min=-1)[:, None] + self.pad
-        if role == "length":
-            rest = torch.where(s.last, 3, s.rest.clamp(0, 3)) * (s.own > 0)
-            fits = self.fitting_lengths[rest, : len(value)]
-            fits = fits & ((s.free.gather(1, parent + 1 - value) > 0) | (value == 0))
-            if k < DepthFirstCode.COMMON:
-                return fits
-            # Lengths increase, and after a length of 0 all are 0.
-            previous = s.x[-2][:, None]
-            return fits & ((value > previous) & (previous > 0) | (value == 0))
-        if role == "node":
-            # rest = left - branches * weight + sum - weight
-            weight = self.weights[s.x[1]]
-            left = s.within.gather(1, parent.clamp(min=self.pad))[:, 0]
-            need = (self.branches * weight - left + 1).clamp(min=0)
-            need = weight + torch.where(s.last, 0, need)
-            return self.fitting_nodes[need.clamp(max=self.most + 1)]
+        if k == 0:
+            return self._backtracks(s)
         if k == 1:
-            # The edge to the parent: rest = left - branches * weight + most - weight.
-            left = s.within.gather(1, parent)[:, 0]
-            limit = torch.where(
-                s.last, self.most, (left + self.most - 1) // (1 + self.branches)
-            ).minimum(s.free.gather(1, parent)[:, 0])
-            return self.fitting_edges[torch.where(first, self.most + 1, limit.clamp(0, self.most))]
-        # The edge of a closure. Its far end is a possible parent of the next node if it is near.
+            return self._edges_to_parent(s)
+        if k == 2:
+            return self._nodes(s)
+        return self._lengths(s) if DepthFirstCode.role(k) == "length" else self._closing_edges(s)
+
+    def _parent(self, s: FreeDegree) -> Tensor:
+        """Return the column in `FreeDegree.free` of each new node's parent, (M, 1) long."""
+        return (s.depth - s.x[0]).clamp(min=-1)[:, None] + self.pad
+
+    def _backtracks(self, s: FreeDegree) -> Tensor:
+        """Return which backtracks are possible, (M, C) bool: the parent needs free degree."""
+        value = torch.arange(self.cardinalities[0], device=s.depth.device)
+        # rest = within - branches + most - 1
+        enough = s.last[:, None] | (s.within > self.branches + 1 - self.most)
+        fits = ((s.free > 0) & enough).gather(1, s.depth[:, None] - value + self.pad)
+        fits[:, 0] |= s.depth < 0
+        return _none_is_all(fits)
+
+    def _edges_to_parent(self, s: FreeDegree) -> Tensor:
+        """Return which labels of the edge to the parent are possible, (M, C) bool."""
+        parent = self._parent(s)
+        # rest = left - branches * weight + most - weight
+        left = s.within.gather(1, parent)[:, 0]
+        limit = torch.where(s.last, self.most, (left + self.most - 1) // (1 + self.branches))
+        limit = limit.minimum(s.free.gather(1, parent)[:, 0]).clamp(0, self.most)
+        return self.fitting_edges[torch.where(s.depth < 0, self.most + 1, limit)]
+
+    def _nodes(self, s: FreeDegree) -> Tensor:
+        """Return which node categories are possible, (M, C) bool: their sums must be enough."""
+        weight = self.weights[s.x[1]]
+        # rest = left - branches * weight + sum - weight
+        left = s.within.gather(1, self._parent(s).clamp(min=self.pad))[:, 0]
+        need = (self.branches * weight - left + 1).clamp(min=0)
+        need = weight + torch.where(s.last, 0, need)
+        return self.fitting_nodes[need.clamp(max=self.most + 1)]
+
+    def _lengths(self, s: FreeDegree) -> Tensor:
+        """Return which lengths of the next closure are possible, (M, C) bool; 0 always is."""
+        k = len(s.x)
+        value = torch.arange(self.cardinalities[k], device=s.depth.device)
+        rest = torch.where(s.last, 3, s.rest.clamp(0, 3)) * (s.own > 0)
+        fits = self.fitting_lengths[rest, : len(value)]
+        far = s.free.gather(1, self._parent(s) + 1 - value)
+        fits = fits & ((far > 0) | (value == 0))
+        if k < DepthFirstCode.COMMON:
+            return fits
+        # Lengths increase, and after a length of 0 all are 0.
+        previous = s.x[-2][:, None]
+        return fits & ((value > previous) & (previous > 0) | (value == 0))
+
+    def _closing_edges(self, s: FreeDegree) -> Tensor:
+        """Return which labels of a closure's edge are possible, (M, C) bool; 0 without closure."""
         length = s.x[-1]
+        # The far end is a possible parent of the next node if it is near.
         shared = 1 + (length <= self.reach).long()
         limit = torch.where(s.last, self.most, (s.rest - 1) // shared)
-        far = s.free.gather(1, parent + 1 - length[:, None])[:, 0]
+        far = s.free.gather(1, self._parent(s) + 1 - length[:, None])[:, 0]
         limit = limit.minimum(s.own).minimum(far).clamp(0, self.most)
         return self.fitting_edges[torch.where(length > 0, limit, self.most + 1)]
 
