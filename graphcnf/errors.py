@@ -1,4 +1,8 @@
-"""Errors and messages for the user of the command line."""
+"""Errors and messages.
+
+`UserError` is for what somebody gives at a border: a command, a file, an option of a public method.
+`ValueError` is for arrays and objects that do not fit, a mistake in the code that calls.
+"""
 
 from __future__ import annotations
 
@@ -50,14 +54,14 @@ def printable(text: str) -> str:
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
-LONGEST = 300
+LONGEST_REASON = 300
 """Characters of an exception's message that are shown."""
 
 
 def described(error: BaseException) -> str:
     """Return class and message of an exception in one line, also if it cannot be turned to text."""
     try:
-        message = " ".join(str(error).split())[:LONGEST]
+        message = " ".join(str(error).split())[:LONGEST_REASON]
     except BaseException:  # of the exception's own `__str__`
         message = "its message cannot be shown"
     return ": ".join(filter(None, [type(error).__name__, message]))

@@ -102,7 +102,7 @@ def config_file(content: dict[str, Any]) -> bytes:
     return (json.dumps(content, indent=1) + "\n").encode()
 
 
-def locate(name_or_folder: str | Path, *, shipped: bool = False) -> Path:
+def model_folder(name_or_folder: str | Path, *, shipped: bool = False) -> Path:
     """Find the folder of a model.
 
     Args:
@@ -388,4 +388,4 @@ class Pretrained(nn.Module):
         Raises:
             UserError: if there is no such model, or its files are damaged.
         """
-        return load_model(cls, locate(folder), device)
+        return load_model(cls, model_folder(folder), device)

@@ -45,10 +45,10 @@ def stereoisomers(
     check_target(out, kind, force)
     output_kind(picture, ("png", "svg"), "--picture")
 
-    from graphcnf.pretrained import load_model, locate
+    from graphcnf.pretrained import load_model, model_folder
     from graphcnf.stereo.stereo_flow import StereoFlow
 
-    flow = load_model(StereoFlow, locate(model, shipped=True))
+    flow = load_model(StereoFlow, model_folder(model, shipped=True))
     found = flow.isomers(molecule)
     options.say_deviations([molecule], None, marked=True)
     write_table(kind, out, found[:number].to_dict("records"))

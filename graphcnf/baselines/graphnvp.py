@@ -29,8 +29,8 @@ from graphcnf.flows.transform import (
     Noise,
     log_term_dtype,
     masked,
+    replay,
     sum_log_term,
-    take,
     zero_log_term,
 )
 from graphcnf.graphs.batch import GraphBatch, Latents
@@ -61,7 +61,7 @@ class OneHotDequantization(Encoding):
     def encode(self, x, context=Context()):
         x = masked(x, context.mask)
         one_hot = F.one_hot(x, self.cardinalities).to(self.like)
-        u = take(
+        u = replay(
             context.noise, lambda: torch.rand(one_hot.shape, dtype=torch.float64, device=x.device)
         )
         z = one_hot + NOISE * u.to(one_hot)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from graphcnf.baselines.pixelcnn import PixelMixture, parameter_count, scaled, unscaled
 from graphcnf.flows.base import StandardNormal, draw_normal, draw_uniform
-from graphcnf.flows.transform import take
+from graphcnf.flows.transform import replay
 from graphcnf.images.image_model import ImageLatents, ImageModel
 from graphcnf.images.image_networks import channels_last
 from graphcnf.limits import Range
@@ -136,7 +136,7 @@ class VAE(ImageModel):
     def _terms(self, x, noise=None):
         """Draw z from q(z|x); return log P(x|z) and log p(z) - log q(z|x), (B,) each."""
         mean, log_sd = self._posterior(x)
-        e = take(noise, lambda: torch.randn_like(mean))
+        e = replay(noise, lambda: torch.randn_like(mean))
         z = mean + log_sd.exp() * e
         log_q = self.prior.log_prob(e) - log_sd.sum(1)
         return self._pixels(z).log_prob(x).sum((1, 2)), self.prior.log_prob(z) - log_q

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from graphcnf.categorical.categorical_flow import Bound
 from graphcnf.flows.base import StandardNormal
-from graphcnf.flows.transform import Noise, log_term_dtype, masked, take
+from graphcnf.flows.transform import Noise, log_term_dtype, masked, replay
 from graphcnf.graphs.batch import GraphBatch, Latents, PackedGraphs
 from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.graphs.pairs import all_pairs, dense
@@ -45,7 +45,7 @@ class Gaussian:
     def draw(self, noise: Noise | None = None) -> Tensor:
         """Draw mean + scale * e with standard normal e, (B, D)."""
         # The tape holds uniform numbers, as `RecordNoise` requires.
-        u = take(noise, lambda: torch.rand_like(self.mean, dtype=torch.float64))
+        u = replay(noise, lambda: torch.rand_like(self.mean, dtype=torch.float64))
         e = torch.special.ndtri(u.clamp(1e-12, 1 - 1e-12)).to(self.mean)
         return self.mean + self.log_scale.exp() * e
 

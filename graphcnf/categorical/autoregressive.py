@@ -321,7 +321,7 @@ class AutoregressiveCoupling(Bijection):
             variable: _Variable | None = _Variable(step.hidden)
             while variable is not None:
                 at, logits = variable.at, self.network.logits(variable.hidden) / context.temperature
-                value, lower_end, log_width = locate(logits, u_here[at])
+                value, lower_end, log_width = find_interval(logits, u_here[at])
                 if ends:
                     lower[at], log_p[at] = lower_end, log_width
                 else:
@@ -385,7 +385,7 @@ def _mapped(
     return out, sum_log_term(log_det, mask).to(log_term_dtype(z))
 
 
-def locate(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def find_interval(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Find the categories whose intervals contain u, if intervals are as wide as probabilities.
 
     Args:

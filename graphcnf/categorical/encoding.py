@@ -23,8 +23,8 @@ from graphcnf.flows.transform import (
     Transform,
     log_term_dtype,
     masked,
+    replay,
     sum_log_term,
-    take,
 )
 from graphcnf.registry import Registry
 
@@ -218,7 +218,7 @@ class IntervalEncoding(Encoding):
     def encode(self, x, context=Context()):
         """Draw z (B, L, V) for categories x (B, L, V) long, or for x (B, L) and V = 1."""
         x = x.unsqueeze(-1) if self.single else x
-        v = take(context.noise, lambda: torch.rand(x.shape, device=x.device, dtype=torch.float64))
+        v = replay(context.noise, lambda: torch.rand(x.shape, device=x.device, dtype=torch.float64))
         lower, width = interval_bounds(x, self.known)
         u = lower + width * (MARGIN + (1 - 2 * MARGIN) * v)
         # dz/du = 1 / (u (1 - u))

@@ -23,7 +23,15 @@ from graphcnf.flows.coupling import AffineCoupling, MixtureLogisticCoupling, hal
 from graphcnf.flows.dequantization import UniformDequantization, VariationalDequantization
 from graphcnf.flows.linear import InvertibleLinear
 from graphcnf.flows.modules import zero_init
-from graphcnf.flows.transform import Bijection, Context, Noise, Sequential, Transform, masked, take
+from graphcnf.flows.transform import (
+    Bijection,
+    Context,
+    Noise,
+    Sequential,
+    Transform,
+    masked,
+    replay,
+)
 
 # Limit of training on the means of a mixture (share of the initial distance between neighbours) and
 # on its scales (relative change): without it, the categories approach each other in long trainings.
@@ -36,7 +44,7 @@ MIXTURES = 4  # components of a coupling of mixtures of logistics
 def logistic_noise(shape: Sequence[int], like: Tensor, noise: Noise | None = None) -> Tensor:
     """Draw standard logistic numbers with the type and device of `like`."""
     # The tape is float64, and so are uniform numbers: in float32 they are too coarse for the tails.
-    draw = take(noise, lambda: torch.rand(shape, dtype=torch.float64, device=like.device))
+    draw = replay(noise, lambda: torch.rand(shape, dtype=torch.float64, device=like.device))
     return torch.logit(draw.clamp(1e-16, 1 - 1e-16)).to(like.dtype)
 
 

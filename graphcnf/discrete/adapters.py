@@ -24,7 +24,7 @@ from graphcnf.graphs.record_blocks import one_thread, record_batches
 Reasons = list[str | None]
 """For each item the reason why its probability is 0, or None if it is positive."""
 
-LONGEST = 1024
+LONGEST_SEQUENCE = 1024
 """Largest length of a sequence; the cost of attention is its square."""
 
 MOST_SYMBOLS = 10_000
@@ -224,9 +224,10 @@ class SequenceAdapter(Adapter):
                     f"item {number} is a {type(item).__name__}, item 0 a {container}: one type for "
                     "all"
                 )
-            if len(item) > LONGEST:
+            if len(item) > LONGEST_SEQUENCE:
                 raise UserError(
-                    f"item {number} has {len(item)} symbols, at most {LONGEST} are learned: cut it"
+                    f"item {number} has {len(item)} symbols, at most {LONGEST_SEQUENCE} are "
+                    "learned: cut it"
                 )
         try:
             symbols = distinct(symbol for item in items for symbol in item)

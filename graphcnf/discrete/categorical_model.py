@@ -34,7 +34,7 @@ from graphcnf.limits import (
     is_number,
     plain,
 )
-from graphcnf.pretrained import locate
+from graphcnf.pretrained import model_folder
 from graphcnf.torch_state import learning
 from graphcnf.training.settings import (
     Experiment,
@@ -457,7 +457,7 @@ class CategoricalModel(nn.Module):
         Raises:
             UserError: if the model is missing, damaged, or no `CategoricalModel`.
         """
-        source = inside(locate(folder), "config.json")
+        source = inside(model_folder(folder), "config.json")
         try:
             kind = ADAPTERS[read_json(source)["metadata"]["data"]["kind"]]
         except (OSError, ValueError, KeyError, TypeError) as error:

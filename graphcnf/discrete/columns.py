@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.categorical.autoregressive import AutoregressiveFlow, Network, Step, locate
+from graphcnf.categorical.autoregressive import AutoregressiveFlow, Network, Step, find_interval
 from graphcnf.categorical.categorical_flow import check_rows
 from graphcnf.categorical.transformer import HIDDEN, Transformer
 from graphcnf.discrete.counts import LARGEST_PAIRS, ColumnCounts, Counts
@@ -512,7 +512,7 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
         x, state = torch.zeros_like(u), network.start(context)
         while (step := state.step()) is not None:
             logits = network.logits(step.hidden) / context.temperature
-            category, lower, log_p = locate(logits, u[step.at])
+            category, lower, log_p = find_interval(logits, u[step.at])
             share = ((u[step.at] - lower) / log_p.exp()).clamp(0, 1 - 1e-12)
             # The place inside u solves u + s (u^2 - u) = share.
             s = network.tilts(step.hidden[1], network.slot[step.at[1], category])

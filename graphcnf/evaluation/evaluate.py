@@ -64,7 +64,7 @@ ON_HELD_OUT = (
 )  # fmt: skip
 """Figures that a model has on held-out molecules."""
 
-BATCH = 128
+SCORED_TOGETHER = 128
 """Held-out graphs that are encoded or scored at a time."""
 
 MEASURED = 2000
@@ -656,7 +656,7 @@ def bits(model: GraphModel, graphs: PackedGraphs) -> dict[str, float]:
         `bits_per_node` and `bits_per_molecule`, means over the graphs.
     """
     with _fixed_noise(model):
-        total = -model.log_probs(graphs, size=BATCH) / np.log(2)
+        total = -model.log_probs(graphs, size=SCORED_TOGETHER) / np.log(2)
     spent = 0 if model.ordered else labelling_bits(graphs).mean()
     return {
         "bits_per_node": float((total / graphs.node_counts).mean()),
@@ -677,7 +677,7 @@ def reconstruction(model: GraphModel, graphs: PackedGraphs, *, double: bool = Tr
         exact = exact.cpu()
     exact = exact.double() if double else exact.float()
     with _fixed_noise(model):
-        for chosen in batches(graphs.node_counts, BATCH):
+        for chosen in batches(graphs.node_counts, SCORED_TOGETHER):
             batch = GraphBatch.collate(graphs, chosen).to(exact.device)
             decoded = exact.decode(exact.encode(batch), batch.mask).cleared()
             nodes = ((decoded.node_types == batch.node_types) & (decoded.mask == batch.mask)).all(1)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -85,25 +86,20 @@ def log_prob_of_sizes(log_prior: Tensor, sizes: Tensor) -> Tensor:
     return torch.where(known == sizes, own, -math.inf)
 
 
-def draw_normal(
-    shape: Sequence[int],
-    *,
-    mask: Tensor | None = None,
-    generator: Generators = None,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
-    uniform: bool = False,
-) -> Tensor:
-    """Draw standard normal numbers.
+def draw_normal(shape: Sequence[int], **options) -> Tensor:
+    """Draw standard normal numbers; shape, options and errors are those of `draw_uniform`."""
+    return _drawn("normal", shape, **options)
+
+
+def draw_uniform(shape: Sequence[int], **options) -> Tensor:
+    """Draw uniform numbers in [0, 1).
 
     Args:
         shape: ``(B, ..., D)``.
-        mask: ``shape[:-1]`` bool; masked entries are 0.
-        generator: torch generator for the whole batch (None for torch's global generator), or B
-            numpy generators, each of which draws the real entries of its own record.
-        device: device of the result.
-        dtype: type of the result, torch's default type if None.
-        uniform: True draws uniform numbers in [0, 1) instead.
+        **options: ``mask``: ``shape[:-1]`` bool; masked entries are 0. ``generator``: torch
+            generator for the whole batch (None for torch's global generator), or B numpy
+            generators, each of which draws the real entries of its own record. ``device`` of the
+            result. ``dtype`` of the result, torch's default type if None.
 
     Returns:
         ``(B, ..., D)``.
@@ -111,11 +107,26 @@ def draw_normal(
     Raises:
         ValueError: if the number of numpy generators is not B.
     """
+    u = _drawn("uniform", shape, **options)
+    # numpy draws in float64, which can round to 1 in the type of the result.
+    return u.clamp(max=1 - torch.finfo(u.dtype).eps / 2)
+
+
+def _drawn(
+    kind: Literal["normal", "uniform"],
+    shape: Sequence[int],
+    *,
+    mask: Tensor | None = None,
+    generator: Generators = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Draw numbers of a distribution; the other arguments are those of `draw_uniform`."""
     dtype = dtype or torch.get_default_dtype()
     if generator is None or isinstance(generator, torch.Generator):
         # A torch generator draws on its own device only, which may differ from the result's.
         source = device if generator is None else generator.device
-        draw = torch.rand if uniform else torch.randn
+        draw = torch.rand if kind == "uniform" else torch.randn
         noise = draw(shape, generator=generator, device=source, dtype=dtype)
         return masked(noise.to(device), mask)
 
@@ -126,7 +137,7 @@ def draw_normal(
     for record, random in enumerate(generator):
         # Only real entries draw, so that padding does not shift the numbers of a record.
         size = tuple(shape[1:]) if real is None else (int(real[record].sum()), shape[-1])
-        drawn = random.random(size) if uniform else random.standard_normal(size)
+        drawn = random.random(size) if kind == "uniform" else random.standard_normal(size)
         values = torch.as_tensor(drawn, dtype=torch.float64)
         if real is None:
             noise[record] = values
@@ -135,13 +146,6 @@ def draw_normal(
         else:
             noise[record, real[record]] = values
     return noise.to(device=device, dtype=dtype)
-
-
-def draw_uniform(shape: Sequence[int], **options) -> Tensor:
-    """Draw uniform numbers in [0, 1); the arguments are those of `draw_normal`."""
-    u = draw_normal(shape, uniform=True, **options)
-    # numpy draws in float64, which can round to 1 in the type of the result.
-    return u.clamp(max=1 - torch.finfo(u.dtype).eps / 2)
 
 
 def logistic_log_density(z: Tensor) -> Tensor:

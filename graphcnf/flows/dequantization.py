@@ -21,8 +21,8 @@ from graphcnf.flows.transform import (
     count_entries,
     masked,
     prepare,
+    replay,
     sum_log_term,
-    take,
 )
 
 MARGIN = 1e-4  # share of a cell kept free at either end: rounding cannot reach the next cell
@@ -76,7 +76,7 @@ class UniformDequantization(Dequantization):
     def forward(self, x, context=Context()):
         mask, x = context.mask, prepare(x, context.mask)
         options = {"mask": mask, "device": x.device, "dtype": x.dtype}
-        u = take(context.noise, lambda: draw_uniform(x.shape, **options))
+        u = replay(context.noise, lambda: draw_uniform(x.shape, **options))
         return self.place(x, u.to(x), mask)
 
 
@@ -100,7 +100,7 @@ class VariationalDequantization(Dequantization):
     def forward(self, x, context=Context()):
         mask, x = context.mask, prepare(x, context.mask)
         options = {"mask": mask, "device": x.device, "dtype": x.dtype}
-        e = take(context.noise, lambda: self.base.sample(x.shape, **options)).to(x)
+        e = replay(context.noise, lambda: self.base.sample(x.shape, **options)).to(x)
         features = (2 * x + 1) / self.levels - 1
         if self.encoder is not None:
             features = self.encoder(features)

@@ -194,7 +194,7 @@ class Noise:
         self.draws: list[Tensor] = []
         self.position = 0
 
-    def take(self, draw: Callable[[], Tensor]) -> Tensor:
+    def replay(self, draw: Callable[[], Tensor]) -> Tensor:
         """Return the next recorded draw, or record ``draw()`` at the end of the tape."""
         if self.position == len(self.draws):
             self.draws.append(draw())
@@ -207,9 +207,9 @@ class Noise:
         return self
 
 
-def take(noise: Noise | None, draw: Callable[[], Tensor]) -> Tensor:
-    """Return ``noise.take(draw)``, or ``draw()`` if there is no tape."""
-    return draw() if noise is None else noise.take(draw)
+def replay(noise: Noise | None, draw: Callable[[], Tensor]) -> Tensor:
+    """Return ``noise.replay(draw)``, or ``draw()`` if there is no tape."""
+    return draw() if noise is None else noise.replay(draw)
 
 
 def masked(x: Tensor, mask: Tensor | None) -> Tensor:

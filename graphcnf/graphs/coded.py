@@ -19,7 +19,7 @@ from torch import Tensor
 from graphcnf.categorical.autoregressive import AutoregressiveFlow, Network
 from graphcnf.categorical.categorical_flow import Bound
 from graphcnf.flows.base import draw_uniform
-from graphcnf.flows.transform import Noise, take
+from graphcnf.flows.transform import Noise, replay
 from graphcnf.graphs.batch import GraphBatch, Latents
 from graphcnf.graphs.conditions import ConditionedContext
 from graphcnf.graphs.graph_model import GraphModel
@@ -122,7 +122,7 @@ class RandomOrder(CodedModel):
             The renumbered graphs, the orders (B, N) long and their log-probabilities (B,), nats.
         """
         shape, device = (*batch.mask.shape, self.network.max_nodes), batch.mask.device
-        uniforms = take(noise, lambda: torch.rand(shape, dtype=torch.float64, device=device))
+        uniforms = replay(noise, lambda: torch.rand(shape, dtype=torch.float64, device=device))
         order, log_p = self.draw_order(batch.adjacency, batch.sizes, uniforms)
         return batch.permute(order), order, log_p
 
@@ -150,7 +150,7 @@ class RandomOrder(CodedModel):
             tell the numbering of the given graph, which `from_latents` restores.
         """
         graphs, order, _ = self._ordered(batch, noise)
-        uniforms = take(noise, lambda: torch.rand_like(order, dtype=torch.float64))
+        uniforms = replay(noise, lambda: torch.rand_like(order, dtype=torch.float64))
         # Padding is larger than all uniform numbers, and so comes last.
         uniforms = uniforms.masked_fill(~batch.mask, 2.0).sort(1).values.gather(1, order.argsort(1))
         uniforms = uniforms.masked_fill(~batch.mask, 0.0)[..., None]

@@ -47,7 +47,7 @@ RIDGE = 0.3  # ridge of the least squares for edges: an edge that was seen once 
 UNCONDITIONAL = 0.2  # share of training graphs whose conditions are all hidden
 
 
-def condition_tables(names: Sequence[str], values: np.ndarray) -> list[dict[str, Any]]:
+def condition_statistics(names: Sequence[str], values: np.ndarray) -> list[dict[str, Any]]:
     """Return the tables of conditions, JSON values that are saved with a model.
 
     Args:
@@ -88,7 +88,7 @@ class ConditionEmbedding(nn.Module):
     """Embedding of conditions, initially 0, and always 0 if all conditions are unknown.
 
     Args:
-        tables: Tables of the P conditions, see `condition_tables`.
+        tables: Tables of the P conditions, see `condition_statistics`.
         width: Number of channels.
 
     Raises:
@@ -147,7 +147,7 @@ class Contributions(nn.Module):
 
     Args:
         cardinalities: Number of categories of each of the V variables of a node.
-        tables: Tables of the P conditions, see `condition_tables`.
+        tables: Tables of the P conditions, see `condition_statistics`.
         width: Number of channels of the network.
     """
 

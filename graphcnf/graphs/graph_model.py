@@ -31,7 +31,14 @@ from graphcnf.limits import (
     check_seed,
     check_temperature,
 )
-from graphcnf.pretrained import WEIGHTS, Pretrained, load_array, load_model, locate, save_model
+from graphcnf.pretrained import (
+    WEIGHTS,
+    Pretrained,
+    load_array,
+    load_model,
+    model_folder,
+    save_model,
+)
 from graphcnf.registry import Registry
 
 GRAPH_MODELS = Registry(
@@ -261,8 +268,8 @@ class GraphModel(Pretrained, ABC):
     def with_conditions(self, tables: list[dict[str, Any]]) -> Self:
         """Return a copy of the model with conditioning variables, which it ignores until trained.
 
-        `tables` are `condition_tables`. Raises UserError if the model has conditions already, or
-        its architecture takes none.
+        `tables` are `condition_statistics`. Raises UserError if the model has conditions already,
+        or its architecture takes none.
         """
         if self.conditions or not self.takes_conditions:
             raise UserError(
@@ -546,7 +553,7 @@ class GraphModel(Pretrained, ABC):
 
         Raises UserError if there is no such model, or a file is damaged.
         """
-        folder = locate(name_or_folder, shipped=True)
+        folder = model_folder(name_or_folder, shipped=True)
         model = load_model(cls, folder, device)
         hashes = load_array(folder, "training_hashes")
         if hashes is None and folder.parent == WEIGHTS:

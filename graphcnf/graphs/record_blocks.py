@@ -146,7 +146,7 @@ class RecordNoise(Noise):
         super().__init__()
         self.seed, self.records = seed, records
 
-    def take(self, draw):
+    def replay(self, draw):
         """Return uniform numbers, from the tape or drawn for each record.
 
         Args:
@@ -165,4 +165,4 @@ class RecordNoise(Noise):
                 rows.append(random.random(tuple(like.shape[1:])))
             return torch.from_numpy(np.stack(rows)).to(like)
 
-        return super().take(draw_by_record)
+        return super().replay(draw_by_record)

@@ -19,7 +19,7 @@ from graphcnf.flows.base import Generators, record_generators
 from graphcnf.flows.modules import evaluates
 from graphcnf.flows.transform import Noise, log_term_dtype
 from graphcnf.limits import check_integer
-from graphcnf.pretrained import Pretrained, locate
+from graphcnf.pretrained import Pretrained, model_folder
 from graphcnf.registry import Registry
 
 FIXED = ("inputs", "outputs", "size", "context", "shape", "levels", "architecture")
@@ -274,6 +274,6 @@ class ImageModel(Pretrained, ABC):
 def is_image_model(name: str) -> bool:
     """Return True if a folder, or its sub-folder `model`, contains a model of images."""
     with suppress(UserError, OSError, ValueError, KeyError, TypeError):
-        config = read_json(inside(locate(name), "config.json"))
+        config = read_json(inside(model_folder(name), "config.json"))
         return config["model"]["architecture"] in IMAGE_MODELS
     return False

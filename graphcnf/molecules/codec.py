@@ -25,7 +25,7 @@ from graphcnf.limits import MAX_NODES
 from graphcnf.molecules.vocabulary import MARK, AtomCategory, MoleculeVocabulary
 from graphcnf.registry import load
 
-LONGEST = 5000
+LONGEST_SMILES = 5000
 """Longest SMILES or SMARTS, in characters: RDKit's recursive parser could crash on longer ones."""
 
 LAST_ELEMENT = 118
@@ -93,7 +93,7 @@ def _read(
     if blank := text.find(" ") + 1:
         raise error(f"not a {kind}: a blank at position {blank} of {shown}")
     try:
-        mol = read(text) if len(whole) <= LONGEST else None
+        mol = read(text) if len(whole) <= LONGEST_SMILES else None
     except RuntimeError:
         mol = None
     except ValueError as problem:

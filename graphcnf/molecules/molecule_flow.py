@@ -29,7 +29,7 @@ from graphcnf.molecules.vocabulary import MoleculeVocabulary, codec_problem
 from graphcnf.registry import load
 from graphcnf.torch_state import default_type
 
-BATCH = 128
+SCORED_TOGETHER = 128
 """Graphs that are scored at a time."""
 
 WITH_STEREO = ("zinc250k",)
@@ -313,7 +313,7 @@ class MoleculeFlow:
             # The same noise for every molecule, so that its value does not depend on the others.
             return RecordNoise(0, [0] * len(chosen))
 
-        return self.model.log_probs(graphs, noise, orders=orders, size=BATCH)
+        return self.model.log_probs(graphs, noise, orders=orders, size=SCORED_TOGETHER)
 
     def score(self, molecules: str | Chem.Mol | Iterable, **options) -> pd.DataFrame:
         """Return a table with the log-likelihood of each molecule.

@@ -36,7 +36,7 @@ from graphcnf.compute.parallel import (
     framed,
     result_of,
 )
-from graphcnf.errors import LONGEST, Unavailable, UserError, counted, described, printable
+from graphcnf.errors import LONGEST_REASON, Unavailable, UserError, counted, described, printable
 from graphcnf.files import check_output, claim, file_lock, inside
 from graphcnf.limits import is_number
 from graphcnf.molecules.codec import quiet
@@ -82,7 +82,7 @@ class Answer:
         """Return the answer of a failed call, with an exception or a text as the reason."""
         if isinstance(error, BaseException) and not isinstance(error, Unavailable):
             error = described(error)
-        line = printable(" ".join(str(error).split()))[:LONGEST]
+        line = printable(" ".join(str(error).split()))[:LONGEST_REASON]
         return cls(smiles, math.nan, {}, line)
 
     @classmethod

@@ -26,7 +26,7 @@ from graphcnf.datasets.sets import TASKS
 from graphcnf.errors import UserError, require, suggest
 from graphcnf.files import expand_user
 from graphcnf.graphs.batch import GraphBatch
-from graphcnf.graphs.conditions import condition_tables
+from graphcnf.graphs.conditions import condition_statistics
 from graphcnf.graphs.graph_model import GraphModel, model_class
 from graphcnf.limits import Range, is_integer
 from graphcnf.molecules.molecule_flow import MoleculeFlow
@@ -118,7 +118,7 @@ def _of_molecules(name: str, model: dict, data: dict, settings: TrainingSettings
         _check_known(network, model["start"], dataset)
     if names is not None:
         dataset = replace(dataset, targets=property_values(dataset, names))
-        tables = condition_tables(names, dataset.targets[train]) if learns_conditions else None
+        tables = condition_statistics(names, dataset.targets[train]) if learns_conditions else None
     metadata = facts(dataset)
     if network is None:
         known = {

@@ -29,7 +29,7 @@ from graphcnf.scripts.benchmarks.runner import TrainedRun, check_budget
 _TOKEN = re.compile(r"\[[^\]]+\]|Br|Cl|.")
 PADDING, START, END = 0, 1, 2
 BATCH, RATE = 64, 2e-3  # molecules of a training step, and the largest learning rate
-LONGEST = 150  # tokens after which a sample is cut off; ZINC250k has fewer
+MOST_TOKENS = 150  # tokens after which a sample is cut off; ZINC250k has fewer
 
 
 class TokenLSTM(nn.Module):
@@ -79,7 +79,7 @@ class SmilesLSTM(Pretrained, TokenLSTM):
             rows = min(batch, count - first)
             token, state, drawn = torch.full((rows, 1), START), None, []
             ended = torch.zeros(rows, dtype=torch.bool)
-            while len(drawn) < LONGEST and not ended.all():
+            while len(drawn) < MOST_TOKENS and not ended.all():
                 logits, state = self(token, state)
                 token = torch.multinomial(logits[:, -1].softmax(-1), 1, generator=generator)
                 token[ended] = END

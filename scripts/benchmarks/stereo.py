@@ -22,7 +22,7 @@ from graphcnf.errors import say
 from graphcnf.evaluation.layout import Column, number, percent, text
 from graphcnf.molecules.codec import parse, quiet
 from graphcnf.molecules.molecule_flow import MoleculeFlow
-from graphcnf.pretrained import load_model, locate
+from graphcnf.pretrained import load_model, model_folder
 from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import load_model as load_graph_model
 from graphcnf.scripts._options import option
@@ -65,7 +65,7 @@ def stereo_bits(
     out: Out = None,
 ) -> None:
     """Bits of held-out stereo marks, beside tables of counts and the difference of two LSTMs."""
-    flow, dataset = load_model(StereoFlow, locate(marks, shipped=True)), load_stereo()
+    flow, dataset = load_model(StereoFlow, model_folder(marks, shipped=True)), load_stereo()
     rows: list[dict[str, Any]] = []
     for name, bits in (*table_bits(dataset).items(), ("the model", model_bits(flow, dataset))):
         kinds = dataset.graphs[torch.from_numpy(dataset.split("test"))].kinds.numpy()
@@ -196,7 +196,7 @@ def isomers(
     out: Out = None,
 ) -> None:
     """Embed and relax polycycles: with drawn marks, with random ones, and those of the data."""
-    density = load_model(StereoFlow, locate(marks, shipped=True))
+    density = load_model(StereoFlow, model_folder(marks, shipped=True))
     flow = MoleculeFlow(load_graph_model(model), density)
     random = np.random.default_rng(seed)
     sampled = (flow.sample(BLOCK, seed=k, stereo=True).smiles for k in count(seed))

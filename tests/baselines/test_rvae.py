@@ -117,7 +117,7 @@ def test_likelihoods_and_graphs_do_not_see_padding():
     model = build(3, 2, 8, RULES).eval()
     small, large = batch_of(CHAIN), batch_of(CHAIN, ([0] * 8, [], []))
     noise = Noise()
-    noise.take(lambda: torch.rand(2, 2, dtype=torch.float64))
+    noise.replay(lambda: torch.rand(2, 2, dtype=torch.float64))
     row = noise.draws[0]
     alone = Noise()
     alone.take(lambda: row[:1])

@@ -8,7 +8,7 @@ import torch
 
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch, GraphModel, PackedGraphs
-from graphcnf.graphs.conditions import UNCONDITIONAL, condition_tables, partly_known
+from graphcnf.graphs.conditions import UNCONDITIONAL, condition_statistics, partly_known
 from graphcnf.graphs.path.support import Path
 
 TABLES = [
@@ -112,7 +112,7 @@ def test_what_is_asked_is_heeded_after_training(plain, chains):
             for n, types in ((len(t), np.asarray(t)) for t, _, _ in map(chains.graph, range(14)))
         ]
     )
-    model = plain.with_conditions(condition_tables(["size", "kind"], values)).train()
+    model = plain.with_conditions(condition_statistics(["size", "kind"], values)).train()
     whole = GraphBatch.collate(chains)
     whole.conditions = torch.from_numpy(values).float()
     model.fit_conditions(whole)
@@ -147,7 +147,7 @@ def test_what_edges_add_depends_on_both_ends_and_their_other_neighbours(random_g
 
     model = GraphModel.for_graphs(random_graphs, node_categories=3, edge_categories=2, **SMALL)
     values = np.array([of(*random_graphs.graph(k)) for k in range(len(random_graphs))])
-    model = model.with_conditions(condition_tables(["same", "near"], values))
+    model = model.with_conditions(condition_statistics(["same", "near"], values))
     batch = GraphBatch.collate(random_graphs)
     batch.conditions = torch.from_numpy(values).float()
     model.fit_conditions(batch)
@@ -204,7 +204,7 @@ def test_tables_of_any_scale_are_kept(chains, tmp_path):
     random = np.random.default_rng(0)
     scales = np.array([[-2.5e5, 4e4], [2e-7, 1e-7], [3.0, 0.0]])
     values = scales[:, 0] + scales[:, 1] * random.standard_normal((500, 3))
-    tables = condition_tables(["energy", "rate", "same"], values)
+    tables = condition_statistics(["energy", "rate", "same"], values)
     np.testing.assert_allclose([t["mean"] for t in tables], values.mean(0), rtol=1e-8)
     np.testing.assert_allclose([t["deviation"] for t in tables][:2], values.std(0)[:2], rtol=1e-8)
     assert tables[2]["deviation"] == 1.0

@@ -100,7 +100,7 @@ def test_a_record_is_the_same_to_the_last_bit_whatever_is_asked_for(model):
 def test_noise_belongs_to_the_record():
     def numbers(records, shape, noise=None):
         noise = noise or RecordNoise(SEED, records)
-        return noise.take(lambda: torch.rand(len(records), *shape, dtype=torch.float64))
+        return noise.replay(lambda: torch.rand(len(records), *shape, dtype=torch.float64))
 
     together = numbers([4, 9, 2], (7, 3))
     alone = numbers([9], (5, 3))

@@ -76,7 +76,7 @@ class Nodes:
         return Nodes(self.h[rows], common, decided, self.free_degree[rows])
 
 
-class Tables:
+class FoldedParameters:
     """Parameters of a network, rearranged for fast steps.
 
     They are computed anew for every batch, since they are out of date once the network is trained
@@ -126,7 +126,7 @@ class PathNetwork(Network):
         table_rows: Rows of the hashed embedding of n-grams, for each n of `TOGETHER`. N-grams that
             hash to the same row share an embedding.
         dropout: Share of the channels that training leaves out.
-        conditions: Tables of the conditions, see `condition_tables`; None for none.
+        conditions: Tables of the conditions, see `condition_statistics`; None for none.
     """
 
     def __init__(
@@ -208,7 +208,7 @@ class PathNetwork(Network):
                 parts.append(table(key % len(table.get_parameter("weight"))))
         return self.path(channels.flatten(1)) + self.joined(torch.cat(parts, -1))
 
-    def channels(self, codes: Tensor, around: Tensor, tables: Tables) -> Tensor:
+    def channels(self, codes: Tensor, around: Tensor, tables: FoldedParameters) -> Tensor:
         """Embed levels of paths.
 
         Args:
@@ -292,7 +292,7 @@ class PathNetwork(Network):
         mask, conditions = context.mask, conditions_in(context)
         x = torch.where(mask[..., None], x, 0)
         batch, size = mask.shape
-        tables, number = Tables(self), torch.arange(size, device=mask.device)
+        tables, number = FoldedParameters(self), torch.arange(size, device=mask.device)
         path = Path.before_each(x, self.support.weights, self.support.pad)
         levels = path.last_levels(batch * size)
         at_levels = path.tables.flatten(1)[:, levels]
@@ -378,7 +378,7 @@ class PathState:
 
     def __init__(self, network: PathNetwork, mask: Tensor, conditions: Tensor | None):
         self.network, self.order = network, InSequence(mask)
-        self.tables, self.cache = Tables(network), network.blocks.cache(mask)
+        self.tables, self.cache = FoldedParameters(network), network.blocks.cache(mask)
         rows, pad, initial = len(mask), network.support.pad, network.initial
         self.path = Path.start(rows, mask.shape[1], pad, mask.device)
         shape = self.path.tables.shape[1:]

@@ -41,7 +41,7 @@ class PathModel(CodedModel):
             each if None.
         largest_sums: Limit on the sum of edge weights for each node category, see `Support`; None
             for no limit.
-        conditions: Tables of the conditions, see `condition_tables`; None for none.
+        conditions: Tables of the conditions, see `condition_statistics`; None for none.
         **network: Further arguments of `PathNetwork`.
 
     Raises:
