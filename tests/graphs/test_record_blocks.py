@@ -107,7 +107,7 @@ def test_noise_belongs_to_the_record():
     # Neither its place in the batch nor padding counts, and the caller's random state neither.
     assert torch.equal(together[1, :5], alone[0])
     assert ((together > 0) & (together < 1)).all() and len(together.unique()) == together.numel()
-    assert not torch.equal(RecordNoise(SEED + 1, [9]).take(lambda: alone), alone)
+    assert not torch.equal(RecordNoise(SEED + 1, [9]).replay(lambda: alone), alone)
     noise = RecordNoise(SEED, [9])
     draws = [numbers([9], (5, 3), noise) for _ in range(2)]
     assert torch.equal(draws[0], alone) and not torch.equal(draws[1], alone)
