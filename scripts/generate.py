@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import re
+from collections.abc import Sequence
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
@@ -28,8 +30,10 @@ from graphcnf.scripts._output import (
 )
 
 if TYPE_CHECKING:
+    from graphcnf.compute.parallel import Workers
     from graphcnf.graphs.graph_model import GraphModel
     from graphcnf.sampling.sample import Recipe
+    from graphcnf.sampling.shards import Shard
 
 
 class ShardNumber(NamedTuple):
@@ -178,10 +182,10 @@ def generate(
         model_digest(stereo_of(network)) if marked else "",
     )
     records = range(first, first + (draw.number if everything or shard else LARGEST_COUNT))
-    parts = [(draw.out, None)]
+    parts: Sequence[tuple[Path | None, Shard | None]] = [(draw.out, None)]
     if shard:
-        parts = shards_of(network, recipe, records, draw.out, *shard)
-        check_outputs([("--out", out) for out, _ in parts], chosen.files())
+        parts = shards = shards_of(network, recipe, records, draw.out, *shard)
+        check_outputs([("--out", out) for out, _ in shards], chosen.files())
         draw.out.parent.mkdir(parents=True, exist_ok=True)
     with open_workers(cluster, workers) as engine:
         _write_samples(network, recipe, engine, records, parts, kind, draw)
@@ -190,13 +194,24 @@ def generate(
 def _write_samples(
     network: GraphModel,
     recipe: Recipe,
-    engine,
+    engine: Workers,
     records: range,
-    parts,
+    parts: Sequence[tuple[Path | None, Shard | None]],
     kind: str,
     draw: options.Draw,
 ) -> None:
-    """Write a sample, or its missing shards, and print a summary of each."""
+    """Write a sample, or its missing shards, and print a summary of each.
+
+    Args:
+        network: Model to draw from.
+        recipe: Options of the sample.
+        engine: Processes, or a cluster.
+        records: Numbers of the records of the whole sample.
+        parts: File (None for stdout) and description of each shard; without shards, the file and
+            None.
+        kind: Kind of the files.
+        draw: Options that all drawing commands have.
+    """
     from rdkit import Chem
 
     from graphcnf.molecules.molecule_flow import MoleculeFlow

@@ -175,7 +175,12 @@ class SampleCounts:
         }
 
     def summary(self, distinct: bool, filters: Collection[str]) -> str:
-        """Return a one-line summary, with the share of molecules that passes each filter."""
+        """Return a one-line summary, with the share of molecules that passes each filter.
+
+        Args:
+            distinct: False if repeats are written.
+            filters: Names of `Filters.checks`.
+        """
         figures = self.figures(distinct, filters)
         passed = passing_text(filters, self.outcomes)
         shown = f", of these {passed}" if passed else ""
@@ -188,7 +193,11 @@ class SampleCounts:
 
 
 def asked_text(figures: dict[str, Any]) -> str:
-    """Return the properties in the `SampleCounts.figures` of a sample that were asked for."""
+    """Return a phrase on each property that was asked for.
+
+    Args:
+        figures: `SampleCounts.figures` of the sample.
+    """
     return "".join(
         f"; {name}={found['value']:g} requested, mean {found['mean']:.4g}, "
         f"mean absolute error {found['mae']:.3g}"
@@ -281,7 +290,16 @@ class Sample:
             store.clear()
 
     def _write(self, stream: TextIO, drawn: Generator[DrawnBlock], *, hidden: bool = False) -> None:
-        """Write the text of the blocks until the sample is complete; update `counts`."""
+        """Write the text of a sample.
+
+        Args:
+            stream: Where to write, until the sample is complete.
+            drawn: All blocks of the sample; closed at the end.
+            hidden: True to show no progress bar.
+
+        Raises:
+            Exhausted: Drawing was given up.
+        """
         recipe = self.recipe
         funnel = Funnel(recipe.filters, math.inf if self.number is None else PATIENCE)
         self.counts = counts = SampleCounts(outcomes=funnel.outcomes)
@@ -364,7 +382,17 @@ def _timed(drawn: Iterable[list[Record]]) -> Iterator[DrawnBlock]:
 
 
 def block_records(model: GraphModel, recipe: Recipe, block: range) -> list[Record]:
-    """Draw a block of records, and convert each to its text."""
+    """Draw a block of records.
+
+    Args:
+        model: Model to draw from.
+        recipe: What is drawn and written.
+        block: Numbers of the records.
+
+    Returns:
+        The records in the order of their numbers, with the text of those that may be written:
+        whether a molecule is new in the sample is not known here.
+    """
     graphs, frame = draw_block(
         model,
         block,
@@ -408,14 +436,25 @@ def molecule_log_likelihoods(
     seed: int,
     targets: Sequence[float | None] | None = None,
 ) -> np.ndarray:
-    """Return lower bounds on log p(molecule | number of atoms, targets) of a block, (M,) nats.
+    """Return lower bounds on log p(molecule | number of atoms, targets) of the records of a block.
 
     Each bound is one draw, with noise that is a function of the seed and the record's number; the
-    graph keeps the numbering in which it was drawn.
+    graph keeps the node ordering in which it was drawn.
 
-    Under a model without a node order, all labellings of a molecule are equally probable, and the
+    Under a model without a node ordering, all orderings of a molecule are equally probable, and the
     molecule has their sum. Such a model gives None for graphs that are no valid molecules, since
     counting the symmetries of an arbitrary graph may take forever.
+
+    Args:
+        model: Model of the graphs.
+        graphs: The M graphs of the block.
+        block: Numbers of the records.
+        frame: Table of the records, of which the column `strict` is used.
+        seed: Seed of the noise.
+        targets: Conditions of the model; None for none.
+
+    Returns:
+        Nats, rounded to four decimals, or None, (M,) object.
     """
 
     def noise(chosen: np.ndarray) -> RecordNoise:
@@ -437,15 +476,26 @@ def molecule_log_likelihoods(
 
 
 def first_blocks(number: int, together: int = 1) -> Iterator[range]:
-    """Yield the blocks of the first `number` records; the last block may be shorter."""
+    """Yield the blocks of the first `number` records; the last block may be shorter.
+
+    Args:
+        number: Number of records.
+        together: Number of blocks that are drawn together.
+    """
     needed = takewhile(lambda block: block.start < number, blocks(0, together))
     return (range(block.start, min(block.stop, number)) for block in needed)
 
 
 def sampling_processes(model: GraphModel, records: float, workers: Workers = None) -> int | Cluster:
-    """Return the number of processes to draw about `records` records with, or the given cluster.
+    """Return the number of processes to draw with, or the given cluster.
 
     One process for a model on a GPU, and never more processes than blocks.
+
+    Args:
+        model: Model to draw from.
+        records: Number of records that are about to be drawn.
+        workers: Largest number of processes, or a cluster; None for one per core if that is worth
+            their start.
     """
     if workers is not None and not isinstance(workers, int):
         return workers

@@ -250,9 +250,12 @@ def totals(shards: Sequence[ShardFile]) -> SampleCounts:
 
 
 def merged(shards: Sequence[ShardFile], counts: SampleCounts, *, unique: bool) -> Iterator[str]:
-    """Yield the text of the merged file record by record, and count the records in `counts`.
+    """Yield the text of the merged file, first its header, then record by record.
 
-    With `unique`, repeats of a molecule are left out; graphs without SMILES stay.
+    Args:
+        shards: The shards in the order of their records.
+        counts: Counts whose `written` is set to the number of records so far.
+        unique: Leave out repeats of a molecule; graphs without SMILES stay.
 
     Raises:
         UserError: A shard changes while it is read.
