@@ -18,7 +18,7 @@ import numpy as np
 from platformdirs import user_cache_dir
 
 from graphcnf.errors import UserError, say
-from graphcnf.files import expand_user, open_input, write_file
+from graphcnf.files import InUse, expand_user, open_input, write_file
 
 _CHECKSUM = "checksum"
 
@@ -60,8 +60,10 @@ def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, content.getvalue())
+    except InUse:  # it writes the same
+        pass
     except (OSError, UserError) as error:
-        note(f"{error}: not cached; set GRAPHCNF_CACHE to a folder")
+        note(f"not cached ({error}); set GRAPHCNF_CACHE to a folder")
 
 
 def read(path: Path) -> dict[str, np.ndarray] | None:

@@ -158,6 +158,10 @@ def read_json(path: str | Path) -> Any:
         raise ValueError("brackets are nested too deeply") from None
 
 
+class InUse(UserError):
+    """Another process is writing the same file or folder."""
+
+
 class NotUnpacked(ValueError):
     """A gzip file is damaged or would unpack to too many bytes; the message says which."""
 
@@ -323,7 +327,8 @@ def file_lock(lock: Path, what: Path | str) -> Iterator[None]:
         what: Name of what is being written, for the message.
 
     Raises:
-        UserError: Another process holds the lock, or the lock file is a link.
+        InUse: Another process holds the lock.
+        UserError: The lock file is a link.
         OSError: Its folder does not exist.
     """
     from filelock import FileLock, Timeout
@@ -339,7 +344,7 @@ def file_lock(lock: Path, what: Path | str) -> Iterator[None]:
             warnings.simplefilter("ignore")
             held.acquire()
     except Timeout:
-        raise UserError(f"{what}: another process is writing it; wait or stop it") from None
+        raise InUse(f"{what}: another process is writing it; wait or stop it") from None
     try:
         yield
     finally:

@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import signal
 import subprocess
@@ -10,10 +11,11 @@ from importlib.resources import files
 import numpy as np
 import pytest
 
-from graphcnf.datasets import load_zinc250k, zinc250k
+from graphcnf.datasets import cache, load_zinc250k, zinc250k
 from graphcnf.datasets.molecules import TEST_SHARE, encode, roundtrip_failures
 from graphcnf.datasets.zinc250k import Zinc250kRows, read_split_indices, zinc250k_rows
 from graphcnf.errors import UserError
+from graphcnf.files import file_lock, lock_of
 
 
 @pytest.fixture
@@ -101,6 +103,16 @@ def test_a_kill_while_writing_leaves_nothing_that_confuses(small_zinc, cache_fol
     assert len(load_zinc250k()) == 120
     assert "damaged" not in capfd.readouterr().err
     assert [p.suffix for p in cache_folder.iterdir()] == [".npz"]
+
+
+def test_a_cache_that_another_process_is_writing_is_left_to_it(tmp_path, capfd):
+    path = tmp_path / "x.npz"
+    with file_lock(lock_of(path), path):
+        cache.write(path, {"a": np.zeros(2)})
+    assert os.listdir(tmp_path) == [] and capfd.readouterr().err == ""
+    path.mkdir()
+    cache.write(path, {"a": np.zeros(2)})
+    assert "graphcnf: not cached (" in capfd.readouterr().err
 
 
 def test_split_indices(small_zinc, tmp_path):
