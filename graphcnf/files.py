@@ -24,8 +24,6 @@ from typing import Any, BinaryIO
 from graphcnf.errors import UserError
 
 _PLAIN = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-NO_LINK = getattr(os, "O_NOFOLLOW", 0) | _PLAIN
-"""Flags of `os.open` that refuse a symbolic link, where the system can."""
 
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 """Folder of the shipped weights, with one folder per model."""
@@ -296,11 +294,11 @@ def is_claimed(folder: Path, kind: str) -> bool:
         if read_file(inside(folder, RUN_MARK), 1000) == _mark(kind):
             return True
     try:
-        others = {path.name for path in folder.iterdir()}
+        # Whoever is killed while writing the mark leaves hidden files of its name.
+        others = [p for p in folder.iterdir() if not p.name.startswith(f".{RUN_MARK}.")]
     except FileNotFoundError:
         return False
-    mark = folder / RUN_MARK  # whoever is killed while writing it leaves these files
-    if others - {temporary_of(mark).name, lock_of(mark).name}:
+    if others:
         raise UserError(
             f"{folder} is not empty and holds no {kind} run: choose another folder, nothing in "
             "this one is touched"
@@ -315,7 +313,7 @@ def _mark(kind: str) -> bytes:
 def open_new(path: Path) -> Any:
     """Open a new empty binary file; an existing file or link of this name is deleted."""
     path.unlink(missing_ok=True)
-    return open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | NO_LINK, 0o666), "r+b")
+    return open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _PLAIN, 0o666), "r+b")
 
 
 @contextmanager
