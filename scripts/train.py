@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -64,22 +64,7 @@ def train(
     out = expand_user(_run_directory(preset, out, resume))
     if (out / "finetune.json").exists():
         raise UserError(f"{out} holds a fine-tuning: the same graphcnf finetune command goes on")
-    stored = inside(out, "config.toml")
-    if resume and stored.exists():
-        source, config = str(stored), read_tables(stored)
-        if preset is not None:  # then the run must have begun with it
-            written = read_tables(preset)
-            fixed = {key: v for key, v in written["training"].items() if key not in FREE}
-            config = {**written, "training": {**config["training"], **fixed}}
-    elif preset is not None:
-        source, config = preset, read_tables(preset)
-        if resume:
-            say(f"note: {out} holds no run yet: starting one")
-    elif resume:
-        raise UserError(f"{out}: no run there (config.toml is missing)")
-    else:
-        raise typer.BadParameter("name a preset, or a .toml file")
-
+    source, config = _tables(preset, out, resume)
     # A budget on the command line replaces both kinds of the preset's budget.
     if minutes is not None or steps is not None:
         for key in ("minutes", "steps"):
@@ -115,6 +100,29 @@ def train(
     if result.signal is not None:
         say(f"graphcnf train --resume --out {out} continues it")
         raise typer.Exit(128 + result.signal)
+
+
+def _tables(preset: str | None, out: Path, resume: bool) -> tuple[str, dict[str, dict[str, Any]]]:
+    """Return the preset or file that a run is to be trained with, and its tables.
+
+    A run that is continued has those of its folder; those of `preset` as well, if it is named: they
+    must be the same.
+    """
+    stored = inside(out, "config.toml")
+    if resume and stored.exists():
+        config = read_tables(stored)
+        if preset is not None:
+            written = read_tables(preset)
+            fixed = {key: v for key, v in written["training"].items() if key not in FREE}
+            config = {**written, "training": {**config["training"], **fixed}}
+        return str(stored), config
+    if preset is None and resume:
+        raise UserError(f"{out}: no run there (config.toml is missing)")
+    if preset is None:
+        raise typer.BadParameter("name a preset, or a .toml file")
+    if resume:
+        say(f"note: {out} holds no run yet: starting one")
+    return preset, read_tables(preset)
 
 
 def _run_directory(preset: str | None, out: Path | None, resume: bool) -> Path:

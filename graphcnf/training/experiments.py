@@ -69,8 +69,8 @@ def fit_preset(preset: Preset, out: str | Path, *, resume: bool = False) -> FitR
     require("lightning_fabric", "training", "train")
     from graphcnf.training.loop import fit
 
-    build = partial(build_experiment, preset)
-    return fit(build, preset.training, out, resume, config=preset.tables())
+    tables = {"model": preset.model, "data": preset.data}
+    return fit(partial(build_experiment, preset), preset.training, out, resume, config=tables)
 
 
 @learning()
@@ -138,13 +138,18 @@ def _of_molecules(name: str, model: dict, data: dict, settings: TrainingSettings
             network = call("[model]", network.with_conditions, tables, known={})
         network.train()
     if tables:
-        chosen = np.random.default_rng(0).permutation(train)[:FITTED]
-        values = torch.from_numpy(dataset.targets[chosen])
-        batch = GraphBatch.collate(dataset.graphs, chosen)
-        network.fit_conditions(replace(batch, conditions=values))
+        _fit_conditions(network, dataset, train)
     found = _experiment(network, dataset, settings.batch_size, 4 * settings.batch_size)
     found.summarize = _copies
     return found
+
+
+def _fit_conditions(model: GraphModel, dataset: MoleculeDataset, train: np.ndarray) -> None:
+    """Initialise the conditioning of a model from `FITTED` of the training molecules `train`."""
+    chosen = np.random.default_rng(0).permutation(train)[:FITTED]
+    values = torch.from_numpy(dataset.targets[chosen])
+    batch = GraphBatch.collate(dataset.graphs, chosen)
+    model.fit_conditions(replace(batch, conditions=values))
 
 
 def _copies(model: GraphModel) -> list[str]:

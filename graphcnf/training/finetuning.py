@@ -346,7 +346,7 @@ def plan(molecules: int, *, held_out: int = 0, new: bool = False, **given) -> Tr
     tenth, half_a_pass = max(1, steps // 10), max(5, round(molecules / size / 2))
     # All held-out molecules up to 1,000; in cross-validation all batches of all folds.
     batches = -(-min(held_out, 1000) // (4 * size)) or molecules
-    chosen = {
+    chosen: dict[str, Any] = {
         "steps": steps,
         "learning_rate": float(f"{rate:.2g}"),
         "warmup_steps": min(50, tenth),
@@ -363,7 +363,7 @@ def plan(molecules: int, *, held_out: int = 0, new: bool = False, **given) -> Tr
         "checkpoint_minutes": 0.5,
         "threads": 1,
     }
-    return TrainingSettings.from_dict({**chosen, **given}, "fine-tuning")
+    return replace(checked, **{key: chosen[key] for key in chosen if key not in given})
 
 
 def _steps_within(minutes: float, experiment: Experiment, chosen: TrainingSettings) -> int:

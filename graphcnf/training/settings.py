@@ -216,10 +216,6 @@ class Preset:
         training = TrainingSettings.from_dict(tables["training"], f"{source} [training]".lstrip())
         return cls(tables["model"], tables["data"], training, source)
 
-    def tables(self) -> dict[str, dict[str, Any]]:
-        """Return the tables as a TOML file has them."""
-        return {"model": self.model, "data": self.data, "training": self.training.to_dict()}
-
 
 @runtime_checkable
 class Batch(Protocol):

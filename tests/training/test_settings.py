@@ -62,7 +62,7 @@ def test_every_shipped_preset_loads():
     for name in preset_names():
         preset = load_preset(name)
         assert preset.data["name"] and preset.source == name
-        assert TrainingSettings.from_dict(preset.tables()["training"]) == preset.training
+        assert TrainingSettings.from_dict(preset.training.to_dict()) == preset.training
 
 
 def test_overrides():
