@@ -81,11 +81,19 @@ def condition_row(values: Sequence[float | None]) -> Tensor:
 class GraphModel(Pretrained, ABC):
     """Density of typed graphs and of their numbers of nodes.
 
-    A subclass writes `bounds`, `to_latents`, `base_sample` and `from_latents`. Its constructor
-    takes JSON values: `node_categories`, `edge_categories`, `max_nodes`, the arguments that
-    `measure` returns, and options of its own; a class that supports both node orders also takes
-    `order`. These arguments are saved with the weights and rebuild the model. Configurations name
-    a class that is in `GRAPH_MODELS`, or an entry point of "graphcnf.models".
+    Users build it by `for_graphs` or `from_pretrained`, and call `log_prob` and `log_probs`,
+    `sample` and `sample_records`, `encode` and `decode`, `size_log_prob`, `save_pretrained`.
+
+    A subclass writes `bounds`, `to_latents`, `base_sample` and `from_latents`. It may override
+    `measure` and `options` (what depends on the training graphs, or may be configured), `knows`,
+    `estimate` (what training maximises), `log_prob_of_orders`, `size_logits`, `fit_conditions` and
+    `notes`; the other methods are the same for all models.
+
+    The constructor of a subclass takes JSON values: `node_categories`, `edge_categories`,
+    `max_nodes`, the arguments that `measure` returns, and options of its own; a class that supports
+    both node orders also takes `order`. These arguments are saved with the weights and rebuild the
+    model. Configurations name a class that is in `GRAPH_MODELS`, or an entry point of
+    "graphcnf.models".
 
     Attributes:
         config: The architecture and the arguments of the constructor.
