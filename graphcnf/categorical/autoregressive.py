@@ -113,11 +113,24 @@ class Network(nn.Module):
         raise NotImplementedError
 
     def settle(self, hidden, x: Tensor) -> Tensor:
-        """Apply rules of sampling, which the density does not include, to drawn categories (R,)."""
+        """Change drawn categories by rules that hold in sampling but not in the density.
+
+        By default there are no such rules.
+
+        Args:
+            hidden: Hidden state of R positions.
+            x: Categories that were drawn for them, (R,) long.
+
+        Returns:
+            The categories to use, (R,) long.
+        """
         return x
 
     def steps(self, x: Tensor, context: Any) -> Iterator[Step]:
-        """Yield the steps of known categories x (B, N, V); by default, as in drawing."""
+        """Yield the steps of known categories x (B, N, V): each is given the earlier categories.
+
+        By default, the state of `start` is stepped as in drawing, and updated with `x`.
+        """
         state = self.start(context)
         while (step := state.step()) is not None:
             yield step
@@ -146,7 +159,11 @@ class InSequence:
         self._sort(mask.sum(1))
 
     def _sort(self, sizes: Tensor) -> Tensor:
-        """Sort rows of these lengths (B,), and return their order (B,)."""
+        """Set `rows`, `sizes` and `counts` for rows of the lengths `sizes` (B,).
+
+        Returns:
+            Indices into `sizes`, the longest row first, (B,) long.
+        """
         self.sizes, self.rows = sizes.sort(descending=True, stable=True)
         number = torch.arange(self.length, device=sizes.device)
         self.counts = (sizes[:, None] > number).sum(0).tolist()
@@ -156,8 +173,8 @@ class InSequence:
         """Go on to the next position.
 
         Returns:
-            The numbers in the mask of the rows that have it, (M,) long, and the number of the
-            position: an index into categories (B, N, V). None after the last position.
+            Rows and column of the position in the mask (B, N): the numbers of the M rows that have
+            the position, (M,) long, and its number. None after the last position.
         """
         self.number += 1
         if self.number == self.length or not self.counts[self.number]:
@@ -190,7 +207,7 @@ class Intervals(NamedTuple):
 
 
 class _Variable(NamedTuple):
-    """One variable of the M positions of a step, which R of them have.
+    """The variable of a step that is decided next, at those R of its M positions that have it.
 
     Attributes:
         hidden: Hidden state of the R positions.
@@ -222,16 +239,25 @@ class AutoregressiveCoupling(Bijection):
         self.network = network
 
     def categories(self, z: Tensor, mask: Tensor) -> Tensor:
-        """Return the categories (B, N, V) that latents encode; the cardinality where masked."""
+        """Return the categories of latents z (B, N, V) of `IntervalEncoding`.
+
+        Returns:
+            (B, N, V) long; where masked, the number of categories of the variable.
+        """
         known = self.network.cardinalities
         absent = torch.tensor(known, device=z.device)
         return torch.where(expand(mask, z), interval_category(torch.sigmoid(z), known), absent)
 
     def _next(self, variable: _Variable, x: Tensor) -> _Variable | None:
-        """Return the next variable of a step after `variable` is decided as x (R,).
+        """Return the variable that is decided after another one.
+
+        Args:
+            variable: The variable decided last, at R positions.
+            x: Its categories, (R,) long.
 
         Returns:
-            None after the last variable, or if no position has the next one.
+            The next variable, at those of the R positions that have it; None after the last
+            variable, or if no position has the next one.
         """
         rows, k = variable.at
         if k == len(self.network.cardinalities) - 1:
@@ -244,10 +270,15 @@ class AutoregressiveCoupling(Bijection):
         return _Variable(hidden, (rows, k + 1))
 
     def log_probs(self, x: Tensor, context: Context) -> Tensor:
-        """Return the conditional log-probabilities of categories x, (B, N, V) nats.
+        """Return the log-probability of each category, given those before it.
 
-        Entries of masked positions are arbitrary. A variable that is absent has the value
-        `cardinality`, one more than the last category.
+        Args:
+            x: Categories, (B, N, V) long. Where there is none (masked), x is the number of
+                categories of the variable, one more than the last category.
+            context: Context with a mask.
+
+        Returns:
+            (B, N, V) nats; arbitrary at masked positions.
         """
         return self._given(x, context).log_width
 
@@ -257,19 +288,34 @@ class AutoregressiveCoupling(Bijection):
         return sum_log_term(self._given(x, context).log_width, expand(context.mask, x))
 
     def ends(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor]:
-        """Return the output intervals of categories x.
+        """Return the interval of sigmoid(base latent) in which each category x is drawn.
+
+        The interval is as wide as the conditional probability of the category. A uniform number in
+        it is the sigmoid of a base latent that `draw` turns into this category, given the
+        categories before.
+
+        Args:
+            x: Categories of V variables at N positions, (B, N, V) long. Where there is none
+                (masked), x is the number of categories of the variable.
+            context: Context with a mask.
 
         Returns:
-            Lower ends and widths, (B, N, V) float64 each.
+            Lower ends and widths in [0, 1], (B, N, V) float64 each.
         """
         lower, log_width = self._given(x, context, ends=True)
         return lower, log_width.double().exp()
 
     def _given(self, x: Tensor, context: Context, ends: bool = False) -> Intervals:
-        """Return the output intervals of known categories x (B, N, V).
+        """Return the output intervals of known categories.
 
-        `log_width` is the conditional log-probability of each category, in the type of the network.
-        `lower` is 0 unless `ends`: scoring does not need it.
+        Args:
+            x: Categories, (B, N, V) long.
+            context: Context with a mask.
+            ends: True to compute the lower ends, which scoring does not need.
+
+        Returns:
+            The intervals (B, N, V): `log_width` is the log-probability of each category given those
+            before, in the type of the network; `lower` is float64, and 0 unless `ends`.
         """
         dtype = log_term_dtype(next(self.network.parameters()))
         all_log_p = torch.zeros(x.shape, dtype=dtype, device=x.device)
@@ -294,7 +340,11 @@ class AutoregressiveCoupling(Bijection):
 
     @torch.no_grad()
     def draw(self, z: Tensor, context: Context) -> Tensor:
-        """Return the categories of base latents z (B, N, V); the cardinality where masked."""
+        """Return the categories (B, N, V) long that base latents z (B, N, V) determine.
+
+        They are drawn step by step, with the rules of `Network.settle`. Where masked, they are the
+        number of categories of the variable.
+        """
         return self._drawn(z, with_mask(z, context), ends=False)[0]
 
     def _drawn(self, z: Tensor, context: Context, ends: bool) -> tuple[Tensor, Intervals]:
@@ -307,8 +357,8 @@ class AutoregressiveCoupling(Bijection):
                 sampling (`Network.settle`); False to apply these rules.
 
         Returns:
-            Categories (B, N, V) long, the cardinality where masked, and their output intervals,
-            which are 0 unless `ends`.
+            Categories (B, N, V) long, which are the number of categories of the variable where
+            masked, and their output intervals, which are 0 unless `ends`.
         """
         mask, u = context.mask, torch.sigmoid(z.double())
         x = torch.tensor(self.network.cardinalities, device=z.device).expand(z.shape).clone()
@@ -373,7 +423,8 @@ def _mapped(
         margin: Share of a source interval that is kept free at either end.
 
     Returns:
-        Latents (B, N, V), 0 where masked, and the log-det of the map from logit to logit, (B,).
+        Latents (B, N, V) whose sigmoid lies in `target`, 0 where masked, and the log-det of the map
+        from latents to latents, (B,) nats.
     """
     u = torch.sigmoid(z.double())
     share = ((u - source.lower) / source.log_width.exp()).clamp(margin, 1 - margin)

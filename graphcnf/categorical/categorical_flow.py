@@ -40,7 +40,12 @@ class Bound:
 
     @classmethod
     def of(cls, log_flow: Tensor, encoded: Encoded) -> Bound:
-        """Combine log p(z) (B,), in nats, with the terms of one draw of the encoder."""
+        """Build a bound from `log_flow`, which is log p(z), and the other terms of the same draw.
+
+        Args:
+            log_flow: log p(z) of the latents of `encoded`, (B,) nats.
+            encoded: Draw of the encoder.
+        """
         return cls(log_flow, encoded.log_posterior, encoded.log_encoder, encoded.correct)
 
     @classmethod
@@ -101,7 +106,7 @@ class CategoricalFlow(nn.Module):
             context: Mask and other inputs of encoding and flow.
 
         Raises:
-            ValueError: if `Encoding.check` does.
+            ValueError: if categories or mask have a wrong shape, type or value (`Encoding.check`).
         """
         encoded, z, log_term = self._encoded(x, context)
         return Bound.of(self.base.log_prob(z, context.mask) + log_term, encoded)

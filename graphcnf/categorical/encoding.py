@@ -79,7 +79,8 @@ class Encoding(Transform):
 
         Args:
             x: Categories, (B, L) or (B, L, V); arbitrary where masked.
-            mask: Real positions (B, L) bool, or real variables of the shape of `x`; None for all.
+            mask: True at real positions, (B, L) bool, or at real variables, of the shape of `x`;
+                None if all are real.
 
         Raises:
             ValueError: if `x` is no integer tensor of this shape, has a category out of range or no
@@ -139,7 +140,10 @@ class Encoding(Transform):
 
 
 def expand(mask: Tensor, like: Tensor) -> Tensor:
-    """Broadcast a mask (B, L) to the shape (B, L, V) of `like`; return one of that shape as is."""
+    """Broadcast a mask (B, L) to the shape (B, L, V) of `like`.
+
+    A mask that has the shape of `like` already is returned as it is.
+    """
     return mask if mask.dim() == like.dim() else mask.unsqueeze(-1).expand_as(like)
 
 
@@ -153,7 +157,8 @@ def assemble(
         log_p: log p(x_i|z_i) of each variable, (B, L) or (B, L, V) nats.
         log_q: log q(z_i|x_i), of the same shape.
         correct: True where the most probable category is the encoded one, of the same shape.
-        mask: Real positions or variables; None for all.
+        mask: True at real positions, (B, L), or at real variables, of the shape of `log_p`; None if
+            all are real.
     """
     real = torch.ones_like(correct) if mask is None else expand(mask, correct)
     wrong = (real & ~correct).flatten(1).sum(1) / real.flatten(1).sum(1).clamp(min=1)
@@ -179,7 +184,10 @@ def interval_category(u: Tensor, cardinalities: Sequence[int]) -> Tensor:
 
 
 def interval_bounds(x: Tensor, cardinalities: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Return the intervals of categories x (..., V), see `interval_category`.
+    """Return the intervals in (0, 1) that belong to categories x (..., V).
+
+    The intervals of a variable with C categories have the width 1 / C; `interval_category` is the
+    inverse.
 
     Returns:
         Lower ends and widths, (..., V) float64 each.
@@ -256,8 +264,8 @@ def make_encoding(name: str, categories: int, latent_dim: int | None = None, **o
         name: "mixture", "linear", "variational", "argmax", "interval", or, as baselines,
             "uniform-dequantization" or "variational-dequantization".
         categories: Number of categories.
-        latent_dim: Latents of a position; None for max(2, ceil(log2 categories)) or, from "argmax"
-            on, for the number that the encoding determines.
+        latent_dim: Latents of a position; None for max(2, ceil(log2 categories)). "argmax",
+            "interval" and the baselines determine the number themselves: leave it out.
         **options: Further arguments of the encoding's class.
 
     Raises:

@@ -42,19 +42,28 @@ MIXTURES = 4  # components of a coupling of mixtures of logistics
 
 
 def logistic_noise(shape: Sequence[int], like: Tensor, noise: Noise | None = None) -> Tensor:
-    """Draw standard logistic numbers with the type and device of `like`."""
+    """Draw standard logistic numbers.
+
+    Args:
+        shape: Shape of the result.
+        like: Tensor that gives the result's type and device.
+        noise: Tape that records the uniform numbers of the draw, or replays them; None for no tape.
+    """
     # The tape is float64, and so are uniform numbers: in float32 they are too coarse for the tails.
     draw = replay(noise, lambda: torch.rand(shape, dtype=torch.float64, device=like.device))
     return torch.logit(draw.clamp(1e-16, 1 - 1e-16)).to(like.dtype)
 
 
 def grid_means(categories: int, latent_dim: int) -> tuple[Tensor, float]:
-    """Return grid points of K categories, (K, D) float64, and the least step along a coordinate.
+    """Place K categories on the points of a grid with D coordinates.
 
     The coordinates of category k are its digits in the smallest base in which D digits suffice. In
     base 2 with digits to spare, one more coordinate is the parity of the digits, so that any two
     points differ in two coordinates; further coordinates repeat these. Points are centred, with
     standard deviation 1 along each coordinate.
+
+    Returns:
+        Points (K, D) float64, and the least distance of two neighbours along a coordinate.
     """
     base, digits = 2, 1
     while base**latent_dim < categories:
@@ -108,7 +117,12 @@ class MixtureEncoding(Encoding):
         self.start_posterior(means, scale)
 
     def start_posterior(self, means: Tensor, scale: float) -> None:
-        """Create the parameters of p(x|z), for initial means (K, D) and a logistic scale."""
+        """Create the parameters of p(x|z): `log_prior` here, a network in a subclass.
+
+        Args:
+            means: Initial means of the categories, (K, D).
+            scale: Initial logistic scale of all categories.
+        """
         self.log_prior = nn.Parameter(torch.zeros_like(self.start[:, 0]))
 
     @property
@@ -123,11 +137,27 @@ class MixtureEncoding(Encoding):
         return self.start_log_scale + limit * torch.tanh(self.growth / limit)
 
     def shape_noise(self, e: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return g_x(e), (M, D), and log|det dg_x/de|, (M,), of e (M, D) and x (M,) long."""
+        """Map noise by the flow of its category: u = g_x(e), the identity here.
+
+        Args:
+            e: Standard logistic noise, (M, D).
+            x: Categories, (M,) long.
+
+        Returns:
+            u, (M, D), and log|det dg_x/de|, (M,) nats.
+        """
         return e, torch.zeros_like(e[..., 0])
 
     def recover_noise(self, u: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return g_x^-1(u), (M, D), and log|det dg_x^-1/du|, (M,); see `shape_noise`."""
+        """Invert `shape_noise`: e = g_x^-1(u).
+
+        Args:
+            u: What `shape_noise` returned, (M, D).
+            x: Categories, (M,) long.
+
+        Returns:
+            e, (M, D), and log|det dg_x^-1/du|, (M,) nats.
+        """
         return u, torch.zeros_like(u[..., 0])
 
     def log_density(self, z: Tensor) -> Tensor:
@@ -169,8 +199,12 @@ class MixtureEncoding(Encoding):
 class LearnedPosterior(nn.Module):
     """Posterior p(x|z) = softmax(W z + b + MLP(z)).
 
-    Initially the Bayes classifier of normal clusters with the given means (K, D), whose variance is
-    that of logistic clusters of the given scale.
+    Initially it is the Bayes classifier of K normal clusters, whose variance is that of logistic
+    clusters.
+
+    Args:
+        means: Means of the clusters, (K, D).
+        scale: Logistic scale of all clusters.
     """
 
     def __init__(self, means: Tensor, scale: float):
@@ -201,7 +235,10 @@ class LinearFlowEncoding(MixtureEncoding):
         self.flow = Sequential(*(step for k in range(flows) for step in self.steps(k)))
 
     def steps(self, number: int) -> list[Bijection]:
-        """Return steps of the flow: an affine map conditioned on x, and a linear map."""
+        """Build part `number` of the flow g_x: an affine map conditioned on x, then a linear map.
+
+        With a single latent there is no linear map.
+        """
         network = Conditioner(zero_init(nn.Linear(EMBEDDING, 2 * self.latent_dim)))
         affine = AffineCoupling(network, split=0)
         return [affine, InvertibleLinear(self.latent_dim)] if self.latent_dim > 1 else [affine]
@@ -226,7 +263,10 @@ class VariationalEncoding(LinearFlowEncoding):
         return self.decoder(z.to(self.start.dtype))
 
     def steps(self, number):
-        """Return the steps of `LinearFlowEncoding`, then a mixture coupling conditioned on x."""
+        """Build part `number` of the flow g_x: that of `LinearFlowEncoding` and a coupling.
+
+        The coupling is a mixture of logistics, conditioned on x.
+        """
         split, swap, fixed = halves(self.latent_dim, number)
         outputs = (3 * MIXTURES + 2) * (self.latent_dim - fixed)
         network = Conditioner(
@@ -237,14 +277,19 @@ class VariationalEncoding(LinearFlowEncoding):
 
 
 class Conditioner(nn.Module):
-    """Layers applied to the fixed latents of a coupling and the features of the context."""
+    """Network of a coupling: layers that read the untransformed latents and `context.features`.
+
+    Args:
+        *layers: Layers from (..., A + F) to (..., P) channels, for A untransformed latents, F
+            features and P parameters of the coupling.
+    """
 
     def __init__(self, *layers: nn.Module):
         super().__init__()
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x, context):
-        """Return the parameters (..., P) of the coupling."""
+        """Return the parameters (..., P) of the coupling for untransformed latents x (..., A)."""
         return self.layers(torch.cat([x, context.features], -1))
 
 
@@ -287,7 +332,11 @@ class ArgmaxEncoding(Encoding):
         return assemble(z, torch.zeros_like(log_q), log_q, self.decode(z) == x, context.mask)
 
     def code(self, z: Tensor) -> Tensor:
-        """Return the numbers (...) long whose binary digits are the signs of z (..., M)."""
+        """Read the signs of latents z (..., M) as binary digits, the first one the lowest.
+
+        Returns:
+            Numbers from 0 to 2^M - 1, (...) long.
+        """
         powers = 2 ** torch.arange(self.latent_dim, device=z.device)
         return ((z > 0) * powers).sum(-1)
 
@@ -335,6 +384,7 @@ class DequantizationEncoding(Encoding):
         return replace(encoded, log_encoder=encoded.log_encoder - log_term)
 
     def _point(self, z: Tensor) -> Tensor:
+        """Return x + u, (...) float64, for latents z = s (x + u - K / 2), (..., 1)."""
         return z[..., 0].double() / self.scale + self.cardinalities / 2
 
     def overflow(self, z: Tensor) -> Tensor:
@@ -349,14 +399,19 @@ class DequantizationEncoding(Encoding):
 
 
 class CategoryEmbedding(nn.Module):
-    """Embedding of K categories, given as numbers in (-1, 1) by `VariationalDequantization`."""
+    """Embedding of categories that `VariationalDequantization` gives as numbers in (-1, 1).
+
+    Args:
+        categories: Number of categories K; category x is the number (2 x + 1) / K - 1.
+        channels: Channels of the embedding.
+    """
 
     def __init__(self, categories: int, channels: int):
         super().__init__()
         self.table = nn.Embedding(categories, channels)
 
     def forward(self, known: Tensor) -> Tensor:
-        """Map (B, L, 1) to (B, L, channels)."""
+        """Return embeddings (B, L, channels) of categories that are given as numbers (B, L, 1)."""
         categories = len(self.table.weight)
         index = ((known[..., 0] + 1) * categories / 2).floor().long()
         return self.table(index.clamp(0, categories - 1))

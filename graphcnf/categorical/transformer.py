@@ -66,15 +66,18 @@ class Block(nn.Module):
         Args:
             x: Positions, (..., C).
             seen: Attended values, (..., C).
-            hidden: Feed-forward channels as of `read`.
+            hidden: Feed-forward channels, as `read` returns them, (..., expansion * C).
 
         Returns:
-            (..., C).
+            Updated positions, (..., C).
         """
         return x + self.dropout(self.leave(torch.cat([seen, hidden * F.relu(hidden)], -1)))
 
     def keys(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return keys and values (..., C) each of x (..., C), as `read` does, but nothing else."""
+        """Return keys and values, (..., C) each, of positions x (..., C).
+
+        They equal those of `read`, without the cost of queries and feed-forward channels.
+        """
         _, *parts, _ = self.parts
         weight, bias = (p.split(self.parts)[1:3] for p in (self.enter.weight, self.enter.bias))
         return F.linear(self.norm(x), torch.cat(weight), torch.cat(bias)).split(parts, -1)
@@ -89,7 +92,7 @@ class Block(nn.Module):
             source: Positions to attend to, (B, N, C); `x` itself if None.
 
         Returns:
-            (B, N, C).
+            Updated positions, (B, N, C).
         """
         *parts, hidden = self.read(x)
         if source is not None:
@@ -110,7 +113,7 @@ class Block(nn.Module):
                 returns those of all N positions, (N, B, C) each.
 
         Returns:
-            (M, B, C).
+            Updated new positions, (M, B, C).
         """
         query, key, value, hidden = self.read(x)
         keys, values = extend(key, value)
@@ -182,7 +185,7 @@ class Cache:
         return so_far
 
     def take(self, rows: Tensor) -> None:
-        """Replace the batch by the given rows (R,) of it, which may repeat."""
+        """Replace the batch in place by rows of it: indices `rows` (R,) long, which may repeat."""
         table = self.table.new_empty(*self.table.shape[:3], len(rows), self.table.shape[-1])
         table[:, :, : self.filled] = self.table[:, :, : self.filled, rows]
         self.table = table
@@ -206,11 +209,11 @@ class Transformer(nn.ModuleList):
         self.heads = heads
 
     def each(self, bias: Tensor, axis: int) -> Iterator[tuple[Block, Tensor]]:
-        """Pair every block with its part of the biases of all blocks.
+        """Yield every block with its attention biases.
 
         Args:
-            bias: Biases with `layers` * `heads` entries along an axis.
-            axis: Number of this axis.
+            bias: Attention biases of all blocks, with `layers` * `heads` entries along one axis.
+            axis: Number of this axis, on which the biases of a block have `heads` entries.
         """
         return zip(self, bias.split(self.heads, axis), strict=True)  # type: ignore[arg-type]
 
@@ -230,7 +233,7 @@ class Transformer(nn.ModuleList):
             cache: Keys and values of the positions before.
 
         Returns:
-            (B, C).
+            Output of the position, (B, C).
         """
         return self.steps(h[None], bias[None], cache)[0]
 
@@ -243,7 +246,7 @@ class Transformer(nn.ModuleList):
             cache: Keys and values of the positions before.
 
         Returns:
-            (M, B, C).
+            Output of the positions, (M, B, C).
         """
         for k, (block, block_bias) in enumerate(self.each(bias, -1)):
             h = block.step(h, block_bias, partial(cache.extend, k))

@@ -41,17 +41,18 @@ def record_generators(seed: int | tuple, first: int, count: int) -> list[np.rand
 def size_prior(
     counts: Sequence[float], most: int, low: int = 0, high: int | None = None
 ) -> np.ndarray:
-    """Return the prior of sizes, float64 (most + 1,).
+    """Return the probabilities of sizes from their frequencies in training data.
 
     Args:
         counts: How many training data have size 0, 1, ...
         most: Largest size that the model can represent.
-        low: Lowest size of a range, to which the prior is restricted.
-        high: Highest size of the range, included; None for `most`.
+        low: Lowest size allowed.
+        high: Highest size allowed; None for `most`.
 
     Returns:
-        Probabilities of the sizes 0 to `most`: shares of the counts in the range, or equal ones of
-        all sizes above 0 in it if it has no counts.
+        Probabilities of the sizes 0 to `most`, float64 (most + 1,). Those from `low` to `high` are
+        proportional to the counts, or equal (0 for size 0) if none of these sizes has a count; the
+        others are 0.
     """
     prior, known = np.zeros(most + 1), np.asarray(counts, dtype=float)[: most + 1]
     prior[: len(known)] = known
@@ -63,11 +64,15 @@ def size_prior(
 
 
 def draw_sizes(prior: np.ndarray, generators: Sequence[np.random.Generator]) -> np.ndarray:
-    """Draw one size for each generator, int64 (B,), by its next number.
+    """Draw a size for each of B records.
 
     Args:
         prior: Probabilities of sizes 0, 1, ...; they need not sum to one.
-        generators: Random generators, such as `record_generators`.
+        generators: A random generator for each record, such as `record_generators` returns; each
+            is advanced by one number.
+
+    Returns:
+        Sizes, int64 (B,).
     """
     below = prior.cumsum()
     drawn = np.searchsorted(below, [g.random() * below[-1] for g in generators], "right")
@@ -78,7 +83,8 @@ def log_prob_of_sizes(log_prior: Tensor, sizes: Tensor) -> Tensor:
     """Return the log-probabilities of sizes, (B,) nats; -inf for sizes that the prior lacks.
 
     Args:
-        log_prior: Log-probabilities of the sizes 0, 1, ..., (1, S), or of each record (B, S).
+        log_prior: Log-probabilities of the sizes 0, 1, ...: one row (1, S) for all records, or a
+            row for each record (B, S).
         sizes: Sizes, (B,) long.
     """
     known = sizes.clamp(0, log_prior.shape[1] - 1)
@@ -166,7 +172,13 @@ class BaseDensity(nn.Module):
         return sum_log_term(self.log_density(z.to(log_term_dtype(z))), mask)
 
     def sample(self, shape: Sequence[int], *, temperature: float = 1.0, **options) -> Tensor:
-        """Draw ``(B, ..., D)``, multiplied by ``temperature``; ``options`` as in `draw_normal`."""
+        """Draw latents from the density, multiplied by ``temperature``.
+
+        Args:
+            shape: shape of the result, ``(B, ..., D)``.
+            temperature: factor of the latents.
+            **options: ``mask``, ``generator``, ``device`` and ``dtype`` of `draw_normal`.
+        """
         raise NotImplementedError
 
 

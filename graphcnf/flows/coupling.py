@@ -74,7 +74,14 @@ class Coupling(Bijection):
         return self._couple(z, elements, context)
 
     def _couple(self, x, elements, context):
-        """Apply ``elements(x_b, parameters)`` to the transformed channels.
+        """Map the transformed channels, with parameters from the other channels.
+
+        Args:
+            x: all channels, ``(B, ..., D)``.
+            elements: called as ``elements(x_b, parameters)`` with the C transformed channels and
+                their parameters ``(B, ..., P, C)``; returns the mapped channels and the log-det of
+                every element.
+            context: mask, and what the network needs.
 
         Returns:
             All channels ``(B, ..., D)``, and the log-det ``(B,)`` in nats.
@@ -186,12 +193,15 @@ class MixtureLogisticCoupling(Coupling):
 
 
 def halves(channels: int, number: int) -> tuple[int, bool, int]:
-    """Choose the channels that a coupling of a stack transforms, so that all have their turn.
+    """Choose the channels that a coupling of a stack transforms: one half in turn with the other.
 
-    Couplings with an even ``number`` transform the second half of the channels, others the first.
+    Args:
+        channels: number of channels.
+        number: number of the coupling in the stack, from 0. Even ones transform the second half of
+            the channels, odd ones the first.
 
     Returns:
-        `split` and `swap` of the coupling, and its number of untransformed channels.
+        `split` and `swap` of the `Coupling`, and its number of untransformed channels.
 
     Raises:
         UserError: if there are fewer than 2 channels.

@@ -53,7 +53,12 @@ class Dequantization(Transform):
         self.levels, self.margin = levels, max(MARGIN, levels * 2.0**-22)
 
     def place(self, x: Tensor, u: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Put noise ``u`` into the cells of ``x``, ``(B, ..., D)`` each.
+        """Add noise to whole numbers: ``z = x + m + (1 - 2 m) u`` with the margin m.
+
+        Args:
+            x: whole numbers, ``(B, ..., D)``.
+            u: noise in [0, 1], of the shape of ``x``.
+            mask: real entries, ``(B, ...)`` bool; None if all are real.
 
         Returns:
             ``z (B, ..., D)``, 0 where masked, and ``log|dz/du|`` ``(B,)`` in nats.
@@ -88,9 +93,9 @@ class VariationalDequantization(Dequantization):
 
     Args:
         levels: number of values of a variable.
-        flow: the bijection f. Its context has as features ``x`` scaled to (-1, 1), or what
-            ``encoder`` makes of it.
-        encoder: network of the features; None for none.
+        flow: the bijection f. The features of its context are ``x`` scaled to (-1, 1), or what
+            ``encoder`` returns for it.
+        encoder: network that maps the scaled ``x`` to features; None for the scaled ``x`` itself.
     """
 
     def __init__(self, levels: int, flow: Bijection, encoder: nn.Module | None = None):

@@ -27,8 +27,8 @@ Model = TypeVar("Model", bound=type[nn.Module])
 class ReadOut(nn.Linear):
     """Output head: a linear layer whose outputs are parameters of a distribution.
 
-    The class only marks the layer: optimizers with a special rule for hidden matrices, as Muon, do
-    not apply it here.
+    The class only marks the layer: optimizers with a special rule for hidden matrices, such as
+    Muon, do not apply the rule to it.
     """
 
 

@@ -260,7 +260,10 @@ def sum_log_term(values: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def count_entries(x: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Count the real entries of each sample of ``x (B, ..., D)``, ``(B,)`` of `log_term_dtype`."""
+    """Return the number of real entries of each sample of ``x (B, ..., D)``.
+
+    The D channels of an entry count once. The result ``(B,)`` has the type `log_term_dtype`.
+    """
     if mask is None:
         return torch.full_like(zero_log_term(x), x[0, ..., 0].numel() if len(x) else 0)
     return mask[:, None].flatten(1).sum(-1).to(log_term_dtype(x))

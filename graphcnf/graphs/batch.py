@@ -111,7 +111,11 @@ class PackedGraphs:
         return Data(x=types, edge_index=both, edge_attr=torch.cat([kinds, kinds]))
 
     def subset(self, indices) -> PackedGraphs:
-        """Return the graphs at `indices`: integers, which may repeat, or a mask (M,) bool."""
+        """Return some of the graphs, in the order of `indices`.
+
+        Args:
+            indices: Integers, which may repeat, or a mask (M,) bool.
+        """
         chosen = np.arange(len(self))[np.asarray(indices, None if len(indices) else np.int64)]
         node_counts, edge_counts = self.node_counts[chosen], self.edge_counts[chosen]
         nodes = _ranges(self.node_starts[chosen], node_counts)
@@ -189,7 +193,7 @@ class PackedGraphs:
 
     @classmethod
     def concatenate(cls, parts: Sequence[PackedGraphs]) -> PackedGraphs:
-        """Concatenate several sets of graphs."""
+        """Return the graphs of all parts as one set, in order."""
         if not parts:
             return cls.from_lists([])
         return cls(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls)))
@@ -200,7 +204,10 @@ class PackedGraphs:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> PackedGraphs:
-        """Build the graphs from the arrays of `to_arrays`; ignore other entries.
+        """Build the graphs from the arrays that `to_arrays` returned.
+
+        Args:
+            arrays: The arrays by name; other names are ignored.
 
         Raises:
             KeyError: if an array is missing.
@@ -210,13 +217,18 @@ class PackedGraphs:
 
 
 def _ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Return the concatenation of `arange(start, start + count)` over all rows."""
+    """Return the indices of all items of several runs of an array, one run after the other.
+
+    Args:
+        starts: Index of the first item of each run.
+        counts: Number of items of each run.
+    """
     before = np.cumsum(counts) - counts
     return np.arange(counts.sum()) + np.repeat(starts - before, counts)
 
 
 def _whole(values: ArrayLike) -> np.ndarray:
-    """Return whole numbers as int64; raise ValueError for others."""
+    """Return whole numbers as int64; ValueError if one is not a whole number."""
     array = np.asarray(values)
     whole = array.astype(np.int64)
     if array.dtype.kind not in "iub" and not np.array_equal(array, whole):
@@ -250,7 +262,11 @@ class GraphBatch:
         return len(self.mask)
 
     def __getitem__(self, index) -> GraphBatch:
-        """Return the graphs that a slice, indices or a mask selects, with the same padding."""
+        """Return some of the graphs, with the same padding.
+
+        Args:
+            index: A slice, indices (R,) long, or a mask (B,) bool.
+        """
         return self._each(lambda tensor: tensor[index])
 
     def _each(self, function: Callable[[Tensor], Tensor]) -> GraphBatch:
@@ -317,11 +333,16 @@ class GraphBatch:
         return batch
 
     def to(self, device) -> GraphBatch:
-        """Move every tensor."""
+        """Return the batch on another device."""
         return self._each(lambda tensor: tensor.to(device))
 
     def permute(self, order: Tensor) -> GraphBatch:
-        """Renumber the nodes: new node i of graph b is old node `order[b, i]`; (B, N) long."""
+        """Return the graphs with other node numbers.
+
+        Args:
+            order: Permutation of the nodes of each graph, (B, N) long: new node i of graph b is old
+                node `order[b, i]`.
+        """
         rows = torch.arange(len(self), device=order.device)[:, None]
         labels = self.edge_labels[rows[..., None], order[:, :, None], order[:, None, :]]
         types, mask = self.node_types[rows, order], self.mask[rows, order]
@@ -329,11 +350,11 @@ class GraphBatch:
 
     @classmethod
     def collate(cls, packed: PackedGraphs, indices=None) -> GraphBatch:
-        """Pad the graphs of a packed set into a batch.
+        """Pad packed graphs into a batch.
 
         Args:
-            packed: The set.
-            indices: Which of its graphs, as of `PackedGraphs.subset`; all if None.
+            packed: The graphs.
+            indices: Which of the graphs: integers, which may repeat, or a mask bool; None for all.
         """
         part = packed if indices is None else packed.subset(np.asarray(indices))
         counts, edge_counts = part.node_counts, part.edge_counts

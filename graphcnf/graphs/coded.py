@@ -95,9 +95,9 @@ class CodedModel(GraphModel):
         """Decode base latents to graphs.
 
         Args:
-            latents: "nodes" (B, N, V), as of `to_latents` or `base_sample`.
+            latents: "nodes" (B, N, V), as `to_latents` and `base_sample` return it.
             mask: Real nodes, (B, N) bool.
-            **draw: `temperature`, `generator` and `conditions` (B, P) of the context.
+            **draw: `temperature`, `generator`, and `conditions` (B, P), given which to draw.
         """
         x = self.flow.decode(latents["nodes"], ConditionedContext(mask, **draw))
         return self.code.decode(x, mask)

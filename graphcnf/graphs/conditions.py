@@ -77,7 +77,7 @@ def partly_known(values: np.ndarray, random: np.random.Generator) -> np.ndarray:
         random: Random generator.
 
     Returns:
-        (B, P), with nan where hidden.
+        The conditions, (B, P), with nan where hidden.
     """
     known = random.random(values.shape) < random.random((len(values), 1))
     known &= random.random((len(values), 1)) >= UNCONDITIONAL
@@ -112,10 +112,10 @@ class ConditionEmbedding(nn.Module):
         """Embed conditions.
 
         Args:
-            values: (..., P), nan where unknown.
+            values: Conditions, (..., P), nan where unknown.
 
         Returns:
-            (..., width).
+            Channels, (..., width).
 
         Raises:
             ValueError: if there are not P conditions.
@@ -140,10 +140,10 @@ class Contributions(nn.Module):
     """Additive contributions of nodes and edges to the conditions of a graph.
 
     A node contributes by its variables, an edge by the categories and neighbours that both its ends
-    have so far: a number for each hash of `Path.links`. Conditions that are such sums are
-    predicted nearly exactly, others roughly. The numbers are fitted by
-    least squares (`fit`), in standard deviations of the condition; the network sees how much the
-    nodes so far have contributed, and how much is left.
+    have so far: a number for each hash of `Path.links`. Conditions that are such sums are predicted
+    nearly exactly, others roughly. The numbers are fitted by least squares (`fit`), in standard
+    deviations of the condition; the network sees how much the nodes so far have contributed, and
+    how much is left.
 
     Args:
         cardinalities: Number of categories of each of the V variables of a node.
@@ -169,7 +169,10 @@ class Contributions(nn.Module):
         self.so_far = ConditionEmbedding(centred, width)
 
     def _rows(self, links: Tensor) -> Tensor:
-        """Return the rows of the table `edges` for hashes of edges; 0 for no edge."""
+        """Return the numbers of rows in the table `edges` for hashes of edges, of the same shape.
+
+        A hash of 0 says that there is no edge, and has row 0.
+        """
         return torch.where(links > 0, links % (self.edges.num_embeddings - 1) + 1, 0)
 
     def of(self, x: Tensor, links: Tensor) -> Tensor:
@@ -180,7 +183,7 @@ class Contributions(nn.Module):
             links: Hashes of their edges, see `Path.links`, (..., K) long.
 
         Returns:
-            (..., P), in the units of the conditions.
+            Contributions, (..., P), in the units of the conditions.
         """
         added = sum(share(value) for share, value in zip(self.each, x.unbind(-1), strict=True))
         return (added + self.edges(self._rows(links)).sum(-2)) * self.deviations
@@ -193,7 +196,7 @@ class Contributions(nn.Module):
             added: Contributions of all nodes before each of M positions, (B, M, P).
 
         Returns:
-            (B, M, width); 0 for graphs without any known condition.
+            Channels, (B, M, width); 0 for graphs without any known condition.
         """
         anything = ~conditions.isnan().all(-1)[:, None, None]
         so_far = torch.where(anything, self.so_far(added), 0.0)

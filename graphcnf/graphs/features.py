@@ -35,7 +35,7 @@ def walk_features(adjacency: Tensor, dtype: torch.dtype = torch.float32) -> Tens
         dtype: Type of the result.
 
     Returns:
-        (B, N, NODE_FEATURES).
+        Features, (B, N, NODE_FEATURES).
     """
     a = adjacency.to(dtype)
     degree = a.sum(-1)

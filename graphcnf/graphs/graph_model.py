@@ -60,9 +60,14 @@ NODE_ORDERS = ("canonical", "none")  # node orders: a canonical one that network
 
 
 def model_class(architecture: Any, order: str | None = None) -> type[GraphModel]:
-    """Return the class of an architecture; UserError if it is unknown or does not support `order`.
+    """Return the class of graph models that has a name.
 
-    None stands for any order.
+    Args:
+        architecture: Name of the class in `GRAPH_MODELS`, such as "path".
+        order: Node order that the class must support, of `NODE_ORDERS`; None for any.
+
+    Raises:
+        UserError: if there is no such name or node order, or the class does not support the order.
     """
     found = GRAPH_MODELS.find(architecture, "architecture")
     if order not in (None, *NODE_ORDERS):
@@ -73,7 +78,7 @@ def model_class(architecture: Any, order: str | None = None) -> type[GraphModel]
 
 
 def condition_row(values: Sequence[float | None]) -> Tensor:
-    """Return conditions as a tensor (1, P), with NaN for None."""
+    """Return the P conditions of a graph as a tensor (1, P), with NaN for None (unknown)."""
     return torch.tensor([[math.nan if v is None else float(v) for v in values]])
 
 
@@ -97,18 +102,20 @@ class GraphModel(Pretrained, ABC):
 
     Attributes:
         config: The architecture and the arguments of the constructor.
-        metadata: JSON; `size_histogram` (index: number of nodes), `dataset`, `training`, ...
+        metadata: JSON about the training: `size_histogram` (entry n: number of graphs with n nodes),
+            `dataset` (its name), `training` (settings of the run) and more.
         training_hashes: Sorted hashes of the training graphs, uint64, or None.
         architecture: Short name of the class, see `GRAPH_MODELS`.
         node_orders: Supported node orders, of `NODE_ORDERS`; the first is the default.
         measured: Names of the constructor's arguments that `measure` returns.
         rules: The constructor's arguments that switch off rules which are not learned.
-        redraws: Name of the check by which a rule draws again, "" without one.
+        redraws: Name of the check that makes sampling draw again what breaks a rule; "" if none
+            does.
         parallel: True if the number of network evaluations is bounded for graphs of any size.
         supports_fragments: True if graphs can be grown around fragments.
         takes_conditions: True if the constructor takes `conditions`.
         batch_size: Number of graphs that are drawn together.
-        unknown: Reason why `knows` rejects a graph, for messages.
+        unknown: Reason why `knows` rejects a graph, as messages name it.
         scores_unknown: True if `bounds` is -inf for a graph that `knows` rejects; others raise.
 
     Examples:
@@ -142,7 +149,15 @@ class GraphModel(Pretrained, ABC):
 
     @classmethod
     def rebuild(cls, config: Mapping[str, Any]) -> Self:
-        """Build the model of a `config`: of this class, or of the class of its architecture."""
+        """Build an untrained model from the `config` of another one.
+
+        Args:
+            config: Arguments of the constructor, and the `architecture`, which names the class.
+
+        Raises:
+            ValueError: if that class is not this class or a subclass of it.
+            UserError: if there is no such architecture.
+        """
         arguments = dict(config)
         name = arguments.pop("architecture", None)
         found = cls if name == cls.architecture else model_class(name)
@@ -157,7 +172,16 @@ class GraphModel(Pretrained, ABC):
 
     @staticmethod
     def measure(graphs: PackedGraphs, **options: Any) -> dict[str, Any]:
-        """Return the constructor's `measured` arguments for graphs; see `for_graphs`."""
+        """Return the arguments of the constructor that depend on training graphs.
+
+        Args:
+            graphs: The training graphs.
+            **options: `node_categories`, `edge_categories`, `edge_weights` and `support`, as
+                `for_graphs` takes them.
+
+        Returns:
+            Arguments by the names in `measured`; none by default.
+        """
         return {}
 
     @classmethod
@@ -181,12 +205,13 @@ class GraphModel(Pretrained, ABC):
             graphs: The graphs, in the node order that the model needs.
             node_categories: Number of categories of nodes.
             edge_categories: Number of categories of edges.
-            metadata: Further metadata.
-            training_hashes: See the attribute.
+            metadata: Entries to add to the attribute `metadata`.
+            training_hashes: Sorted hashes of the training graphs, uint64, for the attribute of this
+                name; None if unknown.
             architecture: Name of the class; ignored when called on a class that has one.
             order: "canonical" or "none"; None for the first that the class supports.
-            edge_weights: Weights of the edge categories in the sum of a node;
-                1 each when None.
+            edge_weights: Weight of each edge category in the sum over the edges of a node, which a
+                rule of the model may limit; 1 each if None.
             support: False to leave out the rules of the model.
             **arguments: Further arguments of the class.
 
@@ -213,19 +238,36 @@ class GraphModel(Pretrained, ABC):
 
     @abstractmethod
     def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
-        """Draw the terms of the bound on log p(graph | number of nodes), (B,) nats, by name."""
+        """Draw a lower bound on log p(graph | number of nodes) once, as a sum of terms.
+
+        Args:
+            batch: B graphs.
+            noise: Tape that records the random draws, or replays them; None for no tape.
+
+        Returns:
+            Terms (B,) in nats by name; the names are those of the model's steps.
+        """
 
     def estimate(self, batch: GraphBatch) -> dict[str, Bound]:
-        """Draw the terms whose sum training maximises; by default `bounds`."""
+        """Draw what training maximises, as a sum of terms (B,) in nats by name.
+
+        By default it is the bound of `bounds`.
+        """
         return self.bounds(batch)
 
     @abstractmethod
     def to_latents(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
-        """Encode graphs, which are checked, to base latents; see `encode`."""
+        """Encode graphs that fit the model to base latents; `encode` checks them before."""
 
     @abstractmethod
     def base_sample(self, mask: Tensor, generator: Any = None) -> Latents:
-        """Draw base latents for graphs with real nodes `mask` (B, N)."""
+        """Draw base latents for graphs with real nodes `mask` (B, N).
+
+        Args:
+            mask: True for real nodes, (B, N) bool.
+            generator: torch generator, or one numpy generator per graph; None for torch's global
+                generator.
+        """
 
     @abstractmethod
     def from_latents(
@@ -236,10 +278,27 @@ class GraphModel(Pretrained, ABC):
         temperature: float = 1.0,
         generator: Any = None,
     ) -> GraphBatch:
-        """Decode base latents to graphs with real nodes `mask` (B, N); see `decode`."""
+        """Decode base latents to graphs; `decode` checks the arguments before.
+
+        Args:
+            latents: Base latents, as of `to_latents` or `base_sample`.
+            mask: True for real nodes, (B, N) bool.
+            temperature: Below 1, graphs are more probable.
+            generator: Source of random numbers, where decoding draws any; as in `base_sample`.
+        """
 
     def log_prob_of_orders(self, batch: GraphBatch, count: int) -> Tensor:
-        """Return the log of the summed probabilities of `count` numberings, (B,) nats."""
+        """Return log of the sum of p(numbered graph) over `count` numberings of its nodes.
+
+        Only "path" has this method; the others raise UserError.
+
+        Args:
+            batch: B graphs.
+            count: Number of numberings, that of the batch included.
+
+        Returns:
+            (B,) nats.
+        """
         raise UserError('orders must be 1 for this architecture: only "path" sums over orders')
 
     def size_logits(self, conditions: Tensor) -> Tensor:
@@ -247,10 +306,17 @@ class GraphModel(Pretrained, ABC):
         raise ValueError("this model was trained without conditions")
 
     def fit_conditions(self, batch: GraphBatch) -> None:
-        """Initialise the part that models conditions from a batch; do nothing by default."""
+        """Initialise the parameters that model conditions from a batch of training graphs.
+
+        By default nothing is done.
+        """
 
     def notes(self, rules: bool) -> list[str]:
-        """Return footnotes for tables of samples that were drawn with `rules`, or without."""
+        """Return sentences about sampling, as footnotes for tables of samples.
+
+        Args:
+            rules: True if the rules of the model hold in these samples.
+        """
         return []
 
     @property
@@ -270,14 +336,21 @@ class GraphModel(Pretrained, ABC):
 
     @property
     def conditions(self) -> list[dict[str, Any]]:
-        """Conditioning variables: name, mean and standard deviation of each."""
+        """Tables of the conditions: "name", "mean" and "deviation" of each, see `condition_statistics`.
+
+        Empty for a model without conditions.
+        """
         return self.config.get("conditions") or []
 
     def with_conditions(self, tables: list[dict[str, Any]]) -> Self:
-        """Return a copy of the model with conditioning variables, which it ignores until trained.
+        """Return a copy of the model that takes conditions, and ignores them until it is trained.
 
-        `tables` are `condition_statistics`. Raises UserError if the model has conditions already,
-        or its architecture takes none.
+        Args:
+            tables: Name, mean and standard deviation of each condition, as `condition_statistics`
+                returns them.
+
+        Raises:
+            UserError: if the model has conditions already, or its architecture takes none.
         """
         if self.conditions or not self.takes_conditions:
             raise UserError(
@@ -315,7 +388,11 @@ class GraphModel(Pretrained, ABC):
         return not (self.redraws and self.has_rules)
 
     def _checked(self, batch: GraphBatch) -> GraphBatch:
-        """Return the batch; ValueError if a graph has more nodes or categories than the model."""
+        """Return the batch with padding set to 0 and cut off, see `GraphBatch.checked`.
+
+        Raises:
+            ValueError: if a graph has more nodes or categories than the model.
+        """
         config = self.config
         return batch.checked(self.max_nodes, config["node_categories"], config["edge_categories"])
 
@@ -331,7 +408,7 @@ class GraphModel(Pretrained, ABC):
             batch: The graphs, in the node order that the model needs.
             samples: Number of draws of the encoder. 1 is enough for "path", whose bound is exact
                 for a numbering.
-            noise: Tape of the random draws.
+            noise: Tape that records the random draws, or replays them; None for no tape.
             orders: Number of depth-first numberings whose probabilities are summed, the given one
                 included, up to 1,024 ("path" only, without gradients). More tighten the bound.
         """
@@ -361,8 +438,10 @@ class GraphModel(Pretrained, ABC):
 
         Args:
             graphs: The graphs, in the node order that the model needs.
-            noise: Function from the indices of the graphs in a batch to the tape of the batch.
-            orders: As in `log_prob`.
+            noise: Function that takes the indices of the graphs in a batch, and returns the tape of
+                random draws with which the batch is scored; None for no tape.
+            orders: Number of depth-first numberings whose probabilities are summed, the given one
+                included, up to 1,024 ("path" only).
             conditions: Conditions (P,) of all graphs, None for an unknown one.
             size: Number of graphs in a batch; graphs of similar size share a batch.
         """
@@ -382,10 +461,17 @@ class GraphModel(Pretrained, ABC):
         return nats
 
     def training_loss(self, batch: GraphBatch, *, beta: float = 1.0):
-        """Return the negative bound in nats per node, log p(x|z) weighted by `beta`, and metrics.
+        """Return the loss of a batch of graphs, and metrics.
 
-        Metrics are pairs (sum over graphs, number of graphs): `bits_per_node`, `bits_per_graph`
-        and, for each step, `bits_*` (per node) and `accuracy_*` (`Bound.correct`).
+        Args:
+            batch: B graphs; with conditions, the loss includes the size given the conditions.
+            beta: Weight of log p(x|z) in the bound, see `Bound.value`.
+
+        Returns:
+            The negative bound in nats per node, a scalar with gradients, and the metrics by name,
+            each as a pair of scalars (sum over graphs, number of graphs): `bits_per_node`,
+            `bits_per_graph` and, for each term of `estimate`, `bits_NAME` (per node) and
+            `accuracy_NAME` (`Bound.correct`).
         """
         bounds = self.estimate(self._checked(batch))
         nodes = batch.sizes
@@ -405,15 +491,34 @@ class GraphModel(Pretrained, ABC):
 
     @torch.no_grad()
     def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
-        """Encode graphs to base latents; raise ValueError if a graph does not fit the model."""
+        """Encode graphs to base latents, from which `decode` restores them.
+
+        Args:
+            batch: B graphs, in the node order that the model needs.
+            noise: Tape that records the random draws, or replays them; None for no tape.
+
+        Returns:
+            Tensors (B, ..., D) by name.
+
+        Raises:
+            ValueError: if a graph does not fit the model.
+        """
         return self.to_latents(self._checked(batch), noise)
 
     @torch.no_grad()
     def decode(self, latents: Latents, mask: Tensor, **options) -> GraphBatch:
-        """Decode base latents to graphs with real nodes `mask` (B, N), boolean.
+        """Decode base latents to graphs.
 
-        Options: `temperature` (1.0), `generator`. Raises ValueError if a graph is too large for the
-        model, UserError if the latents are not those of such a mask.
+        Args:
+            latents: Base latents by name, as of `encode` or `base_sample`.
+            mask: True for real nodes, (B, N) bool.
+            **options: `temperature` (below 1, graphs are more probable) and `generator` (source of
+                random numbers, see `sample`).
+
+        Raises:
+            ValueError: if a graph is too large for the model.
+            UserError: if the mask is not boolean, the latents do not have the names and shapes that
+                belong to the mask, or the temperature is out of range.
         """
         if not (isinstance(mask, Tensor) and mask.dim() == 2 and mask.dtype == torch.bool):
             raise UserError(f"mask must be a boolean tensor (B, N), got {_shape(mask)}")
@@ -425,7 +530,12 @@ class GraphModel(Pretrained, ABC):
         return self.from_latents(latents, mask, **options)
 
     def _check_latents(self, latents: Any, mask: Tensor) -> None:
-        """Raise `UserError` unless latents have the names and shapes of those of a mask (B, N)."""
+        """Raise UserError unless latents have the names and shapes that `base_sample` gives them.
+
+        Args:
+            latents: Latents of any form.
+            mask: Real nodes of the graphs, (B, N) bool.
+        """
         # A generator of its own, so that the state of torch's is left as it is.
         likely = self.base_sample(mask, torch.Generator(mask.device))
         if not isinstance(latents, Mapping) or set(latents) != set(likely):
@@ -441,10 +551,19 @@ class GraphModel(Pretrained, ABC):
     def size_probabilities(
         self, sizes: tuple[int, int] | None = None, conditions: Tensor | None = None
     ) -> np.ndarray:
-        """Return the prior over numbers of nodes, (max_nodes + 1,): the histogram of training.
+        """Return the probabilities of numbers of nodes: their frequencies in the training data.
 
-        It is restricted to the range `sizes` if given, and uniform there if the histogram has no
-        graph in the range. With the `conditions` (1, P) of a graph it is reweighted as learned.
+        Args:
+            sizes: Lowest and highest number of nodes; others get the probability 0. If no training
+                graph lies in the range, all sizes in it are equally likely. None for all sizes.
+            conditions: Conditions of a graph, (1, P), by which the model reweights the
+                probabilities; None for none.
+
+        Returns:
+            Probabilities of 0 to `max_nodes` nodes, (max_nodes + 1,).
+
+        Raises:
+            UserError: if `sizes` is out of range.
         """
         low, high = sizes or (0, self.max_nodes)
         if sizes is not None:
@@ -457,11 +576,20 @@ class GraphModel(Pretrained, ABC):
             return self._size_log_probs(prior, conditions).exp().cpu().numpy()[0]
 
     def _size_log_probs(self, prior: np.ndarray, conditions: Tensor) -> Tensor:
+        """Return log p(size | conditions), (B, S) nats, for a prior (S,) and conditions (B, P)."""
         more = self.size_logits(conditions.to(self.device)).double()
         return (torch.as_tensor(prior).log().to(more) + more).log_softmax(-1)
 
     def size_log_prob(self, sizes: Tensor, conditions: Tensor | None = None) -> Tensor:
-        """Return the log-prior of numbers of nodes, (B,) nats; see `size_probabilities`."""
+        """Return the log-probabilities of numbers of nodes, see `size_probabilities`.
+
+        Args:
+            sizes: Numbers of nodes, (B,) long.
+            conditions: Conditions of the graphs, (B, P), NaN where unknown; None for none.
+
+        Returns:
+            (B,) nats; -inf for a number that no training graph has.
+        """
         prior = self.size_probabilities()
         log_probs = torch.as_tensor(prior).log()[None].to(sizes.device)
         if conditions is not None:
@@ -469,6 +597,7 @@ class GraphModel(Pretrained, ABC):
         return log_prob_of_sizes(log_probs, sizes)
 
     def _check(self, low: int, high: int, temperature: float) -> None:
+        """Raise UserError unless 1 <= low <= high <= `max_nodes` and the temperature is allowed."""
         if not 1 <= low <= high <= self.max_nodes:
             raise UserError(
                 f"sizes {low}-{high}: this model draws graphs of 1 to {self.max_nodes} nodes"
@@ -484,12 +613,18 @@ class GraphModel(Pretrained, ABC):
         generator=None,
         conditions: Tensor | None = None,
     ) -> GraphBatch:
-        """Draw one graph for each number of nodes in `sizes` (B,) long, 1 to `max_nodes`.
+        """Draw one graph for each number of nodes.
 
-        A `temperature` below 1 gives more probable graphs. `generator` is None, a torch generator,
-        or a list of one numpy generator per graph. `conditions` (B, P) are NaN where unknown.
-        Raises UserError for sizes or a temperature out of range, ValueError for conditions of a
-        model that takes none.
+        Args:
+            sizes: Numbers of nodes, 1 to `max_nodes`, (B,) long.
+            temperature: Below 1, graphs are more probable.
+            generator: torch generator, or a list of one numpy generator per graph; None for torch's
+                global generator.
+            conditions: Conditions of the graphs, (B, P), NaN where unknown; None for none.
+
+        Raises:
+            UserError: for sizes or a temperature out of range.
+            ValueError: for conditions of a model that takes none.
         """
         if not len(sizes):
             raise UserError("give at least one number of nodes to draw graphs of")
@@ -516,10 +651,20 @@ class GraphModel(Pretrained, ABC):
     ) -> PackedGraphs:
         """Draw the records `first` to `first + count - 1` of the endless sample of a seed.
 
-        On one machine, seed and number determine a record to the last bit: it is always computed in
-        the same batch (see `graphcnf.graphs.record_blocks`), on a CPU by one thread. `sizes` are as
-        in `size_probabilities`. `conditions` (P,) hold for all records, None for an unknown one.
-        Raises UserError if an argument is out of range.
+        A record is one graph. On one machine, seed and number determine it to the last bit: it is
+        always computed in the same batch (see `graphcnf.graphs.record_blocks`), on a CPU by one
+        thread.
+
+        Args:
+            first: Number of the first record, from 0.
+            count: Number of records.
+            seed: Seed of the sample.
+            temperature: Below 1, graphs are more probable.
+            sizes: Lowest and highest number of nodes; None for all sizes of the training data.
+            conditions: Conditions (P,) of all records, None for an unknown one; None for none.
+
+        Raises:
+            UserError: if an argument is out of range.
         """
         check_integer("first", first)
         check_integer("count", count)
@@ -549,7 +694,10 @@ class GraphModel(Pretrained, ABC):
     def save_pretrained(self, folder: str | Path, *, half: bool = False) -> None:
         """Write `config.json`, `model.safetensors` and, if known, `training_hashes.safetensors`.
 
-        With `half`, parameters are stored in float16, for half the size, and loaded as float32.
+        Args:
+            folder: Folder to write to; it is created if it does not exist.
+            half: True to store parameters in float16, for half the size; they are loaded as
+                float32.
         """
         hashes = self.training_hashes
         arrays = {} if hashes is None else {"training_hashes": hashes}
@@ -559,7 +707,12 @@ class GraphModel(Pretrained, ABC):
     def from_pretrained(cls, name_or_folder: str | Path, device="cpu") -> Self:
         """Load shipped weights by name, or a folder that `save_pretrained` or training wrote.
 
-        Raises UserError if there is no such model, or a file is damaged.
+        Args:
+            name_or_folder: Name of shipped weights, such as "zinc250k", or path of the folder.
+            device: Device of the model.
+
+        Raises:
+            UserError: if there is no such model, or a file is damaged.
         """
         folder = model_folder(name_or_folder, shipped=True)
         model = load_model(cls, folder, device)
@@ -574,7 +727,7 @@ class GraphModel(Pretrained, ABC):
 
 
 def _shape(value: Any) -> str:
-    """Return the words for a value in a message: kind and shape of a tensor, or the class."""
+    """Describe a value in an error message, such as "a real tensor (2, 3)" or "a list"."""
     if not isinstance(value, Tensor):
         return f"a {type(value).__name__}"
     kind = "real" if value.is_floating_point() else str(value.dtype).removeprefix("torch.")

@@ -39,7 +39,7 @@ class Coloured:
         self.graph.add_edges(list(ends))
 
     def numbers(self) -> list[int]:
-        """Return the place of every node in the canonical numbering."""
+        """Return the canonical number of every node: entry k is that of node k."""
         # Since igraph 1.0 the list has the old vertex of each new place.
         order = self.graph.canonical_permutation(color=self.colours)
         places = [0] * self.nodes
@@ -48,17 +48,27 @@ class Coloured:
         return places
 
     def automorphisms(self) -> int:
-        """Return |Aut|, the number of automorphisms."""
+        """Return the number of automorphisms: renumberings of the nodes that change nothing."""
         return self.graph.count_automorphisms(color=self.colours)
 
 
 def canonical_order(node_types: Iterable, edges: Iterable, edge_types: Iterable) -> np.ndarray:
-    """Return the canonical depth-first order: new node i is old node `order[i]`, (n,) int64.
+    """Return the canonical depth-first order of the nodes of a graph.
 
-    The walk starts at the node of lowest degree and, of several, at the first one in the canonical
-    numbering. At a branch it visits the neighbour first that has the fewest unvisited nodes behind
-    it. The arguments are those of `Coloured`. Raises ValueError for a graph that is empty or not
-    connected.
+    It depends on the graph only, not on the given node numbers. The walk starts at the node of
+    lowest degree and, of several, at the first one in the canonical numbering. At a branch it
+    visits the neighbour first that has the fewest unvisited nodes behind it.
+
+    Args:
+        node_types: Categories of the n nodes.
+        edges: Pairs of nodes, (m, 2).
+        edge_types: Categories of the m edges.
+
+    Returns:
+        Node numbers in this order, (n,) int64: new node i is old node `order[i]`.
+
+    Raises:
+        ValueError: for a graph that is empty or not connected.
     """
     graph = Coloured(node_types, edges, edge_types)
     neighbours: list[set[int]] = [set() for _ in range(graph.nodes)]
@@ -84,7 +94,13 @@ def canonical_order(node_types: Iterable, edges: Iterable, edge_types: Iterable)
 
 
 def _reached(neighbours: list[set[int]], start: int, barred: list[int]) -> int:
-    """Return the number of nodes that are reachable from `start` without passing `barred` nodes."""
+    """Count the nodes that are reachable from a node without passing certain others.
+
+    Args:
+        neighbours: Neighbours of each node.
+        start: The node, which counts too.
+        barred: Nodes that may not be passed.
+    """
     known, front = {start, *barred}, [start]
     while front:
         near = neighbours[front.pop()] - known
@@ -94,7 +110,11 @@ def _reached(neighbours: list[set[int]], start: int, barred: list[int]) -> int:
 
 
 def canonicalise(graphs: PackedGraphs) -> PackedGraphs:
-    """Renumber the nodes of graphs in `canonical_order`; a ValueError names the graph."""
+    """Return graphs with their nodes renumbered in `canonical_order`.
+
+    Raises:
+        ValueError: if a graph is empty or not connected; the message has its number.
+    """
     ordered = []
     for number in range(len(graphs)):
         types, edges, edge_types = graphs.graph(number)
@@ -123,7 +143,11 @@ def order_check() -> str:
 
 
 def isomorphic(one: tuple, other: tuple) -> bool:
-    """Return True if two graphs (see `PackedGraphs.graph`) are equal up to node numbers."""
+    """Return True if two graphs are equal up to node numbers.
+
+    Each is a triple of node categories (n,), edges (m, 2) and edge categories (m,), as
+    `PackedGraphs.graph` returns it.
+    """
     if any(not np.array_equal(np.sort(one[k]), np.sort(other[k])) for k in (0, 2)):
         return False
     first, second = Coloured(*one), Coloured(*other)
@@ -131,9 +155,11 @@ def isomorphic(one: tuple, other: tuple) -> bool:
 
 
 def labelling_bits(graphs: PackedGraphs) -> np.ndarray:
-    """Return log2(n! / |Aut|), the log of the number of distinct labellings of each graph, (M,).
+    """Return log2 of the number of distinct node numberings of each of M graphs, (M,) bits.
 
-    Bits of an unlabelled graph are those of one labelling, by an order-invariant model, minus this.
+    The number is n! / (number of automorphisms). An order-invariant model gives all numberings of a
+    graph the same probability: the bits of the graph without numbers are those of one numbering
+    minus this logarithm.
     """
     found = [Coloured(*graphs.graph(k)).automorphisms() for k in range(len(graphs))]
     sizes = [math.lgamma(size + 1) for size in graphs.node_counts]

@@ -117,11 +117,16 @@ class RowCode:
 
     @staticmethod
     def role(k: int) -> str:
-        """Return the meaning of variable k: "node" or "edge"."""
+        """Return what variable k of a node describes: "node" for k = 0, else "edge"."""
         return "edge" if k else "node"
 
     def encode(self, batch: GraphBatch) -> tuple[Tensor, Tensor]:
-        """Return codes (B, N, V) long, 0 at padding, and True (B,): every graph has one."""
+        """Return the codes of graphs.
+
+        Returns:
+            Codes (B, N, V) long, 0 at padding, and whether each graph has a code, (B,) bool: always
+            True.
+        """
         number = torch.arange(batch.mask.shape[1], device=batch.mask.device)
         far = number[:, None] - torch.arange(1, len(self.cardinalities), device=number.device)
         edges = batch.edge_labels.gather(2, far.clamp(min=0).expand(len(batch), -1, -1))
@@ -175,7 +180,12 @@ class GrowingGraphs:
         self.edges, self.pieces = number.new_zeros(2, len(number))
 
     def join(self, at: Tensor, far: Tensor) -> None:
-        """Add edges between the new nodes of graphs `at` (R,) and their nodes `far` (R,)."""
+        """Add an edge to the new nodes of R graphs, in place.
+
+        Args:
+            at: Numbers of the graphs among the M, each at most once, (R,) long.
+            far: The earlier node to which each new node gets an edge, (R,) long.
+        """
         self.edges[at] += 1
         self.pieces[at] += 1 - self.reached[at, far]
         self.joined[at, far] = True
@@ -185,8 +195,8 @@ class GrowingGraphs:
         """Describe possible edges from new nodes to earlier ones.
 
         Args:
-            at: Graphs of the new nodes, (R,) long.
-            far: The earlier nodes, (R,) long.
+            at: Numbers of the R graphs among the M, (R,) long.
+            far: The earlier node of each possible edge, (R,) long.
 
         Returns:
             Features, (R,) long each, in the order of `RANGES`: degree of `far`, and degree counting
@@ -329,10 +339,10 @@ class GrowthNetwork(Network):
             number: Their numbers in their graphs, (M,) long, or an int for all.
             sizes: Numbers of nodes of their graphs, (M,) long.
             edges: Numbers of their edges to earlier nodes, (M,) long.
-            pieces: `pieces` of `GrowingGraphs`, (M,) long.
+            pieces: Pieces of the nodes, as defined at the top of this module, (M,) long.
 
         Returns:
-            (M, C).
+            Inputs, (M, C).
         """
         joined = _within(edges, EDGES) * _size(PIECES) + _within(pieces, PIECES)
         h = self.types(x[:, 0]) + self.joined(joined) + self.position.weight[number]
@@ -350,13 +360,20 @@ class GrowthNetwork(Network):
             back: Distances in the node order, (...) long.
 
         Returns:
-            (..., layers * heads).
+            Biases, (..., layers * heads).
         """
         kind = links.long() * (SHARED + 1) + shared.long().clamp(max=SHARED)
         return self.by_distance.t()[back] + self.by_link.t()[kind]
 
     def new_nodes(self, grown: GrowingGraphs, nodes: Tensor, graph: Tensor, h: Tensor) -> NewNodes:
-        """Return the hidden state of M new nodes before their first variable; see `NewNodes`."""
+        """Return the hidden state of M new nodes before their first variable.
+
+        Args:
+            grown: The M graphs with their new nodes.
+            nodes: Channels of earlier nodes in B graphs, see `NewNodes`, (B, N, 3 * H).
+            graph: Index into `nodes` of the graph of each new node, (M,) long.
+            h: Output of attention for the partial graphs, (M, C).
+        """
         own = self.as_graph(h)
         at = torch.arange(len(h), device=h.device)
         return NewNodes(grown, nodes, graph, at, h, own, torch.zeros_like(own))
@@ -422,13 +439,15 @@ class GrowthNetwork(Network):
         return logits
 
     def _rows(self, features: list[Tensor]) -> Tensor:
-        """Return the rows of features in the table `counts`.
+        """Find the embeddings of features in the table `counts`.
 
         Args:
-            features: As of `GrowingGraphs.features`, (R,) long each.
+            features: Features of R possible edges, as `GrowingGraphs.features` returns them, (R,)
+                long each.
 
         Returns:
-            (R, 1 + len(COUNTED)) long: the row for `TOGETHER`, then those for `COUNTED`.
+            Numbers of rows of the table, (R, 1 + len(COUNTED)) long: the one of the features in
+            `TOGETHER`, then one for each pair of features in `COUNTED`.
         """
         together = torch.zeros_like(features[0])
         for name, most in TOGETHER:
@@ -460,7 +479,15 @@ class GrowthNetwork(Network):
         return NewNodes(grown, hidden.nodes, graph, at[kept], h, own, ends, k + 1), kept
 
     def settle(self, hidden: NewNodes, x: Tensor) -> Tensor:
-        """Drop drawn edges x (M,) that would make a graph non-planar, if `planar`."""
+        """Drop drawn edges that would make a graph non-planar, if the network is `planar`.
+
+        Args:
+            hidden: Hidden state of M new nodes.
+            x: Categories drawn for their next variable, (M,) long.
+
+        Returns:
+            The categories, (M,) long, with 0 (no edge) for an edge that is dropped.
+        """
         if not self.planar or not hidden.decided:
             return x
         import networkx as nx  # slow to import, and needed by this rule only
@@ -479,13 +506,18 @@ class GrowthNetwork(Network):
 
 
 def _size(name: int) -> int:
-    """Return how many values a feature, one of the constants above, has after `_within`."""
+    """Return how many values a feature has after `_within`; `name` is its number, as `DEGREE`."""
     low, high = RANGES[name]
     return high - low + 1
 
 
 def _within(count: Tensor, name: int) -> Tensor:
-    """Clamp values of a feature, one of the constants above, and subtract the lowest value."""
+    """Clamp a feature to its range in `RANGES`, and subtract the lowest value of the range.
+
+    Args:
+        count: Values of the feature.
+        name: Number of the feature, such as `DEGREE`.
+    """
     low, high = RANGES[name]
     return count.clamp(low, high) - low
 
@@ -536,7 +568,11 @@ class GrowthState:
         return Step(at, net.new_nodes(self.grown, self.nodes, graph, h))
 
     def update(self, x: Tensor) -> None:
-        """Append the variables x (M, V) of the current node of the M unfinished graphs."""
+        """Append the node that `step` returned last to the M unfinished graphs.
+
+        Args:
+            x: Variables of the node: its category and its edges, (M, V) long.
+        """
         number = self.order.number
         edges = x[:, 1 : number + 1].flip(1) > 0
         self.links[: len(x), number, :number] = edges
@@ -588,10 +624,11 @@ class GrowthModel(RandomOrder):
 
         Args:
             graphs: The training graphs.
-            **options: `support`, False for no planarity rule; others are ignored.
+            **options: `support`: False for no planarity rule; others are ignored.
 
         Returns:
-            "connected" and "planar": True if all graphs are.
+            "connected": True if all graphs are connected. "planar": True if all graphs are planar
+            and `support` is not False.
         """
         import networkx as nx
 

@@ -46,8 +46,13 @@ class GraphLatents:
 class NodesAndPairs(Bijection):
     """Bijection of `GraphLatents` that applies one tensor bijection to nodes, one to pairs.
 
-    With a `network` both are couplings with the given `swap`, conditioned on the fixed channels of
-    nodes and pairs: `network(nodes, context, pairs, latents)` returns the parameters of both.
+    Args:
+        nodes: Bijection of the node latents.
+        pairs: Bijection of the pair latents.
+        network: None for bijections without a network. Otherwise both are couplings of untransformed
+            channels of nodes and pairs together: called as `network(nodes, context, pairs, latents)`
+            with these channels, it returns the parameters of both couplings.
+        swap: `swap` of both couplings.
     """
 
     def __init__(self, nodes, pairs, network: nn.Module | None = None, *, swap: bool = False):
@@ -55,6 +60,10 @@ class NodesAndPairs(Bijection):
         self.nodes, self.pairs, self.network, self.swap = nodes, pairs, network, swap
 
     def _contexts(self, x: GraphLatents, context: Context) -> tuple[Context, Context]:
+        """Return the contexts of the two bijections: with their masks, and parameters as features.
+
+        Without a network, the features are those of `context`.
+        """
         if self.network is None:
             return replace(context, mask=x.node_mask), replace(context, mask=x.pair_mask)
         # The network sees the padding, too.
@@ -87,8 +96,12 @@ class _Given(nn.Module):
 def joint_flow(network, *, couplings: int, dims: tuple, mixtures: tuple) -> Sequential:
     """Build blocks of actnorm, invertible linear map and mixture coupling of nodes and pairs.
 
-    `dims`, at least 2, and `mixtures` are for nodes and for pairs; `network(node_in, node_out,
-    pair_in, pair_out)` builds the conditioner of a block.
+    Args:
+        network: Called as `network(node_in, node_out, pair_in, pair_out)`, numbers of channels, to
+            build the network of a block's couplings, such as a `PairNetwork`.
+        couplings: Number of blocks.
+        dims: Latents of a node and of a pair, at least 2 each.
+        mixtures: Logistics of a coupling of nodes and of one of pairs.
     """
     layers: list[Bijection] = []
     for k in range(couplings):
@@ -106,14 +119,31 @@ def joint_flow(network, *, couplings: int, dims: tuple, mixtures: tuple) -> Sequ
 
 
 def all_pairs(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the indices (B, P, 2) of all pairs of nodes, the later first, and a mask (B, P)."""
+    """List all pairs of nodes.
+
+    Args:
+        mask: Real nodes, (B, N) bool.
+
+    Returns:
+        The nodes of each of the P = N (N - 1) / 2 pairs, the later one first, (B, P, 2) long, and
+        True where both are real, (B, P) bool.
+    """
     batch, nodes = mask.shape
     index = torch.tril_indices(nodes, nodes, -1, device=mask.device).t()
     return index.expand(batch, -1, -1), mask[:, index[:, 0]] & mask[:, index[:, 1]]
 
 
 def dense(values: Tensor, index: Tensor, nodes: int) -> Tensor:
-    """Scatter values (B, P, ...) of distinct pairs to a symmetric tensor (B, N, N, ...)."""
+    """Put values of pairs of nodes into a symmetric tensor, 0 elsewhere.
+
+    Args:
+        values: Values of P distinct pairs, (B, P, ...).
+        index: The two nodes of each pair, (B, P, 2) long.
+        nodes: Number of nodes N.
+
+    Returns:
+        (B, N, N, ...).
+    """
     rows = torch.arange(len(index), device=index.device)[:, None]
     i, j = index.unbind(-1)
     out = values.new_zeros(len(values), nodes, nodes, *values.shape[2:])
@@ -122,19 +152,38 @@ def dense(values: Tensor, index: Tensor, nodes: int) -> Tensor:
 
 
 def of_pairs(values: Tensor, index: Tensor) -> Tensor:
-    """Gather the values (B, P, ...) of pairs from a dense tensor (B, N, N, ...)."""
+    """Return the values of pairs of nodes, (B, P, ...).
+
+    Args:
+        values: Values of all pairs of nodes, (B, N, N, ...).
+        index: The two nodes of each of P pairs, (B, P, 2) long.
+    """
     rows = torch.arange(len(index), device=index.device)[:, None]
     return values[rows, index[..., 0], index[..., 1]]
 
 
 class PairNetwork(nn.Module):
-    """Conditioner of couplings: parameters of nodes and, with `pair_in` channels, of pairs.
+    """Network of couplings: parameters of nodes and, with `pair_in` channels, of pairs.
 
     Each pair has a small hidden vector, which acts on the nodes through attention biases and a
-    sum-pooled message. Features of the graph, those of a `GraphContext`, enter as
-    node features and attention biases. If `ordered`, nodes know their numbers, and attention
-    biases depend on differences of numbers up to `reach`; otherwise the network is equivariant to
-    renumbering.
+    sum-pooled message. Features of the graph, those of a `GraphContext`, enter as node features and
+    attention biases.
+
+    Args:
+        node_in: Untransformed channels of a node.
+        node_out: Parameters of a node.
+        pair_in: Untransformed channels of a pair; 0 for a network without pairs.
+        pair_out: Parameters of a pair.
+        node_features: Features of a node in the context.
+        pair_features: Features of a pair in the context.
+        ordered: True if nodes know their numbers, and attention biases and pairs the differences of
+            numbers, up to `reach`; False for a network that is equivariant to renumbering.
+        max_nodes: Largest number of nodes of a graph.
+        width: Channels of a node.
+        pair_width: Channels of a pair.
+        layers: Attention blocks.
+        heads: Attention heads.
+        reach: Largest difference of node numbers that is told from larger ones.
     """
 
     def __init__(
@@ -179,15 +228,30 @@ class PairNetwork(nn.Module):
             self.pair_out = zero_init(ReadOut(2 * pair_width, pair_out))
 
     def _from_ends(self, linear: nn.Linear, h: Tensor, index: Tensor) -> Tensor:
-        """Map both nodes of each pair and sum; if ordered, the later node has a map of its own."""
+        """Return channels of pairs (B, P, E): the sum of linear maps of both nodes.
+
+        Args:
+            linear: Linear map to E channels, or to 2 E if `ordered`: E for the later node of a
+                pair, E for the earlier one.
+            h: Channels of the nodes, (B, N, C).
+            index: The two nodes of each pair, the later first, (B, P, 2) long.
+        """
         rows = torch.arange(len(h), device=h.device)[:, None]
         later, earlier = linear(h).chunk(2, -1) if self.ordered else (linear(h),) * 2
         return later[rows, index[..., 0]] + earlier[rows, index[..., 1]]
 
     def forward(self, nodes: Tensor, context: GraphContext, pairs=None, latents=None):
-        """Return parameters (B, N, node_out), and (B, P, pair_out) if there are pairs.
+        """Return the parameters of couplings.
 
-        `nodes` (B, N, node_in) and `pairs` (B, P, pair_in) are untransformed channels of `latents`.
+        Args:
+            nodes: Untransformed channels of the nodes, (B, N, node_in).
+            context: Mask and features of the graphs.
+            pairs: Untransformed channels of the pairs, (B, P, pair_in); None without pairs.
+            latents: `GraphLatents` with the `index` of the pairs and their mask; None without pairs.
+
+        Returns:
+            Parameters of the nodes, (B, N, node_out); with pairs, a tuple of these and those of the
+            pairs, (B, P, pair_out).
         """
         mask = context.mask
         count = mask.shape[1]
@@ -252,22 +316,34 @@ class VirtualEdges(nn.Module):
         self.network = nn.Sequential(nn.Linear(dim, 32), nn.GELU(), zero_init(nn.Linear(32, 1)))
 
     def to_joint(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Apply the affine map to latents of real edges; return them and log-dets, (B, P)."""
+        """Apply the affine map to latents z (B, P, E) of real edges.
+
+        Returns:
+            The mapped latents, (B, P, E), and the log-det of each edge, (B, P) nats.
+        """
         moved = z * self.real_log_scale.exp() + self.real_shift
         return moved, self.real_log_scale.sum().expand(z.shape[:-1])
 
     def from_joint(self, z: Tensor) -> Tensor:
-        """Undo `to_joint`."""
+        """Return the latents (B, P, E) that `to_joint` maps to z."""
         return (z - self.real_shift) * (-self.real_log_scale).exp()
 
     def draw(self, like: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor]:
-        """Draw latents of virtual edges shaped `like` (B, P, E), and log q(z) per pair, (B, P)."""
+        """Draw latents of virtual edges from q(z).
+
+        Args:
+            like: Tensor (B, P, E) that gives shape, type and device.
+            noise: Tape that records the draw, or replays it; None for no tape.
+
+        Returns:
+            Latents z, (B, P, E), and log q(z) of each pair, (B, P) nats.
+        """
         base = logistic_noise(like.shape, like, noise)
         log_q = logistic_log_density(base) - self.log_scale
         return base * self.log_scale.exp() + self.shift, log_q.sum(-1)
 
     def logit(self, z: Tensor) -> Tensor:
-        """Return log p(A=1|z) - log p(A=0|z), (B, P)."""
+        """Return log p(real edge|z) - log p(virtual edge|z), (B, P), for latents z (B, P, E)."""
         return (self.linear(z) + self.network(z)).squeeze(-1)
 
 
@@ -342,11 +418,21 @@ class PairsModel(GraphModel):
         self.adjacency = joint_flow(network, couplings=number[2], **sizes)
 
     def _context(self, labels: Tensor, mask: Tensor, categories: int = 0) -> Context:
+        """Return `graph_context` of these arguments, in the type and node order of the model."""
         dtype = self.virtual.shift.dtype
         return graph_context(labels, mask, categories, dtype, ordered=self.ordered)
 
     def _run(self, batch: GraphBatch, noise: Noise | None):
-        """Return base latents of a batch, as `GraphLatents`, and the terms of the bound."""
+        """Encode a batch of graphs, and map the latents through all three steps.
+
+        Args:
+            batch: B graphs.
+            noise: Tape that records the random draws, or replays them; None for no tape.
+
+        Returns:
+            The base latents, as `GraphLatents` of all pairs, and the terms of the bound, (B,) nats
+            each, by the names of the steps: "nodes", "edges" and "adjacency".
+        """
         mask = batch.mask
         node = self.node_encoding.encode(batch.node_types, Context(mask, noise=noise))
         z, node_term = self.nodes(
@@ -389,7 +475,11 @@ class PairsModel(GraphModel):
         return z, bounds
 
     def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
-        """Draw the terms of the bound; "adjacency" includes the base density."""
+        """Draw the bound on log p(graph | number of nodes) once, as a sum of three terms.
+
+        Returns:
+            Terms (B,) in nats: "nodes", "edges", and "adjacency", which includes the base density.
+        """
         return self._run(batch, noise)[1]
 
     def to_latents(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
@@ -427,7 +517,16 @@ class PairsModel(GraphModel):
 
 
 def _edges(is_real: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return index (B, E, 2), mask (B, E) and place among all pairs (B, E) of the real edges."""
+    """Select the real edges among all pairs of nodes, padded to the largest number E of a graph.
+
+    Args:
+        is_real: True where a pair is an edge, (B, P) bool.
+        index: The two nodes of each pair, (B, P, 2) long.
+
+    Returns:
+        The two nodes of each edge, (B, E, 2) long; True where it is no padding, (B, E) bool; and
+        the number of the pair, (B, E) long.
+    """
     most = max(int(is_real.sum(1).max()), 1) if is_real.numel() else 0
     place = is_real.long().argsort(dim=1, descending=True, stable=True)[:, :most]
     real = is_real.gather(1, place)

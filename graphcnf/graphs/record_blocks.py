@@ -75,12 +75,14 @@ def block_count(records: range) -> int:
 
 
 def _block_number(record: int) -> int:
+    """Return the number of the block, from 0, that contains a record."""
     if record < BLOCK:
         return bisect_right(FIRST_BLOCKS, record) - 1
     return len(FIRST_BLOCKS) - 1 + record // BLOCK
 
 
 def _block_start(number: int) -> int:
+    """Return the first record of block `number`."""
     if number < len(FIRST_BLOCKS):
         return FIRST_BLOCKS[number]
     return (number - len(FIRST_BLOCKS) + 1) * BLOCK
@@ -93,7 +95,7 @@ Batches = Iterator[tuple[np.ndarray, np.ndarray, list[np.random.Generator]]]
 def record_batches(
     wanted: range, prior: np.ndarray, seed: int, together: int = 1, size: int = BATCH
 ) -> Batches:
-    """Yield the batches that contain some records of the sample of a seed.
+    """Yield the batches that contain some records of the sample of a seed, whole.
 
     Args:
         wanted: Numbers of the records.
@@ -101,6 +103,10 @@ def record_batches(
         seed: Seed of the sample.
         together: Number of blocks that are drawn together.
         size: Graphs per batch and block.
+
+    Yields:
+        Numbers of all records of a batch and their sizes, int64 both, and their random generators,
+        which have drawn the size already.
     """
     for block in blocks(wanted.start, together):
         if block.start >= wanted.stop:
@@ -114,7 +120,16 @@ def batches_of_block(block: range, prior: np.ndarray, seed: int | tuple, size: i
     """Draw the sizes of the records of a block, and yield its batches, of similar size.
 
     The first number that the generator of a record draws gives its size; the generators go on to
-    draw the latents. The arguments are those of `record_batches`, with `size` graphs in a batch.
+    draw the latents.
+
+    Args:
+        block: Numbers of the records.
+        prior: Probabilities of sizes 0, 1, ...; they need not sum to one.
+        seed: Seed of the sample.
+        size: Graphs per batch.
+
+    Yields:
+        Numbers of the records of a batch and their sizes, int64 both, and their random generators.
     """
     generators = record_generators(seed, block.start, len(block))
     sizes = draw_sizes(prior, generators)
@@ -147,7 +162,7 @@ class RecordNoise(Noise):
         self.seed, self.records = seed, records
 
     def replay(self, draw):
-        """Return uniform numbers, from the tape or drawn for each record.
+        """Return the next uniform numbers of the tape, or draw them for each record and append them.
 
         Args:
             draw: Function that returns uniform numbers (B, ...); only their shape and type are

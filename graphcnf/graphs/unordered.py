@@ -32,7 +32,7 @@ def bridges(adjacency: Tensor) -> Tensor:
         adjacency: Edges, (B, N, N) bool.
 
     Returns:
-        (B, N, N) bool.
+        True for bridges, (B, N, N) bool.
     """
     conductance = adjacency.double()
     # A small conductance from each node to the ground keeps the matrix invertible.
@@ -120,14 +120,23 @@ class RoundNetwork(PathNetwork):
         self.by_level = nn.Parameter(torch.zeros(heads, LEVELS))
 
     def attended(self, h, bias):
-        """Return channels h (B, N, C) after attention; `bias` is (B, heads of all blocks, N, N)."""
+        """Return the output of attention for all nodes, (B, N, C).
+
+        Args:
+            h: Inputs of the nodes, (B, N, C).
+            bias: Attention biases, (B, heads of all blocks, N, N).
+        """
         heads, number = self.last.heads, torch.arange(h.shape[1], device=h.device)
         # The last block sees the other blocks' outputs up to the first position of the round.
         last_bias = bias[:, -heads:].masked_fill(number > self.first(number)[:, None], HIDDEN)
         return self.last(h, last_bias, self.blocks(h, bias[:, :-heads]))
 
     def first(self, number):
-        """Return the number of the first node in the round of node `number`, an int or a tensor."""
+        """Return the number of the first node in the round of a node.
+
+        Args:
+            number: Number of the node, an int or a long tensor.
+        """
         return number // self.per_round * self.per_round
 
     def start(self, context):
