@@ -40,7 +40,12 @@ def cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> float:
 
 @cache
 def environment(device: str = "cpu") -> dict[str, Any]:
-    """Return package versions and the device's processor, on which rounding depends."""
+    """Return package versions and the processor, on which rounding depends.
+
+    Returns:
+        "versions": the version of each of `PACKAGES` by name; "processor": [name of the GPU, or
+        `device` for another device, capability of the CPU].
+    """
     import torch
 
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else device

@@ -46,10 +46,12 @@ contained = Contained()
 
 
 def _return_to(folder: str) -> None:
+    """Make a folder the working directory; do nothing if it is deleted."""
     with suppress(OSError):  # of a folder that is deleted
         os.chdir(folder)
 
 
 def _flush() -> None:
+    """Flush stdout; do nothing if it is closed or missing."""
     with suppress(AttributeError, OSError, ValueError):  # of a stream that is closed, or none
         sys.stdout.flush()

@@ -81,7 +81,17 @@ class Cluster:
 
     @contextmanager
     def ordered_map(self, function: Callable, chunks: Iterable) -> Iterator[Iterator]:
-        """Map a function over chunks as the function `ordered_map` does."""
+        """Return a context with an iterator over `function(chunk)` for every chunk, in order.
+
+        Args:
+            function: A function at the top level of an importable module, or a `functools.partial`
+                of one; it is pickled and sent to every worker once.
+            chunks: Arguments, possibly endless; they and the results are pickled.
+
+        Raises:
+            WorkerDied: Also while iterating: the scheduler died, or several workers over one chunk.
+            Exception: While iterating: the function raised it.
+        """
         name = f"graphcnf-{uuid.uuid4().hex}"
         # Not as an argument of the tasks: Dask prefers the worker that has the argument already.
         plugin = _plugin(name, pickle.dumps(function))
@@ -104,6 +114,7 @@ class Cluster:
                     self.client.unregister_worker_plugin(name)
 
     def _count(self) -> int:
+        """Return the number of workers."""
         with self._reached():
             return len(self.client.nthreads())
 
@@ -124,7 +135,11 @@ class Cluster:
             raise
 
     def _result(self, task: Task) -> Any:
-        """Wait for the result of a task; note a cluster without workers or with other versions."""
+        """Wait for a task, and return its result or raise its exception.
+
+        A note on stderr says so, once, if there are no workers, or if workers have other package
+        versions or processors.
+        """
         with self._reached():
             while True:
                 try:
@@ -143,6 +158,7 @@ class Cluster:
         return result_of(reply)
 
     def _note_once(self, text: str) -> None:
+        """Print a note on stderr, unless it has been printed before."""
         if text not in self._noted:
             self._noted.add(text)
             say(f"note: {text}")
@@ -218,9 +234,13 @@ def ordered_map(
 
 
 def _in_order(chunks: Iterable, submit: Callable, most: Callable[[], int]) -> Any:
-    """Yield the results of all chunks in order, with at most `most()` tasks pending.
+    """Yield the results of all chunks, in the order of the chunks.
 
-    `submit(chunk)` starts a task and returns a function that waits for the task's result.
+    Args:
+        chunks: The chunks, possibly endless.
+        submit: Called as `submit(chunk)`, it starts a task and returns a function that waits for
+            the task's result.
+        most: Returns how many tasks may be pending at once.
     """
     waiting: deque[Callable[[], Any]] = deque()
     for chunk in chunks:
@@ -234,7 +254,14 @@ def _in_order(chunks: Iterable, submit: Callable, most: Callable[[], int]) -> An
 class Worker:
     """A child process that applies one function to one chunk at a time.
 
-    `function` is the function as packed by `framed`. Raises OSError if the process cannot start.
+    Args:
+        function: The function, pickled and packed by `framed`.
+
+    Attributes:
+        process: The process.
+
+    Raises:
+        OSError: The process cannot start.
     """
 
     def __init__(self, function: bytes):
@@ -251,9 +278,13 @@ class Worker:
         self._unsent = function
 
     def apply(self, chunk: object) -> tuple[bool, bytes]:
-        """Return whether the call succeeded, and the pickled result or exception.
+        """Apply the function to a chunk, and wait for the reply; `result_of` reads it.
 
-        Raises `WorkerDied` if the process ends without a reply.
+        Returns:
+            True if the call succeeded, and the result or else the exception, pickled.
+
+        Raises:
+            WorkerDied: The process ended without a reply.
         """
         stdin, stdout = self.process.stdin, self.process.stdout
         assert stdin is not None and stdout is not None
@@ -295,7 +326,11 @@ class Worker:
 
 
 def result_of(reply: tuple[bool, bytes]) -> Any:
-    """Return the result in a worker's reply, or raise the exception in it."""
+    """Return the result in a worker's reply, or raise the exception in it.
+
+    Args:
+        reply: True if the call succeeded, and the result or else the exception, pickled.
+    """
     succeeded, data = reply
     value = pickle.loads(data)
     if not succeeded:
@@ -306,9 +341,18 @@ def result_of(reply: tuple[bool, bytes]) -> Any:
 def parallel_map(
     function: Callable, chunks: Sequence, *, workers: Workers = None, label: str = ""
 ) -> list:
-    """Return `[function(chunk) for chunk in chunks]`, computed by `ordered_map`.
+    """Return `[function(chunk) for chunk in chunks]`, computed by several processes.
 
-    `workers` None means one process per available core; a `label` shows a progress bar.
+    Args:
+        function: A function at the top level of an importable module, or a `functools.partial` of
+            one.
+        chunks: Arguments; they and the results are pickled.
+        workers: Number of processes, or a cluster; None for one process per available core.
+        label: Text before a progress bar; "" for no bar.
+
+    Raises:
+        WorkerDied: A process or the scheduler died.
+        Exception: The function raised it.
     """
     if workers is None or isinstance(workers, int):
         workers = min(workers or available_cores(), len(chunks))
@@ -357,9 +401,10 @@ _unpickled = lru_cache(maxsize=2)(pickle.loads)
 
 
 def _answer(function: bytes, chunk: bytes) -> tuple[bool, bytes]:
-    """Apply a function to a chunk; return whether that succeeded, and the result or exception.
+    """Apply a pickled function to a pickled chunk.
 
-    All of them are pickled.
+    Returns:
+        True if that succeeded, and the result or else the exception, pickled.
     """
     try:
         return True, pickle.dumps(_unpickled(function)(pickle.loads(chunk)))
@@ -374,7 +419,12 @@ def _answer(function: bytes, chunk: bytes) -> tuple[bool, bytes]:
 
 
 def _plugin(name: str, message: bytes) -> Any:
-    """Return the plugin by which every Dask worker receives a pickled function when it joins."""
+    """Return the plugin by which every Dask worker receives a function when it joins.
+
+    Args:
+        name: Name of the function in `_functions` of the worker.
+        message: The function, pickled.
+    """
     from distributed import WorkerPlugin
 
     class Message(WorkerPlugin):
@@ -395,7 +445,15 @@ def _plugin(name: str, message: bytes) -> Any:
 
 
 def _work(name: str, chunk: bytes) -> tuple[str, tuple[bool, bytes]]:
-    """Apply a received function to a chunk in a Dask worker; return its versions and `_answer`."""
+    """Apply a function that a Dask worker has received to a chunk.
+
+    Args:
+        name: Name of the function in `_functions`.
+        chunk: The chunk, pickled.
+
+    Returns:
+        JSON of the worker's `environment`, and the reply as `_answer` returns it.
+    """
     with _LOCK:  # torch's number of threads is a setting of the whole process
         return json.dumps(environment()), _answer(_functions[name], chunk)
 
@@ -421,10 +479,11 @@ def check_cluster(cluster: str) -> None:
 
 @contextmanager
 def open_workers(cluster: str | None, workers: int | None = None) -> Iterator[Workers]:
-    """Context with the workers of a cluster, or with `workers` where `cluster` is None.
+    """Return a context with the workers of a cluster, or with `workers` where `cluster` is None.
 
     Args:
-        cluster: See `check_cluster`.
+        cluster: "local" for processes of this machine, the address of a scheduler, or the .json
+            file that a scheduler has written; None for no cluster.
         workers: Number of processes of a local cluster, or without a cluster; None for one per
             core, and for a remote cluster.
 

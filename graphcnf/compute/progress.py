@@ -13,7 +13,17 @@ from graphcnf.errors import printable
 def progress_bar(
     label: str, total: float, *, hidden: bool = False
 ) -> Iterator[Callable[..., None]]:
-    """Context with a function `show(done, label=None)` that updates a bar on a terminal."""
+    """Return a context with a progress bar, which is shown on a terminal only.
+
+    Args:
+        label: Text before the bar.
+        total: Amount of work.
+        hidden: True for no bar.
+
+    Yields:
+        Function `show(done, label=None)` that sets the amount of work done and, if one is given,
+        the text before the bar.
+    """
     if hidden or not sys.stderr.isatty():
         yield lambda done, label=None: None
         return

@@ -102,8 +102,8 @@ class GraphModel(Pretrained, ABC):
 
     Attributes:
         config: The architecture and the arguments of the constructor.
-        metadata: JSON about the training: `size_histogram` (entry n: number of graphs with n nodes),
-            `dataset` (its name), `training` (settings of the run) and more.
+        metadata: JSON about the training: `size_histogram` (entry n: number of training graphs with
+            n nodes), `dataset` (its name), `training` (settings of the run) and more.
         training_hashes: Sorted hashes of the training graphs, uint64, or None.
         architecture: Short name of the class, see `GRAPH_MODELS`.
         node_orders: Supported node orders, of `NODE_ORDERS`; the first is the default.

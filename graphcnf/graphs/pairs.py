@@ -49,9 +49,9 @@ class NodesAndPairs(Bijection):
     Args:
         nodes: Bijection of the node latents.
         pairs: Bijection of the pair latents.
-        network: None for bijections without a network. Otherwise both are couplings of untransformed
-            channels of nodes and pairs together: called as `network(nodes, context, pairs, latents)`
-            with these channels, it returns the parameters of both couplings.
+        network: None for bijections without a network. Otherwise both are couplings, and the
+            parameters of both are `network(nodes, context, pairs, latents)`, a function of the
+            untransformed channels of nodes and pairs.
         swap: `swap` of both couplings.
     """
 
@@ -247,7 +247,7 @@ class PairNetwork(nn.Module):
             nodes: Untransformed channels of the nodes, (B, N, node_in).
             context: Mask and features of the graphs.
             pairs: Untransformed channels of the pairs, (B, P, pair_in); None without pairs.
-            latents: `GraphLatents` with the `index` of the pairs and their mask; None without pairs.
+            latents: `GraphLatents` with the mask and the `index` of the pairs; None without pairs.
 
         Returns:
             Parameters of the nodes, (B, N, node_out); with pairs, a tuple of these and those of the

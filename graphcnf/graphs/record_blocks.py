@@ -162,7 +162,7 @@ class RecordNoise(Noise):
         self.seed, self.records = seed, records
 
     def replay(self, draw):
-        """Return the next uniform numbers of the tape, or draw them for each record and append them.
+        """Return the next uniform numbers of the tape; where it ends, draw and append them.
 
         Args:
             draw: Function that returns uniform numbers (B, ...); only their shape and type are

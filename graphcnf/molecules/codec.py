@@ -77,9 +77,14 @@ def _read(
     read: Callable[[str], Chem.Mol | None],
     extension: str = "",
 ) -> Chem.Mol:
-    """Return the molecule that `read` makes of a text, or raise `error` with the reason.
+    """Read a molecule from text, and check what RDKit does not.
 
-    The reason shows the text with its `extension`.
+    Args:
+        text: SMILES or SMARTS; blanks around it are ignored.
+        kind: What the text is, for messages: "SMILES" or "SMARTS".
+        error: Type of the exception for text that cannot be read.
+        read: RDKit's function from the text to a molecule, None where it cannot be read.
+        extension: CXSMILES extension of the text, which messages show.
     """
     text = text.strip(" \t\r\n")
     whole = f"{text} {extension}" if extension else text
@@ -109,9 +114,16 @@ def _read(
 
 
 def parse(smiles: str, *, sanitize: bool = True) -> Chem.Mol:
-    """Return the molecule of a SMILES, or raise `UnparsableSmiles`; for all SMILES of users.
+    """Return the molecule of a SMILES; all SMILES of users are read by this function.
 
     Blanks around it are ignored. A CXSMILES extension may follow after a blank; nothing else may.
+
+    Args:
+        smiles: The SMILES.
+        sanitize: False for a molecule that RDKit has not sanitized.
+
+    Raises:
+        UnparsableSmiles: RDKit cannot read it.
     """
     extension = ""
     read: Callable[[str], Chem.Mol | None] = partial(Chem.MolFromSmiles, sanitize=sanitize)
@@ -123,13 +135,21 @@ def parse(smiles: str, *, sanitize: bool = True) -> Chem.Mol:
 
 
 def parse_smarts(smarts: str, *, kind: str = "SMARTS") -> Chem.Mol:
-    """Return the pattern of a SMARTS, or raise `UserError`, in which it is called a `kind`."""
+    """Return the pattern of a SMARTS.
+
+    Args:
+        smarts: The SMARTS.
+        kind: What messages call it.
+
+    Raises:
+        UserError: RDKit cannot read it.
+    """
     with quiet():
         return _read(smarts, kind, UserError, Chem.MolFromSmarts)
 
 
 def dropped(text: str) -> list[str]:
-    """Return which of "stereo" and "isotopes", which graphs lack, a SMILES or SMARTS specifies.
+    """Return which of "stereo" and "isotopes" a SMILES or SMARTS specifies; graphs hold neither.
 
     Examples:
         >>> dropped("C[C@H](N)C(=O)O"), dropped("[13CH4]"), dropped("[1*]c1ccccc1")
@@ -164,12 +184,16 @@ def without_stereo(mol: Chem.Mol) -> Chem.Mol:
 
 
 def canonical_smiles(mol: Chem.Mol) -> str:
-    """Return the canonical SMILES of a sanitized molecule `without_stereo`."""
+    """Return the canonical SMILES of a sanitized molecule, without stereo and isotopes."""
     return Chem.MolToSmiles(without_stereo(mol))
 
 
 def _canonical(smiles: str) -> Chem.Mol:
-    """Return the molecule of a canonical SMILES with canonical atom numbers, kekulized."""
+    """Return the Kekulé structure of a canonical SMILES, its atoms numbered as in graphs.
+
+    Raises:
+        UnparsableSmiles: RDKit cannot kekulize it.
+    """
     # Kekulé structures depend on the order of atoms and bonds, so both come from the string.
     mol = Chem.MolFromSmiles(smiles, sanitize=False)
     try:
@@ -182,7 +206,10 @@ def _canonical(smiles: str) -> Chem.Mol:
 
 
 def _rings_first(mol: Chem.Mol) -> list[int]:
-    """Return the atoms in depth-first order, from atom 0 on, bonds in rings before others."""
+    """Return the numbers of the atoms in depth-first order, from atom 0 on.
+
+    At a branch, bonds in rings come before others.
+    """
     Chem.FastFindRings(mol)
     order: dict[int, None] = {}
     ahead = [0]
@@ -214,13 +241,14 @@ def named_graph(
 
     Args:
         mol: A sanitized molecule.
-        marked: True to mark aromatic atoms and bonds.
+        marked: True to mark aromatic atoms and bonds as such in their categories.
         vocabulary: Allowed categories; None for any.
         max_atoms: Largest number of heavy atoms.
         exact: False to accept molecules that change on the way to their graph and back.
 
     Returns:
-        SMILES, atom categories, edges and bond names.
+        Canonical SMILES without stereo; category of each atom; edges (i, j) with j < i, sorted by i
+        and -j; and the name of each edge's bond category, such as "SINGLE" or "AROMATIC_DOUBLE".
 
     Raises:
         MoleculeNotRepresentable: The molecule has no such graph.
@@ -259,6 +287,10 @@ def check_roundtrip(mol: Chem.Mol, smiles: str) -> None:
 
     That happens to hydrogens which RDKit does not add by itself: at phosphorus and sulfur above
     their lowest valence, at metals, and at the ends of dative bonds.
+
+    Args:
+        mol: Kekulé structure of the molecule.
+        smiles: Its canonical SMILES without stereo.
     """
     plain = plain_molecule(
         [AtomCategory.of(atom) for atom in mol.GetAtoms()],
@@ -278,7 +310,13 @@ def check_roundtrip(mol: Chem.Mol, smiles: str) -> None:
 
 
 def check_vocabulary(atoms, bonds, vocabulary: MoleculeVocabulary) -> None:
-    """Raise `MoleculeNotRepresentable` if the vocabulary lacks a category."""
+    """Raise `MoleculeNotRepresentable` if the vocabulary lacks a category of a molecule.
+
+    Args:
+        atoms: Atom categories of the molecule.
+        bonds: Names of its bond categories.
+        vocabulary: The vocabulary.
+    """
     for atom in atoms:
         if atom not in vocabulary.atom_index:
             labels = " ".join(vocabulary.atom_labels)
@@ -292,7 +330,18 @@ def check_vocabulary(atoms, bonds, vocabulary: MoleculeVocabulary) -> None:
 def molecule_to_graph(
     mol: Chem.Mol | str, vocabulary: MoleculeVocabulary, max_atoms: int = MAX_NODES
 ) -> Graph:
-    """Return the graph of a molecule or SMILES, or raise `MoleculeNotRepresentable`.
+    """Return the graph of a molecule.
+
+    Args:
+        mol: SMILES or sanitized molecule.
+        vocabulary: Meaning of the categories.
+        max_atoms: Largest number of heavy atoms.
+
+    Returns:
+        Node categories (n), edges (i, j) with j < i sorted by i and -j, and edge categories (m).
+
+    Raises:
+        MoleculeNotRepresentable: The molecule has no such graph; the message says why.
 
     Examples:
         >>> vocabulary = MoleculeVocabulary((("C", 0), ("O", 0)))
@@ -326,7 +375,13 @@ def graph_to_molecule(node_types, edges, bond_types, vocabulary: MoleculeVocabul
 
 
 def plain_molecule(atoms, edges, types) -> Chem.Mol:
-    """Return the unsanitized molecule of atom categories, pairs of atom numbers and bond types."""
+    """Build an unsanitized molecule, with implicit hydrogens.
+
+    Args:
+        atoms: `AtomCategory` of each atom; aromatic marks are ignored.
+        edges: Pairs of atom numbers, one for each bond.
+        types: RDKit's `BondType` of each bond.
+    """
     mol = Chem.RWMol()
     for category in atoms:
         mol.AddAtom(_atom(category.symbol, category.charge))
@@ -337,7 +392,7 @@ def plain_molecule(atoms, edges, types) -> Chem.Mol:
 
 @cache
 def _atom(symbol: str, charge: int) -> Chem.Atom:
-    """Return an atom for `AddAtom`, which copies it."""
+    """Return an atom of an element with a formal charge, to be copied by `AddAtom`."""
     atom = Chem.Atom(symbol)
     atom.SetFormalCharge(charge)
     return atom

@@ -22,7 +22,12 @@ CELL, COLUMNS = (240, 160), 5
 
 
 class SortedCell(NamedTuple):
-    """Text in a cell of `draw_table`, and the number by which its column is sorted."""
+    """A cell of `draw_table`.
+
+    Attributes:
+        text: Text in the cell.
+        key: Number by which its column is sorted.
+    """
 
     text: str
     key: float

@@ -50,7 +50,7 @@ def extended(smiles: str, extension: str, *, sanitize: bool = True) -> Chem.Mol 
     Args:
         smiles: The SMILES alone.
         extension: What follows it, with its bars.
-        sanitize: See `Chem.MolFromSmiles`.
+        sanitize: False for a molecule that RDKit has not sanitized.
 
     Raises:
         ValueError: The extension is broken, contradicts the SMILES, or says what graphs do not.
@@ -73,6 +73,7 @@ def extended(smiles: str, extension: str, *, sanitize: bool = True) -> Chem.Mol 
 
 
 def _options(sanitize: bool) -> Chem.SmilesParserParams:
+    """Return RDKit's options to sanitize a molecule and remove its hydrogens, or to do neither."""
     options = Chem.SmilesParserParams()
     options.sanitize = sanitize  # type: ignore[assignment]  # wrong in the stubs
     options.removeHs = sanitize  # type: ignore[assignment]
@@ -83,7 +84,7 @@ def _double_bonds(extension: str, written: Chem.Mol) -> list[str]:
     """Return the fields of an extension that say cis and trans.
 
     Args:
-        extension: See `extended`.
+        extension: The extension with its bars.
         written: Molecule of the SMILES alone, with all atoms that are written.
 
     Raises:
@@ -120,11 +121,17 @@ def _double_bonds(extension: str, written: Chem.Mol) -> list[str]:
 
 
 def _numbers(field: re.Match[str]) -> list[list[int]]:
+    """Return the numbers of atoms and bonds in a field: [[1, 2], [3, 4]] for "1.2,3.4"."""
     return [[int(n) for n in part.split(".")] for part in field["numbers"].split(",")]
 
 
 def _fits(field: re.Match[str], written: Chem.Mol) -> bool:
-    """Return True if the molecule has the atoms and bonds that a field numbers."""
+    """Return True if a molecule has all atoms and bonds whose numbers are in a field.
+
+    Args:
+        field: Match of `_FIELD`.
+        written: The molecule with all atoms that its SMILES writes.
+    """
     atoms, bonds = written.GetNumAtoms(), written.GetNumBonds()
     if field["points"] is not None:
         return field["points"].rstrip(";").count(";") == atoms - 1
@@ -140,7 +147,12 @@ def _fits(field: re.Match[str], written: Chem.Mol) -> bool:
 
 
 def _check_drawn(field: re.Match[str], written: Chem.Mol) -> None:
-    """Raise ValueError if wedges are drawn where the SMILES has no mark, or wavy bonds at one."""
+    """Raise ValueError if wedges are drawn where the SMILES has no mark, or wavy bonds at one.
+
+    Args:
+        field: Match of `_FIELD` that draws wedges or wavy bonds.
+        written: The molecule with all atoms that its SMILES writes.
+    """
     for number, _ in _numbers(field):
         atom = written.GetAtomWithIdx(number)
         is_marked = atom.GetChiralTag() != Chem.ChiralType.CHI_UNSPECIFIED

@@ -53,9 +53,11 @@ class Filters:
         smarts: SMARTS patterns that a molecule contains.
         exclude: SMARTS patterns that it does not contain.
         require: Comparisons of properties, such as "qed > 0.6" (`Requirement`).
-        min_similarity: Molecules, and the lowest similarity to the nearest of them.
-        max_similarity: Molecules, and the highest similarity to the nearest of them.
-        alerts: Names in `ALERTS`; no alert of these catalogues matches.
+        min_similarity: SMILES, and the lowest Tanimoto similarity (ECFP4) that a molecule must have
+            to the nearest of them; None for no bound.
+        max_similarity: SMILES, and the highest Tanimoto similarity (ECFP4) that a molecule may have
+            to the nearest of them; None for no bound.
+        alerts: Names in `ALERTS`: catalogues of which a molecule matches no structural alert.
 
     Raises:
         UserError: A filter cannot be read, or no molecule can pass.
@@ -96,7 +98,10 @@ class Filters:
 
     @cached_property
     def checks(self) -> dict[str, Check]:
-        """The single filters by name, such as "qed > 0.6" or "no pains alert"."""
+        """Function of each single filter by its name, such as "qed > 0.6" or "no pains alert".
+
+        It returns True for a sanitized molecule that passes.
+        """
         requirements = [Requirement.parse(text) for text in self.require]
         check_possible(requirements)
         found: dict[str, Check] = {}
@@ -120,9 +125,10 @@ class Filters:
 
     @property
     def identity(self) -> dict[str, str]:
-        """JSON values that determine the filters.
+        """JSON values that differ between filters that differ, so that no run goes on with others.
 
-        By name of a check: the SHA-256 of the molecules to compare with, "" for other checks.
+        For each name in `checks`, the SHA-256 of the molecules to compare with; "" for filters
+        without such molecules.
         """
         found = dict.fromkeys(self.checks, "")
         for neighbours, sign in ((self.min_similarity, ">="), (self.max_similarity, "<=")):
@@ -151,8 +157,9 @@ def passing_shares(names: Iterable[str], outcomes: Mapping[str, int]) -> dict[st
     """Return for each filter the share that passes, among molecules that passed all before it.
 
     Args:
-        names: Names of `Filters.checks`, in order.
-        outcomes: Numbers of molecules by `Filters.refusal`.
+        names: Names in `Filters.checks`, in order.
+        outcomes: Number of molecules by the name of the first filter that they fail; "" for those
+            that pass all.
     """
     left, found = sum(outcomes.values()), {}
     for name in names:
@@ -163,7 +170,13 @@ def passing_shares(names: Iterable[str], outcomes: Mapping[str, int]) -> dict[st
 
 
 def passing_text(names: Iterable[str], outcomes: Mapping[str, int]) -> str:
-    """Return a sentence with the share that passes all filters, and the `passing_shares`."""
+    """Say what share of molecules passes all filters, and each; "" if there are no filters.
+
+    Args:
+        names: Names in `Filters.checks`, in order.
+        outcomes: Number of molecules by the name of the first filter that they fail; "" for those
+            that pass all.
+    """
     each = [f"{name} {share:.1%}" for name, share in passing_shares(names, outcomes).items()]
     share = outcomes.get("", 0) / max(sum(outcomes.values()), 1)
     return f"{share:.1%} pass the filters ({', '.join(each)})" if each else ""
@@ -181,7 +194,8 @@ class Funnel:
         patience: Number of tries; infinity for a search that does not end.
 
     Attributes:
-        outcomes: Numbers of valid molecules by `Filters.refusal`.
+        outcomes: Number of valid molecules by the name of the first filter that they fail; "" for
+            those that pass all.
         seen: Hashes of the new molecules so far.
     """
 
@@ -221,6 +235,7 @@ class Funnel:
                 return
 
     def _remind(self, seconds: float) -> None:
+        """Say on stderr how long no new molecule has come up, and how many pass the filters."""
         valid = counted(self.outcomes.total(), "valid molecule")
         passed = passing_text(self.filters.checks, self.outcomes)
         passed = f"{valid} so far, of which {passed}" if passed else f"{valid} so far"
@@ -241,12 +256,22 @@ class Funnel:
 
 
 def _contains(text: str, wanted: bool) -> Check:
+    """Return the check that a molecule contains a SMARTS pattern, or if not `wanted` does not."""
     pattern = parse_smarts(text)
     return lambda mol: mol.HasSubstructMatch(pattern) == wanted
 
 
 def _is_near(molecules: Sequence[str], value: float, least: bool) -> Check:
-    """Return the check for `min_similarity` (`least`) or `max_similarity`."""
+    """Return the check of the Tanimoto similarity (ECFP4) to the nearest of some molecules.
+
+    Args:
+        molecules: SMILES of the molecules.
+        value: Bound on the similarity.
+        least: True if it is the lowest similarity that passes, False for the highest.
+
+    Raises:
+        UserError: The bound is not in [0, 1], there are no molecules, or one cannot be read.
+    """
     if not 0 <= value <= 1:
         raise UserError(f"a Tanimoto similarity lies between 0 and 1, got {value:g}")
     if not molecules:
@@ -267,6 +292,7 @@ def _is_near(molecules: Sequence[str], value: float, least: bool) -> Check:
 
 
 def _without_alerts(name: str) -> Check:
+    """Return the check that no structural alert of a catalogue in `ALERTS` matches a molecule."""
     if name not in ALERTS:
         raise UserError(f"no catalogue of alerts {name!r}{suggest(name, list(ALERTS))}")
     catalogs: Any = FilterCatalogParams.FilterCatalogs
@@ -282,14 +308,14 @@ def passing(
     Args:
         n: Number of molecules, at least 1.
         filters: The filters.
-        draw: Function that draws a range of records; it returns their graphs and a table of them,
-            see `draw_block`.
+        draw: Function that draws a range of records; it returns their graphs and a table with the
+            columns `strict`, `smiles` and `isomer`, as `draw_block` does.
 
     Returns:
-        Their graphs and their SMILES, with stereo marks where these are drawn.
+        The graphs of the molecules, and their SMILES, with stereo marks where `draw` draws them.
 
     Raises:
-        UserError: No further molecule comes up.
+        UserError: For `PATIENCE` times `PATIENCE_FACTOR` records, no new molecule has passed.
     """
     funnel = Funnel(filters, PATIENCE)
 

@@ -21,7 +21,11 @@ def hash_each(smiles: Iterable[str]) -> np.ndarray:
 
 
 def contains(hashes: np.ndarray, queries: np.ndarray) -> np.ndarray:
-    """Return for each of the `queries` whether the sorted `hashes` contain it, (M,) bool.
+    """Return which of M hashes are among the known ones, (M,) bool.
+
+    Args:
+        hashes: Known hashes, sorted, uint64.
+        queries: The M hashes, uint64.
 
     Examples:
         >>> known = np.unique(hash_each(["CCO", "CCN"]))

@@ -38,7 +38,12 @@ WITH_STEREO = ("zinc250k",)
 
 @dataclass(repr=False)
 class MoleculeSample(Sequence):
-    """Sampled graphs with their SMILES; None for graphs that are no valid connected molecule."""
+    """Sampled molecules: a sequence of SMILES, with the graphs as drawn.
+
+    Attributes:
+        graphs: The M graphs.
+        smiles: SMILES of each graph, None where it is no valid connected molecule.
+    """
 
     graphs: PackedGraphs
     smiles: list[str | None]
@@ -59,7 +64,7 @@ class MoleculeSample(Sequence):
 
     @property
     def molecules(self) -> list[Chem.Mol | None]:
-        """RDKit molecules, None for invalid graphs."""
+        """RDKit molecule of each graph, None where it is no valid connected molecule."""
         return [None if s is None else Chem.MolFromSmiles(s) for s in self.smiles]
 
     def to_frame(self) -> pd.DataFrame:
@@ -108,12 +113,23 @@ class MoleculeFlow:
 
     @property
     def stereo(self) -> Any:
-        """Density of stereo marks given the graph (`StereoFlow`), or None; see `stereo_of`."""
+        """Density of stereo marks given the graph, a `StereoFlow`: the given or the shipped one.
+
+        None if none was given, and none is shipped for the model's data.
+        """
         return self._stereo if self._stereo is not None else stereo_of(self.model)
 
     @classmethod
     def from_pretrained(cls, name_or_folder: str | Path, device="cpu") -> MoleculeFlow:
-        """Load shipped weights by name, or a model from a folder."""
+        """Load shipped weights by name, or a model from a folder.
+
+        Args:
+            name_or_folder: Name of shipped weights, such as "zinc250k", or path of the folder.
+            device: Device of the model.
+
+        Raises:
+            UserError: There is no such model, or a file is damaged.
+        """
         return cls(GraphModel.from_pretrained(name_or_folder, device))
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -151,10 +167,11 @@ class MoleculeFlow:
             atoms: Lowest and highest number of heavy atoms; None for the training data's sizes.
             properties: Target values such as `{"logp": 2.5}`, for a model trained with properties;
                 molecules are drawn near them, but none is discarded.
-            best_of: Candidates per molecule; the one nearest to the target values is kept.
+            best_of: Candidates per molecule, of which the one nearest to the target values is kept:
+                the distance is Euclidean, in standard deviations of the training data.
             stereo: Also draw stereo marks, if the model has `stereo`.
-            filters: `graphcnf.molecules.filters.Filters`; the molecules are then those that
-                `graphcnf generate` writes.
+            filters: `graphcnf.molecules.filters.Filters` that each molecule has to pass; the
+                molecules are then those that `graphcnf generate` writes. None for raw samples.
 
         Raises:
             UserError: A number is out of range, the model was not trained with a property, or no
@@ -222,14 +239,21 @@ class MoleculeFlow:
     ) -> MoleculeSample:
         """Draw n distinct analogues of a molecule, other than the molecule itself.
 
-        Options are those of `graphcnf.design.analogues.analogs_of`, such as `keep` and `similar`.
-        With `stereo`, unchanged atoms keep their stereo marks, and the others are drawn.
+        Args:
+            molecule: SMILES or RDKit molecule.
+            n: Number of analogues.
+            stereo: True to keep the stereo marks of unchanged atoms and draw the others.
+            **options: Options of `graphcnf.design.analogues.analogs_of`, such as `keep` and
+                `similar`.
         """
         drawn = load("graphcnf.design.analogues:draw_analogues")
         return MoleculeSample(*drawn(self, molecule, n, stereo=stereo, **options))
 
     def graphs(self, molecules: str | Chem.Mol | Iterable) -> tuple[PackedGraphs, list[str | None]]:
         """Write molecules as graphs of the model's categories and sizes.
+
+        Args:
+            molecules: SMILES or RDKit molecules, or one of them.
 
         Returns:
             The graphs of the molecules that have one, and for every molecule None, or the reason
@@ -260,7 +284,8 @@ class MoleculeFlow:
         Args:
             molecules: SMILES or RDKit molecules, or one of them. Stereo marks count if the model
                 has `stereo`: unmarked elements are summed over. Isotopes are ignored.
-            orders: Number of numberings to sum over; see `GraphModel.log_prob`.
+            orders: Number of depth-first numberings of the atoms whose probabilities are summed, up
+                to 1,024; only models that draw atom by atom ("path") take more than 1.
         """
         molecules = listed(molecules)
         graphs, reasons = self.graphs(molecules)
@@ -272,10 +297,15 @@ class MoleculeFlow:
     def log_prob_of_marks(
         self, molecules: Sequence, inside: Iterable[int]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return log p(stereo marks | graph), nats, and whether each value is exact, (M,) both.
+        """Return log p(stereo marks | graph) of molecules.
 
-        Only the molecules of the indices `inside` count; for others, those without marks, and all
-        if the model has no stereo, it is 0.
+        Args:
+            molecules: M SMILES or RDKit molecules.
+            inside: Indices of the molecules that the model can represent.
+
+        Returns:
+            Nats, and whether each value is exact, (M,) both. The value is 0 for molecules that are
+            not `inside` or have no marks, and for all if the model has no stereo.
         """
         nats, exact = np.zeros(len(molecules)), np.ones(len(molecules), dtype=bool)
         marked = [k for k in inside if codec.has_marks(molecules[k])]
@@ -286,16 +316,20 @@ class MoleculeFlow:
 
     @cached_property
     def charge_states(self) -> frozenset[str]:
-        """Names of the acids and bases that are more probable charged than neutral.
+        """Which of "acid" and "amine" are more probable charged than neutral under the model.
 
-        They are `graphcnf.molecules.standardize.GROUPS`.
+        The names are those of `graphcnf.molecules.standardize.GROUPS`.
         """
         return load("graphcnf.molecules.standardize:charge_states_of")(self)
 
     def standardized(self, molecule: str) -> str:
-        """Return the SMILES of a molecule, standardized like the model's training data.
+        """Return the SMILES of a molecule without salts, charged like the model's training data.
 
-        See `parse_standardized`; the acids and bases in `charge_states` are charged.
+        The acids and bases in `charge_states` are charged, others neutral; see
+        `graphcnf.molecules.standardize.parse_standardized`.
+
+        Raises:
+            MoleculeNotRepresentable: RDKit cannot read or standardize the SMILES.
         """
         parse = load("graphcnf.molecules.standardize:parse_standardized")
         with codec.quiet():
@@ -307,7 +341,12 @@ class MoleculeFlow:
         return self.model.size_log_prob(sizes).cpu().double().numpy()
 
     def log_prob_given_size(self, graphs: PackedGraphs, orders: int = 1) -> np.ndarray:
-        """Return log p(graph | number of atoms), (M,) nats."""
+        """Return log p(graph | number of atoms), (M,) nats; -inf where it is 0.
+
+        Args:
+            graphs: M graphs, as the method `graphs` returns them.
+            orders: Number of numberings whose probabilities are summed, see `log_prob`.
+        """
 
         def noise(chosen: np.ndarray) -> RecordNoise:
             # The same noise for every molecule, so that its value does not depend on the others.
@@ -316,22 +355,38 @@ class MoleculeFlow:
         return self.model.log_probs(graphs, noise, orders=orders, size=SCORED_TOGETHER)
 
     def score(self, molecules: str | Chem.Mol | Iterable, **options) -> pd.DataFrame:
-        """Return a table with the log-likelihood of each molecule.
+        """Return a table with a row for each molecule: log-likelihood, bits per atom, percentile.
 
-        See `graphcnf.molecules.scoring.score` for options (`orders`, `standardize`, `workers`) and
-        columns.
+        Args:
+            molecules: SMILES or RDKit molecules, or one of them.
+            **options: `orders`, `standardize` and `workers` of `graphcnf.molecules.scoring.score`,
+                which also lists the columns.
         """
         return load("graphcnf.molecules.scoring:score")(self, molecules, **options)
 
     def learn_percentiles(self, molecules: PackedGraphs) -> None:
         """Store quantiles of training molecules' likelihoods, for the percentiles of `score`.
 
-        See `graphcnf.molecules.scoring.learn_percentiles`.
+        They are stored in the metadata of the model.
+
+        Args:
+            molecules: Graphs of molecules of the training data, or of some of them.
         """
         load("graphcnf.molecules.scoring:learn_percentiles")(self, molecules)
 
     def encode(self, molecules: str | Chem.Mol | Sequence) -> tuple[dict, torch.Tensor]:
-        """Return the latents of molecules in the base space, and the mask (B, N) for `decode`."""
+        """Encode molecules to latents, from which `decode` restores them without stereo marks.
+
+        Args:
+            molecules: SMILES or RDKit molecules, or one of them; B molecules.
+
+        Returns:
+            Latents in the base space of the model, tensors (B, ..., D) by name; and True for real
+            atoms, (B, N) bool.
+
+        Raises:
+            UserError: There are no molecules, or the model cannot represent one of them.
+        """
         graphs, reasons = self.graphs(molecules)
         if not reasons:
             raise UserError("there are no molecules to encode")
@@ -344,9 +399,14 @@ class MoleculeFlow:
         return self.model.encode(batch), batch.mask
 
     def decode(self, latents: dict, mask: torch.Tensor) -> list[str | None]:
-        """Return the SMILES that latents decode to, None for invalid graphs.
+        """Return the SMILES that latents decode to, None where the graph is no valid molecule.
 
-        Raises UserError if the latents are not those of such a mask, see `encode`.
+        Args:
+            latents: Latents by name, as `encode` returns them.
+            mask: True for real atoms, (B, N) bool.
+
+        Raises:
+            UserError: The latents do not have the names and shapes that belong to the mask.
         """
         return strict_smiles(self.model.decode(latents, mask).to_packed(), self.vocabulary)
 
@@ -354,8 +414,11 @@ class MoleculeFlow:
 def stereo_of(model: GraphModel) -> Any:
     """Return the shipped density of stereo marks for the molecules of a model, None without one.
 
-    It is that of the model's data, also after fine-tuning, and a `StereoFlow`. Raises UserError if
-    there is one and `graphcnf.stereo` is not installed.
+    It is a `StereoFlow`, chosen by the data set of the model; after fine-tuning, by that of the
+    model that was fine-tuned.
+
+    Raises:
+        UserError: There is one, and `graphcnf.stereo` is not installed.
     """
     data = model.metadata.get("stereo", model.metadata.get("dataset"))
     if data not in WITH_STEREO:
@@ -383,14 +446,16 @@ def draw_block(
         seed: Seed of the sample.
         temperature: Below 1 for more probable molecules.
         sizes: Lowest and highest number of atoms; as in the training data when None.
-        targets: Conditions of `GraphModel.sample_records`.
-        best_of: Candidates per record; the one nearest to the targets is kept.
-        conventions: See `evaluate_records`.
+        targets: Value of each condition of the model near which to draw, None for any; None for no
+            targets at all.
+        best_of: Candidates per record, of which the one nearest to the targets is kept: the
+            distance is Euclidean, in standard deviations of the training data.
+        conventions: Conventions of validity to evaluate, beside strict and largest_fragment.
         stereo: Model that draws the stereo marks of valid molecules; None to draw none.
 
     Returns:
-        The graphs, and their table of `evaluate_records` with the additional column `isomer`: the
-        SMILES with drawn stereo marks.
+        The graphs, and the table that `evaluate_records` returns for them, with the additional
+        column `isomer`: the SMILES with drawn stereo marks.
     """
     vocabulary = MoleculeVocabulary.of_model(model)
     graphs = model.sample_records(
@@ -417,7 +482,15 @@ def draw_block(
 
 
 def listed(molecules: Any) -> list:
-    """Return one molecule, several, or the column `smiles` of a DataFrame as a list."""
+    """Return molecules that a user gives in any of several forms as a list.
+
+    Args:
+        molecules: A SMILES or RDKit molecule, several of them, or a DataFrame with a column
+            `smiles`.
+
+    Raises:
+        UserError: for anything else.
+    """
     if isinstance(molecules, str | Chem.Mol):
         return [molecules]
     columns = getattr(molecules, "columns", None)

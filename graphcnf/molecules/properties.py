@@ -106,6 +106,7 @@ def sa(mol: Chem.Mol) -> float:
 
 @cache
 def _sa_score() -> Callable[[Chem.Mol], float]:
+    """Load the function that computes the synthetic accessibility score from RDKit's Contrib."""
     path = Path(RDConfig.RDContribDir, "SA_Score", "sascorer.py")
     if not path.is_file():
         raise Unavailable(f"this RDKit has no {path}: install the rdkit wheel from PyPI")
@@ -139,15 +140,25 @@ PROPERTIES: dict[str, Callable[[Chem.Mol], float]] = {
 
 
 def similarity_to(mol: Chem.Mol) -> Callable[[Chem.Mol], float]:
-    """Return a function that returns the Tanimoto similarity (`ECFP4`) to a molecule, in [0, 1]."""
+    """Return a function from a molecule to its Tanimoto similarity to `mol`, in [0, 1].
+
+    Fingerprints are `ECFP4`.
+    """
     own = ECFP4.GetFingerprint(mol)
     return lambda other: TanimotoSimilarity(own, ECFP4.GetFingerprint(other))
 
 
 def similarities(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Return the Tanimoto similarities (M, N) of binary fingerprints (M, bits) and (N, bits).
+    """Return the Tanimoto similarities of all pairs of two sets of fingerprints.
 
-    All are float32. Two empty fingerprints have similarity 1.
+    Two empty fingerprints have similarity 1.
+
+    Args:
+        left: Binary fingerprints, (M, bits) float32.
+        right: Binary fingerprints, (N, bits) float32.
+
+    Returns:
+        Similarities, (M, N) float32.
     """
     shared = left @ right.T
     union = left.sum(1)[:, None] + right.sum(1) - shared
@@ -155,7 +166,11 @@ def similarities(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 def parse_names(text: str) -> tuple[str, ...]:
-    """Return the distinct property names in text such as "qed,sa"; raise `UserError` if unknown."""
+    """Return the distinct property names in text such as "qed,sa".
+
+    Raises:
+        UserError: There is no such property, or RDKit cannot compute it here.
+    """
     names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
     for name in names:
         if name not in PROPERTIES:
@@ -168,13 +183,30 @@ def parse_names(text: str) -> tuple[str, ...]:
 
 
 def properties_of(mol: Chem.Mol, names: Iterable[str]) -> dict[str, float]:
-    """Return properties of a sanitized molecule by name: integers, or rounded to `DECIMALS`."""
+    """Compute properties of a molecule.
+
+    Args:
+        mol: A sanitized molecule.
+        names: Names in `PROPERTIES`.
+
+    Returns:
+        The value of each property by name: an integer, or rounded to `DECIMALS` decimals.
+    """
     values = {name: PROPERTIES[name](mol) for name in names}
     return {k: v if isinstance(v, int) else round(v, DECIMALS) for k, v in values.items()}
 
 
 def property_table(smiles: Sequence[str], names: Sequence[str], label: str = "") -> np.ndarray:
-    """Return P properties of M valid SMILES, (M, P) float64; many are computed on all cores."""
+    """Compute properties of molecules, of many on all cores.
+
+    Args:
+        smiles: M valid SMILES.
+        names: Names of P properties in `PROPERTIES`.
+        label: Name of the progress bar; "" for none.
+
+    Returns:
+        (M, P) float64, rounded to `DECIMALS` decimals.
+    """
     parts = chunked(smiles, CHUNK)
     few = len(parts) <= 2
     how: dict[str, Any] = {"workers": 1 if few else None, "label": "" if few else label}
@@ -183,6 +215,7 @@ def property_table(smiles: Sequence[str], names: Sequence[str], label: str = "")
 
 
 def _rows(names: tuple[str, ...], smiles: Sequence[str]) -> np.ndarray:
+    """Return the table of `property_table`, (M, P) float64, computed in this process."""
     with quiet():
         rows = [[*properties_of(Chem.MolFromSmiles(s), names).values()] for s in smiles]
     return np.array(rows, dtype=np.float64).reshape(-1, len(names))
@@ -201,13 +234,22 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 @dataclass(frozen=True)
 class Requirement:
-    """A comparison of properties and numbers, such as `qed > 0.6` or `200 <= weight < 500`."""
+    """A comparison of properties and numbers, such as `qed > 0.6` or `200 <= weight < 500`.
 
-    parts: tuple[str | float, ...]  # numbers and names in turn with operators
+    Attributes:
+        parts: Numbers and names of properties, in turn with operators: ("qed", ">", 0.6).
+    """
+
+    parts: tuple[str | float, ...]
 
     @classmethod
     def parse(cls, text: str) -> Requirement:
-        """Read a chain of numbers and property names with `< <= > >= == !=` between them."""
+        """Read a chain of numbers and property names with `< <= > >= == !=` between them.
+
+        Raises:
+            UserError: The text is no such comparison, names no property or an unknown one, or no
+                value of a property meets it.
+        """
         parts = [part.strip() for part in re.split(r"([<>]=?|[=!]=)", text)]
         names = [part for part in parts[::2] if not _NUMBER.fullmatch(part)]
         if len(parts) < 3 or not all(name.isidentifier() for name in names):
@@ -230,7 +272,7 @@ class Requirement:
 
     @property
     def names(self) -> list[str]:
-        """The properties that are compared."""
+        """Names of the properties that are compared."""
         return [term for term in self.parts[::2] if isinstance(term, str)]
 
     @property
@@ -245,6 +287,12 @@ class Requirement:
 
 
 def _holds(pair: tuple, values: Mapping[str, float]) -> bool:
+    """Return True if a comparison (left side, operator, right side) holds.
+
+    Args:
+        pair: The comparison; its sides are numbers or names of properties.
+        values: Values of the properties by name.
+    """
     left, sign, right = pair
     sides = (values[side] if isinstance(side, str) else side for side in (left, right))
     return _OPERATORS[sign](*sides)
@@ -253,12 +301,14 @@ def _holds(pair: tuple, values: Mapping[str, float]) -> bool:
 def check_possible(
     requirements: Sequence[Requirement], ranges: Mapping[str, tuple[float, float]] = RANGES
 ) -> None:
-    """Raise `UserError` if no value of a property meets its comparisons with numbers.
-
-    `ranges` are like `RANGES`, and may be narrower.
+    """Raise `UserError` if no value of a property meets all comparisons of it with numbers.
 
     If any value does, then also a bound, a neighbouring rounded value, or an end of the range; so
     only these are tried.
+
+    Args:
+        requirements: Comparisons that are all to hold.
+        ranges: Lowest and highest possible value of each property, as in `RANGES` or narrower.
     """
     shown = " and ".join(map(str, requirements))
     bounds: dict[str, list[tuple]] = {name: [] for r in requirements for name in r.names}
@@ -279,7 +329,7 @@ def check_possible(
 
 
 def _span(low: float, high: float) -> str:
-    """Return a range in words, with a blank before; "" if it has no end."""
+    """Return a range in words, such as " from 0 to 1" or " from 0 on"; "" for all numbers."""
     if not math.isfinite(low):
         return ""
     return f" from {low} to {high}" if math.isfinite(high) else f" from {low} on"
@@ -287,14 +337,23 @@ def _span(low: float, high: float) -> str:
 
 @dataclass(frozen=True)
 class Feature:
-    """A number that is reported about molecules: presence of a substructure, or a property."""
+    """A number that is reported about molecules: presence of a substructure, or a property.
+
+    Attributes:
+        name: Name in tables.
+        value: Function from a sanitized molecule to the number.
+        share: True if values are 1.0 or 0.0, so that their mean is a share of molecules.
+    """
 
     name: str
     value: Callable[[Chem.Mol], float]
-    share: bool  # True if values are 1.0 or 0.0, so that their mean is a share of molecules
+    share: bool
 
     def mean(self, smiles: Iterable[str]) -> float:
-        """Return the mean over molecules with a finite value; NaN if there are none."""
+        """Return the mean over valid SMILES; those without a finite value do not count.
+
+        NaN if none has a finite value.
+        """
         with quiet():
             values = np.array([self.value(Chem.MolFromSmiles(s)) for s in smiles], dtype=float)
         values = values[np.isfinite(values)]
@@ -302,19 +361,31 @@ class Feature:
 
 
 def has_pattern(smarts: str) -> Feature:
-    """Return the feature "contains a substructure"; raise `UserError` for a bad SMARTS."""
+    """Return the feature "contains a substructure": 1.0 or 0.0.
+
+    Raises:
+        UserError: RDKit cannot read the SMARTS.
+    """
     pattern = parse_smarts(smarts)
     return Feature(smarts, lambda mol: float(mol.HasSubstructMatch(pattern)), share=True)
 
 
 def has_element(symbol: str) -> Feature:
-    """Return the feature "contains an atom of an element", such as "Si"."""
+    """Return the feature "contains an atom of an element": 1.0 or 0.0; a symbol is such as "Si"."""
     number = Chem.GetPeriodicTable().GetAtomicNumber(symbol)
     return replace(has_pattern(f"[#{number}]"), name=f"with {symbol}")
 
 
 def has_property(text: str) -> Feature:
-    """Return the feature of a property ("logp"), or of meeting a requirement ("qed>=0.6")."""
+    """Return the feature that text names.
+
+    Args:
+        text: A property, such as "logp", whose value is the feature; or a comparison, such as
+            "qed>=0.6", for the feature 1.0 where it holds and 0.0 elsewhere.
+
+    Raises:
+        UserError: The text is neither.
+    """
     name = text.strip()
     if not set(name) & set("<>=!,"):
         parse_names(name)
@@ -326,9 +397,18 @@ def has_property(text: str) -> Feature:
 def conditions_of(
     model: GraphModel, properties: Mapping[str, float]
 ) -> tuple[float | None, ...] | None:
-    """Return the conditions of `GraphModel.sample_records` for named properties; None if none.
+    """Translate target values of properties to the conditions of a model.
 
-    Raises `UserError` if the model was not trained with a property, or a value is not possible.
+    Args:
+        model: The model.
+        properties: Target value of each property by name.
+
+    Returns:
+        A value for each condition of the model in its order, None for a property without a target,
+        as `GraphModel.sample_records` takes them; None if there are no targets.
+
+    Raises:
+        UserError: The model was not trained with a property, or a value is not possible.
     """
     if not properties:
         return None
@@ -354,7 +434,9 @@ def outside_training(
 ) -> list[str]:
     """Return a note for each condition more than 3 standard deviations from the training mean.
 
-    `tables` are `GraphModel.conditions`: name, mean and deviation of each property.
+    Args:
+        conditions: Target value of each property, None for no target.
+        tables: "name", "mean" and "deviation" of each property, `GraphModel.conditions`.
     """
     return [
         f"{table['name']}={value:g} lies outside the training data, {away:.1f} standard deviations "
@@ -370,10 +452,19 @@ def nearest(
     tables: Sequence[Mapping[str, Any]],
     best_of: int,
 ) -> np.ndarray:
-    """Return for each of M groups of `best_of` molecules the index nearest to the targets, (M,).
+    """Find the molecule of each group whose properties are nearest to target values.
 
-    Distances are Euclidean, in standard deviations of the training data (`GraphModel.conditions`);
-    those of invalid molecules (None) are infinite. On ties the first index is returned.
+    Distances are Euclidean, in standard deviations of the training data; that of an invalid
+    molecule is infinite.
+
+    Args:
+        smiles: SMILES, None for invalid molecules: `best_of` for each of M groups, group by group.
+        targets: Target value of each property, None for no target.
+        tables: "name" and "deviation" of each property, `GraphModel.conditions`.
+        best_of: Number of molecules in a group.
+
+    Returns:
+        Index into `smiles` of the nearest molecule of each group, the first one on ties, (M,).
     """
     wanted = {
         table["name"]: (value, table["deviation"])

@@ -42,16 +42,20 @@ def score(
 
     Args:
         flow: The model.
-        molecules: See `log_prob`. Other objects, such as None, get a row with a reason.
-        orders: See `log_prob`.
-        standardize: True to score each molecule as `standardized` writes it.
-        workers: Processes, or a cluster; None for one per core if there are many molecules.
+        molecules: SMILES or RDKit molecules, or one of them. Other objects, such as None, get a row
+            with a reason.
+        orders: Number of depth-first numberings of the atoms whose probabilities are summed, up to
+            1,024; only models that draw atom by atom ("path") take more than 1.
+        standardize: True to score each molecule as `MoleculeFlow.standardized` writes it.
+        workers: Number of processes, or a cluster of Dask; None for one process per core if there
+            are many molecules.
 
     Returns:
         The columns
 
         - `smiles`, as given; with `standardize` also `standardized`, the scored SMILES;
-        - `log_likelihood`, nats, see `log_prob`; NaN if the molecule cannot be represented;
+        - `log_likelihood`, nats, as `MoleculeFlow.log_prob` returns it; NaN if the molecule cannot
+          be represented;
           under a model without a node order, such as `zinc250k-unordered`, that of one
           labelling: that of the molecule is larger by log(n! / |Aut|);
         - if the model has stereo, `stereo`, the part of the log-likelihood that is due to the
@@ -135,7 +139,11 @@ def _impossible(flow: MoleculeFlow, graph: PackedGraphs) -> str:
 def learn_percentiles(flow: MoleculeFlow, molecules: PackedGraphs) -> None:
     """Store quantiles of training molecules' likelihoods, for the percentiles of `score`.
 
-    The model's metadata get the table of `likelihood_quantiles`.
+    The table that `likelihood_quantiles` returns is stored in the metadata of the model.
+
+    Args:
+        flow: The model.
+        molecules: Graphs of molecules of the training data, or of some of them.
     """
     sizes = molecules.node_counts
     bits = -flow.log_prob_given_size(molecules) / math.log(2) / sizes
@@ -184,7 +192,7 @@ def percentiles(
     percentile, which is then an upper bound.
 
     Args:
-        table: Groups of `likelihood_quantiles`.
+        table: Groups of sizes with their quantiles, as `likelihood_quantiles` returns them.
         sizes: Numbers of atoms, (M,).
         bits: Bits per atom given the size, (M,).
 
@@ -206,7 +214,11 @@ def percentiles(
 
 
 def percentile_text(percentile: float, below: bool | None) -> str:
-    """Return a percentile of `score` for people; "" if it is NaN.
+    """Write a percentile of the table of `score` for people; "" if it is NaN.
+
+    Args:
+        percentile: The column `percentile`, per cent.
+        below: The column `percentile_below`: True if the percentile is only an upper bound.
 
     Examples:
         >>> percentile_text(0.1, True), percentile_text(0.034, False), percentile_text(99.99, False)

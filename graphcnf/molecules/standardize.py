@@ -34,13 +34,22 @@ nearest to a neutral amine is two to four bonds away 8,130 times, and further aw
 
 
 class Group(NamedTuple):
-    """A class of acids or bases whose charge state is a convention of the data."""
+    """A class of acids or bases whose charge state is a convention of the data.
+
+    Attributes:
+        name: "acid" or "amine".
+        charge: Charge of the charged form, -1 or 1.
+        neutral: SMARTS pattern of the atom of a neutral form that would get the charge.
+        charged: SMARTS pattern of the charged atom.
+        probes: Neutral and charged SMILES of example molecules, of which a model says which is more
+            probable.
+    """
 
     name: str
-    charge: int  # of the charged form
-    neutral: Chem.Mol  # pattern of the atom that would get the charge
-    charged: Chem.Mol  # pattern of the charged atom
-    probes: tuple[tuple[str, str], ...]  # neutral and charged SMILES, to ask a model
+    charge: int
+    neutral: Chem.Mol
+    charged: Chem.Mol
+    probes: tuple[tuple[str, str], ...]
 
 
 # Charged shares in ZINC250k. Included acids: carboxylic 99.9 %, sulfonic 100 %, phosphonic 91 %,
@@ -112,8 +121,11 @@ def charge_states_of(flow: MoleculeFlow) -> frozenset[str]:
 def _unusual_groups(mol: Chem.Mol, states: frozenset[str]) -> list[str]:
     """Name the groups of a molecule that are not charged as in the data, e.g. "neutral amine".
 
-    `states` are the names of the `GROUPS` that are charged in the data. Of several bases, one
-    charged base suffices.
+    Of several bases, one charged base suffices.
+
+    Args:
+        mol: A sanitized molecule.
+        states: Names of the `GROUPS` that are charged in the data.
     """
     found = []
     for group in GROUPS:
@@ -129,12 +141,13 @@ def _unusual_groups(mol: Chem.Mol, states: frozenset[str]) -> list[str]:
 def deviation_notes(
     smiles: Sequence[str], states: frozenset[str] | None, *, marked: bool = False
 ) -> list[str]:
-    """Return notes on what a model would not take as it is written, of texts that are readable.
+    """Return notes on what a model would lose of molecules, or finds charged otherwise than usual.
 
     Args:
-        smiles: SMILES or SMARTS.
-        states: `charge_states` of the model's data; None to ignore charges.
-        marked: True if the model has stereo and only loses the `dropped_marks`.
+        smiles: SMILES or SMARTS of the molecules, all readable.
+        states: Names of the `GROUPS` that are charged in the model's data; None to ignore charges.
+        marked: True if the model has a density of stereo marks, and so only loses the marks that
+            `graphcnf.stereo.marks.dropped_marks` names.
     """
     lost, marks, groups, losers = Counter[str](), Counter[str](), Counter[str](), 0
     with quiet():
@@ -171,10 +184,17 @@ def deviation_notes(
 def parse_standardized(smiles: str, states: frozenset[str] = frozenset()) -> Chem.Mol:
     """Return the largest organic fragment of a molecule, cleaned up by RDKit's MolStandardize.
 
-    Metals are disconnected and functional groups normalized, but sulfoxides are written S=O. The
-    `GROUPS` in `states` become charged, all others neutral; charges that no hydrogen can neutralize
-    stay, as in nitro groups, N-oxides and quaternary ammonium. Raises `UnparsableSmiles` if RDKit
-    cannot read or standardize the SMILES.
+    Metals are disconnected and functional groups normalized, but sulfoxides are written S=O.
+    Charges that no hydrogen can neutralize stay, as in nitro groups, N-oxides and quaternary
+    ammonium.
+
+    Args:
+        smiles: The SMILES.
+        states: Which of "acid" and "amine", the names of the `GROUPS`, become charged; all other
+            acids and bases become neutral.
+
+    Raises:
+        UnparsableSmiles: RDKit cannot read or standardize the SMILES.
     """
     mol = parse(smiles)
     parameters = rdMolStandardize.CleanupParameters()
@@ -192,7 +212,11 @@ def parse_standardized(smiles: str, states: frozenset[str] = frozenset()) -> Che
 
 
 def cut_off(smiles: str, standardized: str) -> str:
-    """Return the heavy atoms that `parse_standardized` has cut off a readable SMILES, "" for none.
+    """Say which heavy atoms of a molecule `parse_standardized` has cut off, "" for none.
+
+    Args:
+        smiles: SMILES of the molecule, readable.
+        standardized: SMILES of the result.
 
     Examples:
         >>> cut_off("N[Pt](N)(Cl)Cl", "N")

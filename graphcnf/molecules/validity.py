@@ -51,7 +51,7 @@ def _sanitized(mol: Chem.Mol, bare: bool = False) -> Chem.Mol | None:
 
     Args:
         mol: Molecule.
-        bare: True to skip the slow `without_stereo`: the molecule has nothing that it removes.
+        bare: True to save time, if it has no stereo, isotopes, atom map numbers and hydrogen atoms.
     """
     mol = Chem.Mol(mol)
     with quiet():
@@ -98,14 +98,14 @@ def _written(mol: Chem.Mol | None) -> str | None:
 
 
 def strict_smiles(graphs: PackedGraphs, vocabulary: MoleculeVocabulary) -> list[str | None]:
-    """Return the `strict` SMILES of every graph, None for invalid ones."""
+    """Return the canonical SMILES of every graph that is a valid, connected molecule, else None."""
     every = map(graphs.graph, range(len(graphs)))
     with quiet():
         return [strict(graph_to_molecule(*graph, vocabulary)) for graph in every]
 
 
 def valence_only(mol: Chem.Mol) -> str | None:
-    """Return the SMILES if the molecule sanitizes after automatic charging, or None.
+    """Return the canonical SMILES if the molecule sanitizes after automatic charging, or None.
 
     An uncharged nitrogen with four bonds becomes N+; oxygen and sulfur with three become O+ and S+.
     The molecule may be disconnected.
@@ -127,7 +127,7 @@ def valence_only(mol: Chem.Mol) -> str | None:
 
 
 def repaired(mol: Chem.Mol) -> str | None:
-    """Return the `strict` SMILES of the largest fragment after valence repair, or None.
+    """Return the canonical SMILES of the largest fragment after valence repair, None if invalid.
 
     While an atom exceeds its valence, the bond of highest order of the first such atom (the last
     one on ties) is lowered by one order, or removed if single.
@@ -182,7 +182,7 @@ def evaluate_records(
         vocabulary: Vocabulary of packed graphs.
         first: Record number of the first sample.
         conventions: `CONVENTIONS` to evaluate, beside strict and largest_fragment.
-        keep: True to add a column `mol` with the `strict_molecule` or None.
+        keep: True to add a column `mol` with the sanitized molecule if it is valid, or None.
 
     Returns:
         The columns `record`; `smiles` (canonical without stereo if valid, else unsanitized, None if

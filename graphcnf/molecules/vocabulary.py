@@ -103,12 +103,12 @@ class MoleculeVocabulary:
 
     @cached_property
     def atom_index(self) -> dict[AtomCategory, int]:
-        """Category number by atom."""
+        """Number of each atom category."""
         return {atom: k for k, atom in enumerate(self.atoms)}
 
     @cached_property
     def bond_index(self) -> dict[str, int]:
-        """Category number by bond name."""
+        """Number of each bond category by its name, such as "SINGLE" or "AROMATIC_DOUBLE"."""
         return {bond: k for k, bond in enumerate(self.bonds)}
 
     @property
@@ -179,7 +179,7 @@ class MoleculeVocabulary:
 
     @classmethod
     def from_dict(cls, data: Mapping) -> MoleculeVocabulary:
-        """Return the vocabulary of which `data` is the `to_dict`.
+        """Return the vocabulary from the JSON values that `to_dict` returned.
 
         Raises:
             KeyError, TypeError, ValueError: for other data.
@@ -188,7 +188,7 @@ class MoleculeVocabulary:
         return cls(atoms, tuple(str(bond) for bond in data["bonds"]))
 
     def extended(self, data: MoleculeVocabulary) -> MoleculeVocabulary:
-        """Return this vocabulary with the further categories of `data` appended."""
+        """Return this vocabulary with the categories that only `data` has appended."""
         atoms = [atom for atom in data.atoms if atom not in self.atom_index]
         bonds = [bond for bond in data.bonds if bond not in self.bond_index]
         return MoleculeVocabulary((*self.atoms, *atoms), (*self.bonds, *bonds))
@@ -217,9 +217,10 @@ class MoleculeVocabulary:
         return _nearest([*map(key, self.atoms)], [*map(key, wanted.atoms)])
 
     def nearest_bonds(self, wanted: MoleculeVocabulary) -> list[int]:
-        """Find for each bond of another vocabulary the category of this one with the nearest order.
+        """Find for each bond of another vocabulary the category of this one that is most like it.
 
-        Of equally near ones, the one with the same aromatic mark.
+        That is the same bond, if this vocabulary has it; else one with the nearest bond order and,
+        of several, with the same aromatic mark.
 
         Args:
             wanted: The other vocabulary.
@@ -248,10 +249,10 @@ def _check_chemistry(atoms: Sequence[AtomCategory], bonds: Sequence[str]) -> Non
 
 
 def _nearest(known: Sequence[Sequence[int]], wanted: Sequence[Sequence[int]]) -> list[int]:
-    """Return for each wanted key the index of the nearest known key.
+    """Return for each wanted key the index of the nearest known key, the first one on ties.
 
-    Keys are numbers in order of importance: absolute differences are compared entry by entry, and
-    later entries decide between keys whose earlier ones are equally near.
+    A key is a sequence of numbers in order of importance: absolute differences are compared entry
+    by entry, and later entries decide between keys whose earlier entries are equally near.
     """
     nearest = []
     for key in wanted:

@@ -43,7 +43,7 @@ _ESTIMATORS = {"SVC", "RandomForestClassifier", "DecisionTreeClassifier", "Tree"
 
 
 class _Estimator:
-    """Holder of the attributes of a scikit-learn estimator."""
+    """Object that stands for a scikit-learn estimator, and holds its attributes."""
 
     def __init__(self, *arguments: Any):
         pass
@@ -89,6 +89,9 @@ def _support_vectors(model: Any) -> Callable[[Chem.Mol], float]:
     """Return the score of a support vector machine on feature-based Morgan counts.
 
     The decision value of the Gaussian kernel is turned into a probability by Platt scaling.
+
+    Args:
+        model: Attributes of scikit-learn's `SVC`.
     """
     weights = model._dual_coef_[0]
     columns = np.ascontiguousarray(model.support_vectors_.T)  # (BITS, N), few of them in a molecule
@@ -114,7 +117,8 @@ def _support_vectors(model: Any) -> Callable[[Chem.Mol], float]:
 def _coupled(first: float) -> float:
     """Return the probability of the second of two classes, exactly as libsvm computes it.
 
-    libsvm's iteration stops within 0.0025 of `1 - first` (Wu, Lin & Weng 2004, J. Mach. Learn.
+    It is `1 - first`, with `first` the probability of the first class, up to an error: libsvm's
+    iteration stops within 0.0025 of `1 - first` (Wu, Lin & Weng 2004, J. Mach. Learn.
     Res. 5, 975, algorithm 2).
     """
     second = 1 - first
@@ -128,7 +132,13 @@ def _coupled(first: float) -> float:
 
 
 def _forest(model: Any) -> Callable[[Chem.Mol], float]:
-    """Return the score of a random forest on Morgan fingerprints: mean active share in leaves."""
+    """Return the score of a random forest on Morgan fingerprints.
+
+    It is the mean over trees of the share of active molecules in the leaf of the molecule.
+
+    Args:
+        model: Attributes of scikit-learn's `RandomForestClassifier`.
+    """
     trees = [tree.tree_ for tree in model.estimators_]
     counts = [len(tree.nodes) for tree in trees]
     roots = np.cumsum([0, *counts[:-1]])

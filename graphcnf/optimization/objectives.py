@@ -155,12 +155,14 @@ def count(*, element: str) -> Score:
 
 
 def _composition(mol: Chem.Mol) -> Counter[str]:
+    """Count the atoms of each element in a molecule by symbol, hydrogens included."""
     there = Counter(atom.GetSymbol() for atom in mol.GetAtoms())
     there["H"] += sum(atom.GetTotalNumHs() for atom in mol.GetAtoms())
     return there
 
 
 def _check_element(symbol: str) -> None:
+    """Raise `UserError` if there is no element with this symbol."""
     try:
         with quiet():  # RDKit logs a stack trace
             Chem.GetPeriodicTable().GetAtomicNumber(symbol)
@@ -176,9 +178,13 @@ def gaussian(value: float, centre: float, width: float) -> float:
 
 
 def geometric(values, weights) -> float:
-    """Return the geometric mean of numbers (N,) with weights (N,).
+    """Return the weighted geometric mean of numbers.
 
-    0 if a number with a positive weight is 0 or negative.
+    It is 0 if a number with a positive weight is 0 or negative.
+
+    Args:
+        values: The numbers, (N,).
+        weights: Their weights, (N,).
     """
     values, weights = np.asarray(values, dtype=float), np.asarray(weights, dtype=float)
     if (values[weights > 0] <= 0).any():
@@ -322,7 +328,7 @@ class Goal:
 
     @cached_property
     def objectives(self) -> list[Objective]:
-        """The objectives; not pickled, but rebuilt in every process."""
+        """Objectives of the tables, in their order; not pickled, but rebuilt in every process."""
         made: dict[str, Objective] = {}
         for number, table in enumerate(self.tables, 1):
             where = f"{self.source} {number}" if len(self.tables) > 1 else self.source
@@ -371,7 +377,10 @@ class Goal:
 
     @cached_property
     def identity(self) -> str:
-        """Hash of the objectives; computed once, since calls may change a score object's state."""
+        """Hash that differs between goals that differ, by which a journal knows its goal.
+
+        It is computed once, since calls may change a score object's state.
+        """
         parts = [self.mean]
         for table in self.tables:
             for key, value in sorted(table.items()):
@@ -382,7 +391,11 @@ class Goal:
 
 
 def _objective(table: Mapping[str, Any], folder: Path) -> Objective:
-    """Return the objective of a table; paths are relative to `folder`.
+    """Return the objective of a table.
+
+    Args:
+        table: The table, see `Goal`.
+        folder: Folder to which the path of a `FILE.py:FUNCTION` is relative.
 
     Raises:
         UserError: The table is wrong.
@@ -412,7 +425,7 @@ def _objective(table: Mapping[str, Any], folder: Path) -> Objective:
 
 
 def parameters_of(score: Callable) -> list[str]:
-    """Return the names of the parameters that a score in `SCORES` has, see there."""
+    """Return the names of the parameters of a score in `SCORES`: keyword-only ones; often none."""
     with suppress(TypeError, ValueError):  # built in
         given = inspect.signature(score).parameters.values()
         return [one.name for one in given if one.kind is one.KEYWORD_ONLY]
@@ -452,6 +465,7 @@ def desirability(table: Mapping[str, Any]) -> Callable[[float], float]:
 
 
 def _is_finite(value: Any) -> bool:
+    """Return True for a finite number, False for anything else."""
     return is_number(value) and math.isfinite(value)
 
 
@@ -473,9 +487,13 @@ def _number(value: Any) -> float:
 
 
 def _named(score: str, folder: Path) -> Callable:
-    """Return the function with a name in `SCORES`, or that of `FILE.py:FUNCTION`.
+    """Return the score that text stands for.
 
-    The file is run; its folder stays in `sys.path`, for imports that its functions make later.
+    A file is run; its folder stays in `sys.path`, for imports that its functions make later.
+
+    Args:
+        score: A name in `SCORES`, or `FILE.py:FUNCTION`.
+        folder: Folder to which the path of the file is relative.
 
     Raises:
         UserError: There is no such name, file or function, or the file cannot be run.
@@ -508,7 +526,11 @@ def _named(score: str, folder: Path) -> Callable:
 
 
 def _of_both(score: Callable) -> Callable[[Chem.Mol, str], Any]:
-    """Return a function of molecule and SMILES that passes `score` the argument it takes."""
+    """Return a function of a molecule and its SMILES that calls `score` with one of them.
+
+    That is the SMILES if the first parameter of `score` is annotated as str or called `smiles`,
+    `smi` or `smiles_string`; else the molecule.
+    """
     first = None
     with suppress(TypeError, ValueError):  # built in
         first = next(iter(inspect.signature(score).parameters.values()), None)
@@ -520,10 +542,15 @@ def _of_both(score: Callable) -> Callable[[Chem.Mol, str], Any]:
 
 
 def _score_identity(score: Any, folder: Path) -> str:
-    """Return the identity of a score.
+    """Return text that differs between scores that differ.
 
-    For a name the name, for a file its content, for an object its attribute `identity`, and for any
-    other function its source code with the values that are bound to it.
+    For a name it is the name, for `FILE.py:FUNCTION` a hash of the file's content, for an object
+    its attribute `identity`, and for any other function its source code with the values that are
+    bound to it.
+
+    Args:
+        score: The score, as a table names it.
+        folder: Folder to which the path of the file is relative.
     """
     if isinstance(score, str) and ".py:" in score:
         path = folder / score.rpartition(":")[0]

@@ -79,7 +79,12 @@ class Answer:
 
     @classmethod
     def failed(cls, smiles: str, error: str | BaseException) -> Answer:
-        """Return the answer of a failed call, with an exception or a text as the reason."""
+        """Return the answer of a failed call.
+
+        Args:
+            smiles: The molecule.
+            error: The reason, an exception or text.
+        """
         if isinstance(error, BaseException) and not isinstance(error, Unavailable):
             error = described(error)
         line = printable(" ".join(str(error).split()))[:LONGEST_REASON]
@@ -113,7 +118,7 @@ class Journal:
 
     Args:
         folder: Folder of the file, on a disk of this machine.
-        goal: `Goal.identity`.
+        goal: Text that identifies the goal, its `Goal.identity`.
 
     Raises:
         UserError: The file belongs to another goal, is damaged, or cannot be written.
@@ -202,6 +207,7 @@ class Journal:
         self._lock.close()
 
     def _rows(self, query: str, values: tuple = ()) -> list[tuple]:
+        """Return the rows of an SQL query with `values` in place of its question marks."""
         return self._database.execute(query, values).fetchall()
 
     @contextmanager
@@ -317,13 +323,16 @@ class Oracle:
 
     @cached_property
     def _function(self) -> bytes:
-        """Function of the child processes; functions of the caller's script are sent by value."""
+        """Function of the child processes, which takes a molecule: pickled and packed by `framed`.
+
+        Functions of the caller's script are sent by value.
+        """
         goal = cloudpickle.dumps(self.goal)
         folder = self.folder if isinstance(self.workers, int) else None
         return framed(partial(_score_in_child, goal, folder, self.goal.identity))
 
     def _score(self, smiles: str) -> Answer:
-        """Compute an answer in the child process that belongs to this thread."""
+        """Return the answer for a molecule, computed in the child process of this thread."""
         if not hasattr(self._own, "process"):
             self._own.process = ScoreProcess(self._function, self.timeout)
             self._processes.append(self._own.process)
@@ -373,7 +382,7 @@ def _opened(
     Args:
         pickled: The goal, pickled by cloudpickle.
         folder: Folder of the journal; None if the answers are stored elsewhere.
-        identity: `Goal.identity`.
+        identity: Text that identifies the goal, its `Goal.identity`.
 
     Returns:
         The goal, or the exception that it raised while it was loaded, and the journal, or None
@@ -397,8 +406,15 @@ def _score_in_child(
 ) -> Answer | None:
     """Score a molecule in a child process and store the answer.
 
-    The arguments before the last are those of `_opened`. With None in place of a molecule, the goal
-    is loaded, for which another time limit holds than for a call.
+    Args:
+        pickled: The goal, pickled by cloudpickle.
+        folder: Folder of the journal; None to store the answer elsewhere.
+        identity: Text that identifies the goal, its `Goal.identity`.
+        smiles: The molecule; None only to load the goal, for which another time limit holds than
+            for a call.
+
+    Returns:
+        The answer; None without a molecule.
     """
     goal, journal = _opened(pickled, folder, identity)
     if smiles is None:
@@ -450,8 +466,11 @@ class ScoreProcess:
 
         Args:
             worker: The process.
-            smiles: The molecule, or None, see `_score_in_child`.
+            smiles: The molecule; None only to load the goal.
             limit: Seconds after which the process is killed.
+
+        Returns:
+            The answer; None without a molecule.
 
         Raises:
             TimeoutError: It was killed.

@@ -100,8 +100,8 @@ class Policy:
         """Take one training step.
 
         Args:
-            molecules: M molecules that `learnable` has found to be so.
-            rewards: (M,), in [0, 1].
+            molecules: M molecules for which `learnable` has returned True.
+            rewards: Reward of each, in [0, 1], (M,).
         """
         packed = PackedGraphs.from_lists([self._graphs[s] for s in molecules])
         batch = GraphBatch.collate(packed).to(self.model.device)
@@ -185,7 +185,10 @@ class Policy:
         return state
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Restore the result of `tensors`.
+        """Set weights and the optimizer's moments to those that `tensors` returned.
+
+        Args:
+            tensors: The result of `tensors`.
 
         Raises:
             KeyError: A parameter is missing.

@@ -82,7 +82,7 @@ class OptimizationResult:
     """Calls of a search, in order, and the trained model.
 
     Attributes:
-        answers: The answers.
+        answers: Answer to each call.
         sources: Origin of each molecule: "start", "model" or "genetic".
         paid: Number of calls that this run has made; the other answers were in the journal.
         policy: The model at the end.
@@ -118,8 +118,8 @@ class OptimizationResult:
                 cluster; not for all calls.
 
         Returns:
-            Columns `call` (from 1), `smiles`, `score`, one per objective, `source`, and for all
-            calls also `error`.
+            The columns `call` (from 1), `smiles`, `score`, one with the name of each objective (its
+            score), `source`, and if the table has all calls also `error` (None for a success).
         """
         rows = [{"smiles": a.smiles, "score": a.score, **a.values} for a in self.answers]
         frame = pd.DataFrame(rows, columns=None if rows else ["smiles", "score"])
@@ -230,12 +230,16 @@ def optimize(
 
 
 def among_isomers(stereo: bool | None, goal: Goal, given: Iterable[str]) -> bool:
-    """Return whether a search is one among stereoisomers.
+    """Decide whether a search tells stereoisomers apart.
 
     Args:
         stereo: The argument of `optimize`; None to decide by the others.
-        goal: The goal.
+        goal: The goal of the search.
         given: SMILES to start from, and the fragment if there is one.
+
+    Returns:
+        `stereo` unless it is None; else True if a fingerprint of the goal or one of the given texts
+        has stereo marks.
     """
     if stereo is not None:
         return stereo
@@ -322,7 +326,7 @@ def save_model(policy: MoleculeFlow, save: Path, folder: Path) -> None:
 
     Args:
         policy: The model.
-        save: Folder for it, see `check_model_folder`.
+        save: Folder for the model, which `check_model_folder` has accepted.
         folder: Folder of the run.
     """
     place = os.path.relpath(os.path.realpath(save), os.path.realpath(folder))
@@ -337,7 +341,12 @@ def save_model(policy: MoleculeFlow, save: Path, folder: Path) -> None:
 
 
 def _has_saved(save: Path, folder: Path) -> bool:
-    """Return whether a folder holds the model that a run has saved there, whole or in part."""
+    """Return True if a folder holds the model that a run has saved there, whole or in part.
+
+    Args:
+        save: Folder of the model.
+        folder: Folder of the run.
+    """
     place = os.path.relpath(os.path.realpath(save), os.path.realpath(folder))
     try:
         noted = dict(read_json(inside(folder, SAVED)))
@@ -363,7 +372,8 @@ def _search(search: Search, oracle: Oracle, budget: int, save: Callable[[], None
         save: Function that saves the state; called every `CHECKPOINT_SECONDS` and at the end.
 
     Raises:
-        UserError: A failed call ends the run, see `_report_failures`.
+        UserError: A call has failed and the oracle stops on errors, or all of the first calls have
+            failed.
     """
     saved, without = time.monotonic(), 0
     with progress_bar("calls", budget) as show:
@@ -393,7 +403,7 @@ def _load(path: Path, identity: str, search: Search, answers: Mapping[str, Answe
 
     Args:
         path: File of the state.
-        identity: `run_identity` of the search.
+        identity: Hash of everything that determines the search, its `run_identity`.
         search: The search, which is changed.
         answers: Answers of the journal by molecule.
 
@@ -430,7 +440,13 @@ def _load(path: Path, identity: str, search: Search, answers: Mapping[str, Answe
 
 @own_modes()
 def _save(path: Path, identity: str, search: Search) -> None:
-    """Replace the file of the state of a search, atomically; the arguments are those of `_load`."""
+    """Write the state of a search to a file, which is replaced atomically.
+
+    Args:
+        path: The file.
+        identity: Hash of everything that determines the search, its `run_identity`.
+        search: The search.
+    """
     memory, known = search.memory, search.policy.nats
     molecules = list(zip(memory.smiles, memory.sources, strict=True))
     state = {"identity": identity, "round": search.round, "molecules": molecules}
@@ -475,7 +491,14 @@ def _report_failures(answers: list[Answer], first: int, hopeless: bool, oracle: 
 
 
 def starting_molecules(smiles: Sequence[str], stereo: bool = False) -> list[str]:
-    """Return the distinct molecules as canonical SMILES, isomeric ones with `stereo`.
+    """Return the distinct molecules among those from which a search starts, in order.
+
+    Args:
+        smiles: SMILES of the molecules.
+        stereo: True to keep stereo marks.
+
+    Returns:
+        Canonical SMILES, isomeric with `stereo`.
 
     Raises:
         UserError: One cannot be read.
@@ -501,8 +524,13 @@ def run_identity(
 ) -> str:
     """Return a hash of everything that determines a search, apart from the budget.
 
-    `rules` are the fragment, the filters and whether there is stereo, as JSON values; the other
-    arguments are those of `Search` and `optimize`.
+    Args:
+        goal: The goal.
+        flow: The model.
+        settings: Settings of the search.
+        seed: Seed of the search.
+        start: SMILES that are scored first.
+        rules: Fragment, filters and whether there is stereo, as JSON values.
     """
     content = {
         "goal": goal.identity,

@@ -173,9 +173,14 @@ def offspring(
 
 
 def isomer(smiles: str, random: Random) -> str | None:
-    """Return a stereoisomer, with another mark at one random stereo element.
+    """Return a stereoisomer of a molecule, with another mark at one random stereo element.
 
-    None if the molecule has no stereo element.
+    Args:
+        smiles: SMILES of the molecule.
+        random: Random generator.
+
+    Returns:
+        Canonical isomeric SMILES; None if the molecule has no stereo element.
     """
     one, marks = split_stereo(parse(smiles))
     if not marks:
@@ -189,14 +194,18 @@ def isomer(smiles: str, random: Random) -> str | None:
 class ReplayMemory:
     """Scored molecules, in the order of the proposals.
 
+    Molecules that differ in stereo marks only are isomers of one graph. How often their scores are
+    equal tells whether isomers are worth a call (`tells_isomers`).
+
     Attributes:
-        per_scaffold: See `SearchSettings`.
+        per_scaffold: Molecules of one scaffold at most among the best; 0 for any number.
         smiles: The molecules.
         sources: Origin of each: "start", "model" or "genetic".
         scores: Score of each; NaN for failed calls.
         known: The molecules as a set.
-        graphs: Score of the first isomer of each graph, by SMILES without stereo.
-        isomers: Number of later isomers of these graphs, by whether they have the same score.
+        graphs: Score of the isomer that was added first, by the SMILES without stereo of its graph.
+        isomers: Number of molecules that were added after another isomer of their graph: under
+            True those with the score of the first isomer, under False those with another score.
     """
 
     per_scaffold: int = 0
@@ -233,7 +242,7 @@ class ReplayMemory:
     def best(self, count: int) -> np.ndarray:
         """Return the indices of the `count` best molecules, best first, earlier first on ties.
 
-        Failed calls do not count, and of a scaffold no more than `per_scaffold` molecules.
+        Failed calls are left out, and so are more than `per_scaffold` molecules of one scaffold.
         """
         scores = np.array(self.scores)
         order = np.argsort(-scores, kind="stable")[: np.isfinite(scores).sum()]
@@ -251,20 +260,25 @@ class ReplayMemory:
 
 @lru_cache(maxsize=100_000)
 def without_marks(smiles: str) -> str:
-    """Return the canonical SMILES without stereo of an isomeric one."""
+    """Return the canonical SMILES of a molecule without stereo marks, from an isomeric SMILES."""
     return canonical_smiles(parse(smiles)) if "stereo" in dropped(smiles) else smiles
 
 
 @lru_cache(maxsize=100_000)
 def _scaffold(smiles: str) -> str:
+    """Return the SMILES of a molecule's Murcko scaffold: its rings and what links them."""
     with quiet():
         return MurckoScaffold.MurckoScaffoldSmiles(smiles)
 
 
 def rank_probabilities(count: int) -> np.ndarray:
-    """Return the probabilities by which ranks are drawn, (count,), the best rank first.
+    """Return the probabilities with which molecules are drawn by their rank, the best one first.
 
-    Weighted retraining (Tripp et al. 2020, arXiv 2006.09191); see `RANK_SHARE`.
+    Rank k of K = `count`, from 0, has the weight `1 / (RANK_SHARE K + k)`, as in weighted
+    retraining (Tripp et al. 2020, arXiv 2006.09191).
+
+    Returns:
+        (count,), summing to one.
     """
     weights = 1 / (RANK_SHARE * count + np.arange(count)) if count > 1 else np.ones(count)
     return weights / weights.sum()
@@ -330,14 +344,27 @@ def predict(
 
 
 def _arrays(smiles: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return both fingerprints (M, BITS) and the descriptors (M, D) of molecules, float32."""
+    """Return the `features` of M molecules as float32 arrays.
+
+    Returns:
+        Fingerprints of circular environments, (M, BITS), and of atom pairs, (M, BITS), and the
+        descriptors, (M, D).
+    """
     packed, descriptors = zip(*map(features, smiles), strict=True)
     bits = np.unpackbits(np.stack(packed), axis=1).astype(np.float32)
     return bits[:, :BITS], bits[:, BITS:], np.stack(descriptors)
 
 
 def _kernels(left, right) -> list[np.ndarray]:
-    """Return the three kernel matrices (M, N) between two results of `_arrays`, of M and N rows."""
+    """Return the three kernel matrices between two sets of molecules, in the order of `MIXTURES`.
+
+    Args:
+        left: Features of M molecules, as `_arrays` returns them.
+        right: Features of N molecules, likewise.
+
+    Returns:
+        Three matrices (M, N): both fingerprints' Tanimoto kernels, and the Gaussian one.
+    """
     parts = [similarities(left[0], right[0]), similarities(left[1], right[1])]
     squares = (left[2] ** 2).sum(1)[:, None] + (right[2] ** 2).sum(1)
     distance = np.maximum(squares - 2 * left[2] @ right[2].T, 0)
@@ -345,7 +372,7 @@ def _kernels(left, right) -> list[np.ndarray]:
 
 
 def _mixed(kernels, weights) -> np.ndarray:
-    """Return the mean of kernel matrices with weights."""
+    """Return the weighted mean of kernel matrices, which have one shape."""
     return sum(w * k for w, k in zip(weights, kernels, strict=True)) / sum(weights)
 
 
@@ -474,7 +501,11 @@ class Search:
         return np.random.default_rng((self.seed, self.round, purpose))
 
     def _sampled(self, count: int) -> list[str]:
-        """Let the policy draw `count` molecules; return those that are new and wanted."""
+        """Let the policy draw molecules; return those that are new and wanted, see `_new`.
+
+        Args:
+            count: Number of graphs to draw or, with a fragment, of molecules.
+        """
         if not count:
             return []
         seed = (self.seed, self.round, 1)
@@ -484,7 +515,11 @@ class Search:
         return self._new(self.policy.sample(count, self.policy.sizes(good), seed))
 
     def _new(self, molecules: Iterable[str]) -> list[str]:
-        """Return the unscored molecules that contain the fragment and pass the filters."""
+        """Return those molecules that have no score yet, contain the fragment and pass the filters.
+
+        In a search with stereo, further isomers of a scored graph have to be worth a call
+        (`_is_isomer`).
+        """
         found = [s for s in molecules if s not in self.memory.known]
         if self.stereo is not None:
             found = [
@@ -496,20 +531,26 @@ class Search:
             return [s for s in found if self._is_wanted(Chem.MolFromSmiles(s))]
 
     def _is_isomer(self, smiles: str) -> bool:
-        """Return True if another isomer of a known graph is worth a call.
+        """Return True if another isomer of a scored graph is worth a call.
 
-        It has to be fully marked, and `ReplayMemory.tells_isomers` True.
+        It has to have a mark at every stereo element, and `ReplayMemory.tells_isomers` has to be
+        True.
         """
         with quiet(), suppress(MoleculeNotRepresentable):
             return self.memory.tells_isomers and all(split_stereo(parse(smiles))[1])
         return False
 
     def _is_wanted(self, mol: Chem.Mol) -> bool:
+        """Return True if a molecule contains the fragment and passes the filters."""
         held = self.fragment is None or bool(self.fragment.match(mol))
         return held and not self.filters.refusal(mol)
 
     def _bred(self, count: int) -> list[str]:
-        """Breed `count` offspring of the best molecules; return those that are new and wanted."""
+        """Breed offspring of the best molecules; return those that are new and wanted, see `_new`.
+
+        Args:
+            count: Number of offspring to breed.
+        """
         best, smiles = self.memory.best(self.settings.parents), self.memory.smiles
         pairs = self._random(2).choice(best, (2, count), p=rank_probabilities(len(best))).T
         most_atoms, stereo = self.settings.most_atoms, self.stereo is not None
@@ -521,7 +562,15 @@ class Search:
         return self._new(s for s in children if s is not None)
 
     def _chosen(self, pool: Sequence[str], wanted: int) -> list[str]:
-        """Return the proposals with the highest upper confidence bounds of their scores."""
+        """Choose the proposals with the highest upper confidence bounds of their scores.
+
+        The bounds are those of the surrogate. Without one, and with fewer than `FEWEST` scored
+        molecules, proposals are chosen at random.
+
+        Args:
+            pool: SMILES of the proposals.
+            wanted: Number of proposals to choose.
+        """
         random, memory = self._random(4), self.memory
         scored = memory.best(len(memory))
         if not self.settings.fitted or len(pool) <= wanted or len(scored) < FEWEST:
@@ -537,7 +586,7 @@ class Search:
         return [pool[k] for k in order[:wanted]]
 
     def _train(self) -> None:
-        """Train the policy on the best molecules, sampled by rank."""
+        """Train the policy for `steps` steps on the best molecules, drawn by rank."""
         settings, memory = self.settings, self.memory
         best = memory.best(2 * settings.replay)
         learnable = self.policy.learnable([memory.smiles[k] for k in best])

@@ -120,10 +120,12 @@ class StereoTemplate:
     """A molecule or fragment whose stereo marks are kept in the molecules that it matches.
 
     Attributes:
-        mol: The template with its stereo marks.
-        matches: Finds its matches in a molecule, see `Matches`.
-        strict: True if only molecules are allowed that have, in at least one match, a stereo
-            element wherever the template has a mark. If False, marks without an element are lost.
+        mol: The molecule or fragment, with its stereo marks.
+        matches: Function that returns its matches in a molecule without stereo marks, each as
+            `{atom of mol: atom of the molecule}`.
+        strict: True to allow only molecules that can have all marks: in at least one match, each
+            marked atom or double bond of `mol` is matched to a stereo element of the molecule. If
+            False, a mark is lost where it is matched to an atom or bond that cannot have one.
     """
 
     mol: Chem.Mol
@@ -132,9 +134,12 @@ class StereoTemplate:
 
     @classmethod
     def of(cls, mol: Chem.Mol, matches: Matches, strict: bool = True) -> StereoTemplate | None:
-        """Return the template of a molecule or fragment `mol`, or None if it has no stereo marks.
+        """Return the template of a molecule or fragment, or None if it has no stereo marks.
 
-        The arguments are the attributes of the class.
+        Args:
+            mol: The molecule or fragment.
+            matches: Function that returns its matches in a molecule without stereo marks.
+            strict: True to allow only molecules that can have all marks of `mol`.
         """
         atoms = [atom for atom in mol.GetAtoms() if _may_be_centre(atom)]
         marked = any(atom.GetChiralTag() in _TETRAHEDRAL for atom in atoms)
@@ -158,7 +163,7 @@ class Constitution:
 
     @cached_property
     def symmetry_classes(self) -> list[int]:
-        """Class of each atom, by RDKit; automorphisms map atoms to atoms of the same class."""
+        """RDKit's symmetry class of each atom: automorphisms map atoms to atoms of their class."""
         return list(Chem.CanonicalRankAtoms(self.mol, breakTies=False, includeChirality=False))
 
     @cached_property
@@ -268,9 +273,10 @@ class Constitution:
 
     @cached_property
     def relations(self) -> list[RingRelation | None]:
-        """For each stereo element its relation to an earlier one, None if it is no bridgehead.
+        """For each stereo element its `RingRelation` to an earlier one, or None.
 
-        Where a bridgehead has several, the one of the lowest kind.
+        It is None unless both are bridgeheads, the atoms at which two rings meet. Where a
+        bridgehead has several relations, it is the one of the lowest kind.
         """
         found: list[RingRelation | None] = [None] * len(self.elements)
         rings = self.mol.GetRingInfo()
@@ -340,15 +346,16 @@ class Constitution:
     def _parities(
         self, mol: Chem.Mol, number: Mapping[int, int]
     ) -> dict[tuple[int, ...], tuple[int, ...]]:
-        """Return the parities that the stereo marks of a molecule give to atoms of this one.
+        """Translate the stereo marks of a molecule to parities of atoms of the constitution.
 
         Args:
             mol: A molecule with stereo marks.
             number: For each atom of `mol` that is in the constitution, its number there.
 
         Returns:
-            By the atoms of a (possible) stereo element, its parity, or both (1, 2) where several
-            neighbours are not in `mol`.
+            By the number of each marked atom, (a,), or the ascending numbers of each marked double
+            bond, (a, b), its parity, (1,) or (2,); or both, (1, 2), where it is open, since several
+            neighbours in the constitution are not in `mol`.
         """
         found: dict[tuple[int, ...], tuple[int, ...]] = {}
         for atom in mol.GetAtoms():
@@ -402,9 +409,10 @@ class Constitution:
         return _is_odd([a if a is not None and a in here else new[0] for a in near])
 
     def with_marks(self, configuration: Configuration) -> Chem.Mol:
-        """Return the molecule of a configuration, without marks that RDKit drops.
+        """Return the molecule with the stereo marks of a configuration.
 
-        Its atoms have the numbers of the constitution.
+        Marks that RDKit drops, since they say nothing, are missing. The atoms have the numbers of
+        the constitution.
         """
         mol = Chem.Mol(self.mol)
         for e, category in zip(self.elements, configuration, strict=True):
@@ -453,11 +461,11 @@ class Constitution:
 
     @cached_property
     def _canonical(self) -> dict[Configuration, Configuration]:
-        """Canonical configurations found so far, by the first configuration of the orbit."""
+        """Cache of `canonical`: canonical configuration by the first configuration of its orbit."""
         return {}
 
     def orbit(self, configuration: Configuration) -> list[Configuration]:
-        """Return the images of a configuration under all symmetries, and itself, sorted."""
+        """Return the orbit of a configuration: its images under all symmetries, and itself, sorted."""
         orbit = {configuration}
         for symmetry in self.symmetries:
             pairs = zip(configuration, symmetry, strict=True)
@@ -475,10 +483,14 @@ class Constitution:
         return self.configuration(mol, sorted(range(len(written)), key=written.__getitem__))
 
     def equivalents(self, canonical: Configuration) -> list[Configuration] | None:
-        """Return all configurations with this canonical one, sorted.
+        """Return all configurations that are one molecule, sorted.
+
+        Args:
+            canonical: The canonical configuration of the molecule.
 
         Returns:
-            None where more than `MOST_CONFIGURATIONS` would have to be compared.
+            The configurations; None where more than `MOST_CONFIGURATIONS` would have to be
+            compared.
         """
         if not self.ambiguous:
             return [canonical]
@@ -495,12 +507,18 @@ class Constitution:
     ) -> list[Configuration] | None:
         """Return the configurations whose molecules have the given marks, and perhaps more.
 
+        A molecule has the marks if one of its configurations has them, so with symmetries they may
+        stand at other stereo elements of a configuration that is returned. All configurations of
+        such a molecule are returned, not only the canonical one.
+
         Args:
-            given: The marks, 0 for stereo elements without one.
-            values: Categories that a stereo element may have where no mark is given.
+            given: Category of each stereo element: 0 where no mark is given, else parity 1 or 2.
+            values: Categories that a stereo element may have where no mark is given: (0, 1, 2) for
+                any, (1, 2) for configurations with a mark everywhere.
 
         Returns:
-            None where more than `MOST_CONFIGURATIONS` would have to be compared.
+            The configurations; None where more than `MOST_CONFIGURATIONS` would have to be
+            compared.
         """
         choices = [values if self.ambiguous or not c else (c,) for c in given]
         if math.prod(map(len, choices)) > MOST_CONFIGURATIONS:
@@ -517,7 +535,12 @@ class Constitution:
 
 
 def has_marks_of(configuration: Configuration, given: Configuration) -> bool:
-    """Return True if a configuration has all given marks, literally; 0 in `given` is no mark."""
+    """Return True if a configuration has all given marks at the same stereo elements.
+
+    Args:
+        configuration: The configuration.
+        given: Parity of each stereo element that has to agree, 0 for those that may differ.
+    """
     return all(not mark or mark == c for mark, c in zip(given, configuration, strict=True))
 
 
@@ -642,10 +665,15 @@ def _may_be_centre(atom: Chem.Atom) -> bool:
 
 
 def _lowest_neighbour(mol: Chem.Mol, atom: int, partner: int) -> int | None:
-    """Return the lowest-numbered neighbour of an atom other than the partner in its double bond.
+    """Return the lowest-numbered neighbour of an atom of a double bond.
+
+    Args:
+        mol: The molecule.
+        atom: Number of the atom.
+        partner: Number of the other atom of the double bond, which does not count.
 
     Returns:
-        None at =NH and in cumulenes, where no mark is possible.
+        Number of the neighbour; None at =NH and in cumulenes, where no mark is possible.
     """
     bonds = [b for b in mol.GetAtomWithIdx(atom).GetBonds() if b.GetOtherAtomIdx(atom) != partner]
     if len(bonds) == 1 and bonds[0].GetBondType() == Chem.BondType.DOUBLE:
@@ -654,9 +682,13 @@ def _lowest_neighbour(mol: Chem.Mol, atom: int, partner: int) -> int | None:
 
 
 def _without_branches(mol: Chem.Mol, relevant: set[int]) -> list[int]:
-    """Return the atoms that are left, ascending, when branches without relevant atoms are cut off.
+    """Return the atoms that are left when branches without relevant atoms are cut off, ascending.
 
     A branch is what a bond outside of rings separates from the rest.
+
+    Args:
+        mol: The molecule.
+        relevant: Numbers of the relevant atoms.
     """
     kept = set(range(mol.GetNumAtoms()))
     for bond in mol.GetBonds():
@@ -728,11 +760,11 @@ def mark_figures(counts: Mapping[str, int]) -> dict[str, Any]:
 
 
 def dropped_marks(smiles: str) -> list[str]:
-    """Return where a readable SMILES has stereo marks that its configuration lacks, sorted.
+    """Name the kinds of places where a SMILES has stereo marks that its configuration lacks.
 
     Returns:
         Some of "allene", "amine", "cumulene", "metal" (or another coordination centre), and "places
-        without isomers" for atoms and double bonds that are no stereo elements.
+        without isomers" for atoms and double bonds that are no stereo elements; sorted.
 
     Raises:
         MoleculeNotRepresentable: The marks at a double bond contradict each other, RDKit cannot
@@ -743,7 +775,20 @@ def dropped_marks(smiles: str) -> list[str]:
 
 
 def _dropped(smiles: str, constitution: Constitution, configuration: Configuration) -> list[str]:
-    """Return `dropped_marks` of a SMILES that has been read and split."""
+    """Name the kinds of places where a SMILES has stereo marks that its configuration lacks.
+
+    Args:
+        smiles: The SMILES, readable.
+        constitution: Its constitution, as `split_stereo` returns it.
+        configuration: Its configuration, likewise.
+
+    Returns:
+        Some of "allene", "amine", "cumulene", "metal" and "places without isomers", sorted, see
+        `dropped_marks`.
+
+    Raises:
+        MoleculeNotRepresentable: The marks at a double bond contradict each other.
+    """
     with quiet():
         raw = parse(smiles, sanitize=False)
     Chem.FastFindRings(raw)

@@ -113,7 +113,12 @@ class StereoGraphs:
         constitutions: Sequence[Constitution],
         configurations: Sequence[Configuration] | None = None,
     ) -> StereoGraphs:
-        """Pack constitutions of at most 255 atoms, with their configurations or without marks."""
+        """Pack molecules.
+
+        Args:
+            constitutions: Constitutions of at most 255 atoms.
+            configurations: Configuration of each; None for no marks at all.
+        """
         elements = [e for one in constitutions for e in one.elements]
         pairs = [(e.atoms[0] + 1, e.atoms[1] + 1 if e.is_double else 0) for e in elements]
         kinds = [KINDS.index(kind) for one in constitutions for kind in one.kinds]
@@ -170,7 +175,14 @@ class StereoGraphs:
         return torch.arange(most, device=self.counts.device) < self.counts[:, None]
 
     def padded(self, values: Tensor) -> Tensor:
-        """Return values (S, ...) of the stereo elements as (B, E, ...) long, 0 where masked."""
+        """Arrange values of all stereo elements by molecule.
+
+        Args:
+            values: A value of each stereo element, (S, ...).
+
+        Returns:
+            (B, E, ...) long; 0 where `mask` is False.
+        """
         mask = self.mask
         out = torch.zeros((*mask.shape, *values.shape[1:]), dtype=torch.long, device=mask.device)
         out[mask] = values.long()
@@ -178,13 +190,18 @@ class StereoGraphs:
 
 
 def _flipped(constitution: Constitution, configuration: Configuration) -> Configuration:
-    """Return a configuration with drawing parities instead of parities; it is its own inverse."""
+    """Return a configuration with drawing parities instead of parities, or the other way round.
+
+    Args:
+        constitution: The constitution.
+        configuration: Its configuration, with either.
+    """
     pairs = zip(configuration, constitution.flips, strict=True)
     return tuple(3 - c if c and flip else c for c, flip in pairs)
 
 
 def _atom_category(atom: Chem.Atom) -> int:
-    """Return the category of an atom, below `ATOM_CATEGORIES`."""
+    """Return the category of an atom, a number from 0 to `ATOM_CATEGORIES` - 1."""
     symbol, charge = atom.GetSymbol(), atom.GetFormalCharge()
     number = _SYMBOLS.get(symbol, len(_SYMBOLS))
     sign = (charge > 0) - (charge < 0) + 1
@@ -232,7 +249,12 @@ def _bonds(constitutions: Sequence[Constitution]) -> tuple[np.ndarray, np.ndarra
 
 
 def _ranges(starts: Tensor, counts: Tensor) -> Tensor:
-    """Return the concatenation of `arange(start, start + count)` over all rows."""
+    """Return the indices of all items of several runs of an array, one run after the other.
+
+    Args:
+        starts: Index of the first item of each run.
+        counts: Number of items of each run.
+    """
     first = torch.repeat_interleave(starts - (counts.cumsum(0) - counts), counts)
     return first + torch.arange(len(first), device=starts.device)
 
@@ -250,7 +272,12 @@ class StereoContext(Context):
 
     @classmethod
     def of(cls, graphs: StereoGraphs, **draw: Any) -> StereoContext:
-        """Return the context of a batch; `draw` are further fields, such as `temperature`."""
+        """Return the context of a batch of molecules.
+
+        Args:
+            graphs: The molecules.
+            **draw: Further fields of the context, such as `temperature`.
+        """
         return cls(graphs.mask, graphs=graphs, **draw)
 
 
@@ -259,6 +286,11 @@ class Neighbourhood(nn.Module):
 
     The first neighbour is the one with the lowest number, and so on. A parity is the sign of a
     permutation of the neighbours, which a layer that treated them alike could not learn.
+
+    Args:
+        width: Channels C of an atom.
+        hidden: Hidden channels.
+        dropout: Share of hidden channels that a training step sets to 0.
     """
 
     def __init__(self, width: int, hidden: int, dropout: float):
@@ -454,6 +486,7 @@ def shipped_stereo(dataset: str | None) -> StereoFlow | None:
 
 @cache
 def _shipped() -> StereoFlow:
+    """Load the shipped density of stereo marks, once per process."""
     return StereoFlow.from_pretrained(WEIGHTS / "zinc250k-stereo")
 
 
@@ -518,8 +551,12 @@ class StereoFlow(Pretrained, nn.Module):
     ) -> list[np.ndarray]:
         """Return log p(category of a stereo element | categories before it).
 
-        Of exactly these configurations; others that are the same molecule are not added, see
-        `log_prob`.
+        Each configuration is scored as it is: others that are the same molecule are not added, as
+        `log_prob` does.
+
+        Args:
+            constitutions: The constitutions.
+            configurations: Configuration of each.
 
         Returns:
             An array for each configuration, (number of stereo elements,) float64, nats.
@@ -534,10 +571,11 @@ class StereoFlow(Pretrained, nn.Module):
     def log_prob_of_molecules(
         self, molecules: Sequence[str | Chem.Mol]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return `log_prob` of the stereo marks of molecules.
+        """Return the log-probabilities of the stereo marks of molecules, given their graphs.
 
-        Marks that contradict each other, and marks of a molecule with too many automorphisms, are
-        ignored: its value is 0.
+        All configurations that have the marks are added, see `log_prob`. Marks that contradict each
+        other, and marks of a molecule with too many automorphisms, are ignored: the value of the
+        molecule is 0.
 
         Args:
             molecules: SMILES or sanitized molecules, M of them.
@@ -594,7 +632,10 @@ class StereoFlow(Pretrained, nn.Module):
         return nats, exact
 
     def isomers(self, molecule: str | Chem.Mol) -> pd.DataFrame:
-        """Return the isomers of a molecule that have its marks, and one at every stereo element.
+        """List the isomers of a molecule that have its marks, and a mark at every stereo element.
+
+        Args:
+            molecule: SMILES or sanitized molecule.
 
         Returns:
             A table with an isomer in each row, the most probable first: `smiles`, and `probability`
@@ -646,8 +687,9 @@ class StereoFlow(Pretrained, nn.Module):
             temperature: Below 1 for more probable configurations.
 
         Returns:
-            The configurations; canonical ones, except where RDKit drops marks without any symmetry
-            (`Constitution.dependent`): to look for these would take longer than the draw.
+            A configuration for each constitution. It is canonical if the constitution has
+            symmetries. Otherwise it may have marks that RDKit drops (`Constitution.dependent`): to
+            look for these would take longer than the draw.
         """
         if not constitutions:
             return []
@@ -681,8 +723,8 @@ class StereoFlow(Pretrained, nn.Module):
 
         Args:
             constitution: The constitution.
-            given: Marks to have, 0 for stereo elements without one; those of one of several
-                configurations, see `Constitution.kept_marks`.
+            given: Marks to have, 0 for stereo elements without one: alternatives, one of which the
+                molecule has, as `Constitution.kept_marks` returns them.
             random: Random generator.
             temperature: Below 1 for more probable configurations.
 
@@ -716,7 +758,7 @@ class StereoFlow(Pretrained, nn.Module):
         random: np.random.Generator,
         temperature: float,
     ) -> tuple[list[Configuration], np.ndarray, bool]:
-        """Return configurations that have the marks of a row of `wanted`, to choose from.
+        """Find or draw configurations that have the marks of some row of `wanted`.
 
         Args:
             constitution: The constitution, with E stereo elements.
@@ -725,10 +767,10 @@ class StereoFlow(Pretrained, nn.Module):
             temperature: Below 1 for more probable configurations.
 
         Returns:
-            M configurations with drawing parities, their log-probabilities (M,) in nats up to a
-            constant, and True if they are all that have the marks. False where that is not asked
-            for, since the constitution is not `ambiguous`: M is 1 then; or where there are more
-            than `MOST_PARTICLES`.
+            M configurations with drawing parities; their log-probabilities (M,) in nats up to a
+            constant; and True if these are all configurations that have the marks. It is False if
+            the constitution is not `ambiguous`, where M is 1, and if there are more than
+            `MOST_PARTICLES` configurations.
         """
         graphs = StereoGraphs.of([constitution])
         last = int(wanted.any(0).nonzero().max()) if wanted.any() else 0

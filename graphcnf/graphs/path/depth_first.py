@@ -126,19 +126,27 @@ class DepthFirstCode:
 
     @staticmethod
     def lengths(x: Tensor) -> Tensor:
-        """Return the lengths of the edges of nodes x (..., V): the levels that they span.
+        """Return how many levels each edge of a node to an earlier node spans.
+
+        Args:
+            x: Variables of nodes, (..., V) long.
 
         Returns:
-            (..., E) long: 1 for the edge to the parent, then those of closures, 0 for none.
+            Lengths, (..., E) long: 1 for the edge to the parent, then those of the closures; 0 for
+            none.
         """
         return torch.cat([torch.ones_like(x[..., :1]), x[..., 3::2]], -1)
 
     @staticmethod
     def edges(x: Tensor) -> Tensor:
-        """Return the edge categories of nodes x (..., V), in the order of `lengths`.
+        """Return the categories of the edges of a node to earlier nodes.
+
+        Args:
+            x: Variables of nodes, (..., V) long.
 
         Returns:
-            (..., E) long: categories plus 1; 0 for no edge.
+            Categories plus 1, (..., E) long: of the edge to the parent, then of closures; 0 for no
+            edge.
         """
         return torch.cat([x[..., 1:2], x[..., 4::2]], -1)
 
@@ -165,9 +173,9 @@ class DepthFirstCode:
         """Write each graph as a code.
 
         Returns:
-            The codes, (B, N, V) long, 0 at padding; and which graphs have one, (B,) bool. A graph
-            has none if a backtrack or closure is longer, or a node has more closures, than this
-            code allows: its row is then arbitrary.
+            The codes, (B, N, V) long, 0 at padding; and which graphs have a code, (B,) bool. A
+            graph has none if a backtrack or closure is longer, or a node has more closures, than
+            this code allows: its row is then arbitrary.
 
         Raises:
             ValueError: if a graph is not connected or not numbered depth-first.

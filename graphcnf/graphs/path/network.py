@@ -70,7 +70,7 @@ class Nodes:
     free_degree: FreeDegree
 
     def __getitem__(self, rows: Tensor) -> Nodes:
-        """Return the hidden state of the nodes at `rows`, indices (K,) long."""
+        """Return the hidden state of K of the M nodes; `rows` are their indices, (K,) long."""
         common = None if self.common is None else self.common[rows]
         decided = None if self.decided is None else self.decided[rows]
         return Nodes(self.h[rows], common, decided, self.free_degree[rows])
@@ -182,10 +182,18 @@ class PathNetwork(Network):
     def make_blocks(
         self, width: int, heads: int, expansion: float, layers: int, dropout: float
     ) -> Any:
-        """Return the module `blocks`, for a network of one's own with other attention blocks.
+        """Build the attention blocks; a network of one's own may override it to have others.
 
-        The arguments are those of the constructor. `attended` calls the module with all positions;
-        for drawing, it has the methods `cache` and `step` of `Transformer`.
+        Args:
+            width: Channels C of a position.
+            heads: Attention heads.
+            expansion: Feed-forward hidden channels as a multiple of `width`.
+            layers: Number of blocks.
+            dropout: Share of the channels that training leaves out.
+
+        Returns:
+            A module with the methods `forward` (all positions at once), `cache` and `step` (one
+            position after the other, for drawing) of `Transformer`.
         """
         return Transformer(width, heads, expansion, layers, dropout=dropout)
 
@@ -193,11 +201,12 @@ class PathNetwork(Network):
         """Embed paths.
 
         Args:
-            channels: Channels of the last levels, as of `channels`, (R, LEVELS, level width).
-            codes: Codes of the last levels, see `level_codes`, (R, LEVELS) long.
+            channels: Embeddings of the last levels, as the method `channels` returns them, (R,
+                LEVELS, level width).
+            codes: Level codes of the last levels, see `level_codes`, (R, LEVELS) long.
 
         Returns:
-            (R, C).
+            Inputs of the attention, (R, C).
         """
         key, parts = torch.zeros_like(codes[:, 0]), []
         together = iter(self.together)
@@ -212,12 +221,12 @@ class PathNetwork(Network):
         """Embed levels of paths.
 
         Args:
-            codes: Code of each level, see `level_codes`, (R,) long.
+            codes: Level codes, see `level_codes`, (R,) long.
             around: Neighbours of the node at each level, as in `Path.around`, (R, K) long.
             tables: Rearranged parameters.
 
         Returns:
-            (R, level width).
+            Embeddings of the levels, (R, level width).
         """
         pairs = around // CATEGORIES * self.cardinalities[2] + around % CATEGORIES
         return F.embedding(codes, tables.levels) + self.neighbours(pairs[:, :NEIGHBOURS])
@@ -226,7 +235,7 @@ class PathNetwork(Network):
         """Return attention biases by distance in the node order and by level on the path.
 
         Args:
-            number: 0 to N - 1.
+            number: Numbers of the nodes, 0 to N - 1, (N,) long.
             on_path: Numbers plus 1 of the nodes on the last levels before each node, 0 for none,
                 (B, N, LEVELS) long. That is the position of their key: position j holds the
                 variables of node j - 1.
@@ -251,7 +260,7 @@ class PathNetwork(Network):
             bias: Attention biases, (B, layers * heads, N, N).
 
         Returns:
-            (B, N, C).
+            Output channels, (B, N, C).
         """
         return self.blocks(h, bias)
 
@@ -264,7 +273,7 @@ class PathNetwork(Network):
                 conditions.
 
         Returns:
-            (B, M, C).
+            Channels that are added to the inputs of the positions, (B, M, C).
         """
         assert self.conditions is not None and self.shares is not None
         conditions = conditions.to(self.initial.dtype)
@@ -278,7 +287,7 @@ class PathNetwork(Network):
             path: The paths before these nodes.
 
         Returns:
-            (R, P), in the units of the conditions.
+            Contributions, (R, P), in the units of the conditions.
 
         Raises:
             ValueError: if the model was trained without conditions.
@@ -332,13 +341,18 @@ class PathNetwork(Network):
         return logits.masked_fill(~self.support.allowed(hidden.free_degree), -math.inf)
 
     def embed(self, hidden: Nodes, x: Tensor) -> tuple[Nodes, Tensor | None]:
-        """Add the decided variable x (M,) to the hidden state.
+        """Add a decided variable to the hidden state of M new nodes.
 
         After a closure of length 0, all further variables of a node are 0, so that the node leaves
-        the step: only the rows with another length have a next variable.
+        the step: only the nodes with another length have a next variable.
+
+        Args:
+            hidden: Hidden state of the M nodes.
+            x: The variable of each, (M,) long.
 
         Returns:
-            The hidden state of the next variable, and the rows (R,) that have it; None for all.
+            The hidden state of the next variable, and the indices (R,) of the nodes that have it;
+            None if all have.
         """
         k, kept = len(hidden.free_degree.x), None
         x = x.clamp(max=self.cardinalities[k] - 1)
@@ -432,7 +446,7 @@ class PathState:
                 layers * heads).
 
         Returns:
-            (B, C).
+            Output channels, (B, C).
         """
         return self.network.blocks.step(h, bias, self.cache)
 
@@ -449,11 +463,19 @@ class PathState:
         self.channels.flatten(0, 1)[changed] = channels
 
     def update(self, x: Tensor) -> None:
-        """Keep the variables x (M, V) of the current node of the M unfinished graphs."""
+        """Set the variables of the node that `step` returned last; `step` appends it to the paths.
+
+        Args:
+            x: Variables of this node in each of the M unfinished graphs, (M, V) long.
+        """
         self.before[: len(x)] = x
 
     def take(self, rows: Tensor) -> None:
-        """Replace the batch by the given rows (R,) of it, which may repeat."""
+        """Replace the batch in place by graphs of it.
+
+        Args:
+            rows: Numbers of the graphs in the mask, (R,) long, which may repeat.
+        """
         index = self.order.take(rows)
         self.cache.take(index)
         self.path = self.path.take(index)

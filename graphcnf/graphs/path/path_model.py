@@ -37,8 +37,7 @@ class PathModel(CodedModel):
         max_nodes: Largest number of nodes of a graph.
         back: Largest backtrack plus 1, see `DepthFirstCode`.
         closures: Largest length of the first, second, ... closure of a node, see `DepthFirstCode`.
-        edge_weights: Weight of each edge category see `Support`; 1
-            each if None.
+        edge_weights: Weight of each edge category, see `Support`; 1 each if None.
         largest_sums: Limit on the sum of edge weights for each node category, see `Support`; None
             for no limit.
         conditions: Tables of the conditions, see `condition_statistics`; None for none.
@@ -98,9 +97,15 @@ class PathModel(CodedModel):
 
     @staticmethod
     def limits(graphs: PackedGraphs, **options) -> dict:
-        """Return `Support.limits`, without a limit on sums if no graph has three nodes.
+        """Measure the limits on sums of edge weights in training graphs.
 
-        `Support` refuses limits that allow no graph of three nodes.
+        Args:
+            graphs: The training graphs.
+            **options: Further arguments of `Support.limits`.
+
+        Returns:
+            "edge_weights" and "largest_sums", as `Support.limits` returns them. If no graph has
+            three nodes, "largest_sums" is None: `Support` refuses limits that allow no such graph.
         """
         limits = Support.limits(graphs, **options)
         if graphs.node_counts.max() < 3:
@@ -117,9 +122,10 @@ class PathModel(CodedModel):
         return super().size_logits(conditions) if self.sizes is None else self.sizes(conditions)
 
     def fit_conditions(self, batch: GraphBatch) -> None:
-        """Fit the `Contributions` of nodes and edges to the graphs of a batch, in place.
+        """Fit the `Contributions` of nodes and edges to the conditions of graphs, in place.
 
-        Only for a model with conditions, and a batch that has them all (no nan).
+        Args:
+            batch: Training graphs with all their conditions (no nan); the model takes conditions.
         """
         shares, support = self.network.shares, self.network.support
         assert shares is not None and batch.conditions is not None
@@ -168,7 +174,7 @@ def random_depth_first(nodes: int, edges: np.ndarray, random: np.random.Generato
         random: Random generator.
 
     Returns:
-        (n,) int64: new node i is old node `order[i]`.
+        The order, (n,) int64: new node i is old node `order[i]`.
     """
     around: list[list[int]] = [[] for _ in range(nodes)]
     for i, j in edges.tolist():

@@ -82,7 +82,14 @@ class Path:
 
     @classmethod
     def start(cls, rows: int, nodes: int, pad: int, device: torch.device | None = None) -> Path:
-        """Return empty paths of `rows` graphs that will have up to `nodes` nodes."""
+        """Return the empty paths of graphs without nodes, of which `add` appends nodes.
+
+        Args:
+            rows: Number R of graphs.
+            nodes: Largest number of nodes that a graph will have.
+            pad: Number of columns before that of the first node.
+            device: Device of the tensors.
+        """
         depth = torch.full((rows,), -1, device=device)
         tables = depth.new_zeros(5, rows, pad + nodes + 1)
         return cls(depth, tables, depth.new_zeros(*tables.shape[1:], NEIGHBOURS + 1), pad)
@@ -209,14 +216,17 @@ class Path:
         )
 
     def links(self, x: Tensor) -> Tensor:
-        """Hash the edges with which nodes x (R, V) would join the first R paths.
+        """Hash the edges with which new nodes would join the first R paths.
 
         Two edges have the same hash if their categories, the categories of both ends and the
         neighbours that both ends have before this edge are the same. `Contributions` has a number
         for each hash.
 
+        Args:
+            x: Variables of the new nodes, (R, V) long.
+
         Returns:
-            (R, E) long: the edge to the parent, then one entry for each closure; 0 for no edge.
+            Hashes, (R, E) long: of the edge to the parent, then of each closure; 0 for no edge.
         """
         parent = (self.depth[: len(x)] - x[:, 0]).clamp(min=0)
         new_node, hashes = x[:, 2], []
@@ -271,9 +281,9 @@ def level_codes(tables: Tensor) -> Tensor:
         tables: Entries of `Path.tables`, (5, ...) long.
 
     Returns:
-        (...) long: 0 for no node, else 1 plus the combination of node category, sum of edge
-        weights (below `SUMS`), degree (below `DEGREES`) and whether the node's edge to its parent
-        lies on a ring.
+        Level codes, (...) long: 0 for no node, else 1 plus the number of the combination of node
+        category, sum of edge weights (below `SUMS`), degree (below `DEGREES`) and whether the
+        node's edge to its parent lies on a ring.
     """
     node, category, used, degree, ring = tables
     code = category * SUMS + used.clamp(max=SUMS - 1)
@@ -287,10 +297,10 @@ UNLIMITED = 260
 
 
 def limit_note(rules: bool) -> str:
-    """Return the footnote of a table that says whether sums of edge weights were limited.
+    """Return a footnote for tables of samples: whether sums of edge weights were limited.
 
     Args:
-        rules: True if the model that is described has the limit `largest_sums` of `Support`.
+        rules: True if they were, by `largest_sums` of `Support`.
     """
     if rules:
         return "support of the data: on; sums of edge weights are at most those in the data."
@@ -453,7 +463,7 @@ class Support(nn.Module):
             tables: Entries of `Path.tables`, (5, ...) long.
 
         Returns:
-            (...) long.
+            Free degrees, (...) long.
         """
         free = (self.sums[tables[CATEGORY]] - tables[USED]).clamp(min=0)
         return torch.where(tables[NODE] > 0, free, 0)
@@ -462,7 +472,7 @@ class Support(nn.Module):
         """Return the free degree around M new nodes of which no variable is decided.
 
         Args:
-            free: Free degree of the node at each level, as of `free`, (M, W) long.
+            free: Free degree of the node at each level of the path, (M, W) long.
             depth: Level of the previous node, (M,) long.
             last: True for the last node of a graph, (M,) bool.
         """
@@ -550,10 +560,14 @@ class Support(nn.Module):
         return self.fitting_edges[torch.where(length > 0, limit, self.most + 1)]
 
     def add(self, s: FreeDegree, x: Tensor) -> FreeDegree:
-        """Return the free degree after the next variable is decided as x (M,) long.
+        """Return the free degree around M new nodes after one more variable is decided.
 
         `free` and `within` stay those before the new node: `Path.add` updates the path once all of
         its variables are decided.
+
+        Args:
+            s: The M new nodes, with the variables that are decided; it stays as it is.
+            x: The next variable of each, (M,) long.
         """
         k, own, rest = len(s.x), s.own, s.rest
         role = DepthFirstCode.role(k)
