@@ -65,7 +65,7 @@ def check(
         what: Name of the table, for messages; "" for none.
         options: The options.
         *functions: Functions and classes that take the options; the first one with a parameter of
-            that name determines type and range, see `_kinds`.
+            that name determines type and range, by its annotation or else its default value.
         fixed: Names that a configuration may not set.
 
     Raises:
@@ -83,7 +83,13 @@ def check(
 
 
 def check_names(what: str, options: Iterable[str], known: Iterable[str]) -> None:
-    """Raise `UserError` if an option of the table `what` is not one of the known names."""
+    """Raise `UserError` if an option is not one of the known names.
+
+    Args:
+        what: Name of the table of the options, for the message.
+        options: Names of the options.
+        known: The known names.
+    """
     known = sorted(known)
     for name in options:
         if name not in known:

@@ -17,10 +17,16 @@ def chunked(items: Sequence, size: int) -> list:
 def mapped(
     function: Callable, chunks: Sequence, *, workers: Any = None, label: str = ""
 ) -> list[Any]:
-    """Return `[function(chunk) for chunk in chunks]`.
+    """Return `[function(chunk) for chunk in chunks]`, computed by several processes.
 
-    The arguments are those of `graphcnf.compute.parallel.parallel_map`, which does the work; where
-    it is not installed, this process does.
+    Where `graphcnf.compute` is not installed, this process computes everything.
+
+    Args:
+        function: A function at the top level of an importable module, or a `functools.partial` of
+            one.
+        chunks: Arguments; they and the results are pickled.
+        workers: Number of processes, or a cluster of Dask; None for one process per available core.
+        label: Text before a progress bar; "" for no bar.
     """
     if find_spec("graphcnf.compute") is None:
         return [function(chunk) for chunk in chunks]

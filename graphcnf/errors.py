@@ -26,7 +26,13 @@ class Unavailable(ValueError):
 
 
 def require(package: str, what: str, extra: str) -> None:
-    """Raise `UserError` unless a package is installed that `what` needs; `extra` installs it."""
+    """Raise `UserError` unless a package is installed.
+
+    Args:
+        package: Import name of the package.
+        what: What needs it, for the message, such as "a plot".
+        extra: Extra of this package that installs it, such as "train".
+    """
     if importlib.util.find_spec(package) is None:
         raise UserError(f"{what} needs the package {package}: pip install 'graphcnf[{extra}]'")
 
@@ -81,5 +87,5 @@ def say(line: str) -> None:
 
 
 def counted(count: int, noun: str) -> str:
-    """Return the number with its noun, as in "1 atom" and "2 atoms"."""
+    """Return a number with its noun, as in "1 atom" and "2 atoms"; the noun is the singular."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"

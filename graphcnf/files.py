@@ -93,6 +93,10 @@ def inside(folder: str | Path, *parts: str) -> Path:
 
     The folder itself may be a link: its owner is the user, its content may be a stranger's.
 
+    Args:
+        folder: Folder of a model or run.
+        *parts: Names of folders and of the file below it.
+
     Raises:
         UserError: if one of `parts` is a symbolic link.
     """
@@ -226,7 +230,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Replace the content of a file by `replacing`, with its conditions."""
+    """Replace the content of a file; after a crash it has the old or the new content, never a part.
+
+    Only one process at a time may write the file, see `replacing`.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
     with replacing(path) as temporary, open_new(temporary) as file:
         file.write(data)
 
@@ -259,7 +269,12 @@ def output_lock(path: Path) -> Iterator[None]:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write an output file of the user; raise `UserError` if that fails."""
+    """Write an output file of the user, whose content is replaced as a whole.
+
+    Raises:
+        UserError: The file is no regular file, another process is writing it, or it cannot be
+            written.
+    """
     with output_lock(path):
         replace_file(path, data)
 
@@ -285,7 +300,11 @@ def claim(folder: Path, kind: str) -> bool:
 
 
 def is_claimed(folder: Path, kind: str) -> bool:
-    """Return whether the folder is marked as that of a run of this kind.
+    """Return True if a folder is marked as that of a run of a kind, False for a new or empty one.
+
+    Args:
+        folder: The folder, which need not exist.
+        kind: "training" or "optimization".
 
     Raises:
         UserError: The folder is not empty and not marked.
@@ -307,6 +326,7 @@ def is_claimed(folder: Path, kind: str) -> bool:
 
 
 def _mark(kind: str) -> bytes:
+    """Return the content of the file that marks the folder of a run: "training", "optimization"."""
     return (json.dumps({"program": "graphcnf", "run": kind}) + "\n").encode()
 
 

@@ -87,7 +87,12 @@ def check_integer(name: str, value: Any, least: int = 0, most: int = LARGEST_COU
 
 
 def check_range(name: str, pair: Any) -> None:
-    """Raise `UserError` unless `pair` is two integers in ascending order; they may be equal."""
+    """Raise `UserError` unless a pair is two integers in ascending order; they may be equal.
+
+    Args:
+        name: Name of the pair, for the message.
+        pair: The pair, of any type.
+    """
     is_pair = isinstance(pair, tuple | list) and len(pair) == 2 and all(map(is_integer, pair))
     if not (is_pair and pair[0] <= pair[1]):
         raise UserError(f"{name} must be the lowest and the highest number, (3, 8), got {pair!r}")

@@ -95,7 +95,11 @@ def save_model(
 
 
 def config_file(content: dict[str, Any]) -> bytes:
-    """Return the bytes of `config.json`: `format`, `model` and `metadata`, with their checksum."""
+    """Return the bytes of `config.json`.
+
+    Args:
+        content: JSON values "format", "model" (the config) and "metadata"; a checksum is added.
+    """
     # The checksum is that of the file's content, where keys are strings.
     content = json.loads(json.dumps({k: v for k, v in content.items() if k != CHECKSUM}))
     content[CHECKSUM] = _digest_of_json(content)
@@ -217,7 +221,9 @@ def _check_sizes(config: Any, name: str = "model") -> None:
 def _check_metadata(metadata: Any, most: int) -> None:
     """Raise `ValueError` for metadata that would fail later, when they are used.
 
-    The model draws graphs of at most `most` nodes.
+    Args:
+        metadata: The metadata.
+        most: Largest number of nodes of a graph that the model draws.
     """
     kinds: dict[str, type] = {
         "training": dict,
@@ -242,7 +248,12 @@ def _check_metadata(metadata: Any, most: int) -> None:
 
 
 def _check_quantiles(groups: list[dict[str, Any]]) -> None:
-    """Raise `ValueError` unless groups of likelihood quantiles hold finite numbers in order."""
+    """Raise `ValueError` unless groups of likelihood quantiles hold finite numbers in order.
+
+    Args:
+        groups: Quantiles of each group of sizes, as `likelihood_quantiles` of
+            `graphcnf.molecules.scoring` returns them.
+    """
     ascending = [[group["largest"] for group in groups]]
     for group in groups:
         *steps, last = group["quantiles"]
@@ -259,7 +270,11 @@ def _check_quantiles(groups: list[dict[str, Any]]) -> None:
 
 
 def load_array(folder: Path, name: str) -> np.ndarray | None:
-    """Return the array `name` that `save_model` wrote to a folder, None if there is none.
+    """Return an array that `save_model` wrote to a folder, None if there is none.
+
+    Args:
+        folder: The folder.
+        name: Name that the array had as an argument of `save_model`.
 
     Raises:
         UserError: if the file is unreadable or damaged.
@@ -274,7 +289,15 @@ def load_array(folder: Path, name: str) -> np.ndarray | None:
 
 
 def _read(path: Path, framework: str) -> dict[str, Any]:
-    """Return the tensors of a file by name; raise UserError if it is unreadable or damaged."""
+    """Return the tensors of a safetensors file by name, after checking their checksum.
+
+    Args:
+        path: The file.
+        framework: "pt" for torch tensors, "np" for numpy arrays.
+
+    Raises:
+        UserError: if the file is unreadable or damaged.
+    """
     try:
         tensors, metadata = read_tensors(path, framework)
         right = metadata.get(CHECKSUM) == _digest_of_tensors(tensors)
@@ -316,6 +339,7 @@ def read_tensors(path: Path, framework: str = "pt") -> tuple[dict[str, Any], dic
 
 
 def _digest_of_json(content: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of JSON values, whatever the order of their keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -29,7 +29,8 @@ class NotInstalled(UserError, ImportError):
 def load(address: str) -> Any:
     """Import the module of an address "module:name", and return what has that name in it.
 
-    Raises NotInstalled if a folder of this package that the module needs is missing.
+    Raises:
+        NotInstalled: A folder of this package that the module needs is missing.
     """
     module, _, name = address.partition(":")
     try:
@@ -73,9 +74,14 @@ class Registry(Mapping[str, Any]):
         return len(self.own) + len(self.plugins)
 
     def find(self, name: Any, what: str) -> Any:
-        """Return the thing of a name that a user gave as `what`, such as "architecture".
+        """Return the thing with a name that a user gave.
 
-        Raises UserError if there is none; the message names the closest known name.
+        Args:
+            name: The name, of any type.
+            what: What the name is of, for the message, such as "architecture".
+
+        Raises:
+            UserError: There is no such name; the message has the closest known one.
         """
         if not isinstance(name, str) or name not in self:
             close = suggest(str(name), list(self))
@@ -86,7 +92,12 @@ class Registry(Mapping[str, Any]):
 def exported(package: str, homes: Mapping[str, str]) -> tuple[Callable, Callable, list[str]]:
     """Return `__getattr__`, `__dir__` and `__all__` of a package that imports names on first use.
 
-    `homes` are the modules by name, relative to the package (PEP 562).
+    With these functions at the top level of its `__init__`, the package imports a name's module
+    when the name is first used (PEP 562).
+
+    Args:
+        package: Name of the package.
+        homes: For each name that the package exports, its module, relative to the package.
     """
 
     def getattribute(name: str) -> Any:

@@ -51,9 +51,20 @@ Close = Callable[[Tensor, Tensor, str], None]
 def variations(
     x: Tensor, kinds: Collection[str], context: Context
 ) -> Iterator[tuple[str, Tensor, Context]]:
-    """Yield the given data, then the variations `kinds`, each with words for messages.
+    """Yield the data for an assertion: the given data, then variations of them.
 
-    Raises ValueError for an unknown variation.
+    Args:
+        x: Data, ``(B, ..., D)``.
+        kinds: Names of the variations, of `VARIATIONS`; those that do not suit the data are
+            skipped.
+        context: Context of the data.
+
+    Yields:
+        Words for messages, such as " (one record alone)" ("" for the given data), x, and the
+        context.
+
+    Raises:
+        ValueError: for an unknown variation.
     """
     if unknown := set(kinds) - set(VARIATIONS):
         raise ValueError(f"no variation {min(unknown)!r}; known: {', '.join(VARIATIONS)}")
@@ -82,21 +93,42 @@ def _tensors(context: Context) -> dict[str, Tensor]:
 
 
 def _has_axes(context: Context, shape: torch.Size) -> bool:
-    """Return True if the context can be cut along the leading axes of x."""
+    """Return True if data and context can be cut along the leading axes of the data.
+
+    The context then has no tensors but the mask and features, which have these axes.
+
+    Args:
+        context: The context.
+        shape: Lengths of these axes.
+    """
     others = _tensors(context)
     features = others.pop("features", None)
     return not others and (features is None or features.shape[: len(shape)] == shape)
 
 
 def _cut(x: Tensor, context: Context, index) -> tuple[Tensor, Context]:
-    """Return the records or entries at `index`."""
+    """Return some of the records or entries of data, and the context with the same ones.
+
+    Args:
+        x: Data, ``(B, ..., D)``.
+        context: Context with at most a mask and features.
+        index: Index of the leading axes.
+    """
     parts = {"mask": context.mask, "features": context.features}
     cut: dict[str, Any] = {name: part[index] for name, part in parts.items() if part is not None}
     return x[index], replace(context, **cut)
 
 
 def _within(atol: float, rtol: float, where: str = "") -> Close:
-    """Return a function that asserts that two tensors are close; `where` ends its message."""
+    """Return a function that asserts that two tensors are close.
+
+    The function is called with the actual tensor, the expected one, and text for the message.
+
+    Args:
+        atol: Absolute tolerance.
+        rtol: Relative tolerance.
+        where: Text at the end of the message.
+    """
 
     def close(actual: Tensor, expected: Tensor, what: str) -> None:
         torch.testing.assert_close(
@@ -124,10 +156,18 @@ def assert_bijection(
     rtol: float = 1e-4,
     vary: Collection[str] = VARIATIONS,
 ) -> None:
-    """Check round trips from x ``(B, ..., D)`` and from ``z``, and that their log-dets cancel.
+    """Check that a transform and its inverse undo each other, and that their log-dets cancel.
 
-    ``z`` is ``x`` if None. Draw it from the base density, since encoded data does not cover all of
-    the latent space.
+    Args:
+        transform: The transform.
+        x: Data, ``(B, ..., D)``, from which a round trip starts.
+        context: Context of data and latents.
+        z: Latents, of the shape of ``x``, from which a round trip starts in the other direction.
+            Draw them from the base density, since encoded data do not cover all of the latent
+            space. ``x`` if None.
+        atol: Absolute tolerance.
+        rtol: Relative tolerance.
+        vary: Names of the variations of the data on which the check also runs.
     """
     both = (variations(part, vary, context) for part in (x, x if z is None else z))
     cases = zip(*both, strict=True)
@@ -159,7 +199,15 @@ def assert_log_det_matches_jacobian(
 ) -> None:
     """Check that the log term is ``log|det dz/dx|`` of the real entries, by autograd in float64.
 
-    Keep ``x (B, ..., D)`` small: the Jacobian has the square of its size.
+    Also, no sample and no real entry may depend on another sample or on padding.
+
+    Args:
+        transform: The transform, which is copied and converted to float64.
+        x: Data, ``(B, ..., D)``; few numbers, since the Jacobian has the square of their number.
+        context: Context of the data.
+        atol: Absolute tolerance.
+        rtol: Relative tolerance.
+        vary: Names of the variations of the data on which the check also runs.
     """
     transform = copy.deepcopy(transform).double()
     cases = variations(x.detach().double(), vary, _double(context))
@@ -199,8 +247,17 @@ def assert_mask_invariance(
 ) -> None:
     """Check that padding is 0 in every output, and changes no other output and no gradient.
 
-    In both directions, padding is replaced by other values, infinities and NaN among them. If ``x``
-    is ``(B, L, D)`` and the context has only a mask, ``extend`` padded entries are added.
+    In both directions, padding is replaced by other values, infinities and NaN among them.
+
+    Args:
+        transform: The transform.
+        x: Data, ``(B, ..., D)``.
+        context: Context with a mask that has padding.
+        extend: Number of padded entries to add, if ``x`` is ``(B, L, D)`` and the context has only
+            a mask.
+        atol: Absolute tolerance.
+        rtol: Relative tolerance.
+        vary: Names of the variations of the data on which the check also runs.
     """
     assert context.mask is not None and not context.mask.all(), (
         "the mask has no padding: the test would be empty"
@@ -221,7 +278,17 @@ def assert_mask_invariance(
 
 @torch.no_grad()
 def _padding(function, name: str, x: Tensor, context: Context, extend: int, close: Close) -> None:
-    """Check one direction, with other values at padding and `extend` more padded entries."""
+    """Check that padding changes no output of one direction of a transform.
+
+    Args:
+        function: Direction of the transform, called with x and a context; returns the output and a
+            log term.
+        name: Name of the direction, for messages.
+        x: Input, ``(B, ..., D)``.
+        context: Context with a mask.
+        extend: Number of padded entries to add.
+        close: Assertion that two tensors are close, see `_within`.
+    """
     mask = context.mask
     expected, log_term = function(masked(x, mask), context)
     assert not expected[~mask].any(), f"{name}: masked entries of the output are not 0"
@@ -239,7 +306,14 @@ def _padding(function, name: str, x: Tensor, context: Context, extend: int, clos
 
 
 def _padding_gradients(transform, x: Tensor, context: Context, close: Close) -> None:
-    """Check that values at padding do not change the gradients of x and of the parameters."""
+    """Check that values at padding do not change the gradients of x and of the parameters.
+
+    Args:
+        transform: The transform.
+        x: Data, ``(B, ..., D)``.
+        context: Context with a mask.
+        close: Assertion that two tensors are close, see `_within`.
+    """
     parameters = {k: p for k, p in transform.named_parameters() if p.requires_grad}
 
     def gradients(value: float) -> list[Tensor | None]:
@@ -271,7 +345,12 @@ def assert_dtype_and_autocast(
 ) -> None:
     """Check that outputs are float32, also under autocast, and float64 for float64 input.
 
-    Transform and ``x`` are float32; the tolerances are for the log term under bfloat16 autocast.
+    Args:
+        transform: The transform, with parameters in float32.
+        x: Data, ``(B, ..., D)`` float32.
+        context: Context of the data.
+        atol: Absolute tolerance of the log term under bfloat16 autocast.
+        rtol: Relative tolerance of it.
     """
 
     def check(dtype, how, **parts):
@@ -342,9 +421,13 @@ def assert_stepping_agrees(
 
 
 def assert_gradients_reach_every_parameter(module: nn.Module, loss: Callable[[], Tensor]) -> None:
-    """Check that every parameter gets a finite gradient of ``loss()`` that is not all zero.
+    """Check that every parameter gets a finite gradient that is not all zero.
 
     Layers before a zero-initialised layer get a zero gradient: perturb its weights first.
+
+    Args:
+        module: The module; its gradients are deleted.
+        loss: Function without arguments that computes a scalar by the module.
     """
     module.zero_grad(set_to_none=True)
     loss().backward()
@@ -369,11 +452,19 @@ def assert_normalised(
 ) -> None:
     """Check that probabilities over an enumerated discrete space sum to one.
 
-    ``space`` has each element exactly once; ``log_prob(space, samples)`` returns nats ``(B,)``,
-    with fresh noise in every call. ``exp`` of a K-sample bound is an unbiased estimate of the
-    probability, so the mean of their sum is 1 up to its standard error. After ``repeats`` calls,
-    more follow until `Z_SCORE` standard errors are at most ``max_error``; beyond ``most_repeats``
-    calls the test fails as inconclusive.
+    ``exp`` of a K-sample bound is an unbiased estimate of the probability, so the mean of their sum
+    over many calls is 1 up to its standard error.
+
+    Args:
+        log_prob: Called as ``log_prob(space, samples)``; returns log-probabilities or bounds
+            ``(B,)`` in nats, with fresh noise in every call.
+        space: All B elements of the space, each exactly once.
+        samples: Number K of draws for a bound.
+        repeats: Number of calls. More follow until `Z_SCORE` standard errors of the mean are at
+            most ``max_error``.
+        most_repeats: Number of calls beyond which the check fails as inconclusive.
+        max_error: Largest error that is accepted.
+        atol: Deviation from 1 that is allowed in addition to the error.
     """
     totals: list[float] = []
     error = math.inf
@@ -402,9 +493,17 @@ def assert_lower_bound(
 ) -> None:
     """Check that the mean K-sample bound does not fall with K, and does not exceed the exact value.
 
-    ``log_prob(x, K)`` returns nats ``(B,)``, with fresh noise in every call. It is called
-    ``repeats`` times (at least twice) for each K in ``samples``, which increase. ``exact`` are
-    log-probabilities ``(B,)``; ``atol`` is allowed in addition to `Z_SCORE` standard errors.
+    Args:
+        log_prob: Called as ``log_prob(x, K)``; returns bounds ``(B,)`` in nats, with fresh noise in
+            every call.
+        x: Data, B elements.
+        samples: Numbers K of draws, increasing.
+        repeats: Number of calls for each K, at least 2.
+        exact: Exact log-probabilities ``(B,)`` in nats; None if they are not known.
+        atol: Deviation that is allowed in addition to `Z_SCORE` standard errors.
+
+    Raises:
+        ValueError: if ``samples`` do not increase.
     """
     if list(samples) != sorted(set(samples)):
         raise ValueError(f"samples must increase, got {list(samples)}")

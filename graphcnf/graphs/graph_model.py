@@ -517,8 +517,8 @@ class GraphModel(Pretrained, ABC):
 
         Raises:
             ValueError: if a graph is too large for the model.
-            UserError: if the mask is not boolean, the latents do not have the names and shapes that
-                belong to the mask, or the temperature is out of range.
+            UserError: if the mask is not boolean, or the latents do not have the names and shapes
+                that belong to the mask.
         """
         if not (isinstance(mask, Tensor) and mask.dim() == 2 and mask.dtype == torch.bool):
             raise UserError(f"mask must be a boolean tensor (B, N), got {_shape(mask)}")

@@ -433,7 +433,10 @@ class Search:
 
     @own_modes()
     def propose(self, count: int) -> list[tuple[str, str]]:
-        """Return at most `count` new molecules to score.
+        """Propose new molecules to score; neither memory nor policy is changed.
+
+        Args:
+            count: Number of molecules at most, that of the calls that are left.
 
         Returns:
             SMILES and source ("start", "model" or "genetic") of each; [] if none was found.
@@ -459,10 +462,14 @@ class Search:
         return self._marked([(s, pool[s]) for s in self._chosen(list(pool), wanted)])
 
     def _marked(self, proposed: list[tuple[str, str]]) -> list[tuple[str, str]]:
-        """Draw marks at all unmarked stereo elements of proposals.
+        """Draw marks at all unmarked stereo elements of proposals, in a search with stereo.
 
-        `proposed` are SMILES and sources; those of them are returned that are new, with their
-        marks. Without a density of marks, they are returned as they are.
+        Args:
+            proposed: SMILES and source of each.
+
+        Returns:
+            SMILES with marks, and source, of those that are new and wanted (`_new`); in a search
+            without stereo, `proposed` as it is.
         """
         if self.stereo is None:
             return proposed

@@ -465,7 +465,7 @@ class Constitution:
         return {}
 
     def orbit(self, configuration: Configuration) -> list[Configuration]:
-        """Return the orbit of a configuration: its images under all symmetries, and itself, sorted."""
+        """Return the orbit of a configuration: it and its images under all symmetries, sorted."""
         orbit = {configuration}
         for symmetry in self.symmetries:
             pairs = zip(configuration, symmetry, strict=True)

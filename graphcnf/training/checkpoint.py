@@ -122,7 +122,14 @@ def means(sums: Sums) -> dict[str, float]:
 
 
 def sum_over_processes(sums: Sums) -> Sums:
-    """Return the sums over all processes of the run; all of them must call this together."""
+    """Add up the sums of all processes of the run; all of them must call this together.
+
+    Args:
+        sums: sums of this process.
+
+    Returns:
+        The totals, the same in every process.
+    """
     if not (dist.is_available() and dist.is_initialized()):
         return sums
     parts: list = [None] * dist.get_world_size()
@@ -198,6 +205,7 @@ def starting_state(path: Path) -> dict[str, Any]:
 
 
 def _numbers(values: dict) -> dict[str, float]:
+    """Return a dictionary with text as keys and floats as values; ValueError if it has others."""
     return {str(name): float(number) for name, number in values.items()}
 
 
@@ -214,13 +222,13 @@ def checkpoint_errors(path: Path) -> Iterator[None]:
 
 
 def check_finite(tensors: Iterable[torch.Tensor], what: str) -> None:
-    """Raise ValueError if a tensor contains infinities or NaN."""
+    """Raise ValueError if a tensor contains infinities or NaN; the message calls them `what`."""
     if not all(bool(tensor.isfinite().all()) for tensor in tensors):
         raise ValueError(f"{what} must be finite numbers")
 
 
 def save_model(folder: Path, model: nn.Module) -> None:
-    """Write a model by its method `save_pretrained`.
+    """Write a model to a folder, by its method `save_pretrained` if it has one.
 
     Of a model without this method the weights alone are written, to `weights.safetensors`.
     """

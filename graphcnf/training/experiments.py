@@ -56,15 +56,16 @@ DERIVED = ("graphs", "code", "max_nodes", "ordered", "conditions", "node_categor
 
 
 def fit_preset(preset: Preset, out: str | Path, *, resume: bool = False) -> FitResult:
-    """Train the model of a preset on its data; see `fit` for the content of the run directory.
+    """Train the model of a preset on its data.
 
     Args:
-        preset: the preset, see `load_preset`.
-        out: run directory.
+        preset: the preset, as `load_preset` returns it.
+        out: run directory; `fit` says what it will contain.
         resume: continue the run in it.
 
     Raises:
-        UserError: as `build_experiment` and `fit`.
+        UserError: the preset names no known data set or has a wrong argument, the directory is in
+            use or holds a run that is not to be continued, or training fails.
     """
     require("lightning_fabric", "training", "train")
     from graphcnf.training.loop import fit
@@ -98,7 +99,13 @@ def build_experiment(preset: Preset) -> Experiment:
 
 
 def _of_molecules(name: str, model: dict, data: dict, settings: TrainingSettings) -> Experiment:
-    """Return the experiment of a molecule data set, one of `MOLECULES`, and a `GraphModel`.
+    """Return the experiment of a data set of molecules and a `GraphModel`.
+
+    Args:
+        name: name of the data set, one of `MOLECULES`.
+        model: the `[model]` table, which is changed.
+        data: the `[data]` table without the name.
+        settings: settings of the training.
 
     Raises:
         UserError: a bad argument of the model or the loader, or a model that cannot represent all
@@ -153,7 +160,7 @@ def _fit_conditions(model: GraphModel, dataset: MoleculeDataset, train: np.ndarr
 
 
 def _copies(model: GraphModel) -> list[str]:
-    """Return a sentence on `SAMPLES` samples of a trained model: how many are copies.
+    """Say in a sentence how many of `SAMPLES` samples of a trained model are valid, and copies.
 
     Args:
         model: a model of molecules, which knows the hashes of its training molecules.
@@ -186,13 +193,24 @@ def _check_model(model: dict, names: list[str] | None) -> None:
 
 
 def _experiment(model, dataset, size: int, held_out: int) -> Experiment:
-    """Return the experiment of a data set with training batches of `size`, others of `held_out`."""
+    """Return the experiment of a model and a data set.
+
+    Args:
+        model: the model.
+        dataset: the data set, with `train_batches` and `test_batches`.
+        size: samples in a training batch.
+        held_out: samples in a held-out batch.
+    """
     batches = partial(dataset.test_batches, held_out)
     return Experiment(model, partial(dataset.train_batches, size), batches, data=dataset)
 
 
 def _property_names(names: Any) -> list[str]:
-    """Return the names in `[model] properties`; raise `UserError` if it is no list of names."""
+    """Return the names of properties in an entry `[model] properties`.
+
+    Raises:
+        UserError: the entry is no list of names of properties.
+    """
     if not (isinstance(names, list) and names and all(isinstance(n, str) for n in names)):
         raise UserError(
             f'[model]: properties must be a list such as ["logp", "qed"], got {names!r}'
@@ -239,7 +257,13 @@ def _start_model(options: dict[str, Any], names: list[str] | None) -> GraphModel
 
 
 def _check_known(model: GraphModel, start: str, dataset: MoleculeDataset) -> None:
-    """Raise `UserError` if a trained model cannot represent all molecules of a data set."""
+    """Raise `UserError` if a trained model cannot represent all molecules of a data set.
+
+    Args:
+        model: the model.
+        start: its name or folder, for messages.
+        dataset: the molecules.
+    """
     if MoleculeVocabulary.of_model(model) != dataset.vocabulary:
         raise UserError(f"[model]: {start} has other categories of atoms or bonds than the data")
     graphs = dataset.graphs
@@ -289,6 +313,7 @@ def _loaded(load: Callable, options: dict, **known) -> Any:
 
 
 def _sets(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
+    """Return the experiment of sets of elements and a `SetFlow`; arguments: see `EXPERIMENTS`."""
     task = data.pop("task", "shuffling")
     if not isinstance(task, str) or task not in TASKS:
         raise UserError(f"[data]: unknown task {task!r}{suggest(str(task), list(TASKS))}")
@@ -301,6 +326,7 @@ def _sets(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
 
 
 def _coloring(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
+    """Return the experiment of colourings and a `ColoringFlow`; arguments: see `EXPERIMENTS`."""
     kind = load("graphcnf.discrete.coloring_flow:ColoringFlow")
     check("[model]", model, kind, fixed=("colors",))
     dataset = _loaded(load("graphcnf.datasets.coloring:load_coloring"), data)
@@ -322,6 +348,7 @@ def _split(dataset: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _stereo(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
+    """Return the experiment of stereo marks and a `StereoFlow`; arguments: see `EXPERIMENTS`."""
     kind = load("graphcnf.stereo.stereo_flow:StereoFlow")
     check("[model]", model, kind)
     dataset = _loaded(load("graphcnf.datasets.stereo:load_stereo"), data)
@@ -332,6 +359,7 @@ def _stereo(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
 
 
 def _images(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
+    """Return the experiment of images and an `ImageModel`; arguments: see `EXPERIMENTS`."""
     shift, size = data.pop("shift", 0), settings.batch_size
     if not (is_integer(shift) and shift in Range(0, 1000)):
         raise UserError(f"[data]: shift must be a number of pixels from 0 to 1000, got {shift!r}")

@@ -70,10 +70,12 @@ class FineTuning:
 
     Attributes:
         flow: The fine-tuned model of the best evaluation.
-        figures: Numbers of molecules; `new` (categories and sizes that the weights lacked);
-            `bits_per_molecule` and `bits_per_node` of held-out molecules, given the number of
-            atoms, each with `before` and `after`; steps and minutes; shares of `samples` before
-            and after; `features` (each with `name`, `before`, `after`, `data`).
+        figures: JSON values by name: numbers of molecules; `new` (categories and sizes that the
+            weights lacked, in words); `bits_per_molecule` and `bits_per_node` of held-out
+            molecules, given the number of atoms, each with `before` and `after`; steps and minutes;
+            with samples their number `samples`, and `before` and `after` with the shares that
+            `sample_shares` returns; `features` (of each `name`, and its share or mean in samples
+            `before` and `after` and in the learned molecules, `data`).
         summary: The outcome, in sentences.
         signal: Number of the signal that interrupted the run, or None. After a signal, `figures`
             and `summary` are empty.
@@ -194,7 +196,12 @@ def _planned(
 
 
 def _with_percentiles(folder: Path, data) -> MoleculeFlow:
-    """Load a model, recompute its likelihood percentiles from learned molecules, and save it."""
+    """Load a model, recompute its likelihood percentiles, and save it.
+
+    Args:
+        folder: Folder of the model.
+        data: The molecules, a `MoleculeDataset`; percentiles are those of up to 1,000 learned ones.
+    """
     flow = MoleculeFlow.from_pretrained(folder)
     # Random molecules, since a file may be sorted.
     scored = np.random.default_rng(0).permutation(data.split("train"))[:1000]
@@ -204,7 +211,14 @@ def _with_percentiles(folder: Path, data) -> MoleculeFlow:
 
 
 def _figures(data, experiment: Experiment, chosen: TrainingSettings, result) -> dict[str, Any]:
-    """Return the figures of a finished run: molecules, steps, and bits before and after it."""
+    """Return the figures of a finished run that need no samples, as in `FineTuning.figures`.
+
+    Args:
+        data: The molecules, a `MoleculeDataset`.
+        experiment: The training.
+        chosen: Its settings.
+        result: The `FitResult` of the run.
+    """
     best, held_out = result.best, len(data.split("test"))
     return {
         "molecules": len(data),
@@ -278,7 +292,15 @@ def _prepared(flow: MoleculeFlow, data) -> tuple[MoleculeFlow, Any]:
 
 
 def facts(data) -> dict[str, Any]:
-    """Return what the metadata of a model say about the `MoleculeDataset` it is trained on."""
+    """Return what the metadata of a model say about the molecules that it is trained on.
+
+    Args:
+        data: The molecules, a `MoleculeDataset`.
+
+    Returns:
+        JSON values: "dataset" (name), "vocabulary", "size_histogram" (entry n: number of molecules
+        of n atoms), and the versions "rdkit" and "codec".
+    """
     return {
         "dataset": data.name,
         "vocabulary": data.vocabulary.to_dict(),
@@ -290,7 +312,11 @@ def facts(data) -> dict[str, Any]:
 
 
 def _additions(before: MoleculeFlow, flow: MoleculeFlow) -> list[str]:
-    """Return what an enlarged model has more than the one before, in words.
+    """Say in words what an enlarged model can represent that the one before could not.
+
+    Args:
+        before: The model before.
+        flow: The enlarged model.
 
     Returns:
         One text for each of atoms, bonds, sizes, backtracks and ring closures that were added.
@@ -367,9 +393,14 @@ def plan(molecules: int, *, held_out: int = 0, new: bool = False, **given) -> Tr
 
 
 def _steps_within(minutes: float, experiment: Experiment, chosen: TrainingSettings) -> int:
-    """Return the number of steps, with their evaluations, that fit into `minutes` on this machine.
+    """Return the number of steps that fit into a time on this machine, with their evaluations.
 
     Three steps are taken with a copy of the model, and their time is measured.
+
+    Args:
+        minutes: The time.
+        experiment: Model and data.
+        chosen: Settings of the training.
     """
     torch.set_num_threads(chosen.threads or torch.get_num_threads())
     model: Any = copy.deepcopy(experiment.model)
@@ -401,6 +432,10 @@ def _request(flow: MoleculeFlow, data, **given) -> dict[str, Any]:
 def _resumable(out: Path, request: dict[str, Any]) -> bool:
     """Return True if the run of a request has begun in a folder, and False for a new folder.
 
+    Args:
+        out: The folder.
+        request: The request, as `_request` returns it.
+
     Raises:
         UserError: The folder contains another run, or other files.
     """
@@ -423,7 +458,13 @@ def _resumable(out: Path, request: dict[str, Any]) -> bool:
 
 
 def _say_data(data, new: list[str], say: Callable[[str], None]) -> None:
-    """Print the numbers of molecules learned and held out, and what the weights lack."""
+    """Print the numbers of molecules learned and held out, and what the weights lack.
+
+    Args:
+        data: The molecules, a `MoleculeDataset`.
+        new: What the weights lack, in words.
+        say: Function that prints a line.
+    """
     learned, held_out = len(data.split("train")), len(data.split("test"))
     others = f"{held_out:,} held out" if held_out else "each held out once by cross-validation"
     say(f"{len(data):,} molecules: {learned:,} to learn from, {others}")
@@ -432,7 +473,13 @@ def _say_data(data, new: list[str], say: Callable[[str], None]) -> None:
 
 
 def _experiment(flow: MoleculeFlow, data, batch_size: int) -> Experiment:
-    """Return the training of a model on molecules, cross-validated if none are held out."""
+    """Return the training of a model on molecules, cross-validated if none are held out.
+
+    Args:
+        flow: The model, which is put into training mode.
+        data: The molecules, a `MoleculeDataset`.
+        batch_size: Molecules per step.
+    """
 
     def log_line(row: dict[str, Any]) -> str | None:
         if row["phase"] != "eval":
@@ -460,10 +507,18 @@ def _sampled(
     samples: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Return figures of `samples` graphs each from the model before and after fine-tuning.
+    """Compare samples of the model before and after fine-tuning with the learned molecules.
 
-    The shares or means of `features`, and of elements new to the model, are also those of the
-    learned molecules ("data").
+    Args:
+        before: The model before.
+        flow: The model after.
+        data: The molecules, a `MoleculeDataset`.
+        features: Features to report; elements that are new to the model are added.
+        samples: Number of samples of each model.
+        seed: Seed of the samples.
+
+    Returns:
+        The entries "samples", "before", "after" and "features" of `FineTuning.figures`.
     """
     known = {atom.symbol for atom in before.vocabulary.atoms}
     new = dict.fromkeys(a.symbol for a in flow.vocabulary.atoms if a.symbol not in known)
@@ -488,7 +543,7 @@ def sample_shares(
 
     Args:
         flow: The model.
-        hashes: Sorted `hash_each` of the training molecules.
+        hashes: Sorted hashes of the training molecules, as `hash_each` returns them, uint64.
         samples: Number of samples, above 0.
         seed: Seed of the samples.
 
@@ -505,7 +560,11 @@ def sample_shares(
 
 
 def _summary(figures: dict[str, Any]) -> list[str]:
-    """Return sentences about the outcome."""
+    """Return sentences about the outcome of a fine-tuning.
+
+    Args:
+        figures: Figures of the run, `FineTuning.figures`.
+    """
     bits, step, sentences = figures["bits_per_molecule"], figures["best_step"], []
     if "samples" in figures:
         copied = f"{figures['after']['copied']:.1%} of the samples after"
@@ -533,7 +592,11 @@ def _summary(figures: dict[str, Any]) -> list[str]:
 
 @dataclass
 class FoldBatch:
-    """One batch for each copy of a model, None for copies without one."""
+    """Batches of the copies of a model in `Folds`.
+
+    Attributes:
+        parts: The batch of each copy, None for a copy without one.
+    """
 
     parts: list[GraphBatch | None]
 
@@ -553,6 +616,10 @@ class Folds(nn.Module):
 
     All take the same number of steps, and each molecule is held out by one copy: cross-validation
     (Stone 1974, "Cross-validatory choice and assessment of statistical predictions").
+
+    Args:
+        model: The model; its dropout is set to `DROPOUT`.
+        folds: Number of folds.
     """
 
     def __init__(self, model: GraphModel, folds: int):
@@ -564,7 +631,16 @@ class Folds(nn.Module):
         self.metadata, self.save_pretrained = model.metadata, model.save_pretrained
 
     def training_loss(self, batch: FoldBatch, *, beta: float = 1.0):
-        """Return the sum of all copies' losses, and metrics over the graphs of all copies."""
+        """Return what training minimises, and what is reported.
+
+        Args:
+            batch: A batch for each copy.
+            beta: Weight of log p(x|z) in the bound, see `Bound.value`.
+
+        Returns:
+            The sum of the copies' losses, a scalar, and the metrics of `GraphModel.training_loss`,
+            each a pair (sum over the graphs of all copies, number of graphs).
+        """
         losses: list[Tensor] = []
         sums: dict[str, tuple] = {}
         for model, part in zip(self.models, batch.parts, strict=True):
@@ -579,7 +655,9 @@ class Folds(nn.Module):
 
 
 def fold_experiment(model: GraphModel, data, folds: int, batch_size: int) -> Experiment:
-    """Return the cross-validated training of a model; repeats of a molecule share a fold.
+    """Return the cross-validated training of a model, of `Folds` on `FoldBatch`.
+
+    Repeats of a molecule share a fold.
 
     Args:
         model: The model that is to learn all molecules.

@@ -15,8 +15,10 @@ from graphcnf.training.settings import TrainingSettings, is_main
 def check_begun(folder: Path, resume: bool) -> None:
     """Raise `UserError` if a training may not begin in a folder: it would replace another one.
 
-    With `resume`, a run continues from its checkpoint. Without one it may begin anew, since it
-    failed before the first one, unless there is a model.
+    Args:
+        folder: The folder.
+        resume: True to continue a run from its checkpoint. If there is no checkpoint, the run has
+            failed before the first one and begins anew, unless there is a model.
     """
     last = inside(folder, "checkpoints", "last.ckpt")
     if resume and last.exists():
@@ -31,9 +33,13 @@ def check_begun(folder: Path, resume: bool) -> None:
 
 @contextmanager
 def run_folder(folder: Path, resume: bool) -> Iterator[None]:
-    """Context in which one process alone writes the folder of a run, the first of the run's own.
+    """Return a context in which the first process of a run, and no other run, writes its folder.
 
     After an error, a new folder is removed if nothing was trained.
+
+    Args:
+        folder: The folder.
+        resume: True to continue the run in it.
 
     Raises:
         UserError: the folder is in use, or holds something that is not to be continued.
@@ -55,7 +61,13 @@ def run_folder(folder: Path, resume: bool) -> Iterator[None]:
 
 
 def write_settings(folder: Path, settings: TrainingSettings, tables: dict[str, Any] | None) -> None:
-    """Write `config.toml`, by which a run is resumed: other tables, and `[training]`."""
+    """Write `config.toml`, by which a run is resumed.
+
+    Args:
+        folder: Folder of the run.
+        settings: Settings, which are written as `[training]`.
+        tables: Other tables, such as those of a preset; None for none.
+    """
     import tomli_w
 
     content = tomli_w.dumps({**(tables or {}), "training": settings.to_dict()})

@@ -50,6 +50,7 @@ class MetricsFile:
             self._write([row for row in rows if int(row["step"]) <= last_step])
 
     def _write(self, rows: list[dict[str, str]]) -> None:
+        """Replace the file by the names of the columns and these rows: texts by column."""
         buffer = io.StringIO()
         writer = csv.DictWriter(buffer, self.columns, lineterminator="\n")
         writer.writeheader()
@@ -89,7 +90,7 @@ def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
 
 
 def figure(value: Any, form: str, missing: str) -> str:
-    """Return a metric as text.
+    """Write a metric, or another value of a row, as text.
 
     Args:
         value: a number, a text, or None for an empty text.
@@ -194,6 +195,7 @@ class History:
         return _picture(self.plot(), ".svg").decode()
 
     def _draw(self, axis, name: str) -> None:
+        """Draw the curves of a metric, in training and held out, on matplotlib axes."""
         for phase, label, style in (("train", "training", "-"), ("eval", "held out", "o-")):
             part = self.rows[(self.rows["phase"] == phase) & self.rows[name].notna()]
             # The learning rate is the same in both phases.
@@ -215,7 +217,12 @@ class History:
 
 
 def _picture(figure: Any, kind: str) -> bytes:
-    """Return a figure as PNG or SVG bytes, which are equal for equal figures."""
+    """Return a matplotlib figure as the content of a file, the same for equal figures.
+
+    Args:
+        figure: The figure.
+        kind: Suffix of the file, one of `FORMATS`.
+    """
     from matplotlib import rc_context
 
     content = io.BytesIO()

@@ -70,11 +70,11 @@ def run_identity(
     Args:
         experiment: model and data.
         settings: settings of the training.
-        tables: further tables, as in `settings_identity`. Without them, a table `config` describes
-            the model: its attribute of this name, if that is a dictionary.
+        tables: further tables, such as `model` and `data` of a preset. Without them, a table
+            `config` describes the model: its attribute of this name, if that is a dictionary.
 
     Returns:
-        The tables of `settings_identity`, and `content`, the hash of the data.
+        The tables that `settings_identity` returns, and `content`, the hash of the data.
     """
     config = getattr(experiment.model, "config", None)
     tables = tables or ({"config": config} if isinstance(config, dict) else {})
@@ -110,7 +110,12 @@ def check_same_run(state: Mapping[str, Any], identity: Mapping[str, Mapping[str,
 
 
 def check_same_parameters(state: Mapping[str, Any], model: torch.nn.Module) -> None:
-    """Raise `UserError` if a checkpoint's weights have other names or shapes than a model's."""
+    """Raise `UserError` if a checkpoint's weights have other names or shapes than a model's.
+
+    Args:
+        state: The checkpoint, with its `path` and the weights `model`.
+        model: The model.
+    """
     with checkpoint_errors(state["path"]):
         old, new = (
             {name: list(getattr(value, "shape", ())) for name, value in one.items()}
@@ -126,7 +131,14 @@ def check_same_parameters(state: Mapping[str, Any], model: torch.nn.Module) -> N
 
 
 def _shown(values: Mapping[str, Any], name: str) -> str:
-    """Return a value as text, or "not set"; a long one is cut, and ends with a hash of it all."""
+    """Return an entry of a table as JSON text, "not set" if it is missing.
+
+    Long text is cut, and ends with a hash of all of it.
+
+    Args:
+        values: The table.
+        name: Name of the entry.
+    """
     if name not in values:
         return "not set"
     text = json.dumps(values[name])
@@ -145,7 +157,12 @@ def _flat(table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _data_digest(experiment: Experiment, seed: int) -> str:
-    """Return the SHA-256 of an experiment's data, or of its first batches."""
+    """Return the SHA-256 of an experiment's data; of its first batches if it does not name them.
+
+    Args:
+        experiment: The experiment.
+        seed: Seed of the first training batches.
+    """
     digest = hashlib.sha256()
     if experiment.data is not None:
         _hash(digest, experiment.data)
@@ -157,10 +174,15 @@ def _data_digest(experiment: Experiment, seed: int) -> str:
 
 
 def _hash(digest: Any, value: Any, depth: int = 0) -> None:
-    """Add arrays, tensors, text, numbers, and objects and collections of them to a digest.
+    """Add a value to a digest, part by part.
 
     Of a dataclass, fields with `compare=False` do not count. Of other objects without attributes,
     only the type counts.
+
+    Args:
+        digest: Object of hashlib, which is updated.
+        value: An array, a tensor, text, a number, or an object or collection of them.
+        depth: Number of objects that contain the value; parts below `DEEPEST` do not count.
     """
     if isinstance(value, torch.Tensor):
         flat = value.detach().cpu().contiguous().flatten()

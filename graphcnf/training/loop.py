@@ -209,7 +209,7 @@ class LossModule(nn.Module):
 
 
 def detached(value: Any) -> Any:
-    """Return a tensor without its gradient, and any other value as it is."""
+    """Return a tensor detached from the graph of gradients, and any other value as it is."""
     return value.detach() if isinstance(value, Tensor) else value
 
 
@@ -240,9 +240,10 @@ class Run:
         experiment: model and data.
         settings: all settings.
         out_dir: folder of the run.
-        state: what `starting_state` has read, to go on from; None to begin.
+        state: entries of the checkpoint to go on from, as `starting_state` returns them; None to
+            begin.
         lines: write the log to stderr.
-        tables: tables of the preset, if there is one, for `config.toml` and the run's identity.
+        tables: tables of the preset, if there is one, which are part of the run's identity.
 
     Raises:
         UserError: `state` is of another run.
@@ -296,7 +297,11 @@ class Run:
         return self.progress >= 1 or bool(patience and self.best and self.best.worse >= patience)
 
     def train(self, fabric: Fabric) -> None:
-        """Take steps until the run ends."""
+        """Take steps until the run ends, by its budget or by a signal.
+
+        Args:
+            fabric: Lightning Fabric of this process, as `launch` yields it.
+        """
         self.fabric, self.main = fabric, fabric.is_global_zero
         handlers = {}
         with progress_bar("training", 1.0, hidden=not self.main) as self.show:
@@ -317,10 +322,10 @@ class Run:
             self._print(f"{name}: {saved if self.at.step else 'stopped before the first step'}")
 
     def result(self) -> FitResult:
-        """Return the result of the run.
+        """Return the result of the run, after `train`.
 
-        In the first process, it has the log and, if the run is finished, sentences about it, for
-        which samples may be drawn. `train` must have been called.
+        In the first process it has the `history` and, if the run is finished, the `summary`, for
+        which samples may be drawn.
         """
         headline, at = self.headline(self.latest), self.at
         result = FitResult(
@@ -340,6 +345,7 @@ class Run:
         return replace(result, history=history, summary=[text for text in summary if text])
 
     def _print(self, line: str) -> None:
+        """Print a line on stderr, in the first process and if the run writes its log there."""
         if self.main and self.lines:
             say(line)
 
@@ -384,7 +390,7 @@ class Run:
         )
 
     def _drop_snapshots(self, last: int) -> None:
-        """Delete the snapshots of steps after `last`: the run goes on from there."""
+        """Delete the snapshots of steps after step `last`, from which the run goes on."""
         for folder in inside(self.out_dir, "snapshots").glob("[0-9]" * 8):
             with suppress(OSError):  # a file of the user may be in it
                 if int(folder.name) > last:
@@ -395,7 +401,15 @@ class Run:
                     folder.rmdir()
 
     def _restore(self, start: dict) -> None:
-        """Load optimizers, averages, sums and random state from a checkpoint."""
+        """Load optimizers, averages, sums and random state from a checkpoint.
+
+        Args:
+            start: entries of the checkpoint, as `starting_state` returns them.
+
+        Raises:
+            ValueError: weights in it are not finite, or a number of steps is negative.
+            UserError: the run had other optimizers.
+        """
         device = self.fabric.device
         restore(self.steppers, start["optimizers"])
         self.average.load_state_dict(start["average"])
@@ -413,6 +427,7 @@ class Run:
                 torch.cuda.set_rng_state(start["random"]["cuda"], device)
 
     def _on_signal(self, number, frame) -> None:
+        """Note a signal, which ends the run after its step; a second Ctrl-C interrupts at once."""
         if self.heard is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.heard = number
@@ -437,7 +452,7 @@ class Run:
     # Steps
 
     def _take_steps(self) -> None:
-        """Take steps until the run ends."""
+        """Evaluate and take steps from where the run is, until it ends."""
         if self.finished:  # the run may have been killed before it wrote its model
             return self._save()
         # The time budget covers the loop with its evaluations and checkpoints.
@@ -514,7 +529,7 @@ class Run:
         self.at.epoch, self.at.batch = epoch, number + 1
 
     def _after_step(self) -> bool:
-        """Count and log the step, then end it.
+        """Count the step that `take_step` has taken, log, evaluate and save it if that is due.
 
         Returns:
             True if the run ends here.
@@ -545,7 +560,11 @@ class Run:
         return self._end_step()
 
     def _end_step(self) -> bool:
-        """Evaluate and save if due; return True if the run ends here."""
+        """Evaluate and save if that is due, and set the learning rate of the next step.
+
+        Returns:
+            True if the run ends here.
+        """
         settings, at, began = self.settings, self.at, time.perf_counter()
         if at.evaluation_due:
             at.evaluation_due = not self._evaluate(self.progress >= 1)
@@ -559,6 +578,7 @@ class Run:
         return ended
 
     def _set_learning_rate(self) -> None:
+        """Set the learning rate of the next step in all optimizers."""
         self.rate = self.settings.learning_rate_at(self.at.step, self.progress)
         for stepper in self.steppers:
             for group in stepper.param_groups:
@@ -567,7 +587,12 @@ class Run:
     # Log, evaluation, checkpoints
 
     def headline(self, row: dict[str, Any]) -> str:
-        """Return the name of the metric to minimise, among those in a row."""
+        """Return the name of the metric to minimise.
+
+        Args:
+            row: metrics by name; the name is that of the experiment or else the first of
+                `HEADLINES` that is among them, "loss" if none is.
+        """
         names = (self.experiment.headline, *HEADLINES)
         return next((name for name in names if name in row), "loss")
 
@@ -593,7 +618,11 @@ class Run:
         }
 
     def _report(self, row: dict[str, Any]) -> None:
-        """Write a row to `metrics.csv` and, with the headline metric first, to stderr."""
+        """Write a row to `metrics.csv` and as a line to stderr, in the first process.
+
+        Args:
+            row: values by column, as `_row` returns them.
+        """
         if not self.main:
             return
         self.metrics_file.append(row)
@@ -706,7 +735,15 @@ class Run:
         save_model(inside(self.out_dir, "model"), model)
 
     def _describe(self, model: Any, step: int, metrics: dict[str, float]) -> None:
-        """Store steps, minutes and held-out metrics in the model's metadata, if it has any."""
+        """Store what is known of the training in the entry "training" of the model's metadata.
+
+        A model without metadata is left as it is.
+
+        Args:
+            model: the model to be saved.
+            step: steps after which it had these weights.
+            metrics: its held-out metrics by name.
+        """
         metadata = getattr(model, "metadata", None)
         if isinstance(metadata, dict):
             metadata["training"] = {

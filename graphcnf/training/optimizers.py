@@ -102,7 +102,12 @@ def moving_average(model: nn.Module, horizon: float) -> AveragedModel:
     """Return a copy of a model for the moving average `a <- d a + (1 - d) w` of its weights w.
 
     The decay of update t = 0, 1, ... is `d = min(1 - 1 / horizon, t / (t + 9))`: the first update
-    copies the weights, and early averages are over about the last tenth of the steps so far.
+    copies the weights, and early averages are over about the last tenth of the steps so far. The
+    method `update_parameters(model)` of the result makes an update.
+
+    Args:
+        model: the model.
+        horizon: steps over which the weights are averaged.
     """
 
     @torch.no_grad()
@@ -120,6 +125,11 @@ class Muon(torch.optim.Optimizer):
     of AdamW's updates, so that both share learning rate and decay (Liu et al. 2025, arXiv
     2502.16982). `torch.optim.Muon` always iterates in bfloat16, ten times slower on processors
     without bfloat16; here only hardware that has it uses it. Matrices of equal shape are batched.
+
+    Args:
+        matrices: weights, of two dimensions each.
+        lr: learning rate.
+        weight_decay: decoupled decay.
     """
 
     def __init__(self, matrices: Iterable[Tensor], lr: float, weight_decay: float):
@@ -146,9 +156,15 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """Return matrices (K, rows, columns) with singular values near 1 and unchanged directions.
+    """Return the orthogonal matrices nearest to given ones, approximately.
 
-    By Newton-Schulz iterations.
+    Newton-Schulz iterations bring all singular values near 1; singular vectors stay as they are.
+
+    Args:
+        matrices: matrices, (K, rows, columns).
+
+    Returns:
+        (K, rows, columns), of the type of `matrices`.
     """
     kind, short = matrices.device.type, torch.float32
     if kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):

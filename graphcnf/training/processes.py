@@ -85,7 +85,11 @@ def launch(settings: TrainingSettings, out_dir: Path) -> Iterator[Fabric]:
 
 
 def _fabric(settings: TrainingSettings) -> Fabric:
-    """Return Lightning Fabric on the devices of the settings; raise `UserError` without them."""
+    """Return Lightning Fabric on the devices of the settings.
+
+    Raises:
+        UserError: the machine lacks the devices.
+    """
     cuda = settings.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     most = torch.cuda.device_count() if cuda else 2 * (os.cpu_count() or 1)
     if settings.devices > most and (cuda or settings.accelerator in ("auto", "cpu")):
@@ -124,6 +128,7 @@ def _without_launcher(devices: int, out_dir: Path) -> dict[str, str]:
 
 
 def _in_group() -> bool:
+    """Return True if this process is in a process group of torch."""
     return dist.is_available() and dist.is_initialized()
 
 
@@ -134,6 +139,9 @@ def _leave_group(joined: bool) -> None:
     they still run at its exit. So they have to end now, while this thread waits without the lock.
     The group's destructor waits like that; the destructor of a parallel model, which may hold the
     last reference to the group, does not.
+
+    Args:
+        joined: True if this run has made the group.
     """
     if joined and _in_group():
         gc.collect()

@@ -152,7 +152,7 @@ class TrainingSettings:
         return {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
 
     def as_launched(self) -> TrainingSettings:
-        """Return the settings, with the number of devices that `torchrun` gives if it is used."""
+        """Return the settings with the number of devices that `torchrun` has set, if it is used."""
         if by_torchrun():
             return dataclasses.replace(self, devices=int(os.environ["LOCAL_WORLD_SIZE"]))
         return self
@@ -183,9 +183,12 @@ class TrainingSettings:
         return self.learning_rate * warmup * decay
 
     def beta_at(self, step: int) -> float:
-        """Return the weight of the decoder terms in the loss of step 0, 1, ...
+        """Return the weight of the decoder terms log p(x|z) in the loss of a step.
 
         `1 + (beta_start - 1) 2^(-step / beta_halflife)`.
+
+        Args:
+            step: number of the step, counted from 0.
         """
         return 1.0 + (self.beta_start - 1.0) * math.exp2(-step / self.beta_halflife)
 
@@ -208,7 +211,11 @@ class Preset:
 
     @classmethod
     def parse(cls, tables: dict[str, dict[str, Any]], source: str = "") -> Preset:
-        """Return the preset of three tables, see `read_tables`.
+        """Check the tables of a preset, and return it.
+
+        Args:
+            tables: the tables "model", "data" and "training", as `read_tables` returns them.
+            source: name or file of the preset, for messages.
 
         Raises:
             UserError: `[training]` has an unknown setting, or a bad value.
@@ -219,7 +226,7 @@ class Preset:
 
 @runtime_checkable
 class Batch(Protocol):
-    """What the training loop asks of a batch of samples; tensors are one, and `GraphBatch`."""
+    """What the training loop asks of a batch of samples, such as a tensor or a `GraphBatch`."""
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -228,7 +235,7 @@ class Batch(Protocol):
         """Return the batch on a device of torch."""
 
     def __getitem__(self, rows: slice) -> Any:
-        """Return some of the samples, for one of several processes."""
+        """Return the samples that a slice selects, those of one of several processes."""
 
 
 @runtime_checkable
@@ -279,7 +286,11 @@ class Experiment:
 
 
 def trainable_here() -> AbstractContextManager[None]:
-    """Return the context `limited_parameters` of a model that is to be trained in this memory."""
+    """Return a context in which a model that is too large to be trained here cannot be built.
+
+    Building it raises UserError (`limited_parameters`), since training takes `PARAMETER_BYTES`
+    bytes of this machine's memory for each parameter.
+    """
     reason = f"training takes {PARAMETER_BYTES} bytes of memory for each; make it smaller"
     return limited_parameters(memory() // PARAMETER_BYTES, reason)
 
@@ -315,7 +326,8 @@ def load_preset(name_or_path: str | Path, assignments: Sequence[str] = ()) -> Pr
 
     Args:
         name_or_path: name of a preset, or path of a file.
-        assignments: changes, as `--set` of the command takes them, see `apply_overrides`.
+        assignments: changes as texts "key=value", such as "steps=9" or "model.width=96", see
+            `apply_overrides`.
 
     Raises:
         UserError: unknown preset, unreadable or broken file, unknown table or setting.
@@ -329,7 +341,13 @@ def load_preset(name_or_path: str | Path, assignments: Sequence[str] = ()) -> Pr
 
 
 def read_tables(name_or_path: str | Path) -> dict[str, dict[str, Any]]:
-    """Return the tables `TABLES` of a shipped preset or of a TOML file; missing ones are empty.
+    """Read the tables "model", "data" and "training" of a preset.
+
+    Args:
+        name_or_path: name of a shipped preset, or path of a TOML file.
+
+    Returns:
+        Each table by name; a table that is missing is empty.
 
     Raises:
         UserError: unknown preset, unreadable or broken file, unknown table. What is in the tables
@@ -367,7 +385,7 @@ def apply_overrides(
     """Return the tables of a preset with assignments applied; the given ones are not changed.
 
     Args:
-        config: the tables `TABLES`.
+        config: the tables "model", "data" and "training".
         assignments: texts "key=value". A key is `table.name` (`model.width=96`), or the name of a
             setting in `[training]`. A value is read as TOML, or as plain text if that fails.
 
