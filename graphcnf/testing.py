@@ -373,7 +373,13 @@ def assert_dtype_and_autocast(
 
 @torch.no_grad()
 def assert_serialisable(transform: Transform, x: Tensor, context: Context = Context()) -> None:
-    """Check that pickle and ``state_dict`` (with ``weights_only=True``) restore the function."""
+    """Check that a transform gives the same output after pickling, and from its ``state_dict``.
+
+    Args:
+        transform: The transform.
+        x: Data, ``(B, ..., D)``.
+        context: Context of the data.
+    """
 
     def compare(module, what):
         for got, want in zip(module(x, context), expected, strict=True):

@@ -239,7 +239,11 @@ class AutoregressiveCoupling(Bijection):
         self.network = network
 
     def categories(self, z: Tensor, mask: Tensor) -> Tensor:
-        """Return the categories of latents z (B, N, V) of `IntervalEncoding`.
+        """Return the categories that latents of `IntervalEncoding` stand for.
+
+        Args:
+            z: Latents, (B, N, V).
+            mask: True for real positions, (B, N) bool, or real variables, (B, N, V) bool.
 
         Returns:
             (B, N, V) long; where masked, the number of categories of the variable.
@@ -283,7 +287,16 @@ class AutoregressiveCoupling(Bijection):
         return self._given(x, context).log_width
 
     def log_prob(self, x: Tensor, context: Context) -> Tensor:
-        """Return the log-probability of categories x (B, N, V), (B,) nats."""
+        """Return the log-probability of each row of categories.
+
+        Args:
+            x: Categories, (B, N, V) long.
+            context: Its mask says which positions, (B, N), or variables, (B, N, V), are real; the
+                others do not count. No mask: all are.
+
+        Returns:
+            (B,) nats.
+        """
         context = with_mask(x, context)
         return sum_log_term(self._given(x, context).log_width, expand(context.mask, x))
 
@@ -387,7 +400,15 @@ class AutoregressiveCoupling(Bijection):
         return x, Intervals(all_lower, all_log_p)
 
     def forward(self, x, context=Context()):
-        """Map latents (B, N, V); the mask is (B, N), or (B, N, V) to mask single variables."""
+        """Map latents of `IntervalEncoding` to base latents.
+
+        Args:
+            x: Latents, (B, N, V).
+            context: Its mask is (B, N), or (B, N, V) to mask single variables.
+
+        Returns:
+            Base latents (B, N, V), 0 where masked, and the log-det, (B,) nats.
+        """
         context = with_mask(x, context)
         mask = expand(context.mask, x)
         x = masked(x, mask)
@@ -396,7 +417,16 @@ class AutoregressiveCoupling(Bijection):
 
     @torch.no_grad()
     def inverse_and_logdet(self, z, context=Context()):
-        """Invert `forward`, without gradients; a temperature below 1 sharpens the probabilities."""
+        """Map base latents to latents of `IntervalEncoding`, step by step and without gradients.
+
+        Args:
+            z: Base latents, (B, N, V).
+            context: Its mask is (B, N), or (B, N, V) to mask single variables. A temperature below
+                1 sharpens the conditional probabilities.
+
+        Returns:
+            Latents (B, N, V), 0 where masked, and the log-det of this map, (B,) nats.
+        """
         context = with_mask(z, context)
         z = masked(z, context.mask)
         category, drawn = self._drawn(z, context, ends=True)
@@ -405,7 +435,7 @@ class AutoregressiveCoupling(Bijection):
         return _mapped(z, drawn, self._encoded(category), expand(context.mask, z), margin)
 
     def _encoded(self, category: Tensor) -> Intervals:
-        """Return the input intervals of categories (B, N, V): those of `IntervalEncoding`."""
+        """Return the intervals of `IntervalEncoding` of categories (B, N, V) long."""
         lower, width = interval_bounds(category, self.network.cardinalities)
         return Intervals(lower, width.log())
 
@@ -484,7 +514,19 @@ class AutoregressiveFlow(CategoricalFlow):
         return self.transform.network
 
     def decode(self, z, context: Context = Context(), *, sample: bool = False) -> Tensor:
-        """Decode base latents to categories, see `CategoricalFlow.decode`; `sample` is ignored."""
+        """Decode base latents to categories, with the rules of `Network.settle`.
+
+        Args:
+            z: Base latents, (B, N, V).
+            context: Mask, and a temperature, which below 1 sharpens the conditional probabilities.
+            sample: Without effect, since p(x|z) is 0 or 1.
+
+        Returns:
+            Categories (B, N, V) long, (B, N) for a single variable; 0 where masked.
+
+        Raises:
+            UserError: if the temperature is out of range.
+        """
         check_temperature(context.temperature)
         x = masked(self.transform.draw(masked(z, context.mask), context), context.mask)
         return x[..., 0] if self.encoding.single else x

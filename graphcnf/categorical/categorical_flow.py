@@ -89,10 +89,18 @@ class CategoricalFlow(nn.Module):
         self.encoding, self.transform, self.base = encoding, transform, StandardLogistic()
 
     def _encoded(self, x, context: Context) -> tuple[Encoded, Tensor, Tensor]:
-        """Draw the encoder once, and apply the flow.
+        """Draw latents of categories once, and apply the flow to them.
+
+        Args:
+            x: Categories, (B, L) or (B, L, V), integers.
+            context: Mask and other inputs of encoding and flow.
 
         Returns:
-            The draw, the base latents (B, L, D) and the log term of the flow, (B,) nats.
+            The draw of the encoder, the base latents (B, L, D), and the log term of the flow, (B,)
+            nats.
+
+        Raises:
+            ValueError: if categories or mask have a wrong shape, type or value (`Encoding.check`).
         """
         self.encoding.check(x, context.mask)
         encoded = self.encoding.encode(x.long(), context)
@@ -131,7 +139,18 @@ class CategoricalFlow(nn.Module):
         return torch.logsumexp(torch.stack(draws), 0) - math.log(samples)
 
     def encode(self, x, context: Context = Context()) -> Tensor:
-        """Return one draw of the base latents (B, L, D) of categories x (B, L) or (B, L, V)."""
+        """Draw base latents of categories, from which `decode` restores them.
+
+        Args:
+            x: Categories, (B, L) or (B, L, V), integers.
+            context: Mask and other inputs of encoding and flow.
+
+        Returns:
+            Base latents, (B, L, D).
+
+        Raises:
+            ValueError: if categories or mask have a wrong shape, type or value (`Encoding.check`).
+        """
         return self._encoded(x, context)[1]
 
     def decode(self, z, context: Context = Context(), *, sample: bool = False) -> Tensor:

@@ -131,7 +131,15 @@ class Encoding(Transform):
         raise NotImplementedError
 
     def forward(self, x, context=Context()):
-        """Return one draw of z (B, L, D), and log p(x|z) - log q(z|x), (B,) nats."""
+        """Draw latents of categories.
+
+        Args:
+            x: Categories, (B, L) or (B, L, V) long.
+            context: Its `mask` says which are real; its `noise` can repeat the draw.
+
+        Returns:
+            Latents z (B, L, D), 0 where masked, and log p(x|z) - log q(z|x), (B,) nats.
+        """
         encoded = self.encode(x, context)
         return encoded.z, encoded.log_posterior - encoded.log_encoder
 
@@ -184,10 +192,14 @@ def interval_category(u: Tensor, cardinalities: Sequence[int]) -> Tensor:
 
 
 def interval_bounds(x: Tensor, cardinalities: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Return the intervals in (0, 1) that belong to categories x (..., V).
+    """Return the intervals in (0, 1) that belong to categories.
 
     The intervals of a variable with C categories have the width 1 / C; `interval_category` is the
     inverse.
+
+    Args:
+        x: Categories, (..., V) long.
+        cardinalities: Number of categories of each of the V variables.
 
     Returns:
         Lower ends and widths, (..., V) float64 each.

@@ -62,6 +62,10 @@ def grid_means(categories: int, latent_dim: int) -> tuple[Tensor, float]:
     points differ in two coordinates; further coordinates repeat these. Points are centred, with
     standard deviation 1 along each coordinate.
 
+    Args:
+        categories: Number of categories K.
+        latent_dim: Number of coordinates D.
+
     Returns:
         Points (K, D) float64, and the least distance of two neighbours along a coordinate.
     """

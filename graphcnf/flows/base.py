@@ -168,7 +168,15 @@ class BaseDensity(nn.Module):
         raise NotImplementedError
 
     def log_prob(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return the log-density in nats ``(B,)`` of the real entries of ``z (B, ..., D)``."""
+        """Return the log-density of each sample, the sum over its real entries.
+
+        Args:
+            z: latents, ``(B, ..., D)``.
+            mask: True for real entries, ``z.shape[:-1]`` bool; None if all are real.
+
+        Returns:
+            ``(B,)`` in nats.
+        """
         return sum_log_term(self.log_density(z.to(log_term_dtype(z))), mask)
 
     def sample(self, shape: Sequence[int], *, temperature: float = 1.0, **options) -> Tensor:

@@ -95,7 +95,12 @@ class ActNorm(Bijection):
 
     @torch.no_grad()
     def _initialize(self, x: Tensor, mask: Tensor | None) -> None:
-        """Set bias and scale from the real entries of ``x``, unless one is not finite."""
+        """Set bias and scale such that outputs have mean 0 and variance 1; only if x is finite.
+
+        Args:
+            x: data, ``(B, ..., D)``.
+            mask: True for real entries, which alone count; None if all are real.
+        """
         x = (x[mask] if mask is not None else x.flatten(0, -2)).double()
         count = _over_processes(x.new_tensor([len(x)]))
         mean = _over_processes(x.sum(0)) / count
@@ -162,7 +167,7 @@ class InvertibleLinear(Bijection):
 
 
 def _over_processes(value: Tensor) -> Tensor:
-    """Sum a tensor over the processes of a distributed run, in place."""
+    """Sum a tensor over the processes of a distributed run, in place, and return it."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(value)
     return value

@@ -143,7 +143,10 @@ class Sequential(Bijection):
         return z if len(self.transforms) else masked(z, context.mask)
 
     def inverse_and_logdet(self, z, context=Context()):
-        """Undo the steps in reverse order.
+        """Undo the steps in reverse order, and add up their log-dets.
+
+        Returns:
+            ``x (B, ..., D)``, and ``log|det dx/dz|`` ``(B,)`` in nats.
 
         Raises:
             TypeError: if a step is no `Bijection`, and so has no log-det.
@@ -238,7 +241,10 @@ def log_term_dtype(x: Tensor) -> torch.dtype:
 
 
 def prepare(x: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Convert ``x (B, ..., D)`` to `log_term_dtype`, and set masked entries to 0."""
+    """Convert ``x (B, ..., D)`` to `log_term_dtype`, and set entries that are not real to 0.
+
+    ``mask`` is True for real entries, ``x.shape[:-1]`` bool, or None if all are real.
+    """
     return masked(x.to(log_term_dtype(x)), mask)
 
 
@@ -262,7 +268,8 @@ def sum_log_term(values: Tensor, mask: Tensor | None = None) -> Tensor:
 def count_entries(x: Tensor, mask: Tensor | None = None) -> Tensor:
     """Return the number of real entries of each sample of ``x (B, ..., D)``.
 
-    The D channels of an entry count once. The result ``(B,)`` has the type `log_term_dtype`.
+    The D channels of an entry count once. ``mask`` is True for real entries, ``x.shape[:-1]`` bool,
+    or None if all are real. The result ``(B,)`` has the type `log_term_dtype`.
     """
     if mask is None:
         return torch.full_like(zero_log_term(x), x[0, ..., 0].numel() if len(x) else 0)

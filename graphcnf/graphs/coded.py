@@ -72,7 +72,11 @@ class CodedModel(GraphModel):
         return {s: Bound.exact(log_p[:, chosen].sum(1)) for s, chosen in columns.items() if chosen}
 
     def to_latents(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
-        """Encode graphs to base latents.
+        """Encode graphs to base latents, in the node order of the batch.
+
+        Args:
+            batch: B graphs.
+            noise: Tape that records the random draws, or replays them; None for no tape.
 
         Returns:
             "nodes" (B, N, V): one latent for each variable of the code.
@@ -118,6 +122,11 @@ class RandomOrder(CodedModel):
     def _ordered(self, batch: GraphBatch, noise: Noise | None) -> tuple[GraphBatch, Tensor, Tensor]:
         """Draw a node order of each graph.
 
+        Args:
+            batch: B graphs.
+            noise: Tape that records the uniform numbers of the draw, or replays them; None for no
+                tape.
+
         Returns:
             The renumbered graphs, the orders (B, N) long and their log-probabilities (B,), nats.
         """
@@ -133,9 +142,13 @@ class RandomOrder(CodedModel):
         tightens the bound. p is the probability of the graph with numbered nodes: each of the n!
         numberings of a drawn graph is equally likely, which costs log n!.
 
+        Args:
+            batch: B graphs.
+            noise: Tape that records the draw of the order, or replays it; None for no tape.
+
         Returns:
-            Terms (B,) in nats: those of `CodedModel.bounds`, and "order", -log q - log n! in
-            float64.
+            Terms (B,) in nats by name: "adjacency", "edges" and "nodes" of the code in this order,
+            as `CodedModel.bounds` returns them, and "order", -log q - log n!, in float64.
         """
         graphs, _, log_p = self._ordered(batch, noise)
         numberings = torch.lgamma(batch.sizes.double() + 1)
@@ -144,10 +157,15 @@ class RandomOrder(CodedModel):
     def to_latents(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
         """Draw a node order, and encode graphs to base latents.
 
+        Args:
+            batch: B graphs.
+            noise: Tape that records the random draws, or replays them; None for no tape.
+
         Returns:
-            "nodes" (B, N, V) of the graphs in that order, and "order" (B, N, 1) float64, uniform
-            numbers in [0, 1): the node with the k-th smallest one is the k-th of the order. They
-            tell the numbering of the given graph, which `from_latents` restores.
+            "nodes" (B, N, V), one latent for each variable of the code in this order; and "order"
+            (B, N, 1) float64, uniform numbers in [0, 1): the node with the k-th smallest number is
+            the k-th of the order. They tell the numbering of the given graph, which `from_latents`
+            restores.
         """
         graphs, order, _ = self._ordered(batch, noise)
         uniforms = replay(noise, lambda: torch.rand_like(order, dtype=torch.float64))
@@ -163,9 +181,14 @@ class RandomOrder(CodedModel):
         return {**latents, "order": uniforms}
 
     def from_latents(self, latents: Latents, mask: Tensor, **draw) -> GraphBatch:
-        """Decode base latents to graphs; see `CodedModel.from_latents`.
+        """Decode base latents to graphs.
 
-        The node with the k-th smallest number of "order" becomes the k-th node that is drawn.
+        Args:
+            latents: "nodes" (B, N, V), of the nodes in the order in which they are drawn, and
+                "order" (B, N, 1): if its k-th smallest number stands at j, the k-th node that is
+                drawn becomes node j of the graph.
+            mask: Real nodes, (B, N) bool.
+            **draw: `temperature`, `generator`, and `conditions` (B, P), given which to draw.
         """
         graphs = super().from_latents(latents, mask, **draw)
         uniforms = latents["order"][..., 0].masked_fill(~mask, 2.0)

@@ -257,7 +257,15 @@ class GraphModel(Pretrained, ABC):
 
     @abstractmethod
     def to_latents(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
-        """Encode graphs that fit the model to base latents; `encode` checks them before."""
+        """Encode graphs to base latents.
+
+        Args:
+            batch: B graphs that fit the model, which `encode` has checked.
+            noise: Tape that records the random draws, or replays them; None for no tape.
+
+        Returns:
+            Tensors (B, ..., D) by name.
+        """
 
     @abstractmethod
     def base_sample(self, mask: Tensor, generator: Any = None) -> Latents:
@@ -281,7 +289,7 @@ class GraphModel(Pretrained, ABC):
         """Decode base latents to graphs; `decode` checks the arguments before.
 
         Args:
-            latents: Base latents, as of `to_latents` or `base_sample`.
+            latents: Base latents by name, as `to_latents` and `base_sample` return them.
             mask: True for real nodes, (B, N) bool.
             temperature: Below 1, graphs are more probable.
             generator: Source of random numbers, where decoding draws any; as in `base_sample`.
@@ -510,7 +518,7 @@ class GraphModel(Pretrained, ABC):
         """Decode base latents to graphs.
 
         Args:
-            latents: Base latents by name, as of `encode` or `base_sample`.
+            latents: Base latents by name, as `encode` and `base_sample` return them.
             mask: True for real nodes, (B, N) bool.
             **options: `temperature` (below 1, graphs are more probable) and `generator` (source of
                 random numbers, see `sample`).

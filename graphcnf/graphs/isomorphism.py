@@ -145,8 +145,9 @@ def order_check() -> str:
 def isomorphic(one: tuple, other: tuple) -> bool:
     """Return True if two graphs are equal up to node numbers.
 
-    Each is a triple of node categories (n,), edges (m, 2) and edge categories (m,), as
-    `PackedGraphs.graph` returns it.
+    Args:
+        one: Node categories (n,), edges (m, 2) and edge categories (m,) of a graph.
+        other: The same of the other graph.
     """
     if any(not np.array_equal(np.sort(one[k]), np.sort(other[k])) for k in (0, 2)):
         return False

@@ -144,7 +144,7 @@ def edges_of(x: Tensor) -> Tensor:
     """Return the edges of codes.
 
     Args:
-        x: Codes as of `RowCode`, (B, N, V) long.
+        x: Codes, as `RowCode.encode` returns them, (B, N, V) long.
 
     Returns:
         Categories plus 1 of the edges from node i to earlier nodes j, (B, N, N) long; 0 for no edge
@@ -379,10 +379,14 @@ class GrowthNetwork(Network):
         return NewNodes(grown, nodes, graph, at, h, own, torch.zeros_like(own))
 
     def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
-        """Yield known nodes in steps of bounded memory, with attention in one pass.
+        """Yield the nodes of complete graphs in several steps, with attention in one pass.
 
-        Features take a matrix (N, N) for every node, so that nodes are split into steps of up to
-        `CELLS` entries.
+        Features take a matrix (N, N) for every node. To bound memory, a step has so many nodes that
+        their matrices have up to `CELLS` entries.
+
+        Args:
+            x: Variables of the nodes, (B, N, V) long.
+            context: Its mask (B, N) says which nodes are real.
         """
         mask: Any = context.mask
         x = torch.where(mask[..., None], x, 0)

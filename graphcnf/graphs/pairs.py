@@ -34,13 +34,21 @@ from graphcnf.graphs.graph_model import NODE_ORDERS, GraphModel
 
 @dataclass
 class GraphLatents:
-    """Latents of the nodes and of some pairs of nodes."""
+    """Latents of the nodes and of some pairs of nodes.
 
-    nodes: Tensor  # (B, N, D)
-    pairs: Tensor  # (B, P, E)
-    node_mask: Tensor  # (B, N) bool
-    pair_mask: Tensor  # (B, P) bool
-    index: Tensor  # the two nodes of each pair, the later one first, (B, P, 2) long
+    Attributes:
+        nodes: Latents of the nodes, (B, N, D).
+        pairs: Latents of the pairs, (B, P, E).
+        node_mask: True for real nodes, (B, N) bool.
+        pair_mask: True for real pairs, (B, P) bool.
+        index: The two nodes of each pair, the later one first, (B, P, 2) long.
+    """
+
+    nodes: Tensor
+    pairs: Tensor
+    node_mask: Tensor
+    pair_mask: Tensor
+    index: Tensor
 
 
 class NodesAndPairs(Bijection):
@@ -60,9 +68,16 @@ class NodesAndPairs(Bijection):
         self.nodes, self.pairs, self.network, self.swap = nodes, pairs, network, swap
 
     def _contexts(self, x: GraphLatents, context: Context) -> tuple[Context, Context]:
-        """Return the contexts of the two bijections: with their masks, and parameters as features.
+        """Return the contexts of both bijections.
 
-        Without a network, the features are those of `context`.
+        Args:
+            x: Data or latents.
+            context: Context of the graphs.
+
+        Returns:
+            The context for nodes and that for pairs. Their masks are those of `x`. With a network,
+            their features are the parameters of the couplings; without one, everything else is as
+            in `context`.
         """
         if self.network is None:
             return replace(context, mask=x.node_mask), replace(context, mask=x.pair_mask)
@@ -302,6 +317,9 @@ class VirtualEdges(nn.Module):
     Latents of real edges go through a learned affine map, which starts at mean -1.5 and scale
     e^-1.4. Those of virtual edges are drawn from a logistic density q(z), which starts at mean 1.5
     with the same scale. The logit of p(A=1|z) is a linear map plus a small network.
+
+    Args:
+        dim: Latents E of a pair.
     """
 
     def __init__(self, dim: int):
@@ -354,10 +372,22 @@ class PairsModel(GraphModel):
     edges, and all other pairs get latents of virtual edges, which a binary decoder tells from real
     ones (Lippe & Gavves 2021, arXiv 2006.09790, section 3 and appendix B).
 
-    `encoding` is "mixture", "linear", "variational" or "argmax", with `node_dim` and `pair_dim`
-    latents. `nodes`, `edges` and `adjacency` are the arguments of the three steps: `couplings`
-    (3, 3 and 6 by default), and those of `PairNetwork`. Couplings have `node_mixtures` and
-    `pair_mixtures` logistics per channel.
+    Args:
+        node_categories: Number of node categories.
+        edge_categories: Number of edge categories.
+        max_nodes: Largest number of nodes of a graph.
+        order: Node order of the graphs, "canonical" or "none".
+        nodes: Arguments of the first step: `couplings` (3), and arguments of `PairNetwork`.
+        edges: Arguments of the second step: `couplings` (3), and arguments of `PairNetwork`.
+        adjacency: Arguments of the third step: `couplings` (6), and arguments of `PairNetwork`.
+        encoding: "mixture", "linear", "variational" or "argmax".
+        node_dim: Latents D of a node; without effect for "argmax".
+        pair_dim: Latents E of a pair; without effect for "argmax".
+        node_mixtures: Logistics per channel of the couplings of nodes.
+        pair_mixtures: Logistics per channel of the couplings of pairs.
+
+    Raises:
+        UserError: if nodes or pairs have fewer than 2 latents.
     """
 
     architecture = "pairs"
@@ -418,7 +448,13 @@ class PairsModel(GraphModel):
         self.adjacency = joint_flow(network, couplings=number[2], **sizes)
 
     def _context(self, labels: Tensor, mask: Tensor, categories: int = 0) -> Context:
-        """Return `graph_context` of these arguments, in the type and node order of the model."""
+        """Return the features of graphs, by `graph_context`, in the type of the weights.
+
+        Args:
+            labels: Edges, (B, N, N): bool, or edge labels, long, with 0 for no edge.
+            mask: Real nodes, (B, N) bool.
+            categories: Number of edge categories, 0 for edges without categories.
+        """
         dtype = self.virtual.shift.dtype
         return graph_context(labels, mask, categories, dtype, ordered=self.ordered)
 
@@ -477,13 +513,25 @@ class PairsModel(GraphModel):
     def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
         """Draw the bound on log p(graph | number of nodes) once, as a sum of three terms.
 
+        Args:
+            batch: B graphs.
+            noise: Tape that records the random draws, or replays them; None for no tape.
+
         Returns:
             Terms (B,) in nats: "nodes", "edges", and "adjacency", which includes the base density.
         """
         return self._run(batch, noise)[1]
 
     def to_latents(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
-        """Encode graphs to base latents: "nodes" (B, N, D), and "pairs" (B, P, E), all pairs."""
+        """Encode graphs to base latents.
+
+        Args:
+            batch: B graphs.
+            noise: Tape that records the random draws, or replays them; None for no tape.
+
+        Returns:
+            "nodes" (B, N, D), and "pairs" (B, P, E) of all pairs in the order of `all_pairs`.
+        """
         z = self._run(batch, noise)[0]
         return {"nodes": z.nodes, "pairs": z.pairs}
 

@@ -392,7 +392,7 @@ def plain_molecule(atoms, edges, types) -> Chem.Mol:
 
 @cache
 def _atom(symbol: str, charge: int) -> Chem.Atom:
-    """Return an atom of an element with a formal charge, to be copied by `AddAtom`."""
+    """Return an atom of an element with a formal charge, which RDKit's `AddAtom` copies."""
     atom = Chem.Atom(symbol)
     atom.SetFormalCharge(charge)
     return atom

@@ -215,7 +215,15 @@ def property_table(smiles: Sequence[str], names: Sequence[str], label: str = "")
 
 
 def _rows(names: tuple[str, ...], smiles: Sequence[str]) -> np.ndarray:
-    """Return the table of `property_table`, (M, P) float64, computed in this process."""
+    """Return properties of molecules as `property_table` does, computed in this process.
+
+    Args:
+        names: Names of P properties.
+        smiles: M valid SMILES.
+
+    Returns:
+        (M, P) float64.
+    """
     with quiet():
         rows = [[*properties_of(Chem.MolFromSmiles(s), names).values()] for s in smiles]
     return np.array(rows, dtype=np.float64).reshape(-1, len(names))

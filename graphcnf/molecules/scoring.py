@@ -81,7 +81,14 @@ def score(
 
 
 def _score(flow: MoleculeFlow, molecules: list, orders: int, standardize: bool) -> pd.DataFrame:
-    """Return the table of `score` for a chunk of molecules."""
+    """Return the table of `score` for some of the molecules, computed in this process.
+
+    Args:
+        flow: The model.
+        molecules: SMILES or RDKit molecules; other objects get a row with a reason.
+        orders: Number of numberings whose probabilities are summed.
+        standardize: True to score each molecule as `MoleculeFlow.standardized` writes it.
+    """
     text = [Chem.MolToSmiles(m) if isinstance(m, Chem.Mol) else m for m in molecules]
     columns = {"smiles": text}
     refused: dict[int, str] = {}
@@ -127,7 +134,12 @@ def _score(flow: MoleculeFlow, molecules: list, orders: int, standardize: bool) 
 
 
 def _impossible(flow: MoleculeFlow, graph: PackedGraphs) -> str:
-    """Return why the model gives one graph the probability 0."""
+    """Say why a model gives a graph the probability 0.
+
+    Args:
+        flow: The model.
+        graph: The graph, alone in its set.
+    """
     size = int(graph.node_counts[0])
     if not flow.model.size_probabilities()[size]:
         return f"no training molecule has {counted(size, 'atom')}"

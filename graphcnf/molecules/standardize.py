@@ -231,10 +231,14 @@ def cut_off(smiles: str, standardized: str) -> str:
 
 
 def _charged(mol: Chem.Mol, states: frozenset[str]) -> Chem.Mol:
-    """Charge the neutral `GROUPS` of a molecule that `states` names; return the molecule.
+    """Charge acids and bases of a molecule in place, and return it.
 
     Bases are charged from the strongest to the weakest, except those less than `APART` bonds from
     a charged one.
+
+    Args:
+        mol: A sanitized molecule.
+        states: Names of the `GROUPS` to charge.
     """
     bonds = Chem.GetDistanceMatrix(mol)
     ranks = list(Chem.CanonicalRankAtoms(mol))

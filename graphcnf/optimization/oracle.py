@@ -340,7 +340,14 @@ class Oracle:
 
 
 def _answer_of(goal: Goal, smiles: str) -> Answer:
-    """Score a molecule; return the answer, also for a failed call.
+    """Score a molecule in this process.
+
+    Args:
+        goal: The goal.
+        smiles: The molecule.
+
+    Returns:
+        The answer; one with an `error` if the score raises any exception.
 
     Raises:
         KeyboardInterrupt: Ctrl-C was pressed, even if the score's own code has caught that.
@@ -502,5 +509,11 @@ _process_of_worker = lru_cache(maxsize=1)(ScoreProcess)
 
 
 def _score_on_worker(function: bytes, timeout: float, smiles: str) -> Answer:
-    """Score a molecule on a cluster's worker, in the worker's one child process."""
+    """Score a molecule on a cluster's worker, in the one child process that the worker keeps.
+
+    Args:
+        function: Function of the child process, packed by `framed`, see `ScoreProcess`.
+        timeout: Seconds per molecule.
+        smiles: The molecule.
+    """
     return _process_of_worker(function, timeout)(smiles)

@@ -220,7 +220,13 @@ class ReplayMemory:
         return len(self.smiles)
 
     def add(self, smiles: str, source: str, score: float) -> None:
-        """Append a molecule that is not known yet, and its score, NaN for a failed call."""
+        """Append a molecule that is not known yet.
+
+        Args:
+            smiles: The molecule.
+            source: Its origin: "start", "model" or "genetic".
+            score: Its score; NaN for a failed call.
+        """
         self.known.add(smiles)
         self.smiles.append(smiles)
         self.sources.append(source)
@@ -360,7 +366,7 @@ def _kernels(left, right) -> list[np.ndarray]:
 
     Args:
         left: Features of M molecules, as `_arrays` returns them.
-        right: Features of N molecules, likewise.
+        right: Features of N molecules, as `_arrays` returns them.
 
     Returns:
         Three matrices (M, N): both fingerprints' Tanimoto kernels, and the Gaussian one.
@@ -372,7 +378,7 @@ def _kernels(left, right) -> list[np.ndarray]:
 
 
 def _mixed(kernels, weights) -> np.ndarray:
-    """Return the weighted mean of kernel matrices, which have one shape."""
+    """Return the mean of kernel matrices of one shape, each with a weight."""
     return sum(w * k for w, k in zip(weights, kernels, strict=True)) / sum(weights)
 
 

@@ -780,7 +780,7 @@ def _dropped(smiles: str, constitution: Constitution, configuration: Configurati
     Args:
         smiles: The SMILES, readable.
         constitution: Its constitution, as `split_stereo` returns it.
-        configuration: Its configuration, likewise.
+        configuration: Its configuration, as `split_stereo` returns it.
 
     Returns:
         Some of "allene", "amine", "cumulene", "metal" and "places without isomers", sorted, see

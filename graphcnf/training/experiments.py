@@ -396,4 +396,8 @@ EXPERIMENTS: dict[str, Callable[[dict, dict, TrainingSettings], Experiment]] = {
     "stereo": _stereo,
     "images": _images,
 }
-"""Function that makes the experiment of the tables `model`, `data` and settings, by data set."""
+"""By name of the data set, the function that builds an experiment.
+
+It is called with the table `[model]` and the table `[data]` without the name, both of which it may
+change, and the settings; it raises UserError for arguments that model or loader do not take.
+"""

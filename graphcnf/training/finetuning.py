@@ -115,7 +115,7 @@ def finetune(
         minutes: Approximate time limit, at the machine's speed when training starts; None for the
             time that follows from the number of molecules.
         seed: Seed of everything random.
-        settings: Entries of `TrainingSettings` that override those of `plan`.
+        settings: Entries of `TrainingSettings` that override what `plan` chooses.
         features: Patterns and properties to report, of the molecules and of the samples.
         samples: Number of samples before and after, 0 for none.
         say: Function that prints a line.
@@ -243,6 +243,10 @@ def _figures(data, experiment: Experiment, chosen: TrainingSettings, result) -> 
 
 def _prepared(flow: MoleculeFlow, data) -> tuple[MoleculeFlow, Any]:
     """Enlarge a model so that it can represent all molecules.
+
+    Args:
+        flow: The model, which is not changed.
+        data: The molecules, a `MoleculeDataset`.
 
     Returns:
         The enlarged model, with the metadata of the new training, and the data in its categories.

@@ -195,7 +195,12 @@ class History:
         return _picture(self.plot(), ".svg").decode()
 
     def _draw(self, axis, name: str) -> None:
-        """Draw the curves of a metric, in training and held out, on matplotlib axes."""
+        """Draw the curves of a metric, one for training and one for held-out batches.
+
+        Args:
+            axis: Axes of matplotlib.
+            name: Column of the metric.
+        """
         for phase, label, style in (("train", "training", "-"), ("eval", "held out", "o-")):
             part = self.rows[(self.rows["phase"] == phase) & self.rows[name].notna()]
             # The learning rate is the same in both phases.

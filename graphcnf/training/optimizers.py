@@ -27,11 +27,15 @@ MOMENTUM, ITERATIONS = 0.95, 5
 
 
 def optimizers_of(model: nn.Module, settings: TrainingSettings) -> list[torch.optim.Optimizer]:
-    """Return the optimizers of a model's parameters, each of which has one of them.
+    """Build the optimizers of a model; each trainable parameter belongs to one of them.
+
+    Args:
+        model: the model.
+        settings: optimizer, learning rate and weight decay.
 
     Returns:
-        AdamW, without weight decay on vectors; with `optimizer = "muon"`, Muon for the hidden
-        matrices before it.
+        AdamW, without weight decay on vectors; with `optimizer = "muon"`, before it Muon for the
+        hidden matrices.
 
     Raises:
         UserError: Muon is asked for, and there is no hidden matrix.

@@ -114,9 +114,13 @@ def _fabric(settings: TrainingSettings) -> Fabric:
 def _without_launcher(devices: int, out_dir: Path) -> dict[str, str]:
     """Remove `LAUNCHER` from the environment, unless a launcher has started this run's processes.
 
+    Args:
+        devices: number of devices; with several, Lightning is going to start processes.
+        out_dir: folder of the run, which these processes find by the variable `RUN`.
+
     Returns:
-        The variables to restore: none if Lightning is going to start processes and set its own.
-        These processes find the run by `RUN`.
+        The removed variables by name, to be restored; none if Lightning is going to start processes
+        and set its own.
     """
     if by_torchrun() or RUN in os.environ:
         return {}

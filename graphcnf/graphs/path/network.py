@@ -297,7 +297,12 @@ class PathNetwork(Network):
         return self.shares.of(x, path.links(x))
 
     def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
-        """Yield all nodes of complete graphs x (B, N, V) in one step."""
+        """Yield all nodes of complete graphs in one step.
+
+        Args:
+            x: Variables of the nodes, (B, N, V) long.
+            context: Its mask (B, N) says which nodes are real.
+        """
         mask, conditions = context.mask, conditions_in(context)
         x = torch.where(mask[..., None], x, 0)
         batch, size = mask.shape

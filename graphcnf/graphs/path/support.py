@@ -115,7 +115,7 @@ class Path:
         """Return the last `LEVELS` levels of the first `rows` paths, the deepest one first.
 
         Returns:
-            Positions in flattened tables as of `index`, (rows, LEVELS) long.
+            Positions in flattened tables, as `index` returns them, (rows, LEVELS) long.
         """
         up = torch.arange(LEVELS, device=self.depth.device)
         return self.index(self.depth[:rows, None] - up)
@@ -129,8 +129,9 @@ class Path:
             weights: `Support.weights`, the edge weights by category plus 1.
 
         Returns:
-            Positions of the changed entries in flattened tables as of `index`, (K,) long; some of
-            them occur more than once. The caller updates what it has computed from these entries.
+            Positions of the changed entries in flattened tables, as `index` returns them, (K,)
+            long; some occur more than once. The caller updates what it has computed from these
+            entries.
         """
         # The clamp only matters for impossible values, which backtrack beyond the first node.
         parent = (self.depth[: len(x)] - x[:, 0]).clamp(min=0 if number else -1)
@@ -255,7 +256,7 @@ def _neighbours(category: Tensor, linked: Tensor, far: Tensor, later: Tensor) ->
         later: 1 at [b, j, i] if node j > i has an edge to node i, (B, N, N + 1) long.
 
     Returns:
-        (B, N, NEIGHBOURS + 1) long, with entries as of `Path.around`.
+        (B, N, NEIGHBOURS + 1) long, with entries as in `Path.around`.
     """
     batch, nodes, _ = linked.shape
     has_edge = (linked > 0).long()
