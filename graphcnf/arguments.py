@@ -183,7 +183,10 @@ def _problem(kind: Any, bounds: Range, value: Any) -> str | None:
 
 
 def _usable(value: Any) -> bool:
-    """Return False for numbers outside 0 to `LARGEST_SIZE`, and texts with zero characters."""
+    """Return False for a number outside 0 to `LARGEST_SIZE`, or text with a zero character.
+
+    Of a table or list, also if one of its values is such.
+    """
     if isinstance(value, Mapping | list | tuple):
         return all(map(_usable, value.values() if isinstance(value, Mapping) else value))
     if isinstance(value, str):
@@ -192,6 +195,6 @@ def _usable(value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    """Return a value for a message, as in TOML and shortened."""
+    """Write a value for a message as TOML does, cut to 60 characters."""
     text = ("true" if value else "false") if isinstance(value, bool) else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

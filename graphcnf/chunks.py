@@ -10,7 +10,7 @@ from graphcnf.registry import load
 
 
 def chunked(items: Sequence, size: int) -> list:
-    """Return consecutive slices of `size` items."""
+    """Cut a sequence into consecutive slices of `size` items; the last one may have fewer."""
     return [items[k : k + size] for k in range(0, len(items), size)]
 
 

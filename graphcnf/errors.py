@@ -38,7 +38,12 @@ def require(package: str, what: str, extra: str) -> None:
 
 
 def suggest(name: str, known: list[str]) -> str:
-    """Return ``; did you mean 'x'?`` for the closest known name, else the list of all names."""
+    """Return the end of a message about an unknown name.
+
+    Returns:
+        ``; did you mean 'x'?`` with the closest known name, or ``; known: a, b, c`` if none is
+        close.
+    """
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known))}"
 
@@ -74,7 +79,10 @@ def described(error: BaseException) -> str:
 
 
 def csv_cell(value: Any) -> Any:
-    """Return a value for a CSV cell; an apostrophe keeps spreadsheets from running a formula."""
+    """Return a value as the content of a CSV cell.
+
+    Text that a spreadsheet would run as a formula gets an apostrophe before it.
+    """
     if not isinstance(value, str) or not value.startswith(("=", "+", "-", "@", "\t", "\r")):
         return value
     return value if _NUMBER.fullmatch(value) else f"'{value}"

@@ -205,7 +205,7 @@ def lock_of(path: Path) -> Path:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Context with the path of a temporary file, which replaces a file when the block ends.
+    """Return a context with the path of a temporary file, which replaces a file when it ends.
 
     After a crash the file is the old or the new one, never a part. A killed process leaves the
     temporary file, and the next call for the same file deletes it. So only one process at a time
@@ -250,7 +250,7 @@ def check_output(path: Path) -> None:
 
 @contextmanager
 def output_lock(path: Path) -> Iterator[None]:
-    """Context in which no other process may write an output file of the user.
+    """Return a context in which no other process may write an output file of the user.
 
     Raises:
         UserError: The file is no regular file, another process is writing it, or the block has
@@ -338,7 +338,7 @@ def open_new(path: Path) -> Any:
 
 @contextmanager
 def file_lock(lock: Path, what: Path | str) -> Iterator[None]:
-    """Context that holds a lock file; the kernel frees the lock if this process dies.
+    """Return a context that holds a lock file; the kernel frees the lock if this process dies.
 
     Args:
         lock: Lock file, deleted at the end.

@@ -377,7 +377,7 @@ class Pretrained(nn.Module):
     metadata: dict[str, Any]
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
-        """Keep the arguments of the constructor as `config`."""
+        """Create the module, and keep the arguments of its constructor as `config`."""
         module = super().__new__(cls)
         module.config, module.metadata = {}, {}
         if args or options:  # not for copies
@@ -389,7 +389,7 @@ class Pretrained(nn.Module):
 
     @classmethod
     def rebuild(cls, config: Mapping[str, Any]) -> Self:
-        """Build a module with initial weights from a `config`."""
+        """Build a module with initial weights from the `config` of another one."""
         return cls(**config)
 
     @property
@@ -398,7 +398,7 @@ class Pretrained(nn.Module):
         return next(self.parameters()).device
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `config.json` and `model.safetensors`, see `save_model`."""
+        """Write `config.json` and `model.safetensors` to a folder, which is created if missing."""
         save_model(self, folder)
 
     @classmethod

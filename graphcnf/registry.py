@@ -27,7 +27,7 @@ class NotInstalled(UserError, ImportError):
 
 
 def load(address: str) -> Any:
-    """Import the module of an address "module:name", and return what has that name in it.
+    """Return the object at an address "module:name", after importing the module.
 
     Raises:
         NotInstalled: A folder of this package that the module needs is missing.

@@ -139,7 +139,7 @@ def _within(atol: float, rtol: float, where: str = "") -> Close:
 
 
 def _double(context: Context) -> Context:
-    """Convert floating tensors of a context to float64."""
+    """Return a context with its floating tensors in float64."""
     floating = {k: v for k, v in _tensors(context).items() if v.is_floating_point()}
     double: dict[str, Any] = {name: part.double() for name, part in floating.items()}
     return replace(context, **double)

@@ -16,7 +16,7 @@ _GUARD, _ONE_AT_A_TIME = threading.Lock(), threading.RLock()
 
 @contextmanager
 def default_type(dtype: torch.dtype = torch.float32) -> Iterator[None]:
-    """Context with a floating type as torch's default, and the CPU as its default device.
+    """Return a context with a floating type as torch's default, and the CPU as default device.
 
     The default type is one for all threads: it is restored when the last of them leaves the
     context. A default of float32 is left as it is, since models in float64 compute with that, too.
@@ -41,9 +41,12 @@ def default_type(dtype: torch.dtype = torch.float32) -> Iterator[None]:
 
 @contextmanager
 def own_modes(dtype: torch.dtype = torch.float32) -> Iterator[None]:
-    """Context with gradients, outside of inference mode, and with `default_type`.
+    """Return a context with gradients, outside of inference mode, and with `default_type`.
 
     Models are built, loaded and trained in it.
+
+    Args:
+        dtype: Floating type that is torch's default in it.
     """
     with torch.inference_mode(False), torch.enable_grad(), default_type(dtype):
         yield
@@ -51,10 +54,13 @@ def own_modes(dtype: torch.dtype = torch.float32) -> Iterator[None]:
 
 @contextmanager
 def learning(dtype: torch.dtype = torch.float32) -> Iterator[None]:
-    """Context `own_modes` for one thread at a time, for which other threads wait.
+    """Return the context `own_modes` for one thread at a time, for which other threads wait.
 
     Weights and noise come from the one random generator that all threads share, so that two
     trainings at once would not be functions of their seeds.
+
+    Args:
+        dtype: Floating type that is torch's default in it.
     """
     with _ONE_AT_A_TIME, own_modes(dtype):
         yield

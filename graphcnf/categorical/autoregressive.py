@@ -60,11 +60,14 @@ class State(Protocol):
     """Partly drawn rows of a batch, and the order of their positions.
 
     `step` and `update` are called in turn. A state for particles also has `take(rows)`, which
-    replaces the batch by the given rows of it; rows may repeat.
+    replaces the batch by rows of it: indices (R,) long, which may repeat.
     """
 
     def step(self) -> Step | None:
-        """Return the positions that are decided next; None once all are."""
+        """Go on to the positions that are decided next, and return them; None once all are decided.
+
+        `update` must have been called for the step before.
+        """
 
     def update(self, x: Tensor) -> None:
         """Append the categories x (M, V) that were drawn for the positions of the last step."""
@@ -353,10 +356,14 @@ class AutoregressiveCoupling(Bijection):
 
     @torch.no_grad()
     def draw(self, z: Tensor, context: Context) -> Tensor:
-        """Return the categories (B, N, V) long that base latents z (B, N, V) determine.
+        """Turn base latents into categories, step by step, with the rules of `Network.settle`.
 
-        They are drawn step by step, with the rules of `Network.settle`. Where masked, they are the
-        number of categories of the variable.
+        Args:
+            z: Base latents, (B, N, V).
+            context: Mask, and a temperature, which below 1 sharpens the conditional probabilities.
+
+        Returns:
+            Categories, (B, N, V) long; where masked, the number of categories of the variable.
         """
         return self._drawn(z, with_mask(z, context), ends=False)[0]
 
@@ -486,7 +493,7 @@ def find_interval(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _of_positions(context: Context) -> Context:
-    """Return the context with the mask reduced to positions (B, N)."""
+    """Return the context with a mask of positions (B, N), real if one of their variables is."""
     return context if context.mask.dim() == 2 else replace(context, mask=context.mask.any(-1))
 
 

@@ -236,7 +236,7 @@ class IntervalEncoding(Encoding):
         self.cardinalities = known[0] if self.single else tuple(known)
 
     def encode(self, x, context=Context()):
-        """Draw z (B, L, V) for categories x (B, L, V) long, or for x (B, L) and V = 1."""
+        """Draw latents (B, L, V) of categories x (B, L, V) long, or x (B, L) long with V = 1."""
         x = x.unsqueeze(-1) if self.single else x
         v = replay(context.noise, lambda: torch.rand(x.shape, device=x.device, dtype=torch.float64))
         lower, width = interval_bounds(x, self.known)

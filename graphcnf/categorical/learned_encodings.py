@@ -349,7 +349,10 @@ class ArgmaxEncoding(Encoding):
         return self.code(z) >= self.cardinalities
 
     def decode(self, z, context=Context(), *, sample=False):
-        """Return categories (B, L); p(x|z) is deterministic, so `sample` changes nothing."""
+        """Return the categories (B, L) long of latents z (B, L, M); 0 where masked.
+
+        `sample` changes nothing, since p(x|z) is 0 or 1.
+        """
         code = self.code(z)
         code = torch.where(self.overflow(z), code - 2 ** (self.latent_dim - 1), code)
         # A single category still has a digit, which may be 1.
@@ -397,7 +400,10 @@ class DequantizationEncoding(Encoding):
         return (point < 0) | (point >= self.cardinalities)
 
     def decode(self, z, context=Context(), *, sample=False):
-        """Return categories (B, L); p(x|z) is deterministic, so `sample` changes nothing."""
+        """Return the categories (B, L) long of latents z (B, L, 1); 0 where masked.
+
+        `sample` changes nothing, since p(x|z) is 0 or 1.
+        """
         x = self._point(masked(z, context.mask)).floor().long().clamp(0, self.cardinalities - 1)
         return masked(x, context.mask)
 

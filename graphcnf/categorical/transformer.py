@@ -218,7 +218,16 @@ class Transformer(nn.ModuleList):
         return zip(self, bias.split(self.heads, axis), strict=True)  # type: ignore[arg-type]
 
     def forward(self, h: Tensor, bias: Tensor) -> Tensor:
-        """Update all positions h (B, N, C); `bias` is (B or 1, layers * heads, N, N)."""
+        """Apply all blocks to all positions at once.
+
+        Args:
+            h: Inputs of the positions, (B, N, C).
+            bias: Attention biases, (B or 1, layers * heads, N, N), by the position that attends and
+                the position that it attends to.
+
+        Returns:
+            Outputs of the positions, (B, N, C).
+        """
         for block, block_bias in self.each(bias, 1):
             h = block(h, block_bias)
         return h

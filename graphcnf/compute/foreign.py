@@ -12,8 +12,8 @@ class Contained:
     """Context for a function of the user: stdout is stderr, and the working directory is restored.
 
     What the function prints, or a program that it starts, would otherwise get between the data that
-    a command writes to stdout. Both are those of all threads: the first thread in the context
-    changes them, and the last one restores them.
+    a command writes to stdout. Stdout and working directory belong to all threads: the first thread
+    in the context changes them, and the last one restores them.
     """
 
     def __init__(self) -> None:

@@ -120,7 +120,7 @@ class Cluster:
 
     @contextmanager
     def _reached(self) -> Iterator[None]:
-        """Context that turns errors of Dask into `WorkerDied`."""
+        """Return a context that turns errors of a lost scheduler or worker into `WorkerDied`."""
         from distributed.scheduler import KilledWorker
 
         try:
@@ -137,8 +137,11 @@ class Cluster:
     def _result(self, task: Task) -> Any:
         """Wait for a task, and return its result or raise its exception.
 
-        A note on stderr says so, once, if there are no workers, or if workers have other package
+        A note on stderr says, once, that there are no workers, or that workers have other package
         versions or processors.
+
+        Args:
+            task: Task of `_work`.
         """
         with self._reached():
             while True:
@@ -375,9 +378,9 @@ def available_cores() -> int:
 
 
 def framed(value: object) -> bytes:
-    """Return a value pickled twice.
+    """Return a value pickled twice, as a message for the pipe of a `Worker`.
 
-    The receiver can then read the whole message from its pipe even if it cannot unpickle the value.
+    The receiver can read the whole message from its pipe even if it cannot unpickle the value.
     """
     return pickle.dumps(pickle.dumps(value))
 
@@ -535,9 +538,9 @@ def open_workers(cluster: str | None, workers: int | None = None) -> Iterator[Wo
 
 @contextmanager
 def _interrupts_blocked() -> Iterator[None]:
-    """Context in which new threads and processes start with SIGINT blocked, and so ignore Ctrl-C.
+    """Return a context in which new threads and processes start with SIGINT blocked.
 
-    This thread handles Ctrl-C, and ends them.
+    They ignore Ctrl-C; this thread handles it, and ends them.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def prompt_interrupts() -> Iterator[None]:
-    """Context in which Ctrl-C reaches Python's handler even while a library has its own installed.
+    """Return a context in which Ctrl-C reaches Python's handler even while a library has its own.
 
     RDKit's substructure search installs one, which only cuts the search short. Here SIGINT is
     blocked in all threads; a waiting thread receives it and wakes the main thread by SIGURG.
@@ -46,7 +46,7 @@ def prompt_interrupts() -> Iterator[None]:
 
 @contextmanager
 def termination_raises() -> Iterator[None]:
-    """Context in which SIGTERM raises SystemExit, as Ctrl-C raises KeyboardInterrupt."""
+    """Return a context in which SIGTERM raises SystemExit, as Ctrl-C raises KeyboardInterrupt."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

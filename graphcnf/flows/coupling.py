@@ -60,7 +60,15 @@ class Coupling(Bijection):
         raise NotImplementedError
 
     def inverse_elements(self, z: Tensor, parameters: Tensor) -> Tensor:
-        """Return the ``x (B, ..., C)`` that `transform_elements` maps to ``z``."""
+        """Invert `transform_elements`.
+
+        Args:
+            z: transformed channels, ``(B, ..., C)``.
+            parameters: their P parameters each, ``(B, ..., P, C)``.
+
+        Returns:
+            The ``x (B, ..., C)`` that is mapped to ``z``.
+        """
         raise NotImplementedError
 
     def forward(self, x, context=Context()):
@@ -171,7 +179,15 @@ class MixtureLogisticCoupling(Coupling):
         return z.t().reshape(x.shape), (log_slope + log_scale).t().reshape(x.shape)
 
     def inverse_elements(self, z, parameters):
-        """Return ``x``, by a fixed number of bisections and Newton steps."""
+        """Invert `transform_elements` by a fixed number of bisections and Newton steps.
+
+        Args:
+            z: transformed channels, ``(B, ..., C)``.
+            parameters: their P parameters each, ``(B, ..., P, C)``.
+
+        Returns:
+            ``x (B, ..., C)``.
+        """
         flat, shift, log_scale, mixture = self._arrange(z, parameters)
         x = logistic_mixture_inverse((flat - shift) * torch.exp(-log_scale), *mixture)
         return x.t().reshape(z.shape)
@@ -179,8 +195,13 @@ class MixtureLogisticCoupling(Coupling):
     def _arrange(self, x: Tensor, parameters: Tensor):
         """Split the parameters, and move all N entries of the batch to the last axis.
 
-        Returns ``x``, shifts and log-scales, ``(C, N)`` each, and the mixture: logits, means and
-        log-scales, ``(K, C, N)`` each.
+        Args:
+            x: transformed channels, ``(B, ..., C)``.
+            parameters: their P parameters each, ``(B, ..., P, C)``.
+
+        Returns:
+            ``x``, shifts and log-scales, ``(C, N)`` each, and the mixture: a tuple of logits, means
+            and log-scales, ``(K, C, N)`` each.
         """
         channels = x.shape[-1]
         # One transposition here makes all later passes contiguous along the entries.

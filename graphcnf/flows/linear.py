@@ -144,7 +144,7 @@ class InvertibleLinear(Bijection):
         self.register_buffer("sign", diagonal.sign().to(dtype))
 
     def _weight(self, dtype: torch.dtype) -> Tensor:
-        """Return W ``(D, D)``."""
+        """Return the matrix W ``(D, D)`` in a floating type."""
         lower = self.lower.to(dtype).tril(-1)
         lower = lower + torch.eye(len(lower), dtype=dtype, device=lower.device)
         diagonal = self.sign.to(dtype) * torch.exp(self.log_diagonal.to(dtype))

@@ -44,7 +44,7 @@ def zero_init(layer: Layer) -> Layer:
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode, and restore the mode of every submodule at the end.
+    """Return a context with a model in evaluation mode, after which each module has its mode again.
 
     A model with weights in half precision runs under autocast to their type. torch's default type
     is that of the weights, float32 for half precision.

@@ -39,7 +39,7 @@ class ChannelsFirst(Sequential):
 
     @property
     def transforms(self):  # type: ignore[override]  # an attribute elsewhere
-        """Steps, which are named `steps` in saved weights."""
+        """Bijections in order; the attribute is `steps`, since saved weights have this name."""
         return self.steps
 
     def forward(self, x, context=Context()):
@@ -65,7 +65,7 @@ class Squeeze(Bijection):
     order = [0, 1, 2, 3]  # numbers 2 i + j in the order of the output's channels
 
     def forward(self, x, context=Context()):
-        """Rearrange space to channels.
+        """Rearrange images ``(B, C, H, W)`` to ``(B, 4 C, H / 2, W / 2)``; the log-det is 0.
 
         Raises:
             ValueError: for an odd height or width, or if ``x`` does not have 4 axes.
@@ -80,7 +80,7 @@ class Squeeze(Bijection):
         return z[:, :, self.order].transpose(1, 2).flatten(1, 2), zero_log_term(x)
 
     def inverse_and_logdet(self, z, context=Context()):
-        """Rearrange channels to space.
+        """Rearrange ``(B, 4 C, H, W)`` to images ``(B, C, 2 H, 2 W)``; the log-det is 0.
 
         Raises:
             ValueError: if the number of channels is not a multiple of 4, or ``z`` does not have 4
@@ -136,7 +136,16 @@ class Split(Transform):
         return z, self.base.log_prob(rest)
 
     def inverse(self, z, context=Context()):
-        """Append the rest to the channels of ``z``: popped from the context, or drawn.
+        """Append the channels that `forward` has factored out.
+
+        Args:
+            z: kept channels, ``(B, keep, H, W)``.
+            context: the last tensor of its list ``discarded`` is taken off and appended; if it has
+                no list, the channels are drawn from the base density by its ``generator`` and
+                ``temperature``.
+
+        Returns:
+            All channels, ``(B, C, H, W)``.
 
         Raises:
             ValueError: if ``context.discarded`` is an empty list.
@@ -158,6 +167,7 @@ class Split(Transform):
 
 
 def _check_image(x: Tensor) -> None:
+    """Raise ValueError unless x has the four axes of an image batch."""
     if x.dim() != 4:
         raise ValueError(f"an image batch has 4 axes (B, C, H, W), got {tuple(x.shape)}")
 

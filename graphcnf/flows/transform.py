@@ -216,9 +216,10 @@ def replay(noise: Noise | None, draw: Callable[[], Tensor]) -> Tensor:
 
 
 def masked(x: Tensor, mask: Tensor | None) -> Tensor:
-    """Set the masked entries of ``x (B, ..., D)`` to 0, even where they are not finite.
+    """Return ``x (B, ..., D)`` with 0 at entries that are not real, even if they are not finite.
 
-    ``mask`` has the shape of ``x``, or lacks its last axis.
+    ``mask`` is True for real entries, bool; it has the shape of ``x``, or lacks its last axis. None
+    if all are real.
     """
     if mask is None:
         return x
@@ -226,7 +227,10 @@ def masked(x: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def with_mask(x: Tensor, context: Context) -> Context:
-    """Return the context; if it has no mask, one with a full mask (B, N) for ``x (B, N, ...)``."""
+    """Return a context with a mask: the context itself, if it has one.
+
+    Otherwise a copy has a mask (B, N) by which all positions of ``x (B, N, ...)`` are real.
+    """
     if context.mask is not None:
         return context
     return replace(context, mask=torch.ones(x.shape[:2], dtype=torch.bool, device=x.device))

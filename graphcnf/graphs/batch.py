@@ -199,7 +199,7 @@ class PackedGraphs:
         return cls(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls)))
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Return the arrays by name, for `numpy.savez`."""
+        """Return `{name of an attribute: its array}`, for `numpy.savez`."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
     @classmethod
@@ -285,7 +285,7 @@ class GraphBatch:
         return self.edge_labels > 0
 
     def connected(self) -> Tensor:
-        """Return which graphs are connected, (B,) bool."""
+        """Return True for each graph that is connected, (B,) bool."""
         reached = torch.zeros_like(self.mask)
         reached[:, :1] = True
         for _ in range(self.mask.shape[1]):
@@ -371,7 +371,7 @@ class GraphBatch:
 
     @classmethod
     def chunks(cls, packed: PackedGraphs, size: int = 1024) -> Iterator[GraphBatch]:
-        """Yield the graphs of a packed set in batches of at most `size`, in order."""
+        """Yield packed graphs in padded batches of at most `size` graphs, in order."""
         for start in range(0, len(packed), size):
             yield cls.collate(packed, range(len(packed))[start : start + size])
 

@@ -167,7 +167,7 @@ class GraphModel(Pretrained, ABC):
 
     @classmethod
     def options(cls) -> tuple[Callable, ...]:
-        """Return the callables whose arguments a configuration may set."""
+        """Return the functions and classes whose arguments the table `[model]` of a preset sets."""
         return (cls,)
 
     @staticmethod
@@ -233,7 +233,7 @@ class GraphModel(Pretrained, ABC):
         return model
 
     def knows(self, batch: GraphBatch) -> Tensor:
-        """Return which graphs the model can represent, (B,) bool."""
+        """Return True for each graph that the model can represent, (B,) bool."""
         return batch.mask.any(1)
 
     @abstractmethod
@@ -310,7 +310,17 @@ class GraphModel(Pretrained, ABC):
         raise UserError('orders must be 1 for this architecture: only "path" sums over orders')
 
     def size_logits(self, conditions: Tensor) -> Tensor:
-        """Return logits (B, max_nodes + 1) that conditions (B, P) add to the log prior of sizes."""
+        """Return what conditions add to the logarithms of the probabilities of sizes.
+
+        Args:
+            conditions: Conditions of B graphs, (B, P), NaN where unknown.
+
+        Returns:
+            Logits of 0 to `max_nodes` nodes, (B, max_nodes + 1).
+
+        Raises:
+            ValueError: if the model was trained without conditions.
+        """
         raise ValueError("this model was trained without conditions")
 
     def fit_conditions(self, batch: GraphBatch) -> None:
@@ -367,7 +377,10 @@ class GraphModel(Pretrained, ABC):
         return self._with_arguments(conditions=tables)
 
     def _with_arguments(self, **arguments: Any) -> Self:
-        """Return a copy of the model with other `arguments` of the constructor."""
+        """Return a copy of the model with some arguments of the constructor replaced.
+
+        Weights that both have are copied; further ones have their initial values.
+        """
         other = self.rebuild({**self.config, **arguments}).to(next(self.parameters()))
         # New parameters keep their initial values.
         other.load_state_dict({**other.state_dict(), **self.state_dict()})
@@ -384,7 +397,10 @@ class GraphModel(Pretrained, ABC):
     def without_rules(self) -> Self:
         """Return a copy of the model without its rules, which are not learned by training.
 
-        The rule of "path" limits sums of edge weights. Raises UserError if there is no rule.
+        The rule of "path" limits sums of edge weights.
+
+        Raises:
+            UserError: if the model has no rule.
         """
         if not self.has_rules:
             raise UserError("this model has no support of the data that could be left out")
@@ -392,7 +408,7 @@ class GraphModel(Pretrained, ABC):
 
     @property
     def is_raw(self) -> bool:
-        """True unless sampling draws again what breaks a rule of the model."""
+        """True if samples are as the density says: no rule makes sampling draw again."""
         return not (self.redraws and self.has_rules)
 
     def _checked(self, batch: GraphBatch) -> GraphBatch:

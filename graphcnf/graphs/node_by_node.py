@@ -134,7 +134,12 @@ class RowCode:
         return x, torch.ones_like(batch.mask[:, 0])
 
     def decode(self, x: Tensor, mask: Tensor) -> GraphBatch:
-        """Return the graphs with codes x (B, N, V) and real nodes `mask` (B, N)."""
+        """Return the graphs that have codes.
+
+        Args:
+            x: Codes, (B, N, V) long.
+            mask: True for real nodes, (B, N) bool.
+        """
         x = torch.where(mask[..., None], x, 0)
         labels = edges_of(x)
         return GraphBatch(x[..., 0], labels + labels.mT, mask)
@@ -460,12 +465,16 @@ class GrowthNetwork(Network):
         return torch.stack([together, *pairs], -1) + self.starts
 
     def embed(self, hidden: NewNodes, x: Tensor) -> tuple[NewNodes, Tensor | None]:
-        """Add the decided variable x (M,) to the hidden state.
+        """Add a decided variable to the hidden state of M new nodes; edges are added to `grown`.
 
         After the edge to the first node, a new node is complete and leaves the step.
 
+        Args:
+            hidden: Hidden state of the M nodes.
+            x: The variable of each, (M,) long.
+
         Returns:
-            The hidden state of the next variable, and the rows (R,) long that have it.
+            The hidden state of the next variable, and the indices (R,) of the nodes that have it.
         """
         grown, at, k, ends = hidden.grown, hidden.at, hidden.decided, hidden.ends
         x = x.clamp(max=self.cardinalities[k] - 1)
@@ -510,7 +519,11 @@ class GrowthNetwork(Network):
 
 
 def _size(name: int) -> int:
-    """Return how many values a feature has after `_within`; `name` is its number, as `DEGREE`."""
+    """Return how many values a feature has after `_within`.
+
+    Args:
+        name: Number of the feature, such as `DEGREE`.
+    """
     low, high = RANGES[name]
     return high - low + 1
 
@@ -552,7 +565,10 @@ class GrowthState:
         self.nodes = network.initial.new_zeros(batch, size, 3 * network.head_width)
 
     def step(self) -> Step | None:
-        """Return the next node of all unfinished graphs; None once all are complete."""
+        """Go on to the next node of all unfinished graphs; None once all are complete.
+
+        First the node before goes through the attention blocks, now that it has all its edges.
+        """
         at, net = self.order.next(), self.network
         if at is None:
             return None

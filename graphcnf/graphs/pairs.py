@@ -102,7 +102,10 @@ class NodesAndPairs(Bijection):
 
 
 class _Given(nn.Module):
-    """Conditioner that returns the context's features, the output of `NodesAndPairs.network`."""
+    """Network of a coupling whose parameters are computed already: the features of its context.
+
+    `NodesAndPairs` puts the output of its `network` there.
+    """
 
     def forward(self, x, context):
         return context.features

@@ -139,7 +139,10 @@ def batches_of_block(block: range, prior: np.ndarray, seed: int | tuple, size: i
 
 @contextmanager
 def one_thread(device: torch.device) -> Iterator[None]:
-    """Let torch compute on a CPU with one thread: several would sum in another order."""
+    """Return a context in which torch uses one thread if a device is a CPU.
+
+    Several threads would sum in another order.
+    """
     threads = torch.get_num_threads()
     if device.type == "cpu":
         torch.set_num_threads(1)

@@ -247,6 +247,9 @@ class UnorderedModel(RandomOrder):
         return {"back": longest, "closures": closures, **PathModel.limits(graphs, **options)}
 
     def knows(self, batch: GraphBatch) -> Tensor:
-        """Return which graphs are connected and have few enough edges at a node, (B,) bool."""
+        """Return True for each graph that the model can represent, (B,) bool.
+
+        It has to be connected, and no node may have more edges than nodes of the training data.
+        """
         few = (batch.adjacency.sum(-1) <= self.code.entries).all(1)
         return batch.connected() & few & batch.mask.any(1)

@@ -51,7 +51,7 @@ class UnparsableSmiles(MoleculeNotRepresentable):
 
 
 def _any_of(*queries: Chem.QueryAtom) -> Chem.QueryAtom:
-    """Return a query that matches atoms of any of several queries, faster than a Python loop."""
+    """Return RDKit's query for atoms that match one of several queries, made of the first one."""
     for other in queries[1:]:
         queries[0].ExpandQuery(other, Chem.CompositeQueryType.COMPOSITE_OR)
     return queries[0]
@@ -172,7 +172,7 @@ def has_marks(mol: Chem.Mol | str) -> bool:
 
 
 def without_stereo(mol: Chem.Mol) -> Chem.Mol:
-    """Return a copy without stereo, isotopes, atom map numbers and explicit hydrogen atoms."""
+    """Return a copy of a molecule without stereo, isotopes, atom map numbers and hydrogen atoms."""
     mol = Chem.Mol(mol)
     hydrogens = False
     for atom in mol.GetAtomsMatchingQuery(_LABELLED):

@@ -138,12 +138,15 @@ class Filters:
         return found
 
     def refusal(self, mol: Chem.Mol) -> str:
-        """Return the name of the first filter that a molecule fails, "" if it passes all."""
+        """Return the name, one of `checks`, of the first filter that a molecule fails, "" if none.
+
+        The molecule is sanitized.
+        """
         return next((name for name, passes in self.checks.items() if not passes(mol)), "")
 
 
 def _several(given: str | Iterable[str]) -> tuple[str, ...]:
-    """Return one text or several as a tuple; raise `UserError` for anything else."""
+    """Return one text or several as a tuple of texts; raise `UserError` for anything else."""
     several = (given,) if isinstance(given, str) else tuple(given)
     if wrong := [one for one in several if not isinstance(one, str)]:
         raise UserError(f"a filter is text, got {wrong[0]!r}")
@@ -204,7 +207,7 @@ class Funnel:
         self.patience = patience * (PATIENCE_FACTOR if filters else 1)
 
     def passes(self, molecule: Chem.Mol) -> bool:
-        """Return True if a molecule passes the filters; count it in `outcomes`."""
+        """Return True if a sanitized molecule passes the filters, and count it in `outcomes`."""
         refusal = self.filters.refusal(molecule)
         self.outcomes[refusal] += 1
         return not refusal
@@ -256,7 +259,15 @@ class Funnel:
 
 
 def _contains(text: str, wanted: bool) -> Check:
-    """Return the check that a molecule contains a SMARTS pattern, or if not `wanted` does not."""
+    """Return the check that a molecule contains a SMARTS pattern, or does not.
+
+    Args:
+        text: The SMARTS.
+        wanted: True if molecules that contain the pattern pass, False if the others do.
+
+    Raises:
+        UserError: RDKit cannot read the SMARTS.
+    """
     pattern = parse_smarts(text)
     return lambda mol: mol.HasSubstructMatch(pattern) == wanted
 
@@ -292,7 +303,11 @@ def _is_near(molecules: Sequence[str], value: float, least: bool) -> Check:
 
 
 def _without_alerts(name: str) -> Check:
-    """Return the check that no structural alert of a catalogue in `ALERTS` matches a molecule."""
+    """Return the check that a molecule matches no structural alert of a catalogue.
+
+    Raises:
+        UserError: The name of the catalogue is not in `ALERTS`.
+    """
     if name not in ALERTS:
         raise UserError(f"no catalogue of alerts {name!r}{suggest(name, list(ALERTS))}")
     catalogs: Any = FilterCatalogParams.FilterCatalogs

@@ -60,7 +60,7 @@ class HashSet:
         )
 
     def add(self, hash_: int) -> bool:
-        """Add a hash; return True if it is new."""
+        """Add a hash to the set; return False if it is in the set already, else True."""
         if hash_ in self:
             return False
         self._recent.add(hash_)

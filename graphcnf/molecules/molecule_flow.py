@@ -68,7 +68,11 @@ class MoleculeSample(Sequence):
         return [None if s is None else Chem.MolFromSmiles(s) for s in self.smiles]
 
     def to_frame(self) -> pd.DataFrame:
-        """Return a table with the columns `record`, `smiles` and `valid`."""
+        """Return a table with a row for each graph.
+
+        Its columns are `record` (the number in this sample, from 0), `smiles` (None if invalid) and
+        `valid`.
+        """
         valid = [s is not None for s in self.smiles]
         return pd.DataFrame({"record": range(len(self)), "smiles": self.smiles, "valid": valid})
 
@@ -133,7 +137,7 @@ class MoleculeFlow:
         return cls(GraphModel.from_pretrained(name_or_folder, device))
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write a folder that `from_pretrained` and the commands read."""
+        """Save the model to a folder, from which `from_pretrained` and the commands load it."""
         self.model.save_pretrained(folder)
 
     def __repr__(self) -> str:

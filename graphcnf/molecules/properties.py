@@ -285,7 +285,7 @@ class Requirement:
 
     @property
     def pairs(self) -> list[tuple]:
-        """Left side, operator and right side of each comparison in the chain."""
+        """Left side, operator and right side of each comparison, such as ("qed", ">", 0.6)."""
         return list(zip(self.parts[:-1:2], self.parts[1::2], self.parts[2::2], strict=True))
 
     def holds(self, mol: Chem.Mol) -> bool:
@@ -337,7 +337,7 @@ def check_possible(
 
 
 def _span(low: float, high: float) -> str:
-    """Return a range in words, such as " from 0 to 1" or " from 0 on"; "" for all numbers."""
+    """Write a range for a message, as " from 0 to 1" or " from 0 on"; "" for all numbers."""
     if not math.isfinite(low):
         return ""
     return f" from {low} to {high}" if math.isfinite(high) else f" from {low} on"
@@ -379,7 +379,11 @@ def has_pattern(smarts: str) -> Feature:
 
 
 def has_element(symbol: str) -> Feature:
-    """Return the feature "contains an atom of an element": 1.0 or 0.0; a symbol is such as "Si"."""
+    """Return the feature "contains an atom of an element": 1.0 or 0.0.
+
+    Args:
+        symbol: Symbol of the element, such as "Si".
+    """
     number = Chem.GetPeriodicTable().GetAtomicNumber(symbol)
     return replace(has_pattern(f"[#{number}]"), name=f"with {symbol}")
 

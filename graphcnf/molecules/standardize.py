@@ -88,7 +88,13 @@ _CHARGE = re.compile(r"\[[^\]]*[+-]")
 
 
 def charge_states(smiles: Iterable[str]) -> frozenset[str]:
-    """Return the names of those `GROUPS` that are charged in most molecules that contain them.
+    """Find out which acids and bases are charged in most of the molecules that contain them.
+
+    Args:
+        smiles: SMILES of the molecules.
+
+    Returns:
+        Names of `GROUPS`: some of "acid" and "amine".
 
     Examples:
         >>> sorted(charge_states(["CC(=O)[O-]", "CCC(=O)[O-]", "CC(=O)O", "CCN"]))
@@ -104,7 +110,13 @@ def charge_states(smiles: Iterable[str]) -> frozenset[str]:
 
 
 def charge_states_of(flow: MoleculeFlow) -> frozenset[str]:
-    """Return the names of the `GROUPS` that are more probable charged than neutral for a model."""
+    """Find out which acids and bases are more probable charged than neutral under a model.
+
+    It is asked for the log-probabilities of the example molecules `Group.probes`.
+
+    Returns:
+        Names of `GROUPS`: some of "acid" and "amine".
+    """
     pairs = [pair for group in GROUPS for pair in group.probes]
     graphs, reasons = flow.graphs(sum(pairs, ()))
     nats = np.full(len(reasons), -math.inf)
@@ -283,5 +295,5 @@ def protonation_hash(smiles: str) -> int:
 
 @cache
 def _uncharger(force: bool) -> rdMolStandardize.Uncharger:
-    """Return an `Uncharger`; with `force` it also neutralizes the anions of zwitterions."""
+    """Return RDKit's `Uncharger`; with `force` it also neutralizes the anions of zwitterions."""
     return rdMolStandardize.Uncharger(True, force)

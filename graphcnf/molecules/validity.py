@@ -88,7 +88,7 @@ def strict(mol: Chem.Mol) -> str | None:
 
 
 def _written(mol: Chem.Mol | None) -> str | None:
-    """Return the SMILES of a sanitized molecule; None if RDKit cannot read it again."""
+    """Return the canonical SMILES of a sanitized molecule; None if RDKit cannot read it again."""
     if mol is None:
         return None
     text = Chem.MolToSmiles(mol)

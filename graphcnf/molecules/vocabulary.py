@@ -71,7 +71,7 @@ class AtomCategory(NamedTuple):
         return cls(atom.GetSymbol(), atom.GetFormalCharge(), marked and atom.GetIsAromatic())
 
     def __str__(self) -> str:
-        """Return C, N+, O- or Fe+2; in lower case if aromatic, as in SMILES."""
+        """Return a label such as C, N+, O- or Fe+2; in lower case if aromatic, as in SMILES."""
         symbol = self.symbol.lower() if self.aromatic else self.symbol
         sign = "" if not self.charge else "+" if self.charge > 0 else "-"
         return f"{symbol}{sign}{abs(self.charge) if abs(self.charge) > 1 else ''}"

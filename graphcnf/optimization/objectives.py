@@ -314,7 +314,11 @@ class Goal:
 
     @classmethod
     def _of_file(cls, path: Path) -> Goal:
-        """Return the goal in a TOML file; raise `UserError` for a bad one."""
+        """Read a goal from a TOML file: `mean`, and a table `[[objective]]` for each objective.
+
+        Raises:
+            UserError: The file cannot be read, or a table is wrong.
+        """
         try:
             table = tomllib.loads(read_file(path, LARGEST_TEXT).decode())
         except OSError as error:
@@ -433,11 +437,15 @@ def parameters_of(score: Callable) -> list[str]:
 
 
 def desirability(table: Mapping[str, Any]) -> Callable[[float], float]:
-    """Return the map to [0, 1] that an objective's table names; the identity if it names none.
+    """Return the map from a score to [0, 1] that a table names; the identity if it names none.
 
-    As in GuacaMol (Brown et al. 2019, arXiv 1811.09621, section 7): `clip = [low, high]`, a line
-    from 0 at `low` (which may be the larger one) to 1 at `high`; or `target`, `at_least` or
-    `at_most` with a `width`, Gaussians `exp(-(x - target)^2 / (2 width^2))` with one or two flanks.
+    The maps are those of GuacaMol (Brown et al. 2019, arXiv 1811.09621, section 7).
+
+    Args:
+        table: Table of an objective with at most one of the keys `clip` ([low, high]: a line from 0
+            at `low`, which may be the larger one, to 1 at `high`) and `target`, `at_least` and
+            `at_most` (with a `width`: a Gaussian `exp(-(x - target)^2 / (2 width^2))`, for the
+            latter two 1 on one side).
 
     Raises:
         UserError: The values are wrong, or exclude each other.

@@ -157,7 +157,7 @@ class Journal:
             return {answer.smiles: answer for answer in (Answer.of_row(*row) for row in rows)}
 
     def add(self, answer: Answer) -> Answer:
-        """Store an answer unless the molecule has one, and return the stored answer."""
+        """Store an answer, unless the molecule has one already; return the one that is stored."""
         row: tuple = (answer.smiles, None, None, answer.error)
         if answer.error is None:
             row = (answer.smiles, answer.score, json.dumps(dict(answer.values)), None)
@@ -212,7 +212,7 @@ class Journal:
 
     @contextmanager
     def _reporting(self) -> Iterator[None]:
-        """Context that turns errors of SQLite into `UserError` with the name of the file."""
+        """Return a context that turns errors of SQLite into `UserError` with the file's name."""
         try:
             yield
         except sqlite3.OperationalError as error:  # for example, the disk is full
@@ -294,7 +294,10 @@ class Oracle:
         self._opened.close()
 
     def __call__(self, molecules: Iterable[str]) -> list[Answer]:
-        """Return the answer for each molecule; the score is called for those without an answer."""
+        """Return the answer for each molecule, in order.
+
+        The score is called for molecules without an answer, each once; their answers are stored.
+        """
         molecules = list(molecules)
         new = [s for s in dict.fromkeys(molecules) if s not in self.answers]
         self.calls += len(new)
@@ -448,7 +451,9 @@ class ScoreProcess:
         self._worker: Worker | None = None
 
     def __call__(self, smiles: str) -> Answer:
-        """Return the answer for a molecule, also for a failed call.
+        """Return the answer for a molecule, computed in the child process.
+
+        A time-out or a crash ends the process, and gives an answer with an `error`.
 
         Raises:
             UserError: No process can be started.

@@ -76,9 +76,15 @@ class Policy:
 
     @torch.no_grad()
     def learnable(self, molecules: Sequence[str]) -> list[bool]:
-        """Return for each molecule, a canonical SMILES, whether it is learnable.
+        """Find out which molecules are learnable: the prior can represent them.
 
-        Its graph and its `nats` are kept, for `update` and `sizes`.
+        Graphs and `nats` of the molecules are kept, for `update` and `sizes`.
+
+        Args:
+            molecules: Canonical SMILES.
+
+        Returns:
+            True for each molecule that is learnable.
         """
         known = self.nats
         others = (s for s in dict.fromkeys(molecules) if s not in self._graphs)

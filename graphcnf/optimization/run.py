@@ -105,7 +105,7 @@ class OptimizationResult:
         return np.array([answer.score for answer in self.answers])
 
     def top(self, count: int = 10) -> float:
-        """Return the mean of the `count` best scores, of all if there are fewer; NaN if none."""
+        """Return the mean of the `count` best scores, of all if there are fewer; NaN if none is."""
         best = np.sort(self.scores[np.isfinite(self.scores)])[::-1][:count]
         return float(best.mean()) if len(best) else math.nan
 
@@ -139,10 +139,16 @@ class OptimizationResult:
 
 
 def first_of_clusters(smiles: Sequence[str]) -> list[int]:
-    """Return the index of the first molecule of each cluster of similar molecules, ascending.
+    """Cluster molecules by similarity, and return the first molecule of each cluster.
 
     Butina clustering (1999, J. Chem. Inf. Comput. Sci. 39, 747): the Tanimoto distance of ECFP4
     fingerprints from a cluster's centre is at most `DISTANCE`.
+
+    Args:
+        smiles: Valid SMILES, the best first.
+
+    Returns:
+        Indices of the molecules, ascending.
     """
     with codec.quiet():
         prints = [ECFP4.GetFingerprint(Chem.MolFromSmiles(s)) for s in smiles]

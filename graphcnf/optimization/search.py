@@ -506,10 +506,10 @@ class Search:
         self.round += 1
 
     def _random(self, purpose: int) -> np.random.Generator:
-        """Return a random generator of this round.
+        """Return a random generator for one use in this round.
 
-        Each use has a number `purpose` of its own, so that its numbers are independent of how many
-        the others draw.
+        Args:
+            purpose: Number of the use, so that its numbers do not depend on what other uses draw.
         """
         return np.random.default_rng((self.seed, self.round, purpose))
 

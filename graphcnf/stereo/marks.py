@@ -325,7 +325,10 @@ class Constitution:
         return tuple(parities.get(e.atoms, (0,))[0] for e in self.elements)
 
     def kept_marks(self, template: StereoTemplate) -> list[Configuration]:
-        """Return the marks that the template gives to this constitution.
+        """Translate the marks of a template to marks that molecules of this constitution keep.
+
+        Args:
+            template: The template.
 
         Returns:
             A configuration for each match, with 0 at stereo elements that the template does not
@@ -474,7 +477,10 @@ class Constitution:
         return sorted(orbit)
 
     def _read_again(self, configuration: Configuration) -> Configuration:
-        """Return what RDKit reads from the isomeric SMILES that it writes of a configuration."""
+        """Write the isomeric SMILES of a configuration with RDKit; return what RDKit reads from it.
+
+        That is a configuration of this constitution, too.
+        """
         mol = self.with_marks(configuration)
         smiles = Chem.MolToSmiles(mol)
         written = json.loads(mol.GetProp("_smilesAtomOutputOrder"))
@@ -600,7 +606,7 @@ def without_hydrogens(mol: Chem.Mol) -> Chem.Mol:
 
 
 def _ring_neighbours(mol: Chem.Mol) -> dict[int, tuple[int, int]]:
-    """Return `{atom: (atom before it, atom after it)}` along its smallest ring.
+    """Return `{atom: (atom before it, atom after it)}` for atoms in rings, along the smallest ring.
 
     Rings that share a bond run along it in opposite directions, where all of them can.
     """
@@ -741,7 +747,7 @@ def count_marks(smiles: Iterable[str]) -> tuple[Counter[str], list[str]]:
 
 
 def mark_figures(counts: Mapping[str, int]) -> dict[str, Any]:
-    """Return the figures of a set of molecules, from the counts of `count_marks`.
+    """Summarise how many stereo elements of molecules have marks, from the counts of `count_marks`.
 
     Returns:
         `chain`, `ring` and `double`: shares of the stereo elements of a kind that have a mark, None

@@ -149,7 +149,11 @@ class StereoGraphs:
         return len(self.sizes)
 
     def __getitem__(self, index: slice | Tensor) -> StereoGraphs:
-        """Return some of the molecules: a slice, a mask (B,) or indices, which may repeat."""
+        """Return some of the molecules.
+
+        Args:
+            index: A slice, a mask (B,) bool, or indices long, which may repeat.
+        """
         index = torch.arange(len(self), device=self.sizes.device)[index]
         sizes, counts = self.sizes[index], self.counts[index]
         atoms = _ranges((self.sizes.cumsum(0) - self.sizes)[index], sizes)
@@ -209,7 +213,10 @@ def _atom_category(atom: Chem.Atom) -> int:
 
 
 def _bonds(constitutions: Sequence[Constitution]) -> tuple[np.ndarray, np.ndarray]:
-    """Return `neighbours` and `bonds` of `StereoGraphs`, (A, MOST_NEIGHBOURS) uint8 each."""
+    """Return the neighbours of all atoms of molecules, and the categories of the bonds to them.
+
+    They are `neighbours` and `bonds` of `StereoGraphs`, (A, MOST_NEIGHBOURS) uint8 each.
+    """
     ends, orders = [np.zeros((2, 0), np.int64)], [np.zeros(0)]
     first: list[int] = []
     second: list[int] = []
@@ -459,9 +466,9 @@ class StereoState:
         self.number = -1
 
     def step(self) -> Step | None:
-        """Return the step that decides element k of every molecule with more than k elements.
+        """Go on to the next stereo element of every molecule that has one, and return its step.
 
-        k is the number of earlier calls; None when no molecule has element k.
+        The k-th call, from 0, returns the step of element k; None when no molecule has one.
         """
         self.number += 1
         if self.number >= self.mask.shape[1]:
@@ -471,7 +478,7 @@ class StereoState:
         return Step(self.at, self.network(self.graphs, self.at, self.categories))
 
     def update(self, x: Tensor) -> None:
-        """Set the categories of the elements of the last step, (M, 1) long."""
+        """Set the categories x (M, 1) long of the M stereo elements that `step` returned last."""
         self.categories[self.at] = x[:, 0]
 
 

@@ -154,7 +154,9 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read what `save_checkpoint` has written, with its tensors on the CPU.
+    """Read the state that `save_checkpoint` has written, with its tensors on the CPU.
+
+    The state has the entry "format" as well.
 
     Raises:
         UserError: the file is missing, damaged or of another version.
@@ -181,9 +183,9 @@ def starting_state(path: Path) -> dict[str, Any]:
     """Read a checkpoint to start a run from.
 
     Returns:
-        The entries of the checkpoint (see `Run._save`), checked: "at" is a `Counters`, "best" None
-        or a dictionary whose "figures" are a `Best`, "metrics" and "sums" hold numbers. Added is
-        "path", the file, for messages.
+        The entries that `Run._save` has written, by name, of which these are checked: "at", a
+        `Counters`; "best", None or a dictionary whose "figures" are a `Best`; "metrics" and "sums",
+        which hold numbers. Added is "path", the file, for messages.
 
     Raises:
         UserError: it is missing, damaged or of another version.
@@ -205,13 +207,17 @@ def starting_state(path: Path) -> dict[str, Any]:
 
 
 def _numbers(values: dict) -> dict[str, float]:
-    """Return a dictionary with text as keys and floats as values; ValueError if it has others."""
+    """Convert the keys of a dictionary to text and its values to floats."""
     return {str(name): float(number) for name, number in values.items()}
 
 
 @contextmanager
 def checkpoint_errors(path: Path) -> Iterator[None]:
-    """Context that turns errors of restoring a checkpoint into a `UserError` that names it."""
+    """Return a context that turns errors of restoring a checkpoint into `UserError`.
+
+    Args:
+        path: The checkpoint, for messages.
+    """
     try:
         yield
     except KeyError as error:

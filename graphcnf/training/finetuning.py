@@ -611,7 +611,7 @@ class FoldBatch:
         return FoldBatch([part and part[index] for part in self.parts])
 
     def to(self, device) -> FoldBatch:
-        """Return the batches on a device."""
+        """Return a copy with all batches on a device."""
         return FoldBatch([part and part.to(device) for part in self.parts])
 
 

@@ -214,7 +214,7 @@ def detached(value: Any) -> Any:
 
 
 def check_model(model: Any) -> None:
-    """Raise `UserError` unless a model is a module and `Trainable`."""
+    """Raise `UserError` unless a model is a torch module with the method `training_loss`."""
     name = type(model).__name__
     if not (isinstance(model, nn.Module) and isinstance(model, Trainable)):
         raise UserError(f"{name} must be a torch.nn.Module with training_loss(batch, *, beta=1.0)")
@@ -225,7 +225,7 @@ def check_model(model: Any) -> None:
 
 
 def check_batch(batch: Any) -> None:
-    """Raise `UserError` unless an object is a `Batch`."""
+    """Raise `UserError` unless an object has what `Batch` asks for: length, parts, `to`."""
     if not isinstance(batch, Batch):
         raise UserError(
             "a batch must be a tensor, or have a length, parts and to(device), as "
@@ -290,7 +290,7 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """True if the budget is spent, or too many evaluations in a row were worse."""
+        """True if the budget is spent, or `patience` evaluations in a row were worse."""
         patience = self.settings.patience
         if self.at.evaluation_due:
             return False
@@ -703,7 +703,11 @@ class Run:
         return means(sum_over_processes(sums))
 
     def _save(self) -> None:
-        """Write the checkpoint and the model, in the first process."""
+        """Write the checkpoint and the averaged weights; all processes must call this together.
+
+        The first process writes. After the end of a run with `keep_best`, the weights are those of
+        the best evaluation.
+        """
         total = sum_over_processes(self.sums)
         self.sums = total if self.main else {}
         self.last_checkpoint = self.at.seconds

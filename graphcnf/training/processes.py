@@ -35,7 +35,7 @@ LOST_CONNECTION = ("gloo", "nccl", "connection", "peer", "timed out", "timeout",
 
 @contextmanager
 def launch(settings: TrainingSettings, out_dir: Path) -> Iterator[Fabric]:
-    """Context in which all processes of a run have been started; each of them executes the body.
+    """Return a context in which all processes of a run have been started; each executes the body.
 
     Args:
         settings: accelerator and number of devices.

@@ -148,7 +148,7 @@ class TrainingSettings:
             raise UserError(f"{source}: {error}") from None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the `[training]` table of the settings, without those that are None."""
+        """Return the settings by name, without those that are None: the table `[training]`."""
         return {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
 
     def as_launched(self) -> TrainingSettings:
@@ -306,7 +306,10 @@ def is_main() -> bool:
 
 
 def exit_unless_main() -> None:
-    """End this process unless it is the first, which continues the caller's script alone."""
+    """End this process unless it is the first one of a run.
+
+    After a training, the first process alone continues the caller's script.
+    """
     if not is_main():
         sys.exit(0)
 

@@ -121,7 +121,11 @@ class DepthFirstCode:
 
     @staticmethod
     def edge_number(k: int) -> int:
-        """Return to which edge variable k belongs: 0 to the parent's, 1, 2, ... to a closure's."""
+        """Return the number of the edge to which variable k belongs.
+
+        It is 0 for the edge to the parent, with which the backtrack and the node's category go, and
+        1, 2, ... for the closures.
+        """
         return 0 if k < 3 else (k - 1) // 2
 
     @staticmethod
@@ -152,7 +156,10 @@ class DepthFirstCode:
 
     @staticmethod
     def measure(graphs: PackedGraphs) -> dict:
-        """Return the smallest arguments that fit a set of depth-first numbered graphs.
+        """Return the smallest arguments of the constructor by which all given graphs have a code.
+
+        Args:
+            graphs: Depth-first numbered graphs.
 
         Returns:
             "back" and "closures", arguments of the constructor.
@@ -171,6 +178,9 @@ class DepthFirstCode:
 
     def encode(self, batch: GraphBatch) -> tuple[Tensor, Tensor]:
         """Write each graph as a code.
+
+        Args:
+            batch: B depth-first numbered graphs.
 
         Returns:
             The codes, (B, N, V) long, 0 at padding; and which graphs have a code, (B,) bool. A

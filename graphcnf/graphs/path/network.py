@@ -410,9 +410,9 @@ class PathState:
             self.added = initial.new_zeros(conditions.shape)
 
     def step(self) -> Step | None:
-        """Return the next node of all unfinished graphs; None once all are complete.
+        """Go on to the next node of all unfinished graphs; None once all are complete.
 
-        First the last node is appended to the paths.
+        First the node that `update` has received is appended to the paths.
         """
         at, net = self.order.next(), self.network
         if at is None:
@@ -456,7 +456,12 @@ class PathState:
         return self.network.blocks.step(h, bias, self.cache)
 
     def _add(self, number: int, x: Tensor) -> None:
-        """Append node `number`, with variables x (R, V), to the paths of the first R graphs."""
+        """Append a node to the paths of the first R graphs, and update what depends on them.
+
+        Args:
+            number: Number of the node in its graph, the same in all R graphs.
+            x: Its variables, (R, V) long.
+        """
         if self.conditions is not None:
             self.added[: len(x)] += self.network.added(x, self.path)
         changed = self.path.add(number, x, self.network.support.weights)

@@ -95,7 +95,7 @@ class Path:
         return cls(depth, tables, depth.new_zeros(*tables.shape[1:], NEIGHBOURS + 1), pad)
 
     def take(self, rows: Tensor) -> Path:
-        """Return the paths of the graphs `rows`, indices (K,) that may repeat."""
+        """Return copies of some of the paths; `rows` are their indices (K,) long, may repeat."""
         return Path(self.depth[rows], self.tables[:, rows], self.around[rows], self.pad)
 
     def index(self, level: Tensor) -> Tensor:
@@ -335,7 +335,7 @@ class FreeDegree:
     x: tuple[Tensor, ...] = ()
 
     def __getitem__(self, rows: Tensor) -> FreeDegree:
-        """Return the free degree around the nodes at `rows`, indices (K,) long."""
+        """Return the free degree around K of the M nodes; `rows` are their indices, (K,) long."""
         names = [f.name for f in fields(self) if f.name != "x"]
         some = {name: getattr(self, name)[rows] for name in names}
         return FreeDegree(**some, x=tuple(value[rows] for value in self.x))
