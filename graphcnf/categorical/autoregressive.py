@@ -107,7 +107,7 @@ class Network(nn.Module):
 
         Args:
             hidden: Hidden state of R positions.
-            x: Their categories, (R,) long.
+            x: Category of the variable at each of them, (R,) long.
 
         Returns:
             The hidden state of the next variable, and which of the R positions have it: indices

@@ -139,7 +139,7 @@ class CategoricalFlow(nn.Module):
         return torch.logsumexp(torch.stack(draws), 0) - math.log(samples)
 
     def encode(self, x, context: Context = Context()) -> Tensor:
-        """Draw base latents of categories, from which `decode` restores them.
+        """Draw base latents of categories; `decode` maps them back, as well as the encoding can.
 
         Args:
             x: Categories, (B, L) or (B, L, V), integers.

@@ -185,7 +185,7 @@ def interval_category(u: Tensor, cardinalities: Sequence[int]) -> Tensor:
         cardinalities: Number of categories of each of the V variables.
 
     Returns:
-        (..., V) long.
+        Categories, (..., V) long.
     """
     counts = torch.tensor(cardinalities, device=u.device)
     return (u.double() * counts).long().clamp(min=0).minimum(counts - 1)

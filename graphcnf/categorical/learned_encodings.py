@@ -257,7 +257,8 @@ class LinearFlowEncoding(MixtureEncoding):
 class VariationalEncoding(LinearFlowEncoding):
     """`LinearFlowEncoding` with further couplings, of mixtures of logistics; p(x|z) is a network.
 
-    Raises UserError for fewer than two latents: a coupling splits them.
+    Raises:
+        UserError: if there are fewer than two latents, which a coupling could not split.
     """
 
     def start_posterior(self, means, scale):

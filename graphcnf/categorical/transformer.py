@@ -158,8 +158,8 @@ class Cache:
         like: Tensor (C,) that gives the number of channels, type and device.
 
     Attributes:
-        table: Keys and values, (blocks, 2, N, B, C). Positions come before rows: a step writes one
-            contiguous slice, and reads those before it in order.
+        table: Keys and values, (blocks, 2, N, B, C). Positions come before rows, so that a step
+            writes one contiguous slice, and reads all earlier slices in order.
         filled: Number of positions that all blocks have written.
     """
 

@@ -154,8 +154,9 @@ class MixtureLogisticCoupling(Coupling):
     Lippe & Gavves 2021, arXiv 2006.09790, appendix A.
 
     Args:
-        network: network of the parameters, see `Coupling`.
-        split: index at which the channels are cut.
+        network: called as ``network(x_a, context)``; returns the parameters of the transformed
+            channels, see `Coupling`.
+        split: index of the last axis at which the channels are cut.
         swap: False transforms the second part, True the first.
         mixtures: number K of components.
 

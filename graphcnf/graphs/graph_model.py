@@ -456,9 +456,9 @@ class GraphModel(Pretrained, ABC):
         conditions: Sequence[float | None] | None = None,
         size: int = BATCH,
     ) -> np.ndarray:
-        """Return `log_prob` of many graphs, (M,) nats in float64, without gradients.
+        """Return lower bounds on log p(graph | number of nodes) of many graphs, without gradients.
 
-        It is -inf for graphs that the model does not know.
+        They are scored by `log_prob`, in batches of graphs of similar size.
 
         Args:
             graphs: The graphs, in the node order that the model needs.
@@ -467,7 +467,10 @@ class GraphModel(Pretrained, ABC):
             orders: Number of depth-first numberings whose probabilities are summed, the given one
                 included, up to 1,024 ("path" only).
             conditions: Conditions (P,) of all graphs, None for an unknown one.
-            size: Number of graphs in a batch; graphs of similar size share a batch.
+            size: Number of graphs in a batch.
+
+        Returns:
+            (M,) nats, float64; -inf for graphs that the model cannot represent.
         """
         nats = np.full(len(graphs), -math.inf)
         for chosen in batches(graphs.node_counts, size):
@@ -515,7 +518,7 @@ class GraphModel(Pretrained, ABC):
 
     @torch.no_grad()
     def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
-        """Encode graphs to base latents, from which `decode` restores them.
+        """Encode graphs to base latents, which `decode` turns into graphs.
 
         Args:
             batch: B graphs, in the node order that the model needs.

@@ -241,8 +241,9 @@ class NewNodes:
 
     Attributes:
         grown: The graphs and the edges of their new nodes, updated in place.
-        nodes: Channels of earlier nodes in B graphs, (B, N, 3 * H): to be joined, to gate the new
-            node, and once they are joined.
+        nodes: Channels of earlier nodes in B graphs, (B, N, 3 * H): H for the logits of an edge to
+            the node, H as factors of the new node's channels, and H to add to `ends` once there is
+            an edge to the node.
         graph: Index into `nodes` of the graph of each new node, (M,) long.
         at: Index into `grown` of the graph of each new node, (M,) long.
         h: Output of attention for the partial graphs, (M, C).

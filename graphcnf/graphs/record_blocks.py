@@ -156,7 +156,7 @@ class RecordNoise(Noise):
     """Tape of encoder noise whose numbers depend on seed and record, not on the batch.
 
     Args:
-        seed: Seed.
+        seed: Seed of the noise.
         records: Number of the record of each row of the batch.
     """
 

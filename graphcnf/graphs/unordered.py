@@ -235,7 +235,8 @@ class UnorderedModel(RandomOrder):
 
         Args:
             graphs: The training graphs.
-            **options: Further arguments of `Support.limits`.
+            **options: `node_categories`, `edge_categories`, `edge_weights` and `support` of
+                `Support.limits`.
 
         Returns:
             "back", "closures", "edge_weights" and "largest_sums", arguments of the constructor.

@@ -379,7 +379,7 @@ class MoleculeFlow:
         load("graphcnf.molecules.scoring:learn_percentiles")(self, molecules)
 
     def encode(self, molecules: str | Chem.Mol | Sequence) -> tuple[dict, torch.Tensor]:
-        """Encode molecules to latents, from which `decode` restores them without stereo marks.
+        """Encode molecules to latents, which `decode` turns into molecules without stereo marks.
 
         Args:
             molecules: SMILES or RDKit molecules, or one of them; B molecules.

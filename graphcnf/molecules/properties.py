@@ -99,7 +99,10 @@ def charge(mol: Chem.Mol) -> int:
 def sa(mol: Chem.Mol) -> float:
     """Return the synthetic accessibility score, 1 (easy) to 10 (Ertl & Schuffenhauer 2009).
 
-    Differs between releases of RDKit. Raises `Unavailable` if RDKit has no Contrib folder.
+    It differs between releases of RDKit.
+
+    Raises:
+        Unavailable: RDKit has no Contrib folder.
     """
     return _sa_score()(mol)
 

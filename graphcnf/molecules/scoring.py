@@ -55,9 +55,8 @@ def score(
 
         - `smiles`, as given; with `standardize` also `standardized`, the scored SMILES;
         - `log_likelihood`, nats, as `MoleculeFlow.log_prob` returns it; NaN if the molecule cannot
-          be represented;
-          under a model without a node order, such as `zinc250k-unordered`, that of one
-          labelling: that of the molecule is larger by log(n! / |Aut|);
+          be represented; under a model without a node order, such as `zinc250k-unordered`, that of
+          one labelling: that of the molecule is larger by log(n! / |Aut|);
         - if the model has stereo, `stereo`, the part of the log-likelihood that is due to the
           marks (0 without marks), and `stereo_exact`, False if it is a lower bound;
         - `bits_per_atom`; with several `orders` also `bits_per_atom_one_order`, those of the

@@ -153,7 +153,7 @@ def _unusual_groups(mol: Chem.Mol, states: frozenset[str]) -> list[str]:
 def deviation_notes(
     smiles: Sequence[str], states: frozenset[str] | None, *, marked: bool = False
 ) -> list[str]:
-    """Return notes on what a model would lose of molecules, or finds charged otherwise than usual.
+    """Return notes on what a model ignores in molecules, and on charge states unlike its data's.
 
     Args:
         smiles: SMILES or SMARTS of the molecules, all readable.

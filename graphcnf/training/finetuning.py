@@ -105,7 +105,8 @@ def finetune(
     The weights are evaluated on held-out molecules before the first step and about every half
     epoch. Those of the best evaluation are kept, and training ends after several worse ones in a
     row. If one molecule in ten is fewer than `FEW_HELD_OUT`, the model learns all molecules, and
-    cross-validation chooses the step: beside it, each of `FOLDS` copies learns all but one fold.
+    cross-validation chooses the step: besides, each of `FOLDS` copies of the model learns all
+    molecules but one fold.
     After a kill, a call with the same arguments continues the run.
 
     Args:
@@ -178,11 +179,11 @@ def finetune(
 def _planned(
     flow: MoleculeFlow, data, minutes: float | None, options: dict[str, Any]
 ) -> TrainingSettings:
-    """Return the `plan` for a data set.
+    """Choose training settings by the number of molecules (`plan`) and by a time limit.
 
     Args:
         flow: The model, enlarged to represent all molecules.
-        data: The molecules.
+        data: The molecules, a `MoleculeDataset`.
         minutes: Time into which the steps have to fit on this machine; None for no limit.
         options: Further arguments of `plan`.
     """

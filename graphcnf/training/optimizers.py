@@ -160,7 +160,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """Return the orthogonal matrices nearest to given ones, approximately.
+    """Return for each of K matrices the nearest orthogonal matrix, approximately.
 
     Newton-Schulz iterations bring all singular values near 1; singular vectors stay as they are.
 

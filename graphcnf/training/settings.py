@@ -385,7 +385,7 @@ def read_tables(name_or_path: str | Path) -> dict[str, dict[str, Any]]:
 def apply_overrides(
     config: dict[str, dict[str, Any]], assignments: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
-    """Return the tables of a preset with assignments applied; the given ones are not changed.
+    """Return a copy of the tables of a preset with assignments applied.
 
     Args:
         config: the tables "model", "data" and "training".

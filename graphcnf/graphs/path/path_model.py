@@ -85,7 +85,8 @@ class PathModel(CodedModel):
 
         Args:
             graphs: Depth-first numbered graphs.
-            **options: Further arguments of `Support.limits`.
+            **options: `node_categories`, `edge_categories`, `edge_weights` and `support` of
+                `Support.limits`.
 
         Returns:
             "back", "closures", "edge_weights" and "largest_sums", arguments of the constructor.
@@ -101,7 +102,8 @@ class PathModel(CodedModel):
 
         Args:
             graphs: The training graphs.
-            **options: Further arguments of `Support.limits`.
+            **options: `node_categories`, `edge_categories`, `edge_weights` and `support` of
+                `Support.limits`.
 
         Returns:
             "edge_weights" and "largest_sums", as `Support.limits` returns them. If no graph has
@@ -143,7 +145,8 @@ class PathModel(CodedModel):
 
         Args:
             batch: B depth-first numbered graphs.
-            count: Number of node orders: the given one, and `count` - 1 draws of `renumbered`.
+            count: Number of node orders: that of the batch, and `count` - 1 random depth-first ones
+                (`renumbered`).
 
         Returns:
             Log of the sum of the probabilities of all distinct orders, (B,) nats.
@@ -163,7 +166,7 @@ class PathModel(CodedModel):
 
 
 def random_depth_first(nodes: int, edges: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Draw a depth-first node order of a connected graph that stays close to the given one.
+    """Draw a depth-first node order of a connected graph, close to the order of its node numbers.
 
     With probability `DETOUR` the first node is drawn instead of node 0, and at each branch the
     neighbours are shuffled. Orders close to the one of the training are the probable ones.
