@@ -40,7 +40,7 @@ __getattr__, __dir__, __all__ = exported(
         "masked": "transform",
         "prepare": "transform",
         "sum_log_term": "transform",
-        "take": "transform",
+        "replay": "transform",
         "zero_log_term": "transform",
     },
 )

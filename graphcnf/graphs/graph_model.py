@@ -354,7 +354,7 @@ class GraphModel(Pretrained, ABC):
 
     @property
     def conditions(self) -> list[dict[str, Any]]:
-        """Tables of the conditions: "name", "mean" and "deviation" of each, see `condition_statistics`.
+        """The `condition_statistics` of each condition: "name", "mean" and "deviation".
 
         Empty for a model without conditions.
         """
