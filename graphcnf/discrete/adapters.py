@@ -84,7 +84,14 @@ def from_json(content: Any) -> Any:
 
 
 class Vocabulary:
-    """Map from distinct values to categories 0, 1, ...; ValueError if a value is repeated."""
+    """Map from distinct values to categories 0, 1, ..., in the order of the values.
+
+    Args:
+        values: Value of each category.
+
+    Raises:
+        ValueError: if a value is repeated.
+    """
 
     def __init__(self, values: Sequence[Hashable]):
         self.number = {value: k for k, value in enumerate(values)}
@@ -116,13 +123,14 @@ class Adapter:
     """Base class of adapters; encoded items are `Rows` of categories, or `PackedGraphs` for graphs.
 
     Attributes:
-        kind: Name in `config.json`.
+        kind: Name of the type of data in `config.json`, such as "table".
         exact: True if log-likelihoods are exact, False if they are lower bounds.
         flow_class: Class of the flow.
-        headline: Metric of the flow by which the best weights are chosen.
+        headline: Name of the metric of the flow by which the best weights are chosen.
         settings: Training settings that differ from the defaults of `TrainingSettings`.
-        fixed: Arguments of a network that follow from data; the first is an attribute of an
-            adapter as well.
+        fixed: Names of the flow's arguments that follow from data, so that users cannot set them.
+            Where the adapter has an attribute with the name of the first, a saved flow must have
+            the same value.
     """
 
     kind: ClassVar[str]
@@ -140,11 +148,16 @@ class Adapter:
 
     @property
     def arguments(self) -> tuple:
-        """Functions that accept the arguments of the network."""
+        """Functions and classes whose keyword arguments users may set with `network=`."""
         raise NotImplementedError
 
     def encode(self, x, flow=None) -> tuple[Any, Reasons]:
-        """Encode items; leave out those that the vocabulary, or `flow` if given, does not cover.
+        """Encode items, and leave out those that cannot be encoded.
+
+        Args:
+            x: Items of the type that the adapter was made for.
+            flow: Flow under which the items must have a positive probability; None if they only
+                have to consist of known values.
 
         Returns:
             The encoded items, and for every item the reason why it is left out, or None.
@@ -155,21 +168,27 @@ class Adapter:
         raise NotImplementedError
 
     def decode(self, rows):
-        """Return items of the user's type."""
+        """Invert `encode`: return encoded items in the user's type."""
         raise NotImplementedError
 
     def build(self, rows, chosen: np.ndarray, /, **network):
-        """Return an untrained flow, initialised from counts of some items.
+        """Return an untrained flow, initialised from counts of the training items.
 
         Args:
-            rows: Encoded items.
-            chosen: Indices of the items to count, those to train on, (M,).
-            **network: Arguments of the flow.
+            rows: All encoded items.
+            chosen: Indices of the training items, (M,).
+            **network: Sizes of the flow's network.
         """
         raise NotImplementedError
 
     def finish(self, flow, rows: Rows, chosen: np.ndarray) -> None:
-        """Replace the counts with which a flow was initialised by those of more rows."""
+        """Count anew in a trained flow, in place, now with the items that were held out.
+
+        Args:
+            flow: Flow whose counts are replaced.
+            rows: All encoded items.
+            chosen: Indices of the items to count, (M,).
+        """
         flow.count(self.batch(rows, chosen))
 
     def sizes(self, rows) -> np.ndarray:
@@ -206,7 +225,7 @@ class SequenceAdapter(Adapter):
 
     @classmethod
     def of(cls, items: Sequence) -> SequenceAdapter:
-        """Return the adapter for some sequences, at least one.
+        """Return the adapter for a list of sequences, at least one.
 
         Raises:
             UserError: if all are empty, one is too long, their types differ, or there are too many
@@ -272,18 +291,33 @@ class SequenceAdapter(Adapter):
         return items
 
     def build(self, rows, chosen, /, **network):
-        """Return an untrained flow, initialised from the n-grams of the `chosen` rows."""
+        """Return an untrained flow, initialised from n-grams of the training rows.
+
+        Args:
+            rows: All encoded rows, from which the distribution of lengths is taken.
+            chosen: Indices of the training rows, (M,).
+            **network: Sizes of the flow's network.
+        """
         part = self.batch(rows, chosen)
         flow = RowFlow.counting(part, self.cardinality, positions=self.longest, **network)
         flow.metadata["length_histogram"] = torch.bincount(rows.lengths).tolist()
         return flow
 
     def batch(self, rows, chosen):
-        """Return a batch of rows, cut to the longest of them."""
+        """Return the rows with the indices `chosen` (M,), padded to the longest of them."""
         return super().batch(rows, chosen).cut()
 
     def log_prob(self, flow: RowFlow, rows: Rows, orders: int = 1) -> torch.Tensor:
-        """Return exact log-likelihoods, (B,) nats in float64.
+        """Return the exact log-likelihood of each sequence, its length included.
+
+        Args:
+            flow: The flow.
+            rows: B encoded sequences.
+            orders: Number of orders of the positions over which the density is averaged, an
+                argument of all adapters. Must be 1, as sequences are scored from left to right.
+
+        Returns:
+            (B,) nats in float64.
 
         Raises:
             UserError: if `orders` is not 1.
@@ -298,9 +332,17 @@ class SequenceAdapter(Adapter):
         return value
 
     def draw(self, flow: RowFlow, count: int, *, seed, temperature, sizes) -> Rows:
-        """Return rows 0 to `count - 1` of the endless sample with this seed.
+        """Draw sequences, encoded; with one seed, more of them begin with the same ones.
 
-        `sizes` are the lowest and highest length, None for all.
+        Args:
+            flow: The flow.
+            count: Number of sequences.
+            seed: Seed of the sample.
+            temperature: Below 1 for more probable sequences.
+            sizes: Lowest and highest length; None for the training data's distribution.
+
+        Raises:
+            UserError: if no training sequence has a length from `sizes`.
         """
         prior = flow.length_probabilities(sizes)
         return draw_rows(flow, count, prior, seed, temperature)
@@ -319,15 +361,21 @@ def draw_rows(
     temperature: float,
     context: Callable[..., Context] = lambda records, **draw: Context(**draw),
 ) -> Rows:
-    """Return rows 0 to `count - 1` of the endless sample of a flow with this seed.
+    """Draw rows of a flow, each with a random generator of its own.
+
+    Row k depends on the seed and on k alone: more rows begin with the same ones.
 
     Args:
-        flow: Flow of rows.
+        flow: `RowFlow` or `ColumnFlow`.
         count: Number of rows.
         prior: Probabilities of the lengths 0 to N, (N + 1,).
         seed: Seed of the sample.
         temperature: Below 1 for more probable rows.
-        context: Function that returns the context of record numbers (M,), given its other fields.
+        context: Function that returns the flow's context, given the numbers of the rows to draw,
+            (M,), and as keywords the fields `mask`, `temperature` and `generator` of the context.
+
+    Returns:
+        `count` rows of at most N positions.
     """
     values = torch.zeros(count, len(prior) - 1, dtype=torch.long)
     lengths = np.zeros(count, dtype=np.int64)

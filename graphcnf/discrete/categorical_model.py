@@ -181,15 +181,20 @@ class CategoricalModel(nn.Module):
             seed: Seed of everything random.
             minutes: Time budget. The weights that score best on held-out data are kept.
             steps: Budget in steps instead; the model is then a function of `x` and `seed`.
-            held_out: Share of the data to score, not to train on; None for a tenth, and for 30
-                items or a quarter of fewer than 300 items.
+            held_out: Share of the items to score, not to train on; None for a tenth, or with fewer
+                than 300 items for 30 of them, but at most a quarter.
             out: Folder of the run (log, checkpoints, model); log lines are printed to stderr then.
-            network: Arguments of the network, see `for_data`.
+            network: Sizes of the network by name, such as `{"width": 64}`; `for_data` takes them as
+                further keyword arguments and lists them.
             **options: `bins`, `node_label` and `edge_label` of `for_data`, and fields of
                 `TrainingSettings`, such as `learning_rate`.
 
+        Returns:
+            The trained model.
+
         Raises:
-            UserError: as `for_data`, if a setting is out of range, or Lightning is not installed.
+            UserError: if a model cannot take such data, a setting is out of range, or Lightning is
+                not installed.
             KeyboardInterrupt: if Ctrl-C ended the run before its first evaluation.
         """
         if y is not None:
@@ -228,17 +233,20 @@ class CategoricalModel(nn.Module):
     @classmethod
     @learning()
     def _build(cls, x, seed, held_out, network, **for_adapter) -> tuple[CategoricalModel, Any]:
-        """Return an untrained model for data, and the data as its adapter encodes them.
+        """Build an untrained model for data, initialised from counts of the training items.
 
         Args:
             x: The data.
-            seed: Seed of the weights.
-            held_out: Share of the data that is not counted to initialise the model.
-            network: Arguments of the network.
-            **for_adapter: Those of `ADAPTER_OPTIONS`.
+            seed: Seed of the weights and of the choice of held-out items.
+            held_out: Share of the items that are not counted.
+            network: Sizes of the network by name.
+            **for_adapter: Arguments named in `ADAPTER_OPTIONS`.
+
+        Returns:
+            The model, and all data as its adapter encodes them: `Rows`, or `PackedGraphs`.
 
         Raises:
-            UserError: as `for_data`.
+            UserError: if a model cannot take such data, or an argument is out of range.
         """
         check_seed(seed)
         adapter = _adapter_for(x, network.get("architecture", "path"), **for_adapter)
@@ -255,11 +263,11 @@ class CategoricalModel(nn.Module):
         return cls()._learned(adapter, flow), data
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Return the options, for scikit-learn's `clone` and searches."""
+        """Return the options of `fit` by name, for scikit-learn's `clone` and searches."""
         return dict(self.options)
 
     def set_params(self, **options) -> CategoricalModel:
-        """Change options of the next `fit`."""
+        """Change options of the next `fit`, in place, and return the model."""
         self.options |= options
         return self
 
@@ -284,7 +292,13 @@ class CategoricalModel(nn.Module):
         return f"CategoricalModel({self.adapter}: {count:,} parameters)"
 
     def batch(self, x) -> Rows | GraphBatch:
-        """Return data as a batch for `training_loss`; a `collate_fn` for a DataLoader.
+        """Encode items as a batch for `training_loss`; a `collate_fn` for a DataLoader.
+
+        Args:
+            x: Items of the type that the model was made for.
+
+        Returns:
+            `Rows` of a table or of sequences, or a `GraphBatch`.
 
         Raises:
             UserError: if an item has probability 0, see `reasons`.
@@ -301,23 +315,24 @@ class CategoricalModel(nn.Module):
 
         Returns:
             The negative log-likelihood given the sizes, in nats per position or node, a scalar; and
-            metrics as pairs (sum, number), whose quotient is the mean.
+            metrics by name, each a pair (sum, number), whose quotient is the mean.
         """
         batch: Any = x if isinstance(x, Rows | GraphBatch) else self.batch(x)
         return self.flow.training_loss(batch.to(self.flow.device), beta=beta)
 
     @torch.no_grad()
     def log_prob(self, x, *, orders: int = 1, given: Sequence = ()) -> np.ndarray:
-        """Return log-likelihoods, (M,) nats, including lengths of sequences and sizes of graphs.
+        """Return the log-likelihood of each item, including that of its length or size.
 
-        Items with probability 0 have -inf; `reasons` says why.
+        The result has the shape (M,), in nats. Items with probability 0 have -inf; `reasons` says
+        why.
 
         - Tables and sequences: exact. A table's density is that of one order of the columns, in
           which `sample` draws as well; with several `orders`, the mean of their densities. Missing
           entries are marginalised, unless they are a category.
         - Graphs: lower bounds, from one or several `orders` of the nodes (`GraphModel.log_prob`).
-          Models without a node order, such as "growth", give the log-likelihood of one labelling:
-          that of the graph is larger by log(n! / |Aut|).
+          Models without a node order, such as "growth", give the log-likelihood of one numbering of
+          the nodes: that of the graph is larger by log(n! / |Aut|).
 
         Args:
             x: The data.
@@ -344,7 +359,14 @@ class CategoricalModel(nn.Module):
         return self.log_prob(x)
 
     def _table(self, what: str) -> TableAdapter:
-        """Return the adapter; `UserError` that names the method `what` if it is not of tables."""
+        """Return the adapter of a model of a DataFrame.
+
+        Args:
+            what: Name of the method or argument that needs it, for the message.
+
+        Raises:
+            UserError: if the model is one of other data.
+        """
         if not isinstance(self.adapter, TableAdapter) or self.adapter.array is not None:
             raise UserError(f"{what} is for models of a DataFrame, not of {self.adapter}")
         return self.adapter
@@ -407,7 +429,14 @@ class CategoricalModel(nn.Module):
         return filled
 
     def reasons(self, x) -> Reasons:
-        """Return for each item the reason why its probability is 0, or None if it is positive."""
+        """Say of each item of `x` why its probability is 0.
+
+        Returns:
+            A list of one text per item, None where the probability is positive.
+
+        Raises:
+            UserError: if `x` is of another type or has other columns than the training data.
+        """
         return self.adapter.encode(x, self.flow)[1]
 
     def sample(
@@ -419,7 +448,7 @@ class CategoricalModel(nn.Module):
         temperature: float = 1.0,
         sizes: tuple[int, int] | None = None,
     ):
-        """Draw n items, which have the type of the training data.
+        """Draw n items, which have the type of the training data (DataFrame, array or list).
 
         Args:
             n: Number of items; a larger sample begins with the same items.
@@ -475,7 +504,18 @@ class CategoricalModel(nn.Module):
 
 
 def _settings(adapter: Adapter, seed, minutes, steps, keep_best, given: dict) -> TrainingSettings:
-    """Return the training settings; with a budget in steps, the only evaluation is at the end.
+    """Return the settings of a training of `fit`.
+
+    With a budget in steps, the only evaluation is at the end; with one in minutes, there are
+    `EVALUATIONS`.
+
+    Args:
+        adapter: Adapter with defaults for its type of data.
+        seed: Seed of the training.
+        minutes: Time budget; None for none.
+        steps: Budget in steps, which comes before one in minutes; None for none.
+        keep_best: True to keep the weights that score best; False to keep the last ones.
+        given: Settings of the user by name, which replace all others.
 
     Raises:
         UserError: if there is no budget, or a setting is out of range.
@@ -524,9 +564,16 @@ def split(sizes: np.ndarray, seed: int, held_out: float) -> tuple[np.ndarray, np
 def experiment_of(
     adapter: Any, flow, data, seed: int, held_out: float, batch_size: int
 ) -> Experiment:
-    """Return the experiment of a flow: training batches of similar sizes, and held-out batches.
+    """Return what `graphcnf.training.loop.fit` trains: a flow, its batches, its main metric.
 
-    `held_out` is the share of items to score and not to train on.
+    Args:
+        adapter: Adapter that encoded the data.
+        flow: Flow to train.
+        data: All items, as encoded by the adapter.
+        seed: Seed of the split.
+        held_out: Share of the items to score and not to train on. With 0, training items are
+            scored.
+        batch_size: Items of a batch; those of a training batch have similar sizes.
     """
     sizes = adapter.sizes(data)
     rest, test = split(sizes, seed, held_out)
@@ -546,7 +593,19 @@ def experiment_of(
 
 
 def _all_encoded(adapter: Adapter, x, flow=None) -> Any:
-    """Return the encoded items, or raise `UserError` for the first one that cannot be encoded."""
+    """Encode items, all of which must have an encoding.
+
+    Args:
+        adapter: Adapter of this type of data.
+        x: The items.
+        flow: Flow in which they must have a positive probability; None for any.
+
+    Returns:
+        The encoded items: `Rows`, or `PackedGraphs`.
+
+    Raises:
+        UserError: for the first item that cannot be encoded, or if `x` is of another type.
+    """
     data, reasons = adapter.encode(x, flow)
     for number, reason in enumerate(reasons):
         if reason is not None:
@@ -555,7 +614,14 @@ def _all_encoded(adapter: Adapter, x, flow=None) -> Any:
 
 
 def _adapter_for(x, architecture="path", bins=None, node_label=None, edge_label=None) -> Adapter:
-    """Return the adapter for data; `architecture` names the model of graphs.
+    """Build the adapter for the type and the values of a user's data.
+
+    Args:
+        x: The data.
+        architecture: Name of the graph model, for graphs.
+        bins: Number of bins of numbers, for a DataFrame: for all columns or by label.
+        node_label: Attribute of networkx with a node's label; None if there is only one.
+        edge_label: Attribute of networkx with an edge's label; None if there is only one.
 
     Raises:
         UserError: if there is none for such data; the message says what to do.

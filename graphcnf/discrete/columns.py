@@ -34,9 +34,9 @@ from graphcnf.pretrained import Pretrained
 
 @dataclass(frozen=True)
 class ColumnContext(Context):
-    """Context of a flow over the columns of rows.
+    """What a flow over the columns of B rows is told besides the rows: mask, order, what is known.
 
-    Columns that the mask leaves out must come last in the order: they are marginalised.
+    Columns that the mask leaves out are marginalised, and must come last in the order.
 
     Attributes:
         order: The columns in the order of their steps, (B, N) long; None for the network's order.
@@ -51,7 +51,7 @@ class ColumnContext(Context):
 
     @classmethod
     def of(cls, context: Context) -> ColumnContext:
-        """Return the context itself, or if it is none of columns, one with its mask alone."""
+        """Return a `ColumnContext` as it is; of any other context, one with the same mask."""
         return context if isinstance(context, cls) else cls(context.mask)
 
 
@@ -166,16 +166,16 @@ class ColumnAttention(Network):
         return (known == before[column]).all(-1)
 
     def ordered(self, mask: Tensor, given: Tensor | None = None, number: int = 0) -> Tensor:
-        """Return orders of the columns in which given ones come first, and masked ones last.
+        """Return the order of the columns of each row: conditions first, marginalised ones last.
 
         Args:
             mask: Columns that are not marginalised, (B, N) bool.
             given: Columns that are conditions, (B, N) bool; None for none.
-            number: Otherwise columns stand as in this order: 0 is `order`, each other number stands
-                for a fixed random one.
+            number: Which order the columns otherwise have: 0 for that of the attribute `order`, any
+                other number for a random one, the same in every call.
 
         Returns:
-            (B, N) long.
+            The columns in order, (B, N) long.
         """
         order = self.order[self.order < mask.shape[1]]
         if number:
@@ -190,7 +190,8 @@ class ColumnAttention(Network):
         """Embed steps, the input of attention.
 
         Args:
-            column: Rows in the table `target` of the next columns, (...) long.
+            column: Row of the embedding `target` for each next column, (...) long: its number, or N
+                more if the columns before it are those of `order`.
             before: Slots of the previous categories, (...) long; None in the first step.
             place: Places in these categories, (...) float64; None in the first step.
 
@@ -206,18 +207,25 @@ class ColumnAttention(Network):
         return self.dropout(self.target(column) + value)
 
     def sources(self, order: Tensor) -> Tensor:
-        """Return for each step of orders (B, N) the column before it, N for none, (B, N) long."""
+        """Return which column is decided one step before.
+
+        Args:
+            order: The columns of each row in the order of their steps, (B, N) long.
+
+        Returns:
+            For each step the column of the step before it, N for the first step, (B, N) long.
+        """
         return torch.cat([torch.full_like(order[:, :1], self.columns), order[:, :-1]], 1)
 
     def tilts(self, h: Tensor, number: Tensor) -> Tensor:
-        """Return the slopes s of the densities of places.
+        """Return the slope s of the density 1 + s (2 u - 1) of a place u, for M decided categories.
 
         Args:
             h: Output of attention, (M, width).
             number: Slots of the categories, (M,) long.
 
         Returns:
-            (M,) float64.
+            (M,) float64; 0 where the density is uniform.
         """
         if not self.divided:
             return torch.zeros(len(number), dtype=torch.float64, device=h.device)
@@ -228,11 +236,14 @@ class ColumnAttention(Network):
         return super().logits(hidden[0])
 
     def _limits(self, context: Context) -> tuple[Tensor, Tensor]:
-        """Read a context.
+        """Return what a context says about orders and categories, with the network's defaults.
+
+        Args:
+            context: A `ColumnContext`, or one with a mask (B, N) alone.
 
         Returns:
-            The orders of the columns, (B, N) long, and which categories are possible, (B or 1, N,
-            C) bool.
+            The columns of each row in order, (B, N) long; and which categories each column has and
+            the context allows, (B or 1, N, C) bool.
         """
         possible = self.possible[None, : context.mask.shape[1]]
         given = ColumnContext.of(context)
@@ -299,9 +310,9 @@ class ColumnState:
         order: The columns of each row in the order of their steps, (B, N) long.
         possible: Which categories are possible, (B, N, C) bool.
         before: Slots of the last categories, (B,) long; None before the first step.
-        place: Places in the last categories, (B,) float64; None before the first step.
-        sums: Sums over the known categories of the trained pair weights and of those of the
-            regression, (2, B, S).
+        place: Places of the last numbers in their bins, (B,) float64; None before the first step.
+        sums: Bias of each slot plus the weights of its pairs with the known categories, by trained
+            weights and by those of the regression, (2, B, S).
         x: Categories so far, (B, N) long, by column.
         rows: Rows of which the current column is drawn, (M,) long.
     """
@@ -317,9 +328,11 @@ class ColumnState:
         self.x = torch.zeros_like(self.order)
 
     def step(self) -> Step | None:
-        """Return the next column of every row that has one; None after the last step.
+        """Advance to the next column of every row, and return what the network says about it.
 
-        As in `ColumnAttention.steps`, `hidden` is logits and output of attention.
+        Returns:
+            A `Step` for the M rows whose next column is not masked; its `hidden` is a pair: logits
+            (M, C), and output of attention (M, width). None after the last column.
         """
         self.number += 1
         net, batch = self.network, torch.arange(len(self.mask), device=self.mask.device)
@@ -340,7 +353,12 @@ class ColumnState:
         return Step((self.rows, column[self.rows]), (logits[self.rows], h[self.rows]))
 
     def update(self, x: Tensor) -> None:
-        """Append the categories x (M, 1) of the current columns; a float k + u has the place u."""
+        """Store what was decided for the columns of the current step.
+
+        Args:
+            x: Categories of the M rows of the step, (M, 1): integers, or floats k + u, where u is
+                the place of a number in bin k.
+        """
         net, column = self.network, self.order[:, self.number]
         x, place = split(x[:, 0])
         category = torch.zeros_like(column).index_copy(0, self.rows, x)
@@ -381,8 +399,8 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
     Args:
         cardinalities: Number of categories of each column.
         counts: "parents", "factors" and "sizes", arguments of `ColumnCounts`.
-        parts: Number of different places in each category, see `ColumnAttention`; None if no
-            category is a bin.
+        parts: Number of different places in each category of all columns in turn: 1 if the category
+            is no bin, 0 if any place is possible; None if no category is a bin.
         width: Channels of a column.
         layers: Attention blocks.
         heads: Attention heads.
@@ -416,9 +434,12 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
 
     @torch.no_grad()
     def start_from(self, counts: Counts) -> None:
-        """Copy counts, their order and the weights of their regression into the network.
+        """Copy counts, their order and the weights of their regression into the network, in place.
 
         The untrained network is then the density of the counts.
+
+        Args:
+            counts: Counts of the columns that this flow was built for.
         """
         network, self.config["counts"] = self.network, counts.arguments
         network.order.copy_(torch.from_numpy(counts.order))
@@ -443,7 +464,7 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
         return self._log_prob(x, with_mask(x, context))
 
     def _log_prob(self, x: Tensor, context: Context) -> Tensor:
-        """Return `log_prob` of rows that need no check."""
+        """Return log p(x) as `log_prob` does, (B,) nats, without checking x and the mask."""
         step = next(self.network.steps(x[..., None], context))
         (category, place), h = split(x[step.at]), step.hidden[1]
         log_p = -F.cross_entropy(self.network.logits(step.hidden), category, reduction="none")
@@ -460,7 +481,7 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
 
         Args:
             x: Categories, (B, N): integers, or floats k + u; arbitrary from the column on.
-            column: The column.
+            column: Number of the column.
             context: Mask and order of the columns, which says which are earlier.
 
         Returns:
@@ -491,8 +512,8 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
         Args:
             count: Number of rows.
             length: Ignored: all rows have a position per column.
-            context: As of `log_prob`, with temperature and generator.
-            sample_posterior: Ignored.
+            context: A `ColumnContext` with temperature and generator, or one without columns.
+            sample_posterior: Ignored: there is no posterior to draw from.
 
         Returns:
             (count, N) long, or float64 k + u where categories are bins.
@@ -504,7 +525,16 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
 
     @torch.no_grad()
     def decode(self, z, context: Context = Context(), *, sample: bool = False) -> Tensor:
-        """Decode base latents (B, N, 1) to rows (B, N), as in `sample`."""
+        """Map base latents to rows, column by column in the order of the context.
+
+        Args:
+            z: Latents with the standard logistic base density, (B, N, 1).
+            context: A `ColumnContext`, or one with mask and temperature alone.
+            sample: Ignored: latents determine the row.
+
+        Returns:
+            Categories (B, N) long, or float64 k + u where categories are bins.
+        """
         check_temperature(context.temperature)
         context = with_mask(z, context)
         network, u = self.network, torch.sigmoid(z[..., 0].double())
@@ -528,7 +558,8 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
     def training_loss(self, batch: Rows, *, beta: float = 1.0):
         """Return the loss of a batch, and metrics.
 
-        In training mode every fourth row has a random order of the columns, the others `order`.
+        In training mode every fourth row has a random order of the columns, the others that of the
+        network.
 
         Args:
             batch: The rows.

@@ -31,12 +31,13 @@ class ContextCounts(nn.Module):
     times a factor. The caller gives p_{-1}, which is interpolated in the shortest context.
 
     Args:
-        sizes: Number of contexts, and of pairs of a context and a category, whose counts are to be
-            loaded; `of` counts anew.
+        sizes: Number of contexts, and of pairs of a context and a category, of counts that are
+            loaded from a file afterwards. To count, call `of` instead.
 
     Attributes:
         contexts: Keys of all contexts that have been seen, ascending, (contexts,) long.
-        first: Index of the first pair of each context, and the total, (contexts + 1,) long.
+        first: Index of the first pair of each context, and at the end the number of all pairs,
+            (contexts + 1,) long.
         symbols: Category of each pair, (pairs,) int32.
         often: How often each pair has been seen, (pairs,) int32.
     """
@@ -79,18 +80,18 @@ class ContextCounts(nn.Module):
 
     @property
     def sizes(self) -> list[int]:
-        """Argument `sizes` of the constructor."""
+        """Numbers of contexts and of pairs, the argument `sizes` of the constructor."""
         return [len(self.contexts), len(self.symbols)]
 
     @torch.no_grad()
     def forward(self, keys: Tensor, p: Tensor, factors: Tensor, x: Tensor | None = None) -> Tensor:
-        """Return the log-probabilities of all categories.
+        """Return the log-probabilities of all categories given their contexts.
 
         Args:
             keys: Keys of the contexts of M rows, from the shortest to the longest, (M, K) long. A
                 context without counts, such as -1, changes nothing.
-            p: Probabilities p_{-1} without any context, (M, C).
-            factors: Factors of the weights a, (M or 1, K).
+            p: Probabilities p_{-1}, to be interpolated in the shortest context, (M, C).
+            factors: Factors of the weights a(s) of each context length, (M or 1, K).
             x: Categories of the rows, (M,) long, if the rows themselves have been counted: each is
                 then left out of its own counts. None for rows that have not been counted.
 
@@ -120,7 +121,10 @@ class ContextCounts(nn.Module):
 
 
 def best_factor(context: np.ndarray, x: np.ndarray, q: np.ndarray) -> tuple[int, np.ndarray, float]:
-    """Choose from `FACTORS` by the leave-one-out likelihood of categories.
+    """Choose the factor of the weight in `ContextCounts` with which a context predicts best.
+
+    Each of `FACTORS` is scored by the likelihood of the categories of all rows, each row left out
+    of its own counts.
 
     Args:
         context: Context of each of M rows, any integers, (M,).
@@ -128,8 +132,8 @@ def best_factor(context: np.ndarray, x: np.ndarray, q: np.ndarray) -> tuple[int,
         q: Probability of this category in the next shorter context, (M,).
 
     Returns:
-        The factor, the probabilities with it of the categories of the rows, each left out of its
-        own counts, (M,), and the sum of their logarithms, nats.
+        The factor; the probability of each row's category with this factor, (M,); and the sum of
+        their logarithms, nats.
     """
     _, s = np.unique(context, return_inverse=True)
     width = int(x.max(initial=0)) + 1

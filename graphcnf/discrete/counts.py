@@ -58,8 +58,10 @@ class ColumnCounts(nn.Module):
     Args:
         cardinalities: Number of categories of each column, (N,).
         parents: Parents of each column, the most informative one first.
-        factors: Factor of `ContextCounts` for each parent of each column.
-        sizes: Argument of `ContextCounts`.
+        factors: For each column and each number 1, 2, ... of parents, the factor of the weight of
+            their contexts in `ContextCounts`.
+        sizes: Numbers of contexts, and of pairs of a context and a category, of counts that are
+            loaded from a file afterwards; `count` sets them.
 
     Attributes:
         parents: The parents of each column, (N, L - 1) long, padded with -1.
@@ -67,7 +69,7 @@ class ColumnCounts(nn.Module):
         factors: Factors of the contexts with 0, 1, 2, ... parents, (N, L).
         cardinalities: Number of categories of each column, (N,) long.
         uniform: Equal probabilities of the categories of each column, (N, C).
-        counts: The counts.
+        counts: Counts of the categories in each context.
 
     Raises:
         ValueError: if the arguments do not fit together, or parents have too many categories.
@@ -115,7 +117,7 @@ class ColumnCounts(nn.Module):
         self.counts = ContextCounts(sizes)
 
     def keys(self, x: Tensor, known: Tensor, column: Tensor) -> Tensor:
-        """Return the keys of the contexts of columns.
+        """Return the keys of the contexts of M columns in each of B rows.
 
         Args:
             x: Categories of B rows, (B, N) long; arbitrary where not known.
@@ -141,7 +143,7 @@ class ColumnCounts(nn.Module):
     def forward(
         self, x: Tensor, known: Tensor, column: Tensor, own: Tensor | None = None
     ) -> Tensor:
-        """Return the log-probabilities of the categories of columns.
+        """Return the log-probabilities of the categories of M columns in each of B rows.
 
         Args:
             x: Categories of B rows, (B, N) long; arbitrary where not known.
@@ -160,7 +162,7 @@ class ColumnCounts(nn.Module):
         return log_p.unflatten(0, column.shape)
 
     def count(self, x: Tensor) -> None:
-        """Replace the counts by those of rows x (M, N)."""
+        """Replace the counts by those of M rows of categories x (M, N) long, in place."""
         columns = range(x.shape[1])
         known = torch.tensor(True).expand(*x.shape, len(columns))
         keys = self.keys(x, known, torch.tensor(columns).expand(x.shape))
@@ -181,12 +183,13 @@ class Counts:
 
     Attributes:
         order: The columns in order, (N,).
-        parents: Parents of each column, see `ColumnCounts`.
-        factors: Factors of the parents of each column.
+        parents: Parents of each column, the most informative one first.
+        factors: Factors of the weights of their contexts, as `ColumnCounts` takes them.
         columns: Counts of the columns given their parents.
         information: Pointwise mutual information (S, S), nats, of the categories of a column (first
             axis) and of its first parent (second axis); 0 elsewhere.
-        weights: Weights of the regression, (S, S), by known category and possible category.
+        weights: Weights of the regression, (S, S): by category of an earlier column (first axis)
+            and category of the column (second axis).
         penalties: Penalty of the regression of each column, (N,); infinite for no regression.
 
     References:
@@ -203,7 +206,7 @@ class Counts:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Arguments of `ColumnCounts` besides the cardinalities, as JSON."""
+        """Arguments "parents", "factors" and "sizes" of `ColumnCounts` by name, as JSON."""
         sizes = self.columns.counts.sizes
         return {"parents": self.parents, "factors": self.factors, "sizes": sizes}
 
@@ -241,7 +244,15 @@ class Counts:
 
 
 def _one_hot(x: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Return rows (M, S) with a 1 at the slot of each category of x (M, N)."""
+    """Encode rows one-hot.
+
+    Args:
+        x: Categories, (M, N).
+        sizes: Number of categories of each column, (N,).
+
+    Returns:
+        (M, S) float64 with a 1 at the slot of the category of each column, else 0.
+    """
     one = np.zeros((len(x), sizes.sum()))
     np.put_along_axis(one, x + sizes.cumsum() - sizes, 1, 1)
     return one
@@ -322,7 +333,8 @@ def _parents(
             most are tried.
 
     Returns:
-        The parents, the most informative one first, and the factor of each.
+        The parents, the most informative one first; and for each number 1, 2, ... of parents the
+        factor of `ContextCounts`.
     """
     c, parents, factors = x[:, child], list[int](), list[int]()
     before = order[: order.tolist().index(child)]
@@ -376,7 +388,12 @@ class _Regression:
         self.slot = torch.from_numpy((sizes.cumsum() - sizes)[:, None] + number)
 
     def nats(self, weights: Tensor) -> Tensor:
-        """Return -log p of each column, (N,) nats, summed over the rows, for weights (S, S)."""
+        """Return -log p of each column, summed over the rows, (N,) nats.
+
+        Args:
+            weights: Weights of the regression, (S, S): by category of an earlier column (first
+                axis) and category of the column (second axis).
+        """
         logits = self.start + (self.one @ (weights * self.earlier))[:, self.slot]
         return F.cross_entropy(logits.transpose(1, 2), self.x, reduction="none").sum(0)
 
@@ -388,7 +405,8 @@ class _Regression:
             weights: Weights to start from, (S, S); None for zeros.
 
         Returns:
-            (S, S), by slots of a known category and of a possible one.
+            The weights, (S, S): by category of an earlier column (first axis) and category of the
+            column (second axis); 0 elsewhere.
         """
         penalty = torch.from_numpy(penalties[self.column]).to(self.start)
         free = penalty.isfinite()
@@ -413,7 +431,12 @@ class _Regression:
 def _penalties(x: np.ndarray, sizes: np.ndarray, counts: Counts) -> np.ndarray:
     """Choose the penalty of each column with the highest held-out likelihood.
 
-    A quarter of the rows is held out; if rows are few, each quarter in turn.
+    A quarter of the rows is held out; if there are fewer than `FOLDED`, each quarter in turn.
+
+    Args:
+        x: Categories, (M, N).
+        sizes: Number of categories of each column, (N,).
+        counts: Order and parents of the columns; the counts themselves are made anew.
 
     Returns:
         (N,); infinite for a column that is predicted best without a regression.

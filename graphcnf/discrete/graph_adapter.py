@@ -43,6 +43,8 @@ class GraphAdapter(Adapter):
         names: For networkx, the attributes with the labels of nodes and of edges; for Data, the
             dimensions of `x` and of `edge_attr`; None for missing labels.
         architecture: Name of the graph model.
+        numbering: What `order_check` returned when the model was fitted, which tells versions of
+            igraph with other canonical orders apart.
     """
 
     kind, exact = "graphs", False
@@ -73,7 +75,7 @@ class GraphAdapter(Adapter):
 
     @property
     def order(self) -> str:
-        """Node order of the model, see `GraphModel`."""
+        """Node ordering of the model: "canonical" (a function of the graph) or "none"."""
         return self.model.node_orders[0]
 
     @property
@@ -88,10 +90,13 @@ class GraphAdapter(Adapter):
         edge_label: str | None = None,
         architecture: str = "path",
     ) -> GraphAdapter:
-        """Return the adapter for some graphs, which are all `nx.Graph` or all `Data`.
+        """Return the adapter for a list of graphs, at least one.
 
-        `node_label` and `edge_label` name the attributes of networkx with the labels; they may be
-        None if there is one attribute only.
+        Args:
+            graphs: The graphs, all `nx.Graph` or all `torch_geometric.data.Data`.
+            node_label: Attribute of networkx with a node's label; None if there is at most one.
+            edge_label: Attribute of networkx with an edge's label; None if there is at most one.
+            architecture: Name of the graph model.
 
         Raises:
             UserError: if a graph is of another type, lacks a label, or has several attributes of
@@ -121,7 +126,11 @@ class GraphAdapter(Adapter):
         return cls(nodes, edges, source, names, architecture, order_check())
 
     def triples(self, graphs: Sequence) -> list[Triple]:
-        """Return the labels and edges of graphs; raise `UserError` for other types."""
+        """Read the labels and edges of networkx or torch-geometric graphs.
+
+        Raises:
+            UserError: if `graphs` is no list, or a graph is of another type or lacks a label.
+        """
         if not isinstance(graphs, list | tuple):
             wanted = "nx.Graph" if self.source == "networkx" else "torch_geometric.data.Data"
             raise UserError(f"got a {type(graphs).__name__}; this model takes a list of {wanted}")
@@ -136,6 +145,11 @@ class GraphAdapter(Adapter):
 
     def encode(self, graphs: Sequence, flow: GraphModel | None = None) -> tuple[Any, Reasons]:
         """Encode graphs, in the canonical depth-first order if the model has a node ordering.
+
+        Args:
+            graphs: Graphs of the type of the training data.
+            flow: Model under which the graphs must have a positive probability; None if they only
+                have to consist of known labels.
 
         Returns:
             The `PackedGraphs`, without those of probability 0, and for each graph the reason why it
@@ -194,7 +208,7 @@ class GraphAdapter(Adapter):
         return packed.subset(known), reasons
 
     def decode(self, graphs: PackedGraphs) -> list:
-        """Return the graphs as `nx.Graph`, or as `Data`."""
+        """Invert `encode`: return graphs in the type of the training data, with their labels."""
         write = self._to_networkx if self.source == "networkx" else self._to_data
         found = []
         for k in range(len(graphs)):
@@ -221,7 +235,17 @@ class GraphAdapter(Adapter):
         return GraphBatch.collate(graphs, chosen)
 
     def log_prob(self, flow: GraphModel, batch: GraphBatch, orders: int = 1) -> torch.Tensor:
-        """Return lower bounds on the log-likelihoods of graphs, (B,) nats in float64."""
+        """Return lower bounds on the log-likelihoods of graphs, that of their size included.
+
+        Args:
+            flow: The model.
+            batch: B encoded graphs.
+            orders: Number of node orders of each graph whose probabilities are added; for a model
+                without a node order, number of draws of the bound to average.
+
+        Returns:
+            (B,) nats in float64.
+        """
         if flow.ordered:
             noise = RecordNoise(0, [0] * len(batch))  # for "pairs", whose bound is random
             value = flow.log_prob(batch, noise=noise, orders=orders)
@@ -234,7 +258,13 @@ class GraphAdapter(Adapter):
         return value + flow.size_log_prob(batch.sizes).cpu().double()
 
     def draw(self, flow: GraphModel, count: int, **options) -> PackedGraphs:
-        """Return graphs 0 to `count - 1` of the endless sample with a seed."""
+        """Draw encoded graphs; with one seed, more of them begin with the same ones.
+
+        Args:
+            flow: The model.
+            count: Number of graphs.
+            **options: `seed`, `temperature` and `sizes` of `GraphModel.sample_records`.
+        """
         return flow.sample_records(0, count, **options)
 
     def _of_networkx(self, graph: nx.Graph) -> Triple:
@@ -291,14 +321,24 @@ class GraphAdapter(Adapter):
 
 
 def _reason(error: Exception) -> str:
-    """Return the message of an error about the only graph of a `PackedGraphs`, without its name."""
+    """Return the message of an error about a single graph, without "graph 0" in front."""
     return str(error).removeprefix("graph 0: ").removeprefix("graph 0 ")
 
 
 def _label(data: dict[str, Any], name: str | None, where: str):
-    """Return the label in a node's or edge's attributes; 0 for graphs without labels.
+    """Return the label of a node or an edge.
 
-    Raises ValueError that begins with `where` if it is missing, TypeError if it is not hashable.
+    Args:
+        data: Attributes of the node or edge, by name.
+        name: Name of the attribute with the label; None for graphs without labels.
+        where: Name of the node or edge, with which the message of an error begins.
+
+    Returns:
+        The label; 0 for graphs without labels.
+
+    Raises:
+        ValueError: if the attribute is missing.
+        TypeError: if the label is not hashable.
     """
     if name is None:
         return 0
@@ -309,7 +349,18 @@ def _label(data: dict[str, Any], name: str | None, where: str):
 
 
 def _only(attributes: list[dict], what: str) -> str | None:
-    """Return the name of the only attribute, None without any; raise `UserError` for several."""
+    """Find the attribute that holds the labels of all nodes, or of all edges.
+
+    Args:
+        attributes: Attributes of each node or edge, by name.
+        what: "node" or "edge", for the message.
+
+    Returns:
+        The name of the only attribute that occurs; None if there is none.
+
+    Raises:
+        UserError: if there are several, of which the user must choose one.
+    """
     names = sorted({str(name) for data in attributes for name in data})
     if len(names) > 1:
         raise UserError(

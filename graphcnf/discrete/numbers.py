@@ -1,4 +1,11 @@
-"""Numbers as categories: a number is a bin and a place in it, with tails and point masses."""
+"""Numbers as categories: a number is a bin and a place in it.
+
+The line is cut into *bins*, which are the categories. The *place* u of a number is how far it lies
+between the lower end of its bin (0) and the upper end (1). The outermost bins are *tails*, without
+an end: they hold what is smaller or larger than all numbers of the data. A value that occurs often
+among real numbers is a bin of its own, a *point mass*. Times are numbers of a *unit*, in
+nanoseconds.
+"""
 
 from __future__ import annotations
 
@@ -66,12 +73,19 @@ class Bins:
 
     @classmethod
     def of(cls, series: pd.Series, count: int) -> Bins:
-        """Return bins with about equally many numbers or times of a column without missing ones.
+        """Choose bins that hold about equally many entries of a column each.
 
-        Frequent numbers get bins of their own. If no number is negative, there is no lower tail.
+        Numbers that occur often get bins of their own. Tails, bins without an end for numbers
+        outside of the data, come on top; there is no lower tail if no number is negative.
+
+        Args:
+            series: Numbers or times; none may be missing.
+            count: Number of bins to aim at: repeated numbers make it fewer, numbers with bins of
+                their own and tails more.
 
         Raises:
-            UserError: if a number is infinite, or a whole number beyond `LARGEST`.
+            UserError: if `count` is out of range, or a number infinite or a whole number beyond
+                `LARGEST`.
         """
         check_integer("bins", count, 1, LARGEST_SIZE)
         unit = _unit(series)
@@ -125,10 +139,16 @@ class Bins:
         return cls(ends, whole, float(scale), unit, str(series.dtype))
 
     def encode(self, series: pd.Series) -> np.ndarray:
-        """Return bin k and place u of each number as k + u, (N,) float64; -1 outside of all bins.
+        """Write each number as k + u, with the number k of its bin and its place u in [0, 1).
+
+        Args:
+            series: Column of N numbers, or of times if the bins are those of times.
+
+        Returns:
+            (N,) float64; -1 for numbers outside of all bins.
 
         Raises:
-            ValueError, TypeError: if these are not numbers, or not times.
+            ValueError, TypeError: if the column holds no numbers, or no times.
         """
         x = as_numbers(series, self.unit)
         k = np.searchsorted(self.low, x, "right") - 1
@@ -146,11 +166,12 @@ class Bins:
         return np.where(fits, k + place.clip(0, 1 - 1e-12), -1.0)
 
     def _split(self, value: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Split what `encode` returns, k + u.
+        """Split encoded numbers k + u, (N,), into bins and places.
 
         Returns:
-            (N,) each: the bin k, the place u in it, the parts of the bin (see `edges`), and the
-            distance from the end if the bin is a tail.
+            (N,) each: the bin k; the place u in it; the parts of the bin, as the third column of
+            `edges` has them; and the distance of the number from the end of the bin if that is a
+            tail.
         """
         k = np.floor(value).astype(int)
         place = value - k
@@ -158,7 +179,7 @@ class Bins:
         return k, place, self.parts[k], away
 
     def decode(self, value: np.ndarray) -> np.ndarray:
-        """Return the numbers x that `encode` writes as k + u, (N,) float64."""
+        """Invert `encode`: return the numbers, or times in units, of k + u, both (N,) float64."""
         k, place, parts, away = self._split(value)
         low, high = self.low[k], self.high[k]
         inside = place * (high - low)
@@ -168,10 +189,14 @@ class Bins:
         return np.where(parts == BELOW, high - self.whole - away, found)
 
     def log_density(self, value: np.ndarray) -> np.ndarray:
-        """Return log(du / dx) of numbers that `encode` writes as k + u.
+        """Return log(du / dx) for numbers x with the place u: what turns p(u) into p(x).
+
+        Args:
+            value: Encoded numbers k + u, (N,).
 
         Returns:
-            (N,) nats; for integers the logarithm of a mass.
+            (N,) nats. Integers and point masses have a probability, not a density: there it is the
+            logarithm of the number's share of its bin.
         """
         k, _, parts, away = self._split(value)
         width = np.where(self.high > self.low, self.high - self.low, 1)[k]
@@ -185,7 +210,11 @@ class Bins:
         return np.where(parts < 0, tail, -np.log(np.where(parts == 1, 1, width)))
 
     def series(self, numbers: np.ndarray) -> pd.Series:
-        """Return numbers (N,), NaN for missing ones, as a column."""
+        """Return numbers, or times in units, as a column of the type of the data.
+
+        Args:
+            numbers: (N,) float64; NaN for missing entries.
+        """
         # Rounding may lead from the tail beyond the last number.
         series = pd.Series(numbers).clip(self.lowest, self.highest)
         if self.unit is None:
@@ -226,9 +255,14 @@ def time_kind(series: pd.Series) -> str:
 
 
 def _range(dtype: str, unit: int | None) -> tuple[float, float]:
-    """Return the lowest and the highest float64 that fits into a pandas type.
+    """Return the lowest and the highest number that a column can hold.
 
-    Of times, with a unit in nanoseconds, these are the numbers of units that fit into 64 bits.
+    Args:
+        dtype: Pandas type of the column, as text.
+        unit: Unit of times in nanoseconds; None for numbers.
+
+    Returns:
+        Both as float64; for times, the numbers of units whose nanoseconds fit into 64 bits.
     """
     if unit is not None:
         limit = float(np.iinfo(np.int64).max // unit)
@@ -257,9 +291,18 @@ def _stamps(times: pd.Series) -> np.ndarray:
 
 
 def as_numbers(series: pd.Series, unit: int | None) -> np.ndarray:
-    """Return numbers, or times in a unit (ns), as (N,) float64, NaN for missing ones.
+    """Return a column of N numbers or times as floats.
 
-    Times finer than the finest of `UNITS` are rounded down to it.
+    Args:
+        series: The column.
+        unit: Unit of times in nanoseconds; None for numbers.
+
+    Returns:
+        (N,) float64, NaN for missing entries. Times in the finest of `UNITS` are rounded down to
+        whole units.
+
+    Raises:
+        ValueError, TypeError: if the column holds no numbers, or with a unit no times.
     """
     if unit is None:
         return pd.to_numeric(series).to_numpy(dtype=float, na_value=np.nan)

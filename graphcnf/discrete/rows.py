@@ -101,14 +101,14 @@ class CausalAttention(Network):
             nn.init.normal_(table.weight, std=0.3)
 
     def before(self, x: Tensor) -> Tensor:
-        """Return the categories before each position.
+        """Return the categories before each position, as many as the longest context has.
 
         Args:
             x: Categories, (B, L) long.
 
         Returns:
-            (B, L, M) long, the latest one last, where M is `reach`, at least 1. What lies before
-            the first position is one more than the last category.
+            (B, L, M) long, the latest one last, where M is `reach`, at least 1. Before the first
+            position stands the number of categories, which is no category itself.
         """
         count = max(self.reach, 1)
         start = x.new_full((len(x), count), self.cardinalities[0])
@@ -118,19 +118,23 @@ class CausalAttention(Network):
         """Embed positions, the input of attention.
 
         Args:
-            before: Categories before each of M positions, as of the method `before`, (B, M, K).
-            first: Number of the first of these positions.
+            before: Categories before each of M positions, the latest one last, (B, M, K) long.
+            first: Number of the first of the M positions in its row.
             to_come: Number of positions from each one to the end of its row, (B, M) long.
 
         Returns:
-            (B, M, C).
+            (B, M, width).
         """
         number = torch.arange(first, first + to_come.shape[1], device=to_come.device)
         h = self.values(before[..., -1]) + self.position(number) + self.remaining(to_come)
         return self.dropout(h)
 
     def _check_mask(self, mask: Tensor) -> None:
-        """Raise ValueError for too many positions, or a row that does not begin with real ones."""
+        """Check a mask (B, L) of rows.
+
+        Raises:
+            ValueError: if it has too many positions, or a row has padding before a real position.
+        """
         length = mask.shape[1]
         if length > self.positions:
             raise ValueError(f"{length} positions, but the model knows up to {self.positions}")
@@ -191,9 +195,11 @@ class CausalState:
         self.before = network.before(first)[:, 0]
 
     def step(self) -> Step | None:
-        """Return the step that decides position k of every row with more than k positions.
+        """Advance to the next position of all rows that have one.
 
-        k is the number of earlier calls; None when no row has position k.
+        Returns:
+            A `Step` for the M rows with another position, the longest rows; its `hidden` are the
+            logits of the categories there, (M, C). None if all rows are complete.
         """
         at, net = self.order.next(), self.network
         if at is None:
@@ -207,17 +213,18 @@ class CausalState:
         return Step(at, net._logits(h, before[:, 0]))
 
     def update(self, x: Tensor) -> None:
-        """Append the categories x (M, 1) of the current position of the M unfinished rows."""
+        """Append the decided categories x (M, 1) to the M rows of the current step."""
         self.before[: len(x)] = torch.cat([self.before[: len(x), 1:], x], 1)
 
 
 def contexts(before: Tensor, cardinality: int, reach: int) -> Tensor:
     """Return the keys of the contexts of the last 0, 1, ..., `reach` categories.
 
-    Equal contexts get equal keys, and contexts of different lengths different ones.
+    A key is an integer that stands for a context: contexts of different categories or lengths have
+    different keys.
 
     Args:
-        before: Previous categories of M rows, the latest one last, (M, N) long.
+        before: Previous categories of M positions, the latest one last, (M, N) long.
         cardinality: Number of categories.
         reach: Length of the longest context.
 
@@ -264,12 +271,12 @@ class Rows:
         return Rows(self.values[chosen], self.mask[chosen])
 
     def cut(self) -> Rows:
-        """Return the rows without the columns that are padding in all of them."""
+        """Return the rows without trailing positions that are padding in all of them."""
         longest = int(self.lengths.max()) if len(self) else 0
         return Rows(self.values[:, :longest], self.mask[:, :longest])
 
     def to(self, device) -> Rows:
-        """Move both tensors."""
+        """Return the rows with both tensors on a device."""
         return Rows(self.values.to(device), self.mask.to(device))
 
 
@@ -289,7 +296,8 @@ class RowFlow(Pretrained, AutoregressiveFlow):
         heads: Attention heads.
         expansion: Feed-forward hidden channels as a multiple of `width`.
         dropout: Share of the channels that training leaves out.
-        counts: "factors" and "sizes" as of `CausalAttention`; `counting` chooses them.
+        counts: "factors" of the contexts of the last 0, 1, ... categories and "sizes" of
+            `ContextCounts`, which `counting` chooses; None for a network without n-grams.
 
     Attributes:
         config: Arguments of the constructor, JSON.
@@ -359,7 +367,7 @@ class RowFlow(Pretrained, AutoregressiveFlow):
         return flow
 
     def count(self, rows: Rows) -> None:
-        """Replace the counts by those of `rows`."""
+        """Replace the counts of n-grams by those of `rows`, in place."""
         keys, x = _counted(rows, self.network.cardinalities[0], self.network.reach)
         self.network.counts = ContextCounts.of(list(keys), [x] * len(keys)).to(self.device)
         self.config["counts"] = {**self.config["counts"], "sizes": self.network.counts.sizes}
@@ -367,9 +375,10 @@ class RowFlow(Pretrained, AutoregressiveFlow):
     def length_probabilities(self, lengths: tuple[int, int] | None = None) -> np.ndarray:
         """Return the prior over lengths.
 
-        Its probabilities are the frequencies in `metadata["length_histogram"]`. Missing lengths
-        between the shortest and the longest one share the frequency of the lengths that occur once
-        (Good-Turing estimate: Good 1953, *The population frequencies of species*).
+        Its probabilities are the frequencies in `metadata["length_histogram"]`, or all rows have
+        the largest length if there is no histogram. Missing lengths between the shortest and the
+        longest one share the frequency of the lengths that occur once (Good-Turing estimate: Good
+        1953, *The population frequencies of species*).
 
         Args:
             lengths: Lowest and highest length, to which the prior is restricted; None for all.
@@ -403,7 +412,10 @@ class RowFlow(Pretrained, AutoregressiveFlow):
         return seen / seen.sum()
 
     def length_log_prob(self, lengths: Tensor) -> Tensor:
-        """Return the log-prior of lengths (B,), nats; -inf for more than `positions`."""
+        """Return the log-probability of each of the lengths (B,), nats.
+
+        It is -inf for lengths that the prior of `length_probabilities` excludes.
+        """
         prior = torch.as_tensor(self.length_probabilities()).to(lengths.device)
         return log_prob_of_sizes(prior.log()[None], lengths)
 
@@ -441,11 +453,16 @@ def loss_of(nats: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, tuple[Tensor,
 
 
 def _counted(rows: Rows, cardinality: int, reach: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the data of n-gram counts.
+    """Return what n-grams are counted from: each real position's category and what is before it.
+
+    Args:
+        rows: The rows, with M real positions in all.
+        cardinality: Number of categories.
+        reach: Length of the longest context.
 
     Returns:
-        Keys of contexts of 0 to `reach` categories, (reach + 1, M), and categories (M,), of all M
-        real positions.
+        Keys of the contexts of the last 0 to `reach` categories of each position, (reach + 1, M);
+        and the category of each position, (M,).
     """
     start = rows.values.new_full((len(rows), reach), cardinality)
     windows = torch.cat([start, rows.values], 1).unfold(1, reach + 1, 1)[rows.mask]
@@ -458,7 +475,7 @@ def build_network(network: type[Network], config: dict[str, Any]) -> Any:
 
     Args:
         network: Class of the network.
-        config: Its arguments.
+        config: Arguments of its constructor by name.
 
     Raises:
         UserError: if an argument is out of range.

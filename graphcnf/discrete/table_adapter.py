@@ -69,8 +69,12 @@ class Column:
         """Return the vocabulary of a column.
 
         Numbers and times are binned if `bins` is given, or if there are many distinct ones: more
-        than `MAX_DISTINCT`, or each less than three times on average; durations always are. All
-        others are categories.
+        than `MAX_DISTINCT`, or each less than three times on average. Durations are always binned.
+        In all other columns each distinct value is a category.
+
+        Args:
+            series: The column; may have missing entries.
+            bins: Number of bins; None to choose it by the number of rows.
 
         Raises:
             UserError: if the column contains unhashable values, infinite numbers, or more than
@@ -108,14 +112,16 @@ class Column:
 
     @property
     def labels(self) -> list[Any]:
-        """Value or interval of each category; None for missing entries."""
+        """What each category stands for: a value, the interval of a bin, None for missing."""
         return (self.bins.labels if self.bins else list(self.values)) + [None] * self.missing
 
     @property
     def parts(self) -> list[int]:
-        """Number of equal parts of each category, of which a number is in one.
+        """Number of different places in each category, as `ColumnFlow` takes it.
 
-        1 for categories without places inside, 0 for a continuous place.
+        A list by category: n for a bin of n integers, up to 1000; 0 for real numbers or more
+        integers, whose place is continuous; 1 where no density of places is learned, as in tails,
+        single values, and categories that are no bin.
         """
         # More than 1000 parts are treated as a continuous place.
         known = [int(n) for n in self.bins.parts] if self.bins else []
@@ -123,7 +129,16 @@ class Column:
         return parts + [1] * (self.cardinality - len(parts))
 
     def encode(self, series: pd.Series) -> np.ndarray:
-        """Return categories (N,) float64, for numbers plus the place in the bin; -1 if unknown."""
+        """Encode a column of N entries.
+
+        Returns:
+            (N,): the category k, or for a number in bin k the float k + u, where u in [0, 1) is its
+            place inside the bin. -1 for unknown values, and for missing entries unless they are a
+            category.
+
+        Raises:
+            UserError: if the training data had numbers or times here, and the series has not.
+        """
         if self.bins:
             try:
                 if series.notna().any() and time_kind(series) != self.kind:
@@ -138,7 +153,11 @@ class Column:
         return np.where(series.isna(), len(self.values) if self.missing else -1, encoded)
 
     def decode(self, values: np.ndarray) -> pd.Series:
-        """Return the column of encoded values (N,)."""
+        """Turn what `encode` returns, (N,) without -1, back into a column of values.
+
+        The column has the pandas type of the training data; the category of missing entries becomes
+        a missing entry.
+        """
         category = np.floor(values).astype(int)
         absent = category == len(self.values)
         if self.bins:
@@ -188,9 +207,11 @@ class TableAdapter(Adapter):
 
     @classmethod
     def of(cls, data, bins: int | Mapping[Any, int] | None = None) -> TableAdapter:
-        """Return the adapter for a table.
+        """Return the adapter for a table or an array.
 
-        `bins` is the number of bins of numbers, for all columns or by label.
+        Args:
+            data: A DataFrame, or an array or tensor (N, D) of integers.
+            bins: Number of bins of numbers, for all columns or by label; None to choose it.
 
         Raises:
             UserError: if the table is empty, has a repeated label, or a column that `Column.of`
@@ -211,7 +232,20 @@ class TableAdapter(Adapter):
         return cls(columns, array, isinstance(data, torch.Tensor))
 
     def encode(self, data, flow=None):
-        """Encode rows; also raise `UserError` for missing or further columns."""
+        """Encode the rows of a table or an array; leave out rows with an unknown value.
+
+        Args:
+            data: A DataFrame with the columns of the training data in any order, or an array or
+                tensor (N, D) of integers.
+            flow: Ignored: a row of known values has a positive probability under every flow.
+
+        Returns:
+            The rows, masked where entries are missing and missing is no category; and for every row
+            of `data` the reason why it is left out, or None.
+
+        Raises:
+            UserError: if `data` is of another type, or lacks a column or has a further one.
+        """
         names = [column.name for column in self.columns]
         wanted = f"a DataFrame with the columns {', '.join(map(str, names))}"
         if self.array is not None:
@@ -237,7 +271,13 @@ class TableAdapter(Adapter):
         return Rows(found.clamp(min=0), found >= 0), reasons
 
     def decode(self, rows, given: Mapping[Any, Any] | None = None):
-        """Return the table or array of encoded rows; `given` are the exact values of columns."""
+        """Return the table or array of encoded rows.
+
+        Args:
+            rows: M encoded rows.
+            given: Values of columns by label, which are written into every row as they are; places
+                in bins would give them back with rounding errors only.
+        """
         table = self._table(rows.values.cpu().numpy())
         for label, value in (given or {}).items():
             same = pd.Series([value] * len(table), index=table.index, name=label)
@@ -252,7 +292,15 @@ class TableAdapter(Adapter):
         return pd.concat(parts, axis=1, keys=[column.name for column in self.columns])
 
     def build(self, rows, chosen, /, **network):
-        """Return an untrained flow, initialised to the density of the `chosen` rows' counts."""
+        """Return an untrained flow, whose density is that of counts of the training rows.
+
+        The adapter keeps the counts in `counts`, for `finish`.
+
+        Args:
+            rows: All encoded rows.
+            chosen: Indices of the training rows, (M,).
+            **network: Sizes of the flow's network.
+        """
         parts = [n for column in self.columns for n in column.parts]
         own: dict[str, Any] = {"parts": parts} if set(parts) != {1} else {}
         x = rows.values.numpy()[chosen].astype(int)
@@ -262,12 +310,28 @@ class TableAdapter(Adapter):
         return flow
 
     def finish(self, flow, rows, chosen):
-        """Replace the counts of `build` by those of more rows; the parents of columns stay."""
+        """Count anew in a trained flow, in place, now with the rows that were held out.
+
+        On which columns each column depends (see `Counts`) stays as `build` chose it.
+
+        Args:
+            flow: Flow whose counts are replaced.
+            rows: All encoded rows.
+            chosen: Indices of the rows to count, (M,).
+        """
         x = rows.values.numpy()[chosen].astype(int)
         flow.start_from(Counts.of(x, self.cardinalities, self.counts))
 
     def number(self, label: Any, what: str) -> int:
-        """Return the index of a column; if unknown, raise `UserError` that begins with `what`."""
+        """Return the index of the column with a label.
+
+        Args:
+            label: Label of the column.
+            what: Method or argument that names the column; the message begins with it.
+
+        Raises:
+            UserError: if there is no such column.
+        """
         names = [column.name for column in self.columns]
         if label not in names:
             known = suggest(label, names) if isinstance(label, str) else ""
@@ -275,7 +339,11 @@ class TableAdapter(Adapter):
         return names.index(label)
 
     def given(self, values: Mapping[Any, Any]) -> Rows:
-        """Encode values of some columns as one row, others masked; raise `UserError` if unknown."""
+        """Encode values of some columns, by label, as one row, masked in all other columns.
+
+        Raises:
+            UserError: if a column or value is unknown.
+        """
         encoded = torch.full((1, len(self.columns)), -1.0, dtype=torch.float64)
         for label, value in values.items():
             column = self.columns[k := self.number(label, "given")]
@@ -298,10 +366,16 @@ class TableAdapter(Adapter):
     def _context(
         self, flow: ColumnFlow, known: Rows, mask: torch.Tensor, present: bool = False, **draw
     ) -> ColumnContext:
-        """Return the context for rows with known entries, which come first in its order.
+        """Return the context in which a flow draws the unknown entries of rows, given the known.
 
-        With `present`, "missing" is no allowed category of the other columns. `draw` are further
-        fields of the context.
+        Known columns come first in the order, with their category as the only allowed one.
+
+        Args:
+            flow: Flow that gives the order of the other columns.
+            known: Rows; the mask is True for known entries.
+            mask: Columns that are not marginalised, (B, N) bool.
+            present: True to allow no unknown entry to be drawn as "missing".
+            **draw: Further fields of the context, such as `temperature`.
         """
         category, most = known.values.long(), max(self.cardinalities)
         one = torch.nn.functional.one_hot(category, most).bool()
@@ -316,10 +390,19 @@ class TableAdapter(Adapter):
         return ColumnContext(mask, order=order, allowed=allowed, places=places, **draw)
 
     def log_prob(self, flow, rows, orders=1, given=()):
-        """Return log p(other columns | columns `given`) of each row, (B,) nats in float64.
+        """Return the log-likelihood of each row, log p(other columns | given columns).
 
-        Masked entries are marginalised. With several `orders` of the columns, the density is the
-        mean of theirs.
+        Args:
+            flow: The flow.
+            rows: B rows, whose masked entries are marginalised.
+            orders: Number of orders of the columns over whose densities to average.
+            given: Labels of the columns to condition on.
+
+        Returns:
+            (B,) nats in float64.
+
+        Raises:
+            UserError: if a column is unknown, or `orders` out of range.
         """
         check_integer("orders", orders, 1, LARGEST_ORDERS)
         first = torch.zeros_like(rows.mask)
@@ -337,7 +420,15 @@ class TableAdapter(Adapter):
         return value.logsumexp(0) - np.log(orders) + self._log_density(rows, mask & ~first)
 
     def _log_density(self, rows: Rows, mask: torch.Tensor) -> torch.Tensor:
-        """Return the log of the factors from bins to numbers, summed over masked columns, (B,)."""
+        """Return what turns densities of places in bins into densities of numbers.
+
+        Args:
+            rows: B encoded rows.
+            mask: Columns that count, (B, N) bool.
+
+        Returns:
+            log |d place / d number| summed over the columns that count, (B,) nats in float64.
+        """
         values, total = rows.values.cpu().numpy(), torch.zeros(len(rows), dtype=torch.float64)
         for k, column in enumerate(self.columns):
             if column.bins:
@@ -355,6 +446,14 @@ class TableAdapter(Adapter):
         given the entries before it. So a row is kept with probability w, else drawn anew
         (rejection). Of a row that was rejected `TRIES` times, one of its draws is kept, with
         weights w: exact in the limit.
+
+        Args:
+            flow: The flow.
+            known: M rows; the mask is True for known entries.
+            seed: Seed of the draws.
+
+        Returns:
+            The M rows, without masked entries.
         """
         rows = self.draw(flow, len(known), seed=seed, known=known, present=True)
         todo, total = np.arange(len(known)), np.zeros(len(known))
@@ -376,7 +475,16 @@ class TableAdapter(Adapter):
         return rows
 
     def _redrawn(self, flow: ColumnFlow, known: Rows, random: list[np.random.Generator]):
-        """Return rows (B, N) with unknown entries drawn one after the other, none missing."""
+        """Draw the unknown entries of rows one after the other, none of them as "missing".
+
+        Args:
+            flow: The flow.
+            known: B rows; the mask is True for known entries.
+            random: Random generator of each row.
+
+        Returns:
+            Encoded values, known and drawn, (B, N) float64 (long if no column is binned).
+        """
         parts = []
         for start in range(0, len(known), SCORED):
             part = slice(start, start + SCORED)
@@ -386,9 +494,18 @@ class TableAdapter(Adapter):
         return torch.cat(parts)
 
     def _log_presence(self, flow: ColumnFlow, known: Rows, values: torch.Tensor) -> np.ndarray:
-        """Return for each row the log of w in `completed`, up to a constant of the row, (B,).
+        """Return log w of each row: w is the probability that no drawn entry is missing.
 
-        The first drawn entry is left out: that it is there has the same probability in every draw.
+        `completed` uses it; a constant of the row is left out, since the first drawn entry is
+        missing with the same probability in every draw.
+
+        Args:
+            flow: The flow.
+            known: B rows; the mask is True for entries that were known and not drawn.
+            values: Encoded values, known and drawn, (B, N).
+
+        Returns:
+            (B,) nats in float64.
         """
         absent = [len(c.values) if c.missing and c.values else -1 for c in self.columns]
         absence = torch.tensor(absent, device=flow.device)
@@ -406,10 +523,18 @@ class TableAdapter(Adapter):
         return np.concatenate(parts)
 
     def draw(self, flow, count, *, seed, temperature=1.0, sizes=None, known=None, present=False):
-        """Return rows 0 to `count - 1` of the endless sample with this seed.
+        """Draw encoded rows; with one seed, more of them begin with the same ones.
 
-        `known` has given entries, one row for all or a row for each. With `present`, no drawn entry
-        is missing: each is drawn from its values other than "missing", given those before it.
+        Args:
+            flow: The flow.
+            count: Number of rows.
+            seed: Seed of the sample.
+            temperature: Below 1 for more probable rows.
+            sizes: Must be None: all rows have one entry per column.
+            known: Entries to condition on, one row for all or a row for each, masked where unknown;
+                None for none.
+            present: True to draw each entry from its values other than "missing", given the entries
+                before it.
 
         Raises:
             UserError: if `sizes` are given.
@@ -453,7 +578,15 @@ class TableAdapter(Adapter):
         return every[:, : self.columns[k].cardinality]
 
     def most_probable(self, flow, known: Rows) -> pd.DataFrame:
-        """Return the table with unknown entries set to the most probable value, or the median."""
+        """Fill unknown entries, each for itself, with the most probable value given the known ones.
+
+        Args:
+            flow: The flow.
+            known: M rows; the mask is True for known entries.
+
+        Returns:
+            The table of M rows. In columns of binned numbers, entries are set to the median.
+        """
         encoded = known.values.numpy().copy()
         for k, column in enumerate(self.columns):
             rows = np.flatnonzero(~known.mask[:, k].numpy())
@@ -468,10 +601,20 @@ class TableAdapter(Adapter):
 
     @torch.no_grad()
     def _reweighted(self, flow, known: Rows, k: int, p: np.ndarray) -> np.ndarray:
-        """Return p (M, C), redistributed among the `CANDIDATES` largest by the density of the row.
+        """Refine the probabilities of column k by the density of whole rows.
 
-        The density of a row with each category in column k is taken in the default order of
-        columns, in which counts and regressions apply. The sum over the candidates stays.
+        The density of a row with each candidate category in column k is taken in the default order
+        of the columns, in which counts and regressions apply. The probability of all candidates
+        together stays; it is divided among them in proportion to these densities.
+
+        Args:
+            flow: The flow.
+            known: M rows; the mask is True for known entries.
+            k: Number of the column, which is unknown in all rows.
+            p: Probabilities of its categories, (M, C); the `CANDIDATES` largest are refined.
+
+        Returns:
+            The new probabilities, (M, C) float64.
         """
         rows = Rows(known.values.clone(), known.mask.clone())
         rows.mask[:, k] = True
@@ -504,7 +647,7 @@ def _refuse_repeated_labels(table: pd.DataFrame) -> None:
 
 
 def _frame(array: np.ndarray | torch.Tensor) -> pd.DataFrame:
-    """Return an array as a table; raise `UserError` unless it is (N, D) with integers."""
+    """Return an array or tensor (N, D) of integers as a table; raise `UserError` for any other."""
     if isinstance(array, torch.Tensor):
         array = array.detach().cpu()
         array = (array.float() if array.dtype == torch.bfloat16 else array).numpy()
