@@ -115,7 +115,18 @@ class ColoringFlow(Pretrained, nn.Module):
         return self.config["colors"]
 
     def bound(self, batch: GraphBatch, noise: Noise | None = None) -> Bound:
-        """Draw the terms of the bound; ValueError as in `log_prob`."""
+        """Draw the terms of a lower bound on log p(colours | graph).
+
+        Args:
+            batch: B graphs; their node types are the colours.
+            noise: Tape of the random numbers, to repeat a draw.
+
+        Returns:
+            The terms, (B,) nats each.
+
+        Raises:
+            ValueError: if a graph has no nodes or a self-loop, or a colour is out of range.
+        """
         return self.flow.bound(batch.node_types, self._context(batch, noise=noise))
 
     def log_prob(self, batch: GraphBatch, samples: int = 1, noise: Noise | None = None) -> Tensor:
@@ -124,7 +135,7 @@ class ColoringFlow(Pretrained, nn.Module):
         Args:
             batch: Graphs; their node types are the colours.
             samples: Number of draws; more tighten the bound.
-            noise: Tape of the draws.
+            noise: Tape of the random numbers, to repeat the draws.
 
         Raises:
             ValueError: if a graph has no nodes or a self-loop, a colour is out of range, or
@@ -160,28 +171,52 @@ class ColoringFlow(Pretrained, nn.Module):
 
     @torch.no_grad()
     def sample(self, batch: GraphBatch, *, temperature: float = 1.0, generator=None) -> Tensor:
-        """Draw a colouring of every graph, (B, N) long, 0 where masked; node types are ignored.
+        """Draw a colouring of every graph; the colours that a batch has are ignored.
 
-        A `temperature` below 1 gives more probable colourings. `generator` is None, a torch
-        generator, or a list of one numpy generator per graph.
+        Args:
+            batch: B graphs of at most N nodes.
+            temperature: Below 1 for more probable colourings.
+            generator: None, a torch generator, or a list of one numpy generator per graph.
+
+        Returns:
+            The colour of each node, (B, N) long, 0 where masked.
+
+        Raises:
+            ValueError: if a graph has no nodes or a self-loop.
         """
         context = self._context(batch, temperature=temperature, generator=generator)
         return self.flow.sample(len(batch), context=context)
 
     @torch.no_grad()
     def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Tensor:
-        """Encode colourings to base latents, (B, N, D); ValueError as in `log_prob`."""
+        """Encode colourings to base latents.
+
+        Args:
+            batch: B graphs; their node types are the colours.
+            noise: Tape of the random numbers, to repeat a draw.
+
+        Returns:
+            (B, N, D), 0 where masked.
+
+        Raises:
+            ValueError: if a graph has no nodes or a self-loop, or a colour is out of range.
+        """
         return self.flow.encode(batch.node_types, self._context(batch, noise=noise))
 
     @torch.no_grad()
     def decode(self, z: Tensor, batch: GraphBatch) -> Tensor:
-        """Decode base latents (B, N, D) to colours (B, N) of the graphs of a batch."""
+        """Decode base latents z (B, N, D) to the colours (B, N) long of the graphs of a batch."""
         return self.flow.decode(z, self._context(batch))
 
     def _context(self, batch: GraphBatch, **draw) -> GraphContext:
-        """Return the context of a flow of these graphs, or ValueError if they cannot be coloured.
+        """Return what the flow is told about graphs: mask, edges and features of the nodes.
 
-        `draw` are further fields of the context, such as `temperature`.
+        Args:
+            batch: The graphs.
+            **draw: Further fields of the context, such as `temperature`.
+
+        Raises:
+            ValueError: if a graph has no nodes or a self-loop.
         """
         batch = batch.cleared()
         for what, wrong in (

@@ -22,12 +22,21 @@ class SaturationOrder:
 
     The next node is one with the highest saturation, the number of different categories of its
     neighbours (Brelaz 1979, *New methods to color the vertices of a graph*). Ties go to the node
-    with the most edges, then to the lowest number. With `waves`, all nodes whose neighbours leave
-    them at most one category are decided at once, independently of each other.
+    with the most edges, then to the lowest number. `next` says which nodes come next, and `settle`
+    advances.
 
-    `counts` (B, N, K) is the number of neighbours of each node that have each category so far.
-    `rank` (B, N) is the turn of each node, N if it has had none; in a wave, lower node numbers have
-    earlier turns.
+    Args:
+        adjacency: Edges of B graphs, (B, N, N) bool.
+        mask: Real nodes, (B, N) bool.
+        categories: Number K of categories.
+        waves: True to decide all nodes whose neighbours leave them at most one category at once (a
+            *wave*), independently of each other.
+
+    Attributes:
+        open: Nodes without a category yet, (B, N) bool.
+        counts: Number of neighbours of each node that have each category so far, (B, N, K) long.
+        rank: The *turn* of each node: which one it was in its graph, from 0 on, and N for nodes
+            without a category, (B, N) long. In a wave, lower node numbers have earlier turns.
     """
 
     def __init__(self, adjacency: Tensor, mask: Tensor, categories: int, waves: bool = False):
@@ -41,10 +50,11 @@ class SaturationOrder:
         self.tie = adjacency.sum(-1) * nodes + (nodes - 1 - number)
 
     def next(self) -> tuple[Tensor, Tensor]:
-        """Return the nodes whose turn it is.
+        """Return which nodes to decide next; the state stays until `settle` is called.
 
         Returns:
-            Indices of the graphs and of the nodes, (M,) long each; M = 0 after the last turn.
+            Graph and number of each node, (M,) long each: one node of every unfinished graph, or a
+            wave. M = 0 when all nodes have a category.
         """
         if not len(self.open):
             return self.tie.new_zeros(0), self.tie.new_zeros(0)
@@ -59,12 +69,12 @@ class SaturationOrder:
         return graph, node
 
     def settle(self, graph: Tensor, node: Tensor, category: Tensor) -> None:
-        """Set the categories of the nodes whose turn it is, and count them at their neighbours.
+        """Give nodes their categories, and count these at their neighbours; changes the state.
 
         Args:
-            graph: Graph of each node, (M,) long.
+            graph: Graph of each node that `next` returned, (M,) long.
             node: Number of each node, (M,) long.
-            category: Its category, (M,) long.
+            category: Category of each node, (M,) long.
         """
         members = torch.zeros_like(self.open)
         members[graph, node] = True
@@ -80,17 +90,18 @@ class SaturationOrder:
 def turns(
     x: Tensor, context: GraphContext, categories: int, waves: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Return the order in which nodes of known categories are coloured.
+    """Replay the `SaturationOrder` in which nodes get categories that are known already.
 
     Args:
         x: Categories, (B, N) long.
         context: Adjacency and mask of the graphs.
         categories: Number K of categories.
-        waves: As of `SaturationOrder`.
+        waves: True to decide nodes with at most one category left at once.
 
     Returns:
-        The turn of each node, (B, N) long, and the counts at all nodes before each turn, (B, N, N,
-        K) long; `rank` and `counts` of `SaturationOrder`. All turns of a wave have the same counts.
+        The turn of each node: which one it was in its graph, from 0 on, (B, N) long; and for each
+        turn (second axis) how many neighbours of each node (third axis) had each category before
+        it, (B, N, N, K) long. All turns of a wave have the same counts.
     """
     order = SaturationOrder(context.adjacency, context.mask, categories, waves)
     known = x.clamp(0, categories - 1)
@@ -107,9 +118,13 @@ def turns(
 
 
 class ConvolutionBlock(nn.Module):
-    """Pre-norm block with a `TransformerConv`.
+    """Pre-norm block of attention over the neighbours of a node, by `TransformerConv`.
 
     Shi et al., *Masked Label Prediction*, IJCAI 2021, arXiv 2009.03509, eq. 3-4.
+
+    Args:
+        width: Channels of a node.
+        heads: Attention heads.
     """
 
     def __init__(self, width: int, heads: int):
@@ -124,7 +139,16 @@ class ConvolutionBlock(nn.Module):
         nn.init.zeros_(self.feed_forward[-1].get_parameter("weight"))
 
     def forward(self, x: Tensor, edges: Tensor, channels: Tensor) -> Tensor:
-        """Update nodes x (N, C) along edges (2, E) with channels (E, D)."""
+        """Update the channels of nodes along the edges of a graph.
+
+        Args:
+            x: Channels of the nodes, (N, width).
+            edges: Source and target node of each edge, (2, E) long.
+            channels: Channels of the edges, (E, `EDGE_WIDTH`).
+
+        Returns:
+            (N, width).
+        """
         normed = self.norm(x)
         x = x + self.out(self.conv((normed, normed), edges, channels))
         return x + self.feed_forward(x)
@@ -148,7 +172,15 @@ class ColoringEncoder(nn.Module):
         self.blocks = nn.ModuleList(ConvolutionBlock(width, heads) for _ in range(layers))
 
     def forward(self, context: GraphContext, inputs: Tensor | None = None) -> Tensor:
-        """Return channels (B, N, width) of nodes, given a graph and `inputs` (B, N, inputs)."""
+        """Return the channels of nodes, given the graph.
+
+        Args:
+            context: Adjacency, mask and node features of B graphs.
+            inputs: Further inputs of the nodes, (B, N, inputs); None for none.
+
+        Returns:
+            (B, N, width).
+        """
         dtype, mask = self.enter.weight.dtype, context.mask
         channels = context.features.to(dtype)
         if inputs is not None:
@@ -166,7 +198,15 @@ class ColoringEncoder(nn.Module):
 
 
 class GraphConvolutions(nn.Module):
-    """Conditioner of a `Coupling`: parameters of each node from the fixed latents of all nodes."""
+    """Conditioner of a `Coupling`: parameters of each node from the fixed latents of all nodes.
+
+    Args:
+        inputs: Fixed latents of a node.
+        outputs: Parameters of a node.
+        width: Channels of a node.
+        layers: Number of convolutions.
+        heads: Attention heads.
+    """
 
     def __init__(self, inputs: int, outputs: int, *, width: int, layers: int, heads: int):
         super().__init__()
@@ -174,7 +214,7 @@ class GraphConvolutions(nn.Module):
         self.leave = nn.Sequential(nn.LayerNorm(width), zero_init(ReadOut(width, outputs)))
 
     def forward(self, x: Tensor, context: GraphContext) -> Tensor:
-        """Map (B, N, inputs) to (B, N, outputs)."""
+        """Map latents (B, N, inputs) to parameters (B, N, outputs), given graphs as context."""
         return self.leave(self.encoder(context, x))
 
 
@@ -185,6 +225,11 @@ class LookAhead(nn.Module):
     over the nodes without a colour, in `rounds` with shared weights. Every node has a state of
     `width` channels for each colour. The score depends on the states of the node and on the maximum
     over all nodes. Permuting the colours permutes the scores.
+
+    Args:
+        features: Channels of an encoded node.
+        width: Channels of a state.
+        rounds: Rounds of message passing.
     """
 
     def __init__(self, features: int, width: int, rounds: int):
@@ -204,10 +249,17 @@ class LookAhead(nn.Module):
     def forward(
         self, adjacency: Tensor, blocked: Tensor, waiting: Tensor, h: Tensor, scored: Tensor
     ) -> Tensor:
-        """Return scores (D, K) of the colours of one node `scored` (D,) per graph, 0 if blocked.
+        """Score each colour that one node of each graph may get.
 
-        The D graphs have `adjacency` (D, M, M) and encoded nodes h (D, M, features). `blocked` (D,
-        M, K) is True for colours of neighbours, `waiting` (D, M) for nodes without a colour.
+        Args:
+            adjacency: Edges of D graphs, (D, M, M) bool.
+            blocked: True for colours that a neighbour has, (D, M, K) bool.
+            waiting: Nodes without a colour, (D, M) bool.
+            h: Encoded nodes, (D, M, features).
+            scored: Number of the node in each graph whose colours are scored, (D,) long.
+
+        Returns:
+            (D, K); 0 for blocked colours.
         """
         colors = blocked.shape[-1]
         rows = torch.arange(len(scored), device=scored.device)
@@ -296,7 +348,16 @@ class ColoringNetwork(Network):
         yield Step(context.mask.nonzero(as_tuple=True), logits[context.mask])
 
     def all_logits(self, context: GraphContext, rank: Tensor, counts: Tensor) -> Tensor:
-        """Return logits (B, N, colours) in one pass; for `rank` and `counts` see `turns`."""
+        """Return the logits of the colours of all nodes in one pass, for known colourings.
+
+        Args:
+            context: Adjacency, mask and node features of B graphs.
+            rank: Turn of each node, as `turns` returns it, (B, N) long.
+            counts: Colours of neighbours before each turn, as `turns` returns them, (B, N, N, K).
+
+        Returns:
+            (B, N, K), each node given the nodes of earlier turns.
+        """
         # Nodes are renumbered by their turns: at turn t, nodes t, t + 1, ... have no colour.
         order = rank.argsort(dim=1, stable=True)
         rows = torch.arange(len(rank), device=rank.device)[:, None]
@@ -320,7 +381,7 @@ class ColoringNetwork(Network):
         Args:
             adjacency: Edges, (B, N, N) bool.
             blocked: Colours that a neighbour of each node has before each turn, (B, turns, N, K).
-            own: Those of the node whose turn it is, (B, turns, K) bool.
+            own: Colours that a neighbour of the node whose turn it is has, (B, turns, K) bool.
             mask: Real nodes, (B, N) bool.
             h: Features of the nodes, (B, N, width).
 
@@ -395,7 +456,15 @@ class ColoringState:
         self.h = network.encode(context)
 
     def step(self) -> Step | None:
-        """Return the nodes whose turn it is, with the logits of their colours; None at the end."""
+        """Return the nodes that get their colour next, with the logits of their colours.
+
+        These nodes are those of `SaturationOrder.next`. The state stays until `update` gives them
+        their colours.
+
+        Returns:
+            A `Step` for M nodes, whose `hidden` are logits (M, colours); None when all nodes have
+            a colour.
+        """
         self.at = graph, node = self.order.next()
         if not len(graph):
             return None
@@ -410,11 +479,19 @@ class ColoringState:
         return Step(self.at, possible(logits, own) if net.waves else logits)
 
     def update(self, x: Tensor) -> None:
-        """Give the nodes of the current step their colours x (M, 1)."""
+        """Give the M nodes of the last step their colours x (M, 1) long, and advance."""
         self.order.settle(*self.at, x[:, 0])
 
     def _ahead(self, graph: Tensor, node: Tensor) -> Tensor:
-        """Return look-ahead scores (M, colours)."""
+        """Return the look-ahead scores of the colours of some nodes, one per graph at most.
+
+        Args:
+            graph: Graph of each node, (M,) long.
+            node: Number of each node, (M,) long.
+
+        Returns:
+            (M, colours).
+        """
         assert self.network.lookahead is not None
         waiting = self.order.open[graph]
         # Waiting nodes come first; the rest of a row is padding.

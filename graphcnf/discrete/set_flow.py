@@ -152,13 +152,16 @@ class SetFlow(Pretrained, CategoricalFlow):
     def sample(
         self, count: int, length: int | None = None, context: Context = Context(), **options
     ) -> Tensor:
-        """Draw sets, (count, length) long, 0 where masked; see `CategoricalFlow.sample`.
+        """Draw sets.
 
         Args:
             count: Number of sets.
-            length: Number of elements; by default `elements`, or that of the mask.
-            context: Mask, temperature and generator.
-            **options: Those of `CategoricalFlow.sample`.
+            length: Number of elements; None for `elements`, or for that of the mask.
+            context: Mask (count, length) of real elements, temperature and generator.
+            **options: Further keyword arguments of `CategoricalFlow.sample`.
+
+        Returns:
+            Categories, (count, length) long, 0 where masked.
         """
         if length is None and context.mask is None:
             length = self.config["elements"]
@@ -166,7 +169,15 @@ class SetFlow(Pretrained, CategoricalFlow):
 
 
 class SetNetwork(nn.Module):
-    """Attention network of a coupling: parameters of each element, given all elements."""
+    """Attention network of a coupling: parameters of each element, given all elements.
+
+    Args:
+        inputs: Channels of an element.
+        outputs: Parameters of an element.
+        width: Channels of the attention.
+        layers: Attention blocks.
+        heads: Attention heads.
+    """
 
     def __init__(self, inputs: int, outputs: int, *, width: int, layers: int, heads: int):
         super().__init__()
@@ -175,21 +186,38 @@ class SetNetwork(nn.Module):
         self.leave = nn.Sequential(nn.LayerNorm(width), zero_init(nn.Linear(width, outputs)))
 
     def forward(self, x: Tensor, context: Context = Context()) -> Tensor:
-        """Map (B, L, inputs) to (B, L, outputs)."""
+        """Map (B, L, inputs) to (B, L, outputs); elements that the context masks are not seen."""
         # A padded element attends to itself: a softmax over nothing would be NaN.
         itself = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)[None, None]
         real = True if context.mask is None else context.mask[:, None, None]
         return self.attended(self.enter(x), itself | real)
 
     def attended(self, h: Tensor, visible: Tensor) -> Tensor:
-        """Map h (B, L, width) to (B, L, outputs); i attends to j where `visible` (B, 1, L, L)."""
+        """Map channels to outputs by attention.
+
+        Args:
+            h: Channels of the elements, (B, L, width).
+            visible: True where element i (third axis) attends to element j (last axis), (B or 1, 1,
+                L, L) bool.
+
+        Returns:
+            (B, L, outputs).
+        """
         for block in self.blocks:
             h = block(h, HIDDEN * ~visible)
         return self.leave(h)
 
 
 class CausalSetNetwork(SetNetwork):
-    """Causal `SetNetwork`: parameters of an element, given earlier ones and the number to come."""
+    """Causal `SetNetwork`: parameters of an element, given earlier ones and the number to come.
+
+    Args:
+        inputs: Channels of an element.
+        outputs: Parameters of an element.
+        elements: Largest number of elements of a set.
+        width: Channels of the attention.
+        **sizes: `layers` and `heads` of `SetNetwork`.
+    """
 
     def __init__(self, inputs: int, outputs: int, *, elements: int, width: int, **sizes):
         super().__init__(inputs, outputs, width=width, **sizes)
@@ -220,7 +248,13 @@ class CausalSetNetwork(SetNetwork):
 
 
 class OrderedEncoding(Encoding):
-    """An `encoding` with one more latent in front: standard logistic noise, independent of x."""
+    """Encoding with one more latent in front, which puts the elements of a set in a random order.
+
+    The latent is standard logistic noise, independent of x, and adds its log-density to log q(z|x).
+
+    Args:
+        encoding: Encoding of the elements, with D latents.
+    """
 
     def __init__(self, encoding: Encoding):
         super().__init__()
@@ -235,15 +269,15 @@ class OrderedEncoding(Encoding):
         return Encoded(torch.cat([order, inner.z], -1), inner.log_posterior, log_q, inner.correct)
 
     def decode(self, z, context=Context(), *, sample=False):
-        """Return categories (B, L) of latents z (B, L, 1 + D); the order channel is ignored."""
+        """Return categories (B, L) of latents z (B, L, 1 + D), of which the first is ignored."""
         return self.encoding.decode(z[..., 1:], context, sample=sample)
 
 
 def ranking(key: Tensor, mask: Tensor | None, most: int) -> tuple[Tensor, Tensor]:
-    """Sort the elements of sets.
+    """Sort the elements of each set by a number.
 
     Args:
-        key: Number by which to sort, (B, L).
+        key: Number of each element by which to sort, (B, L).
         mask: Real elements, (B, L) bool; None if all are.
         most: Largest number of elements.
 
@@ -265,10 +299,10 @@ def ranking(key: Tensor, mask: Tensor | None, most: int) -> tuple[Tensor, Tensor
 
 @torch.no_grad()
 def components(encoding: Encoding, count: int, draws: int = 256) -> tuple[Tensor, Tensor]:
-    """Return the initial components of a mixture, one per category.
+    """Measure where the latents of each category lie, as a start of a mixture of logistics.
 
-    Components beyond the number of categories go through the categories again, with a random offset
-    of the mean.
+    Component k lies on category k. Further components than categories go through the categories
+    again, with a random offset of the mean.
 
     Args:
         encoding: Encoding of the categories, with D latents.
@@ -276,7 +310,7 @@ def components(encoding: Encoding, count: int, draws: int = 256) -> tuple[Tensor
         draws: Draws of the latents of a category.
 
     Returns:
-        Means and log-scales of the latents of each category, (count, D) each.
+        Means and log-scales of the components, (count, D) each.
     """
     categories = encoding.cardinalities
     assert isinstance(categories, int)
@@ -296,8 +330,13 @@ class ElementCoupling(Bijection):
     element, `sum_c w_c prod_d Logistic(x_d; m_cd, s_cd)`, from the elements before it. The map
     turns this density into the standard logistic one (triangular map of Rosenblatt 1952): latent d
     goes through the distribution function of its conditional density given latents e < d, a mixture
-    of logistics with the weights `w_c prod_{e<d} Logistic(x_e; m_ce, s_ce)`. Components start at
-    `means` and `log_scales` (C, D); `network` are arguments of `CausalSetNetwork`.
+    of logistics with the weights `w_c prod_{e<d} Logistic(x_e; m_ce, s_ce)`.
+
+    Args:
+        means: Initial means of the C components, (C, D); trained.
+        log_scales: Initial log-scales of the components, (C, D); trained.
+        elements: Largest number of elements of a set.
+        **network: `width`, `layers` and `heads` of `CausalSetNetwork`.
     """
 
     def __init__(self, means: Tensor, log_scales: Tensor, elements: int, **network):
@@ -309,7 +348,15 @@ class ElementCoupling(Bijection):
         self.network = CausalSetNetwork(latents + count, outputs, elements=elements, **network)
 
     def forward(self, x, context=Context()):
-        """Map x (B, L, 1 + D); the first latent does not change."""
+        """Map latents of sets to base latents; the first latent of each element stays.
+
+        Args:
+            x: Latents, (B, L, 1 + D).
+            context: Mask (B, L) of real elements, or None.
+
+        Returns:
+            Base latents, (B, L, 1 + D), and the log-det, (B,) nats.
+        """
         x, mask = prepare(x, context.mask), context.mask
         index, sizes = self._order(x, mask)
         v = x.gather(1, index)[..., 1:]
@@ -323,7 +370,15 @@ class ElementCoupling(Bijection):
         return self._finish(x, index, mask, moved, slopes)
 
     def inverse_and_logdet(self, z, context=Context()):
-        """Invert `forward`, element by element."""
+        """Invert `forward`, element by element.
+
+        Args:
+            z: Base latents, (B, L, 1 + D).
+            context: Mask (B, L) of real elements, or None.
+
+        Returns:
+            Latents, (B, L, 1 + D), and the log-det of the inverse, (B,) nats.
+        """
         z, mask = prepare(z, context.mask), context.mask
         index, sizes = self._order(z, mask)
         y = z.gather(1, index)[..., 1:]
@@ -360,10 +415,10 @@ class ElementCoupling(Bijection):
 
         Args:
             x: The input, (B, L, 1 + D).
-            index: Indices of `_order`.
+            index: Indices that sort the elements, as `_order` returns them, (B, L, 1 + D) long.
             mask: Real elements, (B, L) bool, or None.
-            moved: Transformed latents of the sorted elements, D of (B, L).
-            slopes: Logarithms of the derivatives, D of (B, L).
+            moved: Transformed latents of the sorted elements, D tensors (B, L).
+            slopes: Logarithms of their derivatives, D tensors (B, L).
 
         Returns:
             The output (B, L, 1 + D), and the log term (B,), nats.
@@ -414,6 +469,13 @@ class GroupNetwork(Network):
 
     The hidden state of M groups is a triple: channels of the earlier groups, (M, C); the sum of the
     embeddings of all elements so far, (M, C); the number of elements to come, (M,).
+
+    Args:
+        categories: Number of categories of an element.
+        elements: Largest number of elements of a set.
+        groups: Number of groups, into which the elements are divided evenly.
+        width: Channels C.
+        layers: Residual blocks for the earlier groups.
     """
 
     def __init__(self, categories: int, elements: int, groups: int, width: int, layers: int):
@@ -443,8 +505,14 @@ class GroupNetwork(Network):
     def groups_after(self, values: Tensor, decided: Tensor, before: Tensor, after: Tensor):
         """Return the hidden states of M groups before their first element.
 
-        `values` and `decided` (M, C) sum the rows of these two tables over the elements of earlier
-        groups. `before` (M,) is the number of these elements, `after` (M,) that of all others.
+        Args:
+            values: Sum of the embeddings `self.values` of the elements in earlier groups, (M, C).
+            decided: Sum of their embeddings `self.decided`, (M, C).
+            before: Number of elements in earlier groups, (M,) long.
+            after: Number of the other elements of the set, (M,) long.
+
+        Returns:
+            The triple that the class describes.
         """
         scale, shift = self.scales(after).chunk(2, -1)[0], self.after(after).chunk(2, -1)[0]
         h = scale * values + shift + self.before(before)
@@ -458,7 +526,15 @@ class GroupNetwork(Network):
         return super().logits(self.outputs(F.gelu(h + scale * decided + shift)))
 
     def embed(self, hidden, x):
-        """Add an element x (M,); the number of categories stands for no element."""
+        """Add a decided element to the hidden states of M groups.
+
+        Args:
+            hidden: The triple that the class describes.
+            x: Category of the element, (M,) long; the number of categories stands for no element.
+
+        Returns:
+            The new triple, and None, since all groups go on.
+        """
         h, decided, after = hidden
         # Absent elements are the last ones of a group: they change no count that is still read.
         return (h, decided + self.decided(x), (after - 1).clamp(min=0)), None
@@ -486,7 +562,7 @@ class GroupContext(Context):
     """Context of a flow over groups of elements.
 
     Attributes:
-        elements: Number of elements of each set, (B,) long; needed for drawing.
+        elements: Number of elements of each set, (B,) long; only drawing needs it.
     """
 
     elements: Tensor = None  # type: ignore[assignment]
@@ -508,9 +584,11 @@ class GroupState:
         self.sums = [t.weight.new_zeros(len(self.after), t.embedding_dim) for t in self.tables]
 
     def step(self) -> Step | None:
-        """Return the step that decides group k of every set with more than k groups.
+        """Advance to the next group of all sets that have one.
 
-        k is the number of earlier calls; None when no set has group k.
+        Returns:
+            A `Step` for the M sets with another group, whose `hidden` is that of `GroupNetwork`;
+            None if all sets are complete.
         """
         at = self.order.next()
         if at is None:
@@ -519,17 +597,21 @@ class GroupState:
         return Step(at, self.network.groups_after(*parts))
 
     def update(self, x: Tensor) -> None:
-        """Append the elements x (M, V) of the current group."""
+        """Append the decided elements x (M, V) of the current group to the M sets of the step."""
         count, own = len(x), (x < self.network.cardinalities[0]).sum(-1)
         self.before, self.after = self.before[:count] + own, self.after[:count] - own
         self.sums = [s[:count] + t(x).sum(1) for s, t in zip(self.sums, self.tables, strict=True)]
 
 
 class GroupCoupling(Bijection):
-    """`AutoregressiveCoupling` over groups of elements with two latents, sorted by the first.
+    """Autoregressive map of elements with two latents, a group of elements at a time.
 
-    The element of rank r belongs to group r mod G, so drawing evaluates the network at most G
-    times, however many elements there are. The first latent does not change.
+    Elements are sorted by their first latent, which does not change; the element of rank r belongs
+    to group r mod G. An `AutoregressiveCoupling` maps the second latents, so that drawing evaluates
+    the network at most G times, however many elements there are.
+
+    Args:
+        network: Network of the conditional distributions, for G groups.
     """
 
     tempers = True

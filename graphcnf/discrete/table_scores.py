@@ -79,9 +79,17 @@ def total_variation(first: Iterable[Hashable], second: Iterable[Hashable]) -> fl
 
 
 def pair_distances(first: pd.DataFrame, second: pd.DataFrame) -> pd.Series:
-    """Return the total variation between two tables of each pair of columns; missing is a value.
+    """Return the total variation between two tables, for each pair of columns.
 
-    The mean measures how well the dependence between columns is reproduced.
+    The values of a pair are compared jointly, so that the mean over pairs measures how well the
+    dependence between columns is reproduced. A missing entry counts as a value.
+
+    Args:
+        first: A table.
+        second: Another one with the same columns.
+
+    Returns:
+        Distances in [0, 1]; the index is the pair of labels.
 
     Raises:
         UserError: if the columns differ, or are fewer than two.
@@ -98,7 +106,12 @@ def pair_distances(first: pd.DataFrame, second: pd.DataFrame) -> pd.Series:
 
 
 def ngram_distance(first: Iterable[Sequence], second: Iterable[Sequence], n: int = 2) -> float:
-    """Return the total variation between n-grams of sequences; start and end count as symbols.
+    """Return the total variation between the n-grams of two lists of sequences, in [0, 1].
+
+    Args:
+        first: Sequences of symbols.
+        second: Other sequences.
+        n: Length of an n-gram; start and end of a sequence count as symbols.
 
     Raises:
         UserError: if n is not positive, or a list has no n-gram.
@@ -134,7 +147,9 @@ def evaluate_table(
         html: File for a page with the figures and with histograms of all columns.
 
     Returns:
-        Figures by name, see the module.
+        Figures by name: `shape_error`, `trend_error`, `detection`, `alpha_precision`,
+        `beta_recall`, `closest`; with held-out rows `closest_held_out` and `copies`; with a target
+        as well `utility` and `utility_real`. The module says what each of them is.
 
     Raises:
         UserError: if the columns or their types differ, a number is infinite, a table is empty,
@@ -200,9 +215,20 @@ def evaluate_table(
 
 
 def _plain(what: str, table: pd.DataFrame, real: pd.DataFrame, numeric: list) -> pd.DataFrame:
-    """Return the table with numbers and times as floats, and other values or None as objects.
+    """Return a table in two kinds of columns, so that tables of other types can be compared.
 
-    The `numeric` columns must hold numbers, times or durations as those of the real table.
+    Args:
+        what: Name of the table, with which the message of an error begins.
+        table: The table, with the columns of the real one.
+        real: The real table, whose types count.
+        numeric: Labels of the columns in which the real table has numbers, times or durations.
+
+    Returns:
+        The table with a new index. Numeric columns are floats, NaN for missing entries, times in
+        nanoseconds; all others hold objects, None for missing entries.
+
+    Raises:
+        UserError: if a numeric column holds something else than in the real table, or infinity.
     """
     table = table.reset_index(drop=True)
     columns = {}
@@ -226,7 +252,7 @@ def _plain(what: str, table: pd.DataFrame, real: pd.DataFrame, numeric: list) ->
 
 
 def _records(floats: dict[str, np.ndarray], kinds: np.ndarray, seed: int) -> dict[str, float]:
-    """Return the figures that depend on distances between rows.
+    """Return the figures of a synthetic table that depend on distances between rows.
 
     Args:
         floats: Tables "real", "synthetic" and perhaps "held_out" as floats, (M, D) each.
@@ -234,8 +260,8 @@ def _records(floats: dict[str, np.ndarray], kinds: np.ndarray, seed: int) -> dic
         seed: Seed of the rows that are compared.
 
     Returns:
-        Those of `_precision_and_recall`, `closest` and, with held-out rows, `closest_held_out` and
-        `copies`; the module says what they are.
+        By name `alpha_precision`, `beta_recall`, `closest` and, with held-out rows,
+        `closest_held_out` and `copies`; the module says what they are.
     """
     random, most = np.random.default_rng(seed), min(MOST_ROWS, *map(len, floats.values()))
     width = np.fmax.reduce(floats["real"]) - np.fmin.reduce(floats["real"])
@@ -254,7 +280,16 @@ def _records(floats: dict[str, np.ndarray], kinds: np.ndarray, seed: int) -> dic
 
 
 def _shape_error(mine: pd.Series, other: pd.Series, numeric: bool) -> float:
-    """Return the error of a column, in [0, 1]; 1 if one has no values, NaN if both have none."""
+    """Return the `shape_error` of one column, as the module defines it, but in [0, 1].
+
+    Args:
+        mine: The column in the real table.
+        other: The column in the synthetic table.
+        numeric: True for numbers, False for categories.
+
+    Returns:
+        The error; 1 if only one of the columns has values, NaN if none has.
+    """
     from scipy.stats import ks_2samp
 
     mine, other = mine.dropna(), other.dropna()
@@ -266,7 +301,16 @@ def _shape_error(mine: pd.Series, other: pd.Series, numeric: bool) -> float:
 
 
 def _trend_error(mine: pd.DataFrame, other: pd.DataFrame, numeric: list) -> float:
-    """Return the error of a pair of columns, in [0, 1]; NaN if a correlation is undefined."""
+    """Return the `trend_error` of a pair of columns, as the module defines it, but in [0, 1].
+
+    Args:
+        mine: The two columns in the real table.
+        other: The two columns in the synthetic table.
+        numeric: Labels of those of the two columns that hold numbers.
+
+    Returns:
+        The error; NaN if a correlation is undefined.
+    """
     if len(numeric) == 2:
         both = [table.dropna() for table in (mine, other)]
         if any(len(table) < 2 or (table.nunique() == 1).any() for table in both):
@@ -287,7 +331,7 @@ def _as_floats(
     """Return tables as floats, with categories numbered.
 
     Args:
-        plain: Tables of `_plain`, by name.
+        plain: Tables that `_plain` returned, by name.
         numeric: Labels of the columns that are numbers.
 
     Returns:
@@ -307,12 +351,21 @@ def _classifier(seed: int):
 
 
 def _usable(x: np.ndarray) -> np.ndarray:
-    """Return x with columns of NaN alone set to 0: the classifier refuses them."""
+    """Return x (M, D) with columns of NaN alone set to 0, since the classifier refuses them."""
     return np.where(np.isnan(x).all(0), 0.0, x)
 
 
 def _detection(real: np.ndarray, synthetic: np.ndarray, seed: int) -> float:
-    """Return the area under the ROC curve of a classifier; NaN for fewer than three rows."""
+    """Return the area under the ROC curve of a classifier that tells real from synthetic rows.
+
+    Args:
+        real: Real rows as floats, (M, D).
+        synthetic: Synthetic rows as floats, (N, D).
+        seed: Seed of the classifier and of the three folds of its cross-validation.
+
+    Returns:
+        The area, 0.5 for rows that cannot be told apart; NaN for fewer than three rows.
+    """
     from sklearn.metrics import roc_auc_score
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
@@ -328,9 +381,16 @@ def _detection(real: np.ndarray, synthetic: np.ndarray, seed: int) -> float:
 def _column_distances(
     rows: np.ndarray, others: np.ndarray, kinds: np.ndarray
 ) -> Iterator[np.ndarray]:
-    """Yield for each row its distances (M, D) to M other rows, by column.
+    """Yield the distances of each row to all others, column by column.
 
-    The distance of different categories is 1, as is that of a missing number to any other.
+    Args:
+        rows: Rows as floats, (N, D).
+        others: Rows to compare with, (M, D).
+        kinds: True for columns of categories, (D,) bool.
+
+    Yields:
+        For each of the N rows (M, D): the difference of numbers; 1 for different categories, or
+        where only one of two entries is missing.
     """
     for row in rows:
         away = np.where(kinds, others != row, abs(others - row))
@@ -339,7 +399,16 @@ def _column_distances(
 
 
 def _nearest(rows: np.ndarray, others: np.ndarray, kinds: np.ndarray) -> np.ndarray:
-    """Return for each row the distance, averaged over columns, to the closest of the others."""
+    """Return the distance of each row to the closest of the others.
+
+    Args:
+        rows: Rows as floats, scaled to the range of each column, (N, D).
+        others: Rows to compare with, (M, D).
+        kinds: True for columns of categories, (D,) bool.
+
+    Returns:
+        (N,), in [0, 1]: the mean over columns of the difference, 1 for different categories.
+    """
     return np.array(
         [away.clip(max=1).mean(1).min() for away in _column_distances(rows, others, kinds)]
     )
@@ -348,7 +417,13 @@ def _nearest(rows: np.ndarray, others: np.ndarray, kinds: np.ndarray) -> np.ndar
 def _precision_and_recall(
     real: np.ndarray, synthetic: np.ndarray, kinds: np.ndarray
 ) -> dict[str, float]:
-    """Return alpha-precision and beta-recall of equally many real and synthetic rows."""
+    """Return `alpha_precision` and `beta_recall`, which the module defines, by name.
+
+    Args:
+        real: Real rows as floats, scaled to the range of each column, (M, D).
+        synthetic: Equally many synthetic rows.
+        kinds: True for columns of categories, (D,) bool.
+    """
     weight = np.where(kinds, 2, 1)
     to_real = np.empty(len(real))
     for k, away in enumerate(_column_distances(real, real, kinds)):
@@ -371,9 +446,15 @@ def _precision_and_recall(
 
 
 def _from_centre(rows: np.ndarray, others: np.ndarray, kinds: np.ndarray) -> np.ndarray:
-    """Return the squared distances (M,) of rows to the mean of `others`.
+    """Return the squared distance of each row to the mean of other rows.
 
-    Columns with `kinds` True hold categories, which count as one-hot vectors.
+    Args:
+        rows: Rows as floats, (M, D).
+        others: Rows whose mean is the centre, (N, D).
+        kinds: True for columns of categories, which count as one-hot vectors, (D,) bool.
+
+    Returns:
+        (M,).
     """
     total = np.zeros(len(rows))
     for x, mine, kind in zip(rows.T, others.T, kinds, strict=True):
@@ -395,10 +476,18 @@ def _write_page(
     shapes: Mapping[Any, float],
     trends: Mapping[tuple[Any, Any], float],
 ) -> None:
-    """Write the page about the `figures` of `evaluate_table`; raise `UserError` if that fails.
+    """Write the HTML page about a synthetic table.
 
-    The `tables` "real", "synthetic" and perhaps "held_out" have numbers and times as floats;
-    `dtypes` are the original types. `shapes` and `trends` are errors of columns and pairs, 0 to 1.
+    Args:
+        path: The file.
+        tables: Tables "real", "synthetic" and perhaps "held_out", with numbers and times as floats.
+        dtypes: Type of each column in the real table, by label.
+        figures: Figures that `evaluate_table` returns.
+        shapes: Error of each column, 0 to 1, by label.
+        trends: Error of each pair of columns, 0 to 1, by their two labels.
+
+    Raises:
+        UserError: if the file cannot be written.
     """
     from jinja2 import Environment, FileSystemLoader
 
@@ -433,7 +522,19 @@ def _write_page(
 def _column(
     name: Any, error: float, real: pd.Series, synthetic: pd.Series, dtype: Any
 ) -> dict[str, Any]:
-    """Return title and bars of a column; a bar is a label and its share in both tables."""
+    """Return what the page shows of a column.
+
+    Args:
+        name: Label of the column.
+        error: Error of the column, 0 to 1, or NaN.
+        real: The column in the real table, numbers and times as floats.
+        synthetic: The column in the synthetic table.
+        dtype: Type of the column before times became floats.
+
+    Returns:
+        `name`; `error` as text, "" for NaN; `bars`, triples of a value or interval as text and its
+        shares in the real and in the synthetic table; `most`, the largest share.
+    """
     parts = [part.dropna() for part in (real, synthetic)]
     if real.dtype == float and real.nunique() > BARS:
         low, high = real.quantile([0.01, 0.99])
@@ -460,7 +561,12 @@ def _column(
 
 
 def _shown(value: Any, dtype: Any) -> str:
-    """Return a value of a column as a label; times are given in nanoseconds."""
+    """Return a value of a column as text.
+
+    Args:
+        value: The value; a time in nanoseconds.
+        dtype: Type of the column before times became floats.
+    """
     if types.is_datetime64_any_dtype(dtype):
         return str(pd.Timestamp(int(value)))[:16]
     if types.is_timedelta64_dtype(dtype):

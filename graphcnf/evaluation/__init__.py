@@ -14,7 +14,10 @@ METRICS = Registry(
 
 
 def parse_metrics(text: str) -> tuple[str, ...]:
-    """Read "all", "none" or a list such as "fcd,snn"; return names of metrics in table order.
+    """Read names of distribution metrics from a text: "all", "none" or a list such as "fcd,snn".
+
+    Returns:
+        Names of `METRICS`, in the order of tables.
 
     Raises:
         UserError: A name is unknown.

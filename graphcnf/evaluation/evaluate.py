@@ -96,7 +96,7 @@ _ROUND_TRIP = "the share of valid molecules that come back unchanged from their 
 class Reference:
     """Training and held-out molecules that samples are compared with.
 
-    What is computed of them is kept for all sets of samples that are evaluated with this object.
+    What has been computed from them is kept in the object, for all samples evaluated with it.
 
     Attributes:
         name: One of `MOLECULES`, "none", or a file of training molecules; None for a model's own
@@ -152,7 +152,7 @@ class Reference:
         """Return the SMILES of at most `HELD_OUT` held-out molecules for the distribution metrics.
 
         Args:
-            dataset: The data set of `load`.
+            dataset: The data set that `load` returned, or None.
 
         Returns:
             Molecules of the file `test` if there is one, else of the held-out part; [] if neither
@@ -183,7 +183,11 @@ class Reference:
         return dataset.take(held_out(dataset, HELD_OUT)).smiles
 
     def statistics(self, dataset: Rows | None) -> tuple[Statistic, ...]:
-        """Return the statistics of molecules that the metrics need; () without a data set."""
+        """Return the statistics of samples that the metrics need; none without a data set.
+
+        Args:
+            dataset: The data set that `load` returned, or None.
+        """
         return statistics_of(self.metrics if dataset else (), self.device)
 
     def data_row(
@@ -191,16 +195,17 @@ class Reference:
     ) -> tuple[dict[str, Any], list[str]]:
         """Evaluate random training molecules in place of samples.
 
+        The figures are a ceiling for models whose graphs have the categories of this data set.
+
         Args:
             dataset: The data set.
-            count: Number of molecules, at most `COMPARED`.
-            seed: Seed of the choice.
+            count: Number of molecules; more than `COMPARED` are not taken.
+            seed: Seed of the choice of molecules.
             hashes: Sorted hashes of the training molecules, to which novelty is measured.
 
         Returns:
-            The figures, of which no model with this vocabulary can have better ones of validity
-            (`reconstruction` is the share of molecules that come back unchanged from their graphs),
-            and the SMILES.
+            Figures by name, where `reconstruction` is the share of molecules that come back
+            unchanged from their graphs; and the SMILES of the chosen molecules.
         """
         count = min(count, COMPARED)
 
@@ -226,8 +231,12 @@ class Reference:
     ) -> Distances:
         """Compare the samples of each seed, and training molecules, with held-out molecules.
 
-        `summaries` are those of the samples, with the statistics of the metrics; `training` and
-        `test` are SMILES.
+        Args:
+            dataset: The data set.
+            summaries: Summary of the samples of each seed, with the statistics of the metrics.
+            training: SMILES of training molecules; as many are compared as samples of the first
+                seed.
+            test: SMILES of the held-out molecules.
         """
         names = self.metrics
         describe = partial(set_statistics, metrics=names, workers=self.workers, device=self.device)
@@ -251,7 +260,7 @@ class Reference:
         )
 
     def _once(self, key: tuple, compute: Callable[[], Any]) -> Any:
-        """Return `compute()`, stored under `key` for the other sets that share this reference."""
+        """Return the result of `compute`, which is called only once for each `key`."""
         if key not in self._known:
             self._known[key] = compute()
         return self._known[key]
@@ -337,7 +346,16 @@ def evaluate(
 
 
 def _evaluate_records(records: Records, reference: Reference, standardize: bool) -> Evaluation:
-    """Evaluate the molecules of files or a list."""
+    """Evaluate the molecules of files or a list.
+
+    Args:
+        records: The molecules.
+        reference: Molecules to compare them with.
+        standardize: True to standardize the molecules first, in the charge states of the reference.
+
+    Raises:
+        UserError: All records are unreadable, or the reference is not there.
+    """
     # Load the reference first, so that its errors appear before the long work.
     source, dataset = reference.load()
     test = reference.held_out(dataset)
@@ -451,7 +469,11 @@ def _letters(smiles: str) -> str:
 
 
 def _note_unreadable(records: Records, summary: Summary) -> None:
-    """Print a note about unreadable records.
+    """Print a note if records are unreadable: how many, which is the first, and why.
+
+    Args:
+        records: All records.
+        summary: Their summary.
 
     Raises:
         UserError: All records are unreadable.
@@ -480,11 +502,13 @@ def draw_part(
     wanted: tuple[Statistic, ...],
     records: range,
 ) -> Summary:
-    """Draw and summarize a block of raw samples; with the first seed, also draw stereo marks.
+    """Draw a block of a model's raw samples and summarize it.
+
+    With the first seed, stereo marks are drawn as well if the options ask for them.
 
     Args:
         model: Model of molecules.
-        drawn: Options of the whole evaluation.
+        drawn: Options of the evaluation.
         seed: Seed of the sample.
         wanted: Statistics of the strictly valid molecules to compute.
         records: Numbers of the records.
@@ -502,7 +526,14 @@ def draw_part(
 def _evaluate_model(
     model: GraphModel, reference: Reference, name: str, drawn: ModelSamples
 ) -> Evaluation:
-    """Draw raw samples of a model for each seed, and evaluate them and the model."""
+    """Evaluate a model: its raw samples, its reconstruction and its likelihood.
+
+    Args:
+        model: The model.
+        reference: Molecules to compare its samples with.
+        name: Name of the model in tables.
+        drawn: Numbers of samples and of held-out molecules, seeds and temperature.
+    """
     MoleculeVocabulary.of_model(model)
     source, dataset = reference.load(model)
     test = reference.held_out(dataset)
@@ -550,9 +581,11 @@ def _evaluate_model(
 
 
 def _notes_of_model(model: GraphModel, hashes: np.ndarray | None) -> list[str]:
-    """Return footnotes on the training molecules, and on the rules of a model that are not learned.
+    """Return footnotes about conventions, training molecules, and rules that the model draws by.
 
-    `hashes` are those of the training molecules, sorted; None if they are not known.
+    Args:
+        model: The model.
+        hashes: Sorted hashes of the training molecules; None if they are not known.
     """
     notes = list(NOTES)
     made_with, installed = model.metadata.get("rdkit"), version("rdkit")
@@ -574,14 +607,23 @@ def _compare_with_training(
     summaries: Sequence[Summary],
     test: list[str],
 ) -> list[dict[str, Any]]:
-    """Compare a result with its training data; sets `result.data`, `distances` and `notes`.
+    """Add to an evaluation the figures of training data, and distances to held-out molecules.
 
-    `seed` is that of the choice of training molecules; `summaries` are those of the samples of each
-    seed, `test` the SMILES of the held-out molecules.
+    Changes `result` in place: sets `data`, the figures of training molecules in place of samples;
+    if the reference has metrics, also `distances`, and appends footnotes about them to `notes`.
+
+    Args:
+        result: Evaluation of a model or of files, with `training_hashes`.
+        reference: The reference, which names the metrics.
+        dataset: Its data set.
+        seed: Seed by which the training molecules are chosen.
+        summaries: Summary of the samples that a model drew with each sampling seed; of files a
+            single one.
+        test: SMILES of the held-out molecules.
 
     Returns:
-        For each seed the value of each metric by name, None where there is none, and with the FCD
-        also `fcd_molecules`, the number of samples that it was computed from.
+        For each summary the value of each metric by name, None where it could not be computed; with
+        the FCD also `fcd_molecules`, the number of samples that it was computed from.
     """
     hashes = result.training_hashes
     assert hashes is not None
@@ -612,7 +654,7 @@ def _held_out_figures(
         notes: Footnotes, to which further ones are appended.
 
     Returns:
-        The figures `ON_HELD_OUT`, None where they were not measured.
+        The figures named in `ON_HELD_OUT`, None where they were not measured.
     """
     figures: dict[str, Any] = dict.fromkeys(ON_HELD_OUT)
     if dataset is None:
@@ -646,7 +688,7 @@ def _held_out_figures(
 
 
 def bits(model: GraphModel, graphs: PackedGraphs) -> dict[str, float]:
-    """Measure the likelihood of graphs, given their numbers of nodes.
+    """Measure the negative log2-likelihood of graphs, given their numbers of nodes.
 
     Bits are upper bounds if the model's log-likelihood is a lower bound, of which one draw is
     taken. For an order-agnostic model, the bits per molecule sum over all node orderings of the
@@ -692,9 +734,9 @@ def reconstruction(model: GraphModel, graphs: PackedGraphs, *, double: bool = Tr
 
 @contextmanager
 def _fixed_noise(model: GraphModel) -> Iterator[None]:
-    """Context in which the model's encoder draws the same noise each time.
+    """Context without gradients in which torch's random generators start from the seed 0.
 
-    Afterwards torch's random state is what it was before.
+    So the model's encoder draws the same noise each time. Afterwards the generators are as before.
     """
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.no_grad(), torch.random.fork_rng(devices):

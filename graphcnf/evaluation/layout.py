@@ -20,7 +20,7 @@ Column = tuple[str, Callable[[Row], str]]
 
 
 def markdown(rows: Sequence[Row], columns: Sequence[Column], notes: Sequence[str] = ()) -> str:
-    """Return an aligned Markdown table with footnotes; empty columns are left out."""
+    """Return an aligned Markdown table, below it `notes` as a list; empty columns are left out."""
     cells = [[c.replace("|", "\\|") for c in column] for column in shown_columns(rows, columns)]
     if not cells:
         return ""
@@ -60,7 +60,7 @@ def transposed(rows: Sequence[Row], columns: Sequence[Column]) -> tuple[list[Row
 
 
 def csv_text(rows: Sequence[Row]) -> str:
-    """Return rows as comma-separated values, without lists and nested tables."""
+    """Return rows as comma-separated values with a header; lists and nested dicts are left out."""
     names = dict.fromkeys(
         name for row in rows for name, value in row.items() if not isinstance(value, dict | list)
     )
@@ -89,15 +89,22 @@ def _finite(content: Any) -> Any:
 
 
 def text(key: str, form: str = "{}") -> Callable[[Row], str]:
-    """Return a function that formats the value `key` of a row."""
+    """Return a function of a row that formats its value `key` by the format string `form`.
+
+    It returns "" if the value is missing or None.
+    """
     return lambda row: "" if row.get(key) is None else form.format(row[key])
 
 
 def number(key: str, decimals: int = 2, *, digits: int | None = None) -> Callable[[Row], str]:
-    """Return a function that formats a number, and its standard deviation `<key>_sd` if present.
+    """Return a function of a row that formats a number, such as "1.50 ± 0.10".
 
-    Both have `decimals`; or, if given, the number has `digits` significant digits, and the
-    deviation two.
+    It returns "" if the number is missing or not finite.
+
+    Args:
+        key: Name of the number; its standard deviation is called `<key>_sd` and may be missing.
+        decimals: Decimals of both.
+        digits: Significant digits of the number instead; the deviation has two then.
     """
     form, spread = (f",.{decimals}f",) * 2 if digits is None else (f".{digits}g", ".2g")
 
@@ -111,7 +118,15 @@ def number(key: str, decimals: int = 2, *, digits: int | None = None) -> Callabl
 
 
 def percent(key: str, of: str | None = None) -> Callable[[Row], str]:
-    """Return a function that formats a fraction in per cent, with the count `of` of the whole."""
+    """Return a function of a row that formats a fraction, such as "12.50 % of 1,000".
+
+    It returns "" if the fraction is missing.
+
+    Args:
+        key: Name of the fraction, in [0, 1]; its standard deviation is called `<key>_sd` and may be
+            missing.
+        of: Name of the count of which it is a fraction; None not to show it.
+    """
 
     def show(row: Row) -> str:
         value, sd = row.get(key), row.get(f"{key}_sd")

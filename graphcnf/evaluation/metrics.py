@@ -106,7 +106,7 @@ class Metric:
 
 
 def histogram(function: Callable[[Chem.Mol], Iterable[str]], mols: Sequence[Chem.Mol]) -> Counter:
-    """Return how often a function returns each text, over all molecules."""
+    """Count the texts that a function returns for each molecule, over all molecules."""
     return Counter(text for mol in mols for text in function(mol))
 
 
@@ -203,8 +203,11 @@ def _mcf() -> list[Chem.Mol]:
 def passed_share(generated: Histogram, reference: Histogram) -> float:
     """Return the share of generated molecules that pass a filter, as in MOSES.
 
-    In [0, 1], higher is better; the value of the reference, which is not used here, may be far
-    below 1.
+    In [0, 1], higher is better; the share of the reference may be far below 1 itself.
+
+    Args:
+        generated: Number of molecules by outcome: "passed" or another text.
+        reference: Not used; all metrics are given it.
     """
     return generated.get("passed", 0) / sum(generated.values())
 
@@ -459,19 +462,41 @@ def _counted(name: str, function: Callable) -> Statistic:
 
 
 def _w1(name: str, title: str, axis: str, function: Callable, decimals: int) -> Metric:
-    """Return the Wasserstein distance of a property, whose values are counted with `decimals`."""
+    """Return the metric that is the Wasserstein distance of a property.
+
+    Args:
+        name: Name of the statistic, a histogram of the property's values.
+        title: Name of the property in tables.
+        axis: Label of its histogram in reports.
+        function: Function that returns the property of a molecule.
+        decimals: Decimals to which values are rounded before they are counted.
+    """
     counts = _counted(name, partial(_decimal, function, decimals))
     return Metric(f"{title}, Wasserstein", "lower", counts, wasserstein, axis=axis)
 
 
 def _tv(name: str, title: str, axis: str, function: Callable) -> Metric:
-    """Return the total variation distance of what a function reads off each molecule."""
+    """Return the metric that is the total variation distance of shares of categories.
+
+    Args:
+        name: Name of the statistic, a histogram of the categories.
+        title: Name of the categories in tables.
+        axis: Label of their histogram in reports.
+        function: Function that returns the categories in a molecule, as texts.
+    """
     counts, title = _counted(name, function), f"{title}, total variation"
     return Metric(title, "lower", counts, total_variation, axis=axis)
 
 
 def _passed(name: str, title: str, function: Callable, needs: str = "") -> Metric:
-    """Return the share of molecules for which a function returns True."""
+    """Return the metric that is the share of molecules that pass a filter.
+
+    Args:
+        name: Name of the statistic, which counts passed and failed molecules.
+        title: Name of the metric in tables.
+        function: Filter: function of a molecule that returns True if it passes.
+        needs: Package that the filter needs; "" for none.
+    """
     counts = _counted(name, partial(_outcome, function))
     return Metric(title, "higher", counts, passed_share, needs)
 
@@ -548,7 +573,10 @@ RINGS_TV = _tv("rings", "ring sizes", "ring size", _ring_sizes)
 
 
 def chosen_metrics(names: Sequence[str] | None = None) -> dict[str, Metric]:
-    """Return metrics by name: those of the names, all for None.
+    """Return some metrics by name.
+
+    Args:
+        names: Names of `METRICS`; None for all.
 
     Raises:
         UserError: A name is unknown.
@@ -557,11 +585,11 @@ def chosen_metrics(names: Sequence[str] | None = None) -> dict[str, Metric]:
 
 
 def statistics_of(names: Sequence[str] | None = None, device: str = "cpu") -> tuple[Statistic, ...]:
-    """Return the distinct statistics that metrics need, all for None.
+    """Return the statistics that some metrics need, each once.
 
     Args:
-        names: Names of metrics.
-        device: Device of ChemNet.
+        names: Names of `METRICS`; None for all.
+        device: Device of ChemNet, the network of the FCD.
 
     Raises:
         UserError: A name is unknown.

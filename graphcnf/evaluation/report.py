@@ -129,6 +129,9 @@ def write_report(results: Sequence[Evaluation], path: Path) -> None:
 def _failures(result: Evaluation) -> list[dict[str, Any]]:
     """Return why molecules of a set are not strictly valid, the most frequent reason first.
 
+    Args:
+        result: The set.
+
     Returns:
         For each reason `reason`, its text; `count`, the number of molecules; and `pictures`, each
         with the data URL `source`, `smiles` and `record`. Only the first `REASONS` have pictures.
@@ -183,7 +186,15 @@ def _molecule_table(results: Sequence[Evaluation], most: int) -> str:
 
 
 def _molecule_rows(result: Evaluation, most: int) -> Iterator[dict[str, Any]]:
-    """Yield the cells by heading of at most `most` first distinct valid molecules of a set."""
+    """Yield the rows of the table of molecules for one set: its first distinct valid molecules.
+
+    Args:
+        result: The set.
+        most: Number of molecules at most.
+
+    Yields:
+        The cells of a row by the heading of the column.
+    """
     frame = result.frame[result.frame["strict"]]
     counts = frame["smiles"].value_counts()
     first = frame.drop_duplicates("smiles").head(most)
@@ -218,9 +229,12 @@ def _source(svg: str) -> str:
 
 
 def _histograms(results: Sequence[Evaluation]) -> Iterator[dict[str, str]]:
-    """Yield the histogram of each metric with an axis.
+    """Draw a histogram for each metric whose `Metric.axis` is not empty.
 
     Sets with different references have separate histograms.
+
+    Args:
+        results: The sets.
 
     Yields:
         `title`, and the data URL `source` of the picture.
@@ -278,7 +292,7 @@ def _picture(name: str, metric: Metric, sets: Sequence[tuple[str, Distances]]) -
 
 
 def _density(axis, curves: Curves) -> None:
-    """Draw histograms of numbers, between the quantiles 0.001 and 0.999."""
+    """Draw histograms of numbers into axes of matplotlib, between the quantiles 0.001 and 0.999."""
     pairs = [values_and_counts(counts) for _, counts, _ in curves]
     values, weights = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
     order = np.argsort(values)
@@ -291,7 +305,7 @@ def _density(axis, curves: Curves) -> None:
 
 
 def _bars(axis, curves: Curves) -> None:
-    """Draw shares of categories as bars."""
+    """Draw the share of each category as a bar per set, into axes of matplotlib."""
     total = sum((Counter(counts) for _, counts, _ in curves), Counter())
     if all(key.lstrip("+-").isdigit() for key in total):
         common = [key for key, count in total.items() if 1000 * count >= total.total()]

@@ -140,15 +140,18 @@ def compare(
 
 
 def _value(statistics: SetStatistics, name: str, which: str) -> Any:
-    """Return one of the statistics of a set.
+    """Return one statistic of a set.
 
     Args:
-        statistics: The statistics.
-        name: Name of the one.
+        statistics: All statistics of the set.
+        name: Name of the wanted statistic.
         which: "generated" or "reference", for the message.
 
+    Returns:
+        A `Counter` of texts, or an array.
+
     Raises:
-        Unavailable: It is not there; the message says why.
+        Unavailable: The set is empty or lacks the statistic; the message says why.
     """
     if not statistics.size:
         raise Unavailable(f"there are no {which} molecules")
@@ -209,7 +212,7 @@ def chunk_statistics(
     """Compute statistics of a part of a set.
 
     Args:
-        wanted: The statistics.
+        wanted: The statistics to compute.
         chunk: Number of the part, of `CHUNK` molecules each, and its SMILES.
 
     Raises:

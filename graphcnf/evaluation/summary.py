@@ -61,7 +61,7 @@ class Summary:
         hashes: For each convention, hashes of the valid samples of each block, uint64.
         statistics: Statistics of the strictly valid molecules.
         failures: Number of samples by the reason for which they are not strictly valid.
-        heads: Tables of `evaluate_records` of the first samples, one for each block.
+        heads: Tables that `evaluate_records` returns of the first samples, one for each block.
         first_unreadable: Place ("line 3") and text of the first unreadable record; None if none.
         marks: Counts of `look_at_marks` over the strictly valid molecules.
         isomers: Hashes of the isomeric SMILES of the strictly valid molecules of each block.
@@ -98,14 +98,15 @@ class Summary:
 
     @property
     def head(self) -> pd.DataFrame:
-        """`evaluate_records` of the first samples."""
+        """Table that `evaluate_records` returns of the first `HEAD` samples, a row for each."""
         return pd.concat(self.heads, ignore_index=True)[:HEAD]
 
     def figures(self, training_hashes: np.ndarray | None = None) -> dict[str, Any]:
         """Return fractions in [0, 1] and counts by name.
 
         Args:
-            training_hashes: Sorted `hash_each` of the training set; without it, novelty is None.
+            training_hashes: Sorted hashes of the training molecules, by `hash_each`; without them,
+                novelty is None.
 
         Returns:
             `samples`; `strict_validity`, and `uniqueness`, `novelty`, `vun` in the strict
@@ -145,7 +146,7 @@ def summarize(records: pd.DataFrame, wanted: tuple[Statistic, ...] = ()) -> Summ
     """Summarize a block of records.
 
     Args:
-        records: Table of `evaluate_records` with the columns of all conventions.
+        records: Table that `evaluate_records` returns, with the columns of all conventions.
         wanted: Statistics of the strictly valid molecules to compute.
     """
     strict, kept = records["strict"], records["kept"]
@@ -178,9 +179,15 @@ def share(part: float, whole: int) -> float:
 
 
 def mean_and_sd(summaries: Sequence[dict]) -> dict[str, Any]:
-    """Return means of figures over seeds, with standard deviations (n - 1) as `<name>_sd`.
+    """Average figures over seeds.
 
-    Means of counts are rounded. A single summary is returned as it is.
+    Args:
+        summaries: Figures by name, for each seed.
+
+    Returns:
+        Mean of each figure by name, rounded for counts, None if a seed has None; and as
+        `<name>_sd` the standard deviation (n - 1) of each figure that is no count. With one seed,
+        its figures as they are. What is no number is that of the first seed.
     """
     if len(summaries) == 1:
         return dict(summaries[0])
@@ -209,8 +216,8 @@ def summarize_blocks(
         score: Function that summarizes a block; it is sent to the processes.
         blocks: Blocks, which are sent to them as well.
         total: Number of records in all, for the progress bar.
-        label: Text beside the bar.
-        workers: Processes, or a cluster.
+        label: Text beside the progress bar.
+        workers: Number of processes, or a cluster.
     """
     result = Summary()
     with (
@@ -237,10 +244,10 @@ class Records:
 
     Attributes:
         name: Name in tables.
-        files: The files; for a list its name alone.
+        files: The files; for a list of molecules its name alone.
         count: Number of records.
         column: Column of SMILES in a table, see `read_smiles`.
-        records: The records; None for a folder, whose files are read when they are needed.
+        records: The records read; None for a folder, whose files are read when they are needed.
     """
 
     name: str
@@ -324,9 +331,10 @@ def score_chunk(
     """Summarize the molecules of a chunk.
 
     Args:
-        wanted: Statistics of the strictly valid molecules.
-        states: Charge states in which `parse_standardized` writes molecules first; None to take
-            all as they are. Molecules that cannot be standardized are taken as they are.
+        wanted: Statistics of the strictly valid molecules to compute.
+        states: Names of the groups, such as "acid" and "amine", that `parse_standardized` writes
+            charged when it standardizes the molecules first; None to take all as they are.
+            Molecules that cannot be standardized are taken as they are.
         marked: True to count stereo marks.
         chunk: The records.
     """

@@ -45,9 +45,9 @@ class Distances:
 
     Attributes:
         metrics: The metrics by name, in the order of tables.
-        samples: Values for the samples of each seed.
-        floor: Values for about as many training molecules as there are samples of the first seed:
-            finite sets from the same distribution differ by this much.
+        samples: For each seed, the values of the metrics for its samples.
+        floor: The values for about as many training molecules as there are samples of the first
+            seed: finite sets from the same distribution differ by this much.
         training: Name of the training data.
         generated: Statistics of the first seed's samples.
         reference: Statistics of the held-out molecules.
@@ -107,7 +107,12 @@ class Evaluation:
 
 
 def tables(results: Sequence[Evaluation]) -> list[tuple[str, Sequence[Row], list[Column]]]:
-    """Return the tables of evaluations, the overview first: title, rows and columns of each."""
+    """Arrange evaluations in tables.
+
+    Returns:
+        Title, rows and columns of each table: the overview, the conventions of validity, and where
+        there are such figures stereo marks and distances to held-out molecules.
+    """
     alone = f": {results[0].name}" if len(results) == 1 else ""
     shown: list[tuple[str, Sequence[Row], list[Column]]] = [
         ("Overview", *_overview(results)),
@@ -141,7 +146,10 @@ def render(results: Sequence[Evaluation], kind: str) -> str:
 
 
 def all_notes(results: Sequence[Evaluation]) -> list[str]:
-    """Return the footnotes of all evaluations; those that not all share name their set."""
+    """Return the distinct footnotes of all evaluations.
+
+    A note that only some evaluations have begins with the name of its set of molecules.
+    """
     each = [[*result.notes, *_failure_note(result)] for result in results]
     notes = [
         note if all(note in others for others in each) else f"{result.name}: {note}"
@@ -160,16 +168,22 @@ def _failure_note(result: Evaluation) -> list[str]:
 
 
 def conventions_agree(figures: Mapping[str, Any]) -> bool:
-    """Return True if all conventions of validity read every record in the same way.
+    """Return True if every record is the same molecule, or none, in all conventions of validity.
 
-    A strictly valid record is the same molecule in every convention, so equal numbers of valid
-    records are those of the same records.
+    A strictly valid record is the same molecule in every convention. So it suffices to compare how
+    many records are valid in each.
+
+    Args:
+        figures: Figures of a set of molecules by name.
     """
     return len({figures[figure_key(convention, "valid")] for convention in CONVENTIONS}) == 1
 
 
 def is_agreed(result: Evaluation) -> bool:
-    """Return True for molecules that were read, not drawn here, on which the conventions agree."""
+    """Return True for molecules of a file or list on which the conventions of validity agree.
+
+    Samples drawn by a model are always shown in every convention, as models are compared by them.
+    """
     return "unreadable" in result.figures and conventions_agree(result.figures)
 
 
@@ -189,7 +203,10 @@ def _overview(results: Sequence[Evaluation]) -> tuple[list[Row], list[Column]]:
 
 
 def _overview_rows(results: Sequence[Evaluation]) -> list[Row]:
-    """Return a row for each set, then the distinct rows of training data."""
+    """Return the figures of each set of molecules, then those of their training data.
+
+    Training data that several sets share have one row.
+    """
     data: dict[str, dict[str, Any]] = {}
     for result in results:
         if result.data is not None:
@@ -280,7 +297,12 @@ _STEREO: list[Column] = [
 
 
 def _distances(results: Sequence[Evaluation]) -> tuple[list[Row], list[Column]]:
-    """Return a row per metric, and a column per set of molecules and per floor."""
+    """Return the table of distances to held-out molecules.
+
+    Returns:
+        A row per metric; and columns with its name, its direction, its value for each set of
+        molecules, and its value for training molecules (the floor).
+    """
     found = [(result, result.distances) for result in results if result.distances is not None]
     metrics = found[0][1].metrics
     floors: dict[tuple[str, int], Mapping[str, Any]] = {}
