@@ -40,7 +40,7 @@ def breadth_first_order(batch: GraphBatch) -> Tensor:
     a graph that is not connected, it goes on with the first node left. Padding stays in place.
 
     Returns:
-        The number that node i of the order has in the batch, (B, N) long.
+        For each place in the order the number of the node that stands there, (B, N) long.
 
     Examples:
         >>> from graphcnf.graphs.batch import PackedGraphs
@@ -79,7 +79,8 @@ class SubGraph(NamedTuple):
     Attributes:
         whole: Features of each sub-graph, (B, S, W).
         nodes: Features of the nodes of the window, the farthest first, (B, S, window, W).
-        sent: Messages of these nodes for each edge value, (B, S, window, R + 1, W); 0 for no edge.
+        sent: What each node of the window sends along an edge of each value, (B, S, window, R + 1,
+            W); 0 for no edge.
     """
 
     whole: Tensor
@@ -88,10 +89,10 @@ class SubGraph(NamedTuple):
 
 
 def along(sent: Tensor, categories: Tensor) -> Tensor:
-    """Select the messages along some edges.
+    """Select what nodes send along edges of known categories.
 
     Args:
-        sent: Messages for each edge value, (..., R + 1, W).
+        sent: What a node sends along an edge of each value, (..., R + 1, W).
         categories: Edge values, (...) long.
 
     Returns:
@@ -108,7 +109,14 @@ def _perceptron(width: int, outputs: int) -> nn.Sequential:
 
 
 def _mean_and_log_scale(parameters: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean and the log-scale, (..., K) each, of outputs (..., 2 K) of a network."""
+    """Turn outputs of a network into parameters of a normal distribution of a one-hot vector.
+
+    Args:
+        parameters: The outputs, (..., 2 K).
+
+    Returns:
+        Mean and log-scale, (..., K) each; outputs 0 give the middle of the noisy one-hot vectors.
+    """
     mean, log_scale = parameters.to(log_term_dtype(parameters)).chunk(2, -1)
     return mean + MIDDLE, bounded_log_scale(log_scale + LOG_SCALE)
 
@@ -184,11 +192,11 @@ class GraphAFModel(GraphModel):
 
     @staticmethod
     def measure(graphs: PackedGraphs, **options) -> dict:
-        """Return the tables of the valency check.
+        """Measure the tables of the valency check from training data.
 
         Args:
-            graphs: Training data.
-            **options: Those of `Support.limits`.
+            graphs: The training graphs.
+            **options: Keyword arguments of `Support.limits`.
 
         Returns:
             The arguments `edge_weights` and `largest_sums` of the constructor.
@@ -205,7 +213,11 @@ class GraphAFModel(GraphModel):
         ]
 
     def knows(self, batch: GraphBatch) -> Tensor:
-        """Return True for graphs without edges beyond the window, (B,) bool."""
+        """Return which graphs the model can represent: those without edges beyond the window.
+
+        Returns:
+            (B,) bool.
+        """
         far = batch.permute(breadth_first_order(batch)).adjacency.tril(-self.window - 1)
         return ~far.flatten(1).any(1)
 
@@ -236,14 +248,18 @@ class GraphAFModel(GraphModel):
         return SubGraph(whole, nodes, F.pad(sent, (0, 0, 1, 0)))
 
     def of_node(self, before: SubGraph) -> tuple[Tensor, Tensor]:
-        """Return mean and log-scale of the node after each sub-graph, (B, S, M) each.
+        """Return the parameters of the node that comes after each sub-graph.
 
-        M is the number of node categories.
+        Args:
+            before: The sub-graphs before S nodes of each graph.
+
+        Returns:
+            Mean and log-scale of its one-hot vector, (B, S, M) each, for M node categories.
         """
         return _mean_and_log_scale(self.node(before.whole))
 
     def queries(self, before: SubGraph, types: Tensor) -> Tensor:
-        """Return features of the pairs of a new node and each node of its window.
+        """Return features of the pairs of a new node and each node of its window, for `of_edge`.
 
         Args:
             before: The sub-graphs before the new nodes.
@@ -255,11 +271,11 @@ class GraphAFModel(GraphModel):
         return self.ask(before.nodes) + (before.whole + self.new(types))[:, :, None]
 
     def of_edge(self, query: Tensor, received: Tensor | float) -> tuple[Tensor, Tensor]:
-        """Return the parameters of edges.
+        """Return the parameters of edges between a new node and earlier ones.
 
         Args:
-            query: Features of the pairs of nodes, see `queries`, (..., W).
-            received: Sum of the messages along the edges of the new node so far, (..., W).
+            query: Features of the pairs of nodes, as `queries` returns them, (..., W).
+            received: Sum of what came along the edges of the new node so far, (..., W).
 
         Returns:
             Mean and log-scale, (..., R + 1) each.
@@ -291,7 +307,8 @@ class GraphAFModel(GraphModel):
                 multiplied, so that they estimate those of all nodes.
 
         Returns:
-            Latents and bounds, both by the names "nodes" and "bonds", see `to_latents`.
+            Latents of the S nodes, (B, S, M), and of their edges, (B, S, window, R + 1); and the
+            terms of the bound; both by the names "nodes" and "edges".
         """
         mask = batch.mask
         ends, real = self._window(mask)
@@ -320,20 +337,37 @@ class GraphAFModel(GraphModel):
         return latents, bounds
 
     def _all_rows(self, batch: GraphBatch, noise: Noise | None):
-        """Return latents and bounds of all nodes, as `_run`, and the breadth-first order."""
+        """Compute the terms of all nodes and edges.
+
+        Args:
+            batch: Graphs in any numbering.
+            noise: Tape of the random numbers of the encodings.
+
+        Returns:
+            Latents and terms of the bound, as `_run` returns them; and the breadth-first order in
+            which they are, (B, N) long.
+        """
         order = breadth_first_order(batch)
         rows = torch.arange(order.shape[1], device=order.device).expand_as(order)
         return *self._run(batch.permute(order), noise, rows, 1.0), order
 
     def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
-        """Draw the terms of the bound on log p(graph | number of nodes): "nodes" and "bonds".
+        """Draw the terms of the bound on log p(graph | number of nodes): "nodes" and "edges".
 
         The valency check is not part of the density.
+
+        Args:
+            batch: The graphs.
+            noise: Tape of the random numbers of the encodings, to repeat a draw.
         """
         return self._all_rows(batch, noise)[1]
 
     def estimate(self, batch: GraphBatch) -> dict[str, Bound]:
-        """Draw an unbiased estimate of the terms of `bounds` from `rows` nodes of each graph."""
+        """Draw the terms that training maximises: those of `bounds`, estimated without bias.
+
+        For each graph only the terms of `rows` random nodes are computed, and multiplied by the
+        number of nodes / `rows`.
+        """
         if self.rows is None:
             return self.bounds(batch)
         sizes = batch.sizes[:, None]
@@ -347,8 +381,14 @@ class GraphAFModel(GraphModel):
     def to_latents(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
         """Encode graphs to base latents in breadth-first order.
 
-        They are "nodes" (B, N, M), "edges" (B, N, window, R + 1) with the farthest node first, and
-        "order" (B, N), the node numbers in the batch, which `decode` restores.
+        Args:
+            batch: The graphs.
+            noise: Tape of the random numbers of the encodings, to repeat a draw.
+
+        Returns:
+            "nodes", (B, N, M) for M node categories; "edges", (B, N, window, R + 1), that to the
+            farthest node of the window first; "order", (B, N) long, the number of each node in the
+            batch, which `from_latents` gives back to it.
         """
         latents, _, order = self._all_rows(batch, noise)
         return {**latents, "order": order}
@@ -364,14 +404,14 @@ class GraphAFModel(GraphModel):
     def redraw(
         self, category: Tensor, free: Tensor, mean: Tensor, log_scale: Tensor, generator: Generators
     ) -> Tensor:
-        """Draw edges that are too heavy again, up to `DRAWS` times.
+        """Apply the valency check: draw edges that are too heavy again, up to `DRAWS` times.
 
         Args:
             category: Drawn edge values, (B,) long.
             free: Largest weight of an edge that both nodes still allow, (B,).
             mean: Means of the vectors of the edges, (B, R + 1).
-            log_scale: Their log-scales, (B, R + 1).
-            generator: Random generator.
+            log_scale: Log-scales of these vectors, (B, R + 1).
+            generator: None, a torch generator, or a list of a numpy generator per graph.
 
         Returns:
             Edge values, (B,) long; 0, no edge, where the last draw is too heavy as well.
@@ -396,8 +436,11 @@ class GraphAFModel(GraphModel):
     ) -> GraphBatch:
         """Decode base latents node by node; a category is that of the largest entry.
 
-        With the valency check, graphs may have fewer nodes than `mask`. `temperature` multiplies
-        the latents.
+        Args:
+            latents: "nodes", "edges" and "order", whose shapes `to_latents` describes.
+            mask: Real nodes, (B, N) bool; with the valency check, graphs may have fewer.
+            temperature: Factor of the latents.
+            generator: Random generator of the valency check, which draws edges again.
         """
         z = {name: temperature * latents[name] for name in ("nodes", "edges")}
         graphs, nodes = mask.shape

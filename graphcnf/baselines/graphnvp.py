@@ -91,8 +91,12 @@ def relations(bonds: Tensor, categories: int, dtype: torch.dtype) -> Tensor:
 class RelationalConvolution(nn.Module):
     """Layer ``h_i <- h_i + relu(W_0 h_i + sum over r and neighbours j in N_r(i) of W_r h_j)``.
 
-    The residual connection makes normalisation unnecessary. Schlichtkrull et al. 2018, arXiv
-    1703.06103.
+    The residual connection makes normalisation unnecessary. N_r(i) are the neighbours of node i
+    along edges of category r. Schlichtkrull et al. 2018, arXiv 1703.06103.
+
+    Args:
+        width: Channels of a node.
+        categories: Number R of edge categories.
     """
 
     def __init__(self, width: int, categories: int):
@@ -103,7 +107,15 @@ class RelationalConvolution(nn.Module):
         self.send = nn.Linear(width, categories * width, bias=False)
 
     def forward(self, h: Tensor, adjacency: Tensor) -> Tensor:
-        """Update node features h (B, N, ..., width) along edges; `adjacency` as of `relations`."""
+        """Update the features of nodes along the edges.
+
+        Args:
+            h: Features of the nodes, (B, N, ..., width).
+            adjacency: Adjacency matrices side by side, as `relations` returns them, (B, N, R N).
+
+        Returns:
+            The new features, of the shape of `h`.
+        """
         own = self.own(h)
         sent = torch.stack(self.send(h).chunk(self.categories, -1), 1)  # (B, R, N, ..., width)
         received = adjacency.to(sent.dtype) @ sent.flatten(1, 2).flatten(2)
@@ -124,19 +136,30 @@ class OneByOne(Bijection):
         return self._couple(z.to(log_term_dtype(z)), context, inverse=True)
 
     def _couple(self, x: Tensor, context: Context, *, inverse: bool) -> tuple[Tensor, Tensor]:
-        """Transform all parts; return the result, of the shape of x, and the log-det (B,), nats."""
+        """Transform all parts, in one direction or the other.
+
+        Args:
+            x: All parts, or with `inverse` their latents.
+            context: Mask, and for nodes the edges.
+            inverse: True to map latents to data.
+
+        Returns:
+            The result, of the shape of x, and the log-det, (B,) nats.
+        """
         raise NotImplementedError
 
 
 def _move(x: Tensor, shift: Tensor, log_scale: Tensor, real: Tensor, inverse: bool):
-    """Transform one part; for outputs 0 of the network, z = 2 x - c, which is centred.
+    """Transform one part of a `OneByOne` by the outputs of its network.
+
+    Outputs 0 give z = 2 x - c, with the width c of the noise: so latents start centred.
 
     Args:
         x: The part, or with `inverse` its latents, (B, M, channels).
         shift: Output t of the network, of the shape of x.
         log_scale: Output s of the network, of the shape of x.
         real: Entries that exist, (B, M) bool.
-        inverse: Direction.
+        inverse: True to map latents to data.
 
     Returns:
         The transformed part, 0 where not `real`, and its log-det, (B,) nats.
@@ -147,7 +170,11 @@ def _move(x: Tensor, shift: Tensor, log_scale: Tensor, real: Tensor, inverse: bo
 
 
 def _categories(x: Tensor, real: Tensor) -> Tensor:
-    """Return one-hot vectors of the largest entries of x; 0 where not `real`."""
+    """Return x (B, M, channels) with a 1 at the largest entry and else 0; 0 where not `real`.
+
+    These are the categories that noisy one-hot vectors stand for; `real` (B, M) bool says which
+    vectors exist.
+    """
     return masked(F.one_hot(x.argmax(-1), x.shape[-1]).to(x), real)
 
 
@@ -212,7 +239,17 @@ class ColumnCouplings(OneByOne):
         return torch.stack(columns, 2).flatten(1, 2), log_det
 
     def _parameters_of(self, j: int, h: Tensor, used: Tensor) -> list[Tensor]:
-        """Return shifts and log-scales (B, n - 1 - j, channels) of the entries of column j."""
+        """Return the parameters of the coupling of column j.
+
+        Args:
+            j: Number of the column, whose entries are the pairs of node j and later nodes.
+            h: First hidden layer: the sum of what all other columns give to it, (B, width).
+            used: Number of edges of each category that each node has in columns that are data, not
+                latents, (B, n, channels - 1).
+
+        Returns:
+            Shifts and log-scales, (B, n - 1 - j, channels) each.
+        """
         later = used.shape[1] - 1 - j
         h = F.relu(self.hidden[j](F.relu(h + self.biases[j].to(h))))
         width = self.alone.shape[2]
@@ -315,13 +352,27 @@ class GraphNVPModel(GraphModel):
         self.nodes = NodeCouplings(max_nodes, node_categories, edge_categories, node_width, layers)
 
     def _given(self, bonds: Tensor, mask: Tensor) -> GraphContext:
-        """Return the context of the couplings of nodes, which has the edges."""
+        """Return the context of the couplings of nodes.
+
+        Args:
+            bonds: Edge values, (B, N, N) long.
+            mask: Real nodes, (B, N) bool.
+        """
         categories = self.pair_encoding.latent_dim - 1
         like = self.node_encoding.like
         return GraphContext(mask, adjacency=relations(bonds, categories, like.dtype))
 
     def _run(self, batch: GraphBatch, noise: Noise | None) -> tuple[Latents, dict[str, Bound]]:
-        """Return the latents of `to_latents`, and the terms of the bound (adjacency and nodes)."""
+        """Encode graphs to base latents, with the terms of the bound.
+
+        Args:
+            batch: The graphs.
+            noise: Tape of the random numbers of the encodings.
+
+        Returns:
+            Latents "pairs" and "nodes", whose shapes `to_latents` describes; and the terms
+            "adjacency" and "nodes" of the bound on log p(graph | number of nodes).
+        """
         pair_mask = later_pairs(batch.mask)
         pair = self.pair_encoding.encode(
             batch.edge_labels.flatten(1), Context(pair_mask, noise=noise)
@@ -359,7 +410,11 @@ class GraphNVPModel(GraphModel):
     ) -> GraphBatch:
         """Decode base latents to graphs, edges first; a category is that of the largest entry.
 
-        `temperature` multiplies the latents (published: 0.75 for ZINC250k).
+        Args:
+            latents: "pairs" and "nodes", whose shapes `to_latents` describes.
+            mask: Real nodes, (B, N) bool.
+            temperature: Factor of the latents (published: 0.75 for ZINC250k).
+            generator: Ignored, since nothing is drawn.
         """
         pairs = self.pairs.inverse(temperature * latents["pairs"], Context(mask))
         later = self.pair_encoding.decode(pairs, Context(later_pairs(mask)))
@@ -370,5 +425,12 @@ class GraphNVPModel(GraphModel):
 
 
 def later_pairs(mask: Tensor) -> Tensor:
-    """Return a mask (B, N N), True for pairs of a later and an earlier node of `mask` (B, N)."""
+    """Return which pairs of real nodes are those of a later node (first) and an earlier one.
+
+    Args:
+        mask: Real nodes, (B, N) bool.
+
+    Returns:
+        (B, N N) bool; the pair of nodes i and j is entry N i + j.
+    """
     return (mask[:, :, None] & mask[:, None]).tril(-1).flatten(1)

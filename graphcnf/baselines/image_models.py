@@ -22,7 +22,7 @@ SLOPE = 0.2  # slope of the leaky ReLU below 0
 
 
 def _halved(size: Sequence[int]) -> tuple[int, int]:
-    """Return height and width after a convolution of stride 2."""
+    """Return the height and width that an image of this size has after a stride of 2."""
     return (size[0] + 1) // 2, (size[1] + 1) // 2
 
 
@@ -104,7 +104,7 @@ class VAE(ImageModel):
 
     Args:
         latents: Number of latents of an image.
-        width: See `ImageToVector`.
+        width: Channels of the first convolution of the encoder; each stride doubles them.
         mixtures: Components of the mixture of a pixel.
 
     Examples:
@@ -134,7 +134,7 @@ class VAE(ImageModel):
         self.prior = StandardNormal()
 
     def _terms(self, x, noise=None):
-        """Draw z from q(z|x); return log P(x|z) and log p(z) - log q(z|x), (B,) each."""
+        """Draw z from q(z|x); return log P(x|z) and log p(z) - log q(z|x), (B,) nats each."""
         mean, log_sd = self._posterior(x)
         e = replay(noise, lambda: torch.randn_like(mean))
         z = mean + log_sd.exp() * e
@@ -150,7 +150,7 @@ class VAE(ImageModel):
         return PixelMixture(self.decoder(z), self.shape[0], self.levels)
 
     def _sample(self, count, temperature, generator):
-        """Draw latents, then pixels, both at the temperature."""
+        """Draw images (count, C, H, W) uint8: latents, then pixels, both at the temperature."""
         options: dict[str, Any] = {"generator": generator, "device": self.device}
         size = (count, self.latent_size)
         z = self.prior.sample(size, temperature=temperature, dtype=self.dtype, **options)
@@ -160,12 +160,12 @@ class VAE(ImageModel):
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> ImageLatents:
-        """Encode images to the means of q(z|x), (B, latents)."""
+        """Encode images (B, C, H, W) of integers to the means of q(z|x), (B, latents)."""
         return ImageLatents(self._posterior(x)[0])
 
     @torch.no_grad()
     def decode(self, latents: ImageLatents) -> Tensor:
-        """Decode latents to the means of P(x|z), (B, C, H, W) uint8."""
+        """Decode latents (B, `latent_size`) to the means of P(x|z), (B, C, H, W) uint8."""
         return self._pixels(latents.z).mean()
 
 
@@ -184,8 +184,8 @@ class GAN(ImageModel):
 
     Args:
         latents: Number of latents of an image.
-        width: See `ImageToVector`.
-        penalty: gamma.
+        width: Channels of the first convolution of the discriminator; each stride doubles them.
+        penalty: Weight gamma of the gradient penalty.
 
     Examples:
         >>> model = GAN(shape=(1, 4, 4), levels=16, latents=3, width=4)
@@ -223,8 +223,8 @@ class GAN(ImageModel):
 
         Returns:
             The sum of the losses of both players, of which each gets its own gradient, a scalar;
-            and its parts "discriminator_loss", "generator_loss" and "gradient_penalty", as pairs
-            (sum over images, number of images).
+            and metrics, its parts "discriminator_loss", "generator_loss" and "gradient_penalty",
+            each a pair (sum over images, number of images).
         """
         real = scaled(self.checked(batch), self.levels, self.dtype)
         fake = self.generator(torch.randn(len(real), self.latent_size).to(real))
@@ -251,14 +251,27 @@ class GAN(ImageModel):
         return self.penalty / 2 * gradient.square().flatten(1).sum(1).mean()
 
     def _sample(self, count, temperature, generator):
-        """Draw latents, scaled by the temperature."""
+        """Draw images (count, C, H, W) uint8 from latents, which the temperature multiplies."""
         options = {"generator": generator, "device": self.device, "dtype": self.dtype}
         z = temperature * draw_normal((count, self.latent_size), **options)
         return self.decode(ImageLatents(z))
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> ImageLatents:
-        """Search latents of images near x, by gradient descent from the nearest of fixed draws."""
+        """Search latents whose images are near given ones.
+
+        Gradient descent on the squared distance, from the latents with the nearest image among
+        draws that are the same in every call.
+
+        Args:
+            x: Images, (B, C, H, W) of integers.
+
+        Returns:
+            Latents, (B, `latent_size`); they need not decode to x.
+
+        Raises:
+            ValueError: if the images do not fit the model.
+        """
         x = scaled(self.checked(x), self.levels, self.dtype)
         draws = torch.randn(STARTS, self.latent_size, generator=torch.Generator().manual_seed(0))
         draws = draws.to(x)

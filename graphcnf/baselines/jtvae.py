@@ -45,12 +45,21 @@ FIRST_SPREAD = -3.0
 
 
 def _long(values, device, *shape: int) -> Tensor:
-    """Return a long tensor (M, *shape) of a list, which may be empty."""
+    """Return a list of M rows of integers as a long tensor (M, *shape); M may be 0."""
     return torch.as_tensor(np.asarray(values, dtype=np.int64).reshape(-1, *shape), device=device)
 
 
 def _sum_by(values: Tensor, owner: Tensor, count: int) -> Tensor:
-    """Sum rows of `values` (M, C) by their `owner` (M,), 0 to `count` - 1; return (count, C)."""
+    """Add up the rows that belong to the same owner.
+
+    Args:
+        values: The rows, (M, C).
+        owner: Number of the owner of each row, 0 to `count` - 1, (M,) long.
+        count: Number of owners.
+
+    Returns:
+        (count, C); 0 for owners without rows.
+    """
     return values.new_zeros(count, values.shape[-1]).index_add(0, owner, values)
 
 
@@ -58,19 +67,19 @@ class TreeBatch:
     """Batch of junction trees with M clusters in all, numbered through.
 
     Args:
-        graphs: The graphs, as of `junction_tree.rebuild`.
+        graphs: The graphs, as `junction_tree.rebuild` returns them.
         device: Device of the tensors.
 
     Attributes:
         label: Label of each cluster, (M,) long.
-        graph: Graph to which it belongs, (M,) long.
-        parent: Number of its parent, -1 for a first cluster, (M,) long.
-        remaining: Number of nodes to come before it was added, (M,) long.
+        graph: Graph to which each cluster belongs, (M,) long.
+        parent: Number of the parent of each cluster, -1 for a first cluster, (M,) long.
+        remaining: Number of nodes to come before each cluster was added, (M,) long.
         levels: For each depth from 0 on, the numbers of the clusters there, long.
         siblings: Pairs (cluster, earlier child of the same parent), (S, 2) long.
         turns: Decisions to go on or back, (T, 3) long: a cluster, its next child or -1 for none,
-            and the number of nodes to come. Those of first clusters, and those without nodes to
-            come, are certain and left out.
+            and the number of nodes to come. Decisions of a first cluster, and decisions without
+            nodes to come, are certain and left out.
     """
 
     def __init__(self, graphs: Sequence[PartialGraph], device):
@@ -104,17 +113,17 @@ class Sites:
     """Batch of E choices between attachments, with O options in all.
 
     Args:
-        choices: For each choice its graph, the row of the child in a batch of messages, the labels
-            of parent and child, and an entry of `PartialGraph.choices`: the options, the index of
-            the chosen one, and `attached` of the parent.
+        choices: For each choice the graph, the row of the child in a batch of messages, the labels
+            of parent and child, the options, the index of the chosen option, and the nodes of the
+            parent that other clusters share (the last three as in `PartialGraph.choices`).
         device: Device of the tensors.
 
     Attributes:
         graph: Graph of each choice, (E,) long.
-        child: Row of its child in a batch of messages, (E,) long.
-        parent: Label of its parent, (E,) long.
-        chosen: Index of the chosen one among its options, (E,) long.
-        first: Index in `option` of its first option, (E,) long.
+        child: Row of the child of each choice in a batch of messages, (E,) long.
+        parent: Label of the parent of each choice, (E,) long.
+        chosen: Index of the chosen option among those of each choice, (E,) long.
+        first: Index in `option` of the first option of each choice, (E,) long.
         shared: Nodes of parents that other clusters share, (S, 4) long: choice, node of the parent,
             label of the other cluster, node of that cluster.
         option: All options, (O, 6) long: choice, two nodes of the parent, label of the child, two
@@ -150,17 +159,25 @@ class TreeGRU(nn.Module):
         self.reset_h = nn.Linear(width, width, bias=False)
 
     def gated(self, x: Tensor, message: Tensor) -> Tensor:
-        """Return messages (M, C) times the reset gates of their receivers, embedded as x (M, C)."""
+        """Multiply messages by the reset gates of the clusters that receive them.
+
+        Args:
+            x: Embeddings of the receivers, (M, C).
+            message: The messages, (M, C).
+
+        Returns:
+            (M, C).
+        """
         gate = torch.sigmoid(self.reset_x(x) + self.reset_h(message))
         return (gate * message).to(message.dtype)
 
     def combined(self, x: Tensor, total: Tensor, gated: Tensor) -> Tensor:
-        """Compute the messages that clusters send.
+        """Compute the message m that each cluster sends.
 
         Args:
             x: Embeddings of the clusters, (M, C).
-            total: Sums s of the messages that they have received, (M, C).
-            gated: Sums g of these messages after the reset gates, (M, C).
+            total: Sum s of the messages that each cluster has received, (M, C).
+            gated: Sum g of the received messages after the reset gates, (M, C).
 
         Returns:
             (M, C).
@@ -177,7 +194,7 @@ class TreeGRU(nn.Module):
             trees: The trees.
 
         Returns:
-            (M, C), by sender.
+            The message of each cluster to its parent, (M, C).
         """
         up, total, gated = (torch.zeros_like(x) for _ in range(3))
         for level in reversed(trees.levels):
@@ -197,11 +214,11 @@ class TreeGRU(nn.Module):
 
         Args:
             x: Embeddings of the clusters, (M, C).
-            up: Messages to parents as of `upward`, (M, C).
+            up: Messages of the clusters to their parents, as `upward` returns them, (M, C).
             trees: The trees.
 
         Returns:
-            (M, C), by receiver; 0 for first clusters.
+            The message to each cluster from its parent, (M, C); 0 for first clusters.
         """
         down = torch.zeros_like(x)
         child, earlier = trees.siblings.unbind(1)
@@ -271,7 +288,12 @@ class Attachments(nn.Module):
         self.value = nn.Linear(width, width)
 
     def _measure(self, vocabulary: ClusterVocabulary, node_categories: int) -> None:
-        """Fill the tables of the vocabulary, the attributes of this class."""
+        """Register the tables of the vocabulary as buffers, the attributes of this class.
+
+        Args:
+            vocabulary: The clusters.
+            node_categories: Number of node categories.
+        """
         clusters, largest = vocabulary.clusters, vocabulary.largest_sums
         size = np.array([len(c.types) for c in clusters])
         node = np.zeros((len(clusters), size.max()), dtype=np.int64)
@@ -306,7 +328,7 @@ class Attachments(nn.Module):
 
         Args:
             sites: The choices.
-            down: Messages to children, of which `sites.child` are rows, (M, C).
+            down: Messages to clusters from their parents, (M, C); `sites.child` has the rows.
 
         Returns:
             (O, C).
@@ -363,9 +385,9 @@ class TreeDecoder:
         graphs: The graphs so far.
         current: Index in the tree of each graph of the cluster that decides next.
         x: Embeddings of the clusters of each tree, (B, clusters, C).
-        down: Messages to them from their parents, (B, clusters, C).
-        up: Sums of the messages to them from their children so far, (B, clusters, C).
-        up_gated: The same sums after the reset gates, (B, clusters, C).
+        down: Messages to the clusters from their parents, (B, clusters, C).
+        up: Sums of the messages to each cluster from its children so far, (B, clusters, C).
+        up_gated: Sums of these messages after the reset gates, (B, clusters, C).
     """
 
     def __init__(self, model: JunctionTreeVAE, sizes: list[int], z_tree: Tensor, z_graph: Tensor):
@@ -377,7 +399,7 @@ class TreeDecoder:
         self.current = [-1] * len(sizes)
 
     def run(self) -> list[PartialGraph]:
-        """Return the decoded graphs."""
+        """Decode all graphs, step by step, and return them; to be called once."""
         rows = list(range(len(self.graphs)))
         for b, label in enumerate(self._label_logits(rows, self.down[:, 0]).argmax(1).tolist()):
             self.graphs[b].add(label)
@@ -387,16 +409,24 @@ class TreeDecoder:
         return self.graphs
 
     def _to_come(self, rows: list[int]) -> Tensor:
-        """Return the numbers of nodes to come of some graphs, (R,) long."""
+        """Return how many nodes are to come in the graphs numbered `rows` (R), (R,) long."""
         return _long([self.graphs[b].to_come for b in rows], self.x.device)
 
     def _label_logits(self, rows: list[int], down: Tensor) -> Tensor:
-        """Return logits (R, V) of the next child of some graphs, given messages to it (R, C)."""
+        """Return the logits of the label of a new child of the current cluster.
+
+        Args:
+            rows: Numbers of R graphs.
+            down: Messages to the new children, (R, C).
+
+        Returns:
+            (R, V) for V clusters of the vocabulary.
+        """
         labels = _long([[*self.graphs[b].labels, -1][self.current[b]] for b in rows], down.device)
         return self.model.label_logits(down, self.z_tree[rows], self._to_come(rows), labels)
 
     def _enter(self, rows: list[int]) -> None:
-        """Make the cluster that was just added the current one, in some graphs."""
+        """Make the cluster that was added last the current one, in the graphs numbered `rows`."""
         for b in rows:
             self.current[b] = len(self.graphs[b].labels) - 1
         labels = _long([self.graphs[b].labels[-1] for b in rows], self.x.device)
@@ -444,7 +474,7 @@ class TreeDecoder:
             down: Messages to the children, (R, C).
 
         Returns:
-            Numbers of the graphs that have got a child.
+            Numbers of the graphs that have got a child, which is the current cluster now.
         """
         logits = self._label_logits(rows, down)
         values, labels = logits.topk(min(TRIES, logits.shape[1]), dim=1)
@@ -481,7 +511,7 @@ class Reading(NamedTuple):
         up: Messages of the clusters to their parents, (M, C).
         down: Messages to the clusters from their parents, (M, C).
         sites: The choices between attachments.
-        features: Features of their options, (O, C).
+        features: Features of the options of all choices, (O, C).
     """
 
     trees: TreeBatch
@@ -592,12 +622,20 @@ class JunctionTreeVAE(GraphVAE):
         return [limit_note(rules)]
 
     def knows(self, batch: GraphBatch) -> Tensor:
-        """Return True for graphs whose clusters are all in the vocabulary, (B,) bool."""
+        """Return which graphs the model can represent: those of clusters in its vocabulary.
+
+        Returns:
+            (B,) bool.
+        """
         known = [rebuild(self.vocabulary, *graph) is not None for graph in neighbours_of(batch)]
         return torch.tensor(known, dtype=torch.bool, device=batch.mask.device)
 
     def _read(self, batch: GraphBatch) -> Reading:
-        """Take graphs apart; raise ValueError for one that `knows` rejects."""
+        """Take graphs apart into junction trees, and compute what does not depend on latents.
+
+        Raises:
+            ValueError: if the model cannot represent a graph, see `knows`.
+        """
         every = [rebuild(self.vocabulary, *graph) for graph in neighbours_of(batch)]
         known = [built for built in every if built is not None]
         if len(known) < len(every):
@@ -618,7 +656,7 @@ class JunctionTreeVAE(GraphVAE):
         return Reading(trees, x, up, down, sites, features)
 
     def _posteriors(self, reading: Reading) -> dict[str, Gaussian]:
-        """Return the posteriors of the latents: "tree" and "graph", see `dims`."""
+        """Return q(z|x) of the latents of the trees, "tree", and of the attachments, "graph"."""
         trees, sites = reading.trees, reading.sites
         count = len(trees.levels[0])
         roots = self.root_messages.upward(self.root_label(trees.label), trees)[trees.levels[0]]
@@ -632,13 +670,13 @@ class JunctionTreeVAE(GraphVAE):
         }
 
     def estimate(self, batch: GraphBatch) -> dict[str, Bound]:
-        """Draw the bound; in training mode, the KL divergence is weighted.
+        """Draw the terms that training maximises: in training mode with a weighted KL divergence.
 
-        The weight is 0 for the first `kl_free` molecules, then `kl_weight`. The metrics `bits_*` of
-        training include the weighted divergence.
+        The weight is 0 for the first `kl_free` molecules, then `kl_weight`; `seen` counts the
+        molecules. The metrics `bits_*` of training include the weighted divergence.
 
         Returns:
-            Terms (B,) in nats by name, as of `bounds`.
+            The terms that `bounds` returns, (B,) nats, by name.
         """
         if not self.training:
             return self.bounds(batch)
@@ -647,7 +685,15 @@ class JunctionTreeVAE(GraphVAE):
         return self.bounds(batch, weight=weight)
 
     def _likelihood(self, reading: Reading, z: Latents) -> dict[str, Bound]:
-        """Return log p of all decisions given the latents: "turns", "labels" and "attachments"."""
+        """Return the terms of log p(all decisions | latents).
+
+        Args:
+            reading: What `_read` returned of a batch.
+            z: Latents "tree" and "graph", (B, D) each.
+
+        Returns:
+            "turns", "labels" and "attachments", the sums over decisions of each kind.
+        """
         trees, sites, up = reading.trees, reading.sites, reading.up
         count = len(trees.levels[0])
         child, earlier = trees.siblings.unbind(1)
@@ -689,12 +735,12 @@ class JunctionTreeVAE(GraphVAE):
         return F.relu((1 + scale) * h + shift + self.remaining(remaining).chunk(2, -1)[part])
 
     def turn_logits(self, x: Tensor, heard: Tensor, z: Tensor, remaining: Tensor) -> Tensor:
-        """Return the logits of another child.
+        """Return the logits of adding another child to clusters, instead of going back.
 
         Args:
             x: Embeddings of the clusters, (R, C).
-            heard: Sums of the messages that they have received, (R, C).
-            z: Latents of their trees, (R, tree channels).
+            heard: Sum of the messages that each cluster has received, (R, C).
+            z: Latents of the tree of each cluster, (R, tree channels).
             remaining: Numbers of nodes to come, (R,) long.
 
         Returns:
@@ -704,13 +750,13 @@ class JunctionTreeVAE(GraphVAE):
         return self.turn(self._scaled(h, z, remaining, 0))[..., 0]
 
     def label_logits(self, down: Tensor, z: Tensor, remaining: Tensor, parent: Tensor) -> Tensor:
-        """Return the logits of labels.
+        """Return the logits of the labels of new clusters.
 
         Args:
             down: Messages to the new clusters, (M, C).
-            z: Latents of their trees, (M, tree channels).
+            z: Latents of the tree of each cluster, (M, tree channels).
             remaining: Numbers of nodes to come, (M,) long.
-            parent: Labels of their parents, (M,) long; -1 for a first cluster.
+            parent: Label of the parent of each cluster, (M,) long; -1 for a first cluster.
 
         Returns:
             (M, V); -inf for clusters that do not fit the parent or the number of nodes to come.
@@ -729,8 +775,8 @@ class JunctionTreeVAE(GraphVAE):
         Nodes are numbered as they are added, not as in an encoded graph.
 
         Args:
-            latents: "tree" and "graph", as of `to_latents`.
-            mask: Real nodes, (B, N) bool: only their numbers count.
+            latents: "tree" and "graph", as `to_latents` returns them.
+            mask: Real nodes, (B, N) bool; only how many a graph has counts.
             temperature: Factor of the latents.
             generator: Ignored, since nothing is drawn.
         """
@@ -745,14 +791,19 @@ class JunctionTreeVAE(GraphVAE):
 
 
 def _posterior(width: int, dim: int) -> nn.Sequential:
-    """Build a network of means and log standard deviations of `dim` latents."""
+    """Build the output head of a `Gaussian` posterior.
+
+    Args:
+        width: Channels of the input.
+        dim: Number D of latents; the outputs are D means and D log standard deviations.
+    """
     network = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * dim))
     nn.init.constant_(network[-1].get_parameter("bias")[dim:], FIRST_SPREAD)
     return network
 
 
 def _summed(log_p: Tensor, right: Tensor, graph: Tensor, count: int) -> Bound:
-    """Sum decisions by graph.
+    """Add up the log-probabilities of the decisions of each graph, as a term of a bound.
 
     Args:
         log_p: Log-probability of each decision, (K,) nats.
@@ -761,7 +812,8 @@ def _summed(log_p: Tensor, right: Tensor, graph: Tensor, count: int) -> Bound:
         count: Number B of graphs.
 
     Returns:
-        log p as `log_posterior`, and the share of right decisions as `correct`, (B,) each.
+        A bound with the sums as `log_posterior`, (B,) nats, and the share of decisions that are
+        the most probable ones as `correct`, (B,).
     """
     both = torch.stack([log_p, right.to(log_p), torch.ones_like(log_p)], 1)
     total, correct, number = _sum_by(both, graph, count).unbind(1)

@@ -55,8 +55,8 @@ def neighbours_of(batch: GraphBatch) -> list[tuple[list[int], Neighbours]]:
     """Convert a batch to lists.
 
     Returns:
-        For each graph the categories of its nodes, and their neighbours in ascending order: the
-        order decides between rings of the same size.
+        For each graph the categories of its nodes, and the neighbours of each node in ascending
+        order, which decides between rings of the same size.
     """
     sizes, types = batch.sizes.tolist(), batch.node_types.tolist()
     graphs: list[Neighbours] = [[{} for _ in range(n)] for n in sizes]
@@ -87,7 +87,10 @@ def rings(neighbours: Neighbours) -> list[set[int]]:
 
 
 def _shortest_ring(neighbours: Neighbours, v: int, w: int) -> list[int]:
-    """Return the nodes of a shortest ring through edge (v, w), from w to v; none for a bridge."""
+    """Return the nodes of a shortest ring through the edge (v, w), from w to v.
+
+    The list is empty if no ring contains the edge.
+    """
     before, queue = {v: v}, deque([v])
     while queue and w not in before:
         node = queue.popleft()
@@ -135,7 +138,7 @@ def junction_tree(neighbours: Neighbours) -> tuple[list[Site], list[int]] | None
 
 
 def _merged(cycles: list[set[int]]) -> list[set[int]]:
-    """Merge rings that share more than two nodes."""
+    """Return rings as sets of nodes, where rings that share more than two nodes are united."""
     done: list[set[int]] = []
     for ring in cycles:
         while joined := [other for other in done if len(other & ring) > 2]:
@@ -180,11 +183,16 @@ def _spanning_tree(neighbours: Neighbours, cycles: list[set[int]]) -> tuple[list
 def _not_a_tree(neighbours: Neighbours, clusters: list[set], tree: nx.Graph) -> set[int]:
     """Check that a spanning tree of clusters is a junction tree.
 
-    In a junction tree, the clusters that hold a node are connected, and two neighbours share one
-    node or both ends of an edge.
+    In a junction tree, the clusters that hold a node are connected, and two clusters that are
+    joined share one node or both ends of an edge.
+
+    Args:
+        neighbours: Neighbours of each node of the graph.
+        clusters: All clusters as sets of nodes.
+        tree: The spanning tree, a graph of their indices.
 
     Returns:
-        Nodes of rings that must become one cluster; none if the tree is a junction tree.
+        Nodes of rings that must become one cluster; an empty set if the tree is a junction tree.
     """
     count = Counter(v for cluster in clusters for v in cluster)
     for a, b in tree.edges:
@@ -252,7 +260,7 @@ class TreeCluster:
 
     @cached_property
     def alike(self) -> list[int]:
-        """For each node, the first one to which an automorphism maps it."""
+        """For each node, the lowest node to which an automorphism maps it."""
         return [min(images) for images in zip(*self.symmetries, strict=True)]
 
     @cached_property
@@ -267,7 +275,7 @@ class TreeCluster:
         return {min(tuple(s[v] for v in site) for s in self.symmetries) for site in self.sites}
 
     def shared(self, site: Site) -> int:
-        """Return the weight of a site's edge, which host and guest share; 0 for a node."""
+        """Return the weight of the edge that host and guest share at a site; 0 for a node."""
         return self.weights[self.edges[site]] if len(site) == 2 else 0
 
 
@@ -281,11 +289,12 @@ def representative(
         guest: Cluster to attach.
         fixed: Nodes of the host that other clusters share: automorphisms must keep them.
         place: Site of the host.
-        site: Site of the guest, whose nodes are identified with those of `place`, in this order.
+        site: Site of the guest, whose nodes are identified with the nodes of `place` in turn.
 
     Returns:
-        The attachment (site of the host, site of the guest), which `attachments` lists, and the
-        automorphisms of the host and of the guest that map `place` and `site` to it.
+        The attachment (site of the host, site of the guest) that the function `attachments` lists;
+        and the automorphisms of the host and of the guest, for each node its image, that map
+        `place` and `site` to it.
     """
     images: list[Any] = []
     for s, t in product(host.symmetries, guest.symmetries):
@@ -305,8 +314,8 @@ def attachments(
         host: Cluster to which the guest is attached.
         guest: Cluster to attach.
         fixed: Nodes of the host that other clusters share.
-        free: Free valence of the nodes of the host.
-        most: Largest number of nodes that may be added.
+        free: Free valence of each node of the host.
+        most: Largest number of nodes that may be added to the graph.
 
     Returns:
         Sorted attachments: pairs (site of the host, site of the guest) whose nodes are identified.
@@ -358,7 +367,7 @@ class ClusterVocabulary:
         return len(self.clusters)
 
     def _add(self, cluster: TreeCluster) -> int:
-        """Add a cluster; return its label."""
+        """Add a cluster to the vocabulary, in place; return its label."""
         self.clusters.append(cluster)
         self._by_invariant[cluster.invariant].append(len(self) - 1)
         return len(self) - 1
@@ -373,7 +382,7 @@ class ClusterVocabulary:
             sums: Largest sum of edge weights of each node category.
 
         Returns:
-            Argument `rows` of the constructor.
+            The clusters as the constructor takes them in `rows`.
 
         Raises:
             UserError: if a graph is not connected.
@@ -442,13 +451,13 @@ class PartialGraph:
         labels: Label of each cluster of the tree.
         parents: Index in the tree of the parent of each cluster, -1 for the first.
         remaining: Number of nodes to come before each cluster was added.
-        nodes: For each cluster of the tree, the node of the graph for each of its nodes.
+        nodes: For each cluster of the tree, the nodes of the graph that its nodes are.
         attached: For each cluster of the tree, its nodes that other clusters share: pairs of the
             node and (label, node) of the other cluster.
         choices: Filled by `rebuild`, for each cluster but the first: the possible attachments, the
-            index of the chosen one, and `attached` of the parent before.
-        types: Categories of the nodes of the graph.
-        sums: Sums of the edge weights of its nodes.
+            index of the chosen one, and what `attached` said of the parent before.
+        types: Category of each node of the graph.
+        sums: Sum of the edge weights of each node of the graph.
         edges: Category of each edge (i, j), i < j.
     """
 
@@ -484,7 +493,8 @@ class PartialGraph:
     def open(self, k: int) -> list[int]:
         """Return the nodes of the graph to which something can still be attached.
 
-        Depth-first, that is only at the k-th cluster and its ancestors: those with free valence.
+        In a depth-first walk that stands at the k-th cluster, these are the nodes with free valence
+        in this cluster and its ancestors.
         """
         reachable: set[int] = set()
         while k >= 0:
@@ -493,11 +503,14 @@ class PartialGraph:
         return [v for v in reachable if self.free(v) > 0]
 
     def attachments(self, parent: int, label: int) -> list[tuple[Site, Site]]:
-        """Return the ways to attach a cluster, see the function `attachments`.
+        """Return the ways to attach a cluster, one of each equivalence class.
 
         Args:
             parent: Index in the tree of the host.
             label: Label of the guest.
+
+        Returns:
+            Sorted attachments: pairs (site of the host, site of the guest).
         """
         guest, free = self.vocabulary.clusters[label], tuple(map(self.free, self.nodes[parent]))
         # The minimum changes no result, and leaves fewer cases to cache.
@@ -524,7 +537,7 @@ class PartialGraph:
         return any(self.free(v) > taken.get(v, 0) for v in self.open(parent))
 
     def add(self, label: int, parent: int = -1, place: Site = (), site: Site = ()) -> None:
-        """Attach a cluster.
+        """Attach a cluster, which changes the graph and the tree in place.
 
         Args:
             label: Label of the guest.

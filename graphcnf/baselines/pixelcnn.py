@@ -25,7 +25,12 @@ Memory = dict[nn.Module, Tensor]
 
 
 def parameter_count(channels: int, mixtures: int) -> int:
-    """Return the number of parameters of the mixture of a pixel, see `PixelMixture`."""
+    """Return how many parameters `PixelMixture` takes for each pixel.
+
+    Args:
+        channels: Channels of a pixel.
+        mixtures: Components of the mixture.
+    """
     return mixtures * (1 + 2 * channels + channels * (channels - 1) // 2)
 
 
@@ -53,7 +58,7 @@ class PixelMixture:
         parameters: Outputs of a network, (B, `parameter_count`, H, W). For zeros, the means of the
             components are evenly spaced.
         channels: Number of channels C.
-        levels: Number of values.
+        levels: Number of values of a channel, 0 to levels - 1.
 
     Examples:
         >>> pixels = PixelMixture(torch.randn(1, parameter_count(1, 5), 1, 1), 1, levels=4)
@@ -74,7 +79,7 @@ class PixelMixture:
         self.slopes = [torch.tanh(a) for a in parts[1 + 2 * channels :]]
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Return log-probabilities, (B, H, W) nats, of integers x (B, C, H, W)."""
+        """Return the log-probability of each pixel of images x (B, C, H, W), (B, H, W) nats."""
         values = scaled(x, self.levels, self.logits.dtype).split(1, 1)
         total = F.log_softmax(self.logits, 1)
         for channel, value in enumerate(values):
@@ -109,7 +114,7 @@ class PixelMixture:
         """Return the means of a channel in all components, given the channels before it.
 
         Args:
-            channel: Its number.
+            channel: Number of the channel.
             before: Scaled values of the channels before it, (B, 1, H, W) or (B, K, H, W) each.
 
         Returns:
@@ -120,9 +125,15 @@ class PixelMixture:
         return self.means[channel] + sum(a * v for a, v in zip(slopes, before, strict=True))
 
     def sample(self, uniform: Tensor, temperature: float = 1.0) -> Tensor:
-        """Draw images (B, C, H, W) uint8 from uniform numbers (B, 1 + C, H, W).
+        """Draw images.
 
-        The temperature divides the logits of the components, and multiplies their scales.
+        Args:
+            uniform: Uniform random numbers in [0, 1), (B, 1 + C, H, W): for each pixel one that
+                chooses the component, and one for each channel.
+            temperature: Divides the logits of the components, and multiplies their scales.
+
+        Returns:
+            (B, C, H, W) uint8.
         """
         uniform = uniform.clamp(1e-12, 1 - 1e-12)
         shares = torch.softmax(self.logits.double() / temperature, 1).cumsum(1)
@@ -138,7 +149,10 @@ class PixelMixture:
         return unscaled(torch.cat(before, 1), self.levels)
 
     def mean(self) -> Tensor:
-        """Return the mean images (B, C, H, W) uint8; means of components are clipped."""
+        """Return the mean image of each mixture, (B, C, H, W) uint8.
+
+        Means of components outside of the range of values are clipped to it.
+        """
         weights = torch.softmax(self.logits, 1)
         means: list[Tensor] = []  # of each channel in every component, (B, K, H, W)
         for channel in range(self.channels):
@@ -148,7 +162,15 @@ class PixelMixture:
 
 
 class CausalConvolution(nn.Conv2d):
-    """Convolution that sees only earlier places and the place itself along `ROWS` or `COLUMNS`."""
+    """Convolution that sees no later rows (axis `ROWS`) or no later columns (axis `COLUMNS`).
+
+    Args:
+        inputs: Channels of the input.
+        outputs: Channels of the output.
+        kernel: Height and width of the kernel.
+        axis: `ROWS` or `COLUMNS`, the axis along which it sees only what is earlier and the place
+            itself.
+    """
 
     def __init__(self, inputs: int, outputs: int, kernel: tuple[int, int], axis: int):
         padding = (0, kernel[1] // 2 if axis == ROWS else 0)
@@ -157,7 +179,16 @@ class CausalConvolution(nn.Conv2d):
         channels_last(self)
 
     def forward(self, h: Tensor, memory: Memory | None = None) -> Tensor:
-        """Convolve h (B, C, H, W), preceded by the rows or pixels in the memory, or by zeros."""
+        """Convolve an image, or its next row or pixel.
+
+        Args:
+            h: The input, (B, C, H, W).
+            memory: Inputs of earlier rows or pixels, which come before `h`; updated in place. None
+                for zeros before `h`.
+
+        Returns:
+            (B, outputs, H, W).
+        """
         size = list(h.shape)
         size[self.axis] = self.back
         past = h.new_zeros(size) if memory is None or self not in memory else memory[self]
@@ -183,12 +214,19 @@ class GatedLayer(nn.Module):
         self.gates = nn.ModuleList(nn.Conv2d(width, 2 * width, 1) for _ in range(2))
 
     def vertical(self, v: Tensor, memory: Memory | None = None) -> Tensor:
-        """Update rows (B, C, H, W) of the vertical stack."""
+        """Update the vertical stack v (B, C, H, W), the whole image or its next row.
+
+        The memory, if given, holds the earlier rows, and is updated in place.
+        """
         u = self.above(self.norms[0](v), memory)
         return v + F.glu(self.gates[0](F.silu(u)), 1)
 
     def horizontal(self, h: Tensor, v: Tensor, memory: Memory | None = None) -> Tensor:
-        """Update pixels (B, C, H, W) of the horizontal stack, given the vertical stack."""
+        """Update the horizontal stack h (B, C, H, W), the whole image or its next pixel.
+
+        The vertical stack v has the same shape. The memory, if given, holds the earlier pixels of
+        the row, and is updated in place.
+        """
         u = self.left(self.norms[1](h), memory) + self.link(v)
         return h + F.glu(self.gates[1](F.silu(u)), 1)
 
@@ -245,7 +283,11 @@ class PixelCNN(ImageModel):
         return PixelMixture(self.leave(F.silu(features)).to(self.dtype), self.shape[0], self.levels)
 
     def _sample(self, count, temperature, generator):
-        """Draw images pixel by pixel; see `PixelMixture.sample`."""
+        """Draw images (count, C, H, W) uint8, pixel by pixel.
+
+        The temperature divides the logits of the components of a pixel, and multiplies their
+        scales.
+        """
         channels, height, width = self.shape
         how = {"generator": generator, "device": self.device, "dtype": torch.float64}
         uniform = draw_uniform((count, 1 + channels, height, width), **how)

@@ -43,20 +43,23 @@ class Gaussian:
         self.log_scale = 5 * torch.tanh(raw / 5) - 2
 
     def draw(self, noise: Noise | None = None) -> Tensor:
-        """Draw mean + scale * e with standard normal e, (B, D)."""
+        """Draw z = mean + scale * e with standard normal e, (B, D).
+
+        The tape `noise`, if given, records the random numbers, or repeats those in it.
+        """
         # The tape holds uniform numbers, as `RecordNoise` requires.
         u = replay(noise, lambda: torch.rand_like(self.mean, dtype=torch.float64))
         e = torch.special.ndtri(u.clamp(1e-12, 1 - 1e-12)).to(self.mean)
         return self.mean + self.log_scale.exp() * e
 
     def bound(self, z: Tensor) -> Bound:
-        """Return log p(z) and log q(z|x) of a draw z (B, D) as terms of a bound."""
+        """Return log p(z) - log q(z|x), nats, of a draw z (B, D) as a term of a bound."""
         zero = torch.zeros_like(z[:, 0])
         log_q = PRIOR.log_prob((z - self.mean) * (-self.log_scale).exp()) - self.log_scale.sum(-1)
         return Bound(PRIOR.log_prob(z), zero, log_q, torch.ones_like(zero))
 
     def expected_bound(self, weight: float) -> Bound:
-        """Return -KL(q(z|x) | p(z)), the expectation of `bound`, times a weight."""
+        """Return -KL(q(z|x) | p(z)), nats, the expectation of `bound`, times a weight."""
         twice = self.mean.square() + (2 * self.log_scale).exp() - 1 - 2 * self.log_scale
         return Bound.exact(-weight * 0.5 * twice.sum(-1))
 
@@ -121,6 +124,9 @@ class GraphEncoder(nn.Module):
 class GraphVAE(GraphModel):
     """Base of graph VAEs, which have one or more latent vectors, and log p(x|z) as named terms.
 
+    A subclass defines `_posteriors`, `_likelihood` and, if its networks take something else than
+    the batch, `_read`.
+
     Attributes:
         dims: Channels of each latent vector, by name.
     """
@@ -128,19 +134,27 @@ class GraphVAE(GraphModel):
     dims: dict[str, int]
 
     def _read(self, batch: GraphBatch) -> Any:
-        """Return the inputs of the networks; ValueError if the model cannot represent a graph."""
+        """Return what the networks take in place of a batch; here the batch itself.
+
+        Raises:
+            ValueError: if the model cannot represent a graph.
+        """
         return batch
 
     def _posteriors(self, reading: Any) -> dict[str, Gaussian]:
-        """Return q(z|x) of each latent vector, under the names of `dims`."""
+        """Return q(z|x) of each latent vector, by the names of `dims`.
+
+        Args:
+            reading: What `_read` returned of a batch.
+        """
         raise NotImplementedError
 
     def _likelihood(self, reading: Any, z: Latents) -> dict[str, Bound]:
         """Return the terms of log p(x|z) by name.
 
         Args:
-            reading: What `_read` returned.
-            z: Latent vectors, (B, D) each, under the names of `dims`.
+            reading: What `_read` returned of a batch.
+            z: Latent vectors, (B, D) each, by the names of `dims`.
         """
         raise NotImplementedError
 
@@ -156,8 +170,8 @@ class GraphVAE(GraphModel):
                 -KL(q(z|x) | p(z)), times this number.
 
         Returns:
-            log p(z) - log q(z|x) of each latent vector, under the names of `dims`, and the terms of
-            log p(x|z).
+            log p(z) - log q(z|x) of each latent vector, by the names of `dims`; and the terms of
+            log p(x|z), by the names that the subclass gives them.
 
         Raises:
             ValueError: if the model cannot represent a graph.
@@ -175,7 +189,7 @@ class GraphVAE(GraphModel):
         """Encode graphs to the means of q(z|x).
 
         Returns:
-            (B, D) each, under the names of `dims`.
+            (B, D) each, by the names of `dims`.
 
         Raises:
             ValueError: if the model cannot represent a graph.
@@ -263,11 +277,11 @@ class RegularizedVAE(GraphVAE):
 
     @staticmethod
     def measure(graphs: PackedGraphs, **options) -> dict:
-        """Return the tables of the penalties.
+        """Measure the tables of the penalties from training data.
 
         Args:
-            graphs: Training data.
-            **options: Those of `Support.limits`.
+            graphs: The training graphs.
+            **options: Keyword arguments of `Support.limits`.
 
         Returns:
             The arguments `edge_weights`, `largest_sums` and `edge_ends` of the constructor.
@@ -292,8 +306,8 @@ class RegularizedVAE(GraphVAE):
             mask: Real nodes, (B, N) bool.
 
         Returns:
-            Log-probabilities of the node categories, (B, N, T), and of no edge and the edge
-            categories of `all_pairs`, (B, P, 1 + K).
+            Log-probabilities of the node categories, (B, N, T); and those of no edge and of each
+            edge category, for the P pairs of nodes in the order of `all_pairs`, (B, P, 1 + K).
         """
         hidden = F.gelu(self.hidden(z) + self.size(mask.sum(1)))
         h = self.places(hidden).unflatten(-1, (self.max_nodes, -1))[:, : mask.shape[1]]
@@ -325,10 +339,10 @@ class RegularizedVAE(GraphVAE):
         return bounds
 
     def estimate(self, batch: GraphBatch) -> dict[str, Bound]:
-        """Draw the terms that training maximises: those of `bounds` and minus `penalties`.
+        """Draw the terms that training maximises: those of `bounds`, and "penalties".
 
-        The penalties are those of expected graphs from the prior, and only there in training mode;
-        the metrics `bits_*` of training include them.
+        Only in training mode there are penalties: minus `multiplier` times those of expected graphs
+        from the prior. The metrics `bits_*` of training include them.
         """
         if not self.training:
             return self.bounds(batch)
@@ -371,7 +385,14 @@ class RegularizedVAE(GraphVAE):
     def from_latents(
         self, latents: Latents, mask: Tensor, *, temperature=1.0, generator=None
     ) -> GraphBatch:
-        """Decode z, multiplied by `temperature`, to the most probable graphs."""
+        """Decode latents to the most probable graphs.
+
+        Args:
+            latents: "graph", (B, D).
+            mask: Real nodes, (B, N) bool.
+            temperature: Factor of the latents.
+            generator: Ignored, since nothing is drawn.
+        """
         nodes, pairs = self._matrices(temperature * latents["graph"], mask)
         bonds = dense(pairs.argmax(-1), all_pairs(mask)[0], mask.shape[1])
         return GraphBatch(nodes.argmax(-1), bonds, mask).cleared()

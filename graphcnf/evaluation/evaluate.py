@@ -234,8 +234,8 @@ class Reference:
         Args:
             dataset: The data set.
             summaries: Summary of the samples of each seed, with the statistics of the metrics.
-            training: SMILES of training molecules; as many are compared as samples of the first
-                seed.
+            training: SMILES of training molecules; about as many are compared as there are strictly
+                valid samples of the first seed.
             test: SMILES of the held-out molecules.
         """
         names = self.metrics
@@ -276,7 +276,8 @@ class ModelSamples:
         temperature: Temperature of sampling.
         reconstruct: Number of held-out molecules to encode and decode.
         likelihood: Number of held-out molecules to compute the likelihood of.
-        stereo: Also draw and evaluate stereo marks, with the first seed, if the model has stereo.
+        stereo: True to draw and evaluate stereo marks as well, with the first seed, if the model
+            has a density of them.
 
     Raises:
         UserError: A number is out of range.

@@ -39,12 +39,15 @@ class Layers:
     """Builder of the steps of a flow of images; each method appends steps.
 
     The `kind` of couplings is "additive", "affine" or "mixture-K", for mixtures of K logistics.
-    The attribute `shape` is that of the output of the steps so far.
 
     Args:
         shape: channels, height and width of the images.
         base: base density, standard normal if None.
-        **network: arguments of `ConvolutionNetwork`.
+        **network: arguments of `ConvolutionNetwork` for all couplings.
+
+    Attributes:
+        steps: transforms so far, from images to latents.
+        shape: channels, height and width of the output of these steps.
     """
 
     def __init__(self, shape: Shape, base: BaseDensity | None = None, **network: Any):
@@ -54,7 +57,14 @@ class Layers:
         self.network = {"width": 32, **network}
 
     def dequantize(self, levels: int, alpha: float, kind: str = "", couplings: int = 0) -> None:
-        """Map integers 0 to levels - 1 to the real line; 0 couplings stand for uniform noise."""
+        """Add the steps from integers to the real line: dequantization, then a logit.
+
+        Args:
+            levels: number of values of a pixel, 0 to levels - 1.
+            alpha: share of the unit interval that `Logit` leaves out at its ends.
+            kind: kind of the couplings of variational dequantization.
+            couplings: number of them; 0 for uniform noise in their place.
+        """
         noise: Transform = UniformDequantization(levels)
         if couplings:
             channels, height, breadth = self.shape
@@ -67,7 +77,14 @@ class Layers:
         self.steps += [noise, Affine(1 / levels), Logit(alpha)]
 
     def squeeze(self, step: Squeeze | None = None) -> None:
-        """Halve height and width and quadruple the channels; UserError for odd sides."""
+        """Add a step that halves height and width and quadruples the channels.
+
+        Args:
+            step: the step; None for a `Squeeze`.
+
+        Raises:
+            UserError: if height or width is odd.
+        """
         channels, height, width = self.shape
         if height % 2 or width % 2:
             raise UserError(
@@ -80,10 +97,18 @@ class Layers:
     def couplings(
         self, kind: str, count: int, *, normalise: bool = True, mix: bool = False, **network: Any
     ) -> None:
-        """Add couplings between the halves of the channels, each after an ActNorm if `normalise`.
+        """Add couplings that transform half of the channels given the other half.
 
-        With ``mix`` an invertible 1x1 convolution comes before each coupling; without it, couplings
-        transform the second half and the first half in turn.
+        Args:
+            kind: kind of the couplings, see the class.
+            count: number of couplings.
+            normalise: True for an ActNorm before each coupling.
+            mix: True for an invertible 1x1 convolution before each coupling, which then transforms
+                the second half; False to transform the second half and the first half in turn.
+            **network: arguments of `ConvolutionNetwork` that differ from those of the class.
+
+        Raises:
+            UserError: if there is one channel only, or `kind` is unknown.
         """
         for number in range(count):
             steps: list[Bijection] = [ActNorm(self.shape[0])] if normalise else []
@@ -93,7 +118,16 @@ class Layers:
             self.steps += map(ChannelsFirst, steps)
 
     def checkerboard(self, kind: str, count: int, **options: Any) -> None:
-        """Add couplings with checkerboard masks; options as in `couplings`."""
+        """Add couplings that transform the pixels of one checkerboard colour given the other.
+
+        Args:
+            kind: kind of the couplings, see the class.
+            count: number of couplings.
+            **options: keyword arguments of the method `couplings`.
+
+        Raises:
+            UserError: if height or width is odd, or `kind` is unknown.
+        """
         shape = self.shape
         self.squeeze(Checkerboard())
         self.couplings(kind, count, **options)
@@ -101,7 +135,7 @@ class Layers:
         self.shape = shape
 
     def split(self) -> None:
-        """Factor out half of the channels, see `graphcnf.flows.Split`."""
+        """Add a step that factors out half of the channels, as latents; see `Split`."""
         channels, height, width = self.shape
         self.steps.append(Split(channels, self.base))
         self.shape = (channels // 2, height, width)
@@ -109,7 +143,10 @@ class Layers:
     def _coupling(self, kind: str, swap: bool = False, **network: Any) -> Coupling:
         """Return a coupling of the second half of the channels given the first half.
 
-        With `swap`, of the first half given the second one.
+        Args:
+            kind: kind of the coupling, see the class.
+            swap: True to transform the first half given the second one.
+            **network: arguments of `ConvolutionNetwork` that differ from those of the class.
 
         Raises:
             UserError: if there is one channel only, or `kind` is unknown.
@@ -161,7 +198,11 @@ def vardeq(
     alpha=1e-5,
     **network,
 ) -> Layers:
-    """Build `simple` with variational dequantization by ``dequantization`` couplings."""
+    """Build variational dequantization and couplings with checkerboard masks; sides must be even.
+
+    All arguments but ``dequantization``, the number of couplings of the dequantization (0 for
+    uniform noise), are those of `simple`.
+    """
     layers = Layers(shape, **network)
     layers.dequantize(levels, alpha, coupling, dequantization)
     layers.checkerboard(coupling, couplings)
@@ -181,7 +222,9 @@ def multiscale(
     """Build a flow of two scales, which factors out half of the dimensions at half the size.
 
     Four must divide the sides. ``couplings`` are the numbers of couplings with checkerboard masks,
-    with channel masks at half the size, and with channel masks at a quarter of the size.
+    with channel masks at half the size, and with channel masks at a quarter of the size;
+    ``dequantization`` is that of the couplings of variational dequantization, 0 for uniform noise.
+    `simple` describes the other arguments.
     """
     checkerboards, halves, quarters = couplings
     layers = Layers(shape, **network)
@@ -203,7 +246,7 @@ def realnvp(
     Half of the dimensions are factored out after each of the ``scales`` but the last, and
     ``2 ** scales`` must divide the sides. A scale has ``couplings`` couplings with checkerboard
     masks, then as many with channel masks; the last scale has ``couplings + 1`` with checkerboard
-    masks only (Dinh et al. 2017, arXiv 1605.08803).
+    masks only (Dinh et al. 2017, arXiv 1605.08803). `simple` describes the other arguments.
     """
     layers = Layers(shape, block=block, **network)
     layers.dequantize(levels, alpha)
@@ -233,10 +276,12 @@ def glow(
 ) -> Layers:
     """Build steps of ActNorm, invertible 1x1 convolution and coupling at several scales (Glow).
 
-    Each of the ``scales``, as in `realnvp`, has ``steps`` couplings. Unlike in the original (Kingma
-    & Dhariwal 2018, arXiv 1807.03039), the first ``pixels`` couplings have checkerboard masks and
+    Each of the ``scales`` has ``steps`` couplings; half of the dimensions are factored out after
+    each but the last, and ``2 ** scales`` must divide the sides. Unlike in the original (Kingma &
+    Dhariwal 2018, arXiv 1807.03039), the first ``pixels`` couplings have checkerboard masks and
     mixtures of ``mixtures`` logistics, since the values of a pixel may have several modes, such as
     black and bright, which an affine map cannot merge. With ``pixels=0`` it is Glow as published.
+    `simple` describes the other arguments.
     """
     model = Layers(shape, block=block, layers=layers, position=position, **network)
     model.dequantize(levels, alpha)
@@ -267,7 +312,9 @@ def flowpp(
 
     Four must divide the sides. ``couplings`` are the numbers of couplings with checkerboard masks,
     then, after a squeeze, with channel masks and with checkerboard masks. All have ``mixtures``
-    components (Ho et al. 2019, arXiv 1902.00275).
+    components and ``heads`` of self-attention; ``dequantization`` is the number of couplings of
+    variational dequantization, 0 for uniform noise (Ho et al. 2019, arXiv 1902.00275). `simple`
+    describes the other arguments.
     """
     first, channels, second = couplings
     kind = f"mixture-{mixtures}"
@@ -293,8 +340,14 @@ MODELS: dict[str, Callable[..., Layers]] = {
 class ImageFlow(ImageModel):
     """Density of images of integers: dequantization, layers, base density.
 
-    `log_prob` is a lower bound, from draws of the dequantization. Arguments are those of
-    `ImageModel`; `options` are those of the function `MODELS[architecture]`.
+    `log_prob` is a lower bound, from draws of the dequantization.
+
+    Args:
+        architecture: "simple", "vardeq", "multiscale", "realnvp", "glow" or "flowpp": the name of
+            the function in this module that builds the layers.
+        shape: Channels, height and width.
+        levels: Number of values of a pixel, 2 to 256.
+        **options: Further arguments of that function.
 
     Raises:
         UserError: if an argument or the size of the images does not fit the architecture.
@@ -347,7 +400,7 @@ class ImageFlow(ImageModel):
 
         Args:
             x: Images, (B, C, H, W) of integers.
-            noise: Tape of the draws of the dequantization.
+            noise: Tape of the random numbers of the dequantization, to repeat a draw.
         """
         discarded: list[Tensor] = []
         context = Context(noise=noise, discarded=discarded)

@@ -1,4 +1,8 @@
-"""`ImageModel`, the interface of all models of images, and their latents."""
+"""`ImageModel`, the interface of all models of images, and their latents.
+
+Shapes: B images of C channels, H rows and W columns. The *tape* of a draw holds its random numbers:
+empty, they are recorded; full, they are used again (`noise` of `graphcnf.flows.Context`).
+"""
 
 from __future__ import annotations
 
@@ -99,7 +103,11 @@ class ImageModel(Pretrained, ABC):
 
     @classmethod
     def rebuild(cls, config: Mapping[str, Any]) -> Self:
-        """Build the model of a `config`, of the class of its architecture.
+        """Build a model from the config that was saved with it.
+
+        Args:
+            config: Arguments of the constructor by name. The class of the model is that of its
+                "architecture" in `IMAGE_MODELS`.
 
         Raises:
             ValueError: if the architecture is unknown, or of a class that is not a subclass.
@@ -111,12 +119,12 @@ class ImageModel(Pretrained, ABC):
 
     @classmethod
     def parts(cls, architecture: str) -> Sequence[Callable]:
-        """Return the functions and classes that take the options of an architecture."""
+        """Return the functions and classes whose arguments are the options of an architecture."""
         return (cls,)
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of the latents: float64 for a model of that type, otherwise float32."""
+        """Type of the latents: float64 if the weights are float64, otherwise float32."""
         return log_term_dtype(next(self.parameters()))
 
     def log_prob(self, x: Tensor, samples: int = 1, noise: Noise | None = None) -> Tensor:
@@ -142,7 +150,7 @@ class ImageModel(Pretrained, ABC):
 
         Args:
             x: Images, (B, C, H, W) of integers.
-            noise: Tape of the draws.
+            noise: Tape of the random numbers of a bound.
 
         Returns:
             log P(x|z) of a decoder, (B,) nats, or 0 without one; and the rest, (B,) nats.
@@ -153,7 +161,19 @@ class ImageModel(Pretrained, ABC):
         raise self._lacks("likelihood")
 
     def bits_per_dimension(self, x: Tensor, samples: int = 8) -> Tensor:
-        """Return bits per dimension (pixel and channel), (B,), or an upper bound on them."""
+        """Return the bits per dimension (pixel and channel) of images, or an upper bound on them.
+
+        Args:
+            x: Images (B, C, H, W) of integers.
+            samples: Number of draws in a bound.
+
+        Returns:
+            (B,).
+
+        Raises:
+            UserError: if the model has no likelihood.
+            ValueError: if the images do not fit the model, or `samples` is not positive.
+        """
         return -self.log_prob(x, samples) / (math.prod(self.shape) * math.log(2))
 
     def training_loss(self, batch: Tensor, *, beta: float = 1.0):
@@ -161,7 +181,7 @@ class ImageModel(Pretrained, ABC):
 
         Args:
             batch: Images, (B, C, H, W) of integers.
-            beta: Weight of the term of a decoder.
+            beta: Weight of log P(x|z); without effect in a model without a decoder.
 
         Returns:
             The negative log-likelihood, or its bound, in nats per dimension (pixel and channel), a
@@ -183,7 +203,7 @@ class ImageModel(Pretrained, ABC):
         Args:
             count: Number of images.
             temperature: Factor of all latents, below 1 for more probable images.
-            generator: Random generator, as in `graphcnf.flows.draw_normal`.
+            generator: None, a torch generator, or a list of a numpy generator per image.
 
         Returns:
             (count, C, H, W) uint8.
@@ -199,13 +219,13 @@ class ImageModel(Pretrained, ABC):
     ) -> Tensor:
         """Draw some records of a sample; a *record* is one image.
 
-        Seed, number and temperature determine a record, whatever `count` is.
+        Model, seed, number and temperature determine a record, whatever else is drawn.
 
         Args:
             first: Number of the first record.
             count: Number of records.
             seed: Seed of the sample.
-            temperature: As in `sample`.
+            temperature: Factor of all latents, below 1 for more probable images.
 
         Returns:
             (count, C, H, W) uint8.
@@ -236,11 +256,19 @@ class ImageModel(Pretrained, ABC):
         raise self._lacks("latents")
 
     def interpolate(self, a: Tensor, b: Tensor, steps: int = 8) -> Tensor:
-        """Return images (steps, C, H, W) uint8 on a line in latent space between two images.
+        """Return images on the straight line in latent space between two images.
+
+        Args:
+            a: First image, (C, H, W) of integers.
+            b: Last image, (C, H, W) of integers.
+            steps: Number of images, those of both ends included.
+
+        Returns:
+            (steps, C, H, W) uint8.
 
         Raises:
             UserError: if the model has no latents.
-            ValueError: if the images a and b (C, H, W) do not fit the model, or `steps` < 2.
+            ValueError: if an image does not fit the model, or `steps` is below 2.
         """
         if steps < 2:
             raise ValueError(f"steps must be at least 2, got {steps}")
@@ -252,7 +280,11 @@ class ImageModel(Pretrained, ABC):
         return self.decode(ImageLatents(line[0], line[1:]))
 
     def checked(self, x: Tensor) -> Tensor:
-        """Return the images (B, C, H, W); raise ValueError if they do not fit the model."""
+        """Return images x (B, C, H, W) as they are, after a check.
+
+        Raises:
+            ValueError: if they are no integers of the model's range, or not of its shape.
+        """
         if x.dtype not in INTEGERS:
             raise ValueError(f"pixels must be integers such as uint8, got {x.dtype}")
         if x.dim() != 4 or tuple(x.shape[1:]) != self.shape:

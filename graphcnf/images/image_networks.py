@@ -16,7 +16,7 @@ from graphcnf.flows.transform import Context
 
 
 def channels_last(module: nn.Module) -> None:
-    """Convert the weights of convolutions to the channels-last memory format."""
+    """Convert the weights of a module's convolutions, in place, to channels-last memory format."""
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in the stubs
 
 
@@ -89,7 +89,11 @@ class ConvolutionNetwork(nn.Module):
 class ImageEncoder(nn.Module):
     """Network from images ``(B, C, H, W)`` to features ``(B, F, H / 2, W / 2)``; sides are even.
 
-    ``size`` is ``(H, W)``; ``network`` are arguments of `ConvolutionNetwork`.
+    Args:
+        channels: channels C of the images.
+        features: number F of features.
+        size: height and width of the images.
+        **network: further arguments of `ConvolutionNetwork`.
     """
 
     def __init__(self, channels: int, features: int, *, size: tuple[int, int], **network):
@@ -160,6 +164,11 @@ class PixelAttention(nn.Module):
     """Gated self-attention among all pixels, ``h + a sigmoid(b)`` (arXiv 1902.00275, 3.3).
 
     (a, b) are a linear map of what each pixel reads from the normalised ``h``.
+
+    Args:
+        width: channels of a pixel.
+        heads: attention heads; must divide the width.
+        size: height and width, for a learned vector of each pixel.
     """
 
     def __init__(self, width: int, heads: int, size: tuple[int, int]):

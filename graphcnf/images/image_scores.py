@@ -74,10 +74,16 @@ def score_image_models(
 
 @torch.no_grad()
 def _bits(model: ImageModel, images: Tensor, draws: int, name: str) -> tuple[Any, Any]:
-    """Return the bits per dimension of images (M, C, H, W).
+    """Return the bits per dimension of images.
+
+    Args:
+        model: Model with a likelihood.
+        images: Images, (M, C, H, W) of integers.
+        draws: Number of draws in a bound.
+        name: Name of the model, for the progress bar.
 
     Returns:
-        With `draws` draws, and with one draw, (M,) float64 each.
+        The bits with `draws` draws, and those with one draw, (M,) float64 each.
     """
     parts: list[Tensor] = []
     with progress_bar(f"scoring {name}", len(images)) as show:

@@ -18,10 +18,17 @@ GREY, GAP, SMALLEST = 128, 2, 56
 def write_grid(
     images: np.ndarray, path: Path, *, levels: int = 256, columns: int | None = None
 ) -> None:
-    """Write images (N, C, H, W) of integers below `levels`, grey or RGB, as a grid to a PNG file.
+    """Write images as a grid, which is filled row by row, to a PNG file.
 
-    The grid is filled row by row, with `columns` images in a row (None for a square). Raises
-    UserError if Pillow is missing or the file cannot be written.
+    Args:
+        images: Grey or RGB images, (N, C, H, W) of integers 0 to `levels` - 1.
+        path: The file.
+        levels: Number of values of a pixel.
+        columns: Number of images in a row; None for about as many as rows.
+
+    Raises:
+        UserError: if there are no images, they have another number of channels, Pillow is missing,
+            or the file cannot be written.
     """
     try:
         from PIL import Image
