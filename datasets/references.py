@@ -25,12 +25,13 @@ Rows = MoleculeDataset | Zinc250kRows
 
 
 def load_reference(name: str | None, model: GraphModel | None = None) -> Rows:
-    """Load training data, in the vocabulary of a model if given.
+    """Load training data, by name or from a file.
 
     Args:
-        name: One of `MOLECULES`, or a file; None for that of `MOLECULES` which the model was
-            trained on.
-        model: The model.
+        name: Name of a data set in `MOLECULES`, or a file; None for the data set of `MOLECULES`
+            that the model was trained on.
+        model: Model in whose categories of atoms and bonds the molecules are encoded; None for
+            the categories of the data set.
 
     Raises:
         UserError: The data set is unknown, or the model has other categories.
@@ -66,10 +67,10 @@ def load_reference(name: str | None, model: GraphModel | None = None) -> Rows:
 
 
 def _charged(vocabulary: MoleculeVocabulary) -> bool:
-    """Return True if atoms of a category have a charge."""
+    """Return True if a vocabulary has a category of charged atoms."""
     return any(atom.charge for atom in vocabulary.atoms)
 
 
 def held_out(dataset: Rows, count: int) -> np.ndarray:
-    """Return the indices of up to `count` held-out molecules, random but fixed."""
+    """Return the indices of at most `count` held-out molecules, a random but fixed choice, (M,)."""
     return np.random.default_rng(0).permutation(dataset.split("test"))[:count]

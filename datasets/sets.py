@@ -24,6 +24,11 @@ class SetShuffling:
     """Random permutations of N elements, as categories 0 to N - 1.
 
     Training and held-out sets are drawn from different random streams.
+
+    Attributes:
+        elements: Number N of elements of a set.
+        epoch_batches: Number of batches of an epoch of training.
+        test_seed: Seed of the held-out sets.
     """
 
     elements: int = 16
@@ -52,18 +57,29 @@ class SetShuffling:
     def train_batches(
         self, batch_size: int, epoch: int, seed: int, start: int = 0
     ) -> Iterator[Tensor]:
-        """Yield batches of an epoch, from number `start` on, each (batch_size, N) long."""
+        """Draw the sets of an epoch of training in batches, (batch_size, N) long each.
+
+        Args:
+            batch_size: Sets in a batch.
+            epoch: Number of the epoch, which determines the sets.
+            seed: Seed of the sets.
+            start: Number of the first batch to yield.
+        """
         for number in range(start, self.epoch_batches):
             yield self.draw(batch_size, (0, seed, epoch, number))
 
     def test_batches(self, batch_size: int, count: int = 2048) -> Iterator[Tensor]:
-        """Yield the held-out sets in batches, the same ones every time."""
+        """Yield `count` held-out sets in batches, (batch_size, N) long, always the same ones."""
         yield from self.draw(count, (1, self.test_seed)).split(batch_size)
 
 
 @dataclass(frozen=True)
 class SetSummation(SetShuffling):
-    """N numbers from 1 to N with a given sum, in any order; category k is the number k + 1."""
+    """N numbers from 1 to N with a given sum, in any order; category k is the number k + 1.
+
+    Attributes:
+        total: Sum of the numbers.
+    """
 
     total: int = 42
 
@@ -77,7 +93,7 @@ class SetSummation(SetShuffling):
 
     @cached_property
     def counts(self) -> list[list[int]]:
-        """Numbers of sequences: entry `[n][s]` for n categories with the sum s."""
+        """Number of sequences of n categories with the sum s, as `counts[n][s]`."""
         most = self.total - self.elements
         rows = [[1] + [0] * most]
         for _ in range(self.elements):
@@ -93,9 +109,11 @@ class SetSummation(SetShuffling):
 
     @cached_property
     def _cumulative(self) -> list[np.ndarray]:
-        """For each position, cumulative probabilities (S, N) of categories given the remaining sum.
+        """Cumulative probabilities by which `draw` chooses the category of each position.
 
-        A category's probability is its share of the ways to complete the sequence.
+        For each position an array (S, N): a row for each sum that is left to this position and the
+        later ones, a column for each category. The probability of a category is its share of the
+        ways to complete the sequence.
         """
         tables = []
         for places in range(self.elements, 0, -1):

