@@ -71,7 +71,7 @@ def commands(app: typer.Typer) -> Iterator[CommandInfo]:
 
 
 def roles_of(command: Callable[..., None]) -> dict[str, tuple[str, Role | None]]:
-    """Return how each parameter of a command is written, and its role.
+    """Return how users write each parameter of a command, and its `Role`.
 
     Returns:
         `{parameter: (name, role)}` such as `{"out": ("--out", Role.OUTPUT)}`; the name of an
@@ -97,7 +97,11 @@ def roles_of(command: Callable[..., None]) -> dict[str, tuple[str, Role | None]]
 
 
 def _guarded(command: Callable[..., None]) -> Callable[..., None]:
-    """Return a command that checks its files before it begins."""
+    """Return the command with a check of its files, by `check_outputs`, before it begins.
+
+    Raises:
+        TypeError: A parameter of type `Path` has no `Role`.
+    """
     roles = roles_of(command)
 
     @wraps(command)
@@ -128,7 +132,7 @@ def check_outputs(
     Files are compared by their inodes: links, relative paths and hard links lead to the same file.
 
     Args:
-        written: Options, and the files or folders that they name.
+        written: Pairs of an option and the file or folder that it names.
         data: Files and folders of data that are read.
         models: Folders of models and runs that are read, or names of shipped weights.
         runs: Folders of runs that the command writes; the other outputs may lie in them.
@@ -154,7 +158,15 @@ def check_outputs(
 
 
 def paths_of(value: Any, role: Role) -> list[Path]:
-    """Return the paths that a parameter's value may name: with ~ as it is, and expanded."""
+    """Return the paths that a parameter's value may name.
+
+    Args:
+        value: Value of the parameter: a path, a text, a list of these, or None.
+        role: Role of the parameter; with `FILE` also what stands before the last colon counts.
+
+    Returns:
+        Each distinct path as it is, then with ~ expanded.
+    """
     if value is None:
         return []
     value = getattr(value, "path", value)  # of a filter that has been read
@@ -169,7 +181,10 @@ def paths_of(value: Any, role: Role) -> list[Path]:
 
 
 def _identity(path: Path) -> Any:
-    """Return what is equal for all names of a file or folder: its inode, else its real path."""
+    """Return a key that is equal for all names of a file or folder, such as links to it.
+
+    It is the pair of device and inode if the file exists, else the real path.
+    """
     with suppress(OSError):
         found = path.stat()
         return found.st_dev, found.st_ino
@@ -180,7 +195,11 @@ def _folders_of(model: Path, own: set) -> list[Path]:
     """Return the folders in which nothing is written while a model or run is read.
 
     These are the shipped weights and the whole run that a model lies in, or the model alone if the
-    `_identity` of that run is in `own`.
+    command writes that run itself.
+
+    Args:
+        model: Folder of a model or run, or a name of shipped weights.
+        own: Identity of each run that the command writes, by `_identity`.
     """
     folder = Path(os.path.realpath(model))
     marks = (RUN_MARK, "config.json", "model/config.json")
@@ -191,7 +210,16 @@ def _folders_of(model: Path, own: set) -> list[Path]:
 
 
 def _linked(out: Path, folder: Path) -> set:
-    """Return the `_identity` of all files in a folder if the output has more names than one."""
+    """Return the identities of files in a folder to which an output may be a hard link.
+
+    Args:
+        out: File to write.
+        folder: Folder that is read.
+
+    Returns:
+        What `_identity` returns of each file in the folder; an empty set if the output has one name
+        only, so that it can be no link.
+    """
     with suppress(OSError):
         if out.is_file() and out.stat().st_nlink > 1:
             return set(map(_identity, folder.rglob("*")))
@@ -199,6 +227,6 @@ def _linked(out: Path, folder: Path) -> set:
 
 
 def _is_curve(out: Path, runs: Iterable[Path]) -> bool:
-    """Return whether an output is one of the `CURVES` directly in one of the runs."""
+    """Return True if an output is one of the files `CURVES`, directly in one of the runs."""
     folder = Path(os.path.realpath(out)).parent
     return out.name in CURVES and _identity(folder) in map(_identity, runs)

@@ -33,9 +33,14 @@ def option(
     check: Callable[[Any], None] | None = None,
     **more: Any,
 ) -> Any:
-    """Return an option; `parse` converts its value, `check` looks at it, if it is given.
+    """Return an option of a command, for an `Annotated` type.
 
-    Both raise `UserError` for a bad value.
+    Args:
+        help: Text of --help.
+        *names: How it is written, such as "--out"; none for the parameter's name.
+        parse: Function that converts the value, if one is given; raises `UserError` for a bad one.
+        check: Function that is called with the value before; raises `UserError` for a bad one.
+        **more: Further arguments of `typer.Option`.
     """
 
     def callback(value: Any) -> Any:
@@ -52,7 +57,11 @@ def option(
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
-    """Decorate a command: replace parameters that are dataclasses by options for their fields."""
+    """Decorate a command whose parameters may be dataclasses, such as `Draw`.
+
+    typer sees an option for each field in place of the parameter; when the command is called, the
+    dataclass is built from their values.
+    """
     hints = get_type_hints(command, include_extras=True)
     groups = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
     parameters = []
@@ -80,14 +89,14 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 
 
 class Sizes(NamedTuple):
-    """Lowest and highest number of atoms."""
+    """Lowest and highest number of heavy atoms of a molecule."""
 
     low: int
     high: int
 
     @classmethod
     def parse(cls, text: str) -> Sizes:
-        """Read "20-30" or "25"."""
+        """Read a range such as "20-30", or a single number; `typer.BadParameter` for others."""
         found = re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", text.strip())
         if not found:
             raise typer.BadParameter(f"number of atoms must be like 25 or 20-30, got {text!r}")
@@ -232,7 +241,12 @@ class Draw:
     device: Device = "cpu"
 
     def search(self, particles: int, filters: Filters) -> dict[str, Any]:
-        """Return the options of `Growth` and `analogs_of`."""
+        """Return the arguments of `Growth` and `analogs_of` that follow from these options.
+
+        Args:
+            particles: Particles per molecule.
+            filters: Filters that every molecule must pass.
+        """
         options = {"seed": self.seed, "temperature": self.temperature, "atoms": self.size}
         return {**options, "particles": particles, "filters": filters}
 
@@ -261,7 +275,11 @@ class Fragment:
     ] = None
 
     def task(self) -> tuple[str, str] | None:
-        """Return the given task and its fragment, or None; raise BadParameter for several."""
+        """Return which of the options is given, by its name, and its fragment; None without any.
+
+        Raises:
+            typer.BadParameter: Several are given.
+        """
         given = [(name, text) for name, text in vars(self).items() if text is not None]
         if len(given) > 1:
             names = " and ".join(f"--{name}" for name, _ in given)
@@ -270,7 +288,14 @@ class Fragment:
 
 
 def _filter(name: str, help: str, metavar: str, read: Callable[[Any], Any] = lambda x: x) -> Any:
-    """Return the option for an argument of `Filters`; `read` converts its value."""
+    """Return the option for an argument of `Filters`, which also checks its value.
+
+    Args:
+        name: Name of the argument.
+        help: Text of --help.
+        metavar: Placeholder of the value in --help.
+        read: Function that converts the value of the option to that of the argument.
+    """
 
     def parse(value: Any) -> Any:
         from graphcnf.molecules.filters import Filters
@@ -284,13 +309,21 @@ def _filter(name: str, help: str, metavar: str, read: Callable[[Any], Any] = lam
 
 
 class Neighbours(tuple):
-    """SMILES of a file and a similarity; `path` is that of the file."""
+    """Pair of the SMILES in a file and a Tanimoto similarity, an argument of `Filters`.
+
+    Attributes:
+        path: Path of the file.
+    """
 
     path: Path
 
 
 def _read_neighbours(text: str) -> Neighbours:
-    """Return the SMILES of a file and a similarity, written "known.smi:0.4"."""
+    """Read a file of molecules and a similarity from a text such as "known.smi:0.4".
+
+    Raises:
+        UserError: The text has another form, or the file is unreadable.
+    """
     path, _, value = text.rpartition(":")
     if not path or not re.fullmatch(r"\d*\.?\d+", value):
         raise UserError(f"{text!r}: write known.smi:0.4, a file and a similarity from 0 to 1")
@@ -300,7 +333,7 @@ def _read_neighbours(text: str) -> Neighbours:
 
 
 def read_molecules(path: Path) -> list[str]:
-    """Return the SMILES of a file; raise `UserError` if one is no molecule."""
+    """Return the SMILES of a file; `UserError` if it is unreadable or a SMILES is no molecule."""
     from graphcnf.datasets.smiles_file import read_smiles
     from graphcnf.molecules import codec
 
@@ -364,7 +397,7 @@ class Filter:
     ] = None
 
     def files(self) -> list[Path]:
-        """Return the files of molecules to compare with."""
+        """Return the files of molecules that --min-similarity and --max-similarity name."""
         given: list[Any] = [self.min_similarity, self.max_similarity]
         return [neighbours.path for neighbours in given if neighbours is not None]
 
@@ -376,9 +409,12 @@ class Filter:
 
 
 def load_model(name: str, device: str = "cpu", *, support: bool = True) -> GraphModel:
-    """Load a model of molecules: shipped weights by name, or a folder.
+    """Load a model of molecules.
 
-    Without `support`, atoms may have more bonds than their category has in the training data.
+    Args:
+        name: Name of shipped weights, or folder of a model.
+        device: Device of the model.
+        support: False to let atoms have more bonds than their category has in the training data.
 
     Raises:
         UserError: The model or device is unknown, or the model is not one of molecules.
@@ -394,7 +430,12 @@ def load_model(name: str, device: str = "cpu", *, support: bool = True) -> Graph
 
 
 def draws_stereo(network: GraphModel, model: str, stereo: bool | None) -> bool:
-    """Return True if stereo marks are to be drawn; `stereo` is the value of --stereo.
+    """Return True if stereo marks are to be drawn: by default, if the model can.
+
+    Args:
+        network: The model.
+        model: Its name, for the message.
+        stereo: Value of --stereo/--no-stereo; None if neither is given.
 
     Raises:
         UserError: --stereo is given, and the model has no stereo.
@@ -408,7 +449,16 @@ def draws_stereo(network: GraphModel, model: str, stereo: bool | None) -> bool:
 
 
 def check_cluster_options(cluster: str | None, workers: int | None, device: str) -> None:
-    """Raise `typer.BadParameter` if --cluster is wrong, or contradicts other options."""
+    """Check the value of --cluster.
+
+    Args:
+        cluster: Value of --cluster; None without.
+        workers: Value of --workers; None without.
+        device: Value of --device.
+
+    Raises:
+        typer.BadParameter: It is wrong, or contradicts one of the other options.
+    """
     if cluster is None:
         return
     if device != "cpu":
@@ -438,7 +488,14 @@ def parse_seeds(text: str) -> list[int]:
 def say_deviations(
     smiles: Sequence[str], states: frozenset[str] | None, *, marked: bool = False
 ) -> None:
-    """Print the `deviation_notes` of molecules."""
+    """Print notes on molecules that differ from what a model has learned, on stderr.
+
+    Args:
+        smiles: SMILES, or SMARTS of fragments.
+        states: Names of the groups, such as "acid", that are charged in the model's data; None to
+            ignore charges.
+        marked: True if the model has stereo, so that only marks that RDKit drops are lost.
+    """
     from graphcnf.molecules.standardize import deviation_notes
 
     for note in deviation_notes(smiles, states, marked=marked):

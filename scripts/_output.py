@@ -1,4 +1,8 @@
-"""Output of the commands, to stdout or atomically to a file."""
+"""Output of the commands, to stdout or atomically to a file.
+
+The *kind* of a file is the ending of its name without the dot, such as "csv.gz". A result is a
+table, or molecules (`KINDS` of `graphcnf.sampling.writers`).
+"""
 
 from __future__ import annotations
 
@@ -51,10 +55,20 @@ NOTE = (
 def output_kind(
     path: Path | None, kinds: tuple[str, ...], option: str = "--out", *, check: bool = True
 ) -> str | None:
-    """Return which of `kinds`, such as "csv.gz", a file's name ends with; None without a file.
+    """Return the kind of a file to write.
 
-    Raises `typer.BadParameter` for another ending and, with `check`, `UserError` if the file cannot
-    be written.
+    Args:
+        path: The file; None for stdout.
+        kinds: Kinds that it may have.
+        option: Option that names the file, for the message.
+        check: True to check that the file can be written.
+
+    Returns:
+        The kind; None without a file.
+
+    Raises:
+        typer.BadParameter: The name has another ending.
+        UserError: The file cannot be written.
     """
     if path is None:
         return None
@@ -69,7 +83,7 @@ def output_kind(
 
 
 def check_place(path: Path) -> None:
-    """Raise `UserError` if the file cannot be written."""
+    """Raise `UserError` if a file cannot be written: no folder, no right, another writer."""
     if not path.parent.is_dir():
         raise UserError(f"cannot write {path}: there is no folder {path.parent}")
     with output_lock(path):
@@ -77,9 +91,15 @@ def check_place(path: Path) -> None:
 
 
 def molecule_kind(out: Path | None, as_json: bool, default: str = "smi") -> str:
-    """Return the kind of a molecule file by its suffix; for stdout, "jsonl" or `default`.
+    """Return the kind of a file of molecules, or of molecules on stdout.
 
-    Raises `typer.BadParameter` if the suffix is not in `KINDS`, or contradicts --json.
+    Args:
+        out: The file; None for stdout.
+        as_json: True if --json is given.
+        default: Kind for stdout without --json.
+
+    Raises:
+        typer.BadParameter: The file's ending is not in `KINDS`, or contradicts --json.
     """
     kind = output_kind(out, KINDS, check=False)
     if as_json and kind is not None and kind.partition(".")[0] != "jsonl":
@@ -88,7 +108,16 @@ def molecule_kind(out: Path | None, as_json: bool, default: str = "smi") -> str:
 
 
 def check_target(out: Path | None, kind: str, force: bool) -> None:
-    """Raise `UserError` if the file cannot be written, or exists and `force` is not given."""
+    """Check that a file of molecules can be written.
+
+    Args:
+        out: The file; None for stdout.
+        kind: Its kind.
+        force: True if it may exist, and is replaced.
+
+    Raises:
+        UserError: It cannot be written, exists, or the package for Parquet is missing.
+    """
     if out is not None:
         check_place(out)
         if out.exists() and not force:
@@ -98,13 +127,26 @@ def check_target(out: Path | None, kind: str, force: bool) -> None:
 
 
 def check_shown(draw: Draw) -> None:
-    """Check that the files of --picture and --html can be written."""
+    """Check that the files of --picture and --html can be written.
+
+    Raises:
+        typer.BadParameter: One has another ending.
+        UserError: One cannot be written.
+    """
     output_kind(draw.picture, PICTURES, "--picture")
     output_kind(draw.html, ("html",), "--html")
 
 
 def written_kind(draw: Draw) -> str:
-    """Check that the files of a drawing command can be written; return the kind of its text."""
+    """Check that all files of a drawing command can be written.
+
+    Returns:
+        The kind of --out, or of the molecules on stdout.
+
+    Raises:
+        typer.BadParameter: A file has another ending.
+        UserError: A file cannot be written, or --out exists and --force is not given.
+    """
     kind = molecule_kind(draw.out, draw.as_json)
     check_target(draw.out, kind, draw.force)
     check_shown(draw)
@@ -117,10 +159,20 @@ def table_kind(
     as_json: bool,
     kinds: tuple[str, ...] = ("md", "txt", "csv", "json"),
 ) -> str:
-    """Return "md", "csv" or "json", by --csv and --json, the file's suffix or the first of `kinds`.
+    """Choose the format of a table: by --csv or --json, else by the file's ending.
 
-    Raises `typer.BadParameter` if flags and suffix contradict each other or the suffix is not in
-    `kinds`, `UserError` if the file cannot be written.
+    Args:
+        out: The file; None for stdout.
+        as_csv: True if --csv is given.
+        as_json: True if --json is given.
+        kinds: Endings that the file may have; the first one is the default for stdout.
+
+    Returns:
+        "md", "csv" or "json".
+
+    Raises:
+        typer.BadParameter: Flags and ending contradict each other, or it has another ending.
+        UserError: The file cannot be written.
     """
     if as_csv and as_json:
         raise typer.BadParameter("--csv and --json exclude each other")
@@ -133,7 +185,7 @@ def table_kind(
 
 
 def read_stdin() -> bytes:
-    """Return all of standard input; raise `UserError` if it is closed or cannot be read."""
+    """Return all bytes of standard input; `UserError` if it is closed, unreadable or too long."""
     try:
         content = sys.stdin.buffer.read(most := memory() // MEMORY_SHARE)
         if sys.stdin.buffer.read(1):
@@ -168,6 +220,10 @@ class _Stdout(io.TextIOBase):
 def open_output(path: Path | None, convert: Conversion = None) -> Iterator[TextIO]:
     """Context with stdout, or with a file that replaces `path` if the block ends without an error.
 
+    Args:
+        path: The file; None for stdout.
+        convert: Function that converts the text written to the file's format; None for none.
+
     Raises:
         UserError: The file cannot be written.
         ReaderGone: The reader of stdout has closed it.
@@ -186,7 +242,7 @@ def open_output(path: Path | None, convert: Conversion = None) -> Iterator[TextI
 
 @contextmanager
 def _open_file(path: Path, convert: Conversion) -> Iterator[TextIO]:
-    """Context with a text file that is converted, and then replaces `path`."""
+    """Context with a text file that is converted by `convert`, and then replaces `path`."""
     check_place(path)
     with termination_raises(), output_lock(path), replacing(path) as whole:
         with open_text(whole, convert) as stream:
@@ -194,7 +250,7 @@ def _open_file(path: Path, convert: Conversion) -> Iterator[TextIO]:
 
 
 def write_text(text: str, out: Path | None) -> None:
-    """Write a text to stdout or a file."""
+    """Write a text to the file `out`, or to stdout if that is None."""
     with open_output(out) as stream:
         stream.write(text)
 
@@ -206,10 +262,17 @@ def write_found(
     types: Mapping[str, str],
     more: Callable[[Mol], dict[str, Any]],
 ) -> list[dict[str, Any]]:
-    """Write the first molecules of a search as they are found; return up to `LISTED` rows.
+    """Write the molecules of a search to --out, or stdout, as they are found.
 
-    `types` are the Parquet types of further columns, which .smi files do not have; `more` returns
-    their values for a molecule.
+    Args:
+        molecules: The search, which is closed after --number molecules.
+        draw: Options of the command.
+        kind: Kind of the file.
+        types: Parquet types of further columns by name, which .smi files do not have.
+        more: Function that returns the values of these columns for a molecule.
+
+    Returns:
+        The first `LISTED` rows: `record`, `smiles`, the further columns, and those of --properties.
     """
     from rdkit import Chem
 
@@ -245,9 +308,14 @@ def show_molecules(
     title: str,
     marks: Callable[[Mol], Sequence[int]] = lambda mol: (),
 ) -> None:
-    """Draw molecules into the files of --picture and --html.
+    """Draw molecules into the files of --picture and --html, if these are given.
 
-    `rows` hold their `smiles` and other values; `marks` returns the atoms to highlight.
+    Args:
+        flow: Model that says how likely each molecule is, on the HTML page.
+        rows: `smiles` and further values of each molecule, which become columns of the page.
+        draw: Options of the command.
+        title: Title of the page.
+        marks: Function that returns the numbers of the atoms to highlight in a molecule.
     """
     if not rows or not (draw.picture or draw.html):
         return
@@ -279,7 +347,15 @@ def write_table(
     columns: Sequence[Column] = (),
     notes: Sequence[str] = (),
 ) -> None:
-    """Write rows as "csv" or "json", or as "md" in the `columns` and with footnotes."""
+    """Write a table to a file or stdout.
+
+    Args:
+        kind: "md", "csv" or "json".
+        out: The file; None for stdout.
+        rows: Values by name, all of which CSV and JSON have.
+        columns: Columns of Markdown: a heading, and a function from a row to the text of a cell.
+        notes: Footnotes of Markdown.
+    """
     if kind == "md":
         text = markdown(rows, columns, notes)
     else:

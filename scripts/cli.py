@@ -111,7 +111,7 @@ def _abandon(stream) -> None:
 
 
 def _usage(error) -> int:
-    """Print an error of usage; return the exit code."""
+    """Print an error of typer about wrong usage on one line, and return its exit code."""
     context = getattr(error, "ctx", None)
     message = " ".join(error.format_message().split())
     # Pydantic's phrases are meant for programmers.

@@ -158,7 +158,7 @@ def join(
 
 
 def _file(name: str) -> Path:
-    """Return the path of a file; raise `UserError` if it does not exist."""
+    """Return the path of a user's file; `UserError` if it does not exist."""
     if not Path(name).exists():
         known = ", ".join(MOLECULES)
         raise UserError(f"no data set and no file {name!r}: give {known} or a file of SMILES")
@@ -166,7 +166,17 @@ def _file(name: str) -> Path:
 
 
 def _load(name: str, column: str | None, workers: Workers = None):
-    """Load a data set by name, or a file."""
+    """Load a data set.
+
+    Args:
+        name: Name of a data set, or a file of molecules.
+        column: Column of SMILES in a table; None for the one called "smiles".
+        workers: Processes that encode, or a cluster; None for one per core.
+
+    Raises:
+        typer.BadParameter: A column is given with a name.
+        UserError: There is no such data set or file.
+    """
     if name in MOLECULES:
         if column is not None:
             raise typer.BadParameter("--column goes with a file")

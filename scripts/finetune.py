@@ -142,7 +142,11 @@ def finetune(
 
 
 def _table(figures: dict) -> str:
-    """Return a table of the figures before and after, and of the learned molecules."""
+    """Return a Markdown table of figures before and after, beside those of the learned molecules.
+
+    Args:
+        figures: What is written to report.json, by name.
+    """
     held_out = f" of {figures['folds']} folds" if figures["folds"] else ""
     bits = f"bits per molecule, {figures['evaluated']:,} held out{held_out}, number of atoms given"
     rows = [(bits, figures["bits_per_molecule"], "{:.2f}")]

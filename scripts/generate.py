@@ -37,14 +37,19 @@ if TYPE_CHECKING:
 
 
 class ShardNumber(NamedTuple):
-    """Number of a shard, 0 for all shards, and the number of shards."""
+    """Which part of a sample is drawn, the value of --shard.
+
+    Attributes:
+        number: Number of the shard, from 1 on; 0 for all shards.
+        parts: Number of shards in all.
+    """
 
     number: int
     parts: int
 
     @classmethod
     def parse(cls, text: str) -> ShardNumber:
-        """Read "3/20" or "all/20"."""
+        """Read a text such as "3/20" or "all/20"; `typer.BadParameter` for others."""
         found = re.fullmatch(r"(all|0*[1-9][0-9]{0,8})/([0-9]{1,9})", text.strip())
         part = cls(0 if found[1] == "all" else int(found[1]), int(found[2])) if found else cls(0, 0)
         if part.parts < max(part.number, 1):
@@ -55,7 +60,11 @@ class ShardNumber(NamedTuple):
 
 
 def _parse_values(texts: list[str]) -> list[tuple[str, float]]:
-    """Return names and values of properties, written like "logp=2.5"."""
+    """Return names and values of properties, each written like "logp=2.5".
+
+    Raises:
+        UserError: A text has another form, or a property is given twice.
+    """
     found: dict[str, float] = {}
     for text in texts:
         name, _, value = (part.strip() for part in text.partition("="))
@@ -203,14 +212,14 @@ def _write_samples(
     """Write a sample, or its missing shards, and print a summary of each.
 
     Args:
-        network: Model to draw from.
-        recipe: Options of the sample.
-        engine: Processes, or a cluster.
-        records: Numbers of the records of the whole sample.
-        parts: File (None for stdout) and description of each shard; without shards, the file and
-            None.
+        network: The model.
+        recipe: How molecules are drawn, filtered and written.
+        engine: Workers that draw.
+        records: Numbers of the records to draw.
+        parts: Pairs of a file and the description of its shard; of a sample without shards the
+            file, or None for stdout, and None.
         kind: Kind of the files.
-        draw: Options that all drawing commands have.
+        draw: Options of the command.
     """
     from rdkit import Chem
 

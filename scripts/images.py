@@ -145,9 +145,20 @@ def score_folders(
     seed: int = 0,
     device: str = "cpu",
 ) -> list[dict[str, Any]]:
-    """Return a row of scores for each model in `names`, on the test part of its data set.
+    """Score image models on the held-out images of their data sets.
 
-    `images` is the folder of the images, or None for the digits.
+    Args:
+        names: Folders of models or runs.
+        images: Folder of the images; None for the digits.
+        draws: Number of draws in a bound.
+        seed: Seed of these draws.
+        device: Device of the models.
+
+    Returns:
+        For each model the scores of `score_image_models`, by name.
+
+    Raises:
+        UserError: A model is missing, or was trained on other images.
     """
     from graphcnf.datasets.images import images_of_model
     from graphcnf.images.image_model import ImageModel
@@ -161,9 +172,11 @@ def score_folders(
 
 
 def _figure(key: str, kind: str | None = None) -> Callable[[Mapping[str, Any]], str]:
-    """Return a function that formats a value with its standard error and, if given, its kind.
+    """Return a function of a row that formats a value, such as "1.2345 ± 0.0012 (bound)".
 
-    Without a kind, the value is a difference, and gets a sign.
+    Args:
+        key: Name of the value; its standard error is called `<key>_se` and may be missing.
+        kind: Name of the text in brackets; None for a difference, which gets a sign.
     """
 
     def show(row: Mapping[str, Any]) -> str:
@@ -208,7 +221,20 @@ def interpolate(
 
 
 def _read_image(given: str, model: ImageModel, name: str, images: Path | None) -> Tensor:
-    """Return the image (C, H, W) uint8 of a PNG file, or the held-out image with this number."""
+    """Read one end of an interpolation.
+
+    Args:
+        given: A PNG file, or the number of a held-out image.
+        model: Model that the image must fit.
+        name: Name of the model, for messages.
+        images: Folder of the images that the model was trained on; None for the digits.
+
+    Returns:
+        The image, (C, H, W) uint8, 0 to `model.levels` - 1.
+
+    Raises:
+        UserError: There is no such image, or it has another size or number of channels.
+    """
     import numpy as np
     import torch
 

@@ -209,7 +209,11 @@ def optimize(
 
 
 def _settings(assignments: list[str]) -> SearchSettings:
-    """Return the settings of the search with KEY=VALUE assignments."""
+    """Return the settings of the search with KEY=VALUE assignments in place of defaults.
+
+    Raises:
+        typer.BadParameter: A key is unknown, or a value out of range.
+    """
     from graphcnf.optimization.search import SearchSettings
 
     try:
@@ -223,9 +227,14 @@ def _settings(assignments: list[str]) -> SearchSettings:
 def _write(
     result: OptimizationResult, best: int | None, diverse: bool, kind: str, out: Path | None
 ) -> None:
-    """Write the `best` molecules, best first, or all calls in order if None.
+    """Write what a search has found.
 
-    With `diverse`, only the best of each cluster of similar molecules is written.
+    Args:
+        result: All calls of the score.
+        best: Number of molecules to write, the best first; None for all calls in their order.
+        diverse: True to write only the best of each cluster of similar molecules.
+        kind: Kind of the file.
+        out: The file; None for stdout.
     """
     from graphcnf.optimization.objectives import COLUMNS
 

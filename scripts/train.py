@@ -126,7 +126,17 @@ def _tables(preset: str | None, out: Path, resume: bool) -> tuple[str, dict[str,
 
 
 def _run_directory(preset: str | None, out: Path | None, resume: bool) -> Path:
-    """Return the folder of the run, by default a new one in `runs`, named after the preset."""
+    """Return the folder of the run, by default a new one in `runs`, named after the preset.
+
+    Args:
+        preset: Name of the preset, or its file; None with --resume alone.
+        out: Value of --out; None without.
+        resume: True to continue the run in the folder, so that it may exist.
+
+    Raises:
+        typer.BadParameter: Neither preset nor folder is named.
+        UserError: With torchrun, no folder is named.
+    """
     if RUN in os.environ and not is_main():
         return Path(os.environ[RUN])
     if out is not None:
