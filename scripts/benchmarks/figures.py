@@ -89,12 +89,12 @@ def _frame(lines: str) -> pd.DataFrame:
 
 
 def numbers(cell: str) -> list[float]:
-    """Return the numbers of a cell, in their order."""
+    """Return the numbers that the text of a cell contains, in their order."""
     return [float(found.replace(",", "")) for found in re.findall(r"\d[\d,]*(?:\.\d+)?", cell)]
 
 
 def _row(table: pd.DataFrame, start: str) -> pd.Series:
-    """Return the first row whose first cell begins with `start`."""
+    """Return the first row of a table whose first cell begins with `start`; else `UserError`."""
     rows = table[table["row"].str.startswith(start)]
     if rows.empty:
         raise UserError(f"no row {start!r} in a table of the page")
@@ -102,7 +102,7 @@ def _row(table: pd.DataFrame, start: str) -> pd.Series:
 
 
 def _drawn(panels: list[Axes]) -> str:
-    """Return the numbers of the panels as text, which the picture's file keeps."""
+    """Return the numbers of all lines and bars of a picture as text, which its file keeps."""
     lines = [line.get_xydata().tolist() for axes in panels for line in axes.lines]
     bars = [round(bar.get_width(), 3) for axes in panels for bar in axes.patches]
     return f"{lines} {bars}"
@@ -142,7 +142,14 @@ def quality(tables: PageTables, panels: list[Axes], colours: Colours) -> None:
 def _scatter(
     axes: Axes, points: list[tuple[float, float, str]], best: float, colours: Colours
 ) -> None:
-    """Draw points (minutes, FCD, name), with a line through four or more of one name."""
+    """Draw FCD against minutes of training.
+
+    Args:
+        axes: Axes of matplotlib to draw into.
+        points: Minutes, FCD and name of each model; four or more of one name are joined by a line.
+        best: FCD of training molecules, drawn as a horizontal line.
+        colours: Colour of each role, as in `THEMES`.
+    """
     names = dict.fromkeys(name for _, _, name in points)
     for name, marker in zip(names, "osD^", strict=False):
         x, y = zip(*sorted((x, y) for x, y, own in points if own == name), strict=True)
@@ -174,7 +181,17 @@ def fcd(tables: PageTables, panels: list[Axes], colours: Colours) -> None:
 
 
 def _bars(axes: Axes, bars: dict[str, float], label: str, form: str, colours: Colours) -> None:
-    """Draw bars with their values; one more than three times as long as the next is cut off."""
+    """Draw horizontal bars with their values.
+
+    The longest bar is cut off if it is more than three times as long as the next one.
+
+    Args:
+        axes: Axes of matplotlib to draw into.
+        bars: Value of each bar by its name, from top to bottom.
+        label: Label of the axis of values.
+        form: Format of a value, such as ".2f".
+        colours: Colour of each role, as in `THEMES`.
+    """
     values = sorted(bars.values())
     end = 1.2 * (values[-2] if values[-1] > 3 * values[-2] else values[-1])
     for place, (name, value) in enumerate(bars.items()):

@@ -122,7 +122,7 @@ def graphs(
 
 
 def planar(random: np.random.Generator) -> nx.Graph:
-    """Return the Delaunay triangulation of random points in a square."""
+    """Draw a planar graph: the Delaunay triangulation of `NODES` random points in a square."""
     graph = nx.Graph()
     for corners in Delaunay(random.random((NODES, 2))).simplices.tolist():
         nx.add_cycle(graph, corners)
@@ -130,7 +130,7 @@ def planar(random: np.random.Generator) -> nx.Graph:
 
 
 def block_model(random: np.random.Generator) -> nx.Graph:
-    """Return a connected graph with more edges inside of blocks than between them."""
+    """Draw a connected graph of a stochastic block model, with more edges inside of blocks."""
     while True:
         count = random.integers(BLOCKS[0], BLOCKS[1] + 1)
         sizes = random.integers(IN_BLOCK[0], IN_BLOCK[1] + 1, size=count)
@@ -148,11 +148,13 @@ def is_planar(graph: nx.Graph) -> bool:
 
 
 def likely_blocks(graph: nx.Graph) -> np.ndarray:
-    """Return the block number of each node in a division of high likelihood.
-
+    """Divide a graph into blocks such that its likelihood under the block model is high.
     Starting from communities by modularity (Blondel et al. 2008) at several resolutions, nodes move
     one by one to the block that raises the likelihood most. Each block costs `PENALTY` log N nats,
     so that blocks are not split.
+
+    Returns:
+        Number of the block of each node, (N,) long.
     """
     adjacency = nx.to_numpy_array(graph, weight=None) > 0
     weight = np.where(adjacency, math.log(INSIDE / BETWEEN), math.log((1 - INSIDE) / (1 - BETWEEN)))
@@ -204,9 +206,18 @@ VALID = {"planar": is_planar, "blocks": is_block_model}
 def count(
     found: list[nx.Graph], known: list[nx.Graph], valid: Callable[[nx.Graph], bool]
 ) -> dict[str, float]:
-    """Return the shares of graphs that are valid, unique and novel, and means of counts.
+    """Count drawn graphs that are valid, distinct and new.
 
     Graphs with the same hash of neighbourhoods (Shervashidze et al. 2011) count as one.
+
+    Args:
+        found: Drawn graphs.
+        known: Training graphs.
+        valid: Function that returns True for a graph of the wanted kind.
+
+    Returns:
+        Shares of the drawn graphs and means of their numbers of nodes, edges and triangles, by
+        name.
     """
     with warnings.catch_warnings():
         # networkx warns that its hashes differ between versions, which does not matter here.

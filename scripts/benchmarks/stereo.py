@@ -88,7 +88,12 @@ def stereo_bits(
 
 
 def forced_pairs(graphs: StereoGraphs) -> tuple[int, int]:
-    """Count pairs of marked centres whose relation geometry forces, and those that have it."""
+    """Count pairs of stereo centres whose relative configuration geometry forces.
+
+    Returns:
+        Number of such pairs with two marks, as at a bridgehead; and how many of these have the
+        relative configuration that can exist.
+    """
     own, other, relation = (
         graphs.categories.numpy(),
         _partner_categories(graphs),
@@ -99,14 +104,18 @@ def forced_pairs(graphs: StereoGraphs) -> tuple[int, int]:
 
 
 def _partner_categories(graphs: StereoGraphs) -> np.ndarray:
-    """Return the category of the partner in each element's relation, 0 for none, (S,)."""
+    """Return the mark of the centre to which each stereo element is related in a ring system.
+
+    Returns:
+        For each of the S elements the category of that earlier element, 0 for none, (S,).
+    """
     counts, partner = graphs.counts.numpy(), graphs.partners.numpy().astype(int)
     first = np.repeat(np.cumsum(counts) - counts, counts)
     return np.where(partner > 0, graphs.categories.numpy()[(first + partner - 1).clip(min=0)], 0)
 
 
 def model_bits(flow: StereoFlow, dataset: StereoDataset) -> np.ndarray:
-    """Return the bits of all held-out elements, (S,)."""
+    """Return the bits of the mark of each held-out stereo element by a model, (S,)."""
     found = []
     for rows in np.array_split(dataset.split("test"), 100):
         graphs = dataset.graphs[torch.from_numpy(rows)]
@@ -118,7 +127,14 @@ def model_bits(flow: StereoFlow, dataset: StereoDataset) -> np.ndarray:
 
 
 def table_bits(dataset: StereoDataset) -> dict[str, np.ndarray]:
-    """Return the bits of held-out elements (S,) by tables of more and more context."""
+    """Return the bits of the mark of each held-out stereo element by tables of counts.
+
+    Each table counts marks in contexts; its probabilities are smoothed by those of the table before
+    it, which has shorter contexts.
+
+    Returns:
+        (S,) for each table by name, from short to long contexts.
+    """
     graphs = dataset.graphs
     held_out = np.isin(np.arange(len(graphs)), dataset.split("test"))
     test = np.repeat(held_out, graphs.counts.numpy())
@@ -135,7 +151,12 @@ def table_bits(dataset: StereoDataset) -> dict[str, np.ndarray]:
 
 
 def _contexts(graphs: StereoGraphs) -> dict[str, np.ndarray]:
-    """Return numbers of the contexts of all elements, (S,) each, from short to long."""
+    """Number the contexts of stereo elements by which `table_bits` counts marks.
+
+    Returns:
+        For each kind of context by name, from short to long, the number of each element's context,
+        (S,) long.
+    """
 
     def numbered(*columns: np.ndarray) -> np.ndarray:
         rows = np.column_stack(columns)
@@ -159,7 +180,16 @@ def _contexts(graphs: StereoGraphs) -> dict[str, np.ndarray]:
 
 
 def lstm_bits(folder: Path, minutes: float, seed: int) -> float:
-    """Return bits per element: what marks add to the bits of SMILES, each in an LSTM of its own."""
+    """Return how many bits a stereo mark costs in SMILES, as a mean over stereo elements.
+
+    Two LSTMs are trained on ZINC250k: one on isomeric SMILES, one on the same without stereo marks.
+    What the marks cost is the difference of their bits for held-out molecules.
+
+    Args:
+        folder: Folder of both models; a finished training in it is not repeated.
+        minutes: CPU time of each of the two trainings.
+        seed: Seed of both trainings.
+    """
     dataset = load_zinc250k()
     skipped = {record.line for record in dataset.skipped}
     lines = [s for k, s in enumerate(zinc250k_table().smiles(), 1) if k not in skipped]
@@ -232,7 +262,10 @@ def isomers(
 
 
 def polycycles(smiles: Iterable[str]) -> Iterator[str]:
-    """Yield the isomeric SMILES of molecules with two or more marked atoms in several rings."""
+    """Yield those of isomeric SMILES that are polycycles, in canonical form.
+
+    Here a polycycle has at least two marked atoms that are in several rings each.
+    """
     for line in smiles:
         if line.count("@") > 1:
             with quiet():
@@ -242,7 +275,15 @@ def polycycles(smiles: Iterable[str]) -> Iterator[str]:
 
 
 def _in_rings(constitution: Constitution, configuration: Configuration) -> list[int]:
-    """Return the numbers of the stereo elements that are marked atoms in several rings."""
+    """Return which stereo elements are marked atoms that lie in several rings.
+
+    Args:
+        constitution: The molecule without marks.
+        configuration: Mark of each of its stereo elements, 0 for none.
+
+    Returns:
+        Numbers of the elements.
+    """
     rings = constitution.mol.GetRingInfo()
     return [
         k
@@ -252,18 +293,24 @@ def _in_rings(constitution: Constitution, configuration: Configuration) -> list[
 
 
 def _remarked(smiles: str, random: np.random.Generator) -> str:
-    """Return a molecule with random parities at its marked elements."""
+    """Return the SMILES of a molecule with random marks where it has some."""
     one, configuration = split_stereo(parse(smiles))
     other = tuple(int(random.integers(1, 3)) if c else 0 for c in configuration)
     return Chem.MolToSmiles(one.with_marks(one.canonical(other)))
 
 
 class Shape(NamedTuple):
-    """Result of embedding a molecule and its isomers in three dimensions."""
+    """Result of embedding a molecule and its isomers in three dimensions.
 
-    embedded: bool  # the molecule itself
-    possible: bool  # the molecule or one of the isomers
-    strain: float | None  # energy over the best of them in kcal/mol, None if unknown
+    Attributes:
+        embedded: True if the molecule itself can be embedded.
+        possible: True if the molecule or one of the isomers can.
+        strain: Energy of the molecule over that of the best of them, kcal/mol; None if unknown.
+    """
+
+    embedded: bool
+    possible: bool
+    strain: float | None
 
 
 def _shapes(smiles: Sequence[str]) -> list[Shape]:
@@ -289,7 +336,10 @@ def _shape(smiles: str) -> Shape:
 
 
 def _lowest_energy(mol: Chem.Mol) -> float | None:
-    """Return the lowest MMFF94 energy in kcal/mol, None if none embeds, inf without parameters."""
+    """Return the lowest MMFF94 energy of relaxed conformers, kcal/mol.
+
+    None if no conformer can be embedded, infinity if the force field lacks parameters.
+    """
     mol = Chem.AddHs(mol)
     embedded = rdDistGeom.EmbedMultipleConfs(
         mol, CONFORMERS, randomSeed=EMBEDDING_SEED, maxAttempts=ATTEMPTS

@@ -121,7 +121,15 @@ def systems(
 
 
 def _rows(run: TrainedRun, samples: int) -> list[dict[str, Any]]:
-    """Return the row of a run's raw samples; for a model with a valency check, also one with it."""
+    """Return the table's rows of a trained model.
+
+    Args:
+        run: Run of its training.
+        samples: Number of samples.
+
+    Returns:
+        A row of its raw samples, and for a model with a valency check a row of samples with it.
+    """
     dataset, model = run.molecules(), GraphModel.from_pretrained(run.path)
     method = METHODS.get(model.config["architecture"], "")
     known = {row["method"]: row for row in published("zinc250k")}.get(f"{method} (published)", {})
@@ -137,7 +145,14 @@ def _rows(run: TrainedRun, samples: int) -> list[dict[str, Any]]:
 def _row(
     run: TrainedRun, model: GraphModel, dataset: MoleculeDataset, samples: int
 ) -> dict[str, Any]:
-    """Return the figures of a model, with samples of the run's seed."""
+    """Return the table's row of a graph model, whose samples have the seed of its training.
+
+    Args:
+        run: Run of its training.
+        model: The model, with or without its valency check.
+        dataset: Data set of the run.
+        samples: Number of samples.
+    """
     seed = model.metadata["training"]["seed"]
     temperature = TEMPERATURES.get(model.config["architecture"], 1.0)
     graphs = dataset.graphs.subset(references.held_out(dataset, HELD_OUT))
@@ -161,7 +176,13 @@ def _row(
 
 
 def _language_row(model: SmilesLSTM, run: TrainedRun, samples: int) -> dict[str, Any]:
-    """Return the figures of the language model that was trained on a run's data."""
+    """Return the table's row of a language model.
+
+    Args:
+        model: The model.
+        run: Run of another model on the same data.
+        samples: Number of samples.
+    """
     dataset, seed = run.molecules(), model.metadata["training"]["seed"]
     held_out = [dataset.smiles[k] for k in references.held_out(dataset, HELD_OUT)]
     return {
@@ -176,7 +197,18 @@ def _language_row(model: SmilesLSTM, run: TrainedRun, samples: int) -> dict[str,
 def _figures(
     model: GraphModel | SmilesLSTM, dataset: MoleculeDataset, samples: int, draw: Callable[[], list]
 ) -> dict[str, Any]:
-    """Return the figures of training, and the `SUMMARY` and `METRICS` of the samples drawn."""
+    """Return the figures of a row that graph models and language models share.
+
+    Args:
+        model: The model.
+        dataset: Data set that it was trained on.
+        samples: Number of samples.
+        draw: Function that draws them, timed here; returns a list of blocks of graphs or SMILES.
+
+    Returns:
+        By name the rates, sizes and minutes of training and sampling, and the figures of `SUMMARY`
+        and `METRICS`.
+    """
     with one_thread(torch.device("cpu")):
         began = time.process_time()
         drawn = draw()

@@ -92,10 +92,19 @@ def codes(
 
 
 def code_shares(model: GraphModel, samples: int) -> dict[str, float]:
-    """Return the shares of valid samples by the code of their molecule: canonical or another.
+    """Return how many valid samples are the canonical code of their molecule.
 
-    Codes that differ in numbering only are equal once both graphs are numbered canonically; all
-    others differ in Kekulé structure or aromatic marks.
+    A *code* is a graph with its numbering; a molecule has several, of which the canonical one is
+    in the training data. Codes that differ in numbering only are equal once both graphs are
+    numbered canonically; all others differ in Kekulé structure or aromatic marks.
+
+    Args:
+        model: The model.
+        samples: Number of samples, drawn with seed 0.
+
+    Returns:
+        Shares of the valid samples whose code is "canonical", in an "other numbering", or with
+        "other Kekulé structure or marks".
     """
     vocabulary = MoleculeVocabulary.of_model(model)
     graphs = model.sample_records(0, samples, seed=0)
@@ -136,7 +145,7 @@ def properties(
         typer.Argument(metavar="NAME|DIR", help="A model that was trained with properties."),
         Role.MODEL,
     ],
-    best_of: Annotated[int, option("Samples for each molecule; the nearest is kept.", min=1)] = 1,
+    best_of: Annotated[int, option("Draws per molecule; nearest to the target kept.", min=1)] = 1,
     conditions: Annotated[
         str | None,
         option("Properties.", metavar="NAME,...", show_default="all of the model"),
@@ -144,7 +153,10 @@ def properties(
     reference: Reference = None,
     out: Out = None,
 ) -> None:
-    """Measure the error of molecules drawn with target values of a property."""
+    """Draw molecules with target values of a property, and measure how far they are from it.
+
+    The error is the mean absolute difference between the property of a molecule and its target.
+    """
     loaded = load_model(model)
     known = [table["name"] for table in loaded.conditions]
     if not known:
@@ -168,7 +180,19 @@ def properties(
 
 
 def _errors(model: GraphModel, name: str, targets: np.ndarray, best_of: int) -> dict[str, Any]:
-    """Return the row of one property; target value k is drawn with seed k."""
+    """Return the table's row of one property.
+
+    Args:
+        model: Model that was trained with the property.
+        name: Name of the property.
+        targets: Target values, (M,); `EACH` molecules are drawn for value k, with seed k.
+        best_of: Samples per molecule, of which the one nearest to the target counts.
+
+    Returns:
+        `condition`, the name; `error`, the mean absolute difference between property and target of
+        strictly valid molecules, None without any; `spread`, that of two target values; shares
+        `strict` of the molecules and `unique` of the valid ones.
+    """
     errors, smiles = [], []
     for k, value in enumerate(targets):
         asked = conditions_of(model, {name: float(value)})
@@ -238,7 +262,18 @@ def fragments(
 def _score(
     model: GraphModel, drug: dict[str, str], column: str, seed: int, samples: int
 ) -> dict[str, float]:
-    """Return the figures of one drug and task; a fragment that fails counts as 0."""
+    """Complete the fragments of one drug in one task, and return figures of the molecules.
+
+    Args:
+        model: The model.
+        drug: Row of fragments.csv: its name, and its fragment for each task.
+        column: Name of the task, a key of `TASKS`.
+        seed: Seed of the molecules.
+        samples: Number of molecules.
+
+    Returns:
+        Figures by name; 0 where the model cannot complete the fragment.
+    """
     began = time.process_time()
     vocabulary = MoleculeVocabulary.of_model(model)
     found, valid = [], 0.0
