@@ -149,6 +149,7 @@ def is_planar(graph: nx.Graph) -> bool:
 
 def likely_blocks(graph: nx.Graph) -> np.ndarray:
     """Divide a graph into blocks such that its likelihood under the block model is high.
+
     Starting from communities by modularity (Blondel et al. 2008) at several resolutions, nodes move
     one by one to the block that raises the likelihood most. Each block costs `PENALTY` log N nats,
     so that blocks are not split.
@@ -216,8 +217,8 @@ def count(
         valid: Function that returns True for a graph of the wanted kind.
 
     Returns:
-        Shares of the drawn graphs and means of their numbers of nodes, edges and triangles, by
-        name.
+        Shares `valid`, `unique`, `novel` and `vun` (valid, unique and novel); and means `edges` and
+        `triangles` of the numbers of these in a graph.
     """
     with warnings.catch_warnings():
         # networkx warns that its hashes differ between versions, which does not matter here.

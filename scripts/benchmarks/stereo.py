@@ -151,7 +151,7 @@ def table_bits(dataset: StereoDataset) -> dict[str, np.ndarray]:
 
 
 def _contexts(graphs: StereoGraphs) -> dict[str, np.ndarray]:
-    """Number the contexts of stereo elements by which `table_bits` counts marks.
+    """Return the contexts of stereo elements in which `table_bits` counts marks.
 
     Returns:
         For each kind of context by name, from short to long, the number of each element's context,

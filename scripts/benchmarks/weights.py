@@ -145,7 +145,7 @@ def properties(
         typer.Argument(metavar="NAME|DIR", help="A model that was trained with properties."),
         Role.MODEL,
     ],
-    best_of: Annotated[int, option("Draws per molecule; nearest to the target kept.", min=1)] = 1,
+    best_of: Annotated[int, option("Draws; the one with the smallest error is kept.", min=1)] = 1,
     conditions: Annotated[
         str | None,
         option("Properties.", metavar="NAME,...", show_default="all of the model"),
