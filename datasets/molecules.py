@@ -169,7 +169,7 @@ class MoleculeDataset:
         return self._recoded(lambda atom: atom._replace(charge=0), str)
 
     def without_marks(self) -> MoleculeDataset:
-        """Return the data set with categories without aromatic marks."""
+        """Return the data set in categories that do not say what is aromatic."""
         return self._recoded(
             lambda atom: atom._replace(aromatic=False), lambda bond: bond.removeprefix(MARK)
         )

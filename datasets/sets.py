@@ -50,7 +50,15 @@ class SetShuffling:
         return math.lgamma(self.elements + 1) / math.log(2) / self.elements
 
     def draw(self, count: int, key: tuple[int, ...]) -> Tensor:
-        """Draw sets (count, N) long, determined by `key` (non-negative integers)."""
+        """Draw sets.
+
+        Args:
+            count: Number of sets.
+            key: Integers from 0 on, the seed that determines the sets.
+
+        Returns:
+            Categories, (count, N) long.
+        """
         rows = np.tile(np.arange(self.elements), (count, 1))
         return torch.from_numpy(np.random.default_rng(key).permuted(rows, axis=1))
 

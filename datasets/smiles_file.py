@@ -476,7 +476,7 @@ def _jsonl(path: Path, lines: list[str], wanted: str) -> list[Row]:
 
 
 def _whole(text: str) -> str:
-    """Replace lone surrogates, which cannot be encoded as UTF-8."""
+    """Return a text with lone surrogates, which cannot be encoded as UTF-8, replaced."""
     return _SURROGATE.sub("\ufffd", text)
 
 

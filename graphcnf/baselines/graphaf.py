@@ -103,7 +103,7 @@ def along(sent: Tensor, categories: Tensor) -> Tensor:
 
 
 def _perceptron(width: int, outputs: int) -> nn.Sequential:
-    """Return a network with a hidden layer, whose outputs are 0 before training."""
+    """Return a network of `width` channels with a hidden layer, whose outputs start at 0."""
     leave = zero_init(nn.Linear(width, outputs))
     return nn.Sequential(nn.ReLU(), nn.Linear(width, width), nn.ReLU(), leave)
 

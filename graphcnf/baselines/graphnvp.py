@@ -47,6 +47,9 @@ class OneHotDequantization(Encoding):
     category: log p(x|z) = 0. The mass of p(z) outside of the cubes is lost, so the mean of
     log p(z) + K log c is a lower bound on log p(x). Madhawa et al. 2019, arXiv 1905.11600.
 
+    Args:
+        categories: Number K of categories.
+
     Examples:
         >>> encoding = OneHotDequantization(3)
         >>> encoded = encoding.encode(torch.tensor([[2, 0]]))
@@ -125,8 +128,9 @@ class RelationalConvolution(nn.Module):
 class OneByOne(Bijection):
     """Couplings of parts in turn: ``z_k = exp(s) (x_k + t)``, with (t, s) from all other parts.
 
-    `forward` transforms the last part first, the inverse the first part. In both directions, a part
-    is transformed given the data of earlier parts and the latents of later parts.
+    The parts are the columns of an adjacency tensor, or nodes. `forward` transforms the last part
+    first, the inverse the first part. In both directions, a part is transformed given the data of
+    earlier parts and the latents of later parts.
     """
 
     def forward(self, x, context=Context()):
@@ -392,9 +396,13 @@ class GraphNVPModel(GraphModel):
     def to_latents(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
         """Encode graphs to base latents.
 
+        Args:
+            batch: The graphs.
+            noise: Tape of the random numbers of the encodings, to repeat a draw.
+
         Returns:
-            "pairs" (B, N N, R + 1), 0 but at `later_pairs`, and "nodes" (B, N, M), for R edge and M
-            node categories.
+            "pairs", (B, N N, R + 1) for R edge categories, 0 except for the pairs of a later and an
+            earlier node that `later_pairs` returns; and "nodes", (B, N, M) for M node categories.
         """
         return self._run(batch, noise)[0]
 

@@ -149,6 +149,9 @@ class TreeGRU(nn.Module):
     clusters than the receiver:
     s = sum_k h_k, g = sum_k sigmoid(W_r x + U_r h_k) h_k, z = sigmoid(W_z (x, s)),
     m = (1 - z) s + z tanh(W (x, g)). Jin et al. 2018, eqs. 4 to 8.
+
+    Args:
+        width: Channels C of embeddings and messages.
     """
 
     def __init__(self, width: int):
@@ -409,7 +412,7 @@ class TreeDecoder:
         return self.graphs
 
     def _to_come(self, rows: list[int]) -> Tensor:
-        """Return how many nodes are to come in the graphs numbered `rows` (R), (R,) long."""
+        """Return how many nodes are to come in the R graphs numbered `rows`, (R,) long."""
         return _long([self.graphs[b].to_come for b in rows], self.x.device)
 
     def _label_logits(self, rows: list[int], down: Tensor) -> Tensor:

@@ -70,8 +70,8 @@ def neighbours_of(batch: GraphBatch) -> list[tuple[list[int], Neighbours]]:
 def rings(neighbours: Neighbours) -> list[set[int]]:
     """Return a cycle basis of short rings of a connected graph, as sets of nodes.
 
-    A shortest ring through each edge that no ring has yet is mostly a basis, and is found faster
-    than a minimum cycle basis, which is computed otherwise.
+    For each edge that is in no ring yet, a shortest ring through it is added. In most graphs this
+    is a basis, found fast; in the others a minimum cycle basis is computed.
     """
     edges = [(v, w) for v, around in enumerate(neighbours) for w in around if v < w]
     covered: set[tuple[int, int]] = set()
@@ -271,7 +271,7 @@ class TreeCluster:
 
     @cached_property
     def distinct_sites(self) -> set[Site]:
-        """One site of each class of equivalent sites."""
+        """Sites no two of which an automorphism of the cluster maps to each other."""
         return {min(tuple(s[v] for v in site) for s in self.symmetries) for site in self.sites}
 
     def shared(self, site: Site) -> int:

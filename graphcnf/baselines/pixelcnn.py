@@ -35,12 +35,12 @@ def parameter_count(channels: int, mixtures: int) -> int:
 
 
 def scaled(x: Tensor, levels: int, dtype: torch.dtype) -> Tensor:
-    """Map integers 0 to levels - 1 linearly to -1 to 1; any shape, which stays."""
+    """Map integers 0 to levels - 1 linearly to numbers from -1 to 1, in a tensor of any shape."""
     return x.to(dtype) * (2 / (levels - 1)) - 1
 
 
 def unscaled(value: Tensor, levels: int) -> Tensor:
-    """Invert `scaled`: map numbers to the nearest integers 0 to levels - 1, uint8; any shape."""
+    """Map numbers from -1 to 1 to the nearest of the integers 0 to levels - 1, as uint8."""
     x = ((value + 1) * ((levels - 1) / 2)).round()
     return x.clamp(0, levels - 1).to(torch.uint8)
 

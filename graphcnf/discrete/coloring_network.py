@@ -295,7 +295,16 @@ class ColoringNetwork(Network):
 
     The logit of a colour depends on whether a neighbour has the colour and on the encoded node; if
     some but not all colours are left to the node, and more than one, also on the `LookAhead` score.
-    The arguments are described in `ColoringFlow`; `waves` is True for its coupling "waves".
+
+    Args:
+        colors: Number K of colours.
+        width: Channels of a node.
+        encoder_layers: Number of convolutions over the graph.
+        heads: Attention heads of a convolution.
+        ahead: Channels of a state of `LookAhead`.
+        rounds: Rounds of message passing of `LookAhead`; 0 for none.
+        waves: True for the coupling "waves" of `ColoringFlow`: colours of neighbours are impossible
+            while others are left.
     """
 
     def __init__(

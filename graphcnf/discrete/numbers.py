@@ -243,13 +243,13 @@ class Bins:
 
 
 def is_numeric(dtype) -> bool:
-    """Return True for types of numbers and times, False for bool."""
+    """Return True for a pandas type of numbers, dates or durations, but not for bool."""
     times = types.is_datetime64_any_dtype(dtype) or types.is_timedelta64_dtype(dtype)
     return times or (types.is_numeric_dtype(dtype) and not types.is_bool_dtype(dtype))
 
 
 def time_kind(series: pd.Series) -> str:
-    """Return "m" for durations, "M" for other times, "" for anything else."""
+    """Return "m" for a column of durations, "M" for one of dates and times, "" for any other."""
     kind = getattr(series.infer_objects().dtype, "kind", "")
     return kind if kind in ("m", "M") else ""
 
@@ -275,7 +275,11 @@ def _range(dtype: str, unit: int | None) -> tuple[float, float]:
 
 
 def _unit(series: pd.Series) -> int | None:
-    """Return the largest of `UNITS` that divides all times, else the smallest; None for numbers."""
+    """Return the unit in which a column of times is best written as whole numbers.
+
+    It is the largest of `UNITS`, in nanoseconds, of which all times are multiples; the smallest one
+    if there is none; None for a column of numbers.
+    """
     if not types.is_datetime64_any_dtype(series.dtype) and not types.is_timedelta64_dtype(
         series.dtype
     ):

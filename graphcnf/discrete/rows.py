@@ -263,7 +263,7 @@ class Rows:
 
     @property
     def lengths(self) -> Tensor:
-        """Positions of each row, (B,) long."""
+        """Number of real positions of each row, (B,) long."""
         return self.mask.sum(1)
 
     def __getitem__(self, chosen) -> Rows:

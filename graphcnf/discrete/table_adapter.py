@@ -357,7 +357,7 @@ class TableAdapter(Adapter):
         return Rows(encoded.clamp(min=0), encoded >= 0)
 
     def present(self, rows: Rows) -> Rows:
-        """Return the rows with all missing entries masked, even if they are a category."""
+        """Return the rows with missing entries masked also where they are encoded as a category."""
         missing = torch.tensor(
             [len(c.values) if c.missing and c.values else -1 for c in self.columns]
         )

@@ -58,7 +58,7 @@ BLOCK = 2000
 
 
 def add_counts(one: Counter, other: Counter) -> Counter:
-    """Return the first histogram with the counts of the second added in place."""
+    """Add the counts of the second histogram to the first, in place, and return the first."""
     one.update(other)  # += would visit all keys of `one` each time
     return one
 
@@ -148,7 +148,7 @@ def brics_fragments(mol: Chem.Mol) -> list[str]:
 
 
 def scaffolds(mol: Chem.Mol) -> list[str]:
-    """Return the SMILES of the Bemis-Murcko scaffold; none if it has fewer than two rings."""
+    """Return a list of the SMILES of the Bemis-Murcko scaffold; empty for less than two rings."""
     core = MurckoScaffold.GetScaffoldForMol(mol)
     large = core.GetRingInfo().NumRings() >= 2
     return [Chem.MolToSmiles(core)] if large else []

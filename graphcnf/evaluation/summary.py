@@ -91,7 +91,7 @@ class Summary:
         self.first_unreadable = self.first_unreadable or block.first_unreadable
 
     def add_marks(self, smiles: Iterable[str]) -> None:
-        """Count the stereo marks of strictly valid molecules, given as isomeric SMILES."""
+        """Add the stereo marks of strictly valid molecules, isomeric SMILES, to the counts."""
         counts, isomers = count_marks(smiles)
         self.marks.update(counts)
         self.isomers.append(hash_each(isomers))

@@ -317,7 +317,14 @@ def digits(seed: Seed = 0, minutes: Minutes = 1, out: Out = None) -> None:
 
 
 def _binary(images: np.ndarray) -> np.ndarray:
-    """Return images (N, 1, H, W) at half the resolution as rows (N, H W / 4) of 0 and 1."""
+    """Halve the resolution of grey images, and make pixels brighter than 127 to 1, others to 0.
+
+    Args:
+        images: (N, 1, H, W) uint8.
+
+    Returns:
+        (N, H W / 4) integers, row by row.
+    """
     count, _, height, width = images.shape
     blocks = images.reshape(count, height // 2, 2, width // 2, 2).mean((2, 4))
     return (blocks > 127).reshape(count, -1).astype(int)

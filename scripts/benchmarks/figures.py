@@ -1,7 +1,9 @@
 """Pictures of the tables of docs/results.md, for light and dark pages.
 
 No figure is written twice: the pictures are drawn from the cells of the page. A table is found by
-the title of its section and by its number there; its cells are text without links and marks.
+the title of its section and by its number there; its cells are text without links and marks. Each
+picture has a function of the tables of the page, its *panels* (axes of matplotlib), and the colours
+of a theme.
 """
 
 from __future__ import annotations
@@ -70,6 +72,9 @@ class PageTables(dict[tuple[str, int], pd.DataFrame]):
     """Tables of a page in Markdown by the title of their section and their number there.
 
     Cells are plain text; the first column is called `row`.
+
+    Args:
+        text: The page.
     """
 
     def __init__(self, text: str):

@@ -143,7 +143,7 @@ def block_model(random: np.random.Generator) -> nx.Graph:
 
 
 def is_planar(graph: nx.Graph) -> bool:
-    """Return True for a connected planar graph of the data's size."""
+    """Return True for a connected planar graph of `NODES` nodes."""
     return len(graph) == NODES and nx.is_connected(graph) and nx.check_planarity(graph)[0]
 
 
@@ -182,7 +182,12 @@ def likely_blocks(graph: nx.Graph) -> np.ndarray:
 
 
 def is_block_model(graph: nx.Graph) -> bool:
-    """Return True if blocks and densities agree with those of the data, by SPECTRE's test."""
+    """Return True if a graph could come from `block_model`, by SPECTRE's test.
+
+    It is divided by `likely_blocks`. The number of blocks and their sizes must be possible, and the
+    densities of edges, inside of and between blocks, must agree with those of the model: the mean
+    p-value of a Wald test must exceed 0.9.
+    """
     if not nx.is_connected(graph):
         return False
     block = likely_blocks(graph)
@@ -238,7 +243,12 @@ def count(
 
 
 def draw(shown: dict[str, list[nx.Graph]], file: Path) -> None:
-    """Draw graphs into a file, one row per kind."""
+    """Draw graphs into a picture file.
+
+    Args:
+        shown: Graphs by kind; each kind is a row of the picture.
+        file: The file, whose ending is that of the format.
+    """
     from matplotlib.figure import Figure
 
     most = max(map(len, shown.values()))

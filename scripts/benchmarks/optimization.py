@@ -274,7 +274,16 @@ def _with_sums(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def of_pmo(scores: np.ndarray, budget: int) -> dict[str, Any]:
-    """Return the figures of PMO: area under the curve, mean of the ten best, number of calls."""
+    """Return the figures of PMO for a search.
+
+    Args:
+        scores: Score of each call in order, (calls,).
+        budget: Largest number of calls.
+
+    Returns:
+        `auc`, the area under the curve by `top_auc`; `top`, the mean of the ten best scores;
+        `calls`, their number.
+    """
     return {
         "auc": top_auc(scores, budget),
         "top": top_means(scores, (10,)),
@@ -283,7 +292,16 @@ def of_pmo(scores: np.ndarray, budget: int) -> dict[str, Any]:
 
 
 def of_guacamol(counts: Sequence[int], scores: np.ndarray, budget: int) -> dict[str, Any]:
-    """Return the figures of GuacaMol: `top_means`, and the number of calls."""
+    """Return the figures of GuacaMol for a search.
+
+    Args:
+        counts: Numbers of best molecules that count.
+        scores: Score of each call in order, (calls,).
+        budget: Ignored; `of_pmo` has it as well.
+
+    Returns:
+        `score`, the mean by `top_means`; `calls`, their number.
+    """
     return {"score": top_means(scores, counts), "calls": len(scores)}
 
 

@@ -81,7 +81,7 @@ class SmilesLSTM(Pretrained, TokenLSTM):
         return torch.tensor([START, *tokens, END])
 
     def nats(self, rows: Sequence[Tensor]) -> Tensor:
-        """Return -log p, (B,) nats, of rows that `encode` returned."""
+        """Return -log p of B SMILES, (B,) nats, given the token numbers of each by `encode`."""
         batch = pad_sequence(rows, batch_first=True, padding_value=PADDING)
         logits, _ = self(batch[:, :-1])
         losses = F.cross_entropy(
