@@ -192,7 +192,7 @@ class MoleculeDataset:
 
         Args:
             atom: Function from the old to the new name of an atom category; two may become one.
-            bond: The same for bond categories.
+            bond: Function from the old to the new name of a bond category.
             new: Vocabulary of the result; None for that of the new names, the most frequent first.
 
         Raises:

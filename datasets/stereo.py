@@ -56,8 +56,8 @@ class StereoDataset:
     def marks(self) -> dict[str, Any]:
         """Return figures about the stereo marks of all readable molecules, by name.
 
-        They are those of `mark_figures`: shares of marked elements, and the distribution of the
-        number of marks. Molecules without stereo elements count as molecules without marks.
+        They are shares of marked elements and the distribution of the number of marks, see
+        `mark_figures`. Molecules without stereo elements count as molecules without marks.
         """
         kinds, marked = self.graphs.kinds.numpy(), self.graphs.categories.numpy() > 0
         counts: Counter[str] = Counter()

@@ -65,7 +65,7 @@ guard(app)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the `graphcnf` command and exit; see `run`."""
+    """Run the `graphcnf` command with these arguments, or with those of the shell, and exit."""
     run(app, arguments)
 
 

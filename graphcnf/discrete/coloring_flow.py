@@ -49,13 +49,17 @@ class ColoringFlow(Pretrained, nn.Module):
     Args:
         colors: Number of colours.
         coupling: "nodes", "waves" or "channels".
-        encoding, latent_dim, encoding_options: Arguments of `make_encoding`, for "channels"; None
-            for "mixture" and its defaults.
-        couplings, mixtures, layers: Numbers of couplings, of components of their mixtures, and of
-            convolutions in each coupling, for "channels".
-        width, heads: Channels and attention heads of the networks.
+        encoding: Name of the encoding, for "channels"; None for "mixture".
+        latent_dim: Latents of a colour, for "channels"; None for the default of the encoding.
+        encoding_options: Further arguments of the encoding, for "channels".
+        couplings: Number of couplings, for "channels".
+        mixtures: Components of the mixtures of a coupling, for "channels".
+        width: Channels of a node in the networks.
         encoder_layers: Number of convolutions over the graph, for "nodes" and "waves".
-        ahead, rounds: Channels and rounds (0 for none) of `LookAhead`, for "nodes" and "waves".
+        layers: Number of convolutions in each coupling, for "channels".
+        heads: Attention heads of a convolution; must divide the width.
+        ahead: Channels of `LookAhead`, for "nodes" and "waves".
+        rounds: Rounds of `LookAhead`, 0 for none, for "nodes" and "waves".
 
     Raises:
         UserError: if an argument is out of range.

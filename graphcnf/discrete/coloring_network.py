@@ -339,7 +339,7 @@ class ColoringNetwork(Network):
         """Return the logits of colours without looking ahead.
 
         Args:
-            h: Features of nodes, see `encode`, (..., width).
+            h: Features of nodes, as `encode` returns them, (..., width).
             blocked: True for colours that a neighbour has, (..., K) bool.
 
         Returns:

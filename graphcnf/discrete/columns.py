@@ -388,10 +388,10 @@ def split(x: Tensor) -> tuple[Tensor, Tensor]:
 class ColumnFlow(Pretrained, AutoregressiveFlow):
     """Density of the rows of a table of categories, column by column in any order.
 
-    Every order of the columns gives an exact density, by a flow as in `RowFlow`. Training draws
-    orders, so that any subset of the columns can come first: as a condition, or as the columns that
-    remain when the others are marginalised. Densities of different orders are similar, not equal;
-    `log_prob` is that of one order.
+    Every order of the columns gives an exact density: the product of the conditional probabilities
+    of the categories, each given those before it. Training draws orders, so that any subset of the
+    columns can come first: as a condition, or as the columns that remain when the others are
+    marginalised. Densities of different orders are similar, not equal; `log_prob` is that of one.
 
     Where categories are bins of numbers, rows are given and drawn as floats k + u; their density
     includes that of the place u.

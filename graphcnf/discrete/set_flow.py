@@ -65,7 +65,9 @@ class SetFlow(Pretrained, CategoricalFlow):
         couplings: Number of couplings ("channels") or of groups ("groups"); None for 8. "elements"
             has one coupling.
         mixtures: Components of the mixtures; None for `categories` ("elements") or 8.
-        width, layers, heads: Sizes of the networks.
+        width: Channels of an element in the networks.
+        layers: Blocks of a network.
+        heads: Attention heads; must divide the width ("groups" has no attention).
 
     Raises:
         UserError: if an argument is out of range.
@@ -402,7 +404,7 @@ class ElementCoupling(Bijection):
         return self._finish(z, index, mask, known.unbind(-1), slopes)
 
     def _order(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Sort the elements of sets x (B, L, 1 + D) by their first latent, see `ranking`.
+        """Sort the elements of sets x (B, L, 1 + D) by their first latent, padding last.
 
         Returns:
             Indices for `gather`, (B, L, 1 + D) long, and the sizes of the sets, (B,) long.

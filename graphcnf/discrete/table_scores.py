@@ -306,7 +306,7 @@ def _trend_error(mine: pd.DataFrame, other: pd.DataFrame, numeric: list) -> floa
     Args:
         mine: The two columns in the real table.
         other: The two columns in the synthetic table.
-        numeric: Labels of those of the two columns that hold numbers.
+        numeric: Which of the two columns hold numbers, by label.
 
     Returns:
         The error; NaN if a correlation is undefined.

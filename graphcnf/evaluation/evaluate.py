@@ -416,15 +416,17 @@ def stereo_figures(summary: Summary, source: str, training: np.ndarray | None) -
     """Return figures about the stereo marks of strictly valid molecules.
 
     Args:
-        summary: Summary with `marks` and `isomers`.
+        summary: Summary of the molecules, with `marks` and `isomers`.
         source: Name of the training data.
         training: Sorted hashes of the training molecules, or None.
 
     Returns:
-        Figures by name: those of `mark_figures`; `uniqueness`, the share of distinct stereoisomers;
-        `novelty`, see `isomer_novelty`, or None. If shipped stereo weights know the training data's
-        figures, also `training` with those, and `marks_jsd`, the Jensen-Shannon distance (base 2)
-        between both distributions of marks per molecule.
+        Figures by name: `chain`, `ring`, `double`, `marks` and `kept`, which `mark_figures`
+        describes; `uniqueness`, the share of distinct stereoisomers; `novelty`, the share of
+        stereoisomers that are no training molecules, None where `isomer_novelty` cannot tell. If
+        shipped stereo weights know these figures of the training data, also `training` with them,
+        and `marks_jsd`, the Jensen-Shannon distance (base 2) between both distributions of marks
+        per molecule.
     """
     hashes = np.concatenate(summary.isomers)
     found = {**mark_figures(summary.marks), "uniqueness": share(len(set(hashes)), len(hashes))}

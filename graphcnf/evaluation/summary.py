@@ -246,7 +246,7 @@ class Records:
         name: Name in tables.
         files: The files; for a list of molecules its name alone.
         count: Number of records.
-        column: Column of SMILES in a table, see `read_smiles`.
+        column: Column of SMILES in a table; None for the one called "smiles".
         records: The records read; None for a folder, whose files are read when they are needed.
     """
 
@@ -262,8 +262,8 @@ class Records:
 
         Args:
             file: File, folder, or "-" for standard input.
-            column: Column of SMILES in a table, see `read_smiles`.
-            content: Bytes of the file, as of standard input; None to read them.
+            column: Column of SMILES in a table; None for the one called "smiles".
+            content: Bytes of the file or of standard input; None to read the file.
 
         Raises:
             UserError: There are no records.

@@ -179,10 +179,12 @@ def simple(
     Args:
         shape: channels, height and width of the images.
         levels: number of values of a pixel.
-        coupling: kind of the couplings, see `Layers`.
+        coupling: kind of the couplings: "additive", "affine", or "mixture-K" for mixtures of K
+            logistics.
         couplings: number of couplings.
-        alpha: see `graphcnf.flows.Logit`.
-        **network: arguments of `ConvolutionNetwork`.
+        alpha: share of the unit interval that the logit after dequantization leaves out at its ends
+            (`graphcnf.flows.Logit`).
+        **network: arguments of `ConvolutionNetwork` for all couplings.
     """
     options = {"coupling": coupling, "couplings": couplings, "alpha": alpha, **network}
     return vardeq(shape, levels, dequantization=0, **options)

@@ -128,12 +128,14 @@ class ImageModel(Pretrained, ABC):
         return log_term_dtype(next(self.parameters()))
 
     def log_prob(self, x: Tensor, samples: int = 1, noise: Noise | None = None) -> Tensor:
-        """Return log P(x), or a lower bound on it, (B,) nats; see `likelihood`.
+        """Return log P(x) of images, or a lower bound on it, (B,) nats.
+
+        `likelihood` says which of both it is.
 
         Args:
             x: Images (B, C, H, W) of integers 0 to `levels` - 1, in an integer type.
             samples: Number of draws; more tighten a bound (Burda et al. 2016, arXiv 1509.00519).
-            noise: Tape of the draws of a bound, see `graphcnf.flows.Context`.
+            noise: Tape of the random numbers of a bound, to repeat a draw.
 
         Raises:
             UserError: if the model has no likelihood.

@@ -154,8 +154,9 @@ def _score(
         samples: Number N of samples, drawn with the seed of the training.
 
     Returns:
-        Figures by name: those of `score_image_models`, `sampling_milliseconds` per image, `latents`
-        and with features `frechet`; and the samples, (N, C, H, W) uint8.
+        Figures by name: what `score_image_models` returns, but `sampling_milliseconds` in CPU time;
+        `latents`, their number per image; with features `frechet`, the distance to held-out images.
+        And the samples, (N, C, H, W) uint8.
 
     Raises:
         UserError: The model was trained on other images.
