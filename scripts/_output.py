@@ -83,7 +83,7 @@ def output_kind(
 
 
 def check_place(path: Path) -> None:
-    """Raise `UserError` if a file cannot be written: no folder, no right, another writer."""
+    """Raise `UserError` if a file cannot be written: no folder or permission, another writer."""
     if not path.parent.is_dir():
         raise UserError(f"cannot write {path}: there is no folder {path.parent}")
     with output_lock(path):

@@ -366,7 +366,7 @@ class GraphAFModel(GraphModel):
         """Draw the terms that training maximises: those of `bounds`, estimated without bias.
 
         For each graph only the terms of `rows` random nodes are computed, and multiplied by the
-        number of nodes / `rows`.
+        number of nodes / `rows`; without `rows`, those of all nodes.
         """
         if self.rows is None:
             return self.bounds(batch)

@@ -231,7 +231,7 @@ class TreeCluster:
         self.invariant = tuple(sorted(types)), tuple(triples)
 
     def isomorphisms(self, other: TreeCluster) -> Iterator[tuple[int, ...]]:
-        """Yield the isomorphisms to another cluster: for each node, a node of `other`."""
+        """Yield all isomorphisms to another cluster: for each node its image, a node of `other`."""
         matcher = nx.algorithms.isomorphism.GraphMatcher(self._graph, other._graph, **SAME)
         for mapping in matcher.isomorphisms_iter():
             yield tuple(mapping[v] for v in range(len(self.types)))

@@ -256,7 +256,8 @@ class ColumnAttention(Network):
         """Yield all columns in one step.
 
         Args:
-            x: Categories (B, N, 1), as floats k + u where they are bins.
+            x: Categories (B, N, 1): integers, or floats k + u, where u is the place of a number in
+                bin k.
             context: Mask, orders and allowed categories, see the class.
 
         Yields:
@@ -452,12 +453,14 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
         """Return log p(x) of the columns that the mask keeps, (B,) nats.
 
         Args:
-            x: Categories, (B, N): integers, or floats k + u.
+            x: Categories, (B, N): integers, or floats k + u, where u is the place of a number in
+                bin k and the density includes that of u.
             context: A `ColumnContext`, or one with a mask (B, N) alone.
             samples: Ignored, since nothing is drawn.
 
         Raises:
-            ValueError: if `x` or the mask is not what the model takes.
+            ValueError: if a category is out of range, the mask has another shape than `x`, or it
+                leaves a row without columns.
         """
         check_rows(context.mask)
         self.encoding.check(split(x)[0], context.mask)
@@ -480,7 +483,8 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
         """Return the log-probabilities of all categories of a column, given earlier columns.
 
         Args:
-            x: Categories, (B, N): integers, or floats k + u; arbitrary from the column on.
+            x: Categories, (B, N): integers, or floats k + u, where u is the place of a number in
+                bin k; arbitrary in this column and in later ones.
             column: Number of the column.
             context: Mask and order of the columns, which says which are earlier.
 
@@ -494,7 +498,8 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
         """Return the log-probability of one category of each column, given earlier columns.
 
         Args:
-            x: Categories, (B, N): integers, or floats k + u.
+            x: Categories, (B, N): integers, or floats k + u, where u is the place of a number in
+                bin k.
             category: The category of each column, (N,) long.
             context: Mask and order of the columns, which says which are earlier.
 
@@ -516,7 +521,8 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
             sample_posterior: Ignored: there is no posterior to draw from.
 
         Returns:
-            (count, N) long, or float64 k + u where categories are bins.
+            Categories (count, N): long, or if some are bins float64 k + u, where u is the place of
+            a number in bin k.
         """
         # In float64: a place in a rare category keeps its digits.
         options = {"mask": context.mask, "generator": context.generator, "dtype": torch.float64}
@@ -533,7 +539,8 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
             sample: Ignored: latents determine the row.
 
         Returns:
-            Categories (B, N) long, or float64 k + u where categories are bins.
+            Categories (B, N): long, or if some are bins float64 k + u, where u is the place of a
+            number in bin k.
         """
         check_temperature(context.temperature)
         context = with_mask(z, context)

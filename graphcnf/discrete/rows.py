@@ -333,7 +333,8 @@ class RowFlow(Pretrained, AutoregressiveFlow):
             samples: Ignored, since nothing is drawn.
 
         Raises:
-            ValueError: if `x` or the mask is not what the model takes.
+            ValueError: if a category is out of range, the mask has another shape than `x`, or a row
+                is empty, too long, or has padding before a real position.
         """
         check_rows(context.mask)
         self.encoding.check(x, context.mask)

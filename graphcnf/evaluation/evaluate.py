@@ -195,7 +195,7 @@ class Reference:
     ) -> tuple[dict[str, Any], list[str]]:
         """Evaluate random training molecules in place of samples.
 
-        The figures are a ceiling for models whose graphs have the categories of this data set.
+        The figures are the best that models with the categories of this data set can reach.
 
         Args:
             dataset: The data set.

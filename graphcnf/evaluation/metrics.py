@@ -106,7 +106,7 @@ class Metric:
 
 
 def histogram(function: Callable[[Chem.Mol], Iterable[str]], mols: Sequence[Chem.Mol]) -> Counter:
-    """Count the texts that a function returns for each molecule, over all molecules."""
+    """Count how often each text occurs among those that a function returns for the molecules."""
     return Counter(text for mol in mols for text in function(mol))
 
 

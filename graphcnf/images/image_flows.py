@@ -62,8 +62,8 @@ class Layers:
         Args:
             levels: number of values of a pixel, 0 to levels - 1.
             alpha: share of the unit interval that `Logit` leaves out at its ends.
-            kind: kind of the couplings of variational dequantization.
-            couplings: number of them; 0 for uniform noise in their place.
+            kind: kind of the couplings of variational dequantization, see the class.
+            couplings: number of these couplings; 0 for dequantization with uniform noise.
         """
         noise: Transform = UniformDequantization(levels)
         if couplings:
