@@ -14,7 +14,6 @@ without probable molecules gives none.
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
@@ -48,9 +47,10 @@ STRUCTURES, MATCHES = 256, 1000
 TASKS = {"scaffold": (1, 0, 38), "grow": (1, 0, 38), "decorate": (1, 1, 38), "link": (2, 1, 1)}
 """By task: number of fragments, and fewest and most attachment points of each."""
 
-ROUND, TRIAL = 256, 64
-"""Particles in a round; particles in a trial round, which learns in which orders of its atoms the
-model draws the fragment."""
+ROUND, TRIAL, LARGEST = 256, 64, 2048
+"""Particles in a round, and samples of the model in the first one; particles in a trial round,
+which learns in which orders of its atoms the model draws the fragment; samples of the model in the
+largest round: more at once take less time each."""
 
 ROUNDS, PATIENCE = 16, 8
 """Last rounds that determine the threshold; consecutive rounds without a new molecule after which
@@ -59,9 +59,12 @@ the search ends."""
 MOST_LEFT_OUT = 1000
 """Consecutive molecules that cannot have a fragment's stereo marks after which a search ends."""
 
-CHECKED, COST = 128, 2.5
-"""Samples of the model that are searched for the fragment; samples of the model that may be drawn
-for each of `particles` before particles are cheaper than rejection."""
+CHECKED, COST = 128, 5
+"""Samples of the model that are searched for the fragment; samples of the model that are drawn
+rather than a particle. They take up to 1.5 times as long, but are exact."""
+
+TILT = 0.5
+"""Largest factor for the weight of a molecule per atom, in nats; see `size_tilt`."""
 
 GOLDEN = (math.sqrt(5) - 1) / 2
 """Golden ratio: its first n multiples, modulo 1, are spread evenly over [0, 1) for every n."""
@@ -529,11 +532,11 @@ class Growth:
         self.drawn = self.placed = self.valid = 0
         self.text, self.marked = fragment.text, fragment.marked
         self._whole = self._part(fragment, atoms)
-        self._weights: deque[np.ndarray] = deque(maxlen=ROUNDS)
         self.common: bool | None = None if self.checks_samples else False
         self._yielded: list[int] = []  # numbers of atoms
-        # Log-weight and mean number of atoms of each group of molecules that share new atoms.
-        self._groups: list[tuple[float, float]] = []
+        # By round: log-weights and mean numbers of atoms of groups of molecules that share new
+        # atoms, (2, groups).
+        self._groups: list[np.ndarray] = []
 
     def molecules(self) -> Generator[Result]:
         """Yield distinct molecules (up to protonation); raise `UserError` once no new are found."""
@@ -561,13 +564,17 @@ class Growth:
         """
         if not self._groups or not self._yielded:
             return {}
-        log_weights, atoms = np.array(self._groups).T
-        weights = np.exp(log_weights - log_weights.max())
+        weights, atoms = self._weighted()
         return {
             "effective": float(weights.sum() ** 2 / (weights**2).sum()),
             "atoms": float(np.mean(self._yielded)),
             "atoms_weighted": float(weights @ atoms / weights.sum()),
         }
+
+    def _weighted(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the weights of all groups, of which the largest is 1, and their atoms, (G,)."""
+        log_weights, atoms = np.concatenate(self._groups, 1)
+        return np.exp(log_weights - log_weights.max()), atoms
 
     def _part(self, fragment: MoleculeFragment, atoms: tuple[int, int] | None) -> Part:
         """Return a fragment with its sampler; raise `UserError` if it does not fit the sizes."""
@@ -606,11 +613,12 @@ class Growth:
         if not self.common and not part.sampler.seen:
             self._draw(part, 0, TRIAL)
         found: dict[str, Result] = {}
-        self.drawn += ROUND
+        count = min(ROUND << min(number, 20), LARGEST) if self.common else ROUND
+        self.drawn += count
         if self.common:
-            graphs = self._samples(part, number + 1, ROUND)
-            log_weights, ancestor = np.zeros(ROUND), list(range(ROUND))
-            placed = np.arange(ROUND)
+            graphs = self._samples(part, number + 1, count)
+            log_weights, ancestor = np.zeros(count), list(range(count))
+            placed = np.arange(count)
         else:
             particles = self._draw(part, number + 1, ROUND)
             packed = particles.graphs.to_packed()
@@ -681,25 +689,31 @@ class Growth:
         random = np.random.default_rng((self.seed, number + 1, 1))
         if self.common:
             return [found[k] for k in random.permutation(len(found))]
-        if self.particles == 1:
+        if self.particles == 1 or not found:
             return found
         # At most one of the molecules that share new atoms, so that all are independent.
         groups: dict[int, list[Result]] = {}
         for one in found:
             groups.setdefault(one.ancestor, []).append(one)
-        weights = [[one.log_weight for one in group] for group in groups.values()]
+        weights = [np.array([one.log_weight for one in group]) for group in groups.values()]
         sums = np.array([np.logaddexp.reduce(own) for own in weights])
-        self._weights.append(sums)
-        for group, own in zip(groups.values(), sums, strict=True):
-            share = np.exp([one.log_weight - own for one in group])
-            atoms = share @ [len(one.graph[0]) for one in group]
-            self._groups.append((float(own), float(atoms)))
+        means = [
+            np.exp(own - total) @ [len(one.graph[0]) for one in group]
+            for own, total, group in zip(weights, sums, groups.values(), strict=True)
+        ]
+        atoms = np.array(means)
+        self._groups.append(np.stack([sums, atoms]))
         # Accept one of `particles` particles, counting only the share that passes the filters.
+        recent = self._groups[-ROUNDS:]
         passed = self.outcomes[""] / max(self.outcomes.total(), 1)
-        count = passed * len(self._weights) * ROUND / self.particles
-        threshold = log_threshold(np.concatenate(self._weights), count)
+        count = passed * len(recent) * ROUND / self.particles
+        log_weights, sizes = np.concatenate(recent, 1)
+        every, every_atoms = self._weighted()
+        mean = float(every @ every_atoms / every.sum())
+        tilt = size_tilt(log_weights, sizes, count, mean)
+        threshold = log_threshold(log_weights + tilt * sizes, count)
         taken = []
-        for group, weight in zip(groups.values(), sums, strict=True):
+        for group, weight in zip(groups.values(), sums + tilt * atoms, strict=True):
             if math.log(random.random()) < weight - threshold:
                 ranks = [one.log_weight + random.gumbel() for one in group]
                 taken.append(group[int(np.argmax(ranks))])
@@ -716,6 +730,27 @@ def log_threshold(log_weights: np.ndarray, count: float) -> float:
     n = np.arange(min(len(w), math.ceil(count)))
     c = below[n] - np.log(count - n)
     return float(c[np.argmax(w[::-1][n] <= c)])
+
+
+def size_tilt(log_weights: np.ndarray, atoms: np.ndarray, count: float, mean: float) -> float:
+    """Return b for which molecules taken by weight * exp(b * atoms) have `mean` atoms on average.
+
+    As nearly as a b from -`TILT` to `TILT` permits.
+
+    Args:
+        log_weights: Log-weights, (G,).
+        atoms: Numbers of atoms, (G,).
+        count: Number of molecules taken, see `log_threshold`.
+        mean: Wanted mean number of atoms.
+    """
+    low, high = -TILT, TILT
+    for _ in range(12):
+        middle = (low + high) / 2
+        tilted = log_weights + middle * atoms
+        taken = np.exp(np.minimum(tilted - log_threshold(tilted, count), 0))
+        below = taken @ atoms < mean * taken.sum()
+        low, high = (middle, high) if below else (low, middle)
+    return middle
 
 
 def grow(

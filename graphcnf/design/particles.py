@@ -116,6 +116,8 @@ class Progress:
         # given the step back.
         self.came_from, self.left = torch.zeros_like(self.level), torch.zeros_like(self.level)
         self.log_probs = torch.zeros_like(self.level, dtype=torch.float64)
+        # Number of free nodes at a fragment node with fragment neighbours still to come.
+        self.detours = torch.zeros_like(sizes)
         # Least weight of each edge of the fragment in any structure, and of those between nodes.
         self.least = sizes.new_zeros(1)
         if len(fragment.edges):
@@ -127,7 +129,7 @@ class Progress:
     def take(self, rows: Tensor) -> None:
         """Replace the particles by those at `rows`."""
         for name in ("free", "depth", "at", "level", "valence", "attachments", "alive", "last",
-                     "came_from", "log_probs", "left"):  # fmt: skip
+                     "came_from", "log_probs", "left", "detours"):  # fmt: skip
             setattr(self, name, getattr(self, name)[rows])
 
     def source(self, placements: Placements) -> Tensor:
@@ -155,6 +157,7 @@ class Progress:
         self.is_free = self.at == FREE
         self.attachments_at = torch.where(self.is_free, 0, self.attachments.gather(1, member))
         self.valence_at = torch.where(self.is_free, 1 << 20, self.valence.gather(1, member))
+        self.pending_at = ~self.is_free & pending.gather(1, member)
         self.grows_at = (self.attachments_at > 0) | (self.valence_at > 0)
         parts = [f.component == c for c in range(f.components)]
         entered = torch.stack([(~unplaced[:, part]).any(1) for part in parts], 1)
@@ -388,6 +391,8 @@ class Progress:
             own = own - self.weights[edge]
             ends = (far != FREE).nonzero()[:, 0]
             self.left[ends, far[ends]] -= self.weights[edge[ends]]
+        detours = free & ~first & self.pending_at.gather(1, parent.clamp(min=0)[:, None])[:, 0]
+        self.detours = self.detours + detours.long()
         self.free = self.free - free.long()
         self.level = torch.where(self.level > parent[:, None], LEFT, self.level)
         source = torch.where(enters, len(self.fragment) + (~first).long(), self.last)
@@ -407,7 +412,7 @@ class Progress:
 
 
 # The constants below change proposals and resampling, not the target distribution of the weights.
-BRANCH = 4  # rough number of free nodes in a branch
+DETOURS = 0.2  # weight of the initial estimate of `Progress.detours`, which is 1
 EXPECTED = 3.0  # the model expects a component here if its first node costs at most these nats
 RESAMPLE = 0.03  # effective share of the particles below which they are resampled
 FLATTEN = 0.3  # power of the weights for resampling; particles keep the rest of their weight
@@ -423,6 +428,7 @@ class Particles:
     log_weights: Tensor  # -inf for a particle that came to a dead end, (P,) float64
     came_from: Tensor  # see `Progress`, (P, U)
     log_probs: Tensor  # see `Progress`, (P, U) float64
+    detours: Tensor  # see `Progress`, (P,) long
     # Number of the particle from which each descends by resampling, (P,) long: particles with
     # different ancestors are independent.
     ancestor: Tensor
@@ -445,7 +451,7 @@ class ParticleSampler:
         # Statistics of the draws that were learnt from: by `Progress.source` and node, by node.
         self.counts = fragment.valence.new_zeros(size + 2, size, dtype=torch.float64)
         self.sums = self.counts.new_zeros(size)
-        self.seen = 0.0
+        self.seen = self.detours = 0.0
 
     @property
     def guide(self) -> Tensor:
@@ -485,6 +491,7 @@ class ParticleSampler:
         self.sums = self.sums + share @ particles.log_probs.masked_fill(
             ~particles.log_probs.isfinite(), 0.0
         )
+        self.detours = self.detours / 2 + float(share @ particles.detours.double())
         self.seen += 1
 
     @torch.no_grad()
@@ -506,7 +513,8 @@ class ParticleSampler:
         log_weights = torch.zeros_like(sizes, dtype=torch.float64)
         place = torch.arange(count, device=sizes.device)
         ancestor = place.clone()
-        particles = known, log_weights, ancestor, progress.came_from, progress.log_probs
+        learnt = ("came_from", "log_probs", "detours")
+        particles = known, log_weights, ancestor, *(getattr(progress, name) for name in learnt)
         whole = [part.clone() for part in particles]
         for i in range(largest):
             step = state.step()
@@ -521,7 +529,7 @@ class ParticleSampler:
             log_weights = log_weights.masked_fill((sizes == i + 1) & ~complete, -math.inf)
             ends = (sizes == i + 1) | torch.isinf(log_weights)
             mask[place[ends]] = number < sizes[ends, None]
-            particles = known, log_weights, ancestor, progress.came_from, progress.log_probs
+            particles = known, log_weights, ancestor, *(getattr(progress, name) for name in learnt)
             for table, part in zip(whole, particles, strict=True):
                 table[place[ends]] = part[ends]
             rows = (~ends).nonzero()[:, 0]
@@ -529,7 +537,7 @@ class ParticleSampler:
                 break
             place = place[rows]
             ahead = (log_weights + progress.unplaced.double() @ expected)[rows]
-            chosen = self._resample(ahead)
+            chosen = None if self.fixed else self._resample(ahead)
             if chosen is not None:
                 mean = (FLATTEN * ahead).logsumexp(0) - math.log(len(rows))
                 log_weights[rows] += mean - FLATTEN * ahead
@@ -539,12 +547,8 @@ class ParticleSampler:
                 ancestor = ancestor[rows]
                 progress.take(rows)
                 state.take(rows)
-            if self.fixed:
-                # While there are only fragment nodes, of fixed categories, nothing drawn is shared.
-                alone = i < (~progress.unplaced).sum(1)
-                ancestor = torch.where(alone, place, ancestor)
-        codes, final, origin, came_from, log_probs = whole
-        return Particles(code.decode(codes, mask), final, came_from, log_probs, origin)
+        codes, final, origin, *statistics = whole
+        return Particles(code.decode(codes, mask), final, *statistics, origin)
 
     def _resample(self, log_weights: Tensor) -> Tensor | None:
         """Return the particles to go on with, (P,) long; None if the weights are similar."""
@@ -632,16 +636,13 @@ class ParticleSampler:
     def _free_preference(self, progress: Progress, back: Tensor) -> Tensor:
         """Return log factors (P,), at most 0, of the probability that a free node is proposed.
 
-        A factor is below 0 only if the parent is a fragment node without attachments to fill, and
-        others are unplaced: each of these parents would otherwise get a branch.
+        It is below 0 only if the parent is a fragment node with fragment neighbours still to come:
+        the learnt share of such nodes after which the model draws a free node first.
         """
         at = (progress.depth - back).clamp(min=0)[:, None]
-        inside = ~progress.is_free.gather(1, at)[:, 0] & (progress.depth >= 0)
-        attaches = progress.attachments_at.gather(1, at)[:, 0] > 0
-        places = ((progress.valence > 0) & (progress.level >= -1)).sum(1).clamp(min=1)
-        branches = (progress.free / BRANCH).clamp(min=1.0)
-        share = (branches / places).clamp(max=1.0).double().log()
-        return torch.where(inside & ~attaches & progress.unplaced.any(1), share, 0.0)
+        pending = progress.pending_at.gather(1, at)[:, 0] & (progress.depth >= 0)
+        share = (self.detours + DETOURS) / (self.seen + DETOURS) / len(self.fragment)
+        return torch.where(pending, math.log(min(share, 1.0)), 0.0).double()
 
     def _draw_placements(
         self, hidden: Nodes, placements: Placements, progress: Progress
