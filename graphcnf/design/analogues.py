@@ -1,8 +1,14 @@
 """Analogues of a molecule: a core is retained, and the rest is drawn from the model given the core.
 
-Two samplers: `RedrawnAnalogs` draws particles that contain the core, as `growth` does.
-`NearAnalogs` starts from the molecule itself and substitutes single atoms and bonds; it is used to
-find similar molecules with the same skeleton, which are rare among all molecules on that skeleton.
+The *core* is the skeleton (which atoms are bonded), the skeleton with its bond orders, or the
+*scaffold* (Bemis-Murcko: rings and the chains between them); what hangs from a scaffold are its
+*substituents*. An analogue is *similar* if its Tanimoto similarity to the molecule (ECFP4) is at
+least that asked for.
+
+Two samplers: `RedrawnAnalogs` draws particles that contain the core, as `graphcnf.design.growing`
+does. `NearAnalogs` starts from the molecule itself and substitutes single atoms and bonds; it is
+used to find similar molecules with the same skeleton, which are rare among all molecules on that
+skeleton.
 """
 
 from __future__ import annotations
@@ -116,9 +122,12 @@ class Origin:
         return self._changed_at(analogue, place)
 
     def places(self, analogue: Chem.Mol) -> list[dict[int, int]]:
-        """Return the best matches of the molecule in an analogue, see `changed`.
+        """Return the matches of the molecule in an analogue with fewest differences.
 
-        A match maps atoms of the molecule to atoms of the analogue.
+        If only the scaffold is retained, return the matches of the largest common substructure.
+
+        Returns:
+            For each match, atoms of the analogue by atom of the molecule.
         """
         if self.query is None:
             return common_places(self.mol, analogue)
@@ -128,7 +137,7 @@ class Origin:
         return list(compress(places, [n == min(changes) for n in changes]))
 
     def _changed_at(self, analogue: Chem.Mol, place: Mapping[int, int]) -> list[int]:
-        """Return the changed atoms for one match of the molecule."""
+        """Return the atoms of an analogue that differ at one of the `places`."""
         found = {
             place[atom.GetIdx()]
             for atom in self.mol.GetAtoms()
@@ -143,7 +152,11 @@ class Origin:
 
 
 def common_places(first: Chem.Mol, second: Chem.Mol) -> list[dict[int, int]]:
-    """Return all matches of the largest common substructure: maps from first to second's atoms."""
+    """Match the largest common substructure of two molecules.
+
+    Returns:
+        For each match, atoms of `second` by atom of `first`; one empty match if there is none.
+    """
     found = rdFMCS.FindMCS([first, second], timeout=10, ringMatchesRingOnly=True)
     query = Chem.MolFromSmarts(found.smartsString)
     own = first.GetSubstructMatch(query)
@@ -152,7 +165,14 @@ def common_places(first: Chem.Mol, second: Chem.Mol) -> list[dict[int, int]]:
 
 
 class RedrawnAnalogs(growth.Growth):
-    """Sampler of analogues as particles that contain the retained core; see `analogs_of`."""
+    """Sampler of analogues as particles that contain the core; see `analogs_of`.
+
+    Args:
+        flow: A model that draws atom by atom.
+        origin: The molecule.
+        keep: One of `KEEP`.
+        options: Arguments of `Growth` beside model, vocabulary and fragment.
+    """
 
     checks_samples = False  # too little of the model's samples contain a molecule's core
 
@@ -219,7 +239,11 @@ class RedrawnAnalogs(growth.Growth):
 def _bare(
     mol: Chem.Mol, vocabulary: MoleculeVocabulary, *, orders: bool
 ) -> growth.MoleculeFragment:
-    """Return the fragment of a molecule's skeleton: any atoms and, unless `orders`, any bonds."""
+    """Return the fragment of a molecule's skeleton.
+
+    Its atoms may be any, and so may its bonds unless `orders` is True; atoms and bonds outside
+    rings are not aromatic.
+    """
     # Only atoms and bonds in rings can be aromatic.
     on_ring = torch.tensor([atom.IsInRing() for atom in mol.GetAtoms()])
     categories = on_ring[:, None] | ~torch.tensor([c.aromatic for c in vocabulary.atoms])
@@ -292,9 +316,19 @@ class Substituted(NamedTuple):
 class NearAnalogs:
     """Sampler of similar analogues with the same skeleton, by substitutions; see `analogs_of`.
 
-    The first parent is the molecule itself. A substitution changes one to three neighbouring atoms
-    and bonds, or all bonds of a ring. RDKit discards invalid molecules, which are most, before the
-    model scores the rest. More probable molecules become parents more often.
+    A *substitution* changes one to three neighbouring atoms and bonds of a molecule, its *parent*,
+    or all bonds of a ring. The first parent is the molecule itself; of the molecules found, more
+    probable ones become parents more often. RDKit discards invalid molecules, which are most,
+    before the model scores the rest.
+
+    Args:
+        flow: A model that draws atom by atom.
+        origin: The molecule.
+        keep: "skeleton" or "bonds", see `KEEP`.
+        seed: Seed of the substitutions.
+        temperature: Below 1 for more probable analogues.
+        particles: Molecules found per analogue that is yielded.
+        filters: Filters that every analogue passes.
     """
 
     def __init__(
@@ -371,9 +405,10 @@ class NearAnalogs:
             yield [(protonation_hash(one.smiles), one) for _, one in taken]
 
     def _round(self) -> list[tuple[Substituted, float]]:
-        """Add up to `PROPOSALS` molecules to the pool; return those that pass the filters.
+        """Add up to `PROPOSALS` new molecules to the pool, from which parents are drawn.
 
-        With their log p. Molecules that fail stay in the pool as parents.
+        Returns:
+            Those that pass the filters, with their log-probabilities in nats.
         """
         # Parents: the molecule itself, and others sampled by p without repeats, as above.
         noise = self._random.gumbel(size=len(self._pool) - 1)

@@ -1,4 +1,10 @@
-"""Enlargement of a trained path model by categories, nodes and closures that it does not know."""
+"""Enlargement of a trained path model by categories, nodes and closures that it does not know.
+
+Graphs are written as the codes of `graphcnf.graphs.path.depth_first`: a few variables per node,
+each with a number of values. Every value, variable and number of nodes of the enlarged model has a
+*source*: the one of the trained model whose parameters it starts from. What the trained model knows
+is its own source; what is new is a *copy* of another.
+"""
 
 from __future__ import annotations
 
@@ -34,15 +40,19 @@ def enlarged(
     their counts in `graphs`; a copy gets no more than the original.
 
     Args:
-        model: A path model.
+        model: A `PathModel`.
         graphs: Graphs, depth-first numbered, in the categories of the enlarged model.
         node_sources: For each node category of the enlarged model, the category of `model` from
             which it starts: the known categories in order, then the sources of the new ones.
         edge_sources: The same for edge categories.
-        edge_weights: Weights of the edge categories of the enlarged model.
+        edge_weights: Weights of the edge categories of the enlarged model, for molecules bond
+            orders.
+
+    Returns:
+        A new `PathModel`, on the device and in the mode (training or evaluation) of `model`.
 
     Raises:
-        UserError: for other models, or if `graphs` have closures and the model knows none.
+        UserError: `model` is no `PathModel`, or `graphs` have closures and the model knows none.
     """
     known = model.config
     if not isinstance(model, PathModel):
@@ -67,7 +77,11 @@ def enlarged(
 
 
 def merged(known, needed):
-    """Merge two JSON values by the maxima of their numbers, entry by entry."""
+    """Merge two configurations, as read from JSON, so that the result allows what either allows.
+
+    Of two numbers the larger is taken. Dictionaries and lists are merged entry by entry, and an
+    entry that only one of them has is kept. Of other values `needed` is taken, unless it is None.
+    """
     if isinstance(known, dict) and isinstance(needed, dict):
         both = {k: merged(known[k], needed[k]) for k in known if k in needed}
         return {**known, **needed, **both}
@@ -80,7 +94,18 @@ def merged(known, needed):
 
 
 def _grow(new: PathNetwork, old: PathNetwork, sources: _Sources, values: Tensor) -> None:
-    """Fill the parameters of `new` from those of `old`; `values` (M, V) are codes of new graphs."""
+    """Fill the parameters of the enlarged network from those of the trained one, in place.
+
+    Args:
+        new: Network of the enlarged model.
+        old: Network of the trained model.
+        sources: Sources of all variables and values of `new`.
+        values: Variables of all M nodes of the graphs to represent, (M, V) long. Their counts split
+            the probability of a value between it and its copies.
+
+    Raises:
+        ValueError: A parameter has a shape to which that of its source cannot be extended.
+    """
     state = dict(old.named_parameters())
     for name, parameter in new.named_parameters():
         rows = _rows(name, parameter, state, sources)
@@ -98,9 +123,17 @@ def _grow(new: PathNetwork, old: PathNetwork, sources: _Sources, values: Tensor)
 
 
 class _Sources:
-    """Map from variables and values of the network `new` to those of `old` to copy from.
+    """Map from variables and values of an enlarged network to their sources in the trained one.
 
-    Raises ValueError if there is nothing to copy from.
+    Args:
+        new: Network of the enlarged model.
+        old: Network of the trained model.
+        nodes: Source of each node category of `new`.
+        edges: Source of each edge category of `new`.
+
+    Raises:
+        ValueError: `new` has closures and `old` has none, or `nodes` or `edges` do not name a
+            category of `old` for each of `new`.
     """
 
     def __init__(
@@ -124,14 +157,17 @@ class _Sources:
                 raise ValueError(f"sources of {count} {what} categories among {most}: {sources}")
 
     def variable(self, k: int, most: int | None = None) -> int:
-        """Return the variable of the old network, below `most`, from which variable k is copied."""
+        """Return the source of variable k: itself, or the last known one of the same role.
+
+        `most` is the number of variables that have the parameter in question, None for all.
+        """
         most = len(self.old) if most is None else most
         if k < most:
             return k
         return max(j for j in range(most) if DepthFirstCode.role(j) == DepthFirstCode.role(k))
 
     def values(self, k: int) -> Tensor:
-        """Return for each value of variable k the value of the old network to copy from."""
+        """Return the source of each value of variable k, (values,) long."""
         role = DepthFirstCode.role(k)
         if role == "node":
             return self.nodes
@@ -141,7 +177,14 @@ class _Sources:
 
 
 def _rows(name: str, parameter: Tensor, state: Mapping[str, Tensor], sources: _Sources) -> Tensor:
-    """Return the initial value of a `parameter` of the new network, from the old `state`."""
+    """Return the initial value of a parameter of the enlarged network.
+
+    Args:
+        name: Name of the parameter.
+        parameter: The parameter, for its shape.
+        state: Parameters of the trained network by name.
+        sources: Sources of all variables and values.
+    """
     table, _, rest = name.partition(".")
     if table in ("values", "chain", "outputs", "hidden"):
         number, _, kind = rest.partition(".")
@@ -163,7 +206,7 @@ def _rows(name: str, parameter: Tensor, state: Mapping[str, Tensor], sources: _S
 
 
 def _clamped(source: Tensor, shape: Sequence[int]) -> Tensor:
-    """Extend a tensor to `shape` by repeating the last entry along every axis."""
+    """Extend a tensor to `shape`, or cut it, by repeating the last entry along every axis."""
     for axis, size in enumerate(shape):
         index = torch.arange(size, device=source.device).clamp(max=source.shape[axis] - 1)
         source = source.index_select(axis, index)

@@ -680,7 +680,7 @@ class Growth:
     def _sizes(self, part: Part, number: int, count: int) -> np.ndarray:
         """Return quasi-random numbers of atoms with the part's size distribution, (count,)."""
         start = np.random.default_rng((self.seed, 0, 3)).random()
-        places = (start + (number * ROUND + np.arange(count)) * GOLDEN) % 1
+        places = (start + (number * count + np.arange(count)) * GOLDEN) % 1
         cumulative = np.cumsum(part.sizes)
         return np.searchsorted(cumulative, places * cumulative[-1], side="right")
 

@@ -1,9 +1,11 @@
 """Paths from one molecule to another through the latents of the flow.
 
 Map the latents of a model that draws atom by atom to the unit interval, by the logistic
-distribution function. A molecule is then a box: for each variable an interval, as long as the
-variable's probability given those before. A path is a straight line between nearest points of two
-boxes: variables whose intervals overlap stay constant.
+distribution function. The *box* of a molecule is the set of latents that decode to it: for each
+variable of each atom an interval, as long as the variable's probability given those before. A
+*path* is a straight line between nearest points of the boxes of two molecules, its *ends*:
+variables whose intervals overlap stay constant. The *energy* of a path is the sum of
+(1 - similarity)^2 over neighbouring molecules, with the Tanimoto similarity of ECFP4 fingerprints.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ def interpolate(
 
     The constant value is arbitrary for variables whose intervals overlap, and for atoms that only
     one molecule has. It is drawn for each of `paths` paths, and the path of lowest energy is
-    returned: the sum of (1 - similarity)^2 over neighbouring molecules.
+    returned.
 
     Args:
         flow: A model that draws atom by atom.
@@ -118,7 +120,15 @@ def interpolate(
 def _marked(
     stereo: StereoFlow, path: list[str | None], first: str, last: str, seed: int
 ) -> list[str | None]:
-    """Return the molecules of a path with stereo marks; the ends have the marks that are given."""
+    """Return the molecules of a path with stereo marks.
+
+    Args:
+        stereo: Model of the marks.
+        path: SMILES without marks, None for no valid molecule.
+        first: SMILES of the first molecule with the marks it shall have.
+        last: The same for the last molecule.
+        seed: Seed of the marks that are drawn.
+    """
     marked, half = [*path], (len(path) + 1) // 2
     for end, numbers in ((first, range(half)), (last, range(len(path) - 1, half - 1, -1))):
         neighbour, plain = isomeric_smiles(end), path[numbers[0]] if numbers else None
@@ -138,7 +148,15 @@ def _marked(
 
 @torch.no_grad()
 def _box(flow: MoleculeFlow, smiles: str) -> tuple[Tensor, Tensor]:
-    """Return lower ends and widths of a molecule's intervals, (N, V) float64 each."""
+    """Return the box of a molecule.
+
+    Returns:
+        Lower ends and widths of the intervals of the V variables of its N atoms, (N, V) float64
+        each.
+
+    Raises:
+        UserError: The model cannot represent the molecule, or gives it probability 0.
+    """
     graphs, (reason,) = flow.graphs(smiles)
     if reason is not None:
         raise UserError(f"{smiles[:80]}: {reason}")
@@ -153,7 +171,16 @@ def _box(flow: MoleculeFlow, smiles: str) -> tuple[Tensor, Tensor]:
 
 
 def _nearest(boxes: list[tuple[Tensor, Tensor]], count: int, generator) -> tuple[Tensor, Tensor]:
-    """Return `count` random pairs of nearest points of two boxes, (count, N, V) each."""
+    """Draw pairs of nearest points of two boxes.
+
+    Args:
+        boxes: Two results of `_box`; N is the larger number of atoms.
+        count: Number of pairs.
+        generator: Random generator of the CPU.
+
+    Returns:
+        Points of the first and of the second box, (count, N, V) float64 each.
+    """
     most = max(len(lower) for lower, _ in boxes)
     # Atoms that only the other molecule has may be anywhere: their intervals are (0, 1).
     ends = []
@@ -173,7 +200,15 @@ def _nearest(boxes: list[tuple[Tensor, Tensor]], count: int, generator) -> tuple
 
 
 def _smoothest(paths: list[list[str | None]]) -> list[tuple[str | None, float, float]]:
-    """Return the path of lowest energy, with the similarities to its first and last molecule."""
+    """Return the path of lowest energy.
+
+    Args:
+        paths: SMILES of the molecules of each path, None for no valid molecule.
+
+    Returns:
+        For each molecule of the path its SMILES, and its similarities to the first and to the last
+        molecule; 0 for None.
+    """
     with codec.quiet():
         mols = {s: Chem.MolFromSmiles(s) for path in paths for s in path if s is not None}
     similar = {s: similarity_to(mol) for s, mol in mols.items()}

@@ -154,6 +154,17 @@ def test_threshold_takes_as_many_as_asked():
     assert growth.log_threshold(weights, 100) == -math.inf
 
 
+def test_tilted_weights_take_molecules_of_the_wanted_size():
+    random = np.random.default_rng(0)
+    atoms, noise = random.integers(10, 35, 2000), random.normal(scale=4, size=2000)
+    for slope, mean in ((0.1, 23.0), (0.1, 26.0), (-0.1, 22.0)):
+        weights = slope * atoms + noise
+        tilted = weights + growth.size_tilt(weights, atoms, 200, mean) * atoms
+        taken = np.exp(np.minimum(0, tilted - growth.log_threshold(tilted, 200)))
+        assert taken @ atoms / taken.sum() == pytest.approx(mean, abs=0.05)
+    assert growth.size_tilt(weights, atoms, 200, 40) == pytest.approx(growth.TILT, rel=1e-3)
+
+
 def test_groups_by_attachment_point(flow):
     cases = [
         ("[*:1]N1CCN([*:2])CC1", "decorate", "CCN1CCN(C(=O)F)CC1", {"R1": "*CC", "R2": "*C(=O)F"}),
