@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count, islice
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from rdkit import Chem
 from rdkit.Chem import rdqueries
+from torch import Tensor
 from torch.nn.functional import one_hot
 
 from graphcnf.design.particles import GraphFragment, Particles, ParticleSampler
@@ -216,6 +217,8 @@ def read_fragment(text: str, task: str, vocabulary: MoleculeVocabulary) -> Molec
             constraint = _of_smiles(shown, given, vocabulary, is_open)
             query = _query(given, is_open)
     fragment = make_fragment(vocabulary, *constraint, rings=task == "scaffold")
+    if not smarts:
+        fragment = replace(fragment, symmetries=_symmetries(given, fragment))
     return MoleculeFragment(text, fragment, query, points, _marked(marked, query), open_part)
 
 
@@ -301,6 +304,19 @@ def _of_smiles(shown: str, given: Chem.Mol, vocabulary: MoleculeVocabulary, is_o
     if not sum(valence) and not sum(attachments):
         raise UserError(f"{shown} has no hydrogen to replace and no attachment point")
     return categories, list(edges.values()), structures, valence, attachments
+
+
+def _symmetries(given: Chem.Mol, fragment: GraphFragment) -> Tensor | None:
+    """Return the `GraphFragment.symmetries` of a SMILES; None if there are too many."""
+    atoms = [atom.GetIdx() for atom in given.GetAtoms() if atom.GetAtomicNum()]
+    every = given.GetSubstructMatches(given, uniquify=False, maxMatches=MATCHES)
+    found = {tuple(atoms.index(place[k]) for k in atoms) for place in every}
+    images = torch.tensor(sorted(found))
+    kept = torch.ones(len(images), dtype=torch.bool)
+    # RDKit compares no hydrogens.
+    for own in (fragment.valence, fragment.attachments):
+        kept &= (own[images] == own).all(1)
+    return images[kept] if len(every) < MATCHES else None
 
 
 def _kekule_structures(mol: Chem.Mol) -> list[tuple]:

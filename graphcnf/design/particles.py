@@ -1,11 +1,15 @@
 """Sampling of graphs that contain a fragment, by weighted particles.
 
-Each particle is a graph that grows node by node along a depth-first path. At every node the network
-gives the probability of each possible placement of a fragment node, and of a free node, one that is
-not part of the fragment. The particle takes one of these and multiplies its weight by the ratio of
-the probability to that of the proposal: sequential importance sampling with resampling (Doucet, de
-Freitas & Gordon 2001, chapter 1). The weights are proper for the model's probability of a
-depth-first code together with the position of the fragment in it.
+Each particle is a graph that grows node by node along a depth-first path. Its nodes are *fragment
+nodes* and *free nodes*, which are not part of the fragment; a *placement* is a fragment node as the
+next node, with its parent and closures. Path, level, backtrack and closure are those of
+`graphcnf.graphs.path.depth_first`.
+
+At every node the network gives the probability of each possible placement, and of a free node. The
+particle takes one of these and multiplies its weight by the ratio of the probability to that of the
+proposal: sequential importance sampling (Doucet, de Freitas & Gordon 2001, chapter 1), with
+resampling if the categories of the fragment nodes are open. The weights are proper for the model's
+probability of a depth-first code together with the position of the fragment in it.
 """
 
 from __future__ import annotations
@@ -31,7 +35,12 @@ UNPLACED, LEFT = -1, -2  # sentinel path levels: not placed yet, already off the
 
 @dataclass
 class GraphFragment:
-    """Nodes and edges that every graph must contain, and where free nodes may be attached."""
+    """U nodes and E edges that every graph must contain, and where free nodes may be attached.
+
+    An *attachment* is an edge to a free node that a fragment node must get; its *free degree* is
+    the sum of the weights of the further edges that it may get. A *structure* is one possible
+    choice of the categories of all edges.
+    """
 
     categories: Tensor  # possible categories of each node, (U, node categories) bool
     edges: Tensor  # pairs of nodes, (E, 2) long
@@ -43,6 +52,9 @@ class GraphFragment:
     plain: Tensor  # edge categories plus 1 that may attach free nodes, (edge categories + 1,) bool
     rings: bool = False  # True if free nodes may close rings over fragment nodes
     acyclic: bool = False  # True if free nodes may close no rings at all
+    # Group of the permutations of the nodes after which the fragment is the same, (G, U) long, or a
+    # subgroup of it; None for the identity alone.
+    symmetries: Tensor | None = None
 
     def __post_init__(self) -> None:
         size = len(self.categories)
@@ -56,6 +68,8 @@ class GraphFragment:
             component = torch.minimum(component, near)
         self.component = component.unique(return_inverse=True)[1]
         self.components = int(self.component.max()) + 1
+        identity = torch.arange(size, device=self.edges.device)[None]
+        self.images = identity if self.symmetries is None else self.symmetries
 
     def __len__(self) -> int:
         return len(self.categories)
@@ -91,10 +105,17 @@ class Progress:
     A particle *enters* a component of the fragment with the first of its nodes. A node on the path
     is *held* while fragment nodes or attachments at it are still to come, so the path must not step
     back below the highest such level, the *floor*. *Need* is the number of free nodes that the
-    attachments still ask for, and a structure is *alive* while its edges agree with the graph.
+    attachments still ask for, and a structure is *alive* while its edges agree with the graph. A
+    *detour* is a free node at a fragment node with fragment neighbours still to come.
 
-    `sizes` (P,) are the numbers of nodes of the graphs, `closures` is the largest number of rings
-    that a node may close. Raises UserError if a graph is too small for the fragment.
+    Args:
+        fragment: The fragment, of U nodes.
+        sizes: Numbers of nodes of the graphs, (P,) long.
+        support: Edge weights, and the largest sum of these at a node.
+        closures: Largest number of rings that a node may close.
+
+    Raises:
+        UserError: A graph is too small for the fragment.
     """
 
     def __init__(self, fragment: GraphFragment, sizes: Tensor, support: Support, closures: int):
@@ -112,11 +133,12 @@ class Progress:
         self.attachments = fragment.attachments.expand(count, -1).clone()
         self.alive = sizes.new_ones((count, len(fragment.structures)), dtype=torch.bool)
         self.last = torch.full_like(sizes, len(fragment))  # the last fragment node placed
+        # Symmetries of the fragment under which the placed nodes stay where they are, (P, G).
+        self.symmetric = sizes.new_ones((count, len(fragment.images)), dtype=torch.bool)
         # For each placed node: its `source`, its free degree in the graph, and its log-probability
         # given the step back.
         self.came_from, self.left = torch.zeros_like(self.level), torch.zeros_like(self.level)
         self.log_probs = torch.zeros_like(self.level, dtype=torch.float64)
-        # Number of free nodes at a fragment node with fragment neighbours still to come.
         self.detours = torch.zeros_like(sizes)
         # Least weight of each edge of the fragment in any structure, and of those between nodes.
         self.least = sizes.new_zeros(1)
@@ -129,14 +151,15 @@ class Progress:
     def take(self, rows: Tensor) -> None:
         """Replace the particles by those at `rows`."""
         for name in ("free", "depth", "at", "level", "valence", "attachments", "alive", "last",
-                     "came_from", "log_probs", "left", "detours"):  # fmt: skip
+                     "came_from", "log_probs", "left", "detours", "symmetric"):  # fmt: skip
             setattr(self, name, getattr(self, name)[rows])
 
     def source(self, placements: Placements) -> Tensor:
-        """Return the fragment node that was placed last before each placement, (R,) long.
+        """Return the fragment node that was placed last before each placement.
 
-        If the placement starts a component, the result is U if it also starts the graph, else
-        U + 1.
+        Returns:
+            (R,) long. If the placement starts a component, U if it also starts the graph, else
+            U + 1.
         """
         enters = torch.where(self.depth[placements.owner] < 0, 0, 1) + len(self.fragment)
         return torch.where(placements.enters, enters, self.last[placements.owner])
@@ -172,12 +195,19 @@ class Progress:
         self.open_below = (self.grows_at & on_path).cumsum(1).bool() | later
         self.free_below = (self.is_free & on_path).cumsum(1).bool()
         self.last_member = torch.where(~self.is_free & on_path, number, -1).cummax(1).values
+        # Of nodes that symmetries map to each other only the first is placed, for all of them.
+        size, images = len(f), f.images
+        own = torch.arange(size, device=images.device)
+        first = torch.where(self.symmetric[..., None], images, size).amin(1)
+        self.is_first = first == own
+        stays = self.symmetric.double() @ (images == own).double()
+        self.log_alike = (self.symmetric.sum(1, keepdim=True) / stays).log()
         # Free degree that each node needs for its edges to come.
         needed = unplaced.double() @ self.between.double()
         self.needed = needed.long() + self.attachments
 
     def free_fits(self, back: Tensor) -> Tensor:
-        """Return True for steps back (P or 1, M) that a free node may take, (P, M) bool."""
+        """Return which of M backtracks (P or 1, M) a free node may take, (P, M) bool."""
         parent = self.depth[:, None] - back
         at = parent.clamp(min=0)
         attaches = (self.attachments_at.gather(1, at) > 0) & (parent >= 0)
@@ -186,10 +216,15 @@ class Progress:
         return fits & (left >= 0) & (self.free[:, None] > 0)
 
     def mask(self, previous: list[Tensor], cardinality: int) -> Tensor:
-        """Return which values of a free node's next variable are possible, (P, cardinality) bool.
+        """Return which values of a free node's next variable are possible.
 
-        `previous` are the values (P,) of its earlier variables. Steps back that only the first node
-        of a component can take count as possible.
+        Args:
+            previous: Values of its earlier variables, (P,) long each.
+            cardinality: Number of values of the next variable.
+
+        Returns:
+            (P, cardinality) bool. Backtracks that only the first node of a component can take count
+            as possible.
         """
         value = torch.arange(cardinality, device=self.depth.device)[None]
         f, k, first = self.fragment, len(previous), self.depth[:, None] < 0
@@ -238,6 +273,7 @@ class Progress:
             going |= self.attachments[:, node] > 0
             entering = self.free_below.gather(1, at)[:, 0] | wanted & going
             fits = self.unplaced[:, node] & (top >= 0)[:, 0] & (top >= self.floor)[:, 0]
+            fits &= self.is_first[:, node]
             fits &= (going | ~wanted) & (entering | ~waits)
             placed = level >= 0
             fits &= placed.sum(1) <= width
@@ -259,13 +295,14 @@ class Progress:
     ) -> tuple[Placements, Tensor] | None:
         """Place the first node of a new component in each particle that allows it.
 
-        Returns the R placements and the negative log-probability of each choice, (R,); None if no
-        particle allows one.
-
         Args:
-            back: Step back of each particle to the parent of the node, (P,).
+            back: Backtrack of each particle to the parent of the node, (P,) long.
             uniform: Numbers in [0, 1) that choose among the possible nodes, (P,).
             guide: Unnormalized probabilities of the nodes (columns) by `source` (rows), (U + 2, U).
+
+        Returns:
+            R placements, and the negative log-probability of each choice, (R,) nats. None if no
+            particle allows one.
         """
         f, first = self.fragment, self.depth < 0
         at = (self.depth - back).clamp(min=0)[:, None]
@@ -273,6 +310,7 @@ class Progress:
         attaches = torch.isin(f.component, f.component[f.attachments > 0])
         takes = (self.attachments > 0) | ((self.valence > 0) & ~attaches)
         takes = torch.where(first[:, None], True, takes & after_free[:, None]) & self.not_entered
+        takes &= self.is_first
         rows = takes.any(1).nonzero()[:, 0]
         if not len(rows):
             return None
@@ -297,7 +335,16 @@ class Progress:
     def placement_mask(
         self, placements: Placements, previous: list[Tensor], cardinality: int
     ) -> Tensor:
-        """Return the possible values of the placements' next variable, (R, cardinality) bool."""
+        """Return the possible values of the placements' next variable.
+
+        Args:
+            placements: R placements.
+            previous: Values of their earlier variables, (R,) long each.
+            cardinality: Number of values of the next variable.
+
+        Returns:
+            (R, cardinality) bool.
+        """
         value = torch.arange(cardinality, device=self.depth.device)[None]
         k, f = len(previous), self.fragment
         role, number = DepthFirstCode.role(k), DepthFirstCode.edge_number(k)
@@ -357,9 +404,10 @@ class Progress:
         return fits & (enough | (previous[-1] == 0)[:, None])
 
     def narrow(self, placements: Placements, previous: list[Tensor]) -> None:
-        """Mark the structures that contradict the last of the `previous` variables as dead.
+        """Mark structures that contradict the last of the `previous` variables as dead, in place.
 
-        A variable that is no edge of the fragment contradicts none.
+        `previous` are the values (R,) of the placements' first variables. A variable that is no
+        edge of the fragment contradicts none.
         """
         k = len(previous) - 1
         if k < 0 or DepthFirstCode.role(k) != "edge" or not len(self.fragment.edges):
@@ -372,10 +420,13 @@ class Progress:
         )
 
     def add(self, x: Tensor, node: Tensor, enters: Tensor, alive: Tensor) -> None:
-        """Add the next node of each particle, with categories x (P, V).
+        """Add the next node of each particle, in place.
 
-        `node` (P,) is its number in the fragment or FREE, `enters` (P,) is True for the first node
-        of a component, `alive` (P, S) bool are the structures that remain.
+        Args:
+            x: Its variables, see `DepthFirstCode`, (P, V) long.
+            node: Its number in the fragment, or FREE, (P,) long.
+            enters: True for the first node of a component, (P,) bool.
+            alive: Structures that remain, (P, S) bool.
         """
         rows = torch.arange(len(x), device=x.device)
         first, free, member = self.depth < 0, node == FREE, node != FREE
@@ -399,6 +450,8 @@ class Progress:
         for table, value in ((self.left, own), (self.level, parent + 1), (self.came_from, source)):
             table[rows[member], node[member]] = value[member]
         self.last = torch.where(member, node, self.last)
+        images = self.fragment.images[:, node.clamp(min=0)].T
+        self.symmetric = self.symmetric & ((images == node[:, None]) | free[:, None])
         self.at[rows, parent + 1] = node
         self.depth = parent + 1
         self.alive = alive
@@ -479,7 +532,7 @@ class ParticleSampler:
         self.counts[number, number + 1] += 1
 
     def learn(self, particles: Particles) -> None:
-        """Learn from weighted particles; everything learnt before then counts half."""
+        """Learn preferences from weighted particles; what was learnt before then counts half."""
         if not torch.isfinite(particles.log_weights).any():
             return
         # Flattened, so that more than the few particles with most of the weight count.
@@ -496,9 +549,14 @@ class ParticleSampler:
 
     @torch.no_grad()
     def draw(self, sizes: Tensor, generator: torch.Generator) -> Particles:
-        """Draw a graph with the fragment for each number of nodes in `sizes` (P,).
+        """Draw graphs that contain the fragment.
 
-        The generator is one of the CPU. Raises UserError if a size is too small for the fragment.
+        Args:
+            sizes: Number of nodes of each graph, (P,) long.
+            generator: Random generator of the CPU.
+
+        Raises:
+            UserError: A size is too small for the fragment.
         """
         network, code = self.network, self.model.code
         count, largest = len(sizes), int(sizes.max())
@@ -567,7 +625,18 @@ class ParticleSampler:
     def _step(
         self, hidden: Nodes, i: int, progress: Progress, known: Tensor, guide: Tensor
     ) -> Tensor:
-        """Draw node i of every particle into `known`; return log factors of the weights, (P,)."""
+        """Draw node i of every particle into `known` and `progress`, in place.
+
+        Args:
+            hidden: What the network knows of the P particles before node i.
+            i: Number of the node.
+            progress: The particles.
+            known: Variables of all nodes, (P, nodes, V) long.
+            guide: See `guide`, (U + 2, U).
+
+        Returns:
+            Log factors of the weights, (P,) float64; -inf for a dead end.
+        """
         count = len(known)
         everyone = torch.arange(count, device=known.device)
         x, masses = self._draw(hidden, everyone, progress.mask)
@@ -590,7 +659,8 @@ class ParticleSampler:
             rest = drawn[:, 0] + rest - _logsumexp_by(same, rest, int(same.max()) + 1)[same]
             # Where no placement with a step back is possible, the difference is NaN.
             rest = rest.masked_fill(torch.isinf(drawn.sum(1)), -math.inf)
-            parts.append((forward, own, log_p, drawn.sum(1), rest))
+            alike = progress.log_alike[forward.owner, forward.node]
+            parts.append((forward, own, log_p, drawn.sum(1) + alike, rest))
         uniform, entry = self._uniform(count), None
         if i == 0 or bool(progress.not_entered.any()):
             entry = progress.entries(back, uniform, guide)
@@ -604,6 +674,7 @@ class ParticleSampler:
             # If the model expects something else here, the component had better come later.
             waiting = drawn[:, 0] - free_left + (log_p + EXPECTED).clamp(max=0)
             waiting = waiting.masked_fill(torch.isinf(total), -math.inf)
+            among = among + progress.log_alike[placements.owner, placements.node]
             parts.append((placements, own, log_p, total + among, waiting))
 
         owner = torch.cat([everyone, *(part[0].owner for part in parts)])
@@ -636,8 +707,8 @@ class ParticleSampler:
     def _free_preference(self, progress: Progress, back: Tensor) -> Tensor:
         """Return log factors (P,), at most 0, of the probability that a free node is proposed.
 
-        It is below 0 only if the parent is a fragment node with fragment neighbours still to come:
-        the learnt share of such nodes after which the model draws a free node first.
+        `back` (P,) are the backtracks of the free nodes. A factor is below 0 only for a detour: it
+        is the learnt share of the fragment nodes at which the model draws one.
         """
         at = (progress.depth - back).clamp(min=0)[:, None]
         pending = progress.pending_at.gather(1, at)[:, 0] & (progress.depth >= 0)
@@ -656,10 +727,17 @@ class ParticleSampler:
         return x, masses
 
     def _draw(self, hidden: Nodes, rows: Tensor, mask) -> tuple[Tensor, Tensor]:
-        """Draw the V variables of the next node for R rows, among the values that `mask` allows.
+        """Draw the V variables of the next node, among the values that are possible.
 
-        Returns the values, and the log-probability of all allowed values of each variable, (R, V)
-        both. `rows` (R,) are indices of particles.
+        Args:
+            hidden: What the network knows of the particles so far.
+            rows: Indices of the particles to draw for, (R,) long.
+            mask: Function of the values of the earlier variables, (R,) long each, and the number of
+                values of the next one; it returns which of these are possible, (R, values) bool.
+
+        Returns:
+            The values, (R, V) long, and the log-probability of all possible values of each
+            variable, (R, V) float64 in nats.
         """
         network = self.network
         part, inside = hidden[rows], torch.arange(len(rows), device=rows.device)
