@@ -5,10 +5,12 @@ of which a new atom with the same bond replaces. If the fragment is open, new at
 its hydrogens.
 
 If a fragment is common in the model's own samples, the molecules are those samples that contain it.
-Otherwise the sampler is sequential Monte Carlo with rejection control (Liu, Chen & Wong 1998).
-Particles that contain the fragment are drawn in rounds, each with a weight, and a molecule is
-accepted with the probability min(1, weight / threshold). All rounds share the threshold, so a round
-without probable molecules gives none.
+Otherwise the sampler is sequential importance sampling with rejection control (Liu, Chen & Wong
+1998). Particles that contain the fragment are drawn in rounds, each with a weight, and a molecule
+is accepted with the probability min(1, weight / threshold). All rounds share the threshold, so a
+round without probable molecules gives none. Molecules whose weight exceeds the threshold come too
+seldom; these are the larger ones, so the weights are first multiplied by a factor per atom, which
+gives the accepted molecules the mean number of atoms of all weighted particles.
 """
 
 from __future__ import annotations
@@ -43,7 +45,8 @@ from graphcnf.stereo.marks import StereoTemplate, dropped_marks
 from graphcnf.torch_state import default_type
 
 STRUCTURES, MATCHES = 256, 1000
-"""Limits on the Kekulé structures of a fragment, and on its matches in a molecule."""
+"""Limits on the Kekulé structures and on the symmetries of a fragment, and on its matches in a
+molecule."""
 
 TASKS = {"scaffold": (1, 0, 38), "grow": (1, 0, 38), "decorate": (1, 1, 38), "link": (2, 1, 1)}
 """By task: number of fragments, and fewest and most attachment points of each."""
@@ -309,14 +312,13 @@ def _of_smiles(shown: str, given: Chem.Mol, vocabulary: MoleculeVocabulary, is_o
 def _symmetries(given: Chem.Mol, fragment: GraphFragment) -> Tensor | None:
     """Return the `GraphFragment.symmetries` of a SMILES; None if there are too many."""
     atoms = [atom.GetIdx() for atom in given.GetAtoms() if atom.GetAtomicNum()]
-    every = given.GetSubstructMatches(given, uniquify=False, maxMatches=MATCHES)
+    every = given.GetSubstructMatches(given, uniquify=False, maxMatches=STRUCTURES)
     found = {tuple(atoms.index(place[k]) for k in atoms) for place in every}
     images = torch.tensor(sorted(found))
-    kept = torch.ones(len(images), dtype=torch.bool)
     # RDKit compares no hydrogens.
-    for own in (fragment.valence, fragment.attachments):
-        kept &= (own[images] == own).all(1)
-    return images[kept] if len(every) < MATCHES else None
+    open_to = fragment.valence + MATCHES * fragment.attachments
+    images = images[(open_to[images] == open_to).all(1)]
+    return images if len(every) < STRUCTURES else None
 
 
 def _kekule_structures(mol: Chem.Mol) -> list[tuple]:
@@ -580,17 +582,18 @@ class Growth:
         """
         if not self._groups or not self._yielded:
             return {}
-        weights, atoms = self._weighted()
+        weights, mean = self._weighted()
         return {
             "effective": float(weights.sum() ** 2 / (weights**2).sum()),
             "atoms": float(np.mean(self._yielded)),
-            "atoms_weighted": float(weights @ atoms / weights.sum()),
+            "atoms_weighted": mean,
         }
 
-    def _weighted(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the weights of all groups, of which the largest is 1, and their atoms, (G,)."""
+    def _weighted(self) -> tuple[np.ndarray, float]:
+        """Return the weights of all groups relative to the largest, and their mean atoms."""
         log_weights, atoms = np.concatenate(self._groups, 1)
-        return np.exp(log_weights - log_weights.max()), atoms
+        weights = np.exp(log_weights - log_weights.max())
+        return weights, float(weights @ atoms / weights.sum())
 
     def _part(self, fragment: MoleculeFragment, atoms: tuple[int, int] | None) -> Part:
         """Return a fragment with its sampler; raise `UserError` if it does not fit the sizes."""
@@ -713,20 +716,17 @@ class Growth:
             groups.setdefault(one.ancestor, []).append(one)
         weights = [np.array([one.log_weight for one in group]) for group in groups.values()]
         sums = np.array([np.logaddexp.reduce(own) for own in weights])
-        means = [
+        atoms = np.array([
             np.exp(own - total) @ [len(one.graph[0]) for one in group]
             for own, total, group in zip(weights, sums, groups.values(), strict=True)
-        ]
-        atoms = np.array(means)
+        ])  # fmt: skip
         self._groups.append(np.stack([sums, atoms]))
         # Accept one of `particles` particles, counting only the share that passes the filters.
         recent = self._groups[-ROUNDS:]
         passed = self.outcomes[""] / max(self.outcomes.total(), 1)
         count = passed * len(recent) * ROUND / self.particles
         log_weights, sizes = np.concatenate(recent, 1)
-        every, every_atoms = self._weighted()
-        mean = float(every @ every_atoms / every.sum())
-        tilt = size_tilt(log_weights, sizes, count, mean)
+        tilt = size_tilt(log_weights, sizes, count, self._weighted()[1])
         threshold = log_threshold(log_weights + tilt * sizes, count)
         taken = []
         for group, weight in zip(groups.values(), sums + tilt * atoms, strict=True):
@@ -737,7 +737,12 @@ class Growth:
 
 
 def log_threshold(log_weights: np.ndarray, count: float) -> float:
-    """Return c for which the sum of min(1, weight / exp(c)) is `count`; -inf to accept all."""
+    """Return c for which the sum of min(1, weight / exp(c)) is `count`; -inf to accept all.
+
+    Args:
+        log_weights: Log-weights, (G,).
+        count: Mean number of molecules accepted.
+    """
     if count >= len(log_weights):
         return -math.inf
     w = np.sort(log_weights)
@@ -749,14 +754,14 @@ def log_threshold(log_weights: np.ndarray, count: float) -> float:
 
 
 def size_tilt(log_weights: np.ndarray, atoms: np.ndarray, count: float, mean: float) -> float:
-    """Return b for which molecules taken by weight * exp(b * atoms) have `mean` atoms on average.
+    """Return b for which molecules accepted by weight * exp(b * atoms) have a given mean size.
 
     As nearly as a b from -`TILT` to `TILT` permits.
 
     Args:
         log_weights: Log-weights, (G,).
         atoms: Numbers of atoms, (G,).
-        count: Number of molecules taken, see `log_threshold`.
+        count: Number of molecules accepted, see `log_threshold`.
         mean: Wanted mean number of atoms.
     """
     low, high = -TILT, TILT

@@ -196,11 +196,9 @@ class Progress:
         self.free_below = (self.is_free & on_path).cumsum(1).bool()
         self.last_member = torch.where(~self.is_free & on_path, number, -1).cummax(1).values
         # Of nodes that symmetries map to each other only the first is placed, for all of them.
-        size, images = len(f), f.images
-        own = torch.arange(size, device=images.device)
-        first = torch.where(self.symmetric[..., None], images, size).amin(1)
-        self.is_first = first == own
-        stays = self.symmetric.double() @ (images == own).double()
+        own = torch.arange(len(f), device=f.images.device)
+        self.is_first = torch.where(self.symmetric[..., None], f.images, len(f)).amin(1) == own
+        stays = self.symmetric.double() @ (f.images == own).double()
         self.log_alike = (self.symmetric.sum(1, keepdim=True) / stays).log()
         # Free degree that each node needs for its edges to come.
         needed = unplaced.double() @ self.between.double()
