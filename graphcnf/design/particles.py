@@ -603,8 +603,9 @@ class ParticleSampler:
                 ancestor = ancestor[rows]
                 progress.take(rows)
                 state.take(rows)
-        codes, final, origin, *statistics = whole
-        return Particles(code.decode(codes, mask), final, *statistics, origin)
+        codes, final, origin, came_from, log_probs, detours = whole
+        graphs = code.decode(codes, mask)
+        return Particles(graphs, final, came_from, log_probs, detours, origin)
 
     def _resample(self, log_weights: Tensor) -> Tensor | None:
         """Return the particles to go on with, (P,) long; None if the weights are similar."""
