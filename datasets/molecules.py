@@ -154,7 +154,7 @@ class MoleculeDataset:
             **sizes,
             "charged": len(np.unique(owners[charged])) / len(graphs),
             "atom_categories": {str(atom): n for atom, n in self.atom_counts().items()},
-            "edge_categories": dict(self.bond_counts()),
+            "bond_categories": dict(self.bond_counts()),
         }
 
     def training_hashes(self) -> np.ndarray:
