@@ -97,7 +97,9 @@ def roles_of(command: Callable[..., None]) -> dict[str, tuple[str, Role | None]]
 
 
 def _guarded(command: Callable[..., None]) -> Callable[..., None]:
-    """Return the command with a check of its files, by `check_outputs`, before it begins.
+    """Return the command, which then refuses to write over a file that it reads (`check_outputs`).
+
+    The `Role` in the annotation of a parameter of type `Path` says if the command reads or writes.
 
     Raises:
         TypeError: A parameter of type `Path` has no `Role`.

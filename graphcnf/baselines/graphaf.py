@@ -386,9 +386,10 @@ class GraphAFModel(GraphModel):
             noise: Tape of the random numbers of the encodings, to repeat a draw.
 
         Returns:
-            "nodes", (B, N, M) for M node categories; "edges", (B, N, window, R + 1), that to the
-            farthest node of the window first; "order", (B, N) long, the number of each node in the
-            batch, which `from_latents` gives back to it.
+            "nodes", (B, N, M) for M node categories. "edges", (B, N, window, R + 1) for R edge
+            categories: the edges of a node to the `window` nodes before it, the farthest one first.
+            "order", (B, N) long: the numbers of the nodes in the batch, by which `from_latents`
+            restores their order.
         """
         latents, _, order = self._all_rows(batch, noise)
         return {**latents, "order": order}

@@ -659,7 +659,15 @@ class JunctionTreeVAE(GraphVAE):
         return Reading(trees, x, up, down, sites, features)
 
     def _posteriors(self, reading: Reading) -> dict[str, Gaussian]:
-        """Return q(z|x) of the latents of the trees, "tree", and of the attachments, "graph"."""
+        """Return the posteriors q(z|x) of the latents.
+
+        Args:
+            reading: What the encoder has read of B graphs.
+
+        Returns:
+            "tree": posterior of the latents of the junction trees, (B, D). "graph": posterior of
+            the latents of how their clusters are attached, (B, D).
+        """
         trees, sites = reading.trees, reading.sites
         count = len(trees.levels[0])
         roots = self.root_messages.upward(self.root_label(trees.label), trees)[trees.levels[0]]

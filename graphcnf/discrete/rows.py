@@ -213,7 +213,12 @@ class CausalState:
         return Step(at, net._logits(h, before[:, 0]))
 
     def update(self, x: Tensor) -> None:
-        """Append the decided categories x (M, 1) to the M rows of the current step."""
+        """Append the categories that were decided at the current position, in place.
+
+        Args:
+            x: One category for each of the M rows that have this position, (M, 1) long; rows that
+                are shorter are complete, so M falls from position to position.
+        """
         self.before[: len(x)] = torch.cat([self.before[: len(x), 1:], x], 1)
 
 

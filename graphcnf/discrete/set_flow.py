@@ -626,7 +626,15 @@ class GroupCoupling(Bijection):
         return self._apply_to_groups(self.coupling, x, context)
 
     def inverse_and_logdet(self, z, context=Context()):
-        """Invert `forward`, without gradients; a temperature below 1 sharpens the probabilities."""
+        """Invert `forward`, without gradients.
+
+        Args:
+            z: Base latents, (B, L, 2).
+            context: Its temperature, if below 1, makes probable categories more probable.
+
+        Returns:
+            Latents (B, L, 2), and the log-det of this inverse map, (B,) nats.
+        """
         return self._apply_to_groups(self.coupling.inverse_and_logdet, z, context)
 
     def _apply_to_groups(self, function, x, context):

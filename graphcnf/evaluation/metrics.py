@@ -213,7 +213,14 @@ def passed_share(generated: Histogram, reference: Histogram) -> float:
 
 
 def values_and_counts(counts: Histogram) -> tuple[np.ndarray, np.ndarray]:
-    """Return the values in a histogram of decimals, and their counts, (K,) float64 each."""
+    """Return the K numbers that a histogram counts, and how often each occurs.
+
+    Args:
+        counts: Number of occurrences by value; values are decimal numbers as text, such as "0.25".
+
+    Returns:
+        Values and counts, (K,) float64 each.
+    """
     return np.array([*map(float, counts)]), np.array([*map(float, counts.values())])
 
 

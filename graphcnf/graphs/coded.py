@@ -60,8 +60,9 @@ class CodedModel(GraphModel):
             noise: Ignored, since nothing is drawn.
 
         Returns:
-            Exact log-probabilities (B,) in nats by the keys of `STEPS`, which sum to that of the
-            code; without a step that the code has no variables for.
+            For each key of `STEPS` ("adjacency", "edges", "nodes") the log-probability of the
+            variables that it stands for, (B,) nats; together that of the code. They are exact, and
+            -inf for a graph without a code. A key without variables is left out.
         """
         context = ConditionedContext(batch.mask, conditions=batch.conditions)
         x, known = self.code.encode(batch)

@@ -520,7 +520,7 @@ class GrowthNetwork(Network):
 
 
 def _size(name: int) -> int:
-    """Return how many values a feature has after `_within`.
+    """Return the number of distinct values that `_within` can give for a feature.
 
     Args:
         name: Number of the feature, such as `DEGREE`.

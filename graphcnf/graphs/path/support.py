@@ -506,11 +506,11 @@ class Support(nn.Module):
         return self._lengths(s) if DepthFirstCode.role(k) == "length" else self._closing_edges(s)
 
     def _parent(self, s: FreeDegree) -> Tensor:
-        """Return the column in `FreeDegree.free` of each new node's parent, (M, 1) long."""
+        """Return the columns in `FreeDegree.free` of the parents of M new nodes, (M, 1) long."""
         return (s.depth - s.x[0]).clamp(min=-1)[:, None] + self.pad
 
     def _backtracks(self, s: FreeDegree) -> Tensor:
-        """Return which backtracks are possible, (M, C) bool: the parent needs free degree."""
+        """Return the backtracks of M new nodes to parents with free degree, (M, C) bool."""
         value = torch.arange(self.cardinalities[0], device=s.depth.device)
         # rest = within - branches + most - 1
         enough = s.last[:, None] | (s.within > self.branches + 1 - self.most)
@@ -519,7 +519,14 @@ class Support(nn.Module):
         return _none_is_all(fits)
 
     def _edges_to_parent(self, s: FreeDegree) -> Tensor:
-        """Return which labels of the edge to the parent are possible, (M, C) bool."""
+        """Return the labels of the edges of M new nodes to their parents that are possible.
+
+        The weight of the edge must fit into the free degree of the parent, and leave some to a
+        possible parent of the next node.
+
+        Returns:
+            (M, C) bool, for C labels.
+        """
         parent = self._parent(s)
         # rest = left - branches * weight + most - weight
         left = s.within.gather(1, parent)[:, 0]
@@ -528,7 +535,7 @@ class Support(nn.Module):
         return self.fitting_edges[torch.where(s.depth < 0, self.most + 1, limit)]
 
     def _nodes(self, s: FreeDegree) -> Tensor:
-        """Return which node categories are possible, (M, C) bool: their sums must be enough."""
+        """Return the categories of M new nodes whose largest sums are large enough, (M, C) bool."""
         weight = self.weights[s.x[1]]
         # rest = left - branches * weight + sum - weight
         left = s.within.gather(1, self._parent(s).clamp(min=self.pad))[:, 0]
@@ -537,7 +544,10 @@ class Support(nn.Module):
         return self.fitting_nodes[need.clamp(max=self.most + 1)]
 
     def _lengths(self, s: FreeDegree) -> Tensor:
-        """Return which lengths of the next closure are possible, (M, C) bool; 0 always is."""
+        """Return the lengths of the next closure of M new nodes that are possible, (M, C) bool.
+
+        Both ends of the closure need free degree; 0, for no closure, is always possible.
+        """
         k = len(s.x)
         value = torch.arange(self.cardinalities[k], device=s.depth.device)
         rest = torch.where(s.last, 3, s.rest.clamp(0, 3)) * (s.own > 0)
@@ -551,7 +561,11 @@ class Support(nn.Module):
         return fits & ((value > previous) & (previous > 0) | (value == 0))
 
     def _closing_edges(self, s: FreeDegree) -> Tensor:
-        """Return which labels of a closure's edge are possible, (M, C) bool; 0 without closure."""
+        """Return the labels of the edge of a closure of M new nodes that are possible, (M, C) bool.
+
+        The weight of the edge must fit into the free degree of both ends; without a closure only
+        label 0 is possible.
+        """
         length = s.x[-1]
         # The far end is a possible parent of the next node if it is near.
         shared = 1 + (length <= self.reach).long()
