@@ -132,7 +132,8 @@ class Network(nn.Module):
     def steps(self, x: Tensor, context: Any) -> Iterator[Step]:
         """Yield the steps of known categories x (B, N, V): each is given the earlier categories.
 
-        By default, the state of `start` is stepped as in drawing, and updated with `x`.
+        Steps hold real positions only. By default, the state of `start` is stepped as in drawing,
+        and updated with `x`.
         """
         state = self.start(context)
         while (step := state.step()) is not None:
@@ -280,12 +281,12 @@ class AutoregressiveCoupling(Bijection):
         """Return the log-probability of each category, given those before it.
 
         Args:
-            x: Categories, (B, N, V) long. Where there is none (masked), x is the number of
-                categories of the variable, one more than the last category.
+            x: Categories, (B, N, V) long; any value at masked positions. A variable that is masked
+                at a real position is the number of its categories, one more than the last one.
             context: Context with a mask.
 
         Returns:
-            (B, N, V) nats; arbitrary at masked positions.
+            (B, N, V) nats; 0 at masked positions, which are in no step.
         """
         return self._given(x, context).log_width
 

@@ -288,6 +288,8 @@ class GraphModel(Pretrained, ABC):
     ) -> GraphBatch:
         """Decode base latents to graphs; `decode` checks the arguments before.
 
+        A class that `takes_conditions` has a further argument `conditions`, (B, P).
+
         Args:
             latents: Base latents by name, as `to_latents` and `base_sample` return them.
             mask: True for real nodes, (B, N) bool.
