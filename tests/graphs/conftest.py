@@ -1,5 +1,6 @@
 """Graphs, small models, and couplings with what they are called with."""
 
+import networkx as nx
 import numpy as np
 import pytest
 import small_graphs
@@ -18,6 +19,17 @@ ATOMS = [*((element, 0) for element in ("C", "N", "O", "S", "F", "Cl", "Br")), (
 def random_graphs():
     """4,000 random connected graphs of up to 12 nodes, 3 node and 2 edge categories."""
     return small_graphs.random_graphs()
+
+
+@pytest.fixture(scope="session")
+def graphs_in_parts():
+    """60 random graphs of up to 9 nodes, some in parts, 3 node and 2 edge categories."""
+    random, graphs = np.random.default_rng(1), []
+    for seed in range(60):
+        graph = nx.gnp_random_graph(int(random.integers(1, 10)), 0.35, seed=seed)
+        edges = list(graph.edges)
+        graphs.append((random.integers(0, 3, len(graph)), edges, random.integers(0, 2, len(edges))))
+    return PackedGraphs.from_lists(graphs)
 
 
 @pytest.fixture(scope="session")
