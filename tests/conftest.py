@@ -55,6 +55,15 @@ def _seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_callbacks_from_elsewhere():
+    """Each training would read all installed packages' entry points, for a second."""
+    fabric = pytest.importorskip("lightning_fabric.fabric")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fabric, "_load_external_callbacks", lambda group: [])
+        yield
+
+
 @pytest.fixture
 def double():
     """Everything in float64, and reproducible."""
@@ -74,6 +83,17 @@ def zinc_smiles():
     lines = zinc250k_source().read_text().split()
     rare = [s for s in lines if "P" in s or "[O+]" in s or "[S+]" in s or "[o+]" in s]
     return random.Random(0).sample(lines, 800) + rare[:50]
+
+
+@pytest.fixture
+def small_zinc(tmp_path, monkeypatch, zinc_smiles):
+    """ZINC250k with these rows alone."""
+    from graphcnf.datasets import zinc250k
+
+    path = tmp_path / "zinc250k.smiles"
+    path.write_text("\n".join(zinc_smiles) + "\n")
+    monkeypatch.setattr(zinc250k, "zinc250k_source", lambda: path)
+    monkeypatch.setattr(zinc250k, "ROWS", len(zinc_smiles))
 
 
 @pytest.fixture

@@ -26,15 +26,6 @@ def surroundings(tmp_path, monkeypatch):
     return folder
 
 
-@pytest.fixture
-def small_zinc(tmp_path, monkeypatch, zinc_smiles):
-    """ZINC250k with 400 rows."""
-    path = tmp_path / "zinc250k.smiles"
-    path.write_text("\n".join(zinc_smiles) + "\n")
-    monkeypatch.setattr(zinc250k, "zinc250k_source", lambda: path)
-    monkeypatch.setattr(zinc250k, "ROWS", len(zinc_smiles))
-
-
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory, zinc_smiles):
     """A small model after a few steps of training; it draws 2 to 6 atoms, and most are valid."""
