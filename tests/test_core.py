@@ -111,8 +111,8 @@ for removed in ([], wings, *([wing] for wing in wings)):
     child = os.fork()
     if not child:
         torch.set_num_threads(1)
-        several = ALL if len(removed) != 1 else ALL[:1]
-        print(json.dumps([removed, *without(removed, several, 200 if several == ALL else 4)]))
+        several, count = (ALL, 20) if len(removed) != 1 else (ALL[:1], 2)
+        print(json.dumps([removed, *without(removed, several, count)]))
         sys.stdout.flush()
         os._exit(0)
     os.waitpid(child, 0)
@@ -143,7 +143,7 @@ def removals(tmp_path_factory):
 
 def test_all_wings_can_be_taken_off_at_once(removals):
     assert removals["all"][1] == removals[""][1]
-    assert [len(smiles) for _, smiles, _ in removals["all"][1]] == [200] * 4
+    assert [len(smiles) for _, smiles, _ in removals["all"][1]] == [20] * 4
 
 
 @pytest.mark.slow
@@ -154,4 +154,4 @@ def test_a_wing_can_be_taken_off(removals, wing):
     assert parts == BUILT_ON.get(wing, set())
     assert all(wing in message for message in failed.values())
     (_, smiles, _), (_, known, _) = drawn[0], removals[""][1][0]
-    assert smiles == known[:4]
+    assert smiles == known[:2]

@@ -1,11 +1,15 @@
+import contextlib
 import random
+import sys
 
 import numpy as np
 import pytest
 
 from graphcnf.datasets import zinc250k
 from graphcnf.datasets.molecules import encode
+from graphcnf.scripts.benchmarks import runner
 from graphcnf.scripts.benchmarks.__main__ import app as benchmarks
+from graphcnf.scripts.cli import app, run
 
 
 @pytest.fixture(scope="session")
@@ -59,3 +63,15 @@ def model_folder(tmp_path_factory, zinc_smiles):
 def bench(in_this_process):
     """Run a benchmark in this process: exit code, stdout, stderr."""
     return in_this_process(benchmarks)
+
+
+@pytest.fixture
+def trained_here(monkeypatch):
+    """Benchmarks train in this process, not in one of its own that imports everything again."""
+
+    def call(command, **options):
+        with contextlib.redirect_stdout(sys.stderr), pytest.raises(SystemExit) as caught:
+            run(app, command[command.index("train") :])
+        return caught.value.code or 0
+
+    monkeypatch.setattr(runner.subprocess, "call", call)

@@ -141,7 +141,7 @@ def test_a_scheduler_that_ends_is_one_error(few, monkeypatch):
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_generate_writes_the_file_of_one_process(graphcnf, model_folder, two, local):
-    arguments = ("generate", "--model", model_folder, "-n", 3000, "--all", "--likelihood")
+    arguments = ("generate", "--model", model_folder, "-n", 1400, "--all", "--likelihood")
     code, _, err = graphcnf(*arguments, "--workers", 1, "--out", "one.csv")
     assert code == 0, err
     victim, put = pids(two)[0], Blocks.put
@@ -231,7 +231,7 @@ def test_a_worker_that_takes_long_to_come_back_is_not_given_up():
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_ctrl_c_ends_a_local_cluster_with_one_line(graphcnf, model_folder):
     tail = ("generate", "--model", str(model_folder), "-n", "200000", "--all", "--out", "x.csv")
-    command = [sys.executable, "-m", "graphcnf", *tail, "--cluster", "local", "--workers", "2"]
+    command = [sys.executable, "-m", "graphcnf", *tail, "--cluster", "local", "--workers", "1"]
     # What is started in the background by a shell ignores the signal, and so would its children.
     heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen(

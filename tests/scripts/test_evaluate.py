@@ -214,9 +214,10 @@ def evaluate_oxygens(graphcnf, score, lines, surroundings, monkeypatch):
     # All four valid molecules have one oxygen atom, a quarter of the others has none.
     alone, _ = score(*tail)
     assert alone["oxygen_tv"] == pytest.approx(1 / 4) and "oxygen_tv" in alone["training_data"]
-    monkeypatch.setattr(summary, "CHUNK", 1)  # other processes know it, too
-    monkeypatch.setattr(evaluation, "CHUNK", 1)
-    assert score(*tail)[0] == alone
+    with monkeypatch.context() as patch:
+        patch.setattr(summary, "CHUNK", 1)  # other processes know it, too
+        patch.setattr(evaluation, "CHUNK", 1)
+        assert score(*tail)[0] == alone
     code, text, _ = graphcnf("evaluate", *tail)
     assert code == 0 and "| oxygen atoms " in text and "| lower " in text
     if find_spec("itables") and find_spec("matplotlib"):

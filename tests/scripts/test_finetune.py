@@ -29,7 +29,7 @@ ODD = ["C[Si](C)(C)C", "C[Si](C)(C)CC", RING, "CC(=O)[O-].[Na+]", "OB(O)c1ccccc1
 
 @pytest.fixture
 def mine(surroundings, zinc_smiles):
-    (surroundings / "mine.smi").write_text("\n".join([*zinc_smiles[:150], *ODD]) + "\n")
+    (surroundings / "mine.smi").write_text("\n".join([*zinc_smiles[:60], *ODD]) + "\n")
     return "mine.smi"
 
 
@@ -40,7 +40,8 @@ def weights_of(folder):
 def test_a_run_reports_and_its_model_knows_what_is_new(graphcnf, mine, model_folder):
     code, out, err = graphcnf(
         "finetune", mine, "--weights", model_folder, "--out", "run", "--steps", 12, "-n", 16,
-        "--smarts", "c1ccccc1", "--property", "logp", "--property", "qed>=0.5", "--json",
+        "--set", "eval_steps=4", "--smarts", "c1ccccc1", "--property", "logp",
+        "--property", "qed>=0.5", "--json",
     )  # fmt: skip
     assert code == 0, err
     figures = json.loads(out)
@@ -48,9 +49,9 @@ def test_a_run_reports_and_its_model_knows_what_is_new(graphcnf, mine, model_fol
     bits = figures["bits_per_molecule"]
     assert bits["after"] < bits["before"] and figures["best_step"] > 0
     assert "Held-out bits per molecule fell" in err and "--standardize keeps" in err
-    assert (figures["molecules"], figures["left_out"]) == (154, 1)
+    assert (figures["molecules"], figures["left_out"]) == (64, 1)
     # One in ten would be too few to go by.
-    assert (figures["training"], figures["held_out"], figures["evaluated"]) == (154, 0, 154)
+    assert (figures["training"], figures["held_out"], figures["evaluated"]) == (64, 0, 64)
     assert "copies of molecules that it learned from" in err
     assert [new.split()[0] for new in figures["new"]][0] == "atoms"
     assert "Si (from C)" in figures["new"][0] and "B (from C)" in figures["new"][0]
@@ -70,14 +71,14 @@ def test_a_run_reports_and_its_model_knows_what_is_new(graphcnf, mine, model_fol
 
 
 def test_what_makes_it_worse_is_thrown_away(graphcnf, mine, model_folder, zinc_smiles):
-    open("known.smi", "w").write("\n".join(zinc_smiles[:150]))
+    open("known.smi", "w").write("\n".join(zinc_smiles[:40]))
     code, out, err = graphcnf(
         "finetune", "known.smi", "--weights", model_folder, "--out", "run", "--steps", 60,
-        "--set", "learning_rate=5", "--set", "gradient_clip=0", "-n", 0,
+        "--set", "learning_rate=5", "--set", "gradient_clip=0", "--set", "eval_steps=2", "-n", 0,
     )  # fmt: skip
     assert code == 0, err
     assert "No evaluation was better than the start" in err
-    assert "stopped early, at step 20 of 60" in err and "bits per molecule" in out
+    assert "stopped early, at step 8 of 60" in err and "bits per molecule" in out
     for name, value in weights_of(model_folder).items():
         assert torch.equal(weights_of("run")[name], value), name
 
@@ -99,9 +100,12 @@ def test_features_that_no_sample_has_a_value_of_are_left_empty():
     )
 
 
-def test_killed_at_any_step_the_same_command_goes_on(graphcnf, mine, model_folder, monkeypatch):
-    command = ["finetune", mine, "--weights", model_folder, "--steps", 10, "-n", 8, "--json",
-               "--set", "checkpoint_minutes=1e-9"]  # fmt: skip
+def test_killed_at_any_step_the_same_command_goes_on(
+    graphcnf, zinc_smiles, model_folder, monkeypatch
+):
+    open("mine.smi", "w").write("\n".join(zinc_smiles[:30]))
+    command = ["finetune", "mine.smi", "--weights", model_folder, "--steps", 6, "-n", 8, "--json",
+               "--set", "eval_steps=3", "--set", "checkpoint_minutes=1e-9"]  # fmt: skip
     code, whole, err = graphcnf(*command, "--out", "whole")
     assert code == 0, err
     step = Run.take_step
@@ -151,8 +155,9 @@ def test_few_molecules_are_learned(surroundings):
     data = load_smiles_file(Path(__file__).with_name("steroids.smi"))
     assert len(data) == 60
     told: list[str] = []
+    settings = {"steps": 16, "learning_rate": 2e-3, "eval_steps": 8}
     tuned = finetune(
-        flow, data, "run", settings={"steps": 25}, features=[has_pattern(STEROID)], samples=64,
+        flow, data, "run", settings=settings, features=[has_pattern(STEROID)], samples=48,
         say=told.append,
     )  # fmt: skip
     (core,) = tuned.figures["features"]
