@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import sys
 from collections import Counter
 
 import pytest
@@ -55,12 +56,12 @@ def _seed():
     torch.manual_seed(0)
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(autouse=True)
 def _no_callbacks_from_elsewhere():
-    """Each training would read all installed packages' entry points, for a second."""
-    fabric = pytest.importorskip("lightning_fabric.fabric")
+    """Without them no training reads the entry points of all installed packages, for a second."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fabric, "_load_external_callbacks", lambda group: [])
+        if fabric := sys.modules.get("lightning_fabric.fabric"):  # from the first training on
+            patch.setattr(fabric, "_load_external_callbacks", lambda group: [])
         yield
 
 
