@@ -97,7 +97,7 @@ def test_likelihoods_are_given_what_was_asked_for(graphcnf, trained):
 
 
 def test_what_is_asked_reaches_the_file(graphcnf, trained):
-    arguments = ("generate", "--model", trained, "-n", 80, "--all")
+    arguments = ("generate", "--model", trained, "-n", 200, "--all")
     tables = []
     for options in ((), ASKED, (*ASKED, "--workers", 2)):
         code, out, err = graphcnf(*arguments, *options)
@@ -105,7 +105,7 @@ def test_what_is_asked_reaches_the_file(graphcnf, trained):
         tables.append(out)
     assert tables[0] != tables[1] == tables[2]
     sample = MoleculeFlow.from_pretrained(trained).sample(
-        80, seed=0, properties={"weight": 90.0, "logp": 1.5}
+        200, seed=0, properties={"weight": 90.0, "logp": 1.5}
     )
     valid = [line.split(",")[1] for line in tables[1].splitlines()[1:] if ",True," in line]
     assert [s for s in sample.smiles if s is not None] == valid
@@ -159,7 +159,7 @@ def test_properties_of_a_data_set_are_kept(small_zinc, monkeypatch):
 
 def test_the_benchmark(bench, trained, monkeypatch):
     monkeypatch.setattr(weights, "VALUES", 5)
-    monkeypatch.setattr(weights, "EACH", 20)
+    monkeypatch.setattr(weights, "EACH", 5)
 
     def rows(*arguments):
         code, _, err = bench("properties", trained, "--out", "x.json", *arguments)
