@@ -198,8 +198,8 @@ def test_characters_outside_printable_ascii_are_named_wherever_a_molecule_is_rea
     flow, text, reason
 ):
     readers = (
-        parse, parse_smarts, has_pattern, smarts, similarity, flow.encode, flow.analogs, flow.grow,
-        lambda s: starting_molecules([s]),
+        parse, parse_smarts, has_pattern, flow.encode, flow.analogs, flow.grow,
+        lambda s: smarts(pattern=s), lambda s: similarity(to=s), lambda s: starting_molecules([s]),
     )  # fmt: skip
     for read in readers:
         with pytest.raises((ValueError, UserError), match=re.escape(reason)):
