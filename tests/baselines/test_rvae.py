@@ -120,7 +120,7 @@ def test_likelihoods_and_graphs_do_not_see_padding():
     noise.replay(lambda: torch.rand(2, 2, dtype=torch.float64))
     row = noise.draws[0]
     alone = Noise()
-    alone.take(lambda: row[:1])
+    alone.replay(lambda: row[:1])
     one = model.log_prob(small, noise=alone.rewind())
     torch.testing.assert_close(model.log_prob(large, noise=noise.rewind())[:1], one)
     z = model.encode(large)
