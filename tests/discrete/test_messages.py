@@ -217,7 +217,7 @@ def test_training_that_cannot_be_meant(arguments, message):
 
 
 def test_a_model_that_cannot_be_trained_in_this_memory_is_refused_before_it_is_taken(monkeypatch):
-    monkeypatch.setattr("graphcnf.limits.memory", lambda: 8 << 30)
+    monkeypatch.setattr("graphcnf.training.settings.memory", lambda: 8 << 30)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for data in (["a", "bc"] * 20, AGES):
         for function in (CategoricalModel.fit, CategoricalModel.for_data):
