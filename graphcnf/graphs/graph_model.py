@@ -607,7 +607,7 @@ class GraphModel(Pretrained, ABC):
     def _size_log_probs(self, prior: np.ndarray, conditions: Tensor) -> Tensor:
         """Return log p(size | conditions), (B, S) nats, for a prior (S,) and conditions (B, P)."""
         more = self.size_logits(conditions.to(self.device)).double()
-        return (torch.as_tensor(prior).log().to(more) + more).log_softmax(-1)
+        return (torch.as_tensor(prior, device=more.device).log().to(more) + more).log_softmax(-1)
 
     def size_log_prob(self, sizes: Tensor, conditions: Tensor | None = None) -> Tensor:
         """Return the log-probabilities of numbers of nodes, see `size_probabilities`.
@@ -620,7 +620,7 @@ class GraphModel(Pretrained, ABC):
             (B,) nats; -inf for a number that no training graph has.
         """
         prior = self.size_probabilities()
-        log_probs = torch.as_tensor(prior).log()[None].to(sizes.device)
+        log_probs = torch.as_tensor(prior, device=sizes.device).log()[None]
         if conditions is not None:
             log_probs = self._size_log_probs(prior, conditions)
         return log_prob_of_sizes(log_probs, sizes)
