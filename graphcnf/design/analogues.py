@@ -270,7 +270,14 @@ def _bare(
 
 
 def scaffold_and_rest(mol: Chem.Mol) -> tuple[set[int], list[set[int]]]:
-    """Return the atoms of the Bemis-Murcko scaffold, and the atoms of each of its substituents."""
+    """Split the atoms of a molecule into its Bemis-Murcko scaffold and the substituents.
+
+    Returns:
+        Numbers of the atoms of the scaffold, and those of each substituent.
+
+    Raises:
+        UserError: The molecule has no ring, and so no scaffold.
+    """
     numbered = Chem.Mol(mol)
     for atom in numbered.GetAtoms():
         atom.SetIntProp("number", atom.GetIdx())
@@ -487,6 +494,10 @@ def analogs_of(
             `NEAR` more or less than the molecule has.
         particles: Candidates (particles, or molecules found by substitutions) per analogue.
         filters: Filters that every analogue passes.
+
+    Raises:
+        UserError: An argument is out of range, the model does not draw atom by atom or cannot
+            represent the molecule, or `keep` is "scaffold" and it has none.
     """
     if keep not in KEEP:
         raise UserError(f"keep must be one of {', '.join(KEEP)}, got {keep!r}")

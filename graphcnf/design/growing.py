@@ -86,9 +86,12 @@ class MoleculeFragment:
     open_part: Chem.Mol | None = None  # the fragment, if new atoms replace hydrogens of a SMILES
 
     def match(self, molecule: Chem.Mol) -> tuple[int, ...]:
-        """Return the atoms of a molecule that match the fragment.
+        """Find the fragment in a molecule.
 
-        In RDKit's first match, or the first that has the fragment's stereo marks if there is one.
+        Of several matches it is the first that has the fragment's stereo marks, else RDKit's first.
+
+        Returns:
+            For each atom of the fragment the number of the atom in the molecule; () without match.
         """
         marked = self._marked_matches(molecule)
         every = molecule.GetSubstructMatches(self.query, uniquify=False, maxMatches=MATCHES)
@@ -115,9 +118,11 @@ class MoleculeFragment:
         return {tuple(place[k] for k in kept) for place in places}
 
     def groups(self, molecule: Chem.Mol) -> dict[str, str]:
-        """Return the substituent's SMILES at each attachment point, by name, in the `match`.
+        """Find what was grown at the attachment points, in the `match` of a molecule.
 
-        A substituent that is bonded to two atoms is listed at both, with [*:1] at the first point.
+        Returns:
+            SMILES of the substituent by the name of the attachment point, such as "R1". A
+            substituent that is bonded to two atoms is listed at both, with [*:1] at the first one.
         """
         if not self.points:
             return {}
@@ -789,7 +794,20 @@ def grow(
 def first_found(
     flow: MoleculeFlow, search: Any, n: int, stereo: bool
 ) -> tuple[PackedGraphs, list[str | None]]:
-    """Return the graphs and SMILES of the first n molecules of a search; see `found`."""
+    """Draw the first n molecules of a search.
+
+    Args:
+        flow: The model, which is in evaluation mode meanwhile.
+        search: A `Growth` or a sampler of analogues.
+        n: Number of molecules.
+        stereo: True to draw stereo marks if the model has stereo.
+
+    Returns:
+        The graphs, and their SMILES, n of each.
+
+    Raises:
+        UserError: `n` is no whole number, or the search finds nothing new for long.
+    """
     check_integer("n", n)
     with evaluation_mode(flow.model):
         first = list(islice(found(flow, search, stereo), n))
