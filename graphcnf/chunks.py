@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Any
 
-from graphcnf.registry import load
-
 
 def chunked(items: Sequence, size: int) -> list:
     """Cut a sequence into consecutive slices of `size` items; the last one may have fewer."""
@@ -30,6 +28,6 @@ def mapped(
     """
     if find_spec("graphcnf.compute") is None:
         return [function(chunk) for chunk in chunks]
-    return load("graphcnf.compute.parallel:parallel_map")(
-        function, chunks, workers=workers, label=label
-    )
+    from graphcnf.compute.parallel import parallel_map
+
+    return parallel_map(function, chunks, workers=workers, label=label)

@@ -22,25 +22,10 @@ from typing import Any
 from graphcnf.errors import UserError, suggest
 
 
-class NotInstalled(UserError, ImportError):
-    """A folder of this package is missing; the message names it."""
-
-
 def load(address: str) -> Any:
-    """Return the object at an address "module:name", after importing the module.
-
-    Raises:
-        NotInstalled: A folder of this package that the module needs is missing.
-    """
+    """Return the object at an address "module:name", after importing the module."""
     module, _, name = address.partition(":")
-    try:
-        return getattr(import_module(module), name)
-    except ModuleNotFoundError as error:
-        missing = (error.name or "").split(".")
-        if missing[0] != __package__:
-            raise
-        folder = ".".join(missing[:2])
-        raise NotInstalled(f"{name} needs {folder}, which is not installed") from error
+    return getattr(import_module(module), name)
 
 
 class Registry(Mapping[str, Any]):

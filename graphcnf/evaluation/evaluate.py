@@ -48,9 +48,9 @@ from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.graphs.isomorphism import isomorphic, labelling_bits
 from graphcnf.graphs.record_blocks import together_on
 from graphcnf.limits import check_integer, check_seed, check_temperature
-from graphcnf.molecules.codec import UnparsableSmiles, dropped, parse, quiet
+from graphcnf.molecules.codec import UnparsableSmiles, dropped, listed, parse, quiet
 from graphcnf.molecules.hashing import contains, hash_each
-from graphcnf.molecules.molecule_flow import MoleculeFlow, draw_block, listed, stereo_of
+from graphcnf.molecules.molecule_flow import MoleculeFlow, draw_block, stereo_of
 from graphcnf.molecules.standardize import charge_states
 from graphcnf.molecules.validity import evaluate_records
 from graphcnf.molecules.vocabulary import MoleculeVocabulary, codec_problem

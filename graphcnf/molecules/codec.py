@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache, partial
+from typing import Any
 
 import numpy as np
 from rdkit import Chem, rdBase
@@ -23,7 +24,6 @@ from rdkit.Chem import rdqueries
 from graphcnf.errors import UserError
 from graphcnf.limits import MAX_NODES
 from graphcnf.molecules.vocabulary import MARK, AtomCategory, MoleculeVocabulary
-from graphcnf.registry import load
 
 LONGEST_SMILES = 5000
 """Longest SMILES or SMARTS, in characters: RDKit's recursive parser could crash on longer ones."""
@@ -113,6 +113,31 @@ def _read(
     return mol
 
 
+def listed(molecules: Any) -> list:
+    """Return molecules that a user gives in any of several forms as a list.
+
+    Args:
+        molecules: A SMILES or RDKit molecule, several of them, or a DataFrame with a column
+            `smiles`.
+
+    Raises:
+        UserError: for anything else.
+    """
+    if isinstance(molecules, str | Chem.Mol):
+        return [molecules]
+    columns = getattr(molecules, "columns", None)
+    if columns is not None:
+        if list(columns).count("smiles") != 1:
+            shown = ", ".join(map(str, columns))
+            raise UserError(f"a DataFrame needs one column smiles, got {shown}")
+        return list(molecules["smiles"])
+    if isinstance(molecules, bytes) or not isinstance(molecules, Iterable):
+        raise UserError(
+            f"molecules must be SMILES, RDKit molecules or a list of them, got {molecules!r}"
+        )
+    return list(molecules)
+
+
 def parse(smiles: str, *, sanitize: bool = True) -> Chem.Mol:
     """Return the molecule of a SMILES; all SMILES of users are read by this function.
 
@@ -129,7 +154,8 @@ def parse(smiles: str, *, sanitize: bool = True) -> Chem.Mol:
     read: Callable[[str], Chem.Mol | None] = partial(Chem.MolFromSmiles, sanitize=sanitize)
     if found := _EXTENDED.fullmatch(smiles.strip(" \t\r\n")):
         smiles, extension = found.groups()
-        extended = load("graphcnf.molecules.extension:extended")
+        from graphcnf.molecules.extension import extended
+
         read = partial(extended, extension=extension, sanitize=sanitize)
     return _read(smiles, "SMILES", UnparsableSmiles, read, extension)
 

@@ -26,7 +26,6 @@ from graphcnf.limits import MOST_CANDIDATES, check_integer, check_range
 from graphcnf.molecules import codec
 from graphcnf.molecules.validity import CONVENTIONS, evaluate_records, strict_smiles
 from graphcnf.molecules.vocabulary import MoleculeVocabulary, codec_problem
-from graphcnf.registry import load
 from graphcnf.torch_state import default_type
 
 SCORED_TOGETHER = 128
@@ -77,11 +76,12 @@ class MoleculeSample(Sequence):
         return pd.DataFrame({"record": range(len(self)), "smiles": self.smiles, "valid": valid})
 
     def _repr_html_(self) -> str:
-        draw = load("graphcnf.molecules.drawing:draw_svg")
+        from graphcnf.molecules.drawing import draw_svg
+
         valid = [(record, s) for record, s in enumerate(self.smiles) if s is not None]
         cells = [
             "<div style='display:inline-block;text-align:center;font-size:11px'>"
-            f"{draw(s, size=(170, 135)).split('?>')[-1]}<br>{record}</div>"
+            f"{draw_svg(s, size=(170, 135)).split('?>')[-1]}<br>{record}</div>"
             for record, s in valid[:30]
         ]
         more = f"<p>and {len(valid) - 30} more</p>" if len(valid) > 30 else ""
@@ -188,7 +188,9 @@ class MoleculeFlow:
             raise UserError(f'properties must be a dict, {{"logp": 2.5}}, got {properties!r}')
         wanted = None
         if properties:
-            wanted = load("graphcnf.molecules.properties:conditions_of")(self.model, properties)
+            from graphcnf.molecules.properties import conditions_of
+
+            wanted = conditions_of(self.model, properties)
         check_integer("best_of", best_of, 1, MOST_CANDIDATES)
         if best_of > 1 and wanted is None:
             raise UserError(
@@ -208,7 +210,9 @@ class MoleculeFlow:
         if filters:
             filters.check_sizes(self.model.max_nodes)
         if filters and n:
-            return MoleculeSample(*load("graphcnf.molecules.filters:passing")(n, filters, draw))
+            from graphcnf.molecules.filters import passing
+
+            return MoleculeSample(*passing(n, filters, draw))
         graphs, frame = draw(range(n))
         pairs = zip(frame["isomer"], frame["strict"], strict=True)
         return MoleculeSample(graphs, [smiles if valid else None for smiles, valid in pairs])
@@ -234,8 +238,9 @@ class MoleculeFlow:
             **options: `seed`, `temperature`, `atoms`, `particles` and `filters`
                 (`graphcnf.design.growing.Growth`).
         """
-        grown = load("graphcnf.design.growing:grow")
-        return MoleculeSample(*grown(self, fragment, n, task=task, stereo=stereo, **options))
+        from graphcnf.design.growing import grow
+
+        return MoleculeSample(*grow(self, fragment, n, task=task, stereo=stereo, **options))
 
     @default_type()
     def analogs(
@@ -250,8 +255,9 @@ class MoleculeFlow:
             **options: Options of `graphcnf.design.analogues.analogs_of`, such as `keep` and
                 `similar`.
         """
-        drawn = load("graphcnf.design.analogues:draw_analogues")
-        return MoleculeSample(*drawn(self, molecule, n, stereo=stereo, **options))
+        from graphcnf.design.analogues import draw_analogues
+
+        return MoleculeSample(*draw_analogues(self, molecule, n, stereo=stereo, **options))
 
     def graphs(self, molecules: str | Chem.Mol | Iterable) -> tuple[PackedGraphs, list[str | None]]:
         """Write molecules as graphs of the model's categories and sizes.
@@ -270,7 +276,7 @@ class MoleculeFlow:
             raise UserError(problem)
         graphs: list[codec.Graph] = []
         reasons: list[str | None] = []
-        for molecule in listed(molecules):
+        for molecule in codec.listed(molecules):
             try:
                 graph = codec.molecule_to_graph(molecule, self.vocabulary, self.model.max_nodes)
             except codec.MoleculeNotRepresentable as error:
@@ -291,7 +297,7 @@ class MoleculeFlow:
             orders: Number of depth-first numberings of the atoms whose probabilities are summed, up
                 to 1,024; only models that draw atom by atom ("path") take more than 1.
         """
-        molecules = listed(molecules)
+        molecules = codec.listed(molecules)
         graphs, reasons = self.graphs(molecules)
         inside = [k for k, reason in enumerate(reasons) if reason is None]
         nats = np.full(len(reasons), -math.inf)
@@ -324,7 +330,9 @@ class MoleculeFlow:
 
         The names are those of `graphcnf.molecules.standardize.GROUPS`.
         """
-        return load("graphcnf.molecules.standardize:charge_states_of")(self)
+        from graphcnf.molecules.standardize import charge_states_of
+
+        return charge_states_of(self)
 
     def standardized(self, molecule: str) -> str:
         """Return the SMILES of a molecule without salts, charged like the model's training data.
@@ -335,9 +343,10 @@ class MoleculeFlow:
         Raises:
             MoleculeNotRepresentable: RDKit cannot read or standardize the SMILES.
         """
-        parse = load("graphcnf.molecules.standardize:parse_standardized")
+        from graphcnf.molecules.standardize import parse_standardized
+
         with codec.quiet():
-            return Chem.MolToSmiles(parse(molecule, self.charge_states))
+            return Chem.MolToSmiles(parse_standardized(molecule, self.charge_states))
 
     def size_log_prob(self, graphs: PackedGraphs) -> np.ndarray:
         """Return the log-probability of each graph's number of atoms, (M,) nats."""
@@ -366,7 +375,9 @@ class MoleculeFlow:
             **options: `orders`, `standardize` and `workers` of `graphcnf.molecules.scoring.score`,
                 which also lists the columns.
         """
-        return load("graphcnf.molecules.scoring:score")(self, molecules, **options)
+        from graphcnf.molecules.scoring import score
+
+        return score(self, molecules, **options)
 
     def learn_percentiles(self, molecules: PackedGraphs) -> None:
         """Store quantiles of training molecules' likelihoods, for the percentiles of `score`.
@@ -376,7 +387,9 @@ class MoleculeFlow:
         Args:
             molecules: Graphs of molecules of the training data, or of some of them.
         """
-        load("graphcnf.molecules.scoring:learn_percentiles")(self, molecules)
+        from graphcnf.molecules.scoring import learn_percentiles
+
+        learn_percentiles(self, molecules)
 
     def encode(self, molecules: str | Chem.Mol | Sequence) -> tuple[dict, torch.Tensor]:
         """Encode molecules to latents, which `decode` turns into molecules without stereo marks.
@@ -422,12 +435,14 @@ def stereo_of(model: GraphModel) -> Any:
     model that was fine-tuned.
 
     Raises:
-        UserError: There is one, and `graphcnf.stereo` is not installed.
+        ModuleNotFoundError: There is one, and `graphcnf.stereo` is not installed.
     """
     data = model.metadata.get("stereo", model.metadata.get("dataset"))
     if data not in WITH_STEREO:
         return None
-    return load("graphcnf.stereo.stereo_flow:shipped_stereo")(data)
+    from graphcnf.stereo.stereo_flow import shipped_stereo
+
+    return shipped_stereo(data)
 
 
 def draw_block(
@@ -472,7 +487,8 @@ def draw_block(
     )
     if targets is not None and best_of > 1:
         smiles = strict_smiles(graphs, vocabulary)
-        nearest = load("graphcnf.molecules.properties:nearest")
+        from graphcnf.molecules.properties import nearest
+
         graphs = graphs.subset(nearest(smiles, targets, model.conditions, best_of))
     first = records.start
     frame = evaluate_records(graphs, vocabulary, first=first, conventions=conventions, keep=True)
@@ -483,28 +499,3 @@ def draw_block(
                 smiles, molecules, seed=seed, first=first, temperature=temperature
             )
     return graphs, frame.assign(isomer=pd.Series(smiles, dtype=object))
-
-
-def listed(molecules: Any) -> list:
-    """Return molecules that a user gives in any of several forms as a list.
-
-    Args:
-        molecules: A SMILES or RDKit molecule, several of them, or a DataFrame with a column
-            `smiles`.
-
-    Raises:
-        UserError: for anything else.
-    """
-    if isinstance(molecules, str | Chem.Mol):
-        return [molecules]
-    columns = getattr(molecules, "columns", None)
-    if columns is not None:
-        if list(columns).count("smiles") != 1:
-            shown = ", ".join(map(str, columns))
-            raise UserError(f"a DataFrame needs one column smiles, got {shown}")
-        return list(molecules["smiles"])
-    if isinstance(molecules, bytes) or not isinstance(molecules, Iterable):
-        raise UserError(
-            f"molecules must be SMILES, RDKit molecules or a list of them, got {molecules!r}"
-        )
-    return list(molecules)

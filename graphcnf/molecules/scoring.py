@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -16,8 +16,9 @@ from graphcnf.errors import counted
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.molecules import codec
-from graphcnf.molecules.molecule_flow import MoleculeFlow, listed
-from graphcnf.registry import load
+
+if TYPE_CHECKING:
+    from graphcnf.molecules.molecule_flow import MoleculeFlow
 
 CHUNK = 512
 """Molecules that a process scores at a time."""
@@ -70,7 +71,7 @@ def score(
         - `reason`, why the model cannot represent the molecule, or None; with `standardize`
           also the atoms that were cut off.
     """
-    molecules = listed(molecules)
+    molecules = codec.listed(molecules)
     if workers is None and (len(molecules) <= 4 * CHUNK or flow.model.device.type != "cpu"):
         workers = 1
     score = partial(_score, flow, orders=orders, standardize=standardize)
@@ -124,7 +125,8 @@ def _score(flow: MoleculeFlow, molecules: list, orders: int, standardize: bool) 
         reasons[inside[k]] = _impossible(flow, graphs.subset([k]))
     for number, reason in enumerate(reasons) if standardize else ():
         if reason is not None and number not in refused:
-            cut_off = load("graphcnf.molecules.standardize:cut_off")
+            from graphcnf.molecules.standardize import cut_off
+
             with codec.quiet():
                 lost = cut_off(str(text[number]), molecules[number])
             reasons[number] = f"{reason}; standardizing cut off {lost}" if lost else reason

@@ -23,7 +23,6 @@ from graphcnf.molecules.codec import (
     quiet,
 )
 from graphcnf.molecules.hashing import hash_each
-from graphcnf.registry import load
 
 if TYPE_CHECKING:
     from graphcnf.molecules.molecule_flow import MoleculeFlow
@@ -166,9 +165,11 @@ def deviation_notes(
         for text in smiles:
             found = dropped(text)
             if marked and "stereo" in found:
+                from graphcnf.stereo.marks import dropped_marks
+
                 found.remove("stereo")
                 try:
-                    marks.update(load("graphcnf.stereo.marks:dropped_marks")(text))
+                    marks.update(dropped_marks(text))
                 except UnparsableSmiles:
                     pass
                 except MoleculeNotRepresentable:

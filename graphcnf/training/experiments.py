@@ -32,7 +32,6 @@ from graphcnf.limits import Range, is_integer
 from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.molecules.properties import parse_names, property_table
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
-from graphcnf.registry import load
 from graphcnf.torch_state import learning
 from graphcnf.training.finetuning import facts, sample_shares
 from graphcnf.training.settings import Experiment, Preset, TrainingSettings, trainable_here
@@ -314,23 +313,26 @@ def _loaded(load: Callable, options: dict, **known) -> Any:
 
 def _sets(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
     """Return the experiment of sets of elements and a `SetFlow`; arguments: see `EXPERIMENTS`."""
+    from graphcnf.discrete.set_flow import SetFlow
+
     task = data.pop("task", "shuffling")
     if not isinstance(task, str) or task not in TASKS:
         raise UserError(f"[data]: unknown task {task!r}{suggest(str(task), list(TASKS))}")
-    kind = load("graphcnf.discrete.set_flow:SetFlow")
-    check("[model]", model, kind, fixed=("elements", "categories"))
+    check("[model]", model, SetFlow, fixed=("elements", "categories"))
     dataset = _loaded(TASKS[task], data)
-    network = call("[model]", kind, dataset.elements, dataset.categories, known={}, **model)
+    network = call("[model]", SetFlow, dataset.elements, dataset.categories, known={}, **model)
     network.metadata = {"dataset": "sets", "task": task, "optimum": dataset.optimum}
     return _experiment(network, dataset, settings.batch_size, settings.batch_size)
 
 
 def _coloring(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
     """Return the experiment of colourings and a `ColoringFlow`; arguments: see `EXPERIMENTS`."""
-    kind = load("graphcnf.discrete.coloring_flow:ColoringFlow")
-    check("[model]", model, kind, fixed=("colors",))
-    dataset = _loaded(load("graphcnf.datasets.coloring:load_coloring"), data)
-    network = call("[model]", kind, dataset.colors, known={}, **model)
+    from graphcnf.datasets.coloring import load_coloring
+    from graphcnf.discrete.coloring_flow import ColoringFlow
+
+    check("[model]", model, ColoringFlow, fixed=("colors",))
+    dataset = _loaded(load_coloring, data)
+    network = call("[model]", ColoringFlow, dataset.colors, known={}, **model)
     network.metadata = {"dataset": "coloring", "data": data}
     return _experiment(network, dataset, settings.batch_size, 4 * settings.batch_size)
 
@@ -349,37 +351,35 @@ def _split(dataset: Any) -> tuple[np.ndarray, np.ndarray]:
 
 def _stereo(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
     """Return the experiment of stereo marks and a `StereoFlow`; arguments: see `EXPERIMENTS`."""
-    kind = load("graphcnf.stereo.stereo_flow:StereoFlow")
-    check("[model]", model, kind)
-    dataset = _loaded(load("graphcnf.datasets.stereo:load_stereo"), data)
+    from graphcnf.datasets.stereo import load_stereo
+    from graphcnf.stereo.stereo_flow import StereoFlow
+
+    check("[model]", model, StereoFlow)
+    dataset = _loaded(load_stereo, data)
     _split(dataset)
-    network = call("[model]", kind, known={}, **model)
+    network = call("[model]", StereoFlow, known={}, **model)
     network.metadata = {"dataset": dataset.name, "marks": dataset.marks()}
     return _experiment(network, dataset, settings.batch_size, 4 * settings.batch_size)
 
 
 def _images(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
     """Return the experiment of images and an `ImageModel`; arguments: see `EXPERIMENTS`."""
+    from graphcnf.datasets.images import load_images
+    from graphcnf.images.image_model import FIXED, IMAGE_MODELS
+
     shift, size = data.pop("shift", 0), settings.batch_size
     if not (is_integer(shift) and shift in Range(0, 1000)):
         raise UserError(f"[data]: shift must be a number of pixels from 0 to 1000, got {shift!r}")
     if "architecture" not in model:
         raise UserError("[model]: images need an architecture, such as glow")
-    load_images = load("graphcnf.datasets.images:load_images")
     check("[data]", data, load_images)
     if "path" in data:
         # The model stores the path, and may be evaluated in another working directory.
         data["path"] = str(call("[data]", expand_user, data["path"], known={}).absolute())
     options = dict(model)
     architecture = options.pop("architecture")
-    models = load("graphcnf.images.image_model:IMAGE_MODELS")
-    kind = call("[model]", models.find, architecture, "architecture", known={})
-    check(
-        "[model]",
-        options,
-        *kind.parts(architecture),
-        fixed=load("graphcnf.images.image_model:FIXED"),
-    )
+    kind = call("[model]", IMAGE_MODELS.find, architecture, "architecture", known={})
+    check("[model]", options, *kind.parts(architecture), fixed=FIXED)
     dataset = _loaded(load_images, data)
     known = {"shape": dataset.shape, "levels": dataset.levels}
     network = call("[model]", kind, known=known, **model)

@@ -38,7 +38,6 @@ from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.molecules.properties import Feature, has_element, property_table
 from graphcnf.molecules.vocabulary import CODEC_VERSION
 from graphcnf.pretrained import model_digest
-from graphcnf.registry import load
 from graphcnf.torch_state import learning
 from graphcnf.training.settings import (
     Experiment,
@@ -255,6 +254,8 @@ def _prepared(flow: MoleculeFlow, data) -> tuple[MoleculeFlow, Any]:
     Raises:
         UserError: There are too few molecules, or the data do not say what is aromatic.
     """
+    from graphcnf.design.enlargement import enlarged
+
     if (distinct := len(np.unique(data.hashes))) < 20:
         raise UserError(
             f"{distinct} distinct molecules: too few to fine-tune; give 20 at least, better some "
@@ -272,7 +273,7 @@ def _prepared(flow: MoleculeFlow, data) -> tuple[MoleculeFlow, Any]:
     data = data if known.marked else data.without_marks()
     vocabulary = known.extended(data.vocabulary)
     data = data.in_categories(vocabulary)
-    model = load("graphcnf.design.enlargement:enlarged")(
+    model = enlarged(
         flow.model,
         data.graphs,
         node_sources=known.nearest_atoms(vocabulary),
