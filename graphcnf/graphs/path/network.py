@@ -104,6 +104,15 @@ class FoldedParameters:
         """Return the sum (R, C) of the embeddings of all variables x (R, V) of R nodes."""
         return F.embedding_bag(x + self.offsets, self.values, mode="sum")
 
+    def nodes(self, h: Tensor, free_degree: FreeDegree) -> Nodes:
+        """Return the hidden state of M new nodes of which no variable is decided.
+
+        Args:
+            h: Output of the attention, (M, C).
+            free_degree: Free degree around them.
+        """
+        return Nodes(h, F.linear(h, self.weight, self.bias), None, free_degree)
+
 
 class PathNetwork(Network):
     """Causal attention network for the variables of nodes in depth-first order.
@@ -197,13 +206,19 @@ class PathNetwork(Network):
         """
         return Transformer(width, heads, expansion, layers, dropout=dropout)
 
-    def inputs(self, channels: Tensor, codes: Tensor) -> Tensor:
-        """Embed paths.
+    def inputs(
+        self, channels: Tensor, codes: Tensor, contents: Tensor, number: Tensor, to_come: Tensor
+    ) -> Tensor:
+        """Embed what is known before R nodes, without conditions.
 
         Args:
-            channels: Embeddings of the last levels, as the method `channels` returns them, (R,
-                LEVELS, level width).
-            codes: Level codes of the last levels, see `level_codes`, (R, LEVELS) long.
+            channels: Embeddings of the last levels of the paths to them, as the method `channels`
+                returns them, (R, LEVELS, level width).
+            codes: Level codes of these levels, see `level_codes`, (R, LEVELS) long.
+            contents: Embeddings of the nodes before them, as `FoldedParameters.contents` returns
+                them; `initial` before the first node, (R, C).
+            number: Their numbers in their graphs, (R,) or () long.
+            to_come: How many nodes of the graph are to come, these included, (R,) long.
 
         Returns:
             Inputs of the attention, (R, C).
@@ -215,7 +230,8 @@ class PathNetwork(Network):
             if level + 1 in TOGETHER:
                 table = next(together)
                 parts.append(table(key % len(table.get_parameter("weight"))))
-        return self.path(channels.flatten(1)) + self.joined(torch.cat(parts, -1))
+        of_path = self.path(channels.flatten(1)) + self.joined(torch.cat(parts, -1))
+        return of_path + contents + self.position(number) + self.remaining(to_come)
 
     def channels(self, codes: Tensor, around: Tensor, tables: FoldedParameters) -> Tensor:
         """Embed levels of paths.
@@ -315,20 +331,20 @@ class PathNetwork(Network):
         channels = self.channels(codes.flatten(), around, tables).unflatten(0, codes.shape)
         before = tables.contents(x[:, :-1].flatten(0, 1)).unflatten(0, (batch, size - 1))
         before = torch.cat([self.initial.expand(batch, 1, -1).to(before.dtype), before], 1)
-        h = self.inputs(channels, codes).unflatten(0, mask.shape) + before
         to_come = (mask.sum(1, keepdim=True) - number).clamp(min=0)
-        h = h + self.position(number) + self.remaining(to_come)
+        numbers = number.expand(batch, size).flatten()
+        h = self.inputs(channels, codes, before.flatten(0, 1), numbers, to_come.flatten())
+        h = h.unflatten(0, mask.shape)
         if conditions is not None:
             added = self.added(x.flatten(0, 1), path).unflatten(0, mask.shape).cumsum(1)[:, :-1]
             h = h + self.conditioned(conditions, F.pad(added, (0, 0, 1, 0)))
         bias = self._biases(number, at_levels[NODE].unflatten(0, mask.shape))
         h = self.norm(self.attended(self.dropout(h), bias))
         path = path.take(mask.flatten().nonzero()[:, 0])
-        free_degree = self.support.free_degree(
-            self.support.free(path.tables), path.depth, to_come[mask] == 1
+        free = self.support.free(path.tables)
+        nodes = tables.nodes(
+            h[mask], self.support.free_degree(free, path.depth, to_come[mask] == 1)
         )
-        h = h[mask]
-        nodes = Nodes(h, F.linear(h, tables.weight, tables.bias), None, free_degree)
         yield Step(mask.nonzero(as_tuple=True), nodes)
 
     def start(self, context: Context) -> PathState:
@@ -423,9 +439,10 @@ class PathState:
         to_come = self.order.sizes[:count] - number
         levels = self.path.last_levels(count)
         channels = F.embedding(levels, self.channels.flatten(0, 1))
-        h = net.inputs(channels, self.codes.flatten()[levels])
-        h = h + (self.tables.contents(self.before[:count]) if number else net.initial)
-        h = h + net.position.weight[number] + net.remaining(to_come)
+        contents = self.tables.contents(self.before[:count]) if number else net.initial
+        h = net.inputs(
+            channels, self.codes.flatten()[levels], contents, levels.new_tensor(number), to_come
+        )
         if self.conditions is not None:
             h = h + net.conditioned(self.conditions[:count], self.added[:count, None])[:, 0]
         # For each key, the level of its node, counted from the end of the path; LEVELS if it is not
@@ -439,8 +456,7 @@ class PathState:
         h = net.norm(self.attended(h, bias))
         free = self.free[:count, : net.support.pad + number + 1]
         free_degree = net.support.free_degree(free, self.path.depth[:count], to_come == 1)
-        common = F.linear(h, self.tables.weight, self.tables.bias)
-        return Step(at, Nodes(h, common, None, free_degree))
+        return Step(at, self.tables.nodes(h, free_degree))
 
     def attended(self, h: Tensor, bias: Tensor) -> Tensor:
         """Return the output of the attention blocks for the next position of every row.

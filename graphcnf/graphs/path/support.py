@@ -38,7 +38,7 @@ CATEGORIES = 256
 # products with the multiplier fit into 64 bits.
 HASH_MULTIPLIER, HASH_MODULUS = 1_000_003, 2_147_483_647
 # Rows of `Path.tables`.
-NODE, CATEGORY, USED, DEGREE, RING = range(5)
+NODE, CATEGORY, WEIGHT, DEGREE, RING = range(5)
 
 
 def hashed(key: Tensor, value: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ class Path:
         tables: What is known of the node at each level, (5, R, W) long: its number in the graph
             plus 1 (0 for no node), its category, the sum of the weights of its edges so far, the
             number of its edges so far, and 1 if the edge to its parent lies on a ring. The first
-            axis is indexed by `NODE`, `CATEGORY`, `USED`, `DEGREE` and `RING`.
+            axis is indexed by `NODE`, `CATEGORY`, `WEIGHT`, `DEGREE` and `RING`.
         around: Neighbours so far of the node at each level, in the order in which their edges came,
             (R, W, NEIGHBOURS + 1) long: (edge category + 1) * `CATEGORIES` + node category, 0 for
             none. All neighbours after the first `NEIGHBOURS` overwrite the last entry, which is
@@ -136,30 +136,32 @@ class Path:
         # The clamp only matters for impossible values, which backtrack beyond the first node.
         parent = (self.depth[: len(x)] - x[:, 0]).clamp(min=0 if number else -1)
         self.depth[: len(x)] = parent + 1
-        at, category = self.index(parent + 1), x[:, 2]
+        position, category = self.index(parent + 1), x[:, 2]
         tables, around = self.tables.flatten(1), self.around.flatten(0, 1)
         zero = torch.zeros_like(category)
-        tables[:, at] = torch.stack([zero + number + 1, category, zero, zero, zero])
-        around[at] = 0
-        changed = [at]
+        tables[:, position] = torch.stack([zero + number + 1, category, zero, zero, zero])
+        around[position] = 0
+        changed = [position]
         edges, lengths = DepthFirstCode.edges(x), DepthFirstCode.lengths(x)
         for k in range(edges.shape[1]):
             rows = edges[:, k].nonzero()[:, 0]
             if not len(rows):
                 continue
-            new, edge, length = at[rows], edges[rows, k], lengths[rows, k]
-            far = new - length
-            # Both ends of the edge are updated: `one` gets `other` as a neighbour.
-            one, other, edge = torch.cat([new, far]), torch.cat([far, new]), torch.cat([edge, edge])
-            slot = tables[DEGREE, one].clamp(max=NEIGHBOURS)
-            around[one, slot] = edge * CATEGORIES + tables[CATEGORY, other]
-            tables[USED].index_add_(0, one, weights[edge])
-            tables[DEGREE].index_add_(0, one, torch.ones_like(one))
-            changed.append(far)
+            new_node, edge, length = position[rows], edges[rows, k], lengths[rows, k]
+            earlier = new_node - length
+            # Each end of the edge gets the other one as a neighbour.
+            node, neighbour = torch.cat([new_node, earlier]), torch.cat([earlier, new_node])
+            edge = torch.cat([edge, edge])
+            slot = tables[DEGREE, node].clamp(max=NEIGHBOURS)
+            around[node, slot] = edge * CATEGORIES + tables[CATEGORY, neighbour]
+            tables[WEIGHT].index_add_(0, node, weights[edge])
+            tables[DEGREE].index_add_(0, node, torch.ones_like(node))
+            changed.append(earlier)
             if k:
-                # The closure puts the edges to their parents of all nodes below `far` on a ring.
+                # The closure puts the edges to their parents of all nodes below `earlier` on a
+                # ring.
                 up = torch.arange(int(length.max()), device=x.device)
-                ring = (new[:, None] - up.minimum(length[:, None] - 1)).flatten()
+                ring = (new_node[:, None] - up.minimum(length[:, None] - 1)).flatten()
                 tables[RING].index_fill_(0, ring, 1)
                 changed.append(ring)
         return torch.cat(changed)
@@ -167,8 +169,6 @@ class Path:
     @classmethod
     def before_each(cls, x: Tensor, weights: Tensor, pad: int) -> Path:
         """Return the paths before each node of complete graphs, for scoring all nodes at once.
-
-        Entries are those that repeated calls of `add` would give.
 
         Args:
             x: Variables of the nodes of B graphs of up to N nodes, (B, N, V) long.
@@ -179,42 +179,15 @@ class Path:
             B * N paths; row b * N + i is the path before node i of graph b.
         """
         batch, nodes, _ = x.shape
-        number = torch.arange(nodes, device=x.device)
-        level = torch.arange(nodes + 1, device=x.device)
-        # As in `add`, the clamp only matters for impossible values.
-        depth = (number - x[..., 0].cumsum(1)).clamp(min=0)
-        # The node at a level of the path is the last one so far with this depth.
-        at_level = depth[..., None] == level
-        node = torch.where(at_level, number[:, None], 0).cummax(1).values
-        # Earlier neighbours of each node: its parent, then the far ends of its closures.
-        lengths, linked = DepthFirstCode.lengths(x), DepthFirstCode.edges(x)
-        far = (depth[..., None] - lengths).clamp(min=0)
-        far = torch.where(linked > 0, node.gather(2, far), nodes)
-        # Weights and numbers of edges: those of a node to earlier nodes, and what each later node
-        # adds to the earlier ones.
-        own = torch.stack([weights[linked], (linked > 0).long()])
-        later = own.new_zeros(2, batch, nodes, nodes + 1)
-        later.scatter_add_(3, far.expand(2, -1, -1, -1), own)
-        used, degree = (later.cumsum(2)[..., :-1] + own.sum(-1)[:, :, None]).gather(
-            3, node.expand(2, -1, -1, -1)
-        )
-        longest = F.pad(lengths[..., 1:], (0, 1)).amax(-1, keepdim=True)
-        spanned = (level > depth[..., None] - longest) & (level <= depth[..., None]) & (longest > 0)
-        # A node's edge to its parent is on a ring if a closure has spanned it since it was added.
-        ring = torch.where(spanned, number[:, None], -1).cummax(1).values >= node
-        types = x[..., 2]
-        category = types.gather(1, node.flatten(1)).view_as(node)
-        around = _neighbours(types, linked, far, later[1])
-        around = around[torch.arange(batch, device=x.device)[:, None, None], node]
-        around *= torch.arange(NEIGHBOURS + 1, device=x.device) < degree[..., None]
-        tables = torch.stack([node + 1, category, used, degree, ring.long()])
-        # The path before the first node is empty; that after the last node is not needed.
-        return cls(
-            F.pad(depth[:, :-1], (1, 0), value=-1).flatten(),
-            F.pad(tables[:, :, :-1], (pad, 0, 1, 0)).flatten(1, 2),
-            F.pad(around[:, :-1], (0, 0, pad, 0, 1, 0)).flatten(0, 1),
-            pad,
-        )
+        path = cls.start(batch, nodes, pad, x.device)
+        depth = path.depth.new_empty(batch, nodes)
+        tables = depth.new_empty(len(path.tables), batch, nodes, path.tables.shape[-1])
+        around = depth.new_empty(batch, nodes, *path.around.shape[1:])
+        for number in range(nodes):
+            depth[:, number], around[:, number] = path.depth, path.around
+            tables[:, :, number] = path.tables
+            path.add(number, x[:, number], weights)
+        return cls(depth.flatten(), tables.flatten(1, 2), around.flatten(0, 1), pad)
 
     def links(self, x: Tensor) -> Tensor:
         """Hash the edges with which new nodes would join the first R paths.
@@ -234,45 +207,16 @@ class Path:
         edges, lengths = DepthFirstCode.edges(x), DepthFirstCode.lengths(x)
         categories, neighbours = self.tables[CATEGORY].flatten(), self.around.flatten(0, 1)
         for edge, length in zip(edges.unbind(-1), lengths.unbind(-1), strict=True):
-            far = self.index(parent + 1 - length)
-            other = edge * CATEGORIES + categories[far]
-            around = neighbours[far][:, :NEIGHBOURS].sort(-1).values
+            earlier = self.index(parent + 1 - length)
+            neighbour = edge * CATEGORIES + categories[earlier]
+            around = neighbours[earlier][:, :NEIGHBOURS].sort(-1).values
             key = new_node + 1
-            for value in (other, *around.unbind(-1)):
+            for value in (neighbour, *around.unbind(-1)):
                 key = hashed(key, value)
             hashes.append(torch.where(edge > 0, key, 0))
             # The next edge sees this one among the neighbours of the new node.
-            new_node = torch.where(edge > 0, hashed(new_node, other), new_node)
+            new_node = torch.where(edge > 0, hashed(new_node, neighbour), new_node)
         return torch.stack(hashes, -1)
-
-
-def _neighbours(category: Tensor, linked: Tensor, far: Tensor, later: Tensor) -> Tensor:
-    """Return the neighbours of every node of complete graphs, in the order of their edges.
-
-    Args:
-        category: Categories of the nodes, (B, N) long.
-        linked: Categories plus 1 of the edges to earlier nodes, (B, N, E) long; 0 for none.
-        far: The earlier nodes at the other ends of these edges, (B, N, E) long; N for none.
-        later: 1 at [b, j, i] if node j > i has an edge to node i, (B, N, N + 1) long.
-
-    Returns:
-        (B, N, NEIGHBOURS + 1) long, with entries as in `Path.around`.
-    """
-    batch, nodes, _ = linked.shape
-    has_edge = (linked > 0).long()
-    # The additional node N takes the entries without an edge.
-    table = far.new_zeros(batch, nodes + 1, NEIGHBOURS + 1)
-    far_category = F.pad(category, (0, 1)).gather(1, far.flatten(1)).view_as(far)
-    # Where the far node stands among the neighbours of the node, and the node among those of the
-    # far node: after the edges that came before.
-    slot = (has_edge.cumsum(-1) - has_edge).clamp(max=NEIGHBOURS)
-    number = torch.arange(nodes, device=far.device)[:, None].expand_as(far)
-    before = F.pad(has_edge.sum(-1), (0, 1))[:, None] + later.cumsum(1) - later
-    far_slot = before.gather(2, far).clamp(max=NEIGHBOURS)
-    rows = torch.arange(batch, device=far.device)[:, None, None]
-    table[rows, torch.where(linked > 0, number, nodes), slot] = linked * CATEGORIES + far_category
-    table[rows, far, far_slot] = linked * CATEGORIES + category[..., None]
-    return table[:, :nodes]
 
 
 def level_codes(tables: Tensor) -> Tensor:
@@ -286,8 +230,8 @@ def level_codes(tables: Tensor) -> Tensor:
         category, sum of edge weights (below `SUMS`), degree (below `DEGREES`) and whether the
         node's edge to its parent lies on a ring.
     """
-    node, category, used, degree, ring = tables
-    code = category * SUMS + used.clamp(max=SUMS - 1)
+    node, category, weight, degree, ring = tables
+    code = category * SUMS + weight.clamp(max=SUMS - 1)
     code = (code * DEGREES + degree.clamp(max=DEGREES - 1)) * 2 + ring + 1
     return torch.where(node > 0, code, 0)
 
@@ -466,7 +410,7 @@ class Support(nn.Module):
         Returns:
             Free degrees, (...) long.
         """
-        free = (self.sums[tables[CATEGORY]] - tables[USED]).clamp(min=0)
+        free = (self.sums[tables[CATEGORY]] - tables[WEIGHT]).clamp(min=0)
         return torch.where(tables[NODE] > 0, free, 0)
 
     def free_degree(self, free: Tensor, depth: Tensor, last: Tensor) -> FreeDegree:
