@@ -26,8 +26,9 @@ TEMPERATURES = (1e-3, 1e3)
 MAX_NODES = 255
 """Largest number of nodes of a graph: node numbers are 8-bit."""
 
-MOST_CANDIDATES = 1000
-"""Largest number of candidates for one molecule, of which the best is kept."""
+CANDIDATES, MOST_CANDIDATES = 8, 1000
+"""Default and largest number of candidates for one molecule with target properties, of which the
+nearest to them is kept."""
 
 PARTICLES = 8
 """Default number of particles for one molecule around a fragment, or one analogue."""

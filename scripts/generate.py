@@ -15,7 +15,7 @@ import typer
 
 from graphcnf.compute.parallel import open_workers
 from graphcnf.errors import UserError, say
-from graphcnf.limits import LARGEST_COUNT, MOST_CANDIDATES
+from graphcnf.limits import CANDIDATES, LARGEST_COUNT, MOST_CANDIDATES
 from graphcnf.sampling.writers import columns_of, conversion, entries, open_lines, plain_kind
 from graphcnf.scripts import _options as options
 from graphcnf.scripts._files import check_outputs
@@ -100,11 +100,12 @@ Wanted = Annotated[
     ),
 ]
 BestOf = Annotated[
-    int,
+    int | None,
     option(
         "Candidates per molecule, of which the one nearest to the values of --property is kept.",
         min=1,
         max=MOST_CANDIDATES,
+        show_default=f"{CANDIDATES} with --property, but 1 with --all",
     ),
 ]
 Everything = Annotated[
@@ -132,7 +133,7 @@ def generate(
     support: options.Support = True,
     stereo: options.Stereo = None,
     wanted: Wanted = None,
-    best_of: BestOf = 1,
+    best_of: BestOf = None,
     chosen: options.Filter,
     everything: Everything = False,
     likelihood: Likelihood = False,
@@ -149,6 +150,8 @@ def generate(
     filters = chosen.filters()
     if everything and filters:
         raise typer.BadParameter("--all writes every graph: leave the filters out")
+    if best_of is None:
+        best_of = CANDIDATES if wanted and not everything else 1
     if best_of > 1 and not wanted:
         raise typer.BadParameter("--best-of keeps the one nearest to a --property")
     if shard and draw.out is None:
@@ -249,7 +252,7 @@ def _write_samples(
             sample.save(
                 out, convert=conversion(kind, recipe.columns), beside=beside, force=draw.force
             )
-        how = not recipe.everything, recipe.filters.checks
+        how = not recipe.everything, recipe.filters.checks, recipe.best_of
         counts = sample.counts
         say(json.dumps(counts.figures(*how)) if draw.as_json else counts.summary(*how))
         if shown:

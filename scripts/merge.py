@@ -84,7 +84,8 @@ def merge(
     read = counts.written
     with open_output(out, conversion(kind or recipe["kind"], recipe["columns"])) as stream:
         stream.writelines(merged(whole, counts, unique=distinct))
-    figures = {**counts.figures(distinct, recipe["filters"]), "shards": len(whole), "of": of}
+    figures = counts.figures(distinct, recipe["filters"], recipe["best_of"])
+    figures |= {"shards": len(whole), "of": of}
     summary = (
         f"merged {len(whole):,} of {of:,} shards: {counts.sampled:,} graphs, "
         f"{figures['strict_validity']:.1%} strictly valid; {counts.written:,} written"

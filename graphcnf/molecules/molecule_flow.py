@@ -22,7 +22,7 @@ from graphcnf.errors import UserError
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.graphs.record_blocks import RecordNoise, one_thread
-from graphcnf.limits import MOST_CANDIDATES, check_integer, check_range
+from graphcnf.limits import CANDIDATES, MOST_CANDIDATES, check_integer, check_range
 from graphcnf.molecules import codec
 from graphcnf.molecules.validity import CONVENTIONS, evaluate_records, strict_smiles
 from graphcnf.molecules.vocabulary import MoleculeVocabulary, codec_problem
@@ -156,7 +156,7 @@ class MoleculeFlow:
         temperature: float = 1.0,
         atoms: tuple[int, int] | None = None,
         properties: Mapping[str, float] | None = None,
-        best_of: int = 1,
+        best_of: int | None = None,
         stereo: bool = True,
         filters: Any = None,
     ) -> MoleculeSample:
@@ -169,10 +169,10 @@ class MoleculeFlow:
             seed: Seed of the sample.
             temperature: Below 1 for more probable molecules.
             atoms: Lowest and highest number of heavy atoms; None for the training data's sizes.
-            properties: Target values such as `{"logp": 2.5}`, for a model trained with properties;
-                molecules are drawn near them, but none is discarded.
+            properties: Target values such as `{"logp": 2.5}`, for a model trained with properties.
             best_of: Candidates per molecule, of which the one nearest to the target values is kept:
-                the distance is Euclidean, in standard deviations of the training data.
+                the distance is Euclidean, in standard deviations of the training data. 1 for
+                samples of the conditional model; None for 8, if there are `properties`.
             stereo: Also draw stereo marks, if the model has `stereo`.
             filters: `graphcnf.molecules.filters.Filters` that each molecule has to pass; the
                 molecules are then those that `graphcnf generate` writes. None for raw samples.
@@ -191,6 +191,8 @@ class MoleculeFlow:
             from graphcnf.molecules.properties import conditions_of
 
             wanted = conditions_of(self.model, properties)
+        if best_of is None:
+            best_of = CANDIDATES if wanted else 1
         check_integer("best_of", best_of, 1, MOST_CANDIDATES)
         if best_of > 1 and wanted is None:
             raise UserError(

@@ -142,19 +142,21 @@ class SampleCounts:
         known = self.reached.get(name, [asked, 0, 0.0, 0.0])
         self.reached[name] = [asked, *(a + b for a, b in zip(known[1:], sums, strict=True))]
 
-    def figures(self, distinct: bool, filters: Collection[str]) -> dict[str, Any]:
+    def figures(self, distinct: bool, filters: Collection[str], best_of: int = 1) -> dict[str, Any]:
         """Return the counts as figures.
 
         Args:
             distinct: False if repeats are written.
             filters: Names of `Filters.checks`.
+            best_of: Candidates per record.
 
         Returns:
             Numbers of graphs (`sampled`, `strict_valid`, `accepted`, `written`, and `distinct`,
             which is 0 if repeats are written) and `seconds`; shares in [0, 1] of the graphs that
             are valid (`strict_validity`), of these that pass all filters (`acceptance`) and
             each one (`filters`); under `asked`, target (`value`), `mean` and mean absolute error
-            (`mae`) of each conditioned property.
+            (`mae`) of each conditioned property, with candidates per record (`best_of`) and the
+            number of graphs drawn for all of them (`drawn`).
         """
         asked = {
             name: {"value": value, "mean": total / count, "mae": distance / count}
@@ -163,6 +165,7 @@ class SampleCounts:
         accepted = self.outcomes.get("", 0)
         return {
             **({"asked": asked} if asked else {}),
+            **({"best_of": best_of, "drawn": best_of * self.sampled} if asked else {}),
             "sampled": self.sampled,
             "strict_valid": self.valid,
             "strict_validity": self.valid / max(self.sampled, 1),
@@ -174,14 +177,15 @@ class SampleCounts:
             "seconds": round(self.seconds, 3),
         }
 
-    def summary(self, distinct: bool, filters: Collection[str]) -> str:
+    def summary(self, distinct: bool, filters: Collection[str], best_of: int = 1) -> str:
         """Return a one-line summary, with the share of molecules that passes each filter.
 
         Args:
             distinct: False if repeats are written.
             filters: Names of `Filters.checks`.
+            best_of: Candidates per record.
         """
-        figures = self.figures(distinct, filters)
+        figures = self.figures(distinct, filters, best_of)
         passed = passing_text(filters, self.outcomes)
         shown = f", of these {passed}" if passed else ""
         shown += f", {self.written:,} distinct" if distinct and self.written else ""
@@ -193,16 +197,20 @@ class SampleCounts:
 
 
 def asked_text(figures: dict[str, Any]) -> str:
-    """Return a phrase on each property that was asked for.
+    """Return a phrase on each property that was asked for, and what it cost to come near.
 
     Args:
         figures: `SampleCounts.figures` of the sample.
     """
-    return "".join(
+    asked = "".join(
         f"; {name}={found['value']:g} requested, mean {found['mean']:.4g}, "
         f"mean absolute error {found['mae']:.3g}"
         for name, found in figures.get("asked", {}).items()
     )
+    if figures.get("best_of", 1) == 1:
+        return asked
+    cost = f"each the nearest of {figures['best_of']} candidates, {figures['drawn']:,} in all"
+    return f"{asked}; {cost}"
 
 
 class Sample:
@@ -360,6 +368,7 @@ class Sample:
         left: float = self._total - self._done()
         if self.number is not None:
             left *= max(self.counts.sampled, 1) / max(self.counts.written, 1)
+        left *= self.recipe.best_of
         processes = sampling_processes(self.model, left, self.workers)
         with ordered_map(draw, todo, workers=processes) as drawn:
             yield from _timed(drawn)
@@ -493,7 +502,7 @@ def sampling_processes(model: GraphModel, records: float, workers: Workers = Non
 
     Args:
         model: Model to draw from.
-        records: Number of records that are about to be drawn.
+        records: Number of graphs that are about to be drawn.
         workers: Largest number of processes, or a cluster; None for one per core if that is worth
             their start.
     """

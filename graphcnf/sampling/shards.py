@@ -29,6 +29,7 @@ from graphcnf.errors import UserError, counted
 from graphcnf.files import inside, open_input, read_json, replace_file
 from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.graphs.record_blocks import block_count, share_of
+from graphcnf.limits import MOST_CANDIDATES
 from graphcnf.molecules.hashing import HashSet
 from graphcnf.molecules.standardize import protonation_hash
 from graphcnf.pretrained import model_digest
@@ -166,7 +167,9 @@ def _is_sound(shard: Shard) -> bool:
     """Return False, or raise an error that `_read_shard` catches, for a forged description."""
     recipe, sample, (number, parts) = shard["recipe"], range(*shard["sample"]), shard["part"]
     counts = totals([(Path(), shard)])
-    counts.figures(True, recipe["filters"])
+    if recipe["best_of"] not in range(1, MOST_CANDIDATES + 1):
+        return False
+    counts.figures(True, recipe["filters"], recipe["best_of"])
     records = share_of(sample, number, parts)
     return (
         1 <= number <= parts <= block_count(sample)

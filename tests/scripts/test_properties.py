@@ -105,7 +105,7 @@ def test_what_is_asked_reaches_the_file(graphcnf, trained):
         tables.append(out)
     assert tables[0] != tables[1] == tables[2]
     sample = MoleculeFlow.from_pretrained(trained).sample(
-        200, seed=0, properties={"weight": 90.0, "logp": 1.5}
+        200, seed=0, properties={"weight": 90.0, "logp": 1.5}, best_of=1
     )
     valid = [line.split(",")[1] for line in tables[1].splitlines()[1:] if ",True," in line]
     assert [s for s in sample.smiles if s is not None] == valid
@@ -189,7 +189,8 @@ def test_the_best_of_several_is_the_nearest_of_them(graphcnf, trained):
         found = properties_of(Chem.MolFromSmiles(smiles), asked)
         return np.hypot(*((found[k] - v) / deviations[k] for k, v in asked.items()))
 
-    raw = np.array([distance(s) for s in flow.sample(40, properties=asked)]).reshape(10, 4)
+    raw = flow.sample(40, properties=asked, best_of=1)
+    raw = np.array([distance(s) for s in raw]).reshape(10, 4)
     kept = flow.sample(10, properties=asked, best_of=4)
     assert np.allclose([distance(s) for s in kept], raw.min(1))
     # The command keeps the same ones, wherever its sample begins.
@@ -201,6 +202,18 @@ def test_the_best_of_several_is_the_nearest_of_them(graphcnf, trained):
     assert [int(line[0]) for line in lines] == list(range(3, 10))
     found = [line[1] if line[2] == "True" else None for line in lines]
     assert found == kept.smiles[3:]
+
+
+def test_without_all_the_nearest_of_eight_is_written(graphcnf, trained):
+    arguments = ("generate", "--model", trained, "-n", 5, *ASKED, "--json")
+    code, out, err = graphcnf(*arguments)
+    assert code == 0 and out == graphcnf(*arguments, "--best-of", 8)[1]
+    assert out != graphcnf(*arguments, "--best-of", 1)[1]
+    figures = json.loads(err.splitlines()[-1])
+    assert figures["best_of"] == 8 and figures["drawn"] == 8 * figures["sampled"]
+    assert "each the nearest of 8 candidates, " in graphcnf(*arguments[:-1])[2]
+    _, _, err = graphcnf("generate", "--model", trained, "-n", 100, *ASKED, "--json", "--all")
+    assert json.loads(err.splitlines()[-1])["best_of"] == 1
 
 
 def test_the_summary_says_how_near_molecules_came(graphcnf, trained):
