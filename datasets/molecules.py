@@ -64,6 +64,8 @@ class MoleculeDataset:
         skipped: Records of the file that were left out.
         test_indices: Indices of the held-out molecules; None to split by hash.
         targets: Properties of each molecule, the conditions of batches, (M, P); None for none.
+        isomers: Canonical SMILES of each molecule with its stereo marks; None if they were not
+            read.
     """
 
     # What a run of training does not depend on does not compare: it is continued with equal data.
@@ -75,6 +77,7 @@ class MoleculeDataset:
     skipped: list[Skipped] = field(default_factory=list, compare=False)
     test_indices: np.ndarray | None = None
     targets: np.ndarray | None = None
+    isomers: list[str] | None = field(default=None, compare=False)
 
     def __len__(self) -> int:
         return len(self.graphs)
@@ -111,6 +114,7 @@ class MoleculeDataset:
             skipped=[],
             test_indices=chosen,
             targets=None if self.targets is None else self.targets[rows],
+            isomers=None if self.isomers is None else [self.isomers[k] for k in rows],
         )
 
     def size_histogram(self) -> np.ndarray:
@@ -248,8 +252,10 @@ class MoleculeDataset:
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return all but the name, `test_indices` and `targets` as arrays, for the cache."""
+        isomers = {} if self.isomers is None else {"isomers": _text("\n".join(self.isomers))}
         return {
             **self.graphs.to_arrays(),
+            **isomers,
             "smiles": _text("\n".join(self.smiles)),
             "hashes": self.hashes,
             "vocabulary": _text(json.dumps(self.vocabulary.to_dict())),
@@ -259,14 +265,14 @@ class MoleculeDataset:
     @classmethod
     def from_arrays(cls, name: str, arrays: dict[str, np.ndarray]) -> MoleculeDataset:
         """Return the data set of this name whose arrays `to_arrays` returned."""
-        text = arrays["smiles"].tobytes().decode()
         return cls(
             name=name,
             graphs=PackedGraphs.from_arrays(arrays),
-            smiles=text.split("\n") if text else [],
+            smiles=_lines(arrays["smiles"]),
             vocabulary=MoleculeVocabulary.from_dict(json.loads(arrays["vocabulary"].tobytes())),
             hashes=arrays["hashes"],
             skipped=[Skipped(*s) for s in json.loads(arrays["skipped"].tobytes())],
+            isomers=_lines(arrays["isomers"]) if "isomers" in arrays else None,
         )
 
 
@@ -287,6 +293,10 @@ def _text(text: str) -> np.ndarray:
     return np.frombuffer(text.encode(), np.uint8)
 
 
+def _lines(text: np.ndarray) -> list[str]:
+    return text.tobytes().decode().split("\n") if len(text) else []
+
+
 def encode(
     name: str,
     lines: Sequence[str],
@@ -296,6 +306,7 @@ def encode(
     workers: Workers = None,
     exact: bool = True,
     standardize: frozenset[str] | None = None,
+    stereo: bool = False,
 ) -> MoleculeDataset:
     """Encode SMILES as a data set, whose `skipped` lists the ones that were left out, from line 1.
 
@@ -309,6 +320,7 @@ def encode(
         standardize: Names of the groups, such as "acid" and "amine", that `parse_standardized`
             writes charged when it standardizes each molecule first; an empty set for neutral
             molecules, None to encode molecules as they are.
+        stereo: True to keep their stereo marks as well, in `isomers`.
     """
     encode_chunk = partial(
         _encode_chunk,
@@ -316,6 +328,7 @@ def encode(
         standardize=standardize,
         max_atoms=max_atoms,
         exact=exact,
+        stereo=stereo,
     )
     if len(lines) <= 2 * _CHUNK:
         workers = 1
@@ -337,6 +350,7 @@ def encode(
             for k, part in enumerate(parts)
             for record in part.skipped
         ],
+        isomers=[smiles for part in parts for smiles in part.isomers or ()] if stereo else None,
     )
 
 
@@ -345,6 +359,7 @@ def _encode_chunk(
     *,
     vocabulary: MoleculeVocabulary | None,
     standardize: frozenset[str] | None,
+    stereo: bool,
     **how: Any,
 ) -> MoleculeDataset:
     """Encode a chunk of SMILES as a data set, without a name, in one process.
@@ -353,8 +368,11 @@ def _encode_chunk(
         lines: SMILES.
         vocabulary: Categories to use; None to collect them from the molecules.
         standardize: Names of the groups that standardization writes charged; None for none.
+        stereo: True to keep stereo marks as well.
         **how: `max_atoms` and `exact` of `encode`.
     """
+    from rdkit import Chem
+
     from graphcnf.molecules import codec
 
     read = codec.parse
@@ -364,17 +382,20 @@ def _encode_chunk(
         read = partial(parse_standardized, states=standardize)
     marked = vocabulary is None or vocabulary.marked
     atoms, bonds, edges, node_counts, edge_counts = [], [], [], [], []
-    smiles, skipped = [], []
+    smiles, isomers, skipped = [], [], []
     with codec.quiet():
         for line, text in enumerate(lines, 1):
             try:
+                mol = read(text)
                 written, names, pairs, bond_names = codec.named_graph(
-                    read(text), marked=marked, vocabulary=vocabulary, **how
+                    mol, marked=marked, vocabulary=vocabulary, **how
                 )
             except codec.MoleculeNotRepresentable as error:
                 skipped.append(Skipped(line, text[:200], str(error)))
                 continue
             smiles.append(written)
+            if stereo:
+                isomers.append(Chem.MolToSmiles(mol) if codec.has_marks(text) else written)
             node_counts.append(len(names))
             edge_counts.append(len(pairs))
             atoms += names
@@ -388,7 +409,10 @@ def _encode_chunk(
         np.array(edges, np.uint8).reshape(-1, 2),
         np.array([vocabulary.bond_index[bond] for bond in bonds], np.uint8),
     )
-    return MoleculeDataset("", graphs, smiles, vocabulary, hash_each(smiles), skipped)
+    return MoleculeDataset(
+        "", graphs, smiles, vocabulary, hash_each(smiles), skipped,
+        isomers=isomers if stereo else None,
+    )  # fmt: skip
 
 
 def cache_path(name: str, *key) -> Path:

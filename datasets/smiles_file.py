@@ -37,7 +37,7 @@ SUFFIXES = tuple(
 
 SDF = ("sdf", "sd", "mol")
 
-READER_VERSION = 2
+READER_VERSION = 3
 """Version in cache keys; to be raised when records of the same file are read differently."""
 
 LEAST_ROWS = 1_000_000
@@ -125,7 +125,7 @@ def load_smiles_file(
     standardize: frozenset[str] | None = None,
     workers: Workers = None,
 ) -> MoleculeDataset:
-    """Load the molecules of a file as graphs, and cache them.
+    """Load the molecules of a file as graphs, with their stereo marks beside, and cache them.
 
     Records are left out if RDKit cannot read them, or if the molecule has several fragments, atoms
     or bonds outside the vocabulary, or more than `max_atoms` heavy atoms. They are listed with
@@ -178,6 +178,7 @@ def load_smiles_file(
                 max_atoms=max_atoms,
                 workers=workers,
                 standardize=standardize,
+                stereo=True,
             )
         except ValueError as error:  # more categories than a vocabulary holds
             raise DataFileError(f"{path}: {error}") from None

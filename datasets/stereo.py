@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,12 +43,14 @@ class StereoDataset:
         graphs: The M molecules with stereo elements, in their canonical configurations.
         hashes: Hash of each SMILES without stereo by `hash_each`, (M,) uint64.
         total: Number of readable molecules in the file, with and without stereo elements.
+        test_indices: Indices of the held-out molecules; None to split by hash.
     """
 
     name: str = field(compare=False)
     graphs: StereoGraphs
     hashes: np.ndarray
     total: int
+    test_indices: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.graphs)
@@ -72,7 +74,21 @@ class StereoDataset:
 
     def split(self, part: str) -> np.ndarray:
         """Return the indices of the molecules of "train" or "test", ascending."""
-        return np.flatnonzero((self.hashes % np.uint64(TEST_SHARE) == 0) == (part == "test"))
+        if self.test_indices is None:
+            is_test = self.hashes % np.uint64(TEST_SHARE) == 0
+        else:
+            is_test = np.isin(np.arange(len(self)), self.test_indices)
+        return np.flatnonzero(is_test == (part == "test"))
+
+    def marked(self) -> StereoDataset:
+        """Return the molecules with at least one stereo mark, split by hash.
+
+        A molecule of a file that has none was mostly written without stereo.
+        """
+        graphs = self.graphs
+        owner = torch.arange(len(graphs)).repeat_interleave(graphs.counts)
+        kept = owner[graphs.categories > 0].unique()
+        return StereoDataset(self.name, graphs[kept], self.hashes[kept.numpy()], self.total)
 
     def train_batches(
         self, batch_size: int, epoch: int, seed: int, start: int = 0
@@ -109,16 +125,34 @@ def load_stereo(path: str | Path | None = None, *, workers: Workers = None) -> S
     """
     name = "zinc250k" if path is None else Path(path).stem
     lines = zinc250k_table().smiles() if path is None else read_smiles(path).smiles
+    dataset = encode_stereo(name, lines, workers=workers)
+    if not len(dataset):
+        raise UserError(f"{path}: no molecule has stereo elements")
+    return dataset
+
+
+def encode_stereo(name: str, lines: Sequence[str], *, workers: Workers = None) -> StereoDataset:
+    """Encode the molecules with stereo elements among SMILES, and cache them.
+
+    Args:
+        name: Name of the data set.
+        lines: SMILES; unreadable ones are left out.
+        workers: Processes that encode, or a cluster; None for one per core. Short lists use one.
+    """
+    if len(lines) <= 2 * _CHUNK:
+        workers = 1
 
     def compute() -> dict[str, np.ndarray]:
-        cache.note(f"encoding the stereo of {len(lines):,} molecules; later starts take seconds")
-        parts = parallel_map(_encoded, chunked(lines, _CHUNK), workers=workers, label="encoding")
-        return {k: np.concatenate([part[k] for part in parts]) for k in parts[0]} if parts else {}
+        if len(lines) > _CHUNK:
+            cache.note(
+                f"encoding the stereo of {len(lines):,} molecules; later starts take seconds"
+            )
+        chunks = chunked(lines, _CHUNK) if lines else [lines]
+        parts = parallel_map(_encoded, chunks, workers=workers, label="encoding")
+        return {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
 
     digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
     arrays = cache.cached(cache_path(f"stereo-{name}", 5, digest), compute)
-    if not len(arrays.get("sizes", ())):
-        raise UserError(f"{path}: no molecule has stereo elements")
     hashes, read = arrays.pop("hashes"), int(arrays.pop("read").sum())
     graphs = StereoGraphs(**{k: torch.from_numpy(array) for k, array in arrays.items()})
     return StereoDataset(name, graphs, hashes, read)

@@ -233,6 +233,7 @@ def _check_metadata(metadata: Any, most: int) -> None:
         "likelihood_quantiles": list,
         "weights": dict,
         "codec": int,
+        "companions": list,
     }
     if not isinstance(metadata, dict):
         raise ValueError("metadata is no object")

@@ -97,7 +97,6 @@ def finetune(
 
     say("loading data and libraries ...")
     from graphcnf.datasets.smiles_file import load_smiles_file, read_smiles
-    from graphcnf.molecules.codec import dropped
     from graphcnf.molecules.molecule_flow import MoleculeFlow
     from graphcnf.molecules.properties import has_pattern, has_property
     from graphcnf.training.finetuning import finetune as fine_tune
@@ -114,8 +113,6 @@ def finetune(
         )
     smiles = read_smiles(file, column=column).smiles
     options.say_deviations(smiles, None if standardize else flow.charge_states)
-    if flow.stereo is not None and any("stereo" in dropped(text) for text in smiles):
-        say("note: stereo is not learned from them: marks are drawn as before, given the graphs")
     if not standardize and any("separate fragments" in s.reason for s in data.skipped):
         say("note: --standardize keeps the largest fragment of salts and mixtures")
     result = fine_tune(
@@ -151,6 +148,9 @@ def _table(figures: dict) -> str:
     bits = f"bits per molecule, {figures['evaluated']:,} held out{held_out}, number of atoms given"
     rows = [(bits, figures["bits_per_molecule"], "{:.2f}")]
     rows += [("bits per atom", figures["bits_per_node"], "{:.3f}")]
+    if "stereo" in figures:
+        bits = figures["stereo"]["bits_per_element"]
+        rows += [("bits per stereo element, held out", bits, "{:.3f}")]
     if "samples" in figures:
         labels = {
             "copied": "copies of the molecules learned from",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from graphcnf.categorical.categorical_flow import Bound
 from graphcnf.errors import UserError
+from graphcnf.files import inside
 from graphcnf.flows.base import log_prob_of_sizes, size_prior
 from graphcnf.flows.modules import evaluates
 from graphcnf.flows.transform import Noise
@@ -39,7 +41,7 @@ from graphcnf.pretrained import (
     model_folder,
     save_model,
 )
-from graphcnf.registry import Registry
+from graphcnf.registry import Registry, load
 
 GRAPH_MODELS = Registry(
     "models",
@@ -55,6 +57,9 @@ GRAPH_MODELS = Registry(
     },
 )
 """Classes of graph models by architecture."""
+
+COMPANIONS = {"stereo": "graphcnf.stereo.stereo_flow:StereoFlow"}
+"""Classes of what `GraphModel.companions` holds, by name."""
 
 NODE_ORDERS = ("canonical", "none")  # node orders: a canonical one that networks may use, or none
 
@@ -105,6 +110,8 @@ class GraphModel(Pretrained, ABC):
         metadata: JSON about the training: `size_histogram` (entry n: number of training graphs with
             n nodes), `dataset` (its name), `training` (settings of the run) and more.
         training_hashes: Sorted hashes of the training graphs, uint64, or None.
+        companions: Models of what the graphs leave out, by their names in `COMPANIONS`. They are
+            saved and loaded with this one, each in a folder of its name beside the weights.
         architecture: Short name of the class, see `GRAPH_MODELS`.
         node_orders: Supported node orders, of `NODE_ORDERS`; the first is the default.
         measured: Names of the constructor's arguments that `measure` returns.
@@ -146,6 +153,7 @@ class GraphModel(Pretrained, ABC):
         self.config = {"architecture": self.architecture, **self.config}
         self.metadata = {}
         self.training_hashes: np.ndarray | None = None
+        self.companions: dict[str, Pretrained] = {}
 
     @classmethod
     def rebuild(cls, config: Mapping[str, Any]) -> Self:
@@ -387,6 +395,7 @@ class GraphModel(Pretrained, ABC):
         # New parameters keep their initial values.
         other.load_state_dict({**other.state_dict(), **self.state_dict()})
         other.metadata, other.training_hashes = dict(self.metadata), self.training_hashes
+        other.companions = dict(self.companions)
         return other.train(self.training)
 
     @property
@@ -723,11 +732,17 @@ class GraphModel(Pretrained, ABC):
     def save_pretrained(self, folder: str | Path, *, half: bool = False) -> None:
         """Write `config.json`, `model.safetensors` and, if known, `training_hashes.safetensors`.
 
+        Companions are written first, to folders of their names: `config.json` lists them.
+
         Args:
             folder: Folder to write to; it is created if it does not exist.
             half: True to store parameters in float16, for half the size; they are loaded as
                 float32.
         """
+        for name, companion in self.companions.items():
+            companion.save_pretrained(inside(folder, name))
+        if self.companions:
+            self.metadata["companions"] = sorted(self.companions)
         hashes = self.training_hashes
         arrays = {} if hashes is None else {"training_hashes": hashes}
         save_model(self, folder, half=half, **arrays)
@@ -752,7 +767,27 @@ class GraphModel(Pretrained, ABC):
         if hashes is not None and (hashes.dtype != np.uint64 or (hashes[1:] <= hashes[:-1]).any()):
             raise UserError(f"{folder}/training_hashes.safetensors must hold rising uint64 numbers")
         model.training_hashes = hashes
+        model.companions = _companions(folder, model.metadata.get("companions", []))
         return model
+
+
+def _companions(folder: Path, names: list[str]) -> dict[str, Pretrained]:
+    """Load the companions of a model, but those whose wing is not installed.
+
+    Args:
+        folder: Folder of the model.
+        names: Names of its companions, as `config.json` lists them.
+
+    Raises:
+        UserError: if a name is not in `COMPANIONS`, or files are missing or damaged.
+    """
+    found = {}
+    for name in names:
+        if name not in list(COMPANIONS):
+            raise UserError(f"{folder}/config.json: unknown companion {name!r}")
+        with suppress(ModuleNotFoundError):
+            found[name] = load_model(load(COMPANIONS[name]), inside(folder, name))
+    return found
 
 
 def _shape(value: Any) -> str:

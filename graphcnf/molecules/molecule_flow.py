@@ -93,8 +93,8 @@ class MoleculeFlow:
 
     Args:
         model: Model whose metadata contain the vocabulary.
-        stereo: Density of stereo marks given the graph, a `StereoFlow`; None for the shipped one of
-            the model's data, if there is one.
+        stereo: Density of stereo marks given the graph, a `StereoFlow`; None for that of the model
+            (`stereo_of`), if there is one.
 
     Raises:
         UserError: The model has no vocabulary, or one that does not fit.
@@ -117,9 +117,9 @@ class MoleculeFlow:
 
     @property
     def stereo(self) -> Any:
-        """Density of stereo marks given the graph, a `StereoFlow`: the given or the shipped one.
+        """Density of stereo marks given the graph, a `StereoFlow`: the given one or `stereo_of`.
 
-        None if none was given, and none is shipped for the model's data.
+        None if none was given, and the model has none.
         """
         return self._stereo if self._stereo is not None else stereo_of(self.model)
 
@@ -431,14 +431,17 @@ class MoleculeFlow:
 
 
 def stereo_of(model: GraphModel) -> Any:
-    """Return the shipped density of stereo marks for the molecules of a model, None without one.
+    """Return the density of stereo marks for the molecules of a model, None without one.
 
-    It is a `StereoFlow`, chosen by the data set of the model; after fine-tuning, by that of the
+    It is a `StereoFlow`: the companion of the model, which fine-tuning saves beside its weights; or
+    else the shipped one, chosen by the data set of the model, after fine-tuning by that of the
     model that was fine-tuned.
 
     Raises:
         ModuleNotFoundError: There is one, and `graphcnf.stereo` is not installed.
     """
+    if "stereo" in model.companions:
+        return model.companions["stereo"]
     data = model.metadata.get("stereo", model.metadata.get("dataset"))
     if data not in WITH_STEREO:
         return None

@@ -14,23 +14,20 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from graphcnf.arguments import check
 from graphcnf.errors import UserError, require
 from graphcnf.files import claim, inside, is_claimed, read_json, replace_file
-from graphcnf.graphs.batch import GraphBatch
-from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.limits import check_integer, check_minutes
 from graphcnf.molecules.codec import parse
 from graphcnf.molecules.hashing import contains, hash_each
@@ -39,6 +36,7 @@ from graphcnf.molecules.properties import Feature, has_element, property_table
 from graphcnf.molecules.vocabulary import CODEC_VERSION
 from graphcnf.pretrained import model_digest
 from graphcnf.torch_state import learning
+from graphcnf.training.folds import fold_experiment
 from graphcnf.training.settings import (
     Experiment,
     TrainingSettings,
@@ -46,6 +44,7 @@ from graphcnf.training.settings import (
     is_main,
     load_preset,
 )
+from graphcnf.training.stereo_tuning import LEAST, marked_molecules, stereo_experiment
 
 REQUEST = "finetune.json"
 """File in a run's folder with the arguments that determine the run."""
@@ -59,8 +58,11 @@ FEW_HELD_OUT = 30
 FOLDS = 4
 """Folds of the cross-validation."""
 
-DROPOUT = 0.3
-"""Dropout in cross-validation, which delays overfitting to few molecules."""
+STEREO = "stereo"
+"""Folder, in that of the run, of the training of stereo marks."""
+
+STEREO_SHARE = 0.2
+"""Share of a time limit that the training of stereo marks takes."""
 
 
 @dataclass
@@ -74,7 +76,8 @@ class FineTuning:
             molecules, given the number of atoms, each with `before` and `after`; steps and minutes;
             with samples their number `samples`, and `before` and `after` with the shares that
             `sample_shares` returns; `features` (of each `name`, and its share or mean in samples
-            `before` and `after` and in the learned molecules, `data`).
+            `before` and `after` and in the learned molecules, `data`); and, if stereo marks were
+            learned, `stereo` with their numbers of molecules and steps and `bits_per_element`.
         summary: The outcome, in sentences.
         signal: Number of the signal that interrupted the run, or None. After a signal, `figures`
             and `summary` are empty.
@@ -105,7 +108,8 @@ def finetune(
     epoch. Those of the best evaluation are kept, and training ends after several worse ones in a
     row. If one molecule in ten is fewer than `FEW_HELD_OUT`, the model learns all molecules, and
     cross-validation chooses the step: besides, each of `FOLDS` copies of the model learns all
-    molecules but one fold.
+    molecules but one fold. If the model has a density of stereo marks and molecules have marks, it
+    is fine-tuned in the same way, and saved with the model.
     After a kill, a call with the same arguments continues the run.
 
     Args:
@@ -147,13 +151,19 @@ def finetune(
     flow, data = _prepared(flow, data)
     new = _additions(before, flow)
     _say_data(data, new, say)
+    marked = _marked(before, data, say)
     request = _request(before, data, minutes=minutes, seed=seed, settings=settings)
     resume = _resumable(out, request)
+    options = {**(settings or {}), "seed": seed}
     if resume:
         chosen = load_preset(inside(out, "config.toml")).training
     else:
+        share = 1 if marked is None else 1 - STEREO_SHARE
+        limit = None if minutes is None else share * minutes
         lacking = flow.vocabulary != before.vocabulary
-        chosen = _planned(flow, data, minutes, {**(settings or {}), "new": lacking, "seed": seed})
+        chosen = _planned(
+            partial(_experiment, flow, data), data, limit, {**options, "new": lacking}
+        )
     say(
         f"plan: up to {chosen.steps} steps of {chosen.batch_size} molecules, learning rate "
         f"{chosen.learning_rate:g} after {chosen.warmup_steps} steps, average over the last "
@@ -165,24 +175,33 @@ def finetune(
         replace_file(inside(out, REQUEST), (json.dumps(request, indent=1) + "\n").encode())
     experiment = _experiment(flow, data, chosen.batch_size)
     result = fit(experiment, chosen, out, resume)
+    stereo = None
+    if result.finished and marked is not None:
+        stereo = _learn_stereo(before.stereo, marked, out, minutes, options)
     exit_unless_main()
-    if not result.finished:
-        return FineTuning(flow, {}, [], result.signal)
-    flow = _with_percentiles(inside(out, "model"), data)
+    for run in (result, stereo or result):
+        if not run.finished:
+            return FineTuning(flow, {}, [], run.signal)
+    tuned = None
+    if stereo is not None and stereo.best.step > 0:
+        tuned = type(before.stereo).from_pretrained(inside(out, STEREO))
+    flow = _finished(inside(out, "model"), data, tuned)
     figures = _figures(data, experiment, chosen, result) | {"new": new, "seed": seed}
+    if stereo is not None:
+        figures["stereo"] = _stereo_figures(marked, stereo)
     if samples:
         figures |= _sampled(before, flow, data, features, samples, seed)
     return FineTuning(flow, figures, _summary(figures))
 
 
 def _planned(
-    flow: MoleculeFlow, data, minutes: float | None, options: dict[str, Any]
+    experiment: Callable[[int], Experiment], data, minutes: float | None, options: dict[str, Any]
 ) -> TrainingSettings:
     """Choose training settings by the number of molecules (`plan`) and by a time limit.
 
     Args:
-        flow: The model, enlarged to represent all molecules.
-        data: The molecules, a `MoleculeDataset`.
+        experiment: Function from a batch size to the training.
+        data: The molecules, a `MoleculeDataset` or `StereoDataset`.
         minutes: Time into which the steps have to fit on this machine; None for no limit.
         options: Further arguments of `plan`.
     """
@@ -191,23 +210,74 @@ def _planned(
     if minutes is None:
         return chosen
     # A limit of steps, not of time, so that a resumed run gives the same weights.
-    most = _steps_within(minutes, _experiment(flow, data, chosen.batch_size), chosen)
+    most = _steps_within(minutes, experiment(chosen.batch_size), chosen)
     return plan(learned, **{**options, "steps": min(most, chosen.steps or most)})
 
 
-def _with_percentiles(folder: Path, data) -> MoleculeFlow:
-    """Load a model, recompute its likelihood percentiles, and save it.
+def _learn_stereo(
+    stereo: Any, marked: Any, out: Path, minutes: float | None, options: dict[str, Any]
+) -> Any:
+    """Train a density of stereo marks, in a folder of its own within that of the run.
+
+    Args:
+        stereo: The `StereoFlow` to start from, which is not changed.
+        marked: The molecules, as `marked_molecules` returns them.
+        out: Folder of the run.
+        minutes: Time limit of the whole run, of which this takes `STEREO_SHARE`; None for none.
+        options: Further arguments of `plan`.
+
+    Returns:
+        The `FitResult`.
+    """
+    from graphcnf.training.loop import fit
+
+    folder = inside(out, STEREO)
+    experiment = partial(stereo_experiment, stereo, marked, FOLDS)
+    config = inside(folder, "config.toml")
+    if resume := config.exists():
+        chosen = load_preset(config).training
+    else:
+        limit = None if minutes is None else STEREO_SHARE * minutes
+        chosen = _planned(experiment, marked, limit, options)
+    return fit(experiment(chosen.batch_size), chosen, folder, resume)
+
+
+def _finished(folder: Path, data, stereo: Any) -> MoleculeFlow:
+    """Load a fine-tuned model, complete it, and save it.
 
     Args:
         folder: Folder of the model.
-        data: The molecules, a `MoleculeDataset`; percentiles are those of up to 1,000 learned ones.
+        data: The molecules, a `MoleculeDataset`; likelihood percentiles are those of up to 1,000
+            learned ones.
+        stereo: Fine-tuned `StereoFlow`, which becomes a companion of the model; None to keep what
+            the model has.
     """
     flow = MoleculeFlow.from_pretrained(folder)
+    if stereo is not None:
+        flow.model.companions["stereo"] = stereo
     # Random molecules, since a file may be sorted.
     scored = np.random.default_rng(0).permutation(data.split("train"))[:1000]
     flow.learn_percentiles(data.graphs.subset(scored))
     flow.save_pretrained(folder)
     return flow
+
+
+def _stereo_figures(marked: Any, result: Any) -> dict[str, Any]:
+    """Return the figures of a finished training of stereo marks, JSON values by name.
+
+    Args:
+        marked: The molecules, a `StereoDataset`.
+        result: The `FitResult`.
+    """
+    best, name = result.best, "bits_per_element"
+    return {
+        "molecules": len(marked),
+        "held_out": len(marked.split("test")),
+        name: {"before": best.first[name], "after": best.metrics[name]},
+        "steps": result.step,
+        "best_step": best.step,
+        "minutes": round(result.minutes, 2),
+    }
 
 
 def _figures(data, experiment: Experiment, chosen: TrainingSettings, result) -> dict[str, Any]:
@@ -288,6 +358,7 @@ def _prepared(flow: MoleculeFlow, data) -> tuple[MoleculeFlow, Any]:
     histogram = np.zeros(max(len(sizes), len(known_sizes)))
     histogram[: len(sizes)] = sizes
     histogram[: len(known_sizes)] += known_sizes
+    model.companions = dict(flow.model.companions)
     given = flow.model.metadata
     model.metadata = facts(data) | {
         "stereo": given.get("stereo", given.get("dataset")),
@@ -430,8 +501,10 @@ def _request(flow: MoleculeFlow, data, **given) -> dict[str, Any]:
         data: The molecules, which count by their hash.
         **given: Further arguments of `finetune`.
     """
-    molecules = hashlib.sha256("\n".join(data.smiles).encode())
+    molecules = hashlib.sha256("\n".join(data.isomers or data.smiles).encode())
     request = {"weights": model_digest(flow.model), "molecules": molecules.hexdigest(), **given}
+    if flow.stereo is not None:
+        request["stereo"] = model_digest(flow.stereo)
     return json.loads(json.dumps(request, sort_keys=True))
 
 
@@ -478,6 +551,23 @@ def _say_data(data, new: list[str], say: Callable[[str], None]) -> None:
     say(f"new to the weights: {'; '.join(new)}" if new else known)
 
 
+def _marked(flow: MoleculeFlow, data, say: Callable[[str], None]) -> Any:
+    """Return the molecules whose stereo marks are learned, a `StereoDataset`, or None; say which.
+
+    Args:
+        flow: The model to start from; without a density of stereo marks none are learned.
+        data: The molecules, a `MoleculeDataset`.
+        say: Function that prints a line.
+    """
+    if data.isomers is None or data.isomers == data.smiles or flow.stereo is None:
+        return None
+    found = marked_molecules(data, FEW_HELD_OUT)
+    count = 0 if found is None else len(found)
+    kept = f"fewer than {LEAST} have stereo marks, which are drawn as before, given the graphs"
+    say(f"stereo marks are learned from {count:,} molecules" if count else f"note: {kept}")
+    return found
+
+
 def _experiment(flow: MoleculeFlow, data, batch_size: int) -> Experiment:
     """Return the training of a model on molecules, cross-validated if none are held out.
 
@@ -500,7 +590,7 @@ def _experiment(flow: MoleculeFlow, data, batch_size: int) -> Experiment:
         held_out = partial(data.test_batches, 4 * batch_size)
         found = Experiment(model, partial(train.train_batches, batch_size), held_out)
     else:
-        found = fold_experiment(model, train, FOLDS, batch_size)
+        found = fold_experiment(model, train, FOLDS, batch_size, held_out=data)
     found.headline, found.log_line, found.data = "bits_per_graph", log_line, train
     return found
 
@@ -593,102 +683,10 @@ def _summary(figures: dict[str, Any]) -> list[str]:
         )
     elif step == figures["steps"]:
         sentences.append("The last evaluation was the best: more steps may improve the model.")
+    if "stereo" in figures:
+        bits = figures["stereo"]["bits_per_element"]
+        sentences.append(
+            f"Stereo marks of {figures['stereo']['molecules']:,} molecules: held-out bits per "
+            f"stereo element from {bits['before']:.3f} to {bits['after']:.3f}."
+        )
     return sentences
-
-
-@dataclass
-class FoldBatch:
-    """Batches of the copies of a model in `Folds`.
-
-    Attributes:
-        parts: The batch of each copy, None for a copy without one.
-    """
-
-    parts: list[GraphBatch | None]
-
-    def __len__(self) -> int:
-        return min(len(part) for part in self.parts if part is not None)
-
-    def __getitem__(self, index) -> FoldBatch:
-        return FoldBatch([part and part[index] for part in self.parts])
-
-    def to(self, device) -> FoldBatch:
-        """Return a copy with all batches on a device."""
-        return FoldBatch([part and part.to(device) for part in self.parts])
-
-
-class Folds(nn.Module):
-    """A model that learns all molecules, beside a copy for each fold that learns all but the fold.
-
-    All take the same number of steps, and each molecule is held out by one copy: cross-validation
-    (Stone 1974, "Cross-validatory choice and assessment of statistical predictions").
-
-    Args:
-        model: The model; its dropout is set to `DROPOUT`.
-        folds: Number of folds.
-    """
-
-    def __init__(self, model: GraphModel, folds: int):
-        super().__init__()
-        for module in model.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = DROPOUT
-        self.models = nn.ModuleList([*(copy.deepcopy(model) for _ in range(folds)), model])
-        self.metadata, self.save_pretrained = model.metadata, model.save_pretrained
-
-    def training_loss(self, batch: FoldBatch, *, beta: float = 1.0):
-        """Return what training minimises, and what is reported.
-
-        Args:
-            batch: A batch for each copy.
-            beta: Weight of log p(x|z) in the bound, see `Bound.value`.
-
-        Returns:
-            The sum of the copies' losses, a scalar, and the metrics of `GraphModel.training_loss`,
-            each a pair (sum over the graphs of all copies, number of graphs).
-        """
-        losses: list[Tensor] = []
-        sums: dict[str, tuple] = {}
-        for model, part in zip(self.models, batch.parts, strict=True):
-            if part is None:
-                continue
-            loss, metrics = model.training_loss(part, beta=beta)  # type: ignore[operator]
-            losses.append(loss)
-            for name, (total, number) in metrics.items():
-                before = sums.get(name, (0.0, 0.0))
-                sums[name] = (before[0] + total, before[1] + number)
-        return sum(losses), sums
-
-
-def fold_experiment(model: GraphModel, data, folds: int, batch_size: int) -> Experiment:
-    """Return the cross-validated training of a model, of `Folds` on `FoldBatch`.
-
-    Repeats of a molecule share a fold.
-
-    Args:
-        model: The model that is to learn all molecules.
-        data: A `MoleculeDataset`.
-        folds: Number of folds, from 2 to the number of distinct molecules.
-        batch_size: Molecules per step of each copy.
-    """
-    distinct, number = np.unique(data.hashes, return_inverse=True)
-    fold = (np.random.default_rng(0).permutation(len(distinct)) % folds)[number]
-    held_out = [np.flatnonzero(fold == k) for k in range(folds)]
-    sets = [replace(data, test_indices=part) for part in (*held_out, np.array([], dtype=int))]
-
-    def endless(one, seed: int, start: int) -> Iterator[GraphBatch]:
-        first, start = divmod(start, -(-len(one.split("train")) // batch_size))
-        for epoch in count(first):
-            yield from one.train_batches(batch_size, epoch, seed, start if epoch == first else 0)
-
-    def train_batches(epoch: int, seed: int, start: int) -> Iterator[FoldBatch]:
-        # One endless epoch, since the sets differ in length and all copies take equal steps.
-        for parts in zip(*(endless(one, seed, start) for one in sets), strict=True):
-            yield FoldBatch(list(parts))
-
-    def test_batches() -> Iterator[FoldBatch]:
-        for k, one in enumerate(sets[:-1]):
-            for batch in replace(one, targets=None).test_batches(4 * batch_size):
-                yield FoldBatch([batch if j == k else None for j in range(len(sets))])
-
-    return Experiment(Folds(model, folds), train_batches, test_batches)

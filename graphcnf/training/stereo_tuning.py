@@ -1,0 +1,71 @@
+"""Fine-tuning of the density of stereo marks, beside that of the graphs.
+
+Molecules with at least one *stereo mark* are learned: what is written without any mostly lacks the
+stereo that it has. *Stereo elements* are atoms and double bonds that can have a mark, see
+`graphcnf.stereo.marks`.
+"""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from graphcnf.training.folds import fold_experiment
+from graphcnf.training.settings import Experiment
+
+LEAST = 20
+"""Fewer distinct molecules with stereo marks are not learned."""
+
+
+def marked_molecules(data, few: int) -> Any:
+    """Return the molecules with stereo marks, a `StereoDataset`; None if they are fewer than LEAST.
+
+    Args:
+        data: A `MoleculeDataset`.
+        few: If fewer molecules would be held out, none are.
+    """
+    if data.isomers is None:
+        return None
+    from graphcnf.datasets.stereo import encode_stereo
+
+    found = encode_stereo(data.name, data.isomers).marked()
+    if len(np.unique(found.hashes)) < LEAST:
+        return None
+    if len(found.split("test")) < few:
+        found.test_indices = np.array([], dtype=int)
+    return found
+
+
+def stereo_experiment(stereo: Any, marked: Any, folds: int, batch_size: int) -> Experiment:
+    """Return the training of a density of stereo marks on a user's molecules.
+
+    Args:
+        stereo: The `StereoFlow` to start from, which is not changed.
+        marked: The molecules, a `StereoDataset`; without held-out ones it is cross-validated.
+        folds: Number of folds of the cross-validation.
+        batch_size: Molecules per step.
+    """
+    model = copy.deepcopy(stereo).train()
+    given = stereo.metadata
+    model.metadata = {
+        "dataset": marked.name,
+        "marks": marked.marks(),
+        "weights": {"dataset": given.get("dataset"), **given.get("training", {})},
+    }
+    if len(marked.split("test")):
+        held_out = partial(marked.test_batches, 4 * batch_size)
+        found = Experiment(model, partial(marked.train_batches, batch_size), held_out)
+    else:
+        found = fold_experiment(model, marked, folds, batch_size)
+    found.headline, found.log_line, found.data = "bits_per_element", _log_line, marked
+    return found
+
+
+def _log_line(row: dict[str, Any]) -> str | None:
+    """Return the line of a row of metrics in the log, None for none."""
+    if row["phase"] != "eval":
+        return None
+    return f"step {row['step']}: {row['bits_per_element']:.3f} bits per held-out stereo element"
