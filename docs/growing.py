@@ -10,7 +10,8 @@ from pathlib import Path
 
 from rdkit import Chem
 
-from graphcnf.design.growing import Growth, read_fragment
+from graphcnf.design.fragments import read_fragment
+from graphcnf.design.growing import Growth
 from graphcnf.molecules.drawing import draw_grid
 from graphcnf.molecules.molecule_flow import MoleculeFlow
 

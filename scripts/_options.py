@@ -22,6 +22,7 @@ from graphcnf.molecules.vocabulary import MoleculeVocabulary
 from graphcnf.scripts._files import Role
 
 if TYPE_CHECKING:
+    from graphcnf.design.additions import AddedLimits
     from graphcnf.graphs.graph_model import GraphModel
     from graphcnf.molecules.filters import Filters
 
@@ -267,11 +268,26 @@ class Fragment:
         ),
     ] = None
     link: Annotated[
-        str | None, option("Link two fragments, each with an attachment point.", metavar="A.B")
+        str | None,
+        option(
+            "Link two or more fragments by one part at all of their attachment points.",
+            metavar="A.B",
+        ),
+    ] = None
+    close: Annotated[
+        str | None,
+        option(
+            "Close a ring: link the attachment points of one fragment, as in [*:1]CCCC[*:2].",
+            metavar="SMILES|SMARTS",
+        ),
     ] = None
     decorate: Annotated[
         str | None,
-        option("Add substituents at a fragment's attachment points only.", metavar="SMILES"),
+        option(
+            "Add substituents at a fragment's attachment points only, as [*:1], or in place of the "
+            "hydrogens of atoms with a map number, as in c1cc[cH:1]cc1.",
+            metavar="SMILES|SMARTS",
+        ),
     ] = None
 
     def task(self) -> tuple[str, str] | None:
@@ -285,6 +301,41 @@ class Fragment:
             names = " and ".join(f"--{name}" for name, _ in given)
             raise typer.BadParameter(f"{names} exclude each other")
         return given[0] if given else None
+
+
+def _parse_span(text: str) -> tuple[int, int]:
+    """Return the lowest and highest number in a text like "3-6" or "3"; raise `UserError`."""
+    found = re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", text.strip())
+    if not found or int(found[1]) > int(found[2] or found[1]):
+        raise UserError(f"write a number or a range, 3 or 3-6, the smaller one first, got {text!r}")
+    return int(found[1]), int(found[2] or found[1])
+
+
+def _added(what: str) -> Any:
+    return option(
+        f"Number of {what} that are added to the fragment: 3-6, or 3.",
+        metavar="LO-HI",
+        parse=_parse_span,
+        rich_help_panel="Limits on what is added",
+    )
+
+
+@dataclass
+class Added:
+    """Options that limit what is added to a fragment."""
+
+    added_atoms: Annotated[str | None, _added("heavy atoms")] = None
+    added_rings: Annotated[
+        str | None, _added("rings, without those that a linker closes over the fragment,")
+    ] = None
+    added_rotatable: Annotated[str | None, _added("rotatable bonds at new atoms")] = None
+
+    def limits(self) -> AddedLimits:
+        """Return the limits."""
+        from graphcnf.design.additions import AddedLimits
+
+        values: Any = vars(self).items()
+        return AddedLimits(**{name.removeprefix("added_"): value for name, value in values})
 
 
 def _filter(name: str, help: str, metavar: str, read: Callable[[Any], Any] = lambda x: x) -> Any:

@@ -16,6 +16,7 @@ from graphcnf.scripts._output import show_molecules, write_found, written_kind
 def grow(
     *,
     around: options.Fragment,
+    added: options.Added,
     particles: options.Particles = PARTICLES,
     stereo: options.Stereo = None,
     draw: options.Draw,
@@ -27,18 +28,21 @@ def grow(
     """
     chosen_task = around.task()
     if chosen_task is None:
-        raise typer.BadParameter("name the fragment: --scaffold, --grow, --link or --decorate")
+        raise typer.BadParameter(
+            "name the fragment: --scaffold, --grow, --link, --close or --decorate"
+        )
     task, text = chosen_task
     kind, filters = written_kind(draw), chosen.filters()
     network = options.load_model(draw.model, draw.device)
 
-    from graphcnf.design.growing import Growth, found, read_fragment
+    from graphcnf.design.fragments import read_fragment
+    from graphcnf.design.growing import Growth, found
     from graphcnf.molecules.filters import passing_shares, passing_text
     from graphcnf.molecules.molecule_flow import MoleculeFlow
 
     flow = MoleculeFlow(network)
     marked = options.draws_stereo(network, draw.model, stereo)
-    fragment = read_fragment(text, task, flow.vocabulary)
+    fragment = read_fragment(text, task, flow.vocabulary, added.limits())
     options.say_deviations([text], None, marked=marked)
     growth = Growth(network, flow.vocabulary, fragment, **draw.search(particles, filters))
     distinct = {name: set() for name, _ in fragment.points}

@@ -126,7 +126,7 @@ def optimize(
     """Search for molecules that score high, with few calls of the score.
 
     Except those of --start, all molecules pass the filters and contain the fragment of --scaffold,
-    --grow, --link or --decorate.
+    --grow, --link, --close or --decorate.
 
     Every score is stored before the next call. So a killed command can be repeated: it makes no
     call twice, and gives the same molecules as an uninterrupted one.

@@ -25,6 +25,7 @@ from rdkit import Chem
 from rdkit.Chem import rdFMCS
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
+from graphcnf.design import fragments
 from graphcnf.design import growing as growth
 from graphcnf.errors import UserError
 from graphcnf.graphs.batch import PackedGraphs
@@ -131,7 +132,9 @@ class Origin:
         """
         if self.query is None:
             return common_places(self.mol, analogue)
-        found = analogue.GetSubstructMatches(self.query, uniquify=False, maxMatches=growth.MATCHES)
+        found = analogue.GetSubstructMatches(
+            self.query, uniquify=False, maxMatches=fragments.MATCHES
+        )
         places = [dict(enumerate(place)) for place in found]
         changes = [len(self._changed_at(analogue, place)) for place in places]
         return list(compress(places, [n == min(changes) for n in changes]))
@@ -160,7 +163,7 @@ def common_places(first: Chem.Mol, second: Chem.Mol) -> list[dict[int, int]]:
     found = rdFMCS.FindMCS([first, second], timeout=10, ringMatchesRingOnly=True)
     query = Chem.MolFromSmarts(found.smartsString)
     own = first.GetSubstructMatch(query)
-    others = second.GetSubstructMatches(query, uniquify=False, maxMatches=growth.MATCHES)
+    others = second.GetSubstructMatches(query, uniquify=False, maxMatches=fragments.MATCHES)
     return [dict(zip(own, place, strict=True)) for place in others] or [{}]
 
 
@@ -238,7 +241,7 @@ class RedrawnAnalogs(growth.Growth):
 
 def _bare(
     mol: Chem.Mol, vocabulary: MoleculeVocabulary, *, orders: bool
-) -> growth.MoleculeFragment:
+) -> fragments.MoleculeFragment:
     """Return the fragment of a molecule's skeleton.
 
     Its atoms may be any, and so may its bonds unless `orders` is True; atoms and bonds outside
@@ -258,7 +261,9 @@ def _bare(
             possible = bond.IsInRing() or not name.startswith(MARK)
             row[k] = possible and (name in own or not orders)
     none = [0] * len(categories)
-    fragment = growth.make_fragment(vocabulary, categories, edges, allowed, none, none, rings=False)
+    fragment = fragments.make_fragment(
+        vocabulary, categories, edges, allowed, none, none, rings=False
+    )
     query = Chem.RWMol()
     for _ in mol.GetAtoms():
         query.AddAtom(Chem.AtomFromSmarts("*"))
@@ -266,7 +271,7 @@ def _bare(
         smarts = _SMARTS.get(bond.GetBondType().name, "~") if orders else "~"
         query.AddBond(*ends)
         query.ReplaceBond(number, Chem.BondFromSmarts(smarts))
-    return growth.MoleculeFragment(Chem.MolToSmiles(mol), fragment, query.GetMol())
+    return fragments.MoleculeFragment(Chem.MolToSmiles(mol), fragment, query.GetMol())
 
 
 def scaffold_and_rest(mol: Chem.Mol) -> tuple[set[int], list[set[int]]]:
@@ -297,7 +302,7 @@ def scaffold_and_rest(mol: Chem.Mol) -> tuple[set[int], list[set[int]]]:
 
 def _around(
     mol: Chem.Mol, vocabulary: MoleculeVocabulary, core: set[int]
-) -> growth.MoleculeFragment:
+) -> fragments.MoleculeFragment:
     """Return the fragment of the atoms `core`: hydrogens can be replaced, but no rings closed."""
     part = Chem.RWMol(mol)
     for i, j in codec.bond_ends(mol):
@@ -308,7 +313,7 @@ def _around(
     for number in sorted(set(range(mol.GetNumAtoms())) - core, reverse=True):
         part.RemoveAtom(number)
     Chem.SanitizeMol(part)
-    found = growth.read_fragment(Chem.MolToSmiles(Chem.RemoveHs(part)), "grow", vocabulary)
+    found = fragments.read_fragment(Chem.MolToSmiles(Chem.RemoveHs(part)), "grow", vocabulary)
     return replace(found, fragment=replace(found.fragment, acyclic=True))
 
 

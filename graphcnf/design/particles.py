@@ -31,6 +31,7 @@ from graphcnf.graphs.path.support import Support
 
 FREE = -1  # in place of a fragment node's number: a node that is not part of the fragment
 UNPLACED, LEFT = -1, -2  # sentinel path levels: not placed yet, already off the path
+MANY_RINGS = 1 << 20  # in place of a limit on the number of rings where there is none
 
 
 @dataclass
@@ -52,6 +53,8 @@ class GraphFragment:
     plain: Tensor  # edge categories plus 1 that may attach free nodes, (edge categories + 1,) bool
     rings: bool = False  # True if free nodes may close rings over fragment nodes
     acyclic: bool = False  # True if free nodes may close no rings at all
+    # Fewest and most rings that are added, see `Progress.rings`.
+    new_rings: tuple[int, int] = (0, MANY_RINGS)
     # Group of the permutations of the nodes after which the fragment is the same, (G, U) long, or a
     # subgroup of it; None for the identity alone.
     symmetries: Tensor | None = None
@@ -78,12 +81,21 @@ class GraphFragment:
         """Move every tensor."""
         values = (getattr(self, f.name) for f in fields(self))
         moved: list[Any] = [v.to(device) if isinstance(v, Tensor) else v for v in values]
-        return GraphFragment(*moved)
+        return type(self)(*moved)
+
+    def start(self, sizes: Tensor, support: Support, closures: int) -> Progress:
+        """Return particles without nodes, see `Progress`."""
+        return Progress(self, sizes, support, closures)
 
     @property
     def fewest_free(self) -> int:
         """Least number of free nodes in a graph that contains the fragment."""
         return max(int(self.attachments.sum()) - self.components + 1, int(self.components > 1))
+
+    @property
+    def closed_ring(self) -> int:
+        """Nodes of the smallest ring that free nodes must close over the fragment; 0 for none."""
+        return 0
 
 
 @dataclass
@@ -106,7 +118,8 @@ class Progress:
     is *held* while fragment nodes or attachments at it are still to come, so the path must not step
     back below the highest such level, the *floor*. *Need* is the number of free nodes that the
     attachments still ask for, and a structure is *alive* while its edges agree with the graph. A
-    *detour* is a free node at a fragment node with fragment neighbours still to come.
+    *detour* is a free node at a fragment node with fragment neighbours still to come. The *rings*
+    of a particle are those that its free nodes have closed so far.
 
     Args:
         fragment: The fragment, of U nodes.
@@ -117,6 +130,12 @@ class Progress:
     Raises:
         UserError: A graph is too small for the fragment.
     """
+
+    # Attributes with a row for each particle.
+    TABLES: tuple[str, ...] = (
+        "free", "depth", "at", "level", "valence", "attachments", "alive", "last", "came_from",
+        "log_probs", "left", "detours", "symmetric", "rings",
+    )  # fmt: skip
 
     def __init__(self, fragment: GraphFragment, sizes: Tensor, support: Support, closures: int):
         least, count = len(fragment) + fragment.fewest_free, len(sizes)
@@ -139,7 +158,7 @@ class Progress:
         # given the step back.
         self.came_from, self.left = torch.zeros_like(self.level), torch.zeros_like(self.level)
         self.log_probs = torch.zeros_like(self.level, dtype=torch.float64)
-        self.detours = torch.zeros_like(sizes)
+        self.detours, self.rings = torch.zeros_like(sizes), torch.zeros_like(sizes)
         # Least weight of each edge of the fragment in any structure, and of those between nodes.
         self.least = sizes.new_zeros(1)
         if len(fragment.edges):
@@ -150,8 +169,7 @@ class Progress:
 
     def take(self, rows: Tensor) -> None:
         """Replace the particles by those at `rows`."""
-        for name in ("free", "depth", "at", "level", "valence", "attachments", "alive", "last",
-                     "came_from", "log_probs", "left", "detours", "symmetric"):  # fmt: skip
+        for name in self.TABLES:
             setattr(self, name, getattr(self, name)[rows])
 
     def source(self, placements: Placements) -> Tensor:
@@ -168,6 +186,12 @@ class Progress:
     def unplaced(self) -> Tensor:
         """True for fragment nodes that are not placed yet, (P, U) bool."""
         return self.level == UNPLACED
+
+    @property
+    def complete(self) -> Tensor:
+        """True for particles that lack nothing and may end here, (P,) bool."""
+        placed = ~self.unplaced.any(1) & (self.attachments == 0).all(1)
+        return placed & (self.rings >= self.fragment.new_rings[0])
 
     def update_tables(self) -> None:
         """Update the tables that the masks and placements of the next node are read from."""
@@ -188,6 +212,10 @@ class Progress:
         # A component that is entered at an attachment fills it with the edge to the free parent.
         through = torch.stack([(f.attachments[part] > 0).any() for part in parts])
         self.need = (self.attachments.sum(1) - (~entered & through).sum(1)).clamp(min=0)
+        # True for nodes at which a component can be entered from a free node.
+        attaches = torch.isin(f.component, f.component[f.attachments > 0])
+        takes = (self.attachments > 0) | ((self.valence > 0) & ~attaches)
+        self.enterable = takes & self.not_entered
         # True for levels from which free nodes can still be reached after stepping back to them.
         number = torch.arange(self.at.shape[1], device=self.at.device)
         on_path = number <= self.depth[:, None]
@@ -232,7 +260,7 @@ class Progress:
         parent = self.depth[:, None] - (previous[0][:, None] if k else value)
         at = parent.clamp(min=0)
         if role == "back":
-            enters = self.not_entered.any(1, keepdim=True) & (self.is_free.gather(1, at) | first)
+            enters = self.enterable.any(1, keepdim=True) & self.is_free.gather(1, at)
             fits = self.free_fits(value) | enters
             return torch.where(first, value == 0, fits & (parent >= self.floor.clamp(min=0)))
         if k == 1:
@@ -249,6 +277,8 @@ class Progress:
                 fits = self.valence_at.gather(1, far) > 0
             else:
                 fits = far > self.last_member.gather(1, at)
+            made = torch.stack([torch.zeros_like(self.rings), *previous[3::2]]).sign().sum(0)
+            fits = fits & (self.rings + made < f.new_rings[1])[:, None]
             return fits | (value == 0) | first
         far = (parent + 1 - previous[-1][:, None]).clamp(min=0)
         return (self.weights <= self.valence_at.gather(1, far)) | (previous[-1][:, None] == 0)
@@ -291,7 +321,7 @@ class Progress:
     def entries(
         self, back: Tensor, uniform: Tensor, guide: Tensor
     ) -> tuple[Placements, Tensor] | None:
-        """Place the first node of a new component in each particle that allows it.
+        """Place a node at the start or after a free node in each particle that allows it.
 
         Args:
             back: Backtrack of each particle to the parent of the node, (P,) long.
@@ -303,11 +333,9 @@ class Progress:
             particle allows one.
         """
         f, first = self.fragment, self.depth < 0
-        at = (self.depth - back).clamp(min=0)[:, None]
-        after_free = self.is_free.gather(1, at)[:, 0]
-        attaches = torch.isin(f.component, f.component[f.attachments > 0])
-        takes = (self.attachments > 0) | ((self.valence > 0) & ~attaches)
-        takes = torch.where(first[:, None], True, takes & after_free[:, None]) & self.not_entered
+        parent = torch.where(first, -1, self.depth - back)
+        after_free = self.is_free.gather(1, parent.clamp(min=0)[:, None])
+        takes = torch.where(first[:, None], self.not_entered, self.enterable & after_free)
         takes &= self.is_first
         rows = takes.any(1).nonzero()[:, 0]
         if not len(rows):
@@ -378,10 +406,14 @@ class Progress:
             return fits
         k, owner, node = len(previous), placements.owner, placements.node
         parent = self.depth[owner] - placements.back
-        # A component that is entered at an attachment has one attachment less to fill.
-        filled = placements.enters & (parent >= 0) & (self.attachments[owner, node] > 0)
-        rest = (self.between.sum(1) + self.fragment.attachments)[node] - filled.long()
-        edges = placements.edges[:, : 1 + DepthFirstCode.edge_number(k)]
+        # An edge to a free node fills an attachment: to the parent where a component is entered, or
+        # of a closure.
+        number = DepthFirstCode.edge_number(k)
+        edges = placements.edges[:, : 1 + number]
+        joins = (edges[:, 1:] < 0) & (placements.lengths[:, :number] > 0)
+        enters = placements.enters & (parent >= 0) & (self.attachments[owner, node] > 0)
+        filled = enters.long() + joins.sum(1)
+        rest = (self.between.sum(1) + self.fragment.attachments)[node] - filled
         rest = rest - torch.where(edges < 0, 0, self.least[edges.clamp(min=0)]).sum(1)
         sums = self.support.sums
         if k == 2:
@@ -430,13 +462,15 @@ class Progress:
         first, free, member = self.depth < 0, node == FREE, node != FREE
         parent = torch.where(first, -1, (self.depth - x[:, 0]).clamp(min=0))
         own = self.support.sums[x[:, 2]]
-        self._use(enters & ~first, node, x[:, 1])
         edges, lengths = DepthFirstCode.edges(x), DepthFirstCode.lengths(x)
+        self._count_rings(parent, free, lengths[:, 1:])
         for edge, length in zip(edges.unbind(-1), lengths.unbind(-1), strict=True):
+            real = ~first & (length > 0)
             far = self.at[rows, (parent + 1 - length).clamp(min=0)]
-            far = torch.where(first | (length == 0), FREE, far)
+            far = torch.where(real, far, FREE)
             # An edge from a fragment node to a free one fills an attachment, or else takes valence.
             self._use(free & (far != FREE), far, edge)
+            self._use(member & real & (far == FREE), node, edge)
             own = own - self.weights[edge]
             ends = (far != FREE).nonzero()[:, 0]
             self.left[ends, far[ends]] -= self.weights[edge[ends]]
@@ -453,6 +487,16 @@ class Progress:
         self.at[rows, parent + 1] = node
         self.depth = parent + 1
         self.alive = alive
+
+    def _count_rings(self, parent: Tensor, free: Tensor, lengths: Tensor) -> None:
+        """Count the rings that the next node of each particle closes, in place.
+
+        Args:
+            parent: Level of its parent, -1 for the first node, (P,) long.
+            free: True for a free node, (P,) bool.
+            lengths: Lengths of its closures, 0 for none, (P, K) long.
+        """
+        self.rings = self.rings + torch.where(free, (lengths > 0).sum(1), 0)
 
     def _use(self, which: Tensor, node: Tensor, edge: Tensor) -> None:
         rows = which.nonzero()[:, 0]
@@ -562,7 +606,7 @@ class ParticleSampler:
         number = torch.arange(largest, device=sizes.device)
         mask = number < sizes[:, None]
         state = network.start(Context(mask.clone()))
-        progress = Progress(self.fragment, sizes, network.support, code.entries - 1)
+        progress = self.fragment.start(sizes, network.support, code.entries - 1)
         known = sizes.new_zeros(count, largest, len(network.cardinalities))
         self.generator = generator
         guide, expected = self.guide, self.expected
@@ -581,8 +625,8 @@ class ParticleSampler:
             log_weights = log_weights + self._step(hidden, i, progress, known, guide)
             state.update(known[order, i])
             # Complete graphs and dead ends leave the batch.
-            complete = ~progress.unplaced.any(1) & (progress.attachments == 0).all(1)
-            log_weights = log_weights.masked_fill((sizes == i + 1) & ~complete, -math.inf)
+            lacking = (sizes == i + 1) & ~progress.complete
+            log_weights = log_weights.masked_fill(lacking, -math.inf)
             ends = (sizes == i + 1) | torch.isinf(log_weights)
             mask[place[ends]] = number < sizes[ends, None]
             particles = known, log_weights, ancestor, *(getattr(progress, name) for name in learnt)
@@ -661,7 +705,7 @@ class ParticleSampler:
             alike = progress.log_alike[forward.owner, forward.node]
             parts.append((forward, own, log_p, drawn.sum(1) + alike, rest))
         uniform, entry = self._uniform(count), None
-        if i == 0 or bool(progress.not_entered.any()):
+        if i == 0 or bool(progress.enterable.any()):
             entry = progress.entries(back, uniform, guide)
         if entry is not None:
             placements, among = entry

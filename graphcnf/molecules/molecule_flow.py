@@ -233,12 +233,16 @@ class MoleculeFlow:
                 - "grow": new atoms at the attachment points or, if there are none, in place of any
                   hydrogen; no new ring contains fragment atoms;
                 - "scaffold": new atoms and rings anywhere;
-                - "decorate": a substituent at each of the attachment points, none elsewhere;
-                - "link": a linker between two fragments "A.B" with one attachment point each.
+                - "decorate": a substituent at each of the attachment points, none elsewhere; new
+                  atoms may replace the hydrogens of atoms with a map number, `[cH:1]`;
+                - "link": one linker at all attachment points of two or more fragments "A.B";
+                - "close": the same at those of one fragment, so that rings are closed.
             stereo: True to keep the fragment's stereo marks and draw all others, if the model has
                 stereo.
             **options: `seed`, `temperature`, `atoms`, `particles` and `filters`
-                (`graphcnf.design.growing.Growth`).
+                (`graphcnf.design.growing.Growth`); `added_atoms`, `added_rings`, `added_rotatable`,
+                each the lowest and highest number of what is added
+                (`graphcnf.design.additions.AddedLimits`).
         """
         from graphcnf.design.growing import grow
 

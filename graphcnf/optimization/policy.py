@@ -26,7 +26,8 @@ import torch
 from torch import Tensor
 
 from graphcnf.chunks import chunked
-from graphcnf.design.growing import Growth, MoleculeFragment
+from graphcnf.design.fragments import MoleculeFragment
+from graphcnf.design.growing import Growth
 from graphcnf.errors import UserError
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 from graphcnf.graphs.record_blocks import batches_of_block

@@ -32,7 +32,8 @@ from rdkit.ML.Cluster import Butina
 
 from graphcnf.chunks import chunked
 from graphcnf.compute.progress import progress_bar
-from graphcnf.design.growing import check_grows, read_fragment
+from graphcnf.design.fragments import read_fragment
+from graphcnf.design.growing import check_grows
 from graphcnf.errors import UserError
 from graphcnf.files import (
     file_lock,

@@ -31,7 +31,7 @@ from rdkit.Chem.Scaffolds import MurckoScaffold
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 
 from graphcnf.arguments import check
-from graphcnf.design.growing import MoleculeFragment
+from graphcnf.design.fragments import MoleculeFragment
 from graphcnf.limits import Range
 from graphcnf.molecules.codec import (
     MoleculeNotRepresentable,

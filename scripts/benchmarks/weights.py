@@ -23,7 +23,8 @@ import typer
 from rdkit import Chem
 
 from graphcnf.datasets import references
-from graphcnf.design.growing import Growth, check_grows, read_fragment
+from graphcnf.design.fragments import read_fragment
+from graphcnf.design.growing import Growth, check_grows
 from graphcnf.errors import UserError, say
 from graphcnf.evaluation.evaluate import reconstruction
 from graphcnf.evaluation.layout import Column, number, percent, text
@@ -216,7 +217,7 @@ TASKS = {
     "superstructure_generation": "scaffold",
     "scaffold_decoration": "decorate",
 }
-"""Task in `graphcnf.design.growing.TASKS` for each column of `fragments.csv`."""
+"""Task in `graphcnf.design.fragments.TASKS` for each column of `fragments.csv`."""
 
 SEEDS, PARTICLES = range(3), 4  # runs of each drug and task, and particles for each molecule
 

@@ -6,11 +6,13 @@ from itertools import islice
 import numpy as np
 import pytest
 from rdkit import Chem
+from rdkit.Chem.rdMolDescriptors import CalcNumRotatableBonds
 
 import graphcnf
 from graphcnf.design import growing as growth
 from graphcnf.design import particles as fragments
-from graphcnf.design.growing import atom_could_be, bond_could_be, read_fragment
+from graphcnf.design.additions import ROTATABLE, added
+from graphcnf.design.fragments import atom_could_be, bond_could_be, read_fragment
 from graphcnf.errors import UserError
 from graphcnf.molecules import codec
 from graphcnf.molecules.vocabulary import AtomCategory
@@ -29,6 +31,10 @@ CASES = [
     ("decorate", "[*:1]c1ccc([*:2])cc1", "[#6]1(-[!#1]):[cH]:[cH]:[#6](-[!#1]):[cH]:[cH]:1"),
     ("grow", "[1*]C1CCNC1", "[!#1]-[CX4H1]1[CX4H2][CX4H2][NX3H1][CX4H2]1"),
     ("link", "[*:1]CO.[*:2]C#N", "[CX4H2]([OH1]).C(#N)"),
+    ("link", "[*:1]CO.[*:2]C#N.[*:3]N", "[CX4H2]([OH1]).C(#N).[NX3H2][!#1]"),
+    ("close", "[*:1]NCC[*:2]", "[NX3H1;R][CX4H2;R][CX4H2;R]"),
+    ("decorate", "[cH:1]1cc[cH:2]cc1", "[c]1:[cH]:[cH]:[c]:[cH]:[cH]:1"),
+    ("decorate", "[n,c]1[cH:2]cc[cH:1]c1", "[n,cH]1:[c]:[cH]:[cH]:[c]:[cH]:1"),
     ("scaffold", "C1CCNC1", "C1CCNC1"),
     ("scaffold", "*C1CCNC1", "[!#1]-C1CCNC1"),
     ("scaffold", "C~N", "[#6]~[#7]"),
@@ -126,12 +132,15 @@ def test_smarts_bonds():
 @pytest.mark.parametrize(
     ("task", "fragment", "message"),
     [
-        ("link", "[*]CC", "1 parts, 2 needed"),
-        ("link", "[*]CC.[*]C[*]", "2 attachment points in a part, 1 needed"),
+        ("link", "[*]CC", "1 parts, 2 or more needed"),
+        ("link", "[*]CC.CC", "0 attachment points in a part, 1 or more needed"),
+        ("close", "[*]CC", "1 attachment points in a part, 2 or more needed"),
+        ("close", "[*]CC[*].C[*]", "2 parts, 1 needed"),
+        ("close", "[*:1]" + 30 * "C" + "[*:2]", "a ring of 31 .*rings of up to .*fine-tune"),
         ("grow", "C1CC", "not a SMILES or SMARTS"),
         ("grow", "[*]=CC", "one single bond"),
         ("grow", "[*]", "no atoms beside"),
-        ("grow", "[c,n]1ccccc1[*:1]", "attachment points go with a SMILES"),
+        ("grow", "[c,n]1ccccc1*", "write .* for an attachment point in a SMARTS"),
         ("grow", "FC(F)(F)F", "no hydrogen to replace"),
         ("scaffold", "[#54;R]", "knows no atom like"),
         ("scaffold", "[CH2]C", "radical"),
@@ -221,9 +230,69 @@ def test_reactive_bonds_are_as_rare_as_the_model_has_them(piperazines):
     assert len(reactive) <= 2, reactive
 
 
+LIMITS = [
+    ("decorate", "[*:1]c1ccccc1", {"added_atoms": (3, 6), "added_rings": (1, 1)}),
+    ("link", "[*:1]CO.[*:2]C#N", {"added_atoms": (4, 5), "added_rotatable": (1, 2)}),
+    ("close", "[*:1]NCC[*:2]", {"added_atoms": (3, 7), "added_rings": (0, 0)}),
+]
+
+
+@pytest.mark.parametrize(("task", "fragment", "limits"), LIMITS)
+def test_what_is_added_is_within_limits(flow, task, fragment, limits):
+    names = {name.removeprefix("added_"): limit for name, limit in limits.items()}
+    part = read_fragment(fragment, task, flow.vocabulary)
+    for molecule in flow.grow(fragment, 8, task=task, particles=2, **limits).molecules:
+        each = [added(molecule, place, linked=part.linked) for place in part.matches(molecule)]
+        assert any(
+            all(low <= one[name] <= high for name, (low, high) in names.items()) for one in each
+        )
+
+
+def test_new_atoms_and_rings_are_counted():
+    for smiles, place, linked, counts in (
+        ("CC1CC1", (0,), False, (3, 1, 0)),
+        ("OCCCCN", (0, 5), True, (4, 0, 3)),
+        ("C1CCCCCN1", (0, 6), True, (5, 0, 0)),
+        ("C1CC2CC2CCN1", (0, 7), True, (6, 1, 0)),
+        ("c1ccc2ncccc2c1", (0, 1, 2, 3, 8, 9), False, (4, 1, 0)),
+    ):
+        found = added(Chem.MolFromSmiles(smiles), place, linked=linked)
+        assert tuple(found.values()) == counts, smiles
+
+
+def test_rotatable_bonds_are_those_that_rdkit_counts(zinc_smiles):
+    query = Chem.MolFromSmarts(ROTATABLE)
+    for mol in map(Chem.MolFromSmiles, zinc_smiles[:300]):
+        assert len(mol.GetSubstructMatches(query)) == CalcNumRotatableBonds(mol)
+
+
+def test_a_linker_touches_all_points(flow):
+    ring = read(flow, "[*:1]CC[*:2]", "close")
+    # One part at both points, or another one at each.
+    given = ("C1CN1", "OCCN", "C1OC1CCN")
+    assert [ring.places(Chem.MolFromSmiles(s)) for s in given] == [2, 0, 0]
+    three = read(flow, "[*:1]C#N.[*:1]F.[*:1]Cl", "link")
+    assert three.groups(Chem.MolFromSmiles("N#CC(F)Cl")) == {"linker": "[*:1]C([*:2])[*:3]"}
+
+
+def test_only_mapped_atoms_carry_new_ones(flow):
+    for text in ("Cc1[cH:1]cncc1", "C[c;!$(cN)]1[cH:1]c[n,s]cc1"):
+        part = read(flow, text, "decorate")
+        given = ("Cc1ccncc1", "Cc1c(O)cncc1", "Cc1c(O)cnc(O)c1", "CCc1c(O)cncc1", "Cc1ccncc1O")
+        assert [part.places(Chem.MolFromSmiles(s)) for s in given] == [2, 1, 0, 0, 1], text
+        assert part.groups(Chem.MolFromSmiles("Cc1ccncc1O")) == {"R1": "*O"}
+        assert part.groups(Chem.MolFromSmiles("Cc1ccncc1")) == {"R1": ""}
+
+
 def test_options_out_of_range(flow):
-    for options in ({"particles": 0}, {"temperature": float("nan")}, {"atoms": (2, 2)}):
-        with pytest.raises(UserError, match="particles|temperature|needs 3 or more"):
+    for options, message in (
+        ({"particles": 0}, "particles"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"atoms": (2, 2)}, "needs 3 or more"),
+        ({"atoms": (4, 9), "added_atoms": (8, 9)}, "needs 10 or more"),
+        ({"added_rings": (2, 1)}, "added_rings"),
+    ):
+        with pytest.raises(UserError, match=message):
             flow.grow("[*]CC", 1, **options)
 
 
@@ -243,6 +312,7 @@ MARKED = [
     ("scaffold", "C[C@H]1CC[C@@H](O)CN1"),
     ("decorate", "[*:1]N1C[C@@H](O)[C@H]([*:2])C1"),
     ("link", "[*:1]C[C@H](C)O.[*:2]/C=C/C"),
+    ("close", "[*:1]N[C@@H](C)[C@H](O)C[*:2]"),
     ("scaffold", "[#7,#8][C@;R0](C)([#6])"),
 ]
 
@@ -256,7 +326,9 @@ def test_marks_of_the_fragment_are_kept(flow, task, fragment):
     assert graphs == [smiles for smiles in plain if smiles in graphs]
     how = Chem.AdjustQueryParameters.NoAdjustments()
     how.makeDummiesQueries = True
-    for part in fragment.split("."):  # one atom may be at two attachment points
+    # One atom may be at two attachment points.
+    parts = ["N[C@@H](C)[C@H](O)C"] if task == "close" else fragment.split(".")
+    for part in parts:
         pattern = Chem.MolFromSmiles(part) or Chem.MolFromSmarts(part)
         pattern = Chem.AdjustQueryProperties(pattern, how)
         for mol in sample.molecules:

@@ -1,0 +1,125 @@
+"""What a molecule has beside the fragment that it contains, and limits on it.
+
+A *place* is where the fragment lies: for each of its atoms the number of the atom in the molecule.
+*New atoms* are all other atoms of the molecule, *new bonds* those with at least one new atom. *New
+rings* are counted as bonds - atoms + parts of a graph (its cycle rank, which is the number of rings
+in the smallest set of smallest rings): those of the molecule without those of the fragment. For a
+linker they are the rings of the linker by itself, not those that it closes over the fragment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, fields
+from functools import cache
+
+from rdkit import Chem
+
+from graphcnf.errors import UserError
+from graphcnf.limits import check_range
+from graphcnf.molecules.codec import bond_ends
+
+# Neither terminal nor beside a triple bond, nor a symmetric top.
+_END = "!$(*#*)&!D1&!$(C(F)(F)F)&!$(C(Cl)(Cl)Cl)&!$(C(Br)(Br)Br)&!$(C([CH3])([CH3])[CH3])"
+_AMIDE = (
+    "&!$([CD3](=[N,O,S])-!@[#7,O,S!D1])&!$([#7,O,S!D1]-!@[CD3]=[N,O,S])"
+    "&!$([CD3](=[N+])-!@[#7!D1])&!$([#7!D1]-!@[CD3]=[N+])"
+)
+ROTATABLE = f"[{_END}{_AMIDE}]-,:;!@[{_END}]"
+"""SMARTS of RDKit's strict definition of a rotatable bond, of which RDKit only gives the number."""
+
+Range = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class AddedLimits:
+    """Lowest and highest numbers of what is added to a fragment; None for no limit.
+
+    Attributes:
+        atoms: New heavy atoms.
+        rings: New rings.
+        rotatable: New bonds that are rotatable.
+
+    Raises:
+        UserError: A limit is not two integers from 0 on in ascending order.
+    """
+
+    atoms: Range | None = None
+    rings: Range | None = None
+    rotatable: Range | None = None
+
+    def __post_init__(self):
+        for name, limit in self.given().items():
+            check_range(f"added_{name}", limit)
+            if limit[0] < 0:
+                raise UserError(f"added_{name} must be numbers from 0 on, got {limit!r}")
+
+    def given(self) -> dict[str, Range]:
+        """Return the limits that there are, by name."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: limit for name, limit in values.items() if limit is not None}
+
+    def hold(self, molecule: Chem.Mol, place: Collection[int], *, linked: bool) -> bool:
+        """Return True if what a molecule has beside a fragment is within all limits.
+
+        Args:
+            molecule: The molecule.
+            place: Numbers of the fragment's atoms in it.
+            linked: True if the new atoms are one linker.
+        """
+        given = self.given()
+        if not given:
+            return True
+        found = added(molecule, place, linked=linked)
+        return all(low <= found[name] <= high for name, (low, high) in given.items())
+
+
+NO_LIMITS = AddedLimits()
+
+
+def added(molecule: Chem.Mol, place: Collection[int], *, linked: bool) -> dict[str, int]:
+    """Count what a molecule has beside a fragment.
+
+    Args:
+        molecule: The molecule.
+        place: Numbers of the fragment's atoms in it.
+        linked: True if the new atoms are one linker.
+
+    Returns:
+        Numbers by the names of the attributes of `AddedLimits`.
+
+    Examples:
+        >>> added(Chem.MolFromSmiles("c1ccccc1CCC2CC2"), {0, 1, 2, 3, 4, 5}, linked=False)
+        {'atoms': 5, 'rings': 1, 'rotatable': 3}
+    """
+    inside = set(place)
+    ends = [{i, j} for i, j in bond_ends(molecule)]
+    bonds = sum(not pair <= inside for pair in ends)
+    atoms = molecule.GetNumAtoms() - len(inside)
+    rings = bonds - atoms
+    if linked:
+        rings = sum(not pair & inside for pair in ends) - atoms + 1
+    turns = molecule.GetSubstructMatches(_rotatable())
+    return {
+        "atoms": atoms,
+        "rings": rings,
+        "rotatable": sum(not inside.issuperset(pair) for pair in turns),
+    }
+
+
+def parts_beside(molecule: Chem.Mol, place: Collection[int]) -> int:
+    """Return the number of connected parts that the new atoms of a molecule form."""
+    left = set(range(molecule.GetNumAtoms())) - set(place)
+    parts = 0
+    while left:
+        parts, near = parts + 1, [left.pop()]
+        while near:
+            around = {a.GetIdx() for a in molecule.GetAtomWithIdx(near.pop()).GetNeighbors()} & left
+            left -= around
+            near += around
+    return parts
+
+
+@cache
+def _rotatable() -> Chem.Mol:
+    return Chem.MolFromSmarts(ROTATABLE)

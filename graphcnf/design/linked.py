@@ -1,0 +1,282 @@
+"""Particles in which all free nodes form one connected part, the linker.
+
+Node, particle, placement, level, closure and attachment are those of `graphcnf.design.particles`.
+Every attachment of the fragment leads to the linker, which joins the components of the fragment, or
+closes a ring where one component has several attachments. Free nodes that are connected with each
+other through free nodes so far are a *piece*. A piece is named by the lowest level of its nodes,
+and the topmost piece on the path becomes the linker. Below it, a fragment node may get a free
+neighbour that is not connected to the linker yet; such a piece is *loose* until a closure joins it.
+
+In any depth-first order, all free nodes come below the first one of them. So no particle leaves the
+linker while an attachment is still to be filled, nor a piece while it is loose, and every
+depth-first order can be drawn. A fragment node with attachments may have a free parent, and may
+close a ring to a free node; `join` is the name of such a closure.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from graphcnf.design.particles import FREE, GraphFragment, Placements, Progress
+from graphcnf.graphs.path.depth_first import DepthFirstCode
+from graphcnf.graphs.path.support import Support
+
+NO_PIECE = -1  # at the level of a fragment node
+
+
+class LinkedFragment(GraphFragment):
+    """Fragment whose attachments all lead to one connected part of free nodes."""
+
+    @property
+    def fewest_free(self) -> int:
+        """Least number of free nodes: one may be at an attachment of every fragment node."""
+        return int(self.attachments.max())
+
+    @property
+    def closed_ring(self) -> int:
+        """Nodes of the smallest ring that the linker must close over the fragment; 0 for none.
+
+        Where it closes several, those are meant that lead from each attachment to the next one, and
+        the largest of these.
+        """
+        attached = self.attachments > 0
+        near = torch.eye(len(self), dtype=torch.bool)
+        # True for nodes from which no other attachment has been met yet.
+        alone = attached & (self.attachments < 2)
+        ring = 3 * int((attached & ~alone).any())
+        for steps in range(1, len(self)):
+            near = near | (near.long() @ self.adjacency.long() > 0)
+            met = alone & ((near & attached).sum(1) > 1)
+            ring = max(ring, (steps + 2) * int(met.any()))
+            alone = alone & ~met
+        return ring
+
+    def start(self, sizes: Tensor, support: Support, closures: int) -> LinkedProgress:
+        """Return particles without nodes, see `LinkedProgress`."""
+        return LinkedProgress(self, sizes, support, closures)
+
+
+class LinkedProgress(Progress):
+    """Progress of particles with a `LinkedFragment`.
+
+    The *rings* are those of the linker by itself, not those that it closes over the fragment.
+    """
+
+    TABLES = (*Progress.TABLES, "piece")
+
+    def __init__(self, fragment: GraphFragment, sizes: Tensor, support: Support, closures: int):
+        super().__init__(fragment, sizes, support, closures)
+        self.piece = torch.full_like(self.at, NO_PIECE)  # of the node at each level, (P, W) long
+
+    @property
+    def complete(self) -> Tensor:
+        """True for particles that lack nothing and may end here, (P,) bool."""
+        linker, deepest = self._pieces()
+        return super().complete & (deepest <= linker)
+
+    def _pieces(self) -> tuple[Tensor, Tensor]:
+        """Return the topmost and the deepest piece on the path, (P,) long each; -1 without any."""
+        on_path = torch.arange(self.piece.shape[1], device=self.piece.device)
+        here = (on_path <= self.depth[:, None]) & (self.at == FREE)
+        deepest = torch.where(here, self.piece, NO_PIECE).amax(1)
+        topmost = torch.where(here, self.piece, self.piece.shape[1]).amin(1)
+        return torch.where(here.any(1), topmost, NO_PIECE), deepest
+
+    def update_tables(self) -> None:
+        """Update the tables that the masks and placements of the next node are read from."""
+        super().update_tables()
+        self.linker, deepest = self._pieces()
+        unfinished = (deepest > self.linker) | (self.attachments > 0).any(1)
+        stays = torch.where(unfinished, deepest, NO_PIECE)
+        self.floor = self.floor.maximum(stays[:, None])
+        placed = (self.level >= 0).float() @ self.fragment.adjacency.float()
+        self.enterable = self.unplaced & (self.attachments > 0) & (placed <= self.closures)
+
+    def free_fits(self, back: Tensor) -> Tensor:
+        """Return which of M backtracks (P or 1, M) a free node may take, (P, M) bool."""
+        parent = self.depth[:, None] - back
+        fits = self.grows_at.gather(1, parent.clamp(min=0)) | (parent < 0)
+        # No two attachments of one node lead to the same free node.
+        needed = torch.where(self.level >= 0, self.attachments, 0).amax(1).clamp(min=1)
+        return fits & (self.free >= needed)[:, None]
+
+    def mask(self, previous: list[Tensor], cardinality: int) -> Tensor:
+        """Return which values of a free node's next variable are possible, (P, cardinality)."""
+        role = DepthFirstCode.role(len(previous))
+        if role == "length":
+            return self._lengths(previous, cardinality)
+        fits = super().mask(previous, cardinality)
+        if role == "node":
+            return fits & self._categories(previous)
+        if role == "edge" and len(previous) > 1:
+            far = (self.depth - previous[0] + 1 - previous[-1]).clamp(min=0)[:, None]
+            fills = (previous[-1][:, None] > 0) & (self.attachments_at.gather(1, far) > 0)
+            return fits & (~fills | self._single)
+        return fits
+
+    @property
+    def _single(self) -> Tensor:
+        """True for the edges that may fill an attachment, (edge categories + 1,) bool."""
+        return self.fragment.plain & (self.weights == 1)
+
+    def _lengths(self, previous: list[Tensor], cardinality: int) -> Tensor:
+        """Return the possible lengths of the next closure of a free node, (P, cardinality) bool.
+
+        It leads to an attachment, or to another free node. It must not be 0, nor skip one of the
+        `_forced` closures, where the free nodes that are left could not fill an attachment.
+        """
+        value = torch.arange(cardinality, device=self.depth.device)[None]
+        level = (self.depth - previous[0] + 1)[:, None]
+        far = (level - value).clamp(min=0)
+        pieces, made = self._joined(level, previous)
+        same = torch.stack([self.piece.gather(1, far) == own for own in pieces]).any(0)
+        room = (self.rings + made < self.fragment.new_rings[1])[:, None]
+        fits = torch.where(self.is_free.gather(1, far), ~same | room,
+                           self.attachments_at.gather(1, far) > 0)  # fmt: skip
+        forced = self._forced(level, previous)
+        number = torch.arange(forced.shape[1], device=forced.device)
+        nearest = torch.where(forced, level - number, forced.shape[1]).amin(1, keepdim=True)
+        must = forced.any(1, keepdim=True) | self._must_join(pieces)
+        return (self.depth < 0)[:, None] | torch.where(value == 0, ~must, fits & (value <= nearest))
+
+    def _joined(self, level: Tensor, previous: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+        """Return the pieces that a free node is part of, and how many rings it closes.
+
+        Args:
+            level: Its level, (P, 1) long.
+            previous: Its variables so far, (P,) long each.
+
+        Returns:
+            Its own piece, and that to which each closure so far leads, `NO_PIECE` - 1 for none,
+            (P, 1) long each; and the number of closures within a piece, (P,) long.
+        """
+        up = (level - 1).clamp(min=0)
+        after_free = (level > 0) & self.is_free.gather(1, up)
+        pieces = [torch.where(after_free, self.piece.gather(1, up), level)]
+        made = torch.zeros_like(self.rings)
+        for length in previous[3::2]:
+            far = (level - length[:, None]).clamp(min=0)
+            joins = (length[:, None] > 0) & self.is_free.gather(1, far)
+            piece = torch.where(joins, self.piece.gather(1, far), NO_PIECE - 1)
+            made = made + torch.stack([piece == own for own in pieces]).any(0)[:, 0].long()
+            pieces.append(piece)
+        return pieces, made
+
+    def _must_join(self, pieces: list[Tensor]) -> Tensor:
+        """Return True for a last free node that `pieces` do not join to the linker, (P, 1) bool."""
+        linker = self.linker[:, None]
+        joined = torch.stack([own == linker for own in pieces]).any(0) | (linker == NO_PIECE)
+        return ~joined & (self.free == 1)[:, None]
+
+    def _forced(self, level: Tensor, previous: list[Tensor]) -> Tensor:
+        """Return the levels to which the next free node must still close, (P, W) bool.
+
+        There are no more free nodes than attachments of the fragment node at the level. The parent
+        is not among them.
+
+        Args:
+            level: Level of the free node, (P, 1) long.
+            previous: Its variables so far, (P,) long each.
+        """
+        number = torch.arange(self.at.shape[1], device=level.device)
+        above = number < level - 1
+        if len(previous) > DepthFirstCode.COMMON:
+            above = number < level - previous[-2][:, None].clamp(min=1)
+        waiting = (self.attachments_at > 0) & (self.attachments_at >= self.free[:, None])
+        return above & waiting
+
+    def _categories(self, previous: list[Tensor]) -> Tensor:
+        """Return the categories of free nodes that allow all forced closures, (P, C) bool."""
+        level = (self.depth - previous[0] + 1)[:, None]
+        joins = self._must_join(self._joined(level, previous)[0])[:, 0].long()
+        needed = self.weights[previous[1]] + self._forced(level, previous).sum(1) + joins
+        return self.support.sums >= needed[:, None]
+
+    def entries(
+        self, back: Tensor, uniform: Tensor, guide: Tensor
+    ) -> tuple[Placements, Tensor] | None:
+        """Place a node at the start or after a free node in each particle that allows it.
+
+        Unlike in `Progress`, fragment neighbours of the node may be on the path: it closes rings to
+        these.
+        """
+        entry = super().entries(back, uniform, guide)
+        if entry is None:
+            return None
+        found, among = entry
+        level = (self.depth[found.owner] - found.back + 1)[:, None]
+        near = self.fragment.adjacency[found.node] & (self.level[found.owner] >= 0)
+        none = self.at.shape[1] + 1
+        lengths, order = torch.where(near, level - self.level[found.owner], none).sort(1)
+        edges = self.fragment.edge_between[found.node].gather(1, order)
+        edges, lengths = torch.where(lengths < none, edges, -1), lengths % none
+        room = (0, max(self.closures - lengths.shape[1], 0))
+        found.lengths = F.pad(lengths, room)[:, : self.closures]
+        found.edges[:, 1:] = F.pad(edges, room, value=-1)[:, : self.closures]
+        return found, among
+
+    def placement_mask(
+        self, placements: Placements, previous: list[Tensor], cardinality: int
+    ) -> Tensor:
+        """Return the possible values of the placements' next variable, (R, cardinality) bool."""
+        fits = super().placement_mask(placements, previous, cardinality)
+        k = len(previous)
+        role, number = DepthFirstCode.role(k), DepthFirstCode.edge_number(k)
+        if role == "length":
+            return self._with_joins(placements, previous, fits)
+        if role == "edge" and number:
+            joins = (placements.lengths[:, number - 1] > 0) & (placements.edges[:, number] < 0)
+            single = self._leave_enough(placements, previous, self._single.expand_as(fits))
+            return torch.where(joins[:, None], single, fits)
+        return fits
+
+    def _with_joins(self, placements: Placements, previous: list[Tensor], fits: Tensor) -> Tensor:
+        """Add the lengths of joins to the next length `fits` (R, cardinality) of placements."""
+        number, owner = DepthFirstCode.edge_number(len(previous)), placements.owner
+        value = torch.arange(fits.shape[1], device=fits.device)[None]
+        level = (self.depth[owner] - placements.back + 1)[:, None]
+        made = (placements.edges[:, 1:number] < 0) & (placements.lengths[:, : number - 1] > 0)
+        filled = (placements.enters & (level[:, 0] > 0)).long() + made.sum(1)
+        left = (self.attachments[owner, placements.node] - filled)[:, None]
+        wanted = placements.lengths[:, number - 1, None]
+        last = previous[-2][:, None] if len(previous) > DepthFirstCode.COMMON else 1
+        joins = self.is_free[owner].gather(1, (level - value).clamp(min=0)) & (value <= level)
+        joins &= (value > last) & ((wanted == 0) | (value < wanted)) & (left > 0)
+        joins &= placements.lengths[:, -1:] == 0
+        must = (left > 0) & (self.free[owner] == 0)[:, None]
+        return joins | fits & ~((value == 0) & must)
+
+    def narrow(self, placements: Placements, previous: list[Tensor]) -> None:
+        """Insert a join where it was drawn, and mark structures that contradict an edge, in place.
+
+        `previous` are the values (R,) of the placements' first variables.
+        """
+        k = len(previous) - 1
+        if k >= 0 and DepthFirstCode.role(k) == "length":
+            number, drawn = DepthFirstCode.edge_number(k), previous[-1]
+            lengths, edges = placements.lengths, placements.edges
+            joins = ((drawn > 0) & (drawn != lengths[:, number - 1]))[:, None]
+            before, after = lengths[:, : number - 1], lengths[:, number - 1 : -1]
+            later = torch.cat([before, drawn[:, None], after], 1)
+            placements.lengths = torch.where(joins, later, lengths)
+            none = torch.full_like(edges[:, :1], -1)
+            later = torch.cat([edges[:, :number], none, edges[:, number:-1]], 1)
+            placements.edges = torch.where(joins, later, edges)
+        super().narrow(placements, previous)
+
+    def _count_rings(self, parent: Tensor, free: Tensor, lengths: Tensor) -> None:
+        """Count the rings that the next node closes within a piece, and join pieces, in place."""
+        rows, level = torch.arange(len(parent), device=parent.device), parent + 1
+        up = parent.clamp(min=0)
+        after_free = (parent >= 0) & (self.at[rows, up] == FREE)
+        own = torch.where(after_free, self.piece[rows, up], level)
+        self.piece[rows, level] = torch.where(free, own, NO_PIECE)
+        for length in lengths.unbind(1):
+            far = (level - length).clamp(min=0)
+            joins = free & (length > 0) & (self.at[rows, far] == FREE)
+            pair = torch.stack([self.piece[rows, level], self.piece[rows, far]])
+            self.rings = self.rings + (joins & (pair[0] == pair[1])).long()
+            moved = joins[:, None] & (self.piece == pair.amax(0)[:, None])
+            self.piece = torch.where(moved, pair.amin(0)[:, None], self.piece)
