@@ -74,8 +74,7 @@ def check_grows(model: GraphModel) -> None:
 
 def largest_ring(model: GraphModel) -> int:
     """Return the number of atoms of the largest ring that a model knows; 0 if it knows none."""
-    longest = max(model.code.longest[1:], default=-1)
-    return int(longest) + 1
+    return 1 + max(model.config["closures"], default=-1)
 
 
 class Result(NamedTuple):
