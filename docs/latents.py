@@ -23,9 +23,9 @@ import torch
 from torch import Tensor, nn
 
 from graphcnf.categorical import CategoricalFlow, make_encoding
+from graphcnf.categorical.transformer import zero_init
 from graphcnf.datasets.zinc250k import zinc250k_rows
 from graphcnf.flows import Context, coupling_stack
-from graphcnf.flows.modules import zero_init
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import wraps
 from inspect import signature
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -366,8 +367,28 @@ def model_digest(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def _keeping_arguments(constructor: Callable) -> Callable:
+    """Return the constructor of a `Pretrained` such that its arguments become the `config`."""
+    known = signature(constructor)
+    further = [name for name, one in known.parameters.items() if one.kind is one.VAR_KEYWORD]
+
+    @wraps(constructor)
+    def construct(self, *args, **options):
+        if "config" not in vars(self):  # else it has the arguments of a subclass
+            config = known.bind(self, *args, **options).arguments
+            del config["self"]
+            for name in further:
+                config |= config.pop(name, {})
+            self.config, self.metadata = config, {}
+        constructor(self, *args, **options)
+
+    return construct
+
+
 class Pretrained(nn.Module):
     """Base of modules that can be saved to a folder and loaded.
+
+    The arguments of a subclass's constructor become its `config`, unless it sets that itself.
 
     Attributes:
         config: Arguments of the constructor, JSON values, from which `rebuild` makes the module.
@@ -377,16 +398,11 @@ class Pretrained(nn.Module):
     config: dict[str, Any]
     metadata: dict[str, Any]
 
-    def __new__(cls, *args: Any, **options: Any) -> Self:
-        """Create the module, and keep the arguments of its constructor as `config`."""
-        module = super().__new__(cls)
-        module.config, module.metadata = {}, {}
-        if args or options:  # not for copies
-            module.config |= signature(cls).bind(*args, **options).arguments
-            for name, parameter in signature(cls).parameters.items():
-                if parameter.kind is parameter.VAR_KEYWORD:
-                    module.config |= module.config.pop(name, {})
-        return module
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Let the constructor of a subclass keep its arguments."""
+        super().__init_subclass__(**options)
+        if "__init__" in vars(cls):
+            cls.__init__ = _keeping_arguments(cls.__init__)  # type: ignore[method-assign]
 
     @classmethod
     def rebuild(cls, config: Mapping[str, Any]) -> Self:

@@ -1,12 +1,24 @@
-"""Settings of torch that hold for a whole process, set aside while this package computes."""
+"""Settings of torch and modes of models, set aside while this package computes.
+
+In *evaluation mode*, layers such as dropout stop drawing: methods that score or sample run in it
+(`evaluated`), whatever the mode of the model, and restore the mode at the end.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import wraps
+from typing import Any
 
 import torch
+from torch import nn
+
+from graphcnf.errors import UserError
+
+HALF = (torch.bfloat16, torch.float16)
+"""Types of weights in half precision."""
 
 _given: list[torch.dtype] = []
 """The user's default type, once for each active context that has changed it."""
@@ -64,3 +76,43 @@ def learning(dtype: torch.dtype = torch.float32) -> Iterator[None]:
     """
     with _ONE_AT_A_TIME, own_modes(dtype):
         yield
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Return a context with a model in evaluation mode, after which each module has its mode again.
+
+    A model with weights in half precision runs under autocast to their type. torch's default type
+    is that of the weights, float32 for half precision.
+    """
+    training = [module for module in model.modules() if module.training]
+    like = next(model.parameters(), torch.empty(0, dtype=torch.float32))
+    half = like.dtype in HALF
+    model.eval()
+    try:
+        autocast: Any = torch.autocast(like.device.type, like.dtype) if half else nullcontext()
+        with autocast, default_type(torch.float32 if half else like.dtype):
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def evaluated(method: Callable) -> Callable:
+    """Decorate a method of a module, which then runs in `evaluation_mode`."""
+
+    @wraps(method)
+    def in_evaluation_mode(self, *args, **options):
+        with evaluation_mode(self):
+            return method(self, *args, **options)
+
+    return in_evaluation_mode
+
+
+def refuse_half(model: nn.Module) -> None:
+    """Raise `UserError` for weights in half precision, whose latents would not decode exactly."""
+    dtype = next((p.dtype for p in model.parameters()), torch.float32)
+    if dtype in HALF:
+        raise UserError(
+            f"latents in {dtype} would not decode to what was encoded: use model.float()"
+        )

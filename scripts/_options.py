@@ -470,6 +470,7 @@ def load_model(name: str, device: str = "cpu", *, support: bool = True) -> Graph
     Raises:
         UserError: The model or device is unknown, or the model is not one of molecules.
     """
+    from graphcnf.graphs.building import without_rules
     from graphcnf.graphs.graph_model import GraphModel
     from graphcnf.images.image_model import is_image_model
 
@@ -477,7 +478,7 @@ def load_model(name: str, device: str = "cpu", *, support: bool = True) -> Graph
         raise UserError(f"{name} is a model of images: its commands are graphcnf images ...")
     model = GraphModel.from_pretrained(name, device)
     MoleculeVocabulary.of_model(model, name)
-    return model if support else model.without_rules()
+    return model if support else without_rules(model)
 
 
 def draws_stereo(network: GraphModel, model: str, stereo: bool | None) -> bool:

@@ -166,13 +166,14 @@ def generate(
     if workers is not None and workers > 1 and network.device.type != "cpu":
         raise typer.BadParameter("on a GPU one process draws", param_hint="'--workers'")
 
+    from graphcnf.graphs.building import draws_raw
     from graphcnf.molecules.molecule_flow import stereo_of
     from graphcnf.molecules.properties import conditions_of, outside_training
     from graphcnf.pretrained import model_digest
     from graphcnf.sampling.sample import Recipe
     from graphcnf.sampling.shards import shards_of
 
-    if not network.is_raw:
+    if not draws_raw(network):
         say(f"note: {network.redraws} on (not with --no-support)")
     targets = conditions_of(network, dict(wanted or ()))
     for sentence in outside_training(targets, network.conditions) if targets else ():

@@ -12,6 +12,7 @@ from couplings import perturb
 
 from graphcnf.flows import Noise
 from graphcnf.graphs import GraphBatch, GraphModel, PackedGraphs
+from graphcnf.graphs.building import model_for_graphs
 from graphcnf.graphs.node_by_node import most_edges_first
 from graphcnf.graphs.unordered import depth_first
 
@@ -49,7 +50,7 @@ def unordered(graphs, **options):
 def grown(graphs, node_categories=3, edge_categories=2, **options):
     torch.manual_seed(0)
     options = {"architecture": "growth", "order": "none", **SMALL, **options}
-    model = GraphModel.for_graphs(
+    model = model_for_graphs(
         graphs, node_categories=node_categories, edge_categories=edge_categories, **options
     )
     return perturb(model).eval()

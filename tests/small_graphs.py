@@ -5,7 +5,8 @@ import numpy as np
 import torch
 from couplings import perturb
 
-from graphcnf.graphs import GraphBatch, GraphModel, PackedGraphs
+from graphcnf.graphs import GraphBatch, PackedGraphs
+from graphcnf.graphs.building import model_for_graphs
 
 SMALL = {"width": 16, "layers": 2, "heads": 2, "head_width": 8, "level_width": 4, "table_rows": 64}
 
@@ -41,4 +42,4 @@ def build_model(graphs, *, node_categories=3, edge_categories=2, **extra):
     """A small GraphModel for graphs, away from its initialisation."""
     torch.manual_seed(0)
     sizes = {"node_categories": node_categories, "edge_categories": edge_categories}
-    return perturb(GraphModel.for_graphs(graphs, **sizes, **SMALL, **extra)).eval()
+    return perturb(model_for_graphs(graphs, **sizes, **SMALL, **extra)).eval()

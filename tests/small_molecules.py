@@ -2,14 +2,14 @@
 
 import torch
 
-from graphcnf.graphs import GraphModel
+from graphcnf.graphs.building import model_for_graphs
 from graphcnf.molecules.molecule_flow import MoleculeFlow
 
 
 def small_model(data, metadata=None, **options):
     """A small model of the molecules of a data set, its weights as at the start of a training."""
     torch.manual_seed(0)
-    return GraphModel.for_graphs(
+    return model_for_graphs(
         data.graphs,
         node_categories=len(data.vocabulary.atoms),
         edge_categories=len(data.vocabulary.bonds),

@@ -9,6 +9,7 @@ from couplings import perturb
 from graphcnf.discrete import ColoringFlow, RowFlow, SetFlow
 from graphcnf.errors import UserError
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs
+from graphcnf.graphs.building import model_for_graphs
 from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.images import ImageFlow
 from graphcnf.images.image_model import IMAGE_MODELS
@@ -25,7 +26,7 @@ IMAGES = torch.randint(0, 256, (3, 1, 8, 8), dtype=torch.uint8)
 
 
 def graph_model(**options):
-    return GraphModel.for_graphs(GRAPHS, node_categories=3, edge_categories=2, **options)
+    return model_for_graphs(GRAPHS, node_categories=3, edge_categories=2, **options)
 
 
 def image_model(architecture, **options):

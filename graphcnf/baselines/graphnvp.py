@@ -19,10 +19,10 @@ from torch.nn import functional as F
 
 from graphcnf.categorical.categorical_flow import Bound
 from graphcnf.categorical.encoding import Encoding, assemble
+from graphcnf.categorical.transformer import zero_init
 from graphcnf.errors import UserError
 from graphcnf.flows.base import StandardNormal
 from graphcnf.flows.mixture_of_logistics import bounded_log_scale
-from graphcnf.flows.modules import zero_init
 from graphcnf.flows.transform import (
     Bijection,
     Context,

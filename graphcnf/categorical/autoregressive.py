@@ -41,6 +41,7 @@ from graphcnf.flows.transform import (
     with_mask,
 )
 from graphcnf.limits import check_temperature
+from graphcnf.torch_state import evaluated
 
 
 @dataclass
@@ -521,6 +522,7 @@ class AutoregressiveFlow(CategoricalFlow):
         """Network of the coupling."""
         return self.transform.network
 
+    @evaluated
     def decode(self, z, context: Context = Context(), *, sample: bool = False) -> Tensor:
         """Decode base latents to categories, with the rules of `Network.settle`.
 

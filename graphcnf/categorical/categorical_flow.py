@@ -20,6 +20,7 @@ from graphcnf.categorical.encoding import Encoded, Encoding
 from graphcnf.flows.base import StandardLogistic
 from graphcnf.flows.transform import Context, Transform
 from graphcnf.limits import check_temperature
+from graphcnf.torch_state import evaluated, refuse_half
 
 
 @dataclass
@@ -138,6 +139,7 @@ class CategoricalFlow(nn.Module):
         draws = [self.bound(x, context).value() for _ in range(samples)]
         return torch.logsumexp(torch.stack(draws), 0) - math.log(samples)
 
+    @evaluated
     def encode(self, x, context: Context = Context()) -> Tensor:
         """Draw base latents of categories; `decode` maps them back, as well as the encoding can.
 
@@ -151,8 +153,10 @@ class CategoricalFlow(nn.Module):
         Raises:
             ValueError: if categories or mask have a wrong shape, type or value (`Encoding.check`).
         """
+        refuse_half(self)
         return self._encoded(x, context)[1]
 
+    @evaluated
     def decode(self, z, context: Context = Context(), *, sample: bool = False) -> Tensor:
         """Decode base latents to categories.
 
@@ -173,6 +177,7 @@ class CategoricalFlow(nn.Module):
             z = context.temperature * z
         return self.encoding.decode(self.transform.inverse(z, context), context, sample=sample)
 
+    @evaluated
     def sample(
         self,
         count: int,

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphcnf.categorical.encoding import Encoding, assemble
+from graphcnf.categorical.transformer import zero_init
 from graphcnf.flows.base import draw_uniform, logistic_log_density
 from graphcnf.flows.coupling import AffineCoupling, MixtureLogisticCoupling, halves
 from graphcnf.flows.dequantization import UniformDequantization, VariationalDequantization
 from graphcnf.flows.linear import InvertibleLinear
-from graphcnf.flows.modules import zero_init
 from graphcnf.flows.transform import (
     Bijection,
     Context,

@@ -1,4 +1,4 @@
-"""Attention blocks, evaluated for all positions in one pass or position by position.
+"""Output heads of networks, and attention blocks for all positions at once or one by one.
 
 A *bias* is a number that is added to an attention score, for each attention head and pair of
 positions: it may say how far apart they are, and keeps a position from attending to later ones
@@ -9,8 +9,9 @@ rows, N positions, C channels; position by position, positions are the first axi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,26 @@ from torch.nn import functional as F
 
 HIDDEN = -3e4  # added to the attention scores of positions that may not be attended to
 ROWS = 256  # rows whose attention a CPU computes at once: as many as fit into its caches
+
+Layer = TypeVar("Layer", bound=nn.Module)
+
+
+class ReadOut(nn.Linear):
+    """Output head: a linear layer whose outputs are parameters of a distribution.
+
+    The class only marks the layer: optimizers with a special rule for hidden matrices, such as
+    Muon, do not apply the rule to it.
+    """
+
+
+def zero_init(layer: Layer) -> Layer:
+    """Set weights and biases of a layer to 0, and return the layer.
+
+    A network that ends in it starts with outputs of 0: equal probabilities, or the identity.
+    """
+    nn.init.zeros_(layer.get_parameter("weight"))
+    nn.init.zeros_(layer.get_parameter("bias"))
+    return layer
 
 
 class Block(nn.Module):
@@ -208,15 +229,6 @@ class Transformer(nn.ModuleList):
         super().__init__(Block(width, heads, expansion, dropout) for _ in range(layers))
         self.heads = heads
 
-    def each(self, bias: Tensor, axis: int) -> Iterator[tuple[Block, Tensor]]:
-        """Yield every block with its attention biases.
-
-        Args:
-            bias: Attention biases of all blocks, with `layers` * `heads` entries along one axis.
-            axis: Number of this axis, on which the biases of a block have `heads` entries.
-        """
-        return zip(self, bias.split(self.heads, axis), strict=True)  # type: ignore[arg-type]
-
     def forward(self, h: Tensor, bias: Tensor) -> Tensor:
         """Apply all blocks to all positions at once.
 
@@ -228,7 +240,7 @@ class Transformer(nn.ModuleList):
         Returns:
             Outputs of the positions, (B, N, C).
         """
-        for block, block_bias in self.each(bias, 1):
+        for block, block_bias in zip(self, bias.split(self.heads, 1), strict=True):
             h = block(h, block_bias)
         return h
 
@@ -257,8 +269,9 @@ class Transformer(nn.ModuleList):
         Returns:
             Output of the positions, (M, B, C).
         """
-        for k, (block, block_bias) in enumerate(self.each(bias, -1)):
-            h = block.step(h, block_bias, partial(cache.extend, k))
+        biases = bias.split(self.heads, -1)
+        for k, (block, block_bias) in enumerate(zip(self, biases, strict=True)):
+            h = block.step(h, block_bias, partial(cache.extend, k))  # type: ignore[operator]
         cache.filled += len(h)
         return h
 

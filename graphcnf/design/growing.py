@@ -26,9 +26,9 @@ from graphcnf.design.additions import AddedLimits, Range
 from graphcnf.design.fragments import MoleculeFragment, read_fragment
 from graphcnf.design.particles import Particles, ParticleSampler
 from graphcnf.errors import UserError
-from graphcnf.flows.modules import evaluation_mode
 from graphcnf.graphs.batch import PackedGraphs
 from graphcnf.graphs.graph_model import GraphModel
+from graphcnf.graphs.path.path_model import PathModel
 from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.limits import PARTICLES, check_integer, check_seed, check_temperature
 from graphcnf.molecules import codec
@@ -37,6 +37,7 @@ from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.molecules.standardize import protonation_hash
 from graphcnf.molecules.validity import strict
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
+from graphcnf.torch_state import evaluation_mode
 
 ROUND, TRIAL, LARGEST = 256, 64, 2048
 """Particles in a round, and samples of the model in the first one; particles in a trial round,
@@ -66,7 +67,7 @@ GOLDEN = (math.sqrt(5) - 1) / 2
 
 def check_grows(model: GraphModel) -> None:
     """Raise `UserError` unless a model draws atom by atom."""
-    if not model.supports_fragments:
+    if not isinstance(model, PathModel):
         raise UserError(
             'growing, analogues and optimisation need a model that draws atom by atom ("path")'
         )

@@ -23,7 +23,6 @@ from graphcnf.discrete.rows import Rows
 from graphcnf.discrete.table_adapter import TableAdapter
 from graphcnf.errors import UserError
 from graphcnf.files import inside, read_json
-from graphcnf.flows.modules import evaluates
 from graphcnf.graphs.batch import GraphBatch, size_bucketed_batches
 from graphcnf.limits import (
     check_integer,
@@ -35,7 +34,7 @@ from graphcnf.limits import (
     plain,
 )
 from graphcnf.pretrained import model_folder
-from graphcnf.torch_state import learning
+from graphcnf.torch_state import evaluated, learning
 from graphcnf.training.settings import (
     Experiment,
     TrainingSettings,
@@ -77,7 +76,6 @@ class _Fit:
         return partial(self.function, model, **model.options)
 
 
-@evaluates("log_prob", "sample")
 class CategoricalModel(nn.Module):
     """A density of discrete data of a user's own type, which its samples have as well.
 
@@ -148,7 +146,7 @@ class CategoricalModel(nn.Module):
             node_label: Attribute of networkx with a node's label; None if there is only one.
             edge_label: Attribute of networkx with an edge's label; None if there is only one.
             **network: Arguments of `ColumnFlow` for tables and arrays, of `RowFlow` for sequences,
-                of `GraphModel.for_graphs` for graphs.
+                of `model_for_graphs` for graphs.
 
         Raises:
             UserError: if a model cannot take such data; the message says what to do.
@@ -320,6 +318,7 @@ class CategoricalModel(nn.Module):
         batch: Any = x if isinstance(x, Rows | GraphBatch) else self.batch(x)
         return self.flow.training_loss(batch.to(self.flow.device), beta=beta)
 
+    @evaluated
     @torch.no_grad()
     def log_prob(self, x, *, orders: int = 1, given: Sequence = ()) -> np.ndarray:
         """Return the log-likelihood of each item, including that of its length or size.
@@ -439,6 +438,7 @@ class CategoricalModel(nn.Module):
         """
         return self.adapter.encode(x, self.flow)[1]
 
+    @evaluated
     def sample(
         self,
         n: int,

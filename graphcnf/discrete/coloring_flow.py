@@ -17,18 +17,17 @@ from graphcnf.categorical.encoding import make_encoding
 from graphcnf.discrete.coloring_network import ColoringNetwork, GraphConvolutions
 from graphcnf.errors import UserError
 from graphcnf.flows.coupling import coupling_stack
-from graphcnf.flows.modules import evaluates
 from graphcnf.flows.transform import Noise
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 from graphcnf.graphs.features import GraphContext, walk_features
 from graphcnf.limits import Range, is_integer
 from graphcnf.pretrained import Pretrained
+from graphcnf.torch_state import evaluated
 
 if TYPE_CHECKING:
     import networkx as nx
 
 
-@evaluates("log_prob", "sample", "encode", "decode")
 class ColoringFlow(Pretrained, nn.Module):
     """p(colours of the nodes | graph), with attention convolutions over the graph.
 
@@ -133,6 +132,7 @@ class ColoringFlow(Pretrained, nn.Module):
         """
         return self.flow.bound(batch.node_types, self._context(batch, noise=noise))
 
+    @evaluated
     def log_prob(self, batch: GraphBatch, samples: int = 1, noise: Noise | None = None) -> Tensor:
         """Return lower bounds on log p(colours | graph), (B,) nats.
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch_geometric.nn import TransformerConv
 
 from graphcnf.categorical.autoregressive import Network, Step
-from graphcnf.flows.modules import ReadOut, zero_init
+from graphcnf.categorical.transformer import ReadOut, zero_init
 from graphcnf.graphs.features import NODE_FEATURES, GraphContext
 
 EDGE_WIDTH = 32

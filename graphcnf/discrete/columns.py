@@ -26,10 +26,10 @@ from graphcnf.categorical.categorical_flow import check_rows
 from graphcnf.categorical.transformer import HIDDEN, Transformer
 from graphcnf.discrete.counts import LARGEST_PAIRS, ColumnCounts, Counts
 from graphcnf.discrete.rows import Rows, build_network, loss_of
-from graphcnf.flows.modules import evaluates
 from graphcnf.flows.transform import Context, with_mask
 from graphcnf.limits import Range, check_temperature
 from graphcnf.pretrained import Pretrained
+from graphcnf.torch_state import evaluated
 
 
 @dataclass(frozen=True)
@@ -385,7 +385,6 @@ def split(x: Tensor) -> tuple[Tensor, Tensor]:
     return x.floor().long(), (x - x.floor()).double()
 
 
-@evaluates("log_prob", "encode", "decode", "sample", "conditional", "log_probs_of")
 class ColumnFlow(Pretrained, AutoregressiveFlow):
     """Density of the rows of a table of categories, column by column in any order.
 
@@ -449,6 +448,7 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
             network.tree.copy_(torch.from_numpy(counts.information))
             network.weights.copy_(torch.from_numpy(counts.weights))
 
+    @evaluated
     def log_prob(self, x, context: Context = Context(), *, samples: int = 1) -> Tensor:
         """Return log p(x) of the columns that the mask keeps, (B,) nats.
 
@@ -479,6 +479,7 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
             log_p = log_p + torch.log1p(s * (2 * place - 1)).to(log_p.dtype)
         return log_p.new_zeros(x.shape).index_put(step.at, log_p).sum(1)
 
+    @evaluated
     def conditional(self, x: Tensor, column: int, context: Context) -> Tensor:
         """Return the log-probabilities of all categories of a column, given earlier columns.
 
@@ -494,6 +495,7 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
         step = next(self.network.steps(x[..., None], context))
         return self.network.logits(step.hidden)[step.at[1] == column].log_softmax(-1)
 
+    @evaluated
     def log_probs_of(self, x: Tensor, category: Tensor, context: Context) -> Tensor:
         """Return the log-probability of one category of each column, given earlier columns.
 
@@ -529,6 +531,7 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
         z = self.base.sample((count, self.network.columns, 1), device=self.device, **options)
         return self.decode(z, context)
 
+    @evaluated
     @torch.no_grad()
     def decode(self, z, context: Context = Context(), *, sample: bool = False) -> Tensor:
         """Map base latents to rows, column by column in the order of the context.

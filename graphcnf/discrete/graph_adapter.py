@@ -16,7 +16,8 @@ from graphcnf.chunks import chunked
 from graphcnf.discrete.adapters import Adapter, Reasons, Vocabulary, distinct
 from graphcnf.errors import UserError
 from graphcnf.graphs.batch import BATCH, GraphBatch, PackedGraphs
-from graphcnf.graphs.graph_model import GraphModel, model_class
+from graphcnf.graphs.building import model_class, model_for_graphs
+from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.graphs.isomorphism import canonicalise, order_check
 from graphcnf.graphs.path.network import PathNetwork
 from graphcnf.graphs.record_blocks import RecordNoise
@@ -71,7 +72,7 @@ class GraphAdapter(Adapter):
     @property
     def model(self) -> type[GraphModel]:
         """Class of the graph model; UserError for an unknown name."""
-        return model_class(self.architecture, None)
+        return model_class(self.architecture)
 
     @property
     def order(self) -> str:
@@ -80,7 +81,7 @@ class GraphAdapter(Adapter):
 
     @property
     def arguments(self) -> tuple:
-        return GraphModel.for_graphs, *self.model.options()
+        return model_for_graphs, *self.model.options()
 
     @classmethod
     def of(
@@ -226,7 +227,7 @@ class GraphAdapter(Adapter):
             **({"support": False, **NETWORK} if PathNetwork in self.model.options() else {}),
             **network,
         }
-        return GraphModel.for_graphs(graphs, **options)
+        return model_for_graphs(graphs, **options)
 
     def sizes(self, graphs: PackedGraphs) -> np.ndarray:
         return graphs.node_counts

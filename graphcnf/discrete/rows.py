@@ -25,10 +25,10 @@ from graphcnf.categorical.transformer import HIDDEN, Transformer
 from graphcnf.discrete.contexts import GAIN, ContextCounts, best_factor
 from graphcnf.errors import UserError
 from graphcnf.flows.base import log_prob_of_sizes
-from graphcnf.flows.modules import evaluates
 from graphcnf.flows.transform import Context, log_term_dtype
 from graphcnf.limits import Range
 from graphcnf.pretrained import Pretrained
+from graphcnf.torch_state import evaluated
 
 REACH = 6
 """Longest context of the counts, in categories."""
@@ -285,7 +285,6 @@ class Rows:
         return Rows(self.values.to(device), self.mask.to(device))
 
 
-@evaluates("log_prob", "encode", "decode", "sample")
 class RowFlow(Pretrained, AutoregressiveFlow):
     """Density of sequences: the length first, then each category given the earlier ones.
 
@@ -329,6 +328,7 @@ class RowFlow(Pretrained, AutoregressiveFlow):
         self.config = config
         self.metadata: dict = {}
 
+    @evaluated
     def log_prob(self, x, context: Context = Context(), *, samples: int = 1) -> Tensor:
         """Return the exact log p(x | number of positions), (B,) nats.
 

@@ -23,7 +23,7 @@ from graphcnf.categorical.autoregressive import AutoregressiveCoupling, InSequen
 from graphcnf.categorical.categorical_flow import CategoricalFlow
 from graphcnf.categorical.encoding import Encoded, Encoding, make_encoding
 from graphcnf.categorical.learned_encodings import logistic_noise
-from graphcnf.categorical.transformer import HIDDEN, Transformer
+from graphcnf.categorical.transformer import HIDDEN, Transformer, zero_init
 from graphcnf.errors import UserError
 from graphcnf.flows.base import logistic_log_density
 from graphcnf.flows.coupling import coupling_stack
@@ -32,7 +32,6 @@ from graphcnf.flows.mixture_of_logistics import (
     logistic_mixture,
     logistic_mixture_inverse,
 )
-from graphcnf.flows.modules import evaluates, zero_init
 from graphcnf.flows.transform import (
     Bijection,
     Context,
@@ -43,11 +42,11 @@ from graphcnf.flows.transform import (
     sum_log_term,
 )
 from graphcnf.pretrained import Pretrained
+from graphcnf.torch_state import evaluated
 
 EXPANSION = 2  # hidden channels of a block's feed-forward part, as a multiple of the width
 
 
-@evaluates("log_prob", "encode", "decode", "sample")
 class SetFlow(Pretrained, CategoricalFlow):
     """Density of categorical sets (B, L), invariant under permutations of the elements.
 
@@ -149,6 +148,8 @@ class SetFlow(Pretrained, CategoricalFlow):
             bits = -bound.value().sum() / (batch.shape[1] * math.log(2))
             accuracy = bound.correct.sum(), count
         return loss, {"bits_per_variable": (bits, count), "accuracy": accuracy}
+
+    log_prob = evaluated(CategoricalFlow.log_prob)
 
     @torch.no_grad()
     def sample(

@@ -44,13 +44,14 @@ from graphcnf.evaluation.summary import (
 )
 from graphcnf.evaluation.tables import AGREED, Distances, Evaluation, conventions_agree
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs, batches
+from graphcnf.graphs.building import draws_raw, has_rules
 from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.graphs.isomorphism import isomorphic, labelling_bits
 from graphcnf.graphs.record_blocks import together_on
 from graphcnf.limits import check_integer, check_seed, check_temperature
 from graphcnf.molecules.codec import UnparsableSmiles, dropped, listed, parse, quiet
 from graphcnf.molecules.hashing import contains, hash_each
-from graphcnf.molecules.molecule_flow import MoleculeFlow, draw_block, stereo_of
+from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.molecules.standardize import charge_states
 from graphcnf.molecules.validity import evaluate_records
 from graphcnf.molecules.vocabulary import MoleculeVocabulary, codec_problem
@@ -516,12 +517,12 @@ def draw_part(
         wanted: Statistics of the strictly valid molecules to compute.
         records: Numbers of the records.
     """
-    density = stereo_of(model) if drawn.stereo and seed == drawn.seeds[0] else None
-    how: dict[str, Any] = {"temperature": drawn.temperature, "stereo": density}
-    _, frame = draw_block(model, records, seed=seed, **how)
+    flow, marked = MoleculeFlow(model), drawn.stereo and seed == drawn.seeds[0]
+    how: dict[str, Any] = {"temperature": drawn.temperature, "stereo": marked}
+    _, frame = flow.draw_block(records, seed=seed, **how)
     isomers = frame.pop("isomer")[frame["strict"]]
     summary = summarize(frame, wanted)
-    if density is not None:
+    if marked and flow.stereo is not None:
         summary.add_marks(isomers)
     return summary
 
@@ -568,7 +569,7 @@ def _evaluate_model(
         **_held_out_figures(model, dataset, drawn, notes),
         "temperature": drawn.temperature,
         "seed": seeds[0] if len(seeds) == 1 else ",".join(map(str, seeds)),
-        "decoding": "argmax" if model.is_raw else f"argmax, {model.redraws}",
+        "decoding": "argmax" if draws_raw(model) else f"argmax, {model.redraws}",
         "reference": source,
         "architecture": model.config["architecture"],
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -599,7 +600,7 @@ def _notes_of_model(model: GraphModel, hashes: np.ndarray | None) -> list[str]:
                 f"training molecules: hashed with RDKit {made_with}, here is {installed}; "
                 "where their canonical SMILES differ, novelty is overstated."
             )
-    return notes + model.notes(model.has_rules)
+    return notes + model.notes(has_rules(model))
 
 
 def _compare_with_training(

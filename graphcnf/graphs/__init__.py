@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = exported(
         "GraphBatch": "batch",
         "PackedGraphs": "batch",
         "GraphModel": "graph_model",
+        "model_for_graphs": "building",
         "GrowthModel": "node_by_node",
         "PairsModel": "pairs",
         "PathModel": "path.path_model",

@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from graphcnf.errors import UserError
 from graphcnf.limits import MAX_NODES
 
 BATCH = 256  # default number of graphs in a batch
@@ -55,7 +57,7 @@ class PackedGraphs:
         graphs, nodes = len(self.node_counts), int(self.node_counts.sum())
         edges = int(self.edge_counts.sum())
         wanted = [(graphs,), (nodes,), (graphs,), (edges, 2), (edges,)]
-        shapes = [array.shape for array in self.to_arrays().values()]
+        shapes = [getattr(self, field.name).shape for field in fields(self)]
         if shapes != wanted:
             raise ValueError(f"arrays must have the shapes {wanted}, got {shapes}")
 
@@ -298,29 +300,29 @@ class GraphBatch:
         types = torch.where(self.mask, self.node_types, 0)
         return replace(self, node_types=types, edge_labels=torch.where(real, self.edge_labels, 0))
 
-    def checked(self, nodes: int, node_categories: int, edge_categories: int) -> GraphBatch:
+    def checked(self, sizes: Mapping[str, Any]) -> GraphBatch:
         """Return the graphs as a model expects them, with padding set to 0 and cut off.
 
         Args:
-            nodes: Largest number of nodes of the model; padding beyond it is cut off.
-            node_categories: Number of node categories of the model.
-            edge_categories: Number of edge categories of the model.
+            sizes: What the model can represent, as its `config` names it: "max_nodes", beyond which
+                padding is cut off, "node_categories" and "edge_categories".
 
         Raises:
-            ValueError: if a graph has no node, more than `nodes` nodes, a category out of range, or
-                a self-loop, or if `edge_labels` is not symmetric.
+            ValueError: if a graph has no node, more than "max_nodes" nodes, a category out of
+                range, or a self-loop, or if `edge_labels` is not symmetric.
         """
-        batch = self.cleared()
-        if batch.mask.shape[1] > nodes:
-            if (largest := int(batch.sizes.max())) > nodes:
-                raise ValueError(f"a graph of {largest} nodes; this model knows up to {nodes}")
-            types, labels = batch.node_types[:, :nodes], batch.edge_labels[:, :nodes, :nodes]
-            batch = replace(batch, node_types=types, edge_labels=labels, mask=batch.mask[:, :nodes])
+        nodes = sizes["max_nodes"]
+        if self.mask[:, nodes:].any():
+            largest = int(self.sizes.max())
+            raise ValueError(f"a graph of {largest} nodes; this model knows up to {nodes}")
+        types, labels = self.node_types[:, :nodes], self.edge_labels[:, :nodes, :nodes]
+        batch = replace(self, node_types=types, edge_labels=labels, mask=self.mask[:, :nodes])
+        batch = batch.cleared()
         if not batch.mask.any(1).all():
             raise ValueError("a graph has no nodes")
         for what, values, most in (
-            ("node", batch.node_types, node_categories - 1),
-            ("edge", batch.edge_labels - 1, edge_categories - 1),
+            ("node", batch.node_types, sizes["node_categories"] - 1),
+            ("edge", batch.edge_labels - 1, sizes["edge_categories"] - 1),
         ):
             if values.numel() and int(values.max()) > most:
                 raise ValueError(f"{what} category {int(values.max())}; known are 0 to {most}")
@@ -389,6 +391,33 @@ class GraphBatch:
             edges=np.stack([i, j], 1).astype(np.uint8),
             edge_types=(lower[graph, i, j] - 1).astype(np.uint8),
         )
+
+
+def check_latents(latents: Any, wanted: Latents, mask: Tensor) -> None:
+    """Raise `UserError` unless latents have the names and shapes that belong to a mask.
+
+    Args:
+        latents: Latents of any form.
+        wanted: Latents of the right names and shapes.
+        mask: Real nodes of the graphs, (B, N) bool.
+    """
+    if not isinstance(latents, Mapping) or set(latents) != set(wanted):
+        given = list(latents) if isinstance(latents, Mapping) else shape_of(latents)
+        raise UserError(f"latents must be a dict with {list(wanted)}, got {given}")
+    for name, value in latents.items():
+        given, right = shape_of(value), shape_of(wanted[name])
+        if given != right:
+            raise UserError(
+                f"latents[{name!r}] must be {right}, as the mask is {shape_of(mask)}, got {given}"
+            )
+
+
+def shape_of(value: Any) -> str:
+    """Describe a value in an error message, such as "a real tensor (2, 3)" or "a list"."""
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}"
+    kind = "real" if value.is_floating_point() else str(value.dtype).removeprefix("torch.")
+    return f"a {kind} tensor {tuple(value.shape)}"
 
 
 def batches(sizes: np.ndarray, size: int = BATCH) -> list[np.ndarray]:

@@ -50,7 +50,7 @@ class CodedModel(GraphModel):
     @property
     def network(self) -> Any:
         """Network of the conditional probabilities."""
-        return self.flow.network
+        return self.flow.transform.network
 
     def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
         """Score the codes of graphs in the node order of the batch.
@@ -93,7 +93,7 @@ class CodedModel(GraphModel):
 
     def base_sample(self, mask: Tensor, generator=None) -> Latents:
         shape = (*mask.shape, len(self.code.cardinalities))
-        options: dict[str, Any] = {"device": mask.device, "dtype": self.network.initial.dtype}
+        options: dict[str, Any] = {"device": mask.device, "dtype": next(self.parameters()).dtype}
         return {"nodes": self.flow.base.sample(shape, mask=mask, generator=generator, **options)}
 
     def from_latents(self, latents: Latents, mask: Tensor, **draw) -> GraphBatch:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.flows.modules import zero_init
+from graphcnf.categorical.transformer import zero_init
 from graphcnf.flows.transform import Context
 
 
@@ -32,11 +32,6 @@ class ConditionedContext(Context):
     """
 
     conditions: Tensor | None = None
-
-
-def conditions_in(context: Context) -> Tensor | None:
-    """Return the conditions (B, P) of a context, None if it has none."""
-    return context.conditions if isinstance(context, ConditionedContext) else None
 
 
 # A condition is embedded in this many sines and as many cosines, with periods of 16, 8, 4, 2, 1 and

@@ -25,8 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphcnf.categorical.autoregressive import AutoregressiveFlow, InSequence, Network, Step
-from graphcnf.categorical.transformer import HIDDEN, Transformer
-from graphcnf.flows.modules import zero_init
+from graphcnf.categorical.transformer import HIDDEN, Transformer, zero_init
 from graphcnf.flows.transform import Context
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 from graphcnf.graphs.coded import RandomOrder

@@ -14,12 +14,11 @@ from graphcnf.arguments import check
 from graphcnf.categorical.categorical_flow import Bound
 from graphcnf.categorical.encoding import make_encoding
 from graphcnf.categorical.learned_encodings import logistic_noise
-from graphcnf.categorical.transformer import HIDDEN, Transformer
+from graphcnf.categorical.transformer import HIDDEN, ReadOut, Transformer, zero_init
 from graphcnf.errors import UserError
 from graphcnf.flows.base import StandardLogistic, logistic_log_density
 from graphcnf.flows.coupling import MixtureLogisticCoupling, coupling_stack, halves
 from graphcnf.flows.linear import ActNorm, InvertibleLinear
-from graphcnf.flows.modules import ReadOut, zero_init
 from graphcnf.flows.transform import Bijection, Context, Noise, Sequential, masked, sum_log_term
 from graphcnf.graphs.batch import GraphBatch, Latents
 from graphcnf.graphs.features import (
@@ -29,7 +28,7 @@ from graphcnf.graphs.features import (
     GraphContext,
     graph_context,
 )
-from graphcnf.graphs.graph_model import NODE_ORDERS, GraphModel
+from graphcnf.graphs.graph_model import GraphModel
 
 
 @dataclass
@@ -394,7 +393,7 @@ class PairsModel(GraphModel):
     """
 
     architecture = "pairs"
-    node_orders = NODE_ORDERS
+    node_orders = ("canonical", "none")
     parallel = True
 
     def __init__(

@@ -224,8 +224,8 @@ class UnorderedModel(RandomOrder):
         self.code = DepthFirstCode(back, closures, **categories)
         weights = [1] * edge_categories if edge_weights is None else edge_weights
         support = Support(self.code, weights, largest_sums)
-        network = {"max_nodes": max_nodes, "conditions": None, **network}
-        self.flow = AutoregressiveFlow(RoundNetwork(self.code, support, **network))
+        probabilities = RoundNetwork(self.code, support, max_nodes=max_nodes, **network)
+        self.flow = AutoregressiveFlow(probabilities)
 
     @staticmethod
     def measure(graphs: PackedGraphs, **options) -> dict:

@@ -20,11 +20,11 @@ from graphcnf.arguments import check
 from graphcnf.errors import UserError
 from graphcnf.files import inside, read_json
 from graphcnf.flows.base import Generators, record_generators
-from graphcnf.flows.modules import evaluates
 from graphcnf.flows.transform import Noise, log_term_dtype
 from graphcnf.limits import check_integer
 from graphcnf.pretrained import Pretrained, model_folder
 from graphcnf.registry import Registry
+from graphcnf.torch_state import evaluated
 
 FIXED = ("inputs", "outputs", "size", "context", "shape", "levels", "architecture")
 """Arguments of functions and classes in `ImageModel.parts` that are not options."""
@@ -64,7 +64,6 @@ class ImageLatents:
     discarded: list[Tensor] = field(default_factory=list)
 
 
-@evaluates("log_prob", "sample")
 class ImageModel(Pretrained, ABC):
     """Distribution over images whose pixels are integers.
 
@@ -127,6 +126,7 @@ class ImageModel(Pretrained, ABC):
         """Type of the latents: float64 if the weights are float64, otherwise float32."""
         return log_term_dtype(next(self.parameters()))
 
+    @evaluated
     def log_prob(self, x: Tensor, samples: int = 1, noise: Noise | None = None) -> Tensor:
         """Return log P(x) of images, or a lower bound on it, (B,) nats.
 
@@ -196,6 +196,7 @@ class ImageModel(Pretrained, ABC):
         bits = -(decoded + others).detach().sum() / (dimensions * math.log(2))
         return loss, {"bits_per_dimension": (bits, torch.tensor(float(len(batch))))}
 
+    @evaluated
     @torch.no_grad()
     def sample(
         self, count: int, *, temperature: float = 1.0, generator: Generators = None

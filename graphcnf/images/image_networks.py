@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.flows.modules import zero_init
+from graphcnf.categorical.transformer import zero_init
 from graphcnf.flows.pixels import Checkerboard
 from graphcnf.flows.transform import Context
 

@@ -189,7 +189,7 @@ def has_marks(mol: Chem.Mol | str) -> bool:
     """Return True for a SMILES or molecule with stereo marks."""
     if isinstance(mol, str):
         if "|" not in mol:
-            return "stereo" in dropped(mol)
+            return bool(_STEREO.search(mol))
         mol = parse(mol)  # an extension may say cis and trans
     none, loose = Chem.ChiralType.CHI_UNSPECIFIED, ("STEREONONE", "STEREOANY")
     return any(atom.GetChiralTag() != none for atom in mol.GetAtoms()) or any(

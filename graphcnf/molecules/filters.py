@@ -324,7 +324,7 @@ def passing(
         n: Number of molecules, at least 1.
         filters: The filters.
         draw: Function that draws a range of records; it returns their graphs and a table with the
-            columns `strict`, `smiles` and `isomer`, as `draw_block` does.
+            columns `strict`, `smiles` and `isomer`, as `MoleculeFlow.draw_block` does.
 
     Returns:
         The graphs of the molecules, and their SMILES, with stereo marks where `draw` draws them.

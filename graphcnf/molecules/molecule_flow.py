@@ -199,15 +199,14 @@ class MoleculeFlow:
                 f"best of {best_of}: the best is the nearest to a property; ask for one"
             )
         draw = partial(
-            draw_block,
-            self.model,
+            self.draw_block,
             seed=seed,
             temperature=temperature,
             sizes=atoms,
             targets=wanted,
             best_of=best_of,
             conventions=(),
-            stereo=self.stereo if stereo else None,
+            stereo=stereo,
         )
         if filters:
             filters.check_sizes(self.model.max_nodes)
@@ -218,6 +217,59 @@ class MoleculeFlow:
         graphs, frame = draw(range(n))
         pairs = zip(frame["isomer"], frame["strict"], strict=True)
         return MoleculeSample(graphs, [smiles if valid else None for smiles, valid in pairs])
+
+    def draw_block(
+        self,
+        records: range,
+        *,
+        seed: int,
+        temperature: float = 1.0,
+        sizes: tuple[int, int] | None = None,
+        targets: Sequence[float | None] | None = None,
+        best_of: int = 1,
+        conventions: Sequence[str] = CONVENTIONS,
+        stereo: bool = False,
+    ) -> tuple[PackedGraphs, pd.DataFrame]:
+        """Draw records, each a function of the model, the seed and its number.
+
+        Args:
+            records: Numbers of the records.
+            seed: Seed of the sample.
+            temperature: Below 1 for more probable molecules.
+            sizes: Lowest and highest number of atoms; as in the training data when None.
+            targets: Value of each condition of the model near which to draw, None for any; None for
+                no targets at all.
+            best_of: Candidates per record, of which the one nearest to the targets is kept: the
+                distance is Euclidean, in standard deviations of the training data.
+            conventions: Conventions of validity to evaluate, beside strict and largest_fragment.
+            stereo: True to draw the stereo marks of valid molecules, if the model has `stereo`.
+
+        Returns:
+            The graphs, and the table that `evaluate_records` returns for them, with the additional
+            column `isomer`: the SMILES with drawn stereo marks.
+        """
+        model, first = self.model, records.start
+        graphs = model.sample_records(
+            first * best_of,
+            len(records) * best_of,
+            seed=seed,
+            temperature=temperature,
+            sizes=sizes,
+            conditions=targets,
+        )
+        if targets is not None and best_of > 1:
+            from graphcnf.molecules.properties import nearest
+
+            smiles = strict_smiles(graphs, self.vocabulary)
+            graphs = graphs.subset(nearest(smiles, targets, model.conditions, best_of))
+        options: dict[str, Any] = {"first": first, "conventions": conventions, "keep": True}
+        frame = evaluate_records(graphs, self.vocabulary, **options)
+        smiles, molecules = list(frame["smiles"]), frame.pop("mol")
+        if stereo and self.stereo is not None:
+            draw = {"seed": seed, "first": first, "temperature": temperature}
+            with one_thread(model.device):
+                smiles = self.stereo.marked(smiles, molecules, **draw)
+        return graphs, frame.assign(isomer=pd.Series(smiles, dtype=object))
 
     @default_type()
     def grow(
@@ -307,7 +359,8 @@ class MoleculeFlow:
         graphs, reasons = self.graphs(molecules)
         inside = [k for k, reason in enumerate(reasons) if reason is None]
         nats = np.full(len(reasons), -math.inf)
-        nats[inside] = self.log_prob_given_size(graphs, orders) + self.size_log_prob(graphs)
+        nats[inside] = self.log_prob_given_size(graphs, orders)
+        nats[inside] += self.model.size_log_prob(torch.from_numpy(graphs.node_counts)).numpy()
         return nats + self.log_prob_of_marks(molecules, inside)[0]
 
     def log_prob_of_marks(
@@ -354,11 +407,6 @@ class MoleculeFlow:
         with codec.quiet():
             return Chem.MolToSmiles(parse_standardized(molecule, self.charge_states))
 
-    def size_log_prob(self, graphs: PackedGraphs) -> np.ndarray:
-        """Return the log-probability of each graph's number of atoms, (M,) nats."""
-        sizes = torch.from_numpy(np.asarray(graphs.node_counts)).to(self.model.device)
-        return self.model.size_log_prob(sizes).cpu().double().numpy()
-
     def log_prob_given_size(self, graphs: PackedGraphs, orders: int = 1) -> np.ndarray:
         """Return log p(graph | number of atoms), (M,) nats; -inf where it is 0.
 
@@ -366,12 +414,9 @@ class MoleculeFlow:
             graphs: M graphs, as the method `graphs` returns them.
             orders: Number of numberings whose probabilities are summed, see `log_prob`.
         """
-
-        def noise(chosen: np.ndarray) -> RecordNoise:
-            # The same noise for every molecule, so that its value does not depend on the others.
-            return RecordNoise(0, [0] * len(chosen))
-
-        return self.model.log_probs(graphs, noise, orders=orders, size=SCORED_TOGETHER)
+        options: dict[str, Any] = {"orders": orders, "size": SCORED_TOGETHER}
+        # The same noise for every molecule, so that its value does not depend on the others.
+        return self.model.log_probs(graphs, lambda k: RecordNoise(0, [0] * len(k)), **options)
 
     def score(self, molecules: str | Chem.Mol | Iterable, **options) -> pd.DataFrame:
         """Return a table with a row for each molecule: log-likelihood, bits per atom, percentile.
@@ -384,18 +429,6 @@ class MoleculeFlow:
         from graphcnf.molecules.scoring import score
 
         return score(self, molecules, **options)
-
-    def learn_percentiles(self, molecules: PackedGraphs) -> None:
-        """Store quantiles of training molecules' likelihoods, for the percentiles of `score`.
-
-        They are stored in the metadata of the model.
-
-        Args:
-            molecules: Graphs of molecules of the training data, or of some of them.
-        """
-        from graphcnf.molecules.scoring import learn_percentiles
-
-        learn_percentiles(self, molecules)
 
     def encode(self, molecules: str | Chem.Mol | Sequence) -> tuple[dict, torch.Tensor]:
         """Encode molecules to latents, which `decode` turns into molecules without stereo marks.
@@ -452,59 +485,3 @@ def stereo_of(model: GraphModel) -> Any:
     from graphcnf.stereo.stereo_flow import shipped_stereo
 
     return shipped_stereo(data)
-
-
-def draw_block(
-    model: GraphModel,
-    records: range,
-    *,
-    seed: int,
-    temperature: float = 1.0,
-    sizes: tuple[int, int] | None = None,
-    targets: Sequence[float | None] | None = None,
-    best_of: int = 1,
-    conventions: Sequence[str] = CONVENTIONS,
-    stereo: Any = None,
-) -> tuple[PackedGraphs, pd.DataFrame]:
-    """Draw records, each a function of the model, the seed and its number.
-
-    Args:
-        model: Model of molecules.
-        records: Numbers of the records.
-        seed: Seed of the sample.
-        temperature: Below 1 for more probable molecules.
-        sizes: Lowest and highest number of atoms; as in the training data when None.
-        targets: Value of each condition of the model near which to draw, None for any; None for no
-            targets at all.
-        best_of: Candidates per record, of which the one nearest to the targets is kept: the
-            distance is Euclidean, in standard deviations of the training data.
-        conventions: Conventions of validity to evaluate, beside strict and largest_fragment.
-        stereo: Model that draws the stereo marks of valid molecules; None to draw none.
-
-    Returns:
-        The graphs, and the table that `evaluate_records` returns for them, with the additional
-        column `isomer`: the SMILES with drawn stereo marks.
-    """
-    vocabulary = MoleculeVocabulary.of_model(model)
-    graphs = model.sample_records(
-        records.start * best_of,
-        len(records) * best_of,
-        seed=seed,
-        temperature=temperature,
-        sizes=sizes,
-        conditions=targets,
-    )
-    if targets is not None and best_of > 1:
-        smiles = strict_smiles(graphs, vocabulary)
-        from graphcnf.molecules.properties import nearest
-
-        graphs = graphs.subset(nearest(smiles, targets, model.conditions, best_of))
-    first = records.start
-    frame = evaluate_records(graphs, vocabulary, first=first, conventions=conventions, keep=True)
-    smiles, molecules = list(frame["smiles"]), frame.pop("mol")
-    if stereo is not None:
-        with one_thread(model.device):
-            smiles = stereo.marked(
-                smiles, molecules, seed=seed, first=first, temperature=temperature
-            )
-    return graphs, frame.assign(isomer=pd.Series(smiles, dtype=object))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import torch
 from rdkit import Chem
 
 from graphcnf.chunks import chunked, mapped
@@ -109,7 +110,8 @@ def _score(flow: MoleculeFlow, molecules: list, orders: int, standardize: bool) 
         canonical = given_size if orders == 1 else flow.log_prob_given_size(graphs)
         inside = [number for number, reason in enumerate(reasons) if reason is None]
         of_marks, exact = (part[inside] for part in flow.log_prob_of_marks(molecules, inside))
-    of_others = flow.size_log_prob(graphs) + of_marks
+    of_sizes = flow.model.size_log_prob(torch.from_numpy(graphs.node_counts)).numpy()
+    of_others = of_sizes + of_marks
     nats, of_one = given_size + of_others, canonical + of_others
     table = pd.DataFrame({"log_likelihood": nats}, index=inside)
     if flow.stereo is not None:

@@ -41,7 +41,7 @@ from graphcnf.molecules.filters import (
     passing_shares,
     passing_text,
 )
-from graphcnf.molecules.molecule_flow import draw_block, stereo_of
+from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.molecules.properties import properties_of
 from graphcnf.molecules.standardize import protonation_hash
 from graphcnf.pretrained import model_digest
@@ -402,8 +402,7 @@ def block_records(model: GraphModel, recipe: Recipe, block: range) -> list[Recor
         The records in the order of their numbers, with the text of those that may be written:
         whether a molecule is new in the sample is not known here.
     """
-    graphs, frame = draw_block(
-        model,
+    graphs, frame = MoleculeFlow(model).draw_block(
         block,
         seed=recipe.seed,
         temperature=recipe.temperature,
@@ -411,7 +410,7 @@ def block_records(model: GraphModel, recipe: Recipe, block: range) -> list[Recor
         targets=recipe.targets,
         best_of=recipe.best_of,
         conventions=(),
-        stereo=stereo_of(model) if recipe.stereo else None,
+        stereo=bool(recipe.stereo),
     )
     if "log_likelihood" in recipe.columns:
         frame["log_likelihood"] = molecule_log_likelihoods(

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphcnf.categorical.autoregressive import AutoregressiveFlow, Network, Step
+from graphcnf.categorical.transformer import ReadOut, zero_init
 from graphcnf.errors import UserError
-from graphcnf.flows.modules import ReadOut, evaluates, zero_init
 from graphcnf.flows.transform import Context, Generators
 from graphcnf.limits import MAX_NODES, Range
 from graphcnf.molecules.codec import MoleculeNotRepresentable, parse, quiet
@@ -43,6 +43,7 @@ from graphcnf.stereo.marks import (
     has_marks_of,
     split_stereo,
 )
+from graphcnf.torch_state import evaluated
 
 CATEGORIES = 3
 """Categories of a stereo element: no mark, and the two parities."""
@@ -497,7 +498,6 @@ def _shipped() -> StereoFlow:
     return StereoFlow.from_pretrained(WEIGHTS / "zinc250k-stereo")
 
 
-@evaluates("log_probs", "draw")
 class StereoFlow(Pretrained, nn.Module):
     """Density p(stereo marks | graph) of molecules, exact: a categorical flow of configurations.
 
@@ -526,9 +526,8 @@ class StereoFlow(Pretrained, nn.Module):
         dropout: Annotated[float, Range(0, 0.9)] = 0.1,
     ):
         super().__init__()
-        self.config = {"width": width, "hidden": hidden, "layers": layers, "dropout": dropout}
-        self.metadata: dict[str, Any] = {}
-        self.flow = AutoregressiveFlow(StereoNetwork(**self.config), single=True)
+        network = StereoNetwork(width=width, hidden=hidden, layers=layers, dropout=dropout)
+        self.flow = AutoregressiveFlow(network, single=True)
 
     def training_loss(self, graphs: StereoGraphs, *, beta: float = 1.0):
         """Return the loss of a batch, and metrics.
@@ -552,6 +551,7 @@ class StereoFlow(Pretrained, nn.Module):
             metrics[f"bits_{kind}"] = bits[here].sum(), here.sum()
         return nats.mean(), metrics
 
+    @evaluated
     @torch.no_grad()
     def log_probs(
         self, constitutions: Sequence[Constitution], configurations: Sequence[Configuration]
@@ -678,6 +678,7 @@ class StereoFlow(Pretrained, nn.Module):
         rows.sort(key=lambda row: (-row[1], row[0]))
         return pd.DataFrame(rows, columns=["smiles", "probability"])
 
+    @evaluated
     @torch.no_grad()
     def draw(
         self,

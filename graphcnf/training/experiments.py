@@ -26,8 +26,14 @@ from graphcnf.datasets.sets import TASKS
 from graphcnf.errors import UserError, require, suggest
 from graphcnf.files import expand_user
 from graphcnf.graphs.batch import GraphBatch
+from graphcnf.graphs.building import (
+    model_class,
+    model_for_graphs,
+    takes_conditions,
+    with_conditions,
+)
 from graphcnf.graphs.conditions import condition_statistics
-from graphcnf.graphs.graph_model import GraphModel, model_class
+from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.limits import Range, is_integer
 from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.molecules.properties import parse_names, property_table
@@ -135,13 +141,13 @@ def _of_molecules(name: str, model: dict, data: dict, settings: TrainingSettings
             "edge_weights": dataset.vocabulary.bond_orders,
             **({"conditions": tables} if tables else {}),
         }
-        network = call("[model]", GraphModel.for_graphs, dataset.graphs, known=known, **model)
+        network = call("[model]", model_for_graphs, dataset.graphs, known=known, **model)
     else:
         network.metadata |= metadata
         network.metadata.pop("likelihood_quantiles", None)  # of other weights than the new ones
         network.training_hashes = dataset.training_hashes()
         if tables:
-            network = call("[model]", network.with_conditions, tables, known={})
+            network = call("[model]", with_conditions, network, tables, known={})
         network.train()
     if tables:
         _fit_conditions(network, dataset, train)
@@ -150,7 +156,7 @@ def _of_molecules(name: str, model: dict, data: dict, settings: TrainingSettings
     return found
 
 
-def _fit_conditions(model: GraphModel, dataset: MoleculeDataset, train: np.ndarray) -> None:
+def _fit_conditions(model: Any, dataset: MoleculeDataset, train: np.ndarray) -> None:
     """Initialise the conditioning of a model from `FITTED` of the training molecules `train`."""
     chosen = np.random.default_rng(0).permutation(train)[:FITTED]
     values = torch.from_numpy(dataset.targets[chosen])
@@ -185,10 +191,10 @@ def _check_model(model: dict, names: list[str] | None) -> None:
     """
     architecture, order = str(model.get("architecture", "path")), model.get("order", "canonical")
     found = call("[model]", model_class, architecture, order, known={})
-    if names is not None and not found.takes_conditions:
+    if names is not None and not takes_conditions(found):
         raise UserError('[model]: properties need a model that draws atom by atom ("path")')
     fixed = (*DERIVED, *found.measured)
-    check("[model]", model, GraphModel.for_graphs, *found.options(), fixed=fixed)
+    check("[model]", model, model_for_graphs, *found.options(), fixed=fixed)
 
 
 def _experiment(model, dataset, size: int, held_out: int) -> Experiment:

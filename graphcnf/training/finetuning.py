@@ -33,6 +33,7 @@ from graphcnf.molecules.codec import parse
 from graphcnf.molecules.hashing import contains, hash_each
 from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.molecules.properties import Feature, has_element, property_table
+from graphcnf.molecules.scoring import learn_percentiles
 from graphcnf.molecules.vocabulary import CODEC_VERSION
 from graphcnf.pretrained import model_digest
 from graphcnf.torch_state import learning
@@ -257,7 +258,7 @@ def _finished(folder: Path, data, stereo: Any) -> MoleculeFlow:
         flow.model.companions["stereo"] = stereo
     # Random molecules, since a file may be sorted.
     scored = np.random.default_rng(0).permutation(data.split("train"))[:1000]
-    flow.learn_percentiles(data.graphs.subset(scored))
+    learn_percentiles(flow, data.graphs.subset(scored))
     flow.save_pretrained(folder)
     return flow
 

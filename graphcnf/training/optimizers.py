@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from graphcnf.categorical.transformer import ReadOut
 from graphcnf.errors import UserError
-from graphcnf.flows.modules import ReadOut
 from graphcnf.training.checkpoint import check_finite
 from graphcnf.training.settings import TrainingSettings
 

@@ -24,6 +24,7 @@ from graphcnf.discrete.categorical_model import CategoricalModel
 from graphcnf.errors import UserError, say, suggest
 from graphcnf.evaluation.layout import Column, number, percent, text
 from graphcnf.files import write_file
+from graphcnf.graphs.building import has_rules, without_rules
 from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import option
 from graphcnf.scripts.benchmarks.runner import (
@@ -87,9 +88,9 @@ def graphs(
         model = CategoricalModel.from_pretrained(place)
         check_budget(place, model.flow.metadata["training"]["minutes"], minutes)
         drawn = {"data, drawn anew": [make(random) for _ in range(samples)]}
-        if model.flow.has_rules:
+        if has_rules(model.flow):
             drawn["GraphCNF, planar by rule"] = model.sample(samples, seed=seed)
-            model.flow = model.flow.without_rules()
+            model.flow = without_rules(model.flow)
         drawn["GraphCNF"] = model.sample(samples, seed=seed)
         for method, found in drawn.items():
             rows.append({"kind": kind, "method": method, **count(found, known, VALID[kind])})

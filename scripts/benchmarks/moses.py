@@ -26,7 +26,7 @@ from graphcnf.evaluation.statistics import SetStatistics, compare, set_statistic
 from graphcnf.evaluation.summary import share, summarize
 from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.molecules.hashing import contains, hash_each
-from graphcnf.molecules.molecule_flow import draw_block
+from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.molecules.validity import evaluate_records
 from graphcnf.sampling.sample import first_blocks
 from graphcnf.scripts._files import Role
@@ -184,7 +184,7 @@ def raw_samples(
     sets = {"training data": evaluate_records([dataset.smiles[k] for k in train])}
     for name, model in models.items():
         say(f"{name}: drawing {count:,} graphs")
-        draw = partial(draw_block, model, seed=seed, temperature=temperature)
+        draw = partial(MoleculeFlow(model).draw_block, seed=seed, temperature=temperature)
         frames = [draw(block)[1] for block in first_blocks(count)]
         sets[name] = pd.concat(frames, ignore_index=True)
     return sets

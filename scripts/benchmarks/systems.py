@@ -20,6 +20,7 @@ from graphcnf.evaluation.statistics import compare, set_statistics
 from graphcnf.evaluation.summary import summarize
 from graphcnf.files import expand_user
 from graphcnf.graphs.batch import PackedGraphs
+from graphcnf.graphs.building import draws_raw, without_rules
 from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.molecules.validity import evaluate_records
@@ -134,9 +135,9 @@ def _rows(run: TrainedRun, samples: int) -> list[dict[str, Any]]:
     method = METHODS.get(model.config["architecture"], "")
     known = {row["method"]: row for row in published("zinc250k")}.get(f"{method} (published)", {})
     quoted = {f"published_{k}": known.get(k) for k in ("validity", "reconstruction")}
-    raw = model if model.is_raw else model.without_rules()
+    raw = model if draws_raw(model) else without_rules(model)
     rows = [_row(run, raw, dataset, samples) | quoted]
-    if not model.is_raw:
+    if raw is not model:
         checked = _row(run, model, dataset, samples)
         rows.append(checked | {"model": f"{checked['model']} with its check, not raw"})
     return rows

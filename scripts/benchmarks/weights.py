@@ -33,7 +33,7 @@ from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.graphs.isomorphism import canonicalise
 from graphcnf.molecules import codec
-from graphcnf.molecules.molecule_flow import draw_block
+from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.molecules.properties import conditions_of, property_table, qed, sa
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
 from graphcnf.scripts._files import Role
@@ -194,10 +194,10 @@ def _errors(model: GraphModel, name: str, targets: np.ndarray, best_of: int) -> 
         strictly valid molecules, None without any; `spread`, that of two target values; shares
         `strict` of the molecules and `unique` of the valid ones.
     """
-    errors, smiles = [], []
+    flow, errors, smiles = MoleculeFlow(model), [], []
     for k, value in enumerate(targets):
         asked = conditions_of(model, {name: float(value)})
-        _, frame = draw_block(model, range(EACH), seed=k, targets=asked, best_of=best_of)
+        _, frame = flow.draw_block(range(EACH), seed=k, targets=asked, best_of=best_of)
         valid = list(frame["smiles"][frame["strict"]])
         errors += list(abs(property_table(valid, [name])[:, 0] - value))
         smiles += valid

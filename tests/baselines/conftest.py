@@ -7,7 +7,7 @@ import torch
 from couplings import perturb
 
 from graphcnf.graphs import GraphBatch
-from graphcnf.graphs.graph_model import model_class
+from graphcnf.graphs.building import model_class
 
 SIZES = {
     "graphnvp": {"width": [16, 12], "node_width": 8, "layers": 2},

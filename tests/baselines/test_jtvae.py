@@ -19,7 +19,8 @@ from graphcnf.baselines.junction_tree import (
     rings,
 )
 from graphcnf.errors import UserError
-from graphcnf.graphs import GraphBatch, GraphModel, PackedGraphs
+from graphcnf.graphs import GraphBatch, PackedGraphs
+from graphcnf.graphs.building import model_for_graphs, without_rules
 from graphcnf.graphs.isomorphism import isomorphic
 from graphcnf.graphs.path.support import Support
 from graphcnf.testing import assert_gradients_reach_every_parameter, assert_lower_bound
@@ -48,7 +49,7 @@ def packed(graph):
 
 def build(graphs, nodes=3, bonds=2, weights=None, **options):
     torch.manual_seed(0)
-    model = GraphModel.for_graphs(
+    model = model_for_graphs(
         graphs, node_categories=nodes, edge_categories=bonds, architecture="jtvae",
         edge_weights=weights, **{**SMALL, **options},
     )  # fmt: skip
@@ -156,7 +157,7 @@ def test_samples_are_connected_and_keep_the_largest_sums(molecules):  # noqa: F8
         graph = nx.Graph(edges.tolist())
         graph.add_nodes_from(range(len(types)))
         assert nx.is_connected(graph)
-    free = model.without_rules()
+    free = without_rules(model)
     assert min(free.vocabulary.largest_sums) > max(largest)
     assert free.log_prob(GraphBatch.collate(molecules, range(4))).isfinite().all()
 

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from graphcnf.baselines import RegularizedVAE
 from graphcnf.flows import Noise
 from graphcnf.flows.base import record_generators
-from graphcnf.graphs import GraphBatch, GraphModel, PackedGraphs
+from graphcnf.graphs import GraphBatch, PackedGraphs
+from graphcnf.graphs.building import model_for_graphs
 from graphcnf.testing import (
     assert_gradients_reach_every_parameter,
     assert_lower_bound,
@@ -145,7 +146,7 @@ def test_draws_depend_on_their_own_generators_only():
 
 def test_what_is_measured_is_kept_by_the_graphs_themselves():
     graphs = PackedGraphs.from_lists([CHAIN, ([2, 1], [(1, 0)], [1])])
-    model = GraphModel.for_graphs(
+    model = model_for_graphs(
         graphs, node_categories=3, edge_categories=2, architecture="rvae", edge_weights=[1, 2],
         **SMALL,
     )  # fmt: skip

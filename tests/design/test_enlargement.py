@@ -8,7 +8,8 @@ from couplings import perturb
 
 from graphcnf.design.enlargement import enlarged, merged
 from graphcnf.errors import UserError
-from graphcnf.graphs import GraphBatch, GraphModel, PackedGraphs
+from graphcnf.graphs import GraphBatch, PackedGraphs
+from graphcnf.graphs.building import model_for_graphs, with_conditions
 
 TINY = {"width": 16, "layers": 1, "heads": 2, "table_rows": 64}
 CHAIN = [(k, k - 1) for k in range(1, 8)]
@@ -29,7 +30,7 @@ KNOWN = PackedGraphs.from_lists(
 
 @pytest.fixture
 def model():
-    model = GraphModel.for_graphs(
+    model = model_for_graphs(
         KNOWN, node_categories=2, edge_categories=2, edge_weights=[1, 2], **TINY
     )
     return perturb(model, 0.2).eval()
@@ -102,7 +103,7 @@ def test_the_grown_model_samples_and_learns(model):
 
 def test_what_may_be_asked_is_heeded_as_before(model):
     tables = [{"name": "size", "mean": 3.0, "deviation": 1.0}]
-    known = perturb(model.with_conditions(tables).eval(), 0.2)
+    known = perturb(with_conditions(model, tables).eval(), 0.2)
     chain = graph([0, 2, 0, 1, 0, 0, 0, 1], CHAIN)
     graphs = PackedGraphs.from_lists([chain, *(KNOWN.graph(k) for k in range(3))])
     same = grown(known, KNOWN)
@@ -139,11 +140,11 @@ def test_merged_arguments_cover_both():
 
 def test_what_cannot_grow_is_refused(model):
     graphs = PackedGraphs.from_lists([graph([0, 1], [(1, 0)]), graph([0, 1, 1], CHAIN[:2])])
-    trees = GraphModel.for_graphs(graphs, node_categories=2, edge_categories=2, **TINY)
+    trees = model_for_graphs(graphs, node_categories=2, edge_categories=2, **TINY)
     with pytest.raises(UserError, match="knows no closures"):
         grown(trees, KNOWN, weights=(1, 1))
     step = {"couplings": 1, "width": 8, "layers": 1}
-    trees = GraphModel.for_graphs(
+    trees = model_for_graphs(
         graphs, node_categories=2, edge_categories=2, architecture="pairs", nodes=step, edges=step,
         adjacency=step,
     )  # fmt: skip

@@ -8,6 +8,7 @@ import torch
 
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch, GraphModel, PackedGraphs
+from graphcnf.graphs.building import model_for_graphs, with_conditions
 from graphcnf.graphs.conditions import UNCONDITIONAL, condition_statistics, partly_known
 from graphcnf.graphs.path.support import Path
 
@@ -31,7 +32,7 @@ def chains():
 @pytest.fixture
 def plain(chains):
     torch.manual_seed(0)
-    return GraphModel.for_graphs(chains, node_categories=2, edge_categories=1, **SMALL).eval()
+    return model_for_graphs(chains, node_categories=2, edge_categories=1, **SMALL).eval()
 
 
 def perturbed(model):
@@ -47,7 +48,7 @@ def asked(*rows):
 
 def test_a_model_that_takes_targets_begins_as_the_one_without(plain, chains):
     plain = perturbed(plain)
-    model = plain.with_conditions(TABLES).eval()
+    model = with_conditions(plain, TABLES).eval()
     batch = GraphBatch.collate(chains)
     with torch.no_grad():
         known = plain.log_prob(batch)
@@ -62,11 +63,11 @@ def test_a_model_that_takes_targets_begins_as_the_one_without(plain, chains):
         "kind",
     ] and not plain.conditions
     with pytest.raises(UserError, match="has none yet"):
-        model.with_conditions(TABLES)
+        with_conditions(model, TABLES)
 
 
 def test_nothing_asked_is_the_same_as_no_targets(plain, chains):
-    model = perturbed(plain.with_conditions(TABLES)).eval()
+    model = perturbed(with_conditions(plain, TABLES)).eval()
     batch, nan = GraphBatch.collate(chains), float("nan")
     with torch.no_grad():
         known = model.log_prob(batch)
@@ -81,7 +82,7 @@ def test_nothing_asked_is_the_same_as_no_targets(plain, chains):
 
 @pytest.mark.parametrize("row", [[1.0, 0.0], [2.5, float("nan")], [-100.0, 1.0]])
 def test_given_targets_probabilities_sum_to_one(double, plain, chains, row):
-    model = perturbed(plain.with_conditions(TABLES).double()).eval()
+    model = perturbed(with_conditions(plain, TABLES).double()).eval()
     batch = GraphBatch.collate(chains)
     batch.conditions = asked(row).expand(len(batch), -1)
     with torch.no_grad():
@@ -96,7 +97,7 @@ def test_given_targets_probabilities_sum_to_one(double, plain, chains, row):
 
 
 def test_latents_lead_back_given_the_same_targets(plain, chains):
-    model = perturbed(plain.with_conditions(TABLES)).eval()
+    model = perturbed(with_conditions(plain, TABLES)).eval()
     batch = GraphBatch.collate(chains)
     batch.conditions = torch.randn(len(batch), 2)
     latents = model.encode(batch)
@@ -112,7 +113,7 @@ def test_what_is_asked_is_heeded_after_training(plain, chains):
             for n, types in ((len(t), np.asarray(t)) for t, _, _ in map(chains.graph, range(14)))
         ]
     )
-    model = plain.with_conditions(condition_statistics(["size", "kind"], values)).train()
+    model = with_conditions(plain, condition_statistics(["size", "kind"], values)).train()
     whole = GraphBatch.collate(chains)
     whole.conditions = torch.from_numpy(values).float()
     model.fit_conditions(whole)
@@ -145,9 +146,9 @@ def test_what_edges_add_depends_on_both_ends_and_their_other_neighbours(random_g
         same = sum(int(types[i] == types[j] == 1 and b == 0) for (i, j), b in pairs)
         return [float(same), float(sum(kinds.count(1) > 1 for kinds in near))]
 
-    model = GraphModel.for_graphs(random_graphs, node_categories=3, edge_categories=2, **SMALL)
+    model = model_for_graphs(random_graphs, node_categories=3, edge_categories=2, **SMALL)
     values = np.array([of(*random_graphs.graph(k)) for k in range(len(random_graphs))])
-    model = model.with_conditions(condition_statistics(["same", "near"], values))
+    model = with_conditions(model, condition_statistics(["same", "near"], values))
     batch = GraphBatch.collate(random_graphs)
     batch.conditions = torch.from_numpy(values).float()
     model.fit_conditions(batch)
@@ -194,7 +195,7 @@ def test_what_does_not_fit_is_refused(plain, chains):
     ):
         with pytest.raises(ValueError, match="without conditions"):
             ask()
-    model = plain.with_conditions(TABLES)
+    model = with_conditions(plain, TABLES)
     batch.conditions = torch.zeros(len(batch), 3)
     with pytest.raises(ValueError, match="3 conditions, but the model takes 2"):
         model.log_prob(batch)
@@ -208,6 +209,6 @@ def test_tables_of_any_scale_are_kept(chains, tmp_path):
     np.testing.assert_allclose([t["mean"] for t in tables], values.mean(0), rtol=1e-8)
     np.testing.assert_allclose([t["deviation"] for t in tables][:2], values.std(0)[:2], rtol=1e-8)
     assert tables[2]["deviation"] == 1.0
-    model = GraphModel.for_graphs(chains, node_categories=2, edge_categories=1, **SMALL)
-    model.with_conditions(tables).save_pretrained(tmp_path)
+    model = model_for_graphs(chains, node_categories=2, edge_categories=1, **SMALL)
+    with_conditions(model, tables).save_pretrained(tmp_path)
     assert GraphModel.from_pretrained(tmp_path).conditions == tables

@@ -9,6 +9,7 @@ from random_orders import assert_counts_follow, complete_graph, every_graph, gro
 
 from graphcnf.flows import Context
 from graphcnf.graphs import GraphBatch, PackedGraphs
+from graphcnf.graphs.building import draws_raw, without_rules
 from graphcnf.graphs.node_by_node import most_edges_first
 
 
@@ -58,7 +59,7 @@ def test_planar_graphs_stay_planar_where_all_of_the_data_are():
         ([0] * len(g), list(g.edges), [0] * g.number_of_edges()) for g in maximal
     )
     model = grown(packed, 1, 1)
-    assert model.config["planar"] is True and not model.is_raw
+    assert model.config["planar"] is True and not draws_raw(model)
     # Most pairs of nodes are to have an edge.
     with torch.no_grad():
         model.network.edge.bias.copy_(torch.tensor([0.0, 2.0]))
@@ -70,8 +71,8 @@ def test_planar_graphs_stay_planar_where_all_of_the_data_are():
         return [nx.check_planarity(g)[0] and nx.is_connected(g) for g in drawn]
 
     assert all(planar(model))
-    free = model.without_rules()
-    assert free.is_raw and not any(planar(free))
+    free = without_rules(model)
+    assert draws_raw(free) and not any(planar(free))
     assert grown(complete_graph(5), 1, 1).config["planar"] is False
 
 

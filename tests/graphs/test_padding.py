@@ -8,7 +8,8 @@ from couplings import perturb
 
 from graphcnf.discrete import SetFlow
 from graphcnf.flows import Context, Noise, StandardLogistic
-from graphcnf.graphs import GraphBatch, GraphModel
+from graphcnf.graphs import GraphBatch
+from graphcnf.graphs.building import model_for_graphs
 
 PAIRS = {"architecture": "pairs", "node_dim": 2, "node_mixtures": 2, "pair_mixtures": 2}
 PAIRS |= {
@@ -19,7 +20,7 @@ PATH = {"width": 16, "layers": 1, "heads": 2, "head_width": 8, "level_width": 4,
 
 
 def graph_model(graphs, **options):
-    return GraphModel.for_graphs(graphs, node_categories=3, edge_categories=2, **options)
+    return model_for_graphs(graphs, node_categories=3, edge_categories=2, **options)
 
 
 MODELS = {

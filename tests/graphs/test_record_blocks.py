@@ -8,8 +8,9 @@ import torch
 from couplings import perturb
 
 from graphcnf.flows.base import record_generators
-from graphcnf.graphs import GraphBatch, GraphModel
+from graphcnf.graphs import GraphBatch
 from graphcnf.graphs.batch import BATCH, batches
+from graphcnf.graphs.building import model_for_graphs
 from graphcnf.graphs.record_blocks import (
     BLOCK,
     FIRST_BLOCKS,
@@ -34,7 +35,7 @@ def pair_model(random_graphs):
     """One whose encoders draw noise that its bound depends on."""
     torch.manual_seed(0)
     step = {"couplings": 2, "width": 16, "layers": 1, "heads": 2}
-    model = GraphModel.for_graphs(
+    model = model_for_graphs(
         random_graphs,
         node_categories=3,
         edge_categories=2,

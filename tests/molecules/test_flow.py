@@ -19,6 +19,7 @@ from graphcnf.molecules.scoring import (
     GROUP_SIZE,
     QUANTILES,
     TAIL_SIZE,
+    learn_percentiles,
     likelihood_quantiles,
     percentile_text,
     percentiles,
@@ -62,7 +63,7 @@ def test_log_prob_is_that_of_the_graph_and_its_size(flow, data):
 
 
 def test_scores_name_what_is_outside(flow, data):
-    flow.learn_percentiles(data.graphs.subset(range(100)))
+    learn_percentiles(flow, data.graphs.subset(range(100)))
     texts = [data.smiles[0], "[Xe]", "C1CC", "CC.C", "", data.smiles[1], "C"]
     frame = flow.score(texts)
     assert list(frame["smiles"]) == texts
@@ -82,7 +83,7 @@ def test_scores_name_what_is_outside(flow, data):
     # Half of the molecules are less likely than the median one, however many atoms they have.
     sizes = data.graphs.node_counts
     small, large = (np.flatnonzero(where)[:GROUP_SIZE] for where in (sizes <= 21, sizes >= 25))
-    flow.learn_percentiles(data.graphs.subset(np.concatenate([small, large])))
+    learn_percentiles(flow, data.graphs.subset(np.concatenate([small, large])))
     for chosen in (small, large):
         everything = flow.score([data.smiles[k] for k in chosen])["percentile"]
         assert len(chosen) == GROUP_SIZE and 45 < everything.mean() < 55
@@ -251,7 +252,7 @@ def test_percentiles_are_the_shares_of_the_molecules_that_were_scored():
 
 
 def test_with_several_orders_the_bits_of_the_percentile_are_there_too(flow, data):
-    flow.learn_percentiles(data.graphs.subset(range(100)))
+    learn_percentiles(flow, data.graphs.subset(range(100)))
     one, more = (flow.score([*data.smiles[:8], "[Xe]"], orders=orders) for orders in (1, 6))
     assert "bits_per_atom_one_order" not in one
     bits = more["bits_per_atom_one_order"]

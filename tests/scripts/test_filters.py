@@ -13,6 +13,7 @@ from graphcnf.design import analogues as analogs
 from graphcnf.design import growing as growth
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphModel
+from graphcnf.graphs.building import with_conditions
 from graphcnf.molecules import filters as filters_module
 from graphcnf.molecules.filters import Filters
 from graphcnf.molecules.molecule_flow import MoleculeFlow
@@ -72,7 +73,7 @@ def scheduler():
 def model_of_properties(model_folder, tmp_path_factory):
     """The small model with a condition, which changes what it draws."""
     tables = [{"name": "logp", "mean": 0.0, "deviation": 1.0}]
-    model = GraphModel.from_pretrained(model_folder).with_conditions(tables)
+    model = with_conditions(GraphModel.from_pretrained(model_folder), tables)
     (weight,) = (p for n, p in model.named_parameters() if n.endswith("conditions.leave.weight"))
     torch.nn.init.normal_(weight, generator=torch.Generator().manual_seed(0))
     folder = tmp_path_factory.mktemp("models") / "conditional"

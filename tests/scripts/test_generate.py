@@ -14,6 +14,7 @@ from rdkit import Chem, rdBase
 from rdkit.Chem import rdDepictor
 
 from graphcnf.datasets.smiles_file import read_smiles
+from graphcnf.graphs.building import model_for_graphs
 from graphcnf.molecules.validity import evaluate_records
 from graphcnf.sampling import sample
 
@@ -269,7 +270,6 @@ def test_likelihoods_without_an_order_are_those_of_the_molecule(zinc_smiles):
     import torch
 
     from graphcnf.datasets.molecules import encode
-    from graphcnf.graphs import GraphModel
     from graphcnf.graphs.isomorphism import labelling_bits
     from graphcnf.graphs.record_blocks import RecordNoise
     from graphcnf.sampling.sample import molecule_log_likelihoods
@@ -277,7 +277,7 @@ def test_likelihoods_without_an_order_are_those_of_the_molecule(zinc_smiles):
     graphs, block = encode("zinc250k", zinc_smiles[:200]).graphs.subset(range(128)), range(128)
     step = {"couplings": 1, "width": 8, "layers": 1, "heads": 1}
     torch.manual_seed(0)
-    model = GraphModel.for_graphs(
+    model = model_for_graphs(
         graphs, node_categories=17, edge_categories=5, architecture="pairs", order="none",
         nodes=step, edges=step, adjacency=step,
     ).eval()  # fmt: skip

@@ -9,7 +9,8 @@ import torch
 
 from graphcnf.datasets.molecules import encode
 from graphcnf.errors import UserError
-from graphcnf.graphs import GraphBatch, GraphModel
+from graphcnf.graphs import GraphBatch
+from graphcnf.graphs.building import model_for_graphs
 from graphcnf.training.finetuning import _steps_within, finetune, fold_experiment, plan
 
 SMILES = [f"{'C' * k}NC(=O)c1ccc({x})cc1" for k in range(1, 7) for x in "CFNOS"]
@@ -21,7 +22,7 @@ def rows(batch):
 
 def experiment():
     data = encode("mine", [*SMILES, *SMILES[:5]])
-    model = GraphModel.for_graphs(
+    model = model_for_graphs(
         data.graphs,
         node_categories=len(data.vocabulary.atoms),
         edge_categories=len(data.vocabulary.bonds),

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from graphcnf.categorical.transformer import ReadOut
 from graphcnf.errors import UserError
-from graphcnf.flows.modules import ReadOut
 from graphcnf.training import TrainingSettings
 from graphcnf.training.checkpoint import (
     add,

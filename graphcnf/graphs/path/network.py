@@ -28,10 +28,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphcnf.categorical.autoregressive import InSequence, Network, Step
-from graphcnf.categorical.transformer import HIDDEN, Transformer
-from graphcnf.flows.modules import ReadOut, zero_init
+from graphcnf.categorical.transformer import HIDDEN, ReadOut, Transformer, zero_init
 from graphcnf.flows.transform import Context
-from graphcnf.graphs.conditions import ConditionEmbedding, Contributions, conditions_in
+from graphcnf.graphs.conditions import ConditionEmbedding, Contributions
 from graphcnf.graphs.path.depth_first import DepthFirstCode
 from graphcnf.graphs.path.support import (
     CATEGORIES,
@@ -319,7 +318,7 @@ class PathNetwork(Network):
             x: Variables of the nodes, (B, N, V) long.
             context: Its mask (B, N) says which nodes are real.
         """
-        mask, conditions = context.mask, conditions_in(context)
+        mask, conditions = context.mask, getattr(context, "conditions", None)
         x = torch.where(mask[..., None], x, 0)
         batch, size = mask.shape
         tables, number = FoldedParameters(self), torch.arange(size, device=mask.device)
@@ -348,7 +347,7 @@ class PathNetwork(Network):
         yield Step(mask.nonzero(as_tuple=True), nodes)
 
     def start(self, context: Context) -> PathState:
-        return PathState(self, context.mask, conditions_in(context))
+        return PathState(self, context.mask, getattr(context, "conditions", None))
 
     def logits(self, hidden: Nodes) -> Tensor:
         k = len(hidden.free_degree.x)

@@ -2,7 +2,7 @@
 
 The *code* of a graph is V categories for each node (`DepthFirstCode`). A graph has one code for
 each of its depth-first *node orders*. The model scores the code of the order that it is given;
-`PathModel.log_prob_of_orders` adds up the codes of several orders.
+`PathModel.log_prob` can add up the codes of several orders.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from graphcnf.categorical.autoregressive import AutoregressiveFlow
+from graphcnf.flows.transform import Noise
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs, batches
 from graphcnf.graphs.coded import CodedModel
 from graphcnf.graphs.conditions import ConditionEmbedding
@@ -22,6 +23,8 @@ from graphcnf.graphs.path.depth_first import DepthFirstCode
 from graphcnf.graphs.path.network import PathNetwork
 from graphcnf.graphs.path.support import Path, Support, limit_note
 from graphcnf.graphs.record_blocks import BLOCK
+from graphcnf.limits import LARGEST_ORDERS, check_integer
+from graphcnf.torch_state import evaluated
 
 # Probability with which `random_depth_first` deviates from the given order: at the first node, and
 # at each branch.
@@ -50,7 +53,7 @@ class PathModel(CodedModel):
     architecture = "path"
     measured = ("back", "closures", "edge_weights", "largest_sums")
     rules = {"largest_sums": None}
-    supports_fragments = takes_conditions = scores_unknown = True
+    scores_unknown = True
     batch_size = BLOCK  # Complete graphs leave the batch, so sizes may differ within it.
     unknown = "a longer ring or branch than the model knows"
     network_classes: ClassVar[tuple[type[PathNetwork], ...]] = (PathNetwork,)
@@ -75,8 +78,8 @@ class PathModel(CodedModel):
         support = Support(self.code, weights, largest_sums)
         network = {"max_nodes": max_nodes, "conditions": conditions, **network}
         probabilities = self.network_classes[0](self.code, support, **network)
-        # The number of nodes also depends on the conditions.
-        self.sizes = None if conditions is None else ConditionEmbedding(conditions, max_nodes + 1)
+        if conditions is not None:
+            self.sizes = ConditionEmbedding(conditions, max_nodes + 1)
         self.flow = AutoregressiveFlow(probabilities)
 
     @staticmethod
@@ -120,9 +123,6 @@ class PathModel(CodedModel):
     def notes(self, rules: bool) -> list[str]:
         return ["connected: by construction of the code of the connectivity.", limit_note(rules)]
 
-    def size_logits(self, conditions: Tensor) -> Tensor:
-        return super().size_logits(conditions) if self.sizes is None else self.sizes(conditions)
-
     def fit_conditions(self, batch: GraphBatch) -> None:
         """Fit the `Contributions` of nodes and edges to the conditions of graphs, in place.
 
@@ -136,8 +136,11 @@ class PathModel(CodedModel):
         links = path.links(x.flatten(0, 1)).unflatten(0, batch.mask.shape)
         shares.fit(x, links, batch.mask, batch.conditions)
 
-    def log_prob_of_orders(self, batch: GraphBatch, count: int) -> Tensor:
-        """Return a lower bound on log p(graph) that sums several node orders.
+    @evaluated
+    def log_prob(
+        self, batch: GraphBatch, samples: int = 1, noise: Noise | None = None, *, orders: int = 1
+    ) -> Tensor:
+        """Return a lower bound on log p(graph | number of nodes), (B,) nats; -inf if it is 0.
 
         The probability of a graph is the sum over its codes. So the more orders are summed, the
         closer is the bound. Orders that differ by a symmetry of the graph have the same code, which
@@ -145,11 +148,26 @@ class PathModel(CodedModel):
 
         Args:
             batch: B depth-first numbered graphs.
-            count: Number of node orders: that of the batch, and `count` - 1 random depth-first ones
-                (`renumbered`).
+            samples: Without effect, since the bound of an order is exact.
+            noise: Without effect.
+            orders: Number of node orders whose probabilities are summed, up to 1,024: that of the
+                batch, and random depth-first ones (`renumbered`), without gradients.
+        """
+        check_integer("orders", orders, 1, LARGEST_ORDERS)
+        if orders == 1:
+            return super().log_prob(batch, samples, noise)
+        with torch.no_grad():
+            return self.log_prob_of_orders(batch.checked(self.config), orders)
+
+    def log_prob_of_orders(self, batch: GraphBatch, count: int) -> Tensor:
+        """Return the log of the summed probabilities of several node orders, see `log_prob`.
+
+        Args:
+            batch: B depth-first numbered graphs.
+            count: Number of node orders, that of the batch included.
 
         Returns:
-            Log of the sum of the probabilities of all distinct orders, (B,) nats.
+            (B,) nats.
         """
         graphs, owners = renumbered(batch.to_packed(), count)
         total = torch.full((len(batch),), -torch.inf, device=batch.mask.device)

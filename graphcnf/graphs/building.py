@@ -1,0 +1,144 @@
+"""Graph models that are built: from training graphs, or as copies with other arguments.
+
+A *rule* of a model is what it may not draw although it was not learned, such as a limit on sums of
+edge weights; an argument of the constructor (`GraphModel.rules`) switches it off. Samples are *raw*
+if they are as the density says: no rule makes sampling draw again (`GraphModel.redraws`).
+"""
+
+from __future__ import annotations
+
+from inspect import signature
+from typing import Any
+
+import numpy as np
+
+from graphcnf.errors import UserError
+from graphcnf.graphs.batch import PackedGraphs
+from graphcnf.graphs.graph_model import GRAPH_MODELS, GraphModel
+
+NODE_ORDERS = ("canonical", "none")
+"""Node orders: a canonical one that networks may use, or none."""
+
+
+def model_class(architecture: Any, order: str | None = None) -> type[GraphModel]:
+    """Return the class of graph models that has a name.
+
+    Args:
+        architecture: Name of the class in `GRAPH_MODELS`, such as "path".
+        order: Node order that the class must support, of `NODE_ORDERS`; None for any.
+
+    Raises:
+        UserError: if there is no such name or node order, or the class does not support the order.
+    """
+    found = GRAPH_MODELS.find(architecture, "architecture")
+    if order not in (None, *NODE_ORDERS):
+        raise UserError(f"order must be one of {', '.join(NODE_ORDERS)}, got {order!r}")
+    if order not in (None, *found.node_orders):
+        raise UserError(f'architecture "{architecture}" needs order "{found.node_orders[0]}"')
+    return found
+
+
+def model_for_graphs(
+    graphs: PackedGraphs,
+    *,
+    node_categories: int,
+    edge_categories: int,
+    metadata: dict | None = None,
+    training_hashes: np.ndarray | None = None,
+    architecture: str = "path",
+    order: str | None = None,
+    edge_weights: list[int] | None = None,
+    support: bool = True,
+    **arguments: Any,
+) -> GraphModel:
+    """Build an untrained model with sizes that fit all of `graphs`.
+
+    Args:
+        graphs: The graphs, in the node order that the model needs.
+        node_categories: Number of categories of nodes.
+        edge_categories: Number of categories of edges.
+        metadata: Entries to add to the attribute `metadata`.
+        training_hashes: Sorted hashes of the training graphs, uint64, for the attribute of this
+            name; None if unknown.
+        architecture: Name of the class in `GRAPH_MODELS`.
+        order: "canonical" or "none"; None for the first that the class supports.
+        edge_weights: Weight of each edge category in the sum over the edges of a node, which a rule
+            of the model may limit; 1 each if None.
+        support: False to leave out the rules of the model.
+        **arguments: Further arguments of the class.
+
+    Raises:
+        UserError: if there are no graphs, or the model cannot represent them.
+    """
+    found = model_class(architecture, order)
+    if not len(graphs):
+        raise UserError("there are no graphs to fit a model to")
+    sizes = {"node_categories": node_categories, "edge_categories": edge_categories}
+    measured = found.measure(graphs, **sizes, edge_weights=edge_weights, support=support)
+    sizes |= {"max_nodes": int(graphs.node_counts.max()), **measured}
+    if len(found.node_orders) > 1:
+        arguments["order"] = order or found.node_orders[0]
+    model = found(**sizes, **arguments)
+    model.metadata = {"size_histogram": np.bincount(graphs.node_counts).tolist()}
+    model.metadata |= metadata or {}
+    model.training_hashes = training_hashes
+    return model
+
+
+def _with_arguments(model: GraphModel, **arguments: Any) -> GraphModel:
+    """Return a copy of a model with some arguments of the constructor replaced.
+
+    Weights that both have are copied; further ones have their initial values.
+    """
+    other = model.rebuild({**model.config, **arguments}).to(next(model.parameters()))
+    other.load_state_dict({**other.state_dict(), **model.state_dict()})
+    other.metadata, other.training_hashes = dict(model.metadata), model.training_hashes
+    other.companions = dict(model.companions)
+    return other.train(model.training)
+
+
+def takes_conditions(kind: type[GraphModel]) -> bool:
+    """Return True for a class of models that can draw graphs given conditions."""
+    return "conditions" in signature(kind).parameters
+
+
+def with_conditions(model: GraphModel, tables: list[dict[str, Any]]) -> GraphModel:
+    """Return a copy of a model that takes conditions, and ignores them until it is trained.
+
+    Args:
+        model: The model.
+        tables: Name, mean and standard deviation of each condition, as `condition_statistics`
+            returns them.
+
+    Raises:
+        UserError: if the model has conditions already, or its architecture takes none.
+    """
+    if model.conditions or not takes_conditions(type(model)):
+        raise UserError('conditions need a model that draws node by node ("path") and has none yet')
+    return _with_arguments(model, conditions=tables)
+
+
+def has_rules(model: GraphModel) -> bool:
+    """Return True if a model has rules that `without_rules` leaves out."""
+    defaults = signature(type(model)).parameters
+    return any(
+        model.config.get(name, defaults[name].default) != off for name, off in model.rules.items()
+    )
+
+
+def without_rules(model: GraphModel) -> GraphModel:
+    """Return a copy of a model without its rules, which are not learned by training.
+
+    The rule of "path" limits sums of edge weights.
+
+    Raises:
+        UserError: if the model has no rule.
+    """
+    if not has_rules(model):
+        raise UserError("this model has no support of the data that could be left out")
+    return _with_arguments(model, **model.rules)
+
+
+def draws_raw(model: GraphModel) -> bool:
+    """Return True if samples are as the density says: no rule makes sampling draw again."""
+    return not (model.redraws and has_rules(model))
