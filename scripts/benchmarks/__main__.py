@@ -12,6 +12,7 @@ from graphcnf.scripts.benchmarks.moses import moses, zinc_fold
 from graphcnf.scripts.benchmarks.optimization import constrained, guacamol, pmo
 from graphcnf.scripts.benchmarks.stereo import isomers, stereo_bits
 from graphcnf.scripts.benchmarks.systems import systems
+from graphcnf.scripts.benchmarks.vectors import vectors
 from graphcnf.scripts.benchmarks.weights import codes, fragments, properties
 from graphcnf.scripts.cli import run
 
@@ -40,6 +41,7 @@ for _command in (
     tables,
     digits,
     english_text,
+    vectors,
     figures,
 ):
     app.command(_command.__name__)(_command)

@@ -18,7 +18,10 @@ from graphcnf.flows import (
     Context,
     Inverse,
     InvertibleLinear,
+    MaskedAutoregressive,
+    MaskedMLP,
     MixtureLogisticCoupling,
+    RationalQuadraticCoupling,
     Sequential,
     Squeeze,
     masked,
@@ -61,6 +64,11 @@ def mixture(swap=False, mixtures=4):
     return coupling(MixtureLogisticCoupling, 3 * mixtures + 2, swap=swap, mixtures=mixtures)
 
 
+def autoregressive(cls, parameters, **arguments):
+    network = MaskedMLP(FEATURES, FEATURES * parameters, hidden=(16, 16), features=1)
+    return MaskedAutoregressive(cls(network, split=0), **arguments)
+
+
 REGISTRY = {
     "actnorm": lambda: ActNorm(FEATURES),
     "linear": lambda: InvertibleLinear(FEATURES),
@@ -70,6 +78,11 @@ REGISTRY = {
     "mixture": lambda: mixture(),
     "mixture swapped": lambda: mixture(swap=True),
     "mixture of one": lambda: mixture(mixtures=1),
+    "spline": lambda: coupling(RationalQuadraticCoupling, 3 * 8 - 1),
+    "spline swapped": lambda: coupling(RationalQuadraticCoupling, 3 * 4 - 1, swap=True, bins=4),
+    "masked affine": lambda: autoregressive(AffineCoupling, 2),
+    "masked affine reversed": lambda: autoregressive(AffineCoupling, 2, reverse=True),
+    "masked spline": lambda: autoregressive(RationalQuadraticCoupling, 3 * 8 - 1),
     "inverse affine": lambda: Inverse(coupling(AffineCoupling, 2)),
     "inverse mixture": lambda: Inverse(mixture()),
     "empty": lambda: Sequential(),

@@ -184,3 +184,11 @@ def test_tables_beside_a_tree_and_boosting(bench, tmp_path):
     assert max(bits["tree"], bits["boosting"], bits["model"]) < bits["independent"] - 2
     assert row["best"] == min(list(bits)[:3], key=bits.get)
     assert "unknown table 'wines'; did you mean 'wine'?" in bench("tables", "wines")[2]
+
+
+def test_flows_of_vectors_on_two_moons(surroundings, bench):
+    code, _, err = bench("vectors", "--minutes", 0.001, "--seeds", "0", "--out", "x.json")
+    assert code == 0, err
+    rows = json.loads((surroundings / "x.json").read_text())
+    # The entropy of the points is about 1.03 nats: no density can be much better than it.
+    assert len(rows) >= 5 and all(1 < row["nats"] < 5 and row["steps"] > 0 for row in rows)

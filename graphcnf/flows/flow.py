@@ -1,0 +1,115 @@
+"""`Flow`, the density of continuous data by a transform and a base density.
+
+log p(x) = log p(z) + log_term,   z, log_term = transform(x)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from graphcnf.flows.base import BaseDensity, StandardNormal
+from graphcnf.flows.coupling import AffineCoupling, Coupling, halves
+from graphcnf.flows.linear import ActNorm
+from graphcnf.flows.masked_autoregressive import MLP, MaskedAutoregressive, MaskedMLP
+from graphcnf.flows.transform import Bijection, Context, Sequential, Transform
+
+
+class Flow(nn.Module):
+    """Density of vectors: a transform of the data to latents, and the density of the latents.
+
+    Args:
+        transform: Transform of data ``(B, ..., D)``.
+        base: Density of the latents; standard normal if None.
+
+    Examples:
+        >>> from graphcnf.flows import ActNorm, InvertibleLinear, Sequential
+        >>> flow = Flow(Sequential(ActNorm(2), InvertibleLinear(2)))
+        >>> flow.log_prob(torch.randn(100, 2)).shape
+        torch.Size([100])
+        >>> flow.sample((5, 2)).shape
+        torch.Size([5, 2])
+    """
+
+    def __init__(self, transform: Transform, base: BaseDensity | None = None):
+        super().__init__()
+        self.transform, self.base = transform, StandardNormal() if base is None else base
+
+    def log_prob(self, x: Tensor, context: Context = Context()) -> Tensor:
+        """Return log p(x) in nats, ``(B,)``; a draw of a lower bound if the flow is not exact.
+
+        Args:
+            x: Data, ``(B, ..., D)``.
+            context: Mask of real entries, features that the networks see, and more.
+        """
+        z, log_term = self.transform(x, context)
+        return self.base.log_prob(z, context.mask) + log_term
+
+    def sample(self, shape: Sequence[int], context: Context = Context()) -> Tensor:
+        """Draw samples.
+
+        Args:
+            shape: Shape ``(B, ..., D)`` of the result.
+            context: Its temperature multiplies the latents; its generator draws them.
+        """
+        like = next(self.parameters(), torch.empty(0))
+        z = self.base.sample(
+            shape,
+            temperature=1.0 if self.transform.tempers else context.temperature,
+            mask=context.mask,
+            generator=context.generator,
+            device=like.device,
+            dtype=like.dtype,
+        )
+        return self.transform.inverse(z, context)
+
+
+def vector_flow(
+    channels: int,
+    layers: int = 6,
+    *,
+    coupling: Callable[..., Coupling] = AffineCoupling,
+    autoregressive: bool = False,
+    hidden: Sequence[int] = (64, 64),
+    features: int = 0,
+    **arguments,
+) -> Flow:
+    """Build a flow of vectors: couplings over a standard normal density.
+
+    The first transform is an `ActNorm`. Each layer then maps one half of the channels given the
+    other half, in turn (RealNVP; with `RationalQuadraticCoupling` a neural spline flow), or each
+    channel given those before it, in turn from the first and from the last.
+
+    Args:
+        channels: Number D of channels; at least 2 unless `autoregressive`.
+        layers: Number of layers.
+        coupling: Class of the couplings.
+        autoregressive: True for masked autoregressive layers.
+        hidden: Widths of the hidden layers of the networks.
+        features: Number F of features ``(B, ..., F)`` on which the density depends, which
+            ``Context(features=...)`` gives.
+        **arguments: Arguments of `coupling`, such as ``bins``.
+
+    Raises:
+        UserError: if a coupling has fewer than 2 channels.
+
+    Examples:
+        >>> from graphcnf.flows import RationalQuadraticCoupling
+        >>> flow = vector_flow(2, coupling=RationalQuadraticCoupling, bins=8)
+        >>> -flow.log_prob(torch.randn(100, 2)).mean() > 0
+        tensor(True)
+    """
+    steps: list[Bijection] = [ActNorm(channels)]
+    for number in range(layers):
+        split, swap, fixed = (0, False, 0) if autoregressive else halves(channels, number)
+        layer = coupling(nn.Identity(), split=split, swap=swap, **arguments)
+        outputs = (channels - fixed) * layer.parameters_per_channel
+        if autoregressive:
+            layer.network = MaskedMLP(channels, outputs, hidden=hidden, features=features)
+            steps.append(MaskedAutoregressive(layer, reverse=number % 2 == 1))
+        else:
+            layer.network = MLP(fixed, outputs, hidden=hidden, features=features)
+            steps.append(layer)
+    return Flow(Sequential(*steps))

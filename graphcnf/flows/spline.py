@@ -1,0 +1,159 @@
+"""Couplings by monotonic rational-quadratic splines.
+
+A spline maps the interval ``[-B, B]`` to itself and is the identity outside. It is made of K
+*bins*; in each it is a quotient of two quadratic polynomials that passes through the *knots* at its
+ends with given slopes.
+Durkan et al., *Neural Spline Flows*, NeurIPS 2019, arXiv 1906.04032.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from graphcnf.flows.coupling import Coupling
+from graphcnf.flows.mixture_of_logistics import bounded_log_scale
+
+
+@dataclass
+class Bin:
+    """The bins into which some numbers fall; every attribute has their shape.
+
+    Attributes:
+        left: x at the left knot.
+        width: Difference of x between the knots.
+        bottom: z at the left knot.
+        height: Difference of z between the knots.
+        slope: dz/dx at the left knot.
+        next_slope: dz/dx at the right knot.
+        secant: Mean slope, height / width.
+    """
+
+    left: Tensor
+    width: Tensor
+    bottom: Tensor
+    height: Tensor
+    slope: Tensor
+    next_slope: Tensor
+    secant: Tensor
+
+    @property
+    def bend(self) -> Tensor:
+        """By how much the slopes at the knots exceed the mean slope; 0 for a straight line."""
+        return self.slope + self.next_slope - 2 * self.secant
+
+
+class RationalQuadraticCoupling(Coupling):
+    """Coupling ``z_b = spline(x_b; network(x_a))``, the identity outside ``[-bound, bound]``.
+
+    Parameters: K logits of widths, K logits of heights and K - 1 log-slopes, all bounded to +-1.5
+    so that the inverse is accurate in float32; zeros give the identity. In a bin with knots
+    ``x_k, z_k``, slopes ``d_k`` and mean slope ``s``, with ``t = (x - x_k) / width`` (Durkan et al.
+    2019, arXiv 1906.04032, eq. 4 and 5):
+
+        z = z_k + height (s t^2 + d_k t (1 - t)) / (s + (d_k+1 + d_k - 2 s) t (1 - t))
+
+    Args:
+        network: called as ``network(x_a, context)``; returns the parameters of the transformed
+            channels, see `Coupling`.
+        split: index of the last axis at which the channels are cut.
+        swap: False transforms the second part, True the first.
+        bins: number K of bins.
+        bound: half the length of the interval.
+
+    Raises:
+        ValueError: if there are fewer than 2 bins, or the bound is not positive.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        split: int,
+        swap: bool = False,
+        bins: int = 8,
+        bound: float = 5.0,
+    ):
+        super().__init__(network, split=split, swap=swap)
+        if bins < 2:
+            raise ValueError(f"bins must be at least 2, got {bins}")
+        if not 0 < bound < math.inf:
+            raise ValueError(f"bound must be positive and finite, got {bound}")
+        self.bins, self.bound = bins, bound
+        self.parameters_per_channel = 3 * bins - 1
+
+    def transform_elements(self, x, parameters):
+        knots = self._knots(parameters)
+        inside = x.abs() < self.bound
+        at = self._bin(torch.where(inside, x, 0), knots, knots[0])
+        t = (torch.where(inside, x, 0) - at.left) / at.width
+        around = t * (1 - t)
+        below = at.secant + at.bend * around
+        z = at.bottom + at.height * (at.secant * t.square() + at.slope * around) / below
+        ends = at.next_slope * t.square() + at.slope * (1 - t).square()
+        log_slope = 2 * (at.secant / below).log() + (ends + 2 * at.secant * around).log()
+        return torch.where(inside, z, x), torch.where(inside, log_slope, 0)
+
+    def inverse_elements(self, z, parameters):
+        """Invert `transform_elements`: in a bin, t is the root of a quadratic equation.
+
+        Args:
+            z: transformed channels, ``(B, ..., C)``.
+            parameters: their P parameters each, ``(B, ..., P, C)``.
+
+        Returns:
+            ``x (B, ..., C)``.
+        """
+        knots = self._knots(parameters)
+        inside = z.abs() < self.bound
+        at = self._bin(torch.where(inside, z, 0), knots, knots[1])
+        rise = torch.where(inside, z, 0) - at.bottom
+        # a t^2 + b t + c = 0; this form of the root loses no digits where a is small.
+        a = at.height * (at.secant - at.slope) + rise * at.bend
+        b = at.height * at.slope - rise * at.bend
+        c = -at.secant * rise
+        root = (b.square() - 4 * a * c).clamp_min(0).sqrt()
+        x = at.left + at.width * (-2 * c / (b + root))
+        return torch.where(inside, x, z)
+
+    def _knots(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return x, z and dz/dx at the knots, ``(..., C, K + 1)`` each, from ``(..., P, C)``."""
+        widths, heights, log_slopes = (
+            (bounded_log_scale(2 * parameters) / 2)
+            .movedim(-2, -1)
+            .split((self.bins, self.bins, self.bins - 1), -1)
+        )
+        slopes = F.pad(log_slopes.exp(), (1, 1), value=1.0)
+        return self._cuts(widths), self._cuts(heights), slopes
+
+    def _cuts(self, logits: Tensor) -> Tensor:
+        """Cut the interval into bins; their lengths are a softmax of logits ``(..., K)``.
+
+        Returns:
+            Ends of the bins, from ``-bound`` to ``bound``, ``(..., K + 1)``.
+        """
+        inner = (2 * logits.softmax(-1).cumsum(-1)[..., :-1] - 1) * self.bound
+        left = F.pad(inner, (1, 0), value=-self.bound)
+        return F.pad(left, (0, 1), value=self.bound)
+
+    def _bin(self, value: Tensor, knots: tuple[Tensor, Tensor, Tensor], cuts: Tensor) -> Bin:
+        """Return the bins of numbers inside of the interval.
+
+        Args:
+            value: The numbers, ``(..., C)``.
+            knots: What `_knots` returns.
+            cuts: The one of `knots` whose scale the numbers have, x or z.
+        """
+        x, z, slopes = knots
+        k = (value[..., None] >= cuts[..., 1:-1]).sum(-1, keepdim=True)
+
+        def at(table: Tensor, index: Tensor) -> Tensor:
+            return table.gather(-1, index)[..., 0]
+
+        left, bottom = at(x, k), at(z, k)
+        width, height = at(x, k + 1) - left, at(z, k + 1) - bottom
+        return Bin(left, width, bottom, height, at(slopes, k), at(slopes, k + 1), height / width)
