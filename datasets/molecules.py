@@ -63,7 +63,9 @@ class MoleculeDataset:
         hashes: Hash of each molecule by `hash_each`, (M,) uint64.
         skipped: Records of the file that were left out.
         test_indices: Indices of the held-out molecules; None to split by hash.
-        targets: Properties of each molecule, the conditions of batches, (M, P); None for none.
+        columns: Names of the measured columns whose values `targets` holds; () for other targets.
+        targets: Properties of each molecule, the conditions of batches, NaN where unknown, (M, P);
+            None for none.
         isomers: Canonical SMILES of each molecule with its stereo marks; None if they were not
             read.
     """
@@ -76,6 +78,7 @@ class MoleculeDataset:
     hashes: np.ndarray
     skipped: list[Skipped] = field(default_factory=list, compare=False)
     test_indices: np.ndarray | None = None
+    columns: tuple[str, ...] = ()
     targets: np.ndarray | None = None
     isomers: list[str] | None = field(default=None, compare=False)
 
@@ -251,7 +254,7 @@ class MoleculeDataset:
         return batch
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Return all but the name, `test_indices` and `targets` as arrays, for the cache."""
+        """Return arrays for the cache: all but name, `test_indices`, `columns` and `targets`."""
         isomers = {} if self.isomers is None else {"isomers": _text("\n".join(self.isomers))}
         return {
             **self.graphs.to_arrays(),

@@ -12,12 +12,14 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from graphcnf.compute.parallel import Workers
 from graphcnf.datasets import MOLECULES, cache
+from graphcnf.datasets.measured import column_values
 from graphcnf.datasets.molecules import MoleculeDataset, cache_path, encode
 from graphcnf.errors import UserError
 from graphcnf.files import NotUnpacked, gunzip, read_file, unpacked_limit, write_file
@@ -27,6 +29,9 @@ from graphcnf.molecules.vocabulary import MoleculeVocabulary
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow
+    from rdkit import Chem
+
+    from graphcnf.molecules.surrogate import Surrogate
 
 SUFFIXES = tuple(
     suffix + packed
@@ -123,6 +128,7 @@ def load_smiles_file(
     max_atoms: int = MAX_NODES,
     aromatic: bool = True,
     standardize: frozenset[str] | None = None,
+    columns: Sequence[str] = (),
     workers: Workers = None,
 ) -> MoleculeDataset:
     """Load the molecules of a file as graphs, with their stereo marks beside, and cache them.
@@ -145,11 +151,14 @@ def load_smiles_file(
             fragment of each, cleaned up by RDKit's MolStandardize. The set names the groups that
             are then written charged, "acid" or "amine", as `MoleculeFlow.charge_states` does; with
             an empty set molecules are written neutral.
+        columns: Names of measured columns (numbers, or empty), which become the `targets` of the
+            data set. Several records of one molecule get the mean of their values.
         workers: Processes that encode, or a cluster; None for one per core.
 
     Raises:
-        ValueError: The file is missing, empty, binary, damaged, lacks the column or has no usable
+        ValueError: The file is missing, empty, binary, damaged, lacks a column or has no usable
             molecule; or `max_atoms` is out of range.
+        UserError: A measured column cannot be learned, see `graphcnf.datasets.measured`.
     """
     path = Path(path)
     if not 1 <= max_atoms <= MAX_NODES:
@@ -190,6 +199,12 @@ def load_smiles_file(
     if dataset.skipped:
         unit, _ = _records(path, content, column, False)
         _note_skipped(path, unit, dataset, stored.with_suffix(".skipped.tsv"))
+    if columns:
+        records = read_smiles(path, column=column, content=content, others=True)
+        left_out = {record.line for record in dataset.skipped}
+        rows = [k for k, number in enumerate(records.numbers) if number not in left_out]
+        values = column_values(path, columns, records, rows, dataset.hashes)
+        dataset = replace(dataset, columns=tuple(columns), targets=values)
     return dataset if aromatic or vocabulary is not None else dataset.without_marks()
 
 
@@ -255,6 +270,37 @@ def read_smiles(
         [more if others else {} for _, _, more in rows],
         unit,
     )
+
+
+def load_surrogate(path: str | Path, column: str, bound: str = "mean") -> Surrogate:
+    """Return the surrogate of a measured column of a molecule file, which predicts it.
+
+    Args:
+        path: The file, in a format that `load_smiles_file` describes.
+        column: Name of the column.
+        bound: "mean"; or "lower" or "upper", one standard deviation less or more.
+
+    Raises:
+        UserError: The file cannot be read, or the column cannot be learned.
+    """
+    from graphcnf.molecules.surrogate import Surrogate  # imports RDKit
+
+    return Surrogate.of_data(load_smiles_file(path, columns=[column]), column, bound)
+
+
+def surrogate(*, file: str, column: str, bound: str = "mean") -> Callable[[Chem.Mol], float]:
+    """Return a score: a measured column as a Gaussian process predicts it.
+
+    Args:
+        file: File of molecules with the column.
+        column: Name of the column, such as "pIC50".
+        bound: "mean"; or "lower" or "upper", one standard deviation less or more.
+
+    Raises:
+        UserError: The file cannot be read, or the column cannot be learned.
+    """
+    found = load_surrogate(file, column, bound)
+    return lambda mol: float(found([mol])[0])
 
 
 def _suffix(path: Path) -> str:

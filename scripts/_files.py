@@ -164,7 +164,7 @@ def paths_of(value: Any, role: Role) -> list[Path]:
 
     Args:
         value: Value of the parameter: a path, a text, a list of these, or None.
-        role: Role of the parameter; with `FILE` also what stands before the last colon counts.
+        role: Role of the parameter; with `FILE` also what stands between two colons counts.
 
     Returns:
         Each distinct path as it is, then with ~ expanded.
@@ -174,12 +174,23 @@ def paths_of(value: Any, role: Role) -> list[Path]:
     value = getattr(value, "path", value)  # of a filter that has been read
     texts = [str(one) for one in (value if isinstance(value, list) else [value])]
     if role is Role.FILE:
-        texts += [text.rpartition(":")[0] for text in texts]
+        texts += [part for text in texts for part in _between_colons(text)]
     found = [Path(text) for text in texts if text and "\0" not in text]
     for path in found[:]:
         with suppress(UserError):
             found.append(expand_user(path))
     return list(dict.fromkeys(found))
+
+
+def _between_colons(text: str) -> list[str]:
+    """Return the parts of a text that end before a colon, such as the file in surrogate:FILE:NAME.
+
+    Of a text with very many colons, only the part before the last one.
+    """
+    parts = text.split(":")
+    starts = range(len(parts) - 1) if len(parts) <= 8 else range(1)
+    ends = range(1, len(parts)) if len(parts) <= 8 else (len(parts) - 1,)
+    return [":".join(parts[i:j]) for i in starts for j in ends if i < j]
 
 
 def _identity(path: Path) -> Any:

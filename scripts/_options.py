@@ -17,6 +17,7 @@ import typer
 
 from graphcnf.compute.parallel import check_cluster
 from graphcnf.errors import UserError, say
+from graphcnf.files import expand_user
 from graphcnf.limits import LARGEST_COUNT, LARGEST_SEED, check_seed, check_temperature
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
 from graphcnf.scripts._files import Role
@@ -193,6 +194,35 @@ Particles = Annotated[
 ]
 
 
+def _parse_targets(texts: list[str]) -> list[tuple[str, float]]:
+    """Return names and values of properties, each written like "logp=2.5".
+
+    Raises:
+        UserError: A text has another form, or a property is given twice.
+    """
+    found: dict[str, float] = {}
+    for text in texts:
+        name, _, value = (part.strip() for part in text.partition("="))
+        if name in found:
+            raise UserError(f"{name} is given twice")
+        try:
+            found[name] = float(value)
+        except ValueError:
+            raise UserError(f"{text!r}: write logp=2.5") from None
+    return list(found.items())
+
+
+Targets = Annotated[
+    list[str] | None,
+    option(
+        "Target value of a property, for a model that was trained with properties (preset "
+        "zinc250k-properties) or fine-tuned with --learn: logp=2.5, pIC50=8. Repeatable.",
+        "--property",
+        metavar="NAME=VALUE",
+        parse=_parse_targets,
+    ),
+]
+
 Picture = Annotated[
     Path | None,
     option("Also draw the first 50 molecules.", metavar="FILE.png|.svg|.pdf"),
@@ -241,15 +271,19 @@ class Draw:
     as_json: Json = False
     device: Device = "cpu"
 
-    def search(self, particles: int, filters: Filters) -> dict[str, Any]:
+    def search(
+        self, particles: int, filters: Filters, wanted: list[tuple[str, float]] | None
+    ) -> dict[str, Any]:
         """Return the arguments of `Growth` and `analogs_of` that follow from these options.
 
         Args:
             particles: Particles per molecule.
             filters: Filters that every molecule must pass.
+            wanted: Names and target values of properties.
         """
         options = {"seed": self.seed, "temperature": self.temperature, "atoms": self.size}
-        return {**options, "particles": particles, "filters": filters}
+        found = {"particles": particles, "filters": filters, "properties": dict(wanted or ())}
+        return {**options, **found}
 
 
 @dataclass
@@ -350,10 +384,16 @@ def _filter(name: str, help: str, metavar: str, read: Callable[[Any], Any] = lam
 
     def parse(value: Any) -> Any:
         from graphcnf.molecules.filters import Filters
+        from graphcnf.molecules.properties import Requirement
 
         if value is None or value == []:
             return None
-        Filters(**{name: (found := read(value))})
+        found = read(value)
+        if name == "require":  # may name measured columns, which only the model knows
+            for text in found:
+                Requirement.parse(text)
+        else:
+            Filters(**{name: found})
         return found
 
     return option(help, metavar=metavar, parse=parse, rich_help_panel="Filters")
@@ -446,17 +486,67 @@ class Filter:
         ),
         Role.FILE,
     ] = None
+    surrogate: Annotated[
+        list[str] | None,
+        option(
+            "Predict a measured column by a file that has values of it, for --require and "
+            "--best-of: mine.csv:pIC50. A model that was fine-tuned with --learn needs no file. "
+            "Repeatable.",
+            metavar="FILE:COLUMN",
+            rich_help_panel="Filters",
+        ),
+        Role.FILE,
+    ] = None
+
+    def is_given(self) -> bool:
+        """Return True if there is a filter."""
+        return any(value for name, value in vars(self).items() if name != "surrogate")
 
     def files(self) -> list[Path]:
-        """Return the files of molecules that --min-similarity and --max-similarity name."""
+        """Return the files that --min-similarity, --max-similarity and --surrogate name."""
         given: list[Any] = [self.min_similarity, self.max_similarity]
-        return [neighbours.path for neighbours in given if neighbours is not None]
+        named = [Path(text.rpartition(":")[0]) for text in self.surrogate or ()]
+        return [neighbours.path for neighbours in given if neighbours is not None] + named
 
-    def filters(self) -> Filters:
-        """Return the filters; raise `UserError` if no molecule can pass them all."""
+    def filters(self, model: GraphModel) -> Filters:
+        """Return the filters, after giving the model the surrogates of --surrogate.
+
+        Args:
+            model: Model whose surrogates predict measured columns.
+
+        Raises:
+            UserError: No molecule can pass them all, or a property can neither be computed nor
+                predicted.
+        """
         from graphcnf.molecules.filters import Filters
+        from graphcnf.molecules.surrogate import surrogates_of
 
-        return Filters(**{name: value for name, value in vars(self).items() if value})
+        for text in self.surrogate or ():
+            _give_surrogate(model, text)
+        given = {name: value for name, value in vars(self).items() if value}
+        given.pop("surrogate", None)
+        return Filters(**given, predictors=surrogates_of(model) if self.require else {})
+
+
+def _give_surrogate(model: GraphModel, text: str) -> None:
+    """Fit the surrogate of a measured column, give it to a model, and say how well it predicts.
+
+    Args:
+        model: The model.
+        text: File and column, such as "mine.csv:pIC50".
+
+    Raises:
+        UserError: The text has another form, or the column cannot be learned.
+    """
+    from graphcnf.datasets.smiles_file import load_surrogate
+    from graphcnf.molecules.surrogate import give_surrogate, sentence
+
+    path, _, column = text.rpartition(":")
+    if not path or not column:
+        raise UserError(f"--surrogate {text!r}: write mine.csv:pIC50, a file and a column")
+    found = load_surrogate(expand_user(path), column)
+    say(f"note: {sentence(found, found.quality())}")
+    give_surrogate(model, found)
 
 
 def load_model(name: str, device: str = "cpu", *, support: bool = True) -> GraphModel:

@@ -36,6 +36,7 @@ def analogs(
     standardize: options.Standardize = False,
     particles: options.Particles = PARTICLES,
     stereo: options.Stereo = None,
+    wanted: options.Targets = None,
     draw: options.Draw,
     chosen: options.Filter,
 ) -> None:
@@ -44,8 +45,8 @@ def analogs(
     Unchanged atoms keep their stereo marks. The seed determines the analogues; a larger -n begins
     with the same ones.
     """
-    kind, filters = written_kind(draw), chosen.filters()
-    network = options.load_model(draw.model, draw.device)
+    kind, network = written_kind(draw), options.load_model(draw.model, draw.device)
+    filters = chosen.filters(network)
 
     from graphcnf.design.analogues import analogs_of
     from graphcnf.design.growing import found as molecules_found
@@ -57,7 +58,7 @@ def analogs(
     marked = options.draws_stereo(network, draw.model, stereo)
     states = None if standardize else flow.charge_states
     given = flow.standardized(molecule) if standardize else molecule
-    search = draw.search(particles, filters)
+    search = draw.search(particles, filters, wanted)
     found = analogs_of(flow, given, keep=keep, similar=similar, **search)
     options.say_deviations([molecule], states, marked=marked)
     origin = found.origin

@@ -31,6 +31,14 @@ def finetune(
         Path | None, option("Folder of the run.", show_default="runs/finetune-FILE"), Role.RUN
     ] = None,
     standardize: options.Standardize = False,
+    learn: Annotated[
+        list[str] | None,
+        option(
+            "Column of measured numbers, such as pIC50, that molecules can then be asked for "
+            "(generate --property pIC50=8). Cells may be empty. Repeatable.",
+            metavar="COLUMN",
+        ),
+    ] = None,
     smarts: Annotated[
         list[str] | None,
         option("Report the share of molecules with this pattern. Repeatable."),
@@ -105,7 +113,9 @@ def finetune(
     flow = MoleculeFlow(options.load_model(weights))
     states = flow.charge_states if standardize else None
     most = atoms or MAX_NODES
-    data = load_smiles_file(file, column=column, standardize=states, max_atoms=most)
+    data = load_smiles_file(
+        file, column=column, standardize=states, max_atoms=most, columns=learn or ()
+    )
     if atoms and (largest := int(data.graphs.node_counts.max())) < atoms:
         raise UserError(
             f"{file}: the largest molecule has {largest} atoms, not {atoms}: give --atoms "
@@ -163,6 +173,9 @@ def _table(figures: dict) -> str:
             for key, label in labels.items()
         ]
         rows = [*shares, *rows]
+    for one in figures.get("columns", ()):
+        means = {"before": one["without"], "after": one["asked"]} if "target" in one else {}
+        rows.append((one["name"], {**means, "data": one["mean"]}, "{:.3f}"))
     for feature in figures.get("features", ()):
         rows.append((feature["name"], feature, "{:.2%}" if feature["share"] else "{:.3f}"))
     columns = ("before", "after", "data")

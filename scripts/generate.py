@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from graphcnf.compute.parallel import open_workers
-from graphcnf.errors import UserError, say
+from graphcnf.errors import say
 from graphcnf.limits import CANDIDATES, LARGEST_COUNT, MOST_CANDIDATES
 from graphcnf.sampling.writers import columns_of, conversion, entries, open_lines, plain_kind
 from graphcnf.scripts import _options as options
@@ -59,24 +59,6 @@ class ShardNumber(NamedTuple):
         return part
 
 
-def _parse_values(texts: list[str]) -> list[tuple[str, float]]:
-    """Return names and values of properties, each written like "logp=2.5".
-
-    Raises:
-        UserError: A text has another form, or a property is given twice.
-    """
-    found: dict[str, float] = {}
-    for text in texts:
-        name, _, value = (part.strip() for part in text.partition("="))
-        if name in found:
-            raise UserError(f"{name} is given twice")
-        try:
-            found[name] = float(value)
-        except ValueError:
-            raise UserError(f"{text!r}: write logp=2.5") from None
-    return list(found.items())
-
-
 First = Annotated[
     int, option("Number of the first graph of the sample to draw.", min=0, max=LARGEST_COUNT)
 ]
@@ -87,16 +69,6 @@ Shard = Annotated[
         "the number of graphs in all shards; graphcnf merge merges their files.",
         metavar="I/N|all/N",
         parser=ShardNumber.parse,
-    ),
-]
-Wanted = Annotated[
-    list[str] | None,
-    option(
-        "Target value of a property, for a model that was trained with properties (preset "
-        "zinc250k-properties): logp=2.5, qed=0.8. Repeatable.",
-        "--property",
-        metavar="NAME=VALUE",
-        parse=_parse_values,
     ),
 ]
 BestOf = Annotated[
@@ -132,7 +104,7 @@ def generate(
     shard: Shard = None,
     support: options.Support = True,
     stereo: options.Stereo = None,
-    wanted: Wanted = None,
+    wanted: options.Targets = None,
     best_of: BestOf = None,
     chosen: options.Filter,
     everything: Everything = False,
@@ -147,8 +119,7 @@ def generate(
     interruption, the same command continues where it stopped.
     """
     kind = molecule_kind(draw.out, draw.as_json, "csv" if everything else "smi")
-    filters = chosen.filters()
-    if everything and filters:
+    if everything and chosen.is_given():
         raise typer.BadParameter("--all writes every graph: leave the filters out")
     if best_of is None:
         best_of = CANDIDATES if wanted and not everything else 1
@@ -163,6 +134,7 @@ def generate(
     check_shown(draw)
     options.check_cluster_options(cluster, workers, draw.device)
     network = options.load_model(draw.model, draw.device, support=support)
+    filters = chosen.filters(network)
     if workers is not None and workers > 1 and network.device.type != "cpu":
         raise typer.BadParameter("on a GPU one process draws", param_hint="'--workers'")
 

@@ -19,6 +19,7 @@ def grow(
     added: options.Added,
     particles: options.Particles = PARTICLES,
     stereo: options.Stereo = None,
+    wanted: options.Targets = None,
     draw: options.Draw,
     chosen: options.Filter,
 ) -> None:
@@ -32,8 +33,8 @@ def grow(
             "name the fragment: --scaffold, --grow, --link, --close or --decorate"
         )
     task, text = chosen_task
-    kind, filters = written_kind(draw), chosen.filters()
-    network = options.load_model(draw.model, draw.device)
+    kind, network = written_kind(draw), options.load_model(draw.model, draw.device)
+    filters = chosen.filters(network)
 
     from graphcnf.design.fragments import read_fragment
     from graphcnf.design.growing import Growth, found
@@ -44,7 +45,7 @@ def grow(
     marked = options.draws_stereo(network, draw.model, stereo)
     fragment = read_fragment(text, task, flow.vocabulary, added.limits())
     options.say_deviations([text], None, marked=marked)
-    growth = Growth(network, flow.vocabulary, fragment, **draw.search(particles, filters))
+    growth = Growth(network, flow.vocabulary, fragment, **draw.search(particles, filters, wanted))
     distinct = {name: set() for name, _ in fragment.points}
 
     def groups(mol):

@@ -48,14 +48,14 @@ def interpolate(
     """
     kind = output_kind(out, ("csv", "json", "smi")) or "csv"
     output_kind(picture, PICTURES, "--picture")
-    filters, outcomes = chosen.filters(), Counter[str]()
 
     from graphcnf.design.interpolation import interpolate as path_between
     from graphcnf.molecules.drawing import draw_grid
     from graphcnf.molecules.filters import passing_text
     from graphcnf.molecules.molecule_flow import MoleculeFlow
 
-    flow = MoleculeFlow(options.load_model(model, device))
+    flow, outcomes = MoleculeFlow(options.load_model(model, device)), Counter[str]()
+    filters = chosen.filters(flow.model)
     marked = options.draws_stereo(flow.model, model, stereo)
     options.say_deviations([first, last], None, marked=marked)
     rows = path_between(

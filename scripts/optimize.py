@@ -29,7 +29,9 @@ Score = Annotated[
     str,
     option(
         "Score to maximize: qed, logp or another name (a wrong one lists all), FILE.py:FUNCTION of "
-        "an RDKit molecule or of a SMILES, or FILE.toml with several objectives.",
+        "an RDKit molecule or of a SMILES, surrogate:FILE:COLUMN for a measured column as a "
+        "Gaussian process predicts it (:lower or :upper for a bound), or FILE.toml with several "
+        "objectives.",
         metavar="WHAT",
     ),
     Role.FILE,
@@ -143,7 +145,7 @@ def optimize(
     ):
         if is_wrong:
             raise typer.BadParameter(reason, param_hint=f"'{name}'")
-    fragment, filters = around.task(), chosen.filters()
+    fragment = around.task()
     settings = _settings(assignments or [])
     label = "".join(c if c.isalnum() else "-" for c in score.removesuffix(".toml")).strip("-")
     name = f"{label.lower()[-60:] or 'score'}-seed-{seed}"
@@ -158,6 +160,7 @@ def optimize(
     if save is not None:
         run.check_model_folder(save, folder)
     goal, flow = Goal.of(score), MoleculeFlow(options.load_model(model))
+    filters = chosen.filters(flow.model)
     check_grows(flow.model)
     marked = options.draws_stereo(flow.model, model, stereo)
     leads: list[str] = []

@@ -14,6 +14,7 @@ skeleton.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import replace
 from itertools import compress
@@ -33,7 +34,7 @@ from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.limits import PARTICLES, check_integer, check_seed, check_temperature
 from graphcnf.molecules import codec
 from graphcnf.molecules.filters import NO_FILTERS, Filters, Funnel
-from graphcnf.molecules.properties import similarity_to
+from graphcnf.molecules.properties import conditions_of, similarity_to
 from graphcnf.molecules.standardize import protonation_hash
 from graphcnf.molecules.validity import strict
 from graphcnf.molecules.vocabulary import MARK, AtomCategory, MoleculeVocabulary
@@ -341,6 +342,7 @@ class NearAnalogs:
         temperature: Below 1 for more probable analogues.
         particles: Molecules found per analogue that is yielded.
         filters: Filters that every analogue passes.
+        properties: See `MoleculeFlow.sample`.
     """
 
     def __init__(
@@ -353,12 +355,14 @@ class NearAnalogs:
         temperature: float,
         particles: int,
         filters: Filters,
+        properties: Mapping[str, float] | None = None,
     ):
         check_temperature(temperature)
         check_seed(seed)
         check_integer("particles", particles, 1, PROPOSALS)
         filters.check_sizes(origin.mol.GetNumAtoms())
         self.flow, self.origin, self.particles = flow, origin, particles
+        self.conditions = conditions_of(flow.model, properties or {})
         self.seed, self.marked = seed, origin.marked
         self._funnel = Funnel(filters, PATIENCE)
         self.outcomes = self._funnel.outcomes
@@ -442,13 +446,24 @@ class NearAnalogs:
                     new.append(state)
                     refusals.append(self._funnel.filters.refusal(molecule))
                     break
-        values = self.flow.log_prob([state.smiles for state in new]).tolist()
+        values = self._log_probs([state.smiles for state in new]).tolist()
         known = np.isfinite(values).tolist()
         found = list(compress(zip(new, values, strict=True), known))
         self._pool += found
         refusals = list(compress(refusals, known))
         self.outcomes.update(refusals)
         return [pair for pair, refusal in zip(found, refusals, strict=True) if not refusal]
+
+    def _log_probs(self, smiles: list[str]) -> np.ndarray:
+        """Return log p(molecule | target values), (M,) nats; -inf for unknown molecules."""
+        if self.conditions is None:
+            return self.flow.log_prob(smiles)
+        graphs, reasons = self.flow.graphs(smiles)
+        nats = np.full(len(smiles), -math.inf)
+        known = [k for k, reason in enumerate(reasons) if reason is None]
+        # All analogues have the same number of atoms, whose probability therefore does not matter.
+        nats[known] = self.flow.model.log_probs(graphs, conditions=self.conditions)
+        return nats
 
     def _substituted(self, state: Substituted) -> Substituted | None:
         """Return a random substitution of a molecule; None if it is invalid or no change."""
@@ -485,6 +500,7 @@ def analogs_of(
     atoms: tuple[int, int] | None = None,
     particles: int = PARTICLES,
     filters: Filters = NO_FILTERS,
+    properties: Mapping[str, float] | None = None,
 ) -> RedrawnAnalogs | NearAnalogs:
     """Return a sampler of analogues of a molecule, which exclude the molecule itself.
 
@@ -499,6 +515,7 @@ def analogs_of(
             `NEAR` more or less than the molecule has.
         particles: Candidates (particles, or molecules found by substitutions) per analogue.
         filters: Filters that every analogue passes.
+        properties: Target values of properties, see `MoleculeFlow.sample`.
 
     Raises:
         UserError: An argument is out of range, the model does not draw atom by atom or cannot
@@ -517,6 +534,7 @@ def analogs_of(
         "temperature": temperature,
         "particles": particles,
         "filters": filters,
+        "properties": properties,
     }
     if similar and keep != "scaffold":
         return NearAnalogs(flow, origin, keep, **options)

@@ -14,7 +14,7 @@ gives the accepted molecules the mean number of atoms of all weighted particles.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from itertools import count, islice
 from typing import Any, NamedTuple
 
@@ -27,13 +27,14 @@ from graphcnf.design.fragments import MoleculeFragment, read_fragment
 from graphcnf.design.particles import Particles, ParticleSampler
 from graphcnf.errors import UserError
 from graphcnf.graphs.batch import PackedGraphs
-from graphcnf.graphs.graph_model import GraphModel
+from graphcnf.graphs.graph_model import GraphModel, condition_row
 from graphcnf.graphs.path.path_model import PathModel
 from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.limits import PARTICLES, check_integer, check_seed, check_temperature
 from graphcnf.molecules import codec
 from graphcnf.molecules.filters import NO_FILTERS, Filters, Funnel
 from graphcnf.molecules.molecule_flow import MoleculeFlow
+from graphcnf.molecules.properties import conditions_of
 from graphcnf.molecules.standardize import protonation_hash
 from graphcnf.molecules.validity import strict
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
@@ -107,6 +108,7 @@ class Growth:
         atoms: See `MoleculeFlow.sample`.
         particles: Particles per accepted molecule.
         filters: Filters that every molecule passes.
+        properties: See `MoleculeFlow.sample`.
 
     Attributes:
         drawn: Number of particles drawn so far.
@@ -131,6 +133,7 @@ class Growth:
         atoms: tuple[int, int] | None = None,
         particles: int = PARTICLES,
         filters: Filters = NO_FILTERS,
+        properties: Mapping[str, float] | None = None,
     ):
         check_grows(model)
         check_integer("particles", particles, 1, ROUND)
@@ -138,6 +141,8 @@ class Growth:
         check_seed(seed)
         self.model, self.vocabulary = model, vocabulary
         self.seed, self.temperature, self.particles = seed, temperature, particles
+        wanted = conditions_of(model, properties or {})
+        self.conditions = None if wanted is None else condition_row(wanted).to(model.device)
         filters.check_sizes(model.max_nodes)
         self._funnel = Funnel(filters, PATIENCE)
         self.outcomes = self._funnel.outcomes
@@ -223,9 +228,11 @@ class Growth:
                 f"{fragment.text[:80]!r} has {count} atoms and needs {least} or more in all, but "
                 f"molecules of up to {high} are drawn"
             )
-        sizes = self.model.size_probabilities((low, high))
+        sizes = self.model.size_probabilities((low, high), self.conditions)
         part = part.to(self.model.device)
-        sampler = ParticleSampler(self.model, part, temperature=self.temperature)
+        sampler = ParticleSampler(
+            self.model, part, temperature=self.temperature, conditions=self.conditions
+        )
         return Part(fragment, sizes, sampler)
 
     def _part_of(self, number: int) -> Part:
@@ -295,8 +302,14 @@ class Growth:
         random = np.random.default_rng((self.seed, number, 4))
         generator = torch.Generator().manual_seed(int(random.integers(1 << 62)))
         sizes = torch.from_numpy(self._sizes(part, number, count))
+        rows = None if self.conditions is None else self.conditions.expand(count, -1)
         with one_thread(self.model.device):
-            drawn = self.model.sample(sizes, temperature=self.temperature, generator=generator)
+            drawn = self.model.sample(
+                sizes,
+                temperature=self.temperature,
+                generator=generator,
+                conditions=rows,
+            )
         packed = drawn.to_packed()
         return [packed.graph(k) for k in range(count)]
 

@@ -11,6 +11,7 @@ from inspect import signature
 from typing import Any
 
 import numpy as np
+from torch.nn import functional as F
 
 from graphcnf.errors import UserError
 from graphcnf.graphs.batch import PackedGraphs
@@ -88,10 +89,15 @@ def model_for_graphs(
 def _with_arguments(model: GraphModel, **arguments: Any) -> GraphModel:
     """Return a copy of a model with some arguments of the constructor replaced.
 
-    Weights that both have are copied; further ones have their initial values.
+    Weights that both have are copied; further ones have their initial values. Of a tensor that has
+    become wider, the further columns are 0.
     """
     other = model.rebuild({**model.config, **arguments}).to(next(model.parameters()))
-    other.load_state_dict({**other.state_dict(), **model.state_dict()})
+    wanted, known = other.state_dict(), model.state_dict()
+    for name, value in known.items():
+        if missing := wanted[name].shape[-1:].numel() - value.shape[-1:].numel():
+            known[name] = F.pad(value, (0, missing))
+    other.load_state_dict({**wanted, **known})
     other.metadata, other.training_hashes = dict(model.metadata), model.training_hashes
     other.companions = dict(model.companions)
     return other.train(model.training)
@@ -103,19 +109,20 @@ def takes_conditions(kind: type[GraphModel]) -> bool:
 
 
 def with_conditions(model: GraphModel, tables: list[dict[str, Any]]) -> GraphModel:
-    """Return a copy of a model that takes conditions, and ignores them until it is trained.
+    """Return a copy of a model that takes further conditions, and ignores them until it is trained.
 
     Args:
-        model: The model.
-        tables: Name, mean and standard deviation of each condition, as `condition_statistics`
-            returns them.
+        model: The model, which keeps the conditions that it has.
+        tables: Name, mean and standard deviation of each further condition, as
+            `condition_statistics` returns them.
 
     Raises:
-        UserError: if the model has conditions already, or its architecture takes none.
+        UserError: if the architecture takes no conditions.
     """
-    if model.conditions or not takes_conditions(type(model)):
-        raise UserError('conditions need a model that draws node by node ("path") and has none yet')
-    return _with_arguments(model, conditions=tables)
+    if not takes_conditions(type(model)):
+        raise UserError('conditions need a model that draws node by node ("path")')
+    # The columns of each condition follow those of the one before.
+    return _with_arguments(model, conditions=[*model.conditions, *tables])
 
 
 def has_rules(model: GraphModel) -> bool:

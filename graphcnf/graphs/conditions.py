@@ -47,13 +47,13 @@ def condition_statistics(names: Sequence[str], values: np.ndarray) -> list[dict[
 
     Args:
         names: Names of the conditions.
-        values: Their values in the training data, (M, P), none of them nan.
+        values: Their values in the training data, (M, P), nan where unknown.
 
     Returns:
         For each condition its "name", "mean" and "deviation", the standard deviation (1 for a
         constant).
     """
-    means, deviations = values.mean(0), values.std(0)
+    means, deviations = np.nanmean(values, 0), np.nanstd(values, 0)
     deviations = np.where(deviations > 1e-9 * np.abs(means), deviations, 1.0)  # 1 for constants
     return [
         {"name": name, "mean": float(f"{mean:.9g}"), "deviation": float(f"{sd:.9g}")}

@@ -6,8 +6,8 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
-from functools import cached_property
+from dataclasses import dataclass, field, fields
+from functools import cached_property, partial
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -21,7 +21,13 @@ from graphcnf.graphs.record_blocks import blocks
 from graphcnf.limits import is_number
 from graphcnf.molecules.codec import Graph, MoleculeNotRepresentable, parse, parse_smarts, quiet
 from graphcnf.molecules.hashing import HashSet
-from graphcnf.molecules.properties import ECFP4, RANGES, Requirement, check_possible
+from graphcnf.molecules.properties import (
+    ECFP4,
+    RANGES,
+    Predictors,
+    Requirement,
+    check_possible,
+)
 from graphcnf.molecules.standardize import protonation_hash
 
 PATIENCE = 10_000
@@ -58,6 +64,9 @@ class Filters:
         max_similarity: SMILES, and the highest Tanimoto similarity (ECFP4) that a molecule may have
             to the nearest of them; None for no bound.
         alerts: Names in `ALERTS`: catalogues of which a molecule matches no structural alert.
+        predictors: Functions that predict properties that `require` names and that cannot be
+            computed, such as the surrogates of measured columns
+            (`graphcnf.molecules.surrogate.surrogates_of`).
 
     Raises:
         UserError: A filter cannot be read, or no molecule can pass.
@@ -76,6 +85,7 @@ class Filters:
     min_similarity: Neighbours | None = None
     max_similarity: Neighbours | None = None
     alerts: Sequence[str] = ()
+    predictors: Predictors = field(default_factory=dict)
 
     def __post_init__(self):
         for name in ("smarts", "exclude", "require", "alerts"):
@@ -103,6 +113,8 @@ class Filters:
         It returns True for a sanitized molecule that passes.
         """
         requirements = [Requirement.parse(text) for text in self.require]
+        for wanted in requirements:
+            wanted.check_names(self.predictors)
         check_possible(requirements)
         found: dict[str, Check] = {}
         for text in self.smarts:
@@ -110,7 +122,7 @@ class Filters:
         for text in self.exclude:
             found[f"without {text}"] = _contains(text, False)
         for wanted in requirements:
-            found[str(wanted)] = wanted.holds
+            found[str(wanted)] = partial(wanted.holds, predictors=self.predictors)
         for neighbours, sign in ((self.min_similarity, ">="), (self.max_similarity, "<=")):
             if neighbours is not None:
                 found[f"similarity {sign} {neighbours[1]:g}"] = _is_near(*neighbours, sign == ">=")
@@ -127,10 +139,13 @@ class Filters:
     def identity(self) -> dict[str, str]:
         """JSON values that differ between filters that differ, so that no run goes on with others.
 
-        For each name in `checks`, the SHA-256 of the molecules to compare with; "" for filters
-        without such molecules.
+        For each name in `checks`, the SHA-256 of the molecules to compare with, or what identifies
+        the predictors; "" for other filters.
         """
         found = dict.fromkeys(self.checks, "")
+        for wanted in map(Requirement.parse, self.require):
+            given = [self.predictors[n] for n in wanted.names if n in self.predictors]
+            found[str(wanted)] = " ".join(getattr(one, "identity", repr(one)) for one in given)
         for neighbours, sign in ((self.min_similarity, ">="), (self.max_similarity, "<=")):
             if neighbours is not None:
                 digest = hashlib.sha256("\n".join(neighbours[0]).encode()).hexdigest()

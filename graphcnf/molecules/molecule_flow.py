@@ -258,10 +258,10 @@ class MoleculeFlow:
             conditions=targets,
         )
         if targets is not None and best_of > 1:
-            from graphcnf.molecules.properties import nearest
+            from graphcnf.molecules.surrogate import nearest
 
             smiles = strict_smiles(graphs, self.vocabulary)
-            graphs = graphs.subset(nearest(smiles, targets, model.conditions, best_of))
+            graphs = graphs.subset(nearest(smiles, targets, model, best_of))
         options: dict[str, Any] = {"first": first, "conventions": conventions, "keep": True}
         frame = evaluate_records(graphs, self.vocabulary, **options)
         smiles, molecules = list(frame["smiles"]), frame.pop("mol")
@@ -291,7 +291,7 @@ class MoleculeFlow:
                 - "close": the same at those of one fragment, so that rings are closed.
             stereo: True to keep the fragment's stereo marks and draw all others, if the model has
                 stereo.
-            **options: `seed`, `temperature`, `atoms`, `particles` and `filters`
+            **options: `seed`, `temperature`, `atoms`, `particles`, `filters` and `properties`
                 (`graphcnf.design.growing.Growth`); `added_atoms`, `added_rings`, `added_rotatable`,
                 each the lowest and highest number of what is added
                 (`graphcnf.design.additions.AddedLimits`).

@@ -141,6 +141,12 @@ PROPERTIES: dict[str, Callable[[Chem.Mol], float]] = {
 }  # fmt: skip
 """Properties of a sanitized molecule by name."""
 
+Predictors = Mapping[str, Callable[[Sequence[Chem.Mol]], np.ndarray]]
+"""By name of a property that cannot be computed, such as a measured pIC50, the function that
+predicts it: from M sanitized molecules to their values, (M,)."""
+
+NO_PREDICTORS: Predictors = {}
+
 
 def similarity_to(mol: Chem.Mol) -> Callable[[Chem.Mol], float]:
     """Return a function from a molecule to its Tanimoto similarity to `mol`, in [0, 1].
@@ -185,17 +191,23 @@ def parse_names(text: str) -> tuple[str, ...]:
     return names
 
 
-def properties_of(mol: Chem.Mol, names: Iterable[str]) -> dict[str, float]:
+def properties_of(
+    mol: Chem.Mol, names: Iterable[str], predictors: Predictors = NO_PREDICTORS
+) -> dict[str, float]:
     """Compute properties of a molecule.
 
     Args:
         mol: A sanitized molecule.
-        names: Names in `PROPERTIES`.
+        names: Names in `PROPERTIES` or in `predictors`.
+        predictors: Functions that predict further properties.
 
     Returns:
         The value of each property by name: an integer, or rounded to `DECIMALS` decimals.
     """
-    values = {name: PROPERTIES[name](mol) for name in names}
+    values = {
+        name: float(predictors[name]([mol])[0]) if name in predictors else PROPERTIES[name](mol)
+        for name in names
+    }
     return {k: v if isinstance(v, int) else round(v, DECIMALS) for k, v in values.items()}
 
 
@@ -257,9 +269,11 @@ class Requirement:
     def parse(cls, text: str) -> Requirement:
         """Read a chain of numbers and property names with `< <= > >= == !=` between them.
 
+        Names are not checked: they may be those of predicted properties, see `check_names`.
+
         Raises:
-            UserError: The text is no such comparison, names no property or an unknown one, or no
-                value of a property meets it.
+            UserError: The text is no such comparison, names no property, or no value of a property
+                meets it.
         """
         parts = [part.strip() for part in re.split(r"([<>]=?|[=!]=)", text)]
         names = [part for part in parts[::2] if not _NUMBER.fullmatch(part)]
@@ -270,13 +284,24 @@ class Requirement:
             )
         if not names:
             raise UserError(f"{text!r} names no property; known: {', '.join(PROPERTIES)}")
-        parse_names(",".join(names))
         for part in parts[::2]:
             if part not in names and not math.isfinite(float(part)):
                 raise UserError(f"{text!r}: {part} is larger than any number; bounds are finite")
         found = cls(tuple(float(p) if _NUMBER.fullmatch(p) else p for p in parts))
         check_possible([found])
         return found
+
+    def check_names(self, predictors: Predictors = NO_PREDICTORS) -> None:
+        """Raise `UserError` if a property can neither be computed nor predicted."""
+        for name in self.names:
+            if name in predictors:
+                continue
+            try:
+                parse_names(name)
+            except UserError as error:
+                raise UserError(
+                    f"{error}; to predict a measured column, give its file: --surrogate FILE:{name}"
+                ) from None
 
     def __str__(self) -> str:
         return " ".join(p if isinstance(p, str) else f"{p:.12g}" for p in self.parts)
@@ -291,9 +316,14 @@ class Requirement:
         """Left side, operator and right side of each comparison, such as ("qed", ">", 0.6)."""
         return list(zip(self.parts[:-1:2], self.parts[1::2], self.parts[2::2], strict=True))
 
-    def holds(self, mol: Chem.Mol) -> bool:
-        """Return True if the comparison holds for a sanitized molecule."""
-        values = properties_of(mol, self.names)
+    def holds(self, mol: Chem.Mol, predictors: Predictors = NO_PREDICTORS) -> bool:
+        """Return True if the comparison holds for a sanitized molecule.
+
+        Args:
+            mol: The molecule.
+            predictors: Functions that predict properties that cannot be computed.
+        """
+        values = properties_of(mol, self.names, predictors)
         return all(_holds(pair, values) for pair in self.pairs)
 
 
@@ -406,6 +436,7 @@ def has_property(text: str) -> Feature:
         parse_names(name)
         return Feature(name, PROPERTIES[name], share=False)
     wanted = Requirement.parse(text)
+    wanted.check_names()
     return Feature(name, lambda mol: float(wanted.holds(mol)), share=True)
 
 
@@ -459,37 +490,3 @@ def outside_training(
         for table, value in zip(tables, conditions, strict=True)
         if value is not None and (away := abs(value - table["mean"]) / table["deviation"]) > 3
     ]
-
-
-def nearest(
-    smiles: Sequence[str | None],
-    targets: Sequence[float | None],
-    tables: Sequence[Mapping[str, Any]],
-    best_of: int,
-) -> np.ndarray:
-    """Find the molecule of each group whose properties are nearest to target values.
-
-    Distances are Euclidean, in standard deviations of the training data; that of an invalid
-    molecule is infinite.
-
-    Args:
-        smiles: SMILES, None for invalid molecules: `best_of` for each of M groups, group by group.
-        targets: Target value of each property, None for no target.
-        tables: "name" and "deviation" of each property, `GraphModel.conditions`.
-        best_of: Number of molecules in a group.
-
-    Returns:
-        Index into `smiles` of the nearest molecule of each group, the first one on ties, (M,).
-    """
-    wanted = {
-        table["name"]: (value, table["deviation"])
-        for table, value in zip(tables, targets, strict=True)
-        if value is not None
-    }
-    distances = np.full(len(smiles), math.inf)
-    for k, text in enumerate(smiles):
-        if text is not None:
-            found = properties_of(Chem.MolFromSmiles(text), wanted)
-            distances[k] = math.hypot(*((found[n] - v) / sd for n, (v, sd) in wanted.items()))
-    rows = distances.reshape(-1, best_of)
-    return np.arange(len(rows)) * best_of + rows.argmin(1)

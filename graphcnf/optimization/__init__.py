@@ -13,6 +13,7 @@ SCORES = Registry(
         **{name: f"graphcnf.molecules.properties:{name}" for name in _PROPERTIES},
         **{name: f"graphcnf.optimization.objectives:{name}" for name in _OWN},
         "activity": "graphcnf.optimization.activity:activity",
+        "surrogate": "graphcnf.datasets.smiles_file:surrogate",
     },
 )
 """Scores by name: functions of a sanitized molecule or of a SMILES, see `Goal`.

@@ -38,7 +38,7 @@ from rdkit.DataStructs import TanimotoSimilarity
 
 from graphcnf.compute.foreign import contained
 from graphcnf.errors import Unavailable, UserError, described, suggest
-from graphcnf.files import LARGEST_TEXT, read_file
+from graphcnf.files import LARGEST_TEXT, expand_user, read_file
 from graphcnf.limits import LARGEST_SCORE, is_number
 from graphcnf.molecules import properties
 from graphcnf.molecules.codec import UnparsableSmiles, parse, quiet
@@ -289,7 +289,8 @@ class Goal:
         Args:
             score: A score function, one or several tables, a goal, or a text: a name in `SCORES`,
                 `FILE.py:FUNCTION`, `FILE.toml` with a `mean` and a table `[[objective]]` for each
-                objective, or a benchmark's task such as `pmo:qed`.
+                objective, `surrogate:FILE:COLUMN` for a measured column (`:lower` or `:upper` may
+                follow), or a benchmark's task such as `pmo:qed`.
 
         Raises:
             UserError: It stands for none.
@@ -305,6 +306,8 @@ class Goal:
         if score.endswith(".toml"):
             return cls._of_file(Path(score))
         suite, _, task = score.partition(":")
+        if suite == "surrogate":
+            return cls([_surrogate_table(task)], source="--score")
         if suite not in BENCHMARKS:
             return cls([{"score": score}], source="--score")
         tables = benchmark_tasks(suite)
@@ -389,6 +392,8 @@ class Goal:
         for table in self.tables:
             for key, value in sorted(table.items()):
                 shown = _score_identity(value, self.folder) if key == "score" else repr(value)
+                if key == "file":
+                    shown += hashlib.sha256(read_file(self.folder / value)).hexdigest()
                 parts.append(f"{key}={shown}")
             parts.append("")
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
@@ -419,6 +424,8 @@ def _objective(table: Mapping[str, Any], folder: Path) -> Objective:
             raise UserError(f"{wrong[0]} must be text, got {given[wrong[0]]!r}")
         if (needed := parameters[0]) not in given:
             raise UserError(f"{score} needs {needed!r}, in an [[objective]] of a .toml file")
+        if "file" in given:
+            given["file"] = str(folder / expand_user(given["file"]))
         function = function(**given)
     if not callable(function):
         raise UserError(f"score must be a name or FILE.py:FUNCTION, got {score!r}")
@@ -426,6 +433,21 @@ def _objective(table: Mapping[str, Any], folder: Path) -> Objective:
     name = str(table.get("name") or str(default or "score").rpartition(":")[2])
     name = f"{name}_value" if name in COLUMNS else name
     return Objective(name, _of_both(function), desirability(table), float(weight))
+
+
+def _surrogate_table(text: str) -> dict[str, str]:
+    """Return the table of an objective for "FILE:COLUMN" or "FILE:COLUMN:BOUND".
+
+    Raises:
+        UserError: The text has another form.
+    """
+    rest, _, last = text.rpartition(":")
+    bound, (file, _, column) = {}, (rest, "", last)
+    if ":" in rest and last in ("mean", "lower", "upper"):
+        bound, (file, _, column) = {"bound": last}, rest.rpartition(":")
+    if not file or not column:
+        raise UserError(f"surrogate:{text}: write surrogate:mine.csv:pIC50, a file and a column")
+    return {"score": "surrogate", "file": file, "column": column, "name": column, **bound}
 
 
 def parameters_of(score: Callable) -> list[str]:

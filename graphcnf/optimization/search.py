@@ -5,9 +5,7 @@ molecules so far, and as *offspring* of the best, by the crossover and mutation 
 algorithms. A *surrogate*, a cheap model of the score, chooses those whose score is worth a call. A
 round is a function of the seed, its number, the scores so far and the policy's weights.
 
-The surrogate is a Gaussian process on the scored molecules. Its kernel is a weighted mean of two
-Tanimoto kernels of fingerprints (Ralaivola et al. 2005, Neural Networks 18, 1093) and a Gaussian
-kernel of descriptors. A grid search over `MIXTURES` and `NOISES` maximizes the evidence.
+The surrogate is a Gaussian process on the scored molecules (`GaussianProcess`).
 """
 
 from __future__ import annotations
@@ -18,17 +16,13 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
-from itertools import product
 from random import Random
 from typing import Annotated
 
 import numpy as np
 from mol_ga.graph_ga.gen_candidates import mutate, reproduce
 from rdkit import Chem
-from rdkit.Chem import rdMolDescriptors
-from rdkit.Chem.rdFingerprintGenerator import GetAtomPairGenerator, GetMorganGenerator
 from rdkit.Chem.Scaffolds import MurckoScaffold
-from scipy.linalg import cho_factor, cho_solve, solve_triangular
 
 from graphcnf.arguments import check
 from graphcnf.design.fragments import MoleculeFragment
@@ -41,7 +35,7 @@ from graphcnf.molecules.codec import (
     quiet,
 )
 from graphcnf.molecules.filters import NO_FILTERS, Filters
-from graphcnf.molecules.properties import similarities
+from graphcnf.molecules.gaussian_process import GaussianProcess
 from graphcnf.optimization.policy import Policy
 from graphcnf.stereo.marks import isomeric_smiles, split_stereo
 from graphcnf.stereo.stereo_flow import StereoFlow
@@ -62,27 +56,8 @@ RANK_SHARE = 0.01
 FEWEST = 10
 """Scored molecules at least for a surrogate; with fewer, proposals are chosen at random."""
 
-BITS = 1024
-"""Length of each of the two fingerprints."""
-
-_MORGAN = GetMorganGenerator(radius=2, fpSize=BITS, countSimulation=True, includeChirality=True)
-_PAIRS = GetAtomPairGenerator(maxDistance=10, fpSize=BITS, countSimulation=True)
-_ELEMENTS = ("C", "N", "O", "F", "P", "S", "Cl", "Br")
-# Approximate standard deviation of each descriptor in drug-like molecules.
-_SCALES = np.array(
-    [1.4, 25.0, 60.0, 5.0, 1.0, 1.0, 1.5, 1.0, 2.0, 5.0, *(3.5, 1.4, 1.4, 0.7, 0.3, 0.7, 0.5, 0.5)]
-)
-MIXTURES = ((1.0, 0.0, 0.3), (0.3, 0.7, 0.3), (0.5, 0.2, 1.0), (0.2, 0.1, 2.0), (0.6, 0.6, 0.0))
-"""Candidate weights of the three kernels: Morgan, atom pairs, descriptors."""
-
-NOISES = (1e-3, 1e-2, 1e-1)
-"""Candidate variances of the noise, for scores of variance 1."""
-
 CLIPPED = 0.05
 """Quantile to which lower scores are raised before the surrogate is fitted."""
-
-EVIDENCE_SIZE = 250
-"""Molecules at most on which the evidence of a kernel is computed."""
 
 Count = Annotated[int, Range(0, 1_000_000)]
 Positive = Annotated[int, Range(1, 1_000_000)]
@@ -290,120 +265,6 @@ def rank_probabilities(count: int) -> np.ndarray:
     return weights / weights.sum()
 
 
-@lru_cache(maxsize=20_000)
-def features(smiles: str) -> tuple[np.ndarray, np.ndarray]:
-    """Compute the surrogate's features of a molecule.
-
-    Returns:
-        Fingerprints of circular environments and of atom pairs, packed, (2 * BITS / 8,) uint8; and
-        D descriptors (logP, polar surface, numbers of atoms and rings, ...), each divided by about
-        its standard deviation, (D,) float32.
-    """
-    mol = Chem.MolFromSmiles(smiles)
-    bits = np.concatenate([_MORGAN.GetFingerprintAsNumPy(mol), _PAIRS.GetFingerprintAsNumPy(mol)])
-    symbols = [atom.GetSymbol() for atom in mol.GetAtoms()]
-    logp, _ = rdMolDescriptors.CalcCrippenDescriptors(mol)
-    values = [
-        logp,
-        rdMolDescriptors.CalcTPSA(mol),
-        rdMolDescriptors.CalcExactMolWt(mol),
-        len(symbols),
-        rdMolDescriptors.CalcNumRings(mol),
-        rdMolDescriptors.CalcNumAromaticRings(mol),
-        rdMolDescriptors.CalcNumHBD(mol),
-        rdMolDescriptors.CalcNumAliphaticRings(mol),
-        rdMolDescriptors.CalcNumRotatableBonds(mol),
-        sum(atom.GetTotalNumHs() for atom in mol.GetAtoms()),
-        *(symbols.count(element) for element in _ELEMENTS),
-    ]
-    return np.packbits(bits), (np.array(values) / _SCALES).astype(np.float32)
-
-
-def predict(
-    smiles: Sequence[str], scores: np.ndarray, proposed: Sequence[str]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Fit the Gaussian process to scored molecules, and predict proposals.
-
-    Args:
-        smiles: N scored molecules, at least two.
-        scores: Their scores, (N,), finite.
-        proposed: P proposals.
-
-    Returns:
-        Expected scores and standard deviations of the proposals, (P,) each.
-    """
-    known = _arrays(smiles)
-    # Otherwise a penalty of, say, -1e6 would hide the differences of all other scores.
-    scores = np.maximum(scores, np.quantile(scores, CLIPPED))
-    centre, scale = float(np.mean(scores)), float(np.std(scores)) or 1.0
-    y = (scores - centre) / scale
-    kernels = _kernels(known, known)
-    some = np.arange(0, len(y), math.ceil(len(y) / EVIDENCE_SIZE))
-    few = [kernel[np.ix_(some, some)] for kernel in kernels]
-    choices = product(MIXTURES, NOISES)
-    weights, noise = max(choices, key=lambda choice: _fit(few, y[some], *choice)[0])
-    _, factor, dual, variance = _fit(kernels, y, weights, noise)
-    cross = _mixed(_kernels(_arrays(proposed), known), weights)
-    solved = solve_triangular(factor, cross.T, lower=True, check_finite=False)
-    deviation = np.sqrt(np.maximum(1 - (solved**2).sum(0), 1e-9) * variance)
-    return centre + scale * (cross @ dual), scale * deviation
-
-
-def _arrays(smiles: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the `features` of M molecules as float32 arrays.
-
-    Returns:
-        Fingerprints of circular environments, (M, BITS), and of atom pairs, (M, BITS), and the
-        descriptors, (M, D).
-    """
-    packed, descriptors = zip(*map(features, smiles), strict=True)
-    bits = np.unpackbits(np.stack(packed), axis=1).astype(np.float32)
-    return bits[:, :BITS], bits[:, BITS:], np.stack(descriptors)
-
-
-def _kernels(left, right) -> list[np.ndarray]:
-    """Return the three kernel matrices between two sets of molecules, in the order of `MIXTURES`.
-
-    Args:
-        left: Features of M molecules, as `_arrays` returns them.
-        right: Features of N molecules, as `_arrays` returns them.
-
-    Returns:
-        Three matrices (M, N): both fingerprints' Tanimoto kernels, and the Gaussian one.
-    """
-    parts = [similarities(left[0], right[0]), similarities(left[1], right[1])]
-    squares = (left[2] ** 2).sum(1)[:, None] + (right[2] ** 2).sum(1)
-    distance = np.maximum(squares - 2 * left[2] @ right[2].T, 0)
-    return [*parts, np.exp(-distance / (2 * left[2].shape[1] * 0.5))]
-
-
-def _mixed(kernels, weights) -> np.ndarray:
-    """Return the mean of kernel matrices of one shape, each with a weight."""
-    return sum(w * k for w, k in zip(weights, kernels, strict=True)) / sum(weights)
-
-
-def _fit(kernels, y, weights, noise):
-    """Fit a Gaussian process with a mixture of kernels.
-
-    Args:
-        kernels: Kernel matrices (N, N).
-        y: Scores of mean 0 and variance 1, (N,).
-        weights: Weights of the kernels.
-        noise: Variance of the noise.
-
-    Returns:
-        Logarithm of the evidence without a constant; lower Cholesky factor (N, N) of the mixture;
-        dual coefficients (N,), so that the mean of a proposal is their product with its kernel; and
-        the maximum-likelihood variance that the kernel is multiplied with.
-    """
-    matrix = _mixed(kernels, weights).astype(np.float64) + noise * np.eye(len(y))
-    factor = cho_factor(matrix, lower=True, check_finite=False)
-    dual = cho_solve(factor, y, check_finite=False)
-    variance = max(float(y @ dual) / len(y), 1e-12)
-    evidence = -0.5 * len(y) * np.log(variance) - np.log(np.diag(factor[0])).sum()
-    return evidence, factor[0], dual, variance
-
-
 class Search:
     """Search that proposes molecules and learns from their scores.
 
@@ -594,7 +455,9 @@ class Search:
             rest = rest[random.choice(len(rest), half, replace=False)]
         data = np.concatenate([scored[:half], rest])
         smiles, scores = [memory.smiles[k] for k in data], np.array(memory.scores)[data]
-        mean, deviation = predict(smiles, scores, pool)
+        # Otherwise a penalty of, say, -1e6 would hide the differences of all other scores.
+        scores = np.maximum(scores, np.quantile(scores, CLIPPED))
+        mean, deviation = GaussianProcess(smiles, scores).predict(pool)
         order = np.argsort(-(mean + self.settings.boldness * deviation), kind="stable")
         return [pool[k] for k in order[:wanted]]
 

@@ -42,8 +42,9 @@ from graphcnf.molecules.filters import (
     passing_text,
 )
 from graphcnf.molecules.molecule_flow import MoleculeFlow
-from graphcnf.molecules.properties import properties_of
+from graphcnf.molecules.properties import PROPERTIES, properties_of
 from graphcnf.molecules.standardize import protonation_hash
+from graphcnf.molecules.surrogate import surrogates_of
 from graphcnf.pretrained import model_digest
 from graphcnf.sampling.blocks import Blocks, DrawnBlock, Record
 from graphcnf.sampling.writers import WRITERS, Conversion, header, open_text
@@ -205,6 +206,7 @@ def asked_text(figures: dict[str, Any]) -> str:
     asked = "".join(
         f"; {name}={found['value']:g} requested, mean {found['mean']:.4g}, "
         f"mean absolute error {found['mae']:.3g}"
+        f"{'' if name in PROPERTIES else ' (as its surrogate predicts)'}"
         for name, found in figures.get("asked", {}).items()
     )
     if figures.get("best_of", 1) == 1:
@@ -418,7 +420,12 @@ def block_records(model: GraphModel, recipe: Recipe, block: range) -> list[Recor
         )
     write, records = WRITERS[recipe.kind], []
     names = [table["name"] for table in model.conditions]
-    asked = {k: v for k, v in zip(names, recipe.targets or (), strict=False) if v is not None}
+    predictors = surrogates_of(model) if recipe.targets else {}
+    asked = {
+        name: value
+        for name, value in zip(names, recipe.targets or (), strict=False)
+        if value is not None and (name in predictors or name in PROPERTIES)
+    }
     chemistry = bool(recipe.properties or recipe.filters or asked)
     for row in frame.to_dict("records"):
         mol = Chem.MolFromSmiles(row["smiles"]) if chemistry and row["strict"] else None
@@ -430,7 +437,7 @@ def block_records(model: GraphModel, recipe: Recipe, block: range) -> list[Recor
                 row |= properties_of(mol, recipe.properties)
             row["smiles"] = row["isomer"]
             text = write({name: row.get(name) for name in recipe.columns})
-            found = {} if mol is None else properties_of(mol, asked)
+            found = {} if mol is None else properties_of(mol, asked, predictors)
             reached = {k: (asked[k], v) for k, v in found.items() if math.isfinite(v)}
         records.append(Record(row["record"], row["strict"], refusal, hash_, text, reached))
     return records

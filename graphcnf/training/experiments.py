@@ -39,6 +39,7 @@ from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.molecules.properties import parse_names, property_table
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
 from graphcnf.torch_state import learning
+from graphcnf.training.conditioning import names_of, with_surrogates, with_targets
 from graphcnf.training.finetuning import facts, sample_shares
 from graphcnf.training.settings import Experiment, Preset, TrainingSettings, trainable_here
 
@@ -119,21 +120,19 @@ def _of_molecules(name: str, model: dict, data: dict, settings: TrainingSettings
     names = _property_names(model.pop("properties")) if "properties" in model else None
     network = _start_model(model, names) if "start" in model else None
     if network is None:
-        _check_model(model, names)
-    elif network.conditions:
-        names = [table["name"] for table in network.conditions]
-    # A trained model keeps the means and deviations by which its properties are standardised.
-    learns_conditions = names is not None and not (network and network.conditions)
-    dataset, tables = load_molecules(name, data), None
-    train, held_out = _split(dataset)
+        _check_model(model, names or data.get("columns"))
+    measured = load_molecules(name, data)
+    train, held_out = _split(measured)
     if network is not None:
-        _check_known(network, model["start"], dataset)
-    if names is not None:
-        dataset = replace(dataset, targets=property_values(dataset, names))
-        tables = condition_statistics(names, dataset.targets[train]) if learns_conditions else None
+        _check_known(network, model["start"], measured)
+    # A trained model keeps the means and deviations by which its properties are standardised.
+    known = [] if network is None else names_of(network)
+    new = [n for n in (*(names or ()), *measured.columns) if n not in known]
+    dataset = with_targets(measured, [*known, *new], property_values)
+    tables = condition_statistics(new, dataset.targets[train][:, len(known) :]) if new else None
     metadata = facts(dataset)
     if network is None:
-        known = {
+        given = {
             "node_categories": len(dataset.vocabulary.atoms),
             "edge_categories": len(dataset.vocabulary.bonds),
             "metadata": metadata,
@@ -141,7 +140,7 @@ def _of_molecules(name: str, model: dict, data: dict, settings: TrainingSettings
             "edge_weights": dataset.vocabulary.bond_orders,
             **({"conditions": tables} if tables else {}),
         }
-        network = call("[model]", model_for_graphs, dataset.graphs, known=known, **model)
+        network = call("[model]", model_for_graphs, dataset.graphs, known=given, **model)
     else:
         network.metadata |= metadata
         network.metadata.pop("likelihood_quantiles", None)  # of other weights than the new ones
@@ -149,7 +148,8 @@ def _of_molecules(name: str, model: dict, data: dict, settings: TrainingSettings
         if tables:
             network = call("[model]", with_conditions, network, tables, known={})
         network.train()
-    if tables:
+    with_surrogates(network, measured)
+    if tables and not measured.columns:  # which have too few values for this
         _fit_conditions(network, dataset, train)
     found = _experiment(network, dataset, settings.batch_size, 4 * settings.batch_size)
     found.summarize = _copies
@@ -184,7 +184,7 @@ def _check_model(model: dict, names: list[str] | None) -> None:
 
     Args:
         model: the table, without `properties`.
-        names: properties of which the model is to learn to draw molecules; None for none.
+        names: properties and measured columns that the model is to take; None for none.
 
     Raises:
         UserError: unknown architecture, or arguments that it does not take.

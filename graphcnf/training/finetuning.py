@@ -32,11 +32,19 @@ from graphcnf.limits import check_integer, check_minutes
 from graphcnf.molecules.codec import parse
 from graphcnf.molecules.hashing import contains, hash_each
 from graphcnf.molecules.molecule_flow import MoleculeFlow
-from graphcnf.molecules.properties import Feature, has_element, property_table
+from graphcnf.molecules.properties import Feature, has_element
 from graphcnf.molecules.scoring import learn_percentiles
 from graphcnf.molecules.vocabulary import CODEC_VERSION
 from graphcnf.pretrained import model_digest
 from graphcnf.torch_state import learning
+from graphcnf.training.conditioning import (
+    column_figures,
+    column_text,
+    computed,
+    learn_columns,
+    names_of,
+    with_targets,
+)
 from graphcnf.training.folds import fold_experiment
 from graphcnf.training.settings import (
     Experiment,
@@ -49,6 +57,9 @@ from graphcnf.training.stereo_tuning import LEAST, marked_molecules, stereo_expe
 
 REQUEST = "finetune.json"
 """File in a run's folder with the arguments that determine the run."""
+
+COLUMNS = "columns"
+"""Folder in a run's folder, of the run that learns measured columns."""
 
 BEGUN = ("config.toml", "checkpoints", "model", "snapshots", "metrics.csv")
 """Files and folders one of which a run has that has begun."""
@@ -77,8 +88,9 @@ class FineTuning:
             molecules, given the number of atoms, each with `before` and `after`; steps and minutes;
             with samples their number `samples`, and `before` and `after` with the shares that
             `sample_shares` returns; `features` (of each `name`, and its share or mean in samples
-            `before` and `after` and in the learned molecules, `data`); and, if stereo marks were
-            learned, `stereo` with their numbers of molecules and steps and `bits_per_element`.
+            `before` and `after` and in the learned molecules, `data`); if stereo marks were
+            learned, `stereo` with their numbers of molecules and steps and `bits_per_element`; and,
+            with measured columns, `columns`, what `column_figures` returns.
         summary: The outcome, in sentences.
         signal: Number of the signal that interrupted the run, or None. After a signal, `figures`
             and `summary` are empty.
@@ -115,7 +127,8 @@ def finetune(
 
     Args:
         flow: A model that draws molecules atom by atom; it is not changed.
-        data: A `MoleculeDataset`, such as `graphcnf.datasets.load_smiles_file` returns.
+        data: A `MoleculeDataset`, such as `graphcnf.datasets.load_smiles_file` returns. The model
+            takes its measured `columns` as conditions, and holds the data of their surrogates.
         out: Folder of the run; its `model/` will contain the fine-tuned weights.
         minutes: Approximate time limit, at the machine's speed when training starts; None for the
             time that follows from the number of molecules.
@@ -183,6 +196,13 @@ def finetune(
     for run in (result, stereo or result):
         if not run.finished:
             return FineTuning(flow, {}, [], run.signal)
+    if data.columns:
+        learned, signal = learn_columns(
+            inside(out, "model"), data, inside(out, COLUMNS), options, say
+        )
+        if signal is not None:
+            return FineTuning(learned, {}, [], signal)
+        learned.save_pretrained(inside(out, "model"))
     tuned = None
     if stereo is not None and stereo.best.step > 0:
         tuned = type(before.stereo).from_pretrained(inside(out, STEREO))
@@ -192,6 +212,8 @@ def finetune(
         figures["stereo"] = _stereo_figures(marked, stereo)
     if samples:
         figures |= _sampled(before, flow, data, features, samples, seed)
+    if data.columns:
+        figures["columns"] = column_figures(flow, data, out, samples, seed)
     return FineTuning(flow, figures, _summary(figures))
 
 
@@ -365,6 +387,7 @@ def _prepared(flow: MoleculeFlow, data) -> tuple[MoleculeFlow, Any]:
         "stereo": given.get("stereo", given.get("dataset")),
         "size_histogram": [round(size, 9) for size in histogram.tolist()],
         "weights": {"dataset": given.get("dataset"), **given.get("training", {})},
+        "measured": given.get("measured", {}),
     }
     return MoleculeFlow(model), data
 
@@ -506,6 +529,8 @@ def _request(flow: MoleculeFlow, data, **given) -> dict[str, Any]:
     request = {"weights": model_digest(flow.model), "molecules": molecules.hexdigest(), **given}
     if flow.stereo is not None:
         request["stereo"] = model_digest(flow.stereo)
+    if data.columns:
+        request["columns"] = [*data.columns, hashlib.sha256(data.targets.tobytes()).hexdigest()]
     return json.loads(json.dumps(request, sort_keys=True))
 
 
@@ -583,10 +608,9 @@ def _experiment(flow: MoleculeFlow, data, batch_size: int) -> Experiment:
             return None
         return f"step {row['step']}: {row['bits_per_graph']:.3f} bits per held-out molecule"
 
-    model, train = flow.model.train(), data
-    names = [table["name"] for table in model.conditions]
-    if names:
-        train = replace(data, targets=property_table(data.smiles, names))
+    model = flow.model.train()
+    train = with_targets(data, names_of(model), computed)
+    data = replace(data, targets=None)
     if len(data.split("test")):
         held_out = partial(data.test_batches, 4 * batch_size)
         found = Experiment(model, partial(train.train_batches, batch_size), held_out)
@@ -690,4 +714,4 @@ def _summary(figures: dict[str, Any]) -> list[str]:
             f"Stereo marks of {figures['stereo']['molecules']:,} molecules: held-out bits per "
             f"stereo element from {bits['before']:.3f} to {bits['after']:.3f}."
         )
-    return sentences
+    return sentences + [text for one in figures.get("columns", ()) for text in column_text(one)]

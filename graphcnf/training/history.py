@@ -188,11 +188,11 @@ class History:
         for number, name in enumerate(drawn, 1):
             self._draw(figure.add_subplot(lines, columns, number), str(name))
         if path is not None:
-            write_file(Path(path), _picture(figure, kind))
+            write_file(Path(path), picture_content(figure, kind))
         return figure
 
     def _repr_svg_(self) -> str:
-        return _picture(self.plot(), ".svg").decode()
+        return picture_content(self.plot(), ".svg").decode()
 
     def _draw(self, axis, name: str) -> None:
         """Draw the curves of a metric, one for training and one for held-out batches.
@@ -221,7 +221,7 @@ class History:
             axis.legend(frameon=False, fontsize=8)
 
 
-def _picture(figure: Any, kind: str) -> bytes:
+def picture_content(figure: Any, kind: str) -> bytes:
     """Return a matplotlib figure as the content of a file, the same for equal figures.
 
     Args:

@@ -4,6 +4,7 @@ import typer
 
 from graphcnf.scripts._files import guard
 from graphcnf.scripts.benchmarks.coloring import coloring
+from graphcnf.scripts.benchmarks.columns import columns
 from graphcnf.scripts.benchmarks.discrete import digits, english_text, synthetic, tables
 from graphcnf.scripts.benchmarks.figures import figures
 from graphcnf.scripts.benchmarks.graphs import graphs
@@ -26,6 +27,7 @@ for _command in (
     codes,
     fragments,
     properties,
+    columns,
     systems,
     images,
     coloring,

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch, GraphModel, PackedGraphs
 from graphcnf.graphs.building import model_for_graphs, with_conditions
 from graphcnf.graphs.conditions import UNCONDITIONAL, condition_statistics, partly_known
@@ -62,8 +61,15 @@ def test_a_model_that_takes_targets_begins_as_the_one_without(plain, chains):
         "size",
         "kind",
     ] and not plain.conditions
-    with pytest.raises(UserError, match="has none yet"):
-        with_conditions(model, TABLES)
+
+
+def test_further_conditions_come_beside_those_that_a_model_has(plain):
+    model = perturbed(with_conditions(plain, TABLES[:1])).eval()
+    more = with_conditions(model, TABLES[1:])
+    assert more.conditions == TABLES
+    for values in ([3.0], [None]):
+        known = model.sample_records(0, 20, seed=0, conditions=values)
+        assert more.sample_records(0, 20, seed=0, conditions=[*values, None]) == known
 
 
 def test_nothing_asked_is_the_same_as_no_targets(plain, chains):

@@ -80,7 +80,7 @@ def test_comparisons(text, holds):
 )
 def test_what_is_no_comparison(text, message):
     with pytest.raises(UserError, match=".*") as caught:
-        Requirement.parse(text)
+        Requirement.parse(text).check_names()
     assert message in str(caught.value)
 
 

@@ -265,3 +265,33 @@ def test_scores_that_would_overflow_are_failures():
     for value, reason in ((1e306, "not within"), (math.inf, "not a finite number")):
         with pytest.raises(Unavailable, match=reason):
             Goal.of(lambda mol, value=value: value)(Chem.MolFromSmiles("C"), "C")
+
+
+def test_a_measured_column_is_a_score(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GRAPHCNF_CACHE", str(tmp_path / "cache"))
+    rows = [f"{'C' * k}{end},{k + 0.1 * len(end)}" for k in range(1, 13) for end in ("O", "NC")]
+    (tmp_path / "mine.csv").write_text("\n".join(["smiles,lipo", *rows]))
+    mol, bounds = Chem.MolFromSmiles("CCCCCCS"), ("", ":lower", ":upper")
+    goals = {bound: Goal.of(f"surrogate:mine.csv:lipo{bound}") for bound in bounds}
+    values = {bound: goal(mol, "")[0] for bound, goal in goals.items()}
+    assert 2 < values[":lower"] < values[""] < values[":upper"] < 10
+    assert goals[""].objectives[0].name == "lipo"
+    (tmp_path / "goal.toml").write_text(
+        '[[objective]]\nscore = "surrogate"\nfile = "mine.csv"\ncolumn = "lipo"\nbound = "lower"\n'
+    )
+    monkeypatch.chdir("/")
+    table = Goal.of(str(tmp_path / "goal.toml"))
+    assert table(mol, "")[0] == values[":lower"], "its file is beside the .toml file"
+    before = table.identity
+    (tmp_path / "mine.csv").write_text("\n".join(["smiles,lipo", *rows[1:]]))
+    assert Goal.of(str(tmp_path / "goal.toml")).identity != before
+    monkeypatch.chdir(tmp_path)
+    for text, message in {
+        "surrogate:mine.csv": "write surrogate:mine.csv:pIC50",
+        "surrogate:none.csv:lipo": "no such file",
+        "surrogate:mine.csv:lip": "has no column 'lip'",
+        "surrogate:mine.csv:lipo:top": "no such file: mine.csv:lipo",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            Goal.of(text)

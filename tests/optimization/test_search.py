@@ -17,6 +17,7 @@ from graphcnf.datasets.molecules import encode
 from graphcnf.datasets.zinc250k import zinc250k_source
 from graphcnf.errors import UserError
 from graphcnf.molecules.codec import canonical_smiles
+from graphcnf.molecules.gaussian_process import GaussianProcess
 from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.optimization.policy import Policy
 from graphcnf.optimization.run import forget_search, optimize, prescreen
@@ -24,7 +25,6 @@ from graphcnf.optimization.search import (
     ReplayMemory,
     SearchSettings,
     offspring,
-    predict,
     rank_probabilities,
 )
 from graphcnf.scripts.benchmarks.optimization import top_auc, top_means
@@ -77,7 +77,7 @@ def test_memory_ranks_what_was_scored():
 
 def test_the_surrogate_learns_a_property(zinc):
     values = np.array([Crippen.MolLogP(Chem.MolFromSmiles(s)) for s in zinc])
-    mean, spread = predict(zinc[:200], values[:200], zinc)
+    mean, spread = GaussianProcess(zinc[:200], values[:200]).predict(zinc)
     assert np.abs(mean[:200] - values[:200]).mean() < 0.3 * values.std()
     assert np.corrcoef(mean[200:], values[200:])[0, 1] > 0.8
     assert spread[:200].mean() < spread[200:].mean()

@@ -1,0 +1,154 @@
+"""Measured columns: numbers that stand beside the molecules of a file, such as pIC50.
+
+A *cell* is the value of one record in a column: a number, or empty where nothing was measured.
+Cells are text in most formats.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graphcnf.datasets import cache
+from graphcnf.errors import UserError, suggest
+
+FEWEST = 20
+"""Molecules with a value from which a column can be learned."""
+
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+def check_columns(names: Sequence[str]) -> None:
+    """Raise `UserError` for a name of a measured column that cannot be asked for."""
+    from graphcnf.molecules.properties import PROPERTIES  # imports RDKit
+
+    for name in names:
+        if name.lower() in PROPERTIES:
+            raise UserError(
+                f"{name} is a property that is computed: rename the column, as in {name}_measured"
+            )
+        if not name.isidentifier():
+            raise UserError(
+                f"column {name!r}: a name may have letters, digits and _, so that comparisons such "
+                "as 'pIC50 > 7' can name it: rename the column"
+            )
+        if list(names).count(name) > 1:
+            raise UserError(f"column {name} is given twice")
+
+
+def read_cells(
+    path: Path, name: str, others: Sequence[dict[str, Any]], numbers: Sequence[int], unit: str
+) -> np.ndarray:
+    """Read a measured column.
+
+    Args:
+        path: The file, for messages.
+        name: Name of the column.
+        others: Values of each of R records by name.
+        numbers: Number of each record in the file.
+        unit: What the numbers count, "line" or "record".
+
+    Returns:
+        Values, NaN for empty cells, (R,).
+
+    Raises:
+        UserError: There is no such column, or a cell is neither empty nor a finite number.
+    """
+    known = list(dict.fromkeys(key for other in others for key in other))
+    if name not in known:
+        raise UserError(f"{path} has no column {name!r}{suggest(name, known)}")
+    values = np.full(len(others), math.nan)
+    for k, other in enumerate(others):
+        cell = other.get(name)
+        if isinstance(cell, float) and math.isnan(cell):  # as pandas writes an empty cell
+            continue
+        text = "" if cell is None else str(cell).strip()
+        right = not isinstance(cell, bool) and _NUMBER.fullmatch(text)
+        if right and math.isfinite(float(text)):
+            values[k] = float(text)
+        elif text:
+            raise UserError(
+                f"{path}, {unit} {numbers[k]}: {name} is {text[:40]!r}, not a finite number: write "
+                "a number, or leave the cell empty"
+            )
+    return values
+
+
+def means(values: np.ndarray, hashes: np.ndarray) -> tuple[np.ndarray, int]:
+    """Give all records of a molecule the mean of their values.
+
+    Args:
+        values: Value of each record, NaN for none, (M,).
+        hashes: Hash of the molecule of each record, (M,).
+
+    Returns:
+        Values of the molecules, NaN for those without any, (M,); and the number of molecules with
+        several values.
+    """
+    _, number = np.unique(hashes, return_inverse=True)
+    known = ~np.isnan(values)
+    counts = np.bincount(number, known)
+    sums = np.bincount(number, np.where(known, values, 0.0))
+    mean = np.divide(sums, counts, out=np.full(len(counts), math.nan), where=counts > 0)
+    return mean[number], int((counts > 1).sum())
+
+
+def check_values(path: Path, name: str, values: np.ndarray, hashes: np.ndarray) -> None:
+    """Raise `UserError` for a column with values of too few molecules, or with equal ones.
+
+    Args:
+        path: The file, for messages.
+        name: Name of the column.
+        values: Value of each record, NaN for none, (M,).
+        hashes: Hash of the molecule of each record, (M,).
+    """
+    known = ~np.isnan(values)
+    count = len(np.unique(hashes[known]))
+    if count < FEWEST:
+        raise UserError(
+            f"{path}: {count} molecules with a value of {name}: too few to learn from, give "
+            f"{FEWEST} at least"
+        )
+    if np.ptp(values[known]) <= 1e-9 * abs(values[known]).max():
+        raise UserError(f"{path}: all values of {name} are {values[known][0]:g}: nothing to learn")
+
+
+def column_values(
+    path: Path,
+    names: Sequence[str],
+    records: Any,
+    rows: Sequence[int],
+    hashes: np.ndarray,
+) -> np.ndarray:
+    """Return the values of measured columns for the molecules of a data set.
+
+    Several records of a molecule have their mean, and a note says how many molecules do.
+
+    Args:
+        path: The file, for messages.
+        names: Names of the P columns.
+        records: The file's records, a `FileRecords` with the other values.
+        rows: Index of the record of each of the M molecules.
+        hashes: Hash of each molecule, (M,).
+
+    Returns:
+        Values, NaN where nothing was measured, (M, P).
+
+    Raises:
+        UserError: A name, a cell or a column is not as described in this module.
+    """
+    check_columns(names)
+    found = []
+    for name in names:
+        cells = read_cells(path, name, records.others, records.numbers, records.unit)
+        values, several = means(cells[list(rows)], hashes)
+        check_values(path, name, values, hashes)
+        if several:
+            cache.note(f"{path}: {several:,} molecules have several values of {name}: their mean")
+        found.append(values)
+    return np.stack(found, 1)

@@ -1,0 +1,307 @@
+"""Surrogates of measured columns: models that predict what was measured of other molecules.
+
+A *measured column* is a column of a user's file whose values the package cannot compute, such as
+pIC50. Its *surrogate* is a Gaussian process that is fitted to the molecules with a value, the
+surrogate's *members*. A model that was fine-tuned on a measured column has the data of its
+surrogate in its metadata. The *domain* of a surrogate is the molecules that are as near to a member
+as members are to each other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from rdkit import Chem
+
+from graphcnf.chunks import chunked
+from graphcnf.errors import UserError
+from graphcnf.limits import is_number
+from graphcnf.molecules.codec import canonical_smiles
+from graphcnf.molecules.gaussian_process import GaussianProcess
+from graphcnf.molecules.properties import PROPERTIES, properties_of
+
+if TYPE_CHECKING:
+    from graphcnf.graphs.graph_model import GraphModel
+
+MEASURED = "measured"
+"""Key of the surrogates' data in the metadata of a model: `Surrogate.to_dict` by column."""
+
+NOISES = (1e-2, 0.1, 0.3, 1.0, 3.0)
+"""Candidate variances of the noise: measurements have more of it than computed scores."""
+
+EVIDENCE_SIZE = 1000
+"""Molecules at most on which the evidence of a kernel is computed."""
+
+MOST = 3000
+"""Members at most: time grows with the third power of their number."""
+
+CHUNK = 500
+"""Molecules that are predicted together."""
+
+FOLDS = 5
+"""Folds of the cross-validation."""
+
+INTERVALS = (0.5, 0.8, 0.95)
+"""Probabilities of the intervals by which predictions are checked."""
+
+WITHIN = 0.95
+"""Share of the members that lie in the domain, each seen from the others."""
+
+USELESS = 0.1
+"""Cross-validated R² up to which a column is said to be unpredictable."""
+
+BOUNDS = {"mean": 0.0, "lower": -1.0, "upper": 1.0}
+"""Standard deviations that are added to the mean of a prediction, by name of the bound."""
+
+
+class Quality(NamedTuple):
+    """How well a surrogate predicts members that it was not fitted to, by cross-validation.
+
+    Attributes:
+        measured: Values of the N members, (N,).
+        predicted: Predictions of a surrogate that was fitted to other folds, (N,).
+        deviations: Standard deviations of these predictions, with noise, (N,).
+    """
+
+    measured: np.ndarray
+    predicted: np.ndarray
+    deviations: np.ndarray
+
+    @property
+    def r2(self) -> float:
+        """Share of the variance that is explained: 1 is perfect, the mean of all values has 0."""
+        errors = ((self.measured - self.predicted) ** 2).sum()
+        return 1 - float(errors / ((self.measured - self.measured.mean()) ** 2).sum())
+
+    def covered(self, probability: float) -> float:
+        """Return the share of values in the central interval that has this probability."""
+        from scipy.stats import norm
+
+        width = norm.ppf((1 + probability) / 2)
+        return float((abs(self.measured - self.predicted) <= width * self.deviations).mean())
+
+    def intervals(self) -> dict[str, float]:
+        """Return the share of values in the central interval of each of `INTERVALS`, by "80%"."""
+        return {f"{p:.0%}": self.covered(p) for p in INTERVALS}
+
+
+@lru_cache(maxsize=8)
+def _fitted(smiles: tuple[str, ...], values: tuple[float, ...]) -> GaussianProcess:
+    """Fit a Gaussian process, once in each process of the machine."""
+    return GaussianProcess(smiles, np.array(values), NOISES, EVIDENCE_SIZE)
+
+
+@dataclass(frozen=True)
+class Surrogate:
+    """Prediction of a measured column; stereo marks do not count.
+
+    A surrogate is called with molecules, and returns their predicted values.
+
+    Attributes:
+        name: Name of the column.
+        smiles: Canonical SMILES of the members, without stereo.
+        values: Value of each member.
+        bound: What is predicted: "mean", or the mean less ("lower") or plus ("upper") one standard
+            deviation.
+
+    Raises:
+        UserError: The bound has another name.
+    """
+
+    name: str
+    smiles: tuple[str, ...]
+    values: tuple[float, ...]
+    bound: str = "mean"
+
+    def __post_init__(self):
+        if self.bound not in BOUNDS:
+            raise UserError(f"bound must be {', '.join(BOUNDS)}, got {self.bound!r}")
+
+    @classmethod
+    def of_values(cls, name: str, values: Mapping[str, float], bound: str = "mean") -> Surrogate:
+        """Return the surrogate of some molecules, of `MOST` random ones if there are more.
+
+        Args:
+            name: Name of the column.
+            values: Value of each member by canonical SMILES without stereo.
+            bound: See `Surrogate`.
+        """
+        smiles = sorted(values)
+        if len(smiles) > MOST:
+            chosen = np.random.default_rng(0).permutation(len(smiles))[:MOST]
+            smiles = [smiles[k] for k in sorted(chosen.tolist())]
+        return cls(name, tuple(smiles), tuple(float(values[s]) for s in smiles), bound)
+
+    @classmethod
+    def of_data(cls, data: Any, column: str, bound: str = "mean") -> Surrogate:
+        """Return the surrogate of a measured column of a `MoleculeDataset`."""
+        values = data.targets[:, data.columns.index(column)]
+        known = {s: v for s, v in zip(data.smiles, values.tolist(), strict=True) if v == v}
+        return cls.of_values(column, known, bound)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the members and their values as JSON values, with the range of the values."""
+        span = [min(self.values), max(self.values)]
+        return {"range": span, "smiles": list(self.smiles), "values": list(self.values)}
+
+    @cached_property
+    def identity(self) -> str:
+        """Hash that differs between surrogates that differ."""
+        parts = (self.name, self.bound, self.smiles, self.values)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+    @property
+    def process(self) -> GaussianProcess:
+        """The fitted Gaussian process."""
+        return _fitted(self.smiles, self.values)
+
+    def __call__(self, molecules: Sequence[Chem.Mol]) -> np.ndarray:
+        """Return the predicted values of M sanitized molecules, (M,)."""
+        smiles = [canonical_smiles(mol) for mol in molecules]
+        if not smiles:
+            return np.empty(0)
+        if not (shift := BOUNDS[self.bound]):
+            return self.process.mean(smiles)
+        mean, deviation = self.process.predict(smiles)
+        return mean + shift * deviation
+
+    def predictions(self, smiles: Sequence[str]) -> np.ndarray:
+        """Return the predicted means of M molecules, given as SMILES without stereo, (M,)."""
+        parts = [self.process.mean(part) for part in chunked(smiles, CHUNK)]
+        return np.concatenate([np.empty(0), *parts])
+
+    def quality(self) -> Quality:
+        """Predict each member by a surrogate that was fitted to the other folds."""
+        values, count = np.array(self.values), len(self.values)
+        fold = np.random.default_rng(0).permutation(count) % FOLDS
+        predicted, deviations = np.empty(count), np.empty(count)
+        for k in range(FOLDS):
+            inside, rest = np.flatnonzero(fold == k), np.flatnonzero(fold != k)
+            smiles = [self.smiles[j] for j in rest]
+            process = GaussianProcess(smiles, values[rest], NOISES, EVIDENCE_SIZE)
+            mean, deviation = process.predict([self.smiles[j] for j in inside])
+            predicted[inside] = mean
+            deviations[inside] = np.hypot(deviation, process.noise_deviation)
+        return Quality(values, predicted, deviations)
+
+    def nearest(self, smiles: Sequence[str]) -> np.ndarray:
+        """Return the similarity of molecules to the nearest member other than themselves.
+
+        Args:
+            smiles: M canonical SMILES without stereo.
+
+        Returns:
+            Tanimoto similarities of the Morgan fingerprints that the kernel compares, (M,).
+        """
+        found = self.process.similarities(smiles)
+        own = np.array(smiles)[:, None] == np.array(self.smiles)
+        return np.where(own, -math.inf, found).max(1)
+
+    @cached_property
+    def least_similarity(self) -> float:
+        """Similarity to the nearest member down to which a molecule lies in the domain."""
+        return float(np.quantile(self.nearest(self.smiles), 1 - WITHIN))
+
+    def outside(self, smiles: Sequence[str]) -> float:
+        """Return the share of molecules outside the domain, NaN without molecules.
+
+        Args:
+            smiles: SMILES without stereo.
+        """
+        if not len(smiles):
+            return math.nan
+        return float((self.nearest(smiles) < self.least_similarity).mean())
+
+
+def sentence(surrogate: Surrogate, quality: Quality) -> str:
+    """Say how well a surrogate predicts, and whether it can be used at all."""
+    covered = ", ".join(f"{share:.0%} in that of {p}" for p, share in quality.intervals().items())
+    found = (
+        f"surrogate of {surrogate.name}, {len(surrogate.values):,} molecules: cross-validated R² "
+        f"{quality.r2:.2f}; of the values lie in the predicted interval {covered}"
+    )
+    if quality.r2 > USELESS:
+        return found
+    return (
+        f"{found}. {surrogate.name} cannot be predicted from these molecules: a choice by the "
+        "surrogate is hardly better than a random one"
+    )
+
+
+def surrogates_of(model: GraphModel) -> dict[str, Surrogate]:
+    """Return the surrogates whose data a model has, by column.
+
+    Raises:
+        UserError: The data are damaged.
+    """
+    found = {}
+    for name, stored in dict(model.metadata.get(MEASURED, {})).items():
+        try:
+            smiles, values = tuple(stored["smiles"]), tuple(stored["values"])
+            right = len(smiles) == len(values) >= 2 and len(smiles) <= MOST
+            right = right and all(isinstance(text, str) for text in smiles)
+            right = right and all(is_number(v) and math.isfinite(v) for v in values)
+        except (KeyError, TypeError):
+            right = False
+        if not right:
+            raise UserError(f"the model's data of the surrogate of {name!r} are damaged")
+        found[name] = Surrogate(str(name), smiles, values)
+    return found
+
+
+def give_surrogate(model: GraphModel, surrogate: Surrogate) -> None:
+    """Store the data of a surrogate in the metadata of a model, in place of older ones."""
+    known = dict(model.metadata.get(MEASURED, {}))
+    model.metadata[MEASURED] = {**known, surrogate.name: surrogate.to_dict()}
+
+
+def nearest(
+    smiles: Sequence[str | None], targets: Sequence[float | None], model: GraphModel, best_of: int
+) -> np.ndarray:
+    """Find the molecule of each group whose properties are nearest to target values.
+
+    Distances are Euclidean, in standard deviations of the training data; that of an invalid
+    molecule is infinite. What cannot be computed is predicted by the model's surrogates.
+
+    Args:
+        smiles: SMILES, None for invalid molecules: `best_of` for each of M groups, group by group.
+        targets: Target value of each property, None for no target.
+        model: Model with these properties as conditions.
+        best_of: Number of molecules in a group.
+
+    Returns:
+        Index into `smiles` of the nearest molecule of each group, the first one on ties, (M,).
+
+    Raises:
+        UserError: A property can neither be computed nor predicted.
+    """
+    surrogates, squares = surrogates_of(model), np.full(len(smiles), math.inf)
+    valid = [k for k, text in enumerate(smiles) if text is not None]
+    squares[valid] = 0.0
+    molecules = [Chem.MolFromSmiles(smiles[k]) for k in valid]
+    for table, target in zip(model.conditions, targets, strict=True):
+        if target is not None:
+            values = _values(molecules, table["name"], surrogates)
+            squares[valid] += ((values - target) / table["deviation"]) ** 2
+    rows = squares.reshape(-1, best_of)
+    return np.arange(len(rows)) * best_of + rows.argmin(1)
+
+
+def _values(
+    molecules: Sequence[Chem.Mol], name: str, surrogates: dict[str, Surrogate]
+) -> np.ndarray:
+    """Compute or predict a property of M molecules, (M,); `UserError` if neither can be done."""
+    if name in surrogates:
+        return surrogates[name](molecules)
+    if name not in PROPERTIES:
+        raise UserError(
+            f"{name} can neither be computed nor predicted: give a file with values, --surrogate "
+            f"FILE:{name}"
+        )
+    return np.array([properties_of(mol, [name])[name] for mol in molecules], dtype=float)

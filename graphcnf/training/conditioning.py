@@ -1,0 +1,394 @@
+"""Measured columns as conditions of a model that is trained on them.
+
+A *measured column* is a column of numbers in the user's file, such as pIC50, which the package
+cannot compute of other molecules; its *surrogate* predicts it
+(`graphcnf.molecules.surrogate`).
+
+Some hundred values are too few to learn a conditional density from: of 300 and of 3,000 molecules,
+a model learned nothing before it memorised them. So fine-tuning learns the molecules first. Then
+the model takes the columns as conditions (`learn_columns`), and learns to draw by them from the
+measured molecules together with *labelled samples*: samples of its own with the values that the
+surrogate predicts. Only the parameters of the conditions are trained, so that the model stays
+exactly as it is where no value is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from graphcnf.datasets.molecules import encode
+from graphcnf.files import claim, inside, replace_file
+from graphcnf.graphs.batch import GraphBatch
+from graphcnf.graphs.building import with_conditions
+from graphcnf.graphs.conditions import condition_statistics
+from graphcnf.graphs.graph_model import GraphModel
+from graphcnf.molecules.molecule_flow import MoleculeFlow
+from graphcnf.molecules.properties import PROPERTIES, property_table
+from graphcnf.molecules.surrogate import Surrogate, give_surrogate, sentence, surrogates_of
+from graphcnf.training.history import FORMATS, picture_content
+from graphcnf.training.settings import Experiment, TrainingSettings, exit_unless_main
+
+HIGH = 0.95
+"""Quantile of the measured values that samples are asked for, to see whether they follow."""
+
+SAMPLES = 4000
+"""Labelled samples."""
+
+STEPS, BATCH, RATE = 250, 32, 4e-3
+"""Steps in which the conditions are learned, molecules in a step, and learning rate."""
+
+TAKEN = ("seed", "steps", "threads", "accelerator", "devices", "bf16")
+"""Settings of the fine-tuning that the training of conditions takes over."""
+
+OF_CONDITIONS = ("conditions", "shares", "sizes")
+"""Names of the modules of a model that its conditions alone use."""
+
+BINS, FEWEST_IN_BIN = 12, 20
+"""Bins of values that are drawn equally often in training, and molecules that a bin counts at
+least, so that few molecules do not come too often."""
+
+ASKED = 200
+"""Samples with and without a target at most, by which a model is judged."""
+
+
+def with_columns(model: GraphModel, data: Any) -> GraphModel:
+    """Return a model that takes the measured columns of a data set as conditions.
+
+    The data of their surrogates are in its metadata. The model ignores new conditions until it is
+    trained; columns that it knows keep their mean and standard deviation.
+
+    Args:
+        model: A model that draws atom by atom.
+        data: A `MoleculeDataset` with `columns`.
+    """
+    known = names_of(model)
+    tables = condition_statistics(data.columns, data.targets[data.split("train")])
+    new = [table for table in tables if table["name"] not in known]
+    if new:
+        model = with_conditions(model, new)
+    return with_surrogates(model, data)
+
+
+def names_of(model: GraphModel) -> list[str]:
+    """Return the names of the conditions that a model takes."""
+    return [table["name"] for table in model.conditions]
+
+
+def learn_columns(
+    model: Path, data: Any, folder: Path, given: dict[str, Any], say: Callable[[str], None]
+) -> tuple[MoleculeFlow, int | None]:
+    """Teach a model to draw molecules by measured columns.
+
+    The training is a run of its own, which continues where it was interrupted.
+
+    Args:
+        model: Folder of the model, which draws molecules like those of `data`.
+        data: A `MoleculeDataset` with `columns`.
+        folder: Folder of the run, which also holds the model at its start.
+        given: Settings of the fine-tuning, of which those in `TAKEN` override the plan.
+        say: Function that prints a line.
+
+    Returns:
+        The model, and the number of the signal that interrupted the run or None.
+    """
+    from graphcnf.training.loop import fit
+
+    claim(folder, "training")
+    start = inside(folder, "start")
+    if not inside(start, "config.json").exists():
+        MoleculeFlow.from_pretrained(model).save_pretrained(start)
+    flow = MoleculeFlow.from_pretrained(start)
+    network: Any = with_columns(flow.model, data)
+    found = surrogates_of(network)
+    surrogates = [found[name] for name in data.columns]
+    settings = _plan(given)
+    joint = _with_samples(data, flow, surrogates, settings.seed)
+    say(
+        f"learning {', '.join(data.columns)}: {len(data):,} molecules of the file, and "
+        f"{len(joint) - len(data):,} samples of the model with the values that the surrogate gives"
+    )
+    if not flow.model.conditions:  # whose contributions would be fitted anew
+        values = np.stack([one.predictions(joint.smiles) for one in surrogates], 1)
+        batch = GraphBatch.collate(joint.graphs, np.arange(len(joint)))
+        network.fit_conditions(replace(batch, conditions=torch.from_numpy(values)))
+    joint = with_targets(joint, names_of(network), computed)
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(any(part in OF_CONDITIONS for part in name.split(".")))
+    columns = [names_of(network).index(name) for name in data.columns]
+    batches = partial(_batches, joint, columns, settings.batch_size)
+    held_out = partial(_held_out, joint, 4 * settings.batch_size)
+    experiment = Experiment(network.train(), batches, held_out, data=joint)
+    experiment.headline = "bits_per_graph"
+    result = fit(experiment, settings, folder, inside(folder, "config.toml").exists())
+    exit_unless_main()
+    learned = MoleculeFlow.from_pretrained(folder) if result.finished else flow
+    return learned, result.signal
+
+
+def _plan(given: dict[str, Any]) -> TrainingSettings:
+    """Return the settings of the training of conditions, of which `TAKEN` are as given."""
+    given = {key: given[key] for key in TAKEN if key in given}
+    steps = min(given.pop("steps", STEPS), STEPS)
+    chosen = {
+        "steps": steps,
+        "batch_size": BATCH,
+        "learning_rate": RATE,
+        "warmup_steps": max(1, steps // 12),
+        "decay_fraction": 1.0,
+        "ema_horizon": float(max(1, steps // 10)),
+        "log_every": max(1, steps // 10),
+        "eval_minutes": 0.0,
+        "eval_steps": max(1, steps // 5),
+        "eval_batches": 4,
+        "final_eval_batches": 4,
+        "keep_best": True,
+        "checkpoint_minutes": 0.5,
+        "threads": 1,
+    }
+    return TrainingSettings.from_dict({**chosen, **given}, "fine-tuning")
+
+
+def computed(data: Any, names: Sequence[str]) -> np.ndarray:
+    """Compute properties of the molecules of a data set, (M, P)."""
+    return property_table(data.smiles, names)
+
+
+def _with_samples(data: Any, flow: MoleculeFlow, surrogates: Sequence[Any], seed: int) -> Any:
+    """Return a data set of the measured molecules, and then of labelled samples.
+
+    Args:
+        data: A `MoleculeDataset` with `columns`.
+        flow: The model that draws the samples.
+        surrogates: The `Surrogate` of each column.
+        seed: Seed of the samples.
+
+    Returns:
+        A `MoleculeDataset` with the same columns.
+    """
+    known = set(data.smiles)
+    drawn = dict.fromkeys(flow.sample(SAMPLES, seed=seed, stereo=False).smiles)
+    smiles = [text for text in drawn if text is not None and text not in known]
+    joint = encode(data.name, [*data.smiles, *smiles], vocabulary=flow.vocabulary, workers=1)
+    values = np.stack([one.predictions(smiles) for one in surrogates], 1)
+    return replace(joint, columns=data.columns, targets=np.concatenate([data.targets, values]))
+
+
+def _batches(
+    data: Any, columns: Sequence[int], size: int, epoch: int, seed: int, start: int
+) -> Iterator[GraphBatch]:
+    """Yield the training batches of an epoch, in which all values of the columns are as frequent.
+
+    Args:
+        data: A `MoleculeDataset` whose targets are the conditions.
+        columns: Indices of the measured columns among the conditions.
+        size: Molecules in a batch.
+        epoch: Number of the epoch.
+        seed: Seed of the batches.
+        start: Number of the first batch to yield.
+    """
+    train = data.split("train")
+    chances = _chances(data.targets[train][:, columns])
+    for number in range(start, -(-len(train) // size)):
+        random = np.random.default_rng((seed, epoch, number))
+        chosen = random.choice(train, size, p=chances)
+        values = data.targets[chosen]
+        # Any part of several conditions may be known, but a single one is.
+        hidden = random.random(values.shape) < random.random((size, 1))
+        yield _batch(data, chosen, np.where(hidden & (values.shape[1] > 1), np.nan, values))
+
+
+def _held_out(data: Any, size: int) -> Iterator[GraphBatch]:
+    """Yield the held-out molecules in batches of a size, with all conditions that are known."""
+    test = np.random.default_rng(0).permutation(data.split("test"))
+    for first in range(0, len(test), size):
+        rows = test[first : first + size]
+        yield _batch(data, rows, data.targets[rows])
+
+
+def _batch(data: Any, rows: np.ndarray, values: np.ndarray) -> GraphBatch:
+    """Return a batch of molecules with conditions, (B, P)."""
+    batch = GraphBatch.collate(data.graphs, rows)
+    batch.conditions = torch.from_numpy(values.astype(np.float32))
+    return batch
+
+
+def _chances(values: np.ndarray) -> np.ndarray:
+    """Return with what probabilities molecules are drawn so that values come equally often.
+
+    Args:
+        values: Values of the columns, NaN where unknown, (M, P).
+
+    Returns:
+        Probabilities, (M,).
+    """
+    weights = np.zeros(len(values))
+    for column in values.T:
+        known = np.flatnonzero(~np.isnan(column))
+        low, high = np.quantile(column[known], [0.02, 0.98])
+        place = np.digitize(column[known], np.linspace(low, high, BINS - 1))
+        counts = np.bincount(place, minlength=BINS)
+        weights[known] += 1 / np.maximum(counts[place], FEWEST_IN_BIN)
+    return weights / weights.sum()
+
+
+def with_surrogates(model: GraphModel, data: Any) -> GraphModel:
+    """Return the model itself, with the data of the surrogates of measured columns in its metadata.
+
+    Args:
+        model: The model.
+        data: A `MoleculeDataset` with `columns`.
+    """
+    for name in data.columns:
+        give_surrogate(model, Surrogate.of_data(data, name))
+    return model
+
+
+def with_targets(
+    data: Any, names: Sequence[str], compute: Callable[[Any, Sequence[str]], np.ndarray]
+) -> Any:
+    """Return a data set with properties and measured columns as targets.
+
+    Args:
+        data: A `MoleculeDataset` of M molecules, with `columns` or without.
+        names: Names of the P targets: columns of `data`, or properties that can be computed. Other
+            ones are unknown: measured columns that only earlier data had.
+        compute: Function of the data and names of properties that returns their values, (M, P).
+    """
+    targets = np.full((len(data), len(names)), np.nan)
+    computed = [name for name in names if name in PROPERTIES]
+    if computed:
+        targets[:, [names.index(name) for name in computed]] = compute(data, computed)
+    for k, name in enumerate(data.columns):
+        if name in names:
+            targets[:, names.index(name)] = data.targets[:, k]
+    return replace(data, columns=(), targets=targets if names else None)
+
+
+def column_figures(flow: MoleculeFlow, data: Any, out: Path, samples: int, seed: int) -> list[dict]:
+    """Judge the surrogates of measured columns, and samples that are asked for high values.
+
+    A picture for each column is written to the folder of the run.
+
+    Args:
+        flow: The trained model.
+        data: A `MoleculeDataset` with `columns`.
+        out: Folder of the run.
+        samples: Number of samples at most; 0 for none.
+        seed: Seed of the samples.
+
+    Returns:
+        For each column JSON values by name: `name`; numbers of `molecules` with a value; `mean` and
+        `range` of the values; cross-validated `r2` of the surrogate, and under `covered` the share
+        of values in the interval of each probability; `sentence`, which says whether the column can
+        be predicted. With samples also `target`, a high value, means of predictions of samples
+        drawn without it (`without`) and with it (`asked`), and the share of the latter that lies
+        `outside` the surrogate's domain.
+    """
+    found, surrogates = [], surrogates_of(flow.model)
+    for name in data.columns:
+        one, values = surrogates[name], np.array(surrogates[name].values)
+        quality = one.quality()
+        drawn = _asked(flow, one, float(np.quantile(values, HIGH)), min(samples, ASKED), seed)
+        smiles = drawn.pop("smiles")
+        found.append(
+            {
+                "name": name,
+                "molecules": len(values),
+                "mean": float(values.mean()),
+                "range": [float(values.min()), float(values.max())],
+                "r2": quality.r2,
+                "covered": quality.intervals(),
+                "sentence": sentence(one, quality),
+                **drawn,
+            }
+        )
+        figure = _picture(one, quality, smiles)
+        for kind in FORMATS:
+            replace_file(inside(out, f"column-{name}{kind}"), picture_content(figure, kind))
+    return found
+
+
+def column_text(figures: dict[str, Any]) -> list[str]:
+    """Return sentences about a measured column.
+
+    Args:
+        figures: An entry of `column_figures`.
+    """
+    first = figures["sentence"]
+    sentences = [f"{first[0].upper()}{first[1:]}."]
+    if "target" in figures:
+        name, outside = figures["name"], figures["outside"]
+        sentences.append(
+            f"Samples asked for {name}={figures['target']:.4g}, a value that one molecule in "
+            f"{round(1 / (1 - HIGH))} exceeds, have {figures['asked']:.4g} on average as the "
+            f"surrogate predicts, samples without a target {figures['without']:.4g}; {outside:.0%} "
+            "of the former are farther from the molecules than these from each other."
+        )
+    return sentences
+
+
+def _asked(flow: MoleculeFlow, one: Any, target: float, count: int, seed: int) -> dict[str, Any]:
+    """Draw samples with and without a target value of a measured column.
+
+    Args:
+        flow: The model.
+        one: The column's `Surrogate`.
+        target: The value.
+        count: Number of samples of either kind.
+        seed: Seed of the samples.
+
+    Returns:
+        Entries of `column_figures`, and the `smiles` of the valid samples with the target.
+    """
+    drawn = {}
+    for key, properties in (("without", None), ("asked", {one.name: target})):
+        sample = flow.sample(count, seed=seed, properties=properties, best_of=1, stereo=False)
+        drawn[key] = [text for text in sample.smiles if text is not None]
+    if not all(drawn.values()):
+        return {"smiles": []}
+    means = {key: float(one.predictions(smiles).mean()) for key, smiles in drawn.items()}
+    smiles = drawn["asked"]
+    return {"target": target, **means, "outside": one.outside(smiles), "smiles": smiles}
+
+
+def _picture(one: Any, quality: Any, smiles: Sequence[str]) -> Any:
+    """Draw predictions of held-out members, their calibration, and the domain.
+
+    Args:
+        one: A `Surrogate`.
+        quality: Its `Quality`.
+        smiles: Samples whose similarity to the members is drawn.
+
+    Returns:
+        The matplotlib figure.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure((11, 3.4), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    low, high = one.to_dict()["range"]
+    left.plot([low, high], [low, high], color="0.7")
+    left.plot(quality.measured, quality.predicted, ".", ms=3)
+    left.set(xlabel=f"{one.name}, measured", ylabel="predicted, cross-validated")
+    left.set_title(f"R² {quality.r2:.2f}", fontsize=10)
+    shares = np.linspace(0.05, 0.95, 19)
+    middle.plot([0, 1], [0, 1], color="0.7")
+    middle.plot(shares, [quality.covered(p) for p in shares])
+    middle.set(xlabel="probability of the interval", ylabel="share of the values in it")
+    middle.set_title("calibration", fontsize=10)
+    for label, texts in (("members", one.smiles), ("samples", smiles)):
+        if len(texts):
+            share = np.full(len(texts), 1 / len(texts))
+            right.hist(one.nearest(texts), 20, (0, 1), weights=share, histtype="step", label=label)
+    right.axvline(one.least_similarity, color="0.7")
+    right.set(xlabel="similarity to the nearest member", ylabel="share")
+    right.set_title("domain: right of the line", fontsize=10)
+    right.legend(frameon=False, fontsize=8)
+    return figure
