@@ -392,11 +392,24 @@ def _filter(name: str, help: str, metavar: str, read: Callable[[Any], Any] = lam
         if name == "require":  # may name measured columns, which only the model knows
             for text in found:
                 Requirement.parse(text)
-        else:
+        elif found != ["none"]:
             Filters(**{name: found})
         return found
 
     return option(help, metavar=metavar, parse=parse, rich_help_panel="Filters")
+
+
+def _read_alerts(text: str) -> list[str]:
+    """Return the catalogues of alerts in a list such as "pains,nih"; ["none"] for none.
+
+    Raises:
+        UserError: "none" is named with others.
+    """
+    from graphcnf.molecules.alerts import with_default
+
+    names = [part.strip() for part in text.split(",")]
+    with_default(names)
+    return names
 
 
 class Neighbours(tuple):
@@ -461,9 +474,11 @@ class Filter:
         str | None,
         _filter(
             "alerts",
-            "Exclude structural alerts, of RDKit's catalogues pains, brenk, nih, chembl.",
+            "Exclude structural alerts: reactive groups (grow, analogs and optimize do so by "
+            "default, but for those that are given), RDKit's catalogues pains, brenk, nih, chembl, "
+            "or those of the package medchem, as medchem:nibr. none for no alerts.",
             "NAME,...",
-            lambda text: [part.strip() for part in text.split(",")],
+            _read_alerts,
         ),
     ] = None
     min_similarity: Annotated[
@@ -508,16 +523,18 @@ class Filter:
         named = [Path(text.rpartition(":")[0]) for text in self.surrogate or ()]
         return [neighbours.path for neighbours in given if neighbours is not None] + named
 
-    def filters(self, model: GraphModel) -> Filters:
+    def filters(self, model: GraphModel, *, reactive: bool = False) -> Filters:
         """Return the filters, after giving the model the surrogates of --surrogate.
 
         Args:
             model: Model whose surrogates predict measured columns.
+            reactive: True for a command that excludes reactive groups by default.
 
         Raises:
             UserError: No molecule can pass them all, or a property can neither be computed nor
                 predicted.
         """
+        from graphcnf.molecules.alerts import NONE, with_default
         from graphcnf.molecules.filters import Filters
         from graphcnf.molecules.surrogate import surrogates_of
 
@@ -525,7 +542,10 @@ class Filter:
             _give_surrogate(model, text)
         given = {name: value for name, value in vars(self).items() if value}
         given.pop("surrogate", None)
-        return Filters(**given, predictors=surrogates_of(model) if self.require else {})
+        alerts = given.pop("alerts", ())
+        alerts = with_default(alerts) if reactive else [name for name in alerts if name != NONE]
+        predictors = surrogates_of(model) if self.require else {}
+        return Filters(**given, alerts=alerts, predictors=predictors)
 
 
 def _give_surrogate(model: GraphModel, text: str) -> None:

@@ -46,7 +46,7 @@ def analogs(
     with the same ones.
     """
     kind, network = written_kind(draw), options.load_model(draw.model, draw.device)
-    filters = chosen.filters(network)
+    filters = chosen.filters(network, reactive=True)
 
     from graphcnf.design.analogues import analogs_of
     from graphcnf.design.growing import found as molecules_found

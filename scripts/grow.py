@@ -34,11 +34,11 @@ def grow(
         )
     task, text = chosen_task
     kind, network = written_kind(draw), options.load_model(draw.model, draw.device)
-    filters = chosen.filters(network)
+    filters = chosen.filters(network, reactive=True)
 
     from graphcnf.design.fragments import read_fragment
     from graphcnf.design.growing import Growth, found
-    from graphcnf.molecules.filters import passing_shares, passing_text
+    from graphcnf.molecules.filters import passing_shares, passing_text, removed_by_alerts
     from graphcnf.molecules.molecule_flow import MoleculeFlow
 
     flow = MoleculeFlow(network)
@@ -82,6 +82,7 @@ def grow(
         )
     if filters:
         figures["filters"] = passing_shares(filters.checks, growth.outcomes)
+        figures["removed"] = removed_by_alerts(growth.outcomes)
     if distinct:
         figures["groups"] = {name: len(parts) for name, parts in distinct.items()}
         shown = ", ".join(f"{len(parts):,} {name}" for name, parts in distinct.items())

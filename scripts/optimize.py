@@ -11,7 +11,7 @@ import typer
 from graphcnf.arguments import assigned, check
 from graphcnf.compute.parallel import open_workers
 from graphcnf.compute.signals import termination_raises
-from graphcnf.errors import UserError, say
+from graphcnf.errors import UserError, counted, say
 from graphcnf.files import expand_user
 from graphcnf.sampling.writers import WRITERS, columns_of, conversion, header, plain_kind
 from graphcnf.scripts import _options as options
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from graphcnf.optimization.run import OptimizationResult
     from graphcnf.optimization.search import SearchSettings
 
-NUMBER, TIMEOUT = 100, 600
+NUMBER, TIMEOUT, SHOWN = 100, 600, 10
 
 Score = Annotated[
     str,
@@ -53,12 +53,19 @@ def optimize(
     budget: Annotated[int, option("Molecules to score, each once.", min=1)] = 10_000,
     number: Annotated[
         int | None,
-        option("Best molecules to write.", "--number", "-n", min=1, show_default="100"),
+        option(
+            "Molecules to write: the best of each cluster of similar ones (Butina), then the "
+            "second best of each, and so on.",
+            "--number",
+            "-n",
+            min=1,
+            show_default="100",
+        ),
     ] = None,
-    diverse: Annotated[
-        bool,
-        option("Write only the best of each cluster of similar molecules (Butina).", "--diverse"),
-    ] = False,
+    best: Annotated[
+        int | None,
+        option("Write so many molecules with the highest scores, however similar.", min=1),
+    ] = None,
     everything: Annotated[
         bool, option("Write all calls in order, failed ones with the reason.", "--all")
     ] = False,
@@ -139,7 +146,8 @@ def optimize(
     for is_wrong, name, reason in (
         (standardize and start is None, "--standardize", "it goes with --start"),
         (everything and number is not None, "--all", "it writes every call: leave out -n"),
-        (everything and diverse, "--all", "it writes every call: leave out --diverse"),
+        (everything and best is not None, "--all", "it writes every call: leave out --best"),
+        (number is not None and best is not None, "--best", "it has a number: leave out -n"),
         (workers == 0 and timeout is not None, "--timeout", "no use with --workers 0"),
         (workers == 0 and cluster is not None, "--workers", "a cluster has at least one worker"),
     ):
@@ -153,6 +161,7 @@ def optimize(
     save = save and expand_user(save)
 
     from graphcnf.design.growing import check_grows
+    from graphcnf.molecules.filters import passing_text
     from graphcnf.molecules.molecule_flow import MoleculeFlow
     from graphcnf.optimization import run
     from graphcnf.optimization.objectives import Goal
@@ -160,7 +169,7 @@ def optimize(
     if save is not None:
         run.check_model_folder(save, folder)
     goal, flow = Goal.of(score), MoleculeFlow(options.load_model(model))
-    filters = chosen.filters(flow.model)
+    filters = chosen.filters(flow.model, reactive=True)
     check_grows(flow.model)
     marked = options.draws_stereo(flow.model, model, stereo)
     leads: list[str] = []
@@ -194,20 +203,27 @@ def optimize(
             settings=settings,
             fragment=fragment,
             filters=filters,
+            alerts="none",  # those of the filters
             stereo=stereo,
             **calls,
         )
-    _write(result, None if everything else number or NUMBER, diverse, kind, out)
+    which = dict(best=best) if best else {} if everything else dict(diverse=number or NUMBER)
+    _write(result, which, kind, out)
+    if result.lacking:
+        shown = [*result.lacking[:SHOWN], *(["..."] if len(result.lacking) > SHOWN else [])]
+        lacking = counted(len(result.lacking), "starting molecule")
+        say(f"note: {lacking} without the fragment: {', '.join(shown)}")
     failed = [answer.error for answer in result.answers if answer.error is not None]
     if len(failed) == len(result) > 0:
         raise UserError(f"all {len(result):,} calls failed, the first with: {failed[0]}")
     if save is not None:
         run.save_model(result.policy, save, folder)
     shown = f", {len(failed):,} failed" if failed else ""
+    passed = passing_text(filters.checks, result.outcomes)
     say(
         f"{len(result):,} calls, {result.paid:,} of them now, in {time.perf_counter() - began:.1f} "
-        f"s{shown}: the best scores {result.top(1):.4f}, the ten best {result.top():.4f}; kept in "
-        f"{folder}"
+        f"s{shown}: the best scores {result.top(1):.4f}, the ten best {result.top():.4f}"
+        f"{passed and f'; of the proposals {passed}'}; kept in {folder}"
     )
 
 
@@ -227,21 +243,18 @@ def _settings(assignments: list[str]) -> SearchSettings:
         raise typer.BadParameter(str(error), param_hint="'--set'") from None
 
 
-def _write(
-    result: OptimizationResult, best: int | None, diverse: bool, kind: str, out: Path | None
-) -> None:
+def _write(result: OptimizationResult, which: dict[str, int], kind: str, out: Path | None) -> None:
     """Write what a search has found.
 
     Args:
         result: All calls of the score.
-        best: Number of molecules to write, the best first; None for all calls in their order.
-        diverse: True to write only the best of each cluster of similar molecules.
+        which: Argument of `OptimizationResult.to_frame` that says which molecules to write.
         kind: Kind of the file.
         out: The file; None for stdout.
     """
     from graphcnf.optimization.objectives import COLUMNS
 
-    frame = result.to_frame(best, diverse=diverse).rename(columns={"call": "record"})
+    frame = result.to_frame(**which).rename(columns={"call": "record"})
     plain = plain_kind(kind)
     columns = columns_of(plain, frame.columns)
     # All other columns are objectives, which are numbers.

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import compress
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -33,6 +33,7 @@ from graphcnf.graphs.batch import PackedGraphs
 from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.limits import PARTICLES, check_integer, check_seed, check_temperature
 from graphcnf.molecules import codec
+from graphcnf.molecules.alerts import Given
 from graphcnf.molecules.filters import NO_FILTERS, Filters, Funnel
 from graphcnf.molecules.properties import conditions_of, similarity_to
 from graphcnf.molecules.standardize import protonation_hash
@@ -70,6 +71,7 @@ class Origin:
     Attributes:
         smiles: Canonical SMILES without stereo.
         mol: Molecule of that SMILES.
+        given: The molecule, whose reactive groups analogues may have.
         marked: Its stereo marks.
         similar: Lowest similarity of an analogue.
         query: Pattern of all its atoms if every analogue contains these, else None.
@@ -98,6 +100,7 @@ class Origin:
         marked = Chem.RenumberAtoms(without_hydrogens(given), order)
         self.marked = StereoTemplate.of(marked, self.places, strict=False)
         self.similar, self.similarity = similar, similarity_to(self.mol)
+        self.given = Given.of([self.smiles])
         self.query: Chem.Mol | None = None
         self.others = self.similar_ones = 0
         less = ", for less similar ones" if similar else ""
@@ -194,7 +197,7 @@ class RedrawnAnalogs(growth.Growth):
             fragment = _bare(mol, vocabulary, orders=keep == "bonds")
             origin.query = fragment.query
         self._atoms = options.get("atoms")
-        super().__init__(model, vocabulary, fragment, **options)
+        super().__init__(model, vocabulary, fragment, given=origin.given, **options)
         if keep != "scaffold":
             self._whole.sampler.prefer_order()
         self.text, self.advice, self.marked = origin.smiles, origin.advice, origin.marked
@@ -364,7 +367,7 @@ class NearAnalogs:
         self.flow, self.origin, self.particles = flow, origin, particles
         self.conditions = conditions_of(flow.model, properties or {})
         self.seed, self.marked = seed, origin.marked
-        self._funnel = Funnel(filters, PATIENCE)
+        self._funnel = Funnel(filters, PATIENCE, origin.given)
         self.outcomes = self._funnel.outcomes
         self.temperature, self._random = temperature, np.random.default_rng((seed, 3))
         orders = keep == "bonds"
@@ -444,7 +447,7 @@ class NearAnalogs:
                     continue
                 if self.origin.accepts(state.smiles, molecule):
                     new.append(state)
-                    refusals.append(self._funnel.filters.refusal(molecule))
+                    refusals.append(self._funnel.filters.refusal(molecule, self.origin.given))
                     break
         values = self._log_probs([state.smiles for state in new]).tolist()
         known = np.isfinite(values).tolist()
@@ -542,11 +545,19 @@ def analogs_of(
 
 
 def draw_analogues(
-    flow: MoleculeFlow, molecule: str | Chem.Mol, n: int, *, stereo: bool, **options: Any
+    flow: MoleculeFlow,
+    molecule: str | Chem.Mol,
+    n: int,
+    *,
+    stereo: bool,
+    alerts: str | Sequence[str] | None = None,
+    filters: Filters = NO_FILTERS,
+    **options: Any,
 ) -> tuple[PackedGraphs, list[str | None]]:
     """Draw n distinct analogues of a molecule; see `MoleculeFlow.analogs`.
 
     Returns:
         The graphs of the analogues, and their SMILES.
     """
+    options["filters"] = filters.with_alerts(alerts)
     return growth.first_found(flow, analogs_of(flow, molecule, **options), n, stereo)

@@ -32,6 +32,7 @@ from graphcnf.graphs.path.path_model import PathModel
 from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.limits import PARTICLES, check_integer, check_seed, check_temperature
 from graphcnf.molecules import codec
+from graphcnf.molecules.alerts import Given
 from graphcnf.molecules.filters import NO_FILTERS, Filters, Funnel
 from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.molecules.properties import conditions_of
@@ -109,6 +110,7 @@ class Growth:
         particles: Particles per accepted molecule.
         filters: Filters that every molecule passes.
         properties: See `MoleculeFlow.sample`.
+        given: What the user gives, whose reactive groups do not count; None for the fragment.
 
     Attributes:
         drawn: Number of particles drawn so far.
@@ -134,6 +136,7 @@ class Growth:
         particles: int = PARTICLES,
         filters: Filters = NO_FILTERS,
         properties: Mapping[str, float] | None = None,
+        given: Given | None = None,
     ):
         check_grows(model)
         check_integer("particles", particles, 1, ROUND)
@@ -144,7 +147,7 @@ class Growth:
         wanted = conditions_of(model, properties or {})
         self.conditions = None if wanted is None else condition_row(wanted).to(model.device)
         filters.check_sizes(model.max_nodes)
-        self._funnel = Funnel(filters, PATIENCE)
+        self._funnel = Funnel(filters, PATIENCE, given or Given(fragment.matches))
         self.outcomes = self._funnel.outcomes
         self.drawn = self.placed = self.valid = 0
         self.text, self.marked = fragment.text, fragment.marked
@@ -411,6 +414,8 @@ def grow(
     added_atoms: Range | None = None,
     added_rings: Range | None = None,
     added_rotatable: Range | None = None,
+    alerts: str | Sequence[str] | None = None,
+    filters: Filters = NO_FILTERS,
     **options: Any,
 ) -> tuple[PackedGraphs, list[str | None]]:
     """Draw n distinct molecules that contain a fragment; see `MoleculeFlow.grow`.
@@ -419,6 +424,7 @@ def grow(
         The graphs of the molecules, and their SMILES.
     """
     added = AddedLimits(added_atoms, added_rings, added_rotatable)
+    options["filters"] = filters.with_alerts(alerts)
     part = read_fragment(fragment, task, flow.vocabulary, added)
     return first_found(flow, Growth(flow.model, flow.vocabulary, part, **options), n, stereo)
 

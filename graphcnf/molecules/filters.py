@@ -6,19 +6,26 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, partial
 from itertools import islice
 from typing import Any, TypeVar
 
 from rdkit import Chem
-from rdkit.Chem.FilterCatalog import FilterCatalog, FilterCatalogParams
 from rdkit.DataStructs import BulkTanimotoSimilarity
 
-from graphcnf.errors import UserError, counted, say, suggest
+from graphcnf.errors import UserError, counted, say
 from graphcnf.graphs.batch import PackedGraphs
 from graphcnf.graphs.record_blocks import blocks
 from graphcnf.limits import is_number
+from graphcnf.molecules.alerts import (
+    NOTHING,
+    REACTIVE,
+    Given,
+    alert_finder,
+    reactive_digest,
+    with_default,
+)
 from graphcnf.molecules.codec import Graph, MoleculeNotRepresentable, parse, parse_smarts, quiet
 from graphcnf.molecules.hashing import HashSet
 from graphcnf.molecules.properties import (
@@ -34,10 +41,10 @@ PATIENCE = 10_000
 """Consecutive records of a sample without a new molecule after which drawing is given up."""
 
 PATIENCE_FACTOR = 10
-"""Multiplies the patience of a search when filters are active."""
+"""Multiplies the patience of a search whose filters refuse more than half of the molecules."""
 
-ALERTS = ("pains", "brenk", "nih", "chembl")
-"""RDKit's catalogues of structural alerts (`FilterCatalogParams.FilterCatalogs`)."""
+LISTED = 8
+"""Most frequent alerts that a summary names."""
 
 REMINDER = 10.0
 """Seconds without a new molecule after which a line says how many pass the filters."""
@@ -47,8 +54,12 @@ Neighbours = tuple[Sequence[str], float]
 
 Item = TypeVar("Item")
 
-Check = Callable[[Chem.Mol], bool]
-"""Function that returns True for a molecule that passes."""
+Check = Callable[[Chem.Mol, Given], str]
+"""Function of a molecule and of what the user gives; it returns "" if the molecule passes, else the
+name of the filter, for catalogues of alerts followed by that of the alert."""
+
+ALERT = ": "
+"""Separates the name of a filter and that of an alert."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +74,8 @@ class Filters:
             to the nearest of them; None for no bound.
         max_similarity: SMILES, and the highest Tanimoto similarity (ECFP4) that a molecule may have
             to the nearest of them; None for no bound.
-        alerts: Names in `ALERTS`: catalogues of which a molecule matches no structural alert.
+        alerts: Names in `graphcnf.molecules.alerts.ALERTS`, or "medchem:NAME": catalogues of which
+            a molecule matches no structural alert.
         predictors: Functions that predict properties that `require` names and that cannot be
             computed, such as the surrogates of measured columns
             (`graphcnf.molecules.surrogate.surrogates_of`).
@@ -108,27 +120,37 @@ class Filters:
 
     @cached_property
     def checks(self) -> dict[str, Check]:
-        """Function of each single filter by its name, such as "qed > 0.6" or "no pains alert".
-
-        It returns True for a sanitized molecule that passes.
-        """
+        """Function of each single filter by its name, such as "qed > 0.6" or "no pains alert"."""
         requirements = [Requirement.parse(text) for text in self.require]
         for wanted in requirements:
             wanted.check_names(self.predictors)
         check_possible(requirements)
         found: dict[str, Check] = {}
         for text in self.smarts:
-            found[f"has {text}"] = _contains(text, True)
+            found[f"has {text}"] = _named(f"has {text}", _contains(text, True))
         for text in self.exclude:
-            found[f"without {text}"] = _contains(text, False)
+            found[f"without {text}"] = _named(f"without {text}", _contains(text, False))
         for wanted in requirements:
-            found[str(wanted)] = partial(wanted.holds, predictors=self.predictors)
+            passes = partial(wanted.holds, predictors=self.predictors)
+            found[str(wanted)] = _named(str(wanted), passes)
         for neighbours, sign in ((self.min_similarity, ">="), (self.max_similarity, "<=")):
             if neighbours is not None:
-                found[f"similarity {sign} {neighbours[1]:g}"] = _is_near(*neighbours, sign == ">=")
+                name = f"similarity {sign} {neighbours[1]:g}"
+                found[name] = _named(name, _is_near(*neighbours, sign == ">="))
         for name in self.alerts:
             found[f"no {name} alert"] = _without_alerts(name)
         return found
+
+    def with_alerts(self, alerts: str | Sequence[str] | None) -> Filters:
+        """Return these filters with the catalogues of a search that has "reactive" by default.
+
+        Args:
+            alerts: Further catalogues; "none" for those of these filters alone.
+
+        Raises:
+            UserError: There is no such catalogue.
+        """
+        return replace(self, alerts=tuple(dict.fromkeys((*with_default(alerts), *self.alerts))))
 
     def check_sizes(self, largest: int) -> None:
         """Raise `UserError` if no molecule of up to `largest` heavy atoms can pass."""
@@ -139,10 +161,12 @@ class Filters:
     def identity(self) -> dict[str, str]:
         """JSON values that differ between filters that differ, so that no run goes on with others.
 
-        For each name in `checks`, the SHA-256 of the molecules to compare with, or what identifies
-        the predictors; "" for other filters.
+        For each name in `checks`, the SHA-256 of the molecules to compare with or of the list of
+        reactive groups, or what identifies the predictors; "" for other filters.
         """
         found = dict.fromkeys(self.checks, "")
+        if REACTIVE in self.alerts:
+            found[f"no {REACTIVE} alert"] = reactive_digest()
         for wanted in map(Requirement.parse, self.require):
             given = [self.predictors[n] for n in wanted.names if n in self.predictors]
             found[str(wanted)] = " ".join(getattr(one, "identity", repr(one)) for one in given)
@@ -152,12 +176,18 @@ class Filters:
                 found[f"similarity {sign} {neighbours[1]:g}"] = digest
         return found
 
-    def refusal(self, mol: Chem.Mol) -> str:
-        """Return the name, one of `checks`, of the first filter that a molecule fails, "" if none.
+    def refusal(self, mol: Chem.Mol, given: Given = NOTHING) -> str:
+        """Return why a molecule does not pass: the first filter that it fails.
 
-        The molecule is sanitized.
+        Args:
+            mol: A sanitized molecule.
+            given: What the user gives, whose reactive groups do not count.
+
+        Returns:
+            "" if it passes, else one of the names in `checks`; for catalogues of alerts followed by
+            ": " and the name of the alert, as in "no reactive alert: peroxide".
         """
-        return next((name for name, passes in self.checks.items() if not passes(mol)), "")
+        return next((why for check in self.checks.values() if (why := check(mol, given))), "")
 
 
 def _several(given: str | Iterable[str]) -> tuple[str, ...]:
@@ -176,26 +206,52 @@ def passing_shares(names: Iterable[str], outcomes: Mapping[str, int]) -> dict[st
 
     Args:
         names: Names in `Filters.checks`, in order.
-        outcomes: Number of molecules by the name of the first filter that they fail; "" for those
-            that pass all.
+        outcomes: Number of molecules by `Filters.refusal`.
     """
+    refused = Counter[str]()
+    for refusal, number in outcomes.items():
+        refused[refusal.partition(ALERT)[0]] += number
     left, found = sum(outcomes.values()), {}
     for name in names:
-        passed = left - outcomes.get(name, 0)
+        passed = left - refused[name]
         found[name] = passed / max(left, 1)
         left = passed
     return found
 
 
+def removed_by_alerts(outcomes: Mapping[str, int]) -> dict[str, dict[str, int]]:
+    """Count the molecules that alerts have removed, the most frequent alert first.
+
+    Args:
+        outcomes: Number of molecules by `Filters.refusal`.
+
+    Returns:
+        By the name of the filter, such as "no reactive alert", number of molecules by the name of
+        the first alert that was found in them.
+    """
+    found: dict[str, dict[str, int]] = {}
+    for refusal, number in sorted(outcomes.items(), key=lambda pair: (-pair[1], pair[0])):
+        name, _, alert = refusal.partition(ALERT)
+        if alert:
+            found.setdefault(name, {})[alert] = number
+    return found
+
+
 def passing_text(names: Iterable[str], outcomes: Mapping[str, int]) -> str:
-    """Say what share of molecules passes all filters, and each; "" if there are no filters.
+    """Say what share of molecules passes all filters, and each, and what alerts have removed.
 
     Args:
         names: Names in `Filters.checks`, in order.
-        outcomes: Number of molecules by the name of the first filter that they fail; "" for those
-            that pass all.
+        outcomes: Number of molecules by `Filters.refusal`.
+
+    Returns:
+        The text; "" if there are no filters.
     """
-    each = [f"{name} {share:.1%}" for name, share in passing_shares(names, outcomes).items()]
+    removed, each = removed_by_alerts(outcomes), []
+    for name, share in passing_shares(names, outcomes).items():
+        alerts = [f"{number:,} {alert}" for alert, number in removed.get(name, {}).items()]
+        shown = ", ".join([*alerts[:LISTED], *(["…"] if len(alerts) > LISTED else [])])
+        each.append(f"{name} {share:.1%}{shown and f': removed {shown}'}")
     share = outcomes.get("", 0) / max(sum(outcomes.values()), 1)
     return f"{share:.1%} pass the filters ({', '.join(each)})" if each else ""
 
@@ -207,23 +263,29 @@ class Funnel:
     ends after `patience` tries in a row without a new one.
 
     Args:
-        filters: Filters of the search; where there are any, the patience is `PATIENCE_FACTOR` times
-            as long.
-        patience: Number of tries; infinity for a search that does not end.
+        filters: Filters of the search.
+        patience: Number of tries, `PATIENCE_FACTOR` times as many while the filters refuse more
+            than half of the molecules; infinity for a search that does not end.
+        given: What the user gives, whose reactive groups do not count.
 
     Attributes:
-        outcomes: Number of valid molecules by the name of the first filter that they fail; "" for
-            those that pass all.
+        outcomes: Number of valid molecules by `Filters.refusal`.
         seen: Hashes of the new molecules so far.
     """
 
-    def __init__(self, filters: Filters, patience: float):
+    def __init__(self, filters: Filters, patience: float, given: Given = NOTHING):
         self.filters, self.outcomes, self.seen = filters, Counter[str](), HashSet()
-        self.patience = patience * (PATIENCE_FACTOR if filters else 1)
+        self.given, self._patience = given, patience
+
+    @property
+    def patience(self) -> float:
+        """Number of tries in a row without a new molecule after which the search ends."""
+        strict = 2 * self.outcomes[""] < self.outcomes.total()
+        return self._patience * (PATIENCE_FACTOR if strict else 1)
 
     def passes(self, molecule: Chem.Mol) -> bool:
         """Return True if a sanitized molecule passes the filters, and count it in `outcomes`."""
-        refusal = self.filters.refusal(molecule)
+        refusal = self.filters.refusal(molecule, self.given)
         self.outcomes[refusal] += 1
         return not refusal
 
@@ -273,8 +335,18 @@ class Funnel:
         )
 
 
-def _contains(text: str, wanted: bool) -> Check:
-    """Return the check that a molecule contains a SMARTS pattern, or does not.
+def _named(name: str, passes: Callable[[Chem.Mol], bool]) -> Check:
+    """Return the check of a filter.
+
+    Args:
+        name: Its name.
+        passes: Function that returns True for a molecule that passes.
+    """
+    return lambda mol, _: "" if passes(mol) else name
+
+
+def _contains(text: str, wanted: bool) -> Callable[[Chem.Mol], bool]:
+    """Return the test that a molecule contains a SMARTS pattern, or does not.
 
     Args:
         text: The SMARTS.
@@ -287,8 +359,8 @@ def _contains(text: str, wanted: bool) -> Check:
     return lambda mol: mol.HasSubstructMatch(pattern) == wanted
 
 
-def _is_near(molecules: Sequence[str], value: float, least: bool) -> Check:
-    """Return the check of the Tanimoto similarity (ECFP4) to the nearest of some molecules.
+def _is_near(molecules: Sequence[str], value: float, least: bool) -> Callable[[Chem.Mol], bool]:
+    """Return the test of the Tanimoto similarity (ECFP4) to the nearest of some molecules.
 
     Args:
         molecules: SMILES of the molecules.
@@ -321,13 +393,15 @@ def _without_alerts(name: str) -> Check:
     """Return the check that a molecule matches no structural alert of a catalogue.
 
     Raises:
-        UserError: The name of the catalogue is not in `ALERTS`.
+        UserError: There is no such catalogue.
     """
-    if name not in ALERTS:
-        raise UserError(f"no catalogue of alerts {name!r}{suggest(name, list(ALERTS))}")
-    catalogs: Any = FilterCatalogParams.FilterCatalogs
-    catalog = FilterCatalog(FilterCatalogParams(getattr(catalogs, name.upper())))
-    return lambda mol: not catalog.HasMatch(mol)
+    find = alert_finder(name)
+
+    def check(mol: Chem.Mol, given: Given) -> str:
+        alert = find(mol, given)
+        return f"no {name} alert{ALERT}{alert}" if alert else ""
+
+    return check
 
 
 def passing(

@@ -294,7 +294,8 @@ class MoleculeFlow:
             **options: `seed`, `temperature`, `atoms`, `particles`, `filters` and `properties`
                 (`graphcnf.design.growing.Growth`); `added_atoms`, `added_rings`, `added_rotatable`,
                 each the lowest and highest number of what is added
-                (`graphcnf.design.additions.AddedLimits`).
+                (`graphcnf.design.additions.AddedLimits`); `alerts`, names of further catalogues of
+                alerts beside "reactive", or "none" for molecules with reactive groups as well.
         """
         from graphcnf.design.growing import grow
 
@@ -310,8 +311,8 @@ class MoleculeFlow:
             molecule: SMILES or RDKit molecule.
             n: Number of analogues.
             stereo: True to keep the stereo marks of unchanged atoms and draw the others.
-            **options: Options of `graphcnf.design.analogues.analogs_of`, such as `keep` and
-                `similar`.
+            **options: Options of `graphcnf.design.analogues.analogs_of`, such as `keep`, `similar`
+                and `filters`; `alerts` as in `grow`.
         """
         from graphcnf.design.analogues import draw_analogues
 

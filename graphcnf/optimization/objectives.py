@@ -203,7 +203,7 @@ SHAPES = ("clip", "target", "at_least", "at_most")
 KEYS = {"score", "name", "weight", "width", *SHAPES}
 """Keys of every objective; a score with parameters adds those."""
 
-COLUMNS = ("call", "record", "smiles", "score", "source", "error")
+COLUMNS = ("call", "record", "smiles", "score", "source", "cluster", "error")
 """Columns of a table of results, which are no names for an objective."""
 
 

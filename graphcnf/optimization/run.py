@@ -16,6 +16,7 @@ import json
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -87,12 +88,16 @@ class OptimizationResult:
         sources: Origin of each molecule: "start", "model" or "genetic".
         paid: Number of calls that this run has made; the other answers were in the journal.
         policy: The model at the end.
+        outcomes: Number of proposals by `Filters.refusal`, "" for those that pass all filters.
+        lacking: Molecules of `start` that do not contain the fragment.
     """
 
     answers: list[Answer]
     sources: list[str]
     paid: int
     policy: MoleculeFlow
+    outcomes: Counter[str]
+    lacking: list[str]
 
     def __len__(self) -> int:
         return len(self.answers)
@@ -110,37 +115,46 @@ class OptimizationResult:
         best = np.sort(self.scores[np.isfinite(self.scores)])[::-1][:count]
         return float(best.mean()) if len(best) else math.nan
 
-    def to_frame(self, best: int | None = None, *, diverse: bool = False) -> pd.DataFrame:
-        """Return a table of molecules.
+    def to_frame(self, best: int | None = None, *, diverse: int | None = None) -> pd.DataFrame:
+        """Return a table of molecules: by default, of all calls in order.
 
         Args:
-            best: Number of molecules, best first; None for all calls in order.
-            diverse: True to cluster the `CLUSTERED` best molecules, and keep only the best of each
-                cluster; not for all calls.
+            best: Number of molecules with the highest scores to return instead, best first.
+            diverse: Number of molecules to return instead: of each cluster of similar molecules the
+                best, then of each the second best, and so on. The `CLUSTERED` best molecules are
+                clustered.
 
         Returns:
             The columns `call` (from 1), `smiles`, `score`, one with the name of each objective (its
-            score), `source`, and if the table has all calls also `error` (None for a success).
+            score), `source`; for all calls also `error` (None for a success), for diverse ones
+            `cluster` (from 1, that of the best molecule).
+
+        Raises:
+            UserError: Both numbers are given.
         """
+        if best is not None and diverse is not None:
+            raise UserError("give best or diverse, not both")
         rows = [{"smiles": a.smiles, "score": a.score, **a.values} for a in self.answers]
         frame = pd.DataFrame(rows, columns=None if rows else ["smiles", "score"])
         frame.insert(0, "call", range(1, len(rows) + 1))
         frame["source"], frame["error"] = self.sources, [a.error for a in self.answers]
-        if best is None:
+        if best is None and diverse is None:
             return frame
         frame = frame.drop(columns="error").dropna(subset="score")
         frame = frame.sort_values("score", ascending=False, kind="stable")
-        if diverse:
+        if diverse is not None:
             frame = frame.head(CLUSTERED)
-            frame = frame.iloc[first_of_clusters(frame["smiles"].tolist())]
-        return frame.head(best).reset_index(drop=True)
+            frame["cluster"] = clusters_of(frame["smiles"].tolist())
+            rank = frame.groupby("cluster").cumcount().to_numpy()
+            frame = frame.iloc[np.argsort(rank, kind="stable")]
+        return frame.head(best if diverse is None else diverse).reset_index(drop=True)
 
     def _repr_html_(self) -> str:
-        return self.to_frame(best=10)._repr_html_()
+        return self.to_frame(diverse=10)._repr_html_()
 
 
-def first_of_clusters(smiles: Sequence[str]) -> list[int]:
-    """Cluster molecules by similarity, and return the first molecule of each cluster.
+def clusters_of(smiles: Sequence[str]) -> list[int]:
+    """Cluster molecules by similarity.
 
     Butina clustering (1999, J. Chem. Inf. Comput. Sci. 39, 747): the Tanimoto distance of ECFP4
     fingerprints from a cluster's centre is at most `DISTANCE`.
@@ -149,15 +163,20 @@ def first_of_clusters(smiles: Sequence[str]) -> list[int]:
         smiles: Valid SMILES, the best first.
 
     Returns:
-        Indices of the molecules, ascending.
+        Number of the cluster of each molecule, from 1 in the order of their best molecules.
     """
+    if not smiles:
+        return []
     with codec.quiet():
         prints = [ECFP4.GetFingerprint(Chem.MolFromSmiles(s)) for s in smiles]
     distances: list[float] = []
     for k, own in enumerate(prints):
         distances += [1 - s for s in BulkTanimotoSimilarity(own, prints[:k])]
     found = Butina.ClusterData(distances, len(prints), DISTANCE, isDistData=True, reordering=True)
-    return sorted(min(cluster) for cluster in found)
+    numbers = np.zeros(len(prints), dtype=int)
+    for number, cluster in enumerate(sorted(found, key=min), 1):
+        numbers[list(cluster)] = number
+    return numbers.tolist()
 
 
 def optimize(
@@ -170,6 +189,7 @@ def optimize(
     settings: SearchSettings | None = None,
     fragment: tuple[str, str] | None = None,
     filters: Filters = NO_FILTERS,
+    alerts: str | Sequence[str] | None = None,
     stereo: bool | None = None,
     **calls: Any,
 ) -> OptimizationResult:
@@ -187,6 +207,8 @@ def optimize(
         fragment: Task and fragment of `MoleculeFlow.grow`, such as ("decorate", "[*:1]c1ccccc1"),
             that all other molecules contain.
         filters: Filters that all other molecules pass.
+        alerts: Further catalogues of alerts that they pass, beside "reactive"; "none" to let them
+            have reactive groups. Those of `start` and the fragment do not count.
         stereo: True to search among stereoisomers; None to do so if `start`, the fragment or a
             fingerprint of the score has stereo marks, and the model draws them.
         **calls: Options of the `Oracle`: `folder` (of calls and state, to continue after an
@@ -208,6 +230,7 @@ def optimize(
     check_seed(seed)
     start = [start] if isinstance(start, str) else list(start)
     goal, settings = Goal.of(score), settings or SearchSettings()
+    filters = filters.with_alerts(alerts)
     flow = model if isinstance(model, MoleculeFlow) else MoleculeFlow.from_pretrained(model)
     check_grows(flow.model)
     if stereo and flow.stereo is None:
@@ -233,7 +256,9 @@ def optimize(
         answers = [oracle.answers[s] for s in search.memory.smiles[:budget]]
     policy.model.metadata.pop("likelihood_quantiles", None)  # of other weights than the new ones
     tuned = MoleculeFlow(policy.model, flow.stereo)
-    return OptimizationResult(answers, search.memory.sources[:budget], oracle.calls, tuned)
+    sources = search.memory.sources[:budget]
+    lacking = [s for s in start if held and not held.match(Chem.MolFromSmiles(s))]
+    return OptimizationResult(answers, sources, oracle.calls, tuned, search.outcomes, lacking)
 
 
 def among_isomers(stereo: bool | None, goal: Goal, given: Iterable[str]) -> bool:
@@ -438,6 +463,7 @@ def _load(path: Path, identity: str, search: Search, answers: Mapping[str, Answe
         if not (is_integer(state["round"]) and 0 <= state["round"] <= LARGEST_COUNT):
             raise ValueError("round must be a count")
         search.round = state["round"]
+        search.outcomes = Counter({str(name): int(n) for name, n in state["outcomes"].items()})
         search.policy.load(tensors)
     except (OSError, RuntimeError, *INVALID):
         raise UserError(
@@ -456,7 +482,12 @@ def _save(path: Path, identity: str, search: Search) -> None:
     """
     memory, known = search.memory, search.policy.nats
     molecules = list(zip(memory.smiles, memory.sources, strict=True))
-    state = {"identity": identity, "round": search.round, "molecules": molecules}
+    state = {
+        "identity": identity,
+        "round": search.round,
+        "molecules": molecules,
+        "outcomes": search.outcomes,
+    }
     tensors = {name: t.contiguous() for name, t in search.policy.tensors().items()}
     nats = [known.get(smiles, math.nan) for smiles in memory.smiles]
     tensors["prior_nats"] = torch.tensor(nats, dtype=torch.float64)

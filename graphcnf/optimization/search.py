@@ -27,6 +27,7 @@ from rdkit.Chem.Scaffolds import MurckoScaffold
 from graphcnf.arguments import check
 from graphcnf.design.fragments import MoleculeFragment
 from graphcnf.limits import Range
+from graphcnf.molecules.alerts import Given
 from graphcnf.molecules.codec import (
     MoleculeNotRepresentable,
     canonical_smiles,
@@ -281,6 +282,8 @@ class Search:
     Attributes:
         memory: Scored molecules.
         round: Number of the round, from 0.
+        given: Molecules to start from, and the fragment: their reactive groups do not count.
+        outcomes: Number of proposals with the fragment by `Filters.refusal`.
     """
 
     def __init__(
@@ -295,7 +298,9 @@ class Search:
     ):
         self.fragment, self.filters, self.stereo = fragment, filters, stereo
         self.policy, self.settings, self.seed, self.start = policy, settings, seed, list(start)
+        self.given = Given.of(self.start, fragment and fragment.matches)
         self.memory = ReplayMemory(settings.per_scaffold)
+        self.outcomes = Counter[str]()
         self.round = 0
 
     @own_modes()
@@ -417,7 +422,13 @@ class Search:
     def _is_wanted(self, mol: Chem.Mol) -> bool:
         """Return True if a molecule contains the fragment and passes the filters."""
         held = self.fragment is None or bool(self.fragment.match(mol))
-        return held and not self.filters.refusal(mol)
+        return held and not self._refusal(mol)
+
+    def _refusal(self, mol: Chem.Mol) -> str:
+        """Return the filter that a molecule fails, "" if none, and count it in `outcomes`."""
+        refusal = self.filters.refusal(mol, self.given)
+        self.outcomes[refusal] += 1
+        return refusal
 
     def _bred(self, count: int) -> list[str]:
         """Breed offspring of the best molecules; return those that are new and wanted, see `_new`.

@@ -40,6 +40,7 @@ from graphcnf.molecules.filters import (
     Funnel,
     passing_shares,
     passing_text,
+    removed_by_alerts,
 )
 from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.molecules.properties import PROPERTIES, properties_of
@@ -155,7 +156,8 @@ class SampleCounts:
             Numbers of graphs (`sampled`, `strict_valid`, `accepted`, `written`, and `distinct`,
             which is 0 if repeats are written) and `seconds`; shares in [0, 1] of the graphs that
             are valid (`strict_validity`), of these that pass all filters (`acceptance`) and
-            each one (`filters`); under `asked`, target (`value`), `mean` and mean absolute error
+            each one (`filters`); numbers that alerts have removed (`removed`, by filter and alert);
+            under `asked`, target (`value`), `mean` and mean absolute error
             (`mae`) of each conditioned property, with candidates per record (`best_of`) and the
             number of graphs drawn for all of them (`drawn`).
         """
@@ -163,7 +165,7 @@ class SampleCounts:
             name: {"value": value, "mean": total / count, "mae": distance / count}
             for name, (value, count, total, distance) in self.reached.items()
         }
-        accepted = self.outcomes.get("", 0)
+        accepted, removed = self.outcomes.get("", 0), removed_by_alerts(self.outcomes)
         return {
             **({"asked": asked} if asked else {}),
             **({"best_of": best_of, "drawn": best_of * self.sampled} if asked else {}),
@@ -173,6 +175,7 @@ class SampleCounts:
             "accepted": accepted,
             "acceptance": accepted / max(self.valid, 1),
             **({"filters": passing_shares(filters, self.outcomes)} if filters else {}),
+            **({"removed": removed} if removed else {}),
             "written": self.written,
             "distinct": self.written if distinct else 0,
             "seconds": round(self.seconds, 3),

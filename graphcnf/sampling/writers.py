@@ -32,7 +32,17 @@ TYPES = {
     "strict": "bool",
     **dict.fromkeys(("smiles", "largest_fragment", "source", "error"), "string"),
     **dict.fromkeys(
-        ("record", "atoms", "rings", "aromatic_rings", "rotatable_bonds", "hbd", "hba", "charge"),
+        (
+            "record",
+            "atoms",
+            "rings",
+            "aromatic_rings",
+            "rotatable_bonds",
+            "hbd",
+            "hba",
+            "charge",
+            "cluster",
+        ),
         "int64",
     ),
 }

@@ -231,6 +231,7 @@ class Searches:
                 budget=budget,
                 seed=self.seed,
                 start=start,
+                alerts="none",
                 folder=place,
                 workers=0,
             )
@@ -441,6 +442,7 @@ def constrained(
                 budget=budget,
                 folder=folder / f"{threshold:g}" / f"{k:03}",
                 start=[smiles],
+                alerts="none",
                 settings=LEADS,
                 workers=0,
             ).answers

@@ -43,7 +43,9 @@ def skeleton(smiles, orders):
 @pytest.mark.parametrize("similar", [0.0, 0.35])
 @pytest.mark.parametrize("keep", analogs.KEEP)
 def test_every_analogue_keeps_what_it_should(flow, keep, similar):
-    sample = flow.analogs(ORIGIN, 12, keep=keep, similar=similar, seed=1, particles=2)
+    sample = flow.analogs(
+        ORIGIN, 12, keep=keep, similar=similar, seed=1, particles=2, alerts="none"
+    )
     assert len(set(sample)) == len(sample) == 12 and sample.validity == 1
     assert ORIGIN not in sample.smiles
     morgan = GetMorganGenerator(radius=2, fpSize=2048)
@@ -85,7 +87,9 @@ def test_atoms_that_changed(flow):
 @pytest.mark.parametrize("similar", [0.0, 0.3])
 def test_a_seed_determines_the_analogues(flow, similar):
     def drawn(count, seed):
-        return flow.analogs(ORIGIN, count, similar=similar, seed=seed, particles=2).smiles
+        return flow.analogs(
+            ORIGIN, count, similar=similar, seed=seed, particles=2, alerts="none"
+        ).smiles
 
     assert drawn(25, 3)[:8] == drawn(8, 3) != drawn(8, 4)
 

@@ -21,7 +21,7 @@ from rdkit import Chem
 
 from graphcnf import pretrained
 from graphcnf.datasets.smiles_file import read_smiles
-from graphcnf.optimization.run import first_of_clusters
+from graphcnf.optimization.run import clusters_of
 
 SCORE = """
 import os
@@ -89,7 +89,7 @@ def test_an_objective_may_have_the_name_of_a_column(graphcnf, model_folder, surr
 
 def test_a_fragment_stays_and_filters_hold(graphcnf, model_folder, surroundings):
     """All but the molecules of --start hold it as those of grow do; one of each cluster."""
-    (surroundings / "start.smi").write_text("CCCCCC\nOCN\n")
+    (surroundings / "start.smi").write_text("CCCCCC\nCO\n")
     core, fluorine = Chem.MolFromSmarts("[CX4H2](-[!#1])-[!#1]"), Chem.MolFromSmarts("F")
     common = ["optimize", "--score", "weight", "--model", model_folder, *SMALL, "--workers", 0,
               "--decorate", "[*:1]C[*:2]", "--exclude", "F"]  # fmt: skip
@@ -105,12 +105,22 @@ def test_a_fragment_stays_and_filters_hold(graphcnf, model_folder, surroundings)
             assert row["source"] == "start" or (
                 mol.HasSubstructMatch(core) and not mol.HasSubstructMatch(fluorine)
             )
-    assert {"CCCCCC", "NCO"} == {row["smiles"] for row in rows if row["source"] == "start"}
-    best = [row["smiles"] for row in csv.DictReader(io.StringIO(graphcnf(*how)[1]))]
-    code, out, err = graphcnf(*how, "-n", 5, "--diverse")
-    chosen = [row["smiles"] for row in csv.DictReader(io.StringIO(out))]
-    assert code == 0 and chosen == [best[k] for k in first_of_clusters(best)][:5]
-    assert chosen != best[:5] and "0 of them now" in err
+    assert {"CCCCCC", "CO"} == {row["smiles"] for row in rows if row["source"] == "start"}
+    assert "note: 1 starting molecule without the fragment: CO" in err
+    assert "of the proposals " in err and "without F " in err
+    out = graphcnf(*how, "--best", 100)[1]
+    best = [row["smiles"] for row in csv.DictReader(io.StringIO(out))]
+    code, out, err = graphcnf(*how, "-n", 25)
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert code == 0 and len(rows) == 25 and "0 of them now" in err
+    numbers = dict(zip(best, clusters_of(best), strict=True))
+    assert [numbers[row["smiles"]] for row in rows] == [int(row["cluster"]) for row in rows]
+    first = [s for k, s in enumerate(best) if numbers[s] not in map(numbers.get, best[:k])]
+    assert 5 < len(first) < 25 and [row["smiles"] for row in rows[: len(first)]] == first
+    clusters = [row["cluster"] for row in rows]
+    ranks = [clusters[:k].count(cluster) for k, cluster in enumerate(clusters)]
+    assert ranks == sorted(ranks)  # then the next best of each
+    assert first[:5] != best[:5]
     code, _, err = graphcnf(*how, "--exclude", "Cl")
     assert code == 1 and "other options" in err
 
@@ -159,9 +169,9 @@ def test_a_prescreen_with_a_model_without_stereo_is_not_scored_again(graphcnf, s
 def test_the_first_of_each_cluster():
     esters = ["CCCCCCC(=O)OC", "CCCCCCCC(=O)OC", "CCCCCCCCC(=O)OC"]
     rings = ["c1ccc(CCCCCCc2ccccn2)cc1", "c1ccc(CCCCCCCc2ccccn2)cc1"]
-    assert first_of_clusters([*esters, "N#N", *rings]) == [0, 3, 4]
-    assert first_of_clusters([rings[0], *esters, rings[1]]) == [0, 1]
-    assert first_of_clusters([]) == []
+    assert clusters_of([*esters, "N#N", *rings]) == [1] * 3 + [2] + [3] * len(rings)
+    assert clusters_of([rings[0], *esters, rings[1]]) == [1, 2, 2, 2, 1]
+    assert clusters_of([]) == []
 
 
 @pytest.mark.slow
