@@ -33,6 +33,9 @@ nearest to them is kept."""
 PARTICLES = 8
 """Default number of particles for one molecule around a fragment, or one analogue."""
 
+SIMILAR = 0.5
+"""Default of the lowest Tanimoto similarity (ECFP4) of an analogue to the molecule."""
+
 LARGEST_SCORE = 1e100
 """Largest score of a molecule, and weight of an objective: products of them stay finite."""
 

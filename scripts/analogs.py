@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from graphcnf.errors import say
-from graphcnf.limits import PARTICLES
+from graphcnf.limits import PARTICLES, SIMILAR
 from graphcnf.scripts import _options as options
 from graphcnf.scripts._options import option
 from graphcnf.scripts._output import show_molecules, write_found, written_kind
@@ -27,12 +27,11 @@ def analogs(
     similar: Annotated[
         float,
         option(
-            "Lowest Tanimoto similarity to the molecule (ECFP4, 2,048 bits).",
+            "Lowest Tanimoto similarity to the molecule (ECFP4, 2,048 bits); 0 for any.",
             min=0,
             max=1,
-            show_default="none",
         ),
-    ] = 0.0,
+    ] = SIMILAR,
     standardize: options.Standardize = False,
     particles: options.Particles = PARTICLES,
     stereo: options.Stereo = None,

@@ -31,7 +31,7 @@ from graphcnf.design import growing as growth
 from graphcnf.errors import UserError
 from graphcnf.graphs.batch import PackedGraphs
 from graphcnf.graphs.record_blocks import one_thread
-from graphcnf.limits import PARTICLES, check_integer, check_seed, check_temperature
+from graphcnf.limits import PARTICLES, SIMILAR, check_integer, check_seed, check_temperature
 from graphcnf.molecules import codec
 from graphcnf.molecules.alerts import Given
 from graphcnf.molecules.filters import NO_FILTERS, Filters, Funnel
@@ -77,7 +77,7 @@ class Origin:
         query: Pattern of all its atoms if every analogue contains these, else None.
         others: Number of valid molecules found, other than the molecule itself.
         similar_ones: Number of these that are similar enough.
-        advice: What to change if the search ends early.
+        highest: Largest similarity of these; 0 if they may be of any similarity.
     """
 
     def __init__(
@@ -103,17 +103,29 @@ class Origin:
         self.given = Given.of([self.smiles])
         self.query: Chem.Mol | None = None
         self.others = self.similar_ones = 0
-        less = ", for less similar ones" if similar else ""
-        self.advice = f"ask for fewer{less}, or keep less of it"
+        self.highest = 0.0
+
+    @property
+    def advice(self) -> str:
+        """What to change if the search ends early."""
+        if not self.similar:
+            return "ask for fewer, or keep less of it"
+        if self.similar_ones or not self.others:
+            return "ask for fewer, for less similar ones, or keep less of it"
+        return (
+            f"none of {self.others:,} valid ones has a similarity of {self.similar:g}, the highest "
+            f"is {self.highest:.2f}: ask for less similar ones, or keep less of it"
+        )
 
     def accepts(self, smiles: str, molecule: Chem.Mol) -> bool:
         """Return True if a molecule is another one and similar enough; count it."""
         if smiles == self.smiles or protonation_hash(smiles) == self._key:
             return False
         self.others += 1
-        enough = not self.similar or self.similarity(molecule) >= self.similar
-        self.similar_ones += enough
-        return enough
+        similarity = self.similarity(molecule) if self.similar else 0.0
+        self.highest = max(self.highest, similarity)
+        self.similar_ones += similarity >= self.similar
+        return similarity >= self.similar
 
     def changed(self, analogue: Chem.Mol) -> list[int]:
         """Return the atoms of an analogue that differ in element, charge or a bond.
@@ -200,7 +212,7 @@ class RedrawnAnalogs(growth.Growth):
         super().__init__(model, vocabulary, fragment, given=origin.given, **options)
         if keep != "scaffold":
             self._whole.sampler.prefer_order()
-        self.text, self.advice, self.marked = origin.smiles, origin.advice, origin.marked
+        self.text, self.marked = origin.smiles, origin.marked
         self._halvings = 0
         self._with: dict[frozenset[int], growth.Part] = {}
 
@@ -235,6 +247,7 @@ class RedrawnAnalogs(growth.Growth):
         found = super()._round(number)
         others = self.origin.others - others
         similar_ones = self.origin.similar_ones - similar_ones
+        self.advice = self.origin.advice
         if self.keep == "scaffold" and self.origin.similar:
             if similar_ones < FEW * others:
                 self._halvings = min(self._halvings + 1, len(self._hanging).bit_length())
@@ -307,7 +320,7 @@ def scaffold_and_rest(mol: Chem.Mol) -> tuple[set[int], list[set[int]]]:
 def _around(
     mol: Chem.Mol, vocabulary: MoleculeVocabulary, core: set[int]
 ) -> fragments.MoleculeFragment:
-    """Return the fragment of the atoms `core`: hydrogens can be replaced, but no rings closed."""
+    """Return the fragment of the atoms `core`: acyclic parts can replace its hydrogens."""
     part = Chem.RWMol(mol)
     for i, j in codec.bond_ends(mol):
         if (i in core) != (j in core):
@@ -318,7 +331,8 @@ def _around(
         part.RemoveAtom(number)
     Chem.SanitizeMol(part)
     found = fragments.read_fragment(Chem.MolToSmiles(Chem.RemoveHs(part)), "grow", vocabulary)
-    return replace(found, fragment=replace(found.fragment, acyclic=True))
+    acyclic = fragments.without_new_rings(replace(found.fragment, acyclic=True), vocabulary)
+    return replace(found, fragment=acyclic)
 
 
 class Substituted(NamedTuple):
@@ -497,7 +511,7 @@ def analogs_of(
     molecule: str | Chem.Mol,
     *,
     keep: str = "skeleton",
-    similar: float = 0.0,
+    similar: float = SIMILAR,
     seed: int = 0,
     temperature: float = 1.0,
     atoms: tuple[int, int] | None = None,
@@ -511,7 +525,7 @@ def analogs_of(
         flow: A model that draws atom by atom.
         molecule: SMILES or RDKit molecule. Isotopes are ignored.
         keep: One of `KEEP`.
-        similar: Lowest Tanimoto similarity to the molecule (ECFP4).
+        similar: Lowest Tanimoto similarity to the molecule (ECFP4); 0 for any.
         seed: Seed of the draws.
         temperature: Below 1 for more probable analogues.
         atoms: Lowest and highest number of heavy atoms, with "scaffold" only; None for at most

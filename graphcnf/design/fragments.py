@@ -85,6 +85,10 @@ class MoleculeFragment:
         every = self.matches(molecule)
         return next((place for place in every if place in marked), every[0] if every else ())
 
+    def kept_atoms(self, molecule: Chem.Mol) -> list[tuple[int, ...]]:
+        """Return the atoms of the fragment at each of its places, without attachment points."""
+        return [self._atoms(place) for place in self.matches(molecule)]
+
     def matches(self, molecule: Chem.Mol) -> list[tuple[int, ...]]:
         """Return the places of the fragment beside which is only what may be added to it."""
         every = molecule.GetSubstructMatches(self.query, uniquify=False, maxMatches=MATCHES)
@@ -246,6 +250,8 @@ def read_fragment(
     fragment = make_fragment(
         vocabulary, *constraint, rings=task == "scaffold", linked=linked, new_rings=added.rings
     )
+    if added.rings is not None and not added.rings[1]:
+        fragment = without_new_rings(fragment, vocabulary)
     if not smarts:
         fragment = replace(fragment, symmetries=_symmetries(given, fragment))
     mapped = [k - sum(d < k for d in points.dummies) for k in points.mapped]
@@ -541,6 +547,15 @@ def make_fragment(
         rings=rings,
         new_rings=new_rings or (0, MANY_RINGS),
     )
+
+
+def without_new_rings(fragment: GraphFragment, vocabulary: MoleculeVocabulary) -> GraphFragment:
+    """Return a fragment to which no aromatic atoms are added, for one that gets no rings.
+
+    Otherwise the model begins aromatic rings, which stay open as polyenes.
+    """
+    free = torch.tensor([not category.aromatic for category in vocabulary.atoms])
+    return replace(fragment, free_nodes=free, free_edges=fragment.plain)
 
 
 def atom_could_be(atom: Chem.Atom, category: AtomCategory, marked: bool) -> bool:

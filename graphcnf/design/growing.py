@@ -14,7 +14,7 @@ gives the accepted molecules the mean number of atoms of all weighted particles.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from itertools import count, islice
 from typing import Any, NamedTuple
 
@@ -147,7 +147,7 @@ class Growth:
         wanted = conditions_of(model, properties or {})
         self.conditions = None if wanted is None else condition_row(wanted).to(model.device)
         filters.check_sizes(model.max_nodes)
-        self._funnel = Funnel(filters, PATIENCE, given or Given(fragment.matches))
+        self._funnel = Funnel(filters, PATIENCE, given or Given(fragment.kept_atoms))
         self.outcomes = self._funnel.outcomes
         self.drawn = self.placed = self.valid = 0
         self.text, self.marked = fragment.text, fragment.marked

@@ -55,6 +55,10 @@ class GraphFragment:
     acyclic: bool = False  # True if free nodes may close no rings at all
     # Fewest and most rings that are added, see `Progress.rings`.
     new_rings: tuple[int, int] = (0, MANY_RINGS)
+    # Categories of free nodes, (node categories,) bool, and categories plus 1 of the edges to their
+    # parents, (edge categories + 1,) bool; None for all.
+    free_nodes: Tensor | None = None
+    free_edges: Tensor | None = None
     # Group of the permutations of the nodes after which the fragment is the same, (G, U) long, or a
     # subgroup of it; None for the identity alone.
     symmetries: Tensor | None = None
@@ -255,6 +259,8 @@ class Progress:
         value = torch.arange(cardinality, device=self.depth.device)[None]
         f, k, first = self.fragment, len(previous), self.depth[:, None] < 0
         role = DepthFirstCode.role(k)
+        if role == "node" and f.free_nodes is not None:
+            return f.free_nodes.expand(len(first), -1)
         if role == "node" or (role == "edge" and k > 1 and not f.rings):
             return torch.ones_like(first).expand(-1, cardinality)
         parent = self.depth[:, None] - (previous[0][:, None] if k else value)
@@ -268,7 +274,8 @@ class Progress:
             fitting = fitting if f.rings else fitting & f.plain
             single = f.plain & (self.weights == 1)
             fits = torch.where(self.attachments_at.gather(1, at) > 0, single, fitting)
-            return fits | first | self.is_free.gather(1, at)
+            fits = fits | first | self.is_free.gather(1, at)
+            return fits if f.free_edges is None else fits & (first | f.free_edges)
         if role == "length":
             far = (parent + 1 - value).clamp(min=0)
             if f.acyclic:

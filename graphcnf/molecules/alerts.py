@@ -36,7 +36,7 @@ NONE = "none"
 """Name that stands for no catalogue, where one is the default."""
 
 
-class Group(NamedTuple):
+class ReactiveGroup(NamedTuple):
     """An alert of "reactive" in a molecule.
 
     Attributes:
@@ -91,10 +91,10 @@ def reactive_alerts() -> list[tuple[str, Chem.Mol]]:
     return [(row["name"], parse_smarts(row["smarts"])) for row in rows]
 
 
-def reactive_groups(molecule: Chem.Mol) -> list[Group]:
+def reactive_groups(molecule: Chem.Mol) -> list[ReactiveGroup]:
     """Return the reactive groups of a sanitized molecule."""
     return [
-        Group(name, tuple(sorted(atoms)), Chem.MolFragmentToSmiles(molecule, atoms))
+        ReactiveGroup(name, tuple(sorted(atoms)), Chem.MolFragmentToSmiles(molecule, atoms))
         for name, pattern in reactive_alerts()
         for atoms in molecule.GetSubstructMatches(pattern)
     ]

@@ -298,7 +298,7 @@ class Search:
     ):
         self.fragment, self.filters, self.stereo = fragment, filters, stereo
         self.policy, self.settings, self.seed, self.start = policy, settings, seed, list(start)
-        self.given = Given.of(self.start, fragment and fragment.matches)
+        self.given = Given.of(self.start, fragment and fragment.kept_atoms)
         self.memory = ReplayMemory(settings.per_scaffold)
         self.outcomes = Counter[str]()
         self.round = 0

@@ -56,7 +56,7 @@ def computed(flow, folder):
         flow.sample(3, seed=0).smiles,
         flow.decode(latents, mask),
         flow.grow("[*:1]CC", 2).smiles,
-        flow.analogs("OCCC", 2).smiles,
+        flow.analogs("OCCC", 2, similar=0).smiles,
         interpolate(flow, *SMILES, steps=2),
     )
 

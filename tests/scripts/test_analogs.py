@@ -33,7 +33,7 @@ def run(graphcnf, model_folder):
 
 
 def test_every_format_has_the_same_analogues(run, surroundings):
-    same = ("analogs", "CCO", "-n", 3, "--particles", 2)
+    same = ("analogs", "CCO", "--similar", 0, "-n", 3, "--particles", 2)
     code, out, err = run(*same)
     smiles = out.splitlines()
     assert code == 0, err
@@ -117,7 +117,7 @@ def test_a_column_for_each_attachment_point(run):
     "command",
     [
         ("generate", "-n", 4), ("generate", "-n", 4, "--out", "x.csv.gz"),
-        ("grow", "-n", 4, "--decorate", "[*:1]C[*:2]"), ("analogs", "CCO", "-n", 4),
+        ("grow", "-n", 4, "--decorate", "[*:1]C[*:2]"), ("analogs", "CCO", "--similar", 0, "-n", 4),
     ],
 )  # fmt: skip
 def test_pictures_and_a_page(run, surroundings, command):

@@ -27,7 +27,8 @@ def test_marks_change_no_graph(graphcnf, surroundings):
 
 @pytest.mark.parametrize(
     "command",
-    [("generate",), ("grow", "--grow", "CC"), ("analogs", "CCO"), ("interpolate", "CCO", "CCN"),
+    [("generate",), ("grow", "--grow", "CC"), ("analogs", "CCO", "--similar", 0),
+     ("interpolate", "CCO", "CCN"),
      ("optimize", "--score", "qed"), ("evaluate", "--reference", "none")],
 )  # fmt: skip
 def test_a_model_without_stereo_says_so(graphcnf, surroundings, command):
