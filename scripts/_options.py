@@ -515,7 +515,8 @@ class Filter:
 
     def is_given(self) -> bool:
         """Return True if there is a filter."""
-        return any(value for name, value in vars(self).items() if name != "surrogate")
+        none = {"surrogate": self.surrogate, "alerts": ["none"]}
+        return any(value and value != none.get(name) for name, value in vars(self).items())
 
     def files(self) -> list[Path]:
         """Return the files that --min-similarity, --max-similarity and --surrogate name."""
