@@ -175,7 +175,10 @@ def _table(figures: dict) -> str:
         rows = [*shares, *rows]
     for one in figures.get("columns", ()):
         means = {"before": one["without"], "after": one["asked"]} if "target" in one else {}
-        rows.append((one["name"], {**means, "data": one["mean"]}, "{:.3f}"))
+        label = f"{one['name']}, measured"
+        if means:
+            label += f"; of samples without and with {one['name']}={one['target']:.4g}, predicted"
+        rows.append((label, {**means, "data": one["mean"]}, "{:.3f}"))
     for feature in figures.get("features", ()):
         rows.append((feature["name"], feature, "{:.2%}" if feature["share"] else "{:.3f}"))
     columns = ("before", "after", "data")

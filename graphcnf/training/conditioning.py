@@ -125,11 +125,18 @@ def learn_columns(
     batches = partial(_batches, joint, columns, settings.batch_size)
     held_out = partial(_held_out, joint, 4 * settings.batch_size)
     experiment = Experiment(network.train(), batches, held_out, data=joint)
-    experiment.headline = "bits_per_graph"
+    experiment.headline, experiment.log_line = "bits_per_graph", _log_line
     result = fit(experiment, settings, folder, inside(folder, "config.toml").exists())
     exit_unless_main()
     learned = MoleculeFlow.from_pretrained(folder) if result.finished else flow
     return learned, result.signal
+
+
+def _log_line(row: dict[str, Any]) -> str | None:
+    """Write an evaluation as a line of the log; None for other rows."""
+    if row["phase"] != "eval":
+        return None
+    return f"step {row['step']}: {row['bits_per_graph']:.3f} bits per held-out molecule, by values"
 
 
 def _plan(given: dict[str, Any]) -> TrainingSettings:

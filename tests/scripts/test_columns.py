@@ -13,6 +13,7 @@ from graphcnf.graphs import GraphModel
 from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.molecules.surrogate import surrogates_of
 from graphcnf.scripts.benchmarks import columns as benchmark
+from graphcnf.scripts.finetune import _table
 from graphcnf.training import conditioning
 from graphcnf.training.finetuning import finetune
 
@@ -56,6 +57,22 @@ def test_the_run_reports_what_the_column_is_worth(tuned):
     assert any("surrogate of lipo, 60 molecules" in text.lower() for text in result.summary)
     pictures = [(folder / f"column-lipo{kind}").read_bytes() for kind in (".png", ".svg")]
     assert pictures[0].startswith(b"\x89PNG") and b"<svg" in pictures[1]
+
+
+def test_the_table_says_of_which_samples_a_mean_is():
+    figures = {
+        "folds": 0, "evaluated": 9, "bits_per_molecule": {}, "bits_per_node": {}, "columns": [
+            {"name": "lipo", "mean": 2.5, "target": 4.0, "without": 2.25, "asked": 3.5},
+            {"name": "bare", "mean": 1.0},
+        ],
+    }  # fmt: skip
+    rows = [[cell.strip() for cell in line.split("|")] for line in _table(figures).splitlines()]
+    asked = next(row for row in rows if "lipo" in row[1])
+    assert (
+        asked[2:5] == ["2.250", "3.500", "2.500"]
+        and "without and with lipo=4, predicted" in asked[1]
+    )
+    assert next(row for row in rows if "bare" in row[1])[4] == "1.000"
 
 
 def test_the_model_draws_by_the_column_alone(tuned):
