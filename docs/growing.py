@@ -1,4 +1,4 @@
-"""Draw `growing-scaffold.png`, `-grow`, `-decorate` and `-link`: what each task keeps and adds.
+"""Draw `growing-TASK.png` of every task: what it keeps and adds.
 
 A fragment, and the first molecules of seed 0 that the shipped weights draw around it.
 """
@@ -20,8 +20,9 @@ TASKS = {
     "grow": "[*:1]c1ccc2c(c1)CNC2=O",
     "decorate": "O=C1NC([*:2])c2cc([*:1])ccc21",
     "link": "[*:1]c1ccc2c(c1)CNC2=O.[*:2]N1CCOCC1",
+    "close": "[*:1]NC(=O)c1cccc(c1)CC[*:2]",
 }
-"""Fragments of isoindolinone, by task."""
+"""Fragments by task, of isoindolinone but for the ring that is closed."""
 
 EXAMPLES = 3
 

@@ -345,9 +345,10 @@ def _parse_span(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2] or found[1])
 
 
-def _added(what: str) -> Any:
+def _added(help: str) -> Any:
+    """Return the option for one of `AddedLimits`; `help` is the text of --help."""
     return option(
-        f"Number of {what} that are added to the fragment: 3-6, or 3.",
+        help,
         metavar="LO-HI",
         parse=_parse_span,
         rich_help_panel="Limits on what is added",
@@ -358,11 +359,13 @@ def _added(what: str) -> Any:
 class Added:
     """Options that limit what is added to a fragment."""
 
-    added_atoms: Annotated[str | None, _added("heavy atoms")] = None
+    added_atoms: Annotated[str | None, _added("New heavy atoms in all: 3-6, or 5.")] = None
     added_rings: Annotated[
-        str | None, _added("rings, without those that a linker closes over the fragment,")
+        str | None, _added("New rings, beside those that a linker closes over the fragment: 0-1.")
     ] = None
-    added_rotatable: Annotated[str | None, _added("rotatable bonds at new atoms")] = None
+    added_rotatable: Annotated[
+        str | None, _added("Rotatable bonds that have a new atom at an end: 0-3.")
+    ] = None
 
     def limits(self) -> AddedLimits:
         """Return the limits."""

@@ -37,7 +37,7 @@ def grow(
     filters = chosen.filters(network, reactive=True)
 
     from graphcnf.design.fragments import read_fragment
-    from graphcnf.design.growing import Growth, found
+    from graphcnf.design.growing import Growth, found, known_rings
     from graphcnf.molecules.filters import passing_shares, passing_text, removed_by_alerts
     from graphcnf.molecules.molecule_flow import MoleculeFlow
 
@@ -69,9 +69,10 @@ def grow(
         **accuracy,
     }
     kind_of = "samples of the model" if growth.common else "particles"
+    fit = "valid and within the limits" if fragment.added.given() else "valid"
     sentence = (
         f"{draw.number:,} distinct molecules with {text}; {growth.placed:,} of {growth.drawn:,} "
-        f"{kind_of} contain all of it, {share:.1%} of these are valid"
+        f"{kind_of} contain all of it, {share:.1%} of these are {fit}"
         f"{passed and f', of which {passed}'}"
     )
     if accuracy:
@@ -80,6 +81,9 @@ def grow(
             f"{accuracy['atoms']:.1f} atoms on average, {accuracy['atoms_weighted']:.1f} by weight "
             "(nearer with more --particles)"
         )
+    if fragment.fragment.closed_ring:
+        figures["largest_ring"], advice = known_rings(network)
+        sentence += f"; {advice}"
     if filters:
         figures["filters"] = passing_shares(filters.checks, growth.outcomes)
         figures["removed"] = removed_by_alerts(growth.outcomes)

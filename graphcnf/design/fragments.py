@@ -9,7 +9,7 @@ hydrogens of any atom, else new atoms are only at its attachment points.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -101,7 +101,7 @@ class MoleculeFragment:
             return False
         if self.points and not self._has_single_bonds(molecule, place):
             return False
-        if self.before is not None and place not in self._ungrown(molecule, place):
+        if self.before is not None and not self._grew_at(self.before, molecule, place):
             return False
         return self.added.hold(molecule, atoms, linked=self.linked)
 
@@ -115,8 +115,14 @@ class MoleculeFragment:
             if bond.GetOtherAtomIdx(atom.GetIdx()) not in place
         )
 
-    def _ungrown(self, molecule: Chem.Mol, place: tuple[int, ...]) -> Collection[tuple[int, ...]]:
-        """Return the places of the fragment after hydrogens replaced new atoms at mapped atoms."""
+    def _grew_at(self, before: Chem.Mol, molecule: Chem.Mol, place: tuple[int, ...]) -> bool:
+        """Return True if a fragment is at a place once hydrogens replace new atoms at mapped atoms.
+
+        Args:
+            before: Pattern of the fragment.
+            molecule: The molecule.
+            place: The place.
+        """
         part = Chem.RWMol(molecule)
         for number in (place[k] for k in self.mapped):
             atom = part.GetAtomWithIdx(number)
@@ -128,7 +134,7 @@ class MoleculeFragment:
                     atom.SetNumExplicitHs(atom.GetNumExplicitHs() + hydrogens)
         part.UpdatePropertyCache(strict=False)
         Chem.FastFindRings(part)
-        return part.GetSubstructMatches(self.before, uniquify=False, maxMatches=MATCHES)
+        return place in part.GetSubstructMatches(before, uniquify=False, maxMatches=MATCHES)
 
     def _marked_matches(self, molecule: Chem.Mol) -> set[tuple[int, ...]]:
         """Return the matches in a molecule that have the stereo marks; none if there are no marks.
@@ -420,8 +426,8 @@ def _of_smiles(
     attachments = [sum(not other.GetAtomicNum() for other in a.GetNeighbors()) for a in atoms]
     if not sum(valence) and not sum(attachments):
         raise UserError(f"{shown} has no hydrogen to replace and no attachment point")
-    found = categories, list(edges.values()), structures, valence, attachments
-    return found, _query(given, is_open)
+    arguments = categories, list(edges.values()), structures, valence, attachments
+    return arguments, _query(given, is_open)
 
 
 def _symmetries(given: Chem.Mol, fragment: GraphFragment) -> Tensor | None:

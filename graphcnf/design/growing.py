@@ -75,9 +75,13 @@ def check_grows(model: GraphModel) -> None:
         )
 
 
-def largest_ring(model: GraphModel) -> int:
-    """Return the number of atoms of the largest ring that a model knows; 0 if it knows none."""
-    return 1 + max(model.config["closures"], default=-1)
+def known_rings(model: GraphModel) -> tuple[int, str]:
+    """Return the atoms of the largest ring that a model can close, and how it learns of others."""
+    known = 1 + max(model.config["closures"], default=-1)
+    return known, (
+        f"the model has seen rings of up to {known} atoms: for larger ones, or more of the large "
+        f"ones, fine-tune it on macrocycles ({FINETUNE})"
+    )
 
 
 class Result(NamedTuple):
@@ -167,14 +171,12 @@ class Growth:
         closed = fragment.fragment.closed_ring
         if not closed:
             return
-        known = largest_ring(self.model)
-        cure = f"fine-tune it on macrocycles ({FINETUNE})"
+        known, cure = known_rings(self.model)
         if closed > known:
             raise UserError(
-                f"{fragment.text[:80]!r} closes a ring of {closed} or more atoms, but the model "
-                f"has seen rings of up to {known}: {cure}"
+                f"{fragment.text[:80]!r} closes a ring of {closed} or more atoms, but {cure}"
             )
-        self.advice += f"; the model has seen rings of up to {known} atoms: for others, {cure}"
+        self.advice += f"; {cure}"
 
     def molecules(self) -> Generator[Result]:
         """Yield distinct molecules (up to protonation); raise `UserError` once no new are found."""

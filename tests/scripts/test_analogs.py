@@ -95,6 +95,7 @@ def test_a_column_for_each_attachment_point(run):
         ("--decorate", "[*:2]C[*:1]", ["R1", "R2"]),
         ("--grow", "*CC", ["R1"]),
         ("--link", "[*:1]C.[*:2]C", ["linker"]),
+        ("--close", "[*:1]CC[*:2]", ["linker"]),
         ("--scaffold", "CC", []),
     ):
         code, out, err = run("grow", task, text, *how)

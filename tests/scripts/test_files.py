@@ -15,9 +15,10 @@ from graphcnf.scripts.benchmarks.__main__ import app as benchmarks
 from graphcnf.scripts.cli import app
 
 TEXTS = {
-    "accelerator", "alerts", "assignments", "column", "conditions", "decorate", "device", "exclude",
-    "grow", "kinds", "link", "methods", "metrics", "molecule", "names", "properties", "require",
-    "scaffold", "seeds", "similarities", "smarts", "tasks", "wanted",
+    "accelerator", "added_atoms", "added_rings", "added_rotatable", "alerts", "assignments",
+    "close", "column", "conditions", "decorate", "device", "exclude", "grow", "kinds", "link",
+    "methods", "metrics", "molecule", "names", "properties", "require", "scaffold", "seeds",
+    "similarities", "smarts", "tasks", "wanted",
 }  # fmt: skip
 """Options and arguments of text that name no file, in any command."""
 

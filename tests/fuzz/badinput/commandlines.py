@@ -51,6 +51,8 @@ BAD_TEXTS = {
     "--max-similarity": ("", "nowhere:0.4", "{molecules}:-1", "{molecules}:nan"),
     "--scaffold": ("(", "C1CC", "\u0421CO", "CC\u041e", "c1ccccc1\u00a0"),
     "--grow": ("(", "\u0421CO", "[*:1]CC\u041e"),
+    "--close": ("(", "CC", "[*:1]CC", "[*:1]C[*:2].C"),
+    "--added-atoms": ("", "x", "6-3", "-1", "3-", "0-99999999"),
     "--accelerator": ("", "warp", "cuda:0"),
     "--set": ("", "=", "x", "=3", "seeds=3", "model.width=wide", "training.seed.x=1",
               "learning_rate=", "batch_size=[", "nothing.x=1", ".=1", "model.=1", "steps=-1"),
