@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,13 @@ from graphcnf.graphs.batch import size_bucketed_batches
 from graphcnf.limits import MAX_NODES
 from graphcnf.molecules.codec import MoleculeNotRepresentable, parse, quiet
 from graphcnf.molecules.hashing import hash_each
-from graphcnf.stereo.marks import mark_figures, split_stereo
+from graphcnf.stereo.marks import (
+    Configuration,
+    Constitution,
+    mark_figures,
+    split_renumbered,
+    split_stereo,
+)
 from graphcnf.stereo.stereo_flow import KINDS, StereoGraphs
 
 _CHUNK = 1000
@@ -131,12 +138,16 @@ def load_stereo(path: str | Path | None = None, *, workers: Workers = None) -> S
     return dataset
 
 
-def encode_stereo(name: str, lines: Sequence[str], *, workers: Workers = None) -> StereoDataset:
+def encode_stereo(
+    name: str, lines: Sequence[str], *, orders: int = 0, workers: Workers = None
+) -> StereoDataset:
     """Encode the molecules with stereo elements among SMILES, and cache them.
 
     Args:
         name: Name of the data set.
         lines: SMILES; unreadable ones are left out.
+        orders: Further orders of its atoms in which each molecule follows, at random; none for one
+            of which several configurations may be the same molecule.
         workers: Processes that encode, or a cluster; None for one per core. Short lists use one.
     """
     if len(lines) <= 2 * _CHUNK:
@@ -148,35 +159,45 @@ def encode_stereo(name: str, lines: Sequence[str], *, workers: Workers = None) -
                 f"encoding the stereo of {len(lines):,} molecules; later starts take seconds"
             )
         chunks = chunked(lines, _CHUNK) if lines else [lines]
-        parts = parallel_map(_encoded, chunks, workers=workers, label="encoding")
+        encoded = partial(_encoded, orders=orders)
+        parts = parallel_map(encoded, chunks, workers=workers, label="encoding")
         return {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
 
     digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
-    arrays = cache.cached(cache_path(f"stereo-{name}", 5, digest), compute)
+    arrays = cache.cached(cache_path(f"stereo-{name}", 5, digest, orders), compute)
     hashes, read = arrays.pop("hashes"), int(arrays.pop("read").sum())
     graphs = StereoGraphs(**{k: torch.from_numpy(array) for k, array in arrays.items()})
     return StereoDataset(name, graphs, hashes, read)
 
 
-def _encoded(lines: list[str]) -> dict[str, np.ndarray]:
+def _encoded(lines: Sequence[str], orders: int) -> dict[str, np.ndarray]:
     """Encode the molecules of SMILES that have stereo elements.
 
     Args:
         lines: SMILES; unreadable ones are left out.
+        orders: Further orders of the atoms of each.
 
     Returns:
         The arrays of `StereoGraphs` by name; `hashes` of the SMILES without stereo, (M,) uint64;
         and `read`, the number of readable SMILES, (1,).
     """
-    constitutions, configurations, read = [], [], 0
+    constitutions: list[Constitution] = []
+    configurations: list[Configuration] = []
+    canonical, read = [], 0
+    random = np.random.default_rng(0)
     with quiet():
         for line in lines:
             with suppress(MoleculeNotRepresentable):
-                constitution, configuration = split_stereo(parse(line))
+                mol = parse(line)
+                constitution, configuration = split_stereo(mol)
                 read += 1
                 if configuration and constitution.mol.GetNumAtoms() <= MAX_NODES:
-                    constitutions.append(constitution)
-                    configurations.append(configuration)
+                    further = 0 if orders and constitution.ambiguous else orders
+                    renumbered = (split_renumbered(mol, random) for _ in range(further))
+                    for one, marks in ((constitution, configuration), *renumbered):
+                        constitutions.append(one)
+                        configurations.append(marks)
+                    canonical += [constitution.smiles] * (1 + further)
     arrays = StereoGraphs.of(constitutions, configurations).to_arrays()
-    hashes = hash_each([one.smiles for one in constitutions])
+    hashes = hash_each(canonical)
     return {**arrays, "hashes": hashes, "read": np.array([read])}

@@ -35,6 +35,7 @@ from functools import cached_property
 from itertools import combinations, combinations_with_replacement, pairwise, product
 from typing import Any, NamedTuple
 
+import numpy as np
 from rdkit import Chem
 
 from graphcnf.molecules.codec import (
@@ -595,6 +596,26 @@ def split_stereo(mol: Chem.Mol) -> tuple[Constitution, Configuration]:
     plain = without_stereo(mol)
     constitution, atoms = constitution_as_written(Chem.MolToSmiles(plain), plain)
     return constitution, constitution.canonical(constitution.configuration(mol, atoms))
+
+
+def split_renumbered(
+    mol: Chem.Mol, random: np.random.Generator
+) -> tuple[Constitution, Configuration]:
+    """Split a molecule as `split_stereo`, with its atoms in random depth-first order.
+
+    The configuration is that of the molecule's marks, and canonical only if the constitution is not
+    `ambiguous`.
+
+    Args:
+        mol: A sanitized molecule.
+        random: Generator of the order.
+    """
+    mol = without_hydrogens(mol)
+    order = random.permutation(mol.GetNumAtoms()).tolist()
+    plain = Chem.RenumberAtoms(without_stereo(mol), order)
+    written = Chem.MolToSmiles(plain, canonical=False)
+    constitution, atoms = constitution_as_written(written, plain)
+    return constitution, constitution.configuration(mol, [order[k] for k in atoms])
 
 
 def without_hydrogens(mol: Chem.Mol) -> Chem.Mol:

@@ -77,7 +77,14 @@ class Best:
     least: float = math.inf
     worse: int = 0
 
-    def offer(self, step: int, metrics: dict[str, float], headline: str, tolerance: float) -> bool:
+    def offer(
+        self,
+        step: int,
+        metrics: dict[str, float],
+        headline: str,
+        tolerance: float,
+        most_copies: float = 0.0,
+    ) -> bool:
         """Record an evaluation of the averaged weights.
 
         Args:
@@ -85,17 +92,19 @@ class Best:
             metrics: metrics of the held-out batches.
             headline: name of the metric to minimise.
             tolerance: share by which it may lie above its lowest value so far.
+            most_copies: largest metric `copies` with which it may lie further above.
 
         Returns:
-            True if the weights are to be kept: the headline is lower than ever, or within the
-            tolerance and below that of the first evaluation.
+            True if the weights are to be kept: the headline is lower than ever, or below that of
+            the first evaluation and within the tolerance or with few copies.
         """
         if self.step < 0:
             self.first = metrics
         value, first = (
             m[headline] if math.isfinite(m[headline]) else math.inf for m in (metrics, self.first)
         )
-        near = min(self.least * (1 + tolerance), first)
+        few = metrics.get("copies", math.inf) <= most_copies
+        near = first if few else min(self.least * (1 + tolerance), first)
         if self.step >= 0 and value >= max(self.least, near):
             self.worse += 1
             return False

@@ -28,6 +28,7 @@ import torch
 from graphcnf.arguments import check
 from graphcnf.errors import UserError, require
 from graphcnf.files import claim, inside, is_claimed, read_json, replace_file
+from graphcnf.graphs.batch import PackedGraphs
 from graphcnf.limits import check_integer, check_minutes
 from graphcnf.molecules.codec import parse
 from graphcnf.molecules.hashing import contains, hash_each
@@ -53,7 +54,7 @@ from graphcnf.training.settings import (
     is_main,
     load_preset,
 )
-from graphcnf.training.stereo_tuning import LEAST, marked_molecules, stereo_experiment
+from graphcnf.training.stereo_tuning import FEW, LEAST, marked_molecules, stereo_experiment
 
 REQUEST = "finetune.json"
 """File in a run's folder with the arguments that determine the run."""
@@ -67,8 +68,14 @@ BEGUN = ("config.toml", "checkpoints", "model", "snapshots", "metrics.csv")
 FEW_HELD_OUT = 30
 """With fewer held-out molecules, cross-validation chooses the number of steps."""
 
-FOLDS = 4
+FOLDS = 2
 """Folds of the cross-validation."""
+
+MOST_COPIES = 0.17
+"""Share of copies among drawn molecules up to which few molecules are learned further.
+
+It is measured in one node order of each molecule, and comes out a little higher in samples.
+"""
 
 STEREO = "stereo"
 """Folder, in that of the run, of the training of stereo marks."""
@@ -191,7 +198,7 @@ def finetune(
     result = fit(experiment, chosen, out, resume)
     stereo = None
     if result.finished and marked is not None:
-        stereo = _learn_stereo(before.stereo, marked, out, minutes, options)
+        stereo = _learn_stereo(before.stereo, data, marked, out, minutes, options)
     exit_unless_main()
     for run in (result, stereo or result):
         if not run.finished:
@@ -238,13 +245,14 @@ def _planned(
 
 
 def _learn_stereo(
-    stereo: Any, marked: Any, out: Path, minutes: float | None, options: dict[str, Any]
+    stereo: Any, data, marked: Any, out: Path, minutes: float | None, options: dict[str, Any]
 ) -> Any:
     """Train a density of stereo marks, in a folder of its own within that of the run.
 
     Args:
         stereo: The `StereoFlow` to start from, which is not changed.
-        marked: The molecules, as `marked_molecules` returns them.
+        data: The molecules, a `MoleculeDataset`.
+        marked: Those with stereo marks, as `marked_molecules` returns them.
         out: Folder of the run.
         minutes: Time limit of the whole run, of which this takes `STEREO_SHARE`; None for none.
         options: Further arguments of `plan`.
@@ -255,13 +263,14 @@ def _learn_stereo(
     from graphcnf.training.loop import fit
 
     folder = inside(out, STEREO)
-    experiment = partial(stereo_experiment, stereo, marked, FOLDS)
+    experiment = partial(stereo_experiment, stereo, data, marked, FOLDS)
     config = inside(folder, "config.toml")
     if resume := config.exists():
         chosen = load_preset(config).training
     else:
         limit = None if minutes is None else STEREO_SHARE * minutes
-        chosen = _planned(experiment, marked, limit, options)
+        settings = options if len(marked.split("test")) else {**FEW, **options}
+        chosen = _planned(experiment, marked, limit, settings)
     return fit(experiment(chosen.batch_size), chosen, folder, resume)
 
 
@@ -469,7 +478,7 @@ def plan(molecules: int, *, held_out: int = 0, new: bool = False, **given) -> Tr
     least = 200 if few else 1  # early stopping mostly ends training before
     steps = checked.steps or max(least, round(passes * molecules / size))
     # The fewer molecules, the lower the rate, unless cross-validation chooses the step anyway.
-    rate = 1e-3 if few else 1e-3 * math.sqrt(min(1.0, molecules / 2000))
+    rate = 2e-3 if few else 1e-3 * math.sqrt(min(1.0, molecules / 2000))
     tenth, half_a_pass = max(1, steps // 10), max(5, round(molecules / size / 2))
     # All held-out molecules up to 1,000; in cross-validation all batches of all folds.
     batches = -(-min(held_out, 1000) // (4 * size)) or molecules
@@ -484,8 +493,8 @@ def plan(molecules: int, *, held_out: int = 0, new: bool = False, **given) -> Tr
         "eval_steps": min(tenth, half_a_pass),
         "eval_batches": batches,
         "final_eval_batches": batches,
-        # Later weights draw samples that resemble the molecules more.
-        "tolerance": 0.03 if few else 0.0,
+        # Later weights draw samples that resemble the molecules more, and copy more of them.
+        "most_copies": MOST_COPIES if few else 0.0,
         "patience": 4,
         "checkpoint_minutes": 0.5,
         "threads": 1,
@@ -606,7 +615,8 @@ def _experiment(flow: MoleculeFlow, data, batch_size: int) -> Experiment:
     def log_line(row: dict[str, Any]) -> str | None:
         if row["phase"] != "eval":
             return None
-        return f"step {row['step']}: {row['bits_per_graph']:.3f} bits per held-out molecule"
+        copies = f", {row['copies']:.1%} copies" if "copies" in row else ""
+        return f"step {row['step']}: {row['bits_per_graph']:.3f} bits per held-out molecule{copies}"
 
     model = flow.model.train()
     train = with_targets(data, names_of(model), computed)
@@ -616,8 +626,25 @@ def _experiment(flow: MoleculeFlow, data, batch_size: int) -> Experiment:
         found = Experiment(model, partial(train.train_batches, batch_size), held_out)
     else:
         found = fold_experiment(model, train, FOLDS, batch_size, held_out=data)
+        _, distinct = np.unique(data.hashes, return_index=True)
+        found.measure = partial(_copying, graphs=data.graphs.subset(distinct))
     found.headline, found.log_line, found.data = "bits_per_graph", log_line, train
     return found
+
+
+def _copying(folds: Any, graphs: PackedGraphs) -> dict[str, float]:
+    """Return the probability that a drawn molecule is one of those learned, as metric `copies`.
+
+    It is the sum of their probabilities, in one node order each, and so a lower bound.
+
+    Args:
+        folds: The `Folds`, whose last copy learns all molecules.
+        graphs: The distinct molecules.
+    """
+    model = folds.models[-1]
+    sizes = torch.from_numpy(graphs.node_counts).to(model.device)
+    nats = MoleculeFlow(model).log_prob_given_size(graphs)
+    return {"copies": float(np.exp(nats + model.size_log_prob(sizes).cpu().numpy()).sum())}
 
 
 def _sampled(

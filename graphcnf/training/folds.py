@@ -48,15 +48,16 @@ class Folds(nn.Module):
     """A model that learns all molecules, beside a copy for each fold that learns all but the fold.
 
     Args:
-        model: The model; its dropout is set to `DROPOUT`.
+        model: The model.
         folds: Number of folds.
+        dropout: Share of channels that training leaves out; None for the model's own.
     """
 
-    def __init__(self, model: Any, folds: int):
+    def __init__(self, model: Any, folds: int, dropout: float | None):
         super().__init__()
         for module in model.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = DROPOUT
+            if isinstance(module, nn.Dropout) and dropout is not None:
+                module.p = dropout
         self.models = nn.ModuleList([*(copy.deepcopy(model) for _ in range(folds)), model])
         self.metadata, self.save_pretrained = model.metadata, model.save_pretrained
 
@@ -85,7 +86,13 @@ class Folds(nn.Module):
 
 
 def fold_experiment(
-    model: Any, data, folds: int, batch_size: int, *, held_out: Any = None
+    model: Any,
+    data,
+    folds: int,
+    batch_size: int,
+    *,
+    held_out: Any = None,
+    dropout: float | None = DROPOUT,
 ) -> Experiment:
     """Return the cross-validated training of a model, of `Folds` on `FoldBatch`.
 
@@ -96,13 +103,18 @@ def fold_experiment(
         data: A `MoleculeDataset` or `StereoDataset`.
         folds: Number of folds, from 2 to the number of distinct molecules.
         batch_size: Molecules per step of each copy.
-        held_out: The same molecules, as they are evaluated; None for `data`.
+        held_out: The same molecules in the form in which they are evaluated; None for `data`.
+        dropout: Share of channels that training leaves out; None for the model's own.
     """
-    distinct, number = np.unique(data.hashes, return_inverse=True)
-    fold = (np.random.default_rng(0).permutation(len(distinct)) % folds)[number]
-    parts = [np.flatnonzero(fold == k) for k in range(folds)]
-    sets = [replace(data, test_indices=part) for part in (*parts, np.array([], dtype=int))]
-    evaluated = [replace(held_out or data, test_indices=part) for part in parts]
+    distinct = np.unique(data.hashes)
+    fold = np.random.default_rng(0).permutation(len(distinct)) % folds
+
+    def divided(one) -> list[Any]:
+        own = fold[np.searchsorted(distinct, one.hashes)]
+        return [replace(one, test_indices=np.flatnonzero(own == k)) for k in range(folds)]
+
+    sets = [*divided(data), replace(data, test_indices=np.array([], dtype=int))]
+    evaluated = divided(data if held_out is None else held_out)
 
     def endless(one, seed: int, start: int) -> Iterator[Any]:
         first, start = divmod(start, -(-len(one.split("train")) // batch_size))
@@ -119,4 +131,4 @@ def fold_experiment(
             for batch in one.test_batches(4 * batch_size):
                 yield FoldBatch([batch if j == k else None for j in range(len(sets))])
 
-    return Experiment(Folds(model, folds), train_batches, test_batches)
+    return Experiment(Folds(model, folds, dropout), train_batches, test_batches)

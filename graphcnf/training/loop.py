@@ -654,6 +654,8 @@ class Run:
         metrics = self._held_out(limit)
         if metrics is None:
             return False
+        if self.experiment.measure is not None:
+            metrics |= self.experiment.measure(self.averaged)
         self.latest = metrics
         if settings.snapshots and self.main and hasattr(self.averaged, "config"):
             self._describe(self.averaged, step, metrics)
@@ -664,7 +666,8 @@ class Run:
         headline = self.headline(metrics)
         if best is not None and headline not in metrics:
             raise UserError("keep_best needs held-out batches, and there are none")
-        if best is not None and best.offer(step, metrics, headline, settings.tolerance):
+        limits = settings.tolerance, settings.most_copies
+        if best is not None and best.offer(step, metrics, headline, *limits):
             self.best_model.load_state_dict(self.averaged.state_dict())
         value = metrics.get(headline, 0.0)
         if finished and not math.isfinite(value):

@@ -80,6 +80,8 @@ class TrainingSettings:
             best evaluation instead of the last ones.
         tolerance: with `keep_best`, a later evaluation is kept even if it is worse than the best
             by this share.
+        most_copies: with `keep_best`, a later evaluation that is better than the first one is also
+            kept while its metric `copies` (`Experiment.measure`) is at most this.
         patience: evaluations in a row without a kept one after which the run ends; 0 for never.
         checkpoint_minutes: minutes between checkpoints.
         snapshots: keep the averaged model of every evaluation in `snapshots/`.
@@ -111,6 +113,7 @@ class TrainingSettings:
     final_eval_batches: Positive = 64
     keep_best: bool = False
     tolerance: Annotated[float, Range(0, 1000)] = 0.0
+    most_copies: Annotated[float, Range(0, 1)] = 0.0
     patience: Count = 0
     checkpoint_minutes: PositiveMinutes = 3.0
     snapshots: bool = False
@@ -270,6 +273,8 @@ class Experiment:
         headline: metric to minimise; None for the first of `HEADLINES` that the model reports.
         log_line: function that turns a row of metrics into a line of the log, or None for no line;
             by default a line has all metrics.
+        measure: function from the averaged model to further metrics of an evaluation, numbers by
+            name; None for none.
         summarize: function that returns sentences about the finished model; None for none.
         data: data set that the batches are drawn from, whose content must be the same when a run is
             continued: a dataclass, an array, or a collection of them. If None, the first batches
@@ -281,6 +286,7 @@ class Experiment:
     eval_batches: Callable[[], Iterable[Batch]]
     headline: str | None = None
     log_line: Callable[[dict[str, Any]], str | None] | None = None
+    measure: Callable[[Any], dict[str, float]] | None = None
     summarize: Callable[[Any], list[str]] | None = None
     data: Any = None
 

@@ -19,6 +19,16 @@ from graphcnf.training.settings import Experiment
 LEAST = 20
 """Fewer distinct molecules with stereo marks are not learned."""
 
+ORDERS = 15
+"""Further orders of its atoms in which each molecule is learned.
+
+The marks of a molecule with another substituent are often read in another order.
+"""
+
+
+FEW = {"steps": 300, "learning_rate": 3e-3, "eval_steps": 20}
+"""Settings of the training where it is cross-validated."""
+
 
 def marked_molecules(data, few: int) -> Any:
     """Return the molecules with stereo marks, a `StereoDataset`; None if they are fewer than LEAST.
@@ -39,28 +49,32 @@ def marked_molecules(data, few: int) -> Any:
     return found
 
 
-def stereo_experiment(stereo: Any, marked: Any, folds: int, batch_size: int) -> Experiment:
+def stereo_experiment(stereo: Any, data, marked: Any, folds: int, batch_size: int) -> Experiment:
     """Return the training of a density of stereo marks on a user's molecules.
 
     Args:
         stereo: The `StereoFlow` to start from, which is not changed.
-        marked: The molecules, a `StereoDataset`; without held-out ones it is cross-validated.
+        data: The molecules, a `MoleculeDataset`.
+        marked: Those with stereo marks, as `marked_molecules` returns them; without held-out ones
+            the training is cross-validated.
         folds: Number of folds of the cross-validation.
         batch_size: Molecules per step.
     """
-    model = copy.deepcopy(stereo).train()
-    given = stereo.metadata
+    from graphcnf.datasets.stereo import encode_stereo
+
+    model, given = copy.deepcopy(stereo).train(), stereo.metadata
     model.metadata = {
         "dataset": marked.name,
         "marks": marked.marks(),
         "weights": {"dataset": given.get("dataset"), **given.get("training", {})},
     }
+    learned = encode_stereo(data.name, data.isomers, orders=ORDERS).marked()
     if len(marked.split("test")):
         held_out = partial(marked.test_batches, 4 * batch_size)
-        found = Experiment(model, partial(marked.train_batches, batch_size), held_out)
+        found = Experiment(model, partial(learned.train_batches, batch_size), held_out)
     else:
-        found = fold_experiment(model, marked, folds, batch_size)
-    found.headline, found.log_line, found.data = "bits_per_element", _log_line, marked
+        found = fold_experiment(model, learned, folds, batch_size, held_out=marked, dropout=None)
+    found.headline, found.log_line, found.data = "bits_per_element", _log_line, learned
     return found
 
 

@@ -19,6 +19,7 @@ from graphcnf.stereo.marks import (
     dropped_marks,
     has_marks_of,
     isomeric_smiles,
+    split_renumbered,
     split_stereo,
 )
 from graphcnf.stereo.stereo_flow import (
@@ -114,6 +115,18 @@ def test_numbering_does_not_matter(zinc_smiles):
         other, same = split_stereo(Chem.RenumberAtoms(mol, order))
         assert (one.smiles, marks) == (other.smiles, same)
         assert Chem.MolToSmiles(one.with_marks(marks)) == Chem.MolToSmiles(mol)
+
+
+def test_atoms_in_any_order_have_the_same_marks(zinc_smiles):
+    random, orders = np.random.default_rng(0), set()
+    for smiles in zinc_smiles[:40]:
+        mol = Chem.MolFromSmiles(smiles)
+        for _ in range(3):
+            constitution, configuration = split_renumbered(mol, random)
+            orders.add(constitution.smiles)
+            written = Chem.MolToSmiles(constitution.with_marks(configuration))
+            assert written == isomeric_smiles(smiles)
+    assert len(orders) > 80
 
 
 def test_every_configuration_is_equivalent_to_one_canonical_one(zinc_smiles):
