@@ -47,6 +47,9 @@ STEPS, BATCH, RATE = 250, 32, 4e-3
 TAKEN = ("seed", "steps", "threads", "accelerator", "devices", "bf16")
 """Settings of the fine-tuning that the training of conditions takes over."""
 
+EVALUATED = 4
+"""Held-out batches of an evaluation, each four times as large as those of training."""
+
 OF_CONDITIONS = ("conditions", "shares", "sizes")
 """Names of the modules of a model that its conditions alone use."""
 
@@ -123,7 +126,7 @@ def learn_columns(
         parameter.requires_grad_(any(part in OF_CONDITIONS for part in name.split(".")))
     columns = [names_of(network).index(name) for name in data.columns]
     batches = partial(_batches, joint, columns, settings.batch_size)
-    held_out = partial(_held_out, joint, 4 * settings.batch_size)
+    held_out = partial(_held_out, joint, columns, 4 * settings.batch_size)
     experiment = Experiment(network.train(), batches, held_out, data=joint)
     experiment.headline, experiment.log_line = "bits_per_graph", _log_line
     result = fit(experiment, settings, folder, inside(folder, "config.toml").exists())
@@ -153,8 +156,8 @@ def _plan(given: dict[str, Any]) -> TrainingSettings:
         "log_every": max(1, steps // 10),
         "eval_minutes": 0.0,
         "eval_steps": max(1, steps // 5),
-        "eval_batches": 4,
-        "final_eval_batches": 4,
+        "eval_batches": EVALUATED,
+        "final_eval_batches": EVALUATED,
         "keep_best": True,
         "checkpoint_minutes": 0.5,
         "threads": 1,
@@ -211,11 +214,21 @@ def _batches(
         yield _batch(data, chosen, np.where(hidden & (values.shape[1] > 1), np.nan, values))
 
 
-def _held_out(data: Any, size: int) -> Iterator[GraphBatch]:
-    """Yield the held-out molecules in batches of a size, with all conditions that are known."""
-    test = np.random.default_rng(0).permutation(data.split("test"))
-    for first in range(0, len(test), size):
-        rows = test[first : first + size]
+def _held_out(data: Any, columns: Sequence[int], size: int) -> Iterator[GraphBatch]:
+    """Yield batches of held-out molecules with all conditions that are known.
+
+    All values are as frequent as in training: most molecules have values near the mean, which say
+    little, so that other batches would hardly show what is learned.
+
+    Args:
+        data: A `MoleculeDataset` whose targets are the conditions.
+        columns: Indices of the measured columns among the conditions.
+        size: Molecules in a batch.
+    """
+    test, random = data.split("test"), np.random.default_rng(0)
+    chances = _chances(data.targets[test][:, columns])
+    for _ in range(EVALUATED):
+        rows = random.choice(test, size, p=chances)
         yield _batch(data, rows, data.targets[rows])
 
 
