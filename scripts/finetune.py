@@ -122,7 +122,8 @@ def finetune(
             f"{largest}, or larger molecules (graphcnf datasets join makes some)"
         )
     smiles = read_smiles(file, column=column).smiles
-    options.say_deviations(smiles, None if standardize else flow.charge_states)
+    marked = flow.stereo is not None
+    options.say_deviations(smiles, None if standardize else flow.charge_states, marked=marked)
     if not standardize and any("separate fragments" in s.reason for s in data.skipped):
         say("note: --standardize keeps the largest fragment of salts and mixtures")
     result = fine_tune(
