@@ -131,6 +131,7 @@ class Adapter:
         fixed: Names of the flow's arguments that follow from data, so that users cannot set them.
             Where the adapter has an attribute with the name of the first, a saved flow must have
             the same value.
+        evaluations: Number of evaluations in a run with a time budget.
     """
 
     kind: ClassVar[str]
@@ -145,6 +146,7 @@ class Adapter:
         "decay_fraction": 0.5,
     }
     fixed: ClassVar[tuple[str, ...]]
+    evaluations: ClassVar[int] = 12
 
     @property
     def arguments(self) -> tuple:
@@ -181,13 +183,14 @@ class Adapter:
         """
         raise NotImplementedError
 
-    def finish(self, flow, rows: Rows, chosen: np.ndarray) -> None:
+    def finish(self, flow, rows: Rows, chosen: np.ndarray, held_out: np.ndarray) -> None:
         """Count anew in a trained flow, in place, now with the items that were held out.
 
         Args:
             flow: Flow whose counts are replaced.
             rows: All encoded items.
             chosen: Indices of the items to count, (M,).
+            held_out: Indices of those of them that the flow has not learned from.
         """
         flow.count(self.batch(rows, chosen))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from graphcnf.errors import UserError
 from graphcnf.files import inside, read_json
 from graphcnf.graphs.batch import GraphBatch, size_bucketed_batches
 from graphcnf.limits import (
+    LARGEST_SIZE,
     check_integer,
     check_minutes,
     check_range,
@@ -54,11 +56,8 @@ ADAPTER_OPTIONS = ("bins", "node_label", "edge_label")
 SCORED = 256
 """Items that are scored at a time."""
 
-EVALUATIONS = 12
-"""Number of evaluations in a run with a time budget."""
-
-EVALUATED = 16
-"""Batches of every evaluation; equally many, so that evaluations can be compared."""
+EVALUATING = 0.1
+"""Largest share of a time budget that evaluations take."""
 
 
 class _Fit:
@@ -213,7 +212,9 @@ class CategoricalModel(nn.Module):
         except ImportError as error:
             raise UserError(f"training needs {error.name}: pip install 'graphcnf[train]'") from None
         flow = model.flow
-        experiment = experiment_of(model.adapter, flow, data, seed, held_out, settings.batch_size)
+        seconds = math.inf if steps is not None or minutes is None else 60 * minutes * EVALUATING
+        adapter, size = model.adapter, settings.batch_size
+        experiment = experiment_of(adapter, flow, data, seed, held_out, size, seconds)
         with tempfile.TemporaryDirectory(prefix="graphcnf-") as temporary:
             folder = Path(temporary if out is None else out)
             result = fit(experiment, settings, folder, lines=out is not None)
@@ -224,7 +225,9 @@ class CategoricalModel(nn.Module):
                 raise KeyboardInterrupt
             flow = model.adapter.flow_class.from_pretrained(folder, flow.device)
             if not isinstance(model.adapter, GraphAdapter):
-                model.adapter.finish(flow, data, split(model.adapter.sizes(data), seed, 0.0)[0])
+                sizes = model.adapter.sizes(data)
+                every, unseen = split(sizes, seed, 0.0)[0], split(sizes, seed, held_out)[1]
+                model.adapter.finish(flow, data, every, unseen)
                 flow.save_pretrained(folder / "model")
         return self._learned(model.adapter, flow, result.history)
 
@@ -506,8 +509,8 @@ class CategoricalModel(nn.Module):
 def _settings(adapter: Adapter, seed, minutes, steps, keep_best, given: dict) -> TrainingSettings:
     """Return the settings of a training of `fit`.
 
-    With a budget in steps, the only evaluation is at the end; with one in minutes, there are
-    `EVALUATIONS`.
+    With a budget in steps, the only evaluation is at the end; with one in minutes, there are as
+    many as the adapter says.
 
     Args:
         adapter: Adapter with defaults for its type of data.
@@ -530,9 +533,10 @@ def _settings(adapter: Adapter, seed, minutes, steps, keep_best, given: dict) ->
     else:
         table |= {
             "minutes": minutes,
-            "eval_minutes": minutes / EVALUATIONS,
-            "eval_batches": EVALUATED,
-            "final_eval_batches": EVALUATED,
+            "eval_minutes": minutes / adapter.evaluations,
+            # As many as `experiment_of` gives.
+            "eval_batches": LARGEST_SIZE,
+            "final_eval_batches": LARGEST_SIZE,
             "keep_best": keep_best,
         }
     return TrainingSettings.from_dict({**table, **given}, "fit")
@@ -562,7 +566,13 @@ def split(sizes: np.ndarray, seed: int, held_out: float) -> tuple[np.ndarray, np
 
 
 def experiment_of(
-    adapter: Any, flow, data, seed: int, held_out: float, batch_size: int
+    adapter: Any,
+    flow,
+    data,
+    seed: int,
+    held_out: float,
+    batch_size: int,
+    evaluating: float = math.inf,
 ) -> Experiment:
     """Return what `graphcnf.training.loop.fit` trains: a flow, its batches, its main metric.
 
@@ -574,6 +584,8 @@ def experiment_of(
         held_out: Share of the items to score and not to train on. With 0, training items are
             scored.
         batch_size: Items of a batch; those of a training batch have similar sizes.
+        evaluating: Seconds of all evaluations together. The first one finds out how many batches
+            they allow; all others take as many, so that evaluations can be compared.
     """
     sizes = adapter.sizes(data)
     rest, test = split(sizes, seed, held_out)
@@ -585,9 +597,17 @@ def experiment_of(
         for _, chosen in size_bucketed_batches(sizes[rest], batch_size, seed, epoch, start):
             yield adapter.batch(data, rest[chosen])
 
+    seconds, counts = evaluating / (adapter.evaluations + 2), list[int]()
+
     def eval_batches():
+        begin, number = time.process_time(), 0
         for start in range(0, len(test), batch_size):
+            spent = time.process_time() - begin
+            if number == counts[0] if counts else number and spent > seconds:
+                break
             yield adapter.batch(data, test[start : start + batch_size])
+            number += 1
+        counts[:] = counts or [number]
 
     return Experiment(flow, train_batches, eval_batches, headline=adapter.headline)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -23,13 +23,30 @@ from torch.nn import functional as F
 
 from graphcnf.categorical.autoregressive import AutoregressiveFlow, Network, Step, find_interval
 from graphcnf.categorical.categorical_flow import check_rows
-from graphcnf.categorical.transformer import HIDDEN, Transformer
-from graphcnf.discrete.counts import LARGEST_PAIRS, ColumnCounts, Counts
+from graphcnf.discrete.counts import (
+    LARGEST_PAIRS,
+    ColumnCounts,
+    Counts,
+    normalised,
+    weighted_sum,
+)
 from graphcnf.discrete.rows import Rows, build_network, loss_of
 from graphcnf.flows.transform import Context, with_mask
 from graphcnf.limits import Range, check_temperature
 from graphcnf.pretrained import Pretrained
 from graphcnf.torch_state import evaluated
+
+PRIOR = 20
+"""Rows with the weight of all columns together that are added to those which weigh a column."""
+
+ITERATIONS = 50
+"""Steps of expectation and maximisation."""
+
+SHARES = (0.001, 0.999)
+"""Least and largest weight in a mixture."""
+
+CHUNK = 1024
+"""Rows that are scored at a time to weigh a mixture."""
 
 
 @dataclass(frozen=True)
@@ -50,44 +67,160 @@ class ColumnContext(Context):
     places: Tensor | None = None
 
     @classmethod
-    def of(cls, context: Context) -> ColumnContext:
-        """Return a `ColumnContext` as it is; of any other context, one with the same mask."""
-        return context if isinstance(context, cls) else cls(context.mask)
+    def of(cls, context: Context, network: ColumnMLP) -> ColumnContext:
+        """Return the context with the mask and the order of all columns of a network.
+
+        Args:
+            context: A `ColumnContext`, or one with a mask (B, M) alone. If M is less than the
+                number of columns N, the last columns are masked.
+            network: The network, whose order is the default.
+        """
+        own = context if isinstance(context, cls) else cls(context.mask)
+        further = range(own.mask.shape[1], network.columns)
+        mask, order = F.pad(own.mask, (0, len(further))), own.order
+        if order is None:
+            return replace(own, mask=mask, order=network.ordering(mask))
+        last = torch.tensor(further, dtype=torch.long, device=mask.device)
+        return replace(own, mask=mask, order=torch.cat([order, last.expand(len(mask), -1)], 1))
 
 
-class ColumnAttention(Network):
-    """Causal attention over the columns of a row; each row may have an order of its own.
+class Perceptron(nn.Module):
+    """Logits of the categories of columns from one hidden layer over the known categories.
 
-    Step k of a row knows the categories of the columns of steps 0 to k - 1, and which column comes
-    next (Hoogeboom et al. 2022, arXiv 2110.02037; Pannatier et al. 2024, arXiv 2404.09562). Its
-    logits are the sum of three terms: the output of the attention; the log-probabilities of counts
-    given the parents of the column (`Counts`); a weight for each pair of a known category and a
-    possible one. If the known columns are exactly those before the next one in `order`, the weights
-    are those of the regression, otherwise trained ones. Untrained and in `order`, the network is
-    the density of the counts.
+        a_c + sum_h v_ch relu(b_h + sum_j (w_jh + t_j s_jh)) + sum_j d_jc
+
+    for the category with slot c, where j are the slots of the known categories, and t_j is the
+    place in category j if that is a bin, counted from the middle. d are *direct* weights.
+
+    Args:
+        owner: Column of each slot, (S,) long.
+        width: Number of hidden units.
+        dropout: Share of the known categories, and of the hidden units, that training leaves out.
+        rank: Place of each column in an order, (N,) long, for a masked autoencoder for distribution
+            estimation (MADE; Germain et al. 2015, arXiv 1502.03509): weights are masked so that
+            the logits of each column depend on the columns before it only, and one pass gives those
+            of all columns. None for no masks: every logit depends on all categories that the caller
+            says are known (orderless NADE; Uria et al. 2014, arXiv 1310.1757).
+        divided: True if some categories are bins.
+
+    Attributes:
+        seen: 1 where the hidden unit depends on the slot, else 0, (S, width).
+        told: 1 where the slot's logit depends on the hidden unit, else 0, (S, width).
+        earlier: 1 where the second slot's logit depends on the first slot, else 0, (S, S).
+    """
+
+    seen: Tensor
+    told: Tensor
+    earlier: Tensor
+
+    def __init__(
+        self, owner: Tensor, width: int, dropout: float, rank: Tensor | None, divided: bool
+    ):
+        super().__init__()
+        total, columns = len(owner), int(owner[-1]) + 1
+        # Unit u sees the columns of the ranks 0 to u % (N - 1).
+        last = torch.arange(width) % max(columns - 1, 1)
+        own = owner if rank is None else rank[owner]
+        seen, told, earlier = own[:, None] <= last, last < own[:, None], own[:, None] < own
+        for name, mask in {"seen": seen, "told": told, "earlier": earlier}.items():
+            kept = torch.ones_like(mask) if rank is None else mask
+            # As floats, whose products are faster than those with bool.
+            self.register_buffer(name, kept.float(), persistent=False)
+        self.enter = nn.Parameter(torch.empty(total, width).uniform_(-1, 1) * total**-0.5)
+        self.bias = nn.Parameter(torch.empty(width).uniform_(-1, 1) * total**-0.5)
+        self.leave = nn.Parameter(torch.zeros(total, width))
+        self.offset = nn.Parameter(torch.zeros(total))
+        paired = total if total <= LARGEST_PAIRS else 0
+        self.direct = nn.Parameter(torch.zeros(paired, paired))
+        self.divided, self.dropout = divided, nn.Dropout(dropout)
+        if divided:
+            self.slope = nn.Parameter(torch.empty(total, width).uniform_(-1, 1) * total**-0.5)
+            self.tilt = nn.Parameter(torch.zeros(total, width))
+
+    def hidden(self, number: Tensor, known: Tensor, shift: Tensor) -> Tensor:
+        """Return the hidden units.
+
+        Args:
+            number: Slots of the categories of B rows, (B, N) long.
+            known: 1 for known categories, else 0, (B, N).
+            shift: Places in the known categories, counted from the middle, else 0, (B, N).
+
+        Returns:
+            (B, width).
+        """
+        h = self.bias + weighted_sum(self.enter * self.seen, number, known)
+        if self.divided:
+            h = h + weighted_sum(self.slope * self.seen, number, known * shift)
+        return self.dropout(F.relu(h))
+
+    def forward(
+        self, h: Tensor, number: Tensor, known: Tensor, slots: slice = slice(None)
+    ) -> Tensor:
+        """Return the logits of categories.
+
+        Args:
+            h: Hidden units of B rows, (B, width).
+            number: Slots of the categories of the rows, (B, N) long.
+            known: 1 for known categories, else 0, (B, N).
+            slots: The C slots whose logits are wanted; all by default.
+
+        Returns:
+            (B, C).
+        """
+        logits = F.linear(h, self.leave[slots] * self.told[slots], self.offset[slots])
+        if self.direct.numel():
+            direct = self.direct[:, slots] * self.earlier[:, slots]
+            logits = logits + weighted_sum(direct, number, known)
+        return logits
+
+    def tilts(self, h: Tensor, slots: slice = slice(None)) -> Tensor:
+        """Return the slope s of the density 1 + s (2 u - 1) of a place u, for categories.
+
+        Args:
+            h: Hidden units of B rows, (B, width).
+            slots: The C slots whose slopes are wanted; all by default.
+
+        Returns:
+            (B, C); 0 if no category is a bin.
+        """
+        if not self.divided:
+            return h.new_zeros(1).expand(len(h), len(self.offset[slots]))
+        return 0.999 * torch.tanh(F.linear(h, self.tilt[slots] * self.told[slots]))
+
+
+class ColumnMLP(Network):
+    """Probabilities of the categories of a column given any other columns, from counts and MLPs.
+
+    In `order`, that is if the known columns are exactly those before the next one, they are a
+    mixture of two densities, with a weight for each column: counts given the parents of the column
+    (`Counts`) times a masked autoencoder (`ordered`, see `Perceptron`), and the same counts times
+    the ridge regression. One pass gives those of all columns. With any other known columns they are
+    the counts given the known parents, times a perceptron without masks (`free`), a pass for each
+    column. Untrained, the network is in `order` the density of counts and regression.
 
     Where categories are bins of numbers, the place u has the density 1 + s (2 u - 1), with
-    -1 < s < 1 from the hidden state (a monotone quadratic map of the uniform density; Mueller et
+    -1 < s < 1 from the hidden units (a monotone quadratic map of the uniform density; Mueller et
     al. 2019, arXiv 1808.03856).
 
     Args:
         cardinalities: Number of categories of each column.
         parts: Number of different places in each category, by slot: 1 if the category is no bin, 0
             if any place is possible; None if no category is a bin.
-        counts: "parents", "factors" and "sizes", arguments of `ColumnCounts`.
-        width: Channels of a column.
-        layers: Attention blocks.
-        heads: Attention heads.
-        expansion: Feed-forward hidden channels as a multiple of `width`.
-        dropout: Share of the channels that training leaves out.
+        counts: The "order" of the columns, and "parents", "factors" and "sizes", arguments of
+            `ColumnCounts`.
+        width: Hidden units of each perceptron.
+        dropout: Share of the known categories, and of the hidden units, that training leaves out.
 
     Attributes:
         slot: Slot of each category of each column, (N, C) long.
         possible: Which categories each column has, (N, C) bool.
         order: The columns in the order of the counts and the regression, (N,) long.
-        tree: Pointwise mutual information of the counts, to which the trained pair weights are
+        rank: Place of each column in this order, (N,) long.
+        tree: Pointwise mutual information of the counts, to which the direct weights of `free` are
             added, (S, S).
         weights: Weights of the regression, (S, S).
+        share: Weight of the autoencoder in the mixture, by column, (N,); the rest is that of the
+            regression.
         parts: The argument `parts`, (S,) long.
 
     Raises:
@@ -97,8 +230,10 @@ class ColumnAttention(Network):
     slot: Tensor
     possible: Tensor
     order: Tensor
+    rank: Tensor
     tree: Tensor
     weights: Tensor
+    share: Tensor
     parts: Tensor
 
     def __init__(
@@ -107,65 +242,58 @@ class ColumnAttention(Network):
         *,
         counts: Mapping[str, Any],
         parts: Sequence[int] | None = None,
-        width: int,
-        layers: int,
-        heads: int = 4,
-        expansion: float = 3,
-        dropout: float = 0.0,
+        width: int = 512,
+        dropout: Annotated[float, Range(0, 1)] = 0.1,
     ):
         super().__init__()
         known = torch.tensor(cardinalities)
         if not len(known) or known.min() < 1:
             raise ValueError(f"every column needs a category or more, got {list(cardinalities)}")
+        order, *own = (counts[name] for name in ("order", "parents", "factors", "sizes"))
+        if sorted(order) != list(range(len(known))):
+            raise ValueError(f"order must have each of {len(known)} columns once, got {order}")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
         self.columns, self.cardinalities, total = len(known), [int(known.max())], int(known.sum())
+        self.counts = ColumnCounts(cardinalities, *own)
+        self.dropout = nn.Dropout(dropout)
         number = torch.arange(self.cardinalities[0])
-        possible = number < known[:, None]
         slot = (known.cumsum(0) - known)[:, None] + number.minimum(known[:, None] - 1)
         self.register_buffer("slot", slot, persistent=False)
-        self.register_buffer("possible", possible, persistent=False)
-        self.register_buffer("order", torch.arange(self.columns))
-        self.initial = nn.Parameter(0.3 * torch.randn(width))
-        self.values = nn.Embedding(total, width)
-        # The second half is for columns whose known columns are those before them in `order`.
-        self.target = nn.Embedding(2 * self.columns, width)
-        # Added to attention scores, by the next column of the step that attends and the column
-        # whose category the other step holds (N for the first step, which holds none).
-        self.by_pair = nn.Parameter(torch.zeros(layers * heads, self.columns, self.columns + 1))
-        self.blocks = Transformer(width, heads, expansion, layers, dropout=dropout)
-        self.dropout = nn.Dropout(dropout)
-        self.norm = nn.LayerNorm(width)
+        self.register_buffer("possible", number < known[:, None], persistent=False)
+        self.register_buffer("order", torch.tensor(order), persistent=False)
+        self.register_buffer("rank", self.order.argsort(), persistent=False)
         self.divided = parts is not None
         if parts is not None:
             if len(parts) != total or min(parts) < 0:
                 raise ValueError(f"parts must be {total} numbers, at least 0, got {list(parts)}")
             self.register_buffer("parts", torch.tensor(parts), persistent=False)
-            self.slope = nn.Parameter(0.3 * torch.randn(total, width))
-            self.tilt = nn.Parameter(torch.zeros(total, width))
-        self.weight = nn.Parameter(torch.zeros(total, width))
-        self.bias = nn.Parameter(torch.zeros(total))
-        paired = total if total <= LARGEST_PAIRS else 0
-        self.pairs = nn.Parameter(torch.zeros(paired, paired))
-        self.register_buffer("tree", torch.zeros(paired, paired))
-        self.register_buffer("weights", torch.zeros(paired, paired))
-        self.counts = ColumnCounts(cardinalities, **counts)
-        for table in (self.values, self.target):
-            nn.init.normal_(table.weight, std=0.3)
+        owner = self.counts.owner
+        self.ordered = Perceptron(owner, width, dropout, self.rank, self.divided)
+        self.free = Perceptron(owner, width, dropout, None, self.divided)
+        self.register_buffer("tree", torch.zeros_like(self.free.direct))
+        self.register_buffer("weights", torch.zeros_like(self.free.direct))
+        self.register_buffer("share", torch.ones(self.columns))
 
-    def _in_order(self, known: Tensor, column: Tensor) -> Tensor:
-        """Compare the known columns with those before a column in `order`.
+    @torch.no_grad()
+    def start_from(self, counts: Counts, regression: bool = True) -> None:
+        """Copy counts and the weights of their regression into the network, in place.
 
         Args:
-            known: Known columns, (B, M, N) bool.
-            column: The column of each step, (B, M) long.
-
-        Returns:
-            True where both are the same, (B, M) bool.
+            counts: Counts of the columns that this network was built for.
+            regression: True to let the direct weights begin with those of the regression, those
+                of `free` with half of them in both directions. In `order` the network is then the
+                density of counts and regression.
         """
-        rank = self.order.argsort()
-        before = (rank < rank[:, None])[:, : known.shape[-1]]
-        return (known == before[column]).all(-1)
+        self.counts.counts = counts.columns.counts.to(self.order.device)
+        if self.tree.numel():
+            self.tree.copy_(torch.from_numpy(counts.information))
+            self.weights.copy_(torch.from_numpy(counts.weights))
+            if regression:
+                self.ordered.direct.copy_(self.weights)
+                self.free.direct.copy_((self.weights + self.weights.T) / 2)
 
-    def ordered(self, mask: Tensor, given: Tensor | None = None, number: int = 0) -> Tensor:
+    def ordering(self, mask: Tensor, given: Tensor | None = None, number: int = 0) -> Tensor:
         """Return the order of the columns of each row: conditions first, marginalised ones last.
 
         Args:
@@ -177,80 +305,173 @@ class ColumnAttention(Network):
         Returns:
             The columns in order, (B, N) long.
         """
-        order = self.order[self.order < mask.shape[1]]
+        rank = self.rank
         if number:
-            random = np.random.default_rng(number).permutation(len(order))
-            order = order[torch.from_numpy(random).to(order.device)]
-        rank = order.argsort() + 2 * len(order) * ~mask
+            random = np.random.default_rng(number).permutation(self.columns)
+            rank = rank[torch.from_numpy(random).to(rank.device)]
+        rank = rank + 2 * self.columns * ~mask
         if given is not None:
-            rank = rank + len(order) * ~given
+            rank = rank + self.columns * ~given
         return rank.argsort(1)
 
-    def _input(self, column: Tensor, before: Tensor | None, place: Tensor | None) -> Tensor:
-        """Embed steps, the input of attention.
+    def inputs(self, x: Tensor, context: ColumnContext) -> Inputs:
+        """Return what the perceptrons take of rows.
 
         Args:
-            column: Row of the embedding `target` for each next column, (...) long: its number, or N
-                more if the columns before it are those of `order`.
-            before: Slots of the previous categories, (...) long; None in the first step.
-            place: Places in these categories, (...) float64; None in the first step.
-
-        Returns:
-            (..., width).
+            x: Categories, (B, N): integers, or floats k + u, where u is the place of a number in
+                bin k; arbitrary where masked.
+            context: Mask and orders, as `ColumnContext.of` returns them.
         """
-        value = self.initial if before is None else self.values(before)
-        if before is not None and place is not None and self.divided:
-            parts = self.parts[before]
-            middle = ((place * parts).floor() + 0.5) / parts.clamp(min=1)
-            shift = torch.where(parts == 1, 0.0, torch.where(parts > 1, middle, place) - 0.5)
-            value = value + shift[..., None].to(value.dtype) * self.slope[before]
-        return self.dropout(self.target(column) + value)
-
-    def sources(self, order: Tensor) -> Tensor:
-        """Return which column is decided one step before.
-
-        Args:
-            order: The columns of each row in the order of their steps, (B, N) long.
-
-        Returns:
-            For each step the column of the step before it, N for the first step, (B, N) long.
-        """
-        return torch.cat([torch.full_like(order[:, :1], self.columns), order[:, :-1]], 1)
-
-    def tilts(self, h: Tensor, number: Tensor) -> Tensor:
-        """Return the slope s of the density 1 + s (2 u - 1) of a place u, for M decided categories.
-
-        Args:
-            h: Output of attention, (M, width).
-            number: Slots of the categories, (M,) long.
-
-        Returns:
-            (M,) float64; 0 where the density is uniform.
-        """
+        assert context.order is not None
+        x, place = split(torch.where(context.mask, x, 0))
+        column, rank = torch.arange(self.columns, device=x.device), context.order.argsort(1)
+        number = self.slot[column, x]
         if not self.divided:
-            return torch.zeros(len(number), dtype=torch.float64, device=h.device)
-        s = 0.999 * torch.tanh((h * self.tilt[number]).sum(-1).double())
-        return torch.where(self.parts[number] == 1, 0.0, s)
+            return Inputs(x, number, torch.zeros_like(place), rank)
+        parts = self.parts[number]
+        middle = ((place * parts).floor() + 0.5) / parts.clamp(min=1)
+        shift = torch.where(parts > 1, middle, place) - 0.5
+        return Inputs(x, number, torch.where(parts == 1, 0.0, shift), rank)
 
-    def logits(self, hidden) -> Tensor:
-        return super().logits(hidden[0])
-
-    def _limits(self, context: Context) -> tuple[Tensor, Tensor]:
-        """Return what a context says about orders and categories, with the network's defaults.
+    def in_order(self, rows: Inputs) -> tuple[Tensor, Tensor, Tensor]:
+        """Evaluate counts and autoencoder for all columns, each given those before it in `order`.
 
         Args:
-            context: A `ColumnContext`, or one with a mask (B, N) alone.
+            rows: The rows; their own orders do not count.
 
         Returns:
-            The columns of each row in order, (B, N) long; and which categories each column has and
-            the context allows, (B or 1, N, C) bool.
+            Log-probabilities of all categories by counts, and by counts and autoencoder, (B, S)
+            nats each; and slopes of the density of places, (B, S).
         """
-        possible = self.possible[None, : context.mask.shape[1]]
-        given = ColumnContext.of(context)
-        return (
-            self.ordered(given.mask) if given.order is None else given.order,
-            possible if given.allowed is None else possible & given.allowed,
-        )
+        start = self.counts(rows.x, self.rank[None], counted=self.training).to(self.share)
+        known = self.dropout(torch.ones_like(rows.shift, dtype=start.dtype))
+        h = self.ordered.hidden(rows.number, known, rows.shift)
+        logits = start + self.ordered(h, rows.number, known)
+        return start, normalised(logits, self.counts.owner), self.ordered.tilts(h)
+
+    def given_any(self, rows: Inputs, known: Tensor) -> tuple[Tensor, Tensor]:
+        """Evaluate counts and the perceptron `free`, given the same known columns for all others.
+
+        Args:
+            rows: The rows.
+            known: Known columns, (B, N) bool; what is returned for them means nothing.
+
+        Returns:
+            Log-probabilities of all categories, (B, S) nats; and slopes of the density of places,
+            (B, S).
+        """
+        start = self.counts(rows.x, (~known).long(), counted=self.training).to(self.share)
+        seen = known.to(start.dtype)
+        if self.tree.numel():
+            start = start + weighted_sum(self.tree, rows.number, seen)
+        seen = self.dropout(seen)
+        h = self.free.hidden(rows.number, seen, rows.shift)
+        logits = start + self.free(h, rows.number, seen)
+        return normalised(logits, self.counts.owner), self.free.tilts(h)
+
+    def mixed(self, log_p: Tensor, start: Tensor, rows: Inputs, slots: slice) -> Tensor:
+        """Mix the autoencoder's probabilities with those of counts and regression.
+
+        Args:
+            log_p: Log-probabilities by counts and autoencoder, (B, C) nats.
+            start: Log-probabilities by counts, (B, C) nats.
+            rows: The rows.
+            slots: The C slots.
+
+        Returns:
+            Logarithm of the weighted mean, (B, C) nats.
+        """
+        if (self.share == 1).all():
+            return log_p
+        owner = self.counts.owner[slots]
+        linear = self.regressed(start, rows, slots)
+        share = self.share[owner]
+        return torch.logaddexp(share.log() + log_p, torch.log1p(-share) + linear)
+
+    def regressed(self, start: Tensor, rows: Inputs, slots: slice = slice(None)) -> Tensor:
+        """Add the regression to the log-probabilities of C categories by counts.
+
+        Args:
+            start: Log-probabilities by counts, (B, C) nats.
+            rows: The rows.
+            slots: The C slots, of one column or of all.
+
+        Returns:
+            (B, C) nats.
+        """
+        if not self.weights.numel():
+            return start
+        every, owner = torch.ones_like(rows.shift), self.counts.owner[slots]
+        linear = weighted_sum(self.weights[:, slots], rows.number, every)
+        return normalised(start + linear, owner - owner[0])
+
+    def direct(self, rank: Tensor) -> Tensor:
+        """Return for which columns the columns before them are those before them in `order`.
+
+        Args:
+            rank: Place of each column in the order of its row, (B, N) long.
+
+        Returns:
+            (B, N) bool.
+        """
+        usual, step = self.rank[rank.argsort(1)], torch.arange(self.columns, device=rank.device)
+        highest = F.pad(usual.cummax(1).values[:, :-1], (1, 0), value=-1)
+        # The columns of p steps are the first p of `order` if the last of them in it is number p.
+        return ((highest == step - 1) & (usual == step)).gather(1, rank)
+
+    def column(self, k: int, rows: Inputs) -> tuple[Tensor, Tensor]:
+        """Evaluate one column, given the columns before it in the order of each row.
+
+        Args:
+            k: Number of the column.
+            rows: The rows; arbitrary in this column and those after it.
+
+        Returns:
+            Log-probabilities of the C categories of the column, (B, C) nats; and slopes of the
+            density of places, (B, C).
+        """
+        slots = slice(int(self.slot[k, 0]), int(self.slot[k, -1]) + 1)
+        log_p = self.share.new_zeros(len(rows.x), slots.stop - slots.start)
+        tilts = torch.zeros_like(log_p)
+        direct = self.direct(rows.rank)[:, k]
+        for chosen, net in ((direct, self.ordered), (~direct, self.free)):
+            if not chosen.any():
+                continue
+            part = rows[chosen]
+            known = (part.rank < part.rank[:, k : k + 1]).to(log_p.dtype)
+            start = self.counts(part.x, part.rank, k).to(log_p.dtype)
+            h = net.hidden(part.number, known, part.shift)
+            logits = start + net(h, part.number, known, slots)
+            if net is self.free and self.tree.numel():
+                logits = logits + weighted_sum(self.tree[:, slots], part.number, known)
+            own = logits.log_softmax(-1)
+            log_p[chosen] = own if net is self.free else self.mixed(own, start, part, slots)
+            tilts[chosen] = net.tilts(h, slots)
+        return log_p, tilts
+
+    def log_probs(self, x: Tensor, context: ColumnContext) -> tuple[Tensor, Tensor]:
+        """Evaluate all columns, each given the columns before it in the order of its row.
+
+        Args:
+            x: Categories, (B, N): integers, or floats k + u, where u is the place of a number in
+                bin k.
+            context: Mask and orders, as `ColumnContext.of` returns them.
+
+        Returns:
+            Log-probabilities of all categories of the columns that the mask keeps, (B, S) nats; and
+            slopes of the density of places, (B, S).
+        """
+        rows = self.inputs(x, context)
+        start, log_p, tilts = self.in_order(rows)
+        log_p = self.mixed(log_p, start, rows, slice(None))
+        others = context.mask & ~self.direct(rows.rank)
+        for k in others.any(0).nonzero()[:, 0].tolist():
+            chosen, slots = others[:, k].nonzero()[:, 0], self.slot[k].unique()
+            own, own_tilts = self.column(k, rows[chosen])
+            log_p = log_p.index_put((chosen[:, None], slots), own)
+            if self.divided:
+                tilts = tilts.index_put((chosen[:, None], slots), own_tilts)
+        return log_p, tilts
 
     def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
         """Yield all columns in one step.
@@ -258,46 +479,47 @@ class ColumnAttention(Network):
         Args:
             x: Categories (B, N, 1): integers, or floats k + u, where u is the place of a number in
                 bin k.
-            context: Mask, orders and allowed categories, see the class.
+            context: Mask, orders and allowed categories, see `ColumnContext`.
 
         Yields:
-            A step whose `hidden` is a pair: logits (M, C), and output of attention (M, width).
+            A step whose `hidden` are logits (M, C), and slopes of the density of places, (M, C).
         """
-        mask, (x, place) = context.mask, split(torch.where(context.mask, x[..., 0], 0))
-        order, possible = self._limits(context)
-        slot, rank = self.slot[: x.shape[1]], order.argsort(1)
-        step = torch.arange(x.shape[1], device=x.device)
-        number = slot[step, x]
-        before = number.gather(1, order)[:, :-1], place.gather(1, order)[:, :-1]
-        column, known = step.expand(x.shape), rank[:, None] < rank[:, :, None]
-        direct = self._in_order(known, column)
-        target = order + self.columns * direct.gather(1, order)
-        first = self._input(target[:, :1], None, None)
-        h = torch.cat([first, self._input(target[:, 1:], *before)], 1)
-        # Rows with the same order share one bias, so its gradient is computed once.
-        orders, which = order.unique(dim=0, return_inverse=True)
-        bias = self.by_pair[:, orders[:, :, None], self.sources(orders)[:, None]].transpose(0, 1)
-        bias = bias if len(orders) == 1 else bias[which]
-        h = self.norm(self.blocks(h, bias + HIDDEN * (step[:, None] < step)))
-        h = h.gather(1, rank[..., None].expand_as(h))
-        logits = torch.einsum("bnc,nkc->bnk", h, self.weight[slot]) + self.bias[slot]
-        if self.tree.numel():
-            # One matrix product per column: one-hot known categories times their weights.
-            one = torch.zeros(*x.shape, len(self.tree), dtype=h.dtype, device=h.device)
-            one.scatter_(2, number[:, None].expand(known.shape), known.to(h.dtype))
-            one = one.transpose(0, 1)
-            in_order, others = (
-                (one @ table[:, slot].transpose(0, 1)).transpose(0, 1)
-                for table in (self.weights, self.pairs + self.tree)
-            )
-            logits = logits + torch.where(direct[..., None], in_order, others)
-        counted = x if self.training else None
-        logits = logits + self.counts(x, known, column, counted).to(h.dtype)
-        logits = logits.masked_fill(~possible, -math.inf)
-        yield Step(mask.nonzero(as_tuple=True), (logits[mask], h[mask]))
+        given = ColumnContext.of(context, self)
+        mask, x = given.mask, F.pad(x[..., 0], (0, self.columns - x.shape[1]))
+        parts = [part[:, self.slot][mask] for part in self.log_probs(x, given)]
+        allowed = self.possible.expand(len(mask), -1, -1)
+        allowed = allowed if given.allowed is None else allowed & given.allowed
+        logits = parts[0].masked_fill(~allowed[mask], -math.inf)
+        yield Step(mask.nonzero(as_tuple=True), (logits, parts[1]))
+
+    def logits(self, hidden) -> Tensor:
+        return super().logits(hidden[0])
 
     def start(self, context: Context) -> ColumnState:
         return ColumnState(self, context)
+
+
+@dataclass
+class Inputs:
+    """What the perceptrons take of B rows.
+
+    Attributes:
+        x: Categories, (B, N) long.
+        number: Their slots, (B, N) long.
+        shift: Places in them, counted from the middle, (B, N) float64; 0 where places do not
+            matter.
+        rank: Place of each column in the order of its row, (B, N) long.
+    """
+
+    x: Tensor
+    number: Tensor
+    shift: Tensor
+    rank: Tensor
+
+    def __getitem__(self, chosen) -> Inputs:
+        """Return the rows that indices or a mask select."""
+        parts = (self.x, self.number, self.shift, self.rank)
+        return Inputs(*(part[chosen] for part in parts))
 
 
 class ColumnState:
@@ -305,53 +527,47 @@ class ColumnState:
 
     Attributes:
         network: The network.
+        context: Mask and orders of the rows.
         mask: Columns that are drawn, (B, N) bool.
         number: Number of the current step, -1 before the first one.
-        cache: Keys and values of the attention for all steps so far.
         order: The columns of each row in the order of their steps, (B, N) long.
-        possible: Which categories are possible, (B, N, C) bool.
-        before: Slots of the last categories, (B,) long; None before the first step.
-        place: Places of the last numbers in their bins, (B,) float64; None before the first step.
-        sums: Bias of each slot plus the weights of its pairs with the known categories, by trained
-            weights and by those of the regression, (2, B, S).
-        x: Categories so far, (B, N) long, by column.
+        allowed: Which categories are possible, (B or 1, N, C) bool.
+        x: Categories so far, (B, N) float64 k + u, where u is the place of a number in bin k.
         rows: Rows of which the current column is drawn, (M,) long.
     """
 
-    def __init__(self, network: ColumnAttention, context: Context):
-        self.network, self.mask, self.number = network, context.mask, -1
-        self.cache = network.blocks.cache(self.mask)
-        self.order, possible = network._limits(context)
-        self.possible = possible.expand(len(self.mask), -1, -1)
-        self.before: Tensor | None = None
-        self.place: Tensor | None = None
-        self.sums = network.bias.expand(2, len(self.mask), -1)
-        self.x = torch.zeros_like(self.order)
+    def __init__(self, network: ColumnMLP, context: Context):
+        given = ColumnContext.of(context, network)
+        assert given.order is not None
+        self.network, self.context, self.number = network, given, -1
+        self.mask, self.order = given.mask, given.order
+        possible = network.possible[None]
+        self.allowed = possible if given.allowed is None else possible & given.allowed
+        self.x = torch.zeros(self.mask.shape, dtype=torch.float64, device=self.mask.device)
 
     def step(self) -> Step | None:
         """Advance to the next column of every row, and return what the network says about it.
 
         Returns:
-            A `Step` for the M rows whose next column is not masked; its `hidden` is a pair: logits
-            (M, C), and output of attention (M, width). None after the last column.
+            A `Step` for the M rows whose next column is not masked; its `hidden` are logits (M, C),
+            and slopes of the density of places (M, C). None after the last column.
         """
         self.number += 1
         net, batch = self.network, torch.arange(len(self.mask), device=self.mask.device)
         if self.number == self.mask.shape[1]:
             return None
         column = self.order[:, self.number]
-        source = net.sources(self.order)[:, : self.number + 1]
-        bias = net.by_pair[:, column[:, None], source].permute(2, 1, 0)
-        known = self.order.argsort(1)[:, None] < self.number
-        direct = net._in_order(known, column[:, None])[:, 0]
-        h = net._input(column + net.columns * direct, self.before, self.place)
-        h = net.norm(net.blocks.step(h, bias, self.cache))
-        slot, sums = net.slot[column], torch.where(direct[:, None], self.sums[1], self.sums[0])
-        logits = (net.weight[slot] @ h[..., None])[..., 0] + sums.gather(1, slot)
-        logits = logits + net.counts(self.x, known, column[:, None])[:, 0].to(h.dtype)
-        logits = logits.masked_fill(~self.possible[batch, column], -math.inf)
         self.rows = batch[self.mask[batch, column]]
-        return Step((self.rows, column[self.rows]), (logits[self.rows], h[self.rows]))
+        column, inputs = column[self.rows], net.inputs(self.x, self.context)[self.rows]
+        logits = net.share.new_full((len(column), net.possible.shape[1]), -math.inf)
+        tilts = torch.zeros_like(logits)
+        for k in column.unique().tolist():
+            own = column == k
+            log_p, slopes = net.column(k, inputs[own])
+            logits[own, : log_p.shape[1]] = log_p
+            tilts[own, : log_p.shape[1]] = slopes
+        allowed = self.allowed.expand(len(self.mask), -1, -1)[self.rows, column]
+        return Step((self.rows, column), (logits.masked_fill(~allowed, -math.inf), tilts))
 
     def update(self, x: Tensor) -> None:
         """Store what was decided for the columns of the current step.
@@ -360,15 +576,7 @@ class ColumnState:
             x: Categories of the M rows of the step, (M, 1): integers, or floats k + u, where u is
                 the place of a number in bin k.
         """
-        net, column = self.network, self.order[:, self.number]
-        x, place = split(x[:, 0])
-        category = torch.zeros_like(column).index_copy(0, self.rows, x)
-        self.place = place.new_zeros(len(column)).index_copy(0, self.rows, place)
-        self.x = self.x.scatter(1, column[:, None], category[:, None])
-        self.before = net.slot[column, category]
-        if net.tree.numel():
-            tables = torch.stack([net.pairs + net.tree, net.weights])
-            self.sums = self.sums + tables[:, self.before]
+        self.x[self.rows, self.order[self.rows, self.number]] = x[:, 0].double()
 
 
 def split(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -389,23 +597,21 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
     """Density of the rows of a table of categories, column by column in any order.
 
     Every order of the columns gives an exact density: the product of the conditional probabilities
-    of the categories, each given those before it. Training draws orders, so that any subset of the
-    columns can come first: as a condition, or as the columns that remain when the others are
-    marginalised. Densities of different orders are similar, not equal; `log_prob` is that of one.
+    of the categories, each given those before it. Training draws subsets of the columns as well, so
+    that any subset can come first: as a condition, or as the columns that remain when the others
+    are marginalised. Densities of different orders are similar, not equal; `log_prob` is that of
+    one.
 
     Where categories are bins of numbers, rows are given and drawn as floats k + u; their density
     includes that of the place u.
 
     Args:
         cardinalities: Number of categories of each column.
-        counts: "parents", "factors" and "sizes", arguments of `ColumnCounts`.
+        counts: "order", "parents", "factors" and "sizes", as `ColumnMLP` takes them.
         parts: Number of different places in each category of all columns in turn: 1 if the category
             is no bin, 0 if any place is possible; None if no category is a bin.
-        width: Channels of a column.
-        layers: Attention blocks.
-        heads: Attention heads.
-        expansion: Feed-forward hidden channels as a multiple of `width`.
-        dropout: Share of the channels that training leaves out.
+        width: Hidden units of each perceptron.
+        dropout: Share of the known categories, and of the hidden units, that training leaves out.
 
     Attributes:
         config: Arguments of the constructor, JSON.
@@ -421,32 +627,49 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
         *,
         counts: dict[str, Any],
         parts: list[int] | None = None,
-        width: int = 64,
-        layers: int = 2,
-        heads: int = 4,
-        expansion: float = 3,
+        width: int = 512,
         dropout: Annotated[float, Range(0, 1)] = 0.1,
     ):
         config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        super().__init__(build_network(ColumnAttention, config), single=True)
+        super().__init__(build_network(ColumnMLP, config), single=True)
         self.config = config
         self.metadata: dict = {}
 
-    @torch.no_grad()
-    def start_from(self, counts: Counts) -> None:
-        """Copy counts, their order and the weights of their regression into the network, in place.
+    def start_from(self, counts: Counts, regression: bool = True) -> None:
+        """Copy counts and their regression into the network, in place (`ColumnMLP.start_from`)."""
+        self.config["counts"] = counts.arguments
+        self.network.start_from(counts, regression)
 
-        The untrained network is then the density of the counts.
+    @torch.no_grad()
+    def weigh(self, batch: Rows) -> None:
+        """Choose the weights of the network's mixture by rows that it has not learned from.
+
+        By expectation and maximisation: one weight for all columns, then one for each, as if
+        `PRIOR` further rows had the common weight.
 
         Args:
-            counts: Counts of the columns that this flow was built for.
+            batch: The rows; those with masked entries are left out.
         """
-        network, self.config["counts"] = self.network, counts.arguments
-        network.order.copy_(torch.from_numpy(counts.order))
-        network.counts.counts = counts.columns.counts.to(self.device)
-        if network.tree.numel():
-            network.tree.copy_(torch.from_numpy(counts.information))
-            network.weights.copy_(torch.from_numpy(counts.weights))
+        network, nats = self.network, []
+        batch = batch[batch.mask.all(1)]
+        if not len(batch):
+            return
+        network.eval()
+        for part in (batch[k : k + CHUNK] for k in range(0, len(batch), CHUNK)):
+            part = part.to(self.device)
+            context = ColumnContext.of(Context(part.mask), network)
+            rows = network.inputs(part.values, context)
+            start, log_p, _ = network.in_order(rows)
+            both = torch.stack([log_p, network.regressed(start, rows)])
+            nats.append(both.gather(2, rows.number.expand(2, -1, -1)))
+        gain = torch.cat(nats, 1)[0] - torch.cat(nats, 1)[1]
+        common, share = gain.new_tensor(0.5), network.share
+        for _ in range(ITERATIONS):
+            common = torch.sigmoid(torch.logit(common) + gain).mean().clamp(*SHARES)
+        share.fill_(common)
+        for _ in range(ITERATIONS):
+            taken = torch.sigmoid(torch.logit(share) + gain).sum(0)
+            share.copy_(((taken + PRIOR * common) / (len(gain) + PRIOR)).clamp(*SHARES))
 
     @evaluated
     def log_prob(self, x, context: Context = Context(), *, samples: int = 1) -> Tensor:
@@ -462,22 +685,46 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
             ValueError: if a category is out of range, the mask has another shape than `x`, or it
                 leaves a row without columns.
         """
+        return self.nats(x, context).sum(1)
+
+    def nats(self, x: Tensor, context: Context = Context()) -> Tensor:
+        """Return the log-probability of each column, given those before it in the context's order.
+
+        Args:
+            x: Categories, (B, N): integers, or floats k + u, where u is the place of a number in
+                bin k and the density includes that of u.
+            context: A `ColumnContext`, or one with a mask (B, N) alone.
+
+        Returns:
+            (B, N) nats, 0 where masked.
+
+        Raises:
+            ValueError: as `log_prob`.
+        """
         check_rows(context.mask)
         self.encoding.check(split(x)[0], context.mask)
-        return self._log_prob(x, with_mask(x, context))
+        given = ColumnContext.of(with_mask(x, context), self.network)
+        return torch.where(given.mask, self._own(x, *self.network.log_probs(x, given)), 0)
 
-    def _log_prob(self, x: Tensor, context: Context) -> Tensor:
-        """Return log p(x) as `log_prob` does, (B,) nats, without checking x and the mask."""
-        step = next(self.network.steps(x[..., None], context))
-        (category, place), h = split(x[step.at]), step.hidden[1]
-        log_p = -F.cross_entropy(self.network.logits(step.hidden), category, reduction="none")
-        if self.network.divided:
-            s = self.network.tilts(h, self.network.slot[step.at[1], category])
-            places = ColumnContext.of(context).places
-            if places is not None:  # a place that is given has no density
-                s = torch.where(places[step.at].isnan(), s, 0)
-            log_p = log_p + torch.log1p(s * (2 * place - 1)).to(log_p.dtype)
-        return log_p.new_zeros(x.shape).index_put(step.at, log_p).sum(1)
+    def _own(self, x: Tensor, log_p: Tensor, tilts: Tensor) -> Tensor:
+        """Pick the log-probability of each column's own category, with the density of its place.
+
+        Args:
+            x: Categories, (B, N): integers, or floats k + u; any value where masked.
+            log_p: Log-probabilities of all categories, (B, S) nats.
+            tilts: Slopes of the density of places, (B, S).
+
+        Returns:
+            (B, N) nats.
+        """
+        network, (category, place) = self.network, split(x)
+        column = torch.arange(network.columns, device=x.device)
+        number = network.slot[column, category.clamp(0, network.slot.shape[1] - 1)]
+        nats = log_p.gather(1, number)
+        if not network.divided:
+            return nats
+        s = torch.where(network.parts[number] == 1, 0.0, tilts.gather(1, number).double())
+        return nats + torch.log1p(s * (2 * place - 1)).to(nats.dtype)
 
     @evaluated
     def conditional(self, x: Tensor, column: int, context: Context) -> Tensor:
@@ -490,10 +737,10 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
             context: Mask and order of the columns, which says which are earlier.
 
         Returns:
-            (B, C) nats.
+            (B, C) nats of the C categories of the column.
         """
-        step = next(self.network.steps(x[..., None], context))
-        return self.network.logits(step.hidden)[step.at[1] == column].log_softmax(-1)
+        rows = self.network.inputs(x, ColumnContext.of(context, self.network))
+        return self.network.column(column, rows)[0]
 
     @evaluated
     def log_probs_of(self, x: Tensor, category: Tensor, context: Context) -> Tensor:
@@ -508,10 +755,10 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
         Returns:
             (B, N) nats in float64, 0 where masked.
         """
-        step = next(self.network.steps(x[..., None], context))
-        nats = self.network.logits(step.hidden).double().log_softmax(-1)
-        own = nats.gather(1, category[step.at[1], None])[:, 0]
-        return nats.new_zeros(x.shape).index_put(step.at, own)
+        log_p = self.network.log_probs(x, ColumnContext.of(context, self.network))[0]
+        column = torch.arange(len(category), device=x.device)
+        nats = log_p[:, self.network.slot[column, category]].double()
+        return torch.where(context.mask, nats, 0)
 
     def sample(self, count, length=None, context=Context(), *, sample_posterior=False) -> Tensor:
         """Draw rows.
@@ -548,16 +795,18 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
         check_temperature(context.temperature)
         context = with_mask(z, context)
         network, u = self.network, torch.sigmoid(z[..., 0].double())
-        places = ColumnContext.of(context).places
+        places = ColumnContext.of(context, network).places
         x, state = torch.zeros_like(u), network.start(context)
         while (step := state.step()) is not None:
             logits = network.logits(step.hidden) / context.temperature
             category, lower, log_p = find_interval(logits, u[step.at])
-            share = ((u[step.at] - lower) / log_p.exp()).clamp(0, 1 - 1e-12)
-            # The place inside u solves u + s (u^2 - u) = share.
-            s = network.tilts(step.hidden[1], network.slot[step.at[1], category])
-            root = ((1 - s).square() + 4 * s * share).sqrt()
-            place = (2 * share / (1 - s + root)).clamp(0, 1 - 1e-12)
+            place = ((u[step.at] - lower) / log_p.exp()).clamp(0, 1 - 1e-12)
+            if network.divided:
+                # The place inside u solves u + s (u^2 - u) = share.
+                s = step.hidden[1].gather(1, category[:, None])[:, 0].double()
+                s = torch.where(network.parts[network.slot[step.at[1], category]] == 1, 0.0, s)
+                root = ((1 - s).square() + 4 * s * place).sqrt()
+                place = (2 * place / (1 - s + root)).clamp(0, 1 - 1e-12)
             if places is not None:
                 known = places[step.at].double()
                 place = torch.where(known.isnan(), place, known)
@@ -568,8 +817,9 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
     def training_loss(self, batch: Rows, *, beta: float = 1.0):
         """Return the loss of a batch, and metrics.
 
-        In training mode every fourth row has a random order of the columns, the others that of the
-        network.
+        In training mode it is that of the network's autoencoder, not of the mixture, plus that of
+        its perceptron `free`: the other columns given a random subset of random size, weighted so
+        that the mean is -log p in a random order.
 
         Args:
             batch: The rows.
@@ -579,9 +829,16 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
             The negative log-likelihood in nats per column, a scalar; and the metrics
             "bits_per_variable" and "bits_per_row", as pairs (sum, number).
         """
-        order = self.network.ordered(batch.mask)
-        if self.training:
-            mask = batch.mask[3::4]
-            order[3::4] = (torch.rand(mask[:1].shape, device=mask.device) + ~mask).argsort(1)
-        nats = self._log_prob(batch.values, ColumnContext(batch.mask, order=order))
-        return loss_of(nats, batch.mask)
+        x, mask, network = batch.values, batch.mask, self.network
+        if not self.training:
+            return loss_of(self.nats(x, Context(mask)).sum(1), mask)
+        rows = network.inputs(x, ColumnContext.of(Context(mask), network))
+        _, log_p, tilts = network.in_order(rows)
+        learned = mask & network.direct(rows.rank)
+        loss, metrics = loss_of((self._own(x, log_p, tilts) * learned).sum(1), mask)
+        place = (torch.rand(mask.shape, device=x.device) + ~mask).argsort(1).argsort(1)
+        sizes = mask.sum(1, keepdim=True)
+        count = (torch.rand_like(sizes, dtype=torch.float) * sizes).long()
+        own = self._own(x, *network.given_any(rows, place < count))
+        own = own * (mask & (place >= count)) * sizes / (sizes - count)
+        return loss - own.sum() / mask.sum(), metrics

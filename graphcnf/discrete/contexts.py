@@ -84,39 +84,55 @@ class ContextCounts(nn.Module):
         return [len(self.contexts), len(self.symbols)]
 
     @torch.no_grad()
-    def forward(self, keys: Tensor, p: Tensor, factors: Tensor, x: Tensor | None = None) -> Tensor:
-        """Return the log-probabilities of all categories given their contexts.
+    def forward(
+        self,
+        keys: Tensor,
+        p: Tensor,
+        factors: Tensor,
+        owner: Tensor | None = None,
+        x: Tensor | None = None,
+    ) -> Tensor:
+        """Return the log-probabilities of all categories of N columns given their contexts.
 
         Args:
-            keys: Keys of the contexts of M rows, from the shortest to the longest, (M, K) long. A
-                context without counts, such as -1, changes nothing.
-            p: Probabilities p_{-1}, to be interpolated in the shortest context, (M, C).
-            factors: Factors of the weights a(s) of each context length, (M or 1, K).
-            x: Categories of the rows, (M,) long, if the rows themselves have been counted: each is
-                then left out of its own counts. None for rows that have not been counted.
+            keys: Keys of the contexts of N columns in each of M rows, from the shortest to the
+                longest, (M, N, K) long. A context without counts, such as -1, changes nothing.
+            p: Probabilities p_{-1}, to be interpolated in the shortest context, (M, S): those of
+                the categories of the first column, then those of the second one, and so on.
+            factors: Factors of the weights a(s) of each context length, (N or 1, K).
+            owner: Number of the column of each of these categories, (S,) long, ascending; None for
+                a single column.
+            x: Categories of the rows in these columns, (M, N) long, if the rows themselves have
+                been counted: each is then left out of its own counts. None for rows that have not
+                been counted.
 
         Returns:
-            (M, C) nats.
+            (M, S) nats.
         """
-        for k in range(keys.shape[1]):
-            key = keys[:, k].contiguous()
+        shape, cells = keys.shape[:2], keys[..., 0].numel()
+        owner = p.new_zeros(p.shape[1], dtype=torch.long) if owner is None else owner
+        begin = torch.searchsorted(owner, torch.arange(shape[1], device=p.device))
+        start = torch.arange(shape[0], device=p.device)[:, None] * p.shape[1] + begin
+        for k in range(keys.shape[2]):
+            key = keys[..., k].flatten().contiguous()
             index = torch.searchsorted(self.contexts, key).clamp(max=len(self.contexts) - 1)
             first = self.first[index]
             size = torch.where(self.contexts[index] == key, self.first[index + 1] - first, 0)
-            # All pairs of all rows in one list: the row of each, and its index in `symbols`.
-            row = torch.arange(len(p), device=p.device).repeat_interleave(size)
+            # All pairs of all rows and columns in one list: the cell of each, and its index in
+            # `symbols`.
+            cell = torch.arange(cells, device=p.device).repeat_interleave(size)
             shift = first - size.cumsum(0) + size
-            pair = torch.arange(len(row), device=p.device) + shift[row]
+            pair = torch.arange(len(cell), device=p.device) + shift[cell]
             symbol, often = self.symbols[pair].long(), self.often[pair].to(p.dtype)
             if x is not None:
-                often = often - (symbol == x[row]).to(p.dtype)
-            total = p.new_zeros(len(p)).index_add_(0, row, often)
-            different = p.new_zeros(len(p)).index_add_(0, row, (often > 0).to(p.dtype))
-            weight = different * factors[:, k]
-            mixed = p * weight[:, None]
-            mixed.view(-1).index_add_(0, row * p.shape[1] + symbol, often)
-            share = mixed / (total + weight).clamp(min=1e-9)[:, None]
-            p = torch.where((total > 0)[:, None], share, p)
+                often = often - (symbol == x.flatten()[cell]).to(p.dtype)
+            total = p.new_zeros(cells).index_add_(0, cell, often).view(shape)
+            different = p.new_zeros(cells).index_add_(0, cell, (often > 0).to(p.dtype))
+            weight = different.view(shape) * factors[:, k]
+            mixed = p * weight[:, owner]
+            mixed.view(-1).index_add_(0, start.flatten()[cell] + symbol, often)
+            share = mixed / (total + weight).clamp(min=1e-9)[:, owner]
+            p = torch.where((total > 0)[:, owner], share, p)
         return p.log()
 
 
@@ -135,11 +151,13 @@ def best_factor(context: np.ndarray, x: np.ndarray, q: np.ndarray) -> tuple[int,
         The factor; the probability of each row's category with this factor, (M,); and the sum of
         their logarithms, nats.
     """
-    _, s = np.unique(context, return_inverse=True)
-    width = int(x.max(initial=0)) + 1
-    pairs, joint, often = np.unique(s * width + x, return_inverse=True, return_counts=True)
+    s, width = numbered(context), int(x.max(initial=0)) + 1
+    joint = numbered(s * width + x)
+    often = np.bincount(joint)
     others, same = np.bincount(s)[s] - 1, often[joint] - 1
-    different = np.bincount(pairs // width)[s] - (same == 0)
+    owner = np.zeros(len(often), dtype=np.int64)
+    owner[joint] = s  # the context of each pair
+    different = np.bincount(owner)[s] - (same == 0)
     best = (1, q, -np.inf)
     for factor in FACTORS:
         weight = factor * different
@@ -148,3 +166,19 @@ def best_factor(context: np.ndarray, x: np.ndarray, q: np.ndarray) -> tuple[int,
             break
         best = factor, p, score
     return best
+
+
+def numbered(keys: np.ndarray) -> np.ndarray:
+    """Return numbers 0, 1, ... of M keys: equal ones for equal keys, in their order.
+
+    Args:
+        keys: Integers from 0 on, (M,).
+
+    Returns:
+        The number of each key, (M,) int64.
+    """
+    most = int(keys.max(initial=0)) + 1
+    if most > 16 * len(keys):
+        return np.unique(keys, return_inverse=True)[1]
+    # Counting is several times faster than sorting.
+    return (np.bincount(keys, minlength=most) > 0).cumsum()[keys] - 1

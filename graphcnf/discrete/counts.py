@@ -1,4 +1,4 @@
-"""Density of the rows of a table from counts and ridge regressions, for `ColumnAttention`.
+"""Density of the rows of a table from counts and ridge regressions, for `ColumnMLP`.
 
 Columns hold categories. They are put in an order, and each column has a few *parents* among those
 before it: the columns that tell most about it. The probabilities of its categories are counted for
@@ -21,10 +21,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.discrete.contexts import GAIN, ContextCounts, best_factor
+from graphcnf.discrete.contexts import GAIN, ContextCounts, best_factor, numbered
 from graphcnf.flows.transform import log_term_dtype
 
-LARGEST_PAIRS = 2048
+LARGEST_PAIRS = 1024
 """Largest number of categories (of all columns together) for which pairs get weights."""
 
 CANDIDATES = 16
@@ -46,7 +46,13 @@ FOLDED = 500
 """With fewer rows, each quarter of them is held out in turn to choose penalties, else only one."""
 
 LARGEST_REGRESSION = 1e9
-"""Largest number of products in a step of a regression; rows beyond that are left out."""
+"""Largest number of products in a step of a regression; there is none without half of the rows."""
+
+CHUNK = 4096
+"""Rows whose counts are looked up at a time."""
+
+SPARSE = 16
+"""With more categories per column, on average, rows of a table are added one by one."""
 
 
 class ColumnCounts(nn.Module):
@@ -68,7 +74,8 @@ class ColumnCounts(nn.Module):
         starts: Key of the first context with 0, 1, 2, ... parents of each column, (N, L) long.
         factors: Factors of the contexts with 0, 1, 2, ... parents, (N, L).
         cardinalities: Number of categories of each column, (N,) long.
-        uniform: Equal probabilities of the categories of each column, (N, C).
+        owner: Column of each slot, (S,) long.
+        uniform: Probability of the category of each slot if all of a column are equal, (S,).
         counts: Counts of the categories in each context.
 
     Raises:
@@ -79,6 +86,7 @@ class ColumnCounts(nn.Module):
     starts: Tensor
     factors: Tensor
     cardinalities: Tensor
+    owner: Tensor
     uniform: Tensor
 
     def __init__(
@@ -107,65 +115,70 @@ class ColumnCounts(nn.Module):
                 if first > LARGEST_KEY:
                     raise ValueError(f"parents {chosen} with more than {LARGEST_KEY:,} categories")
         weights[:, 0] = 0.5  # half a row of each category
-        possible = torch.arange(int(known.max())) < known[:, None]
+        owner = torch.arange(len(known)).repeat_interleave(known)
         named = {
             "parents": table, "starts": starts, "factors": weights, "cardinalities": known,
-            "uniform": possible / known[:, None],
+            "owner": owner, "uniform": 1 / known[owner],
         }  # fmt: skip
         for name, value in named.items():
             self.register_buffer(name, value, persistent=False)
         self.counts = ContextCounts(sizes)
 
-    def keys(self, x: Tensor, known: Tensor, column: Tensor) -> Tensor:
+    def keys(self, x: Tensor, rank: Tensor | None, columns: Tensor) -> Tensor:
         """Return the keys of the contexts of M columns in each of B rows.
 
         Args:
             x: Categories of B rows, (B, N) long; arbitrary where not known.
-            known: Which columns are known for each of M columns, (B, M, N) bool.
-            column: Those M columns, (B, M) long.
+            rank: Place of each column in the order of its row, (B or 1, N): the columns with a
+                lower rank than a column are known for it. None if all are known.
+            columns: Those M columns, (M,) long.
 
         Returns:
             Keys of the contexts of the first 0, 1, 2, ... parents, (B, M, L) long; -1 from the
             first parent on that is not known.
         """
-        number, usable = torch.zeros_like(column), torch.ones_like(column, dtype=torch.bool)
-        keys = [self.starts[column, 0]]
-        for level, parent in enumerate(self.parents[column].unbind(-1), 1):
+        number = x.new_zeros(len(x), len(columns))
+        usable = torch.ones_like(number, dtype=torch.bool)
+        keys = [self.starts[columns, 0].expand_as(number)]
+        for level, parent in enumerate(self.parents[columns].unbind(-1), 1):
             usable = usable & (parent >= 0)
             parent = parent.clamp(min=0)
-            usable = usable & known.gather(2, parent[..., None])[..., 0]
+            if rank is not None:
+                usable = usable & (rank[:, parent] < rank[:, columns])
             size = self.cardinalities[parent]
             # Categories that the column does not have are impossible: any valid context will do.
-            number = number * size + x.gather(1, parent).minimum(size - 1)
-            keys.append(torch.where(usable, self.starts[column, level] + number, -1))
+            number = number * size + x[:, parent].minimum(size - 1)
+            keys.append(torch.where(usable, self.starts[columns, level] + number, -1))
         return torch.stack(keys, -1)
 
     def forward(
-        self, x: Tensor, known: Tensor, column: Tensor, own: Tensor | None = None
+        self, x: Tensor, rank: Tensor, column: int | None = None, counted: bool = False
     ) -> Tensor:
-        """Return the log-probabilities of the categories of M columns in each of B rows.
+        """Return the log-probabilities of the categories of columns in each of B rows.
 
         Args:
             x: Categories of B rows, (B, N) long; arbitrary where not known.
-            known: Which columns are known for each of M columns, (B, M, N) bool.
-            column: Those M columns, (B, M) long.
-            own: Categories of the rows in these columns, (B, M) long, if the rows have been
-                counted: each is then left out of its own counts. None otherwise.
+            rank: Place of each column in the order of its row, (B or 1, N): the columns with a
+                lower rank than a column are known for it.
+            column: Number of the column; None for all.
+            counted: True if the rows have been counted: each is then left out of its own counts.
 
         Returns:
-            (B, M, C) nats.
+            (B, C) nats of one column, or (B, S) nats of all columns.
         """
-        keys, flat = self.keys(x, known, column).flatten(0, 1), column.flatten()
+        every = torch.arange(len(self.parents), device=x.device)
+        columns = every if column is None else every[column : column + 1]
+        slots = slice(None) if column is None else self.owner == column
         kind = log_term_dtype(self.uniform)
-        p, factors = (table[flat].to(kind) for table in (self.uniform, self.factors))
-        log_p = self.counts(keys, p, factors, None if own is None else own.flatten())
-        return log_p.unflatten(0, column.shape)
+        p = self.uniform[slots].to(kind).expand(len(x), -1)
+        keys, factors = self.keys(x, rank, columns), self.factors[columns].to(kind)
+        own = x[:, columns] if counted else None
+        return self.counts(keys, p, factors, self.owner[slots] - columns[0], own)
 
     def count(self, x: Tensor) -> None:
         """Replace the counts by those of M rows of categories x (M, N) long, in place."""
         columns = range(x.shape[1])
-        known = torch.tensor(True).expand(*x.shape, len(columns))
-        keys = self.keys(x, known, torch.tensor(columns).expand(x.shape))
+        keys = self.keys(x, None, torch.tensor(columns))
         levels = [(k, keys[:, k, level]) for level in range(keys.shape[2]) for k in columns]
         seen = [(key.numpy(), x[:, k].numpy()) for k, key in levels if key[0] >= 0]
         self.counts = ContextCounts.of(*zip(*seen, strict=True))
@@ -206,9 +219,9 @@ class Counts:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Arguments "parents", "factors" and "sizes" of `ColumnCounts` by name, as JSON."""
-        sizes = self.columns.counts.sizes
-        return {"parents": self.parents, "factors": self.factors, "sizes": sizes}
+        """The order, and arguments "parents", "factors", "sizes" of `ColumnCounts`, as JSON."""
+        arguments = {"parents": self.parents, "factors": self.factors}
+        return {"order": self.order.tolist(), **arguments, "sizes": self.columns.counts.sizes}
 
     @classmethod
     def of(cls, x: np.ndarray, cardinalities: Sequence[int], like: Counts | None = None) -> Counts:
@@ -220,8 +233,8 @@ class Counts:
             like: Counts whose order, parents and penalties are kept; None to choose them.
         """
         sizes = np.array(cardinalities, dtype=np.int64)
-        shared, every = mutual_information(x, sizes)
         if like is None:
+            shared = mutual_information(x, sizes)
             order = spanning_tree(shared)[0]
             some = x[:CHOOSING]
             chosen = [_parents(some, sizes, k, order, shared) for k in range(len(sizes))]
@@ -230,36 +243,28 @@ class Counts:
             order, parents, factors = like.order, like.parents, like.factors
         columns = ColumnCounts(sizes.tolist(), parents, factors)
         columns.count(torch.from_numpy(x))
-        stops, information = sizes.cumsum(), np.zeros_like(every)
+        total = sizes.sum() if sizes.sum() <= LARGEST_PAIRS else 0
+        weights, information = np.zeros((total, total)), np.zeros((total, total))
         for k, of_column in enumerate(parents):
-            if of_column and len(every):
-                a, b = (slice(stops[j] - sizes[j], stops[j]) for j in (k, of_column[0]))
-                information[a, b] = every[a, b]
+            if of_column and total:
+                a, b = (slots_of(sizes, j) for j in (k, of_column[0]))
+                information[a, b] = _pointwise(x, sizes, k)[1][:, b]
         penalties = np.full(len(sizes), np.inf) if like is None else like.penalties
-        made = cls(order, parents, factors, columns, information, np.zeros_like(every), penalties)
-        if sizes.sum() <= LARGEST_PAIRS and len(x) >= 8:
+        made = cls(order, parents, factors, columns, information, weights, penalties)
+        if total and 8 <= len(x) <= 2 * _regressed(sizes):
             made.penalties = _penalties(x, sizes, made) if like is None else penalties
             made.weights = _Regression(x, sizes, made, True).fit(made.penalties).numpy()
         return made
 
 
-def _one_hot(x: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Encode rows one-hot.
-
-    Args:
-        x: Categories, (M, N).
-        sizes: Number of categories of each column, (N,).
-
-    Returns:
-        (M, S) float64 with a 1 at the slot of the category of each column, else 0.
-    """
-    one = np.zeros((len(x), sizes.sum()))
-    np.put_along_axis(one, x + sizes.cumsum() - sizes, 1, 1)
-    return one
+def slots_of(sizes: np.ndarray, column: int) -> slice:
+    """Return the slots of a column, given the number of categories of each column, (N,)."""
+    stop = int(sizes[: column + 1].sum())
+    return slice(stop - int(sizes[column]), stop)
 
 
-def mutual_information(x: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Estimate how much columns, and pairs of categories, tell about each other.
+def _pointwise(x: np.ndarray, sizes: np.ndarray, column: int) -> tuple[np.ndarray, np.ndarray]:
+    """Estimate how much the categories of a column tell about those of all columns.
 
     Half a row is added to the counts of each category, and one row with independent columns to the
     counts of pairs.
@@ -267,32 +272,39 @@ def mutual_information(x: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np
     Args:
         x: Categories, (M, N).
         sizes: Number of categories of each column, (N,).
+        column: The column, of C categories.
 
     Returns:
-        The mutual information of columns, (N, N) nats, 0 on the diagonal; and the pointwise mutual
-        information of categories by slot, (S, S) nats, or (0, 0) with more than `LARGEST_PAIRS`
-        categories, since it would take all memory.
+        The probabilities of pairs of a category of the column and a slot, (C, S), and their
+        pointwise mutual information, (C, S) nats.
     """
-    starts = sizes.cumsum() - sizes
-    one = _one_hot(x, sizes)
-    counts = one.sum(0) + 0.5
-    p = counts / np.add.reduceat(counts, starts).repeat(sizes)
+    starts, total, own = sizes.cumsum() - sizes, int(sizes.sum()), slots_of(sizes, column)
+    often = np.bincount((x + starts).ravel(), minlength=total).astype(float)
+    p = (often + 0.5) / (len(x) + 0.5 * sizes).repeat(sizes)
+    pairs = x[:, column, None] * total + x + starts
+    counted = np.bincount(pairs.ravel(), minlength=sizes[column] * total).reshape(-1, total)
+    both = (counted + np.outer(p[own], p)) / (len(x) + 1)
     # The margins of the pairs are those of the counts with one row added, in each of two columns.
-    margin = (one.sum(0) + p) / (len(x) + 1)
-    shared, information = np.zeros((len(sizes), len(sizes))), np.zeros((0, 0))
-    # In groups of columns: all pairs of 20,000 categories at once would take many gigabytes.
-    group = (starts + sizes - 1) // LARGEST_PAIRS
-    for columns in (np.flatnonzero(group == k) for k in np.unique(group)):
-        begin = starts[columns[0]]
-        slots = slice(begin, begin + sizes[columns].sum())
-        both = (one[:, slots].T @ one + np.outer(p[slots], p)) / (len(x) + 1)
-        pointwise = np.log(both / np.outer(margin[slots], margin))
-        within = np.add.reduceat(both * pointwise, starts[columns] - begin, 0)
-        shared[columns] = np.add.reduceat(within, starts, 1)
-        if len(p) <= LARGEST_PAIRS:
-            information = pointwise
+    margin = (often + p) / (len(x) + 1)
+    return both, np.log(both / np.outer(margin[own], margin))
+
+
+def mutual_information(x: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Estimate how much columns tell about each other, from the pairs of `_pointwise`.
+
+    Args:
+        x: Categories, (M, N).
+        sizes: Number of categories of each column, (N,).
+
+    Returns:
+        The mutual information of columns, (N, N) nats, 0 on the diagonal.
+    """
+    shared = np.zeros((len(sizes), len(sizes)))
+    for k in range(len(sizes)):
+        both, pointwise = _pointwise(x, sizes, k)
+        shared[k] = np.add.reduceat((both * pointwise).sum(0), sizes.cumsum() - sizes)
     np.fill_diagonal(shared, 0)
-    return shared, information
+    return shared
 
 
 def spanning_tree(shared: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -351,10 +363,48 @@ def _parents(
             break
         factor, q, score = tried[best]
         parent = left.pop(best)
-        _, context = np.unique(context * sizes[parent] + x[:, parent], return_inverse=True)
+        context = numbered(context * sizes[parent] + x[:, parent])
         parents.append(parent)
         factors.append(factor)
     return parents, factors
+
+
+def normalised(logits: Tensor, owner: Tensor) -> Tensor:
+    """Turn the logits of the categories of several columns into log-probabilities.
+
+    Args:
+        logits: Logits by slot, (M, S).
+        owner: Column of each slot, (S,) long.
+
+    Returns:
+        (M, S) nats.
+    """
+    columns = int(owner[-1]) + 1
+    member = F.one_hot(owner, columns).to(logits)
+    sizes = member.sum(0)
+    if (sizes == sizes[0]).all():
+        return logits.unflatten(1, (columns, -1)).log_softmax(-1).flatten(1)
+    top = logits.new_full((len(logits), columns), -math.inf)
+    top = top.scatter_reduce(1, owner.expand_as(logits), logits.detach(), "amax")
+    logits = logits - top[:, owner]
+    return logits - F.linear((logits.exp() @ member).log(), member)
+
+
+def weighted_sum(table: Tensor, number: Tensor, weight: Tensor) -> Tensor:
+    """Sum rows of a table with weights.
+
+    Args:
+        table: The table, (S, C).
+        number: Indices of its rows, (B, N) long, different ones in each row.
+        weight: Weight of each, (B, N).
+
+    Returns:
+        (B, C).
+    """
+    weight = weight.to(table.dtype)
+    if len(table) > SPARSE * number.shape[1]:
+        return F.embedding_bag(number, table, mode="sum", per_sample_weights=weight)
+    return table.new_zeros(len(number), len(table)).scatter_(1, number, weight) @ table
 
 
 class _Regression:
@@ -367,25 +417,24 @@ class _Regression:
         counted: True if `counts` include the rows x: each is then left out of its own counts.
 
     Attributes:
-        start: Log-probabilities from the counts, (M, N, C).
-        x: The rows, (M, N) long, as many as `LARGEST_REGRESSION` allows.
-        one: The rows one-hot by slot, (M, S).
-        column: Column of each slot, (S,).
-        earlier: True where the first slot belongs to an earlier column than the second, (S, S).
-        slot: Slot of each category of each column, (N, C) long.
+        start: Log-probabilities from the counts, (M, S).
+        slots: Slot of each category of the rows, (M, N) long, as many rows as
+            `LARGEST_REGRESSION` allows.
+        column: Column of each slot, (S,) long.
+        earlier: 1 where the first slot belongs to an earlier column than the second, (S, S); else
+            0.
     """
 
     def __init__(self, x: np.ndarray, sizes: np.ndarray, counts: Counts, counted: bool):
-        total = int(sizes.sum())
-        x = x[: max(int(LARGEST_REGRESSION / total**2), 1)]
-        column, rank = np.repeat(np.arange(len(sizes)), sizes), counts.order.argsort()
-        rows, every = torch.from_numpy(x), torch.arange(len(sizes)).expand(x.shape)
-        before = torch.from_numpy(rank < rank[:, None]).expand(len(x), -1, -1)
-        self.start = counts.columns(rows, before, every, rows if counted else None)
-        self.x, self.one = rows, torch.from_numpy(_one_hot(x, sizes)).to(self.start)
-        self.column, self.earlier = column, torch.from_numpy(rank[column][:, None] < rank[column])
-        number = np.arange(sizes.max()).clip(max=sizes[:, None] - 1)
-        self.slot = torch.from_numpy((sizes.cumsum() - sizes)[:, None] + number)
+        x = x[: _regressed(sizes)]
+        self.column = torch.arange(len(sizes)).repeat_interleave(torch.from_numpy(sizes))
+        rows, rank = torch.from_numpy(x), torch.from_numpy(counts.order.argsort())
+        self.start = torch.cat(
+            [counts.columns(part, rank[None], counted=counted) for part in rows.split(CHUNK)]
+        )
+        self.slots = rows + torch.from_numpy(sizes.cumsum() - sizes)
+        earlier = rank[self.column][:, None] < rank[self.column]
+        self.earlier = earlier.to(self.start)  # products with bool are slow
 
     def nats(self, weights: Tensor) -> Tensor:
         """Return -log p of each column, summed over the rows, (N,) nats.
@@ -394,8 +443,10 @@ class _Regression:
             weights: Weights of the regression, (S, S): by category of an earlier column (first
                 axis) and category of the column (second axis).
         """
-        logits = self.start + (self.one @ (weights * self.earlier))[:, self.slot]
-        return F.cross_entropy(logits.transpose(1, 2), self.x, reduction="none").sum(0)
+        every = torch.ones_like(self.slots)
+        logits = self.start + weighted_sum(weights * self.earlier, self.slots, every)
+        log_p = normalised(logits, self.column)
+        return -log_p.gather(1, self.slots).sum(0)
 
     def fit(self, penalties: np.ndarray, weights: Tensor | None = None) -> Tensor:
         """Fit the weights by L-BFGS.
@@ -408,10 +459,10 @@ class _Regression:
             The weights, (S, S): by category of an earlier column (first axis) and category of the
             column (second axis); 0 elsewhere.
         """
-        penalty = torch.from_numpy(penalties[self.column]).to(self.start)
+        penalty = torch.from_numpy(penalties)[self.column].to(self.start)
         free = penalty.isfinite()
         penalty = torch.where(free, penalty, 0) / 2
-        size = len(self.column)
+        size, rows = len(self.column), len(self.slots)
         weights = (torch.zeros(size, size) if weights is None else weights).requires_grad_()
         optimizer = torch.optim.LBFGS(
             [weights], max_iter=ITERATIONS, history_size=10, line_search_fn="strong_wolfe"
@@ -420,12 +471,18 @@ class _Regression:
         def loss():
             optimizer.zero_grad()
             value = self.nats(weights * free).sum() + (weights.square() * penalty).sum()
-            (value / len(self.x)).backward()
-            return value.detach() / len(self.x)
+            (value / rows).backward()
+            return value.detach() / rows
 
         if free.any():
             optimizer.step(loss)
         return weights.detach() * free * self.earlier
+
+
+def _regressed(sizes: np.ndarray) -> int:
+    """Return the number of rows of a regression that `LARGEST_REGRESSION` allows."""
+    total = int(sizes.sum())
+    return max(int(LARGEST_REGRESSION / (total * min(total, SPARSE * len(sizes)))), 8)
 
 
 def _penalties(x: np.ndarray, sizes: np.ndarray, counts: Counts) -> np.ndarray:
@@ -441,7 +498,7 @@ def _penalties(x: np.ndarray, sizes: np.ndarray, counts: Counts) -> np.ndarray:
     Returns:
         (N,); infinite for a column that is predicted best without a regression.
     """
-    x = x[: max(int(LARGEST_REGRESSION / sizes.sum() ** 2), 8)]
+    x = x[: _regressed(sizes)]
     scores, quarter = np.zeros((len(PENALTIES) + 1, len(sizes))), len(x) // 4
     for fold in range(4 if len(x) < FOLDED else 1):
         out = np.arange(fold * quarter, (fold + 1) * quarter)

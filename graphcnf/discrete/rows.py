@@ -159,7 +159,7 @@ class CausalAttention(Network):
         keys = contexts(before, self.cardinalities[0], self.reach)
         kind = log_term_dtype(self.weight)
         p = torch.full_like(logits, 1 / logits.shape[1], dtype=kind)
-        return logits + self.counts(keys, p, self.factors.to(kind), x).to(h.dtype)
+        return logits + self.counts(keys[:, None], p, self.factors.to(kind), x=x).to(h.dtype)
 
     def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
         mask = context.mask
@@ -486,7 +486,8 @@ def build_network(network: type[Network], config: dict[str, Any]) -> Any:
     Raises:
         UserError: if an argument is out of range.
     """
-    sizes = {name: config[name] for name in ("width", "layers", "heads", "expansion", "dropout")}
+    names = ("width", "layers", "heads", "expansion", "dropout")
+    sizes = {name: config[name] for name in names if name in config}
     check(network.__name__, sizes, network)
     try:
         return network(**config)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -196,6 +196,15 @@ class TableAdapter(Adapter):
     flow_class = ColumnFlow
     arguments = (ColumnFlow,)
     fixed = ("cardinalities", "parts", "counts")
+    settings = {
+        "batch_size": 64,
+        "learning_rate": 2e-3,
+        "weight_decay": 0.1,
+        "warmup_steps": 0,
+        "decay_fraction": 0.5,
+        "tolerance": 0.001,
+    }
+    evaluations = 60  # the best weights of a small table come within seconds
 
     columns: list[Column]
     array: str | None = None
@@ -309,8 +318,8 @@ class TableAdapter(Adapter):
         flow.start_from(self.counts)
         return flow
 
-    def finish(self, flow, rows, chosen):
-        """Count anew in a trained flow, in place, now with the rows that were held out.
+    def finish(self, flow, rows, chosen, held_out):
+        """Weigh the mixture of a trained flow by rows held out, then count these as well, in place.
 
         On which columns each column depends (see `Counts`) stays as `build` chose it.
 
@@ -318,9 +327,11 @@ class TableAdapter(Adapter):
             flow: Flow whose counts are replaced.
             rows: All encoded rows.
             chosen: Indices of the rows to count, (M,).
+            held_out: Indices of those of them that the flow has not learned from.
         """
+        flow.weigh(self.batch(rows, held_out))
         x = rows.values.numpy()[chosen].astype(int)
-        flow.start_from(Counts.of(x, self.cardinalities, self.counts))
+        flow.start_from(Counts.of(x, self.cardinalities, self.counts), regression=False)
 
     def number(self, label: Any, what: str) -> int:
         """Return the index of the column with a label.
@@ -384,7 +395,7 @@ class TableAdapter(Adapter):
             for k, column in enumerate(self.columns):
                 if column.missing and column.values:
                     allowed[:, k, len(column.values)] &= known.mask[:, k]
-        order = flow.network.ordered(torch.ones_like(known.mask), known.mask)
+        order = flow.network.ordering(torch.ones_like(known.mask), known.mask)
         places = torch.where(known.mask, known.values - category, torch.nan)
         order, allowed, places = (part.to(flow.device) for part in (order, allowed, places))
         return ColumnContext(mask, order=order, allowed=allowed, places=places, **draw)
@@ -405,19 +416,18 @@ class TableAdapter(Adapter):
             UserError: if a column is unknown, or `orders` out of range.
         """
         check_integer("orders", orders, 1, LARGEST_ORDERS)
-        first = torch.zeros_like(rows.mask)
-        first[:, [self.number(label, "given") for label in given]] = True
-        mask, known = rows.mask, Rows(rows.values, rows.mask & first)
+        given_columns = torch.zeros_like(rows.mask)
+        given_columns[:, [self.number(label, "given") for label in given]] = True
+        counted = rows.mask & ~given_columns
         value = torch.zeros(orders, len(rows), dtype=torch.float64)
-        there = (mask & ~first).any(1)
+        there = counted.any(1)
         if there.any():
-            part, known = rows[there], known[there]
-            context = self._context(flow, known, part.mask)
+            part, first = rows[there], given_columns[there]
             for number in range(orders):
-                order = flow.network.ordered(part.mask, first[there], number)
-                nats = flow.log_prob(part.values, replace(context, order=order))
-                value[number, there.cpu()] = nats.double().cpu()
-        return value.logsumexp(0) - np.log(orders) + self._log_density(rows, mask & ~first)
+                order = flow.network.ordering(part.mask, first, number)
+                nats = flow.nats(part.values, ColumnContext(part.mask, order=order))
+                value[number, there.cpu()] = (nats * ~first).sum(1).double().cpu()
+        return value.logsumexp(0) - np.log(orders) + self._log_density(rows, counted)
 
     def _log_density(self, rows: Rows, mask: torch.Tensor) -> torch.Tensor:
         """Return what turns densities of places in bins into densities of numbers.
@@ -571,11 +581,10 @@ class TableAdapter(Adapter):
             rows, p = slice(start, start + SCORED), 0
             own, before, x = (t[rows].to(flow.device) for t in (mask, first, known.values))
             for number in range(orders):
-                context = ColumnContext(own, order=flow.network.ordered(own, before, number))
+                context = ColumnContext(own, order=flow.network.ordering(own, before, number))
                 p = p + flow.conditional(x, k, context).double().exp().cpu().numpy() / orders
             parts.append(p)
-        every = np.concatenate(parts) if parts else np.zeros((0, max(self.cardinalities)))
-        return every[:, : self.columns[k].cardinality]
+        return np.concatenate(parts) if parts else np.zeros((0, self.columns[k].cardinality))
 
     def most_probable(self, flow, known: Rows) -> pd.DataFrame:
         """Fill unknown entries, each for itself, with the most probable value given the known ones.
@@ -625,7 +634,7 @@ class TableAdapter(Adapter):
             for start in range(0, len(known), SCORED):
                 part = slice(start, start + SCORED)
                 own = rows[part].to(flow.device)
-                order = flow.network.ordered(own.mask)
+                order = flow.network.ordering(own.mask)
                 context = ColumnContext(own.mask, order=order)
                 nats[part, i] = flow.log_prob(own.values, context).cpu()
         share = np.exp(nats - nats.max(1, keepdims=True))

@@ -8,7 +8,7 @@ compared with these.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from typing import Annotated, Any
@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from graphcnf import evaluate_table
 from graphcnf.datasets.images import PARTS, load_images
 from graphcnf.discrete.categorical_model import CategoricalModel
-from graphcnf.discrete.counts import mutual_information, spanning_tree
+from graphcnf.discrete.counts import mutual_information, normalised, spanning_tree
 from graphcnf.discrete.numbers import is_numeric
 from graphcnf.errors import UserError, require, say, suggest
 from graphcnf.evaluation.layout import Column, number, percent, text
@@ -42,7 +42,7 @@ BINS = 4
 MOST = 12
 """Largest number of distinct numbers in a column that is not binned."""
 
-UNITS, IMAGES, RATE = 500, 100, 2e-3
+UNITS, BATCH_OF_MADE, RATE = 500, 100, 2e-3
 """Hidden units, batch size and learning rate of the MADE."""
 
 LENGTH = 64
@@ -148,7 +148,44 @@ def _of_statsmodels(name: str) -> Callable[[], pd.DataFrame]:
     return load
 
 
+MADE_ROWS = 6667
+"""Rows of a made table, of which three quarters, 5,000, are learned from."""
+
+
+def sums(count: int, terms: int, modulus: int) -> pd.DataFrame:
+    """Draw independent columns, and the sums of groups of them in columns of their own.
+
+    No column tells anything about a sum, nor do all terms but one.
+
+    Args:
+        count: Number of sums.
+        terms: Columns that each sums up.
+        modulus: Categories of all columns; sums are modulo this number.
+    """
+    drawn = np.random.default_rng(0).integers(0, modulus, (MADE_ROWS, count, terms))
+    whole = [drawn.reshape(MADE_ROWS, -1), drawn.sum(2) % modulus]
+    return pd.DataFrame(np.concatenate(whole, 1)).rename(columns="column {}".format)
+
+
+def checkerboard() -> pd.DataFrame:
+    """Draw squares of one colour of a checkerboard of 64 x 64 points, in squares of 8 x 8."""
+    x = np.random.default_rng(0).integers(0, 64, (3 * MADE_ROWS, 2))
+    drawn = x[(x // 8).sum(1) % 2 == 0][:MADE_ROWS]
+    return pd.DataFrame(drawn, columns=["x", "y"]).astype("category")
+
+
+ENTROPIES = {
+    "sums": 4 * np.log2(5), "sum_of_four": 4 * np.log2(5), "parities": 6.0,
+    "parities_of_five": 10.0, "checkerboard": 11.0,
+}  # fmt: skip
+"""Bits of a row of each made table, the least that a model can need."""
+
 TABLES: dict[str, Callable[[], pd.DataFrame]] = {
+    "sums": partial(sums, 2, 2, 5),
+    "sum_of_four": partial(sums, 1, 4, 5),
+    "parities": partial(sums, 2, 3, 2),
+    "parities_of_five": partial(sums, 2, 5, 2),
+    "checkerboard": checkerboard,
     "census": census,
     **{name: _of_sklearn(name) for name in ("wine", "breast_cancer", "digits")},
     **{name: _of_statsmodels(name) for name in ("anes96", "fair", "randhie")},
@@ -169,13 +206,14 @@ def tables(
         if name not in TABLES:
             raise UserError(f"unknown table {name!r}{suggest(name, list(TABLES))}")
         table = TABLES[name]()
-        many = [c for c in table if table[c].nunique() > MOST]
+        many = [c for c in table.select_dtypes(exclude="category") if table[c].nunique() > MOST]
         binned = {c: pd.qcut(table[c], BINS, duplicates="drop") for c in many}
         table = table.assign(**binned).astype("category")
         for seed in numbers:
             rows.append(_scored(name, table, seed, minutes))
             say("  ".join(f"{k} {v:.2f}" if is_number(v) else str(v) for k, v in rows[-1].items()))
     columns: list[Column] = [("Table", text("table")), ("Seed", number("seed", 0))]
+    columns += [("Entropy", number("entropy", 2))]
     for method in OF_TABLES:
         columns += [(method.capitalize(), number(method, 2)), ("s", number(f"{method} s", 1))]
     columns += [
@@ -186,8 +224,9 @@ def tables(
     notes = [
         "Bits per held-out row, and seconds of CPU time. Columns with more than "
         f"{MOST} different numbers are in {BINS} quantile bins.",
-        "Boosting: one classifier for each column given those before it. Best other: the best of "
-        "the other methods; the standard error is that of the paired differences of rows.",
+        "Boosting: one classifier for each column given those before it. MADE: a hidden layer of "
+        f"{UNITS} units, columns from left to right. Best other: the best of the other methods; "
+        "the standard error is that of the paired differences of rows. Entropy: of made tables.",
     ]
     write(out, rows, columns, notes)
 
@@ -210,6 +249,7 @@ def _scored(name: str, table: pd.DataFrame, seed: int, minutes: float) -> dict[s
     cut = round(0.75 * len(table))
     parts = [table.iloc[part].reset_index(drop=True) for part in (chosen[:cut], chosen[cut:])]
     row: dict[str, Any] = {"table": f"{name} {cut}×{table.shape[1]}", "seed": seed}
+    row["entropy"] = ENTROPIES.get(name)
     bits = {}
     for method, found, seconds in scored(OF_TABLES, *parts, seed, minutes):
         bits[method] = found
@@ -239,7 +279,7 @@ def _tabulated(train, test, seed, minutes, tree=True):
         (M,).
     """
     (known, sizes), (x, _) = _codes(train), _codes(test)
-    order, parent = spanning_tree(mutual_information(known, np.array(sizes))[0])
+    order, parent = spanning_tree(mutual_information(known, np.array(sizes)))
     bits = np.zeros(len(x))
     for k, size in enumerate(sizes):
         counts = np.bincount(known[:, k], minlength=size) + 0.5
@@ -295,10 +335,30 @@ def _boosting(train, test, seed, minutes):
     return bits
 
 
+def _made_of_table(train, test, seed, minutes):
+    """Return the bits of held-out rows by a MADE, which gets a tenth of the rows for validation.
+
+    Args:
+        train: Table to learn from.
+        test: Held-out rows.
+        seed: Seed of the training.
+        minutes: CPU time of the training.
+
+    Returns:
+        (M,).
+    """
+    (known, sizes), (x, _) = _codes(train), _codes(test)
+    count = max(30, len(known) // 10)
+    return _made(
+        dict(zip(PARTS, (known[count:], known[:count], x), strict=True)), seed, minutes, sizes
+    )
+
+
 OF_TABLES = {
     "independent": partial(_tabulated, tree=False),
     "tree": _tabulated,
     "boosting": _boosting,
+    "MADE": _made_of_table,
     "model": _model,
 }
 
@@ -339,44 +399,49 @@ class _MADE(nn.Module):
     """Masked autoencoder with one hidden layer (Germain et al. 2015, arXiv 1502.03509).
 
     Args:
-        pixels: Number N of pixels of an image, each given those before it.
+        sizes: Number of categories of each of N columns, each given those before it.
     """
 
-    def __init__(self, pixels: int):
+    def __init__(self, sizes: Sequence[int]):
         super().__init__()
-        place = torch.arange(pixels)
-        most = torch.arange(UNITS) % (pixels - 1)  # the last pixel that a hidden unit sees
-        self.enter, self.leave = nn.Linear(pixels, UNITS), nn.Linear(UNITS, pixels)
-        self.direct = nn.Parameter(torch.zeros(pixels, pixels))
+        known, total = torch.tensor(sizes), sum(sizes)
+        self.place = place = torch.arange(len(sizes)).repeat_interleave(known)
+        self.first = known.cumsum(0) - known
+        most = torch.arange(UNITS) % max(len(sizes) - 1, 1)  # the last column that a unit sees
+        self.enter, self.leave = nn.Linear(total, UNITS), nn.Linear(UNITS, total)
+        self.direct = nn.Parameter(torch.zeros(total, total))
         self.seen, self.told = place <= most[:, None], most < place[:, None]
         self.before = place < place[:, None]
 
     def nats(self, x: Tensor) -> Tensor:
-        """Return -log p of each image of 0 and 1, x (B, N) float, (B,) nats."""
-        h = F.relu(F.linear(x, self.enter.weight * self.seen, self.enter.bias))
+        """Return -log p of each row of categories, x (B, N) long, (B,) nats."""
+        slots = x + self.first
+        one = torch.zeros(len(x), len(self.place)).scatter_(1, slots, 1)
+        h = F.relu(F.linear(one, self.enter.weight * self.seen, self.enter.bias))
         logits = F.linear(h, self.leave.weight * self.told, self.leave.bias)
-        logits = logits + F.linear(x, self.direct * self.before)
-        return F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(1)
+        logits = logits + F.linear(one, self.direct * self.before)
+        return -normalised(logits, self.place).gather(1, slots).sum(1)
 
 
-def _made(parts, seed, minutes) -> np.ndarray:
-    """Return the bits of test images by a MADE, with the weights that are best in validation.
+def _made(parts, seed, minutes, sizes=None) -> np.ndarray:
+    """Return the bits of test rows by a MADE, with the weights that are best in validation.
 
     Args:
-        parts: Images (N, pixels) of 0 and 1 of "train", "validation" and "test".
+        parts: Rows of categories (M, N) of "train", "validation" and "test".
         seed: Seed of the training.
         minutes: CPU time of the training.
+        sizes: Number of categories of each column; None for images of 0 and 1.
 
     Returns:
         (M,).
     """
     torch.manual_seed(seed)
-    train, val, test = (torch.from_numpy(parts[k]).float() for k in PARTS)
-    model, end = _MADE(train.shape[1]), time.process_time() + 60 * minutes
+    train, val, test = (torch.from_numpy(parts[k]) for k in PARTS)
+    model, end = _MADE(sizes or [2] * train.shape[1]), time.process_time() + 60 * minutes
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.1)
     best, kept = np.inf, torch.empty(0)
     while time.process_time() < end:
-        for chosen in torch.randperm(len(train)).split(IMAGES):
+        for chosen in torch.randperm(len(train)).split(BATCH_OF_MADE):
             optimizer.zero_grad()
             model.nats(train[chosen]).mean().backward()
             optimizer.step()
@@ -392,7 +457,7 @@ def _of_digits(parts, seed, minutes) -> np.ndarray:
     It gets the training and the validation images, since it holds some out itself.
     """
     known = np.concatenate([parts["train"], parts["validation"]])
-    return _model(known, parts["test"], seed, minutes, batch_size=32)
+    return _model(known, parts["test"], seed, minutes)
 
 
 OF_DIGITS = {"independent pixels": _independent, "MADE": _made, "CategoricalModel": _of_digits}

@@ -12,7 +12,7 @@ from graphcnf.categorical import (
     Network,
     Step,
 )
-from graphcnf.discrete import CausalAttention, ColumnAttention, RowFlow, Rows
+from graphcnf.discrete import CausalAttention, ColumnMLP, RowFlow, Rows
 from graphcnf.discrete.columns import ColumnContext
 from graphcnf.discrete.counts import ColumnCounts
 from graphcnf.flows.transform import Context
@@ -33,10 +33,11 @@ def network_of(kind, most):
     counts = ColumnCounts(UNLIKE[:most], parents, factors)
     counts.count((torch.rand(40, most) * torch.tensor(UNLIKE[:most])).long())
     sizes = counts.counts.sizes
-    own = {"parents": parents, "factors": factors, "sizes": sizes}
-    network = ColumnAttention(UNLIKE[:most], counts=own, **SMALL)
+    own = {"order": list(range(most)), "parents": parents, "factors": factors, "sizes": sizes}
+    network = ColumnMLP(UNLIKE[:most], counts=own, width=24)
     network.counts = counts
-    network.weights.copy_(torch.randn(network.weights.shape))
+    network.weights.copy_(torch.randn(network.weights.shape) * network.ordered.earlier)
+    network.share.copy_(torch.rand(network.share.shape))
     return network
 
 

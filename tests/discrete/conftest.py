@@ -79,6 +79,7 @@ DATA = {
 
 
 OF_GRAPHS = ("networkx", "unlabelled", "data")
+OF_TABLES = ("table", "array", "tensor")
 
 
 @pytest.fixture(params=DATA)
@@ -95,7 +96,8 @@ def data(kind):
 @pytest.fixture
 def model(kind, data):
     """An untrained model, away from its initialisation."""
-    options = SMALL | ({"head_width": 8, "table_rows": 16} if kind in OF_GRAPHS else {})
+    options = {"width": 16} if kind in OF_TABLES else SMALL
+    options = options | ({"head_width": 8, "table_rows": 16} if kind in OF_GRAPHS else {})
     return perturb(CategoricalModel.for_data(data, **options), 0.1)
 
 

@@ -22,7 +22,7 @@ EVERY = pd.DataFrame(
 @pytest.fixture
 def model(double):
     """An untrained model, away from its initialisation."""
-    model = perturb(CategoricalModel.for_data(KNOWN, width=16, layers=1, heads=2))
+    model = perturb(CategoricalModel.for_data(KNOWN, width=16))
     model.flow.double()
     return model
 
@@ -102,7 +102,7 @@ def test_imputed_tables_keep_what_is_known(model):
 
 def test_a_categorical_column_with_fewer_categories_is_filled():
     sizes = pd.DataFrame({"size": pd.Categorical(["s", "m"] * 30), "yes": [True, False] * 30})
-    model = CategoricalModel.for_data(sizes, width=16, layers=1, heads=2)
+    model = CategoricalModel.for_data(sizes, width=16)
     holes = pd.DataFrame({"size": pd.Categorical(["s", None]), "yes": [True, False]})
     filled = model.impute(holes, draw=False)
     assert filled["size"].tolist() == ["s", "m"] and filled.dtypes.equals(sizes.dtypes)
@@ -178,7 +178,7 @@ def test_imputed_entries_have_their_joint_distribution_given_that_none_is_missin
     table.loc[random.random(400) < np.where(b == 1, 0.9, 0.05), "c"] = None
     table.loc[random.random(400) < 0.3, "b"] = None
     torch.manual_seed(0)
-    model = perturb(CategoricalModel.for_data(table, width=16, layers=1, heads=2), 0.1)
+    model = perturb(CategoricalModel.for_data(table, width=16), 0.1)
     model.flow.double()
     count = 4000
     filled = model.impute(pd.DataFrame({"a": ["1"] * count, "b": None, "c": None}), seed=1)

@@ -8,7 +8,10 @@ from graphcnf.discrete.contexts import ContextCounts
 
 
 def counted(keys, x):
-    return ContextCounts.of(list(keys.T.numpy()), [x.numpy()] * keys.shape[1])
+    found = ContextCounts.of(list(keys.T.numpy()), [x.numpy()] * keys.shape[1])
+    return lambda keys, p, factors, x=None: found(
+        keys[:, None], p, factors, x=None if x is None else x[:, None]
+    )
 
 
 def test_a_row_that_is_left_out_is_as_if_it_had_not_been_counted():
@@ -37,11 +40,52 @@ def test_unknown_contexts_change_nothing():
         torch.testing.assert_close(counts(torch.tensor([[key]]), p, torch.ones(1, 1)).exp(), p)
 
 
-def test_mutual_information_of_many_categories_is_computed_in_groups(monkeypatch):
-    random, sizes = np.random.default_rng(0), np.array([3, 5, 2, 9, 4])
+def test_columns_of_one_table_are_counted_together():
+    random = np.random.default_rng(0)
+    x = torch.from_numpy(random.integers(0, [2, 5, 3], (50, 3)))
+    table = counts.ColumnCounts([2, 5, 3], [[], [0], [0, 1]], [[], [2], [1, 4]])
+    table.count(x)
+    rank = torch.tensor([[0, 1, 2], [2, 0, 1]])[torch.arange(50) % 2]
+    for counted in (False, True):
+        together = table(x, rank, counted=counted)
+        apart = torch.cat([table(x, rank, k, counted=counted) for k in range(3)], 1)
+        torch.testing.assert_close(together, apart)
+        totals = [part.exp().sum(1) for part in together.split([2, 5, 3], 1)]
+        torch.testing.assert_close(torch.stack(totals), torch.ones(3, 50))
+    # Without its parents in its row, a column has the probabilities of no parents.
+    alone = counts.ColumnCounts([2, 5, 3], [[], [], []], [[], [], []])
+    alone.count(x)
+    torch.testing.assert_close(table(x, rank)[1::2, 2:7], alone(x, rank)[1::2, 2:7])
+
+
+def test_mutual_information_is_that_of_the_smoothed_frequencies():
+    random, sizes = np.random.default_rng(0), np.array([3, 5, 2])
     x = random.integers(0, sizes, (200, len(sizes)))
-    whole, pointwise = counts.mutual_information(x, sizes)
-    assert pointwise.shape == (23, 23)
-    monkeypatch.setattr(counts, "LARGEST_PAIRS", 6)
-    assert np.array_equal(counts.mutual_information(x, sizes)[0], whole)
-    assert counts.Counts.of(x, sizes.tolist()).information.shape == (0, 0)
+    x[:, 2] = x[:, 0] > 0
+    shared = counts.mutual_information(x, sizes)
+    p = [(np.bincount(x[:, k], minlength=n) + 0.5) / (200 + 0.5 * n) for k, n in enumerate(sizes)]
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        both = np.outer(p[a], p[b])
+        np.add.at(both, (x[:, a], x[:, b]), 1)
+        both /= 201
+        margins = np.outer(both.sum(1), both.sum(0))
+        expected = (both * np.log(both / margins)).sum()
+        np.testing.assert_allclose([shared[a, b], shared[b, a]], expected)
+
+
+def test_normalised_logits_are_those_of_each_column():
+    owner, logits = torch.tensor([0, 0, 0, 1, 2, 2]), 50 * torch.randn(20, 6)
+    parts = [part.log_softmax(1) for part in logits.split([3, 1, 2], 1)]
+    torch.testing.assert_close(counts.normalised(logits, owner), torch.cat(parts, 1))
+
+
+def test_sums_of_rows_are_the_same_however_they_are_added():
+    table, weight = torch.randn(100, 7), torch.rand(5, 3)
+    number = torch.stack([torch.randperm(100)[:3] for _ in range(5)])
+    assert len(table) > counts.SPARSE * 3
+    some = counts.weighted_sum(table, number, weight)
+    torch.testing.assert_close(some, (table[number] * weight[..., None]).sum(1))
+    torch.testing.assert_close(
+        counts.weighted_sum(table[:40], number % 40, weight)[0],
+        (table[number % 40] * weight[..., None]).sum(1)[0],
+    )

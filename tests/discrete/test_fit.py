@@ -14,6 +14,7 @@ from graphcnf.discrete.table_scores import ngram_distance, pair_distances, total
 from graphcnf.errors import UserError
 
 SMALL = {"width": 16, "layers": 1, "heads": 2, "dropout": 0.0}
+TABLE = {"width": 16, "dropout": 0.0}
 
 
 def dependent(rows, seed=0):
@@ -27,7 +28,7 @@ def dependent(rows, seed=0):
 
 def test_dependencies_are_learned_and_the_run_is_silent(capsys):
     data = dependent(1000)
-    model = CategoricalModel.fit(data, steps=120, batch_size=64, network=SMALL, learning_rate=0.02)
+    model = CategoricalModel.fit(data, steps=120, batch_size=64, network=TABLE, learning_rate=0.02)
     assert capsys.readouterr() == ("", "")
     drawn = model.sample(2000)
     distance = pair_distances(drawn, dependent(2000, seed=1))
@@ -75,7 +76,7 @@ def test_ranks_that_another_launcher_has_left_are_set_aside(monkeypatch, left):
 
 def test_a_run_of_minutes_keeps_what_was_best_on_the_held_out(tmp_path, capsys):
     data, out = dependent(40), tmp_path / "run"
-    model = CategoricalModel.fit(data, minutes=0.04, out=out, network=SMALL, learning_rate=0.03)
+    model = CategoricalModel.fit(data, minutes=0.04, out=out, network=TABLE, learning_rate=0.03)
     assert "bits_per_variable" in capsys.readouterr().err
     rows = model.history.rows
     assert set(rows["phase"]) == {"train", "eval"}
@@ -96,9 +97,9 @@ def test_a_model_is_the_last_step_of_a_pipeline():
     data = dependent(200)
     steps = FunctionTransformer(pd.DataFrame.drop, kw_args={"columns": "c"}), CategoricalModel()
     pipeline = Pipeline([("drop", steps[0]), ("model", steps[1])])
-    pipeline.set_params(model__steps=4, model__network=SMALL)
+    pipeline.set_params(model__steps=4, model__network=TABLE)
     fitted = clone(pipeline).fit(data, model__seed=2)
-    alone = CategoricalModel.fit(data[["a", "b"]], steps=4, seed=2, network=SMALL)
+    alone = CategoricalModel.fit(data[["a", "b"]], steps=4, seed=2, network=TABLE)
     assert np.array_equal(fitted.score_samples(data), alone.log_prob(data[["a", "b"]]))
     p = fitted.predict_proba(data, column="b")
     assert p.equals(alone.predict_proba(data[["a", "b"]], "b"))
@@ -139,17 +140,21 @@ def test_what_is_held_out_is_not_trained_on():
 
 
 def test_a_loop_of_ones_own(data, kind):
-    network = SMALL if kind not in ("networkx", "unlabelled", "data") else {"width": 16, "heads": 2}
+    network = SMALL if kind in ("strings", "lists", "tuples") else {"width": 16}
+    network = network | ({"heads": 2} if kind in ("networkx", "unlabelled", "data") else {})
+    torch.manual_seed(0)
     model = CategoricalModel.for_data(data, **network)
     optimizer = torch.optim.Adam(model.parameters(), 0.01)
     losses = []
-    for _ in range(8):
+    # The loss of tables is random: that of columns given a random subset of the others.
+    steps = 60 if kind in ("table", "array", "tensor") else 8
+    for _ in range(steps):
         loss, metrics = model.training_loss(data)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < losses[0]
+    assert np.mean(losses[-steps // 4 :]) < np.mean(losses[: steps // 4])
     total, count = next(iter(metrics.values()))
     assert float(total / count) > 0
 
@@ -166,7 +171,7 @@ def test_binned_numbers_come_back_as_numbers():
     )
     data.loc[::4, ["weight", "age"]] = pd.NA
     bins = {"gain": 10, "weight": 8, "age": 6, "none": 2}
-    model = CategoricalModel.for_data(data, bins=bins, **SMALL)
+    model = CategoricalModel.for_data(data, bins=bins, **TABLE)
     drawn = model.sample(400)
     assert drawn.dtypes.equals(data.dtypes)
     assert drawn["weight"].isna().any() and drawn["none"].isna().all()

@@ -90,7 +90,7 @@ def test_the_density_of_strings_sums_to_one(double):
 
 def test_the_density_of_tables_sums_to_one_and_is_that_of_the_samples(double):
     known = pd.DataFrame({"a": ["x", "y", "y"], "b": ["1", None, "2"], "c": [True, True, False]})
-    model = CategoricalModel.for_data(known, **SMALL)
+    model = CategoricalModel.for_data(known, width=16)
     model.flow.double()
     perturb(model)
     every = pd.DataFrame(

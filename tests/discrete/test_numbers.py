@@ -17,7 +17,7 @@ WHOLE = pd.Series(np.where(RANDOM.random(400) < 0.3, 7, RANDOM.integers(-50, 300
 
 def moved(table, bins=6):
     """An untrained model, away from its initialisation."""
-    return perturb(CategoricalModel.for_data(table, bins=bins, width=16, layers=1, heads=2), 0.2)
+    return perturb(CategoricalModel.for_data(table, bins=bins, width=16), 0.2)
 
 
 @pytest.mark.parametrize("x", [FLOATS, WHOLE, FLOATS.abs() + 1, WHOLE.abs()], ids=str)
@@ -122,7 +122,7 @@ def test_numbers_drawn_from_tails_stay_in_the_range_of_their_type(dtype):
     tails = np.array([0.5, len(bins.edges) - 1 + 0.99])
     drawn = bins.series(bins.decode(tails))
     assert drawn.dtype == dtype and drawn[1] == limits.max and drawn[0] < drawn[1] / 2
-    model = CategoricalModel.for_data(x.to_frame("x"), bins=4, width=16, layers=1, heads=2)
+    model = CategoricalModel.for_data(x.to_frame("x"), bins=4, width=16)
     with pytest.raises(UserError, match="given: column 'x' has no value 99999; it has numbers"):
         model.sample(1, given={"x": 99_999})
     with pytest.raises(UserError, match="the value 99999 in column 'x'"):
@@ -136,12 +136,12 @@ def test_numbers_drawn_from_tails_stay_in_the_range_of_their_type(dtype):
 def test_all_mass_of_an_integer_type_is_where_numbers_are_drawn(dtype, low, high, double):
     x = pd.Series([*range(low, high), high], dtype=dtype)
     torch.manual_seed(3)
-    model = CategoricalModel.for_data(x.to_frame("x"), bins=4, width=16, layers=1, heads=2)
+    model = CategoricalModel.for_data(x.to_frame("x"), bins=4, width=16)
     model.flow.double()
     # Tails hold no number that was learned from, so that they need more weight to be drawn.
     bins, network = model.adapter.columns[0].bins, model.flow.network
     with torch.no_grad():
-        network.bias[torch.from_numpy(bins.parts < 0)] += 4.0
+        network.ordered.offset[torch.from_numpy(bins.parts < 0)] += 4.0
     limits = np.iinfo(dtype.lower())
     every = np.arange(limits.min, limits.max + 1)
     p = np.exp(model.log_prob(pd.DataFrame({"x": every})))
@@ -174,19 +174,19 @@ def test_a_single_zero_and_times_down_to_the_nanosecond_are_learned():
     times = pd.to_datetime(RANDOM.integers(10**18, 2 * 10**18, 40))
     for x in (pd.Series([0.0]), pd.Series([0.0, None, None]), pd.Series(times), times - times[0]):
         table = pd.DataFrame({"x": x})
-        model = CategoricalModel.for_data(table, width=16, layers=1, heads=2)
+        model = CategoricalModel.for_data(table, width=16)
         assert np.isfinite(model.log_prob(table)).all() and len(model.sample(3)) == 3
 
 
 def test_few_durations_are_learned_and_no_time_passes_for_a_duration_or_a_number():
     days = pd.DataFrame({"x": pd.to_timedelta(RANDOM.integers(0, 4, 60), "D")})
-    model = CategoricalModel.for_data(days, width=16, layers=1, heads=2)
+    model = CategoricalModel.for_data(days, width=16)
     assert set(model.sample(100).x.dt.days) >= {0, 1, 2, 3}
     numbers = pd.DataFrame({"x": RANDOM.normal(size=60)})
     tables = [days, days + pd.Timestamp("2024-01-01"), numbers]
     names = ["durations", "times", "numbers"]
     for own, name in zip(tables, names, strict=True):
-        model = CategoricalModel.for_data(own, bins=3, width=16, layers=1, heads=2)
+        model = CategoricalModel.for_data(own, bins=3, width=16)
         for other in tables:
             if other is not own:
                 with pytest.raises(UserError, match=f"column 'x' holds {name}"):

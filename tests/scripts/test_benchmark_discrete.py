@@ -175,14 +175,26 @@ def test_figures_of_samples():
     assert 0.9 < alone["validity"] < 1 and "seconds" not in alone
 
 
+def test_made_tables_have_their_entropy():
+    for name, bits in discrete.ENTROPIES.items():
+        table = discrete.TABLES[name]()
+        assert len(table) == discrete.MADE_ROWS
+        # Rows are equally likely: so many of 2^bits rows are expected among the draws.
+        count = 2**bits
+        expected = count * (1 - (1 - 1 / count) ** len(table))
+        found = len(table.drop_duplicates())
+        assert abs(found - expected) < 5 * expected**0.5
+        assert found <= count + 1e-9
+
+
 def test_tables_beside_a_tree_and_boosting(bench, tmp_path):
     pytest.importorskip("sklearn")
     out = tmp_path / "wine.csv"
     assert bench("tables", "wine", "--minutes", "0.02", "--out", out)[0] == 0
     (row,) = csv.DictReader(out.open())
-    bits = {m: float(row[m]) for m in ("independent", "tree", "boosting", "model")}
+    bits = {m: float(row[m]) for m in ("independent", "tree", "boosting", "MADE", "model")}
     assert max(bits["tree"], bits["boosting"], bits["model"]) < bits["independent"] - 2
-    assert row["best"] == min(list(bits)[:3], key=bits.get)
+    assert row["best"] == min(list(bits)[:4], key=bits.get)
     assert "unknown table 'wines'; did you mean 'wine'?" in bench("tables", "wines")[2]
 
 
