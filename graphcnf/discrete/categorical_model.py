@@ -373,30 +373,33 @@ class CategoricalModel(nn.Module):
             raise UserError(f"{what} is for models of a DataFrame, not of {self.adapter}")
         return self.adapter
 
-    def predict_proba(self, x: pd.DataFrame, column, *, orders: int = 1) -> pd.DataFrame:
+    def predict_proba(self, x: pd.DataFrame, column) -> pd.DataFrame:
         """Return the probabilities of a column's values given the other columns.
 
+        They are the mean of two estimates: that of `log_prob(given=...)` and `sample(given=...)`,
+        and the shares of the values in `log_prob` of the row with each of them.
+
         Args:
-            x: Rows, with or without the column. Other entries may be missing.
+            x: Rows, with or without the column. Other entries may be missing; values that
+                training lacked count as missing, with a warning.
             column: Label of the column.
-            orders: Number of orders of the known columns over which to average.
 
         Returns:
             A table (rows of `x`, values of the column). Intervals stand for bins of numbers, None
             for a missing value.
 
         Raises:
-            UserError: if `x` has an unknown value or other columns.
+            UserError: if `x` has other columns.
         """
         adapter = self._table("predict_proba")
         k = adapter.number(column, "predict_proba")
         if isinstance(x, pd.DataFrame):
             x = x.copy()
             x[column] = None
-        known = _all_encoded(adapter, x)
+        known = adapter.known(x)
         known.mask[:, k] = False
         return pd.DataFrame(
-            adapter.conditional(self.flow, known, k, orders),
+            adapter.conditional(self.flow, known, k),
             index=x.index,
             columns=pd.Index(adapter.columns[k].labels, dtype=object, tupleize_cols=False),
         )
@@ -405,7 +408,8 @@ class CategoricalModel(nn.Module):
         """Return the table with its missing entries filled.
 
         Args:
-            x: Rows with the columns of the training data.
+            x: Rows with the columns of the training data. Values that training lacked count as
+                missing, with a warning.
             seed: Seed of the draws.
             draw: True to draw the missing entries of a row from their joint distribution given the
                 others, and given that none is missing where "missing" is a category; False for the
@@ -414,20 +418,21 @@ class CategoricalModel(nn.Module):
                 that of one of the 64 draws, by their weights.
 
         Raises:
-            UserError: if `x` has an unknown value or other columns.
+            UserError: if `x` has other columns.
         """
         adapter = self._table("impute")
         check_seed(seed)
-        known = adapter.present(_all_encoded(adapter, x))
+        known = adapter.present(adapter.known(x))
         if draw:
             table = adapter.decode(adapter.completed(self.flow, known, seed))
         else:
             table = adapter.most_probable(self.flow, known)
         table.index, filled = x.index, x.copy()
+        there = pd.DataFrame(known.mask.numpy(), index=x.index, columns=table.columns)
         for name in x.columns:
             # As objects: the categories of `x` may be fewer.
             own, drawn = x[name].astype(object), table[name].astype(object)
-            filled[name] = own.where(x[name].notna(), drawn).astype(table[name].dtype)
+            filled[name] = own.where(there[name], drawn).astype(table[name].dtype)
         return filled
 
     def reasons(self, x) -> Reasons:

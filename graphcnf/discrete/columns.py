@@ -188,6 +188,35 @@ class Perceptron(nn.Module):
         return 0.999 * torch.tanh(F.linear(h, self.tilt[slots] * self.told[slots]))
 
 
+def mixture(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
+    """Return log(share exp(first) + (1 - share) exp(second))."""
+    return torch.logaddexp(share.log() + first, torch.log1p(-share) + second)
+
+
+def best_share(gain: Tensor, prior: Tensor | None = None) -> Tensor:
+    """Choose the weight of the first of two densities in their mixture, most likely for data.
+
+    By expectation and maximisation.
+
+    Args:
+        gain: Log-probabilities by the first density minus those by the second, (M, N) nats.
+        prior: A common weight of N columns: each gets a weight of its own, as if `PRIOR` further
+            rows had the common one. None for one weight of all.
+
+    Returns:
+        The weight, a scalar, or the weights of the columns, (N,).
+    """
+    share = gain.new_tensor(0.5) if prior is None else prior.expand(gain.shape[1])
+    for _ in range(ITERATIONS):
+        taken = torch.sigmoid(torch.logit(share) + gain)
+        if prior is None:
+            share = taken.mean().clamp(*SHARES)
+        else:
+            share = (taken.sum(0) + PRIOR * prior) / (len(gain) + PRIOR)
+            share = share.clamp(*SHARES)
+    return share
+
+
 class ColumnMLP(Network):
     """Probabilities of the categories of a column given any other columns, from counts and MLPs.
 
@@ -369,24 +398,24 @@ class ColumnMLP(Network):
         logits = start + self.free(h, rows.number, seen)
         return normalised(logits, self.counts.owner), self.free.tilts(h)
 
-    def mixed(self, log_p: Tensor, start: Tensor, rows: Inputs, slots: slice) -> Tensor:
+    def mixed(
+        self, log_p: Tensor, start: Tensor, rows: Inputs, slots: slice = slice(None)
+    ) -> Tensor:
         """Mix the autoencoder's probabilities with those of counts and regression.
 
         Args:
             log_p: Log-probabilities by counts and autoencoder, (B, C) nats.
             start: Log-probabilities by counts, (B, C) nats.
             rows: The rows.
-            slots: The C slots.
+            slots: The C slots; all by default.
 
         Returns:
             Logarithm of the weighted mean, (B, C) nats.
         """
         if (self.share == 1).all():
             return log_p
-        owner = self.counts.owner[slots]
         linear = self.regressed(start, rows, slots)
-        share = self.share[owner]
-        return torch.logaddexp(share.log() + log_p, torch.log1p(-share) + linear)
+        return mixture(log_p, linear, self.share[self.counts.owner[slots]])
 
     def regressed(self, start: Tensor, rows: Inputs, slots: slice = slice(None)) -> Tensor:
         """Add the regression to the log-probabilities of C categories by counts.
@@ -463,7 +492,7 @@ class ColumnMLP(Network):
         """
         rows = self.inputs(x, context)
         start, log_p, tilts = self.in_order(rows)
-        log_p = self.mixed(log_p, start, rows, slice(None))
+        log_p = self.mixed(log_p, start, rows)
         others = context.mask & ~self.direct(rows.rank)
         for k in others.any(0).nonzero()[:, 0].tolist():
             chosen, slots = others[:, k].nonzero()[:, 0], self.slot[k].unique()
@@ -640,36 +669,37 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
         self.config["counts"] = counts.arguments
         self.network.start_from(counts, regression)
 
+    def _components(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what is mixed: log-probabilities of each column in the network's order.
+
+        Args:
+            x: Categories, (B, N): integers, or floats k + u.
+            mask: True, (B, N).
+
+        Returns:
+            By counts and autoencoder, and by counts and regression, (B, N) nats each; both include
+            the density of places.
+        """
+        rows = self.network.inputs(x, ColumnContext.of(Context(mask), self.network))
+        start, log_p, tilts = self.network.in_order(rows)
+        linear = self.network.regressed(start, rows)
+        return self._own(x, log_p, tilts), self._own(x, linear, tilts)
+
     @torch.no_grad()
     def weigh(self, batch: Rows) -> None:
         """Choose the weights of the network's mixture by rows that it has not learned from.
 
-        By expectation and maximisation: one weight for all columns, then one for each, as if
-        `PRIOR` further rows had the common weight.
-
         Args:
             batch: The rows; those with masked entries are left out.
         """
-        network, nats = self.network, []
-        batch = batch[batch.mask.all(1)]
-        if not len(batch):
-            return
-        network.eval()
-        for part in (batch[k : k + CHUNK] for k in range(0, len(batch), CHUNK)):
-            part = part.to(self.device)
-            context = ColumnContext.of(Context(part.mask), network)
-            rows = network.inputs(part.values, context)
-            start, log_p, _ = network.in_order(rows)
-            both = torch.stack([log_p, network.regressed(start, rows)])
-            nats.append(both.gather(2, rows.number.expand(2, -1, -1)))
-        gain = torch.cat(nats, 1)[0] - torch.cat(nats, 1)[1]
-        common, share = gain.new_tensor(0.5), network.share
-        for _ in range(ITERATIONS):
-            common = torch.sigmoid(torch.logit(common) + gain).mean().clamp(*SHARES)
-        share.fill_(common)
-        for _ in range(ITERATIONS):
-            taken = torch.sigmoid(torch.logit(share) + gain).sum(0)
-            share.copy_(((taken + PRIOR * common) / (len(gain) + PRIOR)).clamp(*SHARES))
+        self.eval()
+        batch, nats = batch[batch.mask.all(1)], []
+        for part in (batch[k : k + CHUNK].to(self.device) for k in range(0, len(batch), CHUNK)):
+            first, second = self._components(part.values, part.mask)
+            nats.append(first - second)
+        if nats:
+            gain = torch.cat(nats)
+            self.network.share.copy_(best_share(gain, best_share(gain)))
 
     @evaluated
     def log_prob(self, x, context: Context = Context(), *, samples: int = 1) -> Tensor:
@@ -819,7 +849,8 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
 
         In training mode it is that of the network's autoencoder, not of the mixture, plus that of
         its perceptron `free`: the other columns given a random subset of random size, weighted so
-        that the mean is -log p in a random order.
+        that the mean is -log p in a random order. Otherwise it is that of the density; before
+        `weigh` has been called, of a mixture whose weight is the best one for the batch.
 
         Args:
             batch: The rows.
@@ -830,8 +861,12 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
             "bits_per_variable" and "bits_per_row", as pairs (sum, number).
         """
         x, mask, network = batch.values, batch.mask, self.network
-        if not self.training:
+        if not self.training and (network.share < 1).any() or not (mask.all() or self.training):
             return loss_of(self.nats(x, Context(mask)).sum(1), mask)
+        if not self.training:
+            first, second = self._components(x, mask)
+            share = best_share((first - second).detach())
+            return loss_of(mixture(first, second, share).sum(1), mask)
         rows = network.inputs(x, ColumnContext.of(Context(mask), network))
         _, log_p, tilts = network.in_order(rows)
         learned = mask & network.direct(rows.rank)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,11 @@ from graphcnf.discrete.columns import ColumnContext, ColumnFlow
 from graphcnf.discrete.counts import Counts
 from graphcnf.discrete.numbers import MAX_DISTINCT, Bins, default_bins, is_numeric, time_kind
 from graphcnf.discrete.rows import Rows
-from graphcnf.errors import UserError, suggest
+from graphcnf.errors import UserError, counted, suggest
 from graphcnf.limits import LARGEST_ORDERS, check_integer
 
 MAX_CATEGORIES = 1000
-"""Largest number of categories of a column."""
+"""Largest number of categories of a column; rare values beyond it share one."""
 
 SCORED = 256
 """Rows that are scored at a time."""
@@ -48,6 +49,9 @@ class Column:
         categories: For pandas categoricals, the type of the categories, and whether they are
             ordered.
         bins: Bins of numbers or times.
+        rare: Values that share the last category, from the most to the least frequent. The place u
+            in it says which: each has an interval of u as wide as its share of their rows.
+        often: Number of rows of each of them.
     """
 
     name: Any
@@ -56,12 +60,15 @@ class Column:
     missing: bool
     categories: list[Any] | None = None
     bins: Bins | None = None
+    rare: list[Any] = field(default_factory=list)
+    often: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if isinstance(self.bins, dict):
             self.bins = Bins(**{**self.bins, "dtype": self.dtype})
         self.kind = time_kind(pd.Series(dtype=self.dtype)) if self.bins else ""
-        self.vocabulary = Vocabulary(self.values)
+        self.vocabulary, self.rare_vocabulary = Vocabulary(self.values), Vocabulary(self.rare)
+        self.ends = np.cumsum(self.often) / max(sum(self.often), 1)
         self.cardinality = max(len(self.values) + self.missing, 1)
 
     @classmethod
@@ -70,7 +77,8 @@ class Column:
 
         Numbers and times are binned if `bins` is given, or if there are many distinct ones: more
         than `MAX_DISTINCT`, or each less than three times on average. Durations are always binned.
-        In all other columns each distinct value is a category.
+        In all other columns each distinct value is a category; if there are more than
+        `MAX_CATEGORIES`, the rare ones share the last category.
 
         Args:
             series: The column; may have missing entries.
@@ -78,7 +86,7 @@ class Column:
 
         Raises:
             UserError: if the column contains unhashable values, infinite numbers, or more than
-                `MAX_CATEGORIES` distinct values other than numbers.
+                `MAX_CATEGORIES` categories of a pandas type.
         """
         name, dtype = series.name, series.dtype
         present, missing = series[series.notna()], bool(series.isna().any())
@@ -103,12 +111,18 @@ class Column:
                     f"column {name!r} holds values that are not hashable: turn them into text, "
                     f"x[{name!r}].astype(str)"
                 ) from None
-        if len(values) > MAX_CATEGORIES:
+        if len(values) <= MAX_CATEGORIES:
+            return cls(name, str(dtype), values, missing, categories)
+        if categories is not None:
             raise UserError(
-                f"column {name!r} has {len(values)} different values, at most {MAX_CATEGORIES} are "
-                "learned: leave it out, or merge the rare ones"
+                f"column {name!r} has {len(values)} categories, at most {MAX_CATEGORIES} of a "
+                f"pandas type are learned: make it text, x[{name!r}].astype(object)"
             )
-        return cls(name, str(dtype), values, missing, categories)
+        often = present.value_counts()
+        rare = often[MAX_CATEGORIES - 1 :]
+        kept = [value for value in values if value not in rare.index]
+        kept.append(f"{len(rare):,} rare values")
+        return cls(name, str(dtype), kept, missing, rare=rare.index.tolist(), often=rare.tolist())
 
     @property
     def labels(self) -> list[Any]:
@@ -149,8 +163,16 @@ class Column:
                     f"column {self.name!r} holds {KINDS[self.kind]}, not {series.dtype}"
                 ) from None
         else:
-            encoded = self.vocabulary.encode(series.astype(object))
+            encoded = self.vocabulary.encode(series.astype(object)).astype(float)
+            if self.rare:
+                rare = self.rare_vocabulary.encode(series.astype(object))
+                middle = self.ends - np.diff(self.ends, prepend=0) / 2
+                encoded = np.where(rare < 0, encoded, len(self.values) - 1 + middle[rare])
         return np.where(series.isna(), len(self.values) if self.missing else -1, encoded)
+
+    def rare_number(self, values: np.ndarray) -> np.ndarray:
+        """Return which of the rare values each place stands for, given k + place, (N,)."""
+        return np.searchsorted(self.ends, values % 1, "right").clip(max=len(self.rare) - 1)
 
     def decode(self, values: np.ndarray) -> pd.Series:
         """Turn what `encode` returns, (N,) without -1, back into a column of values.
@@ -159,7 +181,10 @@ class Column:
         a missing entry.
         """
         category = np.floor(values).astype(int)
-        absent = category == len(self.values)
+        absent, shared = category == len(self.values), category == len(self.values) - 1
+        if self.rare:
+            found = len(self.values) + 1 + self.rare_number(values)
+            category = np.where(shared, found, category)
         if self.bins:
             numbers = self.bins.decode(np.where(absent, 0, values))
             return self.bins.series(np.where(absent, np.nan, numbers))
@@ -169,8 +194,10 @@ class Column:
             category = np.where(absent, -1, category)
             series = pd.Series(pd.Categorical.from_codes(category, known, ordered=ordered))
         else:
-            named = np.empty(len(self.values) + 1, dtype=object)
-            named[:-1] = self.values
+            named = np.empty(len(self.values) + 1 + len(self.rare), dtype=object)
+            named[: len(self.values)] = self.values
+            named[len(self.values)] = None
+            named[len(self.values) + 1 :] = self.rare
             series = pd.Series(named[category], dtype=object)
         return series.astype(self.dtype)
 
@@ -255,6 +282,48 @@ class TableAdapter(Adapter):
         Raises:
             UserError: if `data` is of another type, or lacks a column or has a further one.
         """
+        encoded, unknown, table = self._encoded(data)
+        reasons: Reasons = [None] * len(encoded)
+        for row, column in zip(*np.nonzero(unknown), strict=True):
+            reasons[row] = f"the {self._cell(table, row, column)}, which training lacked"
+        found = torch.from_numpy(encoded[[reason is None for reason in reasons]])
+        return Rows(found.clamp(min=0), found >= 0), reasons
+
+    def known(self, data) -> Rows:
+        """Encode rows as `encode` does, but values that training lacked as missing entries.
+
+        A warning counts these, and names the first.
+        """
+        encoded, unknown, table = self._encoded(data)
+        if unknown.any():
+            first = self._cell(table, *(int(at[0]) for at in np.nonzero(unknown)))
+            what = counted(int(unknown.sum()), "value")
+            warnings.warn(
+                f"{what} that training lacked count as missing, first the {first}", stacklevel=3
+            )
+        found = torch.from_numpy(encoded)
+        return Rows(found.clamp(min=0), found >= 0)
+
+    def _cell(self, table: pd.DataFrame, row: int, column: int) -> str:
+        """Name an entry for a message: the row and the number of the column in `columns`."""
+        name = self.columns[column].name
+        value = table[name].iloc[row]
+        value = value.item() if isinstance(value, np.generic) else value
+        return f"value {value!r} in column {name!r}"
+
+    def _encoded(self, data) -> tuple[np.ndarray, np.ndarray, pd.DataFrame]:
+        """Encode M rows, column by column.
+
+        Args:
+            data: Table or array, as `encode` takes it.
+
+        Returns:
+            What `Column.encode` returns of each column, (M, N) float64; where an entry has a value
+            that training lacked, (M, N) bool; and the rows as a table.
+
+        Raises:
+            UserError: as `encode`.
+        """
         names = [column.name for column in self.columns]
         wanted = f"a DataFrame with the columns {', '.join(map(str, names))}"
         if self.array is not None:
@@ -269,15 +338,8 @@ class TableAdapter(Adapter):
             what = "lacks the column" if lacking else "has the further column"
             raise UserError(f"the table {what} {(lacking or further)[0]!r}; wanted {wanted}")
         _refuse_repeated_labels(table)
-        encoded = np.stack([c.encode(table[c.name]) for c in self.columns], 1)
-        absent = table[names].isna().to_numpy()
-        reasons: Reasons = [None] * len(encoded)
-        for row, column in zip(*np.nonzero((encoded < 0) & ~absent), strict=True):
-            value = table[names[column]].iloc[row]
-            value = value.item() if isinstance(value, np.generic) else value
-            reasons[row] = f"the value {value!r} in column {names[column]!r}, which training lacked"
-        found = torch.from_numpy(encoded[[reason is None for reason in reasons]].astype(float))
-        return Rows(found.clamp(min=0), found >= 0), reasons
+        encoded = np.stack([c.encode(table[c.name]) for c in self.columns], 1).astype(float)
+        return encoded, (encoded < 0) & ~table[names].isna().to_numpy(), table
 
     def decode(self, rows, given: Mapping[Any, Any] | None = None):
         """Return the table or array of encoded rows.
@@ -311,7 +373,8 @@ class TableAdapter(Adapter):
             **network: Sizes of the flow's network.
         """
         parts = [n for column in self.columns for n in column.parts]
-        own: dict[str, Any] = {"parts": parts} if set(parts) != {1} else {}
+        placed = any(column.rare for column in self.columns) or set(parts) != {1}
+        own: dict[str, Any] = {"parts": parts} if placed else {}
         x = rows.values.numpy()[chosen].astype(int)
         self.counts = Counts.of(x, self.cardinalities)
         flow = ColumnFlow(self.cardinalities, counts=self.counts.arguments, **own, **network)
@@ -418,16 +481,16 @@ class TableAdapter(Adapter):
         check_integer("orders", orders, 1, LARGEST_ORDERS)
         given_columns = torch.zeros_like(rows.mask)
         given_columns[:, [self.number(label, "given") for label in given]] = True
-        counted = rows.mask & ~given_columns
+        scored = rows.mask & ~given_columns
         value = torch.zeros(orders, len(rows), dtype=torch.float64)
-        there = counted.any(1)
+        there = scored.any(1)
         if there.any():
             part, first = rows[there], given_columns[there]
             for number in range(orders):
                 order = flow.network.ordering(part.mask, first, number)
                 nats = flow.nats(part.values, ColumnContext(part.mask, order=order))
                 value[number, there.cpu()] = (nats * ~first).sum(1).double().cpu()
-        return value.logsumexp(0) - np.log(orders) + self._log_density(rows, counted)
+        return value.logsumexp(0) - np.log(orders) + self._log_density(rows, scored)
 
     def _log_density(self, rows: Rows, mask: torch.Tensor) -> torch.Tensor:
         """Return what turns densities of places in bins into densities of numbers.
@@ -441,10 +504,16 @@ class TableAdapter(Adapter):
         """
         values, total = rows.values.cpu().numpy(), torch.zeros(len(rows), dtype=torch.float64)
         for k, column in enumerate(self.columns):
+            there = mask[:, k].cpu().numpy() & (values[:, k] < len(column.values))
             if column.bins:
-                there = mask[:, k].cpu().numpy() & (values[:, k] < len(column.values))
                 nats = column.bins.log_density(np.where(there, values[:, k], 0))
                 total += torch.from_numpy(np.where(there, nats, 0))
+            elif column.rare:
+                there &= values[:, k] >= len(column.values) - 1
+                nats = np.log(np.array(column.often) / sum(column.often))
+                total += torch.from_numpy(
+                    np.where(there, nats[column.rare_number(values[:, k])], 0)
+                )
         return total
 
     @torch.no_grad()
@@ -562,29 +631,32 @@ class TableAdapter(Adapter):
         return draw_rows(flow, count, np.eye(width + 1)[width], seed, temperature, context)
 
     @torch.no_grad()
-    def conditional(self, flow, known: Rows, k: int, orders: int = 1) -> np.ndarray:
+    def conditional(self, flow, known: Rows, k: int) -> np.ndarray:
         """Return the probabilities of the values of column k given the known columns.
+
+        They are the mean of two estimates: the density of the column after the known columns, and
+        the shares of the values in the density of whole rows (`_reweighted`). The mean predicts
+        better than either.
 
         Args:
             flow: The flow.
             known: M rows; the mask is True for known entries.
             k: Number of the column.
-            orders: Orders of the known columns over which to average.
 
         Returns:
             (M, C) float64.
         """
-        check_integer("orders", orders, 1, LARGEST_ORDERS)
         mask, first, parts = known.mask.clone(), known.mask.clone(), []
         mask[:, k], first[:, k] = True, False
         for start in range(0, len(known), SCORED):
-            rows, p = slice(start, start + SCORED), 0
+            rows = slice(start, start + SCORED)
             own, before, x = (t[rows].to(flow.device) for t in (mask, first, known.values))
-            for number in range(orders):
-                context = ColumnContext(own, order=flow.network.ordering(own, before, number))
-                p = p + flow.conditional(x, k, context).double().exp().cpu().numpy() / orders
-            parts.append(p)
-        return np.concatenate(parts) if parts else np.zeros((0, self.columns[k].cardinality))
+            context = ColumnContext(own, order=flow.network.ordering(own, before))
+            parts.append(flow.conditional(x, k, context).double().exp().cpu().numpy())
+        if not parts:
+            return np.zeros((0, self.columns[k].cardinality))
+        p = np.concatenate(parts)
+        return (p + self._reweighted(flow, known, k, p)) / 2
 
     def most_probable(self, flow, known: Rows) -> pd.DataFrame:
         """Fill unknown entries, each for itself, with the most probable value given the known ones.
@@ -603,7 +675,6 @@ class TableAdapter(Adapter):
                 continue
             part = Rows(known.values[rows], known.mask[rows])
             p = self.conditional(flow, part, k)[:, : len(column.values)]
-            p = self._reweighted(flow, part, k, p)
             below = p.cumsum(1) < p.sum(1, keepdims=True) / 2
             encoded[rows, k] = 0.5 + below.sum(1) if column.bins else p.argmax(1)
         return self._table(encoded)
