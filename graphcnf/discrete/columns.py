@@ -686,13 +686,13 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
         return self._own(x, log_p, tilts), self._own(x, linear, tilts)
 
     @torch.no_grad()
+    @evaluated
     def weigh(self, batch: Rows) -> None:
         """Choose the weights of the network's mixture by rows that it has not learned from.
 
         Args:
             batch: The rows; those with masked entries are left out.
         """
-        self.eval()
         batch, nats = batch[batch.mask.all(1)], []
         for part in (batch[k : k + CHUNK].to(self.device) for k in range(0, len(batch), CHUNK)):
             first, second = self._components(part.values, part.mask)
@@ -717,6 +717,7 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
         """
         return self.nats(x, context).sum(1)
 
+    @evaluated
     def nats(self, x: Tensor, context: Context = Context()) -> Tensor:
         """Return the log-probability of each column, given those before it in the context's order.
 
@@ -790,6 +791,7 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
         nats = log_p[:, self.network.slot[column, category]].double()
         return torch.where(context.mask, nats, 0)
 
+    @evaluated
     def sample(self, count, length=None, context=Context(), *, sample_posterior=False) -> Tensor:
         """Draw rows.
 

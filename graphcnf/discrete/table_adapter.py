@@ -24,6 +24,9 @@ from graphcnf.limits import LARGEST_ORDERS, check_integer
 MAX_CATEGORIES = 1000
 """Largest number of categories of a column; rare values beyond it share one."""
 
+MANY = 2000
+"""With more training rows, batches are larger."""
+
 SCORED = 256
 """Rows that are scored at a time."""
 
@@ -224,7 +227,7 @@ class TableAdapter(Adapter):
     arguments = (ColumnFlow,)
     fixed = ("cardinalities", "parts", "counts")
     settings = {
-        "batch_size": 64,
+        "batch_size": 32,
         "learning_rate": 2e-3,
         "weight_decay": 0.1,
         "warmup_steps": 0,
@@ -331,7 +334,7 @@ class TableAdapter(Adapter):
         kinds = pd.DataFrame if self.array is None else np.ndarray | torch.Tensor
         if not isinstance(data, kinds):
             raise UserError(f"got a {type(data).__name__}; this model takes {wanted}")
-        table = data if self.array is None else _frame(data)
+        table: pd.DataFrame = data if self.array is None else _frame(data)  # type: ignore[assignment]
         lacking = [name for name in names if name not in table.columns]
         further = [name for name in table.columns if name not in names]
         if lacking or further:
@@ -365,7 +368,7 @@ class TableAdapter(Adapter):
     def build(self, rows, chosen, /, **network):
         """Return an untrained flow, whose density is that of counts of the training rows.
 
-        The adapter keeps the counts in `counts`, for `finish`.
+        The adapter keeps the counts in `counts`, for `finish`, and chooses the batch size.
 
         Args:
             rows: All encoded rows.
@@ -373,6 +376,8 @@ class TableAdapter(Adapter):
             **network: Sizes of the flow's network.
         """
         parts = [n for column in self.columns for n in column.parts]
+        if len(chosen) > MANY:
+            self.settings = {**self.settings, "batch_size": 128}  # type: ignore[misc]
         placed = any(column.rare for column in self.columns) or set(parts) != {1}
         own: dict[str, Any] = {"parts": parts} if placed else {}
         x = rows.values.numpy()[chosen].astype(int)
