@@ -387,14 +387,13 @@ def _filter(name: str, help: str, metavar: str, read: Callable[[Any], Any] = lam
 
     def parse(value: Any) -> Any:
         from graphcnf.molecules.filters import Filters
-        from graphcnf.molecules.properties import Requirement
+        from graphcnf.molecules.properties import Requirement, check_possible
 
         if value is None or value == []:
             return None
         found = read(value)
         if name == "require":  # may name measured columns, which only the model knows
-            for text in found:
-                Requirement.parse(text)
+            check_possible([Requirement.parse(text) for text in found])
         elif found != ["none"]:
             Filters(**{name: found})
         return found
