@@ -230,6 +230,44 @@ Picture = Annotated[
 ]
 
 
+class Molecules(list):
+    """SMILES of a file.
+
+    Attributes:
+        path: Path of the file.
+    """
+
+    path: Path
+
+
+def _read_known(text: str) -> Molecules:
+    """Read the file of --known; `UserError` if it is unreadable."""
+    found = Molecules(read_molecules(Path(text)))
+    found.path = Path(text)
+    return found
+
+
+Html = Annotated[
+    Path | None,
+    option(
+        "Also write a page for a meeting, of the first 500 molecules: clusters, alerts, nearest "
+        "known molecules, the worst ones, and a table with drawings, properties and likelihoods.",
+        metavar="FILE.html",
+    ),
+    Role.OUTPUT,
+]
+Known = Annotated[
+    str | None,
+    option(
+        "Known molecules, the nearest of which --html draws beside those found.",
+        metavar="FILE",
+        parse=_read_known,
+        show_default="those that the command is given",
+    ),
+    Role.FILE,
+]
+
+
 @dataclass
 class Draw:
     """Options of the commands that draw molecules."""
@@ -259,15 +297,8 @@ class Draw:
     ] = None
     properties: Properties = None
     picture: Picture = None
-    html: Annotated[
-        Path | None,
-        option(
-            "Also write a page: drawings, properties and likelihoods of the first 500 molecules, "
-            "in a table that sorts.",
-            metavar="FILE.html",
-        ),
-        Role.OUTPUT,
-    ] = None
+    html: Html = None
+    known: Known = None
     as_json: Json = False
     device: Device = "cpu"
 

@@ -46,8 +46,8 @@ PICTURED, LISTED = 50, 500
 """Largest number of molecules in a picture, and on an HTML page."""
 
 NOTE = (
-    "A click on the name of a column sorts. How likely: the share of training molecules of about "
-    "this size that are less likely under the model; it sorts by bits per atom."
+    "How likely: the share of training molecules of about this size that are less likely under the "
+    "model; it sorts by bits per atom."
 )
 """Text on an HTML page of molecules."""
 
@@ -307,6 +307,7 @@ def show_molecules(
     draw: Draw,
     title: str,
     marks: Callable[[Mol], Sequence[int]] = lambda mol: (),
+    given: Sequence[str] = (),
 ) -> None:
     """Draw molecules into the files of --picture and --html, if these are given.
 
@@ -316,12 +317,14 @@ def show_molecules(
         draw: Options of the command.
         title: Title of the page.
         marks: Function that returns the numbers of the atoms to highlight in a molecule.
+        given: Molecules that the page compares with where --known names none.
     """
     if not rows or not (draw.picture or draw.html):
         return
     from rdkit import Chem
 
-    from graphcnf.molecules.drawing import SortedCell, draw_grid, draw_table
+    from graphcnf.molecules.drawing import draw_grid
+    from graphcnf.molecules.page import SortedCell, write_page
     from graphcnf.molecules.scoring import percentile_text
 
     smiles = [row["smiles"] for row in rows]
@@ -337,7 +340,15 @@ def show_molecules(
             shown = percentile_text(score["percentile"], score["percentile_below"])
             row["how likely"] = SortedCell(shown, -score["bits_per_atom"])
             row["log p, nats"] = round(score["log_likelihood"], 2)
-        draw_table(rows, draw.html, title, NOTE, atoms)
+        write_page(
+            rows,
+            draw.html,
+            title,
+            about=NOTE,
+            known=draw.known or given,
+            training_hashes=flow.model.training_hashes,
+            highlights=atoms,
+        )
 
 
 def write_table(

@@ -73,7 +73,8 @@ def analogs(
         {"similarity": "float64", "changed": "string"},
         compared,
     )
-    show_molecules(flow, rows, draw, f"{len(rows)} analogues of {origin.smiles}", origin.changed)
+    title = f"{len(rows)} analogues of {origin.smiles}"
+    show_molecules(flow, rows, draw, title, origin.changed, [origin.smiles])
     share = origin.similar_ones / max(origin.others, 1)
     rate = (
         f"; {share:.1%} of {origin.others:,} valid ones reach {similar:g}"

@@ -99,6 +99,7 @@ def evaluate(
         ),
         Role.OUTPUT,
     ] = None,
+    known: options.Known = None,
     out: Annotated[
         Path | None,
         _written("File: .md, .txt, .csv or .json.", show_default="stdout"),
@@ -135,6 +136,8 @@ def evaluate(
     # Read all files first, so that errors appear before the long work.
     content = output.read_stdin() if "-" in files else None
     records = [Records.read(file, column, content if file == "-" else None) for file in files]
+    if known is not None and html is None:
+        raise typer.BadParameter("--known goes with --html")
     if test is not None and not chosen:
         raise typer.BadParameter("--test goes with --metrics, --fcd or --html")
     loaded = {name: options.load_model(name, device, support=support) for name in models}
@@ -158,7 +161,7 @@ def evaluate(
             )
     output.write_text(render(results, kind), out)
     if html is not None:
-        write_report(results, html)
+        write_report(results, html, known or ())
 
 
 def _check_together(

@@ -1,25 +1,21 @@
 """The report of `graphcnf evaluate --html`: one page that needs no other file.
 
 A *set* is one `Evaluation`: the molecules of a file or a sample, with figures and distances. The
-page has headline figures (*cards*), the tables of `tables.py`, a histogram for each metric with an
+page has headline figures (*cards*) and, of a single set, the sections of a review
+(`graphcnf.molecules.page`); then the tables of `tables.py`, a histogram for each metric with an
 axis, drawings of invalid molecules by reason, and a table of valid molecules.
 """
 
 from __future__ import annotations
 
 import base64
-import html
 import io
-import platform
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from graphcnf.errors import Unavailable
 from graphcnf.evaluation.layout import number, percent, shown_columns
@@ -28,8 +24,18 @@ from graphcnf.evaluation.tables import AGREED, Distances, Evaluation, all_notes,
 from graphcnf.files import write_file
 from graphcnf.molecules import properties
 from graphcnf.molecules.codec import parse
-from graphcnf.molecules.drawing import draw_svg
 from graphcnf.molecules.hashing import contains, hash_each
+from graphcnf.molecules.page import (
+    CARDS,
+    Card,
+    Shown,
+    drawing,
+    render,
+    review_cards,
+    sections,
+    shown_row,
+)
+from graphcnf.molecules.review import Review, review
 from graphcnf.molecules.validity import as_written, failures
 
 MOLECULES = 200
@@ -38,16 +44,13 @@ MOLECULES = 200
 REASONS, PER_REASON = 6, 4
 """Number of reasons of invalidity that are illustrated, and of drawings for each."""
 
-NEEDS = ("itables", "jinja2", "matplotlib")
+NEEDS = ("matplotlib",)
 """Packages that the report needs."""
 
-CARDS = {
+FIGURES = {
     "strictly valid": percent("strict_validity"),
     "unique": percent("uniqueness"),
     "novel": percent("novelty"),
-    "V.U.N.": percent("vun"),
-    "reconstructed": percent("reconstruction"),
-    "bits per node": number("bits_per_node", 3),
     "FCD": number("fcd"),
 }
 """Headline figures: label, and function that formats the figure."""
@@ -76,54 +79,70 @@ Curves = Sequence[tuple[str, Mapping[str, int], str]]
 """Label, histogram and colour of each set, the held-out molecules first."""
 
 
-def write_report(results: Sequence[Evaluation], path: Path) -> None:
+def write_report(results: Sequence[Evaluation], path: Path, known: Sequence[str] = ()) -> None:
     """Write the page about one or several sets.
 
     Args:
         results: The sets.
         path: The file.
+        known: SMILES of known molecules; the nearest ones are drawn.
 
     Raises:
         UserError: The file cannot be written.
     """
-    from jinja2 import Environment, FileSystemLoader
-    from markupsafe import Markup
-
-    loader = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    shown = [
+    tabled = [
         {"title": title, "columns": shown_columns(rows, columns)}
         for title, rows, columns in tables(results)
     ]
     # The overview has many columns, so it is transposed.
-    shown[0]["columns"] = [list(cells) for cells in zip(*shown[0]["columns"], strict=True)]
+    tabled[0]["columns"] = [list(cells) for cells in zip(*tabled[0]["columns"], strict=True)]
     name = ", ".join(result.name for result in results)
-    most = -(-MOLECULES // len(results))
+    most, several = -(-MOLECULES // len(results)), len(results) > 1
     distinct = [result.figures["strict_unique"] for result in results]
     failed = [{"name": r.name, "reasons": _failures(r)} for r in results]
-    main, data = results[0].figures, results[0].data or {}
-    titles = {"strictly valid": AGREED} if is_agreed(results[0]) else {}
-    cards = [
-        {"label": titles.get(label, label), "value": show(main), "data": show(data)}
-        for label, show in CARDS.items()
-    ]
-    page = environment.get_template("report.html").render(
-        name=name,
+    rows = [row for result in results for row in _molecule_rows(result, most, several)]
+    found = None
+    if rows and not several:
+        found = review([row["smiles"] for row in rows], known=known)
+    shown = [shown_row(_filled(row, rows)) for row in rows]
+    page = render(
+        Path(__file__).with_name("report.html"),
         title=f"{name}: evaluation of generated molecules",
-        several=len(results) > 1,
-        cards=[card for card in cards if card["value"]] if len(results) == 1 else [],
-        tables=shown,
+        heading=name,
+        note="Evaluation of generated molecules",
+        several=several,
+        cards=[] if several else _cards(results[0], found),
+        sections=found and sections(shown, found, "QED", len(known)),
+        tables=tabled,
         notes=all_notes(results),
         histograms=list(_histograms(results)),
         failures=[entry for entry in failed if entry["reasons"]],
-        molecules=Markup(_molecule_table(results, most)),
+        molecules=shown,
         molecules_shown=sum(min(most, count) for count in distinct),
         molecules_there=sum(distinct),
-        versions=f"graphcnf {version('graphcnf')}, RDKit {version('rdkit')}, "
-        f"Python {platform.python_version()}",
-        date=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
     )
     write_file(path, page.encode())
+
+
+def _cards(result: Evaluation, found: Review | None) -> list[Card]:
+    """Return the headline figures of a set, with those of the training data below.
+
+    Args:
+        result: The set.
+        found: Review of its first valid molecules; None if there are none.
+    """
+    data, titles = result.data or {}, {"strictly valid": AGREED} if is_agreed(result) else {}
+    cards = []
+    for label, show in FIGURES.items():
+        if value := show(result.figures):
+            of_data = show(data)
+            cards.append(Card(titles.get(label, label), value, of_data and f"data {of_data}"))
+    return (cards + (review_cards(found, "QED") if found else []))[:CARDS]
+
+
+def _filled(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return a row without the columns that are empty in all rows."""
+    return {key: v for key, v in row.items() if any(one[key] is not None for one in rows)}
 
 
 def _failures(result: Evaluation) -> list[dict[str, Any]]:
@@ -133,11 +152,11 @@ def _failures(result: Evaluation) -> list[dict[str, Any]]:
         result: The set.
 
     Returns:
-        For each reason `reason`, its text; `count`, the number of molecules; and `pictures`, each
-        with the data URL `source`, `smiles` and `record`. Only the first `REASONS` have pictures.
+        For each reason `reason`, its text; `count`, the number of molecules; and `pictures`, some
+        of these. Only the first `REASONS` have pictures.
     """
     failed = result.frame[~result.frame["strict"]]
-    pictures: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    pictures: dict[str, list[Shown]] = defaultdict(list)
     reasons = list(result.figures["failures"])[:REASONS]
     for record, smiles in zip(failed["record"], failed["smiles"], strict=True):
         mol = as_written(smiles)
@@ -145,52 +164,20 @@ def _failures(result: Evaluation) -> list[dict[str, Any]]:
             drawn = pictures[reason]
             wanted = reason in reasons and len(drawn) < PER_REASON
             if mol is not None and mol.GetNumAtoms() and wanted:
-                svg = draw_svg(mol, size=(230, 170), highlight=atoms)
-                drawn.append({"source": _source(svg), "smiles": smiles, "record": int(record)})
+                drawn.append(Shown(smiles, drawing(mol, atoms), note=f"record {record}"))
     return [
         {"reason": reason, "count": count, "pictures": pictures[reason]}
         for reason, count in result.figures["failures"].items()
     ]
 
 
-def _molecule_table(results: Sequence[Evaluation], most: int) -> str:
-    """Return the HTML of a table of valid molecules that can be sorted and searched.
-
-    Args:
-        results: The sets.
-        most: Number of molecules of a set at most.
-    """
-    import itables
-    from itables.javascript import generate_init_offline_itables_html
-
-    rows = [row for result in results for row in _molecule_rows(result, most)]
-    if not rows:
-        return ""
-    shown = pd.DataFrame(rows)
-    if len(results) == 1:
-        shown = shown.drop(columns="set")
-    table = itables.to_html_datatable(
-        shown.dropna(axis="columns", how="all"),
-        connected=False,
-        allow_html=True,
-        showIndex=False,
-        maxBytes=0,
-        maxColumns=0,
-        classes="display compact molecules",
-        style="width:100%;margin:auto",
-        lengthMenu=[10, 25, 100, MOLECULES],
-        display_logo_when_loading=False,
-        text_in_header_can_be_selected=False,
-    )
-    return generate_init_offline_itables_html(itables.options.dt_bundle) + table
-
-
-def _molecule_rows(result: Evaluation, most: int) -> Iterator[dict[str, Any]]:
+def _molecule_rows(result: Evaluation, most: int, several: bool) -> Iterator[dict[str, Any]]:
     """Yield the rows of the table of molecules for one set: its first distinct valid molecules.
 
     Args:
         result: The set.
         most: Number of molecules at most.
+        several: True if the page has several sets.
 
     Yields:
         The cells of a row by the heading of the column.
@@ -202,15 +189,13 @@ def _molecule_rows(result: Evaluation, most: int) -> Iterator[dict[str, Any]]:
     is_known = [None] * len(first) if known is None else contains(known, hashes).tolist()
     for record, smiles, there in zip(first["record"], first["smiles"], is_known, strict=True):
         mol = parse(smiles)
-        source = _source(draw_svg(mol, size=(200, 130)))
         try:
             sa = round(properties.sa(mol), 2)
         except Unavailable:
             sa = None
         yield {
-            "structure": f'<img alt="" width="200" height="130" src="{source}">',
-            "SMILES": f"<code>{smiles}</code>",
-            "set": html.escape(result.name),
+            "smiles": smiles,
+            "set": result.name if several else None,
             "record": int(record),
             "times": int(counts[smiles]),
             "atoms": mol.GetNumAtoms(),
@@ -286,7 +271,7 @@ def _picture(name: str, metric: Metric, sets: Sequence[tuple[str, Distances]]) -
         axis.set_title(title, fontsize=9, color="0.35")
     axis.legend(frameon=False, fontsize=9 if alone else 7)
     content = io.StringIO()
-    figure.savefig(content, format="svg", metadata={"Date": None})
+    figure.savefig(content, format="svg", transparent=True, metadata={"Date": None})
     pyplot.close(figure)
     return content.getvalue()
 

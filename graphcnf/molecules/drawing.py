@@ -1,13 +1,11 @@
-"""Pictures and HTML tables of molecules."""
+"""Pictures of molecules."""
 
 from __future__ import annotations
 
-import html
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from string import Template
-from typing import Any, NamedTuple
+from typing import Any
 
 from PIL import Image
 from rdkit import Chem
@@ -18,22 +16,17 @@ from graphcnf.files import write_file
 from graphcnf.molecules.codec import parse, quiet
 
 CELL, COLUMNS = (240, 160), 5
-"""Width and height of a cell in pixels, and columns at most, of a grid."""
+"""Width and height of a drawing in pixels, and columns at most, of a grid."""
 
+COLOURS = {
+    7: (0.2, 0.42, 1.0), 8: (0.88, 0.2, 0.18), 9: (0.1, 0.6, 0.45), 15: (0.85, 0.45, 0.1),
+    16: (0.7, 0.52, 0.04), 17: (0.13, 0.6, 0.2), 35: (0.72, 0.36, 0.15), 53: (0.6, 0.3, 0.75),
+}  # fmt: skip
+"""Colours of elements by atomic number, red, green and blue from 0 to 1, that can be read on white
+and on black."""
 
-class SortedCell(NamedTuple):
-    """A cell of `draw_table`.
-
-    Attributes:
-        text: Text in the cell.
-        key: Number by which its column is sorted.
-    """
-
-    text: str
-    key: float
-
-    def __str__(self) -> str:
-        return self.text
+LETTERS, LINE = 32, 17
+"""Letters that fit in a line of a legend, and its height in pixels."""
 
 
 def draw_grid(
@@ -47,7 +40,8 @@ def draw_grid(
     Args:
         molecules: SMILES or molecules, which may be unsanitized; at least one.
         path: File to write; its folder is created.
-        legends: A line of text below each molecule.
+        legends: Text below each molecule, broken at commas into lines that fit; all cells have the
+            height that the longest legend needs.
         highlights: Indices of atoms to highlight in each molecule.
 
     Raises:
@@ -55,15 +49,19 @@ def draw_grid(
     """
     columns = min(COLUMNS, len(molecules))
     rows = -(-len(molecules) // columns)
+    texts = [_lines(text) for text in legends or [""] * len(molecules)]
+    legend = LINE * max(1 + text.count("\n") for text in texts)
+    width, height = CELL[0], CELL[1] - LINE + legend
     make = rdMolDraw2D.MolDraw2DSVG if path.suffix.lower() == ".svg" else rdMolDraw2D.MolDraw2DCairo
-    canvas = make(columns * CELL[0], rows * CELL[1], *CELL)
+    canvas = make(columns * width, rows * height, width, height)
     options: Any = canvas.drawOptions()
     options.padding, options.bondLineWidth, options.legendFontSize = 0.05, 1.6, 14
+    options.legendFraction = legend / height
     with quiet():
         drawings = [_prepared(mol) for mol in molecules]
         canvas.DrawMolecules(
             drawings,
-            legends=list(legends or [""] * len(drawings)),
+            legends=texts,
             highlightAtoms=[list(atoms) for atoms in highlights or [()] * len(drawings)],
             highlightBonds=[[]] * len(drawings),
         )
@@ -91,6 +89,7 @@ def draw_svg(
     canvas = rdMolDraw2D.MolDraw2DSVG(*size)
     options: Any = canvas.drawOptions()
     options.padding, options.bondLineWidth, options.clearBackground = 0.05, 1.4, False
+    options.updateAtomPalette(COLOURS)
     with quiet():
         mol = _prepared(molecule)
         canvas.DrawMolecule(mol, highlightAtoms=list(highlight), highlightBonds=[])
@@ -98,41 +97,15 @@ def draw_svg(
     return canvas.GetDrawingText()
 
 
-def draw_table(
-    rows: Sequence[Mapping[str, Any]],
-    path: Path,
-    title: str,
-    note: str = "",
-    highlights: Sequence[Sequence[int]] | None = None,
-) -> None:
-    """Write a self-contained .html page with a table of drawings and values of molecules.
-
-    A click on a column's heading sorts the rows.
-
-    Args:
-        rows: Values by column, the same columns in every row; `smiles` is a valid molecule. A
-            `SortedCell` is sorted by its key, another value by the number with which its text
-            begins.
-        path: File to write.
-        title: Title of the page.
-        note: Text above the table.
-        highlights: Indices of atoms to highlight in each molecule.
-    """
-    names = [name for name in rows[0] if name != "smiles"] if rows else []
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in ("molecule", *names))
-    lines = []
-    for row, atoms in zip(rows, highlights or [()] * len(rows), strict=True):
-        drawing = draw_svg(row["smiles"], size=(220, 150), highlight=atoms).split("?>")[-1]
-        cells = [f"<td>{drawing}<br><code>{html.escape(row['smiles'])}</code></td>"]
-        for value in (row[name] for name in names):
-            key = f' data-key="{value.key}"' if isinstance(value, SortedCell) else ""
-            cells.append(f"<td{key}>{html.escape('' if value is None else str(value))}</td>")
-        lines.append(f"<tr>{''.join(cells)}</tr>")
-    template = Template(Path(__file__).with_name("table.html").read_text(encoding="utf-8"))
-    page = template.substitute(
-        title=html.escape(title), note=html.escape(note), head=head, body="\n".join(lines)
-    )
-    write_file(path, page.encode())
+def _lines(text: str) -> str:
+    """Break a text at commas into lines of at most `LETTERS` letters, where that is possible."""
+    lines: list[str] = []
+    for word in text.split(", "):
+        if lines and len(lines[-1]) + 2 + len(word) <= LETTERS:
+            lines[-1] += f", {word}"
+        else:
+            lines.append(word)
+    return "\n".join(lines)
 
 
 def _prepared(mol: Chem.Mol | str) -> Chem.Mol:

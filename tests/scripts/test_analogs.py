@@ -130,15 +130,19 @@ def test_pictures_and_a_page(run, surroundings, command):
     assert (surroundings / "a.pdf").read_bytes().startswith(b"%PDF")
     svg, page = (surroundings / "a.svg").read_text(), (surroundings / "a.html").read_text()
     assert "<svg" in svg and "src=" not in page
-    smiles = re.findall("<code>(.*?)</code>", page)
-    assert len(smiles) == page.count("<svg") == page.count("<tr><td>") == 4
+    table = page.split('id="molecules"')[1]
+    smiles = re.findall("<code>(.*?)</code>", table)
+    assert len(smiles) == table.count("<svg") == 4
+    # The molecule itself is the known one of its analogues.
+    assert ("1 known molecule." in page) == (command[0] == "analogs")
     if command[-1] != "x.csv.gz":
         assert list(map(html.unescape, smiles)) == out.split()
-    heads = re.findall("<th>(.*?)</th>", page)
-    assert heads[0] == "molecule" and heads[-3:] == ["qed", "how likely", "log p, nats"]
+    heads = re.findall("<th>(.*?)</th>", table)
+    assert heads[0] == "molecule"
+    assert {"qed", "how likely", "log p, nats", "cluster", "alerts"} <= set(heads)
     assert ("R1" in heads) == (command[0] == "grow")
     # The fragment and what changed are marked.
-    assert ("ellipse" in page) == (command[0] != "generate")
+    assert ("ellipse" in table) == (command[0] != "generate")
 
 
 def test_what_is_rarer_than_all_training_molecules_is_shown_and_sorted_as_such(
@@ -150,9 +154,9 @@ def test_what_is_rarer_than_all_training_molecules_is_shown_and_sorted_as_such(
         "--html", "a.html", "--out", "a.smi",
     )  # fmt: skip
     assert code == 0, err
-    page = (surroundings / "a.html").read_text()
-    shown = re.findall('<td data-key="(.*?)">(.*?)</td><td>(.*?)</td>', page)
-    assert len(shown) == 12 and any(text == "&lt; 1 %" for _, text, _ in shown)
+    page = (surroundings / "a.html").read_text().split('id="molecules"')[1]
+    shown = re.findall('<td data-name="how likely" data-key="(.*?)">(.*?)</td>', page)
+    assert len(shown) == 12 and any(text == "&lt; 1 %" for _, text in shown)
     smiles = list(map(html.unescape, re.findall("<code>(.*?)</code>", page)))
     bits = MoleculeFlow.from_pretrained("zinc250k").score(smiles)["bits_per_atom"]
     np.testing.assert_allclose([float(key) for key, *_ in shown], -bits, rtol=1e-6)

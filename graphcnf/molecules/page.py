@@ -1,0 +1,324 @@
+"""A page of molecules for a meeting: one HTML file that needs no script, network or other file.
+
+It opens with at most five *cards*, each a headline figure. After them come the *sections* of a
+review (`graphcnf.molecules.review`): clusters with their best members, alerts, the nearest known
+molecules in pairs, and the worst molecules; then a table of all molecules. A *row* has the values
+of a molecule by the name of their column.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup
+from rdkit import Chem
+
+from graphcnf.errors import counted
+from graphcnf.files import write_file
+from graphcnf.molecules.drawing import draw_svg
+from graphcnf.molecules.hashing import contains, hash_each
+from graphcnf.molecules.review import CATALOGUES, DISTANCE, Review, review
+
+CARDS = 5
+"""Headline figures at most."""
+
+CLUSTERS, MEMBERS, EXAMPLES, PAIRS, WORST = 8, 4, 8, 12, 20
+"""Largest numbers of clusters with several molecules, of members of each, of examples of alerts, of
+pairs with a known molecule, and of worst molecules that are drawn."""
+
+DRAWN = (240, 160)
+"""Width and height of a drawing, which the page scales."""
+
+
+class SortedCell(NamedTuple):
+    """A value of a row.
+
+    Attributes:
+        text: Text in the cell.
+        key: Number by which its column is sorted.
+    """
+
+    text: str
+    key: float
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class Card(NamedTuple):
+    """A headline figure.
+
+    Attributes:
+        label: What it is.
+        value: The figure.
+        small: A line below it, "" for none.
+    """
+
+    label: str
+    value: str
+    small: str = ""
+
+
+class Shown(NamedTuple):
+    """A molecule on the page.
+
+    Attributes:
+        smiles: Its SMILES.
+        drawing: Its SVG.
+        values: Name and text of each value in the caption, or of each cell in the table.
+        note: Text above the values, "" for none.
+        keys: Numbers by which columns of the table are sorted, by name, where it is not the number
+            with which the text begins.
+    """
+
+    smiles: str
+    drawing: Markup
+    values: Sequence[tuple[str, str]] = ()
+    note: str = ""
+    keys: Mapping[str, float] = {}
+
+
+def write_page(
+    rows: Sequence[Mapping[str, Any]],
+    path: Path,
+    title: str,
+    note: str = "",
+    *,
+    about: str = "",
+    known: Sequence[str] = (),
+    training_hashes: np.ndarray | None = None,
+    highlights: Sequence[Sequence[int]] | None = None,
+) -> None:
+    """Write the page of molecules.
+
+    Args:
+        rows: Values by column, the same columns in every row; `smiles` is a valid molecule. If
+            there is a `score`, molecules are ranked by it, else by their QED. A `SortedCell` is
+            sorted by its key, another value by the number with which its text begins.
+        path: File to write.
+        title: Title of the page.
+        note: Text below the title.
+        about: Text above the table.
+        known: SMILES of known molecules; the nearest ones are drawn.
+        training_hashes: Sorted hashes of the training molecules, of which new ones differ; None if
+            they are unknown.
+        highlights: Numbers of the atoms to highlight in each molecule.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    smiles = [row["smiles"] for row in rows]
+    scores = [row["score"] for row in rows] if rows and "score" in rows[0] else None
+    found = review(smiles, scores, known)
+    marks = highlights or [()] * len(rows)
+    shown = [shown_row(row, atoms) for row, atoms in zip(rows, marks, strict=True)]
+    cards = [Card("molecules", f"{len(rows):,}", "distinct and valid")]
+    if training_hashes is not None and rows:
+        new = float(np.mean(~contains(training_hashes, hash_each(smiles))))
+        cards.append(Card("new", f"{new:.1%}", "not in the training set"))
+    cards += review_cards(found, "QED" if scores is None else "score") if rows else []
+    page = render(
+        Path(__file__).with_name("molecules.html"),
+        title=title,
+        note=note,
+        cards=cards[:CARDS],
+        sections=sections(shown, found, "QED" if scores is None else "score", len(known)),
+        about=about,
+        molecules=[_with_review(one, found, k) for k, one in enumerate(shown)],
+    )
+    write_file(path, page.encode())
+
+
+def render(template: Path, *, title: str, **values: Any) -> str:
+    """Return the HTML of a template that extends `page.html`.
+
+    Args:
+        template: The template.
+        title: Title of the page; also its heading unless `values` have one.
+        **values: What the template and `page.html` show.
+    """
+    loader = FileSystemLoader([template.parent, Path(__file__).parent])
+    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    versions = f"graphcnf {version('graphcnf')}, RDKit {version('rdkit')}, "
+    return environment.get_template(template.name).render(
+        title=title,
+        versions=versions + f"Python {platform.python_version()}",
+        date=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        **{"heading": title, **values},
+    )
+
+
+def shown_row(row: Mapping[str, Any], highlight: Sequence[int] = ()) -> Shown:
+    """Return the molecule of a row with its values.
+
+    Args:
+        row: The row, with `smiles`.
+        highlight: Numbers of the atoms to highlight.
+    """
+    named = {name: value for name, value in row.items() if name != "smiles"}
+    return Shown(
+        row["smiles"],
+        drawing(row["smiles"], highlight),
+        [(_plain(name), _text(value)) for name, value in named.items()],
+        keys={_plain(k): cell.key for k, cell in named.items() if isinstance(cell, SortedCell)},
+    )
+
+
+def drawing(molecule: Chem.Mol | str, highlight: Sequence[int] = ()) -> Markup:
+    """Return the SVG of a molecule to stand in HTML; what would be black has the text's colour.
+
+    Args:
+        molecule: SMILES or molecule, which may be unsanitized.
+        highlight: Numbers of the atoms to highlight.
+    """
+    svg = draw_svg(molecule, size=DRAWN, highlight=highlight).split("?>")[-1].strip()
+    return Markup(svg.replace("#000000", "currentColor"))
+
+
+def review_cards(found: Review, quality: str) -> list[Card]:
+    """Return the headline figures of a review, the most important first.
+
+    Args:
+        found: The review of at least one molecule.
+        quality: Name of what the molecules are ranked by: "score" or "QED".
+    """
+    clean = sum(not alerts for alerts in found.alerted) / len(found.alerted)
+    average = float(np.mean(found.quality))
+    if quality == "score":
+        first = Card("best score", f"{max(found.quality):.4g}", f"mean {average:.4g}")
+    else:
+        first = Card("mean QED", f"{average:.3f}", f"best {max(found.quality):.3f}")
+    cards = [first, Card("without alerts", f"{clean:.1%}", _catalogues())]
+    if found.nearest:
+        similar = [one.similarity for one in found.nearest]
+        mean = f"{np.mean(similar):.2f}"
+        cards.append(Card("nearest known", mean, "mean similarity (Tanimoto, ECFP4)"))
+    cards.append(Card("clusters", f"{len(found.clusters):,}", _cluster_rule()))
+    if found.accessibility is not None:
+        mean = f"{np.mean(found.accessibility):.2f}"
+        cards.append(Card("mean SA", mean, "1 is easy to make, 10 hard"))
+    return cards
+
+
+def sections(shown: Sequence[Shown], found: Review, quality: str, known: int) -> dict[str, Any]:
+    """Return what the macro `reviewed` of `page_parts.html` shows.
+
+    Args:
+        shown: The molecules.
+        found: Their review.
+        quality: Name of what they are ranked by.
+        known: Number of known molecules.
+    """
+    groups = [cluster for cluster in found.clusters if len(cluster) > 1]
+    alone = [cluster[0] for cluster in found.clusters if len(cluster) == 1]
+    drawn = [
+        (f"Cluster of {len(cluster):,} molecules", cluster[:MEMBERS])
+        for cluster in groups[:CLUSTERS]
+    ]
+    if alone:
+        drawn.append((f"Like no other: the best of {len(alone):,}", alone[:MEMBERS]))
+    clean = sum(not alerts for alerts in found.alerted)
+    hard = "the hardest to make (SA)" if found.accessibility else "of the lowest QED"
+    return {
+        "clustered": (
+            f"{counted(len(found.clusters), 'cluster')}, {len(alone):,} of a single molecule; "
+            f"{_cluster_rule()} (Tanimoto, ECFP4). Ranked by {quality}: the cluster with the best "
+            "molecule first, and of each the best ones."
+        ),
+        "clusters": [
+            {"title": title, "members": [shown[k] for k in members]} for title, members in drawn
+        ],
+        "alerted": (
+            f"{clean:,} of {counted(len(shown), 'molecule')} have none of the alerts of "
+            f"{_catalogues()}. An alert is a reason to look, not a verdict."
+        ),
+        "alerts": _alerts(shown, found),
+        "compared": (
+            "The best molecule of each cluster, beside the nearest of "
+            f"{counted(known, 'known molecule')}."
+        ),
+        "pairs": _pairs(shown, found),
+        "struck": f"Those with the most alerts first, among equals {hard}.",
+        "worst": [_with_faults(shown[k], found, k) for k in found.worst(WORST)],
+    }
+
+
+def _alerts(shown: Sequence[Shown], found: Review) -> list[dict[str, Any]]:
+    """Return the rows of the table of alerts; the first `EXAMPLES` have an `example`."""
+    rows: list[dict[str, Any]] = []
+    for alert in found.alerts:
+        name, first = _plain(alert.name), alert.molecules[0]
+        row = {
+            "name": name,
+            "catalogue": alert.catalogue,
+            "count": f"{len(alert.molecules):,}",
+            "share": f"{len(alert.molecules) / len(shown):.1%}",
+        }
+        if len(rows) < EXAMPLES:
+            smiles = shown[first].smiles
+            atoms = found.alerted[first][alert.name]
+            row["example"] = Shown(smiles, drawing(smiles, atoms), note=name)
+        rows.append(row)
+    return rows
+
+
+def _pairs(shown: Sequence[Shown], found: Review) -> list[dict[str, Any]]:
+    """Return the best molecule of each cluster with the nearest known one; [] if none is known."""
+    if not found.nearest:
+        return []
+    pairs = []
+    for number in [cluster[0] for cluster in found.clusters[:PAIRS]]:
+        near = found.nearest[number]
+        known = Shown(near.smiles, drawing(near.smiles), note="known")
+        one = shown[number]._replace(note="found")
+        pairs.append({"similarity": f"{near.similarity:.2f}", "found": one, "known": known})
+    return pairs
+
+
+def _with_faults(one: Shown, found: Review, number: int) -> Shown:
+    """Return a molecule of the worst ones, with its alerts highlighted and named."""
+    alerts = found.alerted[number]
+    atoms = sorted({atom for atoms in alerts.values() for atom in atoms})
+    faults = [_plain(name) for name in alerts]
+    if found.accessibility is not None:
+        faults.append(f"SA {found.accessibility[number]:.1f}")
+    else:
+        faults.append(f"QED {found.drug_likeness[number]:.2f}")
+    return one._replace(drawing=drawing(one.smiles, atoms), note=", ".join(faults))
+
+
+def _with_review(one: Shown, found: Review, number: int) -> Shown:
+    """Return a molecule of the table with its cluster, its alerts and the nearest known one."""
+    cluster = next(k for k, members in enumerate(found.clusters, 1) if number in members)
+    alerts = ", ".join(map(_plain, found.alerted[number]))
+    more = [("cluster", str(cluster)), ("alerts", alerts)]
+    if found.nearest:
+        more.append(("nearest known", f"{found.nearest[number].similarity:.2f}"))
+    return one._replace(values=[*one.values, *more])
+
+
+def _text(value: Any) -> str:
+    """Return the text of a value."""
+    if value is None or value != value:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _plain(name: str) -> str:
+    """Return the name of an alert or a property without underscores."""
+    return name.replace("_", " ")
+
+
+def _catalogues() -> str:
+    return " and ".join(name.upper() if name == "pains" else name.title() for name in CATALOGUES)
+
+
+def _cluster_rule() -> str:
+    return f"similarity to the centre at least {1 - DISTANCE:g}"

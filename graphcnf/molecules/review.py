@@ -1,0 +1,198 @@
+"""What chemists ask first about a list of molecules, for a page that they take to a meeting.
+
+A *cluster* holds similar molecules, its best one first. An *alert* is a pattern of a *catalogue*
+for which chemists discard a molecule. *Known* molecules are those to compare with: of a patent, of
+one's own series, or of the training data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from rdkit import Chem
+from rdkit.Chem.FilterCatalog import FilterCatalog, FilterCatalogParams
+from rdkit.DataStructs import BulkTanimotoSimilarity
+from rdkit.ML.Cluster import Butina
+
+from graphcnf.errors import Unavailable
+from graphcnf.molecules.codec import MoleculeNotRepresentable, parse, quiet
+from graphcnf.molecules.properties import ECFP4, qed, sa
+
+DISTANCE = 0.4
+"""Largest Tanimoto distance (ECFP4) of a molecule from the centre of its cluster."""
+
+CATALOGUES = ("pains", "brenk")
+"""RDKit's catalogues whose alerts are counted (`FilterCatalogParams.FilterCatalogs`)."""
+
+
+class Alert(NamedTuple):
+    """An alert that some of the molecules have.
+
+    Attributes:
+        catalogue: One of `CATALOGUES`.
+        name: Name of the alert in the catalogue.
+        molecules: Numbers of the molecules that have it, ascending.
+    """
+
+    catalogue: str
+    name: str
+    molecules: list[int]
+
+
+class Neighbour(NamedTuple):
+    """The known molecule that is nearest to a molecule.
+
+    Attributes:
+        smiles: SMILES of the known molecule.
+        similarity: Tanimoto similarity (ECFP4) of both.
+    """
+
+    smiles: str
+    similarity: float
+
+
+@dataclass
+class Review:
+    """What chemists ask first about M molecules; molecules are numbered from 0.
+
+    Attributes:
+        quality: By what molecules are ranked, the highest first, (M,).
+        clusters: Numbers of the molecules of each cluster, the best first; the cluster with the
+            best molecule comes first.
+        alerts: Alerts, the most frequent first.
+        alerted: For each molecule, the names of its alerts and the numbers of their atoms.
+        nearest: For each molecule the nearest known one; [] if there are none.
+        accessibility: Synthetic accessibility (`sa`) of each molecule, from 1, easy, to 10; None if
+            it cannot be computed.
+        drug_likeness: QED of each molecule.
+    """
+
+    quality: np.ndarray
+    clusters: list[list[int]]
+    alerts: list[Alert]
+    alerted: list[dict[str, tuple[int, ...]]]
+    nearest: list[Neighbour]
+    accessibility: list[float] | None
+    drug_likeness: list[float] = field(default_factory=list)
+
+    def worst(self, count: int) -> list[int]:
+        """Return the numbers of the molecules that a chemist would strike first.
+
+        They have the most alerts, and among equals are the hardest to make (without `sa`: have the
+        lowest QED).
+        """
+        hard = self.accessibility or [-value for value in self.drug_likeness]
+        order = sorted(range(len(hard)), key=lambda k: (-len(self.alerted[k]), -hard[k]))
+        return order[:count]
+
+
+def review(
+    molecules: Sequence[str],
+    scores: Sequence[float] | None = None,
+    known: Sequence[str] = (),
+) -> Review:
+    """Cluster molecules, and find their alerts and the nearest known molecules.
+
+    Args:
+        molecules: Valid SMILES.
+        scores: By what the molecules are ranked, higher is better; None for their QED.
+        known: SMILES of known molecules; those that RDKit cannot read are passed over.
+
+    Examples:
+        >>> found = review(["CCO", "CCCO", "O=CCl"], known=["CCN"])
+        >>> found.clusters, [alert.name for alert in found.alerts]
+        ([[1], [0], [2]], ['acid_halide', 'aldehyde'])
+    """
+    mols = [parse(smiles) for smiles in molecules]
+    prints = [ECFP4.GetFingerprint(mol) for mol in mols]
+    likeness = [qed(mol) for mol in mols]
+    quality = np.array(likeness if scores is None else scores, dtype=np.float64)
+    alerted = [_alerts_of(mol) for mol in mols]
+    there: dict[tuple[str, str], list[int]] = {}
+    for k, found in enumerate(alerted):
+        for key in found:
+            there.setdefault(key, []).append(k)
+    try:
+        hard = [sa(mol) for mol in mols]
+    except Unavailable:
+        hard = None
+    return Review(
+        quality,
+        _clusters(prints, quality),
+        sorted((Alert(*key, rows) for key, rows in there.items()), key=lambda a: -len(a.molecules)),
+        [{name: atoms for (_, name), atoms in found.items()} for found in alerted],
+        _nearest(prints, known),
+        hard,
+        likeness,
+    )
+
+
+def _clusters(prints: Sequence[Any], quality: np.ndarray) -> list[list[int]]:
+    """Cluster molecules by similarity.
+
+    Butina clustering (1999, J. Chem. Inf. Comput. Sci. 39, 747): the Tanimoto distance from a
+    cluster's centre is at most `DISTANCE`.
+
+    Args:
+        prints: Fingerprints of the molecules.
+        quality: By what molecules are ranked.
+
+    Returns:
+        As in `Review.clusters`.
+    """
+    distances: list[float] = []
+    for k, own in enumerate(prints):
+        distances += [1 - s for s in BulkTanimotoSimilarity(own, prints[:k])]
+    found = Butina.ClusterData(distances, len(prints), DISTANCE, isDistData=True, reordering=True)
+    place = np.empty(len(prints), dtype=int)
+    place[np.argsort(-quality, kind="stable")] = np.arange(len(prints))
+    return sorted((sorted(map(int, c), key=place.item) for c in found), key=lambda c: place[c[0]])
+
+
+def _nearest(prints: Sequence[Any], known: Sequence[str]) -> list[Neighbour]:
+    """Return the known molecule nearest to each fingerprint; [] without known molecules."""
+    smiles, others = [], []
+    with quiet():
+        for text in known:
+            try:
+                others.append(ECFP4.GetFingerprint(parse(text)))
+                smiles.append(text)
+            except MoleculeNotRepresentable:
+                continue
+    if not others:
+        return []
+    found = []
+    for own in prints:
+        similar = BulkTanimotoSimilarity(own, others)
+        best = int(np.argmax(similar))
+        found.append(Neighbour(smiles[best], similar[best]))
+    return found
+
+
+@cache
+def _catalog() -> FilterCatalog:
+    """Return the alerts of all `CATALOGUES`."""
+    names: Any = FilterCatalogParams.FilterCatalogs
+    parameters = FilterCatalogParams()
+    for name in CATALOGUES:
+        parameters.AddCatalog(getattr(names, name.upper()))
+    return FilterCatalog(parameters)
+
+
+def _alerts_of(mol: Chem.Mol) -> dict[tuple[str, str], tuple[int, ...]]:
+    """Return the alerts of a sanitized molecule.
+
+    Returns:
+        The numbers of the atoms of all matches, by catalogue and name of the alert.
+    """
+    found: dict[tuple[str, str], tuple[int, ...]] = {}
+    for entry in _catalog().GetMatches(mol):
+        catalogue = entry.GetProp("FilterSet").partition("_")[0].lower()
+        matches = entry.GetFilterMatches(mol)
+        atoms = {int(atom) for match in matches for _, atom in match.atomPairs}
+        found[catalogue, entry.GetDescription()] = tuple(sorted(atoms))
+    return found
