@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -17,10 +18,18 @@ from graphcnf.sampling.writers import WRITERS, columns_of, conversion, header, p
 from graphcnf.scripts import _options as options
 from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import option
-from graphcnf.scripts._output import check_target, molecule_kind, open_output
+from graphcnf.scripts._output import (
+    LISTED,
+    check_target,
+    molecule_kind,
+    open_output,
+    output_kind,
+)
 
 if TYPE_CHECKING:
-    from graphcnf.optimization.run import OptimizationResult
+    import pandas as pd
+
+    from graphcnf.molecules.molecule_flow import MoleculeFlow
     from graphcnf.optimization.search import SearchSettings
 
 NUMBER, TIMEOUT, SHOWN = 100, 600, 10
@@ -78,6 +87,17 @@ def optimize(
         Role.OUTPUT,
     ] = None,
     force: options.Force = False,
+    html: options.Html = None,
+    known: options.Known = None,
+    routes: Annotated[
+        str | None,
+        option(
+            "Command that searches synthesis routes of the first 100 molecules written: it reads "
+            "SMILES, one a line, and writes a JSON object with smiles, solved, steps and score for "
+            "each. Run without a shell, once for each molecule.",
+            metavar="COMMAND",
+        ),
+    ] = None,
     folder: Annotated[
         Path | None,
         option(
@@ -142,12 +162,15 @@ def optimize(
     """
     kind = molecule_kind(out, as_json=False, default="csv")
     check_target(out, kind, force)
+    output_kind(html, ("html",), "--html")
     options.check_cluster_options(cluster, workers, "cpu")
     for is_wrong, name, reason in (
         (standardize and start is None, "--standardize", "it goes with --start"),
         (everything and number is not None, "--all", "it writes every call: leave out -n"),
         (everything and best is not None, "--all", "it writes every call: leave out --best"),
         (number is not None and best is not None, "--best", "it has a number: leave out -n"),
+        (known is not None and html is None, "--known", "it goes with --html"),
+        (everything and (html or routes), "--all", "leave out --html and --routes"),
         (workers == 0 and timeout is not None, "--timeout", "no use with --workers 0"),
         (workers == 0 and cluster is not None, "--workers", "a cluster has at least one worker"),
     ):
@@ -165,7 +188,10 @@ def optimize(
     from graphcnf.molecules.molecule_flow import MoleculeFlow
     from graphcnf.optimization import run
     from graphcnf.optimization.objectives import Goal
+    from graphcnf.optimization.routes import check_command
 
+    if routes is not None:
+        check_command(routes)
     if save is not None:
         run.check_model_folder(save, folder)
     goal, flow = Goal.of(score), MoleculeFlow(options.load_model(model))
@@ -208,7 +234,13 @@ def optimize(
             **calls,
         )
     which = dict(best=best) if best else {} if everything else dict(diverse=number or NUMBER)
-    _write(result, which, kind, out)
+    frame = result.to_frame(**which).rename(columns={"call": "record"})
+    unanswered = None
+    if routes is not None:
+        frame, unanswered = _with_routes(frame, routes, folder)
+    rows = _write(frame, kind, out)
+    if html is not None:
+        _write_page(rows, html, f"{score}: {len(rows):,} molecules", known or leads, flow)
     if result.lacking:
         shown = [*result.lacking[:SHOWN], *(["..."] if len(result.lacking) > SHOWN else [])]
         lacking = counted(len(result.lacking), "starting molecule")
@@ -225,6 +257,8 @@ def optimize(
         f"s{shown}: the best scores {result.top(1):.4f}, the ten best {result.top():.4f}"
         f"{passed and f'; of the proposals {passed}'}; kept in {folder}"
     )
+    if unanswered is not None:
+        raise UserError(f"{unanswered}; everything else is written, and kept in {folder}")
 
 
 def _settings(assignments: list[str]) -> SearchSettings:
@@ -243,23 +277,70 @@ def _settings(assignments: list[str]) -> SearchSettings:
         raise typer.BadParameter(str(error), param_hint="'--set'") from None
 
 
-def _write(result: OptimizationResult, which: dict[str, int], kind: str, out: Path | None) -> None:
+def _with_routes(
+    frame: pd.DataFrame, command: str, folder: Path
+) -> tuple[pd.DataFrame, str | None]:
+    """Add synthesis routes of the first molecules to a table, and say how many have one.
+
+    Args:
+        frame: The table.
+        command: Command that searches routes.
+        folder: Folder of the search.
+
+    Returns:
+        The table with further columns; why the command has failed, None if it has not.
+    """
+    from graphcnf.optimization.routes import ASKED, routes_of
+
+    asked = frame["smiles"].tolist()[:ASKED]
+    found, error = routes_of(asked, command, folder)
+    solved = int(found["route_solved"].eq(True).sum())
+    say(f"{solved:,} of {counted(len(asked), 'molecule')} have a synthesis route")
+    return frame.join(found), error
+
+
+def _write_page(
+    rows: Sequence[dict[str, Any]],
+    path: Path,
+    title: str,
+    known: Sequence[str],
+    flow: MoleculeFlow,
+) -> None:
+    """Write the page of the molecules that a search has found.
+
+    Args:
+        rows: Values of the molecules by column.
+        path: The page.
+        title: Its title.
+        known: Known molecules to compare with.
+        flow: The model, whose training molecules are not new.
+    """
+    from graphcnf.molecules.page import write_page
+
+    shown = [{k: v for k, v in row.items() if k != "cluster"} for row in rows[:LISTED]]
+    write_page(shown, path, title, known=known, training_hashes=flow.model.training_hashes)
+
+
+def _write(frame: pd.DataFrame, kind: str, out: Path | None) -> list[dict[str, Any]]:
     """Write what a search has found.
 
     Args:
-        result: All calls of the score.
-        which: Argument of `OptimizationResult.to_frame` that says which molecules to write.
+        frame: Table of the molecules.
         kind: Kind of the file.
         out: The file; None for stdout.
+
+    Returns:
+        The values that all columns have in each row.
     """
     from graphcnf.optimization.objectives import COLUMNS
 
-    frame = result.to_frame(**which).rename(columns={"call": "record"})
     plain = plain_kind(kind)
     columns = columns_of(plain, frame.columns)
     # All other columns are objectives, which are numbers.
     objectives = dict.fromkeys(set(columns) - set(COLUMNS), "float64")
-    rows = frame[[*columns]].astype(object).where(frame.notna(), None).to_dict("records")
-    pieces = [header(plain, columns), *map(WRITERS[plain], rows)]
+    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    written = [{name: row[name] for name in columns} for row in rows]
+    pieces = [header(plain, columns), *map(WRITERS[plain], written)]
     with open_output(out, conversion(kind, columns, objectives)) as stream:
         stream.writelines(pieces)
+    return rows

@@ -123,6 +123,27 @@ def _reactive(molecule: Chem.Mol, given: Given) -> str:
     return left[0].name
 
 
+def alerts_of(molecule: Chem.Mol, catalogue: str) -> dict[str, tuple[int, ...]]:
+    """Return the alerts of a catalogue in a sanitized molecule, given or not.
+
+    Args:
+        molecule: The molecule.
+        catalogue: One of `ALERTS`.
+
+    Returns:
+        Numbers of the atoms of all matches, ascending, by the name of the alert.
+    """
+    found: dict[str, set[int]] = {}
+    if catalogue == REACTIVE:
+        for group in reactive_groups(molecule):
+            found.setdefault(group.name, set()).update(group.atoms)
+    else:
+        for entry in _catalog(catalogue).GetMatches(molecule):
+            atoms = {k for match in entry.GetFilterMatches(molecule) for _, k in match.atomPairs}
+            found.setdefault(entry.GetDescription(), set()).update(atoms)
+    return {name: tuple(sorted(atoms)) for name, atoms in found.items()}
+
+
 def alert_finder(catalogue: str) -> Callable[[Chem.Mol, Given], str]:
     """Return the function that finds an alert of a catalogue in a sanitized molecule.
 

@@ -317,7 +317,9 @@ def _plain(name: str) -> str:
 
 
 def _catalogues() -> str:
-    return " and ".join(name.upper() if name == "pains" else name.title() for name in CATALOGUES)
+    """Return the names of the catalogues of alerts in a sentence."""
+    *most, last = ({"pains": "PAINS", "brenk": "Brenk"}.get(name, name) for name in CATALOGUES)
+    return f"{', '.join(most)} and {last}"
 
 
 def _cluster_rule() -> str:

@@ -9,24 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 from rdkit import Chem
-from rdkit.Chem.FilterCatalog import FilterCatalog, FilterCatalogParams
 from rdkit.DataStructs import BulkTanimotoSimilarity
 from rdkit.ML.Cluster import Butina
 
 from graphcnf.errors import Unavailable
+from graphcnf.molecules.alerts import alerts_of
 from graphcnf.molecules.codec import MoleculeNotRepresentable, parse, quiet
 from graphcnf.molecules.properties import ECFP4, qed, sa
 
 DISTANCE = 0.4
 """Largest Tanimoto distance (ECFP4) of a molecule from the centre of its cluster."""
 
-CATALOGUES = ("pains", "brenk")
-"""RDKit's catalogues whose alerts are counted (`FilterCatalogParams.FilterCatalogs`)."""
+CATALOGUES = ("reactive", "pains", "brenk")
+"""Catalogues whose alerts are counted (`graphcnf.molecules.alerts.ALERTS`)."""
 
 
 class Alert(NamedTuple):
@@ -105,13 +104,20 @@ def review(
     Examples:
         >>> found = review(["CCO", "CCCO", "O=CCl"], known=["CCN"])
         >>> found.clusters, [alert.name for alert in found.alerts]
-        ([[1], [0], [2]], ['acid_halide', 'aldehyde'])
+        ([[1], [0], [2]], ['acyl halide', 'acid_halide', 'aldehyde'])
     """
     mols = [parse(smiles) for smiles in molecules]
     prints = [ECFP4.GetFingerprint(mol) for mol in mols]
     likeness = [qed(mol) for mol in mols]
     quality = np.array(likeness if scores is None else scores, dtype=np.float64)
-    alerted = [_alerts_of(mol) for mol in mols]
+    alerted = [
+        {
+            (catalogue, name): atoms
+            for catalogue in CATALOGUES
+            for name, atoms in alerts_of(mol, catalogue).items()
+        }
+        for mol in mols
+    ]
     there: dict[tuple[str, str], list[int]] = {}
     for k, found in enumerate(alerted):
         for key in found:
@@ -122,7 +128,7 @@ def review(
         hard = None
     return Review(
         quality,
-        _clusters(prints, quality),
+        _members(molecules, quality),
         sorted((Alert(*key, rows) for key, rows in there.items()), key=lambda a: -len(a.molecules)),
         [{name: atoms for (_, name), atoms in found.items()} for found in alerted],
         _nearest(prints, known),
@@ -131,26 +137,39 @@ def review(
     )
 
 
-def _clusters(prints: Sequence[Any], quality: np.ndarray) -> list[list[int]]:
+def clusters_of(smiles: Sequence[str]) -> list[int]:
     """Cluster molecules by similarity.
 
-    Butina clustering (1999, J. Chem. Inf. Comput. Sci. 39, 747): the Tanimoto distance from a
-    cluster's centre is at most `DISTANCE`.
+    Butina clustering (1999, J. Chem. Inf. Comput. Sci. 39, 747): the Tanimoto distance of ECFP4
+    fingerprints from a cluster's centre is at most `DISTANCE`.
 
     Args:
-        prints: Fingerprints of the molecules.
-        quality: By what molecules are ranked.
+        smiles: Valid SMILES, the best first.
 
     Returns:
-        As in `Review.clusters`.
+        Number of the cluster of each molecule, from 1 in the order of their best molecules.
     """
+    if not smiles:
+        return []
+    with quiet():
+        prints = [ECFP4.GetFingerprint(Chem.MolFromSmiles(s)) for s in smiles]
     distances: list[float] = []
     for k, own in enumerate(prints):
         distances += [1 - s for s in BulkTanimotoSimilarity(own, prints[:k])]
     found = Butina.ClusterData(distances, len(prints), DISTANCE, isDistData=True, reordering=True)
-    place = np.empty(len(prints), dtype=int)
-    place[np.argsort(-quality, kind="stable")] = np.arange(len(prints))
-    return sorted((sorted(map(int, c), key=place.item) for c in found), key=lambda c: place[c[0]])
+    numbers = np.zeros(len(prints), dtype=int)
+    for number, cluster in enumerate(sorted(found, key=min), 1):
+        numbers[list(cluster)] = number
+    return numbers.tolist()
+
+
+def _members(smiles: Sequence[str], quality: np.ndarray) -> list[list[int]]:
+    """Return the numbers of the molecules of each cluster, as in `Review.clusters`."""
+    order = np.argsort(-quality, kind="stable").tolist()
+    found: dict[int, list[int]] = {}
+    for molecule, cluster in zip(order, clusters_of([smiles[k] for k in order]), strict=True):
+        found.setdefault(cluster, []).append(molecule)
+    return [found[cluster] for cluster in sorted(found)]
 
 
 def _nearest(prints: Sequence[Any], known: Sequence[str]) -> list[Neighbour]:
@@ -170,29 +189,4 @@ def _nearest(prints: Sequence[Any], known: Sequence[str]) -> list[Neighbour]:
         similar = BulkTanimotoSimilarity(own, others)
         best = int(np.argmax(similar))
         found.append(Neighbour(smiles[best], similar[best]))
-    return found
-
-
-@cache
-def _catalog() -> FilterCatalog:
-    """Return the alerts of all `CATALOGUES`."""
-    names: Any = FilterCatalogParams.FilterCatalogs
-    parameters = FilterCatalogParams()
-    for name in CATALOGUES:
-        parameters.AddCatalog(getattr(names, name.upper()))
-    return FilterCatalog(parameters)
-
-
-def _alerts_of(mol: Chem.Mol) -> dict[tuple[str, str], tuple[int, ...]]:
-    """Return the alerts of a sanitized molecule.
-
-    Returns:
-        The numbers of the atoms of all matches, by catalogue and name of the alert.
-    """
-    found: dict[tuple[str, str], tuple[int, ...]] = {}
-    for entry in _catalog().GetMatches(mol):
-        catalogue = entry.GetProp("FilterSet").partition("_")[0].lower()
-        matches = entry.GetFilterMatches(mol)
-        atoms = {int(atom) for match in matches for _, atom in match.atomPairs}
-        found[catalogue, entry.GetDescription()] = tuple(sorted(atoms))
     return found

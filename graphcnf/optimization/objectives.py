@@ -203,7 +203,10 @@ SHAPES = ("clip", "target", "at_least", "at_most")
 KEYS = {"score", "name", "weight", "width", *SHAPES}
 """Keys of every objective; a score with parameters adds those."""
 
-COLUMNS = ("call", "record", "smiles", "score", "source", "cluster", "error")
+COLUMNS = (
+    "call", "record", "smiles", "score", "source", "cluster", "error",
+    "route_solved", "route_steps", "route_score",
+)  # fmt: skip
 """Columns of a table of results, which are no names for an objective."""
 
 

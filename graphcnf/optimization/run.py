@@ -28,8 +28,6 @@ import pandas as pd
 import safetensors.torch
 import torch
 from rdkit import Chem
-from rdkit.DataStructs import BulkTanimotoSimilarity
-from rdkit.ML.Cluster import Butina
 
 from graphcnf.chunks import chunked
 from graphcnf.compute.progress import progress_bar
@@ -49,7 +47,7 @@ from graphcnf.limits import LARGEST_COUNT, check_integer, check_seed, is_integer
 from graphcnf.molecules import codec
 from graphcnf.molecules.filters import NO_FILTERS, Filters
 from graphcnf.molecules.molecule_flow import MoleculeFlow, stereo_of
-from graphcnf.molecules.properties import ECFP4
+from graphcnf.molecules.review import clusters_of
 from graphcnf.optimization.objectives import Goal
 from graphcnf.optimization.oracle import INVALID, RUN_LOCK, Answer, Oracle
 from graphcnf.optimization.policy import Policy
@@ -69,8 +67,8 @@ CHECKPOINT_SECONDS = 30.0
 HOPELESS = 10
 """A search is given up if its first 10 calls, or more, have all failed."""
 
-CLUSTERED, DISTANCE = 2000, 0.4
-"""Number of best molecules that are clustered, and largest distance from a cluster's centre."""
+CLUSTERED = 2000
+"""Number of best molecules that are clustered."""
 
 PRESCREENED = 1000
 """Molecules of a prescreen that are scored together."""
@@ -151,32 +149,6 @@ class OptimizationResult:
 
     def _repr_html_(self) -> str:
         return self.to_frame(diverse=10)._repr_html_()
-
-
-def clusters_of(smiles: Sequence[str]) -> list[int]:
-    """Cluster molecules by similarity.
-
-    Butina clustering (1999, J. Chem. Inf. Comput. Sci. 39, 747): the Tanimoto distance of ECFP4
-    fingerprints from a cluster's centre is at most `DISTANCE`.
-
-    Args:
-        smiles: Valid SMILES, the best first.
-
-    Returns:
-        Number of the cluster of each molecule, from 1 in the order of their best molecules.
-    """
-    if not smiles:
-        return []
-    with codec.quiet():
-        prints = [ECFP4.GetFingerprint(Chem.MolFromSmiles(s)) for s in smiles]
-    distances: list[float] = []
-    for k, own in enumerate(prints):
-        distances += [1 - s for s in BulkTanimotoSimilarity(own, prints[:k])]
-    found = Butina.ClusterData(distances, len(prints), DISTANCE, isDistData=True, reordering=True)
-    numbers = np.zeros(len(prints), dtype=int)
-    for number, cluster in enumerate(sorted(found, key=min), 1):
-        numbers[list(cluster)] = number
-    return numbers.tolist()
 
 
 def optimize(

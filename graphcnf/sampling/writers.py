@@ -30,6 +30,8 @@ ROWS = 1 << 14
 
 TYPES = {
     "strict": "bool",
+    "route_solved": "bool",
+    "route_steps": "int64",
     **dict.fromkeys(("smiles", "largest_fragment", "source", "error"), "string"),
     **dict.fromkeys(
         (

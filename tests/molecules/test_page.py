@@ -53,7 +53,7 @@ def test_its_figures_agree_with_the_table(page):
     assert int(cards["clusters"]) == len(set(of["cluster"])) == len(found.clusters)
     near = [float(value) for value in of["nearest known"]]
     assert float(cards["nearest known"]) == pytest.approx(sum(near) / len(near), abs=0.01)
-    alerts = re.findall(r"<tr><td>(.*?)</td><td>(?:pains|brenk)</td><td>(\d+)</td>", page)
+    alerts = re.findall(r"<tr><td>(.*?)</td><td>(?:reactive|pains|brenk)</td><td>(\d+)</td>", page)
     counted = [name for names in of["alerts"] for name in names.split(", ") if name]
     assert {name: int(count) for name, count in alerts} == {n: counted.count(n) for n in counted}
 

@@ -21,7 +21,7 @@ from rdkit import Chem
 
 from graphcnf import pretrained
 from graphcnf.datasets.smiles_file import read_smiles
-from graphcnf.optimization.run import clusters_of
+from graphcnf.molecules.review import clusters_of
 
 SCORE = """
 import os
@@ -358,3 +358,29 @@ def test_what_interrupts_says_that_the_same_command_goes_on(
     assert code == 0 and "16 calls, " in err.splitlines()[-1]
     # The call under way at the signal is made again in the main process, else it is kept.
     assert len(called.read_text()) <= 16 + (workers == 0)
+
+
+def test_routes_and_a_page(graphcnf, model_folder, surroundings):
+    program = "import json, sys\nfor s in map(str.strip, sys.stdin):\n"
+    program += "    print(json.dumps(dict(smiles=s, solved=len(s) > 8, steps=2)), flush=True)\n"
+    (surroundings / "routes.py").write_text(program)
+    how = ["optimize", "--score", "weight", "--budget", 20, "--model", model_folder, *SMALL,
+           "--workers", 0, "--folder", "run",
+           "--routes", f"{sys.executable} routes.py"]  # fmt: skip
+    code, out, err = graphcnf(*how, "--html", "p.html")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert code == 0, err
+    assert {(row["route_solved"], row["route_steps"]) for row in rows} <= {
+        ("True", "2"), ("False", "2")
+    }  # fmt: skip
+    solved = sum(row["route_solved"] == "True" for row in rows)
+    assert f"{solved:,} of {len(rows)} molecules have a synthesis route" in err
+    assert all((row["route_solved"] == "True") == (len(row["smiles"]) > 8) for row in rows)
+    page = (surroundings / "p.html").read_text()
+    assert page.count('data-name="route solved"') == len(rows) and "best score" in page
+    # A command that fails: the table is written, the error is one line.
+    (surroundings / "routes.py").write_text("import sys\nsys.exit('no stock')\n")
+    how[-1] += " again"
+    code, out, err = graphcnf(*how, "--out", "x.jsonl")
+    assert code == 1 and "exit code 1: no stock; everything else is written" in err.splitlines()[-1]
+    assert len((surroundings / "x.jsonl").read_text().splitlines()) == len(rows)
