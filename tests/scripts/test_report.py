@@ -14,7 +14,8 @@ BAD = ["C(C)(C)(C)(C)C", "CCN.O", "nonsense", "C[N](C)(C)C"]
 @pytest.fixture
 def report(graphcnf, zinc_smiles, small_zinc, surroundings):
     (surroundings / "x.smi").write_text("\n".join([*zinc_smiles[:60], *BAD]) + "\n")
-    code, out, err = graphcnf("evaluate", "x.smi", "--html", "r.html")
+    (surroundings / "k.smi").write_text("\n".join(zinc_smiles[60:65]) + "\n")
+    code, out, err = graphcnf("evaluate", "x.smi", "--html", "r.html", "--known", "k.smi")
     assert code == 0, err
     return surroundings / "r.html", out
 
@@ -35,8 +36,8 @@ def test_one_file_with_everything(report):
     for heading in ("Clusters and their best members", "Alerts", "Nearest known molecules",
                     "The 20 worst", "Valid molecules"):  # fmt: skip
         assert f"<h2>{heading}</h2>" in text.split("<script>")[0]
-    assert text.count('class="card"') == 5 and "known training molecules" in text
-    assert sorted(p.name for p in path.parent.iterdir()) == ["r.html", "x.smi"]
+    assert text.count('class="card"') == 5 and "nearest of 5 known molecules" in text
+    assert sorted(p.name for p in path.parent.iterdir()) == ["k.smi", "r.html", "x.smi"]
 
 
 def test_several_files_on_one_page(graphcnf, zinc_smiles, small_zinc, surroundings):
