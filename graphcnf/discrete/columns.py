@@ -95,7 +95,6 @@ class Perceptron(nn.Module):
     Args:
         owner: Column of each slot, (S,) long.
         width: Number of hidden units.
-        dropout: Share of the known categories, and of the hidden units, that training leaves out.
         rank: Place of each column in an order, (N,) long, for a masked autoencoder for distribution
             estimation (MADE; Germain et al. 2015, arXiv 1502.03509): weights are masked so that
             the logits of each column depend on the columns before it only, and one pass gives those
@@ -113,9 +112,7 @@ class Perceptron(nn.Module):
     told: Tensor
     earlier: Tensor
 
-    def __init__(
-        self, owner: Tensor, width: int, dropout: float, rank: Tensor | None, divided: bool
-    ):
+    def __init__(self, owner: Tensor, width: int, rank: Tensor | None, divided: bool):
         super().__init__()
         total, columns = len(owner), int(owner[-1]) + 1
         # Unit u sees the columns of the ranks 0 to u % (N - 1).
@@ -132,7 +129,7 @@ class Perceptron(nn.Module):
         self.offset = nn.Parameter(torch.zeros(total))
         paired = total if total <= LARGEST_PAIRS else 0
         self.direct = nn.Parameter(torch.zeros(paired, paired))
-        self.divided, self.dropout = divided, nn.Dropout(dropout)
+        self.divided = divided
         if divided:
             self.slope = nn.Parameter(torch.empty(total, width).uniform_(-1, 1) * total**-0.5)
             self.tilt = nn.Parameter(torch.zeros(total, width))
@@ -151,7 +148,7 @@ class Perceptron(nn.Module):
         h = self.bias + weighted_sum(self.enter * self.seen, number, known)
         if self.divided:
             h = h + weighted_sum(self.slope * self.seen, number, known * shift)
-        return self.dropout(F.relu(h))
+        return F.relu(h)
 
     def forward(
         self, h: Tensor, number: Tensor, known: Tensor, slots: slice = slice(None)
@@ -238,7 +235,7 @@ class ColumnMLP(Network):
         counts: The "order" of the columns, and "parents", "factors" and "sizes", arguments of
             `ColumnCounts`.
         width: Hidden units of each perceptron.
-        dropout: Share of the known categories, and of the hidden units, that training leaves out.
+        dropout: Share of the known categories that training leaves out.
 
     Attributes:
         slot: Slot of each category of each column, (N, C) long.
@@ -298,8 +295,8 @@ class ColumnMLP(Network):
                 raise ValueError(f"parts must be {total} numbers, at least 0, got {list(parts)}")
             self.register_buffer("parts", torch.tensor(parts), persistent=False)
         owner = self.counts.owner
-        self.ordered = Perceptron(owner, width, dropout, self.rank, self.divided)
-        self.free = Perceptron(owner, width, dropout, None, self.divided)
+        self.ordered = Perceptron(owner, width, self.rank, self.divided)
+        self.free = Perceptron(owner, width, None, self.divided)
         self.register_buffer("tree", torch.zeros_like(self.free.direct))
         self.register_buffer("weights", torch.zeros_like(self.free.direct))
         self.register_buffer("share", torch.ones(self.columns))
@@ -640,7 +637,7 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
         parts: Number of different places in each category of all columns in turn: 1 if the category
             is no bin, 0 if any place is possible; None if no category is a bin.
         width: Hidden units of each perceptron.
-        dropout: Share of the known categories, and of the hidden units, that training leaves out.
+        dropout: Share of the known categories that training leaves out.
 
     Attributes:
         config: Arguments of the constructor, JSON.

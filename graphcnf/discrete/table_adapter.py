@@ -233,6 +233,7 @@ class TableAdapter(Adapter):
         "warmup_steps": 0,
         "decay_fraction": 0.5,
         "tolerance": 0.001,
+        "ema_horizon": 50.0,
     }
     evaluations = 60  # the best weights of a small table come within seconds
 
