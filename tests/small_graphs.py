@@ -7,6 +7,7 @@ from couplings import perturb
 
 from graphcnf.graphs import GraphBatch, PackedGraphs
 from graphcnf.graphs.building import model_for_graphs
+from graphcnf.graphs.path.support import STATE, Path
 
 SMALL = {"width": 16, "layers": 2, "heads": 2, "head_width": 8, "level_width": 4, "table_rows": 64}
 
@@ -43,3 +44,24 @@ def build_model(graphs, *, node_categories=3, edge_categories=2, **extra):
     torch.manual_seed(0)
     sizes = {"node_categories": node_categories, "edge_categories": edge_categories}
     return perturb(model_for_graphs(graphs, **sizes, **SMALL, **extra)).eval()
+
+
+def every_code(support, cardinalities, nodes):
+    """All codes (M, nodes, V) of graphs that the support allows, by walking through all of it."""
+    path = Path.start(1, nodes, support.pad)
+    done = torch.zeros(1, 0, len(cardinalities), dtype=torch.long)
+    for number in range(nodes):
+        to_come = torch.full((len(done),), nodes - 1 - number)
+        rows = torch.arange(len(done))
+        valence = support.surroundings(path.tables[STATE], path.depth, to_come)
+        for _ in cardinalities:
+            allowed = support.allowed(valence)
+            assert allowed.any(1).all(), "a dead end"
+            row, value = allowed.nonzero(as_tuple=True)
+            rows = rows[row]
+            valence = support.add(valence[row], value)
+        x = torch.stack(valence.x, -1)
+        done = torch.cat([done[rows], x[:, None]], 1)
+        path = path.take(rows)
+        path.add(number, x, support)
+    return done

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from test_package import CORE, ROOT, WINGS
 
-MOST_LINES, MOST_FILES = 3_800, 36
+MOST_LINES, MOST_FILES = 4_000, 36
 """Of the core: lines of code without docstrings, comments and blank lines, and files."""
 
 USED = """

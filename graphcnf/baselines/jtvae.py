@@ -35,7 +35,8 @@ from graphcnf.baselines.rvae import Gaussian, GraphEncoder, GraphVAE
 from graphcnf.categorical.categorical_flow import Bound
 from graphcnf.flows.transform import log_term_dtype
 from graphcnf.graphs.batch import GraphBatch, Latents, PackedGraphs
-from graphcnf.graphs.path.support import Support, limit_note
+from graphcnf.graphs.path.data_rules import limit_note
+from graphcnf.graphs.path.support import Support
 
 NEVER = 10_000  # larger than any number of nodes or sum of weights: a cluster cannot be attached
 TRIES = 20  # number of labels that are tried, from the most probable, until one can be attached

@@ -8,19 +8,26 @@ is its own source; what is new is a *copy* of another.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations_with_replacement
 
 import torch
 from torch import Tensor
 
+from graphcnf.design.particles import GraphFragment
 from graphcnf.errors import UserError
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs
+from graphcnf.graphs.building import has_rules, with_arguments
 from graphcnf.graphs.graph_model import GraphModel
+from graphcnf.graphs.path.data_rules import has_part, neighbours_of, with_those_of
 from graphcnf.graphs.path.depth_first import DepthFirstCode
+from graphcnf.graphs.path.environments import Environments
 from graphcnf.graphs.path.network import PathNetwork
 from graphcnf.graphs.path.path_model import PathModel
 from graphcnf.graphs.path.support import SUMS
 
+FURTHER = 2
+"""Free neighbours of a fragment's node whose own environment no training graph has."""
 LEAST = -8.0  # least initial log-probability of a copied category relative to its original
 
 
@@ -31,6 +38,7 @@ def enlarged(
     node_sources: Sequence[int],
     edge_sources: Sequence[int],
     edge_weights: Sequence[int],
+    merged: tuple[list[int], list[int]],
 ) -> GraphModel:
     """Return a copy of a path model, enlarged so that it can represent all of `graphs`.
 
@@ -47,6 +55,8 @@ def enlarged(
         edge_sources: The same for edge categories.
         edge_weights: Weights of the edge categories of the enlarged model, for molecules bond
             orders.
+        merged: Representatives of its node and edge categories in `Environments`, to which those of
+            `graphs` are added if `model` has any.
 
     Returns:
         A new `PathModel`, on the device and in the mode (training or evaluation) of `model`.
@@ -58,10 +68,18 @@ def enlarged(
     if not isinstance(model, PathModel):
         raise UserError('new sizes and categories need a model that draws atom by atom ("path")')
     needed: dict = {"node_categories": len(node_sources), "edge_categories": len(edge_sources)}
-    options = {"edge_weights": list(edge_weights), "support": known.get("largest_sums") is not None}
+    environments = known.get("environments")
+    options = {
+        "edge_weights": list(edge_weights),
+        "merged": None if environments is None else merged,
+        "support": has_rules(model),
+    }
     needed |= model.measure(graphs, **needed, **options)
     needed["max_nodes"] = int(graphs.node_counts.max())
-    larger = PathModel.rebuild(merged(known, needed))
+    if environments is not None:
+        both = Environments(*merged, known=environments["known"])
+        needed["environments"] = with_those_of(both, graphs).arguments()
+    larger = PathModel.rebuild(merged_arguments({**known, "environments": None}, needed))
     try:
         sources = _Sources(larger.network, model.network, node_sources, edge_sources)
         values = [larger.code.encode(batch)[0][batch.mask] for batch in GraphBatch.chunks(graphs)]
@@ -76,18 +94,74 @@ def enlarged(
     return larger.to(model.device).train(model.training)
 
 
-def merged(known, needed):
+def with_fragment(model: GraphModel, fragment: GraphFragment) -> GraphModel:
+    """Return a model that may draw a fragment, whatever environments its nodes have.
+
+    Args:
+        model: The model.
+        fragment: The fragment. Nodes with several possible categories are not looked at.
+
+    Returns:
+        The model itself, if it has no environments or knows those of the fragment; else a copy that
+        knows them, too, with up to `FURTHER` neighbours that are free nodes.
+    """
+    arguments = model.config.get("environments")
+    if arguments is None:
+        return model
+    known = Environments(**arguments)
+    further = [
+        environment
+        for structure in fragment.structures
+        for environment in _own_environments(known, fragment, structure)
+    ]
+    if not further:
+        return model
+    larger = Environments(**{**arguments, "known": [*arguments["known"], *further]})
+    return with_arguments(model, environments=larger.arguments())
+
+
+def _own_environments(
+    known: Environments, fragment: GraphFragment, structure: Tensor
+) -> Iterator[list[int]]:
+    """Yield the environments in a fragment that are part of no known one, as lists.
+
+    Args:
+        known: The known environments.
+        fragment: The fragment.
+        structure: Possible categories plus 1 of its edges, (E, edge categories + 1) bool.
+    """
+    category = fragment.categories.int().argmax(1).tolist()
+    edge = [known.edges[k - 1] for k in structure.int().argmax(1).tolist()]
+    ends = fragment.edges.tolist()
+    plain = known.edges[int(fragment.plain.int().argmax()) - 1]
+    for node, options in enumerate(fragment.categories):
+        around = [
+            (kind, known.nodes[category[i + j - node]])
+            for kind, (i, j) in zip(edge, ends, strict=True)
+            if node in (i, j)
+        ]
+        wanted = int(fragment.attachments[node])
+        grows = min(FURTHER, wanted + int(fragment.valence[node]))
+        if options.sum() != 1 or has_part(known, category[node], around, wanted):
+            continue
+        free = [(plain, other) for other in neighbours_of(known, category[node])]
+        for count in range(grows + 1):
+            for more in combinations_with_replacement(free, count):
+                yield [category[node], *(part for pair in (*around, *more) for part in pair)]
+
+
+def merged_arguments(known, needed):
     """Merge two configurations, as read from JSON, so that the result allows what either allows.
 
     Of two numbers the larger is taken. Dictionaries and lists are merged entry by entry, and an
     entry that only one of them has is kept. Of other values `needed` is taken, unless it is None.
     """
     if isinstance(known, dict) and isinstance(needed, dict):
-        both = {k: merged(known[k], needed[k]) for k in known if k in needed}
+        both = {k: merged_arguments(known[k], needed[k]) for k in known if k in needed}
         return {**known, **needed, **both}
     if isinstance(known, list) and isinstance(needed, list):
         rest = known[len(needed) :] or needed[len(known) :]
-        return [*map(merged, known, needed), *rest]
+        return [*map(merged_arguments, known, needed), *rest]
     if isinstance(known, int | float) and isinstance(needed, int | float):
         return max(known, needed)
     return known if needed is None else needed

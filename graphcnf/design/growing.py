@@ -23,6 +23,7 @@ import torch
 from rdkit import Chem
 
 from graphcnf.design.additions import AddedLimits, Range
+from graphcnf.design.enlargement import with_fragment
 from graphcnf.design.fragments import MoleculeFragment, read_fragment
 from graphcnf.design.particles import Particles, ParticleSampler
 from graphcnf.errors import UserError
@@ -236,7 +237,10 @@ class Growth:
         sizes = self.model.size_probabilities((low, high), self.conditions)
         part = part.to(self.model.device)
         sampler = ParticleSampler(
-            self.model, part, temperature=self.temperature, conditions=self.conditions
+            with_fragment(self.model, part),
+            part,
+            temperature=self.temperature,
+            conditions=self.conditions,
         )
         return Part(fragment, sizes, sampler)
 

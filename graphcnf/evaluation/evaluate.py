@@ -684,10 +684,12 @@ def _held_out_figures(
     chosen = held.graphs.subset(range(len(held))[: drawn.likelihood])
     if len(chosen):
         figures |= bits(model, chosen)
-        figures["bits_molecules"] = len(chosen)
+        count = figures["bits_molecules"]
         notes.append(
-            f"bits: upper bounds for {len(chosen):,} held-out molecules, given the number of atoms."
+            f"bits: upper bounds for {count:,} held-out molecules, given the number of atoms."
         )
+        if count < len(chosen):
+            notes[-1] += f" {len(chosen) - count:,} more have the probability 0 and do not count."
     return figures
 
 
@@ -699,12 +701,16 @@ def bits(model: GraphModel, graphs: PackedGraphs) -> dict[str, float]:
     molecule, while the bits per node are, as published, those of one ordering.
 
     Returns:
-        `bits_per_node` and `bits_per_molecule`, means over the graphs.
+        `bits_per_node` and `bits_per_molecule`, means over the graphs without those that have the
+        probability 0; and `bits_molecules`, the number of the others.
     """
     with _fixed_noise(model):
         total = -model.log_probs(graphs, size=SCORED_TOGETHER) / np.log(2)
+    possible = np.flatnonzero(total != np.inf)
+    total, graphs = total[possible], graphs.subset(possible)
     spent = 0 if model.ordered else labelling_bits(graphs).mean()
     return {
+        "bits_molecules": len(graphs),
         "bits_per_node": float((total / graphs.node_counts).mean()),
         "bits_per_molecule": float(total.mean() - spent),
     }

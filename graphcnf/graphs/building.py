@@ -49,6 +49,7 @@ def model_for_graphs(
     architecture: str = "path",
     order: str | None = None,
     edge_weights: list[int] | None = None,
+    merged: tuple[list[int], list[int]] | None = None,
     support: bool = True,
     **arguments: Any,
 ) -> GraphModel:
@@ -65,6 +66,9 @@ def model_for_graphs(
         order: "canonical" or "none"; None for the first that the class supports.
         edge_weights: Weight of each edge category in the sum over the edges of a node, which a rule
             of the model may limit; 1 each if None.
+        merged: For each node category the first one that a rule does not tell apart from it, and
+            the same for edge categories. A model that goes node by node along a path then limits
+            environments (`graphcnf.graphs.path.environments`) instead of sums.
         support: False to leave out the rules of the model.
         **arguments: Further arguments of the class.
 
@@ -75,7 +79,8 @@ def model_for_graphs(
     if not len(graphs):
         raise UserError("there are no graphs to fit a model to")
     sizes = {"node_categories": node_categories, "edge_categories": edge_categories}
-    measured = found.measure(graphs, **sizes, edge_weights=edge_weights, support=support)
+    rules = {"edge_weights": edge_weights, "merged": merged, "support": support}
+    measured = found.measure(graphs, **sizes, **rules)
     sizes |= {"max_nodes": int(graphs.node_counts.max()), **measured}
     if len(found.node_orders) > 1:
         arguments["order"] = order or found.node_orders[0]
@@ -86,7 +91,7 @@ def model_for_graphs(
     return model
 
 
-def _with_arguments(model: GraphModel, **arguments: Any) -> GraphModel:
+def with_arguments(model: GraphModel, **arguments: Any) -> GraphModel:
     """Return a copy of a model with some arguments of the constructor replaced.
 
     Weights that both have are copied; further ones have their initial values. Of a tensor that has
@@ -122,7 +127,7 @@ def with_conditions(model: GraphModel, tables: list[dict[str, Any]]) -> GraphMod
     if not takes_conditions(type(model)):
         raise UserError('conditions need a model that draws node by node ("path")')
     # The columns of each condition follow those of the one before.
-    return _with_arguments(model, conditions=[*model.conditions, *tables])
+    return with_arguments(model, conditions=[*model.conditions, *tables])
 
 
 def has_rules(model: GraphModel) -> bool:
@@ -143,7 +148,7 @@ def without_rules(model: GraphModel) -> GraphModel:
     """
     if not has_rules(model):
         raise UserError("this model has no support of the data that could be left out")
-    return _with_arguments(model, **model.rules)
+    return with_arguments(model, **model.rules)
 
 
 def draws_raw(model: GraphModel) -> bool:

@@ -201,7 +201,7 @@ class GraphModel(Pretrained, ABC):
 
         Args:
             graphs: The training graphs.
-            **options: `node_categories`, `edge_categories`, `edge_weights` and `support`, as
+            **options: `node_categories`, `edge_categories`, `edge_weights`, `merged`, `support`, as
                 `model_for_graphs` takes them.
 
         Returns:
@@ -324,7 +324,8 @@ class GraphModel(Pretrained, ABC):
         """Return the loss of a batch of graphs, and metrics.
 
         Args:
-            batch: B graphs; with conditions, the loss includes the size given the conditions.
+            batch: B graphs; with conditions, the loss includes the size given the conditions. If
+                some have a probability above 0, the others do not count.
             beta: Weight of log p(x|z) in the bound, see `Bound.value`.
 
         Returns:
@@ -334,6 +335,10 @@ class GraphModel(Pretrained, ABC):
             `accuracy_NAME` (`Bound.correct`).
         """
         bounds = self.estimate(batch.checked(self.config))
+        values: Any = sum(b.value().detach() for b in bounds.values())
+        possible = values != -math.inf
+        if possible.any() and not possible.all():
+            return self.training_loss(batch[possible], beta=beta)
         nodes = batch.sizes
         loss = -sum(b.value(beta).sum() for b in bounds.values()) / nodes.sum()
         if batch.conditions is not None:

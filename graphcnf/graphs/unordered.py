@@ -194,6 +194,7 @@ class UnorderedModel(RandomOrder):
         edge_weights: Weight of each edge category, see `Support`; 1 each if None.
         largest_sums: Limit on the sum of edge weights for each node category, see `Support`; None
             for no limit.
+        environments: Arguments of `Environments`, in place of `largest_sums`; None for none.
         **network: Further arguments of `RoundNetwork`.
     """
 
@@ -217,13 +218,14 @@ class UnorderedModel(RandomOrder):
         closures: list[int],
         edge_weights: list[int] | None = None,
         largest_sums: list[int] | None = None,
+        environments: dict | None = None,
         **network,
     ):
         super().__init__()
         categories = {"node_categories": node_categories, "edge_categories": edge_categories}
         self.code = DepthFirstCode(back, closures, **categories)
         weights = [1] * edge_categories if edge_weights is None else edge_weights
-        support = Support(self.code, weights, largest_sums)
+        support = Support(self.code, weights, largest_sums, environments)
         probabilities = RoundNetwork(self.code, support, max_nodes=max_nodes, **network)
         self.flow = AutoregressiveFlow(probabilities)
 
@@ -235,11 +237,11 @@ class UnorderedModel(RandomOrder):
 
         Args:
             graphs: The training graphs.
-            **options: `node_categories`, `edge_categories`, `edge_weights` and `support` of
-                `Support.limits`.
+            **options: As of `PathModel.limits`.
 
         Returns:
-            "back", "closures", "edge_weights" and "largest_sums", arguments of the constructor.
+            "back", "closures", "edge_weights", "largest_sums" and "environments", arguments of the
+            constructor.
         """
         starts = np.repeat(graphs.node_starts[:-1], graphs.edge_counts)
         degrees = np.bincount((graphs.edges + starts[:, None]).flatten(), minlength=1)

@@ -148,6 +148,8 @@ def _impossible(flow: MoleculeFlow, graph: PackedGraphs) -> str:
         return f"no training molecule has {counted(size, 'atom')}"
     if not flow.model.knows(GraphBatch.collate(graph).to(flow.model.device)).all():
         return flow.model.unknown
+    if flow.model.config.get("environments") is not None:
+        return "an atom with bonds and neighbours that no atom in the training data has"
     return "an atom with more bonds than its category has in the training data"
 
 

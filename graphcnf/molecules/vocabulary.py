@@ -131,6 +131,17 @@ class MoleculeVocabulary:
         """Bond order of each category; 1 for types without an order, such as dative bonds."""
         return [_ORDERS.get(bond, 1) for bond in self.bond_types]
 
+    @property
+    def merged(self) -> tuple[list[int], list[int]]:
+        """For each category of atoms, and of bonds, the first that is the same but for its mark.
+
+        Environments of atoms tell neighbours apart by element and charge, and bonds by their type
+        in the Kekulé structure.
+        """
+        atoms = [atom[:2] for atom in self.atoms]
+        types = self.bond_types
+        return [atoms.index(atom) for atom in atoms], [types.index(bond) for bond in types]
+
     @classmethod
     def from_counts(
         cls, atoms: Mapping[AtomCategory, int], bonds: Mapping[str, int]

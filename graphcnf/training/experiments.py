@@ -56,7 +56,7 @@ SAMPLES = 200
 FITTED = 10_000
 """Training molecules that `fit_conditions` uses to initialise the conditioning on properties."""
 
-DERIVED = ("graphs", "code", "max_nodes", "ordered", "conditions", "node_categories",
+DERIVED = ("graphs", "code", "max_nodes", "ordered", "conditions", "node_categories", "merged",
              "edge_categories", "metadata", "training_hashes", "edge_weights")  # fmt: skip
 """Arguments of graph models that follow from the data, and cannot be set in `[model]`."""
 
@@ -138,6 +138,7 @@ def _of_molecules(name: str, model: dict, data: dict, settings: TrainingSettings
             "metadata": metadata,
             "training_hashes": dataset.training_hashes(),
             "edge_weights": dataset.vocabulary.bond_orders,
+            "merged": dataset.vocabulary.merged,
             **({"conditions": tables} if tables else {}),
         }
         network = call("[model]", model_for_graphs, dataset.graphs, known=given, **model)

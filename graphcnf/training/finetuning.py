@@ -381,6 +381,7 @@ def _prepared(flow: MoleculeFlow, data) -> tuple[MoleculeFlow, Any]:
         node_sources=known.nearest_atoms(vocabulary),
         edge_sources=known.nearest_bonds(vocabulary),
         edge_weights=vocabulary.bond_orders,
+        merged=vocabulary.merged,
     )
     hashes, own = flow.model.training_hashes, data.training_hashes()
     # Novelty also excludes the molecules that the given weights were trained on.
@@ -450,6 +451,9 @@ def _additions(before: MoleculeFlow, flow: MoleculeFlow) -> list[str]:
             found.append(text.format(now[key], was[key]))
     sums = zip(now.get("largest_sums") or [], was.get("largest_sums") or [], strict=False)
     more = [f"{known.atom_labels[k]} with {n} (from {w})" for k, (n, w) in enumerate(sums) if n > w]
+    of_atoms, new = (len((c.get("environments") or {"known": ()})["known"]) for c in (was, now))
+    if new > of_atoms:
+        found.append(f"environments of atoms {new} (from {of_atoms})")
     return found + ([f"more bonds at {', '.join(more)}"] if more else [])
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from couplings import perturb
 
-from graphcnf.design.enlargement import enlarged, merged
+from graphcnf.design.enlargement import enlarged, merged_arguments
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch, PackedGraphs
 from graphcnf.graphs.building import model_for_graphs, with_conditions
@@ -42,7 +42,14 @@ def log_prob(model, graphs):
 
 
 def grown(model, graphs, nodes=(0, 1), edges=(0, 1), weights=(1, 2)):
-    return enlarged(model, graphs, node_sources=nodes, edge_sources=edges, edge_weights=weights)
+    return enlarged(
+        model,
+        graphs,
+        node_sources=nodes,
+        edge_sources=edges,
+        edge_weights=weights,
+        merged=(list(range(len(nodes))), list(range(len(edges)))),
+    )
 
 
 def test_what_needs_no_growth_keeps_every_weight(model):
@@ -131,11 +138,11 @@ def test_what_may_be_asked_is_heeded_as_before(model):
 def test_merged_arguments_cover_both():
     known = {"back": 3, "closures": [4], "edge_weights": None, "width": 16, "table": [[1, 0]]}
     needed = {"back": 2, "closures": [2, 5], "edge_weights": [1, 2], "table": [[0, 3], [7, 7]]}
-    assert merged(known, needed) == {
+    assert merged_arguments(known, needed) == {
         "back": 3, "closures": [4, 5], "edge_weights": [1, 2], "width": 16,
         "table": [[1, 3], [7, 7]],
     }  # fmt: skip
-    assert merged({"largest_sums": [1]}, {"largest_sums": None}) == {"largest_sums": [1]}
+    assert merged_arguments({"largest_sums": [1]}, {"largest_sums": None}) == {"largest_sums": [1]}
 
 
 def test_what_cannot_grow_is_refused(model):

@@ -160,13 +160,11 @@ def test_what_edges_add_depends_on_both_ends_and_their_other_neighbours(random_g
     model.fit_conditions(batch)
     x, network = model.code.encode(batch)[0], model.network
     nodes = batch.mask.shape[1]
-    at_once = Path.before_each(x, network.support.weights, network.support.pad).links(
-        x.flatten(0, 1)
-    )
+    at_once = Path.before_each(x, network.support).links(x.flatten(0, 1))
     step, links = Path.start(len(x), nodes, network.support.pad), []
     for number in range(nodes):
         links.append(step.links(x[:, number]))
-        step.add(number, x[:, number], network.support.weights)
+        step.add(number, x[:, number], network.support)
     assert torch.equal(torch.stack(links, 1).flatten(0, 1), at_once)
 
     def error():

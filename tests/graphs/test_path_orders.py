@@ -11,7 +11,7 @@ import torch
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch, PackedGraphs
 from graphcnf.graphs.path.depth_first import depth_first_code
-from graphcnf.graphs.path.path_model import random_depth_first, renumbered
+from graphcnf.graphs.path.orders import random_depth_first, renumbered
 
 
 def is_depth_first(graph, order):
@@ -25,7 +25,7 @@ def is_depth_first(graph, order):
 
 @pytest.mark.parametrize("detour", [0.0, 0.2, 1.0])
 def test_orders_are_depth_first_and_with_detours_all_of_them(monkeypatch, detour):
-    monkeypatch.setattr("graphcnf.graphs.path.path_model.DETOUR", detour)
+    monkeypatch.setattr("graphcnf.graphs.path.orders.DETOUR", detour)
     graph = nx.Graph([(0, 1), (1, 2), (1, 3), (3, 4), (4, 1)])
     random, edges = np.random.default_rng(0), np.array(graph.edges)
     found = {tuple(random_depth_first(5, edges, random).tolist()) for _ in range(2000)}

@@ -7,34 +7,14 @@ import networkx as nx
 import pytest
 import torch
 from couplings import perturb
+from small_graphs import every_code
 
 from graphcnf.graphs import GraphBatch
 from graphcnf.graphs.path.depth_first import DepthFirstCode
 from graphcnf.graphs.path.path_model import PathModel
-from graphcnf.graphs.path.support import Path, Support
+from graphcnf.graphs.path.support import STATE, Path, Support
 
 SIZES = {"node_categories": 3, "edge_categories": 2}
-
-
-def every_code(support, cardinalities, nodes):
-    """All codes (M, nodes, V) of graphs that the support allows, by walking through all of it."""
-    path = Path.start(1, nodes, support.pad)
-    done = torch.zeros(1, 0, len(cardinalities), dtype=torch.long)
-    for number in range(nodes):
-        last = torch.full((len(done),), number == nodes - 1)
-        rows = torch.arange(len(done))
-        valence = support.free_degree(support.free(path.tables), path.depth, last)
-        for _ in cardinalities:
-            allowed = support.allowed(valence)
-            assert allowed.any(1).all(), "a dead end"
-            row, value = allowed.nonzero(as_tuple=True)
-            rows = rows[row]
-            valence = support.add(valence[row], value)
-        x = torch.stack(valence.x, -1)
-        done = torch.cat([done[rows], x[:, None]], 1)
-        path = path.take(rows)
-        path.add(number, x, support.weights)
-    return done
 
 
 def make(nodes, *, weights, sums, categories, back=None, closures=(9, 9)):
@@ -110,9 +90,9 @@ def test_every_graph_lies_in_its_support(random_graphs):
     support = Support(code, weights, limits["largest_sums"])
     batch = GraphBatch.collate(random_graphs)
     x, nodes = code.encode(batch)[0], batch.mask.shape[1]
-    path = Path.before_each(x, support.weights, support.pad)
-    last = batch.sizes[:, None] == torch.arange(nodes) + 1
-    valence = support.free_degree(support.free(path.tables), path.depth, last.flatten())
+    path = Path.before_each(x, support)
+    to_come = batch.sizes[:, None] - torch.arange(nodes) - 1
+    valence = support.surroundings(path.tables[STATE], path.depth, to_come.flatten())
     values = x.flatten(0, 1)
     for k in range(x.shape[-1]):
         allowed = support.allowed(valence)
@@ -125,9 +105,10 @@ def test_every_graph_lies_in_its_support(random_graphs):
 def test_the_walk_is_that_of_networkx(random_graphs):
     code = DepthFirstCode(**DepthFirstCode.measure(random_graphs), **SIZES)
     batch = GraphBatch.collate(random_graphs, range(0, 600, 3))
-    weights = torch.tensor([0, 1, 2])
+    support = Support(code, [1, 2], None)
+    weights = support.weights
     x, nodes = code.encode(batch)[0], batch.mask.shape[1]
-    at_once, step = Path.before_each(x, weights, 20), Path.start(len(x), nodes, 20)
+    at_once, step = Path.before_each(x, support), Path.start(len(x), nodes, support.pad)
     for number in range(nodes):
         here = at_once.take(torch.arange(len(x)) * nodes + number)
         for b in batch.mask[:, number].nonzero()[:, 0].tolist():
@@ -136,7 +117,7 @@ def test_the_walk_is_that_of_networkx(random_graphs):
             for path in (here, step):
                 depth, tables = int(path.depth[b]), path.tables[:, b]
                 assert not tables[:, : path.pad].any()
-                nodes_at, category, used, degree, ring = tables[:, path.pad :]
+                nodes_at, category, used, degree, ring, _ = tables[:, path.pad :]
                 if not number:
                     assert depth == -1
                     continue
@@ -158,7 +139,7 @@ def test_the_walk_is_that_of_networkx(random_graphs):
                             nx.bridges(graph)
                         )
                         assert ring[level] == on_ring
-        step.add(number, x[:, number], weights)
+        step.add(number, x[:, number], support)
 
 
 @pytest.mark.parametrize("check", couplings.IN_FLOAT64)

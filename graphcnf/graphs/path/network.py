@@ -38,10 +38,11 @@ from graphcnf.graphs.path.support import (
     LEVELS,
     NEIGHBOURS,
     NODE,
+    STATE,
     SUMS,
-    FreeDegree,
     Path,
     Support,
+    Surroundings,
     hashed,
     level_codes,
 )
@@ -60,19 +61,19 @@ class Nodes:
             which every node has, by one matrix product, (M, COMMON * H). None once only some of the
             nodes have further variables: their heads are then evaluated one by one.
         decided: Sum of the embeddings of the variables so far, (M, H); None before the first one.
-        free_degree: Variables so far, and free degree, from which `Support` tells what is possible.
+        surroundings: Variables so far, and what `Support` needs to tell which values are possible.
     """
 
     h: Tensor
     common: Tensor | None
     decided: Tensor | None
-    free_degree: FreeDegree
+    surroundings: Surroundings
 
     def __getitem__(self, rows: Tensor) -> Nodes:
         """Return the hidden state of K of the M nodes; `rows` are their indices, (K,) long."""
         common = None if self.common is None else self.common[rows]
         decided = None if self.decided is None else self.decided[rows]
-        return Nodes(self.h[rows], common, decided, self.free_degree[rows])
+        return Nodes(self.h[rows], common, decided, self.surroundings[rows])
 
 
 class FoldedParameters:
@@ -103,14 +104,14 @@ class FoldedParameters:
         """Return the sum (R, C) of the embeddings of all variables x (R, V) of R nodes."""
         return F.embedding_bag(x + self.offsets, self.values, mode="sum")
 
-    def nodes(self, h: Tensor, free_degree: FreeDegree) -> Nodes:
+    def nodes(self, h: Tensor, surroundings: Surroundings) -> Nodes:
         """Return the hidden state of M new nodes of which no variable is decided.
 
         Args:
             h: Output of the attention, (M, C).
-            free_degree: Free degree around them.
+            surroundings: What `Support` knows of them.
         """
-        return Nodes(h, F.linear(h, self.weight, self.bias), None, free_degree)
+        return Nodes(h, F.linear(h, self.weight, self.bias), None, surroundings)
 
 
 class PathNetwork(Network):
@@ -322,7 +323,7 @@ class PathNetwork(Network):
         x = torch.where(mask[..., None], x, 0)
         batch, size = mask.shape
         tables, number = FoldedParameters(self), torch.arange(size, device=mask.device)
-        path = Path.before_each(x, self.support.weights, self.support.pad)
+        path = Path.before_each(x, self.support)
         levels = path.last_levels(batch * size)
         at_levels = path.tables.flatten(1)[:, levels]
         codes = level_codes(at_levels)
@@ -340,17 +341,15 @@ class PathNetwork(Network):
         bias = self._biases(number, at_levels[NODE].unflatten(0, mask.shape))
         h = self.norm(self.attended(self.dropout(h), bias))
         path = path.take(mask.flatten().nonzero()[:, 0])
-        free = self.support.free(path.tables)
-        nodes = tables.nodes(
-            h[mask], self.support.free_degree(free, path.depth, to_come[mask] == 1)
-        )
+        state, after = path.tables[STATE], to_come[mask] - 1
+        nodes = tables.nodes(h[mask], self.support.surroundings(state, path.depth, after))
         yield Step(mask.nonzero(as_tuple=True), nodes)
 
     def start(self, context: Context) -> PathState:
         return PathState(self, context.mask, getattr(context, "conditions", None))
 
     def logits(self, hidden: Nodes) -> Tensor:
-        k = len(hidden.free_degree.x)
+        k = len(hidden.surroundings.x)
         if hidden.common is not None and k < DepthFirstCode.COMMON:
             channels = hidden.common[:, k * self.head_width : (k + 1) * self.head_width]
         else:
@@ -358,7 +357,7 @@ class PathNetwork(Network):
         if hidden.decided is not None:
             channels = channels + self.gains[k] * hidden.decided
         logits = super().logits(self.outputs[k](F.relu(channels)))
-        return logits.masked_fill(~self.support.allowed(hidden.free_degree), -math.inf)
+        return logits.masked_fill(~self.support.allowed(hidden.surroundings), -math.inf)
 
     def embed(self, hidden: Nodes, x: Tensor) -> tuple[Nodes, Tensor | None]:
         """Add a decided variable to the hidden state of M new nodes.
@@ -374,16 +373,16 @@ class PathNetwork(Network):
             The hidden state of the next variable, and the indices (R,) of the nodes that have it;
             None if all have.
         """
-        k, kept = len(hidden.free_degree.x), None
+        k, kept = len(hidden.surroundings.x), None
         x = x.clamp(max=self.cardinalities[k] - 1)
         if DepthFirstCode.role(k) == "length":
             kept = x.nonzero()[:, 0]
-            hidden, x = Nodes(hidden.h, None, hidden.decided, hidden.free_degree)[kept], x[kept]
+            hidden, x = Nodes(hidden.h, None, hidden.decided, hidden.surroundings)[kept], x[kept]
         decided = self.chain[k](x)
         if hidden.decided is not None:
             decided = decided + hidden.decided
-        free_degree = self.support.add(hidden.free_degree, x)
-        return Nodes(hidden.h, hidden.common, decided, free_degree), kept
+        surroundings = self.support.add(hidden.surroundings, x)
+        return Nodes(hidden.h, hidden.common, decided, surroundings), kept
 
 
 class PathState:
@@ -400,7 +399,6 @@ class PathState:
         cache: Keys and values of the attention for all nodes so far.
         path: The paths, B of them.
         codes: Level code of each level of the paths, (B, W) long.
-        free: Free degree of the node at each level, (B, W) long.
         channels: Embedding of each level, (B, W, level width).
         by_level: Attention biases by level from the end of the path, then 0 for a node that is not
             on it, (LEVELS + 1, layers * heads).
@@ -416,7 +414,7 @@ class PathState:
         rows, pad, initial = len(mask), network.support.pad, network.initial
         self.path = Path.start(rows, mask.shape[1], pad, mask.device)
         shape = self.path.tables.shape[1:]
-        self.codes, self.free = self.path.tables.new_zeros(2, *shape)
+        self.codes = self.path.tables.new_zeros(shape)
         self.channels = initial.new_zeros(*shape, self.tables.levels.shape[1])
         self.by_level = F.pad(network.by_level.t(), (0, 0, 0, 1))
         self.before = self.path.depth.new_zeros(rows, len(network.cardinalities))
@@ -453,9 +451,9 @@ class PathState:
         by_distance = net.by_distance[:, : number + 1].flip(1).t()[:, None]
         bias = F.embedding(level, self.by_level) + by_distance
         h = net.norm(self.attended(h, bias))
-        free = self.free[:count, : net.support.pad + number + 1]
-        free_degree = net.support.free_degree(free, self.path.depth[:count], to_come == 1)
-        return Step(at, self.tables.nodes(h, free_degree))
+        state = self.path.tables[STATE, :count, : net.support.pad + number + 1]
+        surroundings = net.support.surroundings(state, self.path.depth[:count], to_come - 1)
+        return Step(at, self.tables.nodes(h, surroundings))
 
     def attended(self, h: Tensor, bias: Tensor) -> Tensor:
         """Return the output of the attention blocks for the next position of every row.
@@ -479,11 +477,10 @@ class PathState:
         """
         if self.conditions is not None:
             self.added[: len(x)] += self.network.added(x, self.path)
-        changed = self.path.add(number, x, self.network.support.weights)
+        changed = self.path.add(number, x, self.network.support)
         tables = self.path.tables.flatten(1)[:, changed]
         codes, around = level_codes(tables), self.path.around.flatten(0, 1)[changed]
         self.codes.view(-1)[changed] = codes
-        self.free.view(-1)[changed] = self.network.support.free(tables)
         channels = self.network.channels(codes, around, self.tables)
         self.channels.flatten(0, 1)[changed] = channels
 
@@ -504,7 +501,7 @@ class PathState:
         index = self.order.take(rows)
         self.cache.take(index)
         self.path = self.path.take(index)
-        for name in ("codes", "free", "channels", "before"):
+        for name in ("codes", "channels", "before"):
             setattr(self, name, getattr(self, name)[index])
         if self.conditions is not None:
             self.conditions, self.added = self.conditions[index], self.added[index]

@@ -8,16 +8,18 @@ backtrack, the edge to its parent, its own category, and the lengths and edges o
 - A *closure* is an edge from the new node to a node on the path that is not its parent. Its length
   is the difference of their levels.
 - The *weight* of an edge belongs to its category.
-- The *free degree* of a node is by how much the sum of the weights of its edges may still grow,
-  up to the largest sum that its category has in the training data.
+- The *state* of a node says what edges it has so far, as far as this matters for what edges it may
+  still get (`NodeStates`).
 
-`Path` holds the paths of a batch of graphs and what is known of each node on them, `FreeDegree`
-the free degree around the nodes that come next, and `Support` says which of their values fit.
+`Path` holds the paths of a batch of graphs and what is known of each node on them, `Surroundings`
+what matters for the nodes that come next, and `Support` says which of their values are possible.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,18 +29,24 @@ from torch.nn import functional as F
 from graphcnf.errors import UserError
 from graphcnf.graphs.batch import PackedGraphs
 from graphcnf.graphs.path.depth_first import DepthFirstCode
+from graphcnf.graphs.path.environments import (
+    CATEGORIES,
+    MOST_EDGES,
+    UNKNOWN,
+    Environments,
+    NodeStates,
+    states_of_sums,
+    states_without_rules,
+)
 
 # A network sees the last `LEVELS` levels of a path. Of the node at a level it tells apart `SUMS`
 # sums of edge weights and `DEGREES` degrees, and it sees the first `NEIGHBOURS` neighbours.
 LEVELS, SUMS, DEGREES, NEIGHBOURS = 16, 12, 6, 5
-# A neighbour is one number: (edge category + 1) * CATEGORIES + node category. There are at most 256
-# node categories, see `PackedGraphs`.
-CATEGORIES = 256
 # Of the hash of a sequence of numbers: a prime multiplier, and the Mersenne prime 2**31 - 1, whose
 # products with the multiplier fit into 64 bits.
 HASH_MULTIPLIER, HASH_MODULUS = 1_000_003, 2_147_483_647
 # Rows of `Path.tables`.
-NODE, CATEGORY, WEIGHT, DEGREE, RING = range(5)
+NODE, CATEGORY, WEIGHT, DEGREE, RING, STATE = range(6)
 
 
 def hashed(key: Tensor, value: Tensor) -> Tensor:
@@ -64,10 +72,11 @@ class Path:
 
     Attributes:
         depth: Level of the last node, (R,) long; -1 before the first one.
-        tables: What is known of the node at each level, (5, R, W) long: its number in the graph
+        tables: What is known of the node at each level, (6, R, W) long: its number in the graph
             plus 1 (0 for no node), its category, the sum of the weights of its edges so far, the
-            number of its edges so far, and 1 if the edge to its parent lies on a ring. The first
-            axis is indexed by `NODE`, `CATEGORY`, `WEIGHT`, `DEGREE` and `RING`.
+            number of its edges so far, 1 if the edge to its parent lies on a ring, and its state,
+            see `NodeStates`. The first axis is indexed by `NODE`, `CATEGORY`, `WEIGHT`, `DEGREE`,
+            `RING` and `STATE`.
         around: Neighbours so far of the node at each level, in the order in which their edges came,
             (R, W, NEIGHBOURS + 1) long: (edge category + 1) * `CATEGORIES` + node category, 0 for
             none. All neighbours after the first `NEIGHBOURS` overwrite the last entry, which is
@@ -91,7 +100,7 @@ class Path:
             device: Device of the tensors.
         """
         depth = torch.full((rows,), -1, device=device)
-        tables = depth.new_zeros(5, rows, pad + nodes + 1)
+        tables = depth.new_zeros(6, rows, pad + nodes + 1)
         return cls(depth, tables, depth.new_zeros(*tables.shape[1:], NEIGHBOURS + 1), pad)
 
     def take(self, rows: Tensor) -> Path:
@@ -120,13 +129,13 @@ class Path:
         up = torch.arange(LEVELS, device=self.depth.device)
         return self.index(self.depth[:rows, None] - up)
 
-    def add(self, number: int, x: Tensor, weights: Tensor) -> Tensor:
+    def add(self, number: int, x: Tensor, support: Support) -> Tensor:
         """Append a node to each of the first R paths, in place.
 
         Args:
             number: Number of the node in its graph, the same in all R graphs.
             x: Its variables, (R, V) long.
-            weights: `Support.weights`, the edge weights by category plus 1.
+            support: Its edge weights, and states of nodes.
 
         Returns:
             Positions of the changed entries in flattened tables, as `index` returns them, (K,)
@@ -139,7 +148,9 @@ class Path:
         position, category = self.index(parent + 1), x[:, 2]
         tables, around = self.tables.flatten(1), self.around.flatten(0, 1)
         zero = torch.zeros_like(category)
-        tables[:, position] = torch.stack([zero + number + 1, category, zero, zero, zero])
+        tables[:, position] = torch.stack(
+            [zero + number + 1, category, zero, zero, zero, support.first[category]]
+        )
         around[position] = 0
         changed = [position]
         edges, lengths = DepthFirstCode.edges(x), DepthFirstCode.lengths(x)
@@ -153,8 +164,10 @@ class Path:
             node, neighbour = torch.cat([new_node, earlier]), torch.cat([earlier, new_node])
             edge = torch.cat([edge, edge])
             slot = tables[DEGREE, node].clamp(max=NEIGHBOURS)
-            around[node, slot] = edge * CATEGORIES + tables[CATEGORY, neighbour]
-            tables[WEIGHT].index_add_(0, node, weights[edge])
+            other = tables[CATEGORY, neighbour]
+            around[node, slot] = edge * CATEGORIES + other
+            tables[STATE, node] = support.after[tables[STATE, node], edge, other]
+            tables[WEIGHT].index_add_(0, node, support.weights[edge])
             tables[DEGREE].index_add_(0, node, torch.ones_like(node))
             changed.append(earlier)
             if k:
@@ -167,27 +180,26 @@ class Path:
         return torch.cat(changed)
 
     @classmethod
-    def before_each(cls, x: Tensor, weights: Tensor, pad: int) -> Path:
+    def before_each(cls, x: Tensor, support: Support) -> Path:
         """Return the paths before each node of complete graphs, for scoring all nodes at once.
 
         Args:
             x: Variables of the nodes of B graphs of up to N nodes, (B, N, V) long.
-            weights: `Support.weights`, the edge weights by category plus 1.
-            pad: Number of columns before that of the first node.
+            support: Its edge weights, and states of nodes.
 
         Returns:
             B * N paths; row b * N + i is the path before node i of graph b.
         """
         batch, nodes, _ = x.shape
-        path = cls.start(batch, nodes, pad, x.device)
+        path = cls.start(batch, nodes, support.pad, x.device)
         depth = path.depth.new_empty(batch, nodes)
         tables = depth.new_empty(len(path.tables), batch, nodes, path.tables.shape[-1])
         around = depth.new_empty(batch, nodes, *path.around.shape[1:])
         for number in range(nodes):
             depth[:, number], around[:, number] = path.depth, path.around
             tables[:, :, number] = path.tables
-            path.add(number, x[:, number], weights)
-        return cls(depth.flatten(), tables.flatten(1, 2), around.flatten(0, 1), pad)
+            path.add(number, x[:, number], support)
+        return cls(depth.flatten(), tables.flatten(1, 2), around.flatten(0, 1), support.pad)
 
     def links(self, x: Tensor) -> Tensor:
         """Hash the edges with which new nodes would join the first R paths.
@@ -223,99 +235,126 @@ def level_codes(tables: Tensor) -> Tensor:
     """Summarise the node at each level of a path in one number, the input of an embedding.
 
     Args:
-        tables: Entries of `Path.tables`, (5, ...) long.
+        tables: Entries of `Path.tables`, (6, ...) long.
 
     Returns:
         Level codes, (...) long: 0 for no node, else 1 plus the number of the combination of node
         category, sum of edge weights (below `SUMS`), degree (below `DEGREES`) and whether the
         node's edge to its parent lies on a ring.
     """
-    node, category, weight, degree, ring = tables
+    node, category, weight, degree, ring, _ = tables
     code = category * SUMS + weight.clamp(max=SUMS - 1)
     code = (code * DEGREES + degree.clamp(max=DEGREES - 1)) * 2 + ring + 1
     return torch.where(node > 0, code, 0)
 
 
-# Times the largest edge weight, a sum that no node reaches, since graphs have at most 255 nodes. It
-# stands in place of a limit where there is none.
-UNLIMITED = 260
-
-
-def limit_note(rules: bool) -> str:
-    """Return a footnote for tables of samples: whether sums of edge weights were limited.
-
-    Args:
-        rules: True if they were, by `largest_sums` of `Support`.
-    """
-    if rules:
-        return "support of the data: on; sums of edge weights are at most those in the data."
-    return "support of the data: off."
+IMPOSSIBLE = 1 << 20
+"""Entry of `Support.cost` where there is no such value."""
+MOST_KINDS = 62  # bits of an integer
+ENDLESS = 1000
+"""Entry of `Support.room` for a node that any number of nodes can follow."""
+NEEDS = (0, 1, 2, 3, 4, ENDLESS)
+"""Nodes to come for which the new node and its parent must have room: cases of `Support.cost`."""
+LAST = len(NEEDS)
+"""Case of `Support.cost` for the last node of a graph."""
 
 
 @dataclass
-class FreeDegree:
-    """Free degree around M new nodes while their variables are decided one after the other.
+class Surroundings:
+    """What matters for M new nodes while their variables are decided one after the other.
+
+    The *room* of a node is the number of nodes that could follow by way of it, were it the only
+    node with free places. *Missing* edges are the least number that it needs for its state to be
+    complete. Some of them only nodes without further edges can bring (*ends*), which bring no edge
+    to any other node.
 
     Attributes:
-        free: Free degree of the node at each level of the path, (M, W) long; `Support.pad` columns
-            of 0 come first.
-        within: For each level, the sum of `free` over the possible parents of the node after the
-            new one, if the parent of the new one is at this level and gets no edge: the level
-            itself and the `reach` - 1 levels above it, (M, W) long.
+        state: State of the node at each level of the path, (M, W) long; `Support.pad` columns of 0
+            come first, and levels beyond the path are 0.
+        room: Sum of the rooms of all possible parents of the node after the new one, if the parent
+            of the new one is at this level: the level itself and the `reach` - 1 levels above it,
+            (M, W) long.
+        lowest: Column of the last node on the path with missing edges, (M,) long; -1 for none.
+        missing: Least number of ends that all nodes on the path need, (M,) long.
+        excess: Largest number of missing edges of a node on the path beyond its ends, (M,) long.
         depth: Level of the previous node, (M,) long; -1 before the first one.
-        last: True for the last node of a graph, (M,) bool: no node after it needs a parent.
-        own: Free degree of the new node, (M,) long; arbitrary before its category is decided.
-        rest: Free degree of all possible parents of the node after it, the new node included,
-            (M,) long; arbitrary before its category is decided.
+        to_come: Number of nodes of the graph after the new one, (M,) long.
+        new: State of the new node, (M,) long; arbitrary before its category is decided.
+        others: Sum of the rooms of all possible parents of the node after the new one, without the
+            new one, (M,) long; arbitrary before its category is decided.
         x: The variables that are decided, in the order of `DepthFirstCode`, (M,) long each.
     """
 
-    free: Tensor
-    within: Tensor
+    state: Tensor
+    room: Tensor
+    lowest: Tensor
+    missing: Tensor
+    excess: Tensor
     depth: Tensor
-    last: Tensor
-    own: Tensor
-    rest: Tensor
+    to_come: Tensor
+    new: Tensor
+    others: Tensor
     x: tuple[Tensor, ...] = ()
 
-    def __getitem__(self, rows: Tensor) -> FreeDegree:
-        """Return the free degree around K of the M nodes; `rows` are their indices, (K,) long."""
+    def __getitem__(self, rows: Tensor) -> Surroundings:
+        """Return the surroundings of K of the M nodes; `rows` are their indices, (K,) long."""
         names = [f.name for f in fields(self) if f.name != "x"]
         some = {name: getattr(self, name)[rows] for name in names}
-        return FreeDegree(**some, x=tuple(value[rows] for value in self.x))
+        return Surroundings(**some, x=tuple(value[rows] for value in self.x))
 
 
 class Support(nn.Module):
     """Support of the density: which values of a node's variables are possible.
 
-    Impossible values have probability 0, and the probabilities of the others sum to one. Two kinds
-    of values are impossible:
+    Impossible values have probability 0, and the probabilities of the others sum to one. Impossible
+    is
 
     - what is not part of the code of any graph: a backtrack or closure beyond the first node,
       closure lengths that do not increase, a category for an edge that does not exist;
-    - with `largest_sums`, an edge that exceeds the free degree of one of its ends, and what would
-      leave no free degree to any possible parent of the next node. The second rule keeps drawing
-      out of dead ends, and does not apply to the last node.
+    - an edge that one of its ends may not get in its state (`NodeStates`), and what would leave no
+      room for the nodes to come;
+    - with environments, to leave a node before its state is complete, and what would leave more
+      missing edges than further nodes can bring.
+
+    Where nothing else is left, drawing may leave a node incomplete: the last rule gives way.
 
     Args:
         code: The variables of a node.
         edge_weights: Weight of each edge category, whole numbers; the smallest is 1.
         largest_sums: Limit on the sum of edge weights for each node category; None for no limit.
+        environments: Arguments of `Environments`, the known ones of nodes, in place of
+            `largest_sums`; None for none.
 
     Attributes:
         weights: Edge weight by category plus 1, 0 for no edge, (edge categories + 1,) long.
         sums: Largest sum of edge weights of each node category, (node categories,) long.
+        limited: True if there are limits on sums, or environments.
         reach: Largest backtrack.
-        branches: 1 if the next node can have the same parent as the new one, 0 if paths never
-            backtrack.
-        most: The largest of `sums`.
+        branches: True if the next node can have the same parent as the new one, False if paths
+            never backtrack.
         pad: Number of columns of zeros in `Path.tables`, enough for every backtrack and closure.
-        fitting_edges: Possible edges by the largest weight that fits, (most + 2, edge categories +
-            1) bool; in the last row only "no edge", as for the parent of a first node.
-        fitting_nodes: Possible node categories by the sum that they must allow at least, (most + 2,
-            node categories) bool.
-        fitting_lengths: Possible closure lengths by `FreeDegree.rest` up to 3, (4, longest + 1)
-            bool.
+        first, after, category: Of `NodeStates`; `after` by edge category plus 1, where 0 leaves the
+            state as it is.
+        lacks: Number of missing edges in each state, (S,) long.
+        needs: Least number of ends among them, (S,) long.
+        excess: The difference of both, (S,) long.
+        leaf: State of a new node with only the edge to its parent, by state of the parent, edge
+            category plus 1 and its own category, (S, E + 1, C) long.
+        room: Room of a node in each state, (S,) long; `ENDLESS` without end.
+        cost: By how many the ends that a graph needs grow with a new node, by case, state of its
+            parent, edge category plus 1, and category of the node, (LAST + 1, S, E + 1, C) long;
+            `IMPOSSIBLE` where this is no choice. In the cases of `NEEDS`, the new node and its
+            parent must have room for so many nodes; in the case `LAST`, the parent must be
+            complete. State 0 as the parent and no edge is for a first node.
+        cost_of_edge, cost_of_back: Least of `cost` over categories, (LAST + 1, S, E + 1), and also
+            over edges, (LAST + 1, S).
+        takes: Edges to a neighbour of category c that a node in state s may get, (S, C) long: one
+            bit for each kind of edges, see `kind`.
+        keeps_room, completes: Those after which the node has room for the nodes to come, first if
+            that is one, then if they are more, (2, S, C) long; and those after which it is
+            complete, (S, C) long.
+        helps: Those after which it has less excess, and needs no more ends, (S, C) long.
+        kind: Bit for each edge category plus 1 in these tables, 0 for no edge, (E + 1,) long.
 
     Raises:
         UserError: if the arguments do not fit the code, or allow no graph of three nodes.
@@ -323,12 +362,29 @@ class Support(nn.Module):
 
     weights: Tensor
     sums: Tensor
-    fitting_edges: Tensor
-    fitting_nodes: Tensor
-    fitting_lengths: Tensor
+    first: Tensor
+    after: Tensor
+    category: Tensor
+    lacks: Tensor
+    needs: Tensor
+    excess: Tensor
+    helps: Tensor
+    leaf: Tensor
+    room: Tensor
+    cost: Tensor
+    cost_of_edge: Tensor
+    cost_of_back: Tensor
+    takes: Tensor
+    keeps_room: Tensor
+    completes: Tensor
+    kind: Tensor
 
     def __init__(
-        self, code: DepthFirstCode, edge_weights: list[int], largest_sums: list[int] | None
+        self,
+        code: DepthFirstCode,
+        edge_weights: list[int],
+        largest_sums: list[int] | None,
+        environments: Any = None,
     ):
         super().__init__()
         _, edges, categories = code.cardinalities[:3]
@@ -343,29 +399,103 @@ class Support(nn.Module):
                 f"got {largest_sums}"
             )
         self.reach = code.cardinalities[0] - 1
-        self.branches = min(self.reach, 1)
-        self.cardinalities = code.cardinalities
-        self.limited = largest_sums is not None
+        self.branches = self.reach > 0
+        self.cardinalities, self.entries = code.cardinalities, code.entries
+        self.environments: Environments | None = None
+        self.limited = largest_sums is not None or environments is not None
         self.pad = max(LEVELS, *code.longest) + 1
-        sums = largest_sums or [UNLIMITED * max(edge_weights)] * categories
-        self.most = max(sums)
-        weights, limits = torch.tensor([0, *edge_weights]), torch.tensor(sums)
-        # A row that fits nothing is looked up only after an impossible value, see `_none_is_all`.
-        limit = torch.arange(self.most + 2)[:, None]
-        fitting = (weights <= limit) & (weights > 0)
-        fitting[-1] = weights == 0
-        # A closure takes at least 1 from the new node, and 1 from its far end, which counts if it
-        # is a possible parent of the next node. At least 1 must be left, so 3 is always enough.
-        length, rest = torch.arange(max(code.longest) + 1), torch.arange(4)[:, None]
-        closing = (rest > 1 + (length <= self.reach).long()) & (length >= 2)
-        for name, table in (
-            ("weights", weights),
-            ("sums", limits),
-            ("fitting_edges", _none_is_all(fitting)),
-            ("fitting_nodes", _none_is_all(limits >= limit)),
-            ("fitting_lengths", closing | (length == 0)),
-        ):
+        if environments is not None:
+            self.environments = Environments.of(environments, categories, edges - 1)
+            states = self.environments.states(edge_weights)
+        elif largest_sums is not None:
+            states = states_of_sums(largest_sums, edge_weights)
+        else:
+            states = states_without_rules(categories, edge_weights)
+        tables = {"weights": torch.tensor([0, *edge_weights]), "sums": states.sums}
+        for name, table in {**tables, **self._tables(states)}.items():
             self.register_buffer(name, table, persistent=False)
+        self.completing = bool(self.lacks.any())
+
+    def _tables(self, states: NodeStates) -> dict[str, Tensor]:
+        """Return the tables that follow from the states, by the names of the attributes."""
+        first, after, complete = states.first, states.after, states.complete
+        # State of a new node with only the edge to its parent, by state of the parent.
+        leaf = after[first][:, :, states.category].permute(2, 1, 0)
+        takes = (after != UNKNOWN) & (leaf != UNKNOWN)
+        # A new node that gets no further edge can be no far end of a closure.
+        lacks = self._missing(complete, torch.where(takes, 1, IMPOSSIBLE), after)
+        alone = (after == UNKNOWN).flatten(1).all(1)[leaf].long()
+        needs = self._missing(complete, torch.where(takes, alone, IMPOSSIBLE), after)
+        room = self._rooms(takes, after, leaf)
+        change = needs[after] - needs[:, None, None] + needs[leaf]
+        left = room[leaf] + self.branches * room[after]
+        single = torch.where(first != UNKNOWN, needs[first], IMPOSSIBLE)
+        costs = [torch.where(takes & (left >= need), change, IMPOSSIBLE) for need in NEEDS]
+        costs.append(torch.where(takes & complete[after], lacks[leaf], IMPOSSIBLE))
+        cost = F.pad(torch.stack(costs), (0, 0, 1, 0), value=IMPOSSIBLE)
+        for case, need in enumerate((*NEEDS, 0)):
+            cost[case, UNKNOWN, 0] = torch.where(room[first] >= need, single, IMPOSSIBLE)
+        distinct, kind = after.unique(dim=1, return_inverse=True)
+        if distinct.shape[1] > MOST_KINDS:
+            raise UserError(f"edges are of {distinct.shape[1]} kinds, more than {MOST_KINDS}")
+        bit = (1 << torch.arange(distinct.shape[1]))[:, None]
+        possible = distinct != UNKNOWN
+        bits = {"takes": possible, "completes": possible & complete[distinct]}
+        fewer = (lacks - needs)[distinct] < (lacks - needs)[:, None, None]
+        bits["helps"] = possible & fewer & (needs[distinct] <= needs[:, None, None])
+        bits["keeps_room"] = torch.stack([room[distinct] >= need for need in (1, ENDLESS)])
+        itself = torch.arange(len(after))[:, None, None].expand(-1, 1, len(first))
+        return {
+            "first": first,
+            "after": torch.cat([itself, after], 1),
+            "category": states.category,
+            "lacks": lacks,
+            "needs": needs,
+            "excess": lacks - needs,
+            "leaf": torch.cat([first.expand(len(after), 1, -1), leaf], 1),
+            "room": room,
+            "cost": cost,
+            "cost_of_edge": cost.amin(-1),
+            "cost_of_back": cost.amin((2, 3)),
+            "kind": F.pad(bit[kind, 0], (1, 0)),
+            **{name: (table * bit).sum(-2) for name, table in bits.items()},
+        }
+
+    @staticmethod
+    def _missing(complete: Tensor, cost: Tensor, after: Tensor) -> Tensor:
+        """Return the least cost of further edges that make each state complete, (S,) long.
+
+        Args:
+            complete: Which states are complete, (S,) bool.
+            cost: Cost of each edge, (S, E, C) long.
+            after: State of the node after it, (S, E, C) long.
+        """
+        least = torch.where(complete, 0, IMPOSSIBLE)
+        for _ in range(0 if bool(complete.all()) else MOST_EDGES):
+            least = least.minimum((least[after] + cost).amin((1, 2))).clamp(max=IMPOSSIBLE)
+        return least
+
+    def _rooms(self, takes: Tensor, after: Tensor, leaf: Tensor) -> Tensor:
+        """Return how many nodes can follow by way of a node in each state.
+
+        Args:
+            takes: Which edges to new nodes are possible, (S, E, C) bool.
+            after: State of the node after each of them, (S, E, C) long.
+            leaf: State of the new node, (S, E, C) long.
+
+        Returns:
+            (S,) long, `ENDLESS` without end.
+        """
+        endless, known = takes.any(2).any(1), None
+        while known is None or not torch.equal(endless, known):
+            known = endless
+            goes_on = endless[leaf] | (endless[after] & self.branches)
+            endless = endless & (takes & goes_on).flatten(1).any(1)
+        room = torch.where(endless, ENDLESS, 0)
+        for _ in range(2 * MOST_EDGES):
+            more = torch.where(takes, 1 + room[leaf] + room[after] * self.branches, 0)
+            room = torch.where(endless, ENDLESS, more.amax((1, 2)))
+        return room
 
     @staticmethod
     def limits(
@@ -375,6 +505,7 @@ class Support(nn.Module):
         edge_categories: int,
         edge_weights: list[int] | None = None,
         support: bool = True,
+        **others: Any,
     ) -> dict[str, list[int] | None]:
         """Measure the limits on sums of edge weights in training graphs.
 
@@ -384,6 +515,7 @@ class Support(nn.Module):
             edge_categories: Number of edge categories.
             edge_weights: Weight of each edge category; 1 each if None.
             support: False for no limits.
+            **others: Options of other rules, which are ignored.
 
         Returns:
             Arguments of `Support`: "edge_weights", and "largest_sums", the largest sum of edge
@@ -401,38 +533,27 @@ class Support(nn.Module):
         np.maximum.at(largest, graphs.node_types, sums)
         return {"edge_weights": weights, "largest_sums": largest.tolist()}
 
-    def free(self, tables: Tensor) -> Tensor:
-        """Return the free degree of the nodes at some levels of paths, 0 for no node.
+    def surroundings(self, state: Tensor, depth: Tensor, to_come: Tensor) -> Surroundings:
+        """Return the surroundings of M new nodes of which no variable is decided.
 
         Args:
-            tables: Entries of `Path.tables`, (5, ...) long.
-
-        Returns:
-            Free degrees, (...) long.
-        """
-        free = (self.sums[tables[CATEGORY]] - tables[WEIGHT]).clamp(min=0)
-        return torch.where(tables[NODE] > 0, free, 0)
-
-    def free_degree(self, free: Tensor, depth: Tensor, last: Tensor) -> FreeDegree:
-        """Return the free degree around M new nodes of which no variable is decided.
-
-        Args:
-            free: Free degree of the node at each level of the path, (M, W) long.
+            state: State of the node at each level of the path, of `Path.tables`, (M, W) long.
             depth: Level of the previous node, (M,) long.
-            last: True for the last node of a graph, (M,) bool.
+            to_come: Number of nodes of the graph after the new one, (M,) long.
         """
+        column = torch.arange(state.shape[1], device=state.device)
+        state = torch.where(column <= depth[:, None] + self.pad, state, UNKNOWN)
         # A window of `reach` levels: the difference of two cumulative sums.
-        above = F.pad(free.cumsum(1), (1, 0))
-        within = above[:, 1:] - F.pad(above, (self.reach, 0))[:, 1 : free.shape[1] + 1]
-        return FreeDegree(free, within, depth, last, depth, depth)
+        above = F.pad(self.room[state].cumsum(1), (1, 0))
+        within = above[:, 1:] - F.pad(above, (self.reach, 0))[:, 1 : state.shape[1] + 1]
+        lowest, missing, excess = depth, torch.zeros_like(depth), torch.zeros_like(depth)
+        if self.completing:
+            lowest = torch.where(self.lacks[state] > 0, column, -1).amax(1)
+            missing, excess = self.needs[state].sum(1), self.excess[state].amax(1)
+        return Surroundings(state, within, lowest, missing, excess, depth, to_come, depth, depth)
 
-    def allowed(self, s: FreeDegree) -> Tensor:
+    def allowed(self, s: Surroundings) -> Tensor:
         """Return which values of the next variable are possible.
-
-        With w the weight of an edge that is added, `rest` falls by w for each of its ends that is a
-        possible parent of the next node; `rest` of at least 1 must be left, except after the last
-        node. Where later variables matter, the best case is assumed: edges of weight 1 and the node
-        category with the largest sum.
 
         Args:
             s: The M new nodes, with the variables that are decided.
@@ -449,97 +570,259 @@ class Support(nn.Module):
             return self._nodes(s)
         return self._lengths(s) if DepthFirstCode.role(k) == "length" else self._closing_edges(s)
 
-    def _parent(self, s: FreeDegree) -> Tensor:
-        """Return the columns in `FreeDegree.free` of the parents of M new nodes, (M, 1) long."""
+    def _fitting(
+        self,
+        s: Surroundings,
+        cost: Tensor,
+        others: Tensor,
+        narrowed: Callable[[Surroundings, Tensor], Tensor],
+        fits: Tensor | bool = True,
+    ) -> Tensor:
+        """Return which values leave no more missing edges than further nodes can bring.
+
+        Where no value does, all that are possible at all are returned.
+
+        Args:
+            s: The M new nodes.
+            cost: Table of costs by case, (LAST + 1, M, C) long.
+            others: Room of other nodes than the new one and its parent, (M, C) or (M, 1) long.
+            narrowed: Function of those of the new nodes for which it is not enough to count
+                missing edges, and of their indices; returns which values they may have.
+            fits: Further condition on values, (M, C) bool.
+        """
+        last = (s.to_come == 0)[:, None]
+        need = (s.to_come[:, None] - others).clamp(0, len(NEEDS) - 1).expand_as(cost[0])
+        costs = cost.gather(0, torch.where(last, LAST, need)[None])[0]
+        if not self.completing:
+            return _none_is_all(fits & (costs < IMPOSSIBLE))
+        # Closures of the last node may complete it.
+        most = torch.where(last, self.entries - 1, (s.to_come - s.missing)[:, None])
+        tight = s.missing + s.excess > s.to_come
+        fits = fits & (costs <= torch.where(tight[:, None], IMPOSSIBLE - 1, most))
+        rows = tight.nonzero()[:, 0]
+        if len(rows):
+            fits[rows] &= narrowed(s[rows], rows)
+        none = ~fits.any(1, keepdim=True)
+        if bool(none.any()):
+            possible = cost.gather(0, need[None])[0] < IMPOSSIBLE
+            fits = torch.where(none, _none_is_all(possible), fits)
+        return fits
+
+    def _parent(self, s: Surroundings) -> Tensor:
+        """Return the columns in `Surroundings.state` of the parents of M new nodes, (M, 1) long."""
         return (s.depth - s.x[0]).clamp(min=-1)[:, None] + self.pad
 
-    def _backtracks(self, s: FreeDegree) -> Tensor:
-        """Return the backtracks of M new nodes to parents with free degree, (M, C) bool."""
-        value = torch.arange(self.cardinalities[0], device=s.depth.device)
-        # rest = within - branches + most - 1
-        enough = s.last[:, None] | (s.within > self.branches + 1 - self.most)
-        fits = ((s.free > 0) & enough).gather(1, s.depth[:, None] - value + self.pad)
-        fits[:, 0] |= s.depth < 0
-        return _none_is_all(fits)
+    def _others(self, s: Surroundings, column: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the states of possible parents, and the room of other nodes.
 
-    def _edges_to_parent(self, s: FreeDegree) -> Tensor:
-        """Return the labels of the edges of M new nodes to their parents that are possible.
-
-        The weight of the edge must fit into the free degree of the parent, and leave some to a
-        possible parent of the next node.
+        Args:
+            s: The M new nodes.
+            column: Columns of the possible parents in `Surroundings.state`, (M, C) long.
 
         Returns:
-            (M, C) bool, for C labels.
+            States, and rooms as in `Surroundings.others` but without the parent, (M, C) long each.
         """
+        state = s.state.gather(1, column)
+        return state, s.room.gather(1, column) - self.room[state]
+
+    def _backtracks(self, s: Surroundings) -> Tensor:
+        """Return the possible backtracks of M new nodes, (M, C) bool."""
+        value = torch.arange(self.cardinalities[0], device=s.depth.device)
+        column = s.depth[:, None] - value + self.pad
+        state, others = self._others(s, column)
+        # Of the columns without a node only the one before a first node can be a parent.
+        fits = (state != UNKNOWN) | ((s.depth[:, None] < 0) & (value == 0))
+        cost = torch.where(fits, self.cost_of_back[:, state], IMPOSSIBLE)
+
+        def narrowed(some: Surroundings, rows: Tensor) -> Tensor:
+            return self._completing(some, column[rows]).flatten(2).any(2)
+
+        # All nodes below the parent are left.
+        left = column >= s.lowest[:, None] if self.completing else True
+        return self._fitting(s, cost, others, narrowed, left)
+
+    def _edges_to_parent(self, s: Surroundings) -> Tensor:
+        """Return the possible edges of M new nodes to their parents, (M, E + 1) bool."""
+        state, others = self._others(s, self._parent(s))
+        cost = self.cost_of_edge[:, state[:, 0]]
+
+        def narrowed(some: Surroundings, rows: Tensor) -> Tensor:
+            return self._completing(some, self._parent(some))[:, 0].any(2)
+
+        return self._fitting(s, cost, others, narrowed)
+
+    def _nodes(self, s: Surroundings) -> Tensor:
+        """Return the possible categories of M new nodes, (M, C) bool."""
+        state, others = self._others(s, self._parent(s))
+        cost = self.cost[:, state[:, 0], s.x[1]]
+
+        def narrowed(some: Surroundings, rows: Tensor) -> Tensor:
+            number = torch.arange(len(rows), device=rows.device)
+            return self._completing(some, self._parent(some))[number, 0, some.x[1]]
+
+        return self._fitting(s, cost, others, narrowed)
+
+    def _completing(self, s: Surroundings, parent: Tensor) -> Tensor:
+        """Return which new nodes leave enough nodes to come for all missing edges.
+
+        With U the missing edges that only nodes without further edges can bring, every other node
+        to come brings a node at most one of its further missing edges. The new node can bring one
+        by a closure, which is looked at for one node alone: the last one that misses most.
+
+        Args:
+            s: The M new nodes.
+            parent: Columns of possible parents in `Surroundings.state`, (M, P) long.
+
+        Returns:
+            (M, P, E + 1, C) bool, by edge category plus 1 and category of the new node.
+        """
+        column = torch.arange(s.state.shape[1], device=parent.device)
+        excess = torch.where(column < parent[..., None], self.excess[s.state][:, None], -1)
+        most = excess.amax(2, keepdim=True)
+        last = torch.where(excess == most, column, 0).amax(2)
+        far = s.state.gather(1, last)
+        state, others = self._others(s, parent)
+        need = (s.to_come[:, None] - others).clamp(0, len(NEEDS) - 1)
+        case = torch.where(s.to_come[:, None] == 0, LAST, need)
+        after, leaf = self.after[state], self.leaf[state]
+        further = self.needs[after] - self.needs[state][..., None, None] + self.needs[leaf]
+        left = (s.to_come - s.missing)[:, None, None, None] - further
+        kinds = self.helps[far][:, :, None] & self.takes[leaf, self.category[far][..., None, None]]
+        fits = (self.excess[after] <= left) & (self.excess[leaf] < left + self.entries)
+        fits = fits & (self.cost[case, state] < IMPOSSIBLE)
+        return fits & (most[..., None] <= left + (kinds > 0))
+
+    def _far(self, s: Surroundings, length: Tensor) -> Tensor:
+        """Return the states of nodes to which closures of some lengths would lead.
+
+        Args:
+            s: The M new nodes.
+            length: Lengths of closures, (M or 1, C) long.
+        """
+        return s.state.gather(1, self._parent(s) + 1 - length)
+
+    def _closures(self, s: Surroundings, length: Tensor) -> Tensor:
+        """Return the kinds of edges by which closures are possible.
+
+        Args:
+            s: The M new nodes.
+            length: Lengths of the closures, (M or 1, C) long.
+
+        Returns:
+            (M, C) long, one bit for each kind, see `Support.kind`; 0 for no closure.
+        """
+        far, new, node = self._far(s, length), s.new[:, None], s.x[2][:, None]
+        of_far = self.category[far]
+        kinds = self.takes[far, node] & self.takes[new, of_far]
+        near = length <= self.reach
+        others = s.others[:, None] - torch.where(near, self.room[far], 0)
+        to_come = s.to_come[:, None]
+        more = (to_come > 1).long()
+        kept = self.keeps_room[more, new, of_far]
+        kept = kept | torch.where(near, self.keeps_room[more, far, node], 0)
+        enough = torch.where(others >= to_come, -1, kept)
+        kinds = kinds & torch.where(to_come == 0, self.completes[far, node], enough)
+        rows = self._tight(s)
+        if len(rows):
+            kinds[rows] &= self._helpful(s[rows], length[rows])
+        return kinds
+
+    def _tight(self, s: Surroundings) -> Tensor:
+        """Return the new nodes for whose closures it matters what edges are missing."""
+        if not self.completing:
+            return s.depth[:0]
+        tight = s.missing + s.excess + self.lacks[s.new] > s.to_come
+        return (tight | (s.to_come == 0)).nonzero()[:, 0]
+
+    def _left(self, s: Surroundings) -> Tensor:
+        """Return how many nodes to come can bring more than edges that no others bring, (M, 1)."""
+        state = s.state.gather(1, self._parent(s))[:, 0]
+        changed = self.needs[self.after[state, s.x[1], s.x[2]]] - self.needs[state]
+        return (s.to_come - s.missing - changed - self.needs[s.new])[:, None]
+
+    def _waiting(self, s: Surroundings) -> Tensor:
+        """Return the column of the last node that must get a closure, (M, 1) long; 0 for none."""
+        column = torch.arange(s.state.shape[1], device=s.depth.device)
         parent = self._parent(s)
-        # rest = left - branches * weight + most - weight
-        left = s.within.gather(1, parent)[:, 0]
-        limit = torch.where(s.last, self.most, (left + self.most - 1) // (1 + self.branches))
-        limit = limit.minimum(s.free.gather(1, parent)[:, 0]).clamp(0, self.most)
-        return self.fitting_edges[torch.where(s.depth < 0, self.most + 1, limit)]
+        # Closures so far, of increasing length.
+        far = parent if len(s.x) <= 4 else parent + 1 - s.x[3 + 2 * ((len(s.x) - 5) // 2)][:, None]
+        must = (column < far) & (self.excess[s.state] > self._left(s))
+        return torch.where(must, column, 0).amax(1, keepdim=True)
 
-    def _nodes(self, s: FreeDegree) -> Tensor:
-        """Return the categories of M new nodes whose largest sums are large enough, (M, C) bool."""
-        weight = self.weights[s.x[1]]
-        # rest = left - branches * weight + sum - weight
-        left = s.within.gather(1, self._parent(s).clamp(min=self.pad))[:, 0]
-        need = (self.branches * weight - left + 1).clamp(min=0)
-        need = weight + torch.where(s.last, 0, need)
-        return self.fitting_nodes[need.clamp(max=self.most + 1)]
+    def _helpful(self, s: Surroundings, length: Tensor) -> Tensor:
+        """Return the kinds of edges of closures that leave no node which must get one.
 
-    def _lengths(self, s: FreeDegree) -> Tensor:
-        """Return the lengths of the next closure of M new nodes that are possible, (M, C) bool.
+        Args:
+            s: The M new nodes.
+            length: Lengths of the closures, (M, C) long.
 
-        Both ends of the closure need free degree; 0, for no closure, is always possible.
+        Returns:
+            (M, C) long, one bit for each kind.
+        """
+        column, node, last = self._parent(s) + 1 - length, s.x[2][:, None], self._waiting(s)
+        must, far = s.state.gather(1, last), self._far(s, length)
+        # After a shorter closure, the new node must still be able to get the edge.
+        then = self.after[s.new[:, None], :, self.category[far]]
+        both = self.takes[then, self.category[must][..., None]] & self.helps[must, node][..., None]
+        kinds = torch.zeros_like(far)
+        for edge, fits in zip(self.kind, (both > 0).unbind(2), strict=True):
+            kinds = kinds | torch.where(fits, edge, 0)
+        kinds = torch.where(column == last, self.helps[far, node], kinds)
+        return torch.where(last == 0, -1, torch.where(column < last, 0, kinds))
+
+    def _lengths(self, s: Surroundings) -> Tensor:
+        """Return the possible lengths of the next closure of M new nodes, (M, C) bool.
+
+        0, for no closure, is always possible but after the last node, if one has missing edges.
         """
         k = len(s.x)
         value = torch.arange(self.cardinalities[k], device=s.depth.device)
-        rest = torch.where(s.last, 3, s.rest.clamp(0, 3)) * (s.own > 0)
-        fits = self.fitting_lengths[rest, : len(value)]
-        far = s.free.gather(1, self._parent(s) + 1 - value)
-        fits = fits & ((far > 0) | (value == 0))
-        if k < DepthFirstCode.COMMON:
-            return fits
-        # Lengths increase, and after a length of 0 all are 0.
-        previous = s.x[-2][:, None]
-        return fits & ((value > previous) & (previous > 0) | (value == 0))
+        fits = (self._closures(s, value[None].expand(len(s.depth), -1)) > 0) & (value >= 2)
+        if k >= DepthFirstCode.COMMON:
+            # Lengths increase, and after a length of 0 all are 0.
+            previous = s.x[-2][:, None]
+            fits = fits & (value > previous) & (previous > 0)
+        fits = fits | (value == 0)
+        rows = self._tight(s)
+        if len(rows):
+            some = s[rows]
+            complete = self.excess[some.new][:, None] <= self._left(some)
+            fits[rows, 0] = (complete & (self._waiting(some) == 0))[:, 0]
+            fits[:, 0] |= ~fits.any(1)
+        return fits
 
-    def _closing_edges(self, s: FreeDegree) -> Tensor:
-        """Return the labels of the edge of a closure of M new nodes that are possible, (M, C) bool.
+    def _closing_edges(self, s: Surroundings) -> Tensor:
+        """Return the possible edges of the closure of M new nodes, (M, E + 1) bool.
 
-        The weight of the edge must fit into the free degree of both ends; without a closure only
-        label 0 is possible.
+        Without a closure, that is no edge.
         """
-        length = s.x[-1]
-        # The far end is a possible parent of the next node if it is near.
-        shared = 1 + (length <= self.reach).long()
-        limit = torch.where(s.last, self.most, (s.rest - 1) // shared)
-        far = s.free.gather(1, self._parent(s) + 1 - length[:, None])[:, 0]
-        limit = limit.minimum(s.own).minimum(far).clamp(0, self.most)
-        return self.fitting_edges[torch.where(length > 0, limit, self.most + 1)]
+        length = s.x[-1][:, None]
+        kinds = self._closures(s, length)
+        return _none_is_all(torch.where(length > 0, kinds & self.kind > 0, self.kind == 0))
 
-    def add(self, s: FreeDegree, x: Tensor) -> FreeDegree:
-        """Return the free degree around M new nodes after one more variable is decided.
+    def add(self, s: Surroundings, x: Tensor) -> Surroundings:
+        """Return the surroundings of M new nodes after one more variable is decided.
 
-        `free` and `within` stay those before the new node: `Path.add` updates the path once all of
-        its variables are decided.
+        The path stays that before the new node: `Path.add` updates it once all variables of the
+        node are decided.
 
         Args:
             s: The M new nodes, with the variables that are decided; it stays as it is.
             x: The next variable of each, (M,) long.
         """
-        k, own, rest = len(s.x), s.own, s.rest
+        k, new, others = len(s.x), s.new, s.others
         role = DepthFirstCode.role(k)
         if role == "node":
-            weight = self.weights[s.x[1]]
-            parent = (s.depth - s.x[0]).clamp(min=0) + self.pad
-            own = self.sums[x] - weight
-            rest = s.within.gather(1, parent[:, None])[:, 0] - self.branches * weight + own
+            (parent,), (others,) = (part.T for part in self._others(s, self._parent(s)))
+            new = self.after[self.first[x], s.x[1], self.category[parent]]
+            others = others + self.branches * self.room[self.after[parent, s.x[1], x]]
         elif role == "edge" and k > 1:
-            weight = self.weights[x]
-            own = own - weight
-            rest = rest - weight * (1 + (s.x[-1] <= self.reach).long())
-        return replace(s, own=own, rest=rest, x=(*s.x, x))
+            far = self._far(s, s.x[-1][:, None])[:, 0]
+            near = (s.x[-1] <= self.reach) & (x > 0)
+            changed = self.room[self.after[far, x, s.x[2]]] - self.room[far]
+            others = others + torch.where(near, changed, 0)
+            new = self.after[new, x, self.category[far]]
+        return replace(s, new=new, others=others, x=(*s.x, x))
 
 
 def _none_is_all(fits: Tensor) -> Tensor:

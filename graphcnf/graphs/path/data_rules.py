@@ -1,0 +1,94 @@
+"""Rules that come from training graphs: environments, and how tables name them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+import numpy as np
+
+from graphcnf.graphs.batch import PackedGraphs
+from graphcnf.graphs.path.environments import CATEGORIES, Environment, Environments
+
+
+def limit_note(rules: bool, environments: bool = False) -> str:
+    """Return a footnote for tables of samples: what limited the edges of nodes.
+
+    Args:
+        rules: True if `largest_sums` or `environments` of `Support` did.
+        environments: True if that were environments.
+    """
+    if rules and environments:
+        return (
+            "support of the data: on; nodes have the edges and neighbours that nodes in the data "
+            "have, but where drawing could not complete one."
+        )
+    if rules:
+        return "support of the data: on; sums of edge weights are at most those in the data."
+    return "support of the data: off."
+
+
+def with_those_of(known: Environments, graphs: PackedGraphs) -> Environments:
+    """Return the known environments and all of graphs."""
+    both = Environments(known.nodes, known.edges)
+    both.known = known.known | set(_found(known, graphs)[0])
+    return both
+
+
+def are_known(known: Environments, graphs: PackedGraphs) -> np.ndarray:
+    """Return which graphs have no node with edges that no node in the data has, (M,) bool.
+
+    Nodes of merged categories are not told apart.
+    """
+    found, number = _found(known, graphs)
+    whole = set(known.merged(known.known))
+    unknown = np.array([e not in whole for e in known.merged(found)], dtype=bool)[number]
+    owner = np.repeat(np.arange(len(graphs)), graphs.node_counts)
+    return np.bincount(owner, unknown, len(graphs)) == 0
+
+
+def neighbours_of(known: Environments, node: int) -> list[int]:
+    """Return the representatives of all neighbours that a node of this category can have."""
+    around = (part for own, part in known.known if own == node)
+    return sorted({neighbour % CATEGORIES for part in around for neighbour in part})
+
+
+def has_part(
+    known: Environments, node: int, around: Iterable[tuple[int, int]], further: int = 0
+) -> bool:
+    """Return True if a known environment contains some edges and further ones.
+
+    Args:
+        known: The known environments.
+        node: Category of the node.
+        around: Representatives of the edge and the neighbour, for each edge.
+        further: Least number of further edges.
+    """
+    part = Counter(edge * CATEGORIES + other for edge, other in around)
+    size = part.total() + further
+    return any(own == node and len(k) >= size and part <= Counter(k) for own, k in known.known)
+
+
+def _found(
+    environments: Environments, graphs: PackedGraphs
+) -> tuple[list[Environment], np.ndarray]:
+    """Return the distinct environments in graphs, and the number of each node's one, (N,)."""
+    nodes, edges = np.asarray(environments.nodes), np.asarray(environments.edges)
+    category = graphs.node_types.astype(np.int64)
+    ends = np.repeat(graphs.node_starts[:-1], graphs.edge_counts)[:, None] + graphs.edges
+    node = np.concatenate([ends[:, 0], ends[:, 1]])
+    neighbour = np.tile(edges[graphs.edge_types], 2) * CATEGORIES
+    neighbour = neighbour + nodes[category[np.concatenate([ends[:, 1], ends[:, 0]])]]
+    order = np.lexsort((neighbour, node))
+    node, neighbour = node[order], neighbour[order]
+    degrees = np.bincount(node, minlength=len(category))
+    table = np.full((len(category), 1 + int(degrees.max(initial=0))), -1, dtype=np.int64)
+    table[:, 0] = category
+    starts = np.cumsum(degrees) - degrees
+    table[node, 1 + np.arange(len(node)) - starts[node]] = neighbour
+    number = table[:, 0]
+    for column in table.T[1:]:
+        number = np.unique(number * (CATEGORIES**2 + 1) + column + 1, return_inverse=True)[1]
+    _, place, number = np.unique(number, return_index=True, return_inverse=True)
+    rows = table[place].tolist()
+    return [(row[0], tuple(k for k in row[1:] if k >= 0)) for row in rows], number

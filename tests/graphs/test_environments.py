@@ -1,0 +1,140 @@
+"""Environments of nodes: known ones and nothing else, but where drawing cannot complete a node."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from couplings import perturb
+from small_graphs import SMALL, every_code
+
+from graphcnf.errors import UserError
+from graphcnf.flows.transform import Context
+from graphcnf.graphs import GraphBatch, PackedGraphs
+from graphcnf.graphs.building import has_rules, model_for_graphs, without_rules
+from graphcnf.graphs.path.data_rules import are_known, with_those_of
+from graphcnf.graphs.path.depth_first import DepthFirstCode
+from graphcnf.graphs.path.environments import Environments
+from graphcnf.graphs.path.path_model import PathModel
+from graphcnf.graphs.path.support import Support
+from graphcnf.testing import assert_stepping_agrees
+
+SIZES = {"node_categories": 3, "edge_categories": 2}
+APART = ([0, 1, 2], [0, 1])
+# Node 2 is only complete with an edge of category 1 and one of category 0.
+GRAPHS = [
+    ([0, 0, 0], [(0, 1), (1, 2)], [0, 0]),
+    ([0, 0, 1], [(0, 1), (1, 2)], [0, 0]),
+    ([0, 2, 1], [(0, 1), (1, 2)], [0, 1]),
+    ([0, 2, 0, 1], [(0, 1), (1, 2), (1, 3)], [0, 0, 1]),
+    ([0, 0, 0], [(0, 1), (1, 2), (0, 2)], [0, 0, 0]),
+    ([0, 0, 0, 1], [(0, 1), (1, 2), (0, 2), (2, 3)], [0, 0, 0, 0]),
+]
+
+
+@pytest.fixture
+def environments():
+    return with_those_of(Environments(*APART), PackedGraphs.from_lists(GRAPHS))
+
+
+def decoded(code, x):
+    return code.decode(x, torch.ones(x.shape[:2], dtype=torch.bool)).to_packed()
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 3, 4])
+def test_all_graphs_with_known_environments_are_possible_and_few_others(environments, nodes):
+    code = DepthFirstCode(4, [3, 3], **SIZES)
+    support = Support(code, [1, 1], None, environments.arguments())
+    free = Support(code, [1, 1], None)
+    codes = every_code(support, code.cardinalities, nodes)
+    every = every_code(free, code.cardinalities, nodes)
+    known = are_known(environments, decoded(code, every))
+    drawn = {tuple(c) for c in codes.flatten(1).tolist()}
+    wanted = {tuple(c) for c in every[known].flatten(1).tolist()}
+    assert wanted <= drawn
+    # Nothing else but what drawing could not complete.
+    others = len(drawn) - len(wanted)
+    assert others <= (0.1 * len(wanted) if nodes > 2 else 40)
+    assert nodes < 3 or 0 < len(wanted) < 0.1 * len(every)
+
+
+@pytest.mark.parametrize("nodes", [3, 4])
+def test_probabilities_sum_to_one(double, environments, nodes):
+    model = PathModel(
+        **SIZES, max_nodes=nodes, back=4, closures=[3, 3], environments=environments.arguments(),
+        width=8, layers=1, heads=2, head_width=8,
+    )  # fmt: skip
+    perturb(model, 1.0)
+    codes = every_code(model.network.support, model.code.cardinalities, nodes)
+    with torch.no_grad():
+        log_p = model.log_prob(GraphBatch.collate(decoded(model.code, codes)))
+    assert log_p.std() > 0.5 and abs(math.log(log_p.exp().sum())) < 1e-9
+
+
+@pytest.mark.parametrize("architecture", ["path", "unordered"])
+def test_samples_keep_to_the_environments_and_stepping_agrees(random_graphs, architecture):
+    torch.manual_seed(0)
+    graphs = random_graphs.subset(range(400))
+    options = {"merged": ([0, 0, 2], [0, 1]), "architecture": architecture, **SMALL}
+    model = perturb(model_for_graphs(graphs, **SIZES, **options)).eval()
+    environments = model.network.support.environments
+    drawn = model.sample_records(0, 200, seed=0)
+    raw = without_rules(model).sample_records(0, 200, seed=0)
+    assert are_known(environments, drawn).mean() > 0.9 > are_known(environments, raw).mean() + 0.1
+    assert are_known(environments, graphs).all() and has_rules(model)
+    assert np.isfinite(model.log_probs(graphs.subset(range(50)))).all()
+    batch = GraphBatch.collate(graphs.subset(range(20)))
+    assert_stepping_agrees(model.network, model.code.encode(batch)[0], Context(batch.mask))
+
+
+def test_merged_categories_are_not_told_apart_as_neighbours():
+    one = PackedGraphs.from_lists([([1, 0], [(0, 1)], [1])])
+    merged = with_those_of(Environments([0, 0, 2], [0, 0]), one)
+    assert merged.known == {(0, (0,)), (1, (0,))}
+    graphs = PackedGraphs.from_lists([([0, 0], [(0, 1)], [0]), ([0, 2], [(0, 1)], [0])])
+    assert are_known(merged, graphs).tolist() == [True, False]
+
+
+def test_arguments_come_back(environments):
+    again = Environments.of(environments.arguments(), 3, 2)
+    assert again.known == environments.known and len(again.known) > 8
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"known": [[0, 0]]}, "an environment must list"),
+        ({"known": [[0, 0, 3]]}, "an environment must list"),
+        ({"known": [[True, 0, 0]]}, "an environment must list"),
+        ({"known": [[0, *[0] * 40]]}, "an environment must list"),
+        ({"nodes": [0, 2, 1]}, '"nodes" of environments must name'),
+        ({"nodes": [0, 1], "known": []}, "must be of 3 node and 2 edge"),
+        ({"edges": "ab"}, '"edges" of environments must name'),
+        ({"more": 1}, 'must be a table of "nodes"'),
+    ],
+)
+def test_what_a_file_says_is_checked(environments, changed, said):
+    with pytest.raises(UserError, match=said):
+        Environments.of({**environments.arguments(), **changed}, 3, 2)
+
+
+def test_too_many_parts_are_refused():
+    around = [[0, *itertools.chain(*([0, k] for k in chosen))]
+              for chosen in itertools.combinations(range(24), 12)][:200]  # fmt: skip
+    found = Environments(list(range(24)), [0], around)
+    with pytest.raises(UserError, match="more than 50,000 parts"):
+        found.states([1])
+
+
+def test_graphs_of_probability_0_do_not_count_in_the_loss(environments):
+    model = PathModel(
+        **SIZES, max_nodes=4, back=4, closures=[3, 3], environments=environments.arguments(),
+        width=8, layers=1, heads=2, head_width=8,
+    ).eval()  # fmt: skip
+    strange = ([2, 2, 2], [(0, 1), (1, 2)], [0, 0])
+    both = GraphBatch.collate(PackedGraphs.from_lists([GRAPHS[0], strange]))
+    assert torch.isneginf(model.log_prob(both)).tolist() == [False, True]
+    loss, metrics = model.training_loss(both)
+    one, _ = model.training_loss(GraphBatch.collate(PackedGraphs.from_lists(GRAPHS[:1])))
+    assert torch.equal(loss, one) and metrics["bits_per_node"][1] == 1
