@@ -255,7 +255,7 @@ def _alerts(shown: Sequence[Shown], found: Review) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for alert in found.alerts:
         name, first = _plain(alert.name), alert.molecules[0]
-        row = {
+        row: dict[str, Any] = {
             "name": name,
             "catalogue": alert.catalogue,
             "count": f"{len(alert.molecules):,}",
@@ -308,6 +308,8 @@ def _text(value: Any) -> str:
     """Return the text of a value."""
     if value is None or value != value:
         return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
