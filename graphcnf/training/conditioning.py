@@ -4,8 +4,8 @@ A *measured column* is a column of numbers in the user's file, such as pIC50, wh
 cannot compute of other molecules; its *surrogate* predicts it
 (`graphcnf.molecules.surrogate`).
 
-Some hundred values are too few to learn a conditional density from: of 300 and of 3,000 molecules,
-a model learned nothing before it memorised them. So fine-tuning learns the molecules first. Then
+Some hundred values are too few to learn a conditional density from: of 300 molecules, a model
+learned nothing before it memorised them. So fine-tuning learns the molecules first. Then
 the model takes the columns as conditions (`learn_columns`), and learns to draw by them from the
 measured molecules together with *labelled samples*: samples of its own with the values that the
 surrogate predicts. Only the parameters of the conditions are trained, so that the model stays
