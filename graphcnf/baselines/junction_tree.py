@@ -55,8 +55,9 @@ def neighbours_of(batch: GraphBatch) -> list[tuple[list[int], Neighbours]]:
     """Convert a batch to lists.
 
     Returns:
-        For each graph the categories of its nodes, and the neighbours of each node in ascending
-        order, which decides between rings of the same size.
+        For each graph the categories of its nodes, and for each node a dict from the numbers of its
+        neighbours, ascending, to the categories of the edges. The search for rings follows this
+        order, so that it finds the same ones of several rings of one size.
     """
     sizes, types = batch.sizes.tolist(), batch.node_types.tolist()
     graphs: list[Neighbours] = [[{} for _ in range(n)] for n in sizes]

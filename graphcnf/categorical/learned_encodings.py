@@ -255,7 +255,10 @@ class LinearFlowEncoding(MixtureEncoding):
 
 
 class VariationalEncoding(LinearFlowEncoding):
-    """`LinearFlowEncoding` with further couplings, of mixtures of logistics; p(x|z) is a network.
+    """`LinearFlowEncoding` with mixture-of-logistics couplings, and a posterior that is learned.
+
+    Since a network stands for p(x|z), the volumes of the categories may overlap: the bound is not
+    exact. The arguments are those of `LinearFlowEncoding`.
 
     Raises:
         UserError: if there are fewer than two latents, which a coupling could not split.

@@ -118,7 +118,14 @@ class Origin:
         )
 
     def accepts(self, smiles: str, molecule: Chem.Mol) -> bool:
-        """Return True if a molecule is another one and similar enough; count it."""
+        """Return True for an analogue: another molecule than the given one, and similar enough.
+
+        Counts it in `others`, and in `similar_ones` if it is similar; `highest` is updated.
+
+        Args:
+            smiles: Canonical SMILES of the molecule.
+            molecule: The same molecule.
+        """
         if smiles == self.smiles or protonation_hash(smiles) == self._key:
             return False
         self.others += 1
@@ -156,7 +163,16 @@ class Origin:
         return list(compress(places, [n == min(changes) for n in changes]))
 
     def _changed_at(self, analogue: Chem.Mol, place: Mapping[int, int]) -> list[int]:
-        """Return the atoms of an analogue that differ at one of the `places`."""
+        """Return the atoms of an analogue that differ from those of the molecule.
+
+        Args:
+            analogue: An analogue with the bonds of the molecule between the atoms of `place`.
+            place: Index of the analogue's atom for each index of the molecule's atoms.
+
+        Returns:
+            Indices of the analogue's atoms, ascending, that have another element or charge, or an
+            end of a bond of another type.
+        """
         found = {
             place[atom.GetIdx()]
             for atom in self.mol.GetAtoms()

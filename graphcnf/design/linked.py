@@ -59,9 +59,11 @@ class LinkedFragment(GraphFragment):
 
 
 class LinkedProgress(Progress):
-    """Progress of particles with a `LinkedFragment`.
+    """What particles have drawn of a `LinkedFragment`, step by step.
 
-    The *rings* are those of the linker by itself, not those that it closes over the fragment.
+    Beside what `Progress` knows of P particles, it keeps the piece of each level of the path, and
+    so says which closures join a loose piece to the linker. The rings that `Progress` counts are
+    here those of the linker by itself, not those that it closes over the fragment.
     """
 
     TABLES = (*Progress.TABLES, "piece")

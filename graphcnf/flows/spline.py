@@ -43,7 +43,7 @@ class Bin:
 
     @property
     def bend(self) -> Tensor:
-        """By how much the slopes at the knots exceed the mean slope; 0 for a straight line."""
+        """Sum of the slopes at both knots minus twice the secant: 0 for a straight line."""
         return self.slope + self.next_slope - 2 * self.secant
 
 

@@ -282,8 +282,9 @@ class Search:
     Attributes:
         memory: Scored molecules.
         round: Number of the round, from 0.
-        given: Molecules to start from, and the fragment: their reactive groups do not count.
-        outcomes: Number of proposals with the fragment by `Filters.refusal`.
+        given: Molecules to start from, and the fragment, whose reactive groups the filters allow.
+        outcomes: How many proposals that contain the fragment each filter has refused, by the
+            name of the filter; "" for those that passed all.
     """
 
     def __init__(
@@ -410,10 +411,13 @@ class Search:
             return [s for s in found if self._is_wanted(Chem.MolFromSmiles(s))]
 
     def _is_isomer(self, smiles: str) -> bool:
-        """Return True if another isomer of a scored graph is worth a call.
+        """Return True if a molecule is worth a call although its graph has been scored.
 
-        It has to have a mark at every stereo element, and `ReplayMemory.tells_isomers` has to be
-        True.
+        So it is if the score has told isomers of a graph apart (`ReplayMemory.tells_isomers`), and
+        the molecule has a mark at every stereo element.
+
+        Args:
+            smiles: The molecule, another isomer than those that have been scored.
         """
         with quiet(), suppress(MoleculeNotRepresentable):
             return self.memory.tells_isomers and all(split_stereo(parse(smiles))[1])

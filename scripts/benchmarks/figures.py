@@ -212,7 +212,7 @@ def _bars(axes: Axes, bars: dict[str, float], label: str, form: str, colours: Co
 
 
 def speed(tables: PageTables, panels: list[Axes], colours: Colours) -> None:
-    """Draw molecules per second of CPU time, in drawing and in training."""
+    """Plot how many molecules per second of CPU time the models sample, and train on."""
     drawn = {row["row"]: numbers(row["Drawing"])[0] for _, row in tables["Speed", 0].iterrows()}
     _bars(panels[0], drawn, "molecules per second, one core", ".0f", colours)
     panels[0].set_title("Drawing", loc="left", weight="bold")
