@@ -82,8 +82,9 @@ def test_a_run_of_minutes_keeps_what_was_best_on_the_held_out(tmp_path, capsys):
     assert set(rows["phase"]) == {"train", "eval"}
     assert model.history.plot().axes[0].get_title() == "bits per variable"
     rows = rows[rows["phase"] == "eval"]
-    best = rows.loc[rows["bits_per_variable"].idxmin(), "step"]
-    assert model.flow.metadata["training"]["steps"] == best
+    best = rows.loc[rows["step"] == model.flow.metadata["training"]["steps"], "bits_per_variable"]
+    # The history is rounded, so that steps late in the run may be equal in it.
+    assert best.item() == pytest.approx(rows["bits_per_variable"].min(), abs=1e-4)
     kept = CategoricalModel.from_pretrained(out)
     assert np.array_equal(kept.log_prob(data), model.log_prob(data))
 

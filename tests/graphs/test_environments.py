@@ -13,6 +13,7 @@ from graphcnf.errors import UserError
 from graphcnf.flows.transform import Context
 from graphcnf.graphs import GraphBatch, PackedGraphs
 from graphcnf.graphs.building import has_rules, model_for_graphs, without_rules
+from graphcnf.graphs.path import environments as environments_of_nodes
 from graphcnf.graphs.path.data_rules import are_known, with_those_of
 from graphcnf.graphs.path.depth_first import DepthFirstCode
 from graphcnf.graphs.path.environments import Environments
@@ -119,11 +120,12 @@ def test_what_a_file_says_is_checked(environments, changed, said):
         Environments.of({**environments.arguments(), **changed}, 3, 2)
 
 
-def test_too_many_parts_are_refused():
+def test_too_many_parts_are_refused(monkeypatch):
+    monkeypatch.setattr(environments_of_nodes, "MOST_STATES", 1_000)
     around = [[0, *itertools.chain(*([0, k] for k in chosen))]
-              for chosen in itertools.combinations(range(24), 12)][:200]  # fmt: skip
-    found = Environments(list(range(24)), [0], around)
-    with pytest.raises(UserError, match="more than 50,000 parts"):
+              for chosen in itertools.combinations(range(14), 7)][:50]  # fmt: skip
+    found = Environments(list(range(14)), [0], around)
+    with pytest.raises(UserError, match="more than 1,000 parts"):
         found.states([1])
 
 

@@ -44,7 +44,7 @@ def tuned(tmp_path_factory, model_folder, table):
     settings = {"steps": 10, "eval_steps": 5, "eval_batches": 2}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(conditioning, "SAMPLES", 100)
-        result = finetune(flow, data, folder / "run", samples=40, settings=settings)
+        result = finetune(flow, data, folder / "run", samples=200, settings=settings)
     return folder / "run", result
 
 
@@ -98,8 +98,8 @@ def test_commands_ask_for_it(graphcnf, tuned):
     assert code == 0 and len(out.split()) >= 4, err
     assert "lipo=2 requested, mean" in err and "(as its surrogate predicts)" in err
     assert "lipo > -2" in err
-    for command in (("grow", "--scaffold", "CC"), ("analogs", "OCCC", "--keep", "skeleton"),
-                    ("analogs", "OCCC", "--similar", 0.1)):  # fmt: skip
+    for command in (("grow", "--scaffold", "CC"), ("analogs", "OCCC", "--similar", 0.1),
+                    ("analogs", "OCCC", "--similar", 0.2, "--keep", "skeleton")):  # fmt: skip
         code, out, err = graphcnf(
             *command, "--model", folder, "-n", 2, "--property", "lipo=2", "--require", "lipo > -9"
         )

@@ -16,9 +16,9 @@ from graphcnf.scripts.cli import app
 
 TEXTS = {
     "accelerator", "added_atoms", "added_rings", "added_rotatable", "alerts", "assignments",
-    "close", "column", "conditions", "decorate", "device", "exclude", "grow", "kinds", "link",
-    "methods", "metrics", "molecule", "names", "properties", "require", "scaffold", "seeds",
-    "similarities", "smarts", "tasks", "wanted",
+    "close", "column", "conditions", "decorate", "device", "exclude", "grow", "kinds", "learn",
+    "link", "methods", "metrics", "molecule", "names", "properties", "require", "routes",
+    "scaffold", "seeds", "similarities", "smarts", "tasks", "wanted",
 }  # fmt: skip
 """Options and arguments of text that name no file, in any command."""
 

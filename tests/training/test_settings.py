@@ -44,7 +44,7 @@ def test_plans_follow_the_number_of_molecules():
     assert (few.steps, many.steps) == (169, 9375)
     assert (few.eval_batches, many.eval_batches, plan(54).eval_batches) == (1, 8, 54)
     assert plan(450, held_out=50, new=True).steps == 506
-    assert few.learning_rate < many.learning_rate == plan(54).learning_rate == 1e-3
+    assert few.learning_rate < many.learning_rate == 1e-3 < plan(54).learning_rate
     # The evaluations end the run; a plan must not.
     assert plan(54).steps == 200
     for settings in (few, many):
