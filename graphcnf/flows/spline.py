@@ -99,20 +99,11 @@ class RationalQuadraticCoupling(Coupling):
         return torch.where(inside, z, x), torch.where(inside, log_slope, 0)
 
     def inverse_elements(self, z, parameters):
-        """Invert `transform_elements`: in a bin, t is the root of a quadratic equation.
-
-        Args:
-            z: transformed channels, ``(B, ..., C)``.
-            parameters: their P parameters each, ``(B, ..., P, C)``.
-
-        Returns:
-            ``x (B, ..., C)``.
-        """
         knots = self._knots(parameters)
         inside = z.abs() < self.bound
         at = self._bin(torch.where(inside, z, 0), knots, knots[1])
         rise = torch.where(inside, z, 0) - at.bottom
-        # a t^2 + b t + c = 0; this form of the root loses no digits where a is small.
+        # In a bin, t is a root of a t^2 + b t + c; this form of it loses no digits where a is small.
         a = at.height * (at.secant - at.slope) + rise * at.bend
         b = at.height * at.slope - rise * at.bend
         c = -at.secant * rise
