@@ -103,7 +103,7 @@ class RationalQuadraticCoupling(Coupling):
         inside = z.abs() < self.bound
         at = self._bin(torch.where(inside, z, 0), knots, knots[1])
         rise = torch.where(inside, z, 0) - at.bottom
-        # In a bin, t is a root of a t^2 + b t + c; this form of it loses no digits where a is small.
+        # t is a root of a t^2 + b t + c; this form of it loses no digits where a is small.
         a = at.height * (at.secant - at.slope) + rise * at.bend
         b = at.height * at.slope - rise * at.bend
         c = -at.secant * rise
