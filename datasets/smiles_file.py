@@ -1,7 +1,8 @@
 """Molecule files of users: .smi, .csv, .sdf, .jsonl, .parquet, plain or gzipped.
 
 A *record* of a file is one molecule with what stands beside it: a line, a row of a table, a mol
-block with its properties, a JSON object.
+block with its properties, a JSON object. The name "-" stands for standard input, whose format is
+told by its content alone.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import hashlib
 import io
 import json
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +24,15 @@ from graphcnf.datasets import MOLECULES, cache
 from graphcnf.datasets.measured import column_values
 from graphcnf.datasets.molecules import MoleculeDataset, cache_path, encode
 from graphcnf.errors import UserError
-from graphcnf.files import NotUnpacked, gunzip, read_file, unpacked_limit, write_file
+from graphcnf.files import (
+    MEMORY_SHARE,
+    NotUnpacked,
+    gunzip,
+    memory,
+    read_file,
+    unpacked_limit,
+    write_file,
+)
 from graphcnf.limits import MAX_NODES
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
 
@@ -39,6 +49,9 @@ SUFFIXES = tuple(
     for packed in ("", ".gz")
 )
 """Endings of molecule files."""
+
+STDIN = "-"
+"""Name of standard input."""
 
 SDF = ("sdf", "sd", "mol")
 
@@ -129,6 +142,7 @@ def load_smiles_file(
     aromatic: bool = True,
     standardize: frozenset[str] | None = None,
     columns: Sequence[str] = (),
+    content: bytes | None = None,
     workers: Workers = None,
 ) -> MoleculeDataset:
     """Load the molecules of a file as graphs, with their stereo marks beside, and cache them.
@@ -141,7 +155,8 @@ def load_smiles_file(
         path: One SMILES per line, alone or before white space (lines that start with # are
             comments), or a table with a header line, separated by commas, tabs or semicolons, whose
             cells hold one SMILES each; also .jsonl, .sdf and .parquet files, as `graphcnf generate`
-            writes them. A CXSMILES extension may follow any SMILES after a blank.
+            writes them; "-" for standard input. A CXSMILES extension may follow any SMILES after a
+            blank.
         column: Column of a table that holds the SMILES; None for the one called "smiles" in any
             case.
         vocabulary: Categories to use, as a trained model's; None to take them from the file.
@@ -153,6 +168,7 @@ def load_smiles_file(
             an empty set molecules are written neutral.
         columns: Names of measured columns (numbers, or empty), which become the `targets` of the
             data set. Several records of one molecule get the mean of their values.
+        content: The file's bytes; None to read them.
         workers: Processes that encode, or a cluster; None for one per core.
 
     Raises:
@@ -160,10 +176,9 @@ def load_smiles_file(
             molecule; or `max_atoms` is out of range.
         UserError: A measured column cannot be learned, see `graphcnf.datasets.measured`.
     """
-    path = Path(path)
     if not 1 <= max_atoms <= MAX_NODES:
         raise ValueError(f"max_atoms must be 1 to {MAX_NODES}, got {max_atoms}")
-    content = _read(path)
+    path, content = _opened(path, content)
     key = (
         READER_VERSION,
         hashlib.sha256(content).hexdigest(),
@@ -258,8 +273,7 @@ def read_smiles(
         ValueError: The file is missing, empty, binary or damaged, lacks the column, or has no
             readable record.
     """
-    path = Path(path)
-    content = _read(path) if content is None else content
+    path, content = _opened(path, content)
     unit, records = _records(path, content, column, others)
     rows = list(records)
     if not rows:
@@ -382,6 +396,25 @@ def _plain(lines: list[str]) -> list[Row]:
     if len(names) == 1 and any(more for _, _, more in rows):
         rows = [(number, smiles, more or {names[0]: None}) for number, smiles, more in rows]
     return rows
+
+
+def read_stdin() -> bytes:
+    """Return all bytes of standard input; `UserError` if it is closed, unreadable or too long."""
+    try:
+        content = sys.stdin.buffer.read(most := memory() // MEMORY_SHARE)
+        if sys.stdin.buffer.read(1):
+            raise UserError(f"standard input holds more than {most:,} bytes: split it")
+        return content
+    except (AttributeError, OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is closed"
+        raise UserError(f"cannot read standard input: {reason}") from None
+
+
+def _opened(path: str | Path, content: bytes | None) -> tuple[Path, bytes]:
+    """Return the name of a file in messages, and its content, which is read unless it is given."""
+    if str(path) == STDIN:
+        return Path("standard input"), read_stdin() if content is None else content
+    return Path(path), _read(Path(path)) if content is None else content
 
 
 def _read(path: Path) -> bytes:

@@ -138,9 +138,9 @@ Cluster = Annotated[
     Role.FILE,
 ]
 RowsOut = Annotated[
-    Path | None, option("File to write: .csv or .json.", show_default="stdout"), Role.OUTPUT
+    Path | None, option("File to write: .csv or .jsonl.", show_default="stdout"), Role.OUTPUT
 ]
-RowsJson = Annotated[bool, option("JSON instead of CSV.", "--json")]
+RowsJson = Annotated[bool, option("One JSON object per line instead of CSV.", "--json")]
 Device = Annotated[str, option("cpu, cuda, cuda:1 ...")]
 Model = Annotated[
     str, option("Shipped weights, or a folder with a model.", metavar="NAME|DIR"), Role.MODEL

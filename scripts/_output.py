@@ -20,7 +20,7 @@ from graphcnf.compute.progress import progress_bar
 from graphcnf.compute.signals import termination_raises
 from graphcnf.errors import UserError, printable
 from graphcnf.evaluation.layout import Column, Row, csv_text, json_text, markdown
-from graphcnf.files import MEMORY_SHARE, memory, output_lock, replacing
+from graphcnf.files import output_lock, replacing
 from graphcnf.sampling.writers import (
     KINDS,
     WRITERS,
@@ -107,6 +107,22 @@ def molecule_kind(out: Path | None, as_json: bool, default: str = "smi") -> str:
     return kind or ("jsonl" if as_json else default)
 
 
+def rows_kind(out: Path | None, as_json: bool, *more: str) -> str:
+    """Return the kind of a file of rows with a molecule each, or of such rows on stdout.
+
+    Args:
+        out: The file; None for stdout.
+        as_json: True if --json is given.
+        *more: Endings that the file may have beside .csv and .jsonl.
+
+    Raises:
+        typer.BadParameter: The file has another ending, or one that contradicts --json.
+        UserError: The file cannot be written.
+    """
+    output_kind(out, ("csv", "jsonl", *more))
+    return molecule_kind(out, as_json, "csv")
+
+
 def check_target(out: Path | None, kind: str, force: bool) -> None:
     """Check that a file of molecules can be written.
 
@@ -182,18 +198,6 @@ def table_kind(
     if flagged and named and flagged != named:
         raise typer.BadParameter(f"--{flagged} does not fit {out}", param_hint="'--out'")
     return flagged or named or kinds[0]
-
-
-def read_stdin() -> bytes:
-    """Return all bytes of standard input; `UserError` if it is closed, unreadable or too long."""
-    try:
-        content = sys.stdin.buffer.read(most := memory() // MEMORY_SHARE)
-        if sys.stdin.buffer.read(1):
-            raise UserError(f"standard input holds more than {most:,} bytes: split it")
-        return content
-    except (AttributeError, OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "it is closed"
-        raise UserError(f"cannot read standard input: {reason}") from None
 
 
 class ReaderGone(Exception):
@@ -361,7 +365,7 @@ def write_table(
     """Write a table to a file or stdout.
 
     Args:
-        kind: "md", "csv" or "json".
+        kind: "md", "csv", "json" for one list, or "jsonl" for an object per line.
         out: The file; None for stdout.
         rows: Values by name, all of which CSV and JSON have.
         columns: Columns of Markdown: a heading, and a function from a row to the text of a cell.
@@ -369,6 +373,8 @@ def write_table(
     """
     if kind == "md":
         text = markdown(rows, columns, notes)
+    elif kind == "jsonl":
+        text = "".join(json_text(row, indent=None) for row in rows)
     else:
         text = json_text(rows) if kind == "json" else csv_text(rows)
     write_text(text, out)

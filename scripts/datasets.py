@@ -29,7 +29,9 @@ ROUND_TRIP = 0.99999
 
 Name = Annotated[
     str,
-    typer.Argument(metavar="|".join([*MOLECULES, "FILE"]), help="A data set, or a file."),
+    typer.Argument(
+        metavar="|".join([*MOLECULES, "FILE"]), help="A data set, or a file; - for stdin."
+    ),
     Role.FILE,
 ]
 Json = Annotated[bool, option("One JSON object.", "--json")]
@@ -158,8 +160,8 @@ def join(
 
 
 def _file(name: str) -> Path:
-    """Return the path of a user's file; `UserError` if it does not exist."""
-    if not Path(name).exists():
+    """Return the path of a user's file, or - of standard input; `UserError` if there is none."""
+    if name != "-" and not Path(name).exists():
         known = ", ".join(MOLECULES)
         raise UserError(f"no data set and no file {name!r}: give {known} or a file of SMILES")
     return Path(name)

@@ -134,8 +134,7 @@ def evaluate(
         if not chosen and reference != "none":
             chosen = tuple(name for name, metric in METRICS.items() if metric.axis)
     # Read all files first, so that errors appear before the long work.
-    content = output.read_stdin() if "-" in files else None
-    records = [Records.read(file, column, content if file == "-" else None) for file in files]
+    records = [Records.read(file, column) for file in files]
     if known is not None and html is None:
         raise typer.BadParameter("--known goes with --html")
     if test is not None and not chosen:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -10,19 +13,26 @@ import typer
 
 from graphcnf.errors import UserError, say
 from graphcnf.evaluation.layout import markdown, text
-from graphcnf.files import expand_user
+from graphcnf.files import claim, expand_user, inside, read_file, write_file
 from graphcnf.limits import MAX_NODES, check_minutes, check_seed
 from graphcnf.scripts import _options as options
 from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import option
 from graphcnf.scripts._output import json_text, write_text
+from graphcnf.training.folder import remove_unused
 from graphcnf.training.settings import apply_overrides
+
+COPY = "molecules.txt"
+"""File in the run's folder with what standard input held."""
 
 
 def finetune(
     file: Annotated[
         Path,
-        typer.Argument(help="Molecules: .smi, .csv, .sdf, .jsonl, .parquet, also .gz."),
+        typer.Argument(
+            help="Molecules: .smi, .csv, .sdf, .jsonl, .parquet, also .gz; - for stdin, of which "
+            "the run keeps a copy."
+        ),
         Role.FILE,
     ],
     column: options.Column = None,
@@ -101,7 +111,9 @@ def finetune(
     for key in config["training"]:
         if key in ("seed", "minutes", *given):
             raise typer.BadParameter(f"{key}: give it as --{key} alone", param_hint="'--set'")
-    out = expand_user(out or Path("runs") / f"finetune-{file.name.partition('.')[0]}")
+    piped = str(file) == "-"
+    name = "stdin" if piped else file.name.partition(".")[0]
+    out = expand_user(out or Path("runs") / f"finetune-{name}")
 
     say("loading data and libraries ...")
     from graphcnf.datasets.smiles_file import load_smiles_file, read_smiles
@@ -111,32 +123,39 @@ def finetune(
 
     features = [*map(has_pattern, smarts or []), *map(has_property, properties or [])]
     flow = MoleculeFlow(options.load_model(weights))
+    content = _piped(out) if piped else None
     states = flow.charge_states if standardize else None
     most = atoms or MAX_NODES
     data = load_smiles_file(
-        file, column=column, standardize=states, max_atoms=most, columns=learn or ()
+        file,
+        column=column,
+        standardize=states,
+        max_atoms=most,
+        columns=learn or (),
+        content=content,
     )
     if atoms and (largest := int(data.graphs.node_counts.max())) < atoms:
         raise UserError(
             f"{file}: the largest molecule has {largest} atoms, not {atoms}: give --atoms "
             f"{largest}, or larger molecules (graphcnf datasets join makes some)"
         )
-    smiles = read_smiles(file, column=column).smiles
+    smiles = read_smiles(file, column=column, content=content).smiles
     marked = flow.stereo is not None
     options.say_deviations(smiles, None if standardize else flow.charge_states, marked=marked)
     if not standardize and any("separate fragments" in s.reason for s in data.skipped):
         say("note: --standardize keeps the largest fragment of salts and mixtures")
-    result = fine_tune(
-        flow,
-        data,
-        out,
-        minutes=minutes,
-        seed=seed,
-        settings={**config["training"], **given},
-        features=features,
-        samples=samples,
-        say=say,
-    )
+    with _kept(content, out):
+        result = fine_tune(
+            flow,
+            data,
+            out,
+            minutes=minutes,
+            seed=seed,
+            settings={**config["training"], **given},
+            features=features,
+            samples=samples,
+            say=say,
+        )
     if result.signal is not None:
         say(f"the same command continues the run in {out}")
         raise typer.Exit(128 + result.signal)
@@ -144,9 +163,47 @@ def finetune(
         say(sentence)
     say(f"model in {out / 'model'}: graphcnf generate --model {out}")
     figures = {**result.figures, "left_out": len(data.skipped)}
-    content = {"weights": weights, "file": str(file), "model": str(out), **figures}
-    write_text(json_text(content), out / "report.json")
-    write_text(json_text(content) if as_json else _table(figures), None)
+    source = out / COPY if piped else file
+    report = {"weights": weights, "file": str(source), "model": str(out), **figures}
+    write_text(json_text(report), out / "report.json")
+    write_text(json_text(report) if as_json else _table(figures), None)
+
+
+def _piped(out: Path) -> bytes:
+    """Return what standard input holds; if that is nothing, the copy in the folder of the run.
+
+    Raises:
+        UserError: The copy differs, so that the run learns from other molecules.
+    """
+    from graphcnf.datasets.smiles_file import read_stdin
+
+    copy = inside(out, COPY)
+    if not copy.exists():
+        return read_stdin()
+    kept = read_file(copy)
+    content = kept if sys.stdin is not None and sys.stdin.isatty() else read_stdin()
+    if content.strip() and content != kept:
+        raise UserError(f"{out} holds a run that learns from other molecules: choose another --out")
+    return kept
+
+
+@contextmanager
+def _kept(content: bytes | None, out: Path) -> Iterator[None]:
+    """Return a context of a run, which begins with a copy of standard input in the run's folder.
+
+    Args:
+        content: What standard input held; None if the molecules come from a file.
+        out: Folder of the run, which is removed if the run is refused.
+    """
+    if content is not None:
+        claim(out, "training")
+        write_file(inside(out, COPY), content)
+    try:
+        yield
+    except UserError:
+        if content is not None:
+            remove_unused(out, COPY)
+        raise
 
 
 def _table(figures: dict) -> str:

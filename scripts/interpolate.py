@@ -15,6 +15,7 @@ from graphcnf.scripts._options import option
 from graphcnf.scripts._output import (
     PICTURES,
     output_kind,
+    rows_kind,
     write_table,
     write_text,
 )
@@ -31,9 +32,10 @@ def interpolate(
     ] = 32,
     out: Annotated[
         Path | None,
-        option("File to write: .csv, .json, or .smi for the molecules.", show_default="stdout"),
+        option("File to write: .csv, .jsonl, or .smi for the molecules.", show_default="stdout"),
         Role.OUTPUT,
     ] = None,
+    as_json: options.RowsJson = False,
     picture: options.Picture = None,
     model: options.Model = "zinc250k",
     seed: options.Seed = 0,
@@ -46,7 +48,7 @@ def interpolate(
     The columns are t from 0 to 1, the SMILES, its similarity to A and to B (Tanimoto, ECFP4) and
     its log-likelihood in nats. Molecules that fail a filter are replaced by blanks.
     """
-    kind = output_kind(out, ("csv", "json", "smi")) or "csv"
+    kind = rows_kind(out, as_json, "smi")
     output_kind(picture, PICTURES, "--picture")
 
     from graphcnf.design.interpolation import interpolate as path_between

@@ -87,6 +87,7 @@ def optimize(
         Role.OUTPUT,
     ] = None,
     force: options.Force = False,
+    as_json: options.RowsJson = False,
     html: options.Html = None,
     known: options.Known = None,
     routes: Annotated[
@@ -111,7 +112,7 @@ def optimize(
     ] = False,
     start: Annotated[
         Path | None,
-        option("File of molecules to score first.", metavar="FILE"),
+        option("File of molecules to score first; - for stdin.", metavar="FILE"),
         Role.FILE,
     ] = None,
     prescreen: Annotated[
@@ -160,7 +161,7 @@ def optimize(
     Every score is stored before the next call. So a killed command can be repeated: it makes no
     call twice, and gives the same molecules as an uninterrupted one.
     """
-    kind = molecule_kind(out, as_json=False, default="csv")
+    kind = molecule_kind(out, as_json, "csv")
     check_target(out, kind, force)
     output_kind(html, ("html",), "--html")
     options.check_cluster_options(cluster, workers, "cpu")

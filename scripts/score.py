@@ -12,7 +12,7 @@ from graphcnf.limits import LARGEST_ORDERS
 from graphcnf.scripts import _options as options
 from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import option
-from graphcnf.scripts._output import read_stdin, table_kind, write_table
+from graphcnf.scripts._output import rows_kind, write_table
 
 
 def score(
@@ -47,14 +47,12 @@ def score(
     order, such as zinc250k-unordered, the figures are those of one labelling of the atoms, while
     generate --likelihood sums over all.
     """
-    kind = table_kind(out, False, as_json, ("csv", "json"))
+    kind = rows_kind(out, as_json)
     options.check_cluster_options(cluster, workers, device)
 
     from graphcnf.datasets.smiles_file import read_smiles
 
-    content = read_stdin() if file == "-" else None
-    shown = "standard input" if file == "-" else file
-    records = read_smiles(shown, column=column, content=content, others=True)
+    records = read_smiles(file, column=column, others=True)
 
     from graphcnf.molecules.molecule_flow import MoleculeFlow
 

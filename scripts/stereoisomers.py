@@ -11,7 +11,7 @@ from graphcnf.errors import say
 from graphcnf.scripts import _options as options
 from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import option
-from graphcnf.scripts._output import check_target, output_kind, table_kind, write_table
+from graphcnf.scripts._output import check_target, output_kind, rows_kind, write_table
 
 DRAWN = 30
 """Largest number of isomers in a picture."""
@@ -41,7 +41,7 @@ def stereoisomers(
     All isomers have the marks of the SMILES. Probabilities are given the graph and these marks, and
     sum to 1 over the fully marked isomers.
     """
-    kind = table_kind(out, False, as_json, ("csv", "json"))
+    kind = rows_kind(out, as_json)
     check_target(out, kind, force)
     output_kind(picture, ("png", "svg"), "--picture")
 

@@ -71,9 +71,9 @@ def csv_text(rows: Sequence[Row]) -> str:
     return buffer.getvalue()
 
 
-def json_text(content: Any) -> str:
-    """Return indented JSON; numbers that are not finite become null."""
-    return json.dumps(_finite(content), indent=2, allow_nan=False) + "\n"
+def json_text(content: Any, indent: int | None = 2) -> str:
+    """Return JSON, in one line if `indent` is None; numbers that are not finite become null."""
+    return json.dumps(_finite(content), indent=indent, allow_nan=False) + "\n"
 
 
 def _plain(value: Any) -> Any:

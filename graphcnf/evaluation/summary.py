@@ -27,7 +27,7 @@ from rdkit import Chem
 from graphcnf.compute.parallel import Cluster, ordered_map
 from graphcnf.compute.progress import progress_bar
 from graphcnf.datasets.molecules import encode
-from graphcnf.datasets.smiles_file import SUFFIXES, FileRecords, NoMolecules, read_smiles
+from graphcnf.datasets.smiles_file import STDIN, SUFFIXES, FileRecords, NoMolecules, read_smiles
 from graphcnf.errors import UserError
 from graphcnf.evaluation.metrics import Statistic
 from graphcnf.evaluation.statistics import SetStatistics, chunk_statistics
@@ -257,20 +257,19 @@ class Records:
     records: FileRecords | None = None
 
     @classmethod
-    def read(cls, file: str, column: str | None = None, content: bytes | None = None) -> Records:
+    def read(cls, file: str, column: str | None = None) -> Records:
         """Read the records of a file, or count the records in the files of a folder.
 
         Args:
             file: File, folder, or "-" for standard input.
             column: Column of SMILES in a table; None for the one called "smiles".
-            content: Bytes of the file or of standard input; None to read the file.
 
         Raises:
             UserError: There are no records.
         """
-        if content is not None or not Path(file).is_dir():
-            file = "standard input" if file == "-" else file
-            records = read_smiles(file, column=column, content=content)
+        if file == STDIN or not Path(file).is_dir():
+            records = read_smiles(file, column=column)
+            file = "standard input" if file == STDIN else file
             return cls(file, [Path(file)], len(records.smiles), column, records)
         parts = sorted(
             part

@@ -23,6 +23,7 @@ from graphcnf.chunks import chunked
 from graphcnf.datasets.cache import cached
 from graphcnf.datasets.molecules import cache_path
 from graphcnf.datasets.sets import TASKS
+from graphcnf.datasets.smiles_file import STDIN
 from graphcnf.errors import UserError, require, suggest
 from graphcnf.files import expand_user
 from graphcnf.graphs.batch import GraphBatch
@@ -298,6 +299,8 @@ def load_molecules(name: str, data: dict[str, Any]) -> MoleculeDataset:
         if not isinstance(path, str) or not path or "\0" in path:
             found = "" if path is None else f", got {path!r}"
             raise UserError(f'[data] needs path = "FILE" (or --set data.path=FILE){found}')
+        if path == STDIN:
+            raise UserError("[data] path: a run that resumes reads its file again, name one, not -")
         known["path"] = call("[data]", expand_user, path, known={})
     loader = datasets.load_smiles_file if name == "smiles_file" else datasets.MOLECULES[name]
     return _loaded(loader, options, **known)

@@ -53,11 +53,18 @@ def run_folder(folder: Path, resume: bool) -> Iterator[None]:
             check_begun(folder, resume)
             yield
     except Exception:
-        if new and {path.name for path in folder.iterdir()} <= {"config.toml", RUN_MARK}:
-            for name in ("config.toml", RUN_MARK):
-                inside(folder, name).unlink(missing_ok=True)
-            folder.rmdir()
+        if new:
+            remove_unused(folder, "config.toml")
         raise
+
+
+def remove_unused(folder: Path, *names: str) -> None:
+    """Remove the folder of a run if it holds nothing but the mark and files with these names."""
+    own = (RUN_MARK, *names)
+    if {path.name for path in folder.iterdir()} <= {*own}:
+        for name in own:
+            inside(folder, name).unlink(missing_ok=True)
+        folder.rmdir()
 
 
 def write_settings(folder: Path, settings: TrainingSettings, tables: dict[str, Any] | None) -> None:

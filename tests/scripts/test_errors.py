@@ -126,7 +126,7 @@ def places(model_folder, surroundings):
         ([*EVALUATE, "--seeds", "1,2", "--seed", "3"], 2, "exclude each other"),
         ([*EVALUATE, "--reference", "words.txt"], 1, "no usable molecule"),
         (["score", "table.csv", "--out", "table.csv"], 2, "is an input file"),
-        (["score", "good.smi", "--json", "--out", "x.csv"], 2, "--json does not fit x.csv"),
+        (["score", "good.smi", "--json", "--out", "x.csv"], 2, "--json writes .jsonl files"),
         (["score", "good.smi", "--cluster", "bad.json"], 1, "not the file of a Dask scheduler"),
         ([*FINETUNE, "--set", "seed=4"], 2, "seed: give it as --seed alone"),
         ([*FINETUNE, "--steps", "2", "--set", "steps=3"], 2, "steps: give it as"),

@@ -14,9 +14,9 @@ def test_every_record_is_a_row(graphcnf, model_folder, zinc_smiles, surroundings
     rows = list(csv.DictReader(io.StringIO(out)))
     assert [r["smiles"] for r in rows] == lines and [r["line"] for r in rows][:2] == ["2", "3"]
     assert all(r["reason"] for r in rows[5:]) and not any(r["log_likelihood"] for r in rows[5:])
-    code, out, _ = graphcnf("score", "x.csv", "--model", model_folder, "--out", "y.json")
+    code, out, _ = graphcnf("score", "x.csv", "--model", model_folder, "--out", "y.jsonl")
     assert code == 0 and not out
-    assert len(json.loads((surroundings / "y.json").read_text())) == len(lines)
+    assert len((surroundings / "y.jsonl").read_text().splitlines()) == len(lines)
 
 
 def test_what_came_in_goes_out_beside_the_figures(graphcnf, model_folder, surroundings):
@@ -32,7 +32,7 @@ def test_what_came_in_goes_out_beside_the_figures(graphcnf, model_folder, surrou
     assert "stereo" not in err and float(rows[1]["stereo"]) < 0 == float(rows[0]["stereo"])
     (surroundings / "x.smi").write_text("CCO ethanol\nCC\n")
     _, out, _ = graphcnf("score", "x.smi", "--json", "--model", model_folder)
-    assert [r["name"] for r in json.loads(out)] == ["ethanol", None]
+    assert [json.loads(line)["name"] for line in out.splitlines()] == ["ethanol", None]
     # What score writes, score reads.
     (surroundings / "y.csv").write_text(graphcnf("score", "x.csv", *arguments)[1])
     _, out, _ = graphcnf("score", "y.csv", "--model", model_folder)
@@ -55,7 +55,7 @@ def test_charges_that_the_training_data_write_otherwise_are_told(graphcnf, surro
 def test_bits_of_one_order_stand_beside_those_of_several(graphcnf, surroundings):
     (surroundings / "x.smi").write_text("CC(=O)Nc1ccc(O)cc1\nC1CC\n")
     one, more = (
-        json.loads(graphcnf("score", "x.smi", "--json", *options)[1])
+        [*map(json.loads, graphcnf("score", "x.smi", "--json", *options)[1].splitlines())]
         for options in ((), ("--orders", 8))
     )
     assert more[0]["bits_per_atom"] < one[0]["bits_per_atom"]

@@ -20,6 +20,7 @@ READERS = {
     "reference": ("evaluate", "{molecules}", "--reference", "{file}"),
     "test": ("evaluate", "{molecules}", "--reference", "{molecules}", "--metrics", "snn",
              "--test", "{file}"),
+    "finetune": ("finetune", "{file}", "--weights", "{model}", "--steps", "1", "-n", "0"),
     "train": ("train", "{preset}", "--set", "data.path={file}", "--out", "run"),
 }  # fmt: skip
 """Commands that read molecules."""
@@ -151,7 +152,7 @@ def data_file_cases(seed: int) -> Iterator[Case]:
                              ("long", "x" * 300), ("inside", "{molecules}/x.smi"),
                              ("latin", "\udcff.smi")):  # fmt: skip
             yield Case(f"{reader} {label}", tuple(a.replace("{file}", place) for a in arguments))
-    for command in SCORED:
+    for command in (*SCORED, "info", "prepare", "reference", "test", "finetune"):
         line = tuple(a.replace("{file}", "-") for a in READERS[command])
         for name in ("empty.smi", "blank.smi", "binary.smi", "zeros.smi", "utf16.smi",
                      "cut.csv.gz", "text.parquet"):  # fmt: skip

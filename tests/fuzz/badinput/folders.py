@@ -208,7 +208,7 @@ def _set_entry(config: dict, share: float, value: Any) -> None:
 
 WRITERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "score": (".csv", ("score", "{molecules}", "--model", "{model}", "--out")),
-    "score json": (".json", ("score", "{molecules}", "--model", "{model}", "--out")),
+    "score json": (".jsonl", ("score", "{molecules}", "--model", "{model}", "--out")),
     "evaluate": (".md", ("evaluate", "{molecules}", "--reference", "none", "--out")),
     "evaluate json": (".json", ("evaluate", "{molecules}", "--reference", "none", "--out")),
     "evaluate html": (".html", ("evaluate", "{molecules}", "--reference", "none", "--html")),
