@@ -32,6 +32,7 @@ BUILT_ON = {
     "images": {"baselines"},  # models of images alone
     "datasets": {"evaluation", "training"},
     "sampling": {"evaluation"},
+    "exchange": {"discrete"},
     "training": {"discrete"},
 }
 """Wings that need a wing, directly or through another one."""

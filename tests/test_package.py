@@ -27,6 +27,7 @@ CORE = {
 # Wings, and the wings that each may import beside the core.
 WINGS = {
     "compute": set(),
+    "exchange": set(),
     "stereo": set(),
     "design": {"stereo"},
     "images": {"compute"},
@@ -35,13 +36,14 @@ WINGS = {
     "sampling": {"compute"},
     "evaluation": {"compute", "sampling", "datasets", "stereo"},
     "training": {"compute", "datasets"},
-    "discrete": {"compute", "training"},
+    "discrete": {"compute", "exchange", "training"},
     "optimization": {"compute", "stereo", "design"},
 }
 # Files that use wings which may be absent, and import them inside functions.
 LATE = {
     "graphcnf/chunks.py": {"compute"},
-    "graphcnf/molecules/molecule_flow.py": {"design", "stereo"},
+    "graphcnf/graphs/batch.py": {"exchange"},
+    "graphcnf/molecules/molecule_flow.py": {"design", "exchange", "stereo"},
     "graphcnf/molecules/standardize.py": {"stereo"},
     "graphcnf/training/experiments.py": {"discrete", "images", "stereo"},
     "graphcnf/training/finetuning.py": {"design"},

@@ -19,7 +19,7 @@ from torch import nn
 
 from graphcnf.arguments import check
 from graphcnf.discrete.adapters import Adapter, Reasons, SequenceAdapter, from_json, to_json
-from graphcnf.discrete.graph_adapter import GraphAdapter
+from graphcnf.discrete.graph_adapter import GraphAdapter, graphs_in
 from graphcnf.discrete.rows import Rows
 from graphcnf.discrete.table_adapter import TableAdapter
 from graphcnf.errors import UserError
@@ -88,8 +88,8 @@ class CategoricalModel(nn.Module):
       category; in other columns, a missing entry is marginalised;
     - a list of strings, or of lists or tuples of hashable symbols. The density includes the length;
     - an integer array (N, D) of numpy or torch;
-    - a list of `nx.Graph` or `torch_geometric.data.Data` with labels. They must be connected,
-      unless `network` is `{"architecture": "growth"}`.
+    - a list of `nx.Graph` or `torch_geometric.data.Data` with labels, or a `Batch` or `Dataset` of
+      the latter. They must be connected, unless `network` is `{"architecture": "growth"}`.
 
     Args:
         **options: Arguments of `fit`.
@@ -151,7 +151,7 @@ class CategoricalModel(nn.Module):
             UserError: if a model cannot take such data; the message says what to do.
         """
         labels = {"node_label": node_label, "edge_label": edge_label}
-        return cls._build(x, seed, 0.0, network, bins=bins, **labels)[0]
+        return cls._build(graphs_in(x), seed, 0.0, network, bins=bins, **labels)[0]
 
     @_Fit
     @learning()
@@ -196,6 +196,7 @@ class CategoricalModel(nn.Module):
         """
         if y is not None:
             raise UserError("y must be None: make the target a column of x")
+        x = graphs_in(x)
         if not isinstance(network, Mapping | None):
             raise UserError(f'network must be a dict, {{"width": 64}}, got {network!r}')
         for_adapter = {name: options.pop(name) for name in ADAPTER_OPTIONS if name in options}

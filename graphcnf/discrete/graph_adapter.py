@@ -11,10 +11,12 @@ from typing import Any
 import networkx as nx
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from graphcnf.chunks import chunked
 from graphcnf.discrete.adapters import Adapter, Reasons, Vocabulary, distinct
 from graphcnf.errors import UserError
+from graphcnf.exchange.pyg import data_of, is_one_hot, listed
 from graphcnf.graphs.batch import BATCH, GraphBatch, PackedGraphs
 from graphcnf.graphs.building import model_class, model_for_graphs
 from graphcnf.graphs.graph_model import GraphModel
@@ -29,6 +31,9 @@ MAX_LABELS = 255
 NETWORK = {"width": 96, "layers": 3, "head_width": 64, "table_rows": 1024}
 """Default sizes of a `PathNetwork`, smaller than for molecules."""
 
+ONE_HOT = "one-hot "
+"""Beginning of the form of labels that are vectors, before their length."""
+
 Triple = tuple[list, list, list]
 """A graph: node labels, edges as pairs of node numbers, edge labels."""
 
@@ -42,7 +47,8 @@ class GraphAdapter(Adapter):
         edges: Edge labels.
         source: "networkx" or "data" (torch-geometric).
         names: For networkx, the attributes with the labels of nodes and of edges; for Data, the
-            dimensions of `x` and of `edge_attr`; None for missing labels.
+            dimensions of `x` and of `edge_attr`, or "one-hot C" for vectors (n, C); None for
+            missing labels.
         architecture: Name of the graph model.
         numbering: What `order_check` returned when the model was fitted, which tells versions of
             igraph with other canonical orders apart.
@@ -94,7 +100,7 @@ class GraphAdapter(Adapter):
         """Return the adapter for a list of graphs, at least one.
 
         Args:
-            graphs: The graphs, all `nx.Graph` or all `torch_geometric.data.Data`.
+            graphs: The graphs, all `nx.Graph` or all `torch_geometric.data.Data`; also a `Batch`.
             node_label: Attribute of networkx with a node's label; None if there is at most one.
             edge_label: Attribute of networkx with an edge's label; None if there is at most one.
             architecture: Name of the graph model.
@@ -104,6 +110,7 @@ class GraphAdapter(Adapter):
                 which none was chosen.
         """
         names: list[Any]
+        graphs = graphs_in(graphs)
         if isinstance(graphs[0], nx.Graph):
             known = [graph for graph in graphs if isinstance(graph, nx.Graph)]
             names = [
@@ -115,7 +122,7 @@ class GraphAdapter(Adapter):
             if node_label or edge_label:
                 raise UserError("node_label and edge_label are for networkx; Data has x, edge_attr")
             names = [
-                next((t.dim() for g in graphs if (t := getattr(g, name, None)) is not None), None)
+                next((_form(t) for g in graphs if (t := getattr(g, name, None)) is not None), None)
                 for name in ("x", "edge_attr")
             ]
             source = "data"
@@ -132,6 +139,7 @@ class GraphAdapter(Adapter):
         Raises:
             UserError: if `graphs` is no list, or a graph is of another type or lacks a label.
         """
+        graphs = graphs_in(graphs)
         if not isinstance(graphs, list | tuple):
             wanted = "nx.Graph" if self.source == "networkx" else "torch_geometric.data.Data"
             raise UserError(f"got a {type(graphs).__name__}; this model takes a list of {wanted}")
@@ -307,18 +315,32 @@ class GraphAdapter(Adapter):
         return graph
 
     def _to_data(self, nodes: list, edges: np.ndarray, labels: list):
-        data = PackedGraphs.from_lists([(nodes, edges, labels)])[0]
+        data = data_of(nodes, edges, labels)
         for name, axes in zip(("x", "edge_attr"), self.names, strict=True):
             if axes is None:
                 del data[name]
             elif axes == 2:
                 data[name] = data[name][:, None]
+            elif isinstance(axes, str):
+                data[name] = F.one_hot(data[name], int(axes.removeprefix(ONE_HOT))).float()
         if self.names[0] is None:
             data.num_nodes = len(nodes)
         return data
 
     def __str__(self) -> str:
         return f"graphs of {len(self.nodes)} node and {len(self.edges)} edge labels"
+
+
+def graphs_in(graphs: Any) -> Any:
+    """Return the graphs of a `Batch` or `Dataset` of torch-geometric as a list, others as given."""
+    from torch_geometric.data import Batch, Dataset
+
+    return listed(graphs) if isinstance(graphs, Batch | Dataset) else graphs
+
+
+def _form(values: torch.Tensor) -> int | str:
+    """Return the number of dimensions of labels, or "one-hot C" for vectors (n, C)."""
+    return f"{ONE_HOT}{values.shape[1]}" if is_one_hot(values) else values.dim()
 
 
 def _reason(error: Exception) -> str:

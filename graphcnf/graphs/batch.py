@@ -106,11 +106,9 @@ class PackedGraphs:
 
         Node categories are in `x` (n,), those of edges in `edge_attr` (2 m,), both long.
         """
-        from torch_geometric.data import Data
+        from graphcnf.exchange.pyg import data_of
 
-        types, edges, kinds = (torch.from_numpy(a.astype(np.int64)) for a in self.graph(k))
-        both = torch.cat([edges, edges.flip(1)]).t().contiguous()
-        return Data(x=types, edge_index=both, edge_attr=torch.cat([kinds, kinds]))
+        return data_of(*self.graph(k))
 
     def subset(self, indices) -> PackedGraphs:
         """Return some of the graphs, in the order of `indices`.
@@ -168,30 +166,10 @@ class PackedGraphs:
 
     @classmethod
     def from_data(cls, data: Iterable) -> PackedGraphs:
-        """Pack graphs of `torch_geometric`.
+        """Pack graphs of `torch_geometric`; see `graphcnf.exchange.pyg.from_pyg`."""
+        from graphcnf.exchange.pyg import from_pyg
 
-        Args:
-            data: `torch_geometric.data.Data` objects with the node categories in `x` (n,) or (n, 1)
-                and the edge categories in `edge_attr` (edges,) or (edges, 1); without `edge_attr`
-                every edge has category 0. Each edge is given in one direction or in both.
-
-        Raises:
-            ValueError: for attributes that are missing or of other shapes, and as in `from_lists`.
-        """
-        graphs = []
-        for d in data:
-            edges = d.edge_index.t().cpu().numpy()
-            kinds = torch.zeros(len(edges)) if d.edge_attr is None else d.edge_attr
-            for what, values in (("x", d.x), ("edge_attr", kinds)):
-                if values is None:
-                    raise ValueError(f"{what} is missing")
-                if values.dim() > 2 or (values.dim() == 2 and values.shape[1] != 1):
-                    raise ValueError(
-                        f"{what} must be a list of categories, got shape {tuple(values.shape)}; "
-                        "take argmax(-1) of one-hot rows"
-                    )
-            graphs.append((d.x.flatten().cpu(), edges, kinds.flatten().cpu()))
-        return cls.from_lists(graphs)
+        return from_pyg(data)
 
     @classmethod
     def concatenate(cls, parts: Sequence[PackedGraphs]) -> PackedGraphs:
@@ -391,6 +369,12 @@ class GraphBatch:
             edges=np.stack([i, j], 1).astype(np.uint8),
             edge_types=(lower[graph, i, j] - 1).astype(np.uint8),
         )
+
+    def to_pyg(self) -> list:
+        """Return the graphs as `torch_geometric.data.Data`; see `graphcnf.exchange.pyg.to_pyg`."""
+        from graphcnf.exchange.pyg import to_pyg
+
+        return to_pyg(self.to_packed())
 
 
 def check_latents(latents: Any, wanted: Latents, mask: Tensor) -> None:

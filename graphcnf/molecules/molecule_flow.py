@@ -75,6 +75,12 @@ class MoleculeSample(Sequence):
         valid = [s is not None for s in self.smiles]
         return pd.DataFrame({"record": range(len(self)), "smiles": self.smiles, "valid": valid})
 
+    def to_pyg(self) -> list:
+        """Return the molecules as `torch_geometric.data.Data` with categories and `smiles`."""
+        from graphcnf.exchange.pyg import to_pyg
+
+        return to_pyg(self.graphs, self.smiles)
+
     def _repr_html_(self) -> str:
         from graphcnf.molecules.drawing import draw_svg
 

@@ -1,0 +1,1 @@
+"""Graphs and molecules in the types of other libraries: PyTorch Geometric and networkx."""

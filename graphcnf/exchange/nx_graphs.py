@@ -1,0 +1,88 @@
+"""Graphs and molecules of networkx.
+
+Nodes and edges have one attribute, `LABEL`: a category, or of a molecule its name in the vocabulary
+("C", "N+", "n"; "SINGLE", "AROMATIC_DOUBLE").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import networkx as nx
+
+from graphcnf.errors import UserError
+from graphcnf.graphs.batch import PackedGraphs
+
+if TYPE_CHECKING:
+    from graphcnf.molecules.vocabulary import MoleculeVocabulary
+
+LABEL = "label"
+"""Attribute of nodes and of edges."""
+
+
+def to_networkx(graphs: PackedGraphs, vocabulary: MoleculeVocabulary | None = None) -> list:
+    """Return graphs as `nx.Graph`, with nodes 0, 1, ... in their order.
+
+    Args:
+        graphs: The graphs.
+        vocabulary: Names of the categories; None for their numbers.
+    """
+    found = []
+    for k in range(len(graphs)):
+        nodes, edges, kinds = (array.tolist() for array in graphs.graph(k))
+        graph = nx.Graph()
+        for node, category in enumerate(nodes):
+            name = category if vocabulary is None else vocabulary.atom_labels[category]
+            graph.add_node(node, **{LABEL: name})
+        for (i, j), category in zip(edges, kinds, strict=True):
+            name = category if vocabulary is None else vocabulary.bonds[category]
+            graph.add_edge(j, i, **{LABEL: name})
+        found.append(graph)
+    return found
+
+
+def from_networkx(
+    graphs: Iterable[nx.Graph], vocabulary: MoleculeVocabulary | None = None
+) -> PackedGraphs:
+    """Pack graphs that `to_networkx` returned, or others with the attribute `LABEL`.
+
+    Args:
+        graphs: The graphs; their nodes keep their order. Without an attribute, every node or edge
+            has category 0, which molecules must not lack.
+        vocabulary: Names of the categories; None if the attribute holds their numbers.
+
+    Raises:
+        UserError: A graph is directed or a multigraph, or a name is not in the vocabulary.
+        ValueError: as in `PackedGraphs.from_lists`.
+    """
+    known: Sequence[Any] = (None, None)
+    if vocabulary is not None:
+        names = vocabulary.atom_labels, vocabulary.bonds
+        known = [{name: k for k, name in enumerate(part)} for part in names]
+    return PackedGraphs.from_lists(_lists(number, g, *known) for number, g in enumerate(graphs))
+
+
+def _lists(number: int, graph: nx.Graph, atoms: dict | None, bonds: dict | None) -> tuple:
+    """Return node categories, edges and edge categories of graph `number`.
+
+    Args:
+        number: Number of the graph, for messages.
+        graph: The graph.
+        atoms: Category of each name of a node; None if names are categories.
+        bonds: Category of each name of an edge, or None.
+    """
+    if graph.is_directed() or graph.is_multigraph():
+        raise UserError(f"graph {number} must be a nx.Graph, got a {type(graph).__name__}")
+    places = {node: k for k, node in enumerate(graph)}
+    nodes = [_category(number, name, atoms) for _, name in graph.nodes(data=LABEL, default=0)]
+    edges = list(graph.edges(data=LABEL, default=0))
+    kinds = [_category(number, name, bonds) for _, _, name in edges]
+    return nodes, [(places[u], places[v]) for u, v, _ in edges], kinds
+
+
+def _category(number: int, name: Any, known: dict | None) -> Any:
+    """Return the category with a name in graph `number`; `UserError` if there is none."""
+    if known is not None and name not in known:
+        raise UserError(f"graph {number} has the label {name!r}; known are {', '.join(known)}")
+    return name if known is None else known[name]

@@ -1,0 +1,157 @@
+"""Graphs and molecules of PyTorch Geometric (PyG).
+
+PyG's graph is a `Data`: `x` has a row for each node, `edge_index` (2, E) the edges, as a rule each
+in both directions, and `edge_attr` a row for each column of `edge_index`. *Categories* are rows
+that hold one number, (n,) or (n, 1), or one-hot vectors, (n, C). *Molecular features* are those of
+`torch_geometric.utils.from_smiles`, which data sets such as MoleculeNet have: nine numbers for an
+atom, the first of them its atomic number, and three for a bond.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from graphcnf.errors import UserError
+from graphcnf.graphs.batch import PackedGraphs
+
+if TYPE_CHECKING:
+    from torch_geometric.data import Data
+
+    from graphcnf.molecules.vocabulary import MoleculeVocabulary
+
+FEATURES = 9, 3
+"""Molecular features of an atom and of a bond."""
+
+
+def listed(data: Iterable) -> list[Data]:
+    """Return the graphs of a list, a `Batch` or a `Dataset` of PyG as a list."""
+    from torch_geometric.data import Batch
+
+    return data.to_data_list() if isinstance(data, Batch) else list(data)
+
+
+def categories(what: str, values: Tensor | None) -> np.ndarray:
+    """Return the category of each row, (n,).
+
+    Args:
+        what: Name of the attribute, for messages.
+        values: The attribute: (n,) or (n, 1) numbers, or (n, C) one-hot vectors.
+
+    Raises:
+        ValueError: if it is missing or of another shape.
+    """
+    if values is None:
+        raise ValueError(f"{what} is missing")
+    if is_one_hot(values):
+        return values.argmax(-1).cpu().numpy()
+    if values.dim() > 2 or (values.dim() == 2 and values.shape[1] != 1):
+        raise ValueError(
+            f"{what} must be a list of categories or one-hot rows, got shape {tuple(values.shape)}"
+        )
+    return values.flatten().cpu().numpy()
+
+
+def is_one_hot(values: Tensor) -> bool:
+    """Return True for rows (n, C) with a single 1 and zeros, C > 1."""
+    wide = values.dim() == 2 and values.shape[1] > 1
+    return wide and bool(
+        ((values == 1).sum(1) == 1).all() and ((values == 0) | (values == 1)).all()
+    )
+
+
+def from_pyg(data: Iterable) -> PackedGraphs:
+    """Pack graphs of PyG.
+
+    Args:
+        data: List, `Batch` or `Dataset` of `Data` with categories in `x` and `edge_attr`; without
+            `edge_attr` every edge has category 0. Each edge is given in one direction or in both.
+
+    Raises:
+        ValueError: for attributes that are missing or of other shapes, and as in
+            `PackedGraphs.from_lists`.
+    """
+    graphs = []
+    for d in listed(data):
+        edges = d.edge_index.t().cpu().numpy()
+        kinds = torch.zeros(len(edges)) if d.edge_attr is None else d.edge_attr
+        graphs.append((categories("x", d.x), edges, categories("edge_attr", kinds)))
+    return PackedGraphs.from_lists(graphs)
+
+
+def to_pyg(graphs: PackedGraphs, smiles: Sequence[str | None] | None = None) -> list[Data]:
+    """Return graphs as `Data`, each as `data_of` returns it.
+
+    Args:
+        graphs: The graphs.
+        smiles: SMILES of each graph, for the attribute `smiles`; None for no such attribute.
+    """
+    found = [data_of(*graphs.graph(k)) for k in range(len(graphs))]
+    for data, text in zip(found, smiles or (), strict=smiles is not None):
+        data.smiles = text
+    return found
+
+
+def data_of(nodes: ArrayLike, edges: ArrayLike, kinds: ArrayLike) -> Data:
+    """Return a graph as `Data`, with both directions of every edge.
+
+    Args:
+        nodes: Node categories (n,), which become `x`, long.
+        edges: Pairs of node numbers (m, 2), each edge once.
+        kinds: Edge categories (m,), which become `edge_attr` (2 m,), long.
+    """
+    from torch_geometric.data import Data
+
+    arrays = (np.asarray(array, np.int64) for array in (nodes, edges, kinds))
+    types, pairs, labels = map(torch.from_numpy, arrays)
+    both = torch.cat([pairs, pairs.flip(1)]).t().contiguous()
+    return Data(x=types, edge_index=both, edge_attr=torch.cat([labels, labels]))
+
+
+def smiles_of(data: Iterable, vocabulary: MoleculeVocabulary | None = None) -> list[str | None]:
+    """Return the SMILES of molecules of PyG, None for those that are no valid molecule.
+
+    They are read from the attribute `smiles`, or else from the molecular features, or else from
+    categories.
+
+    Args:
+        data: List, `Batch` or `Dataset` of `Data`.
+        vocabulary: Meaning of categories in `x` and `edge_attr`, such as that of a `MoleculeFlow`;
+            None if there are none.
+
+    Raises:
+        UserError: A graph has none of the three.
+    """
+    return [_smiles(number, d, vocabulary) for number, d in enumerate(listed(data))]
+
+
+def _smiles(number: int, data: Data, vocabulary: MoleculeVocabulary | None) -> str | None:
+    """Return the SMILES of graph `number`; arguments otherwise as in `smiles_of`."""
+    from rdkit.Chem import MolSanitizeException
+    from torch_geometric.utils import to_smiles
+
+    from graphcnf.molecules.codec import quiet
+    from graphcnf.molecules.validity import strict_smiles
+
+    if isinstance(getattr(data, "smiles", None), str):
+        return data.smiles
+    widths = tuple(0 if t is None or t.dim() < 2 else t.shape[1] for t in (data.x, data.edge_attr))
+    try:
+        if widths == FEATURES and not is_one_hot(data.x):
+            with quiet():
+                return to_smiles(data)
+        if vocabulary is not None:
+            return strict_smiles(from_pyg([data]), vocabulary)[0]
+    except MolSanitizeException:
+        return None
+    except (IndexError, KeyError, RuntimeError, ValueError) as error:
+        raise UserError(f"graph {number} is no molecule: {error}") from None
+    raise UserError(
+        f"graph {number} has no attribute smiles and no features of from_smiles: give the "
+        "vocabulary of its categories"
+    )
