@@ -132,6 +132,7 @@ class Adapter:
             Where the adapter has an attribute with the name of the first, a saved flow must have
             the same value.
         evaluations: Number of evaluations in a run with a time budget.
+        scored: Items that an evaluation scores at a time, unless training batches are larger.
     """
 
     kind: ClassVar[str]
@@ -147,6 +148,7 @@ class Adapter:
     }
     fixed: ClassVar[tuple[str, ...]]
     evaluations: ClassVar[int] = 12
+    scored: ClassVar[int] = 1
 
     @property
     def arguments(self) -> tuple:

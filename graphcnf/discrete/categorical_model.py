@@ -607,11 +607,12 @@ def experiment_of(
 
     def eval_batches():
         begin, number = time.process_time(), 0
-        for start in range(0, len(test), batch_size):
+        size = max(batch_size, adapter.scored)
+        for start in range(0, len(test), size):
             spent = time.process_time() - begin
             if number == counts[0] if counts else number and spent > seconds:
                 break
-            yield adapter.batch(data, test[start : start + batch_size])
+            yield adapter.batch(data, test[start : start + size])
             number += 1
         counts[:] = counts or [number]
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from graphcnf.categorical.autoregressive import AutoregressiveFlow, Network, Step, find_interval
 from graphcnf.categorical.categorical_flow import check_rows
+from graphcnf.discrete.contexts import GAIN
 from graphcnf.discrete.counts import (
     LARGEST_PAIRS,
     ColumnCounts,
@@ -32,7 +33,7 @@ from graphcnf.discrete.counts import (
 )
 from graphcnf.discrete.rows import Rows, build_network, loss_of
 from graphcnf.flows.transform import Context, with_mask
-from graphcnf.limits import Range, check_temperature
+from graphcnf.limits import check_temperature
 from graphcnf.pretrained import Pretrained
 from graphcnf.torch_state import evaluated
 
@@ -47,6 +48,12 @@ SHARES = (0.001, 0.999)
 
 CHUNK = 1024
 """Rows that are scored at a time to weigh a mixture."""
+
+FREE = 0.25
+"""Share of the training steps in which the perceptron without masks is trained, too."""
+
+SUBSETS = 4
+"""Random sets of known columns for each row by which the perceptron without masks is weighed."""
 
 
 @dataclass(frozen=True)
@@ -103,11 +110,13 @@ class Perceptron(nn.Module):
         divided: True if some categories are bins.
 
     Attributes:
+        share: Weight of this perceptron in a mixture with the regression, by column, (N,).
         seen: 1 where the hidden unit depends on the slot, else 0, (S, width).
         told: 1 where the slot's logit depends on the hidden unit, else 0, (S, width).
         earlier: 1 where the second slot's logit depends on the first slot, else 0, (S, S).
     """
 
+    share: Tensor
     seen: Tensor
     told: Tensor
     earlier: Tensor
@@ -129,6 +138,7 @@ class Perceptron(nn.Module):
         self.offset = nn.Parameter(torch.zeros(total))
         paired = total if total <= LARGEST_PAIRS else 0
         self.direct = nn.Parameter(torch.zeros(paired, paired))
+        self.register_buffer("share", torch.ones(columns))
         self.divided = divided
         if divided:
             self.slope = nn.Parameter(torch.empty(total, width).uniform_(-1, 1) * total**-0.5)
@@ -190,13 +200,14 @@ def mixture(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
     return torch.logaddexp(share.log() + first, torch.log1p(-share) + second)
 
 
-def best_share(gain: Tensor, prior: Tensor | None = None) -> Tensor:
+def best_share(gain: Tensor, counts: Tensor, prior: Tensor | None = None) -> Tensor:
     """Choose the weight of the first of two densities in their mixture, most likely for data.
 
     By expectation and maximisation.
 
     Args:
         gain: Log-probabilities by the first density minus those by the second, (M, N) nats.
+        counts: Which of them count, (M, N) bool.
         prior: A common weight of N columns: each gets a weight of its own, as if `PRIOR` further
             rows had the common one. None for one weight of all.
 
@@ -205,13 +216,29 @@ def best_share(gain: Tensor, prior: Tensor | None = None) -> Tensor:
     """
     share = gain.new_tensor(0.5) if prior is None else prior.expand(gain.shape[1])
     for _ in range(ITERATIONS):
-        taken = torch.sigmoid(torch.logit(share) + gain)
+        taken = torch.sigmoid(torch.logit(share) + gain) * counts
         if prior is None:
-            share = taken.mean().clamp(*SHARES)
+            share = (taken.sum() / counts.sum()).clamp(*SHARES)
         else:
-            share = (taken.sum(0) + PRIOR * prior) / (len(gain) + PRIOR)
+            share = (taken.sum(0) + PRIOR * prior) / (counts.sum(0) + PRIOR)
             share = share.clamp(*SHARES)
     return share
+
+
+def best_shares(gain: Tensor, counts: Tensor) -> Tensor:
+    """Choose the weights of the first of two densities in a mixture for each column.
+
+    Args:
+        gain: Log-probabilities by the first density minus those by the second, (M, N) nats.
+        counts: Which of them count, (M, N) bool.
+
+    Returns:
+        (N,); the least weight for all if the mixture gains less than `GAIN` nats over the second
+        density, which chance may do.
+    """
+    share = best_share(gain, counts, best_share(gain, counts))
+    gained = mixture(gain, torch.zeros_like(gain), share) * counts
+    return share if gained.sum() >= GAIN else torch.full_like(share, SHARES[0])
 
 
 class ColumnMLP(Network):
@@ -220,9 +247,10 @@ class ColumnMLP(Network):
     In `order`, that is if the known columns are exactly those before the next one, they are a
     mixture of two densities, with a weight for each column: counts given the parents of the column
     (`Counts`) times a masked autoencoder (`ordered`, see `Perceptron`), and the same counts times
-    the ridge regression. One pass gives those of all columns. With any other known columns they are
-    the counts given the known parents, times a perceptron without masks (`free`), a pass for each
-    column. Untrained, the network is in `order` the density of counts and regression.
+    the ridge regression. One pass gives those of all columns. With any other known columns, counts
+    are given the known parents, the perceptron has no masks (`free`), the regression has half of
+    its weights in both directions, and every column takes a pass. Untrained, the network is the
+    density of counts and regression.
 
     Where categories are bins of numbers, the place u has the density 1 + s (2 u - 1), with
     -1 < s < 1 from the hidden units (a monotone quadratic map of the uniform density; Mueller et
@@ -235,7 +263,6 @@ class ColumnMLP(Network):
         counts: The "order" of the columns, and "parents", "factors" and "sizes", arguments of
             `ColumnCounts`.
         width: Hidden units of each perceptron.
-        dropout: Share of the known categories that training leaves out.
 
     Attributes:
         slot: Slot of each category of each column, (N, C) long.
@@ -245,8 +272,6 @@ class ColumnMLP(Network):
         tree: Pointwise mutual information of the counts, to which the direct weights of `free` are
             added, (S, S).
         weights: Weights of the regression, (S, S).
-        share: Weight of the autoencoder in the mixture, by column, (N,); the rest is that of the
-            regression.
         parts: The argument `parts`, (S,) long.
 
     Raises:
@@ -259,7 +284,6 @@ class ColumnMLP(Network):
     rank: Tensor
     tree: Tensor
     weights: Tensor
-    share: Tensor
     parts: Tensor
 
     def __init__(
@@ -269,7 +293,6 @@ class ColumnMLP(Network):
         counts: Mapping[str, Any],
         parts: Sequence[int] | None = None,
         width: int = 512,
-        dropout: Annotated[float, Range(0, 1)] = 0.1,
     ):
         super().__init__()
         known = torch.tensor(cardinalities)
@@ -278,11 +301,8 @@ class ColumnMLP(Network):
         order, *own = (counts[name] for name in ("order", "parents", "factors", "sizes"))
         if sorted(order) != list(range(len(known))):
             raise ValueError(f"order must have each of {len(known)} columns once, got {order}")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
         self.columns, self.cardinalities, total = len(known), [int(known.max())], int(known.sum())
         self.counts = ColumnCounts(cardinalities, *own)
-        self.dropout = nn.Dropout(dropout)
         number = torch.arange(self.cardinalities[0])
         slot = (known.cumsum(0) - known)[:, None] + number.minimum(known[:, None] - 1)
         self.register_buffer("slot", slot, persistent=False)
@@ -299,7 +319,6 @@ class ColumnMLP(Network):
         self.free = Perceptron(owner, width, None, self.divided)
         self.register_buffer("tree", torch.zeros_like(self.free.direct))
         self.register_buffer("weights", torch.zeros_like(self.free.direct))
-        self.register_buffer("share", torch.ones(self.columns))
 
     @torch.no_grad()
     def start_from(self, counts: Counts, regression: bool = True) -> None:
@@ -340,24 +359,26 @@ class ColumnMLP(Network):
             rank = rank + self.columns * ~given
         return rank.argsort(1)
 
-    def inputs(self, x: Tensor, context: ColumnContext) -> Inputs:
+    def inputs(self, x: Tensor, context: ColumnContext, start: Tensor | None = None) -> Inputs:
         """Return what the perceptrons take of rows.
 
         Args:
             x: Categories, (B, N): integers, or floats k + u, where u is the place of a number in
                 bin k; arbitrary where masked.
             context: Mask and orders, as `ColumnContext.of` returns them.
+            start: Log-probabilities of all categories by counts in `order`, (B, S) nats; None to
+                look them up.
         """
         assert context.order is not None
         x, place = split(torch.where(context.mask, x, 0))
         column, rank = torch.arange(self.columns, device=x.device), context.order.argsort(1)
         number = self.slot[column, x]
         if not self.divided:
-            return Inputs(x, number, torch.zeros_like(place), rank)
+            return Inputs(x, number, torch.zeros_like(place), rank, start)
         parts = self.parts[number]
         middle = ((place * parts).floor() + 0.5) / parts.clamp(min=1)
         shift = torch.where(parts > 1, middle, place) - 0.5
-        return Inputs(x, number, torch.where(parts == 1, 0.0, shift), rank)
+        return Inputs(x, number, torch.where(parts == 1, 0.0, shift), rank, start)
 
     def in_order(self, rows: Inputs) -> tuple[Tensor, Tensor, Tensor]:
         """Evaluate counts and autoencoder for all columns, each given those before it in `order`.
@@ -369,13 +390,16 @@ class ColumnMLP(Network):
             Log-probabilities of all categories by counts, and by counts and autoencoder, (B, S)
             nats each; and slopes of the density of places, (B, S).
         """
-        start = self.counts(rows.x, self.rank[None], counted=self.training).to(self.share)
-        known = self.dropout(torch.ones_like(rows.shift, dtype=start.dtype))
+        start = rows.start
+        if start is None:
+            start = self.counts(rows.x, self.rank[None], counted=self.training)
+        start = start.to(self.ordered.share)
+        known = torch.ones_like(rows.shift, dtype=start.dtype)
         h = self.ordered.hidden(rows.number, known, rows.shift)
         logits = start + self.ordered(h, rows.number, known)
         return start, normalised(logits, self.counts.owner), self.ordered.tilts(h)
 
-    def given_any(self, rows: Inputs, known: Tensor) -> tuple[Tensor, Tensor]:
+    def given_any(self, rows: Inputs, known: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Evaluate counts and the perceptron `free`, given the same known columns for all others.
 
         Args:
@@ -383,52 +407,72 @@ class ColumnMLP(Network):
             known: Known columns, (B, N) bool; what is returned for them means nothing.
 
         Returns:
-            Log-probabilities of all categories, (B, S) nats; and slopes of the density of places,
-            (B, S).
+            Log-probabilities of all categories by counts, and by counts and perceptron, (B, S) nats
+            each; and slopes of the density of places, (B, S).
         """
-        start = self.counts(rows.x, (~known).long(), counted=self.training).to(self.share)
-        seen = known.to(start.dtype)
-        if self.tree.numel():
-            start = start + weighted_sum(self.tree, rows.number, seen)
-        seen = self.dropout(seen)
+        start = self.counts(rows.x, (~known).long(), counted=self.training)
+        seen = known.to(self.free.share)
+        start = start.to(seen)
         h = self.free.hidden(rows.number, seen, rows.shift)
         logits = start + self.free(h, rows.number, seen)
-        return normalised(logits, self.counts.owner), self.free.tilts(h)
+        if self.tree.numel():
+            logits = logits + weighted_sum(self.tree, rows.number, seen)
+        return start, normalised(logits, self.counts.owner), self.free.tilts(h)
 
     def mixed(
-        self, log_p: Tensor, start: Tensor, rows: Inputs, slots: slice = slice(None)
+        self,
+        log_p: Tensor,
+        start: Tensor,
+        rows: Inputs,
+        slots: slice = slice(None),
+        known: Tensor | None = None,
     ) -> Tensor:
-        """Mix the autoencoder's probabilities with those of counts and regression.
+        """Mix a perceptron's probabilities with those of counts and regression.
 
         Args:
-            log_p: Log-probabilities by counts and autoencoder, (B, C) nats.
+            log_p: Log-probabilities by counts and perceptron, (B, C) nats.
             start: Log-probabilities by counts, (B, C) nats.
             rows: The rows.
             slots: The C slots; all by default.
+            known: 1 for known columns, else 0, (B, N), if the perceptron is `free`; None if it is
+                `ordered`.
 
         Returns:
             Logarithm of the weighted mean, (B, C) nats.
         """
-        if (self.share == 1).all():
+        share = (self.ordered if known is None else self.free).share
+        if (share == 1).all():
             return log_p
-        linear = self.regressed(start, rows, slots)
-        return mixture(log_p, linear, self.share[self.counts.owner[slots]])
+        linear = self.regressed(start, rows, slots, known)
+        return mixture(log_p, linear, share[self.counts.owner[slots]])
 
-    def regressed(self, start: Tensor, rows: Inputs, slots: slice = slice(None)) -> Tensor:
+    def regressed(
+        self,
+        start: Tensor,
+        rows: Inputs,
+        slots: slice = slice(None),
+        known: Tensor | None = None,
+    ) -> Tensor:
         """Add the regression to the log-probabilities of C categories by counts.
 
         Args:
             start: Log-probabilities by counts, (B, C) nats.
             rows: The rows.
             slots: The C slots, of one column or of all.
+            known: 1 for known columns, else 0, (B, N); None if they are those before the column in
+                `order`.
 
         Returns:
             (B, C) nats.
         """
         if not self.weights.numel():
             return start
-        every, owner = torch.ones_like(rows.shift), self.counts.owner[slots]
-        linear = weighted_sum(self.weights[:, slots], rows.number, every)
+        weights, owner = self.weights[:, slots], self.counts.owner[slots]
+        if known is None:
+            known = torch.ones_like(rows.shift)
+        else:
+            weights = (weights + self.weights[slots].T) / 2 + self.tree[:, slots]
+        linear = weighted_sum(weights, rows.number, known)
         return normalised(start + linear, owner - owner[0])
 
     def direct(self, rank: Tensor) -> Tensor:
@@ -457,7 +501,7 @@ class ColumnMLP(Network):
             density of places, (B, C).
         """
         slots = slice(int(self.slot[k, 0]), int(self.slot[k, -1]) + 1)
-        log_p = self.share.new_zeros(len(rows.x), slots.stop - slots.start)
+        log_p = self.free.share.new_zeros(len(rows.x), slots.stop - slots.start)
         tilts = torch.zeros_like(log_p)
         direct = self.direct(rows.rank)[:, k]
         for chosen, net in ((direct, self.ordered), (~direct, self.free)):
@@ -470,8 +514,8 @@ class ColumnMLP(Network):
             logits = start + net(h, part.number, known, slots)
             if net is self.free and self.tree.numel():
                 logits = logits + weighted_sum(self.tree[:, slots], part.number, known)
-            own = logits.log_softmax(-1)
-            log_p[chosen] = own if net is self.free else self.mixed(own, start, part, slots)
+            seen = known if net is self.free else None
+            log_p[chosen] = self.mixed(logits.log_softmax(-1), start, part, slots, seen)
             tilts[chosen] = net.tilts(h, slots)
         return log_p, tilts
 
@@ -535,15 +579,18 @@ class Inputs:
         shift: Places in them, counted from the middle, (B, N) float64; 0 where places do not
             matter.
         rank: Place of each column in the order of its row, (B, N) long.
+        start: Log-probabilities of all categories by counts in the network's order, (B, S) nats;
+            None if they have to be looked up.
     """
 
     x: Tensor
     number: Tensor
     shift: Tensor
     rank: Tensor
+    start: Tensor | None = None
 
     def __getitem__(self, chosen) -> Inputs:
-        """Return the rows that indices or a mask select."""
+        """Return the rows that indices or a mask select, without `start`."""
         parts = (self.x, self.number, self.shift, self.rank)
         return Inputs(*(part[chosen] for part in parts))
 
@@ -585,7 +632,7 @@ class ColumnState:
         column = self.order[:, self.number]
         self.rows = batch[self.mask[batch, column]]
         column, inputs = column[self.rows], net.inputs(self.x, self.context)[self.rows]
-        logits = net.share.new_full((len(column), net.possible.shape[1]), -math.inf)
+        logits = net.free.share.new_full((len(column), net.possible.shape[1]), -math.inf)
         tilts = torch.zeros_like(logits)
         for k in column.unique().tolist():
             own = column == k
@@ -637,7 +684,6 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
         parts: Number of different places in each category of all columns in turn: 1 if the category
             is no bin, 0 if any place is possible; None if no category is a bin.
         width: Hidden units of each perceptron.
-        dropout: Share of the known categories that training leaves out.
 
     Attributes:
         config: Arguments of the constructor, JSON.
@@ -654,7 +700,6 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
         counts: dict[str, Any],
         parts: list[int] | None = None,
         width: int = 512,
-        dropout: Annotated[float, Range(0, 1)] = 0.1,
     ):
         config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__(build_network(ColumnMLP, config), single=True)
@@ -666,37 +711,60 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
         self.config["counts"] = counts.arguments
         self.network.start_from(counts, regression)
 
-    def _components(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def _components(self, batch: Rows) -> tuple[Tensor, Tensor]:
         """Return what is mixed: log-probabilities of each column in the network's order.
 
         Args:
-            x: Categories, (B, N): integers, or floats k + u.
-            mask: True, (B, N).
+            batch: B rows without masked entries.
 
         Returns:
             By counts and autoencoder, and by counts and regression, (B, N) nats each; both include
             the density of places.
         """
-        rows = self.network.inputs(x, ColumnContext.of(Context(mask), self.network))
-        start, log_p, tilts = self.network.in_order(rows)
-        linear = self.network.regressed(start, rows)
+        network, x = self.network, batch.values
+        rows = network.inputs(x, ColumnContext.of(Context(batch.mask), network), batch.start)
+        start, log_p, tilts = network.in_order(rows)
+        linear = network.regressed(start, rows)
+        return self._own(x, log_p, tilts), self._own(x, linear, tilts)
+
+    def _components_of_any(self, batch: Rows, known: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what is mixed: log-probabilities of each column given any known columns.
+
+        Args:
+            batch: B rows without masked entries.
+            known: Known columns, (B, N) bool; what is returned for them means nothing.
+
+        Returns:
+            By counts and perceptron, and by counts and regression, as `_components`.
+        """
+        network, x = self.network, batch.values
+        rows = network.inputs(x, ColumnContext.of(Context(batch.mask), network))
+        start, log_p, tilts = network.given_any(rows, known)
+        linear = network.regressed(start, rows, known=known.to(start))
         return self._own(x, log_p, tilts), self._own(x, linear, tilts)
 
     @torch.no_grad()
     @evaluated
     def weigh(self, batch: Rows) -> None:
-        """Choose the weights of the network's mixture by rows that it has not learned from.
+        """Choose the weights of the network's mixtures by rows that it has not learned from.
 
         Args:
             batch: The rows; those with masked entries are left out.
         """
-        batch, nats = batch[batch.mask.all(1)], []
-        for part in (batch[k : k + CHUNK].to(self.device) for k in range(0, len(batch), CHUNK)):
-            first, second = self._components(part.values, part.mask)
-            nats.append(first - second)
-        if nats:
-            gain = torch.cat(nats)
-            self.network.share.copy_(best_share(gain, best_share(gain)))
+        batch = batch[batch.mask.all(1)]
+        parts = [batch[k : k + CHUNK].to(self.device) for k in range(0, len(batch), CHUNK)]
+        if not parts:
+            return
+        gain = torch.cat([torch.sub(*self._components(part)) for part in parts])
+        self.network.ordered.share.copy_(best_shares(gain, torch.ones_like(gain)))
+        gains, unknown = [], []
+        with torch.random.fork_rng([]):
+            torch.manual_seed(0)
+            for part in parts * SUBSETS:
+                known = random_columns(part.mask)
+                gains.append(torch.sub(*self._components_of_any(part, known)))
+                unknown.append(~known)
+        self.network.free.share.copy_(best_shares(torch.cat(gains), torch.cat(unknown)))
 
     @evaluated
     def log_prob(self, x, context: Context = Context(), *, samples: int = 1) -> Tensor:
@@ -846,10 +914,12 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
     def training_loss(self, batch: Rows, *, beta: float = 1.0):
         """Return the loss of a batch, and metrics.
 
-        In training mode it is that of the network's autoencoder, not of the mixture, plus that of
-        its perceptron `free`: the other columns given a random subset of random size, weighted so
-        that the mean is -log p in a random order. Otherwise it is that of the density; before
-        `weigh` has been called, of a mixture whose weight is the best one for the batch.
+        In training mode it is that of the network's autoencoder, not of the mixture. In some of
+        the steps, the share `FREE`, the perceptron `free` gets gradients as well, without a change
+        of the value: those of -log p of the other columns given a random subset of random size,
+        weighted so that the mean is -log p in a random order. In evaluation mode the loss is that
+        of the density; before `weigh` has been called, of a mixture whose weight is the best one
+        for the batch.
 
         Args:
             batch: The rows.
@@ -860,19 +930,36 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
             "bits_per_variable" and "bits_per_row", as pairs (sum, number).
         """
         x, mask, network = batch.values, batch.mask, self.network
-        if not self.training and (network.share < 1).any() or not (mask.all() or self.training):
+        whole = bool(mask.all())
+        if not self.training and ((network.ordered.share < 1).any() or not whole):
             return loss_of(self.nats(x, Context(mask)).sum(1), mask)
         if not self.training:
-            first, second = self._components(x, mask)
-            share = best_share((first - second).detach())
+            first, second = self._components(batch)
+            share = best_share((first - second).detach(), mask)
             return loss_of(mixture(first, second, share).sum(1), mask)
-        rows = network.inputs(x, ColumnContext.of(Context(mask), network))
+        rows = network.inputs(x, ColumnContext.of(Context(mask), network), batch.start)
         _, log_p, tilts = network.in_order(rows)
-        learned = mask & network.direct(rows.rank)
+        learned = mask if whole else mask & network.direct(rows.rank)
         loss, metrics = loss_of((self._own(x, log_p, tilts) * learned).sum(1), mask)
-        place = (torch.rand(mask.shape, device=x.device) + ~mask).argsort(1).argsort(1)
-        sizes = mask.sum(1, keepdim=True)
-        count = (torch.rand_like(sizes, dtype=torch.float) * sizes).long()
-        own = self._own(x, *network.given_any(rows, place < count))
-        own = own * (mask & (place >= count)) * sizes / (sizes - count)
-        return loss - own.sum() / mask.sum(), metrics
+        if torch.rand(()) >= FREE:
+            return loss, metrics
+        known = random_columns(mask)
+        own = self._own(x, *network.given_any(rows, known)[1:])
+        unknown = mask & ~known
+        own = own * unknown * mask.sum(1, keepdim=True) / unknown.sum(1, keepdim=True)
+        further = -own.sum() / mask.sum()
+        return loss + further - further.detach(), metrics
+
+
+def random_columns(mask: Tensor) -> Tensor:
+    """Draw a random subset of the columns of each row, from none to all but one.
+
+    Args:
+        mask: Columns to choose from, (B, N) bool, one or more of each row.
+
+    Returns:
+        (B, N) bool; all sizes of a subset are equally likely.
+    """
+    place = (torch.rand(mask.shape, device=mask.device) + ~mask).argsort(1).argsort(1)
+    sizes = mask.sum(1, keepdim=True)
+    return place < (torch.rand_like(sizes, dtype=torch.float) * sizes).long()

@@ -223,6 +223,25 @@ class Counts:
         arguments = {"parents": self.parents, "factors": self.factors}
         return {"order": self.order.tolist(), **arguments, "sizes": self.columns.counts.sizes}
 
+    def starts(self, x: Tensor, counted: np.ndarray) -> Tensor:
+        """Return the log-probabilities of the categories of all columns by counts, in `order`.
+
+        Args:
+            x: Categories, (M, N) long.
+            counted: Indices of the rows that have been counted, each of which is left out of its
+                own counts.
+
+        Returns:
+            (M, S) nats in float32.
+        """
+        rank = torch.from_numpy(self.order.argsort())[None]
+        found = torch.empty(len(x), len(self.columns.owner))
+        is_counted = np.isin(np.arange(len(x)), counted)
+        for own in (True, False):
+            for rows in torch.from_numpy(np.flatnonzero(is_counted == own)).split(CHUNK):
+                found[rows] = self.columns(x[rows], rank, counted=own).float()
+        return found
+
     @classmethod
     def of(cls, x: np.ndarray, cardinalities: Sequence[int], like: Counts | None = None) -> Counts:
         """Fit counts and regression to rows.
@@ -429,9 +448,7 @@ class _Regression:
         x = x[: _regressed(sizes)]
         self.column = torch.arange(len(sizes)).repeat_interleave(torch.from_numpy(sizes))
         rows, rank = torch.from_numpy(x), torch.from_numpy(counts.order.argsort())
-        self.start = torch.cat(
-            [counts.columns(part, rank[None], counted=counted) for part in rows.split(CHUNK)]
-        )
+        self.start = counts.starts(rows, np.arange(len(rows) if counted else 0))
         self.slots = rows + torch.from_numpy(sizes.cumsum() - sizes)
         earlier = rank[self.column][:, None] < rank[self.column]
         self.earlier = earlier.to(self.start)  # products with bool are slow

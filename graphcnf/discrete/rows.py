@@ -9,7 +9,7 @@ data (`ContextCounts`), are a first guess, to which the network adds.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -249,10 +249,13 @@ class Rows:
     Attributes:
         values: Categories, (B, L) long; 0 where masked.
         mask: Real positions, (B, L) bool; those of a sequence come first.
+        start: For rows of a table that are trained on, the log-probabilities of all categories by
+            counts in the order of the network, (B, S) nats; None if they have to be looked up.
     """
 
     values: Tensor
     mask: Tensor
+    start: Tensor | None = None
 
     @classmethod
     def of(cls, rows: Sequence[Sequence[int]]) -> Rows:
@@ -273,7 +276,7 @@ class Rows:
 
     def __getitem__(self, chosen) -> Rows:
         """Return the rows that a slice, indices or a mask selects."""
-        return Rows(self.values[chosen], self.mask[chosen])
+        return self._each(lambda part: part[chosen])
 
     def cut(self) -> Rows:
         """Return the rows without trailing positions that are padding in all of them."""
@@ -281,8 +284,12 @@ class Rows:
         return Rows(self.values[:, :longest], self.mask[:, :longest])
 
     def to(self, device) -> Rows:
-        """Return the rows with both tensors on a device."""
-        return Rows(self.values.to(device), self.mask.to(device))
+        """Return the rows with all tensors on a device."""
+        return self._each(lambda part: part.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Rows:
+        start = None if self.start is None else change(self.start)
+        return Rows(change(self.values), change(self.mask), start)
 
 
 class RowFlow(Pretrained, AutoregressiveFlow):

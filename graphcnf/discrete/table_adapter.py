@@ -25,10 +25,13 @@ MAX_CATEGORIES = 1000
 """Largest number of categories of a column; rare values beyond it share one."""
 
 MANY = 2000
-"""With more training rows, batches are larger."""
+"""With more training rows, batches and learning rate are larger."""
 
 SCORED = 256
 """Rows that are scored at a time."""
+
+LARGEST_STARTS = 50_000_000
+"""Largest number of log-probabilities by counts that are kept during training, 200 MB."""
 
 TRIES = 64
 """Draws of a row, at most, to fill its missing entries with their joint distribution."""
@@ -232,10 +235,12 @@ class TableAdapter(Adapter):
         "weight_decay": 0.1,
         "warmup_steps": 0,
         "decay_fraction": 0.5,
+        "gradient_clip": 5.0,
         "tolerance": 0.001,
         "ema_horizon": 50.0,
     }
     evaluations = 60  # the best weights of a small table come within seconds
+    scored = 1024
 
     columns: list[Column]
     array: str | None = None
@@ -369,7 +374,7 @@ class TableAdapter(Adapter):
     def build(self, rows, chosen, /, **network):
         """Return an untrained flow, whose density is that of counts of the training rows.
 
-        The adapter keeps the counts in `counts`, for `finish`, and chooses the batch size.
+        The adapter keeps the counts in `counts`, for `finish`, and chooses settings of training.
 
         Args:
             rows: All encoded rows.
@@ -378,11 +383,14 @@ class TableAdapter(Adapter):
         """
         parts = [n for column in self.columns for n in column.parts]
         if len(chosen) > MANY:
-            self.settings = {**self.settings, "batch_size": 128}  # type: ignore[misc]
+            larger = {"batch_size": 128, "learning_rate": 4e-3}
+            self.settings = {**self.settings, **larger}  # type: ignore[misc]
         placed = any(column.rare for column in self.columns) or set(parts) != {1}
         own: dict[str, Any] = {"parts": parts} if placed else {}
         x = rows.values.numpy()[chosen].astype(int)
         self.counts = Counts.of(x, self.cardinalities)
+        if len(rows) * sum(self.cardinalities) <= LARGEST_STARTS:
+            rows.start = self.counts.starts(rows.values.long(), chosen)
         flow = ColumnFlow(self.cardinalities, counts=self.counts.arguments, **own, **network)
         flow.start_from(self.counts)
         return flow

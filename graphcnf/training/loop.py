@@ -2,7 +2,7 @@
 
 A *run* is one training of a model in a folder; it may be stopped at any moment and resumed. Its
 *budget* is a number of minutes or steps, or both. A *step* changes the weights by one batch. What
-is evaluated and saved is not these weights but their moving *average* (`moving_average`). An
+is evaluated and saved is not these weights but their moving *average* (`MovingAverage`). An
 *evaluation* scores held-out batches; its *headline* is the metric by which evaluations are
 compared. A *row* is a line of the log and of `metrics.csv`. A run may have several processes, of
 which the first (`is_main`) alone writes files and messages.
@@ -55,7 +55,7 @@ from graphcnf.training.identity import (
     run_identity,
     settings_identity,
 )
-from graphcnf.training.optimizers import moving_average, optimizers_of, restore
+from graphcnf.training.optimizers import MovingAverage, optimizers_of, restore
 from graphcnf.training.processes import launch
 from graphcnf.training.settings import Batch, Experiment, Trainable, TrainingSettings, is_main
 
@@ -213,6 +213,17 @@ def detached(value: Any) -> Any:
     return value.detach() if isinstance(value, Tensor) else value
 
 
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seed torch's random generators of the CPU and of a device.
+
+    `torch.manual_seed` would seed those of all other devices as well, for three milliseconds.
+    """
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
+
+
 def check_model(model: Any) -> None:
     """Raise `UserError` unless a model is a torch module with the method `training_loss`."""
     name = type(model).__name__
@@ -357,7 +368,7 @@ class Run:
         self.steppers = optimizers_of(self.model, settings)
         groups = [group for stepper in self.steppers for group in stepper.param_groups]
         self.trainable = [p for group in groups for p in group["params"]]
-        self.average = moving_average(self.objective, settings.ema_horizon)
+        self.average = MovingAverage(self.objective, settings.ema_horizon)
         self.averaged: Any = self.average.module.model
         self.best_model: Any = self.averaged if self.best is None else copy.deepcopy(self.averaged)
         seed = settings.seed * 1009 + fabric.global_rank * 7919 + at.step
@@ -700,7 +711,7 @@ class Run:
                 if number % world == self.fabric.global_rank:
                     check_batch(batch)
                     key = np.random.SeedSequence((self.settings.seed, number))
-                    torch.manual_seed(int(key.generate_state(1)[0]))
+                    seed_generators(int(key.generate_state(1)[0]), device)
                     loss, metrics = self.average.module(batch.to(device), 1.0, device)
                     add(sums, {"loss": (loss, 1.0), **metrics})
         return means(sum_over_processes(sums))

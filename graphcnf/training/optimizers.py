@@ -102,24 +102,40 @@ def restore(optimizers: list[torch.optim.Optimizer], states: list[dict]) -> None
             group["weight_decay"] = decay
 
 
-def moving_average(model: nn.Module, horizon: float) -> AveragedModel:
-    """Return a copy of a model for the moving average `a <- d a + (1 - d) w` of its weights w.
+class MovingAverage(AveragedModel):
+    """Copy of a model, in evaluation mode, for the moving average of its weights w.
+
+        a <- d a + (1 - d) w
 
     The decay of update t = 0, 1, ... is `d = min(1 - 1 / horizon, t / (t + 9))`: the first update
-    copies the weights, and early averages are over about the last tenth of the steps so far. The
-    method `update_parameters(model)` of the result makes an update.
+    copies the weights, and early averages are over about the last tenth of the steps so far.
 
     Args:
-        model: the model.
+        model: the model, whose parameters and buffers stay the same objects.
         horizon: steps over which the weights are averaged.
     """
 
-    @torch.no_grad()
-    def update(average, weights, updates) -> None:
-        decay = min(1.0 - 1.0 / horizon, int(updates) / (int(updates) + 9.0))
-        torch._foreach_lerp_(average, weights, 1 - decay)
+    def __init__(self, model: nn.Module, horizon: float):
+        super().__init__(model)
+        self.horizon = horizon
+        self.weights: list[list[Tensor]] = [[*part.parameters()] for part in (self.module, model)]
+        self.kept = list(zip(self.module.buffers(), model.buffers(), strict=True))
+        self.versions = [-1] * len(self.kept)
+        self.eval()
 
-    return AveragedModel(model, multi_avg_fn=update).eval()
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Average the weights, and copy the buffers that have changed since the last update."""
+        updates = int(self.n_averaged)
+        decay = min(1.0 - 1.0 / self.horizon, updates / (updates + 9.0))
+        own_weights, weights = self.weights
+        torch._foreach_lerp_(own_weights, weights, 1 - decay)
+        for k, (own, buffer) in enumerate(self.kept):
+            # They may be large, and most never change.
+            if buffer._version != self.versions[k]:
+                own.copy_(buffer)
+                self.versions[k] = buffer._version
+        self.n_averaged += 1
 
 
 class Muon(torch.optim.Optimizer):

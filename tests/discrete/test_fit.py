@@ -14,7 +14,7 @@ from graphcnf.discrete.table_scores import ngram_distance, pair_distances, total
 from graphcnf.errors import UserError
 
 SMALL = {"width": 16, "layers": 1, "heads": 2, "dropout": 0.0}
-TABLE = {"width": 16, "dropout": 0.0}
+TABLE = {"width": 16}
 
 
 def dependent(rows, seed=0):
@@ -34,7 +34,7 @@ def test_dependencies_are_learned_and_the_run_is_silent(capsys):
     distance = pair_distances(drawn, dependent(2000, seed=1))
     shuffled = data.assign(b=data["b"].sample(frac=1, random_state=0).values)
     assert distance.max() < 0.06 < 0.3 < pair_distances(shuffled, data).max()
-    assert ((drawn["a"] != drawn["b"]) == drawn["c"]).mean() > 0.98
+    assert ((drawn["a"] != drawn["b"]) == drawn["c"]).mean() > 0.97
     assert model.flow.metadata["training"]["held_out"]["bits_per_row"] < 2.3  # the truth: 2.05
 
 
@@ -147,15 +147,13 @@ def test_a_loop_of_ones_own(data, kind):
     model = CategoricalModel.for_data(data, **network)
     optimizer = torch.optim.Adam(model.parameters(), 0.01)
     losses = []
-    # The loss of tables is random: that of columns given a random subset of the others.
-    steps = 60 if kind in ("table", "array", "tensor") else 8
-    for _ in range(steps):
+    for _ in range(8):
         loss, metrics = model.training_loss(data)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert np.mean(losses[-steps // 4 :]) < np.mean(losses[: steps // 4])
+    assert np.mean(losses[-2:]) < np.mean(losses[:2])
     total, count = next(iter(metrics.values()))
     assert float(total / count) > 0
 

@@ -16,9 +16,9 @@ from graphcnf.training.checkpoint import (
 )
 from graphcnf.training.history import History, MetricsFile
 from graphcnf.training.optimizers import (
+    MovingAverage,
     Muon,
     hidden_matrices,
-    moving_average,
     optimizers_of,
     orthogonal,
 )
@@ -83,7 +83,7 @@ def test_what_muon_takes():
 
 def test_moving_average_formula():
     module = nn.Linear(3, 2).double()
-    average = moving_average(module, horizon=4)
+    average = MovingAverage(module, horizon=4)
     expected = [p.detach().clone() for p in module.parameters()]
     for t in range(40):
         with torch.no_grad():
