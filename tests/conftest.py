@@ -86,6 +86,22 @@ def zinc_smiles():
     return random.Random(0).sample(lines, 800) + rare[:50]
 
 
+@pytest.fixture(scope="session")
+def data(zinc_smiles):
+    """300 of them as a data set."""
+    from graphcnf.datasets.molecules import encode
+
+    return encode("zinc250k", zinc_smiles[:300])
+
+
+@pytest.fixture(scope="module")
+def flow(data):
+    """A small model of molecules, away from its initialisation."""
+    from small_molecules import small_flow
+
+    return small_flow(data)
+
+
 @pytest.fixture
 def small_zinc(tmp_path, monkeypatch, zinc_smiles):
     """ZINC250k with these rows alone."""

@@ -1,6 +1,6 @@
 """One linker at all attachments of a fragment: it is there, and the weights undo the force."""
 
-from itertools import combinations, permutations
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -9,33 +9,17 @@ from small_graphs import build_model
 
 from graphcnf.design.linked import LinkedFragment
 from graphcnf.design.particles import MANY_RINGS, ParticleSampler
-from graphcnf.graphs import GraphBatch, PackedGraphs
+from graphcnf.graphs import GraphBatch
 
 NODES = 6
 
 
-def numbered():
-    """The edges of every depth-first numbered connected graph of `NODES` nodes."""
-    found = [([], [0])]
-    for node in range(1, NODES):
-        found = [
-            (edges + [(node, near) for near in (parent, *far)], [*path[: k + 1], node])
-            for edges, path in found
-            for k, parent in enumerate(path)
-            for closures in range(min(k, 2) + 1)
-            for far in combinations(path[:k], closures)
-        ]
-    return [edges for edges, _ in found]
-
-
 @pytest.fixture(scope="module")
-def every():
+def every(every_graph):
     """A model of nodes and edges of one category; its graphs, and their probabilities."""
-    packed = PackedGraphs.from_lists(([0] * NODES, e, [0] * len(e)) for e in numbered())
-    model, batch = (
-        build_model(packed, node_categories=1, edge_categories=1),
-        GraphBatch.collate(packed),
-    )
+    packed = every_graph(NODES, closures=2)
+    model = build_model(packed, node_categories=1, edge_categories=1)
+    batch = GraphBatch.collate(packed)
     with torch.no_grad():
         probabilities = model.log_prob(batch).double().exp().numpy()
     assert probabilities.sum() == pytest.approx(1, abs=1e-3)

@@ -21,16 +21,13 @@ def families(seed: int) -> list[list]:
     from badinput.commandlines import command_line_cases
     from badinput.configurations import configuration_cases
     from badinput.datafiles import data_file_cases
-    from badinput.folders import damage_cases, place_cases, state_cases
-    from badinput.overwriting import output_cases, pruned_cases
-    from badinput.scores import score_cases
+    from badinput.folders import damage_cases, place_cases, pruned_cases, state_cases
     from badinput.texts import escape_cases, stream_cases
 
     known: set[str] = set()
     found = []
     for family in (command_line_cases, configuration_cases, data_file_cases, damage_cases,
-                   escape_cases, stream_cases, place_cases, state_cases, output_cases,
-                   pruned_cases, score_cases):  # fmt: skip
+                   escape_cases, stream_cases, place_cases, state_cases, pruned_cases):  # fmt: skip
         cases = {c.name.encode("ascii", "backslashreplace").decode(): c for c in family(seed)}
         found.append([case for name, case in cases.items() if name not in known])
         known |= cases.keys()
@@ -38,10 +35,7 @@ def families(seed: int) -> list[list]:
 
 
 def pytest_generate_tests(metafunc):
-    """One test per case, one per command that is given good input, one per surprise in it."""
-    from badinput.scores import HARMLESS
-    from torch_states import STATES
-
+    """One test per case, and one per command that is given good input."""
     play_all = metafunc.config.getoption("fuzz_all", False)
     if "path" in metafunc.fixturenames:
         from badinput.commandlines import USUAL
@@ -49,9 +43,6 @@ def pytest_generate_tests(metafunc):
         # Other tests play the commands, too: every run of the tests needs it no second time.
         chosen = list(USUAL) if play_all else list(USUAL)[:1]
         metafunc.parametrize("path", chosen, ids=" ".join)
-    for name, found in (("harmless", HARMLESS), ("state", STATES)):
-        if name in metafunc.fixturenames:
-            metafunc.parametrize(name, list(found) if play_all else list(found)[:1])
     if "case" not in metafunc.fixturenames:
         return
     drawn = families(metafunc.config.getoption("fuzz_seed", SEED))

@@ -8,14 +8,10 @@ import io
 import time
 
 import pytest
-import torch
 from badinput import stage as stages
 from badinput.case import REFUSED, Case, verdict, written
 from badinput.commandlines import USUAL
 from badinput.datafiles import BAD_RECORDS, READERS, SCORED, cut_records
-from badinput.scores import HARMLESS, PLAIN
-from badinput.texts import SCORING
-from torch_states import STATES, default
 
 
 def test_bad_input_is_refused(stage, case, record_property):
@@ -28,30 +24,6 @@ def test_good_input_is_taken(stage, path):
     """What the cases change is right before: it is the change that is refused."""
     outcome = stage.play(Case(" ".join(path), (*path, *USUAL[path])))
     assert outcome.code == 0, outcome
-
-
-def test_what_a_score_does_beside_changes_no_output(stage, harmless):
-    found = []
-    small = ("--budget", "6", "--set", "first=3", "--set", "batch=3", "--set", "every=1")
-    for code in (PLAIN, HARMLESS[harmless]):
-        case = Case(harmless, (*SCORING, *small), prepare=written("mine.py", code))
-        with default(torch.float32), torch.enable_grad():
-            outcome = stage.play(case)
-        assert outcome.code == 0 and not outcome.crash, outcome
-        found.append(outcome.stdout)
-    assert found[0] == found[1] and len(found[0].splitlines()) == 7
-    to_file = Case(harmless, (*case.arguments, "--out", "x.csv"), prepare=case.prepare)
-    with default(torch.float32), torch.enable_grad():
-        assert stage.play(to_file).changed and (stage.work / "x.csv").read_text() == found[0]
-
-
-def test_what_others_have_set_in_torch_changes_no_output(stage, state):
-    for command in ("generate", "score"):
-        case = Case(command, (command, *USUAL[(command,)]))
-        usual = stage.play(case)
-        with STATES[state]():
-            outcome = stage.play(case)
-        assert (outcome.code, outcome.stdout, outcome.crash) == (0, usual.stdout, ""), outcome
 
 
 @pytest.mark.parametrize("kind", BAD_RECORDS)

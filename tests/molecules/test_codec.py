@@ -66,7 +66,7 @@ def test_molecules_come_back(zinc_smiles, vocabulary):
 
 def test_one_molecule_is_one_graph_whatever_its_atom_order(zinc_smiles, vocabulary):
     shuffle = random.Random(1)
-    for smiles in zinc_smiles:
+    for smiles in zinc_smiles[::3]:
         mol = parse(smiles)
         if canonical_smiles(mol) == PHOSPHINE_OXIDE:
             continue
@@ -84,7 +84,7 @@ def test_stereo_isotopes_and_atom_numbers_do_not_matter(vocabulary):
 
 def test_numbering_is_depth_first_and_closes_a_ring_before_its_branches(zinc_smiles, vocabulary):
     sizes = set()
-    for smiles in zinc_smiles:
+    for smiles in zinc_smiles[::2]:
         if canonical_smiles(parse(smiles)) == PHOSPHINE_OXIDE:
             continue
         types, edges, bonds = molecule_to_graph(smiles, vocabulary)

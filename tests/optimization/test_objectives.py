@@ -90,10 +90,22 @@ def test_a_wrong_mean_is_one_clear_line():
         Goal([{"score": "qed"}], mean=[1])
 
 
-def test_a_file_of_a_score_that_ends_python_is_one_line(tmp_path):
-    (tmp_path / "mine.py").write_text("raise SystemExit(0)\n")
-    with pytest.raises(UserError, match="mine.py: SystemExit: 0"):
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("raise SystemExit(0)", "mine.py: SystemExit: 0"),
+        (
+            "class E(BaseException):\n    def __str__(self):\n        raise self\nraise E",
+            "mine.py: E",
+        ),
+        ("raise ValueError('a\\nb' * 10_000)", "mine.py: ValueError: a"),
+    ],
+)
+def test_a_file_of_a_score_that_fails_is_one_line(tmp_path, code, message):
+    (tmp_path / "mine.py").write_text(code + "\n")
+    with pytest.raises(UserError, match=message) as caught:
         Goal.of(f"{tmp_path}/mine.py:score")
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 1000
 
 
 def test_a_file_of_a_score_imports_from_its_folder_at_any_time(tmp_path, monkeypatch):

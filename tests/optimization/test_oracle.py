@@ -83,31 +83,27 @@ def test_a_score_that_ends_python_costs_one_call(tmp_path, workers):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_exception_that_cannot_be_printed_costs_one_call(tmp_path, workers):
-    class Unspeakable(BaseException):
-        def __str__(self):
-            raise self
+    def again(error):
+        raise error
 
-    class Numeric(Exception):
-        def __str__(self):
-            return 3
+    shown = [again, lambda error: 3, lambda error: str(error), lambda error: sys.exit(0)]
+
+    def unspeakable(text):
+        return type("Unspeakable", (BaseException,), {"__str__": text})
 
     class Shy:
         def __repr__(self):
-            raise Unspeakable
+            raise unspeakable(again)
 
     def score(smiles):
-        if smiles == "N":
-            raise Unspeakable
-        if smiles == "O":
-            raise Numeric
-        return Shy() if smiles == "S" else len(smiles)
+        if len(smiles) <= len(shown):
+            raise unspeakable(shown[len(smiles) - 1])
+        return Shy() if smiles == "CCCCC" else len(smiles)
 
     with Oracle(Goal.of(score), tmp_path, workers=workers) as oracle:
-        answers = oracle(["N", "O", "S", "CC"])
-    hidden = "its message cannot be shown"
-    names = ["Unspeakable", "Numeric", "Unspeakable"]
-    assert [a.error for a in answers] == [*(f"{name}: {hidden}" for name in names), None]
-    assert answers[3].score == 2
+        answers = oracle(["C" * n for n in range(1, 7)])
+    assert [a.error for a in answers] == 5 * ["Unspeakable: its message cannot be shown"] + [None]
+    assert answers[5].score == 6
 
 
 @pytest.mark.parametrize("workers", [0, 1])

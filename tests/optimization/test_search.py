@@ -270,7 +270,7 @@ def test_an_isomer_is_found(marking, monkeypatch):
 def test_marks_of_a_fragment_hold_and_isomers_of_equal_scores_are_few(marking):
     fragment = "grow", "C[C@H](O)CC"
     found = optimize(
-        "qed", model=marking, budget=30, settings=SMALL, workers=0, fragment=fragment
+        "qed", model=marking, budget=24, settings=SMALL, workers=0, fragment=fragment
     ).to_frame()
     pattern = Chem.MolFromSmiles(fragment[1])
     graphs = set()
@@ -279,5 +279,5 @@ def test_marks_of_a_fragment_hold_and_isomers_of_equal_scores_are_few(marking):
         assert mol.HasSubstructMatch(pattern, useChirality=True)
         graphs.add(canonical_smiles(mol))
     assert len(graphs) >= len(found) - 12  # a round at most before the first scores are compared
-    plain = optimize(size, model=marking, budget=20, settings=SMALL, workers=0, stereo=False)
+    plain = optimize(size, model=marking, budget=12, settings=SMALL, workers=0, stereo=False)
     assert not set("@/\\") & set("".join(plain.to_frame().smiles))

@@ -32,36 +32,10 @@ BLOCK = f"{SDF}    0.0000    0.0000    0.0000 C   0  0\nM  END\n"
 JOINED = f"{BLOCK}{BLOCK}> <a>\n1\n\n$$$$\n"
 
 EXTENSIONS = (
-    "^1:0",
-    "$_R1$",
-    "$;_AP1$",
-    "$Q_e$",
-    "o1:0",
-    "&1:0",
-    "a:0,r",
-    "w:0",
-    "wU:0.0",
-    "m:0:1.2",
-    "C:0.0",
-    "H:0.0",
-    "Z:0",
-    "LN:0:1.3",
-    "Sg:n:0::ht",
-    "SgD:0:a:b::::",
-    "RG:_R1={C}",
-    "rb:0:*",
-    "u:0",
-    "s:0:1",
-    "(0,0,)",
-    "(x)",
-    "a:99",
-    "t:99",
-    "atomProp",
-    "lp:0",
-    "nothing",
-    "a:0,",
-    "|",
-)
+    "^1:0", "$_R1$", "$;_AP1$", "$Q_e$", "o1:0", "&1:0", "a:0,r", "w:0", "wU:0.0", "m:0:1.2",
+    "C:0.0", "H:0.0", "Z:0", "LN:0:1.3", "Sg:n:0::ht", "SgD:0:a:b::::", "RG:_R1={C}", "rb:0:*",
+    "u:0", "s:0:1", "(0,0,)", "(x)", "a:99", "t:99", "atomProp", "lp:0", "nothing", "a:0,", "|",
+)  # fmt: skip
 """Fields of a CXSMILES extension that say what no graph holds, or are broken."""
 
 BEHIND = (" C", " CN1CC1", " |a:0| C", " |", " |a:0", "\tC", " \t |x|", " name", "\u00a0|a:0|")

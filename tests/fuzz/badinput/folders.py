@@ -1,4 +1,4 @@
-"""Models and runs: damaged, hostile, links and devices in them, and folders of somebody else."""
+"""Models and runs: damaged, hostile, in part, with links or devices, and folders of others."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import math
 import os
 import shutil
-import sqlite3
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -328,6 +327,33 @@ def _long_parquet(stage: Stage) -> None:
     (stage.work / "x.parquet").write_bytes(buffer.getvalue())
 
 
+# Runs of which a part is left
+
+PARTS = ("model", "snapshots", "metrics.csv", "checkpoints", "config.toml", "run.json")
+"""Files and folders of a run."""
+
+
+def pruned_cases(seed: int) -> Iterator[Case]:
+    """Yield runs of which some parts are left, to be begun anew or continued without a state."""
+    for number in range(1, 2 ** len(PARTS)):
+        left = [part for k, part in enumerate(PARTS) if number >> k & 1]
+
+        def prepare(stage: Stage, left=left) -> None:
+            shutil.copytree(stage.run, stage.work / "x")
+            for part in set(PARTS) - set(left):
+                path = stage.work / "x" / part
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+        shown = ", ".join(left)
+        if {"model", "snapshots", "metrics.csv", "checkpoints"} & set(left):
+            yield Case(f"train over {shown}", ("train", "{preset}", "--out", "x"), ("x",), prepare)
+            yield Case(f"finetune over {shown}", ("finetune", "{molecules}", "--weights", "{model}",
+                       "--steps", "1", "-n", "0", "--out", "x"), ("x",), prepare)  # fmt: skip
+        if "model" in left and "checkpoints" not in left:
+            yield Case(f"resume of {shown}", ("train", "{preset}", "--resume", "--out", "x"),
+                       ("x",), prepare)  # fmt: skip
+
+
 # Right checksums, and values that cannot be
 
 
@@ -394,17 +420,6 @@ CHECKPOINTS: dict[str, Change] = {
     "averages of another shape": lambda s: _all_of(s["average"], lambda w: w[None]),
     "list": _put("model", [1]),
 }  # fmt: skip
-CALLS: dict[str, tuple] = {
-    "of text": ("CC", "one", "{}", None),
-    "of bytes": (b"\xff", 1.0, "{}", None),
-    "without a score": ("CC", None, "{}", None),
-    "infinite": ("CC", math.inf, "{}", None),
-    "nested": ("CC", 1.0, "[" * 100_000, None),
-    "value of 400 digits": ("CC", 1.0, f'{{"a": 1{"0" * 400}}}', None),
-    "list": ("CC", 1.0, "[1]", None),
-}
-"""Rows after those of a journal."""
-
 SEARCHES: dict[str, Callable[[dict, dict], Any]] = {
     "round -1": lambda state, tensors: state.update(round=-1),
     "round text": lambda state, tensors: state.update(round="x"),
@@ -443,10 +458,6 @@ def state_cases(seed: int) -> Iterator[Case]:
                    copied("run", "checkpoints/last.ckpt",
                           lambda path, f=change: _checkpoint(path, f)))  # fmt: skip
     arguments = RUNS["optimize"][1]
-    for label, row in CALLS.items():
-        yield Case(f"optimize: call {label}", arguments, ("calls.sqlite",),
-                   changed("optimized", "calls.sqlite", lambda c, r=row: _with_row(c, r))
-                   )  # fmt: skip
     for label, change in SEARCHES.items():
         yield Case(f"optimize: state {label}", arguments, ("state.safetensors",),
                    changed("optimized", "state.safetensors", lambda c, f=change: _search(c, f))
@@ -484,16 +495,6 @@ def _checkpoint(path: Path, change: Change) -> None:
     state = load_checkpoint(path)
     change(state)
     save_checkpoint(path, state)
-
-
-def _with_row(content: bytes, row: tuple) -> bytes:
-    database = sqlite3.connect(":memory:")
-    # A database in memory has no write-ahead log.
-    database.deserialize(content[:18] + b"\1\1" + content[20:])
-    with database:
-        database.execute("INSERT INTO answers VALUES (?, ?, ?, ?)", row)
-    other = database.serialize()
-    return other[:18] + content[18:20] + other[20:]
 
 
 def _search(content: bytes, change: Callable[[dict, dict], Any]) -> bytes:
