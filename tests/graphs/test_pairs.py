@@ -59,8 +59,7 @@ def order(request):
 
 def initialised(model, batch):
     """Let the actnorms see a batch."""
-    model.train()
-    model.bounds(batch)
+    model.train().bounds(batch)
     return model.eval()
 
 
@@ -150,14 +149,14 @@ def every_graph_of_three():
     )
 
 
-def fitted(order, space, steps=120):
+def fitted(order, space, steps=60, rate=2e-2):
     """A small model fitted to the space: at random weights the estimate is far too noisy."""
     model = pair_model(order, bonds=1, node_dim=2, node_mixtures=3, pair_mixtures=3)
     model = initialised(model, space)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    optimizer = torch.optim.Adam(model.parameters(), lr=rate)
     for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = 1e-2 * (1 - step / steps)
+            group["lr"] = rate * (1 - step / steps)
         loss, _ = model.training_loss(space)
         optimizer.zero_grad()
         loss.backward()
