@@ -68,15 +68,10 @@ def rows(run: Path, phase: str) -> list[tuple[float, ...]]:
     return [tuple(float(r[k]) for k in ("step", "bits_per_variable", "accuracy")) for r in found]
 
 
-def two_nodes(tiny, *runs: Path, **options) -> list[subprocess.Popen]:
-    """A process of `torchrun` for each node, with the folder that the node sees."""
+def free_port() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        endpoint = f"127.0.0.1:{probe.getsockname()[1]}"
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2",
-                "--nproc-per-node", "1", "--rdzv-backend", "c10d",
-                "--rdzv-endpoint", endpoint]  # fmt: skip
-    return [start(tiny, run, launcher=launcher, **options) for run in runs]
+        return str(probe.getsockname()[1])
 
 
 def here(tiny, out: Path, resume=False, **options):
@@ -106,10 +101,14 @@ def assert_same_course(a: Path, b: Path, phases=("train", "eval")):
 
 
 def test_two_nodes_take_the_course_of_one_process(tiny, tmp_path, alone):
-    said = ended(*two_nodes(tiny, tmp_path / "run", tmp_path / "run"))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2",
+                "--nproc-per-node", "1", "--rdzv-backend", "c10d",
+                "--rdzv-endpoint", f"127.0.0.1:{free_port()}"]  # fmt: skip
+    run = tmp_path / "run"
+    said = ended(*(start(tiny, run, launcher=launcher) for _ in range(2)))
     assert sum("2 x cpu" in text for text in said) == 1
-    assert_same_course(alone, tmp_path / "run")
-    assert load_preset(tmp_path / "run" / "config.toml").training.devices == 1
+    assert_same_course(alone, run)
+    assert load_preset(run / "config.toml").training.devices == 1
 
 
 def test_one_process_two_of_which_one_is_killed_and_one_again(tiny, tmp_path, alone):
@@ -148,7 +147,14 @@ def test_a_signal_during_the_agreement_counts_at_the_next_one(tiny, tmp_path, mo
 
 def test_a_folder_that_is_not_shared_is_noticed(tiny, tmp_path):
     here(tiny, tmp_path / "first", steps=4)
-    for node in two_nodes(tiny, tmp_path / "first", tmp_path / "elsewhere", resume=True):
+    # What `torchrun` would set for the process of each node.
+    both = {"TORCHELASTIC_RUN_ID": "x", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1",
+            "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}  # fmt: skip
+    nodes = [
+        start(tiny, tmp_path / name, {**both, "RANK": str(rank)}, resume=True)
+        for rank, name in enumerate(("first", "elsewhere"))
+    ]
+    for node in nodes:
         assert "a file system that all nodes share" in node.communicate(timeout=180)[1]
         assert node.returncode == 1
 
