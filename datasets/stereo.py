@@ -164,7 +164,7 @@ def encode_stereo(
         return {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
 
     digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
-    arrays = cache.cached(cache_path(f"stereo-{name}", 5, digest, orders), compute)
+    arrays = cache.cached(cache_path(f"stereo-{name}", 6, digest, orders), compute)
     hashes, read = arrays.pop("hashes"), int(arrays.pop("read").sum())
     graphs = StereoGraphs(**{k: torch.from_numpy(array) for k, array in arrays.items()})
     return StereoDataset(name, graphs, hashes, read)

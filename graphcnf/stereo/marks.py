@@ -242,6 +242,11 @@ class Constitution:
         return bool(self.symmetries or self.dependent)
 
     @cached_property
+    def along_rings(self) -> dict[int, tuple[int, int]]:
+        """`{atom in a ring: (atom before it, atom after it)}`, as drawing parities see them."""
+        return _ring_neighbours(self.mol) if "ring" in self.kinds else {}
+
+    @cached_property
     def flips(self) -> list[bool]:
         """For each stereo element, True where its parity and its *drawing parity* differ.
 
@@ -251,7 +256,6 @@ class Constitution:
         run alike (all clockwise, in the plane). The neighbours of other atoms, and of double bonds,
         are ordered by chemical element and degree.
         """
-        around = _ring_neighbours(self.mol) if "ring" in self.kinds else {}
 
         def rank(k: int) -> tuple[int, int, int]:
             atom = self.mol.GetAtomWithIdx(k)
@@ -267,7 +271,7 @@ class Constitution:
                 first = [min(set(neighbours) - set(e.atoms), key=rank) for neighbours in near]
                 flips.append(sum(r not in e.references for r in first) % 2 == 1)
             else:
-                in_ring = around.get(e.atoms[0], ())
+                in_ring = self.along_rings.get(e.atoms[0], ())
                 others = sorted(set(e.references) - set(in_ring), key=rank)
                 flips.append(_is_odd([*in_ring, *others]))
         return flips

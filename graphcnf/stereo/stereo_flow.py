@@ -91,6 +91,8 @@ class StereoGraphs:
         elements: Numbers of the two atoms of a stereo element, the second 0 for an atom, (S, 2)
             uint8.
         kinds: Its kind, an index of `KINDS`, (S,) uint8.
+        sides: Numbers of the atoms before and after an atom in a ring, along which its drawing
+            parity is seen; 0 for others, (S, 2) uint8.
         partners: 1 + number of the earlier element of its `RingRelation`, 0 for none, (S,) uint8.
         relations: Kind of the `RingRelation`, doubled, plus 1 if the outer neighbours are on one
             side where the drawing parities of both are equal, (S,) uint8.
@@ -104,6 +106,7 @@ class StereoGraphs:
     counts: Tensor
     elements: Tensor
     kinds: Tensor
+    sides: Tensor
     partners: Tensor
     relations: Tensor
     categories: Tensor
@@ -123,6 +126,11 @@ class StereoGraphs:
         elements = [e for one in constitutions for e in one.elements]
         pairs = [(e.atoms[0] + 1, e.atoms[1] + 1 if e.is_double else 0) for e in elements]
         kinds = [KINDS.index(kind) for one in constitutions for kind in one.kinds]
+        sides = [
+            (0, 0) if e.is_double else [k + 1 for k in one.along_rings.get(e.atoms[0], (-1, -1))]
+            for one in constitutions
+            for e in one.elements
+        ]
         values = [0] * len(pairs)
         if configurations is not None:
             both = zip(constitutions, configurations, strict=True)
@@ -143,7 +151,7 @@ class StereoGraphs:
             torch.tensor(sizes, dtype=torch.long), byte(atoms),
             neighbours, bonds,
             torch.tensor(counts, dtype=torch.long), byte(pairs).view(-1, 2), byte(kinds),
-            byte(partners), byte(relations), byte(values),
+            byte(sides).view(-1, 2), byte(partners), byte(relations), byte(values),
         )  # fmt: skip
 
     def __len__(self) -> int:
@@ -161,8 +169,8 @@ class StereoGraphs:
         own = _ranges((self.counts.cumsum(0) - self.counts)[index], counts)
         return StereoGraphs(
             sizes, self.atoms[atoms], self.neighbours[atoms], self.bonds[atoms],
-            counts, self.elements[own], self.kinds[own], self.partners[own], self.relations[own],
-            self.categories[own],
+            counts, self.elements[own], self.kinds[own], self.sides[own], self.partners[own],
+            self.relations[own], self.categories[own],
         )  # fmt: skip
 
     def to(self, device: torch.device | str) -> StereoGraphs:
@@ -352,6 +360,8 @@ class StereoNetwork(Network):
         # Of a centre, the first and the second atom of a bond: to come, now, and each category.
         self.states = nn.Embedding(3 * (2 + CATEGORIES), width)
         self.marks = nn.Embedding(len(KINDS) * CATEGORIES, width)
+        # Of the atoms before and after the current one in its ring: which way it is seen.
+        self.sides = nn.Parameter(torch.zeros(2, width))
         self.layers = nn.ModuleList(Neighbourhood(width, hidden, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(2 * width)
         self.gather = nn.Linear(2 * width, hidden)
@@ -385,9 +395,12 @@ class StereoNetwork(Network):
         double = (elements[..., 1] > 0).long()[..., None]
         roles = torch.cat([double, 2 * double], -1) * (2 + CATEGORIES) + state[..., None]
         first = F.pad(self.atoms(part.atoms.long()), (0, 0, 1, 0))
+        sides = part.padded(part.sides)[torch.arange(len(row), device=row.device), target]
+        sides = torch.where(sides > 0, sides + starts[:, 0], 0)
         # What has no atom is added to row 0, which nothing reads.
         marks = self.states(roles.flatten()).to(first.dtype)
         h = first.index_add(0, elements.flatten(), marks)
+        h = h.index_add(0, sides.flatten(), self.sides.to(first.dtype).repeat(len(row), 1))
         owner = torch.repeat_interleave(starts[:, 0], part.sizes)[:, None]
         near = torch.where(part.neighbours > 0, part.neighbours + owner, 0)
         near = F.pad(near, (0, 0, 1, 0))

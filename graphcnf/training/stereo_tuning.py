@@ -26,7 +26,7 @@ The marks of a molecule with another substituent are often read in another order
 """
 
 
-FEW = {"steps": 300, "learning_rate": 3e-3, "eval_steps": 20}
+FEW = {"steps": 1000, "learning_rate": 3e-3, "eval_steps": 50}
 """Settings of the training where it is cross-validated."""
 
 

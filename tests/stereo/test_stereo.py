@@ -129,6 +129,31 @@ def test_atoms_in_any_order_have_the_same_marks(zinc_smiles):
     assert len(orders) > 80
 
 
+def test_the_network_sees_which_way_a_ring_runs():
+    # In fused rings, the numbers of distant atoms decide it, which the network does not see.
+    mol = Chem.MolFromSmiles("C[C@]12CC[C@H]3[C@H]([C@@H]1CC[C@@H]2O)CCC4=CC(=O)CC[C@]34C")
+    for number, atom in enumerate(mol.GetAtoms(), 1):
+        atom.SetIntProp("known", number)
+    seen: dict[tuple, set[int]] = {}
+    local: dict[tuple, set[int]] = {}
+    random = np.random.default_rng(0)
+    for _ in range(40):
+        one, marks = split_renumbered(mol, random)
+        graphs = StereoGraphs.of([one], [marks])
+        known = [0, *(atom.GetIntProp("known") for atom in one.mol.GetAtoms())]
+        for (atom, _), sides, parity in zip(
+            graphs.elements.tolist(), graphs.sides.tolist(), graphs.categories.tolist(), strict=True
+        ):
+            near = graphs.neighbours[atom - 1].tolist()
+            others = [known[k] for k in near if k not in sides]
+            key = known[atom], *(known[k] for k in sides)
+            assert all(sides) and set(sides) <= set(near)
+            seen.setdefault((*key, *sorted(others)), set()).add(parity)
+            local.setdefault((known[atom], *(known[k] for k in near)), set()).add(parity)
+    assert all(len(parities) == 1 for parities in seen.values())
+    assert any(len(parities) == 2 for parities in local.values())
+
+
 def test_every_configuration_is_equivalent_to_one_canonical_one(zinc_smiles):
     count = 0
     for one, _ in map(read, zinc_smiles):
