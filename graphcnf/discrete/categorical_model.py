@@ -53,6 +53,9 @@ ADAPTERS: dict[str, Any] = {one.kind: one for one in (TableAdapter, SequenceAdap
 ADAPTER_OPTIONS = ("bins", "node_label", "edge_label")
 """Arguments of `fit` for the adapter."""
 
+STATISTICS = ("draw", "median", "mean")
+"""What `impute` fills missing entries with."""
+
 SCORED = 256
 """Items that are scored at a time."""
 
@@ -361,8 +364,12 @@ class CategoricalModel(nn.Module):
         """Return `log_prob`, under scikit-learn's name for it."""
         return self.log_prob(x)
 
+    def score(self, x, y: None = None) -> float:
+        """Return the mean of `log_prob`, nats; scikit-learn's `cross_val_score` calls it."""
+        return float(self.log_prob(x).mean())
+
     def _table(self, what: str) -> TableAdapter:
-        """Return the adapter of a model of a DataFrame.
+        """Return the adapter of a model of a DataFrame or an array.
 
         Args:
             what: Name of the method or argument that needs it, for the message.
@@ -370,20 +377,23 @@ class CategoricalModel(nn.Module):
         Raises:
             UserError: if the model is one of other data.
         """
-        if not isinstance(self.adapter, TableAdapter) or self.adapter.array is not None:
-            raise UserError(f"{what} is for models of a DataFrame, not of {self.adapter}")
+        if not isinstance(self.adapter, TableAdapter):
+            raise UserError(f"{what} is for models of a DataFrame or array, not of {self.adapter}")
         return self.adapter
 
-    def predict_proba(self, x: pd.DataFrame, column) -> pd.DataFrame:
+    def predict_proba(self, x, column) -> pd.DataFrame:
         """Return the probabilities of a column's values given the other columns.
 
-        They are the mean of two estimates: that of `log_prob(given=...)` and `sample(given=...)`,
-        and the shares of the values in `log_prob` of the row with each of them.
+        They are the shares of the values in exp(`log_prob`) of the row with each of them, so that
+        they agree with `log_prob` and with rows drawn by `sample`. `log_prob(given=...)` and
+        `sample(given=...)` have another order of the columns, in which the given ones come first,
+        and a similar density.
 
         Args:
-            x: Rows, with or without the column. Other entries may be missing; values that
-                training lacked count as missing, with a warning.
-            column: Label of the column.
+            x: Rows, with or without the column (in an array it has any value). Other entries may be
+                missing, in an array of floats as NaN; values that training lacked count as missing,
+                with a warning.
+            column: Label of the column, or its number in an array.
 
         Returns:
             A table (rows of `x`, values of the column). Intervals stand for bins of numbers, None
@@ -397,43 +407,54 @@ class CategoricalModel(nn.Module):
         if isinstance(x, pd.DataFrame):
             x = x.copy()
             x[column] = None
+        elif isinstance(x, np.ndarray | torch.Tensor) and x.ndim == 2 and k < x.shape[1]:
+            x = np.array(x)
+            x[:, k] = adapter.columns[k].values[0]
         known = adapter.known(x)
         known.mask[:, k] = False
         return pd.DataFrame(
             adapter.conditional(self.flow, known, k),
-            index=x.index,
+            index=x.index if isinstance(x, pd.DataFrame) else None,
             columns=pd.Index(adapter.columns[k].labels, dtype=object, tupleize_cols=False),
         )
 
-    def impute(self, x: pd.DataFrame, *, seed: int = 0, draw: bool = True) -> pd.DataFrame:
-        """Return the table with its missing entries filled.
+    def impute(self, x, *, seed: int = 0, statistic: str = "draw"):
+        """Return the table or array with its missing entries filled.
 
         Args:
-            x: Rows with the columns of the training data. Values that training lacked count as
-                missing, with a warning.
+            x: Rows with the columns of the training data; an array has floats, with NaN for missing
+                entries. Values that training lacked count as missing, with a warning.
             seed: Seed of the draws.
-            draw: True to draw the missing entries of a row from their joint distribution given the
-                others, and given that none is missing where "missing" is a category; False for the
-                most probable value of each, or the median of numbers. The joint distribution is
-                exact (by rejection) except in rows whose draws are rejected 64 times: there it is
-                that of one of the 64 draws, by their weights.
+            statistic: "draw" for missing entries of a row from their joint distribution given the
+                others, and given that none is missing where "missing" is a category. It is exact
+                (by rejection) except in rows whose draws are rejected 64 times: there it is that of
+                one of the 64 draws, by their weights. "median" for the most probable value of each
+                entry, or the median of numbers in bins; "mean" for the mean of numbers, rounded
+                where they are whole (the least squared error), and the most probable value of all
+                other entries.
 
         Raises:
-            UserError: if `x` has other columns.
+            UserError: if `x` has other columns, or there is no such statistic.
         """
         adapter = self._table("impute")
         check_seed(seed)
+        if statistic not in STATISTICS:
+            known_names = ", ".join(map(repr, STATISTICS))
+            raise UserError(f"statistic must be one of {known_names}, got {statistic!r}")
         known = adapter.present(adapter.known(x))
-        if draw:
-            table = adapter.decode(adapter.completed(self.flow, known, seed))
+        if statistic == "draw":
+            drawn, _ = adapter.completed(self.flow, known, seed, adapter.presence)
+            table = adapter.table(drawn)
         else:
-            table = adapter.most_probable(self.flow, known)
+            table = adapter.typical(self.flow, known, statistic == "mean")
+        if not isinstance(x, pd.DataFrame):
+            return adapter.as_data(table)
         table.index, filled = x.index, x.copy()
         there = pd.DataFrame(known.mask.numpy(), index=x.index, columns=table.columns)
         for name in x.columns:
             # As objects: the categories of `x` may be fewer.
-            own, drawn = x[name].astype(object), table[name].astype(object)
-            filled[name] = own.where(there[name], drawn).astype(table[name].dtype)
+            own, drawn_ones = x[name].astype(object), table[name].astype(object)
+            filled[name] = own.where(there[name], drawn_ones).astype(table[name].dtype)
         return filled
 
     def reasons(self, x) -> Reasons:
@@ -461,7 +482,12 @@ class CategoricalModel(nn.Module):
 
         Args:
             n: Number of items; a larger sample begins with the same items.
-            given: Values of some columns of a table to condition on.
+            given: Conditions on columns of a table, by label, or of an array, by number: a value; a
+                list of values; or an interval (lowest, highest), both included, None for no end.
+                Values come first in the order of the columns, then lists and intervals. Rows of one
+                of these are exact; of several, a row is drawn anew until it would have met all of
+                them by itself, or is one of 64 such draws by their weights. A warning counts rows
+                that had less than ten effective draws.
             seed: Seed of the sample.
             temperature: Below 1 for more probable items.
             sizes: Lowest and highest length of a sequence, or number of nodes; None for the
@@ -479,7 +505,12 @@ class CategoricalModel(nn.Module):
         if given:
             if not isinstance(given, Mapping):
                 raise UserError(f'given must be a dict, {{"column": value}}, got {given!r}')
-            options["known"] = self._table("given").given(given)
+            table = self._table("given")
+            options["known"], event = table.given(given)
+            if event is not None:
+                if temperature != 1:
+                    raise UserError("temperature must be 1 with a list or an interval in given")
+                return table.within(self.flow, n, seed, options["known"], event, given)
         adapter: Any = self.adapter
         drawn = adapter.draw(self.flow, n, seed=seed, **options)
         return adapter.decode(drawn, given) if given else adapter.decode(drawn)

@@ -65,12 +65,16 @@ class ColumnContext(Context):
     Attributes:
         order: The columns in the order of their steps, (B, N) long; None for the network's order.
         allowed: Categories that may be drawn, (B, N, C) bool; None for all.
+        event: Lowest and highest place that may be drawn in each category, (N, C, 2) float64: 0 and
+            1 for a whole category, two equal places for none of it; None for all. It is not part of
+            densities: rows are drawn as if each column were conditioned given those before it.
         places: Known places in categories that are bins, (B, N), nan for an unknown one; None if
             all are unknown.
     """
 
     order: Tensor | None = None
     allowed: Tensor | None = None
+    event: Tensor | None = None
     places: Tensor | None = None
 
     @classmethod
@@ -338,12 +342,13 @@ class ColumnMLP(Network):
                 self.ordered.direct.copy_(self.weights)
                 self.free.direct.copy_((self.weights + self.weights.T) / 2)
 
-    def ordering(self, mask: Tensor, given: Tensor | None = None, number: int = 0) -> Tensor:
+    def ordering(self, mask: Tensor, level: Tensor | None = None, number: int = 0) -> Tensor:
         """Return the order of the columns of each row: conditions first, marginalised ones last.
 
         Args:
             mask: Columns that are not marginalised, (B, N) bool.
-            given: Columns that are conditions, (B, N) bool; None for none.
+            level: 0 for columns that are conditions, 1 for those after them, 2 for those after
+                these, (B, N) long; None for one level.
             number: Which order the columns otherwise have: 0 for that of the attribute `order`, any
                 other number for a random one, the same in every call.
 
@@ -354,9 +359,9 @@ class ColumnMLP(Network):
         if number:
             random = np.random.default_rng(number).permutation(self.columns)
             rank = rank[torch.from_numpy(random).to(rank.device)]
-        rank = rank + 2 * self.columns * ~mask
-        if given is not None:
-            rank = rank + self.columns * ~given
+        rank = rank + 3 * self.columns * ~mask
+        if level is not None:
+            rank = rank + self.columns * level
         return rank.argsort(1)
 
     def inputs(self, x: Tensor, context: ColumnContext, start: Tensor | None = None) -> Inputs:
@@ -542,6 +547,26 @@ class ColumnMLP(Network):
             if self.divided:
                 tilts = tilts.index_put((chosen[:, None], slots), own_tilts)
         return log_p, tilts
+
+    def shares_below(
+        self, places: Tensor, tilts: Tensor, slots: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the probability that the place in a category is below each of two places.
+
+        Args:
+            places: The places u, (..., C, 2).
+            tilts: Slopes s of the density 1 + s (2 u - 1) of a place, (M, C).
+            slots: Slots of the C categories, (M, C) long; None if they are all slots.
+
+        Returns:
+            u + s (u^2 - u) for both, (M, C) each.
+        """
+        tilts = tilts.double()
+        if self.divided:
+            parts = self.parts if slots is None else self.parts[slots]
+            tilts = torch.where(parts == 1, 0.0, tilts)
+        low, high = (u + tilts * (u.square() - u) for u in places.unbind(-1))
+        return low, high
 
     def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
         """Yield all columns in one step.
@@ -839,22 +864,24 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
         return self.network.column(column, rows)[0]
 
     @evaluated
-    def log_probs_of(self, x: Tensor, category: Tensor, context: Context) -> Tensor:
-        """Return the log-probability of one category of each column, given earlier columns.
+    def log_events(self, x: Tensor, event: Tensor, context: ColumnContext) -> Tensor:
+        """Return the log-probability that each column is in an event, given earlier columns.
 
         Args:
             x: Categories, (B, N): integers, or floats k + u, where u is the place of a number in
                 bin k.
-            category: The category of each column, (N,) long.
+            event: Lowest and highest place of each category, as in `ColumnContext`, (N, C, 2).
             context: Mask and order of the columns, which says which are earlier.
 
         Returns:
             (B, N) nats in float64, 0 where masked.
         """
-        log_p = self.network.log_probs(x, ColumnContext.of(context, self.network))[0]
-        column = torch.arange(len(category), device=x.device)
-        nats = log_p[:, self.network.slot[column, category]].double()
-        return torch.where(context.mask, nats, 0)
+        network = self.network
+        log_p, tilts = network.log_probs(x, ColumnContext.of(context, network))
+        low, high = network.shares_below(event[network.possible], tilts)
+        mass, owner = log_p.double().exp() * (high - low), network.counts.owner
+        total = mass.new_zeros(context.mask.shape).index_add_(1, owner, mass)
+        return torch.where(context.mask, total.clamp(max=1).log(), 0)
 
     @evaluated
     def sample(self, count, length=None, context=Context(), *, sample_posterior=False) -> Tensor:
@@ -892,16 +919,24 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
         check_temperature(context.temperature)
         context = with_mask(z, context)
         network, u = self.network, torch.sigmoid(z[..., 0].double())
-        places = ColumnContext.of(context, network).places
+        given = ColumnContext.of(context, network)
+        places, event = given.places, given.event
         x, state = torch.zeros_like(u), network.start(context)
         while (step := state.step()) is not None:
-            logits = network.logits(step.hidden) / context.temperature
-            category, lower, log_p = find_interval(logits, u[step.at])
+            logits, slots = network.logits(step.hidden), network.slot[step.at[1]]
+            tilts = step.hidden[1].double()
+            if event is not None:
+                low, high = network.shares_below(event[step.at[1]], tilts, slots)
+                logits = logits + (high - low).log()
+            category, lower, log_p = find_interval(logits / context.temperature, u[step.at])
             place = ((u[step.at] - lower) / log_p.exp()).clamp(0, 1 - 1e-12)
+            chosen = category[:, None]
+            if event is not None:
+                low, high = (part.gather(1, chosen)[:, 0] for part in (low, high))
+                place = low + place * (high - low)
             if network.divided:
                 # The place inside u solves u + s (u^2 - u) = share.
-                s = step.hidden[1].gather(1, category[:, None])[:, 0].double()
-                s = torch.where(network.parts[network.slot[step.at[1], category]] == 1, 0.0, s)
+                s = torch.where(network.parts[slots] == 1, 0.0, tilts).gather(1, chosen)[:, 0]
                 root = ((1 - s).square() + 4 * s * place).sqrt()
                 place = (2 * place / (1 - s + root)).clamp(0, 1 - 1e-12)
             if places is not None:

@@ -188,6 +188,37 @@ class Bins:
         found = np.where(parts == ABOVE, low + away, low + inside)
         return np.where(parts == BELOW, high - self.whole - away, found)
 
+    def places(self, least: float, most: float) -> np.ndarray:
+        """Return which places of each bin stand for numbers of an interval, both ends included.
+
+        Args:
+            least: Lowest number; -inf for no end.
+            most: Highest number; inf for no end.
+
+        Returns:
+            Lowest and highest place of each of K bins, (K, 2); equal for a bin without such a
+            number.
+        """
+        if self.whole:
+            least, most = np.ceil(least), np.floor(most) + 1
+        ends = np.array([least, most])
+        away = np.where(self.parts == BELOW, self.high - ends[::-1, None], ends[:, None] - self.low)
+        away = away.clip(min=0)
+        tail = (1 - (1 + away / self.scale) ** -2.0) / self.mass
+        width = np.where(self.high > self.low, self.high - self.low, 1)
+        found = np.where(self.parts < 0, tail, away / width).clip(0, 1)
+        inside = (self.low >= least) & (self.low <= most)
+        point = self.high == self.low
+        low, high = np.where(point, [np.zeros_like(width), inside], found)
+        return np.stack([low, np.maximum(low, high)], 1)
+
+    @property
+    def means(self) -> np.ndarray:
+        """Mean of numbers that are spread evenly in each bin, and of those in a tail, (K,)."""
+        middle = (self.low + self.high - self.whole * (self.parts > 0)) / 2
+        tails = [self.parts == BELOW, self.parts == ABOVE]
+        return np.select(tails, [self.high - self.scale, self.low + self.scale], middle)
+
     def log_density(self, value: np.ndarray) -> np.ndarray:
         """Return log(du / dx) for numbers x with the place u: what turns p(u) into p(x).
 

@@ -16,7 +16,14 @@ from pandas.api import types
 from graphcnf.discrete.adapters import Adapter, Reasons, Vocabulary, distinct, draw_rows
 from graphcnf.discrete.columns import ColumnContext, ColumnFlow
 from graphcnf.discrete.counts import Counts
-from graphcnf.discrete.numbers import MAX_DISTINCT, Bins, default_bins, is_numeric, time_kind
+from graphcnf.discrete.numbers import (
+    MAX_DISTINCT,
+    Bins,
+    as_numbers,
+    default_bins,
+    is_numeric,
+    time_kind,
+)
 from graphcnf.discrete.rows import Rows
 from graphcnf.errors import UserError, counted, suggest
 from graphcnf.limits import LARGEST_ORDERS, check_integer
@@ -35,6 +42,9 @@ LARGEST_STARTS = 50_000_000
 
 TRIES = 64
 """Draws of a row, at most, to fill its missing entries with their joint distribution."""
+
+FEW = 10
+"""Effective number of draws of a row below which a warning counts it."""
 
 CANDIDATES = 32
 """Number of most probable categories for a missing entry that the density of the row decides on."""
@@ -176,6 +186,85 @@ class Column:
                 encoded = np.where(rare < 0, encoded, len(self.values) - 1 + middle[rare])
         return np.where(series.isna(), len(self.values) if self.missing else -1, encoded)
 
+    @property
+    def means(self) -> np.ndarray | None:
+        """Mean of the numbers of each category but "missing", (C,); None for a column of names."""
+        if self.bins:
+            return self.bins.means
+        numbers = self.categories is None and not self.rare and is_numeric(self.dtype)
+        return np.array(self.values, dtype=float) if numbers else None
+
+    def event(self, condition: list | tuple) -> np.ndarray:
+        """Return which places of each category have values that a condition allows.
+
+        Args:
+            condition: List of values, or interval (lowest value, highest value) with None for no
+                end.
+
+        Returns:
+            Lowest and highest place of each of C categories, (C, 2): 0 and 1 for a whole category,
+            equal for none of it.
+
+        Raises:
+            UserError: if no value of the column, or one that the list has not, is allowed.
+        """
+        what, found = f"given: column {self.name!r}", np.zeros((self.cardinality, 2))
+        if isinstance(condition, list) and self.bins:
+            raise UserError(f"{what} holds {KINDS[self.kind]}: give an interval (lowest, highest)")
+        if isinstance(condition, list):
+            known = self.encode(pd.Series(condition, dtype=object)).astype(int)
+            if (known < 0).any():
+                value = condition[int((known < 0).argmax())]
+                raise UserError(f"{what} has no value {value!r}")
+        elif self.bins:
+            found[: len(self.values)] = self.bins.places(*self._ends(condition))
+            known = np.zeros(0, dtype=int)
+        else:
+            known = self._between(*condition)
+        if self.rare and (known == len(self.values) - 1).any():
+            raise UserError(f"{what}: a list or an interval may have no rare value, only one alone")
+        found[known, 1] = 1
+        if (found[:, 0] == found[:, 1]).all():
+            raise UserError(f"{what} has no value in {condition!r}")
+        return found
+
+    def _ends(self, interval: tuple) -> list[float]:
+        """Return both ends of an interval of numbers or times as numbers of the bins."""
+        assert self.bins is not None
+        ends = []
+        for end, none in zip(interval, (-np.inf, np.inf), strict=True):
+            series = pd.Series([end], dtype=object)
+            try:
+                if end is not None and time_kind(series) != self.kind:
+                    raise TypeError
+                number = none if end is None else float(as_numbers(series, self.bins.unit)[0])
+                if np.isnan(number):
+                    raise ValueError
+                ends.append(number)
+            except (TypeError, ValueError):
+                raise UserError(
+                    f"given: column {self.name!r} holds {KINDS[self.kind]}, not {end!r}"
+                ) from None
+        return ends
+
+    def _between(self, least: Any, most: Any) -> np.ndarray:
+        """Return the categories whose values are between two values, both included, (M,)."""
+        values, ordered = self.values, self.categories is not None and self.categories[1]
+        try:
+            if ordered:  # pandas compares the numbers of categories
+                values = list(range(len(values)))
+                least, most = (v if v is None else self.values.index(v) for v in (least, most))
+            fits = [
+                (least is None or least <= value) and (most is None or value <= most)
+                for value in values
+            ]
+        except (TypeError, ValueError):
+            raise UserError(
+                f"given: column {self.name!r} has values that cannot be compared with "
+                f"{least!r} and {most!r}"
+            ) from None
+        return np.flatnonzero(fits)
+
     def rare_number(self, values: np.ndarray) -> np.ndarray:
         """Return which of the rare values each place stands for, given k + place, (N,)."""
         return np.searchsorted(self.ends, values % 1, "right").clip(max=len(self.rare) - 1)
@@ -301,9 +390,10 @@ class TableAdapter(Adapter):
     def known(self, data) -> Rows:
         """Encode rows as `encode` does, but values that training lacked as missing entries.
 
-        A warning counts these, and names the first.
+        A warning counts these, and names the first. Arrays may be floats with NaN for missing
+        entries here.
         """
-        encoded, unknown, table = self._encoded(data)
+        encoded, unknown, table = self._encoded(data, holes=True)
         if unknown.any():
             first = self._cell(table, *(int(at[0]) for at in np.nonzero(unknown)))
             what = counted(int(unknown.sum()), "value")
@@ -320,11 +410,12 @@ class TableAdapter(Adapter):
         value = value.item() if isinstance(value, np.generic) else value
         return f"value {value!r} in column {name!r}"
 
-    def _encoded(self, data) -> tuple[np.ndarray, np.ndarray, pd.DataFrame]:
+    def _encoded(self, data, holes: bool = False) -> tuple[np.ndarray, np.ndarray, pd.DataFrame]:
         """Encode M rows, column by column.
 
         Args:
             data: Table or array, as `encode` takes it.
+            holes: True if an array may be floats with NaN for missing entries.
 
         Returns:
             What `Column.encode` returns of each column, (M, N) float64; where an entry has a value
@@ -340,7 +431,7 @@ class TableAdapter(Adapter):
         kinds = pd.DataFrame if self.array is None else np.ndarray | torch.Tensor
         if not isinstance(data, kinds):
             raise UserError(f"got a {type(data).__name__}; this model takes {wanted}")
-        table: pd.DataFrame = data if self.array is None else _frame(data)  # type: ignore[assignment]
+        table: pd.DataFrame = data if self.array is None else _frame(data, holes)  # type: ignore[assignment]
         lacking = [name for name in names if name not in table.columns]
         further = [name for name in table.columns if name not in names]
         if lacking or further:
@@ -358,16 +449,22 @@ class TableAdapter(Adapter):
             given: Values of columns by label, which are written into every row as they are; places
                 in bins would give them back with rounding errors only.
         """
-        table = self._table(rows.values.cpu().numpy())
+        table = self.table(rows)
         for label, value in (given or {}).items():
             same = pd.Series([value] * len(table), index=table.index, name=label)
             table[label] = same.astype(table[label].dtype)
+        return self.as_data(table)
+
+    def as_data(self, table: pd.DataFrame):
+        """Return a table of values in the type of the training data, a table or an array."""
         if self.array is None:
             return table
         array = table.astype(object).to_numpy().astype(self.array)
         return torch.from_numpy(array) if self.tensor else array
 
-    def _table(self, values: np.ndarray) -> pd.DataFrame:
+    def table(self, rows: Rows) -> pd.DataFrame:
+        """Return the values of encoded rows as a table, for arrays as well."""
+        values = rows.values.cpu().numpy()
         parts = [column.decode(values[:, k]) for k, column in enumerate(self.columns)]
         return pd.concat(parts, axis=1, keys=[column.name for column in self.columns])
 
@@ -426,23 +523,53 @@ class TableAdapter(Adapter):
             raise UserError(f"{what}: the table has no column {label!r}{known}")
         return names.index(label)
 
-    def given(self, values: Mapping[Any, Any]) -> Rows:
-        """Encode values of some columns, by label, as one row, masked in all other columns.
+    def given(self, values: Mapping[Any, Any]) -> tuple[Rows, torch.Tensor | None]:
+        """Encode conditions on some columns.
+
+        Args:
+            values: By label a value, a list of values, or an interval (lowest, highest). A list or
+                tuple that is a value of the column counts as a value.
+
+        Returns:
+            The values as one row, masked in all other columns; and the `event` of a
+            `ColumnContext`, (N, C, 2), None if there are values alone.
 
         Raises:
             UserError: if a column or value is unknown.
         """
         encoded = torch.full((1, len(self.columns)), -1.0, dtype=torch.float64)
+        event, several = self.whole, False
         for label, value in values.items():
             column = self.columns[k := self.number(label, "given")]
             with suppress(UserError):
                 encoded[0, k] = float(column.encode(pd.Series([value], dtype=object))[0])
-            if encoded[0, k] < 0:
+            if encoded[0, k] < 0 and isinstance(value, list | tuple):
+                if isinstance(value, tuple) and len(value) != 2:
+                    raise UserError(f"given: {value!r} is no interval (lowest, highest)")
+                event[k, : column.cardinality] = torch.from_numpy(column.event(value))
+                several = True
+            elif encoded[0, k] < 0:
                 known = ", ".join(map(repr, column.values[:8]))
                 if column.bins:
                     known = KINDS[column.kind]
                 raise UserError(f"given: column {label!r} has no value {value!r}; it has {known}")
-        return Rows(encoded.clamp(min=0), encoded >= 0)
+        return Rows(encoded.clamp(min=0), encoded >= 0), event if several else None
+
+    @property
+    def whole(self) -> torch.Tensor:
+        """The `event` of a `ColumnContext` that allows everything, (N, C, 2)."""
+        return torch.tensor([0.0, 1.0], dtype=torch.float64).repeat(
+            len(self.columns), max(self.cardinalities), 1
+        )
+
+    @property
+    def presence(self) -> torch.Tensor:
+        """The `event` of a `ColumnContext` that no entry is missing, (N, C, 2)."""
+        event = self.whole
+        for k, column in enumerate(self.columns):
+            if column.missing and column.values:
+                event[k, len(column.values)] = 0
+        return event
 
     def present(self, rows: Rows) -> Rows:
         """Return the rows with missing entries masked also where they are encoded as a category."""
@@ -452,7 +579,12 @@ class TableAdapter(Adapter):
         return Rows(rows.values, rows.mask & (rows.values.floor() != missing))
 
     def _context(
-        self, flow: ColumnFlow, known: Rows, mask: torch.Tensor, present: bool = False, **draw
+        self,
+        flow: ColumnFlow,
+        known: Rows,
+        mask: torch.Tensor,
+        event: torch.Tensor | None = None,
+        **draw,
     ) -> ColumnContext:
         """Return the context in which a flow draws the unknown entries of rows, given the known.
 
@@ -462,20 +594,21 @@ class TableAdapter(Adapter):
             flow: Flow that gives the order of the other columns.
             known: Rows; the mask is True for known entries.
             mask: Columns that are not marginalised, (B, N) bool.
-            present: True to allow no unknown entry to be drawn as "missing".
+            event: What may be drawn, see `ColumnContext`. Columns of which values may not be drawn,
+                apart from missing entries, come after the known columns.
             **draw: Further fields of the context, such as `temperature`.
         """
         category, most = known.values.long(), max(self.cardinalities)
         one = torch.nn.functional.one_hot(category, most).bool()
-        allowed = one | ~known.mask[..., None]
-        if present:
-            for k, column in enumerate(self.columns):
-                if column.missing and column.values:
-                    allowed[:, k, len(column.values)] &= known.mask[:, k]
-        order = flow.network.ordering(torch.ones_like(known.mask), known.mask)
+        allowed, level = one | ~known.mask[..., None], (~known.mask).long()
+        if event is not None:
+            low, high = event.unbind(-1)
+            level += level * ((low == 0) & (high >= self.presence[..., 1])).all(1)
+        order = flow.network.ordering(torch.ones_like(known.mask), level)
         places = torch.where(known.mask, known.values - category, torch.nan)
         order, allowed, places = (part.to(flow.device) for part in (order, allowed, places))
-        return ColumnContext(mask, order=order, allowed=allowed, places=places, **draw)
+        event = None if event is None else event.to(flow.device)
+        return ColumnContext(mask, order=order, allowed=allowed, event=event, places=places, **draw)
 
     def log_prob(self, flow, rows, orders=1, given=()):
         """Return the log-likelihood of each row, log p(other columns | given columns).
@@ -501,7 +634,7 @@ class TableAdapter(Adapter):
         if there.any():
             part, first = rows[there], given_columns[there]
             for number in range(orders):
-                order = flow.network.ordering(part.mask, first, number)
+                order = flow.network.ordering(part.mask, (~first).long(), number)
                 nats = flow.nats(part.values, ColumnContext(part.mask, order=order))
                 value[number, there.cpu()] = (nats * ~first).sum(1).double().cpu()
         return value.logsumexp(0) - np.log(orders) + self._log_density(rows, scored)
@@ -531,33 +664,37 @@ class TableAdapter(Adapter):
         return total
 
     @torch.no_grad()
-    def completed(self, flow: ColumnFlow, known: Rows, seed: int) -> Rows:
-        """Draw the unknown entries of rows from p(entries | known ones, none is missing).
+    def completed(
+        self, flow: ColumnFlow, known: Rows, seed: int, event: torch.Tensor
+    ) -> tuple[Rows, np.ndarray]:
+        """Draw the unknown entries of rows from p(entries | known ones, event).
 
-        Entries that are drawn one after the other among values other than "missing" have this
-        density divided by the product w of the probabilities that an entry is not missing, each
-        given the entries before it. So a row is kept with probability w, else drawn anew
-        (rejection). Of a row that was rejected `TRIES` times, one of its draws is kept, with
-        weights w: exact in the limit.
+        Entries that are drawn one after the other inside the event have this density divided by the
+        product w of the probabilities that an entry is inside, each given the entries before it. So
+        a row is kept with probability w, else drawn anew (rejection). Of a row that was rejected
+        `TRIES` times, one of its draws is kept, with weights w: exact in the limit.
 
         Args:
             flow: The flow.
             known: M rows; the mask is True for known entries.
             seed: Seed of the draws.
+            event: What the unknown entries may be, (N, C, 2), see `ColumnContext`.
 
         Returns:
-            The M rows, without masked entries.
+            The M rows, without masked entries; and for those rejected to the end the effective
+            number of draws, (sum w)^2 / sum w^2.
         """
-        rows = self.draw(flow, len(known), seed=seed, known=known, present=True)
-        todo, total = np.arange(len(known)), np.zeros(len(known))
+        rows = self.draw(flow, len(known), seed=seed, known=known, event=event)
+        todo, total, squares = np.arange(len(known)), np.zeros(len(known)), np.zeros(len(known))
         drawn = rows.values
         for number in range(TRIES):
             keys = (np.random.SeedSequence((seed, k), spawn_key=(number,)) for k in todo.tolist())
             random = [np.random.Generator(np.random.Philox(key)) for key in keys]
             if number:
-                drawn = self._redrawn(flow, known[todo], random)
-            w = np.exp(self._log_presence(flow, known[todo], drawn))
+                drawn = self._redrawn(flow, known[todo], random, event)
+            w = np.exp(self._log_weights(flow, known[todo], drawn, event))
             total[todo] += w
+            squares[todo] += w**2
             u, v = np.array([own.random(2) for own in random]).reshape(-1, 2).T
             accepted = u < w
             kept = accepted | (v * total[todo] < w)
@@ -565,15 +702,22 @@ class TableAdapter(Adapter):
             todo = todo[~accepted]
             if not len(todo):
                 break
-        return rows
+        return rows, total[todo] ** 2 / squares[todo]
 
-    def _redrawn(self, flow: ColumnFlow, known: Rows, random: list[np.random.Generator]):
-        """Draw the unknown entries of rows one after the other, none of them as "missing".
+    def _redrawn(
+        self,
+        flow: ColumnFlow,
+        known: Rows,
+        random: list[np.random.Generator],
+        event: torch.Tensor,
+    ):
+        """Draw the unknown entries of rows one after the other, all inside an event.
 
         Args:
             flow: The flow.
             known: B rows; the mask is True for known entries.
             random: Random generator of each row.
+            event: What the unknown entries may be, (N, C, 2).
 
         Returns:
             Encoded values, known and drawn, (B, N) float64 (long if no column is binned).
@@ -582,40 +726,39 @@ class TableAdapter(Adapter):
         for start in range(0, len(known), SCORED):
             part = slice(start, start + SCORED)
             everywhere = torch.ones_like(known.mask[part]).to(flow.device)
-            context = self._context(flow, known[part], everywhere, True, generator=random[part])
+            context = self._context(flow, known[part], everywhere, event, generator=random[part])
             parts.append(flow.sample(len(everywhere), context=context).cpu())
         return torch.cat(parts)
 
-    def _log_presence(self, flow: ColumnFlow, known: Rows, values: torch.Tensor) -> np.ndarray:
-        """Return log w of each row: w is the probability that no drawn entry is missing.
+    def _log_weights(
+        self, flow: ColumnFlow, known: Rows, values: torch.Tensor, event: torch.Tensor
+    ) -> np.ndarray:
+        """Return log w of each row: w is the probability that all drawn entries are in an event.
 
         `completed` uses it; a constant of the row is left out, since the first drawn entry is
-        missing with the same probability in every draw.
+        inside with the same probability in every draw.
 
         Args:
             flow: The flow.
             known: B rows; the mask is True for entries that were known and not drawn.
             values: Encoded values, known and drawn, (B, N).
+            event: What the drawn entries may be, (N, C, 2).
 
         Returns:
             (B,) nats in float64.
         """
-        absent = [len(c.values) if c.missing and c.values else -1 for c in self.columns]
-        absence = torch.tensor(absent, device=flow.device)
         parts = [np.zeros(0)]
         for start in range(0, len(known), SCORED):
             part = known[start : start + SCORED].to(flow.device)
-            context = self._context(flow, part, torch.ones_like(part.mask))
+            context = self._context(flow, part, torch.ones_like(part.mask), event)
             own = values[start : start + SCORED].to(flow.device)
-            nats = flow.log_probs_of(own, absence.clamp(min=0), context)
-            nats = torch.log1p(-nats.exp().clamp(max=1 - 1e-12))
+            nats = flow.log_events(own, event.to(flow.device), context)
             assert context.order is not None
-            rank = context.order.argsort(1)
-            counted = (absence >= 0) & (rank > part.mask.sum(1, keepdim=True))
+            counted = context.order.argsort(1) > part.mask.sum(1, keepdim=True)
             parts.append(torch.where(counted, nats, 0).sum(1).cpu().numpy())
         return np.concatenate(parts)
 
-    def draw(self, flow, count, *, seed, temperature=1.0, sizes=None, known=None, present=False):
+    def draw(self, flow, count, *, seed, temperature=1.0, sizes=None, known=None, event=None):
         """Draw encoded rows; with one seed, more of them begin with the same ones.
 
         Args:
@@ -626,8 +769,8 @@ class TableAdapter(Adapter):
             sizes: Must be None: all rows have one entry per column.
             known: Entries to condition on, one row for all or a row for each, masked where unknown;
                 None for none.
-            present: True to draw each entry from its values other than "missing", given the entries
-                before it.
+            event: What each entry may be, given the entries before it, see `ColumnContext`; None
+                for anything.
 
         Raises:
             UserError: if `sizes` are given.
@@ -640,17 +783,52 @@ class TableAdapter(Adapter):
             if known is None:
                 return ColumnContext(**draw)
             chosen = torch.from_numpy(records if len(known) > 1 else np.zeros_like(records))
-            return self._context(flow, known[chosen], present=present, **draw)
+            return self._context(flow, known[chosen], event=event, **draw)
 
         return draw_rows(flow, count, np.eye(width + 1)[width], seed, temperature, context)
+
+    def within(
+        self,
+        flow: ColumnFlow,
+        count: int,
+        seed: int,
+        known: Rows,
+        event: torch.Tensor,
+        given: Mapping[Any, Any],
+    ):
+        """Draw rows that meet conditions, as a table or an array.
+
+        A warning counts the rows with less than `FEW` effective draws, see `completed`.
+
+        Args:
+            flow: The flow.
+            count: Number of rows.
+            seed: Seed of the draws.
+            known: One row with the values that are given, masked in all other columns.
+            event: Lists and intervals, (N, C, 2), see `ColumnContext`.
+            given: All conditions by label.
+        """
+        every = torch.zeros(count, dtype=torch.long)
+        rows, effective = self.completed(flow, known[every], seed, event)
+        few = effective[effective < FEW]
+        if len(few):
+            warnings.warn(
+                f"{len(few)} of {count} rows are one of {TRIES} draws by their weights, with an "
+                f"effective number of {few.mean():.1f} draws: the conditions are rare together",
+                stacklevel=4,
+            )
+        fixed = {
+            label: value
+            for label, value in given.items()
+            if known.mask[0, self.number(label, "given")]
+        }
+        return self.decode(rows, fixed)
 
     @torch.no_grad()
     def conditional(self, flow, known: Rows, k: int) -> np.ndarray:
         """Return the probabilities of the values of column k given the known columns.
 
-        They are the mean of two estimates: the density of the column after the known columns, and
-        the shares of the values in the density of whole rows (`_reweighted`). The mean predicts
-        better than either.
+        They are the shares of the values in the density of whole rows (`_reweighted`).
 
         Args:
             flow: The flow.
@@ -665,24 +843,26 @@ class TableAdapter(Adapter):
         for start in range(0, len(known), SCORED):
             rows = slice(start, start + SCORED)
             own, before, x = (t[rows].to(flow.device) for t in (mask, first, known.values))
-            context = ColumnContext(own, order=flow.network.ordering(own, before))
+            context = ColumnContext(own, order=flow.network.ordering(own, (~before).long()))
             parts.append(flow.conditional(x, k, context).double().exp().cpu().numpy())
         if not parts:
             return np.zeros((0, self.columns[k].cardinality))
-        p = np.concatenate(parts)
-        return (p + self._reweighted(flow, known, k, p)) / 2
+        return self._reweighted(flow, known, k, np.concatenate(parts))
 
-    def most_probable(self, flow, known: Rows) -> pd.DataFrame:
-        """Fill unknown entries, each for itself, with the most probable value given the known ones.
+    def typical(self, flow, known: Rows, mean: bool) -> pd.DataFrame:
+        """Fill unknown entries, each for itself, with one value given the known ones.
 
         Args:
             flow: The flow.
             known: M rows; the mask is True for known entries.
+            mean: True for the mean of numbers, as floats where the column has no whole numbers;
+                False for the median of binned numbers. All other entries get their most probable
+                value.
 
         Returns:
-            The table of M rows. In columns of binned numbers, entries are set to the median.
+            The table of M rows.
         """
-        encoded = known.values.numpy().copy()
+        encoded, means = known.values.numpy().copy(), dict[int, tuple[np.ndarray, np.ndarray]]()
         for k, column in enumerate(self.columns):
             rows = np.flatnonzero(~known.mask[:, k].numpy())
             if not len(rows) or not column.values:
@@ -691,21 +871,33 @@ class TableAdapter(Adapter):
             p = self.conditional(flow, part, k)[:, : len(column.values)]
             below = p.cumsum(1) < p.sum(1, keepdims=True) / 2
             encoded[rows, k] = 0.5 + below.sum(1) if column.bins else p.argmax(1)
-        return self._table(encoded)
+            if mean and (values := column.means) is not None:
+                means[k] = rows, p @ values / p.sum(1)
+        table = self.table(Rows(torch.from_numpy(encoded), known.mask))
+        for k, (rows, value) in means.items():
+            column = self.columns[k]
+            if column.bins:
+                own = column.bins.series(value)
+            else:
+                whole = pd.api.types.is_integer_dtype(column.dtype)
+                own = pd.Series(value.round() if whole else value).astype(column.dtype)
+            table.iloc[rows, k] = own.to_numpy()
+        return table
 
     @torch.no_grad()
     def _reweighted(self, flow, known: Rows, k: int, p: np.ndarray) -> np.ndarray:
-        """Refine the probabilities of column k by the density of whole rows.
+        """Return the probabilities of column k by Bayes' rule in the density of whole rows.
 
         The density of a row with each candidate category in column k is taken in the default order
-        of the columns, in which counts and regressions apply. The probability of all candidates
+        of the columns, in which the autoencoder has learned. The probability of all candidates
         together stays; it is divided among them in proportion to these densities.
 
         Args:
             flow: The flow.
             known: M rows; the mask is True for known entries.
             k: Number of the column, which is unknown in all rows.
-            p: Probabilities of its categories, (M, C); the `CANDIDATES` largest are refined.
+            p: Probabilities of its categories directly after the known ones, (M, C); the
+                `CANDIDATES` largest are candidates.
 
         Returns:
             The new probabilities, (M, C) float64.
@@ -740,8 +932,11 @@ def _refuse_repeated_labels(table: pd.DataFrame) -> None:
         raise UserError(f"two columns are called {twice!r}: rename one, or drop it")
 
 
-def _frame(array: np.ndarray | torch.Tensor) -> pd.DataFrame:
-    """Return an array or tensor (N, D) of integers as a table; raise `UserError` for any other."""
+def _frame(array: np.ndarray | torch.Tensor, holes: bool = False) -> pd.DataFrame:
+    """Return an array or tensor (N, D) of integers as a table; raise `UserError` for any other.
+
+    With `holes` it may be floats.
+    """
     if isinstance(array, torch.Tensor):
         array = array.detach().cpu()
         array = (array.float() if array.dtype == torch.bfloat16 else array).numpy()
@@ -750,7 +945,7 @@ def _frame(array: np.ndarray | torch.Tensor) -> pd.DataFrame:
             f"an array of the shape {array.shape}: rows of equal length are (N, D); of rows that "
             "differ in length make a list"
         )
-    if array.dtype.kind not in "iub":
+    if array.dtype.kind not in ("iubf" if holes else "iub"):
         raise UserError(
             f"an array of {array.dtype}: categories are whole numbers; for names, or numbers to "
             "be binned, use pd.DataFrame(x)"

@@ -52,8 +52,8 @@ def test_values_that_training_lacked_count_as_missing(data):
     with pytest.warns(UserWarning, match=message):
         p = model.predict_proba(strange, "big")
     assert p.equals(model.predict_proba(missing, "big"))
-    for draw in (True, False):
+    for statistic in ("draw", "median"):
         with pytest.warns(UserWarning, match=message):
-            filled = model.impute(strange, draw=draw)
-        assert filled.equals(model.impute(missing, draw=draw))
+            filled = model.impute(strange, statistic=statistic)
+        assert filled.equals(model.impute(missing, statistic=statistic))
     assert np.isneginf(model.log_prob(strange)).tolist() == [False, True, False, True, False]
