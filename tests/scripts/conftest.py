@@ -7,9 +7,7 @@ import pytest
 
 from graphcnf.datasets import zinc250k
 from graphcnf.datasets.molecules import encode
-from graphcnf.scripts.benchmarks import runner
-from graphcnf.scripts.benchmarks.__main__ import app as benchmarks
-from graphcnf.scripts.cli import app, run
+from graphcnf.scripts import cli
 
 
 @pytest.fixture(scope="session")
@@ -59,19 +57,51 @@ def model_folder(tmp_path_factory, zinc_smiles):
     return folder
 
 
+def checked(command):
+    """The same command, its exit code checked: stdout and stderr."""
+
+    def call(*arguments, code=0):
+        found, out, err = command(*arguments)
+        assert found == code, err
+        return out, err
+
+    return call
+
+
+@pytest.fixture
+def run(graphcnf):
+    """Run the command in this process; `code` is the exit code that it must end with."""
+    return checked(graphcnf)
+
+
+@pytest.fixture
+def refused(run):
+    """Run a command that must fail and write nothing to stdout: stderr."""
+
+    def call(*arguments, code=1):
+        out, err = run(*arguments, code=code)
+        assert not out
+        return err
+
+    return call
+
+
 @pytest.fixture
 def bench(in_this_process):
-    """Run a benchmark in this process: exit code, stdout, stderr."""
-    return in_this_process(benchmarks)
+    """Run a benchmark in this process, as `run` does."""
+    from graphcnf.scripts.benchmarks.__main__ import app as benchmarks
+
+    return checked(in_this_process(benchmarks))
 
 
 @pytest.fixture
 def trained_here(monkeypatch):
     """Benchmarks train in this process, not in one of its own that imports everything again."""
+    from graphcnf.scripts.benchmarks import runner
 
     def call(command, **options):
         with contextlib.redirect_stdout(sys.stderr), pytest.raises(SystemExit) as caught:
-            run(app, command[command.index("train") :])
+            cli.run(cli.app, command[command.index("train") :])
         return caught.value.code or 0
 
     monkeypatch.setattr(runner.subprocess, "call", call)

@@ -25,24 +25,23 @@ def small_rounds(monkeypatch):
 
 
 @pytest.fixture
-def run(graphcnf, model_folder):
-    def call(command, *arguments):
-        return graphcnf(command, *arguments, "--model", model_folder)
+def draw(run, model_folder):
+    def call(command, *arguments, code=0):
+        return run(command, *arguments, "--model", model_folder, code=code)
 
     return call
 
 
-def test_every_format_has_the_same_analogues(run, surroundings):
+def test_every_format_has_the_same_analogues(draw, surroundings):
     same = ("analogs", "CCO", "--similar", 0, "-n", 3, "--particles", 2)
-    code, out, err = run(*same)
+    out, err = draw(*same)
     smiles = out.splitlines()
-    assert code == 0, err
     assert len(set(smiles)) == 3 and "CCO" not in smiles
     assert "3 distinct analogues of CCO with its skeleton" in err
     assert all(Chem.MolFromSmiles(s).GetNumAtoms() == 3 for s in smiles)
     for name in ("a.csv", "a.parquet", "a.smi.gz"):
-        code, out, err = run(*same, "--out", name, "--properties", "qed,atoms")
-        assert code == 0 and not out, err
+        out, err = draw(*same, "--out", name, "--properties", "qed,atoms")
+        assert not out
     rows = list(csv.DictReader(io.StringIO((surroundings / "a.csv").read_text())))
     assert [row["smiles"] for row in rows] == smiles and {row["atoms"] for row in rows} == {"3"}
     assert list(rows[0]) == ["record", "smiles", "similarity", "changed", "qed", "atoms"]
@@ -52,44 +51,41 @@ def test_every_format_has_the_same_analogues(run, surroundings):
     with gzip.open("a.smi.gz", "rt") as file:
         assert [line.split("\t")[0] for line in file][1:] == smiles
     assert len(list(surroundings.iterdir())) == 3
-    code, _, err = run(*same, "--out", "a.csv")
-    assert code == 1 and "exists" in err
+    assert "exists" in draw(*same, "--out", "a.csv", code=1)[1]
 
 
-def test_python_gives_the_analogues_of_the_command(run, model_folder):
-    code, out, err = run("analogs", "OCCN", "--similar", 0.2, "-n", 3)
-    assert code == 0, err
+def test_python_gives_the_analogues_of_the_command(draw, model_folder):
+    out, _ = draw("analogs", "OCCN", "--similar", 0.2, "-n", 3)
     flow = MoleculeFlow.from_pretrained(model_folder)
     assert flow.analogs("OCCN", 3, similar=0.2).smiles == out.split()
 
 
-def test_similar_ones_and_their_share(run):
-    code, out, err = run("analogs", "OCCN", "--keep", "bonds", "--similar", 0.2, "-n", 3, "--json")
+def test_similar_ones_and_their_share(draw):
+    out, err = draw("analogs", "OCCN", "--keep", "bonds", "--similar", 0.2, "-n", 3, "--json")
     rows = [json.loads(line) for line in out.splitlines()]
-    assert code == 0 and len(rows) == 3 and all(row["similarity"] >= 0.2 for row in rows)
+    assert len(rows) == 3 and all(row["similarity"] >= 0.2 for row in rows)
     assert "valid ones reach 0.2" in err
 
 
-def test_every_format_has_the_same_molecules_with_the_fragment(run, surroundings):
+def test_every_format_has_the_same_molecules_with_the_fragment(draw, surroundings):
     same = ("grow", "--scaffold", "CN", "--particles", 2, "--size", "3-6")
-    code, out, err = run(*same, "-n", 6)
-    assert code == 0, err
+    out, err = draw(*same, "-n", 6)
     smiles = out.splitlines()
     assert len(set(smiles)) == 6 and "6 distinct molecules with CN" in err
     assert all(Chem.MolFromSmiles(s).HasSubstructMatch(Chem.MolFromSmiles("CN")) for s in smiles)
-    _, out, err = run(*same, "-n", 3, "--json", "--properties", "atoms")
+    out, err = draw(*same, "-n", 3, "--json", "--properties", "atoms")
     rows = [json.loads(line) for line in out.splitlines()]
     assert [row["smiles"] for row in rows] == smiles[:3]
     assert all(3 <= row["atoms"] <= 6 for row in rows)
     figures = json.loads(err.splitlines()[-1])
     assert figures["written"] == 3 <= figures["valid"] <= figures["placed"] <= figures["particles"]
-    code, out, err = run(*same, "-n", 3, "--out", "a.csv")
-    assert code == 0 and not out
+    out, err = draw(*same, "-n", 3, "--out", "a.csv")
+    assert not out
     rows = list(csv.DictReader(io.StringIO((surroundings / "a.csv").read_text())))
     assert [row["smiles"] for row in rows] == smiles[:3] and rows[2]["record"] == "2"
 
 
-def test_a_column_for_each_attachment_point(run):
+def test_a_column_for_each_attachment_point(draw):
     how = ("-n", 3, "--particles", 2, "--size", "3-6", "--json")
     for task, text, names in (
         ("--decorate", "[*:2]C[*:1]", ["R1", "R2"]),
@@ -98,8 +94,7 @@ def test_a_column_for_each_attachment_point(run):
         ("--close", "[*:1]CC[*:2]", ["linker"]),
         ("--scaffold", "CC", []),
     ):
-        code, out, err = run("grow", task, text, *how)
-        assert code == 0, err
+        out, err = draw("grow", task, text, *how)
         rows, groups = [json.loads(line) for line in out.splitlines()], {}
         assert list(rows[0]) == ["record", "smiles", *names]
         for row in rows:
@@ -121,11 +116,10 @@ def test_a_column_for_each_attachment_point(run):
         ("grow", "-n", 4, "--decorate", "[*:1]C[*:2]"), ("analogs", "CCO", "--similar", 0, "-n", 4),
     ],
 )  # fmt: skip
-def test_pictures_and_a_page(run, surroundings, command):
+def test_pictures_and_a_page(draw, surroundings, command):
     for name in ("a.png", "a.svg", "a.pdf"):
         more = ("--html", "a.html", "--properties", "qed") if name == "a.svg" else ()
-        code, out, err = run(*command, "--picture", name, *more, "--force")
-        assert code == 0, err
+        out, _ = draw(*command, "--picture", name, *more, "--force")
     assert (surroundings / "a.png").read_bytes().startswith(b"\x89PNG")
     assert (surroundings / "a.pdf").read_bytes().startswith(b"%PDF")
     svg, page = (surroundings / "a.svg").read_text(), (surroundings / "a.html").read_text()
@@ -145,15 +139,12 @@ def test_pictures_and_a_page(run, surroundings, command):
     assert ("ellipse" in table) == (command[0] != "generate")
 
 
-def test_what_is_rarer_than_all_training_molecules_is_shown_and_sorted_as_such(
-    graphcnf, surroundings
-):
+def test_what_is_rarer_than_all_training_molecules_is_shown_and_sorted_as_such(run, surroundings):
     # Seven atoms: too few training molecules to say more than "less than one per cent".
-    code, _, err = graphcnf(
+    run(
         "generate", "--size", "7-9", "-n", 12, "--temperature", 2, "--no-stereo", "--workers", 1,
         "--html", "a.html", "--out", "a.smi",
     )  # fmt: skip
-    assert code == 0, err
     page = (surroundings / "a.html").read_text().split('id="molecules"')[1]
     shown = re.findall('<td data-name="how likely" data-key="(.*?)">(.*?)</td>', page)
     assert len(shown) == 12 and any(text == "&lt; 1 %" for _, text in shown)
@@ -162,14 +153,13 @@ def test_what_is_rarer_than_all_training_molecules_is_shown_and_sorted_as_such(
     np.testing.assert_allclose([float(key) for key, *_ in shown], -bits, rtol=1e-6)
 
 
-def test_a_path_and_its_picture(run, surroundings):
+def test_a_path_and_its_picture(draw, surroundings):
     ends = ("interpolate", "CCO", "CCCN", "--steps", 4)
-    code, out, err = run(*ends, "--picture", "path.svg")
+    out, err = draw(*ends, "--picture", "path.svg")
     rows = list(csv.DictReader(io.StringIO(out)))
-    assert code == 0, err
     assert rows[0]["smiles"] == "CCO" and rows[-1]["smiles"] == "CCCN" and len(rows) == 5
     assert float(rows[0]["similarity_a"]) == float(rows[-1]["similarity_b"]) == 1
     assert "<svg" in (surroundings / "path.svg").read_text()
-    code, out, _ = run(*ends, "--out", "path.smi")
+    out, _ = draw(*ends, "--out", "path.smi")
     lines = (surroundings / "path.smi").read_text().split()
     assert lines == [row["smiles"] for row in rows if row["smiles"]] and not out

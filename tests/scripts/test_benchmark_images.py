@@ -58,10 +58,7 @@ def test_models_are_trained_once_and_put_side_by_side(
     for kind in ("vae", "gan"):
         (surroundings / f"{kind}.toml").write_text(PRESET.format(kind))
     common = ["--minutes", 0.01, "-n", 70, "--folder", "runs"]
-    code, _, err = bench(
-        "images", "vae.toml", "gan.toml", *common, "--out", "x.csv", "--png", "x.png"
-    )
-    assert code == 0, err
+    bench("images", "vae.toml", "gan.toml", *common, "--out", "x.csv", "--png", "x.png")
     vae, gan, real = csv.DictReader(open("x.csv"))
     assert (vae["model"], gan["model"], real["model"]) == ("vae", "gan", "held-out digits")
     assert (vae["figure"], gan["figure"]) == ("bound", "none")
@@ -75,9 +72,8 @@ def test_models_are_trained_once_and_put_side_by_side(
     shutil.copytree("runs/vae/seed-0", "runs/vae/seed-1")
     written = Path("runs/vae/seed-0/metrics.csv").stat().st_mtime_ns
     few = ["--minutes", 0.01, "-n", 5, "--folder", "runs", "--png", "y.png", "--seeds", "0,1"]
-    code, out, err = bench("images", "vae.toml", *few)
-    assert code == 0 and out.count("(bound)") == 1, err
+    assert bench("images", "vae.toml", *few)[0].count("(bound)") == 1
     assert pillow.open("y.png").size == (5 * 58 + 2, 2 * 58 + 2)
     assert Path("runs/vae/seed-0/metrics.csv").stat().st_mtime_ns == written
-    code, _, err = bench("images", "vae.toml", "--minutes", 0.5, "--folder", "runs")
-    assert code == 1 and "delete it" in err
+    _, err = bench("images", "vae.toml", "--minutes", 0.5, "--folder", "runs", code=1)
+    assert "delete it" in err

@@ -140,10 +140,9 @@ def test_a_scheduler_that_ends_is_one_error(few, monkeypatch):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
-def test_generate_writes_the_file_of_one_process(graphcnf, model_folder, two, local):
+def test_generate_writes_the_file_of_one_process(run, model_folder, two, local):
     arguments = ("generate", "--model", model_folder, "-n", 1400, "--all", "--likelihood")
-    code, _, err = graphcnf(*arguments, "--workers", 1, "--out", "one.csv")
-    assert code == 0, err
+    run(*arguments, "--workers", 1, "--out", "one.csv")
     victim, put = pids(two)[0], Blocks.put
 
     def deadly(self, block):
@@ -156,18 +155,17 @@ def test_generate_writes_the_file_of_one_process(graphcnf, model_folder, two, lo
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Blocks, "put", deadly)
         address = local.scheduler_address
-        code, out, err = graphcnf(*arguments, "--cluster", address, "--out", "two.csv")
-    assert (code, out, victim) == (0, "", None) and len(err.splitlines()) == 1, err
+        out, err = run(*arguments, "--cluster", address, "--out", "two.csv")
+    assert (out, victim) == ("", None) and len(err.splitlines()) == 1, err
     assert Path("two.csv").read_bytes() == Path("one.csv").read_bytes()
     two.client.wait_for_workers(2, timeout=60)
 
 
-def test_evaluate_finds_the_figures_of_one_process(graphcnf, model_folder, two, local):
+def test_evaluate_finds_the_figures_of_one_process(run, model_folder, two, local):
     figures = []
     for options in ((), ("--cluster", local.scheduler_address)):
         tail = ("-n", 700, "--reference", "none", "--reconstruct", 0, "--likelihood", 0, "--json")
-        code, out, err = graphcnf("evaluate", "--model", model_folder, *tail, *options)
-        assert code == 0, err
+        out, _ = run("evaluate", "--model", model_folder, *tail, *options)
         figures.append(json.loads(out))
     assert figures[0] == figures[1] and figures[0]["samples"] == 700
 
@@ -200,14 +198,6 @@ def test_an_oracle_asks_the_workers_and_survives_what_they_do(two, tmp_path):
     assert list(map(repr, kept.values())) == list(map(repr, oracle.answers.values()))
 
 
-def test_a_local_cluster_is_started_and_ended(graphcnf, model_folder):
-    arguments = ("generate", "--model", model_folder, "-n", 700, "--all")
-    code, expected, _ = graphcnf(*arguments, "--workers", 1)
-    assert code == 0
-    code, out, err = graphcnf(*arguments, "--cluster", "local", "--workers", 1)
-    assert (code, out) == (0, expected) and len(err.splitlines()) == 1, err
-
-
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_a_worker_that_takes_long_to_come_back_is_not_given_up():
     with (
@@ -229,7 +219,7 @@ def test_a_worker_that_takes_long_to_come_back_is_not_given_up():
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
-def test_ctrl_c_ends_a_local_cluster_with_one_line(graphcnf, model_folder):
+def test_ctrl_c_ends_a_local_cluster_with_one_line(model_folder):
     tail = ("generate", "--model", str(model_folder), "-n", "200000", "--all", "--out", "x.csv")
     command = [sys.executable, "-m", "graphcnf", *tail, "--cluster", "local", "--workers", "1"]
     # What is started in the background by a shell ignores the signal, and so would its children.
@@ -266,9 +256,9 @@ def running(group):
     return True
 
 
-def test_a_scheduler_that_does_not_answer(graphcnf, model_folder, monkeypatch):
+def test_a_scheduler_that_does_not_answer(refused, model_folder, monkeypatch):
     monkeypatch.setattr(clusters, "CONNECT", 0.3)
     tail = ("--cluster", "tcp://127.0.0.1:9", "--out", "x.smi")
-    code, out, err = graphcnf("generate", "--model", model_folder, *tail)
-    assert (code, out, os.listdir()) == (1, "", []) and len(err.splitlines()) == 1
+    err = refused("generate", "--model", model_folder, *tail)
+    assert os.listdir() == [] and len(err.splitlines()) == 1
     assert err.startswith("error: cannot reach the Dask scheduler of tcp://127.0.0.1:9")

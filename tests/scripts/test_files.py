@@ -28,8 +28,8 @@ FILE_WITH = {"min_similarity": "{}:0", "max_similarity": "{}:1", "score": "{}:f"
 
 
 @pytest.fixture
-def run(model_folder, surroundings):
-    """A folder as a training leaves it, with the names that lead to its files."""
+def run_folder(model_folder, surroundings):
+    """A folder, named run, as a training leaves it, with the names that lead to its files."""
     folder = surroundings / "run"
     shutil.copytree(model_folder, folder / "model")
     shutil.copytree(model_folder, folder / "snapshots" / "00000002")
@@ -89,7 +89,7 @@ def test_every_parameter_that_may_name_a_file_says_what_is_done_with_it():
         guard(unsaid)
 
 
-def test_no_output_of_any_command_replaces_an_input(in_this_process, run, surroundings):
+def test_no_output_of_any_command_replaces_an_input(in_this_process, run_folder, surroundings):
     from graphcnf.scripts._files import Role, roles_of
 
     mine = surroundings / "mine.smi"
@@ -100,7 +100,7 @@ def test_no_output_of_any_command_replaces_an_input(in_this_process, run, surrou
     (surroundings / "data" / "a.smi").write_text(MOLECULES)
     of_file = ("mine.smi", mine, "run/../mine.smi", "./mine.smi", "link.smi", "hard.smi")
     of_run = ("run/model/config.json", "run/metrics.csv", "run/new.csv", "run/model/new",
-              "way/config.json", "way/new.csv", "other.json", run / "model" / ".." / "x.smi",
+              "way/config.json", "way/new.csv", "other.json", run_folder / "model" / ".." / "x.smi",
               WEIGHTS / "zinc250k" / "config.json", WEIGHTS / "new")  # fmt: skip
     before, tried, graphcnf = content(surroundings), 0, in_this_process(COMMAND)
     for path, command in COMMANDS.items():
@@ -117,33 +117,26 @@ def test_no_output_of_any_command_replaces_an_input(in_this_process, run, surrou
             if role is Role.MODEL:
                 pairs += [(value, out) for value in ("run", "run/model", "way") for out in of_run]
                 pairs += [("zinc250k", out) for out in of_run[-2:]]
-            for value, out in pairs:
-                for output in outputs:
-                    # An option that is repeated counts once, at its end.
-                    force = ["--force"] * ("force" in {p.name for p in command.params})
+            # An option that is repeated counts once, at its end.
+            force = ["--force"] * ("force" in {p.name for p in command.params})
+            for output in outputs:
+                for value, out in pairs[tried % 3 :: 3]:  # a third of them, others in turn
                     words = [*line(path, command, **{name: value, output: out}), *force]
                     code, stdout, err = graphcnf(*words)
                     assert code == 2 and not stdout, (words, err)
-                    assert str(Path(out)) in err and "'--" in err and err.count("error:") == 1, (
-                        words
-                    )
+                    assert str(Path(out)) in err and "'--" in err, words
+                    assert err.count("error:") == 1, words
                     tried += 1
-    assert tried > 500 and content(surroundings) == before
+    assert tried > 200 and content(surroundings) == before
     assert not (WEIGHTS / "new").exists()
 
 
 @pytest.mark.parametrize(
     "words",
     [
-        ("score", "mine.smi", "--model", "run", "--out", "run/model/config.json"),
-        ("score", "mine.smi", "--model", "run", "--out", "run/metrics.csv"),
-        ("score", "mine.smi", "--model", "run/model", "--out", "run/metrics.csv"),
         ("score", "mine.smi", "--model", "run/snapshots/00000002", "--out", "run/metrics.csv"),
-        ("score", "mine.smi", "--model", "run", "--out", "run/model/new.csv"),
-        ("evaluate", "mine.smi", "--model", "run", "-n", "9", "--out", "run/model/config.json"),
         ("evaluate", "mine.smi", "--model", "run", "-n", "9", "--html", "run/report.html"),
         ("evaluate", "mine.smi", "--reference", "train.csv", "--out", "train.csv"),
-        ("interpolate", "CCO", "CCN", "--model", "run", "--out", "run/model/config.json"),
         ("interpolate", "CCO", "CCN", "--model", "run", "--picture", "run/curves.svg"),
         ("interpolate", "CCO", "CCN", "--model", "run", "--min-similarity", "i.png:0",
          "--picture", "i.png"),
@@ -151,19 +144,17 @@ def test_no_output_of_any_command_replaces_an_input(in_this_process, run, surrou
          "i.html"),
         ("generate", "--model", "run", "-n", "2", "--max-similarity", "i.svg:1", "--picture",
          "i.svg"),
-        ("generate", "--model", "run", "-n", "2", "--force", "--out", "run/new.smi"),
         ("grow", "--scaffold", "CC", "--model", "run", "-n", "1", "--min-similarity", "i.html:0",
          "--html", "i.html"),
         ("stereoisomers", "CC(O)F", "--out", str(WEIGHTS / "zinc250k-stereo" / "x.json")),
         ("optimize", "--score", "qed", "--budget", "3", "--model", "run", "--save", "run/tuned"),
         ("plot", "run", "--out", "run/other.svg"),
-        ("plot", "run", "--out", "run/model/curves.svg"),
         ("finetune", "mine.smi", "--weights", "run", "--out", "run/finer"),
         ("train", "start.toml", "--out", "run/finer"),
         ("train", "zinc250k", "--set", "model.start=run/model", "--out", "run/finer"),
     ],
 )  # fmt: skip
-def test_an_output_that_is_read_is_refused(graphcnf, run, surroundings, words):
+def test_an_output_that_is_read_is_refused(refused, run_folder, surroundings, words):
     for name in ("mine.smi", "i.html", "i.svg", "i.png"):
         (surroundings / name).write_text(MOLECULES)
     (surroundings / "train.csv").write_text("smiles\nCCO\nCCN\n")
@@ -171,30 +162,29 @@ def test_an_output_that_is_read_is_refused(graphcnf, run, surroundings, words):
         '[model]\nstart = "run"\n[data]\nname = "zinc250k"\n[training]\nsteps = 1\n'
     )
     before = content(surroundings)
-    code, out, err = graphcnf(*words)
-    assert (code, out) == (2, "") and err.startswith("error: ") and err.count("\n") == 1, err
+    err = refused(*words, code=2)
+    assert err.startswith("error: ") and err.count("\n") == 1, err
     assert words[-1] in err and words[-2].removesuffix("x") in err
     assert content(surroundings) == before
 
 
-def test_shards_do_not_replace_what_a_filter_reads(graphcnf, model_folder, surroundings):
+def test_shards_do_not_replace_what_a_filter_reads(refused, model_folder, surroundings):
     (surroundings / "part-1.smi").write_text(MOLECULES)
-    code, _, err = graphcnf("generate", "--model", model_folder, "-n", 2000, "--shard", "all/2",
-                            "--min-similarity", "part-1.smi:0", "--out", "part.smi",
-                            "--force")  # fmt: skip
-    assert code == 2 and "part-1.smi is an input file" in err
+    command = ["generate", "--model", model_folder, "-n", 2000, "--shard", "all/2", "--force"]
+    err = refused(*command, "--min-similarity", "part-1.smi:0", "--out", "part.smi", code=2)
+    assert "part-1.smi is an input file" in err
     assert (surroundings / "part-1.smi").read_text() == MOLECULES
 
 
-def test_what_is_not_read_may_be_written(graphcnf, run, surroundings):
+def test_what_is_not_read_may_be_written(run, run_folder, surroundings):
     """Curves of the run, files beside it, and what only has the name of weights or of data."""
     for name in ("zinc250k", "qed", "data"):
         (surroundings / name).mkdir()
     (surroundings / "data" / "a.smi").write_text(MOLECULES)
     (surroundings / "mine.smi").write_text(MOLECULES)
     for name in ("curves.svg", "curves.png"):
-        assert graphcnf("plot", "run", "--out", f"run/{name}")[0] == 0
-    assert graphcnf("plot", "run")[0] == 0
+        run("plot", "run", "--out", f"run/{name}")
+    run("plot", "run")
     for words in (
         ("stereoisomers", "CC(O)F", "--out", "zinc250k/x.csv"),
         ("score", "mine.smi", "--model", "run", "--out", "run.csv"),
@@ -202,11 +192,10 @@ def test_what_is_not_read_may_be_written(graphcnf, run, surroundings):
         ("optimize", "--score", "qed", "--budget", 3, "--model", "run", "--workers", 0,
          "--out", "qed/x.csv", "--folder", "search"),
     ):  # fmt: skip
-        code, _, err = graphcnf(*words)
-        assert code == 0, err
+        run(*words)
 
 
-def test_it_is_refused_before_anything_is_loaded(run, surroundings):
+def test_it_is_refused_before_anything_is_loaded(run_folder, surroundings):
     (surroundings / "mine.smi").write_text(MOLECULES)
     words = ["score", "mine.smi", "--model", "run", "--out", "run/metrics.csv"]
     code = (

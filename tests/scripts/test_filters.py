@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import re
 
 import pytest
@@ -25,12 +26,14 @@ KNOWN = ["CCO", "CCN", "CC(N)=O", "CCCN", "NCC=O"]
 
 # Options of the command, and arguments of Filters.
 FILTERS = {
-    "require": (("--require", "3 <= atoms <= 5"), {"require": ["3 <= atoms <= 5"]}),
-    "smarts": (("--smarts", "[N,O]"), {"smarts": ["[N,O]"]}),
-    "exclude": (("--exclude", "[N,n]"), {"exclude": ["[N,n]"]}),
-    "alerts": (("--alerts", "pains, brenk"), {"alerts": ["pains", "brenk"]}),
-    "min_similarity": (("--min-similarity", "known.smi:0.2"), {"min_similarity": (KNOWN, 0.2)}),
-    "max_similarity": (("--max-similarity", "known.smi:.5"), {"max_similarity": (KNOWN, 0.5)}),
+    "one": (
+        ("--require", "3 <= atoms <= 5", "--exclude", "[N,n]", "--max-similarity", "known.smi:.5"),
+        {"require": ["3 <= atoms <= 5"], "exclude": ["[N,n]"], "max_similarity": (KNOWN, 0.5)},
+    ),
+    "other": (
+        ("--smarts", "[N,O]", "--alerts", "pains, brenk", "--min-similarity", "known.smi:0.2"),
+        {"smarts": ["[N,O]"], "alerts": ["pains", "brenk"], "min_similarity": (KNOWN, 0.2)},
+    ),
 }
 
 WAYS = {
@@ -45,20 +48,10 @@ WAYS = {
     "link": ("grow", "-n", 1, "--link", "[*:1]C.[*:2]C", "--size", "4-6"),
     "skeleton": ("analogs", "OCCC", "-n", 4, "--similar", 0),
     "similar": ("analogs", "OCCC", "-n", 3, "--keep", "skeleton", "--similar", 0.1),
-    "scaffold kept": (
-        "analogs",
-        "OCC1CC1",
-        "-n",
-        3,
-        "--keep",
-        "scaffold",
-        "--size",
-        "4-7",
-        "--similar",
-        0,
-    ),
+    "scaffold kept": ("analogs", "OCC1CC1", "-n", 3, "--keep", "scaffold", "--size", "4-7",
+                      "--similar", 0),
     "interpolate": ("interpolate", "CCO", "CCCN", "--paths", 8),
-}
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -94,15 +87,14 @@ def model_of_properties(model_folder, tmp_path_factory):
 
 @pytest.mark.parametrize("name", FILTERS)
 @pytest.mark.parametrize("way", WAYS)
-def test_what_is_written_passes(request, graphcnf, model_folder, surroundings, way, name):
+def test_what_is_written_passes(request, run, model_folder, surroundings, way, name):
     options, arguments = FILTERS[name]
     path = way == "interpolate"
     command = [*WAYS[way], *options, *(() if path else ("--json",))]
     if way == "cluster":
         command[command.index("SCHEDULER")] = request.getfixturevalue("scheduler")
     model = request.getfixturevalue("model_of_properties") if way == "property" else model_folder
-    code, out, err = graphcnf(*command, "--model", model)
-    assert code == 0, err
+    out, err = run(*command, "--model", model)
     filters, summary = Filters(**arguments), err.splitlines()[-1]
     if way == "shard":
         out = (surroundings / "x.jsonl").read_text()
@@ -119,21 +111,22 @@ def test_what_is_written_passes(request, graphcnf, model_folder, surroundings, w
     assert all(f"{check} " in summary or f'"{check}": ' in summary for check in filters.checks)
 
 
-def test_filters_only_select_whatever_else_is_asked(graphcnf, model_folder, monkeypatch):
+def test_filters_only_select_whatever_else_is_asked(run, model_folder, monkeypatch):
     """Of `generate`: what is written is what a whole sample holds of it, in its order."""
-    options, arguments = zip(*FILTERS.values(), strict=True)
-    filters = Filters(**{k: v for one in arguments for k, v in one.items() if k != "exclude"})
+    (one, of_one), (other, of_other) = FILTERS.values()
+    filters, chosen = Filters(**of_one, **of_other), (*one, *other)
     tail = ("--json", "--model", model_folder)
-    chosen = [part for one in options for part in one if one[0] != "--exclude"]
-    code, out, err = graphcnf("generate", "-n", 4, *chosen, *tail)
-    assert code == 0, err
+    out, err = run("generate", "-n", 4, *chosen, *tail)
     figures = json.loads(err.splitlines()[-1])
-    _, everything, _ = graphcnf("generate", "-n", figures["sampled"], "--all", *tail)
+    everything, _ = run("generate", "-n", figures["sampled"], "--all", *tail)
     valid = [row["smiles"] for row in map(json.loads, everything.splitlines()) if row["strict"]]
     passing = [s for s in valid if not filters.refusal(Chem.MolFromSmiles(s))]
     written = [json.loads(line)["smiles"] for line in out.splitlines()]
     assert written == list(dict.fromkeys(passing))
-    assert figures["accepted"] == len(passing) and set(figures["filters"]) == set(filters.checks)
+    assert figures["accepted"] == len(passing) and figures["strict_valid"] == len(valid)
+    assert figures["acceptance"] == len(passing) / len(valid) and 0 < len(passing) < len(valid)
+    assert set(figures["filters"]) == set(filters.checks)
+    assert math.prod(figures["filters"].values()) == pytest.approx(figures["acceptance"])
     # The library draws the same molecules, and ends where none comes up.
     flow = MoleculeFlow.from_pretrained(model_folder)
     sample = flow.sample(4, filters=filters)
@@ -145,13 +138,13 @@ def test_filters_only_select_whatever_else_is_asked(graphcnf, model_folder, monk
 
 
 @pytest.mark.parametrize("way", ["generate", "scaffold", "similar"])
-def test_nothing_that_passes_is_said_again_and_again(graphcnf, model_folder, monkeypatch, way):
+def test_nothing_that_passes_is_said_again_and_again(run, model_folder, monkeypatch, way):
     """Also if stderr is no terminal, where no progress is shown."""
     monkeypatch.setattr(filters_module, "REMINDER", 0.0, raising=False)
     monkeypatch.setattr(sample, "PATIENCE", 30)
     monkeypatch.setattr(filters_module, "PATIENCE_FACTOR", 1)
-    code, out, err = graphcnf(*WAYS[way], "--require", "logp > 30", "--model", model_folder)
-    assert code == 1 and not out
+    out, err = run(*WAYS[way], "--require", "logp > 30", "--model", model_folder, code=1)
+    assert not out
     *notes, last = err.splitlines()
     said = re.compile(
         r"note: no new molecule in the last \d+ s; [\d,]+ valid molecules? so far, of which 0.0% "
@@ -162,9 +155,9 @@ def test_nothing_that_passes_is_said_again_and_again(graphcnf, model_folder, mon
 
 
 @pytest.mark.parametrize("way", ["generate", "scaffold", "similar"])
-def test_sizes_that_the_model_never_draws_are_refused_at_once(graphcnf, model_folder, way):
+def test_sizes_that_the_model_never_draws_are_refused_at_once(run, model_folder, way):
     most = GraphModel.from_pretrained(model_folder).max_nodes if way != "similar" else 4
     command = (*WAYS[way], "--require", "atoms > 99", "--model", model_folder)
-    code, out, err = graphcnf(*command)
-    assert code == 1 and not out
+    out, err = run(*command, code=1)
+    assert not out
     assert err.endswith(f"error: atoms > 99: no value of atoms from 1 to {most} meets this\n")

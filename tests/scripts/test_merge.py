@@ -7,7 +7,7 @@ import os
 import random
 import re
 import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,20 +24,8 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 @pytest.fixture
-def run(graphcnf):
-    def call(*arguments, code=0):
-        found, out, err = graphcnf(*arguments)
-        assert found == code, err
-        return out, err
-
-    return call
-
-
-@pytest.fixture
 def generate(run, model_folder):
-    return lambda *arguments, **more: run(
-        "generate", "--model", model_folder, "--workers", 1, *arguments, **more
-    )
+    return partial(run, "generate", "--model", model_folder, "--workers", 1)
 
 
 @pytest.fixture(scope="module")
@@ -86,9 +74,8 @@ def test_first_is_the_number_of_the_first_graph(generate):
 @pytest.mark.parametrize(
     ("suffix", "options"),
     [
-        ("smi", ()), ("csv", ("--all", "--likelihood")), ("sdf", ("--require", "atoms > 2")),
-        ("jsonl.gz", ("--properties", "qed,rings")), ("parquet", ("--all",)),
-        ("smi.gz", ("--likelihood", "--size", "3-5")),
+        ("csv", ("--all", "--likelihood")), ("sdf", ("--require", "atoms > 2")),
+        ("parquet", ("--properties", "qed,rings")), ("smi.gz", ("--likelihood", "--size", "3-5")),
     ],
 )  # fmt: skip
 def test_merged_shards_are_the_file_of_one_command(run, generate, suffix, options):
@@ -249,25 +236,22 @@ def test_the_array_job_of_the_documentation(run, generate, model_folder, tmp_pat
     scripts = re.findall(r"```bash\n(#!/bin/bash\n.*?)```", page, re.DOTALL)
     (script,) = (found for found in scripts if "SLURM_ARRAY_TASK_ID" in found)
     Path("molecules.sh").write_text(script)
+    # In the place of the command a program that writes down what it is asked.
     shim = tmp_path / "bin" / "graphcnf"
     shim.parent.mkdir()
-    shim.write_text(f'#!/bin/sh\nexec {sys.executable} -m graphcnf "$@"\n')
+    shim.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\" > asked\n")
     shim.chmod(0o755)
     surroundings = {
         **os.environ,
         "PATH": f"{shim.parent}:{os.environ['PATH']}",
-        **{"NUMBER": "900", "SHARDS": "2", "MODEL": str(model_folder), "SLURM_CPUS_PER_TASK": "1"},
+        **{"NUMBER": "200", "SHARDS": "2", "MODEL": str(model_folder), "SLURM_CPUS_PER_TASK": "1"},
     }
     for task in ("2", "1", "2"):
-        done = subprocess.run(
-            ["bash", "molecules.sh"],
-            env={**surroundings, "SLURM_ARRAY_TASK_ID": task},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
+        environment = {**surroundings, "SLURM_ARRAY_TASK_ID": task}
+        subprocess.run(["bash", "molecules.sh"], env=environment, check=True)
+        _, err = run(*Path("asked").read_text().splitlines())
     # A task that is run again finds its work done.
-    assert "is there already" in done.stderr
+    assert "is there already" in err
     run("merge", *sorted(Path("parts").glob("*.smi.gz")), "--out", "x.smi")
     generate("-n", len(Path("x.smi").read_text().splitlines()), "--out", "whole.smi")
     assert Path("x.smi").read_bytes() == Path("whole.smi").read_bytes()
