@@ -143,6 +143,7 @@ def test_nothing_that_passes_is_said_again_and_again(run, model_folder, monkeypa
     monkeypatch.setattr(filters_module, "REMINDER", 0.0, raising=False)
     monkeypatch.setattr(sample, "PATIENCE", 30)
     monkeypatch.setattr(filters_module, "PATIENCE_FACTOR", 1)
+    monkeypatch.setattr(growth, "PATIENCE", 4)
     out, err = run(*WAYS[way], "--require", "logp > 30", "--model", model_folder, code=1)
     assert not out
     *notes, last = err.splitlines()

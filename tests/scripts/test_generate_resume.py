@@ -172,14 +172,14 @@ def test_a_killed_worker_is_one_line(generate, same):
             super().__init__(function)
             self.kill()
 
-    arguments = ["-n", 1500, "--all", "--workers", 2, "--out", "x.csv"]
+    arguments = ["-n", 1500, "--all", "--out", "x.csv"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parallel, "Worker", Killed)
-        err = generate(*arguments, code=1)
+        err = generate("--workers", 2, *arguments, code=1)
     assert len(err.splitlines()) == 1 and err.startswith("error: a worker process died (killed by ")
     assert err.endswith("; the same command goes on from there\n") and stored() == 128
-    generate(*arguments)
-    same(*arguments)
+    generate("--workers", 1, *arguments)
+    same("--workers", 1, *arguments)
 
 
 def test_larger_and_smaller_numbers_after_an_interruption(generate, same):
