@@ -26,6 +26,7 @@ BUILT_ON = {
     "datasets": {"evaluation", "training"},
     "sampling": {"evaluation"},
     "exchange": {"discrete"},
+    "discrete": {"estimators"},
     "training": {"discrete"},
 }
 """Wings that need a wing, directly or through another one."""

@@ -28,6 +28,7 @@ CORE = {
 WINGS = {
     "compute": set(),
     "exchange": set(),
+    "estimators": {"discrete"},
     "stereo": set(),
     "design": {"stereo"},
     "images": {"compute"},

@@ -72,6 +72,17 @@ def test_graphs_and_molecules_of_pyg():
     assert len(names["drawn"]) == 3 and len(names["sample"]) == 8
 
 
+def test_scikit_learn_and_sbi():
+    pytest.importorskip("sklearn")
+    pytest.importorskip("sbi")
+
+    def fewer(block):
+        return block.replace("3000", "300").replace("epochs=100", "epochs=1").replace("2000", "200")
+
+    names = run("docs/estimators", fewer, 4)
+    assert names["lost"].mean() < 1 and names["pipeline"].predict(names["table"]).shape == (4,)
+
+
 def test_a_model_of_ones_own_learns_the_trees_of_its_page():
     names = run("docs/own-model", least=5)
     code = "".join(

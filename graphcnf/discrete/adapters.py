@@ -83,6 +83,10 @@ def from_json(content: Any) -> Any:
     return content
 
 
+class Refused(UserError, ValueError):
+    """Data that a model cannot take; a `ValueError`, as scikit-learn expects it."""
+
+
 class Vocabulary:
     """Map from distinct values to categories 0, 1, ..., in the order of the values.
 

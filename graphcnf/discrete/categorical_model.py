@@ -18,7 +18,14 @@ import torch
 from torch import nn
 
 from graphcnf.arguments import check
-from graphcnf.discrete.adapters import Adapter, Reasons, SequenceAdapter, from_json, to_json
+from graphcnf.discrete.adapters import (
+    Adapter,
+    Reasons,
+    Refused,
+    SequenceAdapter,
+    from_json,
+    to_json,
+)
 from graphcnf.discrete.graph_adapter import GraphAdapter, graphs_in
 from graphcnf.discrete.rows import Rows
 from graphcnf.discrete.table_adapter import TableAdapter
@@ -90,7 +97,8 @@ class CategoricalModel(nn.Module):
       hours, ...) of which all times are multiples. In columns with missing entries, "missing" is a
       category; in other columns, a missing entry is marginalised;
     - a list of strings, or of lists or tuples of hashable symbols. The density includes the length;
-    - an integer array (N, D) of numpy or torch;
+    - an array (N, D) of numpy or torch: of integers, which are categories, or of real numbers,
+      which are as in a DataFrame;
     - a list of `nx.Graph` or `torch_geometric.data.Data` with labels, or a `Batch` or `Dataset` of
       the latter. They must be connected, unless `network` is `{"architecture": "growth"}`.
 
@@ -161,7 +169,7 @@ class CategoricalModel(nn.Module):
     def fit(
         self,
         x,
-        y: None = None,
+        y: Any = None,
         *,
         seed: int = 0,
         minutes: float | None = 1.0,
@@ -177,7 +185,8 @@ class CategoricalModel(nn.Module):
 
         Args:
             x: The data.
-            y: Must be None, as in a Pipeline; a target is a column of `x`, see `predict_proba`.
+            y: Ignored, as by scikit-learn's density estimators; a target is a column of `x`, see
+                `predict_proba`.
             seed: Seed of everything random.
             minutes: Time budget. The weights that score best on held-out data are kept.
             steps: Budget in steps instead; the model is then a function of `x` and `seed`.
@@ -197,8 +206,6 @@ class CategoricalModel(nn.Module):
                 not installed.
             KeyboardInterrupt: if Ctrl-C ended the run before its first evaluation.
         """
-        if y is not None:
-            raise UserError("y must be None: make the target a column of x")
         x = graphs_in(x)
         if not isinstance(network, Mapping | None):
             raise UserError(f'network must be a dict, {{"width": 64}}, got {network!r}')
@@ -280,9 +287,12 @@ class CategoricalModel(nn.Module):
         return "adapter" in vars(self)
 
     def __sklearn_tags__(self):
-        from sklearn.utils import Tags, TargetTags
+        from sklearn.utils import InputTags, Tags, TargetTags
 
-        return Tags(estimator_type=None, target_tags=TargetTags(required=False))
+        # Whether an entry is missing is a category, or marginalised.
+        inputs = InputTags(categorical=True, string=True, allow_nan=True)
+        kind = "density_estimator"
+        return Tags(kind, target_tags=TargetTags(required=False), input_tags=inputs)
 
     @property
     def exact(self) -> bool:
@@ -364,9 +374,33 @@ class CategoricalModel(nn.Module):
         """Return `log_prob`, under scikit-learn's name for it."""
         return self.log_prob(x)
 
-    def score(self, x, y: None = None) -> float:
-        """Return the mean of `log_prob`, nats; scikit-learn's `cross_val_score` calls it."""
+    def score(self, x, y: Any = None) -> float:
+        """Return the mean of `log_prob`, in nats, which searches of scikit-learn maximize.
+
+        -inf if an item has probability 0.
+
+        Args:
+            x: The data.
+            y: Ignored.
+        """
         return float(self.log_prob(x).mean())
+
+    @property
+    def n_features_in_(self) -> int:
+        """Number of columns of the table or array that the model was trained on."""
+        return len(self._columns)
+
+    @property
+    def feature_names_in_(self) -> np.ndarray:
+        """Labels of the columns of the table that the model was trained on."""
+        if vars(self)["adapter"].array is not None:
+            raise AttributeError("feature_names_in_")
+        return np.array([column.name for column in self._columns], dtype=object)
+
+    @property
+    def _columns(self) -> list:
+        """Columns of a table or array; `AttributeError` for a model of other data, or untrained."""
+        return getattr(vars(self).get("adapter"), "columns")  # noqa: B009
 
     def _table(self, what: str) -> TableAdapter:
         """Return the adapter of a model of a DataFrame or an array.
@@ -598,7 +632,7 @@ def split(sizes: np.ndarray, seed: int, held_out: float) -> tuple[np.ndarray, np
     order = order[sizes[order] > 0]
     count = int(round(held_out * len(order)))
     if count == len(order):
-        raise UserError(f"{len(sizes)} items with {held_out:.0%} held out leave none to train on")
+        raise Refused(f"{len(sizes)} items with {held_out:.0%} held out leave none to train on")
     return order[count:], order[:count]
 
 
@@ -707,4 +741,6 @@ def _adapter_for(x, architecture="path", bins=None, node_label=None, edge_label=
             hint = "give a list of graphs"
         case list() | tuple():
             hint = "it is empty"
-    raise UserError(f"cannot learn from a {type(x).__name__}: {hint}")
+    if hasattr(x, "nnz"):
+        hint = "it is sparse: give x.toarray()"
+    raise Refused(f"cannot learn from a {type(x).__name__}: {hint}")

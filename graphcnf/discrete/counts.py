@@ -243,18 +243,26 @@ class Counts:
         return found
 
     @classmethod
-    def of(cls, x: np.ndarray, cardinalities: Sequence[int], like: Counts | None = None) -> Counts:
+    def of(
+        cls,
+        x: np.ndarray,
+        cardinalities: Sequence[int],
+        like: Counts | None = None,
+        first: int = 0,
+    ) -> Counts:
         """Fit counts and regression to rows.
 
         Args:
             x: Categories, (M, N).
             cardinalities: Number of categories of each column.
             like: Counts whose order, parents and penalties are kept; None to choose them.
+            first: Number of columns, of those on the left, that come before all others.
         """
         sizes = np.array(cardinalities, dtype=np.int64)
         if like is None:
             shared = mutual_information(x, sizes)
             order = spanning_tree(shared)[0]
+            order = np.concatenate([order[order < first], order[order >= first]])
             some = x[:CHOOSING]
             chosen = [_parents(some, sizes, k, order, shared) for k in range(len(sizes))]
             parents, factors = ([pair[i] for pair in chosen] for i in (0, 1))

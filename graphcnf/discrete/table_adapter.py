@@ -13,7 +13,14 @@ import pandas as pd
 import torch
 from pandas.api import types
 
-from graphcnf.discrete.adapters import Adapter, Reasons, Vocabulary, distinct, draw_rows
+from graphcnf.discrete.adapters import (
+    Adapter,
+    Reasons,
+    Refused,
+    Vocabulary,
+    distinct,
+    draw_rows,
+)
 from graphcnf.discrete.columns import ColumnContext, ColumnFlow
 from graphcnf.discrete.counts import Counts
 from graphcnf.discrete.numbers import (
@@ -304,7 +311,7 @@ def _is_many(present: pd.Series) -> bool:
 
 @dataclass
 class TableAdapter(Adapter):
-    """Adapter of the rows of a DataFrame, or of an integer array (N, D), for a `ColumnFlow`.
+    """Adapter of the rows of a DataFrame, or of an array (N, D), for a `ColumnFlow`.
 
     Missing entries are masked, unless they are a category of the column.
 
@@ -344,25 +351,27 @@ class TableAdapter(Adapter):
         """Return the adapter for a table or an array.
 
         Args:
-            data: A DataFrame, or an array or tensor (N, D) of integers.
+            data: A DataFrame, or an array or tensor (N, D). Integers of an array are categories,
+                real numbers are as in a DataFrame.
             bins: Number of bins of numbers, for all columns or by label; None to choose it.
 
         Raises:
             UserError: if the table is empty, has a repeated label, or a column that `Column.of`
                 refuses.
         """
-        whole = not isinstance(data, pd.DataFrame)
-        numbers = _frame(data) if whole else data
+        is_array = not isinstance(data, pd.DataFrame)
+        numbers = _frame(data) if is_array else data
+        if not numbers.shape[0] or not numbers.shape[1]:
+            raise Refused(f"the table has {numbers.shape[0]} rows and {numbers.shape[1]} columns")
+        whole = is_array and numbers.dtypes.iloc[0].kind in "iub"
         table = numbers.astype("category") if whole else numbers
-        if not table.shape[0] or not table.shape[1]:
-            raise UserError(f"the table has {table.shape[0]} rows and {table.shape[1]} columns")
         _refuse_repeated_labels(table)
         by_label = bins if isinstance(bins, Mapping) else dict.fromkeys(table.columns, bins)
         for label in by_label:
             if label not in table.columns:
                 raise UserError(f"bins for {label!r}, but the table has no such column")
         columns = [Column.of(table[label], by_label.get(label)) for label in table.columns]
-        array = str(numbers.dtypes.iloc[0]) if whole else None
+        array = str(numbers.dtypes.iloc[0]) if is_array else None
         return cls(columns, array, isinstance(data, torch.Tensor))
 
     def encode(self, data, flow=None):
@@ -370,7 +379,7 @@ class TableAdapter(Adapter):
 
         Args:
             data: A DataFrame with the columns of the training data in any order, or an array or
-                tensor (N, D) of integers.
+                tensor (N, D).
             flow: Ignored: a row of known values has a positive probability under every flow.
 
         Returns:
@@ -393,7 +402,7 @@ class TableAdapter(Adapter):
         A warning counts these, and names the first. Arrays may be floats with NaN for missing
         entries here.
         """
-        encoded, unknown, table = self._encoded(data, holes=True)
+        encoded, unknown, table = self._encoded(data)
         if unknown.any():
             first = self._cell(table, *(int(at[0]) for at in np.nonzero(unknown)))
             what = counted(int(unknown.sum()), "value")
@@ -410,12 +419,11 @@ class TableAdapter(Adapter):
         value = value.item() if isinstance(value, np.generic) else value
         return f"value {value!r} in column {name!r}"
 
-    def _encoded(self, data, holes: bool = False) -> tuple[np.ndarray, np.ndarray, pd.DataFrame]:
+    def _encoded(self, data) -> tuple[np.ndarray, np.ndarray, pd.DataFrame]:
         """Encode M rows, column by column.
 
         Args:
             data: Table or array, as `encode` takes it.
-            holes: True if an array may be floats with NaN for missing entries.
 
         Returns:
             What `Column.encode` returns of each column, (M, N) float64; where an entry has a value
@@ -427,11 +435,11 @@ class TableAdapter(Adapter):
         names = [column.name for column in self.columns]
         wanted = f"a DataFrame with the columns {', '.join(map(str, names))}"
         if self.array is not None:
-            wanted = f"an array (N, {len(names)}) of whole numbers"
+            wanted = f"an array (N, {len(names)})"
         kinds = pd.DataFrame if self.array is None else np.ndarray | torch.Tensor
         if not isinstance(data, kinds):
             raise UserError(f"got a {type(data).__name__}; this model takes {wanted}")
-        table: pd.DataFrame = data if self.array is None else _frame(data, holes)  # type: ignore[assignment]
+        table: pd.DataFrame = data if self.array is None else _frame(data)  # type: ignore[assignment]
         lacking = [name for name in names if name not in table.columns]
         further = [name for name in table.columns if name not in names]
         if lacking or further:
@@ -468,7 +476,7 @@ class TableAdapter(Adapter):
         parts = [column.decode(values[:, k]) for k, column in enumerate(self.columns)]
         return pd.concat(parts, axis=1, keys=[column.name for column in self.columns])
 
-    def build(self, rows, chosen, /, **network):
+    def build(self, rows, chosen, /, *, first: int = 0, **network):
         """Return an untrained flow, whose density is that of counts of the training rows.
 
         The adapter keeps the counts in `counts`, for `finish`, and chooses settings of training.
@@ -476,6 +484,7 @@ class TableAdapter(Adapter):
         Args:
             rows: All encoded rows.
             chosen: Indices of the training rows, (M,).
+            first: Number of columns on the left that come before all others in the flow's order.
             **network: Sizes of the flow's network.
         """
         parts = [n for column in self.columns for n in column.parts]
@@ -485,7 +494,7 @@ class TableAdapter(Adapter):
         placed = any(column.rare for column in self.columns) or set(parts) != {1}
         own: dict[str, Any] = {"parts": parts} if placed else {}
         x = rows.values.numpy()[chosen].astype(int)
-        self.counts = Counts.of(x, self.cardinalities)
+        self.counts = Counts.of(x, self.cardinalities, first=first)
         if len(rows) * sum(self.cardinalities) <= LARGEST_STARTS:
             rows.start = self.counts.starts(rows.values.long(), chosen)
         flow = ColumnFlow(self.cardinalities, counts=self.counts.arguments, **own, **network)
@@ -932,22 +941,18 @@ def _refuse_repeated_labels(table: pd.DataFrame) -> None:
         raise UserError(f"two columns are called {twice!r}: rename one, or drop it")
 
 
-def _frame(array: np.ndarray | torch.Tensor, holes: bool = False) -> pd.DataFrame:
-    """Return an array or tensor (N, D) of integers as a table; raise `UserError` for any other.
-
-    With `holes` it may be floats.
-    """
+def _frame(array: np.ndarray | torch.Tensor) -> pd.DataFrame:
+    """Return an array or tensor (N, D) of numbers as a table; raise `Refused` for any other."""
     if isinstance(array, torch.Tensor):
         array = array.detach().cpu()
         array = (array.float() if array.dtype == torch.bfloat16 else array).numpy()
     if array.ndim != 2:
-        raise UserError(
+        raise Refused(
             f"an array of the shape {array.shape}: rows of equal length are (N, D); of rows that "
             "differ in length make a list"
         )
-    if array.dtype.kind not in ("iubf" if holes else "iub"):
-        raise UserError(
-            f"an array of {array.dtype}: categories are whole numbers; for names, or numbers to "
-            "be binned, use pd.DataFrame(x)"
+    if array.dtype.kind not in "iubf":
+        raise Refused(
+            f"an array of {array.dtype}: its entries must be numbers; for names use pd.DataFrame(x)"
         )
     return pd.DataFrame(array)

@@ -41,10 +41,7 @@ def categories(what: str, values: Tensor | None) -> np.ndarray:
 
     Args:
         what: Name of the attribute, for messages.
-        values: The attribute: (n,) or (n, 1) numbers, or (n, C) one-hot vectors.
-
-    Raises:
-        ValueError: if it is missing or of another shape.
+        values: The attribute; `ValueError` if it is missing or of another shape.
     """
     if values is None:
         raise ValueError(f"{what} is missing")
@@ -85,12 +82,7 @@ def from_pyg(data: Iterable) -> PackedGraphs:
 
 
 def to_pyg(graphs: PackedGraphs, smiles: Sequence[str | None] | None = None) -> list[Data]:
-    """Return graphs as `Data`, each as `data_of` returns it.
-
-    Args:
-        graphs: The graphs.
-        smiles: SMILES of each graph, for the attribute `smiles`; None for no such attribute.
-    """
+    """Return graphs as `data_of` does, with the attribute `smiles` if SMILES of each are given."""
     found = [data_of(*graphs.graph(k)) for k in range(len(graphs))]
     for data, text in zip(found, smiles or (), strict=smiles is not None):
         data.smiles = text

@@ -106,8 +106,8 @@ def test_a_model_is_the_last_step_of_a_pipeline():
     assert p.equals(alone.predict_proba(data[["a", "b"]], "b"))
     assert fitted[-1].sample(5).equals(alone.sample(5))
     assert repr(steps[1]).startswith("CategoricalModel(steps=4, network=")
-    with pytest.raises(UserError, match="y must be None: make the target a column of x"):
-        pipeline.fit(data, data["a"])
+    # A target is ignored, as by other density estimators.
+    assert pipeline.fit(data, data["a"]).score(data) == fitted.fit(data, model__seed=0).score(data)
 
 
 def test_ctrl_c_ends_training_early_and_gives_the_model_as_it_is(monkeypatch):

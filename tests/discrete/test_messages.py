@@ -43,10 +43,9 @@ LARGE = Data(x=torch.tensor([0, 300]), edge_index=BARE.edge_index)
         (pd.DataFrame({"x": [1j, 2j]}).astype(object), "complex, which cannot be kept"),
         (pd.DataFrame([["a", "b"]], columns=["c", "c"]), "two columns are called 'c'"),
         (pd.DataFrame({"a": []}), "the table has 0 rows and 1 columns"),
-        (np.zeros((3, 2)), r"an array of float64: .* use pd.DataFrame\(x\)"),
+        (np.zeros((3, 2)).astype(str), r"an array of <U32: .* use pd.DataFrame\(x\)"),
         (np.zeros(3, dtype=int), r"of the shape \(3,\): .* make a list"),
-        (torch.zeros(3, 2), "an array of float32"),
-        (torch.zeros(3, 2, dtype=torch.bfloat16, requires_grad=True), "an array of float32"),
+        (torch.zeros(3, 2, dtype=torch.cfloat), "an array of complex64"),
         (["a", ("b",)], "item 1 is a tuple, item 0 a str: one type for all"),
         ([1, 2], "item 0 is a int; a list holds strings, or lists or tuples"),
         (["", ""], "all sequences are empty"),
@@ -187,7 +186,7 @@ def test_conditions_are_for_tables():
         lambda: words.impute(TABLE),
         lambda: words.predict_proba(TABLE, "sex"),
     ):
-        with pytest.raises(UserError, match="is for models of a DataFrame, not of strings"):
+        with pytest.raises(UserError, match="models of a DataFrame or array, not of strings"):
             call()
 
 

@@ -66,14 +66,14 @@ def test_rdkit_reads_and_writes_what_is_piped(pipe, model_folder, tmp_path):
     assert [Chem.MolToSmiles(mol) for mol in rows] == [*map(Chem.CanonSmiles, LINES)]
 
 
-def test_a_pipe_of_processes(model_folder):
-    command = f"{sys.executable} -m graphcnf"
-    model = f"--model {model_folder}"
-    line = f"{command} generate -n 4 {model} --json | {command} score - {model} --json"
+def test_a_pipe_of_the_shell(model_folder, tmp_path):
+    (tmp_path / "reinvent.csv").write_text(FILES["REINVENT 4, sampling"])
+    score = f"{sys.executable} -m graphcnf score - --json --model {model_folder}"
+    line = f"cat {tmp_path / 'reinvent.csv'} | {score} | head -n 2"
     done = subprocess.run(line, shell=True, capture_output=True, text=True)
     rows = [json.loads(text) for text in done.stdout.splitlines()]
-    assert done.returncode == 0 and [row["record"] for row in rows] == [0, 1, 2, 3], done.stderr
-    assert all(row["log_likelihood"] < 0 and Chem.MolFromSmiles(row["smiles"]) for row in rows)
+    assert done.returncode == 0 and [row["NLL"] for row in rows] == ["12.5", "20.1"], done.stderr
+    assert [row["smiles"] for row in rows] == LINES[:2] and rows[0]["log_likelihood"] < 0
 
 
 def test_what_one_command_writes_the_next_one_reads(pipe, model_folder, zinc_smiles):

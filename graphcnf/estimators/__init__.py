@@ -1,0 +1,1 @@
+"""Models as parts of other libraries' pipelines: scikit-learn and sbi."""

@@ -1,0 +1,123 @@
+"""`MoleculeTransformer`, a step of a scikit-learn pipeline: SMILES become numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
+
+from graphcnf.discrete.adapters import Refused
+from graphcnf.errors import suggest
+from graphcnf.graphs.batch import GraphBatch
+from graphcnf.graphs.record_blocks import RecordNoise
+from graphcnf.molecules.molecule_flow import MoleculeFlow
+
+OUTPUTS = ("latents", "log_likelihood")
+
+
+class MoleculeTransformer(TransformerMixin, BaseEstimator):
+    """Turn SMILES into latents, or into their log-likelihood, of a trained model.
+
+    Nothing is learned in `fit`, which loads the model. A molecule's numbers are a function of the
+    molecule and the model.
+
+    Args:
+        model: Name of shipped weights, or a folder of a model.
+        output: "latents": those of each atom in the canonical order, with zeros after the last
+            atom, (M, largest number of atoms times latents per atom); "log_likelihood": the lower
+            bound on log p(molecule), nats, (M, 1).
+
+    Examples:
+        >>> MoleculeTransformer().fit_transform(["CCCCCO", "c1ccccc1O"]).shape
+        (2, 342)
+        >>> MoleculeTransformer(output="log_likelihood").fit_transform(["CCCCCO"]).shape
+        (1, 1)
+    """
+
+    def __init__(self, model: str | Path = "zinc250k", output: str = "latents"):
+        self.model, self.output = model, output
+
+    def fit(self, X: Any = None, y: Any = None) -> MoleculeTransformer:
+        """Load the model; the molecules are ignored.
+
+        Raises:
+            UserError: There is no such model or output.
+        """
+        if self.output not in OUTPUTS:
+            known = suggest(str(self.output), list(OUTPUTS))
+            raise Refused(f"unknown output {self.output!r}{known}")
+        self.flow_ = MoleculeFlow.from_pretrained(self.model)
+        return self
+
+    def transform(self, X: Iterable) -> np.ndarray:
+        """Return the numbers of molecules, float64.
+
+        Args:
+            X: M SMILES: a list, a Series, an array (M,) or (M, 1), or a DataFrame of one column.
+
+        Raises:
+            UserError: The model cannot represent one of them; `MoleculeFlow.score` says which.
+        """
+        check_is_fitted(self)
+        smiles = _texts(X)
+        if self.output == "latents":
+            return self._latents(smiles)
+        nats = self.flow_.log_prob(smiles)
+        for number in np.flatnonzero(np.isneginf(nats)):
+            raise Refused(f"molecule {number}: {self.flow_.score(smiles[number]).reason[0]}")
+        return nats[:, None]
+
+    def _latents(self, smiles: Sequence[str]) -> np.ndarray:
+        """Return the latents of molecules, with zeros after the last atom, (M, N D)."""
+        model = self.flow_.model
+        graphs, reasons = self.flow_.graphs(smiles)
+        for number, reason in enumerate(reasons):
+            if reason is not None:
+                raise Refused(f"molecule {number}: {reason}")
+        found: np.ndarray | None = None
+        for size in np.unique(graphs.node_counts):  # noise depends on the padding
+            chosen = np.flatnonzero(graphs.node_counts == size)
+            batch = GraphBatch.collate(graphs, chosen).to(model.device)
+            for number in (~model.knows(batch)).nonzero().flatten().tolist():
+                raise Refused(f"molecule {chosen[number]}: {model.unknown}")
+            # The same noise for every molecule, so that its latents do not depend on the others.
+            (latents,) = model.encode(batch, RecordNoise(0, [0] * len(batch))).values()
+            part = latents.double().cpu().numpy()
+            if found is None:
+                found = np.zeros((len(graphs), model.max_nodes, part.shape[-1]))
+            found[chosen, : part.shape[1]] = part
+        if found is None:
+            raise Refused("there are no molecules to encode: 0 samples")
+        return found.reshape(len(graphs), -1)
+
+    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
+        """Return the names of the columns of `transform`."""
+        check_is_fitted(self)
+        if self.output == "log_likelihood":
+            return np.array(["log_likelihood"], dtype=object)
+        width = self._latents(["C"]).shape[1] // self.flow_.model.max_nodes
+        atoms = range(self.flow_.model.max_nodes)
+        return np.array([f"latent_{atom}_{k}" for atom in atoms for k in range(width)], object)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array, tags.input_tags.string = False, True
+        tags.requires_fit = True
+        return tags
+
+
+def _texts(molecules: Any) -> list[str]:
+    """Return SMILES in a list, a Series, an array (M,) or (M, 1), or a DataFrame of one column."""
+    if isinstance(molecules, str):
+        raise Refused("give a list of SMILES, not one")
+    shape = np.shape(molecules)
+    if len(shape) > 2 or (len(shape) == 2 and shape[1] != 1):
+        raise Refused(f"give one column of SMILES, not the shape {shape}")
+    if isinstance(molecules, pd.DataFrame | pd.Series | np.ndarray):
+        return np.asarray(molecules, dtype=object).ravel().tolist()
+    return [text[0] if isinstance(text, list | tuple) else text for text in molecules]

@@ -1,0 +1,152 @@
+"""A density estimator for sbi, of parameters or data of which some are discrete.
+
+sbi infers the *parameters* theta of a simulator from its *data* x. It learns p(x | theta), the
+likelihood (NLE), or p(theta | x), the posterior (NPE). Both are the conditional density of a table
+with a column for each number of theta and x, here that of a `ColumnFlow`. A column of whole numbers
+only is discrete: it has probabilities, not a density.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from graphcnf.arguments import check
+from graphcnf.discrete.rows import Rows
+from graphcnf.discrete.table_adapter import TableAdapter
+from graphcnf.errors import UserError, require
+from graphcnf.limits import check_seed
+
+if TYPE_CHECKING:
+    from sbi.neural_nets.estimators import ConditionalDensityEstimator
+
+TARGETS = {"likelihood": "x", "posterior": "theta"}
+"""What is learned, and the name of its input: the argument of the density before the bar."""
+
+
+def estimator_builder(
+    target: str = "likelihood", *, seed: int = 0, bins: int | None = None, **network: Any
+) -> Callable:
+    """Return what sbi takes as `density_estimator`: a function of theta and x.
+
+    The estimator begins with the density of counts, see `graphcnf.discrete.counts`.
+
+    Args:
+        target: "likelihood" for `NLE`, "posterior" for `NPE`.
+        seed: Seed of the weights.
+        bins: Number of bins of real numbers, within each of which the density of a number is
+            linear; None to choose it by the number of simulations.
+        **network: Arguments of `ColumnFlow`, such as `width`.
+
+    Raises:
+        UserError: The target is unknown, or sbi is not installed.
+    """
+    if target not in TARGETS:
+        raise UserError(f"target must be one of {', '.join(TARGETS)}, got {target!r}")
+    check_seed(seed)
+    check("network", network, *TableAdapter.arguments, fixed=TableAdapter.fixed)
+    require("sbi", "a density estimator", "sbi")
+    return partial(_build, TARGETS[target], (seed, bins, network))
+
+
+def _build(name: str, others: tuple, theta: Tensor, x: Tensor) -> ConditionalDensityEstimator:
+    """Return an untrained estimator for parameters (M, P) and data (M, Q); see `estimator_builder`.
+
+    Args:
+        name: Which of the two is the input, "theta" or "x".
+        others: Seed, number of bins, and arguments of `ColumnFlow`.
+        theta: Parameters.
+        x: Data.
+    """
+    seed, bins, network = others
+    parts = [("theta", theta), ("x", x)]
+    (_, condition), (_, given) = ordered = parts if name == "x" else parts[::-1]
+    table = pd.concat([_columns(label, values) for label, values in ordered], axis=1)
+    real = table.columns[table.dtypes == np.float64]
+    adapter = TableAdapter.of(table, None if bins is None else dict.fromkeys(real, bins))
+    rows, _ = adapter.encode(table)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        every = np.arange(len(table))
+        flow = adapter.build(rows, every, first=condition.shape[1], **network)
+    return estimator_class()(flow, given.shape[1:], condition.shape[1:], adapter)
+
+
+def _columns(label: str, values: Tensor) -> pd.DataFrame:
+    """Return rows of numbers (M, D) as columns, of integers where all are whole."""
+    if values.dim() != 2:
+        raise UserError(f"{label} must be rows of numbers (M, D), got {tuple(values.shape)}")
+    columns = values.detach().double().T.cpu().numpy()
+    whole = (columns == columns.round()).all(1)
+    typed = [c.astype(np.int64 if w else np.float64) for c, w in zip(columns, whole, strict=True)]
+    return pd.DataFrame({f"{label}{k}": column for k, column in enumerate(typed)})
+
+
+@cache
+def estimator_class() -> type[ConditionalDensityEstimator]:
+    """Return the class of estimators, which imports sbi."""
+    from sbi.neural_nets.estimators import ConditionalDensityEstimator
+
+    class MixedTableEstimator(ConditionalDensityEstimator):
+        """Conditional density of a `ColumnFlow`, in whose order the condition comes first.
+
+        Args:
+            net: The flow.
+            input_shape: Shape of an input, (D,).
+            condition_shape: Shape of a condition, (C,).
+            adapter: Adapter of the table with the columns of the condition and of the input.
+        """
+
+        def __init__(self, net, input_shape, condition_shape, adapter: TableAdapter):
+            super().__init__(net, input_shape, condition_shape)
+            self.adapter = adapter
+
+        def log_prob(self, input: Tensor, condition: Tensor, **kwargs) -> Tensor:
+            """Return log p(input | condition), (S, B) nats; -inf for values training lacked."""
+            nats, known = self._nats(input, condition)
+            return torch.where(known, nats, -torch.inf)
+
+        def loss(self, input: Tensor, condition: Tensor, **kwargs) -> Tensor:
+            """Return -log p(input | condition), (B,) nats, without values that training lacked.
+
+            Those are in validation data, of which sbi refuses an infinite loss.
+            """
+            return -self._nats(input.unsqueeze(0), condition)[0][0]
+
+        def _nats(self, input: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
+            """Return log p of the known values of inputs, and if all are known, (S, B) each."""
+            parts = [t if t.dim() > 2 else t[None] for t in (condition, input)]
+            size = torch.broadcast_shapes(*(part.shape[:2] for part in parts))
+            joined = torch.cat([part.expand(*size, -1) for part in parts], -1).flatten(0, 1)
+            rows, first = self._encoded(joined).to(self.net.device), parts[0].shape[-1]
+            labels = [column.name for column in self.adapter.columns[:first]]
+            nats = self.adapter.log_prob(self.net, rows, given=labels).float().to(input.device)
+            known = rows.mask[:, first:].all(1).to(input.device)
+            return nats.reshape(size), known.reshape(size)
+
+        @torch.no_grad()
+        def sample(self, sample_shape: torch.Size, condition: Tensor, **kwargs) -> Tensor:
+            """Return inputs given each condition, (*sample_shape, B, D)."""
+            count = torch.Size(sample_shape).numel()
+            given = condition.reshape(-1, *self.condition_shape).repeat(count, 1)
+            seed, known = int(torch.randint(1 << 31, ())), self._encoded(given)
+            table = self.adapter.decode(
+                self.adapter.draw(self.net, len(given), seed=seed, known=known)
+            )
+            drawn = torch.from_numpy(table.to_numpy(np.float32)[:, given.shape[1] :])
+            return drawn.reshape(*sample_shape, -1, *self.input_shape).to(condition.device)
+
+        def _encoded(self, values: Tensor) -> Rows:
+            """Encode the first columns of the table; masked are values that training lacked."""
+            encoded = torch.full((len(values), len(self.adapter.columns)), -1.0).double()
+            for k, (_, column) in enumerate(_columns("", values).items()):
+                encoded[:, k] = torch.from_numpy(self.adapter.columns[k].encode(column))
+            return Rows(encoded.clamp(min=0), encoded >= 0)
+
+    return MixedTableEstimator
