@@ -34,6 +34,8 @@ STATES = {
     "no gradients": torch.no_grad,
     "inference mode": torch.inference_mode,
     "another device": lambda: torch.device("meta"),
-    "the ranks of a launcher": lambda: variables(LOCAL_RANK="1", RANK="3", WORLD_SIZE="4"),
+    "the ranks of a launcher": lambda: variables(
+        LOCAL_RANK="1", RANK="3", WORLD_SIZE="4", NODE_RANK="x"
+    ),
 }
 """Contexts with each of these states, by name."""

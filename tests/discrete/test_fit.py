@@ -1,4 +1,3 @@
-import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
 
@@ -58,20 +57,6 @@ def test_two_runs_in_threads_are_functions_of_their_seeds():
     expected = [learned(seed) for seed in range(3)]
     with ThreadPoolExecutor(3) as threads:
         assert list(threads.map(learned, range(3))) == expected
-
-
-@pytest.mark.parametrize(
-    "left",
-    [{"LOCAL_RANK": "1"}, {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "3", "NODE_RANK": "x"}],
-)
-def test_ranks_that_another_launcher_has_left_are_set_aside(monkeypatch, left):
-    words = ["anna", "otto", "hannah"] * 20
-    expected = CategoricalModel.fit(words, steps=2, network=SMALL).log_prob(words)
-    for name, value in left.items():
-        monkeypatch.setenv(name, value)
-    found = CategoricalModel.fit(words, steps=2, network=SMALL).log_prob(words)
-    assert np.array_equal(found, expected)
-    assert {name: os.environ[name] for name in left} == left
 
 
 def test_a_run_of_minutes_keeps_what_was_best_on_the_held_out(tmp_path, capsys):

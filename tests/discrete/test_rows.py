@@ -54,6 +54,9 @@ def test_what_is_kept_can_be_loaded(model, tmp_path):
     )
     flow.save_pretrained(tmp_path / "sets")
     assert SetFlow.from_pretrained(tmp_path / "sets").config == flow.config
+    (tmp_path / "sets" / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="not the config of a SetFlow"):
+        SetFlow.from_pretrained(tmp_path / "sets")
     with pytest.raises(UserError, match="damaged|checksum"):
         weights = tmp_path / "rows" / "model.safetensors"
         weights.write_bytes(weights.read_bytes()[:-1] + b"x")

@@ -98,18 +98,6 @@ def test_sizes_follow_the_histogram(build_model, random_graphs):
     np.testing.assert_allclose(model.size_probabilities()[1:], 1 / 12)
 
 
-@pytest.mark.parametrize("nodes", [1, 2])
-def test_probabilities_of_graphs_of_one_or_two_nodes_sum_to_one(build_model, double, nodes):
-    edges = [(1, 0)] if nodes == 2 else []
-    graphs = PackedGraphs.from_lists(
-        (types, edges, bonds)
-        for types in product(range(2), repeat=nodes)
-        for bonds in product(range(2), repeat=len(edges))
-    )
-    log_prob = build_model(graphs, node_categories=2).log_prob(GraphBatch.collate(graphs))
-    torch.testing.assert_close(log_prob.exp().sum(), torch.ones(()), rtol=0, atol=1e-6)
-
-
 def test_save_and_load(model, random_graphs, tmp_path):
     model.metadata = {"size_histogram": [0, 1, 2], "dataset": "random"}
     model.training_hashes = np.arange(5, dtype=np.uint64)
