@@ -27,6 +27,9 @@ Reasons = list[str | None]
 LONGEST_SEQUENCE = 1024
 """Largest length of a sequence; the cost of attention is its square."""
 
+MANY_SYMBOLS = 100_000
+"""With more symbols to learn from, a network of the default size needs no dropout."""
+
 MOST_SYMBOLS = 10_000
 """Largest number of distinct symbols."""
 
@@ -137,6 +140,8 @@ class Adapter:
             the same value.
         evaluations: Number of evaluations in a run with a time budget.
         scored: Items that an evaluation scores at a time, unless training batches are larger.
+        patience: Evaluations in a row without a better one after which a run with a time budget
+            ends; 0 for never.
     """
 
     kind: ClassVar[str]
@@ -153,6 +158,7 @@ class Adapter:
     fixed: ClassVar[tuple[str, ...]]
     evaluations: ClassVar[int] = 12
     scored: ClassVar[int] = 1
+    patience: ClassVar[int] = 0
 
     @property
     def arguments(self) -> tuple:
@@ -302,12 +308,18 @@ class SequenceAdapter(Adapter):
     def build(self, rows, chosen, /, **network):
         """Return an untrained flow, initialised from n-grams of the training rows.
 
+        With many symbols, the adapter takes other settings of training, and no dropout by default.
+
         Args:
             rows: All encoded rows, from which the distribution of lengths is taken.
             chosen: Indices of the training rows, (M,).
             **network: Sizes of the flow's network.
         """
         part = self.batch(rows, chosen)
+        if part.mask.sum() > MANY_SYMBOLS:
+            larger = {"batch_size": 64, "learning_rate": 1.5e-3, "warmup_steps": 200}
+            self.settings = {**self.settings, **larger}  # type: ignore[misc]
+            network = {"dropout": 0.0, **network}
         flow = RowFlow.counting(part, self.cardinality, positions=self.longest, **network)
         flow.metadata["length_histogram"] = torch.bincount(rows.lengths).tolist()
         return flow

@@ -129,10 +129,11 @@ class ContextCounts(nn.Module):
             total = p.new_zeros(cells).index_add_(0, cell, often).view(shape)
             different = p.new_zeros(cells).index_add_(0, cell, (often > 0).to(p.dtype))
             weight = different.view(shape) * factors[:, k]
-            mixed = p * weight[:, owner]
-            mixed.view(-1).index_add_(0, start.flatten()[cell] + symbol, often)
-            share = mixed / (total + weight).clamp(min=1e-9)[:, owner]
-            p = torch.where((total > 0)[:, owner], share, p)
+            # A context without counts leaves p as it is.
+            counted, scale = total > 0, 1 / (total + weight).clamp(min=1e-9)
+            p = p * torch.where(counted, weight * scale, 1)[:, owner]
+            share = often * torch.where(counted, scale, 0).flatten()[cell]
+            p.view(-1).index_add_(0, start.flatten()[cell] + symbol, share)
         return p.log()
 
 

@@ -58,6 +58,7 @@ class GraphAdapter(Adapter):
     flow_class = GraphModel
     headline = "bits_per_node"
     settings = {"batch_size": 32}
+    patience = 4
     fixed = (
         "graphs",
         "node_categories",

@@ -1,6 +1,7 @@
 import signal
 from concurrent.futures import ThreadPoolExecutor
 
+import networkx as nx
 import numpy as np
 import pandas as pd
 import pytest
@@ -187,3 +188,17 @@ def test_distances():
     ):
         with pytest.raises(UserError, match=message):
             wrong()
+
+
+def test_graphs_that_are_memorised_end_early_with_a_warning():
+    graphs = []
+    for seed in range(24):
+        graph = nx.random_labeled_tree(8, seed=seed)
+        labels = np.random.default_rng(seed).integers(0, 9, 8)
+        nx.set_node_attributes(graph, dict(enumerate(labels.tolist())), "kind")
+        graphs.append(graph)
+    with pytest.warns(UserWarning, match="held-out bits_per_.* rose from .* training ended after"):
+        model = CategoricalModel.fit(graphs, minutes=0.15, clock="cpu", learning_rate=0.02)
+    rows = model.history.rows
+    held_out = rows[rows.phase == "eval"]["bits_per_node"]
+    assert rows["minutes"].max() < 0.14 and held_out.iloc[-1] > held_out.min()
