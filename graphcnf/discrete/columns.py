@@ -98,10 +98,11 @@ class ColumnContext(Context):
 class Perceptron(nn.Module):
     """Logits of the categories of columns from one hidden layer over the known categories.
 
-        a_c + sum_h v_ch relu(b_h + sum_j (w_jh + t_j s_jh)) + sum_j d_jc
+        a_c + r_i l_c + sum_h v_ch relu(b_h + sum_j (w_jh + t_j s_jh)) + sum_j d_jc
 
     for the category with slot c, where j are the slots of the known categories, and t_j is the
-    place in category j if that is a bin, counted from the middle. d are *direct* weights.
+    place in category j if that is a bin, counted from the middle. d are *direct* weights. l is the
+    log-probability by counts, which each column i of categories c trusts as far as r_i, at first 1.
 
     Args:
         owner: Column of each slot, (S,) long.
@@ -115,12 +116,14 @@ class Perceptron(nn.Module):
 
     Attributes:
         share: Weight of this perceptron in a mixture with the regression, by column, (N,).
+        owner: Column of each slot, (S,) long.
         seen: 1 where the hidden unit depends on the slot, else 0, (S, width).
         told: 1 where the slot's logit depends on the hidden unit, else 0, (S, width).
         earlier: 1 where the second slot's logit depends on the first slot, else 0, (S, S).
     """
 
     share: Tensor
+    owner: Tensor
     seen: Tensor
     told: Tensor
     earlier: Tensor
@@ -140,6 +143,8 @@ class Perceptron(nn.Module):
         self.bias = nn.Parameter(torch.empty(width).uniform_(-1, 1) * total**-0.5)
         self.leave = nn.Parameter(torch.zeros(total, width))
         self.offset = nn.Parameter(torch.zeros(total))
+        self.trust = nn.Parameter(torch.ones(columns))
+        self.register_buffer("owner", owner.clone(), persistent=False)
         paired = total if total <= LARGEST_PAIRS else 0
         self.direct = nn.Parameter(torch.zeros(paired, paired))
         self.register_buffer("share", torch.ones(columns))
@@ -165,12 +170,13 @@ class Perceptron(nn.Module):
         return F.relu(h)
 
     def forward(
-        self, h: Tensor, number: Tensor, known: Tensor, slots: slice = slice(None)
+        self, h: Tensor, start: Tensor, number: Tensor, known: Tensor, slots: slice = slice(None)
     ) -> Tensor:
         """Return the logits of categories.
 
         Args:
             h: Hidden units of B rows, (B, width).
+            start: Log-probabilities by counts, (B, C) nats.
             number: Slots of the categories of the rows, (B, N) long.
             known: 1 for known categories, else 0, (B, N).
             slots: The C slots whose logits are wanted; all by default.
@@ -179,6 +185,7 @@ class Perceptron(nn.Module):
             (B, C).
         """
         logits = F.linear(h, self.leave[slots] * self.told[slots], self.offset[slots])
+        logits = logits + start * self.trust[self.owner[slots]]
         if self.direct.numel():
             direct = self.direct[:, slots] * self.earlier[:, slots]
             logits = logits + weighted_sum(direct, number, known)
@@ -401,7 +408,7 @@ class ColumnMLP(Network):
         start = start.to(self.ordered.share)
         known = torch.ones_like(rows.shift, dtype=start.dtype)
         h = self.ordered.hidden(rows.number, known, rows.shift)
-        logits = start + self.ordered(h, rows.number, known)
+        logits = self.ordered(h, start, rows.number, known)
         return start, normalised(logits, self.counts.owner), self.ordered.tilts(h)
 
     def given_any(self, rows: Inputs, known: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -419,7 +426,7 @@ class ColumnMLP(Network):
         seen = known.to(self.free.share)
         start = start.to(seen)
         h = self.free.hidden(rows.number, seen, rows.shift)
-        logits = start + self.free(h, rows.number, seen)
+        logits = self.free(h, start, rows.number, seen)
         if self.tree.numel():
             logits = logits + weighted_sum(self.tree, rows.number, seen)
         return start, normalised(logits, self.counts.owner), self.free.tilts(h)
@@ -516,7 +523,7 @@ class ColumnMLP(Network):
             known = (part.rank < part.rank[:, k : k + 1]).to(log_p.dtype)
             start = self.counts(part.x, part.rank, k).to(log_p.dtype)
             h = net.hidden(part.number, known, part.shift)
-            logits = start + net(h, part.number, known, slots)
+            logits = net(h, start, part.number, known, slots)
             if net is self.free and self.tree.numel():
                 logits = logits + weighted_sum(self.tree[:, slots], part.number, known)
             seen = known if net is self.free else None
