@@ -7,7 +7,7 @@ from couplings import perturb
 
 from graphcnf.graphs import GraphBatch, PackedGraphs
 from graphcnf.graphs.building import model_for_graphs
-from graphcnf.graphs.path.support import STATE, Path
+from graphcnf.graphs.path.paths import STATE, Path
 
 SMALL = {"width": 16, "layers": 2, "heads": 2, "head_width": 8, "level_width": 4, "table_rows": 64}
 
@@ -53,15 +53,15 @@ def every_code(support, cardinalities, nodes):
     for number in range(nodes):
         to_come = torch.full((len(done),), nodes - 1 - number)
         rows = torch.arange(len(done))
-        valence = support.surroundings(path.tables[STATE], path.depth, to_come)
+        new = support.new_nodes(path.tables[STATE], path.depth, to_come)
         for _ in cardinalities:
-            allowed = support.allowed(valence)
+            allowed = support.allowed(new)
             assert allowed.any(1).all(), "a dead end"
             row, value = allowed.nonzero(as_tuple=True)
             rows = rows[row]
-            valence = support.add(valence[row], value)
-        x = torch.stack(valence.x, -1)
+            new = support.add(new[row], value)
+        x = torch.stack(new.x, -1)
         done = torch.cat([done[rows], x[:, None]], 1)
         path = path.take(rows)
-        path.add(number, x, support)
+        path.add(number, x, support.states)
     return done

@@ -24,7 +24,7 @@ from graphcnf.graphs.path.depth_first import DepthFirstCode
 from graphcnf.graphs.path.environments import Environments
 from graphcnf.graphs.path.network import PathNetwork
 from graphcnf.graphs.path.path_model import PathModel
-from graphcnf.graphs.path.support import SUMS
+from graphcnf.graphs.path.paths import SUMS
 
 FURTHER = 2
 """Free neighbours of a fragment's node whose own environment no training graph has."""

@@ -194,7 +194,7 @@ class LinkedProgress(Progress):
         level = (self.depth - previous[0] + 1)[:, None]
         joins = self._must_join(self._joined(level, previous)[0])[:, 0].long()
         needed = self.weights[previous[1]] + self._forced(level, previous).sum(1) + joins
-        return self.support.sums >= needed[:, None]
+        return self.support.states.sums >= needed[:, None]
 
     def entries(
         self, back: Tensor, uniform: Tensor, guide: Tensor

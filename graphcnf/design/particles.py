@@ -145,7 +145,7 @@ class Progress:
         least, count = len(fragment) + fragment.fewest_free, len(sizes)
         if bool((sizes < least).any()):
             raise UserError(f"graphs with this fragment have at least {least} nodes")
-        self.fragment, self.support, self.weights = fragment, support, support.weights
+        self.fragment, self.support, self.weights = fragment, support, support.states.weights
         self.closures = closures
         self.free = sizes - len(fragment)  # number of free nodes to come, (P,)
         self.depth = torch.full_like(sizes, -1)
@@ -422,7 +422,7 @@ class Progress:
         filled = enters.long() + joins.sum(1)
         rest = (self.between.sum(1) + self.fragment.attachments)[node] - filled
         rest = rest - torch.where(edges < 0, 0, self.least[edges.clamp(min=0)]).sum(1)
-        sums = self.support.sums
+        sums = self.support.states.sums
         if k == 2:
             return fits & (sums - self.weights[previous[1]][:, None] >= rest[:, None])
         # Free degree of the node at the other end.
@@ -468,7 +468,7 @@ class Progress:
         rows = torch.arange(len(x), device=x.device)
         first, free, member = self.depth < 0, node == FREE, node != FREE
         parent = torch.where(first, -1, (self.depth - x[:, 0]).clamp(min=0))
-        own = self.support.sums[x[:, 2]]
+        own = self.support.states.sums[x[:, 2]]
         edges, lengths = DepthFirstCode.edges(x), DepthFirstCode.lengths(x)
         self._count_rings(parent, free, lengths[:, 1:])
         for edge, length in zip(edges.unbind(-1), lengths.unbind(-1), strict=True):

@@ -18,8 +18,8 @@ from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 from graphcnf.graphs.coded import RandomOrder
 from graphcnf.graphs.path.depth_first import DepthFirstCode
 from graphcnf.graphs.path.network import PathNetwork, PathState
-from graphcnf.graphs.path.path_model import PathModel
-from graphcnf.graphs.path.support import LEVELS, Support
+from graphcnf.graphs.path.path_model import PathModel, support_with_rules
+from graphcnf.graphs.path.paths import LEVELS
 
 
 def bridges(adjacency: Tensor) -> Tensor:
@@ -225,7 +225,7 @@ class UnorderedModel(RandomOrder):
         categories = {"node_categories": node_categories, "edge_categories": edge_categories}
         self.code = DepthFirstCode(back, closures, **categories)
         weights = [1] * edge_categories if edge_weights is None else edge_weights
-        support = Support(self.code, weights, largest_sums, environments)
+        support = support_with_rules(self.code, weights, largest_sums, environments)
         probabilities = RoundNetwork(self.code, support, max_nodes=max_nodes, **network)
         self.flow = AutoregressiveFlow(probabilities)
 

@@ -9,7 +9,7 @@ import torch
 from graphcnf.graphs import GraphBatch, GraphModel, PackedGraphs
 from graphcnf.graphs.building import model_for_graphs, with_conditions
 from graphcnf.graphs.conditions import UNCONDITIONAL, condition_statistics, partly_known
-from graphcnf.graphs.path.support import Path
+from graphcnf.graphs.path.paths import Path
 
 TABLES = [
     {"name": "size", "mean": 3.0, "deviation": 1.0},
@@ -152,11 +152,13 @@ def test_what_edges_add_depends_on_both_ends_and_their_other_neighbours(random_g
     model.fit_conditions(batch)
     x, network = model.code.encode(batch)[0], model.network
     nodes = batch.mask.shape[1]
-    at_once = Path.before_each(x, network.support).links(x.flatten(0, 1))
+    at_once = Path.before_each(x, network.support.states, network.support.pad).links(
+        x.flatten(0, 1)
+    )
     step, links = Path.start(len(x), nodes, network.support.pad), []
     for number in range(nodes):
         links.append(step.links(x[:, number]))
-        step.add(number, x[:, number], network.support)
+        step.add(number, x[:, number], network.support.states)
     assert torch.equal(torch.stack(links, 1).flatten(0, 1), at_once)
 
     def error():

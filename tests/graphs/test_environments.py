@@ -17,8 +17,7 @@ from graphcnf.graphs.path import environments as environments_of_nodes
 from graphcnf.graphs.path.data_rules import are_known, with_those_of
 from graphcnf.graphs.path.depth_first import DepthFirstCode
 from graphcnf.graphs.path.environments import Environments
-from graphcnf.graphs.path.path_model import PathModel
-from graphcnf.graphs.path.support import Support
+from graphcnf.graphs.path.path_model import PathModel, support_with_rules
 from graphcnf.testing import assert_stepping_agrees
 
 SIZES = {"node_categories": 3, "edge_categories": 2}
@@ -46,8 +45,8 @@ def decoded(code, x):
 @pytest.mark.parametrize("nodes", [1, 2, 3, 4])
 def test_all_graphs_with_known_environments_are_possible_and_few_others(environments, nodes):
     code = DepthFirstCode(4, [3, 3], **SIZES)
-    support = Support(code, [1, 1], None, environments.arguments())
-    free = Support(code, [1, 1], None)
+    support = support_with_rules(code, [1, 1], None, environments.arguments())
+    free = support_with_rules(code, [1, 1], None)
     codes = every_code(support, code.cardinalities, nodes)
     every = every_code(free, code.cardinalities, nodes)
     known = are_known(environments, decoded(code, every))

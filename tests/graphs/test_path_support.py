@@ -11,8 +11,9 @@ from small_graphs import every_code
 
 from graphcnf.graphs import GraphBatch
 from graphcnf.graphs.path.depth_first import DepthFirstCode
-from graphcnf.graphs.path.path_model import PathModel
-from graphcnf.graphs.path.support import STATE, Path, Support
+from graphcnf.graphs.path.path_model import PathModel, support_with_rules
+from graphcnf.graphs.path.paths import STATE, Path
+from graphcnf.graphs.path.support import Support
 
 SIZES = {"node_categories": 3, "edge_categories": 2}
 
@@ -21,7 +22,7 @@ def make(nodes, *, weights, sums, categories, back=None, closures=(9, 9)):
     code = DepthFirstCode(
         back or nodes, list(closures), node_categories=categories, edge_categories=len(weights)
     )
-    return code, Support(code, weights, sums)
+    return code, support_with_rules(code, weights, sums)
 
 
 @pytest.mark.parametrize("nodes", [1, 2, 3, 4, 5])
@@ -87,28 +88,31 @@ def test_every_graph_lies_in_its_support(random_graphs):
     code = DepthFirstCode(**DepthFirstCode.measure(random_graphs), **SIZES)
     weights = [1, 2]
     limits = Support.limits(random_graphs, **SIZES, edge_weights=weights)
-    support = Support(code, weights, limits["largest_sums"])
+    support = support_with_rules(code, weights, limits["largest_sums"])
     batch = GraphBatch.collate(random_graphs)
     x, nodes = code.encode(batch)[0], batch.mask.shape[1]
-    path = Path.before_each(x, support)
+    path = Path.before_each(x, support.states, support.pad)
     to_come = batch.sizes[:, None] - torch.arange(nodes) - 1
-    valence = support.surroundings(path.tables[STATE], path.depth, to_come.flatten())
+    new = support.new_nodes(path.tables[STATE], path.depth, to_come.flatten())
     values = x.flatten(0, 1)
     for k in range(x.shape[-1]):
-        allowed = support.allowed(valence)
+        allowed = support.allowed(new)
         right = allowed.gather(1, values[:, k : k + 1])[:, 0]
         assert right[batch.mask.flatten()].all()
         assert k == 2 or not allowed.all(), "nothing is excluded: the test would be empty"
-        valence = support.add(valence, values[:, k])
+        new = support.add(new, values[:, k])
 
 
 def test_the_walk_is_that_of_networkx(random_graphs):
     code = DepthFirstCode(**DepthFirstCode.measure(random_graphs), **SIZES)
     batch = GraphBatch.collate(random_graphs, range(0, 600, 3))
-    support = Support(code, [1, 2], None)
-    weights = support.weights
+    support = support_with_rules(code, [1, 2], None)
+    weights = support.states.weights
     x, nodes = code.encode(batch)[0], batch.mask.shape[1]
-    at_once, step = Path.before_each(x, support), Path.start(len(x), nodes, support.pad)
+    at_once, step = (
+        Path.before_each(x, support.states, support.pad),
+        Path.start(len(x), nodes, support.pad),
+    )
     for number in range(nodes):
         here = at_once.take(torch.arange(len(x)) * nodes + number)
         for b in batch.mask[:, number].nonzero()[:, 0].tolist():
@@ -139,7 +143,7 @@ def test_the_walk_is_that_of_networkx(random_graphs):
                             nx.bridges(graph)
                         )
                         assert ring[level] == on_ring
-        step.add(number, x[:, number], support)
+        step.add(number, x[:, number], support.states)
 
 
 @pytest.mark.parametrize("check", couplings.IN_FLOAT64)

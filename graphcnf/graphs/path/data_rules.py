@@ -8,7 +8,8 @@ from collections.abc import Iterable
 import numpy as np
 
 from graphcnf.graphs.batch import PackedGraphs
-from graphcnf.graphs.path.environments import CATEGORIES, Environment, Environments
+from graphcnf.graphs.path.environments import Environment, Environments
+from graphcnf.graphs.path.node_states import CATEGORIES
 
 
 def limit_note(rules: bool, environments: bool = False) -> str:

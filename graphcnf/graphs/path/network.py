@@ -32,8 +32,8 @@ from graphcnf.categorical.transformer import HIDDEN, ReadOut, Transformer, zero_
 from graphcnf.flows.transform import Context
 from graphcnf.graphs.conditions import ConditionEmbedding, Contributions
 from graphcnf.graphs.path.depth_first import DepthFirstCode
-from graphcnf.graphs.path.support import (
-    CATEGORIES,
+from graphcnf.graphs.path.node_states import CATEGORIES
+from graphcnf.graphs.path.paths import (
     DEGREES,
     LEVELS,
     NEIGHBOURS,
@@ -41,11 +41,10 @@ from graphcnf.graphs.path.support import (
     STATE,
     SUMS,
     Path,
-    Support,
-    Surroundings,
     hashed,
     level_codes,
 )
+from graphcnf.graphs.path.support import Support, UndecidedNodes
 
 # Lengths n of the n-grams of levels at the end of the path, which have hashed embeddings.
 TOGETHER = (2, 3, 4, 6)
@@ -61,19 +60,19 @@ class Nodes:
             which every node has, by one matrix product, (M, COMMON * H). None once only some of the
             nodes have further variables: their heads are then evaluated one by one.
         decided: Sum of the embeddings of the variables so far, (M, H); None before the first one.
-        surroundings: Variables so far, and what `Support` needs to tell which values are possible.
+        new: Their variables so far, and what `Support` needs to tell which values are possible.
     """
 
     h: Tensor
     common: Tensor | None
     decided: Tensor | None
-    surroundings: Surroundings
+    new: UndecidedNodes
 
     def __getitem__(self, rows: Tensor) -> Nodes:
         """Return the hidden state of K of the M nodes; `rows` are their indices, (K,) long."""
         common = None if self.common is None else self.common[rows]
         decided = None if self.decided is None else self.decided[rows]
-        return Nodes(self.h[rows], common, decided, self.surroundings[rows])
+        return Nodes(self.h[rows], common, decided, self.new[rows])
 
 
 class FoldedParameters:
@@ -104,14 +103,14 @@ class FoldedParameters:
         """Return the sum (R, C) of the embeddings of all variables x (R, V) of R nodes."""
         return F.embedding_bag(x + self.offsets, self.values, mode="sum")
 
-    def nodes(self, h: Tensor, surroundings: Surroundings) -> Nodes:
+    def nodes(self, h: Tensor, new: UndecidedNodes) -> Nodes:
         """Return the hidden state of M new nodes of which no variable is decided.
 
         Args:
             h: Output of the attention, (M, C).
-            surroundings: What `Support` knows of them.
+            new: What `Support` knows of them.
         """
-        return Nodes(h, F.linear(h, self.weight, self.bias), None, surroundings)
+        return Nodes(h, F.linear(h, self.weight, self.bias), None, new)
 
 
 class PathNetwork(Network):
@@ -323,7 +322,7 @@ class PathNetwork(Network):
         x = torch.where(mask[..., None], x, 0)
         batch, size = mask.shape
         tables, number = FoldedParameters(self), torch.arange(size, device=mask.device)
-        path = Path.before_each(x, self.support)
+        path = Path.before_each(x, self.support.states, self.support.pad)
         levels = path.last_levels(batch * size)
         at_levels = path.tables.flatten(1)[:, levels]
         codes = level_codes(at_levels)
@@ -342,14 +341,14 @@ class PathNetwork(Network):
         h = self.norm(self.attended(self.dropout(h), bias))
         path = path.take(mask.flatten().nonzero()[:, 0])
         state, after = path.tables[STATE], to_come[mask] - 1
-        nodes = tables.nodes(h[mask], self.support.surroundings(state, path.depth, after))
+        nodes = tables.nodes(h[mask], self.support.new_nodes(state, path.depth, after))
         yield Step(mask.nonzero(as_tuple=True), nodes)
 
     def start(self, context: Context) -> PathState:
         return PathState(self, context.mask, getattr(context, "conditions", None))
 
     def logits(self, hidden: Nodes) -> Tensor:
-        k = len(hidden.surroundings.x)
+        k = len(hidden.new.x)
         if hidden.common is not None and k < DepthFirstCode.COMMON:
             channels = hidden.common[:, k * self.head_width : (k + 1) * self.head_width]
         else:
@@ -357,7 +356,7 @@ class PathNetwork(Network):
         if hidden.decided is not None:
             channels = channels + self.gains[k] * hidden.decided
         logits = super().logits(self.outputs[k](F.relu(channels)))
-        return logits.masked_fill(~self.support.allowed(hidden.surroundings), -math.inf)
+        return logits.masked_fill(~self.support.allowed(hidden.new), -math.inf)
 
     def embed(self, hidden: Nodes, x: Tensor) -> tuple[Nodes, Tensor | None]:
         """Add a decided variable to the hidden state of M new nodes.
@@ -373,16 +372,16 @@ class PathNetwork(Network):
             The hidden state of the next variable, and the indices (R,) of the nodes that have it;
             None if all have.
         """
-        k, kept = len(hidden.surroundings.x), None
+        k, kept = len(hidden.new.x), None
         x = x.clamp(max=self.cardinalities[k] - 1)
         if DepthFirstCode.role(k) == "length":
             kept = x.nonzero()[:, 0]
-            hidden, x = Nodes(hidden.h, None, hidden.decided, hidden.surroundings)[kept], x[kept]
+            hidden, x = Nodes(hidden.h, None, hidden.decided, hidden.new)[kept], x[kept]
         decided = self.chain[k](x)
         if hidden.decided is not None:
             decided = decided + hidden.decided
-        surroundings = self.support.add(hidden.surroundings, x)
-        return Nodes(hidden.h, hidden.common, decided, surroundings), kept
+        new = self.support.add(hidden.new, x)
+        return Nodes(hidden.h, hidden.common, decided, new), kept
 
 
 class PathState:
@@ -452,8 +451,8 @@ class PathState:
         bias = F.embedding(level, self.by_level) + by_distance
         h = net.norm(self.attended(h, bias))
         state = self.path.tables[STATE, :count, : net.support.pad + number + 1]
-        surroundings = net.support.surroundings(state, self.path.depth[:count], to_come - 1)
-        return Step(at, self.tables.nodes(h, surroundings))
+        new = net.support.new_nodes(state, self.path.depth[:count], to_come - 1)
+        return Step(at, self.tables.nodes(h, new))
 
     def attended(self, h: Tensor, bias: Tensor) -> Tensor:
         """Return the output of the attention blocks for the next position of every row.
@@ -477,7 +476,7 @@ class PathState:
         """
         if self.conditions is not None:
             self.added[: len(x)] += self.network.added(x, self.path)
-        changed = self.path.add(number, x, self.network.support)
+        changed = self.path.add(number, x, self.network.support.states)
         tables = self.path.tables.flatten(1)[:, changed]
         codes, around = level_codes(tables), self.path.around.flatten(0, 1)[changed]
         self.codes.view(-1)[changed] = codes

@@ -13,17 +13,57 @@ import torch
 from torch import Tensor
 
 from graphcnf.categorical.autoregressive import AutoregressiveFlow
+from graphcnf.errors import UserError
 from graphcnf.flows.transform import Noise
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs, batches
 from graphcnf.graphs.coded import CodedModel
 from graphcnf.graphs.conditions import ConditionEmbedding
 from graphcnf.graphs.path.depth_first import DepthFirstCode
-from graphcnf.graphs.path.environments import Environments
 from graphcnf.graphs.path.network import PathNetwork
-from graphcnf.graphs.path.support import Path, Support
+from graphcnf.graphs.path.node_states import states_of_sums, states_without_rules
+from graphcnf.graphs.path.paths import Path
+from graphcnf.graphs.path.support import Support
 from graphcnf.graphs.record_blocks import BLOCK
 from graphcnf.limits import LARGEST_ORDERS, check_integer
 from graphcnf.torch_state import evaluated
+
+
+def support_with_rules(
+    code: DepthFirstCode,
+    edge_weights: list[int],
+    largest_sums: list[int] | None = None,
+    environments: Any = None,
+) -> Support:
+    """Build the support of a model.
+
+    Args:
+        code: The variables of a node.
+        edge_weights: Weight of each edge category, whole numbers; the smallest is 1.
+        largest_sums: Limit on the sum of edge weights for each node category; None for none.
+        environments: Arguments of `Environments`, the known ones of nodes, in place of
+            `largest_sums`; None for none.
+
+    Raises:
+        UserError: if the arguments do not fit the code, or allow no graph of three nodes.
+    """
+    _, edges, categories = code.cardinalities[:3]
+    if len(edge_weights) != edges - 1 or min(edge_weights) != 1:
+        raise UserError(
+            f"edge_weights must be {edges - 1} whole numbers, the smallest of them 1, "
+            f"got {edge_weights}"
+        )
+    if environments is not None:
+        from graphcnf.graphs.path.completion import CompletingSupport
+
+        return CompletingSupport(code, edge_weights, environments)
+    if largest_sums is None:
+        return Support(code, states_without_rules(categories, edge_weights), limited=False)
+    if len(largest_sums) != categories or max(largest_sums) < 2:
+        raise UserError(
+            f"largest_sums must be {categories} whole numbers, one of them 2 or more, "
+            f"got {largest_sums}"
+        )
+    return Support(code, states_of_sums(largest_sums, edge_weights), limited=True)
 
 
 class PathModel(CodedModel):
@@ -72,7 +112,7 @@ class PathModel(CodedModel):
         categories = {"node_categories": node_categories, "edge_categories": edge_categories}
         self.code = DepthFirstCode(back, closures, **categories)
         weights = [1] * edge_categories if edge_weights is None else edge_weights
-        support = Support(self.code, weights, largest_sums, environments)
+        support = support_with_rules(self.code, weights, largest_sums, environments)
         network = {"max_nodes": max_nodes, "conditions": conditions, **network}
         probabilities = self.network_classes[0](self.code, support, **network)
         if conditions is not None:
@@ -124,6 +164,7 @@ class PathModel(CodedModel):
         if merged is None or not support:
             return {**limits, "environments": None}
         from graphcnf.graphs.path.data_rules import with_those_of
+        from graphcnf.graphs.path.environments import Environments
 
         return {**limits, "environments": with_those_of(Environments(*merged), graphs).arguments()}
 
@@ -145,7 +186,7 @@ class PathModel(CodedModel):
         shares, support = self.network.shares, self.network.support
         assert shares is not None and batch.conditions is not None
         x, _ = self.code.encode(batch)
-        path = Path.before_each(x, support)
+        path = Path.before_each(x, support.states, support.pad)
         links = path.links(x.flatten(0, 1)).unflatten(0, batch.mask.shape)
         shares.fit(x, links, batch.mask, batch.conditions)
 
