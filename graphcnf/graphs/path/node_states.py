@@ -50,7 +50,7 @@ class NodeStates(nn.Module):
     def __init__(self, **tables: Tensor):
         super().__init__()
         for name, table in tables.items():
-            self.register_buffer(name, table, persistent=False)
+            self.register_buffer(name, table.contiguous(), persistent=False)
 
 
 def states_of_sums(largest_sums: Sequence[int], edge_weights: Sequence[int]) -> NodeStates:

@@ -146,7 +146,7 @@ class Support(nn.Module):
     def set_tables(self, **tables: Tensor) -> None:
         """Set attributes that follow from the arguments, and are not saved."""
         for name, table in tables.items():
-            self.register_buffer(name, table, persistent=False)
+            self.register_buffer(name, table.contiguous(), persistent=False)
 
     def _attaching(self) -> dict[str, Tensor]:
         """Return the tables of edges to parents."""
@@ -220,8 +220,8 @@ class Support(nn.Module):
             **others: Options of other rules, which are ignored.
 
         Returns:
-            Arguments of `support_with_rules`: "edge_weights", and "largest_sums", the largest sum of
-            edge weights at a node of each category (0 for a category that does not occur), or None.
+            Arguments of `support_with_rules`: "edge_weights", and "largest_sums", the largest sum
+            of edge weights at a node of each category (0 for one that does not occur), or None.
         """
         weights = [1] * edge_categories if edge_weights is None else list(edge_weights)
         if not support:
