@@ -662,6 +662,7 @@ class Run:
         limit = settings.final_eval_batches if last else settings.eval_batches
         if best is None and settings.final_eval_batches != settings.eval_batches:
             limit = min(limit, max(1, step // STEPS_PER_EVALUATION_BATCH))
+        self.average.copy_buffers()
         metrics = self._held_out(limit)
         if metrics is None:
             return False
@@ -725,6 +726,7 @@ class Run:
         total = sum_over_processes(self.sums)
         self.sums = total if self.main else {}
         self.last_checkpoint = self.at.seconds
+        self.average.copy_buffers()
         if not self.main:
             return
         device, stored = self.fabric.device, None

@@ -120,22 +120,22 @@ class MovingAverage(AveragedModel):
         self.horizon = horizon
         self.weights: list[list[Tensor]] = [[*part.parameters()] for part in (self.module, model)]
         self.kept = list(zip(self.module.buffers(), model.buffers(), strict=True))
-        self.versions = [-1] * len(self.kept)
         self.eval()
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
-        """Average the weights, and copy the buffers that have changed since the last update."""
+        """Average the weights; `copy_buffers` is to be called before the average is used."""
         updates = int(self.n_averaged)
         decay = min(1.0 - 1.0 / self.horizon, updates / (updates + 9.0))
         own_weights, weights = self.weights
         torch._foreach_lerp_(own_weights, weights, 1 - decay)
-        for k, (own, buffer) in enumerate(self.kept):
-            # They may be large, and most never change.
-            if buffer._version != self.versions[k]:
-                own.copy_(buffer)
-                self.versions[k] = buffer._version
         self.n_averaged += 1
+
+    @torch.no_grad()
+    def copy_buffers(self) -> None:
+        """Copy the buffers of the model, which may be too large to be copied in every step."""
+        for own, buffer in self.kept:
+            own.copy_(buffer)
 
 
 class Muon(torch.optim.Optimizer):

@@ -10,10 +10,13 @@ import torch
 from couplings import perturb
 
 from graphcnf import CategoricalModel
+from graphcnf.discrete.categorical_model import split
+from graphcnf.discrete.columns import SHARES, best_shares
 
 KNOWN = pd.DataFrame(
     {"a": ["x", "y", "y", "x"], "b": ["1", None, "2", "1"], "c": ["p", "q", "p", "r"]}
 )
+KNOWN_OFTEN = pd.concat([KNOWN] * 10, ignore_index=True)
 EVERY = pd.DataFrame(
     itertools.product(["x", "y"], ["1", "2", None], ["p", "q", "r"]), columns=KNOWN.columns
 )
@@ -194,3 +197,22 @@ def test_imputed_entries_have_their_joint_distribution_given_that_none_is_missin
     assert excess < 5 * np.sqrt(2 * used.sum())
     again = model.impute(pd.DataFrame({"a": ["1"] * 50, "b": None, "c": None}), seed=1)
     assert again.equals(filled.head(50))
+
+
+def test_counts_are_kept_for_training_as_they_are_looked_up():
+    """Training rows are left out of their own counts, held-out rows are not."""
+    model, data = CategoricalModel._build(KNOWN_OFTEN, 0, 0.25, {"width": 16})
+    network, (rest, test) = model.flow.network, split(data.lengths.numpy(), 0, 0.25)
+    for rows, counted in ((rest, True), (test, False)):
+        batch = data[torch.from_numpy(rows)]
+        found = network.counts(batch.values.long(), network.rank[None], counted=counted)
+        torch.testing.assert_close(batch.start, found.float())
+    assert CategoricalModel.for_data(KNOWN_OFTEN).batch(KNOWN_OFTEN).start is None
+
+
+def test_a_mixture_that_gains_little_is_that_of_counts_and_regression():
+    gain = torch.full((20, 3), 0.1)
+    every = torch.ones_like(gain, dtype=torch.bool)
+    assert (best_shares(gain, every) == SHARES[0]).all()  # 6 nats in all
+    assert (best_shares(4 * gain, every) > 0.9).all()
+    assert (best_shares(-4 * gain, every) == SHARES[0]).all()

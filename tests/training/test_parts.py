@@ -1,6 +1,7 @@
 """Optimizers, moving average, metrics and checkpoint files."""
 
 import csv
+import dataclasses
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from graphcnf.training.checkpoint import (
     save_model,
 )
 from graphcnf.training.history import History, MetricsFile
+from graphcnf.training.loop import fit
 from graphcnf.training.optimizers import (
     MovingAverage,
     Muon,
@@ -22,6 +24,7 @@ from graphcnf.training.optimizers import (
     optimizers_of,
     orthogonal,
 )
+from graphcnf.training.settings import Experiment
 
 SETTINGS = TrainingSettings(steps=20, threads=1, accelerator="cpu", warmup_steps=2,
                             eval_minutes=0, final_eval_batches=1, optimizer="muon")  # fmt: skip
@@ -97,6 +100,37 @@ def test_moving_average_formula():
         average.update_parameters(module)
     for e, a in zip(expected, average.module.parameters(), strict=True):
         torch.testing.assert_close(a.detach(), e)
+
+
+def test_changed_buffers_are_copied_to_the_average():
+    module = nn.BatchNorm1d(3)
+    average = MovingAverage(module, horizon=4)
+    for _ in range(3):
+        module(torch.randn(8, 3))
+        average.update_parameters(module)
+    average.copy_buffers()
+    torch.testing.assert_close(average.module.running_mean, module.running_mean)
+    assert average.module.num_batches_tracked == 3 and not average.module.training
+
+
+def test_a_model_with_batch_norm_is_saved_with_its_statistics(tmp_path):
+    class Normal(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm1d(2)
+
+        def training_loss(self, batch, *, beta=1.0):
+            loss = (self.norm(batch) - 1).square().mean()
+            return loss, {"bits_per_variable": (loss.detach(), 1.0)}
+
+    batches = [torch.randn(8, 2) + 5 for _ in range(4)]
+    model = Normal()
+    experiment = Experiment(model, lambda *place: iter(batches), lambda: iter(batches[:1]))
+    settings = dataclasses.replace(SETTINGS, optimizer="adamw", steps=8)
+    fit(experiment, settings, tmp_path / "run")
+    last = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    own = last["average"]["module.model.norm.running_mean"]
+    torch.testing.assert_close(own, model.norm.running_mean)
 
 
 def test_metrics_are_sums_over_sums():
