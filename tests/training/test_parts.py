@@ -12,6 +12,7 @@ from graphcnf.errors import UserError
 from graphcnf.training import TrainingSettings
 from graphcnf.training.checkpoint import (
     add,
+    load_checkpoint,
     means,
     save_model,
 )
@@ -128,7 +129,7 @@ def test_a_model_with_batch_norm_is_saved_with_its_statistics(tmp_path):
     experiment = Experiment(model, lambda *place: iter(batches), lambda: iter(batches[:1]))
     settings = dataclasses.replace(SETTINGS, optimizer="adamw", steps=8)
     fit(experiment, settings, tmp_path / "run")
-    last = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    last = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")
     own = last["average"]["module.model.norm.running_mean"]
     torch.testing.assert_close(own, model.norm.running_mean)
 
