@@ -37,7 +37,7 @@ def network_of(kind, most):
     network = ColumnMLP(UNLIKE[:most], counts=own, width=24)
     network.counts = counts
     network.weights.copy_(torch.randn(network.weights.shape) * network.ordered.earlier)
-    network.share.copy_(torch.rand(network.share.shape))
+    network.ordered.share.copy_(torch.rand(most))
     return network
 
 
