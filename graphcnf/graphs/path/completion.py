@@ -139,48 +139,34 @@ class CompletingSupport(Support):
         return replace(new, missing=Missing(ends.sum(1), rest.amax(1), last))
 
     def allowed(self, new: UndecidedNodes) -> Tensor:
+        if len(new.x) < 3:
+            return self._attachings(new)
         possible = super().allowed(new)
-        choose = self._attachings if len(new.x) < 3 else self._closings
-        fits = possible & choose(new, possible)
-        return torch.where(fits.any(1, keepdim=True), fits, possible)
+        return _if_any(possible & self._closings(new, possible), possible)
 
-    def _attachings(self, new: UndecidedNodes, possible: Tensor) -> Tensor:
-        """Return which values of the first three variables can be completed.
-
-        Args:
-            new: The M new nodes.
-            possible: Which values `Support` allows, (M, C) bool.
-
-        Returns:
-            (M, C) bool; arbitrary where `Support` allows none.
-        """
+    def _attachings(self, new: UndecidedNodes) -> Tensor:
+        """Return which values of the first three variables are possible, (M, C) bool."""
         k, left = len(new.x), new.to_come - new.missing.ends
-        if k == 0:
-            back = torch.arange(self.cardinalities[0], device=left.device)
-            column = new.depth[:, None] - back + self.pad
-        else:
-            column = self.parent(new)
-        state, needed = self.parents(new, column)
+        column, *parents = self.parents(new)
+        real, index = self.choices(new, *parents)
+        change = (self.change_at, self.change_by, self.change)[k][index]
+        possible = real & (change < NEVER)
+        fits = possible & (change <= left[:, None])
+        # Where few nodes are left, every choice of the variables to come is looked at.
+        few = (left < new.missing.rest) | (left <= 0)
         if k == 0:
             # All nodes below the parent are left.
-            fits = self.change_at[needed, state] <= left[:, None]
             fits = fits & (column >= new.missing.last[:, None])
-        elif k == 1:
-            fits = self.change_by[needed[:, 0], state[:, 0]] <= left[:, None]
-        else:
-            fits = self.change[needed[:, 0], state[:, 0], new.edge] <= left[:, None]
-        # Where few nodes are left, every choice of the variables to come is looked at.
-        few = left <= new.missing.rest
-        if k == 0:
-            row, value = (fits & possible & few[:, None]).nonzero(as_tuple=True)
-            fits[row, value] = self._whole(new[row], column[row, value, None]).flatten(1).any(1)
+            row, value = (fits & few[:, None]).nonzero(as_tuple=True)
+            parents = [column[row, value, None], *(part[row, value, None] for part in parents)]
+            fits[row, value] = self._whole(new[row], *parents).flatten(1).any(1)
         else:
             row = few.nonzero()[:, 0]
-            whole = self._whole(new[row], column[row])
+            whole = self._whole(new[row], column[row], *(part[row] for part in parents))
             fits[row] &= whole.any(2) if k == 1 else whole[:, 0]
-        return fits
+        return _if_any(_if_any(fits, possible), torch.ones_like(fits))
 
-    def _whole(self, new: UndecidedNodes, column: Tensor) -> Tensor:
+    def _whole(self, new: UndecidedNodes, column: Tensor, state: Tensor, needed: Tensor) -> Tensor:
         """Return which new nodes leave no more missing edges than nodes to come can bring.
 
         Closures of the new node can bring some. Of other nodes, only the last one of those with
@@ -189,12 +175,13 @@ class CompletingSupport(Support):
         Args:
             new: The M new nodes.
             column: Columns of their parents in `UndecidedNodes.state`, (M, 1) long.
+            state: States of their parents, (M, 1) long.
+            needed: Room that is needed, as `Support.parents` returns it, (M, 1) long.
 
         Returns:
             (M, L, C) bool: by category, and by label of the edge to the parent, of which there are
             E + 1, or one if it is decided.
         """
-        state, needed = self.parents(new, column)
         label = new.edge[:, None] if len(new.x) == 2 else self.labels
         after, leaf = self.states.after[state, label], self.leaf[state, label]
         left = (new.to_come - new.missing.ends)[:, None, None] + self.ends[state][..., None]
@@ -268,3 +255,8 @@ class CompletingSupport(Support):
         else:
             return after
         return replace(after, missing=replace(missing, ends=missing.ends + changed))
+
+
+def _if_any(fits: Tensor, others: Tensor) -> Tensor:
+    """Return `fits` (M, C) bool, but rows of `others` where it allows nothing."""
+    return torch.where(fits.any(1, keepdim=True), fits, others)

@@ -113,6 +113,7 @@ class Support(nn.Module):
             label 0 is for a first node.
         attaches_by, attaches_at: Whether it can for some category, (NEEDS, S, E + 1) bool, and for
             some edge and category, (NEEDS, S) bool.
+        no_backtrack: True for the backtrack 0, (P,) bool.
         kind: One bit for each kind of edges, by label, (E + 1,) long; 0 for no edge. Edges of one
             kind lead to the same states.
         takes: Kinds of edges to a neighbour of category c that a node in state s may get, (S, C)
@@ -129,6 +130,7 @@ class Support(nn.Module):
     attaches: Tensor
     attaches_by: Tensor
     attaches_at: Tensor
+    no_backtrack: Tensor
     kind: Tensor
     takes: Tensor
     keeps_room: Tensor
@@ -165,6 +167,7 @@ class Support(nn.Module):
             "attaches": attaches,
             "attaches_by": attaches.any(3),
             "attaches_at": attaches.any(3).any(2),
+            "no_backtrack": torch.arange(self.cardinalities[0]) == 0,
         }
 
     def _rooms(self, fits: Tensor, leaf: Tensor) -> Tensor:
@@ -262,11 +265,11 @@ class Support(nn.Module):
         """
         k = len(new.x)
         if k < 3:
-            fits = (self._backtracks, self._edges_to_parent, self._categories)[k](new)
-        elif DepthFirstCode.role(k) == "length":
-            fits = self._lengths(new)
+            real, index = self.choices(new, *self.parents(new)[1:])
+            fits = real & (self.attaches_at, self.attaches_by, self.attaches)[k][index]
         else:
-            fits = self._closing_edges(new)
+            closing = DepthFirstCode.role(k) == "edge"
+            fits = self._closing_edges(new) if closing else self._lengths(new)
         # A row without any is looked up only after an impossible value, as when a graph outside of
         # the support is scored. Its probability is 0 already; logits of -inf alone would make it
         # nan.
@@ -276,37 +279,39 @@ class Support(nn.Module):
         """Return the columns of the parents of M new nodes in `state`, (M, 1) long."""
         return (new.depth - new.x[0]).clamp(min=-1)[:, None] + self.pad
 
-    def parents(self, new: UndecidedNodes, column: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the states of possible parents of M new nodes, and what room is needed there.
-
-        Args:
-            new: The M new nodes.
-            column: Columns of the possible parents in `UndecidedNodes.state`, (M, C) long.
+    def parents(self, new: UndecidedNodes) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the possible parents of M new nodes: P for all backtracks, or 1 if it is decided.
 
         Returns:
-            States (M, C) long; and the number in `NEEDS` of the room that the new node and its
-            parent must have, since the other possible parents have no more, (M, C) long.
+            Their columns in `UndecidedNodes.state`; their states; and the number in `NEEDS` of the
+            room that the new node and its parent must have, since the other possible parents have
+            no more, (M, P) long each.
         """
+        if new.x:
+            column = self.parent(new)
+        else:
+            back = torch.arange(self.cardinalities[0], device=new.depth.device)
+            column = new.depth[:, None] - back + self.pad
         needed = new.to_come[:, None] - new.others.gather(1, column)
-        return new.state.gather(1, column), needed.clamp(0, len(NEEDS) - 1)
+        return column, new.state.gather(1, column), needed.clamp(0, len(NEEDS) - 1)
 
-    def _backtracks(self, new: UndecidedNodes) -> Tensor:
-        """Return the possible backtracks of M new nodes, (M, C) bool."""
-        value = torch.arange(self.cardinalities[0], device=new.depth.device)
-        state, needed = self.parents(new, new.depth[:, None] - value + self.pad)
+    def choices(self, new: UndecidedNodes, state: Tensor, needed: Tensor) -> tuple[Any, tuple]:
+        """Return which values the first three variables can have at all, and their index.
+
+        Args:
+            new: The M new nodes, with up to two variables that are decided.
+            state: States of their possible parents, (M, P) long.
+            needed: Room that is needed, as `parents` returns it.
+
+        Returns:
+            Which backtracks lead to a node, (M, P) bool, or True for further variables; and the
+            index, in `attaches_at`, `attaches_by` or `attaches`, of all values.
+        """
+        if new.x:
+            return True, (needed[:, 0], state[:, 0], *new.x[1:2])
         # Before a first node, the state is unknown, and there is no backtrack.
-        real = (state != UNKNOWN) | ((new.depth[:, None] < 0) & (value == 0))
-        return real & self.attaches_at[needed, state]
-
-    def _edges_to_parent(self, new: UndecidedNodes) -> Tensor:
-        """Return the possible labels of edges of M new nodes to parents, (M, E + 1) bool."""
-        state, needed = self.parents(new, self.parent(new))
-        return self.attaches_by[needed[:, 0], state[:, 0]]
-
-    def _categories(self, new: UndecidedNodes) -> Tensor:
-        """Return the possible categories of M new nodes, (M, C) bool."""
-        state, needed = self.parents(new, self.parent(new))
-        return self.attaches[needed[:, 0], state[:, 0], new.edge]
+        first = (new.depth < 0)[:, None] & self.no_backtrack
+        return (state != UNKNOWN) | first, (needed, state)
 
     def far(self, new: UndecidedNodes, length: Tensor) -> Tensor:
         """Return the states of the nodes to which closures lead, (M, C) long.
