@@ -30,7 +30,7 @@ from graphcnf.flows.mixture_of_logistics import bounded_log_scale
 from graphcnf.flows.transform import Context, Noise, log_term_dtype, masked, sum_log_term
 from graphcnf.graphs.batch import GraphBatch, Latents, PackedGraphs
 from graphcnf.graphs.graph_model import GraphModel
-from graphcnf.graphs.path.support import Support
+from graphcnf.graphs.path.data_rules import measured_sums
 
 
 def breadth_first_order(batch: GraphBatch) -> Tensor:
@@ -196,12 +196,12 @@ class GraphAFModel(GraphModel):
 
         Args:
             graphs: The training graphs.
-            **options: Keyword arguments of `Support.limits`.
+            **options: Keyword arguments of `measured_sums`.
 
         Returns:
             The arguments `edge_weights` and `largest_sums` of the constructor.
         """
-        return Support.limits(graphs, **options)
+        return measured_sums(graphs, **options)
 
     def notes(self, rules: bool) -> list[str]:
         if not rules:

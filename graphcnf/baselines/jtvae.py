@@ -35,8 +35,7 @@ from graphcnf.baselines.rvae import Gaussian, GraphEncoder, GraphVAE
 from graphcnf.categorical.categorical_flow import Bound
 from graphcnf.flows.transform import log_term_dtype
 from graphcnf.graphs.batch import GraphBatch, Latents, PackedGraphs
-from graphcnf.graphs.path.data_rules import limit_note
-from graphcnf.graphs.path.support import Support
+from graphcnf.graphs.path.data_rules import limit_note, measured_sums
 
 NEVER = 10_000  # larger than any number of nodes or sum of weights: a cluster cannot be attached
 TRIES = 20  # number of labels that are tried, from the most probable, until one can be attached
@@ -608,7 +607,7 @@ class JunctionTreeVAE(GraphVAE):
         Args:
             graphs: The training graphs.
             support: False for no limit on sums of edge weights.
-            **options: Further arguments of `Support.limits`.
+            **options: Further arguments of `measured_sums`.
 
         Returns:
             The arguments named in `measured`: "edge_weights", "largest_sums" and "clusters".
@@ -616,7 +615,7 @@ class JunctionTreeVAE(GraphVAE):
         Raises:
             UserError: if a graph is not connected.
         """
-        limits = Support.limits(graphs, **options)
+        limits = measured_sums(graphs, **options)
         weights, sums = limits["edge_weights"], limits["largest_sums"]
         assert weights is not None and sums is not None
         limits |= {} if support else {"largest_sums": None}

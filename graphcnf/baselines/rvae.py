@@ -22,7 +22,7 @@ from graphcnf.flows.transform import Noise, log_term_dtype, masked, replay
 from graphcnf.graphs.batch import GraphBatch, Latents, PackedGraphs
 from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.graphs.pairs import all_pairs, dense
-from graphcnf.graphs.path.support import Support
+from graphcnf.graphs.path.data_rules import measured_sums
 
 PRIOR = StandardNormal()  # density of the latents, p(z)
 
@@ -281,7 +281,7 @@ class RegularizedVAE(GraphVAE):
 
         Args:
             graphs: The training graphs.
-            **options: Keyword arguments of `Support.limits`.
+            **options: Keyword arguments of `measured_sums`.
 
         Returns:
             The arguments `edge_weights`, `largest_sums` and `edge_ends` of the constructor.
@@ -291,7 +291,7 @@ class RegularizedVAE(GraphVAE):
         edges = graphs.edge_types.astype(int)
         rows = np.concatenate([np.stack([edges, a, b], 1), np.stack([edges, b, a], 1)])
         ends = np.unique(rows, axis=0).tolist()
-        return {**Support.limits(graphs, **options), "edge_ends": ends}
+        return {**measured_sums(graphs, **options), "edge_ends": ends}
 
     def _posteriors(self, batch: GraphBatch) -> dict[str, Gaussian]:
         h = self.encoder(batch.node_types, batch.edge_labels, batch.mask)

@@ -16,6 +16,7 @@ from graphcnf.categorical.autoregressive import AutoregressiveFlow
 from graphcnf.categorical.transformer import HIDDEN, Block, Cache
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 from graphcnf.graphs.coded import RandomOrder
+from graphcnf.graphs.path.data_rules import measured_rules
 from graphcnf.graphs.path.depth_first import DepthFirstCode
 from graphcnf.graphs.path.network import PathNetwork, PathState
 from graphcnf.graphs.path.path_model import PathModel, support_with_rules
@@ -237,7 +238,7 @@ class UnorderedModel(RandomOrder):
 
         Args:
             graphs: The training graphs.
-            **options: As of `PathModel.limits`.
+            **options: As of `graphcnf.graphs.path.data_rules.measured_rules`.
 
         Returns:
             "back", "closures", "edge_weights", "largest_sums" and "environments", arguments of the
@@ -247,7 +248,7 @@ class UnorderedModel(RandomOrder):
         degrees = np.bincount((graphs.edges + starts[:, None]).flatten(), minlength=1)
         longest = max(int(graphs.node_counts.max()) - 1, 1)
         closures = [longest] * max(int(degrees.max()) - 1, 0) if longest > 1 else []
-        return {"back": longest, "closures": closures, **PathModel.limits(graphs, **options)}
+        return {"back": longest, "closures": closures, **measured_rules(graphs, **options)}
 
     def knows(self, batch: GraphBatch) -> Tensor:
         """Return True for each graph that the model can represent, (B,) bool.

@@ -22,7 +22,7 @@ from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch, PackedGraphs
 from graphcnf.graphs.building import model_for_graphs, without_rules
 from graphcnf.graphs.isomorphism import isomorphic
-from graphcnf.graphs.path.support import Support
+from graphcnf.graphs.path.data_rules import measured_sums
 from graphcnf.testing import assert_gradients_reach_every_parameter, assert_lower_bound
 
 SMALL = {"tree_dim": 3, "graph_dim": 2, "width": 12, "node_width": 8, "layers": 1}
@@ -32,7 +32,7 @@ BENZENE = ([0] * 6, [(k + 1, k) for k in range(5)] + [(5, 0)], [0, 1] * 3)
 
 def vocabulary_of(graphs, node_categories, weights):
     sizes = {"node_categories": node_categories, "edge_categories": len(weights)}
-    sums = Support.limits(graphs, **sizes, edge_weights=weights)["largest_sums"]
+    sums = measured_sums(graphs, **sizes, edge_weights=weights)["largest_sums"]
     return ClusterVocabulary(ClusterVocabulary.measure(graphs, weights, sums), weights, sums)
 
 
@@ -146,7 +146,7 @@ def test_samples_are_connected_and_keep_the_largest_sums(molecules):  # noqa: F8
     again = model.sample_records(20, 10, seed=1)
     assert again == graphs.subset(range(20, 30))
     sizes = {"node_categories": 9, "edge_categories": 3, "edge_weights": ORDERS}
-    sums = Support.limits(graphs, **sizes)["largest_sums"]
+    sums = measured_sums(graphs, **sizes)["largest_sums"]
     largest = model.config["largest_sums"]
     assert all(mine <= most for mine, most in zip(sums, largest, strict=True))
     # An untrained model walks into dead ends, but not most of the time.

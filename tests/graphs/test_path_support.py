@@ -10,10 +10,10 @@ from couplings import perturb
 from small_graphs import every_code
 
 from graphcnf.graphs import GraphBatch
+from graphcnf.graphs.path.data_rules import measured_sums
 from graphcnf.graphs.path.depth_first import DepthFirstCode
 from graphcnf.graphs.path.path_model import PathModel, support_with_rules
 from graphcnf.graphs.path.paths import STATE, Path
-from graphcnf.graphs.path.support import Support
 
 SIZES = {"node_categories": 3, "edge_categories": 2}
 
@@ -87,7 +87,7 @@ def test_random_weights_are_a_normalised_density(double, nodes, support):
 def test_every_graph_lies_in_its_support(random_graphs):
     code = DepthFirstCode(**DepthFirstCode.measure(random_graphs), **SIZES)
     weights = [1, 2]
-    limits = Support.limits(random_graphs, **SIZES, edge_weights=weights)
+    limits = measured_sums(random_graphs, **SIZES, edge_weights=weights)
     support = support_with_rules(code, weights, limits["largest_sums"])
     batch = GraphBatch.collate(random_graphs)
     x, nodes = code.encode(batch)[0], batch.mask.shape[1]

@@ -4,12 +4,77 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
 from graphcnf.graphs.batch import PackedGraphs
 from graphcnf.graphs.path.environments import Environment, Environments
 from graphcnf.graphs.path.node_states import CATEGORIES
+
+
+def measured_sums(
+    graphs: PackedGraphs,
+    *,
+    node_categories: int,
+    edge_categories: int,
+    edge_weights: list[int] | None = None,
+    support: bool = True,
+    **others: Any,
+) -> dict[str, list[int] | None]:
+    """Measure the limits on sums of edge weights in training graphs.
+
+    Args:
+        graphs: The training graphs.
+        node_categories: Number of node categories.
+        edge_categories: Number of edge categories.
+        edge_weights: Weight of each edge category; 1 each if None.
+        support: False for no limits.
+        **others: Options of other rules, which are ignored.
+
+    Returns:
+        "edge_weights", and "largest_sums", the largest sum of edge weights at a node of each
+        category (0 for a category that does not occur), or None.
+    """
+    weights = [1] * edge_categories if edge_weights is None else list(edge_weights)
+    if not support:
+        return {"edge_weights": weights, "largest_sums": None}
+    weight = np.asarray(weights)[graphs.edge_types]
+    first = np.repeat(graphs.node_starts[:-1], graphs.edge_counts)
+    sums = np.zeros(len(graphs.node_types), dtype=np.int64)
+    for end in graphs.edges.T:
+        np.add.at(sums, first + end, weight)
+    largest = np.zeros(node_categories, dtype=np.int64)
+    np.maximum.at(largest, graphs.node_types, sums)
+    return {"edge_weights": weights, "largest_sums": largest.tolist()}
+
+
+def measured_rules(
+    graphs: PackedGraphs,
+    *,
+    merged: tuple[list[int], list[int]] | None = None,
+    support: bool = True,
+    **options: Any,
+) -> dict[str, Any]:
+    """Measure what edges the nodes of training graphs have.
+
+    Args:
+        graphs: The training graphs.
+        merged: Representatives of node and of edge categories in `Environments`; None to measure
+            sums of edge weights instead of environments.
+        support: False for no rules.
+        **options: Further arguments of `measured_sums`.
+
+    Returns:
+        Arguments of `support_with_rules`: "edge_weights", "largest_sums" and "environments". The
+        last two are None if no graph has three nodes: limits that allow no such graph are refused.
+    """
+    support = support and bool(graphs.node_counts.max() >= 3)
+    sums: dict[str, Any] = measured_sums(graphs, support=support and merged is None, **options)
+    environments = None
+    if merged is not None and support:
+        environments = with_those_of(Environments(*merged), graphs).arguments()
+    return {**sums, "environments": environments}
 
 
 def limit_note(rules: bool, environments: bool = False) -> str:

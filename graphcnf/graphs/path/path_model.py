@@ -125,7 +125,7 @@ class PathModel(CodedModel):
 
         Args:
             graphs: Depth-first numbered graphs.
-            **options: As of `limits`.
+            **options: As of `graphcnf.graphs.path.data_rules.measured_rules`.
 
         Returns:
             "back", "closures", "edge_weights", "largest_sums" and "environments", arguments of the
@@ -134,39 +134,9 @@ class PathModel(CodedModel):
         Raises:
             ValueError: if a graph is not connected or not numbered depth-first.
         """
-        return {**DepthFirstCode.measure(graphs), **PathModel.limits(graphs, **options)}
+        from graphcnf.graphs.path.data_rules import measured_rules
 
-    @staticmethod
-    def limits(
-        graphs: PackedGraphs,
-        *,
-        merged: tuple[list[int], list[int]] | None = None,
-        support: bool = True,
-        **options,
-    ) -> dict[str, Any]:
-        """Measure what edges the nodes of training graphs have.
-
-        Args:
-            graphs: The training graphs.
-            merged: Representatives of node and of edge categories in `Environments`; None to
-                measure sums of edge weights instead of environments.
-            support: False for no rules.
-            **options: Further arguments of `Support.limits`.
-
-        Returns:
-            Arguments of `Support`: "edge_weights", "largest_sums" and "environments". The last two
-            are None if no graph has three nodes: `Support` refuses limits that allow no such graph.
-        """
-        support = support and bool(graphs.node_counts.max() >= 3)
-        limits: dict[str, Any] = Support.limits(
-            graphs, support=support and merged is None, **options
-        )
-        if merged is None or not support:
-            return {**limits, "environments": None}
-        from graphcnf.graphs.path.data_rules import with_those_of
-        from graphcnf.graphs.path.environments import Environments
-
-        return {**limits, "environments": with_those_of(Environments(*merged), graphs).arguments()}
+        return {**DepthFirstCode.measure(graphs), **measured_rules(graphs, **options)}
 
     def knows(self, batch: GraphBatch) -> Tensor:
         return self.code.encode(batch)[1] & batch.mask.any(1)

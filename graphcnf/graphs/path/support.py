@@ -18,13 +18,11 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphcnf.errors import UserError
-from graphcnf.graphs.batch import PackedGraphs
 from graphcnf.graphs.path.depth_first import DepthFirstCode
 from graphcnf.graphs.path.node_states import UNKNOWN, NodeStates
 from graphcnf.graphs.path.paths import LEVELS
@@ -201,42 +199,6 @@ class Support(nn.Module):
             "takes": torch.where(after != UNKNOWN, bit, 0).sum(1),
             "keeps_room": torch.stack(keeps_room),
         }
-
-    @staticmethod
-    def limits(
-        graphs: PackedGraphs,
-        *,
-        node_categories: int,
-        edge_categories: int,
-        edge_weights: list[int] | None = None,
-        support: bool = True,
-        **others: Any,
-    ) -> dict[str, list[int] | None]:
-        """Measure the limits on sums of edge weights in training graphs.
-
-        Args:
-            graphs: The training graphs.
-            node_categories: Number of node categories.
-            edge_categories: Number of edge categories.
-            edge_weights: Weight of each edge category; 1 each if None.
-            support: False for no limits.
-            **others: Options of other rules, which are ignored.
-
-        Returns:
-            Arguments of `support_with_rules`: "edge_weights", and "largest_sums", the largest sum
-            of edge weights at a node of each category (0 for one that does not occur), or None.
-        """
-        weights = [1] * edge_categories if edge_weights is None else list(edge_weights)
-        if not support:
-            return {"edge_weights": weights, "largest_sums": None}
-        weight = np.asarray(weights)[graphs.edge_types]
-        first = np.repeat(graphs.node_starts[:-1], graphs.edge_counts)
-        sums = np.zeros(len(graphs.node_types), dtype=np.int64)
-        for end in graphs.edges.T:
-            np.add.at(sums, first + end, weight)
-        largest = np.zeros(node_categories, dtype=np.int64)
-        np.maximum.at(largest, graphs.node_types, sums)
-        return {"edge_weights": weights, "largest_sums": largest.tolist()}
 
     def new_nodes(self, state: Tensor, depth: Tensor, to_come: Tensor) -> UndecidedNodes:
         """Return M new nodes of which no variable is decided.
