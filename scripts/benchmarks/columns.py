@@ -44,8 +44,8 @@ NOISE = 0.5
 HIGH, CANDIDATES = 0.95, 10
 """Quantile of the column that is asked for; candidates of the best of several."""
 
-CALIBRATED = 200
-"""Calls of a search by which its CPU time for each call is measured."""
+CALLS = 250
+"""Calls of a search after which its CPU time is looked at."""
 
 COLUMNS: list[Column] = [
     ("Protein", text("protein")),
@@ -190,9 +190,10 @@ def _search(
 
     options = {"model": model, "seed": seed, "folder": folder, "workers": 0, "stereo": False}
     surrogate([Chem.MolFromSmiles("C")])  # fits it, which fine-tuning has paid for already
-    began = time.process_time()
-    optimize(score, budget=CALIBRATED, **options)
-    each = (time.process_time() - began) / CALIBRATED
-    calls = max(CALIBRATED, count, round(seconds / each))
-    found = optimize(score, budget=calls, **options).to_frame(count)
+    began, calls = time.process_time(), max(CALLS, count)
+    result = optimize(score, budget=calls, **options)
+    while len(result) == calls and time.process_time() - began < seconds:
+        calls += CALLS
+        result = optimize(score, budget=calls, **options)
+    found = result.to_frame(count)
     return [canonical_smiles(Chem.MolFromSmiles(s)) for s in found["smiles"]]

@@ -145,7 +145,7 @@ def test_a_preset_learns_columns_beside_properties(run, mine):
 
 def test_the_benchmark(bench, model_folder, monkeypatch):
     monkeypatch.setattr(benchmark, "activity", lambda protein: Crippen.MolLogP)
-    for name, value in {"POOL": 900, "CALIBRATED": 10}.items():
+    for name, value in {"POOL": 900, "CALLS": 10}.items():
         monkeypatch.setattr(benchmark, name, value)
     monkeypatch.setattr(conditioning, "SAMPLES", 50)
     ticks = count()
