@@ -88,11 +88,10 @@ def save_model(
     for name, array in arrays.items():
         digest = {CHECKSUM: _digest_of_tensors({name: array})}
         files[f"{name}.safetensors"] = save_arrays({name: array}, digest)
-    files["config.json"] = config_file(
-        {"format": FORMAT, "model": model.config, "metadata": model.metadata}
-    )
-    for name, content in files.items():
-        replace_file(inside(folder, name), content)
+    content = {"format": FORMAT, "model": model.config, "metadata": model.metadata}
+    files["config.json"] = config_file(content)
+    for name, data in files.items():
+        replace_file(inside(folder, name), data)
 
 
 def config_file(content: dict[str, Any]) -> bytes:
@@ -112,7 +111,8 @@ def model_folder(name_or_folder: str | Path, *, shipped: bool = False) -> Path:
 
     Args:
         name_or_folder: The folder itself, or the folder of a training run, which holds it as
-            `model/`.
+            `model/`; if there is no folder "org", also "org/name" or "org/name@revision" of the
+            Hugging Face hub, which `graphcnf.hub.repository.fetch` downloads.
         shipped: True to look for shipped weights of this name first (all are for molecules).
 
     Returns:
@@ -126,6 +126,10 @@ def model_folder(name_or_folder: str | Path, *, shipped: bool = False) -> Path:
     for candidate in (*names, folder, inside(folder, "model")):
         if (candidate / "config.json").is_file():
             return candidate
+    if str(name_or_folder).count("/") == 1 and not folder.parent.exists():
+        from graphcnf.hub.repository import fetch
+
+        return fetch(name_or_folder)
     known = ", ".join(sorted(p.parent.name for p in WEIGHTS.glob("*/config.json")))
     raise UserError(
         f"no model {str(name_or_folder)!r}: give a folder with config.json and model.safetensors"

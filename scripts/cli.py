@@ -41,7 +41,7 @@ def _graphcnf(
 
 _COMMANDS = (
     "generate", "grow", "analogs", "interpolate", "optimize", "score", "stereoisomers", "evaluate",
-    "train", "plot", "finetune", "merge",
+    "train", "plot", "finetune", "merge", "push",
 )  # fmt: skip
 COMMANDS = Registry(
     "commands",

@@ -23,7 +23,7 @@ BUILT_ON = {
     "stereo": {"design", "evaluation", "optimization", "datasets"},  # of data sets, one file
     "design": {"optimization"},
     "images": {"baselines"},  # models of images alone
-    "datasets": {"evaluation", "training"},
+    "datasets": {"evaluation", "training", "hub"},
     "sampling": {"evaluation"},
     "exchange": {"discrete"},
     "discrete": {"estimators"},

@@ -34,6 +34,7 @@ WINGS = {
     "images": {"compute"},
     "baselines": {"images"},
     "datasets": {"compute", "stereo"},
+    "hub": {"datasets"},
     "sampling": {"compute"},
     "evaluation": {"compute", "sampling", "datasets", "stereo"},
     "training": {"compute", "datasets"},
@@ -43,9 +44,11 @@ WINGS = {
 # Files that use wings which may be absent, and import them inside functions.
 LATE = {
     "graphcnf/chunks.py": {"compute"},
+    "graphcnf/discrete/categorical_model.py": {"hub"},
     "graphcnf/graphs/batch.py": {"exchange"},
-    "graphcnf/molecules/molecule_flow.py": {"design", "exchange", "stereo"},
+    "graphcnf/molecules/molecule_flow.py": {"design", "exchange", "hub", "stereo"},
     "graphcnf/molecules/standardize.py": {"stereo"},
+    "graphcnf/pretrained.py": {"hub"},
     "graphcnf/training/experiments.py": {"discrete", "images", "stereo"},
     "graphcnf/training/finetuning.py": {"design"},
 }

@@ -559,9 +559,22 @@ class CategoricalModel(nn.Module):
         """Write `config.json` with the vocabulary, and `model.safetensors`, both with checksums."""
         self.flow.save_pretrained(folder)
 
+    def push_to_hub(self, name: str, *, licence: str, **options: Any) -> str:
+        """Upload the model with a model card to the Hugging Face hub; return "org/name@commit".
+
+        Args:
+            name: "org/name" of the repository.
+            licence: Licence of the weights, such as "mit".
+            **options: `private`, `intended`, `limits` and `figures` of
+                `graphcnf.hub.repository.push`.
+        """
+        from graphcnf.hub.repository import push
+
+        return push(self.flow, name, licence=licence, **options)
+
     @classmethod
     def from_pretrained(cls, folder: str | Path, device="cpu") -> CategoricalModel:
-        """Load a model written by `save_pretrained` or `fit(out=...)`.
+        """Load a model written by `save_pretrained` or `fit(out=...)`, or "org/name" of the hub.
 
         Raises:
             UserError: if the model is missing, damaged, or no `CategoricalModel`.

@@ -131,10 +131,11 @@ class MoleculeFlow:
 
     @classmethod
     def from_pretrained(cls, name_or_folder: str | Path, device="cpu") -> MoleculeFlow:
-        """Load shipped weights by name, or a model from a folder.
+        """Load shipped weights by name, or a model from a folder or the Hugging Face hub.
 
         Args:
-            name_or_folder: Name of shipped weights, such as "zinc250k", or path of the folder.
+            name_or_folder: Name of shipped weights, such as "zinc250k", path of the folder, or
+                "org/name@commit" of the hub.
             device: Device of the model.
 
         Raises:
@@ -145,6 +146,19 @@ class MoleculeFlow:
     def save_pretrained(self, folder: str | Path) -> None:
         """Save the model to a folder, from which `from_pretrained` and the commands load it."""
         self.model.save_pretrained(folder)
+
+    def push_to_hub(self, name: str, *, licence: str, **options: Any) -> str:
+        """Upload the model with a model card to the Hugging Face hub; return "org/name@commit".
+
+        Args:
+            name: "org/name" of the repository.
+            licence: Licence of the weights, such as "mit".
+            **options: `private`, `intended`, `limits` and `figures` of
+                `graphcnf.hub.repository.push`.
+        """
+        from graphcnf.hub.repository import push
+
+        return push(self.model, name, licence=licence, **options)
 
     def __repr__(self) -> str:
         count = sum(p.numel() for p in self.model.parameters())
@@ -255,14 +269,8 @@ class MoleculeFlow:
             column `isomer`: the SMILES with drawn stereo marks.
         """
         model, first = self.model, records.start
-        graphs = model.sample_records(
-            first * best_of,
-            len(records) * best_of,
-            seed=seed,
-            temperature=temperature,
-            sizes=sizes,
-            conditions=targets,
-        )
+        drawn = {"seed": seed, "temperature": temperature, "sizes": sizes, "conditions": targets}
+        graphs = model.sample_records(first * best_of, len(records) * best_of, **drawn)
         if targets is not None and best_of > 1:
             from graphcnf.molecules.surrogate import nearest
 
@@ -344,11 +352,10 @@ class MoleculeFlow:
         for molecule in codec.listed(molecules):
             try:
                 graph = codec.molecule_to_graph(molecule, self.vocabulary, self.model.max_nodes)
-            except codec.MoleculeNotRepresentable as error:
-                reasons.append(str(error))
-            else:
                 graphs.append(graph)
                 reasons.append(None)
+            except codec.MoleculeNotRepresentable as error:
+                reasons.append(str(error))
         return PackedGraphs.from_lists(graphs), reasons
 
     def log_prob(self, molecules: str | Chem.Mol | Iterable, *, orders: int = 1) -> np.ndarray:

@@ -16,9 +16,10 @@ from graphcnf.scripts.cli import app
 
 TEXTS = {
     "accelerator", "added_atoms", "added_rings", "added_rotatable", "alerts", "assignments",
-    "close", "column", "conditions", "decorate", "device", "exclude", "grow", "kinds", "learn",
-    "link", "methods", "metrics", "molecule", "names", "properties", "protein", "require",
-    "routes", "scaffold", "seeds", "similarities", "smarts", "tasks", "wanted",
+    "close", "column", "conditions", "decorate", "device", "exclude", "grow", "intended", "kinds",
+    "learn", "licence", "limits", "link", "methods", "metrics", "molecule", "names", "properties",
+    "protein", "repository", "require", "routes", "scaffold", "seeds", "similarities",
+    "smarts", "tasks", "wanted",
 }  # fmt: skip
 """Options and arguments of text that name no file, in any command."""
 

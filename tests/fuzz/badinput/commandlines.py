@@ -73,6 +73,7 @@ USUAL: dict[tuple[str, ...], tuple[str, ...]] = {
     ("generate",): (*MODEL, "-n", "3"),
     ("grow",): (*MODEL, "--scaffold", "CC", "-n", "1"),
     ("merge",): ("{shard}",),
+    ("push",): ("{model}", "org/name", "--licence", "mit", "--card"),
     ("evaluate",): (*MODEL, "-n", "20", "--reference", "none", "--reconstruct", "0",
                     "--likelihood", "0"),
     ("score",): ("{molecules}", *MODEL),

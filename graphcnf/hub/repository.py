@@ -1,0 +1,264 @@
+"""Download and upload of models on the Hugging Face hub, by the package huggingface_hub.
+
+A *repository* "org/name" of the hub holds the files of a model. A *commit*, 40 hexadecimal digits,
+is one state of a repository; a *revision* is a commit, or a branch or tag that leads to one. A
+repository may be a stranger's: only files are read whose names stand in `FILES`, never a name that
+the repository gives, and the folder that they are kept in bears the name that the user gave.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from graphcnf.datasets.cache import cache_folder
+from graphcnf.errors import UserError, described, require, say
+from graphcnf.files import MEMORY_SHARE, inside, memory, read_file
+from graphcnf.graphs.graph_model import COMPANIONS
+from graphcnf.hub.card import model_card
+from graphcnf.pretrained import Pretrained, model_folder
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoSibling
+
+NEEDED = ("config.json", "model.safetensors")
+"""Files that every model has."""
+
+FILES = (
+    *NEEDED,
+    "training_hashes.safetensors",
+    *(f"{companion}/{file}" for companion in COMPANIONS for file in NEEDED),
+)
+"""Files that a model may have; no other file of a repository is downloaded or uploaded."""
+
+CARD = "README.md"
+"""File of the model card, which is uploaded, and never read."""
+
+PICKLES = {".bin", ".ckpt", ".joblib", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth"}
+"""Endings of files that may run code where another program loads them."""
+
+_NAME = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@([\w.-]{1,100}))?", re.A)
+_COMMIT = re.compile(r"[0-9a-f]{40}", re.A)
+
+
+def fetch(name: str | Path) -> Path:
+    """Return the folder of a model of the hub, after downloading it if it is not there yet.
+
+    Whatever the revision, all files are those of one commit, which a line on stderr names after a
+    download. With a commit that was downloaded before, the hub is not asked.
+
+    Args:
+        name: "org/name" for the newest commit, or "org/name@revision".
+
+    Raises:
+        UserError: There is no such model, the package huggingface_hub is not installed, the hub
+            does not answer, or the repository is refused: it has files that may be pickles or whose
+            paths lead elsewhere, lacks the model, or its files are too large or damaged.
+    """
+    repository, revision = _parsed(name)
+    folder = cache_folder() / "hub" / repository.replace("/", "--")
+    pinned = revision is not None and _COMMIT.fullmatch(revision) is not None
+    if pinned and (folder / str(revision)).is_dir():
+        return folder / str(revision)
+    with _asking(str(name)) as hub:
+        found = hub.model_info(repository, revision=revision, files_metadata=True)
+        commit, files = str(found.sha), _checked(str(name), found.siblings or [])
+        if not _COMMIT.fullmatch(commit) or (pinned and commit != revision):
+            raise UserError(f"{name}: the hub answers with another commit, {commit[:40]!r}")
+        if not (folder / commit).is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
+            with TemporaryDirectory(dir=folder) as temporary:
+                _download(hub, repository, commit, files, Path(temporary))
+                with suppress(FileExistsError):  # Another process has been faster.
+                    os.rename(Path(temporary, "model"), folder / commit)
+            say(f"downloaded {repository}@{commit}: this name always means the same files")
+    return folder / commit
+
+
+def push(
+    model: Pretrained | str | Path,
+    name: str,
+    *,
+    licence: str,
+    private: bool = False,
+    intended: str | None = None,
+    limits: str | None = None,
+    figures: Mapping[str, Any] | None = None,
+) -> str:
+    """Upload a model and its card to the hub, as one commit; the repository is made if missing.
+
+    Args:
+        model: A model, or the folder of one.
+        name: "org/name" of the repository. Files of the same names are replaced there, and stay in
+            its earlier commits.
+        licence: Licence of the weights as the hub writes it, such as "mit" or "cc-by-4.0".
+        private: True for a new repository that only its owner sees.
+        intended: What the model is meant for, for the card; a general sentence if None.
+        limits: What the model does not do, for the card, beside what is true of all models.
+        figures: What `graphcnf evaluate --json` wrote of a sample of the model.
+
+    Returns:
+        The pinned name, "org/name@commit".
+
+    Raises:
+        UserError: There is no such model, the name has a revision, the package huggingface_hub is
+            not installed, or the hub refuses (for example, without a token).
+    """
+    files = packed(model, name, licence, intended, limits, figures)
+    with _asking(name) as hub:
+        from huggingface_hub import CommitOperationAdd
+
+        hub.create_repo(name, private=private, exist_ok=True)
+        added = [CommitOperationAdd(path, content) for path, content in files.items()]
+        done = hub.create_commit(name, added, commit_message="A model of graphcnf")
+    return f"{name}@{done.oid}"
+
+
+def packed(
+    model: Pretrained | str | Path,
+    name: str,
+    licence: str,
+    intended: str | None = None,
+    limits: str | None = None,
+    figures: Mapping[str, Any] | None = None,
+) -> dict[str, bytes]:
+    """Return the content of each file that `push` uploads, by its name: `FILES` and `CARD`.
+
+    Args:
+        model: As in `push`, as all other arguments.
+        name: "org/name" of the repository.
+        licence: Licence of the weights.
+        intended: What the model is meant for.
+        limits: What the model does not do.
+        figures: Figures of a sample.
+
+    Raises:
+        UserError: There is no such model, or the name has a revision.
+    """
+    if _parsed(name)[1]:
+        raise UserError(f"{name}: give org/name, the hub makes the revision")
+    if isinstance(model, Pretrained):
+        with TemporaryDirectory() as folder:
+            model.save_pretrained(folder)
+            files = contents(Path(folder))
+    else:
+        files = contents(model_folder(model, shipped=True))
+    card = model_card(
+        files, name, licence=licence, intended=intended, limits=limits, figures=figures
+    )
+    return {**files, CARD: card.encode()}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return the content of each file of a model by its name in `FILES`.
+
+    Raises:
+        UserError: A file is a link, or one of `NEEDED` is missing.
+    """
+    paths = {name: inside(folder, *name.split("/")) for name in FILES}
+    files = {name: read_file(path) for name, path in paths.items() if path.is_file()}
+    for name in NEEDED:
+        if name not in files:
+            raise UserError(f"{folder} has no {name}")
+    return files
+
+
+def _parsed(name: str | Path) -> tuple[str, str | None]:
+    """Return repository and revision of "org/name@revision", whose revision may be missing."""
+    found = _NAME.fullmatch(str(name))
+    if not found or ".." in str(name) or "--" in found[1]:
+        raise UserError(
+            f"no model {str(name)!r}: give a folder with config.json and model.safetensors, one of "
+            "the shipped models, or org/name of the Hugging Face hub"
+        )
+    return found[1], found[2]
+
+
+@contextmanager
+def _asking(name: str) -> Iterator[HfApi]:
+    """Return a context with the hub's interface, whose errors become one line.
+
+    Raises:
+        UserError: huggingface_hub is not installed, or an error was raised inside.
+    """
+    require("huggingface_hub", f"{name!r}, which is no folder here but a name of the hub,", "hub")
+    from huggingface_hub import HfApi
+    from huggingface_hub.utils import disable_progress_bars
+
+    if sys.stderr is None or not sys.stderr.isatty():
+        disable_progress_bars()
+    try:
+        yield HfApi(library_name="graphcnf")
+    except UserError:
+        raise
+    except Exception as error:  # of the network, the hub's answers, or files
+        raise UserError(f"{name} on the Hugging Face hub: {described(error)}") from error
+
+
+def _checked(name: str, listed: list[RepoSibling]) -> dict[str, RepoSibling]:
+    """Return what the hub says of each of `FILES` that a repository has.
+
+    Args:
+        name: Name of the repository, for messages.
+        listed: All its files, as the hub lists them.
+
+    Raises:
+        UserError: The repository has a path that leads elsewhere or a file that may be a pickle,
+            lacks one of `NEEDED`, or a file is too large.
+    """
+    for one in listed:
+        path = PurePosixPath(one.rfilename)
+        if path.is_absolute() or ".." in path.parts or "\\" in one.rfilename:
+            raise UserError(f"{name} is refused: it has a path that leads elsewhere, {path}")
+        if path.suffix.lower() in PICKLES:
+            raise UserError(f"{name} is refused: it has a file that may be a pickle, {path}")
+    found = {one.rfilename: one for one in listed if one.rfilename in FILES}
+    for file in NEEDED:
+        if file not in found:
+            raise UserError(f"{name} is refused: it has no {file}")
+    most = memory() // MEMORY_SHARE
+    for file, one in found.items():
+        if one.size is None or one.size > most:
+            raise UserError(
+                f"{name} is refused: {file} has {one.size} bytes, at most {most:,} are read"
+            )
+    return found
+
+
+def _download(
+    hub: HfApi, repository: str, commit: str, files: Mapping[str, RepoSibling], folder: Path
+) -> None:
+    """Download files of a commit into the new folder `folder/model`, and check them.
+
+    Args:
+        hub: Interface of the hub.
+        repository: "org/name".
+        commit: The commit.
+        files: What the hub says of each file, by its name in `FILES`.
+        folder: An empty folder.
+
+    Raises:
+        UserError: A file is not the one that the hub has listed.
+    """
+    expected: str | None
+    for name, listed in files.items():
+        path = hub.hf_hub_download(repository, name, revision=commit, local_dir=folder / "hub")
+        content = read_file(path, listed.size)
+        if listed.lfs is not None:
+            expected, found = listed.lfs.sha256, hashlib.sha256(content).hexdigest()
+        else:  # git's name of a file's content
+            expected = listed.blob_id
+            found = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+        if found != expected:
+            raise UserError(f"{repository}@{commit}: {name} has another checksum than listed")
+        target = folder / "model" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
