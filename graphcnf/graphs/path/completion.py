@@ -147,26 +147,31 @@ class CompletingSupport(Support):
     def _attachings(self, new: UndecidedNodes) -> Tensor:
         """Return which values of the first three variables are possible, (M, C) bool."""
         k, left = len(new.x), new.to_come - new.missing.ends
-        column, *parents = self.parents(new)
-        real, index = self.choices(new, *parents)
-        change = (self.change_at, self.change_by, self.change)[k][index]
-        possible = real & (change < NEVER)
-        fits = possible & (change <= left[:, None])
+        column = self.column(new) if k else self.columns(new)
+        needed, state = self.at(new, column)
+        if k == 0:
+            change, reached = self.change_at[needed, state], self.reached(new, state)
+            # All nodes below the parent are left.
+            possible = reached & (change < NEVER)
+            fits = possible & (column >= new.missing.last[:, None])
+        else:
+            tables, edge = (self.change_by, self.change), new.x[1:2]
+            change = tables[k - 1][needed[:, 0], state[:, 0], *edge]
+            fits = possible = change < NEVER
+        fits = fits & (change <= left[:, None])
         # Where few nodes are left, every choice of the variables to come is looked at.
         few = (left < new.missing.rest) | (left <= 0)
         if k == 0:
-            # All nodes below the parent are left.
-            fits = fits & (column >= new.missing.last[:, None])
             row, value = (fits & few[:, None]).nonzero(as_tuple=True)
-            parents = [column[row, value, None], *(part[row, value, None] for part in parents)]
-            fits[row, value] = self._whole(new[row], *parents).flatten(1).any(1)
+            at = (table[row, value, None] for table in (column, needed, state))
+            fits[row, value] = self._whole(new[row], *at).flatten(1).any(1)
         else:
             row = few.nonzero()[:, 0]
-            whole = self._whole(new[row], column[row], *(part[row] for part in parents))
+            whole = self._whole(new[row], *(table[row] for table in (column, needed, state)))
             fits[row] &= whole.any(2) if k == 1 else whole[:, 0]
         return _if_any(_if_any(fits, possible), torch.ones_like(fits))
 
-    def _whole(self, new: UndecidedNodes, column: Tensor, state: Tensor, needed: Tensor) -> Tensor:
+    def _whole(self, new: UndecidedNodes, column: Tensor, needed: Tensor, state: Tensor) -> Tensor:
         """Return which new nodes leave no more missing edges than nodes to come can bring.
 
         Closures of the new node can bring some. Of other nodes, only the last one of those with
@@ -175,8 +180,8 @@ class CompletingSupport(Support):
         Args:
             new: The M new nodes.
             column: Columns of their parents in `UndecidedNodes.state`, (M, 1) long.
+            needed: Room that is needed there, as `Support.at` returns it, (M, 1) long.
             state: States of their parents, (M, 1) long.
-            needed: Room that is needed, as `Support.parents` returns it, (M, 1) long.
 
         Returns:
             (M, L, C) bool: by category, and by label of the edge to the parent, of which there are
@@ -189,7 +194,7 @@ class CompletingSupport(Support):
         most, last = (table.gather(1, column - 1) for table in self.rest[new.state].cummax(1))
         far = new.state.gather(1, last)
         kinds = self.takes[leaf, self.states.category[far][..., None]]
-        helped = (kinds & self.helps[far] > 0).long()
+        helped = ((kinds & self.helps[far]) > 0).long()
         fits = (self.rest[after] <= left) & (self.rest[leaf] < left + self.entries)
         return self.attaches[needed, state, label] & fits & (most[..., None] <= left + helped)
 
@@ -221,7 +226,7 @@ class CompletingSupport(Support):
         """
         k, left = len(new.x), (new.to_come - new.missing.ends)[:, None]
         column = torch.arange(new.state.shape[1], device=left.device)
-        parent, edge_next = self.parent(new), DepthFirstCode.role(k) == "edge"
+        parent, edge_next = self.column(new), DepthFirstCode.role(k) == "edge"
         lengths = new.x[3 : k - 1 : 2] if edge_next else new.x[3:k:2]
         before = parent + 1 - lengths[-1][:, None] if lengths else parent
         waits = (column < before) & (self.rest[new.state] > left)
@@ -236,17 +241,17 @@ class CompletingSupport(Support):
         waiting = new.state.gather(1, nearest)
         own = self.states.after[new.own[:, None], :, self.states.category[far]]
         kinds = self.takes[own, self.states.category[waiting][..., None]]
-        later = (kinds & self.helps[waiting, category][..., None] > 0) | (nearest == 0)[..., None]
+        later = ((kinds & self.helps[waiting, category][..., None]) > 0) | (nearest == 0)[..., None]
         fits = torch.where((there == nearest)[..., None], enough, later)
         fits = fits & (there >= nearest)[..., None]
-        fits = fits & (self.closures(new, length)[..., None] & self.kind > 0)
+        fits = fits & ((self.closures(new, length)[..., None] & self.kind) > 0)
         return fits, (nearest == 0) & (self.rest[new.own][:, None] <= left)
 
     def add(self, new: UndecidedNodes, x: Tensor) -> UndecidedNodes:
         k, after, missing = len(new.x), super().add(new, x), new.missing
         role, states, ends = DepthFirstCode.role(k), self.states, self.ends
         if role == "node":
-            parent = new.state.gather(1, self.parent(new))[:, 0]
+            parent = new.state.gather(1, self.column(new))[:, 0]
             changed = ends[states.after[parent, new.edge, x]] - ends[parent] + ends[after.own]
         elif role == "edge" and k > 1:
             far = self.far(new, new.x[-1][:, None])[:, 0]

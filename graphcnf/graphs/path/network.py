@@ -135,6 +135,24 @@ class PathNetwork(Network):
             hash to the same row share an embedding.
         dropout: Share of the channels that training leaves out.
         conditions: Tables of the conditions, see `condition_statistics`; None for none.
+
+    Attributes:
+        initial: Input of the first position in place of a node before it, (C,).
+        values: Embedding of each variable of the node before, V of (cardinality, C).
+        position, remaining: Embeddings of a node's number, and of how many nodes are to come.
+        on_level, degree, neighbours: Embeddings of what a level code says, and of the neighbours of
+            the node at a level; they add up to its channels.
+        path: Layer that turns the channels of the last `LEVELS` levels into C channels.
+        together, joined: Hashed embeddings of n-grams, and the layer that turns them into C
+            channels.
+        by_distance, by_level: Attention biases by the distance of two nodes in the node order, and
+            by the level of the other node, counted from the end of the path.
+        blocks, norm: The attention, and the normalisation of its output.
+        hidden, chain, gains, outputs: Output head of each variable. Its hidden channels are those
+            of the first layer, plus the embeddings `chain` of the variables that are decided, added
+            up and multiplied by its `gains`; `outputs` turns them into logits.
+        conditions, shares: Embedding of conditions, and the contributions of nodes and edges to
+            them; None without conditions.
     """
 
     def __init__(
@@ -249,6 +267,9 @@ class PathNetwork(Network):
     def _biases(self, number: Tensor, on_path: Tensor) -> Tensor:
         """Return attention biases by distance in the node order and by level on the path.
 
+        Node i has for node j the bias `by_distance[i - j]`, plus `by_level[k]` if node j is at the
+        k-th last level of the path before node i. `PathState.step` adds up the same for one i.
+
         Args:
             number: Numbers of the nodes, 0 to N - 1, (N,) long.
             on_path: Numbers plus 1 of the nodes on the last levels before each node, 0 for none,
@@ -320,29 +341,47 @@ class PathNetwork(Network):
         """
         mask, conditions = context.mask, getattr(context, "conditions", None)
         x = torch.where(mask[..., None], x, 0)
-        batch, size = mask.shape
-        tables, number = FoldedParameters(self), torch.arange(size, device=mask.device)
+        number, tables = torch.arange(mask.shape[1], device=mask.device), FoldedParameters(self)
+        # With these nodes included. All nodes go through the network, those at padding as well.
+        to_come = (mask.sum(1, keepdim=True) - number).clamp(min=0)
         path = Path.before_each(x, self.support.states, self.support.pad)
-        levels = path.last_levels(batch * size)
+        h, on_path = self._inputs_of_all(x, path, to_come, tables)
+        if conditions is not None:
+            added = self.added(x.flatten(0, 1), path).unflatten(0, mask.shape).cumsum(1)[:, :-1]
+            h = h + self.conditioned(conditions, F.pad(added, (0, 0, 1, 0)))
+        h = self.norm(self.attended(self.dropout(h), self._biases(number, on_path)))
+        # Only real nodes have variables.
+        path = path.take(mask.flatten().nonzero()[:, 0])
+        new = self.support.new_nodes(path.tables[STATE], path.depth, to_come[mask] - 1)
+        yield Step(mask.nonzero(as_tuple=True), tables.nodes(h[mask], new))
+
+    def _inputs_of_all(
+        self, x: Tensor, path: Path, to_come: Tensor, tables: FoldedParameters
+    ) -> tuple[Tensor, Tensor]:
+        """Return the inputs of all positions of complete graphs, without conditions.
+
+        Args:
+            x: Variables of the nodes, (B, N, V) long.
+            path: The paths before them, B * N, those of one graph after the other.
+            to_come: How many nodes of the graph are to come, these included, (B, N) long.
+            tables: Rearranged parameters.
+
+        Returns:
+            Inputs of the attention, (B, N, C); and numbers plus 1 of the nodes on the last levels
+            before each node, 0 for none, (B, N, LEVELS) long.
+        """
+        shape = to_come.shape
+        # Rows from here on are the B * N nodes, and levels the last ones of their paths.
+        levels = path.last_levels(shape.numel())
         at_levels = path.tables.flatten(1)[:, levels]
         codes = level_codes(at_levels)
         around = path.around.flatten(0, 1)[levels].flatten(0, 1)
         channels = self.channels(codes.flatten(), around, tables).unflatten(0, codes.shape)
-        before = tables.contents(x[:, :-1].flatten(0, 1)).unflatten(0, (batch, size - 1))
-        before = torch.cat([self.initial.expand(batch, 1, -1).to(before.dtype), before], 1)
-        to_come = (mask.sum(1, keepdim=True) - number).clamp(min=0)
-        numbers = number.expand(batch, size).flatten()
+        before = tables.contents(x[:, :-1].flatten(0, 1)).unflatten(0, (len(x), shape[1] - 1))
+        before = torch.cat([self.initial.expand(len(x), 1, -1).to(before.dtype), before], 1)
+        numbers = torch.arange(shape[1], device=x.device).expand(shape).flatten()
         h = self.inputs(channels, codes, before.flatten(0, 1), numbers, to_come.flatten())
-        h = h.unflatten(0, mask.shape)
-        if conditions is not None:
-            added = self.added(x.flatten(0, 1), path).unflatten(0, mask.shape).cumsum(1)[:, :-1]
-            h = h + self.conditioned(conditions, F.pad(added, (0, 0, 1, 0)))
-        bias = self._biases(number, at_levels[NODE].unflatten(0, mask.shape))
-        h = self.norm(self.attended(self.dropout(h), bias))
-        path = path.take(mask.flatten().nonzero()[:, 0])
-        state, after = path.tables[STATE], to_come[mask] - 1
-        nodes = tables.nodes(h[mask], self.support.new_nodes(state, path.depth, after))
-        yield Step(mask.nonzero(as_tuple=True), nodes)
+        return h.unflatten(0, shape), at_levels[NODE].unflatten(0, shape)
 
     def start(self, context: Context) -> PathState:
         return PathState(self, context.mask, getattr(context, "conditions", None))
@@ -399,8 +438,8 @@ class PathState:
         path: The paths, B of them.
         codes: Level code of each level of the paths, (B, W) long.
         channels: Embedding of each level, (B, W, level width).
-        by_level: Attention biases by level from the end of the path, then 0 for a node that is not
-            on it, (LEVELS + 1, layers * heads).
+        level_bias: `PathNetwork.by_level` by level from the end of the path, then 0 for a node that
+            is not on it, (LEVELS + 1, layers * heads).
         before: Variables of the last node, (B, V) long.
         conditions: Conditions, (B, P), or None.
         added: Contributions to the conditions of all nodes but the last one, (B, P); only with
@@ -415,7 +454,7 @@ class PathState:
         shape = self.path.tables.shape[1:]
         self.codes = self.path.tables.new_zeros(shape)
         self.channels = initial.new_zeros(*shape, self.tables.levels.shape[1])
-        self.by_level = F.pad(network.by_level.t(), (0, 0, 0, 1))
+        self.level_bias = F.pad(network.by_level.t(), (0, 0, 0, 1))
         self.before = self.path.depth.new_zeros(rows, len(network.cardinalities))
         self.conditions = None if conditions is None else conditions[self.order.rows]
         if conditions is not None:
@@ -448,7 +487,7 @@ class PathState:
         level.scatter_(0, self.path.tables[NODE].flatten()[levels].t(), up)
         level[0] = LEVELS
         by_distance = net.by_distance[:, : number + 1].flip(1).t()[:, None]
-        bias = F.embedding(level, self.by_level) + by_distance
+        bias = F.embedding(level, self.level_bias) + by_distance
         h = net.norm(self.attended(h, bias))
         state = self.path.tables[STATE, :count, : net.support.pad + number + 1]
         new = net.support.new_nodes(state, self.path.depth[:count], to_come - 1)

@@ -6,11 +6,20 @@ matters is that the nodes to come find a parent:
 - The *possible parents* of the next node are the last node of the path and the `reach` nodes above
   it, since a backtrack leads up at most so far.
 - The *room* of a node is the number of nodes that can follow by way of it, if no other node takes
-  further edges. `ENDLESS` stands for any number.
+  further edges. `ENDLESS` stands for any number. With limits on sums of edge weights, a node that
+  takes a further edge has endless room, since a chain can follow; other rooms come from
+  environments, of nodes that only take nodes without further edges.
 
-For example, let a node a have up to 4 edges and a node b one. In a graph of three nodes that begins
-with b, the second node must be a: with b after b, both have all their edges, their room is 0, and
-the third node has no parent. After a, its room is endless: another node a can follow, and so on.
+For example, let nodes a have up to 4 edges and nodes b one, and a backtrack be up to 2 levels. The
+path a-a-b has the rooms `ENDLESS`, `ENDLESS` and 0. If one node is to come after the next one, and
+
+- the next one goes on from the second a, then the other possible parent of the last node is the
+  first a: `others` is `ENDLESS` at this level, and any new node is possible;
+- the path is b-a and the next one goes on from a, then `others` is 0 there, and the new node and a
+  must have room for one node: any new node is possible as long as a has another free edge.
+
+In a graph of three nodes that begins with b, the second node must be a: with b after b, both have
+all their edges, and the third node has no parent.
 """
 
 from __future__ import annotations
@@ -29,10 +38,11 @@ from graphcnf.graphs.path.paths import LEVELS
 
 ENDLESS = 1000
 """Room of a node that any number of nodes can follow."""
-NEEDS = (0, 1, 2, 3, 4, ENDLESS)
-"""Nodes to come that the room is compared with; a number above 4 counts as `ENDLESS`."""
-MOST_EDGES = 12
-"""The room of a node without endless room is at most twice as many nodes."""
+NEEDS = (*range(8), ENDLESS)
+"""Rooms that are told apart. Where eight or more nodes need room, it must be endless: a graph whose
+last eight nodes all hang on nodes without endless room would be ruled out."""
+ROUNDS = 24
+"""Rooms are found in rounds, each for one more node in a chain; longer chains are endless."""
 MOST_KINDS = 62
 """Kinds of edges: bits of an integer."""
 
@@ -44,15 +54,16 @@ class UndecidedNodes:
     Attributes:
         state: State of the node at each level of the path, (M, W) long; `Support.pad` columns of 0
             come first, and levels beyond the path are 0.
-        others: If the parent of the new node is at this level, the rooms of all other possible
-            parents of the node after it, (M, W) long, without that of the new node.
+        others: For each level, if the parent of the new node is at this level: the rooms of all
+            other possible parents of the node after it, added up, without that of the new node
+            itself, (M, W) long.
         depth: Level of the previous node, (M,) long; -1 before the first one.
         to_come: Number of nodes of the graph after the new one, (M,) long.
-        own: State of the new node, (M,) long; arbitrary before its category is decided.
-        left: Rooms of all possible parents of the node after the new one, without that of the new
-            one, (M,) long; arbitrary before its category is decided.
+        own: State of the new node, (M,) long; 0 before its category is decided.
+        left: Rooms of all possible parents of the node after the new one, added up, without that of
+            the new one, (M,) long; 0 before its category is decided.
         x: The variables that are decided, in the order of `DepthFirstCode`, (M,) long each.
-        missing: Of a support that completes nodes, see `graphcnf.graphs.path.completion`.
+        missing: What `graphcnf.graphs.path.completion` needs beside this; None without it.
     """
 
     state: Tensor
@@ -181,7 +192,7 @@ class Support(nn.Module):
             goes_on = endless[leaf] | (endless[after] & self.branches)
             endless = endless & (fits & goes_on).flatten(1).any(1)
         room = torch.where(endless, ENDLESS, 0)
-        for _ in range(2 * MOST_EDGES):
+        for _ in range(ROUNDS):
             more = torch.where(fits, 1 + room[leaf] + room[after] * self.branches, 0)
             room = torch.where(endless, ENDLESS, more.amax((1, 2)))
         return room
@@ -214,7 +225,8 @@ class Support(nn.Module):
         up_to = self.room[state].cumsum(1)
         above = F.pad(up_to, (1, 0))[:, :-1]
         others = (above - F.pad(up_to, (self.reach, 0))[:, : state.shape[1]]).clamp(min=0)
-        return UndecidedNodes(state, others, depth, to_come, depth, depth)
+        undecided = torch.zeros_like(depth)
+        return UndecidedNodes(state, others, depth, to_come, own=undecided, left=undecided)
 
     def allowed(self, new: UndecidedNodes) -> Tensor:
         """Return which values of the next variable are possible.
@@ -226,54 +238,68 @@ class Support(nn.Module):
             (M, C) bool; at least one value in each row is possible.
         """
         k = len(new.x)
-        if k < 3:
-            real, index = self.choices(new, *self.parents(new)[1:])
-            fits = real & (self.attaches_at, self.attaches_by, self.attaches)[k][index]
+        if k == 0:
+            fits = self._backtracks(new)
+        elif k == 1:
+            fits = self._edges_to_parent(new)
+        elif k == 2:
+            fits = self._categories(new)
+        elif DepthFirstCode.role(k) == "length":
+            fits = self._lengths(new)
         else:
-            closing = DepthFirstCode.role(k) == "edge"
-            fits = self._closing_edges(new) if closing else self._lengths(new)
+            fits = self._closing_edges(new)
         # A row without any is looked up only after an impossible value, as when a graph outside of
         # the support is scored. Its probability is 0 already; logits of -inf alone would make it
         # nan.
         return fits | ~fits.any(1, keepdim=True)
 
-    def parent(self, new: UndecidedNodes) -> Tensor:
-        """Return the columns of the parents of M new nodes in `state`, (M, 1) long."""
+    def columns(self, new: UndecidedNodes) -> Tensor:
+        """Return the columns in `state` to which the backtracks lead, (M, P) long."""
+        back = torch.arange(self.cardinalities[0], device=new.depth.device)
+        return new.depth[:, None] - back + self.pad
+
+    def column(self, new: UndecidedNodes) -> Tensor:
+        """Return the column in `state` of the parent of each new node, (M, 1) long."""
         return (new.depth - new.x[0]).clamp(min=-1)[:, None] + self.pad
 
-    def parents(self, new: UndecidedNodes) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the possible parents of M new nodes: P for all backtracks, or 1 if it is decided.
-
-        Returns:
-            Their columns in `UndecidedNodes.state`; their states; and the number in `NEEDS` of the
-            room that the new node and its parent must have, since the other possible parents have
-            no more, (M, P) long each.
-        """
-        if new.x:
-            column = self.parent(new)
-        else:
-            back = torch.arange(self.cardinalities[0], device=new.depth.device)
-            column = new.depth[:, None] - back + self.pad
-        needed = new.to_come[:, None] - new.others.gather(1, column)
-        return column, new.state.gather(1, column), needed.clamp(0, len(NEEDS) - 1)
-
-    def choices(self, new: UndecidedNodes, state: Tensor, needed: Tensor) -> tuple[Any, tuple]:
-        """Return which values the first three variables can have at all, and their index.
+    def at(self, new: UndecidedNodes, column: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the states of possible parents of M new nodes, and what room is needed there.
 
         Args:
-            new: The M new nodes, with up to two variables that are decided.
-            state: States of their possible parents, (M, P) long.
-            needed: Room that is needed, as `parents` returns it.
+            new: The M new nodes.
+            column: Columns of the possible parents, (M, P) long.
 
         Returns:
-            Which backtracks lead to a node, (M, P) bool, or True for further variables; and the
-            index, in `attaches_at`, `attaches_by` or `attaches`, of all values.
+            The number in `NEEDS` of the room that the new node and its parent must have, since the
+            other possible parents have no more, and the states, (M, P) long each.
         """
-        if new.x:
-            return True, (needed[:, 0], state[:, 0], *new.x[1:2])
-        # Before a first node, the state is unknown, and there is no backtrack.
+        needed = new.to_come[:, None] - new.others.gather(1, column)
+        return needed.clamp(0, len(NEEDS) - 1), new.state.gather(1, column)
+
+    def _backtracks(self, new: UndecidedNodes) -> Tensor:
+        """Return the possible backtracks of M new nodes, (M, P) bool."""
+        needed, state = self.at(new, self.columns(new))
+        return self.reached(new, state) & self.attaches_at[needed, state]
+
+    def reached(self, new: UndecidedNodes, state: Tensor) -> Tensor:
+        """Return which backtracks lead to a node, (M, P) bool; before a first node, there is none.
+
+        Args:
+            new: The M new nodes.
+            state: States of the nodes to which the backtracks lead, (M, P) long.
+        """
         first = (new.depth < 0)[:, None] & self.no_backtrack
-        return (state != UNKNOWN) | first, (needed, state)
+        return (state != UNKNOWN) | first
+
+    def _edges_to_parent(self, new: UndecidedNodes) -> Tensor:
+        """Return the possible labels of edges of M new nodes to parents, (M, E + 1) bool."""
+        needed, state = self.at(new, self.column(new))
+        return self.attaches_by[needed[:, 0], state[:, 0]]
+
+    def _categories(self, new: UndecidedNodes) -> Tensor:
+        """Return the possible categories of M new nodes, (M, C) bool."""
+        needed, state = self.at(new, self.column(new))
+        return self.attaches[needed[:, 0], state[:, 0], new.edge]
 
     def far(self, new: UndecidedNodes, length: Tensor) -> Tensor:
         """Return the states of the nodes to which closures lead, (M, C) long.
@@ -282,7 +308,7 @@ class Support(nn.Module):
             new: The M new nodes.
             length: Lengths of closures, (M or 1, C) long.
         """
-        return new.state.gather(1, self.parent(new) + 1 - length)
+        return new.state.gather(1, self.column(new) + 1 - length)
 
     def closures(self, new: UndecidedNodes, length: Tensor) -> Tensor:
         """Return the kinds of edges by which closures are possible.
@@ -296,15 +322,15 @@ class Support(nn.Module):
         """
         far, own, category = self.far(new, length), new.own[:, None], new.category[:, None]
         of_far = self.states.category[far]
-        kinds = self.takes[far, category] & self.takes[own, of_far]
-        # Room must be left at other nodes, or at one of both ends; a far end above the reach of the
-        # next backtrack is no possible parent.
+        both_take = self.takes[far, category] & self.takes[own, of_far]
+        # For nodes to come, room must be left at other nodes, or at one of both ends. A far end
+        # above the reach of the next backtrack is no possible parent.
         near, to_come = length <= self.reach, new.to_come[:, None]
         others = new.left[:, None] - torch.where(near, self.room[far], 0)
-        more = (to_come > 1).long()
-        room = self.keeps_room[more, own, of_far]
-        room = room | torch.where(near, self.keeps_room[more, far, category], 0)
-        return torch.where(others >= to_come, kinds, kinds & room)
+        several = (to_come > 1).long()
+        keep_own = self.keeps_room[several, own, of_far]
+        keep_far = torch.where(near, self.keeps_room[several, far, category], 0)
+        return torch.where(others >= to_come, both_take, both_take & (keep_own | keep_far))
 
     def _lengths(self, new: UndecidedNodes) -> Tensor:
         """Return the possible lengths of the next closure of M new nodes, (M, C) bool.
@@ -324,7 +350,7 @@ class Support(nn.Module):
         """Return the possible labels of the edge of a closure of M new nodes, (M, E + 1) bool."""
         length = new.x[-1][:, None]
         kinds = self.closures(new, length)
-        return torch.where(length > 0, kinds & self.kind > 0, self.kind == 0)
+        return torch.where(length > 0, (kinds & self.kind) > 0, self.kind == 0)
 
     def add(self, new: UndecidedNodes, x: Tensor) -> UndecidedNodes:
         """Return M new nodes after one more variable is decided.
@@ -339,7 +365,7 @@ class Support(nn.Module):
         k, own, left = len(new.x), new.own, new.left
         role, states = DepthFirstCode.role(k), self.states
         if role == "node":
-            column = self.parent(new)
+            column = self.column(new)
             parent = new.state.gather(1, column)[:, 0]
             own = states.after[states.first[x], new.edge, states.category[parent]]
             left = new.others.gather(1, column)[:, 0]
