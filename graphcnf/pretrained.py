@@ -372,7 +372,12 @@ def model_digest(model: nn.Module) -> str:
 
 
 def _keeping_arguments(constructor: Callable) -> Callable:
-    """Return the constructor of a `Pretrained` such that its arguments become the `config`."""
+    """Wrap the constructor of a `Pretrained`, which then keeps its arguments as the `config`.
+
+    The `config` is set before the constructor runs, so that this may read it. It has the arguments
+    that were given, also those of `**options`. Those left at their defaults are not in it: a model
+    that is loaded gets the defaults of the version that loads it.
+    """
     known = signature(constructor)
     further = [name for name, one in known.parameters.items() if one.kind is one.VAR_KEYWORD]
 
@@ -392,7 +397,8 @@ def _keeping_arguments(constructor: Callable) -> Callable:
 class Pretrained(nn.Module):
     """Base of modules that can be saved to a folder and loaded.
 
-    The arguments of a subclass's constructor become its `config`, unless it sets that itself.
+    The arguments given to the constructor of a subclass become its `config` before it runs
+    (`_keeping_arguments`), without those left at their defaults. A subclass may replace it.
 
     Attributes:
         config: Arguments of the constructor, JSON values, from which `rebuild` makes the module.

@@ -21,7 +21,9 @@ HALF = (torch.bfloat16, torch.float16)
 """Types of weights in half precision."""
 
 _given: list[torch.dtype] = []
-"""The user's default type, once for each active context that has changed it."""
+"""The user's default type, once for each context of `default_type`, of any thread, that has changed
+it and is still active. All entries are equal: the first context notes what torch's default was, the
+next ones repeat the note, and the one that takes the last entry away restores it."""
 
 _GUARD, _ONE_AT_A_TIME = threading.Lock(), threading.RLock()
 

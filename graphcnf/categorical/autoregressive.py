@@ -9,6 +9,14 @@ the network knows when it decides a variable is its *hidden state*. `Network.ste
 of known categories (teacher forcing); a network that evaluates all positions in one pass yields one
 step. For drawing, `Network.start` returns a `State`, which goes on step by step.
 
+Two kinds of variables are not decided by probabilities, and have a fixed value in x:
+
+- A *masked* variable is padding, or does not exist at a real position. Its value is the number of
+  its categories, which is no category (these are 0 to the number minus 1): a network can tell it
+  from all categories, and embed it like one more.
+- An *omitted* variable is left out by `Network.embed`, since an earlier variable determines it: a
+  node that closes no first ring has no second one. Its value is 0, with probability 1.
+
 The coupling is a bijection with these probabilities. Each category owns an *interval* of the unit
 line (`IntervalEncoding`). A monotone piecewise linear map (Mueller et al. 2019, arXiv 1808.03856)
 with knots at the ends of the intervals makes each interval as wide as the conditional probability
@@ -112,7 +120,8 @@ class Network(nn.Module):
 
         Returns:
             The hidden state of the next variable, and which of the R positions have it: indices
-            (R',) long, or None if all have. At the others all later variables are 0 for certain.
+            (R',) long, or None if all have. At the others, all later variables are omitted: they
+            are 0 for certain.
         """
         raise NotImplementedError
 
@@ -216,8 +225,9 @@ class _Variable(NamedTuple):
 
     Attributes:
         hidden: Hidden state of the R positions.
-        at: Index of the R entries into an array (M, V): which positions, and the number of the
-            variable. By default the first variable, which all positions have.
+        at: Index of the R entries into an array (M, V): which of the M positions, and the number of
+            the variable. The positions are `slice(None)` while all have the variable, which saves
+            copies, and indices (R,) long from the first variable on that some lack.
     """
 
     hidden: Any
@@ -251,7 +261,7 @@ class AutoregressiveCoupling(Bijection):
             mask: True for real positions, (B, N) bool, or real variables, (B, N, V) bool.
 
         Returns:
-            (B, N, V) long; where masked, the number of categories of the variable.
+            (B, N, V) long; where masked, the number of categories of the variable, see above.
         """
         known = self.network.cardinalities
         absent = torch.tensor(known, device=z.device)
@@ -340,12 +350,13 @@ class AutoregressiveCoupling(Bijection):
         all_lower = torch.zeros_like(all_log_p, dtype=torch.float64)
         for step in self.network.steps(x, _of_positions(context)):
             known = x[step.at]
-            # For variables that are not decided: 0 for certain, anything else is impossible.
+            # For omitted variables: 0 for certain, anything else is impossible.
             log_p = torch.where(known == 0, 0.0, -math.inf).to(dtype)
             lower = torch.zeros(known.shape, dtype=torch.float64, device=x.device)
             variable: _Variable | None = _Variable(step.hidden)
             while variable is not None:
                 at, log_all = variable.at, self.network.logits(variable.hidden).log_softmax(-1)
+                # A masked variable is no category: any will do, since its term is masked later.
                 value = known[at].clamp(max=log_all.shape[-1] - 1)[:, None]
                 log_p[at] = log_all.gather(-1, value)[:, 0]
                 if ends:
@@ -367,26 +378,28 @@ class AutoregressiveCoupling(Bijection):
         Returns:
             Categories, (B, N, V) long; where masked, the number of categories of the variable.
         """
-        return self._drawn(z, with_mask(z, context), ends=False)[0]
+        return self._drawn(z, with_mask(z, context), inverts=False)[0]
 
-    def _drawn(self, z: Tensor, context: Context, ends: bool) -> tuple[Tensor, Intervals]:
+    def _drawn(self, z: Tensor, context: Context, inverts: bool) -> tuple[Tensor, Intervals]:
         """Draw categories: those whose output intervals contain sigmoid(z), step by step.
 
         Args:
             z: Base latents, (B, N, V).
             context: Context with a mask.
-            ends: True to invert `forward`, which needs the intervals and does not know the rules of
-                sampling (`Network.settle`); False to apply these rules.
+            inverts: True to invert `forward`, which takes two things: the output intervals are
+                needed, and the rules of sampling (`Network.settle`), which `forward` does not know,
+                must not change a category. False to sample, by these rules.
 
         Returns:
             Categories (B, N, V) long, which are the number of categories of the variable where
-            masked, and their output intervals, which are 0 unless `ends`.
+            masked, and their output intervals, which are 0 unless `inverts`.
         """
         mask, u = context.mask, torch.sigmoid(z.double())
         x = torch.tensor(self.network.cardinalities, device=z.device).expand(z.shape).clone()
         all_lower, all_log_p = torch.zeros_like(u), torch.zeros_like(u)
         state = self.network.start(_of_positions(context))
         while (step := state.step()) is not None:
+            # A mask (B, N) has no masked variables at real positions, and steps have no others.
             u_here, real = u[step.at], mask[step.at] if mask.dim() == 3 else None
             drawn = torch.zeros(u_here.shape, dtype=torch.long, device=z.device)
             lower, log_p = torch.zeros_like(u_here), torch.zeros_like(u_here)
@@ -394,7 +407,7 @@ class AutoregressiveCoupling(Bijection):
             while variable is not None:
                 at, logits = variable.at, self.network.logits(variable.hidden) / context.temperature
                 value, lower_end, log_width = find_interval(logits, u_here[at])
-                if ends:
+                if inverts:
                     lower[at], log_p[at] = lower_end, log_width
                 else:
                     value = self.network.settle(variable.hidden, value)
@@ -403,7 +416,7 @@ class AutoregressiveCoupling(Bijection):
                 drawn[at] = value
                 variable = self._next(variable, value)
             x[step.at] = drawn
-            if ends:
+            if inverts:
                 all_lower[step.at], all_log_p[step.at] = lower, log_p
             state.update(drawn)
         return x, Intervals(all_lower, all_log_p)
@@ -438,9 +451,9 @@ class AutoregressiveCoupling(Bijection):
         """
         context = with_mask(z, context)
         z = masked(z, context.mask)
-        category, drawn = self._drawn(z, context, ends=True)
+        category, drawn = self._drawn(z, context, inverts=True)
         # Far enough from the ends that rounding to the type of z keeps the category.
-        margin = 1e-9 if z.dtype == torch.float64 else 1e-5
+        margin = 1e-9 if z.dtype == torch.float64 else 1e-5  # of the width, see `_mapped`
         return _mapped(z, drawn, self._encoded(category), expand(context.mask, z), margin)
 
     def _encoded(self, category: Tensor) -> Intervals:

@@ -296,6 +296,7 @@ def make_encoding(name: str, categories: int, latent_dim: int | None = None, **o
     try:
         encoding = kind(categories, **options)
     except (TypeError, ValueError) as error:
+        # "MixtureEncoding.__init__() got an unexpected ...": the user knows no such function.
         raise UserError(f"encoding {name!r}: {str(error).split('() ')[-1]}") from None
     if latent_dim not in (None, encoding.latent_dim):
         raise UserError(

@@ -148,6 +148,8 @@ def _drawn(
         if real is None:
             noise[record] = values
         elif real.dim() == 1:
+            # A mask (B,) says whether the record is real: `values` has one row, or none, whose sum
+            # is 0.
             noise[record] = values.sum(0)
         else:
             noise[record, real[record]] = values

@@ -198,7 +198,15 @@ class Noise:
         self.position = 0
 
     def replay(self, draw: Callable[[], Tensor]) -> Tensor:
-        """Return the next recorded draw, or record ``draw()`` at the end of the tape."""
+        """Return the next recorded draw, or record ``draw()`` at the end of the tape.
+
+        Args:
+            draw: draws random numbers ``(B, ...)``. For a `RecordNoise`, which puts numbers of its
+                own in their place, they must be uniform in [0, 1), as those of all graph models.
+
+        Returns:
+            ``(B, ...)``, as ``draw`` returns it.
+        """
         if self.position == len(self.draws):
             self.draws.append(draw())
         self.position += 1
@@ -211,7 +219,7 @@ class Noise:
 
 
 def replay(noise: Noise | None, draw: Callable[[], Tensor]) -> Tensor:
-    """Return ``noise.replay(draw)``, or ``draw()`` if there is no tape."""
+    """Return ``noise.replay(draw)``, or ``draw()`` if there is no tape; see `Noise.replay`."""
     return draw() if noise is None else noise.replay(draw)
 
 

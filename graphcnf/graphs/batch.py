@@ -278,18 +278,18 @@ class GraphBatch:
         types = torch.where(self.mask, self.node_types, 0)
         return replace(self, node_types=types, edge_labels=torch.where(real, self.edge_labels, 0))
 
-    def checked(self, sizes: Mapping[str, Any]) -> GraphBatch:
+    def checked(self, config: Mapping[str, Any]) -> GraphBatch:
         """Return the graphs as a model expects them, with padding set to 0 and cut off.
 
         Args:
-            sizes: What the model can represent, as its `config` names it: "max_nodes", beyond which
-                padding is cut off, "node_categories" and "edge_categories".
+            config: The `config` of the model, of which "max_nodes", beyond which padding is cut
+                off, "node_categories" and "edge_categories" are read.
 
         Raises:
             ValueError: if a graph has no node, more than "max_nodes" nodes, a category out of
                 range, or a self-loop, or if `edge_labels` is not symmetric.
         """
-        nodes = sizes["max_nodes"]
+        nodes = config["max_nodes"]
         if self.mask[:, nodes:].any():
             largest = int(self.sizes.max())
             raise ValueError(f"a graph of {largest} nodes; this model knows up to {nodes}")
@@ -299,8 +299,8 @@ class GraphBatch:
         if not batch.mask.any(1).all():
             raise ValueError("a graph has no nodes")
         for what, values, most in (
-            ("node", batch.node_types, sizes["node_categories"] - 1),
-            ("edge", batch.edge_labels - 1, sizes["edge_categories"] - 1),
+            ("node", batch.node_types, config["node_categories"] - 1),
+            ("edge", batch.edge_labels - 1, config["edge_categories"] - 1),
         ):
             if values.numel() and int(values.max()) > most:
                 raise ValueError(f"{what} category {int(values.max())}; known are 0 to {most}")

@@ -32,6 +32,10 @@ STEPS = {"adjacency": ("back", "length"), "edges": ("edge",), "nodes": ("node",)
 class CodedModel(GraphModel):
     """p(graph) as a product over the variables of a code, node by node.
 
+    What is called p(graph) here is the probability of one code, that of the graph in the node order
+    of the batch: a lower bound on that of the graph, which is the sum over the codes of all its
+    node orders. `PathModel.log_prob` adds up several; `RandomOrder` draws one.
+
     Attributes:
         network_classes: Class of the network, then the base class that takes its other arguments.
         code: One-to-one map from graphs to codes (B, N, V), with `encode`, `decode`, `role` and
@@ -140,8 +144,9 @@ class RandomOrder(CodedModel):
         """Draw a node order; return the terms of log p(graph, order) - log q(order | graph).
 
         The mean over orders is a lower bound on log p(graph), and a logsumexp of several draws
-        tightens the bound. p is the probability of the graph with numbered nodes: each of the n!
-        numberings of a drawn graph is equally likely, which costs log n!.
+        tightens the bound. p is the probability of the graph with numbered nodes, other than in
+        `PathModel`: each of the n! numberings of a drawn graph is equally likely, which costs log
+        n!. That of the graph without numbers is larger by log(n! / |Aut|) nats.
 
         Args:
             batch: B graphs.
@@ -166,11 +171,14 @@ class RandomOrder(CodedModel):
             "nodes" (B, N, V), one latent for each variable of the code in this order; and "order"
             (B, N, 1) float64, uniform numbers in [0, 1): the node with the k-th smallest number is
             the k-th of the order. They tell the numbering of the given graph, which `from_latents`
-            restores.
+            restores. In the order [2, 0, 1], node 2 is the first, so it has the smallest number:
+            [0.5, 0.9, 0.1].
         """
         graphs, order, _ = self._ordered(batch, noise)
         uniforms = replay(noise, lambda: torch.rand_like(order, dtype=torch.float64))
-        # Padding is larger than all uniform numbers, and so comes last.
+        # Sorted numbers, dealt out by rank: `argsort` of a permutation is its inverse, that of the
+        # order [2, 0, 1] is [1, 2, 0], the place of each node in it. Padding is larger than all
+        # uniform numbers, and so comes last.
         uniforms = uniforms.masked_fill(~batch.mask, 2.0).sort(1).values.gather(1, order.argsort(1))
         uniforms = uniforms.masked_fill(~batch.mask, 0.0)[..., None]
         return {**super().to_latents(graphs, noise), "order": uniforms}
@@ -193,4 +201,6 @@ class RandomOrder(CodedModel):
         """
         graphs = super().from_latents(latents, mask, **draw)
         uniforms = latents["order"][..., 0].masked_fill(~mask, 2.0)
+        # The first `argsort` is the order, the second its inverse: numbers [0.5, 0.9, 0.1] give the
+        # order [2, 0, 1] and the ranks [1, 2, 0], so node 0 of the graph was drawn as node 1.
         return graphs.permute(uniforms.argsort(1).argsort(1))

@@ -72,6 +72,14 @@ def condition_row(values: Sequence[float | None]) -> Tensor:
 class GraphModel(Pretrained, ABC):
     """Density of typed graphs and of their numbers of nodes.
 
+    What the probability of a graph is depends on the node order of the model, see `ordered`:
+
+    - In the canonical order, it is that of the graph without node numbers, of which the order of
+      the batch is one of several ways to draw it. `bounds` and `log_prob` give the probability of
+      this way, a lower bound; `PathModel.log_prob` can add up several.
+    - Without a node order, it is that of the graph with numbered nodes, where all n! numberings are
+      equally likely. That of the graph without numbers is larger by log(n! / |Aut|) nats.
+
     The class has three groups of methods, in this order:
 
     - a subclass **writes** `bounds`, `to_latents`, `base_sample` and `from_latents`;
@@ -85,28 +93,36 @@ class GraphModel(Pretrained, ABC):
     `node_categories`, `edge_categories`, `max_nodes`, the arguments that `measure` returns, and
     options of its own. A class that supports both node orders also takes `order`; one that can draw
     graphs given conditions takes `conditions`, and sets `sizes`. The class is named in
-    `GRAPH_MODELS`, or by an entry point of "graphcnf.models".
+    `GRAPH_MODELS`, or by an entry point of "graphcnf.models". An example stands below, a larger one
+    in `tests/own_model.py`.
+
+    A subclass sets these attributes of the class, unless their defaults fit:
+
+    - what it is called and built from: `architecture`, `node_orders`, `measured`;
+    - what it cannot score: `unknown`, `scores_unknown`;
+    - how it draws: `rules`, `redraws`, `parallel`, `batch_size`.
 
     Attributes:
-        config: The architecture and the arguments of the constructor.
+        config: The architecture, and the arguments given to the constructor.
         metadata: JSON about the training: `size_histogram` (entry n: number of training graphs with
             n nodes), `dataset` (its name), `training` (settings of the run) and more.
         training_hashes: Sorted hashes of the training graphs, uint64, or None.
         companions: Models of what the graphs leave out, by their names in `COMPANIONS`. They are
             saved and loaded with this one, each in a folder of its name beside the weights.
-        sizes: Network from conditions (B, P) to logits (B, max_nodes + 1) that are added to the
-            logarithms of the sizes' probabilities; None for a model without conditions.
+        sizes: Network from conditions (B, P) to logits (B, max_nodes + 1), which are added to the
+            log-probabilities of the numbers of nodes; None for a model without conditions.
         architecture: Short name of the class, see `GRAPH_MODELS`.
         node_orders: Supported node orders: "canonical" (networks may use it) and "none"; the first
             is the default.
         measured: Names of the constructor's arguments that `measure` returns.
-        rules: The constructor's arguments that switch off rules which are not learned.
+        unknown: Reason why `knows` rejects a graph, as messages name it.
+        scores_unknown: True if `bounds` is -inf for a graph that `knows` rejects; others raise.
+        rules: Values of the constructor's arguments that switch off rules which are not learned, by
+            name.
         redraws: Name of the check that makes sampling draw again what breaks a rule; "" if none
             does.
         parallel: True if the number of network evaluations is bounded for graphs of any size.
         batch_size: Number of graphs that are drawn together.
-        unknown: Reason why `knows` rejects a graph, as messages name it.
-        scores_unknown: True if `bounds` is -inf for a graph that `knows` rejects; others raise.
 
     Examples:
         >>> from graphcnf.graphs import model_for_graphs
@@ -118,6 +134,40 @@ class GraphModel(Pretrained, ABC):
         torch.Size([2])
         >>> model.sample_records(0, 5, seed=0).node_counts.tolist()
         [3, 3, 3, 3, 3]
+
+        A model of nodes without edges. A latent is a uniform number, and each category owns a part
+        of [0, 1) as wide as its probability:
+
+        >>> from graphcnf.flows import draw_uniform
+        >>> class Points(GraphModel):
+        ...     architecture, node_orders = "points", ("none",)
+        ...     unknown, scores_unknown = "it has edges", True
+        ...     def __init__(self, *, node_categories, edge_categories, max_nodes):
+        ...         super().__init__()
+        ...         self.logits = nn.Parameter(torch.zeros(node_categories))
+        ...     def knows(self, batch):
+        ...         return (batch.edge_labels == 0).all(2).all(1)
+        ...     def bounds(self, batch, noise=None):
+        ...         log_p = self.logits.log_softmax(0)[batch.node_types]
+        ...         log_p = log_p.masked_fill(~batch.mask, 0).sum(1)
+        ...         return {"nodes": Bound.exact(log_p.masked_fill(~self.knows(batch), -math.inf))}
+        ...     def to_latents(self, batch, noise=None):
+        ...         p = self.logits.softmax(0)
+        ...         return {"nodes": (p.cumsum(0) - p / 2)[batch.node_types]}
+        ...     def base_sample(self, mask, generator=None):
+        ...         shape = (*mask.shape, 1)
+        ...         return {"nodes": draw_uniform(shape, mask=mask, generator=generator)[..., 0]}
+        ...     def from_latents(self, latents, mask, *, temperature=1.0, generator=None):
+        ...         ends = (self.logits / temperature).softmax(0).cumsum(0)[:-1]
+        ...         nodes = torch.searchsorted(ends, latents["nodes"]) * mask
+        ...         return GraphBatch(nodes, nodes.new_zeros(*mask.shape, mask.shape[1]), mask)
+        >>> points = Points(node_categories=2, edge_categories=1, max_nodes=3)
+        >>> drawn = points.sample(torch.tensor([3, 2, 3]))
+        >>> points.log_prob(drawn).exp().tolist()
+        [0.125, 0.25, 0.125]
+        >>> decoded = points.decode(points.encode(drawn), drawn.mask)
+        >>> torch.equal(decoded.node_types, drawn.node_types)
+        True
     """
 
     architecture: ClassVar[str] = ""
@@ -132,6 +182,7 @@ class GraphModel(Pretrained, ABC):
 
     def __init__(self) -> None:
         super().__init__()
+        # `Pretrained` has put the arguments of the subclass's constructor there before it ran.
         self.config = {"architecture": self.architecture, **self.config}
         self.training_hashes: np.ndarray | None = None
         self.companions: dict[str, Pretrained] = {}
@@ -269,6 +320,10 @@ class GraphModel(Pretrained, ABC):
             noise: Tape that records the random draws, or replays them; None for no tape.
             orders: Number of depth-first numberings whose probabilities are summed; only
                 `PathModel.log_prob` takes more than 1.
+
+        Raises:
+            UserError: if `samples` or `orders` is out of range.
+            ValueError: if a graph does not fit the model.
         """
         check_integer("samples", samples, 1)
         if orders != 1:
@@ -530,9 +585,9 @@ class GraphModel(Pretrained, ABC):
         wanted = range(first, first + count)
         parts: list[PackedGraphs] = []
         made: list[int] = []
-        blocks = together_on(self.device), self.batch_size
+        all_batches = record_batches(wanted, prior, seed, together_on(self.device), self.batch_size)
         with one_thread(self.device):
-            for records, drawn, generators in record_batches(wanted, prior, seed, *blocks):
+            for records, drawn, generators in all_batches:
                 graphs = self.sample(
                     torch.as_tensor(drawn.clip(1)),
                     temperature=temperature,

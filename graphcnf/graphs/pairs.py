@@ -1,4 +1,11 @@
-"""Graph model "pairs": GraphCNF as published, in three steps with a latent per pair of nodes."""
+"""Graph model "pairs": GraphCNF as published, in three steps with a latent per pair of nodes.
+
+A batch has B graphs of N nodes. Each node has D latents. The first step, "nodes", makes these of
+the node categories. The second, "edges", makes E latents for each pair of nodes that has an edge,
+of the edge categories. The third, "adjacency", draws E latents for all other pairs, so that all P =
+N (N - 1) / 2 pairs have some, from which it can be told whether the pair has an edge. Each step
+transforms the latents so far by a flow of its own.
+"""
 
 from __future__ import annotations
 
@@ -33,14 +40,17 @@ from graphcnf.graphs.graph_model import GraphModel
 
 @dataclass
 class GraphLatents:
-    """Latents of the nodes and of some pairs of nodes.
+    """Latents of the nodes and of P pairs of nodes.
+
+    In the step "edges", the pairs are those with an edge, and P is the largest number of edges of a
+    graph of the batch. In the step "adjacency", they are all N (N - 1) / 2 pairs.
 
     Attributes:
         nodes: Latents of the nodes, (B, N, D).
         pairs: Latents of the pairs, (B, P, E).
         node_mask: True for real nodes, (B, N) bool.
-        pair_mask: True for real pairs, (B, P) bool.
-        index: The two nodes of each pair, the later one first, (B, P, 2) long.
+        pair_mask: True for real pairs, the others are padding, (B, P) bool.
+        index: The two nodes of each pair, the one with the larger number first, (B, P, 2) long.
     """
 
     nodes: Tensor

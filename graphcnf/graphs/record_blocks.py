@@ -167,9 +167,15 @@ class RecordNoise(Noise):
     def replay(self, draw):
         """Return the next uniform numbers of the tape; where it ends, draw and append them.
 
+        The interface is that of `Noise`, whose callers say what they need by a function that draws
+        it. Here only the shape and type of its result are used, since its numbers depend on the
+        batch; so it must draw uniform numbers, or they would get another distribution.
+
         Args:
-            draw: Function that returns uniform numbers (B, ...); only their shape and type are
-                used.
+            draw: Function that returns uniform numbers in [0, 1), (B, ...).
+
+        Returns:
+            Uniform numbers in [0, 1), (B, ...), of the type and device of those of `draw`.
         """
 
         def draw_by_record():

@@ -55,10 +55,13 @@ class Environments:
 
     @classmethod
     def of(cls, arguments: Any, node_categories: int, edge_categories: int) -> Environments:
-        """Return the environments that `arguments` returned, as read from a file.
+        """Build environments from the `environments` in the configuration of a model.
+
+        It is the inverse of the method `arguments`. Configurations may come from a stranger.
 
         Args:
-            arguments: Keys "nodes", "edges" and "known".
+            arguments: JSON value: lists of integers "nodes" and "edges", and a list of lists of
+                integers "known", as the constructor takes them.
             node_categories: Number of node categories of the model.
             edge_categories: Number of edge categories of the model.
 
@@ -76,7 +79,11 @@ class Environments:
         return found
 
     def arguments(self) -> dict[str, list]:
-        """Return the arguments of the constructor, as JSON values."""
+        """Return the arguments of the constructor by name, as JSON values, from which `of` builds.
+
+        Returns:
+            "nodes" and "edges", lists of integers, and "known", a list of lists of integers.
+        """
         known = sorted(self.known)
         rows = [[n, *(v for k in around for v in divmod(k, CATEGORIES))] for n, around in known]
         return {"nodes": self.nodes, "edges": self.edges, "known": rows}

@@ -40,8 +40,12 @@ def support_with_rules(
         code: The variables of a node.
         edge_weights: Weight of each edge category, whole numbers; the smallest is 1.
         largest_sums: Limit on the sum of edge weights for each node category; None for none.
-        environments: Arguments of `Environments`, the known ones of nodes, in place of
-            `largest_sums`; None for none.
+        environments: Environments that nodes may have, in place of `largest_sums`, as
+            `Environments.arguments` returns them; None for none.
+
+    Returns:
+        The `Support`, which says what each variable of the next node may be: with
+        `CompletingSupport`, `states_of_sums` or `states_without_rules`, by what is given.
 
     Raises:
         UserError: if the arguments do not fit the code, or allow no graph of three nodes.
@@ -75,10 +79,12 @@ class PathModel(CodedModel):
         max_nodes: Largest number of nodes of a graph.
         back: Largest backtrack plus 1, see `DepthFirstCode`.
         closures: Largest length of the first, second, ... closure of a node, see `DepthFirstCode`.
-        edge_weights: Weight of each edge category, see `Support`; 1 each if None.
-        largest_sums: Limit on the sum of edge weights for each node category, see `Support`; None
-            for no limit.
-        environments: Arguments of `Environments`, in place of `largest_sums`; None for none.
+        edge_weights: Weight of each edge category, by which edges count for `largest_sums`; 1 each
+            if None.
+        largest_sums: Limit on the sum of the weights of a node's edges, for each node category, see
+            `states_of_sums`; None for no limit.
+        environments: Environments that nodes may have, in place of `largest_sums`, as
+            `Environments.arguments` returns them; None for none.
         conditions: Tables of the conditions, see `condition_statistics`; None for none.
         **network: Further arguments of `PathNetwork`.
 
@@ -166,9 +172,9 @@ class PathModel(CodedModel):
     ) -> Tensor:
         """Return a lower bound on log p(graph | number of nodes), (B,) nats; -inf if it is 0.
 
-        The probability of a graph is the sum over its codes. So the more orders are summed, the
-        closer is the bound. Orders that differ by a symmetry of the graph have the same code, which
-        counts once.
+        p is the probability of the graph without node numbers, the sum over its codes. So the more
+        orders are summed, the closer is the bound. Orders that differ by a symmetry of the graph
+        have the same code, which counts once.
 
         Args:
             batch: B depth-first numbered graphs.
