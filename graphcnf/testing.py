@@ -373,12 +373,18 @@ def assert_dtype_and_autocast(
 
 @torch.no_grad()
 def assert_serialisable(transform: Transform, x: Tensor, context: Context = Context()) -> None:
-    """Check that a transform gives the same output after pickling, and from its ``state_dict``.
+    """Check that pickling and the ``state_dict`` keep all that a transform's output depends on.
+
+    The transform is pickled and loaded. Then the parameters of the loaded copy are changed at
+    random, and the saved ``state_dict`` of the transform is loaded into it.
 
     Args:
         transform: The transform.
         x: Data, ``(B, ..., D)``.
         context: Context of the data.
+
+    Raises:
+        AssertionError: if the output or the log term of the copy differs, after either step.
     """
 
     def compare(module, what):

@@ -114,6 +114,8 @@ def generate(
 ) -> None:
     """Draw distinct valid molecules as SMILES; the seed determines them.
 
+    They are written to the file of --out, or else to standard output.
+
     A graph counts as valid if RDKit sanitizes it as it is and it is connected; nothing is repaired.
     A larger -n begins with the same molecules, and filters only select among them. After an
     interruption, the same command continues where it stopped.

@@ -185,9 +185,13 @@ def _categories(x: Tensor, real: Tensor) -> Tensor:
 class ColumnCouplings(OneByOne):
     """Couplings of the adjacency tensor (B, N * N, channels), one for each column but the last.
 
+    The pair of nodes (i, j) is entry N i + j. As edges have no direction, only the pairs with i > j
+    hold data (`later_pairs`); the other entries are 0. So column j holds the pairs of node j and
+    the later nodes i = j + 1, ..., N - 1, and the last column is empty.
+
     Args:
         max_nodes: Largest number of nodes.
-        channels: Number of edge values.
+        channels: Number of values of a pair: the edge categories, and "no edge".
         width: Channels of the two hidden layers.
     """
 

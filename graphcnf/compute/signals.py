@@ -1,4 +1,9 @@
-"""Prompt and orderly reactions to SIGINT and SIGTERM."""
+"""Ctrl-C (SIGINT) and SIGTERM end a command promptly, and let it clean up.
+
+Two contexts, each for one of the signals: `prompt_interrupts` makes Ctrl-C work while a library
+computes, `termination_raises` turns SIGTERM into an exception. Both do nothing outside of the main
+thread, which alone receives signals in Python.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +15,14 @@ from contextlib import contextmanager
 
 @contextmanager
 def prompt_interrupts() -> Iterator[None]:
-    """Return a context in which Ctrl-C reaches Python's handler even while a library has its own.
+    """Return a context in which Ctrl-C always raises KeyboardInterrupt, also while RDKit computes.
 
-    RDKit's substructure search installs one, which only cuts the search short. Here SIGINT is
-    blocked in all threads; a waiting thread receives it and wakes the main thread by SIGURG.
+    RDKit's substructure search replaces the handler of SIGINT by its own, which only cuts that
+    search short: the user would press Ctrl-C, and the command would go on. Here SIGINT is blocked
+    in all threads, so that no such handler is called. A thread waits for it and sends SIGURG to the
+    main thread, whose handler calls Python's handler of SIGINT.
+
+    Nothing is done outside of the main thread, and on systems without POSIX signals (Windows).
     """
     main = threading.main_thread()
     if not hasattr(signal, "pthread_sigmask") or threading.current_thread() is not main:
@@ -46,7 +55,11 @@ def prompt_interrupts() -> Iterator[None]:
 
 @contextmanager
 def termination_raises() -> Iterator[None]:
-    """Return a context in which SIGTERM raises SystemExit, as Ctrl-C raises KeyboardInterrupt."""
+    """Return a context in which SIGTERM raises SystemExit, as Ctrl-C raises KeyboardInterrupt.
+
+    So a command that a scheduler stops closes its files first. The exit code is 128 + 15. Nothing
+    is done outside of the main thread.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -86,19 +86,36 @@ def known_rings(model: GraphModel) -> tuple[int, str]:
 
 
 class Result(NamedTuple):
-    """A molecule that was found."""
+    """A molecule that a search has found.
+
+    Attributes:
+        smiles: Its canonical SMILES, without stereo marks until `found` draws them.
+        graph: Its graph, as `PackedGraphs.graph` returns one: element categories (n,), bonds as
+            pairs of atom numbers (m, 2) and bond categories (m,).
+        log_weight: In a `Growth`, the logarithm of its importance weight, in nats, summed over the
+            particles of its round that are this molecule; 0 for a sample of the model. Among
+            analogues, its log-probability in nats.
+        ancestor: Number of the particle of the round from which it descends by resampling. Results
+            of a round with the same ancestor share new atoms, so they are not independent.
+    """
 
     smiles: str
     graph: tuple
     log_weight: float
-    ancestor: int = 0  # results of a round with the same ancestor share new atoms
+    ancestor: int = 0
 
 
 class Part(NamedTuple):
-    """The fragment of a round, with its sampler."""
+    """The fragment that the particles of a round contain, with its sampler.
+
+    Attributes:
+        fragment: The fragment.
+        sizes: Probabilities of 0, 1, ... atoms of a molecule.
+        sampler: Sampler of graphs that contain the fragment.
+    """
 
     fragment: MoleculeFragment
-    sizes: np.ndarray  # probabilities of 0, 1, ... atoms
+    sizes: np.ndarray
     sampler: ParticleSampler
 
 
@@ -188,7 +205,14 @@ class Growth:
         raise UserError(f"{self.text[:80]!r}: {self._funnel.ending(size=ROUND)}; {advice}")
 
     def _accepted(self, number: int) -> list[tuple[int, Result]]:
-        """Draw a round; return hash and result of each accepted molecule."""
+        """Draw a round of particles, and accept some of its new molecules.
+
+        Args:
+            number: Number of the round, from 0.
+
+        Returns:
+            For each accepted molecule its `protonation_hash`, and the result.
+        """
         seen, found = self._funnel.seen, self._round(number).values()
         new = [one for one in found if protonation_hash(one.smiles) not in seen]
         return [(protonation_hash(one.smiles), one) for one in self._choose(new, number)]
@@ -213,13 +237,27 @@ class Growth:
         }
 
     def _weighted(self) -> tuple[np.ndarray, float]:
-        """Return the weights of all groups relative to the largest, and their mean atoms."""
+        """Return the weights of the groups of all rounds, and the mean number of atoms.
+
+        A group are the molecules of a round that share new atoms.
+
+        Returns:
+            Weights (G,), of which the largest is 1; and the mean over all groups by weight.
+        """
         log_weights, atoms = np.concatenate(self._groups, 1)
         weights = np.exp(log_weights - log_weights.max())
         return weights, float(weights @ atoms / weights.sum())
 
     def _part(self, fragment: MoleculeFragment, atoms: tuple[int, int] | None) -> Part:
-        """Return a fragment with its sampler; raise `UserError` if it does not fit the sizes."""
+        """Build the sampler of a fragment, and the size distribution of its molecules.
+
+        Args:
+            fragment: The fragment.
+            atoms: Lowest and highest number of atoms of a molecule; None for all that are possible.
+
+        Raises:
+            UserError: No number of atoms that the model draws has room for the fragment.
+        """
         part, count, most = (fragment.fragment, len(fragment.fragment), self.model.max_nodes)
         grows = bool((part.valence + part.attachments).any())
         least = count + max(part.fewest_free, int(grows))
@@ -253,7 +291,17 @@ class Growth:
         return True
 
     def _round(self, number: int) -> dict[str, Result]:
-        """Draw a round; return the molecules by SMILES, with summed weights of equal molecules."""
+        """Draw a round of particles, or of samples of the model if the fragment is common.
+
+        The counts in `drawn`, `placed` and `valid` grow; the first round decides `common`.
+
+        Args:
+            number: Number of the round, from 0.
+
+        Returns:
+            By SMILES, the valid molecules with the fragment that pass the filters. The weights of
+            equal molecules are summed.
+        """
         part = self._part_of(number)
         if self.common is None:
             checked = self._samples(part, 0, CHECKED)
@@ -297,7 +345,16 @@ class Growth:
     def _molecule(
         self, part: Part, graph: tuple[Any, Any, Any]
     ) -> tuple[str, Chem.Mol, int] | None:
-        """Return SMILES, molecule and `places` of a graph; None if invalid or without fragment."""
+        """Convert a graph to a molecule, if it is valid and contains the fragment.
+
+        Args:
+            part: Its fragment is looked for.
+            graph: Element categories, bonds and bond categories, as in `Result`.
+
+        Returns:
+            The canonical SMILES, the molecule, and at how many places it contains the fragment
+            (`MoleculeFragment.places`); None if it is invalid or does not contain it.
+        """
         with codec.quiet():
             smiles = strict(codec.graph_to_molecule(*graph, self.vocabulary))
             if smiles is None:
@@ -307,7 +364,16 @@ class Growth:
         return (smiles, molecule, places) if places else None
 
     def _samples(self, part: Part, number: int, count: int) -> list[tuple[Any, Any, Any]]:
-        """Return `count` graphs that the model draws, whether or not they contain the fragment."""
+        """Draw graphs from the model, whether or not they contain the fragment.
+
+        Args:
+            part: Its size distribution is used.
+            number: Number of the draw, which gives it random numbers of its own.
+            count: Number of graphs.
+
+        Returns:
+            Element categories, bonds and bond categories of each, as in `Result`.
+        """
         random = np.random.default_rng((self.seed, number, 4))
         generator = torch.Generator().manual_seed(int(random.integers(1 << 62)))
         sizes = torch.from_numpy(self._sizes(part, number, count))
@@ -333,14 +399,26 @@ class Growth:
         return particles
 
     def _sizes(self, part: Part, number: int, count: int) -> np.ndarray:
-        """Return quasi-random numbers of atoms with the part's size distribution, (count,)."""
+        """Return quasi-random numbers of atoms with the part's size distribution, (count,) int64.
+
+        All rounds together follow the distribution more closely than independent draws would.
+        """
         start = np.random.default_rng((self.seed, 0, 3)).random()
         places = (start + (number * count + np.arange(count)) * GOLDEN) % 1
         cumulative = np.cumsum(part.sizes)
         return np.searchsorted(cumulative, places * cumulative[-1], side="right")
 
     def _choose(self, found: list[Result], number: int) -> list[Result]:
-        """Return the accepted molecules of a round, in random order."""
+        """Choose the accepted molecules of a round by rejection control, in random order.
+
+        Args:
+            found: New molecules of the round.
+            number: Number of the round.
+
+        Returns:
+            At most one of the molecules that share an ancestor; all of `found` if they are samples
+            of the model, or if every particle is accepted.
+        """
         random = np.random.default_rng((self.seed, number + 1, 1))
         if self.common:
             return [found[k] for k in random.permutation(len(found))]
@@ -373,11 +451,17 @@ class Growth:
 
 
 def log_threshold(log_weights: np.ndarray, count: float) -> float:
-    """Return c for which the sum of min(1, weight / exp(c)) is `count`; -inf to accept all.
+    """Return the threshold c by which `count` molecules are accepted on average.
+
+    A molecule is accepted with the probability min(1, weight / exp(c)), so these have to sum to
+    `count`.
 
     Args:
-        log_weights: Log-weights, (G,).
+        log_weights: Logarithms of the weights, (G,) nats.
         count: Mean number of molecules accepted.
+
+    Returns:
+        c in nats; -inf, which accepts all molecules, if there are no more than `count`.
     """
     if count >= len(log_weights):
         return -math.inf
@@ -392,12 +476,13 @@ def log_threshold(log_weights: np.ndarray, count: float) -> float:
 def size_tilt(log_weights: np.ndarray, atoms: np.ndarray, count: float, mean: float) -> float:
     """Return b for which molecules accepted by weight * exp(b * atoms) have a given mean size.
 
-    As nearly as a b from -`TILT` to `TILT` permits.
+    It is found by bisection from -`TILT` to `TILT`. If no b in this range gives the mean, the
+    nearer end is returned.
 
     Args:
-        log_weights: Log-weights, (G,).
-        atoms: Numbers of atoms, (G,).
-        count: Number of molecules accepted, see `log_threshold`.
+        log_weights: Logarithms of the weights of G groups of molecules, (G,) nats.
+        atoms: Mean number of atoms of each group, (G,).
+        count: Number of groups accepted, see `log_threshold`.
         mean: Wanted mean number of atoms.
     """
     low, high = -TILT, TILT

@@ -40,27 +40,44 @@ class GraphFragment:
 
     An *attachment* is an edge to a free node that a fragment node must get; its *free degree* is
     the sum of the weights of the further edges that it may get. A *structure* is one possible
-    choice of the categories of all edges.
+    choice of the categories of all edges (of a molecule, a Kekulé structure). Edges have labels:
+    categories plus 1, 0 for no edge.
+
+    Attributes:
+        categories: Possible categories of each node, (U, node categories) bool.
+        edges: Pairs of nodes, (E, 2) long.
+        structures: Possible labels of the edges in each of S structures, of which a graph must have
+            one, (S, E, edge categories + 1) bool.
+        valence: Free degree of each node, (U,) long.
+        attachments: Number of edges to free nodes that each node must get beside its free degree,
+            (U,) long.
+        plain: Labels of edges that may attach free nodes, (edge categories + 1,) bool.
+        rings: True if free nodes may close rings over fragment nodes.
+        acyclic: True if free nodes may close no rings at all.
+        new_rings: Fewest and most rings that are added, see `Progress`.
+        free_nodes: Possible categories of free nodes, (node categories,) bool; None for all.
+        free_edges: Possible labels of the edges of free nodes to their parents, (edge categories +
+            1,) bool; None for all.
+        symmetries: Group of the permutations of the nodes after which the fragment is the same, or
+            a subgroup of it, (G, U) long; None for the identity alone.
+        edge_between: Number of the edge between two nodes, -1 for none, (U, U) long.
+        adjacency: True for two nodes with an edge, (U, U) bool.
+        component: Number of the connected component of each node, (U,) long.
+        components: Number of connected components.
+        images: The symmetries, or the identity alone, (G, U) long.
     """
 
-    categories: Tensor  # possible categories of each node, (U, node categories) bool
-    edges: Tensor  # pairs of nodes, (E, 2) long
-    # Possible categories plus 1 of the edges in each of S structures (the Kekulé structures of a
-    # molecule), of which a graph must have one, (S, E, edge categories + 1) bool.
+    categories: Tensor
+    edges: Tensor
     structures: Tensor
-    valence: Tensor  # free degree: largest sum of weights of further edges, (U,) long
-    attachments: Tensor  # edges to free nodes that each node must get in addition, (U,) long
-    plain: Tensor  # edge categories plus 1 that may attach free nodes, (edge categories + 1,) bool
-    rings: bool = False  # True if free nodes may close rings over fragment nodes
-    acyclic: bool = False  # True if free nodes may close no rings at all
-    # Fewest and most rings that are added, see `Progress.rings`.
+    valence: Tensor
+    attachments: Tensor
+    plain: Tensor
+    rings: bool = False
+    acyclic: bool = False
     new_rings: tuple[int, int] = (0, MANY_RINGS)
-    # Categories of free nodes, (node categories,) bool, and categories plus 1 of the edges to their
-    # parents, (edge categories + 1,) bool; None for all.
     free_nodes: Tensor | None = None
     free_edges: Tensor | None = None
-    # Group of the permutations of the nodes after which the fragment is the same, (G, U) long, or a
-    # subgroup of it; None for the identity alone.
     symmetries: Tensor | None = None
 
     def __post_init__(self) -> None:
@@ -82,13 +99,16 @@ class GraphFragment:
         return len(self.categories)
 
     def to(self, device) -> GraphFragment:
-        """Move every tensor."""
+        """Return the fragment with every tensor on a device."""
         values = (getattr(self, f.name) for f in fields(self))
         moved: list[Any] = [v.to(device) if isinstance(v, Tensor) else v for v in values]
         return type(self)(*moved)
 
     def start(self, sizes: Tensor, support: Support, closures: int) -> Progress:
-        """Return particles without nodes, see `Progress`."""
+        """Return particles that have no nodes yet; arguments as of `Progress`.
+
+        Subclasses return a subclass of `Progress`.
+        """
         return Progress(self, sizes, support, closures)
 
     @property
@@ -104,15 +124,27 @@ class GraphFragment:
 
 @dataclass
 class Placements:
-    """R possible placements of a fragment node as the next node of a particle."""
+    """R possible placements of a fragment node as the next node of a particle.
 
-    owner: Tensor  # index of the particle, (R,) long
-    node: Tensor  # node of the fragment, (R,) long
-    back: Tensor  # levels to step back, (R,) long
-    lengths: Tensor  # lengths of the closures, 0 for none, (R, K) long
-    edges: Tensor  # fragment edges to the parent and at the closures, -1 for none, (R, 1 + K)
-    enters: Tensor  # True for the first node of a component: it has no fragment parent, (R,)
-    alive: Tensor  # structures of the fragment that are still possible, (R, S) bool
+    Attributes:
+        owner: Index of the particle, (R,) long.
+        node: Node of the fragment, (R,) long.
+        back: Backtrack: levels to step back to the parent, (R,) long.
+        lengths: Lengths of the closures, 0 for none, (R, K) long.
+        edges: Number of the fragment's edge to the parent and at each closure, -1 for none, (R, 1 +
+            K) long.
+        enters: True for the first node of a component, which has no parent in the fragment, (R,)
+            bool.
+        alive: True for structures of the fragment that are still possible, (R, S) bool.
+    """
+
+    owner: Tensor
+    node: Tensor
+    back: Tensor
+    lengths: Tensor
+    edges: Tensor
+    enters: Tensor
+    alive: Tensor
 
 
 class Progress:
@@ -131,6 +163,23 @@ class Progress:
         support: Edge weights, and the largest sum of these at a node.
         closures: Largest number of rings that a node may close.
 
+    Attributes:
+        free: Number of free nodes to come, (P,) long.
+        depth: Level of the last node on the path, -1 before the first node, (P,) long.
+        at: Number of the fragment node at each level of the path, or FREE, (P, levels) long.
+        level: Level of each fragment node, or UNPLACED or LEFT, (P, U) long.
+        valence: Free degree that each fragment node has left, (P, U) long.
+        attachments: Attachments that each fragment node has yet to get, (P, U) long.
+        alive: Structures that are alive, (P, S) bool.
+        last: Fragment node that was placed last, U before the first, (P,) long.
+        came_from: `source` of each placed fragment node, (P, U) long.
+        log_probs: Log-probability of each placed fragment node given its backtrack, (P, U) nats.
+        left: Free degree of each placed fragment node in the graph, (P, U) long.
+        detours: Number of detours, (P,) long.
+        symmetric: Symmetries of the fragment that leave the placed nodes where they are, (P, G)
+            bool.
+        rings: Number of rings that free nodes have closed, (P,) long.
+
     Raises:
         UserError: A graph is too small for the fragment.
     """
@@ -147,19 +196,15 @@ class Progress:
             raise UserError(f"graphs with this fragment have at least {least} nodes")
         self.fragment, self.support, self.weights = fragment, support, support.states.weights
         self.closures = closures
-        self.free = sizes - len(fragment)  # number of free nodes to come, (P,)
+        self.free = sizes - len(fragment)
         self.depth = torch.full_like(sizes, -1)
-        # Number of the fragment node at each level, or FREE.
         self.at = sizes.new_full((count, int(sizes.max()) + 1), FREE)
         self.level = sizes.new_full((count, len(fragment)), UNPLACED)
         self.valence = fragment.valence.expand(count, -1).clone()
         self.attachments = fragment.attachments.expand(count, -1).clone()
         self.alive = sizes.new_ones((count, len(fragment.structures)), dtype=torch.bool)
-        self.last = torch.full_like(sizes, len(fragment))  # the last fragment node placed
-        # Symmetries of the fragment under which the placed nodes stay where they are, (P, G).
+        self.last = torch.full_like(sizes, len(fragment))
         self.symmetric = sizes.new_ones((count, len(fragment.images)), dtype=torch.bool)
-        # For each placed node: its `source`, its free degree in the graph, and its log-probability
-        # given the step back.
         self.came_from, self.left = torch.zeros_like(self.level), torch.zeros_like(self.level)
         self.log_probs = torch.zeros_like(self.level, dtype=torch.float64)
         self.detours, self.rings = torch.zeros_like(sizes), torch.zeros_like(sizes)
@@ -172,7 +217,11 @@ class Progress:
         self.between = torch.where(fragment.adjacency, between, 0)
 
     def take(self, rows: Tensor) -> None:
-        """Replace the particles by those at `rows`."""
+        """Replace the particles by some of them, in place.
+
+        Args:
+            rows: Their indices, which may repeat, (R,) long.
+        """
         for name in self.TABLES:
             setattr(self, name, getattr(self, name)[rows])
 
@@ -198,7 +247,14 @@ class Progress:
         return placed & (self.rings >= self.fragment.new_rings[0])
 
     def update_tables(self) -> None:
-        """Update the tables that the masks and placements of the next node are read from."""
+        """Compute, from what is placed so far, what the next node of each particle may be.
+
+        Call it before each node: `mask`, `placements`, `entries` and `free_fits` read the
+        attributes that it sets, which `add` and `take` leave as they were. By fragment node (P, U):
+        `not_entered`, `enterable`, `is_first`, `log_alike`, `needed`. By level of the path (P, L):
+        `is_free`, `attachments_at`, `valence_at`, `pending_at`, `grows_at`, `open_below`,
+        `free_below`, `last_member`. By particle: `floor` (P, 1) and `need` (P,).
+        """
         f = self.fragment
         unplaced = self.unplaced
         pending = (unplaced.float() @ f.adjacency.float()) > 0
@@ -506,6 +562,13 @@ class Progress:
         self.rings = self.rings + torch.where(free, (lengths > 0).sum(1), 0)
 
     def _use(self, which: Tensor, node: Tensor, edge: Tensor) -> None:
+        """Take an edge to a free node from attachments, or else free degree, in place.
+
+        Args:
+            which: Particles that get such an edge, (P,) bool.
+            node: Fragment node at its other end, (P,) long.
+            edge: Label of the edge, (P,) long.
+        """
         rows = which.nonzero()[:, 0]
         node, edge = node[rows], edge[rows]
         attaches = self.attachments[rows, node] > 0
@@ -524,15 +587,27 @@ LEAST_PREFERENCE = 0.01  # least preference for a node; the largest is 1
 
 @dataclass
 class Particles:
-    """P graphs that contain a fragment, with their weights."""
+    """P graphs that contain a fragment, with their weights.
+
+    Attributes:
+        graphs: The graphs.
+        log_weights: Logarithms of the importance weights in nats, (P,) float64; -inf for a particle
+            that came to a dead end, and so lacks a part of the fragment.
+        came_from: For each fragment node the node placed before it, as `Progress.source` numbers
+            them, (P, U) long.
+        log_probs: Log-probability of placing each fragment node given its backtrack, in nats, (P,
+            U) float64.
+        detours: Number of free nodes at fragment nodes that still had fragment neighbours to come,
+            (P,) long.
+        ancestor: Number of the particle from which each descends by resampling, (P,) long.
+            Particles with different ancestors are independent.
+    """
 
     graphs: GraphBatch
-    log_weights: Tensor  # -inf for a particle that came to a dead end, (P,) float64
-    came_from: Tensor  # see `Progress`, (P, U)
-    log_probs: Tensor  # see `Progress`, (P, U) float64
-    detours: Tensor  # see `Progress`, (P,) long
-    # Number of the particle from which each descends by resampling, (P,) long: particles with
-    # different ancestors are independent.
+    log_weights: Tensor
+    came_from: Tensor
+    log_probs: Tensor
+    detours: Tensor
     ancestor: Tensor
 
 
@@ -576,9 +651,12 @@ class ParticleSampler:
 
     @property
     def expected(self) -> Tensor:
-        """Expected log-probability (U,) of placing each fragment node, in nats.
+        """Log-probability that placing each fragment node will cost, (U,) nats, float64.
 
-        Added to a particle's log-weight for its unplaced nodes, it makes particles comparable.
+        It is the mean of `Particles.log_probs` over the draws learnt from, by weight, and `-UNSEEN`
+        before the first one. Resampling adds it to the log-weight of a particle for each node that
+        is not placed yet. Otherwise particles that have placed few fragment nodes would be
+        preferred to those that have placed many, and paid for them, after as many nodes in all.
         """
         return (self.sums - UNSEEN) / (self.seen + 1)
 
@@ -590,7 +668,11 @@ class ParticleSampler:
         self.counts[number, number + 1] += 1
 
     def learn(self, particles: Particles) -> None:
-        """Learn preferences from weighted particles; what was learnt before then counts half."""
+        """Learn preferences from weighted particles; what was learnt before then counts half.
+
+        Args:
+            particles: Particles that `draw` returned; nothing is learnt if all are dead ends.
+        """
         if not torch.isfinite(particles.log_weights).any():
             return
         # Flattened, so that more than the few particles with most of the weight count.
@@ -669,7 +751,14 @@ class ParticleSampler:
         return Particles(graphs, final, came_from, log_probs, detours, origin)
 
     def _resample(self, log_weights: Tensor) -> Tensor | None:
-        """Return the particles to go on with, (P,) long; None if the weights are similar."""
+        """Choose the particles to go on with.
+
+        Args:
+            log_weights: Logarithms of the weights with `expected` added, (P,) nats.
+
+        Returns:
+            Indices of particles, which may repeat, (P,) long; None if the weights are similar.
+        """
         if not torch.isfinite(log_weights).any():
             return None
         count, share = len(log_weights), log_weights.softmax(0)
@@ -778,6 +867,11 @@ class ParticleSampler:
     def _draw_placements(
         self, hidden: Nodes, placements: Placements, progress: Progress
     ) -> tuple[Tensor, Tensor]:
+        """Draw the variables of R placements; arguments and result as those of `_draw`.
+
+        `placements.alive` is narrowed to the structures that agree with the variables, in place.
+        """
+
         def mask(previous, cardinality):
             progress.narrow(placements, previous)
             return progress.placement_mask(placements, previous, cardinality)
@@ -829,7 +923,13 @@ class ParticleSampler:
 
 
 def _logsumexp_by(group: Tensor, value: Tensor, count: int) -> Tensor:
-    """Return the log of the summed exp of the values of each of `count` groups."""
+    """Return log(sum(exp(value))) over the values of each of `count` groups, (count,).
+
+    Args:
+        group: Number of the group of each value, (M,) long.
+        value: The values, (M,).
+        count: Number of groups; one without values gives -inf.
+    """
     top = value.new_full((count,), -math.inf).scatter_reduce(0, group, value, "amax")
     level = torch.where(torch.isfinite(top), top, 0.0)
     return value.new_zeros(count).index_add(0, group, (value - level[group]).exp()).log() + level

@@ -88,24 +88,29 @@ class _Fit:
 
 
 class CategoricalModel(nn.Module):
-    """A density of discrete data of a user's own type, which its samples have as well.
+    """Generative model of tables, strings or graphs, which scores such data and samples new ones.
 
     `CategoricalModel.fit(x, minutes=1)` trains a model. `CategoricalModel(minutes=1)` is an
-    untrained estimator for scikit-learn, for instance as the last step of a Pipeline. Data are one
+    untrained estimator for scikit-learn, for instance as the last step of a Pipeline. `log_prob`
+    returns log-likelihoods (N,) in nats, and `sample` returns data of the type of `x`. Data are one
     of
 
-    - a pandas DataFrame. Columns are categorical, or numbers and times. `log_prob` is a density in
-      the units of numbers, a mass for integers, and for times a density in the largest unit (days,
-      hours, ...) of which all times are multiples. In columns with missing entries, "missing" is a
-      category; in other columns, a missing entry is marginalised;
-    - a list of strings, or of lists or tuples of hashable symbols. The density includes the length;
+    - a pandas DataFrame. Columns are categorical, or numbers and times. The log-likelihood is a log
+      density in the units of real numbers, a log probability for integers, and for times a log
+      density in the largest unit (days, hours, ...) of which all times are multiples. In columns
+      with missing entries, "missing" is a category; in other columns, a missing entry is
+      marginalised;
+    - a list of strings, or of lists or tuples of hashable symbols. The log-likelihood includes that
+      of the length;
     - an array (N, D) of numpy or torch: of integers, which are categories, or of real numbers,
       which are as in a DataFrame;
     - a list of `nx.Graph` or `torch_geometric.data.Data` with labels, or a `Batch` or `Dataset` of
-      the latter. They must be connected, unless `network` is `{"architecture": "growth"}`.
+      the latter. They must be connected, unless `fit` is called with
+      `network={"architecture": "growth"}`, a model that adds node by node and may start new parts.
 
     Args:
-        **options: Arguments of `fit`.
+        **options: Arguments of `fit`, which are then its defaults; `network` holds the sizes of the
+            neural network by name, such as `{"width": 64}`.
 
     Attributes:
         history: Metrics over the course of training, with a method `plot`; None before training.
@@ -332,7 +337,8 @@ class CategoricalModel(nn.Module):
 
         Args:
             x: Data, or the result of `batch`.
-            beta: Without effect.
+            beta: Without effect: it is the weight of a decoder, which these models lack; the
+                training loop passes it to every model.
 
         Returns:
             The negative log-likelihood given the sizes, in nats per position or node, a scalar; and

@@ -35,7 +35,9 @@ ONE_HOT = "one-hot "
 """Beginning of the form of labels that are vectors, before their length."""
 
 Triple = tuple[list, list, list]
-"""A graph: node labels, edges as pairs of node numbers, edge labels."""
+"""A graph of n nodes and m edges as lists, in the order of the user's object: n node labels, m
+edges as pairs of node numbers from 0, each edge once, and m edge labels. Labels are what the user's
+graph holds (for Data, integers), not yet categories; all are 0 where it has none."""
 
 
 @dataclass
@@ -74,7 +76,7 @@ class GraphAdapter(Adapter):
     source: str
     names: list
     architecture: str = "path"
-    numbering: str = ""  # `order_check` of the orders in which it was fitted
+    numbering: str = ""
 
     @property
     def model(self) -> type[GraphModel]:
@@ -136,6 +138,12 @@ class GraphAdapter(Adapter):
 
     def triples(self, graphs: Sequence) -> list[Triple]:
         """Read the labels and edges of networkx or torch-geometric graphs.
+
+        Args:
+            graphs: M graphs of the type that `source` names; also a `Batch` or a `Dataset`.
+
+        Returns:
+            For each graph its node labels, edges and edge labels, see `Triple`.
 
         Raises:
             UserError: if `graphs` is no list, or a graph is of another type or lacks a label.
@@ -278,7 +286,12 @@ class GraphAdapter(Adapter):
         return flow.sample_records(0, count, **options)
 
     def _of_networkx(self, graph: nx.Graph) -> Triple:
-        """Return labels and edges of a networkx graph; raise TypeError or ValueError."""
+        """Return labels and edges of a networkx graph, numbering its nodes in their order.
+
+        Raises:
+            TypeError: if it is no undirected simple graph, or a label is not hashable.
+            ValueError: if a node or an edge lacks its label.
+        """
         if not isinstance(graph, nx.Graph):
             raise TypeError(f"a {type(graph).__name__}, not a nx.Graph")
         if graph.is_directed() or graph.is_multigraph():
@@ -291,7 +304,12 @@ class GraphAdapter(Adapter):
         return nodes, [(number[u], number[v]) for u, v, _ in edges], labels
 
     def _of_data(self, data) -> Triple:
-        """Return labels and edges of a `Data`; raise TypeError or ValueError."""
+        """Return labels and edges of a `Data`, each edge once.
+
+        Raises:
+            TypeError: if it is no `Data`.
+            ValueError: if it lacks its labels, or is no undirected simple graph.
+        """
         from torch_geometric.data import Data
 
         if not isinstance(data, Data):

@@ -101,14 +101,16 @@ class CausalAttention(Network):
             nn.init.normal_(table.weight, std=0.3)
 
     def before(self, x: Tensor) -> Tensor:
-        """Return the categories before each position, as many as the longest context has.
+        """Return the M categories before each position, where M is `reach`, but at least 1.
+
+        At least 1, since attention always reads the previous category, even without n-gram counts.
 
         Args:
-            x: Categories, (B, L) long.
+            x: Categories 0 to C - 1, (B, L) long.
 
         Returns:
-            (B, L, M) long, the latest one last, where M is `reach`, at least 1. Before the first
-            position stands the number of categories, which is no category itself.
+            (B, L, M) long, the latest one last. Where there are fewer than M positions before, the
+            places in front are filled with C, which is not a category.
         """
         count = max(self.reach, 1)
         start = x.new_full((len(x), count), self.cardinalities[0])
@@ -279,7 +281,10 @@ class Rows:
         return self._each(lambda part: part[chosen])
 
     def cut(self) -> Rows:
-        """Return the rows without trailing positions that are padding in all of them."""
+        """Return the rows without trailing positions that are padding in all of them.
+
+        Their `start` is dropped: only rows of a table have one, which all have one length.
+        """
         longest = int(self.lengths.max()) if len(self) else 0
         return Rows(self.values[:, :longest], self.mask[:, :longest])
 
@@ -484,14 +489,18 @@ def _counted(rows: Rows, cardinality: int, reach: int) -> tuple[np.ndarray, np.n
 
 
 def build_network(network: type[Network], config: dict[str, Any]) -> Any:
-    """Build a network from the arguments of a flow.
+    """Build a network, checking the arguments that a user may have set.
 
     Args:
-        network: Class of the network.
-        config: Arguments of its constructor by name.
+        network: Class of the network. Its constructor takes the arguments of the flow's.
+        config: The arguments by name.
+
+    Returns:
+        An instance of `network`.
 
     Raises:
-        UserError: if an argument is out of range.
+        UserError: if an argument is out of range. The constructor's own `ValueError` becomes one,
+            too.
     """
     names = ("width", "layers", "heads", "expansion", "dropout")
     sizes = {name: config[name] for name in names if name in config}

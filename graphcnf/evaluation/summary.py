@@ -148,6 +148,9 @@ def summarize(records: pd.DataFrame, wanted: tuple[Statistic, ...] = ()) -> Summ
     Args:
         records: Table that `evaluate_records` returns, with the columns of all conventions.
         wanted: Statistics of the strictly valid molecules to compute.
+
+    Returns:
+        The summary, without stereo marks, for which `Summary.add_marks` is called.
     """
     strict, kept = records["strict"], records["kept"]
     valid = list(records["smiles"][strict])
@@ -235,7 +238,8 @@ CHUNK = 500
 
 
 Chunk = tuple[int, list[str], list[str]]
-"""Records to score: number of the first among those of all files, places ("line 3"), SMILES."""
+"""Up to `CHUNK` consecutive records to score: the number of the first one among the records of all
+files, from 0; the place of each for messages, such as "line 3"; and the SMILES of each."""
 
 
 @dataclass(frozen=True)
@@ -327,15 +331,18 @@ class Records:
 def score_chunk(
     wanted: tuple[Statistic, ...], states: frozenset[str] | None, marked: bool, chunk: Chunk
 ) -> Summary:
-    """Summarize the molecules of a chunk.
+    """Summarize the molecules of a chunk, standardized before if `states` is given.
 
     Args:
         wanted: Statistics of the strictly valid molecules to compute.
-        states: Names of the groups, such as "acid" and "amine", that `parse_standardized` writes
-            charged when it standardizes the molecules first; None to take all as they are.
-            Molecules that cannot be standardized are taken as they are.
+        states: None to take the molecules as they are. A set, even an empty one, to standardize
+            them first (`parse_standardized`); the groups that it names, such as "acid" and "amine",
+            are then written charged. Molecules that cannot be standardized are taken as they are.
         marked: True to count stereo marks.
-        chunk: The records.
+        chunk: The records, see `Chunk`.
+
+    Returns:
+        The summary; its `sums` also count "came_back" and "unreadable".
     """
     first, places, given = chunk
     smiles = list(given)

@@ -1,7 +1,8 @@
 """Convolutional networks for couplings of images.
 
-Like couplings, they take and return ``(B, H, W, C)``. With PyTorch's channels-last memory format no
-copy is made, and CPUs convolve faster.
+Like couplings, `ConvolutionNetwork` takes and returns ``(B, H, W, C)``: B images of H rows and W
+columns of pixels with C channels. Inside, and in the blocks, tensors are ``(B, C, H, W)`` in
+PyTorch's channels-last memory format: no copy is made, and CPUs convolve faster.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ def channels_last(module: nn.Module) -> None:
 
 
 class ConvolutionNetwork(nn.Module):
-    """Convolution, blocks, convolution; the last convolution is initialised with 0.
+    """Network of a coupling of images: convolution, blocks, convolution.
+
+    The last convolution is initialised with 0, so that a coupling begins as the identity.
 
     Args:
         inputs: channels of the input.
@@ -72,7 +75,16 @@ class ConvolutionNetwork(nn.Module):
         channels_last(self)
 
     def forward(self, x: Tensor, context: Context = Context()) -> Tensor:
-        """Map ``(B, H, W, inputs)`` and features ``(B, F, H, W)`` to ``(B, H, W, outputs)``."""
+        """Map an image to as many pixels with other channels.
+
+        Args:
+            x: Input with channels last, ``(B, H, W, inputs)``.
+            context: Its features have channels first, as an `ImageEncoder` returns them: ``(B,
+                context, H, W)``. They are not used if `context` was 0.
+
+        Returns:
+            ``(B, H, W, outputs)``.
+        """
         h = x.movedim(-1, 1)
         if self.with_context:
             h = torch.cat((h, context.features), 1)
@@ -103,7 +115,7 @@ class ImageEncoder(nn.Module):
         self.network = ConvolutionNetwork(4 * channels, features, size=half, **network)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the features of images x, (B, F, H / 2, W / 2)."""
+        """Return the features ``(B, F, H / 2, W / 2)`` of images ``x (B, C, H, W)``."""
         return self.network(self.squeeze(x)[0].movedim(1, -1)).movedim(-1, 1)
 
 

@@ -109,7 +109,8 @@ def write_page(
         known: SMILES of known molecules; the nearest ones are drawn.
         training_hashes: Sorted hashes of the training molecules, of which new ones differ; None if
             they are unknown.
-        highlights: Numbers of the atoms to highlight in each molecule.
+        highlights: Numbers of the atoms to highlight in each molecule, counted from 0 in the order
+            of the SMILES; None for none.
 
     Raises:
         UserError: The file cannot be written.
@@ -139,10 +140,14 @@ def write_page(
 def render(template: Path, *, title: str, **values: Any) -> str:
     """Return the HTML of a template that extends `page.html`.
 
+    Versions of graphcnf, RDKit and Python, and the date, are filled in.
+
     Args:
-        template: The template.
-        title: Title of the page; also its heading unless `values` have one.
-        **values: What the template and `page.html` show.
+        template: File of the template, in Jinja's language; templates in its folder and in that of
+            this module can be included.
+        title: Title of the page, in the browser's tab. Also the heading above the page, unless
+            `values` name another one as `heading`.
+        **values: Values of the variables of the template and of `page.html`, by name.
     """
     loader = FileSystemLoader([template.parent, Path(__file__).parent])
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -156,11 +161,15 @@ def render(template: Path, *, title: str, **values: Any) -> str:
 
 
 def shown_row(row: Mapping[str, Any], highlight: Sequence[int] = ()) -> Shown:
-    """Return the molecule of a row with its values.
+    """Draw the molecule of a row, and write its values as text.
 
     Args:
-        row: The row, with `smiles`.
-        highlight: Numbers of the atoms to highlight.
+        row: Values by the name of their column; `smiles` must be there.
+        highlight: Numbers of the atoms to highlight, counted from 0 in the order of the SMILES.
+
+    Returns:
+        A `Shown`: SMILES, drawing, and the values of all columns but `smiles`, whose names have
+        spaces in place of underscores. Its `keys` are those of values that are a `SortedCell`.
     """
     named = {name: value for name, value in row.items() if name != "smiles"}
     return Shown(
@@ -176,7 +185,7 @@ def drawing(molecule: Chem.Mol | str, highlight: Sequence[int] = ()) -> Markup:
 
     Args:
         molecule: SMILES or molecule, which may be unsanitized.
-        highlight: Numbers of the atoms to highlight.
+        highlight: Numbers of the atoms to highlight, counted from 0.
     """
     svg = draw_svg(molecule, size=DRAWN, highlight=highlight).split("?>")[-1].strip()
     return Markup(svg.replace("#000000", "currentColor"))
@@ -213,8 +222,13 @@ def sections(shown: Sequence[Shown], found: Review, quality: str, known: int) ->
     Args:
         shown: The molecules.
         found: Their review.
-        quality: Name of what they are ranked by.
+        quality: Name of what they are ranked by: "score" or "QED".
         known: Number of known molecules.
+
+    Returns:
+        Sentences "clustered", "alerted", "compared" and "struck", which open the sections; and what
+        these list: "clusters" (dicts of "title" and "members"), "alerts" (see `_alerts`), "pairs"
+        (see `_pairs`), and "worst", molecules as `Shown`.
     """
     groups = [cluster for cluster in found.clusters if len(cluster) > 1]
     alone = [cluster[0] for cluster in found.clusters if len(cluster) == 1]
@@ -251,7 +265,12 @@ def sections(shown: Sequence[Shown], found: Review, quality: str, known: int) ->
 
 
 def _alerts(shown: Sequence[Shown], found: Review) -> list[dict[str, Any]]:
-    """Return the rows of the table of alerts; the first `EXAMPLES` have an `example`."""
+    """Return the rows of the table of alerts.
+
+    Returns:
+        Dicts of the texts "name", "catalogue", "count" and "share" (of the molecules). The first
+        `EXAMPLES` also have an "example": a `Shown` with the alert's atoms highlighted.
+    """
     rows: list[dict[str, Any]] = []
     for alert in found.alerts:
         name, first = _plain(alert.name), alert.molecules[0]
@@ -270,7 +289,12 @@ def _alerts(shown: Sequence[Shown], found: Review) -> list[dict[str, Any]]:
 
 
 def _pairs(shown: Sequence[Shown], found: Review) -> list[dict[str, Any]]:
-    """Return the best molecule of each cluster with the nearest known one; [] if none is known."""
+    """Return the best molecule of each cluster with the nearest known one.
+
+    Returns:
+        Dicts of the "similarity", a text, and of the molecules "found" and "known", `Shown` each.
+        [] if no molecules are known.
+    """
     if not found.nearest:
         return []
     pairs = []

@@ -142,8 +142,8 @@ PROPERTIES: dict[str, Callable[[Chem.Mol], float]] = {
 """Properties of a sanitized molecule by name."""
 
 Predictors = Mapping[str, Callable[[Sequence[Chem.Mol]], np.ndarray]]
-"""By name of a property that cannot be computed, such as a measured pIC50, the function that
-predicts it: from M sanitized molecules to their values, (M,)."""
+"""Functions that predict properties which cannot be computed, such as a measured pIC50, by the name
+of the property. Each maps M sanitized molecules to their values, (M,)."""
 
 NO_PREDICTORS: Predictors = {}
 
@@ -151,7 +151,7 @@ NO_PREDICTORS: Predictors = {}
 def similarity_to(mol: Chem.Mol) -> Callable[[Chem.Mol], float]:
     """Return a function from a molecule to its Tanimoto similarity to `mol`, in [0, 1].
 
-    Fingerprints are `ECFP4`.
+    Fingerprints are `ECFP4`. Both molecules are sanitized.
     """
     own = ECFP4.GetFingerprint(mol)
     return lambda other: TanimotoSimilarity(own, ECFP4.GetFingerprint(other))
@@ -292,7 +292,15 @@ class Requirement:
         return found
 
     def check_names(self, predictors: Predictors = NO_PREDICTORS) -> None:
-        """Raise `UserError` if a property can neither be computed nor predicted."""
+        """Check that every property that is compared can be computed or predicted.
+
+        Args:
+            predictors: Functions that predict properties which cannot be computed, by name.
+
+        Raises:
+            UserError: A name is neither in `PROPERTIES` nor in `predictors`, or RDKit cannot
+                compute the property here.
+        """
         for name in self.names:
             if name in predictors:
                 continue
@@ -342,14 +350,19 @@ def _holds(pair: tuple, values: Mapping[str, float]) -> bool:
 def check_possible(
     requirements: Sequence[Requirement], ranges: Mapping[str, tuple[float, float]] = RANGES
 ) -> None:
-    """Raise `UserError` if no value of a property meets all comparisons of it with numbers.
+    """Raise `UserError` for requirements that exclude each other, as qed > 0.6 and qed < 0.5 do.
 
-    If any value does, then also a bound, a neighbouring rounded value, or an end of the range; so
-    only these are tried.
+    Each property is looked at by itself; comparisons of two properties are left out. If any value
+    meets all comparisons of a property with numbers, then one of these does: a number compared
+    with, its neighbours by rounding, or an end of the range. So only these are tried.
 
     Args:
         requirements: Comparisons that are all to hold.
         ranges: Lowest and highest possible value of each property, as in `RANGES` or narrower.
+
+    Raises:
+        UserError: No value of a property in its range meets all comparisons, or a comparison of
+            two numbers, as in `0.7 < 0.6 < qed`, is false.
     """
     shown = " and ".join(map(str, requirements))
     bounds: dict[str, list[tuple]] = {name: [] for r in requirements for name in r.names}
@@ -480,9 +493,14 @@ def outside_training(
 ) -> list[str]:
     """Return a note for each condition more than 3 standard deviations from the training mean.
 
+    A model draws molecules that miss such values, as it has seen hardly any.
+
     Args:
         conditions: Target value of each property, None for no target.
         tables: "name", "mean" and "deviation" of each property, `GraphModel.conditions`.
+
+    Returns:
+        Sentences for the user; [] if there is nothing to say.
     """
     return [
         f"{table['name']}={value:g} lies outside the training data, {away:.1f} standard deviations "

@@ -151,13 +151,24 @@ class Journal:
                 )
 
     def read(self) -> dict[str, Answer]:
-        """Return all answers by molecule, in the order in which they were added."""
+        """Return all answers by SMILES, in the order in which they were added.
+
+        Raises:
+            UserError: The file is damaged or cannot be read.
+        """
         with self._reporting():
             rows = self._rows("SELECT * FROM answers ORDER BY rowid")
             return {answer.smiles: answer for answer in (Answer.of_row(*row) for row in rows)}
 
     def add(self, answer: Answer) -> Answer:
-        """Store an answer, unless the molecule has one already; return the one that is stored."""
+        """Store an answer, unless the molecule has one already.
+
+        Returns:
+            The answer that is stored then: another process may have been the first.
+
+        Raises:
+            UserError: The file is damaged or cannot be written.
+        """
         row: tuple = (answer.smiles, None, None, answer.error)
         if answer.error is None:
             row = (answer.smiles, answer.score, json.dumps(dict(answer.values)), None)
@@ -166,7 +177,11 @@ class Journal:
             return Answer.of_row(*self._rows("SELECT * FROM answers WHERE smiles = ?", row[:1])[0])
 
     def remove(self, molecules: Iterable[str]) -> None:
-        """Delete the answers for molecules."""
+        """Delete the answers for molecules, SMILES; those without an answer are ignored.
+
+        Raises:
+            UserError: The file cannot be written.
+        """
         with self._reporting():
             for smiles in molecules:
                 self._rows("DELETE FROM answers WHERE smiles = ?", (smiles,))
@@ -240,7 +255,7 @@ class Oracle:
 
     Attributes:
         folder: The folder.
-        answers: All answers, by molecule.
+        answers: All answers, by SMILES.
         calls: Number of calls made by this object.
 
     Raises:
@@ -297,6 +312,13 @@ class Oracle:
         """Return the answer for each molecule, in order.
 
         The score is called for molecules without an answer, each once; their answers are stored.
+
+        Args:
+            molecules: Canonical SMILES: a molecule in another SMILES would be computed again.
+
+        Raises:
+            UserError: The journal cannot be written, or no process can be started. A call that
+                fails raises nothing: its answer has an `error`.
         """
         molecules = list(molecules)
         new = [s for s in dict.fromkeys(molecules) if s not in self.answers]
@@ -306,7 +328,15 @@ class Oracle:
         return [self.answers[smiles] for smiles in molecules]
 
     def forget(self, molecules: Iterable[str]) -> None:
-        """Delete the answers for molecules, so that the next call computes them again."""
+        """Delete the answers for molecules, also from the journal, so that they are computed again.
+
+        Args:
+            molecules: SMILES as they were called, see `Answer.smiles`. Those without an answer are
+                ignored.
+
+        Raises:
+            UserError: The journal cannot be written.
+        """
         molecules = list(molecules)
         self._journal.remove(molecules)
         for smiles in molecules:

@@ -52,17 +52,32 @@ TYPES = {
 
 
 def plain_kind(kind: str) -> str:
-    """Return the plain kind of a kind."""
+    """Return the kind of text that a file of some kind is made of.
+
+    Examples:
+        >>> plain_kind("csv.gz"), plain_kind("parquet")
+        ('csv', 'jsonl')
+    """
     return "jsonl" if kind == "parquet" else kind.removesuffix(".gz")
 
 
 def columns_of(kind: str, more: Sequence[str] = (), *, everything: bool = False) -> tuple[str, ...]:
-    """Return the columns of a file of a plain kind; in .smi files the SMILES come first.
+    """Return the names of the columns of a file of samples, in their order.
+
+    A .smi file has "smiles" alone, since most readers expect a SMILES at the beginning of a line;
+    with `everything`, "record" comes after it. Other files begin with "record", "smiles".
 
     Args:
         kind: Plain kind.
-        more: Further columns.
-        everything: True to add the columns that tell valid from invalid graphs.
+        more: Further columns, at the end.
+        everything: True to add "strict", "largest_fragment" and "atoms", which tell valid from
+            invalid graphs.
+
+    Examples:
+        >>> columns_of("csv", ["qed"])
+        ('record', 'smiles', 'qed')
+        >>> columns_of("smi", everything=True)
+        ('smiles', 'record', 'strict', 'largest_fragment', 'atoms')
     """
     columns = ["record", "smiles"]
     if kind == "smi":
@@ -72,7 +87,14 @@ def columns_of(kind: str, more: Sequence[str] = (), *, everything: bool = False)
 
 
 def header(kind: str, columns: Sequence[str]) -> str:
-    """Return the header line of a file of a plain kind, "" if that has none."""
+    """Return the header line of a file, with a line break, or "" if its plain kind has none.
+
+    A .csv file has one; a .smi file of several columns has a comment in place of one.
+
+    Args:
+        kind: Plain kind.
+        columns: Names of the columns.
+    """
     if kind == "smi" and len(columns) > 1:
         return "# " + "\t".join(columns) + "\n"
     return _csv(dict(zip(columns, columns, strict=True))) if kind == "csv" else ""
@@ -127,11 +149,21 @@ WRITERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "jsonl": _jsonl,
     "sdf": _sdf,
 }
-"""By plain kind, the function that turns a record's values, in the order of columns, into text."""
+"""Functions that turn a record into text, by plain kind. A record holds values by the names of the
+columns, in their order."""
 
 
 def entries(lines: Iterable[str], kind: str, columns: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield text and SMILES ("" if none) of each record in the lines of a file of a plain kind."""
+    """Yield the records of a file.
+
+    Args:
+        lines: Lines of the file with their line breaks, the header included.
+        kind: Plain kind.
+        columns: Names of the columns, "smiles" among them.
+
+    Yields:
+        The text of a record, one line or (.sdf) several as they stand; and its SMILES, or "".
+    """
     lines = iter(lines)
     if header(kind, columns):
         next(lines, None)
@@ -159,12 +191,15 @@ Conversion = Callable[[Path, Path], None] | None
 def conversion(
     kind: str, columns: Sequence[str], types: Mapping[str, str] | None = None
 ) -> Conversion:
-    """Return the conversion of a file of the plain kind to this kind, None if they are the same.
+    """Return the function that converts text of the plain kind to a file of a kind.
 
     Args:
         kind: One of `KINDS`.
-        columns: Columns of the file.
-        types: Types of Parquet columns that override `TYPES`.
+        columns: Names of the columns of the file.
+        types: Types of Parquet columns by name, which override `TYPES`.
+
+    Returns:
+        The function, see `Conversion`; None if the text is the file.
     """
     if kind == "parquet":
         return partial(to_parquet, columns=columns, types=types)
@@ -189,7 +224,17 @@ def check_parquet() -> None:
 def to_parquet(
     source: Path, target: Path, columns: Sequence[str], types: Mapping[str, str] | None = None
 ) -> None:
-    """Convert a .jsonl file to Parquet; arguments as in `conversion`."""
+    """Convert a .jsonl file to Parquet.
+
+    Args:
+        source: The .jsonl file.
+        target: The Parquet file to write.
+        columns: Names of the columns.
+        types: Types of columns by name, which override `TYPES`.
+
+    Raises:
+        UserError: pyarrow is not installed.
+    """
     check_parquet()
     import pyarrow as pa
     from pyarrow import parquet
@@ -227,6 +272,11 @@ def open_text(path: Path, convert: Conversion = None) -> Iterator[TextIO]:
 @contextmanager
 def open_lines(path: Path) -> Iterator[Iterable[str]]:
     """Context with the lines of a file of any kind, in the format of its plain kind.
+
+    The kind is told by the first bytes of the content, not by the name.
+
+    Args:
+        path: The file.
 
     Raises:
         UserError: pyarrow is needed and not installed.

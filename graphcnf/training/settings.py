@@ -238,7 +238,10 @@ class Batch(Protocol):
         """Return the batch on a device of torch."""
 
     def __getitem__(self, rows: slice) -> Any:
-        """Return the samples that a slice selects, those of one of several processes."""
+        """Return the samples of one of several processes, which `rows` selects.
+
+        A run of one process never calls it.
+        """
 
 
 @runtime_checkable
@@ -265,10 +268,12 @@ class Experiment:
     """A model and its data.
 
     Attributes:
-        model: a module that is `Trainable`. A deep copy holds the average of its weights.
+        model: a module that is `Trainable`. The run keeps a second copy, made by `copy.deepcopy`,
+            for the moving average of the weights, which is what is evaluated and saved.
         train_batches: `train_batches(epoch, seed, start)` yields the batches of an epoch from
             number `start` on. They must be a function of epoch and seed, so that a resumed run sees
-            the same data. With several processes, each takes `batch[rank::processes]`.
+            the same data. If several processes train together, each process takes the samples
+            `batch[rank::processes]`, so batches must support slices (`Batch`).
         eval_batches: yields the held-out batches, the same ones in the same order every time.
         headline: metric to minimise; None for the first of `HEADLINES` that the model reports.
         log_line: function that turns a row of metrics into a line of the log, or None for no line;
@@ -337,6 +342,9 @@ def load_preset(name_or_path: str | Path, assignments: Sequence[str] = ()) -> Pr
         name_or_path: name of a preset, or path of a file.
         assignments: changes as texts "key=value", such as "steps=9" or "model.width=96", see
             `apply_overrides`.
+
+    Returns:
+        The preset, with the assignments applied and the settings of `[training]` checked.
 
     Raises:
         UserError: unknown preset, unreadable or broken file, unknown table or setting.
