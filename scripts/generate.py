@@ -62,7 +62,7 @@ class ShardNumber(NamedTuple):
 First = Annotated[
     int, option("Number of the first graph of the sample to draw.", min=0, max=LARGEST_COUNT)
 ]
-Shard = Annotated[
+ShardOption = Annotated[
     ShardNumber | None,
     option(
         "Shard I of N, from 1 on, or all shards one after the other, in numbered files. -n is then "
@@ -101,7 +101,7 @@ def generate(
     *,
     draw: options.Draw,
     first: First = 0,
-    shard: Shard = None,
+    shard: ShardOption = None,
     support: options.Support = True,
     stereo: options.Stereo = None,
     wanted: options.Targets = None,
