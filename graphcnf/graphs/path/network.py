@@ -250,31 +250,31 @@ class PathNetwork(Network):
         of_path = self.path(channels.flatten(1)) + self.joined(torch.cat(parts, -1))
         return of_path + contents + self.position(number) + self.remaining(to_come)
 
-    def channels(self, codes: Tensor, around: Tensor, tables: FoldedParameters) -> Tensor:
+    def channels(self, codes: Tensor, around: Tensor, folded: FoldedParameters) -> Tensor:
         """Embed levels of paths.
 
         Args:
             codes: Level codes, see `level_codes`, (R,) long.
             around: Neighbours of the node at each level, as in `Path.around`, (R, K) long.
-            tables: Rearranged parameters.
+            folded: Rearranged parameters.
 
         Returns:
             Embeddings of the levels, (R, level width).
         """
         pairs = around // CATEGORIES * self.cardinalities[2] + around % CATEGORIES
-        return F.embedding(codes, tables.levels) + self.neighbours(pairs[:, :NEIGHBOURS])
+        return F.embedding(codes, folded.levels) + self.neighbours(pairs[:, :NEIGHBOURS])
 
     def _biases(self, number: Tensor, on_path: Tensor) -> Tensor:
         """Return attention biases by distance in the node order and by level on the path.
 
-        Node i has for node j the bias `by_distance[i - j]`, plus `by_level[k]` if node j is at the
-        k-th last level of the path before node i. `PathState.step` adds up the same for one i.
+        Position j holds the variables of node j - 1, and position 0 no node. Position i has for
+        position j the bias `by_distance[i - j]`, plus `by_level[k]` if node j - 1 is at the k-th
+        last level of the path before node i. `PathState.step` adds up the same for one i.
 
         Args:
             number: Numbers of the nodes, 0 to N - 1, (N,) long.
             on_path: Numbers plus 1 of the nodes on the last levels before each node, 0 for none,
-                (B, N, LEVELS) long. That is the position of their key: position j holds the
-                variables of node j - 1.
+                (B, N, LEVELS) long: their positions.
 
         Returns:
             (B, layers * heads, N, N), by the position that attends and the other position.
@@ -341,11 +341,11 @@ class PathNetwork(Network):
         """
         mask, conditions = context.mask, getattr(context, "conditions", None)
         x = torch.where(mask[..., None], x, 0)
-        number, tables = torch.arange(mask.shape[1], device=mask.device), FoldedParameters(self)
+        number, folded = torch.arange(mask.shape[1], device=mask.device), FoldedParameters(self)
         # With these nodes included. All nodes go through the network, those at padding as well.
         to_come = (mask.sum(1, keepdim=True) - number).clamp(min=0)
         path = Path.before_each(x, self.support.states, self.support.pad)
-        h, on_path = self._inputs_of_all(x, path, to_come, tables)
+        h, on_path = self._inputs_of_all(x, path, to_come, folded)
         if conditions is not None:
             added = self.added(x.flatten(0, 1), path).unflatten(0, mask.shape).cumsum(1)[:, :-1]
             h = h + self.conditioned(conditions, F.pad(added, (0, 0, 1, 0)))
@@ -353,10 +353,10 @@ class PathNetwork(Network):
         # Only real nodes have variables.
         path = path.take(mask.flatten().nonzero()[:, 0])
         new = self.support.new_nodes(path.tables[STATE], path.depth, to_come[mask] - 1)
-        yield Step(mask.nonzero(as_tuple=True), tables.nodes(h[mask], new))
+        yield Step(mask.nonzero(as_tuple=True), folded.nodes(h[mask], new))
 
     def _inputs_of_all(
-        self, x: Tensor, path: Path, to_come: Tensor, tables: FoldedParameters
+        self, x: Tensor, path: Path, to_come: Tensor, folded: FoldedParameters
     ) -> tuple[Tensor, Tensor]:
         """Return the inputs of all positions of complete graphs, without conditions.
 
@@ -364,7 +364,7 @@ class PathNetwork(Network):
             x: Variables of the nodes, (B, N, V) long.
             path: The paths before them, B * N, those of one graph after the other.
             to_come: How many nodes of the graph are to come, these included, (B, N) long.
-            tables: Rearranged parameters.
+            folded: Rearranged parameters.
 
         Returns:
             Inputs of the attention, (B, N, C); and numbers plus 1 of the nodes on the last levels
@@ -376,8 +376,8 @@ class PathNetwork(Network):
         at_levels = path.tables.flatten(1)[:, levels]
         codes = level_codes(at_levels)
         around = path.around.flatten(0, 1)[levels].flatten(0, 1)
-        channels = self.channels(codes.flatten(), around, tables).unflatten(0, codes.shape)
-        before = tables.contents(x[:, :-1].flatten(0, 1)).unflatten(0, (len(x), shape[1] - 1))
+        channels = self.channels(codes.flatten(), around, folded).unflatten(0, codes.shape)
+        before = folded.contents(x[:, :-1].flatten(0, 1)).unflatten(0, (len(x), shape[1] - 1))
         before = torch.cat([self.initial.expand(len(x), 1, -1).to(before.dtype), before], 1)
         numbers = torch.arange(shape[1], device=x.device).expand(shape).flatten()
         h = self.inputs(channels, codes, before.flatten(0, 1), numbers, to_come.flatten())
@@ -433,7 +433,7 @@ class PathState:
     Attributes:
         network: The network.
         order: Which graphs have another node.
-        tables: Rearranged parameters of the network.
+        folded: Rearranged parameters of the network.
         cache: Keys and values of the attention for all nodes so far.
         path: The paths, B of them.
         codes: Level code of each level of the paths, (B, W) long.
@@ -448,12 +448,12 @@ class PathState:
 
     def __init__(self, network: PathNetwork, mask: Tensor, conditions: Tensor | None):
         self.network, self.order = network, InSequence(mask)
-        self.tables, self.cache = FoldedParameters(network), network.blocks.cache(mask)
+        self.folded, self.cache = FoldedParameters(network), network.blocks.cache(mask)
         rows, pad, initial = len(mask), network.support.pad, network.initial
         self.path = Path.start(rows, mask.shape[1], pad, mask.device)
         shape = self.path.tables.shape[1:]
         self.codes = self.path.tables.new_zeros(shape)
-        self.channels = initial.new_zeros(*shape, self.tables.levels.shape[1])
+        self.channels = initial.new_zeros(*shape, self.folded.levels.shape[1])
         self.level_bias = F.pad(network.by_level.t(), (0, 0, 0, 1))
         self.before = self.path.depth.new_zeros(rows, len(network.cardinalities))
         self.conditions = None if conditions is None else conditions[self.order.rows]
@@ -474,7 +474,7 @@ class PathState:
         to_come = self.order.sizes[:count] - number
         levels = self.path.last_levels(count)
         channels = F.embedding(levels, self.channels.flatten(0, 1))
-        contents = self.tables.contents(self.before[:count]) if number else net.initial
+        contents = self.folded.contents(self.before[:count]) if number else net.initial
         h = net.inputs(
             channels, self.codes.flatten()[levels], contents, levels.new_tensor(number), to_come
         )
@@ -491,7 +491,7 @@ class PathState:
         h = net.norm(self.attended(h, bias))
         state = self.path.tables[STATE, :count, : net.support.pad + number + 1]
         new = net.support.new_nodes(state, self.path.depth[:count], to_come - 1)
-        return Step(at, self.tables.nodes(h, new))
+        return Step(at, self.folded.nodes(h, new))
 
     def attended(self, h: Tensor, bias: Tensor) -> Tensor:
         """Return the output of the attention blocks for the next position of every row.
@@ -519,7 +519,7 @@ class PathState:
         tables = self.path.tables.flatten(1)[:, changed]
         codes, around = level_codes(tables), self.path.around.flatten(0, 1)[changed]
         self.codes.view(-1)[changed] = codes
-        channels = self.network.channels(codes, around, self.tables)
+        channels = self.network.channels(codes, around, self.folded)
         self.channels.flatten(0, 1)[changed] = channels
 
     def update(self, x: Tensor) -> None:

@@ -61,7 +61,9 @@ def states_of_sums(largest_sums: Sequence[int], edge_weights: Sequence[int]) -> 
         edge_weights: Weight of each edge category.
     """
     sums, weights = torch.tensor(largest_sums), torch.tensor([0, *edge_weights])
-    # Categories of one limit share their states: one for each sum from 0 to the limit.
+    # Categories of one limit share their states: one for each sum from 0 to the limit. With the
+    # limits 1 and 4, states 1 and 2 are the sums 0 and 1 of the first, and 3 to 7 the sums 0 to 4
+    # of the second; an edge of weight w leads w states further, if the limit has so many.
     limits, limit_of = sums.unique(return_inverse=True)
     start = 1 + (limits + 1).cumsum(0) - (limits + 1)
     group = torch.repeat_interleave(torch.arange(len(limits)), limits + 1)

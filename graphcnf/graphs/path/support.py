@@ -10,16 +10,24 @@ matters is that the nodes to come find a parent:
   takes a further edge has endless room, since a chain can follow; other rooms come from
   environments, of nodes that only take nodes without further edges.
 
-For example, let nodes a have up to 4 edges and nodes b one, and a backtrack be up to 2 levels. The
-path a-a-b has the rooms `ENDLESS`, `ENDLESS` and 0. If one node is to come after the next one, and
+For example, let nodes a have up to 4 edges and nodes b one, all of weight 1, and let a backtrack
+lead up at most 2 levels. After the path a-a-a-b, with one node
+to come after the next one:
 
-- the next one goes on from the second a, then the other possible parent of the last node is the
-  first a: `others` is `ENDLESS` at this level, and any new node is possible;
-- the path is b-a and the next one goes on from a, then `others` is 0 there, and the new node and a
-  must have room for one node: any new node is possible as long as a has another free edge.
+    level              0        1        2        3
+    node               a        a        a        b
+    room               ENDLESS  ENDLESS  ENDLESS  0
+    others             0        ENDLESS  ENDLESS  ENDLESS
 
-In a graph of three nodes that begins with b, the second node must be a: with b after b, both have
-all their edges, and the third node has no parent.
+`others` is what the node to come may go on from if the new node is attached at this level, beside
+the new node and its parent: the other nodes in reach, here the one above. At level 3 nothing can be
+attached, since b takes no further edge, and level 0 is out of reach. At level 2 the new node may be
+a or b: with b, the last a keeps one of its four edges, and were it the last one, level 1 would
+still have room. A new node a at level 2 may also close a ring with level 1 or 0, by a closure of
+length 2 or 3, since nodes with room are left.
+
+In the path b-a with limits of 2, `others` is 0 at the a. A new node b would leave no room there, so
+that the next node must be another a.
 """
 
 from __future__ import annotations
@@ -42,7 +50,8 @@ NEEDS = (*range(8), ENDLESS)
 """Rooms that are told apart. Where eight or more nodes need room, it must be endless: a graph whose
 last eight nodes all hang on nodes without endless room would be ruled out."""
 ROUNDS = 24
-"""Rooms are found in rounds, each for one more node in a chain; longer chains are endless."""
+"""Rooms are found in rounds: after round r, those by way of chains of up to r nodes are counted.
+Longer chains without endless room would count less, never more, than they hold."""
 MOST_KINDS = 62
 """Kinds of edges: bits of an integer."""
 
