@@ -91,7 +91,12 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 
 
 class Sizes(NamedTuple):
-    """Lowest and highest number of heavy atoms of a molecule."""
+    """Range of the number of heavy atoms of a molecule, both ends included.
+
+    Attributes:
+        low: Lowest number, from 1 on.
+        high: Highest number.
+    """
 
     low: int
     high: int
@@ -270,7 +275,7 @@ Known = Annotated[
 
 @dataclass
 class Draw:
-    """Options of the commands that draw molecules."""
+    """Options of the commands that draw molecules; each field's type holds its text of --help."""
 
     number: Annotated[
         int, option("Molecules to write.", "-n", "--number", min=1, max=LARGEST_COUNT)
@@ -311,6 +316,9 @@ class Draw:
             particles: Particles per molecule.
             filters: Filters that every molecule must pass.
             wanted: Names and target values of properties.
+
+        Returns:
+            "seed", "temperature", "atoms", "particles", "filters" and "properties".
         """
         options = {"seed": self.seed, "temperature": self.temperature, "atoms": self.size}
         found = {"particles": particles, "filters": filters, "properties": dict(wanted or ())}
@@ -356,7 +364,11 @@ class Fragment:
     ] = None
 
     def task(self) -> tuple[str, str] | None:
-        """Return which of the options is given, by its name, and its fragment; None without any.
+        """Return the one of these options that is given, since they exclude each other.
+
+        Returns:
+            Its name, which is that of a task of `graphcnf.design.fragments`, and the SMILES or
+            SMARTS of the fragment; None if none is given.
 
         Raises:
             typer.BadParameter: Several are given.

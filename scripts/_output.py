@@ -254,7 +254,15 @@ def _open_file(path: Path, convert: Conversion) -> Iterator[TextIO]:
 
 
 def write_text(text: str, out: Path | None) -> None:
-    """Write a text to the file `out`, or to stdout if that is None."""
+    """Write the result of a command.
+
+    Args:
+        text: The result.
+        out: File that it replaces, once it is written whole; None for stdout.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
     with open_output(out) as stream:
         stream.write(text)
 

@@ -55,7 +55,7 @@ class AddedLimits:
                 raise UserError(f"added_{name} must be numbers from 0 on, got {limit!r}")
 
     def given(self) -> dict[str, Range]:
-        """Return the limits that there are, by name."""
+        """Return the limits that are not None by name: "atoms", "rings", "rotatable"."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: limit for name, limit in values.items() if limit is not None}
 
@@ -108,7 +108,12 @@ def added(molecule: Chem.Mol, place: Collection[int], *, linked: bool) -> dict[s
 
 
 def parts_beside(molecule: Chem.Mol, place: Collection[int]) -> int:
-    """Return the number of connected parts that the new atoms of a molecule form."""
+    """Return the number of connected parts that the new atoms of a molecule form.
+
+    Args:
+        molecule: The molecule.
+        place: Numbers of the atoms that are not new, those of the fragment.
+    """
     left = set(range(molecule.GetNumAtoms())) - set(place)
     parts = 0
     while left:

@@ -187,10 +187,15 @@ class Origin:
 
 
 def common_places(first: Chem.Mol, second: Chem.Mol) -> list[dict[int, int]]:
-    """Match the largest common substructure of two molecules.
+    """Match the largest common substructure of two molecules (RDKit's MCS, up to 10 seconds).
+
+    Args:
+        first: A sanitized molecule.
+        second: Another one.
 
     Returns:
-        For each match, atoms of `second` by atom of `first`; one empty match if there is none.
+        For each way in which the substructure lies in `second`: number of the atom of `second` by
+        number of the atom of `first`. [{}] if the molecules have nothing in common.
     """
     found = rdFMCS.FindMCS([first, second], timeout=10, ringMatchesRingOnly=True)
     query = Chem.MolFromSmarts(found.smartsString)
@@ -275,10 +280,14 @@ class RedrawnAnalogs(growth.Growth):
 def _bare(
     mol: Chem.Mol, vocabulary: MoleculeVocabulary, *, orders: bool
 ) -> fragments.MoleculeFragment:
-    """Return the fragment of a molecule's skeleton.
+    """Return the fragment of a molecule's skeleton, all of whose atoms may change.
 
-    Its atoms may be any, and so may its bonds unless `orders` is True; atoms and bonds outside
-    rings are not aromatic.
+    Atoms and bonds outside rings are not aromatic.
+
+    Args:
+        mol: The molecule.
+        vocabulary: Vocabulary of the model.
+        orders: True to keep the bond orders of the molecule; False to let them change, too.
     """
     # Only atoms and bonds in rings can be aromatic.
     on_ring = torch.tensor([atom.IsInRing() for atom in mol.GetAtoms()])
@@ -336,7 +345,17 @@ def scaffold_and_rest(mol: Chem.Mol) -> tuple[set[int], list[set[int]]]:
 def _around(
     mol: Chem.Mol, vocabulary: MoleculeVocabulary, core: set[int]
 ) -> fragments.MoleculeFragment:
-    """Return the fragment of the atoms `core`: acyclic parts can replace its hydrogens."""
+    """Return the fragment that some atoms of a molecule form, whose hydrogens may be replaced.
+
+    Args:
+        mol: The molecule.
+        vocabulary: Vocabulary of the model.
+        core: Numbers of the atoms. Hydrogens take the place of their neighbours outside, and new
+            atoms may replace any hydrogen, but close no rings.
+
+    Raises:
+        UserError: No hydrogen is left to replace.
+    """
     part = Chem.RWMol(mol)
     for i, j in codec.bond_ends(mol):
         if (i in core) != (j in core):
@@ -352,10 +371,16 @@ def _around(
 
 
 class Substituted(NamedTuple):
-    """A molecule on a fixed skeleton."""
+    """A molecule on the skeleton of another one, which gives atoms and bonds their numbers.
 
-    atoms: tuple[int, ...]  # indices in `NearAnalogs._elements`
-    bonds: tuple[int, ...]  # indices in `_ORDERS`
+    Attributes:
+        atoms: Element and charge of each atom, an index in `NearAnalogs._elements`.
+        bonds: Order of each bond of a Kekulé structure, an index in `_ORDERS`.
+        smiles: Its SMILES.
+    """
+
+    atoms: tuple[int, ...]
+    bonds: tuple[int, ...]
     smiles: str
 
 
@@ -586,8 +611,21 @@ def draw_analogues(
 ) -> tuple[PackedGraphs, list[str | None]]:
     """Draw n distinct analogues of a molecule; see `MoleculeFlow.analogs`.
 
+    Args:
+        flow: A model that draws atom by atom.
+        molecule: The molecule, or its SMILES.
+        n: Number of analogues.
+        stereo: True to draw stereo marks if the model has stereo.
+        alerts: Catalogues of structural alerts that no analogue may have, see
+            `Filters.with_alerts`.
+        filters: Further filters that every analogue passes.
+        **options: Further arguments of `analogs_of`.
+
     Returns:
-        The graphs of the analogues, and their SMILES.
+        The graphs of the analogues, and their SMILES, n of each.
+
+    Raises:
+        UserError: An argument is wrong, or nothing new is found for long.
     """
     options["filters"] = filters.with_alerts(alerts)
     return growth.first_found(flow, analogs_of(flow, molecule, **options), n, stereo)

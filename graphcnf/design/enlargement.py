@@ -151,10 +151,21 @@ def _own_environments(
 
 
 def merged_arguments(known, needed):
-    """Merge two configurations, as read from JSON, so that the result allows what either allows.
+    """Merge two configurations of path models so that the result allows what either allows.
 
     Of two numbers the larger is taken. Dictionaries and lists are merged entry by entry, and an
     entry that only one of them has is kept. Of other values `needed` is taken, unless it is None.
+
+    Args:
+        known: JSON value of the trained model's configuration, at any depth.
+        needed: JSON value at the same place of the configuration that the graphs need.
+
+    Returns:
+        The merged JSON value.
+
+    Examples:
+        >>> merged_arguments({"back": 3, "closures": [5]}, {"back": 2, "closures": [4, 4]})
+        {'back': 3, 'closures': [5, 4]}
     """
     if isinstance(known, dict) and isinstance(needed, dict):
         both = {k: merged_arguments(known[k], needed[k]) for k in known if k in needed}
@@ -231,9 +242,12 @@ class _Sources:
                 raise ValueError(f"sources of {count} {what} categories among {most}: {sources}")
 
     def variable(self, k: int, most: int | None = None) -> int:
-        """Return the source of variable k: itself, or the last known one of the same role.
+        """Return the source of a variable: itself, or the last known one of the same role.
 
-        `most` is the number of variables that have the parameter in question, None for all.
+        Args:
+            k: Number of the variable in the enlarged network.
+            most: Number of variables of the trained network that have the parameter in question;
+                None for all.
         """
         most = len(self.old) if most is None else most
         if k < most:
@@ -280,7 +294,7 @@ def _rows(name: str, parameter: Tensor, state: Mapping[str, Tensor], sources: _S
 
 
 def _clamped(source: Tensor, shape: Sequence[int]) -> Tensor:
-    """Extend a tensor to `shape`, or cut it, by repeating the last entry along every axis."""
+    """Bring a tensor to a shape: axes that are too short repeat the last entry, others are cut."""
     for axis, size in enumerate(shape):
         index = torch.arange(size, device=source.device).clamp(max=source.shape[axis] - 1)
         source = source.index_select(axis, index)

@@ -40,11 +40,17 @@ MANY = 255
 
 
 class Task(NamedTuple):
-    """What is added to a fragment."""
+    """A way to complete a fragment, with what it asks of the fragment.
 
-    parts: tuple[int, int]  # fewest and most connected parts of the fragment
-    points: tuple[int, int]  # fewest and most attachment points of each part
-    linked: bool = False  # True if one connected part of new atoms is at all attachment points
+    Attributes:
+        parts: Fewest and most connected parts of the fragment.
+        points: Fewest and most attachment points of each part.
+        linked: True if all new atoms are one connected part, a linker, at all attachment points.
+    """
+
+    parts: tuple[int, int]
+    points: tuple[int, int]
+    linked: bool = False
 
 
 TASKS = {
@@ -59,18 +65,33 @@ TASKS = {
 
 @dataclass
 class MoleculeFragment:
-    """Atoms and bonds that a molecule has to contain."""
+    """Atoms and bonds that a molecule has to contain. Atom numbers below skip dummy atoms.
 
-    text: str  # SMILES or SMARTS, as given
+    Attributes:
+        text: SMILES or SMARTS, as given.
+        fragment: Its graph, with the categories that each atom and bond may have.
+        query: Pattern that matches the molecules with the fragment, without stereo.
+        points: Name (R1 for [*:1]) and number of the atom of each attachment point; empty for an
+            open fragment.
+        marked: Its stereo marks; None for none.
+        open_part: The molecule of the SMILES, if the fragment is open and given as SMILES; else
+            None.
+        added: Limits on what is added to it.
+        linked: True if all new atoms are one connected part, at all attachment points.
+        mapped: Atoms with a map number, whose hydrogens new atoms may replace.
+        before: If there are such atoms, a pattern of the fragment before new atoms replace their
+            hydrogens; else None.
+    """
+
+    text: str
     fragment: GraphFragment
-    query: Chem.Mol  # pattern that matches the molecules with the fragment, without stereo
-    points: Sequence[tuple[str, int]] = ()  # name (R1 for [*:1]) and atom of attachment points
-    marked: StereoTemplate | None = None  # stereo marks
-    open_part: Chem.Mol | None = None  # the fragment, if new atoms replace hydrogens of a SMILES
-    added: AddedLimits = NO_LIMITS  # limits on what is added to it
-    linked: bool = False  # True if one connected part of new atoms is at all attachment points
-    mapped: Sequence[int] = ()  # atoms with a map number, whose hydrogens new atoms may replace
-    # If there are such atoms, a pattern of the fragment before new atoms replace their hydrogens.
+    query: Chem.Mol
+    points: Sequence[tuple[str, int]] = ()
+    marked: StereoTemplate | None = None
+    open_part: Chem.Mol | None = None
+    added: AddedLimits = NO_LIMITS
+    linked: bool = False
+    mapped: Sequence[int] = ()
     before: Chem.Mol | None = None
 
     def match(self, molecule: Chem.Mol) -> tuple[int, ...]:
@@ -86,16 +107,29 @@ class MoleculeFragment:
         return next((place for place in every if place in marked), every[0] if every else ())
 
     def kept_atoms(self, molecule: Chem.Mol) -> list[tuple[int, ...]]:
-        """Return the atoms of the fragment at each of its places, without attachment points."""
+        """Return the numbers of the fragment's atoms in a molecule, at each of its places.
+
+        Unlike in `matches`, atoms that stand for a dummy atom are left out: they are new.
+        """
         return [self._atoms(place) for place in self.matches(molecule)]
 
     def matches(self, molecule: Chem.Mol) -> list[tuple[int, ...]]:
-        """Return the places of the fragment beside which is only what may be added to it."""
+        """Find the fragment in a molecule that may have grown from it.
+
+        Returns:
+            Each place: for each atom of the `query` the number of the atom in the molecule. Places
+            beside which is more than may be added to the fragment are left out.
+        """
         every = molecule.GetSubstructMatches(self.query, uniquify=False, maxMatches=MATCHES)
         return [place for place in every if self._allows(molecule, place)]
 
     def _allows(self, molecule: Chem.Mol, place: tuple[int, ...]) -> bool:
-        """Return True if what a molecule has beside a place may be added to the fragment."""
+        """Return True if what a molecule has beside a place may be added to the fragment.
+
+        Args:
+            molecule: The molecule.
+            place: A match of the `query`.
+        """
         atoms = self._atoms(place)
         if self.linked and parts_beside(molecule, atoms) != 1:
             return False
@@ -185,10 +219,12 @@ class MoleculeFragment:
         }
 
     def places(self, molecule: Chem.Mol) -> int:
-        """Return the number of matches from which a molecule can grow, including symmetric ones.
+        """Return the number of places of the fragment from which a molecule can grow.
 
-        Two atoms of the fragment have no other bond between them, and around an open fragment new
-        atoms only replace hydrogens: pyridine is in quinoline, but not in pyridone.
+        Symmetric places count each: benzene is in toluene at twelve. The weight of a particle is
+        divided by their number, since it could have been drawn from each. Two atoms of the fragment
+        have no other bond between them, and around an open fragment new atoms only replace
+        hydrogens: pyridine is in quinoline, but not in pyridone.
         """
         every = self.matches(molecule)
         return len({self._atoms(place) for place in every if self._grows(molecule, place)})
@@ -214,9 +250,11 @@ class MoleculeFragment:
 
 
 def _bonding(atom: Chem.Atom) -> tuple[int, int]:
-    """Return an atom's charge, and what stays if others replace its hydrogens.
+    """Return what does not change about an atom if new atoms replace its hydrogens.
 
-    This is the number of neighbours with hydrogens of an aromatic atom, otherwise the valence.
+    Returns:
+        The formal charge; and the number of neighbours, hydrogens among them, of an aromatic atom,
+        or the valence of another one.
     """
     own = atom.GetTotalDegree() if atom.GetIsAromatic() else atom.GetTotalValence()
     return atom.GetFormalCharge(), own
@@ -231,6 +269,8 @@ def read_fragment(
     In the task "scaffold", and in "grow" without attachment points, new atoms may replace any
     hydrogen; in "scaffold", new rings may also contain fragment atoms. The graph and the pattern
     ignore stereo marks, which are in `marked`.
+
+    Text that RDKit reads as SMILES is a SMILES, unless "~" is in it; else it is a SMARTS.
 
     Args:
         text: The SMILES or SMARTS.
@@ -301,10 +341,15 @@ def _marked(part: Chem.Mol, fragment: MoleculeFragment) -> StereoTemplate | None
 
 
 class Points(NamedTuple):
-    """Attachment points of a fragment, as atoms of the SMILES or SMARTS."""
+    """Attachment points of a fragment, as numbers of atoms of the SMILES or SMARTS.
 
-    dummies: list[int]  # dummy atoms, in place of which there must be a new atom
-    mapped: list[int]  # atoms with a map number, whose hydrogens new atoms may replace
+    Attributes:
+        dummies: Dummy atoms, each of which a new atom must replace.
+        mapped: Other atoms with a map number, whose hydrogens new atoms may replace.
+    """
+
+    dummies: list[int]
+    mapped: list[int]
 
 
 def _parsed(text: str) -> tuple[Chem.Mol, bool]:
@@ -327,6 +372,12 @@ def _parsed(text: str) -> tuple[Chem.Mol, bool]:
 
 def _attachment_points(shown: str, given: Chem.Mol, task: str, smarts: bool) -> Points:
     """Return the attachment points of a fragment.
+
+    Args:
+        shown: The fragment as messages name it.
+        given: Its molecule, or the pattern of a SMARTS.
+        task: Name of the task.
+        smarts: True for a SMARTS.
 
     Raises:
         UserError: One is bad, or the fragment has too few or too many parts or attachment points.
@@ -376,7 +427,18 @@ def _is_dummy(shown: str, atom: Chem.Atom, smarts: bool) -> bool:
 
 
 def _named_points(given: Chem.Mol, points: Points, linked: bool) -> list[tuple[str, int]]:
-    """Return name and atom of each attachment point; atom numbers skip dummy atoms."""
+    """Name the attachment points.
+
+    Args:
+        given: Molecule or pattern of the fragment.
+        points: Its attachment points.
+        linked: True to call all of them "linker", since one part is at all of them.
+
+    Returns:
+        For each, sorted by its map number or isotope, the name ("R1" for 1) and the atom beside it,
+        whose number skips dummy atoms. They are numbered 1, 2, ... if numbers are missing or
+        repeated.
+    """
     atoms = [k for k in range(given.GetNumAtoms()) if k not in points.dummies]
     both = sorted([*points.dummies, *points.mapped])
     ends = [given.GetAtomWithIdx(k) for k in both]
@@ -395,9 +457,23 @@ def _named_points(given: Chem.Mol, points: Points, linked: bool) -> list[tuple[s
 def _of_smiles(
     shown: str, given: Chem.Mol, vocabulary: MoleculeVocabulary, is_open: bool, points: Points
 ) -> tuple[tuple, Chem.Mol]:
-    """Return the arguments of `make_fragment` for a SMILES, from its Kekulé structures; its query.
+    """Read a fragment from the molecule of a SMILES.
 
-    `given` loses its stereo marks, map numbers and isotopes.
+    Args:
+        shown: The fragment as messages name it.
+        given: The molecule, which loses its stereo marks, map numbers and isotopes.
+        vocabulary: Vocabulary of the model.
+        is_open: True if new atoms may replace any hydrogen.
+        points: The attachment points.
+
+    Returns:
+        `categories`, `edges`, `structures`, `valence` and `attachments` of `make_fragment`, where
+        each Kekulé structure is one of the structures; and the pattern that matches molecules with
+        the fragment.
+
+    Raises:
+        UserError: It has a radical, or an atom or bond that the vocabulary lacks, or there is no
+            place where new atoms could be.
     """
     Chem.RemoveStereochemistry(given)
     for atom in given.GetAtoms():
@@ -443,7 +519,11 @@ def _symmetries(given: Chem.Mol, fragment: GraphFragment) -> Tensor | None:
 
 
 def _kekule_structures(mol: Chem.Mol) -> list[tuple]:
-    """Return the types of the bonds in each Kekulé structure of a molecule."""
+    """Return the Kekulé structures of a molecule, at most `STRUCTURES`.
+
+    Returns:
+        Of each structure the RDKit type of each bond, in the order of the molecule's bonds.
+    """
     charges = [atom.GetFormalCharge() for atom in mol.GetAtoms()]
     found: dict[tuple, None] = {}
     for structure in Chem.ResonanceMolSupplier(mol, Chem.KEKULE_ALL, STRUCTURES):
@@ -494,10 +574,24 @@ def _grown(query: Chem.Mol, mapped: Sequence[int]) -> Chem.Mol:
 def _of_smarts(
     shown: str, given: Chem.Mol, vocabulary: MoleculeVocabulary, is_open: bool, points: Points
 ) -> tuple[tuple, Chem.Mol]:
-    """Return the arguments of `make_fragment` for a SMARTS, and the pattern without dummy atoms.
+    """Read a fragment from the pattern of a SMARTS.
 
     Categories are restricted by element, charge, aromaticity and bond order; molecules are checked
     against the whole pattern later.
+
+    Args:
+        shown: The fragment as messages name it.
+        given: The pattern.
+        vocabulary: Vocabulary of the model.
+        is_open: True if atoms beside those of the pattern may be anywhere.
+        points: The attachment points.
+
+    Returns:
+        `categories`, `edges`, `structures`, `valence` and `attachments` of `make_fragment`; and the
+        pattern without dummy atoms.
+
+    Raises:
+        UserError: No atom or bond of the vocabulary matches one of the pattern.
     """
     whole = Chem.RWMol(given)
     if not is_open:
@@ -537,9 +631,22 @@ def make_fragment(
     linked: bool = False,
     new_rings: tuple[int, int] | None = None,
 ) -> GraphFragment:
-    """Return the `GraphFragment` of categories, structures (bool tensors) and lists.
+    """Build the graph of a fragment of U atoms and E bonds.
 
-    With `linked`, one connected part of free nodes is at all attachments.
+    Args:
+        vocabulary: Vocabulary of the model.
+        categories: Possible categories of each atom, (U, atom categories) bool.
+        edges: Pairs of atom numbers, one for each of the E bonds.
+        structures: Possible bond categories plus 1 in each of S structures, (S, E, bond categories
+            + 1) bool.
+        valence: Number of hydrogens of each atom that new atoms may replace, U integers.
+        attachments: Number of attachment points at each atom, U integers.
+        rings: True if new atoms may close rings over the fragment.
+        linked: True if one connected part of new atoms is at all attachment points.
+        new_rings: Fewest and most rings that are added; None for no limit.
+
+    Returns:
+        A `GraphFragment`; a `LinkedFragment` if `linked`.
     """
     kind = LinkedFragment if linked else GraphFragment
     plain = [False, *(not name.startswith(MARK) for name in vocabulary.bonds)]
@@ -556,18 +663,28 @@ def make_fragment(
 
 
 def without_new_rings(fragment: GraphFragment, vocabulary: MoleculeVocabulary) -> GraphFragment:
-    """Return a fragment to which no aromatic atoms are added, for one that gets no rings.
+    """Return the fragment, now without aromatic atoms among those that are added to it.
 
-    Otherwise the model begins aromatic rings, which stay open as polyenes.
+    It is for a fragment to which no rings are added. Otherwise the model begins aromatic rings,
+    which it may not close, and which stay open as polyenes.
+
+    Args:
+        fragment: The fragment.
+        vocabulary: Vocabulary of the model, which tells aromatic atoms.
     """
     free = torch.tensor([not category.aromatic for category in vocabulary.atoms])
     return replace(fragment, free_nodes=free, free_edges=fragment.plain)
 
 
 def atom_could_be(atom: Chem.Atom, category: AtomCategory, marked: bool) -> bool:
-    """Return True if a pattern's atom may match a category.
+    """Return True if an atom of a SMARTS may match atoms of a category.
 
-    `marked` says whether the vocabulary has aromatic marks.
+    Conditions on rings, neighbours and hydrogens cannot be decided by a category, and may hold.
+
+    Args:
+        atom: Atom of the pattern.
+        category: The category.
+        marked: True if the categories of the vocabulary tell aromatic atoms from others.
     """
     number = Chem.GetPeriodicTable().GetAtomicNumber(category.symbol)
 
@@ -588,10 +705,13 @@ def atom_could_be(atom: Chem.Atom, category: AtomCategory, marked: bool) -> bool
 
 
 def bond_could_be(bond: Chem.Bond, name: str, marked: bool) -> bool:
-    """Return True if a pattern's bond may match a bond name.
+    """Return True if a bond of a SMARTS may match bonds of a category.
 
-    `marked` says whether the vocabulary has aromatic marks; without these, any single or double
-    bond may be aromatic.
+    Args:
+        bond: Bond of the pattern.
+        name: Name of the category, such as "SINGLE".
+        marked: True if the categories of the vocabulary tell aromatic bonds from others. If False,
+            any single or double bond may be aromatic.
     """
     aromatic = name.startswith(MARK)
     order = Chem.BondType.AROMATIC if aromatic else Chem.BondType.names[name]

@@ -54,7 +54,7 @@ class LinkedFragment(GraphFragment):
         return ring
 
     def start(self, sizes: Tensor, support: Support, closures: int) -> LinkedProgress:
-        """Return particles without nodes, see `LinkedProgress`."""
+        """Return particles that have no nodes yet; arguments as of `Progress`."""
         return LinkedProgress(self, sizes, support, closures)
 
 
@@ -87,7 +87,12 @@ class LinkedProgress(Progress):
         return torch.where(here.any(1), topmost, NO_PIECE), deepest
 
     def update_tables(self) -> None:
-        """Update the tables that the masks and placements of the next node are read from."""
+        """Compute what the next node may be, see `Progress.update_tables`.
+
+        It also sets `linker`, the piece that becomes the linker, (P,) long; raises `floor`, so that
+        no unfinished piece is left; and replaces `enterable`: fragment nodes may follow a free node
+        at attachments only.
+        """
         super().update_tables()
         self.linker, deepest = self._pieces()
         unfinished = (deepest > self.linker) | (self.attachments > 0).any(1)
@@ -105,7 +110,7 @@ class LinkedProgress(Progress):
         return fits & (self.free >= needed)[:, None]
 
     def mask(self, previous: list[Tensor], cardinality: int) -> Tensor:
-        """Return which values of a free node's next variable are possible, (P, cardinality)."""
+        """Return which values of a free node's next variable are possible; see `Progress.mask`."""
         role = DepthFirstCode.role(len(previous))
         if role == "length":
             return self._lengths(previous, cardinality)
@@ -202,7 +207,7 @@ class LinkedProgress(Progress):
         """Place a node at the start or after a free node in each particle that allows it.
 
         Unlike in `Progress`, fragment neighbours of the node may be on the path: it closes rings to
-        these.
+        these. Arguments and result are those of `Progress.entries`.
         """
         entry = super().entries(back, uniform, guide)
         if entry is None:
@@ -222,7 +227,11 @@ class LinkedProgress(Progress):
     def placement_mask(
         self, placements: Placements, previous: list[Tensor], cardinality: int
     ) -> Tensor:
-        """Return the possible values of the placements' next variable, (R, cardinality) bool."""
+        """Return the possible values of the placements' next variable, (R, cardinality) bool.
+
+        Arguments are those of `Progress.placement_mask`. Beside the closures to fragment nodes, a
+        placement may have joins, closures to free nodes, at its attachments.
+        """
         fits = super().placement_mask(placements, previous, cardinality)
         k = len(previous)
         role, number = DepthFirstCode.role(k), DepthFirstCode.edge_number(k)
@@ -253,7 +262,9 @@ class LinkedProgress(Progress):
     def narrow(self, placements: Placements, previous: list[Tensor]) -> None:
         """Insert a join where it was drawn, and mark structures that contradict an edge, in place.
 
-        `previous` are the values (R,) of the placements' first variables.
+        Args:
+            placements: R placements, whose `lengths`, `edges` and `alive` change.
+            previous: Values of their variables so far, (R,) long each, of which the last is new.
         """
         k = len(previous) - 1
         if k >= 0 and DepthFirstCode.role(k) == "length":

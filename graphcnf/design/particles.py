@@ -499,8 +499,11 @@ class Progress:
     def narrow(self, placements: Placements, previous: list[Tensor]) -> None:
         """Mark structures that contradict the last of the `previous` variables as dead, in place.
 
-        `previous` are the values (R,) of the placements' first variables. A variable that is no
-        edge of the fragment contradicts none.
+        A variable that is no edge of the fragment contradicts none.
+
+        Args:
+            placements: R placements, whose `alive` changes.
+            previous: Values of their variables so far, (R,) long each.
         """
         k = len(previous) - 1
         if k < 0 or DepthFirstCode.role(k) != "edge" or not len(self.fragment.edges):

@@ -37,7 +37,11 @@ TYPES = {"str": str, "list": list, "tuple": tuple}
 
 
 def to_json(value: Any) -> Any:
-    """Return a category's value, or a list or dataclass of values, as JSON values.
+    """Convert the value of a category, as a user's data hold it, to JSON values.
+
+    Values are text, numbers, bool, None, timestamps, intervals and tuples of these, also in lists
+    and dataclasses. What JSON does not know becomes an object with a single key: {"timestamp": ISO
+    text}, {"tuple": [...]}, {"interval": [left, right, closed]}. `from_json` is the inverse.
 
     Raises:
         UserError: if a value is not text, a finite number, bool, None, a timestamp, or an interval
@@ -66,6 +70,9 @@ def to_json(value: Any) -> Any:
 
 def from_json(content: Any) -> Any:
     """Invert `to_json`; a dataclass comes back as the dict of its fields.
+
+    Args:
+        content: JSON values, which may come from a stranger's file.
 
     Raises:
         ValueError: if the content is not what `to_json` returns.
@@ -211,7 +218,12 @@ class Adapter:
         return rows.lengths.numpy()
 
     def batch(self, rows, chosen: np.ndarray) -> Any:
-        """Return the items with the indices `chosen` (M,), for the flow's `training_loss`."""
+        """Return some items as a batch, which the flow's `training_loss` and `log_prob` take.
+
+        Args:
+            rows: All encoded items.
+            chosen: Indices of the items, (M,) int64.
+        """
         return rows[torch.from_numpy(chosen)]
 
 

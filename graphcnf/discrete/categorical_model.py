@@ -582,6 +582,10 @@ class CategoricalModel(nn.Module):
     def from_pretrained(cls, folder: str | Path, device="cpu") -> CategoricalModel:
         """Load a model written by `save_pretrained` or `fit(out=...)`, or "org/name" of the hub.
 
+        Args:
+            folder: The folder, or the name of a repository of the Hugging Face hub.
+            device: Device of the model, such as "cuda:1".
+
         Raises:
             UserError: if the model is missing, damaged, or no `CategoricalModel`.
         """
@@ -640,7 +644,12 @@ def _settings(adapter: Adapter, seed, minutes, steps, keep_best, given: dict) ->
 
 
 def _warn_of_early_end(result: FitResult, minutes: float | None) -> None:
-    """Warn that held-out data got worse in training, which has ended before its time."""
+    """Warn that held-out data got worse in training, which has ended before its time.
+
+    Args:
+        result: Result of the training, with the weights that were best on held-out data.
+        minutes: Time budget.
+    """
     assert result.best is not None
     best, last = (m.get(result.headline, math.nan) for m in (result.best.metrics, result.metrics))
     warnings.warn(

@@ -209,7 +209,18 @@ class ColoringFlow(Pretrained, nn.Module):
 
     @torch.no_grad()
     def decode(self, z: Tensor, batch: GraphBatch) -> Tensor:
-        """Decode base latents z (B, N, D) to the colours (B, N) long of the graphs of a batch."""
+        """Decode base latents to colours of graphs.
+
+        Args:
+            z: Base latents, (B, N, D).
+            batch: B graphs, whose colours (`node_types`) are ignored.
+
+        Returns:
+            (B, N) long; 0 where masked.
+
+        Raises:
+            ValueError: if a graph has no nodes or a self-loop.
+        """
         return self.flow.decode(z, self._context(batch))
 
     def _context(self, batch: GraphBatch, **draw) -> GraphContext:

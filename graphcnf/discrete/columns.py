@@ -207,7 +207,13 @@ class Perceptron(nn.Module):
 
 
 def mixture(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
-    """Return log(share exp(first) + (1 - share) exp(second))."""
+    """Return the log-density of a mixture, log(share exp(first) + (1 - share) exp(second)).
+
+    Args:
+        first: Log-densities of one part, nats.
+        second: Log-densities of the other part, nats, of the same shape.
+        share: Weight of the first part, in (0, 1), of a shape that broadcasts.
+    """
     return torch.logaddexp(share.log() + first, torch.log1p(-share) + second)
 
 
@@ -739,7 +745,12 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
         self.metadata: dict = {}
 
     def start_from(self, counts: Counts, regression: bool = True) -> None:
-        """Copy counts and their regression into the network, in place (`ColumnMLP.start_from`)."""
+        """Copy counts and their regression into the network, in place, before it is trained.
+
+        Args:
+            counts: The counts, whose shapes `config["counts"]` takes over.
+            regression: False to leave the regression at 0; see `ColumnMLP.start_from`.
+        """
         self.config["counts"] = counts.arguments
         self.network.start_from(counts, regression)
 

@@ -285,7 +285,12 @@ class Counts:
 
 
 def slots_of(sizes: np.ndarray, column: int) -> slice:
-    """Return the slots of a column, given the number of categories of each column, (N,)."""
+    """Return the slots of a column: its range among the categories of all columns.
+
+    Args:
+        sizes: Number of categories of each column, (N,).
+        column: Number of the column.
+    """
     stop = int(sizes[: column + 1].sum())
     return slice(stop - int(sizes[column]), stop)
 

@@ -65,7 +65,11 @@ WORST = 10
 
 
 def total_variation(first: Iterable[Hashable], second: Iterable[Hashable]) -> float:
-    """Return the total variation between two samples of values, in [0, 1].
+    """Return the total variation between two samples, half the sum of |p(v) - q(v)|, in [0, 1].
+
+    Args:
+        first: Values; p(v) is the share of them that are v.
+        second: Values of the other sample, with the shares q(v).
 
     Raises:
         UserError: if a sample is empty.

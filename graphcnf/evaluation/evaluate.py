@@ -261,7 +261,12 @@ class Reference:
         )
 
     def _once(self, key: tuple, compute: Callable[[], Any]) -> Any:
-        """Return the result of `compute`, which is called only once for each `key`."""
+        """Return the result of a computation that is made only once.
+
+        Args:
+            key: What tells it from other computations of this object.
+            compute: Function that makes it, called if there is no result for the key yet.
+        """
         if key not in self._known:
             self._known[key] = compute()
         return self._known[key]
@@ -699,6 +704,10 @@ def bits(model: GraphModel, graphs: PackedGraphs) -> dict[str, float]:
     Bits are upper bounds if the model's log-likelihood is a lower bound, of which one draw is
     taken. For an order-agnostic model, the bits per molecule sum over all node orderings of the
     molecule, while the bits per node are, as published, those of one ordering.
+
+    Args:
+        model: The model.
+        graphs: The graphs, in the node order that the model needs.
 
     Returns:
         `bits_per_node` and `bits_per_molecule`, means over the graphs without those that have the

@@ -16,11 +16,23 @@ from typing import Any
 from graphcnf.errors import csv_cell
 
 Row = Mapping[str, Any]
+"""Values by name."""
+
 Column = tuple[str, Callable[[Row], str]]
+"""Heading of a column, and the function from a row to the text of its cell, "" for an empty one."""
 
 
 def markdown(rows: Sequence[Row], columns: Sequence[Column], notes: Sequence[str] = ()) -> str:
-    """Return an aligned Markdown table, below it `notes` as a list; empty columns are left out."""
+    """Write a Markdown table, aligned so that it can be read as plain text.
+
+    Args:
+        rows: The rows.
+        columns: The columns; those that are empty in all rows are left out.
+        notes: Lines of a list below the table.
+
+    Returns:
+        The text, with a line break at the end; "" if all columns are empty.
+    """
     cells = [[c.replace("|", "\\|") for c in column] for column in shown_columns(rows, columns)]
     if not cells:
         return ""
@@ -36,10 +48,14 @@ def markdown(rows: Sequence[Row], columns: Sequence[Column], notes: Sequence[str
 
 
 def shown_columns(rows: Sequence[Row], columns: Sequence[Column]) -> list[list[str]]:
-    """Return the text of a table by columns.
+    """Fill the cells of a table, without the columns that are empty in all rows.
+
+    Args:
+        rows: The rows.
+        columns: The columns.
 
     Returns:
-        For each column with a cell that is not empty, its heading and its cells; empty cells are
+        For each column that is left a list: its heading, then a cell for each row. Empty cells are
         "-", unless the column has no heading.
     """
     cells = [[title, *(show(row) for row in rows)] for title, show in columns]
@@ -50,8 +66,13 @@ def shown_columns(rows: Sequence[Row], columns: Sequence[Column]) -> list[list[s
 def transposed(rows: Sequence[Row], columns: Sequence[Column]) -> tuple[list[Row], list[Column]]:
     """Transpose a table, for few rows with many figures.
 
+    Args:
+        rows: The rows.
+        columns: The columns; those that are empty in all rows are left out.
+
     Returns:
-        Rows, one for each former column, and columns, of which the first holds the former headings.
+        Rows, one for each former column but the first; and columns, of which the first holds the
+        former headings, and the others are headed by the former first column.
     """
     head, *lines = shown_columns(rows, columns)
     keys = [str(k) for k in range(len(head))]
@@ -72,7 +93,12 @@ def csv_text(rows: Sequence[Row]) -> str:
 
 
 def json_text(content: Any, indent: int | None = 2) -> str:
-    """Return JSON, in one line if `indent` is None; numbers that are not finite become null."""
+    """Return JSON text, with a line break at the end.
+
+    Args:
+        content: JSON values; numbers that are not finite, which JSON lacks, become null.
+        indent: Spaces per level; None for a single line.
+    """
     return json.dumps(_finite(content), indent=indent, allow_nan=False) + "\n"
 
 
@@ -89,9 +115,13 @@ def _finite(content: Any) -> Any:
 
 
 def text(key: str, form: str = "{}") -> Callable[[Row], str]:
-    """Return a function of a row that formats its value `key` by the format string `form`.
+    """Return a function of a row that formats one of its values.
 
     It returns "" if the value is missing or None.
+
+    Args:
+        key: Name of the value.
+        form: Format string, such as "{:.1f} s".
     """
     return lambda row: "" if row.get(key) is None else form.format(row[key])
 

@@ -58,7 +58,15 @@ BLOCK = 2000
 
 
 def add_counts(one: Counter, other: Counter) -> Counter:
-    """Add the counts of the second histogram to the first, in place, and return the first."""
+    """Add the counts of a histogram to another one, as `Statistic.add` does.
+
+    Args:
+        one: The histogram that grows, in place.
+        other: The counts to add.
+
+    Returns:
+        `one`.
+    """
     one.update(other)  # += would visit all keys of `one` each time
     return one
 
@@ -106,7 +114,16 @@ class Metric:
 
 
 def histogram(function: Callable[[Chem.Mol], Iterable[str]], mols: Sequence[Chem.Mol]) -> Counter:
-    """Count how often each text occurs among those that a function returns for the molecules."""
+    """Count texts that describe molecules, such as the elements of their atoms.
+
+    Args:
+        function: Function from a sanitized molecule to its texts; one that it returns several times
+            counts as often.
+        mols: The molecules.
+
+    Returns:
+        How often each text occurs among all molecules.
+    """
     return Counter(text for mol in mols for text in function(mol))
 
 
@@ -229,6 +246,10 @@ def wasserstein(generated: Histogram, reference: Histogram) -> float:
 
     The mean distance by which values have to be moved to turn one distribution into the other, in
     the property's own unit. At least 0, lower is better.
+
+    Args:
+        generated: Counts of the property's values, written as decimals, in the generated molecules.
+        reference: Those in the reference molecules.
     """
     from scipy.stats import wasserstein_distance
 
@@ -241,6 +262,10 @@ def total_variation(generated: Histogram, reference: Histogram) -> float:
 
     The share of one histogram that has to be moved to turn it into the other. In [0, 1], lower is
     better; 1 if one histogram is empty and the other is not.
+
+    Args:
+        generated: Counts in the generated molecules; p_k is the share of the counts of text k.
+        reference: Counts in the reference molecules, with the shares q_k.
     """
     totals = [sum(generated.values()), sum(reference.values())]
     if 0 in totals:
@@ -255,6 +280,10 @@ def cosine(generated: Histogram, reference: Histogram) -> float:
     """Return the cosine similarity of two histograms: Frag and Scaf of MOSES.
 
     In [0, 1], higher is better; 1 means the same proportions.
+
+    Args:
+        generated: Counts of BRICS fragments or scaffolds in the generated molecules.
+        reference: Those in the reference molecules.
 
     Raises:
         Unavailable: A histogram is empty.
@@ -395,6 +424,12 @@ def nspdk_distance(generated: np.ndarray, reference: np.ndarray) -> float:
 
 def chemnet_sums(mols: Sequence[Chem.Mol], device: str = "cpu") -> np.ndarray:
     """Sum ChemNet's 512 activations, and their products, over molecules.
+
+    They give the mean and the covariance of the activations, which the FCD compares.
+
+    Args:
+        mols: Sanitized molecules.
+        device: Device of the network, such as "cuda".
 
     Returns:
         Sum of the outer products of the vector (1, activations) with itself, (513, 513) float64. So

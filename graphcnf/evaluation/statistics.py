@@ -71,7 +71,9 @@ class SetStatistics:
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return the statistics as arrays by name, for a cache file.
 
-        Histograms, size and reasons are JSON, in the bytes of the array `rest`.
+        Returns:
+            Each statistic that is an array, by its name; and "rest", uint8, the bytes of a JSON
+            object of "size", "counts" (the histograms by name) and "missing".
         """
         arrays = {k: v for k, v in self.values.items() if isinstance(v, np.ndarray)}
         rest = {k: v for k, v in self.values.items() if k not in arrays}

@@ -168,9 +168,17 @@ def summarize(records: pd.DataFrame, wanted: tuple[Statistic, ...] = ()) -> Summ
 
 
 def figure_key(convention: str, name: str) -> str:
-    """Return the key in `Summary.figures` of a figure such as "novelty" in a convention.
+    """Return the key in `Summary.figures` of a figure in a convention.
 
-    For example "novelty" in the convention "strict", "repaired_novelty" in "repaired".
+    Args:
+        convention: One of `CONVENTIONS`.
+        name: Name of the figure, such as "novelty".
+
+    Examples:
+        >>> figure_key("strict", "novelty"), figure_key("strict", "validity")
+        ('novelty', 'strict_validity')
+        >>> figure_key("repaired", "novelty")
+        'repaired_novelty'
     """
     counted = name in ("valid", "validity", "unique", "novel")
     return f"{convention}_{name}" if counted or convention != "strict" else name

@@ -65,7 +65,13 @@ class Given(NamedTuple):
 
     @classmethod
     def of(cls, molecules: Iterable[str], parts: Any = None) -> Given:
-        """Return what is given, with those of some molecules that have reactive groups."""
+        """Return what is given; of given molecules, those that have reactive groups.
+
+        Args:
+            molecules: SMILES of given molecules. Those without reactive groups excuse nothing, and
+                are left out.
+            parts: See `Given`.
+        """
         return cls(parts, tuple(smiles for smiles in molecules if _counts(smiles)))
 
 
@@ -108,7 +114,15 @@ def _counts(smiles: str) -> Counter[tuple[str, str]]:
 
 
 def _reactive(molecule: Chem.Mol, given: Given) -> str:
-    """Return the name of a reactive group that is not given; "" if there is none."""
+    """Return the name of a reactive group of a molecule that is not given; "" if there is none.
+
+    A group is given if all its atoms lie in a given fragment. The others together must be among
+    those of one given molecule, as many of each.
+
+    Args:
+        molecule: A sanitized molecule.
+        given: What the user gives.
+    """
     groups = reactive_groups(molecule)
     if not groups:
         return ""

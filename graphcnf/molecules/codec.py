@@ -251,7 +251,7 @@ def _rings_first(mol: Chem.Mol) -> list[int]:
 
 
 def bond_ends(mol: Chem.Mol) -> list[tuple[int, int]]:
-    """Return the numbers of the two atoms of each bond."""
+    """Return the numbers of the two atoms of each bond, in the order of the bonds."""
     return [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in mol.GetBonds()]
 
 

@@ -161,8 +161,9 @@ class Filters:
     def identity(self) -> dict[str, str]:
         """JSON values that differ between filters that differ, so that no run goes on with others.
 
-        For each name in `checks`, the SHA-256 of the molecules to compare with or of the list of
-        reactive groups, or what identifies the predictors; "" for other filters.
+        The keys are the names of the single filters, as in `checks`. Most names say all about a
+        filter, whose value is "". Others depend on data: the value is the SHA-256 of the molecules
+        to compare with or of the list of reactive groups, or what identifies the predictors.
         """
         found = dict.fromkeys(self.checks, "")
         if REACTIVE in self.alerts:
@@ -207,6 +208,9 @@ def passing_shares(names: Iterable[str], outcomes: Mapping[str, int]) -> dict[st
     Args:
         names: Names in `Filters.checks`, in order.
         outcomes: Number of molecules by `Filters.refusal`.
+
+    Returns:
+        Shares in [0, 1] by name, in the order of `names`; 0 where no molecule was left.
     """
     refused = Counter[str]()
     for refusal, number in outcomes.items():

@@ -87,7 +87,12 @@ class Quality(NamedTuple):
         return float((abs(self.measured - self.predicted) <= width * self.deviations).mean())
 
     def intervals(self) -> dict[str, float]:
-        """Return the share of values in the central interval of each of `INTERVALS`, by "80%"."""
+        """Return how many values lie in the predicted intervals.
+
+        Returns:
+            By each probability of `INTERVALS`, written as "80%", the share of the values that lie
+            in the central interval of that probability, in [0, 1]. It should be about as large.
+        """
         return {f"{p:.0%}": self.covered(p) for p in INTERVALS}
 
 
@@ -140,13 +145,26 @@ class Surrogate:
 
     @classmethod
     def of_data(cls, data: Any, column: str, bound: str = "mean") -> Surrogate:
-        """Return the surrogate of a measured column of a `MoleculeDataset`."""
+        """Return the surrogate of a measured column of a data set.
+
+        Args:
+            data: A `MoleculeDataset`; molecules without a value in the column are left out.
+            column: Name of the column.
+            bound: See `Surrogate`.
+
+        Raises:
+            ValueError: The data set has no such column.
+        """
         values = data.targets[:, data.columns.index(column)]
         known = {s: v for s, v in zip(data.smiles, values.tolist(), strict=True) if v == v}
         return cls.of_values(column, known, bound)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the members and their values as JSON values, with the range of the values."""
+        """Return the data of the surrogate as JSON values, as `give_surrogate` stores them.
+
+        Returns:
+            "smiles" and "values" of the members, and "range", the smallest and the largest value.
+        """
         span = [min(self.values), max(self.values)]
         return {"range": span, "smiles": list(self.smiles), "values": list(self.values)}
 
@@ -220,7 +238,15 @@ class Surrogate:
 
 
 def sentence(surrogate: Surrogate, quality: Quality) -> str:
-    """Say how well a surrogate predicts, and whether it can be used at all."""
+    """Say how well a surrogate predicts, and whether it can be used at all.
+
+    Args:
+        surrogate: The surrogate.
+        quality: Its quality by cross-validation.
+
+    Returns:
+        A sentence for the user, or two if it predicts no better than `USELESS`.
+    """
     covered = ", ".join(f"{share:.0%} in that of {p}" for p, share in quality.intervals().items())
     found = (
         f"surrogate of {surrogate.name}, {len(surrogate.values):,} molecules: cross-validated R² "
@@ -235,7 +261,7 @@ def sentence(surrogate: Surrogate, quality: Quality) -> str:
 
 
 def surrogates_of(model: GraphModel) -> dict[str, Surrogate]:
-    """Return the surrogates whose data a model has, by column.
+    """Return the surrogates that `give_surrogate` has stored in a model, by column.
 
     Raises:
         UserError: The data are damaged.
@@ -256,7 +282,12 @@ def surrogates_of(model: GraphModel) -> dict[str, Surrogate]:
 
 
 def give_surrogate(model: GraphModel, surrogate: Surrogate) -> None:
-    """Store the data of a surrogate in the metadata of a model, in place of older ones."""
+    """Store the data of a surrogate in the metadata of a model, in place.
+
+    Args:
+        model: The model, which is saved with them.
+        surrogate: The surrogate; it replaces an older one of the same column.
+    """
     known = dict(model.metadata.get(MEASURED, {}))
     model.metadata[MEASURED] = {**known, surrogate.name: surrogate.to_dict()}
 

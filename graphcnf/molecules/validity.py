@@ -98,7 +98,15 @@ def _written(mol: Chem.Mol | None) -> str | None:
 
 
 def strict_smiles(graphs: PackedGraphs, vocabulary: MoleculeVocabulary) -> list[str | None]:
-    """Return the canonical SMILES of every graph that is a valid, connected molecule, else None."""
+    """Return the canonical SMILES of every graph that is a valid, connected molecule, else None.
+
+    Args:
+        graphs: M graphs.
+        vocabulary: Meaning of their categories.
+
+    Returns:
+        M texts, see `strict`; None for the other graphs.
+    """
     every = map(graphs.graph, range(len(graphs)))
     with quiet():
         return [strict(graph_to_molecule(*graph, vocabulary)) for graph in every]

@@ -133,10 +133,11 @@ class MoleculeVocabulary:
 
     @property
     def merged(self) -> tuple[list[int], list[int]]:
-        """For each category of atoms, and of bonds, the first that is the same but for its mark.
+        """For each category of atoms, and of bonds, the first one that differs in the mark at most.
 
-        Environments of atoms tell neighbours apart by element and charge, and bonds by their type
-        in the Kekulé structure.
+        The mark says "aromatic". By these lists, environments of atoms tell neighbours apart by
+        element and charge, and bonds by their type in the Kekulé structure, but not by marks: `c`
+        is merged with `C`.
         """
         atoms = [atom[:2] for atom in self.atoms]
         types = self.bond_types

@@ -171,7 +171,13 @@ def _check_element(symbol: str) -> None:
 
 
 def gaussian(value: float, centre: float, width: float) -> float:
-    """Return `exp(-(value - centre)^2 / (2 width^2))`."""
+    """Score how near a value is to a wanted one: `exp(-(value - centre)^2 / (2 width^2))`.
+
+    Args:
+        value: The value.
+        centre: The wanted value, whose score is 1.
+        width: Distance at which the score falls to exp(-1/2) = 0.61, above 0.
+    """
     deviation = (value - centre) / width
     # No power, which would raise OverflowError far away.
     return math.exp(-0.5 * deviation * deviation)

@@ -222,9 +222,16 @@ class ReplayMemory:
         return self.isomers[True] <= self.isomers[False] + len(self) // 100
 
     def best(self, count: int) -> np.ndarray:
-        """Return the indices of the `count` best molecules, best first, earlier first on ties.
+        """Return the indices of the molecules with the highest scores, best first.
 
-        Failed calls are left out, and so are more than `per_scaffold` molecules of one scaffold.
+        Failed calls are left out, and so are more than `per_scaffold` molecules of one scaffold. Of
+        equal scores the earlier one comes first.
+
+        Args:
+            count: Number of molecules at most.
+
+        Returns:
+            Indices into `smiles` and `scores`, (M,) int64.
         """
         scores = np.array(self.scores)
         order = np.argsort(-scores, kind="stable")[: np.isfinite(scores).sum()]

@@ -57,7 +57,12 @@ class Record(NamedTuple):
 
 
 class DrawnBlock(NamedTuple):
-    """The records of a block, and the seconds until they were there."""
+    """A block that was drawn.
+
+    Attributes:
+        records: Its records, at least one, in the order of their numbers.
+        seconds: Time from the block before until they were there, s.
+    """
 
     records: list[Record]
     seconds: float

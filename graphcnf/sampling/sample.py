@@ -103,7 +103,7 @@ class SampleCounts:
         sampled: Number of records.
         valid: Number of these that are valid.
         written: Number of these that are written.
-        seconds: Time of drawing.
+        seconds: Wall time of drawing, s, over all interrupted runs.
         outcomes: Numbers of valid molecules by `Filters.refusal`.
         reached: Four numbers for each conditioned property: the target; over the written molecules
             with a finite value, their number, the sum of values, and the sum of absolute errors.

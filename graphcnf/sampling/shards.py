@@ -108,7 +108,14 @@ def write_description(out: Path, shard: Shard, sample: Sample, file: Path) -> No
 
 
 def is_complete(out: Path, shard: Shard) -> bool:
-    """Return True if the file exists and is this shard, drawn on any machine."""
+    """Return True if a shard is drawn already, so that it can be skipped.
+
+    Args:
+        out: File of the shard, with its description beside it.
+        shard: Description of the shard that is asked for, as `shards_of` returns it. All must agree
+            but the machine (`environment`), and the file must have the length and checksum that its
+            description says.
+    """
     try:
         found = read_json(inside(out.parent, _described(out).name))
         return {**found, "environment": shard["environment"]} == {**found, **shard, **_seal(out)}
