@@ -38,9 +38,9 @@ Score = Annotated[
     str,
     option(
         "Score to maximize: qed, logp or another name (a wrong one lists all), FILE.py:FUNCTION of "
-        "an RDKit molecule or of a SMILES, surrogate:FILE:COLUMN for a measured column as a "
-        "Gaussian process predicts it (:lower or :upper for a bound), or FILE.toml with several "
-        "objectives.",
+        "an RDKit molecule or of a SMILES, molscore:CONFIG, surrogate:FILE:COLUMN for a measured "
+        "column as a Gaussian process predicts it (:lower or :upper for a bound), or FILE.toml "
+        "with several objectives.",
         metavar="WHAT",
     ),
     Role.FILE,

@@ -13,6 +13,7 @@ SCORES = Registry(
         **{name: f"graphcnf.molecules.properties:{name}" for name in _PROPERTIES},
         **{name: f"graphcnf.optimization.objectives:{name}" for name in _OWN},
         "activity": "graphcnf.optimization.activity:activity",
+        "molscore": "graphcnf.optimization.molscore:molscore",
         "surrogate": "graphcnf.datasets.smiles_file:surrogate",
     },
 )

@@ -299,7 +299,8 @@ class Goal:
             score: A score function, one or several tables, a goal, or a text: a name in `SCORES`,
                 `FILE.py:FUNCTION`, `FILE.toml` with a `mean` and a table `[[objective]]` for each
                 objective, `surrogate:FILE:COLUMN` for a measured column (`:lower` or `:upper` may
-                follow), or a benchmark's task such as `pmo:qed`.
+                follow), `molscore:CONFIG` for a configuration of MolScore, or a benchmark's task
+                such as `pmo:qed`.
 
         Raises:
             UserError: It stands for none.
@@ -317,6 +318,8 @@ class Goal:
         suite, _, task = score.partition(":")
         if suite == "surrogate":
             return cls([_surrogate_table(task)], source="--score")
+        if suite == "molscore":
+            return cls([{"score": "molscore", "config": task}], source="--score")
         if suite not in BENCHMARKS:
             return cls([{"score": score}], source="--score")
         tables = benchmark_tasks(suite)
@@ -401,7 +404,7 @@ class Goal:
         for table in self.tables:
             for key, value in sorted(table.items()):
                 shown = _score_identity(value, self.folder) if key == "score" else repr(value)
-                if key == "file":
+                if is_path(key, value):
                     shown += hashlib.sha256(read_file(self.folder / value)).hexdigest()
                 parts.append(f"{key}={shown}")
             parts.append("")
@@ -433,8 +436,8 @@ def _objective(table: Mapping[str, Any], folder: Path) -> Objective:
             raise UserError(f"{wrong[0]} must be text, got {given[wrong[0]]!r}")
         if (needed := parameters[0]) not in given:
             raise UserError(f"{score} needs {needed!r}, in an [[objective]] of a .toml file")
-        if "file" in given:
-            given["file"] = str(folder / expand_user(given["file"]))
+        for key in [key for key, value in given.items() if is_path(key, value)]:
+            given[key] = str(folder / expand_user(given[key]))
         function = function(**given)
     if not callable(function):
         raise UserError(f"score must be a name or FILE.py:FUNCTION, got {score!r}")
@@ -457,6 +460,11 @@ def _surrogate_table(text: str) -> dict[str, str]:
     if not file or not column:
         raise UserError(f"surrogate:{text}: write surrogate:mine.csv:pIC50, a file and a column")
     return {"score": "surrogate", "file": file, "column": column, "name": column, **bound}
+
+
+def is_path(key: str, value: Any) -> bool:
+    """Return True if the parameter `key` of a score names a file by its value."""
+    return key == "file" or (key == "config" and str(value).endswith(".json"))
 
 
 def parameters_of(score: Callable) -> list[str]:

@@ -1,0 +1,91 @@
+"""Scores of MolScore: a configuration of that package as a score of one molecule.
+
+MolScore scores batches, writes each to a folder, and may penalize molecules by what it has seen
+before (diversity filter). Here it scores molecules one by one, without memory, in a temporary
+folder.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import warnings
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from graphcnf.errors import UserError, described
+from graphcnf.files import installed_file, read_json
+
+
+def molscore(*, config: str) -> Callable[[str], float]:
+    """Return a score: what a configuration of MolScore returns for a molecule; needs molscore.
+
+    Args:
+        config: File of a configuration (`.json`), or a preset of MolScore such as
+            "GuacaMol:Albuterol_similarity".
+
+    Raises:
+        UserError: molscore is not installed, or does not take the configuration.
+    """
+    content = _content(config)
+    try:
+        from molscore import MolScore
+    except ImportError as error:
+        raise UserError(
+            f"molscore:{config} needs molscore: pip install molscore ({error})"
+        ) from None
+
+    folder = TemporaryDirectory(prefix="graphcnf-molscore-")
+    path = Path(folder.name, "config.json")
+    path.write_text(json.dumps({**content, "diversity_filter": {"run": False}}))
+    try:
+        with redirect_stdout(StringIO()):  # It prints what it could not import.
+            scorer = MolScore("graphcnf", str(path), output_dir=folder.name, add_run_dir=False)
+    except Exception as error:
+        raise UserError(f"molscore:{config}: {described(error)}") from None
+    atexit.unregister(scorer.write_scores)  # there is nothing to write
+
+    def score(smiles: str) -> float:
+        assert folder  # It is deleted with this function.
+        with warnings.catch_warnings():  # of pandas
+            warnings.simplefilter("ignore")
+            scorer.run_scoring_functions(smiles=[smiles], file_names=["0_0"])
+            scored = scorer.compute_score(scorer.results_df)
+        return float(scored[scorer.cfg["scoring"]["method"]].iloc[0])
+
+    return score
+
+
+def _content(config: str) -> dict:
+    """Return the JSON object of a configuration.
+
+    Raises:
+        UserError: There is no such file or preset, or it is no JSON object.
+    """
+    path: Path | None = Path(config)
+    if not config.endswith(".json"):
+        category, _, task = config.partition(":")
+        if not task or not (category + task).replace("_", "").replace("-", "").isalnum():
+            raise UserError(
+                f"molscore:{config}: write a file.json, or a preset such as "
+                "molscore:GuacaMol:Albuterol_similarity"
+            )
+        path = installed_file("molscore", "configs", category, f"{task}.json")
+    if path is None:
+        raise UserError(f"molscore:{config}: no such preset, or molscore is not installed")
+    try:
+        content = read_json(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"molscore:{config}: {getattr(error, 'strerror', None) or error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"molscore:{config}: must hold a JSON object")
+    for metric in content.get("scoring", {}).get("metrics", []):
+        if metric["modifier"] == "norm" and not {"max", "min"} <= set(metric["parameters"]):
+            raise UserError(
+                f"molscore:{config}: the modifier norm needs max and min, since a score must not "
+                "depend on the molecules before"
+            )
+    return content
