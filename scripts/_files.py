@@ -54,6 +54,9 @@ class Role(Enum):
 def guard(app: typer.Typer) -> None:
     """Let all commands of an app check their files before they begin.
 
+    Args:
+        app: The app, whose commands are wrapped in place.
+
     Raises:
         TypeError: A parameter of type `Path` has no `Role`.
     """

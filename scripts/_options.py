@@ -327,7 +327,7 @@ class Draw:
 
 @dataclass
 class Fragment:
-    """Options that name a fragment of every molecule."""
+    """Options that name a fragment of every molecule; at most one is given, see `task`."""
 
     scaffold: Annotated[
         str | None,
@@ -482,7 +482,14 @@ def _read_neighbours(text: str) -> Neighbours:
 
 
 def read_molecules(path: Path) -> list[str]:
-    """Return the SMILES of a file; `UserError` if it is unreadable or a SMILES is no molecule."""
+    """Return the SMILES of a file of molecules.
+
+    Args:
+        path: The file.
+
+    Raises:
+        UserError: The file is unreadable, or RDKit cannot read a SMILES; the message says which.
+    """
     from graphcnf.datasets.smiles_file import read_smiles
     from graphcnf.molecules import codec
 
@@ -682,7 +689,11 @@ def check_cluster_options(cluster: str | None, workers: int | None, device: str)
 
 
 def parse_seeds(text: str) -> list[int]:
-    """Return the seeds in a list such as "0,1,2"; raise `typer.BadParameter` for a bad one."""
+    """Return the seeds in a text such as "0,1,2".
+
+    Raises:
+        typer.BadParameter: One is not an integer >= 0, is too large, or is repeated.
+    """
     parts = [part.strip() for part in text.split(",")]
     numbers = {int(part) for part in parts if re.fullmatch("[0-9]{1,30}", part)}
     if len(numbers) < len(parts) or max(numbers, default=0) > LARGEST_SEED:

@@ -145,6 +145,9 @@ def check_target(out: Path | None, kind: str, force: bool) -> None:
 def check_shown(draw: Draw) -> None:
     """Check that the files of --picture and --html can be written.
 
+    Args:
+        draw: Options of the command.
+
     Raises:
         typer.BadParameter: One has another ending.
         UserError: One cannot be written.
@@ -155,6 +158,9 @@ def check_shown(draw: Draw) -> None:
 
 def written_kind(draw: Draw) -> str:
     """Check that all files of a drawing command can be written.
+
+    Args:
+        draw: Options of the command.
 
     Returns:
         The kind of --out, or of the molecules on stdout.

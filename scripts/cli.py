@@ -73,6 +73,11 @@ def run(command: typer.Typer, arguments: list[str] | None = None, name: str = "g
     """Run a command line and exit: 0 success, 1 failure, 2 wrong usage, 130 interrupted.
 
     A failure is one line on stderr, or a traceback if GRAPHCNF_DEBUG is set.
+
+    Args:
+        command: The app with its subcommands.
+        arguments: The arguments; None for those of the process.
+        name: Name of the program in messages.
     """
     # Python has None for a closed stream, to which print() writes silently. In its place, a file
     # open for reading raises an error.

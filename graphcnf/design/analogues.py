@@ -139,6 +139,12 @@ class Origin:
 
         The skeleton is matched in the way with fewest differences. If only the scaffold is
         retained, return the atoms outside the largest common substructure.
+
+        Args:
+            analogue: The analogue.
+
+        Returns:
+            Numbers of its atoms, ascending.
         """
         place = self.places(analogue)[0]
         if self.query is None:
@@ -150,8 +156,11 @@ class Origin:
 
         If only the scaffold is retained, return the matches of the largest common substructure.
 
+        Args:
+            analogue: The analogue.
+
         Returns:
-            For each match, atoms of the analogue by atom of the molecule.
+            For each match, the number of the analogue's atom by number of the molecule's atom.
         """
         if self.query is None:
             return common_places(self.mol, analogue)
@@ -319,8 +328,12 @@ def _bare(
 def scaffold_and_rest(mol: Chem.Mol) -> tuple[set[int], list[set[int]]]:
     """Split the atoms of a molecule into its Bemis-Murcko scaffold and the substituents.
 
+    Args:
+        mol: A sanitized molecule.
+
     Returns:
-        Numbers of the atoms of the scaffold, and those of each substituent.
+        Numbers of the atoms of the scaffold, and those of each substituent: a connected part of the
+        other atoms.
 
     Raises:
         UserError: The molecule has no ring, and so no scaffold.

@@ -77,7 +77,14 @@ def check_grows(model: GraphModel) -> None:
 
 
 def known_rings(model: GraphModel) -> tuple[int, str]:
-    """Return the atoms of the largest ring that a model can close, and how it learns of others."""
+    """Return the size of the largest ring that a model can close, for messages about larger ones.
+
+    Args:
+        model: Model that draws atom by atom.
+
+    Returns:
+        Number of atoms of the ring; and a clause that says how the model learns of larger rings.
+    """
     known = 1 + max(model.config["closures"], default=-1)
     return known, (
         f"the model has seen rings of up to {known} atoms: for larger ones, or more of the large "
@@ -197,7 +204,11 @@ class Growth:
         self.advice += f"; {cure}"
 
     def molecules(self) -> Generator[Result]:
-        """Yield distinct molecules (up to protonation); raise `UserError` once no new are found."""
+        """Yield molecules, of which no two differ in protonation alone.
+
+        Raises:
+            UserError: No new ones were found in `PATIENCE` rounds; the message says what to change.
+        """
         for one in self._funnel.distinct(map(self._accepted, count())):
             self._yielded.append(len(one.graph[0]))
             yield one
@@ -220,12 +231,11 @@ class Growth:
     def accuracy(self) -> dict[str, float]:
         """Return how well the molecules represent the model given the fragment.
 
-        Empty if they are samples of the model, or before any was found. Otherwise:
-
-        - `effective`: number of independent molecules with equal weights that determine means as
-          well as all weighted particles so far,
-        - `atoms`: mean number of atoms of the molecules yielded,
-        - `atoms_weighted`: that of all particles by weight, which estimates the model's.
+        Returns:
+            {} if they are samples of the model, or before any was found. Otherwise "effective", the
+            number of independent molecules with equal weights that determine means as well as all
+            weighted particles so far; "atoms", the mean number of atoms of the molecules yielded;
+            and "atoms_weighted", that of all particles by weight, which estimates the model's.
         """
         if not self._groups or not self._yielded:
             return {}
@@ -511,8 +521,25 @@ def grow(
 ) -> tuple[PackedGraphs, list[str | None]]:
     """Draw n distinct molecules that contain a fragment; see `MoleculeFlow.grow`.
 
+    Args:
+        flow: A model that draws atom by atom.
+        fragment: SMILES or SMARTS of the fragment.
+        n: Number of molecules.
+        task: One of `graphcnf.design.fragments.TASKS`.
+        stereo: True to draw stereo marks if the model has stereo.
+        added_atoms: Fewest and most new heavy atoms; None for no limit.
+        added_rings: Fewest and most new rings; None for no limit.
+        added_rotatable: Fewest and most new rotatable bonds; None for no limit.
+        alerts: Catalogues of structural alerts that no molecule may have, see
+            `Filters.with_alerts`.
+        filters: Further filters that every molecule passes.
+        **options: Further arguments of `Growth`.
+
     Returns:
-        The graphs of the molecules, and their SMILES.
+        The graphs of the molecules, and their SMILES, n of each.
+
+    Raises:
+        UserError: An argument is wrong, or nothing new is found for long.
     """
     added = AddedLimits(added_atoms, added_rings, added_rotatable)
     options["filters"] = filters.with_alerts(alerts)

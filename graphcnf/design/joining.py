@@ -73,7 +73,14 @@ def join_molecules(
     partners = [[[m for m in read if m.HasSubstructMatch(g)] for g in pair] for pair in groups]
 
     def join(first: Chem.Mol | None) -> Chem.Mol | None:
-        """Return the product of `first`, or of a random molecule, with another; None if none."""
+        """Join a molecule and a random one by a random reaction that both can take part in.
+
+        Args:
+            first: The molecule; None for a random one.
+
+        Returns:
+            A random product, sanitized; None if no reaction fits or RDKit rejects the product.
+        """
         ways = [
             (reaction, one if first is None else [first], other, swapped)
             for reaction, pair, there in zip(reactions, groups, partners, strict=True)

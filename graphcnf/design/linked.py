@@ -27,7 +27,10 @@ NO_PIECE = -1  # at the level of a fragment node
 
 
 class LinkedFragment(GraphFragment):
-    """Fragment whose attachments all lead to one connected part of free nodes."""
+    """Fragment whose attachments all lead to one connected part of free nodes, the linker.
+
+    Its attributes are those of `GraphFragment`.
+    """
 
     @property
     def fewest_free(self) -> int:
@@ -36,10 +39,12 @@ class LinkedFragment(GraphFragment):
 
     @property
     def closed_ring(self) -> int:
-        """Nodes of the smallest ring that the linker must close over the fragment; 0 for none.
+        """Number of nodes of a ring that the linker must close over the fragment; 0 for none.
 
-        Where it closes several, those are meant that lead from each attachment to the next one, and
-        the largest of these.
+        A component with several attachments makes rings: through the fragment from an attachment to
+        the nearest other one, and back through at least one node of the linker (two if both
+        attachments are at one node). This is the largest of the smallest such rings of all
+        attachments, a lower bound on what the model must be able to close.
         """
         attached = self.attachments > 0
         near = torch.eye(len(self), dtype=torch.bool)
@@ -64,13 +69,17 @@ class LinkedProgress(Progress):
     Beside what `Progress` knows of P particles, it keeps the piece of each level of the path, and
     so says which closures join a loose piece to the linker. The rings that `Progress` counts are
     here those of the linker by itself, not those that it closes over the fragment.
+
+    Attributes:
+        piece: Piece of the free node at each level of the path, `NO_PIECE` for a fragment node, (P,
+            levels) long; beside the attributes of `Progress`.
     """
 
     TABLES = (*Progress.TABLES, "piece")
 
     def __init__(self, fragment: GraphFragment, sizes: Tensor, support: Support, closures: int):
         super().__init__(fragment, sizes, support, closures)
-        self.piece = torch.full_like(self.at, NO_PIECE)  # of the node at each level, (P, W) long
+        self.piece = torch.full_like(self.at, NO_PIECE)
 
     @property
     def complete(self) -> Tensor:

@@ -347,7 +347,14 @@ class Progress:
         return (self.weights <= self.valence_at.gather(1, far)) | (previous[-1][:, None] == 0)
 
     def placements(self) -> Placements | None:
-        """Return all placements of nodes that have a placed neighbour; None if there are none."""
+        """Return where fragment nodes with a placed fragment neighbour may come next.
+
+        Their parent and closures follow from the placed neighbours. `entries` places the other
+        nodes, those that begin a component. `update_tables` must have been called before.
+
+        Returns:
+            R placements, for some particles several, for others none; None if R = 0.
+        """
         f, width = self.fragment, self.closures + 1
         parts: list[list[Tensor]] = []
         wanted = self.free > 0

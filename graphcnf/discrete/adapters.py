@@ -252,7 +252,10 @@ class SequenceAdapter(Adapter):
 
     @classmethod
     def of(cls, items: Sequence) -> SequenceAdapter:
-        """Return the adapter for a list of sequences, at least one.
+        """Return the adapter for sequences of one type, whose symbols become the alphabet.
+
+        Args:
+            items: Strings, lists or tuples, at least one.
 
         Raises:
             UserError: if all are empty, one is too long, their types differ, or there are too many

@@ -506,6 +506,9 @@ class CategoricalModel(nn.Module):
     def reasons(self, x) -> Reasons:
         """Say of each item of `x` why its probability is 0.
 
+        Args:
+            x: The data.
+
         Returns:
             A list of one text per item, None where the probability is positive.
 

@@ -467,8 +467,8 @@ class ColoringState:
     def step(self) -> Step | None:
         """Return the nodes that get their colour next, with the logits of their colours.
 
-        These nodes are those of `SaturationOrder.next`. The state stays until `update` gives them
-        their colours.
+        These are the nodes that `SaturationOrder.next` returns. Calling `step` again returns the
+        same ones, until `update` has given them their colours.
 
         Returns:
             A `Step` for M nodes, whose `hidden` are logits (M, colours); None when all nodes have

@@ -226,7 +226,14 @@ class GraphAdapter(Adapter):
         return packed.subset(known), reasons
 
     def decode(self, graphs: PackedGraphs) -> list:
-        """Invert `encode`: return graphs in the type of the training data, with their labels."""
+        """Invert `encode`: return graphs in the type of the training data, with their labels.
+
+        Args:
+            graphs: M encoded graphs, such as those that the model has drawn.
+
+        Returns:
+            M `nx.Graph` or M `torch_geometric.data.Data`.
+        """
         write = self._to_networkx if self.source == "networkx" else self._to_data
         found = []
         for k in range(len(graphs)):

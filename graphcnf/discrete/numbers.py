@@ -262,7 +262,7 @@ class Bins:
 
     @property
     def labels(self) -> list[Any]:
-        """Value of each point mass, and the interval of every other bin."""
+        """What each bin stands for: the value of a point mass, or a `pd.Interval`, closed below."""
         return [
             low
             if parts == 1

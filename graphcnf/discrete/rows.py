@@ -261,7 +261,11 @@ class Rows:
 
     @classmethod
     def of(cls, rows: Sequence[Sequence[int]]) -> Rows:
-        """Pad rows of categories, which may have different lengths."""
+        """Pad rows of categories to the length of the longest one.
+
+        Args:
+            rows: B rows, which may have different lengths, also 0.
+        """
         lengths = np.array([len(row) for row in rows], dtype=np.int64)
         mask = np.arange(lengths.max(initial=0)) < lengths[:, None]
         values = np.zeros(mask.shape, dtype=np.int64)

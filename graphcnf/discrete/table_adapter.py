@@ -399,8 +399,14 @@ class TableAdapter(Adapter):
     def known(self, data) -> Rows:
         """Encode rows as `encode` does, but values that training lacked as missing entries.
 
-        A warning counts these, and names the first. Arrays may be floats with NaN for missing
-        entries here.
+        A warning counts these, and names the first.
+
+        Args:
+            data: A table or array like the training data; an array may also hold floats with NaN
+                for missing entries.
+
+        Returns:
+            All rows; the mask is False for missing entries.
         """
         encoded, unknown, table = self._encoded(data)
         if unknown.any():
@@ -566,7 +572,10 @@ class TableAdapter(Adapter):
 
     @property
     def whole(self) -> torch.Tensor:
-        """The `event` of a `ColumnContext` that allows everything, (N, C, 2)."""
+        """The `event` of a `ColumnContext` that allows everything, (N, C, 2) float64.
+
+        For each category of each column, the lowest and the highest place that is allowed.
+        """
         return torch.tensor([0.0, 1.0], dtype=torch.float64).repeat(
             len(self.columns), max(self.cardinalities), 1
         )

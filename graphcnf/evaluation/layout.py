@@ -81,7 +81,12 @@ def transposed(rows: Sequence[Row], columns: Sequence[Column]) -> tuple[list[Row
 
 
 def csv_text(rows: Sequence[Row]) -> str:
-    """Return rows as comma-separated values with a header; lists and nested dicts are left out."""
+    """Write rows as comma-separated values, with a header.
+
+    Args:
+        rows: The rows. Every name that one of them has is a column; values that are lists or dicts,
+            which have no place in a cell, are left out.
+    """
     names = dict.fromkeys(
         name for row in rows for name, value in row.items() if not isinstance(value, dict | list)
     )

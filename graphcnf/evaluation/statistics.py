@@ -82,7 +82,12 @@ class SetStatistics:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> SetStatistics:
-        """Return the statistics that `to_arrays` has turned into arrays."""
+        """Return the statistics that `to_arrays` has turned into arrays.
+
+        Raises:
+            KeyError: The array "rest" is missing.
+            ValueError: It is not what `to_arrays` returned.
+        """
         rest = json.loads(arrays["rest"].tobytes())
         values: dict[str, Any] = {k: v for k, v in arrays.items() if k != "rest"}
         values |= {name: Counter(counts) for name, counts in rest["counts"].items()}

@@ -63,7 +63,7 @@ class Summary:
         failures: Number of samples by the reason for which they are not strictly valid.
         heads: Tables that `evaluate_records` returns of the first samples, one for each block.
         first_unreadable: Place ("line 3") and text of the first unreadable record; None if none.
-        marks: Counts of `look_at_marks` over the strictly valid molecules.
+        marks: Counts of `count_marks` over the strictly valid molecules.
         isomers: Hashes of the isomeric SMILES of the strictly valid molecules of each block.
     """
 
@@ -79,7 +79,12 @@ class Summary:
     isomers: list[np.ndarray] = field(default_factory=list)
 
     def add(self, block: Summary) -> None:
-        """Add the summary of the next block in place; the block must not be used afterwards."""
+        """Add the summary of the next block, in place.
+
+        Args:
+            block: Summary of the records that follow. It must not be used afterwards, since its
+                parts are taken over without a copy.
+        """
         self.sums.update(block.sums)
         for convention, own in block.hashes.items():
             self.hashes[convention] += own
@@ -325,7 +330,11 @@ class Records:
         return cls(name, [Path(name)], len(smiles), records=records)
 
     def chunks(self) -> Iterator[Chunk]:
-        """Yield all records in chunks; a chunk does not span two files."""
+        """Yield all records in chunks of up to `CHUNK`; a chunk does not span two files.
+
+        Raises:
+            UserError: A file of a folder cannot be read any more.
+        """
         first = 0
         for file in self.files:
             numbers, smiles, _, unit = self.records or read_smiles(file, column=self.column)

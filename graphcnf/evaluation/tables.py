@@ -109,6 +109,9 @@ class Evaluation:
 def tables(results: Sequence[Evaluation]) -> list[tuple[str, Sequence[Row], list[Column]]]:
     """Arrange evaluations in tables.
 
+    Args:
+        results: Evaluations of at least one set of molecules, which become the rows.
+
     Returns:
         Title, rows and columns of each table: the overview, the conventions of validity, and where
         there are such figures stereo marks and distances to held-out molecules.

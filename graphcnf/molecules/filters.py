@@ -120,7 +120,14 @@ class Filters:
 
     @cached_property
     def checks(self) -> dict[str, Check]:
-        """Function of each single filter by its name, such as "qed > 0.6" or "no pains alert"."""
+        """Function of each single filter by its name, such as "qed > 0.6" or "no pains alert".
+
+        Their order is that in which a molecule is checked: patterns, comparisons of properties,
+        similarities, alerts. They are built when they are first needed.
+
+        Raises:
+            UserError: A filter cannot be read, or no molecule can pass.
+        """
         requirements = [Requirement.parse(text) for text in self.require]
         for wanted in requirements:
             wanted.check_names(self.predictors)

@@ -105,10 +105,14 @@ class GaussianProcess:
         return self._centre + self._scale * (self._cross(smiles) @ self._dual)
 
     def predict(self, smiles: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Return expected values of M molecules and their standard deviations, without noise.
+        """Predict the values of molecules.
+
+        Args:
+            smiles: M SMILES.
 
         Returns:
-            Two arrays (M,).
+            Expected values, and their standard deviations without that of the noise of
+            measurements, (M,) float64 each, in the unit of the values.
         """
         cross = self._cross(smiles)
         solved = solve_triangular(self._factor, cross.T, lower=True, check_finite=False)

@@ -384,11 +384,13 @@ class MoleculeFlow:
 
         Args:
             molecules: M SMILES or RDKit molecules.
-            inside: Indices of the molecules that the model can represent.
+            inside: Indices of the molecules that the model can represent; the others are not
+                scored.
 
         Returns:
-            Nats, and whether each value is exact, (M,) both. The value is 0 for molecules that are
-            not `inside` or have no marks, and for all if the model has no stereo.
+            The values in nats, (M,) float64, and whether each is exact, (M,) bool. The value is 0
+            for molecules that are not scored or have no marks, and for all if the model has no
+            stereo.
         """
         nats, exact = np.zeros(len(molecules)), np.ones(len(molecules), dtype=bool)
         marked = [k for k in inside if codec.has_marks(molecules[k])]

@@ -175,7 +175,7 @@ def similarities(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 def parse_names(text: str) -> tuple[str, ...]:
-    """Return the distinct property names in text such as "qed,sa".
+    """Return the distinct property names in text such as "qed,sa", in their order.
 
     Raises:
         UserError: There is no such property, or RDKit cannot compute it here.

@@ -32,9 +32,9 @@ class Alert(NamedTuple):
     """An alert that some of the molecules have.
 
     Attributes:
-        catalogue: One of `CATALOGUES`.
-        name: Name of the alert in the catalogue.
-        molecules: Numbers of the molecules that have it, ascending.
+        catalogue: One of `CATALOGUES`, such as "pains".
+        name: Name of the alert in the catalogue, such as "quinone_A(370)".
+        molecules: Numbers of the molecules that have it, counted from 0, ascending.
     """
 
     catalogue: str
@@ -79,10 +79,16 @@ class Review:
     drug_likeness: list[float] = field(default_factory=list)
 
     def worst(self, count: int) -> list[int]:
-        """Return the numbers of the molecules that a chemist would strike first.
+        """Return the molecules that a chemist would strike first.
 
-        They have the most alerts, and among equals are the hardest to make (without `sa`: have the
-        lowest QED).
+        They have the most alerts, and among equals are the hardest to make; where RDKit has no
+        score for that, they have the lowest QED.
+
+        Args:
+            count: Number of molecules at most.
+
+        Returns:
+            Their numbers, the worst first.
         """
         hard = self.accessibility or [-value for value in self.drug_likeness]
         order = sorted(range(len(hard)), key=lambda k: (-len(self.alerted[k]), -hard[k]))

@@ -195,7 +195,11 @@ class Surrogate:
         return np.concatenate([np.empty(0), *parts])
 
     def quality(self) -> Quality:
-        """Predict each member by a surrogate that was fitted to the other folds."""
+        """Measure the predictions by cross-validation.
+
+        The members are cut into `FOLDS` random folds, and each fold is predicted by a surrogate
+        that was fitted to the others.
+        """
         values, count = np.array(self.values), len(self.values)
         fold = np.random.default_rng(0).permutation(count) % FOLDS
         predicted, deviations = np.empty(count), np.empty(count)
@@ -223,7 +227,10 @@ class Surrogate:
 
     @cached_property
     def least_similarity(self) -> float:
-        """Similarity to the nearest member down to which a molecule lies in the domain."""
+        """Least similarity to the nearest member that a molecule in the domain has, in [0, 1].
+
+        The share `WITHIN` of the members themselves lies in the domain, compared with the others.
+        """
         return float(np.quantile(self.nearest(self.smiles), 1 - WITHIN))
 
     def outside(self, smiles: Sequence[str]) -> float:

@@ -116,7 +116,10 @@ def valence_only(mol: Chem.Mol) -> str | None:
     """Return the canonical SMILES if the molecule sanitizes after automatic charging, or None.
 
     An uncharged nitrogen with four bonds becomes N+; oxygen and sulfur with three become O+ and S+.
-    The molecule may be disconnected.
+    It is a convention of validity that published work uses, more lenient than `strict`.
+
+    Args:
+        mol: The molecule, unsanitized and left as it is. It may be disconnected.
     """
     if not mol.GetNumAtoms():
         return None
@@ -228,7 +231,14 @@ def evaluate_records(
 
 
 def unsanitized_smiles(mol: Chem.Mol) -> str | None:
-    """Return the SMILES of a molecule without sanitizing it; None if RDKit cannot write it."""
+    """Return the SMILES of a molecule as it is, whether or not it is valid.
+
+    Args:
+        mol: The molecule, which is not sanitized.
+
+    Returns:
+        The SMILES; None if RDKit cannot write it.
+    """
     try:
         with quiet():
             mol = Chem.Mol(mol)

@@ -50,17 +50,22 @@ SIZE_WIDTH = 1.5
 
 
 class Policy:
-    """A trainable copy of a model, beside the model itself as the prior.
+    """A trainable copy of a model, which learns to draw molecules with high rewards.
+
+    The model itself, the prior, is left as it is. The copy is trained so that its log-probability
+    of a molecule becomes log p(molecule) under the prior plus `sigma` times the reward, as in
+    REINVENT (Olivecrona et al. 2017, arXiv 1704.07555): see `update`.
 
     Args:
-        flow: The model, which is left as it is.
+        flow: The model.
         learning_rate: Learning rate of AdamW.
         sigma: Nats that a reward of 1 adds to the target log-probability.
 
     Attributes:
+        prior: The model.
         model: The trained copy.
-        nats: Log-likelihood under the prior by molecule, nats, -inf if it is not learnable. Saved
-            with a search, since computing it again could round differently.
+        nats: Log-likelihood under the prior by canonical SMILES, nats; -inf for a molecule that is
+            not learnable. Saved with a search, since computing it again could round differently.
     """
 
     @own_modes()
@@ -104,7 +109,7 @@ class Policy:
         return [known[s] != -math.inf for s in molecules]
 
     def update(self, molecules: Sequence[str], rewards: np.ndarray) -> None:
-        """Take one training step.
+        """Take one training step, which lowers the mean of (target - log p)^2 / (2 sigma).
 
         Args:
             molecules: M molecules for which `learnable` has returned True.

@@ -294,6 +294,9 @@ def prescreen(
 def forget_search(folder: Path) -> None:
     """Delete the state of a search, so that the next search starts anew with the known answers.
 
+    Args:
+        folder: Folder of the optimisation, whose journal of answers is kept.
+
     Raises:
         UserError: The folder is not that of an optimisation, or another process writes it.
     """

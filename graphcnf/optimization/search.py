@@ -149,11 +149,11 @@ def offspring(
 
 
 def isomer(smiles: str, random: Random) -> str | None:
-    """Return a stereoisomer of a molecule, with another mark at one random stereo element.
+    """Change a molecule to a stereoisomer, by another mark at one random stereo element.
 
     Args:
-        smiles: SMILES of the molecule.
-        random: Random generator.
+        smiles: SMILES of the molecule, with the marks that the others keep.
+        random: Random generator that chooses the element.
 
     Returns:
         Canonical isomeric SMILES; None if the molecule has no stereo element.

@@ -42,7 +42,7 @@ class Record(NamedTuple):
     reached: dict[str, tuple[float, float]]
 
     def is_sound(self) -> bool:
-        """Return True if the values have the types above.
+        """Return True if the values have the types of the attributes: they come from a file.
 
         Raises:
             TypeError: Some have not.
@@ -111,7 +111,14 @@ class Blocks:
                 self.clear()
 
     def get(self, numbers: range) -> DrawnBlock | None:
-        """Return a block; None, with a note, if it is damaged, or if it is not there."""
+        """Read a block.
+
+        Args:
+            numbers: Numbers of its records.
+
+        Returns:
+            The block; None if it is not there, or if it is damaged, which a note on stderr says.
+        """
         path = self._path(numbers)
         try:
             content = json.loads(gunzip(read_file(path, LARGEST_TEXT)))

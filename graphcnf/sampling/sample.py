@@ -68,7 +68,8 @@ class Recipe:
         columns: Names of the values that are written of a record.
         everything: True to write invalid graphs and repeats as well.
         properties: Properties of molecules, which are also among the columns.
-        targets: Conditions of `GraphModel.sample_records`.
+        targets: Target value of each condition of the model, None for no target, as
+            `GraphModel.sample_records` takes them; None for no targets at all.
         best_of: Candidates per record, of which the one nearest to the targets is kept.
         filters: Filters of the molecules.
         stereo: Digest of the model that draws stereo marks; "" to draw none.
@@ -130,7 +131,12 @@ class SampleCounts:
             self._add_reached(name, [asked, 1, value, abs(value - asked)])
 
     def add_counts(self, other: SampleCounts) -> None:
-        """Add the counts of another part of the sample; `reached` then counts repeats, too."""
+        """Add the counts of another part of the sample, in place.
+
+        Args:
+            other: Counts of the part. A molecule that both parts have written counts twice in
+                `reached`.
+        """
         self.sampled += other.sampled
         self.valid += other.valid
         self.written += other.written

@@ -195,11 +195,14 @@ def _is_sound(shard: Shard) -> bool:
 def survey(paths: Iterable[Path]) -> tuple[list[ShardFile], list[str], list[str]]:
     """Check files that should be the shards of one sample.
 
-    If they belong to several samples, the most frequent one counts.
+    If they belong to several samples, the one with the most files counts.
+
+    Args:
+        paths: The files, in any order, with their descriptions beside them.
 
     Returns:
-        The intact shards of the sample, in the order of their records; a line for each file that is
-        left out and for each missing shard; notes for the user.
+        The intact shards of the sample, in the order of their records; problems, a line for each
+        file that is left out and for each missing shard; and notes for the user, sentences.
     """
     files: list[ShardFile] = []
     damaged: list[Shard] = []
@@ -252,7 +255,11 @@ def _sample_of(shard: Shard) -> dict[str, Any]:
 
 
 def totals(shards: Sequence[ShardFile]) -> SampleCounts:
-    """Return the summed counts of all shards; `reached` counts repeats across shards, too."""
+    """Add up the counts of shards.
+
+    Args:
+        shards: The shards. A molecule that several have written counts as often in `reached`.
+    """
     counts = SampleCounts()
     for _, shard in shards:
         counts.add_counts(SampleCounts(**shard["progress"]))
