@@ -101,7 +101,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 def evaluated(method: Callable) -> Callable:
-    """Decorate a method of a module, which then runs in `evaluation_mode`."""
+    """Decorate a method of an `nn.Module`, which then runs in `evaluation_mode` of that module."""
 
     @wraps(method)
     def in_evaluation_mode(self, *args, **options):

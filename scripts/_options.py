@@ -400,7 +400,7 @@ def _added(help: str) -> Any:
 
 @dataclass
 class Added:
-    """Options that limit what is added to a fragment."""
+    """Options that limit what is added to a fragment; the words are those of `AddedLimits`."""
 
     added_atoms: Annotated[str | None, _added("New heavy atoms in all: 3-6, or 5.")] = None
     added_rings: Annotated[
@@ -505,7 +505,7 @@ def read_molecules(path: Path) -> list[str]:
 
 @dataclass
 class Filter:
-    """Options for the filters that every written molecule passes."""
+    """Options for the filters of all written molecules; the words are those of `Filters`."""
 
     require: Annotated[
         list[str] | None,

@@ -148,9 +148,14 @@ class Encoding(Transform):
 
 
 def expand(mask: Tensor, like: Tensor) -> Tensor:
-    """Broadcast a mask (B, L) to the shape (B, L, V) of `like`.
+    """Broadcast a mask of positions to one of variables.
 
-    A mask that has the shape of `like` already is returned as it is.
+    Args:
+        mask: True where real, (B, L) bool, or of the shape of `like`, and then returned as it is.
+        like: Tensor of one value for each variable, (B, L, V), or (B, L) for a single variable.
+
+    Returns:
+        Mask of the shape of `like`.
     """
     return mask if mask.dim() == like.dim() else mask.unsqueeze(-1).expand_as(like)
 

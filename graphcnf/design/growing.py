@@ -297,7 +297,12 @@ class Growth:
         return self._whole
 
     def _accepts(self, smiles: str, molecule: Chem.Mol) -> bool:
-        """Return True if a molecule with the fragment is wanted; subclasses may restrict it."""
+        """Return True if a molecule with the fragment is wanted; subclasses may restrict it.
+
+        Args:
+            smiles: Its canonical SMILES, without stereo.
+            molecule: The same molecule.
+        """
         return True
 
     def _round(self, number: int) -> dict[str, Result]:
@@ -399,7 +404,13 @@ class Growth:
         return [packed.graph(k) for k in range(count)]
 
     def _draw(self, part: Part, number: int, count: int) -> Particles:
-        """Draw `count` particles, and let the sampler learn from them."""
+        """Draw particles, and let the sampler of the part learn from them.
+
+        Args:
+            part: Fragment and size distribution.
+            number: Number of the draw, which gives it random numbers of its own.
+            count: Number of particles.
+        """
         random = np.random.default_rng((self.seed, number))
         generator = torch.Generator().manual_seed(int(random.integers(1 << 62)))
         sizes = self._sizes(part, number, count)

@@ -468,9 +468,17 @@ class Progress:
         return self._leave_enough(placements, previous, fits)
 
     def _leave_enough(self, placements: Placements, previous: list[Tensor], fits: Tensor) -> Tensor:
-        """Remove from the values `fits` (R, C) those that leave too little valence for the rest.
+        """Remove values of a variable that leave too little valence for the edges to come.
 
         All their continuations have weight 0, so this only changes how many particles survive.
+
+        Args:
+            placements: R placements.
+            previous: Values of their earlier variables, (R,) long each.
+            fits: Values of the next variable that are possible otherwise, (R, C) bool.
+
+        Returns:
+            (R, C) bool.
         """
         if not self.support.limited:
             return fits
@@ -864,10 +872,17 @@ class ParticleSampler:
         return more
 
     def _free_preference(self, progress: Progress, back: Tensor) -> Tensor:
-        """Return log factors (P,), at most 0, of the probability that a free node is proposed.
+        """Return log factors by which a free node is proposed less often than the model draws it.
 
-        `back` (P,) are the backtracks of the free nodes. A factor is below 0 only for a detour: it
-        is the learnt share of the fragment nodes at which the model draws one.
+        Only a detour has a factor below 1: the learnt share of the fragment nodes at which the
+        model draws one.
+
+        Args:
+            progress: The particles.
+            back: Backtracks of the free nodes, (P,) long.
+
+        Returns:
+            (P,) float64, at most 0.
         """
         at = (progress.depth - back).clamp(min=0)[:, None]
         pending = progress.pending_at.gather(1, at)[:, 0] & (progress.depth >= 0)

@@ -62,16 +62,28 @@ class Transform(nn.Module):
     tempers: bool = False
 
     def forward(self, x, context=Context()):
-        """Map data ``(B, ..., D)`` to latents.
+        """Map data to latents.
+
+        Args:
+            x: data, ``(B, ..., D)``; arbitrary at masked entries.
+            context: mask and other inputs; all entries are real without a mask.
 
         Returns:
-            ``z``, which is 0 at masked entries, and the log term ``(B,)`` in nats, float32 (float64
-            for float64 input) whatever the autocast type.
+            ``z (B, ..., D')``, which is 0 at masked entries, and the log term ``(B,)`` in nats,
+            float32 (float64 for float64 input) whatever the autocast type.
         """
         raise NotImplementedError
 
     def inverse(self, z, context=Context()):
-        """Map latents ``(B, ..., D)`` to data ``(B, ..., D)``, 0 at masked entries."""
+        """Map latents to data, for a stochastic step by a draw or the most probable data.
+
+        Args:
+            z: latents, ``(B, ..., D)``.
+            context: mask and other inputs, as of `forward`.
+
+        Returns:
+            Data ``(B, ..., D)``, 0 at masked entries.
+        """
         raise NotImplementedError
 
 
@@ -80,6 +92,10 @@ class Bijection(Transform):
 
     def inverse_and_logdet(self, z, context=Context()):
         """Map latents to data, and return the log-det of this map.
+
+        Args:
+            z: latents, ``(B, ..., D)``.
+            context: mask and other inputs, as of `forward`.
 
         Returns:
             ``x (B, ..., D)``, and ``log|det dx/dz|`` ``(B,)`` in nats: minus the log term of
@@ -224,10 +240,15 @@ def replay(noise: Noise | None, draw: Callable[[], Tensor]) -> Tensor:
 
 
 def masked(x: Tensor, mask: Tensor | None) -> Tensor:
-    """Return ``x (B, ..., D)`` with 0 at entries that are not real, even if they are not finite.
+    """Set entries that are not real to 0, even if they are not finite (a product would give NaN).
 
-    ``mask`` is True for real entries, bool; it has the shape of ``x``, or lacks its last axis. None
-    if all are real.
+    Args:
+        x: ``(B, ..., D)``.
+        mask: True for real entries, bool, of the shape of ``x`` or without its last axis; None if
+            all are real.
+
+    Returns:
+        ``(B, ..., D)``; ``x`` itself without a mask.
     """
     if mask is None:
         return x
@@ -235,9 +256,12 @@ def masked(x: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def with_mask(x: Tensor, context: Context) -> Context:
-    """Return a context with a mask: the context itself, if it has one.
+    """Return a context that has a mask.
 
-    Otherwise a copy has a mask (B, N) by which all positions of ``x (B, N, ...)`` are real.
+    Args:
+        x: ``(B, N, ...)``, for its shape.
+        context: returned as it is if it has a mask. Otherwise a copy of it is returned, with a mask
+            ``(B, N)`` by which all positions are real.
     """
     if context.mask is not None:
         return context
@@ -266,9 +290,14 @@ def zero_log_term(x: Tensor) -> Tensor:
 
 
 def sum_log_term(values: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Sum the log terms ``(B, ...)`` of unmasked elements to one per sample, ``(B,)``.
+    """Sum log terms over all real elements of a sample.
 
-    ``mask`` has the leading axes of ``values``. The type of the result is `log_term_dtype`.
+    Args:
+        values: log term of each element, ``(B, ...)`` nats.
+        mask: True for real elements, bool, of the first axes of ``values``; None if all are real.
+
+    Returns:
+        ``(B,)`` nats, of the type `log_term_dtype`.
     """
     if mask is not None:
         mask = mask.reshape(mask.shape + (1,) * (values.dim() - mask.dim()))

@@ -272,7 +272,11 @@ class GraphModel(Pretrained, ABC):
     def estimate(self, batch: GraphBatch) -> dict[str, Bound]:
         """Draw what training maximises, as a sum of terms (B,) in nats by name.
 
-        By default it is the bound of `bounds`.
+        By default it is the bound of `bounds`. A class may train by another estimate of it, or add
+        penalties.
+
+        Args:
+            batch: B graphs that fit the model.
         """
         return self.bounds(batch)
 

@@ -98,7 +98,12 @@ class Quality(NamedTuple):
 
 @lru_cache(maxsize=8)
 def _fitted(smiles: tuple[str, ...], values: tuple[float, ...]) -> GaussianProcess:
-    """Fit a Gaussian process, once in each process of the machine."""
+    """Fit a Gaussian process; the last eight are kept, so that equal surrogates share one.
+
+    Args:
+        smiles: Canonical SMILES of the members.
+        values: Value of each member.
+    """
     return GaussianProcess(smiles, np.array(values), NOISES, EVIDENCE_SIZE)
 
 
@@ -334,7 +339,19 @@ def nearest(
 def _values(
     molecules: Sequence[Chem.Mol], name: str, surrogates: dict[str, Surrogate]
 ) -> np.ndarray:
-    """Compute or predict a property of M molecules, (M,); `UserError` if neither can be done."""
+    """Compute or predict a property of molecules.
+
+    Args:
+        molecules: M sanitized molecules.
+        name: Name of the property, or of a measured column.
+        surrogates: Surrogates of the model by column, which come first.
+
+    Returns:
+        (M,) float64.
+
+    Raises:
+        UserError: The property can neither be computed nor predicted.
+    """
     if name in surrogates:
         return surrogates[name](molecules)
     if name not in PROPERTIES:

@@ -95,16 +95,28 @@ def limit_note(rules: bool, environments: bool = False) -> str:
 
 
 def with_those_of(known: Environments, graphs: PackedGraphs) -> Environments:
-    """Return the known environments and all of graphs."""
+    """Return the known environments together with those of all nodes of some graphs.
+
+    Args:
+        known: The known environments, which are left as they are.
+        graphs: The graphs.
+    """
     both = Environments(known.nodes, known.edges)
     both.known = known.known | set(_found(known, graphs)[0])
     return both
 
 
 def are_known(known: Environments, graphs: PackedGraphs) -> np.ndarray:
-    """Return which graphs have no node with edges that no node in the data has, (M,) bool.
+    """Find graphs all of whose nodes have known environments.
 
     Nodes of merged categories are not told apart.
+
+    Args:
+        known: The known environments.
+        graphs: M graphs.
+
+    Returns:
+        True for each such graph, (M,) bool.
     """
     found, number = _found(known, graphs)
     whole = set(known.merged(known.known))
@@ -114,7 +126,15 @@ def are_known(known: Environments, graphs: PackedGraphs) -> np.ndarray:
 
 
 def neighbours_of(known: Environments, node: int) -> list[int]:
-    """Return the representatives of all neighbours that a node of this category can have."""
+    """Return which nodes may be neighbours of a node of some category, by known environments.
+
+    Args:
+        known: The known environments.
+        node: The category.
+
+    Returns:
+        Representatives of the neighbours' categories, each once, ascending.
+    """
     around = (part for own, part in known.known if own == node)
     return sorted({neighbour % CATEGORIES for part in around for neighbour in part})
 
@@ -138,7 +158,15 @@ def has_part(
 def _found(
     environments: Environments, graphs: PackedGraphs
 ) -> tuple[list[Environment], np.ndarray]:
-    """Return the distinct environments in graphs, and the number of each node's one, (N,)."""
+    """Return the environments of the nodes of graphs.
+
+    Args:
+        environments: What is merged; its known environments are not looked at.
+        graphs: The graphs, of N nodes in all.
+
+    Returns:
+        The distinct environments; and for each node the index of its environment among them, (N,).
+    """
     nodes, edges = np.asarray(environments.nodes), np.asarray(environments.edges)
     category = graphs.node_types.astype(np.int64)
     ends = np.repeat(graphs.node_starts[:-1], graphs.edge_counts)[:, None] + graphs.edges

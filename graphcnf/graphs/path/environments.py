@@ -89,7 +89,14 @@ class Environments:
         return {"nodes": self.nodes, "edges": self.edges, "known": rows}
 
     def merged(self, environments: Iterable[Environment]) -> list[Environment]:
-        """Return environments with the representatives of the nodes themselves."""
+        """Replace the category of each environment's own node by its representative.
+
+        Args:
+            environments: Environments, whose edges and neighbours are representatives already.
+
+        Returns:
+            As many environments, in their order, some of which may be equal now.
+        """
         return [(self.nodes[node], around) for node, around in environments]
 
     def states(self, edge_weights: Sequence[int]) -> NodeStates:
