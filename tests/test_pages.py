@@ -131,3 +131,10 @@ def test_the_tutorial_runs_but_for_its_training(graphcnf, tmp_path, small_zinc):
     assert written == [
         "drawn.csv", "isomers.svg", "scores.csv", "small.html", "small.sdf", "zinc250k.smiles",
     ]  # fmt: skip
+
+
+def test_the_text_for_language_models_has_all_pages():
+    config = (ROOT / "mkdocs.yml").read_text()
+    pages = re.findall(r": ([\w-]+\.md)", config.partition("\nnav:")[2].partition("API:")[0])
+    listed = re.findall(r"[\w-]+\.md", config.partition("- llmstxt:")[2])
+    assert sorted(listed) == sorted(set(pages) - {"log.md"})
