@@ -20,10 +20,10 @@ from graphcnf.errors import UserError
 HALF = (torch.bfloat16, torch.float16)
 """Types of weights in half precision."""
 
+# All entries are equal: the first context notes what torch's default was, the next ones, of any
+# thread, repeat the note, and the one that takes the last entry away restores it.
 _given: list[torch.dtype] = []
-"""The user's default type, once for each context of `default_type`, of any thread, that has changed
-it and is still active. All entries are equal: the first context notes what torch's default was, the
-next ones repeat the note, and the one that takes the last entry away restores it."""
+"""The user's default type, once for each active `default_type` that has changed it."""
 
 _GUARD, _ONE_AT_A_TIME = threading.Lock(), threading.RLock()
 
