@@ -33,7 +33,7 @@ from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
 from rdkit.Chem.rdmolops import FragmentOnBRICSBonds
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
-from graphcnf.errors import Unavailable
+from graphcnf.errors import Unavailable, UserError
 from graphcnf.evaluation import METRICS
 from graphcnf.files import installed_file
 from graphcnf.molecules import properties
@@ -76,7 +76,7 @@ class Statistic:
     """An additive statistic of molecule sets: a histogram or an array.
 
     Attributes:
-        name: Key in `SetStatistics.values`.
+        name: Key in `SetStatistics.values`; no other statistic has it.
         of: Function that returns the statistic of a list of sanitized molecules, or raises
             `Unavailable` if a package is missing. To be found by worker processes, it is at the top
             level of a module, or a partial of such a function.
@@ -634,8 +634,19 @@ def statistics_of(names: Sequence[str] | None = None, device: str = "cpu") -> tu
         device: Device of ChemNet, the network of the FCD.
 
     Raises:
-        UserError: A name is unknown.
+        UserError: A name is unknown, or two metrics, wanted or not, have different statistics of
+            one name.
     """
+    known: dict[str, tuple[str, Statistic]] = {}
+    # Of all metrics, since `SetStatistics.add` finds the functions that add by the names alone.
+    for name, metric in chosen_metrics().items():
+        one = metric.statistic
+        first, other = known.setdefault(one.name, (name, one))
+        if one != other:
+            raise UserError(
+                f"the metrics {first!r} and {name!r} have different statistics of one name, "
+                f"{one.name!r}: give the statistic of {name!r} another name"
+            )
     chosen = [metric.statistic for metric in chosen_metrics(names).values()]
     needed = {statistic.name: statistic for statistic in chosen}
     return tuple(

@@ -9,6 +9,7 @@ in no time. What cannot be computed here, because a package is missing or a set 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import sys
 from collections import Counter
@@ -16,6 +17,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import BuiltinFunctionType
 from typing import Any
 
 import numpy as np
@@ -185,7 +188,8 @@ def set_statistics(
         workers: Processes, or a cluster; None for one per core. Does not affect the result.
         device: Device of ChemNet.
         label: Short name of the set, for the progress bar and the cache file.
-        use_cache: Read the result from the cache, or write it there.
+        use_cache: Read the result from the cache, or write it there; not if the statistics include
+            one whose functions have no source to recognise them by, such as a lambda in a console.
 
     Raises:
         UserError: A metric is unknown.
@@ -195,11 +199,6 @@ def set_statistics(
     if isinstance(molecules, str | Chem.Mol):
         molecules = [molecules]
     smiles = [m if isinstance(m, str) else codec.canonical_smiles(m) for m in molecules]
-    digest = hashlib.sha256("\n".join(smiles).encode()).hexdigest()
-    names = sorted(one.name for one in wanted)
-    # NSPDK features depend on Python's hash function, and so on Python's version.
-    key = (STATISTICS_VERSION, names, digest, sys.version_info[:2], *map(_version, _PACKAGES))
-    path = cache_path(f"statistics-{label or 'molecules'}", *key)
 
     def compute() -> dict[str, np.ndarray]:
         result = SetStatistics(0)
@@ -210,7 +209,55 @@ def set_statistics(
             result.add(part)
         return result.to_arrays()
 
-    return SetStatistics.from_arrays(cache.cached(path, compute) if use_cache else compute())
+    # The device does not affect the result.
+    path = _cache_path(statistics_of(metrics), smiles, label) if use_cache else None
+    return SetStatistics.from_arrays(cache.cached(path, compute) if path else compute())
+
+
+def _cache_path(wanted: Sequence[Statistic], smiles: Sequence[str], label: str) -> Path | None:
+    """Return the cache file of statistics; None if a function among them cannot be recognised.
+
+    Args:
+        wanted: The statistics.
+        smiles: The molecules.
+        label: Short name of the set.
+    """
+    try:
+        functions = sorted((one.name, _origin(one.of), _origin(one.add)) for one in wanted)
+    except (OSError, TypeError):
+        return None
+    digest = hashlib.sha256("\n".join(smiles).encode()).hexdigest()
+    # NSPDK features depend on Python's hash function, and so on Python's version.
+    key = (STATISTICS_VERSION, functions, digest, sys.version_info[:2], *map(_version, _PACKAGES))
+    return cache_path(f"statistics-{label or 'molecules'}", *key)
+
+
+def _origin(thing: Any) -> str:
+    """Return the text by which a cache key recognises a function, or an argument of a partial.
+
+    It has a function's module, qualified name and a hash of its source; those of functions that it
+    calls are not in the text.
+
+    Args:
+        thing: A function, a text, a number, or a partial of such.
+
+    Raises:
+        OSError: A function's source cannot be read.
+        TypeError: It is none of these, or a function within a function: the variables that such a
+            one sees are not in its source.
+    """
+    if isinstance(thing, partial):
+        parts = [thing.func, *thing.args, *thing.keywords.values()]
+        return json.dumps([[_origin(part) for part in parts], list(thing.keywords)])
+    if isinstance(thing, str | int | float):
+        return repr(thing)
+    function = inspect.unwrap(thing)
+    name = f"{function.__module__}:{function.__qualname__}"
+    if isinstance(function, BuiltinFunctionType) and function.__module__ in sys.stdlib_module_names:
+        return name
+    if getattr(function, "__closure__", None) or not inspect.isfunction(function):
+        raise TypeError(f"{thing!r} has no source that says all")
+    return f"{name} {hashlib.sha256(inspect.getsource(function).encode()).hexdigest()}"
 
 
 def chunk_statistics(

@@ -1,6 +1,10 @@
+import importlib
 import pickle
 import sys
+from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -219,3 +223,46 @@ def test_statistics_come_back_from_the_cache(cache_folder, monkeypatch):
     for path in cache_folder.iterdir():
         path.write_bytes(b"damaged")
     assert figures(set_statistics(SOME, **CACHED)) == figures(fresh)
+
+
+def add_metric(monkeypatch, statistic):
+    """Another package's metric "mine"."""
+    metric = metrics.Metric("mine", "lower", statistic, metrics.total_variation)
+    monkeypatch.setitem(METRICS.plugins, "mine", SimpleNamespace(load=lambda: metric))
+
+
+def test_two_statistics_of_one_name_are_refused(monkeypatch):
+    atoms = METRICS["atoms_tv"].statistic
+    add_metric(monkeypatch, atoms)
+    assert compare(["C"], ["CC"], metrics=["mine", "atoms_tv"]).values == {"mine": 1, "atoms_tv": 1}
+    add_metric(monkeypatch, replace(atoms, of=METRICS["rings_tv"].statistic.of))
+    message = "'atoms_tv' and 'mine' have different statistics of one name, 'atoms'"
+    for wanted in (["atoms_tv"], ["mine"], None):
+        with pytest.raises(UserError, match=message):
+            set_statistics(REFERENCE, metrics=wanted)
+
+
+def test_a_statistic_whose_function_is_changed_does_not_come_from_the_cache(
+    cache_folder, monkeypatch, tmp_path
+):
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def values(texts, use=lambda module: partial(metrics.histogram, module.texts)):
+        (tmp_path / "changed.py").write_text(f"def texts(mol):\n    return ['{texts}']\n")
+        sys.modules.pop("changed", None)
+        importlib.invalidate_caches()
+        add_metric(monkeypatch, metrics.Statistic("own", use(importlib.import_module("changed"))))
+        return set_statistics(["C", "CC"], metrics=["mine"], use_cache=True).values["own"]
+
+    def within(module):
+        return lambda mols: metrics.histogram(module.texts, mols)
+
+    assert values("a") == {"a": 2} and values("longer") == {"longer": 2}
+    assert values("a") == {"a": 2} and len(list(cache_folder.iterdir())) == 2
+    # What a function within a function computes is not told by its source.
+    assert values("b", within) == {"b": 2} and values("other", within) == {"other": 2}
+    assert len(list(cache_folder.iterdir())) == 2
+
+
+def test_the_packages_own_statistics_are_all_cached():
+    assert all(statistics._cache_path([METRICS[name].statistic], [], "") for name in METRICS.own)
