@@ -8,6 +8,7 @@ and the settings. A model's arguments are checked before data are loaded, which 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -95,14 +96,20 @@ def build_experiment(preset: Preset) -> Experiment:
         if name is None:
             raise UserError(f"[data] needs a name; known: {', '.join(EXPERIMENTS)}")
         if not isinstance(name, str) or name not in EXPERIMENTS:
-            close = suggest(str(name), list(EXPERIMENTS))
-            raise UserError(f"[data] name: unknown data set {name!r}{close}")
+            raise UserError(f"[data] name: unknown data set {name!r}{_cure(str(name))}")
         with trainable_here():
             return EXPERIMENTS[name](dict(preset.model), options, preset.training)
     except UserError as error:
         if str(error).startswith("["):  # a table of the preset
             raise UserError(f"{preset.source} {error}".lstrip()) from error
         raise
+
+
+def _cure(name: str) -> str:
+    """Return the end of a message about an unknown data set, which may be the name of a file."""
+    if os.path.isfile(name):
+        return f'; for the molecules of this file: name = "smiles_file", path = "{name}"'
+    return suggest(name, list(EXPERIMENTS))
 
 
 def _of_molecules(name: str, model: dict, data: dict, settings: TrainingSettings) -> Experiment:

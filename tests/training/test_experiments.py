@@ -252,3 +252,14 @@ def test_a_first_start_that_fails_leaves_nothing(preset, tmp_path, graphcnf):
     )
     assert code == 1 and f"{preset} [data] name: unknown data set 'nowhere'" in err
     assert not out.exists()
+
+
+def test_a_file_in_the_place_of_a_data_set_gets_the_cure(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="unknown data set 'mine.smi'; known: ") as caught:
+        build({"name": "mine.smi"})
+    assert "path" not in str(caught.value)
+    (tmp_path / "mine.smi").write_text("CCO\n")
+    cure = 'for the molecules of this file: name = "smiles_file", path = "mine.smi"'
+    with pytest.raises(UserError, match=cure):
+        build({"name": "mine.smi"})
