@@ -154,7 +154,10 @@ def join(
     else:
         molecules = read_smiles(_file(name), column=column).smiles
     parts = options.read_molecules(ends) if ends else []
-    found = list(islice(join_molecules(molecules, ends=parts, seed=seed, atoms=atoms), number))
+    try:
+        found = list(islice(join_molecules(molecules, ends=parts, seed=seed, atoms=atoms), number))
+    except UserError as error:
+        raise UserError(f"{name}{f' --with {ends}' if ends else ''}: {error}") from error
     write_text("".join(f"{smiles}\n" for smiles in found), out)
     say(f"{len(found):,} molecules of {atoms.low} to {atoms.high} atoms, joined by reactions")
 

@@ -10,7 +10,7 @@ import time
 import pytest
 from badinput import stage as stages
 from badinput.case import REFUSED, Case, verdict, written
-from badinput.commandlines import USUAL
+from badinput.commandlines import USUAL, commands, read_files
 from badinput.datafiles import BAD_RECORDS, READERS, SCORED, cut_records
 
 
@@ -18,6 +18,16 @@ def test_bad_input_is_refused(stage, case, record_property):
     found = verdict(case, stage.play(case))
     record_property("fuzz", found.partition(":")[0])
     assert found == REFUSED
+
+
+def test_every_command_has_its_lines():
+    known = {path for path, *_ in commands()}
+    wrong = [f"USUAL lacks {' '.join(path)}" for path in known - USUAL.keys()]
+    wrong += [f"USUAL has no command {' '.join(path)}" for path in USUAL.keys() - known]
+    read = {line[: len(path)] for path in known for line in READERS.values()}
+    wrong += [f"READERS lacks {' '.join(path)}" for path in read_files() if path not in read]
+    wrong += [f"READERS lacks {name}, which SCORED has" for name in SCORED if name not in READERS]
+    assert not wrong, ", ".join(sorted(wrong))
 
 
 def test_good_input_is_taken(stage, path):

@@ -11,6 +11,7 @@ import typer
 from typer.models import ArgumentInfo
 
 from badinput.case import Case
+from graphcnf.scripts._files import roles_of
 from graphcnf.scripts.cli import app
 
 NO_NUMBER = ("", " ", "many", "1.5.2", "0x1g", "5,", "5 6", "½", "--5", "None", "1e", "+-1")
@@ -111,14 +112,27 @@ Option = tuple[str, type, float | None, float | None]
 """Name of an option with its dashes, its type, and its smallest and largest value."""
 
 
-def commands() -> Iterator[tuple[tuple[str, ...], list[Option], bool]]:
-    """Yield every command: its path, its options, and whether it takes many arguments."""
+def callbacks() -> Iterator[tuple[tuple[str, ...], Callable]]:
+    """Yield every command: its path and its function."""
     found = [((), command) for command in app.registered_commands]
     for group in app.registered_groups:
         found += [((group.name,), c) for c in group.typer_instance.registered_commands]
     for path, command in found:
-        name = command.name or command.callback.__name__
-        yield (*path, name), *_parameters(command.callback)
+        yield (*path, command.name or command.callback.__name__), command.callback
+
+
+def commands() -> Iterator[tuple[tuple[str, ...], list[Option], bool]]:
+    """Yield every command: its path, its options, and whether it takes many arguments."""
+    for path, callback in callbacks():
+        yield path, *_parameters(callback)
+
+
+def read_files() -> Iterator[tuple[str, ...]]:
+    """Yield the paths of commands that have an argument FILE, as those that read molecules have."""
+    for path, callback in callbacks():
+        named = [name for name, role in roles_of(callback).values() if role]
+        if any(name.rstrip(".").split("|")[-1] == "FILE" for name in named):
+            yield path
 
 
 def _parameters(callback: Callable) -> tuple[list[Option], bool]:
@@ -142,8 +156,9 @@ def _parameters(callback: Callable) -> tuple[list[Option], bool]:
 def command_line_cases(seed: int) -> Iterator[Case]:
     """Yield bad values of every option of every command, and command lines that are none."""
     dice = Random(f"command lines {seed}")
+    # A test names the commands that `USUAL` lacks; an error here would stop all tests.
     for path, options, many in commands():
-        name, start = " ".join(path), (*path, *USUAL[path])
+        name, start = " ".join(path), (*path, *USUAL.get(path, ()))
         for option, kind, *ends in options:
             if kind is bool:
                 yield Case(f"{name} {option}=maybe", (*start, f"{option}=maybe"))

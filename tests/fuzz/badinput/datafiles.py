@@ -17,13 +17,14 @@ READERS = {
     "info": ("datasets", "info", "{file}"),
     "check": ("datasets", "check", "{file}", "--workers", "1"),
     "prepare": ("datasets", "prepare", "{file}"),
+    "join": ("datasets", "join", "{file}", "-n", "2", "--atoms", "4-30"),
     "reference": ("evaluate", "{molecules}", "--reference", "{file}"),
     "test": ("evaluate", "{molecules}", "--reference", "{molecules}", "--metrics", "snn",
              "--test", "{file}"),
     "finetune": ("finetune", "{file}", "--weights", "{model}", "--steps", "1", "-n", "0"),
     "train": ("train", "{preset}", "--set", "data.path={file}", "--out", "run"),
 }  # fmt: skip
-"""Commands that read molecules."""
+"""Commands that read molecules, and how they are given a file of them."""
 
 CSV = "id,smiles\n" + "".join(f"{k},{s}\n" for k, s in enumerate(SMILES[:20]))
 JSONL = "".join(json.dumps({"record": k, "smiles": s}) + "\n" for k, s in enumerate(SMILES[:20]))
