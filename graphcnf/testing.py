@@ -164,7 +164,8 @@ def assert_bijection(
         context: Context of data and latents.
         z: Latents, of the shape of ``x``, from which a round trip starts in the other direction.
             Draw them from the base density, since encoded data do not cover all of the latent
-            space. ``x`` if None.
+            space. ``x`` if None. They must lie in the image of ``forward``: outside it, a right
+            inverse does not come back either.
         atol: Absolute tolerance.
         rtol: Relative tolerance.
         vary: Names of the variations of the data on which the check also runs.
@@ -184,7 +185,8 @@ def assert_bijection(
         z = masked(z, context.mask)
         data, log_det = transform.inverse_and_logdet(z, context)
         latents, log_term = transform(data, context)
-        close(latents, z.to(latents.dtype), "forward(inverse(z)) is not z")
+        hint = " (unless z lies outside the image of forward: give another z)"
+        close(latents, z.to(latents.dtype), f"forward(inverse(z)) is not z{hint}")
         close(log_term, -log_det, "log-dets of inverse, forward do not cancel")
 
 

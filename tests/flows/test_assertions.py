@@ -8,7 +8,7 @@ from torch import nn
 
 from graphcnf.categorical import Network, Step
 from graphcnf.categorical.autoregressive import InSequence
-from graphcnf.flows import Bijection, Context
+from graphcnf.flows import Bijection, Context, Inverse, Logit
 from graphcnf.testing import (
     VARIATIONS,
     assert_bijection,
@@ -94,6 +94,14 @@ def test_a_right_transform_passes():
 def test_mistakes_are_found(mistake, check, mask, message):
     with pytest.raises(AssertionError, match=message):
         check(Double(mistake), X, Context(mask))
+
+
+def test_latents_must_lie_in_the_image():
+    """Of the sigmoid, which is (0, 1); its inverse takes other latents for its ends."""
+    sigmoid = Inverse(Logit(0.0))
+    assert_bijection(sigmoid, X, z=0.1 + 0.8 * torch.rand(X.shape), vary=("batch",))
+    with pytest.raises(AssertionError, match="not z.*z lies outside the image of forward"):
+        assert_bijection(sigmoid, X, z=torch.full(X.shape, 1.5), vary=())
 
 
 RARE = {
