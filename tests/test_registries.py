@@ -202,9 +202,12 @@ def test_the_measured_table_of_metrics_has_their_titles_and_directions():
 def test_properties_are_scores_and_stand_in_the_help():
     from graphcnf.scripts._options import Properties
 
+    place = "_PROPERTIES of graphcnf/optimization/__init__.py"
+    lacking = [name for name in PROPERTIES if name not in SCORES]
+    assert not lacking, f"{place} lacks {', '.join(lacking)}"
     assert [name for name in PROPERTIES if SCORES[name] is not PROPERTIES[name]] == []
     listed = Properties.__metadata__[0].help.partition(": ")[2].rstrip(".").split(", ")
-    assert listed == list(PROPERTIES)
+    assert listed == list(PROPERTIES), "the help of Properties in graphcnf/scripts/_options.py"
 
 
 def test_bases_are_bijections():
