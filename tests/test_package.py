@@ -236,3 +236,24 @@ def test_version_is_the_same_everywhere():
 def test_shipped_weights_are_small():
     shipped = list((ROOT / "graphcnf" / "weights").rglob("*.safetensors"))
     assert sum(path.stat().st_size for path in shipped) < 27e6
+
+
+def test_the_recipe_has_the_version_and_dependencies_of_the_package():
+    recipe = (ROOT / "recipe" / "meta.yaml").read_text()
+    assert f'version = "{PYPROJECT["project"]["version"]}"' in recipe
+    renamed = {
+        "torch": "pytorch",
+        "torch-geometric": "pytorch_geometric",
+        "igraph": "python-igraph",
+    }
+    needed = [line.partition(">=")[::2] for line in PYPROJECT["project"]["dependencies"]]
+    run = recipe.partition("  run:\n")[2].partition("\n\n")[0]
+    listed = {line.strip("- ") for line in run.split("\n")} - {"python >=3.11"}
+    assert listed == {f"{renamed.get(name, name)} >={version}" for name, version in needed}
+
+
+def test_the_page_on_installation_says_why_each_dependency_is_needed():
+    page = (ROOT / "docs" / "installation.md").read_text().partition("## What is required")[2]
+    rows = page.partition("\n## ")[0].split("\n| `")[1:]
+    needed = {line.partition(">=")[0] for line in PYPROJECT["project"]["dependencies"]}
+    assert {row.partition("`")[0] for row in rows} == needed
