@@ -104,7 +104,8 @@ class CompletingSupport(Support):
         rest = missing - ends
         change = ends[after] - ends[:, None, None] + ends[leaf]
         change[UNKNOWN, 0] = ends[self.states.first]
-        change = torch.where(self.attaches, change, NEVER).short()
+        # The sum of two `NEVER` would not fit into 16 bits.
+        change = torch.where(self.attaches, change, NEVER).clamp(max=NEVER).short()
         fewer = (rest[after] < rest[:, None, None]) & (ends[after] <= ends[:, None, None])
         fewer = fewer & (after != UNKNOWN)
         helps = torch.zeros_like(self.takes)
@@ -139,37 +140,57 @@ class CompletingSupport(Support):
         return replace(new, missing=Missing(ends.sum(1), rest.amax(1), last))
 
     def allowed(self, new: UndecidedNodes) -> Tensor:
-        if len(new.x) < 3:
-            return self._attachings(new)
-        possible = super().allowed(new)
-        return _if_any(possible & self._closings(new, possible), possible)
-
-    def _attachings(self, new: UndecidedNodes) -> Tensor:
-        """Return which values of the first three variables are possible, (M, C) bool."""
-        k, left = len(new.x), new.to_come - new.missing.ends
-        column = self.column(new) if k else self.columns(new)
-        needed, state = self.at(new, column)
-        if k == 0:
-            change, reached = self.change_at[needed, state], self.reached(new, state)
-            # All nodes below the parent are left.
-            possible = reached & (change < NEVER)
-            fits = possible & (column >= new.missing.last[:, None])
+        if not new.x:
+            possible, fits = self._complete_backtracks(new)
+        elif len(new.x) < 3:
+            possible, fits = self._complete_nodes(new)
         else:
-            tables, edge = (self.change_by, self.change), new.x[1:2]
-            change = tables[k - 1][needed[:, 0], state[:, 0], *edge]
-            fits = possible = change < NEVER
-        fits = fits & (change <= left[:, None])
-        # Where few nodes are left, every choice of the variables to come is looked at.
-        few = (left < new.missing.rest) | (left <= 0)
-        if k == 0:
-            row, value = (fits & few[:, None]).nonzero(as_tuple=True)
-            at = (table[row, value, None] for table in (column, needed, state))
-            fits[row, value] = self._whole(new[row], *at).flatten(1).any(1)
-        else:
-            row = few.nonzero()[:, 0]
-            whole = self._whole(new[row], *(table[row] for table in (column, needed, state)))
-            fits[row] &= whole.any(2) if k == 1 else whole[:, 0]
+            possible = super().allowed(new)
+            fits = possible & self._closings(new, possible)
+        # Where nothing can be completed, what is possible at all; as in `Support`, never nothing.
         return _if_any(_if_any(fits, possible), torch.ones_like(fits))
+
+    def _complete_backtracks(self, new: UndecidedNodes) -> tuple[Tensor, Tensor]:
+        """Return which backtracks are possible at all, and after which all can be completed.
+
+        Returns:
+            (M, P) bool each.
+        """
+        column = self.columns(new)
+        needed, state = self.at(new, column)
+        change = self.change_at[needed, state]
+        possible = self.reached(new, state) & (change < NEVER)
+        # All nodes below the parent are left.
+        fits = possible & (column >= new.missing.last[:, None])
+        fits = fits & (change <= (new.to_come - new.missing.ends)[:, None])
+        row, value = (fits & self._few(new)[:, None]).nonzero(as_tuple=True)
+        at = (table[row, value, None] for table in (column, needed, state))
+        fits[row, value] = self._whole(new[row], *at).flatten(1).any(1)
+        return possible, fits
+
+    def _complete_nodes(self, new: UndecidedNodes) -> tuple[Tensor, Tensor]:
+        """Return which edges to the parent, or then categories, are possible, and can be completed.
+
+        Returns:
+            (M, E + 1) or (M, C) bool each.
+        """
+        column = self.column(new)
+        needed, state = self.at(new, column)
+        if len(new.x) == 1:
+            change = self.change_by[needed[:, 0], state[:, 0]]
+        else:
+            change = self.change[needed[:, 0], state[:, 0], new.edge]
+        possible = change < NEVER
+        fits = possible & (change <= (new.to_come - new.missing.ends)[:, None])
+        row = self._few(new).nonzero()[:, 0]
+        whole = self._whole(new[row], *(table[row] for table in (column, needed, state)))
+        fits[row] &= whole.any(2) if len(new.x) == 1 else whole[:, 0]
+        return possible, fits
+
+    def _few(self, new: UndecidedNodes) -> Tensor:
+        """Return where so few nodes are to come that all choices for the new one are compared."""
+        left = new.to_come - new.missing.ends
+        return (left < new.missing.rest) | (left <= 0)
 
     def _whole(self, new: UndecidedNodes, column: Tensor, needed: Tensor, state: Tensor) -> Tensor:
         """Return which new nodes leave no more missing edges than nodes to come can bring.
