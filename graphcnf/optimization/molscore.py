@@ -82,10 +82,20 @@ def _content(config: str) -> dict:
         raise UserError(f"molscore:{config}: {getattr(error, 'strerror', None) or error}") from None
     if not isinstance(content, dict):
         raise UserError(f"molscore:{config}: must hold a JSON object")
-    for metric in content.get("scoring", {}).get("metrics", []):
-        if metric["modifier"] == "norm" and not {"max", "min"} <= set(metric["parameters"]):
-            raise UserError(
-                f"molscore:{config}: the modifier norm needs max and min, since a score must not "
-                "depend on the molecules before"
-            )
+    try:
+        metrics = content.get("scoring", {}).get("metrics", [])
+        of_the_batch = any(
+            metric["modifier"] == "norm" and not {"max", "min"} <= set(metric["parameters"])
+            for metric in metrics
+        )
+    except (AttributeError, KeyError, TypeError):
+        raise UserError(
+            f'molscore:{config}: "scoring" must hold "metrics", each with "modifier" and '
+            '"parameters"'
+        ) from None
+    if of_the_batch:
+        raise UserError(
+            f"molscore:{config}: the modifier norm needs max and min, since a score must not "
+            "depend on the molecules before"
+        )
     return content

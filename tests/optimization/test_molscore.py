@@ -51,12 +51,14 @@ def folder(tmp_path, monkeypatch):
         ("none.json", "No such file"),
         ("broken.json", "molscore:broken.json: "),
         ("list.json", "must hold a JSON object"),
+        ("other.json", '"scoring" must hold "metrics"'),
         ("open.json", "the modifier norm needs max and min"),
     ],
 )
 def test_wrong_configurations_are_one_line(config, message):
     Path("broken.json").write_text("{")
     Path("list.json").write_text("[]")
+    Path("other.json").write_text('{"scoring": {"metrics": ["QED"]}}')
     unbounded = json.loads(json.dumps(CONFIG))
     del unbounded["scoring"]["metrics"][0]["parameters"]["max"]
     Path("open.json").write_text(json.dumps(unbounded))
