@@ -1,4 +1,8 @@
-"""Data sets. Each name is imported on first use, together with the libraries that it needs."""
+"""Data sets of molecules, stereo marks, images, sets and coloured graphs.
+
+Each name is imported on first use, together with the libraries that it needs. The readers of a
+user's own molecule files are in `smiles_file` and `measured`.
+"""
 
 import sys
 from importlib.machinery import PathFinder

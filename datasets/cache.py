@@ -24,7 +24,10 @@ _CHECKSUM = "checksum"
 
 
 def cache_folder() -> Path:
-    """Return `$GRAPHCNF_CACHE`, or the user's cache folder for graphcnf."""
+    """Return the folder of all cache files: `$GRAPHCNF_CACHE`, or the user's cache folder.
+
+    The latter is the one that `platformdirs` names for "graphcnf", such as `~/.cache/graphcnf`.
+    """
     chosen = os.environ.get("GRAPHCNF_CACHE")
     if chosen:
         return expand_user(chosen)
@@ -49,7 +52,11 @@ def cached(path: Path, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str
 
     Args:
         path: The file, as `cache_file` returns it.
-        compute: Function that returns the arrays by name.
+        compute: Function that returns the arrays by name. It is called only if there is no intact
+            file.
+
+    Returns:
+        `{name: array}`, as `compute` returns it.
     """
     arrays = read(path)
     if arrays is None:
@@ -64,7 +71,14 @@ def note(message: str) -> None:
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write arrays to a cache file atomically; if that fails, print a note."""
+    """Write arrays to a cache file atomically; if that fails, print a note.
+
+    A file that another process is writing is left to it: the content is the same.
+
+    Args:
+        path: The file, as `cache_file` returns it; its folder is made if it is missing.
+        arrays: The arrays by name.
+    """
     content = io.BytesIO()
     np.savez_compressed(content, **arrays, **{_CHECKSUM: _digest(path.name, arrays)})
     try:
@@ -77,7 +91,15 @@ def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def read(path: Path) -> dict[str, np.ndarray] | None:
-    """Return the arrays that `write` wrote; None if the file is absent or, with a note, damaged."""
+    """Return the arrays that `write` wrote to a cache file.
+
+    Args:
+        path: The file, as `cache_file` returns it.
+
+    Returns:
+        `{name: array}`; None if the file is absent. None as well if it is damaged or was renamed,
+        since its checksum covers the name; a note says so on stderr.
+    """
     try:
         with (
             warnings.catch_warnings(action="ignore"),
@@ -99,7 +121,12 @@ def read(path: Path) -> dict[str, np.ndarray] | None:
 
 
 def _digest(file_name: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return the SHA-256 of a file's name and its arrays, (32,) uint8."""
+    """Return the checksum of a cache file: the SHA-256 of its name and its arrays, (32,) uint8.
+
+    Args:
+        file_name: Name of the file without its folder.
+        arrays: The arrays by name, without the checksum itself.
+    """
     digest = hashlib.sha256(f"{file_name};".encode())
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])

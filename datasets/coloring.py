@@ -13,6 +13,7 @@ import math
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -62,7 +63,17 @@ class ColoringDataset:
         return len(self.graphs)
 
     def split(self, part: str) -> np.ndarray:
-        """Return the numbers of the graphs of the "train" or the "test" split."""
+        """Return the numbers of the graphs of a part.
+
+        Args:
+            part: "train" or "test"; the test part is the last tenth of the graphs.
+
+        Returns:
+            Indices of `graphs`, ascending, (M,) int64.
+
+        Raises:
+            KeyError: There is no such part.
+        """
         held_out = max(1, round(HELD_OUT * len(self)))
         numbers = np.arange(len(self))
         return {"train": numbers[:-held_out], "test": numbers[-held_out:]}[part]
@@ -219,23 +230,32 @@ def random_graph(nodes: int, probability: float, chance: np.random.Generator) ->
     return adjacency
 
 
-def _generate(task: dict) -> PackedGraphs:
+def _generate(task: dict[str, Any]) -> PackedGraphs:
+    """Generate the graphs of one chunk, in a worker process.
+
+    Args:
+        task: As for `_colored`; and "seed" and "chunk", which determine the graphs, and "count",
+            their number.
+    """
     chance = np.random.default_rng((task["seed"], task["chunk"]))
     order = random.Random(int(chance.integers(1 << 62)))
     return PackedGraphs.from_lists(_colored(task, chance, order) for _ in range(task["count"]))
 
 
-def _colored(task: dict, chance: np.random.Generator, order: random.Random):
+def _colored(
+    task: dict[str, Any], chance: np.random.Generator, order: random.Random
+) -> tuple[list[int], list[list[int]], list[int]]:
     """Generate a graph that needs exactly k colours, and a colouring of it.
 
     Args:
-        task: "colors", the number k; "nodes" and "edges", lowest and highest number of nodes and
-            probability of an edge.
+        task: "colors", the number k; "nodes", the lowest and highest number of nodes; "edges", the
+            lowest and highest probability of an edge.
         chance: Random generator of the graph.
         order: Random generator of the colouring.
 
     Returns:
-        The colour of each node, the edges as pairs of nodes, and a type 0 for each edge.
+        The colour of each node, n integers; the M edges as pairs of nodes; and M zeros, the types
+        of the edges.
 
     Raises:
         UserError: `MAX_ATTEMPTS` graphs need another number of colours, or a search takes too long.
@@ -270,11 +290,15 @@ def search_bits(neighbours: Neighbours, coloring: Sequence[int], colors: int) ->
 
     Args:
         neighbours: Neighbours of each node.
-        coloring: Colour of each node.
+        coloring: Colour of each node, from 0.
         colors: Number of colours.
 
+    Returns:
+        Bits of the whole graph, not per node.
+
     Raises:
-        UserError: It is no colouring of the graph, or the search takes too long.
+        UserError: `coloring` gives two neighbours one colour, or the search takes more than
+            `MAX_STEPS` steps.
     """
     partial = [-1] * len(neighbours)
     allowed = [(1 << colors) - 1] * len(neighbours)
@@ -322,6 +346,9 @@ def _without(allowed: Sequence[int], color: int, nodes: Iterable[int]) -> list[i
         allowed: For each node an integer whose bit c is set if the node may have colour c.
         color: The colour.
         nodes: Nodes that may not have it.
+
+    Returns:
+        A new list of such integers, one for each node.
     """
     allowed = list(allowed)
     for v in nodes:

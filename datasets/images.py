@@ -1,4 +1,8 @@
-"""Image data sets: MNIST's digits, or a folder of idx, CIFAR-10 or PNG files."""
+"""Image data sets: MNIST's digits, or a folder of idx, CIFAR-10 or PNG files.
+
+An *idx file* is the format of MNIST and Fashion-MNIST. A *part* of a data set is "train",
+"validation" or "test".
+"""
 
 from __future__ import annotations
 
@@ -52,16 +56,23 @@ class ImageDataset:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Return channels, height and width of an image."""
+        """Shape of an image: channels, height and width."""
         return self.images.shape[1:]
 
     @property
     def checksum(self) -> int:
-        """Return the CRC-32 of the images, which identifies them, and with them the parts."""
+        """CRC-32 of the images, which identifies the data set and with it its parts."""
         return zlib.crc32(self.images)
 
     def part(self, name: str) -> Tensor:
-        """Return the images of "train", "validation" or "test", (M, C, H, W) uint8."""
+        """Return the images of a part, (M, C, H, W) uint8.
+
+        Args:
+            name: "train", "validation" or "test".
+
+        Raises:
+            KeyError: There is no such part.
+        """
         return torch.from_numpy(self.images[self.parts[name]])
 
     def train_batches(
@@ -142,13 +153,13 @@ def images_of_model(model: Any, name: str, folder: str | Path | None = None) -> 
     """Load the images that an image model was trained on, and check that they are the same.
 
     Args:
-        model: The model, with the facts about its data in `metadata`.
+        model: An `ImageModel`, whose `metadata` say which images these are, with their `checksum`.
         name: Name of the model, with which the message of an error begins.
         folder: Folder of the images, since a path in a model's config.json is not followed; None
             for the digits.
 
     Raises:
-        UserError: The images are not those that the model was trained on.
+        UserError: The model does not say what it was trained on, or the images are not those.
     """
     options = model.metadata.get("data")
     if not isinstance(options, dict):
@@ -302,7 +313,11 @@ def read_png(paths: Sequence[Path]) -> np.ndarray:
 
 
 def _bytes(path: Path) -> bytes:
-    """Return the content of a file, unpacked if gzipped; raise `UserError` if that fails."""
+    """Return the content of a file, unpacked if it is gzipped.
+
+    Raises:
+        UserError: The file is missing, unreadable, damaged or too large; the message names it.
+    """
     try:
         data = read_file(path)
         return gunzip(data) if data[:2] == b"\x1f\x8b" else data

@@ -24,7 +24,15 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 def check_columns(names: Sequence[str]) -> None:
-    """Raise `UserError` for a name of a measured column that cannot be asked for."""
+    """Check the names of the measured columns that a user asks for.
+
+    Args:
+        names: Names of columns of a molecule file.
+
+    Raises:
+        UserError: A name is that of a computed property, such as "logp", is no identifier, so that
+            a comparison such as "pIC50 > 7" could not contain it, or is given twice.
+    """
     from graphcnf.molecules.properties import PROPERTIES  # imports RDKit
 
     for name in names:
@@ -44,20 +52,21 @@ def check_columns(names: Sequence[str]) -> None:
 def read_cells(
     path: Path, name: str, others: Sequence[dict[str, Any]], numbers: Sequence[int], unit: str
 ) -> np.ndarray:
-    """Read a measured column.
+    """Read the values of a measured column from the records of a file.
 
     Args:
         path: The file, for messages.
         name: Name of the column.
-        others: Values of each of R records by name.
-        numbers: Number of each record in the file.
-        unit: What the numbers count, "line" or "record".
+        others: For each of R records, its values besides the SMILES, by name of the column.
+        numbers: Number of the line or record of each, (R,), for messages.
+        unit: What `numbers` counts, "line" or "record".
 
     Returns:
-        Values, NaN for empty cells, (R,).
+        Values, (R,) float64, NaN for empty cells.
 
     Raises:
-        UserError: There is no such column, or a cell is neither empty nor a finite number.
+        UserError: There is no such column, or a cell is neither empty nor a finite number; the
+            message names its line.
     """
     known = list(dict.fromkeys(key for other in others for key in other))
     if name not in known:
@@ -87,8 +96,8 @@ def means(values: np.ndarray, hashes: np.ndarray) -> tuple[np.ndarray, int]:
         hashes: Hash of the molecule of each record, (M,).
 
     Returns:
-        Values of the molecules, NaN for those without any, (M,); and the number of molecules with
-        several values.
+        For each record the mean over all records with its hash, (M,), NaN if none of them has a
+        value; and the number of molecules with several values.
     """
     _, number = np.unique(hashes, return_inverse=True)
     known = ~np.isnan(values)
@@ -99,13 +108,16 @@ def means(values: np.ndarray, hashes: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def check_values(path: Path, name: str, values: np.ndarray, hashes: np.ndarray) -> None:
-    """Raise `UserError` for a column with values of too few molecules, or with equal ones.
+    """Check that something can be learned from a measured column.
 
     Args:
         path: The file, for messages.
         name: Name of the column.
         values: Value of each record, NaN for none, (M,).
         hashes: Hash of the molecule of each record, (M,).
+
+    Raises:
+        UserError: Fewer than `FEWEST` molecules have a value, or all values are equal.
     """
     known = ~np.isnan(values)
     count = len(np.unique(hashes[known]))
@@ -127,20 +139,21 @@ def column_values(
 ) -> np.ndarray:
     """Return the values of measured columns for the molecules of a data set.
 
-    Several records of a molecule have their mean, and a note says how many molecules do.
+    Several records of a molecule have their mean, and a note on stderr says how many molecules do.
 
     Args:
         path: The file, for messages.
         names: Names of the P columns.
-        records: The file's records, a `FileRecords` with the other values.
-        rows: Index of the record of each of the M molecules.
-        hashes: Hash of each molecule, (M,).
+        records: All records of the file, a `FileRecords` whose `others` holds the columns.
+        rows: Index in `records` of each of the M molecules of the data set.
+        hashes: Hash of each of these molecules, (M,).
 
     Returns:
-        Values, NaN where nothing was measured, (M, P).
+        Values, NaN where nothing was measured, (M, P) float64.
 
     Raises:
-        UserError: A name, a cell or a column is not as described in this module.
+        UserError: A name is refused by `check_columns`, a cell by `read_cells` or a column by
+            `check_values`.
     """
     check_columns(names)
     found = []

@@ -1,4 +1,9 @@
-"""`MoleculeDataset`, molecules as graphs with a split; parallel encoding and caching."""
+"""`MoleculeDataset`, molecules as graphs with a split; parallel encoding and caching.
+
+A molecule's *hash* is that of its canonical SMILES without stereo marks (`hash_each`). Molecules
+are *held out* from training by their hash, or by a list of `test_indices`. Molecules are encoded in
+`Workers`: a number of processes, or a cluster of Dask (`graphcnf.compute.parallel`).
+"""
 
 from __future__ import annotations
 
@@ -97,7 +102,17 @@ class MoleculeDataset:
         return chosen
 
     def split(self, part: str) -> np.ndarray:
-        """Return the indices of the molecules of "train" or "test", ascending."""
+        """Return the indices of the molecules of a part.
+
+        Args:
+            part: "train" or "test", the held-out molecules.
+
+        Returns:
+            Indices, ascending, (K,) int64.
+
+        Raises:
+            ValueError: There is no such part.
+        """
         if part not in ("train", "test"):
             raise ValueError(f"split must be train or test, got {part!r}")
         return np.flatnonzero(self._is_test == (part == "test"))
@@ -121,7 +136,12 @@ class MoleculeDataset:
         )
 
     def size_histogram(self) -> np.ndarray:
-        """Count the training molecules by number of atoms, which is the index of the result."""
+        """Count the training molecules by number of atoms.
+
+        Returns:
+            At index n the number of training molecules of n heavy atoms, int64, up to the largest
+            n.
+        """
         return np.bincount(self.graphs.node_counts[self.split("train")])
 
     def atom_counts(self) -> Counter[AtomCategory]:
@@ -165,24 +185,36 @@ class MoleculeDataset:
         }
 
     def training_hashes(self) -> np.ndarray:
-        """Return the hashes of the distinct training molecules, sorted uint64, for novelty."""
+        """Return the hashes of the training molecules, by which generated molecules count as novel.
+
+        Returns:
+            Hashes of the distinct molecules, sorted, (K,) uint64.
+        """
         return np.unique(self.hashes[self.split("train")])
 
     def without_charges(self) -> MoleculeDataset:
         """Return the data set with atom categories without charge, as in most of the literature.
 
-        Charged molecules cannot be recovered from such graphs.
+        Charged molecules cannot be recovered from such graphs. `smiles` and `hashes` stay as they
+        are.
         """
         return self._recoded(lambda atom: atom._replace(charge=0), str)
 
     def without_marks(self) -> MoleculeDataset:
-        """Return the data set in categories that do not say what is aromatic."""
+        """Return the data set in categories that do not say which atoms and bonds are aromatic.
+
+        Aromatic bonds are then the single and double bonds of a Kekulé structure.
+        """
         return self._recoded(
             lambda atom: atom._replace(aromatic=False), lambda bond: bond.removeprefix(MARK)
         )
 
     def in_categories(self, vocabulary: MoleculeVocabulary) -> MoleculeDataset:
         """Return the data set with its graphs in the categories of another vocabulary.
+
+        Args:
+            vocabulary: The other vocabulary, such as that of a trained model. It may have more
+                categories.
 
         Raises:
             KeyError: The vocabulary lacks a category of the data set.
@@ -254,7 +286,15 @@ class MoleculeDataset:
         return batch
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Return arrays for the cache: all but name, `test_indices`, `columns` and `targets`."""
+        """Return arrays for the cache, which `from_arrays` reads.
+
+        They hold all but `name`, `test_indices`, `columns` and `targets`, which do not follow from
+        the molecules.
+
+        Returns:
+            Arrays by name: those of the graphs, "hashes", and as bytes of UTF-8 (uint8) "smiles"
+            and "isomers" (lines of text), "vocabulary" and "skipped" (JSON).
+        """
         isomers = {} if self.isomers is None else {"isomers": _text("\n".join(self.isomers))}
         return {
             **self.graphs.to_arrays(),
@@ -267,7 +307,12 @@ class MoleculeDataset:
 
     @classmethod
     def from_arrays(cls, name: str, arrays: dict[str, np.ndarray]) -> MoleculeDataset:
-        """Return the data set of this name whose arrays `to_arrays` returned."""
+        """Return the data set that `to_arrays` has turned into arrays.
+
+        Args:
+            name: Its name.
+            arrays: The arrays by name.
+        """
         return cls(
             name=name,
             graphs=PackedGraphs.from_arrays(arrays),
@@ -285,6 +330,9 @@ def _renamed(counts: Counter, name: Callable) -> Counter:
     Args:
         counts: Count of each category.
         name: Function from the old to the new name of a category.
+
+    Returns:
+        Count of each new name.
     """
     total: Counter = Counter()
     for old, count in counts.items():
@@ -365,12 +413,13 @@ def _encode_chunk(
     stereo: bool,
     **how: Any,
 ) -> MoleculeDataset:
-    """Encode a chunk of SMILES as a data set, without a name, in one process.
+    """Encode a chunk of SMILES as a data set with the name "", in one process.
 
     Args:
         lines: SMILES.
         vocabulary: Categories to use; None to collect them from the molecules.
-        standardize: Names of the groups that standardization writes charged; None for none.
+        standardize: Names of the groups that standardization writes charged; None to encode
+            molecules as they are.
         stereo: True to keep stereo marks as well.
         **how: `max_atoms` and `exact` of `encode`.
     """

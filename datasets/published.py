@@ -55,7 +55,8 @@ class Source:
         package: Name of the package on the package index.
         content: The file's bytes.
         rows: Expected number of molecules.
-        parse: Function that returns the SMILES in the content, or raises ValueError.
+        parse: Function from `content` to the SMILES of all molecules; raises ValueError if it is
+            not the expected file.
     """
 
     title: str
@@ -65,7 +66,12 @@ class Source:
     parse: Callable[[bytes], list[str]]
 
     def smiles(self) -> list[str]:
-        """Return the SMILES of all molecules; raise `UserError` for an unexpected content."""
+        """Return the SMILES of all molecules, in the order of the file.
+
+        Raises:
+            UserError: The content is not that of the published file; the message says to reinstall
+                the package.
+        """
         try:
             smiles = self.parse(self.content)
             if len(smiles) != self.rows:
@@ -127,10 +133,14 @@ def load_published(
 
 
 def moses_source(part: str) -> Source:
-    """Return the file of a part of MOSES: "train", "test" or "test_scaffolds".
+    """Return the file of a part of MOSES.
+
+    Args:
+        part: "train", "test" or "test_scaffolds".
 
     Raises:
         UserError: The package molsets is not installed.
+        KeyError: There is no such part.
     """
     parts = "moses", "dataset", "data", f"{part}.csv.gz"
     path = package_file("MOSES", "molsets", "pip install --no-deps molsets", *parts)
@@ -176,7 +186,11 @@ def load_moses(split: str = "test", *, workers: Workers = None) -> MoleculeDatas
 
 
 def qm9_source() -> Source:
-    """Return the file of QM9, of three tables; `UserError` if qm9pack is not installed."""
+    """Return the file of QM9, which is three tables in the package.
+
+    Raises:
+        UserError: The package qm9pack is not installed.
+    """
     install = "pip install 'graphcnf[qm9]'"
     paths = [package_file("QM9", "qm9pack", install, "qm9pack", "data", p) for p in QM9_PARTS]
 

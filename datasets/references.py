@@ -72,5 +72,13 @@ def _charged(vocabulary: MoleculeVocabulary) -> bool:
 
 
 def held_out(dataset: Rows, count: int) -> np.ndarray:
-    """Return the indices of at most `count` held-out molecules, a random but fixed choice, (M,)."""
+    """Choose held-out molecules with which samples are compared, at random but always the same.
+
+    Args:
+        dataset: The data set.
+        count: Largest number M of molecules.
+
+    Returns:
+        Their indices in the data set, (M,) int64, in random order.
+    """
     return np.random.default_rng(0).permutation(dataset.split("test"))[:count]

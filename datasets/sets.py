@@ -54,7 +54,7 @@ class SetShuffling:
 
         Args:
             count: Number of sets.
-            key: Integers from 0 on, the seed that determines the sets.
+            key: Integers from 0 on, which together are the seed.
 
         Returns:
             Categories, (count, N) long.
@@ -77,13 +77,23 @@ class SetShuffling:
             yield self.draw(batch_size, (0, seed, epoch, number))
 
     def test_batches(self, batch_size: int, count: int = 2048) -> Iterator[Tensor]:
-        """Yield `count` held-out sets in batches, (batch_size, N) long, always the same ones."""
+        """Yield the held-out sets in batches, always the same ones.
+
+        Args:
+            batch_size: Sets in a batch; the last batch may have fewer.
+            count: Number of held-out sets.
+
+        Yields:
+            Categories, (batch_size, N) long.
+        """
         yield from self.draw(count, (1, self.test_seed)).split(batch_size)
 
 
 @dataclass(frozen=True)
 class SetSummation(SetShuffling):
     """N numbers from 1 to N with a given sum, in any order; category k is the number k + 1.
+
+    Sequences are drawn with equal probabilities among all that have the sum.
 
     Attributes:
         total: Sum of the numbers.
@@ -101,7 +111,7 @@ class SetSummation(SetShuffling):
 
     @cached_property
     def counts(self) -> list[list[int]]:
-        """Number of sequences of n categories with the sum s, as `counts[n][s]`."""
+        """Number of sequences of n categories from 0 to N - 1 with the sum s, as `counts[n][s]`."""
         most = self.total - self.elements
         rows = [[1] + [0] * most]
         for _ in range(self.elements):

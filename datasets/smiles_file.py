@@ -1,8 +1,9 @@
 """Molecule files of users: .smi, .csv, .sdf, .jsonl, .parquet, plain or gzipped.
 
 A *record* of a file is one molecule with what stands beside it: a line, a row of a table, a mol
-block with its properties, a JSON object. The name "-" stands for standard input, whose format is
-told by its content alone.
+block with its properties, a JSON object. Its *other values* are all but the SMILES, by name of the
+column or property. The name "-" stands for standard input, whose format is told by its content
+alone.
 """
 
 from __future__ import annotations
@@ -161,7 +162,7 @@ def load_smiles_file(
             case.
         vocabulary: Categories to use, as a trained model's; None to take them from the file.
         max_atoms: Largest molecule to keep, at most 255 heavy atoms.
-        aromatic: Let categories taken from the file also say what is aromatic.
+        aromatic: True if categories that are taken from the file also say what is aromatic.
         standardize: None to take molecules as they are. A set to keep only the largest organic
             fragment of each, cleaned up by RDKit's MolStandardize. The set names the groups that
             are then written charged, "acid" or "amine", as `MoleculeFlow.charge_states` does; with
@@ -173,7 +174,7 @@ def load_smiles_file(
 
     Raises:
         ValueError: The file is missing, empty, binary, damaged, lacks a column or has no usable
-            molecule; or `max_atoms` is out of range.
+            molecule (all of these as `DataFileError`); or `max_atoms` is out of range.
         UserError: A measured column cannot be learned, see `graphcnf.datasets.measured`.
     """
     if not 1 <= max_atoms <= MAX_NODES:
@@ -233,7 +234,7 @@ def _note_skipped(path: Path, unit: str, dataset: MoleculeDataset, listing: Path
         listing: File to write, with number, SMILES and reason of each record left out.
 
     Raises:
-        DataFileError: All records were skipped.
+        DataFileError: All records were left out; the message has the first line and its reason.
     """
     first, count = dataset.skipped[0], len(dataset.skipped)
     if not len(dataset):
@@ -259,7 +260,7 @@ def read_smiles(
     content: bytes | None = None,
     others: bool = False,
 ) -> FileRecords:
-    """Return the records of a molecule file; records without a SMILES have "".
+    """Read the records of a molecule file, without a check of their SMILES.
 
     Args:
         path: The file, in a format that `load_smiles_file` describes.
@@ -269,9 +270,13 @@ def read_smiles(
         others: True to keep the other values of records: columns of a table; `name`, the text after
             the SMILES in a line; `title` and properties of an SD file.
 
+    Returns:
+        All records in the order of the file; a record without a SMILES has "".
+
     Raises:
-        ValueError: The file is missing, empty, binary or damaged, lacks the column, or has no
-            readable record.
+        DataFileError: The file is missing, binary or damaged, or lacks the column. It is a
+            `ValueError`, too.
+        NoMolecules: The file is empty or has no records; it is a `DataFileError`.
     """
     path, content = _opened(path, content)
     unit, records = _records(path, content, column, others)
@@ -287,12 +292,15 @@ def read_smiles(
 
 
 def load_surrogate(path: str | Path, column: str, bound: str = "mean") -> Surrogate:
-    """Return the surrogate of a measured column of a molecule file, which predicts it.
+    """Return the surrogate of a measured column of a molecule file, which predicts the column.
+
+    It is a Gaussian process that is fitted to the file's molecules.
 
     Args:
         path: The file, in a format that `load_smiles_file` describes.
         column: Name of the column.
-        bound: "mean"; or "lower" or "upper", one standard deviation less or more.
+        bound: What is predicted: "mean"; or "lower" or "upper", one standard deviation less or
+            more.
 
     Raises:
         UserError: The file cannot be read, or the column cannot be learned.
@@ -308,7 +316,11 @@ def surrogate(*, file: str, column: str, bound: str = "mean") -> Callable[[Chem.
     Args:
         file: File of molecules with the column.
         column: Name of the column, such as "pIC50".
-        bound: "mean"; or "lower" or "upper", one standard deviation less or more.
+        bound: What is predicted: "mean"; or "lower" or "upper", one standard deviation less or
+            more.
+
+    Returns:
+        Function from a sanitized molecule to the prediction, in the unit of the column.
 
     Raises:
         UserError: The file cannot be read, or the column cannot be learned.
@@ -322,7 +334,13 @@ def _suffix(path: Path) -> str:
 
 
 def _is_sdf(path: Path, text: str) -> bool:
-    """Return True if a file has the name of an SD file, or begins as one."""
+    """Return True if a file has the name of an SD file, or begins as one.
+
+    Args:
+        path: The file's path, of which only the name is looked at.
+        text: Its text. It begins as an SD file if its fourth line has the numbers of atoms and
+            bonds, and a line `M  END` follows somewhere.
+    """
     fourth = _LINE_END.split(text, 4)[3:4]
     return _suffix(path) in SDF or ("M  END" in text and any(map(_COUNTS.match, fourth)))
 
@@ -339,10 +357,12 @@ def _records(
         others: False if only SMILES are wanted, which saves time with Parquet.
 
     Returns:
-        What the numbers of records count, "line" or "record"; and the records.
+        What the numbers of records count, "line" or "record"; and the records in order, of which an
+        iterator reads each when it is asked for.
 
     Raises:
-        DataFileError: The file is damaged or lacks the column; also while the records are read.
+        DataFileError: The file is damaged or lacks the column. Some faults are found only while the
+            records are read.
     """
     if content[:4] == b"PAR1":
         return "record", _parquet(path, content, column, others)
@@ -371,8 +391,12 @@ def _records(
 def _plain(lines: list[str]) -> list[Row]:
     """Return the records of a .smi file: lines that begin with a SMILES.
 
-    What follows the SMILES is its "name", or in files that `generate` wrote the columns that their
-    header names. A blank line is a record without a SMILES; comments, from #, are none.
+    What follows the SMILES is the record's value "name". In files that `graphcnf generate` wrote
+    with several columns, a comment `# smiles<TAB>...` names them, and cells separated by tabs
+    follow. A blank line is a record without a SMILES; a line from # is no record.
+
+    Args:
+        lines: The lines of the file.
     """
     rows: list[Row] = []
     names, begun = ["name"], False
@@ -399,7 +423,12 @@ def _plain(lines: list[str]) -> list[Row]:
 
 
 def read_stdin() -> bytes:
-    """Return all bytes of standard input; `UserError` if it is closed, unreadable or too long."""
+    """Return all bytes of standard input.
+
+    Raises:
+        UserError: It is closed or unreadable, or holds more than a share `MEMORY_SHARE` of the
+            memory.
+    """
     try:
         content = sys.stdin.buffer.read(most := memory() // MEMORY_SHARE)
         if sys.stdin.buffer.read(1):
@@ -411,7 +440,18 @@ def read_stdin() -> bytes:
 
 
 def _opened(path: str | Path, content: bytes | None) -> tuple[Path, bytes]:
-    """Return the name of a file in messages, and its content, which is read unless it is given."""
+    """Return what stands for a file in messages, and its content.
+
+    Args:
+        path: The file; "-" for standard input.
+        content: The content if it has been read already; None to read it.
+
+    Returns:
+        The path, `Path("standard input")` for "-"; and the bytes of the file.
+
+    Raises:
+        UserError: The file is missing or unreadable; a `DataFileError` unless it is standard input.
+    """
     if str(path) == STDIN:
         return Path("standard input"), read_stdin() if content is None else content
     return Path(path), _read(Path(path)) if content is None else content
@@ -430,8 +470,13 @@ def _read(path: Path) -> bytes:
 def _decode(path: Path, content: bytes) -> str:
     """Return the text in a file's content, unpacked if gzipped.
 
+    Args:
+        path: The file, for messages.
+        content: Its bytes.
+
     Raises:
-        DataFileError: The content is empty, damaged, or no text in UTF-8.
+        NoMolecules: The content is empty.
+        DataFileError: The content is damaged, or no text in UTF-8.
     """
     if path.name.lower().endswith(".gz") or content[:2] == b"\x1f\x8b":
         try:
@@ -532,8 +577,11 @@ def _jsonl(path: Path, lines: list[str], wanted: str) -> list[Row]:
         lines: Its lines.
         wanted: Key of the SMILES, which also counts in another case.
 
+    Returns:
+        The records; a line that is no such object is one with the SMILES "".
+
     Raises:
-        DataFileError: No line is an object with this key; single faulty lines have the SMILES "".
+        DataFileError: No line is an object with this key; the message has the first line.
     """
     rows: list[Row] = []
     faults = []
@@ -561,7 +609,11 @@ def _whole(text: str) -> str:
 
 
 def _cell(value: Any) -> Any:
-    """Return a JSON value as a cell of a table: None, bool and numbers as they are, else text."""
+    """Convert a JSON value to a cell of a table.
+
+    Returns:
+        None, bool and numbers as they are; lists and objects as JSON text; anything else as text.
+    """
     if value is None or isinstance(value, bool | int | float):
         return value
     return _whole(json.dumps(value, default=str) if isinstance(value, dict | list) else str(value))

@@ -48,7 +48,7 @@ class StereoDataset:
     Attributes:
         name: Short name.
         graphs: The M molecules with stereo elements, in their canonical configurations.
-        hashes: Hash of each SMILES without stereo by `hash_each`, (M,) uint64.
+        hashes: Hash of each SMILES without stereo marks by `hash_each`, (M,) uint64.
         total: Number of readable molecules in the file, with and without stereo elements.
         test_indices: Indices of the held-out molecules; None to split by hash.
     """
@@ -63,10 +63,14 @@ class StereoDataset:
         return len(self.graphs)
 
     def marks(self) -> dict[str, Any]:
-        """Return figures about the stereo marks of all readable molecules, by name.
+        """Describe how often the molecules have stereo marks, by shares of all that are readable.
 
-        They are shares of marked elements and the distribution of the number of marks, see
-        `mark_figures`. Molecules without stereo elements count as molecules without marks.
+        Molecules without stereo elements count as molecules without marks.
+
+        Returns:
+            JSON values, as `mark_figures` returns them: "chain", "ring" and "double", the share of
+            the stereo elements of each kind that have a mark; "marks", the shares of molecules with
+            0, 1, ... marks; and "kept", here always None.
         """
         kinds, marked = self.graphs.kinds.numpy(), self.graphs.categories.numpy() > 0
         counts: Counter[str] = Counter()
@@ -80,7 +84,14 @@ class StereoDataset:
         return mark_figures(counts)
 
     def split(self, part: str) -> np.ndarray:
-        """Return the indices of the molecules of "train" or "test", ascending."""
+        """Return the indices of the molecules of a part.
+
+        Args:
+            part: "train"; or "test", the held-out molecules.
+
+        Returns:
+            Indices, ascending, (K,) int64.
+        """
         if self.test_indices is None:
             is_test = self.hashes % np.uint64(TEST_SHARE) == 0
         else:
@@ -90,7 +101,8 @@ class StereoDataset:
     def marked(self) -> StereoDataset:
         """Return the molecules with at least one stereo mark, split by hash.
 
-        A molecule of a file that has none was mostly written without stereo.
+        In a user's file, a molecule that has no mark was mostly written without stereo: its
+        elements are unknown rather than unmarked, so it is left out.
         """
         graphs = self.graphs
         owner = torch.arange(len(graphs)).repeat_interleave(graphs.counts)
@@ -146,8 +158,9 @@ def encode_stereo(
     Args:
         name: Name of the data set.
         lines: SMILES; unreadable ones are left out.
-        orders: Further orders of its atoms in which each molecule follows, at random; none for one
-            of which several configurations may be the same molecule.
+        orders: How often each molecule is repeated with its atoms in another, random order, so that
+            a model learns not to depend on the order. A molecule of which several configurations
+            may be the same is not repeated.
         workers: Processes that encode, or a cluster; None for one per core. Short lists use one.
     """
     if len(lines) <= 2 * _CHUNK:
@@ -175,11 +188,11 @@ def _encoded(lines: Sequence[str], orders: int) -> dict[str, np.ndarray]:
 
     Args:
         lines: SMILES; unreadable ones are left out.
-        orders: Further orders of the atoms of each.
+        orders: How often each molecule is repeated with its atoms in a random order.
 
     Returns:
-        The arrays of `StereoGraphs` by name; `hashes` of the SMILES without stereo, (M,) uint64;
-        and `read`, the number of readable SMILES, (1,).
+        The arrays of `StereoGraphs` by name; "hashes" of the SMILES without stereo marks, (M,)
+        uint64; and "read", the number of readable SMILES, (1,).
     """
     constitutions: list[Constitution] = []
     configurations: list[Configuration] = []

