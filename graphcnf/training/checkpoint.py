@@ -2,8 +2,9 @@
 
 A *checkpoint* is a file with all that a run needs to go on as if it had never been stopped: weights
 and their average, optimizers, the state of torch's random generator, `Counters`, `Best`, and the
-run's identity (`graphcnf.training.identity`). A metric is a mean over samples: while batches go by,
-its numerator and denominator are added up in `Sums`, and divided at the end.
+run's identity (`graphcnf.training.identity`). A *metric* is a mean over samples: while batches go
+by, its numerator and denominator are added up in `Sums`, and divided at the end. The *headline* is
+the metric by which evaluations are compared; lower is better.
 """
 
 from __future__ import annotations
@@ -63,6 +64,8 @@ class Counters:
 class Best:
     """First and best evaluation of the averaged weights.
 
+    A run keeps the weights of one evaluation, the best so far by the rules of `offer`.
+
     Attributes:
         first: metrics before the first step.
         metrics: metrics of the evaluation whose weights are kept.
@@ -85,18 +88,20 @@ class Best:
         tolerance: float,
         most_copies: float = 0.0,
     ) -> bool:
-        """Record an evaluation of the averaged weights.
+        """Record an evaluation of the averaged weights, and decide whether they are to be kept.
 
         Args:
             step: steps taken before it.
             metrics: metrics of the held-out batches.
             headline: name of the metric to minimise.
             tolerance: share by which it may lie above its lowest value so far.
-            most_copies: largest metric `copies` with which it may lie further above.
+            most_copies: largest metric `copies`, the share of copies of training molecules among
+                samples, with which the headline may be anything below that of the first evaluation.
 
         Returns:
             True if the weights are to be kept: the headline is lower than ever, or below that of
-            the first evaluation and within the tolerance or with few copies.
+            the first evaluation and within the tolerance or with few copies. A headline that is not
+            finite counts as infinite.
         """
         if self.step < 0:
             self.first = metrics
@@ -126,7 +131,11 @@ def add(sums: Sums, metrics: Mapping[str, tuple[Tensor | float, Tensor | float]]
 
 
 def means(sums: Sums) -> dict[str, float]:
-    """Return the value of each metric: numerator / denominator, NaN if the denominator is 0."""
+    """Divide the sums of metrics over batches.
+
+    Returns:
+        Value of each metric by name: numerator / denominator, NaN if the denominator is 0.
+    """
     return {name: top / bottom if bottom else math.nan for name, (top, bottom) in sums.items()}
 
 
@@ -165,10 +174,15 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read the state that `save_checkpoint` has written, with its tensors on the CPU.
 
-    The state has the entry "format" as well.
+    Args:
+        path: the file.
+
+    Returns:
+        The entries of the state by name, and "format", the version of the layout. What the entries
+        are is not checked: see `starting_state`.
 
     Raises:
-        UserError: the file is missing, damaged or of another version.
+        UserError: the file is missing, damaged or of another version; the message names it.
     """
     try:
         whole = read_file(path, memory() // 2)
@@ -191,13 +205,16 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 def starting_state(path: Path) -> dict[str, Any]:
     """Read a checkpoint to start a run from.
 
+    Args:
+        path: the file.
+
     Returns:
         The entries that `Run._save` has written, by name, of which these are checked: "at", a
         `Counters`; "best", None or a dictionary whose "figures" are a `Best`; "metrics" and "sums",
         which hold numbers. Added is "path", the file, for messages.
 
     Raises:
-        UserError: it is missing, damaged or of another version.
+        UserError: the file is missing, damaged or of another version.
     """
     state = load_checkpoint(path)
     with checkpoint_errors(path):
@@ -215,8 +232,12 @@ def starting_state(path: Path) -> dict[str, Any]:
         return {**state, "path": path}
 
 
-def _numbers(values: dict) -> dict[str, float]:
-    """Convert the keys of a dictionary to text and its values to floats."""
+def _numbers(values: dict[Any, Any]) -> dict[str, float]:
+    """Return a dictionary of metrics from a file, which could hold anything, as `{text: float}`.
+
+    Raises:
+        ValueError: a value is no number; `TypeError` if it cannot be one.
+    """
     return {str(name): float(number) for name, number in values.items()}
 
 
@@ -237,7 +258,15 @@ def checkpoint_errors(path: Path) -> Iterator[None]:
 
 
 def check_finite(tensors: Iterable[torch.Tensor], what: str) -> None:
-    """Raise ValueError if a tensor contains infinities or NaN; the message calls them `what`."""
+    """Check that tensors hold no infinities and no NaN.
+
+    Args:
+        tensors: tensors of any shapes.
+        what: what they are, such as "weights", for the message.
+
+    Raises:
+        ValueError: one of them does.
+    """
     if not all(bool(tensor.isfinite().all()) for tensor in tensors):
         raise ValueError(f"{what} must be finite numbers")
 
@@ -246,6 +275,10 @@ def save_model(folder: Path, model: nn.Module) -> None:
     """Write a model to a folder, by its method `save_pretrained` if it has one.
 
     Of a model without this method the weights alone are written, to `weights.safetensors`.
+
+    Args:
+        folder: the folder, which is made if it is missing.
+        model: the model, on any device.
     """
     save_pretrained: Any = getattr(model, "save_pretrained", None)
     if save_pretrained is not None:

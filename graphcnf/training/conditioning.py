@@ -1,15 +1,17 @@
 """Measured columns as conditions of a model that is trained on them.
 
 A *measured column* is a column of numbers in the user's file, such as pIC50, which the package
-cannot compute of other molecules; its *surrogate* predicts it
-(`graphcnf.molecules.surrogate`).
+cannot compute of other molecules; its *surrogate* is a Gaussian process that predicts it
+(`graphcnf.molecules.surrogate`), fitted to the *members*, the molecules with a value. A *condition*
+is a number of a whole molecule given which a model draws; the *target* of a molecule is the value
+of a condition that it has. The *plan* is the settings of a training.
 
 Some hundred values are too few to learn a conditional density from: of 300 molecules, a model
-learned nothing before it memorised them. So fine-tuning learns the molecules first. Then
-the model takes the columns as conditions (`learn_columns`), and learns to draw by them from the
-measured molecules together with *labelled samples*: samples of its own with the values that the
-surrogate predicts. Only the parameters of the conditions are trained, so that the model stays
-exactly as it is where no value is asked.
+learned nothing before it memorised them. So fine-tuning learns the molecules first. Then the model
+takes the columns as conditions (`learn_columns`), and learns to draw by them from the measured
+molecules together with *labelled samples*: samples of its own with the values that the surrogate
+predicts. Only the parameters of the conditions are trained, so that the model stays exactly as it
+is where no value is asked.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -31,9 +33,20 @@ from graphcnf.graphs.conditions import condition_statistics
 from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.molecules.properties import PROPERTIES, property_table
-from graphcnf.molecules.surrogate import Surrogate, give_surrogate, sentence, surrogates_of
+from graphcnf.molecules.surrogate import (
+    Quality,
+    Surrogate,
+    give_surrogate,
+    sentence,
+    surrogates_of,
+)
 from graphcnf.training.history import FORMATS, picture_content
 from graphcnf.training.settings import Experiment, TrainingSettings, exit_unless_main
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from graphcnf.datasets.molecules import MoleculeDataset
 
 HIGH = 0.95
 """Quantile of the measured values that samples are asked for, to see whether they follow."""
@@ -61,15 +74,15 @@ ASKED = 200
 """Samples with and without a target at most, by which a model is judged."""
 
 
-def with_columns(model: GraphModel, data: Any) -> GraphModel:
+def with_columns(model: GraphModel, data: MoleculeDataset) -> GraphModel:
     """Return a model that takes the measured columns of a data set as conditions.
 
-    The data of their surrogates are in its metadata. The model ignores new conditions until it is
-    trained; columns that it knows keep their mean and standard deviation.
+    It ignores new conditions until it is trained; columns that it knows keep their mean and
+    standard deviation. The data of the columns' surrogates are stored in its metadata.
 
     Args:
-        model: A model that draws atom by atom.
-        data: A `MoleculeDataset` with `columns`.
+        model: A model that draws atom by atom. It is returned itself if it knows all columns.
+        data: The molecules, with `columns`.
     """
     known = names_of(model)
     tables = condition_statistics(data.columns, data.targets[data.split("train")])
@@ -80,12 +93,16 @@ def with_columns(model: GraphModel, data: Any) -> GraphModel:
 
 
 def names_of(model: GraphModel) -> list[str]:
-    """Return the names of the conditions that a model takes."""
+    """Return the names of the conditions that a model takes, such as "logp" or "pIC50"."""
     return [table["name"] for table in model.conditions]
 
 
 def learn_columns(
-    model: Path, data: Any, folder: Path, given: dict[str, Any], say: Callable[[str], None]
+    model: Path,
+    data: MoleculeDataset,
+    folder: Path,
+    given: dict[str, Any],
+    say: Callable[[str], None],
 ) -> tuple[MoleculeFlow, int | None]:
     """Teach a model to draw molecules by measured columns.
 
@@ -93,13 +110,14 @@ def learn_columns(
 
     Args:
         model: Folder of the model, which draws molecules like those of `data`.
-        data: A `MoleculeDataset` with `columns`.
+        data: The molecules, with `columns`.
         folder: Folder of the run, which also holds the model at its start.
         given: Settings of the fine-tuning, of which those in `TAKEN` override the plan.
         say: Function that prints a line.
 
     Returns:
-        The model, and the number of the signal that interrupted the run or None.
+        The model after the training; and None, or the number of the signal that interrupted the
+        run. In the latter case the model is not fully trained.
     """
     from graphcnf.training.loop import fit
 
@@ -136,14 +154,23 @@ def learn_columns(
 
 
 def _log_line(row: dict[str, Any]) -> str | None:
-    """Write an evaluation as a line of the log; None for other rows."""
+    """Return the line of the log for a row of metrics; None for a row of training batches.
+
+    Args:
+        row: Values by column, with "phase", "step" and "bits_per_graph".
+    """
     if row["phase"] != "eval":
         return None
     return f"step {row['step']}: {row['bits_per_graph']:.3f} bits per held-out molecule, by values"
 
 
 def _plan(given: dict[str, Any]) -> TrainingSettings:
-    """Return the settings of the training of conditions, of which `TAKEN` are as given."""
+    """Return the settings of the training of conditions.
+
+    Args:
+        given: Settings of the fine-tuning by name; those in `TAKEN` replace the ones of this
+            module.
+    """
     given = {key: given[key] for key in TAKEN if key in given}
     steps = min(given.pop("steps", STEPS), STEPS)
     chosen = {
@@ -165,22 +192,32 @@ def _plan(given: dict[str, Any]) -> TrainingSettings:
     return TrainingSettings.from_dict({**chosen, **given}, "fine-tuning")
 
 
-def computed(data: Any, names: Sequence[str]) -> np.ndarray:
-    """Compute properties of the molecules of a data set, (M, P)."""
+def computed(data: MoleculeDataset, names: Sequence[str]) -> np.ndarray:
+    """Compute properties of the molecules of a data set.
+
+    Args:
+        data: M molecules.
+        names: Names of P properties, such as "logp".
+
+    Returns:
+        Values, (M, P) float64.
+    """
     return property_table(data.smiles, names)
 
 
-def _with_samples(data: Any, flow: MoleculeFlow, surrogates: Sequence[Any], seed: int) -> Any:
-    """Return a data set of the measured molecules, and then of labelled samples.
+def _with_samples(
+    data: MoleculeDataset, flow: MoleculeFlow, surrogates: Sequence[Surrogate], seed: int
+) -> MoleculeDataset:
+    """Return a data set of the measured molecules, followed by labelled samples.
 
     Args:
-        data: A `MoleculeDataset` with `columns`.
+        data: The measured molecules, with `columns`.
         flow: The model that draws the samples.
-        surrogates: The `Surrogate` of each column.
+        surrogates: The surrogate of each column, which predicts the values of the samples.
         seed: Seed of the samples.
 
     Returns:
-        A `MoleculeDataset` with the same columns.
+        A data set with the same columns, whose targets are measured values and then predictions.
     """
     known = set(data.smiles)
     drawn = dict.fromkeys(flow.sample(SAMPLES, seed=seed, stereo=False).smiles)
@@ -191,12 +228,12 @@ def _with_samples(data: Any, flow: MoleculeFlow, surrogates: Sequence[Any], seed
 
 
 def _batches(
-    data: Any, columns: Sequence[int], size: int, epoch: int, seed: int, start: int
+    data: MoleculeDataset, columns: Sequence[int], size: int, epoch: int, seed: int, start: int
 ) -> Iterator[GraphBatch]:
     """Yield the training batches of an epoch, in which all values of the columns are as frequent.
 
     Args:
-        data: A `MoleculeDataset` whose targets are the conditions.
+        data: Molecules whose targets are the conditions.
         columns: Indices of the measured columns among the conditions.
         size: Molecules in a batch.
         epoch: Number of the epoch.
@@ -214,14 +251,14 @@ def _batches(
         yield _batch(data, chosen, np.where(hidden & (values.shape[1] > 1), np.nan, values))
 
 
-def _held_out(data: Any, columns: Sequence[int], size: int) -> Iterator[GraphBatch]:
+def _held_out(data: MoleculeDataset, columns: Sequence[int], size: int) -> Iterator[GraphBatch]:
     """Yield batches of held-out molecules with all conditions that are known.
 
     All values are as frequent as in training: most molecules have values near the mean, which say
     little, so that other batches would hardly show what is learned.
 
     Args:
-        data: A `MoleculeDataset` whose targets are the conditions.
+        data: Molecules whose targets are the conditions.
         columns: Indices of the measured columns among the conditions.
         size: Molecules in a batch.
     """
@@ -232,21 +269,30 @@ def _held_out(data: Any, columns: Sequence[int], size: int) -> Iterator[GraphBat
         yield _batch(data, rows, data.targets[rows])
 
 
-def _batch(data: Any, rows: np.ndarray, values: np.ndarray) -> GraphBatch:
-    """Return a batch of molecules with conditions, (B, P)."""
+def _batch(data: MoleculeDataset, rows: np.ndarray, values: np.ndarray) -> GraphBatch:
+    """Return a batch of molecules with conditions.
+
+    Args:
+        data: The data set.
+        rows: Indices of B molecules in it.
+        values: Their P conditions, NaN where unknown, (B, P).
+    """
     batch = GraphBatch.collate(data.graphs, rows)
     batch.conditions = torch.from_numpy(values.astype(np.float32))
     return batch
 
 
 def _chances(values: np.ndarray) -> np.ndarray:
-    """Return with what probabilities molecules are drawn so that values come equally often.
+    """Return probabilities by which molecules are drawn, so that all values come equally often.
+
+    Each column's range is cut into `BINS` intervals, and a molecule's probability is inversely
+    proportional to the number of molecules in its interval, summed over the columns.
 
     Args:
         values: Values of the columns, NaN where unknown, (M, P).
 
     Returns:
-        Probabilities, (M,).
+        Probabilities, (M,); 0 for molecules without any value.
     """
     weights = np.zeros(len(values))
     for column in values.T:
@@ -258,12 +304,15 @@ def _chances(values: np.ndarray) -> np.ndarray:
     return weights / weights.sum()
 
 
-def with_surrogates(model: GraphModel, data: Any) -> GraphModel:
-    """Return the model itself, with the data of the surrogates of measured columns in its metadata.
+def with_surrogates(model: GraphModel, data: MoleculeDataset) -> GraphModel:
+    """Store the data of the surrogates of measured columns in a model's metadata, in place.
 
     Args:
-        model: The model.
-        data: A `MoleculeDataset` with `columns`.
+        model: The model, which is saved with them.
+        data: The molecules, with `columns`, to which the surrogates are fitted.
+
+    Returns:
+        The same model.
     """
     for name in data.columns:
         give_surrogate(model, Surrogate.of_data(data, name))
@@ -271,15 +320,21 @@ def with_surrogates(model: GraphModel, data: Any) -> GraphModel:
 
 
 def with_targets(
-    data: Any, names: Sequence[str], compute: Callable[[Any, Sequence[str]], np.ndarray]
-) -> Any:
+    data: MoleculeDataset,
+    names: Sequence[str],
+    compute: Callable[[MoleculeDataset, Sequence[str]], np.ndarray],
+) -> MoleculeDataset:
     """Return a data set with properties and measured columns as targets.
 
     Args:
-        data: A `MoleculeDataset` of M molecules, with `columns` or without.
-        names: Names of the P targets: columns of `data`, or properties that can be computed. Other
-            ones are unknown: measured columns that only earlier data had.
+        data: M molecules, with measured `columns` or without.
+        names: Names of the P targets: columns of `data`, properties that can be computed, or
+            measured columns that only earlier data had, whose values are unknown here.
         compute: Function of the data and names of properties that returns their values, (M, P).
+
+    Returns:
+        The same molecules with `targets` (M, P), NaN where unknown, and without `columns`; the
+        targets are None if there are no names.
     """
     targets = np.full((len(data), len(names)), np.nan)
     computed = [name for name in names if name in PROPERTIES]
@@ -291,25 +346,27 @@ def with_targets(
     return replace(data, columns=(), targets=targets if names else None)
 
 
-def column_figures(flow: MoleculeFlow, data: Any, out: Path, samples: int, seed: int) -> list[dict]:
+def column_figures(
+    flow: MoleculeFlow, data: MoleculeDataset, out: Path, samples: int, seed: int
+) -> list[dict[str, Any]]:
     """Judge the surrogates of measured columns, and samples that are asked for high values.
 
     A picture for each column is written to the folder of the run.
 
     Args:
         flow: The trained model.
-        data: A `MoleculeDataset` with `columns`.
+        data: The molecules, with `columns`.
         out: Folder of the run.
         samples: Number of samples at most; 0 for none.
         seed: Seed of the samples.
 
     Returns:
-        For each column JSON values by name: `name`; numbers of `molecules` with a value; `mean` and
-        `range` of the values; cross-validated `r2` of the surrogate, and under `covered` the share
-        of values in the interval of each probability; `sentence`, which says whether the column can
-        be predicted. With samples also `target`, a high value, means of predictions of samples
-        drawn without it (`without`) and with it (`asked`), and the share of the latter that lies
-        `outside` the surrogate's domain.
+        For each column JSON values by name: "name"; "molecules", the number that have a value;
+        "mean" and "range" of the values; "r2" of the surrogate in cross-validation, and "covered",
+        which has for each probability the share of values in the interval of this probability;
+        "sentence", which says whether the column can be predicted. With samples also "target", the
+        value asked for; "without" and "asked", the mean predictions of samples drawn without it and
+        with it; and "outside", the share of the latter that are outside the surrogate's domain.
     """
     found, surrogates = [], surrogates_of(flow.model)
     for name in data.columns:
@@ -336,10 +393,13 @@ def column_figures(flow: MoleculeFlow, data: Any, out: Path, samples: int, seed:
 
 
 def column_text(figures: dict[str, Any]) -> list[str]:
-    """Return sentences about a measured column.
+    """Describe a measured column, its surrogate and the samples in sentences.
 
     Args:
-        figures: An entry of `column_figures`.
+        figures: An entry of the list that `column_figures` returns.
+
+    Returns:
+        A sentence, or two if there are samples.
     """
     first = figures["sentence"]
     sentences = [f"{first[0].upper()}{first[1:]}."]
@@ -354,18 +414,21 @@ def column_text(figures: dict[str, Any]) -> list[str]:
     return sentences
 
 
-def _asked(flow: MoleculeFlow, one: Any, target: float, count: int, seed: int) -> dict[str, Any]:
+def _asked(
+    flow: MoleculeFlow, one: Surrogate, target: float, count: int, seed: int
+) -> dict[str, Any]:
     """Draw samples with and without a target value of a measured column.
 
     Args:
         flow: The model.
-        one: The column's `Surrogate`.
+        one: The column's surrogate.
         target: The value.
         count: Number of samples of either kind.
         seed: Seed of the samples.
 
     Returns:
-        Entries of `column_figures`, and the `smiles` of the valid samples with the target.
+        Entries of `column_figures`: "target", "without", "asked" and "outside"; and "smiles", those
+        of the valid samples with the target. If no sample of a kind is valid, only "smiles", [].
     """
     drawn = {}
     for key, properties in (("without", None), ("asked", {one.name: target})):
@@ -378,16 +441,13 @@ def _asked(flow: MoleculeFlow, one: Any, target: float, count: int, seed: int) -
     return {"target": target, **means, "outside": one.outside(smiles), "smiles": smiles}
 
 
-def _picture(one: Any, quality: Any, smiles: Sequence[str]) -> Any:
+def _picture(one: Surrogate, quality: Quality, smiles: Sequence[str]) -> Figure:
     """Draw predictions of held-out members, their calibration, and the domain.
 
     Args:
-        one: A `Surrogate`.
-        quality: Its `Quality`.
+        one: The surrogate.
+        quality: Its predictions in cross-validation.
         smiles: Samples whose similarity to the members is drawn.
-
-    Returns:
-        The matplotlib figure.
     """
     from matplotlib.figure import Figure
 

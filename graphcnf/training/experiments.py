@@ -1,8 +1,9 @@
 """Experiments of presets: for each data set, a function that builds the model and its batches.
 
-The functions take the tables `model` and `data` of a preset as dictionaries, which they may change,
-and the settings. A model's arguments are checked before data are loaded, which may take minutes.
-*Conditions* are properties of molecules that a model can be asked for, such as logP.
+A *preset* has the tables `[model]` and `[data]`, here dictionaries, and settings of the training;
+an *experiment* is the model and the batches made of them. A model's arguments are checked before
+data are loaded, which may take minutes. *Conditions* are properties of molecules that a model can
+be asked for, such as logP.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from graphcnf import datasets
 from graphcnf.arguments import call, check
@@ -71,6 +73,9 @@ def fit_preset(preset: Preset, out: str | Path, *, resume: bool = False) -> FitR
         out: run directory; `fit` says what it will contain.
         resume: continue the run in it.
 
+    Returns:
+        The result of the run, finished or interrupted by a signal.
+
     Raises:
         UserError: the preset names no known data set or has a wrong argument, the directory is in
             use or holds a run that is not to be continued, or training fails.
@@ -85,6 +90,9 @@ def fit_preset(preset: Preset, out: str | Path, *, resume: bool = False) -> FitR
 @learning()
 def build_experiment(preset: Preset) -> Experiment:
     """Load the data of a preset and build its model, initialised from `[training].seed`.
+
+    Args:
+        preset: the preset, as `load_preset` returns it.
 
     Raises:
         UserError: unknown data set, or arguments that the data set or the model does not take.
@@ -106,13 +114,23 @@ def build_experiment(preset: Preset) -> Experiment:
 
 
 def _cure(name: str) -> str:
-    """Return the end of a message about an unknown data set, which may be the name of a file."""
+    """Return the end of a message about an unknown data set, which may be the name of a file.
+
+    Args:
+        name: the unknown name.
+
+    Returns:
+        How to name the molecules of the file; if it is no file, the closest known name or all of
+        them.
+    """
     if os.path.isfile(name):
         return f'; for the molecules of this file: name = "smiles_file", path = "{name}"'
     return suggest(name, list(EXPERIMENTS))
 
 
-def _of_molecules(name: str, model: dict, data: dict, settings: TrainingSettings) -> Experiment:
+def _of_molecules(
+    name: str, model: dict[str, Any], data: dict[str, Any], settings: TrainingSettings
+) -> Experiment:
     """Return the experiment of a data set of molecules and a `GraphModel`.
 
     Args:
@@ -166,7 +184,13 @@ def _of_molecules(name: str, model: dict, data: dict, settings: TrainingSettings
 
 
 def _fit_conditions(model: Any, dataset: MoleculeDataset, train: np.ndarray) -> None:
-    """Initialise the conditioning of a model from `FITTED` of the training molecules `train`."""
+    """Initialise the conditioning of a model on properties, from at most `FITTED` molecules.
+
+    Args:
+        model: a model with conditions, such as `PathModel`; it is changed.
+        dataset: molecules whose targets are the conditions.
+        train: indices of the training molecules.
+    """
     chosen = np.random.default_rng(0).permutation(train)[:FITTED]
     values = torch.from_numpy(dataset.targets[chosen])
     batch = GraphBatch.collate(dataset.graphs, chosen)
@@ -174,10 +198,14 @@ def _fit_conditions(model: Any, dataset: MoleculeDataset, train: np.ndarray) -> 
 
 
 def _copies(model: GraphModel) -> list[str]:
-    """Say in a sentence how many of `SAMPLES` samples of a trained model are valid, and copies.
+    """Say in a sentence how many samples of a trained model are valid, distinct and copies.
 
     Args:
-        model: a model of molecules, which knows the hashes of its training molecules.
+        model: a model of molecules, which knows the hashes of its training molecules; `SAMPLES`
+            molecules are drawn from it.
+
+    Returns:
+        A list of this one sentence, as `Experiment.summarize` returns it.
     """
     assert model.training_hashes is not None
     _, shares = sample_shares(MoleculeFlow(model), model.training_hashes, SAMPLES, seed=0)
@@ -188,7 +216,7 @@ def _copies(model: GraphModel) -> list[str]:
     ]
 
 
-def _check_model(model: dict, names: list[str] | None) -> None:
+def _check_model(model: dict[str, Any], names: list[str] | None) -> None:
     """Check a `[model]` table of molecules.
 
     Args:
@@ -206,8 +234,8 @@ def _check_model(model: dict, names: list[str] | None) -> None:
     check("[model]", model, model_for_graphs, *found.options(), fixed=fixed)
 
 
-def _experiment(model, dataset, size: int, held_out: int) -> Experiment:
-    """Return the experiment of a model and a data set.
+def _experiment(model: nn.Module, dataset: Any, size: int, held_out: int) -> Experiment:
+    """Return the experiment of a model and a data set, with its batches.
 
     Args:
         model: the model.
@@ -220,7 +248,13 @@ def _experiment(model, dataset, size: int, held_out: int) -> Experiment:
 
 
 def _property_names(names: Any) -> list[str]:
-    """Return the names of properties in an entry `[model] properties`.
+    """Check the entry `[model] properties` of a preset.
+
+    Args:
+        names: the entry, which may be anything.
+
+    Returns:
+        The names of the properties in their usual spelling.
 
     Raises:
         UserError: the entry is no list of names of properties.
@@ -233,11 +267,14 @@ def _property_names(names: Any) -> list[str]:
 
 
 def property_values(dataset: MoleculeDataset, names: Sequence[str]) -> np.ndarray:
-    """Return the properties of all M molecules of a data set, (M, P) float64.
+    """Compute properties of all molecules of a data set once, and cache them.
 
     Args:
-        dataset: the molecules.
-        names: names of P properties; they are computed once, and then cached.
+        dataset: M molecules.
+        names: names of P properties.
+
+    Returns:
+        Values, (M, P) float64.
     """
 
     def compute() -> dict[str, np.ndarray]:
@@ -252,11 +289,12 @@ def _start_model(options: dict[str, Any], names: list[str] | None) -> GraphModel
     """Return the trained model that `[model] start` names, to train it further.
 
     Args:
-        options: the table, without `properties`: `start` alone.
+        options: the table, without `properties`; `start` must be its only entry.
         names: properties that the preset asks for; None for none.
 
     Raises:
-        UserError: other arguments beside `start`, no such model, or one with other properties.
+        UserError: there are other arguments beside `start`, there is no such model, or it was
+            trained with other properties.
     """
     start = options["start"]
     if other := set(options) - {"start"}:
@@ -271,12 +309,16 @@ def _start_model(options: dict[str, Any], names: list[str] | None) -> GraphModel
 
 
 def _check_known(model: GraphModel, start: str, dataset: MoleculeDataset) -> None:
-    """Raise `UserError` if a trained model cannot represent all molecules of a data set.
+    """Check that a trained model can represent all molecules of a data set.
 
     Args:
         model: the model.
         start: its name or folder, for messages.
         dataset: the molecules.
+
+    Raises:
+        UserError: it has other categories of atoms or bonds, or a molecule has more atoms or bonds
+            than it can represent.
     """
     if MoleculeVocabulary.of_model(model) != dataset.vocabulary:
         raise UserError(f"[model]: {start} has other categories of atoms or bonds than the data")
@@ -291,11 +333,12 @@ def _check_known(model: GraphModel, start: str, dataset: MoleculeDataset) -> Non
 
 
 def load_molecules(name: str, data: dict[str, Any]) -> MoleculeDataset:
-    """Load molecules.
+    """Load the molecules that the table `[data]` of a preset names.
 
     Args:
         name: one of `MOLECULES`.
-        data: the other entries of the `[data]` table.
+        data: the other entries of the table: arguments of the loader, for "smiles_file" also
+            `path`.
 
     Raises:
         UserError: an entry is wrong, or a file cannot be read.
@@ -313,13 +356,16 @@ def load_molecules(name: str, data: dict[str, Any]) -> MoleculeDataset:
     return _loaded(loader, options, **known)
 
 
-def _loaded(load: Callable, options: dict, **known) -> Any:
-    """Call a loader with entries of `[data]`, and with arguments that these may not contain.
+def _loaded(load: Callable[..., Any], options: dict[str, Any], **known: Any) -> Any:
+    """Call a loader with the entries of `[data]`, so that its errors name the table.
 
     Args:
         load: the loader.
-        options: the entries.
-        **known: the arguments.
+        options: the entries, which become its arguments.
+        **known: further arguments of the loader, which `[data]` may not contain.
+
+    Returns:
+        What the loader returns: a data set.
 
     Raises:
         UserError: the loader does not take an entry, or refuses it.
@@ -328,8 +374,12 @@ def _loaded(load: Callable, options: dict, **known) -> Any:
     return call("[data]", load, known=known, **options)
 
 
-def _sets(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
-    """Return the experiment of sets of elements and a `SetFlow`; arguments: see `EXPERIMENTS`."""
+def _sets(model: dict[str, Any], data: dict[str, Any], settings: TrainingSettings) -> Experiment:
+    """Return the experiment of sets of elements and a `SetFlow`; for arguments see `EXPERIMENTS`.
+
+    Raises:
+        UserError: `[data] task` is unknown, or an argument is wrong.
+    """
     from graphcnf.discrete.set_flow import SetFlow
 
     task = data.pop("task", "shuffling")
@@ -342,8 +392,14 @@ def _sets(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
     return _experiment(network, dataset, settings.batch_size, settings.batch_size)
 
 
-def _coloring(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
-    """Return the experiment of colourings and a `ColoringFlow`; arguments: see `EXPERIMENTS`."""
+def _coloring(
+    model: dict[str, Any], data: dict[str, Any], settings: TrainingSettings
+) -> Experiment:
+    """Return the experiment of colourings and a `ColoringFlow`; for arguments see `EXPERIMENTS`.
+
+    Raises:
+        UserError: an argument is wrong.
+    """
     from graphcnf.datasets.coloring import load_coloring
     from graphcnf.discrete.coloring_flow import ColoringFlow
 
@@ -355,7 +411,13 @@ def _coloring(model: dict, data: dict, settings: TrainingSettings) -> Experiment
 
 
 def _split(dataset: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return the indices of training molecules and of held-out ones, (M,) int each.
+    """Divide a data set of molecules into training and held-out ones.
+
+    Args:
+        dataset: the data set, with a method `split`.
+
+    Returns:
+        The indices of the training molecules and those of the held-out ones, two arrays of int64.
 
     Raises:
         UserError: there are none of either kind.
@@ -366,8 +428,12 @@ def _split(dataset: Any) -> tuple[np.ndarray, np.ndarray]:
     return train, held_out
 
 
-def _stereo(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
-    """Return the experiment of stereo marks and a `StereoFlow`; arguments: see `EXPERIMENTS`."""
+def _stereo(model: dict[str, Any], data: dict[str, Any], settings: TrainingSettings) -> Experiment:
+    """Return the experiment of stereo marks and a `StereoFlow`; for arguments see `EXPERIMENTS`.
+
+    Raises:
+        UserError: an argument is wrong, or there are too few molecules.
+    """
     from graphcnf.datasets.stereo import load_stereo
     from graphcnf.stereo.stereo_flow import StereoFlow
 
@@ -379,8 +445,12 @@ def _stereo(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
     return _experiment(network, dataset, settings.batch_size, 4 * settings.batch_size)
 
 
-def _images(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
-    """Return the experiment of images and an `ImageModel`; arguments: see `EXPERIMENTS`."""
+def _images(model: dict[str, Any], data: dict[str, Any], settings: TrainingSettings) -> Experiment:
+    """Return the experiment of images and an `ImageModel`; for arguments see `EXPERIMENTS`.
+
+    Raises:
+        UserError: an argument is wrong, or `[model]` names no architecture.
+    """
     from graphcnf.datasets.images import load_images
     from graphcnf.images.image_model import FIXED, IMAGE_MODELS
 
@@ -406,7 +476,7 @@ def _images(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
     return Experiment(network, train_batches, held_out, data=dataset)
 
 
-EXPERIMENTS: dict[str, Callable[[dict, dict, TrainingSettings], Experiment]] = {
+EXPERIMENTS: dict[str, Callable[[dict[str, Any], dict[str, Any], TrainingSettings], Experiment]] = {
     **{name: partial(_of_molecules, name) for name in MOLECULES},
     "sets": _sets,
     "coloring": _coloring,

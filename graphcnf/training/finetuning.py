@@ -3,8 +3,10 @@
 The molecules are divided into those that are *learned* and those that are *held out*: the weights
 are chosen by the likelihood of the latter. With few molecules, *cross-validation* takes the place
 of the division: the molecules are cut into *folds*, and a copy of the model for each fold learns
-all but that one. A *plan* is the settings of the training; a *request* is what the caller has
-asked for, by which a run is recognised when it is to go on.
+all but that one. A *plan* is the settings of the training; a *request* is what the caller has asked
+for, by which a run is recognised when it is to go on. *Figures* are numbers that describe the
+outcome, as JSON values by name. If the model has a density of stereo marks (a `StereoFlow`), the
+marks are learned in a second training.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from functools import partial
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -55,6 +57,11 @@ from graphcnf.training.settings import (
     load_preset,
 )
 from graphcnf.training.stereo_tuning import FEW, LEAST, marked_molecules, stereo_experiment
+
+if TYPE_CHECKING:
+    from graphcnf.datasets.molecules import MoleculeDataset
+    from graphcnf.datasets.stereo import StereoDataset
+    from graphcnf.stereo.stereo_flow import StereoFlow
 
 REQUEST = "finetune.json"
 """File in a run's folder with the arguments that determine the run."""
@@ -112,7 +119,7 @@ class FineTuning:
 @learning()
 def finetune(
     flow: MoleculeFlow,
-    data,
+    data: MoleculeDataset,
     out: str | Path,
     *,
     minutes: float | None = None,
@@ -130,12 +137,13 @@ def finetune(
     cross-validation chooses the step: besides, each of `FOLDS` copies of the model learns all
     molecules but one fold. If the model has a density of stereo marks and molecules have marks, it
     is fine-tuned in the same way, and saved with the model.
+
     After a kill, a call with the same arguments continues the run.
 
     Args:
         flow: A model that draws molecules atom by atom; it is not changed.
-        data: A `MoleculeDataset`, such as `graphcnf.datasets.load_smiles_file` returns. The model
-            takes its measured `columns` as conditions, and holds the data of their surrogates.
+        data: The molecules, such as `graphcnf.datasets.load_smiles_file` returns. The model takes
+            their measured `columns` as conditions, and holds the data of the columns' surrogates.
         out: Folder of the run; its `model/` will contain the fine-tuned weights.
         minutes: Approximate time limit, at the machine's speed when training starts; None for the
             time that follows from the number of molecules.
@@ -144,6 +152,10 @@ def finetune(
         features: Patterns and properties to report, of the molecules and of the samples.
         samples: Number of samples before and after, 0 for none.
         say: Function that prints a line.
+
+    Returns:
+        The fine-tuned model with its figures; after a signal such as Ctrl-C, the model as it is
+        then, without figures.
 
     Raises:
         UserError: An argument is wrong, there are too few molecules, the model does not draw atom
@@ -225,13 +237,16 @@ def finetune(
 
 
 def _planned(
-    experiment: Callable[[int], Experiment], data, minutes: float | None, options: dict[str, Any]
+    experiment: Callable[[int], Experiment],
+    data: MoleculeDataset | StereoDataset,
+    minutes: float | None,
+    options: dict[str, Any],
 ) -> TrainingSettings:
     """Choose training settings by the number of molecules (`plan`) and by a time limit.
 
     Args:
         experiment: Function from a batch size to the training.
-        data: The molecules, a `MoleculeDataset` or `StereoDataset`.
+        data: The molecules.
         minutes: Time into which the steps have to fit on this machine; None for no limit.
         options: Further arguments of `plan`.
     """
@@ -245,13 +260,20 @@ def _planned(
 
 
 def _learn_stereo(
-    stereo: Any, data, marked: Any, out: Path, minutes: float | None, options: dict[str, Any]
+    stereo: StereoFlow,
+    data: MoleculeDataset,
+    marked: StereoDataset,
+    out: Path,
+    minutes: float | None,
+    options: dict[str, Any],
 ) -> Any:
     """Train a density of stereo marks, in a folder of its own within that of the run.
 
+    A training that has begun there is continued.
+
     Args:
-        stereo: The `StereoFlow` to start from, which is not changed.
-        data: The molecules, a `MoleculeDataset`.
+        stereo: The density to start from, which is not changed.
+        data: The molecules.
         marked: Those with stereo marks, as `marked_molecules` returns them.
         out: Folder of the run.
         minutes: Time limit of the whole run, of which this takes `STEREO_SHARE`; None for none.
@@ -274,15 +296,14 @@ def _learn_stereo(
     return fit(experiment(chosen.batch_size), chosen, folder, resume)
 
 
-def _finished(folder: Path, data, stereo: Any) -> MoleculeFlow:
-    """Load a fine-tuned model, complete it, and save it.
+def _finished(folder: Path, data: MoleculeDataset, stereo: StereoFlow | None) -> MoleculeFlow:
+    """Load a fine-tuned model, give it stereo marks and likelihood percentiles, and save it.
 
     Args:
         folder: Folder of the model.
-        data: The molecules, a `MoleculeDataset`; likelihood percentiles are those of up to 1,000
-            learned ones.
-        stereo: Fine-tuned `StereoFlow`, which becomes a companion of the model; None to keep what
-            the model has.
+        data: The molecules; likelihood percentiles are those of up to 1,000 learned ones.
+        stereo: Fine-tuned density of stereo marks, which becomes a companion of the model; None to
+            keep what the model has.
     """
     flow = MoleculeFlow.from_pretrained(folder)
     if stereo is not None:
@@ -294,12 +315,16 @@ def _finished(folder: Path, data, stereo: Any) -> MoleculeFlow:
     return flow
 
 
-def _stereo_figures(marked: Any, result: Any) -> dict[str, Any]:
-    """Return the figures of a finished training of stereo marks, JSON values by name.
+def _stereo_figures(marked: StereoDataset, result: Any) -> dict[str, Any]:
+    """Describe a finished training of stereo marks: the entry "stereo" of `FineTuning.figures`.
 
     Args:
-        marked: The molecules, a `StereoDataset`.
-        result: The `FitResult`.
+        marked: The molecules with stereo marks.
+        result: The `FitResult`, whose `best` is not None.
+
+    Returns:
+        JSON values: numbers of "molecules" and of those "held_out"; "bits_per_element" of the
+        held-out ones, with "before" and "after"; "steps", "best_step" and "minutes".
     """
     best, name = result.best, "bits_per_element"
     return {
@@ -312,14 +337,22 @@ def _stereo_figures(marked: Any, result: Any) -> dict[str, Any]:
     }
 
 
-def _figures(data, experiment: Experiment, chosen: TrainingSettings, result) -> dict[str, Any]:
-    """Return the figures of a finished run that need no samples, as in `FineTuning.figures`.
+def _figures(
+    data: MoleculeDataset, experiment: Experiment, chosen: TrainingSettings, result: Any
+) -> dict[str, Any]:
+    """Describe a finished run: the entries of `FineTuning.figures` that need no samples.
 
     Args:
-        data: The molecules, a `MoleculeDataset`.
+        data: The molecules.
         experiment: The training.
         chosen: Its settings.
-        result: The `FitResult` of the run.
+        result: The `FitResult` of the run, whose `best` is not None.
+
+    Returns:
+        JSON values: numbers of "molecules", of those in "training" and "held_out", and of "folds"
+        (0 without cross-validation); "evaluated", how many are scored in an evaluation;
+        "bits_per_molecule" and "bits_per_node" with "before" and "after"; "steps", "best_step",
+        "minutes" and the like.
     """
     best, held_out = result.best, len(data.split("test"))
     return {
@@ -343,12 +376,12 @@ def _figures(data, experiment: Experiment, chosen: TrainingSettings, result) -> 
     }
 
 
-def _prepared(flow: MoleculeFlow, data) -> tuple[MoleculeFlow, Any]:
+def _prepared(flow: MoleculeFlow, data: MoleculeDataset) -> tuple[MoleculeFlow, MoleculeDataset]:
     """Enlarge a model so that it can represent all molecules.
 
     Args:
         flow: The model, which is not changed.
-        data: The molecules, a `MoleculeDataset`.
+        data: The molecules.
 
     Returns:
         The enlarged model, with the metadata of the new training, and the data in its categories.
@@ -402,11 +435,11 @@ def _prepared(flow: MoleculeFlow, data) -> tuple[MoleculeFlow, Any]:
     return MoleculeFlow(model), data
 
 
-def facts(data) -> dict[str, Any]:
+def facts(data: MoleculeDataset) -> dict[str, Any]:
     """Return what the metadata of a model say about the molecules that it is trained on.
 
     Args:
-        data: The molecules, a `MoleculeDataset`.
+        data: The molecules.
 
     Returns:
         JSON values: "dataset" (name), "vocabulary", "size_histogram" (entry n: number of molecules
@@ -530,13 +563,18 @@ def _steps_within(minutes: float, experiment: Experiment, chosen: TrainingSettin
     return max(1, int(60 * minutes / step))
 
 
-def _request(flow: MoleculeFlow, data, **given) -> dict[str, Any]:
-    """Return the request of a run: what determines it, as JSON values by name.
+def _request(flow: MoleculeFlow, data: MoleculeDataset, **given: Any) -> dict[str, Any]:
+    """Describe what determines a run, by which it is recognised when it is to go on.
 
     Args:
         flow: The model to start from, which counts by its hash.
         data: The molecules, which count by their hash.
         **given: Further arguments of `finetune`.
+
+    Returns:
+        JSON values: "weights" and "molecules" (hashes), with a density of stereo marks "stereo"
+        (its hash), with measured columns "columns" (names and hash), and the arguments by their
+        names.
     """
     molecules = hashlib.sha256("\n".join(data.isomers or data.smiles).encode())
     request = {"weights": model_digest(flow.model), "molecules": molecules.hexdigest(), **given}
@@ -575,11 +613,11 @@ def _resumable(out: Path, request: dict[str, Any]) -> bool:
     return begun
 
 
-def _say_data(data, new: list[str], say: Callable[[str], None]) -> None:
+def _say_data(data: MoleculeDataset, new: list[str], say: Callable[[str], None]) -> None:
     """Print the numbers of molecules learned and held out, and what the weights lack.
 
     Args:
-        data: The molecules, a `MoleculeDataset`.
+        data: The molecules.
         new: What the weights lack, in words.
         say: Function that prints a line.
     """
@@ -590,13 +628,19 @@ def _say_data(data, new: list[str], say: Callable[[str], None]) -> None:
     say(f"new to the weights: {'; '.join(new)}" if new else known)
 
 
-def _marked(flow: MoleculeFlow, data, say: Callable[[str], None]) -> Any:
-    """Return the molecules whose stereo marks are learned, a `StereoDataset`, or None; say which.
+def _marked(
+    flow: MoleculeFlow, data: MoleculeDataset, say: Callable[[str], None]
+) -> StereoDataset | None:
+    """Choose the molecules whose stereo marks are learned, and print how many there are.
 
     Args:
-        flow: The model to start from; without a density of stereo marks none are learned.
-        data: The molecules, a `MoleculeDataset`.
+        flow: The model to start from.
+        data: The molecules.
         say: Function that prints a line.
+
+    Returns:
+        The molecules with stereo marks. None if the model has no density of stereo marks, or if no
+        molecules, or fewer than `LEAST`, have marks.
     """
     if data.isomers is None or data.isomers == data.smiles or flow.stereo is None:
         return None
@@ -607,12 +651,12 @@ def _marked(flow: MoleculeFlow, data, say: Callable[[str], None]) -> Any:
     return found
 
 
-def _experiment(flow: MoleculeFlow, data, batch_size: int) -> Experiment:
+def _experiment(flow: MoleculeFlow, data: MoleculeDataset, batch_size: int) -> Experiment:
     """Return the training of a model on molecules, cross-validated if none are held out.
 
     Args:
         flow: The model, which is put into training mode.
-        data: The molecules, a `MoleculeDataset`.
+        data: The molecules.
         batch_size: Molecules per step.
     """
 
@@ -637,13 +681,16 @@ def _experiment(flow: MoleculeFlow, data, batch_size: int) -> Experiment:
 
 
 def _copying(folds: Any, graphs: PackedGraphs) -> dict[str, float]:
-    """Return the probability that a drawn molecule is one of those learned, as metric `copies`.
+    """Return the probability that a drawn molecule is one of those learned.
 
     It is the sum of their probabilities, in one node order each, and so a lower bound.
 
     Args:
         folds: The `Folds`, whose last copy learns all molecules.
         graphs: The distinct molecules.
+
+    Returns:
+        `{"copies": probability}`, as `Experiment.measure` returns metrics.
     """
     model = folds.models[-1]
     sizes = torch.from_numpy(graphs.node_counts).to(model.device)
@@ -654,7 +701,7 @@ def _copying(folds: Any, graphs: PackedGraphs) -> dict[str, float]:
 def _sampled(
     before: MoleculeFlow,
     flow: MoleculeFlow,
-    data,
+    data: MoleculeDataset,
     features: Sequence[Feature],
     samples: int,
     seed: int,
@@ -664,7 +711,7 @@ def _sampled(
     Args:
         before: The model before.
         flow: The model after.
-        data: The molecules, a `MoleculeDataset`.
+        data: The molecules.
         features: Features to report; elements that are new to the model are added.
         samples: Number of samples of each model.
         seed: Seed of the samples.
@@ -712,7 +759,7 @@ def sample_shares(
 
 
 def _summary(figures: dict[str, Any]) -> list[str]:
-    """Return sentences about the outcome of a fine-tuning.
+    """Describe the outcome of a fine-tuning in sentences.
 
     Args:
         figures: Figures of the run, `FineTuning.figures`.

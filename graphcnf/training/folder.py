@@ -13,12 +13,15 @@ from graphcnf.training.settings import TrainingSettings, is_main
 
 
 def check_begun(folder: Path, resume: bool) -> None:
-    """Raise `UserError` if a training may not begin in a folder: it would replace another one.
+    """Check that a training may begin in a folder, so that it replaces no other one.
 
     Args:
         folder: The folder.
         resume: True to continue a run from its checkpoint. If there is no checkpoint, the run has
             failed before the first one and begins anew, unless there is a model.
+
+    Raises:
+        UserError: The folder holds a run; the message says whether it can be resumed.
     """
     last = inside(folder, "checkpoints", "last.ckpt")
     if resume and last.exists():
@@ -59,7 +62,13 @@ def run_folder(folder: Path, resume: bool) -> Iterator[None]:
 
 
 def remove_unused(folder: Path, *names: str) -> None:
-    """Remove the folder of a run if it holds nothing but the mark and files with these names."""
+    """Remove the folder of a run in which nothing was trained.
+
+    Args:
+        folder: The folder. It stays if it holds anything but the mark of a run (`RUN_MARK`) and the
+            files in `names`.
+        *names: Names of files that are removed with it.
+    """
     own = (RUN_MARK, *names)
     if {path.name for path in folder.iterdir()} <= {*own}:
         for name in own:

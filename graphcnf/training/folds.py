@@ -12,12 +12,16 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor, nn
 
 from graphcnf.training.settings import Experiment
+
+if TYPE_CHECKING:
+    from graphcnf.datasets.molecules import MoleculeDataset
+    from graphcnf.datasets.stereo import StereoDataset
 
 DROPOUT = 0.3
 """Dropout in cross-validation, which delays overfitting to few molecules."""
@@ -25,7 +29,9 @@ DROPOUT = 0.3
 
 @dataclass
 class FoldBatch:
-    """Batches of the copies of a model in `Folds`.
+    """One step's batches of all copies of a model in `Folds`.
+
+    Its length is that of the shortest part, and a slice of it has the same rows of all parts.
 
     Attributes:
         parts: The batch of each copy, such as a `GraphBatch`; None for a copy without one.
@@ -47,10 +53,15 @@ class FoldBatch:
 class Folds(nn.Module):
     """A model that learns all molecules, beside a copy for each fold that learns all but the fold.
 
+    It is `Trainable`, and is saved as the model itself.
+
     Args:
-        model: The model.
+        model: The model, a `Trainable` module. Its own dropout is changed if `dropout` is given.
         folds: Number of folds.
         dropout: Share of channels that training leaves out; None for the model's own.
+
+    Attributes:
+        models: The copies of the folds, and last the model.
     """
 
     def __init__(self, model: Any, folds: int, dropout: float | None):
@@ -87,11 +98,11 @@ class Folds(nn.Module):
 
 def fold_experiment(
     model: Any,
-    data,
+    data: MoleculeDataset | StereoDataset,
     folds: int,
     batch_size: int,
     *,
-    held_out: Any = None,
+    held_out: MoleculeDataset | StereoDataset | None = None,
     dropout: float | None = DROPOUT,
 ) -> Experiment:
     """Return the cross-validated training of a model, of `Folds` on `FoldBatch`.
@@ -100,7 +111,7 @@ def fold_experiment(
 
     Args:
         model: The model that is to learn all molecules.
-        data: A `MoleculeDataset` or `StereoDataset`.
+        data: The molecules.
         folds: Number of folds, from 2 to the number of distinct molecules.
         batch_size: Molecules per step of each copy.
         held_out: The same molecules in the form in which they are evaluated; None for `data`.

@@ -41,6 +41,9 @@ class MetricsFile:
     Args:
         path: the file, which may exist.
         last_step: the step from which the run goes on: rows of later steps are deleted.
+
+    Attributes:
+        columns: names of the columns in the file; [] before the first row.
     """
 
     def __init__(self, path: Path, last_step: int):
@@ -50,7 +53,11 @@ class MetricsFile:
             self._write([row for row in rows if int(row["step"]) <= last_step])
 
     def _write(self, rows: list[dict[str, str]]) -> None:
-        """Replace the file by the names of the columns and these rows: texts by column."""
+        """Replace the file by the names of the columns and the rows.
+
+        Args:
+            rows: for each row its texts by column.
+        """
         buffer = io.StringIO()
         writer = csv.DictWriter(buffer, self.columns, lineterminator="\n")
         writer.writeheader()
@@ -58,7 +65,11 @@ class MetricsFile:
         replace_file(self.path, buffer.getvalue().encode())
 
     def append(self, row: dict[str, object]) -> None:
-        """Append one row: values by column, one of which is `step`."""
+        """Append one row.
+
+        Args:
+            row: values by column, one of which is `step`.
+        """
         further = [name for name in row if name not in self.columns]
         if further:
             rows = read_rows(self.path)[1] if self.columns else []
@@ -72,8 +83,12 @@ class MetricsFile:
 def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     """Read a run's file of metrics, which the run may be writing.
 
+    Args:
+        path: the file, `metrics.csv` in the folder of a run.
+
     Returns:
-        The names of the columns, and the whole rows: texts by column.
+        The names of the columns; and the rows, for each its texts by column. Incomplete rows are
+        left out.
 
     Raises:
         UserError: there is no such file.
@@ -116,6 +131,9 @@ class History:
     @classmethod
     def read(cls, run: str | Path) -> History:
         """Return the history of a run, which may still be training.
+
+        Args:
+            run: Folder of the run.
 
         Raises:
             UserError: The folder holds no metrics.

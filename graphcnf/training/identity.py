@@ -83,12 +83,15 @@ def run_identity(
 
 
 def check_same_run(state: Mapping[str, Any], identity: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise `UserError` if a checkpoint is of a run with another identity.
+    """Check that a checkpoint is of a run with the same identity.
 
     Args:
         state: The checkpoint, with its `path` and the identity of its `run`.
         identity: The tables to compare, as `run_identity` or `settings_identity` return them; a
             table that the checkpoint lacks is not compared, unless it is one of `ALWAYS`.
+
+    Raises:
+        UserError: They differ; the message has the first three differences.
     """
     path, differences = state["path"], []
     with checkpoint_errors(path):
@@ -110,11 +113,14 @@ def check_same_run(state: Mapping[str, Any], identity: Mapping[str, Mapping[str,
 
 
 def check_same_parameters(state: Mapping[str, Any], model: torch.nn.Module) -> None:
-    """Raise `UserError` if a checkpoint's weights have other names or shapes than a model's.
+    """Check that a checkpoint's weights have the names and shapes of a model's.
 
     Args:
         state: The checkpoint, with its `path` and the weights `model`.
         model: The model.
+
+    Raises:
+        UserError: They differ; the message has the first difference.
     """
     with checkpoint_errors(state["path"]):
         old, new = (
@@ -148,7 +154,12 @@ def _shown(values: Mapping[str, Any], name: str) -> str:
 
 
 def _flat(table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the entries of nested tables, with names such as "nodes.width"."""
+    """Yield the entries of nested tables one by one.
+
+    Yields:
+        The name of an entry, such as "nodes.width" for the entry "width" of the table "nodes", and
+        its value.
+    """
     for key, value in table.items():
         if isinstance(value, dict) and value:
             yield from ((f"{key}.{name}", inner) for name, inner in _flat(value))
@@ -157,7 +168,10 @@ def _flat(table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _data_digest(experiment: Experiment, seed: int) -> str:
-    """Return the SHA-256 of an experiment's data; of its first batches if it does not name them.
+    """Return the SHA-256 of an experiment's data, in hexadecimal digits.
+
+    If the experiment does not name its data, its first `COMPARED` training and held-out batches are
+    hashed instead.
 
     Args:
         experiment: The experiment.

@@ -110,6 +110,8 @@ def fit(
     `model/`: the averaged weights, rewritten with every checkpoint. With `keep_best`, `model/` has
     those of the best evaluation at the end.
 
+    A training in another thread waits for this one: all threads share torch's random generator.
+
     Args:
         experiment: model and data, or a function that makes them. The function is called once the
             folder is known to be free, and `config.toml` is written: loading data may take minutes,
@@ -121,7 +123,9 @@ def fit(
         config: tables to write to `config.toml`, beside `settings` as its `[training]` table.
         lines: write log lines to stderr; a terminal shows a progress bar in any case.
 
-    A training in another thread waits for this one: all threads share torch's random generator.
+    Returns:
+        The result of the run, finished or interrupted by a signal. Load the trained model from
+        `model/`: that of the experiment has the last weights, not their average.
 
     Raises:
         UserError: the directory is in use or holds a run that is not to be continued, the
@@ -209,14 +213,23 @@ class LossModule(nn.Module):
 
 
 def detached(value: Any) -> Any:
-    """Return a tensor detached from the graph of gradients, and any other value as it is."""
+    """Return a tensor detached from the graph of gradients, and any other value as it is.
+
+    Args:
+        value: a numerator or denominator of a metric, a scalar tensor or a number.
+    """
     return value.detach() if isinstance(value, Tensor) else value
 
 
 def seed_generators(seed: int, device: torch.device) -> None:
     """Seed torch's random generators of the CPU and of a device.
 
-    `torch.manual_seed` would seed those of all other devices as well, for three milliseconds.
+    `torch.manual_seed` would seed those of all other devices as well, which takes three
+    milliseconds.
+
+    Args:
+        seed: the seed, from 0.
+        device: the device that is used.
     """
     if device.type == "cpu":
         torch.default_generator.manual_seed(seed)
@@ -225,7 +238,11 @@ def seed_generators(seed: int, device: torch.device) -> None:
 
 
 def check_model(model: Any) -> None:
-    """Raise `UserError` unless a model is a torch module with the method `training_loss`."""
+    """Check that a model is a torch module with the method `training_loss`.
+
+    Raises:
+        UserError: it is not, or the method takes other arguments than those of `Trainable`.
+    """
     name = type(model).__name__
     if not (isinstance(model, nn.Module) and isinstance(model, Trainable)):
         raise UserError(f"{name} must be a torch.nn.Module with training_loss(batch, *, beta=1.0)")
@@ -236,7 +253,11 @@ def check_model(model: Any) -> None:
 
 
 def check_batch(batch: Any) -> None:
-    """Raise `UserError` unless an object has what `Batch` asks for: length, parts, `to`."""
+    """Check that an object has what `Batch` asks for: a length, slices and `to`.
+
+    Raises:
+        UserError: it lacks one of them.
+    """
     if not isinstance(batch, Batch):
         raise UserError(
             "a batch must be a tensor, or have a length, parts and to(device), as "
@@ -336,7 +357,7 @@ class Run:
         """Return the result of the run, after `train`.
 
         In the first process it has the `history` and, if the run is finished, the `summary`, for
-        which samples may be drawn.
+        which samples may be drawn. In other processes these are None and ().
         """
         headline, at = self.headline(self.latest), self.at
         result = FitResult(
@@ -361,7 +382,12 @@ class Run:
             say(line)
 
     def _set_up(self) -> None:
-        """Create optimizers and averages, restore a checkpoint, and open the files of the run."""
+        """Create optimizers and averages, restore a checkpoint, and open the files of the run.
+
+        Raises:
+            UserError: the checkpoint is damaged or of another model, or the processes see different
+                ones.
+        """
         fabric, start, settings, at = self.fabric, self.start, self.settings, self.at
         self.parallel = fabric.setup_module(self.objective)
         self.parallel.train()
@@ -438,7 +464,15 @@ class Run:
                 torch.cuda.set_rng_state(start["random"]["cuda"], device)
 
     def _on_signal(self, number, frame) -> None:
-        """Note a signal, which ends the run after its step; a second Ctrl-C interrupts at once."""
+        """Note a signal, which ends the run after its step; a second Ctrl-C interrupts at once.
+
+        Args:
+            number: number of the signal.
+            frame: where the program was, as Python passes it to every handler.
+
+        Raises:
+            KeyboardInterrupt: a signal has come before, and this is Ctrl-C.
+        """
         if self.heard is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.heard = number
@@ -463,7 +497,7 @@ class Run:
     # Steps
 
     def _take_steps(self) -> None:
-        """Evaluate and take steps from where the run is, until it ends."""
+        """Evaluate and take steps until the run ends, from its current step on."""
         if self.finished:  # the run may have been killed before it wrote its model
             return self._save()
         # The time budget covers the loop with its evaluations and checkpoints.
@@ -483,7 +517,7 @@ class Run:
                 return
 
     def _batches(self) -> Iterator[tuple[int, int, Any]]:
-        """Yield batches without end, from where the run is, the same ones in every process.
+        """Yield batches without end, from the run's current one on, the same in every process.
 
         Yields:
             The epoch, the number of the batch in it, and the batch.
@@ -698,7 +732,7 @@ class Run:
             limit: number of batches, from the first one on.
 
         Returns:
-            Value of each metric; None if a signal has interrupted.
+            Value of each metric by name; None if a signal has interrupted.
         """
         sums: Sums = {}
         world, device = self.fabric.world_size, self.fabric.device

@@ -65,6 +65,9 @@ def hidden_matrices(model: nn.Module) -> list[Tensor]:
     """Return the weights of linear layers that Muon optimizes, each once.
 
     They have at least `SMALLEST` rows and columns; output layers (`ReadOut`) are not among them.
+
+    Args:
+        model: the model. Weights that are not trained are left out.
     """
     found = {
         id(module.weight): module.weight
@@ -111,8 +114,11 @@ class MovingAverage(AveragedModel):
     copies the weights, and early averages are over about the last tenth of the steps so far.
 
     Args:
-        model: the model, whose parameters and buffers stay the same objects.
+        model: the model, whose parameters and buffers must stay the same objects.
         horizon: steps over which the weights are averaged.
+
+    Attributes:
+        module: the copy with the averaged weights a.
     """
 
     def __init__(self, model: nn.Module, horizon: float):
@@ -124,7 +130,13 @@ class MovingAverage(AveragedModel):
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
-        """Average the weights; `copy_buffers` is to be called before the average is used."""
+        """Update the average after a step.
+
+        `copy_buffers` is to be called before the average is used.
+
+        Args:
+            model: the model that was given to the constructor.
+        """
         updates = int(self.n_averaged)
         decay = min(1.0 - 1.0 / self.horizon, updates / (updates + 9.0))
         own_weights, weights = self.weights

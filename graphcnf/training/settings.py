@@ -151,7 +151,11 @@ class TrainingSettings:
             raise UserError(f"{source}: {error}") from None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings by name, without those that are None: the table `[training]`."""
+        """Return the settings as the table `[training]` of a preset.
+
+        Returns:
+            Values by name, without those that are None, which TOML cannot express.
+        """
         return {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
 
     def as_launched(self) -> TrainingSettings:
@@ -173,7 +177,7 @@ class TrainingSettings:
     def learning_rate_at(self, step: int, progress: float) -> float:
         """Return the learning rate of a step: it rises, stays, and falls to 0.
 
-        `learning_rate * min(1, (step + 1) / warmup_steps) * min(1, (1 - progress) /
+        It is `learning_rate * min(1, (step + 1) / warmup_steps) * min(1, (1 - progress) /
         decay_fraction)`.
 
         Args:
@@ -188,7 +192,7 @@ class TrainingSettings:
     def beta_at(self, step: int) -> float:
         """Return the weight of the decoder terms log p(x|z) in the loss of a step.
 
-        `1 + (beta_start - 1) 2^(-step / beta_halflife)`.
+        It is `1 + (beta_start - 1) 2^(-step / beta_halflife)`.
 
         Args:
             step: number of the step, counted from 0.
@@ -235,12 +239,19 @@ class Batch(Protocol):
         """Return the number of samples."""
 
     def to(self, device: Any) -> Any:
-        """Return the batch on a device of torch."""
+        """Return the same batch with its tensors on a device.
+
+        Args:
+            device: a `torch.device`, or its name.
+        """
 
     def __getitem__(self, rows: slice) -> Any:
-        """Return the samples of one of several processes, which `rows` selects.
+        """Return a batch of some of the samples; a run of one process never calls it.
 
-        A run of one process never calls it.
+        Of several processes, process k takes the samples `batch[k::processes]`.
+
+        Args:
+            rows: which samples.
         """
 
 
@@ -407,7 +418,7 @@ def apply_overrides(
             setting in `[training]`. A value is read as TOML, or as plain text if that fails.
 
     Raises:
-        UserError: no assignment, or one to an unknown table.
+        UserError: a text is no assignment, or names an unknown table.
     """
     result = {table: dict(values) for table, values in config.items()}
     for assignment in assignments:

@@ -9,12 +9,17 @@ from __future__ import annotations
 
 import copy
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from graphcnf.training.folds import fold_experiment
 from graphcnf.training.settings import Experiment
+
+if TYPE_CHECKING:
+    from graphcnf.datasets.molecules import MoleculeDataset
+    from graphcnf.datasets.stereo import StereoDataset
+    from graphcnf.stereo.stereo_flow import StereoFlow
 
 LEAST = 20
 """Fewer distinct molecules with stereo marks are not learned."""
@@ -30,12 +35,15 @@ FEW = {"steps": 1000, "learning_rate": 3e-3, "eval_steps": 50}
 """Settings of the training where it is cross-validated."""
 
 
-def marked_molecules(data, few: int) -> Any:
-    """Return the molecules with stereo marks, a `StereoDataset`; None if they are fewer than LEAST.
+def marked_molecules(data: MoleculeDataset, few: int) -> StereoDataset | None:
+    """Return the molecules with stereo marks, from which a density of marks can learn.
 
     Args:
-        data: A `MoleculeDataset`.
-        few: If fewer molecules would be held out, none are.
+        data: The molecules, which should have `isomers`.
+        few: If fewer molecules would be held out, none are held out.
+
+    Returns:
+        The molecules; None if fewer than `LEAST` distinct ones have marks.
     """
     if data.isomers is None:
         return None
@@ -49,12 +57,14 @@ def marked_molecules(data, few: int) -> Any:
     return found
 
 
-def stereo_experiment(stereo: Any, data, marked: Any, folds: int, batch_size: int) -> Experiment:
+def stereo_experiment(
+    stereo: StereoFlow, data: MoleculeDataset, marked: StereoDataset, folds: int, batch_size: int
+) -> Experiment:
     """Return the training of a density of stereo marks on a user's molecules.
 
     Args:
-        stereo: The `StereoFlow` to start from, which is not changed.
-        data: The molecules, a `MoleculeDataset`.
+        stereo: The density to start from, which is not changed.
+        data: The molecules.
         marked: Those with stereo marks, as `marked_molecules` returns them; without held-out ones
             the training is cross-validated.
         folds: Number of folds of the cross-validation.
@@ -79,7 +89,11 @@ def stereo_experiment(stereo: Any, data, marked: Any, folds: int, batch_size: in
 
 
 def _log_line(row: dict[str, Any]) -> str | None:
-    """Return the line of a row of metrics in the log, None for none."""
+    """Return the line of the log for a row of metrics; None for a row of training batches.
+
+    Args:
+        row: Values by column, with "phase", "step" and "bits_per_element".
+    """
     if row["phase"] != "eval":
         return None
     return f"step {row['step']}: {row['bits_per_element']:.3f} bits per held-out stereo element"
