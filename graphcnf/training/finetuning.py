@@ -61,7 +61,6 @@ from graphcnf.training.stereo_tuning import FEW, LEAST, marked_molecules, stereo
 if TYPE_CHECKING:
     from graphcnf.datasets.molecules import MoleculeDataset
     from graphcnf.datasets.stereo import StereoDataset
-    from graphcnf.stereo.stereo_flow import StereoFlow
 
 REQUEST = "finetune.json"
 """File in a run's folder with the arguments that determine the run."""
@@ -260,7 +259,7 @@ def _planned(
 
 
 def _learn_stereo(
-    stereo: StereoFlow,
+    stereo: Any,
     data: MoleculeDataset,
     marked: StereoDataset,
     out: Path,
@@ -272,7 +271,7 @@ def _learn_stereo(
     A training that has begun there is continued.
 
     Args:
-        stereo: The density to start from, which is not changed.
+        stereo: The `StereoFlow` to start from, which is not changed.
         data: The molecules.
         marked: Those with stereo marks, as `marked_molecules` returns them.
         out: Folder of the run.
@@ -296,13 +295,13 @@ def _learn_stereo(
     return fit(experiment(chosen.batch_size), chosen, folder, resume)
 
 
-def _finished(folder: Path, data: MoleculeDataset, stereo: StereoFlow | None) -> MoleculeFlow:
+def _finished(folder: Path, data: MoleculeDataset, stereo: Any) -> MoleculeFlow:
     """Load a fine-tuned model, give it stereo marks and likelihood percentiles, and save it.
 
     Args:
         folder: Folder of the model.
         data: The molecules; likelihood percentiles are those of up to 1,000 learned ones.
-        stereo: Fine-tuned density of stereo marks, which becomes a companion of the model; None to
+        stereo: Fine-tuned `StereoFlow`, which becomes a companion of the model; None to
             keep what the model has.
     """
     flow = MoleculeFlow.from_pretrained(folder)

@@ -19,7 +19,6 @@ from graphcnf.training.settings import Experiment
 if TYPE_CHECKING:
     from graphcnf.datasets.molecules import MoleculeDataset
     from graphcnf.datasets.stereo import StereoDataset
-    from graphcnf.stereo.stereo_flow import StereoFlow
 
 LEAST = 20
 """Fewer distinct molecules with stereo marks are not learned."""
@@ -58,12 +57,12 @@ def marked_molecules(data: MoleculeDataset, few: int) -> StereoDataset | None:
 
 
 def stereo_experiment(
-    stereo: StereoFlow, data: MoleculeDataset, marked: StereoDataset, folds: int, batch_size: int
+    stereo: Any, data: MoleculeDataset, marked: StereoDataset, folds: int, batch_size: int
 ) -> Experiment:
     """Return the training of a density of stereo marks on a user's molecules.
 
     Args:
-        stereo: The density to start from, which is not changed.
+        stereo: The `StereoFlow` to start from, which is not changed.
         data: The molecules.
         marked: Those with stereo marks, as `marked_molecules` returns them; without held-out ones
             the training is cross-validated.
