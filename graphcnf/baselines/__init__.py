@@ -1,4 +1,4 @@
-"""Models of other papers, for comparison."""
+"""Models of other papers, for comparison, with the interfaces of `GraphModel` and `ImageModel`."""
 
 from graphcnf.registry import exported
 

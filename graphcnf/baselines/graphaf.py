@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -39,8 +39,11 @@ def breadth_first_order(batch: GraphBatch) -> Tensor:
     The walk starts at node 0, and visits the neighbours of a node in the order of their numbers. In
     a graph that is not connected, it goes on with the first node left. Padding stays in place.
 
+    Args:
+        batch: B graphs.
+
     Returns:
-        For each place in the order the number of the node that stands there, (B, N) long.
+        The numbers of the nodes in this order, (B, N) long.
 
     Examples:
         >>> from graphcnf.graphs.batch import PackedGraphs
@@ -74,7 +77,7 @@ MIDDLE, LOG_SCALE = 0.5, -1.0
 
 
 class SubGraph(NamedTuple):
-    """Features of the sub-graphs before S nodes of each graph.
+    """Features of the sub-graphs before S nodes of each graph: what these nodes are drawn given.
 
     Attributes:
         whole: Features of each sub-graph, (B, S, W).
@@ -89,21 +92,26 @@ class SubGraph(NamedTuple):
 
 
 def along(sent: Tensor, categories: Tensor) -> Tensor:
-    """Select what nodes send along edges of known categories.
+    """Select what nodes send along edges of known values.
 
     Args:
         sent: What a node sends along an edge of each value, (..., R + 1, W).
         categories: Edge values, (...) long.
 
     Returns:
-        (..., W).
+        What it sends along the edge that there is, (..., W).
     """
     index = categories[..., None, None].expand(*categories.shape, 1, sent.shape[-1])
     return sent.gather(-2, index).squeeze(-2)
 
 
 def _perceptron(width: int, outputs: int) -> nn.Sequential:
-    """Return a network of `width` channels with a hidden layer, whose outputs start at 0."""
+    """Return a network with a hidden layer, whose outputs start at 0.
+
+    Args:
+        width: Channels of the input and of the hidden layer.
+        outputs: Channels of the output.
+    """
     leave = zero_init(nn.Linear(width, outputs))
     return nn.Sequential(nn.ReLU(), nn.Linear(width, width), nn.ReLU(), leave)
 
@@ -122,7 +130,16 @@ def _mean_and_log_scale(parameters: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _from_normal(z: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-    """Return mean + exp(log_scale) z, in the type of z; all (..., K)."""
+    """Return `mean + exp(log_scale) z`, the vector that belongs to normal latents.
+
+    Args:
+        z: Latents, (..., K).
+        mean: Means, (..., K).
+        log_scale: Log-scales, (..., K).
+
+    Returns:
+        (..., K), in the type of z.
+    """
     return mean.to(z) + torch.exp(log_scale.to(z)) * z
 
 
@@ -130,9 +147,12 @@ class GraphAFModel(GraphModel):
     """log p(graph) as a sum over its nodes and edges in breadth-first order.
 
     Args:
+        node_categories: Number of node categories.
+        edge_categories: Number of edge categories.
+        max_nodes: Largest number of nodes of a graph.
         edge_weights: Weight of each edge category (for molecules: bond orders); 1 each if None.
-        largest_sums: Largest sum of edge weights of each node category, for the valency check;
-            None to draw without it. It is not part of the density.
+        largest_sums: Largest sum of edge weights of each node category, for the valency check; None
+            to draw without it. It is not part of the density.
         window: Number of earlier nodes to which a node may have edges (published: 12).
         width: Channels of the network.
         layers: Number of relational convolutions.
@@ -191,7 +211,7 @@ class GraphAFModel(GraphModel):
         self.register_buffer("sums", torch.tensor(largest_sums or []), persistent=False)
 
     @staticmethod
-    def measure(graphs: PackedGraphs, **options) -> dict:
+    def measure(graphs: PackedGraphs, **options: Any) -> dict[str, Any]:
         """Measure the tables of the valency check from training data.
 
         Args:
@@ -199,7 +219,7 @@ class GraphAFModel(GraphModel):
             **options: Keyword arguments of `measured_sums`.
 
         Returns:
-            The arguments `edge_weights` and `largest_sums` of the constructor.
+            Arguments of the constructor by name: `edge_weights` and `largest_sums`.
         """
         return measured_sums(graphs, **options)
 
@@ -214,6 +234,9 @@ class GraphAFModel(GraphModel):
 
     def knows(self, batch: GraphBatch) -> Tensor:
         """Return which graphs the model can represent: those without edges beyond the window.
+
+        Args:
+            batch: B graphs.
 
         Returns:
             (B,) bool.
@@ -296,7 +319,9 @@ class GraphAFModel(GraphModel):
         ends = number[:, None] + torch.arange(-self.window, 0, device=mask.device)
         return ends.clamp(min=0), mask[..., None] & (ends >= 0)
 
-    def _run(self, batch: GraphBatch, noise: Noise | None, rows: Tensor, share: Tensor | float):
+    def _run(
+        self, batch: GraphBatch, noise: Noise | None, rows: Tensor, share: Tensor | float
+    ) -> tuple[Latents, dict[str, Bound]]:
         """Compute the terms of some nodes of each graph, and of the edges to nodes before them.
 
         Args:
@@ -307,8 +332,8 @@ class GraphAFModel(GraphModel):
                 multiplied, so that they estimate those of all nodes.
 
         Returns:
-            Latents of the S nodes, (B, S, M), and of their edges, (B, S, window, R + 1); and the
-            terms of the bound; both by the names "nodes" and "edges".
+            The latents `{"nodes": (B, S, M), "edges": (B, S, window, R + 1)}` of the S nodes and of
+            their edges; and the terms of the bound `{"nodes": Bound, "edges": Bound}`, (B,) nats.
         """
         mask = batch.mask
         ends, real = self._window(mask)
@@ -336,7 +361,9 @@ class GraphAFModel(GraphModel):
             bounds[name] = Bound.of(share * log_flow, encoded)
         return latents, bounds
 
-    def _all_rows(self, batch: GraphBatch, noise: Noise | None):
+    def _all_rows(
+        self, batch: GraphBatch, noise: Noise | None
+    ) -> tuple[Latents, dict[str, Bound], Tensor]:
         """Compute the terms of all nodes and edges.
 
         Args:
@@ -344,8 +371,8 @@ class GraphAFModel(GraphModel):
             noise: Tape of the random numbers of the encodings.
 
         Returns:
-            Latents and terms of the bound, as `_run` returns them; and the breadth-first order in
-            which they are, (B, N) long.
+            Latents and terms of the bound, as `_run` returns them; and the numbers of the nodes in
+            the breadth-first order in which the latents are, (B, N) long.
         """
         order = breadth_first_order(batch)
         rows = torch.arange(order.shape[1], device=order.device).expand_as(order)
@@ -367,6 +394,12 @@ class GraphAFModel(GraphModel):
 
         For each graph only the terms of `rows` random nodes are computed, and multiplied by the
         number of nodes / `rows`; without `rows`, those of all nodes.
+
+        Args:
+            batch: B graphs.
+
+        Returns:
+            The terms "nodes" and "edges", (B,) nats each.
         """
         if self.rows is None:
             return self.bounds(batch)
@@ -442,6 +475,9 @@ class GraphAFModel(GraphModel):
             mask: Real nodes, (B, N) bool; with the valency check, graphs may have fewer.
             temperature: Factor of the latents.
             generator: Random generator of the valency check, which draws edges again.
+
+        Returns:
+            The graphs, their nodes numbered as `order` says.
         """
         z = {name: temperature * latents[name] for name in ("nodes", "edges")}
         graphs, nodes = mask.shape

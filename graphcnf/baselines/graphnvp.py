@@ -1,11 +1,14 @@
 """GraphNVP: a flow of the adjacency tensor, then a flow of the nodes given the adjacency tensor.
 
 Edges and nodes are one-hot vectors with noise. The *adjacency tensor* has such a vector for each
-pair of nodes, an edge value: 0 for no edge, else the edge category plus 1; *column* j has the pairs
-of node j and later nodes. Couplings transform one column of the tensor at a
+pair of nodes, of its *edge value*: 0 for no edge, else the edge category plus 1. *Column* j of the
+tensor has the pairs of node j and later nodes. Couplings transform one column of the tensor at a
 time, then one node at a time, given all others (Madhawa et al. 2019, arXiv 1905.11600). Differences
 from the paper: a pair of nodes is one variable; parts that are already drawn enter a coupling as
 categories, without noise; the couplings share the layers that read the tensor.
+
+Shapes: B graphs, N nodes, R edge categories, M node categories. Edges have no direction, so that of
+the pairs (i, j) and (j, i) only the one with i > j holds data.
 """
 
 from __future__ import annotations
@@ -72,7 +75,16 @@ class OneHotDequantization(Encoding):
         return assemble(z, torch.zeros_like(log_q), log_q, self.decode(z) == x, context.mask)
 
     def decode(self, z, context=Context(), *, sample=False):
-        """Return categories (B, L); p(x|z) is deterministic, so `sample` changes nothing."""
+        """Return the categories of latents: the index of the largest entry.
+
+        Args:
+            z: Latents, (B, L, K).
+            context: Its mask says which variables exist; others get category 0.
+            sample: Without effect, since p(x|z) is deterministic.
+
+        Returns:
+            (B, L) long.
+        """
         return masked(z.argmax(-1), context.mask)
 
 
@@ -153,7 +165,9 @@ class OneByOne(Bijection):
         raise NotImplementedError
 
 
-def _move(x: Tensor, shift: Tensor, log_scale: Tensor, real: Tensor, inverse: bool):
+def _move(
+    x: Tensor, shift: Tensor, log_scale: Tensor, real: Tensor, inverse: bool
+) -> tuple[Tensor, Tensor]:
     """Transform one part of a `OneByOne` by the outputs of its network.
 
     Outputs 0 give z = 2 x - c, with the width c of the noise: so latents start centred.
@@ -166,7 +180,7 @@ def _move(x: Tensor, shift: Tensor, log_scale: Tensor, real: Tensor, inverse: bo
         inverse: True to map latents to data.
 
     Returns:
-        The transformed part, 0 where not `real`, and its log-det, (B,) nats.
+        The transformed part, of the shape of x, 0 where not `real`; and its log-det, (B,) nats.
     """
     shift, log_scale = shift - NOISE / 2, bounded_log_scale(log_scale) + math.log(2)
     z = x * torch.exp(-log_scale) - shift if inverse else (x + shift) * torch.exp(log_scale)
@@ -174,10 +188,14 @@ def _move(x: Tensor, shift: Tensor, log_scale: Tensor, real: Tensor, inverse: bo
 
 
 def _categories(x: Tensor, real: Tensor) -> Tensor:
-    """Return x (B, M, channels) with a 1 at the largest entry and else 0; 0 where not `real`.
+    """Remove the noise from one-hot vectors.
 
-    These are the categories that noisy one-hot vectors stand for; `real` (B, M) bool says which
-    vectors exist.
+    Args:
+        x: Vectors with noise, (B, M, channels).
+        real: Which vectors exist, (B, M) bool.
+
+    Returns:
+        Vectors with 1 at the largest entry and else 0, of the shape of x; 0 where not `real`.
     """
     return masked(F.one_hot(x.argmax(-1), x.shape[-1]).to(x), real)
 
@@ -185,13 +203,13 @@ def _categories(x: Tensor, real: Tensor) -> Tensor:
 class ColumnCouplings(OneByOne):
     """Couplings of the adjacency tensor (B, N * N, channels), one for each column but the last.
 
-    The pair of nodes (i, j) is entry N i + j. As edges have no direction, only the pairs with i > j
-    hold data (`later_pairs`); the other entries are 0. So column j holds the pairs of node j and
-    the later nodes i = j + 1, ..., N - 1, and the last column is empty.
+    The pair of nodes (i, j) is entry N i + j. Since edges have no direction, only the pairs with i
+    > j hold data (`later_pairs`), and the other entries are 0. So column j holds the pairs of node
+    j and the later nodes i = j + 1, ..., N - 1; the last column holds none and needs no coupling.
 
     Args:
         max_nodes: Largest number of nodes.
-        channels: Number of values of a pair: the edge categories, and "no edge".
+        channels: Number of edge values, R + 1: the edge categories, and "no edge".
         width: Channels of the two hidden layers.
     """
 
@@ -330,6 +348,9 @@ class GraphNVPModel(GraphModel):
     """Density of graphs: log p(adjacency tensor) + log p(nodes | adjacency tensor).
 
     Args:
+        node_categories: Number M of node categories.
+        edge_categories: Number R of edge categories.
+        max_nodes: Largest number of nodes of a graph.
         width: Channels of the two hidden layers in the couplings of the adjacency tensor.
         node_width: Channels of the hidden layers in the couplings of the nodes.
         layers: Number of relational convolutions in the couplings of the nodes.
@@ -437,12 +458,12 @@ class GraphNVPModel(GraphModel):
 
 
 def later_pairs(mask: Tensor) -> Tensor:
-    """Return which pairs of real nodes are those of a later node (first) and an earlier one.
+    """Return which entries of the adjacency tensor hold data: pairs of a later and an earlier node.
 
     Args:
         mask: Real nodes, (B, N) bool.
 
     Returns:
-        (B, N N) bool; the pair of nodes i and j is entry N i + j.
+        (B, N N) bool; entry N i + j is True if i > j and both nodes are real.
     """
     return (mask[:, :, None] & mask[:, None]).tril(-1).flatten(1)

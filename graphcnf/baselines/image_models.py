@@ -1,4 +1,7 @@
-"""VAE and GAN of images."""
+"""VAE and GAN of images.
+
+Shapes: B images of C channels, H rows and W columns.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,11 @@ SLOPE = 0.2  # slope of the leaky ReLU below 0
 
 
 def _halved(size: Sequence[int]) -> tuple[int, int]:
-    """Return the height and width that an image of this size has after a stride of 2."""
+    """Return the height and width that an image has after a convolution with stride 2.
+
+    Args:
+        size: Height and width before; odd ones are rounded up.
+    """
     return (size[0] + 1) // 2, (size[1] + 1) // 2
 
 
@@ -103,9 +110,12 @@ class VAE(ImageModel):
     and independent pixels given z (Kingma & Welling, ICLR 2014, arXiv 1312.6114).
 
     Args:
+        shape: Channels, height and width of the images.
+        levels: Number of values of a pixel, 2 to 256.
         latents: Number of latents of an image.
         width: Channels of the first convolution of the encoder; each stride doubles them.
         mixtures: Components of the mixture of a pixel.
+        architecture: Name by which a saved model is loaded.
 
     Examples:
         >>> model = VAE(shape=(1, 4, 4), levels=16, latents=3, width=4)
@@ -134,7 +144,15 @@ class VAE(ImageModel):
         self.prior = StandardNormal()
 
     def _terms(self, x, noise=None):
-        """Draw z from q(z|x); return log P(x|z) and log p(z) - log q(z|x), (B,) nats each."""
+        """Draw latents z of images from q(z|x), and return the two terms of the bound.
+
+        Args:
+            x: Images, (B, C, H, W) of integers.
+            noise: Tape of the random numbers, to repeat a draw.
+
+        Returns:
+            log P(x|z), and log p(z) - log q(z|x), (B,) nats each.
+        """
         mean, log_sd = self._posterior(x)
         e = replay(noise, lambda: torch.randn_like(mean))
         z = mean + log_sd.exp() * e
@@ -142,7 +160,11 @@ class VAE(ImageModel):
         return self._pixels(z).log_prob(x).sum((1, 2)), self.prior.log_prob(z) - log_q
 
     def _posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and log standard deviation of q(z|x), (B, latents) each."""
+        """Return mean and log standard deviation of q(z|x), (B, latents) each.
+
+        Args:
+            x: Images, (B, C, H, W) of integers.
+        """
         values = scaled(self.checked(x), self.levels, self.dtype)
         return self.encoder(values).chunk(2, 1)
 
@@ -150,7 +172,16 @@ class VAE(ImageModel):
         return PixelMixture(self.decoder(z), self.shape[0], self.levels)
 
     def _sample(self, count, temperature, generator):
-        """Draw images (count, C, H, W) uint8: latents, then pixels, both at the temperature."""
+        """Draw latents, then pixels given the latents, both at the temperature.
+
+        Args:
+            count: Number of images.
+            temperature: Factor of the latents and of the scales of pixels.
+            generator: None, a torch generator, or a list of a numpy generator per image.
+
+        Returns:
+            (count, C, H, W) uint8.
+        """
         options: dict[str, Any] = {"generator": generator, "device": self.device}
         size = (count, self.latent_size)
         z = self.prior.sample(size, temperature=temperature, dtype=self.dtype, **options)
@@ -160,12 +191,26 @@ class VAE(ImageModel):
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> ImageLatents:
-        """Encode images (B, C, H, W) of integers to the means of q(z|x), (B, latents)."""
+        """Encode images to the means of q(z|x).
+
+        Args:
+            x: Images, (B, C, H, W) of integers.
+
+        Returns:
+            Latents whose `z` is (B, `latent_size`).
+        """
         return ImageLatents(self._posterior(x)[0])
 
     @torch.no_grad()
     def decode(self, latents: ImageLatents) -> Tensor:
-        """Decode latents (B, `latent_size`) to the means of P(x|z), (B, C, H, W) uint8."""
+        """Decode latents to the means of P(x|z).
+
+        Args:
+            latents: Latents whose `z` is (B, `latent_size`).
+
+        Returns:
+            Images, (B, C, H, W) uint8.
+        """
         return self._pixels(latents.z).mean()
 
 
@@ -183,9 +228,12 @@ class GAN(ImageModel):
     1801.04406); latents are found by gradient descent (Zhu et al. 2016, arXiv 1609.03552).
 
     Args:
+        shape: Channels, height and width of the images.
+        levels: Number of values of a pixel, 2 to 256.
         latents: Number of latents of an image.
         width: Channels of the first convolution of the discriminator; each stride doubles them.
         penalty: Weight gamma of the gradient penalty.
+        architecture: Name by which a saved model is loaded.
 
     Examples:
         >>> model = GAN(shape=(1, 4, 4), levels=16, latents=3, width=4)
@@ -243,7 +291,11 @@ class GAN(ImageModel):
         return sum(parts.values()), metrics
 
     def _gradient_penalty(self, real: Tensor) -> Tensor:
-        """Return gamma / 2 E |grad_x D(x)|^2 over scaled images (B, C, H, W), a scalar."""
+        """Return gamma / 2 E |grad_x D(x)|^2, a scalar.
+
+        Args:
+            real: Scaled images of the data, (B, C, H, W).
+        """
         with torch.enable_grad():  # for the held-out loss, which is computed without gradients
             real = real.detach().requires_grad_()
             score = self.discriminator(real).sum()
@@ -251,7 +303,16 @@ class GAN(ImageModel):
         return self.penalty / 2 * gradient.square().flatten(1).sum(1).mean()
 
     def _sample(self, count, temperature, generator):
-        """Draw images (count, C, H, W) uint8 from latents, which the temperature multiplies."""
+        """Draw images from latents, which the temperature multiplies.
+
+        Args:
+            count: Number of images.
+            temperature: Factor of the latents.
+            generator: None, a torch generator, or a list of a numpy generator per image.
+
+        Returns:
+            (count, C, H, W) uint8.
+        """
         options = {"generator": generator, "device": self.device, "dtype": self.dtype}
         z = temperature * draw_normal((count, self.latent_size), **options)
         return self.decode(ImageLatents(z))
@@ -287,5 +348,12 @@ class GAN(ImageModel):
 
     @torch.no_grad()
     def decode(self, latents: ImageLatents) -> Tensor:
-        """Decode latents (B, `latent_size`) to images, (B, C, H, W) uint8."""
+        """Decode latents to images.
+
+        Args:
+            latents: Latents whose `z` is (B, `latent_size`).
+
+        Returns:
+            Images, (B, C, H, W) uint8.
+        """
         return unscaled(self.generator(latents.z), self.levels)

@@ -2,8 +2,10 @@
 
 Jin, Barzilay & Jaakkola, *Junction Tree Variational Autoencoder for Molecular Graph Generation*,
 ICML 2018, arXiv 1802.04364. The words *cluster*, *label*, *site* and *attachment* are those of
-`graphcnf.baselines.junction_tree`. A graph is decoded from two latent vectors, one for the tree and
-one for the attachments, by three kinds of decisions, depth-first from a first cluster:
+`graphcnf.baselines.junction_tree`: in short, a cluster is a ring or an edge of the graph, its label
+is its number in a vocabulary, and its attachment says which nodes it shares with its parent in the
+tree. A graph is decoded from two latent vectors, one for the tree and one for the attachments, by
+three kinds of decisions, depth-first from a first cluster:
 
 - at each cluster, again after each of its children: another child, or go back to the parent (a
   *turn*);
@@ -12,18 +14,21 @@ one for the attachments, by three kinds of decisions, depth-first from a first c
   the child.
 
 *Messages* are vectors that run along the edges of the tree, up to parents and down to children; a
-message to a cluster summarises the part of the tree behind it.
+message to a cluster summarises the part of the tree behind it. The number of nodes *to come*
+(`remaining`) is the size of the whole graph less the nodes that it has so far.
 
 The bound is one on log p(tree, attachments | number of nodes) of the tree from node 0, itself a
 lower bound on log p(graph | number of nodes). If nothing can be added to a tree, the drawn graph is
 smaller: the probabilities of a size may sum to slightly less than 1.
+
+Shapes: B graphs, C channels of clusters and messages (`width`), V clusters in the vocabulary.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -45,7 +50,16 @@ FIRST_SPREAD = -3.0
 
 
 def _long(values, device, *shape: int) -> Tensor:
-    """Return a list of M rows of integers as a long tensor (M, *shape); M may be 0."""
+    """Return rows of integers as a long tensor.
+
+    Args:
+        values: M rows, each of the shape `shape`; M may be 0.
+        device: Device of the tensor.
+        *shape: Shape of a row; none for single integers.
+
+    Returns:
+        (M, *shape) long.
+    """
     return torch.as_tensor(np.asarray(values, dtype=np.int64).reshape(-1, *shape), device=device)
 
 
@@ -113,9 +127,10 @@ class Sites:
     """Batch of E choices between attachments, with O options in all.
 
     Args:
-        choices: For each choice the graph, the row of the child in a batch of messages, the labels
-            of parent and child, the options, the index of the chosen option, and the nodes of the
-            parent that other clusters share (the last three as in `PartialGraph.choices`).
+        choices: For each choice a tuple of seven: number of the graph, row of the child in a batch
+            of messages, label of the parent, label of the child, the options (pairs of a site of
+            the parent and a site of the child), the index of the chosen option, and the nodes of
+            the parent that other clusters share, pairs as in `PartialGraph.attached`.
         device: Device of the tensors.
 
     Attributes:
@@ -130,7 +145,7 @@ class Sites:
             nodes of the child. A site of one node has it twice.
     """
 
-    def __init__(self, choices: Sequence[tuple], device):
+    def __init__(self, choices: Sequence[tuple[Any, ...]], device: torch.device):
         rows, shared = [], []
         option: list[tuple[int, ...]] = []
         for number, (graph, child, parent, label, options, chosen, attached) in enumerate(choices):
@@ -412,7 +427,14 @@ class TreeDecoder:
         return self.graphs
 
     def _to_come(self, rows: list[int]) -> Tensor:
-        """Return how many nodes are to come in the R graphs numbered `rows`, (R,) long."""
+        """Return how many nodes are to come in some graphs.
+
+        Args:
+            rows: Numbers of R graphs.
+
+        Returns:
+            (R,) long.
+        """
         return _long([self.graphs[b].to_come for b in rows], self.x.device)
 
     def _label_logits(self, rows: list[int], down: Tensor) -> Tensor:
@@ -429,7 +451,11 @@ class TreeDecoder:
         return self.model.label_logits(down, self.z_tree[rows], self._to_come(rows), labels)
 
     def _enter(self, rows: list[int]) -> None:
-        """Make the cluster that was added last the current one, in the graphs numbered `rows`."""
+        """Make the cluster that was added last the current one.
+
+        Args:
+            rows: Numbers of the graphs in which this is done.
+        """
         for b in rows:
             self.current[b] = len(self.graphs[b].labels) - 1
         labels = _long([self.graphs[b].labels[-1] for b in rows], self.x.device)
@@ -506,14 +532,14 @@ class TreeDecoder:
 
 
 class Reading(NamedTuple):
-    """Inputs of the networks from a batch of graphs, which do not depend on the latents.
+    """What the networks compute from B graphs before any latents are drawn.
 
     Attributes:
         trees: The junction trees, with M clusters in all.
         x: Embeddings of the clusters, (M, C).
         up: Messages of the clusters to their parents, (M, C).
         down: Messages to the clusters from their parents, (M, C).
-        sites: The choices between attachments.
+        sites: The choices between attachments, with O options in all.
         features: Features of the options of all choices, (O, C).
     """
 
@@ -601,7 +627,7 @@ class JunctionTreeVAE(GraphVAE):
         )
 
     @staticmethod
-    def measure(graphs: PackedGraphs, *, support: bool = True, **options) -> dict:
+    def measure(graphs: PackedGraphs, *, support: bool = True, **options: Any) -> dict[str, Any]:
         """Measure the arguments that depend on the training graphs.
 
         Args:
@@ -627,6 +653,9 @@ class JunctionTreeVAE(GraphVAE):
     def knows(self, batch: GraphBatch) -> Tensor:
         """Return which graphs the model can represent: those of clusters in its vocabulary.
 
+        Args:
+            batch: B graphs.
+
         Returns:
             (B,) bool.
         """
@@ -636,8 +665,12 @@ class JunctionTreeVAE(GraphVAE):
     def _read(self, batch: GraphBatch) -> Reading:
         """Take graphs apart into junction trees, and compute what does not depend on latents.
 
+        Args:
+            batch: B graphs.
+
         Raises:
-            ValueError: if the model cannot represent a graph, see `knows`.
+            ValueError: if the model cannot represent a graph, see `knows`; the message has its
+                number.
         """
         every = [rebuild(self.vocabulary, *graph) for graph in neighbours_of(batch)]
         known = [built for built in every if built is not None]
@@ -685,6 +718,9 @@ class JunctionTreeVAE(GraphVAE):
 
         The weight is 0 for the first `kl_free` molecules, then `kl_weight`; `seen` counts the
         molecules. The metrics `bits_*` of training include the weighted divergence.
+
+        Args:
+            batch: B graphs.
 
         Returns:
             The terms that `bounds` returns, (B,) nats, by name.
@@ -790,6 +826,10 @@ class JunctionTreeVAE(GraphVAE):
             mask: Real nodes, (B, N) bool; only how many a graph has counts.
             temperature: Factor of the latents.
             generator: Ignored, since nothing is drawn.
+
+        Returns:
+            The graphs, with N nodes at most; a graph to which nothing fits has fewer than its mask
+            says.
         """
         z_tree, z_graph = (temperature * latents[name] for name in self.dims)
         sizes = mask.sum(1).tolist()

@@ -54,6 +54,9 @@ Site = tuple[int, ...]
 def neighbours_of(batch: GraphBatch) -> list[tuple[list[int], Neighbours]]:
     """Convert a batch to lists.
 
+    Args:
+        batch: B graphs.
+
     Returns:
         For each graph the categories of its nodes, and for each node a dict from the numbers of its
         neighbours, ascending, to the categories of the edges. The search for rings follows this
@@ -73,6 +76,9 @@ def rings(neighbours: Neighbours) -> list[set[int]]:
 
     For each edge that is in no ring yet, a shortest ring through it is added. In most graphs this
     is a basis, found fast; in the others a minimum cycle basis is computed.
+
+    Args:
+        neighbours: Neighbours of each node.
     """
     edges = [(v, w) for v, around in enumerate(neighbours) for w in around if v < w]
     covered: set[tuple[int, int]] = set()
@@ -88,9 +94,15 @@ def rings(neighbours: Neighbours) -> list[set[int]]:
 
 
 def _shortest_ring(neighbours: Neighbours, v: int, w: int) -> list[int]:
-    """Return the nodes of a shortest ring through the edge (v, w), from w to v.
+    """Find a shortest ring through an edge.
 
-    The list is empty if no ring contains the edge.
+    Args:
+        neighbours: Neighbours of each node.
+        v: One end of the edge.
+        w: The other end.
+
+    Returns:
+        The nodes of the ring, from w to v; [] if no ring contains the edge.
     """
     before, queue = {v: v}, deque([v])
     while queue and w not in before:
@@ -139,7 +151,14 @@ def junction_tree(neighbours: Neighbours) -> tuple[list[Site], list[int]] | None
 
 
 def _merged(cycles: list[set[int]]) -> list[set[int]]:
-    """Return rings as sets of nodes, where rings that share more than two nodes are united."""
+    """Unite rings that share more than two nodes, again and again until none do.
+
+    Args:
+        cycles: Rings, as sets of nodes.
+
+    Returns:
+        The rings and unions of rings, as sets of nodes.
+    """
     done: list[set[int]] = []
     for ring in cycles:
         while joined := [other for other in done if len(other & ring) > 2]:
@@ -232,7 +251,14 @@ class TreeCluster:
         self.invariant = tuple(sorted(types)), tuple(triples)
 
     def isomorphisms(self, other: TreeCluster) -> Iterator[tuple[int, ...]]:
-        """Yield all isomorphisms to another cluster: for each node its image, a node of `other`."""
+        """Yield all isomorphisms to another cluster.
+
+        Args:
+            other: The other cluster.
+
+        Yields:
+            For each node of this cluster the node of `other` to which it is mapped.
+        """
         matcher = nx.algorithms.isomorphism.GraphMatcher(self._graph, other._graph, **SAME)
         for mapping in matcher.isomorphisms_iter():
             yield tuple(mapping[v] for v in range(len(self.types)))
@@ -246,7 +272,7 @@ class TreeCluster:
 
     @cached_property
     def symmetries(self) -> list[tuple[int, ...]]:
-        """Automorphisms: for each node, the node that it is mapped to.
+        """All automorphisms, each as a tuple: for each node, the node that it is mapped to.
 
         Raises:
             UserError: if there are more than `MOST_SYMMETRIES`.
@@ -276,7 +302,11 @@ class TreeCluster:
         return {min(tuple(s[v] for v in site) for s in self.symmetries) for site in self.sites}
 
     def shared(self, site: Site) -> int:
-        """Return the weight of the edge that host and guest share at a site; 0 for a node."""
+        """Return the weight of the edge that host and guest share at a site; 0 for a node.
+
+        Args:
+            site: A site of this cluster.
+        """
         return self.weights[self.edges[site]] if len(site) == 2 else 0
 
 
@@ -368,7 +398,11 @@ class ClusterVocabulary:
         return len(self.clusters)
 
     def _add(self, cluster: TreeCluster) -> int:
-        """Add a cluster to the vocabulary, in place; return its label."""
+        """Add a cluster to the vocabulary, in place.
+
+        Returns:
+            Its label.
+        """
         self.clusters.append(cluster)
         self._by_invariant[cluster.invariant].append(len(self) - 1)
         return len(self) - 1
@@ -480,7 +514,7 @@ class PartialGraph:
         return self.size - len(self.types)
 
     def cluster(self, k: int) -> TreeCluster:
-        """Return the k-th cluster of the tree."""
+        """Return the k-th cluster of the tree, as the vocabulary has it."""
         return self.vocabulary.clusters[self.labels[k]]
 
     def free(self, node: int) -> int:
@@ -488,7 +522,13 @@ class PartialGraph:
         return self.vocabulary.largest_sums[self.types[node]] - self.sums[node]
 
     def fixed(self, k: int) -> Site:
-        """Return the nodes of the k-th cluster that other clusters share, in ascending order."""
+        """Return the nodes of the k-th cluster that other clusters share, in ascending order.
+
+        They are numbered as in the cluster of the vocabulary, not as in the graph.
+
+        Args:
+            k: Index of the cluster in the tree.
+        """
         return tuple(sorted({v for v, _ in self.attached[k]}))
 
     def open(self, k: int) -> list[int]:
@@ -496,6 +536,9 @@ class PartialGraph:
 
         In a depth-first walk that stands at the k-th cluster, these are the nodes with free valence
         in this cluster and its ancestors.
+
+        Args:
+            k: Index of the cluster in the tree.
         """
         reachable: set[int] = set()
         while k >= 0:

@@ -35,12 +35,29 @@ def parameter_count(channels: int, mixtures: int) -> int:
 
 
 def scaled(x: Tensor, levels: int, dtype: torch.dtype) -> Tensor:
-    """Map integers 0 to levels - 1 linearly to numbers from -1 to 1, in a tensor of any shape."""
+    """Map the values of pixels linearly to numbers from -1 to 1.
+
+    Args:
+        x: Integers 0 to levels - 1, of any shape.
+        levels: Number of values of a pixel.
+        dtype: Type of the result.
+
+    Returns:
+        Numbers from -1 to 1, of the shape of x.
+    """
     return x.to(dtype) * (2 / (levels - 1)) - 1
 
 
 def unscaled(value: Tensor, levels: int) -> Tensor:
-    """Map numbers from -1 to 1 to the nearest of the integers 0 to levels - 1, as uint8."""
+    """Invert `scaled`: map numbers from -1 to 1 to the nearest values of pixels.
+
+    Args:
+        value: Numbers, of any shape; those outside of -1 to 1 are clipped.
+        levels: Number of values of a pixel.
+
+    Returns:
+        Integers 0 to levels - 1, of the shape of `value`, uint8.
+    """
     x = ((value + 1) * ((levels - 1) / 2)).round()
     return x.clamp(0, levels - 1).to(torch.uint8)
 
@@ -79,7 +96,14 @@ class PixelMixture:
         self.slopes = [torch.tanh(a) for a in parts[1 + 2 * channels :]]
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Return the log-probability of each pixel of images x (B, C, H, W), (B, H, W) nats."""
+        """Return the log-probability of each pixel of images.
+
+        Args:
+            x: Images, (B, C, H, W) of integers.
+
+        Returns:
+            (B, H, W) nats.
+        """
         values = scaled(x, self.levels, self.logits.dtype).split(1, 1)
         total = F.log_softmax(self.logits, 1)
         for channel, value in enumerate(values):
@@ -214,18 +238,28 @@ class GatedLayer(nn.Module):
         self.gates = nn.ModuleList(nn.Conv2d(width, 2 * width, 1) for _ in range(2))
 
     def vertical(self, v: Tensor, memory: Memory | None = None) -> Tensor:
-        """Update the vertical stack v (B, C, H, W), the whole image or its next row.
+        """Update the vertical stack, of the whole image or of its next row.
 
-        The memory, if given, holds the earlier rows, and is updated in place.
+        Args:
+            v: The stack, (B, C, H, W).
+            memory: The earlier rows, updated in place; None if v is the whole image.
+
+        Returns:
+            The new stack, (B, C, H, W).
         """
         u = self.above(self.norms[0](v), memory)
         return v + F.glu(self.gates[0](F.silu(u)), 1)
 
     def horizontal(self, h: Tensor, v: Tensor, memory: Memory | None = None) -> Tensor:
-        """Update the horizontal stack h (B, C, H, W), the whole image or its next pixel.
+        """Update the horizontal stack, of the whole image or of its next pixel.
 
-        The vertical stack v has the same shape. The memory, if given, holds the earlier pixels of
-        the row, and is updated in place.
+        Args:
+            h: The stack, (B, C, H, W).
+            v: The vertical stack after this layer, at the same pixels, (B, C, H, W).
+            memory: The earlier pixels of the row, updated in place; None if h is the whole image.
+
+        Returns:
+            The new stack, (B, C, H, W).
         """
         u = self.left(self.norms[1](h), memory) + self.link(v)
         return h + F.glu(self.gates[1](F.silu(u)), 1)
@@ -235,9 +269,12 @@ class PixelCNN(ImageModel):
     """Autoregressive model of pixels: exact likelihood in one pass, sampling in a pass per pixel.
 
     Args:
+        shape: Channels, height and width of the images.
+        levels: Number of values of a pixel, 2 to 256.
         width: Channels of the features.
         layers: Number of gated layers.
         mixtures: Components of the mixture of a pixel.
+        architecture: Name by which a saved model is loaded.
 
     Examples:
         >>> model = PixelCNN(shape=(1, 4, 4), levels=16, width=8, layers=2)
@@ -268,7 +305,15 @@ class PixelCNN(ImageModel):
         self.leave = nn.Conv2d(width, parameter_count(channels, mixtures), 1)
 
     def _terms(self, x, noise=None):
-        """Return 0, for there is no decoder, and log P(x), (B,) nats."""
+        """Compute the exact log P(x) of images.
+
+        Args:
+            x: Images, (B, C, H, W) of integers.
+            noise: Without effect, since nothing is drawn.
+
+        Returns:
+            0, for there is no decoder; and log P(x), (B,) nats.
+        """
         x = self.checked(x)
         values = scaled(x, self.levels, self.dtype)
         # Shifted by a row and by a pixel: no pixel sees itself.
@@ -283,10 +328,16 @@ class PixelCNN(ImageModel):
         return PixelMixture(self.leave(F.silu(features)).to(self.dtype), self.shape[0], self.levels)
 
     def _sample(self, count, temperature, generator):
-        """Draw images (count, C, H, W) uint8, pixel by pixel.
+        """Draw images pixel by pixel.
 
-        The temperature divides the logits of the components of a pixel, and multiplies their
-        scales.
+        Args:
+            count: Number of images.
+            temperature: Divides the logits of the components of a pixel, and multiplies their
+                scales.
+            generator: None, a torch generator, or a list of a numpy generator per image.
+
+        Returns:
+            (count, C, H, W) uint8.
         """
         channels, height, width = self.shape
         how = {"generator": generator, "device": self.device, "dtype": torch.float64}

@@ -4,6 +4,9 @@ Nodes and edges are independent given z. In training, expected graphs from the p
 for breaking rules of validity (Ma, Chen & Xiao, NeurIPS 2018, arXiv 1809.02630). Differences from
 the paper: the number of nodes is given, and the decoder convolves over the sequence of nodes
 instead of the adjacency matrix.
+
+Shapes: B graphs, N nodes, D channels of the latent vector z, W channels of a node. `GraphVAE` is
+the base of `RegularizedVAE` and of the JT-VAE; its *latent vectors* have names.
 """
 
 from __future__ import annotations
@@ -43,9 +46,14 @@ class Gaussian:
         self.log_scale = 5 * torch.tanh(raw / 5) - 2
 
     def draw(self, noise: Noise | None = None) -> Tensor:
-        """Draw z = mean + scale * e with standard normal e, (B, D).
+        """Draw z = mean + scale * e with standard normal e.
 
-        The tape `noise`, if given, records the random numbers, or repeats those in it.
+        Args:
+            noise: Tape that records the random numbers, or repeats those in it; None to draw new
+                ones.
+
+        Returns:
+            (B, D).
         """
         # The tape holds uniform numbers, as `RecordNoise` requires.
         u = replay(noise, lambda: torch.rand_like(self.mean, dtype=torch.float64))
@@ -53,13 +61,27 @@ class Gaussian:
         return self.mean + self.log_scale.exp() * e
 
     def bound(self, z: Tensor) -> Bound:
-        """Return log p(z) - log q(z|x), nats, of a draw z (B, D) as a term of a bound."""
+        """Return log p(z) - log q(z|x), a term of a bound.
+
+        Args:
+            z: A draw of this posterior, (B, D).
+
+        Returns:
+            The term, (B,) nats.
+        """
         zero = torch.zeros_like(z[:, 0])
         log_q = PRIOR.log_prob((z - self.mean) * (-self.log_scale).exp()) - self.log_scale.sum(-1)
         return Bound(PRIOR.log_prob(z), zero, log_q, torch.ones_like(zero))
 
     def expected_bound(self, weight: float) -> Bound:
-        """Return -KL(q(z|x) | p(z)), nats, the expectation of `bound`, times a weight."""
+        """Return -KL(q(z|x) | p(z)), the expectation of `bound`, times a weight.
+
+        Args:
+            weight: The weight.
+
+        Returns:
+            The term, (B,) nats.
+        """
         twice = self.mean.square() + (2 * self.log_scale).exp() - 1 - 2 * self.log_scale
         return Bound.exact(-weight * 0.5 * twice.sum(-1))
 
@@ -136,6 +158,12 @@ class GraphVAE(GraphModel):
     def _read(self, batch: GraphBatch) -> Any:
         """Return what the networks take in place of a batch; here the batch itself.
 
+        Args:
+            batch: B graphs.
+
+        Returns:
+            Anything that `_posteriors` and `_likelihood` of the subclass take as `reading`.
+
         Raises:
             ValueError: if the model cannot represent a graph.
         """
@@ -146,15 +174,21 @@ class GraphVAE(GraphModel):
 
         Args:
             reading: What `_read` returned of a batch.
+
+        Raises:
+            NotImplementedError: in this base class.
         """
         raise NotImplementedError
 
     def _likelihood(self, reading: Any, z: Latents) -> dict[str, Bound]:
-        """Return the terms of log p(x|z) by name.
+        """Return the terms of log p(x|z) by name, (B,) nats each.
 
         Args:
             reading: What `_read` returned of a batch.
             z: Latent vectors, (B, D) each, by the names of `dims`.
+
+        Raises:
+            NotImplementedError: in this base class.
         """
         raise NotImplementedError
 
@@ -188,6 +222,10 @@ class GraphVAE(GraphModel):
     def to_latents(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
         """Encode graphs to the means of q(z|x).
 
+        Args:
+            batch: B graphs.
+            noise: Without effect, since nothing is drawn.
+
         Returns:
             (B, D) each, by the names of `dims`.
 
@@ -207,6 +245,9 @@ class RegularizedVAE(GraphVAE):
     """Variational autoencoder of graphs with penalties for breaking rules of validity.
 
     Args:
+        node_categories: Number of node categories.
+        edge_categories: Number of edge categories.
+        max_nodes: Largest number of nodes of a graph.
         edge_weights: Weight of each edge category (bond orders).
         edge_ends: Triples (edge category, node category, node category) in the training data, in
             both directions.
@@ -276,7 +317,7 @@ class RegularizedVAE(GraphVAE):
             self.register_buffer(name, table, persistent=False)
 
     @staticmethod
-    def measure(graphs: PackedGraphs, **options) -> dict:
+    def measure(graphs: PackedGraphs, **options: Any) -> dict[str, Any]:
         """Measure the tables of the penalties from training data.
 
         Args:
@@ -284,7 +325,7 @@ class RegularizedVAE(GraphVAE):
             **options: Keyword arguments of `measured_sums`.
 
         Returns:
-            The arguments `edge_weights`, `largest_sums` and `edge_ends` of the constructor.
+            Arguments of the constructor by name: `edge_weights`, `largest_sums` and `edge_ends`.
         """
         first = np.repeat(graphs.node_starts[:-1], graphs.edge_counts)
         a, b = (graphs.node_types[first + end].astype(int) for end in graphs.edges.T)
@@ -343,6 +384,12 @@ class RegularizedVAE(GraphVAE):
 
         Only in training mode there are penalties: minus `multiplier` times those of expected graphs
         from the prior. The metrics `bits_*` of training include them.
+
+        Args:
+            batch: B graphs.
+
+        Returns:
+            The terms by name, (B,) nats each.
         """
         if not self.training:
             return self.bounds(batch)
@@ -355,18 +402,19 @@ class RegularizedVAE(GraphVAE):
         return {**bounds, "penalties": Bound.exact(-paid)}
 
     def penalties(self, nodes: Tensor, edges: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """Return the penalties of expected graphs, by name, (B,) each.
+        """Return the penalties of expected graphs, by name.
 
         Args:
-            nodes: Probabilities of the node categories, (B, N, T); 0 where masked.
-            edges: Probabilities of the edge categories, (B, N, N, K), symmetric; 0 where masked and
-                on the diagonal.
+            nodes: Probabilities of the T node categories, (B, N, T); 0 where masked.
+            edges: Probabilities of the K edge categories, (B, N, N, K), symmetric; 0 where masked
+                and on the diagonal.
             mask: Real nodes, (B, N) bool.
 
         Returns:
-            `valence`: excess of edge weights over the largest sums, summed over nodes.
-            `connectivity`: number of nodes that a node does not reach, averaged over nodes.
-            `ends`: number of edges whose category and node categories are not in `edge_ends`.
+            (B,) each: "valence", the excess of edge weights over the largest sums, summed over
+            nodes; "connectivity", the number of nodes that a node does not reach, averaged over
+            nodes; "ends", the number of edges whose category and node categories are not in
+            `edge_ends`.
         """
         excess = (edges @ self.weights).sum(2) - (nodes @ self.sums if self.limited else math.inf)
         # A node is reached with the smallest edge probability on the best path. (Powers of the

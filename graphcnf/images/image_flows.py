@@ -1,8 +1,11 @@
 """Normalizing flows of images, and their architectures, each a function that adds layers.
 
-``simple``, ``vardeq`` and ``multiscale`` are the models of the UvA deep learning tutorial 11
-(Lippe 2020). Couplings with checkerboard masks act on the squeezed image
-(`graphcnf.flows.Checkerboard`). `simple` describes the arguments that several functions take.
+An *architecture* is a function that returns `Layers`: the transforms of the flow, from images to
+latents. ``simple``, ``vardeq`` and ``multiscale`` are the models of the UvA deep learning tutorial
+11 (Lippe 2020). A *checkerboard mask* divides the pixels by the colour that they would have on a
+chessboard; couplings with it act on the squeezed image (`graphcnf.flows.Checkerboard`). A *channel
+mask* divides the channels into halves. To *squeeze* is to turn 2 x 2 pixels into one of four times
+as many channels.
 """
 
 from __future__ import annotations
@@ -185,6 +188,9 @@ def simple(
         alpha: share of the unit interval that the logit after dequantization leaves out at its ends
             (`graphcnf.flows.Logit`).
         **network: arguments of `ConvolutionNetwork` for all couplings.
+
+    Raises:
+        UserError: a side is odd, or `coupling` is unknown.
     """
     options = {"coupling": coupling, "couplings": couplings, "alpha": alpha, **network}
     return vardeq(shape, levels, dequantization=0, **options)
@@ -202,8 +208,17 @@ def vardeq(
 ) -> Layers:
     """Build variational dequantization and couplings with checkerboard masks; sides must be even.
 
-    All arguments but ``dequantization``, the number of couplings of the dequantization (0 for
-    uniform noise), are those of `simple`.
+    Args:
+        shape: channels, height and width of the images.
+        levels: number of values of a pixel.
+        coupling: kind of the couplings, see `simple`.
+        couplings: number of couplings.
+        dequantization: number of couplings of the dequantization; 0 for uniform noise.
+        alpha: share of the unit interval that the logit leaves out at its ends.
+        **network: arguments of `ConvolutionNetwork` for all couplings.
+
+    Raises:
+        UserError: a side is odd, or `coupling` is unknown.
     """
     layers = Layers(shape, **network)
     layers.dequantize(levels, alpha, coupling, dequantization)
@@ -223,10 +238,18 @@ def multiscale(
 ) -> Layers:
     """Build a flow of two scales, which factors out half of the dimensions at half the size.
 
-    Four must divide the sides. ``couplings`` are the numbers of couplings with checkerboard masks,
-    with channel masks at half the size, and with channel masks at a quarter of the size;
-    ``dequantization`` is that of the couplings of variational dequantization, 0 for uniform noise.
-    `simple` describes the other arguments.
+    Args:
+        shape: channels, height and width of the images; four must divide the sides.
+        levels: number of values of a pixel.
+        coupling: kind of the couplings, see `simple`.
+        couplings: numbers of couplings with checkerboard masks, with channel masks at half the
+            size, and with channel masks at a quarter of the size.
+        dequantization: number of couplings of the dequantization; 0 for uniform noise.
+        alpha: share of the unit interval that the logit leaves out at its ends.
+        **network: arguments of `ConvolutionNetwork` for all couplings.
+
+    Raises:
+        UserError: four does not divide a side, or `coupling` is unknown.
     """
     checkerboards, halves, quarters = couplings
     layers = Layers(shape, **network)
@@ -245,10 +268,21 @@ def realnvp(
 ) -> Layers:
     """Build affine couplings with checkerboard and channel masks at several scales (RealNVP).
 
-    Half of the dimensions are factored out after each of the ``scales`` but the last, and
-    ``2 ** scales`` must divide the sides. A scale has ``couplings`` couplings with checkerboard
-    masks, then as many with channel masks; the last scale has ``couplings + 1`` with checkerboard
-    masks only (Dinh et al. 2017, arXiv 1605.08803). `simple` describes the other arguments.
+    A scale has couplings with checkerboard masks, then as many with channel masks, and then factors
+    out half of the dimensions. The last scale has checkerboard masks only, one coupling more, and
+    factors out nothing (Dinh et al. 2017, arXiv 1605.08803).
+
+    Args:
+        shape: channels, height and width of the images; ``2 ** scales`` must divide the sides.
+        levels: number of values of a pixel.
+        scales: number of scales.
+        couplings: number of couplings with each kind of mask in a scale.
+        block: kind of the blocks of `ConvolutionNetwork`.
+        alpha: share of the unit interval that the logit leaves out at its ends.
+        **network: further arguments of `ConvolutionNetwork` for all couplings.
+
+    Raises:
+        UserError: the sides cannot be halved as often.
     """
     layers = Layers(shape, block=block, **network)
     layers.dequantize(levels, alpha)
@@ -278,12 +312,27 @@ def glow(
 ) -> Layers:
     """Build steps of ActNorm, invertible 1x1 convolution and coupling at several scales (Glow).
 
-    Each of the ``scales`` has ``steps`` couplings; half of the dimensions are factored out after
-    each but the last, and ``2 ** scales`` must divide the sides. Unlike in the original (Kingma &
-    Dhariwal 2018, arXiv 1807.03039), the first ``pixels`` couplings have checkerboard masks and
-    mixtures of ``mixtures`` logistics, since the values of a pixel may have several modes, such as
-    black and bright, which an affine map cannot merge. With ``pixels=0`` it is Glow as published.
-    `simple` describes the other arguments.
+    Half of the dimensions are factored out after each scale but the last. Unlike in the original
+    (Kingma & Dhariwal 2018, arXiv 1807.03039), the first couplings have checkerboard masks and
+    mixtures of logistics, since the values of a pixel may have several modes, such as black and
+    bright, which an affine map cannot merge. With ``pixels=0`` it is Glow as published.
+
+    Args:
+        shape: channels, height and width of the images; ``2 ** scales`` must divide the sides.
+        levels: number of values of a pixel.
+        scales: number of scales.
+        steps: number of couplings of a scale.
+        pixels: how many of the first scale's couplings come before it, with checkerboard masks.
+        mixtures: number of logistics of these couplings.
+        coupling: kind of the other couplings, see `simple`.
+        block: kind of the blocks of `ConvolutionNetwork`.
+        layers: number of these blocks.
+        position: True for a learned vector of each pixel, see `ConvolutionNetwork`.
+        alpha: share of the unit interval that the logit leaves out at its ends.
+        **network: further arguments of `ConvolutionNetwork` for all couplings.
+
+    Raises:
+        UserError: the sides cannot be halved as often, or `coupling` is unknown.
     """
     model = Layers(shape, block=block, layers=layers, position=position, **network)
     model.dequantize(levels, alpha)
@@ -312,11 +361,21 @@ def flowpp(
 ) -> Layers:
     """Build mixture-of-logistics couplings with self-attention (Flow++).
 
-    Four must divide the sides. ``couplings`` are the numbers of couplings with checkerboard masks,
-    then, after a squeeze, with channel masks and with checkerboard masks. All have ``mixtures``
-    components and ``heads`` of self-attention; ``dequantization`` is the number of couplings of
-    variational dequantization, 0 for uniform noise (Ho et al. 2019, arXiv 1902.00275). `simple`
-    describes the other arguments.
+    As in Ho et al. 2019, arXiv 1902.00275; the base density is the standard logistic.
+
+    Args:
+        shape: channels, height and width of the images; four must divide the sides.
+        levels: number of values of a pixel.
+        couplings: numbers of couplings with checkerboard masks, and then, after a squeeze, with
+            channel masks and with checkerboard masks.
+        mixtures: number of logistics of a mixture.
+        dequantization: number of couplings of the dequantization; 0 for uniform noise.
+        heads: heads of self-attention; they must divide the width of the network.
+        alpha: share of the unit interval that the logit leaves out at its ends.
+        **network: further arguments of `ConvolutionNetwork` for all couplings.
+
+    Raises:
+        UserError: four does not divide a side.
     """
     first, channels, second = couplings
     kind = f"mixture-{mixtures}"
@@ -411,7 +470,14 @@ class ImageFlow(ImageModel):
 
     @torch.no_grad()
     def decode(self, latents: ImageLatents) -> Tensor:
-        """Decode latents, of any floating type, to images (B, C, H, W) uint8."""
+        """Decode latents to images.
+
+        Args:
+            latents: Latents of B images, of any floating type, as `encode` returns them.
+
+        Returns:
+            Images, (B, C, H, W) uint8.
+        """
         context = Context(discarded=list(latents.discarded))
         return self._double().flow.inverse(latents.z.double(), context).to(torch.uint8)
 

@@ -97,7 +97,7 @@ class ImageModel(Pretrained, ABC):
         check(f"architecture {architecture}", options, *self.parts(architecture), fixed=FIXED)
         self.config = {"architecture": architecture, "shape": list(shape), "levels": levels}
         self.config |= options
-        self.metadata: dict = {}
+        self.metadata: dict[str, Any] = {}
         self.shape, self.levels = (shape[0], shape[1], shape[2]), levels
 
     @classmethod
@@ -117,8 +117,14 @@ class ImageModel(Pretrained, ABC):
         return found(**config)
 
     @classmethod
-    def parts(cls, architecture: str) -> Sequence[Callable]:
-        """Return the functions and classes whose arguments are the options of an architecture."""
+    def parts(cls, architecture: str) -> Sequence[Callable[..., Any]]:
+        """Return the functions and classes whose arguments are the options of an architecture.
+
+        `**options` of the constructor are checked against their signatures.
+
+        Args:
+            architecture: The architecture; one that the class does not have is refused before.
+        """
         return (cls,)
 
     @property
@@ -170,7 +176,7 @@ class ImageModel(Pretrained, ABC):
             samples: Number of draws in a bound.
 
         Returns:
-            (B,).
+            Bits of each image, (B,).
 
         Raises:
             UserError: if the model has no likelihood.
@@ -178,7 +184,9 @@ class ImageModel(Pretrained, ABC):
         """
         return -self.log_prob(x, samples) / (math.prod(self.shape) * math.log(2))
 
-    def training_loss(self, batch: Tensor, *, beta: float = 1.0):
+    def training_loss(
+        self, batch: Tensor, *, beta: float = 1.0
+    ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
         """Return the loss of a batch, and metrics.
 
         Args:
@@ -215,7 +223,16 @@ class ImageModel(Pretrained, ABC):
 
     @abstractmethod
     def _sample(self, count: int, temperature: float, generator: Generators) -> Tensor:
-        """Draw images (count, C, H, W) uint8, see `sample`."""
+        """Draw images; what `sample` calls, in evaluation mode.
+
+        Args:
+            count: Number of images.
+            temperature: Factor of all latents.
+            generator: None, a torch generator, or a list of a numpy generator per image.
+
+        Returns:
+            (count, C, H, W) uint8.
+        """
 
     def sample_records(
         self, first: int, count: int, *, seed: int = 0, temperature: float = 1.0
@@ -246,7 +263,10 @@ class ImageModel(Pretrained, ABC):
         return torch.cat(drawn)[first - start :][:count]
 
     def encode(self, x: Tensor) -> ImageLatents:
-        """Encode images (B, C, H, W) to latents.
+        """Encode images to latents.
+
+        Args:
+            x: Images, (B, C, H, W) of integers.
 
         Raises:
             UserError: if the model has no latents.
@@ -255,7 +275,17 @@ class ImageModel(Pretrained, ABC):
         raise self._lacks("latents")
 
     def decode(self, latents: ImageLatents) -> Tensor:
-        """Decode latents to images (B, C, H, W) uint8; UserError if the model has no latents."""
+        """Decode latents to images.
+
+        Args:
+            latents: Latents of B images.
+
+        Returns:
+            Images, (B, C, H, W) uint8.
+
+        Raises:
+            UserError: if the model has no latents.
+        """
         raise self._lacks("latents")
 
     def interpolate(self, a: Tensor, b: Tensor, steps: int = 8) -> Tensor:
@@ -283,10 +313,17 @@ class ImageModel(Pretrained, ABC):
         return self.decode(ImageLatents(line[0], line[1:]))
 
     def checked(self, x: Tensor) -> Tensor:
-        """Return images x (B, C, H, W) as they are, after a check.
+        """Check that images fit the model.
+
+        Args:
+            x: Images, (B, C, H, W).
+
+        Returns:
+            The same tensor.
 
         Raises:
-            ValueError: if they are no integers of the model's range, or not of its shape.
+            ValueError: if they are no integers, are outside of the model's range, or are not of its
+                shape.
         """
         if x.dtype not in INTEGERS:
             raise ValueError(f"pixels must be integers such as uint8, got {x.dtype}")
@@ -307,7 +344,11 @@ class ImageModel(Pretrained, ABC):
 
 
 def is_image_model(name: str) -> bool:
-    """Return True if a folder, or its sub-folder `model`, contains a model of images."""
+    """Return True if a folder, or its sub-folder `model`, contains a model of images.
+
+    Args:
+        name: The folder. False if there is none, or none that can be read.
+    """
     with suppress(UserError, OSError, ValueError, KeyError, TypeError):
         config = read_json(inside(model_folder(name), "config.json"))
         return config["model"]["architecture"] in IMAGE_MODELS

@@ -33,9 +33,9 @@ def score_image_models(
         held-out ones), `draws`, `figure` ("exact", "bound" or "none": what the bits are),
         `parameters`, `training_minutes`, `sampling_milliseconds` (per image). With a likelihood,
         also `bits_per_dimension` (with `draws` draws) and `bits_one_draw`, means over images. With
-        latents, `reconstruction`, the share of `reconstructed` images that come back exactly. If
-        trained on the same data as the first model, `difference` of their bits. Each mean has a
-        standard error, `..._se`.
+        latents, `reconstruction`, the share of images that come back exactly, among the first
+        `reconstructed` ones. If trained on the same data as the first model, `difference` of their
+        bits. Each mean has a standard error, `..._se`.
     """
     rows, first = [], None
     for name, model, images in models:
@@ -94,6 +94,14 @@ def _bits(model: ImageModel, images: Tensor, draws: int, name: str) -> tuple[Any
 
 
 def _mean(name: str, values: Tensor) -> dict[str, float | None]:
-    """Return `{name: mean of the values, name + "_se": its standard error}`; values (M,)."""
+    """Return the mean of some values with its standard error.
+
+    Args:
+        name: Name of the mean.
+        values: The values, (M,).
+
+    Returns:
+        `{name: mean, name + "_se": standard error}`; the latter is None if M is 1.
+    """
     error = values.std().item() / math.sqrt(len(values)) if len(values) > 1 else None
     return {name: values.mean().item(), f"{name}_se": error}
