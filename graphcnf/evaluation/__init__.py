@@ -14,7 +14,10 @@ METRICS = Registry(
 
 
 def parse_metrics(text: str) -> tuple[str, ...]:
-    """Read names of distribution metrics from a text: "all", "none" or a list such as "fcd,snn".
+    """Read names of distribution metrics from a text.
+
+    Args:
+        text: "all", "none", or names separated by commas, such as "fcd,snn".
 
     Returns:
         Names of `METRICS`, in the order of tables.

@@ -116,7 +116,7 @@ class Reference:
     metrics: Sequence[str] = ()
     device: str = "cpu"
     workers: Workers = None
-    _known: dict[tuple, Any] = field(default_factory=dict, repr=False, compare=False)
+    _known: dict[tuple[Any, ...], Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self):
         chosen_metrics(self.metrics)
@@ -184,10 +184,13 @@ class Reference:
         return dataset.take(held_out(dataset, HELD_OUT)).smiles
 
     def statistics(self, dataset: Rows | None) -> tuple[Statistic, ...]:
-        """Return the statistics of samples that the metrics need; none without a data set.
+        """Return the statistics of samples that the metrics need.
 
         Args:
             dataset: The data set that `load` returned, or None.
+
+        Returns:
+            Each statistic once; () without a data set, since metrics need one.
         """
         return statistics_of(self.metrics if dataset else (), self.device)
 
@@ -260,12 +263,15 @@ class Reference:
             chosen_metrics(names), compared, own_floor, dataset.name, generated[0], reference
         )
 
-    def _once(self, key: tuple, compute: Callable[[], Any]) -> Any:
+    def _once(self, key: tuple[Any, ...], compute: Callable[[], Any]) -> Any:
         """Return the result of a computation that is made only once.
 
         Args:
             key: What tells it from other computations of this object.
             compute: Function that makes it, called if there is no result for the key yet.
+
+        Returns:
+            What `compute` returned, now or in an earlier call.
         """
         if key not in self._known:
             self._known[key] = compute()
@@ -459,8 +465,11 @@ def isomer_novelty(summary: Summary, hashes: np.ndarray) -> float:
     are parsed that have the composition of one of them.
 
     Args:
-        summary: Summary with `isomers`.
+        summary: Summary of the molecules, with `isomers`.
         hashes: Sorted hashes of the training molecules without stereo.
+
+    Returns:
+        The share, in [0, 1].
     """
     plain = list(summary.head["smiles"][summary.head["strict"]])
     known = contains(hashes, hash_each(plain))
@@ -473,7 +482,14 @@ def isomer_novelty(summary: Summary, hashes: np.ndarray) -> float:
 
 
 def _letters(smiles: str) -> str:
-    """Return the sorted element letters of a SMILES without H: a cheap key for its composition."""
+    """Return a key that is equal for molecules of one composition, and cheap to compute.
+
+    Args:
+        smiles: SMILES of a molecule.
+
+    Returns:
+        Its sorted element letters without H, such as "CCO".
+    """
     return "".join(sorted(re.sub("[^A-GI-Za-z]", "", smiles)))
 
 

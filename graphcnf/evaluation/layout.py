@@ -122,11 +122,12 @@ def _finite(content: Any) -> Any:
 def text(key: str, form: str = "{}") -> Callable[[Row], str]:
     """Return a function of a row that formats one of its values.
 
-    It returns "" if the value is missing or None.
-
     Args:
         key: Name of the value.
         form: Format string, such as "{:.1f} s".
+
+    Returns:
+        Function from a row to the text, "" if the value is missing or None.
     """
     return lambda row: "" if row.get(key) is None else form.format(row[key])
 
@@ -134,12 +135,13 @@ def text(key: str, form: str = "{}") -> Callable[[Row], str]:
 def number(key: str, decimals: int = 2, *, digits: int | None = None) -> Callable[[Row], str]:
     """Return a function of a row that formats a number, such as "1.50 ± 0.10".
 
-    It returns "" if the number is missing or not finite.
-
     Args:
         key: Name of the number; its standard deviation is called `<key>_sd` and may be missing.
         decimals: Decimals of both.
         digits: Significant digits of the number instead; the deviation has two then.
+
+    Returns:
+        Function from a row to the text, "" if the number is missing or not finite.
     """
     form, spread = (f",.{decimals}f",) * 2 if digits is None else (f".{digits}g", ".2g")
 
@@ -155,12 +157,13 @@ def number(key: str, decimals: int = 2, *, digits: int | None = None) -> Callabl
 def percent(key: str, of: str | None = None) -> Callable[[Row], str]:
     """Return a function of a row that formats a fraction, such as "12.50 % of 1,000".
 
-    It returns "" if the fraction is missing.
-
     Args:
         key: Name of the fraction, in [0, 1]; its standard deviation is called `<key>_sd` and may be
             missing.
         of: Name of the count of which it is a fraction; None not to show it.
+
+    Returns:
+        Function from a row to the text, "" if the fraction is missing.
     """
 
     def show(row: Row) -> str:

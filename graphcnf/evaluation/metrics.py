@@ -160,12 +160,26 @@ def _ring_sizes(mol: Chem.Mol) -> list[str]:
 
 
 def brics_fragments(mol: Chem.Mol) -> list[str]:
-    """Return the SMILES of a molecule's BRICS fragments, with dummy atoms at the cut bonds."""
+    """Cut a molecule at the bonds that BRICS rules break.
+
+    Args:
+        mol: A sanitized molecule.
+
+    Returns:
+        SMILES of the fragments, with dummy atoms at the cut bonds.
+    """
     return Chem.MolToSmiles(FragmentOnBRICSBonds(mol)).split(".")
 
 
 def scaffolds(mol: Chem.Mol) -> list[str]:
-    """Return a list of the SMILES of the Bemis-Murcko scaffold; empty for less than two rings."""
+    """Return the Bemis-Murcko scaffold of a molecule, if it has at least two rings.
+
+    Args:
+        mol: A sanitized molecule.
+
+    Returns:
+        A list of its SMILES; [] for a scaffold of fewer than two rings.
+    """
     core = MurckoScaffold.GetScaffoldForMol(mol)
     large = core.GetRingInfo().NumRings() >= 2
     return [Chem.MolToSmiles(core)] if large else []
@@ -224,7 +238,7 @@ def passed_share(generated: Histogram, reference: Histogram) -> float:
 
     Args:
         generated: Number of molecules by outcome: "passed" or another text.
-        reference: Not used; all metrics are given it.
+        reference: Not used: every metric is called with the statistics of both sets.
     """
     return generated.get("passed", 0) / sum(generated.values())
 
@@ -300,7 +314,14 @@ _MORGAN = GetMorganGenerator(radius=RADIUS, fpSize=BITS)
 
 
 def fingerprints(mols: Sequence[Chem.Mol]) -> np.ndarray:
-    """Return packed Morgan fingerprints of molecules without chirality, (M, 128) uint8."""
+    """Return Morgan fingerprints of molecules, of `RADIUS` and `BITS`, without chirality.
+
+    Args:
+        mols: M sanitized molecules.
+
+    Returns:
+        Bits packed into bytes by `numpy.packbits`, (M, 128) uint8.
+    """
     return np.array([np.packbits(_MORGAN.GetFingerprintAsNumPy(mol)) for mol in mols])
 
 
@@ -344,7 +365,12 @@ def internal_diversity(generated: np.ndarray, reference: Any = None, power: int 
     return 1 - math.fsum(means ** (1 / power)) / len(chosen)
 
 
-def _similarities(rows: np.ndarray, columns: np.ndarray, reduced: Callable, add: Callable):
+def _similarities(
+    rows: np.ndarray,
+    columns: np.ndarray,
+    reduced: Callable[[np.ndarray], np.ndarray],
+    add: Callable[[np.ndarray, np.ndarray], np.ndarray],
+) -> np.ndarray:
     """Reduce each row of the matrix of Tanimoto similarities of two sets to a number.
 
     The matrix is computed in blocks, since as a whole it would not fit into memory.
@@ -378,6 +404,9 @@ def nspdk_sums(mols: Sequence[Chem.Mol]) -> np.ndarray:
     Grave 2010, computed by EDeN). The labels are those of GDSS, so that values compare with
     published ones: an atom's element, without its charge, and the integer part of a bond's order,
     by which aromatic bonds count as single.
+
+    Args:
+        mols: Sanitized molecules.
 
     Returns:
         (65538,) float64; the last entry is the number of molecules.
@@ -477,7 +506,17 @@ def frechet_distance(generated: np.ndarray, reference: np.ndarray) -> float:
 
 
 def _moments(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean (512,) and covariance (512, 512) of the activations in `chemnet_sums`."""
+    """Return mean and covariance of ChemNet's activations.
+
+    Args:
+        sums: What `chemnet_sums` has returned, (513, 513).
+
+    Returns:
+        Mean (512,) and covariance (512, 512).
+
+    Raises:
+        Unavailable: They are the sums of fewer than two molecules.
+    """
     count = sums[0, 0]
     if count < 2:
         raise Unavailable(f"needs two molecules or more, not {count:.0f}")
@@ -499,11 +538,13 @@ def _fcd_torch():
     return fcd_torch
 
 
-def _counted(name: str, function: Callable) -> Statistic:
+def _counted(name: str, function: Callable[[Chem.Mol], Iterable[str]]) -> Statistic:
     return Statistic(name, partial(histogram, function))
 
 
-def _w1(name: str, title: str, axis: str, function: Callable, decimals: int) -> Metric:
+def _w1(
+    name: str, title: str, axis: str, function: Callable[[Chem.Mol], float], decimals: int
+) -> Metric:
     """Return the metric that is the Wasserstein distance of a property.
 
     Args:
@@ -517,7 +558,7 @@ def _w1(name: str, title: str, axis: str, function: Callable, decimals: int) -> 
     return Metric(f"{title}, Wasserstein", "lower", counts, wasserstein, axis=axis)
 
 
-def _tv(name: str, title: str, axis: str, function: Callable) -> Metric:
+def _tv(name: str, title: str, axis: str, function: Callable[[Chem.Mol], Iterable[str]]) -> Metric:
     """Return the metric that is the total variation distance of shares of categories.
 
     Args:
@@ -530,7 +571,7 @@ def _tv(name: str, title: str, axis: str, function: Callable) -> Metric:
     return Metric(title, "lower", counts, total_variation, axis=axis)
 
 
-def _passed(name: str, title: str, function: Callable, needs: str = "") -> Metric:
+def _passed(name: str, title: str, function: Callable[[Chem.Mol], bool], needs: str = "") -> Metric:
     """Return the metric that is the share of molecules that pass a filter.
 
     Args:
@@ -620,6 +661,9 @@ def chosen_metrics(names: Sequence[str] | None = None) -> dict[str, Metric]:
     Args:
         names: Names of `METRICS`; None for all.
 
+    Returns:
+        `{name: metric}`, in the order of `names`.
+
     Raises:
         UserError: A name is unknown.
     """
@@ -627,11 +671,14 @@ def chosen_metrics(names: Sequence[str] | None = None) -> dict[str, Metric]:
 
 
 def statistics_of(names: Sequence[str] | None = None, device: str = "cpu") -> tuple[Statistic, ...]:
-    """Return the statistics that some metrics need, each once.
+    """Return the statistics that some metrics need.
 
     Args:
         names: Names of `METRICS`; None for all.
         device: Device of ChemNet, the network of the FCD.
+
+    Returns:
+        Each statistic once, also if several metrics need it.
 
     Raises:
         UserError: A name is unknown, or two metrics, wanted or not, have different statistics of

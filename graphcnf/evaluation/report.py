@@ -85,7 +85,8 @@ def write_report(results: Sequence[Evaluation], path: Path, known: Sequence[str]
     Args:
         results: The sets.
         path: The file.
-        known: SMILES of known molecules; the nearest ones are drawn.
+        known: SMILES of known molecules; those nearest to the set's molecules are drawn beside
+            them.
 
     Raises:
         UserError: The file cannot be written.
@@ -141,7 +142,12 @@ def _cards(result: Evaluation, found: Review | None) -> list[Card]:
 
 
 def _filled(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return a row without the columns that are empty in all rows."""
+    """Return a row of a table without the columns that are empty in all rows.
+
+    Args:
+        row: Cells by the name of the column.
+        rows: All rows of the table; a cell is empty if it is None.
+    """
     return {key: v for key, v in row.items() if any(one[key] is not None for one in rows)}
 
 
@@ -152,8 +158,8 @@ def _failures(result: Evaluation) -> list[dict[str, Any]]:
         result: The set.
 
     Returns:
-        For each reason `reason`, its text; `count`, the number of molecules; and `pictures`, some
-        of these. Only the first `REASONS` have pictures.
+        For each reason its text as "reason"; "count", the number of molecules; and "pictures", a
+        list of up to `PER_REASON` of them with drawings (`Shown`), [] after the first `REASONS`.
     """
     failed = result.frame[~result.frame["strict"]]
     pictures: dict[str, list[Shown]] = defaultdict(list)
@@ -277,7 +283,12 @@ def _picture(name: str, metric: Metric, sets: Sequence[tuple[str, Distances]]) -
 
 
 def _density(axis, curves: Curves) -> None:
-    """Draw histograms of numbers into axes of matplotlib, between the quantiles 0.001 and 0.999."""
+    """Draw histograms of numbers, between the quantiles 0.001 and 0.999 of all sets together.
+
+    Args:
+        axis: Axes of matplotlib, into which they are drawn.
+        curves: Label, histogram and colour of each set.
+    """
     pairs = [values_and_counts(counts) for _, counts, _ in curves]
     values, weights = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
     order = np.argsort(values)
@@ -290,7 +301,12 @@ def _density(axis, curves: Curves) -> None:
 
 
 def _bars(axis, curves: Curves) -> None:
-    """Draw the share of each category as a bar per set, into axes of matplotlib."""
+    """Draw the share of each category as a bar per set.
+
+    Args:
+        axis: Axes of matplotlib, into which they are drawn.
+        curves: Label, histogram and colour of each set.
+    """
     total = sum((Counter(counts) for _, counts, _ in curves), Counter())
     if all(key.lstrip("+-").isdigit() for key in total):
         common = [key for key, count in total.items() if 1000 * count >= total.total()]

@@ -87,6 +87,9 @@ class SetStatistics:
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> SetStatistics:
         """Return the statistics that `to_arrays` has turned into arrays.
 
+        Args:
+            arrays: The arrays by name.
+
         Raises:
             KeyError: The array "rest" is missing.
             ValueError: It is not what `to_arrays` returned.
@@ -126,6 +129,9 @@ def compare(
             `set_statistics`, so that they are computed once.
         reference: The reference.
         metrics: Names of `METRICS`; None for all.
+
+    Returns:
+        The value of each metric, or the reason why it has none.
 
     Raises:
         UserError: A metric is unknown.
@@ -215,12 +221,18 @@ def set_statistics(
 
 
 def _cache_path(wanted: Sequence[Statistic], smiles: Sequence[str], label: str) -> Path | None:
-    """Return the cache file of statistics; None if a function among them cannot be recognised.
+    """Return the cache file of the statistics of a set.
+
+    Its name depends on the molecules, and on the source of the statistics' functions.
 
     Args:
         wanted: The statistics.
         smiles: The molecules.
         label: Short name of the set.
+
+    Returns:
+        The path; None if a function has no source by which it could be recognised, so that an
+        outdated result would be read.
     """
     try:
         functions = sorted((one.name, _origin(one.of), _origin(one.add)) for one in wanted)

@@ -96,7 +96,11 @@ class Summary:
         self.first_unreadable = self.first_unreadable or block.first_unreadable
 
     def add_marks(self, smiles: Iterable[str]) -> None:
-        """Add the stereo marks of strictly valid molecules, isomeric SMILES, to the counts."""
+        """Count the stereo marks of strictly valid molecules, in place.
+
+        Args:
+            smiles: Isomeric SMILES of the molecules.
+        """
         counts, isomers = count_marks(smiles)
         self.marks.update(counts)
         self.isomers.append(hash_each(isomers))
@@ -190,20 +194,25 @@ def figure_key(convention: str, name: str) -> str:
 
 
 def share(part: float, whole: int) -> float:
-    """Return part / whole, 0 if the whole is 0."""
+    """Return `part / whole`, 0 if the whole is 0.
+
+    Args:
+        part: Number of those counted, or a sum over them.
+        whole: Number of all.
+    """
     return part / whole if whole else 0.0
 
 
-def mean_and_sd(summaries: Sequence[dict]) -> dict[str, Any]:
+def mean_and_sd(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Average figures over seeds.
 
     Args:
         summaries: Figures by name, for each seed.
 
     Returns:
-        Mean of each figure by name, rounded for counts, None if a seed has None; and as
-        `<name>_sd` the standard deviation (n - 1) of each figure that is no count. With one seed,
-        its figures as they are. What is no number is that of the first seed.
+        By name the mean of each figure, rounded if it is a count; None if a seed has None. As
+        `<name>_sd` the standard deviation (n - 1) of each figure that is no count. What is no
+        number is that of the first seed. With one seed, its figures as they are.
     """
     if len(summaries) == 1:
         return dict(summaries[0])
@@ -331,6 +340,9 @@ class Records:
 
     def chunks(self) -> Iterator[Chunk]:
         """Yield all records in chunks of up to `CHUNK`; a chunk does not span two files.
+
+        Yields:
+            Number of the first record, places and SMILES, see `Chunk`.
 
         Raises:
             UserError: A file of a folder cannot be read any more.

@@ -137,6 +137,9 @@ def render(results: Sequence[Evaluation], kind: str) -> str:
         results: The evaluations.
         kind: "md" for all tables with footnotes, "csv" for the figures of the overview, "json" for
             all figures, one object for one evaluation, a list of objects for several.
+
+    Returns:
+        The content of a file of that kind, with a line break at the end.
     """
     if kind == "json":
         contents = [{**r.figures, **({"training_data": r.data} if r.data else {})} for r in results]
@@ -151,7 +154,11 @@ def render(results: Sequence[Evaluation], kind: str) -> str:
 def all_notes(results: Sequence[Evaluation]) -> list[str]:
     """Return the distinct footnotes of all evaluations.
 
-    A note that only some evaluations have begins with the name of its set of molecules.
+    Args:
+        results: The evaluations.
+
+    Returns:
+        The notes in order; one that only some evaluations have begins with the name of its set.
     """
     each = [[*result.notes, *_failure_note(result)] for result in results]
     notes = [
@@ -186,14 +193,23 @@ def is_agreed(result: Evaluation) -> bool:
     """Return True for molecules of a file or list on which the conventions of validity agree.
 
     Samples drawn by a model are always shown in every convention, as models are compared by them.
+
+    Args:
+        result: The evaluation of the molecules.
     """
     return "unreadable" in result.figures and conventions_agree(result.figures)
 
 
 def _overview(results: Sequence[Evaluation]) -> tuple[list[Row], list[Column]]:
-    """Return the rows of the overview and its columns.
+    """Arrange the main figures of evaluations in a table.
 
     Where the conventions of validity agree for all sets, one column takes the place of four.
+
+    Args:
+        results: The evaluations.
+
+    Returns:
+        A row for each set, then for the training data; and the columns.
     """
     rows, columns = _overview_rows(results), _OVERVIEW
     if all(map(is_agreed, results)) and all(map(conventions_agree, rows)):
@@ -208,7 +224,8 @@ def _overview(results: Sequence[Evaluation]) -> tuple[list[Row], list[Column]]:
 def _overview_rows(results: Sequence[Evaluation]) -> list[Row]:
     """Return the figures of each set of molecules, then those of their training data.
 
-    Training data that several sets share have one row.
+    Args:
+        results: The evaluations. Training data that several of them share have one row.
     """
     data: dict[str, dict[str, Any]] = {}
     for result in results:
@@ -253,9 +270,14 @@ _OVERVIEW: list[Column] = [
 
 
 def _conventions(results: Sequence[Evaluation]) -> tuple[list[Row], list[Column]]:
-    """Return a row for each set and convention of validity, and the columns.
+    """Arrange validity, uniqueness and novelty in each convention of validity in a table.
 
-    A set of molecules on which the conventions agree has one row.
+    Args:
+        results: The evaluations.
+
+    Returns:
+        A row for each set and convention, but a single one for a set on which the conventions
+        agree; and the columns.
     """
     rows: list[Row] = []
     for result in results:
@@ -279,7 +301,11 @@ def _conventions(results: Sequence[Evaluation]) -> tuple[list[Row], list[Column]
 
 
 def _stereo_rows(results: Sequence[Evaluation]) -> list[Row]:
-    """Return the stereo figures of each set, then those of the training data."""
+    """Return the stereo figures of each set, then those of the training data if they are known.
+
+    Args:
+        results: Evaluations with the entry "stereo" in their figures.
+    """
     rows = [{"name": result.name, **result.figures["stereo"]} for result in results]
     known = next((row["training"] for row in rows if "training" in row), None)
     rows += [{"name": "training data", **known}] if known else []
@@ -300,7 +326,10 @@ _STEREO: list[Column] = [
 
 
 def _distances(results: Sequence[Evaluation]) -> tuple[list[Row], list[Column]]:
-    """Return the table of distances to held-out molecules.
+    """Arrange the distances to held-out molecules in a table.
+
+    Args:
+        results: Evaluations, at least one of them with distances.
 
     Returns:
         A row per metric; and columns with its name, its direction, its value for each set of

@@ -1,4 +1,7 @@
-"""Goal-directed generation: find molecules that score high, with few calls of the score."""
+"""Goal-directed generation: find molecules that score high, with few calls of the score.
+
+`graphcnf.optimization.run.optimize` is the whole search; its words are those of that module.
+"""
 
 from graphcnf.registry import Registry
 

@@ -92,6 +92,9 @@ def _support_vectors(model: Any) -> Callable[[Chem.Mol], float]:
 
     Args:
         model: Attributes of scikit-learn's `SVC`.
+
+    Returns:
+        Function from a molecule to the probability that it is active.
     """
     weights = model._dual_coef_[0]
     columns = np.ascontiguousarray(model.support_vectors_.T)  # (BITS, N), few of them in a molecule
@@ -117,9 +120,11 @@ def _support_vectors(model: Any) -> Callable[[Chem.Mol], float]:
 def _coupled(first: float) -> float:
     """Return the probability of the second of two classes, exactly as libsvm computes it.
 
-    It is `1 - first`, with `first` the probability of the first class, up to an error: libsvm's
-    iteration stops within 0.0025 of `1 - first` (Wu, Lin & Weng 2004, J. Mach. Learn.
-    Res. 5, 975, algorithm 2).
+    It is `1 - first` up to an error: libsvm's iteration stops within 0.0025 of that (Wu, Lin & Weng
+    2004, J. Mach. Learn. Res. 5, 975, algorithm 2).
+
+    Args:
+        first: Probability of the first class.
     """
     second = 1 - first
     q = np.array([[second**2, -first * second], [-first * second, first**2]])
@@ -138,6 +143,9 @@ def _forest(model: Any) -> Callable[[Chem.Mol], float]:
 
     Args:
         model: Attributes of scikit-learn's `RandomForestClassifier`.
+
+    Returns:
+        Function from a molecule to the probability that it is active.
     """
     trees = [tree.tree_ for tree in model.estimators_]
     counts = [len(tree.nodes) for tree in trees]

@@ -15,6 +15,7 @@ from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from graphcnf.errors import UserError, described
 from graphcnf.files import installed_file, read_json
@@ -26,6 +27,10 @@ def molscore(*, config: str) -> Callable[[str], float]:
     Args:
         config: File of a configuration (`.json`), or a preset of MolScore such as
             "GuacaMol:Albuterol_similarity".
+
+    Returns:
+        Function from a SMILES to the number that the configuration's method gives, such as a
+        weighted sum.
 
     Raises:
         UserError: molscore is not installed, or does not take the configuration.
@@ -59,11 +64,18 @@ def molscore(*, config: str) -> Callable[[str], float]:
     return score
 
 
-def _content(config: str) -> dict:
-    """Return the JSON object of a configuration.
+def _content(config: str) -> dict[str, Any]:
+    """Read a configuration, and check that its score depends on one molecule alone.
+
+    Args:
+        config: As for `molscore`.
+
+    Returns:
+        The JSON object.
 
     Raises:
-        UserError: There is no such file or preset, or it is no JSON object.
+        UserError: There is no such file or preset, it is no JSON object with the metrics of
+            MolScore, or a metric is normalised by the molecules of a batch.
     """
     path: Path | None = Path(config)
     if not config.endswith(".json"):

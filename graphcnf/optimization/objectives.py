@@ -54,6 +54,9 @@ def penalized_logp(mol: Chem.Mol) -> float:
     1703.01925). Rings are the smallest ones. Published code takes a cycle basis of networkx
     instead, in which 0.6 % of 4,000 molecules of ZINC250k have another longest ring (measured on
     2026-11-29).
+
+    Args:
+        mol: A sanitized molecule.
     """
     longest = max((len(ring) for ring in Chem.GetSSSR(mol)), default=0)
     logp = (properties.logp(mol) - 2.4570953396190123) / 1.434324401111988
@@ -112,6 +115,9 @@ def similarity(*, to: str, fingerprint: str = "ECFP4") -> Score:
 def smarts(*, pattern: str) -> Score:
     """Return a score: 1 for molecules that match a SMARTS pattern, else 0.
 
+    Args:
+        pattern: The SMARTS.
+
     Raises:
         UserError: The pattern cannot be read.
     """
@@ -123,6 +129,9 @@ def formula(*, of: str) -> Score:
 
     The isomer score of GuacaMol: the geometric mean of a Gaussian for each element's number of
     atoms (width 1) and one for the total number of atoms (width 2), hydrogens included.
+
+    Args:
+        of: The formula.
 
     Raises:
         UserError: The text is no formula.
@@ -147,6 +156,9 @@ def formula(*, of: str) -> Score:
 def count(*, element: str) -> Score:
     """Return a score: number of atoms of an element, which may be H.
 
+    Args:
+        element: Symbol of the element, such as "Cl".
+
     Raises:
         UserError: There is no such element.
     """
@@ -162,7 +174,14 @@ def _composition(mol: Chem.Mol) -> Counter[str]:
 
 
 def _check_element(symbol: str) -> None:
-    """Raise `UserError` if there is no element with this symbol."""
+    """Check that there is an element with a symbol.
+
+    Args:
+        symbol: The symbol, such as "Cl".
+
+    Raises:
+        UserError: There is none.
+    """
     try:
         with quiet():  # RDKit logs a stack trace
             Chem.GetPeriodicTable().GetAtomicNumber(symbol)
@@ -259,8 +278,9 @@ class Goal:
     """Weighted mean of objectives, called with a molecule. Can be pickled by cloudpickle.
 
     Attributes:
-        tables: One table per objective: `score`, its parameters (see `SCORES`), one of `SHAPES`,
-            `weight` (1) and `name`.
+        tables: One table per objective: `score`, its parameters (see `SCORES`), at most one of
+            `SHAPES` (see `desirability`), `weight` (1 if missing) and `name` (that of the score if
+            missing).
         mean: "geometric" or "arithmetic".
         source: Origin of the tables, named in errors.
         folder: Folder to which `FILE.py:FUNCTION` is relative.
@@ -292,7 +312,7 @@ class Goal:
         self.objectives  # noqa: B018  (raises errors now)
 
     @classmethod
-    def of(cls, score: str | Callable | Goal | Mapping | Sequence[Mapping]) -> Goal:
+    def of(cls, score: ScoreLike) -> Goal:
         """Return the goal that something stands for.
 
         Args:
@@ -331,6 +351,9 @@ class Goal:
     def _of_file(cls, path: Path) -> Goal:
         """Read a goal from a TOML file: `mean`, and a table `[[objective]]` for each objective.
 
+        Args:
+            path: The file.
+
         Raises:
             UserError: The file cannot be read, or a table is wrong.
         """
@@ -347,7 +370,13 @@ class Goal:
 
     @cached_property
     def objectives(self) -> list[Objective]:
-        """Objectives of the tables, in their order; not pickled, but rebuilt in every process."""
+        """Objectives of the tables, in the order of `tables`.
+
+        They are not pickled, but built anew in every process.
+
+        Raises:
+            UserError: A table is wrong, two objectives have one name, or no weight is above 0.
+        """
         made: dict[str, Objective] = {}
         for number, table in enumerate(self.tables, 1):
             where = f"{self.source} {number}" if len(self.tables) > 1 else self.source
@@ -379,7 +408,7 @@ class Goal:
             smiles: Its SMILES.
 
         Returns:
-            The mean, and the score of each objective by name, before its desirability. With a
+            The mean; and by the name of each objective its score, before the desirability. With a
             single objective, the mean is its desirability itself, which may leave [0, 1].
 
         Raises:
@@ -409,6 +438,10 @@ class Goal:
                 parts.append(f"{key}={shown}")
             parts.append("")
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+ScoreLike = str | Callable[..., Any] | Goal | Mapping[str, Any] | Sequence[Mapping[str, Any]]
+"""What users give as a score, see `Goal.of`."""
 
 
 def _objective(table: Mapping[str, Any], folder: Path) -> Objective:
@@ -448,7 +481,14 @@ def _objective(table: Mapping[str, Any], folder: Path) -> Objective:
 
 
 def _surrogate_table(text: str) -> dict[str, str]:
-    """Return the table of an objective for "FILE:COLUMN" or "FILE:COLUMN:BOUND".
+    """Return the table of an objective whose score is the prediction of a measured column.
+
+    Args:
+        text: "FILE:COLUMN", or with the bound of the prediction "FILE:COLUMN:BOUND", such as
+            "mine.csv:pIC50:lower".
+
+    Returns:
+        The entries "score", "file", "column", "name" and, if given, "bound".
 
     Raises:
         UserError: The text has another form.
@@ -463,12 +503,22 @@ def _surrogate_table(text: str) -> dict[str, str]:
 
 
 def is_path(key: str, value: Any) -> bool:
-    """Return True if the parameter `key` of a score names a file by its value."""
+    """Return True if a parameter of a score names a file.
+
+    Args:
+        key: Name of the parameter: "file", or "config" of `molscore`, which may be a preset
+            instead.
+        value: Its value.
+    """
     return key == "file" or (key == "config" and str(value).endswith(".json"))
 
 
-def parameters_of(score: Callable) -> list[str]:
-    """Return the names of the parameters of a score in `SCORES`: keyword-only ones; often none."""
+def parameters_of(score: Callable[..., Any]) -> list[str]:
+    """Return the names of the parameters of a score in `SCORES`; often there are none.
+
+    Args:
+        score: The score. Its keyword-only arguments are its parameters.
+    """
     with suppress(TypeError, ValueError):  # built in
         given = inspect.signature(score).parameters.values()
         return [one.name for one in given if one.kind is one.KEYWORD_ONLY]
@@ -481,10 +531,13 @@ def desirability(table: Mapping[str, Any]) -> Callable[[float], float]:
     The maps are those of GuacaMol (Brown et al. 2019, arXiv 1811.09621, section 7).
 
     Args:
-        table: Table of an objective with at most one of the keys `clip` ([low, high]: a line from 0
-            at `low`, which may be the larger one, to 1 at `high`) and `target`, `at_least` and
-            `at_most` (with a `width`: a Gaussian `exp(-(x - target)^2 / (2 width^2))`, for the
-            latter two 1 on one side).
+        table: Table of an objective with at most one of these keys. `clip`, [low, high]: a line
+            from 0 at `low`, which may be the larger one, to 1 at `high`. `target`, with a `width`:
+            a Gaussian `exp(-(x - target)^2 / (2 width^2))`. `at_least` and `at_most`, with a
+            `width`: the same Gaussian on one side of the value, and 1 on the other.
+
+    Returns:
+        Function from a score to its desirability.
 
     Raises:
         UserError: The values are wrong, or exclude each other.
@@ -533,7 +586,7 @@ def _number(value: Any) -> float:
     return float(value)
 
 
-def _named(score: str, folder: Path) -> Callable:
+def _named(score: str, folder: Path) -> Callable[..., Any]:
     """Return the score that text stands for.
 
     A file is run; its folder stays in `sys.path`, for imports that its functions make later.
@@ -572,11 +625,12 @@ def _named(score: str, folder: Path) -> Callable:
     return function
 
 
-def _of_both(score: Callable) -> Callable[[Chem.Mol, str], Any]:
-    """Return a function of a molecule and its SMILES that calls `score` with one of them.
+def _of_both(score: Callable[..., Any]) -> Callable[[Chem.Mol, str], Any]:
+    """Return a function of a molecule and its SMILES that calls a score with one of them.
 
-    That is the SMILES if the first parameter of `score` is annotated as str or called `smiles`,
-    `smi` or `smiles_string`; else the molecule.
+    Args:
+        score: The score. It gets the SMILES if its first parameter is annotated as str or called
+            `smiles`, `smi` or `smiles_string`; else the molecule.
     """
     first = None
     with suppress(TypeError, ValueError):  # built in
@@ -628,9 +682,14 @@ def _score_identity(score: Any, folder: Path) -> str:
 
 
 def _shown(value: Any) -> str:
-    """Return the repr of numbers, text and tuples of them; the type name of any other object.
+    """Return text by which a value that is bound to a score is recognised.
 
-    Other objects may change during a search, and their repr with them.
+    Args:
+        value: The value.
+
+    Returns:
+        Its repr if it is a number, text, or a tuple of such; else the name of its type, since other
+        objects may change during a search, and their repr with them.
     """
     if value is None or isinstance(value, bool | int | float | complex | str | bytes):
         return repr(value)

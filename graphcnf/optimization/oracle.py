@@ -101,7 +101,8 @@ class Answer:
             error: The reason; None if it did not fail.
 
         Raises:
-            Exception: One of `INVALID`, if the row is damaged.
+            TypeError: The row is damaged. Other exceptions of `INVALID` say so as well, such as
+                ValueError for a score that is not finite.
         """
         if not (isinstance(smiles, str) and isinstance(error, str | None)):
             raise TypeError(f"{smiles!r:.40} is not text")
@@ -151,7 +152,10 @@ class Journal:
                 )
 
     def read(self) -> dict[str, Answer]:
-        """Return all answers by SMILES, in the order in which they were added.
+        """Return all answers, in the order in which they were added.
+
+        Returns:
+            `{canonical SMILES: answer}`.
 
         Raises:
             UserError: The file is damaged or cannot be read.
@@ -163,13 +167,16 @@ class Journal:
     def add(self, answer: Answer) -> Answer:
         """Store an answer, unless the molecule has one already.
 
+        Args:
+            answer: The answer.
+
         Returns:
             The answer that is stored then: another process may have been the first.
 
         Raises:
             UserError: The file is damaged or cannot be written.
         """
-        row: tuple = (answer.smiles, None, None, answer.error)
+        row: tuple[Any, ...] = (answer.smiles, None, None, answer.error)
         if answer.error is None:
             row = (answer.smiles, answer.score, json.dumps(dict(answer.values)), None)
         with self._reporting():
@@ -177,7 +184,10 @@ class Journal:
             return Answer.of_row(*self._rows("SELECT * FROM answers WHERE smiles = ?", row[:1])[0])
 
     def remove(self, molecules: Iterable[str]) -> None:
-        """Delete the answers for molecules, SMILES; those without an answer are ignored.
+        """Delete the answers for some molecules.
+
+        Args:
+            molecules: SMILES as they were stored; those without an answer are ignored.
 
         Raises:
             UserError: The file cannot be written.
@@ -221,8 +231,16 @@ class Journal:
         self._database.close()
         self._lock.close()
 
-    def _rows(self, query: str, values: tuple = ()) -> list[tuple]:
-        """Return the rows of an SQL query with `values` in place of its question marks."""
+    def _rows(self, query: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+        """Run a statement of SQL on the database of answers.
+
+        Args:
+            query: The statement.
+            values: Values of its question marks.
+
+        Returns:
+            The rows that it finds, a tuple of values each.
+        """
         return self._database.execute(query, values).fetchall()
 
     @contextmanager
@@ -343,7 +361,14 @@ class Oracle:
             self.answers.pop(smiles, None)
 
     def _computed(self, molecules: list[str]) -> Iterator[Answer]:
-        """Compute answers for molecules, and yield each once it is known, in any order."""
+        """Compute answers for molecules, and yield each once it is known, in any order.
+
+        Args:
+            molecules: Distinct SMILES without an answer.
+
+        Yields:
+            An answer for each; a call that fails gives an answer with an `error`.
+        """
         if not isinstance(self.workers, int):
             score = partial(_score_on_worker, self._function, self.timeout)
             with self.workers.ordered_map(score, molecules) as answers:
@@ -365,7 +390,11 @@ class Oracle:
         return framed(partial(_score_in_child, goal, folder, self.goal.identity))
 
     def _score(self, smiles: str) -> Answer:
-        """Return the answer for a molecule, computed in the child process of this thread."""
+        """Return the answer for a molecule, computed in the child process of this thread.
+
+        Args:
+            smiles: The molecule.
+        """
         if not hasattr(self._own, "process"):
             self._own.process = ScoreProcess(self._function, self.timeout)
             self._processes.append(self._own.process)
@@ -484,6 +513,9 @@ class ScoreProcess:
         """Return the answer for a molecule, computed in the child process.
 
         A time-out or a crash ends the process, and gives an answer with an `error`.
+
+        Args:
+            smiles: The molecule.
 
         Raises:
             UserError: No process can be started.

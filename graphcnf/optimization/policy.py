@@ -20,6 +20,7 @@ import math
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import compress, islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,7 +79,7 @@ class Policy:
             self.model.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.0
         )
         self.nats: dict[str, float] = {}
-        self._graphs: dict[str, tuple] = {}
+        self._graphs: dict[str, tuple[Any, ...]] = {}
 
     @torch.no_grad()
     def learnable(self, molecules: Sequence[str]) -> list[bool]:
@@ -127,12 +128,15 @@ class Policy:
         self.optimizer.step()
 
     def sample(self, count: int, sizes: np.ndarray, seed: tuple[int, ...]) -> list[str]:
-        """Draw graphs, and return the distinct valid molecules among them as canonical SMILES.
+        """Draw graphs, and return the distinct valid molecules among them.
 
         Args:
             count: Number of graphs.
             sizes: Probabilities (K,) of 0 to K - 1 atoms.
             seed: Seed; graphs are a function of it, `sizes` and the weights.
+
+        Returns:
+            Canonical SMILES without stereo marks, `count` at most.
         """
         molecules: dict[str, None] = {}
         for _, atoms, generators in batches_of_block(range(count), sizes, seed, BATCH):
@@ -143,12 +147,15 @@ class Policy:
 
     @own_modes()
     def grow(self, count: int, fragment: MoleculeFragment, seed: tuple[int, ...]) -> list[str]:
-        """Draw distinct molecules with a fragment, as canonical SMILES.
+        """Draw distinct molecules with a fragment.
 
         Args:
             count: Number of molecules; fewer are returned if no further ones are found.
             fragment: The fragment.
             seed: Seed.
+
+        Returns:
+            Canonical SMILES.
 
         Raises:
             UserError: The fragment is too large for the model.
@@ -163,13 +170,17 @@ class Policy:
         return found
 
     def sizes(self, molecules: Sequence[str]) -> np.ndarray:
-        """Return probabilities (K,) of 0 to K - 1 atoms for new proposals.
+        """Choose the probabilities of numbers of atoms for new proposals.
 
-        A mixture of the sizes of the training data and of good molecules. The latter are blurred,
-        so that a search can move to sizes that it has not met.
+        They are a mixture of the sizes of the training data and of good molecules. The latter are
+        blurred, so that a search can move to sizes that it has not met.
 
         Args:
-            molecules: The good molecules; those that are not learnable do not count.
+            molecules: The good molecules, canonical SMILES; those that are not learnable do not
+                count.
+
+        Returns:
+            Probabilities of 0 to K - 1 atoms, (K,).
         """
         prior = self.prior.model.size_probabilities()
         inside = compress(molecules, self.learnable(molecules))
@@ -204,8 +215,8 @@ class Policy:
 
         Raises:
             KeyError: A parameter is missing.
-            RuntimeError: One has another shape.
-            ValueError: One is not finite.
+            RuntimeError: A tensor has another shape than its parameter.
+            ValueError: A weight is not finite.
         """
         with torch.no_grad():
             for name, p in self.model.named_parameters():

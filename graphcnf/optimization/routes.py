@@ -91,7 +91,15 @@ def routes_of(
 
 
 def _row(answer: Answer | None) -> tuple[bool | None, int | None, float | None]:
-    """Return the values of `COLUMNS` of an answer."""
+    """Return the cells of an answer in a table of routes.
+
+    Args:
+        answer: The answer; None if there is none.
+
+    Returns:
+        The values of `COLUMNS`: whether there is a route, its number of steps, and its score, each
+        None where it is not known.
+    """
     if answer is None:
         return None, None, None
     values = answer.values
@@ -105,6 +113,10 @@ def _asked(words: Sequence[str], smiles: Sequence[str]) -> Iterator[Answer]:
     Args:
         words: Program and arguments.
         smiles: SMILES of the molecules.
+
+    Yields:
+        An answer for each molecule, whose `values` are "solved", "steps" and "score" of the command
+        as far as it gave them.
 
     Raises:
         UserError: The command fails, writes a line that is no answer, or leaves out a molecule.

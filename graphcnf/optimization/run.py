@@ -48,7 +48,7 @@ from graphcnf.molecules import codec
 from graphcnf.molecules.filters import NO_FILTERS, Filters
 from graphcnf.molecules.molecule_flow import MoleculeFlow, stereo_of
 from graphcnf.molecules.review import clusters_of
-from graphcnf.optimization.objectives import Goal
+from graphcnf.optimization.objectives import Goal, ScoreLike
 from graphcnf.optimization.oracle import INVALID, RUN_LOCK, Answer, Oracle
 from graphcnf.optimization.policy import Policy
 from graphcnf.optimization.search import Search, SearchSettings
@@ -86,7 +86,8 @@ class OptimizationResult:
         sources: Origin of each molecule: "start", "model" or "genetic".
         paid: Number of calls that this run has made; the other answers were in the journal.
         policy: The model at the end.
-        outcomes: Number of proposals by `Filters.refusal`, "" for those that pass all filters.
+        outcomes: Number of proposals by the name of the filter that refused them
+            (`Filters.refusal`), "" for those that pass all filters.
         lacking: Molecules of `start` that do not contain the fragment.
     """
 
@@ -105,11 +106,18 @@ class OptimizationResult:
 
     @property
     def scores(self) -> np.ndarray:
-        """Scores in the order of the calls; NaN where a call failed."""
+        """Scores in the order of the calls, (calls,) float64; NaN where a call failed."""
         return np.array([answer.score for answer in self.answers])
 
     def top(self, count: int = 10) -> float:
-        """Return the mean of the `count` best scores, of all if there are fewer; NaN if none is."""
+        """Return the mean of the best scores.
+
+        Args:
+            count: How many of the best scores; if there are fewer, all of them.
+
+        Returns:
+            The mean; NaN if no call gave a score.
+        """
         best = np.sort(self.scores[np.isfinite(self.scores)])[::-1][:count]
         return float(best.mean()) if len(best) else math.nan
 
@@ -152,7 +160,7 @@ class OptimizationResult:
 
 
 def optimize(
-    score,
+    score: ScoreLike,
     *,
     model: str | Path | MoleculeFlow = "zinc250k",
     budget: int = 10_000,
@@ -251,18 +259,26 @@ def among_isomers(stereo: bool | None, goal: Goal, given: Iterable[str]) -> bool
 
 
 def prescreen(
-    score, smiles: Sequence[str], best: int = 100, *, stereo: bool | None = None, **calls: Any
+    score: ScoreLike,
+    smiles: Sequence[str],
+    best: int = 100,
+    *,
+    stereo: bool | None = None,
+    **calls: Any,
 ) -> list[str]:
     """Score a library outside the budget of a search, and return the best for its `start`.
 
     Args:
         score: The score, as `optimize` takes it.
         smiles: Molecules of the library.
-        best: Number of molecules to return, best first.
+        best: Number of molecules to return.
         stereo: True to score stereoisomers; None to do so if a fingerprint of the score has stereo
             marks.
         **calls: Options of the `Oracle`. With the `folder` of the search, an interrupted prescreen
             continues, and the search pays for none of its molecules again.
+
+    Returns:
+        Canonical SMILES of the molecules with the highest scores, best first.
 
     Raises:
         UserError: There is no molecule, one is not readable, or none has a score.
@@ -364,7 +380,14 @@ def _has_saved(save: Path, folder: Path) -> bool:
 
 
 def _digest_of(folder: Path) -> str:
-    """Return the SHA-256 of the configuration and the weights in a model's folder."""
+    """Return the SHA-256 of the configuration and the weights in a model's folder.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        OSError: A file of the model is missing.
+    """
     content = (read_file(inside(folder, name)) for name in ("config.json", "model.safetensors"))
     return hashlib.sha256(b"".join(content)).hexdigest()
 
@@ -415,7 +438,8 @@ def _load(path: Path, identity: str, search: Search, answers: Mapping[str, Answe
         answers: Answers of the journal by molecule.
 
     Raises:
-        UserError: The state is damaged, is of another run, or has a molecule without an answer.
+        UserError: The state is damaged, is of another run, or has a molecule without an answer; the
+            message says what to delete.
     """
     try:
         tensors, metadata = read_tensors(path)

@@ -152,7 +152,7 @@ def isomer(smiles: str, random: Random) -> str | None:
     """Change a molecule to a stereoisomer, by another mark at one random stereo element.
 
     Args:
-        smiles: SMILES of the molecule, with the marks that the others keep.
+        smiles: SMILES of the molecule; the marks of its other stereo elements stay.
         random: Random generator that chooses the element.
 
     Returns:
@@ -249,7 +249,14 @@ class ReplayMemory:
 
 @lru_cache(maxsize=100_000)
 def without_marks(smiles: str) -> str:
-    """Return the canonical SMILES of a molecule without stereo marks, from an isomeric SMILES."""
+    """Remove the stereo marks from a molecule.
+
+    Args:
+        smiles: Canonical isomeric SMILES.
+
+    Returns:
+        Canonical SMILES without marks.
+    """
     return canonical_smiles(parse(smiles)) if "stereo" in dropped(smiles) else smiles
 
 
@@ -265,6 +272,9 @@ def rank_probabilities(count: int) -> np.ndarray:
 
     Rank k of K = `count`, from 0, has the weight `1 / (RANK_SHARE K + k)`, as in weighted
     retraining (Tripp et al. 2020, arXiv 2006.09191).
+
+    Args:
+        count: Number of molecules.
 
     Returns:
         (count,), summing to one.
@@ -388,10 +398,13 @@ class Search:
         return np.random.default_rng((self.seed, self.round, purpose))
 
     def _sampled(self, count: int) -> list[str]:
-        """Let the policy draw molecules; return those that are new and wanted, see `_new`.
+        """Let the policy draw molecules.
 
         Args:
             count: Number of graphs to draw or, with a fragment, of molecules.
+
+        Returns:
+            SMILES of those that are new and wanted, see `_new`.
         """
         if not count:
             return []
@@ -402,10 +415,16 @@ class Search:
         return self._new(self.policy.sample(count, self.policy.sizes(good), seed))
 
     def _new(self, molecules: Iterable[str]) -> list[str]:
-        """Return those molecules that have no score yet, contain the fragment and pass the filters.
+        """Select the molecules that are worth a call of the score.
 
-        In a search with stereo, further isomers of a scored graph have to be worth a call
-        (`_is_isomer`).
+        They have no score yet, contain the fragment and pass the filters. In a search with stereo,
+        further isomers of a scored graph count only if `_is_isomer` says so.
+
+        Args:
+            molecules: Canonical SMILES, isomeric in a search with stereo.
+
+        Returns:
+            Those that are selected, in order.
         """
         found = [s for s in molecules if s not in self.memory.known]
         if self.stereo is not None:
@@ -418,7 +437,7 @@ class Search:
             return [s for s in found if self._is_wanted(Chem.MolFromSmiles(s))]
 
     def _is_isomer(self, smiles: str) -> bool:
-        """Return True if a molecule is worth a call although its graph has been scored.
+        """Return True if a molecule is worth a call although an isomer of it has been scored.
 
         So it is if the score has told isomers of a graph apart (`ReplayMemory.tells_isomers`), and
         the molecule has a mark at every stereo element.
@@ -436,16 +455,26 @@ class Search:
         return held and not self._refusal(mol)
 
     def _refusal(self, mol: Chem.Mol) -> str:
-        """Return the filter that a molecule fails, "" if none, and count it in `outcomes`."""
+        """Apply the filters to a molecule, and count the outcome in `outcomes`.
+
+        Args:
+            mol: A sanitized molecule.
+
+        Returns:
+            Name of the filter that it fails, "" if none.
+        """
         refusal = self.filters.refusal(mol, self.given)
         self.outcomes[refusal] += 1
         return refusal
 
     def _bred(self, count: int) -> list[str]:
-        """Breed offspring of the best molecules; return those that are new and wanted, see `_new`.
+        """Breed offspring of the best molecules.
 
         Args:
             count: Number of offspring to breed.
+
+        Returns:
+            SMILES of those that are new and wanted, see `_new`.
         """
         best, smiles = self.memory.best(self.settings.parents), self.memory.smiles
         pairs = self._random(2).choice(best, (2, count), p=rank_probabilities(len(best))).T
@@ -466,6 +495,9 @@ class Search:
         Args:
             pool: SMILES of the proposals.
             wanted: Number of proposals to choose.
+
+        Returns:
+            SMILES of the chosen ones.
         """
         random, memory = self._random(4), self.memory
         scored = memory.best(len(memory))
