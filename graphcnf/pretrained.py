@@ -24,15 +24,7 @@ from safetensors.torch import save
 from torch import nn
 
 from graphcnf.errors import UserError
-from graphcnf.files import (
-    LARGEST_TEXT,
-    WEIGHTS,
-    expand_user,
-    inside,
-    open_input,
-    read_json,
-    replace_file,
-)
+from graphcnf.file_reading import LARGEST_TEXT, WEIGHTS, expand_user, inside, open_input, read_json
 from graphcnf.limits import (
     LARGEST_COUNT,
     LARGEST_SIZE,
@@ -79,6 +71,8 @@ def save_model(
         UserError: if a file to be replaced is a symbolic link.
         OSError: if a file cannot be written.
     """
+    from graphcnf.file_writing import replace_file
+
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}

@@ -18,7 +18,8 @@ import typer
 from typer.models import ArgumentInfo, CommandInfo, ParameterInfo
 
 from graphcnf.errors import UserError
-from graphcnf.files import RUN_MARK, WEIGHTS, expand_user
+from graphcnf.file_reading import WEIGHTS, expand_user
+from graphcnf.run_folder import RUN_MARK
 from graphcnf.sampling.writers import KINDS
 
 RUN_DEPTH = 2

@@ -17,7 +17,7 @@ import typer
 
 from graphcnf.compute.parallel import check_cluster
 from graphcnf.errors import UserError, say
-from graphcnf.files import expand_user
+from graphcnf.file_reading import expand_user
 from graphcnf.limits import LARGEST_COUNT, LARGEST_SEED, check_seed, check_temperature
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
 from graphcnf.scripts._files import Role

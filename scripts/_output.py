@@ -20,7 +20,7 @@ from graphcnf.compute.progress import progress_bar
 from graphcnf.compute.signals import termination_raises
 from graphcnf.errors import UserError, printable
 from graphcnf.evaluation.layout import Column, Row, csv_text, json_text, markdown
-from graphcnf.files import output_lock, replacing
+from graphcnf.file_writing import output_lock, replacing
 from graphcnf.sampling.writers import (
     KINDS,
     WRITERS,

@@ -11,10 +11,13 @@ from typing import Annotated
 
 import typer
 
+from graphcnf.data_files import read_data
 from graphcnf.errors import UserError, say
 from graphcnf.evaluation.layout import markdown, text
-from graphcnf.files import claim, expand_user, inside, read_file, write_file
+from graphcnf.file_reading import expand_user, inside
+from graphcnf.file_writing import write_file
 from graphcnf.limits import MAX_NODES, check_minutes, check_seed
+from graphcnf.run_folder import claim
 from graphcnf.scripts import _options as options
 from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import option
@@ -180,7 +183,7 @@ def _piped(out: Path) -> bytes:
     copy = inside(out, COPY)
     if not copy.exists():
         return read_stdin()
-    kept = read_file(copy)
+    kept = read_data(copy)
     content = kept if sys.stdin is not None and sys.stdin.isatty() else read_stdin()
     if content.strip() and content != kept:
         raise UserError(f"{out} holds a run that learns from other molecules: choose another --out")

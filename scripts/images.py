@@ -12,7 +12,7 @@ import typer
 from graphcnf.compute.progress import progress_bar
 from graphcnf.errors import UserError
 from graphcnf.evaluation.layout import json_text, number, percent, text
-from graphcnf.files import write_file
+from graphcnf.file_writing import write_file
 from graphcnf.limits import check_temperature
 from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import Device, Seed, option

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from graphcnf.errors import say
-from graphcnf.files import expand_user, inside
+from graphcnf.file_reading import expand_user, inside
 from graphcnf.scripts import _output as output
 from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import option

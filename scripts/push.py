@@ -55,7 +55,7 @@ def _figures(path: Path) -> dict:
     Raises:
         UserError: The file is unreadable, or holds anything but one object.
     """
-    from graphcnf.files import read_json
+    from graphcnf.file_reading import read_json
 
     try:
         found = read_json(path)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from graphcnf.errors import UserError, say
-from graphcnf.files import expand_user, inside
+from graphcnf.file_reading import expand_user, inside
 from graphcnf.limits import check_seed
 from graphcnf.scripts._files import Role, check_outputs, paths_of
 from graphcnf.scripts._options import option

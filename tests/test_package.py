@@ -16,7 +16,10 @@ ROOT = Path(__file__).resolve().parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 # The files at the top of the package, which import each other alone.
-TOP = {"arguments", "chunks", "errors", "files", "limits", "pretrained", "registry", "torch_state"}
+TOP = {
+    *("arguments", "chunks", "data_files", "errors", "file_reading", "file_writing", "limits"),
+    *("pretrained", "registry", "run_folder", "torch_state"),
+}
 # Folders of the core, and the folders that each may import beside those files.
 CORE = {
     "flows": set(),

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 from graphcnf.compute.cpu import cpu_quota, environment
 from graphcnf.compute.progress import progress_bar
 from graphcnf.errors import UserError, described, require, say
-from graphcnf.files import read_json
+from graphcnf.file_reading import read_json
 
 if TYPE_CHECKING:
     from distributed import Client

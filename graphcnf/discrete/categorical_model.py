@@ -31,7 +31,7 @@ from graphcnf.discrete.graph_adapter import GraphAdapter, graphs_in
 from graphcnf.discrete.rows import Rows
 from graphcnf.discrete.table_adapter import TableAdapter
 from graphcnf.errors import UserError
-from graphcnf.files import inside, read_json
+from graphcnf.file_reading import inside, read_json
 from graphcnf.graphs.batch import GraphBatch, size_bucketed_batches
 from graphcnf.limits import (
     LARGEST_SIZE,

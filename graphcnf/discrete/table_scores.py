@@ -45,7 +45,7 @@ from pandas.api import types
 
 from graphcnf.discrete.numbers import as_numbers, is_numeric, time_kind
 from graphcnf.errors import UserError, require
-from graphcnf.files import check_output, write_file
+from graphcnf.file_writing import check_output, write_file
 from graphcnf.limits import check_integer, check_seed
 
 MOST_ROWS = 5000

@@ -33,9 +33,9 @@ from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
 from rdkit.Chem.rdmolops import FragmentOnBRICSBonds
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
+from graphcnf.data_files import installed_file
 from graphcnf.errors import Unavailable, UserError
 from graphcnf.evaluation import METRICS
-from graphcnf.files import installed_file
 from graphcnf.molecules import properties
 
 Histogram = Mapping[str, int]

@@ -21,7 +21,7 @@ from graphcnf.errors import Unavailable
 from graphcnf.evaluation.layout import number, percent, shown_columns
 from graphcnf.evaluation.metrics import Metric, values_and_counts, wasserstein
 from graphcnf.evaluation.tables import AGREED, Distances, Evaluation, all_notes, is_agreed, tables
-from graphcnf.files import write_file
+from graphcnf.file_writing import write_file
 from graphcnf.molecules import properties
 from graphcnf.molecules.codec import parse
 from graphcnf.molecules.hashing import contains, hash_each

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from graphcnf.categorical.categorical_flow import Bound
 from graphcnf.errors import UserError
-from graphcnf.files import inside
+from graphcnf.file_reading import inside
 from graphcnf.flows.base import log_prob_of_sizes, size_prior
 from graphcnf.flows.transform import Noise
 from graphcnf.graphs.batch import (

@@ -18,9 +18,10 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from graphcnf.data_files import MEMORY_SHARE, memory, read_data
 from graphcnf.datasets.cache import cache_folder
 from graphcnf.errors import UserError, described, require, say
-from graphcnf.files import MEMORY_SHARE, inside, memory, read_file
+from graphcnf.file_reading import inside, read_file
 from graphcnf.graphs.graph_model import COMPANIONS
 from graphcnf.hub.card import model_card
 from graphcnf.pretrained import Pretrained, model_folder
@@ -164,7 +165,7 @@ def contents(folder: Path) -> dict[str, bytes]:
         UserError: A file is a link, or one of `NEEDED` is missing.
     """
     paths = {name: inside(folder, *name.split("/")) for name in FILES}
-    files = {name: read_file(path) for name, path in paths.items() if path.is_file()}
+    files = {name: read_data(path) for name, path in paths.items() if path.is_file()}
     for name in NEEDED:
         if name not in files:
             raise UserError(f"{folder} has no {name}")

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from graphcnf.arguments import check
 from graphcnf.errors import UserError
-from graphcnf.files import inside, read_json
+from graphcnf.file_reading import inside, read_json
 from graphcnf.flows.base import Generators, record_generators
 from graphcnf.flows.transform import Noise, log_term_dtype
 from graphcnf.limits import check_integer

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from graphcnf.errors import UserError
-from graphcnf.files import write_file
+from graphcnf.file_writing import write_file
 
 # Grey value and width of the lines between images, and the size to which small images are enlarged.
 GREY, GAP, SMALLEST = 128, 2, 56

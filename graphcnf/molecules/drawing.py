@@ -12,7 +12,7 @@ from rdkit import Chem
 from rdkit.Chem import rdDepictor
 from rdkit.Chem.Draw import rdMolDraw2D
 
-from graphcnf.files import write_file
+from graphcnf.file_writing import write_file
 from graphcnf.molecules.codec import parse, quiet
 
 CELL, COLUMNS = (240, 160), 5

@@ -21,7 +21,7 @@ from markupsafe import Markup
 from rdkit import Chem
 
 from graphcnf.errors import counted
-from graphcnf.files import write_file
+from graphcnf.file_writing import write_file
 from graphcnf.molecules.drawing import draw_svg
 from graphcnf.molecules.hashing import contains, hash_each
 from graphcnf.molecules.review import CATALOGUES, DISTANCE, Review, review

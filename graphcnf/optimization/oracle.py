@@ -37,10 +37,12 @@ from graphcnf.compute.parallel import (
     result_of,
 )
 from graphcnf.errors import LONGEST_REASON, Unavailable, UserError, counted, described, printable
-from graphcnf.files import check_output, claim, file_lock, inside
+from graphcnf.file_reading import inside
+from graphcnf.file_writing import check_output, file_lock
 from graphcnf.limits import is_number
 from graphcnf.molecules.codec import quiet
 from graphcnf.optimization.objectives import Goal
+from graphcnf.run_folder import claim
 
 NAME, LOCK = "calls.sqlite", "calls.lock"
 """Database of the answers, and an empty database that processes which add answers keep locked."""

@@ -24,7 +24,7 @@ from typing import Any
 import pandas as pd
 
 from graphcnf.errors import UserError, counted, printable
-from graphcnf.files import inside
+from graphcnf.file_reading import inside
 from graphcnf.limits import is_number
 from graphcnf.optimization.oracle import Answer, Journal
 

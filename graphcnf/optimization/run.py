@@ -31,17 +31,12 @@ from rdkit import Chem
 
 from graphcnf.chunks import chunked
 from graphcnf.compute.progress import progress_bar
+from graphcnf.data_files import read_data
 from graphcnf.design.fragments import read_fragment
 from graphcnf.design.growing import check_grows
 from graphcnf.errors import UserError
-from graphcnf.files import (
-    file_lock,
-    inside,
-    is_claimed,
-    read_file,
-    read_json,
-    replace_file,
-)
+from graphcnf.file_reading import inside, read_json
+from graphcnf.file_writing import file_lock, replace_file
 from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.limits import LARGEST_COUNT, check_integer, check_seed, is_integer
 from graphcnf.molecules import codec
@@ -53,6 +48,7 @@ from graphcnf.optimization.oracle import INVALID, RUN_LOCK, Answer, Oracle
 from graphcnf.optimization.policy import Policy
 from graphcnf.optimization.search import Search, SearchSettings
 from graphcnf.pretrained import model_digest, read_tensors
+from graphcnf.run_folder import is_claimed
 from graphcnf.stereo.marks import isomeric_smiles
 from graphcnf.torch_state import own_modes
 
@@ -388,7 +384,7 @@ def _digest_of(folder: Path) -> str:
     Raises:
         OSError: A file of the model is missing.
     """
-    content = (read_file(inside(folder, name)) for name in ("config.json", "model.safetensors"))
+    content = (read_data(inside(folder, name)) for name in ("config.json", "model.safetensors"))
     return hashlib.sha256(b"".join(content)).hexdigest()
 
 

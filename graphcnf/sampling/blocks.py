@@ -16,8 +16,10 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any, NamedTuple
 
+from graphcnf.data_files import gunzip
 from graphcnf.errors import UserError, say
-from graphcnf.files import LARGEST_TEXT, gunzip, inside, read_file, read_json, replace_file
+from graphcnf.file_reading import LARGEST_TEXT, inside, read_file, read_json
+from graphcnf.file_writing import replace_file
 from graphcnf.limits import is_number
 
 

@@ -29,7 +29,7 @@ from graphcnf.compute.parallel import Cluster, WorkerDied, Workers, available_co
 from graphcnf.compute.progress import progress_bar
 from graphcnf.compute.signals import termination_raises
 from graphcnf.errors import UserError, say
-from graphcnf.files import output_lock, replacing
+from graphcnf.file_writing import output_lock, replacing
 from graphcnf.graphs.batch import PackedGraphs
 from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.graphs.record_blocks import BLOCK, RecordNoise, blocks, one_thread, together_on

@@ -26,7 +26,8 @@ from typing import Any
 
 from graphcnf.compute.cpu import environment
 from graphcnf.errors import UserError, counted
-from graphcnf.files import inside, open_input, read_json, replace_file
+from graphcnf.file_reading import inside, open_input, read_json
+from graphcnf.file_writing import replace_file
 from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.graphs.record_blocks import block_count, share_of
 from graphcnf.limits import MOST_CANDIDATES

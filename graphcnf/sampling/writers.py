@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from graphcnf.errors import csv_cell, require
-from graphcnf.files import open_input, open_new
+from graphcnf.file_reading import open_input
+from graphcnf.file_writing import open_new
 
 KINDS = ("smi", "csv", "sdf", "jsonl", "parquet", "smi.gz", "csv.gz", "sdf.gz", "jsonl.gz")
 """Kinds of molecule files that can be written."""

@@ -24,8 +24,10 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from graphcnf.arguments import check
+from graphcnf.data_files import memory
 from graphcnf.errors import UserError
-from graphcnf.files import memory, read_file, replace_file
+from graphcnf.file_reading import read_file
+from graphcnf.file_writing import replace_file
 from graphcnf.limits import LARGEST_COUNT, Range
 
 FORMAT = 7

@@ -26,7 +26,8 @@ import numpy as np
 import torch
 
 from graphcnf.datasets.molecules import encode
-from graphcnf.files import claim, inside, replace_file
+from graphcnf.file_reading import inside
+from graphcnf.file_writing import replace_file
 from graphcnf.graphs.batch import GraphBatch
 from graphcnf.graphs.building import with_conditions
 from graphcnf.graphs.conditions import condition_statistics
@@ -40,6 +41,7 @@ from graphcnf.molecules.surrogate import (
     sentence,
     surrogates_of,
 )
+from graphcnf.run_folder import claim
 from graphcnf.training.history import FORMATS, picture_content
 from graphcnf.training.settings import Experiment, TrainingSettings, exit_unless_main
 

@@ -28,7 +28,7 @@ from graphcnf.datasets.molecules import cache_path
 from graphcnf.datasets.sets import TASKS
 from graphcnf.datasets.smiles_file import STDIN
 from graphcnf.errors import UserError, require, suggest
-from graphcnf.files import expand_user
+from graphcnf.file_reading import expand_user
 from graphcnf.graphs.batch import GraphBatch
 from graphcnf.graphs.building import (
     model_class,

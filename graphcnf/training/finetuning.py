@@ -29,7 +29,8 @@ import torch
 
 from graphcnf.arguments import check
 from graphcnf.errors import UserError, require
-from graphcnf.files import claim, inside, is_claimed, read_json, replace_file
+from graphcnf.file_reading import inside, read_json
+from graphcnf.file_writing import replace_file
 from graphcnf.graphs.batch import PackedGraphs
 from graphcnf.limits import check_integer, check_minutes
 from graphcnf.molecules.codec import parse
@@ -39,6 +40,7 @@ from graphcnf.molecules.properties import Feature, has_element
 from graphcnf.molecules.scoring import learn_percentiles
 from graphcnf.molecules.vocabulary import CODEC_VERSION
 from graphcnf.pretrained import model_digest
+from graphcnf.run_folder import claim, is_claimed
 from graphcnf.torch_state import learning
 from graphcnf.training.conditioning import (
     column_figures,

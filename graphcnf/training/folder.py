@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from graphcnf.errors import UserError
-from graphcnf.files import RUN_MARK, claim, file_lock, inside, replace_file
+from graphcnf.file_reading import inside
+from graphcnf.file_writing import file_lock, replace_file
+from graphcnf.run_folder import RUN_MARK, claim
 from graphcnf.training.settings import TrainingSettings, is_main
 
 

@@ -16,8 +16,10 @@ from typing import Any
 
 import pandas as pd
 
+from graphcnf.data_files import read_data
 from graphcnf.errors import UserError, require
-from graphcnf.files import inside, read_file, replace_file, write_file
+from graphcnf.file_reading import inside
+from graphcnf.file_writing import replace_file, write_file
 
 HEADLINES = ("bits_per_node", "bits_per_element", "bits_per_variable", "bits_per_dimension")
 """Metrics to minimise, in order of preference."""
@@ -94,7 +96,7 @@ def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
         UserError: there is no such file.
     """
     try:
-        text = read_file(path).decode(errors="replace")
+        text = read_data(path).decode(errors="replace")
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}: name the folder of a run") from None
     # A last line without a line end was cut by a kill, and is dropped.

@@ -31,7 +31,8 @@ from torch import Tensor, nn
 from graphcnf import pretrained
 from graphcnf.compute.progress import progress_bar
 from graphcnf.errors import UserError, say
-from graphcnf.files import inside, temporary_of
+from graphcnf.file_reading import inside
+from graphcnf.file_writing import temporary_of
 from graphcnf.limits import LARGEST_SEED
 from graphcnf.torch_state import learning
 from graphcnf.training.checkpoint import (

@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, runtime_checkable
 
 from graphcnf.arguments import assigned, check, check_names
+from graphcnf.data_files import memory
 from graphcnf.errors import UserError, suggest
-from graphcnf.files import LARGEST_TEXT, memory, read_file
+from graphcnf.file_reading import LARGEST_TEXT, read_file
 from graphcnf.limits import LARGEST_MINUTES, LARGEST_SEED, Range, limited_parameters, plain
 
 if TYPE_CHECKING:

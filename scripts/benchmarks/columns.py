@@ -22,7 +22,8 @@ from graphcnf.datasets.smiles_file import load_smiles_file
 from graphcnf.datasets.zinc250k import zinc250k_source
 from graphcnf.errors import say
 from graphcnf.evaluation.layout import Column, number, percent, text
-from graphcnf.files import expand_user, inside, replace_file
+from graphcnf.file_reading import expand_user, inside
+from graphcnf.file_writing import replace_file
 from graphcnf.molecules.codec import canonical_smiles, quiet
 from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.molecules.surrogate import Surrogate, surrogates_of

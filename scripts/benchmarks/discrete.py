@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphcnf import evaluate_table
+from graphcnf.data_files import installed_file
 from graphcnf.datasets.images import PARTS, load_images
 from graphcnf.discrete.categorical_model import CategoricalModel
 from graphcnf.discrete.counts import mutual_information, normalised, spanning_tree
 from graphcnf.discrete.numbers import is_numeric
 from graphcnf.errors import UserError, require, say, suggest
 from graphcnf.evaluation.layout import Column, number, percent, text
-from graphcnf.files import installed_file
 from graphcnf.limits import is_number
 from graphcnf.scripts._options import parse_seeds
 from graphcnf.scripts.benchmarks.runner import Minutes, Out, Seed, Seeds, published, write

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import pandas as pd
 
 from graphcnf.errors import UserError, require, say
-from graphcnf.files import write_file
+from graphcnf.file_writing import write_file
 from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import option
 

@@ -23,7 +23,7 @@ from scipy.stats import chi2
 from graphcnf.discrete.categorical_model import CategoricalModel
 from graphcnf.errors import UserError, say, suggest
 from graphcnf.evaluation.layout import Column, number, percent, text
-from graphcnf.files import write_file
+from graphcnf.file_writing import write_file
 from graphcnf.graphs.building import has_rules, without_rules
 from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import option

@@ -21,7 +21,7 @@ from graphcnf.datasets.images import ImageDataset, images_of_model, read_digits
 from graphcnf.errors import UserError
 from graphcnf.evaluation.layout import Column, Row, number, text
 from graphcnf.evaluation.summary import mean_and_sd
-from graphcnf.files import expand_user
+from graphcnf.file_reading import expand_user
 from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.images.image_model import BLOCK, ImageModel
 from graphcnf.images.image_scores import score_image_models

@@ -15,7 +15,7 @@ import typer
 from graphcnf.datasets.molecules import MoleculeDataset
 from graphcnf.errors import UserError
 from graphcnf.evaluation.layout import Column, Row
-from graphcnf.files import inside, read_json
+from graphcnf.file_reading import inside, read_json
 from graphcnf.limits import check_minutes, check_seed
 from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import option

@@ -18,7 +18,7 @@ from graphcnf.evaluation.evaluate import bits, reconstruction
 from graphcnf.evaluation.layout import Column, number, percent, text, transposed
 from graphcnf.evaluation.statistics import compare, set_statistics
 from graphcnf.evaluation.summary import summarize
-from graphcnf.files import expand_user
+from graphcnf.file_reading import expand_user
 from graphcnf.graphs.batch import PackedGraphs
 from graphcnf.graphs.building import draws_raw, without_rules
 from graphcnf.graphs.graph_model import GraphModel

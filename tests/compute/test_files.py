@@ -12,22 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from graphcnf import files
+from graphcnf import data_files
+from graphcnf.data_files import NotUnpacked, gunzip, read_data
 from graphcnf.errors import UserError
-from graphcnf.files import (
-    NotUnpacked,
-    claim,
-    file_lock,
-    gunzip,
-    inside,
-    is_claimed,
-    lock_of,
-    read_file,
-    read_json,
-    replace_file,
-    temporary_of,
-    write_file,
-)
+from graphcnf.file_reading import inside, read_file, read_json
+from graphcnf.file_writing import file_lock, lock_of, replace_file, temporary_of, write_file
+from graphcnf.run_folder import claim, is_claimed
 
 
 def test_a_link_in_the_way_is_not_followed(tmp_path):
@@ -45,7 +35,7 @@ def test_a_link_in_the_way_is_not_followed(tmp_path):
 HOLD = """
 import sys
 from pathlib import Path
-from graphcnf.files import file_lock
+from graphcnf.file_writing import file_lock
 with file_lock(Path(sys.argv[1]), "x"):
     print("held", flush=True)
     sys.stdin.read()
@@ -83,7 +73,7 @@ def test_one_at_a_time_and_a_dead_process_holds_nothing(tmp_path):
 
 
 def test_a_gzip_file_that_was_made_to_fill_the_memory_does_not(monkeypatch):
-    monkeypatch.setattr(files, "LEAST_UNPACKED", 1 << 20)
+    monkeypatch.setattr(data_files, "LEAST_UNPACKED", 1 << 20)
     bomb = gzip.compress(bytes(64 << 20))
     tracemalloc.start()
     with pytest.raises(NotUnpacked, match="a gzip file of .* bytes that holds more than"):
@@ -91,7 +81,7 @@ def test_a_gzip_file_that_was_made_to_fill_the_memory_does_not(monkeypatch):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     # What is read, the buffer that it is read into, and that buffer while it grows.
-    assert peak < 4 * files.LARGEST_RATIO * len(bomb) < 32 << 20
+    assert peak < 4 * data_files.LARGEST_RATIO * len(bomb) < 32 << 20
     # What is larger than the least, but shrinks as data do, is taken.
     content = os.urandom(1 << 20).hex().encode()
     assert gunzip(gzip.compress(content)) == content
@@ -120,7 +110,7 @@ def too_large(path):
 @pytest.mark.parametrize("make", [a_pipe, a_device, a_socket, too_large, Path.mkdir])
 def test_what_is_no_regular_file_of_usual_size_is_refused_at_once(tmp_path, make):
     make(tmp_path / "x")
-    for read in (read_file, read_json):
+    for read in (read_data, read_json):
         with pytest.raises(OSError) as caught:
             read(tmp_path / "x")
         assert caught.value.strerror
@@ -129,7 +119,7 @@ def test_what_is_no_regular_file_of_usual_size_is_refused_at_once(tmp_path, make
 def test_a_users_own_link_to_a_file_is_read_and_one_below_a_run_is_not(tmp_path):
     (tmp_path / "x").write_text("[1]")
     (tmp_path / "y").symlink_to("x")
-    assert read_file(tmp_path / "y") == b"[1]" and read_json(tmp_path / "y") == [1]
+    assert read_data(tmp_path / "y") == b"[1]" and read_json(tmp_path / "y") == [1]
     with pytest.raises(OSError, match="3 bytes, the limit is 2"):
         read_file(tmp_path / "y", 2)
     run = tmp_path / "run"
@@ -178,9 +168,9 @@ def test_a_run_marks_a_new_or_empty_folder_and_no_other(tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from graphcnf import files
+from graphcnf.file_writing import write_file
 setattr(os, sys.argv[1], lambda *arguments: os.kill(os.getpid(), signal.SIGKILL))
-files.write_file(Path(sys.argv[2]), b"new")
+write_file(Path(sys.argv[2]), b"new")
 """
 
 

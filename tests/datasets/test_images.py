@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from graphcnf.data_files import installed_file
 from graphcnf.datasets import images
 from graphcnf.datasets.images import load_images, read_digits
 from graphcnf.errors import UserError
-from graphcnf.files import installed_file
 
 
 def pixels(count, *shape, seed=0):
@@ -160,7 +160,7 @@ def refused(message, function, *arguments, **options):
     ids=range(7),
 )
 def test_damaged_idx_files(tmp_path, monkeypatch, content, message):
-    monkeypatch.setattr("graphcnf.files.LEAST_UNPACKED", 1 << 20)
+    monkeypatch.setattr("graphcnf.data_files.LEAST_UNPACKED", 1 << 20)
     path = tmp_path / "train-images-idx3-ubyte.gz"
     path.write_bytes(content)
     refused(f"{path.name}: .*{message}", load_images, tmp_path)

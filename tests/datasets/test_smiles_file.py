@@ -120,7 +120,7 @@ def test_unusable_files_are_named_in_one_line(tmp_path, name, content, message, 
 
 
 def test_files_that_were_made_to_fill_the_memory_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("graphcnf.files.LEAST_UNPACKED", 1 << 20)
+    monkeypatch.setattr("graphcnf.data_files.LEAST_UNPACKED", 1 << 20)
     bomb = tmp_path / "bomb.smi.gz"
     bomb.write_bytes(gzip.compress(b"CCO\n" * (8 << 20)))
     with pytest.raises(ValueError, match="bomb.smi.gz is a gzip file of .* that holds more than"):

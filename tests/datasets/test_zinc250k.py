@@ -15,7 +15,7 @@ from graphcnf.datasets import cache, load_zinc250k, zinc250k
 from graphcnf.datasets.molecules import TEST_SHARE, encode, roundtrip_failures
 from graphcnf.datasets.zinc250k import Zinc250kRows, read_split_indices, zinc250k_rows
 from graphcnf.errors import UserError
-from graphcnf.files import file_lock, lock_of
+from graphcnf.file_writing import file_lock, lock_of
 
 
 @pytest.fixture

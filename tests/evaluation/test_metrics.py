@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
+from graphcnf.data_files import installed_file
 from graphcnf.evaluation import METRICS, metrics
 from graphcnf.evaluation.metrics import statistics_of
-from graphcnf.files import installed_file
 
 CONTENTS = ("atoms_tv", "elements_tv", "charges_tv", "bonds_tv", "rings_tv")
 

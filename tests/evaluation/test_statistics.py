@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
+from graphcnf.data_files import installed_file
 from graphcnf.errors import UserError
 from graphcnf.evaluation import METRICS, metrics, statistics
 from graphcnf.evaluation.statistics import compare, set_statistics
-from graphcnf.files import installed_file
 
 # The worked example of MOSES' own tests.
 GENERATED = [

@@ -7,9 +7,9 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem.rdFingerprintGenerator import GetMorganFeatureAtomInvGen, GetMorganGenerator
 
+from graphcnf.data_files import installed_file
 from graphcnf.datasets.zinc250k import zinc250k_source
 from graphcnf.errors import UserError
-from graphcnf.files import installed_file
 from graphcnf.optimization import activity
 from graphcnf.optimization.activity import BITS, FILES
 

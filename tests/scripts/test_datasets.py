@@ -3,7 +3,7 @@ import json
 import pytest
 from rdkit import Chem
 
-from graphcnf import files
+from graphcnf import data_files
 from graphcnf.design.joining import REACTIONS
 
 
@@ -57,7 +57,7 @@ def test_check(run, small_zinc, surroundings):
     [("moses", "pip install --no-deps molsets"), ("qm9", "pip install 'graphcnf[qm9]'")],
 )
 def test_what_to_install(run, monkeypatch, name, cure):
-    monkeypatch.setattr(files, "find_spec", lambda package: None)
+    monkeypatch.setattr(data_files, "find_spec", lambda package: None)
     out, err = run("datasets", "check", name, code=1)
     assert out == "" and cure in err and err.count("\n") == 1
 

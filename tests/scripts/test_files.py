@@ -10,7 +10,7 @@ from typing import get_type_hints
 import pytest
 import typer
 
-from graphcnf.files import WEIGHTS
+from graphcnf.file_reading import WEIGHTS
 from graphcnf.scripts.benchmarks.__main__ import app as benchmarks
 from graphcnf.scripts.cli import app
 

@@ -10,10 +10,10 @@ import torch
 
 from graphcnf.datasets.smiles_file import load_smiles_file
 from graphcnf.errors import UserError
-from graphcnf.files import claim
 from graphcnf.graphs import GraphModel
 from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.molecules.properties import has_pattern
+from graphcnf.run_folder import claim
 from graphcnf.scripts.finetune import _table
 from graphcnf.training.finetuning import finetune
 from graphcnf.training.loop import Run

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from graphcnf.compute import parallel
-from graphcnf.files import file_lock, lock_of
+from graphcnf.file_writing import file_lock, lock_of
 from graphcnf.sampling.blocks import Blocks
 
 FEW = ("-n", 160, "--all", "--workers", 1, "--out", "x.csv")

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from graphcnf.errors import UserError
-from graphcnf.files import file_lock
+from graphcnf.file_writing import file_lock
 from graphcnf.pretrained import load_model
 from graphcnf.training import TrainingSettings
 from graphcnf.training.checkpoint import load_checkpoint, save_checkpoint
