@@ -29,6 +29,7 @@ ROTATABLE = f"[{_END}{_AMIDE}]-,:;!@[{_END}]"
 """SMARTS of RDKit's strict definition of a rotatable bond, of which RDKit only gives the number."""
 
 Range = tuple[int, int]
+"""Lowest and highest number, both included."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,11 @@ class AddedLimits:
                 raise UserError(f"added_{name} must be numbers from 0 on, got {limit!r}")
 
     def given(self) -> dict[str, Range]:
-        """Return the limits that are not None by name: "atoms", "rings", "rotatable"."""
+        """Return the limits that are not None.
+
+        Returns:
+            `{"atoms": (lowest, highest)}`, and likewise "rings" and "rotatable".
+        """
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: limit for name, limit in values.items() if limit is not None}
 

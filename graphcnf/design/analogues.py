@@ -68,6 +68,12 @@ _SMARTS = {"SINGLE": "-", "DOUBLE": "=", "TRIPLE": "#", "AROMATIC": ":"}
 class Origin:
     """The molecule whose analogues are drawn, with counts of those drawn so far.
 
+    Args:
+        molecule: The molecule, or its SMILES.
+        vocabulary: Vocabulary of the model, which must be able to represent the molecule.
+        most: Largest number of atoms of the model.
+        similar: Lowest similarity of an analogue.
+
     Attributes:
         smiles: Canonical SMILES without stereo.
         mol: Molecule of that SMILES.
@@ -78,6 +84,9 @@ class Origin:
         others: Number of valid molecules found, other than the molecule itself.
         similar_ones: Number of these that are similar enough.
         highest: Largest similarity of these; 0 if they may be of any similarity.
+
+    Raises:
+        UserError: The similarity is out of range, or the model cannot represent the molecule.
     """
 
     def __init__(
@@ -138,7 +147,7 @@ class Origin:
         """Return the atoms of an analogue that differ in element, charge or a bond.
 
         The skeleton is matched in the way with fewest differences. If only the scaffold is
-        retained, return the atoms outside the largest common substructure.
+        retained, the atoms outside the largest common substructure are returned.
 
         Args:
             analogue: The analogue.
@@ -152,15 +161,16 @@ class Origin:
         return self._changed_at(analogue, place)
 
     def places(self, analogue: Chem.Mol) -> list[dict[int, int]]:
-        """Return the matches of the molecule in an analogue with fewest differences.
+        """Match the molecule with an analogue, so that as few atoms and bonds as possible differ.
 
-        If only the scaffold is retained, return the matches of the largest common substructure.
+        If only the scaffold is retained, the largest common substructure is matched.
 
         Args:
             analogue: The analogue.
 
         Returns:
-            For each match, the number of the analogue's atom by number of the molecule's atom.
+            For each of the best matches a dictionary from atom numbers of the molecule to those of
+            the analogue.
         """
         if self.query is None:
             return common_places(self.mol, analogue)
@@ -203,8 +213,8 @@ def common_places(first: Chem.Mol, second: Chem.Mol) -> list[dict[int, int]]:
         second: Another one.
 
     Returns:
-        For each way in which the substructure lies in `second`: number of the atom of `second` by
-        number of the atom of `first`. [{}] if the molecules have nothing in common.
+        For each way in which the substructure lies in `second` a dictionary from atom numbers of
+        `first` to those of `second`. [{}] if the molecules have nothing in common.
     """
     found = rdFMCS.FindMCS([first, second], timeout=10, ringMatchesRingOnly=True)
     query = Chem.MolFromSmarts(found.smartsString)
@@ -250,6 +260,9 @@ class RedrawnAnalogs(growth.Growth):
         """Return the core of a round: the scaffold and random ones of its substituents.
 
         The fewer analogues were similar enough, the more substituents are retained.
+
+        Args:
+            number: Number of the round, which seeds the choice.
         """
         if self.keep != "scaffold" or not self._halvings:
             return self._whole
@@ -272,7 +285,14 @@ class RedrawnAnalogs(growth.Growth):
         return self.origin.accepts(smiles, molecule)
 
     def _round(self, number: int) -> dict[str, growth.Result]:
-        """Draw a round, then adapt the number of retained substituents to the similar share."""
+        """Draw a round, then adapt how many substituents the next rounds retain.
+
+        Args:
+            number: Number of the round, from 0.
+
+        Returns:
+            `{SMILES: result}`, as `Growth._round` returns it.
+        """
         others, similar_ones = self.origin.others, self.origin.similar_ones
         found = super()._round(number)
         others = self.origin.others - others
@@ -469,13 +489,21 @@ class NearAnalogs:
         self._pool, self._seen = [(start, 0.0)], {origin.smiles}
 
     def molecules(self) -> Generator[growth.Result]:
-        """Yield distinct analogues; raise `UserError` once no new ones are found."""
+        """Yield distinct analogues, in the order in which they are found.
+
+        Raises:
+            UserError: No new ones were found in `PATIENCE` rounds; the message says what to change.
+        """
         yield from self._funnel.distinct(self._rounds())
         ending = self._funnel.ending("analogues", PROPOSALS * TRIES)
         raise UserError(f"{self.origin.smiles[:80]!r}: {ending}; {self.origin.advice}")
 
     def _rounds(self) -> Iterator[list[tuple[int, growth.Result]]]:
-        """Yield, round by round, hashes and analogues: about one of `particles` that were found."""
+        """Yield the analogues of each round: about one of `particles` that were found.
+
+        Yields:
+            For each analogue its `protonation_hash`, and the analogue.
+        """
         waiting: list[tuple[float, growth.Result]] = []
         while True:
             with one_thread(self.flow.model.device), codec.quiet():
@@ -526,7 +554,14 @@ class NearAnalogs:
         return [pair for pair, refusal in zip(found, refusals, strict=True) if not refusal]
 
     def _log_probs(self, smiles: list[str]) -> np.ndarray:
-        """Return log p(molecule | target values), (M,) nats; -inf for unknown molecules."""
+        """Return log p(molecule | target values).
+
+        Args:
+            smiles: SMILES of M molecules with the same number of atoms.
+
+        Returns:
+            (M,) nats; -inf for molecules that the model cannot represent.
+        """
         if self.conditions is None:
             return self.flow.log_prob(smiles)
         graphs, reasons = self.flow.graphs(smiles)
@@ -587,6 +622,10 @@ def analogs_of(
         particles: Candidates (particles, or molecules found by substitutions) per analogue.
         filters: Filters that every analogue passes.
         properties: Target values of properties, see `MoleculeFlow.sample`.
+
+    Returns:
+        The sampler, whose `molecules()` yields analogues: `NearAnalogs` for similar ones with the
+        same skeleton or bonds, else `RedrawnAnalogs`.
 
     Raises:
         UserError: An argument is out of range, the model does not draw atom by atom or cannot

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations_with_replacement
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -123,12 +124,16 @@ def with_fragment(model: GraphModel, fragment: GraphFragment) -> GraphModel:
 def _own_environments(
     known: Environments, fragment: GraphFragment, structure: Tensor
 ) -> Iterator[list[int]]:
-    """Yield the environments in a fragment that are part of no known one, as lists.
+    """Yield the environments in a fragment that are part of no known one.
 
     Args:
         known: The known environments.
         fragment: The fragment.
         structure: Possible categories plus 1 of its edges, (E, edge categories + 1) bool.
+
+    Yields:
+        An environment as a list, as `Environments` stores it: the category of the node, then for
+        each of its edges the category of the edge and that of the neighbour.
     """
     category = fragment.categories.int().argmax(1).tolist()
     edge = [known.edges[k - 1] for k in structure.int().argmax(1).tolist()]
@@ -150,7 +155,7 @@ def _own_environments(
                 yield [category[node], *(part for pair in (*around, *more) for part in pair)]
 
 
-def merged_arguments(known, needed):
+def merged_arguments(known: Any, needed: Any) -> Any:
     """Merge two configurations of path models so that the result allows what either allows.
 
     Of two numbers the larger is taken. Dictionaries and lists are merged entry by entry, and an
@@ -265,13 +270,16 @@ class _Sources:
 
 
 def _rows(name: str, parameter: Tensor, state: Mapping[str, Tensor], sources: _Sources) -> Tensor:
-    """Return the initial value of a parameter of the enlarged network.
+    """Return the initial value of a parameter of the enlarged network: that of its sources.
 
     Args:
         name: Name of the parameter.
         parameter: The parameter, for its shape.
         state: Parameters of the trained network by name.
         sources: Sources of all variables and values.
+
+    Returns:
+        A tensor that should have the shape of `parameter`; `_grow` checks that.
     """
     table, _, rest = name.partition(".")
     if table in ("values", "chain", "outputs", "hidden"):
@@ -294,7 +302,12 @@ def _rows(name: str, parameter: Tensor, state: Mapping[str, Tensor], sources: _S
 
 
 def _clamped(source: Tensor, shape: Sequence[int]) -> Tensor:
-    """Bring a tensor to a shape: axes that are too short repeat the last entry, others are cut."""
+    """Bring a tensor to a shape: axes that are too short repeat the last entry, others are cut.
+
+    Args:
+        source: The tensor.
+        shape: The shape, with as many axes as the tensor has.
+    """
     for axis, size in enumerate(shape):
         index = torch.arange(size, device=source.device).clamp(max=source.shape[axis] - 1)
         source = source.index_select(axis, index)

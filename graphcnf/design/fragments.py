@@ -99,6 +99,9 @@ class MoleculeFragment:
 
         Of several matches it is the first that has the fragment's stereo marks, else RDKit's first.
 
+        Args:
+            molecule: A sanitized molecule.
+
         Returns:
             For each atom of the fragment the number of the atom in the molecule; () without match.
         """
@@ -107,18 +110,28 @@ class MoleculeFragment:
         return next((place for place in every if place in marked), every[0] if every else ())
 
     def kept_atoms(self, molecule: Chem.Mol) -> list[tuple[int, ...]]:
-        """Return the numbers of the fragment's atoms in a molecule, at each of its places.
+        """Find all places of the fragment in a molecule.
 
         Unlike in `matches`, atoms that stand for a dummy atom are left out: they are new.
+
+        Args:
+            molecule: A sanitized molecule.
+
+        Returns:
+            For each place the numbers of the fragment's atoms in the molecule.
         """
         return [self._atoms(place) for place in self.matches(molecule)]
 
     def matches(self, molecule: Chem.Mol) -> list[tuple[int, ...]]:
         """Find the fragment in a molecule that may have grown from it.
 
+        Args:
+            molecule: A sanitized molecule.
+
         Returns:
             Each place: for each atom of the `query` the number of the atom in the molecule. Places
-            beside which is more than may be added to the fragment are left out.
+            are left out beside which the molecule has something that may not be added to the
+            fragment.
         """
         every = molecule.GetSubstructMatches(self.query, uniquify=False, maxMatches=MATCHES)
         return [place for place in every if self._allows(molecule, place)]
@@ -140,7 +153,12 @@ class MoleculeFragment:
         return self.added.hold(molecule, atoms, linked=self.linked)
 
     def _has_single_bonds(self, molecule: Chem.Mol, place: tuple[int, ...]) -> bool:
-        """Return True if new atoms at dummy atoms have single bonds, which may be aromatic."""
+        """Return True if new atoms at dummy atoms have single bonds, which may be aromatic.
+
+        Args:
+            molecule: The molecule.
+            place: A match of the `query`.
+        """
         atoms = [molecule.GetAtomWithIdx(n) for k, n in enumerate(place) if k not in self.mapped]
         return all(
             bond.GetBondType() in (Chem.BondType.SINGLE, Chem.BondType.AROMATIC)
@@ -151,6 +169,8 @@ class MoleculeFragment:
 
     def _grew_at(self, before: Chem.Mol, molecule: Chem.Mol, place: tuple[int, ...]) -> bool:
         """Return True if a fragment is at a place once hydrogens replace new atoms at mapped atoms.
+
+        So it was there before new atoms replaced these hydrogens.
 
         Args:
             before: Pattern of the fragment.
@@ -171,9 +191,15 @@ class MoleculeFragment:
         return place in part.GetSubstructMatches(before, uniquify=False, maxMatches=MATCHES)
 
     def _marked_matches(self, molecule: Chem.Mol) -> set[tuple[int, ...]]:
-        """Return the matches in a molecule that have the stereo marks; none if there are no marks.
+        """Return the matches in a molecule that have the fragment's stereo marks.
 
         Where one new atom is at two attachment points, no match is found.
+
+        Args:
+            molecule: The molecule.
+
+        Returns:
+            Places as in `matches`; none if the fragment has no marks.
         """
         if self.marked is None:
             return set()
@@ -193,9 +219,13 @@ class MoleculeFragment:
     def groups(self, molecule: Chem.Mol) -> dict[str, str]:
         """Find what was grown at the attachment points, in the `match` of a molecule.
 
+        Args:
+            molecule: A sanitized molecule.
+
         Returns:
-            SMILES of the substituent by the name of the attachment point, such as "R1". A
-            substituent that is bonded to two atoms is listed at both, with [*:1] at the first one.
+            `{name of the attachment point, such as "R1": SMILES of the substituent}`; {} without
+            match. A substituent that is bonded to two atoms is listed at both, with [*:1] at the
+            first one.
         """
         if not self.points:
             return {}
@@ -225,19 +255,35 @@ class MoleculeFragment:
         divided by their number, since it could have been drawn from each. Two atoms of the fragment
         have no other bond between them, and around an open fragment new atoms only replace
         hydrogens: pyridine is in quinoline, but not in pyridone.
+
+        Args:
+            molecule: A sanitized molecule.
         """
         every = self.matches(molecule)
         return len({self._atoms(place) for place in every if self._grows(molecule, place)})
 
     def _atoms(self, place: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the atoms of a match without those at dummy atoms of an open fragment."""
+        """Return the atoms of a match that belong to the fragment.
+
+        Args:
+            place: A match of the `query`. In an open fragment it has an atom for each dummy atom,
+                too, which is new.
+
+        Returns:
+            Numbers of the atoms in the molecule.
+        """
         if self.open_part is None:
             return place
         return tuple(k for k, a in zip(place, self.open_part.GetAtoms(), strict=True)
                      if a.GetAtomicNum())  # fmt: skip
 
     def _grows(self, molecule: Chem.Mol, place: tuple[int, ...]) -> bool:
-        """Return True if a molecule can grow from the fragment at a match."""
+        """Return True if a molecule can grow from the fragment at a match.
+
+        Args:
+            molecule: The molecule.
+            place: A match of the `query`, see `places` for the conditions.
+        """
         if self.open_part is not None:
             for number, old in zip(place, self.open_part.GetAtoms(), strict=True):
                 if old.GetAtomicNum() and _bonding(old) != _bonding(
@@ -251,6 +297,9 @@ class MoleculeFragment:
 
 def _bonding(atom: Chem.Atom) -> tuple[int, int]:
     """Return what does not change about an atom if new atoms replace its hydrogens.
+
+    Args:
+        atom: The atom.
 
     Returns:
         The formal charge; and the number of neighbours, hydrogens among them, of an aromatic atom,
@@ -353,7 +402,13 @@ class Points(NamedTuple):
 
 
 def _parsed(text: str) -> tuple[Chem.Mol, bool]:
-    """Return the molecule of a SMILES and False, or else the pattern of a SMARTS and True.
+    """Read a SMILES, or if that fails a SMARTS.
+
+    Args:
+        text: The text; one with "~", which stands for any bond, is a SMARTS.
+
+    Returns:
+        The molecule of the SMILES and False, or the pattern of the SMARTS and True.
 
     Raises:
         UserError: The text is neither, or its stereo marks contradict each other.
@@ -414,6 +469,11 @@ def _span(low: int, high: int) -> str:
 def _is_dummy(shown: str, atom: Chem.Atom, smarts: bool) -> bool:
     """Return True for a dummy atom: `*`, which needs a map number in a SMARTS.
 
+    Args:
+        shown: The fragment as messages name it.
+        atom: An atom of its molecule or pattern.
+        smarts: True for a SMARTS.
+
     Raises:
         UserError: An atom of a SMARTS is `*` at the end of a chain, which would be any atom.
     """
@@ -456,7 +516,7 @@ def _named_points(given: Chem.Mol, points: Points, linked: bool) -> list[tuple[s
 
 def _of_smiles(
     shown: str, given: Chem.Mol, vocabulary: MoleculeVocabulary, is_open: bool, points: Points
-) -> tuple[tuple, Chem.Mol]:
+) -> tuple[tuple[Any, ...], Chem.Mol]:
     """Read a fragment from the molecule of a SMILES.
 
     Args:
@@ -507,7 +567,15 @@ def _of_smiles(
 
 
 def _symmetries(given: Chem.Mol, fragment: GraphFragment) -> Tensor | None:
-    """Return the `GraphFragment.symmetries` of a SMILES; None if there are too many."""
+    """Return the symmetries of a fragment that is a SMILES, for `GraphFragment.symmetries`.
+
+    Args:
+        given: Molecule of the SMILES.
+        fragment: The fragment of it, with U nodes.
+
+    Returns:
+        (G, U) long; None if there are too many.
+    """
     atoms = [atom.GetIdx() for atom in given.GetAtoms() if atom.GetAtomicNum()]
     every = given.GetSubstructMatches(given, uniquify=False, maxMatches=STRUCTURES)
     found = {tuple(atoms.index(place[k]) for k in atoms) for place in every}
@@ -518,8 +586,11 @@ def _symmetries(given: Chem.Mol, fragment: GraphFragment) -> Tensor | None:
     return images if len(every) < STRUCTURES else None
 
 
-def _kekule_structures(mol: Chem.Mol) -> list[tuple]:
+def _kekule_structures(mol: Chem.Mol) -> list[tuple[Chem.BondType, ...]]:
     """Return the Kekulé structures of a molecule, at most `STRUCTURES`.
+
+    Args:
+        mol: The molecule.
 
     Returns:
         Of each structure the RDKit type of each bond, in the order of the molecule's bonds.
@@ -545,7 +616,12 @@ def _kekule_structures(mol: Chem.Mol) -> list[tuple]:
 
 
 def _query(mol: Chem.Mol, is_open: bool) -> Chem.Mol:
-    """Return a pattern that matches the fragment and, unless open, allows no other neighbours."""
+    """Return a pattern that matches molecules with the fragment of a SMILES.
+
+    Args:
+        mol: Molecule of the SMILES.
+        is_open: True if its atoms may have further neighbours.
+    """
     parameters: Any = Chem.AdjustQueryParameters.NoAdjustments()
     parameters.makeDummiesQueries = True
     if not is_open:
@@ -564,7 +640,12 @@ def _query(mol: Chem.Mol, is_open: bool) -> Chem.Mol:
 
 
 def _grown(query: Chem.Mol, mapped: Sequence[int]) -> Chem.Mol:
-    """Return a pattern that matches a fragment after growth at its `mapped` atoms."""
+    """Return a pattern that matches a fragment after growth at its mapped atoms.
+
+    Args:
+        query: Pattern of the fragment before.
+        mapped: Numbers of the atoms with a map number, which may be any atoms afterwards.
+    """
     grown = Chem.RWMol(query)
     for k in mapped:
         grown.ReplaceAtom(k, Chem.AtomFromSmarts("*"))
@@ -573,7 +654,7 @@ def _grown(query: Chem.Mol, mapped: Sequence[int]) -> Chem.Mol:
 
 def _of_smarts(
     shown: str, given: Chem.Mol, vocabulary: MoleculeVocabulary, is_open: bool, points: Points
-) -> tuple[tuple, Chem.Mol]:
+) -> tuple[tuple[Any, ...], Chem.Mol]:
     """Read a fragment from the pattern of a SMARTS.
 
     Categories are restricted by element, charge, aromaticity and bond order; molecules are checked
@@ -621,11 +702,11 @@ def _of_smarts(
 
 def make_fragment(
     vocabulary: MoleculeVocabulary,
-    categories,
-    edges,
-    structures,
-    valence,
-    attachments,
+    categories: Tensor,
+    edges: Sequence[tuple[int, int]],
+    structures: Tensor,
+    valence: Sequence[int],
+    attachments: Sequence[int],
     *,
     rings: bool,
     linked: bool = False,
@@ -732,10 +813,17 @@ def bond_could_be(bond: Chem.Bond, name: str, marked: bool) -> bool:
 
 
 def _truth(lines: list[str], leaf: Callable[[str, int], bool | None]) -> bool | None:
-    """Return the truth value of the first query in RDKit's description, None if undecided.
+    """Return the truth value of the first query in RDKit's description of an atom or bond.
 
-    `leaf` decides single conditions. Those on rings, neighbours and hydrogens depend on the
-    molecule, not on a category, and stay undecided.
+    Conditions on rings, neighbours and hydrogens depend on the molecule, not on a category, and
+    stay undecided.
+
+    Args:
+        lines: Lines of the description, which are taken out as they are read.
+        leaf: Function that decides a single condition from its name and value; None if undecided.
+
+    Returns:
+        The truth value; None if undecided.
     """
     line = lines.pop(0)
     depth = len(line) - len(line.lstrip())

@@ -1,14 +1,16 @@
 """Molecules that contain a fragment, drawn from the model given the fragment.
 
-Fragment, attachment point and open are nouns of `graphcnf.design.fragments`.
+*Fragment*, *attachment point* and *open* are nouns of `graphcnf.design.fragments`. A *particle* is
+a graph that is drawn with the fragment in it, and has a *weight*: how much more often the model
+would draw it. A *round* is the particles that are drawn together, or as many samples of the model.
 
 If a fragment is common in the model's own samples, the molecules are those samples that contain it.
 Otherwise the sampler is sequential importance sampling with rejection control (Liu, Chen & Wong
-1998). Particles that contain the fragment are drawn in rounds, each with a weight, and a molecule
-is accepted with the probability min(1, weight / threshold). All rounds share the threshold, so a
-round without probable molecules gives none. Molecules whose weight exceeds the threshold come too
-seldom; these are the larger ones, so the weights are first multiplied by a factor per atom, which
-gives the accepted molecules the mean number of atoms of all weighted particles.
+1998). Particles that contain the fragment are drawn in rounds, and a molecule is accepted with the
+probability min(1, weight / threshold). All rounds share the threshold, so a round without probable
+molecules gives none. Molecules whose weight exceeds the threshold come too seldom; these are the
+larger ones, so the weights are first multiplied by a factor per atom, which gives the accepted
+molecules the mean number of atoms of all weighted particles.
 """
 
 from __future__ import annotations
@@ -69,7 +71,11 @@ GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 def check_grows(model: GraphModel) -> None:
-    """Raise `UserError` unless a model draws atom by atom."""
+    """Check that a model draws atom by atom.
+
+    Raises:
+        UserError: It does not.
+    """
     if not isinstance(model, PathModel):
         raise UserError(
             'growing, analogues and optimisation need a model that draws atom by atom ("path")'
@@ -107,7 +113,7 @@ class Result(NamedTuple):
     """
 
     smiles: str
-    graph: tuple
+    graph: tuple[Any, Any, Any]
     log_weight: float
     ancestor: int = 0
 
@@ -189,9 +195,15 @@ class Growth:
         self._groups: list[np.ndarray] = []
 
     def _check_rings(self, fragment: MoleculeFragment) -> None:
-        """Raise `UserError` if a fragment closes larger rings than the model knows.
+        """Check that the model knows rings as large as those that a fragment closes.
 
-        If it closes rings at all, say in `advice` how the model learns of larger ones.
+        If it closes rings at all, `advice` then says how the model learns of larger ones.
+
+        Args:
+            fragment: The fragment.
+
+        Raises:
+            UserError: It closes a larger ring.
         """
         closed = fragment.fragment.closed_ring
         if not closed:
@@ -249,10 +261,11 @@ class Growth:
     def _weighted(self) -> tuple[np.ndarray, float]:
         """Return the weights of the groups of all rounds, and the mean number of atoms.
 
-        A group are the molecules of a round that share new atoms.
+        A group is the molecules of a round that share new atoms.
 
         Returns:
-            Weights (G,), of which the largest is 1; and the mean over all groups by weight.
+            Weights of the G groups, (G,), of which the largest is 1; and the mean number of atoms
+            over all groups by weight.
         """
         log_weights, atoms = np.concatenate(self._groups, 1)
         weights = np.exp(log_weights - log_weights.max())
@@ -293,7 +306,11 @@ class Growth:
         return Part(fragment, sizes, sampler)
 
     def _part_of(self, number: int) -> Part:
-        """Return the part for a round; subclasses may vary it."""
+        """Return the fragment and sampler for a round; subclasses may vary it.
+
+        Args:
+            number: Number of the round, from 0.
+        """
         return self._whole
 
     def _accepts(self, smiles: str, molecule: Chem.Mol) -> bool:
@@ -314,8 +331,8 @@ class Growth:
             number: Number of the round, from 0.
 
         Returns:
-            By SMILES, the valid molecules with the fragment that pass the filters. The weights of
-            equal molecules are summed.
+            `{SMILES: result}` of the valid molecules with the fragment that pass the filters. The
+            weights of equal molecules are summed.
         """
         part = self._part_of(number)
         if self.common is None:
@@ -420,9 +437,18 @@ class Growth:
         return particles
 
     def _sizes(self, part: Part, number: int, count: int) -> np.ndarray:
-        """Return quasi-random numbers of atoms with the part's size distribution, (count,) int64.
+        """Return numbers of atoms for a draw, with the part's size distribution.
 
-        All rounds together follow the distribution more closely than independent draws would.
+        They are quasi-random: all draws together follow the distribution more closely than
+        independent ones would.
+
+        Args:
+            part: Its `sizes` are the distribution.
+            number: Number of the draw.
+            count: How many numbers.
+
+        Returns:
+            (count,) int64.
         """
         start = np.random.default_rng((self.seed, 0, 3)).random()
         places = (start + (number * count + np.arange(count)) * GOLDEN) % 1
@@ -505,6 +531,9 @@ def size_tilt(log_weights: np.ndarray, atoms: np.ndarray, count: float, mean: fl
         atoms: Mean number of atoms of each group, (G,).
         count: Number of groups accepted, see `log_threshold`.
         mean: Wanted mean number of atoms.
+
+    Returns:
+        b, nats per atom.
     """
     low, high = -TILT, TILT
     for _ in range(12):
@@ -582,19 +611,20 @@ def first_found(
 
 
 def found(flow: MoleculeFlow, search: Any, stereo: bool = True) -> Iterator[Result]:
-    """Yield the molecules of a search; with `stereo`, draw marks if the model has stereo.
+    """Yield the molecules of a search, with stereo marks if the model has stereo.
 
-    Marks of the search's `marked` part are kept, and the others drawn given these. Molecules
-    that cannot have the kept marks are left out.
+    Marks that the search keeps, such as those of the fragment, are kept, and the others drawn given
+    these. Molecules that cannot have the kept marks are left out.
 
     Args:
         flow: Model of the marks.
         search: A `Growth`, or another search with `molecules()`, `seed`, `temperature` and
-            `marked`.
+            `marked`, the part whose marks are kept.
         stereo: False to draw no marks.
 
     Raises:
-        UserError: if `MOST_LEFT_OUT` molecules in a row cannot have the kept marks.
+        UserError: if `MOST_LEFT_OUT` molecules in a row cannot have the kept marks, or the search
+            finds nothing new for long.
     """
     if not stereo or flow.stereo is None:
         yield from search.molecules()

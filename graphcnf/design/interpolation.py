@@ -1,11 +1,13 @@
 """Paths from one molecule to another through the latents of the flow.
 
-Map the latents of a model that draws atom by atom to the unit interval, by the logistic
+The latents of a model that draws atom by atom are mapped to the unit interval by the logistic
 distribution function. The *box* of a molecule is the set of latents that decode to it: for each
 variable of each atom an interval, as long as the variable's probability given those before. A
 *path* is a straight line between nearest points of the boxes of two molecules, its *ends*:
-variables whose intervals overlap stay constant. The *energy* of a path is the sum of
-(1 - similarity)^2 over neighbouring molecules, with the Tanimoto similarity of ECFP4 fingerprints.
+variables whose intervals overlap stay constant. The *energy* of a path is the sum of (1 -
+similarity)^2 over neighbouring molecules, with the Tanimoto similarity of ECFP4 fingerprints.
+
+Shapes: a molecule of N atoms, with V variables each.
 """
 
 from __future__ import annotations
@@ -70,9 +72,9 @@ def interpolate(
             adopts marks from its neighbour towards the nearer end; other marks are drawn.
 
     Returns:
-        `steps` + 1 points with `t` from 0 to 1, `smiles` (None for no valid molecule),
-        `similarity_a` and `similarity_b` to the first and last molecule (Tanimoto, ECFP4; 0 for
-        None) and `log_likelihood` (of the graph, nats, or None).
+        `steps` + 1 points, a dictionary each: "t" from 0 to 1; "smiles", None for no valid
+        molecule; "similarity_a" and "similarity_b" to the first and last molecule (Tanimoto, ECFP4;
+        0 without a valid molecule); and "log_likelihood" of the graph given its size, nats or None.
 
     Raises:
         UserError: The model does not draw atom by atom, it cannot represent an end, or a number is
@@ -126,8 +128,11 @@ def _marked(
         stereo: Model of the marks.
         path: SMILES without marks, None for no valid molecule.
         first: SMILES of the first molecule with the marks it shall have.
-        last: The same for the last molecule.
+        last: SMILES of the last molecule with the marks it shall have.
         seed: Seed of the marks that are drawn.
+
+    Returns:
+        Isomeric SMILES, None for no valid molecule.
     """
     marked, half = [*path], (len(path) + 1) // 2
     for end, numbers in ((first, range(half)), (last, range(len(path) - 1, half - 1, -1))):
@@ -150,6 +155,10 @@ def _marked(
 def _box(flow: MoleculeFlow, smiles: str) -> tuple[Tensor, Tensor]:
     """Return the box of a molecule.
 
+    Args:
+        flow: The model.
+        smiles: SMILES of the molecule.
+
     Returns:
         Lower ends and widths of the intervals of the V variables of its N atoms, (N, V) float64
         each.
@@ -170,7 +179,9 @@ def _box(flow: MoleculeFlow, smiles: str) -> tuple[Tensor, Tensor]:
     return lower, width
 
 
-def _nearest(boxes: list[tuple[Tensor, Tensor]], count: int, generator) -> tuple[Tensor, Tensor]:
+def _nearest(
+    boxes: list[tuple[Tensor, Tensor]], count: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """Draw pairs of nearest points of two boxes.
 
     Args:
@@ -206,8 +217,8 @@ def _smoothest(paths: list[list[str | None]]) -> list[tuple[str | None, float, f
         paths: SMILES of the molecules of each path, None for no valid molecule.
 
     Returns:
-        For each molecule of the path its SMILES, and its similarities to the first and to the last
-        molecule; 0 for None.
+        For each molecule of the path its SMILES, its similarity to the first molecule, and its
+        similarity to the last molecule; both are 0 if the SMILES is None.
     """
     with codec.quiet():
         mols = {s: Chem.MolFromSmiles(s) for path in paths for s in path if s is not None}

@@ -46,7 +46,8 @@ def join_molecules(
     """Yield distinct SMILES of two or three molecules joined by random `REACTIONS`.
 
     Molecules are neutralized first (`parse_standardized`). With probability 1/2, a product is
-    joined to a third molecule. Yields, and other groups that would react, are ignored.
+    joined to a third molecule. How much of a product a reaction would give, and other groups that
+    would react, are ignored.
 
     Args:
         molecules: SMILES; unreadable ones are left out.
@@ -116,7 +117,7 @@ def join_molecules(
 
 
 def _neutral(molecules: Sequence[str]) -> list[Chem.Mol]:
-    """Return the readable ones of some SMILES as neutral molecules."""
+    """Read SMILES as neutral molecules, and leave out those that cannot be read."""
     found = []
     with codec.quiet():
         for text in molecules:

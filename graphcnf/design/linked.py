@@ -1,11 +1,12 @@
 """Particles in which all free nodes form one connected part, the linker.
 
-Node, particle, placement, level, closure and attachment are those of `graphcnf.design.particles`.
-Every attachment of the fragment leads to the linker, which joins the components of the fragment, or
-closes a ring where one component has several attachments. Free nodes that are connected with each
-other through free nodes so far are a *piece*. A piece is named by the lowest level of its nodes,
-and the topmost piece on the path becomes the linker. Below it, a fragment node may get a free
-neighbour that is not connected to the linker yet; such a piece is *loose* until a closure joins it.
+Node, particle, placement, level, closure and attachment are those of `graphcnf.design.particles`; P
+particles, R placements. Every attachment of the fragment leads to the linker, which joins the
+components of the fragment, or closes a ring where one component has several attachments. Free nodes
+that are connected with each other through free nodes so far are a *piece*. A piece is named by the
+lowest level of its nodes, and the topmost piece on the path becomes the linker. Below it, a
+fragment node may get a free neighbour that is not connected to the linker yet; such a piece is
+*loose* until a closure joins it.
 
 In any depth-first order, all free nodes come below the first one of them. So no particle leaves the
 linker while an attachment is still to be filled, nor a piece while it is loose, and every
@@ -59,7 +60,16 @@ class LinkedFragment(GraphFragment):
         return ring
 
     def start(self, sizes: Tensor, support: Support, closures: int) -> LinkedProgress:
-        """Return particles that have no nodes yet; arguments as of `Progress`."""
+        """Return particles that have no nodes yet.
+
+        Args:
+            sizes: Numbers of nodes of the graphs, (P,) long.
+            support: Edge weights, and the largest sum of these at a node.
+            closures: Largest number of rings that a node may close.
+
+        Raises:
+            UserError: A graph is too small for the fragment.
+        """
         return LinkedProgress(self, sizes, support, closures)
 
 
@@ -88,7 +98,11 @@ class LinkedProgress(Progress):
         return super().complete & (deepest <= linker)
 
     def _pieces(self) -> tuple[Tensor, Tensor]:
-        """Return the topmost and the deepest piece on the path, (P,) long each; -1 without any."""
+        """Return the topmost and the deepest piece on the path of each particle.
+
+        Returns:
+            (P,) long each; `NO_PIECE` without free nodes on the path.
+        """
         on_path = torch.arange(self.piece.shape[1], device=self.piece.device)
         here = (on_path <= self.depth[:, None]) & (self.at == FREE)
         deepest = torch.where(here, self.piece, NO_PIECE).amax(1)
@@ -111,7 +125,14 @@ class LinkedProgress(Progress):
         self.enterable = self.unplaced & (self.attachments > 0) & (placed <= self.closures)
 
     def free_fits(self, back: Tensor) -> Tensor:
-        """Return which of M backtracks (P or 1, M) a free node may take, (P, M) bool."""
+        """Return which backtracks a free node may take.
+
+        Args:
+            back: M backtracks, of each particle (P, M) or the same for all (1, M), long.
+
+        Returns:
+            (P, M) bool.
+        """
         parent = self.depth[:, None] - back
         fits = self.grows_at.gather(1, parent.clamp(min=0)) | (parent < 0)
         # No two attachments of one node lead to the same free node.
@@ -119,7 +140,18 @@ class LinkedProgress(Progress):
         return fits & (self.free >= needed)[:, None]
 
     def mask(self, previous: list[Tensor], cardinality: int) -> Tensor:
-        """Return which values of a free node's next variable are possible; see `Progress.mask`."""
+        """Return which values of a free node's next variable are possible.
+
+        Unlike in `Progress`, closures may be forced: where a free node is the last that can fill an
+        attachment, or that can join a loose piece to the linker.
+
+        Args:
+            previous: Values of its earlier variables, (P,) long each.
+            cardinality: Number of values of the next variable.
+
+        Returns:
+            (P, cardinality) bool.
+        """
         role = DepthFirstCode.role(len(previous))
         if role == "length":
             return self._lengths(previous, cardinality)
@@ -138,10 +170,17 @@ class LinkedProgress(Progress):
         return self.fragment.plain & (self.weights == 1)
 
     def _lengths(self, previous: list[Tensor], cardinality: int) -> Tensor:
-        """Return the possible lengths of the next closure of a free node, (P, cardinality) bool.
+        """Return the possible lengths of the next closure of a free node.
 
         It leads to an attachment, or to another free node. It must not be 0, nor skip one of the
         `_forced` closures, where the free nodes that are left could not fill an attachment.
+
+        Args:
+            previous: Values of the node's earlier variables, (P,) long each.
+            cardinality: Number of lengths, from 0, no closure, on.
+
+        Returns:
+            (P, cardinality) bool.
         """
         value = torch.arange(cardinality, device=self.depth.device)[None]
         level = (self.depth - previous[0] + 1)[:, None]
@@ -181,20 +220,32 @@ class LinkedProgress(Progress):
         return pieces, made
 
     def _must_join(self, pieces: list[Tensor]) -> Tensor:
-        """Return True for a last free node that `pieces` do not join to the linker, (P, 1) bool."""
+        """Return for which particles the next free node must still close a ring to join the linker.
+
+        So it is for the last free node if it is part of another piece.
+
+        Args:
+            pieces: Its own piece, and those to which its closures so far lead, (P, 1) long each.
+
+        Returns:
+            (P, 1) bool.
+        """
         linker = self.linker[:, None]
         joined = torch.stack([own == linker for own in pieces]).any(0) | (linker == NO_PIECE)
         return ~joined & (self.free == 1)[:, None]
 
     def _forced(self, level: Tensor, previous: list[Tensor]) -> Tensor:
-        """Return the levels to which the next free node must still close, (P, W) bool.
+        """Return the levels of the path to which the next free node must still close.
 
-        There are no more free nodes than attachments of the fragment node at the level. The parent
-        is not among them.
+        They are those of fragment nodes with as many attachments as there are free nodes left. The
+        parent is not among them.
 
         Args:
             level: Level of the free node, (P, 1) long.
             previous: Its variables so far, (P,) long each.
+
+        Returns:
+            (P, levels) bool.
         """
         number = torch.arange(self.at.shape[1], device=level.device)
         above = number < level - 1
@@ -204,7 +255,14 @@ class LinkedProgress(Progress):
         return above & waiting
 
     def _categories(self, previous: list[Tensor]) -> Tensor:
-        """Return the categories of free nodes that allow all forced closures, (P, C) bool."""
+        """Return the categories of free nodes that allow all closures that the node must have.
+
+        Args:
+            previous: Values of the node's earlier variables, (P,) long each.
+
+        Returns:
+            (P, node categories) bool.
+        """
         level = (self.depth - previous[0] + 1)[:, None]
         joins = self._must_join(self._joined(level, previous)[0])[:, 0].long()
         needed = self.weights[previous[1]] + self._forced(level, previous).sum(1) + joins
@@ -216,7 +274,16 @@ class LinkedProgress(Progress):
         """Place a node at the start or after a free node in each particle that allows it.
 
         Unlike in `Progress`, fragment neighbours of the node may be on the path: it closes rings to
-        these. Arguments and result are those of `Progress.entries`.
+        these.
+
+        Args:
+            back: Backtrack of each particle to the parent of the node, (P,) long.
+            uniform: Numbers in [0, 1) that choose among the possible nodes, (P,).
+            guide: Unnormalized probabilities of the nodes (columns) by `source` (rows), (U + 2, U).
+
+        Returns:
+            R placements, and the negative log-probability of each choice, (R,) nats. None if no
+            particle allows one.
         """
         entry = super().entries(back, uniform, guide)
         if entry is None:
@@ -236,10 +303,18 @@ class LinkedProgress(Progress):
     def placement_mask(
         self, placements: Placements, previous: list[Tensor], cardinality: int
     ) -> Tensor:
-        """Return the possible values of the placements' next variable, (R, cardinality) bool.
+        """Return the possible values of the placements' next variable.
 
-        Arguments are those of `Progress.placement_mask`. Beside the closures to fragment nodes, a
-        placement may have joins, closures to free nodes, at its attachments.
+        Beside the closures to fragment nodes, a placement may have joins, closures to free nodes,
+        at its attachments.
+
+        Args:
+            placements: R placements.
+            previous: Values of their earlier variables, (R,) long each.
+            cardinality: Number of values of the next variable.
+
+        Returns:
+            (R, cardinality) bool.
         """
         fits = super().placement_mask(placements, previous, cardinality)
         k = len(previous)
@@ -253,7 +328,16 @@ class LinkedProgress(Progress):
         return fits
 
     def _with_joins(self, placements: Placements, previous: list[Tensor], fits: Tensor) -> Tensor:
-        """Add the lengths of joins to the next length `fits` (R, cardinality) of placements."""
+        """Add the lengths of joins to the possible lengths of the placements' next closure.
+
+        Args:
+            placements: R placements.
+            previous: Values of their earlier variables, (R,) long each.
+            fits: Lengths that are possible without joins, (R, cardinality) bool.
+
+        Returns:
+            (R, cardinality) bool.
+        """
         number, owner = DepthFirstCode.edge_number(len(previous)), placements.owner
         value = torch.arange(fits.shape[1], device=fits.device)[None]
         level = (self.depth[owner] - placements.back + 1)[:, None]
@@ -289,7 +373,13 @@ class LinkedProgress(Progress):
         super().narrow(placements, previous)
 
     def _count_rings(self, parent: Tensor, free: Tensor, lengths: Tensor) -> None:
-        """Count the rings that the next node closes within a piece, and join pieces, in place."""
+        """Count the rings that the next node closes within a piece, and unite pieces, in place.
+
+        Args:
+            parent: Level of its parent, -1 for the first node, (P,) long.
+            free: True for a free node, (P,) bool.
+            lengths: Lengths of its closures, 0 for none, (P, K) long.
+        """
         rows, level = torch.arange(len(parent), device=parent.device), parent + 1
         up = parent.clamp(min=0)
         after_free = (parent >= 0) & (self.at[rows, up] == FREE)

@@ -15,6 +15,7 @@ probability of a depth-first code together with the position of the fragment in 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -105,9 +106,15 @@ class GraphFragment:
         return type(self)(*moved)
 
     def start(self, sizes: Tensor, support: Support, closures: int) -> Progress:
-        """Return particles that have no nodes yet; arguments as of `Progress`.
+        """Return particles that have no nodes yet, a `Progress` or a subclass of it.
 
-        Subclasses return a subclass of `Progress`.
+        Args:
+            sizes: Numbers of nodes of the graphs, (P,) long.
+            support: Edge weights, and the largest sum of these at a node.
+            closures: Largest number of rings that a node may close.
+
+        Raises:
+            UserError: A graph is too small for the fragment.
         """
         return Progress(self, sizes, support, closures)
 
@@ -228,9 +235,12 @@ class Progress:
     def source(self, placements: Placements) -> Tensor:
         """Return the fragment node that was placed last before each placement.
 
+        Args:
+            placements: R placements.
+
         Returns:
-            (R,) long. If the placement starts a component, U if it also starts the graph, else
-            U + 1.
+            (R,) long. If the placement starts a component, U if it also starts the graph, else U +
+            1.
         """
         enters = torch.where(self.depth[placements.owner] < 0, 0, 1) + len(self.fragment)
         return torch.where(placements.enters, enters, self.last[placements.owner])
@@ -293,7 +303,14 @@ class Progress:
         self.needed = needed.long() + self.attachments
 
     def free_fits(self, back: Tensor) -> Tensor:
-        """Return which of M backtracks (P or 1, M) a free node may take, (P, M) bool."""
+        """Return which backtracks a free node may take.
+
+        Args:
+            back: M backtracks, of each particle (P, M) or the same for all (1, M), long.
+
+        Returns:
+            (P, M) bool.
+        """
         parent = self.depth[:, None] - back
         at = parent.clamp(min=0)
         attaches = (self.attachments_at.gather(1, at) > 0) & (parent >= 0)
@@ -641,7 +658,7 @@ class ParticleSampler:
 
     def __init__(
         self,
-        model,
+        model: Any,
         fragment: GraphFragment,
         *,
         temperature: float = 1.0,
@@ -892,9 +909,18 @@ class ParticleSampler:
     def _draw_placements(
         self, hidden: Nodes, placements: Placements, progress: Progress
     ) -> tuple[Tensor, Tensor]:
-        """Draw the variables of R placements; arguments and result as those of `_draw`.
+        """Draw the variables of fragment nodes at their placements.
 
         `placements.alive` is narrowed to the structures that agree with the variables, in place.
+
+        Args:
+            hidden: What the network knows of the particles so far.
+            placements: R placements.
+            progress: The particles.
+
+        Returns:
+            The values, (R, V) long, and the log-probability of all possible values of each
+            variable, (R, V) float64 in nats.
         """
 
         def mask(previous, cardinality):
@@ -905,7 +931,9 @@ class ParticleSampler:
         progress.narrow(placements, list(x.unbind(1)))
         return x, masses
 
-    def _draw(self, hidden: Nodes, rows: Tensor, mask) -> tuple[Tensor, Tensor]:
+    def _draw(
+        self, hidden: Nodes, rows: Tensor, mask: Callable[[list[Tensor], int], Tensor]
+    ) -> tuple[Tensor, Tensor]:
         """Draw the V variables of the next node, among the values that are possible.
 
         Args:
@@ -948,12 +976,15 @@ class ParticleSampler:
 
 
 def _logsumexp_by(group: Tensor, value: Tensor, count: int) -> Tensor:
-    """Return log(sum(exp(value))) over the values of each of `count` groups, (count,).
+    """Return log(sum(exp(value))) over the values of each group.
 
     Args:
         group: Number of the group of each value, (M,) long.
         value: The values, (M,).
-        count: Number of groups; one without values gives -inf.
+        count: Number of groups.
+
+    Returns:
+        (count,); -inf for a group without values.
     """
     top = value.new_full((count,), -math.inf).scatter_reduce(0, group, value, "amax")
     level = torch.where(torch.isfinite(top), top, 0.0)
