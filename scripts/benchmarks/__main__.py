@@ -11,6 +11,7 @@ from graphcnf.scripts.benchmarks.graphs import graphs
 from graphcnf.scripts.benchmarks.images import images
 from graphcnf.scripts.benchmarks.moses import moses, zinc_fold
 from graphcnf.scripts.benchmarks.optimization import constrained, guacamol, pmo
+from graphcnf.scripts.benchmarks.reproduce import reproduce
 from graphcnf.scripts.benchmarks.stereo import isomers, stereo_bits
 from graphcnf.scripts.benchmarks.systems import systems
 from graphcnf.scripts.benchmarks.vectors import vectors
@@ -45,6 +46,7 @@ for _command in (
     english_text,
     vectors,
     figures,
+    reproduce,
 ):
     app.command(_command.__name__)(_command)
 guard(app)

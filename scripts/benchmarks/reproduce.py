@@ -1,0 +1,390 @@
+"""Tables of the documentation, made again by the commands of their markers.
+
+A *marker* is a comment above a table in a page: name and kind of the table, about how many minutes
+of one core it takes, and the commands that print its figures. Where the output of a command names a
+row or column otherwise, an indented line below the command says how: `printed = output`, where
+`a + b` are the figures of several rows or columns, `a & b` is the row that has both cells, and `-`
+is what no command prints. The marker of a table that no command makes says why. A *figure* is a
+number of a cell. The *kind* is "weights" for figures of shipped weights, "training" for those of a
+training or a search.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Annotated, Any, NamedTuple
+
+import typer
+from scipy.stats import norm, t
+
+from graphcnf.errors import UserError, say, suggest
+from graphcnf.evaluation.layout import Column, text
+from graphcnf.files import expand_user
+from graphcnf.scripts._files import Role
+from graphcnf.scripts._options import option
+from graphcnf.scripts.benchmarks.runner import Out, write
+
+ROOT = Path(__file__).parents[2]
+
+MARKED = re.compile(r"(?:<!-- ((?:(?!-->)[\s\S])*?)\s*-->\n\n)?((?:^\|.*\n)+)", re.MULTILINE)
+"""A table with the text of its marker, if there is one."""
+
+HEAD = re.compile(r"table ([\w-]+): (weights|training), (\d+) minutes?")
+NUMBER = re.compile(r"([-−+]?(?:\d[\d,]*)?\.?\d+)(?: ± ([\d.]+))?")
+
+REFERENCE = "train-vs-test reference"
+SAME = {
+    "training data through the same pipeline": REFERENCE,
+    "training molecules": REFERENCE,
+    "nspdk mmd": "nspdk",
+    "bits/node": "bits per node",
+    "bits/molecule": "bits per molecule",
+}
+"""Names of rows and columns in outputs, and how the pages call them."""
+
+BIASED = ("fcd", "nspdk", "frag", "scaf", "wasserstein", "total variation")
+"""Metrics whose expectation depends on the number of samples."""
+
+SAMPLES, SEEDS, ERRORS = 1000, 5, 3.0
+"""Samples of each seed in a quick run, number of seeds, and standard errors that are allowed."""
+
+SHARE = 0.1
+"""Part of a printed figure by which a new one may differ if no standard error is known."""
+
+COLUMNS: list[Column] = [
+    ("Table", text("table")),
+    ("Row", text("row")),
+    ("Column", text("column")),
+    ("Printed", text("printed", "{:.6g}")),
+    ("Here", text("found", "{:.4g}")),
+    ("Allowed", text("allowed")),
+    ("", text("verdict")),
+]
+LISTED: list[Column] = [
+    ("Table", text("name")),
+    ("Page", text("page")),
+    ("Kind", text("kind")),
+    ("Minutes", text("minutes")),
+]
+
+NOTE = (
+    f"Allowed: three standard errors of the new figure, from {SEEDS} seeds or of a share; without "
+    "seeds a tenth of the printed figure. Not compared: depends on the number of samples."
+)
+
+Cells = list[list[str]]
+"""Rows of a table, the header first."""
+
+
+class Table(NamedTuple):
+    """A table of a page.
+
+    Attributes:
+        page: File of the page, below the root of the repository.
+        marker: Text of its marker; "" without one.
+        cells: The cells as Markdown.
+    """
+
+    page: str
+    marker: str
+    cells: Cells
+
+    @property
+    def head(self) -> dict[str, str]:
+        """Name, kind and minutes by these words; empty for a table that no command makes."""
+        found = HEAD.fullmatch(self.marker.partition("\n")[0])
+        keys = ("name", "kind", "minutes")
+        return dict(zip(keys, found.groups(), strict=True)) if found else {}
+
+    @property
+    def has_figures(self) -> bool:
+        """Whether a fifth of the cells, but those that name rows, begin with a number."""
+        cells = [label(cell) for row in self.cells[1:] for cell in row[1:]]
+        return 5 * sum(bool(re.match(r"[−+~<]?\.?\d", cell)) for cell in cells) >= len(cells) > 0
+
+    def commands(self) -> list[tuple[str, dict[str, str]]]:
+        """Return each command with what its output calls a row or column, by the printed name."""
+        found: list[tuple[str, dict[str, str]]] = []
+        for line in self.marker.split("\n")[1:]:
+            if not line.startswith(" "):
+                found.append((line, {}))
+                continue
+            printed, _, there = line.rpartition(" = ")
+            for one in printed.split(" | ") if there == "-" else [printed]:
+                found[-1][1][label(one)] = there
+        return found
+
+
+def read_tables(page: str, content: str) -> list[Table]:
+    """Return the tables in Markdown, without those in blocks of code."""
+    content = re.sub(r"^```.*?^```", "", content + "\n", flags=re.MULTILINE | re.DOTALL)
+    tables = []
+    for marker, lines in MARKED.findall(content):
+        head, _, *rows = ([c.strip() for c in x[1:-1].split("|")] for x in lines.splitlines())
+        tables.append(Table(page, marker, [head, *rows]))
+    return tables
+
+
+def all_tables() -> list[Table]:
+    """Return the tables of the README and of all pages."""
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    names = [str(page.relative_to(ROOT)) for page in pages]
+    return [x for name in names for x in read_tables(name, (ROOT / name).read_text("utf-8"))]
+
+
+def label(cell: str) -> str:
+    """Return how the name of a row or column is compared: without marks, in lower case."""
+    plain = re.sub(r"\[([^]]*)\]\([^)]*\)|[`*]", r"\1", cell).replace("_", " ").strip().lower()
+    return SAME.get(plain, plain)
+
+
+def quicker(command: str, kind: str) -> str:
+    """Return a command with a thousand samples of several seeds, or a hundredth of a training."""
+    if kind == "weights":
+        command = re.sub(r"-n \d{4,}", f"-n {SAMPLES}", command)
+        seeds = ",".join(map(str, range(SEEDS)))
+        return (
+            re.sub(r"--seeds? \S+", f"--seeds {seeds}", command)
+            if "evaluate" in command
+            else command
+        )
+    whole = r"--(steps|budget|prescreen) (\d+)"
+    command = re.sub(whole, lambda m: f"--{m[1]} {max(1, int(m[2]) // 100)}", command)
+    command = re.sub(r"--minutes (\S+)", lambda m: f"--minutes {float(m[1]) / 100:g}", command)
+    command = re.sub(r"-n (\d+)", lambda m: f"-n {max(20, int(m[1]) // 100)}", command)
+    return command + " --steps 10 -n 20" if " finetune " in command else command
+
+
+def run(command: str, folder: Path, known: dict[str, list[Table]]) -> list[Table]:
+    """Run a command of a marker in a folder, and return the tables that it prints.
+
+    Args:
+        command: The command; no shell reads it.
+        folder: Folder in which it runs.
+        known: Tables of the commands that were run before; the new ones are added.
+
+    Raises:
+        UserError: The command fails.
+    """
+    if command not in known:
+        say(command)
+        words = shlex.split(command)
+        words[:1] = [sys.executable, *(["-m", "graphcnf"] if words[0] == "graphcnf" else [])]
+        done = subprocess.run(words, cwd=folder, stdout=subprocess.PIPE, text=True)
+        if done.returncode:
+            raise UserError(f"exit code {done.returncode}: {command}")
+        known[command] = read_tables(command, done.stdout)
+    return known[command]
+
+
+def found_cells(tables: list[Table], row: str, column: str) -> list[str]:
+    """Return the cells of a row and a column in tables, of which one may be turned."""
+    found = []
+    for head, *rows in (table.cells for table in tables):
+        for names, title in ((row, column), (column, row)):
+            wanted = {label(name) for name in names.split(" & ")}
+            lines = [cells for cells in rows if wanted <= set(map(label, cells))]
+            found += [
+                c for x in lines for h, c in zip(head, x, strict=True) if label(h) == label(title)
+            ]
+    return found
+
+
+def figures(cell: str) -> list[tuple[float, float | None, float]]:
+    """Return the figures of a cell, shares in [0, 1], in their order.
+
+    Returns:
+        Value, standard deviation (None if the cell has none), and half a unit of the last decimal.
+    """
+    scale = 0.01 if "%" in cell else 1.0
+    cell = re.sub(r" of [\d,]+|\([^)]*\)|\[[^]]*\]", "", cell.replace("**", ""))
+    found = []
+    for value, sd in NUMBER.findall(cell):
+        value = value.replace(",", "").replace("−", "-")
+        unit = 0.5 * 10.0 ** -len(value.partition(".")[2])
+        found.append((float(value) * scale, float(sd) * scale if sd else None, unit * scale))
+    return found
+
+
+class Measured(NamedTuple):
+    """A printed figure and the new one, shares in [0, 1].
+
+    Attributes:
+        row: Printed name of the row.
+        column: Printed name of the column.
+        place: Number of the figure in its cell.
+        printed: Value in the page.
+        unit: Half a unit of its last decimal.
+        share: Whether it is a share of samples.
+        found: The new value.
+        sd: Standard deviation of the new value over seeds; None if it has none.
+    """
+
+    row: str
+    column: str
+    place: int
+    printed: float
+    unit: float
+    share: bool
+    found: float
+    sd: float | None
+
+
+Outputs = list[tuple[dict[str, str], list[Table]]]
+"""Other names, and tables, of each command of a marker."""
+
+
+def measure(table: Table, outputs: Outputs) -> tuple[list[Measured], list[str]]:
+    """Look for the figures of a table in the outputs of its commands.
+
+    Returns:
+        The figures that were found, and the names of rows and columns of which none was, although
+        the marker does not leave them out. Published figures are left out.
+    """
+    found: list[Measured] = []
+    head, *rows = [[label(cell) for cell in row[:1]] + row[1:] for row in table.cells]
+    names: dict[str, bool] = {}
+    for number, (row, *cells) in enumerate(rows):
+        occurrence = [one[0] for one in rows[:number]].count(row)
+        for column, cell in zip(map(label, head[1:]), cells, strict=True):
+            left = any(other.get(one) == "-" for other, _ in outputs for one in (row, column))
+            if left or "published" in row + column or not figures(cell):
+                continue
+            new = next(filter(None, (_new(row, column, *one, occurrence) for one in outputs)), [])
+            names |= {one: names.get(one, False) or bool(new) for one in (row, column)}
+            for k, ((old, _, unit), value) in enumerate(zip(figures(cell), new, strict=False)):
+                if value:
+                    found.append(Measured(row, column, k, old, unit, "%" in cell, *value[0][:2]))
+    return found, [name for name, seen in names.items() if not seen]
+
+
+def _new(
+    row: str, column: str, other: dict[str, str], tables: list[Table], occurrence: int
+) -> list[list[tuple[float, float | None, float]]]:
+    """Return the figures of the cells of an output that a printed cell quotes; [] if one lacks."""
+    rows, columns = (other.get(one, one).split(" + ") for one in (row, column))
+    cells = [found_cells(tables, one, title) for one in rows for title in columns]
+    return [figures(x[min(occurrence, len(x) - 1)]) for x in cells] if all(cells) else []
+
+
+def allowed(
+    one: Measured, reference: Measured | None, samples: tuple[int, int], quick: bool
+) -> tuple[float, float] | None:
+    """Return the bounds within which the printed figure must lie; None if there are none.
+
+    A share has Wilson's interval at three standard errors. A figure with a deviation over seeds has
+    the quantile of Student's distribution that is as rare; any other may differ by `SHARE`. Of a
+    metric that depends on the number of samples, what it has more than the reference is compared;
+    Wasserstein and total variation distances may differ by the reference as well, by the triangle
+    inequality.
+
+    Args:
+        one: The figure.
+        reference: The same figure of training molecules.
+        samples: Number of samples of a seed here, and of the printed figure.
+        quick: Whether the two numbers differ.
+    """
+    name, wide = one.row + one.column, one.unit
+    found, (here, printed) = one.found, samples
+    if quick and any(metric in name for metric in BIASED):
+        if reference is None or one is reference:
+            return None
+        found += reference.printed - reference.found
+        wide += reference.found if "wasserstein" in name or "variation" in name else 0.0
+    if one.share:
+        n, z = here * (SEEDS if one.sd is not None else 1), ERRORS
+        middle = (found + z * z / (2 * n)) / (1 + z * z / n)
+        half = z * math.sqrt(found * (1 - found) / n + (z / (2 * n)) ** 2) / (1 + z * z / n)
+        return middle - half - wide, middle + half + wide
+    if one.sd is None:
+        wide += SHARE * abs(one.printed)
+    else:
+        wide += t.isf(norm.sf(ERRORS), SEEDS - 1) * one.sd * math.sqrt(1 / SEEDS + here / printed)
+    return found - wide, found + wide
+
+
+def judge(table: Table, outputs: Outputs, quick: bool) -> Iterator[dict[str, Any]]:
+    """Compare the figures of a table with new ones.
+
+    Yields:
+        A row of the result for each figure; `verdict` is "OUT" for one out of bounds, and "not
+        found" for a row or column that no output has.
+    """
+    found, lacking = measure(table, outputs)
+    about = {"table": table.head["name"]}
+    yield from ({**about, "row": name, "verdict": "not found"} for name in lacking)
+    if quick and table.head["kind"] == "training":
+        yield {**about, "row": f"{len(found)} figures", "verdict": "not measured again"}
+        return
+    references = {
+        (*({one.row, one.column} - {side}), one.place): one
+        for one in found
+        for side in (one.row, one.column)
+        if side.startswith(REFERENCE)
+    }
+    counts = re.findall(r"-n (\d+)", table.marker) or ["1000"]
+    samples = (SAMPLES if quick else int(counts[0])), int(counts[0])
+    for one in found:
+        sides = [(side, one.place) for side in (one.row, one.column)]
+        reference = next((references[side] for side in sides if side in references), None)
+        bounds = allowed(one, reference, samples, quick)
+        verdict = (
+            "not compared"
+            if bounds is None
+            else ""
+            if bounds[0] <= one.printed <= bounds[1]
+            else "OUT"
+        )
+        shown = "" if bounds is None else f"{bounds[0]:.4g} to {bounds[1]:.4g}"
+        yield {**about, **one._asdict(), "allowed": shown, "verdict": verdict}
+
+
+def reproduce(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="TABLE...", help="Tables.", show_default="all")
+    ] = None,
+    listed: Annotated[bool, option("Only list the tables.", "--list")] = False,
+    quick: Annotated[
+        bool, option("From 1,000 samples; trainings by a hundredth, for rows and columns.")
+    ] = False,
+    folder: Annotated[
+        Path | None, option("Folder of the runs.", show_default="a new one"), Role.RUN
+    ] = None,
+    out: Out = None,
+) -> None:
+    """Make tables of the documentation again, and compare their figures; code 1 if one differs."""
+    tables = {table.head["name"]: table for table in all_tables() if table.head}
+    if listed:
+        return write(out, [{**one.head, "page": one.page} for one in tables.values()], LISTED, [])
+    for name in names or []:
+        if name not in tables:
+            raise UserError(f"no table {name!r} in the documentation{suggest(name, list(tables))}")
+    if not (names or quick):
+        raise UserError("name tables (--list), or give --quick for all of them")
+    place = Path(mkdtemp(prefix="graphcnf-")) if folder is None else expand_user(folder)
+    place.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        (place / "tests").symlink_to(ROOT / "tests")
+    rows: list[dict[str, Any]] = []
+    known: dict[str, list[Table]] = {}
+    for name in names or tables:
+        kind = tables[name].head["kind"]
+        outputs: Outputs = []
+        try:
+            for command, other in tables[name].commands():
+                command = quicker(command, kind) if quick else command
+                outputs.append((other, run(command, place, known)))
+            rows += judge(tables[name], outputs, quick)
+        except UserError as error:
+            rows.append({"table": name, "row": str(error), "verdict": "not run"})
+    write(out, rows, COLUMNS, [NOTE])
+    if any(row["verdict"] in ("OUT", "not found", "not run") for row in rows):
+        raise typer.Exit(1)

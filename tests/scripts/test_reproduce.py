@@ -1,0 +1,118 @@
+"""Tables of figures have a marker, whose commands exist; figures out of bounds are named."""
+
+import shlex
+
+import click
+import pytest
+import typer
+
+from graphcnf.scripts.benchmarks import reproduce
+from graphcnf.scripts.benchmarks.__main__ import app as benchmarks
+from graphcnf.scripts.benchmarks.reproduce import all_tables, figures, quicker, read_tables
+from graphcnf.scripts.cli import app
+
+PAGE = """
+<!-- table made: weights, 1 minute
+python made.py -n 10000 --seed 0
+    ours = model
+    Frag, Scaf = Frag + Scaf
+-->
+
+| | Valid | Loss | Frag, Scaf |
+|---|---|---|---|
+| ours | 91.0 % of 5 | **0.52** | 0.9, 0.4 |
+| train-vs-test reference | 100 % | | 1.0, 0.5 |
+| theirs (published) | 50 % | 0.4 | |
+"""
+
+OUTPUT = """
+| model         | Valid             | Loss | Frag        | Scaf        |
+|---------------|-------------------|------|-------------|-------------|
+| model         | {valid} % | {loss} | 0.75 ± 0.01 | 0.21 ± 0.01 |
+| training data through the same pipeline | 100.00 % | - | 0.85 | 0.31 |
+"""
+
+
+@pytest.fixture(scope="module")
+def tables():
+    return all_tables()
+
+
+def test_every_table_of_figures_has_a_marker(tables):
+    assert sum(table.has_figures for table in tables) > 60
+    lacking = [
+        f"{table.page}: {' | '.join(table.cells[0])}"
+        for table in tables
+        if table.has_figures and not table.marker
+    ]
+    assert not lacking, "no marker (see CONTRIBUTING.md) above " + "\n".join(lacking)
+
+
+def test_a_marker_says_how_a_table_is_made_or_why_it_is_not(tables):
+    for table in tables:
+        assert table.head or not table.marker or table.marker.startswith("no table: "), table.marker
+        assert bool(table.head) == bool(table.commands()), table.marker
+    names = [table.head["name"] for table in tables if table.head]
+    assert len(names) == len(set(names)) > 30
+
+
+@pytest.mark.parametrize("short", [False, True])
+def test_commands_of_markers_have_the_options_that_they_name(tables, short):
+    for table in tables:
+        for command, _ in table.commands():
+            words = shlex.split(quicker(command, table.head["kind"]) if short else command)
+            own = words[0] == "graphcnf"
+            assert own or words[:3] == ["python", "-m", "graphcnf.scripts.benchmarks"], command
+            line = typer.main.get_command(app if own else benchmarks)
+            arguments = words[1:] if own else words[3:]
+            while isinstance(line, click.Group):
+                name, *arguments = arguments
+                line = line.get_command(click.Context(line), name)
+            line.make_parser(click.Context(line)).parse_args(arguments)  # raises for unknown ones
+            assert not short or "--minutes 30" not in " ".join(words)
+
+
+@pytest.mark.parametrize(
+    ("valid", "loss", "out"),
+    [
+        ("90.00 ± 0.70", "0.50 ± 0.01", []),
+        ("85.00 ± 0.70", "0.50 ± 0.01", ["valid"]),
+        ("91.00 ± 0.70", "0.45 ± 0.01", ["loss"]),
+        ("91.00 ± 0.70", "0.45 ± 0.05", []),
+        ("91.00", "0.49", []),
+        ("91.00", "0.30", ["loss"]),
+    ],
+)
+def test_figures_out_of_bounds_are_named(bench, tmp_path, monkeypatch, valid, loss, out):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "README.md").write_text(PAGE)
+    (tmp_path / "made.py").write_text(f"print({OUTPUT.format(valid=valid, loss=loss)!r})")
+    monkeypatch.setattr(reproduce, "ROOT", tmp_path)
+    place = "--folder", tmp_path
+    shown = bench("reproduce", "made", "--quick", *place, code=1 if out else 0)[0]
+    rows = [[cell.strip() for cell in line.split("|")] for line in shown.splitlines()]
+    assert [row[3] for row in rows if "OUT" in row] == out
+    judged = [row for row in rows if len(row) > 7 and row[1] == "made"]
+    assert len(judged) == 7 and sum("not compared" in row for row in judged) == 2
+    assert "published" not in shown
+
+
+def test_a_name_that_no_output_has_is_not_passed_over(bench, tmp_path, monkeypatch):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "README.md").write_text(PAGE.replace("    ours = model\n", ""))
+    (tmp_path / "made.py").write_text(f"print({OUTPUT.format(valid=91, loss=1)!r})")
+    monkeypatch.setattr(reproduce, "ROOT", tmp_path)
+    place = "--folder", tmp_path
+    assert "| ours" in bench("reproduce", "made", *place, code=1)[0]
+    (tmp_path / "made.py").write_text("raise SystemExit(3)")
+    assert "exit code 3" in bench("reproduce", "made", *place, code=1)[0]
+    assert "did you mean" in bench("reproduce", "mode", code=1)[1]
+
+
+def test_figures_of_cells():
+    assert figures("99.61 ± 0.07 %") == [pytest.approx((0.9961, 0.0007, 0.00005))]
+    assert [value for value, _, _ in figures("100.00 % of 2,000")] == [1]
+    assert [value for value, _, _ in figures("**0.087** / 1,416 (410 valid)")] == [0.087, 1416]
+    assert [value for value, _, _ in figures("−0.021 ± 0.001")] == [-0.021]
+    assert figures("– yes") == []
+    assert read_tables("page", "```\n| a |\n|---|\n| 1 |\n```\n") == []
