@@ -29,11 +29,11 @@ class Record(NamedTuple):
     Attributes:
         number: Its number in the sample.
         strict: True for a connected valid molecule.
-        refusal: `Filters.refusal` of a valid molecule, else "".
+        refusal: Name of the filter that a valid molecule fails (`Filters.refusal`); "" if none.
         hash: `protonation_hash` of a molecule that passes; None if it does not, or if repeats are
             written.
         text: What is written of it; "" for a graph that is not written.
-        reached: Target and value of each property that was asked for.
+        reached: `{property: (target, value)}` of the properties that were asked for.
     """
 
     number: int
@@ -140,7 +140,14 @@ class Blocks:
         return None
 
     def put(self, block: DrawnBlock) -> None:
-        """Write a block, which survives a kill once this returns."""
+        """Write a block, which survives a kill once this returns.
+
+        Args:
+            block: The block.
+
+        Raises:
+            OSError: It cannot be written.
+        """
         manifest = self.folder / "manifest.json"
         if not manifest.exists():
             self.folder.mkdir(exist_ok=True)

@@ -88,7 +88,11 @@ class Recipe:
     stereo: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the recipe as JSON values; equal values determine equal records."""
+        """Return the recipe as JSON values, to compare it with that of another sample.
+
+        Returns:
+            Values by the names of the attributes. Equal values determine equal records.
+        """
         return json.loads(json.dumps({**vars(self), "filters": self.filters.identity}))
 
 
@@ -105,7 +109,8 @@ class SampleCounts:
         valid: Number of these that are valid.
         written: Number of these that are written.
         seconds: Wall time of drawing, s, over all interrupted runs.
-        outcomes: Numbers of valid molecules by `Filters.refusal`.
+        outcomes: Numbers of valid molecules by the filter that refuses them, "" for none
+            (`Filters.refusal`).
         reached: Four numbers for each conditioned property: the target; over the written molecules
             with a finite value, their number, the sum of values, and the sum of absolute errors.
     """
@@ -118,14 +123,22 @@ class SampleCounts:
     reached: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, record: Record) -> None:
-        """Count a record that was drawn."""
+        """Count a record that was drawn, in place.
+
+        Args:
+            record: The record; `add_written` counts it once more if it is written.
+        """
         self.sampled += 1
         self.valid += record.strict
         if record.strict:
             self.outcomes[record.refusal] += 1
 
     def add_written(self, record: Record) -> None:
-        """Count a record that is written."""
+        """Count a record that is written, in place.
+
+        Args:
+            record: The record, with the values that its molecule has reached.
+        """
         self.written += 1
         for name, (asked, value) in record.reached.items():
             self._add_reached(name, [asked, 1, value, abs(value - asked)])
@@ -159,13 +172,13 @@ class SampleCounts:
             best_of: Candidates per record.
 
         Returns:
-            Numbers of graphs (`sampled`, `strict_valid`, `accepted`, `written`, and `distinct`,
-            which is 0 if repeats are written) and `seconds`; shares in [0, 1] of the graphs that
-            are valid (`strict_validity`), of these that pass all filters (`acceptance`) and
-            each one (`filters`); numbers that alerts have removed (`removed`, by filter and alert);
-            under `asked`, target (`value`), `mean` and mean absolute error
-            (`mae`) of each conditioned property, with candidates per record (`best_of`) and the
-            number of graphs drawn for all of them (`drawn`).
+            Numbers of graphs: "sampled", "strict_valid", "accepted", "written", and "distinct",
+            which is 0 if repeats are written; "seconds". Shares in [0, 1]: "strict_validity" of the
+            graphs; of the valid ones "acceptance" by all filters, and "filters", those that pass
+            each one. "removed": numbers of molecules by filter and alert. If properties were asked
+            for: "asked", for each of them the target as "value", the "mean" and the mean absolute
+            error "mae"; "best_of", candidates per record, and "drawn", the number of graphs drawn
+            for all of them.
         """
         asked = {
             name: {"value": value, "mean": total / count, "mae": distance / count}
@@ -211,6 +224,9 @@ def asked_text(figures: dict[str, Any]) -> str:
 
     Args:
         figures: `SampleCounts.figures` of the sample.
+
+    Returns:
+        The phrases, each with "; " before it; "" if no property was asked for.
     """
     asked = "".join(
         f"; {name}={found['value']:g} requested, mean {found['mean']:.4g}, "
@@ -225,7 +241,7 @@ def asked_text(figures: dict[str, Any]) -> str:
 
 
 class Sample:
-    """A sample of a molecule model; `counts` are those of the records so far.
+    """A sample of a molecule model, which is drawn once, by `write` or `save`.
 
     Args:
         model: Model to draw from.
@@ -233,6 +249,12 @@ class Sample:
         records: Numbers of the records to draw from.
         number: Records to write, after which drawing stops; None to draw all of `records`.
         workers: Processes, or a cluster; None for a number that suits the size of the sample.
+
+    Attributes:
+        counts: Counts of the records so far.
+
+    Raises:
+        UserError: A filter asks for more atoms than the model draws.
     """
 
     def __init__(
@@ -254,6 +276,9 @@ class Sample:
 
     def write(self, stream: TextIO) -> None:
         """Draw the sample into a text stream, which is flushed after each block.
+
+        Args:
+            stream: The stream. A progress bar is shown on stderr unless the stream is a terminal.
 
         Raises:
             Exhausted: Drawing was given up before `number` records were written.
@@ -280,7 +305,8 @@ class Sample:
             force: Delete an unfinished sample of this file with other options.
 
         Raises:
-            UserError: The file cannot be written, a process died, or drawing was given up.
+            Exhausted: Drawing was given up; what was drawn is kept.
+            UserError: The file cannot be written, or a process died.
         """
         manifest = {
             "model": model_digest(self.model),
@@ -354,9 +380,13 @@ class Sample:
             raise Exhausted(f"{funnel.ending()}; {advice}")
 
     def _stored(self, store: Blocks, out: Path) -> Generator[DrawnBlock]:
-        """Yield the blocks that are stored, up to the first that is not; draw and store the others.
+        """Yield all blocks: the stored ones, up to the first that is missing, and then drawn ones.
 
-        Those after a block that is damaged are drawn again as well.
+        Drawn blocks are stored. Those after a block that is damaged are drawn again as well.
+
+        Args:
+            store: The blocks of an earlier process.
+            out: File of the sample, for a note on stderr.
         """
         todo = self._ranges()
         for numbers in todo:
@@ -372,7 +402,14 @@ class Sample:
                     yield block
 
     def _drawn(self, todo: Iterator[range]) -> Generator[DrawnBlock]:
-        """Draw blocks; this process draws the first one, since others take time to start."""
+        """Draw blocks; this process draws the first one, since others take time to start.
+
+        Args:
+            todo: Numbers of the records of each block.
+
+        Yields:
+            The blocks in the same order.
+        """
         draw = partial(block_records, self.model, self.recipe)
         if not self.counts.sampled:
             yield from _timed(map(draw, islice(todo, 1)))
@@ -394,7 +431,14 @@ class Sample:
 
 
 def _timed(drawn: Iterable[list[Record]]) -> Iterator[DrawnBlock]:
-    """Yield blocks with the seconds since the one before."""
+    """Measure how long blocks take.
+
+    Args:
+        drawn: The records of each block, drawn when they are asked for.
+
+    Yields:
+        Each block with the seconds since the one before.
+    """
     since = time.perf_counter()
     for records in drawn:
         before, since = since, time.perf_counter()

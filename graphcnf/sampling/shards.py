@@ -3,14 +3,16 @@
 A *shard* is a file with the records of some consecutive blocks. Its *description*,
 `part-3.smi.shard.json` beside `part-3.smi`, is a JSON object:
 
+- `format`: version of this layout;
 - `part`: number of the shard, from 1 on, and number of all shards;
 - `sample`, `records`: number of the first record and of the one after the last, of all shards and
   of this one;
 - `model`, `recipe`, `environment`: what determines the records, as in the manifest of `Blocks`;
-- `progress`: its `SampleCounts`; `bytes`, `sha256`: length and checksum of its file.
+- `progress`: its `SampleCounts`;
+- `bytes`, `sha256`: length and checksum of its file.
 
-The last three are added once the shard is drawn. The description is written before the file gets
-its name, so every complete shard has one.
+The last three entries are added once the shard is drawn. The description is written before the file
+gets its name, so every complete shard has one.
 """
 
 from __future__ import annotations
@@ -48,7 +50,13 @@ ShardFile = tuple[Path, Shard]
 
 
 class NoShard(ValueError):
-    """A file is not a whole shard; the message says why. `shard` is its description, if usable."""
+    """A file is not a whole shard; the message says why.
+
+    Args:
+        reason: Why, in a few words.
+        shard: Its description if that could be read, so that a report can name the shard; else
+            None.
+    """
 
     def __init__(self, reason: str, shard: Shard | None = None):
         super().__init__(reason)
@@ -58,7 +66,7 @@ class NoShard(ValueError):
 def shards_of(
     model: GraphModel, recipe: Recipe, sample: range, out: Path, number: int, parts: int
 ) -> list[ShardFile]:
-    """Return file and description of shard `number`, or of all shards for the number 0.
+    """Return the file and the description of one shard, or of all.
 
     The files of all shards are numbered: m.smi.gz becomes m-1.smi.gz, m-2.smi.gz ...
 
@@ -67,8 +75,11 @@ def shards_of(
         recipe: Options of the sample.
         sample: Numbers of the records of all shards.
         out: File of the shard, or the name from which those of all shards are made.
-        number: Number of the shard, 1 to `parts`, or 0.
+        number: Number of the shard, 1 to `parts`; 0 for all shards.
         parts: Number of shards.
+
+    Returns:
+        A pair of file and description for each shard; nothing is drawn or written.
 
     Raises:
         UserError: There are fewer blocks than shards.
@@ -130,14 +141,25 @@ def _described(out: Path) -> Path:
 
 
 def _seal(file: Path) -> dict[str, Any]:
-    """Return length (`bytes`) and checksum (`sha256`) of a file."""
+    """Return what tells that a file is whole.
+
+    Returns:
+        `{"bytes": its length, "sha256": its checksum in hexadecimal digits}`.
+    """
     with open_input(file) as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()  # type: ignore[arg-type]
     return {"bytes": file.stat().st_size, "sha256": digest}
 
 
 def _read_shard(path: Path) -> Shard:
-    """Return the description of a whole shard; raise `NoShard` for any other file."""
+    """Read the description of a shard, and check the shard's file against it.
+
+    Args:
+        path: File of the shard.
+
+    Raises:
+        NoShard: The file or its description is missing, damaged, truncated or of another version.
+    """
     name = _described(path).name
     try:
         shard = read_json(inside(path.parent, name))
@@ -172,7 +194,15 @@ def _read_shard(path: Path) -> Shard:
 
 
 def _is_sound(shard: Shard) -> bool:
-    """Return False, or raise an error that `_read_shard` catches, for a forged description."""
+    """Check that a description has the entries and types that it should: it comes from a file.
+
+    Args:
+        shard: The description.
+
+    Returns:
+        False for a forged description; some of these raise KeyError, TypeError or ValueError
+        instead.
+    """
     recipe, sample, (number, parts) = shard["recipe"], range(*shard["sample"]), shard["part"]
     counts = totals([(Path(), shard)])
     if recipe["best_of"] not in range(1, MOST_CANDIDATES + 1):
@@ -250,7 +280,15 @@ def survey(paths: Iterable[Path]) -> tuple[list[ShardFile], list[str], list[str]
 
 
 def _sample_of(shard: Shard) -> dict[str, Any]:
-    """Return the part of a description that all shards of a sample have in common."""
+    """Return the part of a description that all shards of a sample have in common.
+
+    Args:
+        shard: The description.
+
+    Returns:
+        The entries of its recipe; and "model" (the first 16 digits of its hash), "graphs" (the
+        records of all shards) and "shards" (their number).
+    """
     parts = {"model": shard["model"][:16], "graphs": shard["sample"], "shards": shard["part"][1]}
     return {**shard["recipe"], **parts}
 

@@ -55,6 +55,9 @@ TYPES = {
 def plain_kind(kind: str) -> str:
     """Return the kind of text that a file of some kind is made of.
 
+    Args:
+        kind: One of `KINDS`.
+
     Examples:
         >>> plain_kind("csv.gz"), plain_kind("parquet")
         ('csv', 'jsonl')
@@ -88,13 +91,16 @@ def columns_of(kind: str, more: Sequence[str] = (), *, everything: bool = False)
 
 
 def header(kind: str, columns: Sequence[str]) -> str:
-    """Return the header line of a file, with a line break, or "" if its plain kind has none.
+    """Return the header line of a file of molecules, or "" if files of its kind have none.
 
     A .csv file has one; a .smi file of several columns has a comment in place of one.
 
     Args:
         kind: Plain kind.
         columns: Names of the columns.
+
+    Returns:
+        The line, with its line break.
     """
     if kind == "smi" and len(columns) > 1:
         return "# " + "\t".join(columns) + "\n"
@@ -208,7 +214,12 @@ def conversion(
 
 
 def _compress(source: Path, target: Path) -> None:
-    """Write a gzip file without name and time, so that equal content gives equal bytes."""
+    """Compress a file without name and time, so that equal content gives equal bytes.
+
+    Args:
+        source: The file.
+        target: The gzip file to write.
+    """
     with (
         open(source, "rb") as plain,
         open(target, "wb") as file,
@@ -218,7 +229,11 @@ def _compress(source: Path, target: Path) -> None:
 
 
 def check_parquet() -> None:
-    """Raise `UserError` if pyarrow, which reads and writes Parquet files, is not installed."""
+    """Check that pyarrow, which reads and writes Parquet files, is installed.
+
+    Raises:
+        UserError: It is not.
+    """
     require("pyarrow", ".parquet", "parquet")
 
 

@@ -135,12 +135,15 @@ class StereoTemplate:
 
     @classmethod
     def of(cls, mol: Chem.Mol, matches: Matches, strict: bool = True) -> StereoTemplate | None:
-        """Return the template of a molecule or fragment, or None if it has no stereo marks.
+        """Return the template of a molecule or fragment.
 
         Args:
             mol: The molecule or fragment.
             matches: Function that returns its matches in a molecule without stereo marks.
             strict: True to allow only molecules that can have all marks of `mol`.
+
+        Returns:
+            The template; None if `mol` has no stereo marks.
         """
         atoms = [atom for atom in mol.GetAtoms() if _may_be_centre(atom)]
         marked = any(atom.GetChiralTag() in _TETRAHEDRAL for atom in atoms)
@@ -179,6 +182,9 @@ class Constitution:
     @cached_property
     def symmetries(self) -> tuple[Symmetry, ...]:
         """Symmetries of the configurations, each once, without the identity.
+
+        Each says for every stereo element k to which element an automorphism maps it, and whether
+        the parities are swapped.
 
         Raises:
             MoleculeNotRepresentable: There are `MOST_AUTOMORPHISMS` or more automorphisms.
@@ -404,7 +410,8 @@ class Constitution:
             partner: The other atom of its double bond, which is not among `neighbours`.
 
         Returns:
-            None where several neighbours are new, so that it is open which takes which place.
+            True or False; None where several neighbours are new, so that it is open which takes
+            which place.
         """
         here = [a.GetIdx() for a in self.mol.GetAtomWithIdx(atom).GetNeighbors()]
         here = [a for a in here if a != partner]
@@ -419,8 +426,13 @@ class Constitution:
     def with_marks(self, configuration: Configuration) -> Chem.Mol:
         """Return the molecule with the stereo marks of a configuration.
 
-        Marks that RDKit drops, since they say nothing, are missing. The atoms have the numbers of
-        the constitution.
+        Marks that RDKit drops, since they say nothing, are missing.
+
+        Args:
+            configuration: A configuration of this constitution.
+
+        Returns:
+            A sanitized molecule whose atoms have the numbers of the constitution.
         """
         mol = Chem.Mol(self.mol)
         for e, category in zip(self.elements, configuration, strict=True):
@@ -449,6 +461,9 @@ class Constitution:
         Configurations with the same isomeric SMILES have the same canonical one, but for some with
         too few marks of a few cages (`CC12C3CC1CC2C3`), of which RDKit writes several SMILES.
 
+        Args:
+            configuration: Any configuration of the molecule.
+
         Raises:
             MoleculeNotRepresentable: There are too many automorphisms, see `symmetries`.
         """
@@ -469,11 +484,21 @@ class Constitution:
 
     @cached_property
     def _canonical(self) -> dict[Configuration, Configuration]:
-        """Cache of `canonical`: canonical configuration by the first configuration of its orbit."""
+        """Cache of `canonical`, `{lowest configuration of an orbit: canonical configuration}`."""
         return {}
 
     def orbit(self, configuration: Configuration) -> list[Configuration]:
-        """Return the orbit of a configuration: it and its images under all symmetries, sorted."""
+        """Return the orbit of a configuration: it and its images under all symmetries.
+
+        Args:
+            configuration: A configuration of this constitution.
+
+        Returns:
+            The distinct configurations, sorted.
+
+        Raises:
+            MoleculeNotRepresentable: There are too many automorphisms, see `symmetries`.
+        """
         orbit = {configuration}
         for symmetry in self.symmetries:
             pairs = zip(configuration, symmetry, strict=True)
@@ -482,9 +507,15 @@ class Constitution:
         return sorted(orbit)
 
     def _read_again(self, configuration: Configuration) -> Configuration:
-        """Write the isomeric SMILES of a configuration with RDKit; return what RDKit reads from it.
+        """Write the isomeric SMILES of a configuration with RDKit, and read it again.
 
-        That is a configuration of this constitution, too.
+        RDKit drops marks that say nothing, so that another configuration may come back.
+
+        Args:
+            configuration: A configuration of this constitution.
+
+        Returns:
+            The configuration that RDKit reads, of this constitution, too.
         """
         mol = self.with_marks(configuration)
         smiles = Chem.MolToSmiles(mol)
@@ -588,10 +619,16 @@ def constitution_as_written(smiles: str, plain: Chem.Mol) -> tuple[Constitution,
 
 
 def split_stereo(mol: Chem.Mol) -> tuple[Constitution, Configuration]:
-    """Split a sanitized molecule into its constitution and its canonical configuration.
+    """Split a molecule into its constitution and its canonical configuration.
 
     `constitution.with_marks(configuration)` is the inverse. Marks at anything but a stereo element
     are lost.
+
+    Args:
+        mol: A sanitized molecule.
+
+    Returns:
+        The constitution and the configuration, () if it has no stereo elements.
 
     Raises:
         MoleculeNotRepresentable: There are too many automorphisms to compare configurations.
@@ -607,12 +644,13 @@ def split_renumbered(
 ) -> tuple[Constitution, Configuration]:
     """Split a molecule as `split_stereo`, with its atoms in random depth-first order.
 
-    The configuration is that of the molecule's marks, and canonical only if the constitution is not
-    `ambiguous`.
-
     Args:
         mol: A sanitized molecule.
         random: Generator of the order.
+
+    Returns:
+        The constitution, whose SMILES is not canonical; and the configuration of the molecule's
+        marks, which is canonical only if the constitution is not `ambiguous`.
     """
     mol = without_hydrogens(mol)
     order = random.permutation(mol.GetNumAtoms()).tolist()
@@ -623,7 +661,11 @@ def split_renumbered(
 
 
 def without_hydrogens(mol: Chem.Mol) -> Chem.Mol:
-    """Return a copy of a molecule with its stereo marks, without hydrogens and isotopes."""
+    """Remove the hydrogens and isotopes of a molecule; its stereo marks stay.
+
+    Returns:
+        A copy of the molecule.
+    """
     mol = Chem.Mol(mol)
     for atom in mol.GetAtoms():
         atom.SetIsotope(0)
@@ -631,9 +673,15 @@ def without_hydrogens(mol: Chem.Mol) -> Chem.Mol:
 
 
 def _ring_neighbours(mol: Chem.Mol) -> dict[int, tuple[int, int]]:
-    """Return `{atom: (atom before it, atom after it)}` for atoms in rings, along the smallest ring.
+    """Return the neighbours of atoms in rings, along their smallest ring.
 
     Rings that share a bond run along it in opposite directions, where all of them can.
+
+    Args:
+        mol: The molecule.
+
+    Returns:
+        `{atom: (atom before it, atom after it)}`.
     """
     todo = [_from_lowest(ring) for ring in mol.GetRingInfo().AtomRings()]
     todo.sort(key=lambda ring: (len(ring), ring), reverse=True)
@@ -672,7 +720,14 @@ def _is_odd(values: Sequence[int]) -> bool:
 
 
 def _stereo_elements(mol: Chem.Mol) -> tuple[StereoElement, ...]:
-    """Return the stereo elements of a molecule without stereo marks, in ascending order."""
+    """Find the stereo elements of a molecule.
+
+    Args:
+        mol: A sanitized molecule without stereo marks.
+
+    Returns:
+        The elements in ascending order of their atoms.
+    """
     found = []
     for info in Chem.FindPotentialStereo(mol, False, True):
         if info.type == Chem.StereoType.Atom_Tetrahedral:
@@ -734,6 +789,9 @@ def isomeric_smiles(smiles: str) -> str:
 
     It is written of the canonical configuration, so that equal molecules have equal SMILES.
 
+    Args:
+        smiles: Any SMILES of the molecule.
+
     Raises:
         MoleculeNotRepresentable: RDKit cannot read the SMILES, or there are too many automorphisms.
     """
@@ -772,12 +830,16 @@ def count_marks(smiles: Iterable[str]) -> tuple[Counter[str], list[str]]:
 
 
 def mark_figures(counts: Mapping[str, int]) -> dict[str, Any]:
-    """Summarise how many stereo elements of molecules have marks, from the counts of `count_marks`.
+    """Summarise how many stereo elements of molecules have marks.
+
+    Args:
+        counts: Counts that `count_marks` has returned.
 
     Returns:
-        `chain`, `ring` and `double`: shares of the stereo elements of a kind that have a mark, None
-        without such elements. `marks`: list of the shares of molecules with 0, 1, ... marks.
-        `kept`: share of "kept" molecules among the "written" ones, None without any.
+        "chain", "ring" and "double": shares of the stereo elements of a kind that have a mark, None
+        without such elements. "marks": list of the shares of molecules with 0, 1, ... marks.
+        "kept": share of molecules that keep all their marks among those written with marks, None
+        without any.
     """
     shares: dict[str, Any] = {
         kind: counts[f"marked {kind}"] / counts[kind] if counts.get(kind) else None
@@ -791,7 +853,10 @@ def mark_figures(counts: Mapping[str, int]) -> dict[str, Any]:
 
 
 def dropped_marks(smiles: str) -> list[str]:
-    """Name the kinds of places where a SMILES has stereo marks that its configuration lacks.
+    """Name the kinds of places where a SMILES has stereo marks that are lost in this package.
+
+    Args:
+        smiles: SMILES of a molecule.
 
     Returns:
         Some of "allene", "amine", "cumulene", "metal" (or another coordination centre), and "places
@@ -870,7 +935,14 @@ def _double_bonds(atom: Chem.Atom) -> int:
 
 
 def _directions(atom: Chem.Atom) -> dict[int, bool]:
-    r"""Return `{number of a bond: True if it leads up}` for bonds of an atom with `/` or `\`."""
+    r"""Return which bonds of an atom have `/` or `\` in a SMILES, and where they lead.
+
+    Args:
+        atom: The atom.
+
+    Returns:
+        `{number of the bond: True if it leads up from the atom}`.
+    """
     return {
         bond.GetIdx(): (bond.GetBondDir() == _UP) == (bond.GetBeginAtomIdx() == atom.GetIdx())
         for bond in atom.GetBonds()

@@ -5,6 +5,9 @@ Constitution, stereo element, configuration, parity and template are the nouns o
 and its density is autoregressive: the product of p(category of an element | constitution,
 categories of the elements before it). The network takes and gives *drawing parities*
 (`Constitution.flips`) instead of parities, and reads the molecules of a batch as `StereoGraphs`.
+
+Shapes: B molecules with A atoms and S stereo elements in all; E, the largest number of stereo
+elements of a molecule; C channels of an atom.
 """
 
 from __future__ import annotations
@@ -117,7 +120,7 @@ class StereoGraphs:
         constitutions: Sequence[Constitution],
         configurations: Sequence[Configuration] | None = None,
     ) -> StereoGraphs:
-        """Pack molecules.
+        """Pack molecules into a batch.
 
         Args:
             constitutions: Constitutions of at most 255 atoms.
@@ -178,7 +181,11 @@ class StereoGraphs:
         return StereoGraphs(*(getattr(self, f.name).to(device) for f in fields(self)))
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Return `{name of an attribute: its array}`, for a cache."""
+        """Return the batch as arrays, for a cache.
+
+        Returns:
+            `{name of an attribute: its array}`.
+        """
         return {f.name: getattr(self, f.name).numpy() for f in fields(self)}
 
     @property
@@ -203,11 +210,14 @@ class StereoGraphs:
 
 
 def _flipped(constitution: Constitution, configuration: Configuration) -> Configuration:
-    """Return a configuration with drawing parities instead of parities, or the other way round.
+    """Exchange parities and drawing parities in a configuration.
 
     Args:
         constitution: The constitution.
         configuration: Its configuration, with either.
+
+    Returns:
+        The configuration with the other.
     """
     pairs = zip(configuration, constitution.flips, strict=True)
     return tuple(3 - c if c and flip else c for c, flip in pairs)
@@ -224,7 +234,11 @@ def _atom_category(atom: Chem.Atom) -> int:
 def _bonds(constitutions: Sequence[Constitution]) -> tuple[np.ndarray, np.ndarray]:
     """Return the neighbours of all atoms of molecules, and the categories of the bonds to them.
 
-    They are `neighbours` and `bonds` of `StereoGraphs`, (A, MOST_NEIGHBOURS) uint8 each.
+    Args:
+        constitutions: The molecules, with A atoms in all.
+
+    Returns:
+        `neighbours` and `bonds` of `StereoGraphs`, (A, MOST_NEIGHBOURS) uint8 each.
     """
     ends, orders = [np.zeros((2, 0), np.int64)], [np.zeros(0)]
     first: list[int] = []
@@ -268,8 +282,11 @@ def _ranges(starts: Tensor, counts: Tensor) -> Tensor:
     """Return the indices of all items of several runs of an array, one run after the other.
 
     Args:
-        starts: Index of the first item of each run.
-        counts: Number of items of each run.
+        starts: Index of the first item of each run, (R,) long.
+        counts: Number of items of each run, (R,) long.
+
+    Returns:
+        (sum of the counts,) long.
     """
     first = torch.repeat_interleave(starts - (counts.cumsum(0) - counts), counts)
     return first + torch.arange(len(first), device=starts.device)
@@ -321,15 +338,18 @@ class Neighbourhood(nn.Module):
         nn.init.zeros_(self.leave.weight)
 
     def forward(self, h: Tensor, own: Tensor, near: Tensor, bonds: Tensor) -> Tensor:
-        """Return new hidden states (M, C) of some atoms.
+        """Return new hidden states of some atoms.
 
         Args:
             h: Hidden states of all atoms, (A, C).
             own: Indices of the atoms to compute, (M,).
             near: 1 + index of each of their neighbours, 0 for none, (M, MOST_NEIGHBOURS).
             bonds: Categories of the bonds to these, plus `BOND_CATEGORIES` times 0 to
-                `MOST_NEIGHBOURS` - 1, so that each neighbour has embeddings of its own,
-                (M, MOST_NEIGHBOURS).
+                `MOST_NEIGHBOURS` - 1, so that each neighbour has embeddings of its own, (M,
+                MOST_NEIGHBOURS).
+
+        Returns:
+            (M, C).
         """
         x = self.norm(h)
         sent = F.pad(self.send(x), (0, 0, 1, 0))
@@ -375,13 +395,16 @@ class StereoNetwork(Network):
             nn.init.normal_(table.weight, std=0.3)
 
     def forward(self, graphs: StereoGraphs, at: tuple[Tensor, Tensor], known: Tensor) -> Tensor:
-        """Return the logits of R stereo elements, (R, CATEGORIES).
+        """Return the logits of the categories of R stereo elements.
 
         Args:
             graphs: The molecules.
             at: For each element the index of its molecule and its number in it, (R,) each.
             known: Categories of all elements, (B, E) long. For an element, those before it count,
                 others are ignored.
+
+        Returns:
+            (R, CATEGORIES).
         """
         row, target = at
         categories, part = known[row], graphs[row]
@@ -480,9 +503,11 @@ class StereoState:
         self.number = -1
 
     def step(self) -> Step | None:
-        """Go on to the next stereo element of every molecule that has one, and return its step.
+        """Go on to the next stereo element of every molecule that has one.
 
-        The k-th call, from 0, returns the step of element k; None when no molecule has one.
+        Returns:
+            The step of element k for the k-th call, from 0, with its logits; None when no molecule
+            has one.
         """
         self.number += 1
         if self.number >= self.mask.shape[1]:
@@ -492,15 +517,22 @@ class StereoState:
         return Step(self.at, self.network(self.graphs, self.at, self.categories))
 
     def update(self, x: Tensor) -> None:
-        """Set the categories x (M, 1) long of the M stereo elements that `step` returned last."""
+        """Set the categories of the stereo elements that `step` returned last.
+
+        Args:
+            x: The categories, (M, 1) long.
+        """
         self.categories[self.at] = x[:, 0]
 
 
 def shipped_stereo(dataset: str | None) -> StereoFlow | None:
-    """Return the shipped density of stereo marks for models of a data set, None without one.
+    """Return the shipped density of stereo marks for models of a data set.
 
     Args:
         dataset: Name of the data set on which a model of graphs was trained, such as "zinc250k".
+
+    Returns:
+        The density; None if there is none for this data set.
     """
     return _shipped() if dataset in WITH_STEREO else None
 
@@ -542,7 +574,9 @@ class StereoFlow(Pretrained, nn.Module):
         network = StereoNetwork(width=width, hidden=hidden, layers=layers, dropout=dropout)
         self.flow = AutoregressiveFlow(network, single=True)
 
-    def training_loss(self, graphs: StereoGraphs, *, beta: float = 1.0):
+    def training_loss(
+        self, graphs: StereoGraphs, *, beta: float = 1.0
+    ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
         """Return the loss of a batch, and metrics.
 
         Args:
@@ -571,7 +605,7 @@ class StereoFlow(Pretrained, nn.Module):
     ) -> list[np.ndarray]:
         """Return log p(category of a stereo element | categories before it).
 
-        Each configuration is scored as it is: others that are the same molecule are not added, as
+        Only the given configuration is scored: others that are the same molecule are not added, as
         `log_prob` does.
 
         Args:
@@ -601,7 +635,7 @@ class StereoFlow(Pretrained, nn.Module):
             molecules: SMILES or sanitized molecules, M of them.
 
         Returns:
-            log p(marks | graph), nats, and whether each value is exact, (M,) both.
+            log p(marks | graph), nats, (M,) float64; and whether each value is exact, (M,) bool.
         """
         nats, exact = np.zeros(len(molecules)), np.ones(len(molecules), dtype=bool)
         split: dict[int, tuple[Constitution, Configuration]] = {}
@@ -626,9 +660,9 @@ class StereoFlow(Pretrained, nn.Module):
                 category.
 
         Returns:
-            log p(marks | constitution), nats, and whether each value is exact, (M,) both. Where
-            more than `MOST_CONFIGURATIONS` would have to be added, elements without a mark count
-            as having none, which gives a lower bound.
+            log p(marks | constitution), nats, (M,) float64; and whether each value is exact, (M,)
+            bool. Where more than `MOST_CONFIGURATIONS` would have to be added, elements without a
+            mark count as having none, which gives a lower bound.
         """
         nats, exact = np.zeros(len(constitutions)), np.ones(len(constitutions), dtype=bool)
         todo: list[tuple[int, int, Configuration]] = []
@@ -736,10 +770,10 @@ class StereoFlow(Pretrained, nn.Module):
 
         A configuration that lacks the marks as they are given may still be a molecule that has
         them: symmetries move marks, and marks at `Constitution.dependent` elements depend on
-        others. So all configurations that are possible are compared, and one is chosen. Where
-        there are more than `MOST_PARTICLES`, configurations are drawn until one has the marks, at
-        most `TRIES` times, then as often among those that have the marks as given. If there are
-        more than `MOST_PARTICLES` beginnings of configurations up to the last given mark, they are
+        others. So all configurations that are possible are compared, and one is chosen. Where there
+        are more than `MOST_PARTICLES`, configurations are drawn until one has the marks, at most
+        `TRIES` times, then as often among those that have the marks as given. If there are more
+        than `MOST_PARTICLES` beginnings of configurations up to the last given mark, they are
         resampled, which is exact in the limit of many particles.
 
         Args:
@@ -750,8 +784,8 @@ class StereoFlow(Pretrained, nn.Module):
             temperature: Below 1 for more probable configurations.
 
         Returns:
-            A canonical configuration, or None where no molecule has the marks: a single mark in a
-            symmetric ring says nothing.
+            A canonical configuration; None where no molecule has the marks, such as a single mark
+            in a symmetric ring, which says nothing.
         """
         images = [image for marks in given for image in constitution.orbit(marks)]
         loose = set(constitution.dependent)
