@@ -27,7 +27,7 @@ from scipy.stats import norm, t
 
 from graphcnf.errors import UserError, say, suggest
 from graphcnf.evaluation.layout import Column, text
-from graphcnf.files import expand_user
+from graphcnf.file_reading import expand_user
 from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import option
 from graphcnf.scripts.benchmarks.runner import Out, write
