@@ -2,7 +2,8 @@
 
 An *adapter* translates one type of a user's data, its *items* (rows of a table, sequences, graphs),
 to the categories of a flow and back. It is a dataclass; its fields are the vocabulary, the values
-that the categories stand for, and are stored with the model.
+that the categories stand for, and are stored with the model. *Encoded* items are `Rows` of
+categories, or `PackedGraphs` for graphs.
 """
 
 from __future__ import annotations
@@ -33,19 +34,27 @@ MANY_SYMBOLS = 100_000
 MOST_SYMBOLS = 10_000
 """Largest number of distinct symbols."""
 
+Items = pd.DataFrame | np.ndarray | torch.Tensor | Sequence[Any]
+"""A user's data: a table, an array (N, D), or a list of sequences or of graphs."""
+
 TYPES = {"str": str, "list": list, "tuple": tuple}
 
 
 def to_json(value: Any) -> Any:
     """Convert the value of a category, as a user's data hold it, to JSON values.
 
-    Values are text, numbers, bool, None, timestamps, intervals and tuples of these, also in lists
-    and dataclasses. What JSON does not know becomes an object with a single key: {"timestamp": ISO
-    text}, {"tuple": [...]}, {"interval": [left, right, closed]}. `from_json` is the inverse.
+    What JSON does not know becomes an object with a single key: {"timestamp": ISO text}, {"tuple":
+    [...]}, {"interval": [left, right, closed]}. `from_json` is the inverse.
+
+    Args:
+        value: Text, a number, bool, None, a timestamp, an interval, or a tuple of these, also in
+            lists and dataclasses.
+
+    Returns:
+        The JSON values; of a dataclass an object with its fields.
 
     Raises:
-        UserError: if a value is not text, a finite number, bool, None, a timestamp, or an interval
-            or tuple of these.
+        UserError: if the value is of another type, or a number that is not finite.
     """
     value = value.item() if isinstance(value, np.generic) else value
     if isinstance(value, list):
@@ -69,10 +78,13 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(content: Any) -> Any:
-    """Invert `to_json`; a dataclass comes back as the dict of its fields.
+    """Invert `to_json`.
 
     Args:
         content: JSON values, which may come from a stranger's file.
+
+    Returns:
+        The value; a dataclass comes back as the dict of its fields.
 
     Raises:
         ValueError: if the content is not what `to_json` returns.
@@ -103,6 +115,9 @@ class Vocabulary:
     Args:
         values: Value of each category.
 
+    Attributes:
+        number: `{value: category}`.
+
     Raises:
         ValueError: if a value is repeated.
     """
@@ -113,7 +128,14 @@ class Vocabulary:
             raise ValueError("the values of a vocabulary must be distinct")
 
     def encode(self, values: Iterable[Any]) -> np.ndarray:
-        """Return the category of each value, (M,) int64, -1 for unknown values."""
+        """Return the categories of values.
+
+        Args:
+            values: M values; unhashable ones are unknown.
+
+        Returns:
+            Category of each value, (M,) int64; -1 for unknown values.
+        """
         return np.array([self._category(value) for value in values], dtype=np.int64)
 
     def _category(self, value: Any) -> int:
@@ -134,7 +156,7 @@ def distinct(values: Iterable[Hashable]) -> list[Any]:
 
 
 class Adapter:
-    """Base class of adapters; encoded items are `Rows` of categories, or `PackedGraphs` for graphs.
+    """Base class of adapters, each for one type of a user's data.
 
     Attributes:
         kind: Name of the type of data in `config.json`, such as "table".
@@ -168,11 +190,15 @@ class Adapter:
     patience: ClassVar[int] = 0
 
     @property
-    def arguments(self) -> tuple:
-        """Functions and classes whose keyword arguments users may set with `network=`."""
+    def arguments(self) -> tuple[Callable[..., Any], ...]:
+        """Functions and classes whose keyword arguments users may set with `network=`.
+
+        Raises:
+            NotImplementedError: in this base class.
+        """
         raise NotImplementedError
 
-    def encode(self, x, flow=None) -> tuple[Any, Reasons]:
+    def encode(self, x: Any, flow: Any = None) -> tuple[Any, Reasons]:
         """Encode items, and leave out those that cannot be encoded.
 
         Args:
@@ -181,28 +207,39 @@ class Adapter:
                 have to consist of known values.
 
         Returns:
-            The encoded items, and for every item the reason why it is left out, or None.
+            The encoded items; and for every item the reason why it is left out, or None.
 
         Raises:
             UserError: if `x` is of another type.
+            NotImplementedError: in this base class.
         """
         raise NotImplementedError
 
-    def decode(self, rows):
-        """Invert `encode`: return encoded items in the user's type."""
+    def decode(self, rows: Any) -> Any:
+        """Invert `encode`: return encoded items in the user's type.
+
+        Args:
+            rows: Encoded items, such as those that `draw` returns.
+
+        Raises:
+            NotImplementedError: in this base class.
+        """
         raise NotImplementedError
 
-    def build(self, rows, chosen: np.ndarray, /, **network):
+    def build(self, rows: Any, chosen: np.ndarray, /, **network: Any) -> Any:
         """Return an untrained flow, initialised from counts of the training items.
 
         Args:
             rows: All encoded items.
             chosen: Indices of the training items, (M,).
             **network: Sizes of the flow's network.
+
+        Raises:
+            NotImplementedError: in this base class.
         """
         raise NotImplementedError
 
-    def finish(self, flow, rows: Rows, chosen: np.ndarray, held_out: np.ndarray) -> None:
+    def finish(self, flow: Any, rows: Rows, chosen: np.ndarray, held_out: np.ndarray) -> None:
         """Count anew in a trained flow, in place, now with the items that were held out.
 
         Args:
@@ -213,11 +250,11 @@ class Adapter:
         """
         flow.count(self.batch(rows, chosen))
 
-    def sizes(self, rows) -> np.ndarray:
+    def sizes(self, rows: Any) -> np.ndarray:
         """Return the number of positions of each row, or nodes of each graph, (M,)."""
         return rows.lengths.numpy()
 
-    def batch(self, rows, chosen: np.ndarray) -> Any:
+    def batch(self, rows: Any, chosen: np.ndarray) -> Any:
         """Return some items as a batch, which the flow's `training_loss` and `log_prob` take.
 
         Args:
@@ -242,7 +279,7 @@ class SequenceAdapter(Adapter):
     arguments = (RowFlow,)
     fixed = ("cardinality", "positions", "counts")
 
-    symbols: list
+    symbols: list[Any]
     container: str
     longest: int
 
@@ -251,7 +288,7 @@ class SequenceAdapter(Adapter):
         self.cardinality = len(self.symbols)
 
     @classmethod
-    def of(cls, items: Sequence) -> SequenceAdapter:
+    def of(cls, items: Sequence[Any]) -> SequenceAdapter:
         """Return the adapter for sequences of one type, whose symbols become the alphabet.
 
         Args:
@@ -340,7 +377,15 @@ class SequenceAdapter(Adapter):
         return flow
 
     def batch(self, rows, chosen):
-        """Return the rows with the indices `chosen` (M,), padded to the longest of them."""
+        """Return some sequences as a batch.
+
+        Args:
+            rows: All encoded sequences.
+            chosen: Indices of M of them, (M,) int64.
+
+        Returns:
+            These M rows, padded to the longest of them.
+        """
         return super().batch(rows, chosen).cut()
 
     def log_prob(self, flow: RowFlow, rows: Rows, orders: int = 1) -> torch.Tensor:
@@ -368,7 +413,7 @@ class SequenceAdapter(Adapter):
         return value
 
     def draw(self, flow: RowFlow, count: int, *, seed, temperature, sizes) -> Rows:
-        """Draw sequences, encoded; with one seed, more of them begin with the same ones.
+        """Draw sequences; with one seed, more of them begin with the same ones.
 
         Args:
             flow: The flow.
@@ -376,6 +421,9 @@ class SequenceAdapter(Adapter):
             seed: Seed of the sample.
             temperature: Below 1 for more probable sequences.
             sizes: Lowest and highest length; None for the training data's distribution.
+
+        Returns:
+            The sequences, encoded.
 
         Raises:
             UserError: if no training sequence has a length from `sizes`.

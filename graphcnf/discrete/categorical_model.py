@@ -1,4 +1,9 @@
-"""`CategoricalModel`, a density of discrete data of a user's own type."""
+"""`CategoricalModel`, a density of discrete data of a user's own type.
+
+The *items* of the data are rows of a table, sequences, or graphs. An *adapter* translates them to
+categories and back, and a *flow* is the density of the categories (`graphcnf.discrete.adapters`).
+Items are *held out* to score the model and not to train it.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +26,7 @@ from torch import nn
 from graphcnf.arguments import check
 from graphcnf.discrete.adapters import (
     Adapter,
+    Items,
     Reasons,
     Refused,
     SequenceAdapter,
@@ -29,7 +35,7 @@ from graphcnf.discrete.adapters import (
 )
 from graphcnf.discrete.graph_adapter import GraphAdapter, graphs_in
 from graphcnf.discrete.rows import Rows
-from graphcnf.discrete.table_adapter import TableAdapter
+from graphcnf.discrete.table_adapter import Column, TableAdapter
 from graphcnf.errors import UserError
 from graphcnf.file_reading import inside, read_json
 from graphcnf.graphs.batch import GraphBatch, size_bucketed_batches
@@ -144,7 +150,7 @@ class CategoricalModel(nn.Module):
     @classmethod
     def for_data(
         cls,
-        x,
+        x: Items,
         *,
         seed: int = 0,
         bins: int | Mapping[Any, int] | None = None,
@@ -175,7 +181,7 @@ class CategoricalModel(nn.Module):
     @learning()
     def fit(
         self,
-        x,
+        x: Items,
         y: Any = None,
         *,
         seed: int = 0,
@@ -214,6 +220,7 @@ class CategoricalModel(nn.Module):
             UserError: if a model cannot take such data, a setting is out of range, or Lightning is
                 not installed.
             KeyboardInterrupt: if Ctrl-C ended the run before its first evaluation.
+            SystemExit: if another signal, such as SIGTERM, ended the run.
         """
         x = graphs_in(x)
         if not isinstance(network, Mapping | None):
@@ -255,7 +262,9 @@ class CategoricalModel(nn.Module):
 
     @classmethod
     @learning()
-    def _build(cls, x, seed, held_out, network, **for_adapter) -> tuple[CategoricalModel, Any]:
+    def _build(
+        cls, x: Items, seed: int, held_out: float, network: Mapping[str, Any], **for_adapter: Any
+    ) -> tuple[CategoricalModel, Any]:
         """Build an untrained model for data, initialised from counts of the training items.
 
         Args:
@@ -286,11 +295,25 @@ class CategoricalModel(nn.Module):
         return cls()._learned(adapter, flow), data
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Return the options of `fit` by name, for scikit-learn's `clone` and searches."""
+        """Return the options of `fit`, for scikit-learn's `clone` and searches.
+
+        Args:
+            deep: Without effect: options are no estimators.
+
+        Returns:
+            `{name: value}` of the options that were given.
+        """
         return dict(self.options)
 
     def set_params(self, **options) -> CategoricalModel:
-        """Change options of the next `fit`, in place, and return the model."""
+        """Change options of the next `fit`, in place.
+
+        Args:
+            **options: Options by name; others stay as they are.
+
+        Returns:
+            The same model.
+        """
         self.options |= options
         return self
 
@@ -307,7 +330,7 @@ class CategoricalModel(nn.Module):
 
     @property
     def exact(self) -> bool:
-        """Return True if `log_prob` is exact, False if it is a lower bound (graphs)."""
+        """True if `log_prob` is exact, False if it is a lower bound (graphs)."""
         return self.adapter.exact
 
     def __repr__(self) -> str:
@@ -317,7 +340,7 @@ class CategoricalModel(nn.Module):
         count = sum(p.numel() for p in self.parameters())
         return f"CategoricalModel({self.adapter}: {count:,} parameters)"
 
-    def batch(self, x) -> Rows | GraphBatch:
+    def batch(self, x: Items) -> Rows | GraphBatch:
         """Encode items as a batch for `training_loss`; a `collate_fn` for a DataLoader.
 
         Args:
@@ -332,7 +355,9 @@ class CategoricalModel(nn.Module):
         data = _all_encoded(self.adapter, x, self.flow)
         return self.adapter.batch(data, np.arange(len(self.adapter.sizes(data))))
 
-    def training_loss(self, x, *, beta: float = 1.0):
+    def training_loss(
+        self, x: Items | Rows | GraphBatch, *, beta: float = 1.0
+    ) -> tuple[torch.Tensor, dict[str, tuple[torch.Tensor, torch.Tensor]]]:
         """Return the loss of a batch, and metrics.
 
         Args:
@@ -349,11 +374,8 @@ class CategoricalModel(nn.Module):
 
     @evaluated
     @torch.no_grad()
-    def log_prob(self, x, *, orders: int = 1, given: Sequence = ()) -> np.ndarray:
+    def log_prob(self, x: Items, *, orders: int = 1, given: Sequence[Any] = ()) -> np.ndarray:
         """Return the log-likelihood of each item, including that of its length or size.
-
-        The result has the shape (M,), in nats. Items with probability 0 have -inf; `reasons` says
-        why.
 
         - Tables and sequences: exact. A table's density is that of one order of the columns, in
           which `sample` draws as well; with several `orders`, the mean of their densities. Missing
@@ -363,9 +385,12 @@ class CategoricalModel(nn.Module):
           the nodes: that of the graph is larger by log(n! / |Aut|).
 
         Args:
-            x: The data.
+            x: M items.
             orders: Number of orders of the nodes or columns.
             given: Columns of a table to condition on: log p(others | given).
+
+        Returns:
+            (M,) nats, float64; -inf for items with probability 0, of which `reasons` says why.
 
         Raises:
             UserError: if `x` is of another type or has other columns than the training data.
@@ -382,18 +407,26 @@ class CategoricalModel(nn.Module):
             nats[place[chosen]] = adapter.log_prob(self.flow, batch, orders, **options).numpy()
         return nats
 
-    def score_samples(self, x) -> np.ndarray:
-        """Return `log_prob`, under scikit-learn's name for it."""
+    def score_samples(self, x: Items) -> np.ndarray:
+        """Return `log_prob`, under scikit-learn's name for it.
+
+        Args:
+            x: M items.
+
+        Returns:
+            (M,) nats, float64.
+        """
         return self.log_prob(x)
 
-    def score(self, x, y: Any = None) -> float:
-        """Return the mean of `log_prob`, in nats, which searches of scikit-learn maximize.
-
-        -inf if an item has probability 0.
+    def score(self, x: Items, y: Any = None) -> float:
+        """Return the mean of `log_prob`, which searches of scikit-learn maximize.
 
         Args:
             x: The data.
             y: Ignored.
+
+        Returns:
+            Nats; -inf if an item has probability 0.
         """
         return float(self.log_prob(x).mean())
 
@@ -404,14 +437,22 @@ class CategoricalModel(nn.Module):
 
     @property
     def feature_names_in_(self) -> np.ndarray:
-        """Labels of the columns of the table that the model was trained on."""
+        """Labels of the columns of the table that the model was trained on, (D,) object.
+
+        Raises:
+            AttributeError: if it was trained on an array or other data, which have no labels.
+        """
         if vars(self)["adapter"].array is not None:
             raise AttributeError("feature_names_in_")
         return np.array([column.name for column in self._columns], dtype=object)
 
     @property
-    def _columns(self) -> list:
-        """Columns of a table or array; `AttributeError` for a model of other data, or untrained."""
+    def _columns(self) -> list[Column]:
+        """Columns of the table or array that the model was trained on.
+
+        Raises:
+            AttributeError: if the model is one of other data, or untrained.
+        """
         return getattr(vars(self).get("adapter"), "columns")  # noqa: B009
 
     def _table(self, what: str) -> TableAdapter:
@@ -427,7 +468,7 @@ class CategoricalModel(nn.Module):
             raise UserError(f"{what} is for models of a DataFrame or array, not of {self.adapter}")
         return self.adapter
 
-    def predict_proba(self, x, column) -> pd.DataFrame:
+    def predict_proba(self, x: Items, column: Any) -> pd.DataFrame:
         """Return the probabilities of a column's values given the other columns.
 
         They are the shares of the values in exp(`log_prob`) of the row with each of them, so that
@@ -442,8 +483,8 @@ class CategoricalModel(nn.Module):
             column: Label of the column, or its number in an array.
 
         Returns:
-            A table (rows of `x`, values of the column). Intervals stand for bins of numbers, None
-            for a missing value.
+            A table with a row for each row of `x` and a column for each value: its probability.
+            Intervals stand for bins of numbers, None for a missing value.
 
         Raises:
             UserError: if `x` has other columns.
@@ -464,8 +505,8 @@ class CategoricalModel(nn.Module):
             columns=pd.Index(adapter.columns[k].labels, dtype=object, tupleize_cols=False),
         )
 
-    def impute(self, x, *, seed: int = 0, statistic: str = "draw"):
-        """Return the table or array with its missing entries filled.
+    def impute(self, x: Items, *, seed: int = 0, statistic: str = "draw"):
+        """Fill the missing entries of a table or an array.
 
         Args:
             x: Rows with the columns of the training data; an array has floats, with NaN for missing
@@ -478,6 +519,9 @@ class CategoricalModel(nn.Module):
                 entry, or the median of numbers in bins; "mean" for the mean of numbers, rounded
                 where they are whole (the least squared error), and the most probable value of all
                 other entries.
+
+        Returns:
+            A copy of the table or array without missing entries.
 
         Raises:
             UserError: if `x` has other columns, or there is no such statistic.
@@ -503,7 +547,7 @@ class CategoricalModel(nn.Module):
             filled[name] = own.where(there[name], drawn_ones).astype(table[name].dtype)
         return filled
 
-    def reasons(self, x) -> Reasons:
+    def reasons(self, x: Items) -> Reasons:
         """Say of each item of `x` why its probability is 0.
 
         Args:
@@ -527,7 +571,7 @@ class CategoricalModel(nn.Module):
         temperature: float = 1.0,
         sizes: tuple[int, int] | None = None,
     ):
-        """Draw n items, which have the type of the training data (DataFrame, array or list).
+        """Draw n items of the type of the training data.
 
         Args:
             n: Number of items; a larger sample begins with the same items.
@@ -541,6 +585,9 @@ class CategoricalModel(nn.Module):
             temperature: Below 1 for more probable items.
             sizes: Lowest and highest length of a sequence, or number of nodes; None for the
                 training data's distribution.
+
+        Returns:
+            A DataFrame, an array, or a list of sequences or graphs.
 
         Raises:
             UserError: if a number is out of range, or a column or value unknown.
@@ -565,17 +612,30 @@ class CategoricalModel(nn.Module):
         return adapter.decode(drawn, given) if given else adapter.decode(drawn)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `config.json` with the vocabulary, and `model.safetensors`, both with checksums."""
+        """Write the model to a folder, from which `from_pretrained` loads it.
+
+        The files are `config.json` with the vocabulary, and `model.safetensors`, both with
+        checksums.
+
+        Args:
+            folder: The folder, which is made if it is missing.
+        """
         self.flow.save_pretrained(folder)
 
     def push_to_hub(self, name: str, *, licence: str, **options: Any) -> str:
-        """Upload the model with a model card to the Hugging Face hub; return "org/name@commit".
+        """Upload the model with a model card to the Hugging Face hub.
 
         Args:
             name: "org/name" of the repository.
             licence: Licence of the weights, such as "mit".
             **options: `private`, `intended`, `limits` and `figures` of
                 `graphcnf.hub.repository.push`.
+
+        Returns:
+            "org/name@commit", from which `from_pretrained` loads exactly this model.
+
+        Raises:
+            UserError: if the hub cannot be reached, or refuses it.
         """
         from graphcnf.hub.repository import push
 
@@ -590,7 +650,8 @@ class CategoricalModel(nn.Module):
             device: Device of the model, such as "cuda:1".
 
         Raises:
-            UserError: if the model is missing, damaged, or no `CategoricalModel`.
+            UserError: if the model is missing, damaged, or no `CategoricalModel`; the message
+                begins with the folder.
         """
         source = inside(model_folder(folder), "config.json")
         try:
@@ -609,7 +670,14 @@ class CategoricalModel(nn.Module):
         return cls()._learned(adapter, flow)
 
 
-def _settings(adapter: Adapter, seed, minutes, steps, keep_best, given: dict) -> TrainingSettings:
+def _settings(
+    adapter: Adapter,
+    seed: int,
+    minutes: float | None,
+    steps: int | None,
+    keep_best: bool,
+    given: dict[str, Any],
+) -> TrainingSettings:
     """Return the settings of a training of `fit`.
 
     With a budget in steps, the only evaluation is at the end; with one in minutes, there are as
@@ -673,10 +741,11 @@ def split(sizes: np.ndarray, seed: int, held_out: float) -> tuple[np.ndarray, np
         held_out: Share of the items to score and not to train on.
 
     Returns:
-        Indices of the items to train on, and of those to score, (M,) each.
+        Indices of the items to train on; and indices of those to score. Both are int64, in random
+        order.
 
     Raises:
-        UserError: if none is left to train on.
+        Refused: if none is left to train on.
     """
     order = np.random.default_rng((seed, 1)).permutation(len(sizes))
     # Empty items are left out: their lengths are in the histogram already.
@@ -735,7 +804,7 @@ def experiment_of(
     return Experiment(flow, train_batches, eval_batches, headline=adapter.headline)
 
 
-def _all_encoded(adapter: Adapter, x, flow=None) -> Any:
+def _all_encoded(adapter: Adapter, x: Items, flow: Any = None) -> Any:
     """Encode items, all of which must have an encoding.
 
     Args:
@@ -767,7 +836,9 @@ def _adapter_for(x, architecture="path", bins=None, node_label=None, edge_label=
         edge_label: Attribute of networkx with an edge's label; None if there is only one.
 
     Raises:
-        UserError: if there is none for such data; the message says what to do.
+        Refused: if there is no adapter for such a type; the message says what to do. It is a
+            `UserError`.
+        UserError: if an argument is for another type, or an adapter refuses the data.
     """
     from torch_geometric.data import Data
 

@@ -71,7 +71,7 @@ class ColoringFlow(Pretrained, nn.Module):
         coupling: Literal["nodes", "waves", "channels"] = "nodes",
         encoding: str | None = None,
         latent_dim: int | None = None,
-        encoding_options: dict | None = None,
+        encoding_options: dict[str, Any] | None = None,
         couplings: int = 6,
         mixtures: int = 8,
         width: int = 64,
@@ -134,12 +134,15 @@ class ColoringFlow(Pretrained, nn.Module):
 
     @evaluated
     def log_prob(self, batch: GraphBatch, samples: int = 1, noise: Noise | None = None) -> Tensor:
-        """Return lower bounds on log p(colours | graph), (B,) nats.
+        """Return lower bounds on log p(colours | graph).
 
         Args:
-            batch: Graphs; their node types are the colours.
+            batch: B graphs; their node types are the colours.
             samples: Number of draws; more tighten the bound.
             noise: Tape of the random numbers, to repeat the draws.
+
+        Returns:
+            (B,) nats.
 
         Raises:
             ValueError: if a graph has no nodes or a self-loop, a colour is out of range, or
@@ -148,7 +151,9 @@ class ColoringFlow(Pretrained, nn.Module):
         context = self._context(batch, noise=noise)
         return self.flow.log_prob(batch.node_types, context, samples=samples)
 
-    def training_loss(self, batch: GraphBatch, *, beta: float = 1.0):
+    def training_loss(
+        self, batch: GraphBatch, *, beta: float = 1.0
+    ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
         """Return the loss of a batch, and metrics.
 
         Args:
@@ -261,7 +266,7 @@ def conflicts(colors: Tensor, adjacency: Tensor, mask: Tensor) -> Tensor:
 
 
 def from_networkx(
-    graphs: Sequence[nx.Graph], colorings: Sequence[Mapping] | None = None
+    graphs: Sequence[nx.Graph], colorings: Sequence[Mapping[Any, int]] | None = None
 ) -> GraphBatch:
     """Batch undirected networkx graphs, numbered in the order of their nodes.
 

@@ -1,4 +1,9 @@
-"""Networks of the colouring model, and the order in which nodes are coloured."""
+"""Networks of the colouring model, and the order in which nodes are coloured.
+
+Shapes: B graphs of at most N nodes, K colours (categories of a node). The *turn* of a node is which
+one it is in the order of its graph, from 0 on. A colour is *blocked* for a node if a neighbour has
+it. A *look-ahead score* says how good a colour of a node is for the nodes that have none yet.
+"""
 
 from __future__ import annotations
 
@@ -214,7 +219,15 @@ class GraphConvolutions(nn.Module):
         self.leave = nn.Sequential(nn.LayerNorm(width), zero_init(ReadOut(width, outputs)))
 
     def forward(self, x: Tensor, context: GraphContext) -> Tensor:
-        """Map latents (B, N, inputs) to parameters (B, N, outputs), given graphs as context."""
+        """Compute the parameters of all nodes.
+
+        Args:
+            x: Fixed latents, (B, N, inputs).
+            context: Adjacency, mask and node features of the graphs.
+
+        Returns:
+            (B, N, outputs).
+        """
         return self.leave(self.encoder(context, x))
 
 
@@ -332,7 +345,14 @@ class ColoringNetwork(Network):
         nn.init.zeros_(self.leave[-1].get_parameter("weight"))
 
     def encode(self, context: GraphContext) -> Tensor:
-        """Return features of the nodes before any has a colour, (B, N, width)."""
+        """Return features of the nodes before any has a colour.
+
+        Args:
+            context: Adjacency, mask and node features of the graphs.
+
+        Returns:
+            (B, N, width).
+        """
         return self.norm(self.encoder(context))
 
     def around(self, h: Tensor, blocked: Tensor) -> Tensor:
@@ -389,13 +409,15 @@ class ColoringNetwork(Network):
 
         Args:
             adjacency: Edges, (B, N, N) bool.
-            blocked: Colours that a neighbour of each node has before each turn, (B, turns, N, K).
+            blocked: Colours that a neighbour of each node has before each turn, (B, turns, N, K)
+                bool.
             own: Colours that a neighbour of the node whose turn it is has, (B, turns, K) bool.
             mask: Real nodes, (B, N) bool.
             h: Features of the nodes, (B, N, width).
 
         Returns:
-            (B, turns, K), 0 where there is no choice.
+            Score of each colour of the node whose turn it is, (B, turns, K), 0 where there is no
+            choice.
         """
         graph, turn = undecided(own, mask).nonzero(as_tuple=True)
         scores = h.new_zeros(own.shape)
@@ -488,7 +510,11 @@ class ColoringState:
         return Step(self.at, possible(logits, own) if net.waves else logits)
 
     def update(self, x: Tensor) -> None:
-        """Give the M nodes of the last step their colours x (M, 1) long, and advance."""
+        """Give the nodes of the last step their colours, and advance.
+
+        Args:
+            x: The colours, (M, 1) long.
+        """
         self.order.settle(*self.at, x[:, 0])
 
     def _ahead(self, graph: Tensor, node: Tensor) -> Tensor:

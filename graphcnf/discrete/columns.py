@@ -3,10 +3,13 @@
 A row of the table has N *columns*, each with categories of its own; the *slot* of a category is its
 number when the categories of all columns are numbered through, 0 to S - 1. A row is scored and
 drawn one column per *step*; the *known* columns are those of earlier steps. Since each row may have
-an order of its own (order-agnostic), any columns can be given, and any can be left out.
+an order of its own (order-agnostic), any columns can be given, and any can be left out. The density
+mixes *counts* of categories with a *regression* (both in `graphcnf.discrete.counts`) and with
+neural networks, the *perceptrons*.
 
 A category may stand for a bin of numbers. The *place* u of a number in its bin is between 0 and 1;
-category k with place u is written as the float k + u.
+category k with place u is written as the float k + u. The density of a place is 1 + s (2 u - 1),
+with a *slope* s.
 """
 
 from __future__ import annotations
@@ -210,9 +213,12 @@ def mixture(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
     """Return the log-density of a mixture, log(share exp(first) + (1 - share) exp(second)).
 
     Args:
-        first: Log-densities of one part, nats.
+        first: Log-densities of one part, nats, of any shape.
         second: Log-densities of the other part, nats, of the same shape.
         share: Weight of the first part, in (0, 1), of a shape that broadcasts.
+
+    Returns:
+        Nats, of the shape of `first`.
     """
     return torch.logaddexp(share.log() + first, torch.log1p(-share) + second)
 
@@ -250,8 +256,8 @@ def best_shares(gain: Tensor, counts: Tensor) -> Tensor:
         counts: Which of them count, (M, N) bool.
 
     Returns:
-        (N,); the least weight for all if the mixture gains less than `GAIN` nats over the second
-        density, which chance may do.
+        (N,); `SHARES[0]`, the least weight, for all if the mixture gains less than `GAIN` nats over
+        the second density, which chance may do.
     """
     share = best_share(gain, counts, best_share(gain, counts))
     gained = mixture(gain, torch.zeros_like(gain), share) * counts
@@ -402,11 +408,11 @@ class ColumnMLP(Network):
         """Evaluate counts and autoencoder for all columns, each given those before it in `order`.
 
         Args:
-            rows: The rows; their own orders do not count.
+            rows: B rows; their own orders do not count.
 
         Returns:
-            Log-probabilities of all categories by counts, and by counts and autoencoder, (B, S)
-            nats each; and slopes of the density of places, (B, S).
+            Log-probabilities of all categories by counts, (B, S) nats; log-probabilities by counts
+            and autoencoder, (B, S) nats; and slopes of the density of places, (B, S).
         """
         start = rows.start
         if start is None:
@@ -421,12 +427,12 @@ class ColumnMLP(Network):
         """Evaluate counts and the perceptron `free`, given the same known columns for all others.
 
         Args:
-            rows: The rows.
+            rows: B rows.
             known: Known columns, (B, N) bool; what is returned for them means nothing.
 
         Returns:
-            Log-probabilities of all categories by counts, and by counts and perceptron, (B, S) nats
-            each; and slopes of the density of places, (B, S).
+            Log-probabilities of all categories by counts, (B, S) nats; log-probabilities by counts
+            and perceptron, (B, S) nats; and slopes of the density of places, (B, S).
         """
         start = self.counts(rows.x, (~known).long(), counted=self.training)
         seen = known.to(self.free.share)
@@ -628,7 +634,11 @@ class Inputs:
     start: Tensor | None = None
 
     def __getitem__(self, chosen) -> Inputs:
-        """Return the rows that indices or a mask select, without `start`."""
+        """Return some of the rows, without `start`.
+
+        Args:
+            chosen: Indices of the rows, or a mask (B,) bool.
+        """
         parts = (self.x, self.number, self.shift, self.rank)
         return Inputs(*(part[chosen] for part in parts))
 
@@ -742,7 +752,7 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
         config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__(build_network(ColumnMLP, config), single=True)
         self.config = config
-        self.metadata: dict = {}
+        self.metadata: dict[str, Any] = {}
 
     def start_from(self, counts: Counts, regression: bool = True) -> None:
         """Copy counts and their regression into the network, in place, before it is trained.
@@ -761,8 +771,8 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
             batch: B rows without masked entries.
 
         Returns:
-            By counts and autoencoder, and by counts and regression, (B, N) nats each; both include
-            the density of places.
+            Log-probabilities by counts and autoencoder, (B, N) nats; and by counts and regression,
+            (B, N) nats. Both include the density of places.
         """
         network, x = self.network, batch.values
         rows = network.inputs(x, ColumnContext.of(Context(batch.mask), network), batch.start)
@@ -778,7 +788,8 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
             known: Known columns, (B, N) bool; what is returned for them means nothing.
 
         Returns:
-            By counts and perceptron, and by counts and regression, as `_components`.
+            Log-probabilities by counts and perceptron, (B, N) nats; and by counts and regression,
+            (B, N) nats. Both include the density of places.
         """
         network, x = self.network, batch.values
         rows = network.inputs(x, ColumnContext.of(Context(batch.mask), network))
@@ -811,13 +822,16 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
 
     @evaluated
     def log_prob(self, x, context: Context = Context(), *, samples: int = 1) -> Tensor:
-        """Return log p(x) of the columns that the mask keeps, (B,) nats.
+        """Return log p(x) of the columns that the mask keeps.
 
         Args:
             x: Categories, (B, N): integers, or floats k + u, where u is the place of a number in
                 bin k and the density includes that of u.
             context: A `ColumnContext`, or one with a mask (B, N) alone.
             samples: Ignored, since nothing is drawn.
+
+        Returns:
+            (B,) nats.
 
         Raises:
             ValueError: if a category is out of range, the mask has another shape than `x`, or it
@@ -838,7 +852,8 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
             (B, N) nats, 0 where masked.
 
         Raises:
-            ValueError: as `log_prob`.
+            ValueError: if a category is out of range, the mask has another shape than `x`, or it
+                leaves a row without columns.
         """
         check_rows(context.mask)
         self.encoding.check(split(x)[0], context.mask)
@@ -964,7 +979,9 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
             state.update(x[step.at][:, None])
         return x if network.divided else x.floor().long()
 
-    def training_loss(self, batch: Rows, *, beta: float = 1.0):
+    def training_loss(
+        self, batch: Rows, *, beta: float = 1.0
+    ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
         """Return the loss of a batch, and metrics.
 
         In training mode it is that of the network's autoencoder, not of the mixture. In some of

@@ -176,7 +176,11 @@ class ColumnCounts(nn.Module):
         return self.counts(keys, p, factors, self.owner[slots] - columns[0], own)
 
     def count(self, x: Tensor) -> None:
-        """Replace the counts by those of M rows of categories x (M, N) long, in place."""
+        """Replace the counts by those of a table, in place.
+
+        Args:
+            x: Categories of M rows, (M, N) long.
+        """
         columns = range(x.shape[1])
         keys = self.keys(x, None, torch.tensor(columns))
         levels = [(k, keys[:, k, level]) for level in range(keys.shape[2]) for k in columns]
@@ -219,7 +223,12 @@ class Counts:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The order, and arguments "parents", "factors", "sizes" of `ColumnCounts`, as JSON."""
+        """What describes the counts in the configuration of a flow, as JSON values.
+
+        Returns:
+            "order", the columns in order; and "parents", "factors" and "sizes", arguments of
+            `ColumnCounts`.
+        """
         arguments = {"parents": self.parents, "factors": self.factors}
         return {"order": self.order.tolist(), **arguments, "sizes": self.columns.counts.sizes}
 
@@ -290,6 +299,9 @@ def slots_of(sizes: np.ndarray, column: int) -> slice:
     Args:
         sizes: Number of categories of each column, (N,).
         column: Number of the column.
+
+    Returns:
+        A slice from the column's first slot on.
     """
     stop = int(sizes[: column + 1].sum())
     return slice(stop - int(sizes[column]), stop)
@@ -467,11 +479,14 @@ class _Regression:
         self.earlier = earlier.to(self.start)  # products with bool are slow
 
     def nats(self, weights: Tensor) -> Tensor:
-        """Return -log p of each column, summed over the rows, (N,) nats.
+        """Return -log p of each column, summed over the rows.
 
         Args:
             weights: Weights of the regression, (S, S): by category of an earlier column (first
                 axis) and category of the column (second axis).
+
+        Returns:
+            (N,) nats.
         """
         every = torch.ones_like(self.slots)
         logits = self.start + weighted_sum(weights * self.earlier, self.slots, every)
@@ -510,7 +525,11 @@ class _Regression:
 
 
 def _regressed(sizes: np.ndarray) -> int:
-    """Return the number of rows of a regression that `LARGEST_REGRESSION` allows."""
+    """Return the number of rows of a regression that `LARGEST_REGRESSION` allows, at least 8.
+
+    Args:
+        sizes: Number of categories of each column, (N,).
+    """
     total = int(sizes.sum())
     return max(int(LARGEST_REGRESSION / (total * min(total, SPARSE * len(sizes)))), 8)
 

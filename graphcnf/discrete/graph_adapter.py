@@ -1,9 +1,13 @@
-"""Adapter of labelled graphs of networkx or torch-geometric."""
+"""Adapter of labelled graphs of networkx or torch-geometric.
+
+A *label* is what a user's graph holds at a node or an edge; labels are numbered as categories of a
+`GraphModel`. *Data* is short for `torch_geometric.data.Data`.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +38,7 @@ NETWORK = {"width": 96, "layers": 3, "head_width": 64, "table_rows": 1024}
 ONE_HOT = "one-hot "
 """Beginning of the form of labels that are vectors, before their length."""
 
-Triple = tuple[list, list, list]
+Triple = tuple[list[Any], list[Any], list[Any]]
 """A graph of n nodes and m edges as lists, in the order of the user's object: n node labels, m
 edges as pairs of node numbers from 0, each edge once, and m edge labels. Labels are what the user's
 graph holds (for Data, integers), not yet categories; all are 0 where it has none."""
@@ -71,16 +75,20 @@ class GraphAdapter(Adapter):
         "planar",
     )
 
-    nodes: list
-    edges: list
+    nodes: list[Any]
+    edges: list[Any]
     source: str
-    names: list
+    names: list[Any]
     architecture: str = "path"
     numbering: str = ""
 
     @property
     def model(self) -> type[GraphModel]:
-        """Class of the graph model; UserError for an unknown name."""
+        """Class of the graph model.
+
+        Raises:
+            UserError: if there is no model with the name `architecture`.
+        """
         return model_class(self.architecture)
 
     @property
@@ -89,13 +97,13 @@ class GraphAdapter(Adapter):
         return self.model.node_orders[0]
 
     @property
-    def arguments(self) -> tuple:
+    def arguments(self) -> tuple[Callable[..., Any], ...]:
         return model_for_graphs, *self.model.options()
 
     @classmethod
     def of(
         cls,
-        graphs: Sequence,
+        graphs: Sequence[Any],
         node_label: str | None = None,
         edge_label: str | None = None,
         architecture: str = "path",
@@ -136,7 +144,7 @@ class GraphAdapter(Adapter):
                 raise UserError(f"{len(found)} {what} labels, at most {MAX_LABELS} are learned")
         return cls(nodes, edges, source, names, architecture, order_check())
 
-    def triples(self, graphs: Sequence) -> list[Triple]:
+    def triples(self, graphs: Sequence[Any]) -> list[Triple]:
         """Read the labels and edges of networkx or torch-geometric graphs.
 
         Args:
@@ -161,7 +169,7 @@ class GraphAdapter(Adapter):
                 raise UserError(f"graph {number}: {_reason(error)}") from None
         return triples
 
-    def encode(self, graphs: Sequence, flow: GraphModel | None = None) -> tuple[Any, Reasons]:
+    def encode(self, graphs: Sequence[Any], flow: GraphModel | None = None) -> tuple[Any, Reasons]:
         """Encode graphs, in the canonical depth-first order if the model has a node ordering.
 
         Args:
@@ -225,7 +233,7 @@ class GraphAdapter(Adapter):
             reasons[numbers[k]] = reason
         return packed.subset(known), reasons
 
-    def decode(self, graphs: PackedGraphs) -> list:
+    def decode(self, graphs: PackedGraphs) -> list[Any]:
         """Invert `encode`: return graphs in the type of the training data, with their labels.
 
         Args:
@@ -283,17 +291,23 @@ class GraphAdapter(Adapter):
         return value + flow.size_log_prob(batch.sizes).cpu().double()
 
     def draw(self, flow: GraphModel, count: int, **options) -> PackedGraphs:
-        """Draw encoded graphs; with one seed, more of them begin with the same ones.
+        """Draw graphs; with one seed, more of them begin with the same ones.
 
         Args:
             flow: The model.
             count: Number of graphs.
             **options: `seed`, `temperature` and `sizes` of `GraphModel.sample_records`.
+
+        Returns:
+            The graphs, encoded.
         """
         return flow.sample_records(0, count, **options)
 
     def _of_networkx(self, graph: nx.Graph) -> Triple:
         """Return labels and edges of a networkx graph, numbering its nodes in their order.
+
+        Args:
+            graph: The graph.
 
         Raises:
             TypeError: if it is no undirected simple graph, or a label is not hashable.
@@ -313,6 +327,9 @@ class GraphAdapter(Adapter):
     def _of_data(self, data) -> Triple:
         """Return labels and edges of a `Data`, each edge once.
 
+        Args:
+            data: The `Data`.
+
         Raises:
             TypeError: if it is no `Data`.
             ValueError: if it lacks its labels, or is no undirected simple graph.
@@ -331,7 +348,7 @@ class GraphAdapter(Adapter):
         nodes, edges, labels = PackedGraphs.from_data([data]).graph(0)
         return nodes.tolist(), edges.astype(int).tolist(), labels.tolist()
 
-    def _to_networkx(self, nodes: list, edges: np.ndarray, labels: list) -> nx.Graph:
+    def _to_networkx(self, nodes: list[Any], edges: np.ndarray, labels: list[Any]) -> nx.Graph:
         node_label, edge_label = self.names
         graph = nx.Graph()
         for k, label in enumerate(nodes):
@@ -340,7 +357,7 @@ class GraphAdapter(Adapter):
             graph.add_edge(j, i, **({} if edge_label is None else {edge_label: label}))
         return graph
 
-    def _to_data(self, nodes: list, edges: np.ndarray, labels: list):
+    def _to_data(self, nodes: list[Any], edges: np.ndarray, labels: list[Any]):
         data = data_of(nodes, edges, labels)
         for name, axes in zip(("x", "edge_attr"), self.names, strict=True):
             if axes is None:
@@ -358,14 +375,28 @@ class GraphAdapter(Adapter):
 
 
 def graphs_in(graphs: Any) -> Any:
-    """Return the graphs of a `Batch` or `Dataset` of torch-geometric as a list, others as given."""
+    """Return the graphs of a `Batch` or `Dataset` of torch-geometric as a list.
+
+    Args:
+        graphs: Data of any type.
+
+    Returns:
+        A list of `Data`; anything but a `Batch` or `Dataset` as it is.
+    """
     from torch_geometric.data import Batch, Dataset
 
     return listed(graphs) if isinstance(graphs, Batch | Dataset) else graphs
 
 
 def _form(values: torch.Tensor) -> int | str:
-    """Return the number of dimensions of labels, or "one-hot C" for vectors (n, C)."""
+    """Return the form of the labels of a `Data`, by which drawn labels get the same.
+
+    Args:
+        values: The labels of n nodes or edges, (n,), (n, 1) or (n, C).
+
+    Returns:
+        Number of dimensions, or "one-hot C" for one-hot vectors (n, C).
+    """
     return f"{ONE_HOT}{values.shape[1]}" if is_one_hot(values) else values.dim()
 
 
@@ -397,7 +428,7 @@ def _label(data: dict[str, Any], name: str | None, where: str):
     return data[name]
 
 
-def _only(attributes: list[dict], what: str) -> str | None:
+def _only(attributes: list[dict[str, Any]], what: str) -> str | None:
     """Find the attribute that holds the labels of all nodes, or of all edges.
 
     Args:

@@ -33,7 +33,11 @@ LARGEST = 2**53
 
 
 def default_bins(rows: int) -> int:
-    """Return the default number of bins: 7 for 128 rows, 16 for 1,000, 40 for 10,000."""
+    """Return the default number of bins of a column: 7 for 128 rows, 16 for 1,000, 40 for 10,000.
+
+    Args:
+        rows: Number of rows of the table.
+    """
     return int(np.clip(round(rows**0.4), 4, 64))
 
 
@@ -148,7 +152,8 @@ class Bins:
             (N,) float64; -1 for numbers outside of all bins.
 
         Raises:
-            ValueError, TypeError: if the column holds no numbers, or no times.
+            ValueError: if an entry is no number, such as a text.
+            TypeError: if the column is of a type that holds no numbers, or no times.
         """
         x = as_numbers(series, self.unit)
         k = np.searchsorted(self.low, x, "right") - 1
@@ -166,12 +171,15 @@ class Bins:
         return np.where(fits, k + place.clip(0, 1 - 1e-12), -1.0)
 
     def _split(self, value: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Split encoded numbers k + u, (N,), into bins and places.
+        """Split encoded numbers into bins and places.
+
+        Args:
+            value: Encoded numbers k + u, (N,).
 
         Returns:
-            (N,) each: the bin k; the place u in it; the parts of the bin, as the third column of
-            `edges` has them; and the distance of the number from the end of the bin if that is a
-            tail.
+            Four arrays (N,): the bin k; the place u in it; the parts of the bin, as the third
+            column of `edges` has them; and, if the bin is a tail, the distance of the number from
+            its end.
         """
         k = np.floor(value).astype(int)
         place = value - k
@@ -179,7 +187,14 @@ class Bins:
         return k, place, self.parts[k], away
 
     def decode(self, value: np.ndarray) -> np.ndarray:
-        """Invert `encode`: return the numbers, or times in units, of k + u, both (N,) float64."""
+        """Invert `encode`.
+
+        Args:
+            value: Encoded numbers k + u, (N,) float64.
+
+        Returns:
+            The numbers, or times in units, (N,) float64.
+        """
         k, place, parts, away = self._split(value)
         low, high = self.low[k], self.high[k]
         inside = place * (high - low)
@@ -245,6 +260,9 @@ class Bins:
 
         Args:
             numbers: (N,) float64; NaN for missing entries.
+
+        Returns:
+            A series of N entries without a name.
         """
         # Rounding may lead from the tail beyond the last number.
         series = pd.Series(numbers).clip(self.lowest, self.highest)
@@ -280,7 +298,14 @@ def is_numeric(dtype) -> bool:
 
 
 def time_kind(series: pd.Series) -> str:
-    """Return "m" for a column of durations, "M" for one of dates and times, "" for any other."""
+    """Tell columns of times from others.
+
+    Args:
+        series: The column, which may be of the type object.
+
+    Returns:
+        "m" for durations, "M" for dates and times, "" for anything else.
+    """
     kind = getattr(series.infer_objects().dtype, "kind", "")
     return kind if kind in ("m", "M") else ""
 
@@ -308,8 +333,12 @@ def _range(dtype: str, unit: int | None) -> tuple[float, float]:
 def _unit(series: pd.Series) -> int | None:
     """Return the unit in which a column of times is best written as whole numbers.
 
-    It is the largest of `UNITS`, in nanoseconds, of which all times are multiples; the smallest one
-    if there is none; None for a column of numbers.
+    Args:
+        series: The column.
+
+    Returns:
+        The largest of `UNITS`, in nanoseconds, of which all times are multiples; the smallest one
+        if there is none; None for a column of numbers.
     """
     if not types.is_datetime64_any_dtype(series.dtype) and not types.is_timedelta64_dtype(
         series.dtype
@@ -320,7 +349,14 @@ def _unit(series: pd.Series) -> int | None:
 
 
 def _stamps(times: pd.Series) -> np.ndarray:
-    """Return times as nanoseconds, (N,) int64."""
+    """Convert times to nanoseconds, since 1970 for dates.
+
+    Args:
+        times: Column of dates or durations, none of them missing.
+
+    Returns:
+        (N,) int64.
+    """
     index = pd.TimedeltaIndex if types.is_timedelta64_dtype(times.dtype) else pd.DatetimeIndex
     return index(times).as_unit("ns").asi8
 
@@ -337,7 +373,8 @@ def as_numbers(series: pd.Series, unit: int | None) -> np.ndarray:
         whole units.
 
     Raises:
-        ValueError, TypeError: if the column holds no numbers, or with a unit no times.
+        ValueError: if an entry is no number, such as a text.
+        TypeError: if the column is of a type that holds no numbers, or with a unit no times.
     """
     if unit is None:
         return pd.to_numeric(series).to_numpy(dtype=float, na_value=np.nan)

@@ -132,7 +132,10 @@ class CausalAttention(Network):
         return self.dropout(h)
 
     def _check_mask(self, mask: Tensor) -> None:
-        """Check a mask (B, L) of rows.
+        """Check the mask of a batch of rows.
+
+        Args:
+            mask: Real positions, (B, L) bool.
 
         Raises:
             ValueError: if it has too many positions, or a row has padding before a real position.
@@ -265,6 +268,9 @@ class Rows:
 
         Args:
             rows: B rows, which may have different lengths, also 0.
+
+        Returns:
+            A batch of B rows without `start`.
         """
         lengths = np.array([len(row) for row in rows], dtype=np.int64)
         mask = np.arange(lengths.max(initial=0)) < lengths[:, None]
@@ -281,7 +287,11 @@ class Rows:
         return self.mask.sum(1)
 
     def __getitem__(self, chosen) -> Rows:
-        """Return the rows that a slice, indices or a mask selects."""
+        """Return some of the rows.
+
+        Args:
+            chosen: A slice, indices long, or a mask (B,) bool.
+        """
         return self._each(lambda part: part[chosen])
 
     def cut(self) -> Rows:
@@ -342,16 +352,19 @@ class RowFlow(Pretrained, AutoregressiveFlow):
         config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__(build_network(CausalAttention, config), single=True)
         self.config = config
-        self.metadata: dict = {}
+        self.metadata: dict[str, Any] = {}
 
     @evaluated
     def log_prob(self, x, context: Context = Context(), *, samples: int = 1) -> Tensor:
-        """Return the exact log p(x | number of positions), (B,) nats.
+        """Return the exact log p(x | number of positions).
 
         Args:
             x: Categories, (B, L) integers.
             context: Its mask (B, L) says which positions are real: the first ones of a row.
             samples: Ignored, since nothing is drawn.
+
+        Returns:
+            (B,) nats.
 
         Raises:
             ValueError: if a category is out of range, the mask has another shape than `x`, or a row
@@ -389,7 +402,11 @@ class RowFlow(Pretrained, AutoregressiveFlow):
         return flow
 
     def count(self, rows: Rows) -> None:
-        """Replace the counts of n-grams by those of `rows`, in place."""
+        """Replace the counts of n-grams, in place.
+
+        Args:
+            rows: Rows that are counted instead.
+        """
         keys, x = _counted(rows, self.network.cardinalities[0], self.network.reach)
         self.network.counts = ContextCounts.of(list(keys), [x] * len(keys)).to(self.device)
         self.config["counts"] = {**self.config["counts"], "sizes": self.network.counts.sizes}
@@ -434,14 +451,20 @@ class RowFlow(Pretrained, AutoregressiveFlow):
         return seen / seen.sum()
 
     def length_log_prob(self, lengths: Tensor) -> Tensor:
-        """Return the log-probability of each of the lengths (B,), nats.
+        """Return the log-probabilities of lengths.
 
-        It is -inf for lengths that the prior of `length_probabilities` excludes.
+        Args:
+            lengths: Lengths, (B,) long.
+
+        Returns:
+            (B,) nats; -inf for lengths that the prior of `length_probabilities` excludes.
         """
         prior = torch.as_tensor(self.length_probabilities()).to(lengths.device)
         return log_prob_of_sizes(prior.log()[None], lengths)
 
-    def training_loss(self, batch: Rows, *, beta: float = 1.0):
+    def training_loss(
+        self, batch: Rows, *, beta: float = 1.0
+    ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
         """Return the loss of a batch, without empty rows, and metrics.
 
         Args:

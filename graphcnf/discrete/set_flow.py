@@ -4,6 +4,9 @@ Networks have no positional inputs. A coupling that goes element by element need
 element gets one more latent, and elements are sorted by it. This latent is noise that the flow
 leaves unchanged. Encoder and base density give it the same density, so it costs no bits, and the
 flow remains equivariant under permutations of the set.
+
+Shapes: B sets of at most L elements; D latents of an element besides the one by which it is sorted;
+C components of a mixture. A *group* is a part of a set whose elements are decided together.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -86,7 +89,7 @@ class SetFlow(Pretrained, CategoricalFlow):
         *,
         encoding: str | None = None,
         latent_dim: int | None = None,
-        encoding_options: dict | None = None,
+        encoding_options: dict[str, Any] | None = None,
         coupling: Literal["elements", "groups", "channels"] = "elements",
         couplings: int | None = None,
         mixtures: int | None = None,
@@ -129,7 +132,9 @@ class SetFlow(Pretrained, CategoricalFlow):
         self.config = config
         self.metadata: dict = {}
 
-    def training_loss(self, batch: Tensor, *, beta: float = 1.0):
+    def training_loss(
+        self, batch: Tensor, *, beta: float = 1.0
+    ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
         """Return the loss of a batch, and metrics.
 
         Args:
@@ -189,7 +194,15 @@ class SetNetwork(nn.Module):
         self.leave = nn.Sequential(nn.LayerNorm(width), zero_init(nn.Linear(width, outputs)))
 
     def forward(self, x: Tensor, context: Context = Context()) -> Tensor:
-        """Map (B, L, inputs) to (B, L, outputs); elements that the context masks are not seen."""
+        """Compute the parameters of all elements.
+
+        Args:
+            x: Channels of the elements, (B, L, inputs).
+            context: Its mask (B, L) says which elements are real; others are not seen.
+
+        Returns:
+            (B, L, outputs).
+        """
         # A padded element attends to itself: a softmax over nothing would be NaN.
         itself = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)[None, None]
         real = True if context.mask is None else context.mask[:, None, None]
@@ -272,7 +285,16 @@ class OrderedEncoding(Encoding):
         return Encoded(torch.cat([order, inner.z], -1), inner.log_posterior, log_q, inner.correct)
 
     def decode(self, z, context=Context(), *, sample=False):
-        """Return categories (B, L) of latents z (B, L, 1 + D), of which the first is ignored."""
+        """Return the categories of latents.
+
+        Args:
+            z: Latents, (B, L, 1 + D), of which the first of each element is ignored.
+            context: Its mask says which elements are real.
+            sample: True to draw from p(x|z), False for the most probable category.
+
+        Returns:
+            (B, L) long.
+        """
         return self.encoding.decode(z[..., 1:], context, sample=sample)
 
 
@@ -405,10 +427,14 @@ class ElementCoupling(Bijection):
         return self._finish(z, index, mask, known.unbind(-1), slopes)
 
     def _order(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Sort the elements of sets x (B, L, 1 + D) by their first latent, padding last.
+        """Sort the elements of sets by their first latent, padding last.
+
+        Args:
+            x: Latents, (B, L, 1 + D).
+            mask: Real elements, (B, L) bool; None if all are.
 
         Returns:
-            Indices for `gather`, (B, L, 1 + D) long, and the sizes of the sets, (B,) long.
+            Indices for `gather`, (B, L, 1 + D) long; and the sizes of the sets, (B,) long.
         """
         index, sizes = ranking(x[..., 0], mask, self.network.elements)
         return index.unsqueeze(-1).expand_as(x), sizes
@@ -424,7 +450,7 @@ class ElementCoupling(Bijection):
             slopes: Logarithms of their derivatives, D tensors (B, L).
 
         Returns:
-            The output (B, L, 1 + D), and the log term (B,), nats.
+            The output, (B, L, 1 + D); and the log-det, (B,) nats.
         """
         sums = sum(slopes)
         if mask is not None:
@@ -457,7 +483,16 @@ class ElementCoupling(Bijection):
 
     @staticmethod
     def _log_densities(x: Tensor, means: Tensor, log_scales: Tensor) -> Tensor:
-        """Return the logistic log-densities of x in each component, nats; shapes broadcast."""
+        """Return the logistic log-densities of latents in each component.
+
+        Args:
+            x: The latents.
+            means: Means of the components.
+            log_scales: Log-scales of the components.
+
+        Returns:
+            Nats, of the shape to which the three broadcast.
+        """
         return logistic_log_density((x - means) * torch.exp(-log_scales)) - log_scales
 
 
@@ -505,7 +540,9 @@ class GroupNetwork(Network):
             self.values.weight[categories] = self.decided.weight[categories] = 0
         nn.init.ones_(self.scales.weight)
 
-    def groups_after(self, values: Tensor, decided: Tensor, before: Tensor, after: Tensor):
+    def groups_after(
+        self, values: Tensor, decided: Tensor, before: Tensor, after: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the hidden states of M groups before their first element.
 
         Args:
@@ -515,7 +552,7 @@ class GroupNetwork(Network):
             after: Number of the other elements of the set, (M,) long.
 
         Returns:
-            The triple that the class describes.
+            The hidden state: channels of the earlier groups, (M, C); `decided`; and `after`.
         """
         scale, shift = self.scales(after).chunk(2, -1)[0], self.after(after).chunk(2, -1)[0]
         h = scale * values + shift + self.before(before)
@@ -532,11 +569,12 @@ class GroupNetwork(Network):
         """Add a decided element to the hidden states of M groups.
 
         Args:
-            hidden: The triple that the class describes.
+            hidden: Channels of the earlier groups, (M, C); sum of the embeddings of all elements so
+                far, (M, C); number of elements to come, (M,).
             x: Category of the element, (M,) long; the number of categories stands for no element.
 
         Returns:
-            The new triple, and None, since all groups go on.
+            The new hidden state, a triple of the same kind; and None, since all groups go on.
         """
         h, decided, after = hidden
         # Absent elements are the last ones of a group: they change no count that is still read.
@@ -600,7 +638,12 @@ class GroupState:
         return Step(at, self.network.groups_after(*parts))
 
     def update(self, x: Tensor) -> None:
-        """Append the decided elements x (M, V) of the current group to the M sets of the step."""
+        """Append the decided elements of the current group to the sets of the last step.
+
+        Args:
+            x: Categories of the elements, (M, V) long; the number of categories stands for no
+                element.
+        """
         count, own = len(x), (x < self.network.cardinalities[0]).sum(-1)
         self.before, self.after = self.before[:count] + own, self.after[:count] - own
         self.sums = [s[:count] + t(x).sum(1) for s, t in zip(self.sums, self.tables, strict=True)]

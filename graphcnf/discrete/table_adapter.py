@@ -1,4 +1,10 @@
-"""Adapter of tables and arrays: rows of categories with a position per column."""
+"""Adapter of tables and arrays: rows of categories with a position per column.
+
+The category of a number is its *bin*, and its *place* u in [0, 1) is where it lies there; both are
+written as the float k + u. An *event* is which places of each category are allowed, as in
+`ColumnContext`. *Missing* entries are a category of their own in some columns; in the others they
+are masked, and marginalised.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +21,7 @@ from pandas.api import types
 
 from graphcnf.discrete.adapters import (
     Adapter,
+    Items,
     Reasons,
     Refused,
     Vocabulary,
@@ -168,6 +175,9 @@ class Column:
     def encode(self, series: pd.Series) -> np.ndarray:
         """Encode a column of N entries.
 
+        Args:
+            series: The entries.
+
         Returns:
             (N,): the category k, or for a number in bin k the float k + u, where u in [0, 1) is its
             place inside the bin. -1 for unknown values, and for missing entries unless they are a
@@ -201,7 +211,7 @@ class Column:
         numbers = self.categories is None and not self.rare and is_numeric(self.dtype)
         return np.array(self.values, dtype=float) if numbers else None
 
-    def event(self, condition: list | tuple) -> np.ndarray:
+    def event(self, condition: list[Any] | tuple[Any, Any]) -> np.ndarray:
         """Return which places of each category have values that a condition allows.
 
         Args:
@@ -235,8 +245,18 @@ class Column:
             raise UserError(f"{what} has no value in {condition!r}")
         return found
 
-    def _ends(self, interval: tuple) -> list[float]:
-        """Return both ends of an interval of numbers or times as numbers of the bins."""
+    def _ends(self, interval: tuple[Any, Any]) -> list[float]:
+        """Return both ends of an interval of numbers or times as numbers of the bins.
+
+        Args:
+            interval: Lowest and highest value, None for no end.
+
+        Returns:
+            Two floats: numbers, or times in the unit of the bins; infinite for no end.
+
+        Raises:
+            UserError: if an end is of another kind than the column, such as a time among numbers.
+        """
         assert self.bins is not None
         ends = []
         for end, none in zip(interval, (-np.inf, np.inf), strict=True):
@@ -255,7 +275,18 @@ class Column:
         return ends
 
     def _between(self, least: Any, most: Any) -> np.ndarray:
-        """Return the categories whose values are between two values, both included, (M,)."""
+        """Return the categories whose values lie between two values, both included.
+
+        Args:
+            least: Lowest value; None for no end.
+            most: Highest value; None for no end.
+
+        Returns:
+            Categories, ascending, (M,) int64.
+
+        Raises:
+            UserError: if values of the column cannot be compared with these.
+        """
         values, ordered = self.values, self.categories is not None and self.categories[1]
         try:
             if ordered:  # pandas compares the numbers of categories
@@ -273,14 +304,25 @@ class Column:
         return np.flatnonzero(fits)
 
     def rare_number(self, values: np.ndarray) -> np.ndarray:
-        """Return which of the rare values each place stands for, given k + place, (N,)."""
+        """Return which rare values encoded entries stand for.
+
+        Args:
+            values: Entries k + u of the category that rare values share, (N,).
+
+        Returns:
+            Index of each in `rare`, (N,) int64.
+        """
         return np.searchsorted(self.ends, values % 1, "right").clip(max=len(self.rare) - 1)
 
     def decode(self, values: np.ndarray) -> pd.Series:
-        """Turn what `encode` returns, (N,) without -1, back into a column of values.
+        """Invert `encode`.
 
-        The column has the pandas type of the training data; the category of missing entries becomes
-        a missing entry.
+        Args:
+            values: Encoded entries k + u, (N,), without -1.
+
+        Returns:
+            A column of N values of the pandas type of the training data; the category of missing
+            entries becomes a missing entry.
         """
         category = np.floor(values).astype(int)
         absent, shared = category == len(self.values), category == len(self.values) - 1
@@ -347,7 +389,7 @@ class TableAdapter(Adapter):
         self.cardinalities = [column.cardinality for column in self.columns]
 
     @classmethod
-    def of(cls, data, bins: int | Mapping[Any, int] | None = None) -> TableAdapter:
+    def of(cls, data: Items, bins: int | Mapping[Any, int] | None = None) -> TableAdapter:
         """Return the adapter for a table or an array.
 
         Args:
@@ -356,8 +398,9 @@ class TableAdapter(Adapter):
             bins: Number of bins of numbers, for all columns or by label; None to choose it.
 
         Raises:
-            UserError: if the table is empty, has a repeated label, or a column that `Column.of`
-                refuses.
+            Refused: if the table is empty, or an array holds no numbers or has another shape; it is
+                a `UserError`.
+            UserError: if there is a repeated label, or a column that `Column.of` refuses.
         """
         is_array = not isinstance(data, pd.DataFrame)
         numbers = _frame(data) if is_array else data
@@ -374,7 +417,7 @@ class TableAdapter(Adapter):
         array = str(numbers.dtypes.iloc[0]) if is_array else None
         return cls(columns, array, isinstance(data, torch.Tensor))
 
-    def encode(self, data, flow=None):
+    def encode(self, data: Items, flow: Any = None) -> tuple[Rows, Reasons]:
         """Encode the rows of a table or an array; leave out rows with an unknown value.
 
         Args:
@@ -396,7 +439,7 @@ class TableAdapter(Adapter):
         found = torch.from_numpy(encoded[[reason is None for reason in reasons]])
         return Rows(found.clamp(min=0), found >= 0), reasons
 
-    def known(self, data) -> Rows:
+    def known(self, data: Items) -> Rows:
         """Encode rows as `encode` does, but values that training lacked as missing entries.
 
         A warning counts these, and names the first.
@@ -419,13 +462,22 @@ class TableAdapter(Adapter):
         return Rows(found.clamp(min=0), found >= 0)
 
     def _cell(self, table: pd.DataFrame, row: int, column: int) -> str:
-        """Name an entry for a message: the row and the number of the column in `columns`."""
+        """Name an entry of a table for a message.
+
+        Args:
+            table: The table.
+            row: Index of the row in it.
+            column: Index of the column in `columns`.
+
+        Returns:
+            Text such as "value 'x' in column 'colour'".
+        """
         name = self.columns[column].name
         value = table[name].iloc[row]
         value = value.item() if isinstance(value, np.generic) else value
         return f"value {value!r} in column {name!r}"
 
-    def _encoded(self, data) -> tuple[np.ndarray, np.ndarray, pd.DataFrame]:
+    def _encoded(self, data: Items) -> tuple[np.ndarray, np.ndarray, pd.DataFrame]:
         """Encode M rows, column by column.
 
         Args:
@@ -436,7 +488,7 @@ class TableAdapter(Adapter):
             that training lacked, (M, N) bool; and the rows as a table.
 
         Raises:
-            UserError: as `encode`.
+            UserError: if `data` is of another type, or lacks a column or has a further one.
         """
         names = [column.name for column in self.columns]
         wanted = f"a DataFrame with the columns {', '.join(map(str, names))}"
@@ -456,7 +508,7 @@ class TableAdapter(Adapter):
         return encoded, (encoded < 0) & ~table[names].isna().to_numpy(), table
 
     def decode(self, rows, given: Mapping[Any, Any] | None = None):
-        """Return the table or array of encoded rows.
+        """Return encoded rows in the type of the training data, a table or an array.
 
         Args:
             rows: M encoded rows.
@@ -470,14 +522,25 @@ class TableAdapter(Adapter):
         return self.as_data(table)
 
     def as_data(self, table: pd.DataFrame):
-        """Return a table of values in the type of the training data, a table or an array."""
+        """Convert a table of values to the type of the training data.
+
+        Args:
+            table: The table, as the method `table` returns it.
+
+        Returns:
+            The table itself, an array or a tensor.
+        """
         if self.array is None:
             return table
         array = table.astype(object).to_numpy().astype(self.array)
         return torch.from_numpy(array) if self.tensor else array
 
     def table(self, rows: Rows) -> pd.DataFrame:
-        """Return the values of encoded rows as a table, for arrays as well."""
+        """Return the values of encoded rows as a table, for arrays as well.
+
+        Args:
+            rows: Encoded rows without masked entries.
+        """
         values = rows.values.cpu().numpy()
         parts = [column.decode(values[:, k]) for k, column in enumerate(self.columns)]
         return pd.concat(parts, axis=1, keys=[column.name for column in self.columns])
@@ -590,7 +653,14 @@ class TableAdapter(Adapter):
         return event
 
     def present(self, rows: Rows) -> Rows:
-        """Return the rows with missing entries masked also where they are encoded as a category."""
+        """Mask missing entries of rows also where they are encoded as a category.
+
+        Args:
+            rows: Encoded rows.
+
+        Returns:
+            The same rows with the new mask.
+        """
         missing = torch.tensor(
             [len(c.values) if c.missing and c.values else -1 for c in self.columns]
         )
@@ -777,7 +847,7 @@ class TableAdapter(Adapter):
         return np.concatenate(parts)
 
     def draw(self, flow, count, *, seed, temperature=1.0, sizes=None, known=None, event=None):
-        """Draw encoded rows; with one seed, more of them begin with the same ones.
+        """Draw rows; with one seed, more of them begin with the same ones.
 
         Args:
             flow: The flow.
@@ -789,6 +859,9 @@ class TableAdapter(Adapter):
                 None for none.
             event: What each entry may be, given the entries before it, see `ColumnContext`; None
                 for anything.
+
+        Returns:
+            The rows, encoded.
 
         Raises:
             UserError: if `sizes` are given.
@@ -844,14 +917,14 @@ class TableAdapter(Adapter):
 
     @torch.no_grad()
     def conditional(self, flow, known: Rows, k: int) -> np.ndarray:
-        """Return the probabilities of the values of column k given the known columns.
+        """Return the probabilities of the values of a column given the known columns.
 
         They are the shares of the values in the density of whole rows (`_reweighted`).
 
         Args:
             flow: The flow.
             known: M rows; the mask is True for known entries.
-            k: Number of the column.
+            k: Number of the column, of C categories.
 
         Returns:
             (M, C) float64.
@@ -944,14 +1017,28 @@ class TableAdapter(Adapter):
 
 
 def _refuse_repeated_labels(table: pd.DataFrame) -> None:
-    """Raise `UserError` if two columns have the same label."""
+    """Check that no two columns have the same label.
+
+    Args:
+        table: The table.
+
+    Raises:
+        UserError: if two have; the message names the label.
+    """
     if table.columns.has_duplicates:
         twice = table.columns[table.columns.duplicated()][0]
         raise UserError(f"two columns are called {twice!r}: rename one, or drop it")
 
 
 def _frame(array: np.ndarray | torch.Tensor) -> pd.DataFrame:
-    """Return an array or tensor (N, D) of numbers as a table; raise `Refused` for any other."""
+    """Return an array of numbers as a table.
+
+    Args:
+        array: Array or tensor, (N, D).
+
+    Raises:
+        Refused: if it has another shape, or its entries are no numbers.
+    """
     if isinstance(array, torch.Tensor):
         array = array.detach().cpu()
         array = (array.float() if array.dtype == torch.bfloat16 else array).numpy()

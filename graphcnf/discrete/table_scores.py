@@ -1,24 +1,26 @@
 """Distances between two samples of discrete data, and evaluation of synthetic tables.
 
-The total variation is half the sum of the absolute differences of frequencies: 0 for equal
+The *total variation* is half the sum of the absolute differences of frequencies: 0 for equal
 frequencies, 1 if no value occurs in both samples. It is positive even for finite samples of one
-density; compare it with that of two halves of the data.
+density; compare it with that of two halves of the data. A table is *real*, *synthetic* (drawn from
+a model that has learned from the real one) or *held out*: real rows that the model has not learned
+from.
 
 Figures of a synthetic table:
 
 - `shape_error` and `trend_error`, in percent: mean errors of columns and of pairs of columns, as in
   `sdmetrics` 0.32 (whose report omits pairs with little dependence). For numbers these are the
-  Kolmogorov-Smirnov distance, and half the difference of Pearson correlations; for categories
-  total variations; for a category with a number the total variation with ten bins of each table's
-  range. A column whose values are all lost has the error 100, which `sdmetrics` leaves out.
+  Kolmogorov-Smirnov distance, and half the difference of Pearson correlations; for categories total
+  variations; for a category with a number the total variation with ten bins of each table's range.
+  A column whose values are all lost has the error 100, which `sdmetrics` leaves out.
 - `detection`: area under the ROC curve of a classifier that tells real from synthetic rows
   (Lopez-Paz & Oquab 2017, arXiv 1610.06545), by cross-validation; 0.5 is best.
 - `alpha_precision` and `beta_recall` (Alaa et al. 2022, arXiv 2102.08921), integrated over alpha
   and beta as in their code. Precision compares the shares of synthetic and of real rows in balls
   around the centre of the real rows; 1 is best. Recall depends on how many real rows have a
-  synthetic row at most as far away as the nearest other real row; it is about 0.5 for other rows
-  of the same distribution, and more for copies. Rows are not embedded: their squared distance is
-  that of the numbers, scaled to their range, plus 2 per differing category.
+  synthetic row at most as far away as the nearest other real row; it is about 0.5 for other rows of
+  the same distribution, and more for copies. Rows are not embedded: their squared distance is that
+  of the numbers, scaled to their range, plus 2 per differing category.
 - `closest`: median distance of a synthetic row to the closest real one. The distance is the mean
   over columns of the difference of numbers scaled to their range, or 1 for different categories.
 - With `held_out`: `closest_held_out`, the same for held-out rows; and `copies`, the share of
@@ -109,7 +111,9 @@ def pair_distances(first: pd.DataFrame, second: pd.DataFrame) -> pd.Series:
     return pd.Series(distances, index=pd.MultiIndex.from_tuples(pairs))
 
 
-def ngram_distance(first: Iterable[Sequence], second: Iterable[Sequence], n: int = 2) -> float:
+def ngram_distance(
+    first: Iterable[Sequence[Any]], second: Iterable[Sequence[Any]], n: int = 2
+) -> float:
     """Return the total variation between the n-grams of two lists of sequences, in [0, 1].
 
     Args:
@@ -136,7 +140,7 @@ def evaluate_table(
     synthetic: pd.DataFrame,
     *,
     held_out: pd.DataFrame | None = None,
-    target=None,
+    target: Any = None,
     seed: int = 0,
     html: str | Path | None = None,
 ) -> dict[str, float]:
@@ -218,7 +222,7 @@ def evaluate_table(
     return figures
 
 
-def _plain(what: str, table: pd.DataFrame, real: pd.DataFrame, numeric: list) -> pd.DataFrame:
+def _plain(what: str, table: pd.DataFrame, real: pd.DataFrame, numeric: list[Any]) -> pd.DataFrame:
     """Return a table in two kinds of columns, so that tables of other types can be compared.
 
     Args:
@@ -232,7 +236,8 @@ def _plain(what: str, table: pd.DataFrame, real: pd.DataFrame, numeric: list) ->
         nanoseconds; all others hold objects, None for missing entries.
 
     Raises:
-        UserError: if a numeric column holds something else than in the real table, or infinity.
+        UserError: if a numeric column holds something else than in the real table, also another
+            kind of times, or infinity.
     """
     table = table.reset_index(drop=True)
     columns = {}
@@ -304,7 +309,7 @@ def _shape_error(mine: pd.Series, other: pd.Series, numeric: bool) -> float:
     return float(ks_2samp(mine, other, method="asymp").statistic)
 
 
-def _trend_error(mine: pd.DataFrame, other: pd.DataFrame, numeric: list) -> float:
+def _trend_error(mine: pd.DataFrame, other: pd.DataFrame, numeric: list[Any]) -> float:
     """Return the `trend_error` of a pair of columns, as the module defines it, but in [0, 1].
 
     Args:
@@ -330,7 +335,7 @@ def _trend_error(mine: pd.DataFrame, other: pd.DataFrame, numeric: list) -> floa
 
 
 def _as_floats(
-    plain: dict[str, pd.DataFrame], numeric: list
+    plain: dict[str, pd.DataFrame], numeric: list[Any]
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Return tables as floats, with categories numbered.
 
@@ -355,7 +360,14 @@ def _classifier(seed: int):
 
 
 def _usable(x: np.ndarray) -> np.ndarray:
-    """Return x (M, D) with columns of NaN alone set to 0, since the classifier refuses them."""
+    """Set columns without any value to 0, since the classifier refuses NaN alone.
+
+    Args:
+        x: Rows as floats, (M, D).
+
+    Returns:
+        (M, D).
+    """
     return np.where(np.isnan(x).all(0), 0.0, x)
 
 
@@ -421,12 +433,15 @@ def _nearest(rows: np.ndarray, others: np.ndarray, kinds: np.ndarray) -> np.ndar
 def _precision_and_recall(
     real: np.ndarray, synthetic: np.ndarray, kinds: np.ndarray
 ) -> dict[str, float]:
-    """Return `alpha_precision` and `beta_recall`, which the module defines, by name.
+    """Measure how well synthetic rows cover real ones, and stay near them.
 
     Args:
         real: Real rows as floats, scaled to the range of each column, (M, D).
         synthetic: Equally many synthetic rows.
         kinds: True for columns of categories, (D,) bool.
+
+    Returns:
+        `{"alpha_precision": ..., "beta_recall": ...}`, as the module defines them.
     """
     weight = np.where(kinds, 2, 1)
     to_real = np.empty(len(real))
