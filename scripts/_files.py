@@ -67,7 +67,11 @@ def guard(app: typer.Typer) -> None:
 
 
 def commands(app: typer.Typer) -> Iterator[CommandInfo]:
-    """Yield the commands of an app and of its groups."""
+    """Yield the commands of an app and of its groups.
+
+    Args:
+        app: The app. The commands are typer's, whose `callback` may be replaced.
+    """
     yield from app.registered_commands
     for group in app.registered_groups:
         if group.typer_instance is not None:
@@ -77,9 +81,12 @@ def commands(app: typer.Typer) -> Iterator[CommandInfo]:
 def roles_of(command: Callable[..., None]) -> dict[str, tuple[str, Role | None]]:
     """Return how users write each parameter of a command, and its `Role`.
 
+    Args:
+        command: The function of the command.
+
     Returns:
         `{parameter: (name, role)}` such as `{"out": ("--out", Role.OUTPUT)}`; the name of an
-        argument is its metavar.
+        argument is its metavar. The role is None for a parameter that names no file.
 
     Raises:
         TypeError: A parameter of type `Path` has no role.
@@ -101,9 +108,13 @@ def roles_of(command: Callable[..., None]) -> dict[str, tuple[str, Role | None]]
 
 
 def _guarded(command: Callable[..., None]) -> Callable[..., None]:
-    """Return the command, which then refuses to write over a file that it reads (`check_outputs`).
+    """Return a command that first checks that it writes over no file that it reads.
 
-    The `Role` in the annotation of a parameter of type `Path` says if the command reads or writes.
+    The `Role` in the annotation of a parameter says if the command reads or writes; see
+    `check_outputs` for the errors.
+
+    Args:
+        command: The function of the command.
 
     Raises:
         TypeError: A parameter of type `Path` has no `Role`.
@@ -187,9 +198,14 @@ def paths_of(value: Any, role: Role) -> list[Path]:
 
 
 def _between_colons(text: str) -> list[str]:
-    """Return the parts of a text that end before a colon, such as the file in surrogate:FILE:NAME.
+    """Return the parts of a text that may name a file, such as FILE in surrogate:FILE:NAME.
 
-    Of a text with very many colons, only the part before the last one.
+    Args:
+        text: Value of an option.
+
+    Returns:
+        The texts from the start or a colon to a later colon, without these; of a text with very
+        many colons only the one before the last.
     """
     parts = text.split(":")
     starts = range(len(parts) - 1) if len(parts) <= 8 else range(1)
@@ -200,7 +216,11 @@ def _between_colons(text: str) -> list[str]:
 def _identity(path: Path) -> Any:
     """Return a key that is equal for all names of a file or folder, such as links to it.
 
-    It is the pair of device and inode if the file exists, else the real path.
+    Args:
+        path: The file or folder, which need not exist.
+
+    Returns:
+        The pair of device and inode; if it does not exist, its real path.
     """
     with suppress(OSError):
         found = path.stat()
@@ -208,7 +228,7 @@ def _identity(path: Path) -> Any:
     return os.path.realpath(path)
 
 
-def _folders_of(model: Path, own: set) -> list[Path]:
+def _folders_of(model: Path, own: set[Any]) -> list[Path]:
     """Return the folders in which nothing is written while a model or run is read.
 
     These are the shipped weights and the whole run that a model lies in, or the model alone if the
@@ -226,7 +246,7 @@ def _folders_of(model: Path, own: set) -> list[Path]:
     return [WEIGHTS, next((run for run in runs if _identity(run) not in own), folder)]
 
 
-def _linked(out: Path, folder: Path) -> set:
+def _linked(out: Path, folder: Path) -> set[Any]:
     """Return the identities of files in a folder to which an output may be a hard link.
 
     Args:
@@ -244,6 +264,11 @@ def _linked(out: Path, folder: Path) -> set:
 
 
 def _is_curve(out: Path, runs: Iterable[Path]) -> bool:
-    """Return True if an output is one of the files `CURVES`, directly in one of the runs."""
+    """Return True if an output is one of the files `CURVES`, directly in the folder of a run.
+
+    Args:
+        out: The output.
+        runs: Folders of the runs that the command reads.
+    """
     folder = Path(os.path.realpath(out)).parent
     return out.name in CURVES and _identity(folder) in map(_identity, runs)

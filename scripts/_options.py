@@ -43,6 +43,10 @@ def option(
         parse: Function that converts the value, if one is given; raises `UserError` for a bad one.
         check: Function that is called with the value before; raises `UserError` for a bad one.
         **more: Further arguments of `typer.Option`.
+
+    Returns:
+        What `typer.Option` returns. A `UserError` becomes a `typer.BadParameter`, which names the
+        option.
     """
 
     def callback(value: Any) -> Any:
@@ -61,8 +65,13 @@ def option(
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
     """Decorate a command whose parameters may be dataclasses, such as `Draw`.
 
-    typer sees an option for each field in place of the parameter; when the command is called, the
-    dataclass is built from their values.
+    Args:
+        command: The function of the command.
+
+    Returns:
+        A function in whose signature each such parameter is replaced by the fields of the
+        dataclass, which typer shows as options. When it is called, the dataclass is built from
+        their values.
     """
     hints = get_type_hints(command, include_extras=True)
     groups = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
@@ -103,7 +112,14 @@ class Sizes(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Sizes:
-        """Read a range such as "20-30", or a single number; `typer.BadParameter` for others."""
+        """Read a range such as "20-30", or a single number.
+
+        Args:
+            text: Value of the option.
+
+        Raises:
+            typer.BadParameter: It has another form, or begins with 0 or the larger number.
+        """
         found = re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", text.strip())
         if not found:
             raise typer.BadParameter(f"number of atoms must be like 25 or 20-30, got {text!r}")
@@ -200,7 +216,13 @@ Particles = Annotated[
 
 
 def _parse_targets(texts: list[str]) -> list[tuple[str, float]]:
-    """Return names and values of properties, each written like "logp=2.5".
+    """Read target values of properties.
+
+    Args:
+        texts: Values of the option, such as "logp=2.5".
+
+    Returns:
+        Pairs of a name and a value; whether a model has such a property is not checked.
 
     Raises:
         UserError: A text has another form, or a property is given twice.
@@ -246,7 +268,14 @@ class Molecules(list):
 
 
 def _read_known(text: str) -> Molecules:
-    """Read the file of --known; `UserError` if it is unreadable."""
+    """Read the file of --known.
+
+    Args:
+        text: Path of the file.
+
+    Raises:
+        UserError: It is unreadable.
+    """
     found = Molecules(read_molecules(Path(text)))
     found.path = Path(text)
     return found
@@ -275,7 +304,23 @@ Known = Annotated[
 
 @dataclass
 class Draw:
-    """Options of the commands that draw molecules; each field's type holds its text of --help."""
+    """Options of the commands that draw molecules; each field's type holds its text of --help.
+
+    Attributes:
+        number: Molecules to write.
+        out: File to write; None for stdout.
+        force: True to replace the file.
+        model: Name or folder of the model.
+        seed: Seed of the sample.
+        temperature: Below 1 for more probable molecules.
+        size: Lowest and highest number of atoms; None for those of the training data.
+        properties: Names of properties to write as well.
+        picture: Picture to write; None for none.
+        html: Page to write; None for none.
+        known: SMILES of known molecules, for the page; None for those that the command is given.
+        as_json: True for JSON instead of SMILES.
+        device: Device of the model.
+    """
 
     number: Annotated[
         int, option("Molecules to write.", "-n", "--number", min=1, max=LARGEST_COUNT)
@@ -327,7 +372,15 @@ class Draw:
 
 @dataclass
 class Fragment:
-    """Options that name a fragment of every molecule; at most one is given, see `task`."""
+    """Options that name a fragment of every molecule; at most one is given, see `task`.
+
+    Attributes:
+        scaffold: Fragment with new atoms and rings anywhere.
+        grow: Fragment with new atoms at its attachment points or hydrogens.
+        link: Fragments that one part links.
+        close: Fragment over which one part closes a ring.
+        decorate: Fragment with new atoms at its attachment points only.
+    """
 
     scaffold: Annotated[
         str | None,
@@ -381,7 +434,17 @@ class Fragment:
 
 
 def _parse_span(text: str) -> tuple[int, int]:
-    """Return the lowest and highest number in a text like "3-6" or "3"; raise `UserError`."""
+    """Read a range of numbers.
+
+    Args:
+        text: Value of an option, such as "3-6" or "3".
+
+    Returns:
+        The lowest and the highest number.
+
+    Raises:
+        UserError: It has another form, or begins with the larger number.
+    """
     found = re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", text.strip())
     if not found or int(found[1]) > int(found[2] or found[1]):
         raise UserError(f"write a number or a range, 3 or 3-6, the smaller one first, got {text!r}")
@@ -389,7 +452,11 @@ def _parse_span(text: str) -> tuple[int, int]:
 
 
 def _added(help: str) -> Any:
-    """Return the option for one of `AddedLimits`; `help` is the text of --help."""
+    """Return the option for an argument of `AddedLimits`.
+
+    Args:
+        help: Text of --help.
+    """
     return option(
         help,
         metavar="LO-HI",
@@ -400,7 +467,13 @@ def _added(help: str) -> Any:
 
 @dataclass
 class Added:
-    """Options that limit what is added to a fragment; the words are those of `AddedLimits`."""
+    """Options that limit what is added to a fragment; the words are those of `AddedLimits`.
+
+    Attributes:
+        added_atoms: Lowest and highest number of new heavy atoms; None for no limit.
+        added_rings: Lowest and highest number of new rings.
+        added_rotatable: Lowest and highest number of new rotatable bonds.
+    """
 
     added_atoms: Annotated[str | None, _added("New heavy atoms in all: 3-6, or 5.")] = None
     added_rings: Annotated[
@@ -411,7 +484,7 @@ class Added:
     ] = None
 
     def limits(self) -> AddedLimits:
-        """Return the limits."""
+        """Return the limits that these options give."""
         from graphcnf.design.additions import AddedLimits
 
         values: Any = vars(self).items()
@@ -425,7 +498,8 @@ def _filter(name: str, help: str, metavar: str, read: Callable[[Any], Any] = lam
         name: Name of the argument.
         help: Text of --help.
         metavar: Placeholder of the value in --help.
-        read: Function that converts the value of the option to that of the argument.
+        read: Function that converts the value of the option to that of the argument; raises
+            `UserError` for a bad one.
     """
 
     def parse(value: Any) -> Any:
@@ -445,10 +519,16 @@ def _filter(name: str, help: str, metavar: str, read: Callable[[Any], Any] = lam
 
 
 def _read_alerts(text: str) -> list[str]:
-    """Return the catalogues of alerts in a list such as "pains,nih"; ["none"] for none.
+    """Read names of catalogues of alerts.
+
+    Args:
+        text: Value of --alerts, such as "pains,nih" or "none".
+
+    Returns:
+        The names; ["none"] for none.
 
     Raises:
-        UserError: "none" is named with others.
+        UserError: "none" is named with others, or a catalogue is unknown.
     """
     from graphcnf.molecules.alerts import with_default
 
@@ -468,7 +548,10 @@ class Neighbours(tuple):
 
 
 def _read_neighbours(text: str) -> Neighbours:
-    """Read a file of molecules and a similarity from a text such as "known.smi:0.4".
+    """Read a file of molecules and a similarity.
+
+    Args:
+        text: Value of the option, such as "known.smi:0.4".
 
     Raises:
         UserError: The text has another form, or the file is unreadable.
@@ -505,7 +588,18 @@ def read_molecules(path: Path) -> list[str]:
 
 @dataclass
 class Filter:
-    """Options for the filters of all written molecules; the words are those of `Filters`."""
+    """Options for the filters of all written molecules; the words are those of `Filters`.
+
+    Attributes:
+        require: Comparisons of properties, such as "qed > 0.6".
+        smarts: Patterns that a molecule must have.
+        exclude: Patterns that it must not have.
+        alerts: Catalogues of alerts that it must not have; None for those that the command has by
+            default.
+        min_similarity: Molecules, to the nearest of which it has this similarity at least.
+        max_similarity: Molecules, to the nearest of which it has this similarity at most.
+        surrogate: Files with measured columns, "FILE:COLUMN", which `require` may then name.
+    """
 
     require: Annotated[
         list[str] | None,
@@ -689,7 +783,10 @@ def check_cluster_options(cluster: str | None, workers: int | None, device: str)
 
 
 def parse_seeds(text: str) -> list[int]:
-    """Return the seeds in a text such as "0,1,2".
+    """Read several seeds.
+
+    Args:
+        text: Value of --seeds, such as "0,1,2".
 
     Raises:
         typer.BadParameter: One is not an integer >= 0, is too large, or is repeated.

@@ -83,7 +83,14 @@ def output_kind(
 
 
 def check_place(path: Path) -> None:
-    """Raise `UserError` if a file cannot be written: no folder or permission, another writer."""
+    """Check that a file can be written.
+
+    Args:
+        path: The file, which need not exist.
+
+    Raises:
+        UserError: There is no folder or no permission, or another process writes it.
+    """
     if not path.parent.is_dir():
         raise UserError(f"cannot write {path}: there is no folder {path.parent}")
     with output_lock(path):
@@ -97,6 +104,9 @@ def molecule_kind(out: Path | None, as_json: bool, default: str = "smi") -> str:
         out: The file; None for stdout.
         as_json: True if --json is given.
         default: Kind for stdout without --json.
+
+    Returns:
+        The kind, such as "smi" or "csv.gz".
 
     Raises:
         typer.BadParameter: The file's ending is not in `KINDS`, or contradicts --json.
@@ -114,6 +124,9 @@ def rows_kind(out: Path | None, as_json: bool, *more: str) -> str:
         out: The file; None for stdout.
         as_json: True if --json is given.
         *more: Endings that the file may have beside .csv and .jsonl.
+
+    Returns:
+        "csv", "jsonl" or one of `more`.
 
     Raises:
         typer.BadParameter: The file has another ending, or one that contradicts --json.
@@ -252,7 +265,15 @@ def open_output(path: Path | None, convert: Conversion = None) -> Iterator[TextI
 
 @contextmanager
 def _open_file(path: Path, convert: Conversion) -> Iterator[TextIO]:
-    """Context with a text file that is converted by `convert`, and then replaces `path`."""
+    """Return a context with a text stream, whose text replaces a file at the end.
+
+    Args:
+        path: The file.
+        convert: Function that converts the text to the file's format; None for none.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
     check_place(path)
     with termination_raises(), output_lock(path), replacing(path) as whole:
         with open_text(whole, convert) as stream:

@@ -65,7 +65,11 @@ guard(app)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the `graphcnf` command with these arguments, or with those of the shell, and exit."""
+    """Run the `graphcnf` command, and exit.
+
+    Args:
+        arguments: The arguments; None for those of the shell.
+    """
     run(app, arguments)
 
 
@@ -116,7 +120,14 @@ def _abandon(stream) -> None:
 
 
 def _usage(error) -> int:
-    """Print an error of typer about wrong usage on one line, and return its exit code."""
+    """Print an error of typer about wrong usage on one line.
+
+    Args:
+        error: The error, a `click.UsageError`.
+
+    Returns:
+        Its exit code, as a rule 2.
+    """
     context = getattr(error, "ctx", None)
     message = " ".join(error.format_message().split())
     # Pydantic's phrases are meant for programmers.
@@ -129,7 +140,12 @@ def _usage(error) -> int:
 
 
 def _one_line(error: Exception) -> str:
-    """Return the message for an error, in one line."""
+    """Return the message for an error, in one line.
+
+    Args:
+        error: The error. One that no user can have caused gets its type, and how to see where it
+            is.
+    """
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"

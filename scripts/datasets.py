@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +18,9 @@ from graphcnf.scripts import _options as options
 from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import option
 from graphcnf.scripts._output import check_target, output_kind, write_text
+
+if TYPE_CHECKING:
+    from graphcnf.datasets.molecules import MoleculeDataset
 
 app = typer.Typer(
     help="List data sets, prepare them, show their info, check them, and join their molecules.",
@@ -163,14 +166,21 @@ def join(
 
 
 def _file(name: str) -> Path:
-    """Return the path of a user's file, or - of standard input; `UserError` if there is none."""
+    """Return the path of a user's file, or - for standard input.
+
+    Args:
+        name: The name that the user gave.
+
+    Raises:
+        UserError: There is no such file.
+    """
     if name != "-" and not Path(name).exists():
         known = ", ".join(MOLECULES)
         raise UserError(f"no data set and no file {name!r}: give {known} or a file of SMILES")
     return Path(name)
 
 
-def _load(name: str, column: str | None, workers: Workers = None):
+def _load(name: str, column: str | None, workers: Workers = None) -> MoleculeDataset:
     """Load a data set.
 
     Args:

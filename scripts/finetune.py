@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -173,7 +173,13 @@ def finetune(
 
 
 def _piped(out: Path) -> bytes:
-    """Return what standard input holds; if that is nothing, the copy in the folder of the run.
+    """Read the molecules from standard input; if that is empty, from the copy in the run's folder.
+
+    Args:
+        out: Folder of the run.
+
+    Returns:
+        The bytes of the file of molecules.
 
     Raises:
         UserError: The copy differs, so that the run learns from other molecules.
@@ -209,7 +215,7 @@ def _kept(content: bytes | None, out: Path) -> Iterator[None]:
         raise
 
 
-def _table(figures: dict) -> str:
+def _table(figures: dict[str, Any]) -> str:
     """Return a Markdown table of figures before and after, beside those of the learned molecules.
 
     Args:

@@ -49,7 +49,14 @@ class ShardNumber(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> ShardNumber:
-        """Read a text such as "3/20" or "all/20"; `typer.BadParameter` for others."""
+        """Read a text such as "3/20" or "all/20".
+
+        Args:
+            text: Value of --shard.
+
+        Raises:
+            typer.BadParameter: It has another form, or names no part of that many.
+        """
         found = re.fullmatch(r"(all|0*[1-9][0-9]{0,8})/([0-9]{1,9})", text.strip())
         part = cls(0 if found[1] == "all" else int(found[1]), int(found[2])) if found else cls(0, 0)
         if part.parts < max(part.number, 1):

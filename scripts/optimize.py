@@ -263,7 +263,10 @@ def optimize(
 
 
 def _settings(assignments: list[str]) -> SearchSettings:
-    """Return the settings of the search with KEY=VALUE assignments in place of defaults.
+    """Return the settings of the search.
+
+    Args:
+        assignments: Values of --set, such as "batch=50", which replace the defaults.
 
     Raises:
         typer.BadParameter: A key is unknown, or a value out of range.
@@ -289,7 +292,7 @@ def _with_routes(
         folder: Folder of the search.
 
     Returns:
-        The table with further columns; why the command has failed, None if it has not.
+        The table with further columns; and why the command has failed, None if it has not.
     """
     from graphcnf.optimization.routes import ASKED, routes_of
 
@@ -331,7 +334,7 @@ def _write(frame: pd.DataFrame, kind: str, out: Path | None) -> list[dict[str, A
         out: The file; None for stdout.
 
     Returns:
-        The values that all columns have in each row.
+        The rows of the table, a dictionary each, with None for missing values.
     """
     from graphcnf.optimization.objectives import COLUMNS
 

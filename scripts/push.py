@@ -49,8 +49,14 @@ def push(
         say(f"pushed as {upload(model, repository, private=private, **text)}")
 
 
-def _figures(path: Path) -> dict:
-    """Return the figures in a JSON file of `evaluate --json`.
+def _figures(path: Path) -> dict[str, Any]:
+    """Read the figures that `evaluate --json` has written.
+
+    Args:
+        path: The JSON file.
+
+    Returns:
+        `{name: figure}`.
 
     Raises:
         UserError: The file is unreadable, or holds anything but one object.

@@ -105,8 +105,22 @@ def train(
 def _tables(preset: str | None, out: Path, resume: bool) -> tuple[str, dict[str, dict[str, Any]]]:
     """Return the preset or file that a run is to be trained with, and its tables.
 
-    A run that is continued has those of its folder; those of `preset` as well, if it is named: they
-    must be the same.
+    A run that is continued has the tables in its folder. If a preset is named as well, its tables
+    are returned, with the run's own values of the settings in `FREE`; `fit` then compares them with
+    the run's.
+
+    Args:
+        preset: Name of a preset, or a file; None with --resume alone.
+        out: Folder of the run.
+        resume: True to continue the run in the folder.
+
+    Returns:
+        The name or file, for messages; and `{"model": ..., "data": ..., "training": ...}`, as
+        `read_tables` returns them.
+
+    Raises:
+        UserError: There is no run to continue, or no such preset.
+        typer.BadParameter: No preset is named.
     """
     stored = inside(out, "config.toml")
     if resume and stored.exists():

@@ -1,1 +1,1 @@
-"""Child processes and Dask clusters; safe opening, locking and replacing of files."""
+"""Work of this machine and others: child processes, Dask clusters, signals, progress bars."""

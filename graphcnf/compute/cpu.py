@@ -16,7 +16,10 @@ PACKAGES = ("graphcnf", "numpy", "rdkit", "torch")
 
 
 def keep_memory() -> None:
-    """Let glibc reuse freed memory instead of handing it back to the system (up to 25 % faster)."""
+    """Let glibc reuse freed memory instead of handing it back to the system (up to 25 % faster).
+
+    It holds for the whole process; nothing is done where there is no glibc.
+    """
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
         trim_threshold, mmap_threshold = -1, -3
@@ -30,7 +33,14 @@ def keep_kernels() -> None:
 
 
 def cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> float:
-    """Return the container's CPU quota in cores (2.5 is possible), infinity without a limit."""
+    """Return the container's CPU quota in cores, which need not be whole.
+
+    Args:
+        root: Folder of the control groups of Linux.
+
+    Returns:
+        Cores, such as 2.5; infinity without a limit.
+    """
     for names in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
         with contextlib.suppress(OSError, ValueError):  # no such file, or it says "max"
             quota, period = map(int, " ".join((root / n).read_text() for n in names).split())
@@ -42,9 +52,12 @@ def cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> float:
 def environment(device: str = "cpu") -> dict[str, Any]:
     """Return package versions and the processor, on which rounding depends.
 
+    Args:
+        device: Device of the computation, such as "cpu" or "cuda:1".
+
     Returns:
-        "versions": the version of each of `PACKAGES` by name; "processor": [name of the GPU, or
-        `device` for another device, capability of the CPU].
+        "versions": `{package: version}` for each of `PACKAGES`; "processor": a list of the name of
+        the GPU, or `device` if it is none, and of the capability of the CPU, such as "AVX512".
     """
     import torch
 

@@ -46,7 +46,11 @@ contained = Contained()
 
 
 def _return_to(folder: str) -> None:
-    """Make a folder the working directory; do nothing if it is deleted."""
+    """Make a folder the working directory; do nothing if it is deleted.
+
+    Args:
+        folder: The folder.
+    """
     with suppress(OSError):  # of a folder that is deleted
         os.chdir(folder)
 

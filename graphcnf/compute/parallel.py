@@ -1,5 +1,10 @@
 """Parallel map of a function over chunks, in child processes or on a Dask cluster.
 
+A *chunk* is an argument of the function, such as a list of molecules. A *worker* is a process that
+applies the function to chunks: a child of this process, or one of a Dask cluster, whose *scheduler*
+hands out the chunks. The *reply* of a worker is a pair: True and the pickled result, or False and
+the pickled exception.
+
 The children are plain processes that read and write pipes, and end with this process.
 `multiprocessing` would run the caller's main module again with 'spawn', and can deadlock with
 'fork' beside the threads of torch.
@@ -20,7 +25,7 @@ import threading
 import traceback
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from functools import lru_cache, partial
@@ -80,7 +85,9 @@ class Cluster:
         self._noted: set[str] = set()
 
     @contextmanager
-    def ordered_map(self, function: Callable, chunks: Iterable) -> Iterator[Iterator]:
+    def ordered_map(
+        self, function: Callable[[Any], Any], chunks: Iterable[Any]
+    ) -> Iterator[Iterator[Any]]:
         """Return a context with an iterator over `function(chunk)` for every chunk, in order.
 
         Args:
@@ -120,7 +127,10 @@ class Cluster:
 
     @contextmanager
     def _reached(self) -> Iterator[None]:
-        """Return a context that turns errors of a lost scheduler or worker into `WorkerDied`."""
+        """Return a context that turns errors of a lost scheduler or worker into `WorkerDied`.
+
+        Other errors pass.
+        """
         from distributed.scheduler import KilledWorker
 
         try:
@@ -135,13 +145,21 @@ class Cluster:
             raise
 
     def _result(self, task: Task) -> Any:
-        """Wait for a task, and return its result or raise its exception.
+        """Wait for a task of `_work`, and return what the function returned.
 
         A note on stderr says, once, that there are no workers, or that workers have other package
         versions or processors.
 
         Args:
-            task: Task of `_work`.
+            task: The task.
+
+        Returns:
+            The result.
+
+        Raises:
+            WorkerDied: The scheduler died, or several workers over this task.
+            CancelledError: The task was cancelled.
+            Exception: The function raised it.
         """
         with self._reached():
             while True:
@@ -173,8 +191,8 @@ Workers = int | Cluster | None
 
 @contextmanager
 def ordered_map(
-    function: Callable, chunks: Iterable, *, workers: int | Cluster
-) -> Iterator[Iterator]:
+    function: Callable[[Any], Any], chunks: Iterable[Any], *, workers: int | Cluster
+) -> Iterator[Iterator[Any]]:
     """Context with an iterator over `function(chunk)` for every chunk, in the order of the chunks.
 
     Up to `workers * AHEAD` results are computed before they are requested. Leaving the context
@@ -236,7 +254,11 @@ def ordered_map(
             worker.close()
 
 
-def _in_order(chunks: Iterable, submit: Callable, most: Callable[[], int]) -> Any:
+def _in_order(
+    chunks: Iterable[Any],
+    submit: Callable[[Any], Callable[[], Any]],
+    most: Callable[[], int],
+) -> Generator[Any]:
     """Yield the results of all chunks, in the order of the chunks.
 
     Args:
@@ -283,6 +305,9 @@ class Worker:
     def apply(self, chunk: object) -> tuple[bool, bytes]:
         """Apply the function to a chunk, and wait for the reply; `result_of` reads it.
 
+        Args:
+            chunk: The chunk, which is pickled.
+
         Returns:
             True if the call succeeded, and the result or else the exception, pickled.
 
@@ -316,7 +341,11 @@ class Worker:
         self._ending()
 
     def _ending(self) -> str:
-        """Wait for the end of the process, kill it after `GRACE` seconds; say how it ended."""
+        """Wait for the end of the process, and kill it after `GRACE` seconds.
+
+        Returns:
+            How it ended, for a message, such as "exit code 1".
+        """
         try:
             code = self.process.wait(GRACE)
         except subprocess.TimeoutExpired:
@@ -329,10 +358,16 @@ class Worker:
 
 
 def result_of(reply: tuple[bool, bytes]) -> Any:
-    """Return the result in a worker's reply, or raise the exception in it.
+    """Read a worker's reply.
 
     Args:
         reply: True if the call succeeded, and the result or else the exception, pickled.
+
+    Returns:
+        The result.
+
+    Raises:
+        Exception: The call raised it.
     """
     succeeded, data = reply
     value = pickle.loads(data)
@@ -342,9 +377,13 @@ def result_of(reply: tuple[bool, bytes]) -> Any:
 
 
 def parallel_map(
-    function: Callable, chunks: Sequence, *, workers: Workers = None, label: str = ""
-) -> list:
-    """Return `[function(chunk) for chunk in chunks]`, computed by several processes.
+    function: Callable[[Any], Any],
+    chunks: Sequence[Any],
+    *,
+    workers: Workers = None,
+    label: str = "",
+) -> list[Any]:
+    """Apply a function to chunks in several processes.
 
     Args:
         function: A function at the top level of an importable module, or a `functools.partial` of
@@ -352,6 +391,9 @@ def parallel_map(
         chunks: Arguments; they and the results are pickled.
         workers: Number of processes, or a cluster; None for one process per available core.
         label: Text before a progress bar; "" for no bar.
+
+    Returns:
+        `[function(chunk) for chunk in chunks]`.
 
     Raises:
         WorkerDied: A process or the scheduler died.
@@ -406,6 +448,10 @@ _unpickled = lru_cache(maxsize=2)(pickle.loads)
 def _answer(function: bytes, chunk: bytes) -> tuple[bool, bytes]:
     """Apply a pickled function to a pickled chunk.
 
+    Args:
+        function: The function, pickled.
+        chunk: The chunk, pickled.
+
     Returns:
         True if that succeeded, and the result or else the exception, pickled.
     """
@@ -427,6 +473,9 @@ def _plugin(name: str, message: bytes) -> Any:
     Args:
         name: Name of the function in `_functions` of the worker.
         message: The function, pickled.
+
+    Returns:
+        A `WorkerPlugin` of Dask.
     """
     from distributed import WorkerPlugin
 
@@ -462,11 +511,14 @@ def _work(name: str, chunk: bytes) -> tuple[str, tuple[bool, bytes]]:
 
 
 def check_cluster(cluster: str) -> None:
-    """Raise `UserError` if a cluster is misspelt, or Dask is not installed.
+    """Check the name of a cluster, and that Dask is installed.
 
     Args:
-        cluster: "local" for processes of this machine, the address of a scheduler
-            (tcp://host:8786, tls://host:8786), or the .json file that a scheduler has written.
+        cluster: "local" for processes of this machine, the address of a scheduler (tcp://host:8786,
+            tls://host:8786), or the .json file that a scheduler has written.
+
+    Raises:
+        UserError: It is misspelt, the file is missing, or Dask is not installed.
     """
     if cluster != "local" and not _ADDRESS.fullmatch(cluster):
         if not cluster.lower().endswith(".json"):

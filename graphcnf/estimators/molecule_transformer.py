@@ -32,6 +32,9 @@ class MoleculeTransformer(TransformerMixin, BaseEstimator):
             atom, (M, largest number of atoms times latents per atom); "log_likelihood": the lower
             bound on log p(molecule), nats, (M, 1).
 
+    Attributes:
+        flow_: The model, after `fit`.
+
     Examples:
         >>> MoleculeTransformer().fit_transform(["CCCCCO", "c1ccccc1O"]).shape
         (2, 342)
@@ -45,8 +48,16 @@ class MoleculeTransformer(TransformerMixin, BaseEstimator):
     def fit(self, X: Any = None, y: Any = None) -> MoleculeTransformer:
         """Load the model; the molecules are ignored.
 
+        Args:
+            X: Ignored.
+            y: Ignored.
+
+        Returns:
+            The transformer itself.
+
         Raises:
-            UserError: There is no such model or output.
+            Refused: There is no such output; it is a `ValueError` and a `UserError`.
+            UserError: There is no such model.
         """
         if self.output not in OUTPUTS:
             known = suggest(str(self.output), list(OUTPUTS))
@@ -54,14 +65,18 @@ class MoleculeTransformer(TransformerMixin, BaseEstimator):
         self.flow_ = MoleculeFlow.from_pretrained(self.model)
         return self
 
-    def transform(self, X: Iterable) -> np.ndarray:
-        """Return the numbers of molecules, float64.
+    def transform(self, X: Iterable[Any]) -> np.ndarray:
+        """Return the numbers of molecules.
 
         Args:
             X: M SMILES: a list, a Series, an array (M,) or (M, 1), or a DataFrame of one column.
 
+        Returns:
+            (M, columns) float64, as the class says of each output.
+
         Raises:
-            UserError: The model cannot represent one of them; `MoleculeFlow.score` says which.
+            Refused: The model cannot represent one of them; the message says which, and why. It is
+                a `ValueError` and a `UserError`.
         """
         check_is_fitted(self)
         smiles = _texts(X)
@@ -73,7 +88,17 @@ class MoleculeTransformer(TransformerMixin, BaseEstimator):
         return nats[:, None]
 
     def _latents(self, smiles: Sequence[str]) -> np.ndarray:
-        """Return the latents of molecules, with zeros after the last atom, (M, N D)."""
+        """Return the latents of molecules, with zeros after the last atom.
+
+        Args:
+            smiles: M SMILES, at least one.
+
+        Returns:
+            (M, N D) float64, for N the largest number of atoms of the model and D latents per atom.
+
+        Raises:
+            Refused: There are none, or the model cannot represent one of them.
+        """
         model = self.flow_.model
         graphs, reasons = self.flow_.graphs(smiles)
         for number, reason in enumerate(reasons):
@@ -96,7 +121,14 @@ class MoleculeTransformer(TransformerMixin, BaseEstimator):
         return found.reshape(len(graphs), -1)
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
-        """Return the names of the columns of `transform`."""
+        """Return the names of the columns of `transform`, such as "latent_0_2" (atom 0, latent 2).
+
+        Args:
+            input_features: Ignored.
+
+        Returns:
+            (columns,) object.
+        """
         check_is_fitted(self)
         if self.output == "log_likelihood":
             return np.array(["log_likelihood"], dtype=object)
@@ -112,7 +144,17 @@ class MoleculeTransformer(TransformerMixin, BaseEstimator):
 
 
 def _texts(molecules: Any) -> list[str]:
-    """Return SMILES in a list, a Series, an array (M,) or (M, 1), or a DataFrame of one column."""
+    """Read a column of SMILES in any form that scikit-learn passes on.
+
+    Args:
+        molecules: A list, a Series, an array (M,) or (M, 1), or a DataFrame of one column.
+
+    Returns:
+        M entries, which need not be valid SMILES.
+
+    Raises:
+        Refused: It is a single text, or has several columns.
+    """
     if isinstance(molecules, str):
         raise Refused("give a list of SMILES, not one")
     shape = np.shape(molecules)

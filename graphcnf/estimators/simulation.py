@@ -32,7 +32,7 @@ TARGETS = {"likelihood": "x", "posterior": "theta"}
 
 def estimator_builder(
     target: str = "likelihood", *, seed: int = 0, bins: int | None = None, **network: Any
-) -> Callable:
+) -> Callable[[Tensor, Tensor], ConditionalDensityEstimator]:
     """Return what sbi takes as `density_estimator`: a function of theta and x.
 
     The estimator begins with the density of counts, see `graphcnf.discrete.counts`.
@@ -43,6 +43,10 @@ def estimator_builder(
         bins: Number of bins of real numbers, within each of which the density of a number is
             linear; None to choose it by the number of simulations.
         **network: Arguments of `ColumnFlow`, such as `width`.
+
+    Returns:
+        Function from parameters (M, P) and data (M, Q) of simulations to an untrained estimator,
+        which sbi trains.
 
     Raises:
         UserError: The target is unknown, or sbi is not installed.
@@ -55,14 +59,16 @@ def estimator_builder(
     return partial(_build, TARGETS[target], (seed, bins, network))
 
 
-def _build(name: str, others: tuple, theta: Tensor, x: Tensor) -> ConditionalDensityEstimator:
-    """Return an untrained estimator for parameters (M, P) and data (M, Q); see `estimator_builder`.
+def _build(
+    name: str, others: tuple[int, int | None, dict[str, Any]], theta: Tensor, x: Tensor
+) -> ConditionalDensityEstimator:
+    """Return an untrained estimator for simulations; see `estimator_builder`.
 
     Args:
         name: Which of the two is the input, "theta" or "x".
         others: Seed, number of bins, and arguments of `ColumnFlow`.
-        theta: Parameters.
-        x: Data.
+        theta: Parameters, (M, P).
+        x: Data, (M, Q).
     """
     seed, bins, network = others
     parts = [("theta", theta), ("x", x)]
@@ -79,7 +85,18 @@ def _build(name: str, others: tuple, theta: Tensor, x: Tensor) -> ConditionalDen
 
 
 def _columns(label: str, values: Tensor) -> pd.DataFrame:
-    """Return rows of numbers (M, D) as columns, of integers where all are whole."""
+    """Return rows of numbers as a table, with columns of integers where all are whole.
+
+    Args:
+        label: Beginning of the columns' names, "theta" or "x".
+        values: The numbers, (M, D).
+
+    Returns:
+        A table with the columns `label` + "0", "1", ..., of int64 or float64.
+
+    Raises:
+        UserError: The numbers have another number of dimensions.
+    """
     if values.dim() != 2:
         raise UserError(f"{label} must be rows of numbers (M, D), got {tuple(values.shape)}")
     columns = values.detach().double().T.cpu().numpy()

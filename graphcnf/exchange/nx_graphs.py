@@ -21,7 +21,9 @@ LABEL = "label"
 """Attribute of nodes and of edges."""
 
 
-def to_networkx(graphs: PackedGraphs, vocabulary: MoleculeVocabulary | None = None) -> list:
+def to_networkx(
+    graphs: PackedGraphs, vocabulary: MoleculeVocabulary | None = None
+) -> list[nx.Graph]:
     """Return graphs as `nx.Graph`, with nodes 0, 1, ... in their order.
 
     Args:
@@ -63,14 +65,22 @@ def from_networkx(
     return PackedGraphs.from_lists(_lists(number, g, *known) for number, g in enumerate(graphs))
 
 
-def _lists(number: int, graph: nx.Graph, atoms: dict | None, bonds: dict | None) -> tuple:
-    """Return node categories, edges and edge categories of graph `number`.
+def _lists(
+    number: int, graph: nx.Graph, atoms: dict[str, int] | None, bonds: dict[str, int] | None
+) -> tuple[list[int], list[tuple[int, int]], list[int]]:
+    """Read a graph of networkx.
 
     Args:
         number: Number of the graph, for messages.
         graph: The graph.
         atoms: Category of each name of a node; None if names are categories.
-        bonds: Category of each name of an edge, or None.
+        bonds: Category of each name of an edge; None if names are categories.
+
+    Returns:
+        The node categories, the edges as pairs of node numbers, and the edge categories.
+
+    Raises:
+        UserError: The graph is directed or a multigraph, or a name is unknown.
     """
     if graph.is_directed() or graph.is_multigraph():
         raise UserError(f"graph {number} must be a nx.Graph, got a {type(graph).__name__}")
@@ -81,8 +91,17 @@ def _lists(number: int, graph: nx.Graph, atoms: dict | None, bonds: dict | None)
     return nodes, [(places[u], places[v]) for u, v, _ in edges], kinds
 
 
-def _category(number: int, name: Any, known: dict | None) -> Any:
-    """Return the category with a name in graph `number`; `UserError` if there is none."""
+def _category(number: int, name: Any, known: dict[str, int] | None) -> Any:
+    """Return the category that a node or edge of a graph has.
+
+    Args:
+        number: Number of the graph, for messages.
+        name: Its label.
+        known: Category of each name; None if the label is the category.
+
+    Raises:
+        UserError: There is no such name.
+    """
     if known is not None and name not in known:
         raise UserError(f"graph {number} has the label {name!r}; known are {', '.join(known)}")
     return name if known is None else known[name]

@@ -29,7 +29,7 @@ FEATURES = 9, 3
 """Molecular features of an atom and of a bond."""
 
 
-def listed(data: Iterable) -> list[Data]:
+def listed(data: Iterable[Data]) -> list[Data]:
     """Return the graphs of a list, a `Batch` or a `Dataset` of PyG as a list."""
     from torch_geometric.data import Batch
 
@@ -37,11 +37,14 @@ def listed(data: Iterable) -> list[Data]:
 
 
 def categories(what: str, values: Tensor | None) -> np.ndarray:
-    """Return the category of each row, (n,).
+    """Return the category of each row of an attribute, (n,).
 
     Args:
         what: Name of the attribute, for messages.
-        values: The attribute; `ValueError` if it is missing or of another shape.
+        values: The attribute, (n,), (n, 1) or one-hot vectors (n, C); None if it is missing.
+
+    Raises:
+        ValueError: It is missing or of another shape.
     """
     if values is None:
         raise ValueError(f"{what} is missing")
@@ -55,14 +58,18 @@ def categories(what: str, values: Tensor | None) -> np.ndarray:
 
 
 def is_one_hot(values: Tensor) -> bool:
-    """Return True for rows (n, C) with a single 1 and zeros, C > 1."""
+    """Return True for rows (n, C) with a single 1 and zeros, C > 1.
+
+    Args:
+        values: A tensor of any shape.
+    """
     wide = values.dim() == 2 and values.shape[1] > 1
     return wide and bool(
         ((values == 1).sum(1) == 1).all() and ((values == 0) | (values == 1)).all()
     )
 
 
-def from_pyg(data: Iterable) -> PackedGraphs:
+def from_pyg(data: Iterable[Data]) -> PackedGraphs:
     """Pack graphs of PyG.
 
     Args:
@@ -82,7 +89,12 @@ def from_pyg(data: Iterable) -> PackedGraphs:
 
 
 def to_pyg(graphs: PackedGraphs, smiles: Sequence[str | None] | None = None) -> list[Data]:
-    """Return graphs as `data_of` does, with the attribute `smiles` if SMILES of each are given."""
+    """Return graphs as `Data`, with both directions of every edge, see `data_of`.
+
+    Args:
+        graphs: The graphs.
+        smiles: SMILES of each graph, which become the attribute `smiles`; None for none.
+    """
     found = [data_of(*graphs.graph(k)) for k in range(len(graphs))]
     for data, text in zip(found, smiles or (), strict=smiles is not None):
         data.smiles = text
@@ -105,7 +117,9 @@ def data_of(nodes: ArrayLike, edges: ArrayLike, kinds: ArrayLike) -> Data:
     return Data(x=types, edge_index=both, edge_attr=torch.cat([labels, labels]))
 
 
-def smiles_of(data: Iterable, vocabulary: MoleculeVocabulary | None = None) -> list[str | None]:
+def smiles_of(
+    data: Iterable[Data], vocabulary: MoleculeVocabulary | None = None
+) -> list[str | None]:
     """Return the SMILES of molecules of PyG, None for those that are no valid molecule.
 
     They are read from the attribute `smiles`, or else from the molecular features, or else from
@@ -123,7 +137,17 @@ def smiles_of(data: Iterable, vocabulary: MoleculeVocabulary | None = None) -> l
 
 
 def _smiles(number: int, data: Data, vocabulary: MoleculeVocabulary | None) -> str | None:
-    """Return the SMILES of graph `number`; arguments otherwise as in `smiles_of`."""
+    """Return the SMILES of a molecule of PyG, None if it is no valid molecule.
+
+    Args:
+        number: Number of the graph, for messages.
+        data: The graph.
+        vocabulary: Meaning of its categories; None if there are none.
+
+    Raises:
+        UserError: It has neither the attribute `smiles`, nor molecular features, nor a vocabulary,
+            or its attributes have wrong shapes.
+    """
     from rdkit.Chem import MolSanitizeException
     from torch_geometric.utils import to_smiles
 

@@ -79,7 +79,12 @@ def model_card(
 
 
 def _front(licence: str, of_molecules: bool) -> str:
-    """Return the YAML at the beginning; JSON strings are YAML."""
+    """Return the YAML at the beginning, in which texts are JSON strings, which YAML includes.
+
+    Args:
+        licence: Licence of the weights.
+        of_molecules: True for a model of molecules, which gets further tags.
+    """
     tags = ["graphcnf", "normalizing-flows", *(["chemistry", "molecules"] if of_molecules else [])]
     lines = [
         f"license: {json.dumps(licence)}",
@@ -94,7 +99,12 @@ def _listed(lines) -> str:
 
 
 def _usage(name: str, of_molecules: bool) -> str:
-    """Return the code that loads and draws; the commit stands for one that the reader chooses."""
+    """Return the code that loads and draws; the commit stands for one that the reader chooses.
+
+    Args:
+        name: "org/name" of the repository.
+        of_molecules: True for a `MoleculeFlow`, False for a `CategoricalModel`.
+    """
     kind = "MoleculeFlow" if of_molecules else "CategoricalModel"
     code = [
         "```python",
@@ -110,7 +120,11 @@ def _usage(name: str, of_molecules: bool) -> str:
 
 
 def _data(config: Mapping[str, Any]) -> list[str]:
-    """Return lines about the training data, as far as the metadata have it."""
+    """Return lines about the training data, as far as the metadata have it.
+
+    Args:
+        config: Content of the model's `config.json`.
+    """
     metadata, lines = config["metadata"], []
     if "dataset" in metadata:
         lines.append(f"Name: {metadata['dataset']}")
@@ -131,7 +145,13 @@ def _data(config: Mapping[str, Any]) -> list[str]:
 
 
 def _figures(name: str, metadata: Mapping[str, Any], figures: Mapping[str, Any] | None) -> str:
-    """Return the figures that training has recorded, and those of a sample."""
+    """Return the figures that training has recorded, and those of a sample, as Markdown.
+
+    Args:
+        name: "org/name" of the repository, for the command that measures the latter.
+        metadata: Metadata of the model.
+        figures: What `graphcnf evaluate --json` wrote of a sample; None for none.
+    """
     training = metadata.get("training", {})
     held_out = training.get("held_out", {})
     budget = [f"{key} {training[key]}" for key in ("steps", "minutes", "seed") if key in training]

@@ -131,15 +131,18 @@ def packed(
     limits: str | None = None,
     figures: Mapping[str, Any] | None = None,
 ) -> dict[str, bytes]:
-    """Return the content of each file that `push` uploads, by its name: `FILES` and `CARD`.
+    """Return the files that `push` uploads.
 
     Args:
-        model: As in `push`, as all other arguments.
+        model: A model, or the folder of one.
         name: "org/name" of the repository.
         licence: Licence of the weights.
-        intended: What the model is meant for.
+        intended: What the model is meant for; a general sentence if None.
         limits: What the model does not do.
-        figures: Figures of a sample.
+        figures: What `graphcnf evaluate --json` wrote of a sample.
+
+    Returns:
+        `{name: content}`: some of `FILES`, and `CARD`.
 
     Raises:
         UserError: There is no such model, or the name has a revision.
@@ -159,7 +162,13 @@ def packed(
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Return the content of each file of a model by its name in `FILES`.
+    """Read the files of a model.
+
+    Args:
+        folder: Folder of the model.
+
+    Returns:
+        `{name: content}` for those of `FILES` that there are.
 
     Raises:
         UserError: A file is a link, or one of `NEEDED` is missing.
@@ -173,7 +182,17 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def _parsed(name: str | Path) -> tuple[str, str | None]:
-    """Return repository and revision of "org/name@revision", whose revision may be missing."""
+    """Split the name of a model of the hub.
+
+    Args:
+        name: "org/name" or "org/name@revision".
+
+    Returns:
+        "org/name"; and the revision, None if it is missing.
+
+    Raises:
+        UserError: The name has another form; the message says what else a model's name may be.
+    """
     found = _NAME.fullmatch(str(name))
     if not found or ".." in str(name) or "--" in found[1]:
         raise UserError(
@@ -205,11 +224,14 @@ def _asking(name: str) -> Iterator[HfApi]:
 
 
 def _checked(name: str, listed: list[RepoSibling]) -> dict[str, RepoSibling]:
-    """Return what the hub says of each of `FILES` that a repository has.
+    """Check which files a repository has, before anything is downloaded.
 
     Args:
         name: Name of the repository, for messages.
         listed: All its files, as the hub lists them.
+
+    Returns:
+        What the hub says of each of `FILES` that there are, by name.
 
     Raises:
         UserError: The repository has a path that leads elsewhere or a file that may be a pickle,
