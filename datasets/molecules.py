@@ -27,7 +27,8 @@ from graphcnf.graphs.batch import GraphBatch, PackedGraphs, size_bucketed_batche
 from graphcnf.graphs.conditions import partly_known
 from graphcnf.limits import MAX_NODES
 from graphcnf.molecules.hashing import hash_each
-from graphcnf.molecules.vocabulary import CODEC_VERSION, MARK, AtomCategory, MoleculeVocabulary
+from graphcnf.molecules.vocabulary import AROMATIC, CODEC_VERSION, AtomCategory, MoleculeVocabulary
+from graphcnf.molecules.vocabulary_building import vocabulary_from_counts
 
 FORMAT_VERSION = 3
 """Version in cache keys; to be raised when the layout of the cache changes."""
@@ -200,13 +201,13 @@ class MoleculeDataset:
         """
         return self._recoded(lambda atom: atom._replace(charge=0), str)
 
-    def without_marks(self) -> MoleculeDataset:
+    def without_aromatic(self) -> MoleculeDataset:
         """Return the data set in categories that do not say which atoms and bonds are aromatic.
 
         Aromatic bonds are then the single and double bonds of a Kekulé structure.
         """
         return self._recoded(
-            lambda atom: atom._replace(aromatic=False), lambda bond: bond.removeprefix(MARK)
+            lambda atom: atom._replace(aromatic=False), lambda bond: bond.removeprefix(AROMATIC)
         )
 
     def in_categories(self, vocabulary: MoleculeVocabulary) -> MoleculeDataset:
@@ -238,7 +239,7 @@ class MoleculeDataset:
             KeyError: `new` lacks a new name.
         """
         if new is None:
-            new = MoleculeVocabulary.from_counts(
+            new = vocabulary_from_counts(
                 _renamed(self.atom_counts(), atom), _renamed(self.bond_counts(), bond)
             )
         node = [new.atom_index[atom(name)] for name in self.vocabulary.atoms]
@@ -388,7 +389,7 @@ def encode(
     if vocabulary is None:
         atoms = sum((part.atom_counts() for part in parts), Counter())
         bonds = sum((part.bond_counts() for part in parts), Counter())
-        vocabulary = MoleculeVocabulary.from_counts(atoms, bonds)
+        vocabulary = vocabulary_from_counts(atoms, bonds)
         parts = [part.in_categories(vocabulary) for part in parts]
     return MoleculeDataset(
         name,
@@ -432,28 +433,28 @@ def _encode_chunk(
         from graphcnf.molecules.standardize import parse_standardized
 
         read = partial(parse_standardized, states=standardize)
-    marked = vocabulary is None or vocabulary.marked
+    tell_aromatic = vocabulary is None or vocabulary.tells_aromatic
     atoms, bonds, edges, node_counts, edge_counts = [], [], [], [], []
     smiles, isomers, skipped = [], [], []
     with codec.quiet():
         for line, text in enumerate(lines, 1):
             try:
                 mol = read(text)
-                written, names, pairs, bond_names = codec.named_graph(
-                    mol, marked=marked, vocabulary=vocabulary, **how
+                graph = codec.named_graph(
+                    mol, tell_aromatic=tell_aromatic, vocabulary=vocabulary, **how
                 )
             except codec.MoleculeNotRepresentable as error:
                 skipped.append(Skipped(line, text[:200], str(error)))
                 continue
-            smiles.append(written)
+            smiles.append(graph.smiles)
             if stereo:
-                isomers.append(Chem.MolToSmiles(mol) if codec.has_marks(text) else written)
-            node_counts.append(len(names))
-            edge_counts.append(len(pairs))
-            atoms += names
-            bonds += bond_names
-            edges += pairs
-    vocabulary = vocabulary or MoleculeVocabulary.from_counts(Counter(atoms), Counter(bonds))
+                isomers.append(Chem.MolToSmiles(mol) if codec.has_marks(text) else graph.smiles)
+            node_counts.append(len(graph.atoms))
+            edge_counts.append(len(graph.edges))
+            atoms += graph.atoms
+            bonds += graph.bonds
+            edges += graph.edges
+    vocabulary = vocabulary or vocabulary_from_counts(Counter(atoms), Counter(bonds))
     graphs = PackedGraphs(
         np.array(node_counts, np.int64),
         np.array([vocabulary.atom_index[atom] for atom in atoms], np.uint8),

@@ -27,9 +27,8 @@ from graphcnf.data_files import installed_file, read_data
 from graphcnf.datasets import cache
 from graphcnf.datasets.molecules import MoleculeDataset, cache_path, encode
 from graphcnf.errors import UserError
-from graphcnf.file_reading import read_file
 from graphcnf.graphs.batch import PackedGraphs
-from graphcnf.molecules.vocabulary import BONDS, MARK, AtomCategory, MoleculeVocabulary
+from graphcnf.molecules.vocabulary import AROMATIC, BONDS, AtomCategory, MoleculeVocabulary
 
 MOSES_ROWS = {"train": 1_584_663, "test": 176_074, "test_scaffolds": 176_225}
 """Number of molecules in each part of MOSES."""
@@ -39,7 +38,7 @@ MOSES_VOCABULARY = MoleculeVocabulary(
         *(AtomCategory(symbol) for symbol in ("C", "N", "O", "S", "F", "Cl", "Br")),
         *(AtomCategory(symbol, aromatic=True) for symbol in ("C", "N", "S", "O")),
     ),
-    (*BONDS, f"{MARK}SINGLE", f"{MARK}DOUBLE"),
+    (*BONDS, f"{AROMATIC}SINGLE", f"{AROMATIC}DOUBLE"),
 )
 """Vocabulary of MOSES; fixed, so that the parts can be encoded separately."""
 
@@ -201,7 +200,7 @@ def qm9_source() -> Source:
         # Each of the three tables has the header.
         return [row[place] for row in rows if len(row) > place and row != header]
 
-    return Source("QM9", "qm9pack", b"\n".join(map(read_file, paths)), QM9_ROWS, parse)
+    return Source("QM9", "qm9pack", b"\n".join(map(read_data, paths)), QM9_ROWS, parse)
 
 
 def load_qm9(*, workers: Workers = None) -> MoleculeDataset:

@@ -51,7 +51,7 @@ def load_reference(name: str | None, model: GraphModel | None = None) -> Rows:
         if vocabulary is None:
             return dataset
         # Only as needed: a data set in categories of its own would get them in another order.
-        dataset = dataset if vocabulary.marked else dataset.without_marks()
+        dataset = dataset if vocabulary.tells_aromatic else dataset.without_aromatic()
         if _charged(dataset.vocabulary) and not _charged(vocabulary):
             dataset = dataset.without_charges()
         if vocabulary != dataset.vocabulary:

@@ -214,7 +214,7 @@ def load_smiles_file(
         rows = [k for k, number in enumerate(records.numbers) if number not in left_out]
         values = column_values(path, columns, records, rows, dataset.hashes)
         dataset = replace(dataset, columns=tuple(columns), targets=values)
-    return dataset if aromatic or vocabulary is not None else dataset.without_marks()
+    return dataset if aromatic or vocabulary is not None else dataset.without_aromatic()
 
 
 def _note_skipped(path: Path, unit: str, dataset: MoleculeDataset, listing: Path) -> None:

@@ -88,7 +88,7 @@ def load_zinc250k(
     dataset = load_published("zinc250k", zinc250k_table(), workers=workers)
     if split_indices is not None:
         dataset.test_indices = read_split_indices(split_indices, len(dataset))
-    dataset = dataset if aromatic else dataset.without_marks()
+    dataset = dataset if aromatic else dataset.without_aromatic()
     return dataset if charges else dataset.without_charges()
 
 

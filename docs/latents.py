@@ -56,7 +56,7 @@ COLOURS = {"C": "#5b6573", "N": "#3465d9", "O": "#dd3a2b", "S": "#eeb90f", "F": 
 def main() -> None:
     """Draw the volumes of two latents that each encoding gives the atom types of ZINC250k."""
     rows = zinc250k_rows()
-    data = rows.take(rows.split("train")[:MOLECULES]).without_marks()
+    data = rows.take(rows.split("train")[:MOLECULES]).without_aromatic()
     named = list(COLOURS)[:-1]
     place = [named.index(n) if n in named else len(named) for n in data.vocabulary.atom_labels]
     types = torch.tensor(place)[torch.from_numpy(data.graphs.node_types).long()]

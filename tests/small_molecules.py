@@ -4,6 +4,7 @@ import torch
 
 from graphcnf.graphs.building import model_for_graphs
 from graphcnf.molecules.molecule_flow import MoleculeFlow
+from graphcnf.molecules.vocabulary_building import bond_orders
 
 
 def small_model(data, metadata=None, **options):
@@ -20,7 +21,7 @@ def small_model(data, metadata=None, **options):
 
 def small_flow(data):
     """The flow of a small model, away from its initialisation."""
-    orders = data.vocabulary.bond_orders
+    orders = bond_orders(data.vocabulary)
     model = small_model(data, {"dataset": "zinc250k"}, edge_weights=orders)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -38,7 +38,7 @@ from graphcnf.molecules.filters import NO_FILTERS, Filters, Funnel
 from graphcnf.molecules.properties import conditions_of, similarity_to
 from graphcnf.molecules.standardize import protonation_hash
 from graphcnf.molecules.validity import strict
-from graphcnf.molecules.vocabulary import MARK, AtomCategory, MoleculeVocabulary
+from graphcnf.molecules.vocabulary import AROMATIC, AtomCategory, MoleculeVocabulary
 from graphcnf.stereo.marks import StereoTemplate, dropped_marks, without_hydrogens
 
 if TYPE_CHECKING:
@@ -326,10 +326,10 @@ def _bare(
     for row, bond in zip(allowed[0], mol.GetBonds(), strict=True):
         own = {bond.GetBondType().name}
         if own == {"AROMATIC"}:
-            mark = MARK if vocabulary.marked else ""
+            mark = AROMATIC if vocabulary.tells_aromatic else ""
             own = {mark + "SINGLE", mark + "DOUBLE"}
         for k, name in enumerate(vocabulary.bonds, 1):
-            possible = bond.IsInRing() or not name.startswith(MARK)
+            possible = bond.IsInRing() or not name.startswith(AROMATIC)
             row[k] = possible and (name in own or not orders)
     none = [0] * len(categories)
     fragment = fragments.make_fragment(

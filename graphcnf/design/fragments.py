@@ -24,7 +24,7 @@ from graphcnf.design.linked import LinkedFragment
 from graphcnf.design.particles import MANY_RINGS, GraphFragment
 from graphcnf.errors import UserError
 from graphcnf.molecules import codec
-from graphcnf.molecules.vocabulary import MARK, AtomCategory, MoleculeVocabulary
+from graphcnf.molecules.vocabulary import AROMATIC, AtomCategory, MoleculeVocabulary
 from graphcnf.stereo.marks import StereoTemplate, dropped_marks
 from graphcnf.torch_state import default_type
 
@@ -545,9 +545,10 @@ def _of_smiles(
     number = {atom.GetIdx(): new for new, atom in enumerate(atoms)}
     ends = enumerate(codec.bond_ends(given))
     edges = {k: (number[i], number[j]) for k, (i, j) in ends if i in number and j in number}
-    marks = [MARK if vocabulary.marked and b.GetIsAromatic() else "" for b in given.GetBonds()]
+    aromatic = vocabulary.tells_aromatic
+    marks = [AROMATIC if aromatic and bond.GetIsAromatic() else "" for bond in given.GetBonds()]
     kekule = [[marks[k] + types[k].name for k in edges] for types in _kekule_structures(given)]
-    found = [AtomCategory.of(atom, vocabulary.marked) for atom in atoms]
+    found = [AtomCategory.of(atom, aromatic) for atom in atoms]
     try:
         codec.check_vocabulary(found, sum(kekule, []), vocabulary)
     except codec.MoleculeNotRepresentable as error:
@@ -685,7 +686,8 @@ def _of_smarts(
     pattern = whole.GetMol()
     valence = [MOST_VALENCE if is_open or k in points.mapped else 0 for k in atoms]
     attachments = [ends.count(k) for k in atoms]
-    marked, count, size = (vocabulary.marked, pattern.GetNumAtoms(), len(vocabulary.bonds) + 1)
+    marked = vocabulary.tells_aromatic
+    count, size = pattern.GetNumAtoms(), len(vocabulary.bonds) + 1
     categories = torch.zeros(count, len(vocabulary.atoms), dtype=torch.bool)
     for row, atom in zip(categories, pattern.GetAtoms(), strict=True):
         row[:] = torch.tensor([atom_could_be(atom, c, marked) for c in vocabulary.atoms])
@@ -730,7 +732,7 @@ def make_fragment(
         A `GraphFragment`; a `LinkedFragment` if `linked`.
     """
     kind = LinkedFragment if linked else GraphFragment
-    plain = [False, *(not name.startswith(MARK) for name in vocabulary.bonds)]
+    plain = [False, *(not name.startswith(AROMATIC) for name in vocabulary.bonds)]
     return kind(
         categories=categories,
         edges=torch.tensor(edges, dtype=torch.long).reshape(-1, 2),
@@ -794,7 +796,7 @@ def bond_could_be(bond: Chem.Bond, name: str, marked: bool) -> bool:
         marked: True if the categories of the vocabulary tell aromatic bonds from others. If False,
             any single or double bond may be aromatic.
     """
-    aromatic = name.startswith(MARK)
+    aromatic = name.startswith(AROMATIC)
     order = Chem.BondType.AROMATIC if aromatic else Chem.BondType.names[name]
     may_be_aromatic = not marked and name in ("SINGLE", "DOUBLE")
 

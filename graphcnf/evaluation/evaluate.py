@@ -49,7 +49,7 @@ from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.graphs.isomorphism import isomorphic, labelling_bits
 from graphcnf.graphs.record_blocks import together_on
 from graphcnf.limits import check_integer, check_seed, check_temperature
-from graphcnf.molecules.codec import UnparsableSmiles, dropped, listed, parse, quiet
+from graphcnf.molecules.codec import UnparsableSmiles, find_dropped, list_molecules, parse, quiet
 from graphcnf.molecules.hashing import contains, hash_each
 from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.molecules.standardize import charge_states
@@ -354,7 +354,7 @@ def evaluate(
     if isinstance(model, GraphModel):
         return _evaluate_model(model, reference, name or "model", samples)
     if not isinstance(model, Records):
-        model = Records.of(listed(model), name or "molecules")
+        model = Records.of(list_molecules(model), name or "molecules")
     return _evaluate_records(model, reference, standardize)
 
 
@@ -385,7 +385,8 @@ def _evaluate_records(records: Records, reference: Reference, standardize: bool)
         # For few molecules, starting processes takes longer than it saves.
         workers = 1 if records.count <= 4 * CHUNK else available_cores()
     # The files of a folder are not read yet, so each may have stereo marks.
-    marked = records.records is None or any("stereo" in dropped(s) for s in records.records.smiles)
+    texts = records.records.smiles if records.records else None
+    marked = texts is None or any("stereo" in find_dropped(text) for text in texts)
     summary = summarize_blocks(
         partial(score_chunk, reference.statistics(dataset), states, marked),
         records.chunks(),

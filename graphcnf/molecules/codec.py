@@ -15,7 +15,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable
 from functools import cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from rdkit import Chem, rdBase
@@ -23,7 +23,7 @@ from rdkit.Chem import rdqueries
 
 from graphcnf.errors import UserError
 from graphcnf.limits import MAX_NODES
-from graphcnf.molecules.vocabulary import MARK, AtomCategory, MoleculeVocabulary
+from graphcnf.molecules.vocabulary import AROMATIC, AtomCategory, MoleculeVocabulary
 
 LONGEST_SMILES = 5000
 """Longest SMILES or SMARTS, in characters: RDKit's recursive parser could crash on longer ones."""
@@ -36,10 +36,27 @@ quiet = rdBase.BlockLogs
 
 _FOREIGN = re.compile(r"[^ -~]")
 _EXTENDED = re.compile(r"([^ \t]+)[ \t]+(\|.*)", re.DOTALL)
-_STEREO, _ISOTOPE = re.compile(r"\[[^\]]*@|[/\\]|\|.*?\b[ct]:"), re.compile(r"\[\d+[A-Za-z]")
+_STEREO = re.compile(r"\[[^\]]*@|[/\\]|\|.*?\b[ct]:")
+_ISOTOPE = re.compile(r"\[\d+[A-Za-z]")
 
 Graph = tuple[list[int], list[tuple[int, int]], list[int]]
 """Node types (n), edges (i, j) with j < i sorted by i and -j (m), bond types (m)."""
+
+
+class NamedGraph(NamedTuple):
+    """A molecule as a graph whose categories have their names, before a vocabulary numbers them.
+
+    Attributes:
+        smiles: Canonical SMILES without stereo.
+        atoms: Category of each atom.
+        edges: Pairs (i, j) of atoms with j < i, sorted by i and -j.
+        bonds: Name of the category of each edge, such as "SINGLE" or "AROMATIC_DOUBLE".
+    """
+
+    smiles: str
+    atoms: list[AtomCategory]
+    edges: list[tuple[int, int]]
+    bonds: list[str]
 
 
 class MoleculeNotRepresentable(ValueError):
@@ -108,12 +125,17 @@ def _read(
     if not mol.GetNumAtoms():
         why = "" if text else " (an empty record, or an unreadable one)"
         raise error(f"not a {kind}: no atoms in {shown}{why}")
-    for atom in mol.GetAtomsMatchingQuery(_BEYOND):
-        raise error(f"no element has the atomic number {atom.GetAtomicNum()}: {shown}")
+    if unknown := first_match(mol, _BEYOND):
+        raise error(f"no element has the atomic number {unknown.GetAtomicNum()}: {shown}")
     return mol
 
 
-def listed(molecules: Any) -> list:
+def first_match(mol: Chem.Mol, query: Chem.QueryAtom) -> Chem.Atom | None:
+    """Return the first atom of a molecule that matches a query, None without any."""
+    return next(iter(mol.GetAtomsMatchingQuery(query)), None)
+
+
+def list_molecules(molecules: Any) -> list:
     """Return molecules that a user gives in any of several forms as a list.
 
     Args:
@@ -174,11 +196,11 @@ def parse_smarts(smarts: str, *, kind: str = "SMARTS") -> Chem.Mol:
         return _read(smarts, kind, UserError, Chem.MolFromSmarts)
 
 
-def dropped(text: str) -> list[str]:
+def find_dropped(text: str) -> list[str]:
     """Return which of "stereo" and "isotopes" a SMILES or SMARTS specifies; graphs hold neither.
 
     Examples:
-        >>> dropped("C[C@H](N)C(=O)O"), dropped("[13CH4]"), dropped("[1*]c1ccccc1")
+        >>> find_dropped("C[C@H](N)C(=O)O"), find_dropped("[13CH4]"), find_dropped("[1*]c1ccccc1")
         (['stereo'], ['isotopes'], [])
     """
     patterns = {"stereo": _STEREO, "isotopes": _ISOTOPE}
@@ -191,10 +213,10 @@ def has_marks(mol: Chem.Mol | str) -> bool:
         if "|" not in mol:
             return bool(_STEREO.search(mol))
         mol = parse(mol)  # an extension may say cis and trans
-    none, loose = Chem.ChiralType.CHI_UNSPECIFIED, ("STEREONONE", "STEREOANY")
-    return any(atom.GetChiralTag() != none for atom in mol.GetAtoms()) or any(
-        bond.GetStereo().name not in loose for bond in mol.GetBonds()
-    )
+    unmarked = Chem.ChiralType.CHI_UNSPECIFIED
+    if any(atom.GetChiralTag() != unmarked for atom in mol.GetAtoms()):
+        return True
+    return any(bond.GetStereo().name not in ("STEREONONE", "STEREOANY") for bond in mol.GetBonds())
 
 
 def without_stereo(mol: Chem.Mol) -> Chem.Mol:
@@ -214,8 +236,8 @@ def canonical_smiles(mol: Chem.Mol) -> str:
     return Chem.MolToSmiles(without_stereo(mol))
 
 
-def _canonical(smiles: str) -> Chem.Mol:
-    """Return the Kekulé structure of a canonical SMILES, its atoms numbered as in graphs.
+def _read_canonical(smiles: str) -> Chem.Mol:
+    """Read the Kekulé structure of a canonical SMILES, its atoms numbered as in graphs.
 
     Raises:
         UnparsableSmiles: RDKit cannot kekulize it.
@@ -258,23 +280,19 @@ def bond_ends(mol: Chem.Mol) -> list[tuple[int, int]]:
 def named_graph(
     mol: Chem.Mol,
     *,
-    marked: bool,
+    tell_aromatic: bool,
     vocabulary: MoleculeVocabulary | None = None,
     max_atoms: int = MAX_NODES,
     exact: bool = True,
-) -> tuple[str, list[AtomCategory], list[tuple[int, int]], list[str]]:
-    """Return the canonical SMILES of a molecule, and its graph with categories as names.
+) -> NamedGraph:
+    """Return the graph of a molecule, read off its canonical SMILES.
 
     Args:
         mol: A sanitized molecule.
-        marked: True to mark aromatic atoms and bonds as such in their categories.
+        tell_aromatic: True for categories that tell aromatic atoms and bonds from others.
         vocabulary: Allowed categories; None for any.
         max_atoms: Largest number of heavy atoms.
         exact: False to accept molecules that change on the way to their graph and back.
-
-    Returns:
-        Canonical SMILES without stereo; category of each atom; edges (i, j) with j < i, sorted by i
-        and -j; and the name of each edge's bond category, such as "SINGLE" or "AROMATIC_DOUBLE".
 
     Raises:
         MoleculeNotRepresentable: The molecule has no such graph.
@@ -285,27 +303,34 @@ def named_graph(
         raise MoleculeNotRepresentable(
             f"{count} separate fragments, a molecule needs to be connected"
         )
-    for atom in mol.GetAtomsMatchingQuery(_NO_CATEGORY):
-        number, symbol = atom.GetAtomicNum(), atom.GetSymbol()
-        if not number:
-            raise MoleculeNotRepresentable(f"{symbol} is no element")
-        if number > LAST_ELEMENT:
-            raise MoleculeNotRepresentable(f"no element has the atomic number {number}")
-        raise MoleculeNotRepresentable(f"radical at {symbol}, which implicit hydrogens would fill")
+    if atom := first_match(mol, _NO_CATEGORY):
+        raise MoleculeNotRepresentable(_why_no_category(atom))
     smiles = canonical_smiles(mol)
-    mol = _canonical(smiles)
+    # From here on, atoms have the numbers of the graph.
+    mol = _read_canonical(smiles)
+    atoms = [AtomCategory.of(atom, tell_aromatic) for atom in mol.GetAtoms()]
     rows = []
     for (i, j), bond in zip(bond_ends(mol), mol.GetBonds(), strict=True):
-        mark = MARK if marked and bond.GetIsAromatic() else ""
-        rows.append((max(i, j), -min(i, j), mark + bond.GetBondType().name))
+        prefix = AROMATIC if tell_aromatic and bond.GetIsAromatic() else ""
+        rows.append((max(i, j), -min(i, j), prefix + bond.GetBondType().name))
     rows.sort(key=lambda row: row[:2])
-    atoms = [AtomCategory.of(atom, marked) for atom in mol.GetAtoms()]
-    names = [name for _, _, name in rows]
+    edges = [(i, -minus_j) for i, minus_j, _ in rows]
+    bonds = [name for _, _, name in rows]
     if vocabulary is not None:
-        check_vocabulary(atoms, names, vocabulary)
+        check_vocabulary(atoms, bonds, vocabulary)
     if exact:
         check_roundtrip(mol, smiles)
-    return smiles, atoms, [(i, -j) for i, j, _ in rows], names
+    return NamedGraph(smiles, atoms, edges, bonds)
+
+
+def _why_no_category(atom: Chem.Atom) -> str:
+    """Return why an atom that matches `_NO_CATEGORY` has no category."""
+    number = atom.GetAtomicNum()
+    if not number:
+        return f"{atom.GetSymbol()} is no element"
+    if number > LAST_ELEMENT:
+        return f"no element has the atomic number {number}"
+    return f"radical at {atom.GetSymbol()}, which implicit hydrogens would fill"
 
 
 def check_roundtrip(mol: Chem.Mol, smiles: str) -> None:
@@ -378,11 +403,12 @@ def molecule_to_graph(
         mol = parse(mol) if isinstance(mol, str) else mol
         if not isinstance(mol, Chem.Mol):
             raise UnparsableSmiles(f"no molecule and no SMILES: {mol!r:.40}")
-        _, atoms, edges, bonds = named_graph(
-            mol, marked=vocabulary.marked, vocabulary=vocabulary, max_atoms=max_atoms
+        named = named_graph(
+            mol, tell_aromatic=vocabulary.tells_aromatic, vocabulary=vocabulary, max_atoms=max_atoms
         )
-    nodes = [vocabulary.atom_index[atom] for atom in atoms]
-    return nodes, edges, [vocabulary.bond_index[bond] for bond in bonds]
+    node_types = [vocabulary.atom_index[atom] for atom in named.atoms]
+    bond_types = [vocabulary.bond_index[bond] for bond in named.bonds]
+    return node_types, named.edges, bond_types
 
 
 def graph_to_molecule(node_types, edges, bond_types, vocabulary: MoleculeVocabulary) -> Chem.Mol:

@@ -349,7 +349,7 @@ class MoleculeFlow:
             raise UserError(problem)
         graphs: list[codec.Graph] = []
         reasons: list[str | None] = []
-        for molecule in codec.listed(molecules):
+        for molecule in codec.list_molecules(molecules):
             try:
                 graph = codec.molecule_to_graph(molecule, self.vocabulary, self.model.max_nodes)
                 graphs.append(graph)
@@ -369,7 +369,7 @@ class MoleculeFlow:
             orders: Number of depth-first numberings of the atoms whose probabilities are summed, up
                 to 1,024; only models that draw atom by atom ("path") take more than 1.
         """
-        molecules = codec.listed(molecules)
+        molecules = codec.list_molecules(molecules)
         graphs, reasons = self.graphs(molecules)
         inside = [k for k, reason in enumerate(reasons) if reason is None]
         nats = np.full(len(reasons), -math.inf)

@@ -72,7 +72,7 @@ def score(
         - `reason`, why the model cannot represent the molecule, or None; with `standardize`
           also the atoms that were cut off.
     """
-    molecules = codec.listed(molecules)
+    molecules = codec.list_molecules(molecules)
     if workers is None and (len(molecules) <= 4 * CHUNK or flow.model.device.type != "cpu"):
         workers = 1
     score = partial(_score, flow, orders=orders, standardize=standardize)

@@ -18,7 +18,7 @@ from graphcnf.molecules.codec import (
     MoleculeNotRepresentable,
     UnparsableSmiles,
     canonical_smiles,
-    dropped,
+    find_dropped,
     parse,
     quiet,
 )
@@ -163,7 +163,7 @@ def deviation_notes(
     lost, marks, groups, losers = Counter[str](), Counter[str](), Counter[str](), 0
     with quiet():
         for text in smiles:
-            found = dropped(text)
+            found = find_dropped(text)
             if marked and "stereo" in found:
                 from graphcnf.stereo.marks import dropped_marks
 
@@ -286,7 +286,7 @@ def protonation_hash(smiles: str) -> int:
         True
     """
     charged = _CHARGE.search(smiles)
-    if charged or dropped(smiles):
+    if charged or find_dropped(smiles):
         with quiet():
             mol = Chem.MolFromSmiles(smiles)
             mol = _uncharger(True).uncharge(mol) if charged and mol is not None else mol

@@ -2,9 +2,10 @@
 
 A *vocabulary* lists the atoms and bonds of the training molecules; entry k is category k of nodes
 or edges. Molecules are encoded by a *Kekulé structure*, in which aromatic rings have alternating
-single and double bonds. A vocabulary can mark atoms and bonds as *aromatic* nevertheless, which
-tells a network more, and which decoding ignores. The *codec* is the code that translates molecules
-to graphs (`graphcnf.molecules.codec`).
+single and double bonds. A vocabulary can tell aromatic atoms and bonds from others nevertheless: a
+network learns more from such categories, and decoding ignores the difference. The *codec* is the
+code that translates molecules to graphs (`graphcnf.molecules.codec`). Vocabularies are counted,
+extended and compared in `graphcnf.molecules.vocabulary_building`.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from graphcnf.errors import UserError
 from graphcnf.limits import is_integer
+
+if TYPE_CHECKING:
+    from rdkit import Chem
 
 CODEC_VERSION = 3
 """Version in cache keys and models; to be raised when the same molecule gives another graph."""
@@ -23,7 +27,7 @@ CODEC_VERSION = 3
 BONDS = ("SINGLE", "DOUBLE", "TRIPLE")
 """Bond types of a Kekulé structure, named as in RDKit."""
 
-MARK = "AROMATIC_"
+AROMATIC = "AROMATIC_"
 """Prefix of the names of aromatic bond categories, before their type in the Kekulé structure."""
 
 ELEMENTS = frozenset(
@@ -44,8 +48,6 @@ BOND_TYPES = frozenset(
 MOST_CHARGED = 15
 """Largest charge of an atom, that of SMILES."""
 
-_ORDERS = {"SINGLE": 1, "DOUBLE": 2, "TRIPLE": 3, "QUADRUPLE": 4, "QUINTUPLE": 5, "HEXTUPLE": 6}
-
 
 class AtomCategory(NamedTuple):
     """A node category: which atoms it stands for.
@@ -61,14 +63,15 @@ class AtomCategory(NamedTuple):
     aromatic: bool = False
 
     @classmethod
-    def of(cls, atom, marked: bool = False) -> AtomCategory:
+    def of(cls, atom: Chem.Atom, tell_aromatic: bool = False) -> AtomCategory:
         """Return the category of an atom.
 
         Args:
             atom: RDKit atom.
-            marked: True to mark an aromatic atom as such.
+            tell_aromatic: True to mark an aromatic atom as such.
         """
-        return cls(atom.GetSymbol(), atom.GetFormalCharge(), marked and atom.GetIsAromatic())
+        aromatic = tell_aromatic and atom.GetIsAromatic()
+        return cls(atom.GetSymbol(), atom.GetFormalCharge(), aromatic)
 
     def __str__(self) -> str:
         """Return a label such as C, N+, O- or Fe+2; in lower case if aromatic, as in SMILES."""
@@ -85,7 +88,7 @@ class MoleculeVocabulary:
 
     Attributes:
         atoms: Node categories.
-        bonds: Edge categories: names of bond types in RDKit, with the prefix `MARK` if aromatic.
+        bonds: Edge categories: names of RDKit's bond types, with the prefix `AROMATIC` if aromatic.
 
     Raises:
         ValueError: for more than 256 categories of atoms or bonds, or one that occurs twice.
@@ -112,9 +115,10 @@ class MoleculeVocabulary:
         return {bond: k for k, bond in enumerate(self.bonds)}
 
     @property
-    def marked(self) -> bool:
+    def tells_aromatic(self) -> bool:
         """True if there are aromatic categories."""
-        return any(a.aromatic for a in self.atoms) or any(b.startswith(MARK) for b in self.bonds)
+        aromatic_bonds = any(bond.startswith(AROMATIC) for bond in self.bonds)
+        return aromatic_bonds or any(atom.aromatic for atom in self.atoms)
 
     @property
     def atom_labels(self) -> list[str]:
@@ -124,38 +128,7 @@ class MoleculeVocabulary:
     @property
     def bond_types(self) -> list[str]:
         """RDKit's bond type of each category, without aromatic marks."""
-        return [bond.removeprefix(MARK) for bond in self.bonds]
-
-    @property
-    def bond_orders(self) -> list[int]:
-        """Bond order of each category; 1 for types without an order, such as dative bonds."""
-        return [_ORDERS.get(bond, 1) for bond in self.bond_types]
-
-    @property
-    def merged(self) -> tuple[list[int], list[int]]:
-        """For each category of atoms, and of bonds, the first one that differs in the mark at most.
-
-        The mark says "aromatic". By these lists, environments of atoms tell neighbours apart by
-        element and charge, and bonds by their type in the Kekulé structure, but not by marks: `c`
-        is merged with `C`.
-        """
-        atoms = [atom[:2] for atom in self.atoms]
-        types = self.bond_types
-        return [atoms.index(atom) for atom in atoms], [types.index(bond) for bond in types]
-
-    @classmethod
-    def from_counts(
-        cls, atoms: Mapping[AtomCategory, int], bonds: Mapping[str, int]
-    ) -> MoleculeVocabulary:
-        """Return the vocabulary of counted categories, most frequent first, ties by name.
-
-        Args:
-            atoms: Number of atoms of each category.
-            bonds: Number of bonds of each name; all of `BONDS` are included, even if not counted.
-        """
-        names = [*BONDS, *sorted(set(bonds) - set(BONDS))]
-        names.sort(key=lambda b: -bonds.get(b, 0))
-        return cls(tuple(sorted(atoms, key=lambda a: (-atoms[a], a))), tuple(names))
+        return [bond.removeprefix(AROMATIC) for bond in self.bonds]
 
     @classmethod
     def of_model(cls, model, name: str = "model") -> MoleculeVocabulary:
@@ -199,54 +172,6 @@ class MoleculeVocabulary:
         atoms = tuple(AtomCategory(str(s), int(c), bool(mark)) for s, c, mark in data["atoms"])
         return cls(atoms, tuple(str(bond) for bond in data["bonds"]))
 
-    def extended(self, data: MoleculeVocabulary) -> MoleculeVocabulary:
-        """Return this vocabulary with the categories that only `data` has appended."""
-        atoms = [atom for atom in data.atoms if atom not in self.atom_index]
-        bonds = [bond for bond in data.bonds if bond not in self.bond_index]
-        return MoleculeVocabulary((*self.atoms, *atoms), (*self.bonds, *bonds))
-
-    def nearest_atoms(self, wanted: MoleculeVocabulary) -> list[int]:
-        """Find for each atom of another vocabulary the category of this one that bonds most alike.
-
-        Compared are, in this order: aromatic mark, number of valence electrons, charge, atomic
-        number. Atoms with equally many valence electrons form equally many bonds: N+, Si and B- are
-        like C, Se is like S.
-
-        Args:
-            wanted: The other vocabulary.
-
-        Returns:
-            For each of its atom categories, the number of a category of this vocabulary.
-        """
-        from rdkit.Chem import GetPeriodicTable
-
-        table = GetPeriodicTable()
-
-        def key(a: AtomCategory) -> tuple[int, ...]:
-            electrons = table.GetNOuterElecs(a.symbol) - a.charge
-            return a.aromatic, electrons, a.charge, table.GetAtomicNumber(a.symbol)
-
-        return _nearest([*map(key, self.atoms)], [*map(key, wanted.atoms)])
-
-    def nearest_bonds(self, wanted: MoleculeVocabulary) -> list[int]:
-        """Find for each bond of another vocabulary the category of this one that is most like it.
-
-        That is the same bond, if this vocabulary has it; else one with the nearest bond order and,
-        of several, with the same aromatic mark.
-
-        Args:
-            wanted: The other vocabulary.
-
-        Returns:
-            For each of its bond categories, the number of a category of this vocabulary.
-        """
-        keys = [
-            [(order, b.startswith(MARK)) for order, b in zip(v.bond_orders, v.bonds, strict=True)]
-            for v in (self, wanted)
-        ]
-        nearest = zip(wanted.bonds, _nearest(keys[0], keys[1]), strict=True)
-        return [self.bond_index.get(bond, k) for bond, k in nearest]
-
 
 def _check_chemistry(atoms: Sequence[AtomCategory], bonds: Sequence[str]) -> None:
     """Raise `ValueError` for an element, charge or type of bond that RDKit does not have."""
@@ -256,21 +181,8 @@ def _check_chemistry(atoms: Sequence[AtomCategory], bonds: Sequence[str]) -> Non
         if not (is_integer(atom.charge) and abs(atom.charge) <= MOST_CHARGED):
             raise ValueError(f"charges must lie within ±{MOST_CHARGED}, got {atom.charge!r}")
     for bond in bonds:
-        if bond.removeprefix(MARK) not in BOND_TYPES:
+        if bond.removeprefix(AROMATIC) not in BOND_TYPES:
             raise ValueError(f"bonds must be named as in RDKit, got {bond!r}")
-
-
-def _nearest(known: Sequence[Sequence[int]], wanted: Sequence[Sequence[int]]) -> list[int]:
-    """Return for each wanted key the index of the nearest known key, the first one on ties.
-
-    A key is a sequence of numbers in order of importance: absolute differences are compared entry
-    by entry, and later entries decide between keys whose earlier entries are equally near.
-    """
-    nearest = []
-    for key in wanted:
-        distances = [[abs(x - y) for x, y in zip(key, other, strict=True)] for other in known]
-        nearest.append(distances.index(min(distances)))
-    return nearest
 
 
 def codec_problem(model) -> str:

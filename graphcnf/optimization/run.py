@@ -251,7 +251,7 @@ def among_isomers(stereo: bool | None, goal: Goal, given: Iterable[str]) -> bool
     """
     if stereo is not None:
         return stereo
-    return goal.is_chiral or any("stereo" in codec.dropped(text) for text in given)
+    return goal.is_chiral or any("stereo" in codec.find_dropped(text) for text in given)
 
 
 def prescreen(

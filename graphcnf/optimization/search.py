@@ -31,7 +31,7 @@ from graphcnf.molecules.alerts import Given
 from graphcnf.molecules.codec import (
     MoleculeNotRepresentable,
     canonical_smiles,
-    dropped,
+    find_dropped,
     parse,
     quiet,
 )
@@ -257,7 +257,7 @@ def without_marks(smiles: str) -> str:
     Returns:
         Canonical SMILES without marks.
     """
-    return canonical_smiles(parse(smiles)) if "stereo" in dropped(smiles) else smiles
+    return canonical_smiles(parse(smiles)) if "stereo" in find_dropped(smiles) else smiles
 
 
 @lru_cache(maxsize=100_000)

@@ -42,6 +42,7 @@ from graphcnf.limits import Range, is_integer
 from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.molecules.properties import parse_names, property_table
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
+from graphcnf.molecules.vocabulary_building import bond_orders, merge_aromatic
 from graphcnf.torch_state import learning
 from graphcnf.training.conditioning import names_of, with_surrogates, with_targets
 from graphcnf.training.finetuning import facts, sample_shares
@@ -163,8 +164,8 @@ def _of_molecules(
             "edge_categories": len(dataset.vocabulary.bonds),
             "metadata": metadata,
             "training_hashes": dataset.training_hashes(),
-            "edge_weights": dataset.vocabulary.bond_orders,
-            "merged": dataset.vocabulary.merged,
+            "edge_weights": bond_orders(dataset.vocabulary),
+            "merged": merge_aromatic(dataset.vocabulary),
             **({"conditions": tables} if tables else {}),
         }
         network = call("[model]", model_for_graphs, dataset.graphs, known=given, **model)

@@ -39,6 +39,13 @@ from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.molecules.properties import Feature, has_element
 from graphcnf.molecules.scoring import learn_percentiles
 from graphcnf.molecules.vocabulary import CODEC_VERSION
+from graphcnf.molecules.vocabulary_building import (
+    bond_orders,
+    extend_vocabulary,
+    merge_aromatic,
+    nearest_atoms,
+    nearest_bonds,
+)
 from graphcnf.pretrained import model_digest
 from graphcnf.run_folder import claim, is_claimed
 from graphcnf.torch_state import learning
@@ -401,21 +408,25 @@ def _prepared(flow: MoleculeFlow, data: MoleculeDataset) -> tuple[MoleculeFlow, 
         data = replace(data, test_indices=np.array([], dtype=int))
     known = flow.vocabulary
     atoms = (atom for smiles in data.smiles for atom in parse(smiles).GetAtoms())
-    if known.marked and not data.vocabulary.marked and any(a.GetIsAromatic() for a in atoms):
+    if (
+        known.tells_aromatic
+        and not data.vocabulary.tells_aromatic
+        and any(a.GetIsAromatic() for a in atoms)
+    ):
         raise UserError(
             "the model's categories say what is aromatic, those of the data do not: load the data "
             "with aromatic=True"
         )
-    data = data if known.marked else data.without_marks()
-    vocabulary = known.extended(data.vocabulary)
+    data = data if known.tells_aromatic else data.without_aromatic()
+    vocabulary = extend_vocabulary(known, data.vocabulary)
     data = data.in_categories(vocabulary)
     model = enlarged(
         flow.model,
         data.graphs,
-        node_sources=known.nearest_atoms(vocabulary),
-        edge_sources=known.nearest_bonds(vocabulary),
-        edge_weights=vocabulary.bond_orders,
-        merged=vocabulary.merged,
+        node_sources=nearest_atoms(known, vocabulary),
+        edge_sources=nearest_bonds(known, vocabulary),
+        edge_weights=bond_orders(vocabulary),
+        merged=merge_aromatic(vocabulary),
     )
     hashes, own = flow.model.training_hashes, data.training_hashes()
     # Novelty also excludes the molecules that the given weights were trained on.
@@ -469,8 +480,8 @@ def _additions(before: MoleculeFlow, flow: MoleculeFlow) -> list[str]:
     known, vocabulary = before.vocabulary, flow.vocabulary
     found = []
     for what, labels, old, sources in (
-        ("atoms", vocabulary.atom_labels, known.atom_labels, known.nearest_atoms(vocabulary)),
-        ("bonds", vocabulary.bonds, known.bonds, known.nearest_bonds(vocabulary)),
+        ("atoms", vocabulary.atom_labels, known.atom_labels, nearest_atoms(known, vocabulary)),
+        ("bonds", vocabulary.bonds, known.bonds, nearest_bonds(known, vocabulary)),
     ):
         further = [f"{labels[k]} (from {old[sources[k]]})" for k in range(len(old), len(labels))]
         if further:

@@ -41,7 +41,7 @@ def test_formats_agree(tmp_path):
     assert first.vocabulary.atom_labels == ["C", "c", "O", "O-"]
     plain = load_smiles_file(tmp_path / "a.smi", aromatic=False)
     assert plain.vocabulary.atom_labels == ["C", "O", "O-"] and plain.smiles == first.smiles
-    assert not plain.vocabulary.marked and first.vocabulary.marked
+    assert not plain.vocabulary.tells_aromatic and first.vocabulary.tells_aromatic
     (tmp_path / "g.csv").write_text("smiles,other\nC,CC\n")
     assert load_smiles_file(tmp_path / "g.csv", column="other").smiles == ["CC"]
     (tmp_path / "zinc250k.smi").write_text("CC\n")

@@ -19,7 +19,7 @@ from graphcnf.errors import UserError
 from graphcnf.molecules import codec
 from graphcnf.molecules.codec import quiet
 from graphcnf.molecules.validity import strict
-from graphcnf.molecules.vocabulary import MARK
+from graphcnf.molecules.vocabulary import AROMATIC
 
 ORIGIN = "COc1ccc(CNC(C)=O)cc1"
 
@@ -106,7 +106,7 @@ def test_weights_are_probabilities_of_molecules(flow):
     graphs, vocabulary, there = plain.to_packed(), flow.vocabulary, []
     for types, edges, bonds in map(graphs.graph, range(4000)):
         marked = any(vocabulary.atoms[k].aromatic for k in types)
-        marked |= any(vocabulary.bonds[k].startswith(MARK) for k in bonds)
+        marked |= any(vocabulary.bonds[k].startswith(AROMATIC) for k in bonds)
         chain = not marked and len(edges) == 2
         with quiet():
             mol = codec.graph_to_molecule(types, edges, bonds, vocabulary)
@@ -191,6 +191,6 @@ def test_what_hangs_from_a_scaffold_begins_no_rings(flow):
     for k in np.flatnonzero(np.isfinite(drawn.log_weights.numpy())):
         nodes, _, edges = graphs.graph(k)
         assert aromatic[torch.as_tensor(nodes.astype(int))].sum() == core == 6
-        marked = [flow.vocabulary.bonds[e].startswith(MARK) for e in edges]
+        marked = [flow.vocabulary.bonds[e].startswith(AROMATIC) for e in edges]
         assert sum(marked) == 6
     assert len(graphs.node_counts) == 48

@@ -29,12 +29,19 @@ from graphcnf.molecules.codec import (
 from graphcnf.molecules.properties import has_pattern
 from graphcnf.molecules.validity import evaluate_records, strict
 from graphcnf.molecules.vocabulary import (
+    AROMATIC,
     BOND_TYPES,
     BONDS,
     ELEMENTS,
-    MARK,
     AtomCategory,
     MoleculeVocabulary,
+)
+from graphcnf.molecules.vocabulary_building import (
+    bond_orders,
+    extend_vocabulary,
+    nearest_atoms,
+    nearest_bonds,
+    vocabulary_from_counts,
 )
 from graphcnf.optimization.objectives import similarity, smarts
 from graphcnf.optimization.run import starting_molecules
@@ -45,9 +52,9 @@ SMALL = MoleculeVocabulary((("C", 0), ("N", 0), ("O", 0), ("O", -1), ("N", 1)))
 
 @pytest.fixture(scope="module")
 def vocabulary(zinc_smiles):
-    found = [named_graph(parse(s), marked=True, exact=False) for s in zinc_smiles]
+    found = [named_graph(parse(s), tell_aromatic=True, exact=False) for s in zinc_smiles]
     atoms, bonds = (Counter(x for f in found for x in f[k]) for k in (1, 3))
-    return MoleculeVocabulary.from_counts(atoms, bonds)
+    return vocabulary_from_counts(atoms, bonds)
 
 
 def test_molecules_come_back(zinc_smiles, vocabulary):
@@ -131,12 +138,12 @@ def test_what_has_no_graph_is_refused_in_one_line(smiles, message, capfd):
 
 def test_vocabulary_is_sorted_by_frequency_and_survives_json():
     counts = {("N", 0): 5, ("C", 0): 9, ("O", -1): 5}
-    vocabulary = MoleculeVocabulary.from_counts(counts, {"DOUBLE": 3, "SINGLE": 1})
+    vocabulary = vocabulary_from_counts(counts, {"DOUBLE": 3, "SINGLE": 1})
     assert vocabulary.atoms == (("C", 0, False), ("N", 0, False), ("O", -1, False))
     assert vocabulary.bonds == ("DOUBLE", "SINGLE", "TRIPLE")
     assert MoleculeVocabulary.from_dict(vocabulary.to_dict()) == vocabulary
     every = MoleculeVocabulary((("C", 0), ("N", 1), ("O", -1), ("Fe", 2), ("N", 1, True)))
-    assert every.atom_labels == ["C", "N+", "O-", "Fe+2", "n+"] and every.marked
+    assert every.atom_labels == ["C", "N+", "O-", "Fe+2", "n+"] and every.tells_aromatic
     assert MoleculeVocabulary.from_dict(every.to_dict()) == every
     with pytest.raises(ValueError, match="atoms, each once"):
         MoleculeVocabulary((("C", 0), ("C", 0)))
@@ -158,7 +165,7 @@ def test_vocabularies_hold_what_rdkit_has():
 
 
 def test_marks_are_those_of_rdkit_and_change_no_molecule(zinc_smiles):
-    marks = (f"{MARK}SINGLE", f"{MARK}DOUBLE")
+    marks = (f"{AROMATIC}SINGLE", f"{AROMATIC}DOUBLE")
     elements = [("C", 0), ("N", 0), ("O", 0), ("S", 0), ("N", 1)]
     atoms = tuple(AtomCategory(*e, mark) for e in elements for mark in (False, True))
     marked = MoleculeVocabulary(atoms, (*BONDS, *marks))
@@ -177,11 +184,11 @@ def test_marks_are_those_of_rdkit_and_change_no_molecule(zinc_smiles):
         )
         # Decoding takes the Kekulé structure alone: without marks, the same molecule.
         plain = [marked.atom_index[marked.atoms[t]._replace(aromatic=False)] for t in types]
-        orders = [marked.bond_index[marked.bonds[b].removeprefix(MARK)] for b in bonds]
+        orders = [marked.bond_index[marked.bonds[b].removeprefix(AROMATIC)] for b in bonds]
         assert strict(graph_to_molecule(plain, edges, orders, marked)) == Chem.MolToSmiles(mol)
         seen += aromatic
     assert seen > 500
-    assert marked.bond_orders == [1, 2, 3, 1, 2]
+    assert bond_orders(marked) == [1, 2, 3, 1, 2]
 
 
 @pytest.mark.parametrize(
@@ -227,17 +234,17 @@ def test_nearest_atoms_bond_alike():
         ("P", 1): ("N", 1), ("Se", 0): ("S", 0), ("Se", 0, True): ("S", 0, True),
         ("S", -1): ("O", -1), ("I", 0): ("Cl", 0),
     }  # fmt: skip
-    found = KNOWN.nearest_atoms(MoleculeVocabulary(tuple(nearest)))
+    found = nearest_atoms(KNOWN, MoleculeVocabulary(tuple(nearest)))
     assert [KNOWN.atoms[k] for k in found] == [AtomCategory(*a) for a in nearest.values()]
 
 
 def test_known_categories_keep_their_numbers():
     data = MoleculeVocabulary((("Si", 0), ("O", 0)), ("AROMATIC_DOUBLE", "SINGLE", "QUADRUPLE"))
-    both = KNOWN.extended(data)
+    both = extend_vocabulary(KNOWN, data)
     assert both.atoms == (*KNOWN.atoms, ("Si", 0, False))
     assert both.bonds == (*KNOWN.bonds, "AROMATIC_DOUBLE", "QUADRUPLE")
-    assert KNOWN.nearest_atoms(both) == [*range(9), 0]
-    assert KNOWN.nearest_bonds(both) == [0, 1, 2, 3, 1, 3]
+    assert nearest_atoms(KNOWN, both) == [*range(9), 0]
+    assert nearest_bonds(KNOWN, both) == [0, 1, 2, 3, 1, 3]
 
 
 PARTS = 8
@@ -263,8 +270,8 @@ def identity(mol):
 
 def returned(smiles):
     """The molecule that the graph of another one leads to, in categories of its own."""
-    _, atoms, _, bonds = named_graph(parse(smiles), marked=True, exact=False)
-    vocabulary = MoleculeVocabulary.from_counts(Counter(atoms), Counter(bonds))
+    _, atoms, _, bonds = named_graph(parse(smiles), tell_aromatic=True, exact=False)
+    vocabulary = vocabulary_from_counts(Counter(atoms), Counter(bonds))
     graph = molecule_to_graph(smiles, vocabulary)
     written = strict(graph_to_molecule(*graph, vocabulary))
     return Chem.MolFromSmiles(written) if written else Chem.Mol()

@@ -33,7 +33,7 @@ def raw(smiles):
 
 
 def test_valence_repair_ends_in_a_valid_molecule(zinc_smiles):
-    dataset = encode("part", zinc_smiles[:200]).without_marks()
+    dataset = encode("part", zinc_smiles[:200]).without_aromatic()
     dataset.graphs.edge_types = np.random.default_rng(0).choice(
         3, len(dataset.graphs.edge_types), p=[0.7, 0.2, 0.1]
     )

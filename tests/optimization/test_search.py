@@ -19,6 +19,7 @@ from graphcnf.errors import UserError
 from graphcnf.molecules.codec import canonical_smiles
 from graphcnf.molecules.gaussian_process import GaussianProcess
 from graphcnf.molecules.molecule_flow import MoleculeFlow
+from graphcnf.molecules.vocabulary_building import bond_orders
 from graphcnf.optimization.policy import Policy
 from graphcnf.optimization.run import forget_search, optimize, prescreen
 from graphcnf.optimization.search import (
@@ -43,7 +44,7 @@ def zinc():
 def flow(zinc):
     """A small model with random weights that draws 3 to 6 atoms, nearly all of them valid."""
     data = encode("zinc250k", zinc)
-    sizes, orders = {"size_histogram": [0, 0, 0, 4, 3, 2, 1]}, data.vocabulary.bond_orders
+    sizes, orders = {"size_histogram": [0, 0, 0, 4, 3, 2, 1]}, bond_orders(data.vocabulary)
     return MoleculeFlow(small_model(data, sizes, dropout=0.2, edge_weights=orders))
 
 

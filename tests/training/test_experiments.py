@@ -12,6 +12,7 @@ from graphcnf.datasets import load_smiles_file
 from graphcnf.errors import UserError
 from graphcnf.molecules.hashing import contains, hash_each
 from graphcnf.molecules.molecule_flow import MoleculeFlow
+from graphcnf.molecules.vocabulary_building import bond_orders
 from graphcnf.training import experiments
 from graphcnf.training.loop import HEADLINES
 from graphcnf.training.settings import Preset, TrainingSettings, load_preset, preset_names
@@ -67,7 +68,7 @@ def test_percentiles_of_the_first_weights_are_not_those_of_a_model_trained_furth
     )
     data = load_smiles_file(tmp_path / "mine.smi")
     given = {"dataset": "mine", "likelihood_quantiles": [{"largest": 9, "quantiles": [1.0, 9.0]}]}
-    small_model(data, given, edge_weights=data.vocabulary.bond_orders).save_pretrained(
+    small_model(data, given, edge_weights=bond_orders(data.vocabulary)).save_pretrained(
         tmp_path / "a"
     )
     found = build(

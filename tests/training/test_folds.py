@@ -13,6 +13,7 @@ from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch
 from graphcnf.graphs.building import model_for_graphs
 from graphcnf.molecules.molecule_flow import MoleculeFlow
+from graphcnf.molecules.vocabulary_building import bond_orders
 from graphcnf.training.checkpoint import Best
 from graphcnf.training.finetuning import _copying, _steps_within, finetune, plan
 from graphcnf.training.folds import fold_experiment
@@ -30,7 +31,7 @@ def experiment():
         data.graphs,
         node_categories=len(data.vocabulary.atoms),
         edge_categories=len(data.vocabulary.bonds),
-        edge_weights=data.vocabulary.bond_orders,
+        edge_weights=bond_orders(data.vocabulary),
         width=8, layers=1, heads=1,
     )  # fmt: skip
     return data, fold_experiment(model, data, 3, 8)
