@@ -110,7 +110,15 @@ def coloring(
 
 
 def held_out(dataset: ColoringDataset, count: int) -> list[GraphBatch]:
-    """Return the first `count` held-out graphs, in batches of 128; `UserError` for too few."""
+    """Return the first held-out graphs of a data set, in batches of 128.
+
+    Args:
+        dataset: The data set.
+        count: Number of graphs.
+
+    Raises:
+        UserError: The data set has fewer.
+    """
     test = dataset.split("test")
     if count > len(test):
         raise UserError(f"{dataset.name} has {len(test)} held-out graphs, not {count}")
@@ -121,8 +129,14 @@ def held_out(dataset: ColoringDataset, count: int) -> list[GraphBatch]:
 def sample_all(model: ColoringFlow, batches: Sequence[GraphBatch]) -> list[Colored]:
     """Draw a colouring of every graph, and measure the time.
 
-    A colouring depends on the model, the graph and its number alone. The colours that the batches
-    have are ignored.
+    A colouring depends on the model, the graph and its number alone.
+
+    Args:
+        model: The model.
+        batches: The graphs, in batches of 128; their colours are ignored.
+
+    Returns:
+        The colourings of each batch.
     """
     samples = []
     for k, batch in enumerate(batches):
@@ -141,6 +155,9 @@ def order_alone(batches: Sequence[GraphBatch], colors: int) -> list[Colored]:
     Args:
         batches: The graphs.
         colors: Number of colours.
+
+    Returns:
+        The colourings of each batch, without times.
     """
     generator = torch.Generator().manual_seed(0)
     samples = []
@@ -161,10 +178,13 @@ def order_alone(batches: Sequence[GraphBatch], colors: int) -> list[Colored]:
 def sampling_figures(samples: Sequence[Colored]) -> dict[str, float]:
     """Return figures of drawn colourings.
 
+    Args:
+        samples: The colourings of each batch.
+
     Returns:
-        `graphs`, their number; `validity`, the share of graphs without a conflict;
-        `conflicting_edges`, the share of edges between nodes of one colour; and if there is a full
-        batch whose time was measured, `seconds`, the median time of these.
+        "graphs", their number; "validity", the share of graphs without a conflict;
+        "conflicting_edges", the share of edges between nodes of one colour; and if there is a full
+        batch whose time was measured, "seconds", the median time of these.
     """
     bad = torch.cat([conflicts(p.colors, p.batch.adjacency, p.batch.mask) for p in samples])
     edges = sum(int(part.batch.adjacency.sum()) // 2 for part in samples)
@@ -206,6 +226,10 @@ def _bits_per_node(model: ColoringFlow, batches: Sequence[GraphBatch]) -> float:
     """Return the bits per node of the colourings in the data, as a mean over graphs.
 
     They are an upper bound, since the model's log-likelihood is a lower one.
+
+    Args:
+        model: The model.
+        batches: The graphs with their colours.
     """
     bits = [-model.log_prob(batch) / batch.sizes / math.log(2) for batch in batches]
     return float(torch.cat(bits).mean())

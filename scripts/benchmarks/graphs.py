@@ -123,7 +123,11 @@ def graphs(
 
 
 def planar(random: np.random.Generator) -> nx.Graph:
-    """Draw a planar graph: the Delaunay triangulation of `NODES` random points in a square."""
+    """Draw a planar graph: the Delaunay triangulation of `NODES` random points in a square.
+
+    Args:
+        random: Random generator.
+    """
     graph = nx.Graph()
     for corners in Delaunay(random.random((NODES, 2))).simplices.tolist():
         nx.add_cycle(graph, corners)
@@ -131,7 +135,11 @@ def planar(random: np.random.Generator) -> nx.Graph:
 
 
 def block_model(random: np.random.Generator) -> nx.Graph:
-    """Draw a connected graph of a stochastic block model, with more edges inside of blocks."""
+    """Draw a connected graph of a stochastic block model, with more edges inside of blocks.
+
+    Args:
+        random: Random generator.
+    """
     while True:
         count = random.integers(BLOCKS[0], BLOCKS[1] + 1)
         sizes = random.integers(IN_BLOCK[0], IN_BLOCK[1] + 1, size=count)
@@ -154,6 +162,9 @@ def likely_blocks(graph: nx.Graph) -> np.ndarray:
     Starting from communities by modularity (Blondel et al. 2008) at several resolutions, nodes move
     one by one to the block that raises the likelihood most. Each block costs `PENALTY` log N nats,
     so that blocks are not split.
+
+    Args:
+        graph: A graph of N nodes.
 
     Returns:
         Number of the block of each node, (N,) long.
@@ -188,6 +199,9 @@ def is_block_model(graph: nx.Graph) -> bool:
     It is divided by `likely_blocks`. The number of blocks and their sizes must be possible, and the
     densities of edges, inside of and between blocks, must agree with those of the model: the mean
     p-value of a Wald test must exceed 0.9.
+
+    Args:
+        graph: The graph.
     """
     if not nx.is_connected(graph):
         return False

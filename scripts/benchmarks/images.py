@@ -103,13 +103,13 @@ def _scored(
     """Score trained models of images.
 
     Args:
-        found: Runs of each preset, one for each seed.
+        found: Runs of P presets, one for each seed.
         samples: Number of samples of each model.
         path: Folder of the images; None for the digits.
 
     Returns:
-        A row for each preset, with means over seeds; pictures (1 + P, K, C, H, W) uint8 of held-out
-        images and of samples of each preset's first run; footnotes.
+        A row for each preset, with means over seeds; pictures (1 + P, K, C, H, W) uint8, first K
+        held-out images, then K samples of each preset's first run; and footnotes.
     """
     first = str(found[0][0].path)
     data = images_of_model(ImageModel.from_pretrained(first), first, path)
@@ -154,8 +154,8 @@ def _score(
         samples: Number N of samples, drawn with the seed of the training.
 
     Returns:
-        Figures by name: what `score_image_models` returns, but `sampling_milliseconds` in CPU time;
-        `latents`, their number per image; with features `frechet`, the distance to held-out images.
+        Figures by name: what `score_image_models` returns, but "sampling_milliseconds" in CPU time;
+        "latents", their number per image; with features "frechet", the distance to held-out images.
         And the samples, (N, C, H, W) uint8.
 
     Raises:
@@ -178,6 +178,9 @@ def _score(
 
 def learn_features(data: ImageDataset) -> tuple[Features, float]:
     """Train a small classifier of digits, whose hidden layer gives features of images.
+
+    Args:
+        data: The digits.
 
     Returns:
         Function from images to their features; and the accuracy of the classifier on test digits.

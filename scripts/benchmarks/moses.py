@@ -201,7 +201,7 @@ def figures(
         references: Statistics of held-out molecules, by the keys of `PARTS`.
 
     Yields:
-        Name of a protocol, and figures by name.
+        Name of a protocol; and a row of the table, by the names in `COLUMNS`.
     """
     own, start = SetStatistics(0), 0
     for protocol, samples in sorted(PROTOCOLS.items(), key=lambda item: item[1]):

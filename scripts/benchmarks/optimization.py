@@ -197,15 +197,19 @@ class Searches:
     ) -> dict[str, Any]:
         """Return figures of a search, which is run unless they are in a file of its folder.
 
-        Besides those of `figures`, it is `of_model`: the share of the `BEST` best molecules that
-        the model drew; genetic operators made the others.
-
         Args:
             task: Name of the task, and of the folder of its searches.
             goal: The score.
             name: Name of the file, without .json.
             counts: Numbers of best molecules that count; a search ends when all of these score 1.
             figures: Function of all scores and the budget that returns the figures.
+
+        Returns:
+            What `figures` returns; "of_model", the share of the `BEST` best molecules that the
+            model drew, while genetic operators made the others; and "minutes" of CPU time.
+
+        Raises:
+            UserError: The file is of a search with another model.
         """
         place = self.folder / task / self.name
         identity = run_identity(goal, self.flow, SearchSettings(), self.seed)
@@ -244,13 +248,18 @@ class Searches:
         return found
 
 
-def _stored(file: Path, identity: str | None, figures: Callable[[], dict[str, Any]]) -> dict:
-    """Return figures by name from a file, which is written first if it does not exist.
+def _stored(
+    file: Path, identity: str | None, figures: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """Return figures from a file, which is written first if it does not exist.
 
     Args:
         file: The file.
         identity: What determines the figures; a file with another one is refused.
-        figures: Function that computes them; its CPU time is added as `minutes`.
+        figures: Function that computes them.
+
+    Returns:
+        `{name: figure}`, with the CPU time of `figures` as "minutes".
 
     Raises:
         UserError: The file is one of another identity.
@@ -270,7 +279,14 @@ def _stored(file: Path, identity: str | None, figures: Callable[[], dict[str, An
 
 
 def _with_sums(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows with a row of the sums of their numbers, shares left out, if several."""
+    """Add a row of sums to the rows of a table, if there are several.
+
+    Args:
+        rows: Values by name, with "task".
+
+    Returns:
+        The rows, and one with the sums of their numbers, shares left out.
+    """
     if len(rows) < 2:
         return rows
     added = [k for k, v in rows[0].items() if not isinstance(v, str) and "of_model" not in k]
@@ -311,9 +327,13 @@ def of_guacamol(counts: Sequence[int], scores: np.ndarray, budget: int) -> dict[
 
 
 def top_means(scores: np.ndarray, counts: Sequence[int]) -> float:
-    """Return the mean of the k best scores, averaged over the numbers k in `counts`.
+    """Return the mean of the k best scores, averaged over several k.
 
     As in GuacaMol (Brown et al. 2019, arXiv 1811.09621): missing molecules count as 0.
+
+    Args:
+        scores: The scores, (M,).
+        counts: The numbers k.
     """
     best = np.sort(scores)[::-1]
     return float(np.mean([best[:k].sum() / k for k in counts]))
@@ -323,8 +343,11 @@ def top_auc(scores: np.ndarray, budget: int) -> float:
     """Return the area under the curve of the top-10 mean over calls, as a share of the budget.
 
     As in PMO (Gao et al. 2022, arXiv 2206.12411): evaluated every 100 calls and interpolated
-    linearly, starting with 0; after the end of a search, its last value counts. Failed calls (NaN)
-    count as 0.
+    linearly, starting with 0; after the end of a search, its last value counts.
+
+    Args:
+        scores: Score of each call in order, (calls,); NaN, a failed call, counts as 0.
+        budget: Largest number of calls.
     """
     scores = np.nan_to_num(scores[:budget])
     calls = [0, *range(100, len(scores), 100), len(scores), budget]
@@ -406,7 +429,11 @@ class Improvement:
         self.before = penalized_logp(Chem.MolFromSmiles(smiles))
 
     def __call__(self, mol: Chem.Mol) -> float:
-        """Return the improvement of a molecule over the given one, minus the penalty."""
+        """Return the improvement of a molecule over the given one, minus the penalty.
+
+        Args:
+            mol: A sanitized molecule.
+        """
         lacking = max(0.0, self.threshold - self.similar(mol))
         return penalized_logp(mol) - self.before - 20 * lacking
 

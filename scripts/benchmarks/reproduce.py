@@ -101,19 +101,26 @@ class Table(NamedTuple):
 
     @property
     def head(self) -> dict[str, str]:
-        """Name, kind and minutes by these words; empty for a table that no command makes."""
+        """First line of the marker: `{"name": ..., "kind": ..., "minutes": ...}`, all text.
+
+        It is {} for a table that no command makes.
+        """
         found = HEAD.fullmatch(self.marker.partition("\n")[0])
         keys = ("name", "kind", "minutes")
         return dict(zip(keys, found.groups(), strict=True)) if found else {}
 
     @property
     def has_figures(self) -> bool:
-        """Whether a fifth of the cells, but those that name rows, begin with a number."""
+        """True if a fifth of the cells, but those that name rows, begin with a number."""
         cells = [label(cell) for row in self.cells[1:] for cell in row[1:]]
         return 5 * sum(bool(re.match(r"[−+~<]?\.?\d", cell)) for cell in cells) >= len(cells) > 0
 
     def commands(self) -> list[tuple[str, dict[str, str]]]:
-        """Return each command with what its output calls a row or column, by the printed name."""
+        """Return the commands of the marker.
+
+        Returns:
+            Pairs of a command and `{printed name of a row or column: its name in the output}`.
+        """
         found: list[tuple[str, dict[str, str]]] = []
         for line in self.marker.split("\n")[1:]:
             if not line.startswith(" "):
@@ -126,7 +133,12 @@ class Table(NamedTuple):
 
 
 def read_tables(page: str, content: str) -> list[Table]:
-    """Return the tables in Markdown, without those in blocks of code."""
+    """Return the tables of a page in Markdown, without those in blocks of code.
+
+    Args:
+        page: Name of the page.
+        content: Its text.
+    """
     content = re.sub(r"^```.*?^```", "", content + "\n", flags=re.MULTILINE | re.DOTALL)
     tables = []
     for marker, lines in MARKED.findall(content):
@@ -143,13 +155,25 @@ def all_tables() -> list[Table]:
 
 
 def label(cell: str) -> str:
-    """Return how the name of a row or column is compared: without marks, in lower case."""
+    """Return how the name of a row or column is compared: without marks, in lower case.
+
+    Args:
+        cell: The name as Markdown. Names in `SAME` become those of the pages.
+    """
     plain = re.sub(r"\[([^]]*)\]\([^)]*\)|[`*]", r"\1", cell).replace("_", " ").strip().lower()
     return SAME.get(plain, plain)
 
 
 def quicker(command: str, kind: str) -> str:
-    """Return a command with a thousand samples of several seeds, or a hundredth of a training."""
+    """Shorten a command: a thousand samples of several seeds, or a hundredth of a training.
+
+    Args:
+        command: The command of a marker.
+        kind: Kind of the table, "weights" or "training".
+
+    Returns:
+        The shorter command.
+    """
     if kind == "weights":
         command = re.sub(r"-n \d{4,}", f"-n {SAMPLES}", command)
         seeds = ",".join(map(str, range(SEEDS)))
@@ -163,12 +187,15 @@ def quicker(command: str, kind: str) -> str:
 
 
 def run(command: str, folder: Path, known: dict[str, list[Table]]) -> list[Table]:
-    """Run a command of a marker in a folder, and return the tables that it prints.
+    """Run a command of a marker in a folder.
 
     Args:
         command: The command; no shell reads it.
         folder: Folder in which it runs.
         known: Tables of the commands that were run before; the new ones are added.
+
+    Returns:
+        The tables that it prints.
 
     Raises:
         UserError: The command fails.
@@ -185,7 +212,13 @@ def run(command: str, folder: Path, known: dict[str, list[Table]]) -> list[Table
 
 
 def found_cells(tables: list[Table], row: str, column: str) -> list[str]:
-    """Return the cells of a row and a column in tables, of which one may be turned."""
+    """Return the cells at a row and a column, of all tables of an output.
+
+    Args:
+        tables: The tables; in some, rows and columns may be exchanged.
+        row: Name of the row; of "a & b" the row with both cells.
+        column: Name of the column.
+    """
     found = []
     for head, *rows in (table.cells for table in tables):
         for names, title in ((row, column), (column, row)):
@@ -200,9 +233,12 @@ def found_cells(tables: list[Table], row: str, column: str) -> list[str]:
 def figures(cell: str) -> list[tuple[float, float | None, float]]:
     """Return the figures of a cell, shares in [0, 1], in their order.
 
+    Args:
+        cell: The cell as Markdown, such as "1.23 ± 0.04".
+
     Returns:
-        Value; standard deviation, at least the third, or None if the cell has none; half a unit of
-        the last decimal.
+        For each figure its value; its standard deviation, None if the cell has none, and at least
+        half a unit of the last decimal; and half a unit of the last decimal.
     """
     scale = 0.01 if "%" in cell else 1.0
     cell = re.sub(r" of [\d,]+|\([^)]*\)|\[[^]]*\]", "", cell.replace("**", ""))
@@ -245,8 +281,12 @@ Outputs = list[tuple[dict[str, str], list[Table]]]
 def measure(table: Table, outputs: Outputs) -> tuple[list[Measured], list[str]]:
     """Look for the figures of a table in the outputs of its commands.
 
+    Args:
+        table: The table.
+        outputs: For each command other names and the tables that it has printed.
+
     Returns:
-        The figures that were found, and the names of rows and columns of which none was, although
+        The figures that were found; and the names of rows and columns of which none was, although
         the marker does not leave them out. Published figures are left out.
     """
     found: list[Measured] = []
@@ -269,7 +309,19 @@ def measure(table: Table, outputs: Outputs) -> tuple[list[Measured], list[str]]:
 def _new(
     row: str, column: str, other: dict[str, str], tables: list[Table], occurrence: int
 ) -> list[list[tuple[float, float | None, float]]]:
-    """Return the figures of the cells of an output that a printed cell quotes; [] if one lacks."""
+    """Return the figures of the cells of an output that a printed cell quotes.
+
+    Args:
+        row: Printed name of the row.
+        column: Printed name of the column.
+        other: Name of a row or column in the output by its printed name.
+        tables: Tables of the output.
+        occurrence: How many cells with the same names came before on the page.
+
+    Returns:
+        For each quoted cell its figures, as the function `figures` returns them; [] if one is
+        missing.
+    """
     rows, columns = (other.get(one, one).split(" + ") for one in (row, column))
     cells = [found_cells(tables, one, title) for one in rows for title in columns]
     return [figures(x[min(occurrence, len(x) - 1)]) for x in cells] if all(cells) else []
@@ -315,9 +367,14 @@ def allowed(
 def judge(table: Table, outputs: Outputs, quick: bool) -> Iterator[dict[str, Any]]:
     """Compare the figures of a table with new ones.
 
+    Args:
+        table: The table.
+        outputs: For each command other names and the tables that it has printed.
+        quick: True if fewer samples were drawn than for the page.
+
     Yields:
-        A row of the result for each figure; `verdict` is "OUT" for one out of bounds, and "not
-        found" for a row or column that no output has.
+        A row of the result for each figure, by the names in `COLUMNS`; `verdict` is "OUT" for one
+        out of bounds, and "not found" for a row or column that no output has.
     """
     found, lacking = measure(table, outputs)
     about = {"table": table.head["name"]}
@@ -379,7 +436,17 @@ def reproduce(
 def _made(
     table: Table, quick: bool, place: Path, known: dict[str, list[Table]]
 ) -> list[dict[str, Any]]:
-    """Run the commands of a table, and return the rows of `judge`, or one if a command fails."""
+    """Run the commands of a table, and compare its figures with theirs.
+
+    Args:
+        table: The table.
+        quick: True to shorten the commands.
+        place: Folder in which they run.
+        known: Tables of the commands that were run before; the new ones are added.
+
+    Returns:
+        The rows of `judge`; a single one with the verdict "not run" if a command fails.
+    """
     outputs: Outputs = []
     try:
         for command, other in table.commands():

@@ -75,7 +75,14 @@ def published(table: str, /, **where: str | float) -> list[dict[str, Any]]:
 def write(
     out: Path | None, rows: Sequence[Row], columns: Sequence[Column], notes: Sequence[str]
 ) -> None:
-    """Write a table to stdout as Markdown, or to a file in the format of its name."""
+    """Write a table to stdout as Markdown, or to a file in the format of its name.
+
+    Args:
+        out: The file; None for stdout.
+        rows: Values by name.
+        columns: Columns of Markdown, see `graphcnf.evaluation.layout`.
+        notes: Footnotes of Markdown.
+    """
     write_table(table_kind(out, False, False), out, rows, columns, notes)
 
 
@@ -94,7 +101,11 @@ class TrainedRun:
         self.path, self.preset = path, load_preset(inside(path, "config.toml"))
 
     def minutes(self) -> float | None:
-        """Return the minutes for which the model was trained; None if there is no model yet."""
+        """Return the minutes for which the model was trained; None if there is no model yet.
+
+        Raises:
+            UserError: The model's `config.json` is damaged.
+        """
         file = inside(self.path, "model", "config.json")
         try:
             return float(read_json(file)["metadata"]["training"]["minutes"])
@@ -104,7 +115,11 @@ class TrainedRun:
             raise UserError(f"{file}: damaged ({error})") from None
 
     def molecules(self) -> MoleculeDataset:
-        """Load the molecules that the run was trained on; raise `UserError` for other data."""
+        """Load the molecules that the run was trained on.
+
+        Raises:
+            UserError: It was trained on other data.
+        """
         data = dict(self.preset.data)
         name = data.pop("name", None)
         if name not in MOLECULES:

@@ -55,7 +55,7 @@ class TokenLSTM(nn.Module):
             state: State after earlier tokens; None at the start.
 
         Returns:
-            Logits, (B, L, C), and the state after the last token, two tensors (2, B, hidden).
+            Logits, (B, L, C); and the state after the last token, two tensors (2, B, hidden).
         """
         hidden, state = self.lstm(self.embedding(tokens), state)
         return self.out(hidden), state
@@ -76,12 +76,29 @@ class SmilesLSTM(Pretrained, TokenLSTM):
         self.numbers = {token: k for k, token in enumerate(tokens, 3)}
 
     def encode(self, smiles: str) -> Tensor:
-        """Return token numbers (L,) with start and end; raise `KeyError` for an unknown token."""
+        """Convert a SMILES to token numbers.
+
+        Args:
+            smiles: The SMILES.
+
+        Returns:
+            Numbers with those of start and end, (L,) long.
+
+        Raises:
+            KeyError: It has an unknown token.
+        """
         tokens = (self.numbers[token] for token in _TOKEN.findall(smiles))
         return torch.tensor([START, *tokens, END])
 
     def nats(self, rows: Sequence[Tensor]) -> Tensor:
-        """Return -log p of B SMILES, (B,) nats, given the token numbers of each by `encode`."""
+        """Return -log p of SMILES.
+
+        Args:
+            rows: Token numbers of B SMILES, as `encode` returns them.
+
+        Returns:
+            (B,) nats.
+        """
         batch = pad_sequence(rows, batch_first=True, padding_value=PADDING)
         logits, _ = self(batch[:, :-1])
         losses = F.cross_entropy(
@@ -189,8 +206,12 @@ def train(
 def bits_per_molecule(model: SmilesLSTM, smiles: Sequence[str]) -> float:
     """Return the bits per molecule of canonical SMILES, as a mean.
 
-    Each is -log2 p(canonical SMILES), an upper bound on -log2 p(molecule), to which other SMILES
-    of the molecule would add.
+    Each is -log2 p(canonical SMILES), an upper bound on -log2 p(molecule), to which other SMILES of
+    the molecule would add.
+
+    Args:
+        model: The model.
+        smiles: Canonical SMILES.
 
     Raises:
         UserError: A SMILES has a token that the model does not know.

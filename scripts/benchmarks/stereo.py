@@ -90,6 +90,9 @@ def stereo_bits(
 def forced_pairs(graphs: StereoGraphs) -> tuple[int, int]:
     """Count pairs of stereo centres whose relative configuration geometry forces.
 
+    Args:
+        graphs: The molecules with their configurations.
+
     Returns:
         Number of such pairs with two marks, as at a bridgehead; and how many of these have the
         relative configuration that can exist.
@@ -106,8 +109,11 @@ def forced_pairs(graphs: StereoGraphs) -> tuple[int, int]:
 def _partner_categories(graphs: StereoGraphs) -> np.ndarray:
     """Return the mark of the centre to which each stereo element is related in a ring system.
 
+    Args:
+        graphs: Molecules with S stereo elements.
+
     Returns:
-        For each of the S elements the category of that earlier element, 0 for none, (S,).
+        For each element the category of the related, earlier element, 0 for none, (S,).
     """
     counts, partner = graphs.counts.numpy(), graphs.partners.numpy().astype(int)
     first = np.repeat(np.cumsum(counts) - counts, counts)
@@ -115,7 +121,15 @@ def _partner_categories(graphs: StereoGraphs) -> np.ndarray:
 
 
 def model_bits(flow: StereoFlow, dataset: StereoDataset) -> np.ndarray:
-    """Return the bits of the mark of each held-out stereo element by a model, (S,)."""
+    """Return the bits of the marks of held-out stereo elements by a model.
+
+    Args:
+        flow: The model.
+        dataset: Molecules, whose held-out part has S stereo elements.
+
+    Returns:
+        (S,).
+    """
     found = []
     for rows in np.array_split(dataset.split("test"), 100):
         graphs = dataset.graphs[torch.from_numpy(rows)]
@@ -127,13 +141,16 @@ def model_bits(flow: StereoFlow, dataset: StereoDataset) -> np.ndarray:
 
 
 def table_bits(dataset: StereoDataset) -> dict[str, np.ndarray]:
-    """Return the bits of the mark of each held-out stereo element by tables of counts.
+    """Return the bits of the marks of held-out stereo elements by tables of counts.
 
     Each table counts marks in contexts; its probabilities are smoothed by those of the table before
     it, which has shorter contexts.
 
+    Args:
+        dataset: Molecules, whose held-out part has S stereo elements.
+
     Returns:
-        (S,) for each table by name, from short to long contexts.
+        `{name of a table: bits (S,)}`, from short to long contexts.
     """
     graphs = dataset.graphs
     held_out = np.isin(np.arange(len(graphs)), dataset.split("test"))
@@ -153,9 +170,12 @@ def table_bits(dataset: StereoDataset) -> dict[str, np.ndarray]:
 def _contexts(graphs: StereoGraphs) -> dict[str, np.ndarray]:
     """Return the contexts of stereo elements in which `table_bits` counts marks.
 
+    Args:
+        graphs: Molecules with S stereo elements.
+
     Returns:
-        For each kind of context by name, from short to long, the number of each element's context,
-        (S,) long.
+        `{kind of context: number of each element's context, (S,) long}`, from short to long
+        contexts.
     """
 
     def numbered(*columns: np.ndarray) -> np.ndarray:
@@ -262,9 +282,15 @@ def isomers(
 
 
 def polycycles(smiles: Iterable[str]) -> Iterator[str]:
-    """Yield those of isomeric SMILES that are polycycles, in canonical form.
+    """Yield those molecules that are polycycles with marks.
 
     Here a polycycle has at least two marked atoms that are in several rings each.
+
+    Args:
+        smiles: Isomeric SMILES of molecules.
+
+    Yields:
+        Canonical isomeric SMILES.
     """
     for line in smiles:
         if line.count("@") > 1:
@@ -293,7 +319,15 @@ def _in_rings(constitution: Constitution, configuration: Configuration) -> list[
 
 
 def _remarked(smiles: str, random: np.random.Generator) -> str:
-    """Return the SMILES of a molecule with random marks where it has some."""
+    """Give a molecule random marks where it has some.
+
+    Args:
+        smiles: Isomeric SMILES of the molecule.
+        random: Random generator.
+
+    Returns:
+        Isomeric SMILES of a stereoisomer, or of the same molecule.
+    """
     one, configuration = split_stereo(parse(smiles))
     other = tuple(int(random.integers(1, 3)) if c else 0 for c in configuration)
     return Chem.MolToSmiles(one.with_marks(one.canonical(other)))
@@ -319,6 +353,11 @@ def _shapes(smiles: Sequence[str]) -> list[Shape]:
 
 
 def _shape(smiles: str) -> Shape:
+    """Embed a molecule and the isomers with other marks at the same places.
+
+    Args:
+        smiles: Isomeric SMILES of the molecule.
+    """
     one, marks = split_stereo(parse(smiles))
     places = _in_rings(one, marks)[1:]  # against the first one
     others = set()
@@ -336,9 +375,14 @@ def _shape(smiles: str) -> Shape:
 
 
 def _lowest_energy(mol: Chem.Mol) -> float | None:
-    """Return the lowest MMFF94 energy of relaxed conformers, kcal/mol.
+    """Return the lowest MMFF94 energy of relaxed conformers of a molecule, kcal/mol.
 
-    None if no conformer can be embedded, infinity if the force field lacks parameters.
+    Args:
+        mol: The molecule, with its stereo marks.
+
+    Returns:
+        The energy; None if no conformer can be embedded, infinity if the force field lacks
+        parameters.
     """
     mol = Chem.AddHs(mol)
     embedded = rdDistGeom.EmbedMultipleConfs(

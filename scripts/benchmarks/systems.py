@@ -153,6 +153,9 @@ def _row(
         model: The model, with or without its valency check.
         dataset: Data set of the run.
         samples: Number of samples.
+
+    Returns:
+        Values by the names in `COLUMNS`.
     """
     seed = model.metadata["training"]["seed"]
     temperature = TEMPERATURES.get(model.config["architecture"], 1.0)
@@ -183,6 +186,9 @@ def _language_row(model: SmilesLSTM, run: TrainedRun, samples: int) -> dict[str,
         model: The model.
         run: Run of another model on the same data.
         samples: Number of samples.
+
+    Returns:
+        Values by the names in `COLUMNS`.
     """
     dataset, seed = run.molecules(), model.metadata["training"]["seed"]
     held_out = [dataset.smiles[k] for k in references.held_out(dataset, HELD_OUT)]
@@ -196,7 +202,10 @@ def _language_row(model: SmilesLSTM, run: TrainedRun, samples: int) -> dict[str,
 
 
 def _figures(
-    model: GraphModel | SmilesLSTM, dataset: MoleculeDataset, samples: int, draw: Callable[[], list]
+    model: GraphModel | SmilesLSTM,
+    dataset: MoleculeDataset,
+    samples: int,
+    draw: Callable[[], list[Any]],
 ) -> dict[str, Any]:
     """Return the figures of a row that graph models and language models share.
 
@@ -207,8 +216,8 @@ def _figures(
         draw: Function that draws them, timed here; returns a list of blocks of graphs or SMILES.
 
     Returns:
-        By name the rates, sizes and minutes of training and sampling, and the figures of `SUMMARY`
-        and `METRICS`.
+        By name "parameters", "minutes" and "seen" molecules of training, the rates "training_rate"
+        and "sampling_rate" in molecules per second, and the figures of `SUMMARY` and `METRICS`.
     """
     with one_thread(torch.device("cpu")):
         began = time.process_time()

@@ -40,7 +40,15 @@ THEIRS = {"zuko: RealNVP": "RealNVP", "zuko: NSF": "NSF", "zuko: MAF": "MAF"}
 
 
 def two_moons(count: int, generator: torch.Generator) -> Tensor:
-    """Draw points of two half circles with normal noise of deviation 0.1, (count, 2)."""
+    """Draw points of two half circles with normal noise of deviation 0.1.
+
+    Args:
+        count: Number of points.
+        generator: Random generator.
+
+    Returns:
+        (count, 2).
+    """
     angle = torch.rand(count, generator=generator) * math.pi
     upper = torch.rand(count, generator=generator) < 0.5
     x = torch.where(upper, angle.cos(), 1 - angle.cos())
