@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from graphcnf.categorical import AutoregressiveCoupling, IntervalEncoding, Network
+from graphcnf.categorical import AutoregressiveCoupling, IntervalEncoding
 from graphcnf.flows.base import StandardLogistic
 from graphcnf.flows.transform import Bijection, Context
 from graphcnf.testing import (
@@ -85,12 +85,12 @@ class Case:
 
     def log_probs(self, x: torch.Tensor) -> torch.Tensor:
         """Conditional log-probabilities (B, N, V), 0 where masked."""
-        return torch.where(self.mask, self.coupling.log_probs(x, self.context), 0)
+        return torch.where(self.mask, self.coupling.network.log_probs(x, self.context), 0)
 
     def order(self, x: torch.Tensor) -> torch.Tensor:
         """Number of the step in which each position of categories x is decided, (B, N) long."""
         order = torch.full(x.shape[:2], -1)
-        for number, step in enumerate(Network.steps(self.coupling.network, x, self.context)):
+        for number, step in enumerate(self.coupling.network.steps_of_drawing(x, self.context)):
             assert (order[step.at] == -1).all(), "a position is decided twice"
             order[step.at] = number
         assert (order[self.mask.any(-1)] >= 0).all(), "a position is not decided"
@@ -179,7 +179,7 @@ def samples_do_not_depend_on_the_batch(make_case: MakeCase):
     fields = {}
     for name, value in vars(context).items():
         if isinstance(value, torch.Tensor):
-            nodes = {"adjacency": 2, "elements": 0}.get(name, 1)  # axes of the nodes
+            nodes = 2 if name == "adjacency" else 1  # axes of the nodes
             fields[name] = value[(small, *[slice(n)] * nodes)]
     alone = replace(context, **fields)
     torch.manual_seed(3)

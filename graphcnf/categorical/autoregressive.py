@@ -1,26 +1,25 @@
-"""Autoregressive flows over categories: the interface of their networks, and the coupling.
+"""Autoregressive distributions over categories, and the flow that has the same probabilities.
 
 Data are categories x (B, N, V): B rows of a batch, N *positions* in each row (for graphs, the
 nodes), and V *variables* at each position (what describes a node).
 
-A network gives the probabilities of categories step by step. A *step* decides some positions
-together, given all earlier steps; the variables of a position are decided one after the other. What
-the network knows when it decides a variable is its *hidden state*. `Network.steps` yields the steps
-of known categories (teacher forcing); a network that evaluates all positions in one pass yields one
-step. For drawing, `Network.start` returns a `State`, which goes on step by step.
+    log p(x) = sum over the variables of log p(variable | variables decided before)
 
-Two kinds of variables are not decided by probabilities, and have a fixed value in x:
+`Network` is this distribution. A *step* decides some positions together, given all earlier steps;
+the variables of a position are decided one after the other. What the network knows when it decides
+a variable is its *hidden state*. Scoring goes through the steps of known categories
+(`Network.steps`; a network that evaluates all positions in one pass yields one step), drawing
+through those of a `State`, one after the other. Both then do the same for each variable: compute
+its logits, and read its category from x or write it there.
 
-- A *masked* variable is padding, or does not exist at a real position. Its value is the number of
-  its categories, which is no category (these are 0 to the number minus 1): a network can tell it
-  from all categories, and embed it like one more.
-- An *omitted* variable is left out by `Network.embed`, since an earlier variable determines it: a
-  node that closes no first ring has no second one. Its value is 0, with probability 1.
+A variable that an earlier one determines is *omitted*: a node that closes no first ring has no
+second one. `Network.embed` says which these are; they are 0 with probability 1. Padding is 0, too,
+and in no step: what is padding stands in the mask, never in the categories.
 
-The coupling is a bijection with these probabilities. Each category owns an *interval* of the unit
-line (`IntervalEncoding`). A monotone piecewise linear map (Mueller et al. 2019, arXiv 1808.03856)
-with knots at the ends of the intervals makes each interval as wide as the conditional probability
-of its category. The log-det is the log-probability of the category, up to constants.
+`AutoregressiveCoupling` is a bijection of latents with these probabilities. Each category owns an
+*interval* of the unit line (`IntervalEncoding`), which the coupling stretches to the conditional
+probability of the category. Its log-det is therefore the log-probability of the categories, up to
+constants, so that neither scoring nor drawing has to evaluate it: they use the `Network` alone.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from graphcnf.categorical.categorical_flow import CategoricalFlow
+from graphcnf.categorical.categorical_flow import Bound, CategoricalFlow
 from graphcnf.categorical.encoding import (
     IntervalEncoding,
     expand,
@@ -57,7 +56,8 @@ class Step:
     """M positions that are decided together.
 
     Attributes:
-        at: Index of the positions: `x[step.at]` of categories x (B, N, V) is (M, V).
+        at: Rows (M,) long of the positions in a batch, and their numbers in these rows, (M,) long
+            or one int: `x[step.at]` of categories x (B, N, V) is (M, V).
         hidden: Hidden state of their first variable, in a form that only the network knows.
     """
 
@@ -68,8 +68,8 @@ class Step:
 class State(Protocol):
     """Partly drawn rows of a batch, and the order of their positions.
 
-    `step` and `update` are called in turn. A state for particles also has `take(rows)`, which
-    replaces the batch by rows of it: indices (R,) long, which may repeat.
+    `step` and `update` are called in turn. A state may leave what follows from the categories of a
+    step to the next call of `step`: only then is it known which rows go on.
     """
 
     def step(self) -> Step | None:
@@ -79,15 +79,36 @@ class State(Protocol):
         """
 
     def update(self, x: Tensor) -> None:
-        """Append the categories x (M, V) that were drawn for the positions of the last step."""
+        """Receive the categories x (M, V) that were drawn for the positions of the last step."""
+
+
+class ParticleState(State, Protocol):
+    """State whose rows can be replaced between steps, as particle samplers do."""
+
+    def take(self, rows: Tensor) -> None:
+        """Replace the batch in place by rows of it: indices `rows` (R,) long, which may repeat."""
+
+
+class Intervals(NamedTuple):
+    """Intervals of the unit line, one for each variable.
+
+    Attributes:
+        lower: Lower ends, (B, N, V) float64.
+        log_width: Logarithms of the widths, (B, N, V).
+    """
+
+    lower: Tensor
+    log_width: Tensor
 
 
 class Network(nn.Module):
-    """Network that gives the probabilities of each step's categories, given all earlier steps.
+    """Autoregressive distribution over categories x (B, N, V), given by a network.
 
-    The V variables of a position are decided one after the other: `logits` returns the logits of
-    the next variable, and `embed` adds its category to the hidden state. A hidden state may be any
-    object; with V = 1 it may be the logits themselves, which the default of `logits` returns.
+    Subclasses write `logits` and `embed`, which lead through the variables of a position, and
+    `start`, which leads through the positions in drawing; most write `steps` as well, to evaluate
+    all positions at once in scoring. From these follow `log_prob`, `log_probs`, `intervals`, `draw`
+    and `invert`. A hidden state may be any object; with V = 1 it may be the logits themselves,
+    which the default of `logits` returns.
 
     Attributes:
         cardinalities: Number of categories of each of the V variables of a position.
@@ -120,13 +141,12 @@ class Network(nn.Module):
 
         Returns:
             The hidden state of the next variable, and which of the R positions have it: indices
-            (R',) long, or None if all have. At the others, all later variables are omitted: they
-            are 0 for certain.
+            (R',) long, or None if all have. At the others, all later variables are omitted.
         """
         raise NotImplementedError
 
     def settle(self, hidden, x: Tensor) -> Tensor:
-        """Change drawn categories by rules that hold in sampling but not in the density.
+        """Change drawn categories by rules that hold in `draw` but not in the distribution.
 
         By default there are no such rules.
 
@@ -142,13 +162,139 @@ class Network(nn.Module):
     def steps(self, x: Tensor, context: Any) -> Iterator[Step]:
         """Yield the steps of known categories x (B, N, V): each is given the earlier categories.
 
-        Steps hold real positions only. By default, the state of `start` is stepped as in drawing,
-        and updated with `x`.
+        Steps hold real positions only. By default they are those of drawing.
+        """
+        return self.steps_of_drawing(x, context)
+
+    def steps_of_drawing(self, x: Tensor, context: Any) -> Iterator[Step]:
+        """Yield the steps of the state, which reads from x (B, N, V) what each has decided.
+
+        Args:
+            x: Categories. The caller may write those of a step before it asks for the next one.
+            context: `Context` with a mask (B, N).
         """
         state = self.start(context)
         while (step := state.step()) is not None:
             yield step
             state.update(x[step.at])
+
+    def _variables(self, steps: Iterator[Step], x: Tensor) -> Iterator[tuple[tuple, Any]]:
+        """Yield the variables of steps in the order in which they are decided.
+
+        Args:
+            steps: The steps.
+            x: Categories (B, N, V) long. The caller may write those of a variable before it asks
+                for the next one, which depends on them.
+
+        Yields:
+            For each variable of each step its place at the R positions that have it, such that
+            `x[place]` is (R,), and the hidden state of these positions.
+        """
+        for step in steps:
+            rows, positions = step.at
+            hidden = step.hidden
+            for variable in range(len(self.cardinalities)):
+                place = rows, positions, variable
+                yield place, hidden
+                if variable == len(self.cardinalities) - 1:
+                    break
+                hidden, kept = self.embed(hidden, x[place])
+                if kept is not None:
+                    rows = rows[kept]
+                    positions = positions if isinstance(positions, int) else positions[kept]
+                    if not len(rows):
+                        break
+
+    def log_probs(self, x: Tensor, context: Context) -> Tensor:
+        """Return the log-probability of each category, given those before it.
+
+        Args:
+            x: Categories, (B, N, V) long; any value at masked positions.
+            context: Context with a mask (B, N).
+
+        Returns:
+            (B, N, V) nats, 0 at masked positions.
+        """
+        log_p = self._log_probs_if_omitted(x)
+        for place, hidden in self._variables(self.steps(x, context), x):
+            log_all = self.logits(hidden).log_softmax(-1)
+            log_p[place] = log_all.gather(-1, x[place][:, None])[:, 0]
+        return masked(log_p, context.mask)
+
+    def _log_probs_if_omitted(self, x: Tensor) -> Tensor:
+        """Return the log-probabilities of omitted variables: 0 is certain, all else impossible."""
+        dtype = log_term_dtype(next(self.parameters()))
+        return torch.where(x == 0, 0.0, -math.inf).to(dtype)
+
+    def log_prob(self, x: Tensor, context: Context) -> Tensor:
+        """Return the log-probability of each row of categories, (B,) nats; see `log_probs`."""
+        return sum_log_term(self.log_probs(x, context))
+
+    def intervals(self, x: Tensor, context: Context) -> Intervals:
+        """Return the interval of numbers u from which `draw` makes each category x.
+
+        It is as wide as the probability of the category, given those before it, and begins where
+        the interval of the category before ends: [F(x - 1), F(x)) with the cumulative sums F.
+
+        Args:
+            x: Categories, (B, N, V) long; any value at masked positions.
+            context: Context with a mask (B, N).
+
+        Returns:
+            The intervals; what they are at masked positions means nothing.
+        """
+        log_width = self._log_probs_if_omitted(x)
+        lower = torch.zeros_like(log_width, dtype=torch.float64)
+        for place, hidden in self._variables(self.steps(x, context), x):
+            log_all = self.logits(hidden).log_softmax(-1)
+            p = log_all.double().exp()  # In float64, a rare category keeps its interval.
+            category = x[place][:, None]
+            log_width[place] = log_all.gather(-1, category)[:, 0]
+            lower[place] = (p.cumsum(-1) - p).gather(-1, category)[:, 0]
+        return Intervals(lower, log_width)
+
+    @torch.no_grad()
+    def draw(self, u: Tensor, context: Context) -> Tensor:
+        """Draw categories: those whose intervals contain u, unless `settle` changes them.
+
+        Args:
+            u: Uniform random numbers, (B, N, V) float64.
+            context: Mask (B, N), and a temperature, which below 1 sharpens the conditional
+                probabilities.
+
+        Returns:
+            Categories, (B, N, V) long; 0 where masked.
+        """
+        x = torch.zeros_like(u, dtype=torch.long)
+        for place, hidden in self._variables(self.steps_of_drawing(x, context), x):
+            category, _, _ = find_interval(self.logits(hidden) / context.temperature, u[place])
+            x[place] = self.settle(hidden, category)
+        return x
+
+    @torch.no_grad()
+    def invert(self, u: Tensor, context: Context) -> tuple[Tensor, Intervals]:
+        """Find the categories whose intervals contain u, and these intervals.
+
+        Other than in `draw`, the rules of `settle` do not hold: they would change a category
+        without its interval.
+
+        Args:
+            u: Numbers in (0, 1), (B, N, V) float64.
+            context: Mask (B, N) and temperature, as for `draw`.
+
+        Returns:
+            Categories, (B, N, V) long, and intervals; both 0 where masked or omitted.
+        """
+        x = torch.zeros_like(u, dtype=torch.long)
+        found = Intervals(torch.zeros_like(u), torch.zeros_like(u))
+        for place, hidden in self._variables(self.steps_of_drawing(x, context), x):
+            category, lower, log_width = find_interval(
+                self.logits(hidden) / context.temperature, u[place]
+            )
+            x[place] = category
+            found.lower[place] = lower
+            found.log_width[place] = log_width
+        return x, found
 
 
 class InSequence:
@@ -169,7 +315,8 @@ class InSequence:
     """
 
     def __init__(self, mask: Tensor):
-        self.length, self.number = mask.shape[1], -1
+        self.length = mask.shape[1]
+        self.number = -1
         self._sort(mask.sum(1))
 
     def _sort(self, sizes: Tensor) -> Tensor:
@@ -208,46 +355,20 @@ class InSequence:
         return previous[self._sort(self.sizes[previous])]
 
 
-class Intervals(NamedTuple):
-    """Intervals of the unit line, one for each variable.
-
-    Attributes:
-        lower: Lower ends, (B, N, V).
-        log_width: Logarithms of the widths, (B, N, V).
-    """
-
-    lower: Tensor
-    log_width: Tensor
-
-
-class _Variable(NamedTuple):
-    """The variable of a step that is decided next, at those R of its M positions that have it.
-
-    Attributes:
-        hidden: Hidden state of the R positions.
-        at: Index of the R entries into an array (M, V): which of the M positions, and the number of
-            the variable. The positions are `slice(None)` while all have the variable, which saves
-            copies, and indices (R,) long from the first variable on that some lack.
-    """
-
-    hidden: Any
-    at: tuple[slice | Tensor, int] = (slice(None), 0)
-
-
 class AutoregressiveCoupling(Bijection):
     """Bijection that makes the interval of each category as wide as its conditional probability.
 
     A latent z lies in the interval of its category x: u = sigmoid(z) >= lower(x). It becomes
     logit(u') with u' = F(x - 1) + p(x) (u - lower(x)) / width(x), where p are the conditional
-    probabilities of the categories and F their cumulative sums. The *output interval* of a category
-    is the one from F(x - 1) to F(x).
+    probabilities of the categories and F their cumulative sums: a monotone piecewise linear map of
+    the unit line (Mueller et al. 2019, arXiv 1808.03856).
 
-    Attributes:
-        network: A `Network`, typed as Any since callers use methods of its own class.
+    Args:
+        network: Distribution of the categories.
     """
 
     tempers = True
-    network: Any
+    network: Any  # A `Network`, of which callers use methods of its own class.
 
     def __init__(self, network: Network):
         super().__init__()
@@ -261,181 +382,26 @@ class AutoregressiveCoupling(Bijection):
             mask: True for real positions, (B, N) bool, or real variables, (B, N, V) bool.
 
         Returns:
-            (B, N, V) long; where masked, the number of categories of the variable, see above.
+            (B, N, V) long; 0 where masked.
         """
-        known = self.network.cardinalities
-        absent = torch.tensor(known, device=z.device)
-        return torch.where(expand(mask, z), interval_category(torch.sigmoid(z), known), absent)
-
-    def _next(self, variable: _Variable, x: Tensor) -> _Variable | None:
-        """Return the variable that is decided after another one.
-
-        Args:
-            variable: The variable decided last, at R positions.
-            x: Its categories, (R,) long.
-
-        Returns:
-            The next variable, at those of the R positions that have it; None after the last
-            variable, or if no position has the next one.
-        """
-        rows, k = variable.at
-        if k == len(self.network.cardinalities) - 1:
-            return None
-        hidden, kept = self.network.embed(variable.hidden, x)
-        if kept is not None:
-            rows = kept if isinstance(rows, slice) else rows[kept]
-            if not len(rows):
-                return None
-        return _Variable(hidden, (rows, k + 1))
-
-    def log_probs(self, x: Tensor, context: Context) -> Tensor:
-        """Return the log-probability of each category, given those before it.
-
-        Args:
-            x: Categories, (B, N, V) long; any value at masked positions. A variable that is masked
-                at a real position is the number of its categories, one more than the last one.
-            context: Context with a mask.
-
-        Returns:
-            (B, N, V) nats; 0 at masked positions, which are in no step.
-        """
-        return self._given(x, context).log_width
-
-    def log_prob(self, x: Tensor, context: Context) -> Tensor:
-        """Return the log-probability of each row of categories.
-
-        Args:
-            x: Categories, (B, N, V) long.
-            context: Its mask says which positions, (B, N), or variables, (B, N, V), are real; the
-                others do not count. No mask: all are.
-
-        Returns:
-            (B,) nats.
-        """
-        context = with_mask(x, context)
-        return sum_log_term(self._given(x, context).log_width, expand(context.mask, x))
-
-    def ends(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor]:
-        """Return the interval of sigmoid(base latent) in which each category x is drawn.
-
-        The interval is as wide as the conditional probability of the category. A uniform number in
-        it is the sigmoid of a base latent that `draw` turns into this category, given the
-        categories before.
-
-        Args:
-            x: Categories of V variables at N positions, (B, N, V) long. Where there is none
-                (masked), x is the number of categories of the variable.
-            context: Context with a mask.
-
-        Returns:
-            Lower ends and widths in [0, 1], (B, N, V) float64 each.
-        """
-        lower, log_width = self._given(x, context, ends=True)
-        return lower, log_width.double().exp()
-
-    def _given(self, x: Tensor, context: Context, ends: bool = False) -> Intervals:
-        """Return the output intervals of known categories.
-
-        Args:
-            x: Categories, (B, N, V) long.
-            context: Context with a mask.
-            ends: True to compute the lower ends, which scoring does not need.
-
-        Returns:
-            The intervals (B, N, V): `log_width` is the log-probability of each category given those
-            before, in the type of the network; `lower` is float64, and 0 unless `ends`.
-        """
-        dtype = log_term_dtype(next(self.network.parameters()))
-        all_log_p = torch.zeros(x.shape, dtype=dtype, device=x.device)
-        all_lower = torch.zeros_like(all_log_p, dtype=torch.float64)
-        for step in self.network.steps(x, _of_positions(context)):
-            known = x[step.at]
-            # For omitted variables: 0 for certain, anything else is impossible.
-            log_p = torch.where(known == 0, 0.0, -math.inf).to(dtype)
-            lower = torch.zeros(known.shape, dtype=torch.float64, device=x.device)
-            variable: _Variable | None = _Variable(step.hidden)
-            while variable is not None:
-                at, log_all = variable.at, self.network.logits(variable.hidden).log_softmax(-1)
-                # A masked variable is no category: any will do, since its term is masked later.
-                value = known[at].clamp(max=log_all.shape[-1] - 1)[:, None]
-                log_p[at] = log_all.gather(-1, value)[:, 0]
-                if ends:
-                    # In float64: a rare category keeps its interval.
-                    p = log_all.double().exp()
-                    lower[at] = (p.cumsum(-1) - p).gather(-1, value)[:, 0]
-                variable = self._next(variable, known[at])
-            all_log_p[step.at], all_lower[step.at] = log_p, lower
-        return Intervals(all_lower, all_log_p)
-
-    @torch.no_grad()
-    def draw(self, z: Tensor, context: Context) -> Tensor:
-        """Turn base latents into categories, step by step, with the rules of `Network.settle`.
-
-        Args:
-            z: Base latents, (B, N, V).
-            context: Mask, and a temperature, which below 1 sharpens the conditional probabilities.
-
-        Returns:
-            Categories, (B, N, V) long; where masked, the number of categories of the variable.
-        """
-        return self._drawn(z, with_mask(z, context), inverts=False)[0]
-
-    def _drawn(self, z: Tensor, context: Context, inverts: bool) -> tuple[Tensor, Intervals]:
-        """Draw categories: those whose output intervals contain sigmoid(z), step by step.
-
-        Args:
-            z: Base latents, (B, N, V).
-            context: Context with a mask.
-            inverts: True to invert `forward`, which takes two things: the output intervals are
-                needed, and the rules of sampling (`Network.settle`), which `forward` does not know,
-                must not change a category. False to sample, by these rules.
-
-        Returns:
-            Categories (B, N, V) long, which are the number of categories of the variable where
-            masked, and their output intervals, which are 0 unless `inverts`.
-        """
-        mask, u = context.mask, torch.sigmoid(z.double())
-        x = torch.tensor(self.network.cardinalities, device=z.device).expand(z.shape).clone()
-        all_lower, all_log_p = torch.zeros_like(u), torch.zeros_like(u)
-        state = self.network.start(_of_positions(context))
-        while (step := state.step()) is not None:
-            # A mask (B, N) has no masked variables at real positions, and steps have no others.
-            u_here, real = u[step.at], mask[step.at] if mask.dim() == 3 else None
-            drawn = torch.zeros(u_here.shape, dtype=torch.long, device=z.device)
-            lower, log_p = torch.zeros_like(u_here), torch.zeros_like(u_here)
-            variable: _Variable | None = _Variable(step.hidden)
-            while variable is not None:
-                at, logits = variable.at, self.network.logits(variable.hidden) / context.temperature
-                value, lower_end, log_width = find_interval(logits, u_here[at])
-                if inverts:
-                    lower[at], log_p[at] = lower_end, log_width
-                else:
-                    value = self.network.settle(variable.hidden, value)
-                if real is not None:
-                    value = torch.where(real[at], value, logits.shape[-1])
-                drawn[at] = value
-                variable = self._next(variable, value)
-            x[step.at] = drawn
-            if inverts:
-                all_lower[step.at], all_log_p[step.at] = lower, log_p
-            state.update(drawn)
-        return x, Intervals(all_lower, all_log_p)
+        return masked(interval_category(torch.sigmoid(z), self.network.cardinalities), mask)
 
     def forward(self, x, context=Context()):
         """Map latents of `IntervalEncoding` to base latents.
 
         Args:
             x: Latents, (B, N, V).
-            context: Its mask is (B, N), or (B, N, V) to mask single variables.
+            context: Its mask is (B, N); or (B, N, V) if the network omits the masked variables.
 
         Returns:
             Base latents (B, N, V), 0 where masked, and the log-det, (B,) nats.
         """
         context = with_mask(x, context)
-        mask = expand(context.mask, x)
-        x = masked(x, mask)
-        category = self.categories(x, mask)
-        return _mapped(x, self._encoded(category), self._given(category, context, True), mask)
+        x = masked(x, context.mask)
+        category = self.categories(x, context.mask)
+        source = self._intervals_of_encoding(category)
+        target = self.network.intervals(category, _with_mask_of_positions(context))
+        return _map_intervals(x, source, target, expand(context.mask, x))
 
     @torch.no_grad()
     def inverse_and_logdet(self, z, context=Context()):
@@ -443,26 +409,28 @@ class AutoregressiveCoupling(Bijection):
 
         Args:
             z: Base latents, (B, N, V).
-            context: Its mask is (B, N), or (B, N, V) to mask single variables. A temperature below
-                1 sharpens the conditional probabilities.
+            context: Its mask is that of `forward`. A temperature below 1 sharpens the conditional
+                probabilities.
 
         Returns:
             Latents (B, N, V), 0 where masked, and the log-det of this map, (B,) nats.
         """
         context = with_mask(z, context)
         z = masked(z, context.mask)
-        category, drawn = self._drawn(z, context, inverts=True)
+        u = torch.sigmoid(z.double())
+        category, source = self.network.invert(u, _with_mask_of_positions(context))
+        target = self._intervals_of_encoding(category)
         # Far enough from the ends that rounding to the type of z keeps the category.
-        margin = 1e-9 if z.dtype == torch.float64 else 1e-5  # of the width, see `_mapped`
-        return _mapped(z, drawn, self._encoded(category), expand(context.mask, z), margin)
+        margin = 1e-9 if z.dtype == torch.float64 else 1e-5
+        return _map_intervals(z, source, target, expand(context.mask, z), margin)
 
-    def _encoded(self, category: Tensor) -> Intervals:
+    def _intervals_of_encoding(self, category: Tensor) -> Intervals:
         """Return the intervals of `IntervalEncoding` of categories (B, N, V) long."""
         lower, width = interval_bounds(category, self.network.cardinalities)
         return Intervals(lower, width.log())
 
 
-def _mapped(
+def _map_intervals(
     z: Tensor, source: Intervals, target: Intervals, mask: Tensor, margin: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """Map sigmoid(z) linearly from one interval to another.
@@ -507,18 +475,20 @@ def find_interval(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return value[:, 0], upper.gather(-1, value)[:, 0] - log_width.exp(), log_width
 
 
-def _of_positions(context: Context) -> Context:
+def _with_mask_of_positions(context: Context) -> Context:
     """Return the context with a mask of positions (B, N), real if one of their variables is."""
     return context if context.mask.dim() == 2 else replace(context, mask=context.mask.any(-1))
 
 
 class AutoregressiveFlow(CategoricalFlow):
-    """Categorical flow with an autoregressive coupling.
+    """Categorical flow with an autoregressive coupling, whose probabilities are exact.
 
-    The bound on log p(x) is exact up to the margins of the intervals of `IntervalEncoding`.
+    `encode` and `decode` lead to base latents and back. The bound is not drawn through the latents:
+    it is the log-probability of the `Network`, which is what the flow gives up to the margins of
+    the intervals of `IntervalEncoding`.
 
     Args:
-        network: Network of the conditional probabilities.
+        network: Distribution of the categories.
         single: True if positions have one variable and categories are (B, N) instead of (B, N, V).
     """
 
@@ -532,8 +502,19 @@ class AutoregressiveFlow(CategoricalFlow):
 
     @property
     def network(self) -> Any:
-        """Network of the coupling."""
+        """The distribution of the categories, a `Network`."""
         return self.transform.network
+
+    def bound(self, x, context: Context = Context()) -> Bound:
+        """Return log p(x), (B,) nats, of the `Network` as a bound that is exact.
+
+        Arguments and errors are those of `CategoricalFlow.bound`.
+        """
+        self.encoding.check(x, context.mask)
+        x = x.long()
+        if self.encoding.single:
+            x = x.unsqueeze(-1)
+        return Bound.exact(self.network.log_prob(x, with_mask(x, context)))
 
     @evaluated
     def decode(self, z, context: Context = Context(), *, sample: bool = False) -> Tensor:
@@ -541,7 +522,8 @@ class AutoregressiveFlow(CategoricalFlow):
 
         Args:
             z: Base latents, (B, N, V).
-            context: Mask, and a temperature, which below 1 sharpens the conditional probabilities.
+            context: Mask (B, N), and a temperature, which below 1 sharpens the conditional
+                probabilities.
             sample: Without effect, since p(x|z) is 0 or 1.
 
         Returns:
@@ -551,5 +533,6 @@ class AutoregressiveFlow(CategoricalFlow):
             UserError: if the temperature is out of range.
         """
         check_temperature(context.temperature)
-        x = masked(self.transform.draw(masked(z, context.mask), context), context.mask)
+        context = with_mask(z, context)
+        x = self.network.draw(torch.sigmoid(masked(z, context.mask).double()), context)
         return x[..., 0] if self.encoding.single else x

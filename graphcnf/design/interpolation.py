@@ -173,7 +173,9 @@ def _box(flow: MoleculeFlow, smiles: str) -> tuple[Tensor, Tensor]:
     model = flow.model
     assert isinstance(model, PathModel)
     x, known = model.code.encode(batch)
-    lower, width = (part[0].cpu() for part in model.flow.transform.ends(x, Context(batch.mask)))
+    intervals = model.network.intervals(x, Context(batch.mask))
+    lower = intervals.lower[0].cpu()
+    width = intervals.log_width[0].double().exp().cpu()
     if not (known.all() and (width > 0).all()):
         raise UserError(f"{smiles[:80]}: of probability 0 for the model")
     return lower, width

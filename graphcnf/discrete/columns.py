@@ -543,7 +543,7 @@ class ColumnMLP(Network):
             tilts[chosen] = net.tilts(h, slots)
         return log_p, tilts
 
-    def log_probs(self, x: Tensor, context: ColumnContext) -> tuple[Tensor, Tensor]:
+    def all_columns(self, x: Tensor, context: ColumnContext) -> tuple[Tensor, Tensor]:
         """Evaluate all columns, each given the columns before it in the order of its row.
 
         Args:
@@ -600,7 +600,7 @@ class ColumnMLP(Network):
         """
         given = ColumnContext.of(context, self)
         mask, x = given.mask, F.pad(x[..., 0], (0, self.columns - x.shape[1]))
-        parts = [part[:, self.slot][mask] for part in self.log_probs(x, given)]
+        parts = [part[:, self.slot][mask] for part in self.all_columns(x, given)]
         allowed = self.possible.expand(len(mask), -1, -1)
         allowed = allowed if given.allowed is None else allowed & given.allowed
         logits = parts[0].masked_fill(~allowed[mask], -math.inf)
@@ -858,7 +858,7 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
         check_rows(context.mask)
         self.encoding.check(split(x)[0], context.mask)
         given = ColumnContext.of(with_mask(x, context), self.network)
-        return torch.where(given.mask, self._own(x, *self.network.log_probs(x, given)), 0)
+        return torch.where(given.mask, self._own(x, *self.network.all_columns(x, given)), 0)
 
     def _own(self, x: Tensor, log_p: Tensor, tilts: Tensor) -> Tensor:
         """Pick the log-probability of each column's own category, with the density of its place.
@@ -910,7 +910,7 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
             (B, N) nats in float64, 0 where masked.
         """
         network = self.network
-        log_p, tilts = network.log_probs(x, ColumnContext.of(context, network))
+        log_p, tilts = network.all_columns(x, ColumnContext.of(context, network))
         low, high = network.shares_below(event[network.possible], tilts)
         mass, owner = log_p.double().exp() * (high - low), network.counts.owner
         total = mass.new_zeros(context.mask.shape).index_add_(1, owner, mass)

@@ -20,7 +20,6 @@ from torch.nn import functional as F
 
 from graphcnf.arguments import check
 from graphcnf.categorical.autoregressive import AutoregressiveFlow, InSequence, Network, Step
-from graphcnf.categorical.categorical_flow import check_rows
 from graphcnf.categorical.transformer import HIDDEN, Transformer
 from graphcnf.discrete.contexts import GAIN, ContextCounts, best_factor
 from graphcnf.errors import UserError
@@ -370,9 +369,7 @@ class RowFlow(Pretrained, AutoregressiveFlow):
             ValueError: if a category is out of range, the mask has another shape than `x`, or a row
                 is empty, too long, or has padding before a real position.
         """
-        check_rows(context.mask)
-        self.encoding.check(x, context.mask)
-        return self.transform.log_prob(x.long()[..., None], context)
+        return super().log_prob(x, context)
 
     @classmethod
     def counting(cls, rows: Rows, cardinality: int, **network) -> RowFlow:
@@ -476,7 +473,7 @@ class RowFlow(Pretrained, AutoregressiveFlow):
             metrics "bits_per_variable" and "bits_per_row", as pairs (sum, number).
         """
         batch = batch[batch.mask.any(1)]
-        nats = self.transform.log_prob(batch.values[..., None], Context(batch.mask))
+        nats = self.network.log_prob(batch.values[..., None], Context(batch.mask))
         return loss_of(nats, batch.mask)
 
 

@@ -505,8 +505,9 @@ class GroupNetwork(Network):
     all elements so far enters the hidden layer of the read-out (as in NADE, Larochelle & Murray
     2011).
 
-    The hidden state of M groups is a triple: channels of the earlier groups, (M, C); the sum of the
-    embeddings of all elements so far, (M, C); the number of elements to come, (M,).
+    Groups of fewer than V elements leave the step after their last one. The hidden state of M
+    groups is a tuple: channels of the earlier groups, (M, C); the sum of the embeddings of all
+    elements so far, (M, C); the numbers of elements to come in the set and in the group, (M,) each.
 
     Args:
         categories: Number of categories of an element.
@@ -541,8 +542,8 @@ class GroupNetwork(Network):
         nn.init.ones_(self.scales.weight)
 
     def groups_after(
-        self, values: Tensor, decided: Tensor, before: Tensor, after: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, values: Tensor, decided: Tensor, before: Tensor, after: Tensor, own: Tensor
+    ) -> tuple[Tensor, ...]:
         """Return the hidden states of M groups before their first element.
 
         Args:
@@ -550,47 +551,60 @@ class GroupNetwork(Network):
             decided: Sum of their embeddings `self.decided`, (M, C).
             before: Number of elements in earlier groups, (M,) long.
             after: Number of the other elements of the set, (M,) long.
+            own: Number of elements in the group, (M,) long.
 
         Returns:
-            The hidden state: channels of the earlier groups, (M, C); `decided`; and `after`.
+            The hidden state: channels of the earlier groups, (M, C); `decided`; `after`; and `own`.
         """
         scale, shift = self.scales(after).chunk(2, -1)[0], self.after(after).chunk(2, -1)[0]
         h = scale * values + shift + self.before(before)
         for block in self.blocks:
             h = h + block(h)
-        return self.leave(h), decided, after
+        return self.leave(h), decided, after, own
 
     def logits(self, hidden):
-        h, decided, after = hidden
-        scale, shift = self.scales(after).chunk(2, -1)[1], self.after(after).chunk(2, -1)[1]
+        h, decided, after, _ = hidden
+        scale = self.scales(after).chunk(2, -1)[1]
+        shift = self.after(after).chunk(2, -1)[1]
         return super().logits(self.outputs(F.gelu(h + scale * decided + shift)))
 
     def embed(self, hidden, x):
         """Add a decided element to the hidden states of M groups.
 
         Args:
-            hidden: Channels of the earlier groups, (M, C); sum of the embeddings of all elements so
-                far, (M, C); number of elements to come, (M,).
-            x: Category of the element, (M,) long; the number of categories stands for no element.
+            hidden: Hidden state of M groups, as the class describes it.
+            x: Category of the element, (M,) long.
 
         Returns:
-            The new hidden state, a triple of the same kind; and None, since all groups go on.
+            The hidden state of the groups with another element, and their indices, (R,) long.
         """
-        h, decided, after = hidden
-        # Absent elements are the last ones of a group: they change no count that is still read.
-        return (h, decided + self.decided(x), (after - 1).clamp(min=0)), None
+        h, decided, after, own = hidden
+        kept = (own > 1).nonzero()[:, 0]
+        decided = decided + self.decided(x)
+        return (h[kept], decided[kept], after[kept] - 1, own[kept] - 1), kept
 
-    def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
-        mask = context.mask
-        own = (x < self.cardinalities[0]).sum(-1)
+    def present(self, x: Tensor, own: Tensor) -> Tensor:
+        """Return rows of the embedding tables: that of the absent one after the last element.
+
+        Args:
+            x: Categories of elements, (..., V) long.
+            own: Number of elements in each group, (...) long.
+        """
+        number = torch.arange(x.shape[-1], device=x.device)
+        return torch.where(number < own[..., None], x, self.cardinalities[0])
+
+    def steps(self, x: Tensor, context: GroupContext) -> Iterator[Step]:
+        mask, own = context.mask, context.elements
         before = own.cumsum(1) - own
         after = own.sum(1, keepdim=True) - before
+        x = self.present(x, own)
         sums = []
         for table in (self.values, self.decided):
             each = table(x[:, :-1]).sum(2)
             # Shifted by one group. Subtracting the group's own sum would leave its rounding error.
             sums.append(F.pad(each, (0, 0, 1, 0)).cumsum(1)[mask])
-        groups = self.groups_after(sums[0], sums[1], before[mask], after[mask])
+        values, decided = sums
+        groups = self.groups_after(values, decided, before[mask], after[mask], own[mask])
         yield Step(mask.nonzero(as_tuple=True), groups)
 
     def start(self, context: GroupContext) -> GroupState:
@@ -603,7 +617,7 @@ class GroupContext(Context):
     """Context of a flow over groups of elements.
 
     Attributes:
-        elements: Number of elements of each set, (B,) long; only drawing needs it.
+        elements: Number of elements of each group of each set, (B, G) long.
     """
 
     elements: Tensor = None  # type: ignore[assignment]
@@ -614,12 +628,13 @@ class GroupState:
 
     Args:
         network: The network.
-        context: Which groups are real, (B, G) bool, and how many elements there are.
+        context: Which groups are real, (B, G) bool, and how many elements they have.
     """
 
     def __init__(self, network: GroupNetwork, context: GroupContext):
         self.network, self.order = network, InSequence(context.mask)
-        self.after = context.elements[self.order.rows]
+        self.elements = context.elements[self.order.rows]
+        self.after = self.elements.sum(1)
         self.before = torch.zeros_like(self.after)
         self.tables = network.values, network.decided
         self.sums = [t.weight.new_zeros(len(self.after), t.embedding_dim) for t in self.tables]
@@ -634,18 +649,21 @@ class GroupState:
         at = self.order.next()
         if at is None:
             return None
-        parts = (part[: len(at[0])] for part in (*self.sums, self.before, self.after))
-        return Step(at, self.network.groups_after(*parts))
+        count, number = len(at[0]), at[1]
+        parts = (*self.sums, self.before, self.after, self.elements[:, number])
+        return Step(at, self.network.groups_after(*(part[:count] for part in parts)))
 
     def update(self, x: Tensor) -> None:
         """Append the decided elements of the current group to the sets of the last step.
 
         Args:
-            x: Categories of the elements, (M, V) long; the number of categories stands for no
-                element.
+            x: Categories of the elements, (M, V) long; 0 where a group has no element.
         """
-        count, own = len(x), (x < self.network.cardinalities[0]).sum(-1)
-        self.before, self.after = self.before[:count] + own, self.after[:count] - own
+        count = len(x)
+        own = self.elements[:count, self.order.number]
+        self.before = self.before[:count] + own
+        self.after = self.after[:count] - own
+        x = self.network.present(x, own)
         self.sums = [s[:count] + t(x).sum(1) for s, t in zip(self.sums, self.tables, strict=True)]
 
 
@@ -690,7 +708,7 @@ class GroupCoupling(Bijection):
         own = F.pad(x[..., 1].gather(1, index), (0, places - x.shape[1]))
         there = torch.arange(places, device=x.device) < sizes[:, None]
         own, there = (part.unflatten(1, (slots, -1)).transpose(1, 2) for part in (own, there))
-        given = GroupContext(there, temperature=context.temperature, elements=sizes)
+        given = GroupContext(there, temperature=context.temperature, elements=there.sum(-1))
         moved, log_term = function(own, given)
         moved = moved.transpose(1, 2).flatten(1)[:, : x.shape[1]]
         moved = torch.zeros_like(moved).scatter(1, index, moved)

@@ -53,8 +53,8 @@ class CodedModel(GraphModel):
 
     @property
     def network(self) -> Any:
-        """Network of the conditional probabilities."""
-        return self.flow.transform.network
+        """Distribution of codes, a `Network`."""
+        return self.flow.network
 
     def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
         """Score the codes of graphs in the node order of the batch.
@@ -70,7 +70,7 @@ class CodedModel(GraphModel):
         """
         context = ConditionedContext(batch.mask, conditions=batch.conditions)
         x, known = self.code.encode(batch)
-        log_p = self.flow.transform.log_probs(x, context).sum(1)
+        log_p = self.network.log_probs(x, context).sum(1)
         log_p = log_p.masked_fill(~known[:, None], -math.inf)
         roles = [self.code.role(k) for k in range(log_p.shape[1])]
         columns = {s: [k for k, role in enumerate(roles) if role in STEPS[s]] for s in STEPS}

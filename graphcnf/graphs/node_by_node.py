@@ -477,7 +477,6 @@ class GrowthNetwork(Network):
             The hidden state of the next variable, and the indices (R,) of the nodes that have it.
         """
         grown, at, k, ends = hidden.grown, hidden.at, hidden.decided, hidden.ends
-        x = x.clamp(max=self.cardinalities[k] - 1)
         own = hidden.own
         if k:
             new = x.nonzero()[:, 0]

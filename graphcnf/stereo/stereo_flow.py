@@ -589,7 +589,7 @@ class StereoFlow(Pretrained, nn.Module):
             as pairs (sum, number).
         """
         categories, context = graphs.padded(graphs.categories), StereoContext.of(graphs)
-        log_p = self.flow.transform.log_probs(categories[..., None], context)
+        log_p = self.flow.network.log_probs(categories[..., None], context)
         nats = -log_p[graphs.mask][:, 0]
         bits = nats.detach() / math.log(2)
         metrics = {"bits_per_element": (bits.sum(), torch.tensor(float(len(bits))))}
@@ -619,7 +619,7 @@ class StereoFlow(Pretrained, nn.Module):
             return []
         graphs = StereoGraphs.of(constitutions, configurations).to(self.device)
         context, x = StereoContext.of(graphs), graphs.padded(graphs.categories)[..., None]
-        nats = self.flow.transform.log_probs(x, context)[..., 0].double().cpu().numpy()
+        nats = self.flow.network.log_probs(x, context)[..., 0].double().cpu().numpy()
         return [row[: len(one)] for row, one in zip(nats, configurations, strict=True)]
 
     def log_prob_of_molecules(

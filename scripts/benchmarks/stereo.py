@@ -135,7 +135,7 @@ def model_bits(flow: StereoFlow, dataset: StereoDataset) -> np.ndarray:
         graphs = dataset.graphs[torch.from_numpy(rows)]
         with torch.no_grad():
             x = graphs.padded(graphs.categories)[..., None]
-            nats = flow.flow.transform.log_probs(x, StereoContext.of(graphs))
+            nats = flow.flow.network.log_probs(x, StereoContext.of(graphs))
         found.append(nats[graphs.mask][:, 0].double().numpy())
     return -np.concatenate(found) / math.log(2)
 

@@ -53,7 +53,7 @@ def make_case():
         lengths = torch.randint(1, most + 1, (count,))
         lengths[0] = most
         mask = torch.arange(most) < lengths[:, None]
-        context = GroupContext(mask, elements=3 * mask.sum(1))
+        context = GroupContext(mask, elements=3 * mask.long())
         return couplings.Case.of(coupling, torch.randint(4, (count, most, 3)), context)
 
     return make

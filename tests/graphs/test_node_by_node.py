@@ -34,7 +34,7 @@ def test_probabilities_of_all_numbered_graphs_add_up(double, nodes, types, bonds
     x = model.code.encode(GraphBatch.collate(every))[0]
     mask = torch.ones(len(x), nodes, dtype=torch.bool)
     with torch.no_grad():
-        p = model.flow.transform.log_prob(x, Context(mask)).exp()
+        p = model.network.log_prob(x, Context(mask)).exp()
     assert p.sum() == pytest.approx(1, abs=1e-9)
     assert (p == 0).any() == connected
 
@@ -48,7 +48,7 @@ def test_sampled_graphs_in_parts_have_their_probability(double):
     # In the order that they were drawn in.
     latents["order"] = torch.arange(3.0).expand(count, 3)[..., None]
     with torch.no_grad():
-        p = model.flow.transform.log_prob(model.code.encode(batch)[0], context).exp()
+        p = model.network.log_prob(model.code.encode(batch)[0], context).exp()
         drawn = model.decode(latents, torch.ones(count, 3, dtype=torch.bool))
     assert_counts_follow(p, batch, drawn)
 

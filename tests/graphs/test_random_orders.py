@@ -63,7 +63,7 @@ def test_probabilities_are_sums_over_orders(double, name, nodes, types, bonds, c
         orders = torch.tensor(sorted(kind.search(random_orders.as_networkx(batch, b))))
         graph = GraphBatch.collate(packed, [b] * len(orders)).permute(orders)
         with torch.no_grad():
-            log_p = model.flow.transform.log_prob(model.code.encode(graph)[0], Context(graph.mask))
+            log_p = model.network.log_prob(model.code.encode(graph)[0], Context(graph.mask))
         assert p[b] == pytest.approx(float(log_p.exp().sum()) / math.factorial(nodes), rel=1e-9)
     assert p.sum() == pytest.approx(1, abs=1e-9) if whole else 0.1 < p.sum() < 1
 

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.categorical.autoregressive import InSequence, Network, Step
+from graphcnf.categorical.autoregressive import InSequence, Network, ParticleState, Step
 from graphcnf.categorical.transformer import HIDDEN, ReadOut, Transformer, zero_init
 from graphcnf.flows.transform import Context
 from graphcnf.graphs.conditions import ConditionEmbedding, Contributions
@@ -412,7 +412,6 @@ class PathNetwork(Network):
             None if all have.
         """
         k, kept = len(hidden.new.x), None
-        x = x.clamp(max=self.cardinalities[k] - 1)
         if DepthFirstCode.role(k) == "length":
             kept = x.nonzero()[:, 0]
             hidden, x = Nodes(hidden.h, None, hidden.decided, hidden.new)[kept], x[kept]
@@ -423,7 +422,7 @@ class PathNetwork(Network):
         return Nodes(hidden.h, hidden.common, decided, new), kept
 
 
-class PathState:
+class PathState(ParticleState):
     """State of B partly drawn graphs, updated in place.
 
     Graphs are sorted by size, the largest first, so that complete ones are last and leave the
