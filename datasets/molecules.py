@@ -24,7 +24,7 @@ from graphcnf.chunks import chunked
 from graphcnf.compute.parallel import Workers, parallel_map
 from graphcnf.datasets.cache import cache_file
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs, size_bucketed_batches
-from graphcnf.graphs.conditions import partly_known
+from graphcnf.graphs.conditions import hide_values
 from graphcnf.limits import MAX_NODES
 from graphcnf.molecules.hashing import hash_each
 from graphcnf.molecules.vocabulary import AROMATIC, CODEC_VERSION, AtomCategory, MoleculeVocabulary
@@ -282,8 +282,8 @@ class MoleculeDataset:
         """
         batch = GraphBatch.collate(self.graphs, index)
         if self.targets is not None:
-            values = partly_known(self.targets[index], np.random.default_rng(seed))
-            batch.conditions = torch.from_numpy(values.astype(np.float32))
+            values = hide_values(self.targets[index], np.random.default_rng(seed))
+            batch.condition_values = torch.from_numpy(values.astype(np.float32))
         return batch
 
     def to_arrays(self) -> dict[str, np.ndarray]:

@@ -28,12 +28,14 @@ class IndependentModel(GraphModel):
     def knows(self, batch):
         return (batch.edge_labels <= self.last).all((1, 2))
 
-    def bounds(self, batch, noise=None):
-        values = {"nodes": batch.node_types, "pairs": batch.edge_labels}
-        return {
-            name: Bound.exact((p.log()[values[name]] * real).flatten(1).sum(1))
+    def bounds(self, batch):
+        values = {"nodes": batch.node_types, "pairs": batch.edge_labels.clamp(max=self.last)}
+        log_p = {
+            name: (p.log()[values[name]] * real).flatten(1).sum(1)
             for name, (p, real) in self._parts(batch.mask).items()
         }
+        log_p["pairs"] = log_p["pairs"].masked_fill(~self.knows(batch), -torch.inf)
+        return {name: Bound.exact(value) for name, value in log_p.items()}
 
     def to_latents(self, batch, noise=None):
         values = {"nodes": batch.node_types, "pairs": batch.edge_labels}

@@ -29,8 +29,8 @@ from graphcnf.flows.base import Generators, StandardNormal, draw_normal
 from graphcnf.flows.mixture_of_logistics import bounded_log_scale
 from graphcnf.flows.transform import Context, Noise, log_term_dtype, masked, sum_log_term
 from graphcnf.graphs.batch import GraphBatch, Latents, PackedGraphs
-from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.graphs.path.data_rules import measured_sums
+from graphcnf.graphs.stochastic import StochasticModel
 
 
 def breadth_first_order(batch: GraphBatch) -> Tensor:
@@ -143,7 +143,7 @@ def _from_normal(z: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
     return mean.to(z) + torch.exp(log_scale.to(z)) * z
 
 
-class GraphAFModel(GraphModel):
+class GraphAFModel(StochasticModel):
     """log p(graph) as a sum over its nodes and edges in breadth-first order.
 
     Args:
@@ -343,7 +343,7 @@ class GraphAFModel(GraphModel):
         context = Context(real.flatten(1), noise=noise)
         edge = self.edge_encoding.encode(bonds.flatten(1), context)
         adjacency = relations(batch.edge_labels, self.edge_categories, node.z.dtype)
-        before = self.before(batch.node_types, adjacency, batch.sizes, rows)
+        before = self.before(batch.node_types, adjacency, batch.node_counts, rows)
 
         at = torch.arange(len(mask), device=mask.device)[:, None]
         queries = self.queries(before, batch.node_types[at, rows])
@@ -403,13 +403,13 @@ class GraphAFModel(GraphModel):
         """
         if self.rows is None:
             return self.bounds(batch)
-        sizes = batch.sizes[:, None]
+        sizes = batch.node_counts[:, None]
         # Stratified: one node from each of `rows` equal parts of the order.
         u = torch.rand(len(batch), self.rows, device=sizes.device)
         part = torch.arange(self.rows, device=sizes.device)
         rows = ((part + u) / self.rows * sizes).long().clamp(max=sizes - 1)
         ordered = batch.permute(breadth_first_order(batch))
-        return self._run(ordered, None, rows, batch.sizes / self.rows)[1]
+        return self._run(ordered, None, rows, batch.node_counts / self.rows)[1]
 
     def to_latents(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
         """Encode graphs to base latents in breadth-first order.

@@ -38,7 +38,7 @@ from graphcnf.flows.transform import (
 )
 from graphcnf.graphs.batch import GraphBatch, Latents
 from graphcnf.graphs.features import GraphContext
-from graphcnf.graphs.graph_model import GraphModel
+from graphcnf.graphs.stochastic import StochasticModel
 
 NOISE = 0.9  # width c of the noise, in the papers of GraphNVP and GraphAF
 
@@ -344,7 +344,7 @@ class NodeCouplings(OneByOne):
         return torch.cat(nodes, 1), log_det
 
 
-class GraphNVPModel(GraphModel):
+class GraphNVPModel(StochasticModel):
     """Density of graphs: log p(adjacency tensor) + log p(nodes | adjacency tensor).
 
     Args:

@@ -62,7 +62,7 @@ def neighbours_of(batch: GraphBatch) -> list[tuple[list[int], Neighbours]]:
         neighbours, ascending, to the categories of the edges. The search for rings follows this
         order, so that it finds the same ones of several rings of one size.
     """
-    sizes, types = batch.sizes.tolist(), batch.node_types.tolist()
+    sizes, types = batch.node_counts.tolist(), batch.node_types.tolist()
     graphs: list[Neighbours] = [[{} for _ in range(n)] for n in sizes]
     g, i, j = (batch.edge_labels > 0).nonzero(as_tuple=True)
     categories = batch.edge_labels[g, i, j].tolist()

@@ -23,9 +23,9 @@ from graphcnf.categorical.categorical_flow import Bound
 from graphcnf.flows.base import StandardNormal
 from graphcnf.flows.transform import Noise, log_term_dtype, masked, replay
 from graphcnf.graphs.batch import GraphBatch, Latents, PackedGraphs
-from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.graphs.pairs import all_pairs, dense
 from graphcnf.graphs.path.data_rules import measured_sums
+from graphcnf.graphs.stochastic import StochasticModel
 
 PRIOR = StandardNormal()  # density of the latents, p(z)
 
@@ -143,7 +143,7 @@ class GraphEncoder(nn.Module):
         return masked(h, mask)
 
 
-class GraphVAE(GraphModel):
+class GraphVAE(StochasticModel):
     """Base of graph VAEs, which have one or more latent vectors, and log p(x|z) as named terms.
 
     A subclass defines `_posteriors`, `_likelihood` and, if its networks take something else than
@@ -263,7 +263,6 @@ class RegularizedVAE(GraphVAE):
     architecture = "rvae"
     measured = ("edge_weights", "edge_ends", "largest_sums")
     rules = {"largest_sums": None}
-    parallel = True
 
     weights: Tensor
     sums: Tensor

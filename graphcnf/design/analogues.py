@@ -30,6 +30,7 @@ from graphcnf.design import fragments
 from graphcnf.design import growing as growth
 from graphcnf.errors import UserError
 from graphcnf.graphs.batch import PackedGraphs
+from graphcnf.graphs.in_batches import log_prob_in_batches
 from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.limits import PARTICLES, SIMILAR, check_integer, check_seed, check_temperature
 from graphcnf.molecules import codec
@@ -453,7 +454,7 @@ class NearAnalogs:
         check_integer("particles", particles, 1, PROPOSALS)
         filters.check_sizes(origin.mol.GetNumAtoms())
         self.flow, self.origin, self.particles = flow, origin, particles
-        self.conditions = conditions_of(flow.model, properties or {})
+        self.condition_values = conditions_of(flow.model, properties or {})
         self.seed, self.marked = seed, origin.marked
         self._funnel = Funnel(filters, PATIENCE, origin.given)
         self.outcomes = self._funnel.outcomes
@@ -562,13 +563,15 @@ class NearAnalogs:
         Returns:
             (M,) nats; -inf for molecules that the model cannot represent.
         """
-        if self.conditions is None:
+        if self.condition_values is None:
             return self.flow.log_prob(smiles)
         graphs, reasons = self.flow.graphs(smiles)
         nats = np.full(len(smiles), -math.inf)
         known = [k for k, reason in enumerate(reasons) if reason is None]
         # All analogues have the same number of atoms, whose probability therefore does not matter.
-        nats[known] = self.flow.model.log_probs(graphs, conditions=self.conditions)
+        nats[known] = log_prob_in_batches(
+            self.flow.model, graphs, condition_values=self.condition_values
+        )
         return nats
 
     def _substituted(self, state: Substituted) -> Substituted | None:

@@ -30,7 +30,7 @@ from graphcnf.design.fragments import MoleculeFragment, read_fragment
 from graphcnf.design.particles import Particles, ParticleSampler
 from graphcnf.errors import UserError
 from graphcnf.graphs.batch import PackedGraphs
-from graphcnf.graphs.graph_model import GraphModel, condition_row
+from graphcnf.graphs.in_batches import GraphModel, condition_row
 from graphcnf.graphs.path.path_model import PathModel
 from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.limits import PARTICLES, check_integer, check_seed, check_temperature
@@ -180,7 +180,7 @@ class Growth:
         self.model, self.vocabulary = model, vocabulary
         self.seed, self.temperature, self.particles = seed, temperature, particles
         wanted = conditions_of(model, properties or {})
-        self.conditions = None if wanted is None else condition_row(wanted).to(model.device)
+        self.condition_values = None if wanted is None else condition_row(wanted).to(model.device)
         filters.check_sizes(model.max_nodes)
         self._funnel = Funnel(filters, PATIENCE, given or Given(fragment.kept_atoms))
         self.outcomes = self._funnel.outcomes
@@ -286,7 +286,7 @@ class Growth:
         least = count + max(part.fewest_free, int(grows))
         low, high = atoms or (least, most if grows else least)
         if atoms is not None:
-            self.model.size_probabilities(atoms)  # raises for sizes that the model lacks
+            self.model.size_prior.check_range(*atoms)
         added = fragment.added.atoms or (0, most)
         least, high = max(least, count + added[0]), min(high, most, count + added[1])
         low = max(low, least)
@@ -295,13 +295,13 @@ class Growth:
                 f"{fragment.text[:80]!r} has {count} atoms and needs {least} or more in all, but "
                 f"molecules of up to {high} are drawn"
             )
-        sizes = self.model.size_probabilities((low, high), self.conditions)
+        sizes = self.model.size_prior.probabilities((low, high), self.condition_values)
         part = part.to(self.model.device)
         sampler = ParticleSampler(
             with_fragment(self.model, part),
             part,
             temperature=self.temperature,
-            conditions=self.conditions,
+            condition_values=self.condition_values,
         )
         return Part(fragment, sizes, sampler)
 
@@ -409,13 +409,13 @@ class Growth:
         random = np.random.default_rng((self.seed, number, 4))
         generator = torch.Generator().manual_seed(int(random.integers(1 << 62)))
         sizes = torch.from_numpy(self._sizes(part, number, count))
-        rows = None if self.conditions is None else self.conditions.expand(count, -1)
+        rows = None if self.condition_values is None else self.condition_values.expand(count, -1)
         with one_thread(self.model.device):
             drawn = self.model.sample(
                 sizes,
                 temperature=self.temperature,
                 generator=generator,
-                conditions=rows,
+                condition_values=rows,
             )
         packed = drawn.to_packed()
         return [packed.graph(k) for k in range(count)]

@@ -24,8 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from graphcnf.errors import UserError
-from graphcnf.graphs.batch import GraphBatch
-from graphcnf.graphs.conditions import ConditionedContext
+from graphcnf.graphs.batch import ConditionedContext, GraphBatch
 from graphcnf.graphs.path.depth_first import DepthFirstCode
 from graphcnf.graphs.path.network import Nodes
 from graphcnf.graphs.path.support import Support
@@ -653,7 +652,7 @@ class ParticleSampler:
         model: A `PathModel`.
         fragment: Nodes and edges of every graph.
         temperature: Below 1 for more probable graphs.
-        conditions: Conditions of the graphs, (1, P), NaN where unknown; None for none.
+        condition_values: Values of the conditions, (1, P), NaN where unknown; None for none.
     """
 
     def __init__(
@@ -662,9 +661,9 @@ class ParticleSampler:
         fragment: GraphFragment,
         *,
         temperature: float = 1.0,
-        conditions: Tensor | None = None,
+        condition_values: Tensor | None = None,
     ):
-        self.conditions = conditions
+        self.condition_values = condition_values
         self.model, self.network = model, model.network
         self.fragment, self.temperature = fragment, temperature
         self.fixed = bool((fragment.categories.sum(1) == 1).all())
@@ -738,8 +737,8 @@ class ParticleSampler:
         sizes = sizes.to(network.initial.device)
         number = torch.arange(largest, device=sizes.device)
         mask = number < sizes[:, None]
-        rows = None if self.conditions is None else self.conditions.expand(count, -1)
-        state = network.start(ConditionedContext(mask.clone(), conditions=rows))
+        rows = None if self.condition_values is None else self.condition_values.expand(count, -1)
+        state = network.start(ConditionedContext(mask.clone(), condition_values=rows))
         progress = self.fragment.start(sizes, network.support, code.entries - 1)
         known = sizes.new_zeros(count, largest, len(network.cardinalities))
         self.generator = generator

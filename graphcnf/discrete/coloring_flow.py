@@ -166,7 +166,7 @@ class ColoringFlow(Pretrained, nn.Module):
             colour under p(x|z) is the encoded one) and, in evaluation mode, `validity` (share of
             graphs whose drawn colouring has no conflict).
         """
-        bound, nodes = self.bound(batch), batch.sizes
+        bound, nodes = self.bound(batch), batch.node_counts
         loss = -bound.value(beta).sum() / nodes.sum()
         with torch.no_grad():
             count = torch.tensor(float(len(batch)), device=loss.device)

@@ -24,6 +24,7 @@ from graphcnf.exchange.pyg import data_of, is_one_hot, listed
 from graphcnf.graphs.batch import BATCH, GraphBatch, PackedGraphs
 from graphcnf.graphs.building import model_class, model_for_graphs
 from graphcnf.graphs.graph_model import GraphModel
+from graphcnf.graphs.in_batches import log_prob_of_batch, sample_records
 from graphcnf.graphs.isomorphism import canonicalise, order_check
 from graphcnf.graphs.path.network import PathNetwork
 from graphcnf.graphs.record_blocks import RecordNoise
@@ -219,7 +220,7 @@ class GraphAdapter(Adapter):
             return packed, reasons
         counts = packed.node_counts
         large = counts > flow.max_nodes
-        unseen = flow.size_probabilities()[counts.clip(max=flow.max_nodes)] == 0
+        unseen = flow.size_prior.probabilities()[counts.clip(max=flow.max_nodes)] == 0
         known = ~(large | unseen)
         for chosen in chunked(range(len(packed)), BATCH):
             known[chosen] &= flow.knows(GraphBatch.collate(packed, chosen)).numpy()
@@ -281,27 +282,35 @@ class GraphAdapter(Adapter):
         """
         if flow.ordered:
             noise = RecordNoise(0, [0] * len(batch))  # for "pairs", whose bound is random
-            value = flow.log_prob(batch, noise=noise, orders=orders)
+            value = log_prob_of_batch(flow, batch, orders=orders, noise=noise)
         else:
             check_integer("orders", orders, 1, LARGEST_ORDERS)
             tapes = (RecordNoise(k, [0] * len(batch)) for k in range(orders))
-            draws = torch.stack([flow.log_prob(batch, noise=own) for own in tapes])
+            draws = torch.stack([log_prob_of_batch(flow, batch, noise=own) for own in tapes])
             value = draws.logsumexp(0) - math.log(orders)
         value = value.cpu().double()
-        return value + flow.size_log_prob(batch.sizes).cpu().double()
+        return value + flow.size_prior.log_prob(batch.node_counts).cpu().double()
 
-    def draw(self, flow: GraphModel, count: int, **options) -> PackedGraphs:
+    def draw(
+        self,
+        flow: GraphModel,
+        count: int,
+        *,
+        sizes: tuple[int, int] | None = None,
+        **options: Any,
+    ) -> PackedGraphs:
         """Draw graphs; with one seed, more of them begin with the same ones.
 
         Args:
             flow: The model.
             count: Number of graphs.
-            **options: `seed`, `temperature` and `sizes` of `GraphModel.sample_records`.
+            sizes: Lowest and highest number of nodes; None for all sizes of the training data.
+            **options: `seed` and `temperature` of `sample_records`.
 
         Returns:
             The graphs, encoded.
         """
-        return flow.sample_records(0, count, **options)
+        return sample_records(flow, range(count), size_range=sizes, **options)
 
     def _of_networkx(self, graph: nx.Graph) -> Triple:
         """Return labels and edges of a networkx graph, numbering its nodes in their order.

@@ -23,8 +23,8 @@ from graphcnf.categorical.autoregressive import AutoregressiveFlow, InSequence, 
 from graphcnf.categorical.transformer import HIDDEN, Transformer
 from graphcnf.discrete.contexts import GAIN, ContextCounts, best_factor
 from graphcnf.errors import UserError
-from graphcnf.flows.base import log_prob_of_sizes
 from graphcnf.flows.transform import Context, log_term_dtype
+from graphcnf.graphs.sizes import log_prob_of_sizes
 from graphcnf.limits import Range
 from graphcnf.pretrained import Pretrained
 from graphcnf.torch_state import evaluated

@@ -46,6 +46,7 @@ from graphcnf.evaluation.tables import AGREED, Distances, Evaluation, convention
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs, batches
 from graphcnf.graphs.building import draws_raw, has_rules
 from graphcnf.graphs.graph_model import GraphModel
+from graphcnf.graphs.in_batches import log_prob_in_batches
 from graphcnf.graphs.isomorphism import isomorphic, labelling_bits
 from graphcnf.graphs.record_blocks import together_on
 from graphcnf.limits import check_integer, check_seed, check_temperature
@@ -731,7 +732,7 @@ def bits(model: GraphModel, graphs: PackedGraphs) -> dict[str, float]:
         probability 0; and `bits_molecules`, the number of the others.
     """
     with _fixed_noise(model):
-        total = -model.log_probs(graphs, size=SCORED_TOGETHER) / np.log(2)
+        total = -log_prob_in_batches(model, graphs, size=SCORED_TOGETHER) / np.log(2)
     possible = np.flatnonzero(total != np.inf)
     total, graphs = total[possible], graphs.subset(possible)
     spent = 0 if model.ordered else labelling_bits(graphs).mean()

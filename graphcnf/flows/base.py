@@ -1,10 +1,8 @@
-"""Factorized base densities, priors of sizes, and random draws that are reproducible per record.
+"""Factorized base densities, and random draws that are reproducible per record.
 
 A *base density* is the density of the latents of a flow: independent variables of a simple
-distribution. The *size* of a record is its number of positions, and its *prior* the frequencies of
-sizes in training data: flows model a record given its size. A *record* is one sample of a series,
-such as one graph. Each record has a random generator of its own, so that it does not depend on
-the other records of its batch.
+distribution. A *record* is one sample of a series, such as one graph. Each record has a random
+generator of its own, so that it does not depend on the other records of its batch.
 """
 
 from __future__ import annotations
@@ -36,60 +34,6 @@ def record_generators(seed: int | tuple, first: int, count: int) -> list[np.rand
         np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, record))))
         for record in range(first, first + count)
     ]
-
-
-def size_prior(
-    counts: Sequence[float], most: int, low: int = 0, high: int | None = None
-) -> np.ndarray:
-    """Return the probabilities of sizes from their frequencies in training data.
-
-    Args:
-        counts: How many training data have size 0, 1, ...
-        most: Largest size that the model can represent.
-        low: Lowest size allowed.
-        high: Highest size allowed; None for `most`.
-
-    Returns:
-        Probabilities of the sizes 0 to `most`, float64 (most + 1,). Those from `low` to `high` are
-        proportional to the counts, or equal (0 for size 0) if none of these sizes has a count; the
-        others are 0.
-    """
-    prior, known = np.zeros(most + 1), np.asarray(counts, dtype=float)[: most + 1]
-    prior[: len(known)] = known
-    end = most + 1 if high is None else high + 1
-    prior[:low] = prior[end:] = 0
-    if not prior.any():
-        prior[max(low, 1) : end] = 1
-    return prior / prior.sum()
-
-
-def draw_sizes(prior: np.ndarray, generators: Sequence[np.random.Generator]) -> np.ndarray:
-    """Draw a size for each of B records.
-
-    Args:
-        prior: Probabilities of sizes 0, 1, ...; they need not sum to one.
-        generators: A random generator for each record, such as `record_generators` returns; each
-            is advanced by one number.
-
-    Returns:
-        Sizes, int64 (B,).
-    """
-    below = prior.cumsum()
-    drawn = np.searchsorted(below, [g.random() * below[-1] for g in generators], "right")
-    return drawn.clip(max=len(below) - 1)
-
-
-def log_prob_of_sizes(log_prior: Tensor, sizes: Tensor) -> Tensor:
-    """Return the log-probabilities of sizes, (B,) nats; -inf for sizes that the prior lacks.
-
-    Args:
-        log_prior: Log-probabilities of the sizes 0, 1, ...: one row (1, S) for all records, or a
-            row for each record (B, S).
-        sizes: Sizes, (B,) long.
-    """
-    known = sizes.clamp(0, log_prior.shape[1] - 1)
-    own = log_prior.expand(len(sizes), -1).gather(1, known[:, None])[:, 0]
-    return torch.where(known == sizes, own, -math.inf)
 
 
 def draw_normal(shape: Sequence[int], **options) -> Tensor:

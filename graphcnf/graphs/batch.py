@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from graphcnf.errors import UserError
+from graphcnf.flows.transform import Context
 from graphcnf.limits import MAX_NODES
 
 BATCH = 256  # default number of graphs in a batch
@@ -136,33 +137,23 @@ class PackedGraphs:
                 not exist, an edge listed twice with different categories, or a category that is not
                 a whole number from 0 to 255.
         """
-        # An empty graph comes first, so that the arrays have their shapes even without graphs.
-        parts: list[list] = [[np.zeros(0)], [0], [0], [np.zeros((0, 2))], [np.zeros(0)]]
+        node_types: list[np.ndarray] = []
+        edges: list[np.ndarray] = []
+        edge_types: list[np.ndarray] = []
         for k, (nodes, pairs, categories) in enumerate(graphs):
-            types, kinds = _whole(nodes), _whole(categories)
-            edges = np.asarray(pairs, np.int64).reshape(-1, 2)
-            if len(edges) != len(kinds):
-                raise ValueError(f"graph {k} has {len(edges)} edges, but {len(kinds)} edge types")
-            if len(types) > MAX_NODES:
-                raise ValueError(f"graph {k} has {len(types)} nodes, at most {MAX_NODES} fit")
-            if any(len(a) and not 0 <= a.min() <= a.max() <= 255 for a in (types, kinds)):
-                raise ValueError(f"graph {k} has a category outside 0 to 255")
-            if len(edges) and not 0 <= edges.min() <= edges.max() < len(types):
-                raise ValueError(f"graph {k} has an edge to a node it does not have")
-            high, low = edges.max(1, initial=0), edges.min(1, initial=MAX_NODES)
-            if (high == low).any():
-                raise ValueError(f"graph {k} has a self-loop at node {high[high == low][0]}")
-            rows = np.unique(np.stack([high, -low, kinds], 1), axis=0)
-            if len(np.unique(rows[:, :2], axis=0)) != len(rows):
-                raise ValueError(f"graph {k} has one edge with two different types")
-            graph = types, len(types), len(rows), rows[:, :2] * [1, -1], rows[:, 2]
-            for part, value in zip(parts, graph, strict=True):
-                part.append(value)
-        node_types, all_edges, edge_types = (
-            np.concatenate(parts[k]).astype(np.uint8) for k in (0, 3, 4)
+            types = _to_integers(nodes)
+            rows = _sort_edges(k, types, pairs, categories)
+            node_types.append(types)
+            edges.append(rows[:, :2])
+            edge_types.append(rows[:, 2])
+        # The empty arrays give the results their shapes even without graphs.
+        return cls(
+            node_counts=np.array([len(types) for types in node_types], np.int64),
+            node_types=np.concatenate([np.zeros(0), *node_types]).astype(np.uint8),
+            edge_counts=np.array([len(types) for types in edge_types], np.int64),
+            edges=np.concatenate([np.zeros((0, 2)), *edges]).astype(np.uint8),
+            edge_types=np.concatenate([np.zeros(0), *edge_types]).astype(np.uint8),
         )
-        node_counts, edge_counts = (np.array(parts[k][1:], np.int64) for k in (1, 2))
-        return cls(node_counts, node_types, edge_counts, all_edges, edge_types)
 
     @classmethod
     def from_data(cls, data: Iterable) -> PackedGraphs:
@@ -207,13 +198,52 @@ def _ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return np.arange(counts.sum()) + np.repeat(starts - before, counts)
 
 
-def _whole(values: ArrayLike) -> np.ndarray:
-    """Return whole numbers as int64; ValueError if one is not a whole number."""
+def _to_integers(values: ArrayLike) -> np.ndarray:
+    """Return categories as int64; ValueError if one is not a whole number."""
     array = np.asarray(values)
     whole = array.astype(np.int64)
     if array.dtype.kind not in "iub" and not np.array_equal(array, whole):
         raise ValueError(f"categories must be whole numbers, got {array.dtype}")
     return whole
+
+
+def _sort_edges(
+    k: int, node_types: np.ndarray, pairs: ArrayLike, categories: ArrayLike
+) -> np.ndarray:
+    """Check a graph, and return its edges without duplicates in the order of `PackedGraphs`.
+
+    Args:
+        k: Number of the graph, for messages.
+        node_types: Node categories, (n,) int64.
+        pairs: Edges as pairs of node numbers, (m, 2).
+        categories: Edge categories, (m,).
+
+    Returns:
+        Rows (i, j, category) with j < i, int64.
+
+    Raises:
+        ValueError: if the graph is none, see `PackedGraphs.from_lists`.
+    """
+    edge_types = _to_integers(categories)
+    edges = np.asarray(pairs, np.int64).reshape(-1, 2)
+    if len(edges) != len(edge_types):
+        raise ValueError(f"graph {k} has {len(edges)} edges, but {len(edge_types)} edge types")
+    if len(node_types) > MAX_NODES:
+        raise ValueError(f"graph {k} has {len(node_types)} nodes, at most {MAX_NODES} fit")
+    for types in (node_types, edge_types):
+        if len(types) and not 0 <= types.min() <= types.max() <= 255:
+            raise ValueError(f"graph {k} has a category outside 0 to 255")
+    if len(edges) and not 0 <= edges.min() <= edges.max() < len(node_types):
+        raise ValueError(f"graph {k} has an edge to a node it does not have")
+    high = edges.max(1, initial=0)
+    low = edges.min(1, initial=MAX_NODES)
+    if (high == low).any():
+        raise ValueError(f"graph {k} has a self-loop at node {high[high == low][0]}")
+    # `unique` sorts rows in ascending order: by i, then by descending j.
+    rows = np.unique(np.stack([high, -low, edge_types], 1), axis=0)
+    if len(np.unique(rows[:, :2], axis=0)) != len(rows):
+        raise ValueError(f"graph {k} has one edge with two different types")
+    return rows * [1, -1, 1]
 
 
 @dataclass
@@ -224,19 +254,20 @@ class GraphBatch:
         node_types: Node categories, (B, N) long; 0 where masked.
         edge_labels: Edge categories plus 1, 0 for no edge, (B, N, N) long, symmetric.
         mask: True for real nodes, (B, N) bool.
-        conditions: Conditions of each graph, (B, P), nan where unknown; None for none at all.
+        condition_values: Values of the P conditions of each graph (`graphcnf.graphs.conditions`),
+            (B, P), NaN where unknown; None for none at all.
 
     Examples:
         >>> graphs = PackedGraphs.from_lists([([0, 1], [(0, 1)], [0]), ([1], [], [])])
         >>> batch = GraphBatch.collate(graphs)
-        >>> batch.node_types.tolist(), batch.sizes.tolist()
+        >>> batch.node_types.tolist(), batch.node_counts.tolist()
         ([[0, 1], [1, 0]], [2, 1])
     """
 
     node_types: Tensor
     edge_labels: Tensor
     mask: Tensor
-    conditions: Tensor | None = None
+    condition_values: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.mask)
@@ -255,7 +286,7 @@ class GraphBatch:
         return GraphBatch(**{k: function(t) for k, t in tensors.items() if t is not None})
 
     @property
-    def sizes(self) -> Tensor:
+    def node_counts(self) -> Tensor:
         """Number of nodes of each graph, (B,) long."""
         return self.mask.sum(1)
 
@@ -291,7 +322,7 @@ class GraphBatch:
         """
         nodes = config["max_nodes"]
         if self.mask[:, nodes:].any():
-            largest = int(self.sizes.max())
+            largest = int(self.node_counts.max())
             raise ValueError(f"a graph of {largest} nodes; this model knows up to {nodes}")
         types, labels = self.node_types[:, :nodes], self.edge_labels[:, :nodes, :nodes]
         batch = replace(self, node_types=types, edge_labels=labels, mask=self.mask[:, :nodes])
@@ -375,6 +406,17 @@ class GraphBatch:
         from graphcnf.exchange.pyg import to_pyg
 
         return to_pyg(self.to_packed())
+
+
+@dataclass(frozen=True)
+class ConditionedContext(Context):
+    """Context of a flow over the nodes of a batch of graphs.
+
+    Attributes:
+        condition_values: As in `GraphBatch`, (B, P); None for none at all.
+    """
+
+    condition_values: Tensor | None = None
 
 
 def check_latents(latents: Any, wanted: Latents, mask: Tensor) -> None:

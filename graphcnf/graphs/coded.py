@@ -20,9 +20,9 @@ from graphcnf.categorical.autoregressive import AutoregressiveFlow, Network
 from graphcnf.categorical.categorical_flow import Bound
 from graphcnf.flows.base import draw_uniform
 from graphcnf.flows.transform import Noise, replay
-from graphcnf.graphs.batch import GraphBatch, Latents
-from graphcnf.graphs.conditions import ConditionedContext
+from graphcnf.graphs.batch import ConditionedContext, GraphBatch, Latents
 from graphcnf.graphs.graph_model import GraphModel
+from graphcnf.graphs.stochastic import StochasticModel
 
 # The three steps of the model of Lippe & Gavves 2021: the roles (`DepthFirstCode.role`) of the
 # variables that each decides. `CodedModel.bounds` reports them apart, as for the published model.
@@ -34,7 +34,7 @@ class CodedModel(GraphModel):
 
     What is called p(graph) here is the probability of one code, that of the graph in the node order
     of the batch: a lower bound on that of the graph, which is the sum over the codes of all its
-    node orders. `PathModel.log_prob` adds up several; `RandomOrder` draws one.
+    node orders. `PathModel.log_prob_of_orders` adds up several; `RandomOrder` draws one.
 
     Attributes:
         network_classes: Class of the network, then the base class that takes its other arguments.
@@ -56,19 +56,18 @@ class CodedModel(GraphModel):
         """Distribution of codes, a `Network`."""
         return self.flow.network
 
-    def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
+    def bounds(self, batch: GraphBatch) -> dict[str, Bound]:
         """Score the codes of graphs in the node order of the batch.
 
         Args:
             batch: B graphs.
-            noise: Ignored, since nothing is drawn.
 
         Returns:
             For each key of `STEPS` ("adjacency", "edges", "nodes") the log-probability of the
             variables that it stands for, (B,) nats; together that of the code. They are exact, and
             -inf for a graph without a code. A key without variables is left out.
         """
-        context = ConditionedContext(batch.mask, conditions=batch.conditions)
+        context = ConditionedContext(batch.mask, condition_values=batch.condition_values)
         x, known = self.code.encode(batch)
         log_p = self.network.log_probs(x, context).sum(1)
         log_p = log_p.masked_fill(~known[:, None], -math.inf)
@@ -89,7 +88,9 @@ class CodedModel(GraphModel):
         Raises:
             ValueError: if a graph has no code.
         """
-        context = ConditionedContext(batch.mask, noise=noise, conditions=batch.conditions)
+        context = ConditionedContext(
+            batch.mask, noise=noise, condition_values=batch.condition_values
+        )
         x, known = self.code.encode(batch)
         if not known.all():
             raise ValueError(self.unknown)
@@ -106,13 +107,13 @@ class CodedModel(GraphModel):
         Args:
             latents: "nodes" (B, N, V), as `to_latents` and `base_sample` return it.
             mask: Real nodes, (B, N) bool.
-            **draw: `temperature`, `generator`, and `conditions` (B, P), given which to draw.
+            **draw: `temperature`, `generator`, and `condition_values` (B, P), given which to draw.
         """
         x = self.flow.decode(latents["nodes"], ConditionedContext(mask, **draw))
         return self.code.decode(x, mask)
 
 
-class RandomOrder(CodedModel):
+class RandomOrder(CodedModel, StochasticModel):
     """`CodedModel` whose node order is random and a latent, so that no order is preferred.
 
     Attributes:
@@ -137,7 +138,7 @@ class RandomOrder(CodedModel):
         """
         shape, device = (*batch.mask.shape, self.network.max_nodes), batch.mask.device
         uniforms = replay(noise, lambda: torch.rand(shape, dtype=torch.float64, device=device))
-        order, log_p = self.draw_order(batch.adjacency, batch.sizes, uniforms)
+        order, log_p = self.draw_order(batch.adjacency, batch.node_counts, uniforms)
         return batch.permute(order), order, log_p
 
     def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
@@ -157,7 +158,7 @@ class RandomOrder(CodedModel):
             as `CodedModel.bounds` returns them, and "order", -log q - log n!, in float64.
         """
         graphs, _, log_p = self._ordered(batch, noise)
-        numberings = torch.lgamma(batch.sizes.double() + 1)
+        numberings = torch.lgamma(batch.node_counts.double() + 1)
         return {**super().bounds(graphs), "order": Bound.exact(-log_p - numberings)}
 
     def to_latents(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
@@ -197,7 +198,7 @@ class RandomOrder(CodedModel):
                 "order" (B, N, 1): if its k-th smallest number stands at j, the k-th node that is
                 drawn becomes node j of the graph.
             mask: Real nodes, (B, N) bool.
-            **draw: `temperature`, `generator`, and `conditions` (B, P), given which to draw.
+            **draw: `temperature`, `generator`, and `condition_values` (B, P), given which to draw.
         """
         graphs = super().from_latents(latents, mask, **draw)
         uniforms = latents["order"][..., 0].masked_fill(~mask, 2.0)

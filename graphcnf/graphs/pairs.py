@@ -35,7 +35,7 @@ from graphcnf.graphs.features import (
     GraphContext,
     graph_context,
 )
-from graphcnf.graphs.graph_model import GraphModel
+from graphcnf.graphs.stochastic import StochasticModel
 
 
 @dataclass
@@ -377,7 +377,7 @@ class VirtualEdges(nn.Module):
         return (self.linear(z) + self.network(z)).squeeze(-1)
 
 
-class PairsModel(GraphModel):
+class PairsModel(StochasticModel):
     """GraphCNF in one shot; if `order` is "none", invariant to renumbering.
 
     In three steps, node categories become node latents, edge categories become latents of real
@@ -404,7 +404,6 @@ class PairsModel(GraphModel):
 
     architecture = "pairs"
     node_orders = ("canonical", "none")
-    parallel = True
 
     def __init__(
         self,

@@ -16,9 +16,10 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from graphcnf.flows.base import draw_sizes, record_generators
+from graphcnf.flows.base import record_generators
 from graphcnf.flows.transform import Noise
 from graphcnf.graphs.batch import BATCH, batches
+from graphcnf.graphs.sizes import draw_sizes
 
 BLOCK = 1024  # records in a block, from record `BLOCK` on
 # First records of the blocks before that: smaller ones, since many samples are small.

@@ -202,7 +202,6 @@ class UnorderedModel(RandomOrder):
     architecture = "unordered"
     measured = PathModel.measured
     rules = PathModel.rules
-    parallel = True
     batch_size = PathModel.batch_size
     unknown = "a node with more edges than nodes of the training data have"
     network_classes = (RoundNetwork, PathNetwork)

@@ -21,7 +21,8 @@ from rdkit import Chem
 from graphcnf.errors import UserError
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 from graphcnf.graphs.graph_model import GraphModel
-from graphcnf.graphs.record_blocks import RecordNoise, one_thread
+from graphcnf.graphs.in_batches import log_prob_in_batches, sample_records
+from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.limits import CANDIDATES, MOST_CANDIDATES, check_integer, check_range
 from graphcnf.molecules import codec
 from graphcnf.molecules.validity import CONVENTIONS, evaluate_records, strict_smiles
@@ -269,8 +270,14 @@ class MoleculeFlow:
             column `isomer`: the SMILES with drawn stereo marks.
         """
         model, first = self.model, records.start
-        drawn = {"seed": seed, "temperature": temperature, "sizes": sizes, "conditions": targets}
-        graphs = model.sample_records(first * best_of, len(records) * best_of, **drawn)
+        graphs = sample_records(
+            model,
+            range(first * best_of, records.stop * best_of),
+            seed=seed,
+            temperature=temperature,
+            size_range=sizes,
+            condition_values=targets,
+        )
         if targets is not None and best_of > 1:
             from graphcnf.molecules.surrogate import nearest
 
@@ -374,7 +381,7 @@ class MoleculeFlow:
         inside = [k for k, reason in enumerate(reasons) if reason is None]
         nats = np.full(len(reasons), -math.inf)
         nats[inside] = self.log_prob_given_size(graphs, orders)
-        nats[inside] += self.model.size_log_prob(torch.from_numpy(graphs.node_counts)).numpy()
+        nats[inside] += self.model.size_prior.log_prob(torch.from_numpy(graphs.node_counts)).numpy()
         return nats + self.log_prob_of_marks(molecules, inside)[0]
 
     def log_prob_of_marks(
@@ -430,9 +437,11 @@ class MoleculeFlow:
             graphs: M graphs, as the method `graphs` returns them.
             orders: Number of numberings whose probabilities are summed, see `log_prob`.
         """
-        options: dict[str, Any] = {"orders": orders, "size": SCORED_TOGETHER}
         # The same noise for every molecule, so that its value does not depend on the others.
-        return self.model.log_probs(graphs, lambda k: RecordNoise(0, [0] * len(k)), **options)
+        records = np.zeros(len(graphs), dtype=int)
+        return log_prob_in_batches(
+            self.model, graphs, orders=orders, noise_records=records, size=SCORED_TOGETHER
+        )
 
     def score(self, molecules: str | Chem.Mol | Iterable, **options) -> pd.DataFrame:
         """Return a table with a row for each molecule: log-likelihood, bits per atom, percentile.

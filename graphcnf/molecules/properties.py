@@ -464,7 +464,7 @@ def conditions_of(
 
     Returns:
         A value for each condition of the model in its order, None for a property without a target,
-        as `GraphModel.sample_records` takes them; None if there are no targets.
+        as `sample_records` takes them; None if there are no targets.
 
     Raises:
         UserError: The model was not trained with a property, or a value is not possible.

@@ -110,7 +110,7 @@ def _score(flow: MoleculeFlow, molecules: list, orders: int, standardize: bool) 
         canonical = given_size if orders == 1 else flow.log_prob_given_size(graphs)
         inside = [number for number, reason in enumerate(reasons) if reason is None]
         of_marks, exact = (part[inside] for part in flow.log_prob_of_marks(molecules, inside))
-    of_sizes = flow.model.size_log_prob(torch.from_numpy(graphs.node_counts)).numpy()
+    of_sizes = flow.model.size_prior.log_prob(torch.from_numpy(graphs.node_counts)).numpy()
     of_others = of_sizes + of_marks
     nats, of_one = given_size + of_others, canonical + of_others
     table = pd.DataFrame({"log_likelihood": nats}, index=inside)
@@ -144,7 +144,7 @@ def _impossible(flow: MoleculeFlow, graph: PackedGraphs) -> str:
         graph: The graph, alone in its set.
     """
     size = int(graph.node_counts[0])
-    if not flow.model.size_probabilities()[size]:
+    if not flow.model.size_prior.probabilities()[size]:
         return f"no training molecule has {counted(size, 'atom')}"
     if not flow.model.knows(GraphBatch.collate(graph).to(flow.model.device)).all():
         return flow.model.unknown

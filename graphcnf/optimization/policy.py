@@ -182,7 +182,7 @@ class Policy:
         Returns:
             Probabilities of 0 to K - 1 atoms, (K,).
         """
-        prior = self.prior.model.size_probabilities()
+        prior = self.prior.model.size_prior.probabilities()
         inside = compress(molecules, self.learnable(molecules))
         counts = np.bincount([len(self._graphs[s][0]) for s in inside], minlength=len(prior))
         if not counts.any():

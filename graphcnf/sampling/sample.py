@@ -32,7 +32,8 @@ from graphcnf.errors import UserError, say
 from graphcnf.file_writing import output_lock, replacing
 from graphcnf.graphs.batch import PackedGraphs
 from graphcnf.graphs.graph_model import GraphModel
-from graphcnf.graphs.record_blocks import BLOCK, RecordNoise, blocks, one_thread, together_on
+from graphcnf.graphs.in_batches import log_prob_in_batches
+from graphcnf.graphs.record_blocks import BLOCK, blocks, one_thread, together_on
 from graphcnf.molecules.filters import (
     NO_FILTERS,
     PATIENCE,
@@ -69,7 +70,7 @@ class Recipe:
         everything: True to write invalid graphs and repeats as well.
         properties: Properties of molecules, which are also among the columns.
         targets: Target value of each condition of the model, None for no target, as
-            `GraphModel.sample_records` takes them; None for no targets at all.
+            `sample_records` takes them; None for no targets at all.
         best_of: Candidates per record, of which the one nearest to the targets is kept.
         filters: Filters of the molecules.
         stereo: Digest of the model that draws stereo marks; "" to draw none.
@@ -524,12 +525,14 @@ def molecule_log_likelihoods(
     Returns:
         Nats, rounded to four decimals, or None, (M,) object.
     """
-
-    def noise(chosen: np.ndarray) -> RecordNoise:
-        return RecordNoise(seed, [block[k] for k in chosen])
-
     with one_thread(model.device):
-        nats = model.log_probs(graphs, noise, conditions=targets)
+        nats = log_prob_in_batches(
+            model,
+            graphs,
+            condition_values=targets,
+            noise_seed=seed,
+            noise_records=np.asarray(block),
+        )
     known = frame["strict"].to_numpy() | model.ordered
     if not model.ordered:
         # Imports networkx, which would delay the first molecule of ordered models.

@@ -140,7 +140,7 @@ def learn_columns(
     if not flow.model.conditions:  # whose contributions would be fitted anew
         values = np.stack([one.predictions(joint.smiles) for one in surrogates], 1)
         batch = GraphBatch.collate(joint.graphs, np.arange(len(joint)))
-        network.fit_conditions(replace(batch, conditions=torch.from_numpy(values)))
+        network.fit_conditions(replace(batch, condition_values=torch.from_numpy(values)))
     joint = with_targets(joint, names_of(network), computed)
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(any(part in OF_CONDITIONS for part in name.split(".")))
@@ -280,7 +280,7 @@ def _batch(data: MoleculeDataset, rows: np.ndarray, values: np.ndarray) -> Graph
         values: Their P conditions, NaN where unknown, (B, P).
     """
     batch = GraphBatch.collate(data.graphs, rows)
-    batch.conditions = torch.from_numpy(values.astype(np.float32))
+    batch.condition_values = torch.from_numpy(values.astype(np.float32))
     return batch
 
 

@@ -195,7 +195,7 @@ def _fit_conditions(model: Any, dataset: MoleculeDataset, train: np.ndarray) -> 
     chosen = np.random.default_rng(0).permutation(train)[:FITTED]
     values = torch.from_numpy(dataset.targets[chosen])
     batch = GraphBatch.collate(dataset.graphs, chosen)
-    model.fit_conditions(replace(batch, conditions=values))
+    model.fit_conditions(replace(batch, condition_values=values))
 
 
 def _copies(model: GraphModel) -> list[str]:

@@ -432,7 +432,7 @@ def _prepared(flow: MoleculeFlow, data: MoleculeDataset) -> tuple[MoleculeFlow, 
     # Novelty also excludes the molecules that the given weights were trained on.
     model.training_hashes = own if hashes is None else np.union1d(hashes, own)
     # The sizes of the given weights count as one more molecule, so that none becomes impossible.
-    sizes, known_sizes = data.size_histogram(), flow.model.size_probabilities()
+    sizes, known_sizes = data.size_histogram(), flow.model.size_prior.probabilities()
     histogram = np.zeros(max(len(sizes), len(known_sizes)))
     histogram[: len(sizes)] = sizes
     histogram[: len(known_sizes)] += known_sizes
@@ -707,7 +707,7 @@ def _copying(folds: Any, graphs: PackedGraphs) -> dict[str, float]:
     model = folds.models[-1]
     sizes = torch.from_numpy(graphs.node_counts).to(model.device)
     nats = MoleculeFlow(model).log_prob_given_size(graphs)
-    return {"copies": float(np.exp(nats + model.size_log_prob(sizes).cpu().numpy()).sum())}
+    return {"copies": float(np.exp(nats + model.size_prior.log_prob(sizes).cpu().numpy()).sum())}
 
 
 def _sampled(

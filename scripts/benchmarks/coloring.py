@@ -231,5 +231,5 @@ def _bits_per_node(model: ColoringFlow, batches: Sequence[GraphBatch]) -> float:
         model: The model.
         batches: The graphs with their colours.
     """
-    bits = [-model.log_prob(batch) / batch.sizes / math.log(2) for batch in batches]
+    bits = [-model.log_prob(batch) / batch.node_counts / math.log(2) for batch in batches]
     return float(torch.cat(bits).mean())

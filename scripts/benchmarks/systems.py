@@ -22,6 +22,7 @@ from graphcnf.file_reading import expand_user
 from graphcnf.graphs.batch import PackedGraphs
 from graphcnf.graphs.building import draws_raw, without_rules
 from graphcnf.graphs.graph_model import GraphModel
+from graphcnf.graphs.in_batches import sample_records
 from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.molecules.validity import evaluate_records
 from graphcnf.sampling.sample import first_blocks
@@ -40,6 +41,9 @@ from graphcnf.scripts.benchmarks.runner import (
 )
 from graphcnf.scripts.benchmarks.smiles_lstm import SmilesLSTM, bits_per_molecule, train_beside
 from graphcnf.training.settings import load_preset
+
+PARALLEL = {"pairs", "unordered", "rvae"}
+"""Architectures whose number of network evaluations is bounded for graphs of any size."""
 
 PRESETS = ("zinc250k", "zinc250k-unordered", "zinc250k-graphnvp", "zinc250k-graphaf",
            "zinc250k-rvae", "zinc250k-jtvae")  # fmt: skip
@@ -161,11 +165,11 @@ def _row(
     temperature = TEMPERATURES.get(model.config["architecture"], 1.0)
     graphs = dataset.graphs.subset(references.held_out(dataset, HELD_OUT))
     sizes = torch.as_tensor(graphs.node_counts, dtype=torch.long)
-    size_bits = -float(model.size_log_prob(sizes).mean()) / math.log(2)
+    size_bits = -float(model.size_prior.log_prob(sizes).mean()) / math.log(2)
 
     def draw() -> list[PackedGraphs]:
         return [
-            model.sample_records(part.start, len(part), seed=seed, temperature=temperature)
+            sample_records(model, part, seed=seed, temperature=temperature)
             for part in first_blocks(samples)
         ]
 
@@ -173,7 +177,7 @@ def _row(
         "model": run.path.parent.name,
         "bits": bits(model, graphs)["bits_per_molecule"] + size_bits,
         "temperature": temperature,
-        "parallel": "yes" if model.parallel else "no",
+        "parallel": "yes" if model.config["architecture"] in PARALLEL else "no",
         "reconstruction": reconstruction(model, graphs),
         **_figures(model, dataset, samples, draw),
     }

@@ -31,6 +31,7 @@ from graphcnf.evaluation.layout import Column, number, percent, text
 from graphcnf.evaluation.metrics import fingerprints, internal_diversity
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 from graphcnf.graphs.graph_model import GraphModel
+from graphcnf.graphs.in_batches import log_prob_of_batch, sample_records
 from graphcnf.graphs.isomorphism import canonicalise
 from graphcnf.molecules import codec
 from graphcnf.molecules.molecule_flow import MoleculeFlow
@@ -76,7 +77,8 @@ def codes(
     batch = GraphBatch.collate(dataset.take(chosen).graphs)
     with torch.no_grad():
         for k in NUMBERINGS:
-            bits = -float(loaded.log_prob(batch, orders=k).double().mean()) / math.log(2)
+            nats = log_prob_of_batch(loaded, batch, orders=k)
+            bits = -float(nats.double().mean()) / math.log(2)
             rows.append({"what": f"bits per molecule, numberings: {k}", "bits": bits})
     if reconstruct:
         graphs = dataset.take(references.held_out(dataset, reconstruct)).graphs
@@ -108,7 +110,7 @@ def code_shares(model: GraphModel, samples: int) -> dict[str, float]:
         "other Kekulé structure or marks".
     """
     vocabulary = MoleculeVocabulary.of_model(model)
-    graphs = model.sample_records(0, samples, seed=0)
+    graphs = sample_records(model, range(samples), seed=0)
     counts = dict.fromkeys(("canonical", "other numbering", "other Kekulé structure or marks"), 0)
     for k in range(len(graphs)):
         mol = codec.graph_to_molecule(*graphs.graph(k), vocabulary)

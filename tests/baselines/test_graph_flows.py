@@ -156,7 +156,7 @@ def test_latents_lead_back_to_every_graph(build, random_batch, system):
 def test_padding_changes_nothing(build, random_batch, system):
     batch = random_batch(20, 7)
     model = build(system, random_batch(20, 9), nodes=3, bonds=2)
-    for k, size in enumerate(batch.sizes.tolist()):
+    for k, size in enumerate(batch.node_counts.tolist()):
         alone = GraphBatch(*(part[k : k + 1] for part in parts(batch)))
         small = GraphBatch(
             alone.node_types[:, :size], alone.edge_labels[:, :size, :size], alone.mask[:, :size]
@@ -187,7 +187,7 @@ def test_order_is_breadth_first(random_batch):
     assert (order.sort(1).values == torch.arange(12)).all()
     ordered = batch.permute(order)
     assert (ordered.mask == batch.mask).all()
-    for k, size in enumerate(batch.sizes.tolist()):
+    for k, size in enumerate(batch.node_counts.tolist()):
         graph = nx.from_numpy_array(batch.adjacency[k, :size, :size].numpy())
         expected, left = [], set(range(size))
         while left:
@@ -241,14 +241,14 @@ def test_check_keeps_sums_and_pieces_together(checked):
     graphs = checked.sample(sizes, generator=generators)
     most = torch.tensor(SUMS)[graphs.node_types]
     assert (sums_of(graphs) <= most).all()
-    for k, size in enumerate(graphs.sizes.tolist()):
+    for k, size in enumerate(graphs.node_counts.tolist()):
         real = graphs.adjacency[k, :size, :size].numpy()
         assert nx.is_connected(nx.from_numpy_array(real))
-    assert 1 < graphs.sizes.float().mean() < 9
+    assert 1 < graphs.node_counts.float().mean() < 9
     # Without it, the same weights break the sums, and all nodes are there.
     raw = without_rules(checked).sample(sizes, generator=record_generators(0, 0, 300))
     assert (sums_of(raw) > torch.tensor(SUMS)[raw.node_types]).any()
-    assert (raw.sizes == 9).all()
+    assert (raw.node_counts == 9).all()
 
 
 @pytest.mark.parametrize("table", [{"largest_sums": [4]}, {"edge_weights": [1]}])

@@ -21,6 +21,7 @@ from graphcnf.baselines.junction_tree import (
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch, PackedGraphs
 from graphcnf.graphs.building import model_for_graphs, without_rules
+from graphcnf.graphs.in_batches import sample_records
 from graphcnf.graphs.isomorphism import isomorphic
 from graphcnf.graphs.path.data_rules import measured_sums
 from graphcnf.testing import assert_gradients_reach_every_parameter, assert_lower_bound
@@ -142,15 +143,15 @@ def test_equivalent_attachments_are_one_option():
 
 def test_samples_are_connected_and_keep_the_largest_sums(molecules):  # noqa: F811
     model = build(molecules, 9, 3, ORDERS).eval()
-    graphs = model.sample_records(0, 60, seed=1)
-    again = model.sample_records(20, 10, seed=1)
+    graphs = sample_records(model, range(60), seed=1)
+    again = sample_records(model, range(20, 30), seed=1)
     assert again == graphs.subset(range(20, 30))
     sizes = {"node_categories": 9, "edge_categories": 3, "edge_weights": ORDERS}
     sums = measured_sums(graphs, **sizes)["largest_sums"]
     largest = model.config["largest_sums"]
     assert all(mine <= most for mine, most in zip(sums, largest, strict=True))
     # An untrained model walks into dead ends, but not most of the time.
-    sizes = GraphBatch.collate(molecules).sizes
+    sizes = GraphBatch.collate(molecules).node_counts
     assert (graphs.node_counts >= int(sizes.min())).mean() > 0.5
     for k in range(len(graphs)):
         types, edges, _ = graphs.graph(k)

@@ -147,7 +147,7 @@ def test_batches():
     again = next(data.train_batches(32, epoch=2, seed=1, start=3))
     assert torch.equal(again.node_types, epoch[3].node_types)
     other = next(data.train_batches(32, epoch=3, seed=1))
-    assert not torch.equal(other.sizes, epoch[0].sizes) or not torch.equal(
+    assert not torch.equal(other.node_counts, epoch[0].node_counts) or not torch.equal(
         other.edge_labels, epoch[0].edge_labels
     )
     held_out = list(data.test_batches(8))

@@ -10,6 +10,7 @@ from graphcnf.design.enlargement import enlarged, merged_arguments
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch, PackedGraphs
 from graphcnf.graphs.building import model_for_graphs, with_conditions
+from graphcnf.graphs.in_batches import sample_records
 
 TINY = {"width": 16, "layers": 1, "heads": 2, "table_rows": 64}
 CHAIN = [(k, k - 1) for k in range(1, 8)]
@@ -105,7 +106,7 @@ def test_the_grown_model_samples_and_learns(model):
     loss, _ = other.training_loss(GraphBatch.collate(graphs))
     loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in other.parameters())
-    assert len(other.sample_records(0, 8, seed=0)) == 8
+    assert len(sample_records(other, range(8), seed=0)) == 8
 
 
 def test_what_may_be_asked_is_heeded_as_before(model):
@@ -121,14 +122,14 @@ def test_what_may_be_asked_is_heeded_as_before(model):
     batch = GraphBatch.collate(KNOWN)
     with torch.no_grad():
         for row in (math.nan, 2.0, 5.0):
-            batch.conditions = torch.full((len(batch), 1), row)
+            batch.condition_values = torch.full((len(batch), 1), row)
             before = known.log_prob(batch)
             assert torch.equal(same.log_prob(batch), before)
             # Old values lose what their copies take, and no more.
             lost = before - other.log_prob(batch)
             assert (lost >= -1e-5).all() and (lost < 3).all()
             # Products of matrices of other shapes round otherwise on some processors.
-            sizes = [m.sizes(batch.conditions)[:, :6] for m in (known, other)]
+            sizes = [m.sizes(batch.condition_values)[:, :6] for m in (known, other)]
             torch.testing.assert_close(*sizes)
     loss, _ = other.train().training_loss(batch)
     loss.backward()

@@ -300,7 +300,7 @@ def test_options_out_of_range(flow):
 
 
 def test_sizes_of_the_first_walks_are_spread_over_their_distribution(flow):
-    sizes = flow.model.size_probabilities((8, 14))
+    sizes = flow.model.size_prior.probabilities((8, 14))
     for seed in range(5):
         drawn = growth.Growth(
             flow.model, flow.vocabulary, read(flow, "CC(N)=O"), seed=seed, atoms=(8, 14)

@@ -109,7 +109,9 @@ def test_weights_are_proper_with_graphs_of_different_sizes(tree_model, every_gra
     sampler, each = ParticleSampler(tree_model, forced), torch.tensor((3, 5)).repeat(150)
     walks = [sampler.draw(each, generator(seed)) for seed in range(8)]
     for size in (3, 5):
-        means = [float(w.log_weights[w.graphs.sizes == size].exp().sum() / 150) for w in walks]
+        means = [
+            float(w.log_weights[w.graphs.node_counts == size].exp().sum() / 150) for w in walks
+        ]
         assert_proper(tree_model, every_graph(size, categories=2), forced, means)
 
 

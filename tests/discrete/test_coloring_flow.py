@@ -88,7 +88,7 @@ def test_coupling_is_a_bijection(double, batch, order, rounds):
     z = StandardLogistic().sample((*batch.mask.shape, 1), mask=batch.mask)
     assert_bijection(coupling, x, context, z=z, atol=1e-7, rtol=1e-7, vary=())
     assert_serialisable(coupling, x, context)
-    few = batch.sizes <= 6
+    few = batch.node_counts <= 6
     assert_log_det_matches_jacobian(coupling, x[few], context_of(batch[few]), vary=())
 
 

@@ -14,7 +14,7 @@ from graphcnf.graphs.features import GraphContext
 def test_the_order_is_that_of_the_search(batch):
     x, adjacency, mask = batch.node_types, batch.adjacency, batch.mask
     rank, counts = turns(x, GraphContext(mask, adjacency=adjacency), 3)
-    for b, size in enumerate(batch.sizes.tolist()):
+    for b, size in enumerate(batch.node_counts.tolist()):
         neighbours = [adjacency[b, v].nonzero()[:, 0].tolist() for v in range(size)]
         partial, allowed = [-1] * size, [7] * size
         for turn in range(size):
@@ -41,7 +41,7 @@ def test_finished_graphs_stay_finished():
 def test_nodes_without_a_choice_share_a_round(batch):
     x, context = batch.node_types, GraphContext(batch.mask, adjacency=batch.adjacency)
     order = SaturationOrder(batch.adjacency, batch.mask, 3, waves=True)
-    rounds = torch.zeros_like(batch.sizes)
+    rounds = torch.zeros_like(batch.node_counts)
     while len((found := order.next())[0]):
         graph, node = found
         saturation = (order.counts > 0).sum(-1)
@@ -56,14 +56,14 @@ def test_nodes_without_a_choice_share_a_round(batch):
         order.settle(graph, node, x[graph, node])
     rank, counts = turns(x, context, 3, waves=True)
     assert torch.equal(rank, order.rank)
-    for b, size in enumerate(batch.sizes.tolist()):
+    for b, size in enumerate(batch.node_counts.tolist()):
         assert rank[b, :size].sort().values.tolist() == list(range(size))
         # Colours that fit leave every node what the one by one order would leave it.
         for v in range(size):
             before = (rank[b] < rank[b, v]) & batch.adjacency[b, v]
             seen = {int(c) for c in x[b][before]}
             assert seen == {c for c in range(3) if counts[b, rank[b, v], v, c]}
-    assert (rounds < batch.sizes).any() and (rounds <= batch.sizes).all()
+    assert (rounds < batch.node_counts).any() and (rounds <= batch.node_counts).all()
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from graphcnf.flows import (
     draw_uniform,
     record_generators,
 )
-from graphcnf.flows.base import draw_sizes, log_prob_of_sizes, size_prior
 
 DEVIATION = {StandardNormal: 1.0, StandardLogistic: math.pi / math.sqrt(3)}
 bases = pytest.mark.parametrize("base", [StandardNormal(), StandardLogistic()], ids=repr)
@@ -90,15 +89,3 @@ def test_uniform_numbers_stay_below_one():
     highest = SimpleNamespace(random=lambda size: np.full(size, 1 - 2**-53))
     for dtype in (torch.float16, torch.float32, torch.float64):
         assert (draw_uniform((1, 2), generator=[highest], dtype=dtype) < 1).all()
-
-
-def test_sizes_follow_the_counts_of_the_training_data():
-    prior = size_prior([0, 3, 0, 1, 9], 3)
-    assert prior.tolist() == [0, 0.75, 0, 0.25]
-    assert size_prior([0, 3], 4, 2).tolist() == [0, 0, 1 / 3, 1 / 3, 1 / 3]
-    assert size_prior([0, 3, 1], 4, 0, 1).tolist() == [0, 1, 0, 0, 0]
-    drawn = draw_sizes(prior, record_generators(0, 0, 2000))
-    assert np.bincount(drawn, minlength=4) / 2000 == pytest.approx(prior, abs=0.05)
-    log_prior = torch.as_tensor(prior).log()[None]
-    found = log_prob_of_sizes(log_prior, torch.tensor([1, 2, 3, 4, -1])).exp()
-    assert found.tolist() == pytest.approx([0.75, 0, 0.25, 0, 0])

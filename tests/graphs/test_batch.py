@@ -23,7 +23,7 @@ def test_collate_and_to_packed_are_inverse(packed):
 def test_entries_are_the_graphs(packed):
     batch = GraphBatch.collate(packed, range(20))
     assert len(batch) == 20
-    assert batch.sizes.tolist() == packed.node_counts[:20].tolist()
+    assert batch.node_counts.tolist() == packed.node_counts[:20].tolist()
     assert batch.mask.shape[1] == packed.node_counts[:20].max()
     assert torch.equal(batch.edge_labels, batch.edge_labels.transpose(1, 2))
     assert not batch.edge_labels.diagonal(dim1=1, dim2=2).any()

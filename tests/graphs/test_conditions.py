@@ -8,7 +8,8 @@ import torch
 
 from graphcnf.graphs import GraphBatch, GraphModel, PackedGraphs
 from graphcnf.graphs.building import model_for_graphs, with_conditions
-from graphcnf.graphs.conditions import UNCONDITIONAL, condition_statistics, partly_known
+from graphcnf.graphs.conditions import UNCONDITIONAL, condition_statistics, hide_values
+from graphcnf.graphs.in_batches import sample_records
 from graphcnf.graphs.path.paths import Path
 
 TABLES = [
@@ -52,11 +53,11 @@ def test_a_model_that_takes_targets_begins_as_the_one_without(plain, chains):
     with torch.no_grad():
         known = plain.log_prob(batch)
         assert torch.equal(model.log_prob(batch), known)
-        batch.conditions = torch.randn(len(batch), 2)
+        batch.condition_values = torch.randn(len(batch), 2)
         torch.testing.assert_close(model.log_prob(batch), known)
-        sizes = model.size_log_prob(batch.sizes, batch.conditions)
-        torch.testing.assert_close(sizes, plain.size_log_prob(batch.sizes).to(sizes))
-    assert model.sample_records(0, 50, seed=0) == plain.sample_records(0, 50, seed=0)
+        sizes = model.size_prior.log_prob(batch.node_counts, batch.condition_values)
+        torch.testing.assert_close(sizes, plain.size_prior.log_prob(batch.node_counts).to(sizes))
+    assert sample_records(model, range(50), seed=0) == sample_records(plain, range(50), seed=0)
     assert model.conditions == TABLES and not plain.conditions
 
 
@@ -65,8 +66,8 @@ def test_further_conditions_come_beside_those_that_a_model_has(plain):
     more = with_conditions(model, TABLES[1:])
     assert more.conditions == TABLES
     for values in ([3.0], [None]):
-        known = model.sample_records(0, 20, seed=0, conditions=values)
-        assert more.sample_records(0, 20, seed=0, conditions=[*values, None]) == known
+        known = sample_records(model, range(20), seed=0, condition_values=values)
+        assert sample_records(more, range(20), seed=0, condition_values=[*values, None]) == known
 
 
 def test_nothing_asked_is_the_same_as_no_targets(plain, chains):
@@ -74,37 +75,38 @@ def test_nothing_asked_is_the_same_as_no_targets(plain, chains):
     batch, nan = GraphBatch.collate(chains), float("nan")
     with torch.no_grad():
         known = model.log_prob(batch)
-        batch.conditions = asked([nan, nan]).expand(len(batch), -1)
+        batch.condition_values = asked([nan, nan]).expand(len(batch), -1)
         torch.testing.assert_close(model.log_prob(batch), known)
-        batch.conditions = asked([2.0, nan]).expand(len(batch), -1)
+        batch.condition_values = asked([2.0, nan]).expand(len(batch), -1)
         assert (model.log_prob(batch) - known).abs().max() > 0.1
-    none = model.sample_records(0, 40, seed=0, conditions=(None, None))
-    assert none == model.sample_records(0, 40, seed=0)
-    assert none != model.sample_records(0, 40, seed=0, conditions=(2.0, None))
+    none = sample_records(model, range(40), seed=0, condition_values=(None, None))
+    assert none == sample_records(model, range(40), seed=0)
+    assert none != sample_records(model, range(40), seed=0, condition_values=(2.0, None))
 
 
 @pytest.mark.parametrize("row", [[1.0, 0.0], [2.5, float("nan")], [-100.0, 1.0]])
 def test_given_targets_probabilities_sum_to_one(double, plain, chains, row):
     model = perturbed(with_conditions(plain, TABLES).double()).eval()
     batch = GraphBatch.collate(chains)
-    batch.conditions = asked(row).expand(len(batch), -1)
+    batch.condition_values = asked(row).expand(len(batch), -1)
     with torch.no_grad():
-        both = model.log_prob(batch) + model.size_log_prob(batch.sizes, batch.conditions)
+        prior, asked_values = model.size_prior, batch.condition_values
+        both = model.log_prob(batch) + prior.log_prob(batch.node_counts, asked_values)
         # Of all graphs of up to three nodes: paths have two depth-first codes from size 3 on,
         # so only those of one and two nodes are complete here.
-        small = batch.sizes < 3
-        share = model.size_log_prob(torch.tensor([1, 2]), batch.conditions[:2]).exp().sum()
+        small = batch.node_counts < 3
+        share = prior.log_prob(torch.tensor([1, 2]), asked_values[:2]).exp().sum()
         torch.testing.assert_close(both[small].exp().sum(), share)
-        everything = model.size_log_prob(torch.arange(1, 4), batch.conditions[:3]).exp().sum()
+        everything = prior.log_prob(torch.arange(1, 4), asked_values[:3]).exp().sum()
         torch.testing.assert_close(everything, torch.ones_like(everything))
 
 
 def test_latents_lead_back_given_the_same_targets(plain, chains):
     model = perturbed(with_conditions(plain, TABLES)).eval()
     batch = GraphBatch.collate(chains)
-    batch.conditions = torch.randn(len(batch), 2)
+    batch.condition_values = torch.randn(len(batch), 2)
     latents = model.encode(batch)
-    back = model.decode(latents, batch.mask, conditions=batch.conditions)
+    back = model.decode(latents, batch.mask, condition_values=batch.condition_values)
     assert back.to_packed() == chains
     assert not torch.equal(model.encode(GraphBatch.collate(chains))["nodes"], latents["nodes"])
 
@@ -113,23 +115,23 @@ def test_what_is_asked_is_heeded_after_training(plain, chains):
     values = np.array([[len(t), t.mean()] for t, _, _ in map(chains.graph, range(len(chains)))])
     model = with_conditions(plain, condition_statistics(["size", "kind"], values)).train()
     whole = GraphBatch.collate(chains)
-    whole.conditions = torch.from_numpy(values).float()
+    whole.condition_values = torch.from_numpy(values).float()
     model.fit_conditions(whole)
     random = np.random.default_rng(0)
     optimizer = torch.optim.AdamW(model.parameters(), 2e-2)
     for _ in range(120):
         index = random.integers(0, len(chains), 64)
         batch = GraphBatch.collate(chains, index)
-        batch.conditions = torch.from_numpy(partly_known(values[index], random)).float()
+        batch.condition_values = torch.from_numpy(hide_values(values[index], random)).float()
         optimizer.zero_grad()
         model.training_loss(batch)[0].backward()
         optimizer.step()
     model.eval()
     for size, kind in ((2, 0.0), (3, 1.0), (1, 1.0)):
-        drawn = model.sample_records(0, 100, seed=0, conditions=(size, kind))
+        drawn = sample_records(model, range(100), seed=0, condition_values=(size, kind))
         assert (drawn.node_counts == size).mean() > 0.9
         assert (drawn.node_types == kind).mean() > 0.9
-    drawn = model.sample_records(0, 100, seed=0, conditions=(None, 0.0))
+    drawn = sample_records(model, range(100), seed=0, condition_values=(None, 0.0))
     assert (drawn.node_types == 0).mean() > 0.9 and len(set(drawn.node_counts.tolist())) == 3
 
 
@@ -148,7 +150,7 @@ def test_what_edges_add_depends_on_both_ends_and_their_other_neighbours(random_g
     values = np.array([of(*random_graphs.graph(k)) for k in range(len(random_graphs))])
     model = with_conditions(model, condition_statistics(["same", "near"], values))
     batch = GraphBatch.collate(random_graphs)
-    batch.conditions = torch.from_numpy(values).float()
+    batch.condition_values = torch.from_numpy(values).float()
     model.fit_conditions(batch)
     x, network = model.code.encode(batch)[0], model.network
     nodes = batch.mask.shape[1]
@@ -163,7 +165,7 @@ def test_what_edges_add_depends_on_both_ends_and_their_other_neighbours(random_g
 
     def error():
         added = network.shares.of(x, torch.stack(links, 1)) * batch.mask[..., None]
-        return (added.sum(1) - batch.conditions).abs().mean(0)
+        return (added.sum(1) - batch.condition_values).abs().mean(0)
 
     with_edges = error()
     network.shares.edges.weight.data.zero_()
@@ -172,7 +174,7 @@ def test_what_edges_add_depends_on_both_ends_and_their_other_neighbours(random_g
 
 def test_what_is_known_in_training():
     values = np.arange(40_000.0).reshape(-1, 2)
-    found = partly_known(values, np.random.default_rng(0))
+    found = hide_values(values, np.random.default_rng(0))
     known = ~np.isnan(found)
     assert (found[known] == values[known]).all()
     third = (1 - UNCONDITIONAL) / 3
@@ -184,17 +186,17 @@ def test_what_is_known_in_training():
 
 def test_what_does_not_fit_is_refused(plain, chains):
     batch = GraphBatch.collate(chains)
-    batch.conditions = torch.zeros(len(batch), 2)
+    batch.condition_values = torch.zeros(len(batch), 2)
     for ask in (
         lambda: plain.log_prob(batch),
-        lambda: plain.size_log_prob(batch.sizes, batch.conditions),
-        lambda: plain.sample(torch.tensor([2]), conditions=torch.zeros(1, 2)),
-        lambda: plain.sample_records(0, 3, seed=0, conditions=(1.0, 2.0)),
+        lambda: plain.size_prior.log_prob(batch.node_counts, batch.condition_values),
+        lambda: plain.sample(torch.tensor([2]), condition_values=torch.zeros(1, 2)),
+        lambda: sample_records(plain, range(3), seed=0, condition_values=(1.0, 2.0)),
     ):
         with pytest.raises(ValueError, match="without conditions"):
             ask()
     model = with_conditions(plain, TABLES)
-    batch.conditions = torch.zeros(len(batch), 3)
+    batch.condition_values = torch.zeros(len(batch), 3)
     with pytest.raises(ValueError, match="3 conditions, but the model takes 2"):
         model.log_prob(batch)
 

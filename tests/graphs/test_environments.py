@@ -13,6 +13,7 @@ from graphcnf.errors import UserError
 from graphcnf.flows.transform import Context
 from graphcnf.graphs import GraphBatch, PackedGraphs
 from graphcnf.graphs.building import has_rules, model_for_graphs, without_rules
+from graphcnf.graphs.in_batches import log_prob_in_batches, sample_records
 from graphcnf.graphs.path import environments as environments_of_nodes
 from graphcnf.graphs.path.data_rules import are_known, with_those_of
 from graphcnf.graphs.path.depth_first import DepthFirstCode
@@ -79,11 +80,11 @@ def test_samples_keep_to_the_environments_and_stepping_agrees(random_graphs, arc
     options = {"merged": ([0, 0, 2], [0, 1]), "architecture": architecture, **SMALL}
     model = perturb(model_for_graphs(graphs, **SIZES, **options)).eval()
     environments = model.network.support.environments
-    drawn = model.sample_records(0, 200, seed=0)
-    raw = without_rules(model).sample_records(0, 200, seed=0)
+    drawn = sample_records(model, range(200), seed=0)
+    raw = sample_records(without_rules(model), range(200), seed=0)
     assert are_known(environments, drawn).mean() > 0.9 > are_known(environments, raw).mean() + 0.1
     assert are_known(environments, graphs).all() and has_rules(model)
-    assert np.isfinite(model.log_probs(graphs.subset(range(50)))).all()
+    assert np.isfinite(log_prob_in_batches(model, graphs.subset(range(50)))).all()
     batch = GraphBatch.collate(graphs.subset(range(20)))
     assert_stepping_agrees(model.network, model.code.encode(batch)[0], Context(batch.mask))
 

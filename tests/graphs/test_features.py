@@ -21,7 +21,7 @@ def batch(request, double):
 
 
 def networkx_graphs(batch):
-    for k, n in enumerate(batch.sizes.tolist()):
+    for k, n in enumerate(batch.node_counts.tolist()):
         yield k, n, nx.from_numpy_array(batch.adjacency[k, :n, :n].numpy())
 
 

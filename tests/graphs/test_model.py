@@ -11,6 +11,7 @@ from graphcnf.errors import UserError
 from graphcnf.flows import Context
 from graphcnf.graphs import GraphBatch, GraphModel, PackedGraphs
 from graphcnf.graphs.building import has_rules, model_for_graphs, without_rules
+from graphcnf.graphs.in_batches import log_prob_of_batch, sample_records
 from graphcnf.testing import assert_gradients_reach_every_parameter
 
 
@@ -46,7 +47,7 @@ def test_probabilities_of_all_graphs_sum_to_one(triads, triad_model):
         # The flow's own bound loses the margins of the intervals, nothing else.
         x, context = triad_model.code.encode(batch)[0], Context(batch.mask)
         bound = triad_model.flow.log_prob(x, context)
-        variables = batch.sizes * x.shape[-1]
+        variables = batch.node_counts * x.shape[-1]
         torch.testing.assert_close(bound, exact + variables * math.log1p(-2 * MARGIN))
 
 
@@ -82,20 +83,20 @@ def test_every_molecule_is_reconstructed(build_model, molecules):
 def test_sizes_follow_the_histogram(build_model, random_graphs):
     model = build_model(random_graphs)
     model.metadata["size_histogram"] = [0, 1, 0, 2, 5]
-    counts = np.bincount(model.sample_records(0, 600, seed=0).node_counts, minlength=5)
+    counts = np.bincount(sample_records(model, range(600), seed=0).node_counts, minlength=5)
     assert counts[0] == counts[2] == 0 and len(counts) == 5
     for size, share in ((1, 1 / 8), (3, 2 / 8), (4, 5 / 8)):
         error = math.sqrt(share * (1 - share) / 600)
         assert abs(counts[size] / 600 - share) < 4 * error
-    restricted = model.sample_records(0, 100, seed=0, sizes=(2, 3)).node_counts
+    restricted = sample_records(model, range(100), seed=0, size_range=(2, 3)).node_counts
     assert (restricted == 3).all()
     # No such graphs in the training set: all sizes of the range alike.
-    unknown = model.sample_records(0, 200, seed=0, sizes=(5, 8)).node_counts
+    unknown = sample_records(model, range(200), seed=0, size_range=(5, 8)).node_counts
     assert set(unknown.tolist()) == {5, 6, 7, 8}
-    log_p = model.size_log_prob(torch.tensor([1, 2, 4]))
+    log_p = model.size_prior.log_prob(torch.tensor([1, 2, 4]))
     np.testing.assert_allclose(log_p.exp(), [1 / 8, 0, 5 / 8])
     model.metadata = {}
-    np.testing.assert_allclose(model.size_probabilities()[1:], 1 / 12)
+    np.testing.assert_allclose(model.size_prior.probabilities()[1:], 1 / 12)
 
 
 def test_save_and_load(model, random_graphs, tmp_path):
@@ -195,16 +196,16 @@ def test_sizes_that_nobody_means_are_refused_at_once(model, tmp_path, name, monk
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"sizes": (0, 3)}, "sizes 0-3: this model draws graphs of 1 to 12 nodes"),
-        ({"sizes": (5, 4)}, "sizes must be the lowest and the highest number"),
-        ({"sizes": (4, 13)}, "sizes 4-13"),
+        ({"size_range": (0, 3)}, "sizes 0-3: this model draws graphs of 1 to 12 nodes"),
+        ({"size_range": (5, 4)}, "size_range must be the lowest and the highest number"),
+        ({"size_range": (4, 13)}, "sizes 4-13"),
         ({"temperature": 0.0}, "temperature must be greater than 0"),
         ({"temperature": math.nan}, "temperature must be greater than 0"),
     ],
 )
 def test_samples_that_cannot_be_are_refused(model, arguments, message):
     with pytest.raises(UserError, match=message) as error:
-        model.sample_records(0, 3, seed=0, **arguments)
+        sample_records(model, range(3), seed=0, **arguments)
     assert "\n" not in str(error.value)
 
 
@@ -234,8 +235,6 @@ def test_graphs_that_the_model_does_not_know_are_refused(model):
             model.encode(batch)
         if len(graph[0]) > 2:
             assert model.log_prob(batch) == -math.inf and not model.knows(batch)
-    with pytest.raises(UserError, match="samples must be an integer of at least 1, got 0"):
-        model.log_prob(GraphBatch.collate(PackedGraphs.from_lists([([0], [], [])])), samples=0)
 
 
 def test_support_is_what_the_configuration_says(model):
@@ -261,11 +260,13 @@ def test_training_loss_is_the_bound(model, random_graphs):
     torch.manual_seed(0)
     with torch.no_grad():
         log_p = model.log_prob(batch)
-    torch.testing.assert_close(loss.detach(), -log_p.sum() / batch.sizes.sum())
+    torch.testing.assert_close(loss.detach(), -log_p.sum() / batch.node_counts.sum())
     bits = -log_p / math.log(2)
     value = {name: float(total / count) for name, (total, count) in metrics.items()}
     assert value["bits_per_graph"] == pytest.approx(float(bits.mean()), rel=1e-5)
-    assert value["bits_per_node"] == pytest.approx(float((bits / batch.sizes).mean()), rel=1e-5)
+    assert value["bits_per_node"] == pytest.approx(
+        float((bits / batch.node_counts).mean()), rel=1e-5
+    )
     parts = sum(value[f"bits_{step}"] for step in ("nodes", "edges", "adjacency"))
     assert parts == pytest.approx(value["bits_per_node"], rel=1e-5)
     assert all(value[f"accuracy_{step}"] == 1 for step in ("nodes", "edges", "adjacency"))
@@ -288,18 +289,24 @@ def test_unknown_categories_and_sizes_are_named(random_graphs, architecture):
         model.log_prob(GraphBatch(good.node_types, good.edge_labels.clamp(max=1) * 3, good.mask))
     wrong = good.edge_labels.clone()
     wrong[:, 0, 0] = 1
+    few = good.node_counts < 5
     for types, bonds, mask, message in (
         (good.node_types - good.mask.long() * 3, good.edge_labels, good.mask, "negative"),
         (good.node_types, -good.edge_labels, good.mask, "negative"),
         (good.node_types, wrong, good.mask, "symmetric, with 0"),
         (good.node_types, good.edge_labels.tril(), good.mask, "symmetric, with 0"),
-        (good.node_types, good.edge_labels, good.mask & (good.sizes < 5)[:, None], "has no nodes"),
+        (
+            good.node_types,
+            good.edge_labels,
+            good.mask & few[:, None],
+            "has no nodes",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             model.log_prob(GraphBatch(types, bonds, mask))
     if architecture == "pairs":
         with pytest.raises(UserError, match="orders must be 1 for this architecture"):
-            model.log_prob(good, orders=2)
+            log_prob_of_batch(model, good, orders=2)
     nothing = GraphBatch(good.node_types[:0], good.edge_labels[:0], good.mask[:0])
     for empty in (nothing, GraphBatch.collate(chosen.subset([]))):
         assert model.log_prob(empty).shape == (0,)

@@ -16,10 +16,14 @@ from graphcnf.graphs.node_by_node import most_edges_first
 def test_orders_do_not_see_padding(graphs_in_parts):
     batch = GraphBatch.collate(graphs_in_parts)
     uniforms = torch.rand(*batch.mask.shape, 9, dtype=torch.double)
-    order, log_p = most_edges_first(batch.adjacency, batch.sizes, uniforms)
+    order, log_p = most_edges_first(batch.adjacency, batch.node_counts, uniforms)
     for k in range(len(batch)):
-        n = int(batch.sizes[k])
-        own = batch.adjacency[k : k + 1, :n, :n], batch.sizes[k : k + 1], uniforms[k : k + 1, :n]
+        n = int(batch.node_counts[k])
+        own = (
+            batch.adjacency[k : k + 1, :n, :n],
+            batch.node_counts[k : k + 1],
+            uniforms[k : k + 1, :n],
+        )
         alone, value = most_edges_first(*own)
         assert torch.equal(alone[0], order[k, :n]) and value == log_p[k]
         assert order[k, n:].tolist() == list(range(n, 9))
@@ -84,7 +88,8 @@ def test_graphs_in_parts_are_known_where_the_data_have_some(graphs_in_parts, ran
     assert model.knows(GraphBatch.collate(random_graphs)).all()
     drawn = model.sample(torch.full((50,), 8))
     assert (
-        drawn.connected().all() and not grown(graphs_in_parts).sample(drawn.sizes).connected().all()
+        drawn.connected().all()
+        and not grown(graphs_in_parts).sample(drawn.node_counts).connected().all()
     )
     assert model.log_prob(apart).item() == -math.inf
 

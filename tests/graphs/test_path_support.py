@@ -92,7 +92,7 @@ def test_every_graph_lies_in_its_support(random_graphs):
     batch = GraphBatch.collate(random_graphs)
     x, nodes = code.encode(batch)[0], batch.mask.shape[1]
     path = Path.before_each(x, support.states, support.pad)
-    to_come = batch.sizes[:, None] - torch.arange(nodes) - 1
+    to_come = batch.node_counts[:, None] - torch.arange(nodes) - 1
     new = support.new_nodes(path.tables[STATE], path.depth, to_come.flatten())
     values = x.flatten(0, 1)
     for k in range(x.shape[-1]):

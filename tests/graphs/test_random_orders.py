@@ -33,7 +33,7 @@ def test_orders_are_those_of_a_search_each_as_likely_as_said(kind):
         PackedGraphs.from_lists([([0] * kind.nodes, kind.edges, [0] * len(kind.edges))] * 6000)
     )
     uniforms = torch.rand(6000, kind.nodes, kind.nodes, dtype=torch.double)
-    order, log_p = kind.order(batch.adjacency, batch.sizes, uniforms)
+    order, log_p = kind.order(batch.adjacency, batch.node_counts, uniforms)
     found, place, counts = order.unique(dim=0, return_inverse=True, return_counts=True)
     assert set(map(tuple, found.tolist())) == kind.search(graph)
     p = torch.zeros(len(found), dtype=torch.double).index_put((place,), log_p.exp())
@@ -120,7 +120,7 @@ def test_the_coupling(
         model.network.planar = planar
         batch = GraphBatch.collate(graphs, np.flatnonzero(graphs.node_counts <= most)[:count])
         uniforms = torch.rand(*batch.mask.shape, batch.mask.shape[1])
-        order, _ = kind.order(batch.adjacency, batch.sizes, uniforms)
+        order, _ = kind.order(batch.adjacency, batch.node_counts, uniforms)
         values = model.code.encode(batch.permute(order))[0]
         return couplings.Case.of(model.flow.transform, values, Context(batch.mask))
 

@@ -11,6 +11,7 @@ from graphcnf.flows.base import record_generators
 from graphcnf.graphs import GraphBatch
 from graphcnf.graphs.batch import BATCH, batches
 from graphcnf.graphs.building import model_for_graphs
+from graphcnf.graphs.in_batches import log_prob_in_batches, log_prob_of_batch, sample_records
 from graphcnf.graphs.record_blocks import (
     BLOCK,
     FIRST_BLOCKS,
@@ -73,22 +74,22 @@ def test_blocks_may_come_together_always_the_same_ones():
 
 def test_records_that_are_drawn_together_are_the_same_up_to_rounding(double, model, monkeypatch):
     """What a GPU does, here on a CPU in float64, where rounding hardly ever decides."""
-    alone = model.sample_records(100, 2500, seed=2)
-    monkeypatch.setattr("graphcnf.graphs.graph_model.together_on", lambda device: 2)
-    assert model.sample_records(100, 2500, seed=2) == alone
+    alone = sample_records(model, range(100, 2600), seed=2)
+    monkeypatch.setattr("graphcnf.graphs.in_batches.together_on", lambda device: 2)
+    assert sample_records(model, range(100, 2600), seed=2) == alone
 
 
 def test_a_record_is_the_same_to_the_last_bit_whatever_is_asked_for(model):
     count = FIRST_BLOCK + 100
-    whole = model.sample_records(0, count, seed=SEED)
+    whole = sample_records(model, range(count), seed=SEED)
     assert len(whole) == count
     for first, number in ((0, 1), (FIRST_BLOCK - 3, 6), (FIRST_BLOCK, 40), (count - 1, 1), (9, 0)):
-        part = model.sample_records(first, number, seed=SEED)
+        part = sample_records(model, range(first, first + number), seed=SEED)
         assert part == whole.subset(range(first, first + number))
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
-        assert model.sample_records(0, count, seed=SEED) == whole
+        assert sample_records(model, range(count), seed=SEED) == whole
         # The caller's setting is kept, after an error as well.
         with pytest.raises(ZeroDivisionError), one_thread(model.device):
             assert torch.get_num_threads() == 1
@@ -122,21 +123,19 @@ def test_noise_belongs_to_the_record():
 def test_likelihoods_are_the_bound_of_each_graph_with_its_noise(model, pair_model, kind):
     model = (model if kind == "path" else pair_model).double()
     block = range(FIRST_BLOCK)
-    graphs = model.sample_records(0, len(block), seed=SEED)
+    graphs = sample_records(model, range(len(block)), seed=SEED)
     torch.manual_seed(5)
 
-    def noise(chosen):
-        return RecordNoise(SEED, [block[k] for k in chosen])
-
-    nats = model.log_probs(graphs, noise)
+    options = {"noise_seed": SEED, "noise_records": np.asarray(block)}
+    nats = log_prob_in_batches(model, graphs, **options)
     assert (nats < 0).all() and nats.std() > 1
     chosen = [0, 1, 50, 127]
     with torch.no_grad():
         for k in chosen:
             batch = GraphBatch.collate(graphs, [k])
-            alone = model.log_prob(batch, noise=RecordNoise(SEED, [block[k]]))
+            alone = log_prob_of_batch(model, batch, noise=RecordNoise(SEED, [block[k]]))
             assert abs(float(alone[0]) - nats[k]) < 1e-6
         other = model.log_prob(GraphBatch.collate(graphs, chosen)).numpy()
     # A draw with other noise is another one, where there is any.
     assert (abs(other - nats[chosen]).max() > 1e-3) == (kind == "pairs")
-    assert np.array_equal(model.log_probs(graphs, noise), nats)
+    assert np.array_equal(log_prob_in_batches(model, graphs, **options), nats)

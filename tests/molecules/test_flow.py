@@ -53,7 +53,7 @@ def test_log_prob_is_that_of_the_graph_and_its_size(flow, data):
     nats = flow.log_prob(data.smiles[:40])
     batch = GraphBatch.collate(data.graphs, range(40))
     with torch.no_grad():
-        wanted = flow.model.log_prob(batch) + flow.model.size_log_prob(batch.sizes)
+        wanted = flow.model.log_prob(batch) + flow.model.size_prior.log_prob(batch.node_counts)
     np.testing.assert_allclose(nats, wanted.double(), rtol=1e-5)
     # However it is written, and whatever it is batched with.
     one = data.smiles[7]

@@ -97,7 +97,7 @@ def test_the_policy_learns_and_goes_on_as_it_was(flow):
     other = Policy(flow, learning_rate=1e-2, sigma=20)
     other.load({name: t.clone() for name, t in policy.tensors().items()})
     for one in (policy, other):
-        one.sample(4, flow.model.size_probabilities(), (0,))
+        one.sample(4, flow.model.size_prior.probabilities(), (0,))
         one.learnable(molecules)
         one.update(molecules, np.ones(4))
     for (name, a), b in zip(policy.tensors().items(), other.tensors().values(), strict=True):
@@ -108,7 +108,7 @@ def test_the_policy_takes_the_sizes_of_good_molecules(flow):
     policy = Policy(flow, learning_rate=1e-2, sigma=20)
     sizes = policy.sizes(["CCCCC", "CCCCO"])
     assert sizes.sum() == pytest.approx(1) and sizes[0] == 0
-    assert sizes.argmax() == 5 and sizes[5] > flow.model.size_probabilities()[5]
+    assert sizes.argmax() == 5 and sizes[5] > flow.model.size_prior.probabilities()[5]
 
 
 def test_an_interrupted_run_comes_to_the_same_molecules(flow, tmp_path, monkeypatch):

@@ -163,8 +163,8 @@ def test_few_molecules_are_learned(surroundings):
     ordinary = ["CC(=O)Nc1ccc(O)cc1", "Cc1ccc(S(=O)(=O)N2CCN(Cc3ccc(Br)cc3)CC2)cc1C(=O)Nc1ccccc1F"]
     score = tuned.flow.score(ordinary)
     assert np.isfinite(score[["log_likelihood", "percentile"]].to_numpy()).all()
-    known = flow.model.size_probabilities()
-    kept = tuned.flow.model.size_probabilities()[: len(known)]
+    known = flow.model.size_prior.probabilities()
+    kept = tuned.flow.model.size_prior.probabilities()[: len(known)]
     assert (kept[known > 0] > 0).all() and kept[[17, 18]].sum() < 0.02
     assert np.isfinite(flow.score(data.smiles)["log_likelihood"]).all(), "the given model stays"
 

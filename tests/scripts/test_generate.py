@@ -17,6 +17,7 @@ from rdkit.Chem import rdDepictor
 
 from graphcnf.datasets.smiles_file import read_smiles
 from graphcnf.graphs.building import model_for_graphs
+from graphcnf.graphs.in_batches import log_prob_in_batches, sample_records
 from graphcnf.molecules.validity import evaluate_records
 from graphcnf.sampling import sample
 
@@ -186,7 +187,6 @@ def test_likelihoods_are_the_bound_of_the_graph(generate, model_folder):
     import torch
 
     from graphcnf.graphs import GraphBatch, GraphModel
-    from graphcnf.graphs.record_blocks import RecordNoise
 
     model = GraphModel.from_pretrained(model_folder)
     rows = [json.loads(r) for r in generate("-n", 20, "--likelihood", "--json")[0].splitlines()]
@@ -194,10 +194,10 @@ def test_likelihoods_are_the_bound_of_the_graph(generate, model_folder):
     assert len({row["log_likelihood"] for row in rows}) == 20
     # Invalid graphs have one as well, and the same record has the same.
     table = {int(r["record"]): r for r in csv.DictReader(io.StringIO(everything))}
-    graphs, chosen = model.sample_records(0, 140, seed=0), [0, 1, 2, 3, 50, 127, 128, 139]
+    graphs, chosen = sample_records(model, range(140), seed=0), [0, 1, 2, 3, 50, 127, 128, 139]
     assert {table[k]["strict"] for k in chosen} == {"True", "False"}
     with torch.no_grad():
-        nats = model.log_prob(GraphBatch.collate(graphs, chosen), noise=RecordNoise(0, chosen))
+        nats = model.log_prob(GraphBatch.collate(graphs, chosen))
     found = [float(table[k]["log_likelihood"]) for k in chosen]
     np.testing.assert_allclose(found, nats, atol=1e-3)
     for row in rows:
@@ -210,7 +210,6 @@ def test_likelihoods_without_an_order_are_those_of_the_molecule(zinc_smiles):
 
     from graphcnf.datasets.molecules import encode
     from graphcnf.graphs.isomorphism import labelling_bits
-    from graphcnf.graphs.record_blocks import RecordNoise
     from graphcnf.sampling.sample import molecule_log_likelihoods
 
     graphs, block = encode("zinc250k", zinc_smiles[:200]).graphs.subset(range(128)), range(128)
@@ -222,7 +221,7 @@ def test_likelihoods_without_an_order_are_those_of_the_molecule(zinc_smiles):
     ).eval()  # fmt: skip
     frame = evaluate_records(zinc_smiles[:128])
     frame.loc[5, "strict"] = False
-    labelled = model.log_probs(graphs, lambda chosen: RecordNoise(0, chosen))
+    labelled = log_prob_in_batches(model, graphs, noise_records=np.arange(128))
     found = molecule_log_likelihoods(model, graphs, block, frame, 0)
     assert found[5] is None
     for k in (0, 6, 100):

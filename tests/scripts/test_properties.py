@@ -11,6 +11,7 @@ import torch
 from rdkit import Chem
 
 from graphcnf.graphs import GraphBatch, GraphModel
+from graphcnf.graphs.in_batches import sample_records
 from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.molecules.properties import properties_of
 from graphcnf.scripts.benchmarks import weights
@@ -82,10 +83,10 @@ def test_likelihoods_are_given_what_was_asked_for(run, trained):
     arguments = ("generate", "--model", trained, "-n", 100, "--all", "--likelihood", *ASKED)
     out, _ = run(*arguments)
     model = GraphModel.from_pretrained(trained)
-    graphs = model.sample_records(0, 100, seed=0, conditions=(1.5, 90.0))
+    graphs = sample_records(model, range(100), seed=0, condition_values=(1.5, 90.0))
     batch = GraphBatch.collate(graphs)
     free = model.log_prob(batch).detach()
-    batch.conditions = torch.tensor([[1.5, 90.0]]).expand(100, -1)
+    batch.condition_values = torch.tensor([[1.5, 90.0]]).expand(100, -1)
     nats = model.log_prob(batch).detach()
     written = [float(line.rsplit(",", 1)[1]) for line in out.splitlines()[1:]]
     assert written == pytest.approx(nats.tolist(), abs=1e-3)

@@ -30,7 +30,6 @@ from torch.nn import functional as F
 from graphcnf.categorical.autoregressive import InSequence, Network, ParticleState, Step
 from graphcnf.categorical.transformer import HIDDEN, ReadOut, Transformer, zero_init
 from graphcnf.flows.transform import Context
-from graphcnf.graphs.conditions import ConditionEmbedding, Contributions
 from graphcnf.graphs.path.depth_first import DepthFirstCode
 from graphcnf.graphs.path.node_states import CATEGORIES
 from graphcnf.graphs.path.paths import (
@@ -134,7 +133,7 @@ class PathNetwork(Network):
         table_rows: Rows of the hashed embedding of n-grams, for each n of `TOGETHER`. N-grams that
             hash to the same row share an embedding.
         dropout: Share of the channels that training leaves out.
-        conditions: Tables of the conditions, see `condition_statistics`; None for none.
+        conditions: The conditions, as `condition_statistics` describes them; None for none.
 
     Attributes:
         initial: Input of the first position in place of a node before it, (C,).
@@ -198,10 +197,13 @@ class PathNetwork(Network):
         self.chain = nn.ModuleList(nn.Embedding(c, head_width) for c in self.cardinalities[:-1])
         self.gains = nn.Parameter(torch.ones(len(self.cardinalities), head_width))
         self.outputs = nn.ModuleList(zero_init(ReadOut(head_width, c)) for c in self.cardinalities)
-        self.conditions = None if conditions is None else ConditionEmbedding(conditions, width)
-        self.shares = (
-            None if conditions is None else Contributions(self.cardinalities, conditions, width)
-        )
+        self.conditions: Any = None
+        self.shares: Any = None
+        if conditions is not None:
+            from graphcnf.graphs.conditions import ConditionEmbedding, Contributions
+
+            self.conditions = ConditionEmbedding(conditions, width)
+            self.shares = Contributions(self.cardinalities, conditions, width)
         for table in [self.position, self.remaining, *self.values]:
             nn.init.normal_(table.weight, std=0.2)
 
@@ -339,7 +341,7 @@ class PathNetwork(Network):
             x: Variables of the nodes, (B, N, V) long.
             context: Its mask (B, N) says which nodes are real.
         """
-        mask, conditions = context.mask, getattr(context, "conditions", None)
+        mask, conditions = context.mask, getattr(context, "condition_values", None)
         x = torch.where(mask[..., None], x, 0)
         number, folded = torch.arange(mask.shape[1], device=mask.device), FoldedParameters(self)
         # With these nodes included. All nodes go through the network, those at padding as well.
@@ -384,7 +386,7 @@ class PathNetwork(Network):
         return h.unflatten(0, shape), at_levels[NODE].unflatten(0, shape)
 
     def start(self, context: Context) -> PathState:
-        return PathState(self, context.mask, getattr(context, "conditions", None))
+        return PathState(self, context.mask, getattr(context, "condition_values", None))
 
     def logits(self, hidden: Nodes) -> Tensor:
         k = len(hidden.new.x)

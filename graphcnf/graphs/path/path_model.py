@@ -2,7 +2,7 @@
 
 The *code* of a graph is V categories for each node (`DepthFirstCode`). A graph has one code for
 each of its depth-first *node orders*. The model scores the code of the order that it is given;
-`PathModel.log_prob` can add up the codes of several orders.
+`PathModel.log_prob_of_orders` adds up the codes of several orders.
 """
 
 from __future__ import annotations
@@ -14,10 +14,8 @@ from torch import Tensor
 
 from graphcnf.categorical.autoregressive import AutoregressiveFlow
 from graphcnf.errors import UserError
-from graphcnf.flows.transform import Noise
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs, batches
 from graphcnf.graphs.coded import CodedModel
-from graphcnf.graphs.conditions import ConditionEmbedding
 from graphcnf.graphs.path.depth_first import DepthFirstCode
 from graphcnf.graphs.path.network import PathNetwork
 from graphcnf.graphs.path.node_states import states_of_sums, states_without_rules
@@ -85,7 +83,7 @@ class PathModel(CodedModel):
             `states_of_sums`; None for no limit.
         environments: Environments that nodes may have, in place of `largest_sums`, as
             `Environments.arguments` returns them; None for none.
-        conditions: Tables of the conditions, see `condition_statistics`; None for none.
+        conditions: The conditions, as `condition_statistics` describes them; None for none.
         **network: Further arguments of `PathNetwork`.
 
     Raises:
@@ -95,7 +93,6 @@ class PathModel(CodedModel):
     architecture = "path"
     measured = ("back", "closures", "edge_weights", "largest_sums", "environments")
     rules = {"largest_sums": None, "environments": None}
-    scores_unknown = True
     batch_size = BLOCK  # Complete graphs leave the batch, so sizes may differ within it.
     unknown = "a longer ring or branch than the model knows"
     network_classes: ClassVar[tuple[type[PathNetwork], ...]] = (PathNetwork,)
@@ -122,6 +119,8 @@ class PathModel(CodedModel):
         network = {"max_nodes": max_nodes, "conditions": conditions, **network}
         probabilities = self.network_classes[0](self.code, support, **network)
         if conditions is not None:
+            from graphcnf.graphs.conditions import ConditionEmbedding
+
             self.sizes = ConditionEmbedding(conditions, max_nodes + 1)
         self.flow = AutoregressiveFlow(probabilities)
 
@@ -160,54 +159,44 @@ class PathModel(CodedModel):
             batch: Training graphs with all their conditions (no nan); the model takes conditions.
         """
         shares, support = self.network.shares, self.network.support
-        assert shares is not None and batch.conditions is not None
+        assert shares is not None and batch.condition_values is not None
         x, _ = self.code.encode(batch)
         path = Path.before_each(x, support.states, support.pad)
         links = path.links(x.flatten(0, 1)).unflatten(0, batch.mask.shape)
-        shares.fit(x, links, batch.mask, batch.conditions)
+        shares.fit(x, links, batch.mask, batch.condition_values)
 
     @evaluated
-    def log_prob(
-        self, batch: GraphBatch, samples: int = 1, noise: Noise | None = None, *, orders: int = 1
-    ) -> Tensor:
-        """Return a lower bound on log p(graph | number of nodes), (B,) nats; -inf if it is 0.
+    @torch.no_grad()
+    def log_prob_of_orders(self, batch: GraphBatch, orders: int) -> Tensor:
+        """Return the log of the summed probabilities of several node orders of each graph.
 
-        p is the probability of the graph without node numbers, the sum over its codes. So the more
-        orders are summed, the closer is the bound. Orders that differ by a symmetry of the graph
-        have the same code, which counts once.
-
-        Args:
-            batch: B depth-first numbered graphs.
-            samples: Without effect, since the bound of an order is exact.
-            noise: Without effect.
-            orders: Number of node orders whose probabilities are summed, up to 1,024: that of the
-                batch, and random depth-first ones (`renumbered`), without gradients.
-        """
-        check_integer("orders", orders, 1, LARGEST_ORDERS)
-        if orders == 1:
-            return super().log_prob(batch, samples, noise)
-        with torch.no_grad():
-            return self.log_prob_of_orders(batch.checked(self.config), orders)
-
-    def log_prob_of_orders(self, batch: GraphBatch, count: int) -> Tensor:
-        """Return the log of the summed probabilities of several node orders, see `log_prob`.
+        p(graph) is the sum over all codes of the graph, so the more orders are summed, the closer
+        is this lower bound; `log_prob` is that of the order of the batch alone. Orders that differ
+        by a symmetry of the graph have the same code, which counts once.
 
         Args:
             batch: B depth-first numbered graphs.
-            count: Number of node orders, that of the batch included.
+            orders: Number of node orders, up to 1,024: that of the batch, and random depth-first
+                ones (`renumbered`).
 
         Returns:
-            (B,) nats.
+            (B,) nats, without gradients.
+
+        Raises:
+            UserError: if `orders` is out of range.
+            ValueError: if a graph does not fit the model.
         """
         from graphcnf.graphs.path.orders import renumbered
 
-        graphs, owners = renumbered(batch.to_packed(), count)
+        check_integer("orders", orders, 1, LARGEST_ORDERS)
+        batch = batch.checked(self.config)
+        graphs, owners = renumbered(batch.to_packed(), orders)
         total = torch.full((len(batch),), -torch.inf, device=batch.mask.device)
         for chosen in batches(graphs.node_counts):
             part = GraphBatch.collate(graphs, chosen).to(batch.mask.device)
             owner = torch.from_numpy(owners[chosen]).to(batch.mask.device)
-            if batch.conditions is not None:
-                part.conditions = batch.conditions[owner]
+            if batch.condition_values is not None:
+                part.condition_values = batch.condition_values[owner]
             log_p: Any = sum(bound.value() for bound in self.bounds(part).values())
             total = total.to(log_p)
             for k in owner.unique().tolist():

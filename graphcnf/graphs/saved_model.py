@@ -1,0 +1,145 @@
+"""Graph models in folders: the class that a configuration names, and what is saved beside weights.
+
+The *architecture* of a graph model is the short name of its class. A *companion* is a model of what
+the graphs leave out, such as stereo marks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from graphcnf.errors import UserError
+from graphcnf.file_reading import inside
+from graphcnf.pretrained import (
+    WEIGHTS,
+    Pretrained,
+    load_array,
+    load_model,
+    model_folder,
+    save_model,
+)
+from graphcnf.registry import Registry, load
+
+GRAPH_MODELS = Registry(
+    "models",
+    {
+        "path": "graphcnf.graphs.path.path_model:PathModel",
+        "unordered": "graphcnf.graphs.unordered:UnorderedModel",
+        "growth": "graphcnf.graphs.node_by_node:GrowthModel",
+        "pairs": "graphcnf.graphs.pairs:PairsModel",
+        "graphnvp": "graphcnf.baselines.graphnvp:GraphNVPModel",
+        "graphaf": "graphcnf.baselines.graphaf:GraphAFModel",
+        "rvae": "graphcnf.baselines.rvae:RegularizedVAE",
+        "jtvae": "graphcnf.baselines.jtvae:JunctionTreeVAE",
+    },
+)
+"""Classes of graph models by architecture."""
+
+COMPANIONS = {"stereo": "graphcnf.stereo.stereo_flow:StereoFlow"}
+"""Classes of companions by the names of their folders."""
+
+
+class SavedModel(Pretrained):
+    """Saved model whose class its configuration names, with what belongs to it.
+
+    Attributes:
+        config: The architecture, and the arguments given to the constructor.
+        metadata: JSON about the training: `size_histogram` (entry n: number of training graphs with
+            n nodes), `dataset` (its name), `training` (settings of the run) and more.
+        training_hashes: Sorted hashes of the training graphs, uint64, or None.
+        companions: Companions by their names in `COMPANIONS`. They are saved and loaded with this
+            model, each in a folder of its name beside the weights.
+        architecture: Short name of the class, see `GRAPH_MODELS`.
+    """
+
+    architecture: ClassVar[str] = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # `Pretrained` has put the arguments of the subclass's constructor there before it ran.
+        self.config = {"architecture": self.architecture, **self.config}
+        self.training_hashes: np.ndarray | None = None
+        self.companions: dict[str, Pretrained] = {}
+
+    @classmethod
+    def rebuild(cls, config: Mapping[str, Any]) -> Self:
+        """Build an untrained model from the `config` of another one.
+
+        Args:
+            config: Arguments of the constructor, and the `architecture`, which names the class.
+
+        Raises:
+            ValueError: if that class is not this class or a subclass of it.
+            UserError: if there is no such architecture.
+        """
+        arguments = dict(config)
+        name = arguments.pop("architecture", None)
+        found = cls if name == cls.architecture else GRAPH_MODELS.find(name, "architecture")
+        if not issubclass(found, cls):
+            raise ValueError(f'a model of architecture "{name}"')
+        return found(**arguments)
+
+    def save_pretrained(self, folder: str | Path, *, half: bool = False) -> None:
+        """Write `config.json`, `model.safetensors` and, if known, `training_hashes.safetensors`.
+
+        Companions are written first, to folders of their names: `config.json` lists them.
+
+        Args:
+            folder: Folder to write to; it is created if it does not exist.
+            half: True to store parameters in float16, for half the size; they are loaded as
+                float32.
+        """
+        for name, companion in self.companions.items():
+            companion.save_pretrained(inside(folder, name))
+        if self.companions:
+            self.metadata["companions"] = sorted(self.companions)
+        hashes = self.training_hashes
+        arrays = {} if hashes is None else {"training_hashes": hashes}
+        save_model(self, folder, half=half, **arrays)
+
+    @classmethod
+    def from_pretrained(cls, name_or_folder: str | Path, device="cpu") -> Self:
+        """Load shipped weights by name, or a folder that `save_pretrained` or training wrote.
+
+        Args:
+            name_or_folder: Name of shipped weights, such as "zinc250k", or path of the folder.
+            device: Device of the model.
+
+        Raises:
+            UserError: if there is no such model, or a file is damaged.
+        """
+        folder = model_folder(name_or_folder, shipped=True)
+        model = load_model(cls, folder, device)
+        hashes = load_array(folder, "training_hashes")
+        if hashes is None and folder.parent == WEIGHTS:
+            # Shipped weights of one data set share the hashes of its training graphs.
+            hashes = load_array(WEIGHTS / str(model.metadata.get("dataset")), "training_hashes")
+        if hashes is not None and (hashes.dtype != np.uint64 or (hashes[1:] <= hashes[:-1]).any()):
+            raise UserError(f"{folder}/training_hashes.safetensors must hold rising uint64 numbers")
+        model.training_hashes = hashes
+        model.companions = load_companions(folder, model.metadata.get("companions", []))
+        return model
+
+
+def load_companions(folder: Path, names: list[str]) -> dict[str, Pretrained]:
+    """Load the companions of a model, but those whose wing is not installed.
+
+    Args:
+        folder: Folder of the model.
+        names: Names of its companions, as `config.json` lists them.
+
+    Raises:
+        UserError: if a name is not in `COMPANIONS`, or files are missing or damaged.
+    """
+    found = {}
+    for name in names:
+        if name not in list(COMPANIONS):
+            raise UserError(f"{folder}/config.json: unknown companion {name!r}")
+        with suppress(ModuleNotFoundError):
+            found[name] = load_model(load(COMPANIONS[name]), inside(folder, name))
+    return found
