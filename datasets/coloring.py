@@ -102,7 +102,11 @@ class ColoringDataset:
             yield GraphBatch.collate(part)
 
     def test_batches(self, batch_size: int) -> Iterator[GraphBatch]:
-        """Yield the held-out graphs in batches, in the same order every time."""
+        """Yield the held-out graphs in batches, in the same order every time.
+
+        Args:
+            batch_size: Graphs in a batch; the last one may have fewer.
+        """
         test = self.split("test")
         for first in range(0, len(test), batch_size):
             yield GraphBatch.collate(self.graphs, test[first : first + batch_size])
@@ -278,6 +282,12 @@ def _colored(
 
 
 def _neighbours(nodes: int, edges: list[list[int]]) -> list[list[int]]:
+    """Return the neighbours of each node.
+
+    Args:
+        nodes: Number of nodes.
+        edges: Pairs of nodes, each edge once.
+    """
     neighbours: list[list[int]] = [[] for _ in range(nodes)]
     for i, j in edges:
         neighbours[i].append(j)

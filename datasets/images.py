@@ -331,4 +331,5 @@ def _bytes(path: Path) -> bytes:
 
 
 def _reason(error: BaseException) -> str:
+    """Return the first line of the message of an error, or its type if it has no message."""
     return (str(error) or type(error).__name__).splitlines()[0]

@@ -118,7 +118,7 @@ class MoleculeDataset:
             raise ValueError(f"split must be train or test, got {part!r}")
         return np.flatnonzero(self._is_test == (part == "test"))
 
-    def take(self, rows) -> MoleculeDataset:
+    def take(self, rows: Sequence[int] | np.ndarray) -> MoleculeDataset:
         """Return a data set of some molecules, each in the same part as before.
 
         Args:
@@ -268,7 +268,13 @@ class MoleculeDataset:
             yield self._batch(train[index], (seed, epoch, number))
 
     def test_batches(self, batch_size: int) -> Iterator[GraphBatch]:
-        """Yield the held-out molecules in batches, always in the same random order."""
+        """Yield the held-out molecules in batches, always in the same random order.
+
+        If there are targets, always the same random part of them is known.
+
+        Args:
+            batch_size: Molecules in a batch; the last one may have fewer.
+        """
         test = np.random.default_rng(0).permutation(self.split("test"))
         for first in range(0, len(test), batch_size):
             yield self._batch(test[first : first + batch_size], (0, first))
@@ -325,7 +331,7 @@ class MoleculeDataset:
         )
 
 
-def _renamed(counts: Counter, name: Callable) -> Counter:
+def _renamed(counts: Counter[Any], name: Callable[[Any], Any]) -> Counter[Any]:
     """Return counts of renamed categories; counts of those with the same new name are added.
 
     Args:

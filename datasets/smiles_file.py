@@ -451,6 +451,11 @@ def _opened(path: str | Path, content: bytes | None) -> tuple[Path, bytes]:
 
 
 def _read(path: Path) -> bytes:
+    """Return the content of a file.
+
+    Raises:
+        DataFileError: It is missing or cannot be read.
+    """
     try:
         return read_data(path)
     except FileNotFoundError as error:
@@ -550,7 +555,14 @@ def _table(path: Path, text: str, column: str | None, delimiter: str) -> Iterato
 
 
 def _distinct(names: list[str]) -> list[str]:
-    """Return the names of columns, with numbers appended to repeated names."""
+    """Make the names of columns distinct, by numbers that are appended to repeated ones.
+
+    Args:
+        names: The names, such as ["a", "b", "a"].
+
+    Returns:
+        The names in the same order, such as ["a", "b", "a_2"].
+    """
     found: dict[str, None] = {}
     counts: dict[str, int] = {}  # numbers up to these are taken
     for name in names:
@@ -597,7 +609,7 @@ def _jsonl(path: Path, lines: list[str], wanted: str) -> list[Row]:
 
 
 def _whole(text: str) -> str:
-    """Return a text with lone surrogates, which cannot be encoded as UTF-8, replaced."""
+    """Replace lone surrogates, which UTF-8 cannot encode, by the replacement character."""
     return _SURROGATE.sub("\ufffd", text)
 
 
@@ -644,7 +656,15 @@ def _sdf(path: Path, text: str) -> Iterator[Row]:
 
 
 def _smiles_of_block(block: str) -> str:
-    """Return the SMILES of an SD record, unsanitized if invalid, "" if unreadable."""
+    """Return the SMILES of the mol block of an SD record.
+
+    Args:
+        block: The text of the block.
+
+    Returns:
+        Canonical SMILES; of an invalid molecule the SMILES of it unsanitized; "" if RDKit cannot
+        read the block.
+    """
     from rdkit import Chem, rdBase
 
     if len(_END.findall(block)) != 1:
@@ -719,6 +739,12 @@ def _values(column) -> Iterator[Any]:
     """Yield the values of an Arrow column.
 
     Equal values of a column with a dictionary are the same object, which saves memory.
+
+    Args:
+        column: A column of pyarrow, an `Array`.
+
+    Yields:
+        A Python object for each row, None where it has no value.
     """
     repeated = hasattr(column, "dictionary")
     known = (column.dictionary if repeated else column).to_pylist()

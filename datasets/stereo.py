@@ -126,7 +126,11 @@ class StereoDataset:
             yield self.graphs[torch.from_numpy(train[index])]
 
     def test_batches(self, batch_size: int) -> Iterator[StereoGraphs]:
-        """Yield the held-out molecules in batches, always in the same random order."""
+        """Yield the held-out molecules in batches, always in the same random order.
+
+        Args:
+            batch_size: Molecules in a batch; the last one may have fewer.
+        """
         test = np.random.default_rng(0).permutation(self.split("test"))
         for first in range(0, len(test), batch_size):
             yield self.graphs[torch.from_numpy(test[first : first + batch_size])]

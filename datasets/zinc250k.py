@@ -12,6 +12,7 @@ import base64
 import hashlib
 import json
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.resources import files
@@ -164,7 +165,7 @@ class Zinc250kRows:
         """
         return self.hashes
 
-    def take(self, rows) -> MoleculeDataset:
+    def take(self, rows: Sequence[int] | np.ndarray) -> MoleculeDataset:
         """Encode the molecules of some rows as a data set.
 
         Args:
@@ -179,7 +180,7 @@ class Zinc250kRows:
             raise UserError(f"ZINC250k, {part.skipped[0].text}: {part.skipped[0].reason}")
         return part
 
-    def is_as_written(self, rows) -> bool:
+    def is_as_written(self, rows: np.ndarray) -> bool:
         """Return True if the installed RDKit writes the same SMILES as the one that made `INDEX`.
 
         The split and `hashes` depend on these SMILES. They are the same if, of the molecules in

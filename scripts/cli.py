@@ -114,7 +114,11 @@ def run(command: typer.Typer, arguments: list[str] | None = None, name: str = "g
 
 
 def _abandon(stream) -> None:
-    """Redirect a stream that fails to /dev/null, so that the flush at exit does not fail again."""
+    """Redirect a stream that fails to /dev/null, so that the flush at exit does not fail again.
+
+    Args:
+        stream: Standard output or standard error.
+    """
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 

@@ -466,7 +466,12 @@ class GraphAFModel(StochasticModel):
         return torch.where(self.weights[category] > free, 0, category)
 
     def from_latents(
-        self, latents: Latents, mask: Tensor, *, temperature=1.0, generator=None
+        self,
+        latents: Latents,
+        mask: Tensor,
+        *,
+        temperature: float = 1.0,
+        generator: Generators = None,
     ) -> GraphBatch:
         """Decode base latents node by node; a category is that of the largest entry.
 

@@ -24,7 +24,7 @@ from graphcnf.categorical.categorical_flow import Bound
 from graphcnf.categorical.encoding import Encoding, assemble
 from graphcnf.categorical.transformer import zero_init
 from graphcnf.errors import UserError
-from graphcnf.flows.base import StandardNormal
+from graphcnf.flows.base import Generators, StandardNormal
 from graphcnf.flows.mixture_of_logistics import bounded_log_scale
 from graphcnf.flows.transform import (
     Bijection,
@@ -431,7 +431,7 @@ class GraphNVPModel(StochasticModel):
         """
         return self._run(batch, noise)[0]
 
-    def base_sample(self, mask: Tensor, generator=None) -> Latents:
+    def base_sample(self, mask: Tensor, generator: Generators = None) -> Latents:
         dtype, pair_mask = self.node_encoding.like.dtype, later_pairs(mask)
         draw = partial(self.base.sample, generator=generator, device=mask.device, dtype=dtype)
         pairs = draw((*pair_mask.shape, self.pair_encoding.latent_dim), mask=pair_mask)
@@ -439,7 +439,12 @@ class GraphNVPModel(StochasticModel):
         return {"pairs": pairs, "nodes": nodes}
 
     def from_latents(
-        self, latents: Latents, mask: Tensor, *, temperature=1.0, generator=None
+        self,
+        latents: Latents,
+        mask: Tensor,
+        *,
+        temperature: float = 1.0,
+        generator: Generators = None,
     ) -> GraphBatch:
         """Decode base latents to graphs, edges first; a category is that of the largest entry.
 

@@ -15,8 +15,8 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from graphcnf.baselines.pixelcnn import PixelMixture, parameter_count, scaled, unscaled
-from graphcnf.flows.base import StandardNormal, draw_normal, draw_uniform
-from graphcnf.flows.transform import replay
+from graphcnf.flows.base import Generators, StandardNormal, draw_normal, draw_uniform
+from graphcnf.flows.transform import Noise, replay
 from graphcnf.images.image_model import ImageLatents, ImageModel
 from graphcnf.images.image_networks import channels_last
 from graphcnf.limits import Range
@@ -66,7 +66,14 @@ class ImageToVector(nn.Module):
         self.leave = nn.Linear(4 * width * math.prod(_halved(_halved(size))), outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, H, W) to (B, outputs)."""
+        """Map images to vectors.
+
+        Args:
+            x: Images, (B, C, H, W) floats.
+
+        Returns:
+            (B, outputs).
+        """
         for convolution in self.convolutions:
             x = F.leaky_relu(convolution(x), SLOPE)
         return self.leave(x.flatten(1))
@@ -95,7 +102,14 @@ class VectorToImage(nn.Module):
         )
 
     def forward(self, z: Tensor) -> Tensor:
-        """Map (B, inputs) to (B, outputs, H, W)."""
+        """Map vectors to images.
+
+        Args:
+            z: Vectors, (B, inputs).
+
+        Returns:
+            (B, outputs, H, W).
+        """
         h = self.enter(z).unflatten(1, (-1, *self.sizes[0]))
         *inner, last = self.convolutions
         for size, convolution in zip(self.sizes, inner, strict=True):
@@ -143,7 +157,7 @@ class VAE(ImageModel):
         self.decoder = VectorToImage(latents, parameter_count(channels, mixtures), size, width)
         self.prior = StandardNormal()
 
-    def _terms(self, x, noise=None):
+    def _terms(self, x: Tensor, noise: Noise | None = None) -> tuple[Any, Tensor]:
         """Draw latents z of images from q(z|x), and return the two terms of the bound.
 
         Args:
@@ -171,7 +185,7 @@ class VAE(ImageModel):
     def _pixels(self, z: Tensor) -> PixelMixture:
         return PixelMixture(self.decoder(z), self.shape[0], self.levels)
 
-    def _sample(self, count, temperature, generator):
+    def _sample(self, count: int, temperature: float, generator: Generators) -> Tensor:
         """Draw latents, then pixels given the latents, both at the temperature.
 
         Args:
@@ -302,7 +316,7 @@ class GAN(ImageModel):
             (gradient,) = torch.autograd.grad(score, real, create_graph=self.training)
         return self.penalty / 2 * gradient.square().flatten(1).sum(1).mean()
 
-    def _sample(self, count, temperature, generator):
+    def _sample(self, count: int, temperature: float, generator: Generators) -> Tensor:
         """Draw images from latents, which the temperature multiplies.
 
         Args:

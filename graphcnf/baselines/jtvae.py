@@ -38,6 +38,7 @@ from torch.nn import functional as F
 from graphcnf.baselines.junction_tree import ClusterVocabulary, PartialGraph, neighbours_of, rebuild
 from graphcnf.baselines.rvae import Gaussian, GraphEncoder, GraphVAE
 from graphcnf.categorical.categorical_flow import Bound
+from graphcnf.flows.base import Generators
 from graphcnf.flows.transform import log_term_dtype
 from graphcnf.graphs.batch import GraphBatch, Latents, PackedGraphs
 from graphcnf.graphs.path.data_rules import limit_note, measured_sums
@@ -49,7 +50,7 @@ TRIES = 20  # number of labels that are tried, from the most probable, until one
 FIRST_SPREAD = -3.0
 
 
-def _long(values, device, *shape: int) -> Tensor:
+def _long(values: Any, device: torch.device, *shape: int) -> Tensor:
     """Return rows of integers as a long tensor.
 
     Args:
@@ -815,7 +816,12 @@ class JunctionTreeVAE(GraphVAE):
 
     @torch.no_grad()
     def from_latents(
-        self, latents: Latents, mask: Tensor, *, temperature=1.0, generator=None
+        self,
+        latents: Latents,
+        mask: Tensor,
+        *,
+        temperature: float = 1.0,
+        generator: Generators = None,
     ) -> GraphBatch:
         """Decode latents to graphs, by the most probable decisions.
 

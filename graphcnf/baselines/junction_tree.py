@@ -383,7 +383,7 @@ class ClusterVocabulary:
         clusters: The clusters; the index is the label.
     """
 
-    def __init__(self, rows: list, edge_weights: list[int], largest_sums: list[int]):
+    def __init__(self, rows: list[Any], edge_weights: list[int], largest_sums: list[int]):
         self.edge_weights, self.largest_sums = list(edge_weights), list(largest_sums)
         self.clusters: list[TreeCluster] = []
         self._by_invariant: dict[tuple, list[int]] = defaultdict(list)
@@ -408,7 +408,7 @@ class ClusterVocabulary:
         return len(self) - 1
 
     @classmethod
-    def measure(cls, graphs: PackedGraphs, weights: list[int], sums: list[int]) -> list:
+    def measure(cls, graphs: PackedGraphs, weights: list[int], sums: list[int]) -> list[Any]:
         """Collect the clusters of training graphs.
 
         Args:
@@ -514,11 +514,19 @@ class PartialGraph:
         return self.size - len(self.types)
 
     def cluster(self, k: int) -> TreeCluster:
-        """Return the k-th cluster of the tree, as the vocabulary has it."""
+        """Return a cluster of the tree, as the vocabulary has it.
+
+        Args:
+            k: Index of the cluster in the tree.
+        """
         return self.vocabulary.clusters[self.labels[k]]
 
     def free(self, node: int) -> int:
-        """Return the free valence of a node of the graph."""
+        """Return the free valence of a node of the graph.
+
+        Args:
+            node: Number of the node.
+        """
         return self.vocabulary.largest_sums[self.types[node]] - self.sums[node]
 
     def fixed(self, k: int) -> Site:

@@ -8,12 +8,14 @@ convolutions still need (Ramachandran et al. 2017, arXiv 1704.06001).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.flows.base import draw_uniform
+from graphcnf.flows.base import Generators, draw_uniform
+from graphcnf.flows.transform import Noise
 from graphcnf.images.image_model import ImageModel
 from graphcnf.images.image_networks import ChannelNorm, channels_last
 
@@ -304,7 +306,7 @@ class PixelCNN(ImageModel):
         )
         self.leave = nn.Conv2d(width, parameter_count(channels, mixtures), 1)
 
-    def _terms(self, x, noise=None):
+    def _terms(self, x: Tensor, noise: Noise | None = None) -> tuple[Any, Tensor]:
         """Compute the exact log P(x) of images.
 
         Args:
@@ -327,7 +329,7 @@ class PixelCNN(ImageModel):
     def _pixels(self, features: Tensor) -> PixelMixture:
         return PixelMixture(self.leave(F.silu(features)).to(self.dtype), self.shape[0], self.levels)
 
-    def _sample(self, count, temperature, generator):
+    def _sample(self, count: int, temperature: float, generator: Generators) -> Tensor:
         """Draw images pixel by pixel.
 
         Args:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphcnf.categorical.categorical_flow import Bound
-from graphcnf.flows.base import StandardNormal
+from graphcnf.flows.base import Generators, StandardNormal
 from graphcnf.flows.transform import Noise, log_term_dtype, masked, replay
 from graphcnf.graphs.batch import GraphBatch, Latents, PackedGraphs
 from graphcnf.graphs.pairs import all_pairs, dense
@@ -235,7 +235,7 @@ class GraphVAE(StochasticModel):
         posteriors = self._posteriors(self._read(batch))
         return {name: posterior.mean for name, posterior in posteriors.items()}
 
-    def base_sample(self, mask: Tensor, generator=None) -> Latents:
+    def base_sample(self, mask: Tensor, generator: Generators = None) -> Latents:
         dtype = next(self.parameters()).dtype
         options = {"generator": generator, "device": mask.device, "dtype": dtype}
         return {k: PRIOR.sample((len(mask), dim), **options) for k, dim in self.dims.items()}
@@ -430,7 +430,12 @@ class RegularizedVAE(GraphVAE):
         return {"valence": F.relu(excess).sum(1), "connectivity": apart, "ends": unfit}
 
     def from_latents(
-        self, latents: Latents, mask: Tensor, *, temperature=1.0, generator=None
+        self,
+        latents: Latents,
+        mask: Tensor,
+        *,
+        temperature: float = 1.0,
+        generator: Generators = None,
     ) -> GraphBatch:
         """Decode latents to the most probable graphs.
 

@@ -179,7 +179,11 @@ class Cluster:
         return result_of(reply)
 
     def _note_once(self, text: str) -> None:
-        """Print a note on stderr, unless it has been printed before."""
+        """Print a note on stderr, unless it has been printed before.
+
+        Args:
+            text: The note.
+        """
         if text not in self._noted:
             self._noted.add(text)
             say(f"note: {text}")

@@ -575,7 +575,14 @@ class NearAnalogs:
         return nats
 
     def _substituted(self, state: Substituted) -> Substituted | None:
-        """Return a random substitution of a molecule; None if it is invalid or no change."""
+        """Substitute a few neighbouring atoms and bonds of a molecule at random.
+
+        Args:
+            state: The parent.
+
+        Returns:
+            The new molecule; None if it is invalid, or equal to the parent.
+        """
         random, atoms, bonds, most = (self._random, [*state.atoms], [*state.bonds], self._highest)
         if self._rings and random.random() < RINGS:
             ring = self._rings[int(random.integers(len(self._rings)))]

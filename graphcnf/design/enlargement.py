@@ -260,7 +260,14 @@ class _Sources:
         return max(j for j in range(most) if DepthFirstCode.role(j) == DepthFirstCode.role(k))
 
     def values(self, k: int) -> Tensor:
-        """Return the source of each value of variable k, (values,) long."""
+        """Return the source of each value of a variable.
+
+        Args:
+            k: Number of the variable in the enlarged network.
+
+        Returns:
+            Values of the trained network's variable, (values,) long.
+        """
         role = DepthFirstCode.role(k)
         if role == "node":
             return self.nodes

@@ -117,7 +117,11 @@ def join_molecules(
 
 
 def _neutral(molecules: Sequence[str]) -> list[Chem.Mol]:
-    """Read SMILES as neutral molecules, and leave out those that cannot be read."""
+    """Read SMILES as neutral molecules, in the way of `parse_standardized`.
+
+    Args:
+        molecules: The SMILES; those that cannot be read are left out.
+    """
     found = []
     with codec.quiet():
         for text in molecules:

@@ -98,8 +98,12 @@ class GraphFragment:
     def __len__(self) -> int:
         return len(self.categories)
 
-    def to(self, device) -> GraphFragment:
-        """Return the fragment with every tensor on a device."""
+    def to(self, device: Any) -> GraphFragment:
+        """Return the fragment with every tensor on a device.
+
+        Args:
+            device: A `torch.device`, or its name.
+        """
         values = (getattr(self, f.name) for f in fields(self))
         moved: list[Any] = [v.to(device) if isinstance(v, Tensor) else v for v in values]
         return type(self)(*moved)

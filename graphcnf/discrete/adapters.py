@@ -146,7 +146,14 @@ class Vocabulary:
 
 
 def distinct(values: Iterable[Hashable]) -> list[Any]:
-    """Return the distinct values, sorted if they can be compared, else by first appearance."""
+    """Return the distinct ones of some values.
+
+    Args:
+        values: Hashable values.
+
+    Returns:
+        A list, sorted if the values can be compared, else in the order of their first appearance.
+    """
     found: list[Any] = list(dict.fromkeys(values))
     try:
         found.sort()
@@ -251,7 +258,14 @@ class Adapter:
         flow.count(self.batch(rows, chosen))
 
     def sizes(self, rows: Any) -> np.ndarray:
-        """Return the number of positions of each row, or nodes of each graph, (M,)."""
+        """Return the number of positions of each row, or nodes of each graph.
+
+        Args:
+            rows: M encoded items.
+
+        Returns:
+            (M,) int64.
+        """
         return rows.lengths.numpy()
 
     def batch(self, rows: Any, chosen: np.ndarray) -> Any:
@@ -325,7 +339,21 @@ class SequenceAdapter(Adapter):
             raise UserError(f"{len(symbols)} different symbols, at most {MOST_SYMBOLS} are learned")
         return cls(symbols, container, max(len(item) for item in items))
 
-    def encode(self, items, flow=None):
+    def encode(self, items: Sequence[Any], flow: Any = None) -> tuple[Rows, Reasons]:
+        """Encode sequences, and leave out those with an unknown symbol or too many.
+
+        Args:
+            items: Strings, lists or tuples, as `container` says.
+            flow: Trained flow; lengths to which it gives probability 0 are left out too. None for
+                any length up to `longest`.
+
+        Returns:
+            The encoded sequences; and for every one of `items` the reason why it is left out, or
+            None.
+
+        Raises:
+            UserError: if an item is of another type.
+        """
         what = "strings" if self.container == "str" else f"{self.container}s of symbols"
         wanted = f"this model takes a list of {what}"
         if not isinstance(items, list | tuple):
@@ -349,7 +377,12 @@ class SequenceAdapter(Adapter):
             reasons.append(reason)
         return Rows.of(rows), reasons
 
-    def decode(self, rows):
+    def decode(self, rows: Rows) -> list[Any]:
+        """Invert `encode`: return encoded rows as strings, lists or tuples, as `container` says.
+
+        Args:
+            rows: The rows.
+        """
         items = []
         for row, length in zip(rows.values.tolist(), rows.lengths.tolist(), strict=True):
             symbols = [self.symbols[category] for category in row[:length]]
@@ -376,7 +409,7 @@ class SequenceAdapter(Adapter):
         flow.metadata["length_histogram"] = torch.bincount(rows.lengths).tolist()
         return flow
 
-    def batch(self, rows, chosen):
+    def batch(self, rows: Rows, chosen: np.ndarray) -> Rows:
         """Return some sequences as a batch.
 
         Args:
@@ -412,7 +445,15 @@ class SequenceAdapter(Adapter):
             value[there.cpu()] += flow.log_prob(part.values, Context(part.mask)).cpu().double()
         return value
 
-    def draw(self, flow: RowFlow, count: int, *, seed, temperature, sizes) -> Rows:
+    def draw(
+        self,
+        flow: RowFlow,
+        count: int,
+        *,
+        seed: int,
+        temperature: float,
+        sizes: tuple[int, int] | None,
+    ) -> Rows:
         """Draw sequences; with one seed, more of them begin with the same ones.
 
         Args:

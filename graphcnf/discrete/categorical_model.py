@@ -642,7 +642,7 @@ class CategoricalModel(nn.Module):
         return push(self.flow, name, licence=licence, **options)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, device="cpu") -> CategoricalModel:
+    def from_pretrained(cls, folder: str | Path, device: str = "cpu") -> CategoricalModel:
         """Load a model written by `save_pretrained` or `fit(out=...)`, or "org/name" of the hub.
 
         Args:
@@ -758,8 +758,8 @@ def split(sizes: np.ndarray, seed: int, held_out: float) -> tuple[np.ndarray, np
 
 def experiment_of(
     adapter: Any,
-    flow,
-    data,
+    flow: Any,
+    data: Any,
     seed: int,
     held_out: float,
     batch_size: int,
@@ -825,7 +825,13 @@ def _all_encoded(adapter: Adapter, x: Items, flow: Any = None) -> Any:
     return data
 
 
-def _adapter_for(x, architecture="path", bins=None, node_label=None, edge_label=None) -> Adapter:
+def _adapter_for(
+    x: Items,
+    architecture: str = "path",
+    bins: int | Mapping[Any, int] | None = None,
+    node_label: str | None = None,
+    edge_label: str | None = None,
+) -> Adapter:
     """Build the adapter for the type and the values of a user's data.
 
     Args:

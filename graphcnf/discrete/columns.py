@@ -821,7 +821,7 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
         self.network.free.share.copy_(best_shares(torch.cat(gains), torch.cat(unknown)))
 
     @evaluated
-    def log_prob(self, x, context: Context = Context(), *, samples: int = 1) -> Tensor:
+    def log_prob(self, x: Tensor, context: Context = Context(), *, samples: int = 1) -> Tensor:
         """Return log p(x) of the columns that the mask keeps.
 
         Args:

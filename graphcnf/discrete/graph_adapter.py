@@ -252,6 +252,13 @@ class GraphAdapter(Adapter):
         return found
 
     def build(self, graphs: PackedGraphs, chosen: np.ndarray, /, **network) -> GraphModel:
+        """Return an untrained model, whose tables are measured from the graphs.
+
+        Args:
+            graphs: All encoded graphs.
+            chosen: Without effect: sizes and categories are those of all graphs.
+            **network: Arguments of `model_for_graphs`.
+        """
         options: dict[str, Any] = {
             "node_categories": len(self.nodes),
             "edge_categories": max(len(self.edges), 1),
@@ -358,6 +365,13 @@ class GraphAdapter(Adapter):
         return nodes.tolist(), edges.astype(int).tolist(), labels.tolist()
 
     def _to_networkx(self, nodes: list[Any], edges: np.ndarray, labels: list[Any]) -> nx.Graph:
+        """Return a graph of networkx with the attributes in `names`.
+
+        Args:
+            nodes: Label of each of n nodes.
+            edges: Pairs of node numbers, (m, 2).
+            labels: Label of each edge.
+        """
         node_label, edge_label = self.names
         graph = nx.Graph()
         for k, label in enumerate(nodes):
@@ -367,6 +381,13 @@ class GraphAdapter(Adapter):
         return graph
 
     def _to_data(self, nodes: list[Any], edges: np.ndarray, labels: list[Any]):
+        """Return a graph as `Data`, with labels in the form that `names` says.
+
+        Args:
+            nodes: Label of each of n nodes.
+            edges: Pairs of node numbers, (m, 2).
+            labels: Label of each edge.
+        """
         data = data_of(nodes, edges, labels)
         for name, axes in zip(("x", "edge_attr"), self.names, strict=True):
             if axes is None:
@@ -410,7 +431,11 @@ def _form(values: torch.Tensor) -> int | str:
 
 
 def _reason(error: Exception) -> str:
-    """Return the message of an error about a single graph, without "graph 0" in front."""
+    """Return the message of an error about a single graph, without "graph 0" in front.
+
+    Args:
+        error: The error, whose message may count the graph as the first of a list.
+    """
     return str(error).removeprefix("graph 0: ").removeprefix("graph 0 ")
 
 

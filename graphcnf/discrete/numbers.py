@@ -292,7 +292,11 @@ class Bins:
 
 
 def is_numeric(dtype) -> bool:
-    """Return True for a pandas type of numbers, dates or durations, but not for bool."""
+    """Return True for a type of numbers, dates or durations, but not for bool.
+
+    Args:
+        dtype: A type of pandas or numpy.
+    """
     times = types.is_datetime64_any_dtype(dtype) or types.is_timedelta64_dtype(dtype)
     return times or (types.is_numeric_dtype(dtype) and not types.is_bool_dtype(dtype))
 

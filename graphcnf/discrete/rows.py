@@ -301,8 +301,12 @@ class Rows:
         longest = int(self.lengths.max()) if len(self) else 0
         return Rows(self.values[:, :longest], self.mask[:, :longest])
 
-    def to(self, device) -> Rows:
-        """Return the rows with all tensors on a device."""
+    def to(self, device: torch.device | str) -> Rows:
+        """Return the rows with all tensors on a device.
+
+        Args:
+            device: A `torch.device`, or its name.
+        """
         return self._each(lambda part: part.to(device))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Rows:
@@ -354,7 +358,7 @@ class RowFlow(Pretrained, AutoregressiveFlow):
         self.metadata: dict[str, Any] = {}
 
     @evaluated
-    def log_prob(self, x, context: Context = Context(), *, samples: int = 1) -> Tensor:
+    def log_prob(self, x: Tensor, context: Context = Context(), *, samples: int = 1) -> Tensor:
         """Return the exact log p(x | number of positions).
 
         Args:

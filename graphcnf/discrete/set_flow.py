@@ -700,6 +700,16 @@ class GroupCoupling(Bijection):
         return self._apply_to_groups(self.coupling.inverse_and_logdet, z, context)
 
     def _apply_to_groups(self, function, x, context):
+        """Arrange the second latents of elements in groups, map them, and put them back.
+
+        Args:
+            function: Map of the groups' latents and a context, in one direction or the other.
+            x: Latents, (B, L, 2).
+            context: Mask of real elements, and temperature.
+
+        Returns:
+            The mapped latents, (B, L, 2); and the log-det, (B,) nats.
+        """
         x, network = prepare(x, context.mask), self.coupling.network
         index, sizes = ranking(x[..., 0], context.mask, network.elements)
         slots = len(network.cardinalities)

@@ -9,7 +9,7 @@ are masked, and marginalised.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -507,7 +507,7 @@ class TableAdapter(Adapter):
         encoded = np.stack([c.encode(table[c.name]) for c in self.columns], 1).astype(float)
         return encoded, (encoded < 0) & ~table[names].isna().to_numpy(), table
 
-    def decode(self, rows, given: Mapping[Any, Any] | None = None):
+    def decode(self, rows: Rows, given: Mapping[Any, Any] | None = None):
         """Return encoded rows in the type of the training data, a table or an array.
 
         Args:
@@ -545,7 +545,9 @@ class TableAdapter(Adapter):
         parts = [column.decode(values[:, k]) for k, column in enumerate(self.columns)]
         return pd.concat(parts, axis=1, keys=[column.name for column in self.columns])
 
-    def build(self, rows, chosen, /, *, first: int = 0, **network):
+    def build(
+        self, rows: Rows, chosen: np.ndarray, /, *, first: int = 0, **network: Any
+    ) -> ColumnFlow:
         """Return an untrained flow, whose density is that of counts of the training rows.
 
         The adapter keeps the counts in `counts`, for `finish`, and chooses settings of training.
@@ -570,7 +572,9 @@ class TableAdapter(Adapter):
         flow.start_from(self.counts)
         return flow
 
-    def finish(self, flow, rows, chosen, held_out):
+    def finish(
+        self, flow: ColumnFlow, rows: Rows, chosen: np.ndarray, held_out: np.ndarray
+    ) -> None:
         """Weigh the mixture of a trained flow by rows held out, then count these as well, in place.
 
         On which columns each column depends (see `Counts`) stays as `build` chose it.
@@ -698,7 +702,9 @@ class TableAdapter(Adapter):
         event = None if event is None else event.to(flow.device)
         return ColumnContext(mask, order=order, allowed=allowed, event=event, places=places, **draw)
 
-    def log_prob(self, flow, rows, orders=1, given=()):
+    def log_prob(
+        self, flow: ColumnFlow, rows: Rows, orders: int = 1, given: Sequence[Any] = ()
+    ) -> torch.Tensor:
         """Return the log-likelihood of each row, log p(other columns | given columns).
 
         Args:
@@ -846,7 +852,17 @@ class TableAdapter(Adapter):
             parts.append(torch.where(counted, nats, 0).sum(1).cpu().numpy())
         return np.concatenate(parts)
 
-    def draw(self, flow, count, *, seed, temperature=1.0, sizes=None, known=None, event=None):
+    def draw(
+        self,
+        flow: ColumnFlow,
+        count: int,
+        *,
+        seed: int,
+        temperature: float = 1.0,
+        sizes: tuple[int, int] | None = None,
+        known: Rows | None = None,
+        event: torch.Tensor | None = None,
+    ) -> Rows:
         """Draw rows; with one seed, more of them begin with the same ones.
 
         Args:
@@ -916,7 +932,7 @@ class TableAdapter(Adapter):
         return self.decode(rows, fixed)
 
     @torch.no_grad()
-    def conditional(self, flow, known: Rows, k: int) -> np.ndarray:
+    def conditional(self, flow: ColumnFlow, known: Rows, k: int) -> np.ndarray:
         """Return the probabilities of the values of a column given the known columns.
 
         They are the shares of the values in the density of whole rows (`_reweighted`).
@@ -940,7 +956,7 @@ class TableAdapter(Adapter):
             return np.zeros((0, self.columns[k].cardinality))
         return self._reweighted(flow, known, k, np.concatenate(parts))
 
-    def typical(self, flow, known: Rows, mean: bool) -> pd.DataFrame:
+    def typical(self, flow: ColumnFlow, known: Rows, mean: bool) -> pd.DataFrame:
         """Fill unknown entries, each for itself, with one value given the known ones.
 
         Args:
@@ -976,7 +992,7 @@ class TableAdapter(Adapter):
         return table
 
     @torch.no_grad()
-    def _reweighted(self, flow, known: Rows, k: int, p: np.ndarray) -> np.ndarray:
+    def _reweighted(self, flow: ColumnFlow, known: Rows, k: int, p: np.ndarray) -> np.ndarray:
         """Return the probabilities of column k by Bayes' rule in the density of whole rows.
 
         The density of a row with each candidate category in column k is taken in the default order

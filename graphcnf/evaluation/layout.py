@@ -112,6 +112,7 @@ def _plain(value: Any) -> Any:
 
 
 def _finite(content: Any) -> Any:
+    """Replace numbers that are not finite by None, at any depth of JSON values."""
     if isinstance(content, Mapping):
         return {key: _finite(value) for key, value in content.items()}
     if isinstance(content, list | tuple):

@@ -224,6 +224,11 @@ def _pains() -> FilterCatalog:
 
 @cache
 def _mcf() -> list[Chem.Mol]:
+    """Return the patterns of the 22 medicinal chemistry filters.
+
+    Raises:
+        Unavailable: The package molsets, which contains them, is not installed.
+    """
     path = installed_file("moses", "metrics", "mcf.csv")
     if path is None:
         raise Unavailable("needs the list in molsets: pip install --no-deps molsets")
@@ -423,7 +428,14 @@ def nspdk_sums(mols: Sequence[Chem.Mol]) -> np.ndarray:
 
 
 def _nspdk_graph(mol: Chem.Mol):
-    """Return a molecule as a networkx graph with the labels that `nspdk_sums` describes."""
+    """Convert a molecule to a networkx graph with the labels that `nspdk_sums` describes.
+
+    Args:
+        mol: The molecule.
+
+    Returns:
+        An `nx.Graph` whose nodes and edges have the integer attribute "label".
+    """
     import networkx as nx
 
     graph = nx.Graph()
@@ -531,6 +543,11 @@ def _chemnet(device: str):
 
 
 def _fcd_torch():
+    """Return the module fcd_torch.
+
+    Raises:
+        Unavailable: It is not installed.
+    """
     try:
         import fcd_torch
     except ImportError as error:

@@ -215,7 +215,11 @@ def _molecule_rows(result: Evaluation, most: int, several: bool) -> Iterator[dic
 
 
 def _source(svg: str) -> str:
-    """Return an SVG image as a data URL, so that the identifiers of several images cannot clash."""
+    """Return an SVG image as a data URL, so that identifiers in several images cannot clash.
+
+    Args:
+        svg: Text of the image.
+    """
     return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
 
 

@@ -303,6 +303,7 @@ def chunk_statistics(
 
 
 def _version(package: str) -> str | None:
+    """Return the version of an installed package, None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -170,6 +170,14 @@ def all_notes(results: Sequence[Evaluation]) -> list[str]:
 
 
 def _failure_note(result: Evaluation) -> list[str]:
+    """Return a footnote with the most frequent reasons of invalidity.
+
+    Args:
+        result: An evaluation.
+
+    Returns:
+        The note in a list; [] if all molecules are strictly valid.
+    """
     reasons = result.figures["failures"]
     shown = [f"{count:,} × {reason}" for reason, count in list(reasons.items())[:REASONS]]
     more = len(reasons) - len(shown)

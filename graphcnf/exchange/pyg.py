@@ -30,7 +30,11 @@ FEATURES = 9, 3
 
 
 def listed(data: Iterable[Data]) -> list[Data]:
-    """Return the graphs of a list, a `Batch` or a `Dataset` of PyG as a list."""
+    """Return graphs of PyG as a list.
+
+    Args:
+        data: A list, a `Batch` or a `Dataset` of `Data`.
+    """
     from torch_geometric.data import Batch
 
     return data.to_data_list() if isinstance(data, Batch) else list(data)

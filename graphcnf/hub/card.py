@@ -170,5 +170,9 @@ def _figures(name: str, metadata: Mapping[str, Any], figures: Mapping[str, Any] 
 
 
 def _checksums(files: Mapping[str, bytes]) -> list[str]:
-    """Return a line with the SHA-256 of each file."""
+    """Return a line with the SHA-256 of each file.
+
+    Args:
+        files: Content of the files by name.
+    """
     return [f"`{name}`: SHA-256 {hashlib.sha256(data).hexdigest()}" for name, data in files.items()]

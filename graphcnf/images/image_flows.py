@@ -175,7 +175,13 @@ class Layers:
 
 
 def simple(
-    shape: Shape, levels: int, *, coupling="affine", couplings=8, alpha=1e-5, **network
+    shape: Shape,
+    levels: int,
+    *,
+    coupling: str = "affine",
+    couplings: int = 8,
+    alpha: float = 1e-5,
+    **network: Any,
 ) -> Layers:
     """Build uniform dequantization and couplings with checkerboard masks; sides must be even.
 
@@ -200,11 +206,11 @@ def vardeq(
     shape: Shape,
     levels: int,
     *,
-    coupling="affine",
-    couplings=8,
-    dequantization=4,
-    alpha=1e-5,
-    **network,
+    coupling: str = "affine",
+    couplings: int = 8,
+    dequantization: int = 4,
+    alpha: float = 1e-5,
+    **network: Any,
 ) -> Layers:
     """Build variational dequantization and couplings with checkerboard masks; sides must be even.
 
@@ -230,11 +236,11 @@ def multiscale(
     shape: Shape,
     levels: int,
     *,
-    coupling="affine",
+    coupling: str = "affine",
     couplings: tuple[int, int, int] = (2, 2, 4),
-    dequantization=4,
-    alpha=1e-5,
-    **network,
+    dequantization: int = 4,
+    alpha: float = 1e-5,
+    **network: Any,
 ) -> Layers:
     """Build a flow of two scales, which factors out half of the dimensions at half the size.
 
@@ -264,7 +270,14 @@ def multiscale(
 
 
 def realnvp(
-    shape: Shape, levels: int, *, scales=2, couplings=3, block="residual", alpha=0.05, **network
+    shape: Shape,
+    levels: int,
+    *,
+    scales: int = 2,
+    couplings: int = 3,
+    block: str = "residual",
+    alpha: float = 0.05,
+    **network: Any,
 ) -> Layers:
     """Build affine couplings with checkerboard and channel masks at several scales (RealNVP).
 
@@ -299,16 +312,16 @@ def glow(
     shape: Shape,
     levels: int,
     *,
-    scales=2,
-    steps=8,
+    scales: int = 2,
+    steps: int = 8,
     pixels: Annotated[int, Range()] = 2,
-    mixtures=6,
-    coupling="affine",
-    block="pointwise",
-    layers=1,
-    position=False,
-    alpha=1e-5,
-    **network,
+    mixtures: int = 6,
+    coupling: str = "affine",
+    block: str = "pointwise",
+    layers: int = 1,
+    position: bool = False,
+    alpha: float = 1e-5,
+    **network: Any,
 ) -> Layers:
     """Build steps of ActNorm, invertible 1x1 convolution and coupling at several scales (Glow).
 
@@ -353,11 +366,11 @@ def flowpp(
     levels: int,
     *,
     couplings: tuple[int, int, int] = (4, 2, 3),
-    mixtures=8,
-    dequantization=4,
-    heads=2,
-    alpha=1e-5,
-    **network,
+    mixtures: int = 8,
+    dequantization: int = 4,
+    heads: int = 2,
+    alpha: float = 1e-5,
+    **network: Any,
 ) -> Layers:
     """Build mixture-of-logistics couplings with self-attention (Flow++).
 

@@ -17,7 +17,11 @@ from graphcnf.flows.transform import Context
 
 
 def channels_last(module: nn.Module) -> None:
-    """Convert the weights of a module's convolutions, in place, to channels-last memory format."""
+    """Convert the weights of a module's convolutions to channels-last memory format, in place.
+
+    Args:
+        module: The module.
+    """
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in the stubs
 
 
@@ -115,7 +119,14 @@ class ImageEncoder(nn.Module):
         self.network = ConvolutionNetwork(4 * channels, features, size=half, **network)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the features ``(B, F, H / 2, W / 2)`` of images ``x (B, C, H, W)``."""
+        """Compute the features of images.
+
+        Args:
+            x: Images, ``(B, C, H, W)``.
+
+        Returns:
+            ``(B, F, H / 2, W / 2)``.
+        """
         return self.network(self.squeeze(x)[0].movedim(1, -1)).movedim(-1, 1)
 
 
@@ -123,7 +134,14 @@ class ChannelNorm(nn.LayerNorm):
     """Layer normalisation over the channels of ``(B, C, H, W)``."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise every pixel of x, (B, C, H, W)."""
+        """Normalise every pixel.
+
+        Args:
+            x: ``(B, C, H, W)``.
+
+        Returns:
+            ``(B, C, H, W)``.
+        """
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
@@ -131,6 +149,9 @@ class GatedBlock(nn.Module):
     """Gated residual block ``h + a sigmoid(b)``, as in Flow++ (arXiv 1902.00275).
 
     (a, b) are the normalised ``h`` after a 3x3 and a 1x1 convolution.
+
+    Args:
+        width: Channels C.
     """
 
     def __init__(self, width: int):
@@ -140,13 +161,24 @@ class GatedBlock(nn.Module):
         self.gate = nn.Conv2d(width, 2 * width, 1)
 
     def forward(self, h: Tensor) -> Tensor:
-        """Update ``h (B, C, H, W)``."""
+        """Apply the block.
+
+        Args:
+            h: Features, ``(B, C, H, W)``.
+
+        Returns:
+            ``(B, C, H, W)``.
+        """
         u = F.silu(self.convolution(self.norm(h)))
         return h + F.glu(self.gate(u), 1)
 
 
 class ResidualBlock(nn.Module):
-    """``h`` plus two 3x3 convolutions of the normalised ``h``, as in RealNVP (arXiv 1605.08803)."""
+    """``h`` plus two 3x3 convolutions of the normalised ``h``, as in RealNVP (arXiv 1605.08803).
+
+    Args:
+        width: Channels C.
+    """
 
     def __init__(self, width: int):
         super().__init__()
@@ -155,20 +187,38 @@ class ResidualBlock(nn.Module):
         self.second = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, h: Tensor) -> Tensor:
-        """Update ``h (B, C, H, W)``."""
+        """Apply the block.
+
+        Args:
+            h: Features, ``(B, C, H, W)``.
+
+        Returns:
+            ``(B, C, H, W)``.
+        """
         u = F.relu(self.first(F.relu(self.norm(h))))
         return h + self.second(u)
 
 
 class PointwiseBlock(nn.Module):
-    """1x1 convolution of ``relu(h)``, as in the middle of Glow's networks (arXiv 1807.03039)."""
+    """1x1 convolution of ``relu(h)``, as in the middle of Glow's networks (arXiv 1807.03039).
+
+    Args:
+        width: Channels C.
+    """
 
     def __init__(self, width: int):
         super().__init__()
         self.convolution = nn.Conv2d(width, width, 1)
 
     def forward(self, h: Tensor) -> Tensor:
-        """Map ``h (B, C, H, W)``, which is overwritten."""
+        """Apply the block.
+
+        Args:
+            h: Features, ``(B, C, H, W)``, which are overwritten.
+
+        Returns:
+            ``(B, C, H, W)``.
+        """
         return self.convolution(F.relu_(h))
 
 
@@ -192,7 +242,14 @@ class PixelAttention(nn.Module):
         self.gate = nn.Linear(width, 2 * width)
 
     def forward(self, h: Tensor) -> Tensor:
-        """Update ``h (B, C, H, W)``."""
+        """Apply the attention.
+
+        Args:
+            h: Features, ``(B, C, H, W)``.
+
+        Returns:
+            ``(B, C, H, W)``.
+        """
         pixels = (self.norm(h) + self.position).flatten(2).transpose(1, 2)
         parts = self.query_key_value(pixels).unflatten(-1, (3, self.heads, -1))
         query, key, value = parts.permute(2, 0, 3, 1, 4)

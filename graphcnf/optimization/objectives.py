@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from rdkit import Chem
 from rdkit.Chem import Descriptors
 from rdkit.Chem.rdFingerprintGenerator import (
@@ -67,7 +68,11 @@ def penalized_logp(mol: Chem.Mol) -> float:
 
 
 def bertz(mol: Chem.Mol) -> float:
-    """Return the complexity index of Bertz (1981, J. Am. Chem. Soc. 103, 3599)."""
+    """Return the complexity index of Bertz (1981, J. Am. Chem. Soc. 103, 3599).
+
+    Args:
+        mol: A sanitized molecule.
+    """
     return Descriptors.BertzCT(mol)
 
 
@@ -168,7 +173,14 @@ def count(*, element: str) -> Score:
 
 
 def _composition(mol: Chem.Mol) -> Counter[str]:
-    """Count the atoms of each element in a molecule by symbol, hydrogens included."""
+    """Count the atoms of each element in a molecule, hydrogens included.
+
+    Args:
+        mol: The molecule.
+
+    Returns:
+        `{symbol: number of atoms}`; 0 for other elements.
+    """
     there = Counter(atom.GetSymbol() for atom in mol.GetAtoms())
     there["H"] += sum(atom.GetTotalNumHs() for atom in mol.GetAtoms())
     return there
@@ -203,14 +215,15 @@ def gaussian(value: float, centre: float, width: float) -> float:
     return math.exp(-0.5 * deviation * deviation)
 
 
-def geometric(values, weights) -> float:
+def geometric(values: ArrayLike, weights: ArrayLike) -> float:
     """Return the weighted geometric mean of numbers.
-
-    It is 0 if a number with a positive weight is 0 or negative.
 
     Args:
         values: The numbers, (N,).
-        weights: Their weights, (N,).
+        weights: Their weights, (N,), not all 0.
+
+    Returns:
+        The mean; 0 if a number with a positive weight is 0 or negative.
     """
     values, weights = np.asarray(values, dtype=float), np.asarray(weights, dtype=float)
     if (values[weights > 0] <= 0).any():

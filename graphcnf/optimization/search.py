@@ -262,7 +262,14 @@ def without_marks(smiles: str) -> str:
 
 @lru_cache(maxsize=100_000)
 def _scaffold(smiles: str) -> str:
-    """Return the SMILES of a molecule's Murcko scaffold: its rings and what links them."""
+    """Return the SMILES of a molecule's Murcko scaffold: its rings and what links them.
+
+    Args:
+        smiles: SMILES of the molecule.
+
+    Returns:
+        Canonical SMILES; "" for a molecule without rings.
+    """
     with quiet():
         return MurckoScaffold.MurckoScaffoldSmiles(smiles)
 
@@ -450,7 +457,11 @@ class Search:
         return False
 
     def _is_wanted(self, mol: Chem.Mol) -> bool:
-        """Return True if a molecule contains the fragment and passes the filters."""
+        """Return True if a molecule contains the fragment and passes the filters.
+
+        Args:
+            mol: A sanitized molecule; the outcome of the filters is counted in `outcomes`.
+        """
         held = self.fragment is None or bool(self.fragment.match(mol))
         return held and not self._refusal(mol)
 

@@ -136,7 +136,11 @@ def is_complete(out: Path, shard: Shard) -> bool:
 
 
 def _described(out: Path) -> Path:
-    """Return the path of the description of a shard's file."""
+    """Return the path of the description of a shard.
+
+    Args:
+        out: File of the shard.
+    """
     return out.with_name(f"{out.name}.shard.json")
 
 

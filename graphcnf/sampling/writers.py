@@ -122,7 +122,11 @@ def _jsonl(row: Mapping[str, Any]) -> str:
 
 
 def _sdf(row: Mapping[str, Any]) -> str:
-    """Return an SD record with 2D coordinates; an invalid molecule is written unsanitized."""
+    """Return an SD record with 2D coordinates; an invalid molecule is written unsanitized.
+
+    Args:
+        row: Values by column, "smiles" among them; the others become properties.
+    """
     from rdkit import Chem
     from rdkit.Chem import rdDepictor
 

@@ -708,14 +708,22 @@ def _ring_neighbours(mol: Chem.Mol) -> dict[int, tuple[int, int]]:
 
 
 def _from_lowest(ring: Sequence[int]) -> list[int]:
-    """Return the atoms of a ring from the lowest one on, towards its lower neighbour."""
+    """Return the atoms of a ring from the lowest one on, towards its lower neighbour.
+
+    Args:
+        ring: Numbers of the atoms around the ring.
+    """
     first = min(range(len(ring)), key=ring.__getitem__)
     turned = [*ring[first:], *ring[:first]]
     return turned if turned[1] < turned[-1] else [turned[0], *turned[:0:-1]]
 
 
 def _is_odd(values: Sequence[int]) -> bool:
-    """Return True if sorting the distinct values takes an odd number of exchanges."""
+    """Return True if sorting the values takes an odd number of exchanges.
+
+    Args:
+        values: Distinct numbers.
+    """
     return sum(a > b for i, a in enumerate(values) for b in values[i + 1 :]) % 2 == 1
 
 

@@ -177,7 +177,11 @@ class StereoGraphs:
         )  # fmt: skip
 
     def to(self, device: torch.device | str) -> StereoGraphs:
-        """Return a copy on a device."""
+        """Return a copy on a device.
+
+        Args:
+            device: A `torch.device`, or its name.
+        """
         return StereoGraphs(*(getattr(self, f.name).to(device) for f in fields(self)))
 
     def to_arrays(self) -> dict[str, np.ndarray]:

@@ -45,8 +45,12 @@ class FoldBatch:
     def __getitem__(self, index) -> FoldBatch:
         return FoldBatch([part and part[index] for part in self.parts])
 
-    def to(self, device) -> FoldBatch:
-        """Return a copy with all batches on a device."""
+    def to(self, device: Any) -> FoldBatch:
+        """Return a copy with the parts on a device.
+
+        Args:
+            device: A `torch.device`, or its name.
+        """
         return FoldBatch([part and part.to(device) for part in self.parts])
 
 

@@ -378,7 +378,11 @@ class Run:
         return replace(result, history=history, summary=[text for text in summary if text])
 
     def _print(self, line: str) -> None:
-        """Print a line on stderr, in the first process and if the run writes its log there."""
+        """Print a line on stderr, if this is the first process and the run writes its log there.
+
+        Args:
+            line: The line.
+        """
         if self.main and self.lines:
             say(line)
 
@@ -428,7 +432,11 @@ class Run:
         )
 
     def _drop_snapshots(self, last: int) -> None:
-        """Delete the snapshots of steps after step `last`, from which the run goes on."""
+        """Delete the snapshots of later steps, which the run takes again.
+
+        Args:
+            last: Step from which the run goes on.
+        """
         for folder in inside(self.out_dir, "snapshots").glob("[0-9]" * 8):
             with suppress(OSError):  # a file of the user may be in it
                 if int(folder.name) > last:
@@ -438,7 +446,7 @@ class Run:
                         temporary_of(path).unlink(missing_ok=True)
                     folder.rmdir()
 
-    def _restore(self, start: dict) -> None:
+    def _restore(self, start: dict[str, Any]) -> None:
         """Load optimizers, averages, sums and random state from a checkpoint.
 
         Args:
@@ -464,7 +472,7 @@ class Run:
             if device.type == "cuda" and start["random"]["cuda"] is not None:
                 torch.cuda.set_rng_state(start["random"]["cuda"], device)
 
-    def _on_signal(self, number, frame) -> None:
+    def _on_signal(self, number: int, frame: Any) -> None:
         """Note a signal, which ends the run after its step; a second Ctrl-C interrupts at once.
 
         Args:

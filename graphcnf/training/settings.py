@@ -260,7 +260,9 @@ class Batch(Protocol):
 class Trainable(Protocol):
     """What the training loop asks of a model, which is a `torch.nn.Module` besides."""
 
-    def training_loss(self, batch: Any, *, beta: float = 1.0) -> tuple[Tensor, Mapping[str, tuple]]:
+    def training_loss(
+        self, batch: Any, *, beta: float = 1.0
+    ) -> tuple[Tensor, Mapping[str, tuple[Any, Any]]]:
         """Return what training minimises, and what is reported.
 
         Args:

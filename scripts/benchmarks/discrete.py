@@ -143,6 +143,12 @@ def census() -> pd.DataFrame:
 
 
 def _of_sklearn(name: str) -> Callable[[], pd.DataFrame]:
+    """Return a function that loads a table of scikit-learn.
+
+    Args:
+        name: Name of the table, such as "wine".
+    """
+
     def load():
         require("sklearn", "this table", "dev")
         from sklearn import datasets
@@ -153,6 +159,12 @@ def _of_sklearn(name: str) -> Callable[[], pd.DataFrame]:
 
 
 def _of_statsmodels(name: str) -> Callable[[], pd.DataFrame]:
+    """Return a function that loads a table of the package statsmodels.
+
+    Args:
+        name: Name of the table, such as "fair".
+    """
+
     def load():
         try:
             from statsmodels import datasets

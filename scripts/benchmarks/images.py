@@ -52,6 +52,11 @@ Features = Callable[[Tensor], np.ndarray]
 
 
 def _bits(row: Row) -> str:
+    """Return the cell with a model's bits per dimension, and whether they are exact or a bound.
+
+    Args:
+        row: Scores of the model by name.
+    """
     if row.get("figure") in (None, "none"):
         return row.get("figure") or ""
     error = row.get("bits_per_dimension_sd", row["bits_per_dimension_se"])
