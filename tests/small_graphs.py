@@ -7,7 +7,7 @@ from couplings import perturb
 
 from graphcnf.graphs import GraphBatch, PackedGraphs
 from graphcnf.graphs.building import model_for_graphs
-from graphcnf.graphs.path.paths import STATE, Path
+from graphcnf.graphs.path.paths import Path
 
 SMALL = {"width": 16, "layers": 2, "heads": 2, "head_width": 8, "level_width": 4, "table_rows": 64}
 
@@ -53,7 +53,7 @@ def every_code(support, cardinalities, nodes):
     for number in range(nodes):
         to_come = torch.full((len(done),), nodes - 1 - number)
         rows = torch.arange(len(done))
-        new = support.new_nodes(path.tables[STATE], path.depth, to_come)
+        new = support.new_nodes(path.levels.state, path.depth, to_come)
         for _ in cardinalities:
             allowed = support.allowed(new)
             assert allowed.any(1).all(), "a dead end"

@@ -29,8 +29,8 @@ from graphcnf.flows.base import Generators, StandardNormal, draw_normal
 from graphcnf.flows.mixture_of_logistics import bounded_log_scale
 from graphcnf.flows.transform import Context, Noise, log_term_dtype, masked, sum_log_term
 from graphcnf.graphs.batch import GraphBatch, Latents, PackedGraphs
+from graphcnf.graphs.graph_model import StochasticModel
 from graphcnf.graphs.path.data_rules import measured_sums
-from graphcnf.graphs.stochastic import StochasticModel
 
 
 def breadth_first_order(batch: GraphBatch) -> Tensor:

@@ -23,9 +23,9 @@ from graphcnf.categorical.categorical_flow import Bound
 from graphcnf.flows.base import Generators, StandardNormal
 from graphcnf.flows.transform import Noise, log_term_dtype, masked, replay
 from graphcnf.graphs.batch import GraphBatch, Latents, PackedGraphs
+from graphcnf.graphs.graph_model import StochasticModel
 from graphcnf.graphs.pairs import all_pairs, dense
 from graphcnf.graphs.path.data_rules import measured_sums
-from graphcnf.graphs.stochastic import StochasticModel
 
 PRIOR = StandardNormal()  # density of the latents, p(z)
 

@@ -21,11 +21,11 @@ from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 from graphcnf.graphs.building import has_rules, with_arguments
 from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.graphs.path.data_rules import has_part, neighbours_of, with_those_of
-from graphcnf.graphs.path.depth_first import DepthFirstCode
+from graphcnf.graphs.path.depth_first import Role, Variable
 from graphcnf.graphs.path.environments import Environments
 from graphcnf.graphs.path.network import PathNetwork
 from graphcnf.graphs.path.path_model import PathModel
-from graphcnf.graphs.path.paths import SUMS
+from graphcnf.graphs.path.paths import SEEN_SUMS
 
 FURTHER = 2
 """Free neighbours of a fragment's node whose own environment no training graph has."""
@@ -88,9 +88,9 @@ def enlarged(
             _grow(larger.network, model.network, sources, torch.cat(values))
     except ValueError as error:
         raise UserError(f"these weights cannot grow: {error}") from None
-    if larger.sizes is not None and model.sizes is not None:
-        known_sizes = model.sizes.state_dict()
-        for name, parameter in larger.sizes.named_parameters():
+    if larger.size_network is not None and model.size_network is not None:
+        known_sizes = model.size_network.state_dict()
+        for name, parameter in larger.size_network.named_parameters():
             parameter.data.copy_(_clamped(known_sizes[name], parameter.shape))
     return larger.to(model.device).train(model.training)
 
@@ -208,7 +208,7 @@ def _grow(new: PathNetwork, old: PathNetwork, sources: _Sources, values: Tensor)
         original = (source[:, None] == source).int().argmax(1)
         copied = original < torch.arange(len(source))
         share = ((count + 0.5) / (count[original] + 0.5)).log().clamp(LEAST, 0.0)
-        bias = new.outputs[k].get_parameter("bias")
+        bias = new.heads.last[k].get_parameter("bias")
         bias[copied] += share[copied].to(bias)
 
 
@@ -231,7 +231,7 @@ class _Sources:
     ):
         self.new, self.old = new.cardinalities, old.cardinalities
         self.nodes, own = torch.tensor(nodes), torch.tensor(edges)
-        known = old.neighbours.num_embeddings // self.old[2] - 1
+        known = old.features.neighbours.num_embeddings // self.old[2] - 1
         # Value 0 of an edge variable stands for no edge. The variable of the edge to the parent may
         # have several kinds of edges, each with all edge categories.
         kinds = [own + 1 + known * kind for kind in range((self.new[1] - 1) // len(own))]
@@ -241,7 +241,7 @@ class _Sources:
             raise ValueError("a network that knows no closures has nothing to start them from")
         for what, sources, most, count in (
             ("node", self.nodes, self.old[2], self.new[2]),
-            ("edge", own, known, new.neighbours.num_embeddings // self.new[2] - 1),
+            ("edge", own, known, new.features.neighbours.num_embeddings // self.new[2] - 1),
         ):
             if len(sources) != count or int(sources.max()) >= most or count < most:
                 raise ValueError(f"sources of {count} {what} categories among {most}: {sources}")
@@ -257,7 +257,10 @@ class _Sources:
         most = len(self.old) if most is None else most
         if k < most:
             return k
-        return max(j for j in range(most) if DepthFirstCode.role(j) == DepthFirstCode.role(k))
+        roles = [Variable.number(k).role]
+        if Role.CLOSING_EDGE in roles:  # where no closure is known, from the edge to the parent
+            roles.append(Role.PARENT_EDGE)
+        return max(j for j in range(most) if Variable.number(j).role in roles)
 
     def values(self, k: int) -> Tensor:
         """Return the source of each value of a variable.
@@ -268,11 +271,13 @@ class _Sources:
         Returns:
             Values of the trained network's variable, (values,) long.
         """
-        role = DepthFirstCode.role(k)
-        if role == "node":
+        role = Variable.number(k).role
+        if role is Role.CATEGORY:
             return self.nodes
-        if role == "edge":
-            return self.edges if DepthFirstCode.edge_number(k) else self.to_parent
+        if role is Role.PARENT_EDGE:
+            return self.to_parent
+        if role is Role.CLOSING_EDGE:
+            return self.edges
         return torch.arange(self.new[k]).clamp(max=self.old[self.variable(k)] - 1)
 
 
@@ -288,21 +293,22 @@ def _rows(name: str, parameter: Tensor, state: Mapping[str, Tensor], sources: _S
     Returns:
         A tensor that should have the shape of `parameter`; `_grow` checks that.
     """
-    table, _, rest = name.partition(".")
-    if table in ("values", "chain", "outputs", "hidden"):
-        number, _, kind = rest.partition(".")
-        # No variable depends on the last one, so the chain has no table for it.
-        k, most = int(number), len(sources.old) - (table == "chain")
+    part, *path = name.split(".")
+    if part == "contributions" and path[0] == "each":  # of values of variables to conditions
+        k = int(path[1])
+        return state[f"contributions.each.{sources.variable(k)}.weight"][sources.values(k)]
+    table = ".".join([part, *path[:1]])
+    if table in ("features.variables", "heads.first", "heads.decided", "heads.last"):
+        k, kind = int(path[1]), ".".join(path[2:])
+        # No variable depends on the last one, which is therefore not embedded once it is decided.
+        most = len(sources.old) - (table == "heads.decided")
         source = state[f"{table}.{sources.variable(k, most)}.{kind}"]
-        return source if table == "hidden" else source[sources.values(k)]
-    if rest.startswith("each."):  # of `Contributions`: contributions of values to conditions
-        k = int(rest.split(".")[1])
-        return state[f"{table}.each.{sources.variable(k)}.weight"][sources.values(k)]
-    if table == "gains":
+        return source if table == "heads.first" else source[sources.values(k)]
+    if table == "heads.gains":
         return state[name][[sources.variable(k) for k in range(len(parameter))]]
-    if table == "on_level":
-        return state[name].unflatten(0, (-1, SUMS))[sources.nodes].flatten(0, 1)
-    if table == "neighbours":
+    if table == "features.category_weight":
+        return state[name].unflatten(0, (-1, SEEN_SUMS))[sources.nodes].flatten(0, 1)
+    if table == "features.neighbours":
         pairs = state[name].unflatten(0, (-1, sources.old[2]))
         return pairs[sources.edges][:, sources.nodes].flatten(0, 1)
     return _clamped(state[name], parameter.shape)

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from graphcnf.design.particles import FREE, GraphFragment, Placements, Progress
-from graphcnf.graphs.path.depth_first import DepthFirstCode
+from graphcnf.graphs.path.depth_first import Role, Variable
 from graphcnf.graphs.path.support import Support
 
 NO_PIECE = -1  # at the level of a fragment node
@@ -152,13 +152,13 @@ class LinkedProgress(Progress):
         Returns:
             (P, cardinality) bool.
         """
-        role = DepthFirstCode.role(len(previous))
-        if role == "length":
+        role = Variable.number(len(previous)).role
+        if role is Role.LENGTH:
             return self._lengths(previous, cardinality)
         fits = super().mask(previous, cardinality)
-        if role == "node":
+        if role is Role.CATEGORY:
             return fits & self._categories(previous)
-        if role == "edge" and len(previous) > 1:
+        if role is Role.CLOSING_EDGE:
             far = (self.depth - previous[0] + 1 - previous[-1]).clamp(min=0)[:, None]
             fills = (previous[-1][:, None] > 0) & (self.attachments_at.gather(1, far) > 0)
             return fits & (~fills | self._single)
@@ -249,7 +249,7 @@ class LinkedProgress(Progress):
         """
         number = torch.arange(self.at.shape[1], device=level.device)
         above = number < level - 1
-        if len(previous) > DepthFirstCode.COMMON:
+        if Variable.number(len(previous)).edge > 1:
             above = number < level - previous[-2][:, None].clamp(min=1)
         waiting = (self.attachments_at > 0) & (self.attachments_at >= self.free[:, None])
         return above & waiting
@@ -317,11 +317,10 @@ class LinkedProgress(Progress):
             (R, cardinality) bool.
         """
         fits = super().placement_mask(placements, previous, cardinality)
-        k = len(previous)
-        role, number = DepthFirstCode.role(k), DepthFirstCode.edge_number(k)
-        if role == "length":
+        role, number = Variable.number(len(previous))
+        if role is Role.LENGTH:
             return self._with_joins(placements, previous, fits)
-        if role == "edge" and number:
+        if role is Role.CLOSING_EDGE:
             joins = (placements.lengths[:, number - 1] > 0) & (placements.edges[:, number] < 0)
             single = self._leave_enough(placements, previous, self._single.expand_as(fits))
             return torch.where(joins[:, None], single, fits)
@@ -338,14 +337,15 @@ class LinkedProgress(Progress):
         Returns:
             (R, cardinality) bool.
         """
-        number, owner = DepthFirstCode.edge_number(len(previous)), placements.owner
+        number = Variable.number(len(previous)).edge
+        owner = placements.owner
         value = torch.arange(fits.shape[1], device=fits.device)[None]
         level = (self.depth[owner] - placements.back + 1)[:, None]
         made = (placements.edges[:, 1:number] < 0) & (placements.lengths[:, : number - 1] > 0)
         filled = (placements.enters & (level[:, 0] > 0)).long() + made.sum(1)
         left = (self.attachments[owner, placements.node] - filled)[:, None]
         wanted = placements.lengths[:, number - 1, None]
-        last = previous[-2][:, None] if len(previous) > DepthFirstCode.COMMON else 1
+        last = previous[-2][:, None] if number > 1 else 1
         joins = self.is_free[owner].gather(1, (level - value).clamp(min=0)) & (value <= level)
         joins &= (value > last) & ((wanted == 0) | (value < wanted)) & (left > 0)
         joins &= placements.lengths[:, -1:] == 0
@@ -359,9 +359,9 @@ class LinkedProgress(Progress):
             placements: R placements, whose `lengths`, `edges` and `alive` change.
             previous: Values of their variables so far, (R,) long each, of which the last is new.
         """
-        k = len(previous) - 1
-        if k >= 0 and DepthFirstCode.role(k) == "length":
-            number, drawn = DepthFirstCode.edge_number(k), previous[-1]
+        role, number = Variable.number(len(previous) - 1)
+        if previous and role is Role.LENGTH:
+            drawn = previous[-1]
             lengths, edges = placements.lengths, placements.edges
             joins = ((drawn > 0) & (drawn != lengths[:, number - 1]))[:, None]
             before, after = lengths[:, : number - 1], lengths[:, number - 1 : -1]

@@ -25,8 +25,8 @@ from torch.nn import functional as F
 
 from graphcnf.errors import UserError
 from graphcnf.graphs.batch import ConditionedContext, GraphBatch
-from graphcnf.graphs.path.depth_first import DepthFirstCode
-from graphcnf.graphs.path.network import Nodes
+from graphcnf.graphs.path.depth_first import COMMON, DepthFirstCode, Role, Variable
+from graphcnf.graphs.path.path_layers import NewNodes
 from graphcnf.graphs.path.support import Support
 
 FREE = -1  # in place of a fragment node's number: a node that is not part of the fragment
@@ -334,14 +334,14 @@ class Progress:
         """
         value = torch.arange(cardinality, device=self.depth.device)[None]
         f, k, first = self.fragment, len(previous), self.depth[:, None] < 0
-        role = DepthFirstCode.role(k)
-        if role == "node" and f.free_nodes is not None:
+        role = Variable.number(k).role
+        if role is Role.CATEGORY and f.free_nodes is not None:
             return f.free_nodes.expand(len(first), -1)
-        if role == "node" or (role == "edge" and k > 1 and not f.rings):
+        if role is Role.CATEGORY or (role is Role.CLOSING_EDGE and not f.rings):
             return torch.ones_like(first).expand(-1, cardinality)
         parent = self.depth[:, None] - (previous[0][:, None] if k else value)
         at = parent.clamp(min=0)
-        if role == "back":
+        if role is Role.BACKTRACK:
             enters = self.enterable.any(1, keepdim=True) & self.is_free.gather(1, at)
             fits = self.free_fits(value) | enters
             return torch.where(first, value == 0, fits & (parent >= self.floor.clamp(min=0)))
@@ -352,7 +352,7 @@ class Progress:
             fits = torch.where(self.attachments_at.gather(1, at) > 0, single, fitting)
             fits = fits | first | self.is_free.gather(1, at)
             return fits if f.free_edges is None else fits & (first | f.free_edges)
-        if role == "length":
+        if role is Role.LENGTH:
             far = (parent + 1 - value).clamp(min=0)
             if f.acyclic:
                 fits = first
@@ -463,12 +463,12 @@ class Progress:
         """
         value = torch.arange(cardinality, device=self.depth.device)[None]
         k, f = len(previous), self.fragment
-        role, number = DepthFirstCode.role(k), DepthFirstCode.edge_number(k)
-        if role == "back":
+        role, number = Variable.number(k)
+        if role is Role.BACKTRACK:
             return value == placements.back[:, None]
-        if role == "length":
+        if role is Role.LENGTH:
             return value == placements.lengths[:, number - 1, None]
-        if role == "node":
+        if role is Role.CATEGORY:
             return self._leave_enough(placements, previous, f.categories[placements.node])
         edge = placements.edges[:, number]
         fits = (value == 0).expand(len(edge), -1)
@@ -506,7 +506,7 @@ class Progress:
         parent = self.depth[owner] - placements.back
         # An edge to a free node fills an attachment: to the parent where a component is entered, or
         # of a closure.
-        number = DepthFirstCode.edge_number(k)
+        number = Variable.number(k).edge
         edges = placements.edges[:, : 1 + number]
         joins = (edges[:, 1:] < 0) & (placements.lengths[:, :number] > 0)
         enters = placements.enters & (parent >= 0) & (self.attachments[owner, node] > 0)
@@ -526,7 +526,7 @@ class Progress:
         if k == 1:
             return fits & (placements.enters[:, None] | enough)
         own = sums[previous[2]] - self.weights[previous[1]]
-        for j in range(DepthFirstCode.COMMON, k, 2):
+        for j in range(COMMON, k, 2):
             own = own - self.weights[previous[j]]
         enough = enough & (self.weights <= (own - rest)[:, None])
         return fits & (enough | (previous[-1] == 0)[:, None])
@@ -540,10 +540,11 @@ class Progress:
             placements: R placements, whose `alive` changes.
             previous: Values of their variables so far, (R,) long each.
         """
-        k = len(previous) - 1
-        if k < 0 or DepthFirstCode.role(k) != "edge" or not len(self.fragment.edges):
+        role, number = Variable.number(len(previous) - 1)
+        is_edge = previous and role in (Role.PARENT_EDGE, Role.CLOSING_EDGE)
+        if not is_edge or not len(self.fragment.edges):
             return
-        edge = placements.edges[:, DepthFirstCode.edge_number(k)]
+        edge = placements.edges[:, number]
         fits = self.fragment.structures[:, edge.clamp(min=0)]  # (S, R, C)
         chosen = previous[-1].expand(len(fits), -1)[..., None]
         placements.alive = placements.alive & (
@@ -738,7 +739,7 @@ class ParticleSampler:
         """
         network, code = self.network, self.model.code
         count, largest = len(sizes), int(sizes.max())
-        sizes = sizes.to(network.initial.device)
+        sizes = sizes.to(network.norm.weight.device)
         number = torch.arange(largest, device=sizes.device)
         mask = number < sizes[:, None]
         rows = None if self.condition_values is None else self.condition_values.expand(count, -1)
@@ -810,7 +811,7 @@ class ParticleSampler:
         return torch.searchsorted(below, places * below[-1], right=True).clamp(max=count - 1)
 
     def _step(
-        self, hidden: Nodes, i: int, progress: Progress, known: Tensor, guide: Tensor
+        self, hidden: NewNodes, i: int, progress: Progress, known: Tensor, guide: Tensor
     ) -> Tensor:
         """Draw node i of every particle into `known` and `progress`, in place.
 
@@ -910,7 +911,7 @@ class ParticleSampler:
         return torch.where(pending, math.log(min(share, 1.0)), 0.0).double()
 
     def _draw_placements(
-        self, hidden: Nodes, placements: Placements, progress: Progress
+        self, hidden: NewNodes, placements: Placements, progress: Progress
     ) -> tuple[Tensor, Tensor]:
         """Draw the variables of fragment nodes at their placements.
 
@@ -935,7 +936,7 @@ class ParticleSampler:
         return x, masses
 
     def _draw(
-        self, hidden: Nodes, rows: Tensor, mask: Callable[[list[Tensor], int], Tensor]
+        self, hidden: NewNodes, rows: Tensor, mask: Callable[[list[Tensor], int], Tensor]
     ) -> tuple[Tensor, Tensor]:
         """Draw the V variables of the next node, among the values that are possible.
 
@@ -975,7 +976,7 @@ class ParticleSampler:
 
     def _uniform(self, count: int) -> Tensor:
         drawn = torch.rand(count, generator=self.generator, dtype=torch.float64)
-        return drawn.to(self.network.initial.device)
+        return drawn.to(self.network.norm.weight.device)
 
 
 def _logsumexp_by(group: Tensor, value: Tensor, count: int) -> Tensor:

@@ -21,12 +21,11 @@ from graphcnf.categorical.categorical_flow import Bound
 from graphcnf.flows.base import draw_uniform
 from graphcnf.flows.transform import Noise, replay
 from graphcnf.graphs.batch import ConditionedContext, GraphBatch, Latents
-from graphcnf.graphs.graph_model import GraphModel
-from graphcnf.graphs.stochastic import StochasticModel
+from graphcnf.graphs.graph_model import GraphModel, StochasticModel
 
-# The three steps of the model of Lippe & Gavves 2021: the roles (`DepthFirstCode.role`) of the
-# variables that each decides. `CodedModel.bounds` reports them apart, as for the published model.
-STEPS = {"adjacency": ("back", "length"), "edges": ("edge",), "nodes": ("node",)}
+# What a graph consists of. `CodedModel.bounds` reports them apart, as the model of Lippe & Gavves
+# 2021 has a step for each.
+PARTS = ("adjacency", "edges", "nodes")
 
 
 class CodedModel(GraphModel):
@@ -38,7 +37,7 @@ class CodedModel(GraphModel):
 
     Attributes:
         network_classes: Class of the network, then the base class that takes its other arguments.
-        code: One-to-one map from graphs to codes (B, N, V), with `encode`, `decode`, `role` and
+        code: One-to-one map from graphs to codes (B, N, V), with `encode`, `decode`, `part` and
             `cardinalities`, as in `DepthFirstCode`. A graph without a code has probability 0.
         flow: Flow over codes.
     """
@@ -63,7 +62,7 @@ class CodedModel(GraphModel):
             batch: B graphs.
 
         Returns:
-            For each key of `STEPS` ("adjacency", "edges", "nodes") the log-probability of the
+            For each of `PARTS` ("adjacency", "edges", "nodes") the log-probability of the
             variables that it stands for, (B,) nats; together that of the code. They are exact, and
             -inf for a graph without a code. A key without variables is left out.
         """
@@ -71,9 +70,9 @@ class CodedModel(GraphModel):
         x, known = self.code.encode(batch)
         log_p = self.network.log_probs(x, context).sum(1)
         log_p = log_p.masked_fill(~known[:, None], -math.inf)
-        roles = [self.code.role(k) for k in range(log_p.shape[1])]
-        columns = {s: [k for k, role in enumerate(roles) if role in STEPS[s]] for s in STEPS}
-        return {s: Bound.exact(log_p[:, chosen].sum(1)) for s, chosen in columns.items() if chosen}
+        parts = [self.code.part(k) for k in range(log_p.shape[1])]
+        columns = {part: [k for k, of in enumerate(parts) if of == part] for part in PARTS}
+        return {part: Bound.exact(log_p[:, k].sum(1)) for part, k in columns.items() if k}
 
     def to_latents(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
         """Encode graphs to base latents, in the node order of the batch.

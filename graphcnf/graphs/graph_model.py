@@ -1,4 +1,4 @@
-"""`GraphModel`, the base class of densities of typed graphs.
+"""`GraphModel`, the base class of densities of typed graphs; `StochasticModel` with random bounds.
 
 A graph model is the density of a graph given its number of nodes, and of that number
 (`graphcnf.graphs.sizes`). `graphcnf.graphs.building` builds models, `graphcnf.graphs.in_batches`
@@ -7,6 +7,7 @@ scores and draws many graphs, and `graphcnf.graphs.saved_model` saves and loads 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
@@ -27,7 +28,7 @@ from graphcnf.graphs.batch import (
 )
 from graphcnf.graphs.saved_model import SavedModel
 from graphcnf.graphs.sizes import SizePrior
-from graphcnf.limits import check_temperature
+from graphcnf.limits import check_integer, check_temperature
 from graphcnf.torch_state import evaluated, refuse_half
 
 
@@ -46,19 +47,18 @@ class GraphModel(SavedModel, ABC):
     It **may override** `measure` and `options` (which depend on the training graphs, or may be
     configured), `knows`, `estimate` (what training maximises) and `notes`. The other methods are
     for **users**: `log_prob`, `encode`, `decode`, `sample`, `size_prior`, and those of
-    `SavedModel`. A class whose `bounds` draws random numbers derives from
-    `graphcnf.graphs.stochastic.StochasticModel` instead.
+    `SavedModel`. A class whose `bounds` draws random numbers derives from `StochasticModel`.
 
     The constructor of a subclass takes JSON values, which become the `config`:
     `node_categories`, `edge_categories`, `max_nodes`, the arguments that `measure` returns, and
     options of its own. A class that supports both node orders also takes `order`; one that can draw
-    graphs given conditions takes `conditions`, and sets `sizes`. The class is named in
+    graphs given conditions takes `conditions`, and sets `size_network`. The class is named in
     `GRAPH_MODELS`, or by an entry point of "graphcnf.models". An example stands below, a larger one
     in `tests/own_model.py`.
 
     Attributes:
-        sizes: Network of `size_prior`, by which values of conditions change the probabilities of
-            the numbers of nodes, see `SizePrior`; None for a model without conditions.
+        size_network: Network of `size_prior`, by which values of conditions change the
+            probabilities of the numbers of nodes, see `SizePrior`; None without conditions.
         architecture: Short name of the class, see `GRAPH_MODELS`.
         node_orders: Supported node orders: "canonical" (networks may use it) and "none"; the first
             is the default.
@@ -126,7 +126,7 @@ class GraphModel(SavedModel, ABC):
 
     def __init__(self) -> None:
         super().__init__()
-        self.sizes: nn.Module | None = None
+        self.size_network: nn.Module | None = None
 
     # A subclass writes these four.
 
@@ -255,7 +255,7 @@ class GraphModel(SavedModel, ABC):
     def size_prior(self) -> SizePrior:
         """Probabilities of the numbers of nodes, which `log_prob` takes as given."""
         counts = self.metadata.get("size_histogram", [])
-        return SizePrior(counts, self.max_nodes, self.sizes)
+        return SizePrior(counts, self.max_nodes, self.size_network)
 
     @evaluated
     def log_prob(self, batch: GraphBatch) -> Tensor:
@@ -363,3 +363,43 @@ class GraphModel(SavedModel, ABC):
         return self.from_latents(
             latents, mask, temperature=temperature, generator=generator, **options
         )
+
+
+class StochasticModel(GraphModel):
+    """Graph model whose bound on log p(graph | number of nodes) is one draw of random numbers.
+
+    The expectation of a draw is a lower bound on log p; the logarithm of the mean over several
+    draws is a tighter one. A graph that `knows` rejects cannot be scored at all: callers such as
+    `log_prob_in_batches` leave it out.
+    """
+
+    @abstractmethod
+    def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
+        """Draw a lower bound on log p(graph | number of nodes) once, as a sum of terms.
+
+        Args:
+            batch: B graphs that `knows` accepts.
+            noise: Tape that records the random draws, or replays them; None for no tape.
+
+        Returns:
+            Terms (B,) in nats by name; the names are those of the model's steps.
+        """
+
+    @evaluated
+    def log_prob(self, batch: GraphBatch, samples: int = 1, noise: Noise | None = None) -> Tensor:
+        """Draw a lower bound on log p(graph | number of nodes), (B,) nats.
+
+        Args:
+            batch: B graphs that `knows` accepts, in the node order that the model needs.
+            samples: Number of draws whose probabilities are averaged.
+            noise: Tape that records the random draws, or replays them; None for no tape.
+
+        Raises:
+            UserError: if `samples` is out of range.
+            ValueError: if a graph does not fit the model.
+        """
+        check_integer("samples", samples, 1)
+        batch = batch.checked(self.config)
+        bounds = (self.bounds(batch, noise).values() for _ in range(samples))
+        draws: list[Any] = [sum(bound.value() for bound in terms) for terms in bounds]
+        return torch.logsumexp(torch.stack(draws), 0) - math.log(samples)

@@ -16,9 +16,8 @@ from torch import Tensor
 from graphcnf.errors import UserError
 from graphcnf.flows.transform import Noise
 from graphcnf.graphs.batch import BATCH, GraphBatch, PackedGraphs, batches
-from graphcnf.graphs.graph_model import GraphModel
+from graphcnf.graphs.graph_model import GraphModel, StochasticModel
 from graphcnf.graphs.record_blocks import RecordNoise, one_thread, record_batches, together_on
-from graphcnf.graphs.stochastic import StochasticModel
 from graphcnf.limits import (
     LARGEST_ORDERS,
     check_integer,

@@ -115,9 +115,9 @@ class RowCode:
         self.cardinalities = [node_categories, *[edge_categories + 1] * (max_nodes - 1)]
 
     @staticmethod
-    def role(k: int) -> str:
-        """Return what variable k of a node describes: "node" for k = 0, else "edge"."""
-        return "edge" if k else "node"
+    def part(k: int) -> str:
+        """Return what variable k of a node describes: "nodes" for k = 0, else "edges"."""
+        return "edges" if k else "nodes"
 
     def encode(self, batch: GraphBatch) -> tuple[Tensor, Tensor]:
         """Return the codes of graphs.

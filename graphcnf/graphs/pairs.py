@@ -35,7 +35,7 @@ from graphcnf.graphs.features import (
     GraphContext,
     graph_context,
 )
-from graphcnf.graphs.stochastic import StochasticModel
+from graphcnf.graphs.graph_model import StochasticModel
 
 
 @dataclass

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from graphcnf.categorical.autoregressive import AutoregressiveFlow
 from graphcnf.categorical.transformer import HIDDEN, Block, Cache
@@ -19,8 +19,8 @@ from graphcnf.graphs.coded import RandomOrder
 from graphcnf.graphs.path.data_rules import measured_rules
 from graphcnf.graphs.path.depth_first import DepthFirstCode
 from graphcnf.graphs.path.network import PathNetwork, PathState
+from graphcnf.graphs.path.path_layers import AttentionBiases
 from graphcnf.graphs.path.path_model import PathModel, support_with_rules
-from graphcnf.graphs.path.paths import LEVELS
 
 
 def bridges(adjacency: Tensor) -> Tensor:
@@ -117,10 +117,9 @@ class RoundNetwork(PathNetwork):
         width, _, _, hidden = block.parts
         self.last = Block(width, block.heads, hidden / width, block.dropout.p)
         heads = (len(self.blocks) + 1) * block.heads
-        self.by_distance = nn.Parameter(torch.zeros(heads, max_nodes))
-        self.by_level = nn.Parameter(torch.zeros(heads, LEVELS))
+        self.biases = AttentionBiases(heads, max_nodes)
 
-    def attended(self, h, bias):
+    def attend(self, h, bias):
         """Return the output of attention for all nodes, (B, N, C).
 
         Args:
@@ -160,7 +159,7 @@ class RoundState(PathState):
         self.last_cache = Cache(1, mask, network.last.norm.weight)
         self.waiting: list[tuple[Tensor, Tensor]] = []
 
-    def attended(self, h: Tensor, bias: Tensor) -> Tensor:
+    def attend(self, h: Tensor, bias: Tensor) -> Tensor:
         net = self.network
         number, rows, heads = len(bias) - 1, len(h), net.last.heads
         self.waiting.append((h, bias[..., :-heads].expand(-1, rows, -1)))
@@ -176,7 +175,7 @@ class RoundState(PathState):
             self.last_cache.filled += len(outputs)
         filled = self.last_cache.filled
         cached = self.last_cache.table[0, :, :filled, :rows]
-        # As in `RoundNetwork.attended`: outputs up to the first position of the round.
+        # As in `RoundNetwork.attend`: outputs up to the first position of the round.
         return net.last.step(h[None], bias[None, :filled, :, -heads:], lambda *_: cached)[0]
 
 

@@ -65,7 +65,7 @@ TAKEN = ("seed", "steps", "threads", "accelerator", "devices", "bf16")
 EVALUATED = 4
 """Held-out batches of an evaluation, each four times as large as those of training."""
 
-OF_CONDITIONS = ("conditions", "shares", "sizes")
+OF_CONDITIONS = ("condition_embedding", "contributions", "size_network")
 """Names of the modules of a model that its conditions alone use."""
 
 BINS, FEWEST_IN_BIN = 12, 20

@@ -87,11 +87,11 @@ def test_new_categories_start_from_what_they_are_named_after(model):
     other = grown(model, graphs, nodes=(0, 1, 1), edges=(0, 1, 1), weights=(1, 2, 2))
     assert other.config["largest_sums"] == [3, 3, 3]
     old, net = model.network, other.network
-    assert torch.equal(net.values[2].weight[:2], old.values[2].weight)
-    assert torch.equal(net.values[2].weight[2], old.values[2].weight[1])
-    assert torch.equal(net.outputs[2].weight[2], old.outputs[2].weight[1])
+    assert torch.equal(net.features.variables[2].weight[:2], old.features.variables[2].weight)
+    assert torch.equal(net.features.variables[2].weight[2], old.features.variables[2].weight[1])
+    assert torch.equal(net.heads.last[2].weight[2], old.heads.last[2].weight[1])
     # Seen once, against five times: so stand the odds of the copy and its original at the start.
-    ratio = (net.outputs[2].bias[2] - net.outputs[2].bias[1]).exp().item()
+    ratio = (net.heads.last[2].bias[2] - net.heads.last[2].bias[1]).exp().item()
     assert ratio == pytest.approx(1.5 / 5.5, rel=1e-4)
     # Old categories lose what the copies took, and gain nothing.
     assert (log_prob(other, KNOWN) <= log_prob(model, KNOWN) + 1e-5).all()
@@ -117,7 +117,7 @@ def test_what_may_be_asked_is_heeded_as_before(model):
     same = grown(known, KNOWN)
     other = grown(known, graphs, nodes=(0, 1, 0))
     assert other.conditions == tables
-    new, old = (m.network.shares.each[2].weight for m in (other, known))
+    new, old = (m.network.contributions.each[2].weight for m in (other, known))
     assert torch.equal(new, old[[0, 1, 0]])
     batch = GraphBatch.collate(KNOWN)
     with torch.no_grad():
@@ -129,7 +129,7 @@ def test_what_may_be_asked_is_heeded_as_before(model):
             lost = before - other.log_prob(batch)
             assert (lost >= -1e-5).all() and (lost < 3).all()
             # Products of matrices of other shapes round otherwise on some processors.
-            sizes = [m.sizes(batch.condition_values)[:, :6] for m in (known, other)]
+            sizes = [m.size_network(batch.condition_values)[:, :6] for m in (known, other)]
             torch.testing.assert_close(*sizes)
     loss, _ = other.train().training_loss(batch)
     loss.backward()

@@ -98,7 +98,7 @@ def test_weights_are_proper(tree_model, every_graph, experienced, kinds):
     sampler = ParticleSampler(tree_model, forced)
     if experienced:
         sampler.learn(sampler.draw(sizes(5, 100), generator(9)))
-    walks = [sampler.draw(sizes(5, 300), generator(seed)) for seed in range(6)]
+    walks = [sampler.draw(sizes(5, 1000), generator(seed)) for seed in range(8)]
     means = [float(drawn.log_weights.exp().mean()) for drawn in walks]
     assert_proper(tree_model, every_graph(5, categories=2), forced, means)
 

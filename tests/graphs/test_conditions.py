@@ -164,11 +164,11 @@ def test_what_edges_add_depends_on_both_ends_and_their_other_neighbours(random_g
     assert torch.equal(torch.stack(links, 1).flatten(0, 1), at_once)
 
     def error():
-        added = network.shares.of(x, torch.stack(links, 1)) * batch.mask[..., None]
+        added = network.contributions.of(x, torch.stack(links, 1)) * batch.mask[..., None]
         return (added.sum(1) - batch.condition_values).abs().mean(0)
 
     with_edges = error()
-    network.shares.edges.weight.data.zero_()
+    network.contributions.edges.weight.data.zero_()
     assert (with_edges < 0.3 * error()).all(), (with_edges, error())
 
 

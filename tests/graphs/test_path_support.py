@@ -13,7 +13,7 @@ from graphcnf.graphs import GraphBatch
 from graphcnf.graphs.path.data_rules import measured_sums
 from graphcnf.graphs.path.depth_first import DepthFirstCode
 from graphcnf.graphs.path.path_model import PathModel, support_with_rules
-from graphcnf.graphs.path.paths import STATE, Path
+from graphcnf.graphs.path.paths import Path
 
 SIZES = {"node_categories": 3, "edge_categories": 2}
 
@@ -93,7 +93,7 @@ def test_every_graph_lies_in_its_support(random_graphs):
     x, nodes = code.encode(batch)[0], batch.mask.shape[1]
     path = Path.before_each(x, support.states, support.pad)
     to_come = batch.node_counts[:, None] - torch.arange(nodes) - 1
-    new = support.new_nodes(path.tables[STATE], path.depth, to_come.flatten())
+    new = support.new_nodes(path.levels.state, path.depth, to_come.flatten())
     values = x.flatten(0, 1)
     for k in range(x.shape[-1]):
         allowed = support.allowed(new)
@@ -119,7 +119,7 @@ def test_the_walk_is_that_of_networkx(random_graphs):
             types, edges = batch.node_types[b].tolist(), batch.edge_labels[b, :number, :number]
             graph = nx.from_numpy_array(edges.numpy())
             for path in (here, step):
-                depth, tables = int(path.depth[b]), path.tables[:, b]
+                depth, tables = int(path.depth[b]), path.table[:, b]
                 assert not tables[:, : path.pad].any()
                 nodes_at, category, used, degree, ring, _ = tables[:, path.pad :]
                 if not number:
@@ -134,7 +134,9 @@ def test_the_walk_is_that_of_networkx(random_graphs):
                     assert category[level] == types[node]
                     assert degree[level] == len(around)
                     assert used[level] == weights[edges[node]].sum()
-                    found = sorted(c for c in path.around[b, path.pad + level, :5].tolist() if c)
+                    found = sorted(
+                        c for c in path.neighbours[b, path.pad + level, :5].tolist() if c
+                    )
                     wanted = sorted(int(edges[node, j]) * 256 + types[j] for j in around)
                     assert found == wanted or len(around) > len(found) == 5
                     if level:

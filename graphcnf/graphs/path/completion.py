@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphcnf.graphs.path.depth_first import DepthFirstCode
+from graphcnf.graphs.path.depth_first import DepthFirstCode, Role
 from graphcnf.graphs.path.environments import MOST_EDGES, Environments
 from graphcnf.graphs.path.node_states import UNKNOWN
 from graphcnf.graphs.path.support import Support, UndecidedNodes
@@ -221,12 +221,12 @@ class CompletingSupport(Support):
 
     def _closings(self, new: UndecidedNodes, possible: Tensor) -> Tensor:
         """Return which values of a closure's length or edge can be completed, (M, C) bool."""
-        k, fits = len(new.x), torch.ones_like(possible)
+        fits = torch.ones_like(possible)
         most = new.missing.rest.maximum(self.rest[new.own])
         rows = (most > new.to_come - new.missing.ends).nonzero()[:, 0]
         if len(rows):
             closes, done = self._close(new[rows])
-            if DepthFirstCode.role(k) == "length":
+            if new.variable.role is Role.LENGTH:
                 fits[rows] = torch.cat([done, closes.any(2)[:, 1:]], 1)
             else:
                 fits[rows] = (new.x[-1][rows, None] == 0) | closes[:, 0]
@@ -247,7 +247,7 @@ class CompletingSupport(Support):
         """
         k, left = len(new.x), (new.to_come - new.missing.ends)[:, None]
         column = torch.arange(new.state.shape[1], device=left.device)
-        parent, edge_next = self.column(new), DepthFirstCode.role(k) == "edge"
+        parent, edge_next = self.column(new), new.variable.role is Role.CLOSING_EDGE
         lengths = new.x[3 : k - 1 : 2] if edge_next else new.x[3:k:2]
         before = parent + 1 - lengths[-1][:, None] if lengths else parent
         waits = (column < before) & (self.rest[new.state] > left)
@@ -269,12 +269,12 @@ class CompletingSupport(Support):
         return fits, (nearest == 0) & (self.rest[new.own][:, None] <= left)
 
     def add(self, new: UndecidedNodes, x: Tensor) -> UndecidedNodes:
-        k, after, missing = len(new.x), super().add(new, x), new.missing
-        role, states, ends = DepthFirstCode.role(k), self.states, self.ends
-        if role == "node":
+        after, missing = super().add(new, x), new.missing
+        role, states, ends = new.variable.role, self.states, self.ends
+        if role is Role.CATEGORY:
             parent = new.state.gather(1, self.column(new))[:, 0]
             changed = ends[states.after[parent, new.edge, x]] - ends[parent] + ends[after.own]
-        elif role == "edge" and k > 1:
+        elif role is Role.CLOSING_EDGE:
             far = self.far(new, new.x[-1][:, None])[:, 0]
             changed = ends[states.after[far, x, new.category]] - ends[far]
             changed = changed + ends[after.own] - ends[new.own]

@@ -10,7 +10,7 @@ import numpy as np
 
 from graphcnf.graphs.batch import PackedGraphs
 from graphcnf.graphs.path.environments import Environment, Environments
-from graphcnf.graphs.path.node_states import CATEGORIES
+from graphcnf.graphs.path.node_states import NEIGHBOUR_BASE
 
 
 def measured_sums(
@@ -136,7 +136,7 @@ def neighbours_of(known: Environments, node: int) -> list[int]:
         Representatives of the neighbours' categories, each once, ascending.
     """
     around = (part for own, part in known.known if own == node)
-    return sorted({neighbour % CATEGORIES for part in around for neighbour in part})
+    return sorted({neighbour % NEIGHBOUR_BASE for part in around for neighbour in part})
 
 
 def has_part(
@@ -150,7 +150,7 @@ def has_part(
         around: Representatives of the edge and the neighbour, for each edge.
         further: Least number of further edges.
     """
-    part = Counter(edge * CATEGORIES + other for edge, other in around)
+    part = Counter(edge * NEIGHBOUR_BASE + other for edge, other in around)
     size = part.total() + further
     return any(own == node and len(k) >= size and part <= Counter(k) for own, k in known.known)
 
@@ -171,7 +171,7 @@ def _found(
     category = graphs.node_types.astype(np.int64)
     ends = np.repeat(graphs.node_starts[:-1], graphs.edge_counts)[:, None] + graphs.edges
     node = np.concatenate([ends[:, 0], ends[:, 1]])
-    neighbour = np.tile(edges[graphs.edge_types], 2) * CATEGORIES
+    neighbour = np.tile(edges[graphs.edge_types], 2) * NEIGHBOUR_BASE
     neighbour = neighbour + nodes[category[np.concatenate([ends[:, 1], ends[:, 0]])]]
     order = np.lexsort((neighbour, node))
     node, neighbour = node[order], neighbour[order]
@@ -182,7 +182,7 @@ def _found(
     table[node, 1 + np.arange(len(node)) - starts[node]] = neighbour
     number = table[:, 0]
     for column in table.T[1:]:
-        number = np.unique(number * (CATEGORIES**2 + 1) + column + 1, return_inverse=True)[1]
+        number = np.unique(number * (NEIGHBOUR_BASE**2 + 1) + column + 1, return_inverse=True)[1]
     _, place, number = np.unique(number, return_index=True, return_inverse=True)
     rows = table[place].tolist()
     return [(row[0], tuple(k for k in row[1:] if k >= 0)) for row in rows], number

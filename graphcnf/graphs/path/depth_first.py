@@ -15,12 +15,49 @@ The *code* of a graph is these numbers and the categories of its edges and nodes
 
 from __future__ import annotations
 
+from enum import StrEnum
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs
+
+COMMON = 4
+"""Number of variables that every node has: up to the length of its first closure. If that is 0, all
+later variables are 0."""
+
+
+class Role(StrEnum):
+    """What a variable of a node says."""
+
+    BACKTRACK = "backtrack"
+    PARENT_EDGE = "edge to the parent"
+    CATEGORY = "category of the node"
+    LENGTH = "length of a closure"
+    CLOSING_EDGE = "edge of a closure"
+
+
+class Variable(NamedTuple):
+    """One of the V variables of a node.
+
+    Attributes:
+        role: What it says.
+        edge: Number of the edge to which it belongs: 0 for the edge to the parent, with which the
+            backtrack and the node's category go, and 1, 2, ... for the closures.
+    """
+
+    role: Role
+    edge: int
+
+    @classmethod
+    def number(cls, k: int) -> Variable:
+        """Return variable k of a node, in the order of `DepthFirstCode`."""
+        if k < 3:
+            return cls((Role.BACKTRACK, Role.PARENT_EDGE, Role.CATEGORY)[k], 0)
+        return cls(Role.LENGTH if k % 2 else Role.CLOSING_EDGE, (k - 1) // 2)
 
 
 def depth_first_code(adjacency: Tensor, mask: Tensor, entries: int) -> tuple[Tensor, Tensor]:
@@ -51,9 +88,11 @@ def depth_first_code(adjacency: Tensor, mask: Tensor, entries: int) -> tuple[Ten
         raise ValueError(f"a node has more than {entries} earlier neighbours")
     # The level of each node by pointer doubling: `above` is its ancestor 1, 2, 4, ... levels up,
     # `depth` the number of levels up to there, as far as there are any.
-    depth, above = (parent >= 0).long(), parent
+    depth = (parent >= 0).long()
+    above = parent
     for _ in range(nodes.bit_length()):
-        up, real = above.clamp(min=0), above >= 0
+        up = above.clamp(min=0)
+        real = above >= 0
         depth = depth + torch.where(real, depth.gather(1, up), 0)
         above = torch.where(real, above.gather(1, up), -1)
     # In a depth-first order, the path before a node is the last node so far at every level.
@@ -63,10 +102,10 @@ def depth_first_code(adjacency: Tensor, mask: Tensor, entries: int) -> tuple[Ten
     on_path = on_path & (level[:, 1:] <= depth[:, :-1, None])
     if (earlier[:, 1:] & ~on_path).any():
         raise ValueError("a graph is not numbered depth-first: an edge leads off the path")
-    # Levels are distinct along a path, so sorting by level sorts the neighbours.
-    level = torch.where(earlier, depth[:, :, None] - level, nodes + 1)
-    level = F.pad(level, (0, max(entries - nodes, 0)), value=nodes + 1)
-    lengths, targets = level.topk(entries, dim=-1, largest=False)
+    # Levels are distinct along a path, so the lengths of a node's edges are, too.
+    length = torch.where(earlier, depth[:, :, None] - level, nodes + 1)
+    length = F.pad(length, (0, max(entries - nodes, 0)), value=nodes + 1)
+    lengths, targets = length.topk(entries, dim=-1, largest=False)
     absent = lengths > nodes
     codes = torch.where(absent, 0, lengths)
     codes[..., 0] = torch.cat([depth[:, :1], depth[:, :-1]], 1) - depth + 1
@@ -99,11 +138,7 @@ class DepthFirstCode:
         cardinalities: Number of values of each variable, V of them.
         longest: Largest backtrack, then `closures`.
         entries: Largest number E of earlier neighbours of a node: its parent and the closures.
-        COMMON: Number of variables that every node has: up to the length of the first closure. If
-            that is 0, all later ones are 0.
     """
-
-    COMMON = 4
 
     def __init__(
         self, back: int, closures: list[int], *, node_categories: int, edge_categories: int
@@ -115,18 +150,22 @@ class DepthFirstCode:
             self.cardinalities += [length + 1, edge_categories + 1]
 
     @staticmethod
-    def role(k: int) -> str:
-        """Return what variable k is: "back" (backtrack), "edge", "node" or "length"."""
-        return ("back", "edge", "node")[k] if k < 3 else ("edge", "length")[k % 2]
+    def part(k: int) -> str:
+        """Return what variable k describes: "adjacency", "edges" or "nodes"."""
+        role = Variable.number(k).role
+        if role is Role.CATEGORY:
+            return "nodes"
+        return "edges" if role in (Role.PARENT_EDGE, Role.CLOSING_EDGE) else "adjacency"
 
     @staticmethod
-    def edge_number(k: int) -> int:
-        """Return the number of the edge to which variable k belongs.
+    def backtracks(x: Tensor) -> Tensor:
+        """Return the backtracks (...) of nodes with the variables x (..., V)."""
+        return x[..., 0]
 
-        It is 0 for the edge to the parent, with which the backtrack and the node's category go, and
-        1, 2, ... for the closures.
-        """
-        return 0 if k < 3 else (k - 1) // 2
+    @staticmethod
+    def categories(x: Tensor) -> Tensor:
+        """Return the categories (...) of nodes with the variables x (..., V)."""
+        return x[..., 2]
 
     @staticmethod
     def lengths(x: Tensor) -> Tensor:
@@ -216,10 +255,10 @@ class DepthFirstCode:
         depth = torch.zeros_like(rows)
         lengths, edges = self.lengths(x), self.edges(x)
         for i in range(1, nodes):
-            depth = (depth - x[:, i, 0]).clamp(min=0) + 1
+            depth = (depth - self.backtracks(x[:, i])).clamp(min=0) + 1
             path[rows, depth] = i
             for length, edge in zip(lengths[:, i].unbind(-1), edges[:, i].unbind(-1), strict=True):
                 far = path[rows, (depth - length).clamp(min=0)]
                 # Without a closure, `far` is node i itself, and its entry stays 0.
                 labels[rows, i, far] = torch.where(length > 0, edge, labels[rows, i, far])
-        return GraphBatch(x[..., 2], labels + labels.transpose(1, 2), mask)
+        return GraphBatch(self.categories(x), labels + labels.transpose(1, 2), mask)

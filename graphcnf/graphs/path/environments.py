@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from graphcnf.errors import UserError
-from graphcnf.graphs.path.node_states import CATEGORIES, UNKNOWN, NodeStates
+from graphcnf.graphs.path.node_states import NEIGHBOUR_BASE, UNKNOWN, NodeStates
 
 # Limits on what a saved model may ask for: edges of a node in an environment, and states.
 MOST_EDGES, MOST_STATES = 12, 50_000
@@ -85,7 +85,7 @@ class Environments:
             "nodes" and "edges", lists of integers, and "known", a list of lists of integers.
         """
         known = sorted(self.known)
-        rows = [[n, *(v for k in around for v in divmod(k, CATEGORIES))] for n, around in known]
+        rows = [[n, *(v for k in around for v in divmod(k, NEIGHBOUR_BASE))] for n, around in known]
         return {"nodes": self.nodes, "edges": self.edges, "known": rows}
 
     def merged(self, environments: Iterable[Environment]) -> list[Environment]:
@@ -111,7 +111,7 @@ class Environments:
         number: dict[Environment, int] = {}
         sums = torch.zeros(len(self.nodes), dtype=torch.long)
         for node, around in sorted(self.known):
-            weight = sum(edge_weights[k // CATEGORIES] for k in around)
+            weight = sum(edge_weights[k // NEIGHBOUR_BASE] for k in around)
             sums[node] = max(int(sums[node]), weight)
             for count in range(len(around) + 1):
                 for part in combinations(around, count):
@@ -127,7 +127,7 @@ class Environments:
             category[state], complete[state] = node, (self.nodes[node], around) in whole
             for k in range(len(around)):
                 before = number[node, around[:k] + around[k + 1 :]]
-                after[before, around[k] // CATEGORIES, around[k] % CATEGORIES] = state
+                after[before, around[k] // NEIGHBOUR_BASE, around[k] % NEIGHBOUR_BASE] = state
         first = torch.tensor([number.get((k, ()), UNKNOWN) for k in range(len(self.nodes))])
         after = after[:, self.edges][..., self.nodes]
         same = torch.arange(len(after))[:, None, None].expand(-1, 1, len(first))
@@ -156,7 +156,7 @@ class Environments:
                 and {*edges} <= {*self.edges}
             ):
                 pairs = zip(edges, around, strict=True)
-                return node, tuple(sorted(edge * CATEGORIES + other for edge, other in pairs))
+                return node, tuple(sorted(edge * NEIGHBOUR_BASE + other for edge, other in pairs))
         raise UserError(
             f"an environment must list a node category, then the edge and node category of up to "
             f"{MOST_EDGES} neighbours, got {environment!r:.80}"
@@ -165,7 +165,7 @@ class Environments:
 
 def _are_representatives(merged: Any) -> bool:
     """Return True for a list that names for each index k an index <= k that names itself."""
-    if not isinstance(merged, list) or not 0 < len(merged) <= CATEGORIES:
+    if not isinstance(merged, list) or not 0 < len(merged) <= NEIGHBOUR_BASE:
         return False
     whole = all(type(m) is int and 0 <= m <= k for k, m in enumerate(merged))
     return whole and all(merged[m] == m for m in merged)

@@ -19,10 +19,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# A neighbour is one number: edge label or category * CATEGORIES + node category.
-CATEGORIES = 256
+NEIGHBOUR_BASE = 256
+"""Node categories are below it, see `packed_neighbour`."""
 UNKNOWN = 0
 """State of a node with edges that it may not have, and in place of no node."""
+
+
+def packed_neighbour(edge: Tensor, category: Tensor) -> Tensor:
+    """Return a neighbour as one number: `edge` (label or category) and its own `category`."""
+    return edge * NEIGHBOUR_BASE + category
+
+
+def unpacked_neighbour(packed: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the edge and the category of which `packed_neighbour` has made one number."""
+    return packed // NEIGHBOUR_BASE, packed % NEIGHBOUR_BASE
 
 
 class NodeStates(nn.Module):

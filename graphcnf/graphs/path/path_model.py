@@ -121,7 +121,7 @@ class PathModel(CodedModel):
         if conditions is not None:
             from graphcnf.graphs.conditions import ConditionEmbedding
 
-            self.sizes = ConditionEmbedding(conditions, max_nodes + 1)
+            self.size_network = ConditionEmbedding(conditions, max_nodes + 1)
         self.flow = AutoregressiveFlow(probabilities)
 
     @staticmethod
@@ -158,12 +158,12 @@ class PathModel(CodedModel):
         Args:
             batch: Training graphs with all their conditions (no nan); the model takes conditions.
         """
-        shares, support = self.network.shares, self.network.support
-        assert shares is not None and batch.condition_values is not None
+        contributions, support = self.network.contributions, self.network.support
+        assert contributions is not None and batch.condition_values is not None
         x, _ = self.code.encode(batch)
         path = Path.before_each(x, support.states, support.pad)
         links = path.links(x.flatten(0, 1)).unflatten(0, batch.mask.shape)
-        shares.fit(x, links, batch.mask, batch.condition_values)
+        contributions.fit(x, links, batch.mask, batch.condition_values)
 
     @evaluated
     @torch.no_grad()

@@ -16,21 +16,24 @@ backtrack, the edge to its parent, its own category, and the lengths and edges o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from graphcnf.graphs.path.depth_first import DepthFirstCode
-from graphcnf.graphs.path.node_states import CATEGORIES, NodeStates
+from graphcnf.graphs.path.node_states import NodeStates, packed_neighbour
 
-# A network sees the last `LEVELS` levels of a path. Of the node at a level it tells apart `SUMS`
-# sums of edge weights and `DEGREES` degrees, and it sees the first `NEIGHBOURS` neighbours.
-LEVELS, SUMS, DEGREES, NEIGHBOURS = 16, 12, 6, 5
+# What a network sees of a path: its last levels, and of the node at a level the sum of edge weights
+# and the degree, each below a limit, and its first neighbours.
+SEEN_LEVELS = 16
+SEEN_SUMS = 12
+SEEN_DEGREES = 6
+SEEN_NEIGHBOURS = 5
 # Of the hash of a sequence of numbers: a prime multiplier, and the Mersenne prime 2**31 - 1, whose
 # products with the multiplier fit into 64 bits.
-HASH_MULTIPLIER, HASH_MODULUS = 1_000_003, 2_147_483_647
-# Rows of `Path.tables`.
-NODE, CATEGORY, WEIGHT, DEGREE, RING, STATE = range(6)
+HASH_MULTIPLIER = 1_000_003
+HASH_MODULUS = 2_147_483_647
 
 
 def hashed(key: Tensor, value: Tensor) -> Tensor:
@@ -46,6 +49,26 @@ def hashed(key: Tensor, value: Tensor) -> Tensor:
     return (key * HASH_MULTIPLIER + value) % HASH_MODULUS
 
 
+class Levels(NamedTuple):
+    """What is known of the nodes at some levels of some paths; long tensors of one shape.
+
+    Attributes:
+        number: Number of the node in its graph plus 1; 0 for no node.
+        category: Its category.
+        weight: Sum of the weights of its edges so far.
+        degree: Number of its edges so far.
+        on_ring: 1 if the edge to its parent lies on a ring, else 0.
+        state: Its state.
+    """
+
+    number: Tensor
+    category: Tensor
+    weight: Tensor
+    degree: Tensor
+    on_ring: Tensor
+    state: Tensor
+
+
 @dataclass
 class Path:
     """Depth-first paths of R partly drawn graphs.
@@ -56,21 +79,17 @@ class Path:
 
     Attributes:
         depth: Level of the last node, (R,) long; -1 before the first one.
-        tables: What is known of the node at each level, (6, R, W) long: its number in the graph
-            plus 1 (0 for no node), its category, the sum of the weights of its edges so far, the
-            number of its edges so far, 1 if the edge to its parent lies on a ring, and its state,
-            see `NodeStates`. The first axis is indexed by `NODE`, `CATEGORY`, `WEIGHT`, `DEGREE`,
-            `RING` and `STATE`.
-        around: Neighbours so far of the node at each level, in the order in which their edges came,
-            (R, W, NEIGHBOURS + 1) long: edge label * `CATEGORIES` + node category, 0 for
-            none. All neighbours after the first `NEIGHBOURS` overwrite the last entry, which is
-            never read.
+        table: `Levels` of all columns, one of its fields after the other, (6, R, W) long.
+        neighbours: Neighbours so far of the node at each level, in the order in which their edges
+            came, (R, W, SEEN_NEIGHBOURS + 1) long, see `packed_neighbour`; 0 for none. All
+            neighbours after the first `SEEN_NEIGHBOURS` overwrite the last entry, which is never
+            read.
         pad: Number of columns before that of the first node.
     """
 
     depth: Tensor
-    tables: Tensor
-    around: Tensor
+    table: Tensor
+    neighbours: Tensor
     pad: int
 
     @classmethod
@@ -84,33 +103,51 @@ class Path:
             device: Device of the tensors.
         """
         depth = torch.full((rows,), -1, device=device)
-        tables = depth.new_zeros(6, rows, pad + nodes + 1)
-        return cls(depth, tables, depth.new_zeros(*tables.shape[1:], NEIGHBOURS + 1), pad)
+        table = depth.new_zeros(len(Levels._fields), rows, pad + nodes + 1)
+        return cls(depth, table, depth.new_zeros(*table.shape[1:], SEEN_NEIGHBOURS + 1), pad)
+
+    @property
+    def levels(self) -> Levels:
+        """What is known of all columns, views (R, W) of `table`."""
+        return Levels(*self.table.unbind())
+
+    @property
+    def flat_levels(self) -> Levels:
+        """What is known of all columns, views (R * W,) of `table`, to be read and written."""
+        return Levels(*self.table.view(len(self.table), -1).unbind())
+
+    @property
+    def flat_neighbours(self) -> Tensor:
+        """View (R * W, SEEN_NEIGHBOURS + 1) of `neighbours`, to be read and written."""
+        return self.neighbours.view(-1, self.neighbours.shape[-1])
+
+    def at(self, index: Tensor) -> Levels:
+        """Return what is known at an index of the flat views; of the shape of `index`."""
+        return Levels(*self.table.view(len(self.table), -1)[:, index].unbind())
 
     def take(self, rows: Tensor) -> Path:
         """Return copies of some of the paths; `rows` are their indices (K,) long, may repeat."""
-        return Path(self.depth[rows], self.tables[:, rows], self.around[rows], self.pad)
+        return Path(self.depth[rows], self.table[:, rows], self.neighbours[rows], self.pad)
 
     def index(self, level: Tensor) -> Tensor:
-        """Convert levels to positions in flattened tables: `row * W + pad + level`.
+        """Convert levels to an index of the flat views: `row * W + pad + level`.
 
         Args:
             level: Levels on the first R paths, (R, ...) long.
 
         Returns:
-            Positions in the last axis of `tables.flatten(1)`, and in the first axis of
-            `around.flatten(0, 1)`; of the shape of `level`.
+            The index, of the shape of `level`.
         """
-        rows = torch.arange(len(level), device=level.device) * self.tables.shape[-1] + self.pad
+        rows = torch.arange(len(level), device=level.device) * self.table.shape[-1] + self.pad
         return level + rows.reshape(-1, *[1] * (level.dim() - 1))
 
     def last_levels(self, rows: int) -> Tensor:
-        """Return the last `LEVELS` levels of the first `rows` paths, the deepest one first.
+        """Return the index of the last `SEEN_LEVELS` levels of the first `rows` paths.
 
         Returns:
-            Positions in flattened tables, as `index` returns them, (rows, LEVELS) long.
+            Index of the flat views, the deepest level first, (rows, SEEN_LEVELS) long.
         """
-        up = torch.arange(LEVELS, device=self.depth.device)
+        up = torch.arange(SEEN_LEVELS, device=self.depth.device)
         return self.index(self.depth[:rows, None] - up)
 
     def add(self, number: int, x: Tensor, states: NodeStates) -> Tensor:
@@ -122,46 +159,85 @@ class Path:
             states: The states of nodes, and the weights of edges.
 
         Returns:
-            Positions of the changed entries in flattened tables, as `index` returns them, (K,)
-            long; some occur more than once. The caller updates what it has computed from these
-            entries.
+            Index of the changed entries of the flat views, (K,) long; some occur more than once.
+            The caller updates what it has computed from these entries.
         """
         # The clamp only matters for impossible values, which backtrack beyond the first node.
-        parent = (self.depth[: len(x)] - x[:, 0]).clamp(min=0 if number else -1)
+        back = DepthFirstCode.backtracks(x)
+        parent = (self.depth[: len(x)] - back).clamp(min=0 if number else -1)
         self.depth[: len(x)] = parent + 1
-        position, category = self.index(parent + 1), x[:, 2]
-        tables, around = self.tables.flatten(1), self.around.flatten(0, 1)
-        zero = torch.zeros_like(category)
-        tables[:, position] = torch.stack(
-            [zero + number + 1, category, zero, zero, zero, states.first[category]]
-        )
-        around[position] = 0
-        changed = [position]
-        edges, lengths = DepthFirstCode.edges(x), DepthFirstCode.lengths(x)
+        new_node = self.index(parent + 1)
+        self._place(new_node, number, DepthFirstCode.categories(x), states)
+        changed = [new_node]
+        edges = DepthFirstCode.edges(x)
+        lengths = DepthFirstCode.lengths(x)
         for k in range(edges.shape[1]):
             rows = edges[:, k].nonzero()[:, 0]
             if not len(rows):
                 continue
-            new_node, edge, length = position[rows], edges[rows, k], lengths[rows, k]
-            earlier = new_node - length
-            # Each end of the edge gets the other one as a neighbour.
-            node, neighbour = torch.cat([new_node, earlier]), torch.cat([earlier, new_node])
-            edge = torch.cat([edge, edge])
-            slot = tables[DEGREE, node].clamp(max=NEIGHBOURS)
-            other = tables[CATEGORY, neighbour]
-            around[node, slot] = edge * CATEGORIES + other
-            tables[STATE, node] = states.after[tables[STATE, node], edge, other]
-            tables[WEIGHT].index_add_(0, node, states.weights[edge])
-            tables[DEGREE].index_add_(0, node, torch.ones_like(node))
+            length = lengths[rows, k]
+            earlier = new_node[rows] - length
+            self._join(new_node[rows], earlier, edges[rows, k], states)
             changed.append(earlier)
             if k:
-                # The closure puts the edges to their parents of all nodes below `earlier` on a
-                # ring.
-                up = torch.arange(int(length.max()), device=x.device)
-                ring = (new_node[:, None] - up.minimum(length[:, None] - 1)).flatten()
-                tables[RING].index_fill_(0, ring, 1)
-                changed.append(ring)
+                changed.append(self._mark_ring(new_node[rows], length))
         return torch.cat(changed)
+
+    def _place(self, new_node: Tensor, number: int, category: Tensor, states: NodeStates) -> None:
+        """Put a node without edges at the end of each of R paths.
+
+        Args:
+            new_node: Index of its level in the flat views, (R,) long.
+            number: Its number in its graph.
+            category: Its category, (R,) long.
+            states: The states of nodes.
+        """
+        zero = torch.zeros_like(category)
+        node = Levels(
+            number=zero + number + 1,
+            category=category,
+            weight=zero,
+            degree=zero,
+            on_ring=zero,
+            state=states.first[category],
+        )
+        self.table.view(len(node), -1)[:, new_node] = torch.stack(node)
+        self.flat_neighbours[new_node] = 0
+
+    def _join(self, new_node: Tensor, earlier: Tensor, label: Tensor, states: NodeStates) -> None:
+        """Add one edge each to K of the new nodes.
+
+        Args:
+            new_node: Index of the new nodes in the flat views, (K,) long.
+            earlier: Index of the nodes to which the edges lead, (K,) long.
+            label: Labels of the edges, (K,) long.
+            states: The states of nodes, and the weights of edges.
+        """
+        levels = self.flat_levels
+        # Each end of the edge gets the other one as a neighbour.
+        node = torch.cat([new_node, earlier])
+        other = levels.category[torch.cat([earlier, new_node])]
+        label = torch.cat([label, label])
+        slot = levels.degree[node].clamp(max=SEEN_NEIGHBOURS)
+        self.flat_neighbours[node, slot] = packed_neighbour(label, other)
+        levels.state[node] = states.after[levels.state[node], label, other]
+        levels.weight.index_add_(0, node, states.weights[label])
+        levels.degree.index_add_(0, node, torch.ones_like(node))
+
+    def _mark_ring(self, new_node: Tensor, length: Tensor) -> Tensor:
+        """Mark the edges that closures put on rings: those to the parents of all nodes but one.
+
+        Args:
+            new_node: Index of K new nodes, the last ones on the rings, (K,) long.
+            length: Lengths of the closures, (K,) long.
+
+        Returns:
+            Index of the changed entries, long; some occur more than once.
+        """
+        up = torch.arange(int(length.max()), device=length.device)
+        ring = (new_node[:, None] - up.minimum(length[:, None] - 1)).flatten()
+        self.flat_levels.on_ring.index_fill_(0, ring, 1)
+        return ring
 
     @classmethod
     def before_each(cls, x: Tensor, states: NodeStates, pad: int) -> Path:
@@ -178,13 +254,14 @@ class Path:
         batch, nodes, _ = x.shape
         path = cls.start(batch, nodes, pad, x.device)
         depth = path.depth.new_empty(batch, nodes)
-        tables = depth.new_empty(len(path.tables), batch, nodes, path.tables.shape[-1])
-        around = depth.new_empty(batch, nodes, *path.around.shape[1:])
+        table = depth.new_empty(len(path.table), batch, nodes, path.table.shape[-1])
+        neighbours = depth.new_empty(batch, nodes, *path.neighbours.shape[1:])
         for number in range(nodes):
-            depth[:, number], around[:, number] = path.depth, path.around
-            tables[:, :, number] = path.tables
+            depth[:, number] = path.depth
+            table[:, :, number] = path.table
+            neighbours[:, number] = path.neighbours
             path.add(number, x[:, number], states)
-        return cls(depth.flatten(), tables.flatten(1, 2), around.flatten(0, 1), pad)
+        return cls(depth.flatten(), table.flatten(1, 2), neighbours.flatten(0, 1), pad)
 
     def links(self, x: Tensor) -> Tensor:
         """Hash the edges with which new nodes would join the first R paths.
@@ -199,14 +276,16 @@ class Path:
         Returns:
             Hashes, (R, E) long: of the edge to the parent, then of each closure; 0 for no edge.
         """
-        parent = (self.depth[: len(x)] - x[:, 0]).clamp(min=0)
-        new_node, hashes = x[:, 2], []
-        edges, lengths = DepthFirstCode.edges(x), DepthFirstCode.lengths(x)
-        categories, neighbours = self.tables[CATEGORY].flatten(), self.around.flatten(0, 1)
+        parent = (self.depth[: len(x)] - DepthFirstCode.backtracks(x)).clamp(min=0)
+        new_node = DepthFirstCode.categories(x)
+        categories = self.flat_levels.category
+        hashes = []
+        edges = DepthFirstCode.edges(x)
+        lengths = DepthFirstCode.lengths(x)
         for edge, length in zip(edges.unbind(-1), lengths.unbind(-1), strict=True):
             earlier = self.index(parent + 1 - length)
-            neighbour = edge * CATEGORIES + categories[earlier]
-            around = neighbours[earlier][:, :NEIGHBOURS].sort(-1).values
+            neighbour = packed_neighbour(edge, categories[earlier])
+            around = self.flat_neighbours[earlier][:, :SEEN_NEIGHBOURS].sort(-1).values
             key = new_node + 1
             for value in (neighbour, *around.unbind(-1)):
                 key = hashed(key, value)
@@ -214,20 +293,3 @@ class Path:
             # The next edge sees this one among the neighbours of the new node.
             new_node = torch.where(edge > 0, hashed(new_node, neighbour), new_node)
         return torch.stack(hashes, -1)
-
-
-def level_codes(tables: Tensor) -> Tensor:
-    """Summarise the node at each level of a path in one number, the input of an embedding.
-
-    Args:
-        tables: Entries of `Path.tables`, (6, ...) long.
-
-    Returns:
-        Level codes, (...) long: 0 for no node, else 1 plus the number of the combination of node
-        category, sum of edge weights (below `SUMS`), degree (below `DEGREES`) and whether the
-        node's edge to its parent lies on a ring.
-    """
-    node, category, weight, degree, ring, _ = tables
-    code = category * SUMS + weight.clamp(max=SUMS - 1)
-    code = (code * DEGREES + degree.clamp(max=DEGREES - 1)) * 2 + ring + 1
-    return torch.where(node > 0, code, 0)

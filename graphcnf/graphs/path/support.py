@@ -40,9 +40,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphcnf.errors import UserError
-from graphcnf.graphs.path.depth_first import DepthFirstCode
+from graphcnf.graphs.path.depth_first import DepthFirstCode, Role, Variable
 from graphcnf.graphs.path.node_states import UNKNOWN, NodeStates
-from graphcnf.graphs.path.paths import LEVELS
+from graphcnf.graphs.path.paths import SEEN_LEVELS
 
 ENDLESS = 1000
 """Room of a node that any number of nodes can follow."""
@@ -90,6 +90,16 @@ class UndecidedNodes:
         x, missing = tuple(value[rows] for value in values.pop("x")), values.pop("missing")
         some = {name: value[rows] for name, value in values.items()}
         return UndecidedNodes(**some, x=x, missing=None if missing is None else missing[rows])
+
+    @property
+    def count(self) -> int:
+        """Number of the variables that are decided."""
+        return len(self.x)
+
+    @property
+    def variable(self) -> Variable:
+        """The variable that is decided next."""
+        return Variable.number(self.count)
 
     @property
     def edge(self) -> Tensor:
@@ -159,7 +169,7 @@ class Support(nn.Module):
         self.states, self.limited = states, limited
         self.reach = code.cardinalities[0] - 1
         self.branches = self.reach > 0
-        self.pad = max(LEVELS, *code.longest) + 1
+        self.pad = max(SEEN_LEVELS, *code.longest) + 1
         self.set_tables(**self._attaching())
         self.set_tables(**self._closing())
 
@@ -246,17 +256,17 @@ class Support(nn.Module):
         Returns:
             (M, C) bool; at least one value in each row is possible.
         """
-        k = len(new.x)
-        if k == 0:
-            fits = self._backtracks(new)
-        elif k == 1:
-            fits = self._edges_to_parent(new)
-        elif k == 2:
-            fits = self._categories(new)
-        elif DepthFirstCode.role(k) == "length":
-            fits = self._lengths(new)
-        else:
-            fits = self._closing_edges(new)
+        match new.variable.role:
+            case Role.BACKTRACK:
+                fits = self._backtracks(new)
+            case Role.PARENT_EDGE:
+                fits = self._edges_to_parent(new)
+            case Role.CATEGORY:
+                fits = self._categories(new)
+            case Role.LENGTH:
+                fits = self._lengths(new)
+            case Role.CLOSING_EDGE:
+                fits = self._closing_edges(new)
         # A row without any is looked up only after an impossible value, as when a graph outside of
         # the support is scored. Its probability is 0 already; logits of -inf alone would make it
         # nan.
@@ -346,10 +356,9 @@ class Support(nn.Module):
 
         0, for no closure, is always possible.
         """
-        k = len(new.x)
-        length = torch.arange(self.cardinalities[k], device=new.depth.device)
+        length = torch.arange(self.cardinalities[new.count], device=new.depth.device)
         fits = (self.closures(new, length.expand(len(new.depth), -1)) > 0) & (length >= 2)
-        if k >= DepthFirstCode.COMMON:
+        if new.variable.edge > 1:
             # Lengths increase, and after a length of 0 all are 0.
             previous = new.x[-2][:, None]
             fits = fits & (length > previous) & (previous > 0)
@@ -371,15 +380,15 @@ class Support(nn.Module):
             new: The M new nodes, with the variables that are decided; it stays as it is.
             x: The next variable of each, (M,) long.
         """
-        k, own, left = len(new.x), new.own, new.left
-        role, states = DepthFirstCode.role(k), self.states
-        if role == "node":
+        own, left = new.own, new.left
+        role, states = new.variable.role, self.states
+        if role is Role.CATEGORY:
             column = self.column(new)
             parent = new.state.gather(1, column)[:, 0]
             own = states.after[states.first[x], new.edge, states.category[parent]]
             left = new.others.gather(1, column)[:, 0]
             left = left + self.branches * self.room[states.after[parent, new.edge, x]]
-        elif role == "edge" and k > 1:
+        elif role is Role.CLOSING_EDGE:
             far = self.far(new, new.x[-1][:, None])[:, 0]
             then = states.after[far, x, new.category]
             near = (new.x[-1] <= self.reach) & (x > 0)

@@ -1,0 +1,324 @@
+"""Layers of the network "path": its inputs, its attention biases and its output heads.
+
+The words path, level, label and closure are those of `graphcnf.graphs.path.paths`.
+
+- A *level code* is one number that summarises the node at a level of the path.
+- An *n-gram* is the level codes of the last n levels: a small pattern, such as the end of a chain
+  or of a ring.
+- A *position* of the attention is a node that is to be drawn. Position i holds what is known before
+  node i, and so the variables of node i - 1; position 0 holds no node.
+- The *output head* of a variable is two layers that turn the output of the attention into logits.
+  The hidden channels between them are those of the first layer, plus the embeddings of the
+  variables of the node that are already decided, multiplied by the *gains* of the variable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from graphcnf.categorical.transformer import HIDDEN, ReadOut, zero_init
+from graphcnf.graphs.path.depth_first import COMMON
+from graphcnf.graphs.path.node_states import unpacked_neighbour
+from graphcnf.graphs.path.paths import (
+    SEEN_DEGREES,
+    SEEN_LEVELS,
+    SEEN_NEIGHBOURS,
+    SEEN_SUMS,
+    Levels,
+    hashed,
+)
+from graphcnf.graphs.path.support import UndecidedNodes
+
+NGRAMS = (2, 3, 4, 6)
+"""Lengths of the n-grams that have an embedding."""
+
+
+def level_codes(levels: Levels) -> Tensor:
+    """Summarise nodes at levels of paths in one number each.
+
+    Args:
+        levels: What is known of these nodes.
+
+    Returns:
+        Level codes, long, of the shape of the levels: 0 for no node, else 1 plus the number of the
+        combination of category, sum of edge weights (below `SEEN_SUMS`), degree (below
+        `SEEN_DEGREES`) and whether the edge to the parent lies on a ring.
+    """
+    code = levels.category * SEEN_SUMS + levels.weight.clamp(max=SEEN_SUMS - 1)
+    code = code * SEEN_DEGREES + levels.degree.clamp(max=SEEN_DEGREES - 1)
+    return torch.where(levels.number > 0, code * 2 + levels.on_ring + 1, 0)
+
+
+@dataclass
+class FoldedEmbeddings:
+    """Embeddings of `PathFeatures` that are looked up together, in one table each.
+
+    They are computed anew for every batch, since they are out of date once the network is trained
+    further.
+
+    Attributes:
+        variables: The embeddings of all V variables of a node, one table under the other.
+        offsets: First row of each variable in `variables`, (V,) long.
+        levels: Embedding of every level code.
+    """
+
+    variables: Tensor
+    offsets: Tensor
+    levels: Tensor
+
+
+class PathFeatures(nn.Module):
+    """Inputs of the attention: embeddings of what is known before each node, added up.
+
+    What is known is the node before it, the last `SEEN_LEVELS` levels of the path with their
+    n-grams, the number of the node, and how many nodes are to come.
+
+    Args:
+        cardinalities: Number of values of each variable of a node, V of them.
+        max_nodes: Largest number of nodes of a graph.
+        width: Channels C of a position.
+        level_width: Channels of a level of the path.
+        table_rows: Rows of the embedding of n-grams, for each n of `NGRAMS`. N-grams are hashed;
+            those that hash to the same row share an embedding.
+
+    Attributes:
+        no_node: What stands for the node before the first one, (C,).
+        variables: Embedding of each variable of the node before, V of (cardinality, C).
+        number, to_come: Embeddings of a node's number, and of how many nodes are to come.
+        category_weight, degree_ring, neighbours: Embeddings of the two halves of a level code, and
+            of the neighbours of the node at a level; they add up to the channels of the level.
+        levels: Layer that turns the channels of the last `SEEN_LEVELS` levels into C channels.
+        ngrams, all_ngrams: Hashed embeddings of n-grams, and the layer that turns them into C
+            channels.
+    """
+
+    def __init__(
+        self,
+        cardinalities: Sequence[int],
+        max_nodes: int,
+        width: int,
+        level_width: int,
+        table_rows: int,
+    ):
+        super().__init__()
+        _, labels, categories = cardinalities[:3]
+        self.categories = categories
+        self.no_node = nn.Parameter(0.3 * torch.randn(width))
+        self.variables = nn.ModuleList(nn.Embedding(c, width) for c in cardinalities)
+        self.number = nn.Embedding(max_nodes, width)
+        self.to_come = nn.Embedding(max_nodes + 1, width)
+        self.category_weight = nn.Embedding(categories * SEEN_SUMS, level_width)
+        self.degree_ring = nn.Embedding(SEEN_DEGREES * 2, level_width)
+        # The first row is for no neighbour.
+        pairs = labels * categories
+        self.neighbours = nn.EmbeddingBag(pairs, level_width, mode="sum", padding_idx=0)
+        self.levels = nn.Linear(SEEN_LEVELS * level_width, width)
+        self.ngrams = nn.ModuleList(nn.Embedding(table_rows, 2 * level_width) for _ in NGRAMS)
+        self.all_ngrams = nn.Linear(len(NGRAMS) * 2 * level_width, width)
+        for table in [self.number, self.to_come, *self.variables]:
+            nn.init.normal_(table.get_parameter("weight"), std=0.2)
+
+    def fold(self) -> FoldedEmbeddings:
+        """Return the embeddings that are looked up together, in one table each."""
+        tables: list[Tensor] = [table.get_parameter("weight") for table in self.variables]
+        sizes = torch.tensor([0, *map(len, tables[:-1])], device=self.no_node.device)
+        levels = self.category_weight.weight[:, None] + self.degree_ring.weight
+        # Level code 0, for no node, has the embedding 0.
+        levels = F.pad(levels.flatten(0, 1), (0, 0, 1, 0))
+        return FoldedEmbeddings(torch.cat(tables), sizes.cumsum(0), levels)
+
+    def of_levels(self, codes: Tensor, neighbours: Tensor, folded: FoldedEmbeddings) -> Tensor:
+        """Embed levels of paths.
+
+        Args:
+            codes: Level codes, (R,) long.
+            neighbours: Neighbours of the node at each level, as in `Path.neighbours`, (R, K) long.
+            folded: What `fold` returns.
+
+        Returns:
+            Channels of the levels, (R, level width).
+        """
+        label, category = unpacked_neighbour(neighbours[:, :SEEN_NEIGHBOURS])
+        pairs = label * self.categories + category
+        return F.embedding(codes, folded.levels) + self.neighbours(pairs)
+
+    def of_nodes(self, x: Tensor, folded: FoldedEmbeddings) -> Tensor:
+        """Embed nodes by all their variables.
+
+        Args:
+            x: Variables of the nodes, (R, V) long.
+            folded: What `fold` returns.
+
+        Returns:
+            Sum of the embeddings of the variables, (R, C).
+        """
+        return F.embedding_bag(x + folded.offsets, folded.variables, mode="sum")
+
+    def forward(
+        self, levels: Tensor, codes: Tensor, before: Tensor, number: Tensor, to_come: Tensor
+    ) -> Tensor:
+        """Embed what is known before R nodes, without conditions.
+
+        Args:
+            levels: Channels of the last levels of the paths to them, the deepest level first, as
+                `of_levels` returns them, (R, SEEN_LEVELS, level width).
+            codes: Level codes of these levels, (R, SEEN_LEVELS) long.
+            before: Embeddings of the nodes before them, as `of_nodes` returns them; `no_node`
+                before the first node, (R, C).
+            number: Their numbers in their graphs, (R,) or () long.
+            to_come: How many nodes of the graph are to come, these included, (R,) long.
+
+        Returns:
+            Inputs of the attention, (R, C).
+        """
+        ngrams = self._ngrams(codes)
+        of_path = self.levels(levels.flatten(1)) + self.all_ngrams(ngrams)
+        return of_path + before + self.number(number) + self.to_come(to_come)
+
+    def _ngrams(self, codes: Tensor) -> Tensor:
+        """Return the embeddings of the n-grams of level codes (R, SEEN_LEVELS), side by side."""
+        key = torch.zeros_like(codes[:, 0])
+        found = []
+        tables = dict(zip(NGRAMS, self.ngrams, strict=True))
+        for length, code in enumerate(codes[:, : NGRAMS[-1]].unbind(1), 1):
+            key = hashed(key, code)
+            if length in tables:
+                table = tables[length].get_parameter("weight")
+                found.append(F.embedding(key % len(table), table))
+        return torch.cat(found, -1)
+
+
+class AttentionBiases(nn.Module):
+    """Attention biases: by the distance of two nodes in the node order, and by the path.
+
+    Position i has for position j the bias `by_distance[i - j]`. If the node that position j holds
+    is the k-th last one of the path before node i, `by_level[k]` is added.
+
+    Args:
+        heads: Attention heads H of all blocks together.
+        max_nodes: Largest number of nodes of a graph.
+    """
+
+    def __init__(self, heads: int, max_nodes: int):
+        super().__init__()
+        self.by_distance = nn.Parameter(torch.zeros(heads, max_nodes))
+        self.by_level = nn.Parameter(torch.zeros(heads, SEEN_LEVELS))
+
+    def forward(self, on_path: Tensor) -> Tensor:
+        """Return the biases of all positions of complete graphs.
+
+        Args:
+            on_path: Positions that hold the nodes on the last levels of the path before each node,
+                the deepest level first; 0 for no node, (B, N, SEEN_LEVELS) long.
+
+        Returns:
+            (B, H, N, N), by the position that attends and the position that it attends to. No
+            position attends to later ones.
+        """
+        size = on_path.shape[1]
+        number = torch.arange(size, device=on_path.device)
+        distance = number[:, None] - number
+        by_distance = self.by_distance[:, distance.clamp(min=0)]
+        by_distance = by_distance + torch.where(distance < 0, HIDDEN, 0.0)
+        levels = by_distance.new_zeros(len(on_path), SEEN_LEVELS, size, size)
+        levels.scatter_(3, on_path.transpose(1, 2)[..., None], 1.0)
+        levels[..., 0] = 0  # Position 0 holds no node.
+        return by_distance + (self.by_level @ levels.flatten(2)).unflatten(2, (size, size))
+
+    def of_next(self, on_path: Tensor, number: int) -> Tensor:
+        """Return the biases of one position only, as the attention wants them in drawing.
+
+        Args:
+            on_path: As in `forward`, for this position, (B, SEEN_LEVELS) long.
+            number: Number of the position.
+
+        Returns:
+            (number + 1, B, H), by the position that it attends to.
+        """
+        # The level of the node that each position holds; `SEEN_LEVELS` if it is not on the path.
+        level = on_path.new_full((number + 1, len(on_path)), SEEN_LEVELS)
+        last = torch.arange(SEEN_LEVELS, device=on_path.device)[:, None]
+        level.scatter_(0, on_path.t(), last.expand(-1, len(on_path)))
+        level[0] = SEEN_LEVELS
+        by_level = F.pad(self.by_level.t(), (0, 0, 0, 1))
+        by_distance = self.by_distance[:, : number + 1].flip(1).t()[:, None]
+        return F.embedding(level, by_level) + by_distance
+
+
+@dataclass
+class NewNodes:
+    """Hidden state of M new nodes while their variables are decided one after the other.
+
+    Attributes:
+        attended: Output of the attention, (M, C).
+        common: First layer of the heads of the first `COMMON` variables, which every node has, by
+            one matrix product, (M, COMMON * H). None once only some of the nodes have further
+            variables: their heads are then evaluated one by one.
+        decided: Sum of the embeddings of the variables so far, (M, H); None before the first one.
+        undecided: Their variables so far, and what `Support` needs to tell which values are
+            possible.
+    """
+
+    attended: Tensor
+    common: Tensor | None
+    decided: Tensor | None
+    undecided: UndecidedNodes
+
+    def __getitem__(self, rows: Tensor) -> NewNodes:
+        """Return the hidden state of K of the M nodes; `rows` are their indices, (K,) long."""
+        common = None if self.common is None else self.common[rows]
+        decided = None if self.decided is None else self.decided[rows]
+        return NewNodes(self.attended[rows], common, decided, self.undecided[rows])
+
+
+class NodeHeads(nn.Module):
+    """Output heads of the V variables of a node.
+
+    Args:
+        cardinalities: Number of values of each variable, V of them.
+        width: Channels C of the attention.
+        hidden: Channels H between the two layers of a head.
+
+    Attributes:
+        first, last: The layers of each head.
+        decided: Embedding of each variable but the last one, V - 1 of (cardinality, H).
+        gains: Gains of each variable, (V, H).
+    """
+
+    def __init__(self, cardinalities: Sequence[int], width: int, hidden: int):
+        super().__init__()
+        self.hidden = hidden
+        self.first = nn.ModuleList(nn.Linear(width, hidden) for _ in cardinalities)
+        self.decided = nn.ModuleList(nn.Embedding(c, hidden) for c in cardinalities[:-1])
+        self.gains = nn.Parameter(torch.ones(len(cardinalities), hidden))
+        self.last = nn.ModuleList(zero_init(ReadOut(hidden, c)) for c in cardinalities)
+
+    def fold(self) -> tuple[Tensor, Tensor]:
+        """Return weights (COMMON * H, C) and biases (COMMON * H,) of the common first layers.
+
+        Like `PathFeatures.fold`, they are computed anew for every batch.
+        """
+        weights: list[Tensor] = [layer.get_parameter("weight") for layer in self.first[:COMMON]]
+        biases: list[Tensor] = [layer.get_parameter("bias") for layer in self.first[:COMMON]]
+        return torch.cat(weights), torch.cat(biases)
+
+    def logits(self, nodes: NewNodes) -> Tensor:
+        """Return logits (M, C) of the next variable, also of values that are impossible."""
+        k = nodes.undecided.count
+        if nodes.common is not None and k < COMMON:
+            channels = nodes.common[:, k * self.hidden : (k + 1) * self.hidden]
+        else:
+            channels = self.first[k](nodes.attended)
+        if nodes.decided is not None:
+            channels = channels + self.gains[k] * nodes.decided
+        return self.last[k](F.relu(channels))
+
+    def decide(self, nodes: NewNodes, x: Tensor) -> Tensor:
+        """Return the sum (M, H) of the embeddings of the variables, x (M,) long among them."""
+        embedded = self.decided[nodes.undecided.count](x)
+        return embedded if nodes.decided is None else embedded + nodes.decided
