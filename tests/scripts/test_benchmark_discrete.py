@@ -42,7 +42,7 @@ def test_table_of_texts(surroundings, bench, monkeypatch):
     monkeypatch.setattr(discrete, "_chunks", lambda: ["01" * 8, "10" * 8] * 150)
     monkeypatch.setattr(discrete, "LENGTH", 16)
     monkeypatch.setattr(discrete, "HIDDEN", 16)
-    bench("english_text", "--minutes", 0.03, "--out", "x.json")
+    bench("english_text", "--minutes", 0.02, "--out", "x.json")
     rows = json.loads((surroundings / "x.json").read_text())
     assert [row["model"] for row in rows] == ["n-grams", "LSTM", "CategoricalModel"]
     for row in rows:

@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,11 +33,16 @@ def test_frechet_distance_of_normal_distributions():
     assert frechet_distance(a @ turn, b @ turn) == pytest.approx(frechet_distance(a, b))
 
 
+def thinned(data, step):
+    """The same images, but a part of each part."""
+    return replace(data, parts={name: rows[::step] for name, rows in data.parts.items()})
+
+
 def test_features_tell_digits_and_find_what_is_none(monkeypatch):
     monkeypatch.setattr(images, "EPOCHS", 1)
-    data = load_images()
+    data = thinned(load_images(), 2)
     features, accuracy = learn_features(data)
-    assert accuracy > 0.8
+    assert accuracy > 0.7
     test = features(data.part("test"))
     real = features(data.part("validation"))
     upside_down = features(data.part("validation").flip(2))
@@ -55,6 +61,8 @@ def test_models_are_trained_once_and_put_side_by_side(
 ):
     pillow = pytest.importorskip("PIL.Image")
     monkeypatch.setattr(images, "learn_features", lambda data: (means_of_squares, 1.0))
+    whole = images.images_of_model
+    monkeypatch.setattr(images, "images_of_model", lambda *given: thinned(whole(*given), 6))
     for kind in ("vae", "gan"):
         (surroundings / f"{kind}.toml").write_text(PRESET.format(kind))
     common = ["--minutes", 0.01, "-n", 70, "--folder", "runs"]

@@ -87,18 +87,6 @@ def test_errors_come_after_what_is_before_them(two):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
-def test_a_killed_worker_costs_nothing_but_time(two):
-    before, found = pids(two), []
-    with ordered_map(work.slow_first, range(60), workers=two) as results:
-        for value, _ in results:
-            if value == 25:
-                os.kill(before[0], signal.SIGKILL)
-            found.append(value)
-    assert found == [k * k for k in range(60)]
-    two.client.wait_for_workers(2, timeout=60)
-
-
-@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_work_that_kills_its_workers_is_given_up(two, local, monkeypatch):
     monkeypatch.setattr(local.scheduler, "allowed_failures", 0)
     with (

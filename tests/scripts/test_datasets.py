@@ -15,7 +15,8 @@ def test_list(run):
     }  # fmt: skip
 
 
-def test_prepare_builds_the_cache(run, small_zinc, tmp_path):
+def test_prepare_builds_the_cache(run, small_zinc, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRAPHCNF_CACHE", str(tmp_path / "cache"))
     out, err = run("datasets", "prepare", "zinc250k")
     assert out == "" and "400 molecules are ready" in err
     assert list((tmp_path / "cache").glob("zinc250k-*.npz"))

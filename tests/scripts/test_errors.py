@@ -1,5 +1,6 @@
 """Bad input: one clear line, exit code 1 (failed) or 2 (usage), no traceback, no output."""
 
+import io
 import os
 import signal
 import subprocess
@@ -186,16 +187,19 @@ def test_ctrl_c_is_heard_during_a_substructure_search():
     assert (process.returncode, out) == (130, "")
 
 
-def test_terminals_that_know_ascii_alone(tmp_path):
-    (tmp_path / "Mol\u00e9cules.smi").write_text("C1CC\nCCO\n")
-    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
+def test_terminals_that_know_ascii_alone(surroundings, monkeypatch):
+    from graphcnf.scripts.cli import main
+
     name = "Mol\u00e9cules.smi"
-    command = [sys.executable, "-m", "graphcnf", "evaluate", name, "--reference", name]
-    done = subprocess.run(
-        [*command, "Mol\u00e9cules.smi"],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert "UnicodeEncodeError" not in done.stderr and "Mol\\xe9cules" in done.stdout + done.stderr
+    (surroundings / name).write_text("C1CC\nCCO\n")
+    for arguments, code in (([name], 0), ([name, name], 2)):
+        streams = {n: io.TextIOWrapper(io.BytesIO(), "ascii") for n in ("stdout", "stderr")}
+        with monkeypatch.context() as patch, pytest.raises(SystemExit) as caught:
+            for stream, terminal in streams.items():
+                patch.setattr(sys, stream, terminal)
+            main(["evaluate", *arguments, "--reference", "none"])
+        assert caught.value.code == code
+        for stream in streams.values():
+            stream.flush()
+        told = {stream: file.buffer.getvalue() for stream, file in streams.items()}
+        assert b"Mol\\xe9cules" in told["stderr" if code else "stdout"]

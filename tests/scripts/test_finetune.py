@@ -41,8 +41,8 @@ def assert_same_weights(folder, other):
 
 def test_a_run_reports_and_its_model_knows_what_is_new(run, mine, model_folder):
     out, err = run(
-        "finetune", mine, "--weights", model_folder, "--out", "run", "--steps", 12, "-n", 16,
-        "--set", "eval_steps=4", "--smarts", "c1ccccc1", "--property", "logp",
+        "finetune", mine, "--weights", model_folder, "--out", "run", "--steps", 6, "-n", 16,
+        "--set", "eval_steps=3", "--smarts", "c1ccccc1", "--property", "logp",
         "--property", "qed>=0.5", "--json",
     )  # fmt: skip
     figures = json.loads(out)

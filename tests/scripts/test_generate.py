@@ -139,7 +139,7 @@ def test_flat_coordinates_do_not_depend_on_what_was_drawn_before():
 def test_gives_up_and_leaves_the_old_file(refused, model_folder, monkeypatch, surroundings):
     monkeypatch.setattr(sample, "PATIENCE", 200)
     (surroundings / "x.smi").write_text("old\n")
-    tail = ["--size", 1, "--out", "x.smi", "--model", model_folder, "--force"]
+    tail = ["--size", 1, "--out", "x.smi", "--model", model_folder, "--force", "--workers", 1]
     err = refused("generate", "-n", 500, *tail)
     assert "molecules found and no further one in 200 tries" in err and "-n" in err
     assert (surroundings / "x.smi").read_text() == "old\n"

@@ -84,14 +84,14 @@ def test_merged_shards_are_the_file_of_one_command(run, generate, suffix, option
     options, names = ("--first", 90, *options), []
     for k in (3, 1, 2):
         names.append(f"part{k}.{suffix}")
-        generate("-n", 900, "--shard", f"{k}/3", *options, "--out", names[-1])
+        generate("-n", 600, "--shard", f"{k}/3", *options, "--out", names[-1])
     figures = json.loads(run("merge", *names, "--out", f"x.{suffix}", "--json")[1])
     # Where repeats are left out, one command that writes as many molecules is the same.
-    number = 900 if "--all" in options else figures["written"]
+    number = 600 if "--all" in options else figures["written"]
     generate("-n", number, *options, "--out", f"whole.{suffix}")
     assert Path(f"x.{suffix}").read_bytes() == Path(f"whole.{suffix}").read_bytes()
-    assert figures["sampled"] == 900 and (figures["shards"], figures["of"]) == (3, 3)
-    assert figures["written"] == (900 if "--all" in options else figures["distinct"])
+    assert figures["sampled"] == 600 and (figures["shards"], figures["of"]) == (3, 3)
+    assert figures["written"] == (600 if "--all" in options else figures["distinct"])
     assert not [name for name in os.listdir() if name.startswith(".")]
 
 
@@ -107,7 +107,7 @@ def test_unique_keeps_the_first_of_each(run, generate):
 
 
 def test_all_shards_in_a_folder(run, generate):
-    options = ("-n", 900, "--seed", 5, "--all")
+    options = ("-n", 600, "--seed", 5, "--all")
     err = generate(*options, "--shard", "all/3", "--out", "parts/some.csv.gz")[1]
     names = [f"parts/some-{k}.csv.gz" for k in (1, 2, 3)]
     assert len(err.splitlines()) == 3
