@@ -227,6 +227,19 @@ def test_modules_import_nothing_heavy(modules, heavy):
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.parametrize("module", ["molecules.molecule_flow", "sampling.sample"])
+def test_drawing_molecules_loads_torch_and_rdkit_alone(module):
+    unwanted = {"pandas", "scipy", "networkx", "torch_geometric", "matplotlib", "typer"}
+    code = (
+        "import sys, torch, rdkit.Chem\n"
+        "before = set(sys.modules)\n"  # Some versions of torch load networkx.
+        f"import graphcnf.{module}\n"
+        f"sys.exit(', '.join({unwanted} & set(sys.modules) - before) or 0)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
 def test_version_is_the_same_everywhere():
     import graphcnf
 

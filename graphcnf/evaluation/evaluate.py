@@ -54,7 +54,7 @@ from graphcnf.molecules.codec import UnparsableSmiles, find_dropped, list_molecu
 from graphcnf.molecules.hashing import contains, hash_each
 from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.molecules.standardize import charge_states
-from graphcnf.molecules.validity import evaluate_records
+from graphcnf.molecules.validity import evaluate_records, records_table
 from graphcnf.molecules.vocabulary import MoleculeVocabulary, codec_problem
 from graphcnf.sampling.sample import first_blocks, sampling_processes
 from graphcnf.stereo.marks import count_marks, mark_figures
@@ -542,11 +542,10 @@ def draw_part(
     """
     flow, marked = MoleculeFlow(model), drawn.stereo and seed == drawn.seeds[0]
     how: dict[str, Any] = {"temperature": drawn.temperature, "stereo": marked}
-    _, frame = flow.draw_block(records, seed=seed, **how)
-    isomers = frame.pop("isomer")[frame["strict"]]
-    summary = summarize(frame, wanted)
+    _, rows = flow.draw_block(records, seed=seed, **how)
+    summary = summarize(records_table(rows), wanted)
     if marked and flow.stereo is not None:
-        summary.add_marks(isomers)
+        summary.add_marks([row["isomer"] for row in rows if row["strict"]])
     return summary
 
 

@@ -423,8 +423,8 @@ def passing(
     Args:
         n: Number of molecules, at least 1.
         filters: The filters.
-        draw: Function that draws a range of records; it returns their graphs and a table with the
-            columns `strict`, `smiles` and `isomer`, as `MoleculeFlow.draw_block` does.
+        draw: Function that draws a range of records; it returns their graphs and for each a
+            dict with `strict`, `smiles` and `isomer`, as `MoleculeFlow.draw_block` does.
 
     Returns:
         The graphs of the molecules, and their SMILES, with stereo marks where `draw` draws them.
@@ -436,11 +436,10 @@ def passing(
 
     def tries() -> Iterator[list[tuple[int, tuple[Graph, str]]]]:
         for block in blocks(0):
-            drawn, frame = draw(block)
-            rows = frame[["strict", "smiles", "isomer"]].itertuples(name=None)
-            for k, strict, plain, isomer in rows:
-                if strict and funnel.passes(Chem.MolFromSmiles(plain)):
-                    yield [(protonation_hash(plain), (drawn.graph(k), isomer))]
+            drawn, rows = draw(block)
+            for k, row in enumerate(rows):
+                if row["strict"] and funnel.passes(Chem.MolFromSmiles(row["smiles"])):
+                    yield [(protonation_hash(row["smiles"]), (drawn.graph(k), row["isomer"]))]
                 else:
                     yield []
 

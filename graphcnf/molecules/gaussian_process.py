@@ -16,7 +16,6 @@ import numpy as np
 from rdkit import Chem
 from rdkit.Chem import rdMolDescriptors
 from rdkit.Chem.rdFingerprintGenerator import GetAtomPairGenerator, GetMorganGenerator
-from scipy.linalg import cho_factor, cho_solve, solve_triangular
 
 from graphcnf.molecules.properties import similarities
 
@@ -114,6 +113,8 @@ class GaussianProcess:
             Expected values, and their standard deviations without that of the noise of
             measurements, (M,) float64 each, in the unit of the values.
         """
+        from scipy.linalg import solve_triangular
+
         cross = self._cross(smiles)
         solved = solve_triangular(self._factor, cross.T, lower=True, check_finite=False)
         deviation = np.sqrt(np.maximum(1 - (solved**2).sum(0), 1e-9) * self._variance)
@@ -180,6 +181,8 @@ def _fit(kernels, y, weights, noise):
         dual coefficients (N,), so that the mean of a proposal is their product with its kernel; and
         the maximum-likelihood variance that the kernel is multiplied with.
     """
+    from scipy.linalg import cho_factor, cho_solve
+
     matrix = _mixed(kernels, weights).astype(np.float64) + noise * np.eye(len(y))
     factor = cho_factor(matrix, lower=True, check_finite=False)
     dual = cho_solve(factor, y, check_finite=False)

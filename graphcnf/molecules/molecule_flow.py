@@ -11,10 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
 from rdkit import Chem
 
@@ -25,9 +24,12 @@ from graphcnf.graphs.in_batches import log_prob_in_batches, sample_records
 from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.limits import CANDIDATES, MOST_CANDIDATES, check_integer, check_range
 from graphcnf.molecules import codec
-from graphcnf.molecules.validity import CONVENTIONS, evaluate_records, strict_smiles
+from graphcnf.molecules.validity import CONVENTIONS, checked_records, strict_smiles
 from graphcnf.molecules.vocabulary import MoleculeVocabulary, codec_problem
 from graphcnf.torch_state import default_type
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCORED_TOGETHER = 128
 """Graphs that are scored at a time."""
@@ -73,6 +75,8 @@ class MoleculeSample(Sequence):
         Its columns are `record` (the number in this sample, from 0), `smiles` (None if invalid) and
         `valid`.
         """
+        import pandas as pd
+
         valid = [s is not None for s in self.smiles]
         return pd.DataFrame({"record": range(len(self)), "smiles": self.smiles, "valid": valid})
 
@@ -235,9 +239,8 @@ class MoleculeFlow:
             from graphcnf.molecules.filters import passing
 
             return MoleculeSample(*passing(n, filters, draw))
-        graphs, frame = draw(range(n))
-        pairs = zip(frame["isomer"], frame["strict"], strict=True)
-        return MoleculeSample(graphs, [smiles if valid else None for smiles, valid in pairs])
+        graphs, rows = draw(range(n))
+        return MoleculeSample(graphs, [row["isomer"] if row["strict"] else None for row in rows])
 
     def draw_block(
         self,
@@ -250,7 +253,7 @@ class MoleculeFlow:
         best_of: int = 1,
         conventions: Sequence[str] = CONVENTIONS,
         stereo: bool = False,
-    ) -> tuple[PackedGraphs, pd.DataFrame]:
+    ) -> tuple[PackedGraphs, list[dict[str, Any]]]:
         """Draw records, each a function of the model, the seed and its number.
 
         Args:
@@ -266,8 +269,8 @@ class MoleculeFlow:
             stereo: True to draw the stereo marks of valid molecules, if the model has `stereo`.
 
         Returns:
-            The graphs, and the table that `evaluate_records` returns for them, with the additional
-            column `isomer`: the SMILES with drawn stereo marks.
+            The graphs, and for each the row that `checked_records` yields, with `isomer` in
+            addition: the SMILES with drawn stereo marks.
         """
         model, first = self.model, records.start
         graphs = sample_records(
@@ -283,14 +286,15 @@ class MoleculeFlow:
 
             smiles = strict_smiles(graphs, self.vocabulary)
             graphs = graphs.subset(nearest(smiles, targets, model, best_of))
-        options: dict[str, Any] = {"first": first, "conventions": conventions, "keep": True}
-        frame = evaluate_records(graphs, self.vocabulary, **options)
-        smiles, molecules = list(frame["smiles"]), frame.pop("mol")
+        options: dict[str, Any] = {"first": first, "conventions": conventions}
+        checked = list(checked_records(graphs, self.vocabulary, **options))
+        rows, molecules = [row for row, _ in checked], [molecule for _, molecule in checked]
+        smiles = [row["smiles"] for row in rows]
         if stereo and self.stereo is not None:
             draw = {"seed": seed, "first": first, "temperature": temperature}
             with one_thread(model.device):
                 smiles = self.stereo.marked(smiles, molecules, **draw)
-        return graphs, frame.assign(isomer=pd.Series(smiles, dtype=object))
+        return graphs, [{**row, "isomer": one} for row, one in zip(rows, smiles, strict=True)]
 
     @default_type()
     def grow(

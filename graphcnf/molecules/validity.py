@@ -17,10 +17,10 @@ so, and *stereo* is the marks `@` and `/` of a molecule, which are dropped.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from rdkit import Chem
 
 from graphcnf.graphs.batch import PackedGraphs
@@ -32,6 +32,9 @@ from graphcnf.molecules.codec import (
     without_stereo,
 )
 from graphcnf.molecules.vocabulary import AtomCategory, MoleculeVocabulary
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CONVENTIONS = ("strict", "largest_fragment", "valence_only", "repaired")
 """Conventions of validity, in the order of tables."""
@@ -161,6 +164,10 @@ def repaired(mol: Chem.Mol) -> str | None:
                 mol.RemoveBond(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx())
 
 
+_FURTHER = {"valence_only": valence_only, "repaired": repaired}
+"""Functions that give the SMILES of a molecule if it is valid under the other conventions."""
+
+
 def as_written(sample: Chem.Mol | str | None) -> Chem.Mol | None:
     """Read a SMILES without sanitizing the molecule.
 
@@ -178,28 +185,26 @@ def as_written(sample: Chem.Mol | str | None) -> Chem.Mol | None:
     return None
 
 
-def evaluate_records(
+def checked_records(
     samples: PackedGraphs | Iterable[Chem.Mol | str | None],
     vocabulary: MoleculeVocabulary | None = None,
     *,
     first: int = 0,
     conventions: Sequence[str] = CONVENTIONS,
-    keep: bool = False,
-) -> pd.DataFrame:
-    """Evaluate the validity of samples; return a table with one row per sample.
+) -> Iterator[tuple[dict[str, Any], Chem.Mol | None]]:
+    """Evaluate the validity of samples, one by one.
 
     Args:
         samples: Packed graphs, molecules (sanitized or not; None counts as invalid) or SMILES.
         vocabulary: Vocabulary of packed graphs.
         first: Record number of the first sample.
         conventions: `CONVENTIONS` to evaluate, beside strict and largest_fragment.
-        keep: True to add a column `mol` with the sanitized molecule if it is valid, or None.
 
-    Returns:
-        The columns `record`; `smiles` (canonical without stereo if valid, else unsanitized, None if
-        RDKit cannot write it); `strict` (bool); `largest_fragment` (its SMILES if valid, or None);
-        `atoms`; `kept` (share of atoms in the largest fragment); and for each further convention a
-        column of SMILES or None.
+    Yields:
+        For each sample the sanitized molecule, None if it is not valid, after a row with `record`;
+        `smiles` (canonical without stereo if valid, else unsanitized, None if RDKit cannot write
+        it); `strict` (bool); `largest_fragment` (its SMILES if valid, or None); `atoms`; `kept`
+        (share of atoms in the largest fragment); and for each further convention SMILES or None.
     """
     bare = False
     if isinstance(samples, PackedGraphs):
@@ -207,9 +212,7 @@ def evaluate_records(
         bare = all(category.symbol != "H" for category in vocabulary.atoms)
         graphs = map(samples.graph, range(len(samples)))
         samples = (graph_to_molecule(*graph, vocabulary) for graph in graphs)
-    further = {"valence_only": valence_only, "repaired": repaired}
-    extra = [c for c in further if c in conventions]
-    rows, kept_molecules = [], []
+    further = {c: check for c, check in _FURTHER.items() if c in conventions}
     for record, given in enumerate(map(as_written, samples), first):
         mol = Chem.Mol() if given is None else given
         largest = _largest(mol)
@@ -217,16 +220,36 @@ def evaluate_records(
         fragment, kept = _written(sanitized), largest.GetNumAtoms() / max(mol.GetNumAtoms(), 1)
         # A connected molecule equals its largest fragment, which is sanitized already.
         valid = fragment is not None and kept == 1
-        kept_molecules.append(sanitized if valid else None)
-        smiles = fragment if valid else unsanitized_smiles(mol)
-        others = [fragment if valid else further[c](mol) for c in extra]
-        rows.append((record, smiles, valid, fragment, mol.GetNumAtoms(), kept, *others))
-    columns = ["record", "smiles", "strict", "largest_fragment", "atoms", "kept", *extra]
-    frame = pd.DataFrame(rows, columns=columns)
-    texts = ["smiles", "largest_fragment", *extra]
+        row = {
+            "record": record,
+            "smiles": fragment if valid else unsanitized_smiles(mol),
+            "strict": valid,
+            "largest_fragment": fragment,
+            "atoms": mol.GetNumAtoms(),
+            "kept": kept,
+            **{c: fragment if valid else check(mol) for c, check in further.items()},
+        }
+        yield row, sanitized if valid else None
+
+
+def evaluate_records(
+    samples: PackedGraphs | Iterable[Chem.Mol | str | None],
+    vocabulary: MoleculeVocabulary | None = None,
+    *,
+    first: int = 0,
+) -> pd.DataFrame:
+    """Evaluate the validity of samples; return the table of `checked_records`, a row per sample."""
+    return records_table(row for row, _ in checked_records(samples, vocabulary, first=first))
+
+
+def records_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return the table of the rows that `checked_records` yields with all conventions."""
+    import pandas as pd
+
+    texts = ["smiles", "largest_fragment", *_FURTHER]
+    columns = ["record", "smiles", "strict", "largest_fragment", "atoms", "kept", *_FURTHER]
+    frame = pd.DataFrame(list(rows), columns=columns)
     frame[texts] = frame[texts].astype(object).where(frame[texts].notna(), None)
-    if keep:
-        frame["mol"] = pd.Series(kept_molecules, dtype=object)
     return frame.astype({"strict": bool, "atoms": "int64", "kept": float, "record": "int64"})
 
 

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
-import pandas as pd
 from rdkit import Chem
 
 from graphcnf.compute.cpu import environment
@@ -458,7 +457,7 @@ def block_records(model: GraphModel, recipe: Recipe, block: range) -> list[Recor
         The records in the order of their numbers, with the text of those that may be written:
         whether a molecule is new in the sample is not known here.
     """
-    graphs, frame = MoleculeFlow(model).draw_block(
+    graphs, rows = MoleculeFlow(model).draw_block(
         block,
         seed=recipe.seed,
         temperature=recipe.temperature,
@@ -469,9 +468,10 @@ def block_records(model: GraphModel, recipe: Recipe, block: range) -> list[Recor
         stereo=bool(recipe.stereo),
     )
     if "log_likelihood" in recipe.columns:
-        frame["log_likelihood"] = molecule_log_likelihoods(
-            model, graphs, block, frame, recipe.seed, recipe.targets
-        )
+        strict = np.array([row["strict"] for row in rows])
+        nats = molecule_log_likelihoods(model, graphs, block, strict, recipe.seed, recipe.targets)
+        for row, value in zip(rows, nats, strict=True):
+            row["log_likelihood"] = value
     write, records = WRITERS[recipe.kind], []
     names = [table["name"] for table in model.conditions]
     predictors = surrogates_of(model) if recipe.targets else {}
@@ -481,7 +481,7 @@ def block_records(model: GraphModel, recipe: Recipe, block: range) -> list[Recor
         if value is not None and (name in predictors or name in PROPERTIES)
     }
     chemistry = bool(recipe.properties or recipe.filters or asked)
-    for row in frame.to_dict("records"):
+    for row in rows:
         mol = Chem.MolFromSmiles(row["smiles"]) if chemistry and row["strict"] else None
         refusal = "" if mol is None else recipe.filters.refusal(mol)
         hash_, text, reached = None, "", {}
@@ -501,7 +501,7 @@ def molecule_log_likelihoods(
     model: GraphModel,
     graphs: PackedGraphs,
     block: range,
-    frame: pd.DataFrame,
+    strict: np.ndarray,
     seed: int,
     targets: Sequence[float | None] | None = None,
 ) -> np.ndarray:
@@ -518,7 +518,7 @@ def molecule_log_likelihoods(
         model: Model of the graphs.
         graphs: The M graphs of the block.
         block: Numbers of the records.
-        frame: Table of the records, of which the column `strict` is used.
+        strict: Whether each record is a valid molecule, (M,) bool.
         seed: Seed of the noise.
         targets: Conditions of the model; None for none.
 
@@ -533,7 +533,7 @@ def molecule_log_likelihoods(
             noise_seed=seed,
             noise_records=np.asarray(block),
         )
-    known = frame["strict"].to_numpy() | model.ordered
+    known = strict | model.ordered
     if not model.ordered:
         # Imports networkx, which would delay the first molecule of ordered models.
         from graphcnf.graphs.isomorphism import labelling_bits

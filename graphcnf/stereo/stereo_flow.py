@@ -18,10 +18,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import cache, partial
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-import pandas as pd
 import torch
 from rdkit import Chem
 from torch import Tensor, nn
@@ -47,6 +46,9 @@ from graphcnf.stereo.marks import (
     split_stereo,
 )
 from graphcnf.torch_state import evaluated
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CATEGORIES = 3
 """Categories of a stereo element: no mark, and the two parities."""
@@ -705,6 +707,8 @@ class StereoFlow(Pretrained, nn.Module):
             MoleculeNotRepresentable: RDKit cannot read the molecule, or its marks contradict each
                 other.
         """
+        import pandas as pd
+
         with quiet():
             if isinstance(molecule, str):
                 dropped_marks(molecule)

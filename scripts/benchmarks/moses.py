@@ -27,7 +27,7 @@ from graphcnf.evaluation.summary import share, summarize
 from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.molecules.hashing import contains, hash_each
 from graphcnf.molecules.molecule_flow import MoleculeFlow
-from graphcnf.molecules.validity import evaluate_records
+from graphcnf.molecules.validity import evaluate_records, records_table
 from graphcnf.sampling.sample import first_blocks
 from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import Temperature, load_model, option
@@ -185,8 +185,8 @@ def raw_samples(
     for name, model in models.items():
         say(f"{name}: drawing {count:,} graphs")
         draw = partial(MoleculeFlow(model).draw_block, seed=seed, temperature=temperature)
-        frames = [draw(block)[1] for block in first_blocks(count)]
-        sets[name] = pd.concat(frames, ignore_index=True)
+        blocks = first_blocks(count)
+        sets[name] = records_table(row for block in blocks for row in draw(block)[1])
     return sets
 
 
