@@ -238,8 +238,9 @@ def _generate(task: dict[str, Any]) -> PackedGraphs:
     """Generate the graphs of one chunk, in a worker process.
 
     Args:
-        task: As for `_colored`; and "seed" and "chunk", which determine the graphs, and "count",
-            their number.
+        task: "seed" and "chunk", which determine the graphs; "count", their number; "colors",
+            "nodes"
+            and "edges", as `_colored` takes them.
     """
     chance = np.random.default_rng((task["seed"], task["chunk"]))
     order = random.Random(int(chance.integers(1 << 62)))

@@ -179,10 +179,12 @@ def paths_of(value: Any, role: Role) -> list[Path]:
 
     Args:
         value: Value of the parameter: a path, a text, a list of these, or None.
-        role: Role of the parameter; with `FILE` also what stands between two colons counts.
+        role: Role of the parameter. With `FILE`, the part of a text between two colons counts as
+            well,
+            as in surrogate:FILE:NAME.
 
     Returns:
-        Each distinct path as it is, then with ~ expanded.
+        The distinct paths; those that begin with ~ also with the home folder in its place.
     """
     if value is None:
         return []

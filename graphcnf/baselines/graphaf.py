@@ -364,15 +364,18 @@ class GraphAFModel(StochasticModel):
     def _all_rows(
         self, batch: GraphBatch, noise: Noise | None
     ) -> tuple[Latents, dict[str, Bound], Tensor]:
-        """Compute the terms of all nodes and edges.
+        """Compute the latents and the terms of the bound of all nodes and edges.
 
         Args:
             batch: Graphs in any numbering.
             noise: Tape of the random numbers of the encodings.
 
         Returns:
-            Latents and terms of the bound, as `_run` returns them; and the numbers of the nodes in
-            the breadth-first order in which the latents are, (B, N) long.
+            The latents `{"nodes": (B, N, M), "edges": (B, N, window, R + 1)}`, nodes in a
+            breadth-first
+            order; the terms `{"nodes": Bound, "edges": Bound}`, (B,) nats; and the numbers of the
+            nodes in
+            that order, (B, N) long.
         """
         order = breadth_first_order(batch)
         rows = torch.arange(order.shape[1], device=order.device).expand_as(order)

@@ -35,7 +35,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.baselines.junction_tree import ClusterVocabulary, PartialGraph, neighbours_of, rebuild
+from graphcnf.baselines.junction_tree import (
+    ClusterVocabulary,
+    PartialGraph,
+    Site,
+    neighbours_of,
+    rebuild,
+)
 from graphcnf.baselines.rvae import Gaussian, GraphEncoder, GraphVAE
 from graphcnf.categorical.categorical_flow import Bound
 from graphcnf.flows.base import Generators
@@ -124,14 +130,34 @@ class TreeBatch:
         self.turns = _long(turns, device, 3)
 
 
+class Choice(NamedTuple):
+    """A choice between attachments of a child to its parent.
+
+    Attributes:
+        graph: Number of the graph.
+        child: Row of the child in a batch of messages.
+        parent: Label of the parent.
+        label: Label of the child.
+        options: The possible attachments, pairs (site of the parent, site of the child).
+        chosen: Index of the chosen option.
+        shared: Nodes of the parent that other clusters share: pairs of the node and (label, node)
+            of the other cluster.
+    """
+
+    graph: int
+    child: int
+    parent: int
+    label: int
+    options: list[tuple[Site, Site]]
+    chosen: int
+    shared: list[tuple[int, tuple[int, int]]]
+
+
 class Sites:
     """Batch of E choices between attachments, with O options in all.
 
     Args:
-        choices: For each choice a tuple of seven: number of the graph, row of the child in a batch
-            of messages, label of the parent, label of the child, the options (pairs of a site of
-            the parent and a site of the child), the index of the chosen option, and the nodes of
-            the parent that other clusters share, pairs as in `PartialGraph.attached`.
+        choices: The choices.
         device: Device of the tensors.
 
     Attributes:
@@ -146,7 +172,7 @@ class Sites:
             nodes of the child. A site of one node has it twice.
     """
 
-    def __init__(self, choices: Sequence[tuple[Any, ...]], device: torch.device):
+    def __init__(self, choices: Sequence[Choice], device: torch.device):
         rows, shared = [], []
         option: list[tuple[int, ...]] = []
         for number, (graph, child, parent, label, options, chosen, attached) in enumerate(choices):
@@ -519,7 +545,7 @@ class TreeDecoder:
                     break
             if b in grown and len(options) > 1:
                 attached = graph.attached[parent]
-                several.append((b, row, graph.labels[parent], label, options, 0, attached))
+                several.append(Choice(b, row, graph.labels[parent], label, options, 0, attached))
         sites, attachments = Sites(several, down.device), self.model.attachments
         features = attachments.features(sites, down)
         best = attachments.log_probs(features, sites, self.z_graph[sites.graph]).argmax(1)
@@ -686,7 +712,7 @@ class JunctionTreeVAE(GraphVAE):
             for child, choice in enumerate(built.choices, 1):
                 if len(choice[0]) > 1:
                     above = built.labels[built.parents[child]]
-                    rows.append((graph, first + child, above, built.labels[child], *choice))
+                    rows.append(Choice(graph, first + child, above, built.labels[child], *choice))
             first += len(built.labels)
         sites = Sites(rows, x.device)
         features = self.attachments.features(sites, down)

@@ -296,14 +296,15 @@ class MoleculeFragment:
 
 
 def _bonding(atom: Chem.Atom) -> tuple[int, int]:
-    """Return what does not change about an atom if new atoms replace its hydrogens.
+    """Return numbers of an atom that stay the same if new atoms replace its hydrogens.
 
     Args:
         atom: The atom.
 
     Returns:
         The formal charge; and the number of neighbours, hydrogens among them, of an aromatic atom,
-        or the valence of another one.
+        or
+        the valence of another one.
     """
     own = atom.GetTotalDegree() if atom.GetIsAromatic() else atom.GetTotalValence()
     return atom.GetFormalCharge(), own

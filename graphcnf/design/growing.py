@@ -521,16 +521,17 @@ def log_threshold(log_weights: np.ndarray, count: float) -> float:
 
 
 def size_tilt(log_weights: np.ndarray, atoms: np.ndarray, count: float, mean: float) -> float:
-    """Return b for which molecules accepted by weight * exp(b * atoms) have a given mean size.
+    """Find the factor exp(b * atoms) of weights that gives accepted molecules a wanted mean size.
 
-    It is found by bisection from -`TILT` to `TILT`. If no b in this range gives the mean, the
-    nearer end is returned.
+    b is found by bisection from -`TILT` to `TILT`. If no b in this range gives the mean, the nearer
+    end
+    is returned.
 
     Args:
         log_weights: Logarithms of the weights of G groups of molecules, (G,) nats.
         atoms: Mean number of atoms of each group, (G,).
-        count: Number of groups accepted, see `log_threshold`.
-        mean: Wanted mean number of atoms.
+        count: Mean number of groups accepted, as in `log_threshold`.
+        mean: Wanted mean number of atoms of what is accepted.
 
     Returns:
         b, nats per atom.

@@ -682,7 +682,8 @@ class ParticleSampler:
     def guide(self) -> Tensor:
         """Preferences for the next fragment node, in (0, 1], (U + 2, U).
 
-        Rows are its `Progress.source`, columns are nodes.
+        Row: the fragment node that was placed last, or U or U + 1 at the start of a component, as
+        `Progress.source` returns it. Column: the next fragment node.
         """
         most = self.counts.amax(1, keepdim=True)
         table = torch.where(most > 0, self.counts / most.clamp(min=1e-9), 1.0)

@@ -757,7 +757,7 @@ def split(sizes: np.ndarray, seed: int, held_out: float) -> tuple[np.ndarray, np
 
 
 def experiment_of(
-    adapter: Any,
+    adapter: Adapter,
     flow: Any,
     data: Any,
     seed: int,

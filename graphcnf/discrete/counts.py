@@ -233,15 +233,16 @@ class Counts:
         return {"order": self.order.tolist(), **arguments, "sizes": self.columns.counts.sizes}
 
     def starts(self, x: Tensor, counted: np.ndarray) -> Tensor:
-        """Return the log-probabilities of the categories of all columns by counts, in `order`.
+        """Return the log-probabilities of the categories of all columns, by counts in `order`.
 
         Args:
             x: Categories, (M, N) long.
             counted: Indices of the rows that have been counted, each of which is left out of its
-                own counts.
+                own
+                counts.
 
         Returns:
-            (M, S) nats in float32.
+            (M, S) nats in float32, the categories of the columns one after the other.
         """
         rank = torch.from_numpy(self.order.argsort())[None]
         found = torch.empty(len(x), len(self.columns.owner))

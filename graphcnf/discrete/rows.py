@@ -183,11 +183,11 @@ class CausalAttention(Network):
 
 
 class CausalState:
-    """State of B partly drawn rows, the longest row first.
+    """State of B rows that are drawn from left to right, the longest row first.
 
     Attributes:
         network: The network.
-        order: Which rows have another position.
+        order: The current position, and which rows have it.
         cache: Keys and values of the attention for all positions so far.
         before: The last categories of each row, (B, K) long.
     """

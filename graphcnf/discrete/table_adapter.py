@@ -827,16 +827,17 @@ class TableAdapter(Adapter):
     def _log_weights(
         self, flow: ColumnFlow, known: Rows, values: torch.Tensor, event: torch.Tensor
     ) -> np.ndarray:
-        """Return log w of each row: w is the probability that all drawn entries are in an event.
+        """Return log w of each row, by which `completed` weighs draws.
 
-        `completed` uses it; a constant of the row is left out, since the first drawn entry is
-        inside with the same probability in every draw.
+        w is the product of the probabilities that a drawn entry is in the event, each given the
+        entries
+        before it. The factor of the first drawn entry is left out: it is the same in every draw.
 
         Args:
             flow: The flow.
             known: B rows; the mask is True for entries that were known and not drawn.
             values: Encoded values, known and drawn, (B, N).
-            event: What the drawn entries may be, (N, C, 2).
+            event: Lowest and highest place in each category that drawn entries may have, (N, C, 2).
 
         Returns:
             (B,) nats in float64.

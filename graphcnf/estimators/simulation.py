@@ -149,7 +149,16 @@ def estimator_class() -> type[ConditionalDensityEstimator]:
 
         @torch.no_grad()
         def sample(self, sample_shape: torch.Size, condition: Tensor, **kwargs) -> Tensor:
-            """Return inputs given each condition, (*sample_shape, B, D)."""
+            """Draw inputs, given B conditions.
+
+            Args:
+                sample_shape: Shape of the draws of each condition.
+                condition: The conditions, (B, ...).
+                **kwargs: Ignored; sbi may pass some.
+
+            Returns:
+                (*sample_shape, B, D).
+            """
             count = torch.Size(sample_shape).numel()
             given = condition.reshape(-1, *self.condition_shape).repeat(count, 1)
             seed, known = int(torch.randint(1 << 31, ())), self._encoded(given)

@@ -69,14 +69,15 @@ def _content(config: str) -> dict[str, Any]:
     """Read a configuration, and check that its score depends on one molecule alone.
 
     Args:
-        config: As for `molscore`.
+        config: File of a configuration (`.json`), or a preset of MolScore.
 
     Returns:
         The JSON object.
 
     Raises:
         UserError: There is no such file or preset, it is no JSON object with the metrics of
-            MolScore, or a metric is normalised by the molecules of a batch.
+            MolScore,
+            or a metric is normalised by the molecules of a batch.
     """
     path: Path | None = Path(config)
     if not config.endswith(".json"):

@@ -44,11 +44,14 @@ class Record(NamedTuple):
     reached: dict[str, tuple[float, float]]
 
     def is_sound(self) -> bool:
-        """Return True if the values have the types of the attributes: they come from a file.
+        """Check the types of a record that was read from a file.
+
+        Returns:
+            True if the attributes have the types that they should have.
 
         Raises:
-            TypeError: Some have not.
-            AttributeError: Some have not.
+            TypeError: `reached` does not even have pairs as values.
+            AttributeError: `reached` is no dictionary.
         """
         types = {"number": int, "strict": bool, "refusal": str, "text": str}
         return (

@@ -134,10 +134,10 @@ class SampleCounts:
             self.outcomes[record.refusal] += 1
 
     def add_written(self, record: Record) -> None:
-        """Count a record that is written, in place.
+        """Count a record that is written, and how far its properties are from their targets.
 
         Args:
-            record: The record, with the values that its molecule has reached.
+            record: The record, whose `reached` has the targets and the values.
         """
         self.written += 1
         for name, (asked, value) in record.reached.items():
@@ -454,8 +454,9 @@ def block_records(model: GraphModel, recipe: Recipe, block: range) -> list[Recor
         block: Numbers of the records.
 
     Returns:
-        The records in the order of their numbers, with the text of those that may be written:
-        whether a molecule is new in the sample is not known here.
+        The records in the order of their numbers. Those that `recipe` lets through have a text,
+        even
+        if an earlier record is the same molecule: that is checked when the text is written.
     """
     graphs, rows = MoleculeFlow(model).draw_block(
         block,

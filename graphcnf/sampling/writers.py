@@ -291,14 +291,17 @@ def open_text(path: Path, convert: Conversion = None) -> Iterator[TextIO]:
 
 @contextmanager
 def open_lines(path: Path) -> Iterator[Iterable[str]]:
-    """Context with the lines of a file of any kind, in the format of its plain kind.
+    """Context with the lines of a text file, plain or packed by gzip, or of a Parquet file.
 
-    The kind is told by the first bytes of the content, not by the name.
+    The rows of a Parquet file become lines of JSON, as in .jsonl. The kind is told by the first
+    bytes
+    of the content, not by the name.
 
     Args:
         path: The file.
 
     Raises:
+        OSError: The file is missing, or no regular file.
         UserError: pyarrow is needed and not installed.
     """
     with open_input(path) as file:

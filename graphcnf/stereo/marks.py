@@ -484,7 +484,7 @@ class Constitution:
 
     @cached_property
     def _canonical(self) -> dict[Configuration, Configuration]:
-        """Cache of `canonical`, `{lowest configuration of an orbit: canonical configuration}`."""
+        """Answers of `canonical` so far, `{lowest of an orbit: canonical one of the orbit}`."""
         return {}
 
     def orbit(self, configuration: Configuration) -> list[Configuration]:

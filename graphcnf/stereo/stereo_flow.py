@@ -216,14 +216,14 @@ class StereoGraphs:
 
 
 def _flipped(constitution: Constitution, configuration: Configuration) -> Configuration:
-    """Exchange parities and drawing parities in a configuration.
+    """Turn the parities of a configuration into drawing parities, or these into parities.
 
     Args:
         constitution: The constitution.
-        configuration: Its configuration, with either.
+        configuration: Its configuration, with parities of one of both kinds.
 
     Returns:
-        The configuration with the other.
+        The configuration with parities of the other kind.
     """
     pairs = zip(configuration, constitution.flips, strict=True)
     return tuple(3 - c if c and flip else c for c, flip in pairs)
@@ -509,11 +509,11 @@ class StereoState:
         self.number = -1
 
     def step(self) -> Step | None:
-        """Go on to the next stereo element of every molecule that has one.
+        """Go on to the next stereo element of every molecule: the k-th call, from 0, to element k.
 
         Returns:
-            The step of element k for the k-th call, from 0, with its logits; None when no molecule
-            has one.
+            A `Step` for the M molecules that have this element; its `hidden` are the logits of the
+            categories, (M, CATEGORIES). None when no molecule has one.
         """
         self.number += 1
         if self.number >= self.mask.shape[1]:

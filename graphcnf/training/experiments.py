@@ -376,7 +376,13 @@ def _loaded(load: Callable[..., Any], options: dict[str, Any], **known: Any) -> 
 
 
 def _sets(model: dict[str, Any], data: dict[str, Any], settings: TrainingSettings) -> Experiment:
-    """Return the experiment of sets of elements and a `SetFlow`; for arguments see `EXPERIMENTS`.
+    """Return the experiment of sets of elements and a `SetFlow`.
+
+    Args:
+        model: the table `[model]`, arguments of `SetFlow`.
+        data: the other entries of the table `[data]`: `task`, one of `TASKS`, which is removed, and
+            arguments of its loader.
+        settings: settings of the training.
 
     Raises:
         UserError: `[data] task` is unknown, or an argument is wrong.
@@ -396,7 +402,12 @@ def _sets(model: dict[str, Any], data: dict[str, Any], settings: TrainingSetting
 def _coloring(
     model: dict[str, Any], data: dict[str, Any], settings: TrainingSettings
 ) -> Experiment:
-    """Return the experiment of colourings and a `ColoringFlow`; for arguments see `EXPERIMENTS`.
+    """Return the experiment of colourings and a `ColoringFlow`.
+
+    Args:
+        model: the table `[model]`, arguments of `ColoringFlow`.
+        data: the other entries of the table `[data]`, arguments of `load_coloring`.
+        settings: settings of the training.
 
     Raises:
         UserError: an argument is wrong.
@@ -430,7 +441,12 @@ def _split(dataset: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _stereo(model: dict[str, Any], data: dict[str, Any], settings: TrainingSettings) -> Experiment:
-    """Return the experiment of stereo marks and a `StereoFlow`; for arguments see `EXPERIMENTS`.
+    """Return the experiment of stereo marks and a `StereoFlow`.
+
+    Args:
+        model: the table `[model]`, arguments of `StereoFlow`.
+        data: the other entries of the table `[data]`, arguments of `load_stereo`.
+        settings: settings of the training.
 
     Raises:
         UserError: an argument is wrong, or there are too few molecules.
@@ -447,7 +463,14 @@ def _stereo(model: dict[str, Any], data: dict[str, Any], settings: TrainingSetti
 
 
 def _images(model: dict[str, Any], data: dict[str, Any], settings: TrainingSettings) -> Experiment:
-    """Return the experiment of images and an `ImageModel`; for arguments see `EXPERIMENTS`.
+    """Return the experiment of images and an `ImageModel`.
+
+    Args:
+        model: the table `[model]`: `architecture`, and arguments of the functions that build it.
+        data: the other entries of the table `[data]`, changed in place: `shift`, the number of
+            pixels
+            by which training images are shifted at most, and arguments of `load_images`.
+        settings: settings of the training.
 
     Raises:
         UserError: an argument is wrong, or `[model]` names no architecture.

@@ -658,7 +658,8 @@ class Run:
             metrics: value of each metric.
 
         Returns:
-            Values by column: where the run is, then the metrics.
+            Values by column: `step`, `phase`, `minutes`, `learning_rate`, `beta` and
+            `samples_per_second`, then the metrics.
         """
         return {
             "step": self.at.step,

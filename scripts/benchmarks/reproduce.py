@@ -111,7 +111,7 @@ class Table(NamedTuple):
 
     @property
     def has_figures(self) -> bool:
-        """True if a fifth of the cells, but those that name rows, begin with a number."""
+        """True if a fifth of the cells, without header and first column, begin with a number."""
         cells = [label(cell) for row in self.cells[1:] for cell in row[1:]]
         return 5 * sum(bool(re.match(r"[−+~<]?\.?\d", cell)) for cell in cells) >= len(cells) > 0
 

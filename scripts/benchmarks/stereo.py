@@ -121,14 +121,14 @@ def _partner_categories(graphs: StereoGraphs) -> np.ndarray:
 
 
 def model_bits(flow: StereoFlow, dataset: StereoDataset) -> np.ndarray:
-    """Return the bits of the marks of held-out stereo elements by a model.
+    """Return the bits of the mark of each held-out stereo element: -log2 of its probability.
 
     Args:
-        flow: The model.
+        flow: The model that gives the probabilities.
         dataset: Molecules, whose held-out part has S stereo elements.
 
     Returns:
-        (S,).
+        (S,), the elements of a molecule one after the other, each given those before it.
     """
     found = []
     for rows in np.array_split(dataset.split("test"), 100):
@@ -353,10 +353,13 @@ def _shapes(smiles: Sequence[str]) -> list[Shape]:
 
 
 def _shape(smiles: str) -> Shape:
-    """Embed a molecule and the isomers with other marks at the same places.
+    """Try to embed a molecule, and its isomers with other marks at the same places.
 
     Args:
         smiles: Isomeric SMILES of the molecule.
+
+    Returns:
+        Which of them can be embedded in three dimensions, and the strain of the molecule.
     """
     one, marks = split_stereo(parse(smiles))
     places = _in_rings(one, marks)[1:]  # against the first one
