@@ -30,9 +30,9 @@ from graphcnf.flows.transform import (
     Bijection,
     Context,
     Noise,
+    draw_noise,
     log_term_dtype,
     masked,
-    replay,
     sum_log_term,
     zero_log_term,
 )
@@ -67,9 +67,7 @@ class OneHotDequantization(Encoding):
     def encode(self, x, context=Context()):
         x = masked(x, context.mask)
         one_hot = F.one_hot(x, self.cardinalities).to(self.like)
-        u = replay(
-            context.noise, lambda: torch.rand(one_hot.shape, dtype=torch.float64, device=x.device)
-        )
+        u = draw_noise(context.noise, one_hot.shape, device=x.device)
         z = one_hot + NOISE * u.to(one_hot)
         log_q = torch.full_like(z[..., 0], -self.cardinalities * math.log(NOISE))
         return assemble(z, torch.zeros_like(log_q), log_q, self.decode(z) == x, context.mask)

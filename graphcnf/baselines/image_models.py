@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from graphcnf.baselines.pixelcnn import PixelMixture, parameter_count, scaled, unscaled
 from graphcnf.flows.base import Generators, StandardNormal, draw_normal, draw_uniform
-from graphcnf.flows.transform import Noise, replay
+from graphcnf.flows.transform import Noise, draw_noise
 from graphcnf.images.image_model import ImageLatents, ImageModel
 from graphcnf.images.image_networks import channels_last
 from graphcnf.limits import Range
@@ -168,7 +168,8 @@ class VAE(ImageModel):
             log P(x|z), and log p(z) - log q(z|x), (B,) nats each.
         """
         mean, log_sd = self._posterior(x)
-        e = replay(noise, lambda: torch.randn_like(mean))
+        u = draw_noise(noise, mean.shape, device=mean.device)
+        e = torch.special.ndtri(u.clamp(1e-12, 1 - 1e-12)).to(mean)
         z = mean + log_sd.exp() * e
         log_q = self.prior.log_prob(e) - log_sd.sum(1)
         return self._pixels(z).log_prob(x).sum((1, 2)), self.prior.log_prob(z) - log_q

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from graphcnf.categorical.categorical_flow import Bound
 from graphcnf.flows.base import Generators, StandardNormal
-from graphcnf.flows.transform import Noise, log_term_dtype, masked, replay
+from graphcnf.flows.transform import Noise, draw_noise, log_term_dtype, masked
 from graphcnf.graphs.batch import GraphBatch, Latents, PackedGraphs
 from graphcnf.graphs.graph_model import StochasticModel
 from graphcnf.graphs.pairs import all_pairs, dense
@@ -55,8 +55,7 @@ class Gaussian:
         Returns:
             (B, D).
         """
-        # The tape holds uniform numbers, as `RecordNoise` requires.
-        u = replay(noise, lambda: torch.rand_like(self.mean, dtype=torch.float64))
+        u = draw_noise(noise, self.mean.shape, device=self.mean.device)
         e = torch.special.ndtri(u.clamp(1e-12, 1 - 1e-12)).to(self.mean)
         return self.mean + self.log_scale.exp() * e
 

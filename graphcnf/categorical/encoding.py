@@ -21,9 +21,9 @@ from graphcnf.errors import UserError
 from graphcnf.flows.transform import (
     Context,
     Transform,
+    draw_noise,
     log_term_dtype,
     masked,
-    replay,
     sum_log_term,
 )
 from graphcnf.registry import Registry
@@ -243,7 +243,7 @@ class IntervalEncoding(Encoding):
     def encode(self, x, context=Context()):
         """Draw latents (B, L, V) of categories x (B, L, V) long, or x (B, L) long with V = 1."""
         x = x.unsqueeze(-1) if self.single else x
-        v = replay(context.noise, lambda: torch.rand(x.shape, device=x.device, dtype=torch.float64))
+        v = draw_noise(context.noise, x.shape, device=x.device)
         lower, width = interval_bounds(x, self.known)
         u = lower + width * (MARGIN + (1 - 2 * MARGIN) * v)
         # dz/du = 1 / (u (1 - u))

@@ -27,10 +27,10 @@ from graphcnf.flows.transform import (
     Bijection,
     Context,
     Noise,
-    Sequential,
+    SequentialBijection,
     Transform,
+    draw_noise,
     masked,
-    replay,
 )
 
 # Limit of training on the means of a mixture (share of the initial distance between neighbours) and
@@ -50,8 +50,8 @@ def logistic_noise(shape: Sequence[int], like: Tensor, noise: Noise | None = Non
         noise: Tape that records the uniform numbers of the draw, or replays them; None for no tape.
     """
     # The tape is float64, and so are uniform numbers: in float32 they are too coarse for the tails.
-    draw = replay(noise, lambda: torch.rand(shape, dtype=torch.float64, device=like.device))
-    return torch.logit(draw.clamp(1e-16, 1 - 1e-16)).to(like.dtype)
+    u = draw_noise(noise, shape, device=like.device)
+    return torch.logit(u.clamp(1e-16, 1 - 1e-16)).to(like.dtype)
 
 
 def grid_means(categories: int, latent_dim: int) -> tuple[Tensor, float]:
@@ -236,7 +236,7 @@ class LinearFlowEncoding(MixtureEncoding):
         if flows < 1:
             raise ValueError(f"flows must be at least 1, got {flows}")
         self.embedding = nn.Embedding(categories, EMBEDDING)
-        self.flow = Sequential(*(step for k in range(flows) for step in self.steps(k)))
+        self.flow = SequentialBijection(*(step for k in range(flows) for step in self.steps(k)))
 
     def steps(self, number: int) -> list[Bijection]:
         """Build part `number` of the flow g_x: an affine map conditioned on x, then a linear map.

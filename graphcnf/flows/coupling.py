@@ -19,7 +19,14 @@ from graphcnf.flows.mixture_of_logistics import (
     logistic_mixture,
     logistic_mixture_inverse,
 )
-from graphcnf.flows.transform import Bijection, Context, Sequential, masked, prepare, sum_log_term
+from graphcnf.flows.transform import (
+    Bijection,
+    Context,
+    SequentialBijection,
+    masked,
+    prepare,
+    sum_log_term,
+)
 
 
 class Coupling(Bijection):
@@ -236,7 +243,7 @@ def halves(channels: int, number: int) -> tuple[int, bool, int]:
 
 def coupling_stack(
     network: Callable[[int, int], nn.Module], *, channels: int, couplings: int, mixtures: int = 8
-) -> Sequential:
+) -> SequentialBijection:
     """Build blocks of actnorm, invertible linear map and mixture-of-logistics coupling.
 
     Args:
@@ -260,4 +267,4 @@ def coupling_stack(
         conditioner = network(fixed, (channels - fixed) * (3 * mixtures + 2))
         coupling = MixtureLogisticCoupling(conditioner, split=split, swap=swap, mixtures=mixtures)
         steps += [ActNorm(channels), InvertibleLinear(channels), coupling]
-    return Sequential(*steps)
+    return SequentialBijection(*steps)

@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.flows.base import StandardLogistic, draw_uniform
+from graphcnf.flows.base import StandardLogistic
 from graphcnf.flows.transform import (
     Bijection,
     Context,
     Transform,
     count_entries,
+    draw_noise,
     masked,
     prepare,
-    replay,
     sum_log_term,
 )
 
@@ -80,8 +80,7 @@ class UniformDequantization(Dequantization):
 
     def forward(self, x, context=Context()):
         mask, x = context.mask, prepare(x, context.mask)
-        options = {"mask": mask, "device": x.device, "dtype": x.dtype}
-        u = replay(context.noise, lambda: draw_uniform(x.shape, **options))
+        u = draw_noise(context.noise, x.shape, device=x.device, dtype=x.dtype)
         return self.place(x, u.to(x), mask)
 
 
@@ -104,8 +103,9 @@ class VariationalDequantization(Dequantization):
 
     def forward(self, x, context=Context()):
         mask, x = context.mask, prepare(x, context.mask)
-        options = {"mask": mask, "device": x.device, "dtype": x.dtype}
-        e = replay(context.noise, lambda: self.base.sample(x.shape, **options)).to(x)
+        # In float64: in float32, uniform numbers are too coarse for the tails.
+        u = draw_noise(context.noise, x.shape, device=x.device)
+        e = masked(torch.logit(u.clamp(1e-16, 1 - 1e-16)), mask).to(x)
         features = (2 * x + 1) / self.levels - 1
         if self.encoder is not None:
             features = self.encoder(features)

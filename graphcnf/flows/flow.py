@@ -14,7 +14,7 @@ from graphcnf.flows.base import BaseDensity, StandardNormal
 from graphcnf.flows.coupling import AffineCoupling, Coupling, halves
 from graphcnf.flows.linear import ActNorm
 from graphcnf.flows.masked_autoregressive import MLP, MaskedAutoregressive, MaskedMLP
-from graphcnf.flows.transform import Bijection, Context, Sequential, Transform
+from graphcnf.flows.transform import Bijection, Context, SequentialBijection, Transform
 
 
 class Flow(nn.Module):
@@ -112,4 +112,4 @@ def vector_flow(
         else:
             layer.network = MLP(fixed, outputs, hidden=hidden, features=features)
             steps.append(layer)
-    return Flow(Sequential(*steps))
+    return Flow(SequentialBijection(*steps))

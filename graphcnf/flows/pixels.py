@@ -16,14 +16,14 @@ from graphcnf.flows.base import BaseDensity, StandardNormal
 from graphcnf.flows.transform import (
     Bijection,
     Context,
-    Sequential,
+    SequentialBijection,
     Transform,
     log_term_dtype,
     zero_log_term,
 )
 
 
-class ChannelsFirst(Sequential):
+class ChannelsFirst(SequentialBijection):
     """Composition of bijections of ``(B, H, W, C)``, applied to images ``(B, C, H, W)``.
 
     A transform of the last axis then acts on the channels of every pixel: `InvertibleLinear`

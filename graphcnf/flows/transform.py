@@ -13,7 +13,7 @@ padding, which is 0 in every output.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -107,10 +107,10 @@ class Bijection(Transform):
         return self.inverse_and_logdet(z, context)[0]
 
 
-class Sequential(Bijection):
+class Sequential(Transform):
     """Composition ``f_n(... f_1(x))``; log terms add up.
 
-    ``exact`` is True if every step is. `inverse_and_logdet` exists if every step is a `Bijection`.
+    ``exact`` is True if every step is. See `SequentialBijection` for steps that are bijections.
 
     Examples:
         >>> from graphcnf.flows import Affine
@@ -158,23 +158,22 @@ class Sequential(Bijection):
             z = transform.inverse(z, context)
         return z if len(self.transforms) else masked(z, context.mask)
 
+
+class SequentialBijection(Sequential, Bijection):
+    """Composition ``f_n(... f_1(x))`` of bijections, a bijection; log-dets add up."""
+
+    transforms: Sequence[Bijection]
+
+    def __init__(self, *transforms: Bijection):
+        super().__init__(*transforms)
+
     def inverse_and_logdet(self, z, context=Context()):
-        """Undo the steps in reverse order, and add up their log-dets.
-
-        Returns:
-            ``x (B, ..., D)``, and ``log|det dx/dz|`` ``(B,)`` in nats.
-
-        Raises:
-            TypeError: if a step is no `Bijection`, and so has no log-det.
-        """
         if not len(self.transforms):
             return masked(z, context.mask), zero_log_term(z)
         total = 0.0
         for transform in reversed(self.transforms):
-            if not isinstance(transform, Bijection):
-                raise TypeError(f"{type(transform).__name__} has no log-det: it is no Bijection")
-            z, log_term = transform.inverse_and_logdet(z, context)
-            total = total + log_term
+            z, log_det = transform.inverse_and_logdet(z, context)
+            total = total + log_det
         return z, total
 
 
@@ -195,6 +194,9 @@ class Inverse(Bijection):
 class Noise:
     """Tape of the random draws of a forward pass, to repeat the pass with the same noise.
 
+    Draws are uniform numbers; stochastic steps make those of other distributions of them. Thus a
+    subclass can decide where the numbers come from (`RecordNoise`).
+
     Attributes:
         draws: The recorded draws, in order.
         position: Number of the draw that comes next.
@@ -213,20 +215,25 @@ class Noise:
         self.draws: list[Tensor] = []
         self.position = 0
 
-    def replay(self, draw: Callable[[], Tensor]) -> Tensor:
-        """Return the next recorded draw, or record ``draw()`` at the end of the tape.
+    def uniform(self, shape: Sequence[int], *, device, dtype=torch.float64) -> Tensor:
+        """Return the next draw of the tape; at its end, draw and record new numbers.
 
         Args:
-            draw: draws random numbers ``(B, ...)``. For a `RecordNoise`, which puts numbers of its
-                own in their place, they must be uniform in [0, 1), as those of all graph models.
+            shape: Shape ``(B, ...)`` of the draw, the same whenever it is repeated.
+            device: Device of the numbers.
+            dtype: Their type.
 
         Returns:
-            ``(B, ...)``, as ``draw`` returns it.
+            Numbers in [0, 1), ``(B, ...)``.
         """
         if self.position == len(self.draws):
-            self.draws.append(draw())
+            self.draws.append(self.draw(shape, device, dtype))
         self.position += 1
         return self.draws[self.position - 1]
+
+    def draw(self, shape: Sequence[int], device, dtype) -> Tensor:
+        """Draw new uniform numbers in [0, 1); the arguments are those of `uniform`."""
+        return torch.rand(tuple(shape), device=device, dtype=dtype)
 
     def rewind(self) -> Noise:
         """Go back to the beginning of the tape, and return the tape."""
@@ -234,9 +241,9 @@ class Noise:
         return self
 
 
-def replay(noise: Noise | None, draw: Callable[[], Tensor]) -> Tensor:
-    """Return ``noise.replay(draw)``, or ``draw()`` if there is no tape; see `Noise.replay`."""
-    return draw() if noise is None else noise.replay(draw)
+def draw_noise(noise: Noise | None, shape: Sequence[int], *, device, dtype=torch.float64) -> Tensor:
+    """Return ``noise.uniform(...)``, or new uniform numbers if there is no tape."""
+    return (Noise() if noise is None else noise).uniform(shape, device=device, dtype=dtype)
 
 
 def masked(x: Tensor, mask: Tensor | None) -> Tensor:

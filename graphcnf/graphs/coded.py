@@ -19,7 +19,7 @@ from torch import Tensor
 from graphcnf.categorical.autoregressive import AutoregressiveFlow, Network
 from graphcnf.categorical.categorical_flow import Bound
 from graphcnf.flows.base import draw_uniform
-from graphcnf.flows.transform import Noise, replay
+from graphcnf.flows.transform import Noise, draw_noise
 from graphcnf.graphs.batch import ConditionedContext, GraphBatch, Latents
 from graphcnf.graphs.graph_model import GraphModel, StochasticModel
 
@@ -136,7 +136,7 @@ class RandomOrder(CodedModel, StochasticModel):
             The renumbered graphs, the orders (B, N) long and their log-probabilities (B,), nats.
         """
         shape, device = (*batch.mask.shape, self.network.max_nodes), batch.mask.device
-        uniforms = replay(noise, lambda: torch.rand(shape, dtype=torch.float64, device=device))
+        uniforms = draw_noise(noise, shape, device=device)
         order, log_p = self.draw_order(batch.adjacency, batch.node_counts, uniforms)
         return batch.permute(order), order, log_p
 
@@ -175,7 +175,7 @@ class RandomOrder(CodedModel, StochasticModel):
             [0.5, 0.9, 0.1].
         """
         graphs, order, _ = self._ordered(batch, noise)
-        uniforms = replay(noise, lambda: torch.rand_like(order, dtype=torch.float64))
+        uniforms = draw_noise(noise, order.shape, device=order.device)
         # Sorted numbers, dealt out by rank: `argsort` of a permutation is its inverse, that of the
         # order [2, 0, 1] is [1, 2, 0], the place of each node in it. Padding is larger than all
         # uniform numbers, and so comes last.

@@ -26,7 +26,14 @@ from graphcnf.errors import UserError
 from graphcnf.flows.base import StandardLogistic, logistic_log_density
 from graphcnf.flows.coupling import MixtureLogisticCoupling, coupling_stack, halves
 from graphcnf.flows.linear import ActNorm, InvertibleLinear
-from graphcnf.flows.transform import Bijection, Context, Noise, Sequential, masked, sum_log_term
+from graphcnf.flows.transform import (
+    Bijection,
+    Context,
+    Noise,
+    SequentialBijection,
+    masked,
+    sum_log_term,
+)
 from graphcnf.graphs.batch import GraphBatch, Latents
 from graphcnf.graphs.features import (
     MAX_COUNT,
@@ -120,7 +127,7 @@ class _Given(nn.Module):
         return context.features
 
 
-def joint_flow(network, *, couplings: int, dims: tuple, mixtures: tuple) -> Sequential:
+def joint_flow(network, *, couplings: int, dims: tuple, mixtures: tuple) -> SequentialBijection:
     """Build blocks of actnorm, invertible linear map and mixture coupling of nodes and pairs.
 
     Args:
@@ -142,7 +149,7 @@ def joint_flow(network, *, couplings: int, dims: tuple, mixtures: tuple) -> Sequ
             NodesAndPairs(*map(InvertibleLinear, dims)),
             NodesAndPairs(parts[0], parts[1], network(*sizes), swap=swap),
         ]
-    return Sequential(*layers)
+    return SequentialBijection(*layers)
 
 
 def all_pairs(mask: Tensor) -> tuple[Tensor, Tensor]:

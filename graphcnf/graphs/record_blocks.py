@@ -165,29 +165,14 @@ class RecordNoise(Noise):
         super().__init__()
         self.seed, self.records = seed, records
 
-    def replay(self, draw):
-        """Return the next uniform numbers of the tape; where it ends, draw and append them.
-
-        The interface is that of `Noise`, whose callers say what they need by a function that draws
-        it. Here only the shape and type of its result are used, since its numbers depend on the
-        batch; so it must draw uniform numbers, or they would get another distribution.
-
-        Args:
-            draw: Function that returns uniform numbers in [0, 1), (B, ...).
-
-        Returns:
-            Uniform numbers in [0, 1), (B, ...), of the type and device of those of `draw`.
-        """
-
-        def draw_by_record():
-            like, rows = draw(), []
-            for record in self.records:
-                # The spawn key makes these numbers independent of those that drew the record.
-                key = (len(self.draws),)
-                sequence = np.random.SeedSequence((self.seed, int(record)), spawn_key=key)
-                # Padding of nodes and pairs comes last, so it does not shift the numbers.
-                random = np.random.Generator(np.random.Philox(sequence))
-                rows.append(random.random(tuple(like.shape[1:])))
-            return torch.from_numpy(np.stack(rows)).to(like)
-
-        return super().replay(draw_by_record)
+    def draw(self, shape, device, dtype):
+        """Draw numbers in [0, 1), (B, ...): each row by a generator of its record and this draw."""
+        rows = []
+        for record in self.records:
+            # The spawn key makes these numbers independent of those that drew the record.
+            key = (len(self.draws),)
+            sequence = np.random.SeedSequence((self.seed, int(record)), spawn_key=key)
+            # Padding of nodes and pairs comes last, so it does not shift the numbers.
+            random = np.random.Generator(np.random.Philox(sequence))
+            rows.append(random.random(tuple(shape[1:])))
+        return torch.from_numpy(np.stack(rows)).to(device, dtype)

@@ -29,7 +29,15 @@ from graphcnf.flows.coupling import (
 from graphcnf.flows.dequantization import Logit, UniformDequantization, VariationalDequantization
 from graphcnf.flows.linear import ActNorm, Affine, InvertibleLinear
 from graphcnf.flows.pixels import ChannelsFirst, Checkerboard, Split, Squeeze
-from graphcnf.flows.transform import Bijection, Context, Inverse, Noise, Sequential, Transform
+from graphcnf.flows.transform import (
+    Bijection,
+    Context,
+    Inverse,
+    Noise,
+    Sequential,
+    SequentialBijection,
+    Transform,
+)
 from graphcnf.images.image_model import ImageLatents, ImageModel
 from graphcnf.images.image_networks import ConvolutionNetwork, ImageEncoder
 from graphcnf.limits import Range
@@ -76,7 +84,8 @@ class Layers:
             flow = Layers(self.shape, **{**network, "context": width})
             flow.checkerboard(kind, couplings, normalise=False)
             encoder = ImageEncoder(channels, width, size=(height, breadth), **network)
-            noise = VariationalDequantization(levels, Sequential(*flow.steps), encoder)
+            couplings_only: list[Any] = flow.steps
+            noise = VariationalDequantization(levels, SequentialBijection(*couplings_only), encoder)
         self.steps += [noise, Affine(1 / levels), Logit(alpha)]
 
     def squeeze(self, step: Squeeze | None = None) -> None:

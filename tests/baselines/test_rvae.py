@@ -118,10 +118,9 @@ def test_likelihoods_and_graphs_do_not_see_padding():
     model = build(3, 2, 8, RULES).eval()
     small, large = batch_of(CHAIN), batch_of(CHAIN, ([0] * 8, [], []))
     noise = Noise()
-    noise.replay(lambda: torch.rand(2, 2, dtype=torch.float64))
-    row = noise.draws[0]
+    row = noise.uniform((2, 2), device="cpu")
     alone = Noise()
-    alone.replay(lambda: row[:1])
+    alone.draws.append(row[:1])
     one = model.log_prob(small, noise=alone.rewind())
     torch.testing.assert_close(model.log_prob(large, noise=noise.rewind())[:1], one)
     z = model.encode(large)

@@ -22,7 +22,7 @@ from graphcnf.flows import (
     MaskedMLP,
     MixtureLogisticCoupling,
     RationalQuadraticCoupling,
-    Sequential,
+    SequentialBijection,
     Squeeze,
     masked,
 )
@@ -85,8 +85,8 @@ REGISTRY = {
     "masked spline": lambda: autoregressive(RationalQuadraticCoupling, 3 * 8 - 1),
     "inverse affine": lambda: Inverse(coupling(AffineCoupling, 2)),
     "inverse mixture": lambda: Inverse(mixture()),
-    "empty": lambda: Sequential(),
-    "sequential": lambda: Sequential(
+    "empty": lambda: SequentialBijection(),
+    "sequential": lambda: SequentialBijection(
         ActNorm(FEATURES), InvertibleLinear(FEATURES), mixture(), Inverse(ActNorm(FEATURES))
     ),
 }
@@ -111,7 +111,7 @@ def convolution(channels):
 
 def squeezed(squeeze, make):
     """A step between a squeeze and its inverse."""
-    return lambda c, h, w: Sequential(squeeze(), make(4 * c), Inverse(squeeze()))
+    return lambda c, h, w: SequentialBijection(squeeze(), make(4 * c), Inverse(squeeze()))
 
 
 # Each from (channels, height, width); "even" ones need even sides, "many" ones several channels.

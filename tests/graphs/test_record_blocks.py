@@ -102,14 +102,14 @@ def test_a_record_is_the_same_to_the_last_bit_whatever_is_asked_for(model):
 def test_noise_belongs_to_the_record():
     def numbers(records, shape, noise=None):
         noise = noise or RecordNoise(SEED, records)
-        return noise.replay(lambda: torch.rand(len(records), *shape, dtype=torch.float64))
+        return noise.uniform((len(records), *shape), device="cpu")
 
     together = numbers([4, 9, 2], (7, 3))
     alone = numbers([9], (5, 3))
     # Neither its place in the batch nor padding counts, and the caller's random state neither.
     assert torch.equal(together[1, :5], alone[0])
     assert ((together > 0) & (together < 1)).all() and len(together.unique()) == together.numel()
-    assert not torch.equal(RecordNoise(SEED + 1, [9]).replay(lambda: alone), alone)
+    assert not torch.equal(numbers([9], (5, 3), RecordNoise(SEED + 1, [9])), alone)
     noise = RecordNoise(SEED, [9])
     draws = [numbers([9], (5, 3), noise) for _ in range(2)]
     assert torch.equal(draws[0], alone) and not torch.equal(draws[1], alone)
