@@ -38,7 +38,7 @@ MARKED = re.compile(r"(?:<!-- ((?:(?!-->)[\s\S])*?)\s*-->\n\n)?((?:^\|.*\n)+)", 
 """A table with the text of its marker, if there is one."""
 
 HEAD = re.compile(r"table ([\w-]+): (weights|training), (\d+) minutes?")
-NUMBER = re.compile(r"([-−+]?(?:\d[\d,]*)?\.?\d+)(?: ± ([\d.]+))?")
+NUMBER = re.compile(r"([-−+]?(?:\d[\d,]*)?\.?\d+(?:e-\d+)?)(?: ± ([\d.]+(?:e-\d+)?))?")
 
 REFERENCE = "train-vs-test reference"
 SAME = {
@@ -177,8 +177,11 @@ def quicker(command: str, kind: str) -> str:
     if kind == "weights":
         command = re.sub(r"-n \d{4,}", f"-n {SAMPLES}", command)
         seeds = ",".join(map(str, range(SEEDS)))
-        found = r"(graphcnf evaluate .*)--seeds? \S+"
-        return re.sub(found, rf"\1--seeds {seeds}", command)
+        if command.startswith("graphcnf evaluate"):
+            command = re.sub(r"--seeds? \S+", f"--seeds {seeds}", command)
+            held_out = "" if "--likelihood" in command else " --reconstruct 200 --likelihood 200"
+            return command + held_out
+        return command
     whole = r"--(steps|budget|prescreen) (\d+)"
     command = re.sub(whole, lambda m: f"--{m[1]} {max(1, int(m[2]) // 100)}", command)
     command = re.sub(r"--minutes (\S+)", lambda m: f"--minutes {float(m[1]) / 100:g}", command)
@@ -245,7 +248,8 @@ def figures(cell: str) -> list[tuple[float, float | None, float]]:
     found = []
     for value, sd in NUMBER.findall(cell):
         value = value.replace(",", "").replace("−", "-")
-        unit = scale * 0.5 * 10.0 ** -len(value.partition(".")[2])
+        digits, _, power = value.partition("e")
+        unit = scale * 0.5 * 10.0 ** (int(power or 0) - len(digits.partition(".")[2]))
         found.append((float(value) * scale, max(float(sd) * scale, unit) if sd else None, unit))
     return found
 
@@ -335,8 +339,9 @@ def allowed(
     A share has Wilson's interval at three standard errors. A figure with a deviation over seeds has
     the quantile of Student's distribution that is as rare; any other may differ by `SHARE`. Where
     the numbers of samples differ, a metric that depends on them is compared after the difference of
-    the references is subtracted; Wasserstein and total variation distances may then still differ by
-    the reference, by the triangle inequality.
+    the references is subtracted, each of which is one set with a deviation of its own. Wasserstein
+    and total variation distances may then still differ by the reference, by the triangle
+    inequality.
 
     Args:
         one: The figure.
@@ -344,13 +349,15 @@ def allowed(
         here: Number of samples of a seed.
         there: Number of samples of the printed figure.
     """
-    found, wide = one.found, one.unit
-    far = re.search(WIDE, one.row + one.column)
-    if here < there and (far or re.search(BIASED, one.row + one.column)):
+    found, wide, sets = one.found, one.unit, 1 / SEEDS + here / there
+    name = f"{one.row} {one.column}"
+    far = re.search(WIDE, name)
+    if here < there and (far or re.search(BIASED, name)):
         if reference is None or one is reference:
             return None
         found += reference.printed - reference.found
         wide += reference.found if far else 0.0
+        sets += 1 + here / there
     if one.share:
         n = 1 / (1 / (here * (SEEDS if one.sd is not None else 1)) + 1 / there)
         part = ERRORS**2 / n
@@ -360,7 +367,7 @@ def allowed(
     if one.sd is None:
         wide += SHARE * abs(one.printed)
     else:
-        wide += t.isf(norm.sf(ERRORS), SEEDS - 1) * one.sd * math.sqrt(1 / SEEDS + here / there)
+        wide += t.isf(norm.sf(ERRORS), SEEDS - 1) * one.sd * math.sqrt(sets)
     return found - wide, found + wide
 
 

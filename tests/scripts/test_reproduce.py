@@ -18,18 +18,18 @@ python made.py -n 10000 --seed 0
     Frag, Scaf = Frag + Scaf
 -->
 
-| | Valid | Loss | Frag, Scaf |
-|---|---|---|---|
-| ours | 91.0 % of 5 | **0.52** | 0.9, 0.4 |
-| train-vs-test reference | 100 % | | 1.0, 0.5 |
-| theirs (published) | 50 % | 0.4 | |
+| | Valid | Loss | FCD | Frag, Scaf |
+|---|---|---|---|---|
+| ours | 91.0 % of 5 | **0.52** | 0.5 | 0.9, 0.4 |
+| train-vs-test reference | 100 % | | 0.3 | 1.0, 0.5 |
+| theirs (published) | 50 % | 0.4 | 2 | |
 """
 
 OUTPUT = """
-| model         | Valid             | Loss | Frag        | Scaf        |
-|---------------|-------------------|------|-------------|-------------|
-| model         | {valid} % | {loss} | 0.75 ± 0.01 | 0.21 ± 0.01 |
-| training data through the same pipeline | 100.00 % | - | 0.85 | 0.31 |
+| model         | Valid             | Loss | FCD         | Frag        | Scaf        |
+|---------------|-------------------|------|-------------|-------------|-------------|
+| model         | {valid} % | {loss} | {fcd} ± 0.03 | 0.75 ± 0.01 | 0.21 ± 0.01 |
+| training data through the same pipeline | 100.00 % | - | 1.5 | 0.85 | 0.31 |
 """
 
 
@@ -73,34 +73,35 @@ def test_commands_of_markers_have_the_options_that_they_name(tables, short):
 
 
 @pytest.mark.parametrize(
-    ("valid", "loss", "out"),
+    ("valid", "loss", "fcd", "out"),
     [
-        ("90.00 ± 0.70", "0.50 ± 0.01", []),
-        ("85.00 ± 0.70", "0.50 ± 0.01", ["valid"]),
-        ("91.00 ± 0.70", "0.45 ± 0.01", ["loss"]),
-        ("91.00 ± 0.70", "0.45 ± 0.05", []),
-        ("91.00", "0.49", []),
-        ("91.00", "0.30", ["loss"]),
+        ("90.00 ± 0.70", "0.50 ± 0.01", 1.7, []),
+        ("85.00 ± 0.70", "0.50 ± 0.01", 1.7, ["valid"]),
+        ("91.00 ± 0.70", "0.45 ± 0.01", 1.7, ["loss"]),
+        ("91.00 ± 0.70", "0.45 ± 0.05", 1.8, []),
+        ("91.00", "0.49", 0.5, ["fcd"]),
+        ("91.00", "0.30", 2.2, ["loss", "fcd"]),
     ],
 )
-def test_figures_out_of_bounds_are_named(bench, tmp_path, monkeypatch, valid, loss, out):
+def test_figures_out_of_bounds_are_named(bench, tmp_path, monkeypatch, valid, loss, fcd, out):
     (tmp_path / "docs").mkdir()
     (tmp_path / "README.md").write_text(PAGE)
-    (tmp_path / "made.py").write_text(f"print({OUTPUT.format(valid=valid, loss=loss)!r})")
+    printed = OUTPUT.format(valid=valid, loss=loss, fcd=fcd)
+    (tmp_path / "made.py").write_text(f"print({printed!r})")
     monkeypatch.setattr(reproduce, "ROOT", tmp_path)
     place = "--folder", tmp_path
     shown = bench("reproduce", "made", "--quick", *place, code=1 if out else 0)[0]
     rows = [[cell.strip() for cell in line.split("|")] for line in shown.splitlines()]
     assert [row[3] for row in rows if "OUT" in row] == out
     judged = [row for row in rows if len(row) > 7 and row[1] == "made"]
-    assert len(judged) == 7 and sum("not compared" in row for row in judged) == 2
+    assert len(judged) == 9 and sum("not compared" in row for row in judged) == 3
     assert "published" not in shown
 
 
 def test_a_name_that_no_output_has_is_not_passed_over(bench, tmp_path, monkeypatch):
     (tmp_path / "docs").mkdir()
     (tmp_path / "README.md").write_text(PAGE.replace("    ours = model\n", ""))
-    (tmp_path / "made.py").write_text(f"print({OUTPUT.format(valid=91, loss=1)!r})")
+    (tmp_path / "made.py").write_text(f"print({OUTPUT.format(valid=91, loss=1, fcd=2)!r})")
     monkeypatch.setattr(reproduce, "ROOT", tmp_path)
     place = "--folder", tmp_path
     assert "| ours" in bench("reproduce", "made", *place, code=1)[0]
@@ -114,5 +115,6 @@ def test_figures_of_cells():
     assert [value for value, _, _ in figures("100.00 % of 2,000")] == [1]
     assert [value for value, _, _ in figures("**0.087** / 1,416 (410 valid)")] == [0.087, 1416]
     assert [value for value, _, _ in figures("−0.021 ± 0.001")] == [-0.021]
+    assert figures("2.5e-05 ± 3.3e-06") == [pytest.approx((2.5e-5, 3.3e-6, 5e-7))]
     assert figures("– yes") == []
     assert read_tables("page", "```\n| a |\n|---|\n| 1 |\n```\n") == []
