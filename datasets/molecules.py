@@ -27,7 +27,8 @@ from graphcnf.graphs.batch import GraphBatch, PackedGraphs, size_bucketed_batche
 from graphcnf.graphs.conditions import hide_values
 from graphcnf.limits import MAX_NODES
 from graphcnf.molecules.hashing import hash_each
-from graphcnf.molecules.vocabulary import AROMATIC, CODEC_VERSION, AtomCategory, MoleculeVocabulary
+from graphcnf.molecules.model_metadata import CODEC_VERSION
+from graphcnf.molecules.vocabulary import AROMATIC, AtomCategory, MoleculeVocabulary
 from graphcnf.molecules.vocabulary_building import vocabulary_from_counts
 
 FORMAT_VERSION = 3

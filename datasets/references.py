@@ -12,6 +12,7 @@ from graphcnf.datasets.molecules import MoleculeDataset
 from graphcnf.datasets.smiles_file import load_smiles_file
 from graphcnf.datasets.zinc250k import Zinc250kRows, zinc250k_rows
 from graphcnf.errors import UserError
+from graphcnf.molecules.model_metadata import vocabulary_of
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def load_reference(name: str | None, model: GraphModel | None = None) -> Rows:
         name = own if own in MOLECULES else None  # no path, which a model must not name
     if name is None:
         raise UserError("the model's training data are unknown: name them with --reference")
-    vocabulary = None if model is None else MoleculeVocabulary.of_model(model)
+    vocabulary = None if model is None else vocabulary_of(model)
     if name == "zinc250k":
         rows = zinc250k_rows()
         if vocabulary in (None, rows.vocabulary):

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import wraps
 from inspect import signature
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 import torch
@@ -25,13 +25,7 @@ from torch import nn
 
 from graphcnf.errors import UserError
 from graphcnf.file_reading import LARGEST_TEXT, WEIGHTS, expand_user, inside, open_input, read_json
-from graphcnf.limits import (
-    LARGEST_COUNT,
-    LARGEST_SIZE,
-    LARGEST_SIZES,
-    is_number,
-    limited_parameters,
-)
+from graphcnf.limits import LARGEST_SIZE, LARGEST_SIZES, limited_parameters
 from graphcnf.torch_state import own_modes
 
 FORMAT = 2
@@ -45,9 +39,6 @@ LARGEST_TENSORS = 20_000
 
 SPARE = 1 << 24
 """Number of parameters beyond the size of the weights file that a constructor may create."""
-
-VALUES = frozenset({"mean", "deviation", "prior", "separation", "spread", "drift"})
-"""Names of numbers in a configuration that are not sizes, and have no limit."""
 
 REAL = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 """Types of weights, which are converted to each other when weights are loaded."""
@@ -133,45 +124,70 @@ def model_folder(name_or_folder: str | Path, *, shipped: bool = False) -> Path:
 
 @own_modes()
 def load_model(cls: type[Model], folder: Path, device="cpu") -> Model:
-    """Rebuild a model of class `cls` from its folder, in evaluation mode.
+    """Rebuild a model from its folder, in evaluation mode.
+
+    Nothing in the folder is trusted: first the configuration is read and checked, then the model is
+    built with initial weights, of which there may not be many more than the file of weights holds,
+    and then this file is read.
 
     Args:
-        cls: Class of the model.
+        cls: Class of the model, or a base class that finds it in the configuration (`rebuild`).
         folder: Folder that holds `config.json`.
         device: Device of the weights, such as "cuda:1".
 
     Raises:
         UserError: if configuration or weights are missing or damaged, or do not fit together.
     """
-    source, weights = inside(folder, "config.json"), inside(folder, "model.safetensors")
+    source = inside(folder, "config.json")
+    weights = inside(folder, "model.safetensors")
     try:
-        config = read_json(source)
-        if config["format"] != FORMAT:
-            raise ValueError(f"format {config['format']}, this version reads {FORMAT}")
-        if config.pop(CHECKSUM) != _digest_of_json(config):
-            raise ValueError("its checksum does not match")
-        _check_sizes(config["model"])
+        content = _read_config(source)
         size = weights.stat().st_size if weights.exists() else 0
         # A parameter takes at least two bytes of the file.
         with limited_parameters(size + SPARE, f"{weights.name} holds {size:,} bytes"):
-            model = cls.rebuild(config["model"])
-        _check_metadata(config["metadata"], getattr(model, "max_nodes", LARGEST_COUNT))
-        model.metadata = config["metadata"]
+            model = cls.rebuild(content["model"])
+        model.check_metadata(content["metadata"])
+        model.metadata = content["metadata"]
     except Exception as error:  # a hostile configuration may cause any exception
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"{source}: not the config of a {cls.__name__} ({reason})") from error
-    tensors, known = _read(weights, "pt"), model.state_dict()
-    for name, initial in known.items():
+    _load_weights(model, weights)
+    return model.to(check_device(device)).eval()
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """Return the content of a `config.json` without its checksum, after checking that.
+
+    Raises:
+        OSError, TypeError, KeyError: The file cannot be read, or has another form.
+        ValueError: It has another format or another checksum.
+    """
+    content = read_json(path)
+    if content["format"] != FORMAT:
+        raise ValueError(f"format {content['format']}, this version reads {FORMAT}")
+    if content.pop(CHECKSUM) != _digest_of_json(content):
+        raise ValueError("its checksum does not match")
+    return content
+
+
+def _load_weights(model: nn.Module, path: Path) -> None:
+    """Set the parameters and buffers of a model to those of a file.
+
+    Raises:
+        UserError: The file is missing or damaged, does not fit the model, or holds parameters that
+            are no finite numbers.
+    """
+    tensors = _read(path, "pt")
+    for name, initial in model.state_dict().items():
         kind = tensors[name].dtype if name in tensors else initial.dtype
         if kind != initial.dtype and not {kind, initial.dtype} <= REAL:
-            raise UserError(f"{weights}: {name} is of type {kind}, not {initial.dtype}")
+            raise UserError(f"{path}: {name} is of type {kind}, not {initial.dtype}")
     try:
         model.load_state_dict(tensors)
     except RuntimeError:
-        raise UserError(f"{weights}: the weights do not fit config.json") from None
+        raise UserError(f"{path}: the weights do not fit config.json") from None
     if not all(parameter.isfinite().all() for parameter in model.parameters()):
-        raise UserError(f"{weights}: weights that are no numbers; train again")
-    return model.to(check_device(device)).eval()
+        raise UserError(f"{path}: weights that are no numbers; train again")
 
 
 def check_device(device: Any) -> torch.device:
@@ -195,78 +211,43 @@ def check_device(device: Any) -> torch.device:
     return checked
 
 
-def _check_sizes(config: Any, name: str = "model") -> None:
+def check_sizes(config: Any, not_sizes: Collection[str] = (), name: str = "model") -> None:
     """Raise `ValueError` for sizes in a configuration that would take all memory.
+
+    Every number is taken for a size, whether it is an argument of the constructor or stands deep in
+    one: it may be `LARGEST_SIZE` at most, or what `LARGEST_SIZES` says for its name. Lists hold
+    whole numbers.
 
     Args:
         config: Configuration, or a value in it, at any depth.
-        name: Key of this value, which decides on its limit.
+        not_sizes: Names whose values are not looked at, see `Pretrained.not_sizes`.
+        name: Name of this value; values in a list have that of the list.
     """
     if isinstance(config, Mapping):
         for key, value in config.items():
-            if key not in VALUES:
-                _check_sizes(value, str(key))
+            if key not in not_sizes:
+                check_sizes(value, not_sizes, str(key))
     elif isinstance(config, list):
         for value in config:
             if isinstance(value, float):
                 raise ValueError(f"{name} holds {value}, no whole number")
-            _check_sizes(value, name)
+            check_sizes(value, not_sizes, name)
     elif isinstance(config, int | float):
         most = LARGEST_SIZES.get(name, LARGEST_SIZE)
         if not abs(config) <= most:
             raise ValueError(f"{name} = {config:,}: at most {most:,} is taken")
 
 
-def _check_metadata(metadata: Any, most: int) -> None:
-    """Raise `ValueError` for metadata that would fail later, when they are used.
+def check_kinds(metadata: Mapping[str, Any], **kinds: type) -> None:
+    """Raise `ValueError` for an entry of metadata that is there, and is of another type.
 
     Args:
         metadata: The metadata.
-        most: Largest number of nodes of a graph that the model draws.
+        **kinds: Type of the entry of each name.
     """
-    kinds: dict[str, type] = {
-        "training": dict,
-        "vocabulary": dict,
-        "dataset": str,
-        "size_histogram": list,
-        "likelihood_quantiles": list,
-        "weights": dict,
-        "codec": int,
-        "companions": list,
-    }
-    if not isinstance(metadata, dict):
-        raise ValueError("metadata is no object")
     for name, kind in kinds.items():
-        if not isinstance(metadata.get(name, kind()), kind):
+        if name in metadata and not isinstance(metadata[name], kind):
             raise ValueError(f"metadata.{name} is no {kind.__name__}")
-    counts = metadata.get("size_histogram", [1])
-    if not all(is_number(value) and 0 <= value <= LARGEST_COUNT for value in counts):
-        raise ValueError("metadata.size_histogram is no list of counts")
-    if not any(counts[: most + 1]):
-        raise ValueError("metadata.size_histogram counts nothing that the model can draw")
-    _check_quantiles(metadata.get("likelihood_quantiles", []))
-
-
-def _check_quantiles(groups: list[dict[str, Any]]) -> None:
-    """Raise `ValueError` unless groups of likelihood quantiles hold finite numbers in order.
-
-    Args:
-        groups: Quantiles of each group of sizes, as `likelihood_quantiles` of
-            `graphcnf.molecules.scoring` returns them.
-    """
-    ascending = [[group["largest"] for group in groups]]
-    for group in groups:
-        *steps, last = group["quantiles"]
-        tail = group.get("tail", [])
-        shares, rare = [share for share, _ in tail], [bits for _, bits in tail]
-        if not steps:
-            raise ValueError("metadata.likelihood_quantiles needs two quantiles or more in a group")
-        ascending += [[*steps, *rare, last], [*shares[::-1], 1]]
-    for numbers in ascending:
-        if not all(is_number(value) and np.isfinite(value) for value in numbers):
-            raise ValueError("metadata.likelihood_quantiles must hold finite numbers")
-        if numbers != sorted(numbers):
-            raise ValueError("metadata.likelihood_quantiles must be in ascending order")
 
 
 def load_array(folder: Path, name: str) -> np.ndarray | None:
@@ -365,12 +346,15 @@ def model_digest(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _keeping_arguments(constructor: Callable) -> Callable:
-    """Wrap the constructor of a `Pretrained`, which then keeps its arguments as the `config`.
+def keep_arguments(constructor: Callable) -> Callable:
+    """Decorate the `__init__` of a `Pretrained`, which then keeps its arguments as its `config`.
 
-    The `config` is set before the constructor runs, so that this may read it. It has the arguments
-    that were given, also those of `**options`. Those left at their defaults are not in it: a model
-    that is loaded gets the defaults of the version that loads it.
+    The `config` is there before the constructor runs, so that this may read it or add to it. It has
+    the arguments that were given, also those of `**options`. Those left at their defaults are not
+    in it: a model that is loaded gets the defaults of the version that loads it.
+
+    A subclass whose constructor has other arguments is decorated as well: the `config` is that of
+    the first constructor that is called.
     """
     known = signature(constructor)
     further = [name for name, one in known.parameters.items() if one.kind is one.VAR_KEYWORD]
@@ -382,7 +366,7 @@ def _keeping_arguments(constructor: Callable) -> Callable:
             del config["self"]
             for name in further:
                 config |= config.pop(name, {})
-            self.config, self.metadata = config, {}
+            self.config = config
         constructor(self, *args, **options)
 
     return construct
@@ -391,27 +375,36 @@ def _keeping_arguments(constructor: Callable) -> Callable:
 class Pretrained(nn.Module):
     """Base of modules that can be saved to a folder and loaded.
 
-    The arguments given to the constructor of a subclass become its `config` before it runs
-    (`_keeping_arguments`), without those left at their defaults. A subclass may replace it.
+    The constructor of a subclass sets `config` and `metadata`: the first by the decorator
+    `keep_arguments`, or by itself.
 
     Attributes:
         config: Arguments of the constructor, JSON values, from which `rebuild` makes the module.
         metadata: Facts about its data, JSON values.
+        not_sizes: Names in the `config`, at any depth, whose numbers do not determine how large the
+            module is, such as means of data. All others are limited when a model is loaded, see
+            `check_sizes`.
     """
 
     config: dict[str, Any]
     metadata: dict[str, Any]
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        """Let the constructor of a subclass keep its arguments."""
-        super().__init_subclass__(**options)
-        if "__init__" in vars(cls):
-            cls.__init__ = _keeping_arguments(cls.__init__)  # type: ignore[method-assign]
+    not_sizes: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
     def rebuild(cls, config: Mapping[str, Any]) -> Self:
-        """Build a module with initial weights from the `config` of another one."""
+        """Build a module with initial weights from the `config` of another one.
+
+        Raises:
+            ValueError: if a size is too large.
+        """
+        check_sizes(config, cls.not_sizes)
         return cls(**config)
+
+    def check_metadata(self, metadata: Any) -> None:
+        """Raise `ValueError` for metadata, read from a file, that would fail when they are used."""
+        if not isinstance(metadata, dict):
+            raise ValueError("metadata is no object")
+        check_kinds(metadata, training=dict, dataset=str)
 
     @property
     def device(self) -> torch.device:

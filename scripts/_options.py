@@ -19,7 +19,7 @@ from graphcnf.compute.parallel import check_cluster
 from graphcnf.errors import UserError, say
 from graphcnf.file_reading import expand_user
 from graphcnf.limits import LARGEST_COUNT, LARGEST_SEED, check_seed, check_temperature
-from graphcnf.molecules.vocabulary import MoleculeVocabulary
+from graphcnf.molecules.model_metadata import vocabulary_of
 from graphcnf.scripts._files import Role
 
 if TYPE_CHECKING:
@@ -734,7 +734,7 @@ def load_model(name: str, device: str = "cpu", *, support: bool = True) -> Graph
     if is_image_model(name):
         raise UserError(f"{name} is a model of images: its commands are graphcnf images ...")
     model = GraphModel.from_pretrained(name, device)
-    MoleculeVocabulary.of_model(model, name)
+    vocabulary_of(model, name)
     return model if support else without_rules(model)
 
 

@@ -6,6 +6,7 @@ from torch import nn
 from graphcnf.categorical.categorical_flow import Bound
 from graphcnf.flows.base import draw_uniform
 from graphcnf.graphs import GraphBatch, GraphModel
+from graphcnf.pretrained import keep_arguments
 
 
 class IndependentModel(GraphModel):
@@ -14,6 +15,7 @@ class IndependentModel(GraphModel):
     architecture = "independent"
     rules = {"single": False}
 
+    @keep_arguments
     def __init__(self, *, node_categories, edge_categories, max_nodes, single=True, level=0.0):
         super().__init__()
         self.nodes = nn.Parameter(torch.full((node_categories,), level))

@@ -31,6 +31,7 @@ from graphcnf.flows.transform import Context, Noise, log_term_dtype, masked, sum
 from graphcnf.graphs.batch import GraphBatch, Latents, PackedGraphs
 from graphcnf.graphs.graph_model import StochasticModel
 from graphcnf.graphs.path.data_rules import measured_sums
+from graphcnf.pretrained import keep_arguments
 
 
 def breadth_first_order(batch: GraphBatch) -> Tensor:
@@ -170,6 +171,7 @@ class GraphAFModel(StochasticModel):
     weights: Tensor
     sums: Tensor
 
+    @keep_arguments
     def __init__(
         self,
         *,

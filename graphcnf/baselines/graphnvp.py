@@ -39,6 +39,7 @@ from graphcnf.flows.transform import (
 from graphcnf.graphs.batch import GraphBatch, Latents
 from graphcnf.graphs.features import GraphContext
 from graphcnf.graphs.graph_model import StochasticModel
+from graphcnf.pretrained import keep_arguments
 
 NOISE = 0.9  # width c of the noise, in the papers of GraphNVP and GraphAF
 
@@ -359,6 +360,7 @@ class GraphNVPModel(StochasticModel):
 
     architecture = "graphnvp"
 
+    @keep_arguments
     def __init__(
         self,
         *,

@@ -48,6 +48,7 @@ from graphcnf.flows.base import Generators
 from graphcnf.flows.transform import log_term_dtype
 from graphcnf.graphs.batch import GraphBatch, Latents, PackedGraphs
 from graphcnf.graphs.path.data_rules import limit_note, measured_sums
+from graphcnf.pretrained import keep_arguments
 
 NEVER = 10_000  # larger than any number of nodes or sum of weights: a cluster cannot be attached
 TRIES = 20  # number of labels that are tried, from the most probable, until one can be attached
@@ -607,6 +608,7 @@ class JunctionTreeVAE(GraphVAE):
 
     seen: Tensor
 
+    @keep_arguments
     def __init__(
         self,
         *,

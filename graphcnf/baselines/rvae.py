@@ -26,6 +26,7 @@ from graphcnf.graphs.batch import GraphBatch, Latents, PackedGraphs
 from graphcnf.graphs.graph_model import StochasticModel
 from graphcnf.graphs.pairs import all_pairs, dense
 from graphcnf.graphs.path.data_rules import measured_sums
+from graphcnf.pretrained import keep_arguments
 
 PRIOR = StandardNormal()  # density of the latents, p(z)
 
@@ -267,6 +268,7 @@ class RegularizedVAE(GraphVAE):
     sums: Tensor
     strange: Tensor
 
+    @keep_arguments
     def __init__(
         self,
         *,

@@ -52,10 +52,10 @@ from graphcnf.graphs.record_blocks import together_on
 from graphcnf.limits import check_integer, check_seed, check_temperature
 from graphcnf.molecules.codec import UnparsableSmiles, find_dropped, list_molecules, parse, quiet
 from graphcnf.molecules.hashing import contains, hash_each
+from graphcnf.molecules.model_metadata import codec_problem, vocabulary_of
 from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.molecules.standardize import charge_states
 from graphcnf.molecules.validity import evaluate_records, records_table
-from graphcnf.molecules.vocabulary import MoleculeVocabulary, codec_problem
 from graphcnf.sampling.sample import first_blocks, sampling_processes
 from graphcnf.stereo.marks import count_marks, mark_figures
 from graphcnf.stereo.stereo_flow import shipped_stereo
@@ -560,7 +560,7 @@ def _evaluate_model(
         name: Name of the model in tables.
         drawn: Numbers of samples and of held-out molecules, seeds and temperature.
     """
-    MoleculeVocabulary.of_model(model)
+    vocabulary_of(model)
     source, dataset = reference.load(model)
     test = reference.held_out(dataset)
     hashes = model.training_hashes

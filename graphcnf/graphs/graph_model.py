@@ -87,8 +87,10 @@ class GraphModel(SavedModel, ABC):
         of [0, 1) as wide as its probability:
 
         >>> from graphcnf.flows import draw_uniform
+        >>> from graphcnf.pretrained import keep_arguments
         >>> class Points(GraphModel):
         ...     architecture, node_orders, unknown = "points", ("none",), "it has edges"
+        ...     @keep_arguments
         ...     def __init__(self, *, node_categories, edge_categories, max_nodes):
         ...         super().__init__()
         ...         self.logits = nn.Parameter(torch.zeros(node_categories))

@@ -29,6 +29,7 @@ from graphcnf.categorical.transformer import HIDDEN, Transformer, zero_init
 from graphcnf.flows.transform import Context
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 from graphcnf.graphs.coded import RandomOrder
+from graphcnf.pretrained import keep_arguments
 
 # Numbers of the features of a possible edge, see `GrowingGraphs.features`, and the range (lowest,
 # highest value) to which each is clamped.
@@ -621,6 +622,7 @@ class GrowthModel(RandomOrder):
     unknown = "not connected, as all training graphs are"
     draw_order = staticmethod(most_edges_first)
 
+    @keep_arguments
     def __init__(
         self,
         *,

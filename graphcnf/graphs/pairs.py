@@ -43,6 +43,7 @@ from graphcnf.graphs.features import (
     graph_context,
 )
 from graphcnf.graphs.graph_model import StochasticModel
+from graphcnf.pretrained import keep_arguments
 
 
 @dataclass
@@ -412,6 +413,7 @@ class PairsModel(StochasticModel):
     architecture = "pairs"
     node_orders = ("canonical", "none")
 
+    @keep_arguments
     def __init__(
         self,
         *,

@@ -15,9 +15,12 @@ import numpy as np
 
 from graphcnf.errors import UserError
 from graphcnf.file_reading import inside
+from graphcnf.limits import LARGEST_COUNT, is_number
 from graphcnf.pretrained import (
     WEIGHTS,
     Pretrained,
+    check_kinds,
+    check_sizes,
     load_array,
     load_model,
     model_folder,
@@ -57,11 +60,14 @@ class SavedModel(Pretrained):
         architecture: Short name of the class, see `GRAPH_MODELS`.
     """
 
+    not_sizes: ClassVar[frozenset[str]] = frozenset({"mean", "deviation"})  # of conditions
     architecture: ClassVar[str] = ""
 
     def __init__(self) -> None:
         super().__init__()
-        # `Pretrained` has put the arguments of the subclass's constructor there before it ran.
+        if not hasattr(type(self).__init__, "__wrapped__"):
+            raise TypeError(f"write @keep_arguments above the __init__ of {type(self).__name__}")
+        self.metadata = {}
         self.config = {"architecture": self.architecture, **self.config}
         self.training_hashes: np.ndarray | None = None
         self.companions: dict[str, Pretrained] = {}
@@ -82,7 +88,18 @@ class SavedModel(Pretrained):
         found = cls if name == cls.architecture else GRAPH_MODELS.find(name, "architecture")
         if not issubclass(found, cls):
             raise ValueError(f'a model of architecture "{name}"')
+        check_sizes(arguments, found.not_sizes)
         return found(**arguments)
+
+    def check_metadata(self, metadata: Any) -> None:
+        """Raise `ValueError` for metadata, read from a file, that would fail when they are used."""
+        super().check_metadata(metadata)
+        check_kinds(metadata, size_histogram=list, weights=dict, companions=list)
+        counts = metadata.get("size_histogram", [1])
+        if not all(is_number(count) and 0 <= count <= LARGEST_COUNT for count in counts):
+            raise ValueError("metadata.size_histogram is no list of counts")
+        if not any(counts[: self.config["max_nodes"] + 1]):
+            raise ValueError("metadata.size_histogram counts nothing that the model can draw")
 
     def save_pretrained(self, folder: str | Path, *, half: bool = False) -> None:
         """Write `config.json`, `model.safetensors` and, if known, `training_hashes.safetensors`.

@@ -21,6 +21,7 @@ from graphcnf.graphs.path.depth_first import DepthFirstCode
 from graphcnf.graphs.path.network import PathNetwork, PathState
 from graphcnf.graphs.path.path_layers import AttentionBiases
 from graphcnf.graphs.path.path_model import PathModel, support_with_rules
+from graphcnf.pretrained import keep_arguments
 
 
 def bridges(adjacency: Tensor) -> Tensor:
@@ -207,6 +208,7 @@ class UnorderedModel(RandomOrder):
     draw_order = staticmethod(depth_first)
     notes = PathModel.notes
 
+    @keep_arguments
     def __init__(
         self,
         *,

@@ -22,7 +22,7 @@ from graphcnf.file_reading import inside, read_json
 from graphcnf.flows.base import Generators, record_generators
 from graphcnf.flows.transform import Noise, log_term_dtype
 from graphcnf.limits import check_integer
-from graphcnf.pretrained import Pretrained, model_folder
+from graphcnf.pretrained import Pretrained, check_sizes, model_folder
 from graphcnf.registry import Registry
 from graphcnf.torch_state import evaluated
 
@@ -114,6 +114,7 @@ class ImageModel(Pretrained, ABC):
         found = IMAGE_MODELS.find(config.get("architecture"), "architecture of images")
         if not issubclass(found, cls):
             raise ValueError(f'a model of architecture "{config["architecture"]}"')
+        check_sizes(config, found.not_sizes)
         return found(**config)
 
     @classmethod

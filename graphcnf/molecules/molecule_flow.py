@@ -24,8 +24,8 @@ from graphcnf.graphs.in_batches import log_prob_in_batches, sample_records
 from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.limits import CANDIDATES, MOST_CANDIDATES, check_integer, check_range
 from graphcnf.molecules import codec
+from graphcnf.molecules.model_metadata import codec_problem, vocabulary_of
 from graphcnf.molecules.validity import CONVENTIONS, checked_records, strict_smiles
-from graphcnf.molecules.vocabulary import MoleculeVocabulary, codec_problem
 from graphcnf.torch_state import default_type
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class MoleculeFlow:
 
     def __init__(self, model: GraphModel, stereo: Any = None):
         self.model, self._stereo = model, stereo
-        self.vocabulary = MoleculeVocabulary.of_model(model)
+        self.vocabulary = vocabulary_of(model)
 
     @property
     def stereo(self) -> Any:

@@ -3,9 +3,8 @@
 A *vocabulary* lists the atoms and bonds of the training molecules; entry k is category k of nodes
 or edges. Molecules are encoded by a *Kekulé structure*, in which aromatic rings have alternating
 single and double bonds. A vocabulary can tell aromatic atoms and bonds from others nevertheless: a
-network learns more from such categories, and decoding ignores the difference. The *codec* is the
-code that translates molecules to graphs (`graphcnf.molecules.codec`). Vocabularies are counted,
-extended and compared in `graphcnf.molecules.vocabulary_building`.
+network learns more from such categories, and decoding ignores the difference. Vocabularies are
+counted, extended and compared in `graphcnf.molecules.vocabulary_building`.
 """
 
 from __future__ import annotations
@@ -15,14 +14,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
-from graphcnf.errors import UserError
 from graphcnf.limits import is_integer
 
 if TYPE_CHECKING:
     from rdkit import Chem
-
-CODEC_VERSION = 3
-"""Version in cache keys and models; to be raised when the same molecule gives another graph."""
 
 BONDS = ("SINGLE", "DOUBLE", "TRIPLE")
 """Bond types of a Kekulé structure, named as in RDKit."""
@@ -130,29 +125,6 @@ class MoleculeVocabulary:
         """RDKit's bond type of each category, without aromatic marks."""
         return [bond.removeprefix(AROMATIC) for bond in self.bonds]
 
-    @classmethod
-    def of_model(cls, model, name: str = "model") -> MoleculeVocabulary:
-        """Return the vocabulary in the metadata of a model.
-
-        Args:
-            model: A `GraphModel`.
-            name: Name of the model, for messages.
-
-        Raises:
-            UserError: if the metadata hold no vocabulary, or one of another size than the model.
-        """
-        sizes = model.config
-        try:
-            vocabulary = cls.from_dict(model.metadata["vocabulary"])
-        except (KeyError, TypeError):
-            raise UserError(f"{name}: config.json names no vocabulary of atoms and bonds") from None
-        except ValueError as error:
-            raise UserError(f"{name}: the vocabulary in config.json: {error}") from None
-        known = (len(vocabulary.atoms), len(vocabulary.bonds))
-        if known != (sizes["node_categories"], sizes["edge_categories"]):
-            raise UserError(f"{name}: the vocabulary in config.json does not fit the model")
-        return vocabulary
-
     def to_dict(self) -> dict[str, list]:
         """Return the vocabulary as JSON values.
 
@@ -183,21 +155,3 @@ def _check_chemistry(atoms: Sequence[AtomCategory], bonds: Sequence[str]) -> Non
     for bond in bonds:
         if bond.removeprefix(AROMATIC) not in BOND_TYPES:
             raise ValueError(f"bonds must be named as in RDKit, got {bond!r}")
-
-
-def codec_problem(model) -> str:
-    """Return why a model cannot score given molecules: it was trained with another codec.
-
-    Args:
-        model: A `GraphModel`.
-
-    Returns:
-        A message; "" if the model can score molecules.
-    """
-    if not model.ordered or model.metadata.get("codec", CODEC_VERSION) == CODEC_VERSION:
-        return ""
-    return (
-        "this model comes from another version of graphcnf, which numbered atoms differently: it "
-        "still draws molecules, but its likelihoods of given ones are wrong; train or fine-tune it "
-        "again"
-    )

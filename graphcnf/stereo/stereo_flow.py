@@ -33,7 +33,7 @@ from graphcnf.flows.transform import Context, Generators
 from graphcnf.limits import MAX_NODES, Range
 from graphcnf.molecules.codec import MoleculeNotRepresentable, parse, quiet
 from graphcnf.molecules.molecule_flow import WITH_STEREO
-from graphcnf.pretrained import WEIGHTS, Pretrained
+from graphcnf.pretrained import WEIGHTS, Pretrained, keep_arguments
 from graphcnf.stereo.marks import (
     MOST_CONFIGURATIONS,
     RELATIONS,
@@ -568,6 +568,7 @@ class StereoFlow(Pretrained, nn.Module):
         (2, 1.0)
     """
 
+    @keep_arguments
     def __init__(
         self,
         *,
@@ -577,6 +578,7 @@ class StereoFlow(Pretrained, nn.Module):
         dropout: Annotated[float, Range(0, 0.9)] = 0.1,
     ):
         super().__init__()
+        self.metadata = {}
         network = StereoNetwork(width=width, hidden=hidden, layers=layers, dropout=dropout)
         self.flow = AutoregressiveFlow(network, single=True)
 

@@ -39,9 +39,9 @@ from graphcnf.graphs.building import (
 from graphcnf.graphs.conditions import condition_statistics
 from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.limits import Range, is_integer
+from graphcnf.molecules.model_metadata import vocabulary_of
 from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.molecules.properties import parse_names, property_table
-from graphcnf.molecules.vocabulary import MoleculeVocabulary
 from graphcnf.molecules.vocabulary_building import bond_orders, merge_aromatic
 from graphcnf.torch_state import learning
 from graphcnf.training.conditioning import names_of, with_surrogates, with_targets
@@ -321,7 +321,7 @@ def _check_known(model: GraphModel, start: str, dataset: MoleculeDataset) -> Non
         UserError: it has other categories of atoms or bonds, or a molecule has more atoms or bonds
             than it can represent.
     """
-    if MoleculeVocabulary.of_model(model) != dataset.vocabulary:
+    if vocabulary_of(model) != dataset.vocabulary:
         raise UserError(f"[model]: {start} has other categories of atoms or bonds than the data")
     graphs = dataset.graphs
     if graphs.node_counts.max() > model.max_nodes or not all(

@@ -34,9 +34,9 @@ from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.graphs.in_batches import log_prob_of_batch, sample_records
 from graphcnf.graphs.isomorphism import canonicalise
 from graphcnf.molecules import codec
+from graphcnf.molecules.model_metadata import vocabulary_of
 from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.molecules.properties import conditions_of, property_table, qed, sa
-from graphcnf.molecules.vocabulary import MoleculeVocabulary
 from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import load_model, option
 from graphcnf.scripts.benchmarks.runner import (
@@ -109,7 +109,7 @@ def code_shares(model: GraphModel, samples: int) -> dict[str, float]:
         Shares of the valid samples whose code is "canonical", in an "other numbering", or with
         "other Kekulé structure or marks".
     """
-    vocabulary = MoleculeVocabulary.of_model(model)
+    vocabulary = vocabulary_of(model)
     graphs = sample_records(model, range(samples), seed=0)
     counts = dict.fromkeys(("canonical", "other numbering", "other Kekulé structure or marks"), 0)
     for k in range(len(graphs)):
@@ -279,7 +279,7 @@ def _score(
         "seconds"; 0 where the model cannot complete the fragment.
     """
     began = time.process_time()
-    vocabulary = MoleculeVocabulary.of_model(model)
+    vocabulary = vocabulary_of(model)
     found, valid = [], 0.0
     try:
         fragment = read_fragment(drug[column], TASKS[column], vocabulary)

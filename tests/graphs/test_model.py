@@ -121,20 +121,6 @@ def test_save_and_load(model, random_graphs, tmp_path):
         ({"size_histogram": []}, "counts nothing"),
         ({"size_histogram": [0, 0, 0]}, "counts nothing"),
         ({"size_histogram": [0] * 40 + [9]}, "counts nothing"),  # more nodes than the model draws
-        ({"likelihood_quantiles": [{"largest": 9, "quantiles": [3.0, 2.0, 1.0]}]}, "ascending"),
-        ({"likelihood_quantiles": [{"largest": 9, "quantiles": [3.0]}]}, "two quantiles"),
-        (
-            {"likelihood_quantiles": [{"largest": n, "quantiles": [1.0, 2.0]} for n in (9, 4)]},
-            "ascending",
-        ),
-        (
-            {
-                "likelihood_quantiles": [
-                    {"largest": 9, "quantiles": [1.0, 2.0], "tail": [[0.5, 0.5]]}
-                ]
-            },
-            "ascending",
-        ),
     ],
 )
 def test_metadata_that_say_nothing_are_refused_when_they_are_read(

@@ -15,6 +15,7 @@ import graphcnf
 from graphcnf.design import growing
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch
+from graphcnf.molecules.model_metadata import CODEC_VERSION
 from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.molecules.scoring import (
     GROUP_SIZE,
@@ -26,7 +27,6 @@ from graphcnf.molecules.scoring import (
     percentiles,
 )
 from graphcnf.molecules.standardize import charge_states, protonation_hash
-from graphcnf.molecules.vocabulary import CODEC_VERSION
 
 
 def test_samples_are_those_of_the_seed_and_show_themselves(flow):
@@ -227,6 +227,35 @@ def test_shipped_weights_know_the_tail_of_each_common_size(name):
         many = counts[smallest : group["largest"] + 1].sum() >= TAIL_SIZE
         assert ("tail" in group) == many and len(group["quantiles"]) == QUANTILES
         smallest = group["largest"] + 1
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        ({"codec": "3"}, "codec is no integer"),
+        ({"likelihood_quantiles": 3}, "no list of quantiles"),
+        ({"likelihood_quantiles": [{"largest": 9}]}, "no list of quantiles"),
+        ({"likelihood_quantiles": [{"largest": 9, "quantiles": [3.0]}]}, "two quantiles"),
+        ({"likelihood_quantiles": [{"largest": 9, "quantiles": [1.0, math.nan]}]}, "finite"),
+        ({"likelihood_quantiles": [{"largest": 9, "quantiles": [3.0, 2.0, 1.0]}]}, "ascending"),
+        (
+            {"likelihood_quantiles": [{"largest": n, "quantiles": [1.0, 2.0]} for n in (9, 4)]},
+            "ascending",
+        ),
+        (
+            {
+                "likelihood_quantiles": [
+                    {"largest": 9, "quantiles": [1.0, 2.0], "tail": [[0.5, 0.5]]}
+                ]
+            },
+            "ascending",
+        ),
+    ],
+)
+def test_metadata_that_would_fail_later_are_refused_at_once(flow, monkeypatch, entry, reason):
+    monkeypatch.setattr(flow.model, "metadata", {**flow.model.metadata, **entry})
+    with pytest.raises(UserError, match=rf"config\.json: .*{reason}"):
+        MoleculeFlow(flow.model)
 
 
 def test_percentiles_are_the_shares_of_the_molecules_that_were_scored():

@@ -23,6 +23,7 @@ from graphcnf.graphs.path.paths import Path
 from graphcnf.graphs.path.support import Support
 from graphcnf.graphs.record_blocks import BLOCK
 from graphcnf.limits import LARGEST_ORDERS, check_integer
+from graphcnf.pretrained import keep_arguments
 from graphcnf.torch_state import evaluated
 
 
@@ -97,6 +98,7 @@ class PathModel(CodedModel):
     unknown = "a longer ring or branch than the model knows"
     network_classes: ClassVar[tuple[type[PathNetwork], ...]] = (PathNetwork,)
 
+    @keep_arguments
     def __init__(
         self,
         *,
