@@ -32,8 +32,7 @@ that the next node must be another a.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -71,8 +70,11 @@ class UndecidedNodes:
         own: State of the new node, (M,) long; 0 before its category is decided.
         left: Rooms of all possible parents of the node after the new one, added up, without that of
             the new one, (M,) long; 0 before its category is decided.
+        choices: Which labels of the edge to the parent, and with each which categories of the new
+            node are possible, (M, E + 1, C) bool; (M,) before the backtrack is decided.
+        ends, rest, last: What edges around them are missing, (M,) long each, see
+            `graphcnf.graphs.path.completion.CompletingSupport`; 0 if there are no environments.
         x: The variables that are decided, in the order of `DepthFirstCode`, (M,) long each.
-        missing: What `graphcnf.graphs.path.completion` needs beside this; None without it.
     """
 
     state: Tensor
@@ -81,15 +83,16 @@ class UndecidedNodes:
     to_come: Tensor
     own: Tensor
     left: Tensor
+    choices: Tensor
+    ends: Tensor
+    rest: Tensor
+    last: Tensor
     x: tuple[Tensor, ...] = ()
-    missing: Any = None
 
     def __getitem__(self, rows: Tensor) -> UndecidedNodes:
         """Return K of the M nodes; `rows` are their indices, (K,) long."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        x, missing = tuple(value[rows] for value in values.pop("x")), values.pop("missing")
-        some = {name: value[rows] for name, value in values.items()}
-        return UndecidedNodes(**some, x=x, missing=None if missing is None else missing[rows])
+        some = {name: value[rows] for name, value in vars(self).items() if name != "x"}
+        return UndecidedNodes(**some, x=tuple(value[rows] for value in self.x))
 
     @property
     def count(self) -> int:
@@ -133,14 +136,15 @@ class Support(nn.Module):
         branches: True if the next node can have the same parent as the new one, False if paths
             never backtrack.
         pad: Number of columns of zeros in `Path.tables`, enough for every backtrack and closure.
+        ends: How many nodes without other edges a node in each state must still get, (S,) long; 0
+            without environments, see `graphcnf.graphs.path.completion`.
         leaf: State of a new node with only the edge to its parent, by state of the parent, label of
             the edge and category of the new node, (S, E + 1, C) long.
         room: Room of a node in each state, (S,) long.
         attaches: Whether a new node can be attached, and it and its parent have room for as many
             nodes as `NEEDS` says, (NEEDS, S, E + 1, C) bool, indexed as `leaf`. State `UNKNOWN` and
             label 0 is for a first node.
-        attaches_by, attaches_at: Whether it can for some category, (NEEDS, S, E + 1) bool, and for
-            some edge and category, (NEEDS, S) bool.
+        attaches_at: Whether it can for some edge and category, (NEEDS, S) bool.
         no_backtrack: True for the backtrack 0, (P,) bool.
         kind: One bit for each kind of edges, by label, (E + 1,) long; 0 for no edge. Edges of one
             kind lead to the same states.
@@ -153,10 +157,10 @@ class Support(nn.Module):
         UserError: if there are too many kinds of edges.
     """
 
+    ends: Tensor
     leaf: Tensor
     room: Tensor
     attaches: Tensor
-    attaches_by: Tensor
     attaches_at: Tensor
     no_backtrack: Tensor
     kind: Tensor
@@ -190,11 +194,11 @@ class Support(nn.Module):
         attaches[:, UNKNOWN, 0] = room[first] >= torch.tensor(NEEDS)[:, None]
         attaches[:, UNKNOWN, 0] &= first != UNKNOWN
         return {
+            "ends": torch.zeros_like(room),
             "leaf": leaf,
             "room": room,
             "attaches": attaches,
-            "attaches_by": attaches.any(3),
-            "attaches_at": attaches.any(3).any(2),
+            "attaches_at": attaches.flatten(2).any(2),
             "no_backtrack": torch.arange(self.cardinalities[0]) == 0,
         }
 
@@ -244,8 +248,8 @@ class Support(nn.Module):
         up_to = self.room[state].cumsum(1)
         above = F.pad(up_to, (1, 0))[:, :-1]
         others = (above - F.pad(up_to, (self.reach, 0))[:, : state.shape[1]]).clamp(min=0)
-        undecided = torch.zeros_like(depth)
-        return UndecidedNodes(state, others, depth, to_come, own=undecided, left=undecided)
+        zero = torch.zeros_like(depth)
+        return UndecidedNodes(state, others, depth, to_come, zero, zero, zero, zero, zero, zero)
 
     def allowed(self, new: UndecidedNodes) -> Tensor:
         """Return which values of the next variable are possible.
@@ -258,23 +262,26 @@ class Support(nn.Module):
         """
         match new.variable.role:
             case Role.BACKTRACK:
-                fits = self._backtracks(new)
+                fits = self.backtracks(new)
             case Role.PARENT_EDGE:
-                fits = self._edges_to_parent(new)
+                fits = new.choices.any(2)
             case Role.CATEGORY:
-                fits = self._categories(new)
+                fits = new.choices[torch.arange(len(new.depth), device=new.depth.device), new.edge]
             case Role.LENGTH:
                 fits = self._lengths(new)
             case Role.CLOSING_EDGE:
                 fits = self._closing_edges(new)
+        # Values that lead beyond the first node were left out.
+        fits = F.pad(fits, (0, self.cardinalities[new.count] - fits.shape[1]))
         # A row without any is looked up only after an impossible value, as when a graph outside of
         # the support is scored. Its probability is 0 already; logits of -inf alone would make it
         # nan.
         return fits | ~fits.any(1, keepdim=True)
 
     def columns(self, new: UndecidedNodes) -> Tensor:
-        """Return the columns in `state` to which the backtracks lead, (M, P) long."""
-        back = torch.arange(self.cardinalities[0], device=new.depth.device)
+        """Return the columns in `state` to which backtracks lead, the first node's last, (M, P)."""
+        most = min(self.cardinalities[0], new.state.shape[1] - self.pad)
+        back = torch.arange(most, device=new.depth.device)
         return new.depth[:, None] - back + self.pad
 
     def column(self, new: UndecidedNodes) -> Tensor:
@@ -282,7 +289,7 @@ class Support(nn.Module):
         return (new.depth - new.x[0]).clamp(min=-1)[:, None] + self.pad
 
     def at(self, new: UndecidedNodes, column: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the states of possible parents of M new nodes, and what room is needed there.
+        """Return what room is needed at possible parents of M new nodes, and their states.
 
         Args:
             new: The M new nodes.
@@ -290,35 +297,29 @@ class Support(nn.Module):
 
         Returns:
             The number in `NEEDS` of the room that the new node and its parent must have, since the
-            other possible parents have no more, and the states, (M, P) long each.
+            other possible parents have no more, and the states, (M, P) long each: the first two
+            indices of `attaches`.
         """
         needed = new.to_come[:, None] - new.others.gather(1, column)
         return needed.clamp(0, len(NEEDS) - 1), new.state.gather(1, column)
 
-    def _backtracks(self, new: UndecidedNodes) -> Tensor:
+    def backtracks(self, new: UndecidedNodes) -> Tensor:
         """Return the possible backtracks of M new nodes, (M, P) bool."""
         needed, state = self.at(new, self.columns(new))
-        return self.reached(new, state) & self.attaches_at[needed, state]
+        first = (new.depth < 0)[:, None] & self.no_backtrack[: state.shape[1]]
+        return ((state != UNKNOWN) | first) & self.attaches_at[needed, state]
 
-    def reached(self, new: UndecidedNodes, state: Tensor) -> Tensor:
-        """Return which backtracks lead to a node, (M, P) bool; before a first node, there is none.
+    def choices(self, new: UndecidedNodes) -> Tensor:
+        """Return which edges and categories are possible once parents are decided.
 
         Args:
             new: The M new nodes.
-            state: States of the nodes to which the backtracks lead, (M, P) long.
+
+        Returns:
+            (M, E + 1, C) bool, see `UndecidedNodes`.
         """
-        first = (new.depth < 0)[:, None] & self.no_backtrack
-        return (state != UNKNOWN) | first
-
-    def _edges_to_parent(self, new: UndecidedNodes) -> Tensor:
-        """Return the possible labels of edges of M new nodes to parents, (M, E + 1) bool."""
         needed, state = self.at(new, self.column(new))
-        return self.attaches_by[needed[:, 0], state[:, 0]]
-
-    def _categories(self, new: UndecidedNodes) -> Tensor:
-        """Return the possible categories of M new nodes, (M, C) bool."""
-        needed, state = self.at(new, self.column(new))
-        return self.attaches[needed[:, 0], state[:, 0], new.edge]
+        return self.attaches[needed[:, 0], state[:, 0]]
 
     def far(self, new: UndecidedNodes, length: Tensor) -> Tensor:
         """Return the states of the nodes to which closures lead, (M, C) long.
@@ -356,7 +357,8 @@ class Support(nn.Module):
 
         0, for no closure, is always possible.
         """
-        length = torch.arange(self.cardinalities[new.count], device=new.depth.device)
+        most = min(self.cardinalities[new.count], new.state.shape[1] - self.pad)
+        length = torch.arange(most, device=new.depth.device)
         fits = (self.closures(new, length.expand(len(new.depth), -1)) > 0) & (length >= 2)
         if new.variable.edge > 1:
             # Lengths increase, and after a length of 0 all are 0.
@@ -380,18 +382,23 @@ class Support(nn.Module):
             new: The M new nodes, with the variables that are decided; it stays as it is.
             x: The next variable of each, (M,) long.
         """
-        own, left = new.own, new.left
-        role, states = new.variable.role, self.states
-        if role is Role.CATEGORY:
-            column = self.column(new)
-            parent = new.state.gather(1, column)[:, 0]
-            own = states.after[states.first[x], new.edge, states.category[parent]]
-            left = new.others.gather(1, column)[:, 0]
-            left = left + self.branches * self.room[states.after[parent, new.edge, x]]
-        elif role is Role.CLOSING_EDGE:
-            far = self.far(new, new.x[-1][:, None])[:, 0]
-            then = states.after[far, x, new.category]
-            near = (new.x[-1] <= self.reach) & (x > 0)
-            left = left + torch.where(near, self.room[then] - self.room[far], 0)
-            own = states.after[own, x, states.category[far]]
-        return replace(new, own=own, left=left, x=(*new.x, x))
+        own, left, states = new.own, new.left, self.states
+        role, after = new.variable.role, replace(new, x=(*new.x, x))
+        if role is Role.BACKTRACK:
+            return replace(after, choices=self.choices(after))
+        if role not in (Role.CATEGORY, Role.CLOSING_EDGE):
+            return after
+        # An edge is decided: its earlier end is the parent, or the node to which a closure leads.
+        to_parent = role is Role.CATEGORY
+        edge, length = (new.edge, torch.ones_like(x)) if to_parent else (x, new.x[-1])
+        earlier = self.far(after, length[:, None])[:, 0]
+        then = states.after[earlier, edge, after.category]
+        near = (length <= self.reach) & (edge > 0)
+        if to_parent:
+            own = states.first[x]
+            left = new.others.gather(1, self.column(new))[:, 0]
+            left = left + torch.where(near, self.room[earlier], 0)
+        own = states.after[own, edge, states.category[earlier]]
+        left = left + torch.where(near, self.room[then] - self.room[earlier], 0)
+        ends = new.ends + self.ends[then] - self.ends[earlier] + self.ends[own] - self.ends[new.own]
+        return replace(after, own=own, left=left, ends=ends)
