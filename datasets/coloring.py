@@ -239,8 +239,7 @@ def _generate(task: dict[str, Any]) -> PackedGraphs:
 
     Args:
         task: "seed" and "chunk", which determine the graphs; "count", their number; "colors",
-            "nodes"
-            and "edges", as `_colored` takes them.
+            "nodes" and "edges", as `_colored` takes them.
     """
     chance = np.random.default_rng((task["seed"], task["chunk"]))
     order = random.Random(int(chance.integers(1 << 62)))

@@ -735,13 +735,13 @@ def _is_text(kind: pyarrow.DataType) -> bool:
     return types.is_string(kind) or types.is_large_string(kind)
 
 
-def _values(column) -> Iterator[Any]:
+def _values(column: pyarrow.Array) -> Iterator[Any]:
     """Yield the values of an Arrow column.
 
     Equal values of a column with a dictionary are the same object, which saves memory.
 
     Args:
-        column: A column of pyarrow, an `Array`.
+        column: The column.
 
     Yields:
         A Python object for each row, None where it has no value.

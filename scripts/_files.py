@@ -180,8 +180,7 @@ def paths_of(value: Any, role: Role) -> list[Path]:
     Args:
         value: Value of the parameter: a path, a text, a list of these, or None.
         role: Role of the parameter. With `FILE`, the part of a text between two colons counts as
-            well,
-            as in surrogate:FILE:NAME.
+            well, as in surrogate:FILE:NAME.
 
     Returns:
         The distinct paths; those that begin with ~ also with the home folder in its place.

@@ -6,6 +6,7 @@ import io
 import os
 import sys
 from contextlib import suppress
+from typing import TextIO
 
 import typer
 
@@ -113,7 +114,7 @@ def run(command: typer.Typer, arguments: list[str] | None = None, name: str = "g
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _abandon(stream) -> None:
+def _abandon(stream: TextIO) -> None:
     """Redirect a stream that fails to /dev/null, so that the flush at exit does not fail again.
 
     Args:

@@ -198,7 +198,7 @@ def _piped(out: Path) -> bytes:
 
 @contextmanager
 def _kept(content: bytes | None, out: Path) -> Iterator[None]:
-    """Return a context of a run, which begins with a copy of standard input in the run's folder.
+    """Context of a run, which begins with a copy of standard input in the run's folder.
 
     Args:
         content: What standard input held; None if the molecules come from a file.

@@ -374,10 +374,8 @@ class GraphAFModel(StochasticModel):
 
         Returns:
             The latents `{"nodes": (B, N, M), "edges": (B, N, window, R + 1)}`, nodes in a
-            breadth-first
-            order; the terms `{"nodes": Bound, "edges": Bound}`, (B,) nats; and the numbers of the
-            nodes in
-            that order, (B, N) long.
+            breadth-first order; the terms `{"nodes": Bound, "edges": Bound}`, (B,) nats; and the
+            numbers of the nodes in that order, (B, N) long.
         """
         order = breadth_first_order(batch)
         rows = torch.arange(order.shape[1], device=order.device).expand_as(order)

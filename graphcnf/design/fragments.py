@@ -303,8 +303,7 @@ def _bonding(atom: Chem.Atom) -> tuple[int, int]:
 
     Returns:
         The formal charge; and the number of neighbours, hydrogens among them, of an aromatic atom,
-        or
-        the valence of another one.
+        or the valence of another one.
     """
     own = atom.GetTotalDegree() if atom.GetIsAromatic() else atom.GetTotalValence()
     return atom.GetFormalCharge(), own

@@ -524,8 +524,7 @@ def size_tilt(log_weights: np.ndarray, atoms: np.ndarray, count: float, mean: fl
     """Find the factor exp(b * atoms) of weights that gives accepted molecules a wanted mean size.
 
     b is found by bisection from -`TILT` to `TILT`. If no b in this range gives the mean, the nearer
-    end
-    is returned.
+    end is returned.
 
     Args:
         log_weights: Logarithms of the weights of G groups of molecules, (G,) nats.

@@ -479,7 +479,7 @@ class SequenceAdapter(Adapter):
 
 @torch.no_grad()
 def draw_rows(
-    flow,
+    flow: Any,
     count: int,
     prior: np.ndarray,
     seed: int,

@@ -937,7 +937,7 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
 
     @evaluated
     @torch.no_grad()
-    def decode(self, z, context: Context = Context(), *, sample: bool = False) -> Tensor:
+    def decode(self, z: Tensor, context: Context = Context(), *, sample: bool = False) -> Tensor:
         """Map base latents to rows, column by column in the order of the context.
 
         Args:

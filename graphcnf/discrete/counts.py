@@ -238,8 +238,7 @@ class Counts:
         Args:
             x: Categories, (M, N) long.
             counted: Indices of the rows that have been counted, each of which is left out of its
-                own
-                counts.
+                own counts.
 
         Returns:
             (M, S) nats in float32, the categories of the columns one after the other.

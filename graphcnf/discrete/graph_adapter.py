@@ -340,7 +340,7 @@ class GraphAdapter(Adapter):
         labels = [_label(d, edge_label, f"edge {u!r}-{v!r}") for u, v, d in edges]
         return nodes, [(number[u], number[v]) for u, v, _ in edges], labels
 
-    def _of_data(self, data) -> Triple:
+    def _of_data(self, data: Any) -> Triple:
         """Return labels and edges of a `Data`, each edge once.
 
         Args:

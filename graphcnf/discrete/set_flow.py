@@ -12,7 +12,7 @@ C components of a mixture. A *group* is a part of a set whose elements are decid
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -439,7 +439,14 @@ class ElementCoupling(Bijection):
         index, sizes = ranking(x[..., 0], mask, self.network.elements)
         return index.unsqueeze(-1).expand_as(x), sizes
 
-    def _finish(self, x, index, mask, moved, slopes) -> tuple[Tensor, Tensor]:
+    def _finish(
+        self,
+        x: Tensor,
+        index: Tensor,
+        mask: Tensor | None,
+        moved: Iterable[Tensor],
+        slopes: Iterable[Tensor],
+    ) -> tuple[Tensor, Tensor]:
         """Put transformed elements back into the order of the input.
 
         Args:
@@ -452,7 +459,7 @@ class ElementCoupling(Bijection):
         Returns:
             The output, (B, L, 1 + D); and the log-det, (B,) nats.
         """
-        sums = sum(slopes)
+        sums: Any = sum(slopes)
         if mask is not None:
             sums = sums.masked_fill(~mask.gather(1, index[..., 0]), 0)
         moved = torch.stack(list(moved), -1)
@@ -584,11 +591,14 @@ class GroupNetwork(Network):
         return (h[kept], decided[kept], after[kept] - 1, own[kept] - 1), kept
 
     def present(self, x: Tensor, own: Tensor) -> Tensor:
-        """Return rows of the embedding tables: that of the absent one after the last element.
+        """Return the row of each element in the embedding tables.
 
         Args:
-            x: Categories of elements, (..., V) long.
+            x: Categories of elements, (..., V) long; arbitrary after the last element of a group.
             own: Number of elements in each group, (...) long.
+
+        Returns:
+            (..., V) long: the category, or after the last element the row of the absent one.
         """
         number = torch.arange(x.shape[-1], device=x.device)
         return torch.where(number < own[..., None], x, self.cardinalities[0])
@@ -608,7 +618,11 @@ class GroupNetwork(Network):
         yield Step(mask.nonzero(as_tuple=True), groups)
 
     def start(self, context: GroupContext) -> GroupState:
-        """Return the state before the first group."""
+        """Return the state before the first group.
+
+        Args:
+            context: Which groups are real, and how many elements they have.
+        """
         return GroupState(self, context)
 
 
@@ -699,7 +713,12 @@ class GroupCoupling(Bijection):
         """
         return self._apply_to_groups(self.coupling.inverse_and_logdet, z, context)
 
-    def _apply_to_groups(self, function, x, context):
+    def _apply_to_groups(
+        self,
+        function: Callable[[Tensor, GroupContext], tuple[Tensor, Tensor]],
+        x: Tensor,
+        context: Context,
+    ) -> tuple[Tensor, Tensor]:
         """Arrange the second latents of elements in groups, map them, and put them back.
 
         Args:

@@ -830,8 +830,8 @@ class TableAdapter(Adapter):
         """Return log w of each row, by which `completed` weighs draws.
 
         w is the product of the probabilities that a drawn entry is in the event, each given the
-        entries
-        before it. The factor of the first drawn entry is left out: it is the same in every draw.
+        entries before it. The factor of the first drawn entry is left out: it is the same in every
+        draw.
 
         Args:
             flow: The flow.

@@ -125,19 +125,44 @@ def estimator_class() -> type[ConditionalDensityEstimator]:
             self.adapter = adapter
 
         def log_prob(self, input: Tensor, condition: Tensor, **kwargs) -> Tensor:
-            """Return log p(input | condition), (S, B) nats; -inf for values training lacked."""
+            """Return log p(input | condition).
+
+            Args:
+                input: S inputs for each condition, (S, B, D).
+                condition: The conditions, (B, C).
+                **kwargs: Ignored; sbi may pass some.
+
+            Returns:
+                (S, B) nats; -inf for inputs with values that training lacked.
+            """
             nats, known = self._nats(input, condition)
             return torch.where(known, nats, -torch.inf)
 
         def loss(self, input: Tensor, condition: Tensor, **kwargs) -> Tensor:
-            """Return -log p(input | condition), (B,) nats, without values that training lacked.
+            """Return the loss of inputs: -log p(input | condition) of values that training had.
 
-            Those are in validation data, of which sbi refuses an infinite loss.
+            Others are in validation data, of which sbi refuses an infinite loss.
+
+            Args:
+                input: An input for each condition, (B, D).
+                condition: The conditions, (B, C).
+                **kwargs: Ignored; sbi may pass some.
+
+            Returns:
+                (B,) nats.
             """
             return -self._nats(input.unsqueeze(0), condition)[0][0]
 
         def _nats(self, input: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
-            """Return log p of the known values of inputs, and if all are known, (S, B) each."""
+            """Return log p(input | condition) of values that training had, and if these are all.
+
+            Args:
+                input: Inputs, (S, B, D).
+                condition: The conditions, (B, C).
+
+            Returns:
+                Nats (S, B); and True where training had all values of the input, (S, B) bool.
+            """
             parts = [t if t.dim() > 2 else t[None] for t in (condition, input)]
             size = torch.broadcast_shapes(*(part.shape[:2] for part in parts))
             joined = torch.cat([part.expand(*size, -1) for part in parts], -1).flatten(0, 1)
@@ -153,7 +178,7 @@ def estimator_class() -> type[ConditionalDensityEstimator]:
 
             Args:
                 sample_shape: Shape of the draws of each condition.
-                condition: The conditions, (B, ...).
+                condition: The conditions, (B, C).
                 **kwargs: Ignored; sbi may pass some.
 
             Returns:

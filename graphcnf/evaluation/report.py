@@ -13,7 +13,7 @@ import io
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -37,6 +37,9 @@ from graphcnf.molecules.page import (
 )
 from graphcnf.molecules.review import Review, review
 from graphcnf.molecules.validity import as_written, failures
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 MOLECULES = 200
 """Number of molecules in the table."""
@@ -286,11 +289,11 @@ def _picture(name: str, metric: Metric, sets: Sequence[tuple[str, Distances]]) -
     return content.getvalue()
 
 
-def _density(axis, curves: Curves) -> None:
+def _density(axis: Axes, curves: Curves) -> None:
     """Draw histograms of numbers, between the quantiles 0.001 and 0.999 of all sets together.
 
     Args:
-        axis: Axes of matplotlib, into which they are drawn.
+        axis: Axes, into which they are drawn.
         curves: Label, histogram and colour of each set.
     """
     pairs = [values_and_counts(counts) for _, counts, _ in curves]
@@ -300,15 +303,15 @@ def _density(axis, curves: Curves) -> None:
     low, high = values[order[np.searchsorted(shares, [0.001, 0.999])]]
     bins: Any = BINS if low == high else np.linspace(low, high, BINS + 1)
     for (label, _, colour), (values, weights) in zip(curves, pairs, strict=True):
-        line = {"histtype": "step", "lw": 1.8} if colour != REAL else {}
+        line: dict[str, Any] = {"histtype": "step", "lw": 1.8} if colour != REAL else {}
         axis.hist(values, bins, weights=weights, density=True, color=colour, label=label, **line)
 
 
-def _bars(axis, curves: Curves) -> None:
+def _bars(axis: Axes, curves: Curves) -> None:
     """Draw the share of each category as a bar per set.
 
     Args:
-        axis: Axes of matplotlib, into which they are drawn.
+        axis: Axes, into which they are drawn.
         curves: Label, histogram and colour of each set.
     """
     total = sum((Counter(counts) for _, counts, _ in curves), Counter())

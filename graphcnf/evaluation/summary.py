@@ -107,7 +107,7 @@ class Summary:
 
     @property
     def head(self) -> pd.DataFrame:
-        """Table that `evaluate_records` returns of the first `HEAD` samples, a row for each."""
+        """Table of the first `HEAD` samples, a row for each, as `evaluate_records` returns it."""
         return pd.concat(self.heads, ignore_index=True)[:HEAD]
 
     def figures(self, training_hashes: np.ndarray | None = None) -> dict[str, Any]:

@@ -76,8 +76,7 @@ def _content(config: str) -> dict[str, Any]:
 
     Raises:
         UserError: There is no such file or preset, it is no JSON object with the metrics of
-            MolScore,
-            or a metric is normalised by the molecules of a batch.
+            MolScore, or a metric is normalised by the molecules of a batch.
     """
     path: Path | None = Path(config)
     if not config.endswith(".json"):

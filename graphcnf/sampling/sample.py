@@ -455,8 +455,7 @@ def block_records(model: GraphModel, recipe: Recipe, block: range) -> list[Recor
 
     Returns:
         The records in the order of their numbers. Those that `recipe` lets through have a text,
-        even
-        if an earlier record is the same molecule: that is checked when the text is written.
+        even if an earlier record is the same molecule: that is checked when the text is written.
     """
     graphs, rows = MoleculeFlow(model).draw_block(
         block,

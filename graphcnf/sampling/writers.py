@@ -294,8 +294,7 @@ def open_lines(path: Path) -> Iterator[Iterable[str]]:
     """Context with the lines of a text file, plain or packed by gzip, or of a Parquet file.
 
     The rows of a Parquet file become lines of JSON, as in .jsonl. The kind is told by the first
-    bytes
-    of the content, not by the name.
+    bytes of the content, not by the name.
 
     Args:
         path: The file.

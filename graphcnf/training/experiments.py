@@ -468,8 +468,7 @@ def _images(model: dict[str, Any], data: dict[str, Any], settings: TrainingSetti
     Args:
         model: the table `[model]`: `architecture`, and arguments of the functions that build it.
         data: the other entries of the table `[data]`, changed in place: `shift`, the number of
-            pixels
-            by which training images are shifted at most, and arguments of `load_images`.
+            pixels by which training images are shifted at most, and arguments of `load_images`.
         settings: settings of the training.
 
     Raises:

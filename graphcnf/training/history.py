@@ -12,7 +12,7 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -20,6 +20,9 @@ from graphcnf.data_files import read_data
 from graphcnf.errors import UserError, require
 from graphcnf.file_reading import inside
 from graphcnf.file_writing import replace_file, write_file
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 HEADLINES = ("bits_per_node", "bits_per_element", "bits_per_variable", "bits_per_dimension")
 """Metrics to minimise, in order of preference."""
@@ -214,11 +217,11 @@ class History:
     def _repr_svg_(self) -> str:
         return picture_content(self.plot(), ".svg").decode()
 
-    def _draw(self, axis, name: str) -> None:
+    def _draw(self, axis: Axes, name: str) -> None:
         """Draw the curves of a metric, one for training and one for held-out batches.
 
         Args:
-            axis: Axes of matplotlib.
+            axis: Axes, into which they are drawn.
             name: Column of the metric.
         """
         for phase, label, style in (("train", "training", "-"), ("eval", "held out", "o-")):

@@ -47,7 +47,9 @@ class TokenLSTM(nn.Module):
         self.lstm = nn.LSTM(64, hidden, num_layers=2, batch_first=True)
         self.out = nn.Linear(hidden, outputs)
 
-    def forward(self, tokens: Tensor, state=None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def forward(
+        self, tokens: Tensor, state: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Read tokens, and return logits of the token that follows each of them.
 
         Args:
