@@ -20,7 +20,8 @@ import numpy as np
 from graphcnf.compute.parallel import parallel_map
 from graphcnf.datasets import cache
 from graphcnf.errors import UserError
-from graphcnf.graphs.batch import GraphBatch, PackedGraphs, size_bucketed_batches
+from graphcnf.graphs.batch import GraphBatch, PackedGraphs
+from graphcnf.graphs.training_batches import size_bucketed_batches
 from graphcnf.limits import MAX_NODES, check_integer, check_range, is_number
 
 SIZES = {"small": (10, 20), "large": (25, 50)}

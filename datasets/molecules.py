@@ -23,8 +23,9 @@ import torch
 from graphcnf.chunks import chunked
 from graphcnf.compute.parallel import Workers, parallel_map
 from graphcnf.datasets.cache import cache_file
-from graphcnf.graphs.batch import GraphBatch, PackedGraphs, size_bucketed_batches
+from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 from graphcnf.graphs.conditions import hide_values
+from graphcnf.graphs.training_batches import size_bucketed_batches
 from graphcnf.limits import MAX_NODES
 from graphcnf.molecules.hashing import hash_each
 from graphcnf.molecules.model_metadata import CODEC_VERSION

@@ -25,7 +25,7 @@ from graphcnf.datasets.molecules import TEST_SHARE, cache_path
 from graphcnf.datasets.smiles_file import read_smiles
 from graphcnf.datasets.zinc250k import zinc250k_table
 from graphcnf.errors import UserError
-from graphcnf.graphs.batch import size_bucketed_batches
+from graphcnf.graphs.training_batches import size_bucketed_batches
 from graphcnf.limits import MAX_NODES
 from graphcnf.molecules.codec import MoleculeNotRepresentable, parse, quiet
 from graphcnf.molecules.hashing import hash_each

@@ -448,4 +448,4 @@ class RegularizedVAE(GraphVAE):
         """
         nodes, pairs = self._matrices(temperature * latents["graph"], mask)
         bonds = dense(pairs.argmax(-1), all_pairs(mask)[0], mask.shape[1])
-        return GraphBatch(nodes.argmax(-1), bonds, mask).cleared()
+        return GraphBatch(nodes.argmax(-1), bonds, mask).clear_padding()

@@ -38,7 +38,8 @@ from graphcnf.discrete.rows import Rows
 from graphcnf.discrete.table_adapter import Column, TableAdapter
 from graphcnf.errors import UserError
 from graphcnf.file_reading import inside, read_json
-from graphcnf.graphs.batch import GraphBatch, size_bucketed_batches
+from graphcnf.graphs.batch import GraphBatch
+from graphcnf.graphs.training_batches import size_bucketed_batches
 from graphcnf.limits import (
     LARGEST_SIZE,
     check_integer,

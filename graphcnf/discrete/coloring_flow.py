@@ -238,7 +238,7 @@ class ColoringFlow(Pretrained, nn.Module):
         Raises:
             ValueError: if a graph has no nodes or a self-loop.
         """
-        batch = batch.cleared()
+        batch = batch.clear_padding()
         for what, wrong in (
             ("no nodes", ~batch.mask.any(1)),
             ("an edge from a node to itself", batch.adjacency.diagonal(dim1=1, dim2=2).any(1)),

@@ -24,10 +24,9 @@ from graphcnf.exchange.pyg import data_of, is_one_hot, listed
 from graphcnf.graphs.batch import BATCH, GraphBatch, PackedGraphs
 from graphcnf.graphs.building import model_class, model_for_graphs
 from graphcnf.graphs.graph_model import GraphModel
-from graphcnf.graphs.in_batches import log_prob_of_batch, sample_records
+from graphcnf.graphs.in_batches import log_prob_in_batches, sample_records
 from graphcnf.graphs.isomorphism import canonicalise, order_check
 from graphcnf.graphs.path.network import PathNetwork
-from graphcnf.graphs.record_blocks import RecordNoise
 from graphcnf.limits import LARGEST_ORDERS, check_integer
 
 MAX_LABELS = 255
@@ -287,15 +286,19 @@ class GraphAdapter(Adapter):
         Returns:
             (B,) nats in float64.
         """
+        graphs = batch.to_packed()
+        # The same random draws for every graph, so that its value does not depend on the others.
+        records = np.zeros(len(batch), dtype=int)
         if flow.ordered:
-            noise = RecordNoise(0, [0] * len(batch))  # for "pairs", whose bound is random
-            value = log_prob_of_batch(flow, batch, orders=orders, noise=noise)
+            nats = log_prob_in_batches(flow, graphs, orders=orders, noise_records=records)
         else:
             check_integer("orders", orders, 1, LARGEST_ORDERS)
-            tapes = (RecordNoise(k, [0] * len(batch)) for k in range(orders))
-            draws = torch.stack([log_prob_of_batch(flow, batch, noise=own) for own in tapes])
-            value = draws.logsumexp(0) - math.log(orders)
-        value = value.cpu().double()
+            draws = [
+                log_prob_in_batches(flow, graphs, noise_seed=k, noise_records=records)
+                for k in range(orders)
+            ]
+            nats = np.logaddexp.reduce(draws) - math.log(orders)
+        value = torch.from_numpy(nats)
         return value + flow.size_prior.log_prob(batch.node_counts).cpu().double()
 
     def draw(

@@ -757,7 +757,7 @@ def reconstruction(model: GraphModel, graphs: PackedGraphs, *, double: bool = Tr
     with _fixed_noise(model):
         for chosen in batches(graphs.node_counts, SCORED_TOGETHER):
             batch = GraphBatch.collate(graphs, chosen).to(exact.device)
-            decoded = exact.decode(exact.encode(batch), batch.mask).cleared()
+            decoded = exact.decode(exact.encode(batch), batch.mask).clear_padding()
             nodes = ((decoded.node_types == batch.node_types) & (decoded.mask == batch.mask)).all(1)
             equal = nodes & (decoded.edge_labels == batch.edge_labels).flatten(1).all(1)
             one, other = batch.to_packed(), decoded.to_packed()

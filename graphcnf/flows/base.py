@@ -38,7 +38,7 @@ def record_generators(seed: int | tuple, first: int, count: int) -> list[np.rand
 
 def draw_normal(shape: Sequence[int], **options) -> Tensor:
     """Draw standard normal numbers; shape, options and errors are those of `draw_uniform`."""
-    return _drawn("normal", shape, **options)
+    return _draw("normal", shape, **options)
 
 
 def draw_uniform(shape: Sequence[int], **options) -> Tensor:
@@ -57,12 +57,12 @@ def draw_uniform(shape: Sequence[int], **options) -> Tensor:
     Raises:
         ValueError: if the number of numpy generators is not B.
     """
-    u = _drawn("uniform", shape, **options)
+    u = _draw("uniform", shape, **options)
     # numpy draws in float64, which can round to 1 in the type of the result.
     return u.clamp(max=1 - torch.finfo(u.dtype).eps / 2)
 
 
-def _drawn(
+def _draw(
     kind: Literal["normal", "uniform"],
     shape: Sequence[int],
     *,

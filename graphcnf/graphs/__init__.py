@@ -8,7 +8,7 @@ __getattr__, __dir__, __all__ = exported(
         "GraphBatch": "batch",
         "PackedGraphs": "batch",
         "GraphModel": "graph_model",
-        "StochasticModel": "stochastic",
+        "StochasticModel": "graph_model",
         "log_prob_in_batches": "in_batches",
         "model_for_graphs": "building",
         "sample_records": "in_batches",

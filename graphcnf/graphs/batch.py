@@ -55,7 +55,8 @@ class PackedGraphs:
     edge_types: np.ndarray
 
     def __post_init__(self) -> None:
-        graphs, nodes = len(self.node_counts), int(self.node_counts.sum())
+        graphs = len(self.node_counts)
+        nodes = int(self.node_counts.sum())
         edges = int(self.edge_counts.sum())
         wanted = [(graphs,), (nodes,), (graphs,), (edges, 2), (edges,)]
         shapes = [getattr(self, field.name).shape for field in fields(self)]
@@ -73,8 +74,8 @@ class PackedGraphs:
         return np.append(0, self.edge_counts).cumsum()
 
     def __repr__(self) -> str:
-        nodes, edges = len(self.node_types), len(self.edges)
-        return f"PackedGraphs({len(self)} graphs, {nodes} nodes, {edges} edges)"
+        counts = f"{len(self)} graphs, {len(self.node_types)} nodes, {len(self.edges)} edges"
+        return f"PackedGraphs({counts})"
 
     def __len__(self) -> int:
         return len(self.node_counts)
@@ -118,11 +119,17 @@ class PackedGraphs:
             indices: Integers, which may repeat, or a mask (M,) bool.
         """
         chosen = np.arange(len(self))[np.asarray(indices, None if len(indices) else np.int64)]
-        node_counts, edge_counts = self.node_counts[chosen], self.edge_counts[chosen]
+        node_counts = self.node_counts[chosen]
+        edge_counts = self.edge_counts[chosen]
         nodes = _ranges(self.node_starts[chosen], node_counts)
         edges = _ranges(self.edge_starts[chosen], edge_counts)
-        types, kinds = self.node_types[nodes], self.edge_types[edges]
-        return PackedGraphs(node_counts, types, edge_counts, self.edges[edges], kinds)
+        return PackedGraphs(
+            node_counts=node_counts,
+            node_types=self.node_types[nodes],
+            edge_counts=edge_counts,
+            edges=self.edges[edges],
+            edge_types=self.edge_types[edges],
+        )
 
     @classmethod
     def from_lists(cls, graphs: Iterable[tuple[ArrayLike, ArrayLike, ArrayLike]]) -> PackedGraphs:
@@ -278,9 +285,9 @@ class GraphBatch:
         Args:
             index: A slice, indices (R,) long, or a mask (B,) bool.
         """
-        return self._each(lambda tensor: tensor[index])
+        return self._map(lambda tensor: tensor[index])
 
-    def _each(self, function: Callable[[Tensor], Tensor]) -> GraphBatch:
+    def _map(self, function: Callable[[Tensor], Tensor]) -> GraphBatch:
         """Return the batch with a function applied to every tensor that is not None."""
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}
         return GraphBatch(**{k: function(t) for k, t in tensors.items() if t is not None})
@@ -303,13 +310,13 @@ class GraphBatch:
             reached = reached | (self.adjacency & reached[:, None]).any(-1)
         return (reached | ~self.mask).all(1)
 
-    def cleared(self) -> GraphBatch:
+    def clear_padding(self) -> GraphBatch:
         """Return the graphs with padding set to 0."""
         real = self.mask[:, :, None] & self.mask[:, None, :]
         types = torch.where(self.mask, self.node_types, 0)
         return replace(self, node_types=types, edge_labels=torch.where(real, self.edge_labels, 0))
 
-    def checked(self, config: Mapping[str, Any]) -> GraphBatch:
+    def check(self, config: Mapping[str, Any]) -> GraphBatch:
         """Return the graphs as a model expects them, with padding set to 0 and cut off.
 
         Args:
@@ -324,9 +331,12 @@ class GraphBatch:
         if self.mask[:, nodes:].any():
             largest = int(self.node_counts.max())
             raise ValueError(f"a graph of {largest} nodes; this model knows up to {nodes}")
-        types, labels = self.node_types[:, :nodes], self.edge_labels[:, :nodes, :nodes]
-        batch = replace(self, node_types=types, edge_labels=labels, mask=self.mask[:, :nodes])
-        batch = batch.cleared()
+        batch = replace(
+            self,
+            node_types=self.node_types[:, :nodes],
+            edge_labels=self.edge_labels[:, :nodes, :nodes],
+            mask=self.mask[:, :nodes],
+        ).clear_padding()
         if not batch.mask.any(1).all():
             raise ValueError("a graph has no nodes")
         for what, values, most in (
@@ -337,15 +347,14 @@ class GraphBatch:
                 raise ValueError(f"{what} category {int(values.max())}; known are 0 to {most}")
         if (batch.node_types < 0).any() or (batch.edge_labels < 0).any():
             raise ValueError("a category is negative")
-        if (batch.edge_labels != batch.edge_labels.mT).any() or batch.edge_labels.diagonal(
-            dim1=1, dim2=2
-        ).any():
+        loops = batch.edge_labels.diagonal(dim1=1, dim2=2)
+        if (batch.edge_labels != batch.edge_labels.mT).any() or loops.any():
             raise ValueError("edge labels must be symmetric, with 0 from a node to itself")
         return batch
 
     def to(self, device) -> GraphBatch:
         """Return the batch on another device."""
-        return self._each(lambda tensor: tensor.to(device))
+        return self._map(lambda tensor: tensor.to(device))
 
     def permute(self, order: Tensor) -> GraphBatch:
         """Return the graphs with other node numbers.
@@ -356,8 +365,8 @@ class GraphBatch:
         """
         rows = torch.arange(len(self), device=order.device)[:, None]
         labels = self.edge_labels[rows[..., None], order[:, :, None], order[:, None, :]]
-        types, mask = self.node_types[rows, order], self.mask[rows, order]
-        return replace(self, node_types=types, edge_labels=labels, mask=mask)
+        types = self.node_types[rows, order]
+        return replace(self, node_types=types, edge_labels=labels, mask=self.mask[rows, order])
 
     @classmethod
     def collate(cls, packed: PackedGraphs, indices=None) -> GraphBatch:
@@ -368,17 +377,17 @@ class GraphBatch:
             indices: Which of the graphs: integers, which may repeat, or a mask bool; None for all.
         """
         part = packed if indices is None else packed.subset(np.asarray(indices))
-        counts, edge_counts = part.node_counts, part.edge_counts
         # No graph at all gives a batch of width 1: networks cannot reshape one of width 0.
-        batch, most = len(counts), int(counts.max(initial=1))
-        mask = np.arange(most)[None] < counts[:, None]
-        types = np.zeros((batch, most), dtype=np.int64)
-        types[mask] = part.node_types
-        labels = np.zeros((batch, most, most), dtype=np.int64)
-        graph = np.repeat(np.arange(batch), edge_counts)
-        i, j = part.edges[:, 0], part.edges[:, 1]
-        labels[graph, i, j] = labels[graph, j, i] = part.edge_types.astype(np.int64) + 1
-        return cls(torch.from_numpy(types), torch.from_numpy(labels), torch.from_numpy(mask))
+        width = int(part.node_counts.max(initial=1))
+        mask = np.arange(width)[None] < part.node_counts[:, None]
+        node_types = np.zeros((len(part), width), dtype=np.int64)
+        node_types[mask] = part.node_types
+        graph = np.repeat(np.arange(len(part)), part.edge_counts)
+        i, j = part.edges.T
+        edge_labels = np.zeros((len(part), width, width), dtype=np.int64)
+        edge_labels[graph, i, j] = part.edge_types.astype(np.int64) + 1
+        edge_labels[graph, j, i] = edge_labels[graph, i, j]
+        return cls(*(torch.from_numpy(array) for array in (node_types, edge_labels, mask)))
 
     @classmethod
     def chunks(cls, packed: PackedGraphs, size: int = 1024) -> Iterator[GraphBatch]:
@@ -388,11 +397,11 @@ class GraphBatch:
 
     def to_packed(self) -> PackedGraphs:
         """Return the graphs in flat arrays."""
-        mask, labels = self.mask.cpu().numpy(), self.edge_labels.cpu().numpy()
-        lower = np.tril(labels, -1)
+        mask = self.mask.cpu().numpy()
+        lower = np.tril(self.edge_labels.cpu().numpy(), -1)
         # Reversed columns make nonzero() list the nearest earlier neighbour first.
         graph, i, back = np.nonzero(lower[:, :, ::-1])
-        j = labels.shape[-1] - 1 - back
+        j = mask.shape[1] - 1 - back
         return PackedGraphs(
             node_counts=mask.sum(1).astype(np.int64),
             node_types=self.node_types.cpu().numpy()[mask].astype(np.uint8),
@@ -431,10 +440,11 @@ def check_latents(latents: Any, wanted: Latents, mask: Tensor) -> None:
         given = list(latents) if isinstance(latents, Mapping) else shape_of(latents)
         raise UserError(f"latents must be a dict with {list(wanted)}, got {given}")
     for name, value in latents.items():
-        given, right = shape_of(value), shape_of(wanted[name])
-        if given != right:
+        right = shape_of(wanted[name])
+        if shape_of(value) != right:
             raise UserError(
-                f"latents[{name!r}] must be {right}, as the mask is {shape_of(mask)}, got {given}"
+                f"latents[{name!r}] must be {right}, as the mask is {shape_of(mask)}, "
+                f"got {shape_of(value)}"
             )
 
 
@@ -458,32 +468,3 @@ def batches(sizes: np.ndarray, size: int = BATCH) -> list[np.ndarray]:
     """
     order = np.argsort(sizes, kind="stable")
     return [order[k : k + size] for k in range(0, len(order), size)]
-
-
-def size_bucketed_batches(
-    node_counts: np.ndarray, batch_size: int, seed: int, epoch: int, first: int = 0
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the batches of an epoch of training: graphs of similar size, in random order.
-
-    Graphs are shuffled, cut into buckets of 20 batches, sorted by size within each bucket and cut
-    into batches, which are shuffled: little padding, and still other batches in every epoch. Seed
-    and epoch determine the batches, so that a run can resume.
-
-    Args:
-        node_counts: Number of nodes of each graph, (M,).
-        batch_size: Graphs per batch; the last batch may have fewer.
-        seed: Seed of the run.
-        epoch: Number of the epoch.
-        first: Number of the first batch to yield.
-
-    Yields:
-        Number of the batch, and the indices of its graphs, int64.
-    """
-    node_counts = np.asarray(node_counts)
-    random = np.random.default_rng((seed, epoch))
-    order = random.permutation(len(node_counts))
-    # Graphs are in random order, so a stable sort by (bucket, size) leaves ties shuffled.
-    order = order[np.lexsort((node_counts[order], np.arange(len(order)) // (20 * batch_size)))]
-    starts = random.permutation(np.arange(0, len(order), batch_size)).tolist()
-    for number in range(first, len(starts)):
-        yield number, order[starts[number] : starts[number] + batch_size]

@@ -79,15 +79,15 @@ def model_for_graphs(
     found = model_class(architecture, order)
     if not len(graphs):
         raise UserError("there are no graphs to fit a model to")
-    sizes = {"node_categories": node_categories, "edge_categories": edge_categories}
+    categories = {"node_categories": node_categories, "edge_categories": edge_categories}
     rules = {"edge_weights": edge_weights, "merged": merged, "support": support}
-    measured = found.measure(graphs, **sizes, **rules)
-    sizes |= {"max_nodes": int(graphs.node_counts.max()), **measured}
+    measured = found.measure(graphs, **categories, **rules)
     if len(found.node_orders) > 1:
         arguments["order"] = order or found.node_orders[0]
-    model = found(**sizes, **arguments)
-    model.metadata = {"size_histogram": np.bincount(graphs.node_counts).tolist()}
-    model.metadata |= metadata or {}
+    measured = {"max_nodes": int(graphs.node_counts.max()), **measured}
+    model = found(**categories, **measured, **arguments)
+    size_histogram = np.bincount(graphs.node_counts).tolist()
+    model.metadata = {"size_histogram": size_histogram, **(metadata or {})}
     model.training_hashes = training_hashes
     return model
 
@@ -98,13 +98,14 @@ def with_arguments(model: GraphModel, **arguments: Any) -> GraphModel:
     Weights that both have are copied; further ones have their initial values. Of a tensor that has
     become wider, the further columns are 0.
     """
-    other = model.rebuild({**model.config, **arguments}).to(next(model.parameters()))
-    wanted, known = other.state_dict(), model.state_dict()
-    for name, value in known.items():
-        if missing := wanted[name].shape[-1:].numel() - value.shape[-1:].numel():
-            known[name] = F.pad(value, (0, missing))
-    other.load_state_dict({**wanted, **known})
-    other.metadata, other.training_hashes = dict(model.metadata), model.training_hashes
+    other = model.rebuild({**model.config, **arguments}).to(model.device)
+    weights = other.state_dict()
+    for name, known in model.state_dict().items():
+        missing = weights[name].shape[-1:].numel() - known.shape[-1:].numel()
+        weights[name] = F.pad(known, (0, missing)) if missing else known
+    other.load_state_dict(weights)
+    other.metadata = dict(model.metadata)
+    other.training_hashes = model.training_hashes
     other.companions = dict(model.companions)
     return other.train(model.training)
 
@@ -114,13 +115,12 @@ def takes_conditions(kind: type[GraphModel]) -> bool:
     return "conditions" in signature(kind).parameters
 
 
-def with_conditions(model: GraphModel, tables: list[dict[str, Any]]) -> GraphModel:
+def with_conditions(model: GraphModel, conditions: list[dict[str, Any]]) -> GraphModel:
     """Return a copy of a model that takes further conditions, and ignores them until it is trained.
 
     Args:
         model: The model, which keeps the conditions that it has.
-        tables: Name, mean and standard deviation of each further condition, as
-            `condition_statistics` returns them.
+        conditions: The further conditions, as `condition_statistics` describes them.
 
     Raises:
         UserError: if the architecture takes no conditions.
@@ -128,7 +128,7 @@ def with_conditions(model: GraphModel, tables: list[dict[str, Any]]) -> GraphMod
     if not takes_conditions(type(model)):
         raise UserError('conditions need a model that draws node by node ("path")')
     # The columns of each condition follow those of the one before.
-    return with_arguments(model, conditions=[*model.conditions, *tables])
+    return with_arguments(model, conditions=[*model.conditions, *conditions])
 
 
 def has_rules(model: GraphModel) -> bool:

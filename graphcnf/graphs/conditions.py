@@ -41,7 +41,8 @@ def condition_statistics(names: Sequence[str], values: np.ndarray) -> list[dict[
         For each condition its "name", "mean" and "deviation", the standard deviation (1 for a
         constant).
     """
-    means, deviations = np.nanmean(values, 0), np.nanstd(values, 0)
+    means = np.nanmean(values, 0)
+    deviations = np.nanstd(values, 0)
     deviations = np.where(deviations > 1e-9 * np.abs(means), deviations, 1.0)  # 1 for constants
     return [
         {"name": name, "mean": float(f"{mean:.9g}"), "deviation": float(f"{sd:.9g}")}

@@ -40,7 +40,8 @@ def walk_features(adjacency: Tensor, dtype: torch.dtype = torch.float32) -> Tens
     a = adjacency.to(dtype)
     degree = a.sum(-1)
     walk = a / degree.clamp(min=1)[..., None]
-    returns, power = [], walk
+    returns = []
+    power = walk
     for _ in range(WALK_LENGTHS):
         returns.append(power.diagonal(dim1=1, dim2=2))
         power = power @ walk
@@ -85,18 +86,22 @@ def graph_context(
     """
     a = (labels > 0).to(dtype)
     eye = torch.eye(mask.shape[1], device=mask.device, dtype=dtype)
-    # Pairs within 1, 2, ... steps; a shell is what one more step reaches.
     one_step = (a + eye).clamp(max=1)
-    reached, shells, previous = one_step, [], eye.expand_as(a)
+    # A shell are the pairs that one more step reaches: at distance 1, 2, ..., and farther.
+    shells = []
+    within = eye.expand_as(a)
     for _ in range(MAX_DISTANCE):
-        shells.append(reached - previous)
-        previous, reached = reached, ((reached @ one_step) > 0).to(dtype)
-    shells.append(1 - previous)
+        reached = ((within @ one_step) > 0).to(dtype)
+        shells.append(reached - within)
+        within = reached
+    shells.append(1 - within)
     if ordered:
         shells.append(a * torch.ones_like(eye).tril(-1))
-    nodes, pairs = [walk_features(labels > 0, dtype)], [torch.stack(shells, -1)]
+    nodes = [walk_features(labels > 0, dtype)]
+    pairs = [torch.stack(shells, -1)]
     if categories:
         kinds = F.one_hot(labels, categories + 1)[..., 1:]
         counts = F.one_hot(kinds.sum(2).clamp(max=MAX_COUNT), MAX_COUNT + 1).flatten(2)
-        nodes, pairs = [*nodes, counts.to(dtype)], [*pairs, kinds.to(dtype)]
+        nodes.append(counts.to(dtype))
+        pairs.append(kinds.to(dtype))
     return GraphContext(mask, torch.cat(nodes, -1), adjacency=torch.cat(pairs, -1))

@@ -247,7 +247,7 @@ class GraphModel(SavedModel, ABC):
 
     @property
     def conditions(self) -> list[dict[str, Any]]:
-        """The `conditions that graphs can be drawn given: "name", "mean" and "deviation" of each.
+        """The conditions that graphs can be drawn given: "name", "mean" and "deviation" of each.
 
         Empty for a model without conditions.
         """
@@ -272,7 +272,7 @@ class GraphModel(SavedModel, ABC):
         Raises:
             ValueError: if a graph does not fit the model.
         """
-        bounds: Any = self.bounds(batch.checked(self.config)).values()
+        bounds: Any = self.bounds(batch.check(self.config)).values()
         return sum(bound.value() for bound in bounds)
 
     def training_loss(self, batch: GraphBatch, *, beta: float = 1.0):
@@ -298,7 +298,7 @@ class GraphModel(SavedModel, ABC):
             UserError: if the weights are in half precision.
         """
         refuse_half(self)
-        return self.to_latents(batch.checked(self.config), noise)
+        return self.to_latents(batch.check(self.config), noise)
 
     @evaluated
     @torch.no_grad()
@@ -401,7 +401,7 @@ class StochasticModel(GraphModel):
             ValueError: if a graph does not fit the model.
         """
         check_integer("samples", samples, 1)
-        batch = batch.checked(self.config)
+        batch = batch.check(self.config)
         bounds = (self.bounds(batch, noise).values() for _ in range(samples))
         draws: list[Any] = [sum(bound.value() for bound in terms) for terms in bounds]
         return torch.logsumexp(torch.stack(draws), 0) - math.log(samples)

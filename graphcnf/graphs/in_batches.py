@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from graphcnf.errors import UserError
-from graphcnf.flows.transform import Noise
 from graphcnf.graphs.batch import BATCH, GraphBatch, PackedGraphs, batches
 from graphcnf.graphs.graph_model import GraphModel, StochasticModel
 from graphcnf.graphs.record_blocks import RecordNoise, one_thread, record_batches, together_on
@@ -33,33 +33,6 @@ def condition_row(values: Sequence[float | None]) -> Tensor:
     return torch.tensor([[math.nan if v is None else float(v) for v in values]])
 
 
-def log_prob_of_batch(
-    model: GraphModel, batch: GraphBatch, *, orders: int = 1, noise: Noise | None = None
-) -> Tensor:
-    """Return lower bounds on log p(graph | number of nodes), (B,) nats, under a model of any class.
-
-    Args:
-        model: The model.
-        batch: B graphs, in the node order that the model needs.
-        orders: Number of node orders whose probabilities are summed, the given one included; more
-            than 1 needs a model with `log_prob_of_orders`.
-        noise: Tape of the random draws of a `StochasticModel`; others draw nothing.
-
-    Raises:
-        UserError: if `orders` is out of range.
-        ValueError: if a graph does not fit the model.
-    """
-    check_integer("orders", orders, 1, LARGEST_ORDERS)
-    if orders > 1:
-        score = getattr(model, "log_prob_of_orders", None)
-        if score is None:
-            raise UserError('orders must be 1 for this architecture: only "path" sums over orders')
-        return score(batch, orders)
-    if isinstance(model, StochasticModel):
-        return model.log_prob(batch, noise=noise)
-    return model.log_prob(batch)
-
-
 @evaluated
 @torch.no_grad()
 def log_prob_in_batches(
@@ -74,10 +47,14 @@ def log_prob_in_batches(
 ) -> np.ndarray:
     """Return lower bounds on log p(graph | number of nodes) of many graphs, without gradients.
 
+    A model of any class is asked for what it has: `log_prob`, with random draws if it is a
+    `StochasticModel`, or `log_prob_of_orders`.
+
     Args:
         model: The model.
         graphs: M graphs, in the node order that the model needs.
-        orders: Number of node orders whose probabilities are summed, see `log_prob_of_batch`.
+        orders: Number of node orders whose probabilities are summed, that of `graphs` included;
+            more than 1 needs a model with `log_prob_of_orders`.
         condition_values: Values of the conditions of all graphs, (P,), None for an unknown one;
             None for a model without conditions.
         noise_seed: Seed of the random draws of a `StochasticModel`.
@@ -87,7 +64,15 @@ def log_prob_in_batches(
 
     Returns:
         (M,) nats, float64; -inf for graphs that the model cannot represent.
+
+    Raises:
+        UserError: if `orders` is out of range, or more than the model can sum over.
+        ValueError: if a graph does not fit the model, or for conditions of a model without any.
     """
+    check_integer("orders", orders, 1, LARGEST_ORDERS)
+    log_prob_of_orders: Any = getattr(model, "log_prob_of_orders", None)
+    if orders > 1 and log_prob_of_orders is None:
+        raise UserError('orders must be 1 for this architecture: only "path" sums over orders')
     nats = np.full(len(graphs), -math.inf)
     for chosen in batches(graphs.node_counts, size):
         batch = GraphBatch.collate(graphs, chosen).to(model.device)
@@ -100,9 +85,13 @@ def log_prob_in_batches(
         if condition_values is not None:
             row = condition_row(condition_values).to(model.device)
             batch.condition_values = row.expand(len(chosen), -1)
-        noise = None if noise_records is None else RecordNoise(noise_seed, noise_records[chosen])
-        log_prob = log_prob_of_batch(model, batch, orders=orders, noise=noise)
-        nats[chosen] = log_prob.cpu().double().numpy()
+        if orders > 1:
+            log_p = log_prob_of_orders(batch, orders)
+        elif isinstance(model, StochasticModel) and noise_records is not None:
+            log_p = model.log_prob(batch, noise=RecordNoise(noise_seed, noise_records[chosen]))
+        else:
+            log_p = model.log_prob(batch)
+        nats[chosen] = log_p.cpu().double().numpy()
     return nats
 
 

@@ -18,7 +18,6 @@ from itertools import islice
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 import typer
 from rdkit import Chem
 
@@ -29,9 +28,9 @@ from graphcnf.errors import UserError, say
 from graphcnf.evaluation.evaluate import reconstruction
 from graphcnf.evaluation.layout import Column, number, percent, text
 from graphcnf.evaluation.metrics import fingerprints, internal_diversity
-from graphcnf.graphs.batch import GraphBatch, PackedGraphs
+from graphcnf.graphs.batch import PackedGraphs
 from graphcnf.graphs.graph_model import GraphModel
-from graphcnf.graphs.in_batches import log_prob_of_batch, sample_records
+from graphcnf.graphs.in_batches import log_prob_in_batches, sample_records
 from graphcnf.graphs.isomorphism import canonicalise
 from graphcnf.molecules import codec
 from graphcnf.molecules.model_metadata import vocabulary_of
@@ -74,12 +73,10 @@ def codes(
         raise UserError(f"{dataset.name} has no held-out molecules: name others with --reference")
     shares = code_shares(loaded, samples)
     rows: list[dict[str, Any]] = [{"what": f"code: {k}", "share": v} for k, v in shares.items()]
-    batch = GraphBatch.collate(dataset.take(chosen).graphs)
-    with torch.no_grad():
-        for k in NUMBERINGS:
-            nats = log_prob_of_batch(loaded, batch, orders=k)
-            bits = -float(nats.double().mean()) / math.log(2)
-            rows.append({"what": f"bits per molecule, numberings: {k}", "bits": bits})
+    graphs = dataset.take(chosen).graphs
+    for k in NUMBERINGS:
+        bits = -log_prob_in_batches(loaded, graphs, orders=k).mean() / math.log(2)
+        rows.append({"what": f"bits per molecule, numberings: {k}", "bits": float(bits)})
     if reconstruct:
         graphs = dataset.take(references.held_out(dataset, reconstruct)).graphs
         for double in (True, False):

@@ -43,7 +43,7 @@ def random_batch():
         lower = torch.randint(bonds + 1, (count, most, most), generator=generator)
         lower = lower * (torch.rand(count, most, most, generator=generator) < 0.6)
         lower = lower.tril(-1)
-        return GraphBatch(types, lower + lower.transpose(1, 2), mask).cleared()
+        return GraphBatch(types, lower + lower.transpose(1, 2), mask).clear_padding()
 
     return draw
 

@@ -6,7 +6,7 @@ import torch
 from torch_geometric.data import Data
 
 from graphcnf.graphs import GraphBatch, PackedGraphs
-from graphcnf.graphs.batch import size_bucketed_batches
+from graphcnf.graphs.training_batches import size_bucketed_batches
 
 
 @pytest.fixture(params=["random_graphs", "molecules"])

@@ -10,7 +10,7 @@ from graphcnf.discrete import SetFlow
 from graphcnf.flows import Context, Noise, StandardLogistic
 from graphcnf.graphs import GraphBatch
 from graphcnf.graphs.building import model_for_graphs
-from graphcnf.graphs.in_batches import log_prob_of_batch
+from graphcnf.graphs.graph_model import StochasticModel
 
 PAIRS = {"architecture": "pairs", "node_dim": 2, "node_mixtures": 2, "pair_mixtures": 2}
 PAIRS |= {
@@ -51,6 +51,12 @@ def model(request, random_graphs, batch):
     with torch.no_grad():
         model.log_prob(batch)  # ActNorm begins with a batch
     return model.eval()
+
+
+def log_prob_of_batch(model, batch, noise):
+    """The log-probabilities of graphs, with a tape for a model that draws random numbers."""
+    options = {"noise": noise} if isinstance(model, StochasticModel) else {}
+    return model.log_prob(batch, **options)
 
 
 def soiled(batch):

@@ -191,7 +191,7 @@ class PathModel(CodedModel):
         from graphcnf.graphs.path.orders import renumbered
 
         check_integer("orders", orders, 1, LARGEST_ORDERS)
-        batch = batch.checked(self.config)
+        batch = batch.check(self.config)
         graphs, owners = renumbered(batch.to_packed(), orders)
         total = torch.full((len(batch),), -torch.inf, device=batch.mask.device)
         for chosen in batches(graphs.node_counts):
