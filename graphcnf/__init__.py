@@ -3,9 +3,11 @@
 The names below are imported when they are first used.
 """
 
+from importlib.metadata import version
+
 from graphcnf.registry import exported
 
-__version__ = "0.1.0"
+__version__ = version("graphcnf")
 
 __getattr__, __dir__, _names = exported(
     __name__,

@@ -1,12 +1,14 @@
 """The package as a whole: what is installed, and which part imports which."""
 
 import ast
+import re
 import shutil
 import subprocess
 import sys
 import tomllib
 import zipfile
 from collections import Counter
+from importlib import metadata
 from pathlib import Path
 
 import networkx as nx
@@ -94,6 +96,7 @@ def test_what_is_in_the_wheel_imports_nothing_else():
 @pytest.mark.slow
 def test_the_wheel_holds_the_commands_without_benchmarks(tmp_path):
     pytest.importorskip("setuptools", "77")
+    pytest.importorskip("setuptools_scm")
     tree, out = tmp_path / "tree", tmp_path / "out"
     unwanted = shutil.ignore_patterns("__pycache__", "*.safetensors", "*.egg-info")
     for name in ("graphcnf", "datasets", "scripts"):
@@ -108,6 +111,9 @@ def test_the_wheel_holds_the_commands_without_benchmarks(tmp_path):
     inside = {name.replace("/", ".") for name in names}
     assert "graphcnf/scripts/generate.py" in names and "graphcnf/datasets/zinc250k.py" in names
     assert not [name for name in inside if name.startswith(NOT_IN_THE_WHEEL)]
+    # In a tree without git, the version is that of the last release.
+    version = PYPROJECT["tool"]["setuptools_scm"]["fallback_version"]
+    assert f"graphcnf-{version}.dist-info/METADATA" in names
     # No top-level "datasets" or "scripts".
     assert {name.split("/")[0].split("-")[0] for name in names} == {"graphcnf"}
 
@@ -243,10 +249,14 @@ def test_drawing_molecules_loads_torch_and_rdkit_alone(module):
 def test_version_is_the_same_everywhere():
     import graphcnf
 
-    version = PYPROJECT["project"]["version"]
-    assert graphcnf.__version__ == version
-    assert f"version: {version}\n" in (ROOT / "CITATION.cff").read_text()
-    assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text()
+    assert graphcnf.__version__ == metadata.version("graphcnf")
+    command = [sys.executable, "-m", "graphcnf", "--version"]
+    shown = subprocess.run(command, capture_output=True, text=True)
+    assert shown.stdout == f"graphcnf {graphcnf.__version__}\n"
+    released = PYPROJECT["tool"]["setuptools_scm"]["fallback_version"]
+    assert f"version: {released}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f'version = "{released}"' in (ROOT / "recipe" / "meta.yaml").read_text()
+    assert re.findall(r"^## \[(\d.*)\]", (ROOT / "CHANGELOG.md").read_text(), re.M)[0] == released
 
 
 def test_shipped_weights_are_small():
@@ -254,9 +264,10 @@ def test_shipped_weights_are_small():
     assert sum(path.stat().st_size for path in shipped) < 27e6
 
 
-def test_the_recipe_has_the_version_and_dependencies_of_the_package():
+def test_the_recipe_has_the_dependencies_of_the_package():
     recipe = (ROOT / "recipe" / "meta.yaml").read_text()
-    assert f'version = "{PYPROJECT["project"]["version"]}"' in recipe
+    for requirement in PYPROJECT["build-system"]["requires"]:
+        assert f"    - {requirement.replace('>=', ' >=')}\n" in recipe.partition("  run:\n")[0]
     renamed = {
         "torch": "pytorch",
         "torch-geometric": "pytorch_geometric",
