@@ -22,7 +22,7 @@ from graphcnf.datasets import cache
 from graphcnf.errors import UserError
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 from graphcnf.graphs.training_batches import size_bucketed_batches
-from graphcnf.limits import MAX_NODES, check_integer, check_range, is_number
+from graphcnf.limits import MAX_NODES, check_integer, check_low_and_high, is_number
 
 SIZES = {"small": (10, 20), "large": (25, 50)}
 """Lowest and highest number of nodes in the published tasks."""
@@ -167,7 +167,7 @@ def load_coloring(
     check_integer("colors", colors, 2)
     check_integer("graphs", graphs, 2)
     check_integer("seed", seed)
-    check_range("nodes", nodes)
+    check_low_and_high("nodes", nodes)
     if edge_probability is None:
         edge_probability = (0.1, 0.3) if colors < 4 else (0.15, 0.3)
     is_pair = isinstance(edge_probability, list | tuple) and len(edge_probability) == 2

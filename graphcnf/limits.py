@@ -26,9 +26,11 @@ TEMPERATURES = (1e-3, 1e3)
 MAX_NODES = 255
 """Largest number of nodes of a graph: node numbers are 8-bit."""
 
-CANDIDATES, MOST_CANDIDATES = 8, 1000
-"""Default and largest number of candidates for one molecule with target properties, of which the
-nearest to them is kept."""
+CANDIDATES = 8
+"""Default number of candidates for one molecule with target properties; the nearest is kept."""
+
+MOST_CANDIDATES = 1000
+"""Largest number of candidates for one molecule with target properties."""
 
 PARTICLES = 8
 """Default number of particles for one molecule around a fragment, or one analogue."""
@@ -90,15 +92,15 @@ def check_integer(name: str, value: Any, least: int = 0, most: int = LARGEST_COU
         raise UserError(f"{name} must be an integer {above}, got {value!r}")
 
 
-def check_range(name: str, pair: Any) -> None:
+def check_low_and_high(name: str, pair: Any) -> None:
     """Raise `UserError` unless a pair is two integers in ascending order; they may be equal.
 
     Args:
         name: Name of the pair, for the message.
         pair: The pair, of any type.
     """
-    is_pair = isinstance(pair, tuple | list) and len(pair) == 2 and all(map(is_integer, pair))
-    if not (is_pair and pair[0] <= pair[1]):
+    is_pair = isinstance(pair, tuple | list) and len(pair) == 2
+    if not (is_pair and all(map(is_integer, pair)) and pair[0] <= pair[1]):
         raise UserError(f"{name} must be the lowest and the highest number, (3, 8), got {pair!r}")
 
 

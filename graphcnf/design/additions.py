@@ -16,7 +16,7 @@ from functools import cache
 from rdkit import Chem
 
 from graphcnf.errors import UserError
-from graphcnf.limits import check_range
+from graphcnf.limits import check_low_and_high
 from graphcnf.molecules.codec import bond_ends
 
 # Neither terminal nor beside a triple bond, nor a symmetric top.
@@ -51,7 +51,7 @@ class AddedLimits:
 
     def __post_init__(self):
         for name, limit in self.given().items():
-            check_range(f"added_{name}", limit)
+            check_low_and_high(f"added_{name}", limit)
             if limit[0] < 0:
                 raise UserError(f"added_{name} must be numbers from 0 on, got {limit!r}")
 

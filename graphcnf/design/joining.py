@@ -10,7 +10,7 @@ from rdkit import Chem
 from rdkit.Chem.rdChemReactions import ReactionFromSmarts
 
 from graphcnf.errors import UserError
-from graphcnf.limits import check_range, check_seed
+from graphcnf.limits import check_low_and_high, check_seed
 from graphcnf.molecules import codec
 from graphcnf.molecules.filters import NO_FILTERS, Funnel
 from graphcnf.molecules.hashing import hash_each
@@ -63,7 +63,7 @@ def join_molecules(
         'O=C(NCC1CC1)c1ccccc1'
     """
     check_seed(seed)
-    check_range("atoms", atoms)
+    check_low_and_high("atoms", atoms)
     random = np.random.default_rng(seed)
     reactions = [ReactionFromSmarts(text) for text in REACTIONS.values()]
     groups = [list(reaction.GetReactants()) for reaction in reactions]

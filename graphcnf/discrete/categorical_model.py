@@ -43,8 +43,8 @@ from graphcnf.graphs.training_batches import size_bucketed_batches
 from graphcnf.limits import (
     LARGEST_SIZE,
     check_integer,
+    check_low_and_high,
     check_minutes,
-    check_range,
     check_seed,
     check_temperature,
     is_number,
@@ -597,7 +597,7 @@ class CategoricalModel(nn.Module):
         check_seed(seed)
         check_temperature(temperature)
         if sizes is not None:
-            check_range("sizes", sizes)
+            check_low_and_high("sizes", sizes)
         options: dict[str, Any] = {"temperature": temperature, "sizes": sizes}
         if given:
             if not isinstance(given, Mapping):

@@ -51,11 +51,11 @@ from graphcnf.graphs.isomorphism import isomorphic, labelling_bits
 from graphcnf.graphs.record_blocks import together_on
 from graphcnf.limits import check_integer, check_seed, check_temperature
 from graphcnf.molecules.codec import UnparsableSmiles, find_dropped, list_molecules, parse, quiet
+from graphcnf.molecules.conventions import evaluate_records
 from graphcnf.molecules.hashing import contains, hash_each
 from graphcnf.molecules.model_metadata import codec_problem, vocabulary_of
 from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.molecules.standardize import charge_states
-from graphcnf.molecules.validity import evaluate_records, records_table
 from graphcnf.sampling.sample import first_blocks, sampling_processes
 from graphcnf.stereo.marks import count_marks, mark_figures
 from graphcnf.stereo.stereo_flow import shipped_stereo
@@ -540,12 +540,14 @@ def draw_part(
         wanted: Statistics of the strictly valid molecules to compute.
         records: Numbers of the records.
     """
-    flow, marked = MoleculeFlow(model), drawn.stereo and seed == drawn.seeds[0]
-    how: dict[str, Any] = {"temperature": drawn.temperature, "stereo": marked}
-    _, rows = flow.draw_block(records, seed=seed, **how)
-    summary = summarize(records_table(rows), wanted)
-    if marked and flow.stereo is not None:
-        summary.add_marks([row["isomer"] for row in rows if row["strict"]])
+    flow = MoleculeFlow(model)
+    stereo = drawn.stereo and seed == drawn.seeds[0]
+    _, molecules = flow.draw_records(
+        records, seed=seed, temperature=drawn.temperature, stereo=stereo
+    )
+    summary = summarize(evaluate_records(molecules, first=records.start), wanted)
+    if stereo and flow.stereo is not None:
+        summary.add_marks([molecule.isomer for molecule in molecules if molecule.isomer])
     return summary
 
 

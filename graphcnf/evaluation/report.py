@@ -24,6 +24,7 @@ from graphcnf.evaluation.tables import AGREED, Distances, Evaluation, all_notes,
 from graphcnf.file_writing import write_file
 from graphcnf.molecules import properties
 from graphcnf.molecules.codec import parse
+from graphcnf.molecules.conventions import failures, read_unsanitized
 from graphcnf.molecules.hashing import contains, hash_each
 from graphcnf.molecules.page import (
     CARDS,
@@ -36,7 +37,6 @@ from graphcnf.molecules.page import (
     shown_row,
 )
 from graphcnf.molecules.review import Review, review
-from graphcnf.molecules.validity import as_written, failures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -168,7 +168,7 @@ def _failures(result: Evaluation) -> list[dict[str, Any]]:
     pictures: dict[str, list[Shown]] = defaultdict(list)
     reasons = list(result.figures["failures"])[:REASONS]
     for record, smiles in zip(failed["record"], failed["smiles"], strict=True):
-        mol = as_written(smiles)
+        mol = read_unsanitized(smiles)
         for reason, atoms in failures(mol).items():
             drawn = pictures[reason]
             wanted = reason in reasons and len(drawn) < PER_REASON

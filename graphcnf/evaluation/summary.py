@@ -32,15 +32,15 @@ from graphcnf.errors import UserError
 from graphcnf.evaluation.metrics import Statistic
 from graphcnf.evaluation.statistics import SetStatistics, chunk_statistics
 from graphcnf.molecules.codec import MoleculeNotRepresentable, quiet
-from graphcnf.molecules.hashing import contains, hash_each
-from graphcnf.molecules.standardize import parse_standardized
-from graphcnf.molecules.validity import (
+from graphcnf.molecules.conventions import (
     CONVENTIONS,
-    as_written,
     evaluate_records,
     failures,
+    read_unsanitized,
     unsanitized_smiles,
 )
+from graphcnf.molecules.hashing import contains, hash_each
+from graphcnf.molecules.standardize import parse_standardized
 from graphcnf.stereo.marks import count_marks
 
 HEAD = 10_000
@@ -171,7 +171,7 @@ def summarize(records: pd.DataFrame, wanted: tuple[Statistic, ...] = ()) -> Summ
         sums,
         {"strict": [hash_each(valid)], **hashes},
         chunk_statistics(wanted, (0, valid)),
-        Counter(why for s in records["smiles"][~strict] for why in failures(as_written(s))),
+        Counter(why for s in records["smiles"][~strict] for why in failures(read_unsanitized(s))),
         [records] if among_first else [],
     )
 

@@ -30,7 +30,7 @@ from graphcnf.evaluation.layout import (
 from graphcnf.evaluation.metrics import Metric
 from graphcnf.evaluation.statistics import Comparison, SetStatistics
 from graphcnf.evaluation.summary import UNIQUE_AT, figure_key
-from graphcnf.molecules.validity import CONVENTIONS
+from graphcnf.molecules.conventions import CONVENTIONS
 
 AGREED = "readable and valid"
 """Name of validity where all conventions agree in every record."""

@@ -21,7 +21,7 @@ from graphcnf.graphs.record_blocks import RecordNoise, one_thread, record_batche
 from graphcnf.limits import (
     LARGEST_ORDERS,
     check_integer,
-    check_range,
+    check_low_and_high,
     check_seed,
     check_temperature,
 )
@@ -127,7 +127,7 @@ def sample_records(
     check_seed(seed)
     check_temperature(temperature)
     if size_range is not None:
-        check_range("size_range", size_range)
+        check_low_and_high("size_range", size_range)
     row = None if condition_values is None else condition_row(condition_values)
     sizes = model.size_prior.probabilities(size_range, row)
     parts: list[PackedGraphs] = []

@@ -25,6 +25,9 @@ COLOURS = {
 """Colours of elements by atomic number, red, green and blue from 0 to 1, that can be read on white
 and on black."""
 
+SHOWN = 30
+"""Molecules of a sample that a notebook shows."""
+
 LETTERS, LINE = 32, 17
 """Letters that fit in a line of a legend, and its height in pixels."""
 
@@ -120,3 +123,19 @@ def _prepared(mol: Chem.Mol | str) -> Chem.Mol:
         return rdMolDraw2D.PrepareMolForDrawing(mol, addChiralHs=False)
     except ValueError:
         return rdMolDraw2D.PrepareMolForDrawing(mol, kekulize=False, addChiralHs=False)
+
+
+def numbered_html(smiles: Sequence[str | None]) -> str:
+    """Return HTML with small pictures of the first molecules of a sample, under them their numbers.
+
+    Args:
+        smiles: SMILES of each record of the sample, None for a record without a picture.
+    """
+    valid = [(record, text) for record, text in enumerate(smiles) if text is not None]
+    cells = [
+        "<div style='display:inline-block;text-align:center;font-size:11px'>"
+        f"{draw_svg(text, size=(170, 135)).split('?>')[-1]}<br>{record}</div>"
+        for record, text in valid[:SHOWN]
+    ]
+    more = f"<p>and {len(valid) - SHOWN} more</p>" if len(valid) > SHOWN else ""
+    return "".join(cells) + more

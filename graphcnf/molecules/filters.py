@@ -36,6 +36,7 @@ from graphcnf.molecules.properties import (
     check_possible,
 )
 from graphcnf.molecules.standardize import protonation_hash
+from graphcnf.molecules.validity import CheckedMolecule
 
 PATIENCE = 10_000
 """Consecutive records of a sample without a new molecule after which drawing is given up."""
@@ -416,15 +417,15 @@ def _without_alerts(name: str) -> Check:
 
 
 def passing(
-    n: int, filters: Filters, draw: Callable[[range], tuple]
+    n: int, filters: Filters, draw: Callable[[range], tuple[PackedGraphs, list[CheckedMolecule]]]
 ) -> tuple[PackedGraphs, list[str | None]]:
     """Return the first n distinct molecules that pass filters, among the records of a sample.
 
     Args:
         n: Number of molecules, at least 1.
         filters: The filters.
-        draw: Function that draws a range of records; it returns their graphs and for each a
-            dict with `strict`, `smiles` and `isomer`, as `MoleculeFlow.draw_block` does.
+        draw: Function that draws a range of records; it returns their graphs and the molecule of
+            each, as `MoleculeFlow.draw_records` does.
 
     Returns:
         The graphs of the molecules, and their SMILES, with stereo marks where `draw` draws them.
@@ -436,10 +437,11 @@ def passing(
 
     def tries() -> Iterator[list[tuple[int, tuple[Graph, str]]]]:
         for block in blocks(0):
-            drawn, rows = draw(block)
-            for k, row in enumerate(rows):
-                if row["strict"] and funnel.passes(Chem.MolFromSmiles(row["smiles"])):
-                    yield [(protonation_hash(row["smiles"]), (drawn.graph(k), row["isomer"]))]
+            graphs, molecules = draw(block)
+            for k, molecule in enumerate(molecules):
+                smiles, isomer = molecule.smiles, molecule.isomer
+                if smiles and isomer and funnel.passes(Chem.MolFromSmiles(smiles)):
+                    yield [(protonation_hash(smiles), (graphs.graph(k), isomer))]
                 else:
                     yield []
 

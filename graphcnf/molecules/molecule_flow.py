@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +22,10 @@ from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.graphs.in_batches import log_prob_in_batches, sample_records
 from graphcnf.graphs.record_blocks import one_thread
-from graphcnf.limits import CANDIDATES, MOST_CANDIDATES, check_integer, check_range
+from graphcnf.limits import CANDIDATES, MOST_CANDIDATES, check_integer, check_low_and_high
 from graphcnf.molecules import codec
 from graphcnf.molecules.model_metadata import codec_problem, vocabulary_of
-from graphcnf.molecules.validity import CONVENTIONS, checked_records, strict_smiles
+from graphcnf.molecules.validity import CheckedMolecule, check_graphs, strict_smiles
 from graphcnf.torch_state import default_type
 
 if TYPE_CHECKING:
@@ -87,16 +87,9 @@ class MoleculeSample(Sequence):
         return to_pyg(self.graphs, self.smiles)
 
     def _repr_html_(self) -> str:
-        from graphcnf.molecules.drawing import draw_svg
+        from graphcnf.molecules.drawing import numbered_html
 
-        valid = [(record, s) for record, s in enumerate(self.smiles) if s is not None]
-        cells = [
-            "<div style='display:inline-block;text-align:center;font-size:11px'>"
-            f"{draw_svg(s, size=(170, 135)).split('?>')[-1]}<br>{record}</div>"
-            for record, s in valid[:30]
-        ]
-        more = f"<p>and {len(valid) - 30} more</p>" if len(valid) > 30 else ""
-        return f"<p>{self!r}</p>{''.join(cells)}{more}"
+        return f"<p>{self!r}</p>{numbered_html(self.smiles)}"
 
 
 class MoleculeFlow:
@@ -208,93 +201,100 @@ class MoleculeFlow:
         """
         check_integer("n", n)
         if atoms is not None:
-            check_range("atoms", atoms)
-        if not isinstance(properties, Mapping | None):
-            raise UserError(f'properties must be a dict, {{"logp": 2.5}}, got {properties!r}')
-        wanted = None
-        if properties:
+            check_low_and_high("atoms", atoms)
+        targets = None
+        if properties is not None:
             from graphcnf.molecules.properties import conditions_of
 
-            wanted = conditions_of(self.model, properties)
+            targets = conditions_of(self.model, properties)
         if best_of is None:
-            best_of = CANDIDATES if wanted else 1
+            best_of = 1 if targets is None else CANDIDATES
         check_integer("best_of", best_of, 1, MOST_CANDIDATES)
-        if best_of > 1 and wanted is None:
+        if best_of > 1 and targets is None:
             raise UserError(
                 f"best of {best_of}: the best is the nearest to a property; ask for one"
             )
-        draw = partial(
-            self.draw_block,
-            seed=seed,
-            temperature=temperature,
-            sizes=atoms,
-            targets=wanted,
-            best_of=best_of,
-            conventions=(),
-            stereo=stereo,
-        )
+
+        def draw(records: range) -> tuple[PackedGraphs, list[CheckedMolecule]]:
+            return self.draw_records(
+                records,
+                seed=seed,
+                temperature=temperature,
+                atoms=atoms,
+                targets=targets,
+                best_of=best_of,
+                stereo=stereo,
+            )
+
         if filters:
             filters.check_sizes(self.model.max_nodes)
         if filters and n:
             from graphcnf.molecules.filters import passing
 
             return MoleculeSample(*passing(n, filters, draw))
-        graphs, rows = draw(range(n))
-        return MoleculeSample(graphs, [row["isomer"] if row["strict"] else None for row in rows])
+        graphs, molecules = draw(range(n))
+        return MoleculeSample(graphs, [molecule.isomer for molecule in molecules])
 
-    def draw_block(
+    def draw_records(
         self,
         records: range,
         *,
         seed: int,
         temperature: float = 1.0,
-        sizes: tuple[int, int] | None = None,
+        atoms: tuple[int, int] | None = None,
         targets: Sequence[float | None] | None = None,
         best_of: int = 1,
-        conventions: Sequence[str] = CONVENTIONS,
         stereo: bool = False,
-    ) -> tuple[PackedGraphs, list[dict[str, Any]]]:
+    ) -> tuple[PackedGraphs, list[CheckedMolecule]]:
         """Draw records, each a function of the model, the seed and its number.
+
+        First the graphs are drawn and checked, then the best are chosen, last their stereo marks
+        are drawn.
 
         Args:
             records: Numbers of the records.
             seed: Seed of the sample.
             temperature: Below 1 for more probable molecules.
-            sizes: Lowest and highest number of atoms; as in the training data when None.
+            atoms: Lowest and highest number of heavy atoms; None for the training data's sizes.
             targets: Value of each condition of the model near which to draw, None for any; None for
                 no targets at all.
             best_of: Candidates per record, of which the one nearest to the targets is kept: the
                 distance is Euclidean, in standard deviations of the training data.
-            conventions: Conventions of validity to evaluate, beside strict and largest_fragment.
             stereo: True to draw the stereo marks of valid molecules, if the model has `stereo`.
 
         Returns:
-            The graphs, and for each the row that `checked_records` yields, with `isomer` in
-            addition: the SMILES with drawn stereo marks.
+            The graphs, and the molecule of each.
         """
-        model, first = self.model, records.start
         graphs = sample_records(
-            model,
-            range(first * best_of, records.stop * best_of),
+            self.model,
+            range(records.start * best_of, records.stop * best_of),
             seed=seed,
             temperature=temperature,
-            size_range=sizes,
+            size_range=atoms,
             condition_values=targets,
         )
+        molecules = check_graphs(graphs, self.vocabulary)
         if targets is not None and best_of > 1:
             from graphcnf.molecules.surrogate import nearest
 
-            smiles = strict_smiles(graphs, self.vocabulary)
-            graphs = graphs.subset(nearest(smiles, targets, model, best_of))
-        options: dict[str, Any] = {"first": first, "conventions": conventions}
-        checked = list(checked_records(graphs, self.vocabulary, **options))
-        rows, molecules = [row for row, _ in checked], [molecule for _, molecule in checked]
-        smiles = [row["smiles"] for row in rows]
+            smiles = [molecule.smiles for molecule in molecules]
+            chosen = nearest(smiles, targets, self.model, best_of)
+            graphs = graphs.subset(chosen)
+            molecules = [molecules[k] for k in chosen]
         if stereo and self.stereo is not None:
-            draw = {"seed": seed, "first": first, "temperature": temperature}
-            with one_thread(model.device):
-                smiles = self.stereo.marked(smiles, molecules, **draw)
-        return graphs, [{**row, "isomer": one} for row, one in zip(rows, smiles, strict=True)]
+            with one_thread(self.model.device):
+                isomers = self.stereo.marked(
+                    [molecule.smiles for molecule in molecules],
+                    [molecule.molecule if molecule.smiles else None for molecule in molecules],
+                    seed=seed,
+                    first=records.start,
+                    temperature=temperature,
+                )
+            molecules = [
+                molecule._replace(isomer=isomer)
+                for molecule, isomer in zip(molecules, isomers, strict=True)
+            ]
+        return graphs, molecules
 
     @default_type()
     def grow(
@@ -382,32 +382,34 @@ class MoleculeFlow:
         """
         molecules = codec.list_molecules(molecules)
         graphs, reasons = self.graphs(molecules)
-        inside = [k for k, reason in enumerate(reasons) if reason is None]
-        nats = np.full(len(reasons), -math.inf)
-        nats[inside] = self.log_prob_given_size(graphs, orders)
-        nats[inside] += self.model.size_prior.log_prob(torch.from_numpy(graphs.node_counts)).numpy()
-        return nats + self.log_prob_of_marks(molecules, inside)[0]
+        known = [k for k, reason in enumerate(reasons) if reason is None]
+        sizes = torch.from_numpy(graphs.node_counts)
+        of_marks, _ = self.log_prob_of_marks(molecules, known)
+        nats = np.full(len(molecules), -math.inf)
+        nats[known] = self.log_prob_given_size(graphs, orders)
+        nats[known] += self.model.size_prior.log_prob(sizes).numpy()
+        return nats + of_marks
 
     def log_prob_of_marks(
-        self, molecules: Sequence, inside: Iterable[int]
+        self, molecules: Sequence, known: Iterable[int]
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return log p(stereo marks | graph) of molecules.
 
         Args:
             molecules: M SMILES or RDKit molecules.
-            inside: Indices of the molecules that the model can represent; the others are not
-                scored.
+            known: Indices of the molecules that the model can represent; the others are not scored.
 
         Returns:
             The values in nats, (M,) float64, and whether each is exact, (M,) bool. The value is 0
             for molecules that are not scored or have no marks, and for all if the model has no
             stereo.
         """
-        nats, exact = np.zeros(len(molecules)), np.ones(len(molecules), dtype=bool)
-        marked = [k for k in inside if codec.has_marks(molecules[k])]
-        if marked and self.stereo is not None:
-            found = self.stereo.log_prob_of_molecules([molecules[k] for k in marked])
-            nats[marked], exact[marked] = found
+        nats = np.zeros(len(molecules))
+        exact = np.ones(len(molecules), dtype=bool)
+        with_marks = [k for k in known if codec.has_marks(molecules[k])]
+        if with_marks and self.stereo is not None:
+            found = self.stereo.log_prob_of_molecules([molecules[k] for k in with_marks])
+            nats[with_marks], exact[with_marks] = found
         return nats, exact
 
     @cached_property
@@ -479,8 +481,9 @@ class MoleculeFlow:
             if reason is not None:
                 raise UserError(f"molecule {number}: {reason}")
         batch = GraphBatch.collate(graphs).to(self.model.device)
-        for number in (~self.model.knows(batch)).nonzero().flatten().tolist():
-            raise UserError(f"molecule {number}: {self.model.unknown}")
+        unknown = (~self.model.knows(batch)).nonzero().flatten().tolist()
+        if unknown:
+            raise UserError(f"molecule {unknown[0]}: {self.model.unknown}")
         return self.model.encode(batch), batch.mask
 
     def decode(self, latents: dict, mask: torch.Tensor) -> list[str | None]:

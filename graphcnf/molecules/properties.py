@@ -469,6 +469,8 @@ def conditions_of(
     Raises:
         UserError: The model was not trained with a property, or a value is not possible.
     """
+    if not isinstance(properties, Mapping):
+        raise UserError(f'properties must be a dict, {{"logp": 2.5}}, got {properties!r}')
     if not properties:
         return None
     known = [table["name"] for table in model.conditions]

@@ -33,6 +33,7 @@ from graphcnf.graphs.batch import PackedGraphs
 from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.graphs.in_batches import log_prob_in_batches
 from graphcnf.graphs.record_blocks import BLOCK, blocks, one_thread, together_on
+from graphcnf.molecules.conventions import validity_row
 from graphcnf.molecules.filters import (
     NO_FILTERS,
     PATIENCE,
@@ -457,16 +458,19 @@ def block_records(model: GraphModel, recipe: Recipe, block: range) -> list[Recor
         The records in the order of their numbers. Those that `recipe` lets through have a text,
         even if an earlier record is the same molecule: that is checked when the text is written.
     """
-    graphs, rows = MoleculeFlow(model).draw_block(
+    graphs, molecules = MoleculeFlow(model).draw_records(
         block,
         seed=recipe.seed,
         temperature=recipe.temperature,
-        sizes=recipe.sizes,
+        atoms=recipe.sizes,
         targets=recipe.targets,
         best_of=recipe.best_of,
-        conventions=(),
         stereo=bool(recipe.stereo),
     )
+    rows = [
+        {"record": record, **validity_row(molecule)}
+        for record, molecule in zip(block, molecules, strict=True)
+    ]
     if "log_likelihood" in recipe.columns:
         strict = np.array([row["strict"] for row in rows])
         nats = molecule_log_likelihoods(model, graphs, block, strict, recipe.seed, recipe.targets)
@@ -481,7 +485,7 @@ def block_records(model: GraphModel, recipe: Recipe, block: range) -> list[Recor
         if value is not None and (name in predictors or name in PROPERTIES)
     }
     chemistry = bool(recipe.properties or recipe.filters or asked)
-    for row in rows:
+    for row, molecule in zip(rows, molecules, strict=True):
         mol = Chem.MolFromSmiles(row["smiles"]) if chemistry and row["strict"] else None
         refusal = "" if mol is None else recipe.filters.refusal(mol)
         hash_, text, reached = None, "", {}
@@ -489,7 +493,7 @@ def block_records(model: GraphModel, recipe: Recipe, block: range) -> list[Recor
             hash_ = None if recipe.everything else protonation_hash(row["smiles"])
             if mol is not None:
                 row |= properties_of(mol, recipe.properties)
-            row["smiles"] = row["isomer"]
+            row["smiles"] = molecule.isomer or row["smiles"]
             text = write({name: row.get(name) for name in recipe.columns})
             found = {} if mol is None else properties_of(mol, asked, predictors)
             reached = {k: (asked[k], v) for k, v in found.items() if math.isfinite(v)}

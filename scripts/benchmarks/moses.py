@@ -25,9 +25,9 @@ from graphcnf.evaluation.layout import Column, number, percent, text
 from graphcnf.evaluation.statistics import SetStatistics, compare, set_statistics
 from graphcnf.evaluation.summary import share, summarize
 from graphcnf.graphs.graph_model import GraphModel
+from graphcnf.molecules.conventions import evaluate_records
 from graphcnf.molecules.hashing import contains, hash_each
 from graphcnf.molecules.molecule_flow import MoleculeFlow
-from graphcnf.molecules.validity import evaluate_records, records_table
 from graphcnf.sampling.sample import first_blocks
 from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import Temperature, load_model, option
@@ -184,9 +184,9 @@ def raw_samples(
     sets = {"training data": evaluate_records([dataset.smiles[k] for k in train])}
     for name, model in models.items():
         say(f"{name}: drawing {count:,} graphs")
-        draw = partial(MoleculeFlow(model).draw_block, seed=seed, temperature=temperature)
+        draw = partial(MoleculeFlow(model).draw_records, seed=seed, temperature=temperature)
         blocks = first_blocks(count)
-        sets[name] = records_table(row for block in blocks for row in draw(block)[1])
+        sets[name] = evaluate_records(molecule for block in blocks for molecule in draw(block)[1])
     return sets
 
 

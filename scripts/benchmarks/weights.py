@@ -196,8 +196,8 @@ def _errors(model: GraphModel, name: str, targets: np.ndarray, best_of: int) -> 
     flow, errors, smiles = MoleculeFlow(model), [], []
     for k, value in enumerate(targets):
         asked = conditions_of(model, {name: float(value)})
-        _, rows = flow.draw_block(range(EACH), seed=k, targets=asked, best_of=best_of)
-        valid = [row["smiles"] for row in rows if row["strict"]]
+        _, molecules = flow.draw_records(range(EACH), seed=k, targets=asked, best_of=best_of)
+        valid = [molecule.smiles for molecule in molecules if molecule.smiles]
         errors += list(abs(property_table(valid, [name])[:, 0] - value))
         smiles += valid
     pairs = len(targets) * (len(targets) - 1)

@@ -4,8 +4,8 @@ from rdkit import Chem
 
 from graphcnf.datasets.molecules import encode
 from graphcnf.evaluation.summary import Summary, summarize
+from graphcnf.molecules.conventions import evaluate_records
 from graphcnf.molecules.hashing import hash_each
-from graphcnf.molecules.validity import evaluate_records
 
 
 def figures(samples, vocabulary=None, training=None):

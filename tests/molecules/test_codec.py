@@ -26,8 +26,9 @@ from graphcnf.molecules.codec import (
     parse,
     parse_smarts,
 )
+from graphcnf.molecules.conventions import evaluate_records
 from graphcnf.molecules.properties import has_pattern
-from graphcnf.molecules.validity import evaluate_records, strict
+from graphcnf.molecules.validity import strict
 from graphcnf.molecules.vocabulary import (
     AROMATIC,
     BOND_TYPES,

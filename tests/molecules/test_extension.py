@@ -9,7 +9,7 @@ from rdkit.Chem import rdDepictor
 
 from graphcnf.errors import UserError
 from graphcnf.molecules.codec import UnparsableSmiles, parse, parse_smarts, quiet
-from graphcnf.molecules.validity import evaluate_records
+from graphcnf.molecules.conventions import evaluate_records
 from graphcnf.optimization.run import starting_molecules
 
 REFUSED = {

@@ -11,16 +11,16 @@ from rdkit import Chem
 import graphcnf
 from graphcnf.datasets.molecules import encode
 from graphcnf.errors import UserError
-from graphcnf.molecules import hashing, validity
+from graphcnf.molecules import conventions, hashing, validity
 from graphcnf.molecules.codec import graph_to_molecule
-from graphcnf.molecules.drawing import draw_grid
-from graphcnf.molecules.hashing import HashSet, contains, hash_each
-from graphcnf.molecules.validity import (
+from graphcnf.molecules.conventions import (
     KEKULIZATION,
-    as_written,
     evaluate_records,
     failures,
+    read_unsanitized,
 )
+from graphcnf.molecules.drawing import draw_grid
+from graphcnf.molecules.hashing import HashSet, contains, hash_each
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
 
 VOCABULARY = MoleculeVocabulary((("C", 0), ("N", 0), ("O", 0)))
@@ -46,15 +46,15 @@ def test_valence_repair_ends_in_a_valid_molecule(zinc_smiles):
 def test_repair_lowers_the_highest_bond_first():
     mol = graph_to_molecule([C, C, C], [(1, 0), (2, 1)], [TRIPLE, DOUBLE], VOCABULARY)
     assert validity.strict(mol) is None
-    assert validity.repaired(mol) == "C=C=C"
+    assert conventions.repaired(mol) == "C=C=C"
     cut = graph_to_molecule([O, C, C, C], [(1, 0), (2, 0), (3, 0)], [SINGLE] * 3, VOCABULARY)
-    assert validity.repaired(cut) == "COC"
+    assert conventions.repaired(cut) == "COC"
 
 
 def test_a_molecule_that_cannot_be_read_again_is_not_valid():
     (row,) = evaluate_records(["C[O+]=I"]).to_dict("records")
-    assert not row["strict"] and all(row[name] is None for name in validity.CONVENTIONS[1:])
-    assert list(failures(as_written(row["smiles"]))) == ["O+ with 3 bonds"]
+    assert not row["strict"] and all(row[name] is None for name in conventions.CONVENTIONS[1:])
+    assert list(failures(read_unsanitized(row["smiles"]))) == ["O+ with 3 bonds"]
     found = graphcnf.evaluate(["C[O+]=I", "CCO"], "none", standardize=True)
     assert found.figures["strict_valid"] == 1
 
@@ -62,17 +62,17 @@ def test_a_molecule_that_cannot_be_read_again_is_not_valid():
 def test_conventions_on_molecules():
     assert validity.strict(raw("CC.O")) is None
     assert validity.strict(raw("C=N(C)=O")) == "C=[N+](C)[O-]"
-    assert validity.valence_only(raw("CC.O")) == "CC.O"
-    assert validity.valence_only(raw("CN(C)(C)C")) == "C[N+](C)(C)C"
+    assert conventions.valence_only(raw("CC.O")) == "CC.O"
+    assert conventions.valence_only(raw("CN(C)(C)C")) == "C[N+](C)(C)C"
     # However the rings are written: three bonds of an aromatic O, S or N are not one too many.
     for smiles in ("c1ccoc1.CC", "c1ccsc1.CC", "Cn1cccc1.CC", "CN(C)(C)Cc1ccco1"):
         clean = Chem.MolFromSmiles(smiles.replace("CN(C)(C)C", "C[N+](C)(C)C"))
-        assert validity.valence_only(raw(smiles)) == Chem.MolToSmiles(clean)
+        assert conventions.valence_only(raw(smiles)) == Chem.MolToSmiles(clean)
     assert validity.strict(raw("CN(C)(C)C")) is None
     table = evaluate_records([raw("CN(C)(C)C.O"), Chem.Mol()])
     assert table["largest_fragment"].tolist() == [None, None]
     assert table["kept"].tolist() == [5 / 6, 0]
-    assert validity.strict(Chem.Mol()) is validity.repaired(Chem.Mol()) is None
+    assert validity.strict(Chem.Mol()) is conventions.repaired(Chem.Mol()) is None
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_conventions_on_molecules():
     ],
 )
 def test_reasons_and_atoms_are_given_exactly_where_invalid(smiles, expected):
-    mol = as_written(smiles)
+    mol = read_unsanitized(smiles)
     assert failures(mol) == expected
     assert mol is None or (validity.strict(mol) is None) == bool(expected)
 

@@ -12,7 +12,7 @@ import tomli_w
 from graphcnf.datasets import zinc250k
 from graphcnf.datasets.molecules import encode
 from graphcnf.errors import UserError
-from graphcnf.molecules.validity import evaluate_records
+from graphcnf.molecules.conventions import evaluate_records
 from graphcnf.run_folder import claim
 from graphcnf.scripts.benchmarks import moses, optimization
 from graphcnf.scripts.benchmarks.runner import TrainedRun, train_all
