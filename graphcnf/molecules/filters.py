@@ -26,7 +26,7 @@ from graphcnf.molecules.alerts import (
     reactive_digest,
     with_default,
 )
-from graphcnf.molecules.codec import Graph, MoleculeNotRepresentable, parse, parse_smarts, quiet
+from graphcnf.molecules.codec import MoleculeNotRepresentable, parse, parse_smarts, quiet
 from graphcnf.molecules.hashing import HashSet
 from graphcnf.molecules.properties import (
     ECFP4,
@@ -435,7 +435,7 @@ def passing(
     """
     funnel = Funnel(filters, PATIENCE)
 
-    def tries() -> Iterator[list[tuple[int, tuple[Graph, str]]]]:
+    def tries() -> Iterator[list[tuple[int, tuple[Any, str]]]]:
         for block in blocks(0):
             graphs, molecules = draw(block)
             for k, molecule in enumerate(molecules):
