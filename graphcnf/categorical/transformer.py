@@ -1,10 +1,11 @@
 """Output heads of networks, and attention blocks for all positions at once or one by one.
 
-A *bias* is a number that is added to an attention score, for each attention head and pair of
-positions: it may say how far apart they are, and keeps a position from attending to later ones
-(`HIDDEN`). For drawing position by position, a `Cache` keeps the *keys* and *values* of the
-positions so far, so that only the new position goes through the blocks. Shapes are (B, N, C): B
-rows, N positions, C channels; position by position, positions are the first axis.
+An *attention bias* is a number that is added to an attention score, for each attention head and
+pair of positions: it may say how far apart they are, and keeps a position from attending to later
+ones (`HIDDEN`). For drawing position by position, a `Cache` keeps the *keys* and *values* of the
+positions so far, so that only the new position goes through the blocks. `forward` evaluates all
+positions, `step` the next one, `steps` the next M. Shapes are (B, N, C): B rows, N positions, C
+channels; in `step` and `steps`, positions are the first axis.
 """
 
 from __future__ import annotations
@@ -94,14 +95,15 @@ class Block(nn.Module):
         """
         return x + self.dropout(self.leave(torch.cat([seen, hidden * F.relu(hidden)], -1)))
 
-    def keys(self, x: Tensor) -> tuple[Tensor, ...]:
+    def keys_and_values(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return keys and values, (..., C) each, of positions x (..., C).
 
         They equal those of `read`, without the cost of queries and feed-forward channels.
         """
-        _, *parts, _ = self.parts
-        weight, bias = (p.split(self.parts)[1:3] for p in (self.enter.weight, self.enter.bias))
-        return F.linear(self.norm(x), torch.cat(weight), torch.cat(bias)).split(parts, -1)
+        queries, keys, values, _ = self.parts
+        rows = slice(queries, queries + keys + values)
+        both = F.linear(self.norm(x), self.enter.weight[rows], self.enter.bias[rows])
+        return both.split([keys, values], -1)
 
     def forward(self, x: Tensor, bias: Tensor, source: Tensor | None = None) -> Tensor:
         """Update all positions at once.
@@ -115,15 +117,17 @@ class Block(nn.Module):
         Returns:
             Updated positions, (B, N, C).
         """
-        *parts, hidden = self.read(x)
+        query, key, value, hidden = self.read(x)
         if source is not None:
-            parts[1:] = self.keys(source)
-        query, key, value = (p.unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in parts)
+            key, value = self.keys_and_values(source)
+        query, key, value = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (query, key, value)
+        )
         scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5 + bias
         seen = (scores.softmax(-1).to(value.dtype) @ value).transpose(1, 2).flatten(2)
         return self.write(x, seen, hidden)
 
-    def step(self, x: Tensor, bias: Tensor, extend: Callable) -> Tensor:
+    def steps(self, x: Tensor, bias: Tensor, extend: Callable) -> Tensor:
         """Update the next M positions of every row, which attend to all N positions so far.
 
         Args:
@@ -157,15 +161,18 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
     Returns:
         Attended values, (B, C).
     """
-    heads, bias = (bias.shape[-1], -1), bias.expand(-1, len(query), -1)
-    scale = (query.shape[-1] // heads[0]) ** -0.5
-    size = ROWS if query.device.type == "cpu" else max(1, len(query))
+    batch, channels = query.shape
+    heads = bias.shape[-1]
+    bias = bias.expand(-1, batch, -1)
+    scale = (channels // heads) ** -0.5
+    size = ROWS if query.device.type == "cpu" else max(1, batch)
     parts = []
-    for first in range(0, len(query), size):
+    for first in range(0, batch, size):
         rows = slice(first, first + size)
-        scores = (keys[:, rows] * (scale * query[rows])).unflatten(-1, heads).sum(-1)
+        products = keys[:, rows] * (scale * query[rows])
+        scores = products.unflatten(-1, (heads, -1)).sum(-1)
         share = (scores + bias[:, rows]).softmax(0)
-        seen = values[:, rows].unflatten(-1, heads) * share[..., None]
+        seen = values[:, rows].unflatten(-1, (heads, -1)) * share[..., None]
         parts.append(seen.sum(0).flatten(1))
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
@@ -202,7 +209,8 @@ class Cache:
             Keys and values of all positions so far, a view (2, N, B, C).
         """
         so_far = self.table[block, :, : self.filled + len(key), : key.shape[1]]
-        so_far[0, self.filled :], so_far[1, self.filled :] = key, value
+        so_far[0, self.filled :] = key
+        so_far[1, self.filled :] = value
         return so_far
 
     def take(self, rows: Tensor) -> None:
@@ -271,7 +279,7 @@ class Transformer(nn.ModuleList):
         """
         biases = bias.split(self.heads, -1)
         for k, (block, block_bias) in enumerate(zip(self, biases, strict=True)):
-            h = block.step(h, block_bias, partial(cache.extend, k))  # type: ignore[operator]
+            h = block.steps(h, block_bias, partial(cache.extend, k))  # type: ignore[operator]
         cache.filled += len(h)
         return h
 

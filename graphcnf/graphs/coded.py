@@ -1,17 +1,17 @@
 """Base of the graph models that write a graph as a sequence and score it autoregressively.
 
 The *code* of a graph is V categories (variables) for each node in one *node order*, (B, N, V) for a
-batch: a token sequence. An object such as `DepthFirstCode` maps graphs to codes and back,
-one-to-one; an `AutoregressiveFlow` is the density of codes. `CodedModel` takes the nodes in the
-order of the batch. `RandomOrder` draws the order, as a latent of the model, so that no order is
-preferred.
+batch: a token sequence. A `GraphCode` maps graphs to codes and back, one-to-one; a `Network` is the
+distribution of codes. Scoring encodes a graph and asks the network for the probability of its code;
+sampling draws a code by the network and decodes it. `CodedModel` takes the nodes in the order of
+the batch. `RandomOrder` draws the order, as a latent of the model, so that no order is preferred.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -28,6 +28,25 @@ from graphcnf.graphs.graph_model import GraphModel, StochasticModel
 PARTS = ("adjacency", "edges", "nodes")
 
 
+class GraphCode(Protocol):
+    """One-to-one map from graphs to codes, as `DepthFirstCode` is.
+
+    Attributes:
+        cardinalities: Number of values of each of the V variables of a node.
+    """
+
+    cardinalities: list[int]
+
+    def part(self, k: int) -> str:
+        """Return which of `PARTS` variable k of a node describes."""
+
+    def encode(self, batch: GraphBatch) -> tuple[Tensor, Tensor]:
+        """Return codes (B, N, V) long, 0 at padding, and which graphs have a code, (B,) bool."""
+
+    def decode(self, x: Tensor, mask: Tensor) -> GraphBatch:
+        """Return the graphs with the codes x (B, N, V) and the real nodes `mask` (B, N)."""
+
+
 class CodedModel(GraphModel):
     """p(graph) as a product over the variables of a code, node by node.
 
@@ -37,13 +56,12 @@ class CodedModel(GraphModel):
 
     Attributes:
         network_classes: Class of the network, then the base class that takes its other arguments.
-        code: One-to-one map from graphs to codes (B, N, V), with `encode`, `decode`, `part` and
-            `cardinalities`, as in `DepthFirstCode`. A graph without a code has probability 0.
-        flow: Flow over codes.
+        code: Map from graphs to codes (B, N, V). A graph without a code has probability 0.
+        flow: Flow over codes, which `encode` and `decode` need.
     """
 
     network_classes: ClassVar[tuple[Callable[..., Network], ...]]
-    code: Any
+    code: GraphCode
     flow: AutoregressiveFlow
 
     @classmethod
@@ -70,9 +88,12 @@ class CodedModel(GraphModel):
         x, known = self.code.encode(batch)
         log_p = self.network.log_probs(x, context).sum(1)
         log_p = log_p.masked_fill(~known[:, None], -math.inf)
-        parts = [self.code.part(k) for k in range(log_p.shape[1])]
-        columns = {part: [k for k, of in enumerate(parts) if of == part] for part in PARTS}
-        return {part: Bound.exact(log_p[:, k].sum(1)) for part, k in columns.items() if k}
+        bounds = {}
+        for part in PARTS:
+            variables = [k for k in range(log_p.shape[1]) if self.code.part(k) == part]
+            if variables:
+                bounds[part] = Bound.exact(log_p[:, variables].sum(1))
+        return bounds
 
     def to_latents(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
         """Encode graphs to base latents, in the node order of the batch.
@@ -97,8 +118,11 @@ class CodedModel(GraphModel):
 
     def base_sample(self, mask: Tensor, generator=None) -> Latents:
         shape = (*mask.shape, len(self.code.cardinalities))
-        options: dict[str, Any] = {"device": mask.device, "dtype": next(self.parameters()).dtype}
-        return {"nodes": self.flow.base.sample(shape, mask=mask, generator=generator, **options)}
+        dtype = next(self.parameters()).dtype
+        z = self.flow.base.sample(
+            shape, mask=mask, generator=generator, device=mask.device, dtype=dtype
+        )
+        return {"nodes": z}
 
     def from_latents(self, latents: Latents, mask: Tensor, **draw) -> GraphBatch:
         """Decode base latents to graphs.
@@ -124,7 +148,9 @@ class RandomOrder(CodedModel, StochasticModel):
     node_orders = ("none",)
     draw_order: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
-    def _ordered(self, batch: GraphBatch, noise: Noise | None) -> tuple[GraphBatch, Tensor, Tensor]:
+    def _renumber(
+        self, batch: GraphBatch, noise: Noise | None
+    ) -> tuple[GraphBatch, Tensor, Tensor]:
         """Draw a node order of each graph.
 
         Args:
@@ -135,8 +161,8 @@ class RandomOrder(CodedModel, StochasticModel):
         Returns:
             The renumbered graphs, the orders (B, N) long and their log-probabilities (B,), nats.
         """
-        shape, device = (*batch.mask.shape, self.network.max_nodes), batch.mask.device
-        uniforms = draw_noise(noise, shape, device=device)
+        shape = (*batch.mask.shape, self.network.max_nodes)
+        uniforms = draw_noise(noise, shape, device=batch.mask.device)
         order, log_p = self.draw_order(batch.adjacency, batch.node_counts, uniforms)
         return batch.permute(order), order, log_p
 
@@ -156,7 +182,7 @@ class RandomOrder(CodedModel, StochasticModel):
             Terms (B,) in nats by name: "adjacency", "edges" and "nodes" of the code in this order,
             as `CodedModel.bounds` returns them, and "order", -log q - log n!, in float64.
         """
-        graphs, _, log_p = self._ordered(batch, noise)
+        graphs, _, log_p = self._renumber(batch, noise)
         numberings = torch.lgamma(batch.node_counts.double() + 1)
         return {**super().bounds(graphs), "order": Bound.exact(-log_p - numberings)}
 
@@ -174,19 +200,25 @@ class RandomOrder(CodedModel, StochasticModel):
             restores. In the order [2, 0, 1], node 2 is the first, so it has the smallest number:
             [0.5, 0.9, 0.1].
         """
-        graphs, order, _ = self._ordered(batch, noise)
+        graphs, order, _ = self._renumber(batch, noise)
         uniforms = draw_noise(noise, order.shape, device=order.device)
-        # Sorted numbers, dealt out by rank: `argsort` of a permutation is its inverse, that of the
-        # order [2, 0, 1] is [1, 2, 0], the place of each node in it. Padding is larger than all
-        # uniform numbers, and so comes last.
-        uniforms = uniforms.masked_fill(~batch.mask, 2.0).sort(1).values.gather(1, order.argsort(1))
-        uniforms = uniforms.masked_fill(~batch.mask, 0.0)[..., None]
-        return {**super().to_latents(graphs, noise), "order": uniforms}
+        # Padding is larger than all uniform numbers, and so comes last.
+        ascending = uniforms.masked_fill(~batch.mask, 2.0).sort(1).values
+        # `argsort` of a permutation is its inverse: that of the order [2, 0, 1] is [1, 2, 0], the
+        # place of each node in the order.
+        places = order.argsort(1)
+        uniforms = ascending.gather(1, places).masked_fill(~batch.mask, 0.0)
+        return {**super().to_latents(graphs, noise), "order": uniforms[..., None]}
 
     def base_sample(self, mask: Tensor, generator=None) -> Latents:
         latents = super().base_sample(mask, generator)
-        options = {"mask": mask, "generator": generator, "device": mask.device}
-        uniforms = draw_uniform((*mask.shape, 1), dtype=torch.float64, **options)
+        uniforms = draw_uniform(
+            (*mask.shape, 1),
+            mask=mask,
+            generator=generator,
+            device=mask.device,
+            dtype=torch.float64,
+        )
         return {**latents, "order": uniforms}
 
     def from_latents(self, latents: Latents, mask: Tensor, **draw) -> GraphBatch:
@@ -201,6 +233,8 @@ class RandomOrder(CodedModel, StochasticModel):
         """
         graphs = super().from_latents(latents, mask, **draw)
         uniforms = latents["order"][..., 0].masked_fill(~mask, 2.0)
-        # The first `argsort` is the order, the second its inverse: numbers [0.5, 0.9, 0.1] give the
-        # order [2, 0, 1] and the ranks [1, 2, 0], so node 0 of the graph was drawn as node 1.
-        return graphs.permute(uniforms.argsort(1).argsort(1))
+        # Numbers [0.5, 0.9, 0.1] give the order [2, 0, 1] and its inverse, the places [1, 2, 0]:
+        # node 0 of the graph was drawn as node 1.
+        order = uniforms.argsort(1)
+        places = order.argsort(1)
+        return graphs.permute(places)

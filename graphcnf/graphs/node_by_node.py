@@ -615,6 +615,7 @@ class GrowthModel(RandomOrder):
     """
 
     network_classes = (GrowthNetwork,)
+    code: RowCode
     architecture = "growth"
     measured = ("connected", "planar")
     rules = {"planar": False}

@@ -172,12 +172,12 @@ class RoundState(PathState):
                 padded[: len(known)] = known[:, :rows]
             self.waiting = []
             outputs = net.blocks.steps(inputs, biases, self.cache)
-            self.last_cache.extend(0, *net.last.keys(outputs))
+            self.last_cache.extend(0, *net.last.keys_and_values(outputs))
             self.last_cache.filled += len(outputs)
         filled = self.last_cache.filled
         cached = self.last_cache.table[0, :, :filled, :rows]
         # As in `RoundNetwork.attend`: outputs up to the first position of the round.
-        return net.last.step(h[None], bias[None, :filled, :, -heads:], lambda *_: cached)[0]
+        return net.last.steps(h[None], bias[None, :filled, :, -heads:], lambda *_: cached)[0]
 
 
 class UnorderedModel(RandomOrder):
@@ -205,6 +205,7 @@ class UnorderedModel(RandomOrder):
     batch_size = PathModel.batch_size
     unknown = "a node with more edges than nodes of the training data have"
     network_classes = (RoundNetwork, PathNetwork)
+    code: DepthFirstCode
     draw_order = staticmethod(depth_first)
     notes = PathModel.notes
 

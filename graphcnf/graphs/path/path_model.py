@@ -97,6 +97,7 @@ class PathModel(CodedModel):
     batch_size = BLOCK  # Complete graphs leave the batch, so sizes may differ within it.
     unknown = "a longer ring or branch than the model knows"
     network_classes: ClassVar[tuple[type[PathNetwork], ...]] = (PathNetwork,)
+    code: DepthFirstCode
 
     @keep_arguments
     def __init__(
