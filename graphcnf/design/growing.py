@@ -103,8 +103,8 @@ class Result(NamedTuple):
 
     Attributes:
         smiles: Its canonical SMILES, without stereo marks until `found` draws them.
-        graph: Its graph, as `PackedGraphs.graph` returns one: element categories (n,), bonds as
-            pairs of atom numbers (m, 2) and bond categories (m,).
+        graph: Its graph, as arrays or lists: element categories (n,), bonds as pairs of atom
+            numbers (m, 2) and bond categories (m,).
         log_weight: In a `Growth`, the logarithm of its importance weight, in nats, summed over the
             particles of its round that are this molecule; 0 for a sample of the model. Among
             analogues, its log-probability in nats.
@@ -375,13 +375,14 @@ class Growth:
         return found
 
     def _molecule(
-        self, part: Part, graph: tuple[Any, Any, Any]
+        self, part: Part, graph: tuple[np.ndarray, np.ndarray, np.ndarray]
     ) -> tuple[str, Chem.Mol, int] | None:
         """Convert a graph to a molecule, if it is valid and contains the fragment.
 
         Args:
             part: Its fragment is looked for.
-            graph: Element categories, bonds and bond categories, as in `Result`.
+            graph: Element categories (n,), bonds as pairs of atom numbers (m, 2) and bond
+                categories (m,).
 
         Returns:
             The canonical SMILES, the molecule, and at how many places it contains the fragment
@@ -395,7 +396,9 @@ class Growth:
             places = part.fragment.places(molecule)
         return (smiles, molecule, places) if places else None
 
-    def _samples(self, part: Part, number: int, count: int) -> list[tuple[Any, Any, Any]]:
+    def _samples(
+        self, part: Part, number: int, count: int
+    ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Draw graphs from the model, whether or not they contain the fragment.
 
         Args:
@@ -404,7 +407,8 @@ class Growth:
             count: Number of graphs.
 
         Returns:
-            Element categories, bonds and bond categories of each, as in `Result`.
+            For each graph its element categories (n,), bonds as pairs of atom numbers (m, 2) and
+            bond categories (m,).
         """
         random = np.random.default_rng((self.seed, number, 4))
         generator = torch.Generator().manual_seed(int(random.integers(1 << 62)))

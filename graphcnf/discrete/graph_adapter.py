@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import networkx as nx
 import numpy as np
@@ -28,6 +28,9 @@ from graphcnf.graphs.in_batches import log_prob_in_batches, sample_records
 from graphcnf.graphs.isomorphism import canonicalise, order_check
 from graphcnf.graphs.path.network import PathNetwork
 from graphcnf.limits import LARGEST_ORDERS, check_integer
+
+if TYPE_CHECKING:
+    from torch_geometric.data import Data
 
 MAX_LABELS = 255
 """Largest number of node labels, and of edge labels."""
@@ -383,7 +386,7 @@ class GraphAdapter(Adapter):
             graph.add_edge(j, i, **({} if edge_label is None else {edge_label: label}))
         return graph
 
-    def _to_data(self, nodes: list[Any], edges: np.ndarray, labels: list[Any]):
+    def _to_data(self, nodes: list[Any], edges: np.ndarray, labels: list[Any]) -> Data:
         """Return a graph as `Data`, with labels in the form that `names` says.
 
         Args:
@@ -442,7 +445,7 @@ def _reason(error: Exception) -> str:
     return str(error).removeprefix("graph 0: ").removeprefix("graph 0 ")
 
 
-def _label(data: dict[str, Any], name: str | None, where: str):
+def _label(data: dict[str, Any], name: str | None, where: str) -> Any:
     """Return the label of a node or an edge.
 
     Args:

@@ -507,7 +507,7 @@ class TableAdapter(Adapter):
         encoded = np.stack([c.encode(table[c.name]) for c in self.columns], 1).astype(float)
         return encoded, (encoded < 0) & ~table[names].isna().to_numpy(), table
 
-    def decode(self, rows: Rows, given: Mapping[Any, Any] | None = None):
+    def decode(self, rows: Rows, given: Mapping[Any, Any] | None = None) -> Any:
         """Return encoded rows in the type of the training data, a table or an array.
 
         Args:
@@ -521,7 +521,7 @@ class TableAdapter(Adapter):
             table[label] = same.astype(table[label].dtype)
         return self.as_data(table)
 
-    def as_data(self, table: pd.DataFrame):
+    def as_data(self, table: pd.DataFrame) -> pd.DataFrame | np.ndarray | torch.Tensor:
         """Convert a table of values to the type of the training data.
 
         Args:
@@ -804,7 +804,7 @@ class TableAdapter(Adapter):
         known: Rows,
         random: list[np.random.Generator],
         event: torch.Tensor,
-    ):
+    ) -> torch.Tensor:
         """Draw the unknown entries of rows one after the other, all inside an event.
 
         Args:
@@ -903,7 +903,7 @@ class TableAdapter(Adapter):
         known: Rows,
         event: torch.Tensor,
         given: Mapping[Any, Any],
-    ):
+    ) -> pd.DataFrame | np.ndarray | torch.Tensor:
         """Draw rows that meet conditions, as a table or an array.
 
         A warning counts the rows with less than `FEW` effective draws, see `completed`.

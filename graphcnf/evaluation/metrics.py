@@ -24,7 +24,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial, reduce
 from operator import iadd
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rdkit import Chem
@@ -37,6 +38,9 @@ from graphcnf.data_files import installed_file
 from graphcnf.errors import Unavailable, UserError
 from graphcnf.evaluation import METRICS
 from graphcnf.molecules import properties
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 Histogram = Mapping[str, int]
 """Counts by text, such as an element, a scaffold, or a property's value written as a decimal."""
@@ -427,14 +431,14 @@ def nspdk_sums(mols: Sequence[Chem.Mol]) -> np.ndarray:
     return np.append(np.asarray(features.sum(0)).ravel(), len(mols))
 
 
-def _nspdk_graph(mol: Chem.Mol):
+def _nspdk_graph(mol: Chem.Mol) -> nx.Graph:
     """Convert a molecule to a networkx graph with the labels that `nspdk_sums` describes.
 
     Args:
         mol: The molecule.
 
     Returns:
-        An `nx.Graph` whose nodes and edges have the integer attribute "label".
+        A graph whose nodes and edges have the integer attribute "label".
     """
     import networkx as nx
 
@@ -542,7 +546,7 @@ def _chemnet(device: str):
         return _fcd_torch().FCD(device=device, n_jobs=1, batch_size=512, canonize=False)
 
 
-def _fcd_torch():
+def _fcd_torch() -> ModuleType:
     """Return the module fcd_torch.
 
     Raises:
