@@ -90,17 +90,20 @@ class CompletingSupport(Support):
         known = Environments.of(environments, categories, edges - 1)
         super().__init__(code, known.states(edge_weights), limited=True)
         self.environments = known
-        self.set_tables(**self._missing())
+        self._set_missing()
         self.most = len(self.easy)
 
-    def _missing(self) -> dict[str, Tensor]:
-        """Return the tables of missing edges."""
-        after, leaf, fits = self.states.after, self.leaf, self.attaches[0]
+    def _set_missing(self) -> None:
+        """Set the tables of missing edges."""
+        after = self.states.after
+        leaf = self.leaf
+        fits = self.attaches[0]
         is_end = (after[:, 1:] == UNKNOWN).flatten(1).all(1)
         missing = torch.where(self.states.complete, 0, NEVER)
         ends = self._least(missing, torch.where(fits, is_end[leaf].long(), NEVER))
         rest = self._least(missing, torch.where(fits, 1, NEVER)) - ends
-        more_ends, more_rest = (table[after] - table[:, None, None] for table in (ends, rest))
+        more_ends = ends[after] - ends[:, None, None]
+        more_rest = rest[after] - rest[:, None, None]
         cost = more_ends + ends[leaf]
         # Each closure brings the new node an edge, and each free node one to each other node.
         need = cost + rest[after].maximum(rest[leaf] - self.entries + 1)
@@ -118,20 +121,20 @@ class CompletingSupport(Support):
             helps |= torch.where(fewer[:, number], bit, 0)
         ways = fits.flatten(1).sum(1)
         _, label, category = fits.nonzero(as_tuple=True)
-        return {
-            "ends": ends,
-            "rest": rest,
-            "ways": torch.stack([ways, ways.cumsum(0) - ways]),
-            "label": label,
-            "category": category,
-            "own": leaf[fits],
-            "need": torch.where(self.attaches, need, NEVER)[:, fits],
-            "cost": cost[fits],
-            "opens_after": opens_after[fits],
-            "opens": opens,
-            "easy": easy.flatten(2).any(2),
-            "helps": helps,
-        }
+        self.set_tables(
+            ends=ends,
+            rest=rest,
+            ways=torch.stack([ways, ways.cumsum(0) - ways]),
+            label=label,
+            category=category,
+            own=leaf[fits],
+            need=torch.where(self.attaches, need, NEVER)[:, fits],
+            cost=cost[fits],
+            opens_after=opens_after[fits],
+            opens=opens,
+            easy=easy.flatten(2).any(2),
+            helps=helps,
+        )
 
     def _least(self, least: Tensor, cost: Tensor) -> Tensor:
         """Return the least cost of any number of further edges at a node in each state, (S,) long.
@@ -146,39 +149,59 @@ class CompletingSupport(Support):
 
     def new_nodes(self, state: Tensor, depth: Tensor, to_come: Tensor) -> UndecidedNodes:
         new = super().new_nodes(state, depth, to_come)
-        ends, rest = self.ends[new.state], self.rest[new.state]
+        ends = self.ends[new.state]
+        rest = self.rest[new.state]
         column = torch.arange(state.shape[1], device=state.device)
         last = (column * (ends + rest > 0)).amax(1)
         return replace(new, ends=ends.sum(1), rest=rest.amax(1), last=last)
 
     def backtracks(self, new: UndecidedNodes) -> Tensor:
-        possible, column = super().backtracks(new), self.columns(new)
+        possible = super().backtracks(new)
+        column = self.backtrack_columns(new)
         # All nodes below the parent are left.
         fits = possible & (column >= new.last[:, None])
-        row, back = (fits & self._few(new)[:, None]).nonzero(as_tuple=True)
-        left = (new.to_come - new.ends).clamp(0, self.most - 1)[row]
-        easy = self.easy[left, new.state[row, column[row, back]]] & (new.rest == 0)[row]
-        easy &= new.to_come[row] <= new.others[row, column[row, back]]
-        row, back = row[~easy], back[~easy]
-        which, _ = self._whole(new, row, column[row, back])
+        # Only where few nodes are to come, and it is not easy, the ways to attach are compared.
+        row, back = (fits & self._has_few_to_come(new)[:, None]).nonzero(as_tuple=True)
+        hard = ~self._is_easy(new, row, column[row, back])
+        row, back = row[hard], back[hard]
+        which, _ = self._ways_to_attach(new, row, column[row, back])
         fits[row, back] = False
         fits[row[which], back[which]] = True
         return _if_any(fits, possible)
 
     def choices(self, new: UndecidedNodes) -> Tensor:
-        fits, row = super().choices(new), self._few(new).nonzero()[:, 0]
+        fits = super().choices(new)
+        row = self._has_few_to_come(new).nonzero()[:, 0]
         possible = fits[row].flatten(1)
         whole = torch.zeros_like(possible)
-        which, way = self._whole(new, row, self.column(new)[row, 0])
+        which, way = self._ways_to_attach(new, row, self.parent_column(new)[row, 0])
         whole[which, self.label[way] * fits.shape[2] + self.category[way]] = True
         fits[row] = _if_any(whole, possible).unflatten(1, fits.shape[1:])
         return fits
 
-    def _few(self, new: UndecidedNodes) -> Tensor:
+    def _has_few_to_come(self, new: UndecidedNodes) -> Tensor:
         """Return where so few nodes are to come that the ways to attach new ones are compared."""
         return new.to_come - new.ends < self.most + new.rest
 
-    def _whole(self, new: UndecidedNodes, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
+    def _is_easy(self, new: UndecidedNodes, row: Tensor, column: Tensor) -> Tensor:
+        """Return where new nodes can be attached for certain, without comparing the ways.
+
+        Args:
+            new: The M new nodes.
+            row: Which of them, K times, (K,) long.
+            column: Columns of their parents in `UndecidedNodes.state`, (K,) long.
+
+        Returns:
+            (K,) bool.
+        """
+        left = (new.to_come - new.ends).clamp(0, self.most - 1)[row]
+        others_are_complete = new.rest[row] == 0
+        others_have_room = new.to_come[row] <= new.room_elsewhere[row, column]
+        return self.easy[left, new.state[row, column]] & others_are_complete & others_have_room
+
+    def _ways_to_attach(
+        self, new: UndecidedNodes, row: Tensor, column: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Find the ways to attach new nodes, after which nodes to come can bring what is missing.
 
         Args:
@@ -189,21 +212,27 @@ class CompletingSupport(Support):
         Returns:
             Which of the K, and the number of the way, (L,) long each.
         """
-        left, state = (new.to_come - new.ends)[row], new.state[row, column]
-        needed = (new.to_come[row] - new.others[row, column]).clamp(0, len(NEEDS) - 1)
-        count, first = self.ways[:, state]
+        left = (new.to_come - new.ends)[row]
+        needed = (new.to_come[row] - new.room_elsewhere[row, column]).clamp(0, len(NEEDS) - 1)
+        # All ways by the state of the parent, those of one of the K after those of the one before.
+        count, first = self.ways[:, new.state[row, column]]
         which = torch.repeat_interleave(count)
-        way = torch.arange(len(which), device=row.device) + (first - count.cumsum(0) + count)[which]
+        start = first - (count.cumsum(0) - count)
+        way = torch.arange(len(which), device=row.device) + start[which]
         possible = self.need[needed[which], way] <= left[which]
-        which, way = which[possible], way[possible]
-        own, left = self.own[way], left[which] - self.cost[way]
-        opens = (-self.opens[new.state[row]]).cummax(1).values.gather(1, column[:, None] - 1)
-        opens = self.opens_after[way].minimum(-opens[which, 0])
-        whole = self._completes(new, row[which], column[which], own, left)
+        which = which[possible]
+        way = way[possible]
+        left = left[which] - self.cost[way]
+        whole = self._completes(new, row[which], column[which], self.own[way], left)
+        # The free nodes must find a place: at one of both ends, or at a node above.
+        above = (-self.opens[new.state[row]]).cummax(1).values.gather(1, column[:, None] - 1)
+        opens = self.opens_after[way].minimum(-above[which, 0])
         whole &= (left == 0) | (opens <= left)
         return which[whole], way[whole]
 
-    def _above(self, new: UndecidedNodes, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
+    def _most_rest_above(
+        self, new: UndecidedNodes, row: Tensor, column: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Return the largest rest of nodes above columns, and the column of the last that has it.
 
         Args:
@@ -236,8 +265,9 @@ class CompletingSupport(Support):
         Returns:
             (K,) bool.
         """
-        most, last = self._above(new, row, column)
+        most, last = self._most_rest_above(new, row, column)
         fits = most <= left + self._helps(own, new.state[row, last])
+        # Where the new node itself misses too many, a node above must help it.
         late = (self.rest[own] > left).nonzero()[:, 0]
         above = torch.arange(new.state.shape[1], device=row.device) < column[late, None]
         far = torch.where(above, new.state[row[late]], UNKNOWN)
@@ -261,13 +291,14 @@ class CompletingSupport(Support):
         possible = super().allowed(new)
         if new.variable.edge == 0:
             return possible
-        most = new.rest.maximum(self.rest[new.own])
+        most = new.rest.maximum(self.rest[new.own_state])
         row = (most > new.to_come - new.ends).nonzero()[:, 0]
         if len(row):
-            possible[row] = _if_any(possible[row] & self._closures(new[row]), possible[row])
+            fits = possible[row] & self._completing_closures(new[row])
+            possible[row] = _if_any(fits, possible[row])
         return possible
 
-    def _closures(self, new: UndecidedNodes) -> Tensor:
+    def _completing_closures(self, new: UndecidedNodes) -> Tensor:
         """Return which lengths or edges of closures pass over no node that must be completed.
 
         Closures of a node lead further and further up. A node on the path *waits* if its rest is
@@ -279,30 +310,34 @@ class CompletingSupport(Support):
         Returns:
             (M, C) bool.
         """
-        k, left, parent = new.count, new.to_come - new.ends, self.column(new)
+        left = new.to_come - new.ends
         edge_next = new.variable.role is Role.CLOSING_EDGE
-        each = torch.arange(len(left), device=left.device)
-        length = torch.arange(self.cardinalities[k], device=left.device).expand(len(left), -1)
         if edge_next:
             length = new.x[-1][:, None]
-        before = new.x[3 : k - edge_next : 2]
-        below = parent[:, 0] + 1 - before[-1] if before else parent[:, 0]
-        most, last = self._above(new, each, below)
-        closes = (self.closures(new, length)[..., None] & self.kind) > 0
-        row, n, label = closes.nonzero(as_tuple=True)
+        else:
+            length = torch.arange(self.cardinalities[new.count], device=left.device)
+            length = length.expand(len(left), -1)
+        parent = self.parent_column(new)
+        closed = new.x[3 : new.count - edge_next : 2]  # lengths of the closures before this one
+        lowest = parent[:, 0] + 1 - closed[-1] if closed else parent[:, 0]
+        every_row = torch.arange(len(left), device=left.device)
+        most, waiting = self._most_rest_above(new, every_row, lowest)
+
+        fits = (self.closing_kinds(new, length)[..., None] & self.kind) > 0
+        row, n, label = fits.nonzero(as_tuple=True)
         column = (parent + 1 - length)[row, n]
-        far, own = new.state[row, column], new.own[row]
-        then = self.states.after[far, label, new.category[row]]
-        after = self.states.after[own, label, self.states.category[far]]
-        passes = (most <= left)[row] | (last[row] <= column)
-        enough = self.rest[then] <= left[row]
-        closes[row, n, label] = (
-            passes & enough & self._completes(new, row, column, after, left[row])
-        )
+        far = new.state[row, column]
+        own = new.own_state[row]
+        far_after = self.states.after[far, label, new.category[row]]
+        own_after = self.states.after[own, label, self.states.category[far]]
+        passes_none = (most <= left)[row] | (waiting[row] <= column)
+        is_enough = self.rest[far_after] <= left[row]
+        completes = self._completes(new, row, column, own_after, left[row])
+        fits[row, n, label] = passes_none & is_enough & completes
         if edge_next:
-            return closes[:, 0] | (length == 0)
-        done = (most <= left) & (self.rest[new.own] <= left)
-        return torch.cat([done[:, None], closes.any(2)[:, 1:]], 1)
+            return fits[:, 0] | (length == 0)
+        none_waits = (most <= left) & (self.rest[new.own_state] <= left)
+        return torch.cat([none_waits[:, None], fits.any(2)[:, 1:]], 1)
 
 
 def _if_any(fits: Tensor, others: Tensor) -> Tensor:

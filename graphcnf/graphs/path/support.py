@@ -17,17 +17,17 @@ to come after the next one:
     level              0        1        2        3
     node               a        a        a        b
     room               ENDLESS  ENDLESS  ENDLESS  0
-    others             0        ENDLESS  ENDLESS  ENDLESS
+    room_elsewhere     0        ENDLESS  ENDLESS  ENDLESS
 
-`others` is what the node to come may go on from if the new node is attached at this level, beside
-the new node and its parent: the other nodes in reach, here the one above. At level 3 nothing can be
-attached, since b takes no further edge, and level 0 is out of reach. At level 2 the new node may be
-a or b: with b, the last a keeps one of its four edges, and were it the last one, level 1 would
-still have room. A new node a at level 2 may also close a ring with level 1 or 0, by a closure of
-length 2 or 3, since nodes with room are left.
+`room_elsewhere` is what the node to come may go on from if the new node is attached at this level,
+beside the new node and its parent: the other nodes in reach, here the one above. At level 3 nothing
+can be attached, since b takes no further edge, and level 0 is out of reach. At level 2 the new node
+may be a or b: with b, the last a keeps one of its four edges, and were it the last one, level 1
+would still have room. A new node a at level 2 may also close a ring with level 1 or 0, by a closure
+of length 2 or 3, since nodes with room are left.
 
-In the path b-a with limits of 2, `others` is 0 at the a. A new node b would leave no room there, so
-that the next node must be another a.
+In the path b-a with limits of 2, `room_elsewhere` is 0 at the a. A new node b would leave no room
+there, so that the next node must be another a.
 """
 
 from __future__ import annotations
@@ -62,14 +62,14 @@ class UndecidedNodes:
     Attributes:
         state: State of the node at each level of the path, (M, W) long; `Support.pad` columns of 0
             come first, and levels beyond the path are 0.
-        others: For each level, if the parent of the new node is at this level: the rooms of all
-            other possible parents of the node after it, added up, without that of the new node
+        room_elsewhere: For each level, if the parent of the new node is at this level: the rooms of
+            all other possible parents of the node after it, added up, without that of the new node
             itself, (M, W) long.
         depth: Level of the previous node, (M,) long; -1 before the first one.
         to_come: Number of nodes of the graph after the new one, (M,) long.
-        own: State of the new node, (M,) long; 0 before its category is decided.
-        left: Rooms of all possible parents of the node after the new one, added up, without that of
-            the new one, (M,) long; 0 before its category is decided.
+        own_state: State of the new node, (M,) long; 0 before its category is decided.
+        room_left: Rooms of all possible parents of the node after the new one, added up, without
+            that of the new one, (M,) long; 0 before its category is decided.
         choices: Which labels of the edge to the parent, and with each which categories of the new
             node are possible, (M, E + 1, C) bool; (M,) before the backtrack is decided.
         ends, rest, last: What edges around them are missing, (M,) long each, see
@@ -78,11 +78,11 @@ class UndecidedNodes:
     """
 
     state: Tensor
-    others: Tensor
+    room_elsewhere: Tensor
     depth: Tensor
     to_come: Tensor
-    own: Tensor
-    left: Tensor
+    own_state: Tensor
+    room_left: Tensor
     choices: Tensor
     ends: Tensor
     rest: Tensor
@@ -169,22 +169,25 @@ class Support(nn.Module):
 
     def __init__(self, code: DepthFirstCode, states: NodeStates, *, limited: bool):
         super().__init__()
-        self.cardinalities, self.entries = code.cardinalities, code.entries
-        self.states, self.limited = states, limited
+        self.cardinalities = code.cardinalities
+        self.entries = code.entries
+        self.states = states
+        self.limited = limited
         self.reach = code.cardinalities[0] - 1
         self.branches = self.reach > 0
         self.pad = max(SEEN_LEVELS, *code.longest) + 1
-        self.set_tables(**self._attaching())
-        self.set_tables(**self._closing())
+        self._set_attaching()
+        self._set_closing()
 
     def set_tables(self, **tables: Tensor) -> None:
         """Set attributes that follow from the arguments, and are not saved."""
         for name, table in tables.items():
             self.register_buffer(name, table.contiguous(), persistent=False)
 
-    def _attaching(self) -> dict[str, Tensor]:
-        """Return the tables of edges to parents."""
-        first, after = self.states.first, self.states.after
+    def _set_attaching(self) -> None:
+        """Set the tables of edges to parents."""
+        first = self.states.first
+        after = self.states.after
         leaf = after[first][:, :, self.states.category].permute(2, 1, 0)
         fits = (after != UNKNOWN) & (leaf != UNKNOWN)
         fits[:, 0] = False
@@ -193,14 +196,14 @@ class Support(nn.Module):
         attaches = torch.stack([fits & (both >= need) for need in NEEDS])
         attaches[:, UNKNOWN, 0] = room[first] >= torch.tensor(NEEDS)[:, None]
         attaches[:, UNKNOWN, 0] &= first != UNKNOWN
-        return {
-            "ends": torch.zeros_like(room),
-            "leaf": leaf,
-            "room": room,
-            "attaches": attaches,
-            "attaches_at": attaches.flatten(2).any(2),
-            "no_backtrack": torch.arange(self.cardinalities[0]) == 0,
-        }
+        self.set_tables(
+            ends=torch.zeros_like(room),
+            leaf=leaf,
+            room=room,
+            attaches=attaches,
+            attaches_at=attaches.flatten(2).any(2),
+            no_backtrack=torch.arange(self.cardinalities[0]) == 0,
+        )
 
     def _rooms(self, fits: Tensor, leaf: Tensor) -> Tensor:
         """Return the room of a node in each state, (S,) long.
@@ -209,7 +212,11 @@ class Support(nn.Module):
             fits: Whether a new node can be attached, indexed as `leaf`.
             leaf: As the attribute.
         """
-        after, endless, known = self.states.after, fits.any(2).any(1), None
+        after = self.states.after
+        # A node has endless room if a chain can follow it: what is no such node is left out, until
+        # nothing changes.
+        endless = fits.any(2).any(1)
+        known = None
         while known is None or not torch.equal(endless, known):
             known = endless
             goes_on = endless[leaf] | (endless[after] & self.branches)
@@ -220,19 +227,19 @@ class Support(nn.Module):
             room = torch.where(endless, ENDLESS, more.amax((1, 2)))
         return room
 
-    def _closing(self) -> dict[str, Tensor]:
-        """Return the tables of edges of closures."""
+    def _set_closing(self) -> None:
+        """Set the tables of edges of closures."""
         after, kind = self.states.after[:, 1:].unique(dim=1, return_inverse=True)
         kinds = after.shape[1]
         if kinds > MOST_KINDS:
             raise UserError(f"edges are of {kinds} kinds, more than {MOST_KINDS}")
         bit = (1 << torch.arange(kinds))[:, None]
         keeps_room = [torch.where(self.room[after] >= need, bit, 0).sum(1) for need in (1, ENDLESS)]
-        return {
-            "kind": F.pad(bit[kind, 0], (1, 0)),
-            "takes": torch.where(after != UNKNOWN, bit, 0).sum(1),
-            "keeps_room": torch.stack(keeps_room),
-        }
+        self.set_tables(
+            kind=F.pad(bit[kind, 0], (1, 0)),
+            takes=torch.where(after != UNKNOWN, bit, 0).sum(1),
+            keeps_room=torch.stack(keeps_room),
+        )
 
     def new_nodes(self, state: Tensor, depth: Tensor, to_come: Tensor) -> UndecidedNodes:
         """Return M new nodes of which no variable is decided.
@@ -247,9 +254,20 @@ class Support(nn.Module):
         # The `reach` - 1 levels above each one: the difference of two cumulative sums.
         up_to = self.room[state].cumsum(1)
         above = F.pad(up_to, (1, 0))[:, :-1]
-        others = (above - F.pad(up_to, (self.reach, 0))[:, : state.shape[1]]).clamp(min=0)
+        beyond_reach = F.pad(up_to, (self.reach, 0))[:, : state.shape[1]]
         zero = torch.zeros_like(depth)
-        return UndecidedNodes(state, others, depth, to_come, zero, zero, zero, zero, zero, zero)
+        return UndecidedNodes(
+            state=state,
+            room_elsewhere=(above - beyond_reach).clamp(min=0),
+            depth=depth,
+            to_come=to_come,
+            own_state=zero,
+            room_left=zero,
+            choices=zero,
+            ends=zero,
+            rest=zero,
+            last=zero,
+        )
 
     def allowed(self, new: UndecidedNodes) -> Tensor:
         """Return which values of the next variable are possible.
@@ -278,39 +296,46 @@ class Support(nn.Module):
         # nan.
         return fits | ~fits.any(1, keepdim=True)
 
-    def columns(self, new: UndecidedNodes) -> Tensor:
+    def backtrack_columns(self, new: UndecidedNodes) -> Tensor:
         """Return the columns in `state` to which backtracks lead, the first node's last, (M, P)."""
         most = min(self.cardinalities[0], new.state.shape[1] - self.pad)
         back = torch.arange(most, device=new.depth.device)
         return new.depth[:, None] - back + self.pad
 
-    def column(self, new: UndecidedNodes) -> Tensor:
+    def parent_column(self, new: UndecidedNodes) -> Tensor:
         """Return the column in `state` of the parent of each new node, (M, 1) long."""
         return (new.depth - new.x[0]).clamp(min=-1)[:, None] + self.pad
 
-    def at(self, new: UndecidedNodes, column: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what room is needed at possible parents of M new nodes, and their states.
+    def room_needed(self, new: UndecidedNodes, column: Tensor) -> Tensor:
+        """Return how much room new nodes must have together with a possible parent.
+
+        It is what nodes to come do not find elsewhere.
 
         Args:
             new: The M new nodes.
             column: Columns of the possible parents, (M, P) long.
 
         Returns:
-            The number in `NEEDS` of the room that the new node and its parent must have, since the
-            other possible parents have no more, and the states, (M, P) long each: the first two
-            indices of `attaches`.
+            The number of the room in `NEEDS`, (M, P) long: the first index of `attaches`.
         """
-        needed = new.to_come[:, None] - new.others.gather(1, column)
-        return needed.clamp(0, len(NEEDS) - 1), new.state.gather(1, column)
+        needed = new.to_come[:, None] - new.room_elsewhere.gather(1, column)
+        return needed.clamp(0, len(NEEDS) - 1)
 
     def backtracks(self, new: UndecidedNodes) -> Tensor:
-        """Return the possible backtracks of M new nodes, (M, P) bool."""
-        needed, state = self.at(new, self.columns(new))
+        """Return the possible backtracks of M new nodes, (M, P) bool; subclasses may rule out more.
+
+        A first node has no parent, and the backtrack 0.
+        """
+        column = self.backtrack_columns(new)
+        state = new.state.gather(1, column)
         first = (new.depth < 0)[:, None] & self.no_backtrack[: state.shape[1]]
-        return ((state != UNKNOWN) | first) & self.attaches_at[needed, state]
+        attaches = self.attaches_at[self.room_needed(new, column), state]
+        return ((state != UNKNOWN) | first) & attaches
 
     def choices(self, new: UndecidedNodes) -> Tensor:
         """Return which edges and categories are possible once parents are decided.
+
+        Subclasses may rule out more.
 
         Args:
             new: The M new nodes.
@@ -318,19 +343,20 @@ class Support(nn.Module):
         Returns:
             (M, E + 1, C) bool, see `UndecidedNodes`.
         """
-        needed, state = self.at(new, self.column(new))
-        return self.attaches[needed[:, 0], state[:, 0]]
+        column = self.parent_column(new)
+        needed = self.room_needed(new, column)
+        return self.attaches[needed[:, 0], new.state.gather(1, column)[:, 0]]
 
-    def far(self, new: UndecidedNodes, length: Tensor) -> Tensor:
-        """Return the states of the nodes to which closures lead, (M, C) long.
+    def earlier_state(self, new: UndecidedNodes, length: Tensor) -> Tensor:
+        """Return the states of the nodes to which edges of new nodes lead, (M, C) long.
 
         Args:
             new: The M new nodes.
-            length: Lengths of closures, (M or 1, C) long.
+            length: Lengths of the edges, (M or 1, C) long; 1 for that to the parent.
         """
-        return new.state.gather(1, self.column(new) + 1 - length)
+        return new.state.gather(1, self.parent_column(new) + 1 - length)
 
-    def closures(self, new: UndecidedNodes, length: Tensor) -> Tensor:
+    def closing_kinds(self, new: UndecidedNodes, length: Tensor) -> Tensor:
         """Return the kinds of edges by which closures are possible.
 
         Args:
@@ -340,17 +366,21 @@ class Support(nn.Module):
         Returns:
             The bits of the kinds, see `Support.kind`, added up, (M, C) long; 0 for no closure.
         """
-        far, own, category = self.far(new, length), new.own[:, None], new.category[:, None]
-        of_far = self.states.category[far]
-        both_take = self.takes[far, category] & self.takes[own, of_far]
+        far = self.earlier_state(new, length)
+        own = new.own_state[:, None]
+        category = new.category[:, None]
+        far_category = self.states.category[far]
+        both_take = self.takes[far, category] & self.takes[own, far_category]
         # For nodes to come, room must be left at other nodes, or at one of both ends. A far end
         # above the reach of the next backtrack is no possible parent.
-        near, to_come = length <= self.reach, new.to_come[:, None]
-        others = new.left[:, None] - torch.where(near, self.room[far], 0)
+        in_reach = length <= self.reach
+        to_come = new.to_come[:, None]
+        elsewhere = new.room_left[:, None] - torch.where(in_reach, self.room[far], 0)
         several = (to_come > 1).long()
-        keep_own = self.keeps_room[several, own, of_far]
-        keep_far = torch.where(near, self.keeps_room[several, far, category], 0)
-        return torch.where(others >= to_come, both_take, both_take & (keep_own | keep_far))
+        own_keeps = self.keeps_room[several, own, far_category]
+        far_keeps = torch.where(in_reach, self.keeps_room[several, far, category], 0)
+        with_room = both_take & (own_keeps | far_keeps)
+        return torch.where(elsewhere >= to_come, both_take, with_room)
 
     def _lengths(self, new: UndecidedNodes) -> Tensor:
         """Return the possible lengths of the next closure of M new nodes, (M, C) bool.
@@ -359,7 +389,7 @@ class Support(nn.Module):
         """
         most = min(self.cardinalities[new.count], new.state.shape[1] - self.pad)
         length = torch.arange(most, device=new.depth.device)
-        fits = (self.closures(new, length.expand(len(new.depth), -1)) > 0) & (length >= 2)
+        fits = (self.closing_kinds(new, length.expand(len(new.depth), -1)) > 0) & (length >= 2)
         if new.variable.edge > 1:
             # Lengths increase, and after a length of 0 all are 0.
             previous = new.x[-2][:, None]
@@ -369,7 +399,7 @@ class Support(nn.Module):
     def _closing_edges(self, new: UndecidedNodes) -> Tensor:
         """Return the possible labels of the edge of a closure of M new nodes, (M, E + 1) bool."""
         length = new.x[-1][:, None]
-        kinds = self.closures(new, length)
+        kinds = self.closing_kinds(new, length)
         return torch.where(length > 0, (kinds & self.kind) > 0, self.kind == 0)
 
     def add(self, new: UndecidedNodes, x: Tensor) -> UndecidedNodes:
@@ -382,23 +412,47 @@ class Support(nn.Module):
             new: The M new nodes, with the variables that are decided; it stays as it is.
             x: The next variable of each, (M,) long.
         """
-        own, left, states = new.own, new.left, self.states
-        role, after = new.variable.role, replace(new, x=(*new.x, x))
-        if role is Role.BACKTRACK:
-            return replace(after, choices=self.choices(after))
-        if role not in (Role.CATEGORY, Role.CLOSING_EDGE):
-            return after
-        # An edge is decided: its earlier end is the parent, or the node to which a closure leads.
-        to_parent = role is Role.CATEGORY
-        edge, length = (new.edge, torch.ones_like(x)) if to_parent else (x, new.x[-1])
-        earlier = self.far(after, length[:, None])[:, 0]
-        then = states.after[earlier, edge, after.category]
-        near = (length <= self.reach) & (edge > 0)
-        if to_parent:
-            own = states.first[x]
-            left = new.others.gather(1, self.column(new))[:, 0]
-            left = left + torch.where(near, self.room[earlier], 0)
-        own = states.after[own, edge, states.category[earlier]]
-        left = left + torch.where(near, self.room[then] - self.room[earlier], 0)
-        ends = new.ends + self.ends[then] - self.ends[earlier] + self.ends[own] - self.ends[new.own]
-        return replace(after, own=own, left=left, ends=ends)
+        decided = replace(new, x=(*new.x, x))
+        match new.variable.role:
+            case Role.BACKTRACK:
+                return replace(decided, choices=self.choices(decided))
+            case Role.CATEGORY:
+                return self._with_parent(decided)
+            case Role.CLOSING_EDGE:
+                return self._with_edge(decided, x, new.x[-1])
+        return decided
+
+    def _with_parent(self, new: UndecidedNodes) -> UndecidedNodes:
+        """Return M new nodes with their first edge, once this and their category are decided."""
+        own_state = self.states.first[new.category]
+        room = new.room_elsewhere.gather(1, self.parent_column(new))[:, 0]
+        length = torch.ones_like(own_state)
+        if self.branches:  # The parent is a possible parent of the next node, too.
+            parent = self.earlier_state(new, length[:, None])[:, 0]
+            room = room + torch.where(new.edge > 0, self.room[parent], 0)
+        ends = new.ends + self.ends[own_state]
+        alone = replace(new, own_state=own_state, room_left=room, ends=ends)
+        return self._with_edge(alone, new.edge, length)
+
+    def _with_edge(self, new: UndecidedNodes, label: Tensor, length: Tensor) -> UndecidedNodes:
+        """Return M new nodes after one more edge to an earlier node.
+
+        Args:
+            new: The M new nodes.
+            label: Label of the edge, (M,) long; 0 for none.
+            length: Its length, 1 for the edge to the parent, (M,) long.
+        """
+        states = self.states
+        earlier = self.earlier_state(new, length[:, None])[:, 0]
+        earlier_after = states.after[earlier, label, new.category]
+        own_after = states.after[new.own_state, label, states.category[earlier]]
+        in_reach = (length <= self.reach) & (label > 0)
+        more_room = torch.where(in_reach, self.room[earlier_after] - self.room[earlier], 0)
+        more_ends = self.ends[earlier_after] - self.ends[earlier]
+        more_ends = more_ends + self.ends[own_after] - self.ends[new.own_state]
+        return replace(
+            new,
+            own_state=own_after,
+            room_left=new.room_left + more_room,
+            ends=new.ends + more_ends,
+        )
