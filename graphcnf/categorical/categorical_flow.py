@@ -87,9 +87,11 @@ class CategoricalFlow(nn.Module):
 
     def __init__(self, encoding: Encoding, transform: Transform):
         super().__init__()
-        self.encoding, self.transform, self.base = encoding, transform, StandardLogistic()
+        self.encoding = encoding
+        self.transform = transform
+        self.base = StandardLogistic()
 
-    def _encoded(self, x, context: Context) -> tuple[Encoded, Tensor, Tensor]:
+    def _draw_latents(self, x, context: Context) -> tuple[Encoded, Tensor, Tensor]:
         """Draw latents of categories once, and apply the flow to them.
 
         Args:
@@ -117,7 +119,7 @@ class CategoricalFlow(nn.Module):
         Raises:
             ValueError: if categories or mask have a wrong shape, type or value (`Encoding.check`).
         """
-        encoded, z, log_term = self._encoded(x, context)
+        encoded, z, log_term = self._draw_latents(x, context)
         return Bound.of(self.base.log_prob(z, context.mask) + log_term, encoded)
 
     def log_prob(self, x, context: Context = Context(), *, samples: int = 1) -> Tensor:
@@ -154,7 +156,7 @@ class CategoricalFlow(nn.Module):
             ValueError: if categories or mask have a wrong shape, type or value (`Encoding.check`).
         """
         refuse_half(self)
-        return self._encoded(x, context)[1]
+        return self._draw_latents(x, context)[1]
 
     @evaluated
     def decode(self, z, context: Context = Context(), *, sample: bool = False) -> Tensor:
@@ -203,7 +205,8 @@ class CategoricalFlow(nn.Module):
                 a row has no real position.
             UserError: if the temperature is out of range.
         """
-        mask, positions = context.mask, context.mask
+        mask = context.mask
+        positions = mask
         if mask is not None:
             if len(mask) != count:
                 raise ValueError(f"{count} samples, but a mask of {len(mask)} rows")
@@ -214,9 +217,13 @@ class CategoricalFlow(nn.Module):
         elif length is None:
             raise ValueError("give the length of the samples, or a mask")
         like = next(self.parameters(), torch.empty(0))
-        draw = {"mask": positions, "generator": context.generator, "dtype": like.dtype}
-        device = like.device if mask is None else mask.device
-        z = self.base.sample((count, length, self.encoding.latent_dim), device=device, **draw)
+        z = self.base.sample(
+            (count, length, self.encoding.latent_dim),
+            mask=positions,
+            generator=context.generator,
+            device=like.device if mask is None else mask.device,
+            dtype=like.dtype,
+        )
         return self.decode(z, context, sample=sample_posterior)
 
 

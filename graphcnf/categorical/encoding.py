@@ -105,8 +105,9 @@ class Encoding(Transform):
                 )
             wrong = wrong & expand(mask, x)
         if wrong.any():
-            value, most = int(x[wrong][0]), int(limits.expand_as(x)[wrong][0])
-            raise ValueError(f"categories must lie in 0 to {most - 1}, got {value}")
+            value = int(x[wrong][0])
+            limit = int(limits.expand_as(x)[wrong][0])
+            raise ValueError(f"categories must lie in 0 to {limit - 1}, got {value}")
 
     def encode(self, x: Tensor, context: Context = Context()) -> Encoded:
         """Draw latents of categories.
@@ -237,7 +238,8 @@ class IntervalEncoding(Encoding):
         known = [cardinalities] if isinstance(cardinalities, int) else list(cardinalities)
         if min(known, default=0) < 1:
             raise ValueError(f"every variable needs at least one category, got {known}")
-        self.known, self.latent_dim = known, len(known)
+        self.known = known
+        self.latent_dim = len(known)
         self.cardinalities = known[0] if self.single else tuple(known)
 
     def encode(self, x, context=Context()):

@@ -35,7 +35,8 @@ class Flow(nn.Module):
 
     def __init__(self, transform: Transform, base: BaseDensity | None = None):
         super().__init__()
-        self.transform, self.base = transform, StandardNormal() if base is None else base
+        self.transform = transform
+        self.base = StandardNormal() if base is None else base
 
     def log_prob(self, x: Tensor, context: Context = Context()) -> Tensor:
         """Return log p(x) in nats, ``(B,)``; a draw of a lower bound if the flow is not exact.
@@ -103,7 +104,10 @@ def vector_flow(
     """
     steps: list[Bijection] = [ActNorm(channels)]
     for number in range(layers):
-        split, swap, fixed = (0, False, 0) if autoregressive else halves(channels, number)
+        if autoregressive:
+            split, swap, fixed = 0, False, 0
+        else:
+            split, swap, fixed = halves(channels, number)
         layer = coupling(nn.Identity(), split=split, swap=swap, **arguments)
         outputs = (channels - fixed) * layer.parameters_per_channel
         if autoregressive:

@@ -65,8 +65,10 @@ def share_of(records: range, part: int, parts: int) -> range:
         >>> [share_of(range(100, 2000), part, 3) for part in (1, 2, 3)]
         [range(100, 128), range(128, 512), range(512, 2000)]
     """
-    first, count = _block_number(records.start), block_count(records)
-    low, high = (_block_start(first + count * k // parts) for k in (part - 1, part))
+    first = _block_number(records.start)
+    count = block_count(records)
+    low = _block_start(first + count * (part - 1) // parts)
+    high = _block_start(first + count * part // parts)
     return range(max(low, records.start), min(high, records.stop))
 
 
@@ -163,7 +165,8 @@ class RecordNoise(Noise):
 
     def __init__(self, seed: int, records: Sequence[int]):
         super().__init__()
-        self.seed, self.records = seed, records
+        self.seed = seed
+        self.records = records
 
     def draw(self, shape, device, dtype):
         """Draw numbers in [0, 1), (B, ...): each row by a generator of its record and this draw."""
