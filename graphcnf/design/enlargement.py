@@ -22,8 +22,8 @@ from graphcnf.graphs.building import has_rules, with_arguments
 from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.graphs.path.data_rules import has_part, neighbours_of, with_those_of
 from graphcnf.graphs.path.depth_first import Role, Variable
-from graphcnf.graphs.path.environments import Environments
 from graphcnf.graphs.path.network import PathNetwork
+from graphcnf.graphs.path.node_states import Environments
 from graphcnf.graphs.path.path_model import PathModel
 from graphcnf.graphs.path.paths import SEEN_SUMS
 

@@ -69,7 +69,7 @@ def model_for_graphs(
             of the model may limit; 1 each if None.
         merged: For each node category the first one that a rule does not tell apart from it, and
             the same for edge categories. A model that goes node by node along a path then limits
-            environments (`graphcnf.graphs.path.environments`) instead of sums.
+            environments (`graphcnf.graphs.path.node_states`) instead of sums.
         support: False to leave out the rules of the model.
         **arguments: Further arguments of the class.
 

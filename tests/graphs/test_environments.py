@@ -17,7 +17,7 @@ from graphcnf.graphs.in_batches import log_prob_in_batches, sample_records
 from graphcnf.graphs.path import environments as environments_of_nodes
 from graphcnf.graphs.path.data_rules import are_known, with_those_of
 from graphcnf.graphs.path.depth_first import DepthFirstCode
-from graphcnf.graphs.path.environments import Environments
+from graphcnf.graphs.path.node_states import Environments
 from graphcnf.graphs.path.path_model import PathModel, support_with_rules
 from graphcnf.testing import assert_stepping_agrees
 

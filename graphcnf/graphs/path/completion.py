@@ -25,8 +25,7 @@ import torch
 from torch import Tensor
 
 from graphcnf.graphs.path.depth_first import DepthFirstCode, Role
-from graphcnf.graphs.path.environments import MOST_EDGES, Environments
-from graphcnf.graphs.path.node_states import UNKNOWN
+from graphcnf.graphs.path.node_states import MOST_EDGES, UNKNOWN, Environments
 from graphcnf.graphs.path.support import NEEDS, Support, UndecidedNodes
 
 NEVER = 1 << 14

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from graphcnf.graphs.batch import PackedGraphs
-from graphcnf.graphs.path.environments import Environment, Environments
-from graphcnf.graphs.path.node_states import NEIGHBOUR_BASE
+from graphcnf.graphs.path.node_states import NEIGHBOUR_BASE, Environment, Environments
 
 
 def measured_sums(

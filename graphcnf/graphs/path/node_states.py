@@ -3,8 +3,16 @@
 - The *label* of an edge is its category plus 1; 0 stands for no edge.
 - The *state* of a node says what edges it has so far, as far as this matters for what edges it may
   still get. With limits on sums of edge weights, the state is the sum so far; without rules, there
-  is one state; with environments (`graphcnf.graphs.path.environments`), it is the edges so far.
+  is one state; with environments, it is the edges so far.
 - A state is *complete* if a node of a whole graph may have it.
+- The *environment* of a node is its category and the multiset of its edges; of each edge, the
+  category and that of the neighbour count. The known ones are those of training graphs.
+- Categories of edges and of neighbours may be *merged*: environments do not tell them apart. Each
+  has a *representative*, the first category that it is merged with.
+- A *part* of an environment has some of its edges. The parts are the states: a node may get the
+  edges that lead to another part. A part is complete if it is a known environment of the node's
+  category, or of a category that this one is merged with: what edges a node may get is told apart
+  further than when it may be left.
 
 For example, let a be a category of nodes with a limit of 4, and let all edges weigh 1. A node a
 begins in the state "a, 0 of 4". Each edge takes it to the next state, and in the state "a, 4 of 4"
@@ -13,16 +21,25 @@ it may get no further edge: the state after it is `UNKNOWN`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import combinations
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from graphcnf.errors import UserError
+
 NEIGHBOUR_BASE = 256
 """Node categories are below it, see `packed_neighbour`."""
 UNKNOWN = 0
 """State of a node with edges that it may not have, and in place of no node."""
+# Limits on what a saved model may ask for: edges of a node in an environment, and states.
+MOST_EDGES = 12
+MOST_STATES = 50_000
+Environment = tuple[int, tuple[int, ...]]
+"""A node category, and the neighbours in rising order."""
 
 
 def packed_neighbour(edge: Tensor, category: Tensor) -> Tensor:
@@ -107,3 +124,147 @@ def states_without_rules(node_categories: int, edge_weights: Sequence[int]) -> N
         # More than any node has, since graphs have at most 255 nodes.
         sums=torch.full((node_categories,), 260 * max(edge_weights)),
     )
+
+
+class Environments:
+    """Environments of nodes that are known.
+
+    Args:
+        nodes: Representative of each node category, as a neighbour.
+        edges: Representative of each edge category.
+        known: The environments, each a list of a node category, then for each edge the
+            representatives of the edge and of the neighbour: [node, edge, neighbour, edge,
+            neighbour, ...].
+
+    Raises:
+        UserError: if an argument is no such list.
+    """
+
+    def __init__(
+        self, nodes: Sequence[int], edges: Sequence[int], known: Iterable[Sequence[int]] = ()
+    ):
+        for name, merged in (("nodes", nodes), ("edges", edges)):
+            if not _are_representatives(merged):
+                raise UserError(
+                    f'"{name}" of environments must name for each category the first one that it '
+                    f"is merged with, got {merged}"
+                )
+        self.nodes, self.edges = list(nodes), list(edges)
+        self.known = {self._checked(environment) for environment in known}
+
+    @classmethod
+    def of(cls, arguments: Any, node_categories: int, edge_categories: int) -> Environments:
+        """Build environments from the `environments` in the configuration of a model.
+
+        It is the inverse of the method `arguments`. Configurations may come from a stranger.
+
+        Args:
+            arguments: JSON value: lists of integers "nodes" and "edges", and a list of lists of
+                integers "known", as the constructor takes them.
+            node_categories: Number of node categories of the model.
+            edge_categories: Number of edge categories of the model.
+
+        Raises:
+            UserError: if they are anything else.
+        """
+        if not isinstance(arguments, dict) or set(arguments) != {"nodes", "edges", "known"}:
+            raise UserError('environments must be a table of "nodes", "edges" and "known"')
+        found = cls(**arguments)
+        if (len(found.nodes), len(found.edges)) != (node_categories, edge_categories):
+            raise UserError(
+                f"environments must be of {node_categories} node and {edge_categories} edge "
+                f"categories, got {len(found.nodes)} and {len(found.edges)}"
+            )
+        return found
+
+    def arguments(self) -> dict[str, list]:
+        """Return the arguments of the constructor by name, as JSON values, from which `of` builds.
+
+        Returns:
+            "nodes" and "edges", lists of integers, and "known", a list of lists of integers.
+        """
+        known = sorted(self.known)
+        rows = [[n, *(v for k in around for v in divmod(k, NEIGHBOUR_BASE))] for n, around in known]
+        return {"nodes": self.nodes, "edges": self.edges, "known": rows}
+
+    def merged(self, environments: Iterable[Environment]) -> list[Environment]:
+        """Replace the category of each environment's own node by its representative.
+
+        Args:
+            environments: Environments, whose edges and neighbours are representatives already.
+
+        Returns:
+            As many environments, in their order, some of which may be equal now.
+        """
+        return [(self.nodes[node], around) for node, around in environments]
+
+    def states(self, edge_weights: Sequence[int]) -> NodeStates:
+        """Return the states of nodes with these environments: all parts of one.
+
+        Args:
+            edge_weights: Weight of each edge category.
+
+        Raises:
+            UserError: if there are too many states.
+        """
+        number: dict[Environment, int] = {}
+        sums = torch.zeros(len(self.nodes), dtype=torch.long)
+        for node, around in sorted(self.known):
+            weight = sum(edge_weights[k // NEIGHBOUR_BASE] for k in around)
+            sums[node] = max(int(sums[node]), weight)
+            for count in range(len(around) + 1):
+                for part in combinations(around, count):
+                    number.setdefault((node, part), len(number) + 1)
+            if len(number) > MOST_STATES:
+                raise UserError(f"the environments have more than {MOST_STATES:,} parts")
+        shape = len(number) + 1, len(self.edges), len(self.nodes)
+        after = torch.full(shape, UNKNOWN)
+        category, complete = (torch.zeros(len(after), dtype=torch.long) for _ in range(2))
+        complete[UNKNOWN] = 1
+        whole = set(self.merged(self.known))
+        for (node, around), state in number.items():
+            category[state], complete[state] = node, (self.nodes[node], around) in whole
+            for k in range(len(around)):
+                before = number[node, around[:k] + around[k + 1 :]]
+                after[before, around[k] // NEIGHBOUR_BASE, around[k] % NEIGHBOUR_BASE] = state
+        first = torch.tensor([number.get((k, ()), UNKNOWN) for k in range(len(self.nodes))])
+        after = after[:, self.edges][..., self.nodes]
+        same = torch.arange(len(after))[:, None, None].expand(-1, 1, len(first))
+        return NodeStates(
+            weights=torch.tensor([0, *edge_weights]),
+            first=first,
+            after=torch.cat([same, after], 1),
+            complete=complete.bool(),
+            category=category,
+            sums=sums,
+        )
+
+    def _checked(self, environment: Any) -> Environment:
+        """Return an environment of unknown origin as (node category, sorted neighbours).
+
+        Raises:
+            UserError: if it is anything else.
+        """
+        fits = isinstance(environment, list) and len(environment) % 2 == 1
+        fits = fits and len(environment) // 2 <= MOST_EDGES
+        if fits and all(type(value) is int for value in environment):
+            node, around, edges = environment[0], environment[2::2], environment[1::2]
+            if (
+                0 <= node < len(self.nodes)
+                and {*around} <= {*self.nodes}
+                and {*edges} <= {*self.edges}
+            ):
+                pairs = zip(edges, around, strict=True)
+                return node, tuple(sorted(edge * NEIGHBOUR_BASE + other for edge, other in pairs))
+        raise UserError(
+            f"an environment must list a node category, then the edge and node category of up to "
+            f"{MOST_EDGES} neighbours, got {environment!r:.80}"
+        )
+
+
+def _are_representatives(merged: Any) -> bool:
+    """Return True for a list that names for each index k an index <= k that names itself."""
+    if not isinstance(merged, list) or not 0 < len(merged) <= NEIGHBOUR_BASE:
+        return False
+    whole = all(type(m) is int and 0 <= m <= k for k, m in enumerate(merged))
+    return whole and all(merged[m] == m for m in merged)
