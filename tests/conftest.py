@@ -7,6 +7,14 @@ import sys
 from collections import Counter
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# The same examples in every run, however slow the machine is.
+settings.register_profile(
+    "usual", derandomize=True, deadline=None, database=None, max_examples=40,
+    suppress_health_check=list(HealthCheck),
+)  # fmt: skip
+settings.load_profile("usual")
 
 # Small tensors are not worth sharing: threads would wait for each other. Before torch is imported,
 # and for the commands that tests start.

@@ -8,6 +8,7 @@ import sys
 import tomllib
 import zipfile
 from collections import Counter
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -130,16 +131,23 @@ def is_late(node, path, late):
     return node in late and node.module.split(".")[:2][-1] in wings
 
 
+@cache
+def parsed(path):
+    return ast.parse(path.read_text())
+
+
+@cache
 def imports(path):
-    tree = ast.parse(path.read_text())
-    late = late_imports(tree)
-    for node in ast.walk(tree):
+    """Names of the modules that a file imports, but for those that `LATE` allows."""
+    late, names = late_imports(parsed(path)), []
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             if not is_late(node, path, late):
-                yield node.module
+                names.append(node.module)
         elif isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += [alias.name for alias in node.names]
+    return names
 
 
 def test_files_at_the_top_import_each_other_alone():
@@ -189,7 +197,7 @@ def test_no_two_files_import_each_other():
         names[".".join(parts if parts[0] == "graphcnf" else ["graphcnf", *parts])] = path
     found = nx.DiGraph()
     for name, path in names.items():
-        tree = ast.parse(path.read_text())
+        tree = parsed(path)
         types = {
             id(inner)
             for node in ast.walk(tree)

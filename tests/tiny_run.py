@@ -1,8 +1,11 @@
 """A tiny model and data; as a script, one run of them in a process of its own."""
 
 import json
+import os
 import sys
 import time
+import traceback
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -70,11 +73,11 @@ def make_experiment(batch_size=8, epoch_batches=7, delay=0.0, noise=True) -> Exp
     )
 
 
-if __name__ == "__main__":
+def main(options: dict):
+    """Train as options say, and exit as a command does."""
     from graphcnf.training import TrainingSettings
     from graphcnf.training.loop import fit
 
-    options = json.loads(sys.argv[1])
     out, resume, delay = options.pop("out"), options.pop("resume"), options.pop("delay")
     made = make_experiment(delay=delay, noise=options.pop("noise", True))
     try:
@@ -83,3 +86,28 @@ if __name__ == "__main__":
         sys.exit(str(error))
     assert not dist.is_initialized()  # its threads would race with Python's end
     sys.exit(0 if result.signal is None else 128 + result.signal)
+
+
+def forked(options: dict, said: Path, environment: dict) -> int:
+    """Do so in a process that need not import torch again; what it says goes to a file."""
+    child = os.fork()
+    if not child:
+        os.environ.update(environment)
+        os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT), 2)
+        sys.stderr, code = open(2, "w"), 1
+        try:
+            main(options)
+        except SystemExit as end:
+            code = end.code
+            if isinstance(code, str):
+                print(code, file=sys.stderr)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(code if isinstance(code, int) else 1)
+    return child
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

@@ -2,8 +2,6 @@ import csv
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -132,14 +130,13 @@ def test_killed_run_resumes_to_the_same_end(tiny, tmp_path):
     fit(tiny.make_experiment(), SETTINGS, tmp_path / "whole")
     options = {**SETTINGS.to_dict(), "checkpoint_minutes": 1e-4}
     options |= {"out": str(tmp_path / "killed"), "resume": False, "delay": 0.05}
-    process = subprocess.Popen(
-        [sys.executable, tiny.__file__, json.dumps(options)], stderr=subprocess.DEVNULL
-    )
+    child = tiny.forked(options, tmp_path / "said", {})
     checkpoint = tmp_path / "killed" / "checkpoints" / "last.ckpt"
-    while process.poll() is None and not (checkpoint.exists() and last_step(checkpoint) >= 23):
+    while not (checkpoint.exists() and last_step(checkpoint) >= 23):
+        assert os.waitpid(child, os.WNOHANG) == (0, 0), (tmp_path / "said").read_text()
         time.sleep(0.02)
-    process.kill()
-    process.wait()
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
     assert 23 <= last_step(checkpoint) < 60
     result = fit(tiny.make_experiment(), SETTINGS, tmp_path / "killed", resume=True)
     assert result.finished and result.step == 60

@@ -38,24 +38,22 @@ def plain(monkeypatch):
     torch.set_num_threads(threads)
 
 
-def start(tiny, out: Path, environment=None, launcher=(), **options) -> subprocess.Popen:
-    """A run of the tiny model in processes of its own; without noise it is a function of data."""
-    options = {**SETTINGS, "out": str(out), "resume": False, "delay": 0.0, "noise": False,
-               **options}  # fmt: skip
-    return subprocess.Popen(
-        [*(launcher or [sys.executable]), tiny.__file__, json.dumps(options)],
-        env={**os.environ, **(environment or {})},
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+def options_of(out: Path, **options) -> dict:
+    """Options of a run of the tiny model; without noise it is a function of data."""
+    return {**SETTINGS, "out": str(out), "resume": False, "delay": 0.0, "noise": False, **options}
 
 
-def ended(*processes: subprocess.Popen) -> list[str]:
-    """What processes said that have to end well."""
-    said = [process.communicate(timeout=240)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0] * len(processes), said
-    return said
+def two_nodes(tiny, folder: Path, *outs: Path, **options) -> list[tuple[int, str]]:
+    """Exit codes and messages of two nodes, each with the variables that `torchrun` sets."""
+    both = {"TORCHELASTIC_RUN_ID": "x", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1",
+            "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}  # fmt: skip
+    said = [folder / f"said{rank}" for rank in range(2)]
+    nodes = [
+        tiny.forked(options_of(out, **options), said[rank], {**both, "RANK": str(rank)})
+        for rank, out in enumerate(outs)
+    ]
+    codes = [os.waitstatus_to_exitcode(os.waitpid(node, 0)[1]) for node in nodes]
+    return [(code, path.read_text()) for code, path in zip(codes, said, strict=True)]
 
 
 def last(run: Path) -> dict:
@@ -101,12 +99,10 @@ def assert_same_course(a: Path, b: Path, phases=("train", "eval")):
 
 
 def test_two_nodes_take_the_course_of_one_process(tiny, tmp_path, alone):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2",
-                "--nproc-per-node", "1", "--rdzv-backend", "c10d",
-                "--rdzv-endpoint", f"127.0.0.1:{free_port()}"]  # fmt: skip
     run = tmp_path / "run"
-    said = ended(*(start(tiny, run, launcher=launcher) for _ in range(2)))
-    assert sum("2 x cpu" in text for text in said) == 1
+    ended = two_nodes(tiny, tmp_path, run, run)
+    assert [code for code, _ in ended] == [0, 0], ended
+    assert sum("2 x cpu" in said for _, said in ended) == 1
     assert_same_course(alone, run)
     assert load_preset(run / "config.toml").training.devices == 1
 
@@ -117,7 +113,11 @@ def test_one_process_two_of_which_one_is_killed_and_one_again(tiny, tmp_path, al
              "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}  # fmt: skip
     run = tmp_path / "run"
     here(tiny, run, steps=7)
-    process = start(tiny, run, slurm, devices=2, delay=0.1, checkpoint_minutes=0.002, resume=True)
+    options = {"devices": 2, "delay": 0.1, "checkpoint_minutes": 0.002, "resume": True}
+    process = subprocess.Popen(
+        [sys.executable, tiny.__file__, json.dumps(options_of(run, **options))],
+        env={**os.environ, **slurm}, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
     metrics = run / "metrics.csv"
     until = time.monotonic() + 180
     while "\n12,train" not in metrics.read_text():
@@ -147,16 +147,9 @@ def test_a_signal_during_the_agreement_counts_at_the_next_one(tiny, tmp_path, mo
 
 def test_a_folder_that_is_not_shared_is_noticed(tiny, tmp_path):
     here(tiny, tmp_path / "first", steps=4)
-    # What `torchrun` would set for the process of each node.
-    both = {"TORCHELASTIC_RUN_ID": "x", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1",
-            "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}  # fmt: skip
-    nodes = [
-        start(tiny, tmp_path / name, {**both, "RANK": str(rank)}, resume=True)
-        for rank, name in enumerate(("first", "elsewhere"))
-    ]
-    for node in nodes:
-        assert "a file system that all nodes share" in node.communicate(timeout=180)[1]
-        assert node.returncode == 1
+    outs = tmp_path / "first", tmp_path / "elsewhere"
+    for code, said in two_nodes(tiny, tmp_path, *outs, resume=True):
+        assert code == 1 and "a file system that all nodes share" in said
 
 
 @pytest.mark.parametrize(
