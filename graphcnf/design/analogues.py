@@ -429,12 +429,12 @@ class NearAnalogs:
     Args:
         flow: A model that draws atom by atom.
         origin: The molecule.
-        keep: "skeleton" or "bonds", see `KEEP`.
+        keep: "skeleton" to retain which atoms are bonded, "bonds" to retain the bond orders, too.
         seed: Seed of the substitutions.
         temperature: Below 1 for more probable analogues.
         particles: Molecules found per analogue that is yielded.
         filters: Filters that every analogue passes.
-        properties: See `MoleculeFlow.sample`.
+        properties: Target values such as `{"logp": 2.5}`, for a model with these conditions.
     """
 
     def __init__(
@@ -631,7 +631,7 @@ def analogs_of(
             `NEAR` more or less than the molecule has.
         particles: Candidates (particles, or molecules found by substitutions) per analogue.
         filters: Filters that every analogue passes.
-        properties: Target values of properties, see `MoleculeFlow.sample`.
+        properties: Target values such as `{"logp": 2.5}`, for a model with these conditions.
 
     Returns:
         The sampler, whose `molecules()` yields analogues: `NearAnalogs` for similar ones with the

@@ -139,12 +139,13 @@ class Growth:
         model: Model that draws atom by atom.
         vocabulary: Vocabulary of the model.
         fragment: Atoms and bonds that every molecule contains.
-        seed: See `MoleculeFlow.sample`.
-        temperature: See `MoleculeFlow.sample`.
-        atoms: See `MoleculeFlow.sample`.
+        seed: Seed of the draws.
+        temperature: Below 1 for more probable molecules.
+        atoms: Lowest and highest number of heavy atoms; None for all that the model draws and that
+            have room for the fragment.
         particles: Particles per accepted molecule.
         filters: Filters that every molecule passes.
-        properties: See `MoleculeFlow.sample`.
+        properties: Target values such as `{"logp": 2.5}`, for a model with these conditions.
         given: What the user gives, whose reactive groups do not count; None for the fragment.
 
     Attributes:

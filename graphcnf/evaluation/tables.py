@@ -217,7 +217,7 @@ def _overview(results: Sequence[Evaluation]) -> tuple[list[Row], list[Column]]:
         results: The evaluations.
 
     Returns:
-        A row for each set, then for the training data; and the columns.
+        The rows, those of the sets and below them those of their training data; and the columns.
     """
     rows, columns = _overview_rows(results), _OVERVIEW
     if all(map(is_agreed, results)) and all(map(conventions_agree, rows)):

@@ -423,7 +423,11 @@ class Sample:
             yield from _timed(drawn)
 
     def _ranges(self) -> Iterator[range]:
-        """Yield ranges of records that are drawn together; on a CPU, blocks are never cut."""
+        """Yield the numbers of records that are drawn together, until all of the sample are.
+
+        On a CPU they are those of one block, even if the sample begins or ends within it; on a GPU
+        those of several blocks, cut to the sample.
+        """
         first, stop = self.records.start, self.records.stop
         together = together_on(self.model.device)
         for numbers in takewhile(lambda block: block.start < stop, blocks(first, together)):

@@ -501,6 +501,12 @@ class StereoState:
     Args:
         network: The network.
         context: The molecules.
+
+    Attributes:
+        graphs: The molecules.
+        mask: True for stereo elements, (B, E) bool.
+        categories: Categories of the elements so far, 0 for later ones, (B, E) long.
+        number: Number of the current element of every molecule, -1 before the first.
     """
 
     def __init__(self, network: StereoNetwork, context: StereoContext):
