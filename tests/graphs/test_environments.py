@@ -14,7 +14,7 @@ from graphcnf.flows.transform import Context
 from graphcnf.graphs import GraphBatch, PackedGraphs
 from graphcnf.graphs.building import has_rules, model_for_graphs, without_rules
 from graphcnf.graphs.in_batches import log_prob_in_batches, sample_records
-from graphcnf.graphs.path import environments as environments_of_nodes
+from graphcnf.graphs.path import node_states
 from graphcnf.graphs.path.data_rules import are_known, with_those_of
 from graphcnf.graphs.path.depth_first import DepthFirstCode
 from graphcnf.graphs.path.node_states import Environments
@@ -121,7 +121,7 @@ def test_what_a_file_says_is_checked(environments, changed, said):
 
 
 def test_too_many_parts_are_refused(monkeypatch):
-    monkeypatch.setattr(environments_of_nodes, "MOST_STATES", 1_000)
+    monkeypatch.setattr(node_states, "MOST_STATES", 1_000)
     around = [[0, *itertools.chain(*([0, k] for k in chosen))]
               for chosen in itertools.combinations(range(14), 7)][:50]  # fmt: skip
     found = Environments(list(range(14)), [0], around)
