@@ -51,7 +51,7 @@ def test_training_from_another_models_weights(trained, model_folder):
     assert set(before) < set(after)
     moved = [float((after[k] - v).abs().max()) for k, v in before.items()]
     assert 0 < max(moved) < 0.1, "five steps from the weights that it began with"
-    asked = [k for k in set(after) - set(before) if k.endswith("conditions.leave.weight")]
+    asked = [k for k in set(after) - set(before) if k.endswith("condition_embedding.leave.weight")]
     assert len(asked) == 1 and after[asked[0]].abs().max() > 0
 
 
@@ -74,7 +74,7 @@ def test_fine_tuning_keeps_what_may_be_asked(run, trained):
     before, after = (GraphModel.from_pretrained(folder) for folder in (trained, "own/model"))
     assert after.conditions == before.conditions
     # The molecules say what their properties are, so that the network goes on learning of them.
-    name = next(n for n, _ in after.named_parameters() if n.endswith("conditions.leave.bias"))
+    name = next(n for n, _ in after.named_parameters() if n.endswith("condition_embedding.leave.bias"))
     assert not torch.equal(after.get_parameter(name), before.get_parameter(name))
     assert len(MoleculeFlow(after).sample(3, properties={"weight": 150.0})) == 3
 
