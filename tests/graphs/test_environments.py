@@ -60,6 +60,19 @@ def test_all_graphs_with_known_environments_are_possible_and_few_others(environm
     assert nodes < 3 or 0 < len(wanted) < 0.1 * len(every)
 
 
+@pytest.mark.parametrize("nodes", [2, 3, 4])
+def test_what_is_certain_is_what_the_comparison_of_all_ways_finds(environments, nodes):
+    # Beside node 2, which must get node 1, a node that others can be attached to.
+    chain = PackedGraphs.from_lists([([0, 0, 2, 1], [(0, 1), (1, 2), (2, 3)], [0, 0, 1])])
+    arguments = with_those_of(environments, chain).arguments()
+    code = DepthFirstCode(4, [3, 3], **SIZES)
+    support = support_with_rules(code, [1, 1], None, arguments)
+    codes = every_code(support, code.cardinalities, nodes)
+    assert support.easy.any() and not support.easy.all()
+    support.easy.zero_()
+    assert torch.equal(codes, every_code(support, code.cardinalities, nodes))
+
+
 @pytest.mark.parametrize("nodes", [3, 4])
 def test_probabilities_sum_to_one(double, environments, nodes):
     model = PathModel(

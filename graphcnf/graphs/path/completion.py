@@ -62,8 +62,9 @@ class CompletingSupport(Support):
         opens_after: Least entry of `opens` of both ends after a way, (A,) long.
         opens: Least number of free nodes with which one of them can be attached to a node in each
             state, (S,) long.
-        easy: Whether a new node can be attached to a node in each state for certain, with fewer
-            than `most` free nodes, if all other nodes are complete, (most, S) bool.
+        easy: Whether a new node can be attached to a node in each state for certain if all other
+            nodes are complete, first with -1 free nodes (the new node must be an end), then with 0
+            to `most` - 1, (most + 1, S) bool.
         helps: Kinds of edges to a neighbour of category c after which a node in state s has less
             rest and needs no more ends, (S, C) long, their bits added up.
         most: Largest number in `need`.
@@ -90,7 +91,7 @@ class CompletingSupport(Support):
         super().__init__(code, known.states(edge_weights), limited=True)
         self.environments = known
         self._set_missing()
-        self.most = len(self.easy)
+        self.most = len(self.easy) - 1
 
     def _set_missing(self) -> None:
         """Set the tables of missing edges."""
@@ -110,7 +111,7 @@ class CompletingSupport(Support):
         opens[UNKNOWN] = NEVER
         opens = self._least(opens, more_ends.clamp(min=0))
         most = max(1, int(need[fits].max()))
-        left = torch.arange(most)[:, None, None, None] - cost
+        left = torch.arange(-1, most)[:, None, None, None] - cost
         easy = fits & (left >= rest[after].maximum(rest[leaf]))
         opens_after = opens[after].minimum(opens[leaf])
         easy &= (left == 0) | (left >= opens_after)
@@ -193,10 +194,10 @@ class CompletingSupport(Support):
         Returns:
             (K,) bool.
         """
-        left = (new.to_come - new.ends).clamp(0, self.most - 1)[row]
+        left = (new.to_come - new.ends).clamp(-1, self.most - 1)[row]
         others_are_complete = new.rest[row] == 0
         others_have_room = new.to_come[row] <= new.room_elsewhere[row, column]
-        return self.easy[left, new.state[row, column]] & others_are_complete & others_have_room
+        return self.easy[left + 1, new.state[row, column]] & others_are_complete & others_have_room
 
     def _ways_to_attach(
         self, new: UndecidedNodes, row: Tensor, column: Tensor
