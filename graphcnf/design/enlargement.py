@@ -21,7 +21,7 @@ from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 from graphcnf.graphs.building import has_rules, with_arguments
 from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.graphs.path.data_rules import has_part, neighbours_of, with_those_of
-from graphcnf.graphs.path.depth_first import Role, Variable
+from graphcnf.graphs.path.depth_first import Variable, VariableRole
 from graphcnf.graphs.path.network import PathNetwork
 from graphcnf.graphs.path.node_states import Environments
 from graphcnf.graphs.path.path_model import PathModel
@@ -258,8 +258,10 @@ class _Sources:
         if k < most:
             return k
         roles = [Variable.number(k).role]
-        if Role.CLOSING_EDGE in roles:  # where no closure is known, from the edge to the parent
-            roles.append(Role.PARENT_EDGE)
+        if (
+            VariableRole.CLOSING_EDGE in roles
+        ):  # where no closure is known, from the edge to the parent
+            roles.append(VariableRole.PARENT_EDGE)
         return max(j for j in range(most) if Variable.number(j).role in roles)
 
     def values(self, k: int) -> Tensor:
@@ -272,11 +274,11 @@ class _Sources:
             Values of the trained network's variable, (values,) long.
         """
         role = Variable.number(k).role
-        if role is Role.CATEGORY:
+        if role is VariableRole.CATEGORY:
             return self.nodes
-        if role is Role.PARENT_EDGE:
+        if role is VariableRole.PARENT_EDGE:
             return self.to_parent
-        if role is Role.CLOSING_EDGE:
+        if role is VariableRole.CLOSING_EDGE:
             return self.edges
         return torch.arange(self.new[k]).clamp(max=self.old[self.variable(k)] - 1)
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from graphcnf.design.particles import FREE, GraphFragment, Placements, Progress
-from graphcnf.graphs.path.depth_first import Role, Variable
+from graphcnf.graphs.path.depth_first import Variable, VariableRole
 from graphcnf.graphs.path.support import Support
 
 NO_PIECE = -1  # at the level of a fragment node
@@ -153,12 +153,12 @@ class LinkedProgress(Progress):
             (P, cardinality) bool.
         """
         role = Variable.number(len(previous)).role
-        if role is Role.LENGTH:
+        if role is VariableRole.LENGTH:
             return self._lengths(previous, cardinality)
         fits = super().mask(previous, cardinality)
-        if role is Role.CATEGORY:
+        if role is VariableRole.CATEGORY:
             return fits & self._categories(previous)
-        if role is Role.CLOSING_EDGE:
+        if role is VariableRole.CLOSING_EDGE:
             far = (self.depth - previous[0] + 1 - previous[-1]).clamp(min=0)[:, None]
             fills = (previous[-1][:, None] > 0) & (self.attachments_at.gather(1, far) > 0)
             return fits & (~fills | self._single)
@@ -318,9 +318,9 @@ class LinkedProgress(Progress):
         """
         fits = super().placement_mask(placements, previous, cardinality)
         role, number = Variable.number(len(previous))
-        if role is Role.LENGTH:
+        if role is VariableRole.LENGTH:
             return self._with_joins(placements, previous, fits)
-        if role is Role.CLOSING_EDGE:
+        if role is VariableRole.CLOSING_EDGE:
             joins = (placements.lengths[:, number - 1] > 0) & (placements.edges[:, number] < 0)
             single = self._leave_enough(placements, previous, self._single.expand_as(fits))
             return torch.where(joins[:, None], single, fits)
@@ -360,7 +360,7 @@ class LinkedProgress(Progress):
             previous: Values of their variables so far, (R,) long each, of which the last is new.
         """
         role, number = Variable.number(len(previous) - 1)
-        if previous and role is Role.LENGTH:
+        if previous and role is VariableRole.LENGTH:
             drawn = previous[-1]
             lengths, edges = placements.lengths, placements.edges
             joins = ((drawn > 0) & (drawn != lengths[:, number - 1]))[:, None]

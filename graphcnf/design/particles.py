@@ -25,8 +25,8 @@ from torch.nn import functional as F
 
 from graphcnf.errors import UserError
 from graphcnf.graphs.batch import ConditionedContext, GraphBatch
-from graphcnf.graphs.path.depth_first import COMMON, DepthFirstCode, Role, Variable
-from graphcnf.graphs.path.path_layers import NewNodes
+from graphcnf.graphs.path.depth_first import COMMON, DepthFirstCode, Variable, VariableRole
+from graphcnf.graphs.path.path_layers import DrawnNodes
 from graphcnf.graphs.path.support import Support
 
 FREE = -1  # in place of a fragment node's number: a node that is not part of the fragment
@@ -335,13 +335,13 @@ class Progress:
         value = torch.arange(cardinality, device=self.depth.device)[None]
         f, k, first = self.fragment, len(previous), self.depth[:, None] < 0
         role = Variable.number(k).role
-        if role is Role.CATEGORY and f.free_nodes is not None:
+        if role is VariableRole.CATEGORY and f.free_nodes is not None:
             return f.free_nodes.expand(len(first), -1)
-        if role is Role.CATEGORY or (role is Role.CLOSING_EDGE and not f.rings):
+        if role is VariableRole.CATEGORY or (role is VariableRole.CLOSING_EDGE and not f.rings):
             return torch.ones_like(first).expand(-1, cardinality)
         parent = self.depth[:, None] - (previous[0][:, None] if k else value)
         at = parent.clamp(min=0)
-        if role is Role.BACKTRACK:
+        if role is VariableRole.BACKTRACK:
             enters = self.enterable.any(1, keepdim=True) & self.is_free.gather(1, at)
             fits = self.free_fits(value) | enters
             return torch.where(first, value == 0, fits & (parent >= self.floor.clamp(min=0)))
@@ -352,7 +352,7 @@ class Progress:
             fits = torch.where(self.attachments_at.gather(1, at) > 0, single, fitting)
             fits = fits | first | self.is_free.gather(1, at)
             return fits if f.free_edges is None else fits & (first | f.free_edges)
-        if role is Role.LENGTH:
+        if role is VariableRole.LENGTH:
             far = (parent + 1 - value).clamp(min=0)
             if f.acyclic:
                 fits = first
@@ -464,11 +464,11 @@ class Progress:
         value = torch.arange(cardinality, device=self.depth.device)[None]
         k, f = len(previous), self.fragment
         role, number = Variable.number(k)
-        if role is Role.BACKTRACK:
+        if role is VariableRole.BACKTRACK:
             return value == placements.back[:, None]
-        if role is Role.LENGTH:
+        if role is VariableRole.LENGTH:
             return value == placements.lengths[:, number - 1, None]
-        if role is Role.CATEGORY:
+        if role is VariableRole.CATEGORY:
             return self._leave_enough(placements, previous, f.categories[placements.node])
         edge = placements.edges[:, number]
         fits = (value == 0).expand(len(edge), -1)
@@ -541,7 +541,7 @@ class Progress:
             previous: Values of their variables so far, (R,) long each.
         """
         role, number = Variable.number(len(previous) - 1)
-        is_edge = previous and role in (Role.PARENT_EDGE, Role.CLOSING_EDGE)
+        is_edge = previous and role in (VariableRole.PARENT_EDGE, VariableRole.CLOSING_EDGE)
         if not is_edge or not len(self.fragment.edges):
             return
         edge = placements.edges[:, number]
@@ -812,7 +812,7 @@ class ParticleSampler:
         return torch.searchsorted(below, places * below[-1], right=True).clamp(max=count - 1)
 
     def _step(
-        self, hidden: NewNodes, i: int, progress: Progress, known: Tensor, guide: Tensor
+        self, hidden: DrawnNodes, i: int, progress: Progress, known: Tensor, guide: Tensor
     ) -> Tensor:
         """Draw node i of every particle into `known` and `progress`, in place.
 
@@ -912,7 +912,7 @@ class ParticleSampler:
         return torch.where(pending, math.log(min(share, 1.0)), 0.0).double()
 
     def _draw_placements(
-        self, hidden: NewNodes, placements: Placements, progress: Progress
+        self, hidden: DrawnNodes, placements: Placements, progress: Progress
     ) -> tuple[Tensor, Tensor]:
         """Draw the variables of fragment nodes at their placements.
 
@@ -937,7 +937,7 @@ class ParticleSampler:
         return x, masses
 
     def _draw(
-        self, hidden: NewNodes, rows: Tensor, mask: Callable[[list[Tensor], int], Tensor]
+        self, hidden: DrawnNodes, rows: Tensor, mask: Callable[[list[Tensor], int], Tensor]
     ) -> tuple[Tensor, Tensor]:
         """Draw the V variables of the next node, among the values that are possible.
 

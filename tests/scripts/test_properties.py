@@ -74,7 +74,9 @@ def test_fine_tuning_keeps_what_may_be_asked(run, trained):
     before, after = (GraphModel.from_pretrained(folder) for folder in (trained, "own/model"))
     assert after.conditions == before.conditions
     # The molecules say what their properties are, so that the network goes on learning of them.
-    name = next(n for n, _ in after.named_parameters() if n.endswith("condition_embedding.leave.bias"))
+    name = next(
+        n for n, _ in after.named_parameters() if n.endswith("condition_embedding.leave.bias")
+    )
     assert not torch.equal(after.get_parameter(name), before.get_parameter(name))
     assert len(MoleculeFlow(after).sample(3, properties={"weight": 150.0})) == 3
 

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphcnf.graphs.path.depth_first import DepthFirstCode, Role
+from graphcnf.graphs.path.depth_first import DepthFirstCode, VariableRole
 from graphcnf.graphs.path.node_states import MOST_EDGES, UNKNOWN, Environments
 from graphcnf.graphs.path.support import NEEDS, Support, UndecidedNodes
 
@@ -311,7 +311,7 @@ class CompletingSupport(Support):
             (M, C) bool.
         """
         left = new.to_come - new.ends
-        edge_next = new.variable.role is Role.CLOSING_EDGE
+        edge_next = new.variable.role is VariableRole.CLOSING_EDGE
         if edge_next:
             length = new.x[-1][:, None]
         else:

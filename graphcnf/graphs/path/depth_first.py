@@ -30,8 +30,8 @@ COMMON = 4
 later variables are 0."""
 
 
-class Role(StrEnum):
-    """What a variable of a node says."""
+class VariableRole(StrEnum):
+    """What a variable of a node says; the first three are the first variables of every node."""
 
     BACKTRACK = "backtrack"
     PARENT_EDGE = "edge to the parent"
@@ -49,15 +49,17 @@ class Variable(NamedTuple):
             backtrack and the node's category go, and 1, 2, ... for the closures.
     """
 
-    role: Role
+    role: VariableRole
     edge: int
 
     @classmethod
     def number(cls, k: int) -> Variable:
         """Return variable k of a node, in the order of `DepthFirstCode`."""
         if k < 3:
-            return cls((Role.BACKTRACK, Role.PARENT_EDGE, Role.CATEGORY)[k], 0)
-        return cls(Role.LENGTH if k % 2 else Role.CLOSING_EDGE, (k - 1) // 2)
+            return cls(
+                (VariableRole.BACKTRACK, VariableRole.PARENT_EDGE, VariableRole.CATEGORY)[k], 0
+            )
+        return cls(VariableRole.LENGTH if k % 2 else VariableRole.CLOSING_EDGE, (k - 1) // 2)
 
 
 def depth_first_code(adjacency: Tensor, mask: Tensor, entries: int) -> tuple[Tensor, Tensor]:
@@ -153,9 +155,13 @@ class DepthFirstCode:
     def part(k: int) -> str:
         """Return what variable k describes: "adjacency", "edges" or "nodes"."""
         role = Variable.number(k).role
-        if role is Role.CATEGORY:
+        if role is VariableRole.CATEGORY:
             return "nodes"
-        return "edges" if role in (Role.PARENT_EDGE, Role.CLOSING_EDGE) else "adjacency"
+        return (
+            "edges"
+            if role in (VariableRole.PARENT_EDGE, VariableRole.CLOSING_EDGE)
+            else "adjacency"
+        )
 
     @staticmethod
     def backtracks(x: Tensor) -> Tensor:

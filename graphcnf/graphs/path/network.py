@@ -29,11 +29,11 @@ from torch.nn import functional as F
 from graphcnf.categorical.autoregressive import InSequence, Network, ParticleState, Step
 from graphcnf.categorical.transformer import Transformer
 from graphcnf.flows.transform import Context
-from graphcnf.graphs.path.depth_first import DepthFirstCode, Role
+from graphcnf.graphs.path.depth_first import DepthFirstCode, VariableRole
 from graphcnf.graphs.path.path_layers import (
     AttentionBiases,
+    DrawnNodes,
     FoldedEmbeddings,
-    NewNodes,
     NodeHeads,
     PathFeatures,
     level_codes,
@@ -54,14 +54,14 @@ class Folded:
         self.embeddings: FoldedEmbeddings = network.features.fold()
         self.weight, self.bias = network.heads.fold()
 
-    def new_nodes(self, attended: Tensor, undecided: UndecidedNodes) -> NewNodes:
+    def new_nodes(self, attended: Tensor, undecided: UndecidedNodes) -> DrawnNodes:
         """Return the hidden state of M new nodes of which no variable is decided.
 
         Args:
             attended: Output of the attention, (M, C).
             undecided: What `Support` knows of them.
         """
-        return NewNodes(attended, F.linear(attended, self.weight, self.bias), None, undecided)
+        return DrawnNodes(attended, F.linear(attended, self.weight, self.bias), None, undecided)
 
 
 class PathNetwork(Network):
@@ -255,11 +255,11 @@ class PathNetwork(Network):
     def start(self, context: Context) -> PathState:
         return PathState(self, context.mask, getattr(context, "condition_values", None))
 
-    def logits(self, hidden: NewNodes) -> Tensor:
+    def logits(self, hidden: DrawnNodes) -> Tensor:
         logits = super().logits(self.heads.logits(hidden))
         return logits.masked_fill(~self.support.allowed(hidden.undecided), -math.inf)
 
-    def embed(self, hidden: NewNodes, x: Tensor) -> tuple[NewNodes, Tensor | None]:
+    def embed(self, hidden: DrawnNodes, x: Tensor) -> tuple[DrawnNodes, Tensor | None]:
         """Add a decided variable to the hidden state of M new nodes.
 
         After a closure of length 0, all further variables of a node are 0, so that the node leaves
@@ -274,13 +274,13 @@ class PathNetwork(Network):
             None if all have.
         """
         rows = None
-        if hidden.undecided.variable.role is Role.LENGTH:
+        if hidden.undecided.variable.role is VariableRole.LENGTH:
             rows = x.nonzero()[:, 0]
-            hidden = NewNodes(hidden.attended, None, hidden.decided, hidden.undecided)[rows]
+            hidden = DrawnNodes(hidden.attended, None, hidden.decided, hidden.undecided)[rows]
             x = x[rows]
         decided = self.heads.decide(hidden, x)
         undecided = self.support.add(hidden.undecided, x)
-        return NewNodes(hidden.attended, hidden.common, decided, undecided), rows
+        return DrawnNodes(hidden.attended, hidden.common, decided, undecided), rows
 
 
 class PathState(ParticleState):

@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphcnf.errors import UserError
-from graphcnf.graphs.path.depth_first import DepthFirstCode, Role, Variable
+from graphcnf.graphs.path.depth_first import DepthFirstCode, Variable, VariableRole
 from graphcnf.graphs.path.node_states import UNKNOWN, NodeStates
 from graphcnf.graphs.path.paths import SEEN_LEVELS
 
@@ -279,15 +279,15 @@ class Support(nn.Module):
             (M, C) bool; at least one value in each row is possible.
         """
         match new.variable.role:
-            case Role.BACKTRACK:
+            case VariableRole.BACKTRACK:
                 fits = self.backtracks(new)
-            case Role.PARENT_EDGE:
+            case VariableRole.PARENT_EDGE:
                 fits = new.choices.any(2)
-            case Role.CATEGORY:
+            case VariableRole.CATEGORY:
                 fits = new.choices[torch.arange(len(new.depth), device=new.depth.device), new.edge]
-            case Role.LENGTH:
+            case VariableRole.LENGTH:
                 fits = self._lengths(new)
-            case Role.CLOSING_EDGE:
+            case VariableRole.CLOSING_EDGE:
                 fits = self._closing_edges(new)
         # Values that lead beyond the first node were left out.
         fits = F.pad(fits, (0, self.cardinalities[new.count] - fits.shape[1]))
@@ -414,11 +414,11 @@ class Support(nn.Module):
         """
         decided = replace(new, x=(*new.x, x))
         match new.variable.role:
-            case Role.BACKTRACK:
+            case VariableRole.BACKTRACK:
                 return replace(decided, choices=self.choices(decided))
-            case Role.CATEGORY:
+            case VariableRole.CATEGORY:
                 return self._with_parent(decided)
-            case Role.CLOSING_EDGE:
+            case VariableRole.CLOSING_EDGE:
                 return self._with_edge(decided, x, new.x[-1])
         return decided
 
