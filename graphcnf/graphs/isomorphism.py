@@ -13,7 +13,6 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-import igraph
 import numpy as np
 
 from graphcnf.graphs.batch import PackedGraphs
@@ -31,6 +30,8 @@ class Coloured:
     """
 
     def __init__(self, node_types: Iterable, edges: Iterable, edge_types: Iterable):
+        import igraph  # Takes half a second: it looks for what could draw graphs.
+
         nodes = [int(t) for t in node_types]
         self.nodes, self.edges = len(nodes), [(int(i), int(j)) for i, j in edges]
         self.colours = [*nodes, *(EDGE + int(t) for t in edge_types)]

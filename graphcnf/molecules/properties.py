@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rdkit import Chem, RDConfig
-from rdkit.Chem import QED, Crippen, Descriptors, rdMolDescriptors
+from rdkit.Chem import Crippen, rdMolDescriptors
 from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
 from rdkit.DataStructs import TanimotoSimilarity
 
@@ -38,6 +38,8 @@ ECFP4 = GetMorganGenerator(radius=2, fpSize=2048)
 # Named functions, since some of RDKit's are lambdas, which cannot be pickled, and lack a docstring.
 def qed(mol: Chem.Mol) -> float:
     """Return the quantitative estimate of drug-likeness, in (0, 1) (Bickerton et al. 2012)."""
+    from rdkit.Chem import QED
+
     return QED.qed(mol)
 
 
@@ -48,6 +50,8 @@ def logp(mol: Chem.Mol) -> float:
 
 def weight(mol: Chem.Mol) -> float:
     """Return the molecular weight, g/mol."""
+    from rdkit.Chem import Descriptors
+
     return Descriptors.MolWt(mol)  # type: ignore[attr-defined]  # not in the stubs
 
 
