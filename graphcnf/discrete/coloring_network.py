@@ -12,7 +12,6 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch_geometric.nn import TransformerConv
 
 from graphcnf.categorical.autoregressive import Network, Step
 from graphcnf.categorical.transformer import ReadOut, zero_init
@@ -133,6 +132,8 @@ class ConvolutionBlock(nn.Module):
     """
 
     def __init__(self, width: int, heads: int):
+        from torch_geometric.nn import TransformerConv  # Takes two seconds.
+
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.conv = TransformerConv((width, width), width // heads, heads, edge_dim=EDGE_WIDTH)

@@ -17,8 +17,6 @@ from typing import Annotated, Any
 import networkx as nx
 import numpy as np
 import typer
-from scipy.spatial import Delaunay
-from scipy.stats import chi2
 
 from graphcnf.discrete.categorical_model import CategoricalModel
 from graphcnf.errors import UserError, say, suggest
@@ -128,6 +126,8 @@ def planar(random: np.random.Generator) -> nx.Graph:
     Args:
         random: Random generator.
     """
+    from scipy.spatial import Delaunay
+
     graph = nx.Graph()
     for corners in Delaunay(random.random((NODES, 2))).simplices.tolist():
         nx.add_cycle(graph, corners)
@@ -203,6 +203,8 @@ def is_block_model(graph: nx.Graph) -> bool:
     Args:
         graph: The graph.
     """
+    from scipy.stats import chi2
+
     if not nx.is_connected(graph):
         return False
     block = likely_blocks(graph)

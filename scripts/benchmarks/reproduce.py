@@ -23,7 +23,6 @@ from tempfile import TemporaryDirectory
 from typing import Annotated, Any, NamedTuple
 
 import typer
-from scipy.stats import norm, t
 
 from graphcnf.errors import UserError, say, suggest
 from graphcnf.evaluation.layout import Column, text
@@ -349,6 +348,8 @@ def allowed(
         here: Number of samples of a seed.
         there: Number of samples of the printed figure.
     """
+    from scipy.stats import norm, t
+
     found, wide, sets = one.found, one.unit, 1 / SEEDS + here / there
     name = f"{one.row} {one.column}"
     far = re.search(WIDE, name)
