@@ -354,8 +354,8 @@ def test_samples_of_the_model_are_taken_where_the_fragment_is_common(flow):
     for text, common in (("C", True), ("C1CC2CC1CN2", False)):
         fragment = read(flow, text)
         drawn = growth.Growth(flow.model, flow.vocabulary, fragment, particles=4, atoms=(8, 14))
-        found = list(islice(drawn.molecules(), 8))
-        assert drawn.common is common and len({one.smiles for one in found}) == 8, text
+        found = list(islice(drawn.molecules(), 4))
+        assert drawn.common is common and len({one.smiles for one in found}) == 4, text
         assert bool(drawn.accuracy()) is not common
         if common:
             assert {one.log_weight for one in found} == {0.0}
