@@ -1,5 +1,7 @@
 """Tables of figures have a marker, whose commands exist; figures out of bounds are named."""
 
+import gzip
+import hashlib
 import shlex
 
 import click
@@ -58,12 +60,13 @@ def test_a_marker_says_how_a_table_is_made_or_why_it_is_not(tables):
 
 @pytest.mark.parametrize("short", [False, True])
 def test_commands_of_markers_have_the_options_that_they_name(tables, short):
+    programs = {True: typer.main.get_command(app), False: typer.main.get_command(benchmarks)}
     for table in tables:
         for command, _ in table.commands():
             words = shlex.split(quicker(command, table.head["kind"]) if short else command)
             own = words[0] == "graphcnf"
             assert own or words[:3] == ["python", "-m", "graphcnf.scripts.benchmarks"], command
-            line = typer.main.get_command(app if own else benchmarks)
+            line = programs[own]
             arguments = words[1:] if own else words[3:]
             while isinstance(line, click.Group):
                 name, *arguments = arguments
@@ -118,3 +121,22 @@ def test_figures_of_cells():
     assert figures("2.5e-05 ± 3.3e-06") == [pytest.approx((2.5e-5, 3.3e-6, 5e-7))]
     assert figures("– yes") == []
     assert read_tables("page", "```\n| a |\n|---|\n| 1 |\n```\n") == []
+
+
+def test_samples_of_the_documentation_are_those_of_the_shipped_weights(graphcnf):
+    folder, page = reproduce.ROOT / "docs" / "samples", reproduce.ROOT / "docs" / "reproducing.md"
+    names = {
+        path.parent.name for path in (reproduce.ROOT / "graphcnf/weights").glob("*/config.json")
+    }
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert set(files) == {f"{name}.smi.gz" for name in names - {"zinc250k-stereo"}}
+    assert sum(map(len, files.values())) < 2e6
+    for name, content in files.items():
+        assert f"`{hashlib.sha256(content).hexdigest()}`" in page.read_text(), name
+        records = gzip.decompress(content).decode().splitlines()[1:]
+        assert len(records) == 10_000
+        model = name.removesuffix(".smi.gz")
+        drawn = graphcnf("generate", "--all", "--model", model, "-n", 4, "--seed", 0)[1]
+        assert [line.split(",")[1] for line in drawn.splitlines()[1:]] == [
+            line.split("\t")[0] for line in records[:4]
+        ], f"{name} is of other weights: draw it again as docs/reproducing.md says"
