@@ -198,6 +198,7 @@ class Network(nn.Module):
                 yield place, hidden
                 if variable == len(self.cardinalities) - 1:
                     break
+                # By now x[place] is decided: it was given, or the caller has just written it.
                 hidden, kept = self.embed(hidden, x[place])
                 if kept is not None:
                     rows = rows[kept]

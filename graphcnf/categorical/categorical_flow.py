@@ -11,6 +11,7 @@ coupling over intervals.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -61,6 +62,12 @@ class Bound:
         A larger beta early in training keeps the categories apart.
         """
         return self.log_flow + beta * self.log_posterior - self.log_encoder
+
+
+def total(bounds: Iterable[Bound]) -> Tensor:
+    """Return the sum of the values of bounds, (B,) nats."""
+    first, *others = (bound.value() for bound in bounds)
+    return sum(others, first)
 
 
 class CategoricalFlow(nn.Module):

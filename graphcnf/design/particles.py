@@ -24,7 +24,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from graphcnf.errors import UserError
-from graphcnf.graphs.batch import ConditionedContext, GraphBatch
+from graphcnf.flows.transform import Context
+from graphcnf.graphs.batch import GraphBatch
 from graphcnf.graphs.path.depth_first import COMMON, DepthFirstCode, Variable, VariableRole
 from graphcnf.graphs.path.path_layers import DrawnNodes
 from graphcnf.graphs.path.support import Support
@@ -744,7 +745,7 @@ class ParticleSampler:
         number = torch.arange(largest, device=sizes.device)
         mask = number < sizes[:, None]
         rows = None if self.condition_values is None else self.condition_values.expand(count, -1)
-        state = network.start(ConditionedContext(mask.clone(), condition_values=rows))
+        state = network.start(Context(mask.clone(), condition_values=rows))
         progress = self.fragment.start(sizes, network.support, code.entries - 1)
         known = sizes.new_zeros(count, largest, len(network.cardinalities))
         self.generator = generator

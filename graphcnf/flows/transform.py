@@ -29,12 +29,13 @@ class Context:
     """Inputs of a transform or network besides ``x``.
 
     One context is passed through all transforms of a flow; each ignores the inputs that it does not
-    use. A network that needs more has a subclass of its own, such as `GraphContext`.
+    use. A network that needs more has a subclass of its own.
 
     Attributes:
         mask: ``x.shape[:-1]`` bool, True where an entry is real; ``(B, L)`` for ``(B, L, D)``.
         features: features of the entries, ``(B, ..., F)``.
         noise: tape on which stochastic steps record their draws; once rewound, they replay it.
+        condition_values: values of the conditions of whole samples, ``(B, P)``.
         discarded: list to which `Split` appends the latents that it factors out.
         temperature: scale of the latents that `inverse` draws.
         generator: random generator of `inverse`, see `graphcnf.flows.draw_normal`.
@@ -43,6 +44,7 @@ class Context:
     # Typed as tensors without None: a network may rely on the inputs that it requires.
     mask: Tensor = None  # type: ignore[assignment]
     features: Tensor = None  # type: ignore[assignment]
+    condition_values: Tensor | None = None
     noise: Noise | None = None
     discarded: list[Tensor] | None = None
     temperature: float = 1.0

@@ -18,7 +18,6 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from graphcnf.errors import UserError
-from graphcnf.flows.transform import Context
 from graphcnf.limits import MAX_NODES
 
 BATCH = 256  # default number of graphs in a batch
@@ -415,17 +414,6 @@ class GraphBatch:
         from graphcnf.exchange.pyg import to_pyg
 
         return to_pyg(self.to_packed())
-
-
-@dataclass(frozen=True)
-class ConditionedContext(Context):
-    """Context of a flow over the nodes of a batch of graphs.
-
-    Attributes:
-        condition_values: As in `GraphBatch`, (B, P); None for none at all.
-    """
-
-    condition_values: Tensor | None = None
 
 
 def check_latents(latents: Any, wanted: Latents, mask: Tensor) -> None:

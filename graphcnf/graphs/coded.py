@@ -19,8 +19,8 @@ from torch import Tensor
 from graphcnf.categorical.autoregressive import AutoregressiveFlow, Network
 from graphcnf.categorical.categorical_flow import Bound
 from graphcnf.flows.base import draw_uniform
-from graphcnf.flows.transform import Noise, draw_noise
-from graphcnf.graphs.batch import ConditionedContext, GraphBatch, Latents
+from graphcnf.flows.transform import Context, Noise, draw_noise
+from graphcnf.graphs.batch import GraphBatch, Latents
 from graphcnf.graphs.graph_model import GraphModel, StochasticModel
 
 # What a graph consists of. `CodedModel.bounds` reports them apart, as the model of Lippe & Gavves
@@ -84,7 +84,7 @@ class CodedModel(GraphModel):
             variables that it stands for, (B,) nats; together that of the code. They are exact, and
             -inf for a graph without a code. A key without variables is left out.
         """
-        context = ConditionedContext(batch.mask, condition_values=batch.condition_values)
+        context = Context(batch.mask, condition_values=batch.condition_values)
         x, known = self.code.encode(batch)
         log_p = self.network.log_probs(x, context).sum(1)
         log_p = log_p.masked_fill(~known[:, None], -math.inf)
@@ -108,9 +108,7 @@ class CodedModel(GraphModel):
         Raises:
             ValueError: if a graph has no code.
         """
-        context = ConditionedContext(
-            batch.mask, noise=noise, condition_values=batch.condition_values
-        )
+        context = Context(batch.mask, noise=noise, condition_values=batch.condition_values)
         x, known = self.code.encode(batch)
         if not known.all():
             raise ValueError(self.unknown)
@@ -132,7 +130,7 @@ class CodedModel(GraphModel):
             mask: Real nodes, (B, N) bool.
             **draw: `temperature`, `generator`, and `condition_values` (B, P), given which to draw.
         """
-        x = self.flow.decode(latents["nodes"], ConditionedContext(mask, **draw))
+        x = self.flow.decode(latents["nodes"], Context(mask, **draw))
         return self.code.decode(x, mask)
 
 

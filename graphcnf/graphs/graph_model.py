@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from graphcnf.categorical.categorical_flow import Bound
+from graphcnf.categorical.categorical_flow import Bound, total
 from graphcnf.errors import UserError
 from graphcnf.flows.transform import Noise
 from graphcnf.graphs.batch import (
@@ -272,8 +272,7 @@ class GraphModel(SavedModel, ABC):
         Raises:
             ValueError: if a graph does not fit the model.
         """
-        bounds: Any = self.bounds(batch.check(self.config)).values()
-        return sum(bound.value() for bound in bounds)
+        return total(self.bounds(batch.check(self.config)).values())
 
     def training_loss(self, batch: GraphBatch, *, beta: float = 1.0):
         """Return the loss of a batch, and metrics; see `graphcnf.graphs.training_loss`."""
@@ -402,6 +401,5 @@ class StochasticModel(GraphModel):
         """
         check_integer("samples", samples, 1)
         batch = batch.check(self.config)
-        bounds = (self.bounds(batch, noise).values() for _ in range(samples))
-        draws: list[Any] = [sum(bound.value() for bound in terms) for terms in bounds]
+        draws = [total(self.bounds(batch, noise).values()) for _ in range(samples)]
         return torch.logsumexp(torch.stack(draws), 0) - math.log(samples)

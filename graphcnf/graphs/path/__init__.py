@@ -1,1 +1,31 @@
-"""Graph models that go node by node along a depth-first path."""
+"""Graph models that go node by node along a depth-first path.
+
+A graph whose nodes are numbered depth-first is drawn node by node. Read the files in this order:
+
+1. `depth_first`: each node as a row of V categories, its *code*;
+2. `node_states`: what edges a node may still get;
+3. `paths`: the path of a partly drawn graph, and what is known of the nodes on it;
+4. `support`, and `completion` for models that know environments: which values are possible;
+5. `path_layers` and `network`: the probabilities of the possible values;
+6. `path_model`: the graph model that consists of these.
+
+For example, a triangle of the nodes 0, 1 and 2, and a node 3 that hangs on node 1:
+
+    node              0   1   2   3
+    backtrack         0   0   0   1    node 3 goes one level back, from node 2 to node 1
+    label of edge     0   1   1   2    category of the edge to the parent plus 1; 0: no parent
+    category          1   0   0   2
+    length            0   0   2   0    node 2 closes a ring with the node two levels above, node 0
+    label of closure  0   0   1   0
+
+The words of these files:
+
+- The *path* is the nodes from the first one to the last one that was added, each the *parent* of
+  the next. The *level* of a node is its distance from the first node along it.
+- The *backtrack* of a node is the number of levels from the node before it up to its parent.
+- A *closure* is an edge to another node on the path than the parent. Its *length* is the difference
+  of the levels.
+- The *label* of an edge is its category plus 1; 0 stands for no edge.
+- The *state* of a node says what edges it has so far, as far as this matters for what edges it may
+  still get.
+"""

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from graphcnf.graphs.path.depth_first import DepthFirstCode, VariableRole
 from graphcnf.graphs.path.node_states import MOST_EDGES, UNKNOWN, Environments
-from graphcnf.graphs.path.support import NEEDS, Support, UndecidedNodes
+from graphcnf.graphs.path.support import Support, UndecidedNodes, need_index
 
 NEVER = 1 << 14
 """More missing edges than any number of nodes can bring."""
@@ -42,7 +42,7 @@ class CompletingSupport(Support):
 
     In `UndecidedNodes`, `ends` are those that all nodes on the path and the new one need, `rest` is
     the largest rest of a node on the path before the new one, and `last` the column in `state` of
-    the last node with missing edges, -1 if all are complete.
+    the last node with missing edges, 0 if all are complete.
 
     Args:
         code: The variables of a node.
@@ -86,8 +86,7 @@ class CompletingSupport(Support):
     helps: Tensor
 
     def __init__(self, code: DepthFirstCode, edge_weights: list[int], environments: Any):
-        _, edges, categories = code.cardinalities[:3]
-        known = Environments.of(environments, categories, edges - 1)
+        known = Environments.of(environments, code.node_categories, code.edge_categories)
         super().__init__(code, known.states(edge_weights), limited=True)
         self.environments = known
         self._set_missing()
@@ -95,6 +94,8 @@ class CompletingSupport(Support):
 
     def _set_missing(self) -> None:
         """Set the tables of missing edges."""
+        # All tables up to `helps` have the axes of `leaf`: state of the parent, label of the edge,
+        # category of the new node.
         after = self.states.after
         leaf = self.leaf
         fits = self.attaches[0]
@@ -111,22 +112,22 @@ class CompletingSupport(Support):
         opens[UNKNOWN] = NEVER
         opens = self._least(opens, more_ends.clamp(min=0))
         most = max(1, int(need[fits].max()))
-        left = torch.arange(-1, most)[:, None, None, None] - cost
-        easy = fits & (left >= rest[after].maximum(rest[leaf]))
+        free = torch.arange(-1, most)[:, None, None, None] - cost
+        easy = fits & (free >= rest[after].maximum(rest[leaf]))
         opens_after = opens[after].minimum(opens[leaf])
-        easy &= (left == 0) | (left >= opens_after)
+        easy &= (free == 0) | (free >= opens_after)
         helps = torch.zeros_like(self.takes)
         fewer = (more_rest < 0) & (more_ends <= 0) & (after != UNKNOWN)
-        for number, bit in enumerate(self.kind.tolist()):
-            helps |= torch.where(fewer[:, number], bit, 0)
+        for label, bit in enumerate(self.kind.tolist()):
+            helps |= torch.where(fewer[:, label], bit, 0)
         ways = fits.flatten(1).sum(1)
-        _, label, category = fits.nonzero(as_tuple=True)
+        _, labels, categories = fits.nonzero(as_tuple=True)
         self.set_tables(
             ends=ends,
             rest=rest,
             ways=torch.stack([ways, ways.cumsum(0) - ways]),
-            label=label,
-            category=category,
+            label=labels,
+            category=categories,
             own=leaf[fits],
             need=torch.where(self.attaches, need, NEVER)[:, fits],
             cost=cost[fits],
@@ -158,7 +159,7 @@ class CompletingSupport(Support):
     def backtracks(self, new: UndecidedNodes) -> Tensor:
         possible = super().backtracks(new)
         column = self.backtrack_columns(new)
-        # All nodes below the parent are left.
+        # All nodes below the parent are left for good.
         fits = possible & (column >= new.last[:, None])
         # Only where few nodes are to come, and it is not easy, the ways to attach are compared.
         row, back = (fits & self._has_few_to_come(new)[:, None]).nonzero(as_tuple=True)
@@ -169,8 +170,8 @@ class CompletingSupport(Support):
         fits[row[which], back[which]] = True
         return _if_any(fits, possible)
 
-    def choices(self, new: UndecidedNodes) -> Tensor:
-        fits = super().choices(new)
+    def attachments(self, new: UndecidedNodes) -> Tensor:
+        fits = super().attachments(new)
         row = self._has_few_to_come(new).nonzero()[:, 0]
         possible = fits[row].flatten(1)
         whole = torch.zeros_like(possible)
@@ -179,9 +180,13 @@ class CompletingSupport(Support):
         fits[row] = _if_any(whole, possible).unflatten(1, fits.shape[1:])
         return fits
 
+    def _free(self, new: UndecidedNodes) -> Tensor:
+        """Return the numbers of free nodes: those to come beyond the ends, (M,) long."""
+        return new.to_come - new.ends
+
     def _has_few_to_come(self, new: UndecidedNodes) -> Tensor:
         """Return where so few nodes are to come that the ways to attach new ones are compared."""
-        return new.to_come - new.ends < self.most + new.rest
+        return self._free(new) < self.most + new.rest
 
     def _is_easy(self, new: UndecidedNodes, row: Tensor, column: Tensor) -> Tensor:
         """Return where new nodes can be attached for certain, without comparing the ways.
@@ -194,10 +199,10 @@ class CompletingSupport(Support):
         Returns:
             (K,) bool.
         """
-        left = (new.to_come - new.ends).clamp(-1, self.most - 1)[row]
+        free = self._free(new).clamp(-1, self.most - 1)[row]
         others_are_complete = new.rest[row] == 0
         others_have_room = new.to_come[row] <= new.room_elsewhere[row, column]
-        return self.easy[left + 1, new.state[row, column]] & others_are_complete & others_have_room
+        return self.easy[free + 1, new.state[row, column]] & others_are_complete & others_have_room
 
     def _ways_to_attach(
         self, new: UndecidedNodes, row: Tensor, column: Tensor
@@ -212,22 +217,22 @@ class CompletingSupport(Support):
         Returns:
             Which of the K, and the number of the way, (L,) long each.
         """
-        left = (new.to_come - new.ends)[row]
-        needed = (new.to_come[row] - new.room_elsewhere[row, column]).clamp(0, len(NEEDS) - 1)
+        free = self._free(new)[row]
+        needed = need_index(new.to_come[row] - new.room_elsewhere[row, column])
         # All ways by the state of the parent, those of one of the K after those of the one before.
         count, first = self.ways[:, new.state[row, column]]
         which = torch.repeat_interleave(count)
         start = first - (count.cumsum(0) - count)
         way = torch.arange(len(which), device=row.device) + start[which]
-        possible = self.need[needed[which], way] <= left[which]
+        possible = self.need[needed[which], way] <= free[which]
         which = which[possible]
         way = way[possible]
-        left = left[which] - self.cost[way]
-        whole = self._completes(new, row[which], column[which], self.own[way], left)
+        free = free[which] - self.cost[way]
+        whole = self._completes(new, row[which], column[which], self.own[way], free)
         # The free nodes must find a place: at one of both ends, or at a node above.
-        above = (-self.opens[new.state[row]]).cummax(1).values.gather(1, column[:, None] - 1)
-        opens = self.opens_after[way].minimum(-above[which, 0])
-        whole &= (left == 0) | (opens <= left)
+        above = self.opens[new.state[row]].cummin(1).values.gather(1, column[:, None] - 1)
+        opens = self.opens_after[way].minimum(above[which, 0])
+        whole &= (free == 0) | (opens <= free)
         return which[whole], way[whole]
 
     def _most_rest_above(
@@ -244,11 +249,12 @@ class CompletingSupport(Support):
             (K,) long each.
         """
         rows, which = row.unique_consecutive(return_inverse=True)
+        # Of several with the largest rest, `cummax` names the last one.
         most, last = self.rest[new.state[rows]].cummax(1)
         return most[which, column - 1], last[which, column - 1]
 
     def _completes(
-        self, new: UndecidedNodes, row: Tensor, column: Tensor, own: Tensor, left: Tensor
+        self, new: UndecidedNodes, row: Tensor, column: Tensor, own: Tensor, free: Tensor
     ) -> Tensor:
         """Return whether new nodes and the nodes above some column can be completed.
 
@@ -260,15 +266,15 @@ class CompletingSupport(Support):
             row: Which of them, (K,) long, ascending.
             column: Column above which their further closures lead, (K,) long.
             own: Their states, (K,) long.
-            left: Numbers of free nodes after them, (K,) long.
+            free: Numbers of free nodes after them, (K,) long.
 
         Returns:
             (K,) bool.
         """
         most, last = self._most_rest_above(new, row, column)
-        fits = most <= left + self._helps(own, new.state[row, last])
+        fits = most <= free + self._helps(own, new.state[row, last])
         # Where the new node itself misses too many, a node above must help it.
-        late = (self.rest[own] > left).nonzero()[:, 0]
+        late = (self.rest[own] > free).nonzero()[:, 0]
         above = torch.arange(new.state.shape[1], device=row.device) < column[late, None]
         far = torch.where(above, new.state[row[late]], UNKNOWN)
         fits[late] &= self._helps(far, own[late, None]).any(1)
@@ -292,7 +298,7 @@ class CompletingSupport(Support):
         if new.variable.edge == 0:
             return possible
         most = new.rest.maximum(self.rest[new.own_state])
-        row = (most > new.to_come - new.ends).nonzero()[:, 0]
+        row = (most > self._free(new)).nonzero()[:, 0]
         if len(row):
             fits = possible[row] & self._completing_closures(new[row])
             possible[row] = _if_any(fits, possible[row])
@@ -310,17 +316,17 @@ class CompletingSupport(Support):
         Returns:
             (M, C) bool.
         """
-        left = new.to_come - new.ends
+        free = self._free(new)
         edge_next = new.variable.role is VariableRole.CLOSING_EDGE
         if edge_next:
-            length = new.x[-1][:, None]
+            length = new.lengths[-1][:, None]
         else:
-            length = torch.arange(self.cardinalities[new.count], device=left.device)
-            length = length.expand(len(left), -1)
+            length = torch.arange(self.cardinalities[new.count], device=free.device)
+            length = length.expand(len(free), -1)
         parent = self.parent_column(new)
-        closed = new.x[3 : new.count - edge_next : 2]  # lengths of the closures before this one
-        lowest = parent[:, 0] + 1 - closed[-1] if closed else parent[:, 0]
-        every_row = torch.arange(len(left), device=left.device)
+        before = new.lengths[:-1] if edge_next else new.lengths
+        lowest = parent[:, 0] + 1 - before[-1] if before else parent[:, 0]
+        every_row = torch.arange(len(free), device=free.device)
         most, waiting = self._most_rest_above(new, every_row, lowest)
 
         fits = (self.closing_kinds(new, length)[..., None] & self.kind) > 0
@@ -330,13 +336,13 @@ class CompletingSupport(Support):
         own = new.own_state[row]
         far_after = self.states.after[far, label, new.category[row]]
         own_after = self.states.after[own, label, self.states.category[far]]
-        passes_none = (most <= left)[row] | (waiting[row] <= column)
-        is_enough = self.rest[far_after] <= left[row]
-        completes = self._completes(new, row, column, own_after, left[row])
+        passes_none = (most <= free)[row] | (waiting[row] <= column)
+        is_enough = self.rest[far_after] <= free[row]
+        completes = self._completes(new, row, column, own_after, free[row])
         fits[row, n, label] = passes_none & is_enough & completes
         if edge_next:
             return fits[:, 0] | (length == 0)
-        none_waits = (most <= left) & (self.rest[new.own_state] <= left)
+        none_waits = (most <= free) & (self.rest[new.own_state] <= free)
         return torch.cat([none_waits[:, None], fits.any(2)[:, 1:]], 1)
 
 

@@ -110,6 +110,7 @@ def depth_first_code(adjacency: Tensor, mask: Tensor, entries: int) -> tuple[Ten
     lengths, targets = length.topk(entries, dim=-1, largest=False)
     absent = lengths > nodes
     codes = torch.where(absent, 0, lengths)
+    # The shortest length, that of the edge to the parent, is 1: the backtrack takes its place.
     codes[..., 0] = torch.cat([depth[:, :1], depth[:, :-1]], 1) - depth + 1
     codes[:, :1] = 0
     keep = mask[..., None]
@@ -137,6 +138,7 @@ class DepthFirstCode:
         edge_categories: Number of edge categories.
 
     Attributes:
+        node_categories, edge_categories: As the arguments.
         cardinalities: Number of values of each variable, V of them.
         longest: Largest backtrack, then `closures`.
         entries: Largest number E of earlier neighbours of a node: its parent and the closures.
@@ -145,6 +147,8 @@ class DepthFirstCode:
     def __init__(
         self, back: int, closures: list[int], *, node_categories: int, edge_categories: int
     ):
+        self.node_categories = node_categories
+        self.edge_categories = edge_categories
         self.entries = 1 + len(closures)
         self.longest = [back - 1, *closures]
         self.cardinalities = [back, edge_categories + 1, node_categories]

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -200,14 +201,14 @@ class PathNetwork(Network):
             context: Its mask (B, N) says which nodes are real.
         """
         mask = context.mask
-        conditions = getattr(context, "condition_values", None)
+        conditions = context.condition_values
         x = torch.where(mask[..., None], x, 0)
         folded = Folded(self)
         # All nodes go through the network, those at padding as well.
         number = torch.arange(mask.shape[1], device=mask.device)
-        to_come = (mask.sum(1, keepdim=True) - number).clamp(min=0)
+        remaining = (mask.sum(1, keepdim=True) - number).clamp(min=0)
         path = Path.before_each(x, self.support.states, self.support.pad)
-        h, on_path = self._inputs(x, path, to_come, folded)
+        h, on_path = self._inputs(x, path, remaining, folded)
         if conditions is not None:
             of_nodes = self.contribution(x.flatten(0, 1), path).unflatten(0, mask.shape)
             so_far = F.pad(of_nodes.cumsum(1)[:, :-1], (0, 0, 1, 0))
@@ -215,18 +216,18 @@ class PathNetwork(Network):
         h = self.norm(self.attend(self.dropout(h), self.biases(on_path)))
         # Only real nodes have variables.
         path = path.take(mask.flatten().nonzero()[:, 0])
-        undecided = self.support.new_nodes(path.levels.state, path.depth, to_come[mask] - 1)
+        undecided = self.support.new_nodes(path.levels.state, path.depth, remaining[mask] - 1)
         yield Step(mask.nonzero(as_tuple=True), folded.new_nodes(h[mask], undecided))
 
     def _inputs(
-        self, x: Tensor, path: Path, to_come: Tensor, folded: Folded
+        self, x: Tensor, path: Path, remaining: Tensor, folded: Folded
     ) -> tuple[Tensor, Tensor]:
         """Return the inputs of all positions of complete graphs, without conditions.
 
         Args:
             x: Variables of the nodes, (B, N, V) long.
             path: The paths before them, B * N, those of one graph after the other.
-            to_come: How many nodes of the graph are to come, these included, (B, N) long.
+            remaining: How many nodes of the graph are to come, these included, (B, N) long.
             folded: Rearranged parameters.
 
         Returns:
@@ -248,12 +249,12 @@ class PathNetwork(Network):
             codes,
             before.flatten(0, 1),
             torch.arange(nodes, device=x.device).repeat(batch),
-            to_come.flatten(),
+            remaining.flatten(),
         )
         return h.unflatten(0, (batch, nodes)), last.number.unflatten(0, (batch, nodes))
 
     def start(self, context: Context) -> PathState:
-        return PathState(self, context.mask, getattr(context, "condition_values", None))
+        return PathState(self, context.mask, context.condition_values)
 
     def logits(self, hidden: DrawnNodes) -> Tensor:
         logits = super().logits(self.heads.logits(hidden))
@@ -276,7 +277,8 @@ class PathNetwork(Network):
         rows = None
         if hidden.undecided.variable.role is VariableRole.LENGTH:
             rows = x.nonzero()[:, 0]
-            hidden = DrawnNodes(hidden.attended, None, hidden.decided, hidden.undecided)[rows]
+            # From here on, heads are evaluated one by one.
+            hidden = replace(hidden, common=None)[rows]
             x = x[rows]
         decided = self.heads.decide(hidden, x)
         undecided = self.support.add(hidden.undecided, x)
@@ -297,7 +299,7 @@ class PathState(ParticleState):
         cache: Keys and values of the attention for all nodes so far.
         path: The paths, B of them.
         codes: Level code of each level of the paths, (B, W) long.
-        levels: Channels of each level, (B, W, level width).
+        level_channels: Channels of each level, (B, W, level width).
         before: Channels of the last node, (B, C).
         conditions: Conditions, (B, P), or None.
         so_far: Contributions of all nodes to the conditions, (B, P); only with conditions.
@@ -311,13 +313,13 @@ class PathState(ParticleState):
         self.path = Path.start(len(mask), mask.shape[1], network.support.pad, mask.device)
         shape = self.path.table.shape[1:]
         self.codes = self.path.depth.new_zeros(shape)
-        self.levels = self.folded.embeddings.levels.new_zeros(
-            *shape, self.folded.embeddings.levels.shape[1]
+        self.level_channels = self.folded.embeddings.level_table.new_zeros(
+            *shape, self.folded.embeddings.level_table.shape[1]
         )
         self.before = network.features.no_node.repeat(len(mask), 1)
         self.conditions = None if conditions is None else conditions[self.order.rows]
         if conditions is not None:
-            self.so_far = self.levels.new_zeros(conditions.shape)
+            self.so_far = self.level_channels.new_zeros(conditions.shape)
 
     def step(self) -> Step | None:
         """Go on to the next node of all unfinished graphs; None once all are complete."""
@@ -325,14 +327,14 @@ class PathState(ParticleState):
         if at is None:
             return None
         count, number = len(at[0]), at[1]
-        to_come = self.order.sizes[:count] - number
+        remaining = self.order.sizes[:count] - number
         index = self.path.last_levels(count)
         h = net.features(
-            F.embedding(index, self.levels.flatten(0, 1)),
+            F.embedding(index, self.level_channels.flatten(0, 1)),
             self.codes.flatten()[index],
             self.before[:count],
             index.new_tensor(number),
-            to_come,
+            remaining,
         )
         if self.conditions is not None:
             so_far = self.so_far[:count, None]
@@ -340,7 +342,7 @@ class PathState(ParticleState):
         on_path = self.path.at(index).number
         h = net.norm(self.attend(h, net.biases.of_next(on_path, number)))
         state = self.path.levels.state[:count, : net.support.pad + number + 1]
-        undecided = net.support.new_nodes(state, self.path.depth[:count], to_come - 1)
+        undecided = net.support.new_nodes(state, self.path.depth[:count], remaining - 1)
         return Step(at, self.folded.new_nodes(h, undecided))
 
     def attend(self, h: Tensor, bias: Tensor) -> Tensor:
@@ -371,7 +373,7 @@ class PathState(ParticleState):
         self.codes.view(-1)[changed] = codes
         neighbours = self.path.flat_neighbours[changed]
         channels = net.features.of_levels(codes, neighbours, folded)
-        self.levels.view(-1, self.levels.shape[-1])[changed] = channels
+        self.level_channels.view(-1, self.level_channels.shape[-1])[changed] = channels
 
     def take(self, rows: Tensor) -> None:
         """Replace the batch in place by graphs of it.
@@ -383,7 +385,7 @@ class PathState(ParticleState):
         self.cache.take(index)
         self.path = self.path.take(index)
         self.codes = self.codes[index]
-        self.levels = self.levels[index]
+        self.level_channels = self.level_channels[index]
         self.before = self.before[index]
         if self.conditions is not None:
             self.conditions = self.conditions[index]

@@ -39,15 +39,19 @@ UNKNOWN = 0
 MOST_EDGES = 12
 MOST_STATES = 50_000
 Environment = tuple[int, tuple[int, ...]]
-"""A node category, and the neighbours in rising order."""
+"""A node category, and its neighbours (`packed_neighbour`) in rising order."""
 
 
-def packed_neighbour(edge: Tensor, category: Tensor) -> Tensor:
-    """Return a neighbour as one number: `edge` (label or category) and its own `category`."""
+def packed_neighbour(edge: Any, category: Any) -> Any:
+    """Return a neighbour as one number: `edge` (label or category) and its own `category`.
+
+    In paths the edge is a label, in environments a category, as in configurations. All are numbers,
+    or long tensors of one shape.
+    """
     return edge * NEIGHBOUR_BASE + category
 
 
-def unpacked_neighbour(packed: Tensor) -> tuple[Tensor, Tensor]:
+def unpacked_neighbour(packed: Any) -> tuple[Any, Any]:
     """Return the edge and the category of which `packed_neighbour` has made one number."""
     return packed // NEIGHBOUR_BASE, packed % NEIGHBOUR_BASE
 
@@ -184,7 +188,7 @@ class Environments:
             "nodes" and "edges", lists of integers, and "known", a list of lists of integers.
         """
         known = sorted(self.known)
-        rows = [[n, *(v for k in around for v in divmod(k, NEIGHBOUR_BASE))] for n, around in known]
+        rows = [[n, *(v for k in around for v in unpacked_neighbour(k))] for n, around in known]
         return {"nodes": self.nodes, "edges": self.edges, "known": rows}
 
     def merged(self, environments: Iterable[Environment]) -> list[Environment]:
@@ -210,7 +214,7 @@ class Environments:
         number: dict[Environment, int] = {}
         sums = torch.zeros(len(self.nodes), dtype=torch.long)
         for node, around in sorted(self.known):
-            weight = sum(edge_weights[k // NEIGHBOUR_BASE] for k in around)
+            weight = sum(edge_weights[unpacked_neighbour(k)[0]] for k in around)
             sums[node] = max(int(sums[node]), weight)
             for count in range(len(around) + 1):
                 for part in combinations(around, count):
@@ -226,7 +230,7 @@ class Environments:
             category[state], complete[state] = node, (self.nodes[node], around) in whole
             for k in range(len(around)):
                 before = number[node, around[:k] + around[k + 1 :]]
-                after[before, around[k] // NEIGHBOUR_BASE, around[k] % NEIGHBOUR_BASE] = state
+                after[before, *unpacked_neighbour(around[k])] = state
         first = torch.tensor([number.get((k, ()), UNKNOWN) for k in range(len(self.nodes))])
         after = after[:, self.edges][..., self.nodes]
         same = torch.arange(len(after))[:, None, None].expand(-1, 1, len(first))
@@ -255,7 +259,7 @@ class Environments:
                 and {*edges} <= {*self.edges}
             ):
                 pairs = zip(edges, around, strict=True)
-                return node, tuple(sorted(edge * NEIGHBOUR_BASE + other for edge, other in pairs))
+                return node, tuple(sorted(packed_neighbour(edge, other) for edge, other in pairs))
         raise UserError(
             f"an environment must list a node category, then the edge and node category of up to "
             f"{MOST_EDGES} neighbours, got {environment!r:.80}"

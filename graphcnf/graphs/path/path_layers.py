@@ -64,12 +64,12 @@ class FoldedEmbeddings:
     Attributes:
         variables: The embeddings of all V variables of a node, one table under the other.
         offsets: First row of each variable in `variables`, (V,) long.
-        levels: Embedding of every level code.
+        level_table: Embedding of every level code, in the order of `level_codes`.
     """
 
     variables: Tensor
     offsets: Tensor
-    levels: Tensor
+    level_table: Tensor
 
 
 class PathFeatures(nn.Module):
@@ -130,7 +130,7 @@ class PathFeatures(nn.Module):
         levels = self.category_weight.weight[:, None] + self.degree_ring.weight
         # Level code 0, for no node, has the embedding 0.
         levels = F.pad(levels.flatten(0, 1), (0, 0, 1, 0))
-        return FoldedEmbeddings(torch.cat(tables), sizes.cumsum(0), levels)
+        return FoldedEmbeddings(torch.cat(tables), sizes.cumsum(0), level_table=levels)
 
     def of_levels(self, codes: Tensor, neighbours: Tensor, folded: FoldedEmbeddings) -> Tensor:
         """Embed levels of paths.
@@ -145,7 +145,7 @@ class PathFeatures(nn.Module):
         """
         label, category = unpacked_neighbour(neighbours[:, :SEEN_NEIGHBOURS])
         pairs = label * self.categories + category
-        return F.embedding(codes, folded.levels) + self.neighbours(pairs)
+        return F.embedding(codes, folded.level_table) + self.neighbours(pairs)
 
     def of_nodes(self, x: Tensor, folded: FoldedEmbeddings) -> Tensor:
         """Embed nodes by all their variables.
@@ -160,7 +160,7 @@ class PathFeatures(nn.Module):
         return F.embedding_bag(x + folded.offsets, folded.variables, mode="sum")
 
     def forward(
-        self, levels: Tensor, codes: Tensor, before: Tensor, number: Tensor, to_come: Tensor
+        self, levels: Tensor, codes: Tensor, before: Tensor, number: Tensor, remaining: Tensor
     ) -> Tensor:
         """Embed what is known before R nodes, without conditions.
 
@@ -171,14 +171,14 @@ class PathFeatures(nn.Module):
             before: Embeddings of the nodes before them, as `of_nodes` returns them; `no_node`
                 before the first node, (R, C).
             number: Their numbers in their graphs, (R,) or () long.
-            to_come: How many nodes of the graph are to come, these included, (R,) long.
+            remaining: How many nodes of the graph are to come, these included, (R,) long.
 
         Returns:
             Inputs of the attention, (R, C).
         """
         ngrams = self._ngrams(codes)
         of_path = self.levels(levels.flatten(1)) + self.all_ngrams(ngrams)
-        return of_path + before + self.number(number) + self.to_come(to_come)
+        return of_path + before + self.number(number) + self.to_come(remaining)
 
     def _ngrams(self, codes: Tensor) -> Tensor:
         """Return the embeddings of the n-grams of level codes (R, SEEN_LEVELS), side by side."""
@@ -310,7 +310,7 @@ class NodeHeads(nn.Module):
     def logits(self, nodes: DrawnNodes) -> Tensor:
         """Return logits (M, C) of the next variable, also of values that are impossible."""
         k = nodes.undecided.count
-        if nodes.common is not None and k < COMMON:
+        if nodes.common is not None:
             channels = nodes.common[:, k * self.hidden : (k + 1) * self.hidden]
         else:
             channels = self.first[k](nodes.attended)

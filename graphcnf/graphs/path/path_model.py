@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from graphcnf.categorical.autoregressive import AutoregressiveFlow
+from graphcnf.categorical.categorical_flow import total
 from graphcnf.errors import UserError
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs, batches
 from graphcnf.graphs.coded import CodedModel
@@ -49,10 +50,10 @@ def support_with_rules(
     Raises:
         UserError: if the arguments do not fit the code, or allow no graph of three nodes.
     """
-    _, edges, categories = code.cardinalities[:3]
-    if len(edge_weights) != edges - 1 or min(edge_weights) != 1:
+    categories = code.node_categories
+    if len(edge_weights) != code.edge_categories or min(edge_weights) != 1:
         raise UserError(
-            f"edge_weights must be {edges - 1} whole numbers, the smallest of them 1, "
+            f"edge_weights must be {code.edge_categories} whole numbers, the smallest of them 1, "
             f"got {edge_weights}"
         )
     if environments is not None:
@@ -119,13 +120,15 @@ class PathModel(CodedModel):
         self.code = DepthFirstCode(back, closures, **categories)
         weights = [1] * edge_categories if edge_weights is None else edge_weights
         support = support_with_rules(self.code, weights, largest_sums, environments)
-        network = {"max_nodes": max_nodes, "conditions": conditions, **network}
-        probabilities = self.network_classes[0](self.code, support, **network)
+        make_network = self.network_classes[0]
+        made = make_network(
+            self.code, support, max_nodes=max_nodes, conditions=conditions, **network
+        )
         if conditions is not None:
             from graphcnf.graphs.conditions import ConditionEmbedding
 
             self.size_network = ConditionEmbedding(conditions, max_nodes + 1)
-        self.flow = AutoregressiveFlow(probabilities)
+        self.flow = AutoregressiveFlow(made)
 
     @staticmethod
     def measure(graphs: PackedGraphs, **options) -> dict:
@@ -194,14 +197,14 @@ class PathModel(CodedModel):
         check_integer("orders", orders, 1, LARGEST_ORDERS)
         batch = batch.check(self.config)
         graphs, owners = renumbered(batch.to_packed(), orders)
-        total = torch.full((len(batch),), -torch.inf, device=batch.mask.device)
+        summed = torch.full((len(batch),), -torch.inf, device=batch.mask.device)
         for chosen in batches(graphs.node_counts):
             part = GraphBatch.collate(graphs, chosen).to(batch.mask.device)
             owner = torch.from_numpy(owners[chosen]).to(batch.mask.device)
             if batch.condition_values is not None:
                 part.condition_values = batch.condition_values[owner]
-            log_p: Any = sum(bound.value() for bound in self.bounds(part).values())
-            total = total.to(log_p)
+            log_p = total(self.bounds(part).values())
+            summed = summed.to(log_p)
             for k in owner.unique().tolist():
-                total[k] = torch.logaddexp(total[k], torch.logsumexp(log_p[owner == k], 0))
-        return total
+                summed[k] = torch.logaddexp(summed[k], torch.logsumexp(log_p[owner == k], 0))
+        return summed

@@ -70,10 +70,10 @@ class UndecidedNodes:
         own_state: State of the new node, (M,) long; 0 before its category is decided.
         room_left: Rooms of all possible parents of the node after the new one, added up, without
             that of the new one, (M,) long; 0 before its category is decided.
-        choices: Which labels of the edge to the parent, and with each which categories of the new
-            node are possible, (M, E + 1, C) bool; (M,) before the backtrack is decided.
         ends, rest, last: What edges around them are missing, (M,) long each, see
             `graphcnf.graphs.path.completion.CompletingSupport`; 0 if there are no environments.
+        choices: Which labels of the edge to the parent, and with each which categories of the new
+            node are possible, (M, E + 1, C) bool; None before the backtrack is decided.
         x: The variables that are decided, in the order of `DepthFirstCode`, (M,) long each.
     """
 
@@ -83,16 +83,18 @@ class UndecidedNodes:
     to_come: Tensor
     own_state: Tensor
     room_left: Tensor
-    choices: Tensor
     ends: Tensor
     rest: Tensor
     last: Tensor
+    choices: Tensor | None = None
     x: tuple[Tensor, ...] = ()
 
     def __getitem__(self, rows: Tensor) -> UndecidedNodes:
         """Return K of the M nodes; `rows` are their indices, (K,) long."""
-        some = {name: value[rows] for name, value in vars(self).items() if name != "x"}
-        return UndecidedNodes(**some, x=tuple(value[rows] for value in self.x))
+        x = tuple(value[rows] for value in self.x)
+        choices = None if self.choices is None else self.choices[rows]
+        others = {k: v[rows] for k, v in vars(self).items() if k not in ("x", "choices")}
+        return UndecidedNodes(**others, x=x, choices=choices)
 
     @property
     def count(self) -> int:
@@ -105,6 +107,11 @@ class UndecidedNodes:
         return Variable.number(self.count)
 
     @property
+    def backtrack(self) -> Tensor:
+        """Backtrack of the new node, (M,) long."""
+        return self.x[0]
+
+    @property
     def edge(self) -> Tensor:
         """Label of the edge to the parent, (M,) long."""
         return self.x[1]
@@ -113,6 +120,16 @@ class UndecidedNodes:
     def category(self) -> Tensor:
         """Category of the new node, (M,) long."""
         return self.x[2]
+
+    @property
+    def lengths(self) -> tuple[Tensor, ...]:
+        """Lengths of its closures that are decided, (M,) long each."""
+        return self.x[3::2]
+
+
+def need_index(needed: Tensor) -> Tensor:
+    """Return which of `NEEDS` stands for the room that is needed, long, of the same shape."""
+    return needed.clamp(0, len(NEEDS) - 1)
 
 
 class Support(nn.Module):
@@ -135,7 +152,7 @@ class Support(nn.Module):
         reach: Largest backtrack.
         branches: True if the next node can have the same parent as the new one, False if paths
             never backtrack.
-        pad: Number of columns of zeros in `Path.tables`, enough for every backtrack and closure.
+        pad: Number of columns of zeros in `Path.table`, enough for every backtrack and closure.
         ends: How many nodes without other edges a node in each state must still get, (S,) long; 0
             without environments, see `graphcnf.graphs.path.completion`.
         leaf: State of a new node with only the edge to its parent, by state of the parent, label of
@@ -245,7 +262,7 @@ class Support(nn.Module):
         """Return M new nodes of which no variable is decided.
 
         Args:
-            state: State of the node at each level of the path, of `Path.tables`, (M, W) long.
+            state: State of the node at each level of the path, of `Path.table`, (M, W) long.
             depth: Level of the previous node, (M,) long.
             to_come: Number of nodes of the graph after the new one, (M,) long.
         """
@@ -263,7 +280,6 @@ class Support(nn.Module):
             to_come=to_come,
             own_state=zero,
             room_left=zero,
-            choices=zero,
             ends=zero,
             rest=zero,
             last=zero,
@@ -282,9 +298,12 @@ class Support(nn.Module):
             case VariableRole.BACKTRACK:
                 fits = self.backtracks(new)
             case VariableRole.PARENT_EDGE:
+                assert new.choices is not None
                 fits = new.choices.any(2)
             case VariableRole.CATEGORY:
-                fits = new.choices[torch.arange(len(new.depth), device=new.depth.device), new.edge]
+                assert new.choices is not None
+                every_row = torch.arange(len(new.depth), device=new.depth.device)
+                fits = new.choices[every_row, new.edge]
             case VariableRole.LENGTH:
                 fits = self._lengths(new)
             case VariableRole.CLOSING_EDGE:
@@ -304,7 +323,7 @@ class Support(nn.Module):
 
     def parent_column(self, new: UndecidedNodes) -> Tensor:
         """Return the column in `state` of the parent of each new node, (M, 1) long."""
-        return (new.depth - new.x[0]).clamp(min=-1)[:, None] + self.pad
+        return (new.depth - new.backtrack).clamp(min=-1)[:, None] + self.pad
 
     def room_needed(self, new: UndecidedNodes, column: Tensor) -> Tensor:
         """Return how much room new nodes must have together with a possible parent.
@@ -319,7 +338,7 @@ class Support(nn.Module):
             The number of the room in `NEEDS`, (M, P) long: the first index of `attaches`.
         """
         needed = new.to_come[:, None] - new.room_elsewhere.gather(1, column)
-        return needed.clamp(0, len(NEEDS) - 1)
+        return need_index(needed)
 
     def backtracks(self, new: UndecidedNodes) -> Tensor:
         """Return the possible backtracks of M new nodes, (M, P) bool; subclasses may rule out more.
@@ -332,7 +351,7 @@ class Support(nn.Module):
         attaches = self.attaches_at[self.room_needed(new, column), state]
         return ((state != UNKNOWN) | first) & attaches
 
-    def choices(self, new: UndecidedNodes) -> Tensor:
+    def attachments(self, new: UndecidedNodes) -> Tensor:
         """Return which edges and categories are possible once parents are decided.
 
         Subclasses may rule out more.
@@ -341,7 +360,7 @@ class Support(nn.Module):
             new: The M new nodes.
 
         Returns:
-            (M, E + 1, C) bool, see `UndecidedNodes`.
+            (M, E + 1, C) bool, `choices` of `UndecidedNodes`.
         """
         column = self.parent_column(new)
         needed = self.room_needed(new, column)
@@ -392,13 +411,13 @@ class Support(nn.Module):
         fits = (self.closing_kinds(new, length.expand(len(new.depth), -1)) > 0) & (length >= 2)
         if new.variable.edge > 1:
             # Lengths increase, and after a length of 0 all are 0.
-            previous = new.x[-2][:, None]
+            previous = new.lengths[-1][:, None]
             fits = fits & (length > previous) & (previous > 0)
         return fits | (length == 0)
 
     def _closing_edges(self, new: UndecidedNodes) -> Tensor:
         """Return the possible labels of the edge of a closure of M new nodes, (M, E + 1) bool."""
-        length = new.x[-1][:, None]
+        length = new.lengths[-1][:, None]
         kinds = self.closing_kinds(new, length)
         return torch.where(length > 0, (kinds & self.kind) > 0, self.kind == 0)
 
@@ -415,11 +434,11 @@ class Support(nn.Module):
         decided = replace(new, x=(*new.x, x))
         match new.variable.role:
             case VariableRole.BACKTRACK:
-                return replace(decided, choices=self.choices(decided))
+                return replace(decided, choices=self.attachments(decided))
             case VariableRole.CATEGORY:
                 return self._with_parent(decided)
             case VariableRole.CLOSING_EDGE:
-                return self._with_edge(decided, x, new.x[-1])
+                return self._with_edge(decided, x, new.lengths[-1])
         return decided
 
     def _with_parent(self, new: UndecidedNodes) -> UndecidedNodes:
