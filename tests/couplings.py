@@ -134,7 +134,7 @@ def gradients_reach_every_parameter(make_case: MakeCase):
 
 def stepping_equals_all_at_once(make_case: MakeCase):
     """Drawing and teacher forcing give the same probabilities, to any given categories."""
-    case = make_case(40, 12)
+    case = make_case(20, 12)
     x = case.categories
     assert_stepping_agrees(case.coupling.network, x, case.context, atol=1e-10, rtol=0)
     with torch.no_grad():
@@ -142,7 +142,7 @@ def stepping_equals_all_at_once(make_case: MakeCase):
 
 
 def conditionals_sum_to_one_and_see_earlier_steps_only(make_case: MakeCase):
-    case = make_case(30, 12)
+    case = make_case(15, 12)
     coupling, x = case.coupling, case.categories
     torch.manual_seed(0)
     with torch.no_grad():
@@ -195,7 +195,7 @@ def samples_do_not_depend_on_the_batch(make_case: MakeCase):
 
 
 def low_temperature_takes_the_most_probable_category(make_case: MakeCase):
-    case = make_case(20, 12)
+    case = make_case(12, 12)
     inverse, context = case.coupling.inverse, case.context
     with torch.no_grad():
         z = [StandardLogistic().sample(case.x.shape) for _ in range(2)]
@@ -233,7 +233,7 @@ IN_FLOAT64 = [
 
 def round_trips_keep_every_category(make_case: MakeCase):
     torch.manual_seed(0)
-    case = make_case(64, 12)
+    case = make_case(32, 12)
     z, log_term = case.coupling(case.x, case.context)
     assert z.dtype == log_term.dtype == torch.float32
     back = case.coupling.inverse(z, case.context)
@@ -241,7 +241,7 @@ def round_trips_keep_every_category(make_case: MakeCase):
 
 
 def autocast_keeps_log_terms_in_float32_and_categories(make_case: MakeCase):
-    case = make_case(64, 12)
+    case = make_case(32, 12)
     with torch.no_grad():
         _, expected = case.coupling(case.x, case.context)
         with torch.autocast("cpu", dtype=torch.bfloat16):
