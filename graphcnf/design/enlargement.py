@@ -257,12 +257,12 @@ class _Sources:
         most = len(self.old) if most is None else most
         if k < most:
             return k
-        roles = [Variable.number(k).role]
+        roles = [Variable.at(k).role]
         if (
             VariableRole.CLOSING_EDGE in roles
         ):  # where no closure is known, from the edge to the parent
             roles.append(VariableRole.PARENT_EDGE)
-        return max(j for j in range(most) if Variable.number(j).role in roles)
+        return max(j for j in range(most) if Variable.at(j).role in roles)
 
     def values(self, k: int) -> Tensor:
         """Return the source of each value of a variable.
@@ -273,7 +273,7 @@ class _Sources:
         Returns:
             Values of the trained network's variable, (values,) long.
         """
-        role = Variable.number(k).role
+        role = Variable.at(k).role
         if role is VariableRole.CATEGORY:
             return self.nodes
         if role is VariableRole.PARENT_EDGE:

@@ -152,7 +152,7 @@ class LinkedProgress(Progress):
         Returns:
             (P, cardinality) bool.
         """
-        role = Variable.number(len(previous)).role
+        role = Variable.at(len(previous)).role
         if role is VariableRole.LENGTH:
             return self._lengths(previous, cardinality)
         fits = super().mask(previous, cardinality)
@@ -249,7 +249,7 @@ class LinkedProgress(Progress):
         """
         number = torch.arange(self.at.shape[1], device=level.device)
         above = number < level - 1
-        if Variable.number(len(previous)).edge > 1:
+        if Variable.at(len(previous)).edge > 1:
             above = number < level - previous[-2][:, None].clamp(min=1)
         waiting = (self.attachments_at > 0) & (self.attachments_at >= self.free[:, None])
         return above & waiting
@@ -317,7 +317,7 @@ class LinkedProgress(Progress):
             (R, cardinality) bool.
         """
         fits = super().placement_mask(placements, previous, cardinality)
-        role, number = Variable.number(len(previous))
+        role, number = Variable.at(len(previous))
         if role is VariableRole.LENGTH:
             return self._with_joins(placements, previous, fits)
         if role is VariableRole.CLOSING_EDGE:
@@ -337,7 +337,7 @@ class LinkedProgress(Progress):
         Returns:
             (R, cardinality) bool.
         """
-        number = Variable.number(len(previous)).edge
+        number = Variable.at(len(previous)).edge
         owner = placements.owner
         value = torch.arange(fits.shape[1], device=fits.device)[None]
         level = (self.depth[owner] - placements.back + 1)[:, None]
@@ -359,7 +359,7 @@ class LinkedProgress(Progress):
             placements: R placements, whose `lengths`, `edges` and `alive` change.
             previous: Values of their variables so far, (R,) long each, of which the last is new.
         """
-        role, number = Variable.number(len(previous) - 1)
+        role, number = Variable.at(len(previous) - 1)
         if previous and role is VariableRole.LENGTH:
             drawn = previous[-1]
             lengths, edges = placements.lengths, placements.edges

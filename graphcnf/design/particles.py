@@ -335,7 +335,7 @@ class Progress:
         """
         value = torch.arange(cardinality, device=self.depth.device)[None]
         f, k, first = self.fragment, len(previous), self.depth[:, None] < 0
-        role = Variable.number(k).role
+        role = Variable.at(k).role
         if role is VariableRole.CATEGORY and f.free_nodes is not None:
             return f.free_nodes.expand(len(first), -1)
         if role is VariableRole.CATEGORY or (role is VariableRole.CLOSING_EDGE and not f.rings):
@@ -464,7 +464,7 @@ class Progress:
         """
         value = torch.arange(cardinality, device=self.depth.device)[None]
         k, f = len(previous), self.fragment
-        role, number = Variable.number(k)
+        role, number = Variable.at(k)
         if role is VariableRole.BACKTRACK:
             return value == placements.back[:, None]
         if role is VariableRole.LENGTH:
@@ -507,7 +507,7 @@ class Progress:
         parent = self.depth[owner] - placements.back
         # An edge to a free node fills an attachment: to the parent where a component is entered, or
         # of a closure.
-        number = Variable.number(k).edge
+        number = Variable.at(k).edge
         edges = placements.edges[:, : 1 + number]
         joins = (edges[:, 1:] < 0) & (placements.lengths[:, :number] > 0)
         enters = placements.enters & (parent >= 0) & (self.attachments[owner, node] > 0)
@@ -541,7 +541,7 @@ class Progress:
             placements: R placements, whose `alive` changes.
             previous: Values of their variables so far, (R,) long each.
         """
-        role, number = Variable.number(len(previous) - 1)
+        role, number = Variable.at(len(previous) - 1)
         is_edge = previous and role in (VariableRole.PARENT_EDGE, VariableRole.CLOSING_EDGE)
         if not is_edge or not len(self.fragment.edges):
             return

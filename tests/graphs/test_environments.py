@@ -68,8 +68,8 @@ def test_what_is_certain_is_what_the_comparison_of_all_ways_finds(environments, 
     code = DepthFirstCode(4, [3, 3], **SIZES)
     support = support_with_rules(code, [1, 1], None, arguments)
     codes = every_code(support, code.cardinalities, nodes)
-    assert support.easy.any() and not support.easy.all()
-    support.easy.zero_()
+    assert support.surely_attaches.any() and not support.surely_attaches.all()
+    support.surely_attaches.zero_()
     assert torch.equal(codes, every_code(support, code.cardinalities, nodes))
 
 

@@ -28,4 +28,8 @@ The words of these files:
 - The *label* of an edge is its category plus 1; 0 stands for no edge.
 - The *state* of a node says what edges it has so far, as far as this matters for what edges it may
   still get.
+
+Sizes of tensors: B graphs of up to N nodes with V variables each; R or M nodes or paths at a time,
+K of them; W columns of levels; S states, E edge categories and C node categories in tables of
+states, E edges of a node to earlier ones and C channels elsewhere.
 """

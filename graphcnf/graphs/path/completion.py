@@ -52,89 +52,99 @@ class CompletingSupport(Support):
     Attributes:
         environments: The known environments.
         ends, rest: Missing edges of a node in each state: those to ends, and the others, (S,) long.
-        ways: How many ways there are to attach a new node to a node in each state, and the number
-            of the first of all A ways, (2, S) long. A way is a label and a category.
-        label, category, own: Label of the edge and category and state of the new node, of each way,
-            (A,) long.
-        need: Least number of free nodes before a way, with which both ends can be completed, and
-            there is as much room as `NEEDS` says, (NEEDS, A) long.
-        cost: By how many free nodes there are fewer after a way, (A,) long.
-        opens_after: Least entry of `opens` of both ends after a way, (A,) long.
-        opens: Least number of free nodes with which one of them can be attached to a node in each
-            state, (S,) long.
-        easy: Whether a new node can be attached to a node in each state for certain if all other
-            nodes are complete, first with -1 free nodes (the new node must be an end), then with 0
-            to `most` - 1, (most + 1, S) bool.
         helps: Kinds of edges to a neighbour of category c after which a node in state s has less
             rest and needs no more ends, (S, C) long, their bits added up.
-        most: Largest number in `need`.
+        way_counts, first_way: How many ways there are to attach a new node to a node in each state,
+            and the number of the first of all A ways, (S,) long. A way is a label and a category.
+        label, category, own: Label of the edge and category and state of the new node, of each way,
+            (A,) long.
+        free_needed: Least number of free nodes before a way, with which both ends can be completed,
+            and there is as much room as `NEEDS` says, (NEEDS, A) long.
+        free_used: By how many free nodes there are fewer after a way, (A,) long.
+        free_to_attach: Least number of free nodes with which one of them can be attached to a node
+            in each state, (S,) long.
+        free_to_attach_after: The least entry of `free_to_attach` of both ends after a way, (A,)
+            long.
+        surely_attaches: Whether a new node can be attached to a node in each state for certain if
+            all other nodes are complete, first with -1 free nodes (the new node must be an end),
+            then with 0 to `most` - 1, (most + 1, S) bool.
+        most: Largest number of free nodes that a way needs.
 
     Raises:
         UserError: if `environments` are none, or not of these categories.
     """
 
     rest: Tensor
-    ways: Tensor
+    helps: Tensor
+    way_counts: Tensor
+    first_way: Tensor
     label: Tensor
     category: Tensor
     own: Tensor
-    need: Tensor
-    cost: Tensor
-    opens_after: Tensor
-    opens: Tensor
-    easy: Tensor
-    helps: Tensor
+    free_needed: Tensor
+    free_used: Tensor
+    free_to_attach: Tensor
+    free_to_attach_after: Tensor
+    surely_attaches: Tensor
 
     def __init__(self, code: DepthFirstCode, edge_weights: list[int], environments: Any):
         known = Environments.of(environments, code.node_categories, code.edge_categories)
         super().__init__(code, known.states(edge_weights), limited=True)
         self.environments = known
         self._set_missing()
-        self.most = len(self.easy) - 1
+        self._set_ways()
 
     def _set_missing(self) -> None:
-        """Set the tables of missing edges."""
-        # All tables up to `helps` have the axes of `leaf`: state of the parent, label of the edge,
-        # category of the new node.
+        """Set the missing edges of each state, and which kinds of closures bring some."""
+        after = self.states.after
+        is_end = (after[:, 1:] == UNKNOWN).flatten(1).all(1)
+        attaches = self.attaches[0]
+        incomplete = torch.where(self.states.complete, 0, NEVER)
+        missing = self._least(incomplete, torch.where(attaches, 1, NEVER))
+        ends = self._least(incomplete, torch.where(attaches, is_end[self.leaf].long(), NEVER))
+        rest = missing - ends
+        # Axes: state of the node, label of the edge, category of its other end.
+        has_less_rest = rest[after] < rest[:, None, None]
+        needs_no_more_ends = ends[after] <= ends[:, None, None]
+        brings = has_less_rest & needs_no_more_ends & (after != UNKNOWN)
+        helps = torch.zeros_like(self.takes)
+        for label, bit in enumerate(self.kind.tolist()):
+            helps |= torch.where(brings[:, label], bit, 0)
+        self.set_tables(ends=ends, rest=rest, helps=helps)
+
+    def _set_ways(self) -> None:
+        """Set what each way to attach a new node needs, and leaves."""
+        # Axes: state of the parent, label of the edge, category of the new node.
         after = self.states.after
         leaf = self.leaf
-        fits = self.attaches[0]
-        is_end = (after[:, 1:] == UNKNOWN).flatten(1).all(1)
-        missing = torch.where(self.states.complete, 0, NEVER)
-        ends = self._least(missing, torch.where(fits, is_end[leaf].long(), NEVER))
-        rest = self._least(missing, torch.where(fits, 1, NEVER)) - ends
-        more_ends = ends[after] - ends[:, None, None]
-        more_rest = rest[after] - rest[:, None, None]
-        cost = more_ends + ends[leaf]
+        attaches = self.attaches[0]
+        more_ends = self.ends[after] - self.ends[:, None, None]
+        used = more_ends + self.ends[leaf]
         # Each closure brings the new node an edge, and each free node one to each other node.
-        need = cost + rest[after].maximum(rest[leaf] - self.entries + 1)
-        opens = torch.where(fits, 1 + need, NEVER).amin((1, 2))
-        opens[UNKNOWN] = NEVER
-        opens = self._least(opens, more_ends.clamp(min=0))
-        most = max(1, int(need[fits].max()))
-        free = torch.arange(-1, most)[:, None, None, None] - cost
-        easy = fits & (free >= rest[after].maximum(rest[leaf]))
-        opens_after = opens[after].minimum(opens[leaf])
-        easy &= (free == 0) | (free >= opens_after)
-        helps = torch.zeros_like(self.takes)
-        fewer = (more_rest < 0) & (more_ends <= 0) & (after != UNKNOWN)
-        for label, bit in enumerate(self.kind.tolist()):
-            helps |= torch.where(fewer[:, label], bit, 0)
-        ways = fits.flatten(1).sum(1)
-        _, labels, categories = fits.nonzero(as_tuple=True)
+        needed = used + self.rest[after].maximum(self.rest[leaf] - self.entries + 1)
+        to_attach = torch.where(attaches, 1 + needed, NEVER).amin((1, 2))
+        to_attach[UNKNOWN] = NEVER
+        to_attach = self._least(to_attach, more_ends.clamp(min=0))
+        to_attach_after = to_attach[after].minimum(to_attach[leaf])
+        # How many nodes are free after each way, if -1, 0, 1, ... are before it.
+        self.most = max(1, int(needed[attaches].max()))
+        free = torch.arange(-1, self.most)[:, None, None, None] - used
+        completes_both = free >= self.rest[after].maximum(self.rest[leaf])
+        finds_place = (free == 0) | (free >= to_attach_after)
+        surely = attaches & completes_both & finds_place
+        counts = attaches.flatten(1).sum(1)
+        _, labels, categories = attaches.nonzero(as_tuple=True)
         self.set_tables(
-            ends=ends,
-            rest=rest,
-            ways=torch.stack([ways, ways.cumsum(0) - ways]),
+            way_counts=counts,
+            first_way=counts.cumsum(0) - counts,
             label=labels,
             category=categories,
-            own=leaf[fits],
-            need=torch.where(self.attaches, need, NEVER)[:, fits],
-            cost=cost[fits],
-            opens_after=opens_after[fits],
-            opens=opens,
-            easy=easy.flatten(2).any(2),
-            helps=helps,
+            own=leaf[attaches],
+            free_needed=torch.where(self.attaches, needed, NEVER)[:, attaches],
+            free_used=used[attaches],
+            free_to_attach=to_attach,
+            free_to_attach_after=to_attach_after[attaches],
+            surely_attaches=surely.flatten(2).any(2),
         )
 
     def _least(self, least: Tensor, cost: Tensor) -> Tensor:
@@ -161,10 +171,11 @@ class CompletingSupport(Support):
         column = self.backtrack_columns(new)
         # All nodes below the parent are left for good.
         fits = possible & (column >= new.last[:, None])
-        # Only where few nodes are to come, and it is not easy, the ways to attach are compared.
+        # Only where few nodes are to come, and it is not sure, the ways to attach are compared.
         row, back = (fits & self._has_few_to_come(new)[:, None]).nonzero(as_tuple=True)
-        hard = ~self._is_easy(new, row, column[row, back])
-        row, back = row[hard], back[hard]
+        unsure = ~self._surely_attaches(new, row, column[row, back])
+        row = row[unsure]
+        back = back[unsure]
         which, _ = self._ways_to_attach(new, row, column[row, back])
         fits[row, back] = False
         fits[row[which], back[which]] = True
@@ -188,7 +199,7 @@ class CompletingSupport(Support):
         """Return where so few nodes are to come that the ways to attach new ones are compared."""
         return self._free(new) < self.most + new.rest
 
-    def _is_easy(self, new: UndecidedNodes, row: Tensor, column: Tensor) -> Tensor:
+    def _surely_attaches(self, new: UndecidedNodes, row: Tensor, column: Tensor) -> Tensor:
         """Return where new nodes can be attached for certain, without comparing the ways.
 
         Args:
@@ -202,7 +213,11 @@ class CompletingSupport(Support):
         free = self._free(new).clamp(-1, self.most - 1)[row]
         others_are_complete = new.rest[row] == 0
         others_have_room = new.to_come[row] <= new.room_elsewhere[row, column]
-        return self.easy[free + 1, new.state[row, column]] & others_are_complete & others_have_room
+        return (
+            self.surely_attaches[free + 1, new.state[row, column]]
+            & others_are_complete
+            & others_have_room
+        )
 
     def _ways_to_attach(
         self, new: UndecidedNodes, row: Tensor, column: Tensor
@@ -220,19 +235,20 @@ class CompletingSupport(Support):
         free = self._free(new)[row]
         needed = need_index(new.to_come[row] - new.room_elsewhere[row, column])
         # All ways by the state of the parent, those of one of the K after those of the one before.
-        count, first = self.ways[:, new.state[row, column]]
+        parent = new.state[row, column]
+        count = self.way_counts[parent]
         which = torch.repeat_interleave(count)
-        start = first - (count.cumsum(0) - count)
+        start = self.first_way[parent] - (count.cumsum(0) - count)
         way = torch.arange(len(which), device=row.device) + start[which]
-        possible = self.need[needed[which], way] <= free[which]
+        possible = self.free_needed[needed[which], way] <= free[which]
         which = which[possible]
         way = way[possible]
-        free = free[which] - self.cost[way]
+        free = free[which] - self.free_used[way]
         whole = self._completes(new, row[which], column[which], self.own[way], free)
         # The free nodes must find a place: at one of both ends, or at a node above.
-        above = self.opens[new.state[row]].cummin(1).values.gather(1, column[:, None] - 1)
-        opens = self.opens_after[way].minimum(above[which, 0])
-        whole &= (free == 0) | (opens <= free)
+        above = self.free_to_attach[new.state[row]].cummin(1).values.gather(1, column[:, None] - 1)
+        to_attach = self.free_to_attach_after[way].minimum(above[which, 0])
+        whole &= (free == 0) | (free >= to_attach)
         return which[whole], way[whole]
 
     def _most_rest_above(
@@ -242,7 +258,7 @@ class CompletingSupport(Support):
 
         Args:
             new: The M new nodes.
-            row: Which of them, (K,) long, ascending.
+            row: Which of them, (K,) long; fastest in ascending order.
             column: Columns in `UndecidedNodes.state`, (K,) long.
 
         Returns:
@@ -263,7 +279,7 @@ class CompletingSupport(Support):
 
         Args:
             new: The M new nodes.
-            row: Which of them, (K,) long, ascending.
+            row: Which of them, (K,) long; fastest in ascending order.
             column: Column above which their further closures lead, (K,) long.
             own: Their states, (K,) long.
             free: Numbers of free nodes after them, (K,) long.

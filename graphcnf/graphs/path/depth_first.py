@@ -53,7 +53,7 @@ class Variable(NamedTuple):
     edge: int
 
     @classmethod
-    def number(cls, k: int) -> Variable:
+    def at(cls, k: int) -> Variable:
         """Return variable k of a node, in the order of `DepthFirstCode`."""
         if k < 3:
             return cls(
@@ -158,7 +158,7 @@ class DepthFirstCode:
     @staticmethod
     def part(k: int) -> str:
         """Return what variable k describes: "adjacency", "edges" or "nodes"."""
-        role = Variable.number(k).role
+        role = Variable.at(k).role
         if role is VariableRole.CATEGORY:
             return "nodes"
         return (

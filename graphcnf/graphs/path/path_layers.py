@@ -160,12 +160,12 @@ class PathFeatures(nn.Module):
         return F.embedding_bag(x + folded.offsets, folded.variables, mode="sum")
 
     def forward(
-        self, levels: Tensor, codes: Tensor, before: Tensor, number: Tensor, remaining: Tensor
+        self, channels: Tensor, codes: Tensor, before: Tensor, number: Tensor, remaining: Tensor
     ) -> Tensor:
         """Embed what is known before R nodes, without conditions.
 
         Args:
-            levels: Channels of the last levels of the paths to them, the deepest level first, as
+            channels: Channels of the last levels of the paths to them, the deepest level first, as
                 `of_levels` returns them, (R, SEEN_LEVELS, level width).
             codes: Level codes of these levels, (R, SEEN_LEVELS) long.
             before: Embeddings of the nodes before them, as `of_nodes` returns them; `no_node`
@@ -177,7 +177,7 @@ class PathFeatures(nn.Module):
             Inputs of the attention, (R, C).
         """
         ngrams = self._ngrams(codes)
-        of_path = self.levels(levels.flatten(1)) + self.all_ngrams(ngrams)
+        of_path = self.levels(channels.flatten(1)) + self.all_ngrams(ngrams)
         return of_path + before + self.number(number) + self.to_come(remaining)
 
     def _ngrams(self, codes: Tensor) -> Tensor:

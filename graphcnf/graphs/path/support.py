@@ -104,7 +104,7 @@ class UndecidedNodes:
     @property
     def variable(self) -> Variable:
         """The variable that is decided next."""
-        return Variable.number(self.count)
+        return Variable.at(self.count)
 
     @property
     def backtrack(self) -> Tensor:
@@ -146,7 +146,8 @@ class Support(nn.Module):
     Args:
         code: The variables of a node.
         states: The states of nodes.
-        limited: True if the states limit what edges a node may get.
+        limited: True if the states limit what edges a node may get; searches for graphs with a
+            given part ask for it.
 
     Attributes:
         reach: Largest backtrack.
@@ -161,14 +162,14 @@ class Support(nn.Module):
         attaches: Whether a new node can be attached, and it and its parent have room for as many
             nodes as `NEEDS` says, (NEEDS, S, E + 1, C) bool, indexed as `leaf`. State `UNKNOWN` and
             label 0 is for a first node.
-        attaches_at: Whether it can for some edge and category, (NEEDS, S) bool.
+        attaches_at: `attaches` for at least one label and category, (NEEDS, S) bool.
         no_backtrack: True for the backtrack 0, (P,) bool.
         kind: One bit for each kind of edges, by label, (E + 1,) long; 0 for no edge. Edges of one
             kind lead to the same states.
         takes: Kinds of edges to a neighbour of category c that a node in state s may get, (S, C)
             long, their bits added up.
-        keeps_room: Those of them after which the node still has room, first for one node, then for
-            any number, (2, S, C) long.
+        keeps_room: Those of the kinds in `takes` after which the node still has room, first for one
+            node, then for any number, (2, S, C) long.
 
     Raises:
         UserError: if there are too many kinds of edges.
@@ -205,14 +206,16 @@ class Support(nn.Module):
         """Set the tables of edges to parents."""
         first = self.states.first
         after = self.states.after
+        # From (new category, label, state of the parent) to (state of the parent, label, category).
         leaf = after[first][:, :, self.states.category].permute(2, 1, 0)
         fits = (after != UNKNOWN) & (leaf != UNKNOWN)
         fits[:, 0] = False
         room = self._rooms(fits, leaf)
-        both = room[leaf] + self.branches * room[after]
-        attaches = torch.stack([fits & (both >= need) for need in NEEDS])
-        attaches[:, UNKNOWN, 0] = room[first] >= torch.tensor(NEEDS)[:, None]
-        attaches[:, UNKNOWN, 0] &= first != UNKNOWN
+        parent_room = room[after] if self.branches else 0
+        attaches = torch.stack([fits & (room[leaf] + parent_room >= need) for need in NEEDS])
+        # A first node has no parent.
+        needs = torch.tensor(NEEDS)[:, None]
+        attaches[:, UNKNOWN, 0] = (first != UNKNOWN) & (room[first] >= needs)
         self.set_tables(
             ends=torch.zeros_like(room),
             leaf=leaf,
