@@ -3,11 +3,14 @@
 The names below are imported when they are first used.
 """
 
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 from graphcnf.registry import exported
 
-__version__ = version("graphcnf")
+try:
+    __version__ = version("graphcnf")
+except PackageNotFoundError:  # in the folder of the sources, which are not installed
+    __version__ = "unknown"
 
 __getattr__, __dir__, _names = exported(
     __name__,
