@@ -177,9 +177,9 @@ class SampleCounts:
             which is 0 if repeats are written; "seconds". Shares in [0, 1]: "strict_validity" of the
             graphs; of the valid ones "acceptance" by all filters, and "filters", those that pass
             each one. "removed": numbers of molecules by filter and alert. If properties were asked
-            for: "asked", for each of them the target as "value", the "mean" and the mean absolute
-            error "mae"; "best_of", candidates per record, and "drawn", the number of graphs drawn
-            for all of them.
+            for and a written molecule has them: "asked", for each of them the target as "value",
+            the "mean" and the mean absolute error "mae"; "best_of", candidates per record, and
+            "drawn", the number of graphs drawn for all of them.
         """
         asked = {
             name: {"value": value, "mean": total / count, "mae": distance / count}
