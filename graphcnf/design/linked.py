@@ -249,7 +249,7 @@ class LinkedProgress(Progress):
         """
         number = torch.arange(self.at.shape[1], device=level.device)
         above = number < level - 1
-        if Variable.at(len(previous)).edge > 1:
+        if Variable.at(len(previous)).edge_number > 1:
             above = number < level - previous[-2][:, None].clamp(min=1)
         waiting = (self.attachments_at > 0) & (self.attachments_at >= self.free[:, None])
         return above & waiting
@@ -337,7 +337,7 @@ class LinkedProgress(Progress):
         Returns:
             (R, cardinality) bool.
         """
-        number = Variable.at(len(previous)).edge
+        number = Variable.at(len(previous)).edge_number
         owner = placements.owner
         value = torch.arange(fits.shape[1], device=fits.device)[None]
         level = (self.depth[owner] - placements.back + 1)[:, None]

@@ -27,7 +27,7 @@ from graphcnf.errors import UserError
 from graphcnf.flows.transform import Context
 from graphcnf.graphs.batch import GraphBatch
 from graphcnf.graphs.path.depth_first import COMMON, DepthFirstCode, Variable, VariableRole
-from graphcnf.graphs.path.path_layers import DrawnNodes
+from graphcnf.graphs.path.path_layers import NodeHidden
 from graphcnf.graphs.path.support import Support
 
 FREE = -1  # in place of a fragment node's number: a node that is not part of the fragment
@@ -507,7 +507,7 @@ class Progress:
         parent = self.depth[owner] - placements.back
         # An edge to a free node fills an attachment: to the parent where a component is entered, or
         # of a closure.
-        number = Variable.at(k).edge
+        number = Variable.at(k).edge_number
         edges = placements.edges[:, : 1 + number]
         joins = (edges[:, 1:] < 0) & (placements.lengths[:, :number] > 0)
         enters = placements.enters & (parent >= 0) & (self.attachments[owner, node] > 0)
@@ -565,7 +565,7 @@ class Progress:
         first, free, member = self.depth < 0, node == FREE, node != FREE
         parent = torch.where(first, -1, (self.depth - x[:, 0]).clamp(min=0))
         own = self.support.states.sums[x[:, 2]]
-        edges, lengths = DepthFirstCode.edges(x), DepthFirstCode.lengths(x)
+        edges, lengths = DepthFirstCode.labels(x), DepthFirstCode.lengths(x)
         self._count_rings(parent, free, lengths[:, 1:])
         for edge, length in zip(edges.unbind(-1), lengths.unbind(-1), strict=True):
             real = ~first & (length > 0)
@@ -813,7 +813,7 @@ class ParticleSampler:
         return torch.searchsorted(below, places * below[-1], right=True).clamp(max=count - 1)
 
     def _step(
-        self, hidden: DrawnNodes, i: int, progress: Progress, known: Tensor, guide: Tensor
+        self, hidden: NodeHidden, i: int, progress: Progress, known: Tensor, guide: Tensor
     ) -> Tensor:
         """Draw node i of every particle into `known` and `progress`, in place.
 
@@ -913,7 +913,7 @@ class ParticleSampler:
         return torch.where(pending, math.log(min(share, 1.0)), 0.0).double()
 
     def _draw_placements(
-        self, hidden: DrawnNodes, placements: Placements, progress: Progress
+        self, hidden: NodeHidden, placements: Placements, progress: Progress
     ) -> tuple[Tensor, Tensor]:
         """Draw the variables of fragment nodes at their placements.
 
@@ -938,7 +938,7 @@ class ParticleSampler:
         return x, masses
 
     def _draw(
-        self, hidden: DrawnNodes, rows: Tensor, mask: Callable[[list[Tensor], int], Tensor]
+        self, hidden: NodeHidden, rows: Tensor, mask: Callable[[list[Tensor], int], Tensor]
     ) -> tuple[Tensor, Tensor]:
         """Draw the V variables of the next node, among the values that are possible.
 

@@ -34,8 +34,8 @@ class Context:
     Attributes:
         mask: ``x.shape[:-1]`` bool, True where an entry is real; ``(B, L)`` for ``(B, L, D)``.
         features: features of the entries, ``(B, ..., F)``.
-        noise: tape on which stochastic steps record their draws; once rewound, they replay it.
         condition_values: values of the conditions of whole samples, ``(B, P)``.
+        noise: tape on which stochastic steps record their draws; once rewound, they replay it.
         discarded: list to which `Split` appends the latents that it factors out.
         temperature: scale of the latents that `inverse` draws.
         generator: random generator of `inverse`, see `graphcnf.flows.draw_normal`.

@@ -5,6 +5,10 @@ batch: a token sequence. A `GraphCode` maps graphs to codes and back, one-to-one
 distribution of codes. Scoring encodes a graph and asks the network for the probability of its code;
 sampling draws a code by the network and decodes it. `CodedModel` takes the nodes in the order of
 the batch. `RandomOrder` draws the order, as a latent of the model, so that no order is preferred.
+
+    score:   graph -> code.encode -> x -> network.log_probs -> log p
+    encode:  graph -> code.encode -> x -> IntervalEncoding -> coupling -> latents
+    sample:  latents -> sigmoid -> network.draw -> x -> code.decode -> graph
 """
 
 from __future__ import annotations

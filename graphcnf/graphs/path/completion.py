@@ -26,7 +26,7 @@ from torch import Tensor
 
 from graphcnf.graphs.path.depth_first import DepthFirstCode, VariableRole
 from graphcnf.graphs.path.node_states import MOST_EDGES, UNKNOWN, Environments
-from graphcnf.graphs.path.support import Support, UndecidedNodes, need_index
+from graphcnf.graphs.path.support import Support, UndecidedNodes, room_index
 
 NEVER = 1 << 14
 """More missing edges than any number of nodes can bring."""
@@ -54,16 +54,16 @@ class CompletingSupport(Support):
         ends, rest: Missing edges of a node in each state: those to ends, and the others, (S,) long.
         helps: Kinds of edges to a neighbour of category c after which a node in state s has less
             rest and needs no more ends, (S, C) long, their bits added up.
-        way_counts, first_way: How many ways there are to attach a new node to a node in each state,
+        way_count, first_way: How many ways there are to attach a new node to a node in each state,
             and the number of the first of all A ways, (S,) long. A way is a label and a category.
-        label, category, own: Label of the edge and category and state of the new node, of each way,
-            (A,) long.
-        free_needed: Least number of free nodes before a way, with which both ends can be completed,
-            and there is as much room as `NEEDS` says, (NEEDS, A) long.
-        free_used: By how many free nodes there are fewer after a way, (A,) long.
+        way_label, way_category, way_state: Label of the edge, and category and state of the new
+            node, of each way, (A,) long.
+        way_needs_free: Least number of free nodes before a way with which both ends can be
+            completed, and there is as much room as `ROOMS` says, (ROOMS, A) long.
+        way_uses_free: By how many free nodes there are fewer after a way, (A,) long.
         free_to_attach: Least number of free nodes with which one of them can be attached to a node
             in each state, (S,) long.
-        free_to_attach_after: The least entry of `free_to_attach` of both ends after a way, (A,)
+        way_leaves_to_attach: The least entry of `free_to_attach` of both ends after a way, (A,)
             long.
         surely_attaches: Whether a new node can be attached to a node in each state for certain if
             all other nodes are complete, first with -1 free nodes (the new node must be an end),
@@ -71,20 +71,20 @@ class CompletingSupport(Support):
         most: Largest number of free nodes that a way needs.
 
     Raises:
-        UserError: if `environments` are none, or not of these categories.
+        UserError: if `environments` are malformed, or not of these categories.
     """
 
     rest: Tensor
     helps: Tensor
-    way_counts: Tensor
+    way_count: Tensor
     first_way: Tensor
-    label: Tensor
-    category: Tensor
-    own: Tensor
-    free_needed: Tensor
-    free_used: Tensor
+    way_label: Tensor
+    way_category: Tensor
+    way_state: Tensor
+    way_needs_free: Tensor
+    way_uses_free: Tensor
     free_to_attach: Tensor
-    free_to_attach_after: Tensor
+    way_leaves_to_attach: Tensor
     surely_attaches: Tensor
 
     def __init__(self, code: DepthFirstCode, edge_weights: list[int], environments: Any):
@@ -135,15 +135,15 @@ class CompletingSupport(Support):
         counts = attaches.flatten(1).sum(1)
         _, labels, categories = attaches.nonzero(as_tuple=True)
         self.set_tables(
-            way_counts=counts,
+            way_count=counts,
             first_way=counts.cumsum(0) - counts,
-            label=labels,
-            category=categories,
-            own=leaf[attaches],
-            free_needed=torch.where(self.attaches, needed, NEVER)[:, attaches],
-            free_used=used[attaches],
+            way_label=labels,
+            way_category=categories,
+            way_state=leaf[attaches],
+            way_needs_free=torch.where(self.attaches, needed, NEVER)[:, attaches],
+            way_uses_free=used[attaches],
             free_to_attach=to_attach,
-            free_to_attach_after=to_attach_after[attaches],
+            way_leaves_to_attach=to_attach_after[attaches],
             surely_attaches=surely.flatten(2).any(2),
         )
 
@@ -187,7 +187,7 @@ class CompletingSupport(Support):
         possible = fits[row].flatten(1)
         whole = torch.zeros_like(possible)
         which, way = self._ways_to_attach(new, row, self.parent_column(new)[row, 0])
-        whole[which, self.label[way] * fits.shape[2] + self.category[way]] = True
+        whole[which, self.way_label[way] * fits.shape[2] + self.way_category[way]] = True
         fits[row] = _if_any(whole, possible).unflatten(1, fits.shape[1:])
         return fits
 
@@ -233,21 +233,21 @@ class CompletingSupport(Support):
             Which of the K, and the number of the way, (L,) long each.
         """
         free = self._free(new)[row]
-        needed = need_index(new.to_come[row] - new.room_elsewhere[row, column])
+        needed = room_index(new.to_come[row] - new.room_elsewhere[row, column])
         # All ways by the state of the parent, those of one of the K after those of the one before.
         parent = new.state[row, column]
-        count = self.way_counts[parent]
+        count = self.way_count[parent]
         which = torch.repeat_interleave(count)
         start = self.first_way[parent] - (count.cumsum(0) - count)
         way = torch.arange(len(which), device=row.device) + start[which]
-        possible = self.free_needed[needed[which], way] <= free[which]
+        possible = self.way_needs_free[needed[which], way] <= free[which]
         which = which[possible]
         way = way[possible]
-        free = free[which] - self.free_used[way]
-        whole = self._completes(new, row[which], column[which], self.own[way], free)
+        free = free[which] - self.way_uses_free[way]
+        whole = self._completes(new, row[which], column[which], self.way_state[way], free)
         # The free nodes must find a place: at one of both ends, or at a node above.
         above = self.free_to_attach[new.state[row]].cummin(1).values.gather(1, column[:, None] - 1)
-        to_attach = self.free_to_attach_after[way].minimum(above[which, 0])
+        to_attach = self.way_leaves_to_attach[way].minimum(above[which, 0])
         whole &= (free == 0) | (free >= to_attach)
         return which[whole], way[whole]
 
@@ -311,7 +311,7 @@ class CompletingSupport(Support):
 
     def allowed(self, new: UndecidedNodes) -> Tensor:
         possible = super().allowed(new)
-        if new.variable.edge == 0:
+        if new.variable.edge_number == 0:
             return possible
         most = new.rest.maximum(self.rest[new.own_state])
         row = (most > self._free(new)).nonzero()[:, 0]
@@ -335,12 +335,12 @@ class CompletingSupport(Support):
         free = self._free(new)
         edge_next = new.variable.role is VariableRole.CLOSING_EDGE
         if edge_next:
-            length = new.lengths[-1][:, None]
+            length = new.closure_lengths[-1][:, None]
         else:
             length = torch.arange(self.cardinalities[new.count], device=free.device)
             length = length.expand(len(free), -1)
         parent = self.parent_column(new)
-        before = new.lengths[:-1] if edge_next else new.lengths
+        before = new.closure_lengths[:-1] if edge_next else new.closure_lengths
         lowest = parent[:, 0] + 1 - before[-1] if before else parent[:, 0]
         every_row = torch.arange(len(free), device=free.device)
         most, waiting = self._most_rest_above(new, every_row, lowest)

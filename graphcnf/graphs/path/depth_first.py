@@ -45,12 +45,12 @@ class Variable(NamedTuple):
 
     Attributes:
         role: What it says.
-        edge: Number of the edge to which it belongs: 0 for the edge to the parent, with which the
-            backtrack and the node's category go, and 1, 2, ... for the closures.
+        edge_number: Number of the edge to which it belongs: 0 for the edge to the parent, with
+            which the backtrack and the node's category go, and 1, 2, ... for the closures.
     """
 
     role: VariableRole
-    edge: int
+    edge_number: int
 
     @classmethod
     def at(cls, k: int) -> Variable:
@@ -191,7 +191,7 @@ class DepthFirstCode:
         return torch.cat([torch.ones_like(x[..., :1]), x[..., 3::2]], -1)
 
     @staticmethod
-    def edges(x: Tensor) -> Tensor:
+    def labels(x: Tensor) -> Tensor:
         """Return the categories of the edges of a node to earlier nodes.
 
         Args:
@@ -263,7 +263,7 @@ class DepthFirstCode:
         labels = path.new_zeros(batch, nodes, nodes)
         x = torch.where(mask[..., None], x, 0)
         depth = torch.zeros_like(rows)
-        lengths, edges = self.lengths(x), self.edges(x)
+        lengths, edges = self.lengths(x), self.labels(x)
         for i in range(1, nodes):
             depth = (depth - self.backtracks(x[:, i])).clamp(min=0) + 1
             path[rows, depth] = i

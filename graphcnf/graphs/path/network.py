@@ -33,9 +33,9 @@ from graphcnf.flows.transform import Context
 from graphcnf.graphs.path.depth_first import DepthFirstCode, VariableRole
 from graphcnf.graphs.path.path_layers import (
     AttentionBiases,
-    DrawnNodes,
     FoldedEmbeddings,
     NodeHeads,
+    NodeHidden,
     PathFeatures,
     level_codes,
 )
@@ -55,14 +55,14 @@ class Folded:
         self.embeddings: FoldedEmbeddings = network.features.fold()
         self.weight, self.bias = network.heads.fold()
 
-    def new_nodes(self, attended: Tensor, undecided: UndecidedNodes) -> DrawnNodes:
+    def hidden_state(self, attended: Tensor, undecided: UndecidedNodes) -> NodeHidden:
         """Return the hidden state of M new nodes of which no variable is decided.
 
         Args:
             attended: Output of the attention, (M, C).
             undecided: What `Support` knows of them.
         """
-        return DrawnNodes(attended, F.linear(attended, self.weight, self.bias), None, undecided)
+        return NodeHidden(attended, F.linear(attended, self.weight, self.bias), None, undecided)
 
 
 class PathNetwork(Network):
@@ -217,7 +217,7 @@ class PathNetwork(Network):
         # Only real nodes have variables.
         path = path.take(mask.flatten().nonzero()[:, 0])
         undecided = self.support.new_nodes(path.levels.state, path.depth, remaining[mask] - 1)
-        yield Step(mask.nonzero(as_tuple=True), folded.new_nodes(h[mask], undecided))
+        yield Step(mask.nonzero(as_tuple=True), folded.hidden_state(h[mask], undecided))
 
     def _inputs(
         self, x: Tensor, path: Path, remaining: Tensor, folded: Folded
@@ -256,11 +256,11 @@ class PathNetwork(Network):
     def start(self, context: Context) -> PathState:
         return PathState(self, context.mask, context.condition_values)
 
-    def logits(self, hidden: DrawnNodes) -> Tensor:
+    def logits(self, hidden: NodeHidden) -> Tensor:
         logits = super().logits(self.heads.logits(hidden))
         return logits.masked_fill(~self.support.allowed(hidden.undecided), -math.inf)
 
-    def embed(self, hidden: DrawnNodes, x: Tensor) -> tuple[DrawnNodes, Tensor | None]:
+    def embed(self, hidden: NodeHidden, x: Tensor) -> tuple[NodeHidden, Tensor | None]:
         """Add a decided variable to the hidden state of M new nodes.
 
         After a closure of length 0, all further variables of a node are 0, so that the node leaves
@@ -282,7 +282,7 @@ class PathNetwork(Network):
             x = x[rows]
         decided = self.heads.decide(hidden, x)
         undecided = self.support.add(hidden.undecided, x)
-        return DrawnNodes(hidden.attended, hidden.common, decided, undecided), rows
+        return NodeHidden(hidden.attended, hidden.common, decided, undecided), rows
 
 
 class PathState(ParticleState):
@@ -343,7 +343,7 @@ class PathState(ParticleState):
         h = net.norm(self.attend(h, net.biases.of_next(on_path, number)))
         state = self.path.levels.state[:count, : net.support.pad + number + 1]
         undecided = net.support.new_nodes(state, self.path.depth[:count], remaining - 1)
-        return Step(at, self.folded.new_nodes(h, undecided))
+        return Step(at, self.folded.hidden_state(h, undecided))
 
     def attend(self, h: Tensor, bias: Tensor) -> Tensor:
         """Return the output of the attention blocks for the next position of every row.

@@ -251,7 +251,7 @@ class AttentionBiases(nn.Module):
 
 
 @dataclass
-class DrawnNodes:
+class NodeHidden:
     """Hidden state of M new nodes while their variables are decided one after the other.
 
     Attributes:
@@ -269,11 +269,11 @@ class DrawnNodes:
     decided: Tensor | None
     undecided: UndecidedNodes
 
-    def __getitem__(self, rows: Tensor) -> DrawnNodes:
+    def __getitem__(self, rows: Tensor) -> NodeHidden:
         """Return the hidden state of K of the M nodes; `rows` are their indices, (K,) long."""
         common = None if self.common is None else self.common[rows]
         decided = None if self.decided is None else self.decided[rows]
-        return DrawnNodes(self.attended[rows], common, decided, self.undecided[rows])
+        return NodeHidden(self.attended[rows], common, decided, self.undecided[rows])
 
 
 class NodeHeads(nn.Module):
@@ -307,7 +307,7 @@ class NodeHeads(nn.Module):
         biases: list[Tensor] = [layer.get_parameter("bias") for layer in self.first[:COMMON]]
         return torch.cat(weights), torch.cat(biases)
 
-    def logits(self, nodes: DrawnNodes) -> Tensor:
+    def logits(self, nodes: NodeHidden) -> Tensor:
         """Return logits (M, C) of the next variable, also of values that are impossible."""
         k = nodes.undecided.count
         if nodes.common is not None:
@@ -318,7 +318,7 @@ class NodeHeads(nn.Module):
             channels = channels + self.gains[k] * nodes.decided
         return self.last[k](F.relu(channels))
 
-    def decide(self, nodes: DrawnNodes, x: Tensor) -> Tensor:
+    def decide(self, nodes: NodeHidden, x: Tensor) -> Tensor:
         """Return the sum (M, H) of the embeddings of the variables, x (M,) long among them."""
         embedded = self.decided[nodes.undecided.count](x)
         return embedded if nodes.decided is None else embedded + nodes.decided

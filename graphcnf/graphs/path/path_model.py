@@ -130,6 +130,10 @@ class PathModel(CodedModel):
             self.size_network = ConditionEmbedding(conditions, max_nodes + 1)
         self.flow = AutoregressiveFlow(made)
 
+    @property
+    def network(self) -> PathNetwork:
+        return self.flow.network
+
     @staticmethod
     def measure(graphs: PackedGraphs, **options) -> dict:
         """Return the arguments that depend on the training graphs, by their names in `measured`.

@@ -169,7 +169,7 @@ class Path:
         new_node = self.index(parent + 1)
         self._place(new_node, number, DepthFirstCode.categories(x), states)
         changed = [new_node]
-        edges = DepthFirstCode.edges(x)
+        edges = DepthFirstCode.labels(x)
         lengths = DepthFirstCode.lengths(x)
         for k in range(edges.shape[1]):
             rows = edges[:, k].nonzero()[:, 0]
@@ -280,7 +280,7 @@ class Path:
         new_node = DepthFirstCode.categories(x)
         categories = self.flat_levels.category
         hashes = []
-        edges = DepthFirstCode.edges(x)
+        edges = DepthFirstCode.labels(x)
         lengths = DepthFirstCode.lengths(x)
         for edge, length in zip(edges.unbind(-1), lengths.unbind(-1), strict=True):
             earlier = self.index(parent + 1 - length)

@@ -45,7 +45,7 @@ from graphcnf.graphs.path.paths import SEEN_LEVELS
 
 ENDLESS = 1000
 """Room of a node that any number of nodes can follow."""
-NEEDS = (*range(8), ENDLESS)
+ROOMS = (*range(8), ENDLESS)
 """Rooms that are told apart. Where eight or more nodes need room, it must be endless: a graph whose
 last eight nodes all hang on nodes without endless room would be ruled out."""
 ROUNDS = 24
@@ -112,7 +112,7 @@ class UndecidedNodes:
         return self.x[0]
 
     @property
-    def edge(self) -> Tensor:
+    def parent_label(self) -> Tensor:
         """Label of the edge to the parent, (M,) long."""
         return self.x[1]
 
@@ -122,14 +122,14 @@ class UndecidedNodes:
         return self.x[2]
 
     @property
-    def lengths(self) -> tuple[Tensor, ...]:
+    def closure_lengths(self) -> tuple[Tensor, ...]:
         """Lengths of its closures that are decided, (M,) long each."""
         return self.x[3::2]
 
 
-def need_index(needed: Tensor) -> Tensor:
-    """Return which of `NEEDS` stands for the room that is needed, long, of the same shape."""
-    return needed.clamp(0, len(NEEDS) - 1)
+def room_index(room: Tensor) -> Tensor:
+    """Return the number in `ROOMS` of the least one that has this room, long, of the same shape."""
+    return room.clamp(0, len(ROOMS) - 1)
 
 
 class Support(nn.Module):
@@ -160,9 +160,9 @@ class Support(nn.Module):
             the edge and category of the new node, (S, E + 1, C) long.
         room: Room of a node in each state, (S,) long.
         attaches: Whether a new node can be attached, and it and its parent have room for as many
-            nodes as `NEEDS` says, (NEEDS, S, E + 1, C) bool, indexed as `leaf`. State `UNKNOWN` and
+            nodes as `ROOMS` says, (ROOMS, S, E + 1, C) bool, indexed as `leaf`. State `UNKNOWN` and
             label 0 is for a first node.
-        attaches_at: `attaches` for at least one label and category, (NEEDS, S) bool.
+        attaches_at: `attaches` for at least one label and category, (ROOMS, S) bool.
         no_backtrack: True for the backtrack 0, (P,) bool.
         kind: One bit for each kind of edges, by label, (E + 1,) long; 0 for no edge. Edges of one
             kind lead to the same states.
@@ -206,16 +206,16 @@ class Support(nn.Module):
         """Set the tables of edges to parents."""
         first = self.states.first
         after = self.states.after
-        # From (new category, label, state of the parent) to (state of the parent, label, category).
+        # leaf[s, e, c] is after[first[c], e, category[s]].
         leaf = after[first][:, :, self.states.category].permute(2, 1, 0)
         fits = (after != UNKNOWN) & (leaf != UNKNOWN)
         fits[:, 0] = False
         room = self._rooms(fits, leaf)
         parent_room = room[after] if self.branches else 0
-        attaches = torch.stack([fits & (room[leaf] + parent_room >= need) for need in NEEDS])
+        attaches = torch.stack([fits & (room[leaf] + parent_room >= least) for least in ROOMS])
         # A first node has no parent.
-        needs = torch.tensor(NEEDS)[:, None]
-        attaches[:, UNKNOWN, 0] = (first != UNKNOWN) & (room[first] >= needs)
+        rooms = torch.tensor(ROOMS)[:, None]
+        attaches[:, UNKNOWN, 0] = (first != UNKNOWN) & (room[first] >= rooms)
         self.set_tables(
             ends=torch.zeros_like(room),
             leaf=leaf,
@@ -306,7 +306,7 @@ class Support(nn.Module):
             case VariableRole.CATEGORY:
                 assert new.choices is not None
                 every_row = torch.arange(len(new.depth), device=new.depth.device)
-                fits = new.choices[every_row, new.edge]
+                fits = new.choices[every_row, new.parent_label]
             case VariableRole.LENGTH:
                 fits = self._lengths(new)
             case VariableRole.CLOSING_EDGE:
@@ -328,7 +328,7 @@ class Support(nn.Module):
         """Return the column in `state` of the parent of each new node, (M, 1) long."""
         return (new.depth - new.backtrack).clamp(min=-1)[:, None] + self.pad
 
-    def room_needed(self, new: UndecidedNodes, column: Tensor) -> Tensor:
+    def needed_room(self, new: UndecidedNodes, column: Tensor) -> Tensor:
         """Return how much room new nodes must have together with a possible parent.
 
         It is what nodes to come do not find elsewhere.
@@ -338,10 +338,10 @@ class Support(nn.Module):
             column: Columns of the possible parents, (M, P) long.
 
         Returns:
-            The number of the room in `NEEDS`, (M, P) long: the first index of `attaches`.
+            The number of the room in `ROOMS`, (M, P) long: the first index of `attaches`.
         """
         needed = new.to_come[:, None] - new.room_elsewhere.gather(1, column)
-        return need_index(needed)
+        return room_index(needed)
 
     def backtracks(self, new: UndecidedNodes) -> Tensor:
         """Return the possible backtracks of M new nodes, (M, P) bool; subclasses may rule out more.
@@ -351,7 +351,7 @@ class Support(nn.Module):
         column = self.backtrack_columns(new)
         state = new.state.gather(1, column)
         first = (new.depth < 0)[:, None] & self.no_backtrack[: state.shape[1]]
-        attaches = self.attaches_at[self.room_needed(new, column), state]
+        attaches = self.attaches_at[self.needed_room(new, column), state]
         return ((state != UNKNOWN) | first) & attaches
 
     def attachments(self, new: UndecidedNodes) -> Tensor:
@@ -366,7 +366,7 @@ class Support(nn.Module):
             (M, E + 1, C) bool, `choices` of `UndecidedNodes`.
         """
         column = self.parent_column(new)
-        needed = self.room_needed(new, column)
+        needed = self.needed_room(new, column)
         return self.attaches[needed[:, 0], new.state.gather(1, column)[:, 0]]
 
     def earlier_state(self, new: UndecidedNodes, length: Tensor) -> Tensor:
@@ -412,15 +412,15 @@ class Support(nn.Module):
         most = min(self.cardinalities[new.count], new.state.shape[1] - self.pad)
         length = torch.arange(most, device=new.depth.device)
         fits = (self.closing_kinds(new, length.expand(len(new.depth), -1)) > 0) & (length >= 2)
-        if new.variable.edge > 1:
+        if new.variable.edge_number > 1:
             # Lengths increase, and after a length of 0 all are 0.
-            previous = new.lengths[-1][:, None]
+            previous = new.closure_lengths[-1][:, None]
             fits = fits & (length > previous) & (previous > 0)
         return fits | (length == 0)
 
     def _closing_edges(self, new: UndecidedNodes) -> Tensor:
         """Return the possible labels of the edge of a closure of M new nodes, (M, E + 1) bool."""
-        length = new.lengths[-1][:, None]
+        length = new.closure_lengths[-1][:, None]
         kinds = self.closing_kinds(new, length)
         return torch.where(length > 0, (kinds & self.kind) > 0, self.kind == 0)
 
@@ -441,7 +441,7 @@ class Support(nn.Module):
             case VariableRole.CATEGORY:
                 return self._with_parent(decided)
             case VariableRole.CLOSING_EDGE:
-                return self._with_edge(decided, x, new.lengths[-1])
+                return self._with_edge(decided, x, new.closure_lengths[-1])
         return decided
 
     def _with_parent(self, new: UndecidedNodes) -> UndecidedNodes:
@@ -451,10 +451,10 @@ class Support(nn.Module):
         length = torch.ones_like(own_state)
         if self.branches:  # The parent is a possible parent of the next node, too.
             parent = self.earlier_state(new, length[:, None])[:, 0]
-            room = room + torch.where(new.edge > 0, self.room[parent], 0)
+            room = room + torch.where(new.parent_label > 0, self.room[parent], 0)
         ends = new.ends + self.ends[own_state]
         alone = replace(new, own_state=own_state, room_left=room, ends=ends)
-        return self._with_edge(alone, new.edge, length)
+        return self._with_edge(alone, new.parent_label, length)
 
     def _with_edge(self, new: UndecidedNodes, label: Tensor, length: Tensor) -> UndecidedNodes:
         """Return M new nodes after one more edge to an earlier node.
