@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +63,8 @@ class ColoringFlow(Pretrained, nn.Module):
     Raises:
         UserError: if an argument is out of range.
     """
+
+    not_sizes: ClassVar[frozenset[str]] = frozenset({"separation"})  # of an encoding's means
 
     def __init__(
         self,

@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -81,6 +81,8 @@ class SetFlow(Pretrained, CategoricalFlow):
         >>> cards.sample(4).shape
         torch.Size([4, 3])
     """
+
+    not_sizes: ClassVar[frozenset[str]] = frozenset({"separation"})  # of an encoding's means
 
     def __init__(
         self,
