@@ -119,6 +119,7 @@ class CodedModel(GraphModel):
         return {"nodes": self.flow.encode(x, context)}
 
     def base_sample(self, mask: Tensor, generator=None) -> Latents:
+        """Draw "nodes" (B, N, V), the latents of all variables, from the base density."""
         shape = (*mask.shape, len(self.code.cardinalities))
         dtype = next(self.parameters()).dtype
         z = self.flow.base.sample(
