@@ -35,6 +35,9 @@ class TinyModel(nn.Module):
     def rebuild(cls, config):
         return cls(**config)
 
+    def check_metadata(self, metadata):
+        assert isinstance(metadata, dict)
+
     def training_loss(self, batch, *, beta=1.0):
         time.sleep(self.delay)
         if self.hook is not None:
