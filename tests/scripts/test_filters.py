@@ -124,7 +124,10 @@ def test_filters_only_select_whatever_else_is_asked(run, model_folder, monkeypat
     valid = [row["smiles"] for row in map(json.loads, everything.splitlines()) if row["strict"]]
     passing = [s for s in valid if not filters.refusal(Chem.MolFromSmiles(s))]
     written = [json.loads(line)["smiles"] for line in out.splitlines()]
-    assert written == list(dict.fromkeys(passing))
+    first: dict[str, str] = {}  # of the molecules of one graph, which may differ in their marks
+    for smiles in passing:
+        first.setdefault(Chem.CanonSmiles(smiles, useChiral=False), smiles)
+    assert written == list(first.values())
     assert figures["accepted"] == len(passing) and figures["strict_valid"] == len(valid)
     assert figures["acceptance"] == len(passing) / len(valid) and 0 < len(passing) < len(valid)
     assert set(figures["filters"]) == set(filters.checks)
