@@ -20,7 +20,7 @@ import torch
 from rdkit import Chem
 from torch_states import default
 
-from graphcnf import pretrained
+from graphcnf import file_writing
 from graphcnf.datasets.smiles_file import read_smiles
 from graphcnf.molecules.review import clusters_of
 
@@ -260,7 +260,7 @@ def test_a_model_whose_saving_was_killed_is_saved_again(
 ):
     command = ["optimize", "--score", "qed", "--model", model_folder, *SMALL, "--workers", 0,
                "--folder", "q", "--save", "q/model", "--budget", 24]  # fmt: skip
-    whole = pretrained.replace_file
+    whole = file_writing.replace_file
 
     def killed(path, content):
         if path.name == "config.json":
@@ -268,7 +268,7 @@ def test_a_model_whose_saving_was_killed_is_saved_again(
         whole(path, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pretrained, "replace_file", killed)
+        patch.setattr(file_writing, "replace_file", killed)
         refused(*command)
     assert os.listdir("q/model") and not Path("q/model/config.json").exists()
     assert "0 of them now" in run(*command)[1]
