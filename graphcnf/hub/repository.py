@@ -274,6 +274,7 @@ def _download(
     expected: str | None
     for name, listed in files.items():
         path = hub.hf_hub_download(repository, name, revision=commit, local_dir=folder / "hub")
+        assert listed.size is not None  # `_checked` refuses a file without a size.
         content = read_file(path, listed.size)
         if listed.lfs is not None:
             expected, found = listed.lfs.sha256, hashlib.sha256(content).hexdigest()
