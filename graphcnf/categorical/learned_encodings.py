@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from graphcnf.categorical.encoding import Encoding, assemble
 from graphcnf.categorical.transformer import zero_init
-from graphcnf.flows.base import draw_uniform, logistic_log_density
+from graphcnf.flows.base import draw_uniform, logistic_log_density, logistic_quantile
 from graphcnf.flows.coupling import AffineCoupling, MixtureLogisticCoupling, halves
 from graphcnf.flows.dequantization import UniformDequantization, VariationalDequantization
 from graphcnf.flows.linear import InvertibleLinear
@@ -49,9 +49,7 @@ def logistic_noise(shape: Sequence[int], like: Tensor, noise: Noise | None = Non
         like: Tensor that gives the result's type and device.
         noise: Tape that records the uniform numbers of the draw, or replays them; None for no tape.
     """
-    # The tape is float64, and so are uniform numbers: in float32 they are too coarse for the tails.
-    u = draw_noise(noise, shape, device=like.device)
-    return torch.logit(u.clamp(1e-16, 1 - 1e-16)).to(like.dtype)
+    return logistic_quantile(draw_noise(noise, shape, device=like.device)).to(like.dtype)
 
 
 def grid_means(categories: int, latent_dim: int) -> tuple[Tensor, float]:

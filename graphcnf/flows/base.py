@@ -106,6 +106,18 @@ def logistic_log_density(z: Tensor) -> Tensor:
     return -z - 2 * F.softplus(-z)
 
 
+def logistic_quantile(u: Tensor) -> Tensor:
+    """Return quantiles of the standard logistic density: uniform numbers become logistic ones.
+
+    Args:
+        u: Numbers in [0, 1), float64: in float32, uniform numbers are too coarse for the tails.
+
+    Returns:
+        Of the shape and type of ``u``; finite, also for 0.
+    """
+    return torch.logit(u.clamp(1e-16, 1 - 1e-16))
+
+
 class BaseDensity(nn.Module):
     """Factorized density of the latents of a flow; subclasses write `log_density` and `sample`."""
 
@@ -153,7 +165,6 @@ class StandardLogistic(BaseDensity):
         return logistic_log_density(z)
 
     def sample(self, shape, *, temperature=1.0, mask=None, dtype=None, **options):
-        # In float32, uniform numbers are too coarse for the tails.
         u = draw_uniform(shape, mask=mask, dtype=torch.float64, **options)
-        z = temperature * torch.logit(u.clamp(1e-16, 1 - 1e-16))
+        z = temperature * logistic_quantile(u)
         return masked(z, mask).to(dtype or torch.get_default_dtype())

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.flows.base import StandardLogistic
+from graphcnf.flows.base import StandardLogistic, logistic_quantile
 from graphcnf.flows.transform import (
     Bijection,
     Context,
@@ -103,9 +103,8 @@ class VariationalDequantization(Dequantization):
 
     def forward(self, x, context=Context()):
         mask, x = context.mask, prepare(x, context.mask)
-        # In float64: in float32, uniform numbers are too coarse for the tails.
         u = draw_noise(context.noise, x.shape, device=x.device)
-        e = masked(torch.logit(u.clamp(1e-16, 1 - 1e-16)), mask).to(x)
+        e = masked(logistic_quantile(u), mask).to(x)
         features = (2 * x + 1) / self.levels - 1
         if self.encoder is not None:
             features = self.encoder(features)

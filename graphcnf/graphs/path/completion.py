@@ -173,7 +173,7 @@ class CompletingSupport(Support):
         fits = possible & (column >= new.last[:, None])
         # Only where few nodes are to come, and it is not sure, the ways to attach are compared.
         row, back = (fits & self._has_few_to_come(new)[:, None]).nonzero(as_tuple=True)
-        unsure = ~self._surely_attaches(new, row, column[row, back])
+        unsure = ~self._is_sure(new, row, column[row, back])
         row = row[unsure]
         back = back[unsure]
         which, _ = self._ways_to_attach(new, row, column[row, back])
@@ -199,7 +199,7 @@ class CompletingSupport(Support):
         """Return where so few nodes are to come that the ways to attach new ones are compared."""
         return self._free(new) < self.most + new.rest
 
-    def _surely_attaches(self, new: UndecidedNodes, row: Tensor, column: Tensor) -> Tensor:
+    def _is_sure(self, new: UndecidedNodes, row: Tensor, column: Tensor) -> Tensor:
         """Return where new nodes can be attached for certain, without comparing the ways.
 
         Args:

@@ -55,10 +55,9 @@ class Variable(NamedTuple):
     @classmethod
     def at(cls, k: int) -> Variable:
         """Return variable k of a node, in the order of `DepthFirstCode`."""
-        if k < 3:
-            return cls(
-                (VariableRole.BACKTRACK, VariableRole.PARENT_EDGE, VariableRole.CATEGORY)[k], 0
-            )
+        first = (VariableRole.BACKTRACK, VariableRole.PARENT_EDGE, VariableRole.CATEGORY)
+        if k < len(first):
+            return cls(first[k], 0)
         return cls(VariableRole.LENGTH if k % 2 else VariableRole.CLOSING_EDGE, (k - 1) // 2)
 
 
@@ -142,6 +141,16 @@ class DepthFirstCode:
         cardinalities: Number of values of each variable, V of them.
         longest: Largest backtrack, then `closures`.
         entries: Largest number E of earlier neighbours of a node: its parent and the closures.
+
+    Examples:
+        A triangle of the nodes 0, 1 and 2, which node 2 closes, and a node that hangs on node 1:
+
+        >>> edges = [(0, 1), (1, 2), (0, 2), (1, 3)]
+        >>> graphs = PackedGraphs.from_lists([([1, 0, 0, 2], edges, [0, 0, 0, 1])])
+        >>> sizes = DepthFirstCode.measure(graphs)
+        >>> code = DepthFirstCode(**sizes, node_categories=3, edge_categories=2)
+        >>> code.encode(GraphBatch.collate(graphs))[0][0].tolist()
+        [[0, 0, 1, 0, 0], [0, 1, 0, 0, 0], [0, 1, 0, 2, 1], [1, 2, 2, 0, 0]]
     """
 
     def __init__(
@@ -158,14 +167,13 @@ class DepthFirstCode:
     @staticmethod
     def part(k: int) -> str:
         """Return what variable k describes: "adjacency", "edges" or "nodes"."""
-        role = Variable.at(k).role
-        if role is VariableRole.CATEGORY:
-            return "nodes"
-        return (
-            "edges"
-            if role in (VariableRole.PARENT_EDGE, VariableRole.CLOSING_EDGE)
-            else "adjacency"
-        )
+        match Variable.at(k).role:
+            case VariableRole.CATEGORY:
+                return "nodes"
+            case VariableRole.PARENT_EDGE | VariableRole.CLOSING_EDGE:
+                return "edges"
+            case _:
+                return "adjacency"
 
     @staticmethod
     def backtracks(x: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """What edges the nodes of a partly drawn graph may still get.
 
-- The *label* of an edge is its category plus 1; 0 stands for no edge.
-- The *state* of a node says what edges it has so far, as far as this matters for what edges it may
-  still get. With limits on sums of edge weights, the state is the sum so far; without rules, there
+The words label and state are those of `graphcnf.graphs.path`.
+
+- With limits on sums of edge weights, the state of a node is the sum so far; without rules, there
   is one state; with environments, it is the edges so far.
 - A state is *complete* if a node of a whole graph may have it.
 - The *environment* of a node is its category and the multiset of its edges; of each edge, the

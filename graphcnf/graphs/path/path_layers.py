@@ -1,6 +1,6 @@
 """Layers of the network "path": its inputs, its attention biases and its output heads.
 
-The words path, level, label and closure are those of `graphcnf.graphs.path.paths`.
+The words path, level, label and closure are those of `graphcnf.graphs.path`.
 
 - A *level code* is one number that summarises the node at a level of the path.
 - An *n-gram* is the level codes of the last n levels: a small pattern, such as the end of a chain

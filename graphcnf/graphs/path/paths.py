@@ -1,16 +1,7 @@
 """Paths of partly drawn graphs, and what is known of each node on them.
 
-Graphs are numbered depth-first, and node i is encoded as V categories by `DepthFirstCode`: its
-backtrack, the edge to its parent, its own category, and the lengths and edges of its closures.
-
-- The *path* of a partly drawn graph is the nodes from the first one to the last one that was added.
-  The *level* of a node on it is its distance from the first node, in edges.
-- A *closure* is an edge from the new node to a node on the path that is not its parent. Its length
-  is the difference of their levels.
-- The *label* of an edge is its category plus 1; 0 stands for no edge.
-- The *weight* of an edge belongs to its label.
-- The *state* of a node says what edges it has so far, as far as this matters for what edges it may
-  still get (`NodeStates`).
+The words path, level, closure, label and state are those of `graphcnf.graphs.path`. Each label of
+an edge has a *weight*, see `NodeStates`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Support of the density: which values of a new node's variables are possible.
 
-The words path, level, closure, label and state are those of `graphcnf.graphs.path.paths`. What else
+The words path, level, closure, label and state are those of `graphcnf.graphs.path`. What else
 matters is that the nodes to come find a parent:
 
 - The *possible parents* of the next node are the last node of the path and the `reach` nodes above
@@ -11,8 +11,7 @@ matters is that the nodes to come find a parent:
   environments, of nodes that only take nodes without further edges.
 
 For example, let nodes a have up to 4 edges and nodes b one, all of weight 1, and let a backtrack
-lead up at most 2 levels. After the path a-a-a-b, with one node
-to come after the next one:
+lead up at most 2 levels. After the path a-a-a-b, with one node to come after the next one:
 
     level              0        1        2        3
     node               a        a        a        b
