@@ -13,7 +13,7 @@ import typer
 
 from graphcnf.data_files import read_data
 from graphcnf.errors import UserError, say
-from graphcnf.evaluation.layout import markdown, text
+from graphcnf.evaluation.layout import json_text, markdown, text
 from graphcnf.file_reading import expand_user, inside
 from graphcnf.file_writing import write_file
 from graphcnf.limits import MAX_NODES, check_minutes, check_seed
@@ -21,7 +21,7 @@ from graphcnf.run_folder import claim
 from graphcnf.scripts import _options as options
 from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import option
-from graphcnf.scripts._output import json_text, write_text
+from graphcnf.scripts._output import write_text
 from graphcnf.training.folder import remove_unused
 from graphcnf.training.settings import apply_overrides
 

@@ -25,9 +25,16 @@ from graphcnf.baselines.graphnvp import OneHotDequantization, RelationalConvolut
 from graphcnf.categorical.categorical_flow import Bound
 from graphcnf.categorical.transformer import zero_init
 from graphcnf.errors import UserError
-from graphcnf.flows.base import Generators, StandardNormal, draw_normal
+from graphcnf.flows.base import StandardNormal, draw_normal
 from graphcnf.flows.mixture_of_logistics import bounded_log_scale
-from graphcnf.flows.transform import Context, Noise, log_term_dtype, masked, sum_log_term
+from graphcnf.flows.transform import (
+    Context,
+    Generators,
+    Noise,
+    log_term_dtype,
+    masked,
+    sum_log_term,
+)
 from graphcnf.graphs.batch import GraphBatch, Latents, PackedGraphs
 from graphcnf.graphs.graph_model import StochasticModel
 from graphcnf.graphs.path.data_rules import measured_sums

@@ -24,11 +24,12 @@ from graphcnf.categorical.categorical_flow import Bound
 from graphcnf.categorical.encoding import Encoding, assemble
 from graphcnf.categorical.transformer import zero_init
 from graphcnf.errors import UserError
-from graphcnf.flows.base import Generators, StandardNormal
+from graphcnf.flows.base import StandardNormal
 from graphcnf.flows.mixture_of_logistics import bounded_log_scale
 from graphcnf.flows.transform import (
     Bijection,
     Context,
+    Generators,
     Noise,
     draw_noise,
     log_term_dtype,

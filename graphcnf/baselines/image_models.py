@@ -15,8 +15,8 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from graphcnf.baselines.pixelcnn import PixelMixture, parameter_count, scaled, unscaled
-from graphcnf.flows.base import Generators, StandardNormal, draw_normal, draw_uniform
-from graphcnf.flows.transform import Noise, draw_noise
+from graphcnf.flows.base import StandardNormal, draw_normal, draw_uniform
+from graphcnf.flows.transform import Generators, Noise, draw_noise
 from graphcnf.images.image_model import ImageLatents, ImageModel
 from graphcnf.images.image_networks import channels_last
 from graphcnf.limits import Range

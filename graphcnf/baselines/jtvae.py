@@ -44,8 +44,7 @@ from graphcnf.baselines.junction_tree import (
 )
 from graphcnf.baselines.rvae import Gaussian, GraphEncoder, GraphVAE
 from graphcnf.categorical.categorical_flow import Bound
-from graphcnf.flows.base import Generators
-from graphcnf.flows.transform import log_term_dtype
+from graphcnf.flows.transform import Generators, log_term_dtype
 from graphcnf.graphs.batch import GraphBatch, Latents, PackedGraphs
 from graphcnf.graphs.path.data_rules import limit_note, measured_sums
 from graphcnf.pretrained import keep_arguments

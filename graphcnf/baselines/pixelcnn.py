@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.flows.base import Generators, draw_uniform
-from graphcnf.flows.transform import Noise
+from graphcnf.flows.base import draw_uniform
+from graphcnf.flows.transform import Generators, Noise
 from graphcnf.images.image_model import ImageModel
 from graphcnf.images.image_networks import ChannelNorm, channels_last
 

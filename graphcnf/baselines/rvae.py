@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphcnf.categorical.categorical_flow import Bound
-from graphcnf.flows.base import Generators, StandardNormal
-from graphcnf.flows.transform import Noise, draw_noise, log_term_dtype, masked
+from graphcnf.flows.base import StandardNormal
+from graphcnf.flows.transform import Generators, Noise, draw_noise, log_term_dtype, masked
 from graphcnf.graphs.batch import GraphBatch, Latents, PackedGraphs
 from graphcnf.graphs.graph_model import StochasticModel
 from graphcnf.graphs.pairs import all_pairs, dense

@@ -19,8 +19,8 @@ from torch import Tensor
 from graphcnf.arguments import check
 from graphcnf.errors import UserError
 from graphcnf.file_reading import inside, read_json
-from graphcnf.flows.base import Generators, record_generators
-from graphcnf.flows.transform import Noise, log_term_dtype
+from graphcnf.flows.base import record_generators
+from graphcnf.flows.transform import Generators, Noise, log_term_dtype
 from graphcnf.limits import check_integer
 from graphcnf.pretrained import Pretrained, check_sizes, model_folder
 from graphcnf.registry import Registry

@@ -29,11 +29,12 @@ from torch.nn import functional as F
 from graphcnf.categorical.autoregressive import AutoregressiveFlow, Network, Step
 from graphcnf.categorical.transformer import ReadOut, zero_init
 from graphcnf.errors import UserError
+from graphcnf.file_reading import WEIGHTS
 from graphcnf.flows.transform import Context, Generators
 from graphcnf.limits import MAX_NODES, Range
 from graphcnf.molecules.codec import MoleculeNotRepresentable, parse, quiet
 from graphcnf.molecules.molecule_flow import WITH_STEREO
-from graphcnf.pretrained import WEIGHTS, Pretrained, keep_arguments
+from graphcnf.pretrained import Pretrained, keep_arguments
 from graphcnf.stereo.marks import (
     MOST_CONFIGURATIONS,
     RELATIONS,
