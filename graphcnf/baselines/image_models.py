@@ -318,16 +318,6 @@ class GAN(ImageModel):
         return self.penalty / 2 * gradient.square().flatten(1).sum(1).mean()
 
     def _sample(self, count: int, temperature: float, generator: Generators) -> Tensor:
-        """Draw images from latents, which the temperature multiplies.
-
-        Args:
-            count: Number of images.
-            temperature: Factor of the latents.
-            generator: None, a torch generator, or a list of a numpy generator per image.
-
-        Returns:
-            (count, C, H, W) uint8.
-        """
         options = {"generator": generator, "device": self.device, "dtype": self.dtype}
         z = temperature * draw_normal((count, self.latent_size), **options)
         return self.decode(ImageLatents(z))

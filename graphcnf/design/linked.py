@@ -60,16 +60,6 @@ class LinkedFragment(GraphFragment):
         return ring
 
     def start(self, sizes: Tensor, support: Support, closures: int) -> LinkedProgress:
-        """Return particles that have no nodes yet.
-
-        Args:
-            sizes: Numbers of nodes of the graphs, (P,) long.
-            support: Edge weights, and the largest sum of these at a node.
-            closures: Largest number of rings that a node may close.
-
-        Raises:
-            UserError: A graph is too small for the fragment.
-        """
         return LinkedProgress(self, sizes, support, closures)
 
 
@@ -125,14 +115,6 @@ class LinkedProgress(Progress):
         self.enterable = self.unplaced & (self.attachments > 0) & (placed <= self.closures)
 
     def free_fits(self, back: Tensor) -> Tensor:
-        """Return which backtracks a free node may take.
-
-        Args:
-            back: M backtracks, of each particle (P, M) or the same for all (1, M), long.
-
-        Returns:
-            (P, M) bool.
-        """
         parent = self.depth[:, None] - back
         fits = self.grows_at.gather(1, parent.clamp(min=0)) | (parent < 0)
         # No two attachments of one node lead to the same free node.
@@ -271,20 +253,8 @@ class LinkedProgress(Progress):
     def entries(
         self, back: Tensor, uniform: Tensor, guide: Tensor
     ) -> tuple[Placements, Tensor] | None:
-        """Place a node at the start or after a free node in each particle that allows it.
-
-        Unlike in `Progress`, fragment neighbours of the node may be on the path: it closes rings to
-        these.
-
-        Args:
-            back: Backtrack of each particle to the parent of the node, (P,) long.
-            uniform: Numbers in [0, 1) that choose among the possible nodes, (P,).
-            guide: Unnormalized probabilities of the nodes (columns) by `source` (rows), (U + 2, U).
-
-        Returns:
-            R placements, and the negative log-probability of each choice, (R,) nats. None if no
-            particle allows one.
-        """
+        # Unlike in `Progress`, fragment neighbours of the node may be on the path: it closes rings
+        # to these.
         entry = super().entries(back, uniform, guide)
         if entry is None:
             return None
@@ -303,19 +273,8 @@ class LinkedProgress(Progress):
     def placement_mask(
         self, placements: Placements, previous: list[Tensor], cardinality: int
     ) -> Tensor:
-        """Return the possible values of the placements' next variable.
-
-        Beside the closures to fragment nodes, a placement may have joins, closures to free nodes,
-        at its attachments.
-
-        Args:
-            placements: R placements.
-            previous: Values of their earlier variables, (R,) long each.
-            cardinality: Number of values of the next variable.
-
-        Returns:
-            (R, cardinality) bool.
-        """
+        # Beside the closures to fragment nodes, a placement may have joins, closures to free nodes,
+        # at its attachments.
         fits = super().placement_mask(placements, previous, cardinality)
         role, number = Variable.at(len(previous))
         if role is VariableRole.LENGTH:
