@@ -36,7 +36,7 @@ ROOT = Path(__file__).parents[2]
 MARKED = re.compile(r"(?:<!-- ((?:(?!-->)[\s\S])*?)\s*-->\n\n)?((?:^\|.*\n)+)", re.MULTILINE)
 """A table with the text of its marker, if there is one."""
 
-HEAD = re.compile(r"table ([\w-]+): (weights|training), (\d+) minutes?")
+HEAD = re.compile(r"table (?P<name>[\w-]+): (?P<kind>weights|training), (?P<minutes>\d+) minutes?")
 NUMBER = re.compile(r"([-−+]?(?:\d[\d,]*)?\.?\d+(?:e-\d+)?)(?: ± ([\d.]+(?:e-\d+)?))?")
 
 REFERENCE = "train-vs-test reference"
@@ -105,14 +105,7 @@ class Table(NamedTuple):
         It is {} for a table that no command makes.
         """
         found = HEAD.fullmatch(self.marker.partition("\n")[0])
-        keys = ("name", "kind", "minutes")
-        return dict(zip(keys, found.groups(), strict=True)) if found else {}
-
-    @property
-    def has_figures(self) -> bool:
-        """True if a fifth of the cells, without header and first column, begin with a number."""
-        cells = [label(cell) for row in self.cells[1:] for cell in row[1:]]
-        return 5 * sum(bool(re.match(r"[−+~<]?\.?\d", cell)) for cell in cells) >= len(cells) > 0
+        return found.groupdict() if found else {}
 
     def commands(self) -> list[tuple[str, dict[str, str]]]:
         """Return the commands of the marker.
@@ -178,8 +171,8 @@ def quicker(command: str, kind: str) -> str:
         seeds = ",".join(map(str, range(SEEDS)))
         if command.startswith("graphcnf evaluate"):
             command = re.sub(r"--seeds? \S+", f"--seeds {seeds}", command)
-            held_out = "" if "--likelihood" in command else " --reconstruct 200 --likelihood 200"
-            return command + held_out
+            if "--likelihood" not in command:
+                command += " --reconstruct 200 --likelihood 200"
         return command
     whole = r"--(steps|budget|prescreen) (\d+)"
     command = re.sub(whole, lambda m: f"--{m[1]} {max(1, int(m[2]) // 100)}", command)
@@ -188,7 +181,11 @@ def quicker(command: str, kind: str) -> str:
     return command + " --steps 10 -n 20" if " finetune " in command else command
 
 
-def run(command: str, folder: Path, known: dict[str, list[Table]]) -> list[Table]:
+Known = dict[str, list[Table]]
+"""Tables of the commands that were run before, by command."""
+
+
+def run(command: str, folder: Path, known: Known) -> list[Table]:
     """Run a command of a marker in a folder.
 
     Args:
@@ -428,7 +425,7 @@ def reproduce(
     if not (names or quick):
         raise UserError("name tables (--list), or give --quick for all of them")
     rows: list[dict[str, Any]] = []
-    known: dict[str, list[Table]] = {}
+    known: Known = {}
     with TemporaryDirectory(prefix="graphcnf-") as own:
         place = expand_user(folder or Path(own))
         place.mkdir(parents=True, exist_ok=True)
@@ -441,9 +438,7 @@ def reproduce(
         raise typer.Exit(1)
 
 
-def _made(
-    table: Table, quick: bool, place: Path, known: dict[str, list[Table]]
-) -> list[dict[str, Any]]:
+def _made(table: Table, quick: bool, place: Path, known: Known) -> list[dict[str, Any]]:
     """Run the commands of a table, and compare its figures with theirs.
 
     Args:
