@@ -14,10 +14,9 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from graphcnf.errors import UserError
-from graphcnf.file_reading import inside
+from graphcnf.file_reading import WEIGHTS, inside
 from graphcnf.limits import LARGEST_COUNT, is_number
 from graphcnf.pretrained import (
-    WEIGHTS,
     Pretrained,
     check_kinds,
     check_sizes,
