@@ -188,19 +188,13 @@ def written_kind(draw: Draw) -> str:
     return kind
 
 
-def table_kind(
-    out: Path | None,
-    as_csv: bool,
-    as_json: bool,
-    kinds: tuple[str, ...] = ("md", "txt", "csv", "json"),
-) -> str:
-    """Choose the format of a table: by --csv or --json, else by the file's ending.
+def table_kind(out: Path | None, as_csv: bool, as_json: bool) -> str:
+    """Choose the format of a table: by --csv or --json, else by the file's ending, else Markdown.
 
     Args:
         out: The file; None for stdout.
         as_csv: True if --csv is given.
         as_json: True if --json is given.
-        kinds: Endings that the file may have; the first one is the default for stdout.
 
     Returns:
         "md", "csv" or "json".
@@ -212,11 +206,11 @@ def table_kind(
     if as_csv and as_json:
         raise typer.BadParameter("--csv and --json exclude each other")
     flagged = "csv" if as_csv else "json" if as_json else None
-    named = output_kind(out, kinds)
+    named = output_kind(out, ("md", "txt", "csv", "json"))
     named = "md" if named == "txt" else named
     if flagged and named and flagged != named:
         raise typer.BadParameter(f"--{flagged} does not fit {out}", param_hint="'--out'")
-    return flagged or named or kinds[0]
+    return flagged or named or "md"
 
 
 class ReaderGone(Exception):

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from graphcnf.errors import UserError, say
+from graphcnf.file_reading import read_json
 from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import option
 
@@ -61,8 +62,6 @@ def _figures(path: Path) -> dict[str, Any]:
     Raises:
         UserError: The file is unreadable, or holds anything but one object.
     """
-    from graphcnf.file_reading import read_json
-
     try:
         found = read_json(path)
     except (OSError, ValueError) as error:
