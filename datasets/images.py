@@ -57,7 +57,7 @@ class ImageDataset:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Shape of an image: channels, height and width."""
+        """Shape of an image, (channels, height, width)."""
         return self.images.shape[1:]
 
     @property

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 from graphcnf.errors import UserError
 from graphcnf.file_reading import PLAIN
@@ -108,7 +108,7 @@ def write_file(path: Path, data: bytes) -> None:
         replace_file(path, data)
 
 
-def open_new(path: Path) -> Any:
+def open_new(path: Path) -> BinaryIO:
     """Open a new empty binary file; an existing file or link of this name is deleted."""
     path.unlink(missing_ok=True)
     return open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | PLAIN, 0o666), "r+b")

@@ -25,10 +25,13 @@ SLOPE = 0.2  # slope of the leaky ReLU below 0
 
 
 def _halved(size: Sequence[int]) -> tuple[int, int]:
-    """Return the height and width that an image has after a convolution with stride 2.
+    """Return the size of an image after a convolution with stride 2.
 
     Args:
-        size: Height and width before; odd ones are rounded up.
+        size: Height and width before.
+
+    Returns:
+        (height, width): half of each, rounded up.
     """
     return (size[0] + 1) // 2, (size[1] + 1) // 2
 

@@ -272,7 +272,7 @@ class TreeCluster:
 
     @cached_property
     def symmetries(self) -> list[tuple[int, ...]]:
-        """All automorphisms, each as a tuple: for each node, the node that it is mapped to.
+        """All automorphisms of the n nodes, each as n integers: entry k is the image of node k.
 
         Raises:
             UserError: if there are more than `MOST_SYMMETRIES`.

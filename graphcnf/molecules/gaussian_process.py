@@ -163,7 +163,15 @@ def _kernels(left, right) -> list[np.ndarray]:
 
 
 def _mixed(kernels, weights) -> np.ndarray:
-    """Return the mean of kernel matrices of one shape, each with a weight."""
+    """Return the weighted mean of kernel matrices.
+
+    Args:
+        kernels: K matrices of one shape (M, N).
+        weights: Weight of each, (K,), which need not sum to one.
+
+    Returns:
+        (M, N).
+    """
     return sum(w * k for w, k in zip(weights, kernels, strict=True)) / sum(weights)
 
 

@@ -267,6 +267,10 @@ def sections(shown: Sequence[Shown], found: Review, quality: str, known: int) ->
 def _alerts(shown: Sequence[Shown], found: Review) -> list[dict[str, Any]]:
     """Return the rows of the table of alerts.
 
+    Args:
+        shown: The molecules.
+        found: Their review.
+
     Returns:
         Dicts of the texts "name", "catalogue", "count" and "share" (of the molecules). The first
         `EXAMPLES` also have an "example": a `Shown` with the alert's atoms highlighted.
@@ -289,7 +293,11 @@ def _alerts(shown: Sequence[Shown], found: Review) -> list[dict[str, Any]]:
 
 
 def _pairs(shown: Sequence[Shown], found: Review) -> list[dict[str, Any]]:
-    """Return the best molecule of each cluster with the nearest known one.
+    """Return the best molecules of the first `PAIRS` clusters, each with the nearest known one.
+
+    Args:
+        shown: The molecules.
+        found: Their review.
 
     Returns:
         Dicts of the "similarity", a text, and of the molecules "found" and "known", `Shown` each.
@@ -307,7 +315,13 @@ def _pairs(shown: Sequence[Shown], found: Review) -> list[dict[str, Any]]:
 
 
 def _with_faults(one: Shown, found: Review, number: int) -> Shown:
-    """Return a molecule of the worst ones, with its alerts highlighted and named."""
+    """Return a molecule with its alerts highlighted in the drawing and named in the note.
+
+    Args:
+        one: The molecule.
+        found: The review of all molecules.
+        number: Number of the molecule in it.
+    """
     alerts = found.alerted[number]
     atoms = sorted({atom for atoms in alerts.values() for atom in atoms})
     faults = [_plain(name) for name in alerts]
@@ -319,7 +333,15 @@ def _with_faults(one: Shown, found: Review, number: int) -> Shown:
 
 
 def _with_review(one: Shown, found: Review, number: int) -> Shown:
-    """Return a molecule of the table with its cluster, its alerts and the nearest known one."""
+    """Return a molecule with further values for its row of the table.
+
+    They are its cluster, its alerts and, if molecules are known, its similarity to the nearest one.
+
+    Args:
+        one: The molecule.
+        found: The review of all molecules.
+        number: Number of the molecule in it.
+    """
     cluster = next(k for k, members in enumerate(found.clusters, 1) if number in members)
     alerts = ", ".join(map(_plain, found.alerted[number]))
     more = [("cluster", str(cluster)), ("alerts", alerts)]

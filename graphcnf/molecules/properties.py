@@ -113,7 +113,11 @@ def sa(mol: Chem.Mol) -> float:
 
 @cache
 def _sa_score() -> Callable[[Chem.Mol], float]:
-    """Load the function that computes the synthetic accessibility score from RDKit's Contrib."""
+    """Load the function that computes the synthetic accessibility score from RDKit's Contrib.
+
+    Raises:
+        Unavailable: This build of RDKit has no Contrib folder.
+    """
     path = Path(RDConfig.RDContribDir, "SA_Score", "sascorer.py")
     if not path.is_file():
         raise Unavailable(f"this RDKit has no {path}: install the rdkit wheel from PyPI")
@@ -387,7 +391,15 @@ def check_possible(
 
 
 def _span(low: float, high: float) -> str:
-    """Write a range for a message, as " from 0 to 1" or " from 0 on"; "" for all numbers."""
+    """Write the range of a property for a message.
+
+    Args:
+        low: Lowest value, -inf for none.
+        high: Highest value, inf for none.
+
+    Returns:
+        Text such as " from 0 to 1" or " from 0 on"; "" if there is no lowest value.
+    """
     if not math.isfinite(low):
         return ""
     return f" from {low} to {high}" if math.isfinite(high) else f" from {low} on"

@@ -101,12 +101,12 @@ class MoleculeVocabulary:
 
     @cached_property
     def atom_index(self) -> dict[AtomCategory, int]:
-        """Number of each atom category."""
+        """Number of each atom category, `{category: its index in atoms}`."""
         return {atom: k for k, atom in enumerate(self.atoms)}
 
     @cached_property
     def bond_index(self) -> dict[str, int]:
-        """Number of each bond category by its name, such as "SINGLE" or "AROMATIC_DOUBLE"."""
+        """Number of each bond category, `{name such as "AROMATIC_DOUBLE": its index in bonds}`."""
         return {bond: k for k, bond in enumerate(self.bonds)}
 
     @property

@@ -111,6 +111,10 @@ def _nearest(known: Sequence[Sequence[int]], wanted: Sequence[Sequence[int]]) ->
 
     A key is a sequence of numbers in order of importance: absolute differences are compared entry
     by entry, and later entries decide between keys whose earlier entries are equally near.
+
+    Args:
+        known: Keys of the categories to choose from.
+        wanted: Keys of the categories to which a near one is looked for.
     """
     nearest = []
     for key in wanted:

