@@ -325,16 +325,15 @@ def ranking(key: Tensor, mask: Tensor | None, most: int) -> tuple[Tensor, Tensor
 
 
 @torch.no_grad()
-def components(encoding: Encoding, count: int, draws: int = 256) -> tuple[Tensor, Tensor]:
+def components(encoding: Encoding, count: int) -> tuple[Tensor, Tensor]:
     """Measure where the latents of each category lie, as a start of a mixture of logistics.
 
-    Component k lies on category k. Further components than categories go through the categories
-    again, with a random offset of the mean.
+    Component k lies on category k, as 256 draws of its latents say. Further components than
+    categories go through the categories again, with a random offset of the mean.
 
     Args:
         encoding: Encoding of the categories, with D latents.
         count: Number of components.
-        draws: Draws of the latents of a category.
 
     Returns:
         Means and log-scales of the components, (count, D) each.
@@ -342,7 +341,7 @@ def components(encoding: Encoding, count: int, draws: int = 256) -> tuple[Tensor
     categories = encoding.cardinalities
     assert isinstance(categories, int)
     x = torch.arange(count).remainder(categories)
-    z = encoding.encode(x.expand(draws, -1)).z
+    z = encoding.encode(x.expand(256, -1)).z
     mean, deviation = z.mean(0), z.std(0)
     beside = (torch.arange(count) >= categories)[:, None]
     mean = torch.where(beside, mean + deviation * torch.randn_like(mean), mean)
