@@ -5,6 +5,7 @@ import random
 import signal
 import sys
 from collections import Counter
+from functools import cache
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -125,6 +126,14 @@ def cache_folder(tmp_path, monkeypatch):
     return folder
 
 
+@cache
+def built(app):
+    """The commands of an app, built once: the app itself would build all of them in every call."""
+    from typer.main import get_command
+
+    return get_command(app)
+
+
 @pytest.fixture
 def in_this_process(capfd):
     """Function that gives a command line as a function: exit code, stdout, stderr."""
@@ -133,7 +142,7 @@ def in_this_process(capfd):
     def command(app):
         def call(*arguments):
             with pytest.raises(SystemExit) as caught:
-                run(app, [str(a) for a in arguments])
+                run(built(app), [str(a) for a in arguments])
             out, err = capfd.readouterr()
             assert "Traceback" not in err
             return caught.value.code or 0, out, err

@@ -65,8 +65,7 @@ def line(path: tuple[str, ...], command, **given: object) -> list[str]:
     return words
 
 
-COMMAND = typer.main.get_command(app)
-COMMANDS = dict(commands(COMMAND))
+COMMANDS = dict(commands(typer.main.get_command(app)))
 
 
 def test_every_parameter_that_may_name_a_file_says_what_is_done_with_it():
@@ -103,7 +102,7 @@ def test_no_output_of_any_command_replaces_an_input(in_this_process, run_folder,
     of_run = ("run/model/config.json", "run/metrics.csv", "run/new.csv", "run/model/new",
               "way/config.json", "way/new.csv", "other.json", run_folder / "model" / ".." / "x.smi",
               WEIGHTS / "zinc250k" / "config.json", WEIGHTS / "new")  # fmt: skip
-    before, tried, graphcnf = content(surroundings), 0, in_this_process(COMMAND)
+    before, tried, graphcnf = content(surroundings), 0, in_this_process(app)
     for path, command in COMMANDS.items():
         roles = {name: role for name, (_, role) in roles_of(command.callback).items()}
         outputs = [name for name, role in roles.items()
