@@ -11,12 +11,20 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 BAD = ["C(C)(C)(C)(C)C", "CCN.O", "nonsense", "C[N](C)(C)C"]
 
 
+@pytest.fixture(scope="module")
+def made():
+    """The report that several tests look at."""
+    return []
+
+
 @pytest.fixture
-def report(run, zinc_smiles, small_zinc, surroundings):
-    (surroundings / "x.smi").write_text("\n".join([*zinc_smiles[:60], *BAD]) + "\n")
-    (surroundings / "k.smi").write_text("\n".join(zinc_smiles[60:65]) + "\n")
-    out, _ = run("evaluate", "x.smi", "--html", "r.html", "--known", "k.smi")
-    return surroundings / "r.html", out
+def report(made, run, zinc_smiles, small_zinc, surroundings):
+    if not made:
+        (surroundings / "x.smi").write_text("\n".join([*zinc_smiles[:60], *BAD]) + "\n")
+        (surroundings / "k.smi").write_text("\n".join(zinc_smiles[60:65]) + "\n")
+        out, _ = run("evaluate", "x.smi", "--html", "r.html", "--known", "k.smi")
+        made.append((surroundings / "r.html", out))
+    return made[0]
 
 
 def test_one_file_with_everything(report):
