@@ -24,10 +24,11 @@ from rdkit import Chem
 from graphcnf.datasets import references
 from graphcnf.design.fragments import read_fragment
 from graphcnf.design.growing import Growth, check_grows
-from graphcnf.errors import UserError, say
+from graphcnf.errors import UserError, counted, say
 from graphcnf.evaluation.evaluate import reconstruction
 from graphcnf.evaluation.layout import Column, number, percent, text
 from graphcnf.evaluation.metrics import fingerprints, internal_diversity
+from graphcnf.evaluation.summary import mean_and_sd
 from graphcnf.graphs.batch import PackedGraphs
 from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.graphs.in_batches import log_prob_in_batches, sample_records
@@ -37,13 +38,14 @@ from graphcnf.molecules.model_metadata import vocabulary_of
 from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.molecules.properties import conditions_of, property_table, qed, sa
 from graphcnf.scripts._files import Role
-from graphcnf.scripts._options import load_model, option
+from graphcnf.scripts._options import load_model, option, parse_seeds
 from graphcnf.scripts.benchmarks.runner import (
     HERE,
     Model,
     Out,
     Reference,
     Samples,
+    Seeds,
     published,
     write,
 )
@@ -127,7 +129,7 @@ def code_shares(model: GraphModel, samples: int) -> dict[str, float]:
     return {name: count / max(sum(counts.values()), 1) for name, count in counts.items()}
 
 
-VALUES, EACH = 100, 10  # held-out molecules that give values, molecules drawn for each value
+VALUES = 100  # held-out molecules that give values
 
 PROPERTIES: list[Column] = [
     ("Method", text("method")),
@@ -150,6 +152,10 @@ def properties(
         str | None,
         option("Properties.", metavar="NAME,...", show_default="all of the model"),
     ] = None,
+    samples: Annotated[
+        int, option("Samples for each property, as many for each value.", "--samples", "-n", min=1)
+    ] = 1000,
+    seeds: Seeds = "0",
     reference: Reference = None,
     out: Out = None,
 ) -> None:
@@ -165,28 +171,34 @@ def properties(
     conditions_of(loaded, dict.fromkeys(chosen, 0.0))  # raises for an unknown one
     dataset = references.load_reference(reference, loaded)
     wanted = dataset.take(references.held_out(dataset, VALUES)).smiles
+    numbers, each = parse_seeds(seeds), math.ceil(samples / VALUES)
     rows: list[dict[str, Any]] = []
     for name in chosen:
         targets = property_table(wanted, [name])[:, 0]
-        rows.append({"method": model, **_errors(loaded, name, targets, best_of)})
+        found = [_errors(loaded, name, targets, best_of, each, seed) for seed in numbers]
+        rows.append({"method": model, **mean_and_sd(found)})
         rows += published("properties", condition=name)
     kept = f"the nearest of {best_of} samples is kept" if best_of > 1 else "raw samples"
     notes = [
-        f"{VALUES} held-out molecules, {EACH} samples for the value of each, temperature 1; "
-        f"{kept}, errors of the strictly valid ones.",
+        f"{VALUES} held-out molecules, {counted(each, 'sample')} for the value of each, "
+        f"temperature 1; {kept}, errors of the strictly valid ones.",
         "Of the data: mean distance of two of the values.",
     ]
     write(out, rows, PROPERTIES, notes)
 
 
-def _errors(model: GraphModel, name: str, targets: np.ndarray, best_of: int) -> dict[str, Any]:
+def _errors(
+    model: GraphModel, name: str, targets: np.ndarray, best_of: int, each: int, seed: int
+) -> dict[str, Any]:
     """Return the table's row of one property.
 
     Args:
         model: Model that was trained with the property.
         name: Name of the property.
-        targets: Target values, (M,); `EACH` molecules are drawn for value k, with seed k.
+        targets: Target values, (M,).
         best_of: Samples per molecule, of which the one nearest to the target counts.
+        each: Molecules that are drawn for each value.
+        seed: Seed of the molecules; those for value k have the seed `seed * M + k`.
 
     Returns:
         `condition`, the name; `error`, the mean absolute difference between property and target of
@@ -196,7 +208,9 @@ def _errors(model: GraphModel, name: str, targets: np.ndarray, best_of: int) -> 
     flow, errors, smiles = MoleculeFlow(model), [], []
     for k, value in enumerate(targets):
         asked = conditions_of(model, {name: float(value)})
-        _, molecules = flow.draw_records(range(EACH), seed=k, targets=asked, best_of=best_of)
+        _, molecules = flow.draw_records(
+            range(each), seed=seed * len(targets) + k, targets=asked, best_of=best_of
+        )
         valid = [molecule.smiles for molecule in molecules if molecule.smiles]
         errors += list(abs(property_table(valid, [name])[:, 0] - value))
         smiles += valid
@@ -205,7 +219,7 @@ def _errors(model: GraphModel, name: str, targets: np.ndarray, best_of: int) -> 
         "condition": name,
         "error": float(np.mean(errors)) if errors else None,
         "spread": float(abs(targets - targets[:, None]).sum()) / pairs,
-        "strict": len(smiles) / (EACH * len(targets)),
+        "strict": len(smiles) / (each * len(targets)),
         "unique": len(set(smiles)) / max(len(smiles), 1),
     }
 

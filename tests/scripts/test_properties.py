@@ -156,10 +156,9 @@ def test_properties_of_a_data_set_are_kept(small_zinc, monkeypatch):
 
 def test_the_benchmark(bench, trained, monkeypatch):
     monkeypatch.setattr(weights, "VALUES", 3)
-    monkeypatch.setattr(weights, "EACH", 3)
 
     def rows(*arguments):
-        bench("properties", trained, "--out", "x.json", *arguments)
+        bench("properties", trained, "-n", 9, "--out", "x.json", *arguments)
         return json.loads(Path("x.json").read_text())
 
     found = rows()
@@ -169,7 +168,9 @@ def test_the_benchmark(bench, trained, monkeypatch):
     # Weights after five steps hardly draw a molecule of this size.
     for row in own:
         assert 0 <= row["strict"] <= 1 and (row["error"] is None) == (row["strict"] == 0)
-    assert {row["condition"] for row in rows("--conditions", "weight")} == {"weight"}
+    of_seeds = [rows("--conditions", "weight", "--seeds", seeds)[0] for seeds in ("1", "2", "1,2")]
+    assert {row["condition"] for row in of_seeds} == {"weight"}
+    assert of_seeds[2]["strict"] == (of_seeds[0]["strict"] + of_seeds[1]["strict"]) / 2
     _, err = bench("properties", trained, "--conditions", "qed", code=1)
     assert "not trained with 'qed'" in err
 
