@@ -16,6 +16,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -37,6 +38,7 @@ MARKED = re.compile(r"(?:<!-- ((?:(?!-->)[\s\S])*?)\s*-->\n\n)?((?:^\|.*\n)+)", 
 """A table with the text of its marker, if there is one."""
 
 HEAD = re.compile(r"table (?P<name>[\w-]+): (?P<kind>weights|training), (?P<minutes>\d+) minutes?")
+QUICK = "quick: "
 NUMBER = re.compile(r"([-−+]?(?:\d[\d,]*)?\.?\d+(?:e-\d+)?)(?: ± ([\d.]+(?:e-\d+)?))?")
 
 REFERENCE = "train-vs-test reference"
@@ -107,21 +109,35 @@ class Table(NamedTuple):
         found = HEAD.fullmatch(self.marker.partition("\n")[0])
         return found.groupdict() if found else {}
 
-    def commands(self) -> list[tuple[str, dict[str, str]]]:
+    def commands(self, quick: bool) -> list[tuple[str, dict[str, str]]]:
         """Return the commands of the marker.
+
+        Args:
+            quick: True for those of a quick run: the lines with "quick: " if there are any, else
+                all of them, made shorter by `quicker`.
 
         Returns:
             Pairs of a command and `{printed name of a row or column: its name in the output}`.
         """
-        found: list[tuple[str, dict[str, str]]] = []
+        found: dict[bool, list[tuple[str, dict[str, str]]]] = {False: [], True: []}
         for line in self.marker.split("\n")[1:]:
             if not line.startswith(" "):
-                found.append((line, {}))
+                own = line.startswith(QUICK)
+                found[own].append((line.removeprefix(QUICK), {}))
                 continue
             printed, _, there = line.rpartition(" = ")
             for one in printed.split(" | ") if there == "-" else [printed]:
-                found[-1][1][label(one)] = there
-        return found
+                found[own][-1][1][label(one)] = there
+        if quick and not found[True]:
+            return [(quicker(command, self.head["kind"]), other) for command, other in found[False]]
+        return found[quick]
+
+    def named_cells(self) -> Iterator[tuple[str, str, str]]:
+        """Yield the label of the row, that of the column, and the text, of each cell."""
+        head, *rows = self.cells
+        for row, *cells in rows:
+            for title, cell in zip(head[1:], cells, strict=True):
+                yield label(row), label(title), cell
 
 
 def read_tables(page: str, content: str) -> list[Table]:
@@ -150,9 +166,11 @@ def label(cell: str) -> str:
     """Return how the name of a row or column is compared: without marks, in lower case.
 
     Args:
-        cell: The name as Markdown. Names in `SAME` become those of the pages.
+        cell: The name as Markdown. Names in `SAME` become those of the pages; a number of samples
+            is left out.
     """
-    plain = re.sub(r"\[([^]]*)\]\([^)]*\)|[`*]", r"\1", cell).replace("_", " ").strip().lower()
+    plain = re.sub(r"\[([^]]*)\]\([^)]*\)|[`*]| of [\d,]+ samples", r"\1", cell)
+    plain = plain.replace("_", " ").strip().lower()
     return SAME.get(plain, plain)
 
 
@@ -178,7 +196,7 @@ def quicker(command: str, kind: str) -> str:
     command = re.sub(whole, lambda m: f"--{m[1]} {max(1, int(m[2]) // 100)}", command)
     command = re.sub(r"--minutes (\S+)", lambda m: f"--minutes {float(m[1]) / 100:g}", command)
     command = re.sub(r"-n (\d+)", lambda m: f"-n {max(20, int(m[1]) // 100)}", command)
-    return command + " --steps 10 -n 20" if " finetune " in command else command
+    return command + (" --steps 10 -n 20" if re.search(" (finetune|columns) ", command) else "")
 
 
 Known = dict[str, list[Table]]
@@ -281,50 +299,50 @@ Outputs = list[tuple[dict[str, str], list[Table]]]
 def measure(table: Table, outputs: Outputs) -> tuple[list[Measured], list[str]]:
     """Look for the figures of a table in the outputs of its commands.
 
+    A cell with several figures takes them from several commands, if one alone has too few.
+
     Args:
         table: The table.
         outputs: For each command other names and the tables that it has printed.
 
     Returns:
-        The figures that were found; and the names of rows and columns of which none was, although
-        the marker does not leave them out. Published figures are left out.
+        The figures that were found; and the names of rows and columns of which none was, and of
+        other cells that lack one, although the marker does not leave them out. Published figures
+        are left out.
     """
     found: list[Measured] = []
-    head, *rows = [[label(cell) for cell in row[:1]] + row[1:] for row in table.cells]
-    names: dict[str, bool] = {}
-    for number, (row, *cells) in enumerate(rows):
-        occurrence = [one[0] for one in rows[:number]].count(row)
-        for column, cell in zip(map(label, head[1:]), cells, strict=True):
-            left = any(other.get(one) == "-" for other, _ in outputs for one in (row, column))
-            if left or "published" in row + column or not figures(cell):
-                continue
-            new = next(filter(None, (_new(row, column, *one, occurrence) for one in outputs)), [])
-            names |= {one: names.get(one, False) or bool(new) for one in (row, column)}
-            for k, ((old, _, unit), value) in enumerate(zip(figures(cell), new, strict=False)):
-                if value:
-                    found.append(Measured(row, column, k, old, unit, "%" in cell, *value[0][:2]))
-    return found, [name for name, seen in names.items() if not seen]
+    lacking: list[tuple[str, str]] = []
+    times = Counter[tuple[str, str]]()
+    for row, column, cell in table.named_cells():
+        times[row, column] += 1
+        left = any(other.get(one) == "-" for other, _ in outputs for one in (row, column))
+        if left or "published" in row + column or not figures(cell):
+            continue
+        new = sum((_new(row, column, *one, times[row, column] - 1) for one in outputs), [])
+        if len(new) < len(figures(cell)):
+            lacking.append((row, column))
+        for k, ((old, _, unit), value) in enumerate(zip(figures(cell), new, strict=False)):
+            found.append(Measured(row, column, k, old, unit, "%" in cell, *value[:2]))
+    seen = {name for one in found for name in one[:2]}
+    unseen = dict.fromkeys(name for pair in lacking for name in pair if name not in seen)
+    return found, [*unseen, *(", ".join(pair) for pair in lacking if seen.issuperset(pair))]
 
 
 def _new(
-    row: str, column: str, other: dict[str, str], tables: list[Table], occurrence: int
-) -> list[list[tuple[float, float | None, float]]]:
-    """Return the figures of the cells of an output that a printed cell quotes.
+    row: str, column: str, other: dict[str, str], tables: list[Table], place: int
+) -> list[tuple[float, float | None, float]]:
+    """Return the figures of an output that a printed cell quotes, as `figures` returns them.
 
     Args:
         row: Printed name of the row.
         column: Printed name of the column.
         other: Name of a row or column in the output by its printed name.
         tables: Tables of the output.
-        occurrence: How many cells with the same names came before on the page.
-
-    Returns:
-        For each quoted cell its figures, as the function `figures` returns them; [] if one is
-        missing.
+        place: How many cells with the same names came before on the page.
     """
     rows, columns = (other.get(one, one).split(" + ") for one in (row, column))
-    cells = [found_cells(tables, one, title) for one in rows for title in columns]
-    return [figures(x[min(occurrence, len(x) - 1)]) for x in cells] if all(cells) else []
+    cells = [found_cells(tables, one, title)[place:] for one in rows for title in columns]
+    return [figures(x[0])[0] for x in cells if x and figures(x[0])]
 
 
 def allowed(
@@ -369,6 +387,12 @@ def allowed(
     return found - wide, found + wide
 
 
+def samples(commands: list[tuple[str, dict[str, str]]]) -> int:
+    """Return how many samples of a seed the commands of a marker draw, as `-n` says."""
+    found = re.findall(r"-n (\d+)", " ".join(command for command, _ in commands))
+    return int(found[0]) if found else SAMPLES
+
+
 def judge(table: Table, outputs: Outputs, quick: bool) -> Iterator[dict[str, Any]]:
     """Compare the figures of a table with new ones.
 
@@ -387,8 +411,7 @@ def judge(table: Table, outputs: Outputs, quick: bool) -> Iterator[dict[str, Any
     if quick and table.head["kind"] == "training":
         yield {**about, "row": f"{len(found)} figures", "verdict": "not measured again"}
         return
-    there = int((re.findall(r"-n (\d+)", table.marker) or [SAMPLES])[0])
-    here = min(there, SAMPLES) if quick else there
+    here, there = (samples(table.commands(short)) for short in (quick, False))
     for one in found:
         beside = [other for other in found if len({*one[:3]} - {*other[:3]}) == 1]
         references = [x for x in [one, *beside] if REFERENCE in (x.row + x.column)]
@@ -452,9 +475,8 @@ def _made(table: Table, quick: bool, place: Path, known: Known) -> list[dict[str
     """
     outputs: Outputs = []
     try:
-        for command, other in table.commands():
-            short = quicker(command, table.head["kind"]) if quick else command
-            outputs.append((other, run(short, place, known)))
+        for command, other in table.commands(quick):
+            outputs.append((other, run(command, place, known)))
     except UserError as error:
         return [{"table": table.head["name"], "row": str(error), "verdict": "not run"}]
     return list(judge(table, outputs, quick))

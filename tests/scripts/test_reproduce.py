@@ -11,7 +11,7 @@ import typer
 
 from graphcnf.scripts.benchmarks import reproduce
 from graphcnf.scripts.benchmarks.__main__ import app as benchmarks
-from graphcnf.scripts.benchmarks.reproduce import all_tables, figures, label, quicker, read_tables
+from graphcnf.scripts.benchmarks.reproduce import all_tables, figures, label, read_tables
 from graphcnf.scripts.cli import app
 
 PAGE = """
@@ -59,7 +59,7 @@ def test_every_table_of_figures_has_a_marker(tables):
 def test_a_marker_says_how_a_table_is_made_or_why_it_is_not(tables):
     for table in tables:
         assert table.head or not table.marker or table.marker.startswith("no table: "), table.marker
-        assert bool(table.head) == bool(table.commands()), table.marker
+        assert bool(table.head) == bool(table.marker and table.commands(False)), table.marker
     names = [table.head["name"] for table in tables if table.head]
     assert len(names) == len(set(names)) > 30
 
@@ -68,8 +68,8 @@ def test_a_marker_says_how_a_table_is_made_or_why_it_is_not(tables):
 def test_commands_of_markers_have_the_options_that_they_name(tables, short):
     programs = {True: typer.main.get_command(app), False: typer.main.get_command(benchmarks)}
     for table in tables:
-        for command, _ in table.commands():
-            words = shlex.split(quicker(command, table.head["kind"]) if short else command)
+        for command, _ in table.commands(short):
+            words = shlex.split(command)
             own = words[0] == "graphcnf"
             assert own or words[:3] == ["python", "-m", "graphcnf.scripts.benchmarks"], command
             line = programs[own]
@@ -117,6 +117,28 @@ def test_a_name_that_no_output_has_is_not_passed_over(bench, tmp_path, monkeypat
     (tmp_path / "made.py").write_text("raise SystemExit(3)")
     assert "exit code 3" in bench("reproduce", "made", *place, code=1)[0]
     assert "did you mean" in bench("reproduce", "mode", code=1)[1]
+
+
+def test_a_cell_takes_its_figures_from_several_commands_and_quick_ones_replace_them():
+    marker = (
+        "table t: training, 1 minute\nfirst --steps 100\n    both = b + c\n    over = -\n"
+        "second\n    both = b\nquick: third --steps 7"
+    )
+    cells = [["", "x", "x", "over"], ["a", "1", "2", "9"], ["both", "3, 4, 5", "6, 7, 8", "9"]]
+    table = reproduce.Table("page", marker, cells)
+    assert [command for command, _ in table.commands(False)] == ["first --steps 100", "second"]
+    assert table.commands(True) == [("third --steps 7", {})]
+    shorter = reproduce.Table("page", marker.partition("\nquick")[0], cells)
+    assert [command for command, _ in shorter.commands(True)] == ["first --steps 1", "second"]
+
+    first = [["", "x", "x"], ["a", "1", "2"], ["b", "3", "6"], ["c", "4", "7"]]
+    second = [["", "x", "x"], ["b", "5", "8"]]
+    printed = [[reproduce.Table("", "", rows)] for rows in (first, second)]
+    outputs = list(zip((other for _, other in table.commands(False)), printed, strict=True))
+    found, lacking = reproduce.measure(table, outputs)
+    assert [(one.printed, one.found) for one in found] == [(k, k) for k in range(1, 9)]
+    assert lacking == []
+    assert reproduce.measure(table, outputs[:1])[1] == ["both, x", "both, x"]
 
 
 def test_figures_of_cells():
