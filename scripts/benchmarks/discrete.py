@@ -627,8 +627,8 @@ LONGER = 5
 SYNTHETIC: list[Column] = [
     ("Model", text("method")),
     ("s", number("seconds", 0)),
-    ("Shape error, %", number("shape_error", 2)),
-    ("Trend error, %", number("trend_error", 2)),
+    ("Shape error", text("shape_error", "{:.2f} %")),
+    ("Trend error", text("trend_error", "{:.2f} %")),
     ("Detection", number("detection", 3)),
     ("α-precision", percent("alpha_precision")),
     ("β-recall", percent("beta_recall")),
