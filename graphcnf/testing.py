@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from graphcnf.categorical.autoregressive import Network
+from graphcnf.categorical.autoregressive import AutoregressiveNetwork
 from graphcnf.flows.transform import Bijection, Context, Transform, masked
 
 VARIATIONS = ("batch", "length", "holes", "far")
@@ -406,13 +406,18 @@ def assert_serialisable(transform: Transform, x: Tensor, context: Context = Cont
 
 @torch.no_grad()
 def assert_stepping_agrees(
-    network: Network, x: Tensor, context: Any, *, atol: float = 1e-5, rtol: float = 1e-5
+    network: AutoregressiveNetwork,
+    x: Tensor,
+    context: Any,
+    *,
+    atol: float = 1e-5,
+    rtol: float = 1e-5,
 ) -> None:
     """Check that a network gives the same probabilities in scoring and in drawing.
 
-    Scoring calls `Network.steps`, which may evaluate all positions in one pass; drawing calls
-    ``start``, ``step`` and ``update``, here with given categories in place of drawn ones. In both,
-    every real position must be decided once.
+    Scoring calls `AutoregressiveNetwork.steps`, which may evaluate all positions in one pass;
+    drawing calls ``start``, ``step`` and ``update``, here with given categories in place of drawn
+    ones. In both, every real position must be decided once.
 
     Args:
         network: The network, moved away from an initialisation that ignores its input.
@@ -425,7 +430,7 @@ def assert_stepping_agrees(
     for name, steps in (("steps", network.steps), ("stepping", network.steps_of_drawing)):
         decided = torch.zeros_like(context.mask, dtype=torch.long)
         for step in steps(x, context):
-            decided[step.at] += 1
+            decided[step.rows, step.positions] += 1
         assert (decided[context.mask] == 1).all(), f"{name}: a position is not decided once"
         same = copy.copy(network)
         same.__dict__["steps"] = steps

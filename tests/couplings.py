@@ -91,8 +91,9 @@ class Case:
         """Number of the step in which each position of categories x is decided, (B, N) long."""
         order = torch.full(x.shape[:2], -1)
         for number, step in enumerate(self.coupling.network.steps_of_drawing(x, self.context)):
-            assert (order[step.at] == -1).all(), "a position is decided twice"
-            order[step.at] = number
+            at = step.rows, step.positions
+            assert (order[at] == -1).all(), "a position is decided twice"
+            order[at] = number
         assert (order[self.mask.any(-1)] >= 0).all(), "a position is not decided"
         return order
 

@@ -62,6 +62,6 @@ def every_code(support, cardinalities, nodes):
             new = support.add(new[row], value)
         x = torch.stack(new.x, -1)
         done = torch.cat([done[rows], x[:, None]], 1)
-        path = path.take(rows)
+        path = path.select(rows)
         path.add(number, x, support.states)
     return done

@@ -7,8 +7,8 @@ __getattr__, __dir__, __all__ = exported(
     {
         "AutoregressiveCoupling": "autoregressive",
         "AutoregressiveFlow": "autoregressive",
+        "AutoregressiveNetwork": "autoregressive",
         "InSequence": "autoregressive",
-        "Network": "autoregressive",
         "State": "autoregressive",
         "Step": "autoregressive",
         "Bound": "categorical_flow",

@@ -5,21 +5,21 @@ nodes), and V *variables* at each position (what describes a node).
 
     log p(x) = sum over the variables of log p(variable | variables decided before)
 
-`Network` is this distribution. A *step* decides some positions together, given all earlier steps;
-the variables of a position are decided one after the other. What the network knows when it decides
-a variable is its *hidden state*. Scoring goes through the steps of known categories
-(`Network.steps`; a network that evaluates all positions in one pass yields one step), drawing
-through those of a `State`, one after the other. Both then do the same for each variable: compute
-its logits, and read its category from x or write it there.
+`AutoregressiveNetwork` is this distribution. A *step* decides some positions together, given all
+earlier steps; the variables of a position are decided one after the other. What the network knows
+when it decides a variable is its *hidden state*. Scoring goes through the steps of known categories
+(`AutoregressiveNetwork.steps`; a network that evaluates all positions in one pass yields one step),
+drawing through those of a `State`, one after the other. Both then do the same for each variable:
+compute its logits, and read its category from x or write it there.
 
 A variable that an earlier one determines is *omitted*: a node that closes no first ring has no
-second one. `Network.embed` says which these are; they are 0 with probability 1. Padding is 0, too,
-and in no step: what is padding stands in the mask, never in the categories.
+second one. `AutoregressiveNetwork.embed` says which these are; they are 0 with probability 1.
+Padding is 0, too, and in no step: what is padding stands in the mask, never in the categories.
 
 `AutoregressiveCoupling` is a bijection of latents with these probabilities. Each category owns an
 *interval* of the unit line (`IntervalEncoding`), which the coupling stretches to the conditional
 probability of the category. Its log-det is therefore the log-probability of the categories, up to
-constants, so that neither scoring nor drawing has to evaluate it: they use the `Network` alone.
+constants, so that neither scoring nor drawing has to evaluate it: they use the network alone.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -55,13 +55,16 @@ from graphcnf.torch_state import evaluated
 class Step:
     """M positions that are decided together.
 
+    The categories of a step in x (B, N, V) are `x[step.rows, step.positions]`, (M, V).
+
     Attributes:
-        at: Rows (M,) long of the positions in a batch, and their numbers in these rows, (M,) long
-            or one int: `x[step.at]` of categories x (B, N, V) is (M, V).
+        rows: Row of each position in the batch, (M,) long.
+        positions: Number of each position in its row, (M,) long.
         hidden: Hidden state of their first variable, in a form that only the network knows.
     """
 
-    at: tuple[Any, ...]
+    rows: Tensor
+    positions: Tensor
     hidden: Any
 
 
@@ -82,13 +85,6 @@ class State(Protocol):
         """Receive the categories x (M, V) that were drawn for the positions of the last step."""
 
 
-class ParticleState(State, Protocol):
-    """State whose rows can be replaced between steps, as particle samplers do."""
-
-    def take(self, rows: Tensor) -> None:
-        """Replace the batch in place by rows of it: indices `rows` (R,) long, which may repeat."""
-
-
 class Intervals(NamedTuple):
     """Intervals of the unit line, one for each variable.
 
@@ -101,7 +97,7 @@ class Intervals(NamedTuple):
     log_width: Tensor
 
 
-class Network(nn.Module):
+class AutoregressiveNetwork(nn.Module):
     """Autoregressive distribution over categories x (B, N, V), given by a network.
 
     Subclasses write `logits` and `embed`, which lead through the variables of a position, and
@@ -115,6 +111,9 @@ class Network(nn.Module):
     """
 
     cardinalities: Sequence[int]
+
+    # A context is a `Context`, or the subclass of it that the network reads. It cannot be typed so:
+    # a method that takes only a subclass would not fit that of the base class.
 
     def start(self, context: Any) -> State:
         """Return the state before the first step of drawing.
@@ -170,41 +169,44 @@ class Network(nn.Module):
         """Yield the steps of the state, which reads from x (B, N, V) what each has decided.
 
         Args:
-            x: Categories. The caller may write those of a step before it asks for the next one.
+            x: Categories: all, or those of the steps that were yielded so far. The caller writes
+                those of a step before it asks for the next one.
             context: `Context` with a mask (B, N).
         """
         state = self.start(context)
         while (step := state.step()) is not None:
             yield step
-            state.update(x[step.at])
+            state.update(x[step.rows, step.positions])
 
     def _variables(self, steps: Iterator[Step], x: Tensor) -> Iterator[tuple[tuple, Any]]:
         """Yield the variables of steps in the order in which they are decided.
 
+        Scoring only reads x, which is complete. Drawing begins with zeros, and writes `x[place]`
+        in the body of its loop over these variables; when the loop asks for the next variable,
+        this generator goes on, and reads there what was drawn.
+
         Args:
             steps: The steps.
-            x: Categories (B, N, V) long. The caller may write those of a variable before it asks
-                for the next one, which depends on them.
+            x: Categories (B, N, V) long: all, or those of the variables that were yielded so far.
 
         Yields:
             For each variable of each step its place at the R positions that have it, such that
             `x[place]` is (R,), and the hidden state of these positions.
         """
         for step in steps:
-            rows, positions = step.at
+            rows = step.rows
+            positions = step.positions
             hidden = step.hidden
             for variable in range(len(self.cardinalities)):
-                place = rows, positions, variable
-                yield place, hidden
-                if variable == len(self.cardinalities) - 1:
-                    break
-                # By now x[place] is decided: it was given, or the caller has just written it.
-                hidden, kept = self.embed(hidden, x[place])
-                if kept is not None:
-                    rows = rows[kept]
-                    positions = positions if isinstance(positions, int) else positions[kept]
-                    if not len(rows):
-                        break
+                if variable > 0:
+                    # The variable before is decided: it was given, or the caller has written it.
+                    hidden, kept = self.embed(hidden, x[rows, positions, variable - 1])
+                    if kept is not None:
+                        rows = rows[kept]
+                        positions = positions[kept]
+                        if not len(rows):
+                            break
+                yield (rows, positions, variable), hidden
 
     def log_probs(self, x: Tensor, context: Context) -> Tensor:
         """Return the log-probability of each category, given those before it.
@@ -269,7 +271,7 @@ class Network(nn.Module):
         x = torch.zeros_like(u, dtype=torch.long)
         for place, hidden in self._variables(self.steps_of_drawing(x, context), x):
             category, _, _ = find_interval(self.logits(hidden) / context.temperature, u[place])
-            x[place] = self.settle(hidden, category)
+            x[place] = self.settle(hidden, category)  # Here `_variables` reads it, then goes on.
         return x
 
     @torch.no_grad()
@@ -292,7 +294,7 @@ class Network(nn.Module):
             category, lower, log_width = find_interval(
                 self.logits(hidden) / context.temperature, u[place]
             )
-            x[place] = category
+            x[place] = category  # Here `_variables` reads it, then goes on.
             found.lower[place] = lower
             found.log_width[place] = log_width
         return x, found
@@ -313,11 +315,13 @@ class InSequence:
         counts: For each position, the number of rows that have it.
         length: Number of positions N.
         number: The current position, -1 before the first one.
+        count: Number of rows that have the current position.
     """
 
     def __init__(self, mask: Tensor):
         self.length = mask.shape[1]
         self.number = -1
+        self.count = 0
         self._sort(mask.sum(1))
 
     def _sort(self, sizes: Tensor) -> Tensor:
@@ -331,19 +335,22 @@ class InSequence:
         self.counts = (sizes[:, None] > number).sum(0).tolist()
         return self.rows
 
-    def next(self) -> tuple[Tensor, int] | None:
-        """Go on to the next position.
-
-        Returns:
-            Rows and column of the position in the mask (B, N): the numbers of the M rows that have
-            the position, (M,) long, and its number. None after the last position.
-        """
+    def next(self) -> bool:
+        """Go on to the next position; return False if no row has one."""
         self.number += 1
-        if self.number == self.length or not self.counts[self.number]:
-            return None
-        return self.rows[: self.counts[self.number]], self.number
+        self.count = self.counts[self.number] if self.number < self.length else 0
+        return self.count > 0
 
-    def take(self, rows: Tensor) -> Tensor:
+    def step(self, hidden: Any) -> Step:
+        """Return the step of the current position in the `count` rows that have it.
+
+        Args:
+            hidden: Hidden state of the position in these rows, the longest row first.
+        """
+        rows = self.rows[: self.count]
+        return Step(rows, torch.full_like(rows, self.number), hidden)
+
+    def select(self, rows: Tensor) -> Tensor:
         """Replace the batch by some of its rows, which may repeat.
 
         Args:
@@ -356,7 +363,10 @@ class InSequence:
         return previous[self._sort(self.sizes[previous])]
 
 
-class AutoregressiveCoupling(Bijection):
+AnyNetwork = TypeVar("AnyNetwork", bound=AutoregressiveNetwork)
+
+
+class AutoregressiveCoupling(Bijection, Generic[AnyNetwork]):
     """Bijection that makes the interval of each category as wide as its conditional probability.
 
     A latent z lies in the interval of its category x: u = sigmoid(z) >= lower(x). It becomes
@@ -369,11 +379,10 @@ class AutoregressiveCoupling(Bijection):
     """
 
     tempers = True
-    network: Any  # A `Network`, of which callers use methods of its own class.
 
-    def __init__(self, network: Network):
+    def __init__(self, network: AnyNetwork):
         super().__init__()
-        self.network = network
+        self.network: AnyNetwork = network
 
     def categories(self, z: Tensor, mask: Tensor) -> Tensor:
         """Return the categories that latents of `IntervalEncoding` stand for.
@@ -481,12 +490,12 @@ def _with_mask_of_positions(context: Context) -> Context:
     return context if context.mask.dim() == 2 else replace(context, mask=context.mask.any(-1))
 
 
-class AutoregressiveFlow(CategoricalFlow):
+class AutoregressiveFlow(CategoricalFlow, Generic[AnyNetwork]):
     """Categorical flow with an autoregressive coupling, whose probabilities are exact.
 
     `encode` and `decode` lead to base latents and back. The bound is not drawn through the latents:
-    it is the log-probability of the `Network`, which is what the flow gives up to the margins of
-    the intervals of `IntervalEncoding`.
+    it is the log-probability of the network, which is what the flow gives up to the margins of the
+    intervals of `IntervalEncoding`.
 
     Args:
         network: Distribution of the categories.
@@ -494,20 +503,20 @@ class AutoregressiveFlow(CategoricalFlow):
     """
 
     encoding: IntervalEncoding
-    transform: AutoregressiveCoupling
+    transform: AutoregressiveCoupling[AnyNetwork]
 
-    def __init__(self, network: Network, *, single: bool = False):
+    def __init__(self, network: AnyNetwork, *, single: bool = False):
         cardinalities = network.cardinalities
         encoding = IntervalEncoding(cardinalities[0] if single else cardinalities)
         super().__init__(encoding, AutoregressiveCoupling(network))
 
     @property
-    def network(self) -> Any:
-        """The distribution of the categories, a `Network`."""
+    def network(self) -> AnyNetwork:
+        """The distribution of the categories."""
         return self.transform.network
 
     def bound(self, x, context: Context = Context()) -> Bound:
-        """Return log p(x), (B,) nats, of the `Network` as a bound that is exact.
+        """Return log p(x), (B,) nats, of the network as a bound that is exact.
 
         Arguments and errors are those of `CategoricalFlow.bound`.
         """
@@ -519,7 +528,7 @@ class AutoregressiveFlow(CategoricalFlow):
 
     @evaluated
     def decode(self, z, context: Context = Context(), *, sample: bool = False) -> Tensor:
-        """Decode base latents to categories, with the rules of `Network.settle`.
+        """Decode base latents to categories, with the rules of `AutoregressiveNetwork.settle`.
 
         Args:
             z: Base latents, (B, N, V).
@@ -535,5 +544,6 @@ class AutoregressiveFlow(CategoricalFlow):
         """
         check_temperature(context.temperature)
         context = with_mask(z, context)
-        x = self.network.draw(torch.sigmoid(masked(z, context.mask).double()), context)
+        u = torch.sigmoid(masked(z, context.mask).double())
+        x = self.transform.network.draw(u, context)
         return x[..., 0] if self.encoding.single else x

@@ -213,7 +213,7 @@ class Cache:
         so_far[1, self.filled :] = value
         return so_far
 
-    def take(self, rows: Tensor) -> None:
+    def select(self, rows: Tensor) -> None:
         """Replace the batch in place by rows of it: indices `rows` (R,) long, which may repeat."""
         table = self.table.new_empty(*self.table.shape[:3], len(rows), self.table.shape[-1])
         table[:, :, : self.filled] = self.table[:, :, : self.filled, rows]

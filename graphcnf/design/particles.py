@@ -227,7 +227,7 @@ class Progress:
         between = self.least[fragment.edge_between.clamp(min=0)]
         self.between = torch.where(fragment.adjacency, between, 0)
 
-    def take(self, rows: Tensor) -> None:
+    def select(self, rows: Tensor) -> None:
         """Replace the particles by some of them, in place.
 
         Args:
@@ -264,9 +264,9 @@ class Progress:
         """Compute, from what is placed so far, what the next node of each particle may be.
 
         Call it before each node: `mask`, `placements`, `entries` and `free_fits` read the
-        attributes that it sets, which `add` and `take` leave as they were. By fragment node (P, U):
-        `not_entered`, `enterable`, `is_first`, `log_alike`, `needed`. By level of the path (P, L):
-        `is_free`, `attachments_at`, `valence_at`, `pending_at`, `grows_at`, `open_below`,
+        attributes that it sets, which `add` and `select` leave as they were. By fragment node
+        (P, U): `not_entered`, `enterable`, `is_first`, `log_alike`, `needed`. By level of the path
+        (P, L): `is_free`, `attachments_at`, `valence_at`, `pending_at`, `grows_at`, `open_below`,
         `free_below`, `last_member`. By particle: `floor` (P, 1) and `need` (P,).
         """
         f = self.fragment
@@ -759,7 +759,7 @@ class ParticleSampler:
         for i in range(largest):
             step = state.step()
             assert step is not None
-            order = step.at[0]
+            order = step.rows
             hidden = step.hidden[order.argsort()]
             progress.update_tables()
             log_weights = log_weights + self._step(hidden, i, progress, known, guide)
@@ -785,8 +785,8 @@ class ParticleSampler:
             if chosen is not None or bool(ends.any()):
                 known, log_weights, sizes = known[rows], log_weights[rows], sizes[rows]
                 ancestor = ancestor[rows]
-                progress.take(rows)
-                state.take(rows)
+                progress.select(rows)
+                state.select(rows)
         codes, final, origin, came_from, log_probs, detours = whole
         graphs = code.decode(codes, mask)
         return Particles(graphs, final, came_from, log_probs, detours, origin)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.categorical.autoregressive import Network, Step
+from graphcnf.categorical.autoregressive import AutoregressiveNetwork, Step
 from graphcnf.categorical.transformer import ReadOut, zero_init
 from graphcnf.graphs.features import NODE_FEATURES, GraphContext
 
@@ -304,7 +304,7 @@ class LookAhead(nn.Module):
         return h.new_zeros(len(scored), colors).index_put((row, color), found)
 
 
-class ColoringNetwork(Network):
+class ColoringNetwork(AutoregressiveNetwork):
     """Network of the colours of nodes, given the colours so far.
 
     The logit of a colour depends on whether a neighbour has the colour and on the encoded node; if
@@ -375,7 +375,8 @@ class ColoringNetwork(Network):
     def steps(self, x: Tensor, context: GraphContext) -> Iterator[Step]:
         rank, counts = turns(x[..., 0], context, self.cardinalities[0], self.waves)
         logits = self.all_logits(context, rank, counts)
-        yield Step(context.mask.nonzero(as_tuple=True), logits[context.mask])
+        graph, node = context.mask.nonzero(as_tuple=True)
+        yield Step(graph, node, logits[graph, node])
 
     def all_logits(self, context: GraphContext, rank: Tensor, counts: Tensor) -> Tensor:
         """Return the logits of the colours of all nodes in one pass, for known colourings.
@@ -497,18 +498,19 @@ class ColoringState:
             A `Step` for M nodes, whose `hidden` are logits (M, colours); None when all nodes have
             a colour.
         """
-        self.at = graph, node = self.order.next()
+        graph, node = self.order.next()
+        self.decided = graph, node
         if not len(graph):
             return None
         net, own = self.network, self.order.counts[graph, node] > 0
         # A node with a choice is the only one of its graph in a step.
         open_ = undecided(own, torch.ones_like(own[:, 0])).nonzero()[:, 0]
         if net.waves and not len(open_):
-            return Step(self.at, possible(torch.zeros_like(own, dtype=self.h.dtype), own))
+            return Step(graph, node, possible(torch.zeros_like(own, dtype=self.h.dtype), own))
         logits = net.around(self.h[graph, node], own)
         if net.lookahead is not None and len(open_):
             logits = logits.index_add(0, open_, self._ahead(graph[open_], node[open_]))
-        return Step(self.at, possible(logits, own) if net.waves else logits)
+        return Step(graph, node, possible(logits, own) if net.waves else logits)
 
     def update(self, x: Tensor) -> None:
         """Give the nodes of the last step their colours, and advance.
@@ -516,7 +518,7 @@ class ColoringState:
         Args:
             x: The colours, (M, 1) long.
         """
-        self.order.settle(*self.at, x[:, 0])
+        self.order.settle(*self.decided, x[:, 0])
 
     def _ahead(self, graph: Tensor, node: Tensor) -> Tensor:
         """Return the look-ahead scores of the colours of some nodes, one per graph at most.

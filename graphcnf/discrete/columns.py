@@ -24,7 +24,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.categorical.autoregressive import AutoregressiveFlow, Network, Step, find_interval
+from graphcnf.categorical.autoregressive import (
+    AutoregressiveFlow,
+    AutoregressiveNetwork,
+    Step,
+    find_interval,
+)
 from graphcnf.categorical.categorical_flow import check_rows
 from graphcnf.discrete.contexts import GAIN
 from graphcnf.discrete.counts import (
@@ -264,7 +269,7 @@ def best_shares(gain: Tensor, counts: Tensor) -> Tensor:
     return share if gained.sum() >= GAIN else torch.full_like(share, SHARES[0])
 
 
-class ColumnMLP(Network):
+class ColumnMLP(AutoregressiveNetwork):
     """Probabilities of the categories of a column given any other columns, from counts and MLPs.
 
     In `order`, that is if the known columns are exactly those before the next one, they are a
@@ -604,7 +609,8 @@ class ColumnMLP(Network):
         allowed = self.possible.expand(len(mask), -1, -1)
         allowed = allowed if given.allowed is None else allowed & given.allowed
         logits = parts[0].masked_fill(~allowed[mask], -math.inf)
-        yield Step(mask.nonzero(as_tuple=True), (logits, parts[1]))
+        row, column = mask.nonzero(as_tuple=True)
+        yield Step(row, column, (logits, parts[1]))
 
     def logits(self, hidden) -> Tensor:
         return super().logits(hidden[0])
@@ -688,7 +694,7 @@ class ColumnState:
             logits[own, : log_p.shape[1]] = log_p
             tilts[own, : log_p.shape[1]] = slopes
         allowed = self.allowed.expand(len(self.mask), -1, -1)[self.rows, column]
-        return Step((self.rows, column), (logits.masked_fill(~allowed, -math.inf), tilts))
+        return Step(self.rows, column, (logits.masked_fill(~allowed, -math.inf), tilts))
 
     def update(self, x: Tensor) -> None:
         """Store what was decided for the columns of the current step.
@@ -714,7 +720,7 @@ def split(x: Tensor) -> tuple[Tensor, Tensor]:
     return x.floor().long(), (x - x.floor()).double()
 
 
-class ColumnFlow(Pretrained, AutoregressiveFlow):
+class ColumnFlow(Pretrained, AutoregressiveFlow[ColumnMLP]):
     """Density of the rows of a table of categories, column by column in any order.
 
     Every order of the columns gives an exact density: the product of the conditional probabilities
@@ -956,13 +962,14 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
         places, event = given.places, given.event
         x, state = torch.zeros_like(u), network.start(context)
         while (step := state.step()) is not None:
-            logits, slots = network.logits(step.hidden), network.slot[step.at[1]]
+            at = step.rows, step.positions
+            logits, slots = network.logits(step.hidden), network.slot[step.positions]
             tilts = step.hidden[1].double()
             if event is not None:
-                low, high = network.shares_below(event[step.at[1]], tilts, slots)
+                low, high = network.shares_below(event[step.positions], tilts, slots)
                 logits = logits + (high - low).log()
-            category, lower, log_p = find_interval(logits / context.temperature, u[step.at])
-            place = ((u[step.at] - lower) / log_p.exp()).clamp(0, 1 - 1e-12)
+            category, lower, log_p = find_interval(logits / context.temperature, u[at])
+            place = ((u[at] - lower) / log_p.exp()).clamp(0, 1 - 1e-12)
             chosen = category[:, None]
             if event is not None:
                 low, high = (part.gather(1, chosen)[:, 0] for part in (low, high))
@@ -973,10 +980,10 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
                 root = ((1 - s).square() + 4 * s * place).sqrt()
                 place = (2 * place / (1 - s + root)).clamp(0, 1 - 1e-12)
             if places is not None:
-                known = places[step.at].double()
+                known = places[at].double()
                 place = torch.where(known.isnan(), place, known)
-            x[step.at] = category + place
-            state.update(x[step.at][:, None])
+            x[at] = category + place
+            state.update(x[at][:, None])
         return x if network.divided else x.floor().long()
 
     def training_loss(

@@ -19,7 +19,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphcnf.arguments import check
-from graphcnf.categorical.autoregressive import AutoregressiveFlow, InSequence, Network, Step
+from graphcnf.categorical.autoregressive import (
+    AutoregressiveFlow,
+    AutoregressiveNetwork,
+    InSequence,
+    Step,
+)
 from graphcnf.categorical.transformer import HIDDEN, Transformer
 from graphcnf.discrete.contexts import GAIN, ContextCounts, best_factor
 from graphcnf.errors import UserError
@@ -36,7 +41,7 @@ LARGEST_COUNTS = 2_000_000
 """Largest number of different n-grams that are counted; with more, contexts stay shorter."""
 
 
-class CausalAttention(Network):
+class CausalAttention(AutoregressiveNetwork):
     """Causal attention over a sequence: the category of each position, given the earlier ones.
 
     The input of position i is what is known before its category: the previous category and the
@@ -175,7 +180,8 @@ class CausalAttention(Network):
         bias = self.by_distance[:, distance.clamp(min=0)] + HIDDEN * (distance < 0)
         h = self.norm(self.blocks(h, bias[None]))
         counted = x[mask][:, 0] if self.training else None
-        yield Step(mask.nonzero(as_tuple=True), self._logits(h[mask], before[mask], counted))
+        row, position = mask.nonzero(as_tuple=True)
+        yield Step(row, position, self._logits(h[mask], before[mask], counted))
 
     def start(self, context: Context) -> CausalState:
         self._check_mask(context.mask)
@@ -205,16 +211,17 @@ class CausalState:
             A `Step` for the M rows with another position, the longest rows; its `hidden` are the
             logits of the categories there, (M, C). None if all rows are complete.
         """
-        at, net = self.order.next(), self.network
-        if at is None:
+        if not self.order.next():
             return None
-        count, number = len(at[0]), at[1]
+        net = self.network
+        count = self.order.count
+        number = self.order.number
         before = self.before[:count, None]
         h = net._inputs(before, number, self.order.sizes[:count, None] - number)[:, 0]
         # The distances number, ..., 0 of the positions so far.
         bias = net.by_distance[:, : number + 1].flip(1).t()[:, None]
         h = net.norm(net.blocks.step(h, bias, self.cache))
-        return Step(at, net._logits(h, before[:, 0]))
+        return self.order.step(net._logits(h, before[:, 0]))
 
     def update(self, x: Tensor) -> None:
         """Append the categories that were decided at the current position, in place.
@@ -314,7 +321,7 @@ class Rows:
         return Rows(change(self.values), change(self.mask), start)
 
 
-class RowFlow(Pretrained, AutoregressiveFlow):
+class RowFlow(Pretrained, AutoregressiveFlow[CausalAttention]):
     """Density of sequences: the length first, then each category given the earlier ones.
 
     The flow maps the interval of a category to one as wide as its probability. Integrated over the
@@ -516,7 +523,7 @@ def _counted(rows: Rows, cardinality: int, reach: int) -> tuple[np.ndarray, np.n
     return keys.T.contiguous().numpy(), windows[:, -1].numpy()
 
 
-def build_network(network: type[Network], config: dict[str, Any]) -> Any:
+def build_network(network: type[AutoregressiveNetwork], config: dict[str, Any]) -> Any:
     """Build a network, checking the arguments that a user may have set.
 
     Args:

@@ -22,7 +22,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphcnf.arguments import check
-from graphcnf.categorical.autoregressive import AutoregressiveCoupling, InSequence, Network, Step
+from graphcnf.categorical.autoregressive import (
+    AutoregressiveCoupling,
+    AutoregressiveNetwork,
+    InSequence,
+    Step,
+)
 from graphcnf.categorical.categorical_flow import CategoricalFlow
 from graphcnf.categorical.encoding import Encoded, Encoding, make_encoding
 from graphcnf.categorical.learned_encodings import logistic_noise
@@ -504,7 +509,7 @@ class ElementCoupling(Bijection):
         return logistic_log_density((x - means) * torch.exp(-log_scales)) - log_scales
 
 
-class GroupNetwork(Network):
+class GroupNetwork(AutoregressiveNetwork):
     """Network of the conditional distributions of the elements of groups.
 
     A position is a group, and its V variables are the elements of the group. A group depends on
@@ -616,7 +621,8 @@ class GroupNetwork(Network):
             sums.append(F.pad(each, (0, 0, 1, 0)).cumsum(1)[mask])
         values, decided = sums
         groups = self.groups_after(values, decided, before[mask], after[mask], own[mask])
-        yield Step(mask.nonzero(as_tuple=True), groups)
+        rows, positions = mask.nonzero(as_tuple=True)
+        yield Step(rows, positions, groups)
 
     def start(self, context: GroupContext) -> GroupState:
         """Return the state before the first group.
@@ -661,12 +667,11 @@ class GroupState:
             A `Step` for the M sets with another group, whose `hidden` is that of `GroupNetwork`;
             None if all sets are complete.
         """
-        at = self.order.next()
-        if at is None:
+        if not self.order.next():
             return None
-        count, number = len(at[0]), at[1]
-        parts = (*self.sums, self.before, self.after, self.elements[:, number])
-        return Step(at, self.network.groups_after(*(part[:count] for part in parts)))
+        parts = (*self.sums, self.before, self.after, self.elements[:, self.order.number])
+        groups = self.network.groups_after(*(part[: self.order.count] for part in parts))
+        return self.order.step(groups)
 
     def update(self, x: Tensor) -> None:
         """Append the decided elements of the current group to the sets of the last step.
@@ -690,7 +695,7 @@ class GroupCoupling(Bijection):
     the network at most G times, however many elements there are.
 
     Args:
-        network: Network of the conditional distributions, for G groups.
+        network: AutoregressiveNetwork of the conditional distributions, for G groups.
     """
 
     tempers = True

@@ -1,10 +1,11 @@
 """Base of the graph models that write a graph as a sequence and score it autoregressively.
 
 The *code* of a graph is V categories (variables) for each node in one *node order*, (B, N, V) for a
-batch: a token sequence. A `GraphCode` maps graphs to codes and back, one-to-one; a `Network` is the
-distribution of codes. Scoring encodes a graph and asks the network for the probability of its code;
-sampling draws a code by the network and decodes it. `CodedModel` takes the nodes in the order of
-the batch. `RandomOrder` draws the order, as a latent of the model, so that no order is preferred.
+batch: a token sequence. A `GraphCode` maps graphs to codes and back, one-to-one; an
+`AutoregressiveNetwork` is the distribution of codes. Scoring encodes a graph and asks the network
+for the probability of its code; sampling draws a code by the network and decodes it. `CodedModel`
+takes the nodes in the order of the batch. `RandomOrder` draws the order, as a latent of the model,
+so that no order is preferred.
 
     score:   graph -> code.encode -> x -> network.log_probs -> log p
     encode:  graph -> code.encode -> x -> IntervalEncoding -> coupling -> latents
@@ -15,12 +16,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Generic, Protocol
 
 import torch
 from torch import Tensor
 
-from graphcnf.categorical.autoregressive import AutoregressiveFlow, Network
+from graphcnf.categorical.autoregressive import (
+    AnyNetwork,
+    AutoregressiveFlow,
+    AutoregressiveNetwork,
+)
 from graphcnf.categorical.categorical_flow import Bound
 from graphcnf.flows.base import draw_uniform
 from graphcnf.flows.transform import Context, Noise, draw_noise
@@ -51,7 +56,7 @@ class GraphCode(Protocol):
         """Return the graphs with the codes x (B, N, V) and the real nodes `mask` (B, N)."""
 
 
-class CodedModel(GraphModel):
+class CodedModel(GraphModel, Generic[AnyNetwork]):
     """p(graph) as a product over the variables of a code, node by node.
 
     What is called p(graph) here is the probability of one code, that of the graph in the node order
@@ -64,17 +69,17 @@ class CodedModel(GraphModel):
         flow: Flow over codes, which `encode` and `decode` need.
     """
 
-    network_classes: ClassVar[tuple[Callable[..., Network], ...]]
+    network_classes: ClassVar[tuple[Callable[..., AutoregressiveNetwork], ...]]
     code: GraphCode
-    flow: AutoregressiveFlow
+    flow: AutoregressiveFlow[AnyNetwork]
 
     @classmethod
     def options(cls) -> tuple[Callable, ...]:
         return cls.network_classes
 
     @property
-    def network(self) -> Any:
-        """Distribution of codes, a `Network`."""
+    def network(self) -> AnyNetwork:
+        """Distribution of codes."""
         return self.flow.network
 
     def bounds(self, batch: GraphBatch) -> dict[str, Bound]:
@@ -139,7 +144,7 @@ class CodedModel(GraphModel):
         return self.code.decode(x, mask)
 
 
-class RandomOrder(CodedModel, StochasticModel):
+class RandomOrder(CodedModel[AnyNetwork], StochasticModel):
     """`CodedModel` whose node order is random and a latent, so that no order is preferred.
 
     Attributes:
@@ -164,7 +169,7 @@ class RandomOrder(CodedModel, StochasticModel):
         Returns:
             The renumbered graphs, the orders (B, N) long and their log-probabilities (B,), nats.
         """
-        shape = (*batch.mask.shape, self.network.max_nodes)
+        shape = (*batch.mask.shape, self.max_nodes)
         uniforms = draw_noise(noise, shape, device=batch.mask.device)
         order, log_p = self.draw_order(batch.adjacency, batch.node_counts, uniforms)
         return batch.permute(order), order, log_p

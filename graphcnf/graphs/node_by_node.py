@@ -24,7 +24,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.categorical.autoregressive import AutoregressiveFlow, InSequence, Network, Step
+from graphcnf.categorical.autoregressive import (
+    AutoregressiveFlow,
+    AutoregressiveNetwork,
+    InSequence,
+    Step,
+)
 from graphcnf.categorical.transformer import HIDDEN, Transformer, zero_init
 from graphcnf.flows.transform import Context
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs
@@ -262,7 +267,7 @@ class NewNodes:
     decided: int = 0
 
 
-class GrowthNetwork(Network):
+class GrowthNetwork(AutoregressiveNetwork):
     """Network of the category of each node and its edges to earlier nodes.
 
     Causal attention over the nodes encodes the partial graph, with biases by distance in the order,
@@ -402,30 +407,32 @@ class GrowthNetwork(Network):
         number = torch.arange(size, device=mask.device)
 
         each = [t.split(max(1, CELLS // size**2)) for t in mask.nonzero(as_tuple=True)]
-        positions = list(zip(*each, strict=True))  # For each step, graphs and their new nodes.
+        parts = list(zip(*each, strict=True))  # For each step, graphs and their new nodes.
 
         @lru_cache(maxsize=4)  # Not all steps: a large batch might not fit into memory.
         def before(step: int) -> GrowingGraphs:
-            graph, node = positions[step]
+            graph, node = parts[step]
             real = number < node[:, None]
             return GrowingGraphs(links[graph] & real[:, None] & real[..., None], node)
 
         h = self.initial.new_zeros(*mask.shape, len(self.initial))
-        for k, at in enumerate(positions):
-            joined = earlier[at].float()
+        for k, (graph, node) in enumerate(parts):
+            joined = earlier[graph, node].float()
             among = before(k).open.tril(-1).float()
             edges = joined.sum(-1)
             pieces = edges - torch.einsum("mi,mij,mj->m", joined, among, joined)
-            inputs = self.inputs(x[at], at[1], sizes[at[0]], edges.long(), pieces.long())
-            h = h.index_put(at, inputs)
+            known = x[graph, node]
+            inputs = self.inputs(known, node, sizes[graph], edges.long(), pieces.long())
+            h = h.index_put((graph, node), inputs)
         back = (number[:, None] - number).clamp(min=0)
         bias = self.biases(earlier, _shared(earlier, links), back).movedim(-1, 1)
         bias = bias.masked_fill(number > number[:, None], HIDDEN)
         h = self.norm(self.blocks(self.dropout(h), bias))
         nodes = self.as_node(h)
         h = torch.cat([self.initial.expand(len(h), 1, -1).to(h), h[:, :-1]], 1)
-        for k, at in enumerate(positions):
-            yield Step(at, self.new_nodes(before(k), nodes, at[0], h[at]))
+        for k, (graph, node) in enumerate(parts):
+            hidden = self.new_nodes(before(k), nodes, graph, h[graph, node])
+            yield Step(graph, node, hidden)
 
     def start(self, context: Context) -> GrowthState:
         assert context.mask is not None
@@ -569,12 +576,13 @@ class GrowthState:
 
         First the node before goes through the attention blocks, now that it has all its edges.
         """
-        at, net = self.order.next(), self.network
-        if at is None:
+        if not self.order.next():
             return None
-        count, number = len(at[0]), at[1]
+        net = self.network
+        count = self.order.count
+        number = self.order.number
         links = self.links[:count, :number, :number]
-        graph = torch.arange(count, device=at[0].device)
+        graph = torch.arange(count, device=links.device)
         h = net.initial.expand(count, -1)
         if number:  # attention of the last node, now that it has all its edges
             last, last_links = number - 1, links[:, number - 1 :]
@@ -584,8 +592,8 @@ class GrowthState:
             h = net.inputs(self.x[:count], last, self.order.sizes[:count], edges, pieces)
             h = net.norm(net.blocks.step(h, bias.transpose(0, 1), self.cache))
             self.nodes[:count, last] = net.as_node(h)
-        self.grown = GrowingGraphs(links, torch.full_like(at[0], number))
-        return Step(at, net.new_nodes(self.grown, self.nodes, graph, h))
+        self.grown = GrowingGraphs(links, torch.full_like(graph, number))
+        return self.order.step(net.new_nodes(self.grown, self.nodes, graph, h))
 
     def update(self, x: Tensor) -> None:
         """Append the node that `step` returned last to the M unfinished graphs.
@@ -600,7 +608,7 @@ class GrowthState:
         self.x = x
 
 
-class GrowthModel(RandomOrder):
+class GrowthModel(RandomOrder[GrowthNetwork]):
     """p(graph) node by node, each with its edges to earlier nodes, by a `GrowthNetwork`.
 
     The order is a latent, see `most_edges_first`; given the order, `bounds` is exact.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from graphcnf.categorical.autoregressive import AutoregressiveFlow
-from graphcnf.categorical.transformer import HIDDEN, Block, Cache
+from graphcnf.categorical.transformer import HIDDEN, Block, Cache, Transformer
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 from graphcnf.graphs.coded import RandomOrder
 from graphcnf.graphs.path.data_rules import measured_rules
@@ -108,6 +108,8 @@ class RoundNetwork(PathNetwork):
         ValueError: if `rounds` is less than 1.
     """
 
+    blocks: Transformer
+
     def __init__(self, code, support, *, max_nodes: int, rounds: int = 16, **network):
         super().__init__(code, support, max_nodes=max_nodes, **network)
         if rounds < 1:
@@ -180,7 +182,7 @@ class RoundState(PathState):
         return net.last.steps(h[None], bias[None, :filled, :, -heads:], lambda *_: cached)[0]
 
 
-class UnorderedModel(RandomOrder):
+class UnorderedModel(RandomOrder[RoundNetwork]):
     """p(graph) along a random depth-first order of its nodes, by a `RoundNetwork`.
 
     The order is a latent, see `depth_first`; given the order, `bounds` is exact. `bounds` and

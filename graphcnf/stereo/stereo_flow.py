@@ -26,7 +26,7 @@ from rdkit import Chem
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.categorical.autoregressive import AutoregressiveFlow, Network, Step
+from graphcnf.categorical.autoregressive import AutoregressiveFlow, AutoregressiveNetwork, Step
 from graphcnf.categorical.transformer import ReadOut, zero_init
 from graphcnf.errors import UserError
 from graphcnf.file_reading import WEIGHTS
@@ -365,7 +365,7 @@ class Neighbourhood(nn.Module):
         return h[own] + self.leave(self.dropout(u * F.relu(u)))
 
 
-class StereoNetwork(Network):
+class StereoNetwork(AutoregressiveNetwork):
     """Network that gives the logits of a stereo element's category, given those before it.
 
     Message passing over the molecule, with one pass for each stereo element: its atoms are marked,
@@ -401,19 +401,19 @@ class StereoNetwork(Network):
         for table in (self.atoms, self.states, self.marks, self.of_kind, self.related):
             nn.init.normal_(table.weight, std=0.3)
 
-    def forward(self, graphs: StereoGraphs, at: tuple[Tensor, Tensor], known: Tensor) -> Tensor:
+    def forward(self, graphs: StereoGraphs, row: Tensor, target: Tensor, known: Tensor) -> Tensor:
         """Return the logits of the categories of R stereo elements.
 
         Args:
             graphs: The molecules.
-            at: For each element the index of its molecule and its number in it, (R,) each.
+            row: For each element the index of its molecule, (R,) long.
+            target: Its number in the molecule, (R,) long.
             known: Categories of all elements, (B, E) long. For an element, those before it count,
                 others are ignored.
 
         Returns:
             (R, CATEGORIES).
         """
-        row, target = at
         categories, part = known[row], graphs[row]
         # Row 0 of all tables of atoms is that of no atom.
         starts = (part.sizes.cumsum(0) - part.sizes)[:, None, None]
@@ -488,9 +488,9 @@ class StereoNetwork(Network):
         return h, place
 
     def steps(self, x: Tensor, context: StereoContext) -> Iterator[Step]:
-        at = context.mask.nonzero(as_tuple=True)
+        row, number = context.mask.nonzero(as_tuple=True)
         known = torch.where(context.mask, x[..., 0], 0)
-        yield Step(at, self(context.graphs, at, known))
+        yield Step(row, number, self(context.graphs, row, number, known))
 
     def start(self, context: StereoContext) -> StereoState:
         return StereoState(self, context)
@@ -508,6 +508,7 @@ class StereoState:
         mask: True for stereo elements, (B, E) bool.
         categories: Categories of the elements so far, 0 for later ones, (B, E) long.
         number: Number of the current element of every molecule, -1 before the first.
+        row: Molecules that have this element, (M,) long.
     """
 
     def __init__(self, network: StereoNetwork, context: StereoContext):
@@ -525,9 +526,10 @@ class StereoState:
         self.number += 1
         if self.number >= self.mask.shape[1]:
             return None
-        row = self.mask[:, self.number].nonzero()[:, 0]
-        self.at = row, torch.full_like(row, self.number)
-        return Step(self.at, self.network(self.graphs, self.at, self.categories))
+        self.row = self.mask[:, self.number].nonzero()[:, 0]
+        number = torch.full_like(self.row, self.number)
+        logits = self.network(self.graphs, self.row, number, self.categories)
+        return Step(self.row, number, logits)
 
     def update(self, x: Tensor) -> None:
         """Set the categories of the stereo elements that `step` returned last.
@@ -535,7 +537,7 @@ class StereoState:
         Args:
             x: The categories, (M, 1) long.
         """
-        self.categories[self.at] = x[:, 0]
+        self.categories[self.row, self.number] = x[:, 0]
 
 
 def shipped_stereo(dataset: str | None) -> StereoFlow | None:
@@ -851,10 +853,10 @@ class StereoFlow(Pretrained, nn.Module):
         fits, nats = torch.ones(1, len(wanted), dtype=torch.bool), torch.zeros(1).double()
         for k in range(wanted.shape[1]):
             row = torch.arange(len(found))
-            part, at = graphs[row * 0].to(self.device), (row, torch.full_like(row, k))
-            logits = self.flow.network(
-                part, tuple(index.to(self.device) for index in at), found.to(self.device)
-            )
+            part = graphs[row * 0].to(self.device)
+            number = torch.full_like(row, k)
+            inputs = (tensor.to(self.device) for tensor in (row, number, found))
+            logits = self.flow.network(part, *inputs)
             log_p = (logits.cpu().double() / temperature).log_softmax(-1)
             nats = (nats[:, None] + log_p).flatten()
             found = found.repeat_interleave(CATEGORIES, 0)

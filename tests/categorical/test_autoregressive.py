@@ -7,10 +7,10 @@ import torch
 from graphcnf.categorical import (
     AutoregressiveCoupling,
     AutoregressiveFlow,
+    AutoregressiveNetwork,
     CategoricalFlow,
     InSequence,
     IntervalEncoding,
-    Network,
     Step,
 )
 from graphcnf.categorical.encoding import MARGIN
@@ -78,7 +78,7 @@ def test_in_float32(make_case, check):
     check(make_case)
 
 
-class Given(Network):
+class Given(AutoregressiveNetwork):
     """One position with the same logits in every row."""
 
     def __init__(self, logits):
@@ -91,7 +91,8 @@ class Given(Network):
 
 class GivenState:
     def __init__(self, logits, rows):
-        self.steps = iter([Step((torch.arange(rows), 0), logits.expand(rows, -1))])
+        number = torch.arange(rows)
+        self.steps = iter([Step(number, torch.zeros_like(number), logits.expand(rows, -1))])
 
     def step(self):
         return next(self.steps, None)
@@ -144,13 +145,19 @@ def test_fresh_networks_are_the_identity(double):
 def test_rows_leave_when_they_are_complete_and_multiply():
     mask = torch.arange(4) < torch.tensor([[2], [4], [1], [3]])
     order = InSequence(mask)
-    assert order.next()[0].tolist() == [1, 3, 0, 2] and order.next()[0].tolist() == [1, 3, 0]
+
+    def next_step():
+        assert order.next()
+        step = order.step(hidden := object())
+        assert step.hidden is hidden and len(step.rows) == order.count
+        return step.rows.tolist(), step.positions.tolist()
+
+    assert next_step() == ([1, 3, 0, 2], [0] * 4) and next_step() == ([1, 3, 0], [1] * 3)
     # Batch of old rows 0, 3, 3, 1: where they stood, longest first.
-    assert order.take(torch.tensor([0, 3, 3, 1])).tolist() == [0, 1, 1, 2]
+    assert order.select(torch.tensor([0, 3, 3, 1])).tolist() == [0, 1, 1, 2]
     assert order.rows.tolist() == [3, 1, 2, 0] and order.sizes.tolist() == [4, 3, 3, 2]
-    assert order.next()[0].tolist() == [3, 1, 2]
-    rows, number = order.next()
-    assert rows.tolist() == [3] and number == 3 and order.next() is None
+    assert next_step() == ([3, 1, 2], [2] * 3) and next_step() == ([3], [3])
+    assert not order.next() and order.count == 0
 
 
 def test_what_does_not_fit_is_refused():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from graphcnf.categorical import Network, Step
+from graphcnf.categorical import AutoregressiveNetwork, Step
 from graphcnf.categorical.autoregressive import InSequence
 from graphcnf.flows import Bijection, Context, Inverse, Logit
 from graphcnf.testing import (
@@ -174,7 +174,7 @@ def test_wrong_bounds_are_found():
         assert_lower_bound(model.log_prob, SPACE, samples=(8, 1))
 
 
-class Bits(Network):
+class Bits(AutoregressiveNetwork):
     """A bit at each position, with the odds of those before it, and one mistake of choice."""
 
     cardinalities = (2,)
@@ -193,7 +193,7 @@ class Bits(Network):
         mask = context.mask.clone()
         if self.mistake == "leaves out":
             mask[:, 0] = False
-        yield Step(mask.nonzero(as_tuple=True), self.hidden(before.float())[mask])
+        yield Step(*mask.nonzero(as_tuple=True), self.hidden(before.float())[mask])
 
     def start(self, context):
         return BitState(self, context.mask)
@@ -207,13 +207,12 @@ class BitState:
         self.before = torch.zeros(len(mask))
 
     def step(self):
-        self.at = self.order.next()
-        return (
-            None if self.at is None else Step(self.at, self.network.hidden(self.before[self.at[0]]))
-        )
+        if not self.order.next():
+            return None
+        return self.order.step(self.network.hidden(self.before[: self.order.count]))
 
     def update(self, x):
-        self.before[self.at[0]] += x[:, 0]
+        self.before[: len(x)] += x[:, 0]
 
 
 def test_scoring_must_agree_with_drawing():

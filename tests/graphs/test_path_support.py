@@ -114,7 +114,7 @@ def test_the_walk_is_that_of_networkx(random_graphs):
         Path.start(len(x), nodes, support.pad),
     )
     for number in range(nodes):
-        here = at_once.take(torch.arange(len(x)) * nodes + number)
+        here = at_once.select(torch.arange(len(x)) * nodes + number)
         for b in batch.mask[:, number].nonzero()[:, 0].tolist():
             types, edges = batch.node_types[b].tolist(), batch.edge_labels[b, :number, :number]
             graph = nx.from_numpy_array(edges.numpy())

@@ -21,13 +21,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.categorical.autoregressive import InSequence, Network, ParticleState, Step
+from graphcnf.categorical.autoregressive import AutoregressiveNetwork, InSequence, Step
 from graphcnf.categorical.transformer import Transformer
 from graphcnf.flows.transform import Context
 from graphcnf.graphs.path.depth_first import DepthFirstCode, VariableRole
@@ -41,6 +41,25 @@ from graphcnf.graphs.path.path_layers import (
 )
 from graphcnf.graphs.path.paths import Path
 from graphcnf.graphs.path.support import Support, UndecidedNodes
+
+if TYPE_CHECKING:
+    from graphcnf.graphs.conditions import ConditionEmbedding, Contributions
+
+
+class AttentionBlocks(Protocol):
+    """What lets a position attend to those before it: a `Transformer`, or a module like it."""
+
+    def __call__(self, h: Tensor, bias: Tensor) -> Tensor:
+        """Return the outputs of all positions, as `Transformer.forward` does."""
+
+    def cache(self, mask: Tensor) -> Any:
+        """Return an object in which `step` keeps what it needs of earlier positions.
+
+        Its method `select(rows)` replaces the rows of the batch, as that of `Cache` does.
+        """
+
+    def step(self, h: Tensor, bias: Tensor, cache: Any) -> Tensor:
+        """Return the output of the next position, as `Transformer.step` does."""
 
 
 class Folded:
@@ -65,7 +84,7 @@ class Folded:
         return NodeHidden(attended, F.linear(attended, self.weight, self.bias), None, undecided)
 
 
-class PathNetwork(Network):
+class PathNetwork(AutoregressiveNetwork):
     """Causal attention network for the variables of nodes in depth-first order.
 
     The input of position i is what is known before node i: the variables of node i - 1, the path to
@@ -122,8 +141,8 @@ class PathNetwork(Network):
         self.dropout = nn.Dropout(dropout)
         self.norm = nn.LayerNorm(width)
         self.heads = NodeHeads(self.cardinalities, width, head_width)
-        self.condition_embedding: Any = None
-        self.contributions: Any = None
+        self.condition_embedding: ConditionEmbedding | None = None
+        self.contributions: Contributions | None = None
         if conditions is not None:
             from graphcnf.graphs.conditions import ConditionEmbedding, Contributions
 
@@ -132,7 +151,7 @@ class PathNetwork(Network):
 
     def make_blocks(
         self, width: int, heads: int, expansion: float, layers: int, dropout: float
-    ) -> Any:
+    ) -> AttentionBlocks:
         """Build the attention blocks; a network of one's own may override it to have others.
 
         Args:
@@ -143,8 +162,7 @@ class PathNetwork(Network):
             dropout: Share of the channels that training leaves out.
 
         Returns:
-            A module with the methods `forward` (all positions at once), `cache` and `step` (one
-            position after the other, for drawing) of `Transformer`.
+            A module with the methods of `AttentionBlocks`.
         """
         return Transformer(width, heads, expansion, layers, dropout=dropout)
 
@@ -215,9 +233,10 @@ class PathNetwork(Network):
             h = h + self.embed_conditions(conditions, so_far)
         h = self.norm(self.attend(self.dropout(h), self.biases(on_path)))
         # Only real nodes have variables.
-        path = path.take(mask.flatten().nonzero()[:, 0])
+        path = path.select(mask.flatten().nonzero()[:, 0])
         undecided = self.support.new_nodes(path.levels.state, path.depth, remaining[mask] - 1)
-        yield Step(mask.nonzero(as_tuple=True), folded.hidden_state(h[mask], undecided))
+        rows, positions = mask.nonzero(as_tuple=True)
+        yield Step(rows, positions, folded.hidden_state(h[mask], undecided))
 
     def _inputs(
         self, x: Tensor, path: Path, remaining: Tensor, folded: Folded
@@ -285,7 +304,7 @@ class PathNetwork(Network):
         return NodeHidden(hidden.attended, hidden.common, decided, undecided), rows
 
 
-class PathState(ParticleState):
+class PathState:
     """State of B partly drawn graphs, updated in place.
 
     Graphs are sorted by size, the largest first, so that complete ones are last and leave the
@@ -323,10 +342,11 @@ class PathState(ParticleState):
 
     def step(self) -> Step | None:
         """Go on to the next node of all unfinished graphs; None once all are complete."""
-        at, net = self.order.next(), self.network
-        if at is None:
+        if not self.order.next():
             return None
-        count, number = len(at[0]), at[1]
+        net = self.network
+        count = self.order.count
+        number = self.order.number
         remaining = self.order.sizes[:count] - number
         index = self.path.last_levels(count)
         h = net.features(
@@ -343,7 +363,7 @@ class PathState(ParticleState):
         h = net.norm(self.attend(h, net.biases.of_next(on_path, number)))
         state = self.path.levels.state[:count, : net.support.pad + number + 1]
         undecided = net.support.new_nodes(state, self.path.depth[:count], remaining - 1)
-        return Step(at, self.folded.hidden_state(h, undecided))
+        return self.order.step(self.folded.hidden_state(h, undecided))
 
     def attend(self, h: Tensor, bias: Tensor) -> Tensor:
         """Return the output of the attention blocks for the next position of every row.
@@ -375,15 +395,15 @@ class PathState(ParticleState):
         channels = net.features.of_levels(codes, neighbours, folded)
         self.level_channels.view(-1, self.level_channels.shape[-1])[changed] = channels
 
-    def take(self, rows: Tensor) -> None:
-        """Replace the batch in place by graphs of it.
+    def select(self, rows: Tensor) -> None:
+        """Replace the batch in place by graphs of it, as particle samplers do between steps.
 
         Args:
             rows: Numbers of the graphs in the mask, (R,) long, which may repeat.
         """
-        index = self.order.take(rows)
-        self.cache.take(index)
-        self.path = self.path.take(index)
+        index = self.order.select(rows)
+        self.cache.select(index)
+        self.path = self.path.select(index)
         self.codes = self.codes[index]
         self.level_channels = self.level_channels[index]
         self.before = self.before[index]

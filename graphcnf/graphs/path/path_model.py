@@ -70,7 +70,7 @@ def support_with_rules(
     return Support(code, states_of_sums(largest_sums, edge_weights), limited=True)
 
 
-class PathModel(CodedModel):
+class PathModel(CodedModel[PathNetwork]):
     """p(graph) as a product over its nodes in depth-first order.
 
     Args:
@@ -130,10 +130,6 @@ class PathModel(CodedModel):
             self.size_network = ConditionEmbedding(conditions, max_nodes + 1)
         self.flow = AutoregressiveFlow(made)
 
-    @property
-    def network(self) -> PathNetwork:
-        return self.flow.network
-
     @staticmethod
     def measure(graphs: PackedGraphs, **options) -> dict:
         """Return the arguments that depend on the training graphs, by their names in `measured`.
@@ -168,7 +164,8 @@ class PathModel(CodedModel):
         Args:
             batch: Training graphs with all their conditions (no nan); the model takes conditions.
         """
-        contributions, support = self.network.contributions, self.network.support
+        contributions = self.network.contributions
+        support = self.network.support
         assert contributions is not None and batch.condition_values is not None
         x, _ = self.code.encode(batch)
         path = Path.before_each(x, support.states, support.pad)

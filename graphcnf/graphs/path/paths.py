@@ -116,7 +116,7 @@ class Path:
         """Return what is known at an index of the flat views; of the shape of `index`."""
         return Levels(*self.table.view(len(self.table), -1)[:, index].unbind())
 
-    def take(self, rows: Tensor) -> Path:
+    def select(self, rows: Tensor) -> Path:
         """Return copies of some of the paths; `rows` are their indices (K,) long, may repeat."""
         return Path(self.depth[rows], self.table[:, rows], self.neighbours[rows], self.pad)
 
