@@ -315,7 +315,7 @@ class GraphBatch:
         types = torch.where(self.mask, self.node_types, 0)
         return replace(self, node_types=types, edge_labels=torch.where(real, self.edge_labels, 0))
 
-    def check(self, config: Mapping[str, Any]) -> GraphBatch:
+    def for_model(self, config: Mapping[str, Any]) -> GraphBatch:
         """Return the graphs as a model expects them, with padding set to 0 and cut off.
 
         Args:

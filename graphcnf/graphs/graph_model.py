@@ -1,8 +1,8 @@
 """`GraphModel`, the base class of densities of typed graphs; `StochasticModel` with random bounds.
 
 A graph model is the density of a graph given its number of nodes, and of that number
-(`graphcnf.graphs.sizes`). `graphcnf.graphs.building` builds models, `graphcnf.graphs.in_batches`
-scores and draws many graphs, and `graphcnf.graphs.saved_model` saves and loads models.
+(`graphcnf.graphs.sizes`). `graphcnf.graphs.building` builds models from training graphs, and
+`graphcnf.graphs.in_batches` scores and draws many graphs.
 """
 
 from __future__ import annotations
@@ -10,29 +10,33 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from graphcnf.categorical.categorical_flow import Bound, total
 from graphcnf.errors import UserError
+from graphcnf.file_reading import inside
 from graphcnf.flows.transform import Noise
-from graphcnf.graphs.batch import (
-    BATCH,
-    GraphBatch,
-    Latents,
-    PackedGraphs,
-    check_latents,
-    shape_of,
-)
-from graphcnf.graphs.saved_model import SavedModel
+from graphcnf.graphs.batch import BATCH, GraphBatch, Latents, PackedGraphs, check_latents, shape_of
+from graphcnf.graphs.saved_model import GRAPH_MODELS, load_companions, load_training_hashes
 from graphcnf.graphs.sizes import SizePrior
-from graphcnf.limits import check_integer, check_temperature
+from graphcnf.limits import LARGEST_COUNT, check_integer, check_temperature, is_number
+from graphcnf.pretrained import (
+    Pretrained,
+    check_kinds,
+    check_sizes,
+    load_model,
+    model_folder,
+    save_model,
+)
 from graphcnf.torch_state import evaluated, refuse_half
 
 
-class GraphModel(SavedModel, ABC):
+class GraphModel(Pretrained, ABC):
     """Density of typed graphs and of their numbers of nodes.
 
     What the probability of a graph is depends on the node order of the model, see `ordered`:
@@ -46,8 +50,8 @@ class GraphModel(SavedModel, ABC):
     A subclass **writes** four methods: `bounds`, `to_latents`, `base_sample` and `from_latents`.
     It **may override** `measure` and `options` (which depend on the training graphs, or may be
     configured), `knows`, `estimate` (what training maximises) and `notes`. The other methods are
-    for **users**: `log_prob`, `encode`, `decode`, `sample`, `size_prior`, and those of
-    `SavedModel`. A class whose `bounds` draws random numbers derives from `StochasticModel`.
+    for **users**: `log_prob`, `encode`, `decode`, `sample`, `size_prior`, `save_pretrained` and
+    `from_pretrained`. A class whose `bounds` draws random numbers derives from `StochasticModel`.
 
     The constructor of a subclass takes JSON values, which become the `config`:
     `node_categories`, `edge_categories`, `max_nodes`, the arguments that `measure` returns, and
@@ -57,6 +61,12 @@ class GraphModel(SavedModel, ABC):
     in `tests/own_model.py`.
 
     Attributes:
+        config: The architecture, and the arguments given to the constructor.
+        metadata: JSON about the training: `size_histogram` (entry n: number of training graphs with
+            n nodes), `dataset` (its name), `training` (settings of the run) and more.
+        training_hashes: Sorted hashes of the training graphs, uint64, or None.
+        companions: Companions by their names in `COMPANIONS`. They are saved and loaded with this
+            model, each in a folder of its name beside the weights.
         size_network: Network of `size_prior`, by which values of conditions change the
             probabilities of the numbers of nodes, see `SizePrior`; None without conditions.
         architecture: Short name of the class, see `GRAPH_MODELS`.
@@ -119,6 +129,8 @@ class GraphModel(SavedModel, ABC):
         True
     """
 
+    not_sizes: ClassVar[frozenset[str]] = frozenset({"mean", "deviation"})  # of conditions
+    architecture: ClassVar[str] = ""
     node_orders: ClassVar[tuple[str, ...]] = ("canonical",)
     measured: ClassVar[tuple[str, ...]] = ()
     unknown: str = "nothing"
@@ -128,6 +140,12 @@ class GraphModel(SavedModel, ABC):
 
     def __init__(self) -> None:
         super().__init__()
+        if not hasattr(type(self).__init__, "__wrapped__"):
+            raise TypeError(f"write @keep_arguments above the __init__ of {type(self).__name__}")
+        self.metadata = {}
+        self.config = {"architecture": self.architecture, **self.config}
+        self.training_hashes: np.ndarray | None = None
+        self.companions: dict[str, Pretrained] = {}
         self.size_network: nn.Module | None = None
 
     # A subclass writes these four.
@@ -272,7 +290,7 @@ class GraphModel(SavedModel, ABC):
         Raises:
             ValueError: if a graph does not fit the model.
         """
-        return total(self.bounds(batch.check(self.config)).values())
+        return total(self.bounds(batch.for_model(self.config)).values())
 
     def training_loss(self, batch: GraphBatch, *, beta: float = 1.0):
         """Return the loss of a batch, and metrics; see `graphcnf.graphs.training_loss`."""
@@ -297,7 +315,7 @@ class GraphModel(SavedModel, ABC):
             UserError: if the weights are in half precision.
         """
         refuse_half(self)
-        return self.to_latents(batch.check(self.config), noise)
+        return self.to_latents(batch.for_model(self.config), noise)
 
     @evaluated
     @torch.no_grad()
@@ -365,6 +383,72 @@ class GraphModel(SavedModel, ABC):
             latents, mask, temperature=temperature, generator=generator, **options
         )
 
+    def save_pretrained(self, folder: str | Path, *, half: bool = False) -> None:
+        """Write `config.json`, `model.safetensors` and, if known, `training_hashes.safetensors`.
+
+        Companions are written first, to folders of their names: `config.json` lists them.
+
+        Args:
+            folder: Folder to write to; it is created if it does not exist.
+            half: True to store parameters in float16, for half the size; they are loaded as
+                float32.
+        """
+        for name, companion in self.companions.items():
+            companion.save_pretrained(inside(folder, name))
+        if self.companions:
+            self.metadata["companions"] = sorted(self.companions)
+        hashes = self.training_hashes
+        arrays = {} if hashes is None else {"training_hashes": hashes}
+        save_model(self, folder, half=half, **arrays)
+
+    @classmethod
+    def from_pretrained(cls, name_or_folder: str | Path, device="cpu") -> Self:
+        """Load shipped weights by name, or a folder that `save_pretrained` or training wrote.
+
+        Args:
+            name_or_folder: Name of shipped weights, such as "zinc250k", or path of the folder.
+            device: Device of the model.
+
+        Raises:
+            UserError: if there is no such model, or a file is damaged.
+        """
+        folder = model_folder(name_or_folder, shipped=True)
+        model = load_model(cls, folder, device)
+        model.training_hashes = load_training_hashes(folder, model.metadata.get("dataset"))
+        model.companions = load_companions(folder, model.metadata.get("companions", []))
+        return model
+
+    # `from_pretrained` calls these two.
+
+    @classmethod
+    def rebuild(cls, config: Mapping[str, Any]) -> Self:
+        """Build an untrained model from the `config` of another one.
+
+        Args:
+            config: Arguments of the constructor, and the `architecture`, which names the class.
+
+        Raises:
+            ValueError: if that class is not this class or a subclass of it.
+            UserError: if there is no such architecture.
+        """
+        arguments = dict(config)
+        name = arguments.pop("architecture", None)
+        found = cls if name == cls.architecture else GRAPH_MODELS.find(name, "architecture")
+        if not issubclass(found, cls):
+            raise ValueError(f'a model of architecture "{name}"')
+        check_sizes(arguments, found.not_sizes)
+        return found(**arguments)
+
+    def check_metadata(self, metadata: Any) -> None:
+        """Raise `ValueError` for metadata, read from a file, that would fail when they are used."""
+        super().check_metadata(metadata)
+        check_kinds(metadata, size_histogram=list, weights=dict, companions=list)
+        counts = metadata.get("size_histogram", [1])
+        if not all(is_number(count) and 0 <= count <= LARGEST_COUNT for count in counts):
+            raise ValueError("metadata.size_histogram is no list of counts")
+        if not any(counts[: self.config["max_nodes"] + 1]):
+            raise ValueError("metadata.size_histogram counts nothing that the model can draw")
+
 
 class StochasticModel(GraphModel):
     """Graph model whose bound on log p(graph | number of nodes) is one draw of random numbers.
@@ -400,6 +484,6 @@ class StochasticModel(GraphModel):
             ValueError: if a graph does not fit the model.
         """
         check_integer("samples", samples, 1)
-        batch = batch.check(self.config)
+        batch = batch.for_model(self.config)
         draws = [total(self.bounds(batch, noise).values()) for _ in range(samples)]
         return torch.logsumexp(torch.stack(draws), 0) - math.log(samples)

@@ -31,7 +31,7 @@ def training_loss(
         and, for each term of `GraphModel.estimate`, `bits_NAME` (per node) and `accuracy_NAME`
         (`Bound.correct`).
     """
-    terms = model.estimate(batch.check(model.config))
+    terms = model.estimate(batch.for_model(model.config))
     values: Any = sum(term.value().detach() for term in terms.values())
     possible = values != -math.inf
     if possible.any() and not possible.all():

@@ -196,7 +196,7 @@ class PathModel(CodedModel[PathNetwork]):
         from graphcnf.graphs.path.orders import renumbered
 
         check_integer("orders", orders, 1, LARGEST_ORDERS)
-        batch = batch.check(self.config)
+        batch = batch.for_model(self.config)
         graphs, owners = renumbered(batch.to_packed(), orders)
         summed = torch.full((len(batch),), -torch.inf, device=batch.mask.device)
         for chosen in batches(graphs.node_counts):
