@@ -38,7 +38,8 @@ class Registry(Mapping[str, Any]):
     """
 
     def __init__(self, kind: str, own: Mapping[str, str]):
-        self.kind, self.own = kind, dict(own)
+        self.kind = kind
+        self.own = dict(own)
 
     @cached_property
     def plugins(self) -> dict[str, EntryPoint]:

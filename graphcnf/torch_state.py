@@ -25,7 +25,8 @@ HALF = (torch.bfloat16, torch.float16)
 _given: list[torch.dtype] = []
 """The user's default type, once for each active `default_type` that has changed it."""
 
-_GUARD, _ONE_AT_A_TIME = threading.Lock(), threading.RLock()
+_GUARD = threading.Lock()
+_ONE_AT_A_TIME = threading.RLock()
 
 
 @contextmanager

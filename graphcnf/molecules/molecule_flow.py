@@ -116,7 +116,8 @@ class MoleculeFlow:
     """
 
     def __init__(self, model: GraphModel, stereo: Any = None):
-        self.model, self._stereo = model, stereo
+        self.model = model
+        self._stereo = stereo
         self.vocabulary = vocabulary_of(model)
 
     @property

@@ -251,8 +251,8 @@ class DepthFirstCode:
         most = max(self.entries, int(earlier.max()) if earlier.numel() else 0)
         codes, targets = depth_first_code(batch.adjacency, batch.mask, most)
         known = (codes <= codes.new_tensor(self.longest + [0] * (most - self.entries))).flatten(1)
-        codes, targets = codes[..., : self.entries], targets[..., : self.entries]
-        codes = codes.minimum(codes.new_tensor(self.longest))
+        targets = targets[..., : self.entries]
+        codes = codes[..., : self.entries].minimum(codes.new_tensor(self.longest))
         edges = torch.where(targets < 0, 0, batch.edge_labels.gather(2, targets.clamp(min=0)))
         closures = torch.stack([codes[..., 1:], edges[..., 1:]], -1).flatten(-2)
         first = torch.stack([codes[..., 0], edges[..., 0], batch.node_types], -1)
@@ -271,7 +271,8 @@ class DepthFirstCode:
         labels = path.new_zeros(batch, nodes, nodes)
         x = torch.where(mask[..., None], x, 0)
         depth = torch.zeros_like(rows)
-        lengths, edges = self.lengths(x), self.labels(x)
+        lengths = self.lengths(x)
+        edges = self.labels(x)
         for i in range(1, nodes):
             depth = (depth - self.backtracks(x[:, i])).clamp(min=0) + 1
             path[rows, depth] = i

@@ -110,7 +110,7 @@ class PathNetwork(AutoregressiveNetwork):
         features: Inputs of the attention.
         biases: Its biases.
         blocks, norm: The attention, and the normalisation of its output.
-        heads: Output heads.
+        heads: Output heads of the variables; the argument `heads` counts attention heads.
         condition_embedding, contributions: Embedding of conditions, and the contributions of nodes
             and edges to them; None without conditions.
     """
@@ -258,13 +258,13 @@ class PathNetwork(AutoregressiveNetwork):
         last = path.at(index)
         codes = level_codes(last)
         neighbours = path.flat_neighbours[index].flatten(0, 1)
-        levels = self.features.of_levels(codes.flatten(), neighbours, folded.embeddings)
+        channels = self.features.of_levels(codes.flatten(), neighbours, folded.embeddings)
         # The node before each node; none before the first one.
         before = self.features.of_nodes(x[:, :-1].flatten(0, 1), folded.embeddings)
         none = self.features.no_node.to(before.dtype).expand(batch, 1, -1)
         before = torch.cat([none, before.unflatten(0, (batch, nodes - 1))], 1)
         h = self.features(
-            levels.unflatten(0, codes.shape),
+            channels.unflatten(0, codes.shape),
             codes,
             before.flatten(0, 1),
             torch.arange(nodes, device=x.device).repeat(batch),
@@ -361,8 +361,8 @@ class PathState:
             h = h + net.embed_conditions(self.conditions[:count], so_far)[:, 0]
         on_path = self.path.at(index).number
         h = net.norm(self.attend(h, net.biases.of_next(on_path, number)))
-        state = self.path.levels.state[:count, : net.support.pad + number + 1]
-        undecided = net.support.new_nodes(state, self.path.depth[:count], remaining - 1)
+        states = self.path.levels.state[:count, : net.support.pad + number + 1]
+        undecided = net.support.new_nodes(states, self.path.depth[:count], remaining - 1)
         return self.order.step(self.folded.hidden_state(h, undecided))
 
     def attend(self, h: Tensor, bias: Tensor) -> Tensor:
@@ -384,7 +384,9 @@ class PathState:
         Args:
             x: Variables of this node in each of the M unfinished graphs, (M, V) long.
         """
-        net, count, folded = self.network, len(x), self.folded.embeddings
+        net = self.network
+        folded = self.folded.embeddings
+        count = len(x)
         if self.conditions is not None:
             self.so_far[:count] += net.contribution(x, self.path)
         self.before[:count] = net.features.of_nodes(x, folded)

@@ -91,7 +91,8 @@ def states_of_sums(largest_sums: Sequence[int], edge_weights: Sequence[int]) -> 
         largest_sums: Limit for each node category.
         edge_weights: Weight of each edge category.
     """
-    sums, weights = torch.tensor(largest_sums), torch.tensor([0, *edge_weights])
+    sums = torch.tensor(largest_sums)
+    weights = torch.tensor([0, *edge_weights])
     # Categories of one limit share their states: one for each sum from 0 to the limit. With the
     # limits 1 and 4, states 1 and 2 are the sums 0 and 1 of the first, and 3 to 7 the sums 0 to 4
     # of the second; an edge of weight w leads w states further, if the limit has so many.
@@ -153,7 +154,8 @@ class Environments:
                     f'"{name}" of environments must name for each category the first one that it '
                     f"is merged with, got {merged}"
                 )
-        self.nodes, self.edges = list(nodes), list(edges)
+        self.nodes = list(nodes)
+        self.edges = list(edges)
         self.known = {self._checked(environment) for environment in known}
 
     @classmethod
@@ -227,7 +229,8 @@ class Environments:
         complete[UNKNOWN] = 1
         whole = set(self.merged(self.known))
         for (node, around), state in number.items():
-            category[state], complete[state] = node, (self.nodes[node], around) in whole
+            category[state] = node
+            complete[state] = (self.nodes[node], around) in whole
             for k in range(len(around)):
                 before = number[node, around[:k] + around[k + 1 :]]
                 after[before, *unpacked_neighbour(around[k])] = state
@@ -252,7 +255,9 @@ class Environments:
         fits = isinstance(environment, list) and len(environment) % 2 == 1
         fits = fits and len(environment) // 2 <= MOST_EDGES
         if fits and all(type(value) is int for value in environment):
-            node, around, edges = environment[0], environment[2::2], environment[1::2]
+            node = environment[0]
+            around = environment[2::2]
+            edges = environment[1::2]
             if (
                 0 <= node < len(self.nodes)
                 and {*around} <= {*self.nodes}

@@ -127,10 +127,10 @@ class PathFeatures(nn.Module):
         """Return the embeddings that are looked up together, in one table each."""
         tables: list[Tensor] = [table.get_parameter("weight") for table in self.variables]
         sizes = torch.tensor([0, *map(len, tables[:-1])], device=self.no_node.device)
-        levels = self.category_weight.weight[:, None] + self.degree_ring.weight
+        level_table = self.category_weight.weight[:, None] + self.degree_ring.weight
         # Level code 0, for no node, has the embedding 0.
-        levels = F.pad(levels.flatten(0, 1), (0, 0, 1, 0))
-        return FoldedEmbeddings(torch.cat(tables), sizes.cumsum(0), level_table=levels)
+        level_table = F.pad(level_table.flatten(0, 1), (0, 0, 1, 0))
+        return FoldedEmbeddings(torch.cat(tables), sizes.cumsum(0), level_table)
 
     def of_levels(self, codes: Tensor, neighbours: Tensor, folded: FoldedEmbeddings) -> Tensor:
         """Embed levels of paths.
@@ -225,10 +225,11 @@ class AttentionBiases(nn.Module):
         distance = number[:, None] - number
         by_distance = self.by_distance[:, distance.clamp(min=0)]
         by_distance = by_distance + torch.where(distance < 0, HIDDEN, 0.0)
-        levels = by_distance.new_zeros(len(on_path), SEEN_LEVELS, size, size)
-        levels.scatter_(3, on_path.transpose(1, 2)[..., None], 1.0)
-        levels[..., 0] = 0  # Position 0 holds no node.
-        return by_distance + (self.by_level @ levels.flatten(2)).unflatten(2, (size, size))
+        # 1 where a position holds the node at a level, else 0.
+        holds = by_distance.new_zeros(len(on_path), SEEN_LEVELS, size, size)
+        holds.scatter_(3, on_path.transpose(1, 2)[..., None], 1.0)
+        holds[..., 0] = 0  # Position 0 holds no node.
+        return by_distance + (self.by_level @ holds.flatten(2)).unflatten(2, (size, size))
 
     def of_next(self, on_path: Tensor, number: int) -> Tensor:
         """Return the biases of one position only, as the attention wants them in drawing.
