@@ -314,13 +314,13 @@ class InSequence:
         sizes: Lengths of the rows in this order, (B,) long.
         counts: For each position, the number of rows that have it.
         length: Number of positions N.
-        number: The current position, -1 before the first one.
+        position: Number of the current position, -1 before the first one.
         count: Number of rows that have the current position.
     """
 
     def __init__(self, mask: Tensor):
         self.length = mask.shape[1]
-        self.number = -1
+        self.position = -1
         self.count = 0
         self._sort(mask.sum(1))
 
@@ -337,8 +337,8 @@ class InSequence:
 
     def next(self) -> bool:
         """Go on to the next position; return False if no row has one."""
-        self.number += 1
-        self.count = self.counts[self.number] if self.number < self.length else 0
+        self.position += 1
+        self.count = self.counts[self.position] if self.position < self.length else 0
         return self.count > 0
 
     def step(self, hidden: Any) -> Step:
@@ -348,7 +348,7 @@ class InSequence:
             hidden: Hidden state of the position in these rows, the longest row first.
         """
         rows = self.rows[: self.count]
-        return Step(rows, torch.full_like(rows, self.number), hidden)
+        return Step(rows, torch.full_like(rows, self.position), hidden)
 
     def select(self, rows: Tensor) -> Tensor:
         """Replace the batch by some of its rows, which may repeat.

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from graphcnf.arguments import check
 from graphcnf.categorical.autoregressive import (
+    AnyNetwork,
     AutoregressiveFlow,
     AutoregressiveNetwork,
     InSequence,
@@ -215,7 +216,7 @@ class CausalState:
             return None
         net = self.network
         count = self.order.count
-        number = self.order.number
+        number = self.order.position
         before = self.before[:count, None]
         h = net._inputs(before, number, self.order.sizes[:count, None] - number)[:, 0]
         # The distances number, ..., 0 of the positions so far.
@@ -523,7 +524,7 @@ def _counted(rows: Rows, cardinality: int, reach: int) -> tuple[np.ndarray, np.n
     return keys.T.contiguous().numpy(), windows[:, -1].numpy()
 
 
-def build_network(network: type[AutoregressiveNetwork], config: dict[str, Any]) -> Any:
+def build_network(network: type[AnyNetwork], config: dict[str, Any]) -> AnyNetwork:
     """Build a network, checking the arguments that a user may have set.
 
     Args:

@@ -669,7 +669,7 @@ class GroupState:
         """
         if not self.order.next():
             return None
-        parts = (*self.sums, self.before, self.after, self.elements[:, self.order.number])
+        parts = (*self.sums, self.before, self.after, self.elements[:, self.order.position])
         groups = self.network.groups_after(*(part[: self.order.count] for part in parts))
         return self.order.step(groups)
 
@@ -680,7 +680,7 @@ class GroupState:
             x: Categories of the elements, (M, V) long; 0 where a group has no element.
         """
         count = len(x)
-        own = self.elements[:count, self.order.number]
+        own = self.elements[:count, self.order.position]
         self.before = self.before[:count] + own
         self.after = self.after[:count] - own
         x = self.network.present(x, own)

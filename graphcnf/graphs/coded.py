@@ -28,7 +28,7 @@ from graphcnf.categorical.autoregressive import (
 )
 from graphcnf.categorical.categorical_flow import Bound
 from graphcnf.flows.base import draw_uniform
-from graphcnf.flows.transform import Context, Noise, draw_noise
+from graphcnf.flows.transform import Context, Generators, Noise, draw_noise
 from graphcnf.graphs.batch import GraphBatch, Latents
 from graphcnf.graphs.graph_model import GraphModel, StochasticModel
 
@@ -123,7 +123,7 @@ class CodedModel(GraphModel, Generic[AnyNetwork]):
             raise ValueError(self.unknown)
         return {"nodes": self.flow.encode(x, context)}
 
-    def base_sample(self, mask: Tensor, generator=None) -> Latents:
+    def base_sample(self, mask: Tensor, generator: Generators = None) -> Latents:
         """Draw "nodes" (B, N, V), the latents of all variables, from the base density."""
         shape = (*mask.shape, len(self.code.cardinalities))
         dtype = next(self.parameters()).dtype
@@ -218,7 +218,7 @@ class RandomOrder(CodedModel[AnyNetwork], StochasticModel):
         uniforms = ascending.gather(1, places).masked_fill(~batch.mask, 0.0)
         return {**super().to_latents(graphs, noise), "order": uniforms[..., None]}
 
-    def base_sample(self, mask: Tensor, generator=None) -> Latents:
+    def base_sample(self, mask: Tensor, generator: Generators = None) -> Latents:
         latents = super().base_sample(mask, generator)
         uniforms = draw_uniform(
             (*mask.shape, 1),

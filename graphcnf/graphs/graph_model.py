@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from graphcnf.categorical.categorical_flow import Bound, total
 from graphcnf.errors import UserError
 from graphcnf.file_reading import inside
-from graphcnf.flows.transform import Noise
+from graphcnf.flows.transform import Generators, Noise
 from graphcnf.graphs.batch import BATCH, GraphBatch, Latents, PackedGraphs, check_latents, shape_of
 from graphcnf.graphs.saved_model import GRAPH_MODELS, load_companions, load_training_hashes
 from graphcnf.graphs.sizes import SizePrior
@@ -178,7 +178,7 @@ class GraphModel(Pretrained, ABC):
         """
 
     @abstractmethod
-    def base_sample(self, mask: Tensor, generator: Any = None) -> Latents:
+    def base_sample(self, mask: Tensor, generator: Generators = None) -> Latents:
         """Draw base latents for graphs with real nodes `mask` (B, N).
 
         Args:
@@ -194,7 +194,7 @@ class GraphModel(Pretrained, ABC):
         mask: Tensor,
         *,
         temperature: float = 1.0,
-        generator: Any = None,
+        generator: Generators = None,
     ) -> GraphBatch:
         """Decode base latents to graphs; `decode` checks the arguments before.
 
@@ -350,7 +350,7 @@ class GraphModel(Pretrained, ABC):
         node_counts: Tensor,
         *,
         temperature: float = 1.0,
-        generator=None,
+        generator: Generators = None,
         condition_values: Tensor | None = None,
     ) -> GraphBatch:
         """Draw one graph for each number of nodes.

@@ -18,7 +18,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -399,7 +398,7 @@ class GrowthNetwork(AutoregressiveNetwork):
             x: Variables of the nodes, (B, N, V) long.
             context: Its mask (B, N) says which nodes are real.
         """
-        mask: Any = context.mask
+        mask = context.mask
         x = torch.where(mask[..., None], x, 0)
         size, sizes = mask.shape[1], mask.sum(1)
         labels = edges_of(x)
@@ -580,7 +579,7 @@ class GrowthState:
             return None
         net = self.network
         count = self.order.count
-        number = self.order.number
+        number = self.order.position
         links = self.links[:count, :number, :number]
         graph = torch.arange(count, device=links.device)
         h = net.initial.expand(count, -1)
@@ -601,7 +600,7 @@ class GrowthState:
         Args:
             x: Variables of the node: its category and its edges, (M, V) long.
         """
-        number = self.order.number
+        number = self.order.position
         edges = x[:, 1 : number + 1].flip(1) > 0
         self.links[: len(x), number, :number] = edges
         self.links[: len(x), :number, number] = edges

@@ -230,8 +230,8 @@ class UnorderedModel(RandomOrder[RoundNetwork]):
         self.code = DepthFirstCode(back, closures, **categories)
         weights = [1] * edge_categories if edge_weights is None else edge_weights
         support = support_with_rules(self.code, weights, largest_sums, environments)
-        probabilities = RoundNetwork(self.code, support, max_nodes=max_nodes, **network)
-        self.flow = AutoregressiveFlow(probabilities)
+        round_network = RoundNetwork(self.code, support, max_nodes=max_nodes, **network)
+        self.flow = AutoregressiveFlow(round_network)
 
     @staticmethod
     def measure(graphs: PackedGraphs, **options) -> dict:

@@ -346,7 +346,7 @@ class PathState:
             return None
         net = self.network
         count = self.order.count
-        number = self.order.number
+        number = self.order.position
         remaining = self.order.sizes[:count] - number
         index = self.path.last_levels(count)
         h = net.features(
@@ -390,7 +390,7 @@ class PathState:
         if self.conditions is not None:
             self.so_far[:count] += net.contribution(x, self.path)
         self.before[:count] = net.features.of_nodes(x, folded)
-        changed = self.path.add(self.order.number, x, net.support.states)
+        changed = self.path.add(self.order.position, x, net.support.states)
         codes = level_codes(self.path.at(changed))
         self.codes.view(-1)[changed] = codes
         neighbours = self.path.flat_neighbours[changed]

@@ -7,7 +7,7 @@ each of its depth-first *node orders*. The model scores the code of the order th
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ def support_with_rules(
     code: DepthFirstCode,
     edge_weights: list[int],
     largest_sums: list[int] | None = None,
-    environments: Any = None,
+    environments: dict | None = None,
 ) -> Support:
     """Build the support of a model.
 
@@ -120,15 +120,14 @@ class PathModel(CodedModel[PathNetwork]):
         self.code = DepthFirstCode(back, closures, **categories)
         weights = [1] * edge_categories if edge_weights is None else edge_weights
         support = support_with_rules(self.code, weights, largest_sums, environments)
-        make_network = self.network_classes[0]
-        made = make_network(
+        path_network = self.network_classes[0](
             self.code, support, max_nodes=max_nodes, conditions=conditions, **network
         )
         if conditions is not None:
             from graphcnf.graphs.conditions import ConditionEmbedding
 
             self.size_network = ConditionEmbedding(conditions, max_nodes + 1)
-        self.flow = AutoregressiveFlow(made)
+        self.flow = AutoregressiveFlow(path_network)
 
     @staticmethod
     def measure(graphs: PackedGraphs, **options) -> dict:
