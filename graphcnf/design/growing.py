@@ -229,6 +229,50 @@ class Growth:
         advice = self.advice if self.valid else "the model cannot grow from it"
         raise UserError(f"{self.text[:80]!r}: {self._funnel.ending(size=ROUND)}; {advice}")
 
+    def attempts(self, n: int) -> list[str | None]:
+        """Draw n molecules, and keep failures and repetitions, as benchmarks count them.
+
+        An attempt is `particles` particles, of which one is drawn by weight. There are no filters,
+        and samples of the model that contain the fragment by themselves are not looked for.
+
+        Args:
+            n: Number of attempts.
+
+        Returns:
+            Canonical SMILES without stereo marks, n of them; None for a particle that lacks a part
+            of the fragment, or is no valid molecule.
+        """
+        part = self._whole
+        if not part.sampler.seen:
+            self._draw(part, 0, TRIAL)
+        made: list[str | None] = []
+        for number in count(1):
+            if len(made) >= n:
+                break
+            made += self._attempts_of_round(part, number)
+        return made[:n]
+
+    def _attempts_of_round(self, part: Part, number: int) -> list[str | None]:
+        """Draw a round of attempts, see `attempts`.
+
+        Args:
+            part: Fragment and size distribution.
+            number: Number of the draw, which gives it random numbers of its own.
+        """
+        tries = ROUND // self.particles
+        particles = self._draw(part, number, tries * self.particles)
+        log_weights = particles.log_weights.cpu().numpy().reshape(tries, self.particles)
+        random = np.random.default_rng((self.seed, number, 5))
+        best = (log_weights + random.gumbel(size=log_weights.shape)).argmax(1)
+        packed = particles.graphs.to_packed()
+        made: list[str | None] = []
+        for k in range(tries):
+            known = None
+            if np.isfinite(log_weights[k, best[k]]):
+                known = self._molecule(part, packed.graph(k * self.particles + int(best[k])))
+            made.append(known and known[0])
+        return made
+
     def _accepted(self, number: int) -> list[tuple[int, Result]]:
         """Draw a round of particles, and accept some of its new molecules.
 

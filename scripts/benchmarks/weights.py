@@ -4,9 +4,10 @@ Properties: the protocol of FreeGress (Ninniri et al. 2024). Target values are t
 molecules, for one property at a time, and 10 molecules are drawn for each value.
 
 Fragments: the protocol of SAFE (Noutahi et al. 2023, arXiv 2310.10773) and GenMol (Lee et al. 2025,
-arXiv 2501.06158) with four tasks: extend a motif, link, build around, decorate. 100 molecules for
-each drug and task; quality is the share that is unique, has QED of at least 0.6 and an SA score of
-at most 4.
+arXiv 2501.06158): extend a motif, link two parts, build around a structure, decorate; scaffold
+morphing links the same parts. 100 attempts for each drug and task. Failures count: validity and
+quality are shares of the attempts. Quality: distinct, QED of at least 0.6, SA score of at most 4.
+Distance is to the drug that the fragments are of.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from __future__ import annotations
 import csv
 import math
 import time
-from itertools import islice
 from typing import Annotated, Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from graphcnf.design.growing import Growth, check_grows
 from graphcnf.errors import UserError, counted, say
 from graphcnf.evaluation.evaluate import reconstruction
 from graphcnf.evaluation.layout import Column, number, percent, text
-from graphcnf.evaluation.metrics import fingerprints, internal_diversity
+from graphcnf.evaluation.metrics import fingerprints, internal_diversity, nearest_similarity
 from graphcnf.evaluation.summary import mean_and_sd
 from graphcnf.graphs.batch import PackedGraphs
 from graphcnf.graphs.graph_model import GraphModel
@@ -225,14 +225,15 @@ def _errors(
 
 
 TASKS = {
-    "motif_extension": "grow",
-    "linker_design": "link",
-    "superstructure_generation": "scaffold",
-    "scaffold_decoration": "decorate",
+    "motif extension": ("motif_extension", "grow"),
+    "linker design": ("linker_design", "link"),
+    "scaffold morphing": ("linker_design", "link"),
+    "superstructure generation": ("superstructure_generation", "scaffold"),
+    "scaffold decoration": ("scaffold_decoration", "decorate"),
 }
-"""Task in `graphcnf.design.fragments.TASKS` for each column of `fragments.csv`."""
+"""Column of `fragments.csv` for each task, and its name in `graphcnf.design.fragments.TASKS`."""
 
-SEEDS, PARTICLES = range(3), 4  # runs of each drug and task, and particles for each molecule
+SEEDS = range(3)  # runs of each drug and task
 
 FRAGMENTS: list[Column] = [
     ("Task", text("task")),
@@ -241,6 +242,7 @@ FRAGMENTS: list[Column] = [
     ("Unique", percent("unique")),
     ("Quality", percent("quality")),
     ("Diversity", number("diversity", 3)),
+    ("Distance", number("distance", 3)),
     ("Fragment in it", percent("holds")),
     ("s per 100", number("seconds", 1)),
 ]
@@ -249,64 +251,88 @@ FRAGMENTS: list[Column] = [
 def fragments(
     model: Model = "zinc250k",
     samples: Samples = 100,
+    particles: Annotated[
+        int, option("Particles of an attempt, one of which is drawn by weight.", min=1)
+    ] = 1,
     out: Out = None,
 ) -> None:
-    """Extend, link, build around and decorate the fragments of ten drugs."""
+    """Extend, link, build around and decorate the fragments of ten drugs; failures count."""
     loaded = load_model(model)
     check_grows(loaded)
     with open(HERE / "fragments.csv", newline="", encoding="utf-8") as file:
         drugs = list(csv.DictReader(file))
+    means: dict[str, dict[str, float]] = {}
     rows: list[dict[str, Any]] = []
-    for column in TASKS:
-        scores = [_score(loaded, drug, column, seed, samples) for seed in SEEDS for drug in drugs]
-        mean = {key: float(np.nanmean([score[key] for score in scores])) for key in scores[0]}
-        task = column.replace("_", " ")
-        rows.append({"task": task, "method": model, **mean})
+    for task, (column, kind) in TASKS.items():
+        if column not in means:  # scaffold morphing has the figures of linker design
+            scores = [
+                _score(loaded, drug, column, kind, seed=seed, samples=samples, particles=particles)
+                for seed in SEEDS
+                for drug in drugs
+            ]
+            means[column] = {
+                key: float(np.nanmean([score[key] for score in scores])) for key in scores[0]
+            }
+        rows.append({"task": task, "method": model, **means[column]})
         rows += published("fragments", task=task)
     notes = [
-        f"{samples} distinct molecules for each of ten drugs, {len(SEEDS)} runs; {PARTICLES} "
-        "particles per molecule, temperature 1, number of atoms as in the training data.",
-        "Valid: share of valid molecules among particles with the whole fragment; only these are "
-        "taken. Quality: unique, QED of at least 0.6, SA of at most 4.",
+        f"{samples} attempts for each of ten drugs, {len(SEEDS)} runs; particles per attempt: "
+        f"{particles}; temperature 1, number of atoms as in the training data.",
+        "Valid: of the attempts, the strictly valid molecules with the whole fragment. Unique: of "
+        "these. Quality: of the attempts, distinct ones with QED of at least 0.6, SA of at most 4.",
+        "Diversity, distance: mean Tanimoto distances (Morgan fingerprints of radius 2) of the "
+        "distinct ones, to each other and to the drug.",
+        "Scaffold morphing has the parts of linker design, and here the same molecules.",
         "Fragment in it: found by RDKit, without stereo. Seconds: of one thread.",
     ]
     write(out, rows, FRAGMENTS, notes)
 
 
 def _score(
-    model: GraphModel, drug: dict[str, str], column: str, seed: int, samples: int
+    model: GraphModel,
+    drug: dict[str, str],
+    column: str,
+    kind: str,
+    *,
+    seed: int,
+    samples: int,
+    particles: int,
 ) -> dict[str, float]:
     """Complete the fragments of one drug in one task, and return figures of the molecules.
 
     Args:
         model: The model.
-        drug: Row of fragments.csv: its name, and its fragment for each task.
-        column: Name of the task, a key of `TASKS`.
+        drug: Row of fragments.csv: its name and SMILES, and its fragment for each task.
+        column: Column of the fragment.
+        kind: The task in `graphcnf.design.fragments.TASKS`.
         seed: Seed of the molecules.
-        samples: Number of molecules.
+        samples: Number of attempts.
+        particles: Particles of each attempt.
 
     Returns:
-        The shares "valid", "unique", "quality" and "holds" (with the fragment), "diversity" and
-        "seconds"; 0 where the model cannot complete the fragment.
+        The shares "valid", "unique", "quality" and "holds" (with the fragment), "diversity",
+        "distance" and "seconds"; shares of 0 where the model cannot complete the fragment.
     """
     began = time.process_time()
     vocabulary = vocabulary_of(model)
-    found, valid = [], 0.0
+    made: list[str | None] = []
     try:
-        fragment = read_fragment(drug[column], TASKS[column], vocabulary)
-        growth = Growth(model, vocabulary, fragment, seed=seed, particles=PARTICLES)
-        found = list(islice(growth.molecules(), samples))
-        valid = growth.valid / max(growth.placed, 1)
+        fragment = read_fragment(drug[column], kind, vocabulary)
+        growth = Growth(model, vocabulary, fragment, seed=seed, particles=particles)
+        made = growth.attempts(samples)
     except UserError as error:
         say(f"note: {drug['name']}, {column}: {error}")
     seconds = (time.process_time() - began) * 100 / samples
-    mols = [Chem.MolFromSmiles(one.smiles) for one in found]
-    prints = fingerprints(mols)
+    valid = [smiles for smiles in made if smiles is not None]
+    mols = [Chem.MolFromSmiles(smiles) for smiles in dict.fromkeys(valid)]
+    prints, of_drug = fingerprints(mols), fingerprints([Chem.MolFromSmiles(drug["smiles"])])
+    pairs = len(mols) / max(len(mols) - 1, 1)  # published diversities leave out pairs (x, x)
     score = {
-        "valid": valid,
-        "unique": len({one.smiles for one in found}) / samples,
+        "valid": len(valid) / samples,
+        "unique": len(mols) / max(len(valid), 1),
         "quality": sum(qed(mol) >= 0.6 and sa(mol) <= 4 for mol in mols) / samples,
-        "diversity": internal_diversity(prints) if len(mols) > 1 else np.nan,
+        "diversity": internal_diversity(prints) * pairs if len(mols) > 1 else np.nan,
+        "distance": 1 - nearest_similarity(prints, of_drug) if mols else np.nan,
         "holds": float(np.mean([bool(fragment.match(mol)) for mol in mols])) if mols else np.nan,
         "seconds": seconds,
     }

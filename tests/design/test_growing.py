@@ -361,3 +361,40 @@ def test_samples_of_the_model_are_taken_where_the_fragment_is_common(flow):
             assert {one.log_weight for one in found} == {0.0}
         else:
             assert drawn.accuracy()["effective"] >= 1
+
+
+def tries(flow, particles, seed=0):
+    part = read(flow, "[1*]C1CCNC1", "grow")
+    return growth.Growth(
+        flow.model, flow.vocabulary, part, atoms=(8, 14), particles=particles, seed=seed
+    )
+
+
+def test_attempts_keep_failures(flow):
+    made = tries(flow, 1).attempts(120)
+    valid = [smiles for smiles in made if smiles]
+    assert len(made) == 120 and 10 < len(valid) < 120
+    assert tries(flow, 1).attempts(20) == made[:20] != tries(flow, 1, seed=1).attempts(20)
+    query = Chem.MolFromSmarts("[!#1]-[CX4H1]1[CX4H2][CX4H2][NX3H1][CX4H2]1")
+    assert all(Chem.MolFromSmiles(smiles).HasSubstructMatch(query) for smiles in valid)
+
+
+def test_an_attempt_is_the_particle_that_has_the_weight(flow):
+    search = tries(flow, 3)
+    rounds, plain = [], search._draw
+
+    def drawn(part, number, count):
+        particles = plain(part, number, count)
+        if number:
+            particles.log_weights[:] = -math.inf
+            particles.log_weights[1 : count // 2 : 3] = 0
+            rounds.append(particles)
+        return particles
+
+    search._draw = drawn
+    made = search.attempts(growth.ROUND // 3)
+    packed = rounds[0].graphs.to_packed()
+    known = [search._molecule(search._whole, packed.graph(k)) for k in range(1, growth.ROUND, 3)]
+    half = len(made) // 2
+    assert made[:half] == [one and one[0] for one in known[:half]] and any(made[:half])
+    assert len(rounds) == 1 and not any(made[half:])

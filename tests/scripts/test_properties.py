@@ -223,3 +223,26 @@ def test_the_summary_says_how_near_molecules_came(run, trained):
     assert found["mae"] == pytest.approx(np.abs(np.array(values) - 1.5).mean())
     _, err = run(*arguments)
     assert "logp=1.5 requested, mean " in err and "outside" not in err
+
+
+def test_failures_and_repetitions_count_in_the_benchmark_of_fragments(monkeypatch):
+    drug, long = "CC(=O)Nc1ccc(O)cc1", "CCCCCCCCCCCCCCCC"
+    made = [drug, drug, None, "CC(=O)Nc1ccc(OC)cc1", long]
+    monkeypatch.setattr(weights.Growth, "attempts", lambda self, n: made[:n])
+    row = {"name": "PARACETAMOL", "smiles": drug, "motif": "[1*]C"}
+    model = MoleculeFlow.from_pretrained("zinc250k").model
+
+    def score(samples):
+        return weights._score(model, row, "motif", "grow", seed=0, samples=samples, particles=1)
+
+    # Three of five attempts are distinct; hexadecane is not drug-like.
+    assert score(5) | {"diversity": 0, "distance": 0, "seconds": 0} == {
+        "valid": 4 / 5, "unique": 3 / 4, "quality": 1 / 5, "holds": 1.0,
+        "diversity": 0, "distance": 0, "seconds": 0,
+    }  # fmt: skip
+    assert score(2)["distance"] == 0 and np.isnan(score(2)["diversity"])
+    ends = weights.fingerprints([Chem.MolFromSmiles(s) for s in (drug, long)])
+    monkeypatch.setattr(weights.Growth, "attempts", lambda self, n: [drug, long])
+    apart = 1 - weights.nearest_similarity(ends[:1], ends[1:])
+    assert score(2)["diversity"] == pytest.approx(apart)
+    assert score(2)["distance"] == pytest.approx(apart / 2)
