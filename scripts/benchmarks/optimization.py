@@ -443,6 +443,10 @@ def constrained(
         str, option("Similarities to reach, from 0 to 1.", metavar="NUMBER,...")
     ] = "0,0.2,0.4,0.6",
     budget: Annotated[int, option("Calls for each molecule and similarity.", min=1)] = 200,
+    count: Annotated[
+        int,
+        option(f"The lowest, of the N / {MOLECULES} of ZINC250k.", "--molecules", "-n", min=1),
+    ] = MOLECULES,
     folder: Folder = Path("runs/constrained"),
     model: Model = "zinc250k",
     out: Out = None,
@@ -459,9 +463,10 @@ def constrained(
     flow, folder = MoleculeFlow(load_model(model)), expand_user(folder)
     folder.mkdir(parents=True, exist_ok=True)
     lines = zinc250k_source().read_text().split()
+    lines = lines[: len(lines) * count // MOLECULES]
     pool = parallel_map(_penalized, chunked(lines, 500), label="penalised logP")
     lowest = dict.fromkeys(smiles for _, smiles in sorted(pair for part in pool for pair in part))
-    chosen = list(lowest)[:MOLECULES]
+    chosen = list(lowest)[:count]
     rows: list[dict[str, Any]] = []
     for threshold in thresholds:
         gains = []

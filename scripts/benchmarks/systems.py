@@ -57,7 +57,6 @@ METHODS = {
 }
 # Temperatures of samples: published for GraphNVP, of DIG's implementation for GraphAF; else 1.
 TEMPERATURES = {"graphnvp": 0.75, "graphaf": 0.6}
-HELD_OUT = 2000  # held-out molecules whose bits and reconstruction are computed
 
 METRICS = ("fcd", "scaf", "snn", "sa_w1", "logp_w1")
 SUMMARY = ("samples", "strict_validity", "largest_fragment_validity", "uniqueness", "novelty")
@@ -97,6 +96,9 @@ def systems(
     ] = False,
     folder: Folder = Path("runs/systems"),
     samples: Samples = 10_000,
+    held_out: Annotated[
+        int, option("Held-out molecules for bits and reconstruction.", min=1)
+    ] = 2000,
     out: Out = None,
 ) -> None:
     """Compare this package's models with other systems, trained for the same CPU time."""
@@ -108,11 +110,12 @@ def systems(
     runs = train_all(names, numbers, folder, minutes)
     beside = runs[0] if language else []
     rivals = [train_beside(run, minutes) for run in beside]
-    rows = [row for same in runs for run in same for row in _rows(run, samples)]
-    rows += [_language_row(*pair, samples) for pair in zip(rivals, beside, strict=True)]
+    rows = [row for same in runs for run in same for row in _rows(run, samples, held_out)]
+    pairs = zip(rivals, beside, strict=True)
+    rows += [_language_row(*pair, samples, held_out) for pair in pairs]
     notes = [
         "CPU minutes and rates: process CPU time of one thread; of training without evaluations.",
-        f"Bits and reconstruction: of {HELD_OUT:,} held-out molecules; bits are upper bounds, the "
+        f"Bits and reconstruction: of {held_out:,} held-out molecules; bits are upper bounds, the "
         "number of atoms included, of graphs without a numbering where the model knows none.",
         f"Of {samples:,} samples; distances of the valid ones to {references.HELD_OUT:,} held-out "
         "molecules.",
@@ -125,12 +128,13 @@ def systems(
     write(out, *(transposed(rows, COLUMNS) if text_table else (rows, COLUMNS)), notes)
 
 
-def _rows(run: TrainedRun, samples: int) -> list[dict[str, Any]]:
+def _rows(run: TrainedRun, samples: int, held_out: int) -> list[dict[str, Any]]:
     """Return the table's rows of a trained model.
 
     Args:
         run: Run of its training.
         samples: Number of samples.
+        held_out: Number of held-out molecules.
 
     Returns:
         A row of its raw samples, and for a model with a valency check a row of samples with it.
@@ -140,15 +144,15 @@ def _rows(run: TrainedRun, samples: int) -> list[dict[str, Any]]:
     known = {row["method"]: row for row in published("zinc250k")}.get(f"{method} (published)", {})
     quoted = {f"published_{k}": known.get(k) for k in ("validity", "reconstruction")}
     raw = model if draws_raw(model) else without_rules(model)
-    rows = [_row(run, raw, dataset, samples) | quoted]
+    rows = [_row(run, raw, dataset, samples, held_out) | quoted]
     if raw is not model:
-        checked = _row(run, model, dataset, samples)
+        checked = _row(run, model, dataset, samples, held_out)
         rows.append(checked | {"model": f"{checked['model']} with its check, not raw"})
     return rows
 
 
 def _row(
-    run: TrainedRun, model: GraphModel, dataset: MoleculeDataset, samples: int
+    run: TrainedRun, model: GraphModel, dataset: MoleculeDataset, samples: int, held_out: int
 ) -> dict[str, Any]:
     """Return the table's row of a graph model, whose samples have the seed of its training.
 
@@ -157,13 +161,14 @@ def _row(
         model: The model, with or without its valency check.
         dataset: Data set of the run.
         samples: Number of samples.
+        held_out: Number of held-out molecules.
 
     Returns:
         Values by the names in `COLUMNS`.
     """
     seed = model.metadata["training"]["seed"]
     temperature = TEMPERATURES.get(model.config["architecture"], 1.0)
-    graphs = dataset.graphs.subset(references.held_out(dataset, HELD_OUT))
+    graphs = dataset.graphs.subset(references.held_out(dataset, held_out))
     sizes = torch.as_tensor(graphs.node_counts, dtype=torch.long)
     size_bits = -float(model.size_prior.log_prob(sizes).mean()) / math.log(2)
 
@@ -183,22 +188,25 @@ def _row(
     }
 
 
-def _language_row(model: SmilesLSTM, run: TrainedRun, samples: int) -> dict[str, Any]:
+def _language_row(
+    model: SmilesLSTM, run: TrainedRun, samples: int, held_out: int
+) -> dict[str, Any]:
     """Return the table's row of a language model.
 
     Args:
         model: The model.
         run: Run of another model on the same data.
         samples: Number of samples.
+        held_out: Number of held-out molecules.
 
     Returns:
         Values by the names in `COLUMNS`.
     """
     dataset, seed = run.molecules(), model.metadata["training"]["seed"]
-    held_out = [dataset.smiles[k] for k in references.held_out(dataset, HELD_OUT)]
+    chosen = [dataset.smiles[k] for k in references.held_out(dataset, held_out)]
     return {
         "model": "SMILES LSTM",
-        "bits": bits_per_molecule(model, held_out),
+        "bits": bits_per_molecule(model, chosen),
         "temperature": 1.0,
         "parallel": "no",
         **_figures(model, dataset, samples, lambda: [list(model.sample(samples, seed))]),

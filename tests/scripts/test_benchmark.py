@@ -89,13 +89,14 @@ def test_guacamol_reads_the_searches_of_pmo(bench, model_folder):
 
 
 def test_molecules_are_improved_and_stay_similar(bench, model_folder, small_zinc, monkeypatch):
-    monkeypatch.setattr(optimization, "MOLECULES", 1)
+    monkeypatch.setattr(optimization, "MOLECULES", 2)
     monkeypatch.setattr(optimization, "zinc250k_source", zinc250k.zinc250k_source)
-    how = ["--budget", 30, "--model", model_folder, "--out", "x.json"]
+    how = ["-n", 1, "--budget", 30, "--model", model_folder, "--out", "x.json"]
     bench("constrained", "--similarities", "0,0.7", *how)
     rows = json.loads(Path("x.json").read_text())
     assert [row["threshold"] for row in rows] == [0, 0, 0.7]
     assert rows.pop(1)["method"] == "MoFlow (published)"
+    assert {row["molecules"] for row in rows} == {1}
     gains = [row["improvement"] for row in rows]
     assert gains[0] > gains[1]
 

@@ -60,7 +60,6 @@ def test_training_lowers_the_bits_and_keeps_the_model(tmp_path, zinc_smiles, mon
 def test_systems_are_trained_and_compared(
     bench, trained_here, zinc_smiles, surroundings, monkeypatch
 ):
-    monkeypatch.setattr(systems, "HELD_OUT", 5)
     monkeypatch.setattr(systems, "METRICS", ["scaf"])  # others are columns like it
     (surroundings / "x.smi").write_text("\n".join(zinc_smiles[:200]))
     common = '[data]\nname = "smiles_file"\npath = "x.smi"\n[training]\naccelerator = "cpu"\n'
@@ -69,7 +68,7 @@ def test_systems_are_trained_and_compared(
         ("other", 'architecture = "graphaf"\nwidth = 8\nlayers = 1\nrows = 2'),
     ):
         (surroundings / f"{name}.toml").write_text(f"[model]\n{model}\n{common}")
-    how = ["-n", 20, "--seeds", 3, "--language", "--folder", "runs"]
+    how = ["-n", 20, "--held-out", 5, "--seeds", 3, "--language", "--folder", "runs"]
     arguments = ["systems", "ours.toml", "other.toml", "--minutes", 0.005, *how]
     bench(*arguments, "--out", "x.csv")
     assert (surroundings / "runs" / "ours" / "seed-3" / "metrics.csv").exists()
