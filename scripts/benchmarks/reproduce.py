@@ -38,7 +38,7 @@ MARKED = re.compile(r"(?:<!-- ((?:(?!-->)[\s\S])*?)\s*-->\n\n)?((?:^\|.*\n)+)", 
 """A table with the text of its marker, if there is one."""
 
 HEAD = re.compile(r"table (?P<name>[\w-]+): (?P<kind>weights|training), (?P<minutes>\d+) minutes?")
-QUICK = "quick: "
+QUICK, SLOW = "quick: ", "no quick: "
 NUMBER = re.compile(r"([-−+]?(?:\d[\d,]*)?\.?\d+(?:e-\d+)?)(?: ± ([\d.]+(?:e-\d+)?))?")
 
 REFERENCE = "train-vs-test reference"
@@ -122,13 +122,15 @@ class Table(NamedTuple):
 
         Args:
             quick: True for those of a quick run: the lines with "quick: " if there are any, else
-                all of them, made shorter by `quicker`.
+                all of them, made shorter by `quicker`. A line "no quick: why" is no command.
 
         Returns:
             Pairs of a command and `{printed name of a row or column: its name in the output}`.
         """
         found: dict[bool, list[tuple[str, dict[str, str]]]] = {False: [], True: []}
         for line in self.marker.split("\n")[1:]:
+            if line.startswith(SLOW):
+                continue
             if not line.startswith(" "):
                 own = line.startswith(QUICK)
                 found[own].append((line.removeprefix(QUICK), {}))
@@ -479,12 +481,17 @@ def _made(table: Table, quick: bool, place: Path, known: Known) -> list[dict[str
         known: Tables of the commands that were run before; the new ones are added.
 
     Returns:
-        The rows of `judge`; a single one with the verdict "not run" if a command fails.
+        The rows of `judge`; a single one with the verdict "not run" if a command fails, or with the
+        reason why the table has no quick run.
     """
     outputs: Outputs = []
+    name = table.head["name"]
+    slow = re.findall(f"^{SLOW}(.*)", table.marker, re.MULTILINE)
+    if quick and slow:
+        return [{"table": name, "row": slow[0], "verdict": "not compared"}]
     try:
         for command, other in table.commands(quick):
             outputs.append((other, run(command, place, known)))
     except UserError as error:
-        return [{"table": table.head["name"], "row": str(error), "verdict": "not run"}]
+        return [{"table": name, "row": str(error), "verdict": "not run"}]
     return list(judge(table, outputs, quick))
