@@ -179,7 +179,8 @@ def label(cell: str) -> str:
         cell: The name as Markdown. Names in `SAME` become those of the pages; a number of samples
             is left out.
     """
-    plain = re.sub(r"\[([^]]*)\]\([^)]*\)|[`*]| of [\d,]+ samples", r"\1", cell)
+    plain = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", cell)
+    plain = re.sub(r"[`*]| of [\d,]+ samples|, [\d,]+ of .*", "", plain)
     plain = plain.replace("_", " ").strip().lower()
     return SAME.get(plain, plain)
 

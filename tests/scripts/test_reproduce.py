@@ -64,6 +64,13 @@ def test_a_marker_says_how_a_table_is_made_or_why_it_is_not(tables):
     assert len(names) == len(set(names)) > 30
 
 
+def test_the_page_says_what_a_quick_run_of_each_table_has_found(tables):
+    (found,) = [table for table in tables if table.cells[0][1] == "with `--quick`"]
+    assert found.page == "docs/reproducing.md"
+    names = [label(row[0]) for row in found.cells[1:]]
+    assert sorted(names) == sorted(table.head["name"] for table in tables if table.head)
+
+
 @pytest.mark.parametrize("short", [False, True])
 def test_commands_of_markers_have_the_options_that_they_name(tables, short):
     programs = {True: typer.main.get_command(app), False: typer.main.get_command(benchmarks)}
