@@ -233,8 +233,6 @@ TASKS = {
 }
 """Column of `fragments.csv` for each task, and its name in `graphcnf.design.fragments.TASKS`."""
 
-SEEDS = range(3)  # runs of each drug and task
-
 FRAGMENTS: list[Column] = [
     ("Task", text("task")),
     ("Method", text("method")),
@@ -254,9 +252,11 @@ def fragments(
     particles: Annotated[
         int, option("Particles of an attempt, one of which is drawn by weight.", min=1)
     ] = 1,
+    seeds: Seeds = "0,1,2",
     out: Out = None,
 ) -> None:
     """Extend, link, build around and decorate the fragments of ten drugs; failures count."""
+    numbers = parse_seeds(seeds)
     loaded = load_model(model)
     check_grows(loaded)
     with open(HERE / "fragments.csv", newline="", encoding="utf-8") as file:
@@ -267,7 +267,7 @@ def fragments(
         if column not in means:  # scaffold morphing has the figures of linker design
             scores = [
                 _score(loaded, drug, column, kind, seed=seed, samples=samples, particles=particles)
-                for seed in SEEDS
+                for seed in numbers
                 for drug in drugs
             ]
             means[column] = {
@@ -276,7 +276,7 @@ def fragments(
         rows.append({"task": task, "method": model, **means[column]})
         rows += published("fragments", task=task)
     notes = [
-        f"{samples} attempts for each of ten drugs, {len(SEEDS)} runs; particles per attempt: "
+        f"{samples} attempts for each of ten drugs, seeds {seeds}; particles per attempt: "
         f"{particles}; temperature 1, number of atoms as in the training data.",
         "Valid: of the attempts, the strictly valid molecules with the whole fragment. Unique: of "
         "these. Quality: of the attempts, distinct ones with QED of at least 0.6, SA of at most 4.",
