@@ -473,9 +473,9 @@ class CategoricalModel(nn.Module):
         """Return the probabilities of a column's values given the other columns.
 
         They are the shares of the values in exp(`log_prob`) of the row with each of them, so that
-        they agree with `log_prob` and with rows drawn by `sample`. `log_prob(given=...)` and
-        `sample(given=...)` have another order of the columns, in which the given ones come first,
-        and a similar density.
+        they agree with `log_prob` and with rows drawn by `sample`, also with `given`. Where other
+        entries are missing, they are marginalised by a similar density. `log_prob(given=...)` has
+        another order of the columns, in which the given ones come first.
 
         Args:
             x: Rows, with or without the column (in an array it has any value). Other entries may be
@@ -514,12 +514,11 @@ class CategoricalModel(nn.Module):
                 entries. Values that training lacked count as missing, with a warning.
             seed: Seed of the draws.
             statistic: "draw" for missing entries of a row from their joint distribution given the
-                others, and given that none is missing where "missing" is a category. It is exact
-                (by rejection) except in rows whose draws are rejected 64 times: there it is that of
-                one of the 64 draws, by their weights. "median" for the most probable value of each
-                entry, or the median of numbers in bins; "mean" for the mean of numbers, rounded
-                where they are whole (the least squared error), and the most probable value of all
-                other entries.
+                others, and given that none is missing where "missing" is a category; exact or by
+                weighted draws as in `sample(given=...)`. "median" for the most probable value of
+                each entry, or the median of numbers in bins; "mean" for the mean of numbers,
+                rounded where they are whole (the least squared error), and the most probable value
+                of all other entries.
 
         Returns:
             A copy of the table or array without missing entries.
@@ -578,10 +577,11 @@ class CategoricalModel(nn.Module):
             n: Number of items; a larger sample begins with the same items.
             given: Conditions on columns of a table, by label, or of an array, by number: a value; a
                 list of values; or an interval (lowest, highest), both included, None for no end.
-                Values come first in the order of the columns, then lists and intervals. Rows of one
-                of these are exact; of several, a row is drawn anew until it would have met all of
-                them by itself, or is one of 64 such draws by their weights. A warning counts rows
-                that had less than ten effective draws.
+                Rows have the density of `log_prob`, divided by its sum over all that meet the
+                conditions: exact if one column at most comes before a condition in the model's
+                order; else a row is one of up to 64 draws by their weights, and a warning counts
+                rows that had less than four effective draws. With another temperature than 1, the
+                given columns come first instead.
             seed: Seed of the sample.
             temperature: Below 1 for more probable items.
             sizes: Lowest and highest length of a sequence, or number of nodes; None for the
@@ -604,10 +604,10 @@ class CategoricalModel(nn.Module):
                 raise UserError(f'given must be a dict, {{"column": value}}, got {given!r}')
             table = self._table("given")
             options["known"], event = table.given(given)
-            if event is not None:
-                if temperature != 1:
-                    raise UserError("temperature must be 1 with a list or an interval in given")
+            if temperature == 1:
                 return table.within(self.flow, n, seed, options["known"], event, given)
+            if event is not None:
+                raise UserError("temperature must be 1 with a list or an interval in given")
         adapter: Any = self.adapter
         drawn = adapter.draw(self.flow, n, seed=seed, **options)
         return adapter.decode(drawn, given) if given else adapter.decode(drawn)

@@ -40,6 +40,7 @@ from graphcnf.discrete.numbers import (
 )
 from graphcnf.discrete.rows import Rows
 from graphcnf.errors import UserError, counted, suggest
+from graphcnf.flows.transform import Context
 from graphcnf.limits import LARGEST_ORDERS, check_integer
 
 MAX_CATEGORIES = 1000
@@ -48,16 +49,19 @@ MAX_CATEGORIES = 1000
 MANY = 2000
 """With more training rows, batches and learning rate are larger."""
 
-SCORED = 256
+SCORED = 2048
 """Rows that are scored at a time."""
 
 LARGEST_STARTS = 50_000_000
 """Largest number of log-probabilities by counts that are kept during training, 200 MB."""
 
 TRIES = 64
-"""Draws of a row, at most, to fill its missing entries with their joint distribution."""
+"""Draws of a row at most, of which one is chosen by its weight."""
 
-FEW = 10
+ENOUGH = 8
+"""Effective number of draws of a row after which it is drawn no more."""
+
+FEW = 4
 """Effective number of draws of a row below which a warning counts it."""
 
 CANDIDATES = 32
@@ -676,6 +680,7 @@ class TableAdapter(Adapter):
         known: Rows,
         mask: torch.Tensor,
         event: torch.Tensor | None = None,
+        chosen: torch.Tensor | None = None,
         **draw,
     ) -> ColumnContext:
         """Return the context in which a flow draws the unknown entries of rows, given the known.
@@ -688,11 +693,16 @@ class TableAdapter(Adapter):
             mask: Columns that are not marginalised, (B, N) bool.
             event: What may be drawn, see `ColumnContext`. Columns of which values may not be drawn,
                 apart from missing entries, come after the known columns.
+            chosen: Categories that unknown entries must have, (B, N) long, -1 for any; None for
+                any.
             **draw: Further fields of the context, such as `temperature`.
         """
         category, most = known.values.long(), max(self.cardinalities)
         one = torch.nn.functional.one_hot(category, most).bool()
         allowed, level = one | ~known.mask[..., None], (~known.mask).long()
+        if chosen is not None:
+            must = torch.nn.functional.one_hot(chosen.clamp(min=0), most).bool()
+            allowed &= must | (chosen < 0)[..., None]
         if event is not None:
             low, high = event.unbind(-1)
             level += level * ((low == 0) & (high >= self.presence[..., 1])).all(1)
@@ -759,51 +769,109 @@ class TableAdapter(Adapter):
 
     @torch.no_grad()
     def completed(
-        self, flow: ColumnFlow, known: Rows, seed: int, event: torch.Tensor
+        self, flow: ColumnFlow, known: Rows, seed: int, event: torch.Tensor | None
     ) -> tuple[Rows, np.ndarray]:
         """Draw the unknown entries of rows from p(entries | known ones, event).
 
-        Entries that are drawn one after the other inside the event have this density divided by the
-        product w of the probabilities that an entry is inside, each given the entries before it. So
-        a row is kept with probability w, else drawn anew (rejection). Of a row that was rejected
-        `TRIES` times, one of its draws is kept, with weights w: exact in the limit.
+        p is the density of whole rows in the flow's order, that of `log_prob` and `predict_proba`.
+        A row of which one entry at most is drawn before a known one of that order is exact: this
+        entry is drawn by Bayes' rule (`_chosen`). Any other is one of up to `TRIES` draws in the
+        order with the known columns first, by importance weights (sampling-importance-resampling;
+        Rubin 1988, *Using the SIR algorithm to simulate posterior distributions*): exact in the
+        limit. There are no more draws of a row once they are worth `ENOUGH` independent ones.
 
         Args:
             flow: The flow.
             known: M rows; the mask is True for known entries.
             seed: Seed of the draws.
-            event: What the unknown entries may be, (N, C, 2), see `ColumnContext`.
+            event: What the unknown entries may be, (N, C, 2), see `ColumnContext`; None for
+                anything.
 
         Returns:
-            The M rows, without masked entries; and for those rejected to the end the effective
-            number of draws, (sum w)^2 / sum w^2.
+            The M rows, without masked entries; and the effective number of draws, (sum w)^2 / sum
+            w^2, of those rows that are one of several.
         """
-        rows = self.draw(flow, len(known), seed=seed, known=known, event=event)
-        todo, total, squares = np.arange(len(known)), np.zeros(len(known)), np.zeros(len(known))
-        drawn = rows.values
+        early = self._early(flow, known, event)
+        chosen = self._chosen(flow, known, early, seed, event)
+        rows = self.draw(flow, len(known), seed=seed, known=known, event=event, chosen=chosen)
+        several = torch.where(chosen >= 0, False, early).any(1).numpy()
+        todo, drawn = np.flatnonzero(several), rows.values[torch.from_numpy(several)]
+        total, squares = np.full((2, len(known)), -np.inf)
         for number in range(TRIES):
-            keys = (np.random.SeedSequence((seed, k), spawn_key=(number,)) for k in todo.tolist())
-            random = [np.random.Generator(np.random.Philox(key)) for key in keys]
+            random = [_generator(seed, row, number) for row in todo.tolist()]
             if number:
                 drawn = self._redrawn(flow, known[todo], random, event)
-            w = np.exp(self._log_weights(flow, known[todo], drawn, event))
-            total[todo] += w
-            squares[todo] += w**2
-            u, v = np.array([own.random(2) for own in random]).reshape(-1, 2).T
-            accepted = u < w
-            kept = accepted | (v * total[todo] < w)
+            w = self._log_weights(flow, known[todo], drawn, event)
+            total[todo] = np.logaddexp(total[todo], w)
+            squares[todo] = np.logaddexp(squares[todo], 2 * w)
+            kept = np.log([own.random() for own in random]) + total[todo] < w
             rows.values[torch.from_numpy(todo[kept])] = drawn[torch.from_numpy(kept)]
-            todo = todo[~accepted]
+            todo = todo[2 * total[todo] - squares[todo] < np.log(ENOUGH)]
             if not len(todo):
                 break
-        return rows, total[todo] ** 2 / squares[todo]
+        return rows, np.exp(2 * total[several] - squares[several])
+
+    def _early(self, flow: ColumnFlow, known: Rows, event: torch.Tensor | None) -> torch.Tensor:
+        """Return which unknown columns of rows come before a condition in the flow's order.
+
+        All later ones are drawn from the density of whole rows as it is.
+
+        Args:
+            flow: The flow.
+            known: M rows; the mask is True for known entries.
+            event: What the unknown entries may be, (N, C, 2); None for anything.
+
+        Returns:
+            (M, N) bool; a column that the event limits is a condition, and one of these itself.
+        """
+        limited = torch.zeros(len(self.columns), dtype=torch.bool)
+        if event is not None:
+            limited = (event != self.whole).flatten(1).any(1)
+        rank = flow.network.rank.cpu()
+        last = torch.where(known.mask | limited, rank, -1).max(1, keepdim=True).values
+        return ~known.mask & (rank <= last)
+
+    def _chosen(
+        self,
+        flow: ColumnFlow,
+        known: Rows,
+        early: torch.Tensor,
+        seed: int,
+        event: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Draw the only early entry of rows by Bayes' rule, which is exact.
+
+        Args:
+            flow: The flow.
+            known: M rows; the mask is True for known entries.
+            early: What `_early` returns. Nothing is drawn of a row with several of these, or with
+                one whose category is a bin that an event cuts.
+            seed: Seed of the draws.
+            event: What the unknown entries may be, (N, C, 2); None for anything.
+
+        Returns:
+            The category in the column that has been drawn, -1 elsewhere, (M, N) long.
+        """
+        chosen = torch.full(known.mask.shape, -1)
+        allowed = (self.whole if event is None else event).diff(dim=2)[..., 0].numpy()
+        alone = early & (early.sum(1, keepdim=True) == 1)
+        for k in alone.any(0).nonzero()[:, 0].tolist():
+            open_ = allowed[k, : self.columns[k].cardinality]
+            if not np.isin(open_, (0, 1)).all():
+                continue
+            rows = alone[:, k].nonzero()[:, 0]
+            upper = (self.conditional(flow, known[rows], k) * open_).cumsum(1)
+            u = np.array([_generator(seed, row, TRIES).random() for row in rows.tolist()])
+            found = (u[:, None] * upper[:, -1:] >= upper).sum(1)
+            chosen[rows, k] = torch.from_numpy(found)
+        return chosen
 
     def _redrawn(
         self,
         flow: ColumnFlow,
         known: Rows,
         random: list[np.random.Generator],
-        event: torch.Tensor,
+        event: torch.Tensor | None,
     ) -> torch.Tensor:
         """Draw the unknown entries of rows one after the other, all inside an event.
 
@@ -811,7 +879,7 @@ class TableAdapter(Adapter):
             flow: The flow.
             known: B rows; the mask is True for known entries.
             random: Random generator of each row.
-            event: What the unknown entries may be, (N, C, 2).
+            event: What the unknown entries may be, (N, C, 2); None for anything.
 
         Returns:
             Encoded values, known and drawn, (B, N) float64 (long if no column is binned).
@@ -825,19 +893,19 @@ class TableAdapter(Adapter):
         return torch.cat(parts)
 
     def _log_weights(
-        self, flow: ColumnFlow, known: Rows, values: torch.Tensor, event: torch.Tensor
+        self, flow: ColumnFlow, known: Rows, values: torch.Tensor, event: torch.Tensor | None
     ) -> np.ndarray:
-        """Return log w of each row, by which `completed` weighs draws.
+        """Return the logarithm of the weight of each row, by which `completed` chooses.
 
-        w is the product of the probabilities that a drawn entry is in the event, each given the
-        entries before it. The factor of the first drawn entry is left out: it is the same in every
-        draw.
+        It is the density of the row in the flow's order, divided by that with which its unknown
+        entries were drawn: given the known ones, and each inside the event.
 
         Args:
             flow: The flow.
             known: B rows; the mask is True for entries that were known and not drawn.
             values: Encoded values, known and drawn, (B, N).
-            event: Lowest and highest place in each category that drawn entries may have, (N, C, 2).
+            event: Lowest and highest place in each category that drawn entries may have, (N, C, 2);
+                None for anything.
 
         Returns:
             (B,) nats in float64.
@@ -847,10 +915,11 @@ class TableAdapter(Adapter):
             part = known[start : start + SCORED].to(flow.device)
             context = self._context(flow, part, torch.ones_like(part.mask), event)
             own = values[start : start + SCORED].to(flow.device)
-            nats = flow.log_events(own, event.to(flow.device), context)
-            assert context.order is not None
-            counted = context.order.argsort(1) > part.mask.sum(1, keepdim=True)
-            parts.append(torch.where(counted, nats, 0).sum(1).cpu().numpy())
+            drawn = flow.nats(own, context).double()
+            if event is not None:
+                drawn = drawn - flow.log_events(own, event.to(flow.device), context)
+            nats = flow.nats(own, Context(context.mask)).double().sum(1)
+            parts.append((nats - torch.where(part.mask, 0, drawn).sum(1)).cpu().numpy())
         return np.concatenate(parts)
 
     def draw(
@@ -863,8 +932,12 @@ class TableAdapter(Adapter):
         sizes: tuple[int, int] | None = None,
         known: Rows | None = None,
         event: torch.Tensor | None = None,
+        chosen: torch.Tensor | None = None,
     ) -> Rows:
         """Draw rows; with one seed, more of them begin with the same ones.
+
+        Known columns come first, so that this is the density of another order than the flow's;
+        `completed` corrects it.
 
         Args:
             flow: The flow.
@@ -876,6 +949,8 @@ class TableAdapter(Adapter):
                 None for none.
             event: What each entry may be, given the entries before it, see `ColumnContext`; None
                 for anything.
+            chosen: Categories that unknown entries must have, a row for each of `known`, (M, N)
+                long, -1 for any; None for any.
 
         Returns:
             The rows, encoded.
@@ -890,8 +965,9 @@ class TableAdapter(Adapter):
         def context(records: np.ndarray, **draw) -> ColumnContext:
             if known is None:
                 return ColumnContext(**draw)
-            chosen = torch.from_numpy(records if len(known) > 1 else np.zeros_like(records))
-            return self._context(flow, known[chosen], event=event, **draw)
+            own = torch.from_numpy(records if len(known) > 1 else np.zeros_like(records))
+            categories = None if chosen is None else chosen[own]
+            return self._context(flow, known[own], event=event, chosen=categories, **draw)
 
         return draw_rows(flow, count, np.eye(width + 1)[width], seed, temperature, context)
 
@@ -901,7 +977,7 @@ class TableAdapter(Adapter):
         count: int,
         seed: int,
         known: Rows,
-        event: torch.Tensor,
+        event: torch.Tensor | None,
         given: Mapping[Any, Any],
     ) -> pd.DataFrame | np.ndarray | torch.Tensor:
         """Draw rows that meet conditions, as a table or an array.
@@ -913,7 +989,7 @@ class TableAdapter(Adapter):
             count: Number of rows.
             seed: Seed of the draws.
             known: One row with the values that are given, masked in all other columns.
-            event: Lists and intervals, (N, C, 2), see `ColumnContext`.
+            event: Lists and intervals, (N, C, 2), see `ColumnContext`; None for none.
             given: All conditions by label.
         """
         every = torch.zeros(count, dtype=torch.long)
@@ -1031,6 +1107,18 @@ class TableAdapter(Adapter):
     def __str__(self) -> str:
         what = "tables" if self.array is None else "arrays"
         return f"{what} of {len(self.columns)} columns, {sum(self.cardinalities)} categories"
+
+
+def _generator(seed: int, row: int, number: int) -> np.random.Generator:
+    """Return the random generator of a draw of a row.
+
+    Args:
+        seed: Seed of all draws.
+        row: Number of the row.
+        number: Number of the draw.
+    """
+    key = np.random.SeedSequence((seed, row), spawn_key=(number,))
+    return np.random.Generator(np.random.Philox(key))
 
 
 def _refuse_repeated_labels(table: pd.DataFrame) -> None:

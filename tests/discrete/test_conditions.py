@@ -58,12 +58,27 @@ def test_samples_have_the_condition_and_its_probabilities(model):
     drawn = model.sample(3000, given={"c": "q"}, seed=1)
     assert drawn["c"].eq("q").all() and drawn["b"].isna().any()
     own = EVERY[EVERY["c"] == "q"]
-    p = np.exp(model.log_prob(own, given=["c"]))
+    p = np.exp(model.log_prob(own))
+    p /= p.sum()
     counts = drawn.fillna("-").value_counts(normalize=True)
     shares = np.array([counts.get(tuple(row), 0.0) for row in own.fillna("-").to_numpy()])
     assert (abs(shares - p) < 5 * np.sqrt(p * (1 - p) / 3000)).all()
     assert model.sample(20, given={"c": "q"}, seed=1).equals(drawn.head(20))
     assert model.sample(5, given={"b": None})["b"].isna().all()
+
+
+@pytest.mark.parametrize("column", KNOWN.columns)
+def test_samples_given_all_other_columns_agree_with_predictions(model, column):
+    given = {"a": "x", "b": "2", "c": "q"}
+    row = pd.DataFrame([given]).drop(columns=column)
+    p = model.predict_proba(row, column).iloc[0].to_numpy()
+    drawn = model.sample(4000, given=row.iloc[0].to_dict(), seed=1)
+    assert drawn[row.columns].eq(row.iloc[0]).all(axis=None)
+    values = model.predict_proba(row, column).columns
+    found = np.array([(drawn[column].isna() if v is None else drawn[column].eq(v)).sum()
+                      for v in values])  # fmt: skip
+    assert found.sum() == 4000
+    assert ((found - 4000 * p) ** 2 / (4000 * p)).sum() < 18.4  # .9999 of two degrees of freedom
 
 
 def test_predictions_are_bayes_rule_in_the_density_of_rows(model):
@@ -97,7 +112,7 @@ def test_imputed_tables_keep_what_is_known(model):
     row = pd.DataFrame({"a": ["x"] * 3000, "b": None, "c": "p"})
     shares = model.impute(row)["b"].value_counts(normalize=True)
     own = [row.head(1).assign(b=b) for b in ("1", "2")]
-    p = np.exp([model.log_prob(one, given=["a", "c"])[0] for one in own])
+    p = np.exp([model.log_prob(one)[0] for one in own])
     np.testing.assert_allclose(shares[["1", "2"]], p / p.sum(), atol=5 * 0.5 / math.sqrt(3000))
     p = model.predict_proba(row.head(1), "b").iloc[0, :2]
     assert model.impute(row, statistic="median")["b"].eq("12"[int(np.argmax(p))]).all()
@@ -187,7 +202,7 @@ def test_imputed_entries_have_their_joint_distribution_given_that_none_is_missin
     filled = model.impute(pd.DataFrame({"a": ["1"] * count, "b": None, "c": None}), seed=1)
     assert filled["a"].eq("1").all()
     every = pd.DataFrame(itertools.product("1", "012", "01"), columns=["a", "b", "c"])
-    p = np.exp(model.log_prob(every, given=["a"]))
+    p = np.exp(model.log_prob(every))
     p = count * p / p.sum()
     found = filled.value_counts()
     found = np.array([found.get(tuple(row), 0) for row in every.to_numpy()])
