@@ -2,8 +2,10 @@
 
 An *adapter* translates one type of a user's data, its *items* (rows of a table, sequences, graphs),
 to the categories of a flow and back. It is a dataclass; its fields are the vocabulary, the values
-that the categories stand for, and are stored with the model. *Encoded* items are `Rows` of
-categories, or `PackedGraphs` for graphs.
+that the categories stand for, and are stored with the model. *Encoded* items are
+`graphcnf.discrete.rows.Rows` of categories, or `graphcnf.graphs.batch.PackedGraphs` for graphs. The
+flow is the density of encoded items: a `graphcnf.discrete.columns.ColumnFlow` for tables, a
+`graphcnf.discrete.rows.RowFlow` for sequences, a `GraphModel` for graphs.
 """
 
 from __future__ import annotations
@@ -87,7 +89,8 @@ def from_json(content: Any) -> Any:
         The value; a dataclass comes back as the dict of its fields.
 
     Raises:
-        ValueError: if the content is not what `to_json` returns.
+        ValueError: if an object without keys or with one is none of the three that `to_json`
+            writes, or its text is no time.
     """
     match content:
         case list():
@@ -209,12 +212,13 @@ class Adapter:
         """Encode items, and leave out those that cannot be encoded.
 
         Args:
-            x: Items of the type that the adapter was made for.
+            x: M items of the type that the adapter was made for.
             flow: Flow under which the items must have a positive probability; None if they only
                 have to consist of known values.
 
         Returns:
-            The encoded items; and for every item the reason why it is left out, or None.
+            The encoded items, those that can be encoded only; and for each of the M items the
+            reason why it is left out, or None if it is not.
 
         Raises:
             UserError: if `x` is of another type.
@@ -228,6 +232,9 @@ class Adapter:
         Args:
             rows: Encoded items, such as those that `draw` returns.
 
+        Returns:
+            A DataFrame, an array, or a list of sequences or of graphs, as it was trained on.
+
         Raises:
             NotImplementedError: in this base class.
         """
@@ -239,7 +246,7 @@ class Adapter:
         Args:
             rows: All encoded items.
             chosen: Indices of the training items, (M,).
-            **network: Sizes of the flow's network.
+            **network: Sizes of the flow's network, keyword arguments of one of `arguments`.
 
         Raises:
             NotImplementedError: in this base class.
@@ -248,6 +255,8 @@ class Adapter:
 
     def finish(self, flow: Any, rows: Rows, chosen: np.ndarray, held_out: np.ndarray) -> None:
         """Count anew in a trained flow, in place, now with the items that were held out.
+
+        Only adapters whose flows count have to be finished; that of graphs is not.
 
         Args:
             flow: Flow whose counts are replaced.
@@ -273,7 +282,10 @@ class Adapter:
 
         Args:
             rows: All encoded items.
-            chosen: Indices of the items, (M,) int64.
+            chosen: Indices of M items, (M,) int64.
+
+        Returns:
+            `Rows`, or for graphs a `graphcnf.graphs.batch.GraphBatch`, of M items in this order.
         """
         return rows[torch.from_numpy(chosen)]
 
@@ -381,7 +393,10 @@ class SequenceAdapter(Adapter):
         """Invert `encode`: return encoded rows as strings, lists or tuples, as `container` says.
 
         Args:
-            rows: The rows.
+            rows: M rows.
+
+        Returns:
+            A list of M sequences; a row without real positions becomes an empty one.
         """
         items = []
         for row, length in zip(rows.values.tolist(), rows.lengths.tolist(), strict=True):
@@ -398,7 +413,7 @@ class SequenceAdapter(Adapter):
         Args:
             rows: All encoded rows, from which the distribution of lengths is taken.
             chosen: Indices of the training rows, (M,).
-            **network: Sizes of the flow's network.
+            **network: Sizes of the flow's network, such as `width`: arguments of `RowFlow`.
         """
         part = self.batch(rows, chosen)
         if part.mask.sum() > MANY_SYMBOLS:
@@ -431,7 +446,7 @@ class SequenceAdapter(Adapter):
                 argument of all adapters. Must be 1, as sequences are scored from left to right.
 
         Returns:
-            (B,) nats in float64.
+            (B,) nats in float64; -inf for a length that the flow's `length_probabilities` exclude.
 
         Raises:
             UserError: if `orders` is not 1.
@@ -454,17 +469,18 @@ class SequenceAdapter(Adapter):
         temperature: float,
         sizes: tuple[int, int] | None,
     ) -> Rows:
-        """Draw sequences; with one seed, more of them begin with the same ones.
+        """Draw sequences; with the same seed, a larger `count` only appends further ones.
 
         Args:
             flow: The flow.
             count: Number of sequences.
             seed: Seed of the sample.
             temperature: Below 1 for more probable sequences.
-            sizes: Lowest and highest length; None for the training data's distribution.
+            sizes: Lowest and highest length, both included; None for the training data's
+                distribution.
 
         Returns:
-            The sequences, encoded.
+            `count` encoded sequences, padded to the largest length that the flow knows.
 
         Raises:
             UserError: if no training sequence has a length from `sizes`.
@@ -493,7 +509,7 @@ def draw_rows(
     Args:
         flow: `RowFlow` or `ColumnFlow`.
         count: Number of rows.
-        prior: Probabilities of the lengths 0 to N, (N + 1,).
+        prior: Probabilities of the lengths 0 to N, (N + 1,); rows of length 0 are all padding.
         seed: Seed of the sample.
         temperature: Below 1 for more probable rows.
         context: Function that returns the flow's context, given the numbers of the rows to draw,

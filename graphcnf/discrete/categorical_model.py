@@ -169,8 +169,12 @@ class CategoricalModel(nn.Module):
                 `Column.of`.
             node_label: Attribute of networkx with a node's label; None if there is only one.
             edge_label: Attribute of networkx with an edge's label; None if there is only one.
-            **network: Arguments of `ColumnFlow` for tables and arrays, of `RowFlow` for sequences,
-                of `model_for_graphs` for graphs.
+            **network: Arguments of `graphcnf.discrete.columns.ColumnFlow` for tables and arrays, of
+                `graphcnf.discrete.rows.RowFlow` for sequences, of
+                `graphcnf.graphs.building.model_for_graphs` for graphs.
+
+        Returns:
+            A model with an adapter and a flow; `batch` and `training_loss` are for training it.
 
         Raises:
             UserError: if a model cannot take such data; the message says what to do.
@@ -296,7 +300,7 @@ class CategoricalModel(nn.Module):
         return cls()._learned(adapter, flow), data
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Return the options of `fit`, for scikit-learn's `clone` and searches.
+        """Return the options of `fit` that were given, for scikit-learn's `clone` and searches.
 
         Args:
             deep: Without effect: options are no estimators.
@@ -368,7 +372,8 @@ class CategoricalModel(nn.Module):
 
         Returns:
             The negative log-likelihood given the sizes, in nats per position or node, a scalar; and
-            metrics by name, each a pair (sum, number), whose quotient is the mean.
+            metrics by name, such as "bits_per_variable", each a pair (sum, number), whose quotient
+            is the mean.
         """
         batch: Any = x if isinstance(x, Rows | GraphBatch) else self.batch(x)
         return self.flow.training_loss(batch.to(self.flow.device), beta=beta)
@@ -387,14 +392,16 @@ class CategoricalModel(nn.Module):
 
         Args:
             x: M items.
-            orders: Number of orders of the nodes or columns.
-            given: Columns of a table to condition on: log p(others | given).
+            orders: Number of orders of the nodes or columns, 1 to 1024; 1 for sequences.
+            given: Labels of columns of a table to condition on: log p(others | given).
 
         Returns:
-            (M,) nats, float64; -inf for items with probability 0, of which `reasons` says why.
+            (M,) nats, float64, in the units that the class describes; -inf for items with
+            probability 0, of which `reasons` says why.
 
         Raises:
-            UserError: if `x` is of another type or has other columns than the training data.
+            UserError: if `x` is of another type or has other columns than the training data,
+                `orders` is out of range, or a label in `given` unknown.
         """
         adapter: Any = self.adapter
         options = {"given": list(given)} if len(given) and self._table("given") else {}
@@ -415,7 +422,7 @@ class CategoricalModel(nn.Module):
             x: M items.
 
         Returns:
-            (M,) nats, float64.
+            (M,) nats, float64; -inf for items with probability 0.
         """
         return self.log_prob(x)
 
@@ -488,7 +495,8 @@ class CategoricalModel(nn.Module):
             Intervals stand for bins of numbers, None for a missing value.
 
         Raises:
-            UserError: if `x` has other columns.
+            UserError: if the model is none of tables or arrays, `x` has other columns, or there is
+                no such `column`.
         """
         adapter = self._table("predict_proba")
         k = adapter.number(column, "predict_proba")
@@ -524,7 +532,8 @@ class CategoricalModel(nn.Module):
             A copy of the table or array without missing entries.
 
         Raises:
-            UserError: if `x` has other columns, or there is no such statistic.
+            UserError: if the model is none of tables or arrays, `x` has other columns, or there is
+                no such statistic.
         """
         adapter = self._table("impute")
         check_seed(seed)
@@ -588,10 +597,11 @@ class CategoricalModel(nn.Module):
                 training data's distribution.
 
         Returns:
-            A DataFrame, an array, or a list of sequences or graphs.
+            A DataFrame, an array or tensor (n, D), or a list of n sequences or graphs.
 
         Raises:
-            UserError: if a number is out of range, or a column or value unknown.
+            UserError: if a number is out of range, a column or value unknown, or an option is for
+                another type of data.
         """
         check_integer("n", n)
         check_seed(seed)
@@ -649,6 +659,9 @@ class CategoricalModel(nn.Module):
         Args:
             folder: The folder, or the name of a repository of the Hugging Face hub.
             device: Device of the model, such as "cuda:1".
+
+        Returns:
+            The trained model; `history` is None.
 
         Raises:
             UserError: if the model is missing, damaged, or no `CategoricalModel`; the message
@@ -742,8 +755,8 @@ def split(sizes: np.ndarray, seed: int, held_out: float) -> tuple[np.ndarray, np
         held_out: Share of the items to score and not to train on.
 
     Returns:
-        Indices of the items to train on; and indices of those to score. Both are int64, in random
-        order.
+        Indices of the items to train on; and indices of those to score, none with `held_out` 0.
+        Both are int64, in random order.
 
     Raises:
         Refused: if none is left to train on.
@@ -776,8 +789,11 @@ def experiment_of(
         held_out: Share of the items to score and not to train on. With 0, training items are
             scored.
         batch_size: Items of a batch; those of a training batch have similar sizes.
-        evaluating: Seconds of all evaluations together. The first one finds out how many batches
-            they allow; all others take as many, so that evaluations can be compared.
+        evaluating: Seconds of CPU time of all evaluations together. The first one finds out how
+            many batches they allow; all others take as many, so that evaluations can be compared.
+
+    Returns:
+        The experiment; its batches are what `adapter.batch` returns.
     """
     sizes = adapter.sizes(data)
     rest, test = split(sizes, seed, held_out)

@@ -127,7 +127,7 @@ class ColoringFlow(Pretrained, nn.Module):
             noise: Tape of the random numbers, to repeat a draw.
 
         Returns:
-            The terms, (B,) nats each.
+            The terms, (B,) nats each: `log_flow + log_posterior - log_encoder` is a draw of it.
 
         Raises:
             ValueError: if a graph has no nodes or a self-loop, or a colour is out of range.
@@ -140,7 +140,8 @@ class ColoringFlow(Pretrained, nn.Module):
 
         Args:
             batch: B graphs; their node types are the colours.
-            samples: Number of draws; more tighten the bound.
+            samples: Number of draws, at least 1, whose exponentials are averaged; more tighten the
+                bound.
             noise: Tape of the random numbers, to repeat the draws.
 
         Returns:
@@ -207,7 +208,7 @@ class ColoringFlow(Pretrained, nn.Module):
             noise: Tape of the random numbers, to repeat a draw.
 
         Returns:
-            (B, N, D), 0 where masked.
+            Latents, (B, N, D), 0 where masked; D is 1 with "nodes" and "waves".
 
         Raises:
             ValueError: if a graph has no nodes or a self-loop, or a colour is out of range.

@@ -75,6 +75,8 @@ class SaturationOrder:
     def settle(self, graph: Tensor, node: Tensor, category: Tensor) -> None:
         """Give nodes their categories, and count these at their neighbours; changes the state.
 
+        To be called with all nodes that `next` has returned, which is what it advances by.
+
         Args:
             graph: Graph of each node that `next` returned, (M,) long.
             node: Number of each node, (M,) long.
@@ -357,7 +359,7 @@ class ColoringNetwork(AutoregressiveNetwork):
         return self.norm(self.encoder(context))
 
     def around(self, h: Tensor, blocked: Tensor) -> Tensor:
-        """Return the logits of colours without looking ahead.
+        """Return the logits of colours without looking ahead, from each node's own neighbours.
 
         Args:
             h: Features of nodes, as `encode` returns them, (..., width).
@@ -387,7 +389,8 @@ class ColoringNetwork(AutoregressiveNetwork):
             counts: Colours of neighbours before each turn, as `turns` returns them, (B, N, N, K).
 
         Returns:
-            (B, N, K), each node given the nodes of earlier turns.
+            (B, N, K), each node given the nodes of earlier turns; with `waves` -inf for impossible
+            colours, see `possible`.
         """
         # Nodes are renumbered by their turns: at turn t, nodes t, t + 1, ... have no colour.
         order = rank.argsort(dim=1, stable=True)
@@ -444,8 +447,9 @@ class ColoringNetwork(AutoregressiveNetwork):
 def undecided(blocked: Tensor, mask: Tensor) -> Tensor:
     """Return True for nodes with a real choice: more than one colour is left, but not every colour.
 
-    In `SaturationOrder`, a node with all colours left comes only when no waiting node has a
-    coloured neighbour; by symmetry all colours are equally good then.
+    Only these need look-ahead scores, the slowest part of the network. In `SaturationOrder`, a node
+    with all colours left comes only when no waiting node has a coloured neighbour; by symmetry all
+    colours are equally good then.
 
     Args:
         blocked: True for colours that a neighbour has, (..., K) bool.

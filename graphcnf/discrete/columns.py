@@ -72,7 +72,8 @@ class ColumnContext(Context):
 
     Attributes:
         order: The columns in the order of their steps, (B, N) long; None for the network's order.
-        allowed: Categories that may be drawn, (B, N, C) bool; None for all.
+        allowed: Categories that may be drawn, (B, N, C) bool, with C the largest number of
+            categories of a column; None for all.
         event: Lowest and highest place that may be drawn in each category, (N, C, 2) float64: 0 and
             1 for a whole category, two equal places for none of it; None for all. It is not part of
             densities: rows are drawn as if each column were conditioned given those before it.
@@ -93,6 +94,9 @@ class ColumnContext(Context):
             context: A `ColumnContext`, or one with a mask (B, M) alone. If M is less than the
                 number of columns N, the last columns are masked.
             network: The network, whose order is the default.
+
+        Returns:
+            A `ColumnContext` whose `mask` and `order` are (B, N).
         """
         own = context if isinstance(context, cls) else cls(context.mask)
         further = range(own.mask.shape[1], network.columns)
@@ -190,7 +194,7 @@ class Perceptron(nn.Module):
             slots: The C slots whose logits are wanted; all by default.
 
         Returns:
-            (B, C).
+            (B, C), not normalised: log-probabilities up to a number for each column.
         """
         logits = F.linear(h, self.leave[slots] * self.told[slots], self.offset[slots])
         logits = logits + start * self.trust[self.owner[slots]]
@@ -223,7 +227,7 @@ def mixture(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
         share: Weight of the first part, in (0, 1), of a shape that broadcasts.
 
     Returns:
-        Nats, of the shape of `first`.
+        Log-densities of the mixture, nats, of the shape of `first`.
     """
     return torch.logaddexp(share.log() + first, torch.log1p(-share) + second)
 
@@ -240,7 +244,7 @@ def best_share(gain: Tensor, counts: Tensor, prior: Tensor | None = None) -> Ten
             rows had the common one. None for one weight of all.
 
     Returns:
-        The weight, a scalar, or the weights of the columns, (N,).
+        The weight, a scalar, or the weights of the columns, (N,); within `SHARES`.
     """
     share = gain.new_tensor(0.5) if prior is None else prior.expand(gain.shape[1])
     for _ in range(ITERATIONS):
@@ -397,6 +401,9 @@ class ColumnMLP(AutoregressiveNetwork):
             context: Mask and orders, as `ColumnContext.of` returns them.
             start: Log-probabilities of all categories by counts in `order`, (B, S) nats; None to
                 look them up.
+
+        Returns:
+            Slots, places and orders of the B rows, by name.
         """
         assert context.order is not None
         x, place = split(torch.where(context.mask, x, 0))
@@ -507,11 +514,14 @@ class ColumnMLP(AutoregressiveNetwork):
     def direct(self, rank: Tensor) -> Tensor:
         """Return for which columns the columns before them are those before them in `order`.
 
+        One pass of the masked autoencoder gives the probabilities of these; every other column
+        takes a pass of the perceptron `free`.
+
         Args:
             rank: Place of each column in the order of its row, (B, N) long.
 
         Returns:
-            (B, N) bool.
+            (B, N) bool, by column; in the network's own order all are True.
         """
         usual, step = self.rank[rank.argsort(1)], torch.arange(self.columns, device=rank.device)
         highest = F.pad(usual.cummax(1).values[:, :-1], (1, 0), value=-1)
@@ -557,8 +567,8 @@ class ColumnMLP(AutoregressiveNetwork):
             context: Mask and orders, as `ColumnContext.of` returns them.
 
         Returns:
-            Log-probabilities of all categories of the columns that the mask keeps, (B, S) nats; and
-            slopes of the density of places, (B, S).
+            Log-probabilities of all categories, (B, S) nats; and slopes of the density of places,
+            (B, S). Those of masked columns mean nothing.
         """
         rows = self.inputs(x, context)
         start, log_p, tilts = self.in_order(rows)
@@ -730,7 +740,8 @@ class ColumnFlow(Pretrained, AutoregressiveFlow[ColumnMLP]):
     one.
 
     Where categories are bins of numbers, rows are given and drawn as floats k + u; their density
-    includes that of the place u.
+    includes that of the place u in [0, 1). `TableAdapter.log_prob` turns it into the density in
+    units of the numbers.
 
     Args:
         cardinalities: Number of categories of each column.
@@ -809,7 +820,8 @@ class ColumnFlow(Pretrained, AutoregressiveFlow[ColumnMLP]):
         """Choose the weights of the network's mixtures by rows that it has not learned from.
 
         Args:
-            batch: The rows; those with masked entries are left out.
+            batch: The rows; those with masked entries are left out, and if none is left, nothing
+                changes.
         """
         batch = batch[batch.mask.all(1)]
         parts = [batch[k : k + CHUNK].to(self.device) for k in range(0, len(batch), CHUNK)]
@@ -828,7 +840,7 @@ class ColumnFlow(Pretrained, AutoregressiveFlow[ColumnMLP]):
 
     @evaluated
     def log_prob(self, x: Tensor, context: Context = Context(), *, samples: int = 1) -> Tensor:
-        """Return log p(x) of the columns that the mask keeps.
+        """Return log p(x) of the columns that the mask keeps; the others are marginalised.
 
         Args:
             x: Categories, (B, N): integers, or floats k + u, where u is the place of a number in
@@ -837,7 +849,7 @@ class ColumnFlow(Pretrained, AutoregressiveFlow[ColumnMLP]):
             samples: Ignored, since nothing is drawn.
 
         Returns:
-            (B,) nats.
+            (B,) nats: probabilities of categories times densities of places.
 
         Raises:
             ValueError: if a category is out of range, the mask has another shape than `x`, or it
@@ -929,7 +941,8 @@ class ColumnFlow(Pretrained, AutoregressiveFlow[ColumnMLP]):
         Args:
             count: Number of rows.
             length: Ignored: all rows have a position per column.
-            context: A `ColumnContext` with temperature and generator, or one without columns.
+            context: A `ColumnContext` with temperature and generator, or a `Context` for the
+                network's order and no conditions.
             sample_posterior: Ignored: there is no posterior to draw from.
 
         Returns:
@@ -1003,8 +1016,9 @@ class ColumnFlow(Pretrained, AutoregressiveFlow[ColumnMLP]):
             beta: Ignored: it is the weight of a decoder, and there is none.
 
         Returns:
-            The negative log-likelihood in nats per column, a scalar; and the metrics
-            "bits_per_variable" and "bits_per_row", as pairs (sum, number).
+            The negative log-likelihood in nats per column that is not masked, with the density of
+            places, a scalar; and the metrics "bits_per_variable" and "bits_per_row", as pairs (sum
+            of the bits, number of columns or of rows).
         """
         x, mask, network = batch.values, batch.mask, self.network
         whole = bool(mask.all())

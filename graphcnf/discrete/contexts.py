@@ -63,6 +63,9 @@ class ContextCounts(nn.Module):
             keys: For each context length, or column, the keys of the contexts of M rows, (M,); keys
                 of different lengths or columns must differ.
             x: The categories of the rows in these contexts, (M,) each.
+
+        Returns:
+            The counts of all lengths or columns together.
         """
         width = max(int(categories.max(initial=0)) for categories in x) + 1
         both = zip(keys, x, strict=True)
@@ -107,7 +110,7 @@ class ContextCounts(nn.Module):
                 been counted.
 
         Returns:
-            (M, S) nats.
+            (M, S) nats, normalised within each column.
         """
         shape, cells = keys.shape[:2], keys[..., 0].numel()
         owner = p.new_zeros(p.shape[1], dtype=torch.long) if owner is None else owner

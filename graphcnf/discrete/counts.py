@@ -66,7 +66,7 @@ class ColumnCounts(nn.Module):
         parents: Parents of each column, the most informative one first.
         factors: For each column and each number 1, 2, ... of parents, the factor of the weight of
             their contexts in `ContextCounts`.
-        sizes: Numbers of contexts, and of pairs of a context and a category, of counts that are
+        sizes: Two numbers, of contexts and of pairs of a context and a category, of counts that are
             loaded from a file afterwards; `count` sets them.
 
     Attributes:
@@ -164,7 +164,7 @@ class ColumnCounts(nn.Module):
             counted: True if the rows have been counted: each is then left out of its own counts.
 
         Returns:
-            (B, C) nats of one column, or (B, S) nats of all columns.
+            (B, C) nats of the C categories of one column, or (B, S) nats of all columns.
         """
         every = torch.arange(len(self.parents), device=x.device)
         columns = every if column is None else every[column : column + 1]
@@ -176,7 +176,7 @@ class ColumnCounts(nn.Module):
         return self.counts(keys, p, factors, self.owner[slots] - columns[0], own)
 
     def count(self, x: Tensor) -> None:
-        """Replace the counts by those of a table, in place.
+        """Replace the counts by those of a table, in place; parents and factors stay.
 
         Args:
             x: Categories of M rows, (M, N) long.
@@ -266,6 +266,10 @@ class Counts:
             cardinalities: Number of categories of each column.
             like: Counts whose order, parents and penalties are kept; None to choose them.
             first: Number of columns, of those on the left, that come before all others.
+
+        Returns:
+            The counts; without a regression (`weights` 0) for fewer than 8 rows, more than
+            `LARGEST_PAIRS` categories, or so many rows that it would take too long.
         """
         sizes = np.array(cardinalities, dtype=np.int64)
         if like is None:

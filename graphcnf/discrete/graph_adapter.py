@@ -52,9 +52,9 @@ class GraphAdapter(Adapter):
     """Adapter of labelled graphs for a `GraphModel`.
 
     Attributes:
-        nodes: Node labels.
-        edges: Edge labels.
-        source: "networkx" or "data" (torch-geometric).
+        nodes: Label of each node category 0, 1, ....
+        edges: Label of each edge category 0, 1, ....
+        source: "networkx" or "data" (torch-geometric), the type of the graphs.
         names: For networkx, the attributes with the labels of nodes and of edges; for Data, the
             dimensions of `x` and of `edge_attr`, or "one-hot C" for vectors (n, C); None for
             missing labels.
@@ -284,10 +284,14 @@ class GraphAdapter(Adapter):
             flow: The model.
             batch: B encoded graphs.
             orders: Number of node orders of each graph whose probabilities are added; for a model
-                without a node order, number of draws of the bound to average.
+                without a node order, number of draws of the bound whose exponentials are averaged.
+                1 to `graphcnf.limits.LARGEST_ORDERS`.
 
         Returns:
             (B,) nats in float64.
+
+        Raises:
+            UserError: if `orders` is out of range.
         """
         graphs = batch.to_packed()
         # The same random draws for every graph, so that its value does not depend on the others.
@@ -312,7 +316,7 @@ class GraphAdapter(Adapter):
         sizes: tuple[int, int] | None = None,
         **options: Any,
     ) -> PackedGraphs:
-        """Draw graphs; with one seed, more of them begin with the same ones.
+        """Draw graphs; with the same seed, a larger `count` only appends further ones.
 
         Args:
             flow: The model.

@@ -37,6 +37,9 @@ def default_bins(rows: int) -> int:
 
     Args:
         rows: Number of rows of the table.
+
+    Returns:
+        rows^0.4, at least 4 and at most 64: the argument `count` of `Bins.of`.
     """
     return int(np.clip(round(rows**0.4), 4, 64))
 
@@ -86,6 +89,9 @@ class Bins:
             series: Numbers or times; none may be missing.
             count: Number of bins to aim at: repeated numbers make it fewer, numbers with bins of
                 their own and tails more.
+
+        Returns:
+            The bins, with the edges of numbers, or of times in the largest unit that fits.
 
         Raises:
             UserError: if `count` is out of range, or a number infinite or a whole number beyond
@@ -241,8 +247,9 @@ class Bins:
             value: Encoded numbers k + u, (N,).
 
         Returns:
-            (N,) nats. Integers and point masses have a probability, not a density: there it is the
-            logarithm of the number's share of its bin.
+            (N,) nats: minus the logarithm of a bin's width for real numbers, in their own unit (of
+            times, in `unit`). Integers and point masses have a probability, not a density: there it
+            is the logarithm of the number's share of its bin.
         """
         k, _, parts, away = self._split(value)
         width = np.where(self.high > self.low, self.high - self.low, 1)[k]

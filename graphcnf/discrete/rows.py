@@ -238,10 +238,11 @@ def contexts(before: Tensor, cardinality: int, reach: int) -> Tensor:
     """Return the keys of the contexts of the last 0, 1, ..., `reach` categories.
 
     A key is an integer that stands for a context: contexts of different categories or lengths have
-    different keys.
+    different keys, and that of the last 0 categories is 0.
 
     Args:
-        before: Previous categories of M positions, the latest one last, (M, N) long.
+        before: Previous categories of M positions, the latest one last, (M, N) long, with N at
+            least `reach`; `cardinality` stands for the start of the row.
         cardinality: Number of categories.
         reach: Length of the longest context.
 
@@ -256,13 +257,16 @@ def contexts(before: Tensor, cardinality: int, reach: int) -> Tensor:
 
 @dataclass
 class Rows:
-    """Padded rows of categories.
+    """Encoded rows of a table or sequences: categories, padded to one length.
 
     Attributes:
-        values: Categories, (B, L) long; 0 where masked.
-        mask: Real positions, (B, L) bool; those of a sequence come first.
-        start: For rows of a table that are trained on, the log-probabilities of all categories by
-            counts in the order of the network, (B, S) nats; None if they have to be looked up.
+        values: Categories, (B, L) long; 0 where masked. In a table whose numbers are binned float64
+            k + u, with the place u of a number in bin k.
+        mask: True for real positions of a sequence, which come first, and for known entries of a
+            table, (B, L) bool.
+        start: For rows of a table that are trained on, the log-probabilities of all S categories of
+            all columns by counts, in the order of the network, (B, S) nats; None if they have to be
+            looked up, and for sequences.
     """
 
     values: Tensor
@@ -294,7 +298,7 @@ class Rows:
         return self.mask.sum(1)
 
     def __getitem__(self, chosen) -> Rows:
-        """Return some of the rows.
+        """Return some of the rows, with their padding as it is; see `cut`.
 
         Args:
             chosen: A slice, indices long, or a mask (B,) bool.
@@ -302,9 +306,12 @@ class Rows:
         return self._each(lambda part: part[chosen])
 
     def cut(self) -> Rows:
-        """Return the rows without trailing positions that are padding in all of them.
+        """Return sequences without the trailing positions that are padding in all of them.
 
-        Their `start` is dropped: only rows of a table have one, which all have one length.
+        `start` is dropped. Not for rows of a table, where a masked entry is no padding.
+
+        Returns:
+            Rows (B, L'), where L' is the largest of their lengths; 0 if there are no rows.
         """
         longest = int(self.lengths.max()) if len(self) else 0
         return Rows(self.values[:, :longest], self.mask[:, :longest])
@@ -387,12 +394,13 @@ class RowFlow(Pretrained, AutoregressiveFlow[CausalAttention]):
     def counting(cls, rows: Rows, cardinality: int, **network) -> RowFlow:
         """Return an untrained flow whose probabilities are those of the n-grams of `rows`.
 
-        Contexts are lengthened as long as this raises the leave-one-out likelihood.
+        Contexts are lengthened, up to `REACH` categories, as long as this raises the leave-one-out
+        log-likelihood by at least `graphcnf.discrete.contexts.GAIN` nats.
 
         Args:
             rows: Training data.
             cardinality: Number of categories.
-            **network: Further arguments of the constructor.
+            **network: Further arguments of the constructor; `positions` has no default.
         """
         reach = REACH
         while (cardinality + 2) ** (reach + 1) > 2**62:
@@ -411,7 +419,9 @@ class RowFlow(Pretrained, AutoregressiveFlow[CausalAttention]):
         return flow
 
     def count(self, rows: Rows) -> None:
-        """Replace the counts of n-grams, in place.
+        """Replace the counts of n-grams, in place; the lengths of contexts stay.
+
+        The flow must have been built with `counts`, as `counting` does.
 
         Args:
             rows: Rows that are counted instead.
@@ -429,10 +439,11 @@ class RowFlow(Pretrained, AutoregressiveFlow[CausalAttention]):
         1953, *The population frequencies of species*).
 
         Args:
-            lengths: Lowest and highest length, to which the prior is restricted; None for all.
+            lengths: Lowest and highest length, both included, to which the prior is restricted;
+                None for all.
 
         Returns:
-            Probabilities of the lengths 0 to `positions`, (positions + 1,).
+            Probabilities of the lengths 0 to `positions`, (positions + 1,); they sum to 1.
 
         Raises:
             UserError: if every length of the range has probability 0.
@@ -482,7 +493,8 @@ class RowFlow(Pretrained, AutoregressiveFlow[CausalAttention]):
 
         Returns:
             The negative log-likelihood in nats per position, given the length, a scalar; and the
-            metrics "bits_per_variable" and "bits_per_row", as pairs (sum, number).
+            metrics "bits_per_variable" and "bits_per_row", as pairs (sum of the bits, number of
+            positions or of rows).
         """
         batch = batch[batch.mask.any(1)]
         nats = self.network.log_prob(batch.values[..., None], Context(batch.mask))
@@ -498,7 +510,8 @@ def loss_of(nats: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, tuple[Tensor,
 
     Returns:
         The negative log-likelihood in nats per position, a scalar; and the metrics
-        "bits_per_variable" and "bits_per_row", as pairs (sum, number).
+        "bits_per_variable" and "bits_per_row", as pairs (sum of the bits, number of positions or of
+        rows).
     """
     variables, bits = mask.sum(), -nats.detach().sum() / math.log(2)
     count = torch.tensor(float(len(nats)), device=nats.device)

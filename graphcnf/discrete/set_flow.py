@@ -149,9 +149,9 @@ class SetFlow(Pretrained, CategoricalFlow):
             beta: Weight of log p(x|z).
 
         Returns:
-            The negative bound in nats per element, a scalar; and pairs (sum over sets, number of
-            sets): `bits_per_variable` (at beta = 1) and `accuracy` (share of elements whose most
-            probable category under p(x|z) is the encoded one).
+            The negative of the lower bound on log p(x), in nats per element, a scalar; and pairs
+            (sum over sets, number of sets): `bits_per_variable` (at beta = 1) and `accuracy` (share
+            of elements whose most probable category under p(x|z) is the encoded one).
         """
         bound = self.bound(batch)
         loss = -bound.value(beta).mean() / batch.shape[1]
@@ -259,7 +259,7 @@ class CausalSetNetwork(SetNetwork):
             sizes: Numbers of elements of the sets, (B,) long.
 
         Returns:
-            (B, K + 1, outputs).
+            (B, K + 1, outputs); those beyond the size of a set mean nothing.
         """
         batch, known = features.shape[:2]
         number = torch.arange(known + 1, device=features.device)
@@ -273,7 +273,8 @@ class CausalSetNetwork(SetNetwork):
 class OrderedEncoding(Encoding):
     """Encoding with one more latent in front, which puts the elements of a set in a random order.
 
-    The latent is standard logistic noise, independent of x, and adds its log-density to log q(z|x).
+    The latent is standard logistic noise, independent of x, and adds its log-density, nats, to
+    log q(z|x). The base density of the flow gives it the same, so that it cancels in the bound.
 
     Args:
         encoding: Encoding of the elements, with D latents.
@@ -300,7 +301,7 @@ class OrderedEncoding(Encoding):
             sample: True to draw from p(x|z), False for the most probable category.
 
         Returns:
-            (B, L) long.
+            (B, L) long; 0 where masked.
         """
         return self.encoding.decode(z[..., 1:], context, sample=sample)
 
@@ -309,9 +310,9 @@ def ranking(key: Tensor, mask: Tensor | None, most: int) -> tuple[Tensor, Tensor
     """Sort the elements of each set by a number.
 
     Args:
-        key: Number of each element by which to sort, (B, L).
+        key: Number of each element by which to sort, ascending, (B, L).
         mask: Real elements, (B, L) bool; None if all are.
-        most: Largest number of elements.
+        most: Largest number of elements of a set that the network can take.
 
     Returns:
         The indices that sort the elements, padding last, (B, L) long, and the sizes of the sets,
@@ -364,7 +365,8 @@ class ElementCoupling(Bijection):
     of logistics with the weights `w_c prod_{e<d} Logistic(x_e; m_ce, s_ce)`.
 
     Args:
-        means: Initial means of the C components, (C, D); trained.
+        means: Initial means of the C components, (C, D), as the function `components` measures
+            them; trained.
         log_scales: Initial log-scales of the components, (C, D); trained.
         elements: Largest number of elements of a set.
         **network: `width`, `layers` and `heads` of `CausalSetNetwork`.
@@ -597,7 +599,7 @@ class GroupNetwork(AutoregressiveNetwork):
         return (h[kept], decided[kept], after[kept] - 1, own[kept] - 1), kept
 
     def present(self, x: Tensor, own: Tensor) -> Tensor:
-        """Return the row of each element in the embedding tables.
+        """Return the row of each element in the embedding tables; the last row is for "no element".
 
         Args:
             x: Categories of elements, (..., V) long; arbitrary after the last element of a group.

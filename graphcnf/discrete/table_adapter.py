@@ -2,8 +2,10 @@
 
 The category of a number is its *bin*, and its *place* u in [0, 1) is where it lies there; both are
 written as the float k + u. An *event* is which places of each category are allowed, as in
-`ColumnContext`. *Missing* entries are a category of their own in some columns; in the others they
-are masked, and marginalised.
+`graphcnf.discrete.columns.ColumnContext`. *Missing* entries are a category of their own in some
+columns; in the others they are masked, and marginalised. Encoded rows are
+`graphcnf.discrete.rows.Rows`: floats k + u (M, N) of N columns, and a mask (M, N) that is True
+for known entries. Their density is a `ColumnFlow`.
 """
 
 from __future__ import annotations
@@ -80,11 +82,12 @@ class Column:
         dtype: Its pandas type, as text.
         values: Values of the categories; for binned numbers the indices of the bins.
         missing: True if missing entries are a category, which is the last one.
-        categories: For pandas categoricals, the type of the categories, and whether they are
-            ordered.
-        bins: Bins of numbers or times.
-        rare: Values that share the last category, from the most to the least frequent. The place u
-            in it says which: each has an interval of u as wide as its share of their rows.
+        categories: For pandas categoricals, the type of the categories as text, and whether they
+            are ordered, [str, bool]; None for other columns.
+        bins: Bins of numbers or times; None if each value is a category.
+        rare: Values that share the last category, from the most to the least frequent; empty if all
+            values have a category of their own. The place u in it says which: each has an interval
+            of u as wide as its share of their rows.
         often: Number of rows of each of them.
     """
 
@@ -115,7 +118,8 @@ class Column:
         `MAX_CATEGORIES`, the rare ones share the last category.
 
         Args:
-            series: The column; may have missing entries.
+            series: The column; may have missing entries, and nothing else: there is one category
+                then.
             bins: Number of bins; None to choose it by the number of rows.
 
         Raises:
@@ -209,7 +213,10 @@ class Column:
 
     @property
     def means(self) -> np.ndarray | None:
-        """Mean of the numbers of each category but "missing", (C,); None for a column of names."""
+        """Mean of the numbers of each category but "missing", (C,); None for a column of names.
+
+        Times are in the unit of their `Bins`.
+        """
         if self.bins:
             return self.bins.means
         numbers = self.categories is None and not self.rare and is_numeric(self.dtype)
@@ -219,15 +226,16 @@ class Column:
         """Return which places of each category have values that a condition allows.
 
         Args:
-            condition: List of values, or interval (lowest value, highest value) with None for no
-                end.
+            condition: List of values (for columns without bins), or interval (lowest value, highest
+                value), both included, with None for no end.
 
         Returns:
             Lowest and highest place of each of C categories, (C, 2): 0 and 1 for a whole category,
             equal for none of it.
 
         Raises:
-            UserError: if no value of the column, or one that the list has not, is allowed.
+            UserError: if the column has no value in the interval, or lacks one of the list; for a
+                list of a binned column; or if a rare value is among those allowed.
         """
         what, found = f"given: column {self.name!r}", np.zeros((self.cardinality, 2))
         if isinstance(condition, list) and self.bins:
@@ -326,7 +334,7 @@ class Column:
 
         Returns:
             A column of N values of the pandas type of the training data; the category of missing
-            entries becomes a missing entry.
+            entries becomes a missing entry. A number comes back up to rounding.
         """
         category = np.floor(values).astype(int)
         absent, shared = category == len(self.values), category == len(self.values) - 1
@@ -359,11 +367,12 @@ def _is_many(present: pd.Series) -> bool:
 class TableAdapter(Adapter):
     """Adapter of the rows of a DataFrame, or of an array (N, D), for a `ColumnFlow`.
 
-    Missing entries are masked, unless they are a category of the column.
+    Missing entries are masked, unless they are a category of the column. `TableAdapter.of` makes
+    the adapter of given data.
 
     Attributes:
-        columns: Vocabulary of each column.
-        array: For arrays, numpy's name of the type; None for tables.
+        columns: Vocabulary of each of the N columns.
+        array: For arrays, numpy's name of the type, such as "float32"; None for tables.
         tensor: True if arrays are torch tensors.
     """
 
@@ -515,9 +524,12 @@ class TableAdapter(Adapter):
         """Return encoded rows in the type of the training data, a table or an array.
 
         Args:
-            rows: M encoded rows.
+            rows: M encoded rows without masked entries.
             given: Values of columns by label, which are written into every row as they are; places
-                in bins would give them back with rounding errors only.
+                in bins would give them back with rounding errors only. None for none.
+
+        Returns:
+            A DataFrame of M rows, or an array or tensor (M, N).
         """
         table = self.table(rows)
         for label, value in (given or {}).items():
@@ -543,7 +555,11 @@ class TableAdapter(Adapter):
         """Return the values of encoded rows as a table, for arrays as well.
 
         Args:
-            rows: Encoded rows without masked entries.
+            rows: M encoded rows without masked entries.
+
+        Returns:
+            A DataFrame of M rows, its columns named and typed as in the training data; those of an
+            array are named 0, 1, ...
         """
         values = rows.values.cpu().numpy()
         parts = [column.decode(values[:, k]) for k, column in enumerate(self.columns)]
@@ -554,13 +570,14 @@ class TableAdapter(Adapter):
     ) -> ColumnFlow:
         """Return an untrained flow, whose density is that of counts of the training rows.
 
-        The adapter keeps the counts in `counts`, for `finish`, and chooses settings of training.
+        The adapter keeps the counts in its attribute `counts`, for `finish`, and changes its
+        `settings` of training for more than `MANY` rows. For small tables, `rows.start` is set.
 
         Args:
             rows: All encoded rows.
             chosen: Indices of the training rows, (M,).
             first: Number of columns on the left that come before all others in the flow's order.
-            **network: Sizes of the flow's network.
+            **network: Sizes of the flow's network: `width` of `ColumnFlow`.
         """
         parts = [n for column in self.columns for n in column.parts]
         if len(chosen) > MANY:
@@ -581,7 +598,8 @@ class TableAdapter(Adapter):
     ) -> None:
         """Weigh the mixture of a trained flow by rows held out, then count these as well, in place.
 
-        On which columns each column depends (see `Counts`) stays as `build` chose it.
+        On which columns each column depends (see `Counts`) stays as `build` chose it, so that
+        `build` must have been called before. Without rows held out, the weights stay as well.
 
         Args:
             flow: Flow whose counts are replaced.
@@ -617,8 +635,9 @@ class TableAdapter(Adapter):
                 tuple that is a value of the column counts as a value.
 
         Returns:
-            The values as one row, masked in all other columns; and the `event` of a
-            `ColumnContext`, (N, C, 2), None if there are values alone.
+            The values as one row, masked in all other columns; and for lists and intervals the
+            `event` of a `ColumnContext`, (N, C, 2), which allows everything in other columns; None
+            if there are values alone.
 
         Raises:
             UserError: if a column or value is unknown.
@@ -653,7 +672,11 @@ class TableAdapter(Adapter):
 
     @property
     def presence(self) -> torch.Tensor:
-        """The `event` of a `ColumnContext` that no entry is missing, (N, C, 2)."""
+        """The `event` of a `ColumnContext` that no entry is missing, (N, C, 2) float64.
+
+        As `whole`, but with 0 and 0 for the category "missing" of each column that has one and has
+        other categories.
+        """
         event = self.whole
         for k, column in enumerate(self.columns):
             if column.missing and column.values:
@@ -663,11 +686,14 @@ class TableAdapter(Adapter):
     def present(self, rows: Rows) -> Rows:
         """Mask missing entries of rows also where they are encoded as a category.
 
+        `impute` needs such rows: `encode` and `known` keep "missing" as a value that is known,
+        where it is a category of the column, but here it is what a value is wanted for.
+
         Args:
-            rows: Encoded rows.
+            rows: M encoded rows of N columns; their mask (M, N) is True for known entries.
 
         Returns:
-            The same rows with the new mask.
+            The same rows, with a mask that is False for every missing entry.
         """
         missing = torch.tensor(
             [len(c.values) if c.missing and c.values else -1 for c in self.columns]
@@ -717,14 +743,19 @@ class TableAdapter(Adapter):
     ) -> torch.Tensor:
         """Return the log-likelihood of each row, log p(other columns | given columns).
 
+        A category or an integer counts by its probability, a real number by its density in the
+        column's own unit, a time by that in the unit of its `Bins`.
+
         Args:
             flow: The flow.
-            rows: B rows, whose masked entries are marginalised.
-            orders: Number of orders of the columns over whose densities to average.
-            given: Labels of the columns to condition on.
+            rows: B rows; entries whose mask is False are marginalised.
+            orders: Number of orders of the columns whose densities (not their logarithms) are
+                averaged, 1 to `graphcnf.limits.LARGEST_ORDERS`: the flow's own order, then random
+                ones, the same in every call.
+            given: Labels of the columns to condition on; they come first in every order.
 
         Returns:
-            (B,) nats in float64.
+            (B,) nats in float64; 0 for a row without an entry to score.
 
         Raises:
             UserError: if a column is unknown, or `orders` out of range.
@@ -788,8 +819,8 @@ class TableAdapter(Adapter):
                 anything.
 
         Returns:
-            The M rows, without masked entries; and the effective number of draws, (sum w)^2 / sum
-            w^2, of those rows that are one of several.
+            The M rows, without masked entries; and for each of the R rows that are one of several
+            draws the effective number of these, (sum w)^2 / sum w^2, from 1 to `TRIES`, (R,).
         """
         early = self._early(flow, known, event)
         chosen = self._chosen(flow, known, early, seed, event)
@@ -934,7 +965,7 @@ class TableAdapter(Adapter):
         event: torch.Tensor | None = None,
         chosen: torch.Tensor | None = None,
     ) -> Rows:
-        """Draw rows; with one seed, more of them begin with the same ones.
+        """Draw rows; with the same seed, a larger `count` only appends further rows.
 
         Known columns come first, so that this is the density of another order than the flow's;
         `completed` corrects it.
@@ -991,6 +1022,9 @@ class TableAdapter(Adapter):
             known: One row with the values that are given, masked in all other columns.
             event: Lists and intervals, (N, C, 2), see `ColumnContext`; None for none.
             given: All conditions by label.
+
+        Returns:
+            `count` rows in the type of the training data.
         """
         every = torch.zeros(count, dtype=torch.long)
         rows, effective = self.completed(flow, known[every], seed, event)
@@ -1012,15 +1046,16 @@ class TableAdapter(Adapter):
     def conditional(self, flow: ColumnFlow, known: Rows, k: int) -> np.ndarray:
         """Return the probabilities of the values of a column given the known columns.
 
-        They are the shares of the values in the density of whole rows (`_reweighted`).
+        The most probable values, `CANDIDATES` at most, share their probability in proportion to the
+        density of the whole row with each of them.
 
         Args:
             flow: The flow.
-            known: M rows; the mask is True for known entries.
+            known: M rows; the mask is True for known entries. Column k counts as unknown.
             k: Number of the column, of C categories.
 
         Returns:
-            (M, C) float64.
+            (M, C) float64; each row sums to 1.
         """
         mask, first, parts = known.mask.clone(), known.mask.clone(), []
         mask[:, k], first[:, k] = True, False
@@ -1044,7 +1079,8 @@ class TableAdapter(Adapter):
                 value.
 
         Returns:
-            The table of M rows.
+            The table of M rows without missing entries, but those of a column that had nothing else
+            in training; known numbers come back up to rounding.
         """
         encoded, means = known.values.numpy().copy(), dict[int, tuple[np.ndarray, np.ndarray]]()
         for k, column in enumerate(self.columns):

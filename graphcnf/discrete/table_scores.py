@@ -91,11 +91,12 @@ def pair_distances(first: pd.DataFrame, second: pd.DataFrame) -> pd.Series:
     dependence between columns is reproduced. A missing entry counts as a value.
 
     Args:
-        first: A table.
+        first: A table of D columns.
         second: Another one with the same columns.
 
     Returns:
-        Distances in [0, 1]; the index is the pair of labels.
+        D (D - 1) / 2 distances in [0, 1]; the index has two levels, the labels of a pair. 0 if the
+        pair of values has the same frequencies in both tables.
 
     Raises:
         UserError: if the columns differ, or are fewer than two.
@@ -117,7 +118,7 @@ def ngram_distance(
     """Return the total variation between the n-grams of two lists of sequences, in [0, 1].
 
     Args:
-        first: Sequences of symbols.
+        first: Sequences of symbols, strings, lists or tuples.
         second: Other sequences.
         n: Length of an n-gram; start and end of a sequence count as symbols.
 
@@ -149,15 +150,18 @@ def evaluate_table(
     Args:
         real: The real table.
         synthetic: A table with the same columns.
-        held_out: Real rows that were not learned from.
-        target: Categorical column that a classifier predicts from the others.
-        seed: Seed of classifiers, and of the choice among many rows.
-        html: File for a page with the figures and with histograms of all columns.
+        held_out: Real rows that the model of the synthetic ones has not learned from; None for no
+            figures about copies and no `utility`.
+        target: Label of a categorical column that a classifier predicts from the others; None for
+            no `utility`.
+        seed: Seed of classifiers, and of the choice among more than `MOST_ROWS` rows.
+        html: File for a page with the figures and with histograms of all columns; None for no page.
 
     Returns:
-        Figures by name: `shape_error`, `trend_error`, `detection`, `alpha_precision`,
+        Figures by name: `shape_error` and `trend_error` in percent, `detection`, `alpha_precision`,
         `beta_recall`, `closest`; with held-out rows `closest_held_out` and `copies`; with a target
-        as well `utility` and `utility_real`. The module says what each of them is.
+        as well `utility` and `utility_real`. The module says what each of them is. `detection` is
+        NaN if a table has fewer than three rows.
 
     Raises:
         UserError: if the columns or their types differ, a number is infinite, a table is empty,
