@@ -68,9 +68,9 @@ class AddedLimits:
         """Return True if what a molecule has beside a fragment is within all limits.
 
         Args:
-            molecule: The molecule.
+            molecule: A sanitized molecule that contains the fragment.
             place: Numbers of the fragment's atoms in it.
-            linked: True if the new atoms are one linker.
+            linked: True if the new atoms are one linker, whose rings are counted by themselves.
         """
         given = self.given()
         if not given:
@@ -86,12 +86,13 @@ def added(molecule: Chem.Mol, place: Collection[int], *, linked: bool) -> dict[s
     """Count what a molecule has beside a fragment.
 
     Args:
-        molecule: The molecule.
+        molecule: A sanitized molecule that contains the fragment.
         place: Numbers of the fragment's atoms in it.
-        linked: True if the new atoms are one linker.
+        linked: True if the new atoms are one linker, whose rings are counted by themselves.
 
     Returns:
-        Numbers by the names of the attributes of `AddedLimits`.
+        Numbers of new heavy atoms, new rings and new rotatable bonds, `{"atoms": ..., "rings": ...,
+        "rotatable": ...}`.
 
     Examples:
         >>> added(Chem.MolFromSmiles("c1ccccc1CCC2CC2"), {0, 1, 2, 3, 4, 5}, linked=False)
@@ -118,6 +119,9 @@ def parts_beside(molecule: Chem.Mol, place: Collection[int]) -> int:
     Args:
         molecule: The molecule.
         place: Numbers of the atoms that are not new, those of the fragment.
+
+    Returns:
+        0 if there are no new atoms; 1 for a linker.
     """
     left = set(range(molecule.GetNumAtoms())) - set(place)
     parts = 0

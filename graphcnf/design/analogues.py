@@ -79,7 +79,7 @@ class Origin:
         smiles: Canonical SMILES without stereo.
         mol: Molecule of that SMILES.
         given: The molecule, whose reactive groups analogues may have.
-        marked: Its stereo marks.
+        marked: Its stereo marks; None if it has none.
         similar: Lowest similarity of an analogue.
         query: Pattern of all its atoms if every analogue contains these, else None.
         others: Number of valid molecules found, other than the molecule itself.
@@ -117,7 +117,7 @@ class Origin:
 
     @property
     def advice(self) -> str:
-        """What to change if the search ends early."""
+        """What to change if the search ends early, a clause for the end of its message."""
         if not self.similar:
             return "ask for fewer, or keep less of it"
         if self.similar_ones or not self.others:
@@ -130,7 +130,8 @@ class Origin:
     def accepts(self, smiles: str, molecule: Chem.Mol) -> bool:
         """Return True for an analogue: another molecule than the given one, and similar enough.
 
-        Counts it in `others`, and in `similar_ones` if it is similar; `highest` is updated.
+        The given molecule in another protonation is no other molecule. Another one is counted in
+        `others`, and in `similar_ones` if it is similar; `highest` is updated.
 
         Args:
             smiles: Canonical SMILES of the molecule.
@@ -151,10 +152,10 @@ class Origin:
         retained, the atoms outside the largest common substructure are returned.
 
         Args:
-            analogue: The analogue.
+            analogue: A sanitized molecule that contains the core.
 
         Returns:
-            Numbers of its atoms, ascending.
+            Numbers of its atoms, ascending; [] if it is the molecule itself.
         """
         place = self.places(analogue)[0]
         if self.query is None:
@@ -164,14 +165,16 @@ class Origin:
     def places(self, analogue: Chem.Mol) -> list[dict[int, int]]:
         """Match the molecule with an analogue, so that as few atoms and bonds as possible differ.
 
-        If only the scaffold is retained, the largest common substructure is matched.
+        If only the scaffold is retained, the largest common substructure is matched instead, see
+        `common_places`.
 
         Args:
-            analogue: The analogue.
+            analogue: A sanitized molecule.
 
         Returns:
-            For each of the best matches a dictionary from atom numbers of the molecule to those of
-            the analogue.
+            For each of the best matches a dictionary from atom numbers of the molecule of this
+            `Origin` to those of the analogue. It has every atom of the molecule, or with the
+            scaffold those of the common substructure; no dictionary if the analogue lacks the core.
         """
         if self.query is None:
             return common_places(self.mol, analogue)
@@ -230,8 +233,9 @@ class RedrawnAnalogs(growth.Growth):
     Args:
         flow: A model that draws atom by atom.
         origin: The molecule.
-        keep: One of `KEEP`.
-        options: Arguments of `Growth` beside model, vocabulary and fragment.
+        keep: One of `KEEP`: "skeleton", "bonds" or "scaffold".
+        options: Arguments of `graphcnf.design.growing.Growth` other than model, vocabulary and
+            fragment.
     """
 
     checks_samples = False  # too little of the model's samples contain a molecule's core
@@ -354,7 +358,7 @@ def scaffold_and_rest(mol: Chem.Mol) -> tuple[set[int], list[set[int]]]:
 
     Returns:
         Numbers of the atoms of the scaffold, and those of each substituent: a connected part of the
-        other atoms.
+        other atoms. No substituents if the molecule is its own scaffold.
 
     Raises:
         UserError: The molecule has no ring, and so no scaffold.
@@ -492,6 +496,10 @@ class NearAnalogs:
     def molecules(self) -> Generator[growth.Result]:
         """Yield distinct analogues, in the order in which they are found.
 
+        Yields:
+            A `graphcnf.design.growing.Result`, whose `log_weight` is the log-probability of the
+            graph under the model, in nats.
+
         Raises:
             UserError: No new ones were found in `PATIENCE` rounds; the message says what to change.
         """
@@ -623,8 +631,8 @@ def analogs_of(
     Args:
         flow: A model that draws atom by atom.
         molecule: SMILES or RDKit molecule. Isotopes are ignored.
-        keep: One of `KEEP`.
-        similar: Lowest Tanimoto similarity to the molecule (ECFP4); 0 for any.
+        keep: One of `KEEP`: "skeleton", "bonds" or "scaffold".
+        similar: Lowest Tanimoto similarity to the molecule (ECFP4), 0 to 1; 0 for any.
         seed: Seed of the draws.
         temperature: Below 1 for more probable analogues.
         atoms: Lowest and highest number of heavy atoms, with "scaffold" only; None for at most

@@ -1,9 +1,9 @@
 """Fragments of molecules, read from a SMILES or SMARTS.
 
 An *attachment point* of a fragment is a dummy atom `*`, `[*:1]` or `[1*]`, which a new atom with
-the same bond replaces. For decoration, an atom with a map number, `[cH:1]`, is one as well: new
-atoms may replace its hydrogens. A *place* is where a fragment lies in a molecule: for each of its
-atoms the number of the atom in the molecule. A fragment is *open* if new atoms may replace the
+the same bond replaces. In the task "decorate", an atom with a map number, `[cH:1]`, is one as well:
+new atoms may replace its hydrogens. A *place* is where a fragment lies in a molecule: for each of
+its atoms the number of the atom in the molecule. A fragment is *open* if new atoms may replace the
 hydrogens of any atom, else new atoms are only at its attachment points.
 """
 
@@ -65,22 +65,27 @@ TASKS = {
 
 @dataclass
 class MoleculeFragment:
-    """Atoms and bonds that a molecule has to contain. Atom numbers below skip dummy atoms.
+    """Atoms and bonds that a molecule has to contain; `read_fragment` makes it of a text.
+
+    Atom numbers below skip dummy atoms.
 
     Attributes:
         text: SMILES or SMARTS, as given.
-        fragment: Its graph, with the categories that each atom and bond may have.
+        fragment: Its graph, with the categories that each atom and bond may have, as the sampler of
+            `graphcnf.design.particles` takes it.
         query: Pattern that matches the molecules with the fragment, without stereo.
         points: Name (R1 for [*:1]) and number of the atom of each attachment point; empty for an
             open fragment.
-        marked: Its stereo marks; None for none.
+        marked: What keeps its stereo marks (`graphcnf.stereo.marks.StereoTemplate`); None if it has
+            no marks.
         open_part: The molecule of the SMILES, if the fragment is open and given as SMILES; else
             None.
-        added: Limits on what is added to it.
-        linked: True if all new atoms are one connected part, at all attachment points.
+        added: Limits on what is added to it, `NO_LIMITS` by default.
+        linked: True if all new atoms are required to be one connected part that is at all
+            attachment points.
         mapped: Atoms with a map number, whose hydrogens new atoms may replace.
-        before: If there are such atoms, a pattern of the fragment before new atoms replace their
-            hydrogens; else None.
+        before: If `mapped` has atoms, the pattern as it was given. (In `query` these atoms match
+            any atom, since they get neighbours.) None without such atoms.
     """
 
     text: str
@@ -118,7 +123,7 @@ class MoleculeFragment:
             molecule: A sanitized molecule.
 
         Returns:
-            For each place the numbers of the fragment's atoms in the molecule.
+            For each place the numbers of the fragment's atoms in the molecule; [] if it has none.
         """
         return [self._atoms(place) for place in self.matches(molecule)]
 
@@ -131,7 +136,7 @@ class MoleculeFragment:
         Returns:
             Each place: for each atom of the `query` the number of the atom in the molecule. Places
             are left out beside which the molecule has something that may not be added to the
-            fragment.
+            fragment. [] if none is left.
         """
         every = molecule.GetSubstructMatches(self.query, uniquify=False, maxMatches=MATCHES)
         return [place for place in every if self._allows(molecule, place)]
@@ -258,6 +263,9 @@ class MoleculeFragment:
 
         Args:
             molecule: A sanitized molecule.
+
+        Returns:
+            Number of places; 0 if the molecule cannot have grown from the fragment.
         """
         every = self.matches(molecule)
         return len({self._atoms(place) for place in every if self._grows(molecule, place)})
@@ -327,8 +335,12 @@ def read_fragment(
         vocabulary: Vocabulary of the model.
         added: Limits on what is added.
 
+    Returns:
+        The fragment, with its graph for the sampler and its pattern for RDKit.
+
     Raises:
-        UserError: The text does not suit the task, or the vocabulary lacks an atom or bond.
+        UserError: There is no such task, the text is unreadable or does not suit the task, or the
+            vocabulary lacks an atom or bond.
     """
     if task not in TASKS:
         raise UserError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
@@ -753,7 +765,8 @@ def without_new_rings(fragment: GraphFragment, vocabulary: MoleculeVocabulary) -
 
     Args:
         fragment: The fragment.
-        vocabulary: Vocabulary of the model, which tells aromatic atoms.
+        vocabulary: Vocabulary of the model, which tells aromatic atoms. If it does not, no
+            atom is excluded.
     """
     free = torch.tensor([not category.aromatic for category in vocabulary.atoms])
     return replace(fragment, free_nodes=free, free_edges=fragment.plain)

@@ -72,10 +72,13 @@ GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 def check_grows(model: GraphModel) -> None:
-    """Check that a model draws atom by atom.
+    """Check that a model draws atom by atom, as fragments and analogues need it.
+
+    Args:
+        model: Any graph model.
 
     Raises:
-        UserError: It does not.
+        UserError: It is no `graphcnf.graphs.path.path_model.PathModel`.
     """
     if not isinstance(model, PathModel):
         raise UserError(
@@ -90,7 +93,8 @@ def known_rings(model: GraphModel) -> tuple[int, str]:
         model: Model that draws atom by atom.
 
     Returns:
-        Number of atoms of the ring; and a clause that says how the model learns of larger rings.
+        Number of atoms of the ring, 0 for a model that closes none; and a clause that says how the
+        model learns of larger rings.
     """
     known = 1 + max(model.config["closures"], default=-1)
     return known, (
@@ -220,6 +224,9 @@ class Growth:
     def molecules(self) -> Generator[Result]:
         """Yield molecules, of which no two differ in protonation alone.
 
+        Yields:
+            A `Result`, whose `log_weight` is in nats.
+
         Raises:
             UserError: No new ones were found in `PATIENCE` rounds; the message says what to change.
         """
@@ -239,8 +246,8 @@ class Growth:
             n: Number of attempts.
 
         Returns:
-            Canonical SMILES without stereo marks, n of them; None for a particle that lacks a part
-            of the fragment, or is no valid molecule.
+            Canonical SMILES without stereo marks, n of them; None if the particle drawn lacks a
+            part of the fragment, or is no valid molecule.
         """
         part = self._whole
         if not part.sampler.seen:
@@ -583,7 +590,8 @@ def size_tilt(log_weights: np.ndarray, atoms: np.ndarray, count: float, mean: fl
         mean: Wanted mean number of atoms of what is accepted.
 
     Returns:
-        b, nats per atom.
+        b, nats per atom, within [-`TILT`, `TILT`]; positive if larger molecules are to come more
+        often.
     """
     low, high = -TILT, TILT
     for _ in range(12):
@@ -615,7 +623,7 @@ def grow(
         flow: A model that draws atom by atom.
         fragment: SMILES or SMARTS of the fragment.
         n: Number of molecules.
-        task: One of `graphcnf.design.fragments.TASKS`.
+        task: "scaffold", "grow", "decorate" or another of `graphcnf.design.fragments.TASKS`.
         stereo: True to draw stereo marks if the model has stereo.
         added_atoms: Fewest and most new heavy atoms; None for no limit.
         added_rings: Fewest and most new rings; None for no limit.
@@ -626,10 +634,12 @@ def grow(
         **options: Further arguments of `Growth`.
 
     Returns:
-        The graphs of the molecules, and their SMILES, n of each.
+        The graphs of the molecules, and their SMILES, n of each, in the order in which they were
+        found.
 
     Raises:
-        UserError: An argument is wrong, or nothing new is found for long.
+        UserError: An argument is wrong, or nothing new is found for `PATIENCE` rounds; then the
+            molecules found before are lost.
     """
     added = AddedLimits(added_atoms, added_rings, added_rotatable)
     options["filters"] = filters.with_alerts(alerts)
@@ -671,6 +681,9 @@ def found(flow: MoleculeFlow, search: Any, stereo: bool = True) -> Iterator[Resu
         search: A `Growth`, or another search with `molecules()`, `seed`, `temperature` and
             `marked`, the part whose marks are kept.
         stereo: False to draw no marks.
+
+    Yields:
+        The results of the search, with the marks in their `smiles`.
 
     Raises:
         UserError: if `MOST_LEFT_OUT` molecules in a row cannot have the kept marks, or the search

@@ -74,7 +74,8 @@ def interpolate(
     Returns:
         `steps` + 1 points, a dictionary each: "t" from 0 to 1; "smiles", None for no valid
         molecule; "similarity_a" and "similarity_b" to the first and last molecule (Tanimoto, ECFP4;
-        0 without a valid molecule); and "log_likelihood" of the graph given its size, nats or None.
+        0 without a valid molecule); and "log_likelihood" of the graph given its size, in nats, None
+        without a valid molecule.
 
     Raises:
         UserError: The model does not draw atom by atom, it cannot represent an end, or a number is

@@ -55,8 +55,11 @@ def join_molecules(
         seed: Seed of everything random.
         atoms: Lowest and highest number of heavy atoms of a product.
 
+    Yields:
+        Canonical SMILES of a product, without end.
+
     Raises:
-        UserError: No end is readable, or no new product is found for a long time.
+        UserError: No end is readable, or no new product is found in `PATIENCE` tries in a row.
 
     Examples:
         >>> next(join_molecules(["OC(=O)c1ccccc1", "NCC1CC1"], atoms=(13, 13)))

@@ -42,8 +42,9 @@ class LinkedFragment(GraphFragment):
     def closed_ring(self) -> int:
         """Number of nodes of a ring that the linker must close over the fragment; 0 for none.
 
-        A component with several attachments makes rings: through the fragment from an attachment to
-        the nearest other one, and back through at least one node of the linker (two if both
+        A model that has never seen so large a ring cannot draw the linker. A component with several
+        attachments makes rings: through the fragment from an attachment to the nearest other one,
+        and back through at least one node of the linker (two if both
         attachments are at one node). This is the largest of the smallest such rings of all
         attachments, a lower bound on what the model must be able to close.
         """

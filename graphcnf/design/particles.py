@@ -117,6 +117,9 @@ class GraphFragment:
             support: Edge weights, and the largest sum of these at a node.
             closures: Largest number of rings that a node may close.
 
+        Returns:
+            The state of P particles, which `ParticleSampler.draw` advances node by node.
+
         Raises:
             UserError: A graph is too small for the fragment.
         """
@@ -374,7 +377,7 @@ class Progress:
         nodes, those that begin a component. `update_tables` must have been called before.
 
         Returns:
-            R placements, for some particles several, for others none; None if R = 0.
+            R placements, for some particles several, for others none; None if no particle has one.
         """
         f, width = self.fragment, self.closures + 1
         parts: list[list[Tensor]] = []
@@ -658,7 +661,8 @@ class ParticleSampler:
         model: A `PathModel`.
         fragment: Nodes and edges of every graph.
         temperature: Below 1 for more probable graphs.
-        condition_values: Values of the conditions, (1, P), NaN where unknown; None for none.
+        condition_values: Values of the model's conditions, each in its own unit, (1, conditions),
+            NaN where unknown; None for none.
     """
 
     def __init__(
@@ -702,7 +706,11 @@ class ParticleSampler:
         return (self.sums - UNSEEN) / (self.seen + 1)
 
     def prefer_order(self) -> None:
-        """Prefer to place fragment nodes in the order of their numbers."""
+        """Prefer to place fragment nodes in the order of their numbers.
+
+        It counts as much as one call of `learn`. It is for fragments that are numbered depth-first,
+        such as the skeleton of a whole molecule, so that the first draws are probable ones.
+        """
         size = len(self.sums)
         number = torch.arange(size - 1, device=self.sums.device)
         self.counts[size, 0] += 1
@@ -730,11 +738,19 @@ class ParticleSampler:
 
     @torch.no_grad()
     def draw(self, sizes: Tensor, generator: torch.Generator) -> Particles:
-        """Draw graphs that contain the fragment.
+        """Draw graphs that contain the fragment, one particle for each size, with their weights.
+
+        The weights have to be used: by themselves the graphs are draws of the proposal, not of the
+        model. If nodes of the fragment have several possible categories, particles are resampled on
+        the way: one of low weight is replaced by a copy of another, also in its size, which goes on
+        by itself. Such particles have the same `ancestor`, and may end as equal graphs.
 
         Args:
             sizes: Number of nodes of each graph, (P,) long.
             generator: Random generator of the CPU.
+
+        Returns:
+            P particles; those that came to a dead end have the weight 0.
 
         Raises:
             UserError: A size is too small for the fragment.
