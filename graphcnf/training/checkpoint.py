@@ -96,7 +96,7 @@ class Best:
             step: steps taken before it.
             metrics: metrics of the held-out batches.
             headline: name of the metric to minimise.
-            tolerance: share by which it may lie above its lowest value so far.
+            tolerance: share by which it may lie above its lowest value so far, such as 0.01.
             most_copies: largest metric `copies`, the share of copies of training molecules among
                 samples, with which the headline may be anything below that of the first evaluation.
 
@@ -125,7 +125,8 @@ def add(sums: Sums, metrics: Mapping[str, tuple[Tensor | float, Tensor | float]]
 
     Args:
         sums: what is added to, in place.
-        metrics: for each metric a pair of scalars, numerator and denominator.
+        metrics: for each metric a pair of scalars, numerator and denominator, as `training_loss`
+            returns them.
     """
     for name, (top, bottom) in metrics.items():
         before = sums.get(name, (0.0, 0.0))
@@ -134,6 +135,9 @@ def add(sums: Sums, metrics: Mapping[str, tuple[Tensor | float, Tensor | float]]
 
 def means(sums: Sums) -> dict[str, float]:
     """Divide the sums of metrics over batches.
+
+    Args:
+        sums: numerator and denominator of each metric, as `add` sums them.
 
     Returns:
         Value of each metric by name: numerator / denominator, NaN if the denominator is 0.

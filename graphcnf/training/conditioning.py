@@ -83,8 +83,11 @@ def with_columns(model: GraphModel, data: MoleculeDataset) -> GraphModel:
     standard deviation. The data of the columns' surrogates are stored in its metadata.
 
     Args:
-        model: A model that draws atom by atom. It is returned itself if it knows all columns.
+        model: A model that draws atom by atom.
         data: The molecules, with `columns`.
+
+    Returns:
+        `model` itself if it knows all columns, else a copy with the new conditions.
     """
     known = names_of(model)
     tables = condition_statistics(data.columns, data.targets[data.split("train")])
@@ -95,7 +98,10 @@ def with_columns(model: GraphModel, data: MoleculeDataset) -> GraphModel:
 
 
 def names_of(model: GraphModel) -> list[str]:
-    """Return the names of the conditions that a model takes, such as "logp" or "pIC50"."""
+    """Return the names of the conditions that a model takes, such as "logp" or "pIC50".
+
+    [] for a model without conditions.
+    """
     return [table["name"] for table in model.conditions]
 
 
@@ -202,7 +208,7 @@ def computed(data: MoleculeDataset, names: Sequence[str]) -> np.ndarray:
         names: Names of P properties, such as "logp".
 
     Returns:
-        Values, (M, P) float64.
+        Values in the units of the properties, (M, P) float64.
     """
     return property_table(data.smiles, names)
 

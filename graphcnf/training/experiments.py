@@ -95,6 +95,9 @@ def build_experiment(preset: Preset) -> Experiment:
     Args:
         preset: the preset, as `load_preset` returns it.
 
+    Returns:
+        The experiment, with a model that is new, or has the weights that `[model]` starts from.
+
     Raises:
         UserError: unknown data set, or arguments that the data set or the model does not take.
     """
@@ -340,6 +343,9 @@ def load_molecules(name: str, data: dict[str, Any]) -> MoleculeDataset:
         name: one of `MOLECULES`.
         data: the other entries of the table: arguments of the loader, for "smiles_file" also
             `path`.
+
+    Returns:
+        The molecules as graphs, divided into those to train on and held-out ones.
 
     Raises:
         UserError: an entry is wrong, or a file cannot be read.

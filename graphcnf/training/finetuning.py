@@ -509,13 +509,16 @@ def plan(molecules: int, *, held_out: int = 0, new: bool = False, **given) -> Tr
     after; new elements take longer. So many epochs are planned, and early stopping ends training.
 
     Args:
-        molecules: Number of molecules to learn from.
+        molecules: Number of molecules to learn from, at least 1.
         held_out: Number of held-out molecules, 0 for cross-validation.
         new: True if the molecules have categories that the given weights lack.
         **given: Settings that override the plan; `steps` also sets warm-up, decay and the like.
 
+    Returns:
+        Settings with a budget in steps and `keep_best`; they have no time limit unless it is given.
+
     Raises:
-        UserError: Unknown setting, or a bad value.
+        UserError: Unknown setting, a bad value, or `keep_best` is False.
     """
     few = not held_out
     given = {"keep_best": True, **({"batch_size": 16} if few else {}), **given}

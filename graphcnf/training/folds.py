@@ -60,7 +60,8 @@ class Folds(nn.Module):
     It is `Trainable`, and is saved as the model itself.
 
     Args:
-        model: The model, a `Trainable` module. Its own dropout is changed if `dropout` is given.
+        model: The model, a module that is `graphcnf.training.settings.Trainable`. Its own dropout
+            is changed, in place, if `dropout` is given.
         folds: Number of folds.
         dropout: Share of channels that training leaves out; None for the model's own.
 
@@ -120,6 +121,10 @@ def fold_experiment(
         batch_size: Molecules per step of each copy.
         held_out: The same molecules in the form in which they are evaluated; None for `data`.
         dropout: Share of channels that training leaves out; None for the model's own.
+
+    Returns:
+        The experiment. Its epoch is endless, since folds differ in length; an evaluation scores the
+        copy of each fold on this fold, so that its batches score every molecule once.
     """
     distinct = np.unique(data.hashes)
     fold = np.random.default_rng(0).permutation(len(distinct)) % folds

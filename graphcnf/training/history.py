@@ -45,7 +45,8 @@ class MetricsFile:
 
     Args:
         path: the file, which may exist.
-        last_step: the step from which the run goes on: rows of later steps are deleted.
+        last_step: the step from which the run goes on; rows of later steps are deleted, since the
+            run writes them again.
 
     Attributes:
         columns: names of the columns in the file; [] before the first row.
@@ -116,6 +117,9 @@ def figure(value: Any, form: str, missing: str) -> str:
         value: a number, a text, or None for an empty text.
         form: format of a real number, such as ".5g".
         missing: text for a real number that is not finite.
+
+    Returns:
+        The text; whole numbers are written as they are.
     """
     if isinstance(value, float):
         return format(value, form) if math.isfinite(value) else missing
@@ -138,7 +142,10 @@ class History:
         """Return the history of a run, which may still be training.
 
         Args:
-            run: Folder of the run.
+            run: Folder of the run, which holds `metrics.csv`.
+
+        Returns:
+            The history so far; NaN where a row lacks a column.
 
         Raises:
             UserError: The folder holds no metrics.
@@ -155,12 +162,16 @@ class History:
     def overfitting(self, headline: str) -> str | None:
         """Say in one sentence that a run has memorised its training data, if it has.
 
+        It has if the last held-out value is more than `FAR` (1.1) times the best one, or more than
+        `GAP` (2) times the last training value. Values that are not above 0 do not count, since
+        their ratios say nothing (log-densities of numbers may be negative).
+
         Args:
-            headline: The metric that the run minimises.
+            headline: The metric that the run minimises, such as "bits_per_node".
 
         Returns:
-            The sentence, with the cures; None if the last held-out value is at most `FAR` times the
-            best one and at most `GAP` times the last training value.
+            The sentence, with the cures; None if it has not, or if no value of training or no
+            held-out one counts.
         """
         known = self.rows[self.rows[headline] > 0] if headline in self.rows else self.rows[:0]
         held_out, trained = (known[known["phase"] == phase] for phase in ("eval", "train"))
@@ -249,7 +260,10 @@ def picture_content(figure: Any, kind: str) -> bytes:
 
     Args:
         figure: The figure.
-        kind: Suffix of the file, one of `FORMATS`.
+        kind: Suffix of the file, ".png" or ".svg".
+
+    Returns:
+        The bytes of the file.
     """
     from matplotlib import rc_context
 

@@ -76,13 +76,15 @@ class FitResult:
         signal: number of the signal that interrupted the run, or None.
         step: steps of the run.
         minutes: minutes in the loop, over all resumes.
-        metrics: last evaluation of the averaged weights.
+        metrics: value of each metric in the last evaluation of the averaged weights; {} before one.
         headline: name of the metric to minimise.
-        best: first and best evaluation, with `keep_best`; else None.
+        best: first and best evaluation (`graphcnf.training.checkpoint.Best`), with `keep_best`;
+            else None.
         history: metrics over the course of the run; None before the first line of the log, and in
             all processes but the first.
-        summary: the outcome of a finished run, in sentences: whether it memorised its training
-            data, and those of `Experiment.summarize`.
+        summary: the outcome of a finished run, in sentences: that it memorised its training data,
+            if it did and `keep_best` is off, and those of `Experiment.summarize`. Empty if there is
+            nothing to say, the run is not finished, or this is not the first process.
     """
 
     finished: bool
@@ -120,7 +122,7 @@ def fit(
         settings: budget and all other settings of the loop.
         out_dir: run directory.
         resume: continue the run in `out_dir`, which must have begun with the same model, data and
-            settings but `FREE`.
+            settings, apart from those in `graphcnf.training.settings.FREE`, such as the budget.
         config: tables to write to `config.toml`, beside `settings` as its `[training]` table.
         lines: write log lines to stderr; a terminal shows a progress bar in any case.
 
@@ -241,6 +243,9 @@ def seed_generators(seed: int, device: torch.device) -> None:
 def check_model(model: Any) -> None:
     """Check that a model is a torch module with the method `training_loss`.
 
+    Args:
+        model: what a user gives as `Experiment.model`.
+
     Raises:
         UserError: it is not, or the method takes other arguments than those of `Trainable`.
     """
@@ -254,7 +259,10 @@ def check_model(model: Any) -> None:
 
 
 def check_batch(batch: Any) -> None:
-    """Check that an object has what `Batch` asks for: a length, slices and `to`.
+    """Check that an object has what `graphcnf.training.settings.Batch` asks for.
+
+    Args:
+        batch: what a user's batches yield; it needs a length, slices and the method `to`.
 
     Raises:
         UserError: it lacks one of them.
@@ -323,7 +331,7 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """True if the budget is spent, or `patience` evaluations in a row were worse."""
+        """True if the budget is spent, or `patience` evaluations in a row were not kept."""
         patience = self.settings.patience
         if self.at.evaluation_due:
             return False
@@ -357,8 +365,12 @@ class Run:
     def result(self) -> FitResult:
         """Return the result of the run, after `train`.
 
-        In the first process it has the `history` and, if the run is finished, the `summary`, for
-        which samples may be drawn. In other processes these are None and ().
+        For a finished run, this call computes the `summary`: `Experiment.summarize` may draw
+        samples for it, which takes time.
+
+        Returns:
+            The result. The `history` is None, and the `summary` empty, in all processes but the
+            first; the summary is empty as well for a run that was interrupted.
         """
         headline, at = self.headline(self.latest), self.at
         result = FitResult(
@@ -644,8 +656,11 @@ class Run:
         """Return the name of the metric to minimise.
 
         Args:
-            row: metrics by name; the name is that of the experiment or else the first of
-                `HEADLINES` that is among them, "loss" if none is.
+            row: metrics by name.
+
+        Returns:
+            The headline of the experiment, if `row` has it; else the first of
+            `graphcnf.training.history.HEADLINES` that it has; "loss" if it has none of them.
         """
         names = (self.experiment.headline, *HEADLINES)
         return next((name for name in names if name in row), "loss")

@@ -68,6 +68,9 @@ def hidden_matrices(model: nn.Module) -> list[Tensor]:
 
     Args:
         model: the model. Weights that are not trained are left out.
+
+    Returns:
+        The weights, (rows, columns) each; [] if the model has none of them.
     """
     found = {
         id(module.weight): module.weight

@@ -42,7 +42,8 @@ def launch(settings: TrainingSettings, out_dir: Path) -> Iterator[Fabric]:
         out_dir: folder of the run, which other processes find by the variable `RUN`.
 
     Yields:
-        The Fabric of this process: its device, its number, and the parallel form of a module.
+        The Lightning Fabric of this process, which knows its device and its number (`global_rank`),
+        and makes the parallel form of a module.
 
     Raises:
         UserError: the machine lacks the devices, or another process has ended.

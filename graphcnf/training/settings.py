@@ -142,6 +142,9 @@ class TrainingSettings:
             table: settings by name; the others keep their defaults.
             source: where the table is from, for messages.
 
+        Returns:
+            The checked settings.
+
         Raises:
             UserError: there is no such setting, a value is out of range, or two do not go together.
         """
@@ -170,7 +173,10 @@ class TrainingSettings:
 
         Args:
             step: steps taken.
-            seconds: seconds in the loop.
+            seconds: seconds in the loop, by `clock`.
+
+        Returns:
+            The larger one of the shares of time and of steps; 0 without a budget.
         """
         of_time = seconds / (60 * self.minutes) if self.minutes is not None else 0.0
         return max(of_time, step / self.steps if self.steps is not None else 0.0)
@@ -183,7 +189,7 @@ class TrainingSettings:
 
         Args:
             step: number of the step, counted from 0.
-            progress: share of the budget that is spent.
+            progress: share of the budget that is spent; the rate is 0 from 1 on.
         """
         warmup = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
         left = max(0.0, 1.0 - progress)
@@ -288,7 +294,8 @@ class Experiment:
             number `start` on. They must be a function of epoch and seed, so that a resumed run sees
             the same data. If several processes train together, each process takes the samples
             `batch[rank::processes]`, so batches must support slices (`Batch`).
-        eval_batches: yields the held-out batches, the same ones in the same order every time.
+        eval_batches: `eval_batches()` yields the held-out batches, the same ones in the same order
+            every time.
         headline: metric to minimise; None for the first of `HEADLINES` that the model reports.
         log_line: function that turns a row of metrics into a line of the log, or None for no line;
             by default a line has all metrics.
@@ -419,6 +426,9 @@ def apply_overrides(
         config: the tables "model", "data" and "training".
         assignments: texts "key=value". A key is `table.name` (`model.width=96`), or the name of a
             setting in `[training]`. A value is read as TOML, or as plain text if that fails.
+
+    Returns:
+        The tables by name; values are not checked yet.
 
     Raises:
         UserError: a text is no assignment, or names an unknown table.
