@@ -123,7 +123,7 @@ class Reference:
         chosen_metrics(self.metrics)
 
     def load(self, model: GraphModel | None = None) -> tuple[str, Rows | None]:
-        """Load the data set.
+        """Load the data set of training and held-out molecules.
 
         Args:
             model: Model whose categories of atoms and bonds the graphs get; None for those of the
@@ -151,7 +151,7 @@ class Reference:
         return name, self._once(key, lambda: load_reference(name, model))
 
     def held_out(self, dataset: Rows | None) -> list[str]:
-        """Return the SMILES of at most `HELD_OUT` held-out molecules for the distribution metrics.
+        """Return the SMILES of held-out molecules for the distribution metrics, at most 10,000.
 
         Args:
             dataset: The data set that `load` returned, or None.
@@ -204,7 +204,8 @@ class Reference:
 
         Args:
             dataset: The data set.
-            count: Number of molecules; more than `COMPARED` are not taken.
+            count: Number of molecules; more than `graphcnf.evaluation.metrics.COMPARED` (30,000)
+                are not taken.
             seed: Seed of the choice of molecules.
             hashes: Sorted hashes of the training molecules, to which novelty is measured.
 
@@ -242,6 +243,9 @@ class Reference:
             training: SMILES of training molecules; about as many are compared as there are strictly
                 valid samples of the first seed.
             test: SMILES of the held-out molecules.
+
+        Returns:
+            Values of the metrics for the samples of each seed, and for the training molecules.
         """
         names = self.metrics
         describe = partial(set_statistics, metrics=names, workers=self.workers, device=self.device)
@@ -471,7 +475,7 @@ def isomer_novelty(summary: Summary, hashes: np.ndarray) -> float:
         hashes: Sorted hashes of the training molecules without stereo.
 
     Returns:
-        The share, in [0, 1].
+        The share, in [0, 1]; 1 if no molecule counts.
     """
     plain = list(summary.head["smiles"][summary.head["strict"]])
     known = contains(hashes, hash_each(plain))
@@ -539,6 +543,9 @@ def draw_part(
         seed: Seed of the sample.
         wanted: Statistics of the strictly valid molecules to compute.
         records: Numbers of the records.
+
+    Returns:
+        The summary of these records; equal for equal model, options, seed and numbers.
     """
     flow = MoleculeFlow(model)
     stereo = drawn.stereo and seed == drawn.seeds[0]
@@ -729,8 +736,8 @@ def bits(model: GraphModel, graphs: PackedGraphs) -> dict[str, float]:
         graphs: The graphs, in the node order that the model needs.
 
     Returns:
-        `bits_per_node` and `bits_per_molecule`, means over the graphs without those that have the
-        probability 0; and `bits_molecules`, the number of the others.
+        `bits_per_node` and `bits_per_molecule`, means over the graphs that have a probability above
+        0; and `bits_molecules`, the number of these graphs.
     """
     with _fixed_noise(model):
         total = -log_prob_in_batches(model, graphs, size=SCORED_TOGETHER) / np.log(2)
@@ -749,8 +756,11 @@ def reconstruction(model: GraphModel, graphs: PackedGraphs, *, double: bool = Tr
 
     Args:
         model: The model, which is left as it is.
-        graphs: The graphs.
+        graphs: The graphs, at least one, in the node order that the model needs.
         double: True to compute in float64, False in float32.
+
+    Returns:
+        The share, in [0, 1].
     """
     exact, same = copy.deepcopy(model), 0
     if double and model.device.type == "mps":  # MPS has no float64

@@ -86,6 +86,10 @@ def csv_text(rows: Sequence[Row]) -> str:
     Args:
         rows: The rows. Every name that one of them has is a column; values that are lists or dicts,
             which have no place in a cell, are left out.
+
+    Returns:
+        The text, a header and a line for each row; a cell is empty where the row lacks the name or
+        has None.
     """
     names = dict.fromkeys(
         name for row in rows for name, value in row.items() if not isinstance(value, dict | list)

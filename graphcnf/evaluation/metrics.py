@@ -170,7 +170,8 @@ def brics_fragments(mol: Chem.Mol) -> list[str]:
         mol: A sanitized molecule.
 
     Returns:
-        SMILES of the fragments, with dummy atoms at the cut bonds.
+        SMILES of the fragments, with dummy atoms at the cut bonds; equal ones are listed as often
+        as they occur. The molecule itself if nothing is cut.
     """
     return Chem.MolToSmiles(FragmentOnBRICSBonds(mol)).split(".")
 
@@ -190,12 +191,19 @@ def scaffolds(mol: Chem.Mol) -> list[str]:
 
 
 def passes_pains(mol: Chem.Mol) -> bool:
-    """Return True if none of the 480 PAINS alerts A, B and C match (Baell & Holloway 2010)."""
+    """Return True if none of the 480 PAINS alerts A, B and C match (Baell & Holloway 2010).
+
+    Args:
+        mol: A sanitized molecule.
+    """
     return not _pains().HasMatch(mol)
 
 
 def passes_mcf(mol: Chem.Mol) -> bool:
     """Return True if none of MOSES' 22 medicinal chemistry filters (MCF) match.
+
+    Args:
+        mol: A sanitized molecule.
 
     Raises:
         Unavailable: The package molsets, which contains the patterns, is not installed.
@@ -209,6 +217,9 @@ def passes_filters(mol: Chem.Mol) -> bool:
 
     These require no PAINS or MCF alert, no charge, no ring of eight or more atoms, and only C, N,
     S, O, F, Cl, Br and H.
+
+    Args:
+        mol: A sanitized molecule.
 
     Raises:
         Unavailable: The package molsets is not installed.

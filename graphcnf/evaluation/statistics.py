@@ -88,7 +88,7 @@ class SetStatistics:
         """Return the statistics that `to_arrays` has turned into arrays.
 
         Args:
-            arrays: The arrays by name.
+            arrays: The arrays by name, such as those of an .npz file.
 
         Raises:
             KeyError: The array "rest" is missing.
@@ -197,6 +197,9 @@ def set_statistics(
         use_cache: Read the result from the cache, or write it there; not if the statistics include
             one whose functions have no source to recognise them by, such as a lambda in a console.
 
+    Returns:
+        The statistics; of one that needs a missing package the reason is in `missing`.
+
     Raises:
         UserError: A metric is unknown.
         ValueError: A SMILES is not valid.
@@ -280,6 +283,9 @@ def chunk_statistics(
     Args:
         wanted: The statistics to compute.
         chunk: Number of the part, of `CHUNK` molecules each, and its SMILES.
+
+    Returns:
+        Statistics of the part alone, which `SetStatistics.add` adds to those of others.
 
     Raises:
         ValueError: A SMILES is not valid; the message has its place in the set.

@@ -60,7 +60,8 @@ class Summary:
             come back unchanged from their graphs, and `unreadable` records.
         hashes: For each convention, hashes of the valid samples of each block, uint64.
         statistics: Statistics of the strictly valid molecules.
-        failures: Number of samples by the reason for which they are not strictly valid.
+        failures: Number of samples by the reason for which they are not strictly valid; a sample
+            with several reasons counts at each.
         heads: Tables that `evaluate_records` returns of the first samples, one for each block.
         first_unreadable: Place ("line 3") and text of the first unreadable record; None if none.
         marks: Counts of `count_marks` over the strictly valid molecules.
@@ -107,7 +108,10 @@ class Summary:
 
     @property
     def head(self) -> pd.DataFrame:
-        """Table of the first `HEAD` samples, a row for each, as `evaluate_records` returns it."""
+        """Table of the first `HEAD` (10,000) samples, a row for each.
+
+        Its columns are those of `graphcnf.molecules.conventions.evaluate_records`.
+        """
         return pd.concat(self.heads, ignore_index=True)[:HEAD]
 
     def figures(self, training_hashes: np.ndarray | None = None) -> dict[str, Any]:
@@ -180,8 +184,12 @@ def figure_key(convention: str, name: str) -> str:
     """Return the key in `Summary.figures` of a figure in a convention.
 
     Args:
-        convention: One of `CONVENTIONS`.
+        convention: One of `graphcnf.molecules.conventions.CONVENTIONS`, such as "strict".
         name: Name of the figure, such as "novelty".
+
+    Returns:
+        The name with the convention in front; in "strict", the names of ratios other than
+        "validity" stay as they are.
 
     Examples:
         >>> figure_key("strict", "novelty"), figure_key("strict", "validity")
@@ -243,6 +251,9 @@ def summarize_blocks(
         total: Number of records in all, for the progress bar.
         label: Text beside the progress bar.
         workers: Number of processes, or a cluster.
+
+    Returns:
+        The summary of all blocks, the same for any number of processes; an empty one for no blocks.
     """
     result = Summary()
     with (
@@ -268,12 +279,15 @@ files, from 0; the place of each for messages, such as "line 3"; and the SMILES 
 class Records:
     """Records of a file, of the files of a folder, or of a list.
 
+    Made by `Records.read` of a file or folder, and by `Records.of` of a list.
+
     Attributes:
         name: Name in tables.
-        files: The files; for a list of molecules its name alone.
-        count: Number of records.
+        files: The files; for a list of molecules, `[Path(name)]`, which is not read.
+        count: Number of records of all files.
         column: Column of SMILES in a table; None for the one called "smiles".
-        records: The records read; None for a folder, whose files are read when they are needed.
+        records: The records of a file or list, as `graphcnf.datasets.smiles_file.read_smiles`
+            returns them; None for a folder, whose files are read when they are needed.
     """
 
     name: str
@@ -290,8 +304,11 @@ class Records:
             file: File, folder, or "-" for standard input.
             column: Column of SMILES in a table; None for the one called "smiles".
 
+        Returns:
+            The records; files of a folder that hold no molecule are left out.
+
         Raises:
-            UserError: There are no records.
+            UserError: There are no records, or a file cannot be read.
         """
         if file == STDIN or not Path(file).is_dir():
             records = read_smiles(file, column=column)
@@ -324,6 +341,9 @@ class Records:
             molecules: SMILES, RDKit molecules (which are not sanitized), and None for unreadable
                 records.
             name: Name in tables.
+
+        Returns:
+            The records, with "" in place of None and of molecules that RDKit cannot write.
 
         Raises:
             UserError: There are none, or one is something else.

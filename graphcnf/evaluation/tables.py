@@ -102,7 +102,7 @@ class Evaluation:
 
     @property
     def name(self) -> str:
-        """Name in tables."""
+        """Name in tables: of the model, file or list that was evaluated."""
         return self.figures["name"]
 
 
