@@ -483,7 +483,11 @@ class ImageFlow(ImageModel):
 
         Args:
             x: Images, (B, C, H, W) of integers.
-            noise: Tape of the random numbers of the dequantization, to repeat a draw.
+            noise: Tape of the random numbers of the dequantization, to repeat a draw; None for a
+                new draw.
+
+        Returns:
+            Latents in float64, of B images.
         """
         discarded: list[Tensor] = []
         context = Context(noise=noise, discarded=discarded)

@@ -108,6 +108,9 @@ class ImageModel(Pretrained, ABC):
             config: Arguments of the constructor by name. The class of the model is that of its
                 "architecture" in `IMAGE_MODELS`.
 
+        Returns:
+            An untrained model, whose weights are to be loaded.
+
         Raises:
             ValueError: if the architecture is unknown, or of a class that is not a subclass.
         """
@@ -125,6 +128,9 @@ class ImageModel(Pretrained, ABC):
 
         Args:
             architecture: The architecture; one that the class does not have is refused before.
+
+        Returns:
+            The class alone, unless a subclass returns others.
         """
         return (cls,)
 
@@ -135,14 +141,16 @@ class ImageModel(Pretrained, ABC):
 
     @evaluated
     def log_prob(self, x: Tensor, samples: int = 1, noise: Noise | None = None) -> Tensor:
-        """Return log P(x) of images, or a lower bound on it, (B,) nats.
-
-        `likelihood` says which of both it is.
+        """Return log P(x) of images, or a lower bound on it: `likelihood` says which of both.
 
         Args:
             x: Images (B, C, H, W) of integers 0 to `levels` - 1, in an integer type.
-            samples: Number of draws; more tighten a bound (Burda et al. 2016, arXiv 1509.00519).
+            samples: Number of draws of a bound, whose exponentials are averaged; more tighten it
+                (Burda et al. 2016, arXiv 1509.00519).
             noise: Tape of the random numbers of a bound, to repeat a draw.
+
+        Returns:
+            Log-probabilities of whole images, (B,) nats; a sum over pixels and channels.
 
         Raises:
             UserError: if the model has no likelihood.
@@ -268,6 +276,9 @@ class ImageModel(Pretrained, ABC):
 
         Args:
             x: Images, (B, C, H, W) of integers.
+
+        Returns:
+            The latents, which `decode` maps back to images.
 
         Raises:
             UserError: if the model has no latents.

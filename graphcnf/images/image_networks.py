@@ -148,7 +148,8 @@ class ChannelNorm(nn.LayerNorm):
 class GatedBlock(nn.Module):
     """Gated residual block ``h + a sigmoid(b)``, as in Flow++ (arXiv 1902.00275).
 
-    (a, b) are the normalised ``h`` after a 3x3 and a 1x1 convolution.
+    ``(a, b) = conv1x1(silu(conv3x3(ChannelNorm(h))))``: one convolution after the other, and the
+    2 C channels of the last one are halved into a and b.
 
     Args:
         width: Channels C.
@@ -175,6 +176,8 @@ class GatedBlock(nn.Module):
 
 class ResidualBlock(nn.Module):
     """``h`` plus two 3x3 convolutions of the normalised ``h``, as in RealNVP (arXiv 1605.08803).
+
+    ``h + conv3x3(relu(conv3x3(relu(ChannelNorm(h)))))``.
 
     Args:
         width: Channels C.

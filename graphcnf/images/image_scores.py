@@ -24,7 +24,7 @@ def score_image_models(
     """Score image models on held-out images.
 
     Args:
-        models: Triples of name, model and held-out images (M, C, H, W).
+        models: Triples of name, model and held-out images (M, C, H, W) of integers.
         draws: Number of draws in a bound.
         seed: Seed of these draws.
 
@@ -32,10 +32,10 @@ def score_image_models(
         A dictionary for each model: `model`, `architecture`, `dataset`, `images` (number of
         held-out ones), `draws`, `figure` ("exact", "bound" or "none": what the bits are),
         `parameters`, `training_minutes`, `sampling_milliseconds` (per image). With a likelihood,
-        also `bits_per_dimension` (with `draws` draws) and `bits_one_draw`, means over images. With
-        latents, `reconstruction`, the share of images that come back exactly, among the first
-        `reconstructed` ones. If trained on the same data as the first model, `difference` of their
-        bits. Each mean has a standard error, `..._se`.
+        also `bits_per_dimension` (per pixel and channel, with `draws` draws) and `bits_one_draw`,
+        means over images. With latents, `reconstruction`, the share of images that come back
+        exactly, among the first `reconstructed` ones. If trained on the same data as the first
+        model, `difference` of their bits. Each mean has a standard error, `..._se`.
     """
     rows, first = [], None
     for name, model, images in models:

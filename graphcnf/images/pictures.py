@@ -21,9 +21,10 @@ def write_grid(
     """Write images as a grid, which is filled row by row, to a PNG file.
 
     Args:
-        images: Grey or RGB images, (N, C, H, W) of integers 0 to `levels` - 1.
-        path: The file.
-        levels: Number of values of a pixel.
+        images: Grey (C = 1) or RGB images (C = 3), (N, C, H, W) of integers 0 to `levels` - 1.
+            Small ones are enlarged by a whole factor, up to 56 pixels.
+        path: The file, which is replaced if it exists.
+        levels: Number of values of a pixel, at least 2.
         columns: Number of images in a row; None for about as many as rows.
 
     Raises:
