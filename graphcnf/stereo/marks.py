@@ -249,7 +249,10 @@ class Constitution:
 
     @cached_property
     def along_rings(self) -> dict[int, tuple[int, int]]:
-        """`{atom in a ring: (atom before it, atom after it)}`, as drawing parities see them."""
+        """`{atom in a ring: (atom before it, atom after it)}`, as drawing parities see them.
+
+        {} if no atom in a ring is a stereo element.
+        """
         return _ring_neighbours(self.mol) if "ring" in self.kinds else {}
 
     @cached_property
@@ -258,9 +261,10 @@ class Constitution:
 
         A parity depends on the numbers of atoms, which a network cannot learn from; the drawing
         parity says up or down as in a drawing, whatever the numbering. An atom in a ring is seen
-        along the ring (neighbours: before it, after it, the others), and rings that share a bond
-        run alike (all clockwise, in the plane). The neighbours of other atoms, and of double bonds,
-        are ordered by chemical element and degree.
+        along its smallest ring (neighbours: before it, after it, the others), and rings that share
+        a bond run alike (all clockwise, in the plane). The neighbours of other atoms, and of double
+        bonds, are ordered by atomic number, then by degree, the largest first; only where both are
+        equal by the numbers of the atoms.
         """
 
         def rank(k: int) -> tuple[int, int, int]:
@@ -331,6 +335,9 @@ class Constitution:
         Args:
             mol: The molecule, without hydrogens.
             atoms: For each atom of the constitution, its number in `mol`.
+
+        Returns:
+            The configuration of the marks as they stand, which need not be the canonical one.
         """
         parities = self._parities(mol, {a: k for k, a in enumerate(atoms)})
         return tuple(parities.get(e.atoms, (0,))[0] for e in self.elements)
@@ -463,6 +470,9 @@ class Constitution:
 
         Args:
             configuration: Any configuration of the molecule.
+
+        Returns:
+            The canonical one, which is the given one if the constitution is not `ambiguous`.
 
         Raises:
             MoleculeNotRepresentable: There are too many automorphisms, see `symmetries`.
@@ -663,8 +673,11 @@ def split_renumbered(
 def without_hydrogens(mol: Chem.Mol) -> Chem.Mol:
     """Remove the hydrogens and isotopes of a molecule; its stereo marks stay.
 
+    Args:
+        mol: The molecule, which stays as it is.
+
     Returns:
-        A copy of the molecule.
+        A copy without them; hydrogens that `Chem.RemoveHs` keeps, such as those of H2, stay.
     """
     mol = Chem.Mol(mol)
     for atom in mol.GetAtoms():
@@ -799,6 +812,10 @@ def isomeric_smiles(smiles: str) -> str:
 
     Args:
         smiles: Any SMILES of the molecule.
+
+    Returns:
+        The SMILES, without isotopes and without marks that say nothing; without marks at all if
+        none is at a stereo element.
 
     Raises:
         MoleculeNotRepresentable: RDKit cannot read the SMILES, or there are too many automorphisms.

@@ -128,6 +128,9 @@ class StereoGraphs:
         Args:
             constitutions: Constitutions of at most 255 atoms.
             configurations: Configuration of each; None for no marks at all.
+
+        Returns:
+            The batch, with drawing parities instead of parities.
         """
         elements = [e for one in constitutions for e in one.elements]
         pairs = [(e.atoms[0] + 1, e.atoms[1] + 1 if e.is_double else 0) for e in elements]
@@ -757,7 +760,8 @@ class StereoFlow(Pretrained, nn.Module):
 
         Args:
             constitutions: The constitutions.
-            generator: A torch generator, or a numpy generator for each constitution.
+            generator: A torch generator, or a numpy generator for each constitution; None for
+                torch's global one.
             temperature: Below 1 for more probable configurations.
 
         Returns:
