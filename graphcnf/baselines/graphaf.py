@@ -261,6 +261,9 @@ class GraphAFModel(StochasticModel):
             adjacency: Edges, as `relations` returns them, (B, N, R N).
             sizes: Numbers of nodes, (B,) long.
             rows: Numbers of the S nodes in breadth-first order, (B, S) long.
+
+        Returns:
+            Features of the sub-graph before each of these nodes.
         """
         number = torch.arange(types.shape[1], device=rows.device)[:, None]
         back = rows[:, None] - number  # (B, N, S)
@@ -396,6 +399,10 @@ class GraphAFModel(StochasticModel):
         Args:
             batch: The graphs.
             noise: Tape of the random numbers of the encodings, to repeat a draw.
+
+        Returns:
+            The terms "nodes" and "edges", a `Bound` of (B,) nats each; their sum is a draw of the
+            bound of the graph.
         """
         return self._all_rows(batch, noise)[1]
 
@@ -488,7 +495,7 @@ class GraphAFModel(StochasticModel):
         Args:
             latents: "nodes", "edges" and "order", whose shapes `to_latents` describes.
             mask: Real nodes, (B, N) bool; with the valency check, graphs may have fewer.
-            temperature: Factor of the latents.
+            temperature: Factor of the latents, below 1 for more probable graphs.
             generator: Random generator of the valency check, which draws edges again.
 
         Returns:

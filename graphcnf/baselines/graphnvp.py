@@ -454,6 +454,9 @@ class GraphNVPModel(StochasticModel):
             mask: Real nodes, (B, N) bool.
             temperature: Factor of the latents (published: 0.75 for ZINC250k).
             generator: Ignored, since nothing is drawn.
+
+        Returns:
+            B graphs, which may have several parts and nodes of any sum of edge weights.
         """
         pairs = self.pairs.inverse(temperature * latents["pairs"], Context(mask))
         later = self.pair_encoding.decode(pairs, Context(later_pairs(mask)))

@@ -336,7 +336,7 @@ class GAN(ImageModel):
             x: Images, (B, C, H, W) of integers.
 
         Returns:
-            Latents, (B, `latent_size`); they need not decode to x.
+            Latents whose `z` is (B, `latent_size`); they need not decode to x.
 
         Raises:
             ValueError: if the images do not fit the model.

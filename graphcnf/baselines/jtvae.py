@@ -444,7 +444,11 @@ class TreeDecoder:
         self.current = [-1] * len(sizes)
 
     def run(self) -> list[PartialGraph]:
-        """Decode all graphs, step by step, and return them; to be called once."""
+        """Decode all graphs, step by step, and return them; to be called once.
+
+        Returns:
+            B graphs; one to which nothing fits any more has fewer nodes than its size.
+        """
         rows = list(range(len(self.graphs)))
         for b, label in enumerate(self._label_logits(rows, self.down[:, 0]).argmax(1).tolist()):
             self.graphs[b].add(label)
@@ -834,7 +838,8 @@ class JunctionTreeVAE(GraphVAE):
             parent: Label of the parent of each cluster, (M,) long; -1 for a first cluster.
 
         Returns:
-            (M, V); -inf for clusters that do not fit the parent or the number of nodes to come.
+            (M, V); -inf for clusters that cannot be attached to the parent, or would add more nodes
+            than are to come.
         """
         logits = self.labels(self._scaled(self.of_label(down), z, remaining, 1))
         tables = self.attachments

@@ -79,6 +79,9 @@ def rings(neighbours: Neighbours) -> list[set[int]]:
 
     Args:
         neighbours: Neighbours of each node.
+
+    Returns:
+        The nodes of each ring; [] for a tree.
     """
     edges = [(v, w) for v, around in enumerate(neighbours) for w in around if v < w]
     covered: set[tuple[int, int]] = set()
@@ -298,11 +301,16 @@ class TreeCluster:
 
     @cached_property
     def distinct_sites(self) -> set[Site]:
-        """Sites no two of which an automorphism of the cluster maps to each other."""
+        """One site of each class that automorphisms map to each other, the smallest.
+
+        Attachments at other sites of a class are equivalent, so these are all that are compared.
+        """
         return {min(tuple(s[v] for v in site) for s in self.symmetries) for site in self.sites}
 
     def shared(self, site: Site) -> int:
         """Return the weight of the edge that host and guest share at a site; 0 for a node.
+
+        Both count this edge among the edge weights of its nodes, the graph has it once.
 
         Args:
             site: A site of this cluster.
@@ -349,7 +357,8 @@ def attachments(
         most: Largest number of nodes that may be added to the graph.
 
     Returns:
-        Sorted attachments: pairs (site of the host, site of the guest) whose nodes are identified.
+        Sorted attachments: pairs (site of the host, site of the guest) whose nodes are identified
+        in turn; [] if the guest does not fit.
     """
     options = set()
     for site in guest.distinct_sites:
@@ -480,7 +489,7 @@ class PartialGraph:
 
     Args:
         vocabulary: Clusters to choose from.
-        size: Largest number of nodes of the graph.
+        size: Number of nodes with which the graph is complete.
 
     Attributes:
         labels: Label of each cluster of the tree.
@@ -562,7 +571,8 @@ class PartialGraph:
             label: Label of the guest.
 
         Returns:
-            Sorted attachments: pairs (site of the host, site of the guest).
+            Sorted attachments: pairs (site of the host, site of the guest), numbered as in the
+            clusters of the vocabulary; [] if the guest does not fit.
         """
         guest, free = self.vocabulary.clusters[label], tuple(map(self.free, self.nodes[parent]))
         # The minimum changes no result, and leaves fewer cases to cache.
@@ -572,11 +582,15 @@ class PartialGraph:
     def leads_on(self, parent: int, label: int, place: Site, site: Site) -> bool:
         """Return True if an attachment leaves free valence, or completes the graph.
 
+        Otherwise the walk would end with too few nodes. The graph is complete once it has `size`
+        nodes; free valence counts where something can still be attached, see `open`.
+
         Args:
             parent: Index in the tree of the host.
             label: Label of the guest.
-            place: Site of the host.
-            site: Site of the guest.
+            place: Site of the host, as one of `attachments`: nodes are numbered as in the cluster
+                of the vocabulary, not as in the graph.
+            site: Site of the guest, numbered likewise.
         """
         guest, largest = self.vocabulary.clusters[label], self.vocabulary.largest_sums
         added = [v for v in range(len(guest.types)) if v not in site]
@@ -594,8 +608,9 @@ class PartialGraph:
         Args:
             label: Label of the guest.
             parent: Index in the tree of the host; -1 for the first cluster.
-            place: Site of the host.
-            site: Site of the guest.
+            place: Site of the host, () for the first cluster.
+            site: Site of the guest, () for the first cluster. Both are numbered as in the cluster
+                of the vocabulary.
         """
         guest = self.vocabulary.clusters[label]
         self.remaining.append(self.to_come)

@@ -32,6 +32,10 @@ def parameter_count(channels: int, mixtures: int) -> int:
     Args:
         channels: Channels of a pixel.
         mixtures: Components of the mixture.
+
+    Returns:
+        The number of output channels of the network: weights, means, scales, and how each mean
+        depends on earlier channels.
     """
     return mixtures * (1 + 2 * channels + channels * (channels - 1) // 2)
 
@@ -104,7 +108,7 @@ class PixelMixture:
             x: Images, (B, C, H, W) of integers.
 
         Returns:
-            (B, H, W) nats.
+            (B, H, W) nats, summed over the channels of a pixel.
         """
         values = scaled(x, self.levels, self.logits.dtype).split(1, 1)
         total = F.log_softmax(self.logits, 1)
@@ -208,12 +212,12 @@ class CausalConvolution(nn.Conv2d):
         """Convolve an image, or its next row or pixel.
 
         Args:
-            h: The input, (B, C, H, W).
-            memory: Inputs of earlier rows or pixels, which come before `h`; updated in place. None
-                for zeros before `h`.
+            h: The input, (B, C, H, W); of a row (B, C, 1, W), of a pixel (B, C, 1, 1).
+            memory: Inputs of earlier rows or pixels, which come before `h`, `{convolution: its last
+                inputs}`; updated in place. None for zeros before `h`.
 
         Returns:
-            (B, outputs, H, W).
+            (B, outputs, H, W), with H and W of `h`.
         """
         size = list(h.shape)
         size[self.axis] = self.back
@@ -243,11 +247,12 @@ class GatedLayer(nn.Module):
         """Update the vertical stack, of the whole image or of its next row.
 
         Args:
-            v: The stack, (B, C, H, W).
-            memory: The earlier rows, updated in place; None if v is the whole image.
+            v: The stack, (B, C, H, W); of the next row (B, C, 1, W).
+            memory: Cache of the earlier rows, `{convolution: its last inputs}`, {} before the first
+                one; updated in place. None if v is the whole image.
 
         Returns:
-            The new stack, (B, C, H, W).
+            The new stack, of the shape of `v`.
         """
         u = self.above(self.norms[0](v), memory)
         return v + F.glu(self.gates[0](F.silu(u)), 1)
@@ -256,12 +261,13 @@ class GatedLayer(nn.Module):
         """Update the horizontal stack, of the whole image or of its next pixel.
 
         Args:
-            h: The stack, (B, C, H, W).
-            v: The vertical stack after this layer, at the same pixels, (B, C, H, W).
-            memory: The earlier pixels of the row, updated in place; None if h is the whole image.
+            h: The stack, (B, C, H, W); of the next pixel (B, C, 1, 1).
+            v: The vertical stack after this layer, at the same pixels, of the shape of `h`.
+            memory: Cache of the earlier pixels of the row, `{convolution: its last inputs}`, {}
+                before the first one; updated in place. None if h is the whole image.
 
         Returns:
-            The new stack, (B, C, H, W).
+            The new stack, of the shape of `h`.
         """
         u = self.left(self.norms[1](h), memory) + self.link(v)
         return h + F.glu(self.gates[1](F.silu(u)), 1)

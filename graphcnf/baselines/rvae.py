@@ -77,7 +77,7 @@ class Gaussian:
         """Return -KL(q(z|x) | p(z)), the expectation of `bound`, times a weight.
 
         Args:
-            weight: The weight.
+            weight: The weight; 1 for the bound itself, less for latents that say more.
 
         Returns:
             The term, (B,) nats.
@@ -445,6 +445,9 @@ class RegularizedVAE(GraphVAE):
             mask: Real nodes, (B, N) bool.
             temperature: Factor of the latents.
             generator: Ignored, since nothing is drawn.
+
+        Returns:
+            B graphs, with the most probable category of each node and pair; they may be invalid.
         """
         nodes, pairs = self._matrices(temperature * latents["graph"], mask)
         bonds = dense(pairs.argmax(-1), all_pairs(mask)[0], mask.shape[1])
