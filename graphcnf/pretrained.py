@@ -92,13 +92,15 @@ def config_file(content: dict[str, Any]) -> bytes:
 
 
 def model_folder(name_or_folder: str | Path, *, shipped: bool = False) -> Path:
-    """Find the folder of a model.
+    """Find the folder of a model, which is downloaded if it is one of the Hugging Face hub.
 
     Args:
-        name_or_folder: The folder itself, or the folder of a training run, which holds it as
-            `model/`; if there is no folder "org", also "org/name" or "org/name@revision" of the
-            Hugging Face hub, which `graphcnf.hub.repository.fetch` downloads.
-        shipped: True to look for shipped weights of this name first (all are for molecules).
+        name_or_folder: One of these, the first that exists: the folder itself; the folder of a
+            training run, whose `model/` is taken; a model of the hub, "org/name" or
+            "org/name@revision" (`graphcnf.hub.repository.fetch`). A text "org/name" is taken for
+            the hub only if there is no folder "org" here.
+        shipped: True to look first for shipped weights of this name, such as "zinc250k". All are
+            for molecules; models of other data leave it False.
 
     Returns:
         The folder that holds `config.json`.
@@ -347,14 +349,21 @@ def model_digest(model: nn.Module) -> str:
 
 
 def keep_arguments(constructor: Callable) -> Callable:
-    """Decorate the `__init__` of a `Pretrained`, which then keeps its arguments as its `config`.
+    """Decorate the `__init__` of a `Pretrained`, so that it sets `self.config` to its arguments.
 
-    The `config` is there before the constructor runs, so that this may read it or add to it. It has
-    the arguments that were given, also those of `**options`. Those left at their defaults are not
-    in it: a model that is loaded gets the defaults of the version that loads it.
+    A saved model is rebuilt from this `config` when it is loaded. It has the arguments that were
+    given, by name, also those of `**options`. Those left at their defaults are not in it: a model
+    that is loaded gets the defaults of the version that loads it. The `config` is there before the
+    body of `__init__` runs, which may read it or add to it.
 
-    A subclass whose constructor has other arguments is decorated as well: the `config` is that of
-    the first constructor that is called.
+    If the `__init__` of a subclass takes other arguments than that of its base class, both are
+    decorated: the `config` has the arguments of the subclass, whose `__init__` is called first.
+
+    Args:
+        constructor: The `__init__`; its arguments must be JSON values.
+
+    Returns:
+        The decorated `__init__`.
     """
     known = signature(constructor)
     further = [name for name, one in known.parameters.items() if one.kind is one.VAR_KEYWORD]

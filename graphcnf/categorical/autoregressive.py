@@ -159,9 +159,17 @@ class AutoregressiveNetwork(nn.Module):
         return x
 
     def steps(self, x: Tensor, context: Any) -> Iterator[Step]:
-        """Yield the steps of known categories x (B, N, V): each is given the earlier categories.
+        """Yield the steps that score known categories, each given the categories of earlier steps.
 
-        Steps hold real positions only. By default they are those of drawing.
+        By default they are those of drawing, one after the other. A network that knows the hidden
+        states of all positions after one pass yields one step.
+
+        Args:
+            x: Categories of all variables, (B, N, V); arbitrary at padding.
+            context: `Context` with a mask (B, N), True for real positions.
+
+        Yields:
+            The steps; together they have every real position once, and no padding.
         """
         return self.steps_of_drawing(x, context)
 

@@ -113,8 +113,15 @@ class Encoding(Transform):
         """Draw latents of categories.
 
         Args:
-            x: Categories, (B, L) or (B, L, V) long.
-            context: Its `mask` says which are real; its `noise` can repeat the draw.
+            x: Categories, (B, L) or (B, L, V) long; arbitrary where masked.
+            context: Its `mask` says which are real, all without one; its `noise` can repeat the
+                draw.
+
+        Returns:
+            One draw: the latents z (B, L, D), with log p(x|z) and log q(z|x) in nats.
+
+        Raises:
+            NotImplementedError: in this base class.
         """
         raise NotImplementedError
 

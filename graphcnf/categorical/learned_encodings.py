@@ -347,7 +347,17 @@ class ArgmaxEncoding(Encoding):
         return ((z > 0) * powers).sum(-1)
 
     def overflow(self, z: Tensor) -> Tensor:
-        """Return True where latents z (..., M) belong to no category, (...) bool."""
+        """Return True where latents belong to no category: their code is K or more.
+
+        The signs of M latents are the binary digits of a code 0 to 2^M - 1; only the codes below
+        the number of categories K are categories.
+
+        Args:
+            z: Latents, (..., M).
+
+        Returns:
+            (...) bool; False everywhere if K is 2^M.
+        """
         return self.code(z) >= self.cardinalities
 
     def decode(self, z, context=Context(), *, sample=False):
@@ -397,7 +407,14 @@ class DequantizationEncoding(Encoding):
         return z[..., 0].double() / self.scale + self.cardinalities / 2
 
     def overflow(self, z: Tensor) -> Tensor:
-        """Return True where latents z (..., 1) belong to no category, (...) bool."""
+        """Return True where latents belong to no category, since they lie beside all intervals.
+
+        Args:
+            z: Latents, (..., 1).
+
+        Returns:
+            (...) bool.
+        """
         point = self._point(z)
         return (point < 0) | (point >= self.cardinalities)
 

@@ -197,16 +197,19 @@ class Cache:
         self.filled = 0
 
     def extend(self, block: int, key: Tensor, value: Tensor) -> Tensor:
-        """Add keys and values of the next positions to those of a block.
+        """Add keys and values of the next positions to those of a block, in place.
+
+        `filled` stays: `Transformer.steps` raises it by M once every block has been extended.
 
         Args:
-            block: Number of the block.
-            key: Keys of M positions, (M, B, C). B may be less than before: the last rows have then
-                left the batch.
+            block: Number of the block, from 0.
+            key: Keys of the M positions after the first `filled` ones, (M, B, C). B may be less
+                than before: the last rows have then left the batch.
             value: Their values, (M, B, C).
 
         Returns:
-            Keys and values of all positions so far, a view (2, N, B, C).
+            Keys (index 0) and values (index 1) of this block at all N = `filled` + M positions so
+            far, a view (2, N, B, C) of `table`.
         """
         so_far = self.table[block, :, : self.filled + len(key), : key.shape[1]]
         so_far[0, self.filled :] = key

@@ -132,7 +132,10 @@ class Sequential(Transform):
 
     @property
     def exact(self) -> bool:  # type: ignore[override]  # a constant elsewhere
-        """True if every step is exact."""
+        """True if every step is exact: no log term is one draw of a stochastic bound.
+
+        True without any step. Then `log p(z)` plus the log term is log p(x) itself.
+        """
         return all(transform.exact for transform in self.transforms)
 
     @property

@@ -138,7 +138,11 @@ class CodedModel(GraphModel, Generic[AnyNetwork]):
         Args:
             latents: "nodes" (B, N, V), as `to_latents` and `base_sample` return it.
             mask: Real nodes, (B, N) bool.
-            **draw: `temperature`, `generator`, and `condition_values` (B, P), given which to draw.
+            **draw: `temperature`, `generator`, and `condition_values` (B, P), given which to draw,
+                each in its own unit.
+
+        Returns:
+            B graphs, their nodes numbered in the order of the code.
         """
         x = self.flow.decode(latents["nodes"], Context(mask, **draw))
         return self.code.decode(x, mask)
@@ -202,11 +206,14 @@ class RandomOrder(CodedModel[AnyNetwork], StochasticModel):
             noise: Tape that records the random draws, or replays them; None for no tape.
 
         Returns:
-            "nodes" (B, N, V), one latent for each variable of the code in this order; and "order"
-            (B, N, 1) float64, uniform numbers in [0, 1): the node with the k-th smallest number is
-            the k-th of the order. They tell the numbering of the given graph, which `from_latents`
-            restores. In the order [2, 0, 1], node 2 is the first, so it has the smallest number:
-            [0.5, 0.9, 0.1].
+            Two latents by name, both 0 at padding. "nodes", (B, N, V): entry k has the latents of
+            the V variables of the k-th node of the drawn order. "order", (B, N, 1) float64: a
+            number in [0, 1) for each node as the batch numbers it; the order is the nodes by
+            ascending numbers. For the order [2, 0, 1], node 2 has the smallest number: [0.5, 0.9,
+            0.1]. By "order" alone `from_latents` gives the nodes the numbers that they had.
+
+        Raises:
+            ValueError: if a graph has no code in this order.
         """
         graphs, order, _ = self._renumber(batch, noise)
         uniforms = draw_noise(noise, order.shape, device=order.device)
@@ -237,7 +244,11 @@ class RandomOrder(CodedModel[AnyNetwork], StochasticModel):
                 "order" (B, N, 1): if its k-th smallest number stands at j, the k-th node that is
                 drawn becomes node j of the graph.
             mask: Real nodes, (B, N) bool.
-            **draw: `temperature`, `generator`, and `condition_values` (B, P), given which to draw.
+            **draw: `temperature`, `generator`, and `condition_values` (B, P), given which to draw,
+                each in its own unit.
+
+        Returns:
+            B graphs, their nodes numbered as "order" says.
         """
         graphs = super().from_latents(latents, mask, **draw)
         uniforms = latents["order"][..., 0].masked_fill(~mask, 2.0)

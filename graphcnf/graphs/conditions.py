@@ -1,10 +1,10 @@
 """Conditions: properties of whole graphs, for given values of which graphs are drawn.
 
 A *condition* is a property such as logP, described by its name, and by its mean and standard
-deviation in the training data. A graph has a *value* of each of the P conditions, NaN if it is
-unknown; networks see values in standard deviations from the mean. The *contribution* of a node or
-an edge is what it adds to a value, as if the value were a sum over nodes and edges: a network that
-draws node by node thus knows at each node how much is still to come.
+deviation in the training data. A graph has a *value* of each of the P conditions, in the
+condition's own unit, NaN if it is unknown; `ConditionEmbedding` standardises it. The *contribution*
+of a node or an edge is what it adds to a value, as if the value were a sum over nodes and edges: a
+network that draws node by node thus knows at each node how much is still to come.
 
 Models without conditions do not load this file.
 """
@@ -98,11 +98,14 @@ class ConditionEmbedding(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         """Embed the values of conditions.
 
+        The mean is subtracted here, and the rest is divided by the standard deviation and limited
+        to -20 to 20.
+
         Args:
-            values: (..., P), NaN where unknown.
+            values: Values of the P conditions, each in its own unit, (..., P); NaN where unknown.
 
         Returns:
-            Channels, (..., width).
+            Channels, (..., width); 0 where all values are unknown.
 
         Raises:
             ValueError: if there are not P values.
@@ -126,16 +129,20 @@ class ConditionEmbedding(nn.Module):
 class Contributions(nn.Module):
     """Additive contributions of nodes and edges to the values of the conditions of a graph.
 
-    A node contributes by its variables, an edge by the categories and neighbours that both its ends
-    have so far: a number for each hash of `Path.links`. Conditions that are such sums are predicted
-    nearly exactly, others roughly. `fit` computes the contributions from training graphs, in
-    standard deviations of the condition; then `forward` tells the network how much the nodes so far
-    have contributed, and how much is left.
+    A node contributes a number for the category of each of its variables. An edge contributes one
+    that depends on its category, and on the category and the neighbours that each of its ends has
+    so far; `graphcnf.graphs.path.paths.Path.links` hashes these. Conditions that are such sums are
+    predicted nearly exactly, others roughly. `fit` computes the numbers from training graphs; then
+    `forward` tells the network how much the nodes so far have contributed, and how much is left.
 
     Args:
         cardinalities: Number of categories of each of the V variables of a node.
         conditions: The P conditions, as `condition_statistics` describes them.
         width: Number of channels of the network.
+
+    Attributes:
+        deviations: Standard deviation of each condition, in its own unit, (P,). Numbers are stored
+            divided by it.
     """
 
     deviations: Tensor

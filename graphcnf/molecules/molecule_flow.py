@@ -81,7 +81,14 @@ class MoleculeSample(Sequence):
         return pd.DataFrame({"record": range(len(self)), "smiles": self.smiles, "valid": valid})
 
     def to_pyg(self) -> list:
-        """Return the molecules as `torch_geometric.data.Data` with categories and `smiles`."""
+        """Return the molecules as graphs of PyTorch Geometric, in the order of the sample.
+
+        Returns:
+            A `torch_geometric.data.Data` for each graph, also for invalid ones: `x`, its n node
+            categories (n,) long; `edge_index` (2, 2 m), both directions of its m edges;
+            `edge_attr`, the edge categories (2 m,) long; and `smiles`, None where the graph is no
+            valid connected molecule. Categories are those of the model's vocabulary.
+        """
         from graphcnf.exchange.pyg import to_pyg
 
         return to_pyg(self.graphs, self.smiles)
@@ -137,8 +144,11 @@ class MoleculeFlow:
                 "org/name@commit" of the hub.
             device: Device of the model.
 
+        Returns:
+            The model in evaluation mode, with its vocabulary.
+
         Raises:
-            UserError: There is no such model, or a file is damaged.
+            UserError: There is no such model, a file is damaged, or it is no model of molecules.
         """
         return cls(GraphModel.from_pretrained(name_or_folder, device))
 
@@ -188,13 +198,17 @@ class MoleculeFlow:
             seed: Seed of the sample.
             temperature: Below 1 for more probable molecules.
             atoms: Lowest and highest number of heavy atoms; None for the training data's sizes.
-            properties: Target values such as `{"logp": 2.5}`, for a model trained with properties.
+            properties: Target values such as `{"logp": 2.5}`, in the unit of each property, for a
+                model trained with properties.
             best_of: Candidates per molecule, of which the one nearest to the target values is kept:
                 the distance is Euclidean, in standard deviations of the training data. 1 for
                 samples of the conditional model; None for 8, if there are `properties`.
             stereo: Also draw stereo marks, if the model has `stereo`.
             filters: `graphcnf.molecules.filters.Filters` that each molecule has to pass; the
                 molecules are then those that `graphcnf generate` writes. None for raw samples.
+
+        Returns:
+            n molecules. Raw samples may be invalid, with None as their SMILES, or repeated.
 
         Raises:
             UserError: A number is out of range, the model was not trained with a property, or no
@@ -253,18 +267,26 @@ class MoleculeFlow:
         are drawn.
 
         Args:
-            records: Numbers of the records.
+            records: Numbers of the records, from 0.
             seed: Seed of the sample.
             temperature: Below 1 for more probable molecules.
             atoms: Lowest and highest number of heavy atoms; None for the training data's sizes.
-            targets: Value of each condition of the model near which to draw, None for any; None for
-                no targets at all.
+            targets: For each condition of the model (a property that it was trained with, in the
+                order of `model.conditions`) the value near which to draw, in the property's own
+                unit; None for any value. None in place of the list for no targets at all.
             best_of: Candidates per record, of which the one nearest to the targets is kept: the
-                distance is Euclidean, in standard deviations of the training data.
-            stereo: True to draw the stereo marks of valid molecules, if the model has `stereo`.
+                distance is Euclidean, in standard deviations of the training data. Must be 1
+                without targets.
+            stereo: True to draw the stereo marks of valid molecules; without effect if the model
+                has no `stereo`.
 
         Returns:
-            The graphs, and the molecule of each.
+            The graphs, and for each a `graphcnf.molecules.validity.CheckedMolecule`, whose `isomer`
+            is the SMILES with stereo marks, None for an invalid molecule.
+
+        Raises:
+            UserError: A number is out of range, no size of the training data is in `atoms`, or a
+                target can neither be computed nor predicted.
         """
         graphs = sample_records(
             self.model,
@@ -380,6 +402,13 @@ class MoleculeFlow:
                 has `stereo`: unmarked elements are summed over. Isotopes are ignored.
             orders: Number of depth-first numberings of the atoms whose probabilities are summed, up
                 to 1,024; only models that draw atom by atom ("path") take more than 1.
+
+        Returns:
+            Natural logarithms of probabilities, not of densities, so that none is above 0; (M,)
+            float64.
+
+        Raises:
+            UserError: `orders` is out of range, or the model was trained with another codec.
         """
         molecules = codec.list_molecules(molecules)
         graphs, reasons = self.graphs(molecules)

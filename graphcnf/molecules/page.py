@@ -99,16 +99,19 @@ def write_page(
     """Write the page of molecules.
 
     Args:
-        rows: Values by column, the same columns in every row; `smiles` is a valid molecule. If
-            there is a `score`, molecules are ranked by it, else by their QED. A `SortedCell` is
-            sorted by its key, another value by the number with which its text begins.
-        path: File to write.
+        rows: A molecule in each: values by column, the same columns in every row. There must be a
+            column `smiles` of valid molecules. If there is a `score`, molecules are ranked by it,
+            else by their QED. The reader can sort the table by a column: a value that is a
+            `SortedCell` (a text with a number) by its number, another value by the number with
+            which its text begins.
+        path: File to write, which is replaced if it exists.
         title: Title of the page.
         note: Text below the title.
         about: Text above the table.
         known: SMILES of known molecules; the nearest ones are drawn.
-        training_hashes: Sorted hashes of the training molecules, of which new ones differ; None if
-            they are unknown.
+        training_hashes: Sorted hashes of the training molecules, as
+            `graphcnf.molecules.hashing.hash_each` returns them, to count how many molecules are not
+            among these; None not to count them.
         highlights: Numbers of the atoms to highlight in each molecule, counted from 0 in the order
             of the SMILES; None for none.
 

@@ -91,8 +91,13 @@ def check_molecule(mol: Chem.Mol, bare: bool = False) -> CheckedMolecule:
     """Check whether a molecule is valid and connected.
 
     Args:
-        mol: Molecule.
-        bare: True to save time, if it has no stereo, isotopes, atom map numbers and hydrogen atoms.
+        mol: An RDKit molecule, which need not be sanitized and stays as it is.
+        bare: True to save time, if it has no stereo, isotopes, atom map numbers and hydrogen atoms:
+            they are then not removed.
+
+    Returns:
+        The sanitized molecule and its SMILES. If it is invalid, in several fragments, or RDKit
+        cannot read its SMILES again, `smiles` is None and `molecule` is `mol` itself.
     """
     sanitized = strict_molecule(mol, bare)
     smiles = readable_smiles(sanitized)
