@@ -79,9 +79,13 @@ def described(error: BaseException) -> str:
 
 
 def csv_cell(value: Any) -> Any:
-    """Return a value as the content of a CSV cell.
+    """Return a value as the content of a CSV cell that no spreadsheet runs as a formula.
 
-    Text that a spreadsheet would run as a formula gets an apostrophe before it.
+    Text that begins with `=`, `+`, `-`, `@`, a tab or a carriage return, and is no number, gets an
+    apostrophe before it.
+
+    Args:
+        value: Any value; what is no text is returned as it is.
     """
     if not isinstance(value, str) or not value.startswith(("=", "+", "-", "@", "\t", "\r")):
         return value

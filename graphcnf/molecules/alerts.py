@@ -71,6 +71,10 @@ class Given(NamedTuple):
             molecules: SMILES of given molecules. Those without reactive groups excuse nothing, and
                 are left out.
             parts: See `Given`.
+
+        Returns:
+            What is given; equal to `NOTHING` if no molecule has a reactive group and `parts` is
+            None.
         """
         return cls(parts, tuple(smiles for smiles in molecules if _counts(smiles)))
 
@@ -98,7 +102,14 @@ def reactive_alerts() -> list[tuple[str, Chem.Mol]]:
 
 
 def reactive_groups(molecule: Chem.Mol) -> list[ReactiveGroup]:
-    """Return the reactive groups of a sanitized molecule."""
+    """Return the reactive groups of a sanitized molecule: each match of an alert of "reactive".
+
+    Args:
+        molecule: A sanitized molecule.
+
+    Returns:
+        The groups, with the numbers of their atoms; [] if it has none.
+    """
     return [
         ReactiveGroup(name, tuple(sorted(atoms)), Chem.MolFragmentToSmiles(molecule, atoms))
         for name, pattern in reactive_alerts()

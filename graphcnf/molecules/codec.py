@@ -142,6 +142,9 @@ def list_molecules(molecules: Any) -> list:
         molecules: A SMILES or RDKit molecule, several of them, or a DataFrame with a column
             `smiles`.
 
+    Returns:
+        The molecules as they are, which are not read or checked yet; of one molecule a list of one.
+
     Raises:
         UserError: for anything else.
     """
@@ -168,6 +171,9 @@ def parse(smiles: str, *, sanitize: bool = True) -> Chem.Mol:
     Args:
         smiles: The SMILES.
         sanitize: False for a molecule that RDKit has not sanitized.
+
+    Returns:
+        The molecule, with its stereo and isotopes, as RDKit reads it.
 
     Raises:
         UnparsableSmiles: RDKit cannot read it.
@@ -220,7 +226,11 @@ def has_marks(mol: Chem.Mol | str) -> bool:
 
 
 def without_stereo(mol: Chem.Mol) -> Chem.Mol:
-    """Return a copy of a molecule without stereo, isotopes, atom map numbers and hydrogen atoms."""
+    """Return a copy of a molecule without stereo, isotopes, atom map numbers and hydrogen atoms.
+
+    Args:
+        mol: A sanitized molecule, which stays as it is.
+    """
     mol = Chem.Mol(mol)
     hydrogens = False
     for atom in mol.GetAtomsMatchingQuery(_LABELLED):
@@ -293,6 +303,9 @@ def named_graph(
         vocabulary: Allowed categories; None for any.
         max_atoms: Largest number of heavy atoms.
         exact: False to accept molecules that change on the way to their graph and back.
+
+    Returns:
+        The graph, its atoms numbered depth-first from the first atom of the canonical SMILES.
 
     Raises:
         MoleculeNotRepresentable: The molecule has no such graph.
@@ -419,6 +432,9 @@ def graph_to_molecule(node_types, edges, bond_types, vocabulary: MoleculeVocabul
         edges: Pairs of node numbers, each edge once, (m, 2).
         bond_types: Edge categories, (m,).
         vocabulary: Meaning of the categories.
+
+    Returns:
+        A molecule whose atom k is node k; it may be invalid.
     """
     types = [Chem.BondType.names[name] for name in vocabulary.bond_types]
     atoms = [vocabulary.atoms[k] for k in np.asarray(node_types).tolist()]
@@ -433,6 +449,9 @@ def plain_molecule(atoms, edges, types) -> Chem.Mol:
         atoms: `AtomCategory` of each atom; aromatic marks are ignored.
         edges: Pairs of atom numbers, one for each bond.
         types: RDKit's `BondType` of each bond.
+
+    Returns:
+        A molecule with the atoms in this order; it may be invalid.
     """
     mol = Chem.RWMol()
     for category in atoms:

@@ -56,6 +56,9 @@ def valence_only(mol: Chem.Mol) -> str | None:
 
     Args:
         mol: The molecule, unsanitized and left as it is. It may be disconnected.
+
+    Returns:
+        The SMILES of all its fragments, with the charges that were added.
     """
     if not mol.GetNumAtoms():
         return None
@@ -116,6 +119,9 @@ def read_unsanitized(sample: Chem.Mol | str | None) -> Chem.Mol | None:
 
 def validity_row(checked: CheckedMolecule) -> dict[str, Any]:
     """Describe a molecule under the conventions "strict" and "largest_fragment".
+
+    Args:
+        checked: What `graphcnf.molecules.validity.check_molecule` returns.
 
     Returns:
         `smiles` (canonical without stereo if valid, else unsanitized, None if RDKit cannot write

@@ -153,7 +153,11 @@ class Filters:
         """Return these filters with the catalogues of a search that has "reactive" by default.
 
         Args:
-            alerts: Further catalogues; "none" for those of these filters alone.
+            alerts: Further catalogues beside "reactive"; None for "reactive" alone, "none" for the
+                catalogues of these filters alone.
+
+        Returns:
+            A copy of these filters with the catalogues of both.
 
         Raises:
             UserError: There is no such catalogue.
@@ -296,7 +300,11 @@ class Funnel:
         return self._patience * (PATIENCE_FACTOR if strict else 1)
 
     def passes(self, molecule: Chem.Mol) -> bool:
-        """Return True if a sanitized molecule passes the filters, and count it in `outcomes`."""
+        """Return True if a sanitized molecule passes the filters, and count it in `outcomes`.
+
+        Args:
+            molecule: A sanitized molecule; a repeated one counts again.
+        """
         refusal = self.filters.refusal(molecule, self.given)
         self.outcomes[refusal] += 1
         return not refusal
@@ -308,6 +316,9 @@ class Funnel:
 
         Args:
             tries: For each try, the hashes of its molecules, with the item to be yielded for each.
+
+        Yields:
+            The item of each molecule whose hash is new, in the order of the tries.
         """
         idle, since = 0, time.monotonic()
         for molecules in tries:
@@ -339,6 +350,9 @@ class Funnel:
         Args:
             kind: What the molecules are called.
             size: Number of molecules that a try draws.
+
+        Returns:
+            A clause for the message of an error.
         """
         passed = passing_text(self.filters.checks, self.outcomes)
         return (

@@ -43,6 +43,9 @@ EVIDENCE_SIZE = 250
 def features(smiles: str) -> tuple[np.ndarray, np.ndarray]:
     """Compute the features of a molecule that the kernels compare.
 
+    Args:
+        smiles: A SMILES that RDKit can read.
+
     Returns:
         Fingerprints of circular environments and of atom pairs, packed, (2 * BITS / 8,) uint8; and
         D descriptors (logP, polar surface, numbers of atoms and rings, ...), each divided by about
@@ -100,7 +103,11 @@ class GaussianProcess:
         _, self._factor, self._dual, self._variance = _fit(kernels, y, self.weights, self.noise)
 
     def mean(self, smiles: Sequence[str]) -> np.ndarray:
-        """Return the expected values of M molecules, (M,)."""
+        """Return the expected values of M molecules, (M,), in the unit of the known values.
+
+        Args:
+            smiles: M SMILES that RDKit can read.
+        """
         return self._centre + self._scale * (self._cross(smiles) @ self._dual)
 
     def predict(self, smiles: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -121,7 +128,11 @@ class GaussianProcess:
         return self._centre + self._scale * (cross @ self._dual), self._scale * deviation
 
     def similarities(self, smiles: Sequence[str]) -> np.ndarray:
-        """Return Tanimoto similarities (circular environments) to the known molecules, (M, N)."""
+        """Return Tanimoto similarities (circular environments) to the known molecules, (M, N).
+
+        Args:
+            smiles: M SMILES that RDKit can read.
+        """
         return similarities(_arrays(smiles)[0], self._known[0])
 
     @property

@@ -15,6 +15,9 @@ def hash_each(smiles: Iterable[str]) -> np.ndarray:
     """Return the 8-byte BLAKE2b hash of every SMILES, (M,) uint64 (bytes read as little-endian).
 
     Among a million different molecules, the probability of any collision is 3e-8.
+
+    Args:
+        smiles: M canonical SMILES; two spellings of one molecule have different hashes.
     """
     digests = b"".join(blake2b(s.encode(), digest_size=8).digest() for s in smiles)
     return np.frombuffer(digests, dtype="<u8").astype(np.uint64)

@@ -29,6 +29,9 @@ def vocabulary_of(model: GraphModel, name: str = "model") -> MoleculeVocabulary:
         model: The model.
         name: Its name, for messages.
 
+    Returns:
+        The vocabulary: what each node and edge category of the model stands for.
+
     Raises:
         UserError: The metadata hold no vocabulary, or one of another size than the model, or
             something that would fail when it is used.
@@ -55,6 +58,9 @@ def vocabulary_of(model: GraphModel, name: str = "model") -> MoleculeVocabulary:
 
 def codec_problem(model: GraphModel) -> str:
     """Return why a model cannot score given molecules: it was trained with another codec.
+
+    Args:
+        model: A model of molecules, whose metadata name the version of its codec.
 
     Returns:
         A message; "" if the model can score molecules.

@@ -344,6 +344,13 @@ class MoleculeFlow:
                 each the lowest and highest number of what is added
                 (`graphcnf.design.additions.AddedLimits`); `alerts`, names of further catalogues of
                 alerts beside "reactive", or "none" for molecules with reactive groups as well.
+
+        Returns:
+            n molecules, all valid.
+
+        Raises:
+            UserError: The fragment is unreadable or does not suit the task, an argument is out of
+                range, or nothing new is found for long.
         """
         from graphcnf.design.growing import grow
 
@@ -361,6 +368,13 @@ class MoleculeFlow:
             stereo: True to keep the stereo marks of unchanged atoms and draw the others.
             **options: Options of `graphcnf.design.analogues.analogs_of`, such as `keep`, `similar`
                 and `filters`; `alerts` as in `grow`.
+
+        Returns:
+            n molecules, all valid.
+
+        Raises:
+            UserError: The model cannot represent the molecule, an argument is out of range, or
+                nothing new is found for long.
         """
         from graphcnf.design.analogues import draw_analogues
 
@@ -458,6 +472,9 @@ class MoleculeFlow:
         The acids and bases in `charge_states` are charged, others neutral; see
         `graphcnf.molecules.standardize.parse_standardized`.
 
+        Args:
+            molecule: SMILES of the molecule.
+
         Raises:
             MoleculeNotRepresentable: RDKit cannot read or standardize the SMILES.
         """
@@ -472,6 +489,9 @@ class MoleculeFlow:
         Args:
             graphs: M graphs, as the method `graphs` returns them.
             orders: Number of numberings whose probabilities are summed, see `log_prob`.
+
+        Returns:
+            Lower bounds on the log-probabilities, (M,) float64; stereo marks are not part of them.
         """
         # The same noise for every molecule, so that its value does not depend on the others.
         records = np.zeros(len(graphs), dtype=int)

@@ -159,7 +159,10 @@ NO_PREDICTORS: Predictors = {}
 def similarity_to(mol: Chem.Mol) -> Callable[[Chem.Mol], float]:
     """Return a function from a molecule to its Tanimoto similarity to `mol`, in [0, 1].
 
-    Fingerprints are `ECFP4`. Both molecules are sanitized.
+    Fingerprints are `ECFP4`: Morgan of radius 2, 2,048 bits, without chirality and counts.
+
+    Args:
+        mol: A sanitized molecule, as those that the function is called with.
     """
     own = ECFP4.GetFingerprint(mol)
     return lambda other: TanimotoSimilarity(own, ECFP4.GetFingerprint(other))
@@ -184,6 +187,9 @@ def similarities(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 def parse_names(text: str) -> tuple[str, ...]:
     """Return the distinct property names in text such as "qed,sa", in their order.
+
+    Args:
+        text: Names of `PROPERTIES`, separated by commas.
 
     Raises:
         UserError: There is no such property, or RDKit cannot compute it here.
@@ -278,6 +284,9 @@ class Requirement:
         """Read a chain of numbers and property names with `< <= > >= == !=` between them.
 
         Names are not checked: they may be those of predicted properties, see `check_names`.
+
+        Args:
+            text: The comparison, such as "qed > 0.6" or "200 <= weight < 500".
 
         Raises:
             UserError: The text is no such comparison, names no property, or no value of a property
@@ -422,7 +431,11 @@ class Feature:
     def mean(self, smiles: Iterable[str]) -> float:
         """Return the mean over valid SMILES; those without a finite value do not count.
 
-        NaN if none has a finite value.
+        Args:
+            smiles: SMILES that RDKit can read.
+
+        Returns:
+            The mean, or share of molecules if `share` is True; NaN if none has a finite value.
         """
         with quiet():
             values = np.array([self.value(Chem.MolFromSmiles(s)) for s in smiles], dtype=float)

@@ -103,9 +103,12 @@ def review(
     """Cluster molecules, and find their alerts and the nearest known molecules.
 
     Args:
-        molecules: Valid SMILES.
+        molecules: M valid SMILES.
         scores: By what the molecules are ranked, higher is better; None for their QED.
         known: SMILES of known molecules; those that RDKit cannot read are passed over.
+
+    Returns:
+        The review, in which molecule k is `molecules[k]`.
 
     Examples:
         >>> found = review(["CCO", "CCCO", "O=CCl"], known=["CCN"])

@@ -209,7 +209,8 @@ def percentiles(
     percentile, which is then an upper bound.
 
     Args:
-        table: Groups of sizes with their quantiles, as `likelihood_quantiles` returns them.
+        table: Groups of sizes with their quantiles, as `likelihood_quantiles` returns them; [] if
+            the model stores none.
         sizes: Numbers of atoms, (M,).
         bits: Bits per atom given the size, (M,).
 

@@ -113,6 +113,9 @@ def charge_states_of(flow: MoleculeFlow) -> frozenset[str]:
 
     It is asked for the log-probabilities of the example molecules `Group.probes`.
 
+    Args:
+        flow: The model.
+
     Returns:
         Names of `GROUPS`: some of "acid" and "amine".
     """
@@ -159,6 +162,9 @@ def deviation_notes(
         states: Names of the `GROUPS` that are charged in the model's data; None to ignore charges.
         marked: True if the model has a density of stereo marks, and so only loses the marks that
             `graphcnf.stereo.marks.dropped_marks` names.
+
+    Returns:
+        Sentences for the user; [] if there is nothing to note.
     """
     lost, marks, groups, losers = Counter[str](), Counter[str](), Counter[str](), 0
     with quiet():
@@ -205,6 +211,9 @@ def parse_standardized(smiles: str, states: frozenset[str] = frozenset()) -> Che
         smiles: The SMILES.
         states: Which of "acid" and "amine", the names of the `GROUPS`, become charged; all other
             acids and bases become neutral.
+
+    Returns:
+        A sanitized molecule of one fragment.
 
     Raises:
         UnparsableSmiles: RDKit cannot read or standardize the SMILES.

@@ -80,7 +80,11 @@ class Quality(NamedTuple):
         return 1 - float(errors / ((self.measured - self.measured.mean()) ** 2).sum())
 
     def covered(self, probability: float) -> float:
-        """Return the share of values in the central interval that has this probability."""
+        """Return the share of values in the central interval that has this probability.
+
+        Args:
+            probability: Between 0 and 1, such as 0.8.
+        """
         from scipy.stats import norm
 
         width = norm.ppf((1 + probability) / 2)
@@ -139,7 +143,8 @@ class Surrogate:
 
         Args:
             name: Name of the column.
-            values: Value of each member by canonical SMILES without stereo.
+            values: Value of each member, in the unit of the column, by canonical SMILES without
+                stereo.
             bound: See `Surrogate`.
         """
         smiles = sorted(values)
@@ -195,7 +200,11 @@ class Surrogate:
         return mean + shift * deviation
 
     def predictions(self, smiles: Sequence[str]) -> np.ndarray:
-        """Return the predicted means of M molecules, given as SMILES without stereo, (M,)."""
+        """Return the predicted means of M molecules, (M,), in the unit of the column.
+
+        Args:
+            smiles: M SMILES without stereo.
+        """
         parts = [self.process.mean(part) for part in chunked(smiles, CHUNK)]
         return np.concatenate([np.empty(0), *parts])
 
@@ -204,6 +213,10 @@ class Surrogate:
 
         The members are cut into `FOLDS` random folds, and each fold is predicted by a surrogate
         that was fitted to the others.
+
+        Returns:
+            Measured and predicted values of all members, from which R² and the share of values in
+            predicted intervals follow.
         """
         values, count = np.array(self.values), len(self.values)
         fold = np.random.default_rng(0).permutation(count) % FOLDS
@@ -274,6 +287,12 @@ def sentence(surrogate: Surrogate, quality: Quality) -> str:
 
 def surrogates_of(model: GraphModel) -> dict[str, Surrogate]:
     """Return the surrogates that `give_surrogate` has stored in a model, by column.
+
+    Args:
+        model: A model of molecules.
+
+    Returns:
+        `{name of the measured column: its surrogate}`; {} for a model without any.
 
     Raises:
         UserError: The data are damaged.

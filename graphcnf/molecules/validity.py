@@ -40,7 +40,7 @@ def sanitize(mol: Chem.Mol, bare: bool = False) -> Chem.Mol | None:
     """Return a sanitized copy without stereo, None if RDKit refuses the molecule.
 
     Args:
-        mol: Molecule.
+        mol: Molecule, which stays as it is; it may have several fragments.
         bare: True to save time, if it has no stereo, isotopes, atom map numbers and hydrogen atoms.
     """
     mol = Chem.Mol(mol)
@@ -78,7 +78,11 @@ def strict(mol: Chem.Mol) -> str | None:
 
 
 def readable_smiles(mol: Chem.Mol | None) -> str | None:
-    """Return the canonical SMILES of a sanitized molecule; None if RDKit cannot read it again."""
+    """Return the canonical SMILES of a sanitized molecule; None if RDKit cannot read it again.
+
+    Args:
+        mol: A sanitized molecule; None is passed on, so that what `strict_molecule` returns fits.
+    """
     if mol is None:
         return None
     text = Chem.MolToSmiles(mol)
@@ -114,7 +118,7 @@ def check_graphs(graphs: PackedGraphs, vocabulary: MoleculeVocabulary) -> list[C
         vocabulary: Meaning of their categories.
 
     Returns:
-        M molecules.
+        M molecules, in the order of the graphs; `smiles` is None for those that are not valid.
     """
     bare = all(category.symbol != "H" for category in vocabulary.atoms)
     every = map(graphs.graph, range(len(graphs)))

@@ -63,7 +63,8 @@ class AtomCategory(NamedTuple):
 
         Args:
             atom: RDKit atom.
-            tell_aromatic: True to mark an aromatic atom as such.
+            tell_aromatic: True to mark an aromatic atom as such; False for categories that do not
+                tell, of which the Kekulé structure is what counts.
         """
         aromatic = tell_aromatic and atom.GetIsAromatic()
         return cls(atom.GetSymbol(), atom.GetFormalCharge(), aromatic)

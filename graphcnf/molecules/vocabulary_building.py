@@ -30,6 +30,9 @@ def extend_vocabulary(known: MoleculeVocabulary, data: MoleculeVocabulary) -> Mo
     Args:
         known: The vocabulary, whose categories keep their numbers.
         data: The other one.
+
+    Returns:
+        The vocabulary of both; equal to `known` if that has all categories of `data`.
     """
     atoms = [atom for atom in data.atoms if atom not in known.atom_index]
     bonds = [bond for bond in data.bonds if bond not in known.bond_index]
@@ -40,6 +43,12 @@ def bond_orders(vocabulary: MoleculeVocabulary) -> list[int]:
     """Return the bond order of each bond category.
 
     It is 1 for types without an order, such as dative bonds.
+
+    Args:
+        vocabulary: The vocabulary.
+
+    Returns:
+        Whole numbers, by bond category; of aromatic ones the order in the Kekulé structure.
     """
     return [ORDERS.get(bond, 1) for bond in vocabulary.bond_types]
 
@@ -49,6 +58,9 @@ def merge_aromatic(vocabulary: MoleculeVocabulary) -> tuple[list[int], list[int]
 
     By these lists, environments of atoms tell neighbours apart by element and charge, and bonds by
     their type in the Kekulé structure, but not by what is aromatic: `c` is merged with `C`.
+
+    Args:
+        vocabulary: The vocabulary; without aromatic categories each one stands for itself.
 
     Returns:
         A number of an atom category for each atom category, and of a bond category for each bond
