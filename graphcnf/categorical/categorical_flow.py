@@ -47,12 +47,19 @@ class Bound:
         Args:
             log_flow: log p(z) of the latents of `encoded`, (B,) nats.
             encoded: Draw of the encoder.
+
+        Returns:
+            The bound, with log p(x|z) and log q(z|x) of `encoded`.
         """
         return cls(log_flow, encoded.log_posterior, encoded.log_encoder, encoded.correct)
 
     @classmethod
     def exact(cls, value: Tensor) -> Bound:
-        """Return an exact log-probability `value` (B,) as a bound without encoder terms."""
+        """Return an exact log-probability as a bound, whose other terms are 0.
+
+        Args:
+            value: log p(x), (B,) nats.
+        """
         zero = torch.zeros_like(value)
         return cls(value, zero, zero, torch.ones_like(value))
 
@@ -122,6 +129,9 @@ class CategoricalFlow(nn.Module):
         Args:
             x: Categories, (B, L) or (B, L, V), integers.
             context: Mask and other inputs of encoding and flow.
+
+        Returns:
+            The terms, (B,) nats each; their mean over draws, `Bound.value`, is at most log p(x).
 
         Raises:
             ValueError: if categories or mask have a wrong shape, type or value (`Encoding.check`).

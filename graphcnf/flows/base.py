@@ -25,6 +25,11 @@ def record_generators(seed: int | tuple, first: int, count: int) -> list[np.rand
     A generator depends on nothing but the seed and the number of its record: Philox, a
     counter-based generator, with a key made of both.
 
+    Args:
+        seed: seed of the series, an integer or a tuple of integers from 0 on.
+        first: number of the first record, from 0.
+        count: number of records.
+
     Examples:
         >>> third = record_generators(0, 2, 1)[0].random()
         >>> record_generators(0, 0, 5)[2].random() == third
@@ -122,7 +127,14 @@ class BaseDensity(nn.Module):
     """Factorized density of the latents of a flow; subclasses write `log_density` and `sample`."""
 
     def log_density(self, z: Tensor) -> Tensor:
-        """Return the log-density of every element of ``z`` in nats."""
+        """Return the log-density of every element of ``z``, without a sum over elements.
+
+        Args:
+            z: latents, ``(B, ..., D)``.
+
+        Returns:
+            Nats, of the shape of ``z``.
+        """
         raise NotImplementedError
 
     def log_prob(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -142,8 +154,11 @@ class BaseDensity(nn.Module):
 
         Args:
             shape: shape of the result, ``(B, ..., D)``.
-            temperature: factor of the latents.
-            **options: ``mask``, ``generator``, ``device`` and ``dtype`` of `draw_normal`.
+            temperature: factor of the latents; below 1, samples of the flow are more probable.
+            **options: ``mask``, ``generator``, ``device`` and ``dtype`` of `draw_uniform`.
+
+        Returns:
+            ``(B, ..., D)``, 0 where masked.
         """
         raise NotImplementedError
 

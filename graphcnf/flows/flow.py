@@ -41,6 +41,8 @@ class Flow(nn.Module):
     def log_prob(self, x: Tensor, context: Context = Context()) -> Tensor:
         """Return log p(x) in nats, ``(B,)``; a draw of a lower bound if the flow is not exact.
 
+        p(x) is a density in the units of the data, so that its logarithm may be above 0.
+
         Args:
             x: Data, ``(B, ..., D)``.
             context: Mask of real entries, features that the networks see, and more.
@@ -52,8 +54,11 @@ class Flow(nn.Module):
         """Draw samples.
 
         Args:
-            shape: Shape ``(B, ..., D)`` of the result.
+            shape: Shape ``(B, ..., D)`` of the latents that are drawn.
             context: Its temperature multiplies the latents; its generator draws them.
+
+        Returns:
+            Data, ``(B, ..., D')``, 0 where masked.
         """
         like = next(self.parameters(), torch.empty(0))
         z = self.base.sample(

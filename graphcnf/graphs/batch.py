@@ -116,6 +116,9 @@ class PackedGraphs:
 
         Args:
             indices: Integers, which may repeat, or a mask (M,) bool.
+
+        Returns:
+            Copies of these graphs; none for an empty list.
         """
         chosen = np.arange(len(self))[np.asarray(indices, None if len(indices) else np.int64)]
         node_counts = self.node_counts[chosen]
@@ -137,6 +140,10 @@ class PackedGraphs:
         Args:
             graphs: Triples of node categories (n,), edges as pairs of node numbers (m, 2), in any
                 order and direction, and edge categories (m,).
+
+        Returns:
+            As many graphs, in their order, with the node numbers that were given. An edge that is
+            listed twice with one category is there once.
 
         Raises:
             ValueError: for more than `MAX_NODES` nodes, a self-loop, an edge to a node that does
@@ -170,7 +177,7 @@ class PackedGraphs:
 
     @classmethod
     def concatenate(cls, parts: Sequence[PackedGraphs]) -> PackedGraphs:
-        """Return the graphs of all parts as one set, in order."""
+        """Return the graphs of all parts as one set, in order; an empty set for no parts."""
         if not parts:
             return cls.from_lists([])
         return cls(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls)))
@@ -325,6 +332,9 @@ class GraphBatch:
         Raises:
             ValueError: if a graph has no node, more than "max_nodes" nodes, a category out of
                 range, or a self-loop, or if `edge_labels` is not symmetric.
+
+        Returns:
+            B graphs of at most "max_nodes" nodes.
         """
         nodes = config["max_nodes"]
         if self.mask[:, nodes:].any():
@@ -361,6 +371,9 @@ class GraphBatch:
         Args:
             order: Permutation of the nodes of each graph, (B, N) long: new node i of graph b is old
                 node `order[b, i]`.
+
+        Returns:
+            The same graphs; their mask is permuted as well, so that padding may come first.
         """
         rows = torch.arange(len(self), device=order.device)[:, None]
         labels = self.edge_labels[rows[..., None], order[:, :, None], order[:, None, :]]
@@ -374,6 +387,9 @@ class GraphBatch:
         Args:
             packed: The graphs.
             indices: Which of the graphs: integers, which may repeat, or a mask bool; None for all.
+
+        Returns:
+            The graphs, padded to the number N of nodes of the largest one, at least 1, on the CPU.
         """
         part = packed if indices is None else packed.subset(np.asarray(indices))
         # No graph at all gives a batch of width 1: networks cannot reshape one of width 0.
@@ -395,7 +411,7 @@ class GraphBatch:
             yield cls.collate(packed, range(len(packed))[start : start + size])
 
     def to_packed(self) -> PackedGraphs:
-        """Return the graphs in flat arrays."""
+        """Return the graphs in flat arrays, with edges sorted; their padding is dropped."""
         mask = self.mask.cpu().numpy()
         lower = np.tril(self.edge_labels.cpu().numpy(), -1)
         # Reversed columns make nonzero() list the nearest earlier neighbour first.

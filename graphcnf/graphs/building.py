@@ -27,7 +27,10 @@ def model_class(architecture: Any, order: str | None = None) -> type[GraphModel]
 
     Args:
         architecture: Name of the class in `GRAPH_MODELS`, such as "path".
-        order: Node order that the class must support, of `NODE_ORDERS`; None for any.
+        order: Node order that the class must support, "canonical" or "none"; None for any.
+
+    Returns:
+        The class, which is imported if it has not been.
 
     Raises:
         UserError: if there is no such name or node order, or the class does not support the order.
@@ -73,6 +76,10 @@ def model_for_graphs(
         support: False to leave out the rules of the model.
         **arguments: Further arguments of the class.
 
+    Returns:
+        The model with initial weights, in training mode; its prior of sizes is the frequencies in
+        `graphs`.
+
     Raises:
         UserError: if there are no graphs, or the model cannot represent them.
     """
@@ -97,6 +104,13 @@ def with_arguments(model: GraphModel, **arguments: Any) -> GraphModel:
 
     Weights that both have are copied; further ones have their initial values. Of a tensor that has
     become wider, the further columns are 0.
+
+    Args:
+        model: The model, which stays as it is.
+        **arguments: Arguments of its constructor by name.
+
+    Returns:
+        The copy, on the same device and in the same mode, with the metadata of `model`.
     """
     other = model.rebuild({**model.config, **arguments}).to(model.device)
     weights = other.state_dict()
@@ -120,7 +134,11 @@ def with_conditions(model: GraphModel, conditions: list[dict[str, Any]]) -> Grap
 
     Args:
         model: The model, which keeps the conditions that it has.
-        conditions: The further conditions, as `condition_statistics` describes them.
+        conditions: The further conditions, as `graphcnf.graphs.conditions.condition_statistics`
+            describes them.
+
+    Returns:
+        The copy, whose `conditions` are those of `model` and then the further ones.
 
     Raises:
         UserError: if the architecture takes no conditions.
@@ -142,7 +160,10 @@ def has_rules(model: GraphModel) -> bool:
 def without_rules(model: GraphModel) -> GraphModel:
     """Return a copy of a model without its rules, which are not learned by training.
 
-    The rule of "path" limits sums of edge weights.
+    The rule of "path" limits sums of edge weights, or the environments of nodes.
+
+    Args:
+        model: The model, which stays as it is.
 
     Raises:
         UserError: if the model has no rule.

@@ -50,7 +50,15 @@ class GraphCode(Protocol):
         """Return which of `PARTS` variable k of a node describes."""
 
     def encode(self, batch: GraphBatch) -> tuple[Tensor, Tensor]:
-        """Return codes (B, N, V) long, 0 at padding, and which graphs have a code, (B,) bool."""
+        """Write graphs as codes, in the node order of the batch.
+
+        Args:
+            batch: B graphs.
+
+        Returns:
+            Codes (B, N, V) long, 0 at padding, and which graphs have a code, (B,) bool; the codes
+            of the others mean nothing.
+        """
 
     def decode(self, x: Tensor, mask: Tensor) -> GraphBatch:
         """Return the graphs with the codes x (B, N, V) and the real nodes `mask` (B, N)."""

@@ -185,6 +185,9 @@ class GraphModel(Pretrained, ABC):
             mask: True for real nodes, (B, N) bool.
             generator: torch generator, or one numpy generator per graph; None for torch's global
                 generator.
+
+        Returns:
+            Tensors (B, ..., D) by name, of the names and shapes that `to_latents` returns.
         """
 
     @abstractmethod
@@ -205,6 +208,9 @@ class GraphModel(Pretrained, ABC):
             mask: True for real nodes, (B, N) bool.
             temperature: Below 1, graphs are more probable.
             generator: Source of random numbers, where decoding draws any; as in `base_sample`.
+
+        Returns:
+            B graphs. Rules of some models leave a graph smaller than its mask.
         """
 
     # It may override these.
@@ -229,7 +235,14 @@ class GraphModel(Pretrained, ABC):
         return (cls,)
 
     def knows(self, batch: GraphBatch) -> Tensor:
-        """Return True for each graph that the model can represent, (B,) bool."""
+        """Return True for each graph that the model can represent, (B,) bool.
+
+        By default these are all graphs with a node. One that is represented may still have the
+        probability 0.
+
+        Args:
+            batch: B graphs that fit the sizes and categories of the model.
+        """
         return batch.mask.any(1)
 
     def estimate(self, batch: GraphBatch) -> dict[str, Bound]:
@@ -287,6 +300,9 @@ class GraphModel(Pretrained, ABC):
         Args:
             batch: B graphs, in the node order that the model needs.
 
+        Returns:
+            Natural logarithms of probabilities, never above 0, (B,).
+
         Raises:
             ValueError: if a graph does not fit the model.
         """
@@ -328,6 +344,9 @@ class GraphModel(Pretrained, ABC):
             **options: `temperature` (below 1, graphs are more probable) and `generator` (source of
                 random numbers, see `sample`).
 
+        Returns:
+            B graphs of at most N nodes.
+
         Raises:
             ValueError: if a graph is too large for the model.
             UserError: if the mask is not boolean, or the latents do not have the names and shapes
@@ -360,11 +379,14 @@ class GraphModel(Pretrained, ABC):
             temperature: Below 1, graphs are more probable.
             generator: torch generator, or a list of one numpy generator per graph; None for torch's
                 global generator.
-            condition_values: Values of the conditions of the graphs, (B, P), NaN where unknown;
-                None for none.
+            condition_values: Values of the P conditions of the graphs, each in its own unit, (B,
+                P), NaN where unknown; None for none.
+
+        Returns:
+            B graphs, padded to the largest of the numbers.
 
         Raises:
-            UserError: for numbers of nodes or a temperature out of range.
+            UserError: for numbers of nodes or a temperature out of range, or no number at all.
             ValueError: for conditions of a model that takes none.
         """
         if not len(node_counts):
@@ -408,6 +430,9 @@ class GraphModel(Pretrained, ABC):
         Args:
             name_or_folder: Name of shipped weights, such as "zinc250k", or path of the folder.
             device: Device of the model.
+
+        Returns:
+            The model in evaluation mode, of the class that its `config.json` names.
 
         Raises:
             UserError: if there is no such model, or a file is damaged.
@@ -476,7 +501,7 @@ class StochasticModel(GraphModel):
 
         Args:
             batch: B graphs that `knows` accepts, in the node order that the model needs.
-            samples: Number of draws whose probabilities are averaged.
+            samples: Number of draws whose probabilities are averaged, at least 1.
             noise: Tape that records the random draws, or replays them; None for no tape.
 
         Raises:

@@ -29,7 +29,11 @@ from graphcnf.torch_state import evaluated
 
 
 def condition_row(values: Sequence[float | None]) -> Tensor:
-    """Return the values of the P conditions of a graph as a tensor (1, P), with NaN for None."""
+    """Return the values of the P conditions of a graph as a tensor (1, P), with NaN for None.
+
+    Args:
+        values: P values, each in the condition's own unit.
+    """
     return torch.tensor([[math.nan if v is None else float(v) for v in values]])
 
 
@@ -116,8 +120,11 @@ def sample_records(
         seed: Seed of the sample.
         temperature: Below 1, graphs are more probable.
         size_range: Lowest and highest number of nodes; None for all sizes of the training data.
-        condition_values: Values of the conditions of all records, (P,), None for an unknown one;
-            None for none.
+        condition_values: Values of the conditions of all records, each in its own unit, (P,), None
+            for an unknown one; None for none.
+
+    Returns:
+        The graphs in the order of `records`.
 
     Raises:
         UserError: if an argument is out of range.

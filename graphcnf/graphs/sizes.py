@@ -126,6 +126,9 @@ def log_prob_of_sizes(log_probs: Tensor, sizes: Tensor) -> Tensor:
         log_probs: Log-probabilities of the sizes 0, 1, ...: one row (1, S) for all records, or a
             row for each record (B, S).
         sizes: Sizes, (B,) long.
+
+    Returns:
+        (B,) nats, of the type of `log_probs`.
     """
     known = sizes.clamp(0, log_probs.shape[1] - 1)
     found = log_probs.expand(len(sizes), -1).gather(1, known[:, None])[:, 0]
