@@ -26,7 +26,10 @@ PLAIN = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
 def expand_user(path: str | Path) -> Path:
-    """Expand a leading ~ or ~name of a path.
+    """Expand a leading ~ or ~name of a path; return any other path as it is.
+
+    Args:
+        path: Path that a user gives.
 
     Raises:
         UserError: if there is no user of this name.
@@ -66,6 +69,9 @@ def open_input(path: str | Path, limit: int | None = None) -> BinaryIO:
     Args:
         path: The file.
         limit: Largest size in bytes; None for no limit.
+
+    Returns:
+        The open file, which the caller closes.
 
     Raises:
         OSError: The file is missing, too large, or a folder, pipe or device.

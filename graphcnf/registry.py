@@ -23,7 +23,11 @@ from graphcnf.errors import UserError, suggest
 
 
 def load(address: str) -> Any:
-    """Return the object at an address "module:name", after importing the module."""
+    """Return the object at an address, after importing its module.
+
+    Args:
+        address: "module:name", from code or an entry point; never from a file.
+    """
     module, _, name = address.partition(":")
     return getattr(import_module(module), name)
 
@@ -84,6 +88,9 @@ def exported(package: str, homes: Mapping[str, str]) -> tuple[Callable, Callable
     Args:
         package: Name of the package.
         homes: For each name that the package exports, its module, relative to the package.
+
+    Returns:
+        The two functions, and the names in the order of `homes`.
     """
 
     def getattribute(name: str) -> Any:

@@ -29,6 +29,9 @@ def to_networkx(
     Args:
         graphs: The graphs.
         vocabulary: Names of the categories; None for their numbers.
+
+    Returns:
+        A graph for each, whose nodes and edges have their category in the attribute "label".
     """
     found = []
     for k in range(len(graphs)):
@@ -47,11 +50,11 @@ def to_networkx(
 def from_networkx(
     graphs: Iterable[nx.Graph], vocabulary: MoleculeVocabulary | None = None
 ) -> PackedGraphs:
-    """Pack graphs that `to_networkx` returned, or others with the attribute `LABEL`.
+    """Pack graphs that `to_networkx` returned, or others with the attribute `LABEL` ("label").
 
     Args:
-        graphs: The graphs; their nodes keep their order. Without an attribute, every node or edge
-            has category 0, which molecules must not lack.
+        graphs: The graphs; their nodes keep their order. A node or edge without the attribute has
+            the label 0: category 0 without a vocabulary, and refused with one.
         vocabulary: Names of the categories; None if the attribute holds their numbers.
 
     Raises:

@@ -34,6 +34,9 @@ def listed(data: Iterable[Data]) -> list[Data]:
 
     Args:
         data: A list, a `Batch` or a `Dataset` of `Data`.
+
+    Returns:
+        The `Data`, in their order; not copies.
     """
     from torch_geometric.data import Batch
 
@@ -80,6 +83,10 @@ def from_pyg(data: Iterable[Data]) -> PackedGraphs:
         data: List, `Batch` or `Dataset` of `Data` with categories in `x` and `edge_attr`; without
             `edge_attr` every edge has category 0. Each edge is given in one direction or in both.
 
+    Returns:
+        As many graphs, with the node numbers that they have; positions and further attributes of
+        `Data` are dropped.
+
     Raises:
         ValueError: for attributes that are missing or of other shapes, and as in
             `PackedGraphs.from_lists`.
@@ -98,6 +105,9 @@ def to_pyg(graphs: PackedGraphs, smiles: Sequence[str | None] | None = None) -> 
     Args:
         graphs: The graphs.
         smiles: SMILES of each graph, which become the attribute `smiles`; None for none.
+
+    Returns:
+        A `Data` for each graph: `x` (n,), `edge_index` (2, 2 m) and `edge_attr` (2 m,), all long.
     """
     found = [data_of(*graphs.graph(k)) for k in range(len(graphs))]
     for data, text in zip(found, smiles or (), strict=smiles is not None):
@@ -112,6 +122,10 @@ def data_of(nodes: ArrayLike, edges: ArrayLike, kinds: ArrayLike) -> Data:
         nodes: Node categories (n,), which become `x`, long.
         edges: Pairs of node numbers (m, 2), each edge once.
         kinds: Edge categories (m,), which become `edge_attr` (2 m,), long.
+
+    Returns:
+        The graph; its `edge_index` (2, 2 m) has all edges in the given direction, then all in the
+        other one.
     """
     from torch_geometric.data import Data
 
@@ -133,6 +147,9 @@ def smiles_of(
         data: List, `Batch` or `Dataset` of `Data`.
         vocabulary: Meaning of categories in `x` and `edge_attr`, such as that of a `MoleculeFlow`;
             None if there are none.
+
+    Returns:
+        A SMILES for each graph: of the attribute `smiles` as it is, unchecked; else canonical.
 
     Raises:
         UserError: A graph has none of the three.

@@ -65,7 +65,10 @@ def activity(*, protein: str) -> Callable[[Chem.Mol], float]:
     """Return a score: predicted probability of activity at a protein, in [0, 1]; needs molscore.
 
     Args:
-        protein: A name in `FILES`.
+        protein: "drd2", "gsk3b" or "jnk3".
+
+    Returns:
+        Function of a sanitized molecule.
 
     Raises:
         UserError: The protein is unknown, molscore is not installed, or its file has another

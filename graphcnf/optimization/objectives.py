@@ -209,6 +209,9 @@ def gaussian(value: float, centre: float, width: float) -> float:
         value: The value.
         centre: The wanted value, whose score is 1.
         width: Distance at which the score falls to exp(-1/2) = 0.61, above 0.
+
+    Returns:
+        The score, in [0, 1].
     """
     deviation = (value - centre) / width
     # No power, which would raise OverflowError far away.
@@ -335,6 +338,9 @@ class Goal:
                 objective, `surrogate:FILE:COLUMN` for a measured column (`:lower` or `:upper` may
                 follow), `molscore:CONFIG` for a configuration of MolScore, or a benchmark's task
                 such as `pmo:qed`.
+
+        Returns:
+            The goal; of a single score one with a single objective. A `Goal` is returned as it is.
 
         Raises:
             UserError: It stands for none.
@@ -532,6 +538,9 @@ def parameters_of(score: Callable[..., Any]) -> list[str]:
 
     Args:
         score: The score. Its keyword-only arguments are its parameters.
+
+    Returns:
+        Such as ["to", "fingerprint"] of `similarity`, which a table of an objective may set.
     """
     with suppress(TypeError, ValueError):  # built in
         given = inspect.signature(score).parameters.values()

@@ -86,6 +86,9 @@ class Answer:
         Args:
             smiles: The molecule.
             error: The reason, an exception or text.
+
+        Returns:
+            An answer with the score NaN and the reason in one line.
         """
         if isinstance(error, BaseException) and not isinstance(error, Unavailable):
             error = described(error)
@@ -275,7 +278,7 @@ class Oracle:
 
     Attributes:
         folder: The folder.
-        answers: All answers, by SMILES.
+        answers: All answers by canonical SMILES, those of earlier runs in the folder included.
         calls: Number of calls made by this object.
 
     Raises:

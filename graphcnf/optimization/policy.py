@@ -136,7 +136,7 @@ class Policy:
             seed: Seed; graphs are a function of it, `sizes` and the weights.
 
         Returns:
-            Canonical SMILES without stereo marks, `count` at most.
+            Canonical SMILES without stereo marks, `count` at most; [] if no graph is valid.
         """
         molecules: dict[str, None] = {}
         for _, atoms, generators in batches_of_block(range(count), sizes, seed, BATCH):

@@ -44,6 +44,9 @@ def check_command(command: str) -> list[str]:
     Args:
         command: The command, in which quotes work as in a shell; it is not run by one.
 
+    Returns:
+        The program as given, then each argument.
+
     Raises:
         UserError: It cannot be read, or there is no such program.
     """

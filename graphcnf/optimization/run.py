@@ -564,6 +564,9 @@ def run_identity(
         seed: Seed of the search.
         start: SMILES that are scored first.
         rules: Fragment, filters and whether there is stereo, as JSON values.
+
+    Returns:
+        Hexadecimal digits. A run in a folder goes on only if they are the same.
     """
     content = {
         "goal": goal.identity,

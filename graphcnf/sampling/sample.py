@@ -560,6 +560,9 @@ def first_blocks(number: int, together: int = 1) -> Iterator[range]:
     Args:
         number: Number of records.
         together: Number of blocks that are drawn together.
+
+    Yields:
+        Ranges of record numbers, from 0 on without gaps; none if `number` is 0.
     """
     needed = takewhile(lambda block: block.start < number, blocks(0, together))
     return (range(block.start, min(block.stop, number)) for block in needed)
@@ -574,7 +577,10 @@ def sampling_processes(model: GraphModel, records: float, workers: Workers = Non
         model: Model to draw from.
         records: Number of graphs that are about to be drawn.
         workers: Largest number of processes, or a cluster; None for one per core if that is worth
-            their start.
+            their start, of `WORTHWHILE` (1,000) records for each.
+
+    Returns:
+        The number, at least 1; a cluster as it is.
     """
     if workers is not None and not isinstance(workers, int):
         return workers

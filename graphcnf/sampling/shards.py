@@ -302,6 +302,10 @@ def totals(shards: Sequence[ShardFile]) -> SampleCounts:
 
     Args:
         shards: The shards. A molecule that several have written counts as often in `reached`.
+
+    Returns:
+        Counts of the whole sample; `seconds` is the sum over shards, also of those that were drawn
+        at the same time.
     """
     counts = SampleCounts()
     for _, shard in shards:
@@ -316,6 +320,9 @@ def merged(shards: Sequence[ShardFile], counts: SampleCounts, *, unique: bool) -
         shards: The shards in the order of their records.
         counts: Counts whose `written` is set to the number of records so far.
         unique: Leave out repeats of a molecule; graphs without SMILES stay.
+
+    Yields:
+        A header, if files of this kind have one, then the text of each record with its line break.
 
     Raises:
         UserError: A shard changes while it is read.

@@ -277,6 +277,9 @@ def open_text(path: Path, convert: Conversion = None) -> Iterator[TextIO]:
     Args:
         path: The file, which is replaced.
         convert: Conversion of the text; None if the file is the text.
+
+    Yields:
+        The stream, in UTF-8, with line breaks as they are written.
     """
     text = path if convert is None else path.with_name(f"{path.name}.text")
     try:
@@ -298,6 +301,9 @@ def open_lines(path: Path) -> Iterator[Iterable[str]]:
 
     Args:
         path: The file.
+
+    Yields:
+        The lines, read while they are asked for.
 
     Raises:
         OSError: The file is missing, or no regular file.
