@@ -180,6 +180,9 @@ def assemble(
         correct: True where the most probable category is the encoded one, of the same shape.
         mask: True at real positions, (B, L), or at real variables, of the shape of `log_p`; None if
             all are real.
+
+    Returns:
+        The draw, with sums (B,) in nats and the share of `correct`.
     """
     real = torch.ones_like(correct) if mask is None else expand(mask, correct)
     wrong = (real & ~correct).flatten(1).sum(1) / real.flatten(1).sum(1).clamp(min=1)

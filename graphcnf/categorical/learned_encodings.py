@@ -48,6 +48,9 @@ def logistic_noise(shape: Sequence[int], like: Tensor, noise: Noise | None = Non
         shape: Shape of the result.
         like: Tensor that gives the result's type and device.
         noise: Tape that records the uniform numbers of the draw, or replays them; None for no tape.
+
+    Returns:
+        Independent numbers of mean 0 and scale 1 (standard deviation pi / sqrt(3)).
     """
     return logistic_quantile(draw_noise(noise, shape, device=like.device)).to(like.dtype)
 
@@ -163,7 +166,14 @@ class MixtureEncoding(Encoding):
         return u, torch.zeros_like(u[..., 0])
 
     def log_density(self, z: Tensor) -> Tensor:
-        """Return log q(z|x) (..., K) of all categories x, for latents z (..., D)."""
+        """Return the log-density log q(z|x) of latents, nats, for all categories x.
+
+        Args:
+            z: Latents, (..., D).
+
+        Returns:
+            (..., K), by category.
+        """
         mean, log_scale = self.mean, self.log_scale
         u = (z.to(mean.dtype).unsqueeze(-2) - mean) * torch.exp(-log_scale)
         x = torch.arange(self.cardinalities, device=z.device).expand(u.shape[:-1])
@@ -172,7 +182,14 @@ class MixtureEncoding(Encoding):
         return log_q.reshape(u.shape[:-1]) - log_scale.sum(-1)
 
     def log_posterior(self, z: Tensor) -> Tensor:
-        """Return log p(x|z) (..., K) of all categories x, for latents z (..., D)."""
+        """Return the log-probability log p(x|z) of all categories x given latents, nats.
+
+        Args:
+            z: Latents, (..., D).
+
+        Returns:
+            (..., K), by category, normalised.
+        """
         return (self.log_density(z) + self.log_prior.log_softmax(0)).log_softmax(-1)
 
     def encode(self, x, context=Context()):
@@ -222,7 +239,7 @@ class LearnedPosterior(nn.Module):
             self.linear.bias.copy_(-means.square().sum(-1) / (2 * variance))
 
     def forward(self, z: Tensor) -> Tensor:
-        """Return log-probabilities (..., K) for latents (..., D)."""
+        """Return the log-probabilities of K categories, nats, (..., K), for latents (..., D)."""
         return (self.linear(z) + self.network(z)).log_softmax(-1)
 
 

@@ -253,6 +253,10 @@ def coupling_stack(
         couplings: number of blocks.
         mixtures: number of logistics of a coupling.
 
+    Returns:
+        A bijection of ``(B, ..., channels)``; couplings transform the second and the first half of
+        the channels in turn.
+
     Raises:
         UserError: if there are fewer than 2 channels.
 

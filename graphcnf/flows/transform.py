@@ -34,11 +34,12 @@ class Context:
     Attributes:
         mask: ``x.shape[:-1]`` bool, True where an entry is real; ``(B, L)`` for ``(B, L, D)``.
         features: features of the entries, ``(B, ..., F)``.
-        condition_values: values of the conditions of whole samples, ``(B, P)``.
+        condition_values: values of the P conditions of whole samples, each in its own unit,
+            ``(B, P)``; NaN where unknown.
         noise: tape on which stochastic steps record their draws; once rewound, they replay it.
         discarded: list to which `Split` appends the latents that it factors out.
         temperature: scale of the latents that `inverse` draws.
-        generator: random generator of `inverse`, see `graphcnf.flows.draw_normal`.
+        generator: random generator of `inverse`, see `graphcnf.flows.base.draw_uniform`.
     """
 
     # Typed as tensors without None: a network may rely on the inputs that it requires.
@@ -289,9 +290,14 @@ def log_term_dtype(x: Tensor) -> torch.dtype:
 
 
 def prepare(x: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Convert ``x (B, ..., D)`` to `log_term_dtype`, and set entries that are not real to 0.
+    """Convert data to `log_term_dtype`, and set entries that are not real to 0.
 
-    ``mask`` is True for real entries, ``x.shape[:-1]`` bool, or None if all are real.
+    Args:
+        x: data, ``(B, ..., D)``, of any floating type.
+        mask: True for real entries, ``x.shape[:-1]`` bool; None if all are real.
+
+    Returns:
+        ``(B, ..., D)`` in float64 for float64, else in float32.
     """
     return masked(x.to(log_term_dtype(x)), mask)
 
@@ -319,10 +325,14 @@ def sum_log_term(values: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def count_entries(x: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Return the number of real entries of each sample of ``x (B, ..., D)``.
+    """Return the number of real entries of each sample; the D channels of an entry count once.
 
-    The D channels of an entry count once. ``mask`` is True for real entries, ``x.shape[:-1]`` bool,
-    or None if all are real. The result ``(B,)`` has the type `log_term_dtype`.
+    Args:
+        x: ``(B, ..., D)``, for its shape and type.
+        mask: True for real entries, ``x.shape[:-1]`` bool; None if all are real.
+
+    Returns:
+        ``(B,)``, in `log_term_dtype`.
     """
     if mask is None:
         return torch.full_like(zero_log_term(x), x[0, ..., 0].numel() if len(x) else 0)

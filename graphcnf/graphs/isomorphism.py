@@ -113,6 +113,12 @@ def _reached(neighbours: list[set[int]], start: int, barred: list[int]) -> int:
 def canonicalise(graphs: PackedGraphs) -> PackedGraphs:
     """Return graphs with their nodes renumbered in `canonical_order`.
 
+    Args:
+        graphs: M connected graphs.
+
+    Returns:
+        As many graphs, in their order; isomorphic ones are equal arrays now.
+
     Raises:
         ValueError: if a graph is empty or not connected; the message has its number.
     """
@@ -162,6 +168,9 @@ def labelling_bits(graphs: PackedGraphs) -> np.ndarray:
     The number is n! / (number of automorphisms). An order-invariant model gives all numberings of a
     graph the same probability: the bits of the graph without numbers are those of one numbering
     minus this logarithm.
+
+    Args:
+        graphs: M graphs, in any node order.
     """
     found = [Coloured(*graphs.graph(k)).automorphisms() for k in range(len(graphs))]
     sizes = [math.lgamma(size + 1) for size in graphs.node_counts]

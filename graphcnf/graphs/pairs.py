@@ -137,6 +137,9 @@ def joint_flow(network, *, couplings: int, dims: tuple, mixtures: tuple) -> Sequ
         couplings: Number of blocks.
         dims: Latents of a node and of a pair, at least 2 each.
         mixtures: Logistics of a coupling of nodes and of one of pairs.
+
+    Returns:
+        A bijection of `GraphLatents`.
     """
     layers: list[Bijection] = []
     for k in range(couplings):
@@ -381,7 +384,11 @@ class VirtualEdges(nn.Module):
         return base * self.log_scale.exp() + self.shift, log_q.sum(-1)
 
     def logit(self, z: Tensor) -> Tensor:
-        """Return log p(real edge|z) - log p(virtual edge|z), (B, P), for latents z (B, P, E)."""
+        """Return log p(real edge|z) - log p(virtual edge|z), nats, (B, P).
+
+        Args:
+            z: Latents of pairs, (B, P, E); those of real edges after the affine map.
+        """
         return (self.linear(z) + self.network(z)).squeeze(-1)
 
 

@@ -34,6 +34,9 @@ def blocks(first: int, together: int = 1) -> Iterator[range]:
         first: Number of a record.
         together: Number of blocks in a range; of the first `BLOCK` records, each block is a range
             of its own.
+
+    Yields:
+        Ranges of record numbers without gaps. Blocks begin at 0, 128, 512, 1024, 2048, ....
     """
     while True:
         number = _block_number(first)
@@ -60,6 +63,9 @@ def share_of(records: range, part: int, parts: int) -> range:
         records: The range.
         part: Number of the part, 1 to `parts`.
         parts: Number of parts.
+
+    Returns:
+        The records of the part; some are empty if there are fewer blocks than parts.
 
     Examples:
         >>> [share_of(range(100, 2000), part, 3) for part in (1, 2, 3)]

@@ -60,6 +60,9 @@ def load_companions(folder: Path, names: list[str]) -> dict[str, Pretrained]:
         folder: Folder of the model.
         names: Names of its companions, as `config.json` lists them.
 
+    Returns:
+        `{name: companion}`, on the CPU; {} for no names.
+
     Raises:
         UserError: if a name is not in `COMPANIONS`, or files are missing or damaged.
     """

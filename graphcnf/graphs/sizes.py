@@ -78,8 +78,8 @@ class SizePrior:
 
         Args:
             node_counts: Numbers of nodes, (B,) long.
-            condition_values: Values of the conditions of the graphs, (B, P), NaN where unknown;
-                None for none.
+            condition_values: Values of the P conditions of the graphs, each in its own unit, (B,
+                P), NaN where unknown; None for none.
 
         Returns:
             (B,) nats; -inf for a number that no training graph has.
