@@ -23,7 +23,7 @@ from graphcnf.datasets import MOLECULES
 from graphcnf.errors import UserError
 from graphcnf.evaluation import METRICS
 from graphcnf.evaluation.statistics import compare
-from graphcnf.graphs.saved_model import GRAPH_MODELS
+from graphcnf.graphs.graph_model import GRAPH_MODELS
 from graphcnf.molecules.properties import PROPERTIES
 from graphcnf.optimization import SCORES
 from graphcnf.optimization.objectives import Goal, parameters_of

@@ -1,8 +1,11 @@
 """`GraphModel`, the base class of densities of typed graphs; `StochasticModel` with random bounds.
 
 A graph model is the density of a graph given its number of nodes, and of that number
-(`graphcnf.graphs.sizes`). `graphcnf.graphs.building` builds models from training graphs, and
-`graphcnf.graphs.in_batches` scores and draws many graphs.
+(`graphcnf.graphs.sizes`). Its *architecture* is the short name of its class. A *companion* is a
+model of what the graphs leave out, such as stereo marks.
+
+`graphcnf.graphs.building` builds models from training graphs, and `graphcnf.graphs.in_batches`
+scores and draws many graphs.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -19,21 +23,40 @@ from torch import Tensor, nn
 
 from graphcnf.categorical.categorical_flow import Bound, total
 from graphcnf.errors import UserError
-from graphcnf.file_reading import inside
+from graphcnf.file_reading import WEIGHTS, inside
 from graphcnf.flows.transform import Generators, Noise
 from graphcnf.graphs.batch import BATCH, GraphBatch, Latents, PackedGraphs, check_latents, shape_of
-from graphcnf.graphs.saved_model import GRAPH_MODELS, load_companions, load_training_hashes
 from graphcnf.graphs.sizes import SizePrior
 from graphcnf.limits import LARGEST_COUNT, check_integer, check_temperature, is_number
 from graphcnf.pretrained import (
     Pretrained,
     check_kinds,
     check_sizes,
+    load_array,
     load_model,
     model_folder,
     save_model,
 )
+from graphcnf.registry import Registry, load
 from graphcnf.torch_state import evaluated, refuse_half
+
+GRAPH_MODELS = Registry(
+    "models",
+    {
+        "path": "graphcnf.graphs.path.path_model:PathModel",
+        "unordered": "graphcnf.graphs.unordered:UnorderedModel",
+        "growth": "graphcnf.graphs.node_by_node:GrowthModel",
+        "pairs": "graphcnf.graphs.pairs:PairsModel",
+        "graphnvp": "graphcnf.baselines.graphnvp:GraphNVPModel",
+        "graphaf": "graphcnf.baselines.graphaf:GraphAFModel",
+        "rvae": "graphcnf.baselines.rvae:RegularizedVAE",
+        "jtvae": "graphcnf.baselines.jtvae:JunctionTreeVAE",
+    },
+)
+"""Classes of graph models by architecture."""
+
+COMPANIONS = {"stereo": "graphcnf.stereo.stereo_flow:StereoFlow"}
+"""Classes of companions by the names of their folders."""
 
 
 class GraphModel(Pretrained, ABC):
@@ -512,3 +535,43 @@ class StochasticModel(GraphModel):
         batch = batch.for_model(self.config)
         draws = [total(self.bounds(batch, noise).values()) for _ in range(samples)]
         return torch.logsumexp(torch.stack(draws), 0) - math.log(samples)
+
+
+def load_training_hashes(folder: Path, dataset: str | None) -> np.ndarray | None:
+    """Load the sorted hashes of the training graphs of a model, None if they are not known.
+
+    Args:
+        folder: Folder of the model.
+        dataset: Name of its data set. Shipped weights of one data set share the hashes.
+
+    Raises:
+        UserError: if the file is damaged, or its numbers do not rise.
+    """
+    hashes = load_array(folder, "training_hashes")
+    if hashes is None and folder.parent == WEIGHTS:
+        hashes = load_array(WEIGHTS / str(dataset), "training_hashes")
+    if hashes is not None and (hashes.dtype != np.uint64 or (hashes[1:] <= hashes[:-1]).any()):
+        raise UserError(f"{folder}/training_hashes.safetensors must hold rising uint64 numbers")
+    return hashes
+
+
+def load_companions(folder: Path, names: list[str]) -> dict[str, Pretrained]:
+    """Load the companions of a model, but those whose wing is not installed.
+
+    Args:
+        folder: Folder of the model.
+        names: Names of its companions, as `config.json` lists them.
+
+    Returns:
+        `{name: companion}`, on the CPU; {} for no names.
+
+    Raises:
+        UserError: if a name is not in `COMPANIONS`, or files are missing or damaged.
+    """
+    found = {}
+    for name in names:
+        if name not in list(COMPANIONS):
+            raise UserError(f"{folder}/config.json: unknown companion {name!r}")
+        with suppress(ModuleNotFoundError):
+            found[name] = load_model(load(COMPANIONS[name]), inside(folder, name))
+    return found

@@ -15,6 +15,7 @@ from graphcnf.graphs import GraphBatch, PackedGraphs
 from graphcnf.graphs.building import has_rules, model_for_graphs, without_rules
 from graphcnf.graphs.in_batches import log_prob_in_batches, sample_records
 from graphcnf.graphs.path import node_states
+from graphcnf.graphs.path.completion import WITH_CLOSURE, YES
 from graphcnf.graphs.path.data_rules import are_known, with_those_of
 from graphcnf.graphs.path.depth_first import DepthFirstCode
 from graphcnf.graphs.path.node_states import Environments
@@ -61,16 +62,32 @@ def test_all_graphs_with_known_environments_are_possible_and_few_others(environm
 
 
 @pytest.mark.parametrize("nodes", [2, 3, 4])
-def test_what_is_certain_is_what_the_comparison_of_all_ways_finds(environments, nodes):
+def test_answers_looked_up_are_those_found_on_the_path(environments, nodes):
     # Beside node 2, which must get node 1, a node that others can be attached to.
     chain = PackedGraphs.from_lists([([0, 0, 2, 1], [(0, 1), (1, 2), (2, 3)], [0, 0, 1])])
     arguments = with_those_of(environments, chain).arguments()
     code = DepthFirstCode(4, [3, 3], **SIZES)
     support = support_with_rules(code, [1, 1], None, arguments)
     codes = every_code(support, code.cardinalities, nodes)
-    assert support.surely_attaches.any() and not support.surely_attaches.all()
-    support.surely_attaches.zero_()
+    assert support.attaches_surely.any() and not support.attaches_surely.all()
+    support.attaches_surely.zero_()
     assert torch.equal(codes, every_code(support, code.cardinalities, nodes))
+    support.answers[support.answers == YES] = WITH_CLOSURE
+    assert torch.equal(codes, every_code(support, code.cardinalities, nodes))
+
+
+@pytest.mark.parametrize("nodes", [3, 4])
+def test_a_node_gets_all_further_edges_that_it_needs_or_none(nodes):
+    # Node 1 is known with one edge, or with two more: a single node to come must go elsewhere.
+    one = ([0, 0, 1], [(0, 1), (1, 2)], [0, 1])
+    three = ([0, 1, 0, 0], [(0, 1), (1, 2), (1, 3)], [1, 0, 0])
+    chain = ([0, 0, 0], [(0, 1), (1, 2)], [0, 0])
+    graphs = PackedGraphs.from_lists([one, three, chain])
+    environments = with_those_of(Environments(*APART), graphs)
+    code = DepthFirstCode(4, [3], **SIZES)
+    support = support_with_rules(code, [1, 1], None, environments.arguments())
+    codes = every_code(support, code.cardinalities, nodes)
+    assert are_known(environments, decoded(code, codes)).all() and len(codes) > 2
 
 
 @pytest.mark.parametrize("nodes", [3, 4])

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from graphcnf.graphs import GraphBatch
+from graphcnf.graphs.path.data_rules import measured_code
 from graphcnf.graphs.path.depth_first import DepthFirstCode, depth_first_code
 
 
@@ -21,7 +22,7 @@ def batch(request):
 
 
 def atom_code(packed):
-    return DepthFirstCode(**DepthFirstCode.measure(packed), node_categories=9, edge_categories=3)
+    return DepthFirstCode(**measured_code(packed), node_categories=9, edge_categories=3)
 
 
 def test_graphs_come_back(batch):

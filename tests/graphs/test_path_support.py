@@ -10,7 +10,7 @@ from couplings import perturb
 from small_graphs import every_code
 
 from graphcnf.graphs import GraphBatch
-from graphcnf.graphs.path.data_rules import measured_sums
+from graphcnf.graphs.path.data_rules import measured_code, measured_sums
 from graphcnf.graphs.path.depth_first import DepthFirstCode
 from graphcnf.graphs.path.path_model import PathModel, support_with_rules
 from graphcnf.graphs.path.paths import Path
@@ -85,7 +85,7 @@ def test_random_weights_are_a_normalised_density(double, nodes, support):
 
 
 def test_every_graph_lies_in_its_support(random_graphs):
-    code = DepthFirstCode(**DepthFirstCode.measure(random_graphs), **SIZES)
+    code = DepthFirstCode(**measured_code(random_graphs), **SIZES)
     weights = [1, 2]
     limits = measured_sums(random_graphs, **SIZES, edge_weights=weights)
     support = support_with_rules(code, weights, limits["largest_sums"])
@@ -104,7 +104,7 @@ def test_every_graph_lies_in_its_support(random_graphs):
 
 
 def test_the_walk_is_that_of_networkx(random_graphs):
-    code = DepthFirstCode(**DepthFirstCode.measure(random_graphs), **SIZES)
+    code = DepthFirstCode(**measured_code(random_graphs), **SIZES)
     batch = GraphBatch.collate(random_graphs, range(0, 600, 3))
     support = support_with_rules(code, [1, 2], None)
     weights = support.states.weights

@@ -1,4 +1,4 @@
-"""Rules that come from training graphs: environments, and how tables name them."""
+"""What models of paths take from training graphs: sizes of codes, limits and environments."""
 
 from __future__ import annotations
 
@@ -7,9 +7,33 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import torch
 
-from graphcnf.graphs.batch import PackedGraphs
+from graphcnf.graphs.batch import GraphBatch, PackedGraphs
+from graphcnf.graphs.path.depth_first import depth_first_code
 from graphcnf.graphs.path.node_states import NEIGHBOUR_BASE, Environment, Environments
+
+
+def measured_code(graphs: PackedGraphs) -> dict[str, Any]:
+    """Return the smallest arguments of `DepthFirstCode` by which all given graphs have a code.
+
+    Args:
+        graphs: Depth-first numbered graphs.
+
+    Returns:
+        "back" and "closures".
+
+    Raises:
+        ValueError: if a graph is not connected or not numbered depth-first.
+    """
+    later = np.repeat(graphs.node_starts[:-1], graphs.edge_counts) + graphs.edges.max(1)
+    most = int(np.bincount(later).max(initial=1))
+    largest = torch.zeros(most, dtype=torch.long)
+    for batch in GraphBatch.chunks(graphs):
+        codes, _ = depth_first_code(batch.adjacency, batch.mask, most)
+        largest = largest.maximum(codes.amax((0, 1)))
+    back, *closures = largest.tolist()
+    return {"back": back + 1, "closures": closures}
 
 
 def measured_sums(

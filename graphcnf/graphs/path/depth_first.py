@@ -18,12 +18,11 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from graphcnf.graphs.batch import GraphBatch, PackedGraphs
+from graphcnf.graphs.batch import GraphBatch
 
 COMMON = 4
 """Number of variables that every node has: up to the length of its first closure. If that is 0, all
@@ -145,10 +144,10 @@ class DepthFirstCode:
     Examples:
         A triangle of the nodes 0, 1 and 2, which node 2 closes, and a node that hangs on node 1:
 
+        >>> from graphcnf.graphs import PackedGraphs
         >>> edges = [(0, 1), (1, 2), (0, 2), (1, 3)]
         >>> graphs = PackedGraphs.from_lists([([1, 0, 0, 2], edges, [0, 0, 0, 1])])
-        >>> sizes = DepthFirstCode.measure(graphs)
-        >>> code = DepthFirstCode(**sizes, node_categories=3, edge_categories=2)
+        >>> code = DepthFirstCode(2, [2], node_categories=3, edge_categories=2)
         >>> code.encode(GraphBatch.collate(graphs))[0][0].tolist()
         [[0, 0, 1, 0, 0], [0, 1, 0, 0, 0], [0, 1, 0, 2, 1], [1, 2, 2, 0, 0]]
     """
@@ -210,28 +209,6 @@ class DepthFirstCode:
             edge.
         """
         return torch.cat([x[..., 1:2], x[..., 4::2]], -1)
-
-    @staticmethod
-    def measure(graphs: PackedGraphs) -> dict:
-        """Return the smallest arguments of the constructor by which all given graphs have a code.
-
-        Args:
-            graphs: Depth-first numbered graphs.
-
-        Returns:
-            "back" and "closures", arguments of the constructor.
-
-        Raises:
-            ValueError: if a graph is not connected or not numbered depth-first.
-        """
-        later = np.repeat(graphs.node_starts[:-1], graphs.edge_counts) + graphs.edges.max(1)
-        most = int(np.bincount(later).max(initial=1))
-        largest = torch.zeros(most, dtype=torch.long)
-        for batch in GraphBatch.chunks(graphs):
-            codes, _ = depth_first_code(batch.adjacency, batch.mask, most)
-            largest = largest.maximum(codes.amax((0, 1)))
-        back, *closures = largest.tolist()
-        return {"back": back + 1, "closures": closures}
 
     def encode(self, batch: GraphBatch) -> tuple[Tensor, Tensor]:
         """Write each graph as a code.

@@ -30,6 +30,7 @@ from torch.nn import functional as F
 from graphcnf.categorical.autoregressive import AutoregressiveNetwork, InSequence, Step
 from graphcnf.categorical.transformer import Transformer
 from graphcnf.flows.transform import Context
+from graphcnf.graphs.path.completion import CompletingSupport
 from graphcnf.graphs.path.depth_first import DepthFirstCode, VariableRole
 from graphcnf.graphs.path.path_layers import (
     AttentionBiases,
@@ -118,7 +119,7 @@ class PathNetwork(AutoregressiveNetwork):
     def __init__(
         self,
         code: DepthFirstCode,
-        support: Support,
+        support: Support | CompletingSupport,
         *,
         max_nodes: int,
         width: int = 192,

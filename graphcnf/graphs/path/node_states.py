@@ -2,8 +2,8 @@
 
 The words label and state are those of `graphcnf.graphs.path`.
 
-- With limits on sums of edge weights, the state of a node is the sum so far; without rules, there
-  is one state; with environments, it is the edges so far.
+- With environments, the state of a node is its edges so far. `graphcnf.graphs.path.sum_states` has
+  those of models without.
 - A state is *complete* if a node of a whole graph may have it.
 - The *environment* of a node is its category and the multiset of its edges; of each edge, the
   category and that of the neighbour count. The known ones are those of training graphs.
@@ -14,9 +14,10 @@ The words label and state are those of `graphcnf.graphs.path`.
   category, or of a category that this one is merged with: what edges a node may get is told apart
   further than when it may be left.
 
-For example, let a be a category of nodes with a limit of 4, and let all edges weigh 1. A node a
-begins in the state "a, 0 of 4". Each edge takes it to the next state, and in the state "a, 4 of 4"
-it may get no further edge: the state after it is `UNKNOWN`.
+For example, let the nodes o of training graphs have one edge, to a node a, or two. A node o begins
+in the state "o, no edge", which is not complete. An edge to a node a takes it to the state "o, a",
+which is complete; another one to "o, a a", where it may get no further edge: the state after it is
+`UNKNOWN`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from graphcnf.errors import UserError
 
@@ -82,53 +82,6 @@ class NodeStates(nn.Module):
         super().__init__()
         for name, table in tables.items():
             self.register_buffer(name, table.contiguous(), persistent=False)
-
-
-def states_of_sums(largest_sums: Sequence[int], edge_weights: Sequence[int]) -> NodeStates:
-    """Return the states of nodes whose sums of edge weights are limited; all are complete.
-
-    Args:
-        largest_sums: Limit for each node category.
-        edge_weights: Weight of each edge category.
-    """
-    sums = torch.tensor(largest_sums)
-    weights = torch.tensor([0, *edge_weights])
-    # Categories of one limit share their states: one for each sum from 0 to the limit. With the
-    # limits 1 and 4, states 1 and 2 are the sums 0 and 1 of the first, and 3 to 7 the sums 0 to 4
-    # of the second; an edge of weight w leads w states further, if the limit has so many.
-    limits, limit_of = sums.unique(return_inverse=True)
-    start = 1 + (limits + 1).cumsum(0) - (limits + 1)
-    group = torch.repeat_interleave(torch.arange(len(limits)), limits + 1)
-    more = 1 + torch.arange(len(group))[:, None] + weights
-    after = torch.where(more <= (start + limits)[group, None], more, UNKNOWN)
-    category = (limit_of == torch.arange(len(limits))[:, None]).int().argmax(1)[group]
-    return NodeStates(
-        weights=weights,
-        first=start[limit_of],
-        after=F.pad(after, (0, 0, 1, 0))[..., None].expand(-1, -1, len(sums)),
-        complete=torch.ones(len(group) + 1, dtype=torch.bool),
-        category=F.pad(category, (1, 0)),
-        sums=sums,
-    )
-
-
-def states_without_rules(node_categories: int, edge_weights: Sequence[int]) -> NodeStates:
-    """Return the only state of all nodes, which any edge leaves as it is.
-
-    Args:
-        node_categories: Number of node categories.
-        edge_weights: Weight of each edge category.
-    """
-    state = torch.arange(2)  # unknown, and the only one
-    return NodeStates(
-        weights=torch.tensor([0, *edge_weights]),
-        first=torch.ones(node_categories, dtype=torch.long),
-        after=state[:, None, None].expand(-1, len(edge_weights) + 1, node_categories),
-        complete=state >= 0,
-        category=torch.zeros_like(state),
-        # More than any node has, since graphs have at most 255 nodes.
-        sums=torch.full((node_categories,), 260 * max(edge_weights)),
-    )
 
 
 class Environments:

@@ -17,9 +17,9 @@ from graphcnf.categorical.categorical_flow import total
 from graphcnf.errors import UserError
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs, batches
 from graphcnf.graphs.coded import CodedModel
+from graphcnf.graphs.path.completion import CompletingSupport
 from graphcnf.graphs.path.depth_first import DepthFirstCode
 from graphcnf.graphs.path.network import PathNetwork
-from graphcnf.graphs.path.node_states import states_of_sums, states_without_rules
 from graphcnf.graphs.path.paths import Path
 from graphcnf.graphs.path.support import Support
 from graphcnf.graphs.record_blocks import BLOCK
@@ -33,7 +33,7 @@ def support_with_rules(
     edge_weights: list[int],
     largest_sums: list[int] | None = None,
     environments: dict | None = None,
-) -> Support:
+) -> Support | CompletingSupport:
     """Build the support of a model.
 
     Args:
@@ -44,8 +44,8 @@ def support_with_rules(
             `Environments.arguments` returns them; None for none.
 
     Returns:
-        The `Support`, which says what each variable of the next node may be: with
-        `CompletingSupport`, `states_of_sums` or `states_without_rules`, by what is given.
+        What says what each variable of the next node may be: a `CompletingSupport` with
+        environments, else a `Support` with `states_of_sums` or `states_without_rules`.
 
     Raises:
         UserError: if the arguments do not fit the code, or allow no graph of three nodes.
@@ -57,9 +57,9 @@ def support_with_rules(
             f"got {edge_weights}"
         )
     if environments is not None:
-        from graphcnf.graphs.path.completion import CompletingSupport
-
         return CompletingSupport(code, edge_weights, environments)
+    from graphcnf.graphs.path.sum_states import states_of_sums, states_without_rules
+
     if largest_sums is None:
         return Support(code, states_without_rules(categories, edge_weights), limited=False)
     if len(largest_sums) != categories or max(largest_sums) < 2:
@@ -82,7 +82,7 @@ class PathModel(CodedModel[PathNetwork]):
         edge_weights: Weight of each edge category, by which edges count for `largest_sums`; 1 each
             if None.
         largest_sums: Limit on the sum of the weights of a node's edges, for each node category, see
-            `states_of_sums`; None for no limit.
+            `graphcnf.graphs.path.sum_states`; None for no limit.
         environments: Environments that nodes may have, in place of `largest_sums`, as
             `Environments.arguments` returns them; None for none.
         conditions: The conditions, as `condition_statistics` describes them; None for none.
@@ -144,9 +144,9 @@ class PathModel(CodedModel[PathNetwork]):
         Raises:
             ValueError: if a graph is not connected or not numbered depth-first.
         """
-        from graphcnf.graphs.path.data_rules import measured_rules
+        from graphcnf.graphs.path.data_rules import measured_code, measured_rules
 
-        return {**DepthFirstCode.measure(graphs), **measured_rules(graphs, **options)}
+        return {**measured_code(graphs), **measured_rules(graphs, **options)}
 
     def knows(self, batch: GraphBatch) -> Tensor:
         return self.code.encode(batch)[1] & batch.mask.any(1)

@@ -32,6 +32,7 @@ there, so that the next node must be another a.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -69,8 +70,6 @@ class UndecidedNodes:
         own_state: State of the new node, (M,) long; 0 before its category is decided.
         room_left: Rooms of all possible parents of the node after the new one, added up, without
             that of the new one, (M,) long; 0 before its category is decided.
-        ends, rest, last: What edges around them are missing, (M,) long each, see
-            `graphcnf.graphs.path.completion.CompletingSupport`; 0 if there are no environments.
         choices: Which labels of the edge to the parent, and with each which categories of the new
             node are possible, (M, E + 1, C) bool; None before the backtrack is decided.
         x: The variables that are decided, in the order of `DepthFirstCode`, (M,) long each.
@@ -82,18 +81,13 @@ class UndecidedNodes:
     to_come: Tensor
     own_state: Tensor
     room_left: Tensor
-    ends: Tensor
-    rest: Tensor
-    last: Tensor
     choices: Tensor | None = None
     x: tuple[Tensor, ...] = ()
 
-    def __getitem__(self, rows: Tensor) -> UndecidedNodes:
+    def __getitem__(self, rows: Tensor) -> Self:
         """Return K of the M nodes; `rows` are their indices, (K,) long."""
-        x = tuple(value[rows] for value in self.x)
-        choices = None if self.choices is None else self.choices[rows]
-        others = {k: v[rows] for k, v in vars(self).items() if k not in ("x", "choices")}
-        return UndecidedNodes(**others, x=x, choices=choices)
+        tensors = {k: v[rows] for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **tensors, x=tuple(value[rows] for value in self.x))
 
     @property
     def count(self) -> int:
@@ -126,9 +120,28 @@ class UndecidedNodes:
         return self.x[3::2]
 
 
-def room_index(room: Tensor) -> Tensor:
-    """Return the number in `ROOMS` of the least one that has this room, long, of the same shape."""
-    return room.clamp(0, len(ROOMS) - 1)
+Nodes = TypeVar("Nodes", bound=UndecidedNodes)
+
+
+def needed_room(to_come: Tensor, elsewhere: Tensor) -> Tensor:
+    """Return how much room new nodes must have together with their parents.
+
+    It is what nodes to come do not find elsewhere.
+
+    Args:
+        to_come: Number of nodes of the graph after the new one, long.
+        elsewhere: `room_elsewhere` at the level of the parent, of the same shape.
+
+    Returns:
+        Numbers of rooms in `ROOMS`: the first index of `Support.attaches`.
+    """
+    return (to_come - elsewhere).clamp(0, len(ROOMS) - 1)
+
+
+def set_tables(module: nn.Module, **tables: Tensor) -> None:
+    """Set attributes of a module that follow from its arguments, and are not saved."""
+    for name, table in tables.items():
+        module.register_buffer(name, table.contiguous(), persistent=False)
 
 
 class Support(nn.Module):
@@ -153,8 +166,6 @@ class Support(nn.Module):
         branches: True if the next node can have the same parent as the new one, False if paths
             never backtrack.
         pad: Number of columns of zeros in `Path.table`, enough for every backtrack and closure.
-        ends: How many nodes without other edges a node in each state must still get, (S,) long; 0
-            without environments, see `graphcnf.graphs.path.completion`.
         leaf: State of a new node with only the edge to its parent, by state of the parent, label of
             the edge and category of the new node, (S, E + 1, C) long.
         room: Room of a node in each state, (S,) long.
@@ -174,7 +185,6 @@ class Support(nn.Module):
         UserError: if there are too many kinds of edges.
     """
 
-    ends: Tensor
     leaf: Tensor
     room: Tensor
     attaches: Tensor
@@ -196,11 +206,6 @@ class Support(nn.Module):
         self._set_attaching()
         self._set_closing()
 
-    def set_tables(self, **tables: Tensor) -> None:
-        """Set attributes that follow from the arguments, and are not saved."""
-        for name, table in tables.items():
-            self.register_buffer(name, table.contiguous(), persistent=False)
-
     def _set_attaching(self) -> None:
         """Set the tables of edges to parents."""
         first = self.states.first
@@ -215,8 +220,8 @@ class Support(nn.Module):
         # A first node has no parent.
         rooms = torch.tensor(ROOMS)[:, None]
         attaches[:, UNKNOWN, 0] = (first != UNKNOWN) & (room[first] >= rooms)
-        self.set_tables(
-            ends=torch.zeros_like(room),
+        set_tables(
+            self,
             leaf=leaf,
             room=room,
             attaches=attaches,
@@ -254,7 +259,8 @@ class Support(nn.Module):
             raise UserError(f"edges are of {kinds} kinds, more than {MOST_KINDS}")
         bit = (1 << torch.arange(kinds))[:, None]
         keeps_room = [torch.where(self.room[after] >= need, bit, 0).sum(1) for need in (1, ENDLESS)]
-        self.set_tables(
+        set_tables(
+            self,
             kind=F.pad(bit[kind, 0], (1, 0)),
             takes=torch.where(after != UNKNOWN, bit, 0).sum(1),
             keeps_room=torch.stack(keeps_room),
@@ -282,9 +288,6 @@ class Support(nn.Module):
             to_come=to_come,
             own_state=zero,
             room_left=zero,
-            ends=zero,
-            rest=zero,
-            last=zero,
         )
 
     def allowed(self, new: UndecidedNodes) -> Tensor:
@@ -298,7 +301,7 @@ class Support(nn.Module):
         """
         match new.variable.role:
             case VariableRole.BACKTRACK:
-                fits = self.backtracks(new)
+                fits = self._backtracks(new)
             case VariableRole.PARENT_EDGE:
                 assert new.choices is not None
                 fits = new.choices.any(2)
@@ -327,36 +330,19 @@ class Support(nn.Module):
         """Return the column in `state` of the parent of each new node, (M, 1) long."""
         return (new.depth - new.backtrack).clamp(min=-1)[:, None] + self.pad
 
-    def needed_room(self, new: UndecidedNodes, column: Tensor) -> Tensor:
-        """Return how much room new nodes must have together with a possible parent.
-
-        It is what nodes to come do not find elsewhere.
-
-        Args:
-            new: The M new nodes.
-            column: Columns of the possible parents, (M, P) long.
-
-        Returns:
-            The number of the room in `ROOMS`, (M, P) long: the first index of `attaches`.
-        """
-        needed = new.to_come[:, None] - new.room_elsewhere.gather(1, column)
-        return room_index(needed)
-
-    def backtracks(self, new: UndecidedNodes) -> Tensor:
-        """Return the possible backtracks of M new nodes, (M, P) bool; subclasses may rule out more.
+    def _backtracks(self, new: UndecidedNodes) -> Tensor:
+        """Return the possible backtracks of M new nodes, (M, P) bool.
 
         A first node has no parent, and the backtrack 0.
         """
         column = self.backtrack_columns(new)
         state = new.state.gather(1, column)
         first = (new.depth < 0)[:, None] & self.no_backtrack[: state.shape[1]]
-        attaches = self.attaches_at[self.needed_room(new, column), state]
-        return ((state != UNKNOWN) | first) & attaches
+        needed = needed_room(new.to_come[:, None], new.room_elsewhere.gather(1, column))
+        return ((state != UNKNOWN) | first) & self.attaches_at[needed, state]
 
-    def attachments(self, new: UndecidedNodes) -> Tensor:
+    def _attachments(self, new: UndecidedNodes) -> Tensor:
         """Return which edges and categories are possible once parents are decided.
-
-        Subclasses may rule out more.
 
         Args:
             new: The M new nodes.
@@ -365,8 +351,8 @@ class Support(nn.Module):
             (M, E + 1, C) bool, `choices` of `UndecidedNodes`.
         """
         column = self.parent_column(new)
-        needed = self.needed_room(new, column)
-        return self.attaches[needed[:, 0], new.state.gather(1, column)[:, 0]]
+        needed = needed_room(new.to_come, new.room_elsewhere.gather(1, column)[:, 0])
+        return self.attaches[needed, new.state.gather(1, column)[:, 0]]
 
     def earlier_state(self, new: UndecidedNodes, length: Tensor) -> Tensor:
         """Return the states of the nodes to which edges of new nodes lead, (M, C) long.
@@ -423,7 +409,7 @@ class Support(nn.Module):
         kinds = self.closing_kinds(new, length)
         return torch.where(length > 0, (kinds & self.kind) > 0, self.kind == 0)
 
-    def add(self, new: UndecidedNodes, x: Tensor) -> UndecidedNodes:
+    def add(self, new: Nodes, x: Tensor) -> Nodes:
         """Return M new nodes after one more variable is decided.
 
         The path stays that before the new node: `Path.add` updates it once all variables of the
@@ -436,14 +422,14 @@ class Support(nn.Module):
         decided = replace(new, x=(*new.x, x))
         match new.variable.role:
             case VariableRole.BACKTRACK:
-                return replace(decided, choices=self.attachments(decided))
+                return replace(decided, choices=self._attachments(decided))
             case VariableRole.CATEGORY:
                 return self._with_parent(decided)
             case VariableRole.CLOSING_EDGE:
                 return self._with_edge(decided, x, new.closure_lengths[-1])
         return decided
 
-    def _with_parent(self, new: UndecidedNodes) -> UndecidedNodes:
+    def _with_parent(self, new: Nodes) -> Nodes:
         """Return M new nodes with their first edge, once this and their category are decided."""
         own_state = self.states.first[new.category]
         room = new.room_elsewhere.gather(1, self.parent_column(new))[:, 0]
@@ -451,11 +437,10 @@ class Support(nn.Module):
         if self.branches:  # The parent is a possible parent of the next node, too.
             parent = self.earlier_state(new, length[:, None])[:, 0]
             room = room + torch.where(new.parent_label > 0, self.room[parent], 0)
-        ends = new.ends + self.ends[own_state]
-        alone = replace(new, own_state=own_state, room_left=room, ends=ends)
+        alone = replace(new, own_state=own_state, room_left=room)
         return self._with_edge(alone, new.parent_label, length)
 
-    def _with_edge(self, new: UndecidedNodes, label: Tensor, length: Tensor) -> UndecidedNodes:
+    def _with_edge(self, new: Nodes, label: Tensor, length: Tensor) -> Nodes:
         """Return M new nodes after one more edge to an earlier node.
 
         Args:
@@ -469,11 +454,4 @@ class Support(nn.Module):
         own_after = states.after[new.own_state, label, states.category[earlier]]
         in_reach = (length <= self.reach) & (label > 0)
         more_room = torch.where(in_reach, self.room[earlier_after] - self.room[earlier], 0)
-        more_ends = self.ends[earlier_after] - self.ends[earlier]
-        more_ends = more_ends + self.ends[own_after] - self.ends[new.own_state]
-        return replace(
-            new,
-            own_state=own_after,
-            room_left=new.room_left + more_room,
-            ends=new.ends + more_ends,
-        )
+        return replace(new, own_state=own_after, room_left=new.room_left + more_room)
