@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 from platformdirs import user_cache_dir
 
-from graphcnf.errors import UserError, say
+from graphcnf.errors import UserError
 from graphcnf.file_reading import expand_user, open_input
 from graphcnf.file_writing import InUse, write_file
+from graphcnf.messages import say
 
 _CHECKSUM = "checksum"
 

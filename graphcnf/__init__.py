@@ -1,5 +1,18 @@
 """Molecular graphs and other discrete data with categorical normalizing flows.
 
+From molecules down to tensors, each folder built on the next:
+
+    molecules     a molecule as a typed graph: `MoleculeFlow`, vocabulary, codec, validity
+    graphs        densities of typed graphs: `GraphModel`, batches, sizes, drawing of many
+    graphs/path   the model of the shipped weights: node by node along a depth-first path
+    categorical   distributions over categories, and the flows with the same probabilities
+    flows         bijections and base densities of tensors
+
+Beside them, `pretrained` saves and loads models, `registry` finds classes by name, `limits` checks
+arguments, `torch_state` keeps torch as it was. The other folders are built on these and can be
+taken off: data sets, sampling, evaluation, training, design, stereo, discrete data, images and
+more.
+
 The names below are imported when they are first used.
 """
 

@@ -9,9 +9,6 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import re
-import sys
-from contextlib import suppress
-from typing import Any
 
 
 class UserError(Exception):
@@ -62,9 +59,6 @@ def printable(text: str) -> str:
     return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
 
 
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-
-
 LONGEST_REASON = 300
 """Characters of an exception's message that are shown."""
 
@@ -76,28 +70,3 @@ def described(error: BaseException) -> str:
     except BaseException:  # of the exception's own `__str__`
         message = "its message cannot be shown"
     return ": ".join(filter(None, [type(error).__name__, message]))
-
-
-def csv_cell(value: Any) -> Any:
-    """Return a value as the content of a CSV cell that no spreadsheet runs as a formula.
-
-    Text that begins with `=`, `+`, `-`, `@`, a tab or a carriage return, and is no number, gets an
-    apostrophe before it.
-
-    Args:
-        value: Any value; what is no text is returned as it is.
-    """
-    if not isinstance(value, str) or not value.startswith(("=", "+", "-", "@", "\t", "\r")):
-        return value
-    return value if _NUMBER.fullmatch(value) else f"'{value}"
-
-
-def say(line: str) -> None:
-    """Print a `printable` line on stderr; do nothing if stderr is closed."""
-    with suppress(OSError, ValueError):
-        print(printable(line), file=sys.stderr, flush=True)
-
-
-def counted(count: int, noun: str) -> str:
-    """Return a number with its noun, as in "1 atom" and "2 atoms"; the noun is the singular."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"

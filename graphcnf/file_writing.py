@@ -1,4 +1,4 @@
-"""Replacing and locking of files.
+"""Replacing and locking of files, and cells of tables.
 
 A file is replaced as a whole: after a crash it has the old or the new content, never a part. A
 *lock* keeps other processes from writing meanwhile.
@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from graphcnf.errors import UserError
 from graphcnf.file_reading import PLAIN
@@ -148,3 +149,20 @@ def file_lock(lock: Path, what: Path | str) -> Iterator[None]:
         with suppress(PermissionError):
             lock.unlink(missing_ok=True)
         held.release()
+
+
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+def csv_cell(value: Any) -> Any:
+    """Return a value as the content of a CSV cell that no spreadsheet runs as a formula.
+
+    Text that begins with `=`, `+`, `-`, `@`, a tab or a carriage return, and is no number, gets an
+    apostrophe before it.
+
+    Args:
+        value: Any value; what is no text is returned as it is.
+    """
+    if not isinstance(value, str) or not value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return value
+    return value if _NUMBER.fullmatch(value) else f"'{value}"

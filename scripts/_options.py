@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_type_hints
 import typer
 
 from graphcnf.compute.parallel import check_cluster
-from graphcnf.errors import UserError, say
+from graphcnf.errors import UserError
 from graphcnf.file_reading import expand_user
 from graphcnf.limits import LARGEST_COUNT, LARGEST_SEED, check_seed, check_temperature
+from graphcnf.messages import say
 from graphcnf.molecules.model_metadata import vocabulary_of
 from graphcnf.scripts._files import Role
 

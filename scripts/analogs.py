@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from graphcnf.errors import say
 from graphcnf.limits import PARTICLES, SIMILAR
+from graphcnf.messages import say
 from graphcnf.scripts import _options as options
 from graphcnf.scripts._options import option
 from graphcnf.scripts._output import show_molecules, write_found, written_kind

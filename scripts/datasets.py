@@ -11,9 +11,10 @@ import typer
 
 from graphcnf.compute.parallel import Workers, open_workers
 from graphcnf.datasets import MOLECULES
-from graphcnf.errors import UserError, say
+from graphcnf.errors import UserError
 from graphcnf.evaluation.layout import json_text, markdown, text
 from graphcnf.limits import LARGEST_COUNT
+from graphcnf.messages import say
 from graphcnf.scripts import _options as options
 from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import option

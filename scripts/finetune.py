@@ -12,11 +12,12 @@ from typing import Annotated, Any
 import typer
 
 from graphcnf.data_files import read_data
-from graphcnf.errors import UserError, say
+from graphcnf.errors import UserError
 from graphcnf.evaluation.layout import json_text, markdown, text
 from graphcnf.file_reading import expand_user, inside
 from graphcnf.file_writing import write_file
 from graphcnf.limits import MAX_NODES, check_minutes, check_seed
+from graphcnf.messages import say
 from graphcnf.run_folder import claim
 from graphcnf.scripts import _options as options
 from graphcnf.scripts._files import Role

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from graphcnf.compute.parallel import open_workers
-from graphcnf.errors import say
 from graphcnf.limits import CANDIDATES, LARGEST_COUNT, MOST_CANDIDATES
+from graphcnf.messages import say
 from graphcnf.sampling.writers import columns_of, conversion, entries, open_lines, plain_kind
 from graphcnf.scripts import _options as options
 from graphcnf.scripts._files import check_outputs

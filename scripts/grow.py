@@ -6,8 +6,8 @@ import json
 
 import typer
 
-from graphcnf.errors import say
 from graphcnf.limits import PARTICLES
+from graphcnf.messages import say
 from graphcnf.scripts import _options as options
 from graphcnf.scripts._output import show_molecules, write_found, written_kind
 

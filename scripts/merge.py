@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from graphcnf.errors import UserError, say
+from graphcnf.errors import UserError
+from graphcnf.messages import say
 from graphcnf.sampling.writers import conversion, plain_kind
 from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import Force, option

@@ -12,8 +12,9 @@ import typer
 from graphcnf.arguments import assigned, check
 from graphcnf.compute.parallel import open_workers
 from graphcnf.compute.signals import termination_raises
-from graphcnf.errors import UserError, counted, say
+from graphcnf.errors import UserError
 from graphcnf.file_reading import expand_user
+from graphcnf.messages import counted, say
 from graphcnf.sampling.writers import WRITERS, columns_of, conversion, header, plain_kind
 from graphcnf.scripts import _options as options
 from graphcnf.scripts._files import Role

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from graphcnf.errors import say
 from graphcnf.file_reading import expand_user, inside
+from graphcnf.messages import say
 from graphcnf.scripts import _output as output
 from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import option

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from graphcnf.errors import UserError, say
+from graphcnf.errors import UserError
 from graphcnf.file_reading import read_json
+from graphcnf.messages import say
 from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import option
 

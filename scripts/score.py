@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from graphcnf.compute.parallel import open_workers
-from graphcnf.errors import say
 from graphcnf.limits import LARGEST_ORDERS
+from graphcnf.messages import say
 from graphcnf.scripts import _options as options
 from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import option

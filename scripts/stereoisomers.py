@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from graphcnf.errors import say
+from graphcnf.messages import say
 from graphcnf.scripts import _options as options
 from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import option

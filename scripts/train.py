@@ -9,9 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from graphcnf.errors import UserError, say
+from graphcnf.errors import UserError
 from graphcnf.file_reading import expand_user, inside
 from graphcnf.limits import check_seed
+from graphcnf.messages import say
 from graphcnf.scripts._files import Role, check_outputs, paths_of
 from graphcnf.scripts._options import option
 from graphcnf.training.folder import check_begun

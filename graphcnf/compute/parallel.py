@@ -36,8 +36,9 @@ from typing import TYPE_CHECKING, Any
 
 from graphcnf.compute.cpu import cpu_quota, environment
 from graphcnf.compute.progress import progress_bar
-from graphcnf.errors import UserError, described, require, say
+from graphcnf.errors import UserError, described, require
 from graphcnf.file_reading import read_json
+from graphcnf.messages import say
 
 if TYPE_CHECKING:
     from distributed import Client

@@ -41,9 +41,10 @@ from graphcnf.discrete.numbers import (
     time_kind,
 )
 from graphcnf.discrete.rows import Rows
-from graphcnf.errors import UserError, counted, suggest
+from graphcnf.errors import UserError, suggest
 from graphcnf.flows.transform import Context
 from graphcnf.limits import LARGEST_ORDERS, check_integer
+from graphcnf.messages import counted
 
 MAX_CATEGORIES = 1000
 """Largest number of categories of a column; rare values beyond it share one."""

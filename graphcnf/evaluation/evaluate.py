@@ -29,7 +29,7 @@ from graphcnf.datasets import MOLECULES
 from graphcnf.datasets.references import HELD_OUT, Rows, held_out, load_reference
 from graphcnf.datasets.smiles_file import load_smiles_file
 from graphcnf.datasets.zinc250k import zinc250k_table
-from graphcnf.errors import UserError, require, say
+from graphcnf.errors import UserError, require
 from graphcnf.evaluation.metrics import COMPARED, Statistic, chosen_metrics, statistics_of
 from graphcnf.evaluation.statistics import Comparison, compare, set_statistics
 from graphcnf.evaluation.summary import (
@@ -50,6 +50,7 @@ from graphcnf.graphs.in_batches import log_prob_in_batches
 from graphcnf.graphs.isomorphism import isomorphic, labelling_bits
 from graphcnf.graphs.record_blocks import together_on
 from graphcnf.limits import check_integer, check_seed, check_temperature
+from graphcnf.messages import say
 from graphcnf.molecules.codec import UnparsableSmiles, find_dropped, list_molecules, parse, quiet
 from graphcnf.molecules.conventions import evaluate_records
 from graphcnf.molecules.hashing import contains, hash_each

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from graphcnf.errors import csv_cell
+from graphcnf.file_writing import csv_cell
 
 Row = Mapping[str, Any]
 """Values by name."""

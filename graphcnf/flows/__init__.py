@@ -8,7 +8,6 @@ __getattr__, __dir__, __all__ = exported(
         "StandardLogistic": "base",
         "StandardNormal": "base",
         "draw_normal": "base",
-        "draw_noise": "transform",
         "draw_uniform": "base",
         "record_generators": "base",
         "AdditiveCoupling": "coupling",
@@ -46,8 +45,6 @@ __getattr__, __dir__, __all__ = exported(
         "count_entries": "transform",
         "log_term_dtype": "transform",
         "masked": "transform",
-        "prepare": "transform",
         "sum_log_term": "transform",
-        "zero_log_term": "transform",
     },
 )

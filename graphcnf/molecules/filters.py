@@ -14,10 +14,11 @@ from typing import Any, TypeVar
 from rdkit import Chem
 from rdkit.DataStructs import BulkTanimotoSimilarity
 
-from graphcnf.errors import UserError, counted, say
+from graphcnf.errors import UserError
 from graphcnf.graphs.batch import PackedGraphs
 from graphcnf.graphs.record_blocks import blocks
 from graphcnf.limits import is_number
+from graphcnf.messages import counted, say
 from graphcnf.molecules.alerts import (
     NOTHING,
     REACTIVE,

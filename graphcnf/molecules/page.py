@@ -20,8 +20,8 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 from rdkit import Chem
 
-from graphcnf.errors import counted
 from graphcnf.file_writing import write_file
+from graphcnf.messages import counted
 from graphcnf.molecules.drawing import draw_svg
 from graphcnf.molecules.hashing import contains, hash_each
 from graphcnf.molecules.review import CATALOGUES, DISTANCE, Review, review

@@ -13,9 +13,9 @@ import torch
 from rdkit import Chem
 
 from graphcnf.chunks import chunked, mapped
-from graphcnf.errors import counted
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 from graphcnf.graphs.record_blocks import one_thread
+from graphcnf.messages import counted
 from graphcnf.molecules import codec
 
 if TYPE_CHECKING:

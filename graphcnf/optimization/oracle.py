@@ -36,10 +36,11 @@ from graphcnf.compute.parallel import (
     framed,
     result_of,
 )
-from graphcnf.errors import LONGEST_REASON, Unavailable, UserError, counted, described, printable
+from graphcnf.errors import LONGEST_REASON, Unavailable, UserError, described, printable
 from graphcnf.file_reading import inside
 from graphcnf.file_writing import check_output, file_lock
 from graphcnf.limits import is_number
+from graphcnf.messages import counted
 from graphcnf.molecules.codec import quiet
 from graphcnf.optimization.objectives import Goal
 from graphcnf.run_folder import claim

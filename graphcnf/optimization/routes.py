@@ -23,9 +23,10 @@ from typing import Any
 
 import pandas as pd
 
-from graphcnf.errors import UserError, counted, printable
+from graphcnf.errors import UserError, printable
 from graphcnf.file_reading import inside
 from graphcnf.limits import is_number
+from graphcnf.messages import counted
 from graphcnf.optimization.oracle import Answer, Journal
 
 ASKED = 100

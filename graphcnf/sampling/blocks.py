@@ -17,10 +17,11 @@ from shutil import rmtree
 from typing import Any, NamedTuple
 
 from graphcnf.data_files import gunzip
-from graphcnf.errors import UserError, say
+from graphcnf.errors import UserError
 from graphcnf.file_reading import LARGEST_TEXT, inside, read_file, read_json
 from graphcnf.file_writing import replace_file
 from graphcnf.limits import is_number
+from graphcnf.messages import say
 
 
 class Record(NamedTuple):

@@ -27,12 +27,13 @@ from graphcnf.compute.cpu import environment
 from graphcnf.compute.parallel import Cluster, WorkerDied, Workers, available_cores, ordered_map
 from graphcnf.compute.progress import progress_bar
 from graphcnf.compute.signals import termination_raises
-from graphcnf.errors import UserError, say
+from graphcnf.errors import UserError
 from graphcnf.file_writing import output_lock, replacing
 from graphcnf.graphs.batch import PackedGraphs
 from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.graphs.in_batches import log_prob_in_batches
 from graphcnf.graphs.record_blocks import BLOCK, blocks, one_thread, together_on
+from graphcnf.messages import say
 from graphcnf.molecules.conventions import validity_row
 from graphcnf.molecules.filters import (
     NO_FILTERS,

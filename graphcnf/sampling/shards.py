@@ -27,12 +27,13 @@ from pathlib import Path
 from typing import Any
 
 from graphcnf.compute.cpu import environment
-from graphcnf.errors import UserError, counted
+from graphcnf.errors import UserError
 from graphcnf.file_reading import inside, open_input, read_json
 from graphcnf.file_writing import replace_file
 from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.graphs.record_blocks import block_count, share_of
 from graphcnf.limits import MOST_CANDIDATES
+from graphcnf.messages import counted
 from graphcnf.molecules.hashing import HashSet
 from graphcnf.molecules.standardize import protonation_hash
 from graphcnf.pretrained import model_digest

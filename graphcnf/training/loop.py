@@ -30,10 +30,11 @@ from torch import Tensor, nn
 
 from graphcnf import pretrained
 from graphcnf.compute.progress import progress_bar
-from graphcnf.errors import UserError, say
+from graphcnf.errors import UserError
 from graphcnf.file_reading import inside
 from graphcnf.file_writing import temporary_of
 from graphcnf.limits import LARGEST_SEED
+from graphcnf.messages import say
 from graphcnf.torch_state import learning
 from graphcnf.training.checkpoint import (
     Best,

@@ -17,10 +17,11 @@ from graphcnf.chunks import chunked
 from graphcnf.datasets.coloring import ColoringDataset, load_coloring
 from graphcnf.discrete.coloring_flow import ColoringFlow, conflicts
 from graphcnf.discrete.coloring_network import SaturationOrder, undecided
-from graphcnf.errors import UserError, counted
+from graphcnf.errors import UserError
 from graphcnf.evaluation.layout import Column, number, percent, text
 from graphcnf.flows.base import record_generators
 from graphcnf.graphs.batch import GraphBatch
+from graphcnf.messages import counted
 from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import option
 from graphcnf.scripts.benchmarks.runner import Out, published, write

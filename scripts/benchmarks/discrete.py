@@ -26,9 +26,10 @@ from graphcnf.datasets.images import PARTS, load_images
 from graphcnf.discrete.categorical_model import CategoricalModel
 from graphcnf.discrete.counts import mutual_information, normalised, spanning_tree
 from graphcnf.discrete.numbers import is_numeric
-from graphcnf.errors import UserError, require, say, suggest
+from graphcnf.errors import UserError, require, suggest
 from graphcnf.evaluation.layout import Column, number, percent, text
 from graphcnf.limits import is_number
+from graphcnf.messages import say
 from graphcnf.scripts._options import parse_seeds
 from graphcnf.scripts.benchmarks.runner import Minutes, Out, Seed, Seeds, published, write
 from graphcnf.scripts.benchmarks.smiles_lstm import BATCH, TokenLSTM, train_lstm

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import pandas as pd
 
-from graphcnf.errors import UserError, require, say
+from graphcnf.errors import UserError, require
 from graphcnf.file_writing import write_file
+from graphcnf.messages import say
 from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import option
 

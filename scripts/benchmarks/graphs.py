@@ -19,10 +19,11 @@ import numpy as np
 import typer
 
 from graphcnf.discrete.categorical_model import CategoricalModel
-from graphcnf.errors import UserError, say, suggest
+from graphcnf.errors import UserError, suggest
 from graphcnf.evaluation.layout import Column, number, percent, text
 from graphcnf.file_writing import write_file
 from graphcnf.graphs.building import has_rules, without_rules
+from graphcnf.messages import say
 from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import option
 from graphcnf.scripts.benchmarks.runner import (

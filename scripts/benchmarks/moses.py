@@ -19,12 +19,13 @@ import typer
 from graphcnf.datasets.molecules import MoleculeDataset
 from graphcnf.datasets.published import load_moses, moses_source
 from graphcnf.datasets.zinc250k import load_zinc250k
-from graphcnf.errors import UserError, require, say
+from graphcnf.errors import UserError, require
 from graphcnf.evaluation import METRICS
 from graphcnf.evaluation.layout import Column, number, percent, text
 from graphcnf.evaluation.statistics import SetStatistics, compare, set_statistics
 from graphcnf.evaluation.summary import share, summarize
 from graphcnf.graphs.graph_model import GraphModel
+from graphcnf.messages import say
 from graphcnf.molecules.conventions import evaluate_records
 from graphcnf.molecules.hashing import contains, hash_each
 from graphcnf.molecules.molecule_flow import MoleculeFlow

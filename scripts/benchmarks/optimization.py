@@ -24,10 +24,11 @@ from rdkit import Chem
 from graphcnf.chunks import chunked
 from graphcnf.compute.parallel import parallel_map
 from graphcnf.datasets.zinc250k import zinc250k_source
-from graphcnf.errors import UserError, say
+from graphcnf.errors import UserError
 from graphcnf.evaluation.layout import Column, number, percent, text
 from graphcnf.file_reading import expand_user, read_json
 from graphcnf.file_writing import replace_file
+from graphcnf.messages import say
 from graphcnf.molecules.codec import canonical_smiles, quiet
 from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.optimization.objectives import Goal, benchmark_tasks, penalized_logp, similarity

@@ -25,9 +25,10 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from graphcnf.errors import UserError, say, suggest
+from graphcnf.errors import UserError, suggest
 from graphcnf.evaluation.layout import Column, text
 from graphcnf.file_reading import expand_user
+from graphcnf.messages import say
 from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import option
 from graphcnf.scripts.benchmarks.runner import Out, write

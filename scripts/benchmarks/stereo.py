@@ -18,8 +18,8 @@ from graphcnf.chunks import chunked
 from graphcnf.compute.parallel import parallel_map
 from graphcnf.datasets.stereo import StereoDataset, load_stereo
 from graphcnf.datasets.zinc250k import load_zinc250k, zinc250k_table
-from graphcnf.errors import say
 from graphcnf.evaluation.layout import Column, number, percent, text
+from graphcnf.messages import say
 from graphcnf.molecules.codec import parse, quiet
 from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.pretrained import load_model, model_folder

@@ -24,7 +24,7 @@ from rdkit import Chem
 from graphcnf.datasets import references
 from graphcnf.design.fragments import read_fragment
 from graphcnf.design.growing import Growth, check_grows
-from graphcnf.errors import UserError, counted, say
+from graphcnf.errors import UserError
 from graphcnf.evaluation.evaluate import reconstruction
 from graphcnf.evaluation.layout import Column, number, percent, text
 from graphcnf.evaluation.metrics import fingerprints, internal_diversity, nearest_similarity
@@ -33,6 +33,7 @@ from graphcnf.graphs.batch import PackedGraphs
 from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.graphs.in_batches import log_prob_in_batches, sample_records
 from graphcnf.graphs.isomorphism import canonicalise
+from graphcnf.messages import counted, say
 from graphcnf.molecules import codec
 from graphcnf.molecules.model_metadata import vocabulary_of
 from graphcnf.molecules.molecule_flow import MoleculeFlow

@@ -30,6 +30,7 @@ The words of these files:
   still get.
 
 Sizes of tensors: B graphs of up to N nodes with V variables each; R or M nodes or paths at a time,
-K of them; W columns of levels; S states, E edge categories and C node categories in tables of
-states, E edges of a node to earlier ones and C channels elsewhere.
+K of them; W columns of levels; S states, E edge categories (E + 1 labels) and C node categories in
+tables of states; P backtracks, L lengths of closures, Q values of any variable. In `path_layers`
+and `network`, C are channels; E are also the edges of a node to earlier ones.
 """

@@ -1,19 +1,34 @@
 """Support that completes nodes: of a model that knows the environments of nodes.
 
-A node on the path whose state is not complete has *missing* edges: the least number of further ones
-that complete it. Nodes to come must bring them:
+A node whose state is not complete has *missing* edges: the least number of further ones that
+complete it. The nodes to come after the new one must bring them, each of them at most one to any
+node. Some can only lead to *ends*, nodes without other edges; let `ends_of` be the least number of
+these, and `rest_of` that of the other missing edges.
 
-- Some can only lead to an *end*, a node that gets no other edge. Each takes a node to come.
-- The *rest* may be closures of the nodes to come, each of which brings a node at most one.
+Nodes to come that are not ends which the nodes on the path need are *free*:
 
-Nodes to come beyond the ends that the nodes on the path need are *free*. The rest of each node on
-the path must be at most the number of free nodes.
+    free = to_come - sum of ends_of over the path and the new node
 
-For example, let nodes n be known only with three edges: to two nodes a, and to an end o. Then n is
-missing three edges at first, one of them to an end. In the path a-n with two nodes to come, one of
-them must be the end o, so that one is free, and the rest of n is 1: the free one must be an a that
-is attached to n. The path a-n-a with one node to come can only go on with an o attached to n: n may
-not be left by going on from the second a, nor can another node be the last one.
+An end has no edge to another node. So the other missing edges of a node can only come from free
+nodes, one from each. Once a new node is decided, two things are necessary:
+
+    rest_of(node) <= free         for each node on the path, and for the new one
+    free = 0, or a free node can be attached to one of them: free_to_attach(node) <= free
+
+where `free_to_attach` is 1, plus what is needed to complete both ends once it is attached.
+
+For example, let nodes n be known only with three edges, to two nodes a and to an end o, and nodes a
+with one edge. After the path a-n, let one node follow the new one: `to_come` is 1. So far n has one
+edge to an a, its `ends_of` and `rest_of` are 1 each, and no node is free.
+
+    new node, attached to n    a                 o
+    edges of n                 a, a              a, o
+    ends_of(n), rest_of(n)     1, 0              0, 1
+    free                       1 - 1 = 0         1 - 0 = 1
+    free_to_attach(n)          none can be       1
+
+Both are possible: after an a, the last node must be an o at n, and after an o, an a at n. With no
+node to come after the new one, neither is: `free` would be -1 after an a, and 0 after an o.
 
 `CompletingSupport` asks a `Support` what is possible, and rules out what leaves a node incomplete.
 """
@@ -29,11 +44,11 @@ from torch.nn import functional as F
 
 from graphcnf.graphs.path.depth_first import DepthFirstCode, VariableRole
 from graphcnf.graphs.path.node_states import MOST_EDGES, UNKNOWN, Environments, NodeStates
-from graphcnf.graphs.path.support import Support, UndecidedNodes, needed_room, set_tables
+from graphcnf.graphs.path.support import Support, UndecidedNodes, room_index, set_tables
 
 NEVER = 1 << 14
 """More missing edges than any number of nodes can bring."""
-# Answers to whether a node may be attached: no, yes, or only if a closure helps.
+# Answers to whether a node may be attached: no, yes, or only if a closure of it helps.
 NO, YES, WITH_CLOSURE = range(3)
 
 
@@ -43,23 +58,23 @@ class NodesWithMissing(UndecidedNodes):
 
     Attributes:
         free: Number of free nodes, (M,) long; it changes with every edge of the new node.
-        rest: Largest rest of a node on the path before the new one, (M,) long.
-        last: Column in `state` of the last node with missing edges, 0 if all are complete, (M,)
-            long.
+        largest_rest: Largest `rest_of` of a node on the path before the new one, (M,) long.
+        last_incomplete: Column in `state` of the last node with missing edges, 0 if all are
+            complete, (M,) long.
     """
 
     free: Tensor
-    rest: Tensor
-    last: Tensor
+    largest_rest: Tensor
+    last_incomplete: Tensor
 
 
 class CompletingSupport(nn.Module):
     """`Support` that leaves a node only when it is complete.
 
     Beyond the values that `Support` rules out, impossible is to leave a node with missing edges,
-    what would leave more missing edges than the nodes to come can bring, and what would leave no
-    place for the free ones of them. Where this leaves nothing, it gives way, and drawing may leave
-    a node incomplete: what is checked is necessary, but not always enough.
+    and what breaks one of the two inequalities of this module. Where this leaves nothing, it gives
+    way, and drawing may leave a node incomplete: what is checked is necessary, but not always
+    enough.
 
     Args:
         code: The variables of a node.
@@ -70,33 +85,35 @@ class CompletingSupport(nn.Module):
         environments: The known environments.
         support: What is possible without them.
         states, pad, limited: Those of `support`.
-        ends, rest: Missing edges of a node in each state: those to ends, and the others, (S,) long.
+        ends_of, rest_of: Missing edges of a node in each state: those to ends, and the others,
+            (S,) long.
         is_incomplete: 1 if edges are missing, else 0, (S,) long.
-        helps: Kinds of edges to a neighbour of category c after which a node in state s has less
-            rest and needs no more ends, (S, C) long, their bits added up.
-        used: By how many free nodes there are fewer once a new node is attached, by state of the
-            parent, label of the edge and category of the new node, (S, E + 1, C) long.
-        to_take: Least number of free nodes with which one of them can be attached to a node in
-            each state, (S,) long.
-        most: From this number of free nodes on, every node that `Support` allows may be attached if
+        helps: Kinds of edges to a neighbour of category c by which `rest_of` of a node in state s
+            falls and `ends_of` does not rise, (S, C) long, their bits added up.
+        free_used: By how much `free` falls once a new node is attached, by state of the parent,
+            label of the edge and category of the new node, (S, E + 1, C) long. It is -1 for an end
+            that was missing.
+        free_to_attach: Least number of free nodes with which one of them can be attached to a node
+            in each state, (S,) long.
+        enough_free: With so many free nodes, every node that `Support` allows may be attached if
             all others are complete.
-        answers: Whether a new node may be attached if all nodes above its parent are complete:
-            `NO`, `YES` or `WITH_CLOSURE`. First axis: whether a node above takes free nodes; second
-            axis: number of free nodes plus 1, up to `most` + 1; then as `used`.
-        attaches_surely: Whether the answer is `YES` for at least one label and category, and both
-            ends have as much room as `ROOMS` says, by number of free nodes plus 1,
-            (`most` + 2, ROOMS, S) bool.
+        answers: Whether a new node may be attached, `NO`, `YES` or `WITH_CLOSURE`, if no edges of
+            nodes above its parent are missing, (2, `enough_free` + 2, S, E + 1, C) uint8. First
+            axis: whether a free node can be attached above the parent. Second axis: `free` plus 1.
+        attaches_surely: Whether the answer is `YES` for at least one label and category if none can
+            be attached above, and both ends have as much room as `ROOMS` says,
+            (`enough_free` + 2, ROOMS, S) bool.
 
     Raises:
         UserError: if `environments` are malformed, or not of these categories.
     """
 
-    ends: Tensor
-    rest: Tensor
+    ends_of: Tensor
+    rest_of: Tensor
     is_incomplete: Tensor
     helps: Tensor
-    used: Tensor
-    to_take: Tensor
+    free_used: Tensor
+    free_to_attach: Tensor
     answers: Tensor
     attaches_surely: Tensor
 
@@ -119,11 +136,11 @@ class CompletingSupport(nn.Module):
     def _set_missing(self) -> None:
         """Set the missing edges of each state, and which kinds of closures bring some."""
         after = self.states.after
-        is_end = (after[:, 1:] == UNKNOWN).flatten(1).all(1)
         attaches = self.support.attaches[0]
+        gets_no_edge = (after[:, 1:] == UNKNOWN).flatten(1).all(1)
+        leads_to_end = gets_no_edge[self.support.leaf].long()
         incomplete = torch.where(self.states.complete, 0, NEVER)
         missing = self._least(incomplete, torch.where(attaches, 1, NEVER))
-        leads_to_end = is_end[self.support.leaf].long()
         ends = self._least(incomplete, torch.where(attaches, leads_to_end, NEVER))
         rest = missing - ends
         # Axes: state of the node, label of the edge, category of its other end.
@@ -133,7 +150,8 @@ class CompletingSupport(nn.Module):
         helps = torch.zeros_like(self.support.takes)
         for label, bit in enumerate(self.support.kind.tolist()):
             helps |= torch.where(brings[:, label], bit, 0)
-        set_tables(self, ends=ends, rest=rest, is_incomplete=(missing > 0).long(), helps=helps)
+        incomplete = (missing > 0).long()
+        set_tables(self, ends_of=ends, rest_of=rest, is_incomplete=incomplete, helps=helps)
 
     def _set_attaching(self) -> None:
         """Set where new nodes may be attached, by the number of free nodes."""
@@ -141,33 +159,45 @@ class CompletingSupport(nn.Module):
         after = self.states.after
         leaf = self.support.leaf
         attaches = self.support.attaches[0]
-        more_ends = self.ends[after] - self.ends[:, None, None]
-        used = more_ends + self.ends[leaf]
-        # Each closure brings the new node an edge, and each free node one to each other node.
-        least_rest = self.rest[after].maximum(self.rest[leaf] - self.support.entries + 1)
-        # An end that was missing is no free node. Other nodes can only be attached after it.
-        is_free = attaches & (used >= 0)
-        is_end = attaches & (used < 0)
-        to_take = torch.where(is_free, 1 + used + least_rest, NEVER).amin((1, 2))
-        to_take[UNKNOWN] = NEVER
-        to_take = self._least(to_take, torch.where(is_end, 0, NEVER))
-        all_rest = self.rest[after].maximum(self.rest[leaf])
-        self.most = max(1, int((used + all_rest)[attaches].max()))
-        free_before = torch.arange(-1, self.most + 1)[:, None, None, None]
-        free = free_before - used
-        above_takes_free = torch.tensor([False, True])[:, None, None, None, None]
-        takes_free = free >= to_take[after].minimum(to_take[leaf])
-        finds_place = (free == 0) | takes_free | ((free > 0) & above_takes_free)
-        answers = torch.where(free >= all_rest, YES, WITH_CLOSURE)
-        answers = torch.where(attaches & (free >= least_rest) & finds_place, answers, NO)
-        surely = (answers[0] == YES)[:, None]
+        ends, rest = self.ends_of, self.rest_of
+        used = ends[after] + ends[leaf] - ends[:, None, None]
+        rest_of_both = rest[after].maximum(rest[leaf])
+        # The new node can have `entries` - 1 closures, each of which brings it one edge itself.
+        least_rest = rest[after].maximum(rest[leaf] - (self.support.entries - 1))
+        to_attach = self._free_to_attach(used, least_rest)
+
+        self.enough_free = max(1, int((used + rest_of_both)[attaches].max()))
+        free = torch.arange(-1, self.enough_free + 1)[:, None, None, None] - used
+        at_an_end = free >= to_attach[after].minimum(to_attach[leaf])
+        above = torch.tensor([False, True])[:, None, None, None, None] & (free > 0)
+        possible = attaches & (free >= least_rest) & ((free == 0) | at_an_end | above)
+        answers = torch.where(free >= rest_of_both, YES, WITH_CLOSURE)
+        answers = torch.where(possible, answers, NO).to(torch.uint8)
+        surely = (answers[0] == YES)[:, None] & self.support.attaches
         set_tables(
             self,
-            used=used,
-            to_take=to_take,
-            answers=answers.to(torch.uint8),
-            attaches_surely=(surely & self.support.attaches).flatten(3).any(3),
+            free_used=used,
+            free_to_attach=to_attach,
+            answers=answers,
+            attaches_surely=surely.flatten(3).any(3),
         )
+
+    def _free_to_attach(self, used: Tensor, least_rest: Tensor) -> Tensor:
+        """Return `free_to_attach`, (S,) long.
+
+        Args:
+            used: `free_used`.
+            least_rest: Least number of free nodes that can complete both ends once a new node is
+                attached, indexed as `free_used`.
+        """
+        attaches = self.support.attaches[0]
+        is_missing_end = attaches & (used < 0)
+        is_free = attaches & (used >= 0)
+        # The attached node is a free one itself, which no longer is to come.
+        least = torch.where(is_free, 1 + used + least_rest, NEVER).amin((1, 2))
+        least[UNKNOWN] = NEVER
+        # Or ends that were missing come first, for which no free node is needed.
+        return self._least(least, torch.where(is_missing_end, 0, NEVER))
 
     def _least(self, least: Tensor, cost: Tensor) -> Tensor:
         """Return the least cost of any number of further edges at a node in each state, (S,) long.
@@ -187,20 +217,20 @@ class CompletingSupport(nn.Module):
         column = torch.arange(self.pad, state.shape[1], device=state.device)
         return NodesWithMissing(
             **vars(new),
-            free=to_come - self.ends[on_path].sum(1),
-            rest=self.rest[on_path].amax(1),
-            last=(self.is_incomplete[on_path] * column).amax(1),
+            free=to_come - self.ends_of[on_path].sum(1),
+            largest_rest=self.rest_of[on_path].amax(1),
+            last_incomplete=(self.is_incomplete[on_path] * column).amax(1),
         )
 
     def allowed(self, new: UndecidedNodes) -> Tensor:
-        """Return which values of the next variable are possible, (M, C) bool; see `Support`."""
+        """Return which values of the next variable are possible, (M, Q) bool; see `Support`."""
         assert isinstance(new, NodesWithMissing)
         possible = self.support.allowed(new)
         match new.variable.role:
             case VariableRole.BACKTRACK:
                 return _if_any(self._backtracks(new, possible), possible)
             case VariableRole.LENGTH | VariableRole.CLOSING_EDGE:
-                rest = new.rest.maximum(self.rest[new.own_state])
+                rest = new.largest_rest.maximum(self.rest_of[new.own_state])
                 row = (rest > new.free).nonzero()[:, 0]
                 if len(row):
                     fits = possible[row] & self._closures(new[row])
@@ -217,13 +247,13 @@ class CompletingSupport(nn.Module):
             case VariableRole.CATEGORY:
                 one = torch.ones_like(x)[:, None]
                 parent = self.support.earlier_state(new, one)[:, 0]
-                return replace(added, free=new.free - self.used[parent, new.parent_label, x])
+                return replace(added, free=new.free - self.free_used[parent, new.parent_label, x])
             case VariableRole.CLOSING_EDGE:
                 length = new.closure_lengths[-1][:, None]
                 earlier = self.support.earlier_state(new, length)[:, 0]
                 earlier_after = self.states.after[earlier, x, new.category]
-                more_ends = self.ends[earlier_after] - self.ends[earlier]
-                more_ends = more_ends + self.ends[added.own_state] - self.ends[new.own_state]
+                more_ends = self.ends_of[earlier_after] - self.ends_of[earlier]
+                more_ends = more_ends + self.ends_of[added.own_state] - self.ends_of[new.own_state]
                 return replace(added, free=new.free - more_ends)
         return added
 
@@ -240,7 +270,7 @@ class CompletingSupport(nn.Module):
         column = self.support.backtrack_columns(new)
         beyond = possible.shape[1] - column.shape[1]
         # All nodes below the parent are left for good.
-        fits = possible[:, : column.shape[1]] & (column >= new.last[:, None])
+        fits = possible[:, : column.shape[1]] & (column >= new.last_incomplete[:, None])
         row, back = (fits & self._has_few_free(new)[:, None]).nonzero(as_tuple=True)
         unsure = ~self._attaches_surely(new, row, column[row, back])
         row = row[unsure]
@@ -266,7 +296,7 @@ class CompletingSupport(nn.Module):
 
     def _has_few_free(self, new: NodesWithMissing) -> Tensor:
         """Return where so few nodes are free that attaching a new one must be looked up."""
-        return new.free < self.most + new.rest
+        return new.free < self.enough_free + new.largest_rest
 
     def _attaches_surely(self, new: NodesWithMissing, row: Tensor, column: Tensor) -> Tensor:
         """Return where new nodes can be attached whatever is above their parents.
@@ -279,10 +309,10 @@ class CompletingSupport(nn.Module):
         Returns:
             (K,) bool.
         """
-        needed = needed_room(new.to_come[row], new.room_elsewhere[row, column])
-        free = new.free[row].clamp(-1, self.most)
-        surely = self.attaches_surely[free + 1, needed, new.state[row, column]]
-        return surely & (new.rest[row] == 0)
+        room = room_index(new.to_come[row] - new.room_elsewhere[row, column])
+        free = new.free[row].clamp(-1, self.enough_free)
+        surely = self.attaches_surely[free + 1, room, new.state[row, column]]
+        return surely & (new.largest_rest[row] == 0)
 
     def _attaching(self, new: NodesWithMissing, row: Tensor, column: Tensor) -> Tensor:
         """Return with which edges and categories new nodes may be attached.
@@ -296,51 +326,57 @@ class CompletingSupport(nn.Module):
             By label and category, (K, E + 1, C) bool.
         """
         parent = new.state[row, column]
-        to_take = self.to_take[new.state[row]].cummin(1).values.gather(1, column[:, None] - 1)
-        # The new node may be a missing end, after which one more node is free.
-        above_takes_free = (to_take[:, 0] <= new.free[row] + 1).long()
-        free = new.free[row].clamp(-1, self.most)
-        needed = needed_room(new.to_come[row], new.room_elsewhere[row, column])
-        has_room = self.support.attaches[needed, parent]
-        answers = self.answers[above_takes_free, free + 1, parent] * has_room
-        fits = answers == YES
-        # What is missing above the parent, too, is looked up way by way.
-        unsure = (answers == WITH_CLOSURE) | (fits & (new.rest[row] > 0)[:, None, None])
+        free = new.free[row]
+        # The new node may be an end that was missing, after which one more node is free.
+        above = (self._least_to_attach_above(new, row, column) <= free + 1).long()
+        answers = self.answers[above, free.clamp(-1, self.enough_free) + 1, parent]
+        room = room_index(new.to_come[row] - new.room_elsewhere[row, column])
+        has_room = self.support.attaches[room, parent]
+        fits = has_room & (answers == YES)
+        # What depends on nodes above the parent is looked up for each label and category.
+        needs_closure = has_room & (answers == WITH_CLOSURE)
+        unsure = needs_closure | (fits & (new.largest_rest[row] > 0)[:, None, None])
         which, label, category = unsure.nonzero(as_tuple=True)
         leaf = self.support.leaf[parent[which], label, category]
-        free = new.free[row[which]] - self.used[parent[which], label, category]
+        free = free[which] - self.free_used[parent[which], label, category]
         fits[which, label, category] = self._completes(new, row[which], column[which], leaf, free)
         return fits
+
+    def _least_to_attach_above(self, new: NodesWithMissing, row: Tensor, column: Tensor) -> Tensor:
+        """Return the least `free_to_attach` of the nodes above columns of paths, (K,) long."""
+        to_attach = self.free_to_attach[new.state[row]].cummin(1).values
+        return to_attach.gather(1, column[:, None] - 1)[:, 0]
 
     def _completes(
         self, new: NodesWithMissing, row: Tensor, column: Tensor, own: Tensor, free: Tensor
     ) -> Tensor:
         """Return whether new nodes and the nodes above some column can be completed.
 
-        Closures of the new node can help. Of the other nodes, only the last one of those with the
-        largest rest is looked at.
+        A closure of the new node lowers the rest of both its ends by one. Of the other nodes, only
+        the last one of those with the largest rest is looked at.
 
         Args:
             new: The M new nodes.
             row: Which of them, (K,) long; fastest in ascending order.
             column: Column above which their further closures lead, (K,) long.
-            own: Their states, (K,) long.
+            own: States of the new nodes, (K,) long.
             free: Numbers of free nodes after them, (K,) long.
 
         Returns:
             (K,) bool.
         """
-        most, last = self._most_rest_above(new, row, column)
-        fits = most <= free + self._helps(own, new.state[row, last])
-        # Where the new node itself misses too many, a node above must help it.
-        late = (self.rest[own] > free).nonzero()[:, 0]
-        on_path = new.state[row[late], self.pad :]
+        largest, its_column = self._largest_rest_above(new, row, column)
+        lowered = self._lowers_rest(own, new.state[row, its_column]).long()
+        fits = largest - lowered <= free
+        # Where the new node itself misses too many, a node above must take a closure of it.
+        too_many = (self.rest_of[own] > free).nonzero()[:, 0]
+        on_path = new.state[row[too_many], self.pad :]
         level = torch.arange(on_path.shape[1], device=row.device)
-        far = torch.where(level < column[late, None] - self.pad, on_path, UNKNOWN)
-        fits[late] &= self._helps(far, own[late, None]).any(1)
+        far = torch.where(level < column[too_many, None] - self.pad, on_path, UNKNOWN)
+        fits[too_many] &= self._lowers_rest(far, own[too_many, None]).any(1)
         return fits
 
-    def _most_rest_above(
+    def _largest_rest_above(
         self, new: NodesWithMissing, row: Tensor, column: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return the largest rest of nodes above columns, and the column of the last that has it.
@@ -355,11 +391,11 @@ class CompletingSupport(nn.Module):
         """
         rows, which = row.unique_consecutive(return_inverse=True)
         # Of several with the largest rest, `cummax` names the last one.
-        most, last = self.rest[new.state[rows]].cummax(1)
-        return most[which, column - 1], last[which, column - 1]
+        largest, its_column = self.rest_of[new.state[rows]].cummax(1)
+        return largest[which, column - 1], its_column[which, column - 1]
 
-    def _helps(self, own: Tensor, other: Tensor) -> Tensor:
-        """Return whether a closure is possible that leaves the other node with less missing edges.
+    def _lowers_rest(self, own: Tensor, other: Tensor) -> Tensor:
+        """Return whether a closure is possible that lowers the rest of the other node.
 
         Args:
             own: States of some nodes.
@@ -373,47 +409,73 @@ class CompletingSupport(nn.Module):
         return (takes & self.helps[other, category[own]]) > 0
 
     def _closures(self, new: NodesWithMissing) -> Tensor:
-        """Return which lengths or edges of closures pass over no node that must be completed.
+        """Return which lengths, or edges, of the next closure leave no node incomplete.
 
-        Closures of a node lead further and further up. A node on the path *waits* if its rest is
-        larger than the number of free nodes, and it needs a closure of the new node.
+        Args:
+            new: M new nodes, of which the length or the edge of a closure is next.
+
+        Returns:
+            (M, Q) bool.
+        """
+        if new.variable.role is VariableRole.CLOSING_EDGE:
+            length = new.closure_lengths[-1][:, None]
+            fits = self._closing_edges(new, length, new.closure_lengths[:-1])
+            return fits[:, 0] | (length == 0)
+        before = new.closure_lengths
+        length = torch.arange(self.support.cardinalities[new.count], device=new.free.device)
+        fits = self._closing_edges(new, length.expand(len(new.free), -1), before).any(2)
+        # No further closure: no node may wait for one, neither above the last one nor the new one.
+        every_row = torch.arange(len(new.free), device=new.free.device)
+        largest, _ = self._largest_rest_above(new, every_row, self._lowest_column(new, before))
+        none_waits = (largest <= new.free) & (self.rest_of[new.own_state] <= new.free)
+        return torch.cat([none_waits[:, None], fits[:, 1:]], 1)
+
+    def _lowest_column(self, new: NodesWithMissing, before: tuple[Tensor, ...]) -> Tensor:
+        """Return the columns above which further closures of M new nodes lead, (M,) long.
+
+        The closures of a node lead further and further up, beginning above the parent.
+
+        Args:
+            new: The new nodes.
+            before: Lengths of their closures so far, (M,) long each.
+        """
+        parent = self.support.parent_column(new)[:, 0]
+        return parent + 1 - before[-1] if before else parent
+
+    def _closing_edges(
+        self, new: NodesWithMissing, length: Tensor, before: tuple[Tensor, ...]
+    ) -> Tensor:
+        """Return by which edges closures of some lengths leave no node incomplete.
+
+        A node on the path *waits* if its rest is larger than the number of free nodes: then the new
+        node must close an edge to it, and its closures may not pass over it.
 
         Args:
             new: M new nodes.
+            length: Lengths, (M, L) long.
+            before: Lengths of their closures so far, (M,) long each.
 
         Returns:
-            (M, C) bool.
+            By label, (M, L, E + 1) bool.
         """
         free = new.free
-        edge_next = new.variable.role is VariableRole.CLOSING_EDGE
-        if edge_next:
-            length = new.closure_lengths[-1][:, None]
-        else:
-            length = torch.arange(self.support.cardinalities[new.count], device=free.device)
-            length = length.expand(len(free), -1)
-        parent = self.support.parent_column(new)
-        before = new.closure_lengths[:-1] if edge_next else new.closure_lengths
-        lowest = parent[:, 0] + 1 - before[-1] if before else parent[:, 0]
         every_row = torch.arange(len(free), device=free.device)
-        most, waiting = self._most_rest_above(new, every_row, lowest)
-
+        lowest = self._lowest_column(new, before)
+        largest, waiting = self._largest_rest_above(new, every_row, lowest)
         fits = (self.support.closing_kinds(new, length)[..., None] & self.support.kind) > 0
         row, n, label = fits.nonzero(as_tuple=True)
-        column = (parent + 1 - length)[row, n]
+        column = (self.support.parent_column(new) + 1 - length)[row, n]
         far = new.state[row, column]
         own = new.own_state[row]
         far_after = self.states.after[far, label, new.category[row]]
         own_after = self.states.after[own, label, self.states.category[far]]
-        passes_none = (most <= free)[row] | (waiting[row] <= column)
-        is_enough = self.rest[far_after] <= free[row]
+        passes_none = (largest <= free)[row] | (waiting[row] <= column)
+        is_enough = self.rest_of[far_after] <= free[row]
         completes = self._completes(new, row, column, own_after, free[row])
         fits[row, n, label] = passes_none & is_enough & completes
-        if edge_next:
-            return fits[:, 0] | (length == 0)
-        none_waits = (most <= free) & (self.rest[new.own_state] <= free)
-        return torch.cat([none_waits[:, None], fits.any(2)[:, 1:]], 1)
+        return fits
 
 
 def _if_any(fits: Tensor, others: Tensor) -> Tensor:
-    """Return `fits` (M, C) bool, but rows of `others` where it allows nothing."""
+    """Return `fits` (M, Q) bool, but rows of `others` where it allows nothing."""
     return torch.where(fits.any(1, keepdim=True), fits, others)

@@ -18,15 +18,15 @@ lead up at most 2 levels. After the path a-a-a-b, with one node to come after th
     room               ENDLESS  ENDLESS  ENDLESS  0
     room_elsewhere     0        ENDLESS  ENDLESS  ENDLESS
 
-`room_elsewhere` is what the node to come may go on from if the new node is attached at this level,
-beside the new node and its parent: the other nodes in reach, here the one above. At level 3 nothing
-can be attached, since b takes no further edge, and level 0 is out of reach. At level 2 the new node
-may be a or b: with b, the last a keeps one of its four edges, and were it the last one, level 1
-would still have room. A new node a at level 2 may also close a ring with level 1 or 0, by a closure
-of length 2 or 3, since nodes with room are left.
+`room_elsewhere` is the room that the node to come finds if the new node is attached to the node at
+this level, without that of these two nodes: the room of the other nodes in reach, here that of the
+one above. To level 3 nothing can be attached, since b takes no further edge, and level 0 is out of
+reach. To level 2, an a or a b can be attached. With a b, the node at level 2 has one of its four
+edges left; had it none, level 1 would still have room. An a that is attached to level 2 may also
+close a ring with level 1 or 0, by a closure of length 2 or 3, since nodes with room are left.
 
-In the path b-a with limits of 2, `room_elsewhere` is 0 at the a. A new node b would leave no room
-there, so that the next node must be another a.
+If nodes a had only up to 2 edges, `room_elsewhere` would be 0 at the a of the path b-a. A new node
+b would take its last edge and leave no room for the node to come, so that it must be another a.
 """
 
 from __future__ import annotations
@@ -123,19 +123,12 @@ class UndecidedNodes:
 Nodes = TypeVar("Nodes", bound=UndecidedNodes)
 
 
-def needed_room(to_come: Tensor, elsewhere: Tensor) -> Tensor:
-    """Return how much room new nodes must have together with their parents.
+def room_index(room: Tensor) -> Tensor:
+    """Return the index in `ROOMS` of the least one with this room, long, of the same shape.
 
-    It is what nodes to come do not find elsewhere.
-
-    Args:
-        to_come: Number of nodes of the graph after the new one, long.
-        elsewhere: `room_elsewhere` at the level of the parent, of the same shape.
-
-    Returns:
-        Numbers of rooms in `ROOMS`: the first index of `Support.attaches`.
+    Below `ENDLESS`, the rooms are their own indices; more than they are must be endless.
     """
-    return (to_come - elsewhere).clamp(0, len(ROOMS) - 1)
+    return room.clamp(0, len(ROOMS) - 1)
 
 
 def set_tables(module: nn.Module, **tables: Tensor) -> None:
@@ -283,6 +276,7 @@ class Support(nn.Module):
         zero = torch.zeros_like(depth)
         return UndecidedNodes(
             state=state,
+            # Without backtracks, each difference is that of a level less itself: not below 0.
             room_elsewhere=(above - beyond_reach).clamp(min=0),
             depth=depth,
             to_come=to_come,
@@ -297,7 +291,7 @@ class Support(nn.Module):
             new: The M new nodes, with the variables that are decided.
 
         Returns:
-            (M, C) bool; at least one value in each row is possible.
+            (M, Q) bool; at least one value in each row is possible.
         """
         match new.variable.role:
             case VariableRole.BACKTRACK:
@@ -338,7 +332,8 @@ class Support(nn.Module):
         column = self.backtrack_columns(new)
         state = new.state.gather(1, column)
         first = (new.depth < 0)[:, None] & self.no_backtrack[: state.shape[1]]
-        needed = needed_room(new.to_come[:, None], new.room_elsewhere.gather(1, column))
+        # What nodes to come do not find elsewhere, the new one and its parent must have.
+        needed = room_index(new.to_come[:, None] - new.room_elsewhere.gather(1, column))
         return ((state != UNKNOWN) | first) & self.attaches_at[needed, state]
 
     def _attachments(self, new: UndecidedNodes) -> Tensor:
@@ -351,15 +346,15 @@ class Support(nn.Module):
             (M, E + 1, C) bool, `choices` of `UndecidedNodes`.
         """
         column = self.parent_column(new)
-        needed = needed_room(new.to_come, new.room_elsewhere.gather(1, column)[:, 0])
+        needed = room_index(new.to_come - new.room_elsewhere.gather(1, column)[:, 0])
         return self.attaches[needed, new.state.gather(1, column)[:, 0]]
 
     def earlier_state(self, new: UndecidedNodes, length: Tensor) -> Tensor:
-        """Return the states of the nodes to which edges of new nodes lead, (M, C) long.
+        """Return the states of the nodes to which edges of new nodes lead, (M, L) long.
 
         Args:
             new: The M new nodes.
-            length: Lengths of the edges, (M or 1, C) long; 1 for that to the parent.
+            length: Lengths of the edges, (M or 1, L) long; 1 for that to the parent.
         """
         return new.state.gather(1, self.parent_column(new) + 1 - length)
 
@@ -368,10 +363,10 @@ class Support(nn.Module):
 
         Args:
             new: The M new nodes.
-            length: Lengths of the closures, (M, C) long.
+            length: Lengths of the closures, (M, L) long.
 
         Returns:
-            The bits of the kinds, see `Support.kind`, added up, (M, C) long; 0 for no closure.
+            The bits of the kinds, see `Support.kind`, added up, (M, L) long; 0 for no closure.
         """
         far = self.earlier_state(new, length)
         own = new.own_state[:, None]
@@ -390,7 +385,7 @@ class Support(nn.Module):
         return torch.where(elsewhere >= to_come, both_take, with_room)
 
     def _lengths(self, new: UndecidedNodes) -> Tensor:
-        """Return the possible lengths of the next closure of M new nodes, (M, C) bool.
+        """Return the possible lengths of the next closure of M new nodes, (M, L) bool.
 
         0, for no closure, is always possible.
         """
