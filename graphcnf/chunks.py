@@ -8,7 +8,12 @@ from typing import Any
 
 
 def chunked(items: Sequence, size: int) -> list:
-    """Cut a sequence into consecutive slices of `size` items; the last one may have fewer."""
+    """Cut a sequence into consecutive slices of `size` items; the last one may have fewer.
+
+    Args:
+        items: The sequence, such as a list, a range or an array; none give no slices.
+        size: Items of a slice, at least 1.
+    """
     return [items[k : k + size] for k in range(0, len(items), size)]
 
 

@@ -37,7 +37,10 @@ def memory() -> int:
 
 
 def read_data(path: str | Path) -> bytes:
-    """Return the content of a regular file of up to 1/`MEMORY_SHARE` of the memory.
+    """Return the content of a regular file of up to 1/`MEMORY_SHARE` (an eighth) of the memory.
+
+    Args:
+        path: The file, or a link to it; not unpacked.
 
     Raises:
         OSError: The file is missing, too large, or a folder, pipe or device.
@@ -74,6 +77,12 @@ def unpacked_limit(data: bytes) -> int:
 
 def gunzip(data: bytes) -> bytes:
     """Unpack the content of a gzip file.
+
+    Args:
+        data: The whole content, of one or several members.
+
+    Returns:
+        The unpacked bytes.
 
     Raises:
         NotUnpacked: The file is damaged, or unpacks to more than `unpacked_limit`.

@@ -37,6 +37,10 @@ def require(package: str, what: str, extra: str) -> None:
 def suggest(name: str, known: list[str]) -> str:
     """Return the end of a message about an unknown name.
 
+    Args:
+        name: The unknown name.
+        known: The known names.
+
     Returns:
         ``; did you mean 'x'?`` with the closest known name, or ``; known: a, b, c`` if none is
         close.

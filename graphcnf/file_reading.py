@@ -105,6 +105,9 @@ def read_file(path: str | Path, limit: int) -> bytes:
 def read_json(path: str | Path) -> Any:
     """Return the value in a JSON file.
 
+    Args:
+        path: The file, or a link to it.
+
     Raises:
         OSError: The file is missing, larger than `LARGEST_TEXT`, or no regular file.
         ValueError: The text is not JSON.

@@ -41,6 +41,13 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary file, and the next call for the same file deletes it. So only one process at a time
     may be in this context for a file: hold a lock where others could be.
 
+    Args:
+        path: The file that is replaced, or made if it is missing.
+
+    Yields:
+        The temporary file, in the same folder. After an exception it is deleted, and the file stays
+        as it was.
+
     Raises:
         OSError: The file cannot be written.
     """
@@ -64,6 +71,10 @@ def replace_file(path: Path, data: bytes) -> None:
 
     Only one process at a time may write the file, see `replacing`.
 
+    Args:
+        path: The file.
+        data: Its new content.
+
     Raises:
         OSError: The file cannot be written.
     """
@@ -81,6 +92,9 @@ def check_output(path: Path) -> None:
 @contextmanager
 def output_lock(path: Path) -> Iterator[None]:
     """Return a context in which no other process may write an output file of the user.
+
+    Args:
+        path: The file, which need not exist yet.
 
     Raises:
         UserError: The file is no regular file, another process is writing it, or the block has
@@ -100,6 +114,10 @@ def output_lock(path: Path) -> Iterator[None]:
 
 def write_file(path: Path, data: bytes) -> None:
     """Write an output file of the user, whose content is replaced as a whole.
+
+    Args:
+        path: The file.
+        data: Its content.
 
     Raises:
         UserError: The file is no regular file, another process is writing it, or it cannot be

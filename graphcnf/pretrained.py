@@ -137,6 +137,9 @@ def load_model(cls: type[Model], folder: Path, device="cpu") -> Model:
         folder: Folder that holds `config.json`.
         device: Device of the weights, such as "cuda:1".
 
+    Returns:
+        The model, an instance of `cls` or of a subclass.
+
     Raises:
         UserError: if configuration or weights are missing or damaged, or do not fit together.
     """
@@ -403,6 +406,9 @@ class Pretrained(nn.Module):
     def rebuild(cls, config: Mapping[str, Any]) -> Self:
         """Build a module with initial weights from the `config` of another one.
 
+        Args:
+            config: Arguments of the constructor by name, read from a stranger's file.
+
         Raises:
             ValueError: if a size is too large.
         """
@@ -410,7 +416,13 @@ class Pretrained(nn.Module):
         return cls(**config)
 
     def check_metadata(self, metadata: Any) -> None:
-        """Raise `ValueError` for metadata, read from a file, that would fail when they are used."""
+        """Raise `ValueError` for metadata, read from a file, that would fail when they are used.
+
+        A subclass whose methods read metadata checks these.
+
+        Args:
+            metadata: The metadata, any JSON value.
+        """
         if not isinstance(metadata, dict):
             raise ValueError("metadata is no object")
         check_kinds(metadata, training=dict, dataset=str)
@@ -429,8 +441,11 @@ class Pretrained(nn.Module):
         """Load what `save_pretrained` or training wrote, in evaluation mode.
 
         Args:
-            folder: Folder of a model, or of a training run.
+            folder: Folder of a model, or of a training run; or "org/name" of the Hugging Face hub.
             device: Device of the weights, such as "cuda:1".
+
+        Returns:
+            The module.
 
         Raises:
             UserError: if there is no such model, or its files are damaged.

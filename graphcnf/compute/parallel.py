@@ -96,6 +96,9 @@ class Cluster:
                 of one; it is pickled and sent to every worker once.
             chunks: Arguments, possibly endless; they and the results are pickled.
 
+        Yields:
+            The iterator; leaving the context cancels what it has not yielded.
+
         Raises:
             WorkerDied: Also while iterating: the scheduler died, or several workers over one chunk.
             Exception: While iterating: the function raised it.
@@ -428,6 +431,9 @@ def framed(value: object) -> bytes:
     """Return a value pickled twice, as a message for the pipe of a `Worker`.
 
     The receiver can read the whole message from its pipe even if it cannot unpickle the value.
+
+    Args:
+        value: A function or a chunk, which must be picklable.
     """
     return pickle.dumps(pickle.dumps(value))
 
@@ -546,6 +552,9 @@ def open_workers(cluster: str | None, workers: int | None = None) -> Iterator[Wo
             file that a scheduler has written; None for no cluster.
         workers: Number of processes of a local cluster, or without a cluster; None for one per
             core, and for a remote cluster.
+
+    Yields:
+        What functions take as `workers`: a `Cluster`, or the number as it was given.
 
     Raises:
         UserError: The cluster cannot be reached or started.

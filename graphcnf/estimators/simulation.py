@@ -107,7 +107,11 @@ def _columns(label: str, values: Tensor) -> pd.DataFrame:
 
 @cache
 def estimator_class() -> type[ConditionalDensityEstimator]:
-    """Return the class of estimators, which imports sbi."""
+    """Return the class of the estimators that `estimator_builder` makes; the call imports sbi.
+
+    Returns:
+        A subclass of sbi's `ConditionalDensityEstimator`, the same in every call.
+    """
     from sbi.neural_nets.estimators import ConditionalDensityEstimator
 
     class MixedTableEstimator(ConditionalDensityEstimator):

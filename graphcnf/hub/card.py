@@ -57,7 +57,11 @@ def model_card(
         licence: Licence of the weights, such as "mit".
         intended: What the model is meant for; a general sentence if None.
         limits: What the model does not do, beside the limits of every model.
-        figures: What `graphcnf evaluate --json` wrote of a sample of the model.
+        figures: What `graphcnf evaluate --json` wrote of a sample of the model; None for no table
+            of figures.
+
+    Returns:
+        The text, which begins with the YAML.
     """
     config = json.loads(files["config.json"])
     metadata = config["metadata"]

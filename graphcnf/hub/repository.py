@@ -60,6 +60,9 @@ def fetch(name: str | Path) -> Path:
     Args:
         name: "org/name" for the newest commit, or "org/name@revision".
 
+    Returns:
+        The folder of that commit, which holds `config.json`; it is never written again.
+
     Raises:
         UserError: There is no such model, the package huggingface_hub is not installed, the hub
             does not answer, or the repository is refused: it has files that may be pickles or whose
