@@ -54,7 +54,9 @@ NO, YES, WITH_CLOSURE = range(3)
 
 @dataclass(kw_only=True)
 class NodesWithMissing(UndecidedNodes):
-    """New nodes, and what is missing on the paths before them.
+    """M new nodes whose variables are being decided, and what is missing on the paths before them.
+
+    `CompletingSupport` makes and reads it. *Missing*, *free* and `rest_of` are explained above.
 
     Attributes:
         free: Number of free nodes, (M,) long; it changes with every edge of the new node.

@@ -106,6 +106,9 @@ def limit_note(rules: bool, environments: bool = False) -> str:
     Args:
         rules: True if `largest_sums` or `environments` of `Support` did.
         environments: True if that were environments.
+
+    Returns:
+        A sentence, also where nothing limited them.
     """
     if rules and environments:
         return (
@@ -122,7 +125,10 @@ def with_those_of(known: Environments, graphs: PackedGraphs) -> Environments:
 
     Args:
         known: The known environments, which are left as they are.
-        graphs: The graphs.
+        graphs: The graphs, of the categories of `known`.
+
+    Returns:
+        A copy with the environments of both.
     """
     both = Environments(known.nodes, known.edges)
     both.known = known.known | set(_found(known, graphs)[0])
@@ -171,7 +177,7 @@ def has_part(
         known: The known environments.
         node: Category of the node.
         around: Representatives of the edge and the neighbour, for each edge.
-        further: Least number of further edges.
+        further: Least number of further edges; 0 if these edges may be all.
     """
     part = Counter(edge * NEIGHBOUR_BASE + other for edge, other in around)
     size = part.total() + further

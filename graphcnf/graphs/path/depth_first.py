@@ -53,7 +53,12 @@ class Variable(NamedTuple):
 
     @classmethod
     def at(cls, k: int) -> Variable:
-        """Return variable k of a node, in the order of `DepthFirstCode`."""
+        """Return variable k of a node, in the order of `DepthFirstCode`.
+
+        Args:
+            k: Number of the variable, from 0. There is no upper limit: a code has as many closures
+                as its `closures` say.
+        """
         first = (VariableRole.BACKTRACK, VariableRole.PARENT_EDGE, VariableRole.CATEGORY)
         if k < len(first):
             return cls(first[k], 0)
@@ -165,7 +170,15 @@ class DepthFirstCode:
 
     @staticmethod
     def part(k: int) -> str:
-        """Return what variable k describes: "adjacency", "edges" or "nodes"."""
+        """Return what variable k of a node describes, by which its bits are reported.
+
+        Args:
+            k: Number of the variable, from 0, in the order of the class.
+
+        Returns:
+            "adjacency" for the backtrack and the lengths of closures, which say between which nodes
+            edges are; "edges" for the categories of edges; "nodes" for the category of the node.
+        """
         match Variable.at(k).role:
             case VariableRole.CATEGORY:
                 return "nodes"
@@ -241,6 +254,9 @@ class DepthFirstCode:
         Args:
             x: Variables of the nodes, (B, N, V) long: codes of graphs, which is not checked.
             mask: Real nodes, (B, N) bool.
+
+        Returns:
+            B graphs, their nodes numbered in the order of the code.
         """
         batch, nodes, _ = x.shape
         rows = torch.arange(batch, device=x.device)

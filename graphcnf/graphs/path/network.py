@@ -60,7 +60,17 @@ class AttentionBlocks(Protocol):
         """
 
     def step(self, h: Tensor, bias: Tensor, cache: Any) -> Tensor:
-        """Return the output of the next position, as `Transformer.step` does."""
+        """Return the output of the next position, as `Transformer.step` does.
+
+        Args:
+            h: Input of the position, (B, C).
+            bias: Attention biases of the N positions so far, the new one included, (N, B or 1,
+                layers * heads).
+            cache: What `cache` returned; the position is added to it.
+
+        Returns:
+            Output of the position, (B, C).
+        """
 
 
 class Folded:
@@ -81,6 +91,9 @@ class Folded:
         Args:
             attended: Output of the attention, (M, C).
             undecided: What `Support` knows of them.
+
+        Returns:
+            The state that the output heads read for the first variable, the backtrack.
         """
         return NodeHidden(attended, F.linear(attended, self.weight, self.bias), None, undecided)
 
@@ -183,7 +196,8 @@ class PathNetwork(AutoregressiveNetwork):
         """Embed the conditions of graphs, for M positions each.
 
         Args:
-            conditions: Conditions of B graphs, (B, P); nan where unknown.
+            conditions: Values of the P conditions of B graphs, each in its own unit, (B, P); nan
+                where unknown.
             so_far: Contributions of all nodes before each position, (B, M, P), in the units of the
                 conditions.
 
@@ -218,6 +232,9 @@ class PathNetwork(AutoregressiveNetwork):
         Args:
             x: Variables of the nodes, (B, N, V) long.
             context: Its mask (B, N) says which nodes are real.
+
+        Yields:
+            One step of all real nodes; each is given the nodes before it.
         """
         mask = context.mask
         conditions = context.condition_values
@@ -321,7 +338,7 @@ class PathState:
         codes: Level code of each level of the paths, (B, W) long.
         level_channels: Channels of each level, (B, W, level width).
         before: Channels of the last node, (B, C).
-        conditions: Conditions, (B, P), or None.
+        conditions: Values of the conditions, (B, P), or None.
         so_far: Contributions of all nodes to the conditions, (B, P); only with conditions.
     """
 
@@ -342,7 +359,12 @@ class PathState:
             self.so_far = self.level_channels.new_zeros(conditions.shape)
 
     def step(self) -> Step | None:
-        """Go on to the next node of all unfinished graphs; None once all are complete."""
+        """Go on to the next node of all unfinished graphs.
+
+        Returns:
+            A `Step` for the M graphs that have another node, whose `hidden` is a `NodeHidden`; None
+            once all are complete.
+        """
         if not self.order.next():
             return None
         net = self.network

@@ -43,10 +43,12 @@ Environment = tuple[int, tuple[int, ...]]
 
 
 def packed_neighbour(edge: Any, category: Any) -> Any:
-    """Return a neighbour as one number: `edge` (label or category) and its own `category`.
+    """Return a neighbour as one number: `edge * NEIGHBOUR_BASE + category`.
 
-    In paths the edge is a label, in environments a category, as in configurations. All are numbers,
-    or long tensors of one shape.
+    Args:
+        edge: Label of the edge to it in paths, its category in environments and configurations: a
+            number, or a long tensor.
+        category: Category of the neighbour, 0 to `NEIGHBOUR_BASE` - 1 (255), of the same shape.
     """
     return edge * NEIGHBOUR_BASE + category
 
@@ -57,7 +59,14 @@ def unpacked_neighbour(packed: Any) -> tuple[Any, Any]:
 
 
 class NodeStates(nn.Module):
-    """The S states of nodes, and how further edges change them.
+    """The S states of nodes, and how further edges change them, as tables to be looked up.
+
+    States are numbered; state `UNKNOWN` (0) is one of them. There are C node categories and E edge
+    categories. `Environments.states` makes the tables for models with environments,
+    `graphcnf.graphs.path.sum_states` those of other models; `Support` reads them.
+
+    Args:
+        **tables: The attributes by name.
 
     Attributes:
         weights: Weight of an edge by label, 0 for no edge, (E + 1,) long.
@@ -85,11 +94,15 @@ class NodeStates(nn.Module):
 
 
 class Environments:
-    """Environments of nodes that are known.
+    """The known environments: which neighbours the nodes of whole graphs may have.
+
+    `states` turns them into the states of partly drawn nodes, `arguments` into the configuration of
+    a model.
 
     Args:
-        nodes: Representative of each node category, as a neighbour.
-        edges: Representative of each edge category.
+        nodes: Representative of each node category, where a node of it is a neighbour. Without
+            merged categories 0, 1, 2, ....
+        edges: Representative of each edge category, likewise.
         known: The environments, each a list of a node category, then for each edge the
             representatives of the edge and of the neighbour: [node, edge, neighbour, edge,
             neighbour, ...].
@@ -122,6 +135,9 @@ class Environments:
                 integers "known", as the constructor takes them.
             node_categories: Number of node categories of the model.
             edge_categories: Number of edge categories of the model.
+
+        Returns:
+            The environments.
 
         Raises:
             UserError: if they are anything else.
@@ -158,13 +174,20 @@ class Environments:
         return [(self.nodes[node], around) for node, around in environments]
 
     def states(self, edge_weights: Sequence[int]) -> NodeStates:
-        """Return the states of nodes with these environments: all parts of one.
+        """Return the states of nodes of which all known environments may come.
+
+        Each part of a known environment is a state: a node category with some of the edges. State
+        0 is `UNKNOWN`; the others are numbered from 1 on.
 
         Args:
-            edge_weights: Weight of each edge category.
+            edge_weights: Weight of each edge category, of which a node has a largest sum.
+
+        Returns:
+            Tables of the S states. A category without a known environment begins in `UNKNOWN`, so
+            that no node of it is drawn.
 
         Raises:
-            UserError: if there are too many states.
+            UserError: if there are more than `MOST_STATES` (50,000) states.
         """
         number: dict[Environment, int] = {}
         sums = torch.zeros(len(self.nodes), dtype=torch.long)

@@ -124,7 +124,10 @@ class PathFeatures(nn.Module):
             nn.init.normal_(table.get_parameter("weight"), std=0.2)
 
     def fold(self) -> FoldedEmbeddings:
-        """Return the embeddings that are looked up together, in one table each."""
+        """Return the embeddings that are looked up together, in one table each.
+
+        To be called once for every batch, after the last change of the weights.
+        """
         tables: list[Tensor] = [table.get_parameter("weight") for table in self.variables]
         sizes = torch.tensor([0, *map(len, tables[:-1])], device=self.no_node.device)
         level_table = self.category_weight.weight[:, None] + self.degree_ring.weight
@@ -162,15 +165,18 @@ class PathFeatures(nn.Module):
     def forward(
         self, channels: Tensor, codes: Tensor, before: Tensor, number: Tensor, remaining: Tensor
     ) -> Tensor:
-        """Embed what is known before R nodes, without conditions.
+        """Embed what is known before each of R nodes that are to be drawn.
+
+        Values of conditions are not part of it: the network adds their embeddings to the result.
 
         Args:
-            channels: Channels of the last levels of the paths to them, the deepest level first, as
-                `of_levels` returns them, (R, SEEN_LEVELS, level width).
-            codes: Level codes of these levels, (R, SEEN_LEVELS) long.
+            channels: Channels of the last `SEEN_LEVELS` (16) levels of the path before each node,
+                the deepest level first, as `of_levels` returns them, (R, SEEN_LEVELS, level width).
+                If the path is shorter, the rest are those of level code 0 and no neighbours.
+            codes: Level codes of these levels, 0 beyond the path, (R, SEEN_LEVELS) long.
             before: Embeddings of the nodes before them, as `of_nodes` returns them; `no_node`
                 before the first node, (R, C).
-            number: Their numbers in their graphs, (R,) or () long.
+            number: Their numbers in their graphs, from 0, (R,) or () long.
             remaining: How many nodes of the graph are to come, these included, (R,) long.
 
         Returns:
@@ -255,11 +261,14 @@ class AttentionBiases(nn.Module):
 class NodeHidden:
     """Hidden state of M new nodes while their variables are decided one after the other.
 
+    `PathNetwork` makes it for the nodes of a step; `NodeHeads` reads it for the logits of the next
+    variable. C channels of the attention, H hidden channels of an output head.
+
     Attributes:
         attended: Output of the attention, (M, C).
-        common: First layer of the heads of the first `COMMON` variables, which every node has, by
-            one matrix product, (M, COMMON * H). None once only some of the nodes have further
-            variables: their heads are then evaluated one by one.
+        common: First layer of the heads of the first `COMMON` (4) variables, which every node has,
+            by one matrix product, (M, COMMON * H). None once these are decided, as only some of the
+            nodes have further variables, whose heads are evaluated one by one.
         decided: Sum of the embeddings of the variables so far, (M, H); None before the first one.
         undecided: Their variables so far, and what `Support` needs to tell which values are
             possible.
@@ -309,7 +318,14 @@ class NodeHeads(nn.Module):
         return torch.cat(weights), torch.cat(biases)
 
     def logits(self, nodes: NodeHidden) -> Tensor:
-        """Return logits (M, C) of the next variable, also of values that are impossible."""
+        """Return logits of the next variable, also of values that are impossible.
+
+        Args:
+            nodes: Hidden state of M new nodes, whose `undecided` says which variable is next.
+
+        Returns:
+            (M, number of values of the variable).
+        """
         k = nodes.undecided.count
         if nodes.common is not None:
             channels = nodes.common[:, k * self.hidden : (k + 1) * self.hidden]
@@ -320,6 +336,14 @@ class NodeHeads(nn.Module):
         return self.last[k](F.relu(channels))
 
     def decide(self, nodes: NodeHidden, x: Tensor) -> Tensor:
-        """Return the sum (M, H) of the embeddings of the variables, x (M,) long among them."""
+        """Return the sum of the embeddings of the variables so far, with the next one.
+
+        Args:
+            nodes: Hidden state of M new nodes before the variable.
+            x: The variable of each, (M,) long; not the last variable of a node.
+
+        Returns:
+            (M, H), `decided` of the next hidden state.
+        """
         embedded = self.decided[nodes.undecided.count](x)
         return embedded if nodes.decided is None else embedded + nodes.decided

@@ -161,7 +161,8 @@ class PathModel(CodedModel[PathNetwork]):
         """Fit the `Contributions` of nodes and edges to the conditions of graphs, in place.
 
         Args:
-            batch: Training graphs with all their conditions (no nan); the model takes conditions.
+            batch: Training graphs with values of all conditions, each in its own unit (no nan); the
+                model takes conditions.
         """
         contributions = self.network.contributions
         support = self.network.support
@@ -186,7 +187,8 @@ class PathModel(CodedModel[PathNetwork]):
                 ones (`renumbered`).
 
         Returns:
-            (B,) nats, without gradients.
+            (B,) nats, without gradients; -inf for a graph of which no order has a positive
+            probability.
 
         Raises:
             UserError: if `orders` is out of range.

@@ -113,7 +113,14 @@ class Path:
         return self.neighbours.view(-1, self.neighbours.shape[-1])
 
     def at(self, index: Tensor) -> Levels:
-        """Return what is known at an index of the flat views; of the shape of `index`."""
+        """Return what is known at an index of the flat views.
+
+        Args:
+            index: What the method `index` returns, long of any shape.
+
+        Returns:
+            Copies, of the shape of `index`; 0 in the `pad` columns.
+        """
         return Levels(*self.table.view(len(self.table), -1)[:, index].unbind())
 
     def select(self, rows: Tensor) -> Path:
@@ -133,10 +140,11 @@ class Path:
         return level + rows.reshape(-1, *[1] * (level.dim() - 1))
 
     def last_levels(self, rows: int) -> Tensor:
-        """Return the index of the last `SEEN_LEVELS` levels of the first `rows` paths.
+        """Return the index of the last `SEEN_LEVELS` (16) levels of the first `rows` paths.
 
         Returns:
-            Index of the flat views, the deepest level first, (rows, SEEN_LEVELS) long.
+            Index of the flat views, the deepest level first, (rows, SEEN_LEVELS) long. If a path is
+            shorter, the rest are columns of `pad`, which say "no node".
         """
         up = torch.arange(SEEN_LEVELS, device=self.depth.device)
         return self.index(self.depth[:rows, None] - up)

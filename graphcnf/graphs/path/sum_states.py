@@ -23,6 +23,9 @@ def states_of_sums(largest_sums: Sequence[int], edge_weights: Sequence[int]) -> 
     Args:
         largest_sums: Limit for each node category.
         edge_weights: Weight of each edge category.
+
+    Returns:
+        Tables of the states: `UNKNOWN`, and for each limit one state for each sum from 0 up to it.
     """
     sums = torch.tensor(largest_sums)
     weights = torch.tensor([0, *edge_weights])
@@ -51,6 +54,9 @@ def states_without_rules(node_categories: int, edge_weights: Sequence[int]) -> N
     Args:
         node_categories: Number of node categories.
         edge_weights: Weight of each edge category.
+
+    Returns:
+        Tables of two states: `UNKNOWN`, which no node gets, and the only one, 1.
     """
     state = torch.arange(2)  # unknown, and the only one
     return NodeStates(

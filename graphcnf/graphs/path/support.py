@@ -96,7 +96,10 @@ class UndecidedNodes:
 
     @property
     def variable(self) -> Variable:
-        """The variable that is decided next."""
+        """The variable that is decided next, after the `count` ones that are.
+
+        `Variable` (`graphcnf.graphs.path.depth_first`) says what it describes, and of which edge.
+        """
         return Variable.at(self.count)
 
     @property
@@ -264,8 +267,11 @@ class Support(nn.Module):
 
         Args:
             state: State of the node at each level of the path, of `Path.table`, (M, W) long.
-            depth: Level of the previous node, (M,) long.
+            depth: Level of the previous node, (M,) long; -1 before the first one.
             to_come: Number of nodes of the graph after the new one, (M,) long.
+
+        Returns:
+            The nodes, with the rooms that the path has for those after them.
         """
         column = torch.arange(state.shape[1], device=state.device)
         state = torch.where(column <= depth[:, None] + self.pad, state, UNKNOWN)
@@ -412,7 +418,7 @@ class Support(nn.Module):
 
         Args:
             new: The M new nodes, with the variables that are decided; it stays as it is.
-            x: The next variable of each, (M,) long.
+            x: The next variable of each, (M,) long, one that is possible.
         """
         decided = replace(new, x=(*new.x, x))
         match new.variable.role:
