@@ -108,7 +108,7 @@ class PixelMixture:
             x: Images, (B, C, H, W) of integers.
 
         Returns:
-            (B, H, W) nats, summed over the channels of a pixel.
+            (B, H, W) nats, of all channels of a pixel together.
         """
         values = scaled(x, self.levels, self.logits.dtype).split(1, 1)
         total = F.log_softmax(self.logits, 1)

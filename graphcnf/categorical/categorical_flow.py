@@ -131,7 +131,7 @@ class CategoricalFlow(nn.Module):
             context: Mask and other inputs of encoding and flow.
 
         Returns:
-            The terms, (B,) nats each; their mean over draws, `Bound.value`, is at most log p(x).
+            The terms, (B,) nats each; the mean of `Bound.value` over draws is at most log p(x).
 
         Raises:
             ValueError: if categories or mask have a wrong shape, type or value (`Encoding.check`).

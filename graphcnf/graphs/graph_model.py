@@ -324,7 +324,7 @@ class GraphModel(Pretrained, ABC):
             batch: B graphs, in the node order that the model needs.
 
         Returns:
-            Natural logarithms of probabilities, never above 0, (B,).
+            Natural logarithms of probabilities, (B,).
 
         Raises:
             ValueError: if a graph does not fit the model.

@@ -285,8 +285,9 @@ class MoleculeFlow:
             is the SMILES with stereo marks, None for an invalid molecule.
 
         Raises:
-            UserError: A number is out of range, no size of the training data is in `atoms`, or a
-                target can neither be computed nor predicted.
+            UserError: A number is out of range, the model draws no molecules of so few or so many
+                `atoms`, or a target can neither be computed nor predicted.
+            ValueError: There are targets, and the model takes no conditions.
         """
         graphs = sample_records(
             self.model,
@@ -418,8 +419,7 @@ class MoleculeFlow:
                 to 1,024; only models that draw atom by atom ("path") take more than 1.
 
         Returns:
-            Natural logarithms of probabilities, not of densities, so that none is above 0; (M,)
-            float64.
+            Natural logarithms of probabilities, not of densities, (M,) float64.
 
         Raises:
             UserError: `orders` is out of range, or the model was trained with another codec.

@@ -164,7 +164,7 @@ class History:
 
         It has if the last held-out value is more than `FAR` (1.1) times the best one, or more than
         `GAP` (2) times the last training value. Values that are not above 0 do not count, since
-        their ratios say nothing (log-densities of numbers may be negative).
+        their ratios say nothing (bits of a density of numbers may be negative).
 
         Args:
             headline: The metric that the run minimises, such as "bits_per_node".
