@@ -22,6 +22,8 @@ The words of these files:
 
 - The *path* is the nodes from the first one to the last one that was added, each the *parent* of
   the next. The *level* of a node is its distance from the first node along it.
+- *Above* a node are the nodes of the path that are nearer to the first one: they have smaller
+  levels, and stand in columns further left. *Below* it are those with larger levels.
 - The *backtrack* of a node is the number of levels from the node before it up to its parent.
 - A *closure* is an edge to another node on the path than the parent. Its *length* is the difference
   of the levels.

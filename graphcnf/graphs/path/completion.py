@@ -30,6 +30,15 @@ edge to an a, its `ends_of` and `rest_of` are 1 each, and no node is free.
 Both are possible: after an a, the last node must be an o at n, and after an o, an a at n. With no
 node to come after the new one, neither is: `free` would be -1 after an a, and 0 after an o.
 
+`to_come` does not count the new node itself, so it falls by one with each new node; `free_used` is
+only by how much `ends_of` rises. Once a free node is attached in turn, `free` is `free - 1 - used`,
+which must complete both ends: hence the 1 of `free_to_attach`.
+
+What is checked is too lax in three places, and too strict in none: a graph with known environments
+is always possible. Of the nodes above the parent only the one with the largest rest is looked at;
+nodes that must follow a node to come are not counted; and a place above the parent counts although
+it may be out of reach of backtracks.
+
 `CompletingSupport` asks a `Support` what is possible, and rules out what leaves a node incomplete.
 """
 
@@ -195,7 +204,7 @@ class CompletingSupport(nn.Module):
         attaches = self.support.attaches[0]
         is_missing_end = attaches & (used < 0)
         is_free = attaches & (used >= 0)
-        # The attached node is a free one itself, which no longer is to come.
+        # Once it is attached, `free` is smaller by 1 (it no longer is to come) and by `used`.
         least = torch.where(is_free, 1 + used + least_rest, NEVER).amin((1, 2))
         least[UNKNOWN] = NEVER
         # Or ends that were missing come first, for which no free node is needed.

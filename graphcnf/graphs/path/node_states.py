@@ -11,8 +11,9 @@ The words label and state are those of `graphcnf.graphs.path`.
   has a *representative*, the first category that it is merged with.
 - A *part* of an environment has some of its edges. The parts are the states: a node may get the
   edges that lead to another part. A part is complete if it is a known environment of the node's
-  category, or of a category that this one is merged with: what edges a node may get is told apart
-  further than when it may be left.
+  category, or of a category that this one is merged with. So the node's own category decides what
+  edges it may get, and the merged one when it is complete: of a bare nitrogen and an aromatic one,
+  each gets the edges that nodes of its kind have, but both may be left as either of them.
 
 For example, let the nodes o of training graphs have one edge, to a node a, or two. A node o begins
 in the state "o, no edge", which is not complete. An edge to a node a takes it to the state "o, a",
@@ -34,7 +35,8 @@ from graphcnf.errors import UserError
 NEIGHBOUR_BASE = 256
 """Node categories are below it, see `packed_neighbour`."""
 UNKNOWN = 0
-"""State of a node with edges that it may not have, and in place of no node."""
+"""State of a node with edges that it may not have. It also stands where there is no node: in
+columns beside the path, and in place of the parent of a first node."""
 # Limits on what a saved model may ask for: edges of a node in an environment, and states.
 MOST_EDGES = 12
 MOST_STATES = 50_000

@@ -62,9 +62,10 @@ class UndecidedNodes:
     Attributes:
         state: State of the node at each level of the path, (M, W) long; `Support.pad` columns of 0
             come first, and levels beyond the path are 0.
-        room_elsewhere: For each level, if the parent of the new node is at this level: the rooms of
-            all other possible parents of the node after it, added up, without that of the new node
-            itself, (M, W) long.
+        room_elsewhere: For each level p, if the parent of the new node is there, (M, W) long. The
+            possible parents of the node after it are then the new node at level p + 1, its parent
+            at level p, and the nodes at levels p - 1 to p + 1 - `reach`: it is the rooms of these
+            last ones, added up.
         depth: Level of the previous node, (M,) long; -1 before the first one.
         to_come: Number of nodes of the graph after the new one, (M,) long.
         own_state: State of the new node, (M,) long; 0 before its category is decided.
