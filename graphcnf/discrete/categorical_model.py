@@ -34,6 +34,7 @@ from graphcnf.discrete.adapters import (
     to_json,
 )
 from graphcnf.discrete.graph_adapter import GraphAdapter, graphs_in
+from graphcnf.discrete.grid_adapter import GridAdapter
 from graphcnf.discrete.rows import Rows
 from graphcnf.discrete.table_adapter import Column, TableAdapter
 from graphcnf.errors import UserError
@@ -63,7 +64,9 @@ if TYPE_CHECKING:
     from graphcnf.training.history import History
     from graphcnf.training.loop import FitResult
 
-ADAPTERS: dict[str, Any] = {one.kind: one for one in (TableAdapter, SequenceAdapter, GraphAdapter)}
+ADAPTERS: dict[str, Any] = {
+    one.kind: one for one in (TableAdapter, SequenceAdapter, GridAdapter, GraphAdapter)
+}
 """Adapter classes by kind."""
 
 ADAPTER_OPTIONS = ("bins", "node_label", "edge_label")
@@ -111,6 +114,8 @@ class CategoricalModel(nn.Module):
       of the length;
     - an array (N, D) of numpy or torch: of integers, which are categories, or of real numbers,
       which are as in a DataFrame;
+    - an array (N, H, W) of integers: grids, such as images of few values, whose pixels are
+      categories;
     - a list of `nx.Graph` or `torch_geometric.data.Data` with labels, or a `Batch` or `Dataset` of
       the latter. They must be connected, unless `fit` is called with
       `network={"architecture": "growth"}`, a model that adds node by node and may start new parts.
@@ -171,6 +176,7 @@ class CategoricalModel(nn.Module):
             edge_label: Attribute of networkx with an edge's label; None if there is only one.
             **network: Arguments of `graphcnf.discrete.columns.ColumnFlow` for tables and arrays, of
                 `graphcnf.discrete.rows.RowFlow` for sequences, of
+                `graphcnf.discrete.grids.GridFlow` for grids, of
                 `graphcnf.graphs.building.model_for_graphs` for graphs.
 
         Returns:
@@ -515,11 +521,14 @@ class CategoricalModel(nn.Module):
         )
 
     def impute(self, x: Items, *, seed: int = 0, statistic: str = "draw"):
-        """Fill the missing entries of a table or an array.
+        """Fill the missing entries of a table or an array, or the missing pixels of grids.
 
         Args:
             x: Rows with the columns of the training data; an array has floats, with NaN for missing
-                entries. Values that training lacked count as missing, with a warning.
+                entries. Values that training lacked count as missing, with a warning. Of grids
+                (M, H, W), NaN are missing pixels: those after all known ones in raster order are
+                drawn exactly, all others by particles, of which a warning counts few effective
+                ones.
             seed: Seed of the draws.
             statistic: "draw" for missing entries of a row from their joint distribution given the
                 others, and given that none is missing where "missing" is a category; exact or by
@@ -535,8 +544,13 @@ class CategoricalModel(nn.Module):
             UserError: if the model is none of tables or arrays, `x` has other columns, or there is
                 no such statistic.
         """
-        adapter = self._table("impute")
         check_seed(seed)
+        if isinstance(self.adapter, GridAdapter):
+            if statistic != "draw":
+                raise UserError(f'statistic must be "draw" for grids, got {statistic!r}')
+            known = self.adapter.known(x)
+            return self.adapter.decode(self.adapter.completed(self.flow, known, seed))
+        adapter = self._table("impute")
         if statistic not in STATISTICS:
             known_names = ", ".join(map(repr, STATISTICS))
             raise UserError(f"statistic must be one of {known_names}, got {statistic!r}")
@@ -575,7 +589,7 @@ class CategoricalModel(nn.Module):
         self,
         n: int,
         *,
-        given: Mapping[Any, Any] | None = None,
+        given: Mapping[Any, Any] | np.ndarray | torch.Tensor | None = None,
         seed: int = 0,
         temperature: float = 1.0,
         sizes: tuple[int, int] | None = None,
@@ -590,7 +604,8 @@ class CategoricalModel(nn.Module):
                 conditions: exact if one column at most comes before a condition in the model's
                 order; else a row is one of up to 64 draws by their weights, and a warning counts
                 rows that had less than four effective draws. With another temperature than 1, the
-                given columns come first instead.
+                given columns come first instead. Of grids, one grid (H, W) of floats with NaN for
+                unknown pixels, see `impute`.
             seed: Seed of the sample.
             temperature: Below 1 for more probable items.
             sizes: Lowest and highest length of a sequence, or number of nodes; None for the
@@ -609,9 +624,13 @@ class CategoricalModel(nn.Module):
         if sizes is not None:
             check_low_and_high("sizes", sizes)
         options: dict[str, Any] = {"temperature": temperature, "sizes": sizes}
+        if isinstance(self.adapter, GridAdapter) and given is not None:
+            if temperature != 1:
+                raise UserError("temperature must be 1 with given pixels")
+            return self.impute(np.repeat(np.asarray(given)[None], n, 0), seed=seed)
+        if not isinstance(given, Mapping | None):
+            raise UserError(f'given must be a dict, {{"column": value}}, got {given!r}')
         if given:
-            if not isinstance(given, Mapping):
-                raise UserError(f'given must be a dict, {{"column": value}}, got {given!r}')
             table = self._table("given")
             options["known"], event = table.given(given)
             if temperature == 1:
@@ -872,11 +891,15 @@ def _adapter_for(
         return GraphAdapter.of(x, node_label, edge_label, architecture)
     if node_label is not None or edge_label is not None:
         raise UserError("node_label and edge_label are for lists of nx.Graph")
+    if isinstance(x, np.ndarray | torch.Tensor) and x.ndim == 3:
+        return GridAdapter.of(x)
     if isinstance(x, pd.DataFrame | np.ndarray | torch.Tensor):
         return TableAdapter.of(x, bins)
     if several:
         return SequenceAdapter.of(x)
-    hint = "give a DataFrame, a list of strings, sequences or graphs, or an array (N, D)"
+    hint = (
+        "give a DataFrame, a list of strings, sequences or graphs, or an array (N, D) or (N, H, W)"
+    )
     match x:
         case pd.Series():
             hint = "x.to_frame() is a table of one column, x.tolist() a list of strings"

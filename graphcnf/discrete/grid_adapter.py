@@ -1,0 +1,260 @@
+"""Adapter of arrays with two axes, such as small images: a `GridFlow` over their pixels."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from graphcnf.discrete.adapters import Adapter, Items, Reasons, Refused, Vocabulary, draw_rows
+from graphcnf.discrete.grids import LARGEST_GRID, GridFlow
+from graphcnf.discrete.rows import Rows
+from graphcnf.errors import UserError
+from graphcnf.flows.transform import Context
+
+MOST_VALUES = 256
+"""Largest number of different values of a pixel."""
+
+PARTICLES = 64
+"""Particles of a grid whose unknown pixels are drawn given pixels after them."""
+
+FEW = 4
+"""Effective number of particles below which a warning counts a grid."""
+
+COMPLETED = 16
+"""Grids whose particles are drawn at a time."""
+
+
+@dataclass
+class GridAdapter(Adapter):
+    """Adapter of integer arrays (M, H, W) for a `GridFlow`.
+
+    Attributes:
+        values: Values of a pixel, ascending.
+        shape: Height and width of a grid.
+        dtype: Numpy's name of the type of the training data.
+        tensor: True if these were torch tensors.
+    """
+
+    kind = "grids"
+    flow_class = GridFlow
+    arguments = (GridFlow,)
+    fixed = ("cardinality", "shape")
+    settings = {**Adapter.settings, "batch_size": 32, "optimizer": "muon"}
+    scored = 128
+
+    values: list[int]
+    shape: list[int]
+    dtype: str
+    tensor: bool = False
+
+    def __post_init__(self) -> None:
+        self.vocabulary, self.cardinality = Vocabulary(self.values), len(self.values)
+        np.dtype(self.dtype).type(0)  # a TypeError for what is no type of numbers
+
+    @classmethod
+    def of(cls, data: np.ndarray | torch.Tensor) -> GridAdapter:
+        """Return the adapter for an array, whose values become the categories of a pixel.
+
+        Args:
+            data: Integers, (M, H, W).
+
+        Raises:
+            Refused: if they are no integers, too many different ones, or there are too many pixels
+                or none.
+        """
+        array = _numpy(data)
+        if array.dtype.kind not in "iub":
+            raise Refused(
+                f"an array of {array.dtype} with two axes: its pixels must be integers, for "
+                "instance (x > 127).astype(int)"
+            )
+        if not array.size or array[0].size > LARGEST_GRID:
+            raise Refused(
+                f"an array of the shape {array.shape}: it must have 1 to {LARGEST_GRID} pixels"
+            )
+        values = np.unique(array).tolist()
+        if len(values) > MOST_VALUES:
+            raise Refused(
+                f"{len(values)} different values of a pixel, at most {MOST_VALUES} are learned"
+            )
+        whole = list(array.shape[1:])
+        return cls(values, whole, str(array.dtype), isinstance(data, torch.Tensor))
+
+    def encode(self, data: Items, flow: Any = None) -> tuple[Rows, Reasons]:
+        """Encode grids, and leave out those with a value that training lacked or a missing pixel.
+
+        Args:
+            data: Array or tensor (M, H, W) of integers, or of floats that are whole.
+            flow: Ignored: a grid of known values has a positive probability under every flow.
+
+        Returns:
+            The grids in raster order; and for each of `data` the reason why it is left out, or
+            None.
+
+        Raises:
+            UserError: if `data` is of another type or shape.
+        """
+        rows, flat = self._encoded(data)
+        unknown, reasons = ~rows.mask.numpy(), list[str | None]([None] * len(flat))
+        for row in np.flatnonzero(unknown.any(1)):
+            place = int(unknown[row].argmax())
+            at = "row {}, column {}".format(*divmod(place, self.shape[1]))
+            reasons[row] = f"the value {flat[row, place].item()!r} at {at}, which training lacked"
+        return rows[rows.mask.all(1)], reasons
+
+    def known(self, data: Items) -> Rows:
+        """Encode grids with missing pixels.
+
+        Args:
+            data: Array or tensor (M, H, W); floats have NaN for missing pixels.
+
+        Returns:
+            All grids in raster order; the mask is False for missing pixels.
+
+        Raises:
+            UserError: if `data` is of another type or shape, or has a value that training lacked.
+        """
+        rows, flat = self._encoded(data)
+        strange = ~rows.mask.numpy() & ~np.isnan(flat.astype(float))
+        if strange.any():
+            row, place = (int(at[0]) for at in np.nonzero(strange))
+            raise UserError(f"grid {row}: no pixel of the training data has {flat[row, place]}")
+        return rows
+
+    def _encoded(self, data: Items) -> tuple[Rows, np.ndarray]:
+        """Return grids in raster order, masked where a value is unknown, and their values.
+
+        Args:
+            data: Array or tensor, (M, H, W).
+
+        Raises:
+            UserError: if `data` is of another type or shape.
+        """
+        wanted = f"this model takes an array (N, {self.shape[0]}, {self.shape[1]})"
+        if not isinstance(data, np.ndarray | torch.Tensor):
+            raise UserError(f"got a {type(data).__name__}; {wanted}")
+        array = _numpy(data)
+        if list(array.shape[1:]) != self.shape or array.dtype.kind not in "iubf":
+            raise UserError(f"got an array of {array.dtype} of the shape {array.shape}; {wanted}")
+        flat, known = array.reshape(len(array), -1), np.array(self.values)
+        index = np.searchsorted(known, flat).clip(max=len(known) - 1)
+        there = torch.from_numpy(known[index] == flat)
+        return Rows(torch.from_numpy(index) * there, there), flat
+
+    def decode(self, rows: Rows) -> np.ndarray | torch.Tensor:
+        """Return encoded grids as an array or a tensor (M, H, W) of the training data's type.
+
+        Args:
+            rows: Grids in raster order.
+        """
+        array = np.array(self.values)[rows.values.cpu().numpy()].astype(self.dtype)
+        array = array.reshape(-1, *self.shape)
+        return torch.from_numpy(array) if self.tensor else array
+
+    def build(self, rows, chosen, /, **network):
+        """Return an untrained flow, whose pixels have the frequencies of the training grids.
+
+        Args:
+            rows: All encoded grids.
+            chosen: Indices of the training grids, (M,).
+            **network: Sizes of the flow's network.
+        """
+        flow = GridFlow(self.cardinality, shape=self.shape, **network)
+        flow.start_from(self.batch(rows, chosen))
+        return flow
+
+    def finish(self, flow: Any, rows: Rows, chosen: np.ndarray, held_out: np.ndarray) -> None:
+        """Leave a trained flow as it is: it has no counts."""
+
+    def log_prob(self, flow: GridFlow, rows: Rows, orders: int = 1) -> torch.Tensor:
+        """Return the exact log-likelihood of each grid.
+
+        Args:
+            flow: The flow.
+            rows: B grids.
+            orders: Must be 1, as grids are scored in raster order.
+
+        Returns:
+            (B,) nats in float64.
+
+        Raises:
+            UserError: if `orders` is not 1.
+        """
+        if orders != 1:
+            raise UserError("orders are for tables and graphs; grids have one")
+        return flow.log_prob(rows.values, Context(rows.mask)).cpu().double()
+
+    def draw(
+        self,
+        flow: GridFlow,
+        count: int,
+        *,
+        seed: int,
+        temperature: float,
+        sizes: tuple[int, int] | None = None,
+    ) -> Rows:
+        """Draw grids; with one seed, more of them begin with the same ones.
+
+        Args:
+            flow: The flow.
+            count: Number of grids.
+            seed: Seed of the sample.
+            temperature: Below 1 for more probable grids.
+            sizes: Must be None: all grids have one size.
+
+        Raises:
+            UserError: if `sizes` are given.
+        """
+        if sizes is not None:
+            raise UserError("sizes are for sequences and graphs: grids have one")
+        pixels = self.shape[0] * self.shape[1]
+        return draw_rows(flow, count, np.eye(pixels + 1)[pixels], seed, temperature)
+
+    def completed(self, flow: GridFlow, known: Rows, seed: int) -> Rows:
+        """Draw the unknown pixels of grids, given the known ones, see `GridFlow.complete`.
+
+        A warning counts the grids with less than `FEW` effective particles.
+
+        Args:
+            flow: The flow.
+            known: M grids; the mask is True for known pixels.
+            seed: Seed of the draws.
+
+        Returns:
+            The grids, without masked pixels.
+        """
+        values, least = known.values.clone(), torch.full((len(known),), np.inf).double()
+        # Where all known pixels come first, one particle is exact.
+        first = known.mask.long().cummin(1).values.sum(1) == known.mask.sum(1)
+        for rows, particles in ((first, 1), (~first, PARTICLES)):
+            for chosen in rows.nonzero()[:, 0].split(COMPLETED * PARTICLES // particles):
+                if not len(chosen):
+                    continue
+                keys = (np.random.SeedSequence((seed, row)) for row in chosen.tolist())
+                random = [np.random.Generator(np.random.Philox(key)) for key in keys]
+                part = known[chosen.repeat_interleave(particles)].to(flow.device)
+                values[chosen], effective = flow.complete(part, random)
+                least[chosen] = effective if particles > 1 else np.inf
+        if few := int((least < FEW).sum()):
+            warnings.warn(
+                f"{few} of {len(known)} grids have less than {FEW} effective particles of "
+                f"{PARTICLES}: the known pixels are improbable",
+                stacklevel=4,
+            )
+        return Rows(values, torch.ones_like(known.mask))
+
+    def __str__(self) -> str:
+        return f"grids of {self.shape[0]} x {self.shape[1]} pixels, {self.cardinality} values"
+
+
+def _numpy(data: Any) -> np.ndarray:
+    """Return an array or tensor as an array.
+
+    Args:
+        data: The array or tensor.
+    """
+    return data.detach().cpu().numpy() if isinstance(data, torch.Tensor) else data
