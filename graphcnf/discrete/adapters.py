@@ -33,6 +33,12 @@ LONGEST_SEQUENCE = 1024
 MANY_SYMBOLS = 100_000
 """With more symbols to learn from, a network of the default size needs no dropout."""
 
+BATCH_SYMBOLS = 700
+"""Symbols of a batch of training, on average, where there are many symbols to learn from."""
+
+LARGEST_STARTS = 50_000_000
+"""Largest number of log-probabilities by counts that are kept during training, 200 MB."""
+
 MOST_SYMBOLS = 10_000
 """Largest number of distinct symbols."""
 
@@ -416,11 +422,14 @@ class SequenceAdapter(Adapter):
             **network: Sizes of the flow's network, such as `width`: arguments of `RowFlow`.
         """
         part = self.batch(rows, chosen)
-        if part.mask.sum() > MANY_SYMBOLS:
-            larger = {"batch_size": 64, "learning_rate": 1.5e-3, "warmup_steps": 200}
+        if (symbols := int(part.mask.sum())) > MANY_SYMBOLS:
+            size = max(BATCH_SYMBOLS * len(part) // symbols, 1)
+            larger = {"batch_size": size, "optimizer": "muon"}
             self.settings = {**self.settings, **larger}  # type: ignore[misc]
             network = {"dropout": 0.0, **network}
         flow = RowFlow.counting(part, self.cardinality, positions=self.longest, **network)
+        if rows.values.numel() * self.cardinality <= LARGEST_STARTS:
+            rows.start = flow.starts(rows, chosen)
         flow.metadata["length_histogram"] = torch.bincount(rows.lengths).tolist()
         return flow
 

@@ -38,8 +38,22 @@ from graphcnf.torch_state import evaluated
 REACH = 6
 """Longest context of the counts, in categories."""
 
+CHUNK = 1024
+"""Rows whose counts are looked up at a time."""
+
 LARGEST_COUNTS = 2_000_000
 """Largest number of different n-grams that are counted; with more, contexts stay shorter."""
+
+
+@dataclass(frozen=True)
+class RowContext(Context):
+    """What a flow over sequences is told of a batch besides the rows.
+
+    Attributes:
+        start: Log-probabilities of all categories by n-grams, (B, L, C) nats; None to look them up.
+    """
+
+    start: Tensor | None = None
 
 
 class CausalAttention(AutoregressiveNetwork):
@@ -151,25 +165,35 @@ class CausalAttention(AutoregressiveNetwork):
         if (mask[:, 1:] & ~mask[:, :-1]).any():
             raise ValueError("the real positions of a row must be its first ones")
 
-    def _logits(self, h: Tensor, before: Tensor, x: Tensor | None = None) -> Tensor:
-        """Return the logits of the categories at M positions.
+    def starts(self, before: Tensor, x: Tensor | None = None) -> Tensor:
+        """Return the log-probabilities of the categories at M positions by n-grams.
 
         Args:
-            h: Output of attention, (M, width).
             before: Categories before each position, (M, K) long.
             x: Categories of the positions, (M,) long, if they have been counted: each is then left
                 out of its own counts. None otherwise.
 
         Returns:
+            (M, C) nats; 0 for a network without counts.
+        """
+        kind = log_term_dtype(self.weight)
+        p = torch.ones(len(before), self.cardinalities[0], dtype=kind, device=before.device)
+        if self.counts is None:
+            return 0 * p
+        keys = contexts(before, self.cardinalities[0], self.reach)
+        return self.counts(keys[:, None], p / p.shape[1], self.factors.to(kind), x=x)
+
+    def logits_of(self, h: Tensor, start: Tensor) -> Tensor:
+        """Return the logits of the categories at M positions.
+
+        Args:
+            h: Output of attention, (M, width).
+            start: Log-probabilities by n-grams, (M, C) nats.
+
+        Returns:
             (M, C).
         """
-        logits = F.linear(h, self.weight, self.bias)
-        if self.counts is None:
-            return logits
-        keys = contexts(before, self.cardinalities[0], self.reach)
-        kind = log_term_dtype(self.weight)
-        p = torch.full_like(logits, 1 / logits.shape[1], dtype=kind)
-        return logits + self.counts(keys[:, None], p, self.factors.to(kind), x=x).to(h.dtype)
+        return F.linear(h, self.weight, self.bias) + start.to(h.dtype)
 
     def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
         mask = context.mask
@@ -180,9 +204,13 @@ class CausalAttention(AutoregressiveNetwork):
         distance = number[:, None] - number
         bias = self.by_distance[:, distance.clamp(min=0)] + HIDDEN * (distance < 0)
         h = self.norm(self.blocks(h, bias[None]))
-        counted = x[mask][:, 0] if self.training else None
+        start = getattr(context, "start", None)
+        if start is None:
+            start = self.starts(before[mask], x[mask][:, 0] if self.training else None)
+        else:
+            start = start[mask]
         row, position = mask.nonzero(as_tuple=True)
-        yield Step(row, position, self._logits(h[mask], before[mask], counted))
+        yield Step(row, position, self.logits_of(h[mask], start))
 
     def start(self, context: Context) -> CausalState:
         self._check_mask(context.mask)
@@ -222,7 +250,7 @@ class CausalState:
         # The distances number, ..., 0 of the positions so far.
         bias = net.by_distance[:, : number + 1].flip(1).t()[:, None]
         h = net.norm(net.blocks.step(h, bias, self.cache))
-        return self.order.step(net._logits(h, before[:, 0]))
+        return self.order.step(net.logits_of(h, net.starts(before[:, 0])))
 
     def update(self, x: Tensor) -> None:
         """Append the categories that were decided at the current position, in place.
@@ -264,9 +292,10 @@ class Rows:
             k + u, with the place u of a number in bin k.
         mask: True for real positions of a sequence, which come first, and for known entries of a
             table, (B, L) bool.
-        start: For rows of a table that are trained on, the log-probabilities of all S categories of
-            all columns by counts, in the order of the network, (B, S) nats; None if they have to be
-            looked up, and for sequences.
+        start: For rows that are trained on, the log-probabilities of categories by counts: of a
+            table those of all S categories of all columns, in the order of the network, (B, S)
+            nats, of sequences those at each position, (B, L, C) nats; None if they have to be
+            looked up.
     """
 
     values: Tensor
@@ -308,13 +337,13 @@ class Rows:
     def cut(self) -> Rows:
         """Return sequences without the trailing positions that are padding in all of them.
 
-        `start` is dropped. Not for rows of a table, where a masked entry is no padding.
+        Not for rows of a table, where a masked entry is no padding.
 
         Returns:
             Rows (B, L'), where L' is the largest of their lengths; 0 if there are no rows.
         """
         longest = int(self.lengths.max()) if len(self) else 0
-        return Rows(self.values[:, :longest], self.mask[:, :longest])
+        return self._each(lambda part: part[:, :longest])
 
     def to(self, device: torch.device | str) -> Rows:
         """Return the rows with all tensors on a device.
@@ -430,6 +459,29 @@ class RowFlow(Pretrained, AutoregressiveFlow[CausalAttention]):
         self.network.counts = ContextCounts.of(list(keys), [x] * len(keys)).to(self.device)
         self.config["counts"] = {**self.config["counts"], "sizes": self.network.counts.sizes}
 
+    def starts(self, rows: Rows, counted: np.ndarray) -> Tensor:
+        """Return the log-probabilities of the categories at all positions by n-grams.
+
+        Args:
+            rows: M rows.
+            counted: Indices of the rows that have been counted, each of which is left out of its
+                own counts.
+
+        Returns:
+            (M, L, C) nats in float32; 0 where masked.
+        """
+        network, is_counted = self.network, np.isin(np.arange(len(rows)), counted)
+        found = torch.zeros(*rows.values.shape, network.cardinalities[0])
+        for own in (True, False):
+            for chosen in torch.from_numpy(np.flatnonzero(is_counted == own)).split(CHUNK):
+                part = rows[chosen]
+                before = network.before(part.values)[part.mask]
+                x = part.values[part.mask] if own else None
+                some = torch.zeros(*part.values.shape, found.shape[2])
+                some[part.mask] = network.starts(before, x).float()
+                found[chosen] = some
+        return found
+
     def length_probabilities(self, lengths: tuple[int, int] | None = None) -> np.ndarray:
         """Return the prior over lengths.
 
@@ -497,7 +549,8 @@ class RowFlow(Pretrained, AutoregressiveFlow[CausalAttention]):
             positions or of rows).
         """
         batch = batch[batch.mask.any(1)]
-        nats = self.network.log_prob(batch.values[..., None], Context(batch.mask))
+        context = RowContext(batch.mask, start=batch.start)
+        nats = self.network.log_prob(batch.values[..., None], context)
         return loss_of(nats, batch.mask)
 
 

@@ -22,6 +22,7 @@ import torch
 from pandas.api import types
 
 from graphcnf.discrete.adapters import (
+    LARGEST_STARTS,
     Adapter,
     Items,
     Reasons,
@@ -54,9 +55,6 @@ MANY = 2000
 
 SCORED = 2048
 """Rows that are scored at a time."""
-
-LARGEST_STARTS = 50_000_000
-"""Largest number of log-probabilities by counts that are kept during training, 200 MB."""
 
 TRIES = 64
 """Draws of a row at most, of which one is chosen by its weight."""
@@ -1186,8 +1184,8 @@ def _frame(array: np.ndarray | torch.Tensor) -> pd.DataFrame:
         array = (array.float() if array.dtype == torch.bfloat16 else array).numpy()
     if array.ndim != 2:
         raise Refused(
-            f"an array of the shape {array.shape}: rows of equal length are (N, D); of rows that "
-            "differ in length make a list"
+            f"an array of the shape {array.shape}: rows of equal length are (N, D), grids of "
+            "integers (N, H, W); of rows that differ in length make a list"
         )
     if array.dtype.kind not in "iubf":
         raise Refused(

@@ -12,6 +12,7 @@ from graphcnf.scripts.benchmarks.images import images
 from graphcnf.scripts.benchmarks.moses import moses, zinc_fold
 from graphcnf.scripts.benchmarks.optimization import constrained, guacamol, pmo
 from graphcnf.scripts.benchmarks.reproduce import reproduce
+from graphcnf.scripts.benchmarks.sequences import sequences
 from graphcnf.scripts.benchmarks.stereo import isomers, stereo_bits
 from graphcnf.scripts.benchmarks.systems import systems
 from graphcnf.scripts.benchmarks.vectors import vectors
@@ -44,6 +45,7 @@ for _command in (
     tables,
     digits,
     english_text,
+    sequences,
     vectors,
     figures,
     reproduce,

@@ -19,6 +19,7 @@ import torch
 import typer
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from graphcnf import evaluate_table
 from graphcnf.data_files import installed_file
@@ -51,6 +52,9 @@ LENGTH = 64
 
 HIDDEN = 384
 """Hidden units of the LSTM."""
+
+RATES = (1e-3, 4e-3)
+"""Learning rates of the LSTM, of which the better one is used."""
 
 
 def scored(methods: Methods, *data: Any) -> Iterator[tuple[str, np.ndarray, float]]:
@@ -97,7 +101,7 @@ def _write(
     write(out, rows, columns, [note])
 
 
-def _model(known: Any, held_out: Any, seed: int, minutes: float, **settings: Any) -> np.ndarray:
+def model(known: Any, held_out: Any, seed: int, minutes: float, **settings: Any) -> np.ndarray:
     """Return the bits of held-out items by `CategoricalModel`.
 
     Args:
@@ -409,7 +413,7 @@ OF_TABLES = {
     "tree": _tabulated,
     "boosting": _boosting,
     "MADE": _made_of_table,
-    "model": _model,
+    "model": model,
 }
 
 
@@ -534,10 +538,32 @@ def _of_digits(parts: dict[str, np.ndarray], seed: int, minutes: float) -> np.nd
         (M,).
     """
     known = np.concatenate([parts["train"], parts["validation"]])
-    return _model(known, parts["test"], seed, minutes)
+    return model(known, parts["test"], seed, minutes)
 
 
-OF_DIGITS = {"independent pixels": _independent, "MADE": _made, "CategoricalModel": _of_digits}
+def _of_grids(parts: dict[str, np.ndarray], seed: int, minutes: float) -> np.ndarray:
+    """Return the bits of test images by `CategoricalModel` of arrays with two axes.
+
+    Args:
+        parts: Square images of 0 and 1, (M, pixels), of "train", "validation" and "test".
+        seed: Seed of the training.
+        minutes: CPU time of the training.
+
+    Returns:
+        (M,).
+    """
+    known = np.concatenate([parts["train"], parts["validation"]])
+    side = round(known.shape[1] ** 0.5)
+    grids = (part.reshape(-1, side, side) for part in (known, parts["test"]))
+    return model(*grids, seed, minutes)
+
+
+OF_DIGITS = {
+    "independent pixels": _independent,
+    "MADE": _made,
+    "CategoricalModel": _of_digits,
+    "CategoricalModel, two axes": _of_grids,
+}
 
 
 def english_text(seed: Seed = 0, minutes: Minutes = 3, out: Out = None) -> None:
@@ -548,7 +574,8 @@ def english_text(seed: Seed = 0, minutes: Minutes = 3, out: Out = None) -> None:
     note = (
         f"{len(held_out):,} held-out chunks of {LENGTH} characters, {len(known):,} to learn from; "
         f"{minutes:g} minutes of training, seconds of CPU time with scoring. The n-grams are those "
-        f"that the model starts from; LSTM: two layers of {HIDDEN} units."
+        f"that the model starts from; LSTM: two layers of {HIDDEN} units, "
+        f"the better of the learning rates {RATES[0]:g} and {RATES[1]:g}."
     )
     _write(out, OF_TEXT, "character", 3, (known, held_out, seed, minutes), note)
 
@@ -566,59 +593,74 @@ def _chunks() -> list[str]:
     return [whole[k : k + LENGTH] for k in range(0, len(whole) - LENGTH + 1, LENGTH)]
 
 
-def _ngrams(known: list[str], held_out: list[str], seed: int, minutes: float) -> np.ndarray:
-    """Return the bits per character of held-out chunks by n-grams.
-
-    They are those that `CategoricalModel` starts from.
+def ngrams(known: list[str], held_out: list[str], seed: int, minutes: float) -> np.ndarray:
+    """Return the bits of held-out strings by n-grams, those that `CategoricalModel` starts from.
 
     Args:
-        known: Chunks that are counted.
-        held_out: M held-out chunks.
+        known: Strings that are counted.
+        held_out: M held-out strings.
         seed: Ignored, since nothing is random.
         minutes: Ignored.
 
     Returns:
         (M,).
     """
-    return -CategoricalModel.for_data(known).log_prob(held_out) / np.log(2) / LENGTH
+    return -CategoricalModel.for_data(known).log_prob(held_out) / np.log(2)
 
 
-def _lstm(known: list[str], held_out: list[str], seed: int, minutes: float) -> np.ndarray:
-    """Return the bits per character of held-out chunks by an LSTM over characters.
+def lstm(known: list[str], held_out: list[str], seed: int, minutes: float) -> np.ndarray:
+    """Return the bits of held-out strings by an LSTM over characters and an end.
+
+    A tenth of the CPU time goes to each of two trials of the learning rates `RATES`, on nine tenths
+    of the strings; the rate that is better for the others is that of the whole training.
 
     Args:
-        known: Chunks to learn from.
-        held_out: M held-out chunks.
+        known: Strings to learn from.
+        held_out: M held-out strings.
         seed: Seed of the training.
         minutes: CPU time of the training, which is that of `SmilesLSTM` otherwise.
 
     Returns:
         (M,).
     """
-    torch.manual_seed(seed)
-    place = {character: k for k, character in enumerate(sorted(set("".join(known))))}
-    model = TokenLSTM(len(place) + 1, len(place), HIDDEN)  # the last input stands before a chunk
-    x, test = (torch.tensor([[place[c] for c in t] for t in part]) for part in (known, held_out))
+    place = {character: k for k, character in enumerate(sorted(set("".join(known))), 1)}
+    count = len(place) + 1  # 0 is the end of a string, `count` what stands before it
 
-    def nats(x: Tensor) -> Tensor:
-        logits, _ = model(F.pad(x[:, :-1], (1, 0), value=len(place)))
-        return F.cross_entropy(logits.transpose(1, 2), x, reduction="none")
+    def padded(strings: Sequence[str]) -> Tensor:
+        rows = [torch.tensor([*(place[c] for c in one), 0]) for one in strings]
+        return pad_sequence(rows, batch_first=True, padding_value=-1)
 
-    def losses() -> Iterator[Tensor]:
+    def nats(net: TokenLSTM, x: Tensor) -> Tensor:
+        x = x[:, : int((x >= 0).sum(1).max())]
+        logits, _ = net(F.pad(x[:, :-1].clamp(min=0), (1, 0), value=count))
+        return F.cross_entropy(logits.transpose(1, 2), x, reduction="none", ignore_index=-1)
+
+    def losses(net: TokenLSTM, x: Tensor) -> Iterator[Tensor]:
         while True:
             for chosen in torch.randperm(len(x)).split(BATCH):
-                yield nats(x[chosen]).mean()
+                yield nats(net, x[chosen]).sum() / (x[chosen] >= 0).sum()
 
-    train_lstm(model, losses(), minutes)
-    with torch.no_grad():
-        bits = torch.cat([nats(part).sum(1) for part in test.split(256)]) / np.log(2)
-    return bits.numpy() / LENGTH
+    def trained(x: Tensor, rate: float, minutes: float) -> TokenLSTM:
+        torch.manual_seed(seed)
+        net = TokenLSTM(count + 1, count, HIDDEN)
+        train_lstm(net, losses(net, x), minutes, rate)
+        return net
+
+    @torch.no_grad()
+    def bits(net: TokenLSTM, x: Tensor) -> Tensor:
+        return torch.cat([nats(net, part).sum(1) for part in x.split(256)]) / np.log(2)
+
+    x, cut = padded(known), len(known) // 10
+    trials = {r: bits(trained(x[cut:], r, 0.1 * minutes), x[: min(cut, 2000)]) for r in RATES}
+    best = min(RATES, key=lambda rate: float(trials[rate].mean()))
+    say(f"LSTM: learning rate {best:g}")
+    net = trained(x, best, (1 - 0.1 * len(RATES)) * minutes)
+    return bits(net, padded(held_out)).numpy()
 
 
 OF_TEXT = {
-    "n-grams": _ngrams,
-    "LSTM": _lstm,
-    "CategoricalModel": lambda *data: _model(*data) / LENGTH,
+    name: lambda *data, score=score: score(*data) / LENGTH
+    for name, score in {"n-grams": ngrams, "LSTM": lstm, "CategoricalModel": model}.items()
 }
 
 

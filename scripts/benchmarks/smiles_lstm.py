@@ -135,7 +135,9 @@ class SmilesLSTM(Pretrained, TokenLSTM):
 
 
 @one_thread(torch.device("cpu"))
-def train_lstm(model: nn.Module, losses: Iterator[Tensor], minutes: float) -> tuple[int, float]:
+def train_lstm(
+    model: nn.Module, losses: Iterator[Tensor], minutes: float, rate: float = RATE
+) -> tuple[int, float]:
     """Train a model with AdamW on one thread.
 
     The learning rate rises for 200 steps, and falls with a cosine to 1 % of the largest one.
@@ -144,16 +146,17 @@ def train_lstm(model: nn.Module, losses: Iterator[Tensor], minutes: float) -> tu
         model: The model, which is changed in place.
         losses: Iterator that computes the loss of the next batch each time.
         minutes: CPU time.
+        rate: The largest learning rate.
 
     Returns:
         Number of steps, and the minutes that they took.
     """
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
     start = told = time.process_time()
     step = 0
     while (spent := (time.process_time() - start) / 60) < minutes:
         cosine = 0.5 * (1 + math.cos(math.pi * spent / minutes)) + 0.01
-        optimizer.param_groups[0]["lr"] = RATE * min(1, (step + 1) / 200) * cosine
+        optimizer.param_groups[0]["lr"] = rate * min(1, (step + 1) / 200) * cosine
         loss = next(losses)
         optimizer.zero_grad()
         loss.backward()

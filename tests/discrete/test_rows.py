@@ -1,9 +1,11 @@
 """Rows of categories: what is padding does not count, and models come back as they were kept."""
 
+import numpy as np
 import pytest
 import torch
 
-from graphcnf.discrete import RowFlow, SetFlow
+from graphcnf import CategoricalModel
+from graphcnf.discrete import RowFlow, SetFlow, adapters
 from graphcnf.errors import UserError
 from graphcnf.flows import Context
 
@@ -61,3 +63,25 @@ def test_what_is_kept_can_be_loaded(model, tmp_path):
         weights = tmp_path / "rows" / "model.safetensors"
         weights.write_bytes(weights.read_bytes()[:-1] + b"x")
         RowFlow.from_pretrained(tmp_path / "rows")
+
+
+def test_many_sequences_are_learned_with_counts_that_are_looked_up_once(monkeypatch):
+    """Training rows are left out of their own counts, held-out rows are not; neither changes."""
+    monkeypatch.setattr(adapters, "MANY_SYMBOLS", 300)
+    monkeypatch.setattr(adapters, "BATCH_SYMBOLS", 50)
+    random = np.random.default_rng(0)
+    words = ["ab" * int(random.integers(1, 6)) + "cab"[: random.integers(3)] for _ in range(90)]
+    model, data = CategoricalModel._build(words, 0, 0.0, {**SMALL})
+    counted = np.arange(60)
+    model.flow.count(data[torch.from_numpy(counted)])
+    data.start = model.flow.starts(data, counted)
+    mean = data.mask.sum() / len(data)
+    assert model.adapter.settings["batch_size"] == int(50 / mean) and mean < 10
+    assert model.flow.network.dropout.p == 0
+    for chosen, training in ((counted[:7], True), (np.arange(60, 67), False)):
+        model.flow.train(training)
+        batch = model.adapter.batch(data, chosen)
+        assert batch.start.shape == (*batch.values.shape, len("abc"))
+        loss = model.training_loss(batch)[0]
+        batch.start = None
+        torch.testing.assert_close(loss, model.training_loss(batch)[0])

@@ -15,7 +15,7 @@ from graphcnf.datasets.coloring import load_coloring
 from graphcnf.datasets.images import PARTS, ImageDataset
 from graphcnf.discrete import ColoringFlow
 from graphcnf.graphs import GraphBatch
-from graphcnf.scripts.benchmarks import discrete, graphs
+from graphcnf.scripts.benchmarks import discrete, graphs, sequences
 from graphcnf.scripts.benchmarks.coloring import (
     Colored,
     held_out,
@@ -49,6 +49,27 @@ def test_table_of_texts(surroundings, bench, monkeypatch):
         assert 1 / 16 - 0.01 < row["bits"] < (1 if row["model"] == "LSTM" else 0.15)
 
 
+def test_made_strings_keep_their_rules_and_their_entropy(surroundings, bench, monkeypatch):
+    pairs = {")": "(", "]": "[", "}": "{"}
+    for word in sequences.brackets(40, 1)[0]:
+        kinds = []
+        for symbol in word:
+            assert symbol in pairs.values() or kinds.pop() == pairs[symbol]
+            kinds += [symbol] * (symbol not in pairs)
+        assert not kinds
+    assert all(eval(one.replace("=", "==")) for one in sequences.arithmetic(40, 1)[0])
+    assert all(one == one[::-1] for one in sequences.palindromes(40, 1)[0])
+    for one in sequences.hairpins(40, 1)[0]:
+        end = "".join(sequences.COMPLEMENT[base] for base in one[11::-1])
+        assert len(one) == 60 and 16 <= one.find(end, 16) <= 32
+    monkeypatch.setattr(sequences, "KNOWN", 300)
+    monkeypatch.setattr(sequences, "HELD_OUT", 50)
+    monkeypatch.setattr(discrete, "HIDDEN", 16)
+    bench("sequences", "palindromes", "--minutes", 0.02, "--out", "x.json")
+    (row,) = json.loads((surroundings / "x.json").read_text())
+    assert row["entropy"] < row["model"] < row["LSTM"] + 20 and row["n-grams"] < 100
+
+
 def test_table_of_digits(surroundings, bench, monkeypatch):
     """Images of one colour: four pixels of a bit each, which the first of them tells."""
     images = np.zeros((400, 1, 4, 4), np.uint8)
@@ -58,7 +79,7 @@ def test_table_of_digits(surroundings, bench, monkeypatch):
     monkeypatch.setattr(discrete, "load_images", lambda: data)
     bench("digits", "--minutes", 0.01, "--out", "x.json")
     bits = [row["bits"] for row in json.loads((surroundings / "x.json").read_text())]
-    assert bits == pytest.approx([4, 1, 1], abs=0.2)
+    assert bits[:3] == pytest.approx([4, 1, 1], abs=0.2) and bits[3] < 4.2
 
 
 def test_graphs_that_are_no_block_models_do_not_count():
