@@ -62,6 +62,7 @@ SAMPLES, SEEDS, ERRORS = 1000, 5, 3.0
 FEWER = {
     "graphcnf evaluate ": " --reconstruct 20 --likelihood 20",
     "benchmarks systems ": " --held-out 20",
+    "graphcnf train coloring-": " --set data.graphs=1000",
     "graphcnf finetune ": " --steps 10 -n 20",
     "benchmarks columns ": " --steps 10 -n 20",
 }
