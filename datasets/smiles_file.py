@@ -264,7 +264,8 @@ def read_smiles(
             the SMILES in a line; `title` and properties of an SD file.
 
     Returns:
-        All records in the order of the file; a record without a SMILES has "".
+        The records in the order of the file, as lists in the fields of `FileRecords`: its `smiles`
+        has one entry a record, "" where there is none.
 
     Raises:
         DataFileError: The file is missing, binary or damaged, or lacks the column. It is a

@@ -12,10 +12,10 @@ import typer
 
 from graphcnf import __version__
 from graphcnf.compute.signals import prompt_interrupts
-from graphcnf.errors import UserError
+from graphcnf.errors import UserError, described
 from graphcnf.messages import say
 from graphcnf.registry import Registry
-from graphcnf.scripts._files import guard
+from graphcnf.scripts._files import commands, guard, roles_of
 from graphcnf.scripts._output import ReaderGone
 
 app = typer.Typer(
@@ -58,11 +58,31 @@ COMMANDS = Registry(
 Their modules defer heavy imports until a command runs, so that --help is fast.
 """
 
-for _name, _command in COMMANDS.items():
-    if isinstance(_command, typer.Typer):
-        app.add_typer(_command, name=_name)
+
+def _add(name: str) -> None:
+    """Add a command, or an app with commands of its own.
+
+    Raises:
+        Exception: One of another package cannot be loaded, or has a path without a `Role`.
+    """
+    command = COMMANDS[name]
+    is_app = isinstance(command, typer.Typer)
+    if name not in COMMANDS.own:
+        for one in [found.callback for found in commands(command)] if is_app else [command]:
+            roles_of(one)
+    if is_app:
+        app.add_typer(command, name=name)
     else:
-        app.command(_name)(_command)
+        app.command(name)(command)
+
+
+for _name in COMMANDS:
+    try:
+        _add(_name)
+    except Exception as error:
+        if _name in COMMANDS.own:
+            raise
+        say(f"warning: the command {_name!r} of another package is left out: {described(error)}")
 guard(app)
 
 

@@ -24,9 +24,10 @@ from graphcnf.errors import UserError
 from graphcnf.evaluation import METRICS
 from graphcnf.evaluation.statistics import compare
 from graphcnf.graphs.graph_model import GRAPH_MODELS
-from graphcnf.molecules.properties import PROPERTIES
+from graphcnf.molecules.properties import COUNTS, PROPERTIES
 from graphcnf.optimization import SCORES
 from graphcnf.optimization.objectives import Goal, parameters_of
+from graphcnf.sampling.writers import TYPES
 from graphcnf.scripts.cli import COMMANDS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -176,7 +177,7 @@ def test_everything_with_a_name_is_tested(kind):
     # A transform is built, or its class is given to a function; all others are named in quotes.
     mention = r"\b{0}\(|\({0}," if kind == "bijection" else r"[\"']{}[\"']"
     wrong = [
-        f'no test in tests/ {KINDS[kind].tests} names the {kind} "{name}"'
+        f'no test in tests/{KINDS[kind].tests} names the {kind} "{name}"'
         for name in KINDS[kind].things
         if not re.search(mention.format(re.escape(name)), text)
     ]
@@ -207,6 +208,8 @@ def test_properties_are_scores_and_stand_in_the_help():
     assert not lacking, f"{place} lacks {', '.join(lacking)}"
     assert [name for name in PROPERTIES if SCORES[name] is not PROPERTIES[name]] == []
     listed = Properties.__metadata__[0].help.partition(": ")[2].rstrip(".").split(", ")
+    types = [name for name in COUNTS if TYPES.get(name) != "int64"]
+    assert types == [], "not in TYPES of graphcnf/sampling/writers.py"
     assert listed == list(PROPERTIES), "the help of Properties in graphcnf/scripts/_options.py"
 
 

@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+from installed import installed
 
 MODEL = "--model", "{model}"
 GENERATE, GROW, EVALUATE = (["generate", *MODEL], ["grow", *MODEL], ["evaluate", *MODEL])
@@ -203,3 +204,23 @@ def test_terminals_that_know_ascii_alone(surroundings, monkeypatch):
             stream.flush()
         told = {stream: file.buffer.getvalue() for stream, file in streams.items()}
         assert b"Mol\\xe9cules" in told["stderr" if code else "stdout"]
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
+        ("from pathlib import Path\ndef own(f: Path): pass", "TypeError: f of own needs a Role"),
+    ],
+)  # fmt: skip
+def test_a_broken_command_of_another_package_takes_no_other_command_away(tmp_path, code, reason):
+    names = {"graphcnf.commands": {"own": "broken_command:own"}}
+    with installed(tmp_path, "broken_command", code, names):
+        done = subprocess.run(
+            [sys.executable, "-m", "graphcnf", "--version"], capture_output=True, text=True,
+            env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        )  # fmt: skip
+    assert done.returncode == 0 and done.stdout.startswith("graphcnf ")
+    line, *others = done.stderr.splitlines()
+    assert line.startswith(f"warning: the command 'own' of another package is left out: {reason}")
+    assert not others
