@@ -170,7 +170,9 @@ class Cluster:
                 try:
                     where, reply = task.result(timeout=PATIENCE)
                     break
-                except TimeoutError:
+                # distributed raises the latter if the result comes as the time ends: the next
+                # round has it.
+                except (TimeoutError, UnboundLocalError):
                     if self.client.status != "running":
                         raise CancelledError from None
                     if not self._count():

@@ -136,7 +136,7 @@ class SmilesLSTM(Pretrained, TokenLSTM):
 
 @one_thread(torch.device("cpu"))
 def train_lstm(
-    model: nn.Module, losses: Iterator[Tensor], minutes: float, rate: float = RATE
+    model: nn.Module, losses: Iterator[Tensor], minutes: float, rate: float
 ) -> tuple[int, float]:
     """Train a model with AdamW on one thread.
 
@@ -201,7 +201,7 @@ def train(
                 chosen = [rows[k] for k in part]
                 yield model.nats(chosen).sum() / sum(len(row) - 1 for row in chosen)
 
-    step, spent = train_lstm(model, losses(), minutes)
+    step, spent = train_lstm(model, losses(), minutes, RATE)
     training = {"minutes": round(spent, 2), "steps": step, "seed": seed, "batch_size": BATCH}
     model.metadata = {"dataset": dataset.name, "source": source, "training": training}
     model.eval().save_pretrained(folder)
