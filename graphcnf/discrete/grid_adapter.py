@@ -13,6 +13,7 @@ from graphcnf.discrete.adapters import Adapter, Items, Reasons, Refused, Vocabul
 from graphcnf.discrete.grids import LARGEST_GRID, GridFlow
 from graphcnf.discrete.rows import Rows
 from graphcnf.errors import UserError
+from graphcnf.flows.base import record_generators
 from graphcnf.flows.transform import Context
 
 MOST_VALUES = 256
@@ -197,7 +198,7 @@ class GridAdapter(Adapter):
         temperature: float,
         sizes: tuple[int, int] | None = None,
     ) -> Rows:
-        """Draw grids; with one seed, more of them begin with the same ones.
+        """Draw grids; with the same seed, a larger `count` only appends further ones.
 
         Args:
             flow: The flow.
@@ -234,8 +235,7 @@ class GridAdapter(Adapter):
             for chosen in rows.nonzero()[:, 0].split(COMPLETED * PARTICLES // particles):
                 if not len(chosen):
                     continue
-                keys = (np.random.SeedSequence((seed, row)) for row in chosen.tolist())
-                random = [np.random.Generator(np.random.Philox(key)) for key in keys]
+                random = [record_generators(seed, row, 1)[0] for row in chosen.tolist()]
                 part = known[chosen.repeat_interleave(particles)].to(flow.device)
                 values[chosen], effective = flow.complete(part, random)
                 least[chosen] = effective if particles > 1 else np.inf

@@ -174,7 +174,7 @@ class GridState:
         """Store the categories of the current pixel, (B, 1) long."""
         self.x.view(len(self.x), -1)[:, self.position] = x[:, 0]
 
-    def take(self, rows: Tensor) -> None:
+    def select(self, rows: Tensor) -> None:
         """Replace the grids by some of them: indices (B,) long, which may repeat."""
         self.x = self.x[rows]
 
@@ -283,7 +283,7 @@ class GridFlow(Pretrained, AutoregressiveFlow):
                 start = torch.tensor([own.random() for own in random])
                 chosen = _systematic(weight, start)
                 chosen = torch.where(poor[:, None], chosen, torch.arange(weight.shape[1]))
-                state.take((first + chosen).view(-1).to(x.device))
+                state.select((first + chosen).view(-1).to(x.device))
                 weight = torch.where(poor[:, None], -np.log(weight.shape[1]), weight)
         u = torch.tensor([own.random() for own in random], dtype=torch.float64)
         last = (u[:, None] > weight.exp().cumsum(1)).sum(1).clamp(max=weight.shape[1] - 1)
