@@ -170,7 +170,8 @@ class CompletingSupport(nn.Module):
         after = self.states.after
         leaf = self.support.leaf
         attaches = self.support.attaches[0]
-        ends, rest = self.ends_of, self.rest_of
+        ends = self.ends_of
+        rest = self.rest_of
         used = ends[after] + ends[leaf] - ends[:, None, None]
         rest_of_both = rest[after].maximum(rest[leaf])
         # The new node can have `entries` - 1 closures, each of which brings it one edge itself.
