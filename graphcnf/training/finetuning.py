@@ -57,6 +57,7 @@ from graphcnf.training.conditioning import (
     names_of,
     with_targets,
 )
+from graphcnf.training.folder import check_replaceable
 from graphcnf.training.folds import fold_experiment
 from graphcnf.training.settings import (
     Experiment,
@@ -608,7 +609,8 @@ def _resumable(out: Path, request: dict[str, Any]) -> bool:
         request: The request, as `_request` returns it.
 
     Raises:
-        UserError: The folder contains another run, or other files.
+        UserError: The folder contains another run, other files, or a link, pipe or device where the
+            run writes (`check_replaceable`).
     """
     if is_main():
         is_claimed(out, "training")
@@ -625,6 +627,7 @@ def _resumable(out: Path, request: dict[str, Any]) -> bool:
     if stored != request:
         other = ", ".join(k for k, v in request.items() if stored.get(k) != v) or "arguments"
         raise UserError(f"{out} holds a run with other {other}: choose another folder")
+    check_replaceable(out, STEREO, COLUMNS)
     return begun
 
 

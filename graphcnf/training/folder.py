@@ -23,8 +23,11 @@ def check_begun(folder: Path, resume: bool) -> None:
             failed before the first one and begins anew, unless there is a model.
 
     Raises:
-        UserError: The folder holds a run; the message says whether it can be resumed.
+        UserError: The folder holds a run, and the message says whether it can be resumed; or a part
+            of a run to be resumed could not be replaced (`check_replaceable`).
     """
+    if resume:
+        check_replaceable(folder, "checkpoints", "model", "snapshots")
     last = inside(folder, "checkpoints", "last.ckpt")
     if resume and last.exists():
         return
@@ -34,6 +37,25 @@ def check_begun(folder: Path, resume: bool) -> None:
         goes_on = last.exists() or there == ["metrics.csv"]
         cure = "resume it (--resume)" if goes_on else f"put back {last}"
         raise UserError(f"{folder} holds a run: {cure}, or choose another folder")
+
+
+def check_replaceable(folder: Path, *names: str) -> None:
+    """Check that folders within that of a run hold only what the run can replace.
+
+    Args:
+        folder: The folder of the run.
+        *names: Names of folders in it, which need not exist.
+
+    Raises:
+        UserError: One of them is no folder, or a link, pipe or device is in it.
+    """
+    for name in names:
+        top = inside(folder, name)
+        if top.exists() and not top.is_dir():
+            raise UserError(f"{top} is no folder: move it away, the run writes one")
+        for path in top.rglob("*"):
+            if path.is_symlink() or not (path.is_file() or path.is_dir()):
+                raise UserError(f"{path} is a link, pipe or device: a run writes only into files")
 
 
 @contextmanager

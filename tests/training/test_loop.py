@@ -404,6 +404,21 @@ def test_a_run_goes_on_with_its_own_data_only(tiny, tmp_path):
     assert fit(tiny.make_experiment(), more, tmp_path / "unnamed", resume=True).step == 61
 
 
+@pytest.mark.parametrize("name", ["model", "model/weights.safetensors", "checkpoints/old.ckpt"])
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_a_run_is_not_resumed_where_it_cannot_write(tiny, tmp_path, name, kind):
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    fit(tiny.make_experiment(), replace(SETTINGS, steps=3), run)
+    place = run / name
+    if place.exists():
+        place.rename(elsewhere)
+    place.symlink_to(elsewhere) if kind == "link" else os.mkfifo(place)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=f"{place} is "):
+        fit(tiny.make_experiment(), replace(SETTINGS, steps=4), run, resume=True)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
 @pytest.mark.parametrize("left", ["model", "snapshots", "metrics.csv", "checkpoints/last.ckpt"])
 def test_a_pruned_run_is_not_begun_anew(tiny, tmp_path, left):
     experiment = tiny.make_experiment()

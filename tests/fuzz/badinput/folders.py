@@ -287,10 +287,7 @@ def place_cases(seed: int) -> Iterator[Case]:
     for name, (place, arguments, files) in RUNS.items():
         for file in files:
             for label, put in IN_PLACE.items():
-                # A pipe that is never read is replaced like the file whose name it has.
-                yield Case(f"{name}: {file} {label}", arguments, ("x",), copied(place, file, put),
-                           readable=file == "model/config.json",
-                           starts=file == "snapshots")  # fmt: skip
+                yield Case(f"{name}: {file} {label}", arguments, ("x",), copied(place, file, put))
     for name, arguments in {**READERS, "finetune": FINETUNE}.items():
         given = tuple(a.replace("{file}", "x.smi") for a in arguments)
         for label, make in (("pipe", os.mkfifo), ("terabyte", _terabyte), ("zeros", _zeros)):
