@@ -51,6 +51,8 @@ def call(what: str, function: Callable, *fixed, known: Mapping[str, Any], **opti
     except Exception as error:
         # Sizes of a network that do not fit together fail in some tensor operation.
         reason = " ".join(str(error).split()).split("() ")[-1][:200] or "not possible"
+        if "allocate memory" in reason:  # torch's words, from which nobody knows what to change
+            reason = "its parameters take more memory than there is"
         given = ", ".join(f"{name} = {_shown(value)}" for name, value in options.items())
         message, cause = f"{reason} (given: {given[:300]})", error
     raise UserError(message if message.startswith("[") else f"{what}: {message}") from cause

@@ -48,6 +48,9 @@ PICKLES = {".bin", ".ckpt", ".joblib", ".npy", ".npz", ".pickle", ".pkl", ".pt",
 """Endings of files that may run code where another program loads them."""
 
 _NAME = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@([\w.-]{1,100}))?", re.A)
+_UNREACHABLE = re.compile("Connect|Timeout|Network|Proxy|Offline")
+"""In the names of errors without an answer, whose classes change with huggingface_hub."""
+
 _COMMIT = re.compile(r"[0-9a-f]{40}", re.A)
 
 
@@ -189,7 +192,7 @@ def _parsed(name: str | Path) -> tuple[str, str | None]:
     """Split the name of a model of the hub.
 
     Args:
-        name: "org/name" or "org/name@revision".
+        name: "org/name" or "org/name@revision". A path such as "zinc250k/config.json" is none.
 
     Returns:
         "org/name"; and the revision, None if it is missing.
@@ -198,7 +201,7 @@ def _parsed(name: str | Path) -> tuple[str, str | None]:
         UserError: The name has another form; the message says what else a model's name may be.
     """
     found = _NAME.fullmatch(str(name))
-    if not found or ".." in str(name) or "--" in found[1]:
+    if not found or ".." in str(name) or "--" in found[1] or str(name).endswith(NEEDED):
         raise UserError(
             f"no model {str(name)!r}: give a folder with config.json and model.safetensors, one of "
             "the shipped models, or org/name of the Hugging Face hub"
@@ -224,6 +227,11 @@ def _asking(name: str) -> Iterator[HfApi]:
     except UserError:
         raise
     except Exception as error:  # of the network, the hub's answers, or files
+        if _UNREACHABLE.search(type(error).__name__):
+            raise UserError(
+                f"the Hugging Face hub cannot be reached for the repository {name}: no folder here "
+                "and no shipped model has this name"
+            ) from error
         raise UserError(f"{name} on the Hugging Face hub: {described(error)}") from error
 
 

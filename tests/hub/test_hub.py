@@ -151,8 +151,10 @@ def test_another_commit_than_asked_for_is_refused(hub, files, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["me/../x", "../x", "me/x@", "me/x@a/b", "me/x y", "me--x/y", "mé/x", "-a/b", "a/b\n"]
-)
+    "name",
+    ["me/../x", "../x", "me/x@", "me/x@a/b", "me/x y", "me--x/y", "mé/x", "-a/b", "a/b\n",
+     "zinc250k/config.json", "me/model.safetensors"],
+)  # fmt: skip
 def test_names_that_are_none_are_not_asked_for(hub, name):
     with pytest.raises(UserError, match="no model"):
         repository.fetch(name)
@@ -168,6 +170,13 @@ def test_errors_of_the_hub_are_one_line(hub, flow, monkeypatch):
     with pytest.raises(UserError, match="me/own on the Hugging Face hub: .*401") as caught:
         flow.push_to_hub("me/own", licence="mit")
     assert "\n" not in str(caught.value) and not hub.repositories
+
+
+def test_without_a_network_the_message_names_what_was_looked_for(hub, monkeypatch):
+    hub.server_close()
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # before it is tried again
+    with pytest.raises(UserError, match="cannot be reached for the repository me/none: no folder "):
+        MoleculeFlow.from_pretrained("me/none")
 
 
 def test_a_folder_with_a_link_is_not_uploaded(hub, files, tmp_path):
