@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from random import Random
@@ -85,7 +86,7 @@ USUAL: dict[tuple[str, ...], tuple[str, ...]] = {
                     "--out", "run"),
     ("optimize",): ("--score", "qed", "--budget", "3", *MODEL, "--workers", "0",
                     "--folder", "run"),
-    ("analogs",): ("CCO", *MODEL, "-n", "1"),
+    ("analogs",): ("CCO", *MODEL, "-n", "1", "--similar", "0"),
     ("interpolate",): ("CCO", "CCN", *MODEL, "--steps", "1"),
     ("images", "generate"): (*IMAGES, "-n", "2", "--out", "x.png"),
     ("images", "evaluate"): ("{images}", "--images", "{photos}", "--draws", "1"),
@@ -187,6 +188,8 @@ def _told(option: str, value: str) -> tuple[str, ...]:
     if not value.strip():
         return option, repr(value)
     told = [option, value, ascii(value)[1:-1], value.rpartition("/")[0] or value]
+    told.append(value.partition(":")[0] or value)  # of FILE:COLUMN
+    told += map(repr, re.split("[<>]", value))  # the property of a bound
     with suppress(ValueError):
         told.append(repr(float(value)))
     return tuple(told)
