@@ -28,8 +28,7 @@ from graphcnf.graphs.conditions import hide_values
 from graphcnf.graphs.training_batches import size_bucketed_batches
 from graphcnf.limits import MAX_NODES
 from graphcnf.molecules.hashing import hash_each
-from graphcnf.molecules.model_metadata import CODEC_VERSION
-from graphcnf.molecules.vocabulary import AROMATIC, AtomCategory, MoleculeVocabulary
+from graphcnf.molecules.vocabulary import AROMATIC, CODEC_VERSION, AtomCategory, MoleculeVocabulary
 from graphcnf.molecules.vocabulary_building import vocabulary_from_counts
 
 FORMAT_VERSION = 3

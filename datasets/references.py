@@ -12,8 +12,7 @@ from graphcnf.datasets.molecules import MoleculeDataset
 from graphcnf.datasets.smiles_file import load_smiles_file
 from graphcnf.datasets.zinc250k import Zinc250kRows, zinc250k_rows
 from graphcnf.errors import UserError
-from graphcnf.molecules.model_metadata import vocabulary_of
-from graphcnf.molecules.vocabulary import MoleculeVocabulary
+from graphcnf.molecules.vocabulary import MoleculeVocabulary, vocabulary_of
 
 if TYPE_CHECKING:
     from graphcnf.graphs.graph_model import GraphModel

@@ -29,8 +29,7 @@ from graphcnf.errors import UserError
 from graphcnf.file_reading import expand_user, read_json
 from graphcnf.file_writing import write_file
 from graphcnf.molecules.hashing import contains
-from graphcnf.molecules.model_metadata import CODEC_VERSION
-from graphcnf.molecules.vocabulary import MoleculeVocabulary
+from graphcnf.molecules.vocabulary import CODEC_VERSION, MoleculeVocabulary
 from graphcnf.pretrained import load_array
 
 ROWS = 249_456

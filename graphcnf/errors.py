@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-import re
 
 
 class UserError(Exception):
@@ -47,30 +46,3 @@ def suggest(name: str, known: list[str]) -> str:
     """
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known))}"
-
-
-_CONTROL = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
-)
-
-
-def printable(text: str) -> str:
-    """Replace control characters other than tab and line feed by Python escapes.
-
-    Direction marks, zero-width characters and lone surrogates are replaced, too: files, models and
-    scores from others may contain them.
-    """
-    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
-
-
-LONGEST_REASON = 300
-"""Characters of an exception's message that are shown."""
-
-
-def described(error: BaseException) -> str:
-    """Return class and message of an exception in one line, also if it cannot be turned to text."""
-    try:
-        message = " ".join(str(error).split())[:LONGEST_REASON]
-    except BaseException:  # of the exception's own `__str__`
-        message = "its message cannot be shown"
-    return ": ".join(filter(None, [type(error).__name__, message]))

@@ -20,7 +20,7 @@ from graphcnf.errors import UserError
 from graphcnf.file_reading import expand_user
 from graphcnf.limits import LARGEST_COUNT, LARGEST_SEED, check_seed, check_temperature
 from graphcnf.messages import say
-from graphcnf.molecules.model_metadata import vocabulary_of
+from graphcnf.molecules.vocabulary import vocabulary_of
 from graphcnf.scripts._files import Role
 
 if TYPE_CHECKING:

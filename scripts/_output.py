@@ -18,9 +18,10 @@ import typer
 
 from graphcnf.compute.progress import progress_bar
 from graphcnf.compute.signals import termination_raises
-from graphcnf.errors import UserError, printable
+from graphcnf.errors import UserError
 from graphcnf.evaluation.layout import Column, Row, csv_text, json_text, markdown
 from graphcnf.file_writing import output_lock, replacing
+from graphcnf.messages import printable
 from graphcnf.sampling.writers import (
     KINDS,
     WRITERS,

@@ -12,8 +12,8 @@ import typer
 
 from graphcnf import __version__
 from graphcnf.compute.signals import prompt_interrupts
-from graphcnf.errors import UserError, described
-from graphcnf.messages import say
+from graphcnf.errors import UserError
+from graphcnf.messages import described, say
 from graphcnf.registry import Registry
 from graphcnf.scripts._files import commands, guard, roles_of
 from graphcnf.scripts._output import ReaderGone

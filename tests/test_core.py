@@ -13,7 +13,7 @@ import pytest
 import torch
 from test_package import ROOT, WINGS
 
-MOST_LINES, MOST_FILES = 4_000, 37
+MOST_LINES, MOST_FILES = 4_000, 36
 """Of the core: lines of code without docstrings, comments and blank lines, and files."""
 
 MODELS = ["zinc250k", "zinc250k-unordered", "zinc250k-properties"]

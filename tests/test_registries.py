@@ -18,7 +18,7 @@ from installed import installed
 from rdkit import Chem
 
 import graphcnf.flows
-from graphcnf.categorical.encoding import ENCODINGS
+from graphcnf.categorical.learned_encodings import ENCODINGS
 from graphcnf.datasets import MOLECULES
 from graphcnf.errors import UserError
 from graphcnf.evaluation import METRICS

@@ -13,7 +13,7 @@ __getattr__, __dir__, __all__ = exported(
         "CategoricalFlow": "categorical_flow",
         "Encoding": "encoding",
         "IntervalEncoding": "encoding",
-        "make_encoding": "encoding",
+        "make_encoding": "learned_encodings",
         "ArgmaxEncoding": "learned_encodings",
         "DequantizationEncoding": "learned_encodings",
         "LinearFlowEncoding": "learned_encodings",

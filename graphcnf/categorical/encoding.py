@@ -12,12 +12,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from inspect import signature
 
 import torch
 from torch import Tensor
 
-from graphcnf.errors import UserError
 from graphcnf.flows.transform import (
     Context,
     Transform,
@@ -26,7 +24,6 @@ from graphcnf.flows.transform import (
     masked,
     sum_log_term,
 )
-from graphcnf.registry import Registry
 
 # Share of an interval that is kept free at either end: rounding never moves a latent into the
 # next category. It costs -log2(1 - 2 MARGIN) = 0.0003 bits per variable.
@@ -268,56 +265,3 @@ class IntervalEncoding(Encoding):
         """Return the categories (B, L, V) or (B, L) long of latents (B, L, V); 0 where masked."""
         x = masked(interval_category(torch.sigmoid(z.double()), self.known), context.mask)
         return x.squeeze(-1) if self.single else x
-
-
-LEARNED = "graphcnf.categorical.learned_encodings"
-ENCODINGS = Registry(
-    "encodings",
-    {
-        "mixture": f"{LEARNED}:MixtureEncoding",
-        "linear": f"{LEARNED}:LinearFlowEncoding",
-        "variational": f"{LEARNED}:VariationalEncoding",
-        "argmax": f"{LEARNED}:ArgmaxEncoding",
-        "interval": "graphcnf.categorical.encoding:IntervalEncoding",
-        "uniform-dequantization": f"{LEARNED}:DequantizationEncoding",
-        "variational-dequantization": f"{LEARNED}:VARIATIONAL_DEQUANTIZATION",
-    },
-)
-"""Encodings by name, called as `ENCODINGS[name](categories, **options)`."""
-
-
-def make_encoding(name: str, categories: int, latent_dim: int | None = None, **options) -> Encoding:
-    """Build the encoding `name` of `ENCODINGS`, for one variable per position, x (B, L).
-
-    Args:
-        name: "mixture", "linear", "variational", "argmax", "interval", or, as baselines,
-            "uniform-dequantization" or "variational-dequantization".
-        categories: Number of categories.
-        latent_dim: Latents of a position; None for max(2, ceil(log2 categories)). "argmax",
-            "interval" and the baselines determine the number themselves: leave it out.
-        **options: Further arguments of the encoding's class.
-
-    Raises:
-        UserError: if there is no encoding `name`, or it does not take the other arguments.
-
-    Examples:
-        >>> make_encoding("argmax", 5).latent_dim
-        3
-    """
-    kind = ENCODINGS.find(name, "encoding")
-    if categories < 1:
-        raise UserError(f"encoding {name!r}: categories must be at least 1, got {categories}")
-    if "latent_dim" in signature(kind).parameters:
-        default = max(2, math.ceil(math.log2(categories)))
-        options["latent_dim"] = default if latent_dim is None else latent_dim
-    try:
-        encoding = kind(categories, **options)
-    except (TypeError, ValueError) as error:
-        # "MixtureEncoding.__init__() got an unexpected ...": the user knows no such function.
-        raise UserError(f"encoding {name!r}: {str(error).split('() ')[-1]}") from None
-    if latent_dim not in (None, encoding.latent_dim):
-        raise UserError(
-            f"encoding {name!r}: {categories} categories take {encoding.latent_dim} "
-            f"latents, got {latent_dim}; leave latent_dim out"
-        )
-    return encoding

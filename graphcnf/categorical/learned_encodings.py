@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from inspect import signature
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from torch.nn import functional as F
 
 from graphcnf.categorical.encoding import Encoding, assemble
 from graphcnf.categorical.transformer import zero_init
+from graphcnf.errors import UserError
 from graphcnf.flows.base import draw_uniform, logistic_log_density, logistic_quantile
 from graphcnf.flows.coupling import AffineCoupling, MixtureLogisticCoupling, halves
 from graphcnf.flows.dequantization import UniformDequantization, VariationalDequantization
@@ -32,6 +34,7 @@ from graphcnf.flows.transform import (
     draw_noise,
     masked,
 )
+from graphcnf.registry import Registry
 
 # Limit of training on the means of a mixture (share of the initial distance between neighbours) and
 # on its scales (relative change): without it, the categories approach each other in long trainings.
@@ -465,3 +468,55 @@ class CategoryEmbedding(nn.Module):
 
 VARIATIONAL_DEQUANTIZATION = partial(DequantizationEncoding, variational=True)
 """Constructor of a `DequantizationEncoding` whose noise is learned."""
+
+
+ENCODINGS = Registry(
+    "encodings",
+    {
+        "mixture": f"{__name__}:MixtureEncoding",
+        "linear": f"{__name__}:LinearFlowEncoding",
+        "variational": f"{__name__}:VariationalEncoding",
+        "argmax": f"{__name__}:ArgmaxEncoding",
+        "interval": "graphcnf.categorical.encoding:IntervalEncoding",
+        "uniform-dequantization": f"{__name__}:DequantizationEncoding",
+        "variational-dequantization": f"{__name__}:VARIATIONAL_DEQUANTIZATION",
+    },
+)
+"""Encodings by name, called as `ENCODINGS[name](categories, **options)`."""
+
+
+def make_encoding(name: str, categories: int, latent_dim: int | None = None, **options) -> Encoding:
+    """Build the encoding `name` of `ENCODINGS`, for one variable per position, x (B, L).
+
+    Args:
+        name: "mixture", "linear", "variational", "argmax", "interval", or, as baselines,
+            "uniform-dequantization" or "variational-dequantization".
+        categories: Number of categories.
+        latent_dim: Latents of a position; None for max(2, ceil(log2 categories)). "argmax",
+            "interval" and the baselines determine the number themselves: leave it out.
+        **options: Further arguments of the encoding's class.
+
+    Raises:
+        UserError: if there is no encoding `name`, or it does not take the other arguments.
+
+    Examples:
+        >>> make_encoding("argmax", 5).latent_dim
+        3
+    """
+    kind = ENCODINGS.find(name, "encoding")
+    if categories < 1:
+        raise UserError(f"encoding {name!r}: categories must be at least 1, got {categories}")
+    if "latent_dim" in signature(kind).parameters:
+        default = max(2, math.ceil(math.log2(categories)))
+        options["latent_dim"] = default if latent_dim is None else latent_dim
+    try:
+        encoding = kind(categories, **options)
+    except (TypeError, ValueError) as error:
+        # "MixtureEncoding.__init__() got an unexpected ...": the user knows no such function.
+        raise UserError(f"encoding {name!r}: {str(error).split('() ')[-1]}") from None
+    if latent_dim not in (None, encoding.latent_dim):
+        raise UserError(
+            f"encoding {name!r}: {categories} categories take {encoding.latent_dim} "
+            f"latents, got {latent_dim}; leave latent_dim out"
+        )
+    return encoding

@@ -36,9 +36,9 @@ from typing import TYPE_CHECKING, Any
 
 from graphcnf.compute.cpu import cpu_quota, environment
 from graphcnf.compute.progress import progress_bar
-from graphcnf.errors import UserError, described, require
+from graphcnf.errors import UserError, require
 from graphcnf.file_reading import read_json
-from graphcnf.messages import say
+from graphcnf.messages import described, say
 
 if TYPE_CHECKING:
     from distributed import Client

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from graphcnf.errors import printable
+from graphcnf.messages import printable
 
 
 @contextmanager

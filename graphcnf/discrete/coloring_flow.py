@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from graphcnf.arguments import check
 from graphcnf.categorical.autoregressive import AutoregressiveFlow
 from graphcnf.categorical.categorical_flow import Bound, CategoricalFlow
-from graphcnf.categorical.encoding import make_encoding
+from graphcnf.categorical.learned_encodings import make_encoding
 from graphcnf.discrete.coloring_network import ColoringNetwork, GraphConvolutions
 from graphcnf.errors import UserError
 from graphcnf.flows.coupling import coupling_stack

@@ -296,10 +296,12 @@ class GraphAdapter(Adapter):
         graphs = batch.to_packed()
         # The same random draws for every graph, so that its value does not depend on the others.
         records = np.zeros(len(batch), dtype=int)
-        if flow.ordered:
-            nats = log_prob_in_batches(flow, graphs, orders=orders, noise_records=records)
+        check_integer("orders", orders, 1, LARGEST_ORDERS)
+        if flow.ordered and orders > 1:
+            from graphcnf.graphs.path.orders import log_prob_of_orders
+
+            nats = log_prob_of_orders(flow, graphs, orders)
         else:
-            check_integer("orders", orders, 1, LARGEST_ORDERS)
             draws = [
                 log_prob_in_batches(flow, graphs, noise_seed=k, noise_records=records)
                 for k in range(orders)

@@ -29,8 +29,8 @@ from graphcnf.categorical.autoregressive import (
     Step,
 )
 from graphcnf.categorical.categorical_flow import CategoricalFlow
-from graphcnf.categorical.encoding import Encoded, Encoding, make_encoding
-from graphcnf.categorical.learned_encodings import logistic_noise
+from graphcnf.categorical.encoding import Encoded, Encoding
+from graphcnf.categorical.learned_encodings import logistic_noise, make_encoding
 from graphcnf.categorical.transformer import HIDDEN, Transformer, zero_init
 from graphcnf.errors import UserError
 from graphcnf.flows.base import logistic_log_density

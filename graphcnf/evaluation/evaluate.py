@@ -51,12 +51,19 @@ from graphcnf.graphs.isomorphism import isomorphic, labelling_bits
 from graphcnf.graphs.record_blocks import together_on
 from graphcnf.limits import check_integer, check_seed, check_temperature
 from graphcnf.messages import say
-from graphcnf.molecules.codec import UnparsableSmiles, find_dropped, list_molecules, parse, quiet
+from graphcnf.molecules.codec import (
+    UnparsableSmiles,
+    codec_problem,
+    find_dropped,
+    list_molecules,
+    parse,
+    quiet,
+)
 from graphcnf.molecules.conventions import evaluate_records
 from graphcnf.molecules.hashing import contains, hash_each
-from graphcnf.molecules.model_metadata import codec_problem, vocabulary_of
 from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.molecules.standardize import charge_states
+from graphcnf.molecules.vocabulary import vocabulary_of
 from graphcnf.sampling.sample import first_blocks, sampling_processes
 from graphcnf.stereo.marks import count_marks, mark_figures
 from graphcnf.stereo.stereo_flow import shipped_stereo

@@ -66,7 +66,7 @@ class GraphModel(Pretrained, ABC):
 
     - In the canonical order, it is that of the graph without node numbers, of which the order of
       the batch is one of several ways to draw it. `bounds` and `log_prob` give the probability of
-      this way, a lower bound; `PathModel.log_prob_of_orders` adds up several.
+      this way, a lower bound; `log_prob_of_orders` adds up several.
     - Without a node order, it is that of the graph with numbered nodes, where all n! numberings are
       equally likely. That of the graph without numbers is larger by log(n! / |Aut|) nats.
 

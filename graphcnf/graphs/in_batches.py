@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from graphcnf.errors import UserError
 from graphcnf.graphs.batch import BATCH, GraphBatch, PackedGraphs, batches
 from graphcnf.graphs.graph_model import GraphModel, StochasticModel
 from graphcnf.graphs.record_blocks import RecordNoise, one_thread, record_batches, together_on
 from graphcnf.limits import (
-    LARGEST_ORDERS,
     check_integer,
     check_low_and_high,
     check_seed,
@@ -43,7 +40,6 @@ def log_prob_in_batches(
     model: GraphModel,
     graphs: PackedGraphs,
     *,
-    orders: int = 1,
     condition_values: Sequence[float | None] | None = None,
     noise_seed: int = 0,
     noise_records: np.ndarray | None = None,
@@ -51,14 +47,9 @@ def log_prob_in_batches(
 ) -> np.ndarray:
     """Return lower bounds on log p(graph | number of nodes) of many graphs, without gradients.
 
-    A model of any class is asked for what it has: `log_prob`, with random draws if it is a
-    `StochasticModel`, or `log_prob_of_orders`.
-
     Args:
         model: The model.
         graphs: M graphs, in the node order that the model needs.
-        orders: Number of node orders whose probabilities are summed, that of `graphs` included;
-            more than 1 needs a model with `log_prob_of_orders`.
         condition_values: Values of the conditions of all graphs, (P,), None for an unknown one;
             None for a model without conditions.
         noise_seed: Seed of the random draws of a `StochasticModel`.
@@ -70,13 +61,8 @@ def log_prob_in_batches(
         (M,) nats, float64; -inf for graphs that the model cannot represent.
 
     Raises:
-        UserError: if `orders` is out of range, or more than the model can sum over.
         ValueError: if a graph does not fit the model, or for conditions of a model without any.
     """
-    check_integer("orders", orders, 1, LARGEST_ORDERS)
-    log_prob_of_orders: Any = getattr(model, "log_prob_of_orders", None)
-    if orders > 1 and log_prob_of_orders is None:
-        raise UserError('orders must be 1 for this architecture: only "path" sums over orders')
     nats = np.full(len(graphs), -math.inf)
     for chosen in batches(graphs.node_counts, size):
         batch = GraphBatch.collate(graphs, chosen).to(model.device)
@@ -89,9 +75,7 @@ def log_prob_in_batches(
         if condition_values is not None:
             row = condition_row(condition_values).to(model.device)
             batch.condition_values = row.expand(len(chosen), -1)
-        if orders > 1:
-            log_p = log_prob_of_orders(batch, orders)
-        elif isinstance(model, StochasticModel) and noise_records is not None:
+        if isinstance(model, StochasticModel) and noise_records is not None:
             log_p = model.log_prob(batch, noise=RecordNoise(noise_seed, noise_records[chosen]))
         else:
             log_p = model.log_prob(batch)

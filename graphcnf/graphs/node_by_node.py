@@ -32,7 +32,7 @@ from graphcnf.categorical.autoregressive import (
 from graphcnf.categorical.transformer import HIDDEN, Transformer, zero_init
 from graphcnf.flows.transform import Context
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs
-from graphcnf.graphs.coded import RandomOrder
+from graphcnf.graphs.random_order import RandomOrder
 from graphcnf.pretrained import keep_arguments
 
 # Numbers of the features of a possible edge, see `GrowingGraphs.features`, and the range (lowest,

@@ -19,8 +19,7 @@ from torch.nn import functional as F
 
 from graphcnf.arguments import check
 from graphcnf.categorical.categorical_flow import Bound
-from graphcnf.categorical.encoding import make_encoding
-from graphcnf.categorical.learned_encodings import logistic_noise
+from graphcnf.categorical.learned_encodings import logistic_noise, make_encoding
 from graphcnf.categorical.transformer import HIDDEN, ReadOut, Transformer, zero_init
 from graphcnf.errors import UserError
 from graphcnf.flows.base import StandardLogistic, logistic_log_density

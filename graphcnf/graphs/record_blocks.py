@@ -39,13 +39,13 @@ def blocks(first: int, together: int = 1) -> Iterator[range]:
         Ranges of record numbers without gaps. Blocks begin at 0, 128, 512, 1024, 2048, ....
     """
     while True:
-        number = _block_number(first)
+        number = block_number(first)
         count = 1
         if number >= len(FIRST_BLOCKS):
             number -= (number - len(FIRST_BLOCKS)) % together
             count = together
-        first = _block_start(number + count)
-        yield range(_block_start(number), first)
+        first = block_start(number + count)
+        yield range(block_start(number), first)
 
 
 def together_on(device: torch.device) -> int:
@@ -53,44 +53,14 @@ def together_on(device: torch.device) -> int:
     return 1 if device.type == "cpu" else GPU_BLOCKS
 
 
-def share_of(records: range, part: int, parts: int) -> range:
-    """Return one of several parts of a range of records, cut between blocks.
-
-    Every part thus computes its own batches only; parts have the same number of blocks, plus or
-    minus one.
-
-    Args:
-        records: The range.
-        part: Number of the part, 1 to `parts`.
-        parts: Number of parts.
-
-    Returns:
-        The records of the part; some are empty if there are fewer blocks than parts.
-
-    Examples:
-        >>> [share_of(range(100, 2000), part, 3) for part in (1, 2, 3)]
-        [range(100, 128), range(128, 512), range(512, 2000)]
-    """
-    first = _block_number(records.start)
-    count = block_count(records)
-    low = _block_start(first + count * (part - 1) // parts)
-    high = _block_start(first + count * part // parts)
-    return range(max(low, records.start), min(high, records.stop))
-
-
-def block_count(records: range) -> int:
-    """Return the number of blocks that contain `records`, a range that is not empty."""
-    return _block_number(records.stop - 1) - _block_number(records.start) + 1
-
-
-def _block_number(record: int) -> int:
+def block_number(record: int) -> int:
     """Return the number of the block, from 0, that contains a record."""
     if record < BLOCK:
         return bisect_right(FIRST_BLOCKS, record) - 1
     return len(FIRST_BLOCKS) - 1 + record // BLOCK
 
 
-def _block_start(number: int) -> int:
+def block_start(number: int) -> int:
     """Return the first record of block `number`."""
     if number < len(FIRST_BLOCKS):
         return FIRST_BLOCKS[number]

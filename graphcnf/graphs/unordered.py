@@ -15,12 +15,12 @@ from torch import Tensor
 from graphcnf.categorical.autoregressive import AutoregressiveFlow
 from graphcnf.categorical.transformer import HIDDEN, Block, Cache, Transformer
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs
-from graphcnf.graphs.coded import RandomOrder
 from graphcnf.graphs.path.data_rules import measured_rules
 from graphcnf.graphs.path.depth_first import DepthFirstCode
 from graphcnf.graphs.path.network import PathNetwork, PathState
 from graphcnf.graphs.path.path_layers import AttentionBiases
 from graphcnf.graphs.path.path_model import PathModel, support_with_rules
+from graphcnf.graphs.random_order import RandomOrder
 from graphcnf.pretrained import keep_arguments
 
 

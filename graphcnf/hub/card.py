@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from graphcnf.errors import printable
+from graphcnf.messages import printable
 
 FIGURES = {
     "samples": "molecules drawn",

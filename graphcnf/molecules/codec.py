@@ -15,7 +15,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable
 from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from rdkit import Chem, rdBase
@@ -23,7 +23,10 @@ from rdkit.Chem import rdqueries
 
 from graphcnf.errors import UserError
 from graphcnf.limits import MAX_NODES
-from graphcnf.molecules.vocabulary import AROMATIC, AtomCategory, MoleculeVocabulary
+from graphcnf.molecules.vocabulary import AROMATIC, CODEC_VERSION, AtomCategory, MoleculeVocabulary
+
+if TYPE_CHECKING:
+    from graphcnf.graphs.graph_model import GraphModel
 
 LONGEST_SMILES = 5000
 """Longest SMILES or SMARTS, in characters: RDKit's recursive parser could crash on longer ones."""
@@ -467,3 +470,21 @@ def _atom(symbol: str, charge: int) -> Chem.Atom:
     atom = Chem.Atom(symbol)
     atom.SetFormalCharge(charge)
     return atom
+
+
+def codec_problem(model: GraphModel) -> str:
+    """Return why a model cannot score given molecules: it was trained with another codec.
+
+    Args:
+        model: A model of molecules, whose metadata name the version of its codec.
+
+    Returns:
+        A message; "" if the model can score molecules.
+    """
+    if not model.ordered or model.metadata.get("codec", CODEC_VERSION) == CODEC_VERSION:
+        return ""
+    return (
+        "this model comes from another version of graphcnf, which numbered atoms differently: it "
+        "still draws molecules, but its likelihoods of given ones are wrong; train or fine-tune it "
+        "again"
+    )

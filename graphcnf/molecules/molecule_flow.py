@@ -22,10 +22,16 @@ from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.graphs.in_batches import log_prob_in_batches, sample_records
 from graphcnf.graphs.record_blocks import one_thread
-from graphcnf.limits import CANDIDATES, MOST_CANDIDATES, check_integer, check_low_and_high
+from graphcnf.limits import (
+    CANDIDATES,
+    LARGEST_ORDERS,
+    MOST_CANDIDATES,
+    check_integer,
+    check_low_and_high,
+)
 from graphcnf.molecules import codec
-from graphcnf.molecules.model_metadata import codec_problem, vocabulary_of
 from graphcnf.molecules.validity import CheckedMolecule, check_graphs, strict_smiles
+from graphcnf.molecules.vocabulary import vocabulary_of
 from graphcnf.torch_state import default_type
 
 if TYPE_CHECKING:
@@ -394,7 +400,7 @@ class MoleculeFlow:
         Raises:
             UserError: The model was trained with another codec, or `molecules` are none.
         """
-        if problem := codec_problem(self.model):
+        if problem := codec.codec_problem(self.model):
             raise UserError(problem)
         graphs: list[codec.Graph] = []
         reasons: list[str | None] = []
@@ -493,11 +499,14 @@ class MoleculeFlow:
         Returns:
             Lower bounds on the log-probabilities, (M,) float64; stereo marks are not part of them.
         """
+        check_integer("orders", orders, 1, LARGEST_ORDERS)
+        if orders > 1:
+            from graphcnf.graphs.path.orders import log_prob_of_orders
+
+            return log_prob_of_orders(self.model, graphs, orders)
         # The same noise for every molecule, so that its value does not depend on the others.
         records = np.zeros(len(graphs), dtype=int)
-        return log_prob_in_batches(
-            self.model, graphs, orders=orders, noise_records=records, size=SCORED_TOGETHER
-        )
+        return log_prob_in_batches(self.model, graphs, noise_records=records, size=SCORED_TOGETHER)
 
     def score(self, molecules: str | Chem.Mol | Iterable, **options) -> pd.DataFrame:
         """Return a table with a row for each molecule: log-likelihood, bits per atom, percentile.

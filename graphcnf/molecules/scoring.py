@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,10 @@ import torch
 from rdkit import Chem
 
 from graphcnf.chunks import chunked, mapped
+from graphcnf.errors import UserError
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 from graphcnf.graphs.record_blocks import one_thread
+from graphcnf.limits import is_number
 from graphcnf.messages import counted
 from graphcnf.molecules import codec
 
@@ -119,7 +121,7 @@ def _score(flow: MoleculeFlow, molecules: list, orders: int, standardize: bool) 
     table["bits_per_atom"] = -nats / math.log(2) / sizes
     if orders > 1:
         table["bits_per_atom_one_order"] = -of_one / math.log(2) / sizes
-    known = flow.model.metadata.get("likelihood_quantiles", [])
+    known = _stored_quantiles(flow.model.metadata)
     places, below = percentiles(known, sizes, -canonical / math.log(2) / sizes)
     table["percentile"], table["percentile_below"] = places, below
     table[~np.isfinite(nats)] = np.nan
@@ -198,6 +200,49 @@ def likelihood_quantiles(sizes: np.ndarray, bits: np.ndarray) -> list[dict[str, 
             group["tail"] = [list(pair) for pair in zip(TAIL, rare, strict=True)]
         table.append(group)
     return table
+
+
+def _stored_quantiles(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the likelihood quantiles that the metadata of a model hold; [] if they hold none.
+
+    Raises:
+        UserError: The metadata hold something else under this name.
+    """
+    groups = metadata.get("likelihood_quantiles", [])
+    try:
+        _check_quantiles(groups)
+    except (KeyError, OverflowError, TypeError, ValueError) as error:
+        reason = error if type(error) is ValueError else "no list of quantiles"
+        raise UserError(f"model: config.json: metadata.likelihood_quantiles: {reason}") from None
+    return groups
+
+
+def _check_quantiles(groups: list[dict[str, Any]]) -> None:
+    """Raise an error unless groups of likelihood quantiles hold finite numbers in order.
+
+    Args:
+        groups: Quantiles of each group of sizes, as `likelihood_quantiles` returns them.
+
+    Raises:
+        KeyError, OverflowError, TypeError, ValueError: The table has another form or other values.
+    """
+    if not isinstance(groups, list):
+        raise TypeError
+    ascending = [[group["largest"] for group in groups]]
+    for group in groups:
+        *steps, last = group["quantiles"]
+        if not steps:
+            raise ValueError("two quantiles or more are needed in a group")
+        tail = group.get("tail", [])
+        shares = [share for share, _ in tail]
+        rare = [bits for _, bits in tail]
+        ascending.append([*steps, *rare, last])
+        ascending.append([*shares[::-1], 1])
+    for numbers in ascending:
+        if not all(is_number(value) and math.isfinite(value) for value in numbers):
+            raise ValueError("all numbers must be finite")
+        if numbers != sorted(numbers):
+            raise ValueError("the numbers must be in ascending order")
 
 
 def percentiles(

@@ -14,16 +14,23 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
+from graphcnf.errors import UserError
 from graphcnf.limits import is_integer
 
 if TYPE_CHECKING:
     from rdkit import Chem
+
+    from graphcnf.graphs.graph_model import GraphModel
 
 BONDS = ("SINGLE", "DOUBLE", "TRIPLE")
 """Bond types of a Kekulé structure, named as in RDKit."""
 
 AROMATIC = "AROMATIC_"
 """Prefix of the names of aromatic bond categories, before their type in the Kekulé structure."""
+
+CODEC_VERSION = 3
+"""Version of `graphcnf.molecules.codec` in cache keys and in the metadata of models: to be raised
+when the same molecule gives another graph. It stands here to be read without importing RDKit."""
 
 ELEMENTS = frozenset(
     "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se "
@@ -156,3 +163,28 @@ def _check_chemistry(atoms: Sequence[AtomCategory], bonds: Sequence[str]) -> Non
     for bond in bonds:
         if bond.removeprefix(AROMATIC) not in BOND_TYPES:
             raise ValueError(f"bonds must be named as in RDKit, got {bond!r}")
+
+
+def vocabulary_of(model: GraphModel, name: str = "model") -> MoleculeVocabulary:
+    """Return the vocabulary in the metadata of a model.
+
+    Args:
+        model: The model.
+        name: Its name, for messages.
+
+    Returns:
+        The vocabulary: what each node and edge category of the model stands for.
+
+    Raises:
+        UserError: The metadata hold no vocabulary, or one of another size than the model.
+    """
+    try:
+        vocabulary = MoleculeVocabulary.from_dict(model.metadata["vocabulary"])
+    except (KeyError, TypeError):
+        raise UserError(f"{name}: config.json names no vocabulary of atoms and bonds") from None
+    except ValueError as error:
+        raise UserError(f"{name}: the vocabulary in config.json: {error}") from None
+    categories = (model.config["node_categories"], model.config["edge_categories"])
+    if (len(vocabulary.atoms), len(vocabulary.bonds)) != categories:
+        raise UserError(f"{name}: the vocabulary in config.json does not fit the model")
+    return vocabulary

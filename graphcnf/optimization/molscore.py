@@ -18,8 +18,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from graphcnf.data_files import installed_file
-from graphcnf.errors import UserError, described
+from graphcnf.errors import UserError
 from graphcnf.file_reading import read_json
+from graphcnf.messages import described
 
 
 def molscore(*, config: str) -> Callable[[str], float]:

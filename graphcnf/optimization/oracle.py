@@ -36,11 +36,11 @@ from graphcnf.compute.parallel import (
     framed,
     result_of,
 )
-from graphcnf.errors import LONGEST_REASON, Unavailable, UserError, described, printable
+from graphcnf.errors import Unavailable, UserError
 from graphcnf.file_reading import inside
 from graphcnf.file_writing import check_output, file_lock
 from graphcnf.limits import is_number
-from graphcnf.messages import counted
+from graphcnf.messages import LONGEST_REASON, counted, described, printable
 from graphcnf.molecules.codec import quiet
 from graphcnf.optimization.objectives import Goal
 from graphcnf.run_folder import claim

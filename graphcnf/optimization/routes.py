@@ -23,10 +23,10 @@ from typing import Any
 
 import pandas as pd
 
-from graphcnf.errors import UserError, printable
+from graphcnf.errors import UserError
 from graphcnf.file_reading import inside
 from graphcnf.limits import is_number
-from graphcnf.messages import counted
+from graphcnf.messages import counted, printable
 from graphcnf.optimization.oracle import Answer, Journal
 
 ASKED = 100

@@ -31,7 +31,7 @@ from graphcnf.errors import UserError
 from graphcnf.file_reading import inside, open_input, read_json
 from graphcnf.file_writing import replace_file
 from graphcnf.graphs.graph_model import GraphModel
-from graphcnf.graphs.record_blocks import block_count, share_of
+from graphcnf.graphs.record_blocks import block_number, block_start
 from graphcnf.limits import MOST_CANDIDATES
 from graphcnf.messages import counted
 from graphcnf.molecules.hashing import HashSet
@@ -62,6 +62,36 @@ class NoShard(ValueError):
     def __init__(self, reason: str, shard: Shard | None = None):
         super().__init__(reason)
         self.shard = shard
+
+
+def share_of(records: range, part: int, parts: int) -> range:
+    """Return one of several parts of a range of records, cut between blocks.
+
+    Every part thus computes its own batches only; parts have the same number of blocks, plus or
+    minus one.
+
+    Args:
+        records: The range.
+        part: Number of the part, 1 to `parts`.
+        parts: Number of parts.
+
+    Returns:
+        The records of the part; some are empty if there are fewer blocks than parts.
+
+    Examples:
+        >>> [share_of(range(100, 2000), part, 3) for part in (1, 2, 3)]
+        [range(100, 128), range(128, 512), range(512, 2000)]
+    """
+    first = block_number(records.start)
+    count = block_count(records)
+    low = block_start(first + count * (part - 1) // parts)
+    high = block_start(first + count * part // parts)
+    return range(max(low, records.start), min(high, records.stop))
+
+
+def block_count(records: range) -> int:
+    """Return the number of blocks that contain `records`, a range that is not empty."""
+    return block_number(records.stop - 1) - block_number(records.start) + 1
 
 
 def shards_of(

@@ -32,6 +32,7 @@ from graphcnf.graphs.batch import GraphBatch
 from graphcnf.graphs.building import with_conditions
 from graphcnf.graphs.conditions import condition_statistics
 from graphcnf.graphs.graph_model import GraphModel
+from graphcnf.graphs.path.contributions import fit_contributions
 from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.molecules.properties import PROPERTIES, property_table
 from graphcnf.molecules.surrogate import (
@@ -146,7 +147,7 @@ def learn_columns(
     if not flow.model.conditions:  # whose contributions would be fitted anew
         values = np.stack([one.predictions(joint.smiles) for one in surrogates], 1)
         batch = GraphBatch.collate(joint.graphs, np.arange(len(joint)))
-        network.fit_conditions(replace(batch, condition_values=torch.from_numpy(values)))
+        fit_contributions(network, replace(batch, condition_values=torch.from_numpy(values)))
     joint = with_targets(joint, names_of(network), computed)
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(any(part in OF_CONDITIONS for part in name.split(".")))

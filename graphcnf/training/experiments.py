@@ -38,10 +38,11 @@ from graphcnf.graphs.building import (
 )
 from graphcnf.graphs.conditions import condition_statistics
 from graphcnf.graphs.graph_model import GraphModel
+from graphcnf.graphs.path.contributions import fit_contributions
 from graphcnf.limits import Range, is_integer
-from graphcnf.molecules.model_metadata import vocabulary_of
 from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.molecules.properties import parse_names, property_table
+from graphcnf.molecules.vocabulary import vocabulary_of
 from graphcnf.molecules.vocabulary_building import bond_orders, merge_aromatic
 from graphcnf.torch_state import learning
 from graphcnf.training.conditioning import names_of, with_surrogates, with_targets
@@ -59,7 +60,7 @@ SAMPLES = 200
 """Samples of a trained model that are compared with its training molecules."""
 
 FITTED = 10_000
-"""Training molecules that `fit_conditions` uses to initialise the conditioning on properties."""
+"""Training molecules that `fit_contributions` uses to initialise the conditioning on properties."""
 
 DERIVED = ("graphs", "code", "max_nodes", "ordered", "conditions", "node_categories", "merged",
              "edge_categories", "metadata", "training_hashes", "edge_weights")  # fmt: skip
@@ -191,14 +192,14 @@ def _fit_conditions(model: Any, dataset: MoleculeDataset, train: np.ndarray) -> 
     """Initialise the conditioning of a model on properties, from at most `FITTED` molecules.
 
     Args:
-        model: a model with conditions, such as `PathModel`; it is changed.
+        model: a `PathModel` with conditions; it is changed.
         dataset: molecules whose targets are the conditions.
         train: indices of the training molecules.
     """
     chosen = np.random.default_rng(0).permutation(train)[:FITTED]
     values = torch.from_numpy(dataset.targets[chosen])
     batch = GraphBatch.collate(dataset.graphs, chosen)
-    model.fit_conditions(replace(batch, condition_values=values))
+    fit_contributions(model, replace(batch, condition_values=values))
 
 
 def _copies(model: GraphModel) -> list[str]:

@@ -35,10 +35,10 @@ from graphcnf.graphs.batch import PackedGraphs
 from graphcnf.limits import check_integer, check_minutes
 from graphcnf.molecules.codec import parse
 from graphcnf.molecules.hashing import contains, hash_each
-from graphcnf.molecules.model_metadata import CODEC_VERSION
 from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.molecules.properties import Feature, has_element
 from graphcnf.molecules.scoring import learn_percentiles
+from graphcnf.molecules.vocabulary import CODEC_VERSION
 from graphcnf.molecules.vocabulary_building import (
     bond_orders,
     extend_vocabulary,

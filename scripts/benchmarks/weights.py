@@ -31,13 +31,14 @@ from graphcnf.evaluation.metrics import fingerprints, internal_diversity, neares
 from graphcnf.evaluation.summary import mean_and_sd
 from graphcnf.graphs.batch import PackedGraphs
 from graphcnf.graphs.graph_model import GraphModel
-from graphcnf.graphs.in_batches import log_prob_in_batches, sample_records
+from graphcnf.graphs.in_batches import sample_records
 from graphcnf.graphs.isomorphism import canonicalise
+from graphcnf.graphs.path.orders import log_prob_of_orders
 from graphcnf.messages import counted, say
 from graphcnf.molecules import codec
-from graphcnf.molecules.model_metadata import vocabulary_of
 from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.molecules.properties import conditions_of, property_table, qed, sa
+from graphcnf.molecules.vocabulary import vocabulary_of
 from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import load_model, option, parse_seeds
 from graphcnf.scripts.benchmarks.runner import (
@@ -78,7 +79,7 @@ def codes(
     rows: list[dict[str, Any]] = [{"what": f"code: {k}", "share": v} for k, v in shares.items()]
     graphs = dataset.take(chosen).graphs
     for k in NUMBERINGS:
-        bits = -log_prob_in_batches(loaded, graphs, orders=k).mean() / math.log(2)
+        bits = -log_prob_of_orders(loaded, graphs, k).mean() / math.log(2)
         rows.append({"what": f"bits per molecule, numberings: {k}", "bits": float(bits)})
     if reconstruct:
         graphs = dataset.take(references.held_out(dataset, reconstruct)).graphs

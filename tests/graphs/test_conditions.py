@@ -10,6 +10,7 @@ from graphcnf.graphs import GraphBatch, GraphModel, PackedGraphs
 from graphcnf.graphs.building import model_for_graphs, with_conditions
 from graphcnf.graphs.conditions import UNCONDITIONAL, condition_statistics, hide_values
 from graphcnf.graphs.in_batches import sample_records
+from graphcnf.graphs.path.contributions import Contributions, fit_contributions
 from graphcnf.graphs.path.paths import Path
 
 TABLES = [
@@ -116,7 +117,7 @@ def test_what_is_asked_is_heeded_after_training(plain, chains):
     model = with_conditions(plain, condition_statistics(["size", "kind"], values)).train()
     whole = GraphBatch.collate(chains)
     whole.condition_values = torch.from_numpy(values).float()
-    model.fit_conditions(whole)
+    fit_contributions(model, whole)
     random = np.random.default_rng(0)
     optimizer = torch.optim.AdamW(model.parameters(), 2e-2)
     for _ in range(120):
@@ -151,15 +152,14 @@ def test_what_edges_add_depends_on_both_ends_and_their_other_neighbours(random_g
     model = with_conditions(model, condition_statistics(["same", "near"], values))
     batch = GraphBatch.collate(random_graphs)
     batch.condition_values = torch.from_numpy(values).float()
-    model.fit_conditions(batch)
+    fit_contributions(model, batch)
     x, network = model.code.encode(batch)[0], model.network
     nodes = batch.mask.shape[1]
-    at_once = Path.before_each(x, network.support.states, network.support.pad).links(
-        x.flatten(0, 1)
-    )
+    before = Path.before_each(x, network.support.states, network.support.pad)
+    at_once = Contributions.links(x.flatten(0, 1), before)
     step, links = Path.start(len(x), nodes, network.support.pad), []
     for number in range(nodes):
-        links.append(step.links(x[:, number]))
+        links.append(Contributions.links(x[:, number], step))
         step.add(number, x[:, number], network.support.states)
     assert torch.equal(torch.stack(links, 1).flatten(0, 1), at_once)
 

@@ -10,7 +10,8 @@ from graphcnf.errors import UserError
 from graphcnf.flows import Context
 from graphcnf.graphs import GraphBatch, GraphModel, PackedGraphs
 from graphcnf.graphs.building import has_rules, model_for_graphs, without_rules
-from graphcnf.graphs.in_batches import log_prob_in_batches, sample_records
+from graphcnf.graphs.in_batches import sample_records
+from graphcnf.graphs.path.orders import log_prob_of_orders
 from graphcnf.testing import assert_gradients_reach_every_parameter
 
 
@@ -289,7 +290,7 @@ def test_unknown_categories_and_sizes_are_named(random_graphs, architecture):
             model.log_prob(GraphBatch(types, bonds, mask))
     if architecture == "pairs":
         with pytest.raises(UserError, match="orders must be 1 for this architecture"):
-            log_prob_in_batches(model, chosen, orders=2)
+            log_prob_of_orders(model, chosen, 2)
     nothing = GraphBatch(good.node_types[:0], good.edge_labels[:0], good.mask[:0])
     for empty in (nothing, GraphBatch.collate(chosen.subset([]))):
         assert model.log_prob(empty).shape == (0,)

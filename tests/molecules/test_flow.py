@@ -15,7 +15,6 @@ import graphcnf
 from graphcnf.design import growing
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch
-from graphcnf.molecules.model_metadata import CODEC_VERSION
 from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.molecules.scoring import (
     GROUP_SIZE,
@@ -27,6 +26,7 @@ from graphcnf.molecules.scoring import (
     percentiles,
 )
 from graphcnf.molecules.standardize import charge_states, protonation_hash
+from graphcnf.molecules.vocabulary import CODEC_VERSION
 
 
 def test_samples_are_those_of_the_seed_and_show_themselves(flow):
@@ -232,7 +232,6 @@ def test_shipped_weights_know_the_tail_of_each_common_size(name):
 @pytest.mark.parametrize(
     ("entry", "reason"),
     [
-        ({"codec": "3"}, "codec is no integer"),
         ({"likelihood_quantiles": 3}, "no list of quantiles"),
         ({"likelihood_quantiles": [{"largest": 9}]}, "no list of quantiles"),
         ({"likelihood_quantiles": [{"largest": 9, "quantiles": [3.0]}]}, "two quantiles"),
@@ -252,10 +251,10 @@ def test_shipped_weights_know_the_tail_of_each_common_size(name):
         ),
     ],
 )
-def test_metadata_that_would_fail_later_are_refused_at_once(flow, monkeypatch, entry, reason):
+def test_percentiles_of_a_malformed_table_are_refused(flow, monkeypatch, entry, reason):
     monkeypatch.setattr(flow.model, "metadata", {**flow.model.metadata, **entry})
     with pytest.raises(UserError, match=rf"config\.json: .*{reason}"):
-        MoleculeFlow(flow.model)
+        flow.score("CCO")
 
 
 def test_percentiles_are_the_shares_of_the_molecules_that_were_scored():

@@ -44,7 +44,8 @@ from graphcnf.graphs.path.paths import Path
 from graphcnf.graphs.path.support import Support, UndecidedNodes
 
 if TYPE_CHECKING:
-    from graphcnf.graphs.conditions import ConditionEmbedding, Contributions
+    from graphcnf.graphs.conditions import ConditionEmbedding
+    from graphcnf.graphs.path.contributions import Contributions
 
 
 class AttentionBlocks(Protocol):
@@ -158,7 +159,8 @@ class PathNetwork(AutoregressiveNetwork):
         self.condition_embedding: ConditionEmbedding | None = None
         self.contributions: Contributions | None = None
         if conditions is not None:
-            from graphcnf.graphs.conditions import ConditionEmbedding, Contributions
+            from graphcnf.graphs.conditions import ConditionEmbedding
+            from graphcnf.graphs.path.contributions import Contributions
 
             self.condition_embedding = ConditionEmbedding(conditions, width)
             self.contributions = Contributions(self.cardinalities, conditions, width)
@@ -224,7 +226,7 @@ class PathNetwork(AutoregressiveNetwork):
         """
         if self.contributions is None:
             raise ValueError("this model was trained without conditions")
-        return self.contributions.of(x, path.links(x))
+        return self.contributions.of(x, self.contributions.links(x, path))
 
     def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
         """Yield all nodes of complete graphs in one step.

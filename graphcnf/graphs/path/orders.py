@@ -1,12 +1,17 @@
-"""Several depth-first node orders of a graph, close to the one that it has."""
+"""Several depth-first node orders of a graph, and the sum of their probabilities."""
 
 from __future__ import annotations
 
 import zlib
+from typing import Any
 
 import numpy as np
 
+from graphcnf.errors import UserError
 from graphcnf.graphs.batch import PackedGraphs
+from graphcnf.graphs.in_batches import log_prob_in_batches
+from graphcnf.graphs.path.path_model import PathModel
+from graphcnf.limits import LARGEST_ORDERS, check_integer
 
 # Probability with which `random_depth_first` deviates from the given order: at the first node, and
 # at each branch.
@@ -74,3 +79,32 @@ def renumbered(graphs: PackedGraphs, count: int) -> tuple[PackedGraphs, np.ndarr
                 lists.append(graph)
                 owners.append(k)
     return PackedGraphs.from_lists(lists), np.array(owners)
+
+
+def log_prob_of_orders(model: Any, graphs: PackedGraphs, orders: int) -> np.ndarray:
+    """Return the log of the summed probabilities of several node orders of each graph.
+
+    p(graph) is the sum over all codes of the graph, so the more orders are summed, the closer is
+    this lower bound; `log_prob` is that of the given order alone. Orders that differ by a symmetry
+    of the graph have the same code, which counts once.
+
+    Args:
+        model: A `PathModel`.
+        graphs: M depth-first numbered graphs.
+        orders: Number of node orders, up to 1,024: that of the graph, and random depth-first ones
+            (`renumbered`).
+
+    Returns:
+        (M,) nats, float64; -inf for a graph of which no order has a positive probability.
+
+    Raises:
+        UserError: if `orders` is out of range, or the model is of another architecture.
+        ValueError: if a graph does not fit the model.
+    """
+    check_integer("orders", orders, 1, LARGEST_ORDERS)
+    if not isinstance(model, PathModel):
+        raise UserError('orders must be 1 for this architecture: only "path" sums over orders')
+    numbered, owners = renumbered(graphs, orders)
+    nats = np.full(len(graphs), -np.inf)
+    np.logaddexp.at(nats, owners, log_prob_in_batches(model, numbered))
+    return nats

@@ -2,30 +2,25 @@
 
 The *code* of a graph is V categories for each node (`DepthFirstCode`). A graph has one code for
 each of its depth-first *node orders*. The model scores the code of the order that it is given;
-`PathModel.log_prob_of_orders` adds up the codes of several orders.
+`graphcnf.graphs.path.orders` adds up the codes of several orders.
 """
 
 from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from graphcnf.categorical.autoregressive import AutoregressiveFlow
-from graphcnf.categorical.categorical_flow import total
 from graphcnf.errors import UserError
-from graphcnf.graphs.batch import GraphBatch, PackedGraphs, batches
+from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 from graphcnf.graphs.coded import CodedModel
 from graphcnf.graphs.path.completion import CompletingSupport
 from graphcnf.graphs.path.depth_first import DepthFirstCode
 from graphcnf.graphs.path.network import PathNetwork
-from graphcnf.graphs.path.paths import Path
 from graphcnf.graphs.path.support import Support
 from graphcnf.graphs.record_blocks import BLOCK
-from graphcnf.limits import LARGEST_ORDERS, check_integer
 from graphcnf.pretrained import keep_arguments
-from graphcnf.torch_state import evaluated
 
 
 def support_with_rules(
@@ -156,57 +151,3 @@ class PathModel(CodedModel[PathNetwork]):
 
         note = limit_note(rules, self.config.get("environments") is not None)
         return ["connected: by construction of the code of the connectivity.", note]
-
-    def fit_conditions(self, batch: GraphBatch) -> None:
-        """Fit the `Contributions` of nodes and edges to the conditions of graphs, in place.
-
-        Args:
-            batch: Training graphs with values of all conditions, each in its own unit (no nan); the
-                model takes conditions.
-        """
-        contributions = self.network.contributions
-        support = self.network.support
-        assert contributions is not None and batch.condition_values is not None
-        x, _ = self.code.encode(batch)
-        path = Path.before_each(x, support.states, support.pad)
-        links = path.links(x.flatten(0, 1)).unflatten(0, batch.mask.shape)
-        contributions.fit(x, links, batch.mask, batch.condition_values)
-
-    @evaluated
-    @torch.no_grad()
-    def log_prob_of_orders(self, batch: GraphBatch, orders: int) -> Tensor:
-        """Return the log of the summed probabilities of several node orders of each graph.
-
-        p(graph) is the sum over all codes of the graph, so the more orders are summed, the closer
-        is this lower bound; `log_prob` is that of the order of the batch alone. Orders that differ
-        by a symmetry of the graph have the same code, which counts once.
-
-        Args:
-            batch: B depth-first numbered graphs.
-            orders: Number of node orders, up to 1,024: that of the batch, and random depth-first
-                ones (`renumbered`).
-
-        Returns:
-            (B,) nats, without gradients; -inf for a graph of which no order has a positive
-            probability.
-
-        Raises:
-            UserError: if `orders` is out of range.
-            ValueError: if a graph does not fit the model.
-        """
-        from graphcnf.graphs.path.orders import renumbered
-
-        check_integer("orders", orders, 1, LARGEST_ORDERS)
-        batch = batch.for_model(self.config)
-        graphs, owners = renumbered(batch.to_packed(), orders)
-        summed = torch.full((len(batch),), -torch.inf, device=batch.mask.device)
-        for chosen in batches(graphs.node_counts):
-            part = GraphBatch.collate(graphs, chosen).to(batch.mask.device)
-            owner = torch.from_numpy(owners[chosen]).to(batch.mask.device)
-            if batch.condition_values is not None:
-                part.condition_values = batch.condition_values[owner]
-            log_p = total(self.bounds(part).values())
-            summed = summed.to(log_p)
-            for k in owner.unique().tolist():
-                summed[k] = torch.logaddexp(summed[k], torch.logsumexp(log_p[owner == k], 0))
-        return summed

@@ -261,34 +261,3 @@ class Path:
             neighbours[:, number] = path.neighbours
             path.add(number, x[:, number], states)
         return cls(depth.flatten(), table.flatten(1, 2), neighbours.flatten(0, 1), pad)
-
-    def links(self, x: Tensor) -> Tensor:
-        """Hash the edges with which new nodes would join the first R paths.
-
-        Two edges have the same hash if their categories, the categories of both ends and the
-        neighbours that both ends have before this edge are the same. `Contributions` has a number
-        for each hash.
-
-        Args:
-            x: Variables of the new nodes, (R, V) long.
-
-        Returns:
-            Hashes, (R, E) long: of the edge to the parent, then of each closure; 0 for no edge.
-        """
-        parent = (self.depth[: len(x)] - DepthFirstCode.backtracks(x)).clamp(min=0)
-        new_node = DepthFirstCode.categories(x)
-        categories = self.flat_levels.category
-        hashes = []
-        edges = DepthFirstCode.labels(x)
-        lengths = DepthFirstCode.lengths(x)
-        for edge, length in zip(edges.unbind(-1), lengths.unbind(-1), strict=True):
-            earlier = self.index(parent + 1 - length)
-            neighbour = packed_neighbour(edge, categories[earlier])
-            around = self.flat_neighbours[earlier][:, :SEEN_NEIGHBOURS].sort(-1).values
-            key = new_node + 1
-            for value in (neighbour, *around.unbind(-1)):
-                key = hashed(key, value)
-            hashes.append(torch.where(edge > 0, key, 0))
-            # The next edge sees this one among the neighbours of the new node.
-            new_node = torch.where(edge > 0, hashed(new_node, neighbour), new_node)
-        return torch.stack(hashes, -1)

@@ -169,6 +169,8 @@ def _signed(name: str, model: str, arguments, dice: Random) -> Iterator[Case]:
     for key, values in (IMAGE_METADATA if model == "images" else METADATA).items():
         for value in values:
             unread = model == "images" and (key != "data" or isinstance(value, dict))
+            # Only scores need them.
+            unread = unread or (key == "likelihood_quantiles" and name != "score")
             yield case(f"metadata.{key}={value!r:.80}",
                        lambda c, k=key, v=value: c["metadata"].update({k: v}),
                        readable=unread)  # fmt: skip

@@ -1,0 +1,196 @@
+"""What nodes and edges contribute to the conditions of a graph; loaded by models with conditions.
+
+The *contribution* of a node or an edge is what it adds to the value of a condition
+(`graphcnf.graphs.conditions`), as if the value were a sum over nodes and edges: a network that
+draws node by node thus knows at each node how much is still to come. Sizes of tensors are those of
+`graphcnf.graphs.path`; P conditions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from graphcnf.graphs.batch import GraphBatch
+from graphcnf.graphs.conditions import ConditionEmbedding
+from graphcnf.graphs.path.depth_first import DepthFirstCode
+from graphcnf.graphs.path.node_states import packed_neighbour
+from graphcnf.graphs.path.paths import SEEN_NEIGHBOURS, Path, hashed
+
+if TYPE_CHECKING:
+    from graphcnf.graphs.path.path_model import PathModel
+
+RIDGE = 0.3
+"""Ridge of the least squares for edges: an edge that was seen once adds little."""
+
+
+class Contributions(nn.Module):
+    """Additive contributions of nodes and edges to the values of the conditions of a graph.
+
+    A node contributes a number for the category of each of its variables. An edge contributes one
+    that depends on its category, and on the category and the neighbours that each of its ends has
+    so far; `links` hashes these. Conditions that are such sums are
+    predicted nearly exactly, others roughly. `fit` computes the numbers from training graphs; then
+    `forward` tells the network how much the nodes so far have contributed, and how much is left.
+
+    Args:
+        cardinalities: Number of categories of each of the V variables of a node.
+        conditions: The P conditions, as `condition_statistics` describes them.
+        width: Number of channels of the network.
+
+    Attributes:
+        deviations: Standard deviation of each condition, in its own unit, (P,). Numbers are stored
+            divided by it.
+    """
+
+    deviations: Tensor
+
+    def __init__(
+        self, cardinalities: Sequence[int], conditions: Sequence[Mapping[str, Any]], width: int
+    ):
+        super().__init__()
+        self.each = nn.ModuleList(nn.Embedding(c, len(conditions)) for c in cardinalities)
+        # Hashes of edges share the rows of a table of fixed size; row 0 is for no edge.
+        self.edges = nn.Embedding(16_384, len(conditions), padding_idx=0)
+        for embedding in (*self.each, self.edges):
+            nn.init.zeros_(embedding.get_parameter("weight"))
+        deviations = torch.tensor([float(condition["deviation"]) for condition in conditions])
+        self.register_buffer("deviations", deviations, persistent=False)
+        centred = [{**condition, "mean": 0.0} for condition in conditions]
+        self.to_come = ConditionEmbedding(centred, width)
+        self.so_far = ConditionEmbedding(centred, width)
+
+    @staticmethod
+    def links(x: Tensor, path: Path) -> Tensor:
+        """Hash the edges with which new nodes would join the first R paths.
+
+        Two edges have the same hash if their categories, the categories of both ends and the
+        neighbours that both ends have before this edge are the same.
+
+        Args:
+            x: Variables of the new nodes, (R, V) long.
+            path: The paths before these nodes.
+
+        Returns:
+            Hashes, (R, J) long: of the edge to the parent, then of each closure; 0 for no edge.
+        """
+        parent = (path.depth[: len(x)] - DepthFirstCode.backtracks(x)).clamp(min=0)
+        new_node = DepthFirstCode.categories(x)
+        categories = path.flat_levels.category
+        hashes = []
+        edges = DepthFirstCode.labels(x)
+        lengths = DepthFirstCode.lengths(x)
+        for edge, length in zip(edges.unbind(-1), lengths.unbind(-1), strict=True):
+            earlier = path.index(parent + 1 - length)
+            neighbour = packed_neighbour(edge, categories[earlier])
+            around = path.flat_neighbours[earlier][:, :SEEN_NEIGHBOURS].sort(-1).values
+            key = new_node + 1
+            for value in (neighbour, *around.unbind(-1)):
+                key = hashed(key, value)
+            hashes.append(torch.where(edge > 0, key, 0))
+            # The next edge sees this one among the neighbours of the new node.
+            new_node = torch.where(edge > 0, hashed(new_node, neighbour), new_node)
+        return torch.stack(hashes, -1)
+
+    def _edge_rows(self, links: Tensor) -> Tensor:
+        """Return the rows of the table `edges` for hashes of edges, of the same shape.
+
+        A hash of 0 says that there is no edge, and has row 0.
+        """
+        return torch.where(links > 0, links % (self.edges.num_embeddings - 1) + 1, 0)
+
+    def of(self, x: Tensor, links: Tensor) -> Tensor:
+        """Return the contributions of nodes and their edges to earlier nodes.
+
+        Args:
+            x: Variables of the nodes, (..., V) long.
+            links: Hashes of their edges, see `links`, (..., J) long.
+
+        Returns:
+            Contributions, (..., P), in the units of the conditions.
+        """
+        variables = zip(self.each, x.unbind(-1), strict=True)
+        of_nodes = sum(embedding(value) for embedding, value in variables)
+        of_edges = self.edges(self._edge_rows(links)).sum(-2)
+        return (of_nodes + of_edges) * self.deviations
+
+    def forward(self, condition_values: Tensor, contributed: Tensor) -> Tensor:
+        """Embed what the nodes so far contribute to the values, and what is left.
+
+        Args:
+            condition_values: Values of the conditions of B graphs, (B, P), NaN where unknown.
+            contributed: Sums of the contributions of all nodes before each of M positions,
+                (B, M, P).
+
+        Returns:
+            Channels, (B, M, width); 0 for graphs of which no value is known.
+        """
+        any_known = ~condition_values.isnan().all(-1)[:, None, None]
+        so_far = torch.where(any_known, self.so_far(contributed), 0.0)
+        return self.to_come(condition_values[:, None] - contributed) + so_far
+
+    @torch.no_grad()
+    def fit(self, x: Tensor, links: Tensor, mask: Tensor, condition_values: Tensor) -> None:
+        """Fit the contributions of nodes by least squares, then those of edges to the residuals.
+
+        Args:
+            x: Variables of the nodes of B graphs, (B, N, V) long.
+            links: Hashes of their edges, see `links`, (B, N, J) long.
+            mask: Real nodes, (B, N) bool.
+            condition_values: Values of the conditions of the graphs, (B, P), none of them NaN.
+        """
+        tables = [embedding.get_parameter("weight") for embedding in self.each]
+        variables = zip(x.unbind(-1), tables, strict=True)
+        counts = [
+            (F.one_hot(value, len(table)) * mask[..., None]).sum(1) for value, table in variables
+        ]
+        seen = torch.cat(counts, -1).double()
+        wanted = (condition_values / self.deviations).double()
+        # A small ridge, since some columns are sums of others.
+        ridge = 1e-6 * len(x) * torch.eye(seen.shape[1], dtype=torch.float64, device=x.device)
+        solution = torch.linalg.solve(seen.T @ seen + ridge, seen.T @ wanted)
+        for table, rows in zip(tables, solution.split([len(t) for t in tables]), strict=True):
+            table.copy_(rows)
+        edge_rows = torch.where(mask[..., None], self._edge_rows(links), 0).flatten(1)
+        residuals = wanted - seen @ solution
+        self._fit_edges(edge_rows.cpu(), residuals.cpu().numpy())
+
+    def _fit_edges(self, edge_rows: Tensor, residuals: np.ndarray) -> None:
+        """Fit the contributions of edges by least squares.
+
+        Args:
+            edge_rows: Rows of the edges of B graphs in the table `edges`, (B, N * J) long; 0 for
+                none.
+            residuals: What the nodes do not explain, in standard deviations, (B, P).
+        """
+        from scipy.sparse import coo_array
+        from scipy.sparse.linalg import lsmr
+
+        graph, column = edge_rows.nonzero(as_tuple=True)
+        ones = torch.ones(len(graph))
+        shape = (len(edge_rows), self.edges.num_embeddings)
+        # An edge that a graph has several times counts as often.
+        counts = coo_array((ones, (graph, edge_rows[graph, column])), shape).tocsr()
+        fitted = [lsmr(counts, residual, damp=RIDGE)[0] for residual in residuals.T]
+        self.edges.weight.copy_(torch.tensor(np.stack(fitted, 1)))
+
+
+def fit_contributions(model: PathModel, batch: GraphBatch) -> None:
+    """Fit the contributions of nodes and edges to the conditions of graphs, in place.
+
+    Args:
+        model: A model with conditions.
+        batch: Training graphs with values of all conditions, each in its own unit (no NaN).
+    """
+    contributions = model.network.contributions
+    support = model.network.support
+    assert contributions is not None and batch.condition_values is not None
+    x, _ = model.code.encode(batch)
+    path = Path.before_each(x, support.states, support.pad)
+    links = contributions.links(x.flatten(0, 1), path).unflatten(0, batch.mask.shape)
+    contributions.fit(x, links, batch.mask, batch.condition_values)
