@@ -1,6 +1,7 @@
 """Fine-tuning learns the density of stereo marks, which the saved model then draws with."""
 
 import json
+import os
 import shutil
 import signal
 
@@ -128,6 +129,10 @@ def test_killed_while_marks_are_learned_the_same_command_goes_on(
     assert "the same command continues" in err
     assert "stereo dropped" not in err
     monkeypatch.setattr(Run, "take_step", step)
+    pipe = surroundings / "cut" / "stereo" / "model" / "pipe"
+    os.mkfifo(pipe)
+    assert "stereo/model/pipe is a link, pipe or device" in refused(*command)
+    pipe.unlink()
     out, err = run(*command)
     assert "from step 11" in err
     bits = json.loads(out)["stereo"]["bits_per_element"]
