@@ -601,11 +601,11 @@ class CategoricalModel(nn.Module):
             given: Conditions on columns of a table, by label, or of an array, by number: a value; a
                 list of values; or an interval (lowest, highest), both included, None for no end.
                 Rows have the density of `log_prob`, divided by its sum over all that meet the
-                conditions: exact if one column at most comes before a condition in the model's
-                order; else a row is one of up to 64 draws by their weights, and a warning counts
-                rows that had less than four effective draws. With another temperature than 1, the
-                given columns come first instead. Of grids, one grid (H, W) of floats with NaN for
-                unknown pixels, see `impute`.
+                conditions: exact if the columns before a condition in the model's order have at
+                most 50,000 combinations; else a row is one of up to 64 draws by their weights, and
+                a warning counts rows that had less than four effective draws. With another
+                temperature than 1, the given columns come first instead. Of grids, one grid (H, W)
+                of floats with NaN for unknown pixels, see `impute`.
             seed: Seed of the sample.
             temperature: Below 1 for more probable items.
             sizes: Lowest and highest length of a sequence, or number of nodes; None for the

@@ -698,13 +698,31 @@ class ColumnState:
         column, inputs = column[self.rows], net.inputs(self.x, self.context)[self.rows]
         logits = net.free.share.new_full((len(column), net.possible.shape[1]), -math.inf)
         tilts = torch.zeros_like(logits)
-        for k in column.unique().tolist():
-            own = column == k
+        allowed = self.allowed.expand(len(self.mask), -1, -1)[self.rows, column]
+        open_ = self._open(allowed, column)
+        for k in column[open_].unique().tolist():
+            own = open_ & (column == k)
             log_p, slopes = net.column(k, inputs[own])
             logits[own, : log_p.shape[1]] = log_p
             tilts[own, : log_p.shape[1]] = slopes
-        allowed = self.allowed.expand(len(self.mask), -1, -1)[self.rows, column]
+        logits[~open_] = 0
         return Step(self.rows, column, (logits.masked_fill(~allowed, -math.inf), tilts))
+
+    def _open(self, allowed: Tensor, column: Tensor) -> Tensor:
+        """Return which rows have something to decide: a category, or a place in it.
+
+        Args:
+            allowed: Categories of the current column that are possible, (M, C) bool.
+            column: That column of each row, (M,) long.
+
+        Returns:
+            (M,) bool.
+        """
+        several = allowed.sum(1) > 1
+        if not self.network.divided:
+            return several
+        places = self.context.places
+        return torch.ones_like(several) if places is None else places[self.rows, column].isnan()
 
     def update(self, x: Tensor) -> None:
         """Store what was decided for the columns of the current step.
@@ -858,13 +876,15 @@ class ColumnFlow(Pretrained, AutoregressiveFlow[ColumnMLP]):
         return self.nats(x, context).sum(1)
 
     @evaluated
-    def nats(self, x: Tensor, context: Context = Context()) -> Tensor:
+    def nats(self, x: Tensor, context: Context = Context(), event: Tensor | None = None) -> Tensor:
         """Return the log-probability of each column, given those before it in the context's order.
 
         Args:
             x: Categories, (B, N): integers, or floats k + u, where u is the place of a number in
                 bin k and the density includes that of u.
             context: A `ColumnContext`, or one with a mask (B, N) alone.
+            event: Lowest and highest place of each category, as in `ColumnContext`, (N, C, 2), in
+                which each column is known to be, given those before it; None for anywhere.
 
         Returns:
             (B, N) nats, 0 where masked.
@@ -875,8 +895,15 @@ class ColumnFlow(Pretrained, AutoregressiveFlow[ColumnMLP]):
         """
         check_rows(context.mask)
         self.encoding.check(split(x)[0], context.mask)
-        given = ColumnContext.of(with_mask(x, context), self.network)
-        return torch.where(given.mask, self._own(x, *self.network.all_columns(x, given)), 0)
+        given, network = ColumnContext.of(with_mask(x, context), self.network), self.network
+        log_p, tilts = network.all_columns(x, given)
+        nats = self._own(x, log_p, tilts)
+        if event is not None:
+            low, high = network.shares_below(event[network.possible], tilts)
+            mass, owner = log_p.double().exp() * (high - low), network.counts.owner
+            inside = mass.new_zeros(given.mask.shape).index_add_(1, owner, mass)
+            nats = nats - inside.clamp(max=1).log()
+        return torch.where(given.mask, nats, 0)
 
     def _own(self, x: Tensor, log_p: Tensor, tilts: Tensor) -> Tensor:
         """Pick the log-probability of each column's own category, with the density of its place.
@@ -913,26 +940,6 @@ class ColumnFlow(Pretrained, AutoregressiveFlow[ColumnMLP]):
         """
         rows = self.network.inputs(x, ColumnContext.of(context, self.network))
         return self.network.column(column, rows)[0]
-
-    @evaluated
-    def log_events(self, x: Tensor, event: Tensor, context: ColumnContext) -> Tensor:
-        """Return the log-probability that each column is in an event, given earlier columns.
-
-        Args:
-            x: Categories, (B, N): integers, or floats k + u, where u is the place of a number in
-                bin k.
-            event: Lowest and highest place of each category, as in `ColumnContext`, (N, C, 2).
-            context: Mask and order of the columns, which says which are earlier.
-
-        Returns:
-            (B, N) nats in float64, 0 where masked.
-        """
-        network = self.network
-        log_p, tilts = network.all_columns(x, ColumnContext.of(context, network))
-        low, high = network.shares_below(event[network.possible], tilts)
-        mass, owner = log_p.double().exp() * (high - low), network.counts.owner
-        total = mass.new_zeros(context.mask.shape).index_add_(1, owner, mass)
-        return torch.where(context.mask, total.clamp(max=1).log(), 0)
 
     @evaluated
     def sample(self, count, length=None, context=Context(), *, sample_posterior=False) -> Tensor:

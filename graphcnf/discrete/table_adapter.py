@@ -10,6 +10,7 @@ for known entries. Their density is a `ColumnFlow`.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -21,6 +22,7 @@ import pandas as pd
 import torch
 from pandas.api import types
 
+from graphcnf.chunks import chunked
 from graphcnf.discrete.adapters import (
     LARGEST_STARTS,
     Adapter,
@@ -43,6 +45,7 @@ from graphcnf.discrete.numbers import (
 )
 from graphcnf.discrete.rows import Rows
 from graphcnf.errors import UserError, suggest
+from graphcnf.flows.base import record_generators
 from graphcnf.flows.transform import Context
 from graphcnf.limits import LARGEST_ORDERS, check_integer
 from graphcnf.messages import counted
@@ -55,6 +58,13 @@ MANY = 2000
 
 SCORED = 2048
 """Rows that are scored at a time."""
+
+COMBINATIONS, OF_ONE = 256, 50_000
+"""Largest number of combinations of unknown entries of a row that are enumerated, and of one that
+all rows have in common."""
+
+TOGETHER = 128
+"""Rows whose combinations are enumerated at a time."""
 
 TRIES = 64
 """Draws of a row at most, of which one is chosen by its weight."""
@@ -722,19 +732,19 @@ class TableAdapter(Adapter):
                 any.
             **draw: Further fields of the context, such as `temperature`.
         """
+        known, event = known.to(flow.device), None if event is None else event.to(flow.device)
         category, most = known.values.long(), max(self.cardinalities)
         one = torch.nn.functional.one_hot(category, most).bool()
         allowed, level = one | ~known.mask[..., None], (~known.mask).long()
         if chosen is not None:
+            chosen = chosen.to(flow.device)
             must = torch.nn.functional.one_hot(chosen.clamp(min=0), most).bool()
             allowed &= must | (chosen < 0)[..., None]
         if event is not None:
             low, high = event.unbind(-1)
-            level += level * ((low == 0) & (high >= self.presence[..., 1])).all(1)
-        order = flow.network.ordering(torch.ones_like(known.mask), level)
+            level += level * ((low == 0) & (high >= self.presence[..., 1].to(low))).all(1)
+        order = flow.network.ordering(mask, level)
         places = torch.where(known.mask, known.values - category, torch.nan)
-        order, allowed, places = (part.to(flow.device) for part in (order, allowed, places))
-        event = None if event is None else event.to(flow.device)
         return ColumnContext(mask, order=order, allowed=allowed, event=event, places=places, **draw)
 
     def log_prob(
@@ -804,11 +814,9 @@ class TableAdapter(Adapter):
         """Draw the unknown entries of rows from p(entries | known ones, event).
 
         p is the density of whole rows in the flow's order, that of `log_prob` and `predict_proba`.
-        A row of which one entry at most is drawn before a known one of that order is exact: this
-        entry is drawn by Bayes' rule (`_chosen`). Any other is one of up to `TRIES` draws in the
-        order with the known columns first, by importance weights (sampling-importance-resampling;
-        Rubin 1988, *Using the SIR algorithm to simulate posterior distributions*): exact in the
-        limit. There are no more draws of a row once they are worth `ENOUGH` independent ones.
+        The *early* entries, those before a condition in this order, are drawn first: by Bayes' rule
+        if they have few combinations (`_chosen`), else as one of several draws by their weights
+        (`_weighted`). All others follow as they are.
 
         Args:
             flow: The flow.
@@ -819,27 +827,17 @@ class TableAdapter(Adapter):
 
         Returns:
             The M rows, without masked entries; and for each of the R rows that are one of several
-            draws the effective number of these, (sum w)^2 / sum w^2, from 1 to `TRIES`, (R,).
+            draws the effective number of these, from 1 to `TRIES`, (R,).
         """
-        early = self._early(flow, known, event)
-        chosen = self._chosen(flow, known, early, seed, event)
+        early, random = self._early(flow, known, event), record_generators((seed, 1), 0, len(known))
+        chosen = self._chosen(flow, known, early, random, event)
+        todo = (early & (chosen < 0)).any(1).nonzero()[:, 0]
+        own = [random[row] for row in todo.tolist()]
+        found, effective = self._weighted(flow, known[todo], early[todo], own, event)
+        known = Rows(known.values.index_copy(0, todo, found.values), known.mask.clone())
+        known.mask[todo] = found.mask
         rows = self.draw(flow, len(known), seed=seed, known=known, event=event, chosen=chosen)
-        several = torch.where(chosen >= 0, False, early).any(1).numpy()
-        todo, drawn = np.flatnonzero(several), rows.values[torch.from_numpy(several)]
-        total, squares = np.full((2, len(known)), -np.inf)
-        for number in range(TRIES):
-            random = [_generator(seed, row, number) for row in todo.tolist()]
-            if number:
-                drawn = self._redrawn(flow, known[todo], random, event)
-            w = self._log_weights(flow, known[todo], drawn, event)
-            total[todo] = np.logaddexp(total[todo], w)
-            squares[todo] = np.logaddexp(squares[todo], 2 * w)
-            kept = np.log([own.random() for own in random]) + total[todo] < w
-            rows.values[torch.from_numpy(todo[kept])] = drawn[torch.from_numpy(kept)]
-            todo = todo[2 * total[todo] - squares[todo] < np.log(ENOUGH)]
-            if not len(todo):
-                break
-        return rows, np.exp(2 * total[several] - squares[several])
+        return rows, effective
 
     def _early(self, flow: ColumnFlow, known: Rows, event: torch.Tensor | None) -> torch.Tensor:
         """Return which unknown columns of rows come before a condition in the flow's order.
@@ -866,91 +864,154 @@ class TableAdapter(Adapter):
         flow: ColumnFlow,
         known: Rows,
         early: torch.Tensor,
-        seed: int,
+        random: list[np.random.Generator],
         event: torch.Tensor | None,
     ) -> torch.Tensor:
-        """Draw the only early entry of rows by Bayes' rule, which is exact.
+        """Draw the early entries of rows by Bayes' rule: by the densities of all combinations.
+
+        This is exact, but for places in bins, which count as the middle of the bin.
 
         Args:
             flow: The flow.
             known: M rows; the mask is True for known entries.
-            early: What `_early` returns. Nothing is drawn of a row with several of these, or with
-                one whose category is a bin that an event cuts.
-            seed: Seed of the draws.
+            early: What `_early` returns, (M, N) bool. Nothing is drawn of rows with more
+                combinations than `COMBINATIONS` (`OF_ONE` if all rows have the same known entries),
+                or with an early entry of which the event allows a part of a bin.
+            random: Random generators of the rows.
             event: What the unknown entries may be, (N, C, 2); None for anything.
 
         Returns:
-            The category in the column that has been drawn, -1 elsewhere, (M, N) long.
+            The categories that have been drawn, -1 elsewhere, (M, N) long.
         """
         chosen = torch.full(known.mask.shape, -1)
-        allowed = (self.whole if event is None else event).diff(dim=2)[..., 0].numpy()
-        alone = early & (early.sum(1, keepdim=True) == 1)
-        for k in alone.any(0).nonzero()[:, 0].tolist():
-            open_ = allowed[k, : self.columns[k].cardinality]
-            if not np.isin(open_, (0, 1)).all():
-                continue
-            rows = alone[:, k].nonzero()[:, 0]
-            upper = (self.conditional(flow, known[rows], k) * open_).cumsum(1)
-            u = np.array([_generator(seed, row, TRIES).random() for row in rows.tolist()])
-            found = (u[:, None] * upper[:, -1:] >= upper).sum(1)
-            chosen[rows, k] = torch.from_numpy(found)
+        for part in chunked(self._combinations(known, early, event), TOGETHER):
+            sizes = [len(grid) for _, _, grid in part]
+            first = torch.tensor([group[0] for group, _, _ in part]).repeat_interleave(
+                torch.tensor(sizes)
+            )
+            x = known.values[first]
+            for (_, columns, grid), own in zip(part, x.split(sizes), strict=True):
+                own[:, columns] = torch.from_numpy(grid + 0.5).to(x)
+            nats = self._nats(flow, Rows(x, (known.mask | early)[first]))
+            ends = np.cumsum(sizes)[:-1]
+            for (group, columns, grid), own in zip(part, np.split(nats, ends), strict=True):
+                upper = np.exp(own - own.max()).cumsum()
+                u = np.array([random[row].random() for row in group])
+                found = grid[np.searchsorted(upper, u * upper[-1], "right")]
+                chosen[np.ix_(group, columns)] = torch.from_numpy(found)
         return chosen
 
-    def _redrawn(
-        self,
-        flow: ColumnFlow,
-        known: Rows,
-        random: list[np.random.Generator],
-        event: torch.Tensor | None,
-    ) -> torch.Tensor:
-        """Draw the unknown entries of rows one after the other, all inside an event.
+    def _combinations(
+        self, known: Rows, early: torch.Tensor, event: torch.Tensor | None
+    ) -> list[tuple[list[int], list[int], np.ndarray]]:
+        """Return the combinations of the early entries of rows, where these are few.
 
         Args:
-            flow: The flow.
-            known: B rows; the mask is True for known entries.
-            random: Random generator of each row.
+            known: M rows; the mask is True for known entries.
+            early: What `_early` returns, (M, N) bool.
             event: What the unknown entries may be, (N, C, 2); None for anything.
 
         Returns:
-            Encoded values, known and drawn, (B, N) float64 (long if no column is binned).
+            For each set of rows with the same known entries: the numbers of these rows, the E early
+            columns, and the combinations of their categories, (K, E).
         """
-        parts = []
-        for start in range(0, len(known), SCORED):
-            part = slice(start, start + SCORED)
-            everywhere = torch.ones_like(known.mask[part]).to(flow.device)
-            context = self._context(flow, known[part], everywhere, event, generator=random[part])
-            parts.append(flow.sample(len(everywhere), context=context).cpu())
-        return torch.cat(parts)
+        allowed = (self.whole if event is None else event).diff(dim=2)[..., 0].numpy()
+        open_ = [own[: c.cardinality] for own, c in zip(allowed, self.columns, strict=True)]
+        choices = [np.flatnonzero(own) if np.isin(own, (0, 1)).all() else None for own in open_]
+        values, groups = torch.where(known.mask, known.values, -1).numpy(), dict[bytes, list[int]]()
+        for row in early.any(1).nonzero()[:, 0].tolist():
+            groups.setdefault(values[row].tobytes(), []).append(row)
+        most, found = OF_ONE if len(groups) == 1 else COMBINATIONS, []
+        for group in groups.values():
+            columns = early[group[0]].nonzero()[:, 0].tolist()
+            own = [part for k in columns if (part := choices[k]) is not None]
+            if len(own) == len(columns) and math.prod(map(len, own)) <= most:
+                grid = np.stack([part.ravel() for part in np.meshgrid(*own)], 1)
+                found.append((group, columns, grid))
+        return found
 
-    def _log_weights(
-        self, flow: ColumnFlow, known: Rows, values: torch.Tensor, event: torch.Tensor | None
-    ) -> np.ndarray:
-        """Return the logarithm of the weight of each row, by which `completed` chooses.
-
-        It is the density of the row in the flow's order, divided by that with which its unknown
-        entries were drawn: given the known ones, and each inside the event.
+    def _nats(self, flow: ColumnFlow, rows: Rows) -> np.ndarray:
+        """Return the log-density of rows in the flow's order, without masked entries.
 
         Args:
             flow: The flow.
-            known: B rows; the mask is True for entries that were known and not drawn.
-            values: Encoded values, known and drawn, (B, N).
-            event: Lowest and highest place in each category that drawn entries may have, (N, C, 2);
-                None for anything.
+            rows: B rows of which the masked entries are marginalised.
 
         Returns:
             (B,) nats in float64.
         """
-        parts = [np.zeros(0)]
-        for start in range(0, len(known), SCORED):
-            part = known[start : start + SCORED].to(flow.device)
-            context = self._context(flow, part, torch.ones_like(part.mask), event)
-            own = values[start : start + SCORED].to(flow.device)
-            drawn = flow.nats(own, context).double()
-            if event is not None:
-                drawn = drawn - flow.log_events(own, event.to(flow.device), context)
-            nats = flow.nats(own, Context(context.mask)).double().sum(1)
-            parts.append((nats - torch.where(part.mask, 0, drawn).sum(1)).cpu().numpy())
-        return np.concatenate(parts)
+        parts = [rows[k : k + SCORED].to(flow.device) for k in range(0, len(rows), SCORED)]
+        nats = [flow.log_prob(p.values, Context(p.mask)).double().cpu() for p in parts]
+        return torch.cat([torch.zeros(0, dtype=torch.float64), *nats]).numpy()
+
+    def _weighted(
+        self,
+        flow: ColumnFlow,
+        known: Rows,
+        early: torch.Tensor,
+        random: list[np.random.Generator],
+        event: torch.Tensor | None,
+    ) -> tuple[Rows, np.ndarray]:
+        """Draw the early entries of rows several times, and choose a draw by importance weights.
+
+        The draws are in the order with the known columns first. This is exact in the limit
+        (sampling-importance-resampling; Rubin 1988, *Using the SIR algorithm to simulate posterior
+        distributions*). There are up to `TRIES` draws of a row, and no more once they are worth
+        `ENOUGH` independent ones.
+
+        Args:
+            flow: The flow.
+            known: R rows; the mask is True for known entries.
+            early: What `_early` returns, (R, N) bool.
+            random: Random generators of the rows.
+            event: What the unknown entries may be, (N, C, 2); None for anything.
+
+        Returns:
+            The rows with the early entries as known ones; and the effective number of draws of
+            each, (sum w)^2 / sum w^2, from 1 to `TRIES`, (R,).
+        """
+        rows, todo = Rows(known.values.clone(), known.mask | early), np.arange(len(known))
+        total, squares = np.full((2, len(known)), -np.inf)
+        for _ in range(TRIES if len(todo) else 0):
+            for part in np.split(todo, range(SCORED, len(todo), SCORED)):
+                own, at = [random[row] for row in part.tolist()], torch.from_numpy(part)
+                drawn, w = self._drawn(flow, known[at], rows.mask[at], own, event)
+                total[part] = np.logaddexp(total[part], w)
+                squares[part] = np.logaddexp(squares[part], 2 * w)
+                kept = np.log([one.random() for one in own]) + total[part] < w
+                rows.values[at[kept]] = drawn[kept].to(rows.values)
+            todo = todo[2 * total[todo] - squares[todo] < np.log(ENOUGH)]
+            if not len(todo):
+                break
+        return rows, np.exp(2 * total - squares)
+
+    def _drawn(
+        self,
+        flow: ColumnFlow,
+        known: Rows,
+        mask: torch.Tensor,
+        random: list[np.random.Generator],
+        event: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, np.ndarray]:
+        """Draw unknown entries of rows one after the other, all inside an event.
+
+        Args:
+            flow: The flow.
+            known: B rows; the mask is True for known entries.
+            mask: Entries that are known or to be drawn, (B, N) bool.
+            random: Random generators of the rows.
+            event: What the unknown entries may be, (N, C, 2); None for anything.
+
+        Returns:
+            Encoded values, (B, N) float64 (long if no column is binned); and the logarithms of the
+            weights, (B,) nats: the density of known and drawn entries in the flow's order, divided
+            by that with which the unknown ones were drawn.
+        """
+        context = self._context(flow, known, mask.to(flow.device), event, generator=random)
+        x = flow.sample(len(known), context=context)
+        nats = flow.nats(x, context, context.event).double()
+        unknown = nats.cpu().masked_fill(known.mask, 0).sum(1).numpy()
+        return x.cpu(), self._nats(flow, Rows(x, mask)) - unknown
 
     def draw(
         self,
@@ -1142,18 +1203,6 @@ class TableAdapter(Adapter):
     def __str__(self) -> str:
         what = "tables" if self.array is None else "arrays"
         return f"{what} of {len(self.columns)} columns, {sum(self.cardinalities)} categories"
-
-
-def _generator(seed: int, row: int, number: int) -> np.random.Generator:
-    """Return the random generator of a draw of a row.
-
-    Args:
-        seed: Seed of all draws.
-        row: Number of the row.
-        number: Number of the draw.
-    """
-    key = np.random.SeedSequence((seed, row), spawn_key=(number,))
-    return np.random.Generator(np.random.Philox(key))
 
 
 def _refuse_repeated_labels(table: pd.DataFrame) -> None:

@@ -41,7 +41,10 @@ def test_a_list_is_renormalised_in_the_density_of_rows(model):
     assert_drawn(model, {"b": ["1", None]}, EVERY["b"].isin(["1", None]))
 
 
-def test_several_conditions_are_met_by_weighted_draws(model):
+@pytest.mark.parametrize("enumerated", [True, False])
+def test_several_conditions_are_met_by_bayes_rule_or_weighted_draws(model, enumerated, monkeypatch):
+    if not enumerated:
+        monkeypatch.setattr(table_adapter, "OF_ONE", 0)
     given = {"c": "p", "b": ["2", None], "a": ("y", None)}
     allowed = EVERY["c"].eq("p") & EVERY["b"].isin(["2", None]) & EVERY["a"].ge("y")
     assert_drawn(model, given, allowed)
@@ -49,6 +52,7 @@ def test_several_conditions_are_met_by_weighted_draws(model):
 
 def test_conditions_that_are_rare_together_say_how_many_draws_there_were(model, monkeypatch):
     monkeypatch.setattr(table_adapter, "TRIES", 2)
+    monkeypatch.setattr(table_adapter, "OF_ONE", 0)
     with pytest.warns(UserWarning, match="of 50 rows are one of 2 draws .* effective number of"):
         drawn = model.sample(50, given={"a": ["z"], "b": ["2"], "c": ["r"]})
     assert drawn.eq({"a": "z", "b": "2", "c": "r"}).all(axis=None)
