@@ -10,7 +10,7 @@ earlier steps; the variables of a position are decided one after the other. What
 when it decides a variable is its *hidden state*. Scoring goes through the steps of known categories
 (`AutoregressiveNetwork.steps`; a network that evaluates all positions in one pass yields one step),
 drawing through those of a `State`, one after the other. Both then do the same for each variable:
-compute its logits, and read its category from x or write it there.
+compute its logits, and look its category up, or draw it.
 
 A variable that an earlier one determines is *omitted*: a node that closes no first ring has no
 second one. `AutoregressiveNetwork.embed` says which these are; they are 0 with probability 1.
@@ -25,7 +25,7 @@ constants, so that neither scoring nor drawing has to evaluate it: they use the 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -83,6 +83,10 @@ class State(Protocol):
 
     def update(self, x: Tensor) -> None:
         """Receive the categories x (M, V) that were drawn for the positions of the last step."""
+
+
+Place = tuple[Tensor, Tensor, int]
+"""Where a variable of R positions stands in x (B, N, V): rows (R,), positions (R,), its number."""
 
 
 class Intervals(NamedTuple):
@@ -174,11 +178,11 @@ class AutoregressiveNetwork(nn.Module):
         return self.steps_of_drawing(x, context)
 
     def steps_of_drawing(self, x: Tensor, context: Any) -> Iterator[Step]:
-        """Yield the steps of the state, which reads from x (B, N, V) what each has decided.
+        """Yield the steps of the state.
 
         Args:
-            x: Categories: all, or those of the steps that were yielded so far. The caller writes
-                those of a step before it asks for the next one.
+            x: Categories (B, N, V): all, or those that were drawn so far. The state reads those of
+                a step when the next one is asked for, so that they must be in x by then.
             context: `Context` with a mask (B, N).
         """
         state = self.start(context)
@@ -186,35 +190,30 @@ class AutoregressiveNetwork(nn.Module):
             yield step
             state.update(x[step.rows, step.positions])
 
-    def _variables(self, steps: Iterator[Step], x: Tensor) -> Iterator[tuple[tuple, Any]]:
-        """Yield the variables of steps in the order in which they are decided.
-
-        Scoring only reads x, which is complete. Drawing begins with zeros, and writes `x[place]`
-        in the body of its loop over these variables; when the loop asks for the next variable,
-        this generator goes on, and reads there what was drawn.
+    def _decide_all(self, steps: Iterator[Step], decide: Callable[[Place, Any], Tensor]) -> None:
+        """Go through the variables of all steps, in the order in which they are decided.
 
         Args:
             steps: The steps.
-            x: Categories (B, N, V) long: all, or those of the variables that were yielded so far.
-
-        Yields:
-            For each variable of each step its place at the R positions that have it, such that
-            `x[place]` is (R,), and the hidden state of these positions.
+            decide: Function that is called for each variable of a step, at the R positions that
+                have it. It gets their places in x (B, N, V), and their hidden state, and returns
+                their categories, (R,) long: known ones, or those that it has drawn.
         """
+        variables = len(self.cardinalities)
         for step in steps:
             rows = step.rows
             positions = step.positions
             hidden = step.hidden
-            for variable in range(len(self.cardinalities)):
-                if variable > 0:
-                    # The variable before is decided: it was given, or the caller has written it.
-                    hidden, kept = self.embed(hidden, x[rows, positions, variable - 1])
-                    if kept is not None:
-                        rows = rows[kept]
-                        positions = positions[kept]
-                        if not len(rows):
-                            break
-                yield (rows, positions, variable), hidden
+            for variable in range(variables):
+                category = decide((rows, positions, variable), hidden)
+                if variable + 1 == variables:
+                    break
+                hidden, kept = self.embed(hidden, category)
+                if kept is not None:
+                    rows = rows[kept]
+                    positions = positions[kept]
+                    if not len(rows):
+                        break
 
     def log_probs(self, x: Tensor, context: Context) -> Tensor:
         """Return the log-probability of each category, given those before it.
@@ -227,9 +226,13 @@ class AutoregressiveNetwork(nn.Module):
             (B, N, V) nats, 0 at masked positions.
         """
         log_p = self._log_probs_if_omitted(x)
-        for place, hidden in self._variables(self.steps(x, context), x):
+
+        def look_up(place: Place, hidden: Any) -> Tensor:
             log_all = self.logits(hidden).log_softmax(-1)
             log_p[place] = log_all.gather(-1, x[place][:, None])[:, 0]
+            return x[place]
+
+        self._decide_all(self.steps(x, context), look_up)
         return masked(log_p, context.mask)
 
     def _log_probs_if_omitted(self, x: Tensor) -> Tensor:
@@ -256,12 +259,16 @@ class AutoregressiveNetwork(nn.Module):
         """
         log_width = self._log_probs_if_omitted(x)
         lower = torch.zeros_like(log_width, dtype=torch.float64)
-        for place, hidden in self._variables(self.steps(x, context), x):
+
+        def look_up(place: Place, hidden: Any) -> Tensor:
             log_all = self.logits(hidden).log_softmax(-1)
             p = log_all.double().exp()  # In float64, a rare category keeps its interval.
             category = x[place][:, None]
             log_width[place] = log_all.gather(-1, category)[:, 0]
             lower[place] = (p.cumsum(-1) - p).gather(-1, category)[:, 0]
+            return x[place]
+
+        self._decide_all(self.steps(x, context), look_up)
         return Intervals(lower, log_width)
 
     @torch.no_grad()
@@ -277,9 +284,13 @@ class AutoregressiveNetwork(nn.Module):
             Categories, (B, N, V) long; 0 where masked.
         """
         x = torch.zeros_like(u, dtype=torch.long)
-        for place, hidden in self._variables(self.steps_of_drawing(x, context), x):
+
+        def choose(place: Place, hidden: Any) -> Tensor:
             category, _, _ = find_interval(self.logits(hidden) / context.temperature, u[place])
-            x[place] = self.settle(hidden, category)  # Here `_variables` reads it, then goes on.
+            x[place] = self.settle(hidden, category)
+            return x[place]
+
+        self._decide_all(self.steps_of_drawing(x, context), choose)
         return x
 
     @torch.no_grad()
@@ -298,13 +309,17 @@ class AutoregressiveNetwork(nn.Module):
         """
         x = torch.zeros_like(u, dtype=torch.long)
         found = Intervals(torch.zeros_like(u), torch.zeros_like(u))
-        for place, hidden in self._variables(self.steps_of_drawing(x, context), x):
+
+        def find(place: Place, hidden: Any) -> Tensor:
             category, lower, log_width = find_interval(
                 self.logits(hidden) / context.temperature, u[place]
             )
-            x[place] = category  # Here `_variables` reads it, then goes on.
+            x[place] = category
             found.lower[place] = lower
             found.log_width[place] = log_width
+            return category
+
+        self._decide_all(self.steps_of_drawing(x, context), find)
         return x, found
 
 
