@@ -155,7 +155,7 @@ def generate(
     from graphcnf.sampling.shards import shards_of
 
     if not draws_raw(network):
-        say(f"note: {network.redraws} on (not with --no-support)")
+        say(f"note: {network.redraw_check} on (not with --no-support)")
     targets = conditions_of(network, dict(wanted or ()))
     for sentence in outside_training(targets, network.conditions) if targets else ():
         say(f"note: {sentence}")

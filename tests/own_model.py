@@ -13,7 +13,7 @@ class IndependentModel(GraphModel):
     """Nodes and pairs of nodes, each drawn by the share of its category."""
 
     architecture = "independent"
-    rules = {"single": False}
+    rules_off = {"single": False}
 
     @keep_arguments
     def __init__(self, *, node_categories, edge_categories, max_nodes, single=True, level=0.0):
@@ -60,5 +60,5 @@ class IndependentModel(GraphModel):
         }
         return GraphBatch(drawn["nodes"], drawn["pairs"] + drawn["pairs"].transpose(1, 2), mask)
 
-    def notes(self, rules):
+    def sampling_notes(self, rules):
         return [f"bonds: {'single' if rules else 'all'}."]

@@ -171,9 +171,9 @@ class GraphAFModel(StochasticModel):
     """
 
     architecture = "graphaf"
-    measured = ("edge_weights", "largest_sums")
-    rules = {"largest_sums": None}
-    redraws = "valency check"
+    measured_arguments = ("edge_weights", "largest_sums")
+    rules_off = {"largest_sums": None}
+    redraw_check = "valency check"
 
     weights: Tensor
     sums: Tensor
@@ -194,7 +194,7 @@ class GraphAFModel(StochasticModel):
     ):
         super().__init__()
         self.rows, self.window, self.edge_categories = rows, window, edge_categories
-        self.unknown = f"a bond between atoms more than {window} apart in breadth-first order"
+        self.why_unknown = f"a bond between atoms more than {window} apart in breadth-first order"
         self.node_encoding = OneHotDequantization(node_categories)
         self.edge_encoding = OneHotDequantization(edge_categories + 1)
         self.base = StandardNormal()
@@ -232,7 +232,7 @@ class GraphAFModel(StochasticModel):
         """
         return measured_sums(graphs, **options)
 
-    def notes(self, rules: bool) -> list[str]:
+    def sampling_notes(self, rules: bool) -> list[str]:
         if not rules:
             return ["valency check: off."]
         return [

@@ -605,9 +605,9 @@ class JunctionTreeVAE(GraphVAE):
     """
 
     architecture = "jtvae"
-    measured = ("edge_weights", "clusters", "largest_sums")
-    rules = {"largest_sums": None}
-    unknown = "in several pieces, or a ring or branch that the training data do not have"
+    measured_arguments = ("edge_weights", "clusters", "largest_sums")
+    rules_off = {"largest_sums": None}
+    why_unknown = "in several pieces, or a ring or branch that the training data do not have"
 
     seen: Tensor
 
@@ -679,7 +679,7 @@ class JunctionTreeVAE(GraphVAE):
         limits |= {} if support else {"largest_sums": None}
         return {**limits, "clusters": ClusterVocabulary.measure(graphs, weights, sums)}
 
-    def notes(self, rules: bool) -> list[str]:
+    def sampling_notes(self, rules: bool) -> list[str]:
         return [limit_note(rules)]
 
     def knows(self, batch: GraphBatch) -> Tensor:
@@ -707,7 +707,7 @@ class JunctionTreeVAE(GraphVAE):
         every = [rebuild(self.vocabulary, *graph) for graph in neighbours_of(batch)]
         known = [built for built in every if built is not None]
         if len(known) < len(every):
-            raise ValueError(f"graph {every.index(None)} is {self.unknown}")
+            raise ValueError(f"graph {every.index(None)} is {self.why_unknown}")
         trees = TreeBatch(known, batch.mask.device)
         x, gru = self.label(trees.label), self.messages
         up = gru.upward(x, trees)

@@ -261,8 +261,8 @@ class RegularizedVAE(GraphVAE):
     """
 
     architecture = "rvae"
-    measured = ("edge_weights", "edge_ends", "largest_sums")
-    rules = {"largest_sums": None}
+    measured_arguments = ("edge_weights", "edge_ends", "largest_sums")
+    rules_off = {"largest_sums": None}
 
     weights: Tensor
     sums: Tensor

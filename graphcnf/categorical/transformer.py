@@ -4,7 +4,7 @@ An *attention bias* is a number that is added to an attention score, for each at
 pair of positions: it may say how far apart they are, and keeps a position from attending to later
 ones (`HIDDEN`). For drawing position by position, a `Cache` keeps the *keys* and *values* of the
 positions so far, so that only the new position goes through the blocks. `forward` evaluates all
-positions, `step` the next one, `steps` the next M. Shapes are (B, N, C): B rows, N positions, C
+positions, `step` the next one, `steps` the next M. Shapes are (B, N, D): B rows, N positions, D
 channels; in `step` and `steps`, positions are the first axis.
 """
 
@@ -50,7 +50,7 @@ class Block(nn.Module):
     feed-forward part has a squared ReLU (So et al. 2021, arXiv 2109.08668).
 
     Args:
-        width: Channels C.
+        width: Channels D.
         heads: Attention heads, which divide the channels among them.
         expansion: Feed-forward hidden channels as a multiple of `width`.
         dropout: Share of the channels of the update that training leaves out.
@@ -75,10 +75,10 @@ class Block(nn.Module):
         nn.init.zeros_(self.leave.weight)
 
     def read(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Compute what positions x (..., C) need for attention and the feed-forward part.
+        """Compute what positions x (..., D) need for attention and the feed-forward part.
 
         Returns:
-            Queries, keys and values (..., C), and feed-forward channels (..., expansion * C).
+            Queries, keys and values (..., D), and feed-forward channels (..., expansion * D).
         """
         return self.enter(self.norm(x)).split(self.parts, -1)
 
@@ -86,17 +86,17 @@ class Block(nn.Module):
         """Update positions by what they attended to.
 
         Args:
-            x: Positions, (..., C).
-            seen: Attended values, (..., C).
-            hidden: Feed-forward channels, as `read` returns them, (..., expansion * C).
+            x: Positions, (..., D).
+            seen: Attended values, (..., D).
+            hidden: Feed-forward channels, as `read` returns them, (..., expansion * D).
 
         Returns:
-            Updated positions, (..., C).
+            Updated positions, (..., D).
         """
         return x + self.dropout(self.leave(torch.cat([seen, hidden * F.relu(hidden)], -1)))
 
     def keys_and_values(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return keys and values, (..., C) each, of positions x (..., C).
+        """Return keys and values, (..., D) each, of positions x (..., D).
 
         They equal those of `read`, without the cost of queries and feed-forward channels.
         """
@@ -109,13 +109,13 @@ class Block(nn.Module):
         """Update all positions at once.
 
         Args:
-            x: Positions, (B, N, C).
+            x: Positions, (B, N, D).
             bias: Attention biases, (B or 1, heads or 1, N, N), by the position that attends and the
                 position that it attends to.
-            source: Positions to attend to, (B, N, C); `x` itself if None.
+            source: Positions to attend to, (B, N, D); `x` itself if None.
 
         Returns:
-            Updated positions, (B, N, C).
+            Updated positions, (B, N, D).
         """
         query, key, value, hidden = self.read(x)
         if source is not None:
@@ -131,14 +131,14 @@ class Block(nn.Module):
         """Update the next M positions of every row, which attend to all N positions so far.
 
         Args:
-            x: The M new positions, (M, B, C). They are among the N: each attends to all M unless
+            x: The M new positions, (M, B, D). They are among the N: each attends to all M unless
                 its bias is `HIDDEN`.
             bias: Attention biases, (M, N, B or 1, heads).
-            extend: Function that takes the keys and values (M, B, C) of the new positions, and
-                returns those of all N positions, (N, B, C) each.
+            extend: Function that takes the keys and values (M, B, D) of the new positions, and
+                returns those of all N positions, (N, B, D) each.
 
         Returns:
-            Updated new positions, (M, B, C).
+            Updated new positions, (M, B, D).
         """
         query, key, value, hidden = self.read(x)
         keys, values = extend(key, value)
@@ -153,13 +153,13 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
     than matrix products.
 
     Args:
-        query: One query per row, (B, C).
-        keys: Keys of the N positions, (N, B, C).
-        values: Their values, (N, B, C).
+        query: One query per row, (B, D).
+        keys: Keys of the N positions, (N, B, D).
+        values: Their values, (N, B, D).
         bias: Attention biases, (N, B or 1, heads).
 
     Returns:
-        Attended values, (B, C).
+        Attended values, (B, D).
     """
     batch, channels = query.shape
     heads = bias.shape[-1]
@@ -183,10 +183,10 @@ class Cache:
     Args:
         blocks: Number of attention blocks.
         mask: Mask (B, N) of the rows, which gives the number of rows and positions.
-        like: Tensor (C,) that gives the number of channels, type and device.
+        like: Tensor (D,) that gives the number of channels, type and device.
 
     Attributes:
-        table: Keys and values, (blocks, 2, N, B, C). Positions come before rows, so that a step
+        table: Keys and values, (blocks, 2, N, B, D). Positions come before rows, so that a step
             writes one contiguous slice, and reads all earlier slices in order.
         filled: Number of positions that all blocks have written.
     """
@@ -203,13 +203,13 @@ class Cache:
 
         Args:
             block: Number of the block, from 0.
-            key: Keys of the M positions after the first `filled` ones, (M, B, C). B may be less
+            key: Keys of the M positions after the first `filled` ones, (M, B, D). B may be less
                 than before: the last rows have then left the batch.
-            value: Their values, (M, B, C).
+            value: Their values, (M, B, D).
 
         Returns:
             Keys (index 0) and values (index 1) of this block at all N = `filled` + M positions so
-            far, a view (2, N, B, C) of `table`.
+            far, a view (2, N, B, D) of `table`.
         """
         so_far = self.table[block, :, : self.filled + len(key), : key.shape[1]]
         so_far[0, self.filled :] = key
@@ -227,7 +227,7 @@ class Transformer(nn.ModuleList):
     """Sequence of attention blocks.
 
     Args:
-        width: Channels C.
+        width: Channels D.
         heads: Attention heads of each block.
         expansion: Feed-forward hidden channels as a multiple of `width`.
         layers: Number of blocks.
@@ -244,12 +244,12 @@ class Transformer(nn.ModuleList):
         """Apply all blocks to all positions at once.
 
         Args:
-            h: Inputs of the positions, (B, N, C).
+            h: Inputs of the positions, (B, N, D).
             bias: Attention biases, (B or 1, layers * heads, N, N), by the position that attends and
                 the position that it attends to.
 
         Returns:
-            Outputs of the positions, (B, N, C).
+            Outputs of the positions, (B, N, D).
         """
         for block, block_bias in zip(self, bias.split(self.heads, 1), strict=True):
             h = block(h, block_bias)
@@ -259,13 +259,13 @@ class Transformer(nn.ModuleList):
         """Evaluate all blocks for the next position of every row, and fill the cache.
 
         Args:
-            h: Input of the position, (B, C).
+            h: Input of the position, (B, D).
             bias: Biases of the N positions so far, the new one included, (N, B or 1, layers *
                 heads).
             cache: Keys and values of the positions before.
 
         Returns:
-            Output of the position, (B, C).
+            Output of the position, (B, D).
         """
         return self.steps(h[None], bias[None], cache)[0]
 
@@ -273,12 +273,12 @@ class Transformer(nn.ModuleList):
         """Evaluate all blocks for the next M positions of every row, and fill the cache.
 
         Args:
-            h: Input of the positions, (M, B, C).
+            h: Input of the positions, (M, B, D).
             bias: Biases, (M, N, B or 1, layers * heads).
             cache: Keys and values of the positions before.
 
         Returns:
-            Output of the positions, (M, B, C).
+            Output of the positions, (M, B, D).
         """
         biases = bias.split(self.heads, -1)
         for k, (block, block_bias) in enumerate(zip(self, biases, strict=True)):

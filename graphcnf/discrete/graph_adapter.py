@@ -228,7 +228,7 @@ class GraphAdapter(Adapter):
             known[chosen] &= flow.knows(GraphBatch.collate(packed, chosen)).numpy()
         numbers = [number for number, reason in enumerate(reasons) if reason is None]
         for k in np.flatnonzero(~known):
-            reason = flow.unknown
+            reason = flow.why_unknown
             if unseen[k]:
                 reason = f"{counts[k]} nodes, a size that no training graph has"
             if large[k]:

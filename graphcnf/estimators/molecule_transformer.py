@@ -109,7 +109,7 @@ class MoleculeTransformer(TransformerMixin, BaseEstimator):
             chosen = np.flatnonzero(graphs.node_counts == size)
             batch = GraphBatch.collate(graphs, chosen).to(model.device)
             for number in (~model.knows(batch)).nonzero().flatten().tolist():
-                raise Refused(f"molecule {chosen[number]}: {model.unknown}")
+                raise Refused(f"molecule {chosen[number]}: {model.why_unknown}")
             # The same noise for every molecule, so that its latents do not depend on the others.
             (latents,) = model.encode(batch, RecordNoise(0, [0] * len(batch))).values()
             part = latents.double().cpu().numpy()

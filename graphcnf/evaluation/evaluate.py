@@ -608,7 +608,7 @@ def _evaluate_model(
         **_held_out_figures(model, dataset, drawn, notes),
         "temperature": drawn.temperature,
         "seed": seeds[0] if len(seeds) == 1 else ",".join(map(str, seeds)),
-        "decoding": "argmax" if draws_raw(model) else f"argmax, {model.redraws}",
+        "decoding": "argmax" if draws_raw(model) else f"argmax, {model.redraw_check}",
         "reference": source,
         "architecture": model.config["architecture"],
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -639,7 +639,7 @@ def _notes_of_model(model: GraphModel, hashes: np.ndarray | None) -> list[str]:
                 f"training molecules: hashed with RDKit {made_with}, here is {installed}; "
                 "where their canonical SMILES differ, novelty is overstated."
             )
-    return notes + model.notes(has_rules(model))
+    return notes + model.sampling_notes(has_rules(model))
 
 
 def _compare_with_training(

@@ -1,8 +1,9 @@
 """Graph models that are built: from training graphs, or as copies with other arguments.
 
 A *rule* of a model is what it may not draw although it was not learned, such as a limit on sums of
-edge weights; an argument of the constructor (`GraphModel.rules`) switches it off. Samples are *raw*
-if they are as the density says: no rule makes sampling draw again (`GraphModel.redraws`).
+edge weights; an argument of the constructor (`GraphModel.rules_off`) switches it off. Samples are
+*raw* if they are as the density says: no rule makes sampling draw again
+(`GraphModel.redraw_check`).
 """
 
 from __future__ import annotations
@@ -152,7 +153,8 @@ def has_rules(model: GraphModel) -> bool:
     """Return True if a model has rules that `without_rules` leaves out."""
     defaults = signature(type(model)).parameters
     return any(
-        model.config.get(name, defaults[name].default) != off for name, off in model.rules.items()
+        model.config.get(name, defaults[name].default) != off
+        for name, off in model.rules_off.items()
     )
 
 
@@ -169,9 +171,9 @@ def without_rules(model: GraphModel) -> GraphModel:
     """
     if not has_rules(model):
         raise UserError("this model has no support of the data that could be left out")
-    return with_arguments(model, **model.rules)
+    return with_arguments(model, **model.rules_off)
 
 
 def draws_raw(model: GraphModel) -> bool:
     """Return True if samples are as the density says: no rule makes sampling draw again."""
-    return not (model.redraws and has_rules(model))
+    return not (model.redraw_check and has_rules(model))

@@ -126,7 +126,7 @@ class CodedModel(GraphModel, Generic[AnyNetwork]):
         context = Context(batch.mask, noise=noise, condition_values=batch.condition_values)
         x, known = self.code.encode(batch)
         if not known.all():
-            raise ValueError(self.unknown)
+            raise ValueError(self.why_unknown)
         return {"nodes": self.flow.encode(x, context)}
 
     def base_sample(self, mask: Tensor, generator: Generators = None) -> Latents:

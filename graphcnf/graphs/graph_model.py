@@ -72,9 +72,10 @@ class GraphModel(Pretrained, ABC):
 
     A subclass **writes** four methods: `bounds`, `to_latents`, `base_sample` and `from_latents`.
     It **may override** `measure` and `options` (which depend on the training graphs, or may be
-    configured), `knows`, `estimate` (what training maximises) and `notes`. The other methods are
-    for **users**: `log_prob`, `encode`, `decode`, `sample`, `size_prior`, `save_pretrained` and
-    `from_pretrained`. A class whose `bounds` draws random numbers derives from `StochasticModel`.
+    configured), `knows`, `estimate` (what training maximises) and `sampling_notes`. The other
+    methods are for **users**: `log_prob`, `encode`, `decode`, `sample`, `size_prior`,
+    `save_pretrained` and `from_pretrained`. A class whose `bounds` draws random numbers derives
+    from `StochasticModel`.
 
     The constructor of a subclass takes JSON values, which become the `config`:
     `node_categories`, `edge_categories`, `max_nodes`, the arguments that `measure` returns, and
@@ -95,13 +96,13 @@ class GraphModel(Pretrained, ABC):
         architecture: Short name of the class, see `GRAPH_MODELS`.
         node_orders: Supported node orders: "canonical" (networks may use it) and "none"; the first
             is the default.
-        measured: Names of the constructor's arguments that `measure` returns, which a preset
-            therefore cannot set.
-        unknown: Reason why `knows` rejects a graph, as messages name it.
-        rules: Values of the constructor's arguments that switch off rules which are not learned, by
-            name, see `graphcnf.graphs.building`.
-        redraws: Name of the check that makes sampling draw again what breaks a rule; "" if none
-            does, and all samples are as the density says.
+        measured_arguments: Names of the constructor's arguments that `measure` returns, which a
+            preset therefore cannot set.
+        why_unknown: Reason why `knows` rejects a graph, as messages name it.
+        rules_off: Values of the constructor's arguments that switch off rules which are not
+            learned, by name, see `graphcnf.graphs.building`.
+        redraw_check: Name of the check that makes sampling draw again what breaks a rule; "" if
+            none does, and all samples are as the density says.
         batch_size: Number of graphs that `sample_records` draws together. Records depend on it to
             the last bit.
 
@@ -122,7 +123,7 @@ class GraphModel(Pretrained, ABC):
         >>> from graphcnf.flows import draw_uniform
         >>> from graphcnf.pretrained import keep_arguments
         >>> class Points(GraphModel):
-        ...     architecture, node_orders, unknown = "points", ("none",), "it has edges"
+        ...     architecture, node_orders, why_unknown = "points", ("none",), "it has edges"
         ...     @keep_arguments
         ...     def __init__(self, *, node_categories, edge_categories, max_nodes):
         ...         super().__init__()
@@ -155,10 +156,10 @@ class GraphModel(Pretrained, ABC):
     not_sizes: ClassVar[frozenset[str]] = frozenset({"mean", "deviation"})  # of conditions
     architecture: ClassVar[str] = ""
     node_orders: ClassVar[tuple[str, ...]] = ("canonical",)
-    measured: ClassVar[tuple[str, ...]] = ()
-    unknown: str = "nothing"
-    rules: ClassVar[Mapping[str, Any]] = {}
-    redraws: ClassVar[str] = ""
+    measured_arguments: ClassVar[tuple[str, ...]] = ()
+    why_unknown: str = "nothing"
+    rules_off: ClassVar[Mapping[str, Any]] = {}
+    redraw_check: ClassVar[str] = ""
     batch_size: ClassVar[int] = BATCH
 
     def __init__(self) -> None:
@@ -248,7 +249,7 @@ class GraphModel(Pretrained, ABC):
                 `model_for_graphs` takes them.
 
         Returns:
-            Arguments by the names in `measured`; none by default.
+            Arguments by the names in `measured_arguments`; none by default.
         """
         return {}
 
@@ -279,7 +280,7 @@ class GraphModel(Pretrained, ABC):
         """
         return self.bounds(batch)
 
-    def notes(self, rules: bool) -> list[str]:
+    def sampling_notes(self, rules: bool) -> list[str]:
         """Return sentences about sampling, as footnotes for tables of samples.
 
         Args:

@@ -624,10 +624,10 @@ class GrowthModel(RandomOrder[GrowthNetwork]):
     network_classes = (GrowthNetwork,)
     code: RowCode
     architecture = "growth"
-    measured = ("connected", "planar")
-    rules = {"planar": False}
-    redraws = "planarity check"
-    unknown = "not connected, as all training graphs are"
+    measured_arguments = ("connected", "planar")
+    rules_off = {"planar": False}
+    redraw_check = "planarity check"
+    why_unknown = "not connected, as all training graphs are"
     draw_order = staticmethod(most_edges_first)
 
     @keep_arguments
@@ -676,7 +676,7 @@ class GrowthModel(RandomOrder[GrowthNetwork]):
         real = batch.mask.any(1)
         return real & batch.connected() if self.network.connected else real
 
-    def notes(self, rules: bool) -> list[str]:
+    def sampling_notes(self, rules: bool) -> list[str]:
         notes = ["connected: every node but the first has an edge."] * self.network.connected
         if rules:
             notes.append("planar: edges that would make a graph non-planar are left out.")

@@ -202,14 +202,14 @@ class UnorderedModel(RandomOrder[RoundNetwork]):
     """
 
     architecture = "unordered"
-    measured = PathModel.measured
-    rules = PathModel.rules
+    measured_arguments = PathModel.measured_arguments
+    rules_off = PathModel.rules_off
     batch_size = PathModel.batch_size
-    unknown = "a node with more edges than nodes of the training data have"
+    why_unknown = "a node with more edges than nodes of the training data have"
     network_classes = (RoundNetwork, PathNetwork)
     code: DepthFirstCode
     draw_order = staticmethod(depth_first)
-    notes = PathModel.notes
+    sampling_notes = PathModel.sampling_notes
 
     @keep_arguments
     def __init__(
@@ -235,7 +235,7 @@ class UnorderedModel(RandomOrder[RoundNetwork]):
 
     @staticmethod
     def measure(graphs: PackedGraphs, **options) -> dict:
-        """Return the arguments that depend on the training graphs, by their names in `measured`.
+        """Return the arguments that depend on the training graphs, the `measured_arguments`.
 
         `back` and `closures` allow every depth-first order of the graphs.
 

@@ -542,7 +542,7 @@ class MoleculeFlow:
         batch = GraphBatch.collate(graphs).to(self.model.device)
         unknown = (~self.model.knows(batch)).nonzero().flatten().tolist()
         if unknown:
-            raise UserError(f"molecule {unknown[0]}: {self.model.unknown}")
+            raise UserError(f"molecule {unknown[0]}: {self.model.why_unknown}")
         return self.model.encode(batch), batch.mask
 
     def decode(self, latents: dict, mask: torch.Tensor) -> list[str | None]:

@@ -149,7 +149,7 @@ def _impossible(flow: MoleculeFlow, graph: PackedGraphs) -> str:
     if not flow.model.size_prior.probabilities()[size]:
         return f"no training molecule has {counted(size, 'atom')}"
     if not flow.model.knows(GraphBatch.collate(graph).to(flow.model.device)).all():
-        return flow.model.unknown
+        return flow.model.why_unknown
     if flow.model.config.get("environments") is not None:
         return "an atom with bonds and neighbours that no atom in the training data has"
     return "an atom with more bonds than its category has in the training data"

@@ -235,7 +235,7 @@ def _check_model(model: dict[str, Any], names: list[str] | None) -> None:
     found = call("[model]", model_class, architecture, order, known={})
     if names is not None and not takes_conditions(found):
         raise UserError('[model]: properties need a model that draws atom by atom ("path")')
-    fixed = (*DERIVED, *found.measured)
+    fixed = (*DERIVED, *found.measured_arguments)
     check("[model]", model, model_for_graphs, *found.options(), fixed=fixed)
 
 

@@ -72,7 +72,7 @@ def test_the_bound_and_the_latents_go_through(trained):
     batch = model.sample(torch.tensor([1, 4, 7]), generator=torch.Generator().manual_seed(0))
     assert torch.equal(model.decode(model.encode(batch), batch.mask).edge_labels, batch.edge_labels)
     assert model.log_prob(batch).isfinite().all()
-    assert without_rules(model).notes(False) == ["bonds: all."]
+    assert without_rules(model).sampling_notes(False) == ["bonds: all."]
 
 
 def test_its_arguments_are_checked(molecules):

@@ -31,8 +31,9 @@ The words of these files:
 - The *state* of a node says what edges it has so far, as far as this matters for what edges it may
   still get.
 
-Sizes of tensors: B graphs of up to N nodes with V variables each; R or M nodes or paths at a time,
-K of them; W columns of levels; S states, E edge categories (E + 1 labels) and C node categories in
-tables of states; P backtracks, L lengths of closures, Q values of any variable. In `path_layers`
-and `network`, C are channels; E are also the edges of a node to earlier ones.
+Sizes of tensors have these letters. Of graphs: B of them with up to N nodes, V variables of a node,
+J edges of a node to earlier ones. Of several nodes or paths at a time: R or M, and K of these. Of
+tables: W columns of levels; S states, C node categories, E edge categories (E + 1 labels); U
+backtracks, L lengths of closures, Q values of any variable. Of the network: D channels, G channels
+of an output head, H attention heads, P conditions.
 """

@@ -274,10 +274,10 @@ class CompletingSupport(nn.Module):
 
         Args:
             new: The M new nodes.
-            possible: What `Support` allows, (M, P) bool.
+            possible: What `Support` allows, (M, U) bool.
 
         Returns:
-            (M, P) bool.
+            (M, U) bool.
         """
         column = self.support.backtrack_columns(new)
         beyond = possible.shape[1] - column.shape[1]

@@ -71,17 +71,17 @@ def depth_first_code(adjacency: Tensor, mask: Tensor, entries: int) -> tuple[Ten
     Args:
         adjacency: Edges of B depth-first numbered graphs, (B, N, N) bool.
         mask: Real nodes, (B, N) bool.
-        entries: Largest number K of earlier neighbours of a node.
+        entries: Largest number J of earlier neighbours of a node.
 
     Returns:
-        Two tensors (B, N, K) long. The first has the backtrack, then the lengths of the closures in
+        Two tensors (B, N, J) long. The first has the backtrack, then the lengths of the closures in
         increasing order; 0 for no closure, for the first node and at padding. The second has the
         earlier neighbours in the same order: the parent, then the other end of each closure; -1 for
         none.
 
     Raises:
         ValueError: if a graph is not connected or not numbered depth-first, or a node has more than
-            K earlier neighbours.
+            J earlier neighbours.
     """
     batch, nodes = mask.shape
     number = torch.arange(nodes, device=mask.device)
@@ -144,7 +144,7 @@ class DepthFirstCode:
         node_categories, edge_categories: As the arguments.
         cardinalities: Number of values of each variable, V of them.
         longest: Largest backtrack, then `closures`.
-        entries: Largest number E of earlier neighbours of a node: its parent and the closures.
+        entries: Largest number J of earlier neighbours of a node: its parent and the closures.
 
     Examples:
         A triangle of the nodes 0, 1 and 2, which node 2 closes, and a node that hangs on node 1:
@@ -205,7 +205,7 @@ class DepthFirstCode:
             x: Variables of nodes, (..., V) long.
 
         Returns:
-            Lengths, (..., E) long: 1 for the edge to the parent, then those of the closures; 0 for
+            Lengths, (..., J) long: 1 for the edge to the parent, then those of the closures; 0 for
             none.
         """
         return torch.cat([torch.ones_like(x[..., :1]), x[..., 3::2]], -1)
@@ -218,7 +218,7 @@ class DepthFirstCode:
             x: Variables of nodes, (..., V) long.
 
         Returns:
-            Categories plus 1, (..., E) long: of the edge to the parent, then of closures; 0 for no
+            Categories plus 1, (..., J) long: of the edge to the parent, then of closures; 0 for no
             edge.
         """
         return torch.cat([x[..., 1:2], x[..., 4::2]], -1)

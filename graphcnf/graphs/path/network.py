@@ -64,13 +64,13 @@ class AttentionBlocks(Protocol):
         """Return the output of the next position, as `Transformer.step` does.
 
         Args:
-            h: Input of the position, (B, C).
+            h: Input of the position, (B, D).
             bias: Attention biases of the N positions so far, the new one included, (N, B or 1,
                 layers * heads).
             cache: What `cache` returned; the position is added to it.
 
         Returns:
-            Output of the position, (B, C).
+            Output of the position, (B, D).
         """
 
 
@@ -90,7 +90,7 @@ class Folded:
         """Return the hidden state of M new nodes of which no variable is decided.
 
         Args:
-            attended: Output of the attention, (M, C).
+            attended: Output of the attention, (M, D).
             undecided: What `Support` knows of them.
 
         Returns:
@@ -111,11 +111,11 @@ class PathNetwork(AutoregressiveNetwork):
         code: The variables of a node.
         support: Which values of the variables are possible.
         max_nodes: Largest number of nodes of a graph.
-        width: Channels C of a position.
+        width: Channels D of a position.
         layers: Attention blocks.
         heads: Attention heads.
         expansion: Feed-forward hidden channels as a multiple of `width`.
-        head_width: Hidden channels H of the output head of a variable.
+        head_width: Hidden channels G of the output head of a variable.
         level_width: Channels of a level of the path.
         table_rows: Rows of the embedding of n-grams, see `PathFeatures`.
         dropout: Share of the channels that training leaves out.
@@ -171,7 +171,7 @@ class PathNetwork(AutoregressiveNetwork):
         """Build the attention blocks; a network of one's own may override it to have others.
 
         Args:
-            width: Channels C of a position.
+            width: Channels D of a position.
             heads: Attention heads.
             expansion: Feed-forward hidden channels as a multiple of `width`.
             layers: Number of blocks.
@@ -186,11 +186,11 @@ class PathNetwork(AutoregressiveNetwork):
         """Return the output of the attention blocks for all positions; subclasses may add to it.
 
         Args:
-            h: Input channels, (B, N, C).
+            h: Input channels, (B, N, D).
             bias: Attention biases, (B, layers * heads, N, N).
 
         Returns:
-            Output channels, (B, N, C).
+            Output channels, (B, N, D).
         """
         return self.blocks(h, bias)
 
@@ -204,7 +204,7 @@ class PathNetwork(AutoregressiveNetwork):
                 conditions.
 
         Returns:
-            Channels that are added to the inputs of the positions, (B, M, C).
+            Channels that are added to the inputs of the positions, (B, M, D).
         """
         assert self.condition_embedding is not None and self.contributions is not None
         conditions = conditions.to(self.norm.weight.dtype)
@@ -270,7 +270,7 @@ class PathNetwork(AutoregressiveNetwork):
             folded: Rearranged parameters.
 
         Returns:
-            Inputs of the attention, (B, N, C); and positions that hold the nodes on the last levels
+            Inputs of the attention, (B, N, D); and positions that hold the nodes on the last levels
             before each node, 0 for none, (B, N, SEEN_LEVELS) long.
         """
         batch, nodes, _ = x.shape
@@ -339,7 +339,7 @@ class PathState:
         path: The paths, B of them.
         codes: Level code of each level of the paths, (B, W) long.
         level_channels: Channels of each level, (B, W, level width).
-        before: Channels of the last node, (B, C).
+        before: Channels of the last node, (B, D).
         conditions: Values of the conditions, (B, P), or None.
         so_far: Contributions of all nodes to the conditions, (B, P); only with conditions.
     """
@@ -394,12 +394,12 @@ class PathState:
         """Return the output of the attention blocks for the next position of every row.
 
         Args:
-            h: Input channels, (B, C).
+            h: Input channels, (B, D).
             bias: Attention biases of the N positions so far, the new one included, (N, B or 1,
                 layers * heads).
 
         Returns:
-            Output channels, (B, C).
+            Output channels, (B, D).
         """
         return self.network.blocks.step(h, bias, self.cache)
 

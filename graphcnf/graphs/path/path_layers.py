@@ -81,19 +81,19 @@ class PathFeatures(nn.Module):
     Args:
         cardinalities: Number of values of each variable of a node, V of them.
         max_nodes: Largest number of nodes of a graph.
-        width: Channels C of a position.
+        width: Channels D of a position.
         level_width: Channels of a level of the path.
         table_rows: Rows of the embedding of n-grams, for each n of `NGRAMS`. N-grams are hashed;
             those that hash to the same row share an embedding.
 
     Attributes:
-        no_node: What stands for the node before the first one, (C,).
-        variables: Embedding of each variable of the node before, V of (cardinality, C).
+        no_node: What stands for the node before the first one, (D,).
+        variables: Embedding of each variable of the node before, V of (cardinality, D).
         number, to_come: Embeddings of a node's number, and of how many nodes are to come.
         category_weight, degree_ring, neighbours: Embeddings of the two halves of a level code, and
             of the neighbours of the node at a level; they add up to the channels of the level.
-        levels: Layer that turns the channels of the last `SEEN_LEVELS` levels into C channels.
-        ngrams, all_ngrams: Hashed embeddings of n-grams, and the layer that turns them into C
+        levels: Layer that turns the channels of the last `SEEN_LEVELS` levels into D channels.
+        ngrams, all_ngrams: Hashed embeddings of n-grams, and the layer that turns them into D
             channels.
     """
 
@@ -140,7 +140,8 @@ class PathFeatures(nn.Module):
 
         Args:
             codes: Level codes, (R,) long.
-            neighbours: Neighbours of the node at each level, as in `Path.neighbours`, (R, K) long.
+            neighbours: Neighbours of the node at each level, as in `Path.neighbours`, (R,
+                SEEN_NEIGHBOURS + 1) long.
             folded: What `fold` returns.
 
         Returns:
@@ -158,7 +159,7 @@ class PathFeatures(nn.Module):
             folded: What `fold` returns.
 
         Returns:
-            Sum of the embeddings of the variables, (R, C).
+            Sum of the embeddings of the variables, (R, D).
         """
         return F.embedding_bag(x + folded.offsets, folded.variables, mode="sum")
 
@@ -175,12 +176,12 @@ class PathFeatures(nn.Module):
                 If the path is shorter, the rest are those of level code 0 and no neighbours.
             codes: Level codes of these levels, 0 beyond the path, (R, SEEN_LEVELS) long.
             before: Embeddings of the nodes before them, as `of_nodes` returns them; `no_node`
-                before the first node, (R, C).
+                before the first node, (R, D).
             number: Their numbers in their graphs, from 0, (R,) or () long.
             remaining: How many nodes of the graph are to come, these included, (R,) long.
 
         Returns:
-            Inputs of the attention, (R, C).
+            Inputs of the attention, (R, D).
         """
         ngrams = self._ngrams(codes)
         of_path = self.levels(channels.flatten(1)) + self.all_ngrams(ngrams)
@@ -262,14 +263,14 @@ class NodeHidden:
     """Hidden state of M new nodes while their variables are decided one after the other.
 
     `PathNetwork` makes it for the nodes of a step; `NodeHeads` reads it for the logits of the next
-    variable. C channels of the attention, H hidden channels of an output head.
+    variable. D channels of the attention, G hidden channels of an output head.
 
     Attributes:
-        attended: Output of the attention, (M, C).
+        attended: Output of the attention, (M, D).
         common: First layer of the heads of the first `COMMON` (4) variables, which every node has,
-            by one matrix product, (M, COMMON * H). None once these are decided, as only some of the
+            by one matrix product, (M, COMMON * G). None once these are decided, as only some of the
             nodes have further variables, whose heads are evaluated one by one.
-        decided: Sum of the embeddings of the variables so far, (M, H); None before the first one.
+        decided: Sum of the embeddings of the variables so far, (M, G); None before the first one.
         undecided: Their variables so far, and what `Support` needs to tell which values are
             possible.
     """
@@ -291,13 +292,13 @@ class NodeHeads(nn.Module):
 
     Args:
         cardinalities: Number of values of each variable, V of them.
-        width: Channels C of the attention.
-        hidden: Channels H between the two layers of a head.
+        width: Channels D of the attention.
+        hidden: Channels G between the two layers of a head.
 
     Attributes:
         first, last: The layers of each head.
-        decided: Embedding of each variable but the last one, V - 1 of (cardinality, H).
-        gains: Gains of each variable, (V, H).
+        decided: Embedding of each variable but the last one, V - 1 of (cardinality, G).
+        gains: Gains of each variable, (V, G).
     """
 
     def __init__(self, cardinalities: Sequence[int], width: int, hidden: int):
@@ -309,7 +310,7 @@ class NodeHeads(nn.Module):
         self.last = nn.ModuleList(zero_init(ReadOut(hidden, c)) for c in cardinalities)
 
     def fold(self) -> tuple[Tensor, Tensor]:
-        """Return weights (COMMON * H, C) and biases (COMMON * H,) of the common first layers.
+        """Return weights (COMMON * G, D) and biases (COMMON * G,) of the common first layers.
 
         Like `PathFeatures.fold`, they are computed anew for every batch.
         """
@@ -343,7 +344,7 @@ class NodeHeads(nn.Module):
             x: The variable of each, (M,) long; not the last variable of a node.
 
         Returns:
-            (M, H), `decided` of the next hidden state.
+            (M, G), `decided` of the next hidden state.
         """
         embedded = self.decided[nodes.undecided.count](x)
         return embedded if nodes.decided is None else embedded + nodes.decided

@@ -88,10 +88,10 @@ class PathModel(CodedModel[PathNetwork]):
     """
 
     architecture = "path"
-    measured = ("back", "closures", "edge_weights", "largest_sums", "environments")
-    rules = {"largest_sums": None, "environments": None}
+    measured_arguments = ("back", "closures", "edge_weights", "largest_sums", "environments")
+    rules_off = {"largest_sums": None, "environments": None}
     batch_size = BLOCK  # Complete graphs leave the batch, so sizes may differ within it.
-    unknown = "a longer ring or branch than the model knows"
+    why_unknown = "a longer ring or branch than the model knows"
     network_classes: ClassVar[tuple[type[PathNetwork], ...]] = (PathNetwork,)
     code: DepthFirstCode
 
@@ -126,7 +126,7 @@ class PathModel(CodedModel[PathNetwork]):
 
     @staticmethod
     def measure(graphs: PackedGraphs, **options) -> dict:
-        """Return the arguments that depend on the training graphs, by their names in `measured`.
+        """Return the arguments that depend on the training graphs, the `measured_arguments`.
 
         Args:
             graphs: Depth-first numbered graphs.
@@ -146,7 +146,7 @@ class PathModel(CodedModel[PathNetwork]):
     def knows(self, batch: GraphBatch) -> Tensor:
         return self.code.encode(batch)[1] & batch.mask.any(1)
 
-    def notes(self, rules: bool) -> list[str]:
+    def sampling_notes(self, rules: bool) -> list[str]:
         from graphcnf.graphs.path.data_rules import limit_note
 
         note = limit_note(rules, self.config.get("environments") is not None)

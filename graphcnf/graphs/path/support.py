@@ -170,7 +170,7 @@ class Support(nn.Module):
             nodes as `ROOMS` says, (ROOMS, S, E + 1, C) bool, indexed as `leaf`. State `UNKNOWN` and
             label 0 is for a first node.
         attaches_at: `attaches` for at least one label and category, (ROOMS, S) bool.
-        no_backtrack: True for the backtrack 0, (P,) bool.
+        no_backtrack: True for the backtrack 0, (U,) bool.
         kind: One bit for each kind of edges, by label, (E + 1,) long; 0 for no edge. Edges of one
             kind lead to the same states.
         takes: Kinds of edges to a neighbour of category c that a node in state s may get, (S, C)
@@ -322,7 +322,7 @@ class Support(nn.Module):
         return fits | ~fits.any(1, keepdim=True)
 
     def backtrack_columns(self, new: UndecidedNodes) -> Tensor:
-        """Return the columns in `state` to which backtracks lead, the first node's last, (M, P)."""
+        """Return the columns in `state` to which backtracks lead, the first node's last, (M, U)."""
         most = min(self.cardinalities[0], new.state.shape[1] - self.pad)
         back = torch.arange(most, device=new.depth.device)
         return new.depth[:, None] - back + self.pad
@@ -332,7 +332,7 @@ class Support(nn.Module):
         return (new.depth - new.backtrack).clamp(min=-1)[:, None] + self.pad
 
     def _backtracks(self, new: UndecidedNodes) -> Tensor:
-        """Return the possible backtracks of M new nodes, (M, P) bool.
+        """Return the possible backtracks of M new nodes, (M, U) bool.
 
         A first node has no parent, and the backtrack 0.
         """
