@@ -1,8 +1,7 @@
 """PixelCNN: each pixel given the pixels above and to the left, by mixtures of logistics.
 
 A vertical stack of convolutions sees the rows above, a horizontal stack sees the row so far and the
-vertical stack (van den Oord et al. 2016, arXiv 1606.05328). Sampling caches the inputs that the
-convolutions still need (Ramachandran et al. 2017, arXiv 1704.06001).
+vertical stack (van den Oord et al. 2016, arXiv 1606.05328).
 """
 
 from __future__ import annotations
@@ -14,16 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from graphcnf.categorical.causal_convolution import COLUMNS, ROWS, CausalConvolution, Memory
 from graphcnf.flows.base import draw_uniform
 from graphcnf.flows.transform import Generators, Noise
 from graphcnf.images.image_model import ImageModel
-from graphcnf.images.image_networks import ChannelNorm, channels_last
+from graphcnf.images.image_networks import ChannelNorm
 
 LOG_SCALES = (-7.0, 3.0)  # bounds of log-scales, for values from -1 to 1
-ROWS, COLUMNS = 2, 3  # axes of (B, C, H, W)
-
-Memory = dict[nn.Module, Tensor]
-"""Cache for sampling: `{convolution: its last inputs}`, rows or pixels (B, C, H, W)."""
 
 
 def parameter_count(channels: int, mixtures: int) -> int:
@@ -189,43 +185,6 @@ class PixelMixture:
             means.append(self._mean(channel, means).clamp(-1, 1))
         mean = torch.stack([(weights * own).sum(1) for own in means], 1)
         return unscaled(mean, self.levels)
-
-
-class CausalConvolution(nn.Conv2d):
-    """Convolution that sees no later rows (axis `ROWS`) or no later columns (axis `COLUMNS`).
-
-    Args:
-        inputs: Channels of the input.
-        outputs: Channels of the output.
-        kernel: Height and width of the kernel.
-        axis: `ROWS` or `COLUMNS`, the axis along which it sees only what is earlier and the place
-            itself.
-    """
-
-    def __init__(self, inputs: int, outputs: int, kernel: tuple[int, int], axis: int):
-        padding = (0, kernel[1] // 2 if axis == ROWS else 0)
-        super().__init__(inputs, outputs, kernel, padding=padding)
-        self.axis, self.back = axis, kernel[axis - 2] - 1
-        channels_last(self)
-
-    def forward(self, h: Tensor, memory: Memory | None = None) -> Tensor:
-        """Convolve an image, or its next row or pixel.
-
-        Args:
-            h: The input, (B, C, H, W); of a row (B, C, 1, W), of a pixel (B, C, 1, 1).
-            memory: Inputs of earlier rows or pixels, which come before `h`, `{convolution: its last
-                inputs}`; updated in place. None for zeros before `h`.
-
-        Returns:
-            (B, outputs, H, W), with H and W of `h`.
-        """
-        size = list(h.shape)
-        size[self.axis] = self.back
-        past = h.new_zeros(size) if memory is None or self not in memory else memory[self]
-        h = torch.cat((past, h), self.axis)
-        if memory is not None:
-            memory[self] = h.narrow(self.axis, h.shape[self.axis] - self.back, self.back)
-        return super().forward(h)
 
 
 class GatedLayer(nn.Module):

@@ -19,6 +19,7 @@ from graphcnf.categorical.autoregressive import (
     AutoregressiveNetwork,
     Step,
 )
+from graphcnf.categorical.causal_convolution import COLUMNS, ROWS, CausalConvolution, Memory
 from graphcnf.discrete.rows import Rows, build_network, loss_of
 from graphcnf.flows.transform import Context
 from graphcnf.limits import Range
@@ -26,7 +27,7 @@ from graphcnf.pretrained import Pretrained
 from graphcnf.torch_state import evaluated
 
 LARGEST_GRID = 4096
-"""Largest number of pixels: drawing one evaluates the network for all rows of pixels so far."""
+"""Largest number of pixels: each has a bias of its own, and takes a step when grids are drawn."""
 
 
 class GatedConvolutions(nn.Module):
@@ -47,22 +48,39 @@ class GatedConvolutions(nn.Module):
 
     def __init__(self, width: int, reach: int, dropout: float):
         super().__init__()
-        self.reach = reach
-        self.above = nn.Conv2d(width, 2 * width, (reach, 2 * reach - 1))
-        self.before = nn.Conv2d(width, 2 * width, (1, reach))
+        self.above = CausalConvolution(width, 2 * width, (reach, 2 * reach - 1), ROWS)
+        self.before = CausalConvolution(width, 2 * width, (1, reach), COLUMNS)
         self.down = nn.Conv2d(2 * width, 2 * width, 1)
         self.leave_above, self.leave = nn.Conv2d(width, width, 1), nn.Conv2d(width, width, 1)
         self.dropout = nn.Dropout2d(dropout)
         for last in (self.leave_above, self.leave):
             nn.init.zeros_(last.weight)
 
-    def forward(self, v: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the channels v and h of the next layer, (B, width, H, W) each, from these."""
-        k = self.reach - 1
-        above = self.above(F.pad(v, (k, k, k, 0)))
-        before = self.before(F.pad(h, (k, 0, 0, 0))) + self.down(above)
-        v = v + self.dropout(self.leave_above(_gate(above)))
-        return v, h + self.dropout(self.leave(_gate(before)))
+    def vertical(self, v: Tensor, memory: Memory | None = None) -> tuple[Tensor, Tensor]:
+        """Update the vertical channels of whole grids, or of their next row.
+
+        Args:
+            v: The channels, (B, width, H, W).
+            memory: Inputs of the rows before, see `CausalConvolution`; None for none.
+
+        Returns:
+            v', (B, width, H, W); and W A * v, (B, 2 width, H, W), for `horizontal`.
+        """
+        above = self.above(v, memory)
+        return v + self.dropout(self.leave_above(_gate(above))), self.down(above)
+
+    def horizontal(self, h: Tensor, above: Tensor, memory: Memory | None = None) -> Tensor:
+        """Update the horizontal channels of whole grids, or of their next pixel.
+
+        Args:
+            h: The channels, (B, width, H, W).
+            above: W A * v at the same places, (B, 2 width, H, W).
+            memory: Inputs of the pixels before in the row, see `CausalConvolution`; None for none.
+
+        Returns:
+            h', (B, width, H, W).
+        """
+        return h + self.dropout(self.leave(_gate(self.before(h, memory) + above)))
 
 
 def _gate(x: Tensor) -> Tensor:
@@ -111,9 +129,10 @@ class GatedPixelCNN(AutoregressiveNetwork):
         self.cardinalities, self.shape = [cardinality], (height, columns)
         self.values = nn.Embedding(cardinality, width)
         self.place = nn.Parameter(0.3 * torch.randn(1, width, height, columns))
-        self.enter_above = nn.Conv2d(width, width, (1, 2 * reach - 1))
-        self.reach = reach
-        self.layers = nn.ModuleList(GatedConvolutions(width, reach, dropout) for _ in range(layers))
+        self.enter_above = CausalConvolution(width, width, (1, 2 * reach - 1), ROWS)
+        self.layers: Sequence[GatedConvolutions] = nn.ModuleList(  # type: ignore[assignment]
+            GatedConvolutions(width, reach, dropout) for _ in range(layers)
+        )
         self.out = nn.Linear(2 * width, width)
         self.weight = nn.Parameter(torch.zeros(cardinality, width))
         self.bias = nn.Parameter(torch.zeros(height * columns, cardinality))
@@ -122,17 +141,21 @@ class GatedPixelCNN(AutoregressiveNetwork):
         """Return what the network knows of each pixel before its category.
 
         Args:
-            x: Categories of the first R rows of pixels, (B, R, W) long.
+            x: Categories, (B, H, W) long.
 
         Returns:
-            (B, R, W, width).
+            (B, H, W, width).
         """
-        known, k = self.values(x).permute(0, 3, 1, 2), self.reach - 1
-        place = self.place[:, :, : x.shape[1]]
-        v = self.enter_above(F.pad(known[:, :, :-1], (k, k, 1, 0))) + place
-        h = F.pad(known[..., :-1], (1, 0)) + place
+        known = self.values(x).permute(0, 3, 1, 2)
+        v = self.enter_above(F.pad(known[:, :, :-1], (0, 0, 1, 0))) + self.place
+        h = F.pad(known[..., :-1], (1, 0)) + self.place
         for layer in self.layers:
-            v, h = layer(v, h)
+            v, above = layer.vertical(v)
+            h = layer.horizontal(h, above)
+        return self.joined(v, h)
+
+    def joined(self, v: Tensor, h: Tensor) -> Tensor:
+        """Return what both stacks know of pixels, (B, H, W, width), from (B, width, H, W) each."""
         return F.relu(self.out(F.relu(torch.cat([v, h], 1).permute(0, 2, 3, 1))))
 
     def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
@@ -151,6 +174,10 @@ class GridState:
     Attributes:
         x: Categories so far, (B, H, W) long.
         position: Number of the current pixel in raster order, -1 before the first one.
+        row: Of the current row of pixels, the vertical channels after the last layer, and
+            W A * v of every layer, (B, C, 1, W) each.
+        above: Inputs of the convolutions at earlier rows, see `CausalConvolution`.
+        before: Inputs of the convolutions at earlier pixels of the row.
     """
 
     def __init__(self, network: GatedPixelCNN, count: int):
@@ -158,6 +185,9 @@ class GridState:
         device = network.bias.device
         self.x = torch.zeros(count, *network.shape, dtype=torch.long, device=device)
         self.rows = torch.arange(count, device=device)
+        self.row: list[Tensor] = []
+        self.above: Memory = {}
+        self.before: Memory = {}
 
     def step(self) -> Step | None:
         """Advance to the next pixel, and return its logits (B, C) as a `Step`; None at the end."""
@@ -166,9 +196,31 @@ class GridState:
         if self.position == self.x[0].numel():
             return None
         row, column = divmod(self.position, net.shape[1])
-        h = net.hidden(self.x[:, : row + 1])[:, row, column]
-        logits = F.linear(h, net.weight, net.bias[self.position])
+        if not column:
+            self._next_row(row)
+        here = slice(column, column + 1)
+        place = net.place[:, :, row : row + 1]
+        h = place[..., here].expand(len(self.x), -1, -1, -1)
+        if column:
+            h = h + net.values(self.x[:, row : row + 1, column - 1 : column]).permute(0, 3, 1, 2)
+        for layer, above in zip(net.layers, self.row[1:], strict=True):
+            h = layer.horizontal(h, above[..., here], self.before)
+        known = net.joined(self.row[0][..., here], h)[:, 0, 0]
+        logits = F.linear(known, net.weight, net.bias[self.position])
         return Step(self.rows, torch.full_like(self.rows, self.position), logits)
+
+    def _next_row(self, row: int) -> None:
+        """Compute the vertical channels of a row of pixels, whose earlier rows are drawn."""
+        net, self.before = self.network, {}
+        last = net.values(self.x[:, row - 1 : row]) if row else None
+        if last is None:
+            last = net.place.new_zeros(len(self.x), 1, net.shape[1], net.values.embedding_dim)
+        v = net.enter_above(last.permute(0, 3, 1, 2), self.above) + net.place[:, :, row : row + 1]
+        found = []
+        for layer in net.layers:
+            v, above = layer.vertical(v, self.above)
+            found.append(above)
+        self.row = [v, *found]
 
     def update(self, x: Tensor) -> None:
         """Store the categories of the current pixel, (B, 1) long."""
@@ -176,7 +228,9 @@ class GridState:
 
     def select(self, rows: Tensor) -> None:
         """Replace the grids by some of them: indices (B,) long, which may repeat."""
-        self.x = self.x[rows]
+        self.x, self.row = self.x[rows], [own[rows] for own in self.row]
+        for memory in (self.above, self.before):
+            memory |= {layer: own[rows] for layer, own in memory.items()}
 
 
 class GridFlow(Pretrained, AutoregressiveFlow):
