@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from graphcnf.discrete.rows import RowFlow, Rows
+from graphcnf.discrete.rows import CausalAttention, RowFlow, Rows
 from graphcnf.errors import UserError
 from graphcnf.flows.transform import Context
 from graphcnf.graphs.record_blocks import one_thread, record_batches
@@ -308,7 +308,7 @@ class SequenceAdapter(Adapter):
 
     kind = "sequences"
     flow_class = RowFlow
-    arguments = (RowFlow,)
+    arguments = (CausalAttention,)
     fixed = ("cardinality", "positions", "counts")
 
     symbols: list[Any]
@@ -414,19 +414,19 @@ class SequenceAdapter(Adapter):
     def build(self, rows, chosen, /, **network):
         """Return an untrained flow, initialised from n-grams of the training rows.
 
-        With many symbols, the adapter takes other settings of training, and no dropout by default.
+        With many symbols, the adapter takes other settings of training, and there is no dropout.
 
         Args:
             rows: All encoded rows, from which the distribution of lengths is taken.
             chosen: Indices of the training rows, (M,).
-            **network: Sizes of the flow's network, such as `width`: arguments of `RowFlow`.
+            **network: Sizes of the flow's network, such as `width`: arguments of `CausalAttention`.
         """
         part = self.batch(rows, chosen)
         if (symbols := int(part.mask.sum())) > MANY_SYMBOLS:
             size = max(BATCH_SYMBOLS * len(part) // symbols, 1)
             larger = {"batch_size": size, "optimizer": "muon"}
             self.settings = {**self.settings, **larger}  # type: ignore[misc]
-            network = {"dropout": 0.0, **network}
+        network = {"dropout": 0.0 if symbols > MANY_SYMBOLS else 0.1, **network}
         flow = RowFlow.counting(part, self.cardinality, positions=self.longest, **network)
         if rows.values.numel() * self.cardinality <= LARGEST_STARTS:
             rows.start = flow.starts(rows, chosen)

@@ -21,7 +21,7 @@ from graphcnf.flows.transform import Noise
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 from graphcnf.graphs.features import GraphContext, walk_features
 from graphcnf.limits import Range, is_integer
-from graphcnf.pretrained import Pretrained
+from graphcnf.pretrained import Pretrained, keep_arguments
 from graphcnf.torch_state import evaluated
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ class ColoringFlow(Pretrained, nn.Module):
 
     not_sizes: ClassVar[frozenset[str]] = frozenset({"separation"})  # of an encoding's means
 
+    @keep_arguments
     def __init__(
         self,
         colors: int,
@@ -85,7 +86,6 @@ class ColoringFlow(Pretrained, nn.Module):
     ):
         super().__init__()
         self.flow: CategoricalFlow
-        self.config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         self.metadata: dict = {}
         check("ColoringFlow", self.config, ColoringFlow)
         if width % heads:

@@ -42,7 +42,7 @@ from graphcnf.discrete.counts import (
 from graphcnf.discrete.rows import Rows, build_network, loss_of
 from graphcnf.flows.transform import Context, with_mask
 from graphcnf.limits import check_temperature
-from graphcnf.pretrained import Pretrained
+from graphcnf.pretrained import Pretrained, keep_arguments
 from graphcnf.torch_state import evaluated
 
 PRIOR = 20
@@ -763,10 +763,7 @@ class ColumnFlow(Pretrained, AutoregressiveFlow[ColumnMLP]):
 
     Args:
         cardinalities: Number of categories of each column.
-        counts: "order", "parents", "factors" and "sizes", as `ColumnMLP` takes them.
-        parts: Number of different places in each category of all columns in turn: 1 if the category
-            is no bin, 0 if any place is possible; None if no category is a bin.
-        width: Hidden units of each perceptron.
+        **network: Further arguments of `ColumnMLP`, JSON, of which `counts` has no default.
 
     Attributes:
         config: Arguments of the constructor, JSON.
@@ -776,17 +773,9 @@ class ColumnFlow(Pretrained, AutoregressiveFlow[ColumnMLP]):
         UserError: if an argument is out of range.
     """
 
-    def __init__(
-        self,
-        cardinalities: list[int],
-        *,
-        counts: dict[str, Any],
-        parts: list[int] | None = None,
-        width: int = 512,
-    ):
-        config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        super().__init__(build_network(ColumnMLP, config), single=True)
-        self.config = config
+    @keep_arguments
+    def __init__(self, cardinalities: list[int], **network: Any):
+        super().__init__(build_network(ColumnMLP, self.config), single=True)
         self.metadata: dict[str, Any] = {}
 
     def start_from(self, counts: Counts, regression: bool = True) -> None:

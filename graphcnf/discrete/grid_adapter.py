@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from graphcnf.discrete.adapters import Adapter, Items, Reasons, Refused, Vocabulary, draw_rows
-from graphcnf.discrete.grids import LARGEST_GRID, GridFlow
+from graphcnf.discrete.grids import LARGEST_GRID, GatedPixelCNN, GridFlow
 from graphcnf.discrete.rows import Rows
 from graphcnf.errors import UserError
 from graphcnf.flows.base import record_generators
@@ -42,7 +42,7 @@ class GridAdapter(Adapter):
 
     kind = "grids"
     flow_class = GridFlow
-    arguments = (GridFlow,)
+    arguments = (GatedPixelCNN,)
     fixed = ("cardinality", "shape")
     settings = {**Adapter.settings, "batch_size": 32, "optimizer": "muon"}
     scored = 128

@@ -23,7 +23,7 @@ from graphcnf.categorical.causal_convolution import COLUMNS, ROWS, CausalConvolu
 from graphcnf.discrete.rows import Rows, build_network, loss_of
 from graphcnf.flows.transform import Context
 from graphcnf.limits import Range
-from graphcnf.pretrained import Pretrained
+from graphcnf.pretrained import Pretrained, keep_arguments
 from graphcnf.torch_state import evaluated
 
 LARGEST_GRID = 4096
@@ -117,10 +117,10 @@ class GatedPixelCNN(AutoregressiveNetwork):
         cardinality: int,
         *,
         shape: Sequence[int],
-        width: int,
-        layers: int,
-        reach: int = 3,
-        dropout: float = 0.0,
+        width: int = 32,
+        layers: int = 4,
+        reach: Annotated[int, Range(2, 16)] = 3,
+        dropout: Annotated[float, Range(0, 1)] = 0.1,
     ):
         super().__init__()
         height, columns = shape
@@ -238,11 +238,7 @@ class GridFlow(Pretrained, AutoregressiveFlow):
 
     Args:
         cardinality: Number of categories of a pixel.
-        shape: Height and width of a grid.
-        width: Channels of each of the two stacks of convolutions.
-        layers: Number of layers.
-        reach: Rows and columns that a convolution sees.
-        dropout: Share of the channels of an update that training leaves out.
+        **network: Further arguments of `GatedPixelCNN`, JSON, of which `shape` has no default.
 
     Attributes:
         config: Arguments of the constructor, JSON.
@@ -252,19 +248,9 @@ class GridFlow(Pretrained, AutoregressiveFlow):
         UserError: if an argument is out of range.
     """
 
-    def __init__(
-        self,
-        cardinality: int,
-        *,
-        shape: list[int],
-        width: int = 32,
-        layers: int = 4,
-        reach: Annotated[int, Range(2, 16)] = 3,
-        dropout: Annotated[float, Range(0, 1)] = 0.1,
-    ):
-        config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        super().__init__(build_network(GatedPixelCNN, config), single=True)
-        self.config = config
+    @keep_arguments
+    def __init__(self, cardinality: int, **network: Any):
+        super().__init__(build_network(GatedPixelCNN, self.config), single=True)
         self.metadata: dict[str, Any] = {}
 
     @torch.no_grad()

@@ -32,7 +32,7 @@ from graphcnf.errors import UserError
 from graphcnf.flows.transform import Context, log_term_dtype
 from graphcnf.graphs.sizes import log_prob_of_sizes
 from graphcnf.limits import Range
-from graphcnf.pretrained import Pretrained
+from graphcnf.pretrained import Pretrained, keep_arguments
 from graphcnf.torch_state import evaluated
 
 REACH = 6
@@ -89,11 +89,11 @@ class CausalAttention(AutoregressiveNetwork):
         cardinality: int,
         *,
         positions: int,
-        width: int,
-        layers: int,
+        width: int = 64,
+        layers: int = 2,
         heads: int = 4,
         expansion: float = 3,
-        dropout: float = 0.0,
+        dropout: Annotated[float, Range(0, 1)] = 0.0,
         counts: Mapping[str, Any] | None = None,
     ):
         super().__init__()
@@ -367,14 +367,8 @@ class RowFlow(Pretrained, AutoregressiveFlow[CausalAttention]):
 
     Args:
         cardinality: Number of categories, the same at all positions.
-        positions: Largest number of positions.
-        width: Channels of a position.
-        layers: Attention blocks.
-        heads: Attention heads.
-        expansion: Feed-forward hidden channels as a multiple of `width`.
-        dropout: Share of the channels that training leaves out.
-        counts: "factors" of the contexts of the last 0, 1, ... categories and "sizes" of
-            `ContextCounts`, which `counting` chooses; None for a network without n-grams.
+        **network: Further arguments of `CausalAttention`, JSON, of which `positions` has no
+            default. `counting` chooses `counts`.
 
     Attributes:
         config: Arguments of the constructor, JSON.
@@ -384,21 +378,9 @@ class RowFlow(Pretrained, AutoregressiveFlow[CausalAttention]):
         UserError: if an argument is out of range.
     """
 
-    def __init__(
-        self,
-        cardinality: int,
-        *,
-        positions: int,
-        width: int = 64,
-        layers: int = 2,
-        heads: int = 4,
-        expansion: float = 3,
-        dropout: Annotated[float, Range(0, 1)] = 0.1,
-        counts: dict[str, Any] | None = None,
-    ):
-        config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        super().__init__(build_network(CausalAttention, config), single=True)
-        self.config = config
+    @keep_arguments
+    def __init__(self, cardinality: int, **network: Any):
+        super().__init__(build_network(CausalAttention, self.config), single=True)
         self.metadata: dict[str, Any] = {}
 
     @evaluated
@@ -594,7 +576,7 @@ def build_network(network: type[AnyNetwork], config: dict[str, Any]) -> AnyNetwo
     """Build a network, checking the arguments that a user may have set.
 
     Args:
-        network: Class of the network. Its constructor takes the arguments of the flow's.
+        network: Class of the network.
         config: The arguments by name.
 
     Returns:

@@ -49,7 +49,7 @@ from graphcnf.flows.transform import (
     prepare,
     sum_log_term,
 )
-from graphcnf.pretrained import Pretrained
+from graphcnf.pretrained import Pretrained, keep_arguments
 from graphcnf.torch_state import evaluated
 
 EXPANSION = 2  # hidden channels of a block's feed-forward part, as a multiple of the width
@@ -89,6 +89,7 @@ class SetFlow(Pretrained, CategoricalFlow):
 
     not_sizes: ClassVar[frozenset[str]] = frozenset({"separation"})  # of an encoding's means
 
+    @keep_arguments
     def __init__(
         self,
         elements: int,
@@ -104,8 +105,9 @@ class SetFlow(Pretrained, CategoricalFlow):
         layers: int = 2,
         heads: int = 4,
     ):
-        config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        check("SetFlow", {**config, "encoding_options": {}}, SetFlow)  # `make_encoding` checks them
+        check(
+            "SetFlow", {**self.config, "encoding_options": {}}, SetFlow
+        )  # `make_encoding` checks them
         ordered, groups = coupling == "elements", coupling == "groups"
         couplings = (1 if ordered else 8) if couplings is None else couplings
         mixtures = (categories if ordered else 8) if mixtures is None else mixtures
@@ -136,7 +138,6 @@ class SetFlow(Pretrained, CategoricalFlow):
                 mixtures=mixtures,
             )
         super().__init__(OrderedEncoding(latents) if ordered or groups else latents, flow)
-        self.config = config
         self.metadata: dict = {}
 
     def training_loss(

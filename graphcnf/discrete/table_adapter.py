@@ -33,7 +33,7 @@ from graphcnf.discrete.adapters import (
     distinct,
     draw_rows,
 )
-from graphcnf.discrete.columns import ColumnContext, ColumnFlow
+from graphcnf.discrete.columns import ColumnContext, ColumnFlow, ColumnMLP
 from graphcnf.discrete.counts import Counts
 from graphcnf.discrete.numbers import (
     MAX_DISTINCT,
@@ -387,7 +387,7 @@ class TableAdapter(Adapter):
 
     kind = "table"
     flow_class = ColumnFlow
-    arguments = (ColumnFlow,)
+    arguments = (ColumnMLP,)
     fixed = ("cardinalities", "parts", "counts")
     settings = {
         "batch_size": 32,
@@ -586,7 +586,7 @@ class TableAdapter(Adapter):
             rows: All encoded rows.
             chosen: Indices of the training rows, (M,).
             first: Number of columns on the left that come before all others in the flow's order.
-            **network: Sizes of the flow's network: `width` of `ColumnFlow`.
+            **network: Sizes of the flow's network: `width` of `ColumnMLP`.
         """
         parts = [n for column in self.columns for n in column.parts]
         if len(chosen) > MANY:
