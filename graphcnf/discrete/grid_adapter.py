@@ -16,6 +16,9 @@ from graphcnf.errors import UserError
 from graphcnf.flows.base import record_generators
 from graphcnf.flows.transform import Context
 
+KINDS = "iub"
+"""Numpy's kinds of types that pixels may have: integers, and 0 and 1 as bool."""
+
 MOST_VALUES = 256
 """Largest number of different values of a pixel."""
 
@@ -54,7 +57,8 @@ class GridAdapter(Adapter):
 
     def __post_init__(self) -> None:
         self.vocabulary, self.cardinality = Vocabulary(self.values), len(self.values)
-        np.dtype(self.dtype).type(0)  # a TypeError for what is no type of numbers
+        if np.dtype(self.dtype).kind not in KINDS:
+            raise ValueError(f"pixels of the type {self.dtype}")
 
     @classmethod
     def of(cls, data: np.ndarray | torch.Tensor) -> GridAdapter:
@@ -68,7 +72,7 @@ class GridAdapter(Adapter):
                 or none.
         """
         array = _numpy(data)
-        if array.dtype.kind not in "iub":
+        if array.dtype.kind not in KINDS:
             raise Refused(
                 f"an array of {array.dtype} with two axes: its pixels must be integers, for "
                 "instance (x > 127).astype(int)"

@@ -112,7 +112,7 @@ class Column:
     def __post_init__(self) -> None:
         if isinstance(self.bins, dict):
             self.bins = Bins(**{**self.bins, "dtype": self.dtype})
-        self.kind = time_kind(pd.Series(dtype=self.dtype)) if self.bins else ""
+        self.kind = time_kind(pd.Series(dtype=self.dtype))
         self.vocabulary, self.rare_vocabulary = Vocabulary(self.values), Vocabulary(self.rare)
         self.ends = np.cumsum(self.often) / max(sum(self.often), 1)
         self.cardinality = max(len(self.values) + self.missing, 1)
@@ -224,11 +224,11 @@ class Column:
     def means(self) -> np.ndarray | None:
         """Mean of the numbers of each category but "missing", (C,); None for a column of names.
 
-        Times are in the unit of their `Bins`.
+        Times in bins are in the unit of their `Bins`; other times count as names.
         """
         if self.bins:
             return self.bins.means
-        numbers = self.categories is None and not self.rare and is_numeric(self.dtype)
+        numbers = is_numeric(self.dtype) and not (self.kind or self.categories or self.rare)
         return np.array(self.values, dtype=float) if numbers else None
 
     def event(self, condition: list[Any] | tuple[Any, Any]) -> np.ndarray:

@@ -89,6 +89,14 @@ def test_intervals_of_real_numbers_have_the_density_inside(double, least, most):
     assert abs(np.interp(drawn, grid, below) - shares).max() < tolerance
 
 
+def test_a_few_times_are_filled_with_the_most_probable_one_instead_of_a_mean():
+    day = pd.to_datetime(["2026-01-01", "2026-01-05", "2026-01-05", None] * 9)
+    table = pd.DataFrame({"day": day, "k": range(36)})
+    model = CategoricalModel.for_data(table, width=16)
+    filled = model.impute(table, statistic="mean")["day"]
+    assert filled.equals(table["day"].fillna(pd.Timestamp("2026-01-05")))
+
+
 def test_categories_in_an_order_and_times():
     sizes = pd.Categorical(["s", "m", "l", "m"] * 20, ["s", "m", "l"], ordered=True)
     days = pd.date_range("2026-01-01", periods=80)

@@ -104,6 +104,10 @@ def test_training_learns_stripes_and_the_model_is_kept(tmp_path):
     holes[:, :, 1:] = np.nan
     filled = model.impute(holes).numpy()
     assert (filled[:, :, 0] == grids[:5, :, 0]).all() and (filled == grids[:5]).mean() > 0.9
+    model.flow.metadata["data"]["dtype"] = "datetime64[s]"
+    model.flow.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="unreadable vocabulary .pixels of the type datetime64"):
+        CategoricalModel.from_pretrained(tmp_path)
 
 
 def test_what_a_model_of_grids_refuses(model):
