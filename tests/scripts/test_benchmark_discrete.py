@@ -49,6 +49,12 @@ def test_table_of_texts(surroundings, bench, monkeypatch):
         assert 1 / 16 - 0.01 < row["bits"] < (1 if row["model"] == "LSTM" else 0.15)
 
 
+def test_made_without_time_passes_once_over_the_rows():
+    rows = np.arange(24).reshape(12, 2) % 2
+    bits = discrete._made(dict.fromkeys(PARTS, rows), 0, 0.0)
+    assert bits.shape == (12,) and np.isfinite(bits).all()
+
+
 def test_made_strings_keep_their_rules_and_their_entropy(surroundings, bench, monkeypatch):
     pairs = {")": "(", "]": "[", "}": "{"}
     for word in sequences.brackets(40, 1)[0]:
