@@ -236,7 +236,7 @@ def test_learns_that_neighbours_differ(colorings):
         return float(value / count)
 
     before = validity()
-    for epoch in range(10):
+    for epoch in range(7):
         for batch in colorings.train_batches(36, epoch, seed=0):
             loss, _ = model.training_loss(batch)
             optimizer.zero_grad()

@@ -62,7 +62,7 @@ def test_two_runs_in_threads_are_functions_of_their_seeds():
 
 def test_a_run_of_minutes_keeps_what_was_best_on_the_held_out(tmp_path, capsys):
     data, out = dependent(40), tmp_path / "run"
-    model = CategoricalModel.fit(data, minutes=0.04, out=out, network=TABLE, learning_rate=0.03)
+    model = CategoricalModel.fit(data, minutes=0.02, out=out, network=TABLE, learning_rate=0.03)
     assert "bits_per_variable" in capsys.readouterr().err
     rows = model.history.rows
     assert set(rows["phase"]) == {"train", "eval"}

@@ -88,23 +88,6 @@ def test_the_density_of_strings_sums_to_one(double):
     assert np.exp(model.log_prob(every)).sum() == pytest.approx(1, abs=1e-9)
 
 
-def test_the_density_of_tables_sums_to_one_and_is_that_of_the_samples(double):
-    known = pd.DataFrame({"a": ["x", "y", "y"], "b": ["1", None, "2"], "c": [True, True, False]})
-    model = CategoricalModel.for_data(known, width=16)
-    model.flow.double()
-    perturb(model)
-    every = pd.DataFrame(
-        itertools.product(["x", "y"], ["1", "2", None], [True, False]), columns=known.columns
-    ).astype(known.dtypes)
-    p = np.exp(model.log_prob(every))
-    assert p.sum() == pytest.approx(1, abs=1e-9)
-    drawn = model.sample(4000).fillna("missing").value_counts(normalize=True)
-    cells = every.fillna("missing").itertuples(index=False, name=None)
-    shares = np.array([drawn.get(cell, 0.0) for cell in cells])
-    # Five standard errors of a share.
-    assert (abs(shares - p) < 5 * np.sqrt(p * (1 - p) / 4000)).all()
-
-
 def test_numberings_of_a_graph_do_not_count():
     model = CategoricalModel.for_data([nx.path_graph(5), nx.star_graph(4)], width=16, heads=2)
     relabelled = nx.relabel_nodes(nx.star_graph(4), dict(enumerate("dbeca")))

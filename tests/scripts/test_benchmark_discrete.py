@@ -27,6 +27,17 @@ from graphcnf.scripts.benchmarks.coloring import (
 DATA = {"size": "small", "graphs": 1500, "seed": 3}
 
 
+@pytest.fixture(scope="module")
+def cache_of_graphs(tmp_path_factory):
+    """A cache in which the graphs are coloured once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def colored_once(surroundings, cache_of_graphs, monkeypatch):
+    monkeypatch.setenv("GRAPHCNF_CACHE", str(cache_of_graphs))
+
+
 @pytest.fixture
 def model(surroundings):
     torch.manual_seed(0)
@@ -71,7 +82,7 @@ def test_made_strings_keep_their_rules_and_their_entropy(surroundings, bench, mo
     monkeypatch.setattr(sequences, "KNOWN", 300)
     monkeypatch.setattr(sequences, "HELD_OUT", 50)
     monkeypatch.setattr(discrete, "HIDDEN", 16)
-    bench("sequences", "palindromes", "--minutes", 0.02, "--out", "x.json")
+    bench("sequences", "palindromes", "--minutes", 0.01, "--out", "x.json")
     (row,) = json.loads((surroundings / "x.json").read_text())
     assert row["entropy"] < row["model"] < row["LSTM"] + 20 and row["n-grams"] < 100
 
@@ -83,7 +94,7 @@ def test_table_of_digits(surroundings, bench, monkeypatch):
     parts = dict(zip(PARTS, np.split(np.arange(400), [250, 300]), strict=True))
     data = ImageDataset("colours", images, 256, parts)
     monkeypatch.setattr(discrete, "load_images", lambda: data)
-    bench("digits", "--minutes", 0.01, "--out", "x.json")
+    bench("digits", "--minutes", 0.005, "--out", "x.json")
     bits = [row["bits"] for row in json.loads((surroundings / "x.json").read_text())]
     assert bits[:3] == pytest.approx([4, 1, 1], abs=0.2) and bits[3] < 4.2
 
@@ -207,7 +218,7 @@ def test_made_tables_have_their_entropy():
 def test_tables_beside_a_tree_and_boosting(bench, tmp_path):
     pytest.importorskip("sklearn")
     out = tmp_path / "wine.csv"
-    bench("tables", "wine", "--minutes", "0.02", "--out", out)
+    bench("tables", "wine", "--minutes", "0.01", "--out", out)
     (row,) = csv.DictReader(out.open())
     bits = {m: float(row[m]) for m in ("independent", "tree", "boosting", "MADE", "model")}
     assert max(bits["tree"], bits["boosting"], bits["model"]) < bits["independent"] - 2

@@ -41,7 +41,7 @@ def tuned(tmp_path_factory, model_folder, table):
     (folder / "mine.csv").write_text(table)
     flow = MoleculeFlow.from_pretrained(model_folder)
     data = load_smiles_file(folder / "mine.csv", columns=["lipo"])
-    settings = {"steps": 4, "eval_steps": 2, "eval_batches": 1}
+    settings = {"steps": 2, "eval_steps": 2, "eval_batches": 1}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(conditioning, "SAMPLES", 50)
         result = finetune(flow, data, folder / "run", samples=60, settings=settings)
@@ -145,7 +145,7 @@ def test_a_preset_learns_columns_beside_properties(run, mine):
 
 def test_the_benchmark(bench, model_folder, monkeypatch):
     monkeypatch.setattr(benchmark, "activity", lambda protein: Crippen.MolLogP)
-    for name, value in {"POOL": 900, "CALLS": 10}.items():
+    for name, value in {"POOL": 600, "CALLS": 10}.items():
         monkeypatch.setattr(benchmark, name, value)
     monkeypatch.setattr(conditioning, "SAMPLES", 50)
     ticks = count()

@@ -17,7 +17,6 @@ import graphcnf as graphcnf_package
 from graphcnf.datasets import load_zinc250k
 from graphcnf.errors import UserError
 from graphcnf.evaluation import METRICS, summary
-from graphcnf.evaluation import evaluate as evaluation
 from graphcnf.evaluation.evaluate import Reference
 from graphcnf.evaluation.layout import markdown, text
 from graphcnf.evaluation.summary import Records
@@ -199,25 +198,21 @@ def test_distribution_metrics_against_the_held_out_part(
     assert again["snn"] == near["snn"] and "frag" not in again
 
 
-def test_a_metric_of_ones_own_is_one_file(run, score, lines, surroundings, monkeypatch):
+def test_a_metric_of_ones_own_is_one_file(run, score, lines, surroundings):
     site = surroundings / "site"
     site.mkdir()
     entry = {"graphcnf.metrics": {"oxygen_tv": "own_parts:OXYGEN_TV"}}
     code = (Path(__file__).parents[1] / "own_parts.py").read_text()
     with installed(site, "own_parts", code, entry, METRICS):
-        evaluate_oxygens(run, score, lines, surroundings, monkeypatch)
+        evaluate_oxygens(run, score, lines, surroundings)
 
 
-def evaluate_oxygens(run, score, lines, surroundings, monkeypatch):
+def evaluate_oxygens(run, score, lines, surroundings):
     (surroundings / "test.smi").write_text("CCO\nCCO\nCCO\nCCCC\n")
     tail = [lines, "--reference", "known.smi", "--test", "test.smi", "--metrics", "oxygen_tv"]
     # All four valid molecules have one oxygen atom, a quarter of the others has none.
     alone, _ = score(*tail)
     assert alone["oxygen_tv"] == pytest.approx(1 / 4) and "oxygen_tv" in alone["training_data"]
-    with monkeypatch.context() as patch:
-        patch.setattr(summary, "CHUNK", 1)  # other processes know it, too
-        patch.setattr(evaluation, "CHUNK", 1)
-        assert score(*tail)[0] == alone
     text, _ = run("evaluate", *tail)
     assert "| oxygen atoms " in text and "| lower " in text
     if find_spec("itables") and find_spec("matplotlib"):
@@ -341,10 +336,10 @@ def test_a_missing_file_among_several_comes_to_light_first(refused, lines):
 @pytest.mark.slow
 def test_chemnet_distance(score, zinc_smiles, small_zinc, surroundings):
     pytest.importorskip("fcd_torch")
-    (surroundings / "x.smi").write_text("\n".join(zinc_smiles[:40]))
-    (surroundings / "far.smi").write_text("\n".join("C" * n for n in range(1, 41)))
+    (surroundings / "x.smi").write_text("\n".join(zinc_smiles[:16]))
+    (surroundings / "far.smi").write_text("\n".join("C" * n for n in range(1, 17)))
     near, far = (score(f, "--fcd")[0] for f in ("x.smi", "far.smi"))
-    assert 0 < near["fcd"] < far["fcd"] and near["fcd_molecules"] == 40
+    assert 0 < near["fcd"] < far["fcd"] and near["fcd_molecules"] == 16
     assert 0 < near["training_data"]["fcd"] < far["fcd"]
 
 

@@ -38,7 +38,7 @@ FILTERS = {
 
 WAYS = {
     "generate": ("generate", "-n", 8),
-    "cluster": ("generate", "-n", 60, "--cluster", "SCHEDULER"),
+    "cluster": ("generate", "-n", 30, "--cluster", "SCHEDULER"),
     "property": ("generate", "-n", 8, "--property", "logp=1.5", "--best-of", 2),
     "likelihood": ("generate", "-n", 8, "--likelihood", "--properties", "qed"),
     "shard": ("generate", "-n", 120, "--shard", "1/1", "--out", "x.jsonl"),
@@ -48,7 +48,7 @@ WAYS = {
     "link": ("grow", "-n", 1, "--link", "[*:1]C.[*:2]C", "--size", "4-6"),
     "skeleton": ("analogs", "OCCC", "-n", 4, "--similar", 0),
     "similar": ("analogs", "OCCC", "-n", 3, "--keep", "skeleton", "--similar", 0.1),
-    "scaffold kept": ("analogs", "OCC1CC1", "-n", 3, "--keep", "scaffold", "--size", "4-7",
+    "scaffold kept": ("analogs", "OCC1CC1", "-n", 1, "--keep", "scaffold", "--size", "4-7",
                       "--similar", 0),
     "interpolate": ("interpolate", "CCO", "CCCN", "--paths", 8),
 }  # fmt: skip

@@ -249,7 +249,7 @@ def test_generation_imports_what_it_needs_alone(model_folder):
 @pytest.mark.skipif(os.name == "nt", reason="pipes of POSIX")
 def test_closed_pipe_is_no_failure(model_folder):
     arguments = [sys.executable, "-c", RUN, "generate", "--model", str(model_folder), "--seed", "2"]
-    endless = [*arguments, "-n", "10000000", "--all", "--workers", "2"]
+    endless = [*arguments, "-n", "10000000", "--all", "--workers", "1"]
     with subprocess.Popen(
         endless, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
