@@ -6,6 +6,7 @@ import importlib
 from pathlib import Path
 
 import pytest
+from test_package import parsed
 
 import graphcnf
 
@@ -38,8 +39,8 @@ def test_what_the_package_exports_has_an_example():
 
 
 def test_public_methods_have_a_docstring_or_override_one_that_has():
-    trees = [ast.parse(path.read_text()) for path in ALL]
-    classes = {c.name: c for tree in trees for c in tree.body if isinstance(c, ast.ClassDef)}
+    bodies = [parsed(path).body for path in ALL]
+    classes = {c.name: c for body in bodies for c in body if isinstance(c, ast.ClassDef)}
 
     def methods(one):
         return {f.name: f for f in one.body if isinstance(f, ast.FunctionDef)}

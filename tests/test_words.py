@@ -3,9 +3,8 @@
 import ast
 import re
 from collections import Counter
-from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from test_package import ROOT, parsed
 
 CHEMISTRY = re.compile(r"atom|bond|molec|valence|chem|smiles|rdkit", re.IGNORECASE)
 
@@ -27,7 +26,7 @@ def test_no_two_classes_have_one_name():
         node.name
         for folder in ("graphcnf", "datasets", "scripts")
         for path in (ROOT / folder).rglob("*.py")
-        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        for node in parsed(path).body
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
     )
     assert [name for name, count in counts.items() if count > 1] == []
