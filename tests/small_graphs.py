@@ -1,4 +1,6 @@
-"""Random graphs, and small models of graphs."""
+"""Random graphs, all graphs of a few nodes, and small models of graphs."""
+
+from itertools import combinations, product
 
 import networkx as nx
 import numpy as np
@@ -37,6 +39,50 @@ def random_graphs():
     lower = GraphBatch.collate(packed).adjacency.tril(-1)
     usable = np.flatnonzero(lower.sum(-1).amax(-1).numpy() <= 3)
     return packed.subset(usable[:4000])
+
+
+def random_batch(count, most, nodes=3, bonds=2, seed=0):
+    """Random graphs of all sizes up to `most`, connected or not, in any order of nodes."""
+    generator = torch.Generator().manual_seed(seed)
+    sizes = torch.randint(1, most + 1, (count,), generator=generator)
+    sizes[0] = most
+    mask = torch.arange(most) < sizes[:, None]
+    types = torch.randint(nodes, (count, most), generator=generator)
+    lower = torch.randint(bonds + 1, (count, most, most), generator=generator)
+    lower = lower * (torch.rand(count, most, most, generator=generator) < 0.6)
+    lower = lower.tril(-1)
+    return GraphBatch(types, lower + lower.transpose(1, 2), mask).clear_padding()
+
+
+def every_graph(nodes, types=1, bonds=1, connected=False):
+    """All graphs of some nodes in every labelling, in parts as well unless `connected`."""
+    graphs = []
+    for kinds in product(range(bonds + 1), repeat=nodes * (nodes - 1) // 2):
+        pairs = [p for p, k in zip(combinations(range(nodes), 2), kinds, strict=True) if k]
+        for own in product(range(types), repeat=nodes):
+            graphs.append((own, pairs, [k - 1 for k in kinds if k]))
+    packed = PackedGraphs.from_lists(graphs)
+    whole = GraphBatch.collate(packed).connected().numpy()
+    return packed.subset(whole.nonzero()[0]) if connected else packed
+
+
+def every_numbered_graph(nodes, types=1, bonds=1, closures=0):
+    """All connected graphs of some nodes in every depth-first numbering, with so many closures."""
+    found = [([], [0])]
+    for node in range(1, nodes):
+        found = [
+            (edges + [(node, near) for near in (parent, *far)], [*path[: k + 1], node])
+            for edges, path in found
+            for k, parent in enumerate(path)
+            for count in range(min(k, closures) + 1)
+            for far in combinations(path[:k], count)
+        ]
+    return PackedGraphs.from_lists(
+        (own, edges, kinds)
+        for edges, _ in found
+        for own in product(range(types), repeat=nodes)
+        for kinds in product(range(bonds), repeat=len(edges))
+    )
 
 
 def build_model(graphs, *, node_categories=3, edge_categories=2, **extra):

@@ -6,6 +6,7 @@ import networkx as nx
 import numpy as np
 import pytest
 import torch
+from small_graphs import every_graph, random_batch
 from torch.nn import functional as F
 
 from graphcnf.baselines.graphaf import breadth_first_order
@@ -17,6 +18,8 @@ from graphcnf.graphs.building import without_rules
 from graphcnf.testing import assert_gradients_reach_every_parameter
 
 SYSTEMS = ["graphnvp", "graphaf"]
+PAIRS = GraphBatch.collate(every_graph(2, types=2, bonds=2))
+"""Every labelled graph of two nodes, with 2 categories of nodes and of edges."""
 
 # What is compared is the method, not its rounding.
 pytestmark = pytest.mark.usefixtures("double")
@@ -28,9 +31,9 @@ def system(request):
 
 
 @pytest.mark.parametrize("width", [64, [64], [64, 32, 16]])
-def test_graphnvp_needs_two_widths(build, pairs_of_nodes, width):
+def test_graphnvp_needs_two_widths(build, width):
     with pytest.raises(UserError, match="width must be two numbers of channels, got"):
-        build("graphnvp", pairs_of_nodes, nodes=2, bonds=2, width=width)
+        build("graphnvp", PAIRS, nodes=2, bonds=2, width=width)
 
 
 def test_one_hot_vectors_lie_in_disjoint_cubes():
@@ -53,20 +56,20 @@ def in_cube(data, kinds):
     return ((inside >= 0) & (inside < NOISE)).flatten(1).all(1)
 
 
-def test_bound_over_all_graphs_sums_to_the_mass_in_their_cubes(build, pairs_of_nodes, system):
+def test_bound_over_all_graphs_sums_to_the_mass_in_their_cubes(build, system):
     """The mean of exp(one draw) is p integrated over the graph's cube: no more, and no less.
 
     Summed over all graphs it is the share of draws from the density that fall into a cube.
     """
     window = {"window": 1} if system == "graphaf" else {}
-    model = build(system, pairs_of_nodes, nodes=2, bonds=2, scale=0.1, **window)
+    model = build(system, PAIRS, nodes=2, bonds=2, scale=0.1, **window)
     repeats, draws = 700, 70_000
-    many = GraphBatch(*(part.repeat_interleave(repeats, 0) for part in parts(pairs_of_nodes)))
+    many = GraphBatch(*(part.repeat_interleave(repeats, 0) for part in parts(PAIRS)))
     with torch.no_grad():
-        sums = model.log_prob(many).exp().view(len(pairs_of_nodes), repeats).sum(0)
+        sums = model.log_prob(many).exp().view(len(PAIRS), repeats).sum(0)
         nodes, pairs = drawn(model, system, draws)
     inside = torch.zeros(draws)
-    for types, bonds, _ in zip(*parts(pairs_of_nodes), strict=True):
+    for types, bonds, _ in zip(*parts(PAIRS), strict=True):
         types, kind = types.expand(draws, -1), bonds[1, 0].expand(draws, 1)
         inside += in_cube(nodes(kind), types) & in_cube(pairs(types), kind)
     mean, share = sums.mean(), inside.mean()
@@ -115,7 +118,7 @@ def drawn(model, system, count):
     return lambda kind: both, pairs
 
 
-def test_log_density_matches_the_jacobian(build, random_batch, system):
+def test_log_density_matches_the_jacobian(build, system):
     """log p(x + u) is the base density of the latents plus log|det dz/du| - d log c."""
     batch = random_batch(1, 4)
     model = build(system, batch, nodes=3, bonds=2)
@@ -141,7 +144,7 @@ def test_log_density_matches_the_jacobian(build, random_batch, system):
     torch.testing.assert_close(value[0], base + torch.linalg.slogdet(square)[1])
 
 
-def test_latents_lead_back_to_every_graph(build, random_batch, system):
+def test_latents_lead_back_to_every_graph(build, system):
     batch = random_batch(60, 9)
     model = build(system, batch, nodes=3, bonds=2)
     back = model.decode(model.encode(batch), batch.mask)
@@ -153,7 +156,7 @@ def test_latents_lead_back_to_every_graph(build, random_batch, system):
     assert (model.decode(other, batch.mask).node_types != batch.node_types).any()
 
 
-def test_padding_changes_nothing(build, random_batch, system):
+def test_padding_changes_nothing(build, system):
     batch = random_batch(20, 7)
     model = build(system, random_batch(20, 9), nodes=3, bonds=2)
     for k, size in enumerate(batch.node_counts.tolist()):
@@ -175,13 +178,13 @@ def test_padding_changes_nothing(build, random_batch, system):
         torch.testing.assert_close(model.log_prob(alone, noise=tape), expected)
 
 
-def test_gradients_reach_every_parameter(build, random_batch, system):
+def test_gradients_reach_every_parameter(build, system):
     batch = random_batch(40, 6)
     model = build(system, batch, nodes=3, bonds=2)
     assert_gradients_reach_every_parameter(model, lambda: model.training_loss(batch)[0])
 
 
-def test_order_is_breadth_first(random_batch):
+def test_order_is_breadth_first():
     batch = random_batch(60, 12)
     order = breadth_first_order(batch)
     assert (order.sort(1).values == torch.arange(12)).all()
@@ -198,7 +201,7 @@ def test_order_is_breadth_first(random_batch):
         assert order[k, :size].tolist() == expected
 
 
-def test_edges_beyond_the_window_are_not_known(build, random_batch):
+def test_edges_beyond_the_window_are_not_known(build):
     star = ([0] * 6, [(k, 0) for k in range(1, 6)], [0] * 5)
     ring = ([0] * 6, [(k, (k + 1) % 6) for k in range(6)], [0] * 6)
     batch = GraphBatch.collate(PackedGraphs.from_lists([star, ring]))
@@ -207,7 +210,7 @@ def test_edges_beyond_the_window_are_not_known(build, random_batch):
 
 
 @pytest.mark.parametrize("rows", [1, 2])
-def test_estimate_has_no_bias(build, random_batch, rows):
+def test_estimate_has_no_bias(build, rows):
     batch, repeats = random_batch(8, 6), 1000
     model = build("graphaf", batch, nodes=3, bonds=2, rows=rows, window=5)
     many = GraphBatch(*(part.repeat(repeats, *[1] * (part.dim() - 1)) for part in
@@ -226,7 +229,7 @@ SUMS = [1, 2, 4]
 
 
 @pytest.fixture
-def checked(build, random_batch):
+def checked(build):
     return build("graphaf", random_batch(40, 9), nodes=3, bonds=2, largest_sums=SUMS,
                  edge_weights=[1, 2])  # fmt: skip
 
@@ -252,12 +255,12 @@ def test_check_keeps_sums_and_pieces_together(checked):
 
 
 @pytest.mark.parametrize("table", [{"largest_sums": [4]}, {"edge_weights": [1]}])
-def test_tables_that_do_not_fit_are_refused(build, random_batch, table):
+def test_tables_that_do_not_fit_are_refused(build, table):
     with pytest.raises(UserError, match=next(iter(table))):
         build("graphaf", random_batch(2, 3), nodes=3, bonds=2, **table)
 
 
-def test_edges_without_free_valence_are_drawn_again_and_then_left_out(build, random_batch):
+def test_edges_without_free_valence_are_drawn_again_and_then_left_out(build):
     tables = {"edge_weights": [1, 2, 3], "largest_sums": [1, 4]}
     model = build("graphaf", random_batch(2, 3, nodes=2), nodes=2, bonds=3, **tables)
     mean = torch.zeros(2000, 4)

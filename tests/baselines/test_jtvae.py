@@ -1,14 +1,12 @@
 """JT-VAE: junction trees and back, the bound, and what samples keep to."""
 
-import itertools
-
 import networkx as nx
 import numpy as np
 import pytest
 import torch
 from couplings import perturb
 from graphs.conftest import molecules  # noqa: F401
-from small_graphs import random_graph
+from small_graphs import every_graph, random_graph
 
 from graphcnf.baselines.junction_tree import (
     ClusterVocabulary,
@@ -190,16 +188,9 @@ def test_drawn_graphs_depend_on_their_own_generators_only(molecules):  # noqa: F
     assert colder == model.decode(z, mask).to_packed()
 
 
-SPACE = [
-    (list(types), edges, [0] * len(edges))
-    for types in itertools.product(range(2), repeat=3)
-    for edges in ([(1, 0), (2, 1)], [(1, 0), (2, 1), (2, 0)])
-]
-
-
-def every_graph():
+def every_kind_of_graph():
     """All connected graphs of 3 nodes with 2 node categories and one edge category, once each."""
-    graphs, kept = PackedGraphs.from_lists(SPACE), []
+    graphs, kept = every_graph(3, types=2, connected=True), []
     for k in range(len(graphs)):
         if not any(isomorphic(graphs.graph(k), graphs.graph(other)) for other in kept):
             kept.append(k)
@@ -207,7 +198,7 @@ def every_graph():
 
 
 def test_importance_weighted_bounds_rise_and_sum_to_at_most_one():
-    graphs = every_graph()
+    graphs = every_kind_of_graph()
     model = build(graphs, 2, 1).eval()
     batch = GraphBatch.collate(graphs)
     # Posteriors that are wider than the prior: bounded weights, so that averages converge.

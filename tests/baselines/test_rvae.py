@@ -1,10 +1,9 @@
 """R-VAE: its bound, its penalties, and what does not matter to them."""
 
-import itertools
-
 import pytest
 import torch
 from couplings import perturb
+from small_graphs import every_graph
 from torch.nn import functional as F
 
 from graphcnf.baselines import RegularizedVAE
@@ -26,14 +25,6 @@ RULES = {
                   [1, 0, 1]],
 }  # fmt: skip
 CHAIN = ([0, 0, 1, 2], [(1, 0), (2, 1), (3, 0)], [1, 0, 0])
-
-
-def every_graph():
-    """All graphs of 3 nodes with 2 node categories and 1 edge category."""
-    pairs = [(1, 0), (2, 0), (2, 1)]
-    edges = [[e for k, e in enumerate(pairs) if chosen >> k & 1] for chosen in range(8)]
-    types = itertools.product(range(2), repeat=3)
-    return batch_of(*((list(t), e, [0] * len(e)) for t in types for e in edges))
 
 
 def build(nodes=2, bonds=1, most=3, rules=None):
@@ -58,7 +49,7 @@ def penalties(*graphs):
 
 def test_probabilities_of_all_graphs_sum_to_one():
     # Draws of the prior in place of the posterior: p(x) = E[p(x|z)], without the bound.
-    model, graphs = build().double().eval(), every_graph()
+    model, graphs = build().double().eval(), GraphBatch.collate(every_graph(3, types=2))
     z = model.base_sample(graphs.mask[:1].expand(400, -1))["graph"]
     total = torch.zeros(400, dtype=torch.float64)
     with torch.no_grad():
@@ -71,7 +62,7 @@ def test_probabilities_of_all_graphs_sum_to_one():
 
 
 def test_importance_weighted_bounds_rise_to_probabilities_that_sum_to_one():
-    model, graphs = build().eval(), every_graph()
+    model, graphs = build().eval(), GraphBatch.collate(every_graph(3, types=2))
     # A posterior that is wider than the prior: bounded weights, so that averages converge.
     last = model.posterior[-1]
     with torch.no_grad():

@@ -5,7 +5,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 import torch
-from small_graphs import build_model
+from small_graphs import build_model, every_numbered_graph
 
 from graphcnf.design.linked import LinkedFragment
 from graphcnf.design.particles import MANY_RINGS, ParticleSampler
@@ -15,9 +15,9 @@ NODES = 6
 
 
 @pytest.fixture(scope="module")
-def every(every_graph):
+def every():
     """A model of nodes and edges of one category; its graphs, and their probabilities."""
-    packed = every_graph(NODES, closures=2)
+    packed = every_numbered_graph(NODES, closures=2)
     model = build_model(packed, node_categories=1, edge_categories=1)
     batch = GraphBatch.collate(packed)
     with torch.no_grad():

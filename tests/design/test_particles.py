@@ -7,7 +7,7 @@ import networkx as nx
 import numpy as np
 import pytest
 import torch
-from small_graphs import build_model, random_graph
+from small_graphs import build_model, every_numbered_graph, random_graph
 
 from graphcnf.design.particles import GraphFragment, ParticleSampler
 from graphcnf.errors import UserError
@@ -90,7 +90,7 @@ KINDS, EDGES = [0, 1, 1], [(0, 1), (1, 2)]
 
 @pytest.mark.parametrize("experienced", [False, True])
 @pytest.mark.parametrize("kinds", [KINDS, [1, 0, 1]])
-def test_weights_are_proper(tree_model, every_graph, experienced, kinds):
+def test_weights_are_proper(tree_model, experienced, kinds):
     """Whatever guides the walks."""
     forced = fragment(kinds, EDGES)
     if kinds[0] == kinds[2]:
@@ -100,10 +100,10 @@ def test_weights_are_proper(tree_model, every_graph, experienced, kinds):
         sampler.learn(sampler.draw(sizes(5, 100), generator(9)))
     walks = [sampler.draw(sizes(5, 1000), generator(seed)) for seed in range(8)]
     means = [float(drawn.log_weights.exp().mean()) for drawn in walks]
-    assert_proper(tree_model, every_graph(5, categories=2), forced, means)
+    assert_proper(tree_model, every_numbered_graph(5, types=2), forced, means)
 
 
-def test_weights_are_proper_with_graphs_of_different_sizes(tree_model, every_graph):
+def test_weights_are_proper_with_graphs_of_different_sizes(tree_model):
     """Walks with complete graphs leave the batch."""
     forced = fragment(KINDS, EDGES)
     sampler, each = ParticleSampler(tree_model, forced), torch.tensor((3, 5)).repeat(150)
@@ -112,7 +112,7 @@ def test_weights_are_proper_with_graphs_of_different_sizes(tree_model, every_gra
         means = [
             float(w.log_weights[w.graphs.node_counts == size].exp().sum() / 150) for w in walks
         ]
-        assert_proper(tree_model, every_graph(size, categories=2), forced, means)
+        assert_proper(tree_model, every_numbered_graph(size, types=2), forced, means)
 
 
 def test_the_fragment_is_in_every_graph():
@@ -166,7 +166,7 @@ def limited_tree(random):
     return np.where(degrees > 2, 0, kinds), edges, bonds
 
 
-def test_a_whole_skeleton_with_categories_of_its_own(every_graph):
+def test_a_whole_skeleton_with_categories_of_its_own():
     """Every walk arrives, and the weights say how often the model draws this skeleton."""
     random = np.random.default_rng(0)
     graphs = PackedGraphs.from_lists(limited_tree(random) for _ in range(300))
@@ -183,4 +183,4 @@ def test_a_whole_skeleton_with_categories_of_its_own(every_graph):
         # Two leaves may change places, so each code comes about in two ways.
         assert (places(drawn.graphs, skeleton) == 2).all()
     means = [float(w.log_weights.exp().mean()) for w in walks]
-    assert_proper(model, every_graph(5, categories=2), skeleton, means)
+    assert_proper(model, every_numbered_graph(5, types=2), skeleton, means)

@@ -1,10 +1,11 @@
 import json
 import math
-from itertools import product
 
 import numpy as np
 import pytest
 import torch
+from frequencies import assert_frequencies
+from small_graphs import every_numbered_graph
 
 from graphcnf.errors import UserError
 from graphcnf.flows import Context
@@ -18,13 +19,7 @@ from graphcnf.testing import assert_gradients_reach_every_parameter
 @pytest.fixture(scope="module")
 def triads():
     """All connected, depth-first numbered graphs of 3 nodes, 2 node and 2 bond categories."""
-    skeletons = [[(1, 0), (2, 1)], [(1, 0), (2, 0)], [(1, 0), (2, 1), (2, 0)]]
-    return PackedGraphs.from_lists(
-        (types, edges, bonds)
-        for edges in skeletons
-        for types in product(range(2), repeat=3)
-        for bonds in product(range(2), repeat=len(edges))
-    )
+    return every_numbered_graph(3, types=2, bonds=2, closures=1)
 
 
 @pytest.fixture(params=[True, False], ids=["support", "no support"])
@@ -60,11 +55,7 @@ def test_sampled_graphs_have_their_probability(triads, triad_model):
     seen = np.bincount([place[key] for key in sampled], minlength=len(triads))
     with torch.no_grad():
         log_p = triad_model.log_prob(GraphBatch.collate(triads))
-    expected = count * log_p.exp().numpy()
-    often = expected > 5
-    chi_square = ((seen - expected)[often] ** 2 / expected[often]).sum()
-    # Mean is the number of cells, variance twice that.
-    assert chi_square < often.sum() + 4 * math.sqrt(2 * often.sum())
+    assert_frequencies(seen, log_p.exp())
 
 
 def test_every_molecule_is_reconstructed(build_model, molecules):

@@ -5,7 +5,8 @@ import math
 import networkx as nx
 import pytest
 import torch
-from random_orders import assert_counts_follow, complete_graph, every_graph, grown
+from random_orders import assert_counts_follow, complete_graph, grown
+from small_graphs import every_graph
 
 from graphcnf.flows import Context
 from graphcnf.graphs import GraphBatch, PackedGraphs

@@ -1,12 +1,12 @@
 """`PairsModel`, with one latent per pair of nodes: exactness, normalisation, invariance."""
 
-import itertools
 import math
 from functools import partial
 
 import pytest
 import torch
 from couplings import perturb
+from small_graphs import every_graph, random_batch
 
 from graphcnf.flows import Noise
 from graphcnf.graphs import GraphBatch, PairsModel
@@ -33,23 +33,7 @@ def pair_model(order, nodes=2, bonds=2, most=3, seed=0, **options):
     return perturb(model, 0.1).double()
 
 
-def random_graphs(count, most, nodes, bonds, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    sizes = torch.randint(1, most + 1, (count,), generator=generator)
-    sizes[0] = most
-    mask = torch.arange(most) < sizes[:, None]
-    types = torch.randint(nodes, (count, most), generator=generator) * mask
-    lower = torch.randint(bonds + 1, (count, most, most), generator=generator).tril(-1)
-    lower = lower * mask[:, :, None] * mask[:, None, :]
-    return GraphBatch(types, lower + lower.transpose(1, 2), mask)
-
-
-@pytest.fixture(autouse=True)
-def _double():
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
+pytestmark = pytest.mark.usefixtures("double")
 
 
 @pytest.fixture(params=["canonical", "none"])
@@ -68,7 +52,7 @@ def same(a: GraphBatch, b: GraphBatch) -> bool:
 
 
 def test_reconstruction_is_exact(order):
-    batch = random_graphs(40, 7, 3, 3)
+    batch = random_batch(40, 7, 3, 3)
     # Encodings whose volumes overlap at random weights are no test of the flow: argmax is exact.
     model = initialised(pair_model(order, 3, 3, 7, encoding="argmax"), batch)
     with torch.no_grad():
@@ -119,7 +103,7 @@ def permuted_noise(noise: Noise, batch: GraphBatch, order) -> Noise:
 
 
 def test_unordered_bound_is_invariant_to_renumbering():
-    batch = random_graphs(8, 6, 3, 2, seed=1)
+    batch = random_batch(8, 6, 3, 2, seed=1)
     batch.mask[:] = True
     batch.node_types = torch.randint(3, batch.node_types.shape)
     model = initialised(pair_model("none", 3, 2, 6), batch)
@@ -137,16 +121,7 @@ def test_unordered_bound_is_invariant_to_renumbering():
 
 def every_graph_of_three():
     """Two categories of nodes and one of bonds."""
-    types = torch.tensor(list(itertools.product(range(2), repeat=3)))
-    kinds = torch.tensor(list(itertools.product(range(2), repeat=3)))
-    bonds = torch.zeros(len(kinds), 3, 3, dtype=torch.long)
-    for column, (i, j) in enumerate([(1, 0), (2, 0), (2, 1)]):
-        bonds[:, i, j] = bonds[:, j, i] = kinds[:, column]
-    return GraphBatch(
-        types.repeat_interleave(len(kinds), 0),
-        bonds.repeat(len(types), 1, 1),
-        torch.ones(len(types) * len(kinds), 3, dtype=torch.bool),
-    )
+    return GraphBatch.collate(every_graph(3, types=2))
 
 
 def fitted(order, space, steps=60, rate=2e-2):
@@ -185,7 +160,7 @@ def test_more_samples_tighten_the_bound():
 
 
 def test_gradients_reach_every_parameter(order):
-    batch = random_graphs(12, 6, 3, 2, seed=3)
+    batch = random_batch(12, 6, 3, 2, seed=3)
     model = initialised(pair_model(order, 3, 2, 6), batch)
     assert_gradients_reach_every_parameter(model, lambda: model.training_loss(batch)[0])
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import random_orders
 import torch
-from random_orders import KINDS, every_graph, noise_of
+from random_orders import KINDS, noise_of
+from small_graphs import every_graph
 
 from graphcnf.flows import Context, Noise
 from graphcnf.graphs import GraphBatch, PackedGraphs

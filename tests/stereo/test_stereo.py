@@ -7,6 +7,7 @@ import couplings
 import numpy as np
 import pytest
 import torch
+from frequencies import assert_frequencies
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 from rdkit.Chem.EnumerateStereoisomers import EnumerateStereoisomers, StereoEnumerationOptions
@@ -218,11 +219,15 @@ def test_parallel_equals_stepping(flow, zinc_smiles):
 
 def test_draws_follow_the_probabilities(flow):
     one, _ = read("CC1CCC(C)CC1")
-    count = 4000
-    drawn = flow.draw([one] * count, torch.Generator().manual_seed(0))
-    for marks in configurations_of(one):
-        p = total(flow, one, [marks])
-        assert drawn.count(marks) == pytest.approx(count * p, abs=5 * math.sqrt(count * p) + 1)
+    drawn = flow.draw([one] * 4000, torch.Generator().manual_seed(0))
+    assert_drawn(drawn, {c: total(flow, one, [c]) for c in configurations_of(one)})
+
+
+def assert_drawn(drawn, chances):
+    """Compare drawn configurations with the chances of all that are possible."""
+    assert set(drawn) <= set(chances)
+    p = np.array([*chances.values()])
+    assert_frequencies([drawn.count(marks) for marks in chances], p / p.sum())
 
 
 def part_of(smiles):
@@ -251,19 +256,16 @@ def part_of(smiles):
     ("*[C@](*)(C)F", "CC(F)C(C)(F)Cl"),
 ])  # fmt: skip
 def test_draws_given_marks_follow_the_probabilities(flow, part, smiles):
-    count, one = 200, read(smiles)[0]
+    one = read(smiles)[0]
     given, pattern = part_of(part)
     random = np.random.default_rng(0)
-    drawn = [flow.draw_given(one, one.kept_marks(given), random) for _ in range(count)]
+    drawn = [flow.draw_given(one, one.kept_marks(given), random) for _ in range(120)]
     chances = {
         marks: total(flow, one, [marks])
         for marks in configurations_of(one)
         if one.with_marks(marks).HasSubstructMatch(pattern, useChirality=True)
     }
-    assert chances and set(drawn) <= set(chances)
-    for marks, chance in chances.items():
-        expected = count * chance / sum(chances.values())
-        assert drawn.count(marks) == pytest.approx(expected, abs=5 * math.sqrt(expected) + 1)
+    assert_drawn(drawn, chances)
 
 
 @pytest.mark.parametrize("smiles", [
@@ -274,18 +276,15 @@ def test_draws_reach_every_way_to_write_the_given_marks(smiles):
     torch.manual_seed(0)
     # Less far from equal probabilities than `flow`: no isomer is rare.
     flow = couplings.perturb(StereoFlow(width=16, hidden=24, layers=2).double(), 0.1).eval()
-    (one, given), count = read(smiles), 150
+    one, given = read(smiles)
     random = np.random.default_rng(0)
-    drawn = [flow.draw_given(one, [given], random) for _ in range(count)]
+    drawn = [flow.draw_given(one, [given], random) for _ in range(120)]
     chances = {
         marks: total(flow, one, [marks])
         for marks in configurations_of(one)
         if any(has_marks_of(image, given) for image in one.orbit(marks))
     }
-    assert set(drawn) <= set(chances)
-    wanted = {marks: count * p / sum(chances.values()) for marks, p in chances.items()}
-    excess = sum((drawn.count(marks) - w) ** 2 / w for marks, w in wanted.items()) - len(wanted)
-    assert excess < 5 * math.sqrt(2 * len(wanted))
+    assert_drawn(drawn, chances)
 
 
 def test_given_marks_are_kept(zinc_smiles):
