@@ -13,6 +13,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,7 +53,7 @@ from graphcnf.limits import (
     plain,
 )
 from graphcnf.pretrained import model_folder
-from graphcnf.torch_state import evaluated, learning
+from graphcnf.torch_state import evaluated, evaluation_mode, learning
 from graphcnf.training.settings import (
     Experiment,
     TrainingSettings,
@@ -253,6 +254,9 @@ class CategoricalModel(nn.Module):
         seconds = math.inf if steps is not None or minutes is None else 60 * minutes * EVALUATING
         adapter, size = model.adapter, settings.batch_size
         experiment = experiment_of(adapter, flow, data, seed, held_out, size, seconds)
+        if math.isfinite(seconds) and "eval_minutes" not in options:
+            least = min(_scoring(experiment) for _ in range(2)) / 60 / EVALUATING
+            settings = replace(settings, eval_minutes=max(settings.eval_minutes, least))
         with tempfile.TemporaryDirectory(prefix="graphcnf-") as temporary:
             folder = Path(temporary if out is None else out)
             result = fit(experiment, settings, folder, lines=out is not None)
@@ -838,6 +842,17 @@ def experiment_of(
         counts[:] = counts or [number]
 
     return Experiment(flow, train_batches, eval_batches, headline=adapter.headline)
+
+
+@torch.no_grad()
+def _scoring(experiment: Experiment) -> float:
+    """Evaluate an untrained model once, and return the seconds of CPU time that this takes."""
+    begin = time.process_time()
+    flow: Any = experiment.model
+    with evaluation_mode(flow):
+        for batch in experiment.eval_batches():
+            flow.training_loss(batch.to(flow.device))
+    return time.process_time() - begin
 
 
 def _all_encoded(adapter: Adapter, x: Items, flow: Any = None) -> Any:

@@ -1,4 +1,5 @@
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import networkx as nx
@@ -108,6 +109,21 @@ def test_ctrl_c_ends_training_early_and_gives_the_model_as_it_is(monkeypatch):
     model = CategoricalModel.fit(["anna", "otto"] * 20, minutes=5, network=SMALL)
     assert model.flow.metadata["training"]["steps"] == 4
     assert np.isfinite(model.log_prob(["anna"])).all()
+
+
+def test_slow_evaluations_are_fewer_so_that_they_take_a_tenth_of_the_time(monkeypatch):
+    original = RowFlow.training_loss
+
+    def loss(self, batch, **options):
+        end = time.process_time() + 0.1 * (not self.training)
+        while time.process_time() < end:
+            pass
+        return original(self, batch, **options)
+
+    monkeypatch.setattr(RowFlow, "training_loss", loss)
+    model = CategoricalModel.fit(["anna", "otto"] * 20, minutes=0.04, clock="cpu", network=SMALL)
+    # Of 2.4 seconds there is one for each tenth of a second; beside these, the first and the last.
+    assert (model.history.rows.phase == "eval").sum() <= 4
 
 
 def test_what_is_held_out_is_not_trained_on():
