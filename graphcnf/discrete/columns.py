@@ -124,7 +124,7 @@ class Perceptron(nn.Module):
             the logits of each column depend on the columns before it only, and one pass gives those
             of all columns. None for no masks: every logit depends on all categories that the caller
             says are known (orderless NADE; Uria et al. 2014, arXiv 1310.1757).
-        divided: True if some categories are bins.
+        placed: Slots of the categories that are bins, (K,) long; None if there are none.
 
     Attributes:
         share: Weight of this perceptron in a mixture with the regression, by column, (N,).
@@ -139,8 +139,9 @@ class Perceptron(nn.Module):
     seen: Tensor
     told: Tensor
     earlier: Tensor
+    placed: Tensor | None
 
-    def __init__(self, owner: Tensor, width: int, rank: Tensor | None, divided: bool):
+    def __init__(self, owner: Tensor, width: int, rank: Tensor | None, placed: Tensor | None):
         super().__init__()
         total, columns = len(owner), int(owner[-1]) + 1
         # Unit u sees the columns of the ranks 0 to u % (N - 1).
@@ -160,8 +161,8 @@ class Perceptron(nn.Module):
         paired = total if total <= LARGEST_PAIRS else 0
         self.direct = nn.Parameter(torch.zeros(paired, paired))
         self.register_buffer("share", torch.ones(columns))
-        self.divided = divided
-        if divided:
+        self.register_buffer("placed", placed, persistent=False)
+        if placed is not None:
             self.slope = nn.Parameter(torch.empty(total, width).uniform_(-1, 1) * total**-0.5)
             self.tilt = nn.Parameter(torch.zeros(total, width))
 
@@ -177,7 +178,7 @@ class Perceptron(nn.Module):
             (B, width).
         """
         h = self.bias + weighted_sum(self.enter * self.seen, number, known)
-        if self.divided:
+        if self.placed is not None:
             h = h + weighted_sum(self.slope * self.seen, number, known * shift)
         return F.relu(h)
 
@@ -203,19 +204,23 @@ class Perceptron(nn.Module):
             logits = logits + weighted_sum(direct, number, known)
         return logits
 
-    def tilts(self, h: Tensor, slots: slice = slice(None)) -> Tensor:
+    def tilts(self, h: Tensor, slots: slice | None = None) -> Tensor:
         """Return the slope s of the density 1 + s (2 u - 1) of a place u, for categories.
 
         Args:
             h: Hidden units of B rows, (B, width).
-            slots: The C slots whose slopes are wanted; all by default.
+            slots: The C slots whose slopes are wanted; None for all.
 
         Returns:
-            (B, C); 0 if no category is a bin.
+            (B, C); arbitrary for a category that is no bin.
         """
-        if not self.divided:
-            return h.new_zeros(1).expand(len(h), len(self.offset[slots]))
-        return 0.999 * torch.tanh(F.linear(h, self.tilt[slots] * self.told[slots]))
+        if self.placed is None:
+            return h.new_zeros(1).expand(len(h), len(self.offset[slots or slice(None)]))
+        chosen: Any = self.placed if slots is None else slots
+        found = 0.999 * torch.tanh(F.linear(h, self.tilt[chosen] * self.told[chosen]))
+        if slots is None:
+            found = found.new_zeros(len(h), len(self.tilt)).index_copy(1, chosen, found)
+        return found
 
 
 def mixture(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
@@ -347,8 +352,9 @@ class ColumnMLP(AutoregressiveNetwork):
                 raise ValueError(f"parts must be {total} numbers, at least 0, got {list(parts)}")
             self.register_buffer("parts", torch.tensor(parts), persistent=False)
         owner = self.counts.owner
-        self.ordered = Perceptron(owner, width, self.rank, self.divided)
-        self.free = Perceptron(owner, width, None, self.divided)
+        placed = (self.parts != 1).nonzero()[:, 0] if self.divided else None
+        self.ordered = Perceptron(owner, width, self.rank, placed)
+        self.free = Perceptron(owner, width, None, placed)
         self.register_buffer("tree", torch.zeros_like(self.free.direct))
         self.register_buffer("weights", torch.zeros_like(self.free.direct))
 
