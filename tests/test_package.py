@@ -20,18 +20,9 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 # The files at the top of the package, which import each other alone.
 TOP = {
-    *(
-        "arguments",
-        "chunks",
-        "data_files",
-        "errors",
-        "file_reading",
-        "file_writing",
-        "limits",
-        "messages",
-    ),
-    *("pretrained", "registry", "run_folder", "torch_state"),
-}
+    "arguments", "chunks", "data_files", "errors", "file_reading", "file_writing", "limits",
+    "messages", "pretrained", "registry", "run_folder", "torch_state",
+}  # fmt: skip
 # Folders of the core, and the folders that each may import beside those files.
 CORE = {
     "flows": set(),

@@ -55,10 +55,6 @@ MODELS = {
     "images, vardeq": (lambda: image_model("vardeq", couplings=2), IMAGES),
     "images, multiscale": (lambda: image_model("multiscale"), IMAGES),
     "images, glow": (lambda: image_model("glow", steps=2), IMAGES),
-}
-
-
-MODELS |= {
     "path, dropout": (
         lambda: graph_model(**SMALL, head_width=4, level_width=2, table_rows=16, dropout=0.5),
         BATCH,

@@ -11,6 +11,7 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
+from forks import in_a_copy, kill_at
 
 from graphcnf import data_files
 from graphcnf.data_files import NotUnpacked, gunzip, read_data
@@ -165,22 +166,17 @@ def test_a_run_marks_a_new_or_empty_folder_and_no_other(tmp_path):
     assert claim(tmp_path / "c", "training") and os.listdir(tmp_path / "c") == ["run.json"]
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from graphcnf.file_writing import write_file
-setattr(os, sys.argv[1], lambda *arguments: os.kill(os.getpid(), signal.SIGKILL))
-write_file(Path(sys.argv[2]), b"new")
-"""
-
-
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 def test_whoever_is_killed_leaves_the_old_file_and_what_the_next_one_deletes(tmp_path, call):
     path = tmp_path / "x"
     write_file(path, b"old")
-    killed = subprocess.run([sys.executable, "-c", KILLED, call, path])
-    assert killed.returncode == -signal.SIGKILL and path.read_bytes() == b"old"
+
+    def killed():
+        kill_at(1, call)
+        write_file(path, b"new")
+
+    assert in_a_copy(killed) == -signal.SIGKILL and path.read_bytes() == b"old"
     assert {*tmp_path.iterdir()} == {path, temporary_of(path), lock_of(path)}
     write_file(path, b"newer")
     assert path.read_bytes() == b"newer" and os.listdir(tmp_path) == ["x"]

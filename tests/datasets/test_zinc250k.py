@@ -10,6 +10,7 @@ from importlib.resources import files
 
 import numpy as np
 import pytest
+from forks import in_a_copy, kill_at
 
 from graphcnf.datasets import cache, load_zinc250k, zinc250k
 from graphcnf.datasets.molecules import TEST_SHARE, encode, roundtrip_failures
@@ -90,14 +91,11 @@ def test_without_charges_elements_are_left(small_zinc, cache_folder):
 
 
 def test_a_kill_while_writing_leaves_nothing_that_confuses(small_zinc, cache_folder, capfd):
-    code = (
-        "import os, signal\n"
-        "from pathlib import Path; from graphcnf.datasets import zinc250k\n"
-        f"zinc250k.zinc250k_source = lambda: Path({str(small_zinc)!r}); zinc250k.ROWS = 120\n"
-        "os.fsync = lambda handle: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "zinc250k.load_zinc250k()"
-    )
-    assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
+    def killed():
+        kill_at(1, "fsync")
+        load_zinc250k()
+
+    assert in_a_copy(killed) == -signal.SIGKILL
     assert {path.suffix for path in cache_folder.iterdir()} == {".tmp", ".lock"}
     capfd.readouterr()
     assert len(load_zinc250k()) == 120

@@ -66,9 +66,9 @@ def test_proposals_are_numbers_where_a_step_back_has_no_placement(flow, monkeypa
 
 
 def test_a_seed_determines_the_molecules(flow):
-    few = flow.grow("[1*]CC(N)=O", 5, seed=3, **OPTIONS).smiles
-    assert flow.grow("[1*]CC(N)=O", 8, seed=3, **OPTIONS).smiles[:5] == few
-    assert flow.grow("[1*]CC(N)=O", 5, seed=4, **OPTIONS).smiles != few
+    few = flow.grow("[1*]CC(N)=O", 3, seed=3, **OPTIONS).smiles
+    assert flow.grow("[1*]CC(N)=O", 5, seed=3, **OPTIONS).smiles[:3] == few
+    assert flow.grow("[1*]CC(N)=O", 3, seed=4, **OPTIONS).smiles != few
 
 
 def read(flow, text, task="scaffold"):
@@ -371,9 +371,9 @@ def tries(flow, particles, seed=0):
 
 
 def test_attempts_keep_failures(flow):
-    made = tries(flow, 1).attempts(120)
+    made = tries(flow, 1).attempts(60)
     valid = [smiles for smiles in made if smiles]
-    assert len(made) == 120 and 10 < len(valid) < 120
+    assert len(made) == 60 and 5 < len(valid) < 60
     assert tries(flow, 1).attempts(20) == made[:20] != tries(flow, 1, seed=1).attempts(20)
     query = Chem.MolFromSmarts("[!#1]-[CX4H1]1[CX4H2][CX4H2][NX3H1][CX4H2]1")
     assert all(Chem.MolFromSmiles(smiles).HasSubstructMatch(query) for smiles in valid)

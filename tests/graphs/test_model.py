@@ -79,13 +79,6 @@ def test_sizes_follow_the_histogram(build_model, random_graphs):
         assert abs(counts[size] / 600 - share) < 4 * error
     restricted = sample_records(model, range(100), seed=0, size_range=(2, 3)).node_counts
     assert (restricted == 3).all()
-    # No such graphs in the training set: all sizes of the range alike.
-    unknown = sample_records(model, range(200), seed=0, size_range=(5, 8)).node_counts
-    assert set(unknown.tolist()) == {5, 6, 7, 8}
-    log_p = model.size_prior.log_prob(torch.tensor([1, 2, 4]))
-    np.testing.assert_allclose(log_p.exp(), [1 / 8, 0, 5 / 8])
-    model.metadata = {}
-    np.testing.assert_allclose(model.size_prior.probabilities()[1:], 1 / 12)
 
 
 def test_save_and_load(model, random_graphs, tmp_path):

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 import torch
 
-from graphcnf.errors import UserError
 from graphcnf.flows import record_generators
 from graphcnf.graphs.sizes import SizePrior, draw_sizes
 
@@ -27,9 +26,3 @@ def test_sizes_follow_the_counts_of_the_training_data():
 )
 def test_a_range_of_sizes_leaves_out_the_others(counts, largest, size_range, expected):
     assert SizePrior(counts, largest).probabilities(size_range).tolist() == expected
-
-
-def test_a_range_has_to_be_one_that_the_model_draws():
-    for size_range in ((0, 2), (2, 1), (3, 5)):
-        with pytest.raises(UserError, match="this model draws graphs of 1 to 4 nodes"):
-            SizePrior([0, 3], 4).probabilities(size_range)

@@ -296,8 +296,8 @@ def test_charge_states_are_those_of_the_data_and_no_two_analogues_differ_in_them
 ):
     monkeypatch.setattr(growing, "ROUND", 64)
     assert shipped.charge_states == charge_states(data.smiles) == {"acid", "amine"}
-    found = shipped.analogs("CCC(N)C(=O)O", 9, keep="bonds", similar=0, seed=1).smiles
-    assert len({protonation_hash(s) for s in ["CCC(N)C(=O)O", *found]}) == 10
+    found = shipped.analogs("CCC(N)C(=O)O", 5, keep="bonds", similar=0, seed=1).smiles
+    assert len({protonation_hash(s) for s in ["CCC(N)C(=O)O", *found]}) == 6
     with pytest.raises(UserError, match="0 analogues found"):  # RDKit does not read all it writes
         shipped.analogs("CCO", 2, similar=0.2)
 

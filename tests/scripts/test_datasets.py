@@ -97,22 +97,3 @@ def test_join(run, surroundings):
     (surroundings / "acids.smi").write_text("OC(=O)c1ccccc1\n")
     command = ("datasets", "join", "amines.smi", "--with", "acids.smi", "--atoms", "5-20", "-n", 1)
     assert run(*command)[0] == "O=C(NCC1CC1)c1ccccc1\n"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["none.smi"], "no data set and no file 'none.smi'"),
-        (
-            ["parts.smi", "--atoms", "90-99"],
-            "8 molecules, joined to 90 to 99 atoms: 0 molecules found and no",
-        ),
-        (["parts.smi", "--atoms", "9-3"], "smaller number first"),
-        (["parts.smi", "--with", "none.smi"], "no such file: none.smi"),
-        (["parts.smi", "--out", "x.csv"], "must end in .smi"),
-    ],
-)
-def test_join_refuses(graphcnf, surroundings, arguments, message):
-    (surroundings / "parts.smi").write_text("\n".join(PARTS))
-    code, out, err = graphcnf("datasets", "join", *arguments)
-    assert code and out == "" and message in " ".join(err.split())

@@ -13,6 +13,7 @@ from installed import installed
 MODEL = "--model", "{model}"
 GENERATE, GROW, EVALUATE = (["generate", *MODEL], ["grow", *MODEL], ["evaluate", *MODEL])
 ANALOGS, OPTIMIZE = ["analogs", "CCO", *MODEL], ["optimize", *MODEL, "--score"]
+JOIN = ["datasets", "join", "good.smi"]
 FINETUNE = ["finetune", "good.smi", "--weights", "{model}"]
 
 
@@ -68,8 +69,6 @@ def places(model_folder, surroundings):
         ([*GENERATE, "--cluster", "tcp://h:1", "--workers", "2"], 2, "has its own number"),
         ([*GENERATE, "--cluster", "local", "--device", "cuda"], 2, "'--device': workers of"),
         (["analogs", "C1CC", *MODEL], 1, "not a SMILES"),
-        ([*ANALOGS, "--keep", "nothing"], 2, "'--keep'"),
-        ([*ANALOGS, "--similar", "2"], 2, "'--similar'"),
         ([*ANALOGS, "--size", "3-5"], 1, "same number of atoms"),
         ([*ANALOGS, "--keep", "scaffold"], 1, "no ring"),
         ([*ANALOGS, "--properties", "beauty"], 2, "no property"),
@@ -77,7 +76,6 @@ def places(model_folder, surroundings):
         (["interpolate", "CCO", "C1C", *MODEL], 1, "not a SMILES"),
         (["interpolate", "CCO", "C" * 60, *MODEL], 1, "at most"),
         (["interpolate", "CCO", "CCN", *MODEL, "--picture", "a.gif"], 2, "one of .png, .svg, .pdf"),
-        (["interpolate", "CCO", "CCN", *MODEL, "--steps", "0"], 2, "--steps"),
         ([*GENERATE, "--html", "x.pdf"], 2, "must end in .html"),
         ([*GENERATE, "--all", "--html", "x.html"], 2, "do not go with --all"),
         ([*OPTIMIZE, "quality"], 1, "no score 'quality': give FILE.py:FUNCTION or one of qed"),
@@ -87,7 +85,6 @@ def places(model_folder, surroundings):
         ([*OPTIMIZE, "qed", "--out", "good.smi"], 1, "good.smi exists"),
         ([*OPTIMIZE, "qed", "--set", "batch=many"], 2, "batch must be an integer from 1"),
         ([*OPTIMIZE, "qed", "--set", "speed=1"], 2, "no option 'speed'"),
-        ([*OPTIMIZE, "qed", "--on-error", "go"], 2, "is not one of 'skip', 'stop'"),
         ([*OPTIMIZE, "qed", "--timeout", "9", "--workers", "0"], 2, "no use with --workers 0"),
         ([*OPTIMIZE, "qed", "--all", "-n", "5"], 2, "leave out -n"),
         ([*OPTIMIZE, "qed", "--all", "--best", "5"], 2, "leave out --best"),
@@ -128,7 +125,12 @@ def places(model_folder, surroundings):
         ([*FINETUNE, "--property", "taste"], 1, "no property 'taste'"),
         ([*FINETUNE, "--minutes", "0"], 2, "minutes must be"),
         ([*FINETUNE, "--set", "model.width=8"], 1, "only settings of training"),
+        (["stereoisomers", "F/C=C(/F)/Cl"], 1, "contradict each other"),
         (["datasets", "info", "nothing"], 1, "no data set and no file 'nothing'"),
+        ([*JOIN, "--atoms", "90-99"], 1, "2 molecules, joined to 90 to 99 atoms: 0 molecules"),
+        ([*JOIN, "--atoms", "9-3"], 2, "smaller number first"),
+        ([*JOIN, "--with", "none.smi"], 1, "no such file: none.smi"),
+        ([*JOIN, "--out", "x.csv"], 2, "must end in .smi"),
         (["datasets", "prepare", "zinc250k", "--column", "x"], 2, "goes with a file"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -145,6 +147,18 @@ def test_command_without_anything_shows_help(run):
     for arguments in ([], ["datasets"]):
         out, err = run(*arguments, code=2)
         assert "Usage:" in out + err
+
+
+def test_shells_complete_the_names_of_commands_and_options(run, monkeypatch):
+    monkeypatch.setenv("_GRAPHCNF_COMPLETE", "complete_bash")
+    for words, completed in {
+        "graphcnf ima": "images",
+        "graphcnf images inter": "interpolate",
+        "graphcnf generate --temp": "--temperature",
+    }.items():
+        monkeypatch.setenv("COMP_WORDS", words)
+        monkeypatch.setenv("COMP_CWORD", str(len(words.split()) - 1))
+        assert run() == (f"{completed}\n", "")
 
 
 def test_debug_shows_the_traceback(monkeypatch, places):

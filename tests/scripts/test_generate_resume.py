@@ -7,14 +7,14 @@ import os
 import re
 import resource
 import signal
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from forks import in_a_copy, kill_at
+from interruptions import at_block, interrupt
 
 from graphcnf.compute import parallel
 from graphcnf.file_writing import file_lock, lock_of
-from graphcnf.sampling.blocks import Blocks
 
 FEW = ("-n", 160, "--all", "--workers", 1, "--out", "x.csv")
 """A command that draws two blocks, of which it needs a part of the second."""
@@ -51,28 +51,6 @@ def stored():
     """Records in the blocks of an unfinished sample in this folder."""
     ranges = [path.name.split(".")[0].split("-") for path in Path().glob(".*.blocks/0*.json.gz")]
     return sum(int(last) + 1 - int(first) for first, last in ranges)
-
-
-@contextmanager
-def at_block(number, action, before=False):
-    """Let something happen after, or before, the block of this number is stored."""
-    put, count = Blocks.put, []
-
-    def counted(self, block):
-        count.append(self)
-        if before and len(count) == number:
-            action()
-        put(self, block)
-        if not before and len(count) == number:
-            action()
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Blocks, "put", counted)
-        yield
-
-
-def interrupt():
-    raise KeyboardInterrupt
 
 
 def terminate():
@@ -114,33 +92,14 @@ def test_killed_before_anything_is_put_on_the_disk(generate, same, kind):
     kills = 0
     # Every attempt goes on where the one before was, and so has less left to do.
     for call in range(1, 9):
-        pid = os.fork()
-        if pid == 0:
-            try:
-                kill_at(call)
-                generate(*arguments)
-            finally:
-                os._exit(1)
-        kills += os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+
+        def written(call=call):
+            kill_at(call, "fsync", "replace")
+            generate(*arguments)
+
+        kills += in_a_copy(written) == -signal.SIGKILL
     assert 3 <= kills < 8
     same(*arguments)
-
-
-def kill_at(call):
-    """Let this process be killed before a call of fsync or replace."""
-    calls = []
-
-    def counted(function):
-        def counting(*arguments):
-            calls.append(function)
-            if len(calls) == call:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return function(*arguments)
-
-        return counting
-
-    for name in ("fsync", "replace"):
-        setattr(os, name, counted(getattr(os, name)))
 
 
 def test_a_full_disk(generate, same):

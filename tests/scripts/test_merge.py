@@ -11,11 +11,12 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from interruptions import at_block, interrupt
 
-from graphcnf.graphs.record_blocks import block_count, blocks, share_of
+from graphcnf.graphs.record_blocks import blocks
 from graphcnf.molecules.standardize import protonation_hash
 from graphcnf.sampling import shards as parts
-from graphcnf.sampling.blocks import Blocks
+from graphcnf.sampling.shards import block_count, share_of
 
 NUMBER = 2100
 """Graphs in 5 blocks."""
@@ -203,14 +204,7 @@ def test_a_shard_is_drawn_once_and_goes_on_where_it_stopped(run, generate, shard
     err = generate("-n", NUMBER, "--shard", "4/5", "--out", "part3.smi", code=1)[1]
     assert "part3.smi exists" in err
     arguments = ["-n", 2000, "--shard", "2/2", "--out", "x.smi"]
-    put = Blocks.put
-
-    def interrupted(self, block):
-        put(self, block)
-        raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Blocks, "put", interrupted)
+    with at_block(1, interrupt):
         err = generate(*arguments, code=130)[1]
     assert "after 512 graphs of x.smi" in err
     assert "512 graphs are there" in generate(*arguments)[1]

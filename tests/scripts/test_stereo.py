@@ -70,11 +70,6 @@ def test_isomers_by_probability(run, surroundings):
     assert err.count("note: ") == 1 and "stereo of amine dropped" in err
 
 
-def test_contradictory_marks_are_one_line(refused, surroundings):
-    err = refused("stereoisomers", "F/C=C(/F)/Cl")
-    assert err.count("\n") == 1 and "contradict each other" in err
-
-
 def test_evaluate_counts_marks(run, surroundings):
     smiles = ["C[C@H](F)Cl", "C[C@@H](F)Cl", "CC(F)Br", "C/C=C/C1CC1[C@H](C)O", "C[C@H](C)C"]
     (surroundings / "x.smi").write_text("\n".join(smiles) + "\n")

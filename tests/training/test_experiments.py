@@ -3,7 +3,6 @@
 import csv
 import os
 import re
-import shutil
 
 import pytest
 from small_molecules import small_model
@@ -216,18 +215,6 @@ def test_a_resumed_run_has_the_data_and_settings_of_its_start(tmp_path, graphcnf
         code, _, err = graphcnf(*words, "--set", f"data.path={moved}", "--threads", 1,
                                 "--set", "data.workers=1", "--set", "eval_minutes=1")  # fmt: skip
         assert code == 0 and "finished" in err, err
-
-
-def test_a_model_whose_checkpoint_was_pruned_is_kept(preset, tmp_path, graphcnf):
-    out = tmp_path / "run"
-    assert graphcnf("train", preset, "--out", out, "--steps", 2)[0] == 0
-    (out / "metrics.csv").unlink()
-    shutil.rmtree(out / "checkpoints")
-    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
-    for resume in ([], ["--resume"]):
-        code, _, err = graphcnf("train", preset, "--out", out, "--steps", 4, *resume)
-        assert code == 1 and f"{out} holds a run: put back" in err.splitlines()[-1]
-    assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
 
 
 def test_a_first_start_that_is_stopped_while_it_loads_is_resumed(

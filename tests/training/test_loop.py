@@ -419,25 +419,6 @@ def test_a_run_is_not_resumed_where_it_cannot_write(tiny, tmp_path, name, kind):
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.parametrize("left", ["model", "snapshots", "metrics.csv", "checkpoints/last.ckpt"])
-def test_a_pruned_run_is_not_begun_anew(tiny, tmp_path, left):
-    experiment = tiny.make_experiment()
-    experiment.model.config, experiment.model.metadata = {"delay": 0.0}, {}
-    fit(experiment, replace(SETTINGS, steps=3, snapshots=True), tmp_path)
-    for path in sorted(tmp_path.rglob("*"), reverse=True):
-        name = str(path.relative_to(tmp_path))
-        if path.is_file() and not name.startswith(left) and name not in ("run.json", "config.toml"):
-            path.unlink()
-    for path in sorted(tmp_path.rglob("*"), reverse=True):
-        if path.is_dir() and not any(path.iterdir()):
-            path.rmdir()
-    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
-    assert len(before) >= 3
-    with pytest.raises(UserError, match="holds a run: "):
-        fit(tiny.make_experiment(), SETTINGS, tmp_path)
-    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [

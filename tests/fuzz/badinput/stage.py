@@ -19,6 +19,7 @@ from typing import TextIO
 import numpy as np
 import torch
 import typer
+from torch_states import variables
 
 from badinput.case import Case, Outcome
 from graphcnf.scripts.cli import app
@@ -182,16 +183,9 @@ def _content(folder: Path) -> dict[str, bytes | str]:
     return found
 
 
-@contextlib.contextmanager
 def _environment(cache: Path, more: Sequence[tuple[str, str]] = ()):
-    before = dict(os.environ)
-    os.environ.update({"GRAPHCNF_CACHE": str(cache), "COLUMNS": "100", **dict(more)})
-    os.environ.pop("GRAPHCNF_DEBUG", None)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+    own = {"GRAPHCNF_CACHE": str(cache), "COLUMNS": "100", "GRAPHCNF_DEBUG": ""}
+    return variables(**own | dict(more))
 
 
 @contextlib.contextmanager
