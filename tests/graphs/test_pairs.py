@@ -124,7 +124,7 @@ def every_graph_of_three():
     return GraphBatch.collate(every_graph(3, types=2))
 
 
-def fitted(order, space, steps=60, rate=2e-2):
+def fitted(order, space, steps=40, rate=2e-2):
     """A small model fitted to the space: at random weights the estimate is far too noisy."""
     model = pair_model(order, bonds=1, node_dim=2, node_mixtures=3, pair_mixtures=3)
     model = initialised(model, space)

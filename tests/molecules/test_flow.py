@@ -172,7 +172,6 @@ def test_the_shipped_weights_draw_towards_what_is_asked():
         assert abs(np.mean([Descriptors.MolWt(m) for m in drawn if m]) - w) < 20
     near = flow.sample(8, properties={"logp": 2.0})
     assert np.mean([abs(Crippen.MolLogP(m) - 2) for m in near.molecules]) < 0.4
-    assert near.smiles == flow.sample(8, properties={"logp": 2.0}, best_of=8).smiles
     assert len(flow.sample(5)) == 5 and flow.model.training_hashes is not None
 
 

@@ -84,7 +84,7 @@ def test_a_training_of_molecules_counts_its_copies(tmp_path, graphcnf):
     (tmp_path / "mine.toml").write_text(
         f'[model]\narchitecture = "path"\nwidth = 32\nlayers = 1\nheads = 2\n'
         f'[data]\nname = "smiles_file"\npath = "{tmp_path}/mine.smi"\n'
-        "[training]\nsteps = 150\nbatch_size = 16\nlearning_rate = 0.02\nwarmup_steps = 10\n"
+        "[training]\nsteps = 100\nbatch_size = 16\nlearning_rate = 0.02\nwarmup_steps = 10\n"
         "ema_horizon = 20\nthreads = 1\n"
     )
     code, _, err = graphcnf("train", tmp_path / "mine.toml", "--out", tmp_path / "run")
