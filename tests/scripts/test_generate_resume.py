@@ -60,14 +60,14 @@ def terminate():
 @pytest.mark.parametrize(
     ("suffix", "options"),
     [
-        ("sdf", ("--temperature", 0.7)), ("jsonl", ("--likelihood", "--all", "--size", "3-5")),
-        ("smi", ("--properties", "qed,atoms", "--require", "atoms > 2")),
+        ("sdf", ("-n", 80, "--temperature", 0.7)),
+        ("jsonl", ("-n", 700, "--likelihood", "--all", "--size", "3-5")),
+        ("smi", ("-n", 160, "--properties", "qed,atoms", "--require", "atoms > 2")),
     ],
 )  # fmt: skip
 def test_an_interrupted_command_goes_on_to_the_same_file(generate, same, suffix, options):
-    out, number = f"x.{suffix}", 700 if "--all" in options else 160
-    arguments = ["-n", number, "--workers", 1, *options, "--force", "--out", out]
-    Path(out).write_text("old")
+    Path(out := f"x.{suffix}").write_text("old")
+    arguments = ["--workers", 1, *options, "--force", "--out", out]
     left = 0
     for action, before, code in (
         (interrupt, False, 130), (interrupt, True, 130), (terminate, False, 143),
