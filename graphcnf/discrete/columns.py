@@ -422,44 +422,32 @@ class ColumnMLP(AutoregressiveNetwork):
         shift = torch.where(parts > 1, middle, place) - 0.5
         return Inputs(x, number, torch.where(parts == 1, 0.0, shift), rank, start)
 
-    def in_order(self, rows: Inputs) -> tuple[Tensor, Tensor, Tensor]:
-        """Evaluate counts and autoencoder for all columns, each given those before it in `order`.
+    def from_counts(
+        self, rows: Inputs, known: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Evaluate counts and a perceptron for all columns.
 
         Args:
             rows: B rows; their own orders do not count.
-
-        Returns:
-            Log-probabilities of all categories by counts, (B, S) nats; log-probabilities by counts
-            and autoencoder, (B, S) nats; and slopes of the density of places, (B, S).
-        """
-        start = rows.start
-        if start is None:
-            start = self.counts(rows.x, self.rank[None], counted=self.training)
-        start = start.to(self.ordered.share)
-        known = torch.ones_like(rows.shift, dtype=start.dtype)
-        h = self.ordered.hidden(rows.number, known, rows.shift)
-        logits = self.ordered(h, start, rows.number, known)
-        return start, normalised(logits, self.counts.owner), self.ordered.tilts(h)
-
-    def given_any(self, rows: Inputs, known: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Evaluate counts and the perceptron `free`, given the same known columns for all others.
-
-        Args:
-            rows: B rows.
-            known: Known columns, (B, N) bool; what is returned for them means nothing.
+            known: Known columns, (B, N) bool, for the perceptron `free`; what is returned for these
+                means nothing. None for `ordered`, which has each column given those before it.
 
         Returns:
             Log-probabilities of all categories by counts, (B, S) nats; log-probabilities by counts
             and perceptron, (B, S) nats; and slopes of the density of places, (B, S).
         """
-        start = self.counts(rows.x, (~known).long(), counted=self.training)
-        seen = known.to(self.free.share)
-        start = start.to(seen)
-        h = self.free.hidden(rows.number, seen, rows.shift)
-        logits = self.free(h, start, rows.number, seen)
-        if self.tree.numel():
+        net, start, rank = self.ordered, rows.start, self.rank[None]
+        if known is not None:
+            net, start, rank = self.free, None, (~known).long()
+        if start is None:
+            start = self.counts(rows.x, rank, counted=self.training)
+        start = start.to(net.share)
+        seen = torch.ones_like(rows.shift, dtype=start.dtype) if known is None else known.to(start)
+        h = net.hidden(rows.number, seen, rows.shift)
+        logits = net(h, start, rows.number, seen)
+        if known is not None and self.tree.numel():
             logits = logits + weighted_sum(self.tree, rows.number, seen)
-        return start, normalised(logits, self.counts.owner), self.free.tilts(h)
+        return start, normalised(logits, self.counts.owner), net.tilts(h)
 
     def mixed(
         self,
@@ -577,7 +565,7 @@ class ColumnMLP(AutoregressiveNetwork):
             (B, S). Those of masked columns mean nothing.
         """
         rows = self.inputs(x, context)
-        start, log_p, tilts = self.in_order(rows)
+        start, log_p, tilts = self.from_counts(rows)
         log_p = self.mixed(log_p, start, rows)
         others = context.mask & ~self.direct(rows.rank)
         for k in others.any(0).nonzero()[:, 0].tolist():
@@ -794,37 +782,23 @@ class ColumnFlow(Pretrained, AutoregressiveFlow[ColumnMLP]):
         self.config["counts"] = counts.arguments
         self.network.start_from(counts, regression)
 
-    def _components(self, batch: Rows) -> tuple[Tensor, Tensor]:
-        """Return what is mixed: log-probabilities of each column in the network's order.
+    def _components(self, batch: Rows, known: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return what is mixed: log-probabilities of each column.
 
         Args:
             batch: B rows without masked entries.
-
-        Returns:
-            Log-probabilities by counts and autoencoder, (B, N) nats; and by counts and regression,
-            (B, N) nats. Both include the density of places.
-        """
-        network, x = self.network, batch.values
-        rows = network.inputs(x, ColumnContext.of(Context(batch.mask), network), batch.start)
-        start, log_p, tilts = network.in_order(rows)
-        linear = network.regressed(start, rows)
-        return self._own(x, log_p, tilts), self._own(x, linear, tilts)
-
-    def _components_of_any(self, batch: Rows, known: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what is mixed: log-probabilities of each column given any known columns.
-
-        Args:
-            batch: B rows without masked entries.
-            known: Known columns, (B, N) bool; what is returned for them means nothing.
+            known: Known columns, (B, N) bool; what is returned for these means nothing. None for
+                each column given those before it in the network's order.
 
         Returns:
             Log-probabilities by counts and perceptron, (B, N) nats; and by counts and regression,
             (B, N) nats. Both include the density of places.
         """
         network, x = self.network, batch.values
-        rows = network.inputs(x, ColumnContext.of(Context(batch.mask), network))
-        start, log_p, tilts = network.given_any(rows, known)
-        linear = network.regressed(start, rows, known=known.to(start))
+        rows = network.inputs(x, ColumnContext.of(Context(batch.mask), network), batch.start)
+        start, log_p, tilts = network.from_counts(rows, known)
+        seen = None if known is None else known.to(start)
+        linear = network.regressed(start, rows, known=seen)
         return self._own(x, log_p, tilts), self._own(x, linear, tilts)
 
     @torch.no_grad()
@@ -847,7 +821,7 @@ class ColumnFlow(Pretrained, AutoregressiveFlow[ColumnMLP]):
             torch.manual_seed(0)
             for part in parts * SUBSETS:
                 known = random_columns(part.mask)
-                gains.append(torch.sub(*self._components_of_any(part, known)))
+                gains.append(torch.sub(*self._components(part, known)))
                 unknown.append(~known)
         self.network.free.share.copy_(best_shares(torch.cat(gains), torch.cat(unknown)))
 
@@ -1031,13 +1005,13 @@ class ColumnFlow(Pretrained, AutoregressiveFlow[ColumnMLP]):
             share = best_share((first - second).detach(), mask)
             return loss_of(mixture(first, second, share).sum(1), mask)
         rows = network.inputs(x, ColumnContext.of(Context(mask), network), batch.start)
-        _, log_p, tilts = network.in_order(rows)
+        _, log_p, tilts = network.from_counts(rows)
         learned = mask if whole else mask & network.direct(rows.rank)
         loss, metrics = loss_of((self._own(x, log_p, tilts) * learned).sum(1), mask)
         if torch.rand(()) >= FREE:
             return loss, metrics
         known = random_columns(mask)
-        own = self._own(x, *network.given_any(rows, known)[1:])
+        own = self._own(x, *network.from_counts(rows, known)[1:])
         unknown = mask & ~known
         own = own * unknown * mask.sum(1, keepdim=True) / unknown.sum(1, keepdim=True)
         further = -own.sum() / mask.sum()

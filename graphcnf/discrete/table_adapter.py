@@ -1188,12 +1188,7 @@ class TableAdapter(Adapter):
         nats = np.zeros(best.shape)
         for i in range(best.shape[1]):
             rows.values[:, k] = torch.from_numpy(best[:, i]) + 0.5  # the middle of a bin
-            for start in range(0, len(known), SCORED):
-                part = slice(start, start + SCORED)
-                own = rows[part].to(flow.device)
-                order = flow.network.ordering(own.mask)
-                context = ColumnContext(own.mask, order=order)
-                nats[part, i] = flow.log_prob(own.values, context).cpu()
+            nats[:, i] = self._nats(flow, rows)
         share = np.exp(nats - nats.max(1, keepdims=True))
         share *= np.take_along_axis(p, best, 1).sum(1, keepdims=True) / share.sum(1, keepdims=True)
         p = p.copy()
