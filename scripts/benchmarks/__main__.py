@@ -5,7 +5,13 @@ import typer
 from graphcnf.scripts._files import guard
 from graphcnf.scripts.benchmarks.coloring import coloring
 from graphcnf.scripts.benchmarks.columns import columns
-from graphcnf.scripts.benchmarks.discrete import digits, english_text, synthetic, tables
+from graphcnf.scripts.benchmarks.discrete import (
+    digits,
+    english_text,
+    predictions,
+    synthetic,
+    tables,
+)
 from graphcnf.scripts.benchmarks.figures import figures
 from graphcnf.scripts.benchmarks.graphs import graphs
 from graphcnf.scripts.benchmarks.images import images
@@ -43,6 +49,7 @@ for _command in (
     isomers,
     synthetic,
     tables,
+    predictions,
     digits,
     english_text,
     sequences,

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib import import_module
+from itertools import product
 from typing import Annotated, Any
 
 import numpy as np
@@ -246,10 +247,7 @@ def tables(
     for name in names or TABLES:
         if name not in TABLES:
             raise UserError(f"unknown table {name!r}{suggest(name, list(TABLES))}")
-        table = TABLES[name]()
-        many = [c for c in table.select_dtypes(exclude="category") if table[c].nunique() > MOST]
-        binned = {c: pd.qcut(table[c], BINS, duplicates="drop") for c in many}
-        table = table.assign(**binned).astype("category")
+        table = _categorical(TABLES[name]())
         for seed in numbers:
             rows.append(_scored(name, table, seed, minutes))
             say("  ".join(f"{k} {v:.2f}" if is_number(v) else str(v) for k, v in rows[-1].items()))
@@ -272,6 +270,20 @@ def tables(
     write(out, rows, columns, notes)
 
 
+def _categorical(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of categories: columns with more than `MOST` numbers in quantile bins."""
+    many = [c for c in table.select_dtypes(exclude="category") if table[c].nunique() > MOST]
+    binned = {c: pd.qcut(table[c], BINS, duplicates="drop") for c in many}
+    return table.assign(**binned).astype("category")
+
+
+def _parts(table: pd.DataFrame, seed: int) -> list[pd.DataFrame]:
+    """Split a table at random: three quarters of its rows to learn from, and the rest."""
+    order = np.random.default_rng(seed).permutation(len(table))
+    parts = np.split(order, [round(0.75 * len(table))])
+    return [table.iloc[part].reset_index(drop=True) for part in parts]
+
+
 def _scored(name: str, table: pd.DataFrame, seed: int, minutes: float) -> dict[str, Any]:
     """Train and score all methods on one table: three quarters of its rows, and the rest.
 
@@ -286,10 +298,8 @@ def _scored(name: str, table: pd.DataFrame, seed: int, minutes: float) -> dict[s
         seconds; `best`, the best method besides the model; `gap`, the model's bits minus those of
         the best; `error`, the standard error of the gap.
     """
-    chosen = np.random.default_rng(seed).permutation(len(table))
-    cut = round(0.75 * len(table))
-    parts = [table.iloc[part].reset_index(drop=True) for part in (chosen[:cut], chosen[cut:])]
-    row: dict[str, Any] = {"table": f"{name} {cut}×{table.shape[1]}", "seed": seed}
+    parts = _parts(table, seed)
+    row: dict[str, Any] = {"table": f"{name} {len(parts[0])}×{table.shape[1]}", "seed": seed}
     row["entropy"] = ENTROPIES.get(name)
     bits = {}
     for method, found, seconds in scored(OF_TABLES, *parts, seed, minutes):
@@ -415,6 +425,97 @@ OF_TABLES = {
     "MADE": _made_of_table,
     "model": model,
 }
+
+
+def predictions(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="TABLE...", show_default="all")
+    ] = None,
+    seeds: Seeds = "0",
+    minutes: Minutes = 0.15,
+    out: Out = None,
+) -> None:
+    """Predict the class of held-out rows of tables, beside gradient boosting."""
+    rows: list[dict[str, Any]] = []
+    for name in names or CLASSES:
+        if name not in CLASSES:
+            raise UserError(f"unknown table {name!r}{suggest(name, CLASSES)}")
+        table = TABLES[name]()
+        data = {"categories": _categorical(table), "numbers": table}
+        for seed, (kind, columns) in product(parse_seeds(seeds), data.items()):
+            parts = _parts(columns.assign(target=table["target"]), seed)
+            row: dict[str, Any] = {"table": name, "columns": kind, "seed": seed}
+            for method, predict in PREDICTORS.items():
+                start = time.process_time()
+                p = predict(*parts, seed, minutes)
+                row |= {f"{method} s": time.process_time() - start}
+                own = np.searchsorted(p.columns, parts[1]["target"])
+                right = p.to_numpy().argmax(1) == own
+                nats = -np.log(p.to_numpy()[np.arange(len(p)), own].clip(1e-12))
+                row |= {method: float(right.mean()), f"{method} nats": float(nats.mean())}
+            rows.append(row)
+            say("  ".join(f"{k} {v:.3f}" if is_number(v) else str(v) for k, v in row.items()))
+    columns_: list[Column] = [
+        ("Table", text("table")), ("Columns", text("columns")), ("Seed", number("seed", 0)),
+    ]  # fmt: skip
+    for method in PREDICTORS:
+        columns_ += [
+            (method.capitalize(), number(method, 3)),
+            (f"{method.capitalize()} nats", number(f"{method} nats", 2)),
+            (f"{method.capitalize()} s", number(f"{method} s", 0)),
+        ]
+    note = (
+        "Accuracy, -log p of the class and seconds of CPU time, for a quarter of the rows. "
+        f"Categories: columns with more than {MOST} different numbers are in {BINS} quantile bins. "
+        "Boosting: HistGradientBoostingClassifier with its defaults."
+    )
+    write(out, rows, columns_, [note])
+
+
+CLASSES = ["digits", "breast_cancer", "wine"]
+"""Tables with a column "target" of classes."""
+
+
+def _boosted(known: pd.DataFrame, rows: pd.DataFrame, seed: int, minutes: float) -> pd.DataFrame:
+    """Return the probabilities of the classes of rows by gradient boosting of scikit-learn.
+
+    Args:
+        known: Table to learn from.
+        rows: M rows.
+        seed: Seed of the classifier.
+        minutes: Ignored: training ends by itself.
+
+    Returns:
+        A table of M rows with a column for each class, ascending.
+    """
+    require("sklearn", "gradient boosting", "dev")
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    model = HistGradientBoostingClassifier(
+        categorical_features="from_dtype", random_state=seed
+    ).fit(known.drop(columns="target"), known["target"])
+    p = model.predict_proba(rows.drop(columns="target"))
+    return pd.DataFrame(p, columns=model.classes_)
+
+
+def _predicted(known: pd.DataFrame, rows: pd.DataFrame, seed: int, minutes: float) -> pd.DataFrame:
+    """Return the probabilities of the classes of rows by `CategoricalModel`.
+
+    Args:
+        known: Table to learn from.
+        rows: M rows.
+        seed: Seed of the training.
+        minutes: CPU time of the training.
+
+    Returns:
+        A table of M rows with a column for each class, ascending.
+    """
+    model = CategoricalModel.fit(known, seed=seed, minutes=minutes, clock="cpu")
+    p = model.predict_proba(rows.drop(columns="target"), "target")
+    return p[sorted(p.columns)]
+
+
+PREDICTORS = {"boosting": _boosted, "model": _predicted}
 
 
 def digits(seed: Seed = 0, minutes: Minutes = 1, out: Out = None) -> None:

@@ -128,9 +128,11 @@ def sequences(
             raise UserError(f"unknown set {name!r}{suggest(name, list(SETS))}")
         for seed in parse_seeds(seeds):
             items, entropies = SETS[name](KNOWN + HELD_OUT, seed)
-            entropy = float(entropies[KNOWN:].mean())
+            known, lengths = items[:KNOWN], set(map(len, items[:KNOWN]))
+            kept = [k for k in range(KNOWN, len(items)) if len(items[k]) in lengths]
+            entropy = float(entropies[kept].mean())
             row = {"set": name, "seed": seed, "entropy": entropy}
-            parts = items[:KNOWN], items[KNOWN:], seed, minutes
+            parts = known, [items[k] for k in kept], seed, minutes
             for method, bits, seconds in scored(METHODS, *parts):
                 row |= {method: float(bits.mean()), f"{method} s": seconds}
                 row[f"{method} ratio"] = float(bits.mean()) / entropy
@@ -146,7 +148,8 @@ def sequences(
             ("s", number(f"{method} s", 0)),
         ]
     note = (
-        f"Bits per held-out string ({HELD_OUT:,}; {KNOWN:,} to learn from), length included, and "
+        f"Bits per held-out string ({HELD_OUT:,} without those of a length that none of {KNOWN:,} "
+        "to learn from has), length included, and "
         f"seconds of CPU time with scoring; {minutes:g} minutes of training. Seeds are of data and "
         "training."
     )

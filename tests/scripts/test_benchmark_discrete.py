@@ -66,6 +66,18 @@ def test_made_without_time_passes_once_over_the_rows():
     assert bits.shape == (12,) and np.isfinite(bits).all()
 
 
+def test_classes_that_a_column_tells_are_predicted_by_every_method(
+    surroundings, bench, monkeypatch
+):
+    column = np.random.default_rng(0).integers(0, 2, 120)
+    table = pd.DataFrame({"column": column, "target": 5 + column})
+    monkeypatch.setitem(discrete.TABLES, "wine", lambda: table)
+    bench("predictions", "wine", "--minutes", 0.005, "--out", "x.json")
+    rows = json.loads((surroundings / "x.json").read_text())
+    assert [row["columns"] for row in rows] == ["categories", "numbers"]
+    assert all(row["boosting"] == row["model"] == 1 and row["model nats"] < 0.2 for row in rows)
+
+
 def test_made_strings_keep_their_rules_and_their_entropy(surroundings, bench, monkeypatch):
     pairs = {")": "(", "]": "[", "}": "{"}
     for word in sequences.brackets(40, 1)[0]:
