@@ -108,6 +108,16 @@ def flow(data):
 
 
 @pytest.fixture
+def few_walks(monkeypatch):
+    """Few walks around fragments, and few proposals of analogues, in a round."""
+    from graphcnf.design import analogues, growing
+
+    for name, count in (("ROUND", 48), ("TRIAL", 16), ("CHECKED", 32)):
+        monkeypatch.setattr(growing, name, count)
+    monkeypatch.setattr(analogues, "PROPOSALS", 32)
+
+
+@pytest.fixture
 def small_zinc(tmp_path, monkeypatch, zinc_smiles):
     """ZINC250k with these rows alone."""
     from graphcnf.datasets import zinc250k

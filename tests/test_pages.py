@@ -123,7 +123,7 @@ def test_recipes_for_building_blocks():
     assert names["buyable"](indole) == 1 and names["buyable"](paracetamol) == 0
 
 
-def test_the_tutorial_runs_but_for_its_training(graphcnf, tmp_path, small_zinc):
+def test_the_tutorial_runs_but_for_its_training(graphcnf, tmp_path, small_zinc, few_walks):
     drawing = (ROOT / "docs" / "tutorial.md").read_text().split("## 5. Train")[0]
     names, commands = {}, 0
     for kind, block in re.findall(r"```(python|bash)\n(.*?)```", drawing, flags=re.DOTALL):

@@ -145,7 +145,7 @@ def test_half_precision(name, dtype):
     torch.testing.assert_close(found, expected, atol=0.3, rtol=0.1)
 
 
-def test_molecules_in_half_precision_and_in_training_mode():
+def test_molecules_in_half_precision_and_in_training_mode(few_walks):
     flow, texts = MoleculeFlow.from_pretrained("zinc250k"), ["CC(=O)Nc1ccc(O)cc1", "OCCc1ccccc1"]
     expected = flow.log_prob(texts)
     model = flow.model.train()

@@ -13,7 +13,6 @@ from torch_states import STATES, default
 
 from graphcnf import CategoricalModel, GraphBatch, MoleculeFlow
 from graphcnf.datasets.molecules import encode
-from graphcnf.design import growing as growth
 from graphcnf.design.interpolation import interpolate
 from graphcnf.optimization.run import optimize
 from graphcnf.optimization.search import SearchSettings
@@ -42,12 +41,6 @@ def flow(folder):
     return MoleculeFlow.from_pretrained(folder)
 
 
-@pytest.fixture(autouse=True)
-def small_rounds(monkeypatch):
-    monkeypatch.setattr(growth, "ROUND", 32)
-    monkeypatch.setattr(growth, "TRIAL", 8)
-
-
 def computed(flow, folder):
     latents, mask = flow.encode(SMILES)
     return (
@@ -74,7 +67,7 @@ def optimized(flow):
     return [answer.smiles for answer in found.answers]
 
 
-def test_what_others_have_set_changes_nothing(flow, folder):
+def test_what_others_have_set_changes_nothing(flow, folder, few_walks):
     usual = computed(flow, folder), fitted(), optimized(flow)
     for names in (
         ("bfloat16", "no gradients", "the ranks of a launcher"),

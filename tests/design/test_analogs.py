@@ -24,12 +24,7 @@ from graphcnf.molecules.vocabulary import AROMATIC
 ORIGIN = "COc1ccc(CNC(C)=O)cc1"
 
 
-@pytest.fixture(autouse=True)
-def small_rounds(monkeypatch):
-    monkeypatch.setattr(growth, "ROUND", 48)
-    monkeypatch.setattr(growth, "TRIAL", 16)
-    monkeypatch.setattr(growth, "CHECKED", 32)
-    monkeypatch.setattr(analogs, "PROPOSALS", 32)
+pytestmark = pytest.mark.usefixtures("few_walks")
 
 
 def skeleton(smiles, orders):

@@ -18,13 +18,7 @@ from graphcnf.molecules import codec
 from graphcnf.molecules.vocabulary import AtomCategory
 from graphcnf.stereo.marks import split_stereo
 
-
-@pytest.fixture(autouse=True)
-def few_walks(monkeypatch):
-    monkeypatch.setattr(growth, "ROUND", 48)
-    monkeypatch.setattr(growth, "TRIAL", 16)
-    monkeypatch.setattr(growth, "CHECKED", 32)
-
+pytestmark = pytest.mark.usefixtures("few_walks")
 
 OPTIONS = {"atoms": (8, 14), "particles": 2, "alerts": "none"}
 # Hydrogens at the closed atoms, anything but a hydrogen at the attachment points.

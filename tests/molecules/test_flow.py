@@ -12,7 +12,6 @@ from rdkit import Chem
 from rdkit.Chem import Crippen, Descriptors
 
 import graphcnf
-from graphcnf.design import growing
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch
 from graphcnf.molecules.molecule_flow import MoleculeFlow
@@ -291,9 +290,8 @@ def test_with_several_orders_the_bits_of_the_percentile_are_there_too(flow, data
 
 
 def test_charge_states_are_those_of_the_data_and_no_two_analogues_differ_in_them_alone(
-    shipped, data, monkeypatch
+    shipped, data, few_walks
 ):
-    monkeypatch.setattr(growing, "ROUND", 64)
     assert shipped.charge_states == charge_states(data.smiles) == {"acid", "amine"}
     found = shipped.analogs("CCC(N)C(=O)O", 5, keep="bonds", similar=0, seed=1).smiles
     assert len({protonation_hash(s) for s in ["CCC(N)C(=O)O", *found]}) == 6

@@ -11,16 +11,9 @@ import pandas as pd
 import pytest
 from rdkit import Chem
 
-from graphcnf.design import analogues as analogs
-from graphcnf.design import growing as growth
 from graphcnf.molecules.molecule_flow import MoleculeFlow
 
-
-@pytest.fixture(autouse=True)
-def small_rounds(monkeypatch):
-    monkeypatch.setattr(growth, "ROUND", 32)
-    monkeypatch.setattr(growth, "TRIAL", 8)
-    monkeypatch.setattr(analogs, "PROPOSALS", 16)
+pytestmark = pytest.mark.usefixtures("few_walks")
 
 
 @pytest.fixture

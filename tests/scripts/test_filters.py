@@ -10,7 +10,6 @@ import pytest
 import torch
 from rdkit import Chem
 
-from graphcnf.design import analogues as analogs
 from graphcnf.design import growing as growth
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphModel
@@ -55,10 +54,7 @@ WAYS = {
 
 
 @pytest.fixture(autouse=True)
-def small_rounds(monkeypatch, surroundings):
-    monkeypatch.setattr(growth, "ROUND", 64)
-    monkeypatch.setattr(growth, "TRIAL", 8)
-    monkeypatch.setattr(analogs, "PROPOSALS", 24)
+def known(few_walks, surroundings):
     (surroundings / "known.smi").write_text("\n".join(KNOWN) + "\n")
 
 

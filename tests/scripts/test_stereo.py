@@ -9,7 +9,6 @@ import pytest
 from rdkit import Chem
 
 from graphcnf.datasets.stereo import load_stereo
-from graphcnf.design import growing
 from graphcnf.evaluation.evaluate import isomer_novelty
 from graphcnf.evaluation.summary import score_chunk
 from graphcnf.molecules.codec import canonical_smiles
@@ -37,9 +36,7 @@ def test_a_model_without_stereo_says_so(refused, surroundings, command):
     assert err == "error: moses has no stereo: leave --stereo out\n"
 
 
-def test_marks_that_are_given_stay(run, surroundings, monkeypatch):
-    monkeypatch.setattr(growing, "ROUND", 48)
-    monkeypatch.setattr(growing, "TRIAL", 16)
+def test_marks_that_are_given_stay(run, surroundings, few_walks):
     core = "[*:1]N1C[C@@H](O)[C@H](C)C1"
     out, err = run("grow", "--decorate", core, "-n", 2, "--size", "10-14")
     pattern = Chem.MolFromSmarts("N1C[C@@H](O)[C@H](C)C1")
