@@ -60,6 +60,10 @@ class ColoringFlow(Pretrained, nn.Module):
         ahead: Channels of `LookAhead`, for "nodes" and "waves".
         rounds: Rounds of `LookAhead`, 0 for none, for "nodes" and "waves".
 
+    Attributes:
+        coupling: "nodes", "waves" or "channels".
+        couplings: Number of couplings of "channels".
+
     Raises:
         UserError: if an argument is out of range.
     """
@@ -87,6 +91,7 @@ class ColoringFlow(Pretrained, nn.Module):
         super().__init__()
         self.flow: CategoricalFlow
         self.metadata: dict = {}
+        self.coupling, self.couplings = coupling, couplings
         check("ColoringFlow", self.config, ColoringFlow)
         if width % heads:
             raise UserError(f"heads must divide the width, got {heads} and {width}")

@@ -88,7 +88,7 @@ def coloring(
         samples = sample_all(model, batches)
         rows.append(
             {
-                "method": f"{place}: {WAYS[model.config['coupling']]}",
+                "method": f"{place}: {WAYS[model.coupling]}",
                 **sampling_figures(samples),
                 "rounds": _evaluations(model, samples),
                 "bits": _bits_per_node(model, batches),
@@ -208,10 +208,10 @@ def _evaluations(model: ColoringFlow, samples: Sequence[Colored]) -> float:
         model: The model.
         samples: Colourings that it has drawn.
     """
-    if model.config["coupling"] == "channels":
-        return float(model.config["couplings"])
+    if model.coupling == "channels":
+        return float(model.couplings)
     graphs, total = sum(len(part.batch) for part in samples), 0
-    if model.config["coupling"] == "nodes":
+    if model.coupling == "nodes":
         return sum(int(part.batch.mask.sum()) for part in samples) / graphs
     for part in samples:
         order = SaturationOrder(part.batch.adjacency, part.batch.mask, model.colors, waves=True)
