@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
+import torch
 
 from graphcnf.arguments import call, check
 from graphcnf.errors import UserError
@@ -80,3 +81,11 @@ def test_limits():
     check_temperature(0.5)
     check_seed(LARGEST_SEED)
     check_minutes(0.5)
+
+
+def test_more_parameters_than_memory_holds_are_named_instead_of_the_allocator():
+    def network(width):
+        return torch.empty(width, width, width)
+
+    with pytest.raises(UserError, match=r"\[model\]: its parameters .* \(given: width = 100000\)"):
+        call("[model]", network, known={}, width=10**5)
