@@ -21,7 +21,7 @@ if __name__ == "datasets":
     sys.modules["datasets"] = module_from_spec(spec)
     spec.loader.exec_module(sys.modules["datasets"])
 
-from graphcnf.registry import Registry, exported
+from graphcnf.registry import Registry, lazy_names
 
 MOLECULES = Registry(
     "datasets",
@@ -36,7 +36,7 @@ MOLECULES = Registry(
 The first line of a loader's docstring describes the data set.
 """
 
-__getattr__, __dir__, _names = exported(
+__getattr__, __dir__, _names = lazy_names(
     __name__,
     {
         "ColoringDataset": "coloring",

@@ -9,23 +9,23 @@ From molecules down to tensors, each folder built on the next:
     flows         bijections and base densities of tensors
 
 Beside them, `pretrained` saves and loads models, `registry` finds classes by name, `limits` checks
-arguments, `torch_state` keeps torch as it was. The other folders are built on these and can be
-taken off: data sets, sampling, evaluation, training, design, stereo, discrete data, images and
-more.
+arguments, `torch_state` keeps torch as it was. The other folders are built on these, and each can
+be taken off: `baselines`, `compute`, `datasets`, `design`, `discrete`, `estimators`, `evaluation`,
+`exchange`, `hub`, `images`, `optimization`, `sampling`, `scripts`, `stereo` and `training`.
 
 The names below are imported when they are first used.
 """
 
 from importlib.metadata import PackageNotFoundError, version
 
-from graphcnf.registry import exported
+from graphcnf.registry import lazy_names
 
 try:
     __version__ = version("graphcnf")
 except PackageNotFoundError:  # in the folder of the sources, which are not installed
     __version__ = "unknown"
 
-__getattr__, __dir__, _names = exported(
+__getattr__, __dir__, _names = lazy_names(
     __name__,
     {
         "CategoricalFlow": "categorical.categorical_flow",

@@ -1,7 +1,7 @@
 """Errors and messages.
 
-`UserError` is for what somebody gives at a border: a command, a file, an option of a public method.
-`ValueError` is for arrays and objects that do not fit, a mistake in the code that calls.
+`UserError`: wrong input of a user, in a command, a file, or an argument of a public method.
+`ValueError`: arrays and objects that do not fit, a mistake in the code that calls.
 """
 
 from __future__ import annotations

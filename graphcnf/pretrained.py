@@ -149,7 +149,7 @@ def load_model(cls: type[Model], folder: Path, device="cpu") -> Model:
         content = _read_config(source)
         size = weights.stat().st_size if weights.exists() else 0
         # A parameter takes at least two bytes of the file.
-        with limited_parameters(size + SPARE, f"{weights.name} holds {size:,} bytes"):
+        with limited_parameters(size // 2 + SPARE, f"{weights.name} holds {size:,} bytes"):
             model = cls.rebuild(content["model"])
         model.check_metadata(content["metadata"])
         model.metadata = content["metadata"]
@@ -182,7 +182,7 @@ def _load_weights(model: nn.Module, path: Path) -> None:
         UserError: The file is missing or damaged, does not fit the model, or holds parameters that
             are no finite numbers.
     """
-    tensors = _read(path, "pt")
+    tensors = _read_checked(path, "pt")
     for name, initial in model.state_dict().items():
         kind = tensors[name].dtype if name in tensors else initial.dtype
         if kind != initial.dtype and not {kind, initial.dtype} <= REAL:
@@ -219,9 +219,8 @@ def check_device(device: Any) -> torch.device:
 def check_sizes(config: Any, not_sizes: Collection[str] = (), name: str = "model") -> None:
     """Raise `ValueError` for sizes in a configuration that would take all memory.
 
-    Every number is taken for a size, whether it is an argument of the constructor or stands deep in
-    one: it may be `LARGEST_SIZE` at most, or what `LARGEST_SIZES` says for its name. Lists hold
-    whole numbers.
+    Every number in the configuration, at any depth, is limited as if it were a size: to
+    `LARGEST_SIZE`, or to what `LARGEST_SIZES` says for its name. Lists hold whole numbers.
 
     Args:
         config: Configuration, or a value in it, at any depth.
@@ -268,13 +267,13 @@ def load_array(folder: Path, name: str) -> np.ndarray | None:
     path = inside(folder, f"{name}.safetensors")
     if not path.exists():
         return None
-    arrays = _read(path, "np")
+    arrays = _read_checked(path, "np")
     if name not in arrays:
         raise UserError(f"{path}: unreadable (it holds no {name})")
     return arrays[name]
 
 
-def _read(path: Path, framework: str) -> dict[str, Any]:
+def _read_checked(path: Path, framework: str) -> dict[str, Any]:
     """Return the tensors of a safetensors file by name, after checking their checksum.
 
     Args:
@@ -344,11 +343,9 @@ def _digest_of_tensors(tensors: Mapping[str, Any]) -> str:
 
 def model_digest(model: nn.Module) -> str:
     """Return the SHA-256 of the configuration, metadata and weights of a model in memory."""
-    digest = hashlib.sha256(json.dumps([model.config, model.metadata]).encode())
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    tensors = {name: value.detach().cpu() for name, value in model.state_dict().items()}
+    content = [model.config, model.metadata, _digest_of_tensors(tensors)]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def keep_arguments(constructor: Callable) -> Callable:

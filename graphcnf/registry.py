@@ -7,8 +7,9 @@ point* adds a name from another installed package, as in its `pyproject.toml`:
     [project.entry-points."graphcnf.models"]
     my-model = "my_package.model:MyModel"
 
-Files name things by their short names alone: an address in a file is never imported. What a thing
-is, the first paragraph of its docstring says; the tables of the documentation are compared with it.
+Files name things by their short names alone: an address in a file is never imported. The first
+paragraph of a thing's docstring describes it; a test compares the tables of the documentation with
+it.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ class Registry(Mapping[str, Any]):
         return self[name]
 
 
-def exported(package: str, homes: Mapping[str, str]) -> tuple[Callable, Callable, list[str]]:
+def lazy_names(package: str, modules: Mapping[str, str]) -> tuple[Callable, Callable, list[str]]:
     """Return `__getattr__`, `__dir__` and `__all__` of a package that imports names on first use.
 
     With these functions at the top level of its `__init__`, the package imports a name's module
@@ -87,15 +88,15 @@ def exported(package: str, homes: Mapping[str, str]) -> tuple[Callable, Callable
 
     Args:
         package: Name of the package.
-        homes: For each name that the package exports, its module, relative to the package.
+        modules: For each name that the package exports, its module, relative to the package.
 
     Returns:
-        The two functions, and the names in the order of `homes`.
+        The two functions, and the names in the order of `modules`.
     """
 
-    def getattribute(name: str) -> Any:
-        if name not in homes:
+    def import_name(name: str) -> Any:
+        if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return load(f"{package}.{homes[name]}:{name}")
+        return load(f"{package}.{modules[name]}:{name}")
 
-    return getattribute, lambda: list(homes), list(homes)
+    return import_name, lambda: list(modules), list(modules)

@@ -20,6 +20,7 @@ import math
 import pickle
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import fields, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -427,7 +428,8 @@ def assert_stepping_agrees(
         rtol: Relative tolerance of it.
     """
     found = []
-    for name, steps in (("steps", network.steps), ("stepping", network.steps_of_drawing)):
+    stepping = partial(AutoregressiveNetwork.steps, network)
+    for name, steps in (("steps", network.steps), ("stepping", stepping)):
         decided = torch.zeros_like(context.mask, dtype=torch.long)
         for step in steps(x, context):
             decided[step.rows, step.positions] += 1

@@ -20,10 +20,9 @@ from graphcnf.errors import UserError
 HALF = (torch.bfloat16, torch.float16)
 """Types of weights in half precision."""
 
-# All entries are equal: the first context notes what torch's default was, the next ones, of any
-# thread, repeat the note, and the one that takes the last entry away restores it.
 _given: list[torch.dtype] = []
-"""The user's default type, once for each active `default_type` that has changed it."""
+"""The user's default type, once for each active `default_type` that has changed it: all entries are
+equal, whatever the threads, and the context that takes the last one away restores the default."""
 
 _GUARD = threading.Lock()
 _ONE_AT_A_TIME = threading.RLock()
@@ -31,10 +30,11 @@ _ONE_AT_A_TIME = threading.RLock()
 
 @contextmanager
 def default_type(dtype: torch.dtype = torch.float32) -> Iterator[None]:
-    """Return a context with a floating type as torch's default, and the CPU as default device.
+    """Return a context without the user's default type and device: on the CPU, with `dtype`.
 
-    The default type is one for all threads: it is restored when the last of them leaves the
-    context. A default of float32 is left as it is, since models in float64 compute with that, too.
+    A default type of float32 is left as it is, since models in float64 compute with that, too; any
+    other is replaced by `dtype`. There is one default for all threads: it is restored when the last
+    of them leaves the context.
     """
     with _GUARD:
         before = torch.get_default_dtype()
@@ -61,7 +61,7 @@ def own_modes(dtype: torch.dtype = torch.float32) -> Iterator[None]:
     Models are built, loaded and trained in it.
 
     Args:
-        dtype: Floating type that is torch's default in it.
+        dtype: Replaces a default type other than float32, see `default_type`.
     """
     with torch.inference_mode(False), torch.enable_grad(), default_type(dtype):
         yield
@@ -75,7 +75,7 @@ def learning(dtype: torch.dtype = torch.float32) -> Iterator[None]:
     trainings at once would not be functions of their seeds.
 
     Args:
-        dtype: Floating type that is torch's default in it.
+        dtype: Replaces a default type other than float32, see `default_type`.
     """
     with _ONE_AT_A_TIME, own_modes(dtype):
         yield
@@ -85,8 +85,8 @@ def learning(dtype: torch.dtype = torch.float32) -> Iterator[None]:
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Return a context with a model in evaluation mode, after which each module has its mode again.
 
-    A model with weights in half precision runs under autocast to their type. torch's default type
-    is that of the weights, float32 for half precision.
+    A model with weights in half precision runs under autocast to their type. A default type of
+    torch other than float32 is replaced by that of the weights, float32 for half precision.
     """
     training = [module for module in model.modules() if module.training]
     like = next(model.parameters(), torch.empty(0, dtype=torch.float32))

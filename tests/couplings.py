@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from graphcnf.categorical import AutoregressiveCoupling, IntervalEncoding
+from graphcnf.categorical.autoregressive import AutoregressiveNetwork
 from graphcnf.flows.base import StandardLogistic
 from graphcnf.flows.transform import Bijection, Context
 from graphcnf.testing import (
@@ -90,7 +91,8 @@ class Case:
     def order(self, x: torch.Tensor) -> torch.Tensor:
         """Number of the step in which each position of categories x is decided, (B, N) long."""
         order = torch.full(x.shape[:2], -1)
-        for number, step in enumerate(self.coupling.network.steps_of_drawing(x, self.context)):
+        steps = AutoregressiveNetwork.steps(self.coupling.network, x, self.context)
+        for number, step in enumerate(steps):
             at = step.rows, step.positions
             assert (order[at] == -1).all(), "a position is decided twice"
             order[at] = number

@@ -1,8 +1,8 @@
 """Models of other papers, for comparison, with the interfaces of `GraphModel` and `ImageModel`."""
 
-from graphcnf.registry import exported
+from graphcnf.registry import lazy_names
 
-__getattr__, __dir__, __all__ = exported(
+__getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
         "GraphAFModel": "graphaf",

@@ -1,8 +1,8 @@
 """Categorical normalizing flows: encodings, factorized posteriors, autoregressive couplings."""
 
-from graphcnf.registry import exported
+from graphcnf.registry import lazy_names
 
-__getattr__, __dir__, __all__ = exported(
+__getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
         "AutoregressiveCoupling": "autoregressive",

@@ -14,7 +14,7 @@ compute its logits, and look its category up, or draw it.
 
 A variable that an earlier one determines is *omitted*: a node that closes no first ring has no
 second one. `AutoregressiveNetwork.embed` says which these are; they are 0 with probability 1.
-Padding is 0, too, and in no step: what is padding stands in the mask, never in the categories.
+Padding is 0, too, and in no step; only the mask tells it from category 0.
 
 `AutoregressiveCoupling` is a bijection of latents with these probabilities. Each category owns an
 *interval* of the unit line (`IntervalEncoding`), which the coupling stretches to the conditional
@@ -71,8 +71,8 @@ class Step:
 class State(Protocol):
     """Partly drawn rows of a batch, and the order of their positions.
 
-    `step` and `update` are called in turn. A state may leave what follows from the categories of a
-    step to the next call of `step`: only then is it known which rows go on.
+    `step` and `update` are called in turn. A state may postpone work from `update` to the next
+    `step`, which knows the rows that go on.
     """
 
     def step(self) -> Step | None:
@@ -175,45 +175,47 @@ class AutoregressiveNetwork(nn.Module):
         Yields:
             The steps; together they have every real position once, and no padding.
         """
-        return self.steps_of_drawing(x, context)
-
-    def steps_of_drawing(self, x: Tensor, context: Any) -> Iterator[Step]:
-        """Yield the steps of the state.
-
-        Args:
-            x: Categories (B, N, V): all, or those that were drawn so far. The state reads those of
-                a step when the next one is asked for, so that they must be in x by then.
-            context: `Context` with a mask (B, N).
-        """
         state = self.start(context)
         while (step := state.step()) is not None:
             yield step
             state.update(x[step.rows, step.positions])
 
-    def _decide_all(self, steps: Iterator[Step], decide: Callable[[Place, Any], Tensor]) -> None:
-        """Go through the variables of all steps, in the order in which they are decided.
+    def _draw_steps(self, x: Tensor, context: Any, choose: Callable[[Place, Any], Tensor]) -> None:
+        """Draw the categories of all steps, one step after the other.
 
         Args:
-            steps: The steps.
-            decide: Function that is called for each variable of a step, at the R positions that
-                have it. It gets their places in x (B, N, V), and their hidden state, and returns
-                their categories, (R,) long: known ones, or those that it has drawn.
+            x: Zeros (B, N, V) long, into which `choose` writes.
+            context: `Context` with a mask (B, N).
+            choose: As `decide` of `_decide`: writes the categories that it returns into x.
         """
-        variables = len(self.cardinalities)
-        for step in steps:
-            rows = step.rows
-            positions = step.positions
-            hidden = step.hidden
-            for variable in range(variables):
-                category = decide((rows, positions, variable), hidden)
-                if variable + 1 == variables:
-                    break
-                hidden, kept = self.embed(hidden, category)
-                if kept is not None:
-                    rows = rows[kept]
-                    positions = positions[kept]
-                    if not len(rows):
-                        break
+        state = self.start(context)
+        while (step := state.step()) is not None:
+            self._decide(step, choose)
+            state.update(x[step.rows, step.positions])
+
+    def _decide(self, step: Step, decide: Callable[[Place, Any], Tensor]) -> None:
+        """Go through the variables of a step, in the order in which they are decided.
+
+        Args:
+            step: The step.
+            decide: Function that is called for each variable, at the R positions that have it. It
+                gets their places in x (B, N, V), and their hidden state, and returns their
+                categories, (R,) long: known ones, or those that it has drawn.
+        """
+        rows = step.rows
+        positions = step.positions
+        hidden = step.hidden
+        last = len(self.cardinalities) - 1
+        for variable in range(last + 1):
+            category = decide((rows, positions, variable), hidden)
+            if variable == last:
+                return
+            hidden, kept = self.embed(hidden, category)
+            if kept is not None:
+                rows = rows[kept]
+                positions = positions[kept]
+                if not len(rows):
+                    return
 
     def log_probs(self, x: Tensor, context: Context) -> Tensor:
         """Return the log-probability of each category, given those before it.
@@ -232,7 +234,8 @@ class AutoregressiveNetwork(nn.Module):
             log_p[place] = log_all.gather(-1, x[place][:, None])[:, 0]
             return x[place]
 
-        self._decide_all(self.steps(x, context), look_up)
+        for step in self.steps(x, context):
+            self._decide(step, look_up)
         return masked(log_p, context.mask)
 
     def _log_probs_if_omitted(self, x: Tensor) -> Tensor:
@@ -268,7 +271,8 @@ class AutoregressiveNetwork(nn.Module):
             lower[place] = (p.cumsum(-1) - p).gather(-1, category)[:, 0]
             return x[place]
 
-        self._decide_all(self.steps(x, context), look_up)
+        for step in self.steps(x, context):
+            self._decide(step, look_up)
         return Intervals(lower, log_width)
 
     @torch.no_grad()
@@ -290,15 +294,15 @@ class AutoregressiveNetwork(nn.Module):
             x[place] = self.settle(hidden, category)
             return x[place]
 
-        self._decide_all(self.steps_of_drawing(x, context), choose)
+        self._draw_steps(x, context, choose)
         return x
 
     @torch.no_grad()
     def invert(self, u: Tensor, context: Context) -> tuple[Tensor, Intervals]:
         """Find the categories whose intervals contain u, and these intervals.
 
-        Other than in `draw`, the rules of `settle` do not hold: they would change a category
-        without its interval.
+        Unlike `draw`, it does not call `settle`, which could choose a category whose interval does
+        not contain u.
 
         Args:
             u: Numbers in (0, 1), (B, N, V) float64.
@@ -319,7 +323,7 @@ class AutoregressiveNetwork(nn.Module):
             found.log_width[place] = log_width
             return category
 
-        self._decide_all(self.steps_of_drawing(x, context), find)
+        self._draw_steps(x, context, find)
         return x, found
 
 
@@ -419,22 +423,22 @@ class AutoregressiveCoupling(Bijection, Generic[AnyNetwork]):
         """
         return masked(interval_category(torch.sigmoid(z), self.network.cardinalities), mask)
 
-    def forward(self, x, context=Context()):
+    def forward(self, z, context=Context()):
         """Map latents of `IntervalEncoding` to base latents.
 
         Args:
-            x: Latents, (B, N, V).
+            z: Latents, (B, N, V).
             context: Its mask is (B, N); or (B, N, V) if the network omits the masked variables.
 
         Returns:
             Base latents (B, N, V), 0 where masked, and the log-det, (B,) nats.
         """
-        context = with_mask(x, context)
-        x = masked(x, context.mask)
-        category = self.categories(x, context.mask)
+        context = with_mask(z, context)
+        z = masked(z, context.mask)
+        category = self.categories(z, context.mask)
         source = self._intervals_of_encoding(category)
         target = self.network.intervals(category, _with_mask_of_positions(context))
-        return _map_intervals(x, source, target, expand(context.mask, x))
+        return _map_intervals(z, source, target, expand(context.mask, z))
 
     @torch.no_grad()
     def inverse_and_logdet(self, z, context=Context()):
@@ -503,9 +507,9 @@ def find_interval(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     log_all = logits.log_softmax(-1).double()
     upper = log_all.exp().cumsum(-1)
     # The last possible category takes what rounding leaves.
-    value = (u[:, None].minimum(upper[:, -1:] * (1 - 1e-15)) >= upper).sum(-1, keepdim=True)
-    log_width = log_all.gather(-1, value)[:, 0]
-    return value[:, 0], upper.gather(-1, value)[:, 0] - log_width.exp(), log_width
+    category = (u[:, None].minimum(upper[:, -1:] * (1 - 1e-15)) >= upper).sum(-1, keepdim=True)
+    log_width = log_all.gather(-1, category)[:, 0]
+    return category[:, 0], upper.gather(-1, category)[:, 0] - log_width.exp(), log_width
 
 
 def _with_mask_of_positions(context: Context) -> Context:
@@ -552,6 +556,9 @@ class AutoregressiveFlow(CategoricalFlow, Generic[AnyNetwork]):
     @evaluated
     def decode(self, z, context: Context = Context(), *, sample: bool = False) -> Tensor:
         """Decode base latents to categories, with the rules of `AutoregressiveNetwork.settle`.
+
+        The coupling is not inverted: `draw` finds the categories whose intervals contain the
+        latents directly.
 
         Args:
             z: Base latents, (B, N, V).

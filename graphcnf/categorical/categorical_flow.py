@@ -136,8 +136,8 @@ class CategoricalFlow(nn.Module):
         Raises:
             ValueError: if categories or mask have a wrong shape, type or value (`Encoding.check`).
         """
-        encoded, z, log_term = self._draw_latents(x, context)
-        return Bound.of(self.base.log_prob(z, context.mask) + log_term, encoded)
+        encoded, base_latents, log_term = self._draw_latents(x, context)
+        return Bound.of(self.base.log_prob(base_latents, context.mask) + log_term, encoded)
 
     def log_prob(self, x, context: Context = Context(), *, samples: int = 1) -> Tensor:
         """Return a lower bound on log p(x), (B,) nats.

@@ -136,12 +136,12 @@ def _own_environments(
         each of its edges the category of the edge and that of the neighbour.
     """
     category = fragment.categories.int().argmax(1).tolist()
-    edge = [known.edges[k - 1] for k in structure.int().argmax(1).tolist()]
+    edge = [known.edge_representatives[k - 1] for k in structure.int().argmax(1).tolist()]
     ends = fragment.edges.tolist()
-    plain = known.edges[int(fragment.plain.int().argmax()) - 1]
+    plain = known.edge_representatives[int(fragment.plain.int().argmax()) - 1]
     for node, options in enumerate(fragment.categories):
         around = [
-            (kind, known.nodes[category[i + j - node]])
+            (kind, known.node_representatives[category[i + j - node]])
             for kind, (i, j) in zip(edge, ends, strict=True)
             if node in (i, j)
         ]

@@ -5,9 +5,9 @@ graphs to the data of a flow (`columns`, `rows`, a graph model) and back; `table
 samples with data. `SetFlow` models sets, `ColoringFlow` the colours of a graph's nodes.
 """
 
-from graphcnf.registry import exported
+from graphcnf.registry import lazy_names
 
-__getattr__, __dir__, __all__ = exported(
+__getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
         "CategoricalModel": "categorical_model",

@@ -1,8 +1,8 @@
 """Normalizing-flow core: tensors in, tensors out."""
 
-from graphcnf.registry import exported
+from graphcnf.registry import lazy_names
 
-__getattr__, __dir__, __all__ = exported(
+__getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
         "StandardLogistic": "base",

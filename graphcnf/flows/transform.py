@@ -9,6 +9,11 @@ the log term is one draw of a lower bound (Nielsen et al., *SurVAE Flows*, NeurI
 Tensors are ``(B, ..., D)``: B samples of a batch, any number of axes of entries (positions, or the
 rows and columns of an image), and D channels. A *mask* says which entries are real; the others are
 padding, which is 0 in every output.
+
+Random numbers: encoders and other stochastic steps (`forward`) take uniform ones from the tape
+`Context.noise`, which can repeat them; base densities and `inverse` take theirs from
+`Context.generator`. For draws that do not depend on the batch there are
+`graphcnf.graphs.record_blocks.RecordNoise` and `graphcnf.flows.base.record_generators`.
 """
 
 from __future__ import annotations

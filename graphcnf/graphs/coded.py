@@ -70,7 +70,8 @@ class CodedModel(GraphModel, Generic[AnyNetwork]):
     node orders. `log_prob_of_orders` adds up several; `RandomOrder` draws one.
 
     Attributes:
-        network_classes: Class of the network, then the base class that takes its other arguments.
+        network_classes: Classes whose arguments a preset may set: that of the network, then its
+            base class.
         code: Map from graphs to codes (B, N, V). A graph without a code has probability 0.
         flow: Flow over codes, which `encode` and `decode` need.
     """

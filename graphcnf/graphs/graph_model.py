@@ -64,10 +64,11 @@ class GraphModel(Pretrained, ABC):
 
     What the probability of a graph is depends on the node order of the model, see `ordered`:
 
-    - In the canonical order, it is that of the graph without node numbers, of which the order of
-      the batch is one of several ways to draw it. `bounds` and `log_prob` give the probability of
-      this way, a lower bound; `log_prob_of_orders` adds up several.
-    - Without a node order, it is that of the graph with numbered nodes, where all n! numberings are
+    - "canonical": the graph can be drawn in several node orders. `bounds` and `log_prob` give the
+      probability of drawing it in the order of the batch, which should be that of the training
+      data: a lower bound on the probability of the graph, the sum over all orders.
+      `graphcnf.graphs.path.orders` adds up several.
+    - "none": the probability is that of the graph with numbered nodes, where all n! numberings are
       equally likely. That of the graph without numbers is larger by log(n! / |Aut|) nats.
 
     A subclass **writes** four methods: `bounds`, `to_latents`, `base_sample` and `from_latents`.
@@ -101,8 +102,8 @@ class GraphModel(Pretrained, ABC):
         why_unknown: Reason why `knows` rejects a graph, as messages name it.
         rules_off: Values of the constructor's arguments that switch off rules which are not
             learned, by name, see `graphcnf.graphs.building`.
-        redraw_check: Name of the check that makes sampling draw again what breaks a rule; "" if
-            none does, and all samples are as the density says.
+        redraw_check: Name of the check by which sampling rejects graphs and draws them again; ""
+            if there is none, and all samples are as the density says.
         batch_size: Number of graphs that `sample_records` draws together. Records depend on it to
             the last bit.
 
@@ -182,8 +183,8 @@ class GraphModel(Pretrained, ABC):
             batch: B graphs that fit the model, which `log_prob` has checked.
 
         Returns:
-            Terms (B,) in nats by name; the names are those of the model's steps. They are -inf for
-            a graph that `knows` rejects.
+            Terms (B,) in nats by name: one for each part of a graph that the model scores apart.
+            They are -inf for a graph that `knows` rejects.
         """
 
     @abstractmethod
@@ -516,7 +517,7 @@ class StochasticModel(GraphModel):
             noise: Tape that records the random draws, or replays them; None for no tape.
 
         Returns:
-            Terms (B,) in nats by name; the names are those of the model's steps.
+            Terms (B,) in nats by name, as `GraphModel.bounds` returns them.
         """
 
     @evaluated
@@ -557,7 +558,7 @@ def load_training_hashes(folder: Path, dataset: str | None) -> np.ndarray | None
 
 
 def load_companions(folder: Path, names: list[str]) -> dict[str, Pretrained]:
-    """Load the companions of a model, but those whose wing is not installed.
+    """Load the companions of a model; skip those whose package is not installed.
 
     Args:
         folder: Folder of the model.
@@ -571,7 +572,7 @@ def load_companions(folder: Path, names: list[str]) -> dict[str, Pretrained]:
     """
     found = {}
     for name in names:
-        if name not in list(COMPANIONS):
+        if name not in list(COMPANIONS):  # a list, since a name from a file may be unhashable
             raise UserError(f"{folder}/config.json: unknown companion {name!r}")
         with suppress(ModuleNotFoundError):
             found[name] = load_model(load(COMPANIONS[name]), inside(folder, name))

@@ -1,10 +1,10 @@
 """Reproducible records: a numbered record is always computed in the same batch, by one thread.
 
-A *record* is one graph of a sample. It must depend on nothing but the model, the seed and its
-number, whatever else is drawn with it. But rounding in float32 depends on the shapes of a batch and
-on the number of threads, and occasionally changes a category. Records are therefore cut into
-*blocks* at fixed numbers, and a block into batches of graphs of similar size; a record is drawn by
-computing its whole batch.
+A *record* is one graph of a sample. It must depend on nothing but the model, the seed, its number
+and the kind of device, whatever else is drawn with it. But rounding in float32 depends on the
+shapes of a batch and on the number of threads, and occasionally changes a category. Records are
+therefore cut into *blocks* at fixed numbers, and a block into batches of graphs of similar size; a
+record is drawn by computing its whole batch.
 """
 
 from __future__ import annotations

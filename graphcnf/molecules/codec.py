@@ -37,8 +37,8 @@ LAST_ELEMENT = 118
 quiet = rdBase.BlockLogs
 """Context without RDKit's log messages."""
 
-_FOREIGN = re.compile(r"[^ -~]")
-_EXTENDED = re.compile(r"([^ \t]+)[ \t]+(\|.*)", re.DOTALL)
+_NOT_ASCII = re.compile(r"[^ -~]")
+_CXSMILES = re.compile(r"([^ \t]+)[ \t]+(\|.*)", re.DOTALL)
 _STEREO = re.compile(r"\[[^\]]*@|[/\\]|\|.*?\b[ct]:")
 _ISOTOPE = re.compile(r"\[\d+[A-Za-z]")
 
@@ -77,8 +77,8 @@ def _any_of(*queries: Chem.QueryAtom) -> Chem.QueryAtom:
     return queries[0]
 
 
-_BEYOND = rdqueries.AtomNumGreaterQueryAtom(LAST_ELEMENT)
-_LABELLED = _any_of(
+_NO_ELEMENT = rdqueries.AtomNumGreaterQueryAtom(LAST_ELEMENT)
+_TO_STRIP = _any_of(
     rdqueries.IsotopeGreaterQueryAtom(0),
     rdqueries.HasPropQueryAtom("molAtomMapNumber"),
     rdqueries.AtomNumEqualsQueryAtom(1),
@@ -110,13 +110,13 @@ def _read(
     whole = f"{text} {extension}" if extension else text
     shown = ascii(whole if len(whole) <= 80 else whole[:77] + "...")
     # RDKit would drop non-ASCII characters at the ends, and read the rest as another molecule.
-    if foreign := _FOREIGN.search(whole):
+    if foreign := _NOT_ASCII.search(whole):
         name = unicodedata.name(foreign[0], "")
         character = f"U+{ord(foreign[0]):04X} {name}".rstrip()
         raise error(f"not a {kind}: {character} at position {foreign.start() + 1} of {shown}")
     # RDKit would take what follows the blank for a name.
-    if blank := text.find(" ") + 1:
-        raise error(f"not a {kind}: a blank at position {blank} of {shown}")
+    if " " in text:
+        raise error(f"not a {kind}: a blank at position {text.index(' ') + 1} of {shown}")
     try:
         mol = read(text) if len(whole) <= LONGEST_SMILES else None
     except RuntimeError:
@@ -128,7 +128,7 @@ def _read(
     if not mol.GetNumAtoms():
         why = "" if text else " (an empty record, or an unreadable one)"
         raise error(f"not a {kind}: no atoms in {shown}{why}")
-    if unknown := first_match(mol, _BEYOND):
+    if unknown := first_match(mol, _NO_ELEMENT):
         raise error(f"no element has the atomic number {unknown.GetAtomicNum()}: {shown}")
     return mol
 
@@ -183,7 +183,7 @@ def parse(smiles: str, *, sanitize: bool = True) -> Chem.Mol:
     """
     extension = ""
     read: Callable[[str], Chem.Mol | None] = partial(Chem.MolFromSmiles, sanitize=sanitize)
-    if found := _EXTENDED.fullmatch(smiles.strip(" \t\r\n")):
+    if found := _CXSMILES.fullmatch(smiles.strip(" \t\r\n")):
         smiles, extension = found.groups()
         from graphcnf.molecules.extension import extended
 
@@ -236,7 +236,7 @@ def without_stereo(mol: Chem.Mol) -> Chem.Mol:
     """
     mol = Chem.Mol(mol)
     hydrogens = False
-    for atom in mol.GetAtomsMatchingQuery(_LABELLED):
+    for atom in mol.GetAtomsMatchingQuery(_TO_STRIP):
         atom.SetIsotope(0)
         atom.SetAtomMapNum(0)
         hydrogens |= atom.GetAtomicNum() == 1

@@ -15,7 +15,6 @@ from graphcnf.graphs import GraphBatch, PackedGraphs
 from graphcnf.graphs.building import has_rules, model_for_graphs, without_rules
 from graphcnf.graphs.in_batches import log_prob_in_batches, sample_records
 from graphcnf.graphs.path import node_states
-from graphcnf.graphs.path.completion import WITH_CLOSURE, YES
 from graphcnf.graphs.path.data_rules import are_known, with_those_of
 from graphcnf.graphs.path.depth_first import DepthFirstCode
 from graphcnf.graphs.path.node_states import Environments
@@ -62,17 +61,16 @@ def test_all_graphs_with_known_environments_are_possible_and_few_others(environm
 
 
 @pytest.mark.parametrize("nodes", [2, 3, 4])
-def test_answers_looked_up_are_those_found_on_the_path(environments, nodes):
+def test_what_is_not_looked_up_is_possible(environments, nodes):
     # Beside node 2, which must get node 1, a node that others can be attached to.
     chain = PackedGraphs.from_lists([([0, 0, 2, 1], [(0, 1), (1, 2), (2, 3)], [0, 0, 1])])
     arguments = with_those_of(environments, chain).arguments()
     code = DepthFirstCode(4, [3, 3], **SIZES)
     support = support_with_rules(code, [1, 1], None, arguments)
     codes = every_code(support, code.cardinalities, nodes)
-    assert support.attaches_surely.any() and not support.attaches_surely.all()
-    support.attaches_surely.zero_()
+    support.enough_free += 10  # Now all nodes are looked up, ...
     assert torch.equal(codes, every_code(support, code.cardinalities, nodes))
-    support.answers[support.answers == YES] = WITH_CLOSURE
+    support.larger_rest += 10  # ... and for each the nodes on the path.
     assert torch.equal(codes, every_code(support, code.cardinalities, nodes))
 
 

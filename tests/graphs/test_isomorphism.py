@@ -9,7 +9,7 @@ import pytest
 
 from graphcnf.graphs import GraphBatch, PackedGraphs
 from graphcnf.graphs.isomorphism import Coloured, canonical_order, canonicalise, labelling_bits
-from graphcnf.graphs.path.depth_first import depth_first_code
+from graphcnf.graphs.path.depth_first import earlier_edges
 
 SYMMETRIC = {
     "single node": nx.empty_graph(1),
@@ -49,7 +49,7 @@ def test_relabelled_graphs_become_the_same_graph(source, request):
     assert canonicalise(expected) == expected
     assert np.array_equal(expected.edge_counts, packed.edge_counts)
     batch = GraphBatch.collate(expected)
-    depth_first_code(batch.adjacency, batch.mask, int(batch.adjacency.tril(-1).sum(-1).max()))
+    earlier_edges(batch.adjacency, batch.mask, int(batch.adjacency.tril(-1).sum(-1).max()))
 
 
 @pytest.mark.parametrize("name", SYMMETRIC)
@@ -65,7 +65,7 @@ def test_symmetric_graphs_become_the_same_graph(name):
     types, found, bonds = results[0].graph(0)
     assert nx.is_isomorphic(graph, nx.from_edgelist(found.tolist()) if n > 1 else graph)
     batch = GraphBatch.collate(results[0])
-    depth_first_code(batch.adjacency, batch.mask, n)
+    earlier_edges(batch.adjacency, batch.mask, n)
 
 
 def test_every_small_graph_and_every_numbering():

@@ -6,14 +6,14 @@ import torch
 
 from graphcnf.graphs import GraphBatch
 from graphcnf.graphs.path.data_rules import measured_code
-from graphcnf.graphs.path.depth_first import DepthFirstCode, depth_first_code
+from graphcnf.graphs.path.depth_first import DepthFirstCode, earlier_edges
 
 
 def encode(edges, nodes, variables=3):
     adjacency = torch.zeros(1, nodes, nodes, dtype=torch.bool)
     for i, j in edges:
         adjacency[0, i, j] = adjacency[0, j, i] = True
-    return depth_first_code(adjacency, torch.ones(1, nodes, dtype=torch.bool), variables)
+    return earlier_edges(adjacency, torch.ones(1, nodes, dtype=torch.bool), variables)
 
 
 @pytest.fixture(params=["random_graphs", "molecules"])
@@ -37,16 +37,18 @@ def test_graphs_come_back(batch):
 
 
 def test_more_variables_than_needed_and_padding_change_nothing(batch):
-    code, _ = depth_first_code(batch.adjacency, batch.mask, 3)
-    wide, _ = depth_first_code(batch.adjacency, batch.mask, 5)
-    assert torch.equal(wide[..., :3], code) and not wide[..., 3:].any()
+    backtracks, lengths, _ = earlier_edges(batch.adjacency, batch.mask, 3)
+    same, wide, _ = earlier_edges(batch.adjacency, batch.mask, 5)
+    assert torch.equal(same, backtracks)
+    assert torch.equal(wide[..., :3], lengths) and not wide[..., 3:].any()
     n = batch.mask.shape[1]
-    padded, _ = depth_first_code(
+    padded = earlier_edges(
         torch.nn.functional.pad(batch.adjacency, (0, 2, 0, 2)),
         torch.nn.functional.pad(batch.mask, (0, 2)),
         3,
     )
-    assert torch.equal(padded[:, :n], code) and not padded[:, n:].any()
+    for with_padding, without in zip(padded, (backtracks, lengths), strict=False):
+        assert torch.equal(with_padding[:, :n], without) and not with_padding[:, n:].any()
 
 
 def test_measured_cardinalities_are_those_needed(random_graphs):
@@ -79,8 +81,9 @@ def test_exactly_the_depth_first_numberings_are_accepted(nodes):
             if (a, c) in edges and (a, b) not in edges
         )
         if depth_first:
-            codes = encode(edges, nodes, 4)[0].flatten().tolist()
-            assert seen.setdefault(tuple(codes), edges) == edges
+            backtracks, lengths, _ = encode(edges, nodes, 4)
+            code = *backtracks.flatten().tolist(), *lengths.flatten().tolist()
+            assert seen.setdefault(code, edges) == edges
         else:
             with pytest.raises(ValueError, match="not connected|not numbered depth-first"):
                 encode(edges, nodes, 4)
@@ -89,11 +92,11 @@ def test_exactly_the_depth_first_numberings_are_accepted(nodes):
 
 def test_a_ring_is_one_category_whatever_hangs_on_it():
     ring = [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (5, 0)]
-    assert encode(ring, 6)[0][0, 5].tolist() == [0, 5, 0]
+    assert encode(ring, 6)[1][0, 5].tolist() == [1, 5, 0]
     branched = [(0, 1), (1, 2), (1, 3), (3, 4), (3, 5), (5, 6), (6, 7), (7, 0)]
-    code, targets = encode(branched, 8)
-    assert code[0, 7].tolist() == [0, 5, 0]
-    assert code[0, :, 0].tolist() == [0, 0, 0, 1, 0, 1, 0, 0]
-    assert targets[0, 7].tolist() == [6, 0, -1]
+    backtracks, lengths, numbers = encode(branched, 8)
+    assert lengths[0, 7].tolist() == [1, 5, 0]
+    assert backtracks[0].tolist() == [0, 0, 0, 1, 0, 1, 0, 0]
+    assert numbers[0, 7].tolist() == [6, 0, -1]
     with pytest.raises(ValueError, match="more than 3 earlier neighbours"):
         encode([(i, j) for i in range(5) for j in range(i)], 5)

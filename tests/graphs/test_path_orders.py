@@ -11,14 +11,14 @@ import torch
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch, PackedGraphs
 from graphcnf.graphs.in_batches import log_prob_in_batches
-from graphcnf.graphs.path.depth_first import depth_first_code
+from graphcnf.graphs.path.depth_first import earlier_edges
 from graphcnf.graphs.path.orders import log_prob_of_orders, random_depth_first, renumbered
 
 
 def is_depth_first(graph, order):
     adjacency = torch.from_numpy(nx.to_numpy_array(graph, nodelist=list(order)) > 0)[None]
     try:
-        depth_first_code(adjacency, torch.ones(1, len(order), dtype=torch.bool), len(order))
+        earlier_edges(adjacency, torch.ones(1, len(order), dtype=torch.bool), len(order))
     except ValueError:
         return False
     return True

@@ -9,6 +9,10 @@ A graph whose nodes are numbered depth-first is drawn node by node. Read the fil
 5. `path_layers` and `network`: the probabilities of the possible values;
 6. `path_model`: the graph model that consists of these.
 
+Only some models load the other files: `sum_states`, the states of models without environments;
+`contributions`, of models with conditions; `data_rules`, which measures a training set; `orders`,
+which adds up several node orders.
+
 For example, a triangle of the nodes 0, 1 and 2, and a node 3 that hangs on node 1:
 
     node              0   1   2   3

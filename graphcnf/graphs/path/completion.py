@@ -2,24 +2,28 @@
 
 A node whose state is not complete has *missing* edges: the least number of further ones that
 complete it. The nodes to come after the new one must bring them, each of them at most one to any
-node. Some can only lead to *ends*, nodes without other edges; let `ends_of` be the least number of
-these, and `rest_of` that of the other missing edges.
+node. Some missing edges can only lead to *ends*, nodes that get no other edge:
 
-Nodes to come that are not ends which the nodes on the path need are *free*:
+    ends_of(node) = the least number of further edges to ends with which it is completed
+    rest_of(node) = the number of its missing edges - ends_of(node)
+
+*Free* nodes are the nodes to come, less the ends that nodes on the path still need:
 
     free = to_come - sum of ends_of over the path and the new node
 
-An end has no edge to another node. So the other missing edges of a node can only come from free
-nodes, one from each. Once a new node is decided, two things are necessary:
+An end has no edge to another node. So the rest of a node comes from free nodes, one edge from each.
+Once a new node is decided, two things are therefore necessary:
 
-    rest_of(node) <= free         for each node on the path, and for the new one
-    free = 0, or a free node can be attached to one of them: free_to_attach(node) <= free
+    1. rest_of(node) <= free, for each node on the path and for the new one;
+    2. free = 0, or free_to_attach(node) <= free, for at least one of them.
 
-where `free_to_attach` is 1, plus what is needed to complete both ends once it is attached.
+`free_to_attach` is the least number of free nodes with which one of them can be attached to a node:
+this one, and as many as are then necessary to complete both ends of its edge.
 
-For example, let nodes n be known only with three edges, to two nodes a and to an end o, and nodes a
-with one edge. After the path a-n, let one node follow the new one: `to_come` is 1. So far n has one
-edge to an a, its `ends_of` and `rest_of` are 1 each, and no node is free.
+For example, let nodes n be known only with three edges, to two nodes a and to a node o; nodes a
+with one edge or two, so that an a is no end; and nodes o with one edge, so that an o is an end.
+After the path a-n, let one node follow the new one: `to_come` is 1. So far n has one edge to an a;
+its `ends_of` and `rest_of` are 1 each, and no node is free.
 
     new node, attached to n    a                 o
     edges of n                 a, a              a, o
@@ -28,16 +32,13 @@ edge to an a, its `ends_of` and `rest_of` are 1 each, and no node is free.
     free_to_attach(n)          none can be       1
 
 Both are possible: after an a, the last node must be an o at n, and after an o, an a at n. With no
-node to come after the new one, neither is: `free` would be -1 after an a, and 0 after an o.
+node to come after the new one, neither is: `free` would be -1 after an a, and 0 after an o, where
+n still needs one.
 
-`to_come` does not count the new node itself, so it falls by one with each new node; `free_used` is
-only by how much `ends_of` rises. Once a free node is attached in turn, `free` is `free - 1 - used`,
-which must complete both ends: hence the 1 of `free_to_attach`.
-
-What is checked is too lax in three places, and too strict in none: a graph with known environments
-is always possible. Of the nodes above the parent only the one with the largest rest is looked at;
-nodes that must follow a node to come are not counted; and a place above the parent counts although
-it may be out of reach of backtracks.
+These inequalities are necessary, not enough, and they are checked too laxly in three places: of the
+nodes above the parent only the one with the largest rest is looked at; nodes that must follow a
+node to come are not counted; and a node above the parent counts although it may be out of reach of
+backtracks. They never rule out a graph whose environments are known.
 
 `CompletingSupport` asks a `Support` what is possible, and rules out what leaves a node incomplete.
 """
@@ -57,8 +58,6 @@ from graphcnf.graphs.path.support import Support, UndecidedNodes, room_index, se
 
 NEVER = 1 << 14
 """More missing edges than any number of nodes can bring."""
-# Answers to whether a node may be attached: no, yes, or only if a closure of it helps.
-NO, YES, WITH_CLOSURE = range(3)
 
 
 @dataclass(kw_only=True)
@@ -80,12 +79,11 @@ class NodesWithMissing(UndecidedNodes):
 
 
 class CompletingSupport(nn.Module):
-    """`Support` that leaves a node only when it is complete.
+    """`NodeRules` of a model that knows environments: a node is left only when it is complete.
 
-    Beyond the values that `Support` rules out, impossible is to leave a node with missing edges,
-    and what breaks one of the two inequalities of this module. Where this leaves nothing, it gives
-    way, and drawing may leave a node incomplete: what is checked is necessary, but not always
-    enough.
+    Of the values that `Support` allows, those are ruled out that leave a node with missing edges,
+    or break one of the two inequalities of this module. If no value remains, all that `Support`
+    allows are possible, and drawing may leave a node incomplete.
 
     Args:
         code: The variables of a node.
@@ -99,24 +97,40 @@ class CompletingSupport(nn.Module):
         ends_of, rest_of: Missing edges of a node in each state: those to ends, and the others,
             (S,) long.
         is_incomplete: 1 if edges are missing, else 0, (S,) long.
-        helps: Kinds of edges to a neighbour of category c by which `rest_of` of a node in state s
-            falls and `ends_of` does not rise, (S, C) long, their bits added up.
+        helps: By which edges `rest_of` of a node falls and `ends_of` does not rise, by its state,
+            label of the edge and category of the neighbour, (S, E + 1, C) bool.
         free_used: By how much `free` falls once a new node is attached, by state of the parent,
             label of the edge and category of the new node, (S, E + 1, C) long. It is -1 for an end
             that was missing.
+        larger_rest: The larger `rest_of` of the two ends of this edge, and `least_rest`: the same
+            once the closures that the new node can have are taken off, (S, E + 1, C) long.
         free_to_attach: Least number of free nodes with which one of them can be attached to a node
-            in each state, (S,) long.
-        enough_free: With so many free nodes, every node that `Support` allows may be attached if
-            all others are complete.
-        answers: Whether a new node may be attached, `NO`, `YES` or `WITH_CLOSURE`, if no edges of
-            nodes above its parent are missing, (2, `enough_free` + 2, S, E + 1, C) uint8. First
-            axis: whether a free node can be attached above the parent. Second axis: `free` plus 1.
-        attaches_surely: Whether the answer is `YES` for at least one label and category if none can
-            be attached above, and both ends have as much room as `ROOMS` says,
-            (`enough_free` + 2, ROOMS, S) bool.
+            in each state, (S,) long; and `free_to_attach_at_ends`: to one of the two ends of this
+            edge, (S, E + 1, C) long.
+        enough_free: From this number of free nodes on, nothing has to be looked up if all other
+            nodes are complete.
+        attaches_surely: Whether a node can be attached to a parent in each state if all other nodes
+            are complete, and none above the parent takes a free node, (`enough_free` + 2, ROOMS, S)
+            bool, by `free` plus 1 and by the room that both ends must have. It saves looking up
+            most backtracks.
 
     Raises:
         UserError: if `environments` are malformed, or not of these categories.
+
+    Examples:
+        The nodes a, n and o of this module's docstring are the categories 0, 1 and 2:
+
+        >>> code = DepthFirstCode(3, [], node_categories=3, edge_categories=1)
+        >>> known = [[1, 0, 0, 0, 0, 0, 2], [0, 0, 1], [0, 0, 1, 0, 1], [2, 0, 1]]
+        >>> environments = {"nodes": [0, 1, 2], "edges": [0], "known": known}
+        >>> support = CompletingSupport(code, [1], environments)
+        >>> one_a = support.states.after[support.states.first[1], 1, 0]
+        >>> two_a, a_and_o = support.states.after[one_a, 1, [0, 2]]
+        >>> for state in (one_a, two_a, a_and_o):
+        ...     print(int(support.ends_of[state]), int(support.rest_of[state]))
+        1 1
+        1 0
+        0 1
     """
 
     ends_of: Tensor
@@ -124,8 +138,10 @@ class CompletingSupport(nn.Module):
     is_incomplete: Tensor
     helps: Tensor
     free_used: Tensor
+    larger_rest: Tensor
+    least_rest: Tensor
     free_to_attach: Tensor
-    answers: Tensor
+    free_to_attach_at_ends: Tensor
     attaches_surely: Tensor
 
     def __init__(self, code: DepthFirstCode, edge_weights: list[int], environments: Any):
@@ -145,7 +161,7 @@ class CompletingSupport(nn.Module):
         return self.support.states
 
     def _set_missing(self) -> None:
-        """Set the missing edges of each state, and which kinds of closures bring some."""
+        """Set the missing edges of each state, and which edges bring some."""
         after = self.states.after
         attaches = self.support.attaches[0]
         gets_no_edge = (after[:, 1:] == UNKNOWN).flatten(1).all(1)
@@ -157,15 +173,12 @@ class CompletingSupport(nn.Module):
         # Axes: state of the node, label of the edge, category of its other end.
         has_less_rest = rest[after] < rest[:, None, None]
         needs_no_more_ends = ends[after] <= ends[:, None, None]
-        brings = has_less_rest & needs_no_more_ends & (after != UNKNOWN)
-        helps = torch.zeros_like(self.support.takes)
-        for label, bit in enumerate(self.support.kind.tolist()):
-            helps |= torch.where(brings[:, label], bit, 0)
+        helps = has_less_rest & needs_no_more_ends & (after != UNKNOWN)
         incomplete = (missing > 0).long()
         set_tables(self, ends_of=ends, rest_of=rest, is_incomplete=incomplete, helps=helps)
 
     def _set_attaching(self) -> None:
-        """Set where new nodes may be attached, by the number of free nodes."""
+        """Set what the inequalities need of new nodes that are attached to a parent."""
         # Axes: state of the parent, label of the edge, category of the new node.
         after = self.states.after
         leaf = self.support.leaf
@@ -173,25 +186,22 @@ class CompletingSupport(nn.Module):
         ends = self.ends_of
         rest = self.rest_of
         used = ends[after] + ends[leaf] - ends[:, None, None]
-        rest_of_both = rest[after].maximum(rest[leaf])
+        larger_rest = rest[after].maximum(rest[leaf])
         # The new node can have `entries` - 1 closures, each of which brings it one edge itself.
         least_rest = rest[after].maximum(rest[leaf] - (self.support.entries - 1))
         to_attach = self._free_to_attach(used, least_rest)
-
-        self.enough_free = max(1, int((used + rest_of_both)[attaches].max()))
+        at_ends = to_attach[after].minimum(to_attach[leaf])
+        self.enough_free = max(1, int((used + larger_rest)[attaches].max()))
         free = torch.arange(-1, self.enough_free + 1)[:, None, None, None] - used
-        at_an_end = free >= to_attach[after].minimum(to_attach[leaf])
-        above = torch.tensor([False, True])[:, None, None, None, None] & (free > 0)
-        possible = attaches & (free >= least_rest) & ((free == 0) | at_an_end | above)
-        answers = torch.where(free >= rest_of_both, YES, WITH_CLOSURE)
-        answers = torch.where(possible, answers, NO).to(torch.uint8)
-        surely = (answers[0] == YES)[:, None] & self.support.attaches
+        surely = (free >= larger_rest) & ((free == 0) | (free >= at_ends))
         set_tables(
             self,
             free_used=used,
+            larger_rest=larger_rest,
+            least_rest=least_rest,
             free_to_attach=to_attach,
-            answers=answers,
-            attaches_surely=surely.flatten(3).any(3),
+            free_to_attach_at_ends=at_ends,
+            attaches_surely=(surely[:, None] & self.support.attaches).flatten(3).any(3),
         )
 
     def _free_to_attach(self, used: Tensor, least_rest: Tensor) -> Tensor:
@@ -283,10 +293,12 @@ class CompletingSupport(nn.Module):
         beyond = possible.shape[1] - column.shape[1]
         # All nodes below the parent are left for good.
         fits = possible[:, : column.shape[1]] & (column >= new.last_incomplete[:, None])
-        row, back = (fits & self._has_few_free(new)[:, None]).nonzero(as_tuple=True)
-        unsure = ~self._attaches_surely(new, row, column[row, back])
-        row = row[unsure]
-        back = back[unsure]
+        free = new.free.clamp(-1, self.enough_free)[:, None]
+        needed = room_index(new.to_come[:, None] - new.room_above_parent.gather(1, column))
+        surely = self.attaches_surely[free + 1, needed, new.state.gather(1, column)]
+        surely = surely & (new.largest_rest == 0)[:, None]
+        unsure = self._has_few_free(new)[:, None] & ~surely
+        row, back = (fits & unsure).nonzero(as_tuple=True)
         if len(row):
             fits[row, back] = self._attaching(new, row, column[row, back]).flatten(1).any(1)
         return F.pad(fits, (0, beyond))
@@ -307,24 +319,8 @@ class CompletingSupport(nn.Module):
         return new.choices.index_copy(0, row, fits.unflatten(1, new.choices.shape[1:]))
 
     def _has_few_free(self, new: NodesWithMissing) -> Tensor:
-        """Return where so few nodes are free that attaching a new one must be looked up."""
+        """Return where so few nodes are free that the inequalities may fail, (M,) bool."""
         return new.free < self.enough_free + new.largest_rest
-
-    def _attaches_surely(self, new: NodesWithMissing, row: Tensor, column: Tensor) -> Tensor:
-        """Return where new nodes can be attached whatever is above their parents.
-
-        Args:
-            new: The M new nodes.
-            row: Which of them, K times, (K,) long.
-            column: Columns of their parents in `UndecidedNodes.state`, (K,) long.
-
-        Returns:
-            (K,) bool.
-        """
-        room = room_index(new.to_come[row] - new.room_elsewhere[row, column])
-        free = new.free[row].clamp(-1, self.enough_free)
-        surely = self.attaches_surely[free + 1, room, new.state[row, column]]
-        return surely & (new.largest_rest[row] == 0)
 
     def _attaching(self, new: NodesWithMissing, row: Tensor, column: Tensor) -> Tensor:
         """Return with which edges and categories new nodes may be attached.
@@ -338,20 +334,19 @@ class CompletingSupport(nn.Module):
             By label and category, (K, E + 1, C) bool.
         """
         parent = new.state[row, column]
-        free = new.free[row]
-        # The new node may be an end that was missing, after which one more node is free.
-        above = (self._least_to_attach_above(new, row, column) <= free + 1).long()
-        answers = self.answers[above, free.clamp(-1, self.enough_free) + 1, parent]
-        room = room_index(new.to_come[row] - new.room_elsewhere[row, column])
-        has_room = self.support.attaches[room, parent]
-        fits = has_room & (answers == YES)
-        # What depends on nodes above the parent is looked up for each label and category.
-        needs_closure = has_room & (answers == WITH_CLOSURE)
-        unsure = needs_closure | (fits & (new.largest_rest[row] > 0)[:, None, None])
+        room = room_index(new.to_come[row] - new.room_above_parent[row, column])
+        free = new.free[row, None, None] - self.free_used[parent]
+        above = self._least_to_attach_above(new, row, column)[:, None, None]
+        to_attach = self.free_to_attach_at_ends[parent].minimum(above)
+        # The two inequalities, as far as the two ends of the new edge are concerned.
+        fits = self.support.attaches[room, parent] & (self.least_rest[parent] <= free)
+        fits = fits & ((free == 0) | (to_attach <= free))
+        # Where closures must bring edges, or nodes above the parent miss some, it depends on those.
+        others_miss = (new.largest_rest[row] > 0)[:, None, None]
+        unsure = fits & ((self.larger_rest[parent] > free) | others_miss)
         which, label, category = unsure.nonzero(as_tuple=True)
         leaf = self.support.leaf[parent[which], label, category]
-        free = free[which] - self.free_used[parent[which], label, category]
-        fits[which, label, category] = self._completes(new, row[which], column[which], leaf, free)
+        fits[unsure] = self._completes(new, row[which], column[which], leaf, free[unsure])
         return fits
 
     def _least_to_attach_above(self, new: NodesWithMissing, row: Tensor, column: Tensor) -> Tensor:
@@ -417,8 +412,9 @@ class CompletingSupport(nn.Module):
             Bool, of the same shape.
         """
         category = self.states.category
-        takes = self.support.takes[own, category[other]]
-        return (takes & self.helps[other, category[own]]) > 0
+        own, other = torch.broadcast_tensors(own, other)
+        takes = self.states.after[own, :, category[other]] != UNKNOWN
+        return (takes & self.helps[other, :, category[own]]).any(-1)
 
     def _closures(self, new: NodesWithMissing) -> Tensor:
         """Return which lengths, or edges, of the next closure leave no node incomplete.
@@ -431,12 +427,12 @@ class CompletingSupport(nn.Module):
         """
         if new.variable.role is VariableRole.CLOSING_EDGE:
             length = new.closure_lengths[-1][:, None]
-            fits = self._closing_edges(new, length, new.closure_lengths[:-1])
+            fits = self._edges_that_complete(new, length, new.closure_lengths[:-1])
             return fits[:, 0] | (length == 0)
         before = new.closure_lengths
         length = torch.arange(self.support.cardinalities[new.count], device=new.free.device)
-        fits = self._closing_edges(new, length.expand(len(new.free), -1), before).any(2)
-        # No further closure: no node may wait for one, neither above the last one nor the new one.
+        fits = self._edges_that_complete(new, length.expand(len(new.free), -1), before).any(2)
+        # Length 0 ends the closures: neither the new node nor one above the last may wait for one.
         every_row = torch.arange(len(new.free), device=new.free.device)
         largest, _ = self._largest_rest_above(new, every_row, self._lowest_column(new, before))
         none_waits = (largest <= new.free) & (self.rest_of[new.own_state] <= new.free)
@@ -454,7 +450,7 @@ class CompletingSupport(nn.Module):
         parent = self.support.parent_column(new)[:, 0]
         return parent + 1 - before[-1] if before else parent
 
-    def _closing_edges(
+    def _edges_that_complete(
         self, new: NodesWithMissing, length: Tensor, before: tuple[Tensor, ...]
     ) -> Tensor:
         """Return by which edges closures of some lengths leave no node incomplete.
@@ -474,7 +470,7 @@ class CompletingSupport(nn.Module):
         every_row = torch.arange(len(free), device=free.device)
         lowest = self._lowest_column(new, before)
         largest, waiting = self._largest_rest_above(new, every_row, lowest)
-        fits = (self.support.closing_kinds(new, length)[..., None] & self.support.kind) > 0
+        fits = self.support.closing_labels(new, length)
         row, n, label = fits.nonzero(as_tuple=True)
         column = (self.support.parent_column(new) + 1 - length)[row, n]
         far = new.state[row, column]

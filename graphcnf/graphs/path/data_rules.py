@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs
-from graphcnf.graphs.path.depth_first import depth_first_code
+from graphcnf.graphs.path.depth_first import earlier_edges
 from graphcnf.graphs.path.node_states import NEIGHBOUR_BASE, Environment, Environments
 
 
@@ -28,12 +28,13 @@ def measured_code(graphs: PackedGraphs) -> dict[str, Any]:
     """
     later = np.repeat(graphs.node_starts[:-1], graphs.edge_counts) + graphs.edges.max(1)
     most = int(np.bincount(later).max(initial=1))
-    largest = torch.zeros(most, dtype=torch.long)
+    back = torch.tensor(0)
+    longest = torch.zeros(most, dtype=torch.long)
     for batch in GraphBatch.chunks(graphs):
-        codes, _ = depth_first_code(batch.adjacency, batch.mask, most)
-        largest = largest.maximum(codes.amax((0, 1)))
-    back, *closures = largest.tolist()
-    return {"back": back + 1, "closures": closures}
+        backtrack, lengths, _ = earlier_edges(batch.adjacency, batch.mask, most)
+        back = back.maximum(backtrack.amax())
+        longest = longest.maximum(lengths.amax((0, 1)))
+    return {"back": int(back) + 1, "closures": longest[1:].tolist()}
 
 
 def measured_sums(
@@ -130,7 +131,7 @@ def with_those_of(known: Environments, graphs: PackedGraphs) -> Environments:
     Returns:
         A copy with the environments of both.
     """
-    both = Environments(known.nodes, known.edges)
+    both = Environments(known.node_representatives, known.edge_representatives)
     both.known = known.known | set(_found(known, graphs)[0])
     return both
 
@@ -196,7 +197,8 @@ def _found(
     Returns:
         The distinct environments; and for each node the index of its environment among them, (N,).
     """
-    nodes, edges = np.asarray(environments.nodes), np.asarray(environments.edges)
+    nodes = np.asarray(environments.node_representatives)
+    edges = np.asarray(environments.edge_representatives)
     category = graphs.node_types.astype(np.int64)
     ends = np.repeat(graphs.node_starts[:-1], graphs.edge_counts)[:, None] + graphs.edges
     node = np.concatenate([ends[:, 0], ends[:, 1]])

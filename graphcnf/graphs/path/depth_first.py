@@ -65,59 +65,78 @@ class Variable(NamedTuple):
         return cls(VariableRole.LENGTH if k % 2 else VariableRole.CLOSING_EDGE, (k - 1) // 2)
 
 
-def depth_first_code(adjacency: Tensor, mask: Tensor, entries: int) -> tuple[Tensor, Tensor]:
-    """Compute the backtrack and the closures of every node.
+def earlier_edges(adjacency: Tensor, mask: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Find the backtrack of every node, and how far its edges to earlier nodes lead up the path.
 
     Args:
         adjacency: Edges of B depth-first numbered graphs, (B, N, N) bool.
         mask: Real nodes, (B, N) bool.
-        entries: Largest number J of earlier neighbours of a node.
+        most: Largest number J of earlier neighbours of a node.
 
     Returns:
-        Two tensors (B, N, J) long. The first has the backtrack, then the lengths of the closures in
-        increasing order; 0 for no closure, for the first node and at padding. The second has the
-        earlier neighbours in the same order: the parent, then the other end of each closure; -1 for
-        none.
+        Backtracks, (B, N) long; lengths of the edges to earlier nodes in increasing order, (B, N,
+        J) long, so that the first one is 1, that of the edge to the parent; and the numbers of
+        these nodes, (B, N, J) long. Where there is none, and at padding, backtracks and lengths are
+        0 and numbers -1.
 
     Raises:
         ValueError: if a graph is not connected or not numbered depth-first, or a node has more than
             J earlier neighbours.
     """
-    batch, nodes = mask.shape
+    nodes = mask.shape[1]
     number = torch.arange(nodes, device=mask.device)
     earlier = adjacency & (number[:, None] > number)
-    parent = torch.where(earlier, number, -1).amax(-1) if nodes else number.new_empty(batch, 0)
+    parent = torch.where(earlier, number, -1).amax(-1) if nodes else number.new_empty(len(mask), 0)
     if (parent[:, 1:] < 0)[mask[:, 1:]].any():
         raise ValueError("a graph is not connected, or a node has no earlier neighbour")
-    if (earlier.sum(-1) > entries).any():
-        raise ValueError(f"a node has more than {entries} earlier neighbours")
-    # The level of each node by pointer doubling: `above` is its ancestor 1, 2, 4, ... levels up,
-    # `depth` the number of levels up to there, as far as there are any.
-    depth = (parent >= 0).long()
+    if (earlier.sum(-1) > most).any():
+        raise ValueError(f"a node has more than {most} earlier neighbours")
+    level = _levels(parent)
+    if (earlier & ~_on_path(level)).any():
+        raise ValueError("a graph is not numbered depth-first: an edge leads off the path")
+    # Levels are distinct along a path, so that the lengths of a node's edges are, too.
+    none = nodes + 1
+    length = torch.where(earlier, level[:, :, None] - level[:, None], none)
+    length = F.pad(length, (0, max(most - nodes, 0)), value=none)
+    lengths, numbers = length.topk(most, dim=-1, largest=False)
+    absent = (lengths == none) | ~mask[..., None]
+    backtrack = torch.cat([level[:, :1], level[:, :-1]], 1) - level + 1
+    backtrack[:, :1] = 0
+    return (
+        torch.where(mask, backtrack, 0),
+        torch.where(absent, 0, lengths),
+        torch.where(absent, -1, numbers),
+    )
+
+
+def _levels(parent: Tensor) -> Tensor:
+    """Return the levels (B, N) of nodes with the parents `parent` (B, N) long, -1 for none.
+
+    By pointer doubling: `above` is the ancestor of each node 1, 2, 4, ... levels up, and `level`
+    the number of levels up to there, as far as there are any.
+    """
+    level = (parent >= 0).long()
     above = parent
-    for _ in range(nodes.bit_length()):
+    for _ in range(parent.shape[1].bit_length()):
         up = above.clamp(min=0)
         real = above >= 0
-        depth = depth + torch.where(real, depth.gather(1, up), 0)
+        level = level + torch.where(real, level.gather(1, up), 0)
         above = torch.where(real, above.gather(1, up), -1)
-    # In a depth-first order, the path before a node is the last node so far at every level.
-    last = torch.where(depth[..., None] == number, number[:, None], -1).cummax(1).values
-    level = depth[:, None].expand(-1, nodes, -1)
-    on_path = last[:, :-1].gather(2, level[:, 1:]) == number
-    on_path = on_path & (level[:, 1:] <= depth[:, :-1, None])
-    if (earlier[:, 1:] & ~on_path).any():
-        raise ValueError("a graph is not numbered depth-first: an edge leads off the path")
-    # Levels are distinct along a path, so the lengths of a node's edges are, too.
-    length = torch.where(earlier, depth[:, :, None] - level, nodes + 1)
-    length = F.pad(length, (0, max(entries - nodes, 0)), value=nodes + 1)
-    lengths, targets = length.topk(entries, dim=-1, largest=False)
-    absent = lengths > nodes
-    codes = torch.where(absent, 0, lengths)
-    # The shortest length, that of the edge to the parent, is 1: the backtrack takes its place.
-    codes[..., 0] = torch.cat([depth[:, :1], depth[:, :-1]], 1) - depth + 1
-    codes[:, :1] = 0
-    keep = mask[..., None]
-    return torch.where(keep, codes, 0), torch.where(absent | ~keep, -1, targets)
+    return level
+
+
+def _on_path(level: Tensor) -> Tensor:
+    """Return whether node j is on the path before node i, (B, N, N) bool, from levels (B, N).
+
+    In a depth-first order, the path before a node is the last node so far at every level, up to the
+    level of the previous node.
+    """
+    number = torch.arange(level.shape[1], device=level.device)
+    last = torch.where(level[..., None] == number, number[:, None], -1).cummax(1).values
+    of_node = level[:, None].expand(-1, level.shape[1], -1)
+    before = last[:, :-1].gather(2, of_node[:, 1:]) == number
+    before = before & (of_node[:, 1:] <= level[:, :-1, None])
+    return F.pad(before, (0, 0, 1, 0))
 
 
 class DepthFirstCode:
@@ -239,14 +258,18 @@ class DepthFirstCode:
         """
         earlier = batch.adjacency.tril(-1).sum(-1)
         most = max(self.entries, int(earlier.max()) if earlier.numel() else 0)
-        codes, targets = depth_first_code(batch.adjacency, batch.mask, most)
-        known = (codes <= codes.new_tensor(self.longest + [0] * (most - self.entries))).flatten(1)
-        targets = targets[..., : self.entries]
-        codes = codes[..., : self.entries].minimum(codes.new_tensor(self.longest))
-        edges = torch.where(targets < 0, 0, batch.edge_labels.gather(2, targets.clamp(min=0)))
-        closures = torch.stack([codes[..., 1:], edges[..., 1:]], -1).flatten(-2)
-        first = torch.stack([codes[..., 0], edges[..., 0], batch.node_types], -1)
-        return torch.cat([first, closures], -1), known.all(1)
+        backtrack, lengths, earlier_nodes = earlier_edges(batch.adjacency, batch.mask, most)
+        closures = lengths[..., 1:]
+        longest = closures.new_tensor(self.longest[1:] + [0] * (most - self.entries))
+        known = (backtrack <= self.longest[0]) & (closures <= longest).all(-1)
+        closures = closures.minimum(longest)[..., : self.entries - 1]
+        backtrack = backtrack.clamp(max=self.longest[0])
+        earlier_nodes = earlier_nodes[..., : self.entries]
+        labels = batch.edge_labels.gather(2, earlier_nodes.clamp(min=0))
+        labels = torch.where(earlier_nodes < 0, 0, labels)
+        first = torch.stack([backtrack, labels[..., 0], batch.node_types], -1)
+        pairs = torch.stack([closures, labels[..., 1:]], -1).flatten(-2)
+        return torch.cat([first, pairs], -1), known.all(1)
 
     def decode(self, x: Tensor, mask: Tensor) -> GraphBatch:
         """Return the graphs with the codes x.

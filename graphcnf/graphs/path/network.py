@@ -30,7 +30,6 @@ from torch.nn import functional as F
 from graphcnf.categorical.autoregressive import AutoregressiveNetwork, InSequence, Step
 from graphcnf.categorical.transformer import Transformer
 from graphcnf.flows.transform import Context
-from graphcnf.graphs.path.completion import CompletingSupport
 from graphcnf.graphs.path.depth_first import DepthFirstCode, VariableRole
 from graphcnf.graphs.path.path_layers import (
     AttentionBiases,
@@ -41,7 +40,7 @@ from graphcnf.graphs.path.path_layers import (
     level_codes,
 )
 from graphcnf.graphs.path.paths import Path
-from graphcnf.graphs.path.support import Support, UndecidedNodes
+from graphcnf.graphs.path.support import NodeRules, UndecidedNodes
 
 if TYPE_CHECKING:
     from graphcnf.graphs.conditions import ConditionEmbedding
@@ -133,7 +132,7 @@ class PathNetwork(AutoregressiveNetwork):
     def __init__(
         self,
         code: DepthFirstCode,
-        support: Support | CompletingSupport,
+        support: NodeRules,
         *,
         max_nodes: int,
         width: int = 192,
@@ -148,7 +147,7 @@ class PathNetwork(AutoregressiveNetwork):
     ):
         super().__init__()
         self.cardinalities = code.cardinalities
-        self.support = support
+        self.support: NodeRules = support
         self.max_nodes = max_nodes
         self.features = PathFeatures(self.cardinalities, max_nodes, width, level_width, table_rows)
         self.biases = AttentionBiases(layers * heads, max_nodes)

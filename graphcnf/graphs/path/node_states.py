@@ -11,9 +11,8 @@ The words label and state are those of `graphcnf.graphs.path`.
   has a *representative*, the first category that it is merged with.
 - A *part* of an environment has some of its edges. The parts are the states: a node may get the
   edges that lead to another part. A part is complete if it is a known environment of the node's
-  category, or of a category that this one is merged with. So the node's own category decides what
-  edges it may get, and the merged one when it is complete: of a bare nitrogen and an aromatic one,
-  each gets the edges that nodes of its kind have, but both may be left as either of them.
+  category, or of a category that this one is merged with. For example, a plain and an aromatic
+  nitrogen get different edges, but either is complete with the edges of the other.
 
 For example, let the nodes o of training graphs have one edge, to a node a, or two. A node o begins
 in the state "o, no edge", which is not complete. An edge to a node a takes it to the state "o, a",
@@ -76,8 +75,8 @@ class NodeStates(nn.Module):
         after: State after a further edge, by state, label of the edge and category of the
             neighbour, (S, E + 1, C) long; `UNKNOWN` if the node may not have this edge. Label 0
             leaves the state as it is.
-        complete: Which states a node of a whole graph may have, (S,) bool; `UNKNOWN` counts as one,
-            so that it does not keep a drawing from going on.
+        complete: Which states a node of a whole graph may have, (S,) bool; `UNKNOWN` counts as
+            complete, so that a node with impossible edges never blocks drawing.
         category: Category of a node in each state, or one with the same states, (S,) long.
         sums: Largest sum of edge weights of a node, by category, (C,) long.
     """
@@ -122,8 +121,8 @@ class Environments:
                     f'"{name}" of environments must name for each category the first one that it '
                     f"is merged with, got {merged}"
                 )
-        self.nodes = list(nodes)
-        self.edges = list(edges)
+        self.node_representatives = list(nodes)
+        self.edge_representatives = list(edges)
         self.known = {self._checked(environment) for environment in known}
 
     @classmethod
@@ -147,10 +146,12 @@ class Environments:
         if not isinstance(arguments, dict) or set(arguments) != {"nodes", "edges", "known"}:
             raise UserError('environments must be a table of "nodes", "edges" and "known"')
         found = cls(**arguments)
-        if (len(found.nodes), len(found.edges)) != (node_categories, edge_categories):
+        nodes = len(found.node_representatives)
+        edges = len(found.edge_representatives)
+        if (nodes, edges) != (node_categories, edge_categories):
             raise UserError(
                 f"environments must be of {node_categories} node and {edge_categories} edge "
-                f"categories, got {len(found.nodes)} and {len(found.edges)}"
+                f"categories, got {nodes} and {edges}"
             )
         return found
 
@@ -161,8 +162,12 @@ class Environments:
             "nodes" and "edges", lists of integers, and "known", a list of lists of integers.
         """
         known = sorted(self.known)
-        rows = [[n, *(v for k in around for v in unpacked_neighbour(k))] for n, around in known]
-        return {"nodes": self.nodes, "edges": self.edges, "known": rows}
+        rows = [[n, *(v for k in others for v in unpacked_neighbour(k))] for n, others in known]
+        return {
+            "nodes": self.node_representatives,
+            "edges": self.edge_representatives,
+            "known": rows,
+        }
 
     def merged(self, environments: Iterable[Environment]) -> list[Environment]:
         """Replace the category of each environment's own node by its representative.
@@ -173,7 +178,7 @@ class Environments:
         Returns:
             As many environments, in their order, some of which may be equal now.
         """
-        return [(self.nodes[node], around) for node, around in environments]
+        return [(self.node_representatives[node], others) for node, others in environments]
 
     def states(self, edge_weights: Sequence[int]) -> NodeStates:
         """Return the states of nodes of which all known environments may come.
@@ -191,38 +196,51 @@ class Environments:
         Raises:
             UserError: if there are more than `MOST_STATES` (50,000) states.
         """
-        number: dict[Environment, int] = {}
-        sums = torch.zeros(len(self.nodes), dtype=torch.long)
-        for node, around in sorted(self.known):
-            weight = sum(edge_weights[unpacked_neighbour(k)[0]] for k in around)
+        number = self._numbered_parts()
+        sums = torch.zeros(len(self.node_representatives), dtype=torch.long)
+        for node, neighbours in self.known:
+            weight = sum(edge_weights[unpacked_neighbour(k)[0]] for k in neighbours)
             sums[node] = max(int(sums[node]), weight)
-            for count in range(len(around) + 1):
-                for part in combinations(around, count):
-                    number.setdefault((node, part), len(number) + 1)
-            if len(number) > MOST_STATES:
-                raise UserError(f"the environments have more than {MOST_STATES:,} parts")
-        shape = len(number) + 1, len(self.edges), len(self.nodes)
+        shape = len(number) + 1, len(self.edge_representatives), len(self.node_representatives)
         after = torch.full(shape, UNKNOWN)
-        category, complete = (torch.zeros(len(after), dtype=torch.long) for _ in range(2))
-        complete[UNKNOWN] = 1
+        category = torch.zeros(len(after), dtype=torch.long)
+        complete = torch.zeros(len(after), dtype=torch.bool)
+        complete[UNKNOWN] = True
         whole = set(self.merged(self.known))
-        for (node, around), state in number.items():
+        for (node, neighbours), state in number.items():
             category[state] = node
-            complete[state] = (self.nodes[node], around) in whole
-            for k in range(len(around)):
-                before = number[node, around[:k] + around[k + 1 :]]
-                after[before, *unpacked_neighbour(around[k])] = state
-        first = torch.tensor([number.get((k, ()), UNKNOWN) for k in range(len(self.nodes))])
-        after = after[:, self.edges][..., self.nodes]
+            complete[state] = (self.node_representatives[node], neighbours) in whole
+            for k in range(len(neighbours)):
+                before = number[node, neighbours[:k] + neighbours[k + 1 :]]
+                after[before, *unpacked_neighbour(neighbours[k])] = state
+        # A category that is merged with another one leads to the states of its representative.
+        after = after[:, self.edge_representatives][..., self.node_representatives]
+        categories = range(len(self.node_representatives))
+        first = torch.tensor([number.get((node, ()), UNKNOWN) for node in categories])
         same = torch.arange(len(after))[:, None, None].expand(-1, 1, len(first))
         return NodeStates(
             weights=torch.tensor([0, *edge_weights]),
             first=first,
             after=torch.cat([same, after], 1),
-            complete=complete.bool(),
+            complete=complete,
             category=category,
             sums=sums,
         )
+
+    def _numbered_parts(self) -> dict[Environment, int]:
+        """Return all parts of the known environments with their states, from 1 on.
+
+        Raises:
+            UserError: if there are more than `MOST_STATES` (50,000).
+        """
+        number: dict[Environment, int] = {}
+        for node, neighbours in sorted(self.known):
+            for count in range(len(neighbours) + 1):
+                for part in combinations(neighbours, count):
+                    number.setdefault((node, part), len(number) + 1)
+            if len(number) > MOST_STATES:
+                raise UserError(f"the environments have more than {MOST_STATES:,} parts")
+        return number
 
     def _checked(self, environment: Any) -> Environment:
         """Return an environment of unknown origin as (node category, sorted neighbours).
@@ -234,14 +252,14 @@ class Environments:
         fits = fits and len(environment) // 2 <= MOST_EDGES
         if fits and all(type(value) is int for value in environment):
             node = environment[0]
-            around = environment[2::2]
+            neighbours = environment[2::2]
             edges = environment[1::2]
             if (
-                0 <= node < len(self.nodes)
-                and {*around} <= {*self.nodes}
-                and {*edges} <= {*self.edges}
+                0 <= node < len(self.node_representatives)
+                and {*neighbours} <= {*self.node_representatives}
+                and {*edges} <= {*self.edge_representatives}
             ):
-                pairs = zip(edges, around, strict=True)
+                pairs = zip(edges, neighbours, strict=True)
                 return node, tuple(sorted(packed_neighbour(edge, other) for edge, other in pairs))
         raise UserError(
             f"an environment must list a node category, then the edge and node category of up to "

@@ -213,7 +213,8 @@ class Path:
             states: The states of nodes, and the weights of edges.
         """
         levels = self.flat_levels
-        # Each end of the edge gets the other one as a neighbour.
+        # Each end of the edge gets the other one as a neighbour. No node is twice in `node`, since
+        # each graph gets at most one edge here: else its state could not be assigned.
         node = torch.cat([new_node, earlier])
         other = levels.category[torch.cat([earlier, new_node])]
         label = torch.cat([label, label])

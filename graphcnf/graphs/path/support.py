@@ -5,54 +5,54 @@ matters is that the nodes to come find a parent:
 
 - The *possible parents* of the next node are the last node of the path and the `reach` nodes above
   it, since a backtrack leads up at most so far.
-- The *room* of a node is the number of nodes that can follow by way of it, if no other node takes
-  further edges. `ENDLESS` stands for any number. With limits on sums of edge weights, a node that
-  takes a further edge has endless room, since a chain can follow; other rooms come from
-  environments, of nodes that only take nodes without further edges.
+- The *room* of a node is the largest number of later nodes that can be attached to it, to nodes
+  attached to it, and so on. `ENDLESS` stands for any number. With limits on sums of edge weights, a
+  node that takes a further edge has endless room, since a chain can follow. With environments, room
+  can be a small number: a node that only takes two nodes without further edges has room for 2.
+- `room_above_parent` is the room of the possible parents of the next node other than the new node
+  and its parent, added up.
 
 For example, let nodes a have up to 4 edges and nodes b one, all of weight 1, and let a backtrack
 lead up at most 2 levels. After the path a-a-a-b, with one node to come after the next one:
 
-    level              0        1        2        3
-    node               a        a        a        b
-    room               ENDLESS  ENDLESS  ENDLESS  0
-    room_elsewhere     0        ENDLESS  ENDLESS  ENDLESS
+    level                                    0        1        2        3
+    node                                     a        a        a        b
+    room                                     ENDLESS  ENDLESS  ENDLESS  0
+    room_above_parent, if the parent is here 0        ENDLESS  ENDLESS  ENDLESS
 
-`room_elsewhere` is the room that the node to come finds if the new node is attached to the node at
-this level, without that of these two nodes: the room of the other nodes in reach, here that of the
-one above. To level 3 nothing can be attached, since b takes no further edge, and level 0 is out of
-reach. To level 2, an a or a b can be attached. With a b, the node at level 2 has one of its four
-edges left; had it none, level 1 would still have room. An a that is attached to level 2 may also
-close a ring with level 1 or 0, by a closure of length 2 or 3, since nodes with room are left.
+To level 3 nothing can be attached, since b takes no further edge, and level 0 is out of reach. To
+level 2, an a or a b can be attached. With a b, the node at level 2 has one of its four edges left;
+had it none, level 1 would still have room. An a that is attached to level 2 may also close a ring
+with level 1 or 0, by a closure of length 2 or 3, since nodes with room are left.
 
-If nodes a had only up to 2 edges, `room_elsewhere` would be 0 at the a of the path b-a. A new node
-b would take its last edge and leave no room for the node to come, so that it must be another a.
+If nodes a had only up to 2 edges, `room_above_parent` would be 0 at the a of the path b-a. A new
+node b would take its last edge and leave no room for the node to come, so that it must be another
+a.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Self, TypeVar
+from typing import Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.errors import UserError
 from graphcnf.graphs.path.depth_first import DepthFirstCode, Variable, VariableRole
 from graphcnf.graphs.path.node_states import UNKNOWN, NodeStates
 from graphcnf.graphs.path.paths import SEEN_LEVELS
 
 ENDLESS = 1000
-"""Room of a node that any number of nodes can follow."""
+"""Room of a node that any number of nodes can follow. Rooms are added up: a sum of `ENDLESS` or
+more means any number, as graphs have fewer nodes."""
 ROOMS = (*range(8), ENDLESS)
-"""Rooms that are told apart. Where eight or more nodes need room, it must be endless: a graph whose
-last eight nodes all hang on nodes without endless room would be ruled out."""
+"""Rooms that are told apart where a node is attached. If eight or more nodes are to come, only
+endless room is accepted: a graph whose last eight nodes all hang on nodes without it is ruled
+out."""
 ROUNDS = 24
 """Rooms are found in rounds: after round r, those by way of chains of up to r nodes are counted.
 Longer chains without endless room would count less, never more, than they hold."""
-MOST_KINDS = 62
-"""Kinds of edges: bits of an integer."""
 
 
 @dataclass
@@ -62,26 +62,24 @@ class UndecidedNodes:
     Attributes:
         state: State of the node at each level of the path, (M, W) long; `Support.pad` columns of 0
             come first, and levels beyond the path are 0.
-        room_elsewhere: For each level p, if the parent of the new node is there, (M, W) long. The
-            possible parents of the node after it are then the new node at level p + 1, its parent
-            at level p, and the nodes at levels p - 1 to p + 1 - `reach`: it is the rooms of these
-            last ones, added up.
+        room_above_parent: For each level p, if the parent of the new node is there, (M, W) long:
+            the rooms of the nodes at levels p - 1 to p + 1 - `reach`, added up.
         depth: Level of the previous node, (M,) long; -1 before the first one.
         to_come: Number of nodes of the graph after the new one, (M,) long.
         own_state: State of the new node, (M,) long; 0 before its category is decided.
-        room_left: Rooms of all possible parents of the node after the new one, added up, without
-            that of the new one, (M,) long; 0 before its category is decided.
+        room_of_others: Rooms of all possible parents of the node after the new one, its own parent
+            included but not the new node, added up, (M,) long; 0 before its category is decided.
         choices: Which labels of the edge to the parent, and with each which categories of the new
             node are possible, (M, E + 1, C) bool; None before the backtrack is decided.
         x: The variables that are decided, in the order of `DepthFirstCode`, (M,) long each.
     """
 
     state: Tensor
-    room_elsewhere: Tensor
+    room_above_parent: Tensor
     depth: Tensor
     to_come: Tensor
     own_state: Tensor
-    room_left: Tensor
+    room_of_others: Tensor
     choices: Tensor | None = None
     x: tuple[Tensor, ...] = ()
 
@@ -141,8 +139,35 @@ def set_tables(module: nn.Module, **tables: Tensor) -> None:
         module.register_buffer(name, table.contiguous(), persistent=False)
 
 
+class NodeRules(Protocol):
+    """Which values of a node's variables are possible: what `PathNetwork` asks.
+
+    `Support` is one; `CompletingSupport` (`graphcnf.graphs.path.completion`) another.
+
+    Attributes:
+        pad: Number of columns of zeros in `Path.table`, enough for every backtrack and closure.
+        limited: True if the states limit what edges a node may get.
+    """
+
+    @property
+    def states(self) -> NodeStates:
+        """The states of nodes."""
+
+    pad: int
+    limited: bool
+
+    def new_nodes(self, state: Tensor, depth: Tensor, to_come: Tensor) -> UndecidedNodes:
+        """Return M new nodes of which no variable is decided; see `Support.new_nodes`."""
+
+    def allowed(self, new: UndecidedNodes) -> Tensor:
+        """Return which values of the next variable are possible, (M, Q) bool."""
+
+    def add(self, new: UndecidedNodes, x: Tensor) -> UndecidedNodes:
+        """Return the nodes after one more variable (M,) is decided."""
+
+
 class Support(nn.Module):
-    """Which values of a node's variables are possible, given the path before it.
+    """`NodeRules` that leave room for the nodes to come, as far as states limit edges.
 
     Impossible values have probability 0, and the probabilities of the others sum to one. Impossible
     is
@@ -170,26 +195,17 @@ class Support(nn.Module):
             nodes as `ROOMS` says, (ROOMS, S, E + 1, C) bool, indexed as `leaf`. State `UNKNOWN` and
             label 0 is for a first node.
         attaches_at: `attaches` for at least one label and category, (ROOMS, S) bool.
+        takes: Whether a node in each state may get a further edge to a neighbour of each category,
+            (S, C) bool.
         no_backtrack: True for the backtrack 0, (U,) bool.
-        kind: One bit for each kind of edges, by label, (E + 1,) long; 0 for no edge. Edges of one
-            kind lead to the same states.
-        takes: Kinds of edges to a neighbour of category c that a node in state s may get, (S, C)
-            long, their bits added up.
-        keeps_room: Those of the kinds in `takes` after which the node still has room, first for one
-            node, then for any number, (2, S, C) long.
-
-    Raises:
-        UserError: if there are too many kinds of edges.
     """
 
     leaf: Tensor
     room: Tensor
     attaches: Tensor
     attaches_at: Tensor
-    no_backtrack: Tensor
-    kind: Tensor
     takes: Tensor
-    keeps_room: Tensor
+    no_backtrack: Tensor
 
     def __init__(self, code: DepthFirstCode, states: NodeStates, *, limited: bool):
         super().__init__()
@@ -199,12 +215,12 @@ class Support(nn.Module):
         self.limited = limited
         self.reach = code.cardinalities[0] - 1
         self.branches = self.reach > 0
+        # The largest backtrack from level -1, before the first node, still leads to a column.
         self.pad = max(SEEN_LEVELS, *code.longest) + 1
-        self._set_attaching()
-        self._set_closing()
+        self._set_tables()
 
-    def _set_attaching(self) -> None:
-        """Set the tables of edges to parents."""
+    def _set_tables(self) -> None:
+        """Set the tables of nodes that are attached to a parent."""
         first = self.states.first
         after = self.states.after
         # leaf[s, e, c] is after[first[c], e, category[s]].
@@ -223,6 +239,7 @@ class Support(nn.Module):
             room=room,
             attaches=attaches,
             attaches_at=attaches.flatten(2).any(2),
+            takes=(after[:, 1:] != UNKNOWN).any(1),
             no_backtrack=torch.arange(self.cardinalities[0]) == 0,
         )
 
@@ -234,12 +251,12 @@ class Support(nn.Module):
             leaf: As the attribute.
         """
         after = self.states.after
-        # A node has endless room if a chain can follow it: what is no such node is left out, until
-        # nothing changes.
+        # A node has endless room if a chain can follow it: begin with all that get a further edge,
+        # and leave out those that no chain can follow, until nothing changes.
         endless = fits.any(2).any(1)
-        known = None
-        while known is None or not torch.equal(endless, known):
-            known = endless
+        previous = None
+        while previous is None or not torch.equal(endless, previous):
+            previous = endless
             goes_on = endless[leaf] | (endless[after] & self.branches)
             endless = endless & (fits & goes_on).flatten(1).any(1)
         room = torch.where(endless, ENDLESS, 0)
@@ -247,21 +264,6 @@ class Support(nn.Module):
             more = torch.where(fits, 1 + room[leaf] + room[after] * self.branches, 0)
             room = torch.where(endless, ENDLESS, more.amax((1, 2)))
         return room
-
-    def _set_closing(self) -> None:
-        """Set the tables of edges of closures."""
-        after, kind = self.states.after[:, 1:].unique(dim=1, return_inverse=True)
-        kinds = after.shape[1]
-        if kinds > MOST_KINDS:
-            raise UserError(f"edges are of {kinds} kinds, more than {MOST_KINDS}")
-        bit = (1 << torch.arange(kinds))[:, None]
-        keeps_room = [torch.where(self.room[after] >= need, bit, 0).sum(1) for need in (1, ENDLESS)]
-        set_tables(
-            self,
-            kind=F.pad(bit[kind, 0], (1, 0)),
-            takes=torch.where(after != UNKNOWN, bit, 0).sum(1),
-            keeps_room=torch.stack(keeps_room),
-        )
 
     def new_nodes(self, state: Tensor, depth: Tensor, to_come: Tensor) -> UndecidedNodes:
         """Return M new nodes of which no variable is decided.
@@ -284,11 +286,11 @@ class Support(nn.Module):
         return UndecidedNodes(
             state=state,
             # Without backtracks, each difference is that of a level less itself: not below 0.
-            room_elsewhere=(above - beyond_reach).clamp(min=0),
+            room_above_parent=(above - beyond_reach).clamp(min=0),
             depth=depth,
             to_come=to_come,
             own_state=zero,
-            room_left=zero,
+            room_of_others=zero,
         )
 
     def allowed(self, new: UndecidedNodes) -> Tensor:
@@ -316,9 +318,9 @@ class Support(nn.Module):
                 fits = self._closing_edges(new)
         # Values that lead beyond the first node were left out.
         fits = F.pad(fits, (0, self.cardinalities[new.count] - fits.shape[1]))
-        # A row without any is looked up only after an impossible value, as when a graph outside of
-        # the support is scored. Its probability is 0 already; logits of -inf alone would make it
-        # nan.
+        # No value is possible only if an earlier one was already impossible, as when a graph
+        # outside of the support is scored. Its probability is 0 already; logits of -inf alone
+        # would make it nan.
         return fits | ~fits.any(1, keepdim=True)
 
     def backtrack_columns(self, new: UndecidedNodes) -> Tensor:
@@ -339,8 +341,8 @@ class Support(nn.Module):
         column = self.backtrack_columns(new)
         state = new.state.gather(1, column)
         first = (new.depth < 0)[:, None] & self.no_backtrack[: state.shape[1]]
-        # What nodes to come do not find elsewhere, the new one and its parent must have.
-        needed = room_index(new.to_come[:, None] - new.room_elsewhere.gather(1, column))
+        # The new node and its parent must have room for the nodes that do not fit elsewhere.
+        needed = room_index(new.to_come[:, None] - new.room_above_parent.gather(1, column))
         return ((state != UNKNOWN) | first) & self.attaches_at[needed, state]
 
     def _attachments(self, new: UndecidedNodes) -> Tensor:
@@ -353,7 +355,7 @@ class Support(nn.Module):
             (M, E + 1, C) bool, `choices` of `UndecidedNodes`.
         """
         column = self.parent_column(new)
-        needed = room_index(new.to_come - new.room_elsewhere.gather(1, column)[:, 0])
+        needed = room_index(new.to_come - new.room_above_parent.gather(1, column)[:, 0])
         return self.attaches[needed, new.state.gather(1, column)[:, 0]]
 
     def earlier_state(self, new: UndecidedNodes, length: Tensor) -> Tensor:
@@ -365,31 +367,34 @@ class Support(nn.Module):
         """
         return new.state.gather(1, self.parent_column(new) + 1 - length)
 
-    def closing_kinds(self, new: UndecidedNodes, length: Tensor) -> Tensor:
-        """Return the kinds of edges by which closures are possible.
+    def closing_labels(self, new: UndecidedNodes, length: Tensor) -> Tensor:
+        """Return by which edges closures are possible.
 
         Args:
             new: The M new nodes.
             length: Lengths of the closures, (M, L) long.
 
         Returns:
-            The bits of the kinds, see `Support.kind`, added up, (M, L) long; 0 for no closure.
+            By label of the edge, (M, L, E + 1) bool; False for label 0, no edge.
         """
-        far = self.earlier_state(new, length)
-        own = new.own_state[:, None]
-        category = new.category[:, None]
-        far_category = self.states.category[far]
-        both_take = self.takes[far, category] & self.takes[own, far_category]
-        # For nodes to come, room must be left at other nodes, or at one of both ends. A far end
+        every_far = self.earlier_state(new, length)
+        own_takes = self.takes[new.own_state[:, None], self.states.category[every_far]]
+        both_take = own_takes & self.takes[every_far, new.category[:, None]]
+        row, number = both_take.nonzero(as_tuple=True)
+        far = every_far[row, number]
+        own = new.own_state[row]
+        far_after = self.states.after[far, :, new.category[row]]
+        own_after = self.states.after[own, :, self.states.category[far]]
+        # For nodes to come, room must be left at the other nodes and both ends together. A far end
         # above the reach of the next backtrack is no possible parent.
-        in_reach = length <= self.reach
-        to_come = new.to_come[:, None]
-        elsewhere = new.room_left[:, None] - torch.where(in_reach, self.room[far], 0)
-        several = (to_come > 1).long()
-        own_keeps = self.keeps_room[several, own, far_category]
-        far_keeps = torch.where(in_reach, self.keeps_room[several, far, category], 0)
-        with_room = both_take & (own_keeps | far_keeps)
-        return torch.where(elsewhere >= to_come, both_take, with_room)
+        in_reach = (length[row, number] <= self.reach)[:, None]
+        room = new.room_of_others[row, None] + self.room[own_after]
+        room = room + torch.where(in_reach, self.room[far_after] - self.room[far][:, None], 0)
+        fits = (far_after != UNKNOWN) & (own_after != UNKNOWN) & (room >= new.to_come[row, None])
+        fits[:, 0] = False
+        possible = fits.new_zeros(*length.shape, fits.shape[1])
+        possible[row, number] = fits
+        return possible
 
     def _lengths(self, new: UndecidedNodes) -> Tensor:
         """Return the possible lengths of the next closure of M new nodes, (M, L) bool.
@@ -398,7 +403,7 @@ class Support(nn.Module):
         """
         most = min(self.cardinalities[new.count], new.state.shape[1] - self.pad)
         length = torch.arange(most, device=new.depth.device)
-        fits = (self.closing_kinds(new, length.expand(len(new.depth), -1)) > 0) & (length >= 2)
+        fits = self.closing_labels(new, length.expand(len(new.depth), -1)).any(2) & (length >= 2)
         if new.variable.edge_number > 1:
             # Lengths increase, and after a length of 0 all are 0.
             previous = new.closure_lengths[-1][:, None]
@@ -408,8 +413,8 @@ class Support(nn.Module):
     def _closing_edges(self, new: UndecidedNodes) -> Tensor:
         """Return the possible labels of the edge of a closure of M new nodes, (M, E + 1) bool."""
         length = new.closure_lengths[-1][:, None]
-        kinds = self.closing_kinds(new, length)
-        return torch.where(length > 0, (kinds & self.kind) > 0, self.kind == 0)
+        label = torch.arange(self.leaf.shape[1], device=length.device)
+        return torch.where(length > 0, self.closing_labels(new, length)[:, 0], label == 0)
 
     def add(self, new: Nodes, x: Tensor) -> Nodes:
         """Return M new nodes after one more variable is decided.
@@ -434,12 +439,12 @@ class Support(nn.Module):
     def _with_parent(self, new: Nodes) -> Nodes:
         """Return M new nodes with their first edge, once this and their category are decided."""
         own_state = self.states.first[new.category]
-        room = new.room_elsewhere.gather(1, self.parent_column(new))[:, 0]
+        room = new.room_above_parent.gather(1, self.parent_column(new))[:, 0]
         length = torch.ones_like(own_state)
         if self.branches:  # The parent is a possible parent of the next node, too.
             parent = self.earlier_state(new, length[:, None])[:, 0]
             room = room + torch.where(new.parent_label > 0, self.room[parent], 0)
-        alone = replace(new, own_state=own_state, room_left=room)
+        alone = replace(new, own_state=own_state, room_of_others=room)
         return self._with_edge(alone, new.parent_label, length)
 
     def _with_edge(self, new: Nodes, label: Tensor, length: Tensor) -> Nodes:
@@ -456,4 +461,4 @@ class Support(nn.Module):
         own_after = states.after[new.own_state, label, states.category[earlier]]
         in_reach = (length <= self.reach) & (label > 0)
         more_room = torch.where(in_reach, self.room[earlier_after] - self.room[earlier], 0)
-        return replace(new, own_state=own_after, room_left=new.room_left + more_room)
+        return replace(new, own_state=own_after, room_of_others=new.room_of_others + more_room)
