@@ -85,13 +85,17 @@ MIDDLE, LOG_SCALE = 0.5, -1.0
 
 
 class SubGraph(NamedTuple):
-    """Features of the sub-graphs before S nodes of each graph: what these nodes are drawn given.
+    """Features of the sub-graphs before S nodes of each of B graphs, given which they are drawn.
+
+    The sub-graph before a node has all nodes with smaller numbers in breadth-first order, and their
+    edges. W is the number of channels; the window is its last `window` nodes.
 
     Attributes:
-        whole: Features of each sub-graph, (B, S, W).
-        nodes: Features of the nodes of the window, the farthest first, (B, S, window, W).
-        sent: What each node of the window sends along an edge of each value, (B, S, window, R + 1,
-            W); 0 for no edge.
+        whole: One vector for each sub-graph, (B, S, W).
+        nodes: One vector for each node of the window, that with the smallest number first, (B, S,
+            window, W).
+        sent: What each node of the window sends to the new node along an edge of each value, (B, S,
+            window, R + 1, W); the vector of value 0, no edge, is 0.
     """
 
     whole: Tensor
@@ -254,13 +258,16 @@ class GraphAFModel(StochasticModel):
         return ~far.flatten(1).any(1)
 
     def before(self, types: Tensor, adjacency: Tensor, sizes: Tensor, rows: Tensor) -> SubGraph:
-        """Return the sub-graphs before some nodes of each graph.
+        """Compute the features of the sub-graphs before some nodes of each graph.
+
+        All nodes are numbered in breadth-first order.
 
         Args:
             types: Node categories, (B, N) long.
-            adjacency: Edges, as `relations` returns them, (B, N, R N).
+            adjacency: Adjacency matrices of the R edge categories, side by side, as `relations`
+                returns them, (B, N, R N).
             sizes: Numbers of nodes, (B,) long.
-            rows: Numbers of the S nodes in breadth-first order, (B, S) long.
+            rows: Numbers of the S nodes, (B, S) long.
 
         Returns:
             Features of the sub-graph before each of these nodes.

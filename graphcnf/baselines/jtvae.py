@@ -369,14 +369,15 @@ class Attachments(nn.Module):
             self.register_buffer(name, torch.from_numpy(table), persistent=False)
 
     def features(self, sites: Sites, down: Tensor) -> Tensor:
-        """Compute the features of all options.
+        """Compute a vector of features for each option of attaching a cluster to its parent.
 
         Args:
-            sites: The choices.
-            down: Messages to clusters from their parents, (M, C); `sites.child` has the rows.
+            sites: The choices between attachments, with O options in all.
+            down: Message to each of M clusters from its parent, (M, C). `sites.child` has, for each
+                choice, the row of its child.
 
         Returns:
-            (O, C).
+            Features of the options, (O, C), in the order of `sites`.
         """
         choice, a, b, label, c, d = sites.option.unbind(1)
         count, size = len(sites.parent), int(self.size[sites.parent].amax()) if len(choice) else 1

@@ -37,9 +37,11 @@ class CausalConvolution(nn.Conv2d):
         """Convolve an image, or its next row or pixel.
 
         Args:
-            h: The input, (B, C, H, W); of a row (B, C, 1, W), of a pixel (B, C, 1, 1).
-            memory: Inputs of earlier rows or pixels, which come before `h`, `{convolution: its last
-                inputs}`; updated in place. None for zeros before `h`.
+            h: The input: of an image (B, C, H, W), of its next row (B, C, 1, W), of the next pixel
+                of a row (B, C, 1, 1).
+            memory: Last inputs of each convolution, `{convolution: inputs}`, updated in place.
+                Begin with an empty dictionary, and pass the same one for each row or pixel, in
+                their order. None for zeros before `h`, as for a whole image.
 
         Returns:
             (B, outputs, H, W), with H and W of `h`.

@@ -22,18 +22,11 @@ from graphcnf.categorical.encoding import Encoding, assemble
 from graphcnf.categorical.transformer import zero_init
 from graphcnf.errors import UserError
 from graphcnf.flows.base import draw_uniform, logistic_log_density, logistic_quantile
+from graphcnf.flows.composition import SequentialBijection
 from graphcnf.flows.coupling import AffineCoupling, MixtureLogisticCoupling, halves
 from graphcnf.flows.dequantization import UniformDequantization, VariationalDequantization
 from graphcnf.flows.linear import InvertibleLinear
-from graphcnf.flows.transform import (
-    Bijection,
-    Context,
-    Noise,
-    SequentialBijection,
-    Transform,
-    draw_noise,
-    masked,
-)
+from graphcnf.flows.transform import Bijection, Context, Noise, Transform, draw_noise, masked
 from graphcnf.registry import Registry
 
 # Limit of training on the means of a mixture (share of the initial distance between neighbours) and

@@ -260,15 +260,17 @@ class Adapter:
         raise NotImplementedError
 
     def finish(self, flow: Any, rows: Rows, chosen: np.ndarray, held_out: np.ndarray) -> None:
-        """Count anew in a trained flow, in place, now with the items that were held out.
+        """Replace the counts of a trained flow, in place, by those that include the held-out items.
 
-        Only adapters whose flows count have to be finished; that of graphs is not.
+        In training, counts leave out the held-out items, so that these can score the flow. Flows
+        without counts, such as those of graphs, stay as they are.
 
         Args:
             flow: Flow whose counts are replaced.
             rows: All encoded items.
-            chosen: Indices of the items to count, (M,).
-            held_out: Indices of those of them that the flow has not learned from.
+            chosen: Indices in `rows` of the items to count, (M,).
+            held_out: Indices in `rows` of those items of `chosen` that the flow has not learned
+                from.
         """
         flow.count(self.batch(rows, chosen))
 

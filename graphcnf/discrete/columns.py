@@ -425,12 +425,15 @@ class ColumnMLP(AutoregressiveNetwork):
     def from_counts(
         self, rows: Inputs, known: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Evaluate counts and a perceptron for all columns.
+        """Return the probabilities of all categories by counts, and by counts with a perceptron.
+
+        S is the number of categories of all N columns together.
 
         Args:
-            rows: B rows; their own orders do not count.
-            known: Known columns, (B, N) bool, for the perceptron `free`; what is returned for these
-                means nothing. None for `ordered`, which has each column given those before it.
+            rows: B rows; the order that each has of its own is not used.
+            known: Columns that are given, (B, N) bool: the perceptron `free` predicts the others,
+                and what is returned for the given ones means nothing. None for the masked
+                autoencoder `ordered`, which predicts each column from those before it in `order`.
 
         Returns:
             Log-probabilities of all categories by counts, (B, S) nats; log-probabilities by counts
@@ -506,10 +509,10 @@ class ColumnMLP(AutoregressiveNetwork):
         return normalised(start + linear, owner - owner[0])
 
     def direct(self, rank: Tensor) -> Tensor:
-        """Return for which columns the columns before them are those before them in `order`.
+        """Return which columns one pass of the masked autoencoder `ordered` can predict.
 
-        One pass of the masked autoencoder gives the probabilities of these; every other column
-        takes a pass of the perceptron `free`.
+        These are the columns that have the same set of columns before them in the order of the row
+        and in `order`, that of the network. Every other one takes a pass of the perceptron `free`.
 
         Args:
             rank: Place of each column in the order of its row, (B, N) long.

@@ -34,21 +34,14 @@ from graphcnf.categorical.learned_encodings import logistic_noise, make_encoding
 from graphcnf.categorical.transformer import HIDDEN, Transformer, zero_init
 from graphcnf.errors import UserError
 from graphcnf.flows.base import logistic_log_density
+from graphcnf.flows.composition import Sequential
 from graphcnf.flows.coupling import coupling_stack
 from graphcnf.flows.mixture_of_logistics import (
     bounded_log_scale,
     logistic_mixture,
     logistic_mixture_inverse,
 )
-from graphcnf.flows.transform import (
-    Bijection,
-    Context,
-    Sequential,
-    Transform,
-    masked,
-    prepare,
-    sum_log_term,
-)
+from graphcnf.flows.transform import Bijection, Context, Transform, masked, prepare, sum_log_term
 from graphcnf.pretrained import Pretrained, keep_arguments
 from graphcnf.torch_state import evaluated
 

@@ -736,8 +736,9 @@ def bits(model: GraphModel, graphs: PackedGraphs) -> dict[str, float]:
     """Measure the negative log2-likelihood of graphs, given their numbers of nodes.
 
     Bits are upper bounds if the model's log-likelihood is a lower bound, of which one draw is
-    taken. For an order-agnostic model, the bits per molecule sum over all node orderings of the
-    molecule, while the bits per node are, as published, those of one ordering.
+    taken. For an order-agnostic model, the bits per molecule are those of the molecule without node
+    numbers, whose probability is the sum over all its orderings; the bits per node are, as in
+    publications, those of one ordering.
 
     Args:
         model: The model.

@@ -13,20 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from graphcnf.errors import UserError
+from graphcnf.flows.composition import SequentialBijection
 from graphcnf.flows.linear import ActNorm, InvertibleLinear
 from graphcnf.flows.mixture_of_logistics import (
     bounded_log_scale,
     logistic_mixture,
     logistic_mixture_inverse,
 )
-from graphcnf.flows.transform import (
-    Bijection,
-    Context,
-    SequentialBijection,
-    masked,
-    prepare,
-    sum_log_term,
-)
+from graphcnf.flows.transform import Bijection, Context, masked, prepare, sum_log_term
 
 
 class Coupling(Bijection):

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from graphcnf.flows.base import BaseDensity, StandardNormal
+from graphcnf.flows.composition import SequentialBijection
 from graphcnf.flows.coupling import AffineCoupling, Coupling, halves
 from graphcnf.flows.linear import ActNorm
 from graphcnf.flows.masked_autoregressive import MLP, MaskedAutoregressive, MaskedMLP
-from graphcnf.flows.transform import Bijection, Context, SequentialBijection, Transform
+from graphcnf.flows.transform import Bijection, Context, Transform
 
 
 class Flow(nn.Module):

@@ -13,14 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphcnf.flows.base import BaseDensity, StandardNormal
-from graphcnf.flows.transform import (
-    Bijection,
-    Context,
-    SequentialBijection,
-    Transform,
-    log_term_dtype,
-    zero_log_term,
-)
+from graphcnf.flows.composition import SequentialBijection
+from graphcnf.flows.transform import Bijection, Context, Transform, log_term_dtype, zero_log_term
 
 
 class ChannelsFirst(SequentialBijection):

@@ -1,4 +1,4 @@
-"""The interface of all transforms, and their composition.
+"""The interface of all transforms.
 
 A *transform* maps data ``x`` to latents ``z`` and also returns one scalar per sample, the *log
 term*, such that ``p(x) = E[exp(log p(z) + log_term)]``. The log term of a bijection is
@@ -18,7 +18,7 @@ Random numbers: encoders and other stochastic steps (`forward`) take uniform one
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -115,93 +115,6 @@ class Bijection(Transform):
         return self.inverse_and_logdet(z, context)[0]
 
 
-class Sequential(Transform):
-    """Composition ``f_n(... f_1(x))``; log terms add up.
-
-    ``exact`` is True if every step is. See `SequentialBijection` for steps that are bijections.
-
-    Examples:
-        >>> from graphcnf.flows import Affine
-        >>> transform = Sequential(Affine(2.0), Affine(1.0, shift=3.0))
-        >>> z, log_det = transform(torch.ones(1, 2))
-        >>> z.tolist()
-        [[5.0, 5.0]]
-        >>> transform.inverse(z).tolist()
-        [[1.0, 1.0]]
-    """
-
-    transforms: Sequence[Transform]
-
-    def __init__(self, *transforms: Transform):
-        super().__init__()
-        self.transforms = nn.ModuleList(transforms)  # type: ignore[assignment]  # not generic
-
-    @property
-    def exact(self) -> bool:  # type: ignore[override]  # a constant elsewhere
-        """True if every step is exact: no log term is one draw of a stochastic bound.
-
-        True without any step. Then `log p(z)` plus the log term is log p(x) itself.
-        """
-        return all(transform.exact for transform in self.transforms)
-
-    @property
-    def tempers(self) -> bool:  # type: ignore[override]  # a constant elsewhere
-        """True if a step applies the temperature itself."""
-        return any(transform.tempers for transform in self.transforms)
-
-    def __getitem__(self, index: int) -> Transform:
-        return self.transforms[index]
-
-    def __iter__(self) -> Iterator[Transform]:
-        return iter(self.transforms)
-
-    def forward(self, x, context=Context()):
-        if not len(self.transforms):
-            return masked(x, context.mask), zero_log_term(x)
-        total = 0.0
-        for transform in self.transforms:
-            x, log_term = transform(x, context)
-            total = total + log_term
-        return x, total
-
-    def inverse(self, z, context=Context()):
-        for transform in reversed(self.transforms):
-            z = transform.inverse(z, context)
-        return z if len(self.transforms) else masked(z, context.mask)
-
-
-class SequentialBijection(Sequential, Bijection):
-    """Composition ``f_n(... f_1(x))`` of bijections, a bijection; log-dets add up."""
-
-    transforms: Sequence[Bijection]
-
-    def __init__(self, *transforms: Bijection):
-        super().__init__(*transforms)
-
-    def inverse_and_logdet(self, z, context=Context()):
-        if not len(self.transforms):
-            return masked(z, context.mask), zero_log_term(z)
-        total = 0.0
-        for transform in reversed(self.transforms):
-            z, log_det = transform.inverse_and_logdet(z, context)
-            total = total + log_det
-        return z, total
-
-
-class Inverse(Bijection):
-    """Inverse ``z = f^-1(x)`` of a bijection ``f``."""
-
-    def __init__(self, bijection: Bijection):
-        super().__init__()
-        self.bijection = bijection
-
-    def forward(self, x, context=Context()):
-        return self.bijection.inverse_and_logdet(x, context)
-
-    def inverse_and_logdet(self, z, context=Context()):
-        return self.bijection(z, context)
-
-
 class Noise:
     """Tape of the random draws of a forward pass, to repeat the pass with the same noise.
 
@@ -243,7 +156,11 @@ class Noise:
         return self.draws[self.position - 1]
 
     def draw(self, shape: Sequence[int], device, dtype) -> Tensor:
-        """Draw new uniform numbers in [0, 1); the arguments are those of `uniform`."""
+        """Draw new uniform numbers in [0, 1), of the arguments of `uniform`.
+
+        `uniform` calls it where the tape has no numbers to repeat. Subclasses override it, to draw
+        from another source.
+        """
         return torch.rand(tuple(shape), device=device, dtype=dtype)
 
     def rewind(self) -> Noise:

@@ -442,6 +442,8 @@ class GraphModel(Pretrained, ABC):
         """
         for name, companion in self.companions.items():
             companion.save_pretrained(inside(folder, name))
+        # Also if none is left: one whose package is not installed was not loaded.
+        self.metadata.pop("companions", None)
         if self.companions:
             self.metadata["companions"] = sorted(self.companions)
         hashes = self.training_hashes

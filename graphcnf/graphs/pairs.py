@@ -23,16 +23,10 @@ from graphcnf.categorical.learned_encodings import logistic_noise, make_encoding
 from graphcnf.categorical.transformer import HIDDEN, ReadOut, Transformer, zero_init
 from graphcnf.errors import UserError
 from graphcnf.flows.base import StandardLogistic, logistic_log_density
+from graphcnf.flows.composition import SequentialBijection
 from graphcnf.flows.coupling import MixtureLogisticCoupling, coupling_stack, halves
 from graphcnf.flows.linear import ActNorm, InvertibleLinear
-from graphcnf.flows.transform import (
-    Bijection,
-    Context,
-    Noise,
-    SequentialBijection,
-    masked,
-    sum_log_term,
-)
+from graphcnf.flows.transform import Bijection, Context, Noise, masked, sum_log_term
 from graphcnf.graphs.batch import GraphBatch, Latents
 from graphcnf.graphs.features import (
     MAX_COUNT,

@@ -81,7 +81,7 @@ def record_batches(
         prior: Probabilities of sizes 0, 1, ...; they need not sum to one.
         seed: Seed of the sample.
         together: Number of blocks that are drawn together.
-        size: Graphs per batch and block.
+        size: Graphs in a batch, for each block that is drawn with it.
 
     Yields:
         Numbers of all records of a batch and their sizes, int64 both, and their random generators,

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from graphcnf.errors import UserError
 from graphcnf.flows.base import BaseDensity, StandardLogistic, StandardNormal
+from graphcnf.flows.composition import Inverse, Sequential, SequentialBijection
 from graphcnf.flows.coupling import (
     AdditiveCoupling,
     AffineCoupling,
@@ -29,15 +30,7 @@ from graphcnf.flows.coupling import (
 from graphcnf.flows.dequantization import Logit, UniformDequantization, VariationalDequantization
 from graphcnf.flows.linear import ActNorm, Affine, InvertibleLinear
 from graphcnf.flows.pixels import ChannelsFirst, Checkerboard, Split, Squeeze
-from graphcnf.flows.transform import (
-    Bijection,
-    Context,
-    Inverse,
-    Noise,
-    Sequential,
-    SequentialBijection,
-    Transform,
-)
+from graphcnf.flows.transform import Bijection, Context, Noise, Transform
 from graphcnf.images.image_model import ImageLatents, ImageModel
 from graphcnf.images.image_networks import ConvolutionNetwork, ImageEncoder
 from graphcnf.limits import Range

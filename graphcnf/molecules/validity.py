@@ -26,8 +26,8 @@ class CheckedMolecule(NamedTuple):
     Attributes:
         molecule: The sanitized molecule without stereo if it is valid; else as it was given, not
             sanitized.
-        smiles: Canonical SMILES without stereo, None if the molecule is not valid. It is what RDKit
-            wrote last of `molecule`.
+        smiles: Canonical SMILES without stereo, None if the molecule is not valid. RDKit wrote it
+            last of `molecule`, so that the order of atoms that it stored belongs to it.
         isomer: `smiles`, with stereo marks where some were drawn.
     """
 

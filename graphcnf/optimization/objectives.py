@@ -277,13 +277,17 @@ ONLY_PMO = ("isomers_c7h8n2o2", "qed", "drd2", "gsk3b", "jnk3")
 
 
 def benchmark_tasks(suite: str) -> dict[str, dict[str, Any]]:
-    """Return the tasks of a benchmark.
+    """Return the tasks of a published benchmark, in the form of TOML files of goals.
 
     Args:
         suite: "pmo" for 23 tasks or "guacamol" for 20.
 
     Returns:
-        By name the content of a TOML file of a goal: `objective`, the tables, and perhaps `mean`.
+        `{name of the task: content of its file}`: "objective" has a list of tables, one for each
+        `[[objective]]`; "mean", where it is there, names the mean that combines them.
+
+    Raises:
+        KeyError: if there is no such suite.
     """
     tables: dict[str, dict[str, Any]] = {}
     for name in BENCHMARKS[suite]:

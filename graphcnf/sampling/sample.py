@@ -125,10 +125,12 @@ class SampleCounts:
     reached: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, record: Record) -> None:
-        """Count a record that was drawn, in place.
+        """Count a record that was drawn, in place, whether or not it is written.
+
+        The caller calls `add_written` as well for a record that is written.
 
         Args:
-            record: The record; `add_written` counts it once more if it is written.
+            record: The record.
         """
         self.sampled += 1
         self.valid += record.strict

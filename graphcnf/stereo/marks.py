@@ -343,17 +343,20 @@ class Constitution:
         return tuple(parities.get(e.atoms, (0,))[0] for e in self.elements)
 
     def kept_marks(self, template: StereoTemplate) -> list[Configuration]:
-        """Translate the marks of a template to marks that molecules of this constitution keep.
+        """Find the configurations of this constitution that keep the marks of a template.
+
+        A match is one way to lay the template on this molecule. For a strict template, only matches
+        count in which each of its marks falls on a stereo element.
 
         Args:
             template: The template.
 
         Returns:
-            A configuration for each match, with 0 at stereo elements that the template does not
-            mark. Where two neighbours of a marked atom are not the template's, it is open which of
-            them takes which place, and there is a configuration for each parity. If no match has a
-            stereo element for every mark, the list is empty for a strict template, otherwise it has
-            the configuration without marks.
+            For each match that counts, the configuration with the parities of the template's marks,
+            0 at other stereo elements. Where two neighbours of a marked atom lie outside the
+            template, it is open which of them takes which place, and both parities are listed. If
+            no match counts, the list is empty for a strict template; else it has the configuration
+            without marks.
         """
         known = {e.atoms for e in self.elements}
         found: dict[Configuration, None] = {}

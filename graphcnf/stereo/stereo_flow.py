@@ -522,9 +522,12 @@ class StereoState:
     def step(self) -> Step | None:
         """Go on to the next stereo element of every molecule: the k-th call, from 0, to element k.
 
+        It is given the categories of the elements before it, so that `update` must have been called
+        for these.
+
         Returns:
-            A `Step` for the M molecules that have this element; its `hidden` are the logits of the
-            categories, (M, CATEGORIES). None when no molecule has one.
+            A `Step` for the M molecules that have this element. Its hidden state is the logits of
+            the categories themselves, (M, CATEGORIES). None once no molecule has one.
         """
         self.number += 1
         if self.number >= self.mask.shape[1]:

@@ -35,10 +35,11 @@ Both are possible: after an a, the last node must be an o at n, and after an o, 
 node to come after the new one, neither is: `free` would be -1 after an a, and 0 after an o, where
 n still needs one.
 
-These inequalities are necessary, not enough, and they are checked too laxly in three places: of the
+These inequalities are necessary, not enough, and they are checked too laxly in four places: of the
 nodes above the parent only the one with the largest rest is looked at; nodes that must follow a
-node to come are not counted; and a node above the parent counts although it may be out of reach of
-backtracks. They never rule out a graph whose environments are known.
+node to come are not counted; a node above the parent counts although it may be out of reach of
+backtracks; and with many free nodes (`enough_free`) the second one is not checked. They never rule
+out a graph whose environments are known.
 
 `CompletingSupport` asks a `Support` what is possible, and rules out what leaves a node incomplete.
 """
@@ -67,7 +68,8 @@ class NodesWithMissing(UndecidedNodes):
     `CompletingSupport` makes and reads it. *Missing*, *free* and `rest_of` are explained above.
 
     Attributes:
-        free: Number of free nodes, (M,) long; it changes with every edge of the new node.
+        free: Number of free nodes, (M,) long; it changes with every edge of the new node. Before
+            its first edge it may be -1, since the new node itself may be a missing end.
         largest_rest: Largest `rest_of` of a node on the path before the new one, (M,) long.
         last_incomplete: Column in `state` of the last node with missing edges, 0 if all are
             complete, (M,) long.
@@ -102,8 +104,8 @@ class CompletingSupport(nn.Module):
         free_used: By how much `free` falls once a new node is attached, by state of the parent,
             label of the edge and category of the new node, (S, E + 1, C) long. It is -1 for an end
             that was missing.
-        larger_rest: The larger `rest_of` of the two ends of this edge, and `least_rest`: the same
-            once the closures that the new node can have are taken off, (S, E + 1, C) long.
+        larger_rest: The larger `rest_of` of the two ends of this edge, (S, E + 1, C) long.
+        least_rest: The same if the new node has all closures that it can have, (S, E + 1, C) long.
         free_to_attach: Least number of free nodes with which one of them can be attached to a node
             in each state, (S,) long; and `free_to_attach_at_ends`: to one of the two ends of this
             edge, (S, E + 1, C) long.
@@ -341,7 +343,7 @@ class CompletingSupport(nn.Module):
         # The two inequalities, as far as the two ends of the new edge are concerned.
         fits = self.support.attaches[room, parent] & (self.least_rest[parent] <= free)
         fits = fits & ((free == 0) | (to_attach <= free))
-        # Where closures must bring edges, or nodes above the parent miss some, it depends on those.
+        # If closures must bring edges, or nodes above the parent miss some, these are looked up.
         others_miss = (new.largest_rest[row] > 0)[:, None, None]
         unsure = fits & ((self.larger_rest[parent] > free) | others_miss)
         which, label, category = unsure.nonzero(as_tuple=True)
@@ -432,7 +434,7 @@ class CompletingSupport(nn.Module):
         before = new.closure_lengths
         length = torch.arange(self.support.cardinalities[new.count], device=new.free.device)
         fits = self._edges_that_complete(new, length.expand(len(new.free), -1), before).any(2)
-        # Length 0 ends the closures: neither the new node nor one above the last may wait for one.
+        # Length 0 is possible only if neither the new node nor one above its last closure waits.
         every_row = torch.arange(len(new.free), device=new.free.device)
         largest, _ = self._largest_rest_above(new, every_row, self._lowest_column(new, before))
         none_waits = (largest <= new.free) & (self.rest_of[new.own_state] <= new.free)

@@ -39,7 +39,7 @@ def support_with_rules(
             `Environments.arguments` returns them; None for none.
 
     Returns:
-        What says what each variable of the next node may be: a `CompletingSupport` with
+        The rules for the values of each variable of the next node: a `CompletingSupport` with
         environments, else a `Support` with `states_of_sums` or `states_without_rules`.
 
     Raises:

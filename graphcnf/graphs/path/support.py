@@ -52,7 +52,7 @@ endless room is accepted: a graph whose last eight nodes all hang on nodes witho
 out."""
 ROUNDS = 24
 """Rooms are found in rounds: after round r, those by way of chains of up to r nodes are counted.
-Longer chains without endless room would count less, never more, than they hold."""
+Longer chains without endless room count less than they hold, which makes the rules stricter."""
 
 
 @dataclass
@@ -126,9 +126,9 @@ Nodes = TypeVar("Nodes", bound=UndecidedNodes)
 
 
 def room_index(room: Tensor) -> Tensor:
-    """Return the index in `ROOMS` of the least one with this room, long, of the same shape.
+    """Return the index of the smallest entry of `ROOMS` that is at least `room`, of its shape.
 
-    Below `ENDLESS`, the rooms are their own indices; more than they are must be endless.
+    The entries 0 to 7 equal their index; a larger need maps to `ENDLESS`.
     """
     return room.clamp(0, len(ROOMS) - 1)
 
@@ -167,7 +167,7 @@ class NodeRules(Protocol):
 
 
 class Support(nn.Module):
-    """`NodeRules` that leave room for the nodes to come, as far as states limit edges.
+    """`NodeRules` that leave room for the nodes to come. Sizes: see `graphcnf.graphs.path`.
 
     Impossible values have probability 0, and the probabilities of the others sum to one. Impossible
     is
@@ -180,8 +180,8 @@ class Support(nn.Module):
     Args:
         code: The variables of a node.
         states: The states of nodes.
-        limited: True if the states limit what edges a node may get; searches for graphs with a
-            given part ask for it.
+        limited: True if the states limit what edges a node may get, False if a node may get any
+            number. It changes nothing here: searches for graphs with a given part ask for it.
 
     Attributes:
         reach: Largest backtrack.
@@ -191,9 +191,9 @@ class Support(nn.Module):
         leaf: State of a new node with only the edge to its parent, by state of the parent, label of
             the edge and category of the new node, (S, E + 1, C) long.
         room: Room of a node in each state, (S,) long.
-        attaches: Whether a new node can be attached, and it and its parent have room for as many
-            nodes as `ROOMS` says, (ROOMS, S, E + 1, C) bool, indexed as `leaf`. State `UNKNOWN` and
-            label 0 is for a first node.
+        attaches: Whether a new node can be attached so that it and its parent together have room
+            for `ROOMS[r]` nodes, (ROOMS, S, E + 1, C) bool: by r, then as `leaf`. A first node,
+            which has no parent, has the entries of state `UNKNOWN` and label 0.
         attaches_at: `attaches` for at least one label and category, (ROOMS, S) bool.
         takes: Whether a node in each state may get a further edge to a neighbour of each category,
             (S, C) bool.
@@ -285,7 +285,7 @@ class Support(nn.Module):
         zero = torch.zeros_like(depth)
         return UndecidedNodes(
             state=state,
-            # Without backtracks, each difference is that of a level less itself: not below 0.
+            # Without backtracks no level is in reach, and the difference is a room below 0.
             room_above_parent=(above - beyond_reach).clamp(min=0),
             depth=depth,
             to_come=to_come,
