@@ -21,8 +21,8 @@ HALF = (torch.bfloat16, torch.float16)
 """Types of weights in half precision."""
 
 _given: list[torch.dtype] = []
-"""The user's default type, once for each active `default_type` that has changed it: all entries are
-equal, whatever the threads, and the context that takes the last one away restores the default."""
+"""The user's default type, once for each active context that has changed it; the last one that
+ends restores it."""
 
 _GUARD = threading.Lock()
 _ONE_AT_A_TIME = threading.RLock()

@@ -180,18 +180,29 @@ class AutoregressiveNetwork(nn.Module):
             yield step
             state.update(x[step.rows, step.positions])
 
-    def _draw_steps(self, x: Tensor, context: Any, choose: Callable[[Place, Any], Tensor]) -> None:
+    def _draw(self, u: Tensor, context: Any, choose: Callable[[Place, Any], Tensor]) -> Tensor:
         """Draw the categories of all steps, one step after the other.
 
         Args:
-            x: Zeros (B, N, V) long, into which `choose` writes.
+            u: Numbers (B, N, V), of which the shape counts.
             context: `Context` with a mask (B, N).
-            choose: As `decide` of `_decide`: writes the categories that it returns into x.
+            choose: Function of the places of a variable and of their hidden state, as `decide` of
+                `_decide`, which returns the categories.
+
+        Returns:
+            Categories, (B, N, V) long; 0 where masked or omitted.
         """
+        x = torch.zeros_like(u, dtype=torch.long)
+
+        def choose_and_write(place: Place, hidden: Any) -> Tensor:
+            x[place] = choose(place, hidden)
+            return x[place]
+
         state = self.start(context)
         while (step := state.step()) is not None:
-            self._decide(step, choose)
+            self._decide(step, choose_and_write)
             state.update(x[step.rows, step.positions])
+        return x
 
     def _decide(self, step: Step, decide: Callable[[Place, Any], Tensor]) -> None:
         """Go through the variables of a step, in the order in which they are decided.
@@ -287,15 +298,12 @@ class AutoregressiveNetwork(nn.Module):
         Returns:
             Categories, (B, N, V) long; 0 where masked.
         """
-        x = torch.zeros_like(u, dtype=torch.long)
 
         def choose(place: Place, hidden: Any) -> Tensor:
             category, _, _ = find_interval(self.logits(hidden) / context.temperature, u[place])
-            x[place] = self.settle(hidden, category)
-            return x[place]
+            return self.settle(hidden, category)
 
-        self._draw_steps(x, context, choose)
-        return x
+        return self._draw(u, context, choose)
 
     @torch.no_grad()
     def invert(self, u: Tensor, context: Context) -> tuple[Tensor, Intervals]:
@@ -311,20 +319,17 @@ class AutoregressiveNetwork(nn.Module):
         Returns:
             Categories, (B, N, V) long, and intervals; both 0 where masked or omitted.
         """
-        x = torch.zeros_like(u, dtype=torch.long)
         found = Intervals(torch.zeros_like(u), torch.zeros_like(u))
 
         def find(place: Place, hidden: Any) -> Tensor:
             category, lower, log_width = find_interval(
                 self.logits(hidden) / context.temperature, u[place]
             )
-            x[place] = category
             found.lower[place] = lower
             found.log_width[place] = log_width
             return category
 
-        self._draw_steps(x, context, find)
-        return x, found
+        return self._draw(u, context, find), found
 
 
 class InSequence:

@@ -47,7 +47,7 @@ class Context:
         generator: random generator of `inverse`, see `graphcnf.flows.base.draw_uniform`.
     """
 
-    # Typed as tensors without None: a network may rely on the inputs that it requires.
+    # Typed without None, so that networks need not check the inputs that they require.
     mask: Tensor = None  # type: ignore[assignment]
     features: Tensor = None  # type: ignore[assignment]
     condition_values: Tensor | None = None

@@ -561,9 +561,9 @@ class MoleculeFlow:
 def stereo_of(model: GraphModel) -> Any:
     """Return the density of stereo marks for the molecules of a model, None without one.
 
-    It is a `StereoFlow`: the companion of the model, which fine-tuning saves beside its weights; or
-    else the shipped one, chosen by the data set of the model, after fine-tuning by that of the
-    model that was fine-tuned.
+    It is a `StereoFlow`: the companion of the model, which fine-tuning saves beside its weights;
+    otherwise the shipped one for the data set of the model or, if it was fine-tuned, of the model
+    that it was tuned from.
 
     Raises:
         ModuleNotFoundError: There is one, and `graphcnf.stereo` is not installed.

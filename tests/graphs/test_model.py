@@ -281,3 +281,10 @@ def test_unknown_categories_and_sizes_are_named(random_graphs, architecture):
     large = torch.ones(1, 40, dtype=torch.bool)
     with pytest.raises(ValueError, match="a graph of 40 nodes"):
         model.log_prob(GraphBatch(large.long(), torch.zeros(1, 40, 40).long(), large))
+
+
+def test_a_model_saved_without_its_companion_does_not_list_it(build_model, random_graphs, tmp_path):
+    model = build_model(random_graphs)
+    model.metadata["companions"] = ["stereo"]  # as if the package of the companion were missing
+    model.save_pretrained(tmp_path)
+    assert type(model).from_pretrained(tmp_path).companions == {}

@@ -17,8 +17,8 @@ Once a new node is decided, two things are therefore necessary:
     1. rest_of(node) <= free, for each node on the path and for the new one;
     2. free = 0, or free_to_attach(node) <= free, for at least one of them.
 
-`free_to_attach` is the least number of free nodes with which one of them can be attached to a node:
-this one, and as many as are then necessary to complete both ends of its edge.
+`free_to_attach` is the number of free nodes that attaching one of them to a node takes, at least:
+this one, and those that are then needed to complete it and its parent.
 
 For example, let nodes n be known only with three edges, to two nodes a and to a node o; nodes a
 with one edge or two, so that an a is no end; and nodes o with one edge, so that an o is an end.
@@ -109,8 +109,8 @@ class CompletingSupport(nn.Module):
         free_to_attach: Least number of free nodes with which one of them can be attached to a node
             in each state, (S,) long; and `free_to_attach_at_ends`: to one of the two ends of this
             edge, (S, E + 1, C) long.
-        enough_free: From this number of free nodes on, nothing has to be looked up if all other
-            nodes are complete.
+        enough_free: If no node on the path has a rest and so many nodes are free, all that
+            `Support` allows is possible, and is not looked up.
         attaches_surely: Whether a node can be attached to a parent in each state if all other nodes
             are complete, and none above the parent takes a free node, (`enough_free` + 2, ROOMS, S)
             bool, by `free` plus 1 and by the room that both ends must have. It saves looking up
@@ -168,16 +168,16 @@ class CompletingSupport(nn.Module):
         attaches = self.support.attaches[0]
         gets_no_edge = (after[:, 1:] == UNKNOWN).flatten(1).all(1)
         leads_to_end = gets_no_edge[self.support.leaf].long()
-        incomplete = torch.where(self.states.complete, 0, NEVER)
-        missing = self._least(incomplete, torch.where(attaches, 1, NEVER))
-        ends = self._least(incomplete, torch.where(attaches, leads_to_end, NEVER))
+        cost_if_left = torch.where(self.states.complete, 0, NEVER)
+        missing = self._least(cost_if_left, torch.where(attaches, 1, NEVER))
+        ends = self._least(cost_if_left, torch.where(attaches, leads_to_end, NEVER))
         rest = missing - ends
         # Axes: state of the node, label of the edge, category of its other end.
         has_less_rest = rest[after] < rest[:, None, None]
         needs_no_more_ends = ends[after] <= ends[:, None, None]
         helps = has_less_rest & needs_no_more_ends & (after != UNKNOWN)
-        incomplete = (missing > 0).long()
-        set_tables(self, ends_of=ends, rest_of=rest, is_incomplete=incomplete, helps=helps)
+        is_incomplete = (missing > 0).long()
+        set_tables(self, ends_of=ends, rest_of=rest, is_incomplete=is_incomplete, helps=helps)
 
     def _set_attaching(self) -> None:
         """Set what the inequalities need of new nodes that are attached to a parent."""
@@ -340,7 +340,7 @@ class CompletingSupport(nn.Module):
         free = new.free[row, None, None] - self.free_used[parent]
         above = self._least_to_attach_above(new, row, column)[:, None, None]
         to_attach = self.free_to_attach_at_ends[parent].minimum(above)
-        # The two inequalities, as far as the two ends of the new edge are concerned.
+        # The two inequalities for the new node and its parent: the first, then the second.
         fits = self.support.attaches[room, parent] & (self.least_rest[parent] <= free)
         fits = fits & ((free == 0) | (to_attach <= free))
         # If closures must bring edges, or nodes above the parent miss some, these are looked up.

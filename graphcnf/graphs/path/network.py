@@ -167,7 +167,7 @@ class PathNetwork(AutoregressiveNetwork):
     def make_blocks(
         self, width: int, heads: int, expansion: float, layers: int, dropout: float
     ) -> AttentionBlocks:
-        """Build the attention blocks; a network of one's own may override it to have others.
+        """Build the attention blocks; subclasses may override it to use others.
 
         Args:
             width: Channels D of a position.

@@ -77,7 +77,8 @@ class NodeStates(nn.Module):
             leaves the state as it is.
         complete: Which states a node of a whole graph may have, (S,) bool; `UNKNOWN` counts as
             complete, so that a node with impossible edges never blocks drawing.
-        category: Category of a node in each state, or one with the same states, (S,) long.
+        category: Category of a node in each state, (S,) long; where several have the same states,
+            one of them.
         sums: Largest sum of edge weights of a node, by category, (C,) long.
     """
 
