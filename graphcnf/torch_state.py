@@ -25,7 +25,6 @@ _given: list[torch.dtype] = []
 ends restores it."""
 
 _GUARD = threading.Lock()
-_ONE_AT_A_TIME = threading.RLock()
 
 
 @contextmanager
@@ -64,20 +63,6 @@ def own_modes(dtype: torch.dtype = torch.float32) -> Iterator[None]:
         dtype: Replaces a default type other than float32, see `default_type`.
     """
     with torch.inference_mode(False), torch.enable_grad(), default_type(dtype):
-        yield
-
-
-@contextmanager
-def learning(dtype: torch.dtype = torch.float32) -> Iterator[None]:
-    """Return the context `own_modes` for one thread at a time, for which other threads wait.
-
-    Weights and noise come from the one random generator that all threads share, so that two
-    trainings at once would not be functions of their seeds.
-
-    Args:
-        dtype: Replaces a default type other than float32, see `default_type`.
-    """
-    with _ONE_AT_A_TIME, own_modes(dtype):
         yield
 
 

@@ -53,7 +53,8 @@ from graphcnf.limits import (
     plain,
 )
 from graphcnf.pretrained import model_folder
-from graphcnf.torch_state import evaluated, evaluation_mode, learning
+from graphcnf.torch_state import evaluated, evaluation_mode
+from graphcnf.training.exclusive import learning
 from graphcnf.training.settings import (
     Experiment,
     TrainingSettings,

@@ -44,8 +44,8 @@ from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.molecules.properties import parse_names, property_table
 from graphcnf.molecules.vocabulary import vocabulary_of
 from graphcnf.molecules.vocabulary_building import bond_orders, merge_aromatic
-from graphcnf.torch_state import learning
 from graphcnf.training.conditioning import names_of, with_surrogates, with_targets
+from graphcnf.training.exclusive import learning
 from graphcnf.training.finetuning import facts, sample_shares
 from graphcnf.training.settings import Experiment, Preset, TrainingSettings, trainable_here
 

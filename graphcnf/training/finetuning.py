@@ -48,7 +48,6 @@ from graphcnf.molecules.vocabulary_building import (
 )
 from graphcnf.pretrained import model_digest
 from graphcnf.run_folder import claim, is_claimed
-from graphcnf.torch_state import learning
 from graphcnf.training.conditioning import (
     column_figures,
     column_text,
@@ -57,6 +56,7 @@ from graphcnf.training.conditioning import (
     names_of,
     with_targets,
 )
+from graphcnf.training.exclusive import learning
 from graphcnf.training.folder import check_replaceable
 from graphcnf.training.folds import fold_experiment
 from graphcnf.training.settings import (

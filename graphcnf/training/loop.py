@@ -35,7 +35,6 @@ from graphcnf.file_reading import inside
 from graphcnf.file_writing import temporary_of
 from graphcnf.limits import LARGEST_SEED
 from graphcnf.messages import say
-from graphcnf.torch_state import learning
 from graphcnf.training.checkpoint import (
     Best,
     Counters,
@@ -49,6 +48,7 @@ from graphcnf.training.checkpoint import (
     starting_state,
     sum_over_processes,
 )
+from graphcnf.training.exclusive import learning
 from graphcnf.training.folder import run_folder, write_settings
 from graphcnf.training.history import HEADLINES, History, MetricsFile, figure
 from graphcnf.training.identity import (

@@ -16,7 +16,8 @@ from graphcnf.datasets.molecules import encode
 from graphcnf.design.interpolation import interpolate
 from graphcnf.optimization.run import optimize
 from graphcnf.optimization.search import SearchSettings
-from graphcnf.torch_state import default_type, learning, own_modes
+from graphcnf.torch_state import default_type, own_modes
+from graphcnf.training.exclusive import learning
 
 SMILES = ["CC(N)=O", "C[C@H](N)CO"]
 SMALL = {"width": 16, "layers": 1, "heads": 2}
