@@ -184,12 +184,9 @@ def test_everything_with_a_name_is_tested(kind):
     assert not wrong, "\n" + "\n".join(wrong)
 
 
-def test_counts_of_metrics_are_right():
+def test_no_page_counts_the_metrics():
     pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
-    counts = [(p.name, int(n)) for p in pages for n in re.findall(r"(\d+) metrics", p.read_text())]
-    assert len(counts) >= 4
-    wrong = [f"{page} says {count} metrics" for page, count in counts if count != len(METRICS.own)]
-    assert not wrong, f"{', '.join(wrong)}, there are {len(METRICS.own)}"
+    assert [page.name for page in pages if re.search(r"\d+ metrics", page.read_text())] == []
 
 
 def test_the_measured_table_of_metrics_has_their_titles_and_directions():
