@@ -12,8 +12,8 @@ padding, which is 0 in every output.
 
 Random numbers: encoders and other stochastic steps (`forward`) take uniform ones from the tape
 `Context.noise`, which can repeat them; base densities and `inverse` take theirs from
-`Context.generator`. For draws that do not depend on the batch there are
-`graphcnf.graphs.record_blocks.RecordNoise` and `graphcnf.flows.base.record_generators`.
+`Context.generator`. Either may have a source for each row, so that draws do not depend on the rest
+of the batch.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ These inequalities are necessary, not enough, and they are checked too laxly in 
 nodes above the parent only the one with the largest rest is looked at; nodes that must follow a
 node to come are not counted; a node above the parent counts although it may be out of reach of
 backtracks; and with many free nodes (`enough_free`) the second one is not checked. They never rule
-out a graph whose environments are known.
+out a graph whose environments are known; `Support` does only where its `ROOMS` say so.
 
 `CompletingSupport` asks a `Support` what is possible, and rules out what leaves a node incomplete.
 """
