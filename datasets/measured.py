@@ -16,6 +16,7 @@ import numpy as np
 
 from graphcnf.datasets import cache
 from graphcnf.errors import UserError, suggest
+from graphcnf.molecules.descriptors import PROPERTIES
 
 FEWEST = 20
 """Molecules with a value from which a column can be learned."""
@@ -33,8 +34,6 @@ def check_columns(names: Sequence[str]) -> None:
         UserError: A name is that of a computed property, such as "logp", is no identifier, so that
             a comparison such as "pIC50 > 7" could not contain it, or is given twice.
     """
-    from graphcnf.molecules.properties import PROPERTIES  # imports RDKit
-
     for name in names:
         if name.lower() in PROPERTIES:
             raise UserError(

@@ -2,7 +2,8 @@
 
 Notebooks become pages, formulas MathML, which needs no script. Every part of the package has a page
 in the API that begins with the modules that docs/api/index.md names; constants come last. The
-folder datasets/ is the package graphcnf.datasets, as which it is installed.
+folder datasets/ is the package graphcnf.datasets, as which it is installed. docs/registries.py
+makes the tables of what has a name.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import re
 from html import unescape
 from pathlib import Path, PurePosixPath
+from runpy import run_path
 
 import griffe
 from latex2mathml.converter import convert
@@ -22,6 +24,13 @@ FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>',
 NAMED = re.compile(r"\]\[graphcnf\.([\w.]+)\.\w+\]")
 FUNCTION = re.compile(r"(\\(?:log|ln|det)) ")
 ROOT = Path(__file__).parent.parent
+
+
+def with_tables(markdown: str) -> str:
+    """Replace the markers of tables that are made from registries, see docs/registries.py."""
+    if "<!-- rows of " not in markdown:
+        return markdown
+    return run_path(str(ROOT / "docs/registries.py"))["with_tables"](markdown)
 
 
 def api_pages() -> dict[str, str]:
@@ -66,8 +75,8 @@ def on_files(files: Files, config) -> Files:
 
 
 def on_page_markdown(markdown: str, **_) -> str:
-    """Names lead to the API here, and to the files where the page is read in the repository."""
-    return CODE.sub("", markdown)
+    """Make the tables of registries; names lead to the API here, and in the repository to files."""
+    return CODE.sub("", with_tables(markdown))
 
 
 def on_page_content(html: str, **_) -> str:

@@ -8,8 +8,8 @@ point* adds a name from another installed package, as in its `pyproject.toml`:
     my-model = "my_package.model:MyModel"
 
 Files name things by their short names alone: an address in a file is never imported. The first
-paragraph of a thing's docstring describes it; a test compares the tables of the documentation with
-it.
+paragraph of a thing's docstring describes it; docs/registries.py makes the tables of the
+documentation from it.
 """
 
 from __future__ import annotations

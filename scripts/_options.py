@@ -20,6 +20,7 @@ from graphcnf.errors import UserError
 from graphcnf.file_reading import expand_user
 from graphcnf.limits import LARGEST_COUNT, LARGEST_SEED, check_seed, check_temperature
 from graphcnf.messages import say
+from graphcnf.molecules.descriptors import PROPERTIES
 from graphcnf.molecules.vocabulary import vocabulary_of
 from graphcnf.scripts._files import Role
 
@@ -202,8 +203,7 @@ Stereo = Annotated[
 Properties = Annotated[
     str | None,
     option(
-        "Also write properties: qed, sa, logp, weight, tpsa, atoms, rings, aromatic_rings, "
-        "rotatable_bonds, hbd, hba, fsp3, charge.",
+        f"Also write properties: {', '.join(PROPERTIES)}.",
         metavar="NAME,...",
         parse=_parse_names,
     ),

@@ -308,8 +308,7 @@ def write_found(
     Returns:
         The first `LISTED` rows: `record`, `smiles`, the further columns, and those of --properties.
     """
-    from rdkit import Chem
-
+    from graphcnf.molecules.codec import parse
     from graphcnf.molecules.properties import properties_of
 
     plain, properties = plain_kind(kind), draw.properties or ()
@@ -324,7 +323,7 @@ def write_found(
     ):
         stream.write(header(plain, columns))
         for record, one in enumerate(islice(molecules, draw.number)):
-            mol = Chem.MolFromSmiles(one.smiles)
+            mol = parse(one.smiles)
             row = {"record": record, "smiles": one.smiles, **more(mol)}
             row |= properties_of(mol, properties)
             if record < LISTED:
@@ -355,14 +354,13 @@ def show_molecules(
     """
     if not rows or not (draw.picture or draw.html):
         return
-    from rdkit import Chem
-
+    from graphcnf.molecules.codec import parse
     from graphcnf.molecules.drawing import draw_grid
     from graphcnf.molecules.page import SortedCell, write_page
     from graphcnf.molecules.scoring import percentile_text
 
     smiles = [row["smiles"] for row in rows]
-    atoms = [marks(Chem.MolFromSmiles(text)) for text in smiles]
+    atoms = [marks(parse(text)) for text in smiles]
     if draw.picture:
         legends = [
             ", ".join(f"{name} {row[name]}" for name in draw.properties or ()) for row in rows

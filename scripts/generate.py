@@ -206,8 +206,7 @@ def _write_samples(
         kind: Kind of the files.
         draw: Options of the command.
     """
-    from rdkit import Chem
-
+    from graphcnf.molecules.codec import parse
     from graphcnf.molecules.molecule_flow import MoleculeFlow
     from graphcnf.molecules.properties import properties_of
     from graphcnf.sampling.sample import Sample
@@ -240,8 +239,5 @@ def _write_samples(
         if shown:
             with open_lines(out) if out else text as lines:
                 smiles = [s for _, s in islice(entries(lines, recipe.kind, recipe.columns), LISTED)]
-            rows = [
-                {"smiles": s, **properties_of(Chem.MolFromSmiles(s), recipe.properties)}
-                for s in smiles
-            ]
+            rows = [{"smiles": s, **properties_of(parse(s), recipe.properties)} for s in smiles]
             show_molecules(MoleculeFlow(network), rows, draw, f"{len(rows)} molecules")

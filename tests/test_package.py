@@ -224,6 +224,19 @@ def test_only_chemistry_imports_rdkit(part):
     ]
 
 
+def test_commands_leave_reading_molecules_to_the_package():
+    """RDKit reads some texts as another molecule, without an error; `codec.parse` refuses them."""
+    for path in (ROOT / "scripts").glob("*.py"):
+        for node in ast.walk(parsed(path)):
+            name = getattr(node, "attr", getattr(node, "id", getattr(node, "name", None)))
+            wrong = re.match("MolFrom|MolsFrom|SDMolSupplier|SmilesMolSupplier", str(name))
+            place = f"{path.relative_to(ROOT)}, line {getattr(node, 'lineno', 0)}"
+            assert not wrong, (
+                f"{place}: read text by graphcnf.molecules.codec.parse or parse_smarts, and files "
+                f"by read_molecules of scripts/_options.py, not by RDKit's {name}"
+            )
+
+
 LIGHT = [
     ("", "scripts.cli scripts.generate", "torch rdkit numpy lightning_fabric pandas"),
     ("", "optimization.oracle", "torch"),  # of every process that scores

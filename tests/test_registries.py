@@ -1,183 +1,81 @@
 """What is found by name is documented and tested: what was forgotten is named.
 
-Every kind of thing that has names (metrics, scores, commands, data sets, graph models, encodings,
-and the bijections that `graphcnf.flows` exports) has a table in the documentation, whose rows begin
-as this module says, and tests in a folder of their own, in which the name stands.
+docs/registries.py makes the tables of the documentation from the registries (metrics, scores,
+commands, data sets, graph models, encodings, and the bijections that `graphcnf.flows` exports). The
+tests of each kind are in a folder of their own, in which every name stands.
 """
 
-import ast
-import inspect
+import importlib.util
 import re
-from dataclasses import dataclass
-from importlib.util import find_spec
+import sys
 from pathlib import Path
 
 import pytest
-import typer
 from installed import installed
 from rdkit import Chem
 
-import graphcnf.flows
-from graphcnf.categorical.learned_encodings import ENCODINGS
-from graphcnf.datasets import MOLECULES
 from graphcnf.errors import UserError
 from graphcnf.evaluation import METRICS
 from graphcnf.evaluation.statistics import compare
-from graphcnf.graphs.graph_model import GRAPH_MODELS
-from graphcnf.molecules.properties import COUNTS, PROPERTIES
+from graphcnf.molecules.descriptors import qed
 from graphcnf.optimization import SCORES
-from graphcnf.optimization.objectives import Goal, parameters_of
-from graphcnf.sampling.writers import TYPES
-from graphcnf.scripts.cli import COMMANDS
+from graphcnf.optimization.objectives import Goal
 
 ROOT = Path(__file__).resolve().parent.parent
-BASES = ("Bijection", "Coupling")  # of other bijections, and none themselves
-
-
-def first_paragraph(text):
-    """The first paragraph of a docstring as a cell of a table, without the verb."""
-    line = " ".join(inspect.cleandoc(text or "").split("\n\n")[0].split())
-    for verb in ("Return ", "a score: ", "Load "):
-        line = line.removeprefix(verb)
-    line = re.sub(r"arXiv ([\d.]+\d)", r"[arXiv \1](https://arxiv.org/abs/\1)", line)
-    return line.replace("``", "`").replace("|", r"\|").removesuffix(".")
-
-
-def definition(thing):
-    """What the docstring of a function or class says first, or the help of several commands."""
-    if isinstance(thing, typer.Typer):
-        return first_paragraph(thing.info.help)
-    return first_paragraph(getattr(thing, "func", thing).__doc__)
-
-
-def definition_of_metric(name):
-    """The string below a metric, which is at the top level of its module."""
-    module, _, constant = METRICS.own[name].partition(":")
-    body = ast.parse(Path(find_spec(module).origin).read_text()).body
-    for line, below in zip(body, [*body[1:], None], strict=True):
-        if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == constant:
-            said = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
-            return first_paragraph(below.value.value if said else "")
-    raise AssertionError(f"{module} has no {constant}")
-
-
-def row(*cells):
-    return "".join(f"| {cell} " for cell in cells)
-
-
-def row_of_metric(name, metric):
-    needs = f"`{metric.needs}`" if metric.needs else "–"
-    return row(f"`{name}`", metric.title, definition_of_metric(name), metric.better, needs)
-
-
-def row_of_score(name, score):
-    parameters = ", ".join(f"`{one}`" for one in parameters_of(score))
-    return row(f"`{name}`", parameters or "–", definition(score))
-
-
-def row_of_thing(name, thing):
-    return row(f"`{name}`", definition(thing))
-
-
-@dataclass
-class Kind:
-    """Things of one kind, and where they are documented and tested.
-
-    Attributes:
-        things: The things by name.
-        page: Page with the table.
-        heading: How the table begins.
-        tests: Folders of tests, or files, in which every name stands.
-        row: Function that returns how the row of a name and its thing begins.
-    """
-
-    things: dict
-    page: str
-    heading: str
-    tests: str
-    row: callable = row_of_thing
-
-    @property
-    def rows(self):
-        text = (ROOT / self.page).read_text()
-        assert f"\n{self.heading}" in text, f"{self.page} has no table {self.heading!r}"
-        table = text.partition(f"\n{self.heading}")[2].partition("\n\n")[0]
-        return table.split("\n")[2:]
-
-
-def own(registry):
-    """What the package itself names, without what is installed beside it."""
-    return {name: registry[name] for name in registry.own}
-
-
-def bijections():
-    exported = {name: getattr(graphcnf.flows, name) for name in graphcnf.flows.__all__}
-    return {
-        name: thing
-        for name, thing in exported.items()
-        if inspect.isclass(thing) and issubclass(thing, graphcnf.flows.Bijection)
-    }
-
-
-KINDS = {
-    "metric": Kind(
-        own(METRICS),
-        "docs/evaluation.md",
-        "| Metric | Title |",
-        "evaluation",
-        row_of_metric,
-    ),
-    "score": Kind(own(SCORES), "docs/optimising.md", "| Score |", "optimization", row_of_score),
-    "command": Kind(
-        own(COMMANDS), "docs/index.md", "| Command |", "scripts images training stereo"
-    ),
-    "data set": Kind(own(MOLECULES), "docs/evaluation.md", "| Data set |", "datasets"),
-    "graph model": Kind(
-        own(GRAPH_MODELS), "docs/how-it-works.md", "| Architecture |", "graphs baselines"
-    ),
-    "encoding": Kind(
-        own(ENCODINGS), "docs/discrete-data.md", "| Encoding |", "categorical/conftest.py"
-    ),
-    "bijection": Kind(
-        {name: thing for name, thing in bijections().items() if name not in BASES},
-        "docs/how-it-works.md",
-        "| Bijection |",
-        "flows",
-    ),
+TESTS = {
+    "metrics": "evaluation",
+    "scores": "optimization",
+    "commands": "scripts images training stereo",
+    "data sets": "datasets",
+    "graph models": "graphs baselines",
+    "encodings": "categorical/conftest.py",
+    "bijections": "flows",
 }
+"""Folders of tests, or files, in which every name of a kind stands."""
+
+
+def load(path):
+    """A file of the documentation as a module."""
+    spec = importlib.util.spec_from_file_location(f"documentation_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses look their module up.
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+registries = load(ROOT / "docs" / "registries.py")
+KINDS = registries.kinds()
+PAGES = {page.name: page.read_text() for page in sorted((ROOT / "docs").glob("*.md"))}
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_everything_with_a_name_is_documented(kind):
-    one = KINDS[kind]
-    expected = {name: one.row(name, thing) for name, thing in one.things.items()}
-    wrong = [
-        f'{kind} "{name}" has no docstring'
-        for name, beginning in expected.items()
-        if "|  " in beginning
-    ]
-    wrong += [
-        f'{one.page} lacks this row of the {kind} "{name}": {beginning}|'
-        for name, beginning in expected.items()
-        if not any(line.startswith(beginning) for line in one.rows)
-    ]
-    wrong += [
-        f"{one.page} has a row that no {kind} has: {line}"
-        for line in one.rows
-        if not line.startswith(tuple(expected.values()))
-    ]
-    assert not wrong, "\n" + "\n".join(wrong)
+def test_everything_with_a_name_has_a_definition(kind):
+    for name, thing in KINDS[kind].things.items():
+        cells = KINDS[kind].cells(name, thing)
+        lacking = [title for title, cell in zip(KINDS[kind].head, cells, strict=True) if not cell]
+        assert lacking == [], f"{name!r} of {kind} lacks {lacking}: write its docstring"
+
+
+def test_every_kind_has_its_table_in_one_page():
+    found = [kind for text in PAGES.values() for kind, _ in registries.MARKER.findall(text)]
+    assert sorted(found) == sorted(KINDS)
+    shown = "".join(map(registries.with_tables, PAGES.values()))
+    assert "<!-- rows of" not in shown and "registries.py" not in shown
+    for kind in KINDS.values():
+        assert kind.table() in shown
+        assert len({line.count(" | ") for line in kind.table().splitlines()}) == 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_everything_with_a_name_is_tested(kind):
-    places = [ROOT / "tests" / place for place in KINDS[kind].tests.split()]
+    places = [ROOT / "tests" / place for place in TESTS[kind].split()]
     files = [file for place in places for file in ([place] if place.suffix else place.glob("*.py"))]
     text = "\n".join(file.read_text() for file in files)
     # A transform is built, or its class is given to a function; all others are named in quotes.
-    mention = r"\b{0}\(|\({0}," if kind == "bijection" else r"[\"']{}[\"']"
+    mention = r"\b{0}\(|\({0}," if kind == "bijections" else r"[\"']{}[\"']"
     wrong = [
-        f'no test in tests/{KINDS[kind].tests} names the {kind} "{name}"'
+        f"no test in tests/{TESTS[kind]} names {name!r} of {kind}"
         for name in KINDS[kind].things
         if not re.search(mention.format(re.escape(name)), text)
     ]
@@ -197,21 +95,8 @@ def test_the_measured_table_of_metrics_has_their_titles_and_directions():
     assert {(title.removeprefix("| "), better) for title, better in rows} <= known
 
 
-def test_properties_are_scores_and_stand_in_the_help():
-    from graphcnf.scripts._options import Properties
-
-    place = "_PROPERTIES of graphcnf/optimization/__init__.py"
-    lacking = [name for name in PROPERTIES if name not in SCORES]
-    assert not lacking, f"{place} lacks {', '.join(lacking)}"
-    assert [name for name in PROPERTIES if SCORES[name] is not PROPERTIES[name]] == []
-    listed = Properties.__metadata__[0].help.partition(": ")[2].rstrip(".").split(", ")
-    types = [name for name in COUNTS if TYPES.get(name) != "int64"]
-    assert types == [], "not in TYPES of graphcnf/sampling/writers.py"
-    assert listed == list(PROPERTIES), "the help of Properties in graphcnf/scripts/_options.py"
-
-
 def test_bases_are_bijections():
-    assert set(BASES) <= set(bijections())
+    assert set(registries.BASES) <= set(registries.bijections())
 
 
 @pytest.fixture
@@ -239,4 +124,4 @@ def test_an_installed_package_adds_a_score(own_parts):
     assert goal(Chem.MolFromSmiles("OCCO"), "OCCO") == ((2 + 2 / 3) / 2, {"oxygens": 2, "near": -1})
     with pytest.raises(UserError, match="near needs 'to'"):
         Goal.of("near")
-    assert SCORES["qed"] is PROPERTIES["qed"] and list(SCORES).count("qed") == 1
+    assert SCORES["qed"] is qed and list(SCORES).count("qed") == 1

@@ -37,7 +37,7 @@ from rdkit.Chem.Scaffolds import MurckoScaffold
 from graphcnf.data_files import installed_file
 from graphcnf.errors import Unavailable, UserError
 from graphcnf.evaluation import METRICS
-from graphcnf.molecules import properties
+from graphcnf.molecules import descriptors, properties
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -658,17 +658,17 @@ FILTERS = _passed("filters", "Filters", passes_filters, needs="molsets")
 """Share of molecules that pass `pains` and `mcf`, and have no charge, no ring of eight or more
 atoms, and C N O S F Cl Br only (MOSES)"""
 
-LOGP_W1 = _w1("logp", "logP", "logP", properties.logp, 4)
+LOGP_W1 = _w1("logp", "logP", "logP", descriptors.logp, 4)
 """Wasserstein-1 distance of the octanol-water partition coefficient (Wildman & Crippen 1999;
 MOSES)"""
 
-QED_W1 = _w1("qed", "QED", "QED", properties.qed, 5)
+QED_W1 = _w1("qed", "QED", "QED", descriptors.qed, 5)
 """Wasserstein-1 distance of the drug-likeness (Bickerton et al. 2012; MOSES)"""
 
-SA_W1 = _w1("sa", "SA score", "SA score", properties.sa, 4)
+SA_W1 = _w1("sa", "SA score", "SA score", descriptors.sa, 4)
 """Wasserstein-1 distance of the synthetic accessibility (Ertl & Schuffenhauer 2009; MOSES)"""
 
-WEIGHT_W1 = _w1("weight", "molecular weight", "molecular weight (g/mol)", properties.weight, 3)
+WEIGHT_W1 = _w1("weight", "molecular weight", "molecular weight (g/mol)", descriptors.weight, 3)
 """Wasserstein-1 distance of the molecular weight, g/mol (MOSES)"""
 
 ATOMS_TV = _tv("atoms", "number of atoms", "heavy atoms", _atoms)

@@ -22,7 +22,7 @@ from graphcnf.evaluation.layout import number, percent, shown_columns
 from graphcnf.evaluation.metrics import Metric, values_and_counts, wasserstein
 from graphcnf.evaluation.tables import AGREED, Distances, Evaluation, all_notes, is_agreed, tables
 from graphcnf.file_writing import write_file
-from graphcnf.molecules import properties
+from graphcnf.molecules import descriptors
 from graphcnf.molecules.codec import parse
 from graphcnf.molecules.conventions import failures, read_unsanitized
 from graphcnf.molecules.hashing import contains, hash_each
@@ -199,7 +199,7 @@ def _molecule_rows(result: Evaluation, most: int, several: bool) -> Iterator[dic
     for record, smiles, there in zip(first["record"], first["smiles"], is_known, strict=True):
         mol = parse(smiles)
         try:
-            sa = round(properties.sa(mol), 2)
+            sa = round(descriptors.sa(mol), 2)
         except Unavailable:
             sa = None
         yield {
@@ -209,9 +209,9 @@ def _molecule_rows(result: Evaluation, most: int, several: bool) -> Iterator[dic
             "times": int(counts[smiles]),
             "atoms": mol.GetNumAtoms(),
             "rings": mol.GetRingInfo().NumRings(),
-            "weight": round(properties.weight(mol), 1),
-            "logP": round(properties.logp(mol), 2),
-            "QED": round(properties.qed(mol), 3),
+            "weight": round(descriptors.weight(mol), 1),
+            "logP": round(descriptors.logp(mol), 2),
+            "QED": round(descriptors.qed(mol), 3),
             "SA": sa,
             "novel": {None: None, True: "no", False: "yes"}[there],
         }

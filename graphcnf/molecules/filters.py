@@ -28,10 +28,10 @@ from graphcnf.molecules.alerts import (
     with_default,
 )
 from graphcnf.molecules.codec import MoleculeNotRepresentable, parse, parse_smarts, quiet
+from graphcnf.molecules.descriptors import RANGES
 from graphcnf.molecules.hashing import HashSet
 from graphcnf.molecules.properties import (
     ECFP4,
-    RANGES,
     Predictors,
     Requirement,
     check_possible,

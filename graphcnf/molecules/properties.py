@@ -1,4 +1,7 @@
-"""Properties and similarity of molecules, requirements on them, features, and conditions."""
+"""Similarity of molecules, requirements on properties, features, and conditions of models.
+
+`graphcnf.molecules.descriptors` names the properties and computes them.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +10,18 @@ import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
-from pathlib import Path
-from runpy import run_path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rdkit import Chem, RDConfig
-from rdkit.Chem import Crippen, rdMolDescriptors
+from rdkit import Chem
 from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
 from rdkit.DataStructs import TanimotoSimilarity
 
 from graphcnf.chunks import chunked, mapped
 from graphcnf.errors import Unavailable, UserError, suggest
 from graphcnf.molecules.codec import parse_smarts, quiet
+from graphcnf.molecules.descriptors import COUNTS, PROPERTIES, RANGES
 
 if TYPE_CHECKING:
     from graphcnf.graphs.graph_model import GraphModel
@@ -35,119 +36,8 @@ ECFP4 = GetMorganGenerator(radius=2, fpSize=2048)
 """Morgan fingerprints of radius 2 in 2,048 bits, without chirality and counts."""
 
 
-# Named functions, since some of RDKit's are lambdas, which cannot be pickled, and lack a docstring.
-def qed(mol: Chem.Mol) -> float:
-    """Return the quantitative estimate of drug-likeness, in (0, 1) (Bickerton et al. 2012)."""
-    from rdkit.Chem import QED
-
-    return QED.qed(mol)
-
-
-def logp(mol: Chem.Mol) -> float:
-    """Return log10 of the octanol-water partition coefficient (Wildman & Crippen 1999)."""
-    return Crippen.MolLogP(mol)  # type: ignore[attr-defined]  # not in the stubs
-
-
-def weight(mol: Chem.Mol) -> float:
-    """Return the molecular weight, g/mol."""
-    from rdkit.Chem import Descriptors
-
-    return Descriptors.MolWt(mol)  # type: ignore[attr-defined]  # not in the stubs
-
-
-def tpsa(mol: Chem.Mol) -> float:
-    """Return the topological polar surface area, Å² (Ertl et al. 2000)."""
-    return rdMolDescriptors.CalcTPSA(mol)
-
-
-def atoms(mol: Chem.Mol) -> int:
-    """Return the number of heavy atoms."""
-    return mol.GetNumHeavyAtoms()
-
-
-def rings(mol: Chem.Mol) -> int:
-    """Return the number of rings in the smallest set of smallest rings."""
-    return rdMolDescriptors.CalcNumRings(mol)
-
-
-def aromatic_rings(mol: Chem.Mol) -> int:
-    """Return the number of aromatic rings."""
-    return rdMolDescriptors.CalcNumAromaticRings(mol)
-
-
-def rotatable_bonds(mol: Chem.Mol) -> int:
-    """Return the number of rotatable bonds, by RDKit's strict definition."""
-    return rdMolDescriptors.CalcNumRotatableBonds(mol)
-
-
-def hbd(mol: Chem.Mol) -> int:
-    """Return the number of hydrogen bond donors."""
-    return rdMolDescriptors.CalcNumHBD(mol)
-
-
-def hba(mol: Chem.Mol) -> int:
-    """Return the number of hydrogen bond acceptors."""
-    return rdMolDescriptors.CalcNumHBA(mol)
-
-
-def fsp3(mol: Chem.Mol) -> float:
-    """Return the share of carbon atoms that are sp3."""
-    return rdMolDescriptors.CalcFractionCSP3(mol)
-
-
-def charge(mol: Chem.Mol) -> int:
-    """Return the formal charge."""
-    return Chem.GetFormalCharge(mol)
-
-
-def sa(mol: Chem.Mol) -> float:
-    """Return the synthetic accessibility score, 1 (easy) to 10 (Ertl & Schuffenhauer 2009).
-
-    It differs between releases of RDKit.
-
-    Raises:
-        Unavailable: RDKit has no Contrib folder.
-    """
-    return _sa_score()(mol)
-
-
-@cache
-def _sa_score() -> Callable[[Chem.Mol], float]:
-    """Load the function that computes the synthetic accessibility score from RDKit's Contrib.
-
-    Raises:
-        Unavailable: This build of RDKit has no Contrib folder.
-    """
-    path = Path(RDConfig.RDContribDir, "SA_Score", "sascorer.py")
-    if not path.is_file():
-        raise Unavailable(f"this RDKit has no {path}: install the rdkit wheel from PyPI")
-    return run_path(str(path))["calculateScore"]
-
-
-COUNTS = ("atoms", "rings", "aromatic_rings", "rotatable_bonds", "hbd", "hba", "charge")
-"""Properties that are integers."""
-
-RANGES = {
-    "qed": (0, 1),
-    "fsp3": (0, 1),
-    "sa": (1, 10),
-    "weight": (0, math.inf),
-    "tpsa": (0, math.inf),
-    **dict.fromkeys(COUNTS[1:-1], (0, math.inf)),
-    "atoms": (1, math.inf),
-}
-"""Lowest and highest possible value of a property; unbounded properties have no entry."""
-
 ANY = (-math.inf, math.inf)
-
-PROPERTIES: dict[str, Callable[[Chem.Mol], float]] = {
-    function.__name__: function
-    for function in (
-        qed, sa, logp, weight, tpsa, atoms, rings, aromatic_rings, rotatable_bonds, hbd, hba, fsp3,
-        charge,
-    )
-}  # fmt: skip
-"""Properties of a sanitized molecule by name."""
+"""Range of a property that is not computed."""
 
 Predictors = Mapping[str, Callable[[Sequence[Chem.Mol]], np.ndarray]]
 """Functions that predict properties which cannot be computed, such as a measured pIC50, by the name

@@ -19,7 +19,8 @@ from rdkit.ML.Cluster import Butina
 from graphcnf.errors import Unavailable
 from graphcnf.molecules.alerts import alerts_of
 from graphcnf.molecules.codec import MoleculeNotRepresentable, parse, quiet
-from graphcnf.molecules.properties import ECFP4, qed, sa
+from graphcnf.molecules.descriptors import qed, sa
+from graphcnf.molecules.properties import ECFP4
 
 DISTANCE = 0.4
 """Largest Tanimoto distance (ECFP4) of a molecule from the centre of its cluster."""

@@ -23,8 +23,9 @@ from graphcnf.chunks import chunked
 from graphcnf.errors import UserError
 from graphcnf.limits import is_number
 from graphcnf.molecules.codec import canonical_smiles
+from graphcnf.molecules.descriptors import PROPERTIES
 from graphcnf.molecules.gaussian_process import GaussianProcess
-from graphcnf.molecules.properties import PROPERTIES, properties_of
+from graphcnf.molecules.properties import properties_of
 
 if TYPE_CHECKING:
     from graphcnf.graphs.graph_model import GraphModel

@@ -3,17 +3,14 @@
 `graphcnf.optimization.run.optimize` is the whole search; its words are those of that module.
 """
 
+from graphcnf.molecules.descriptors import PROPERTIES
 from graphcnf.registry import Registry
 
-_PROPERTIES = (
-    "qed", "logp", "sa", "weight", "tpsa", "atoms", "rings", "aromatic_rings", "rotatable_bonds",
-    "hbd", "hba", "fsp3", "charge",
-)  # fmt: skip
 _OWN = ("penalized_logp", "bertz", "similarity", "smarts", "formula", "count")
 SCORES = Registry(
     "scores",
     {
-        **{name: f"graphcnf.molecules.properties:{name}" for name in _PROPERTIES},
+        **{name: f"graphcnf.molecules.descriptors:{name}" for name in PROPERTIES},
         **{name: f"graphcnf.optimization.objectives:{name}" for name in _OWN},
         "activity": "graphcnf.optimization.activity:activity",
         "molscore": "graphcnf.optimization.molscore:molscore",

@@ -43,7 +43,7 @@ from graphcnf.errors import Unavailable, UserError, suggest
 from graphcnf.file_reading import LARGEST_TEXT, expand_user, read_file
 from graphcnf.limits import LARGEST_SCORE, is_number
 from graphcnf.messages import described
-from graphcnf.molecules import properties
+from graphcnf.molecules import descriptors, properties
 from graphcnf.molecules.codec import UnparsableSmiles, parse, quiet
 from graphcnf.optimization import SCORES
 
@@ -62,8 +62,8 @@ def penalized_logp(mol: Chem.Mol) -> float:
         mol: A sanitized molecule.
     """
     longest = max((len(ring) for ring in Chem.GetSSSR(mol)), default=0)
-    logp = (properties.logp(mol) - 2.4570953396190123) / 1.434324401111988
-    sa = (-properties.sa(mol) + 3.0525811293166134) / 0.8335207024513095
+    logp = (descriptors.logp(mol) - 2.4570953396190123) / 1.434324401111988
+    sa = (-descriptors.sa(mol) + 3.0525811293166134) / 0.8335207024513095
     cycle = (-max(longest - 6, 0) + 0.0485696876403053) / 0.2860212110245455
     return logp + sa + cycle
 

@@ -35,6 +35,7 @@ from graphcnf.graphs.in_batches import log_prob_in_batches
 from graphcnf.graphs.record_blocks import BLOCK, blocks, one_thread, together_on
 from graphcnf.messages import say
 from graphcnf.molecules.conventions import validity_row
+from graphcnf.molecules.descriptors import PROPERTIES
 from graphcnf.molecules.filters import (
     NO_FILTERS,
     PATIENCE,
@@ -45,7 +46,7 @@ from graphcnf.molecules.filters import (
     removed_by_alerts,
 )
 from graphcnf.molecules.molecule_flow import MoleculeFlow
-from graphcnf.molecules.properties import PROPERTIES, properties_of
+from graphcnf.molecules.properties import properties_of
 from graphcnf.molecules.standardize import protonation_hash
 from graphcnf.molecules.surrogate import surrogates_of
 from graphcnf.pretrained import model_digest

@@ -22,6 +22,7 @@ from typing import Any, TextIO
 from graphcnf.errors import require
 from graphcnf.file_reading import open_input
 from graphcnf.file_writing import csv_cell, open_new
+from graphcnf.molecules.descriptors import COUNTS
 
 KINDS = ("smi", "csv", "sdf", "jsonl", "parquet", "smi.gz", "csv.gz", "sdf.gz", "jsonl.gz")
 """Kinds of molecule files that can be written."""
@@ -34,20 +35,7 @@ TYPES = {
     "route_solved": "bool",
     "route_steps": "int64",
     **dict.fromkeys(("smiles", "largest_fragment", "source", "error"), "string"),
-    **dict.fromkeys(
-        (
-            "record",
-            "atoms",
-            "rings",
-            "aromatic_rings",
-            "rotatable_bonds",
-            "hbd",
-            "hba",
-            "charge",
-            "cluster",
-        ),
-        "int64",
-    ),
+    **dict.fromkeys(("record", "cluster", *COUNTS), "int64"),
 }
 """Types of Parquet columns by name; all other columns hold float64."""
 

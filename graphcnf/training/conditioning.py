@@ -33,8 +33,9 @@ from graphcnf.graphs.building import with_conditions
 from graphcnf.graphs.conditions import condition_statistics
 from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.graphs.path.contributions import fit_contributions
+from graphcnf.molecules.descriptors import PROPERTIES
 from graphcnf.molecules.molecule_flow import MoleculeFlow
-from graphcnf.molecules.properties import PROPERTIES, property_table
+from graphcnf.molecules.properties import property_table
 from graphcnf.molecules.surrogate import (
     Quality,
     Surrogate,

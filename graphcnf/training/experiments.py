@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -360,8 +361,14 @@ def load_molecules(name: str, data: dict[str, Any]) -> MoleculeDataset:
         if path == STDIN:
             raise UserError("[data] path: a run that resumes reads its file again, name one, not -")
         known["path"] = call("[data]", expand_user, path, known={})
-    loader = datasets.load_smiles_file if name == "smiles_file" else datasets.MOLECULES[name]
-    return _loaded(loader, options, **known)
+        return _loaded(datasets.load_smiles_file, options, **known)
+    loader = datasets.MOLECULES[name]
+    if "path" in options and "path" not in signature(loader).parameters:
+        raise UserError(
+            f"[data]: {name} reads no file that one can name; for the molecules of a file: name = "
+            f'"smiles_file", path = "{options["path"]}"'
+        )
+    return _loaded(loader, options)
 
 
 def _loaded(load: Callable[..., Any], options: dict[str, Any], **known: Any) -> Any:

@@ -36,8 +36,9 @@ from graphcnf.graphs.isomorphism import canonicalise
 from graphcnf.graphs.path.orders import log_prob_of_orders
 from graphcnf.messages import counted, say
 from graphcnf.molecules import codec
+from graphcnf.molecules.descriptors import qed, sa
 from graphcnf.molecules.molecule_flow import MoleculeFlow
-from graphcnf.molecules.properties import conditions_of, property_table, qed, sa
+from graphcnf.molecules.properties import conditions_of, property_table
 from graphcnf.molecules.vocabulary import vocabulary_of
 from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import load_model, option, parse_seeds

@@ -38,10 +38,11 @@ def pytest_generate_tests(metafunc):
     """One test per case, and one per command that is given good input."""
     play_all = metafunc.config.getoption("fuzz_all", False)
     if "path" in metafunc.fixturenames:
-        from badinput.commandlines import USUAL
+        from badinput.commandlines import USUAL, callbacks
 
         # Other tests play the commands, too: every run of the tests needs it no second time.
-        chosen = list(USUAL) if play_all else list(USUAL)[:1]
+        known = [path for path, _ in callbacks()]
+        chosen = known if play_all else [*known[:1], *(p for p in known if p not in USUAL)]
         metafunc.parametrize("path", chosen, ids=" ".join)
     if "case" not in metafunc.fixturenames:
         return

@@ -7,8 +7,8 @@ import pytest
 from rdkit import Chem
 
 from graphcnf.errors import UserError
+from graphcnf.molecules.descriptors import COUNTS, PROPERTIES, RANGES
 from graphcnf.molecules.properties import (
-    PROPERTIES,
     Requirement,
     check_possible,
     conditions_of,
@@ -36,6 +36,14 @@ def test_properties_of_aspirin():
     for text in ("", "qed,", "solubility"):
         with pytest.raises(UserError, match="no property"):
             parse_names(text)
+
+
+@pytest.mark.parametrize("name", PROPERTIES)
+def test_every_property_lies_in_its_range_and_says_if_it_is_an_integer(name):
+    for smiles in ("C", "CC(=O)Oc1ccccc1C(=O)O", "C[NH+](C)CCc1c[nH]c2ccc(O)cc12", "[O-][N+](=O)C"):
+        value = PROPERTIES[name](Chem.MolFromSmiles(smiles))
+        low, high = RANGES[name]
+        assert low <= value <= high and isinstance(value, int) == (name in COUNTS)
 
 
 @pytest.mark.parametrize(

@@ -248,6 +248,8 @@ def test_a_file_in_the_place_of_a_data_set_gets_the_cure(tmp_path, monkeypatch):
         build({"name": "mine.smi"})
     assert "path" not in str(caught.value)
     (tmp_path / "mine.smi").write_text("CCO\n")
-    cure = 'for the molecules of this file: name = "smiles_file", path = "mine.smi"'
-    with pytest.raises(UserError, match=cure):
+    cure = 'name = "smiles_file", path = "mine.smi"'
+    with pytest.raises(UserError, match=f"for the molecules of this file: {cure}"):
         build({"name": "mine.smi"})
+    with pytest.raises(UserError, match=f"zinc250k reads no file .*: {cure}"):
+        build({"name": "zinc250k", "path": "mine.smi"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from inspect import Parameter, signature
 from random import Random
 from typing import get_args, get_origin, get_type_hints
 
@@ -12,7 +13,7 @@ import typer
 from typer.models import ArgumentInfo
 
 from badinput.case import Case
-from graphcnf.scripts._files import roles_of
+from graphcnf.scripts._files import Role, roles_of
 from graphcnf.scripts.cli import app
 
 NO_NUMBER = ("", " ", "many", "1.5.2", "0x1g", "5,", "5 6", "½", "--5", "None", "1e", "+-1")
@@ -97,7 +98,11 @@ USUAL: dict[tuple[str, ...], tuple[str, ...]] = {
     ("datasets", "check"): ("{molecules}",),
     ("datasets", "join"): ("{molecules}", "-n", "2", "--atoms", "4-30"),
 }  # fmt: skip
-"""Arguments of every command when all is well."""
+"""Arguments of commands when all is well, where `usual` cannot tell."""
+
+GOOD = {Role.FILE: "{molecules}", Role.FILES: "{molecules}", Role.MODEL: "{model}",
+        Role.RUN: "{run}", Role.OUTPUT: "out.smi", Role.PLOT: "out.svg"}  # fmt: skip
+"""What is given for an argument or option that names a file."""
 
 SUFFIXES = {"generate": ".smi", "grow": ".smi", "merge": ".smi", "score": ".csv",
             "stereoisomers": ".csv", "train": "", "plot": ".svg",
@@ -126,6 +131,22 @@ def commands() -> Iterator[tuple[tuple[str, ...], list[Option], bool]]:
     """Yield every command: its path, its options, and whether it takes many arguments."""
     for path, callback in callbacks():
         yield path, *_parameters(callback)
+
+
+def usual(path: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the arguments of a command when all is well: its required ones, and a small model."""
+    if path in USUAL:
+        return USUAL[path]
+    callback = dict(callbacks())[path]
+    roles, line = roles_of(callback), []
+    for parameter in signature(callback, eval_str=True).parameters.values():
+        name, role = roles[parameter.name]
+        needed = parameter.default is Parameter.empty and parameter.annotation is not typer.Context
+        if name.startswith("--") and (needed or role is Role.MODEL):
+            line += [name, GOOD.get(role, "1")]
+        elif needed:
+            line.append(GOOD.get(role, "CCO"))
+    return tuple(line)
 
 
 def read_files() -> Iterator[tuple[str, ...]]:
@@ -157,9 +178,8 @@ def _parameters(callback: Callable) -> tuple[list[Option], bool]:
 def command_line_cases(seed: int) -> Iterator[Case]:
     """Yield bad values of every option of every command, and command lines that are none."""
     dice = Random(f"command lines {seed}")
-    # A test names the commands that `USUAL` lacks; an error here would stop all tests.
     for path, options, many in commands():
-        name, start = " ".join(path), (*path, *USUAL.get(path, ()))
+        name, start = " ".join(path), (*path, *usual(path))
         for option, kind, *ends in options:
             if kind is bool:
                 yield Case(f"{name} {option}=maybe", (*start, f"{option}=maybe"))

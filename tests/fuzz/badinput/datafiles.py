@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from random import Random
 
 from badinput.case import Case, written
+from badinput.commandlines import read_files, usual
 from badinput.stage import SMILES, Stage
 
 READERS = {
@@ -25,6 +26,12 @@ READERS = {
     "train": ("train", "{preset}", "--set", "data.path={file}", "--out", "run"),
 }  # fmt: skip
 """Commands that read molecules, and how they are given a file of them."""
+
+READERS |= {
+    " ".join(path): (*path, *(part.replace("{molecules}", "{file}") for part in usual(path)))
+    for path in read_files()
+    if not any(line[: len(path)] == path for line in READERS.values())
+}
 
 CSV = "id,smiles\n" + "".join(f"{k},{s}\n" for k, s in enumerate(SMILES[:20]))
 JSONL = "".join(json.dumps({"record": k, "smiles": s}) + "\n" for k, s in enumerate(SMILES[:20]))
