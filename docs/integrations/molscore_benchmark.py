@@ -7,6 +7,7 @@ python molscore_benchmark.py GuacaMol --budget 200 --only Albuterol_similarity
 import argparse
 import warnings
 
+import pandas as pd
 from molscore import MolScoreBenchmark
 
 import graphcnf
@@ -21,7 +22,9 @@ def main() -> None:
     parser.add_argument("--out", default="molscore", help="folder of the results")
     parser.add_argument("--model", default="zinc250k", help="weights to start from")
     options = parser.parse_args()
-    warnings.simplefilter("ignore")  # MolScore 1.9.5 warns for every molecule with pandas 3.
+    # With pandas 3, MolScore 1.9.5 warns for every molecule, and its summary knows text as objects.
+    warnings.simplefilter("ignore")
+    pd.options.future.infer_string = False
     benchmark = MolScoreBenchmark(
         "graphcnf", options.out, options.budget, benchmark=options.benchmark, include=options.only
     )

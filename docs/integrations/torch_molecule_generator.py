@@ -15,6 +15,7 @@ from torch_molecule.base import BaseMolecularGenerator
 
 import graphcnf
 from graphcnf.datasets import load_smiles_file
+from graphcnf.datasets.smiles_file import read_smiles
 
 
 class GraphCNFMolecularGenerator(BaseMolecularGenerator):
@@ -89,4 +90,4 @@ class GraphCNFMolecularGenerator(BaseMolecularGenerator):
 if __name__ == "__main__":
     generator = GraphCNFMolecularGenerator(steps=20)
     print(generator.get_params())
-    print(*generator.fit(Path(sys.argv[1]).read_text().split()).generate(5), sep="\n")
+    print(*generator.fit(read_smiles(sys.argv[1]).smiles).generate(5), sep="\n")

@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("sklearn")
 
 import joblib
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.compose import make_column_transformer
 from sklearn.exceptions import NotFittedError
@@ -125,6 +126,20 @@ def test_molecules_in_a_pipeline():
     outputs = {"columntransformer__moleculetransformer__output": ["log_likelihood", "latents"]}
     search = GridSearchCV(pipeline, outputs, cv=2).fit(table, [1.0, 2, 3, 4, 5])
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+
+
+def test_weights_are_routed_past_the_models_to_the_step_that_asks_for_them():
+    target, weight = np.arange(5.0), np.array([1.0, 0, 2, 0, 1])
+    with config_context(enable_metadata_routing=True):
+        ridge = Ridge().set_fit_request(sample_weight=True)
+        pipeline = make_pipeline(MoleculeTransformer(output="log_likelihood"), ridge)
+        predicted = pipeline.fit(SMILES, target, sample_weight=weight).predict(SMILES)
+        model = CategoricalModel(steps=1, network={"width": 8})
+        search = GridSearchCV(model, {"seed": [1, 2]}, cv=2).fit(np.arange(80).reshape(40, 2) % 3)
+    nats = MoleculeFlow.from_pretrained("zinc250k").log_prob(SMILES)[:, None]
+    assert predicted == pytest.approx(Ridge().fit(nats, target, weight).predict(nats))
+    assert predicted != pytest.approx(Ridge().fit(nats, target).predict(nats))
+    assert np.isfinite(search.best_score_)
 
 
 @pytest.mark.parametrize("output", ["latents", "log_likelihood"])
